@@ -1,0 +1,284 @@
+//! The compiled configuration: the only one that the request path sees.
+//!
+//! Nothing here is text that still has to be parsed. Secrets are [`SecretString`]s, whose `Debug` is
+//! redacted.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Uri};
+use ipnet::IpNet;
+use secrecy::SecretString;
+
+use crate::policy::map::AbilityMap;
+
+/// A whole `gateway.yaml`, valid and resolved.
+#[derive(Debug)]
+pub struct Settings {
+    /// The proxy's own listener.
+    pub listen: Listen,
+    /// The admin listener.
+    pub admin: Admin,
+    /// Where permitted requests go.
+    pub backend: Backend,
+    /// Who knows the tokens.
+    pub introspection: Introspection,
+    /// How long a verdict lives.
+    pub cache: Cache,
+    /// Bounds on what a client may send or hold.
+    pub limits: Limits,
+    /// How many runtimes serve requests, at least 1: `runtime.threads`, or for 0 the available cores and
+    /// 4 at most.
+    pub threads: usize,
+    /// What is logged.
+    pub log: Log,
+    /// The ability map.
+    pub abilities: Arc<AbilityMap>,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// An IP address and port; port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+/// `listen`
+#[derive(Debug)]
+pub struct Listen {
+    /// `listen.address`
+    pub address: ListenAddress,
+    /// `listen.tls`: none serves plain HTTP.
+    pub tls: Option<ListenTls>,
+    /// `listen.trusted_proxies`: peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `listen.drain_delay`: from SIGTERM to closing the listener.
+    pub drain_delay: Duration,
+    /// `listen.drain_timeout`: how long requests in flight may take after that.
+    pub drain_timeout: Duration,
+}
+
+/// `listen.tls`: PEM files, read when the listener is built.
+#[derive(Clone, Debug)]
+pub struct ListenTls {
+    /// The certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// The private key: PKCS#8, PKCS#1 or SEC1.
+    pub private_key: PathBuf,
+}
+
+/// `admin`
+#[derive(Debug)]
+pub struct Admin {
+    /// `admin.address`
+    pub address: ListenAddress,
+    /// `admin.token_file` or `admin.token`; without it only `/metrics`, `/healthz` and `/readyz` are served.
+    pub token: Option<SecretString>,
+}
+
+/// Where a connection out goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// A host name or IP address (IPv6 without brackets) and a port, by TCP.
+    Tcp {
+        /// The name to resolve, or an address.
+        host: Box<str>,
+        /// 80 or 443 unless the URL named one.
+        port: u16,
+        /// Whether TLS is spoken: the URL's scheme was https.
+        tls: bool,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// A `tls` section of `backend` or `introspection`.
+#[derive(Clone, Debug, Default)]
+pub struct ClientTls {
+    /// `roots`: whose certificates are believed when `ca_file` is not given.
+    pub roots: Roots,
+    /// `ca_file`: a PEM bundle that replaces the roots.
+    pub ca_file: Option<PathBuf>,
+    /// `server_name`: what the certificate must be for, where it is not the URL's host.
+    pub server_name: Option<Box<str>>,
+}
+
+/// Whose server certificates are believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Roots {
+    /// Mozilla's, compiled in.
+    #[default]
+    Bundled,
+    /// The operating system's.
+    Platform,
+}
+
+/// What the `Host` field of a forwarded request says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendHost {
+    /// What the client sent.
+    Preserve,
+    /// The backend URL's authority.
+    Backend,
+}
+
+/// `backend`
+#[derive(Debug)]
+pub struct Backend {
+    /// Where it is, from `backend.url`.
+    pub destination: Destination,
+    /// The authority of `backend.url`, for `Host`; `localhost` for a Unix socket.
+    pub authority: HeaderValue,
+    /// The path of `backend.url` without a trailing `/`; empty for none. Stands before every forwarded path.
+    pub path_prefix: Box<str>,
+    /// `backend.host`
+    pub host: BackendHost,
+    /// `backend.tls`
+    pub tls: ClientTls,
+    /// `backend.connect_timeout`: name resolution, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// `backend.timeout`: from the end of the request's body to the first byte of the answer.
+    pub timeout: Duration,
+    /// `backend.idle_timeout`: of a kept connection.
+    pub idle_timeout: Duration,
+    /// `backend.max_connections`, over all cores; none: no bound.
+    pub max_connections: Option<usize>,
+}
+
+/// How the introspector is asked.
+#[derive(Debug)]
+pub enum IntrospectionStyle {
+    /// GET with the caller's own token.
+    Bearer,
+    /// RFC 7662: POST `token=…`, with HTTP Basic client credentials where given.
+    Rfc7662 {
+        /// `client_id`
+        client_id: Option<Box<str>>,
+        /// `client_secret` or `client_secret_file`
+        client_secret: Option<SecretString>,
+    },
+}
+
+/// A JSON Pointer (RFC 6901), parsed: the unescaped reference tokens. Empty: the whole document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonPointer(pub Box<[Box<str>]>);
+
+/// Where in the introspector's answer a thing stands.
+#[derive(Clone, Debug)]
+pub struct ResponsePointers {
+    /// `abilities`
+    pub abilities: JsonPointer,
+    /// `expires_at`
+    pub expires_at: JsonPointer,
+    /// `id`
+    pub id: JsonPointer,
+    /// `name`
+    pub name: JsonPointer,
+    /// `context`: user or instance
+    pub context: Option<JsonPointer>,
+    /// `created_at`
+    pub created_at: Option<JsonPointer>,
+    /// `workspace_id`
+    pub workspace_id: Option<JsonPointer>,
+}
+
+/// `introspection`
+#[derive(Debug)]
+pub struct Introspection {
+    /// Where it is, from `introspection.url`.
+    pub destination: Destination,
+    /// The authority of `introspection.url`, for `Host`.
+    pub authority: HeaderValue,
+    /// The path and query of `introspection.url`: the request's target.
+    pub target: Uri,
+    /// `introspection.style`
+    pub style: IntrospectionStyle,
+    /// `introspection.tls`
+    pub tls: ClientTls,
+    /// `introspection.timeout`: of one call, and of the wait for its turn.
+    pub timeout: Duration,
+    /// `introspection.max_concurrent`, at least 1.
+    pub max_concurrent: usize,
+    /// `introspection.response`
+    pub response: ResponsePointers,
+}
+
+/// `cache`
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// `cache.ttl`: how long an active verdict is believed.
+    pub ttl: Duration,
+    /// `cache.negative_ttl`: how long 'inactive' is believed.
+    pub negative_ttl: Duration,
+    /// `cache.max_tokens`: active verdicts kept.
+    pub max_tokens: u64,
+    /// `cache.stale_if_error`: how long after `ttl` a verdict may still serve while the introspector is out.
+    pub stale_if_error: Duration,
+}
+
+/// `limits`
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// `limits.header_bytes`: of a request's head.
+    pub header_bytes: usize,
+    /// `limits.header_count`: fields in a request's head.
+    pub header_count: usize,
+    /// `limits.target_bytes`: of a request's target.
+    pub target_bytes: usize,
+    /// `limits.token_bytes`: of a bearer token.
+    pub token_bytes: usize,
+    /// `limits.body`: of a request's body, in bytes, inclusive.
+    pub body: u64,
+    /// `limits.connections`: of all clients.
+    pub connections: usize,
+    /// `limits.header_timeout`: from a head's first byte to its last.
+    pub header_timeout: Duration,
+    /// `limits.idle_timeout`: of a client's connection between requests.
+    pub idle_timeout: Duration,
+    /// `limits.body_idle_timeout`: between two pieces of a body, in either direction.
+    pub body_idle_timeout: Duration,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The least severity that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Nothing at all.
+    Off,
+    /// Faults.
+    Error,
+    /// Faults to come.
+    Warn,
+    /// What an operator wants to know.
+    Info,
+    /// What a developer wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// `log`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// `log.level`
+    pub level: LogLevel,
+    /// `log.format`
+    pub format: LogFormat,
+    /// `log.access`: one line a request.
+    pub access: bool,
+    /// `log.access_sample`: of forwarded requests that ended well, one in this many has its line; every
+    /// other request always has one. At least 1.
+    pub access_sample: u32,
+}

@@ -1,0 +1,31 @@
+//! stockaj-gateway: the reverse proxy that puts token abilities in front of Stockaj.
+//!
+//! The map of the house, one line a module:
+//!
+//! ```text
+//! main.rs      the command line in, an exit code out; nothing else
+//! cli/         one file a command
+//! config/      gateway.yaml: as written, then compiled; every mistake collected with its place
+//! policy/      PURE: path, route, map, ability, bearer, headers, refusal; no I/O, no clock, no log
+//! gateway.rs   THE request path, top to bottom in one file
+//! answer.rs    Refusal → status, body, header fields
+//! tokens/      who is calling: verdict, introspection, cache
+//! backend/     forward (takes a Permit)
+//! client/      connections out: resolve, TLS, keep-alive pool
+//! server/      listen, connection, tls, drain
+//! telemetry/   metrics, access log
+//! admin/       the admin listener
+//! demo/        the stand-in for Stockaj
+//! ```
+//!
+//! The arrow: `main → cli → server → gateway → {tokens, backend} → {client, policy}`; `config → policy`;
+//! `telemetry` may be imported by all but `policy`. Siblings do not import each other, and `policy`
+//! imports nothing of ours. `tests/house.rs` scans the imports and keeps it so.
+//!
+//! A request, as data: `Request → CanonicalPath → &Route → Token → Arc<Verdict> → Permit → upstream
+//! request → answer`. Each step is a plain function whose result the next one needs, so that a step cannot
+//! be forgotten: [`backend`] takes a [`policy::ability::Permit`], and only the ability check, or a
+//! `public` route, can make one.
+
+pub mod config;
+pub mod policy;

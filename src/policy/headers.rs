@@ -1,0 +1,1 @@
+//! Which header fields pass, which go, and which the gateway sets.

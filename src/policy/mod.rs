@@ -1,0 +1,12 @@
+//! The pure core: what decides, without anything that waits.
+//!
+//! Imports `std`, the `http` crate's types and nothing of ours; no runtime, clock, environment or log, so
+//! that every function here can be tested exhaustively.
+
+pub mod ability;
+pub mod bearer;
+pub mod headers;
+pub mod map;
+pub mod path;
+pub mod refusal;
+pub mod route;

@@ -1,0 +1,1 @@
+//! A route's pattern and its precedence.
