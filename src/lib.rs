@@ -27,5 +27,6 @@
 //! be forgotten: [`backend`] takes a [`policy::ability::Permit`], and only the ability check, or a
 //! `public` route, can make one.
 
+pub mod cli;
 pub mod config;
 pub mod policy;

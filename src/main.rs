@@ -1,2 +1,10 @@
 //! The command line in, an exit code out.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use stockaj_gateway::cli::CommandLine;
+
+fn main() -> ExitCode {
+    CommandLine::parse().execute().into()
+}

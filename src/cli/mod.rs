@@ -1,0 +1,112 @@
+//! The command line: one file a command.
+//!
+//! Results go to standard output, reports for people to standard error.
+
+mod check;
+mod demo;
+mod explain;
+mod health;
+mod routes;
+mod run;
+mod schema;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// A reverse proxy that puts token abilities in front of Stockaj.
+#[derive(Debug, clap::Parser)]
+#[command(name = "stockaj-gateway", version, about, arg_required_else_help = true)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Demo(demo::Arguments),
+    Check(check::Arguments),
+    Routes(routes::Arguments),
+    Explain(explain::Arguments),
+    Health(health::Arguments),
+    Schema(schema::Arguments),
+}
+
+impl CommandLine {
+    /// Does what was asked.
+    pub fn execute(&self) -> Exit {
+        match &self.command {
+            Command::Run(arguments) => arguments.execute(),
+            Command::Demo(arguments) => arguments.execute(),
+            Command::Check(arguments) => arguments.execute(),
+            Command::Routes(arguments) => arguments.execute(),
+            Command::Explain(arguments) => arguments.execute(),
+            Command::Health(arguments) => arguments.execute(),
+            Command::Schema(arguments) => arguments.execute(),
+        }
+    }
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// As it should.
+    Fine = 0,
+    /// The thing asked about is wrong.
+    Wrong = 1,
+    /// The command line makes no sense; clap reports most of these by itself.
+    Usage = 2,
+    /// `run` refused its configuration (`EX_CONFIG` of sysexits.h).
+    Configuration = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// `--config`, and where a configuration is looked for without it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArgument {
+    /// The configuration [default: ./config/gateway.yaml, then /etc/stockaj-gateway/gateway.yaml]
+    #[arg(long, value_name = "FILE", env = "STOCKAJ_GATEWAY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgument {
+    /// The file to read. Where none of the usual places has one, the first: its name is what the report
+    /// then shows.
+    pub(crate) fn path(&self) -> PathBuf {
+        const LOCAL: &str = "config/gateway.yaml";
+        const SYSTEM: &str = "/etc/stockaj-gateway/gateway.yaml";
+        match &self.config {
+            Some(path) => path.clone(),
+            None if !Path::new(LOCAL).exists() && Path::new(SYSTEM).exists() => SYSTEM.into(),
+            None => LOCAL.into(),
+        }
+    }
+}
+
+/// Writes a command's result to standard output, coloured only on a terminal, and says how the command
+/// ends. A reader that has left is no mistake.
+pub(crate) fn output(exit: Exit, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Exit {
+    let mut stdout = anstream::stdout().lock();
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
+        Ok(()) => exit,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => exit,
+        Err(error) => {
+            report(format_args!("error: cannot write the result: {error}"));
+            Exit::Wrong
+        }
+    }
+}
+
+/// Writes a line for people to standard error, coloured only on a terminal. Where even that is closed,
+/// nobody is left to tell.
+pub(crate) fn report(message: impl Display) {
+    let _ = writeln!(anstream::stderr().lock(), "{message}");
+}
