@@ -1,0 +1,295 @@
+//! Adds the shards up for a scrape.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram as HistogramValue, LabelPair, Metric, MetricFamily, MetricType,
+};
+
+use super::shard::{BOUNDS, Histogram};
+use super::{ConnectionState, EntryKind, EvictionCause, IntrospectionOutcome, LookupResult, Phase, Shared};
+use super::{process, shard};
+
+/// A metric as it is described to the scraper.
+pub(super) struct Shape {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    labels: &'static [&'static str],
+}
+
+macro_rules! shapes {
+    ($($constant:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)+) => {
+        $(pub(super) const $constant: Shape =
+            Shape { name: $name, help: $help, kind: MetricType::$kind, labels: &[$($label),*] };)+
+        const SHAPES: &[&Shape] = &[$(&$constant),+];
+    };
+}
+
+shapes! {
+    REQUESTS: COUNTER "stockaj_gateway_requests_total" ["route", "method", "status", "reason"]
+        "Requests that ended, by route template, method, status and why they ended so.";
+    REQUEST_DURATION: HISTOGRAM "stockaj_gateway_request_duration_seconds" ["route"]
+        "Time from a request's head to the end of its answer.";
+    PHASE_DURATION: HISTOGRAM "stockaj_gateway_phase_duration_seconds" ["phase"]
+        "Time that requests spent waiting for a verdict, waiting for the backend, and in the gateway itself.";
+    INTROSPECTIONS: COUNTER "stockaj_gateway_introspections_total" ["outcome"]
+        "Introspections that ended, by what they brought.";
+    INTROSPECTIONS_IN_FLIGHT: GAUGE "stockaj_gateway_introspections_in_flight" []
+        "Introspections under way.";
+    CACHE_LOOKUPS: COUNTER "stockaj_gateway_token_cache_lookups_total" ["result"]
+        "Looks into the token cache, by how it answered.";
+    CACHE_ENTRIES: GAUGE "stockaj_gateway_token_cache_entries" ["kind"]
+        "Verdicts in the token cache.";
+    CACHE_EVICTIONS: COUNTER "stockaj_gateway_token_cache_evictions_total" ["kind", "cause"]
+        "Verdicts that left the token cache, by why they left.";
+    CLIENT_CONNECTIONS: GAUGE "stockaj_gateway_client_connections" ["state"]
+        "Open connections from clients.";
+    BACKEND_CONNECTIONS: GAUGE "stockaj_gateway_backend_connections" ["state"]
+        "Open connections to the backend.";
+    CONFIG_RELOAD_SUCCESS: GAUGE "stockaj_gateway_config_reload_success" []
+        "Whether the last attempt to load the configuration succeeded.";
+    CONFIG_RELOAD_TIMESTAMP: GAUGE "stockaj_gateway_config_reload_timestamp_seconds" []
+        "When the configuration was last loaded with success.";
+    CERTIFICATE_EXPIRY: GAUGE "stockaj_gateway_certificate_expiry_timestamp_seconds" []
+        "When the first of the listener's certificates expires.";
+    BUILD_INFO: GAUGE "stockaj_gateway_build_info" ["version"]
+        "What is running; always 1.";
+    LOG_LINES_DROPPED: COUNTER "stockaj_gateway_log_lines_dropped_total" []
+        "Log lines dropped because their reader was too slow.";
+    PROCESS_CPU: COUNTER "process_cpu_seconds_total" []
+        "User and system CPU time spent.";
+    PROCESS_MEMORY: GAUGE "process_resident_memory_bytes" []
+        "Resident memory.";
+    PROCESS_OPEN_FDS: GAUGE "process_open_fds" []
+        "Open file descriptors.";
+    PROCESS_MAX_FDS: GAUGE "process_max_fds" []
+        "The soft limit of open file descriptors.";
+    PROCESS_START_TIME: GAUGE "process_start_time_seconds" []
+        "When the process started.";
+}
+
+/// The collector.
+pub(super) struct Sum {
+    shared: Arc<Shared>,
+    descriptions: Vec<Desc>,
+}
+
+impl Sum {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let description = |shape: &&Shape| {
+            let labels = shape.labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new(shape.name.to_owned(), shape.help.to_owned(), labels, HashMap::new()).ok()
+        };
+        Self { shared, descriptions: SHAPES.iter().filter_map(description).collect() }
+    }
+}
+
+impl Collector for Sum {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = Vec::with_capacity(SHAPES.len());
+        self.requests(&mut families);
+        self.cores(&mut families);
+        self.tokens(&mut families);
+        self.process(&mut families);
+        families
+    }
+}
+
+impl Sum {
+    fn requests(&self, families: &mut Vec<MetricFamily>) {
+        let mut requests = Vec::new();
+        let mut durations = Vec::new();
+        for row in &self.shared.routes().rows {
+            let mut counts = BTreeMap::<shard::RequestLabels, u64>::new();
+            for shard in &row.shards {
+                shard.for_each(|labels, count| *counts.entry(labels).or_default() += count);
+            }
+            for (labels, count) in counts {
+                let values = [&row.template, labels.method, &labels.status_text(), labels.reason];
+                requests.push(REQUESTS.counter(&values, count as f64));
+            }
+            let duration = HistogramSum::of(row.shards.iter().map(|shard| &shard.duration));
+            if duration.count() > 0 {
+                durations.push(REQUEST_DURATION.histogram(&[&row.template], &duration));
+            }
+        }
+        families.push(REQUESTS.family(requests));
+        families.push(REQUEST_DURATION.family(durations));
+    }
+
+    fn cores(&self, families: &mut Vec<MetricFamily>) {
+        let shards = &self.shared.shards;
+        families.push(PHASE_DURATION.each(Phase::ALL, |shape, phase| {
+            let sum = HistogramSum::of(shards.iter().map(|shard| &shard.phases[*phase as usize]));
+            shape.histogram(&[phase.as_str()], &sum)
+        }));
+        families.push(CACHE_LOOKUPS.each(LookupResult::ALL, |shape, result| {
+            let sum: u64 = shards.iter().map(|shard| read(&shard.cache_lookups[*result as usize])).sum();
+            shape.counter(&[result.as_str()], sum as f64)
+        }));
+        families.push(CLIENT_CONNECTIONS.each(ConnectionState::ALL, |shape, state| {
+            let one = |shard: &Arc<shard::Shard>| shard.client_connections[*state as usize].load(Relaxed);
+            shape.gauge(&[state.as_str()], shards.iter().map(one).sum::<i64>() as f64)
+        }));
+        families.push(BACKEND_CONNECTIONS.each(ConnectionState::ALL, |shape, state| {
+            let one = |shard: &Arc<shard::Shard>| shard.backend_connections[*state as usize].load(Relaxed);
+            shape.gauge(&[state.as_str()], shards.iter().map(one).sum::<i64>() as f64)
+        }));
+    }
+
+    fn tokens(&self, families: &mut Vec<MetricFamily>) {
+        let shared = &self.shared;
+        families.push(INTROSPECTIONS.each(IntrospectionOutcome::ALL, |shape, outcome| {
+            shape.counter(&[outcome.as_str()], read(&shared.introspections[*outcome as usize]) as f64)
+        }));
+        let in_flight = shared.introspections_in_flight.load(Relaxed);
+        families.push(INTROSPECTIONS_IN_FLIGHT.single(in_flight as f64));
+        families.push(CACHE_ENTRIES.each(EntryKind::ALL, |shape, kind| {
+            shape.gauge(&[kind.as_str()], read(&shared.cache_entries[*kind as usize]) as f64)
+        }));
+        let mut evictions = Vec::new();
+        for kind in EntryKind::ALL {
+            for cause in EvictionCause::ALL {
+                let count = read(&shared.cache_evictions[*kind as usize][*cause as usize]);
+                evictions.push(CACHE_EVICTIONS.counter(&[kind.as_str(), cause.as_str()], count as f64));
+            }
+        }
+        families.push(CACHE_EVICTIONS.family(evictions));
+    }
+
+    fn process(&self, families: &mut Vec<MetricFamily>) {
+        let shared = &self.shared;
+        let version = env!("CARGO_PKG_VERSION");
+        families.push(BUILD_INFO.family(vec![BUILD_INFO.gauge(&[version], 1.0)]));
+        families.push(LOG_LINES_DROPPED.single(read(&shared.log_lines_dropped) as f64));
+        let success = read(&shared.config_reload_success);
+        if success < 2 {
+            families.push(CONFIG_RELOAD_SUCCESS.single(success as f64));
+        }
+        for (shape, time) in [
+            (CONFIG_RELOAD_TIMESTAMP, &shared.config_reload_timestamp),
+            (CERTIFICATE_EXPIRY, &shared.certificate_expiry),
+        ] {
+            let seconds = read(time);
+            if seconds > 0 {
+                families.push(shape.single(seconds as f64));
+            }
+        }
+        let process = process::read();
+        for (shape, value) in [
+            (PROCESS_CPU, process.cpu_seconds),
+            (PROCESS_MEMORY, process.resident_bytes),
+            (PROCESS_OPEN_FDS, process.open_fds),
+            (PROCESS_MAX_FDS, process.max_fds),
+            (PROCESS_START_TIME, process.start_time),
+        ] {
+            families.extend(value.map(|value| shape.single(value)));
+        }
+    }
+}
+
+fn read(value: &AtomicU64) -> u64 {
+    value.load(Relaxed)
+}
+
+/// One histogram, added up over the cores.
+struct HistogramSum {
+    buckets: [u64; BOUNDS.len() + 1],
+    nanoseconds: u128,
+}
+
+impl HistogramSum {
+    fn of<'a>(histograms: impl Iterator<Item = &'a Histogram>) -> Self {
+        let mut sum = Self { buckets: [0; BOUNDS.len() + 1], nanoseconds: 0 };
+        for histogram in histograms {
+            for (total, bucket) in sum.buckets.iter_mut().zip(&histogram.buckets) {
+                *total += read(bucket);
+            }
+            sum.nanoseconds += u128::from(read(&histogram.sum));
+        }
+        sum
+    }
+
+    fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+impl Shape {
+    fn family(&self, metrics: Vec<Metric>) -> MetricFamily {
+        let mut family = MetricFamily::default();
+        family.set_name(self.name.to_owned());
+        family.set_help(self.help.to_owned());
+        family.set_field_type(self.kind);
+        family.set_metric(metrics);
+        family
+    }
+
+    /// A family with one metric for each of `values`.
+    fn each<T>(&self, values: &[T], metric: impl Fn(&Self, &T) -> Metric) -> MetricFamily {
+        self.family(values.iter().map(|value| metric(self, value)).collect())
+    }
+
+    /// A family of one counter or gauge without labels.
+    fn single(&self, value: f64) -> MetricFamily {
+        let metric = match self.kind {
+            MetricType::COUNTER => self.counter(&[], value),
+            _ => self.gauge(&[], value),
+        };
+        self.family(vec![metric])
+    }
+
+    fn metric(&self, values: &[&str]) -> Metric {
+        debug_assert_eq!(self.labels.len(), values.len());
+        let pair = |(name, value): (&&str, &&str)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        };
+        Metric::from_label(self.labels.iter().zip(values).map(pair).collect())
+    }
+
+    fn counter(&self, values: &[&str], value: f64) -> Metric {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        let mut metric = self.metric(values);
+        metric.set_counter(counter);
+        metric
+    }
+
+    fn gauge(&self, values: &[&str], value: f64) -> Metric {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        let mut metric = self.metric(values);
+        metric.set_gauge(gauge);
+        metric
+    }
+
+    fn histogram(&self, values: &[&str], sum: &HistogramSum) -> Metric {
+        let mut cumulative = 0;
+        let bucket = |(bound, count): (&u64, &u64)| {
+            cumulative += count;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound as f64 / 1e9);
+            bucket.set_cumulative_count(cumulative);
+            bucket
+        };
+        let mut histogram = HistogramValue::default();
+        histogram.set_bucket(BOUNDS.iter().zip(&sum.buckets).map(bucket).collect());
+        histogram.set_sample_count(sum.count());
+        histogram.set_sample_sum(sum.nanoseconds as f64 / 1e9);
+        let mut metric = self.metric(values);
+        metric.set_histogram(histogram);
+        metric
+    }
+}

@@ -1,0 +1,197 @@
+//! What one core counts: written by that core alone, read by the scrape.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use super::{ConnectionState, LookupResult, Phase};
+use crate::policy::refusal::Reason;
+
+/// Adds without a locked instruction: right only where one thread writes.
+pub(super) fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
+}
+
+/// As [`add`].
+pub(super) fn add_signed(gauge: &AtomicI64, change: i64) {
+    gauge.store(gauge.load(Relaxed).wrapping_add(change), Relaxed);
+}
+
+/// A duration in nanoseconds: 584 years at most.
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// One core's counters that belong to no route. Aligned so that no two cores write one line of memory.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Shard {
+    pub(super) phases: [Histogram; Phase::ALL.len()],
+    pub(super) cache_lookups: [AtomicU64; LookupResult::ALL.len()],
+    pub(super) client_connections: [AtomicI64; ConnectionState::ALL.len()],
+    pub(super) backend_connections: [AtomicI64; ConnectionState::ALL.len()],
+}
+
+/// The upper bounds of a histogram's buckets, inclusive, in nanoseconds.
+pub(super) const BOUNDS: [u64; 15] = [
+    25_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    1_000_000_000,
+    5_000_000_000,
+    30_000_000_000,
+];
+
+/// Durations in nanoseconds. Its count is the sum of its buckets, so that the two never disagree.
+#[derive(Debug, Default)]
+pub(super) struct Histogram {
+    /// Not cumulative; the last is for all above the last bound.
+    pub(super) buckets: [AtomicU64; BOUNDS.len() + 1],
+    pub(super) sum: AtomicU64,
+}
+
+impl Histogram {
+    pub(super) fn observe(&self, nanoseconds: u64) {
+        let bucket = BOUNDS.partition_point(|bound| *bound < nanoseconds);
+        add(&self.buckets[bucket], 1);
+        add(&self.sum, nanoseconds);
+    }
+}
+
+/// One core's counters of one route.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct RouteShard {
+    pub(super) duration: Histogram,
+    slots: [Slot; SLOTS],
+    /// By reason: what found no slot.
+    overflow: [AtomicU64; Reason::ALL.len()],
+}
+
+/// Room for the combinations of method, status and reason of one route. More than that is not told apart.
+const SLOTS: usize = 64;
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// A [`Key`]; 0: free.
+    key: AtomicU32,
+    count: AtomicU64,
+}
+
+/// The words for a method in a label, by their numbers.
+const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", OTHER];
+
+/// The label of what is not told apart.
+const OTHER: &str = "other";
+
+fn method_number(method: &Method) -> u32 {
+    match *method {
+        Method::GET => 0,
+        Method::HEAD => 1,
+        Method::POST => 2,
+        Method::PUT => 3,
+        Method::PATCH => 4,
+        Method::DELETE => 5,
+        Method::OPTIONS => 6,
+        _ => 7,
+    }
+}
+
+/// Method, status and reason in one number above 0: a status is at least 100.
+#[derive(Clone, Copy)]
+struct Key(u32);
+
+impl Key {
+    fn new(method: &Method, status: StatusCode, reason: Reason) -> Self {
+        Self(u32::from(status.as_u16()) << 8 | (reason as u32) << 3 | method_number(method))
+    }
+
+    fn method(self) -> &'static str {
+        METHODS[(self.0 & 7) as usize]
+    }
+
+    fn reason(self) -> &'static str {
+        Reason::ALL.get((self.0 >> 3 & 31) as usize).map_or(OTHER, |reason| reason.as_str())
+    }
+
+    fn status(self) -> u32 {
+        self.0 >> 8
+    }
+
+    /// Where the search for its slot begins.
+    fn home(self) -> usize {
+        (self.0.wrapping_mul(0x9E37_79B1) >> (32 - SLOTS.trailing_zeros())) as usize
+    }
+}
+
+impl Default for RouteShard {
+    fn default() -> Self {
+        Self {
+            duration: Histogram::default(),
+            slots: std::array::from_fn(|_| Slot::default()),
+            overflow: Default::default(),
+        }
+    }
+}
+
+impl RouteShard {
+    pub(super) fn request(&self, method: &Method, status: StatusCode, reason: Reason, nanoseconds: u64) {
+        self.duration.observe(nanoseconds);
+        let key = Key::new(method, status, reason);
+        for step in 0..SLOTS {
+            let slot = &self.slots[(key.home() + step) % SLOTS];
+            let taken = slot.key.load(Relaxed);
+            if taken == 0 {
+                slot.key.store(key.0, Relaxed);
+            }
+            if taken == 0 || taken == key.0 {
+                return add(&slot.count, 1);
+            }
+        }
+        add(&self.overflow[reason as usize], 1);
+    }
+
+    /// Every combination seen so far with its count: method, status, reason.
+    pub(super) fn for_each(&self, mut each: impl FnMut(RequestLabels, u64)) {
+        for slot in &self.slots {
+            let key = Key(slot.key.load(Relaxed));
+            if key.0 != 0 {
+                let labels =
+                    RequestLabels { method: key.method(), status: Some(key.status()), reason: key.reason() };
+                each(labels, slot.count.load(Relaxed));
+            }
+        }
+        for (reason, count) in Reason::ALL.iter().zip(&self.overflow) {
+            let count = count.load(Relaxed);
+            if count > 0 {
+                each(RequestLabels { method: OTHER, status: None, reason: reason.as_str() }, count);
+            }
+        }
+    }
+}
+
+/// What tells the counters of one route apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RequestLabels {
+    pub(super) method: &'static str,
+    /// None: not told apart.
+    pub(super) status: Option<u32>,
+    pub(super) reason: &'static str,
+}
+
+impl RequestLabels {
+    pub(super) fn status_text(self) -> String {
+        self.status.map_or_else(|| OTHER.to_owned(), |status| status.to_string())
+    }
+}

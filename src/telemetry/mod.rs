@@ -1,0 +1,3 @@
+//! What the gateway says about itself: metrics and the log.
+
+pub mod metrics;
