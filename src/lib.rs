@@ -28,6 +28,7 @@
 //! `public` route, can make one.
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod policy;
 pub mod telemetry;

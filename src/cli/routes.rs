@@ -23,7 +23,11 @@ enum Format {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        report(format_args!("error: `routes` is not built yet ({:?}, {:?})", self.config.path(), self.format));
+        report(format_args!(
+            "error: `routes` is not built yet ({:?}, {:?})",
+            self.config.path(),
+            self.format
+        ));
         Exit::Wrong
     }
 }

@@ -1,0 +1,296 @@
+//! One new connection to the backend or the introspector.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::resolve::{ResolveError, resolve};
+use super::tls::{ConnectorError, Tls};
+use crate::config::settings::{ClientTls, Destination};
+
+/// How long a connection is silent before the kernel asks whether the peer is still there.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+/// The pause between two such questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Opens connections to one destination, from any runtime.
+#[derive(Debug)]
+pub struct Connector {
+    target: Target,
+    timeout: Duration,
+}
+
+#[derive(Debug)]
+enum Target {
+    Tcp { host: Box<str>, port: u16, tls: Option<Tls> },
+    Unix(PathBuf),
+}
+
+impl Connector {
+    /// A connector whose attempts take `timeout` at most: name resolution, TCP and TLS together. Reads the
+    /// CA file or the platform's roots where the destination speaks TLS.
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up as asked.
+    pub fn new(
+        destination: &Destination,
+        tls: &ClientTls,
+        timeout: Duration,
+    ) -> Result<Self, ConnectorError> {
+        let target = match destination {
+            Destination::Tcp { host, port, tls: spoken } => Target::Tcp {
+                host: host.clone(),
+                port: *port,
+                tls: spoken.then(|| Tls::new(host, tls)).transpose()?,
+            },
+            Destination::Unix(path) => Target::Unix(path.clone()),
+        };
+        Ok(Self { target, timeout })
+    }
+
+    /// A new connection. The name's addresses are tried one after the other, IPv4 first, and share what is
+    /// left of the time; the first that accepts is the one.
+    ///
+    /// # Errors
+    /// Says which step failed, and why.
+    pub async fn connect(&self) -> Result<ClientStream, ConnectError> {
+        let deadline = Instant::now() + self.timeout;
+        match &self.target {
+            Target::Unix(path) => self.connect_unix(path, deadline).await.map(ClientStream::Unix),
+            Target::Tcp { host, port, tls } => {
+                let (stream, address) = self.connect_tcp(host, *port, deadline).await?;
+                match tls {
+                    None => Ok(ClientStream::Tcp(stream)),
+                    Some(tls) => self
+                        .handshake(host, tls, stream, address, deadline)
+                        .await
+                        .map(|stream| ClientStream::Tls(Box::new(stream))),
+                }
+            }
+        }
+    }
+
+    async fn connect_unix(&self, path: &Path, deadline: Instant) -> Result<UnixStream, ConnectError> {
+        timeout_at(deadline, UnixStream::connect(path))
+            .await
+            .map_err(|_| self.timed_out(Step::Connect, path.display().to_string()))?
+            .map_err(|source| ConnectError::Unix { path: path.into(), source })
+    }
+
+    async fn connect_tcp(
+        &self,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<(TcpStream, SocketAddr), ConnectError> {
+        let addresses = timeout_at(deadline, resolve(host))
+            .await
+            .map_err(|_| self.timed_out(Step::Resolve, host))?
+            .map_err(|source| ConnectError::Resolve { host: host.into(), source })?;
+        let mut failed = Vec::with_capacity(addresses.len());
+        for (index, address) in addresses.iter().enumerate() {
+            let address = SocketAddr::new(*address, port);
+            let now = Instant::now();
+            let untried = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+            let share = deadline.saturating_duration_since(now) / untried;
+            match timeout_at(now + share, open(address)).await {
+                Ok(Ok(stream)) => return Ok((stream, address)),
+                Ok(Err(error)) => failed.push(Attempt { address, error }),
+                Err(_) => failed.push(Attempt { address, error: io::ErrorKind::TimedOut.into() }),
+            }
+        }
+        Err(ConnectError::Tcp { host: host.into(), attempts: failed.into() })
+    }
+
+    async fn handshake(
+        &self,
+        host: &str,
+        tls: &Tls,
+        stream: TcpStream,
+        address: SocketAddr,
+        deadline: Instant,
+    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let handshake = TlsConnector::from(tls.config.clone()).connect(tls.server_name.clone(), stream);
+        timeout_at(deadline, handshake)
+            .await
+            .map_err(|_| self.timed_out(Step::Tls, format!("{host} at {address}")))?
+            .map_err(|source| ConnectError::Tls { host: host.into(), address, source })
+    }
+
+    fn timed_out(&self, step: Step, peer: impl Into<Box<str>>) -> ConnectError {
+        ConnectError::TimedOut { step, peer: peer.into(), limit: self.timeout }
+    }
+}
+
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
+}
+
+/// A step on the way to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Asking for the name's addresses.
+    Resolve,
+    /// Waiting for the peer to accept.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Resolve => "resolving",
+            Self::Connect => "connecting to",
+            Self::Tls => "the TLS handshake with",
+        })
+    }
+}
+
+/// One address that could not be connected to.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why not; `TimedOut` where its share of the time ran out.
+    pub error: io::Error,
+}
+
+/// Why there is no connection. `Display` includes the cause.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The name has no addresses that we could find.
+    #[error("cannot resolve {host}: {source}")]
+    Resolve {
+        /// The URL's host.
+        host: Box<str>,
+        /// Why not.
+        source: ResolveError,
+    },
+    /// No address accepted.
+    #[error("cannot connect to {host}: {}", each(attempts))]
+    Tcp {
+        /// The URL's host.
+        host: Box<str>,
+        /// Every address, in the order tried; at least one.
+        attempts: Box<[Attempt]>,
+    },
+    /// The socket did not accept.
+    #[error("cannot connect to {}: {source}", path.display())]
+    Unix {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Connected, but the handshake failed: an unwanted certificate, or no TLS at all.
+    #[error("no TLS with {host} at {address}: {source}")]
+    Tls {
+        /// The URL's host.
+        host: Box<str>,
+        /// The address that accepted.
+        address: SocketAddr,
+        /// Wraps the [`rustls::Error`] where TLS was the reason.
+        source: io::Error,
+    },
+    /// The time for the whole ran out during a step.
+    #[error("{step} {peer} took longer than {limit:?}")]
+    TimedOut {
+        /// The step that was under way.
+        step: Step,
+        /// The name, address or path it was about.
+        peer: Box<str>,
+        /// The time for all steps together.
+        limit: Duration,
+    },
+}
+
+fn each(attempts: &[Attempt]) -> String {
+    let each: Vec<_> =
+        attempts.iter().map(|Attempt { address, error }| format!("{address}: {error}")).collect();
+    each.join("; ")
+}
+
+/// A connection out.
+#[derive(Debug)]
+pub enum ClientStream {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+macro_rules! delegate {
+    ($stream:expr, $inner:ident => $call:expr) => {
+        match $stream.get_mut() {
+            Self::Tcp(stream) => {
+                let $inner = Pin::new(stream);
+                $call
+            }
+            Self::Tls(stream) => {
+                let $inner = Pin::new(stream.as_mut());
+                $call
+            }
+            Self::Unix(stream) => {
+                let $inner = Pin::new(stream);
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        delegate!(self, stream => stream.poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        delegate!(self, stream => stream.poll_write(context, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => stream.poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => stream.poll_shutdown(context))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self, stream => stream.poll_write_vectored(context, pieces))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+}
