@@ -32,3 +32,4 @@ pub mod client;
 pub mod config;
 pub mod policy;
 pub mod telemetry;
+pub mod tokens;

@@ -1,0 +1,369 @@
+//! The question to the introspector, and how its answer is read. Both are pure: who asks, when and how
+//! often is the cache's business.
+
+use std::fmt::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::Full;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::verdict::Verdict;
+use crate::client::ConnectError;
+use crate::config::settings::{Introspection, IntrospectionStyle, JsonPointer};
+use crate::policy::ability::Abilities;
+
+#[cfg(test)]
+mod tests;
+
+/// The longest answer that is read, in bytes; a longer one is [`NoVerdict::TooLarge`].
+pub const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// What the introspector's answer means.
+#[derive(Debug)]
+pub enum Answer {
+    /// The token is good for what the verdict says. Whether it has expired is for the caller to see.
+    Active(Verdict),
+    /// The introspector does not know the token, or no longer.
+    Inactive,
+    /// Nothing is known: a 503, never a 401 and never an allow.
+    NoVerdict(NoVerdict),
+}
+
+/// Why an introspection gave no verdict. `Display` includes the cause and nothing of the token.
+#[derive(Debug, thiserror::Error)]
+pub enum NoVerdict {
+    /// The question cannot be written.
+    #[error("the introspection request cannot be written: {0}")]
+    Request(#[from] http::Error),
+    /// No connection to the introspector.
+    #[error("the introspector cannot be reached: {0}")]
+    Connect(#[from] ConnectError),
+    /// The connection broke, or what came was not HTTP.
+    #[error("the introspector's answer broke off or is malformed: {0}")]
+    Transport(#[from] hyper::Error),
+    /// `introspection.timeout` passed.
+    #[error("the introspector took longer than {0:?}")]
+    TimedOut(Duration),
+    /// The wait for a turn took as long as `introspection.timeout`.
+    #[error("more introspections wait than may run")]
+    Overloaded,
+    /// The answer is longer than [`LONGEST_ANSWER`].
+    #[error("the introspector's answer is longer than {LONGEST_ANSWER} bytes")]
+    TooLarge,
+    /// A redirect, which is never followed.
+    #[error("the introspector answered {0}, a redirect: is `introspection.url` right?")]
+    Redirect(StatusCode),
+    /// 401 or 403 to the gateway's own credentials (RFC 7662 section 2.3).
+    #[error("the introspector refused the gateway's client credentials with {0}")]
+    ClientRefused(StatusCode),
+    /// Any other status that says nothing about a token.
+    #[error("the introspector answered {0}")]
+    Status(StatusCode),
+    /// Not JSON.
+    #[error("the introspector's answer is not JSON: {0}")]
+    NotJson(#[from] serde_json::Error),
+    /// RFC 7662 section 2.2: `active` is a required boolean.
+    #[error("`active` in the introspector's answer is {0}, not true or false")]
+    ActiveNotBoolean(Found),
+    /// Neither a list of strings, one string, nor null.
+    #[error("the abilities in the introspector's answer are {0}, not a list of strings or one string")]
+    Abilities(Found),
+    /// A member that is no string.
+    #[error("ability {position} in the introspector's answer is {found}, not a string")]
+    Ability {
+        /// Its place in the list, from 0.
+        position: usize,
+        /// What it is.
+        found: Found,
+    },
+    /// Neither RFC 3339, seconds since 1970 before the year 10000, nor null.
+    #[error("the expiry in the introspector's answer is {0}, not RFC 3339, epoch seconds or null")]
+    Expiry(Found),
+}
+
+impl NoVerdict {
+    /// Whether an operator must act: the introspector does not accept the gateway itself.
+    pub const fn is_misconfiguration(&self) -> bool {
+        matches!(self, Self::ClientRefused(_))
+    }
+}
+
+/// What stands where something else was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Absent,
+    /// `null`
+    Null,
+    /// A boolean.
+    Boolean,
+    /// A number, out of range where numbers are expected.
+    Number,
+    /// A string, unreadable where strings are expected.
+    String,
+    /// A list.
+    Array,
+    /// An object.
+    Object,
+}
+
+impl Found {
+    const fn of(value: Option<&Value>) -> Self {
+        match value {
+            None => Self::Absent,
+            Some(Value::Null) => Self::Null,
+            Some(Value::Bool(_)) => Self::Boolean,
+            Some(Value::Number(_)) => Self::Number,
+            Some(Value::String(_)) => Self::String,
+            Some(Value::Array(_)) => Self::Array,
+            Some(Value::Object(_)) => Self::Object,
+        }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Absent => "absent",
+            Self::Null => "null",
+            Self::Boolean => "a boolean",
+            Self::Number => "a number",
+            Self::String => "a string",
+            Self::Array => "a list",
+            Self::Object => "an object",
+        })
+    }
+}
+
+/// The introspection request for a token. Our copies of the token and the credentials in it are zeroed when
+/// the request is dropped.
+///
+/// # Errors
+/// [`NoVerdict::Request`] where `token` cannot stand in a header field; no [`Token`](crate::policy::bearer::Token)
+/// is like that.
+pub fn request(settings: &Introspection, token: &str) -> Result<Request<Full<Bytes>>, NoVerdict> {
+    let request = Request::builder()
+        .uri(settings.target.clone())
+        .header(HOST, settings.authority.clone())
+        .header(ACCEPT, HeaderValue::from_static("application/json"));
+    let request = match &settings.style {
+        IntrospectionStyle::Bearer => request
+            .method(Method::GET)
+            .header(AUTHORIZATION, authorization("Bearer ", token)?)
+            .body(Full::default()),
+        IntrospectionStyle::Rfc7662 { client_id, client_secret } => {
+            let mut request = request
+                .method(Method::POST)
+                .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+            if let Some(id) = client_id {
+                let credentials = basic(id, client_secret.as_ref());
+                request = request.header(AUTHORIZATION, authorization("Basic ", &credentials)?);
+            }
+            request.body(form(token))
+        }
+    };
+    Ok(request?)
+}
+
+fn authorization(scheme: &str, credentials: &str) -> Result<HeaderValue, http::Error> {
+    let field = Zeroizing::new([scheme.as_bytes(), credentials.as_bytes()].concat());
+    let mut field = HeaderValue::from_maybe_shared(Bytes::from_owner(field))?;
+    field.set_sensitive(true);
+    Ok(field)
+}
+
+/// RFC 6749 section 2.3.1: each form-urlencoded by itself, then HTTP Basic.
+fn basic(id: &str, secret: Option<&SecretString>) -> Zeroizing<String> {
+    let secret = secret.map_or("", |secret| secret.expose_secret());
+    let mut pair = Zeroizing::new(String::with_capacity(3 * (id.len() + secret.len()) + 1));
+    push_form_urlencoded(&mut pair, id);
+    pair.push(':');
+    push_form_urlencoded(&mut pair, secret);
+    Zeroizing::new(BASE64.encode(pair.as_bytes()))
+}
+
+/// RFC 7662 section 2.1.
+fn form(token: &str) -> Full<Bytes> {
+    const NAME: &str = "token=";
+    const HINT: &str = "&token_type_hint=access_token";
+    let mut form = Zeroizing::new(String::with_capacity(NAME.len() + 3 * token.len() + HINT.len()));
+    form.push_str(NAME);
+    push_form_urlencoded(&mut form, token);
+    form.push_str(HINT);
+    Full::new(Bytes::from_owner(form))
+}
+
+/// The URL standard's urlencoded serializer, into a buffer that must not grow: growing would leave an
+/// unzeroed copy behind.
+fn push_form_urlencoded(buffer: &mut String, text: &str) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => buffer.push(byte.into()),
+            b' ' => buffer.push('+'),
+            _ => {
+                buffer.push('%');
+                buffer.push(HEX[usize::from(byte >> 4)].into());
+                buffer.push(HEX[usize::from(byte & 15)].into());
+            }
+        }
+    }
+}
+
+/// What an answer of status `status` with the body `body` says about the token whose SHA-256 is
+/// `token_hash`.
+pub fn read(settings: &Introspection, status: StatusCode, body: &[u8], token_hash: &[u8; 32]) -> Answer {
+    let verdict = match (&settings.style, status) {
+        (_, StatusCode::OK) => active(settings, body, token_hash),
+        (IntrospectionStyle::Bearer, StatusCode::UNAUTHORIZED) => Ok(None),
+        (IntrospectionStyle::Rfc7662 { .. }, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+            Err(NoVerdict::ClientRefused(status))
+        }
+        _ if status.is_redirection() => Err(NoVerdict::Redirect(status)),
+        _ => Err(NoVerdict::Status(status)),
+    };
+    match verdict {
+        Ok(Some(verdict)) => Answer::Active(verdict),
+        Ok(None) => Answer::Inactive,
+        Err(reason) => Answer::NoVerdict(reason),
+    }
+}
+
+/// The verdict in the body of a 200; none where the token is inactive.
+fn active(
+    settings: &Introspection,
+    body: &[u8],
+    token_hash: &[u8; 32],
+) -> Result<Option<Verdict>, NoVerdict> {
+    if body.len() > LONGEST_ANSWER {
+        return Err(NoVerdict::TooLarge);
+    }
+    let answer: Value = serde_json::from_slice(body)?;
+    if matches!(settings.style, IntrospectionStyle::Rfc7662 { .. }) {
+        match answer.get("active") {
+            Some(Value::Bool(true)) => {}
+            Some(Value::Bool(false)) => return Ok(None),
+            other => return Err(NoVerdict::ActiveNotBoolean(Found::of(other))),
+        }
+    }
+    let pointers = &settings.response;
+    let optional =
+        |pointer: &Option<JsonPointer>| pointer.as_ref().and_then(|pointer| find(&answer, pointer));
+    Ok(Some(Verdict {
+        id: find(&answer, &pointers.id).and_then(identifier).unwrap_or_else(|| hex(token_hash)),
+        name: find(&answer, &pointers.name).and_then(text),
+        abilities: abilities(find(&answer, &pointers.abilities))?,
+        expires_at: expiry(find(&answer, &pointers.expires_at))?,
+        context: optional(&pointers.context).and_then(text),
+        created_at: optional(&pointers.created_at).and_then(time),
+        workspace_id: optional(&pointers.workspace_id).and_then(identifier),
+    }))
+}
+
+/// RFC 6901 section 4.
+fn find<'a>(document: &'a Value, pointer: &JsonPointer) -> Option<&'a Value> {
+    pointer.0.iter().try_fold(document, |value, token| match value {
+        Value::Object(members) => members.get(&**token),
+        Value::Array(items) => index(token).and_then(|index| items.get(index)),
+        _ => None,
+    })
+}
+
+/// Decimal without a sign or leading zeros.
+fn index(token: &str) -> Option<usize> {
+    let plain = token == "0" || (!token.starts_with('0') && token.bytes().all(|byte| byte.is_ascii_digit()));
+    plain.then(|| token.parse().ok()).flatten()
+}
+
+fn abilities(value: Option<&Value>) -> Result<Abilities, NoVerdict> {
+    match value {
+        Some(Value::Null) => Ok(Abilities::default()),
+        Some(Value::String(names)) => Ok(Abilities::new(names.split(' ').filter(|name| !name.is_empty()))),
+        Some(Value::Array(items)) => {
+            let names: Vec<&str> = items
+                .iter()
+                .enumerate()
+                .map(|(position, item)| {
+                    item.as_str().ok_or(NoVerdict::Ability { position, found: Found::of(Some(item)) })
+                })
+                .collect::<Result<_, _>>()?;
+            Ok(Abilities::new(names))
+        }
+        other => Err(NoVerdict::Abilities(Found::of(other))),
+    }
+}
+
+/// An absent expiry is like null: both mean that the token does not expire, and RFC 7662 leaves `exp` out.
+fn expiry(value: Option<&Value>) -> Result<Option<SystemTime>, NoVerdict> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => time(value).map(Some).ok_or(NoVerdict::Expiry(Found::of(Some(value)))),
+    }
+}
+
+/// RFC 3339 text, or seconds since 1970 (with a fraction or without).
+fn time(value: &Value) -> Option<SystemTime> {
+    match value {
+        Value::String(text) if is_rfc3339(text) => text.parse::<jiff::Timestamp>().ok()?.try_into().ok(),
+        Value::Number(seconds) => {
+            // Beyond the year 9999 it is not seconds: milliseconds would make a token live for millennia.
+            let last = jiff::Timestamp::MAX.as_second() as f64;
+            let seconds = seconds.as_f64().filter(|seconds| (0.0..=last).contains(seconds))?;
+            SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+        }
+        _ => None,
+    }
+}
+
+/// Whether this has the shape of RFC 3339 section 5.6; jiff reads further forms of ISO 8601.
+fn is_rfc3339(text: &str) -> bool {
+    fn shaped(text: &[u8], shape: &[u8]) -> bool {
+        text.len() == shape.len()
+            && text.iter().zip(shape).all(|(byte, shape)| match shape {
+                b'0' => byte.is_ascii_digit(),
+                b'T' => matches!(byte, b'T' | b't' | b' '),
+                b'+' => matches!(byte, b'+' | b'-'),
+                other => byte == other,
+            })
+    }
+    let Some((time, rest)) = text.as_bytes().split_at_checked("0000-00-00T00:00:00".len()) else {
+        return false;
+    };
+    let offset = match rest.strip_prefix(b".") {
+        // Digits, at least one.
+        Some(fraction) => match fraction.iter().position(|byte| !byte.is_ascii_digit()) {
+            None | Some(0) => return false,
+            Some(end) => &fraction[end..],
+        },
+        None => rest,
+    };
+    shaped(time, b"0000-00-00T00:00:00") && (matches!(offset, b"Z" | b"z") || shaped(offset, b"+00:00"))
+}
+
+fn text(value: &Value) -> Option<Box<str>> {
+    value.as_str().map(Into::into)
+}
+
+/// A string that is not empty, or an integer; a float would have lost digits.
+fn identifier(value: &Value) -> Option<Box<str>> {
+    match value {
+        Value::String(id) if !id.is_empty() => Some(id.as_str().into()),
+        Value::Number(id) if id.is_u64() || id.is_i64() => Some(id.to_string().into()),
+        _ => None,
+    }
+}
+
+fn hex(hash: &[u8; 32]) -> Box<str> {
+    let mut hex = String::with_capacity(2 * hash.len());
+    for byte in hash {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex.into()
+}
