@@ -30,6 +30,7 @@
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod demo;
 pub mod policy;
 pub mod telemetry;
 pub mod tokens;
