@@ -1,5 +1,3 @@
 //! What the gateway says about itself: metrics and the log.
 
-pub mod access;
-pub mod log;
 pub mod metrics;

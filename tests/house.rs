@@ -1,0 +1,225 @@
+//! Conventions that the compiler does not check.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules from top to bottom. A module imports from the layers below its own, and nothing else:
+/// siblings do not know each other.
+const LAYERS: [&[&str]; 8] = [
+    &["cli"],
+    &["server"],
+    &["admin", "gateway"],
+    &["answer", "backend", "limits", "tokens", "usage"],
+    &["client"],
+    &["telemetry"],
+    &["config"],
+    &["demo", "policy"],
+];
+
+/// What `policy` must do without.
+const IMPURE: [&str; 12] = [
+    "tokio",
+    "hyper",
+    "hyper_util",
+    "moka",
+    "tracing",
+    "jiff",
+    "std::env",
+    "std::fs",
+    "std::net",
+    "std::time",
+    "std::thread",
+    "std::io",
+];
+
+fn layer(module: &str) -> usize {
+    LAYERS.iter().position(|modules| modules.contains(&module)).unwrap_or_else(|| {
+        panic!("`{module}` has no place in tests/house.rs; give it one there and in src/lib.rs")
+    })
+}
+
+#[test]
+fn arrows_point_down() {
+    let violations: Vec<String> = sources("src")
+        .into_iter()
+        .filter_map(|file| Some((module_path(&file)?, file)))
+        .flat_map(|(path, file)| {
+            violations(&path, &read(&file)).into_iter().map(move |it| format!("{}: {it}", file.display()))
+        })
+        .collect();
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
+}
+
+#[test]
+fn the_scan_sees_every_way_to_import() {
+    for (path, text, expected) in [
+        ("tokens", "use crate::server::Server;", &["server"][..]),
+        ("tokens", "use crate::{client::Pool, gateway};", &["gateway"]),
+        ("tokens", "use crate::{\n    config::{Settings, Cache},\n    backend::forward,\n};", &["backend"]),
+        ("tokens", "let it = crate::answer::answer();", &["answer"]),
+        ("tokens", "use super::backend;", &["backend"]),
+        ("tokens::cache", "use super::super::backend;", &["backend"]),
+        ("tokens::cache", "use super::backend; // of tokens", &[]),
+        ("tokens::cache", "use crate::tokens::verdict; use crate::{client, policy};", &[]),
+        ("policy::path", "use crate::config::Settings;", &["config"]),
+        ("policy::path", "use std::time::Instant;", &["std::time"]),
+        ("config", "//! See [`crate::server`].\nuse crate::policy;", &[]),
+        ("config", "#[cfg(test)]\nmod tests {\n    use crate::server;\n}", &[]),
+        ("cli::demo", "use crate::{demo::Stockaj, server::Server};", &[]),
+        ("demo", "use crate::policy::path;", &["policy"]),
+    ] {
+        let found = violations(path, text);
+        assert_eq!(found.len(), expected.len(), "{path}: {text}: {found:?}");
+        for name in expected {
+            assert!(found.iter().any(|it| it.contains(&format!("`{name}`"))), "{path}: {text}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn the_map_of_the_house_is_complete() {
+    let text = read(Path::new("src/lib.rs"));
+    let modules: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ").or(line.strip_prefix("mod "))?.strip_suffix(';'))
+        .collect();
+    assert!(!modules.is_empty());
+    for module in modules {
+        layer(module);
+        let drawn = [format!("//! {module}/ "), format!("//! {module}.rs ")];
+        assert!(
+            text.lines().any(|line| drawn.iter().any(|start| line.starts_with(start))),
+            "`{module}` is not in the map of src/lib.rs"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_unsafe() {
+    assert!(read(Path::new("Cargo.toml")).contains(concat!("uns", "afe_code = \"forbid\"")));
+    let word = concat!("uns", "afe");
+    for (file, line, text) in lines() {
+        let code = text.split("//").next().unwrap_or_default();
+        let mut words = code.split(|character: char| !character.is_alphanumeric() && character != '_');
+        assert!(!words.any(|it| it == word), "{}:{line}: {text}", file.display());
+    }
+}
+
+#[test]
+fn what_is_ignored_says_why() {
+    let ignored = concat!("#[", "ignore");
+    for (file, line, text) in lines() {
+        if let Some((_, rest)) = text.split_once(ignored) {
+            assert!(rest.trim_start().starts_with("= \""), "{}:{line}: {text}", file.display());
+        }
+    }
+}
+
+/// What a module imports against the arrow.
+fn violations(module: &str, text: &str) -> Vec<String> {
+    let top = module.split("::").next().unwrap_or_default();
+    let text = code(text);
+    let root = "super::".repeat(module.split("::").count());
+    let known = |it: &String| LAYERS.iter().any(|modules| modules.contains(&it.as_str()));
+    let imported: BTreeSet<String> =
+        ["crate::", &root].into_iter().flat_map(|prefix| imports(&text, prefix)).filter(known).collect();
+    let mut found: Vec<String> = imported
+        .into_iter()
+        .filter(|it| it != top && layer(it) <= layer(top))
+        .map(|it| format!("`{top}` imports `{it}`"))
+        .collect();
+    if top == "policy" {
+        let used = IMPURE.iter().filter(|name| text.contains(&format!("{name}::")));
+        found.extend(used.map(|name| format!("`policy` uses `{name}`")));
+    }
+    found
+}
+
+/// The first names after `prefix`, through one level of braces.
+fn imports(text: &str, prefix: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (start, _) in text.match_indices(prefix) {
+        let before = text[..start].chars().next_back();
+        if before.is_some_and(|it| it.is_alphanumeric() || it == '_' || it == ':') {
+            continue;
+        }
+        let rest = &text[start + prefix.len()..];
+        match rest.strip_prefix('{') {
+            Some(group) => names.extend(group_names(group)),
+            None => names.extend(name(rest)),
+        }
+    }
+    names
+}
+
+fn group_names(group: &str) -> Vec<String> {
+    let (mut depth, mut names, mut expected) = (0, Vec::new(), true);
+    for (index, character) in group.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => expected = true,
+            it if expected && depth == 0 && !it.is_whitespace() => {
+                names.extend(name(&group[index..]));
+                expected = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+fn name(text: &str) -> Option<String> {
+    let end = text.find(|it: char| !it.is_alphanumeric() && it != '_').unwrap_or(text.len());
+    (end > 0).then(|| text[..end].to_owned())
+}
+
+/// Without comments and without the unit tests at the end of a file.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// `tokens::cache` for `src/tokens/cache.rs`; none for the roots.
+fn module_path(file: &Path) -> Option<String> {
+    let inside = file.strip_prefix("src").ok()?.with_extension("");
+    let mut names: Vec<_> = inside.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    if names.last().is_some_and(|name| name == "mod") {
+        names.pop();
+    }
+    (names != ["main"] && names != ["lib"]).then(|| names.join("::"))
+}
+
+fn lines() -> impl Iterator<Item = (PathBuf, usize, String)> {
+    ["src", "tests", "benches"].into_iter().flat_map(sources).flat_map(|file| {
+        let lines: Vec<String> = read(&file).lines().map(str::to_owned).collect();
+        lines.into_iter().enumerate().map(move |(index, line)| (file.clone(), index + 1, line))
+    })
+}
+
+fn sources(directory: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![PathBuf::from(directory)];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(root().join(&directory)).into_iter().flatten() {
+            let path = directory.join(entry.unwrap().file_name());
+            if root().join(&path).is_dir() {
+                left.push(path);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn read(file: &Path) -> String {
+    fs::read_to_string(root().join(file)).unwrap()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,195 @@
+//! A client that sends exactly the bytes it is given.
+
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use rustls::{ClientConnection, StreamOwned};
+use serde_json::Value;
+
+use super::certificate::Authority;
+use super::wire::{Body, Fields, Head};
+
+/// How long a read or a write may take before the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A byte stream in both directions, plain or TLS.
+pub trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+/// An answer as it came.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// The fields, in order.
+    pub fields: Fields,
+    /// The body without its framing.
+    pub body: Vec<u8>,
+    /// The trailers.
+    pub trailers: Fields,
+    /// Every byte of the head.
+    pub raw_head: Vec<u8>,
+}
+
+impl Response {
+    /// The body as text.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
+    }
+
+    /// The value of the only field of that name.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name)
+    }
+}
+
+/// One connection.
+pub struct RawClient {
+    stream: BufReader<Box<dyn Stream>>,
+    socket: TcpStream,
+}
+
+impl RawClient {
+    /// Connects, with a deadline for every read and write.
+    pub fn connect(address: SocketAddr) -> Self {
+        let socket = connect(address);
+        let stream: Box<dyn Stream> = Box::new(socket.try_clone().unwrap());
+        Self { stream: BufReader::new(stream), socket }
+    }
+
+    /// Connects with TLS, believing `authority`.
+    pub fn connect_tls(address: SocketAddr, authority: &Authority) -> Self {
+        let socket = connect(address);
+        let name = "localhost".try_into().unwrap();
+        let connection = ClientConnection::new(authority.client(), name).unwrap();
+        let stream: Box<dyn Stream> = Box::new(StreamOwned::new(connection, socket.try_clone().unwrap()));
+        Self { stream: BufReader::new(stream), socket }
+    }
+
+    /// The client's own address.
+    pub fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+
+    /// Sets another deadline for reads and writes.
+    pub fn patience(self, patience: Duration) -> Self {
+        self.socket.set_read_timeout(Some(patience)).unwrap();
+        self.socket.set_write_timeout(Some(patience)).unwrap();
+        self
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.try_send(bytes).expect("the connection takes bytes");
+        self
+    }
+
+    /// Sends bytes where the other side may have closed already.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes.as_ref())?;
+        self.stream.get_mut().flush()
+    }
+
+    /// Says that no more bytes will come.
+    pub fn finish(&mut self) -> &mut Self {
+        self.socket.shutdown(Shutdown::Write).unwrap();
+        self
+    }
+
+    /// The next final answer, to any request but HEAD; 1xx are skipped.
+    pub fn response(&mut self) -> Response {
+        self.try_response(false).expect("an answer")
+    }
+
+    /// The next final answer, to a HEAD request: it has no body whatever its fields say.
+    pub fn response_to_head(&mut self) -> Response {
+        self.try_response(true).expect("an answer")
+    }
+
+    /// The next final answer, or what kept it from coming; a close is `UnexpectedEof`.
+    pub fn try_response(&mut self, to_head: bool) -> io::Result<Response> {
+        loop {
+            let head = Head::read(&mut self.stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+            let status = head.start_line.split(' ').nth(1).and_then(|status| status.parse().ok());
+            let status: u16 = status.ok_or_else(|| io::Error::other(head.start_line.clone()))?;
+            if (100..200).contains(&status) && status != 101 {
+                continue;
+            }
+            let bodiless = to_head || matches!(status, 101 | 204 | 304);
+            let body = match bodiless {
+                true => Body::default(),
+                false => Body::read(&mut self.stream, &head.fields, true)?,
+            };
+            return Ok(Response {
+                status,
+                fields: head.fields,
+                body: body.bytes,
+                trailers: body.trailers,
+                raw_head: head.raw,
+            });
+        }
+    }
+
+    /// Every byte until the other side closes. A reset counts as a close.
+    pub fn read_until_close(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match self.stream.read_to_end(&mut bytes) {
+            Ok(_) => bytes,
+            Err(error) if is_close(&error) => bytes,
+            Err(error) => panic!("no close but {error}; so far {:?}", String::from_utf8_lossy(&bytes)),
+        }
+    }
+
+    /// At least one further byte, and what comes with it; empty at the end.
+    pub fn read_some(&mut self) -> Vec<u8> {
+        let mut bytes = vec![0; 64 * 1024];
+        let length = self.stream.read(&mut bytes).expect("some bytes");
+        bytes.truncate(length);
+        bytes
+    }
+
+    /// Sends a request and reads its answer. `Host` is added unless `fields` have one, and so is
+    /// Content-Length for a body that is not empty.
+    pub fn request(&mut self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Response {
+        let mut head = format!("{method} {target} HTTP/1.1\r\n");
+        if !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            head += "Host: stockaj.example\r\n";
+        }
+        for (name, value) in fields {
+            head += &format!("{name}: {value}\r\n");
+        }
+        if !body.is_empty() {
+            head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        head += "\r\n";
+        self.send([head.as_bytes(), body].concat());
+        self.try_response(method == "HEAD").expect("an answer")
+    }
+
+    /// `GET target` with a bearer token.
+    pub fn get(&mut self, target: &str, token: Option<&str>) -> Response {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let fields: Vec<_> = authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
+        self.request("GET", target, &fields, b"")
+    }
+}
+
+/// Whether an error means that the other side closed the connection.
+pub fn is_close(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect_timeout(&address, PATIENCE).expect("a connection");
+    socket.set_nodelay(true).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    socket
+}

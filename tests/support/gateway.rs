@@ -1,0 +1,323 @@
+//! The real binary, over real sockets.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::certificate::Authority;
+use super::client::{PATIENCE, RawClient, Response};
+use super::introspector::Introspector;
+use super::upstream::Upstream;
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_stockaj-gateway");
+
+/// The map that `run` gets unless a test brings its own.
+const ABILITIES: &str = "\
+abilities:
+  routes:
+    /up:                     {GET: public}
+    /api/v2/items:           {GET: items:read, POST: items:create}
+    /api/v2/items/{id}:      {GET: items:read, PUT: items:update, PATCH: items:update, DELETE: items:delete}
+    /api/v2/kiosk/scan:      {POST: kiosk:scan}
+    /api/v2/reports/{*rest}: {GET: {any: [items:read, rents:read]}}
+    /api/v2/exports:         {POST: {all: [items:read, rents:read]}}
+    /api/v2/me:              {GET: authenticated}
+    /api/v2/internal:        {GET: deny}
+";
+
+/// What a gateway is started with: a gateway.yaml, section by section.
+pub struct Builder {
+    sections: BTreeMap<String, String>,
+    environment: Vec<(String, String)>,
+    authority: Option<Arc<Authority>>,
+}
+
+impl Builder {
+    /// Forwards to `upstream`.
+    pub fn backend(self, upstream: &Upstream) -> Self {
+        let (url, tls) = (upstream.url(), upstream.client_tls());
+        self.yaml(&format!("backend:\n  url: {url}\n{tls}"))
+    }
+
+    /// Asks `introspector`.
+    pub fn introspector(self, introspector: &Introspector) -> Self {
+        self.yaml(&introspector.yaml())
+    }
+
+    /// Serves TLS as `localhost`.
+    pub fn tls(mut self, authority: &Arc<Authority>) -> Self {
+        self.authority = Some(Arc::clone(authority));
+        let (certificate, key) = (authority.certificate(), authority.private_key());
+        self.yaml(&format!(
+            "listen:\n  tls: {{certificate: {}, private_key: {}}}\n",
+            certificate.display(),
+            key.display()
+        ))
+    }
+
+    /// Enforces the map that is shipped for Stockaj.
+    pub fn shipped_map(self) -> Self {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/stockaj.yaml");
+        self.yaml(&format!("abilities: {{file: {}}}\n", file.display()))
+    }
+
+    /// Sets an environment variable.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Further sections of gateway.yaml. Lines of a section that exists already are added to it;
+    /// `abilities` replaces the map.
+    pub fn yaml(mut self, text: &str) -> Self {
+        let mut section = String::new();
+        for line in text.lines() {
+            if !line.starts_with([' ', '#']) && !line.is_empty() {
+                let (name, inline) = line.split_once(':').expect("`section:` at the start of the line");
+                section = name.to_owned();
+                if inline.trim().is_empty() && self.sections.contains_key(name) && name != "abilities" {
+                    continue;
+                }
+                let known = self.sections.insert(section.clone(), String::new());
+                assert!(
+                    known.is_none() || name == "abilities",
+                    "`{name}` has lines already: write further ones below it, not inline"
+                );
+            }
+            if let Some(lines) = self.sections.get_mut(&section) {
+                *lines += line;
+                *lines += "\n";
+            }
+        }
+        self
+    }
+
+    /// The whole gateway.yaml.
+    pub fn text(&self) -> String {
+        self.sections.values().map(String::as_str).collect()
+    }
+
+    /// Starts the gateway and waits until it listens.
+    pub fn start(self) -> Gateway {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.yaml");
+        std::fs::write(&file, self.text()).unwrap();
+        let mut command = Command::new(BINARY);
+        command.arg("run").arg("--config").arg(&file).envs(self.environment);
+        let (child, logs) = spawn(&mut command);
+        let mut gateway = Gateway {
+            child,
+            logs,
+            proxy: SocketAddr::from(([0, 0, 0, 0], 0)),
+            admin: SocketAddr::from(([0, 0, 0, 0], 0)),
+            authority: self.authority,
+            directory,
+        };
+        gateway.proxy = gateway.wait_for_listener("proxy");
+        gateway.admin = gateway.wait_for_listener("admin");
+        gateway
+    }
+}
+
+/// A running gateway; killed when dropped.
+pub struct Gateway {
+    child: Child,
+    logs: Arc<Logs>,
+    proxy: SocketAddr,
+    admin: SocketAddr,
+    authority: Option<Arc<Authority>>,
+    directory: tempfile::TempDir,
+}
+
+impl Gateway {
+    /// One with a small map and ports of its own.
+    pub fn builder() -> Builder {
+        let empty = Builder { sections: BTreeMap::new(), environment: Vec::new(), authority: None };
+        empty
+            .yaml("listen:\n  address: 127.0.0.1:0\nadmin:\n  address: 127.0.0.1:0\n")
+            .yaml("runtime: {threads: 2}\n")
+            .yaml(ABILITIES)
+    }
+
+    /// Where clients go.
+    pub fn address(&self) -> SocketAddr {
+        self.proxy
+    }
+
+    /// Where the admin listener is.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The directory of its gateway.yaml.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A new connection to the proxy.
+    pub fn client(&self) -> RawClient {
+        match &self.authority {
+            Some(authority) => RawClient::connect_tls(self.proxy, authority),
+            None => RawClient::connect(self.proxy),
+        }
+    }
+
+    /// `GET target` on a connection of its own.
+    pub fn get(&self, target: &str, token: Option<&str>) -> Response {
+        self.client().get(target, token)
+    }
+
+    /// A scrape of the admin listener.
+    pub fn metrics(&self) -> Metrics {
+        let response = RawClient::connect(self.admin).get("/metrics", None);
+        assert_eq!(response.status, 200, "{}", response.text());
+        Metrics(response.text().to_owned())
+    }
+
+    /// Scrapes until the metric has the value.
+    pub fn wait_for_metric(&self, metric: &str, value: f64) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let metrics = self.metrics();
+            if metrics.metric(metric) == value {
+                return;
+            }
+            assert!(Instant::now() < end, "{metric} is not {value} in\n{}", metrics.0);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The lines of standard output and standard error so far.
+    pub fn logs(&self) -> Vec<String> {
+        self.logs.lines.lock().unwrap().clone()
+    }
+
+    /// The first log line that satisfies `wanted`, once it is there.
+    pub fn wait_for_log(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let found = self.logs.wait(|line| serde_json::from_str(line).ok().filter(&wanted));
+        found.unwrap_or_else(|| panic!("no such line among\n{}", self.logs().join("\n")))
+    }
+
+    fn wait_for_listener(&self, listener: &str) -> SocketAddr {
+        let line = self.wait_for_log(|line| line["message"] == "listening" && line["listener"] == listener);
+        line["address"].as_str().and_then(|address| address.parse().ok()).expect("an address")
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "still running after {deadline:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            println!("gateway's output:\n{}", self.logs().join("\n"));
+        }
+    }
+}
+
+/// The lines that a process has printed.
+#[derive(Default)]
+pub struct Logs {
+    lines: Mutex<Vec<String>>,
+    ended: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Logs {
+    /// The first line that `wanted` takes; none where it does not come in time or the process ends first.
+    pub fn wait<T>(&self, wanted: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let end = Instant::now() + PATIENCE;
+        let mut lines = self.lines.lock().unwrap();
+        let mut seen = 0;
+        loop {
+            if let Some(found) = lines[seen..].iter().find_map(|line| wanted(line)) {
+                return Some(found);
+            }
+            seen = lines.len();
+            let left = end.checked_duration_since(Instant::now())?;
+            if *self.ended.lock().unwrap() == 2 {
+                return None;
+            }
+            (lines, _) = self.changed.wait_timeout(lines, left.min(Duration::from_millis(100))).unwrap();
+        }
+    }
+
+    fn collect(self: &Arc<Self>, stream: impl Read + Send + 'static) {
+        let logs = Arc::clone(self);
+        thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                logs.lines.lock().unwrap().push(line);
+                logs.changed.notify_all();
+            }
+            *logs.ended.lock().unwrap() += 1;
+            logs.changed.notify_all();
+        });
+    }
+}
+
+/// Starts a process and collects what it prints.
+pub fn spawn(command: &mut Command) -> (Child, Arc<Logs>) {
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    let logs = Arc::new(Logs::default());
+    logs.collect(child.stdout.take().unwrap());
+    logs.collect(child.stderr.take().unwrap());
+    (child, logs)
+}
+
+/// A scrape.
+pub struct Metrics(pub String);
+
+impl Metrics {
+    /// The sum of all samples of a metric, `name` or `name{label="value",…}`, whose labels include those;
+    /// `stockaj_gateway_` may be left out. 0 where there is none.
+    pub fn metric(&self, metric: &str) -> f64 {
+        let (name, wanted) = parts(metric);
+        let samples = self.0.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let (sample, value) = line.rsplit_once(' ')?;
+            let (its_name, labels) = parts(sample);
+            let fits = its_name.strip_prefix("stockaj_gateway_") == Some(name)
+                && wanted.iter().all(|label| labels.contains(label));
+            fits.then(|| value.parse::<f64>().unwrap())
+        });
+        samples.sum()
+    }
+}
+
+/// `name{a="b",c="d"}` as its name and its labels.
+fn parts(metric: &str) -> (&str, Vec<&str>) {
+    match metric.trim_end_matches('}').split_once('{') {
+        Some((name, labels)) => (name, labels.split(',').collect()),
+        None => (metric, Vec::new()),
+    }
+}

@@ -1,0 +1,266 @@
+//! An introspector by script: known tokens, counted calls, and every kind of outage.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use super::certificate::Authority;
+use super::upstream::{Answer, Request, Upstream};
+
+/// What the introspector says of a token.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Active.
+    Active {
+        /// The token's id; the part before `|` unless set.
+        id: Option<Value>,
+        /// The token's name.
+        name: String,
+        /// Its abilities.
+        abilities: Vec<String>,
+        /// Its expiry: as given, in `expires_at` or `exp`.
+        expires_at: Value,
+    },
+    /// Something else altogether.
+    Answer(Answer),
+}
+
+impl Verdict {
+    /// Active without expiry.
+    pub fn active(abilities: &[&str]) -> Self {
+        Self::Active {
+            id: None,
+            name: "test".to_owned(),
+            abilities: abilities.iter().map(|ability| (*ability).to_owned()).collect(),
+            expires_at: Value::Null,
+        }
+    }
+
+    /// The same with an expiry.
+    pub fn expiring(mut self, at: impl Into<Value>) -> Self {
+        if let Self::Active { expires_at, .. } = &mut self {
+            *expires_at = at.into();
+        }
+        self
+    }
+
+    /// The same with an id and a name.
+    pub fn named(mut self, new_id: impl Into<Value>, new_name: &str) -> Self {
+        if let Self::Active { id, name, .. } = &mut self {
+            *id = Some(new_id.into());
+            *name = new_name.to_owned();
+        }
+        self
+    }
+}
+
+/// How the introspector wants to be asked.
+#[derive(Clone, Debug)]
+enum Style {
+    Bearer,
+    Rfc7662 { client_id: String, client_secret: String },
+}
+
+#[derive(Default)]
+struct State {
+    verdicts: HashMap<String, Verdict>,
+    calls: HashMap<String, usize>,
+    running: usize,
+    most_running: usize,
+    delay: Duration,
+    outage: Option<Answer>,
+}
+
+/// The scripted introspector. It knows no token until told.
+pub struct Introspector {
+    server: Upstream,
+    style: Style,
+    state: Arc<Mutex<State>>,
+}
+
+impl Introspector {
+    /// In bearer style.
+    pub fn start() -> Self {
+        Self::new(Upstream::start(), Style::Bearer)
+    }
+
+    /// In bearer style with TLS.
+    pub fn start_tls(authority: &Authority) -> Self {
+        Self::new(Upstream::start_tls(authority), Style::Bearer)
+    }
+
+    /// In RFC 7662 style, for a client with these credentials.
+    pub fn start_rfc7662(client_id: &str, client_secret: &str) -> Self {
+        let style =
+            Style::Rfc7662 { client_id: client_id.to_owned(), client_secret: client_secret.to_owned() };
+        Self::new(Upstream::start(), style)
+    }
+
+    /// In bearer style, knowing these tokens with these abilities.
+    pub fn knowing<'a>(tokens: impl IntoIterator<Item = (&'a str, &'a [&'a str])>) -> Self {
+        let introspector = Self::start();
+        for (token, abilities) in tokens {
+            introspector.know(token, Verdict::active(abilities));
+        }
+        introspector
+    }
+
+    fn new(server: Upstream, style: Style) -> Self {
+        let state = Arc::new(Mutex::new(State::default()));
+        let (script_state, script_style) = (Arc::clone(&state), style.clone());
+        server.answer(move |request| answer(&script_state, &script_style, request));
+        Self { server, style, state }
+    }
+
+    /// The `introspection` section that asks it.
+    pub fn yaml(&self) -> String {
+        let credentials = match &self.style {
+            Style::Bearer => String::new(),
+            Style::Rfc7662 { client_id, client_secret } => {
+                format!("  style: rfc7662\n  client_id: {client_id}\n  client_secret: {client_secret}\n")
+            }
+        };
+        let (url, tls) = (self.server.url(), self.server.client_tls());
+        format!("introspection:\n  url: {url}/api/v2/token\n{credentials}{tls}")
+    }
+
+    /// Says `verdict` of `token` from now on.
+    pub fn know(&self, token: &str, verdict: Verdict) {
+        self.state.lock().unwrap().verdicts.insert(token.to_owned(), verdict);
+    }
+
+    /// `token` is inactive from now on.
+    pub fn forget(&self, token: &str) {
+        self.state.lock().unwrap().verdicts.remove(token);
+    }
+
+    /// Every call takes that long from now on.
+    pub fn delay(&self, delay: Duration) {
+        self.state.lock().unwrap().delay = delay;
+    }
+
+    /// Answers every call with `answer` from now on.
+    pub fn fail_with(&self, answer: Answer) {
+        self.state.lock().unwrap().outage = Some(answer);
+    }
+
+    /// Ends what [`Introspector::fail_with`] began.
+    pub fn recover(&self) {
+        self.state.lock().unwrap().outage = None;
+    }
+
+    /// Refuses connections from now on.
+    pub fn stop(&mut self) {
+        self.server.stop();
+    }
+
+    /// Listens again.
+    pub fn resume(&mut self) {
+        self.server.resume();
+    }
+
+    /// How many calls came so far.
+    pub fn calls(&self) -> usize {
+        self.state.lock().unwrap().calls.values().sum()
+    }
+
+    /// How many calls came for `token` so far.
+    pub fn calls_for(&self, token: &str) -> usize {
+        self.state.lock().unwrap().calls.get(token).copied().unwrap_or_default()
+    }
+
+    /// The most calls that ran at once.
+    pub fn most_concurrent(&self) -> usize {
+        self.state.lock().unwrap().most_running
+    }
+
+    /// The calls as they came.
+    pub fn requests(&self) -> Vec<Request> {
+        self.server.requests()
+    }
+
+    /// The server itself, for what has no name here.
+    pub fn server(&self) -> &Upstream {
+        &self.server
+    }
+}
+
+fn answer(state: &Mutex<State>, style: &Style, request: &Request) -> Answer {
+    let token = match style {
+        Style::Bearer => request.bearer().unwrap_or_default().to_owned(),
+        Style::Rfc7662 { .. } => form_value(request.text(), "token").unwrap_or_default(),
+    };
+    let delay = {
+        let mut state = state.lock().unwrap();
+        *state.calls.entry(token.clone()).or_default() += 1;
+        state.running += 1;
+        state.most_running = state.most_running.max(state.running);
+        state.delay
+    };
+    thread::sleep(delay);
+    let mut state = state.lock().unwrap();
+    state.running -= 1;
+    if let Some(outage) = &state.outage {
+        return outage.clone();
+    }
+    if !well_asked(style, request) {
+        return Answer::message(400, "The introspector was not asked as it should be.");
+    }
+    match (state.verdicts.get(&token), style) {
+        (Some(Verdict::Answer(answer)), _) => answer.clone(),
+        (Some(Verdict::Active { id, name, abilities, expires_at }), style) => {
+            let id = id.clone().unwrap_or_else(|| token.split('|').next().into());
+            match style {
+                Style::Bearer => Answer::json(
+                    200,
+                    &json!({"data": {"id": id, "name": name, "abilities": abilities, "expires_at": expires_at}}),
+                ),
+                Style::Rfc7662 { .. } => Answer::json(
+                    200,
+                    &json!({"active": true, "jti": id, "client_id": name, "scope": abilities.join(" "), "exp": expires_at}),
+                ),
+            }
+        }
+        (None, Style::Bearer) => Answer::message(401, "Unauthenticated."),
+        (None, Style::Rfc7662 { .. }) => Answer::json(200, &json!({"active": false})),
+    }
+}
+
+fn well_asked(style: &Style, request: &Request) -> bool {
+    let as_json = request.field("accept") == Some("application/json");
+    as_json
+        && match style {
+            Style::Bearer => {
+                request.method == "GET" && request.target == "/api/v2/token" && request.bearer().is_some()
+            }
+            Style::Rfc7662 { client_id, client_secret } => {
+                let credentials = BASE64_STANDARD.encode(format!("{client_id}:{client_secret}"));
+                request.method == "POST"
+                    && request.field("content-type") == Some("application/x-www-form-urlencoded")
+                    && request.field("authorization") == Some(&format!("Basic {credentials}"))
+            }
+        }
+}
+
+/// The decoded value of a name in an urlencoded form.
+fn form_value(form: &str, name: &str) -> Option<String> {
+    let value = form.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    let mut bytes = Vec::new();
+    let mut rest = value.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}

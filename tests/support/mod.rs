@@ -1,0 +1,25 @@
+//! What the topics share: a gateway that is the real binary, and the servers and clients around it.
+//!
+//! ```ignore
+//! let upstream = Upstream::start();
+//! let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
+//! let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).start();
+//! assert_eq!(gateway.get("/api/v2/items", Some("1|reader")).status, 200);
+//! ```
+
+// Not every topic needs everything.
+#![allow(dead_code, unused_imports)]
+
+pub mod certificate;
+pub mod client;
+pub mod gateway;
+pub mod introspector;
+pub mod upstream;
+pub mod wire;
+
+pub use certificate::Authority;
+pub use client::{PATIENCE, RawClient, Response};
+pub use gateway::{BINARY, Gateway, Metrics};
+pub use introspector::{Introspector, Verdict};
+pub use upstream::{Answer, Request, Upstream, echo};
+pub use wire::Fields;
