@@ -1,6 +1,13 @@
 //! What a token may do, what a route requires, and the proof that the one satisfies the other.
 
+use std::fmt::{self, Display, Formatter};
+
 use http::HeaderValue;
+
+use super::refusal::Refusal;
+
+/// The longest ability name, in bytes.
+pub const LONGEST_ABILITY: usize = 128;
 
 /// Proof that a request may be forwarded.
 ///
@@ -35,7 +42,7 @@ impl Abilities {
 
     /// Whether the token can do `ability`.
     pub fn can(&self, ability: &str) -> bool {
-        self.every || self.names.iter().any(|name| &**name == ability)
+        self.every || self.names.binary_search_by(|name| (**name).cmp(ability)).is_ok()
     }
 
     /// The names, sorted.
@@ -45,6 +52,8 @@ impl Abilities {
 }
 
 /// What a route's method asks of a token, compiled.
+///
+/// `Display` writes what the map's YAML would say: `items:read`, `{any: [items:read, rents:read]}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirement {
     kind: RequirementKind,
@@ -64,4 +73,174 @@ pub enum RequirementKind {
     All(Box<[Box<str>]>),
     /// At least one of these (Sanctum's `ability` middleware).
     Any(Box<[Box<str>]>),
+}
+
+/// Why a text is no requirement.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequirementError {
+    /// A list without an ability.
+    #[error("a list of abilities must not be empty")]
+    Empty,
+    /// `public`, `authenticated` or `deny` among abilities.
+    #[error("`{0}` is a keyword: it stands alone, not in a list of abilities")]
+    Keyword(Box<str>),
+    /// An empty name, or one of more than [`LONGEST_ABILITY`] bytes.
+    #[error("an ability has 1 to {LONGEST_ABILITY} characters, this one has {0}")]
+    Length(usize),
+    /// A character that the `scope` of a challenge cannot hold (RFC 6749 appendix A.4).
+    #[error("an ability is visible ASCII without `\"` and `\\`: `{ability}` has {character:?}")]
+    Character {
+        /// The name.
+        ability: Box<str>,
+        /// Its first wrong character.
+        character: char,
+    },
+}
+
+impl Requirement {
+    /// `public`
+    pub fn public() -> Self {
+        Self::keyword(RequirementKind::Public)
+    }
+
+    /// `authenticated`
+    pub fn authenticated() -> Self {
+        Self::keyword(RequirementKind::Authenticated)
+    }
+
+    /// `deny`
+    pub fn deny() -> Self {
+        Self::keyword(RequirementKind::Deny)
+    }
+
+    /// A lone word of the map: `public`, `authenticated`, `deny` or one ability.
+    ///
+    /// # Errors
+    /// [`RequirementError`] where the word is no ability either.
+    pub fn from_word(word: &str) -> Result<Self, RequirementError> {
+        match keyword(word) {
+            Some(kind) => Ok(Self::keyword(kind)),
+            None => Self::all([word]),
+        }
+    }
+
+    /// `{all: […]}`: every one of the abilities.
+    ///
+    /// # Errors
+    /// [`RequirementError`] where the list is empty or holds anything but abilities.
+    pub fn all<'a>(abilities: impl IntoIterator<Item = &'a str>) -> Result<Self, RequirementError> {
+        let abilities = checked(abilities)?;
+        Ok(Self { challenge: challenge(&abilities), kind: RequirementKind::All(abilities) })
+    }
+
+    /// `{any: […]}`: at least one of the abilities.
+    ///
+    /// # Errors
+    /// [`RequirementError`] where the list is empty or holds anything but abilities.
+    pub fn any<'a>(abilities: impl IntoIterator<Item = &'a str>) -> Result<Self, RequirementError> {
+        let abilities = checked(abilities)?;
+        Ok(Self { challenge: challenge(&abilities), kind: RequirementKind::Any(abilities) })
+    }
+
+    fn keyword(kind: RequirementKind) -> Self {
+        Self { kind, challenge: challenge(&[]) }
+    }
+
+    /// What it asks for.
+    pub const fn kind(&self) -> &RequirementKind {
+        &self.kind
+    }
+
+    /// The abilities that it names, as the map lists them; none for a keyword.
+    pub fn abilities(&self) -> impl Iterator<Item = &str> {
+        let names: &[Box<str>] = match &self.kind {
+            RequirementKind::All(names) | RequirementKind::Any(names) => names,
+            RequirementKind::Public | RequirementKind::Authenticated | RequirementKind::Deny => &[],
+        };
+        names.iter().map(|name| &**name)
+    }
+
+    /// The permit for a request with an active token of these abilities.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`] for `deny`, whatever the abilities; else [`Refusal::MissingAbility`].
+    pub fn permit(&self, abilities: &Abilities) -> Result<Permit, Refusal> {
+        let satisfied = match &self.kind {
+            RequirementKind::Public | RequirementKind::Authenticated => true,
+            RequirementKind::Deny => return Err(Refusal::Denied),
+            RequirementKind::All(names) => names.iter().all(|name| abilities.can(name)),
+            RequirementKind::Any(names) => names.iter().any(|name| abilities.can(name)),
+        };
+        if satisfied { Ok(Permit(())) } else { Err(Refusal::MissingAbility(self.challenge.clone())) }
+    }
+}
+
+fn keyword(word: &str) -> Option<RequirementKind> {
+    match word {
+        "public" => Some(RequirementKind::Public),
+        "authenticated" => Some(RequirementKind::Authenticated),
+        "deny" => Some(RequirementKind::Deny),
+        _ => None,
+    }
+}
+
+fn checked<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Box<[Box<str>]>, RequirementError> {
+    let names: Box<[Box<str>]> = names
+        .into_iter()
+        .map(|name| {
+            if keyword(name).is_some() {
+                return Err(RequirementError::Keyword(name.into()));
+            }
+            if name.is_empty() || name.len() > LONGEST_ABILITY {
+                return Err(RequirementError::Length(name.chars().count()));
+            }
+            match name.chars().find(|&character| !is_scope_character(character)) {
+                Some(character) => Err(RequirementError::Character { ability: name.into(), character }),
+                None => Ok(name.into()),
+            }
+        })
+        .collect::<Result<_, _>>()?;
+    if names.is_empty() { Err(RequirementError::Empty) } else { Ok(names) }
+}
+
+/// RFC 6749 appendix A.4, NQCHAR.
+const fn is_scope_character(character: char) -> bool {
+    character.is_ascii_graphic() && character != '"' && character != '\\'
+}
+
+/// RFC 6750 section 3. The names are checked, so the value is always well-formed; were it not, the
+/// challenge would go without its scope.
+fn challenge(abilities: &[Box<str>]) -> HeaderValue {
+    const INSUFFICIENT: &str = r#"Bearer realm="stockaj", error="insufficient_scope""#;
+    if abilities.is_empty() {
+        return HeaderValue::from_static(INSUFFICIENT);
+    }
+    HeaderValue::try_from(format!(r#"{INSUFFICIENT}, scope="{}""#, abilities.join(" ")))
+        .unwrap_or_else(|_| HeaderValue::from_static(INSUFFICIENT))
+}
+
+impl Display for Requirement {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        let (word, names) = match &self.kind {
+            RequirementKind::Public => return formatter.pad("public"),
+            RequirementKind::Authenticated => return formatter.pad("authenticated"),
+            RequirementKind::Deny => return formatter.pad("deny"),
+            RequirementKind::All(names) => match &**names {
+                [name] => return formatter.pad(&scalar(name)),
+                _ => ("all", names),
+            },
+            RequirementKind::Any(names) => ("any", names),
+        };
+        let names: Vec<String> = names.iter().map(|name| scalar(name)).collect();
+        formatter.pad(&format!("{{{word}: [{}]}}", names.join(", ")))
+    }
+}
+
+/// A name as YAML would have it: quoted where a plain scalar would mean something else.
+fn scalar(name: &str) -> String {
+    let plain = name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && !name.ends_with(':')
+        && !name.contains([',', '[', ']', '{', '}', '#'])
+        && !matches!(name, "true" | "false" | "null" | "True" | "False" | "Null" | "TRUE" | "FALSE" | "NULL");
+    if plain { name.to_owned() } else { format!("'{}'", name.replace('\'', "''")) }
 }

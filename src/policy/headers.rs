@@ -1,1 +1,289 @@
 //! Which header fields pass, which go, and which the gateway sets.
+//!
+//! One pass over the names finds what must go; then the gateway's own fields are set, so that nothing a client
+//! sends can stand in their place (RFC 9110 section 7.6).
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HOST, HeaderName, TE, VIA,
+};
+use http::{HeaderMap, HeaderValue, Method, Version};
+
+/// `X-Request-Id`
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `X-Forwarded-For`
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `X-Forwarded-Proto`
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// `X-Forwarded-Host`
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// `X-HTTP-Method-Override`
+pub const X_HTTP_METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
+
+/// The longest `X-Request-Id` that is taken over from a trusted peer, in bytes.
+const LONGEST_REQUEST_ID: usize = 128;
+
+/// What the gateway knows of a request and says in the fields that it sets.
+#[derive(Debug)]
+pub struct Forwarding<'a> {
+    /// As the client sent it.
+    pub method: &'a Method,
+    /// As the client sent it, for `Via`.
+    pub version: Version,
+    /// The peer's address as text.
+    pub client: &'a HeaderValue,
+    /// Whether the client's connection is encrypted.
+    pub encrypted: bool,
+    /// Whether the peer is one whose forwarding fields are believed.
+    pub trusted: bool,
+    /// The request's id.
+    pub request_id: &'a HeaderValue,
+    /// What Host says behind the gateway, where it is not what the client sent.
+    pub host: Option<&'a HeaderValue>,
+    /// On a route that asks for a token [the field of the one that was decided on](super::bearer::Token::authorization);
+    /// the client's cookies stay behind then, since a backend may put a session above a token. None on a
+    /// `public` route, where Authorization and Cookie pass as they came.
+    pub authorization: Option<HeaderValue>,
+}
+
+/// Turns the fields of a client's request into those that the backend gets.
+pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) {
+    let mut going = Vec::new();
+    let mut wants_trailers = false;
+    let mut has_connection = false;
+    for name in fields.keys() {
+        let goes = match fate(name.as_str()) {
+            Fate::Passes => false,
+            Fate::HopByHop => {
+                has_connection |= *name == CONNECTION;
+                wants_trailers |= *name == TE && accepts_trailers(fields);
+                true
+            }
+            Fate::Forwarding => !forwarding.trusted,
+            Fate::NeverSent => true,
+        };
+        if goes {
+            going.push(name.clone());
+        }
+    }
+    if has_connection {
+        name_options(fields, &mut going);
+    }
+    for name in &going {
+        fields.remove(name);
+    }
+    if wants_trailers {
+        // RFC 9110 section 10.1.4: TE goes with a Connection option of its name.
+        fields.insert(TE, HeaderValue::from_static("trailers"));
+        fields.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    set_fields(fields, forwarding);
+}
+
+/// Turns the fields of the backend's answer into those that the client gets: hop-by-hop fields go, all else is
+/// as it came.
+pub fn prepare_answer(fields: &mut HeaderMap) {
+    let mut going: Vec<HeaderName> =
+        fields.keys().filter(|name| fate(name.as_str()) == Fate::HopByHop).cloned().collect();
+    if going.contains(&CONNECTION) {
+        name_options(fields, &mut going);
+    }
+    for name in &going {
+        fields.remove(name);
+    }
+}
+
+/// The `X-Request-Id` that a trusted peer gave a request: one of letters, digits, `-`, `_`, `.`, `:`, `/`, `+`
+/// and `=`, at most 128.
+pub fn trusted_request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
+    let mut values = fields.get_all(X_REQUEST_ID).iter();
+    let value = values.next().filter(|_| values.next().is_none())?;
+    let is_fit = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
+    let bytes = value.as_bytes();
+    ((1..=LONGEST_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(is_fit)).then_some(value)
+}
+
+/// Whether a trailer field of this name may pass, in either direction (RFC 9110 section 6.5.1): none that
+/// frames, routes, authenticates or controls a message, and none that may not be in a head.
+pub fn trailer_allowed(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    !name.starts_with("content-")
+        && !name.starts_with("if-")
+        && !name.starts_with("access-control-")
+        && fate(name) == Fate::Passes
+        && !matches!(
+            name,
+            "accept-encoding"
+                | "age"
+                | "authorization"
+                | "cache-control"
+                | "cookie"
+                | "date"
+                | "expires"
+                | "host"
+                | "location"
+                | "max-forwards"
+                | "origin"
+                | "pragma"
+                | "range"
+                | "retry-after"
+                | "set-cookie"
+                | "strict-transport-security"
+                | "trailer"
+                | "vary"
+                | "via"
+                | "warning"
+                | "www-authenticate"
+        )
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Passes,
+    /// Concerns one connection only (RFC 9110 section 7.6.1).
+    HopByHop,
+    /// Says who forwarded the request for whom: believed from trusted peers.
+    Forwarding,
+    /// Passes from nobody.
+    NeverSent,
+}
+
+/// `name` is in lower case, as [`HeaderName`] keeps it.
+fn fate(name: &str) -> Fate {
+    // CGI folds `-` and `_` into one, PHP `.` too: a name with an underscore goes, one with a dot goes where it
+    // folds into a name that means something here.
+    let mut has_dot = false;
+    for byte in name.bytes() {
+        match byte {
+            b'_' => return Fate::NeverSent,
+            b'.' => has_dot = true,
+            _ => {}
+        }
+    }
+    if has_dot {
+        let folded = name.replace('.', "-");
+        return if fate_of(&folded) == Fate::Passes && !is_kept(&folded) {
+            Fate::Passes
+        } else {
+            Fate::NeverSent
+        };
+    }
+    fate_of(name)
+}
+
+fn fate_of(name: &str) -> Fate {
+    match name.as_bytes().first() {
+        Some(b'c') if name == "connection" => Fate::HopByHop,
+        // The gateway asks for the body when the request is permitted.
+        Some(b'e') if name == "expect" => Fate::HopByHop,
+        Some(b'f') if name == "forwarded" => Fate::Forwarding,
+        Some(b'h') if name == "http2-settings" => Fate::HopByHop,
+        Some(b'k') if name == "keep-alive" => Fate::HopByHop,
+        Some(b'p') => match name {
+            "proxy-connection" | "proxy-authenticate" | "proxy-authorization" => Fate::HopByHop,
+            // CGI makes HTTP_PROXY of it, which HTTP clients of the backend obey.
+            "proxy" => Fate::NeverSent,
+            _ => Fate::Passes,
+        },
+        Some(b't') if name == "te" || name == "transfer-encoding" => Fate::HopByHop,
+        Some(b'u') if name == "upgrade" => Fate::HopByHop,
+        Some(b'x') => match name {
+            "x-original-url"
+            | "x-rewrite-url"
+            | "x-forwarded-prefix"
+            | "x-http-method-override"
+            | "x-http-method"
+            | "x-method-override"
+            | "x-token-id"
+            | "x-token-name"
+            | "x-token-abilities"
+            | "x-workspace-id" => Fate::NeverSent,
+            "x-real-ip" | "x-request-id" => Fate::Forwarding,
+            _ if name.starts_with("x-forwarded-") => Fate::Forwarding,
+            _ => Fate::Passes,
+        },
+        _ => Fate::Passes,
+    }
+}
+
+/// Whether `Connection` cannot name the field away: what decides who asks whom for what, what frames the body,
+/// and what the gateway sets.
+fn is_kept(name: &str) -> bool {
+    *name == AUTHORIZATION
+        || *name == HOST
+        || *name == CONTENT_LENGTH
+        || *name == COOKIE
+        || *name == VIA
+        || *name == FORWARDED
+        || name.starts_with("content-")
+        || matches!(fate_of(name), Fate::Forwarding | Fate::NeverSent)
+}
+
+/// Adds what every `Connection` line names (RFC 9110 section 7.6.1).
+fn name_options(fields: &HeaderMap, going: &mut Vec<HeaderName>) {
+    for option in options(fields, &CONNECTION) {
+        if option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"keep-alive") {
+            continue;
+        }
+        if let Ok(name) = HeaderName::from_bytes(option)
+            && fields.contains_key(&name)
+            && !is_kept(name.as_str())
+        {
+            going.push(name);
+        }
+    }
+}
+
+/// The members of a list in every line of a field, without parameters.
+fn options<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    fields
+        .get_all(name)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+}
+
+fn accepts_trailers(fields: &HeaderMap) -> bool {
+    options(fields, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+}
+
+fn set_fields(fields: &mut HeaderMap, forwarding: Forwarding<'_>) {
+    let via = match forwarding.version {
+        Version::HTTP_10 => "1.0 stockaj-gateway",
+        Version::HTTP_2 => "2 stockaj-gateway",
+        _ => "1.1 stockaj-gateway",
+    };
+    fields.append(VIA, HeaderValue::from_static(via));
+
+    match fields.entry(X_FORWARDED_FOR) {
+        Entry::Vacant(entry) => {
+            entry.insert(forwarding.client.clone());
+        }
+        // One line: what reads only the first or the last of several would lose the chain.
+        Entry::Occupied(mut entry) => {
+            let lines: Vec<&[u8]> =
+                entry.iter().chain([forwarding.client]).map(HeaderValue::as_bytes).collect();
+            let chain = HeaderValue::from_bytes(&lines.join(&b", "[..]));
+            entry.insert(chain.unwrap_or_else(|_| forwarding.client.clone()));
+        }
+    }
+    if let Entry::Vacant(entry) = fields.entry(X_FORWARDED_PROTO) {
+        entry.insert(HeaderValue::from_static(if forwarding.encrypted { "https" } else { "http" }));
+    }
+    if !fields.contains_key(X_FORWARDED_HOST)
+        && let Some(host) = fields.get(HOST).cloned()
+    {
+        fields.insert(X_FORWARDED_HOST, host);
+    }
+    fields.insert(X_REQUEST_ID, forwarding.request_id.clone());
+    if let Some(host) = forwarding.host {
+        fields.insert(HOST, host.clone());
+    }
+    if let Some(authorization) = forwarding.authorization {
+        fields.insert(AUTHORIZATION, authorization);
+        fields.remove(COOKIE);
+    }
+    // Laravel takes the verb from here first, then from `_method` in the query or the body.
+    if *forwarding.method == Method::POST {
+        fields.insert(X_HTTP_METHOD_OVERRIDE, HeaderValue::from_static("POST"));
+    }
+}

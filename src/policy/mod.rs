@@ -10,3 +10,4 @@ pub mod map;
 pub mod path;
 pub mod refusal;
 pub mod route;
+pub mod target;

@@ -1,1 +1,197 @@
 //! A route's pattern and its precedence.
+
+use std::cmp::Ordering;
+use std::fmt::{self, Display, Formatter};
+
+use http::Method;
+
+use super::map::Place;
+use super::path::{CanonicalPath, decoded};
+use super::refusal::Refusal;
+
+/// The most segments of a pattern: the depth of the map, and so of a lookup.
+pub const MOST_SEGMENTS: usize = 64;
+
+/// The pattern of a route, such as `/api/v2/items/{id}`.
+///
+/// `Ord` is precedence: of two patterns that match a path the lesser one wins. From the left, a literal comes
+/// before `{name}` before `{*rest}`. Patterns that match the same paths are equal, whatever their parameters
+/// are called.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    template: Box<str>,
+    segments: Box<[Segment]>,
+}
+
+/// One segment of a pattern, in the order of precedence.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Segment {
+    /// The very segment, percent-decoded: a backend decodes before it compares, so `a%3Ab` is `a:b`.
+    Literal(Box<[u8]>),
+    /// `{name}`: any one segment.
+    Parameter,
+    /// `{*rest}`: one segment or more.
+    Rest,
+}
+
+/// Why a route cannot be taken into the map.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The pattern does not begin with `/`.
+    #[error("a path begins with `/`")]
+    NotAbsolute,
+    /// Two `/` in a row.
+    #[error("a path has no empty segment")]
+    EmptySegment,
+    /// A `/` at the end: it is removed from requests before they are matched.
+    #[error("a path has no `/` at its end: `{0}` matches both spellings")]
+    TrailingSlash(Box<str>),
+    /// More than [`MOST_SEGMENTS`].
+    #[error("a path has at most {MOST_SEGMENTS} segments, this one has {0}")]
+    TooDeep(usize),
+    /// Braces that are neither `{name}` nor `{*rest}`, or stand for less than a segment.
+    #[error(
+        "`{0}` is no parameter: one is a whole segment, `{{name}}` or at the end `{{*rest}}`, of letters, digits and `_`"
+    )]
+    Braces(Box<str>),
+    /// `{*rest}` before the end.
+    #[error("`{0}` matches the remainder of a path, so nothing can follow it")]
+    RestNotLast(Box<str>),
+    /// Two parameters of one name.
+    #[error("the parameter `{0}` is there twice")]
+    DuplicateParameter(Box<str>),
+    /// A literal that no request's canonical path contains, since it has another spelling.
+    #[error("`{literal}` never matches, since requests are matched with `{canonical}`")]
+    NotCanonical {
+        /// As written.
+        literal: Box<str>,
+        /// As requests spell it.
+        canonical: Box<str>,
+    },
+    /// A literal that is refused in a request.
+    #[error("`{literal}` never matches, since requests with it are refused: {why}")]
+    Refused {
+        /// As written.
+        literal: Box<str>,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A method that is not served.
+    #[error("the method `{0}` is not served")]
+    Method(Method),
+    /// One method twice.
+    #[error("the method `{0}` is there twice")]
+    DuplicateMethod(Method),
+    /// Another route of the same file matches the same paths.
+    #[error("`{earlier}` matches the same paths")]
+    Equal {
+        /// The template of the other.
+        earlier: Box<str>,
+        /// Where the other one's first method is written.
+        place: Option<Place>,
+    },
+}
+
+impl Pattern {
+    /// Reads a pattern as the map writes it.
+    ///
+    /// # Errors
+    /// The first mistake, as a [`RouteError`].
+    pub fn parse(template: &str) -> Result<Self, RouteError> {
+        let path = template.strip_prefix('/').ok_or(RouteError::NotAbsolute)?;
+        if let Some(shorter) = template.strip_suffix('/')
+            && !shorter.is_empty()
+            && !shorter.ends_with('/')
+        {
+            return Err(RouteError::TrailingSlash(shorter.into()));
+        }
+        let written: Vec<&str> = if path.is_empty() { Vec::new() } else { path.split('/').collect() };
+        if written.len() > MOST_SEGMENTS {
+            return Err(RouteError::TooDeep(written.len()));
+        }
+        let mut names = Vec::new();
+        let mut segments = Vec::with_capacity(written.len());
+        for (index, text) in written.iter().enumerate() {
+            let segment = if text.contains(['{', '}']) {
+                let (segment, name) = parameter(text).ok_or_else(|| RouteError::Braces((*text).into()))?;
+                if names.contains(&name) {
+                    return Err(RouteError::DuplicateParameter(name.into()));
+                }
+                names.push(name);
+                segment
+            } else {
+                literal(text, index == 0)?
+            };
+            if segment == Segment::Rest && index + 1 < written.len() {
+                return Err(RouteError::RestNotLast((*text).into()));
+            }
+            segments.push(segment);
+        }
+        Ok(Self { template: template.into(), segments: segments.into() })
+    }
+
+    /// The pattern as written.
+    pub fn template(&self) -> &str {
+        &self.template
+    }
+
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+}
+
+/// `{name}` or `{*rest}`, and the name in it.
+fn parameter(text: &str) -> Option<(Segment, &str)> {
+    let inner = text.strip_prefix('{')?.strip_suffix('}')?;
+    let (segment, name) = match inner.strip_prefix('*') {
+        Some(name) => (Segment::Rest, name),
+        None => (Segment::Parameter, inner),
+    };
+    let named = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    named.then_some((segment, name))
+}
+
+fn literal(text: &str, is_first: bool) -> Result<Segment, RouteError> {
+    if text.is_empty() {
+        return Err(RouteError::EmptySegment);
+    }
+    // Only the first segment can name the backend's front controller.
+    let before = if is_first { "/" } else { "/-/" };
+    let path = format!("{before}{text}");
+    match CanonicalPath::new(&path) {
+        Ok(canonical) if canonical.is_borrowed() => Ok(Segment::Literal(decoded(text.as_bytes()).collect())),
+        Ok(canonical) => Err(RouteError::NotCanonical {
+            literal: text.into(),
+            canonical: canonical.as_str().trim_start_matches(before).into(),
+        }),
+        Err(Refusal::BadRequest(why)) => Err(RouteError::Refused { literal: text.into(), why }),
+        Err(_) => Err(RouteError::Refused { literal: text.into(), why: "no path" }),
+    }
+}
+
+impl Display for Pattern {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.pad(&self.template)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.segments == other.segments
+    }
+}
+
+impl Eq for Pattern {}
+
+impl PartialOrd for Pattern {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Pattern {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.segments.cmp(&other.segments)
+    }
+}
