@@ -1,3 +1,5 @@
 //! What the gateway says about itself: metrics and the log.
 
+pub mod access;
+pub mod log;
 pub mod metrics;

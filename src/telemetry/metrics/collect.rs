@@ -16,7 +16,7 @@ use super::{process, shard};
 
 /// A metric as it is described to the scraper.
 pub(super) struct Shape {
-    name: &'static str,
+    pub(super) name: &'static str,
     help: &'static str,
     kind: MetricType,
     labels: &'static [&'static str],
@@ -26,7 +26,7 @@ macro_rules! shapes {
     ($($constant:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)+) => {
         $(pub(super) const $constant: Shape =
             Shape { name: $name, help: $help, kind: MetricType::$kind, labels: &[$($label),*] };)+
-        const SHAPES: &[&Shape] = &[$(&$constant),+];
+        pub(super) const SHAPES: &[&Shape] = &[$(&$constant),+];
     };
 }
 

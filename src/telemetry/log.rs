@@ -1,0 +1,281 @@
+//! The log: one line an event on standard output, in JSON or for people.
+//!
+//! Lines are handed to a thread of their own through a bounded queue. Where their reader is too slow, lines
+//! are dropped and counted; nothing that serves requests ever waits for it.
+
+use std::fmt;
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+use tracing::Subscriber;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry;
+
+use super::access::AccessLog;
+use crate::config::settings::{self, LogFormat, LogLevel};
+
+/// Lines that may wait for their reader: some 6 MiB of access lines.
+const QUEUED_LINES: usize = 16 * 1024;
+
+/// The log, for as long as it lives: dropping it waits, for about a second at most, until the lines that are
+/// queued have been written.
+#[must_use]
+pub struct Guard {
+    writer: NonBlocking,
+    settings: settings::Log,
+    _worker: WorkerGuard,
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Guard").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// How many lines were dropped so far.
+#[derive(Clone, Debug)]
+pub struct DroppedLines(ErrorCounter);
+
+impl DroppedLines {
+    /// The number of lines.
+    pub fn count(&self) -> u64 {
+        self.0.dropped_lines() as u64
+    }
+}
+
+impl Guard {
+    /// A writer of access lines, one for every core.
+    pub fn access_log(&self) -> AccessLog {
+        let on = self.settings.access && self.settings.level >= LogLevel::Info;
+        AccessLog::new(on.then(|| self.writer.clone()), self.settings.format, self.settings.access_sample)
+    }
+
+    /// For `log_lines_dropped_total`.
+    pub fn dropped_lines(&self) -> DroppedLines {
+        DroppedLines(self.writer.error_counter())
+    }
+}
+
+/// Sends every event of [`tracing`] to standard output. Where the process has a subscriber already, events
+/// stay with that one and only access lines go through the guard.
+pub fn init(settings: &settings::Log) -> Guard {
+    let stdout = io::stdout();
+    let colour = settings.format == LogFormat::Text
+        && stdout.is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    // Many lines that wait become one write.
+    let (subscriber, guard) = to(BufWriter::with_capacity(64 * 1024, stdout), settings, colour);
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    guard
+}
+
+/// The log into any writer.
+pub(crate) fn to<W: Write + Send + 'static>(
+    writer: W,
+    settings: &settings::Log,
+    colour: bool,
+) -> (impl Subscriber + Send + Sync, Guard) {
+    let (writer, worker) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUED_LINES)
+        .thread_name("log")
+        .finish(writer);
+    let lines = tracing_subscriber::fmt::layer().with_target(false);
+    let lines = match settings.format {
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_writer(writer.clone())
+            .boxed(),
+        LogFormat::Text => {
+            lines.with_ansi(colour).with_writer(OneLine { writer: writer.clone(), colour }).boxed()
+        }
+    };
+    let subscriber = registry().with(targets(settings.level)).with(lines);
+    (subscriber, Guard { writer, settings: settings.clone(), _worker: worker })
+}
+
+/// Our own events by the level; of the libraries below us only what is amiss, unless all is asked for.
+fn targets(level: LogLevel) -> Targets {
+    let ours = match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let theirs = if level == LogLevel::Trace { ours } else { ours.min(LevelFilter::WARN) };
+    Targets::new().with_default(theirs).with_target(env!("CARGO_CRATE_NAME"), ours)
+}
+
+/// Keeps an event of the text format on one line, whatever its values contain. (JSON does so by itself.)
+#[derive(Clone)]
+struct OneLine {
+    writer: NonBlocking,
+    /// Escape characters are ours: the layer has escaped those of values.
+    colour: bool,
+}
+
+impl<'a> MakeWriter<'a> for OneLine {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for OneLine {
+    /// The layer hands over one whole event at a time.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
+        let kept = |character: char| !character.is_control() || (self.colour && character == '\x1b');
+        let mut line = String::with_capacity(text.len() + 1);
+        for character in text.chars() {
+            if kept(character) {
+                line.push(character);
+            } else {
+                line.extend(character.escape_default());
+            }
+        }
+        line.push('\n');
+        self.writer.write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Collected(Arc<Mutex<Vec<u8>>>);
+
+    impl Collected {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for Collected {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn settings(level: LogLevel, format: LogFormat) -> settings::Log {
+        settings::Log { level, format, access: true, access_sample: 1 }
+    }
+
+    fn logged(level: LogLevel, format: LogFormat, events: impl FnOnce()) -> String {
+        let collected = Collected::default();
+        let (subscriber, guard) = to(collected.clone(), &settings(level, format), false);
+        tracing::subscriber::with_default(subscriber, events);
+        drop(guard);
+        collected.text()
+    }
+
+    #[test]
+    fn json_is_flat() {
+        let text = logged(LogLevel::Info, LogFormat::Json, || {
+            tracing::info!(listener = "proxy", address = %"127.0.0.1:80", "listening");
+        });
+        let line: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+        assert_eq!(line.keys().len(), 5, "{text}");
+        assert_eq!(line["level"], "INFO");
+        assert_eq!(line["message"], "listening");
+        assert_eq!(line["listener"], "proxy");
+        assert_eq!(line["address"], "127.0.0.1:80");
+        assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn a_value_cannot_begin_a_line() {
+        for format in [LogFormat::Json, LogFormat::Text] {
+            let text = logged(LogLevel::Info, format, || {
+                tracing::warn!(reason = %"a\r\n2026 INFO forged \x1b[2J\u{9b}2J", "odd\nmessage");
+            });
+            assert_eq!(text.lines().count(), 1, "{text:?}");
+            assert!(!text.contains(['\r', '\x1b']), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn levels() {
+        let all = [
+            (LogLevel::Off, 0),
+            (LogLevel::Error, 1),
+            (LogLevel::Warn, 2),
+            (LogLevel::Info, 3),
+            (LogLevel::Debug, 4),
+            (LogLevel::Trace, 5),
+        ];
+        for (level, ours) in all {
+            let text = logged(level, LogFormat::Text, || {
+                tracing::error!("e");
+                tracing::warn!("w");
+                tracing::info!("i");
+                tracing::debug!("d");
+                tracing::trace!("t");
+            });
+            assert_eq!(text.lines().count(), ours, "{level:?}: {text}");
+            let text = logged(level, LogFormat::Text, || {
+                tracing::error!(target: "hickory", "e");
+                tracing::warn!(target: "hickory", "w");
+                tracing::debug!(target: "hickory", "d");
+            });
+            let theirs = if level == LogLevel::Trace { 3 } else { ours.min(2) };
+            assert_eq!(text.lines().count(), theirs, "{level:?}: {text}");
+        }
+    }
+
+    /// Blocks in its first write until it is told to go on.
+    struct Stuck(mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stuck_reader_costs_lines_and_no_time() {
+        let (release, stuck) = mpsc::channel();
+        let (subscriber, guard) = to(Stuck(stuck), &settings(LogLevel::Info, LogFormat::Text), false);
+        let dropped = guard.dropped_lines();
+        assert_eq!(dropped.count(), 0);
+        let start = Instant::now();
+        tracing::subscriber::with_default(subscriber, || {
+            for number in 0..QUEUED_LINES + 100 {
+                tracing::info!(number, "line");
+            }
+        });
+        assert!(start.elapsed() < Duration::from_secs(20));
+        // One line may have left the queue for the writer.
+        assert!((99..=100).contains(&dropped.count()), "{}", dropped.count());
+        drop(release);
+        drop(guard);
+    }
+}
