@@ -32,5 +32,6 @@ pub mod client;
 pub mod config;
 pub mod demo;
 pub mod policy;
+pub mod server;
 pub mod telemetry;
 pub mod tokens;

@@ -1,0 +1,3 @@
+//! Connections in.
+
+pub mod tls;
