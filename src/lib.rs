@@ -27,6 +27,7 @@
 //! be forgotten: [`backend`] takes a [`policy::ability::Permit`], and only the ability check, or a
 //! `public` route, can make one.
 
+pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;

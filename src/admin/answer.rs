@@ -1,0 +1,136 @@
+//! What the admin listener answers.
+
+use std::convert::Infallible;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use bytes::Bytes;
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+
+use super::{Admin, State};
+use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
+
+/// The largest body of a request, in bytes.
+const BODY: usize = 64 * 1024;
+
+type Answer = Response<Full<Bytes>>;
+
+pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    Ok(match request.uri().path() {
+        "/metrics" => open(request.method(), || text(METRICS, admin.metrics.render())),
+        "/healthz" => open(request.method(), || json(StatusCode::OK, r#"{"status":"ok"}"#)),
+        "/readyz" => open(request.method(), || readyz(admin.readiness.get())),
+        _ => match permitted(admin.token.as_ref(), request.method(), request.headers()) {
+            Ok(()) => match read(request).await {
+                Ok(request) => behind_token(admin, &request),
+                Err(refusal) => *refusal,
+            },
+            Err(refusal) => *refusal,
+        },
+    })
+}
+
+fn readyz(state: State) -> Answer {
+    match state {
+        State::Starting => json(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"starting"}"#),
+        State::Ready => json(StatusCode::OK, r#"{"status":"ready"}"#),
+        State::Draining => json(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"draining"}"#),
+    }
+}
+
+/// What only the holder of the token sees: nothing yet.
+fn behind_token(_admin: &Admin, _request: &Request<Bytes>) -> Answer {
+    message(StatusCode::NOT_FOUND, "Not Found.")
+}
+
+/// The request with its whole body.
+async fn read(request: Request<Incoming>) -> Result<Request<Bytes>, Box<Answer>> {
+    let (head, body) = request.into_parts();
+    match Limited::new(body, BODY).collect().await {
+        Ok(body) => Ok(Request::from_parts(head, body.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Box::new(message(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large.")))
+        }
+        Err(_) => Err(Box::new(message(StatusCode::BAD_REQUEST, "Bad Request."))),
+    }
+}
+
+/// Whether the credentials are the token's.
+fn permitted(token: Option<&SecretString>, method: &Method, fields: &HeaderMap) -> Result<(), Box<Answer>> {
+    let token = token.map(ExposeSecret::expose_secret).filter(|token| !token.is_empty());
+    let Some(token) = token else {
+        return Err(Box::new(message(StatusCode::NOT_FOUND, "Not Found.")));
+    };
+    // Basic credentials are sent by browsers by themselves, also with a form of another site: reading only.
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let given = match credentials(fields) {
+        Some(Credentials::Bearer(given)) => Some(given),
+        Some(Credentials::Basic(given)) if reads => Some(given),
+        _ => None,
+    };
+    if given.is_some_and(|given| bool::from(given.as_slice().ct_eq(token.as_bytes()))) {
+        return Ok(());
+    }
+    let mut refusal = message(StatusCode::UNAUTHORIZED, "Unauthenticated.");
+    let challenge = if reads {
+        HeaderValue::from_static(r#"Basic realm="stockaj-gateway admin", charset="UTF-8""#)
+    } else {
+        HeaderValue::from_static(r#"Bearer realm="stockaj-gateway admin""#)
+    };
+    refusal.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    Err(Box::new(refusal))
+}
+
+enum Credentials {
+    Bearer(Vec<u8>),
+    /// The password of RFC 7617; the user does not matter.
+    Basic(Vec<u8>),
+}
+
+fn credentials(fields: &HeaderMap) -> Option<Credentials> {
+    let mut values = fields.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, credentials) = value.to_str().ok()?.split_once(' ')?;
+    let credentials = credentials.trim_matches(' ');
+    if scheme.eq_ignore_ascii_case("Bearer") {
+        Some(Credentials::Bearer(credentials.as_bytes().to_vec()))
+    } else if scheme.eq_ignore_ascii_case("Basic") {
+        let decoded = BASE64_STANDARD.decode(credentials).ok()?;
+        let colon = decoded.iter().position(|byte| *byte == b':')?;
+        Some(Credentials::Basic(decoded[colon + 1..].to_vec()))
+    } else {
+        None
+    }
+}
+
+fn open(method: &Method, answer: impl FnOnce() -> Answer) -> Answer {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return answer();
+    }
+    let mut refusal = message(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed.");
+    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    refusal
+}
+
+/// `{"message": …}`, as the gateway's own answers have it. `text` needs no escapes.
+fn message(status: StatusCode, text: &'static str) -> Answer {
+    json(status, format!(r#"{{"message":"{text}"}}"#))
+}
+
+fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = text("application/json", body);
+    *answer.status_mut() = status;
+    answer
+}
+
+fn text(content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    let fields = answer.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

@@ -1,0 +1,265 @@
+//! The admin listener: metrics and probes for everyone who reaches it, the rest behind its token.
+//!
+//! It has a thread and a runtime of its own, so that a scrape never delays a request. Every connection
+//! carries one request and has 30 seconds: there is no slow reader that holds one for long.
+
+mod answer;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::net;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net as unix;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use secrecy::SecretString;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::{self, Runtime};
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use crate::config::settings::ListenAddress;
+use crate::telemetry::metrics::Metrics;
+
+/// Connections served at a time. One more closes the oldest: answers take no time, so that it is a silent or
+/// slow one, and such ones must not keep a probe out.
+const CONNECTIONS: usize = 64;
+/// For a request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a whole connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// For answers under way when the listener is told to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whether the proxy takes requests: what `/readyz` says.
+#[derive(Debug, Default)]
+pub struct Readiness(AtomicU8);
+
+/// The states of [`Readiness`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Not yet: 503.
+    Starting = 0,
+    /// Yes: 200.
+    Ready = 1,
+    /// No longer: 503.
+    Draining = 2,
+}
+
+impl Readiness {
+    /// Changes the state.
+    pub fn set(&self, state: State) {
+        self.0.store(state as u8, Ordering::Release);
+    }
+
+    /// The state; at first [`State::Starting`].
+    pub fn get(&self) -> State {
+        match self.0.load(Ordering::Acquire) {
+            0 => State::Starting,
+            1 => State::Ready,
+            _ => State::Draining,
+        }
+    }
+}
+
+/// What the admin listener shows.
+#[derive(Debug)]
+pub struct Admin {
+    /// `/metrics`
+    pub metrics: Arc<Metrics>,
+    /// `/readyz`
+    pub readiness: Arc<Readiness>,
+    /// `admin.token`: none, or an empty one, leaves only `/metrics`, `/healthz` and `/readyz`.
+    pub token: Option<SecretString>,
+}
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct BindError {
+    /// `admin.address`
+    pub address: ListenAddress,
+    /// Why not.
+    pub source: io::Error,
+}
+
+/// A bound socket that nothing is served on yet.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    address: ListenAddress,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(net::TcpListener),
+    Unix(unix::UnixListener, SocketFile),
+}
+
+/// Removes the file of a Unix socket when it is dropped.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Binds `admin.address`. A Unix socket that a dead process left behind is replaced.
+///
+/// # Errors
+/// Where the address is in use, not ours, or not allowed.
+pub fn bind(address: &ListenAddress) -> Result<Listener, BindError> {
+    let bound = match address {
+        ListenAddress::Tcp(address) => bind_tcp(*address),
+        ListenAddress::Unix(path) => bind_unix(path),
+    };
+    bound.map_err(|source| BindError { address: address.clone(), source })
+}
+
+fn bind_tcp(address: net::SocketAddr) -> io::Result<Listener> {
+    let listener = net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = ListenAddress::Tcp(listener.local_addr()?);
+    Ok(Listener { socket: Socket::Tcp(listener), address })
+}
+
+fn bind_unix(path: &Path) -> io::Result<Listener> {
+    let listener = match unix::UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead_socket(path) => {
+            fs::remove_file(path)?;
+            unix::UnixListener::bind(path)?
+        }
+        bound => bound?,
+    };
+    listener.set_nonblocking(true)?;
+    let file = SocketFile(path.to_owned());
+    Ok(Listener { socket: Socket::Unix(listener, file), address: ListenAddress::Unix(path.to_owned()) })
+}
+
+fn is_dead_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+        && unix::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+impl Listener {
+    /// Where it listens, with the port that the system chose.
+    pub const fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
+    /// Serves on a thread of its own until the handle is told to stop, or is dropped.
+    ///
+    /// # Errors
+    /// Where the system gives no thread or no event queue.
+    pub fn serve(self, admin: Admin) -> io::Result<Handle> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || serve(&runtime, self.socket, Arc::new(admin), stopped))?;
+        Ok(Handle { stop, thread })
+    }
+}
+
+/// The running admin listener.
+#[derive(Debug)]
+pub struct Handle {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Takes no further connections and waits for answers under way, for two seconds at most.
+    pub fn stop(self) {
+        let Self { stop, thread } = self;
+        drop(stop);
+        if thread.join().is_err() {
+            tracing::error!("the admin listener had failed");
+        }
+    }
+}
+
+fn serve(runtime: &Runtime, socket: Socket, admin: Arc<Admin>, stopped: oneshot::Receiver<()>) {
+    runtime.block_on(async {
+        let mut connections = JoinSet::new();
+        let served = async {
+            match socket {
+                Socket::Tcp(listener) => {
+                    let listener = TcpListener::from_std(listener)?;
+                    accept(async || listener.accept().await.map(|(io, _)| io), &admin, &mut connections).await
+                }
+                Socket::Unix(listener, _file) => {
+                    let listener = UnixListener::from_std(listener)?;
+                    accept(async || listener.accept().await.map(|(io, _)| io), &admin, &mut connections).await
+                }
+            }
+        };
+        tokio::select! {
+            _ = stopped => {}
+            Err(error) = served => tracing::error!(%error, "the admin listener failed"),
+        }
+        let finished = async { while connections.join_next().await.is_some() {} };
+        let _ = timeout(STOP_TIMEOUT, finished).await;
+    });
+}
+
+/// Takes connections for as long as it is polled.
+async fn accept<I>(
+    next: impl AsyncFn() -> io::Result<I>,
+    admin: &Arc<Admin>,
+    connections: &mut JoinSet<()>,
+) -> io::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut latest = VecDeque::<AbortHandle>::with_capacity(CONNECTIONS);
+    loop {
+        match next().await {
+            Ok(io) => {
+                while connections.try_join_next().is_some() {}
+                if latest.len() == CONNECTIONS
+                    && let Some(oldest) = latest.pop_front()
+                {
+                    oldest.abort();
+                }
+                latest.push_back(connections.spawn(connection(io, Arc::clone(admin))));
+            }
+            // Too many open files, or the peer has left already.
+            Err(error) => {
+                tracing::debug!(%error, "the admin listener accepts nothing");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection<I: AsyncRead + AsyncWrite + Unpin>(io: I, admin: Arc<Admin>) {
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(false)
+        .max_header_size(16 * 1024)
+        .serve_connection(TokioIo::new(io), service_fn(|request| answer::answer(&admin, request)));
+    match timeout(CONNECTION_TIMEOUT, served).await {
+        Ok(Err(error)) => tracing::debug!(%error, "admin connection"),
+        Err(error) => tracing::debug!(%error, "admin connection"),
+        Ok(Ok(())) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+
+use super::*;
+
+const LOOPBACK: ListenAddress =
+    ListenAddress::Tcp(SocketAddr::new(net::IpAddr::V4(net::Ipv4Addr::LOCALHOST), 0));
+
+struct Running {
+    handle: Handle,
+    address: SocketAddr,
+    readiness: Arc<Readiness>,
+}
+
+fn start(token: Option<&str>) -> Running {
+    let listener = bind(&LOOPBACK).unwrap();
+    let ListenAddress::Tcp(address) = *listener.address() else { panic!("not TCP") };
+    let readiness = Arc::<Readiness>::default();
+    let admin = Admin {
+        metrics: Metrics::new(1),
+        readiness: Arc::clone(&readiness),
+        token: token.map(SecretString::from),
+    };
+    Running { handle: listener.serve(admin).unwrap(), address, readiness }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+/// Head and body of the answer to a request with these further lines in its head.
+fn ask(address: SocketAddr, line: &str, fields: &str, body: &str) -> (String, String) {
+    let mut stream = connect(address);
+    let length = body.len();
+    write!(stream, "{line} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n{fields}\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_ascii_lowercase(), body.to_owned())
+}
+
+fn status(head: &str) -> u16 {
+    head.strip_prefix("http/1.1 ").unwrap()[..3].parse().unwrap()
+}
+
+#[test]
+fn what_is_open() {
+    let running = start(None);
+    let ready = |state| {
+        running.readiness.set(state);
+        let (head, body) = ask(running.address, "GET /readyz", "", "");
+        (status(&head), body)
+    };
+    let (head, body) = ask(running.address, "GET /readyz", "", "");
+    assert_eq!((status(&head), body.as_str()), (503, r#"{"status":"starting"}"#));
+    assert_eq!(ready(State::Ready), (200, r#"{"status":"ready"}"#.to_owned()));
+    assert_eq!(ready(State::Draining), (503, r#"{"status":"draining"}"#.to_owned()));
+
+    let (head, body) = ask(running.address, "GET /healthz", "", "");
+    assert_eq!((status(&head), body.as_str()), (200, r#"{"status":"ok"}"#));
+    assert!(head.contains("content-type: application/json"), "{head}");
+
+    let (head, body) = ask(running.address, "GET /metrics?x=1", "", "");
+    assert_eq!(status(&head), 200);
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(body.contains("stockaj_gateway_build_info{"), "{body}");
+
+    let (head, body) = ask(running.address, "HEAD /metrics", "", "");
+    assert_eq!((status(&head), body.as_str()), (200, ""));
+    let (head, body) = ask(running.address, "POST /metrics", "", "");
+    assert_eq!((status(&head), body.as_str()), (405, r#"{"message":"Method Not Allowed."}"#));
+    assert!(head.contains("allow: get, head"), "{head}");
+    running.handle.stop();
+}
+
+#[test]
+fn the_rest_needs_the_token() {
+    let basic = |credentials: &str| format!("Basic {}", BASE64_STANDARD.encode(credentials));
+    let running = start(Some("s3cret:with colon"));
+    for (line, authorization, expected) in [
+        ("GET /x", None, 401),
+        ("GET /x", Some("Bearer s3cret:with colon".to_owned()), 404),
+        ("GET /x", Some("bearer   s3cret:with colon".to_owned()), 404),
+        ("GET /x", Some("Bearer s3cret:with colo".to_owned()), 401),
+        ("GET /x", Some("Bearer ".to_owned()), 401),
+        ("GET /x", Some("Bearer S3cret:with colon".to_owned()), 401),
+        ("GET /x", Some("s3cret:with colon".to_owned()), 401),
+        ("GET /x", Some(basic("anyone:s3cret:with colon")), 404),
+        ("GET /x", Some(basic(":s3cret:with colon")), 404),
+        ("GET /x", Some(basic("s3cret:with colon")), 401),
+        ("GET /x", Some("Basic !".to_owned()), 401),
+        ("POST /x", Some(basic("anyone:s3cret:with colon")), 401),
+        ("DELETE /x", Some(basic("anyone:s3cret:with colon")), 401),
+        ("POST /x", Some("Bearer s3cret:with colon".to_owned()), 404),
+        ("GET /metrics/", None, 401),
+        ("GET //metrics", None, 401),
+    ] {
+        let fields = authorization.as_ref().map(|value| format!("Authorization: {value}\r\n"));
+        let (head, body) = ask(running.address, line, &fields.unwrap_or_default(), "");
+        assert_eq!(status(&head), expected, "{line} {authorization:?}");
+        if expected == 401 {
+            assert_eq!(body, r#"{"message":"Unauthenticated."}"#);
+            let scheme = if line.starts_with("GET") { "basic" } else { "bearer" };
+            assert!(head.contains(&format!("www-authenticate: {scheme} realm=")), "{line}: {head}");
+        } else {
+            assert_eq!(body, r#"{"message":"Not Found."}"#);
+        }
+    }
+    let twice = "Authorization: Bearer s3cret:with colon\r\n".repeat(2);
+    assert_eq!(status(&ask(running.address, "GET /x", &twice, "").0), 401);
+    running.handle.stop();
+}
+
+#[test]
+fn without_a_token_there_is_nothing_else() {
+    for token in [None, Some("")] {
+        let running = start(token);
+        for fields in ["", "Authorization: Bearer \r\n", "Authorization: Basic Og==\r\n"] {
+            let (head, body) = ask(running.address, "GET /tokens", fields, "");
+            assert_eq!((status(&head), body.as_str()), (404, r#"{"message":"Not Found."}"#), "{fields}");
+            assert!(!head.contains("www-authenticate"), "{head}");
+        }
+        running.handle.stop();
+    }
+}
+
+#[test]
+fn bodies_are_bounded() {
+    let running = start(Some("token"));
+    let post = |length: usize| {
+        let (head, _) =
+            ask(running.address, "POST /x", "Authorization: Bearer token\r\n", &"x".repeat(length));
+        status(&head)
+    };
+    assert_eq!(post(64 * 1024), 404);
+    assert_eq!(post(64 * 1024 + 1), 413);
+    running.handle.stop();
+}
+
+#[test]
+fn silent_connections_keep_nobody_out() {
+    let running = start(None);
+    let silent: Vec<TcpStream> = (0..CONNECTIONS + 8).map(|_| connect(running.address)).collect();
+    let (head, _) = ask(running.address, "GET /healthz", "", "");
+    assert_eq!(status(&head), 200);
+    drop(silent);
+    running.handle.stop();
+}
+
+#[test]
+fn stops() {
+    let running = start(None);
+    let (head, _) = ask(running.address, "GET /healthz", "", "");
+    assert_eq!(status(&head), 200);
+    running.handle.stop();
+    assert_eq!(TcpStream::connect(running.address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert!(bind(&ListenAddress::Tcp(running.address)).is_ok(), "the port is free again");
+}
+
+#[test]
+fn a_port_in_use_is_an_error() {
+    let listener = bind(&LOOPBACK).unwrap();
+    let error = bind(listener.address()).unwrap_err();
+    assert_eq!(error.source.kind(), ErrorKind::AddrInUse);
+    assert!(error.to_string().starts_with(&format!("cannot listen on {}: ", listener.address())), "{error}");
+}
+
+#[test]
+fn unix_sockets() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let address = ListenAddress::Unix(path.clone());
+    // What a dead process leaves behind.
+    drop(unix::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let listener = bind(&address).unwrap();
+    assert_eq!(bind(&address).unwrap_err().source.kind(), ErrorKind::AddrInUse);
+    let admin = Admin { metrics: Metrics::new(1), readiness: Arc::default(), token: None };
+    let handle = listener.serve(admin).unwrap();
+    let mut stream = unix::UnixStream::connect(&path).unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    handle.stop();
+    assert!(!path.exists());
+
+    fs::write(&path, "a file").unwrap();
+    assert_eq!(bind(&address).unwrap_err().source.kind(), ErrorKind::AddrInUse);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
+}
