@@ -9,3 +9,4 @@ mod support; // gateway, upstream, introspector and client builders, all on port
 mod house; // the arrow between modules, and other habits that a scan can check
 mod scripts; // the scripted servers and the raw client, against each other
 mod stand_in; // the demo's stand-in for Stockaj, alone
+mod tls; // both sides of TLS: what is served, what is believed

@@ -4,14 +4,18 @@
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts};
+use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{IntoName, Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 use tokio::runtime;
+
+#[cfg(test)]
+mod tests;
 
 /// How long one question to one name server may take: short enough that a lost datagram is asked again
 /// within the default `connect_timeout`.
@@ -35,9 +39,9 @@ pub enum ResolveError {
 }
 
 thread_local! {
-    /// The system's view of names, for the runtime of this thread. hickory drives its connections to name
-    /// servers from tasks on the runtime that first asked, so a resolver that several runtimes share leaves
-    /// the others waiting whenever that one is busy or gone.
+    /// The system's view of names, for the runtime of this thread. hickory keeps sockets to
+    /// name servers and drives them by tasks on the runtime that first asked: with one resolver for several
+    /// current-thread runtimes, a lookup on an idle one waits until the busy first one comes round to it.
     static SYSTEM: RefCell<Option<(runtime::Id, System)>> = const { RefCell::new(None) };
 }
 
@@ -77,10 +81,16 @@ fn current() -> System {
     })
 }
 
+fn set_options(options: &mut ResolverOpts) {
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.timeout = options.timeout.min(QUESTION_TIMEOUT);
+    options.use_hosts_file = ResolveHosts::Never;
+}
+
 /// `/etc/hosts` and `/etc/resolv.conf`, read.
 #[derive(Clone)]
 struct System {
-    hosts: std::sync::Arc<Hosts>,
+    hosts: Arc<Hosts>,
     name_servers: Result<TokioResolver, NetError>,
 }
 
@@ -89,10 +99,7 @@ impl System {
         Self {
             hosts: Hosts::from_system().unwrap_or_default().into(),
             name_servers: TokioResolver::builder_tokio().and_then(|mut builder| {
-                let options = builder.options_mut();
-                options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-                options.timeout = options.timeout.min(QUESTION_TIMEOUT);
-                options.use_hosts_file = ResolveHosts::Never;
+                set_options(builder.options_mut());
                 builder.build()
             }),
         }

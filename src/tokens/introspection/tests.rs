@@ -1,1 +1,461 @@
+use std::path::PathBuf;
 
+use http::Uri;
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::config::settings::{ClientTls, Destination, ResponsePointers};
+
+const HASH: [u8; 32] = [0xA5; 32];
+
+fn pointer(tokens: &[&str]) -> JsonPointer {
+    JsonPointer(tokens.iter().map(|&token| token.into()).collect())
+}
+
+fn settings(style: IntrospectionStyle, response: ResponsePointers) -> Introspection {
+    Introspection {
+        destination: Destination::Unix(PathBuf::from("/unused")),
+        authority: HeaderValue::from_static("stockaj.example:8000"),
+        target: Uri::from_static("/api/v2/token?full=1"),
+        style,
+        tls: ClientTls::default(),
+        timeout: Duration::from_secs(2),
+        max_concurrent: 32,
+        response,
+    }
+}
+
+fn bearer() -> Introspection {
+    let data = |name| pointer(&["data", name]);
+    settings(
+        IntrospectionStyle::Bearer,
+        ResponsePointers {
+            abilities: data("abilities"),
+            expires_at: data("expires_at"),
+            id: data("id"),
+            name: data("name"),
+            context: Some(data("context")),
+            created_at: Some(data("created_at")),
+            workspace_id: Some(data("workspace_id")),
+        },
+    )
+}
+
+fn rfc7662(client_id: Option<&str>, client_secret: Option<&str>) -> Introspection {
+    let style = IntrospectionStyle::Rfc7662 {
+        client_id: client_id.map(Into::into),
+        client_secret: client_secret.map(SecretString::from),
+    };
+    let response = ResponsePointers {
+        abilities: pointer(&["scope"]),
+        expires_at: pointer(&["exp"]),
+        id: pointer(&["jti"]),
+        name: pointer(&["client_id"]),
+        context: None,
+        created_at: None,
+        workspace_id: None,
+    };
+    settings(style, response)
+}
+
+fn ok(settings: &Introspection, body: &Value) -> Answer {
+    read(settings, StatusCode::OK, body.to_string().as_bytes(), &HASH)
+}
+
+fn verdict(settings: &Introspection, body: &Value) -> Verdict {
+    match ok(settings, body) {
+        Answer::Active(verdict) => verdict,
+        other => panic!("{body}: {other:?}"),
+    }
+}
+
+/// What an answer came to, in a word or the reason's sentence.
+fn summary(answer: Answer) -> String {
+    match answer {
+        Answer::Active(_) => "active".into(),
+        Answer::Inactive => "inactive".into(),
+        Answer::NoVerdict(reason) => reason.to_string(),
+    }
+}
+
+fn seconds(seconds: f64) -> Option<SystemTime> {
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds))
+}
+
+async fn body(request: Request<Full<Bytes>>) -> Bytes {
+    request.into_body().collect().await.unwrap().to_bytes()
+}
+
+#[tokio::test]
+async fn bearer_asks_with_the_callers_own_token() {
+    let request = request(&bearer(), "17|a+b/c=%").unwrap();
+    assert_eq!(request.method(), Method::GET);
+    assert_eq!(request.uri(), "/api/v2/token?full=1");
+    let fields = request.headers();
+    assert_eq!(fields[AUTHORIZATION], "Bearer 17|a+b/c=%");
+    assert!(fields[AUTHORIZATION].is_sensitive());
+    assert!(!format!("{request:?}").contains("17|"));
+    assert_eq!(fields[ACCEPT], "application/json");
+    assert_eq!(fields[HOST], "stockaj.example:8000");
+    assert_eq!(fields.len(), 3);
+    assert!(body(request).await.is_empty());
+}
+
+#[tokio::test]
+async fn rfc7662_posts_a_form_with_the_clients_credentials() {
+    let long = "9|".repeat(500);
+    let escaped_long = format!("token={}&token_type_hint=access_token", "9%7C".repeat(500));
+    for (token, expected) in [
+        ("17|a+b/c=%&d", "token=17%7Ca%2Bb%2Fc%3D%25%26d&token_type_hint=access_token"),
+        ("Az09*-._~", "token=Az09*-._%7E&token_type_hint=access_token"),
+        (&long, &escaped_long),
+    ] {
+        let request = request(&rfc7662(None, None), token).unwrap();
+        assert_eq!(request.method(), Method::POST);
+        assert_eq!(request.headers()[CONTENT_TYPE], "application/x-www-form-urlencoded");
+        assert_eq!(request.headers()[ACCEPT], "application/json");
+        assert!(!request.headers().contains_key(AUTHORIZATION));
+        assert_eq!(body(request).await, expected.as_bytes());
+    }
+    // RFC 6749 section 2.3.1: what stands in the base64.
+    for (id, secret, expected) in [
+        ("gateway", Some("secret"), "gateway:secret"),
+        ("gateway", None, "gateway:"),
+        ("a:b c", Some("p%w+ä"), "a%3Ab+c:p%25w%2B%C3%A4"),
+    ] {
+        let request = request(&rfc7662(Some(id), secret), "t").unwrap();
+        let field = &request.headers()[AUTHORIZATION];
+        assert!(field.is_sensitive());
+        let encoded = field.to_str().unwrap().strip_prefix("Basic ").unwrap();
+        assert_eq!(BASE64.decode(encoded).unwrap(), expected.as_bytes());
+    }
+}
+
+#[test]
+fn a_token_that_no_field_can_carry_is_refused() {
+    for token in ["a\r\nX-Evil: 1", "a\0"] {
+        assert!(matches!(request(&bearer(), token), Err(NoVerdict::Request(_))));
+    }
+}
+
+#[test]
+fn status_alone() {
+    let good = json!({"data": {"abilities": ["items:read"]}, "scope": "items:read", "active": true});
+    let good = good.to_string();
+    let (bearer, rfc7662) = (bearer(), rfc7662(Some("gateway"), None));
+    for (status, by_bearer, by_rfc7662) in [
+        (200, "active", "active"),
+        (201, "answered 201", "answered 201"),
+        (204, "answered 204", "answered 204"),
+        (206, "answered 206", "answered 206"),
+        (301, "redirect", "redirect"),
+        (302, "redirect", "redirect"),
+        (304, "redirect", "redirect"),
+        (308, "redirect", "redirect"),
+        (400, "answered 400", "answered 400"),
+        (401, "inactive", "refused the gateway's client credentials"),
+        (403, "answered 403", "refused the gateway's client credentials"),
+        (404, "answered 404", "answered 404"),
+        (429, "answered 429", "answered 429"),
+        (500, "answered 500", "answered 500"),
+        (503, "answered 503", "answered 503"),
+        (599, "answered 599", "answered 599"),
+    ] {
+        let status = StatusCode::from_u16(status).unwrap();
+        for (settings, expected) in [(&bearer, by_bearer), (&rfc7662, by_rfc7662)] {
+            let answer = read(settings, status, good.as_bytes(), &HASH);
+            if let Answer::NoVerdict(reason) = &answer {
+                assert_eq!(reason.is_misconfiguration(), expected.contains("credentials"));
+            }
+            let found = summary(answer);
+            assert!(found.contains(expected), "{status} in {:?}: {found}", settings.style);
+        }
+    }
+}
+
+#[test]
+fn abilities_are_a_list_a_string_or_null() {
+    for (value, expected) in [
+        (json!(["items:read", "items:create"]), Ok(vec!["items:create", "items:read"])),
+        (json!(["*"]), Ok(vec!["*"])),
+        (json!([]), Ok(vec![])),
+        (json!(null), Ok(vec![])),
+        (json!("rents:read  items:read "), Ok(vec!["items:read", "rents:read"])),
+        (json!(""), Ok(vec![])),
+        (json!("*"), Ok(vec!["*"])),
+        (json!({"0": "items:read"}), Err("the abilities in the introspector's answer are an object")),
+        (json!(true), Err("abilities in the introspector's answer are a boolean")),
+        (json!(7), Err("abilities in the introspector's answer are a number")),
+        (json!(["a", 7]), Err("ability 1 in the introspector's answer is a number, not a string")),
+        (json!([null, "a"]), Err("ability 0 in the introspector's answer is null")),
+        (json!([["a"]]), Err("ability 0 in the introspector's answer is a list")),
+        (json!([{"name": "a"}]), Err("ability 0 in the introspector's answer is an object")),
+    ] {
+        for (settings, body) in [
+            (bearer(), json!({"data": {"abilities": value}})),
+            (rfc7662(None, None), json!({"active": true, "scope": value})),
+        ] {
+            match (ok(&settings, &body), &expected) {
+                (Answer::Active(verdict), Ok(names)) => {
+                    assert_eq!(&verdict.abilities.names().collect::<Vec<_>>(), names, "{body}");
+                }
+                (Answer::NoVerdict(reason), Err(why)) => {
+                    assert!(reason.to_string().contains(why), "{body}: {reason}");
+                }
+                (answer, _) => panic!("{body}: {answer:?}"),
+            }
+        }
+    }
+    let absent = "the abilities in the introspector's answer are absent";
+    for body in [json!({}), json!({"data": {}}), json!({"data": null}), json!([]), json!("x"), json!(1)] {
+        let found = summary(ok(&bearer(), &body));
+        assert!(found.starts_with(absent), "{body}: {found}");
+    }
+    assert!(summary(ok(&rfc7662(None, None), &json!({"active": true}))).starts_with(absent));
+}
+
+#[test]
+fn expiry_is_rfc3339_epoch_seconds_or_null() {
+    for (value, expected) in [
+        (json!("2026-01-01T00:00:00.000000Z"), seconds(1_767_225_600.0)),
+        (json!("2026-01-01T00:00:00Z"), seconds(1_767_225_600.0)),
+        (json!("2026-01-01t00:00:00z"), seconds(1_767_225_600.0)),
+        (json!("2026-01-01 00:00:00Z"), seconds(1_767_225_600.0)),
+        (json!("2026-01-01T02:30:00+02:30"), seconds(1_767_225_600.0)),
+        (json!("2025-12-31T19:00:00.25-05:00"), seconds(1_767_225_600.25)),
+        (json!("1999-12-31T23:59:59Z"), seconds(946_684_799.0)),
+        (json!(1_767_225_600), seconds(1_767_225_600.0)),
+        (json!(1_767_225_600.5), seconds(1_767_225_600.5)),
+        (json!(0), seconds(0.0)),
+        (json!(null), None),
+    ] {
+        let body = json!({"data": {"abilities": [], "expires_at": value}});
+        assert_eq!(verdict(&bearer(), &body).expires_at, expected, "{body}");
+        let body = json!({"active": true, "scope": "", "exp": value});
+        assert_eq!(verdict(&rfc7662(None, None), &body).expires_at, expected, "{body}");
+    }
+    assert_eq!(verdict(&bearer(), &json!({"data": {"abilities": []}})).expires_at, None);
+    for value in [
+        json!(""),
+        json!("never"),
+        json!("2026-01-01"),
+        json!("2026-01-01T00:00:00"),
+        json!("2026-01-01 00:00:00"),
+        json!("2026-01-01T00:00Z"),
+        json!("2026-01-01T00:00:00.Z"),
+        json!("2026-01-01T00:00:00.5"),
+        json!("2026-01-01T00:00:00+0200"),
+        json!("2026-01-01T00:00:00Z[UTC]"),
+        json!("2026-02-30T00:00:00Z"),
+        json!("2026-13-01T00:00:00Z"),
+        json!("+002026-01-01T00:00:00Z"),
+        json!("20260101T000000Z"),
+        json!(" 2026-01-01T00:00:00Z"),
+        json!("2026-01-01T00:00:00Z "),
+        json!("２026-01-01T00:00:00Z"),
+        json!("1767225600"),
+        json!(-1),
+        json!(1_767_225_600_000_u64),
+        json!(1e300),
+        json!(false),
+        json!([1_767_225_600]),
+        json!({"date": "2026-01-01T00:00:00Z"}),
+    ] {
+        let body = json!({"data": {"abilities": ["*"], "expires_at": value}});
+        assert!(matches!(ok(&bearer(), &body), Answer::NoVerdict(NoVerdict::Expiry(_))), "{body}");
+    }
+}
+
+#[test]
+fn active_is_a_boolean() {
+    let settings = rfc7662(None, None);
+    for (value, expected) in [
+        (json!(true), "active"),
+        (json!(false), "inactive"),
+        (json!("true"), "is a string, not true or false"),
+        (json!(1), "is a number"),
+        (json!(null), "is null"),
+        (json!([true]), "is a list"),
+    ] {
+        let found = summary(ok(&settings, &json!({"active": value, "scope": "a"})));
+        assert!(found.contains(expected), "{value}: {found}");
+        assert_eq!(found == "active", expected == "active");
+    }
+    for body in [json!({"scope": "a"}), json!([]), json!("active"), json!(null)] {
+        assert!(summary(ok(&settings, &body)).contains("is absent"), "{body}");
+    }
+    assert!(matches!(ok(&settings, &json!({"active": false, "scope": 7})), Answer::Inactive));
+}
+
+#[test]
+fn who_the_token_is() {
+    let hash = "a5".repeat(32);
+    for (value, expected) in [
+        (json!("17"), "17"),
+        (json!(17), "17"),
+        (json!(-3), "-3"),
+        (json!(u64::MAX), "18446744073709551615"),
+        (json!("9c2d-uuid"), "9c2d-uuid"),
+        (json!(""), &*hash),
+        (json!(1.5), &hash),
+        (json!(1e30), &hash),
+        (json!(null), &hash),
+        (json!(true), &hash),
+        (json!([17]), &hash),
+    ] {
+        let body = json!({"data": {"abilities": [], "id": value}});
+        assert_eq!(&*verdict(&bearer(), &body).id, expected, "{body}");
+    }
+    let full = json!({"data": {
+        "id": 17, "name": "warehouse-scanner-prod", "abilities": ["items:read"], "context": "instance",
+        "created_at": "2025-12-31T23:59:59.000000Z", "workspace_id": 3, "expires_at": null,
+    }});
+    let expected = Verdict {
+        id: "17".into(),
+        name: Some("warehouse-scanner-prod".into()),
+        abilities: Abilities::new(["items:read"]),
+        expires_at: None,
+        context: Some("instance".into()),
+        created_at: seconds(1_767_225_599.0),
+        workspace_id: Some("3".into()),
+    };
+    assert_eq!(verdict(&bearer(), &full), expected);
+    let bare = verdict(&bearer(), &json!({"data": {"abilities": [], "name": 7, "created_at": "yesterday"}}));
+    assert_eq!((bare.name, bare.created_at, bare.context, bare.workspace_id), (None, None, None, None));
+}
+
+#[test]
+fn expiry_counts_from_its_very_instant() {
+    let mut verdict = verdict(&bearer(), &json!({"data": {"abilities": [], "expires_at": 1000}}));
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    assert!(!verdict.has_expired(at(999)) && verdict.has_expired(at(1000)) && verdict.has_expired(at(1001)));
+    verdict.expires_at = None;
+    assert!(!verdict.has_expired(at(u32::MAX.into())));
+}
+
+#[test]
+fn pointers_reach_into_lists_and_odd_names() {
+    let document = json!({"a/b": {"~": {"": [10, [20, {"x": 30}]]}}, "0": "zero", "-": "dash"});
+    for (tokens, expected) in [
+        (&[][..], Some(document.clone())),
+        (&["a/b", "~", "", "0"], Some(json!(10))),
+        (&["a/b", "~", "", "1", "1", "x"], Some(json!(30))),
+        (&["0"], Some(json!("zero"))),
+        (&["-"], Some(json!("dash"))),
+        (&["a/b", "~", "", "2"], None),
+        (&["a/b", "~", "", "00"], None),
+        (&["a/b", "~", "", "01"], None),
+        (&["a/b", "~", "", "+1"], None),
+        (&["a/b", "~", "", "-"], None),
+        (&["a/b", "~", "", ""], None),
+        (&["a/b", "~", "", "99999999999999999999999"], None),
+        (&["0", "0"], None),
+        (&["absent"], None),
+    ] {
+        assert_eq!(find(&document, &pointer(tokens)), expected.as_ref(), "{tokens:?}");
+    }
+    let mut whole = bearer();
+    whole.response.abilities = pointer(&[]);
+    assert!(verdict(&whole, &json!(["items:read"])).abilities.can("items:read"));
+}
+
+#[test]
+fn hostile_bodies_are_no_verdict() {
+    let deep = |depth: usize| {
+        format!("{{\"data\":{{\"abilities\":[],\"x\":{}{}}}}}", "[".repeat(depth), "]".repeat(depth))
+    };
+    for body in [
+        String::new(),
+        "null garbage".into(),
+        "<html>".into(),
+        "{\"data\":{\"abilities\":[\"*\"]}".into(),
+        "{\"data\":{\"abilities\":[\"*\"]}} x".into(),
+        "{'data':{'abilities':['*']}}".into(),
+        deep(30_000),
+        format!("{{\"data\":{{\"abilities\":[],\"x\":1e{}}}}}", "9".repeat(400)),
+        "{\"data\":{\"abilities\":[\"\\ud800\"]}}".into(),
+    ] {
+        let answer = read(&bearer(), StatusCode::OK, body.as_bytes(), &HASH);
+        assert!(matches!(answer, Answer::NoVerdict(NoVerdict::NotJson(_))), "{:.60}: {answer:?}", body);
+    }
+    let invalid_utf8 = b"{\"data\":{\"abilities\":[\"\xFF\"]}}";
+    let answer = read(&bearer(), StatusCode::OK, invalid_utf8, &HASH);
+    assert!(matches!(answer, Answer::NoVerdict(NoVerdict::NotJson(_))));
+    assert_eq!(summary(read(&bearer(), StatusCode::OK, deep(100).as_bytes(), &HASH)), "active");
+
+    let padded = |length: usize| {
+        let answer = "{\"data\":{\"abilities\":[]}}";
+        answer.to_owned() + &" ".repeat(length - answer.len())
+    };
+    let answer = read(&bearer(), StatusCode::OK, padded(LONGEST_ANSWER).as_bytes(), &HASH);
+    assert!(matches!(answer, Answer::Active(_)));
+    let answer = read(&bearer(), StatusCode::OK, padded(LONGEST_ANSWER + 1).as_bytes(), &HASH);
+    assert!(matches!(answer, Answer::NoVerdict(NoVerdict::TooLarge)));
+}
+
+/// Small JSON documents around the names that matter, so that near misses are common.
+fn documents() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z:* ]{0,8}".prop_map(Value::from),
+        Just(json!("2026-01-01T00:00:00Z")),
+    ];
+    let name = prop_oneof![
+        Just("data"),
+        Just("abilities"),
+        Just("expires_at"),
+        Just("id"),
+        Just("active"),
+        Just("scope"),
+        Just("exp"),
+        Just("Abilities"),
+    ];
+    leaf.prop_recursive(4, 32, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((name.clone(), inner), 0..6).prop_map(|members| {
+                Value::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+            }),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic_or_invent_a_verdict(
+        status in 100_u16..1000,
+        body in prop::collection::vec(any::<u8>(), 0..256),
+    ) {
+        let status = StatusCode::from_u16(status).unwrap();
+        for settings in [bearer(), rfc7662(None, None)] {
+            let active = matches!(read(&settings, status, &body, &HASH), Answer::Active(_));
+            prop_assert!(!active, "random bytes are no answer");
+        }
+    }
+
+    #[test]
+    fn only_readable_abilities_make_it_active(document in documents(), status in prop_oneof![Just(200_u16), Just(201), Just(401)]) {
+        let status = StatusCode::from_u16(status).unwrap();
+        let body = document.to_string();
+        for (settings, abilities, willing) in [
+            (bearer(), document.pointer("/data/abilities"), true),
+            (rfc7662(None, None), document.pointer("/scope"), document.pointer("/active") == Some(&json!(true))),
+        ] {
+            if let Answer::Active(verdict) = read(&settings, status, body.as_bytes(), &HASH) {
+                prop_assert!(status == StatusCode::OK && willing);
+                let named: Vec<&str> = match abilities {
+                    Some(Value::Null) => vec![],
+                    Some(Value::String(names)) => names.split_ascii_whitespace().collect(),
+                    Some(Value::Array(names)) => names.iter().map(|name| name.as_str().unwrap()).collect(),
+                    other => panic!("{other:?}"),
+                };
+                prop_assert_eq!(verdict.abilities, Abilities::new(named));
+            }
+        }
+    }
+}

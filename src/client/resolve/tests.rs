@@ -1,0 +1,144 @@
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
+use hickory_resolver::proto::rr::rdata::A;
+use hickory_resolver::proto::rr::{RData, Record};
+
+use super::*;
+
+const ANSWER: Ipv4Addr = Ipv4Addr::new(127, 9, 8, 7);
+
+/// A name server that knows 'here.test.' by IPv4, ignores 'silent.test.' and denies all else. Counts the
+/// questions for IPv4.
+struct NameServer {
+    port: u16,
+    questions: Arc<AtomicUsize>,
+}
+
+impl NameServer {
+    fn start() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let questions = Arc::new(AtomicUsize::new(0));
+        let counter = questions.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1500];
+            while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+                let question = Message::from_vec(&buffer[..length]).unwrap();
+                let query = question.queries[0].clone();
+                if query.query_type() == RecordType::A {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+                let mut answer = Message::response(question.metadata.id, OpCode::Query);
+                answer.add_query(query.clone());
+                match (query.name().to_ascii().as_str(), query.query_type()) {
+                    ("silent.test.", _) => continue,
+                    ("here.test.", RecordType::A) => {
+                        let record = Record::from_rdata(query.name().clone(), 60, RData::A(A(ANSWER)));
+                        answer.add_answer(record);
+                    }
+                    ("here.test.", _) => {}
+                    _ => answer.metadata.response_code = ResponseCode::NXDomain,
+                }
+                socket.send_to(&answer.to_vec().unwrap(), peer).unwrap();
+            }
+        });
+        Self { port, questions }
+    }
+
+    fn system(&self, hosts: &str) -> System {
+        let mut connection = ConnectionConfig::udp();
+        connection.port = self.port;
+        let server = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![connection]);
+        let config = ResolverConfig::from_parts(None, vec![], vec![server]);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        set_options(builder.options_mut());
+        System { hosts: read_hosts(hosts), name_servers: builder.build() }
+    }
+}
+
+fn read_hosts(text: &str) -> Arc<Hosts> {
+    let mut hosts = Hosts::default();
+    hosts.read_hosts_conf(text.as_bytes()).unwrap();
+    Arc::new(hosts)
+}
+
+fn blocking<T>(future: impl Future<Output = T>) -> T {
+    runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[tokio::test]
+async fn addresses_and_localhost_need_no_files() {
+    let v4: IpAddr = [192, 0, 2, 1].into();
+    for (host, expected) in [
+        ("192.0.2.1", vec![v4]),
+        ("2001:db8::1", vec!["2001:db8::1".parse().unwrap()]),
+        ("localhost", vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
+        ("LocalHost.", vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
+        ("app.localhost", vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
+    ] {
+        assert_eq!(resolve(host).await.unwrap(), expected, "{host}");
+    }
+    assert!(!is_localhost("localhost.example.com") && !is_localhost("notlocalhost"));
+}
+
+#[tokio::test]
+async fn a_name_in_the_hosts_file_is_not_asked_for() {
+    let server = NameServer::start();
+    let system = server.system("10.0.0.1 silent.test\n10.0.0.2 both.test\nfd00::2 both.test\n");
+    assert_eq!(system.lookup("silent.test").await.unwrap(), [IpAddr::from([10, 0, 0, 1])]);
+    let both: [IpAddr; 2] = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+    assert_eq!(system.lookup("BOTH.test.").await.unwrap(), both);
+    assert_eq!(server.questions.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn name_servers_are_asked_and_their_answer_is_kept() {
+    let server = NameServer::start();
+    let system = server.system("");
+    for _ in 0..3 {
+        assert_eq!(system.lookup("here.test").await.unwrap(), [IpAddr::from(ANSWER)]);
+    }
+    assert_eq!(server.questions.load(Ordering::Relaxed), 1);
+    let missing = system.lookup("missing.test").await.unwrap_err();
+    assert!(matches!(missing, ResolveError::Lookup(_)), "{missing}");
+    let unspeakable = system.lookup(&"x".repeat(64)).await.unwrap_err();
+    assert!(matches!(unspeakable, ResolveError::Name(_)), "{unspeakable}");
+}
+
+#[tokio::test]
+async fn without_resolv_conf_only_the_hosts_file_is_left() {
+    let none = Err(NetError::Message("No such file or directory"));
+    let system = System { hosts: read_hosts("10.0.0.1 app.test"), name_servers: none };
+    assert_eq!(system.lookup("app.test").await.unwrap(), [IpAddr::from([10, 0, 0, 1])]);
+    let error = system.lookup("db.test").await.unwrap_err();
+    assert!(error.to_string().contains("/etc/resolv.conf"), "{error}");
+    assert!(error.to_string().contains("No such file"), "{error}");
+}
+
+#[test]
+fn a_silent_name_server_is_asked_again_within_the_default_time() {
+    let server = NameServer::start();
+    let system = server.system("");
+    let asked = blocking(async {
+        let lookup = tokio::time::timeout(Duration::from_millis(1500), system.lookup("silent.test"));
+        assert!(lookup.await.is_err());
+        server.questions.load(Ordering::Relaxed)
+    });
+    assert!(asked > 1, "{asked}");
+}
+
+#[test]
+fn each_runtime_has_its_own_view() {
+    // The second runtime runs on the first one's thread, after it.
+    let first = blocking(async {
+        assert!(Arc::ptr_eq(&current().hosts, &current().hosts));
+        current().hosts
+    });
+    let second = blocking(async { current().hosts });
+    assert!(!Arc::ptr_eq(&first, &second));
+}
