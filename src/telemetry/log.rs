@@ -5,6 +5,9 @@
 
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -19,18 +22,38 @@ use crate::config::settings::{self, LogFormat, LogLevel};
 /// Lines that may wait for their reader: some 6 MiB of access lines.
 const QUEUED_LINES: usize = 16 * 1024;
 
-/// The log, for as long as it lives: dropping it waits, for about a second at most, until the lines that are
+/// For queued lines to be written when the log ends.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The log, for as long as it lives: dropping it waits, for two seconds at most, until the lines that are
 /// queued have been written.
 #[must_use]
 pub struct Guard {
     writer: NonBlocking,
     settings: settings::Log,
-    _worker: WorkerGuard,
+    /// None: dropped already.
+    worker: Option<WorkerGuard>,
 }
 
 impl fmt::Debug for Guard {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Guard").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Guard {
+    /// A worker's guard prints to standard output when the worker is stuck, and that would wait for the very
+    /// reader that the worker is stuck with. So a thread drops it that need not come back.
+    fn drop(&mut self) {
+        let worker = self.worker.take();
+        let (done, finished) = mpsc::channel();
+        let dropper = thread::Builder::new().name("log-end".to_owned()).spawn(move || {
+            drop(worker);
+            let _ = done.send(());
+        });
+        if dropper.is_ok() {
+            let _ = finished.recv_timeout(END_TIMEOUT);
+        }
     }
 }
 
@@ -96,7 +119,7 @@ pub(crate) fn to<W: Write + Send + 'static>(
         }
     };
     let subscriber = registry().with(targets(settings.level)).with(lines);
-    (subscriber, Guard { writer, settings: settings.clone(), _worker: worker })
+    (subscriber, Guard { writer, settings: settings.clone(), worker: Some(worker) })
 }
 
 /// Our own events by the level; of the libraries below us only what is amiss, unless all is asked for.
@@ -154,9 +177,9 @@ impl Write for OneLine {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::process::{Command, Stdio};
     use std::sync::{Arc, Mutex};
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 
@@ -277,5 +300,46 @@ mod tests {
         assert!((99..=100).contains(&dropped.count()), "{}", dropped.count());
         drop(release);
         drop(guard);
+    }
+
+    /// Set: [`floods_and_leaves`] may end the process.
+    const FLOOD: &str = "STOCKAJ_GATEWAY_TEST_FLOOD";
+
+    /// Runs [`floods_and_leaves`] in a process whose output nobody reads.
+    #[test]
+    fn a_stuck_reader_does_not_keep_the_process() {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "telemetry::log::tests::floods_and_leaves", "--ignored", "--nocapture"])
+            .env(FLOOD, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if start.elapsed() > Duration::from_secs(20) {
+                child.kill().unwrap();
+                break None;
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!(status.and_then(|status| status.code()), Some(42), "after {:?}", start.elapsed());
+    }
+
+    #[test]
+    #[ignore = "a part of a_stuck_reader_does_not_keep_the_process"]
+    fn floods_and_leaves() {
+        if std::env::var_os(FLOOD).is_none() {
+            return;
+        }
+        let guard = init(&settings(LogLevel::Info, LogFormat::Text));
+        for number in 0..3 * QUEUED_LINES {
+            tracing::info!(number, "line");
+        }
+        assert!(guard.dropped_lines().count() > 0);
+        drop(guard);
+        std::process::exit(42);
     }
 }
