@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::resolve::{ResolveError, resolve};
+use super::resolve::{ResolveError, forget, resolve};
 use super::tls::{ConnectorError, Tls};
 use crate::config::settings::{ClientTls, Destination};
 
@@ -95,7 +95,10 @@ impl Connector {
     ) -> Result<(TcpStream, SocketAddr), ConnectError> {
         let addresses = timeout_at(deadline, resolve(host))
             .await
-            .map_err(|_| self.timed_out(Step::Resolve, host))?
+            .map_err(|_| {
+                forget();
+                self.timed_out(Step::Resolve, host)
+            })?
             .map_err(|source| ConnectError::Resolve { host: host.into(), source })?;
         let mut failed = Vec::with_capacity(addresses.len());
         for (index, address) in addresses.iter().enumerate() {

@@ -3,15 +3,15 @@
 //! The order is glibc's: what `/etc/hosts` knows is never asked of a name server, for neither family.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverOpts};
 use hickory_resolver::net::NetError;
-use hickory_resolver::proto::op::Query;
-use hickory_resolver::proto::rr::{IntoName, Name, RecordType};
-use hickory_resolver::{Hosts, TokioResolver};
+use hickory_resolver::proto::rr::Name;
 use tokio::runtime;
 
 #[cfg(test)]
@@ -54,13 +54,17 @@ pub(super) async fn resolve(host: &str) -> Result<Vec<IpAddr>, ResolveError> {
     if is_localhost(host) {
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
-    let system = current();
-    let found = system.lookup(host).await;
+    let found = current().lookup(host).await;
     if found.is_err() {
-        // The files may have changed, and a remembered "no such name" would delay a recovery.
-        SYSTEM.take();
+        forget();
     }
     found
+}
+
+/// After a lookup that failed or took too long: the files may have changed meanwhile, and a remembered "no
+/// such name" would delay a recovery.
+pub(super) fn forget() {
+    SYSTEM.take();
 }
 
 fn is_localhost(host: &str) -> bool {
@@ -94,10 +98,16 @@ struct System {
     name_servers: Result<TokioResolver, NetError>,
 }
 
+/// The addresses of each lower-case name, IPv4 first. hickory has such a type too, which leaves out names
+/// with a `_` in them.
+type Hosts = HashMap<String, Vec<IpAddr>>;
+
 impl System {
     fn read() -> Self {
         Self {
-            hosts: Hosts::from_system().unwrap_or_default().into(),
+            hosts: Arc::new(
+                std::fs::read("/etc/hosts").map_or_else(|_| Hosts::new(), |text| read_hosts(&text)),
+            ),
             name_servers: TokioResolver::builder_tokio().and_then(|mut builder| {
                 set_options(builder.options_mut());
                 builder.build()
@@ -106,25 +116,29 @@ impl System {
     }
 
     async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        let name = host.into_name().map_err(|error| ResolveError::Name(error.into()))?;
-        let known = self.in_hosts(&name);
-        if !known.is_empty() {
-            return Ok(known);
+        let plain = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        if let Some(known) = self.hosts.get(&plain) {
+            return Ok(known.clone());
         }
         let name_servers =
             self.name_servers.as_ref().map_err(|error| ResolveError::NoNameServers(error.clone()))?;
+        // Relaxed: containers may well be called `my_app`.
+        let name = Name::from_str_relaxed(host).map_err(|error| ResolveError::Name(error.into()))?;
         let found: Vec<IpAddr> =
             name_servers.lookup_ip(name).await.map_err(ResolveError::Lookup)?.iter().collect();
         if found.is_empty() { Err(ResolveError::NoAddresses) } else { Ok(found) }
     }
+}
 
-    fn in_hosts(&self, name: &Name) -> Vec<IpAddr> {
-        [RecordType::A, RecordType::AAAA]
-            .into_iter()
-            .filter_map(|family| self.hosts.lookup_static_host(&Query::query(name.clone(), family)))
-            .flat_map(|found| {
-                found.answers().iter().filter_map(|record| record.data.ip_addr()).collect::<Vec<_>>()
-            })
-            .collect()
+fn read_hosts(text: &[u8]) -> Hosts {
+    let mut hosts = Hosts::new();
+    for line in String::from_utf8_lossy(text).lines() {
+        let mut words = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
+        let Some(address) = words.next().and_then(|word| word.parse::<IpAddr>().ok()) else { continue };
+        for name in words {
+            hosts.entry(name.to_ascii_lowercase()).or_default().push(address);
+        }
     }
+    hosts.values_mut().for_each(|addresses| addresses.sort_by_key(IpAddr::is_ipv6));
+    hosts
 }

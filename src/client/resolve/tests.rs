@@ -6,13 +6,13 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
 use hickory_resolver::proto::rr::rdata::A;
-use hickory_resolver::proto::rr::{RData, Record};
+use hickory_resolver::proto::rr::{RData, Record, RecordType};
 
 use super::*;
 
 const ANSWER: Ipv4Addr = Ipv4Addr::new(127, 9, 8, 7);
 
-/// A name server that knows 'here.test.' by IPv4, ignores 'silent.test.' and denies all else. Counts the
+/// A name server that knows 'here.test.' and 'my_app.' by IPv4, ignores 'silent.test.' and denies all else. Counts the
 /// questions for IPv4.
 struct NameServer {
     port: u16,
@@ -37,11 +37,11 @@ impl NameServer {
                 answer.add_query(query.clone());
                 match (query.name().to_ascii().as_str(), query.query_type()) {
                     ("silent.test.", _) => continue,
-                    ("here.test.", RecordType::A) => {
+                    ("here.test." | "my_app.", RecordType::A) => {
                         let record = Record::from_rdata(query.name().clone(), 60, RData::A(A(ANSWER)));
                         answer.add_answer(record);
                     }
-                    ("here.test.", _) => {}
+                    ("here.test." | "my_app.", _) => {}
                     _ => answer.metadata.response_code = ResponseCode::NXDomain,
                 }
                 socket.send_to(&answer.to_vec().unwrap(), peer).unwrap();
@@ -57,14 +57,8 @@ impl NameServer {
         let config = ResolverConfig::from_parts(None, vec![], vec![server]);
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         set_options(builder.options_mut());
-        System { hosts: read_hosts(hosts), name_servers: builder.build() }
+        System { hosts: Arc::new(read_hosts(hosts.as_bytes())), name_servers: builder.build() }
     }
-}
-
-fn read_hosts(text: &str) -> Arc<Hosts> {
-    let mut hosts = Hosts::default();
-    hosts.read_hosts_conf(text.as_bytes()).unwrap();
-    Arc::new(hosts)
 }
 
 fn blocking<T>(future: impl Future<Output = T>) -> T {
@@ -89,10 +83,19 @@ async fn addresses_and_localhost_need_no_files() {
 #[tokio::test]
 async fn a_name_in_the_hosts_file_is_not_asked_for() {
     let server = NameServer::start();
-    let system = server.system("10.0.0.1 silent.test\n10.0.0.2 both.test\nfd00::2 both.test\n");
-    assert_eq!(system.lookup("silent.test").await.unwrap(), [IpAddr::from([10, 0, 0, 1])]);
-    let both: [IpAddr; 2] = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-    assert_eq!(system.lookup("BOTH.test.").await.unwrap(), both);
+    let system = server.system(
+        "# 10.9.9.9 silent.test\n10.0.0.1\tsilent.test # 10.9.9.9 silent.test\nfd00::2 both.test\n\
+         10.0.0.2 other Both.Test my_app\nfe80::1%lo0 both.test\nnonsense both.test\n10.0.0.3\n",
+    );
+    for (host, expected) in [
+        ("silent.test", &["10.0.0.1"][..]),
+        ("both.test", &["10.0.0.2", "fd00::2"]),
+        ("BOTH.test.", &["10.0.0.2", "fd00::2"]),
+        ("my_app", &["10.0.0.2"]),
+    ] {
+        let expected: Vec<IpAddr> = expected.iter().map(|address| address.parse().unwrap()).collect();
+        assert_eq!(system.lookup(host).await.unwrap(), expected, "{host}");
+    }
     assert_eq!(server.questions.load(Ordering::Relaxed), 0);
 }
 
@@ -104,6 +107,7 @@ async fn name_servers_are_asked_and_their_answer_is_kept() {
         assert_eq!(system.lookup("here.test").await.unwrap(), [IpAddr::from(ANSWER)]);
     }
     assert_eq!(server.questions.load(Ordering::Relaxed), 1);
+    assert_eq!(system.lookup("my_app").await.unwrap(), [IpAddr::from(ANSWER)]);
     let missing = system.lookup("missing.test").await.unwrap_err();
     assert!(matches!(missing, ResolveError::Lookup(_)), "{missing}");
     let unspeakable = system.lookup(&"x".repeat(64)).await.unwrap_err();
@@ -113,7 +117,7 @@ async fn name_servers_are_asked_and_their_answer_is_kept() {
 #[tokio::test]
 async fn without_resolv_conf_only_the_hosts_file_is_left() {
     let none = Err(NetError::Message("No such file or directory"));
-    let system = System { hosts: read_hosts("10.0.0.1 app.test"), name_servers: none };
+    let system = System { hosts: Arc::new(read_hosts(b"10.0.0.1 app.test")), name_servers: none };
     assert_eq!(system.lookup("app.test").await.unwrap(), [IpAddr::from([10, 0, 0, 1])]);
     let error = system.lookup("db.test").await.unwrap_err();
     assert!(error.to_string().contains("/etc/resolv.conf"), "{error}");
@@ -136,7 +140,10 @@ fn a_silent_name_server_is_asked_again_within_the_default_time() {
 fn each_runtime_has_its_own_view() {
     // The second runtime runs on the first one's thread, after it.
     let first = blocking(async {
-        assert!(Arc::ptr_eq(&current().hosts, &current().hosts));
+        let hosts = current().hosts;
+        assert!(Arc::ptr_eq(&hosts, &current().hosts));
+        forget();
+        assert!(!Arc::ptr_eq(&hosts, &current().hosts), "read again");
         current().hosts
     });
     let second = blocking(async { current().hosts });
