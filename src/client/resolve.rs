@@ -30,12 +30,27 @@ pub enum ResolveError {
     /// `/etc/hosts` does not know it, and there is no usable `/etc/resolv.conf`.
     #[error("not in /etc/hosts, and /etc/resolv.conf is of no use: {0}")]
     NoNameServers(#[source] NetError),
-    /// The name servers did not answer, or not with addresses.
+    /// The name servers did not answer, or with an error.
     #[error("{0}")]
     Lookup(#[source] NetError),
+    /// The name servers know no such name.
+    #[error("no such name")]
+    NoSuchName,
     /// There is such a name, without an address.
     #[error("the name has no address")]
     NoAddresses,
+}
+
+impl From<NetError> for ResolveError {
+    fn from(error: NetError) -> Self {
+        if error.is_nx_domain() {
+            Self::NoSuchName
+        } else if error.is_no_records_found() {
+            Self::NoAddresses
+        } else {
+            Self::Lookup(error)
+        }
+    }
 }
 
 thread_local! {
@@ -124,8 +139,7 @@ impl System {
             self.name_servers.as_ref().map_err(|error| ResolveError::NoNameServers(error.clone()))?;
         // Relaxed: containers may well be called `my_app`.
         let name = Name::from_str_relaxed(host).map_err(|error| ResolveError::Name(error.into()))?;
-        let found: Vec<IpAddr> =
-            name_servers.lookup_ip(name).await.map_err(ResolveError::Lookup)?.iter().collect();
+        let found: Vec<IpAddr> = name_servers.lookup_ip(name).await?.iter().collect();
         if found.is_empty() { Err(ResolveError::NoAddresses) } else { Ok(found) }
     }
 }

@@ -41,7 +41,8 @@ impl NameServer {
                         let record = Record::from_rdata(query.name().clone(), 60, RData::A(A(ANSWER)));
                         answer.add_answer(record);
                     }
-                    ("here.test." | "my_app.", _) => {}
+                    ("here.test." | "my_app." | "empty.test.", _) => {}
+                    ("refused.test.", _) => answer.metadata.response_code = ResponseCode::Refused,
                     _ => answer.metadata.response_code = ResponseCode::NXDomain,
                 }
                 socket.send_to(&answer.to_vec().unwrap(), peer).unwrap();
@@ -109,7 +110,12 @@ async fn name_servers_are_asked_and_their_answer_is_kept() {
     assert_eq!(server.questions.load(Ordering::Relaxed), 1);
     assert_eq!(system.lookup("my_app").await.unwrap(), [IpAddr::from(ANSWER)]);
     let missing = system.lookup("missing.test").await.unwrap_err();
-    assert!(matches!(missing, ResolveError::Lookup(_)), "{missing}");
+    assert!(matches!(missing, ResolveError::NoSuchName), "{missing}");
+    let empty = system.lookup("empty.test").await.unwrap_err();
+    assert!(matches!(empty, ResolveError::NoAddresses), "{empty}");
+    let refused = system.lookup("refused.test").await.unwrap_err();
+    assert!(matches!(refused, ResolveError::Lookup(_)), "{refused}");
+    assert!(refused.to_string().contains("Refused"), "{refused}");
     let unspeakable = system.lookup(&"x".repeat(64)).await.unwrap_err();
     assert!(matches!(unspeakable, ResolveError::Name(_)), "{unspeakable}");
 }
