@@ -1,0 +1,157 @@
+//! Processes of others: installed, started, timed, and ended with their owner.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Result;
+
+/// The unit of times in `/proc`: USER_HZ, 100 on every architecture that we build for.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Installs the Debian packages whose programs (of the same name) are missing.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let missing: Vec<_> = packages.iter().filter(|package| find(package).is_err()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let root = rustix::process::geteuid().is_root();
+    let apt_get = |arguments: &[&str]| -> Result<()> {
+        let mut command = if root { Command::new("env") } else { Command::new("sudo") };
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]).args(arguments);
+        let status = command.stdout(Stdio::null()).status()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("apt-get {} failed: {status}", arguments.join(" ")).into())
+        }
+    };
+    eprintln!("installing {missing:?}");
+    apt_get(&["update"])?;
+    apt_get(
+        &[
+            &["install", "--yes", "--no-install-recommends"],
+            &missing.into_iter().copied().collect::<Vec<_>>()[..],
+        ]
+        .concat(),
+    )
+}
+
+/// Where a program is. Debian keeps servers in `/usr/sbin`, which is not in everyone's `PATH`.
+pub(crate) fn find(program: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into()])
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| format!("`{program}` is not installed").into())
+}
+
+/// A port of loopback that was free a moment ago.
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// A server in the foreground; ended when dropped, and by the kernel should we die first.
+#[derive(Debug)]
+pub(crate) struct Server {
+    name: &'static str,
+    child: Child,
+    output: PathBuf,
+}
+
+impl Server {
+    /// Starts `program` and waits until it accepts connections at `address`.
+    pub(crate) fn start(
+        name: &'static str,
+        program: &Path,
+        arguments: &[&str],
+        address: SocketAddr,
+        directory: &Path,
+    ) -> Result<Self> {
+        let output = directory.join(format!("{name}.log"));
+        let log = File::create(&output)?;
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let mut server = Self { name, child, output };
+        server.wait_for(address)?;
+        Ok(server)
+    }
+
+    fn wait_for(&mut self, address: SocketAddr) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(address).is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                let output = fs::read_to_string(&self.output)?;
+                return Err(format!("{} ended ({status}):\n{output}", self.name).into());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{} does not listen on {address}", self.name).into());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// User and system time so far, of the process with all its threads, and of its children.
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
+        let root = self.child.id();
+        let mut ticks = 0;
+        for entry in fs::read_dir("/proc")? {
+            let Ok(pid) = entry?.file_name().to_string_lossy().parse::<u32>() else { continue };
+            // A process may be gone between the listing and the look.
+            let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+            let stat = Stat::parse(&stat).ok_or_else(|| format!("/proc/{pid}/stat is odd: {stat}"))?;
+            if pid == root || stat.parent == root {
+                ticks += stat.ticks;
+            }
+        }
+        Ok(Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
+        // Nothing to be done about a failure: it has ended by itself.
+        let _ = kill_process(pid, Signal::TERM);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// What we need of proc_pid_stat(5).
+struct Stat {
+    parent: u32,
+    ticks: u64,
+}
+
+impl Stat {
+    fn parse(line: &str) -> Option<Self> {
+        // The command's name, in parentheses, may hold anything.
+        let fields: Vec<_> = line.rsplit_once(')')?.1.split_whitespace().collect();
+        // Field 3, the state, is the first one here.
+        let field = |number: usize| fields.get(number - 3);
+        let ticks = field(14)?.parse::<u64>().ok()? + field(15)?.parse::<u64>().ok()?;
+        Some(Self { parent: field(4)?.parse().ok()?, ticks })
+    }
+}
