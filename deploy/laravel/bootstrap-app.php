@@ -1,0 +1,22 @@
+<?php
+
+// Into bootstrap/app.php (Laravel 11 and later; before, the same two values are properties of
+// app/Http/Middleware/TrustProxies.php).
+
+use Illuminate\Foundation\Application;
+use Illuminate\Foundation\Configuration\Middleware;
+use Illuminate\Http\Request;
+
+return Application::configure(basePath: dirname(__DIR__))
+    ->withMiddleware(function (Middleware $middleware): void {
+        $middleware->trustProxies(
+            // Where the gateway connects from: loopback for a sidecar, else its address or network.
+            // Never '*': whoever reaches Stockaj could then name any client address.
+            at: ['127.0.0.1', '::1'],
+            // Exactly what the gateway sets.
+            headers: Request::HEADER_X_FORWARDED_FOR
+                | Request::HEADER_X_FORWARDED_HOST
+                | Request::HEADER_X_FORWARDED_PROTO,
+        );
+    })
+    ->create();
