@@ -203,7 +203,7 @@ impl Gateway {
 
     /// The lines of standard output and standard error so far.
     pub fn logs(&self) -> Vec<String> {
-        self.logs.lines.lock().unwrap().clone()
+        self.logs.all()
     }
 
     /// The first log line that satisfies `wanted`, once it is there.
@@ -254,6 +254,11 @@ pub struct Logs {
 }
 
 impl Logs {
+    /// Every line so far.
+    pub fn all(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
     /// The first line that `wanted` takes; none where it does not come in time or the process ends first.
     pub fn wait<T>(&self, wanted: impl Fn(&str) -> Option<T>) -> Option<T> {
         let end = Instant::now() + PATIENCE;
