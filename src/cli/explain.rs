@@ -1,6 +1,17 @@
 //! `explain`: one decision, step by step.
 
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Color, Style};
+use http::Method;
+
+use super::routes::colour;
 use super::{ConfigArgument, Exit, report};
+use crate::policy::ability::{Abilities, Permit, RequirementKind};
+use crate::policy::map::{AbilityMap, Found};
+use crate::policy::refusal::{Reason, Refusal};
+use crate::policy::target::read_path;
 
 /// Explain the decision on a request; exit 0 when it is allowed, 1 when it is denied
 #[derive(Debug, clap::Args)]
@@ -19,9 +30,346 @@ pub(crate) struct Arguments {
     token_stdin: bool,
 }
 
+/// Who asks.
+enum Caller {
+    /// Somebody without a token.
+    Nobody,
+    /// The holder of an active token.
+    Active(Abilities),
+    /// The holder of a token for which there is no active verdict, and why.
+    #[cfg_attr(not(test), expect(dead_code, reason = "made once `--token-stdin` asks the introspector"))]
+    Refused(Refusal),
+}
+
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
         report(format_args!("error: `explain` is not built yet ({self:?})"));
         Exit::Wrong
+    }
+
+    /// Prints the decision that `map` makes, and how the command ends then.
+    #[cfg_attr(not(test), expect(dead_code, reason = "called once `execute` reads a configuration"))]
+    fn print(&self, map: &AbilityMap, output: &mut dyn Write) -> io::Result<Exit> {
+        let caller = match &self.abilities {
+            // `--abilities ''` is a token without abilities.
+            Some(names) => Caller::Active(Abilities::new(
+                names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()),
+            )),
+            None => Caller::Nobody,
+        };
+        explain(map, &self.method, &self.path, &caller, output)
+    }
+}
+
+/// Writes the steps of a decision in the order in which the gateway takes them.
+fn explain(
+    map: &AbilityMap,
+    method: &str,
+    target: &str,
+    caller: &Caller,
+    output: &mut dyn Write,
+) -> io::Result<Exit> {
+    let verdict = |output: &mut dyn Write, colour, text: String| {
+        let style = Style::new().bold().fg_color(Some(Color::Ansi(colour)));
+        step(output, "verdict", format_args!("{style}{text}{style:#}"))
+    };
+    match steps(map, method, target, caller, output)? {
+        Ok(reason) => {
+            verdict(output, AnsiColor::Green, format!("allowed ({})", reason.as_str()))?;
+            Ok(Exit::Fine)
+        }
+        Err(refusal) => {
+            let why = match &refusal {
+                Refusal::BadRequest(why) => format!(": {why}"),
+                _ => String::new(),
+            };
+            let text = format!("denied with {} ({}){why}", status(&refusal), refusal.reason().as_str());
+            verdict(output, AnsiColor::Red, text)?;
+            Ok(Exit::Wrong)
+        }
+    }
+}
+
+fn steps(
+    map: &AbilityMap,
+    method: &str,
+    target: &str,
+    caller: &Caller,
+    output: &mut dyn Write,
+) -> io::Result<Result<Reason, Refusal>> {
+    step(output, "request", format_args!("{method} {target}"))?;
+    let (raw, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    let Ok(method) = Method::from_bytes(method.as_bytes()) else {
+        return Ok(Err(Refusal::BadRequest("method that is not served")));
+    };
+    let path = match read_path(&method, raw) {
+        Ok(path) => path,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let how = if path.is_borrowed() { "as sent" } else { "rewritten: this is matched and forwarded" };
+    step(output, "path", format_args!("{} ({how})", path.as_str()))?;
+    if query.is_some() {
+        step(output, "query", "forwarded as sent; the decision does not read it")?;
+    }
+    if method == Method::POST {
+        step(output, "method", "POST; `_method` and X-HTTP-Method-Override are ignored")?;
+    }
+
+    let found = map.find(&method, &path);
+    let template = |route: usize| map.templates().nth(route).unwrap_or_default();
+    match &found {
+        Found::Rule { route, rule } => {
+            step(output, "route", template(*route))?;
+            let style = colour(&rule.requirement);
+            let place = match &rule.place {
+                Some(place) => format!(" ({}:{})", place.file, place.line),
+                None => String::new(),
+            };
+            step(output, "requirement", format_args!("{style}{}{style:#}{place}", rule.requirement))?;
+        }
+        Found::NoMethod { route } => {
+            step(
+                output,
+                "route",
+                format_args!("{} (it has no {method}, and no other route is tried)", template(*route)),
+            )?;
+        }
+        Found::NoRoute => step(output, "route", "none: unmapped")?,
+    }
+    let requirement = map.requirement(&found);
+    if let Ok(requirement) = requirement
+        && Permit::public(requirement).is_some()
+    {
+        return Ok(Ok(Reason::Public));
+    }
+    match caller {
+        Caller::Nobody => step(output, "token", "none")?,
+        Caller::Active(abilities) => {
+            let names: Vec<&str> = abilities.names().collect();
+            let names = if names.is_empty() { "no abilities".to_owned() } else { names.join(", ") };
+            step(output, "token", format_args!("active, with {names}"))?;
+        }
+        Caller::Refused(refusal) => step(output, "token", refusal.reason().as_str())?,
+    }
+    let decision = match (requirement, caller) {
+        (_, Caller::Nobody) => Err(Refusal::MissingToken),
+        (_, Caller::Refused(Refusal::MalformedToken)) => Err(Refusal::MalformedToken),
+        (Err(refusal), _) => Err(refusal),
+        (Ok(_), Caller::Refused(refusal)) => Err(refusal.clone()),
+        (Ok(requirement), Caller::Active(abilities)) => {
+            if let RequirementKind::All(names) = requirement.kind() {
+                let missing: Vec<&str> =
+                    names.iter().map(|name| &**name).filter(|name| !abilities.can(name)).collect();
+                if !missing.is_empty() {
+                    step(output, "missing", missing.join(", "))?;
+                }
+            }
+            requirement.permit(abilities).map(|_permit| Reason::Allowed)
+        }
+    };
+    Ok(decision)
+}
+
+fn step(output: &mut dyn Write, name: &str, what: impl Display) -> io::Result<()> {
+    writeln!(output, "{name:11}  {what}")
+}
+
+/// The status that the contract gives a refusal that a decision can end with.
+const fn status(refusal: &Refusal) -> u16 {
+    match refusal.reason() {
+        Reason::BadRequest => 400,
+        Reason::MissingToken | Reason::MalformedToken | Reason::InactiveToken | Reason::ExpiredToken => 401,
+        Reason::NoVerdict | Reason::Overloaded => 503,
+        _ => 403,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::ability::Requirement;
+    use crate::policy::map::{MapBuilder, Place, Unmapped};
+
+    fn map(unmapped: Unmapped) -> AbilityMap {
+        let place = |line| Some(Place { file: "stockaj.yaml".into(), line, column: 5 });
+        let word = |word| Requirement::from_word(word).unwrap();
+        let mut builder = MapBuilder::new(unmapped);
+        builder.route("/up", [(Method::GET, word("public"), place(3))]).unwrap();
+        let all = Requirement::all(["items:read", "items:update"]).unwrap();
+        builder
+            .route(
+                "/api/v2/items/{id}",
+                [
+                    (Method::GET, word("items:read"), place(7)),
+                    (Method::POST, all, place(8)),
+                    (Method::DELETE, word("deny"), None),
+                ],
+            )
+            .unwrap();
+        builder.build()
+    }
+
+    fn explained(unmapped: Unmapped, method: &str, target: &str, caller: &Caller) -> (Exit, String) {
+        let mut output = anstream::StripStream::new(Vec::new());
+        let exit = explain(&map(unmapped), method, target, caller, &mut output).unwrap();
+        (exit, String::from_utf8(output.into_inner()).unwrap())
+    }
+
+    fn holder(names: &[&str]) -> Caller {
+        Caller::Active(Abilities::new(names.iter().copied()))
+    }
+
+    #[test]
+    fn an_allowed_request() {
+        let (exit, text) = explained(
+            Unmapped::Deny,
+            "GET",
+            "/api/v2/items/%35/?a=%2F",
+            &holder(&["rents:read", "items:read"]),
+        );
+        assert_eq!(exit, Exit::Fine);
+        assert_eq!(
+            text,
+            "\
+request      GET /api/v2/items/%35/?a=%2F
+path         /api/v2/items/5 (rewritten: this is matched and forwarded)
+query        forwarded as sent; the decision does not read it
+route        /api/v2/items/{id}
+requirement  items:read (stockaj.yaml:7)
+token        active, with items:read, rents:read
+verdict      allowed (allowed)
+"
+        );
+    }
+
+    #[test]
+    fn a_public_request_needs_no_token() {
+        let (exit, text) = explained(Unmapped::Deny, "HEAD", "/up", &Caller::Nobody);
+        assert_eq!(exit, Exit::Fine);
+        assert_eq!(
+            text,
+            "\
+request      HEAD /up
+path         /up (as sent)
+route        /up
+requirement  public (stockaj.yaml:3)
+verdict      allowed (public)
+"
+        );
+    }
+
+    #[test]
+    fn a_missing_ability() {
+        let (exit, text) = explained(Unmapped::Deny, "POST", "/api/v2/items/5", &holder(&["items:read"]));
+        assert_eq!(exit, Exit::Wrong);
+        assert_eq!(
+            text,
+            "\
+request      POST /api/v2/items/5
+path         /api/v2/items/5 (as sent)
+method       POST; `_method` and X-HTTP-Method-Override are ignored
+route        /api/v2/items/{id}
+requirement  {all: [items:read, items:update]} (stockaj.yaml:8)
+token        active, with items:read
+missing      items:update
+verdict      denied with 403 (missing_ability)
+"
+        );
+    }
+
+    #[test]
+    fn a_request_that_is_never_matched() {
+        let (exit, text) = explained(Unmapped::Deny, "GET", "/api/v2/%2e%2e/up", &Caller::Nobody);
+        assert_eq!(exit, Exit::Wrong);
+        assert_eq!(
+            text,
+            "\
+request      GET /api/v2/%2e%2e/up
+verdict      denied with 400 (bad_request): dot segment in the path
+"
+        );
+    }
+
+    /// The contract's order of a decision, one line a case.
+    #[test]
+    fn verdicts_come_in_the_order_of_a_decision() {
+        let nobody = || Caller::Nobody;
+        let malformed = || Caller::Refused(Refusal::MalformedToken);
+        let inactive = || Caller::Refused(Refusal::InactiveToken);
+        let no_verdict = || Caller::Refused(Refusal::NoVerdict);
+        let every = || holder(&["*"]);
+        let none = || holder(&[]);
+        for (unmapped, method, target, caller, expected) in [
+            (
+                Unmapped::Deny,
+                "get",
+                "/up",
+                every(),
+                "denied with 400 (bad_request): method that is not served",
+            ),
+            (
+                Unmapped::Deny,
+                "G T",
+                "/up",
+                every(),
+                "denied with 400 (bad_request): method that is not served",
+            ),
+            (
+                Unmapped::Deny,
+                "TRACE",
+                "/up",
+                every(),
+                "denied with 400 (bad_request): method that is not served",
+            ),
+            (Unmapped::Deny, "GET", "/up#", every(), "denied with 400 (bad_request): fragment in the target"),
+            (
+                Unmapped::Deny,
+                "GET",
+                "*",
+                every(),
+                "denied with 400 (bad_request): path does not begin with a slash",
+            ),
+            (Unmapped::Deny, "GET", "/up", malformed(), "allowed (public)"),
+            (Unmapped::Deny, "GET", "/nowhere", nobody(), "denied with 401 (missing_token)"),
+            (Unmapped::Deny, "GET", "/nowhere", malformed(), "denied with 401 (malformed_token)"),
+            (Unmapped::Deny, "GET", "/nowhere", inactive(), "denied with 403 (unmapped)"),
+            (Unmapped::Deny, "GET", "/nowhere", no_verdict(), "denied with 403 (unmapped)"),
+            (Unmapped::Deny, "OPTIONS", "*", every(), "denied with 403 (unmapped)"),
+            (Unmapped::Deny, "DELETE", "/api/v2/items/5", nobody(), "denied with 401 (missing_token)"),
+            (Unmapped::Deny, "DELETE", "/api/v2/items/5", inactive(), "denied with 403 (denied)"),
+            (Unmapped::Deny, "DELETE", "/api/v2/items/5", every(), "denied with 403 (denied)"),
+            (Unmapped::Authenticated, "PUT", "/api/v2/items/5", every(), "denied with 403 (unmapped)"),
+            (Unmapped::Authenticated, "PUT", "/nowhere", none(), "allowed (allowed)"),
+            (Unmapped::Authenticated, "PUT", "/nowhere", inactive(), "denied with 401 (inactive_token)"),
+            (Unmapped::Deny, "GET", "/api/v2/items/5", inactive(), "denied with 401 (inactive_token)"),
+            (Unmapped::Deny, "GET", "/api/v2/items/5", no_verdict(), "denied with 503 (no_verdict)"),
+            (Unmapped::Deny, "GET", "/api/v2/items/5", none(), "denied with 403 (missing_ability)"),
+            (Unmapped::Deny, "HEAD", "/api/v2/items/5", every(), "allowed (allowed)"),
+        ] {
+            let (exit, text) = explained(unmapped, method, target, &caller);
+            let verdict = text.lines().last().and_then(|line| line.strip_prefix("verdict      "));
+            assert_eq!(verdict, Some(expected), "{method} {target}\n{text}");
+            assert_eq!(exit == Exit::Fine, expected.starts_with("allowed"), "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn abilities_are_those_of_the_command_line() {
+        for (abilities, expected) in [
+            (None, Exit::Wrong),
+            (Some(vec![]), Exit::Wrong),
+            (Some(vec![String::new()]), Exit::Wrong),
+            (Some(vec!["rents:read".to_owned(), " items:read".to_owned()]), Exit::Fine),
+        ] {
+            let arguments = Arguments {
+                method: "GET".to_owned(),
+                path: "/api/v2/items/5".to_owned(),
+                config: ConfigArgument { config: None },
+                abilities,
+                token_stdin: false,
+            };
+            let exit = arguments.print(&map(Unmapped::Deny), &mut Vec::new()).unwrap();
+            assert_eq!(exit, expected, "{arguments:?}");
+        }
     }
 }

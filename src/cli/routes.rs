@@ -1,6 +1,13 @@
 //! `routes`: the effective ability map.
 
+use std::io::{self, Write};
+
+use anstyle::Style;
+use serde_json::{Value, json};
+
 use super::{ConfigArgument, Exit, report};
+use crate::policy::ability::{Requirement, RequirementKind};
+use crate::policy::map::{AbilityMap, Unmapped};
 
 /// Print the effective ability map in matching order; needs no secret and no environment
 #[derive(Debug, clap::Args)]
@@ -29,5 +36,163 @@ impl Arguments {
             self.format
         ));
         Exit::Wrong
+    }
+
+    /// Prints the map in the format that was asked for.
+    #[cfg_attr(not(test), expect(dead_code, reason = "called once `execute` reads a configuration"))]
+    fn print(&self, map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
+        match self.format {
+            Format::Table => table(map, output),
+            Format::Json => list(map, output),
+        }
+    }
+}
+
+/// A row for each method of each route, then one for what no route matches.
+fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
+    const HEADING: Style = Style::new().bold();
+    let unmapped = match map.unmapped() {
+        Unmapped::Deny => Requirement::deny(),
+        Unmapped::Authenticated => Requirement::authenticated(),
+    };
+    let rows: Vec<(&str, &str, &Requirement)> = map
+        .routes()
+        .flat_map(|route| {
+            route.rules().map(|(method, rule)| (method.as_str(), route.template(), &rule.requirement))
+        })
+        .chain([("*", "(unmapped)", &unmapped)])
+        .collect();
+    let width = rows.iter().map(|(_, path, _)| path.chars().count()).max().unwrap_or_default();
+
+    writeln!(output, "{HEADING}{:7}  {:width$}  {}{HEADING:#}", "METHOD", "PATH", "REQUIREMENT")?;
+    for (method, path, requirement) in rows {
+        let style = colour(requirement);
+        writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}")?;
+    }
+    Ok(())
+}
+
+/// What needs no token stands out, and so does what nobody may do.
+pub(crate) const fn colour(requirement: &Requirement) -> Style {
+    use anstyle::{AnsiColor, Color};
+    match requirement.kind() {
+        RequirementKind::Public => Style::new().fg_color(Some(Color::Ansi(AnsiColor::Yellow))),
+        RequirementKind::Deny => Style::new().fg_color(Some(Color::Ansi(AnsiColor::Red))),
+        RequirementKind::Authenticated | RequirementKind::All(_) | RequirementKind::Any(_) => Style::new(),
+    }
+}
+
+/// `[{"path", "method", "requirement"}]`, one rule a line.
+fn list(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
+    let rules: Vec<String> = map
+        .routes()
+        .flat_map(|route| {
+            route.rules().map(|(method, rule)| {
+                let requirement = written(&rule.requirement);
+                // `json!` sorts the keys of an object; the contract names them in this order.
+                format!(
+                    r#"  {{"path": {}, "method": {}, "requirement": {requirement}}}"#,
+                    Value::from(route.template()),
+                    Value::from(method.as_str()),
+                )
+            })
+        })
+        .collect();
+    match rules.is_empty() {
+        true => writeln!(output, "[]"),
+        false => writeln!(output, "[\n{}\n]", rules.join(",\n")),
+    }
+}
+
+/// What the YAML would say, as JSON.
+fn written(requirement: &Requirement) -> Value {
+    let names: Vec<&str> = requirement.abilities().collect();
+    match requirement.kind() {
+        RequirementKind::Public => json!("public"),
+        RequirementKind::Authenticated => json!("authenticated"),
+        RequirementKind::Deny => json!("deny"),
+        RequirementKind::All(_) => match &*names {
+            [name] => json!(name),
+            _ => json!({ "all": names }),
+        },
+        RequirementKind::Any(_) => json!({ "any": names }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::policy::map::MapBuilder;
+
+    fn map() -> AbilityMap {
+        let mut builder = MapBuilder::new(Unmapped::Deny);
+        let words = |pairs: &[(Method, &str)]| {
+            pairs
+                .iter()
+                .map(|(method, word)| (method.clone(), Requirement::from_word(word).unwrap(), None))
+                .collect::<Vec<_>>()
+        };
+        builder.route("/api/v2/{*rest}", words(&[(Method::GET, "authenticated")])).unwrap();
+        builder
+            .route("/api/v2/items/{id}", words(&[(Method::GET, "items:read"), (Method::DELETE, "deny")]))
+            .unwrap();
+        builder.route("/up", words(&[(Method::GET, "public")])).unwrap();
+        let any = Requirement::any(["items:read", "rents:read"]).unwrap();
+        let all = Requirement::all(["items:read", "items:update"]).unwrap();
+        builder.route("/api/v2/reports", [(Method::POST, all, None), (Method::HEAD, any, None)]).unwrap();
+        builder.build()
+    }
+
+    fn printed(print: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> String {
+        let mut output = anstream::StripStream::new(Vec::new());
+        print(&mut output).unwrap();
+        String::from_utf8(output.into_inner()).unwrap()
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_in_matching_order() {
+        let arguments = Arguments { config: ConfigArgument { config: None }, format: Format::Table };
+        assert_eq!(
+            printed(|output| arguments.print(&map(), output)),
+            "\
+METHOD   PATH                REQUIREMENT
+GET      /api/v2/items/{id}  items:read
+DELETE   /api/v2/items/{id}  deny
+HEAD     /api/v2/reports     {any: [items:read, rents:read]}
+POST     /api/v2/reports     {all: [items:read, items:update]}
+GET      /api/v2/{*rest}     authenticated
+GET      /up                 public
+*        (unmapped)          deny
+"
+        );
+    }
+
+    #[test]
+    fn json_says_what_the_yaml_would() {
+        let arguments = Arguments { config: ConfigArgument { config: None }, format: Format::Json };
+        assert_eq!(
+            printed(|output| arguments.print(&map(), output)),
+            r#"[
+  {"path": "/api/v2/items/{id}", "method": "GET", "requirement": "items:read"},
+  {"path": "/api/v2/items/{id}", "method": "DELETE", "requirement": "deny"},
+  {"path": "/api/v2/reports", "method": "HEAD", "requirement": {"any":["items:read","rents:read"]}},
+  {"path": "/api/v2/reports", "method": "POST", "requirement": {"all":["items:read","items:update"]}},
+  {"path": "/api/v2/{*rest}", "method": "GET", "requirement": "authenticated"},
+  {"path": "/up", "method": "GET", "requirement": "public"}
+]
+"#
+        );
+        assert_eq!(printed(|output| arguments.print(&AbilityMap::default(), output)), "[]\n");
+    }
+
+    #[test]
+    fn keywords_are_coloured_where_the_output_takes_colours() {
+        let mut output = Vec::new();
+        table(&map(), &mut output).unwrap();
+        let text = String::from_utf8(output).unwrap();
+        assert!(text.contains("\u{1b}[31mdeny\u{1b}[0m"), "{text:?}");
+        assert!(text.contains("\u{1b}[33mpublic\u{1b}[0m"), "{text:?}");
     }
 }

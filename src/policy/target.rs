@@ -35,9 +35,6 @@ impl<'a> Target<'a> {
     /// absolute target with another authority than Host; for an authority alone, or `*` without OPTIONS; for a
     /// path that has [no canonical form](CanonicalPath::new).
     pub fn read(method: &Method, uri: &'a Uri, fields: &'a HeaderMap) -> Result<Self, Refusal> {
-        if method_number(method).is_none() {
-            return Err(Refusal::BadRequest("method that is not served"));
-        }
         let host = host(fields)?;
         match (uri.scheme(), uri.authority()) {
             (None, None) => {}
@@ -55,11 +52,22 @@ impl<'a> Target<'a> {
             }
             _ => return Err(Refusal::BadRequest("authority as a target")),
         }
-        let path = match uri.path() {
-            "*" if *method == Method::OPTIONS && uri.query().is_none() => CanonicalPath::asterisk(),
-            path => CanonicalPath::new(path)?,
-        };
-        Ok(Self { path, query: uri.query(), host })
+        Ok(Self { path: read_path(method, uri.path())?, query: uri.query(), host })
+    }
+}
+
+/// The canonical path of a request, of which `raw` is the target without its query.
+///
+/// # Errors
+/// As for [`Target::read`].
+pub fn read_path<'a>(method: &Method, raw: &'a str) -> Result<CanonicalPath<'a>, Refusal> {
+    if method_number(method).is_none() {
+        return Err(Refusal::BadRequest("method that is not served"));
+    }
+    if raw == "*" && *method == Method::OPTIONS {
+        Ok(CanonicalPath::asterisk())
+    } else {
+        CanonicalPath::new(raw)
     }
 }
 
@@ -88,8 +96,11 @@ fn default_port(scheme: &Scheme) -> Result<u16, Refusal> {
 fn split_authority(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let length = if authority.first() == Some(&b'[') {
         let end = authority.iter().position(|&byte| byte == b']')?;
-        let address = std::str::from_utf8(authority.get(1..end)?).ok()?;
-        address.parse::<std::net::Ipv6Addr>().ok()?;
+        let is_address = |&byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+        let address = &authority[1..end];
+        if address.is_empty() || !address.iter().all(is_address) {
+            return None;
+        }
         end + 1
     } else {
         let is_name = |&byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
