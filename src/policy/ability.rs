@@ -244,3 +244,130 @@ fn scalar(name: &str) -> String {
         && !matches!(name, "true" | "false" | "null" | "True" | "False" | "Null" | "TRUE" | "FALSE" | "NULL");
     if plain { name.to_owned() } else { format!("'{}'", name.replace('\'', "''")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn abilities(names: &[&str]) -> Abilities {
+        Abilities::new(names.iter().copied())
+    }
+
+    #[test]
+    fn requirements_are_satisfied_by_exactly_the_right_abilities() {
+        let all = Requirement::all(["b:read", "a:read"]).unwrap();
+        let any = Requirement::any(["b:read", "a:read"]).unwrap();
+        let one = Requirement::from_word("a:read").unwrap();
+        for (requirement, held, permitted) in [
+            (&Requirement::public(), &[][..], true),
+            (&Requirement::authenticated(), &[], true),
+            (&one, &[], false),
+            (&one, &["a:read"], true),
+            (&one, &["a:rea", "a:reads", "A:READ", "a:*", "**", "", "a:read "], false),
+            (&one, &["*"], true),
+            (&all, &["a:read"], false),
+            (&all, &["b:read"], false),
+            (&all, &["c", "a:read", "b:read"], true),
+            (&all, &["*"], true),
+            (&any, &["c"], false),
+            (&any, &["a:read"], true),
+            (&any, &["b:read"], true),
+            (&any, &["x", "*"], true),
+        ] {
+            let permit = requirement.permit(&abilities(held));
+            assert_eq!(permit.is_ok(), permitted, "{requirement} with {held:?}");
+        }
+    }
+
+    #[test]
+    fn deny_is_denied_to_everybody() {
+        for held in [&[][..], &["*"], &["deny"]] {
+            assert_eq!(Requirement::deny().permit(&abilities(held)).unwrap_err(), Refusal::Denied);
+        }
+    }
+
+    #[test]
+    fn only_public_is_public() {
+        assert!(Permit::public(&Requirement::public()).is_some());
+        for requirement in [
+            Requirement::authenticated(),
+            Requirement::deny(),
+            Requirement::from_word("*").unwrap(),
+            Requirement::any(["a"]).unwrap(),
+        ] {
+            assert!(Permit::public(&requirement).is_none(), "{requirement}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_names_the_whole_requirement_in_its_order() {
+        for (requirement, challenge) in [
+            (
+                Requirement::from_word("items:read").unwrap(),
+                r#"Bearer realm="stockaj", error="insufficient_scope", scope="items:read""#,
+            ),
+            (
+                Requirement::all(["z", "a"]).unwrap(),
+                r#"Bearer realm="stockaj", error="insufficient_scope", scope="z a""#,
+            ),
+            (
+                Requirement::any(["z", "a"]).unwrap(),
+                r#"Bearer realm="stockaj", error="insufficient_scope", scope="z a""#,
+            ),
+        ] {
+            let refusal = requirement.permit(&abilities(&["other"])).unwrap_err();
+            assert_eq!(
+                refusal,
+                Refusal::MissingAbility(HeaderValue::from_static(challenge)),
+                "{requirement}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_requirement_is_said() {
+        let long = "a".repeat(LONGEST_ABILITY + 1);
+        for (names, message) in [
+            (&[][..], "a list of abilities must not be empty"),
+            (&["a", "deny"], "`deny` is a keyword: it stands alone, not in a list of abilities"),
+            (&["public"], "`public` is a keyword: it stands alone, not in a list of abilities"),
+            (&["authenticated"], "`authenticated` is a keyword: it stands alone, not in a list of abilities"),
+            (&[""], "an ability has 1 to 128 characters, this one has 0"),
+            (&[long.as_str()], "an ability has 1 to 128 characters, this one has 129"),
+            (&["a b"], "an ability is visible ASCII without `\"` and `\\`: `a b` has ' '"),
+            (&["a\"b"], "an ability is visible ASCII without `\"` and `\\`: `a\"b` has '\"'"),
+            (&["a\\b"], "an ability is visible ASCII without `\"` and `\\`: `a\\b` has '\\\\'"),
+            (&["é"], "an ability is visible ASCII without `\"` and `\\`: `é` has 'é'"),
+            (&["a\n"], "an ability is visible ASCII without `\"` and `\\`: `a\n` has '\\n'"),
+        ] {
+            for result in [Requirement::all(names.to_vec()), Requirement::any(names.to_vec())] {
+                assert_eq!(result.unwrap_err().to_string(), message, "{names:?}");
+            }
+        }
+        assert!(Requirement::from_word(&long[1..]).is_ok());
+        assert!(Requirement::from_word("").is_err());
+    }
+
+    #[test]
+    fn a_requirement_is_written_as_the_map_has_it() {
+        for (requirement, text) in [
+            (Requirement::from_word("public"), "public"),
+            (Requirement::from_word("authenticated"), "authenticated"),
+            (Requirement::from_word("deny"), "deny"),
+            (Requirement::from_word("items:read"), "items:read"),
+            (Requirement::all(["items:read"]), "items:read"),
+            (Requirement::all(["b", "a"]), "{all: [b, a]}"),
+            (Requirement::any(["a"]), "{any: [a]}"),
+            (Requirement::any(["*", "a,b", "it's", "null"]), "{any: ['*', 'a,b', it's, 'null']}"),
+        ] {
+            assert_eq!(requirement.unwrap().to_string(), text);
+        }
+        let padded = format!("{:8}|{:8}|", Requirement::deny(), Requirement::from_word("a").unwrap());
+        assert_eq!(padded, "deny    |a       |");
+    }
+
+    #[test]
+    fn the_names_are_sorted_and_each_there_once() {
+        assert_eq!(abilities(&["b", "a", "b"]).names().collect::<Vec<_>>(), ["a", "b"]);
+    }
+}

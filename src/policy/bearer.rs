@@ -96,3 +96,108 @@ impl std::fmt::Debug for Token<'_> {
         formatter.write_str("Token(…)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fields(values: &[&[u8]]) -> HeaderMap {
+        values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_bytes(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn one_token_or_a_refusal() {
+        const LONGEST: usize = 12;
+        let missing = Err(Refusal::MissingToken);
+        let malformed = Err(Refusal::MalformedToken);
+        for (values, expected) in [
+            (&[][..], missing.clone()),
+            (&[&b"Bearer 17|abc"[..]], Ok("17|abc")),
+            (&[b"bearer 17|abc"], Ok("17|abc")),
+            (&[b"BEARER 17|abc"], Ok("17|abc")),
+            (&[b"bEaReR    17|abc"], Ok("17|abc")),
+            (&[b"Bearer !\"#$%&'()*+-"], Ok("!\"#$%&'()*+-")),
+            (&[b"Bearer ~"], Ok("~")),
+            (&[b"Bearer 123456789012"], Ok("123456789012")),
+            (&[b"Bearer 1234567890123"], malformed.clone()),
+            // No Bearer credentials.
+            (&[b""], missing.clone()),
+            (&[b"Basic dTpw"], missing.clone()),
+            (&[b"Bear er"], missing.clone()),
+            (&[b"Bearers abc"], missing.clone()),
+            (&[b"Bearer17|abc"], missing.clone()),
+            (&[b"Token Bearer abc"], missing.clone()),
+            (&[b"17|abc"], missing.clone()),
+            // Not exactly one well-formed token.
+            (&[b"Bearer"], malformed.clone()),
+            (&[b"Bearer "], malformed.clone()),
+            (&[b"Bearer   "], malformed.clone()),
+            (&[b"Bearer\tabc"], malformed.clone()),
+            (&[b"Bearer \tabc"], malformed.clone()),
+            (&[b"Bearer \t"], malformed.clone()),
+            (&[b"Bearer abc "], malformed.clone()),
+            (&[b"Bearer abc\t"], malformed.clone()),
+            (&[b"Bearer abc def"], malformed.clone()),
+            (&[b"Bearer abc,def"], malformed.clone()),
+            (&[b"Bearer ,abc"], malformed.clone()),
+            (&[b"Bearer a, Bearer b"], malformed.clone()),
+            (&[b"Bearer Bearer b"], malformed.clone()),
+            (&[b"Bearer, abc"], malformed.clone()),
+            (&[b"Bearer=abc"], malformed.clone()),
+            (&[b"Bearer \xc3\xa9"], malformed.clone()),
+            (&[b"Bearer \xff"], malformed.clone()),
+            (&[b"Bearer abc", b"Bearer abc"], malformed.clone()),
+            (&[b"Bearer abc", b"Basic dTpw"], malformed.clone()),
+            (&[b"Basic dTpw", b"Bearer abc"], malformed.clone()),
+        ] {
+            let fields = fields(values);
+            let shown: Vec<_> = values.iter().map(|value| value.escape_ascii().to_string()).collect();
+            assert_eq!(
+                Token::from_fields(&fields, LONGEST).map(|token| token.secret()),
+                expected,
+                "{shown:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_token_goes_on_in_one_spelling() {
+        for value in [&b"Bearer 17|abc"[..], b"bearer 17|abc", b"Bearer    17|abc", b"BEARER  17|abc"] {
+            let fields = fields(&[value]);
+            let sent = Token::from_fields(&fields, 99).unwrap().authorization();
+            assert_eq!(sent, "Bearer 17|abc");
+            assert!(sent.is_sensitive());
+        }
+    }
+
+    #[test]
+    fn a_public_route_takes_one_field_at_most() {
+        assert_eq!(at_most_one(&fields(&[])), Ok(()));
+        assert_eq!(at_most_one(&fields(&[b"Basic dTpw, Bearer x"])), Ok(()));
+        let refusal = at_most_one(&fields(&[b"Bearer a", b"Bearer a"])).unwrap_err();
+        assert!(matches!(refusal, Refusal::BadRequest(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn debug_shows_nothing(secret in "[!-+\\--~]{1,40}") {
+            let fields = fields(&[format!("Bearer {secret}").as_bytes()]);
+            let token = Token::from_fields(&fields, 40).unwrap();
+            prop_assert_eq!(token.secret(), &secret);
+            prop_assert_eq!(format!("{token:?} {token:#?}"), "Token(…) Token(…)");
+        }
+
+        #[test]
+        fn what_is_accepted_is_in_the_field_after_the_scheme(value in "(?i:bearer)?[ -~]{0,30}") {
+            let fields = fields(&[value.as_bytes()]);
+            if let Ok(token) = Token::from_fields(&fields, 30) {
+                let (scheme, rest) = value.split_once(' ').unwrap();
+                prop_assert!(scheme.eq_ignore_ascii_case("bearer"));
+                prop_assert_eq!(rest.trim_start_matches(' '), token.secret());
+                prop_assert!(!token.secret().contains([' ', ',']));
+            }
+        }
+    }
+}

@@ -195,3 +195,112 @@ impl Ord for Pattern {
         self.segments.cmp(&other.segments)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_as_the_map_writes_them() {
+        for template in [
+            "/",
+            "/up",
+            "/{id}",
+            "/{*rest}",
+            "/api/v2/items/{id}",
+            "/a/{_b2}/c/{*rest}",
+            "/a/index.php",
+            "/.well-known/%C3%A9",
+            "/items:scan/100%25",
+        ] {
+            assert_eq!(Pattern::parse(template).unwrap().to_string(), template);
+        }
+        assert!(Pattern::parse(&"/a".repeat(MOST_SEGMENTS)).is_ok());
+    }
+
+    #[test]
+    fn mistakes_in_patterns() {
+        let deep = "/a".repeat(MOST_SEGMENTS + 1);
+        for (template, message) in [
+            ("", "a path begins with `/`"),
+            ("api", "a path begins with `/`"),
+            ("{id}", "a path begins with `/`"),
+            ("*", "a path begins with `/`"),
+            ("//", "a path has no empty segment"),
+            ("/a//b", "a path has no empty segment"),
+            ("/a//", "a path has no empty segment"),
+            ("/a/", "a path has no `/` at its end: `/a` matches both spellings"),
+            ("/{*rest}/", "a path has no `/` at its end: `/{*rest}` matches both spellings"),
+            (&deep, "a path has at most 64 segments, this one has 65"),
+            ("/{*rest}/a", "`{*rest}` matches the remainder of a path, so nothing can follow it"),
+            ("/{id}/{id}", "the parameter `id` is there twice"),
+            ("/{id}/{*id}", "the parameter `id` is there twice"),
+            ("/%61", "`%61` never matches, since requests are matched with `a`"),
+            ("/x/%c3%a9", "`%c3%a9` never matches, since requests are matched with `%C3%A9`"),
+            ("/x/-%2d", "`-%2d` never matches, since requests are matched with `--`"),
+            (
+                "/a%2Fb",
+                "`a%2Fb` never matches, since requests with it are refused: encoded separator in the path",
+            ),
+            ("/a/..", "`..` never matches, since requests with it are refused: dot segment in the path"),
+            ("/%2e", "`%2e` never matches, since requests with it are refused: dot segment in the path"),
+            (
+                "/é",
+                "`é` never matches, since requests with it are refused: raw byte beyond ASCII in the path",
+            ),
+            ("/a;b", "`a;b` never matches, since requests with it are refused: path parameter"),
+            ("/a?b", "`a?b` never matches, since requests with it are refused: query in the path"),
+            (
+                "/index.php/api",
+                "`index.php` never matches, since requests with it are refused: path names the backend's front \
+                 controller",
+            ),
+        ] {
+            assert_eq!(Pattern::parse(template).unwrap_err().to_string(), message, "{template}");
+        }
+        for text in [
+            "{}", "{*}", "{", "}", "a{id}", "{id}a", "{id?}", "{**a}", "{a-b}", "{1}", "{{a}}", "{a}{b}",
+            "*}",
+        ] {
+            let expected = if text == "*}" { "*}" } else { text };
+            assert_eq!(
+                Pattern::parse(&format!("/{text}/b")).unwrap_err(),
+                RouteError::Braces(expected.into()),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn precedence_is_an_order() {
+        let ascending = [
+            "/",
+            "/a",
+            "/a/b/{x}",
+            "/a/b/{*x}",
+            "/a/{x}/b",
+            "/a/{x}/c",
+            "/a/{x}/{y}",
+            "/a/{*x}",
+            "/b",
+            "/{x}",
+            "/{x}/a",
+            "/{*x}",
+        ];
+        let mut sorted = ascending.map(|template| Pattern::parse(template).unwrap());
+        sorted.reverse();
+        sorted.sort();
+        assert_eq!(sorted.each_ref().map(Pattern::template), ascending);
+    }
+
+    #[test]
+    fn equal_is_what_matches_the_same_paths() {
+        let equal = |one, other| Pattern::parse(one).unwrap() == Pattern::parse(other).unwrap();
+        assert!(equal("/a/{id}", "/a/{item}"));
+        assert!(equal("/{*rest}", "/{*all}"));
+        assert!(equal("/a:b", "/a%3Ab"));
+        assert!(!equal("/a/{id}", "/a/{*id}"));
+        assert!(!equal("/a", "/A"));
+        assert!(!equal("/a", "/a/{id}"));
+    }
+}

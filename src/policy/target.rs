@@ -124,3 +124,104 @@ fn port_number(digits: &[u8]) -> Option<u16> {
     })?;
     u16::try_from(number).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `path ? query`, or why not.
+    fn read(method: &str, target: &str, hosts: &[&str]) -> Result<(String, Option<String>), Refusal> {
+        let uri: Uri = target.parse().unwrap();
+        let fields: HeaderMap =
+            hosts.iter().map(|host| (HOST, HeaderValue::from_bytes(host.as_bytes()).unwrap())).collect();
+        let target = Target::read(&method.parse().unwrap(), &uri, &fields)?;
+        Ok((target.path.as_str().to_owned(), target.query.map(str::to_owned)))
+    }
+
+    #[test]
+    fn targets_and_what_they_ask_for() {
+        for (method, target, host, path, query) in [
+            ("GET", "/", "h", "/", None),
+            ("GET", "/a/", "h", "/a", None),
+            ("HEAD", "/a?", "h", "/a", Some("")),
+            (
+                "GET",
+                "/a?filter[name]=x&b=%2F%2e%zz//..;\\",
+                "h",
+                "/a",
+                Some("filter[name]=x&b=%2F%2e%zz//..;\\"),
+            ),
+            ("POST", "/a??b", "h", "/a", Some("?b")),
+            ("PUT", "http://h/a", "h", "/a", None),
+            ("PATCH", "http://h", "h", "/", None),
+            ("DELETE", "HTTP://H:80/%61?b", "h", "/a", Some("b")),
+            ("GET", "http://h/a", "H:80", "/a", None),
+            ("GET", "https://h/a", "h:443", "/a", None),
+            ("GET", "https://h:443/a", "h", "/a", None),
+            ("GET", "http://h:8080/a", "h:8080", "/a", None),
+            ("GET", "http://[::1]:8080/a", "[::1]:8080", "/a", None),
+            ("OPTIONS", "/", "h", "/", None),
+            ("OPTIONS", "*", "h", "*", None),
+            ("GET", "/a", "app.stockaj.com", "/a", None),
+            ("GET", "/a", "127.0.0.1:8080", "/a", None),
+            ("GET", "/a", "[2001:db8::1]", "/a", None),
+            ("GET", "/a", "my_service:65535", "/a", None),
+        ] {
+            let expected = Ok((path.to_owned(), query.map(str::to_owned)));
+            assert_eq!(read(method, target, &[host]), expected, "{method} {target} of {host}");
+        }
+    }
+
+    #[test]
+    fn targets_that_two_parsers_could_read_differently() {
+        for (why, method, target, hosts) in [
+            ("method that is not served", "TRACE", "/", &["h"][..]),
+            ("method that is not served", "CONNECT", "/", &["h"]),
+            ("method that is not served", "get", "/", &["h"]),
+            ("method that is not served", "GETS", "/", &["h"]),
+            ("method that is not served", "PROPFIND", "/", &["h"]),
+            ("no Host", "GET", "/", &[]),
+            ("no Host", "GET", "http://h/", &[]),
+            ("several Host fields", "GET", "/", &["h", "h"]),
+            ("several Host fields", "GET", "/", &["h", "i"]),
+            ("malformed Host", "GET", "/", &[""]),
+            ("malformed Host", "GET", "/", &["h:"]),
+            ("malformed Host", "GET", "/", &[":80"]),
+            ("malformed Host", "GET", "/", &["h:80x"]),
+            ("malformed Host", "GET", "/", &["h:65536"]),
+            ("malformed Host", "GET", "/", &["h:000080"]),
+            ("malformed Host", "GET", "/", &["h:+80"]),
+            ("malformed Host", "GET", "/", &["h:80:80"]),
+            ("malformed Host", "GET", "/", &["u@h"]),
+            ("malformed Host", "GET", "/", &["h/a"]),
+            ("malformed Host", "GET", "/", &["h, i"]),
+            ("malformed Host", "GET", "/", &["h i"]),
+            ("malformed Host", "GET", "/", &["h%2e"]),
+            ("malformed Host", "GET", "/", &["é"]),
+            ("malformed Host", "GET", "/", &["::1"]),
+            ("malformed Host", "GET", "/", &["[::1"]),
+            ("malformed Host", "GET", "/", &["[]"]),
+            ("malformed Host", "GET", "/", &["[::1]x"]),
+            ("malformed Host", "GET", "/", &["[h]"]),
+            ("target and Host name different authorities", "GET", "http://h/", &["i"]),
+            ("target and Host name different authorities", "GET", "http://h/", &["h:443"]),
+            ("target and Host name different authorities", "GET", "https://h/", &["h:80"]),
+            ("target and Host name different authorities", "GET", "http://h:81/", &["h"]),
+            ("target and Host name different authorities", "GET", "http://h./", &["h"]),
+            ("malformed authority in the target", "GET", "http://u@h/", &["h"]),
+            ("malformed authority in the target", "GET", "http://h@i/", &["i"]),
+            ("scheme that is not served", "GET", "ftp://h/", &["h"]),
+            ("authority as a target", "GET", "h:80", &["h:80"]),
+            ("authority as a target", "OPTIONS", "h", &["h"]),
+            ("path does not begin with a slash", "GET", "*", &["h"]),
+            ("dot segment in the path", "GET", "http://h/../a", &["h"]),
+            ("empty segment in the path", "GET", "//h/a", &["h"]),
+        ] {
+            assert_eq!(
+                read(method, target, hosts),
+                Err(Refusal::BadRequest(why)),
+                "{method} {target} of {hosts:?}"
+            );
+        }
+    }
+}
