@@ -287,3 +287,361 @@ fn set_fields(fields: &mut HeaderMap, forwarding: Forwarding<'_>) {
         fields.insert(X_HTTP_METHOD_OVERRIDE, HeaderValue::from_static("POST"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap()))
+            .collect()
+    }
+
+    fn lines(fields: &HeaderMap) -> Vec<(String, String)> {
+        let mut lines: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| (name.as_str().to_owned(), value.to_str().unwrap().to_owned()))
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    /// What the gateway sets on a GET of 192.0.2.1 for `Host: app`, in order.
+    const SET: [(&str, &str); 6] = [
+        ("host", "app"),
+        ("via", "1.1 stockaj-gateway"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("x-forwarded-host", "app"),
+        ("x-forwarded-proto", "http"),
+        ("x-request-id", "r1"),
+    ];
+
+    struct Case<'a> {
+        trusted: bool,
+        method: Method,
+        authorization: Option<&'a str>,
+        host: Option<HeaderValue>,
+    }
+
+    const PUBLIC: Case<'_> = Case { trusted: false, method: Method::GET, authorization: None, host: None };
+
+    impl Case<'_> {
+        fn prepare(self, sent: &[(&str, &str)]) -> Vec<(String, String)> {
+            let mut fields = fields(sent);
+            fields.append(HOST, HeaderValue::from_static("app"));
+            prepare_request(
+                &mut fields,
+                Forwarding {
+                    method: &self.method,
+                    version: Version::HTTP_11,
+                    client: &HeaderValue::from_static("192.0.2.1"),
+                    encrypted: false,
+                    trusted: self.trusted,
+                    request_id: &HeaderValue::from_static("r1"),
+                    host: self.host.as_ref(),
+                    authorization: self.authorization.map(|it| HeaderValue::from_str(it).unwrap()),
+                },
+            );
+            lines(&fields)
+        }
+    }
+
+    /// [`SET`] with these lines instead of those of the same name.
+    fn set_and(others: &[(&str, &str)]) -> Vec<(String, String)> {
+        let mut expected: Vec<_> = SET
+            .iter()
+            .filter(|(name, _)| !others.iter().any(|(other, _)| other == name))
+            .chain(others)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        expected.sort();
+        expected
+    }
+
+    #[test]
+    fn what_passes_and_what_goes() {
+        for (sent, passes) in [
+            (&[][..], &[][..]),
+            (
+                &[
+                    ("Accept", "a"),
+                    ("Accept", "b"),
+                    ("X-Custom", "c"),
+                    ("X-User", "d"),
+                    ("X.User", "e"),
+                    ("Range", "f"),
+                ],
+                &[
+                    ("accept", "a"),
+                    ("accept", "b"),
+                    ("x-custom", "c"),
+                    ("x-user", "d"),
+                    ("x.user", "e"),
+                    ("range", "f"),
+                ],
+            ),
+            // Authorization and cookies of a public route are as they came.
+            (
+                &[("Authorization", "bEARER  x"), ("Cookie", "s=1")],
+                &[("authorization", "bEARER  x"), ("cookie", "s=1")],
+            ),
+            (
+                &[
+                    ("Connection", "keep-alive"),
+                    ("Keep-Alive", "timeout=5"),
+                    ("Proxy-Connection", "keep-alive"),
+                    ("Proxy-Authenticate", "Basic"),
+                    ("Proxy-Authorization", "Basic x"),
+                    ("TE", "gzip"),
+                    ("Transfer-Encoding", "chunked"),
+                    ("Upgrade", "h2c"),
+                    ("HTTP2-Settings", "x"),
+                    ("Expect", "100-continue"),
+                ],
+                &[],
+            ),
+            (
+                &[("Trailer", "X-Checksum"), ("Content-Length", "3")],
+                &[("trailer", "X-Checksum"), ("content-length", "3")],
+            ),
+            (
+                &[("TE", "gzip;q=1, Trailers"), ("Connection", "TE")],
+                &[("te", "trailers"), ("connection", "te")],
+            ),
+            // What each line of Connection names.
+            (
+                &[
+                    ("Connection", "close, X-A,,x-b "),
+                    ("Connection", "X-C"),
+                    ("X-A", "1"),
+                    ("X-B", "2"),
+                    ("X-C", "3"),
+                    ("X-D", "4"),
+                ],
+                &[("x-d", "4")],
+            ),
+            (&[("Connection", "\"x-a\", é, ,"), ("X-A", "1")], &[("x-a", "1")]),
+            // What Connection cannot name.
+            (
+                &[
+                    ("Connection", "authorization, Host, content-length, content-type, cookie, via"),
+                    ("Connection", "x-forwarded-for, x-request-id, x-token-id, x-http-method-override"),
+                    ("Authorization", "Basic x"),
+                    ("Content-Length", "3"),
+                    ("Content-Type", "t"),
+                    ("Cookie", "s=1"),
+                ],
+                &[
+                    ("authorization", "Basic x"),
+                    ("content-length", "3"),
+                    ("content-type", "t"),
+                    ("cookie", "s=1"),
+                ],
+            ),
+            (&[("Via", "1.0 far")], &[("via", "1.0 far"), ("via", "1.1 stockaj-gateway")]),
+        ] {
+            assert_eq!(PUBLIC.prepare(sent), set_and(passes), "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_says_nothing_about_who_forwards_for_whom() {
+        for name in [
+            "Forwarded",
+            "X-Forwarded-For",
+            "X-Forwarded-Proto",
+            "X-Forwarded-Host",
+            "X-Forwarded-Port",
+            "X-Forwarded-Whatever",
+            "X-Real-IP",
+            "X-Request-Id",
+        ] {
+            assert_eq!(PUBLIC.prepare(&[(name, "1"), (name, "2")]), set_and(&[]), "{name}");
+        }
+    }
+
+    #[test]
+    fn nobody_says_what_only_the_gateway_may_or_what_rewrites_the_request() {
+        for name in [
+            "X-Token-Id",
+            "X-Token-Name",
+            "X-Token-Abilities",
+            "X-Workspace-Id",
+            "X-Original-URL",
+            "X-Rewrite-URL",
+            "X-Forwarded-Prefix",
+            "X-HTTP-Method-Override",
+            "X-HTTP-Method",
+            "X-Method-Override",
+            "Proxy",
+            // Folded, these are others.
+            "X_Token_Id",
+            "X_Token-Id",
+            "X-Token_Abilities",
+            "X.Token.Id",
+            "X.Token-Name",
+            "X.Forwarded.For",
+            "X-Forwarded.Proto",
+            "X_Forwarded_For",
+            "X.Request.Id",
+            "X_Original_URL",
+            "X.HTTP.Method.Override",
+            "Content_Length",
+            "Content.Length",
+            "Content.Type",
+            "Transfer.Encoding",
+            "Transfer_Encoding",
+            "Proxy.Authorization",
+            "Any_Thing",
+            "_",
+        ] {
+            for trusted in [false, true] {
+                assert_eq!(
+                    Case { trusted, ..PUBLIC }.prepare(&[(name, "1"), (name, "2")]),
+                    set_and(&[]),
+                    "{name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_trusted_peer_is_believed() {
+        let trusted = Case { trusted: true, ..PUBLIC };
+        let sent = [
+            ("forwarded", "for=1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "outside"),
+            ("x-forwarded-port", "443"),
+            ("x-real-ip", "198.51.100.7"),
+        ];
+        let chains = [("X-Forwarded-For", "198.51.100.7"), ("X-Forwarded-For", "203.0.113.1, 203.0.113.2")];
+        let named_away =
+            [("Connection", "X-Forwarded-For, X-Forwarded-Proto, Forwarded, X-Real-IP, X-Forwarded-Port")];
+        let mut expected = sent.to_vec();
+        expected.push(("x-forwarded-for", "198.51.100.7, 203.0.113.1, 203.0.113.2, 192.0.2.1"));
+        assert_eq!(trusted.prepare(&[&sent[..], &chains, &named_away].concat()), set_and(&expected));
+    }
+
+    #[test]
+    fn a_token_route_sends_the_token_and_no_cookie() {
+        let case = Case { authorization: Some("Bearer 17|x"), ..PUBLIC };
+        let sent = [("Authorization", "bearer   17|x"), ("Cookie", "s=1"), ("Cookie", "t=2")];
+        assert_eq!(case.prepare(&sent), set_and(&[("authorization", "Bearer 17|x")]));
+    }
+
+    #[test]
+    fn a_post_stays_a_post() {
+        let sent = [("X-HTTP-Method-Override", "DELETE"), ("X-HTTP-Method-Override", "PUT")];
+        for (method, expected) in [
+            (Method::POST, &[("x-http-method-override", "POST")][..]),
+            (Method::GET, &[]),
+            (Method::PUT, &[]),
+            (Method::DELETE, &[]),
+        ] {
+            assert_eq!(Case { method, ..PUBLIC }.prepare(&sent), set_and(expected));
+        }
+    }
+
+    #[test]
+    fn another_host_behind_the_gateway() {
+        let case = Case { host: Some(HeaderValue::from_static("backend:8000")), ..PUBLIC };
+        assert_eq!(case.prepare(&[]), set_and(&[("host", "backend:8000"), ("x-forwarded-host", "app")]));
+    }
+
+    #[test]
+    fn an_answer_loses_what_concerns_the_connection_only() {
+        let mut answer = fields(&[
+            ("Connection", "X-Hop, Content-Length, close"),
+            ("X-Hop", "1"),
+            ("Keep-Alive", "timeout=5"),
+            ("Transfer-Encoding", "chunked"),
+            ("Proxy-Authenticate", "Basic"),
+            ("Upgrade", "h2c"),
+            ("Content-Length", "3"),
+            ("Set-Cookie", "a=1"),
+            ("Set-Cookie", "b=2"),
+            ("Trailer", "X-Checksum"),
+            ("Via", "1.1 php"),
+            ("X-Forwarded-For", "x"),
+            ("X_Odd", "y"),
+            ("X-Request-Id", "z"),
+        ]);
+        prepare_answer(&mut answer);
+        let expected = fields(&[
+            ("Content-Length", "3"),
+            ("Set-Cookie", "a=1"),
+            ("Set-Cookie", "b=2"),
+            ("Trailer", "X-Checksum"),
+            ("Via", "1.1 php"),
+            ("X-Forwarded-For", "x"),
+            ("X_Odd", "y"),
+            ("X-Request-Id", "z"),
+        ]);
+        assert_eq!(lines(&answer), lines(&expected));
+    }
+
+    #[test]
+    fn trailers_that_may_not_pass() {
+        for name in [
+            "Authorization",
+            "Host",
+            "Content-Length",
+            "Content-Type",
+            "Content-Encoding",
+            "Content-Range",
+            "Transfer-Encoding",
+            "Trailer",
+            "TE",
+            "Connection",
+            "Cookie",
+            "Set-Cookie",
+            "Cache-Control",
+            "Location",
+            "If-Match",
+            "Range",
+            "Expect",
+            "WWW-Authenticate",
+            "Proxy-Authorization",
+            "X-Forwarded-For",
+            "Forwarded",
+            "X-Request-Id",
+            "X-Token-Id",
+            "X-HTTP-Method-Override",
+            "X_Checksum",
+            "X.Token.Id",
+            "Via",
+            "Age",
+            "Vary",
+            "Access-Control-Allow-Origin",
+        ] {
+            assert!(!trailer_allowed(&name.parse().unwrap()), "{name}");
+        }
+        for name in
+            ["X-Checksum", "Digest", "Repr-Digest", "Server-Timing", "ETag", "grpc-status", "Signature"]
+        {
+            assert!(trailer_allowed(&name.parse().unwrap()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_taken_over_where_it_is_one() {
+        let long = "a".repeat(LONGEST_REQUEST_ID + 1);
+        for (sent, taken) in [
+            (&[][..], false),
+            (&["0123-abc_X.y:z/+="], true),
+            (&[&long[1..]], true),
+            (&[&*long], false),
+            (&[""], false),
+            (&["a b"], false),
+            (&["a,b"], false),
+            (&["a\"b"], false),
+            (&["a", "a"], false),
+        ] {
+            let lines: Vec<_> = sent.iter().map(|id| ("x-request-id", *id)).collect();
+            assert_eq!(trusted_request_id(&fields(&lines)).is_some(), taken, "{sent:?}");
+        }
+    }
+}
