@@ -64,7 +64,7 @@ fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
         .collect();
     let width = rows.iter().map(|(_, path, _)| path.chars().count()).max().unwrap_or_default();
 
-    writeln!(output, "{HEADING}{:7}  {:width$}  {}{HEADING:#}", "METHOD", "PATH", "REQUIREMENT")?;
+    writeln!(output, "{HEADING}{:7}  {:width$}  REQUIREMENT{HEADING:#}", "METHOD", "PATH")?;
     for (method, path, requirement) in rows {
         let style = colour(requirement);
         writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}")?;

@@ -1,0 +1,186 @@
+//! What the pure part of a decision costs: target, map and abilities, apart and together.
+//!
+//! `cargo bench --bench decision`
+
+// Criterion's macros make an undocumented function; what is wrong here is wrong before anything is measured.
+#![allow(missing_docs, clippy::expect_used)]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT,
+};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use stockaj_gateway::policy::ability::{Abilities, Permit, Requirement};
+use stockaj_gateway::policy::bearer::Token;
+use stockaj_gateway::policy::headers::{Forwarding, prepare_answer, prepare_request};
+use stockaj_gateway::policy::map::{AbilityMap, MapBuilder, Unmapped};
+use stockaj_gateway::policy::path::CanonicalPath;
+use stockaj_gateway::policy::refusal::Refusal;
+use stockaj_gateway::policy::target::Target;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// A map of the size of the one that is shipped: the resources of Stockaj's guide, each with its items,
+/// restore and the abilities to read, create, update and delete.
+fn stockaj() -> Result<AbilityMap, Failure> {
+    let mut builder = MapBuilder::new(Unmapped::Deny);
+    let word = Requirement::from_word;
+    builder.route("/up", [(Method::GET, word("public")?, None)])?;
+    builder.route("/api/v2/{*rest}", [(Method::GET, word("deny")?, None)])?;
+    builder.route("/api/v2/kiosk/scan", [(Method::POST, word("kiosk:scan")?, None)])?;
+    builder.route("/api/v2/kiosk/search", [(Method::GET, word("kiosk:scan")?, None)])?;
+    for (resource, ability) in [
+        ("items", "items"),
+        ("variants", "items"),
+        ("types", "items"),
+        ("tags", "items"),
+        ("renters", "renters"),
+        ("rentals", "rents"),
+        ("webhooks", "webhooks"),
+        ("notifications", "notifications"),
+        ("instance", "instance"),
+    ] {
+        let to = |verb: &str| word(&format!("{ability}:{verb}"));
+        let collection = format!("/api/v2/{resource}");
+        builder
+            .route(&collection, [(Method::GET, to("read")?, None), (Method::POST, to("create")?, None)])?;
+        builder.route(
+            &format!("{collection}/{{id}}"),
+            [
+                (Method::GET, to("read")?, None),
+                (Method::PUT, to("update")?, None),
+                (Method::PATCH, to("update")?, None),
+                (Method::DELETE, to("delete")?, None),
+            ],
+        )?;
+        builder.route(&format!("{collection}/search"), [(Method::GET, to("read")?, None)])?;
+        builder.route(&format!("{collection}/{{id}}/restore"), [(Method::POST, to("delete")?, None)])?;
+    }
+    Ok(builder.build())
+}
+
+fn scanner() -> Abilities {
+    Abilities::new([
+        "items:read",
+        "items:update",
+        "kiosk:scan",
+        "notifications:read",
+        "rents:read",
+        "rents:update",
+    ])
+}
+
+fn request_fields() -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for (name, value) in [
+        (HOST, "app.stockaj.com"),
+        (USER_AGENT, "python-requests/2.32.3"),
+        (ACCEPT_ENCODING, "gzip, deflate"),
+        (ACCEPT, "application/json"),
+        (CONNECTION, "keep-alive"),
+        (AUTHORIZATION, "Bearer 17|a1b2c3d4e5f6g7h8i9j0a1b2c3d4e5f6g7h8i9j012345678"),
+        (CONTENT_TYPE, "application/json"),
+        (CONTENT_LENGTH, "120"),
+    ] {
+        fields.insert(name, HeaderValue::from_static(value));
+    }
+    fields
+}
+
+/// Target, token, route and permit: the gateway's own order without the verdict's look-up.
+fn decide(
+    map: &AbilityMap,
+    method: &Method,
+    uri: &Uri,
+    fields: &HeaderMap,
+    abilities: &Abilities,
+) -> Result<Permit, Refusal> {
+    let target = Target::read(method, uri, fields)?;
+    let found = map.find(method, &target.path);
+    let token = Token::from_fields(fields, 1024)?;
+    black_box(token.secret());
+    map.requirement(&found)?.permit(abilities)
+}
+
+fn decision(criterion: &mut Criterion) {
+    let map = stockaj().expect("the map");
+    let fields = request_fields();
+    let abilities = scanner();
+
+    let mut group = criterion.benchmark_group("path");
+    for (name, path) in [
+        ("canonical", "/api/v2/items/12345"),
+        ("canonical, long", "/api/v2/items/0f8fad5b-d9cb-469f-a165-70867728950e/restore"),
+        ("encoded, canonical", "/api/v2/items/caf%C3%A9%20noir"),
+        ("rewritten", "/api/v2/items/%61bc/"),
+        ("refused", "/api/v2/items/..%2Fusers"),
+    ] {
+        group.bench_function(name, |bencher| bencher.iter(|| CanonicalPath::new(black_box(path)).is_ok()));
+    }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("map");
+    for (name, path) in [
+        ("literal", "/api/v2/items/search"),
+        ("parameter", "/api/v2/rentals/12345"),
+        ("back to the rest", "/api/v2/items/search/unknown"),
+        ("none", "/login"),
+    ] {
+        let path = CanonicalPath::new(path).expect("a path");
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| map.find(black_box(&Method::GET), black_box(&path)))
+        });
+    }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("decision");
+    for (name, method, target) in [
+        ("allowed", Method::GET, "/api/v2/items/12345?include=tags"),
+        ("allowed, HEAD", Method::HEAD, "/api/v2/items"),
+        ("missing ability", Method::DELETE, "/api/v2/items/12345"),
+    ] {
+        let uri: Uri = target.parse().expect("a target");
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                decide(black_box(&map), &method, black_box(&uri), black_box(&fields), &abilities).is_ok()
+            });
+        });
+    }
+    group.finish();
+
+    let client = HeaderValue::from_static("192.0.2.1");
+    let request_id = HeaderValue::from_static("0123456789abcdef0123456789abcdef");
+    let authorization =
+        HeaderValue::from_static("Bearer 17|a1b2c3d4e5f6g7h8i9j0a1b2c3d4e5f6g7h8i9j012345678");
+    let mut group = criterion.benchmark_group("headers");
+    group.bench_function("request", |bencher| {
+        bencher.iter_batched_ref(
+            || fields.clone(),
+            |fields| {
+                prepare_request(
+                    fields,
+                    Forwarding {
+                        method: &Method::POST,
+                        version: Version::HTTP_11,
+                        client: &client,
+                        encrypted: true,
+                        trusted: false,
+                        request_id: &request_id,
+                        host: None,
+                        authorization: Some(authorization.clone()),
+                    },
+                );
+            },
+            criterion::BatchSize::SmallInput,
+        );
+    });
+    group.bench_function("answer", |bencher| {
+        bencher.iter_batched_ref(|| fields.clone(), prepare_answer, criterion::BatchSize::SmallInput);
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decision);
+criterion_main!(benches);
