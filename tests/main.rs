@@ -6,6 +6,7 @@
 
 mod support; // gateway, upstream, introspector and client builders, all on port 0
 
+mod deploy; // what is shipped under deploy/
 mod house; // the arrow between modules, and other habits that a scan can check
 mod scripts; // the scripted servers and the raw client, against each other
 mod stand_in; // the demo's stand-in for Stockaj, alone

@@ -107,7 +107,11 @@ fn measure(options: &Options) -> Result<()> {
 /// A proxy that answers errors quickly must not win.
 fn refuse_errors(runs: &[Run]) -> Result<()> {
     let errors: u64 = runs.iter().map(|run| run.errors).sum();
-    if errors == 0 { Ok(()) } else { Err(format!("{errors} requests failed or were answered with an error").into()) }
+    if errors == 0 {
+        Ok(())
+    } else {
+        Err(format!("{errors} requests failed or were answered with an error").into())
+    }
 }
 
 /// Notes SIGINT and SIGTERM, so that `measure` returns and what it started is ended.
