@@ -4,7 +4,7 @@
 //! are dropped and counted; nothing that serves requests ever waits for it.
 
 use std::fmt;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, Write};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -84,12 +84,8 @@ impl Guard {
 /// Sends every event of [`tracing`] to standard output. Where the process has a subscriber already, events
 /// stay with that one and only access lines go through the guard.
 pub fn init(settings: &settings::Log) -> Guard {
-    let stdout = io::stdout();
-    let colour = settings.format == LogFormat::Text
-        && stdout.is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // Many lines that wait become one write.
-    let (subscriber, guard) = to(BufWriter::with_capacity(64 * 1024, stdout), settings, colour);
+    let (subscriber, guard) = to(BufWriter::with_capacity(64 * 1024, io::stdout()), settings);
     let _ = tracing::subscriber::set_global_default(subscriber);
     guard
 }
@@ -98,7 +94,6 @@ pub fn init(settings: &settings::Log) -> Guard {
 pub(crate) fn to<W: Write + Send + 'static>(
     writer: W,
     settings: &settings::Log,
-    colour: bool,
 ) -> (impl Subscriber + Send + Sync, Guard) {
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
@@ -114,9 +109,8 @@ pub(crate) fn to<W: Write + Send + 'static>(
             .with_span_list(false)
             .with_writer(writer.clone())
             .boxed(),
-        LogFormat::Text => {
-            lines.with_ansi(colour).with_writer(OneLine { writer: writer.clone(), colour }).boxed()
-        }
+        // Never coloured, on a terminal neither: the layer's escapes could not be told from a value's.
+        LogFormat::Text => lines.with_ansi(false).with_writer(OneLine { writer: writer.clone() }).boxed(),
     };
     let subscriber = registry().with(targets(settings.level)).with(lines);
     (subscriber, Guard { writer, settings: settings.clone(), worker: Some(worker) })
@@ -140,8 +134,6 @@ fn targets(level: LogLevel) -> Targets {
 #[derive(Clone)]
 struct OneLine {
     writer: NonBlocking,
-    /// Escape characters are ours: the layer has escaped those of values.
-    colour: bool,
 }
 
 impl<'a> MakeWriter<'a> for OneLine {
@@ -156,10 +148,9 @@ impl Write for OneLine {
     /// The layer hands over one whole event at a time.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
-        let kept = |character: char| !character.is_control() || (self.colour && character == '\x1b');
         let mut line = String::with_capacity(text.len() + 1);
         for character in text.chars() {
-            if kept(character) {
+            if !character.is_control() {
                 line.push(character);
             } else {
                 line.extend(character.escape_default());
@@ -209,7 +200,7 @@ mod tests {
 
     fn logged(level: LogLevel, format: LogFormat, events: impl FnOnce()) -> String {
         let collected = Collected::default();
-        let (subscriber, guard) = to(collected.clone(), &settings(level, format), false);
+        let (subscriber, guard) = to(collected.clone(), &settings(level, format));
         tracing::subscriber::with_default(subscriber, events);
         drop(guard);
         collected.text()
@@ -286,7 +277,7 @@ mod tests {
     #[test]
     fn a_stuck_reader_costs_lines_and_no_time() {
         let (release, stuck) = mpsc::channel();
-        let (subscriber, guard) = to(Stuck(stuck), &settings(LogLevel::Info, LogFormat::Text), false);
+        let (subscriber, guard) = to(Stuck(stuck), &settings(LogLevel::Info, LogFormat::Text));
         let dropped = guard.dropped_lines();
         assert_eq!(dropped.count(), 0);
         let start = Instant::now();
