@@ -9,6 +9,10 @@
 //! policy/      PURE: path, route, map, ability, bearer, headers, refusal; no I/O, no clock, no log
 //! gateway.rs   THE request path, top to bottom in one file
 //! answer.rs    Refusal → status, body, header fields
+//! answer_body  the body of an answer, and with its end the end of the exchange
+//! exchange.rs  the record of one request: metrics and access line, once, however it ends
+//! peer.rs      the client's side of a connection, and what it is doing
+//! listener.rs  a bound socket, of the proxy or of the admin listener
 //! tokens/      who is calling: verdict, introspection, cache
 //! backend/     forward (takes a Permit)
 //! client/      connections out: resolve, TLS, keep-alive pool
@@ -28,10 +32,17 @@
 //! `public` route, can make one.
 
 pub mod admin;
+pub mod answer;
+pub mod answer_body;
+pub mod backend;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod demo;
+pub mod exchange;
+pub mod gateway;
+pub mod listener;
+pub mod peer;
 pub mod policy;
 pub mod server;
 pub mod telemetry;

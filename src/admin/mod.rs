@@ -6,12 +6,7 @@
 mod answer;
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
-use std::net;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net as unix;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
@@ -28,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::config::settings::ListenAddress;
+use crate::listener::{Listener, Socket};
 use crate::telemetry::metrics::Metrics;
 
 /// Connections served at a time. One more closes the oldest: answers take no time, so that it is a silent or
@@ -84,93 +79,17 @@ pub struct Admin {
     pub token: Option<SecretString>,
 }
 
-/// The address cannot be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}")]
-pub struct BindError {
-    /// `admin.address`
-    pub address: ListenAddress,
-    /// Why not.
-    pub source: io::Error,
-}
-
-/// A bound socket that nothing is served on yet.
-#[derive(Debug)]
-pub struct Listener {
-    socket: Socket,
-    address: ListenAddress,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(net::TcpListener),
-    Unix(unix::UnixListener, SocketFile),
-}
-
-/// Removes the file of a Unix socket when it is dropped.
-#[derive(Debug)]
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// Binds `admin.address`. A Unix socket that a dead process left behind is replaced.
-///
-/// # Errors
-/// Where the address is in use, not ours, or not allowed.
-pub fn bind(address: &ListenAddress) -> Result<Listener, BindError> {
-    let bound = match address {
-        ListenAddress::Tcp(address) => bind_tcp(*address),
-        ListenAddress::Unix(path) => bind_unix(path),
-    };
-    bound.map_err(|source| BindError { address: address.clone(), source })
-}
-
-fn bind_tcp(address: net::SocketAddr) -> io::Result<Listener> {
-    let listener = net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    let address = ListenAddress::Tcp(listener.local_addr()?);
-    Ok(Listener { socket: Socket::Tcp(listener), address })
-}
-
-fn bind_unix(path: &Path) -> io::Result<Listener> {
-    let listener = match unix::UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead_socket(path) => {
-            fs::remove_file(path)?;
-            unix::UnixListener::bind(path)?
-        }
-        bound => bound?,
-    };
-    listener.set_nonblocking(true)?;
-    let file = SocketFile(path.to_owned());
-    Ok(Listener { socket: Socket::Unix(listener, file), address: ListenAddress::Unix(path.to_owned()) })
-}
-
-fn is_dead_socket(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
-        && unix::UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
-impl Listener {
-    /// Where it listens, with the port that the system chose.
-    pub const fn address(&self) -> &ListenAddress {
-        &self.address
-    }
-
+impl Admin {
     /// Serves on a thread of its own until the handle is told to stop, or is dropped.
     ///
     /// # Errors
     /// Where the system gives no thread or no event queue.
-    pub fn serve(self, admin: Admin) -> io::Result<Handle> {
+    pub fn serve(self, listener: Listener) -> io::Result<Handle> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("admin".to_owned())
-            .spawn(move || serve(&runtime, self.socket, Arc::new(admin), stopped))?;
+            .spawn(move || serve(&runtime, listener, Arc::new(self), stopped))?;
         Ok(Handle { stop, thread })
     }
 }
@@ -193,7 +112,8 @@ impl Handle {
     }
 }
 
-fn serve(runtime: &Runtime, socket: Socket, admin: Arc<Admin>, stopped: oneshot::Receiver<()>) {
+fn serve(runtime: &Runtime, listener: Listener, admin: Arc<Admin>, stopped: oneshot::Receiver<()>) {
+    let (socket, _file) = listener.into_parts();
     runtime.block_on(async {
         let mut connections = JoinSet::new();
         let served = async {
@@ -202,7 +122,7 @@ fn serve(runtime: &Runtime, socket: Socket, admin: Arc<Admin>, stopped: oneshot:
                     let listener = TcpListener::from_std(listener)?;
                     accept(async || listener.accept().await.map(|(io, _)| io), &admin, &mut connections).await
                 }
-                Socket::Unix(listener, _file) => {
+                Socket::Unix(listener) => {
                     let listener = UnixListener::from_std(listener)?;
                     accept(async || listener.accept().await.map(|(io, _)| io), &admin, &mut connections).await
                 }

@@ -3,7 +3,12 @@ use std::net::{SocketAddr, TcpStream};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
+use std::fs;
+use std::net;
+use std::os::unix::net as unix;
+
 use super::*;
+use crate::config::settings::ListenAddress;
 
 const LOOPBACK: ListenAddress =
     ListenAddress::Tcp(SocketAddr::new(net::IpAddr::V4(net::Ipv4Addr::LOCALHOST), 0));
@@ -15,7 +20,7 @@ struct Running {
 }
 
 fn start(token: Option<&str>) -> Running {
-    let listener = bind(&LOOPBACK).unwrap();
+    let listener = Listener::bind(&LOOPBACK).unwrap();
     let ListenAddress::Tcp(address) = *listener.address() else { panic!("not TCP") };
     let readiness = Arc::<Readiness>::default();
     let admin = Admin {
@@ -23,7 +28,7 @@ fn start(token: Option<&str>) -> Running {
         readiness: Arc::clone(&readiness),
         token: token.map(SecretString::from),
     };
-    Running { handle: listener.serve(admin).unwrap(), address, readiness }
+    Running { handle: admin.serve(listener).unwrap(), address, readiness }
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -158,13 +163,13 @@ fn stops() {
     assert_eq!(status(&head), 200);
     running.handle.stop();
     assert_eq!(TcpStream::connect(running.address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-    assert!(bind(&ListenAddress::Tcp(running.address)).is_ok(), "the port is free again");
+    assert!(Listener::bind(&ListenAddress::Tcp(running.address)).is_ok(), "the port is free again");
 }
 
 #[test]
 fn a_port_in_use_is_an_error() {
-    let listener = bind(&LOOPBACK).unwrap();
-    let error = bind(listener.address()).unwrap_err();
+    let listener = Listener::bind(&LOOPBACK).unwrap();
+    let error = Listener::bind(listener.address()).unwrap_err();
     assert_eq!(error.source.kind(), ErrorKind::AddrInUse);
     assert!(error.to_string().starts_with(&format!("cannot listen on {}: ", listener.address())), "{error}");
 }
@@ -177,10 +182,10 @@ fn unix_sockets() {
     // What a dead process leaves behind.
     drop(unix::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let listener = bind(&address).unwrap();
-    assert_eq!(bind(&address).unwrap_err().source.kind(), ErrorKind::AddrInUse);
+    let listener = Listener::bind(&address).unwrap();
+    assert_eq!(Listener::bind(&address).unwrap_err().source.kind(), ErrorKind::AddrInUse);
     let admin = Admin { metrics: Metrics::new(1), readiness: Arc::default(), token: None };
-    let handle = listener.serve(admin).unwrap();
+    let handle = admin.serve(listener).unwrap();
     let mut stream = unix::UnixStream::connect(&path).unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -190,6 +195,6 @@ fn unix_sockets() {
     assert!(!path.exists());
 
     fs::write(&path, "a file").unwrap();
-    assert_eq!(bind(&address).unwrap_err().source.kind(), ErrorKind::AddrInUse);
+    assert_eq!(Listener::bind(&address).unwrap_err().source.kind(), ErrorKind::AddrInUse);
     assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
 }

@@ -1,6 +1,7 @@
 //! Connections out, below `tokens` and `backend`: resolve, connect, TLS.
 
 pub mod connect;
+pub mod pool;
 mod resolve;
 mod tls;
 

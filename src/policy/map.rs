@@ -32,6 +32,12 @@ pub struct Place {
     pub column: usize,
 }
 
+impl std::fmt::Display for Place {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
 /// One method of one route.
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -234,6 +240,11 @@ impl AbilityMap {
     /// The routes by their numbers, which is the order of matching.
     pub fn routes(&self) -> impl ExactSizeIterator<Item = &Route> {
         self.routes.iter()
+    }
+
+    /// The route with this number.
+    pub fn route(&self, number: usize) -> Option<&Route> {
+        self.routes.get(number)
     }
 
     /// The routes' templates as written, such as `/api/v2/items/{id}`, by their numbers.

@@ -15,7 +15,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::verdict::Verdict;
-use crate::client::ConnectError;
+use crate::client::pool::LeaseError;
 use crate::config::settings::{Introspection, IntrospectionStyle, JsonPointer};
 use crate::policy::ability::Abilities;
 
@@ -44,16 +44,13 @@ pub enum NoVerdict {
     Request(#[from] http::Error),
     /// No connection to the introspector.
     #[error("the introspector cannot be reached: {0}")]
-    Connect(#[from] ConnectError),
+    Connect(#[from] LeaseError),
     /// The connection broke, or what came was not HTTP.
     #[error("the introspector's answer broke off or is malformed: {0}")]
     Transport(#[from] hyper::Error),
     /// `introspection.timeout` passed.
     #[error("the introspector took longer than {0:?}")]
     TimedOut(Duration),
-    /// The wait for a turn took as long as `introspection.timeout`.
-    #[error("more introspections wait than may run")]
-    Overloaded,
     /// The answer is longer than [`LONGEST_ANSWER`].
     #[error("the introspector's answer is longer than {LONGEST_ANSWER} bytes")]
     TooLarge,

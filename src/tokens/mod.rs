@@ -1,6 +1,14 @@
-//! Who is calling: what introspection says about a token.
+//! Who is calling: the verdict of introspection, and how long it is believed.
+//!
+//! [`introspection`] turns a token into a question and an answer into a [`Verdict`], and [`introspector`]
+//! asks it; [`cache`] is what all cores share; [`lookup`] is one core's way to a verdict.
 
+pub mod cache;
 pub mod introspection;
+pub mod introspector;
+pub mod lookup;
+pub mod revocation;
+pub mod turns;
 pub mod verdict;
 
 pub use verdict::Verdict;

@@ -1,0 +1,155 @@
+//! From a refusal to the answer that the client gets: one exhaustive match.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::policy::refusal::Refusal;
+
+/// The field that names a request in answers, in logs and to the backend.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const NO_CREDENTIALS: HeaderValue = HeaderValue::from_static("Bearer realm=\"stockaj\"");
+const INVALID_TOKEN: HeaderValue =
+    HeaderValue::from_static("Bearer realm=\"stockaj\", error=\"invalid_token\"");
+const INSUFFICIENT_SCOPE: HeaderValue =
+    HeaderValue::from_static("Bearer realm=\"stockaj\", error=\"insufficient_scope\"");
+/// Seconds. An introspector that is down is asked again with every request; a client need not hurry.
+const A_SECOND: HeaderValue = HeaderValue::from_static("1");
+
+struct Parts {
+    status: StatusCode,
+    body: &'static str,
+    field: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Parts {
+    const fn new(status: StatusCode, body: &'static str) -> Self {
+        Self { status, body, field: None }
+    }
+
+    fn with(self, name: HeaderName, value: HeaderValue) -> Self {
+        Self { field: Some((name, value)), ..self }
+    }
+}
+
+fn unauthenticated(challenge: HeaderValue) -> Parts {
+    Parts::new(StatusCode::UNAUTHORIZED, r#"{"message":"Unauthenticated."}"#)
+        .with(WWW_AUTHENTICATE, challenge)
+}
+
+fn unauthorized(challenge: HeaderValue) -> Parts {
+    Parts::new(StatusCode::FORBIDDEN, r#"{"message":"This action is unauthorized."}"#)
+        .with(WWW_AUTHENTICATE, challenge)
+}
+
+fn unavailable() -> Parts {
+    Parts::new(StatusCode::SERVICE_UNAVAILABLE, r#"{"message":"Service Unavailable."}"#)
+        .with(RETRY_AFTER, A_SECOND)
+}
+
+fn parts(refusal: &Refusal) -> Parts {
+    match refusal {
+        Refusal::BadRequest(_) => Parts::new(StatusCode::BAD_REQUEST, r#"{"message":"Bad Request."}"#),
+        Refusal::MissingToken => unauthenticated(NO_CREDENTIALS),
+        Refusal::MalformedToken | Refusal::InactiveToken | Refusal::ExpiredToken => {
+            unauthenticated(INVALID_TOKEN)
+        }
+        Refusal::Unmapped | Refusal::Denied => unauthorized(INSUFFICIENT_SCOPE),
+        Refusal::MissingAbility(challenge) => unauthorized(challenge.clone()),
+        Refusal::RequestTimeout => {
+            Parts::new(StatusCode::REQUEST_TIMEOUT, r#"{"message":"Request Timeout."}"#)
+        }
+        Refusal::PayloadTooLarge => {
+            Parts::new(StatusCode::PAYLOAD_TOO_LARGE, r#"{"message":"Payload Too Large."}"#)
+        }
+        Refusal::UriTooLong => Parts::new(StatusCode::URI_TOO_LONG, r#"{"message":"URI Too Long."}"#),
+        Refusal::InternalError => {
+            Parts::new(StatusCode::INTERNAL_SERVER_ERROR, r#"{"message":"Server Error"}"#)
+        }
+        Refusal::BackendUnreachable | Refusal::BackendBroken => {
+            Parts::new(StatusCode::BAD_GATEWAY, r#"{"message":"Bad Gateway."}"#)
+        }
+        Refusal::NoVerdict | Refusal::Overloaded => unavailable(),
+        Refusal::BackendTimeout => {
+            Parts::new(StatusCode::GATEWAY_TIMEOUT, r#"{"message":"Gateway Timeout."}"#)
+        }
+    }
+}
+
+/// The answer to a request that is refused.
+pub fn refuse(refusal: &Refusal, request_id: HeaderValue) -> Response<Bytes> {
+    let Parts { status, body, field } = parts(refusal);
+    let mut response = Response::new(Bytes::from_static(body.as_bytes()));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(X_REQUEST_ID, request_id);
+    if let Some((name, value)) = field {
+        fields.insert(name, value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_status_body_and_field() {
+        let scope = HeaderValue::from_static("Bearer realm=\"stockaj\", scope=\"a b\"");
+        let invalid = Some(("www-authenticate", r#"Bearer realm="stockaj", error="invalid_token""#));
+        let insufficient =
+            Some(("www-authenticate", r#"Bearer realm="stockaj", error="insufficient_scope""#));
+        let retry = Some(("retry-after", "1"));
+        let table = [
+            (Refusal::BadRequest("why"), 400, "Bad Request.", None),
+            (
+                Refusal::MissingToken,
+                401,
+                "Unauthenticated.",
+                Some(("www-authenticate", r#"Bearer realm="stockaj""#)),
+            ),
+            (Refusal::MalformedToken, 401, "Unauthenticated.", invalid),
+            (Refusal::InactiveToken, 401, "Unauthenticated.", invalid),
+            (Refusal::ExpiredToken, 401, "Unauthenticated.", invalid),
+            (Refusal::Unmapped, 403, "This action is unauthorized.", insufficient),
+            (Refusal::Denied, 403, "This action is unauthorized.", insufficient),
+            (
+                Refusal::MissingAbility(scope),
+                403,
+                "This action is unauthorized.",
+                Some(("www-authenticate", r#"Bearer realm="stockaj", scope="a b""#)),
+            ),
+            (Refusal::RequestTimeout, 408, "Request Timeout.", None),
+            (Refusal::PayloadTooLarge, 413, "Payload Too Large.", None),
+            (Refusal::UriTooLong, 414, "URI Too Long.", None),
+            (Refusal::InternalError, 500, "Server Error", None),
+            (Refusal::BackendUnreachable, 502, "Bad Gateway.", None),
+            (Refusal::BackendBroken, 502, "Bad Gateway.", None),
+            (Refusal::NoVerdict, 503, "Service Unavailable.", retry),
+            (Refusal::Overloaded, 503, "Service Unavailable.", retry),
+            (Refusal::BackendTimeout, 504, "Gateway Timeout.", None),
+        ];
+        for (refusal, status, message, field) in table {
+            let response = refuse(&refusal, HeaderValue::from_static("17"));
+            assert_eq!(response.status(), status, "{refusal:?}");
+            assert_eq!(*response.body(), format!(r#"{{"message":"{message}"}}"#), "{refusal:?}");
+            let mut fields = vec![
+                ("content-type", "application/json"),
+                ("cache-control", "no-store"),
+                ("x-request-id", "17"),
+            ];
+            fields.extend(field);
+            fields.sort_unstable();
+            let mut sent: Vec<_> = response
+                .headers()
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+                .collect();
+            sent.sort_unstable();
+            assert_eq!(sent, fields, "{refusal:?}");
+        }
+    }
+}

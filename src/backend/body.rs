@@ -1,0 +1,154 @@
+//! The body of a request on its way to the backend: streamed, bounded, and never waited for without end.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::idle::IdleTimer;
+
+/// What ended an upload before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UploadFault {
+    /// More than `limits.body`.
+    #[error("the request's body is too large")]
+    TooLarge,
+    /// Nothing came for `limits.body_idle_timeout`.
+    #[error("the request's body did not come in time")]
+    TimedOut,
+    /// Malformed, or cut off.
+    #[error("the request's body broke off")]
+    Broken,
+}
+
+/// What is known of an upload while the answer is awaited.
+#[derive(Debug, Default)]
+pub struct Upload {
+    ended_at: Cell<Option<Instant>>,
+    fault: Cell<Option<UploadFault>>,
+}
+
+impl Upload {
+    /// When its last byte was handed on.
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.ended_at.get()
+    }
+
+    /// What ended it early.
+    pub fn fault(&self) -> Option<UploadFault> {
+        self.fault.get()
+    }
+}
+
+/// A request's body.
+pub enum RequestBody {
+    /// None.
+    Empty,
+    /// From the client.
+    Streaming(Box<Streaming>),
+}
+
+/// See [`RequestBody::Streaming`].
+pub struct Streaming {
+    incoming: Incoming,
+    upload: Rc<Upload>,
+    left: u64,
+    idle: IdleTimer,
+}
+
+impl RequestBody {
+    /// `incoming`, bounded; with it what is to be known of it, where there is any body at all.
+    ///
+    /// # Errors
+    /// [`UploadFault::TooLarge`] where its Content-Length says so.
+    pub fn new(
+        incoming: Incoming,
+        limit: u64,
+        idle_timeout: Duration,
+    ) -> Result<(Self, Option<Rc<Upload>>), UploadFault> {
+        if incoming.is_end_stream() {
+            return Ok((Self::Empty, None));
+        }
+        if incoming.size_hint().lower() > limit {
+            return Err(UploadFault::TooLarge);
+        }
+        let upload = Rc::new(Upload::default());
+        let streaming = Streaming {
+            incoming,
+            upload: Rc::clone(&upload),
+            left: limit,
+            idle: IdleTimer::new(idle_timeout),
+        };
+        Ok((Self::Streaming(Box::new(streaming)), Some(upload)))
+    }
+}
+
+impl Streaming {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
+        let frame = match Pin::new(&mut self.incoming).poll_frame(context) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let timed_out = self.idle.poll_waiting(context);
+                return timed_out.map(|()| Some(Err(self.fail(UploadFault::TimedOut))));
+            }
+        };
+        self.idle.progressed();
+        match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    match self.left.checked_sub(data.len() as u64) {
+                        Some(left) => self.left = left,
+                        None => return Poll::Ready(Some(Err(self.fail(UploadFault::TooLarge)))),
+                    }
+                }
+                if self.incoming.is_end_stream() {
+                    self.upload.ended_at.set(Some(Instant::now()));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(_)) => Poll::Ready(Some(Err(self.fail(UploadFault::Broken)))),
+            None => {
+                self.upload.ended_at.set(Some(Instant::now()));
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn fail(&self, fault: UploadFault) -> UploadFault {
+        self.upload.fault.set(Some(fault));
+        fault
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = UploadFault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Streaming(streaming) => streaming.poll(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming(streaming) => streaming.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming(streaming) => streaming.incoming.size_hint(),
+        }
+    }
+}

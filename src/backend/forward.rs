@@ -1,0 +1,163 @@
+//! Sends a permitted request to the backend and brings the head of its answer.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::body::{RequestBody, Upload, UploadFault};
+use crate::client::pool::{Lease, LeaseError, Pool};
+use crate::config::settings::Settings;
+use crate::policy::ability::Permit;
+use crate::policy::refusal::Refusal;
+
+/// One core's way to the backend.
+pub struct Backend {
+    settings: Arc<Settings>,
+    pool: Rc<Pool<RequestBody>>,
+}
+
+/// The backend's answer, and the connection that its body comes over.
+pub struct Answered {
+    /// The head, and the body to come.
+    pub response: Response<Incoming>,
+    /// To be given back when the body is at its end.
+    pub lease: Lease<RequestBody>,
+}
+
+/// What went wrong with one attempt.
+struct Failure {
+    refusal: Refusal,
+    /// The request, where it may be sent again.
+    unsent: Option<Request<RequestBody>>,
+}
+
+impl Backend {
+    /// The backend of `settings`, over `pool`.
+    pub const fn new(settings: Arc<Settings>, pool: Rc<Pool<RequestBody>>) -> Self {
+        Self { settings, pool }
+    }
+
+    /// Its connections.
+    pub const fn pool(&self) -> &Rc<Pool<RequestBody>> {
+        &self.pool
+    }
+
+    /// Forwards `request`, which `permit` allows.
+    ///
+    /// A kept connection may have been closed by the backend just now. What was not sent at all goes out
+    /// once more over a new one; so does what has no body and may be repeated (RFC 9110 section 9.2.2).
+    ///
+    /// # Errors
+    /// The refusal that the client is to be answered with; why is in the log.
+    pub async fn forward(
+        &self,
+        permit: Permit,
+        request: Request<RequestBody>,
+        upload: Option<Rc<Upload>>,
+        now: Instant,
+    ) -> Result<Answered, Refusal> {
+        let Permit { .. } = permit;
+        let upload = upload.as_deref();
+        let Some(lease) = self.pool.take_idle(now) else {
+            return self.over_new_connection(request, upload).await;
+        };
+        let copy = is_repeatable(&request).then(|| copy(&request));
+        match self.exchange(lease, request, upload).await {
+            Ok(answered) => Ok(answered),
+            Err(Failure { refusal: Refusal::BackendBroken, unsent }) => match unsent.or(copy) {
+                Some(request) => self.over_new_connection(request, upload).await,
+                None => Err(Refusal::BackendBroken),
+            },
+            Err(Failure { refusal, .. }) => Err(refusal),
+        }
+    }
+
+    async fn over_new_connection(
+        &self,
+        request: Request<RequestBody>,
+        upload: Option<&Upload>,
+    ) -> Result<Answered, Refusal> {
+        let lease = self.pool.connect().await.map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "no connection to the backend");
+            match error {
+                LeaseError::Exhausted => Refusal::Overloaded,
+                LeaseError::Connect(_) | LeaseError::Handshake(_) => Refusal::BackendUnreachable,
+            }
+        })?;
+        self.exchange(lease, request, upload).await.map_err(|failure| failure.refusal)
+    }
+
+    async fn exchange(
+        &self,
+        mut lease: Lease<RequestBody>,
+        request: Request<RequestBody>,
+        upload: Option<&Upload>,
+    ) -> Result<Answered, Failure> {
+        let timeout = self.settings.backend.timeout;
+        let answer = {
+            let mut answer = std::pin::pin!(lease.send(request));
+            let mut deadline = std::pin::pin!(tokio::time::sleep(timeout));
+            loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut answer => break Some(answer),
+                    () = &mut deadline => match upload.map(Upload::ended_at) {
+                        // The backend's time begins when it has the whole request.
+                        Some(None) => deadline.as_mut().reset(tokio::time::Instant::now() + timeout),
+                        Some(Some(ended)) if ended.elapsed() < timeout => {
+                            deadline.as_mut().reset(tokio::time::Instant::from_std(ended + timeout));
+                        }
+                        _ => break None,
+                    }
+                }
+            }
+        };
+        match answer {
+            Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                tracing::warn!("the backend switched protocols without having been asked");
+                Err(Failure { refusal: Refusal::BackendBroken, unsent: None })
+            }
+            Some(Ok(response)) => Ok(Answered { response, lease }),
+            Some(Err(mut error)) => {
+                let unsent = error.take_message();
+                if let Some(fault) = upload.and_then(Upload::fault) {
+                    return Err(Failure { refusal: refusal(fault), unsent: None });
+                }
+                if unsent.is_none() {
+                    let error: &dyn std::error::Error = error.error();
+                    tracing::debug!(error, "the exchange with the backend broke off");
+                }
+                Err(Failure { refusal: Refusal::BackendBroken, unsent })
+            }
+            None => Err(Failure { refusal: Refusal::BackendTimeout, unsent: None }),
+        }
+    }
+}
+
+/// The refusal for an upload that cannot go on.
+pub const fn refusal(fault: UploadFault) -> Refusal {
+    match fault {
+        UploadFault::TooLarge => Refusal::PayloadTooLarge,
+        UploadFault::TimedOut => Refusal::RequestTimeout,
+        UploadFault::Broken => Refusal::BadRequest("the body is malformed or cut off"),
+    }
+}
+
+fn is_repeatable(request: &Request<RequestBody>) -> bool {
+    let idempotent = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
+    );
+    idempotent && matches!(request.body(), RequestBody::Empty)
+}
+
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    copy
+}

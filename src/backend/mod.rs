@@ -1,0 +1,5 @@
+//! The way to the backend, for requests that hold a permit.
+
+pub mod body;
+pub mod forward;
+pub mod idle;

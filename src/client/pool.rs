@@ -1,0 +1,269 @@
+//! The keep-alive pool of one core.
+//!
+//! hyper-util's pooling client is shared by all cores and costs a lock and an allocation per request. Here
+//! every core keeps its own connections, so that taking one and giving it back is a push and a pop.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::connect::{ConnectError, Connector};
+
+/// A bound on connections that the pools of all cores share.
+#[derive(Debug)]
+pub struct ConnectionBound {
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+impl ConnectionBound {
+    /// At most `connections` at a time.
+    pub fn new(connections: usize) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
+        Arc::new(Self { permits, waiting: AtomicUsize::new(0) })
+    }
+}
+
+/// Why no connection could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// None could be made.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The new connection failed before it could carry a request.
+    #[error("the connection failed at once")]
+    Handshake(#[source] hyper::Error),
+    /// All that are allowed are in use.
+    #[error("all connections are in use")]
+    Exhausted,
+}
+
+/// How many connections a pool has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Open, carrying a request.
+    pub active: usize,
+    /// Open, waiting for one.
+    pub idle: usize,
+}
+
+/// The connections of one core to one destination.
+pub struct Pool<B> {
+    connector: Arc<Connector>,
+    idle: RefCell<Vec<Idle<B>>>,
+    open: Rc<Cell<usize>>,
+    idle_timeout: Duration,
+    bound: Option<Arc<ConnectionBound>>,
+    returned: Notify,
+    /// How long to wait for a connection when all that the bound allows are in use.
+    patience: Duration,
+    http1: http1::Builder,
+}
+
+struct Idle<B> {
+    sender: SendRequest<B>,
+    since: Instant,
+}
+
+impl<B> Pool<B>
+where
+    B: Body<Data = bytes::Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// An empty pool. A connection that was idle for `idle_timeout` is not used again.
+    pub fn new(
+        connector: Arc<Connector>,
+        idle_timeout: Duration,
+        bound: Option<Arc<ConnectionBound>>,
+        patience: Duration,
+    ) -> Rc<Self> {
+        let mut http1 = http1::Builder::new();
+        http1.max_headers(200);
+        Rc::new(Self {
+            connector,
+            idle: RefCell::default(),
+            open: Rc::default(),
+            idle_timeout,
+            bound,
+            returned: Notify::new(),
+            patience,
+            http1,
+        })
+    }
+
+    /// The most recently used idle connection, if there is one that still lives.
+    pub fn take_idle(self: &Rc<Self>, now: Instant) -> Option<Lease<B>> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(Idle { sender, since }) = idle.pop() {
+            if sender.is_ready() && now.saturating_duration_since(since) < self.idle_timeout {
+                return Some(Lease { sender, pool: Rc::clone(self) });
+            }
+        }
+        None
+    }
+
+    /// A new connection, within the bound.
+    ///
+    /// # Errors
+    /// [`LeaseError::Exhausted`] when the bound leaves none for as long as `patience`; otherwise what went
+    /// wrong with connecting.
+    pub async fn connect(self: &Rc<Self>) -> Result<Lease<B>, LeaseError> {
+        let permit = match &self.bound {
+            None => None,
+            Some(bound) => match self.wait_for_turn(bound).await? {
+                Turn::Permit(permit) => Some(permit),
+                Turn::Returned(lease) => return Ok(lease),
+            },
+        };
+        let stream = self.connector.connect().await?;
+        let (sender, connection) =
+            self.http1.handshake(TokioIo::new(stream)).await.map_err(LeaseError::Handshake)?;
+        let open = OpenGuard::new(&self.open);
+        tokio::task::spawn_local(async move {
+            // Whoever waits for the answer is told of a failure through the request itself.
+            let _ = connection.await;
+            drop((open, permit));
+        });
+        Ok(Lease { sender, pool: Rc::clone(self) })
+    }
+
+    async fn wait_for_turn(self: &Rc<Self>, bound: &Arc<ConnectionBound>) -> Result<Turn<B>, LeaseError> {
+        if let Ok(permit) = Arc::clone(&bound.permits).try_acquire_owned() {
+            return Ok(Turn::Permit(permit));
+        }
+        let _waiting = Waiting::new(&bound.waiting);
+        let wait = async {
+            loop {
+                let returned = self.returned.notified();
+                if let Some(lease) = self.take_idle(Instant::now()) {
+                    return Ok(Turn::Returned(lease));
+                }
+                tokio::select! {
+                    permit = Arc::clone(&bound.permits).acquire_owned() => {
+                        return permit.map(Turn::Permit).map_err(|_| LeaseError::Exhausted);
+                    }
+                    () = returned => {}
+                }
+            }
+        };
+        tokio::time::timeout(self.patience, wait).await.unwrap_or(Err(LeaseError::Exhausted))
+    }
+
+    /// Closes what was idle for too long, what died, and, while another core waits for a connection, one
+    /// more. To be called about once a second.
+    pub fn sweep(&self, now: Instant) {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|kept| {
+            !kept.sender.is_closed() && now.saturating_duration_since(kept.since) < self.idle_timeout
+        });
+        if self.others_wait() && !idle.is_empty() {
+            idle.remove(0);
+        }
+    }
+
+    /// How many connections there are now.
+    pub fn census(&self) -> Census {
+        let idle = self.idle.borrow().len();
+        Census { active: self.open.get().saturating_sub(idle), idle }
+    }
+
+    fn others_wait(&self) -> bool {
+        self.bound.as_ref().is_some_and(|bound| bound.waiting.load(Ordering::Relaxed) > 0)
+    }
+
+    fn keep(&self, sender: SendRequest<B>) {
+        self.idle.borrow_mut().push(Idle { sender, since: Instant::now() });
+        if self.others_wait() {
+            self.returned.notify_one();
+        }
+    }
+}
+
+enum Turn<B> {
+    Permit(OwnedSemaphorePermit),
+    Returned(Lease<B>),
+}
+
+/// A connection that is ready for one request.
+///
+/// Dropping it closes the connection; [`Lease::give_back`] keeps it.
+pub struct Lease<B> {
+    sender: SendRequest<B>,
+    pool: Rc<Pool<B>>,
+}
+
+impl<B> Lease<B>
+where
+    B: Body<Data = bytes::Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Sends `request`, and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// Hands the request back where not a byte of it was sent.
+    // The error is hyper's own; boxing it would cost an allocation in its only use.
+    #[allow(clippy::result_large_err)]
+    pub async fn send(
+        &mut self,
+        request: Request<B>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
+        self.sender.try_send_request(request).await
+    }
+
+    /// Keeps the connection for another request, as soon as it has finished with this one.
+    pub fn give_back(self) {
+        let Self { mut sender, pool } = self;
+        if sender.is_closed() {
+            return;
+        }
+        if sender.is_ready() {
+            pool.keep(sender);
+            return;
+        }
+        // The answer came before the request's body was at its end, or hyper has yet to notice that both are.
+        tokio::task::spawn_local(async move {
+            if let Ok(Ok(())) = tokio::time::timeout(pool.idle_timeout, sender.ready()).await {
+                pool.keep(sender);
+            }
+        });
+    }
+}
+
+struct OpenGuard(Rc<Cell<usize>>);
+
+impl OpenGuard {
+    fn new(open: &Rc<Cell<usize>>) -> Self {
+        open.set(open.get() + 1);
+        Self(Rc::clone(open))
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,175 @@
+//! The record of one request, from its head to the end of its answer.
+
+use std::fmt::Display;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderValue, Method, StatusCode};
+
+use crate::config::settings::Settings;
+use crate::peer::Peer;
+use crate::policy::refusal::{Reason, Refusal};
+use crate::telemetry::access::{AccessLine, AccessLog};
+use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Phase, RouteLabel};
+use crate::tokens::lookup::Held;
+
+/// Where one core's requests are recorded.
+pub struct Recorder {
+    /// The core's metrics.
+    pub metrics: CoreMetrics,
+    /// The access log.
+    pub access: AccessLog,
+}
+
+/// What is known of a request so far. Dropped with the answer's body, it records the request once:
+/// complete, broken off, or left by its client.
+pub struct Exchange {
+    recorder: Rc<Recorder>,
+    settings: Arc<Settings>,
+    peer: Rc<Peer>,
+    started: Instant,
+    /// Its method.
+    pub method: Method,
+    /// Its id, ours or that of a trusted peer.
+    pub request_id: HeaderValue,
+    /// The route's label in metrics, as soon as there is one.
+    pub route: RouteLabel,
+    /// The route's number in the map.
+    pub route_number: Option<usize>,
+    /// Whose token it carries.
+    pub caller: Option<Held>,
+    /// Time spent waiting for a verdict.
+    pub introspection: Duration,
+    /// Time from the first attempt to reach the backend to the head of its answer.
+    pub backend: Duration,
+    answer: Option<(StatusCode, Reason)>,
+    detail: Option<&'static str>,
+    complete: bool,
+}
+
+/// nginx's number for a client that left before it was answered.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+impl Exchange {
+    /// A request whose head has come.
+    pub fn new(
+        recorder: &Rc<Recorder>,
+        settings: &Arc<Settings>,
+        peer: &Rc<Peer>,
+        method: &Method,
+        request_id: HeaderValue,
+        now: Instant,
+    ) -> Self {
+        peer.activity.serving(now);
+        recorder.metrics.client_connections(ConnectionState::Idle, -1);
+        recorder.metrics.client_connections(ConnectionState::Active, 1);
+        Self {
+            recorder: Rc::clone(recorder),
+            settings: Arc::clone(settings),
+            peer: Rc::clone(peer),
+            started: now,
+            method: method.clone(),
+            request_id,
+            route: RouteLabel::None,
+            route_number: None,
+            caller: None,
+            detail: None,
+            introspection: Duration::ZERO,
+            backend: Duration::ZERO,
+            answer: None,
+            complete: false,
+        }
+    }
+
+    /// When the request's head had come.
+    pub const fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Notes the answer's head, which is about to be sent.
+    pub fn answered(&mut self, status: StatusCode, reason: Reason, now: Instant) {
+        self.answer = Some((status, reason));
+        let metrics = &self.recorder.metrics;
+        let waited = self.backend + self.introspection;
+        metrics.phase(Phase::Gateway, now.duration_since(self.started).saturating_sub(waited));
+        if !self.backend.is_zero() {
+            metrics.phase(Phase::Backend, self.backend);
+        }
+    }
+
+    /// Notes a refusal.
+    pub fn refused(&mut self, refusal: &Refusal, status: StatusCode, now: Instant) {
+        if let Refusal::BadRequest(why) = refusal {
+            self.detail = Some(why);
+        }
+        self.answered(status, refusal.reason(), now);
+    }
+
+    /// Notes that the answer's body is at its end.
+    pub const fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// Notes that the answer's body broke off, and why.
+    pub const fn broke_off(&mut self, reason: Reason, detail: &'static str) {
+        self.complete = true;
+        self.detail = Some(detail);
+        if let Some((_, noted)) = &mut self.answer {
+            *noted = reason;
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.peer.activity.served(now);
+        let metrics = &self.recorder.metrics;
+        metrics.client_connections(ConnectionState::Active, -1);
+        metrics.client_connections(ConnectionState::Idle, 1);
+        let left = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or(StatusCode::BAD_REQUEST);
+        let (status, reason) = match self.answer {
+            Some((status, reason)) if self.complete => (status, reason),
+            Some((status, _)) => (status, Reason::ClientGone),
+            None => (left, Reason::ClientGone),
+        };
+        let duration = now.duration_since(self.started);
+        metrics.request(self.route, &self.method, status, reason, duration);
+        if self.recorder.access.wants(reason, status.as_u16()) {
+            self.write_access_line(status, reason, duration);
+        }
+    }
+}
+
+impl Exchange {
+    fn write_access_line(&self, status: StatusCode, reason: Reason, duration: Duration) {
+        let map = &self.settings.abilities;
+        let route = self.route_number.and_then(|number| map.route(number));
+        let rule = route.and_then(|route| route.rule(&self.method));
+        // Why in particular: what was wrong with the request, or else the rule that refused it.
+        let denied = matches!(reason, Reason::MissingAbility | Reason::Denied);
+        let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| denied);
+        let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
+        let waited = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
+        let verdict = self.caller.as_ref().map(|held| &held.verdict);
+        self.recorder.access.write(&AccessLine {
+            request_id: self.request_id.to_str().unwrap_or("-"),
+            client: self.peer.address,
+            method: self.method.as_str(),
+            route: match (route, self.route) {
+                (Some(route), _) => route.template(),
+                (None, RouteLabel::None) => "none",
+                (None, RouteLabel::Unmapped | RouteLabel::Route(_)) => "unmapped",
+            },
+            status: status.as_u16(),
+            reason,
+            token_id: verdict.map(|verdict| &*verdict.id),
+            token_name: verdict.and_then(|verdict| verdict.name.as_deref()),
+            detail: detail.or(place.map(|place| place as &dyn Display)),
+            duration,
+            introspection_duration: waited(self.introspection),
+            backend_duration: waited(self.backend),
+        });
+    }
+}

@@ -1,0 +1,269 @@
+//! The request path, from top to bottom.
+//!
+//! [`Gateway::answer`] is the outer function: it alone turns a refusal into an answer. Inside it, a request
+//! goes from its target to a decision, each step needing what the one before it found, and forwarding needs
+//! the [`Permit`] that only a decision holds.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+
+use crate::answer;
+use crate::answer_body::AnswerBody;
+use crate::backend::body::RequestBody;
+use crate::backend::forward::{self, Answered, Backend};
+use crate::config::settings::{BackendHost, Settings};
+use crate::exchange::{Exchange, Recorder};
+use crate::peer::Peer;
+use crate::policy::ability::{Permit, Requirement};
+use crate::policy::bearer::{self, Token};
+use crate::policy::headers::{self, Forwarding};
+use crate::policy::map::Found;
+use crate::policy::refusal::{Reason, Refusal};
+use crate::policy::target::Target;
+use crate::telemetry::metrics::{RouteLabel, RouteNumbers};
+use crate::tokens::cache::TokenHash;
+use crate::tokens::lookup::{Held, Lookup};
+
+/// One core's gateway.
+pub struct Gateway {
+    settings: Arc<Settings>,
+    routes: RouteNumbers,
+    lookup: Rc<Lookup>,
+    backend: Backend,
+    recorder: Rc<Recorder>,
+}
+
+/// What allows a request.
+struct Decision {
+    permit: Permit,
+    /// In whose name, and the Authorization field that says so. None on a public route.
+    caller: Option<(Held, HeaderValue)>,
+}
+
+impl Gateway {
+    /// The gateway of one core. `routes` numbers the routes of the settings' map.
+    pub const fn new(
+        settings: Arc<Settings>,
+        routes: RouteNumbers,
+        lookup: Rc<Lookup>,
+        backend: Backend,
+        recorder: Rc<Recorder>,
+    ) -> Self {
+        Self { settings, routes, lookup, backend, recorder }
+    }
+
+    /// The way to verdicts.
+    pub const fn lookup(&self) -> &Rc<Lookup> {
+        &self.lookup
+    }
+
+    /// The way to the backend.
+    pub const fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Where requests are recorded.
+    pub const fn recorder(&self) -> &Rc<Recorder> {
+        &self.recorder
+    }
+
+    /// The configuration.
+    pub const fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Answers one request, whatever it is.
+    pub async fn answer(&self, peer: &Rc<Peer>, request: Request<Incoming>) -> Response<AnswerBody> {
+        let now = Instant::now();
+        let id = request_id(peer, &request);
+        let mut exchange = Exchange::new(&self.recorder, &self.settings, peer, request.method(), id, now);
+        match self.serve(peer, request, &mut exchange).await {
+            Ok((Answered { mut response, lease }, reason)) => {
+                headers::prepare_answer(response.headers_mut());
+                exchange.answered(response.status(), reason, Instant::now());
+                let idle_timeout = self.settings.limits.body_idle_timeout;
+                response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout))
+            }
+            Err(refusal) => {
+                let response = answer::refuse(&refusal, exchange.request_id.clone());
+                exchange.refused(&refusal, response.status(), Instant::now());
+                response.map(|bytes| AnswerBody::own(bytes, exchange))
+            }
+        }
+    }
+
+    async fn serve(
+        &self,
+        peer: &Rc<Peer>,
+        request: Request<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<(Answered, Reason), Refusal> {
+        if request
+            .uri()
+            .path_and_query()
+            .is_some_and(|t| t.as_str().len() > self.settings.limits.target_bytes)
+        {
+            return Err(Refusal::UriTooLong);
+        }
+        let target = Target::read(request.method(), request.uri(), request.headers())?;
+        let Decision { permit, caller } = self.decide(&request, &target, exchange).await?;
+        let uri = self.backend_uri(request.uri(), &target)?;
+        let (caller, authorization) = caller.unzip();
+        let answered = self.forward(permit, peer, request, uri, authorization, exchange).await?;
+        let Some(caller) = caller else { return Ok((answered, Reason::Public)) };
+        if answered.response.status() == StatusCode::UNAUTHORIZED {
+            self.lookup.contradicted(&caller);
+        }
+        Ok((answered, Reason::Allowed))
+    }
+
+    /// Route, token, verdict, permit: in this order, so that no introspection is spent on a request that its
+    /// route or its credentials refuse already.
+    async fn decide(
+        &self,
+        request: &Request<Incoming>,
+        target: &Target<'_>,
+        exchange: &mut Exchange,
+    ) -> Result<Decision, Refusal> {
+        let map = &self.settings.abilities;
+        let found = map.find(request.method(), &target.path);
+        exchange.route = RouteLabel::Unmapped;
+        if let Found::Rule { route, rule } = &found {
+            exchange.route = self.routes.label(*route);
+            exchange.route_number = Some(*route);
+            if let Some(permit) = Permit::public(&rule.requirement) {
+                bearer::at_most_one(request.headers())?;
+                return Ok(Decision { permit, caller: None });
+            }
+        }
+        let token = Token::from_fields(request.headers(), self.settings.limits.token_bytes)?;
+        let requirement = map.requirement(&found)?;
+        let caller = self.verdict(token, exchange).await?;
+        let (permit, caller) = self.permit(token, caller, requirement, exchange).await?;
+        Ok(Decision { permit, caller: Some((caller, token.authorization())) })
+    }
+
+    /// Who the token is, as introspection says.
+    async fn verdict(&self, token: Token<'_>, exchange: &mut Exchange) -> Result<Held, Refusal> {
+        let hash = TokenHash::of(token.secret());
+        let at_hand = self.lookup.at_hand(&hash, token, exchange.started());
+        let caller = match at_hand {
+            Some(caller) => caller,
+            None => {
+                let asked = Instant::now();
+                let verdict = self.lookup.look_further(hash, token, asked).await;
+                exchange.introspection += asked.elapsed();
+                verdict?
+            }
+        };
+        exchange.caller = Some(Rc::clone(&caller));
+        Ok(caller)
+    }
+
+    /// The permit of a caller whose abilities satisfy `requirement`. A verdict that does not, and may be out
+    /// of date, is asked for once more: the guide's own remedy for a 403 is to update the token.
+    async fn permit(
+        &self,
+        token: Token<'_>,
+        caller: Held,
+        requirement: &Requirement,
+        exchange: &mut Exchange,
+    ) -> Result<(Permit, Held), Refusal> {
+        let denied = match requirement.permit(&caller.verdict.abilities) {
+            Ok(permit) => return Ok((permit, caller)),
+            Err(denied) => denied,
+        };
+        let asked = Instant::now();
+        let again = self.lookup.ask_again(token, &caller, asked).await;
+        exchange.introspection += asked.elapsed();
+        match again {
+            None => Err(denied),
+            Some(Ok(caller)) => Ok((requirement.permit(&caller.verdict.abilities)?, caller)),
+            Some(Err(Refusal::NoVerdict | Refusal::Overloaded))
+                if self.lookup.may_serve_stale(&caller, Instant::now()) =>
+            {
+                Err(denied)
+            }
+            Some(Err(refusal)) => Err(refusal),
+        }
+    }
+
+    /// The target as the backend gets it: its prefix, the canonical path, the query byte for byte.
+    fn backend_uri(&self, sent: &Uri, target: &Target<'_>) -> Result<Uri, Refusal> {
+        let prefix = &*self.settings.backend.path_prefix;
+        if prefix.is_empty() && target.path.is_borrowed() && sent.authority().is_none() {
+            return Ok(sent.clone());
+        }
+        let path = target.path.as_str();
+        let mut text =
+            String::with_capacity(prefix.len() + path.len() + 1 + target.query.map_or(0, str::len));
+        if !target.path.is_asterisk() {
+            text.push_str(prefix);
+        }
+        text.push_str(path);
+        if let Some(query) = target.query {
+            text.push('?');
+            text.push_str(query);
+        }
+        Uri::try_from(text).map_err(|_| Refusal::InternalError)
+    }
+
+    /// Sends the request on, which `permit` allows, as a message of our own.
+    async fn forward(
+        &self,
+        permit: Permit,
+        peer: &Peer,
+        request: Request<Incoming>,
+        uri: Uri,
+        authorization: Option<HeaderValue>,
+        exchange: &mut Exchange,
+    ) -> Result<Answered, Refusal> {
+        let Settings { limits, backend, .. } = &*self.settings;
+        let (mut head, incoming) = request.into_parts();
+        let (body, upload) =
+            RequestBody::new(incoming, limits.body, limits.body_idle_timeout).map_err(forward::refusal)?;
+        let forwarding = Forwarding {
+            method: &head.method,
+            version: head.version,
+            client: &peer.address_field,
+            encrypted: peer.encrypted,
+            trusted: peer.trusted,
+            request_id: &exchange.request_id,
+            host: match backend.host {
+                BackendHost::Preserve => None,
+                BackendHost::Backend => Some(&backend.authority),
+            },
+            authorization,
+        };
+        headers::prepare_request(&mut head.headers, forwarding);
+        let mut request = Request::new(body);
+        *request.method_mut() = head.method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = head.headers;
+        let asked = Instant::now();
+        let answered = self.backend.forward(permit, request, upload, asked).await;
+        exchange.backend = asked.elapsed();
+        answered
+    }
+}
+
+/// The request's id: a trusted peer's, or a random one of 32 hex digits.
+fn request_id(peer: &Peer, request: &Request<Incoming>) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    if peer.trusted
+        && let Some(id) = headers::trusted_request_id(request.headers())
+    {
+        return id.clone();
+    }
+    let mut random = fastrand::u128(..);
+    let text: [u8; 32] = std::array::from_fn(|_| {
+        let digit = DIGITS[(random & 15) as usize];
+        random >>= 4;
+        digit
+    });
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+}

@@ -1,0 +1,147 @@
+//! The client's side of one connection.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::task::Waker;
+use std::time::Instant;
+
+use http::HeaderValue;
+
+/// Who is at the other end of a connection, and what the connection is doing.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address; none for a Unix socket.
+    pub address: Option<IpAddr>,
+    /// The same for X-Forwarded-For: `unknown` (RFC 7239 section 6.2) for a Unix socket.
+    pub address_field: HeaderValue,
+    /// Whether it is among `listen.trusted_proxies`.
+    pub trusted: bool,
+    /// Whether the connection is TLS.
+    pub encrypted: bool,
+    /// What it is doing.
+    pub activity: Activity,
+}
+
+impl Peer {
+    /// A peer that has just connected.
+    pub fn new(address: Option<IpAddr>, trusted: bool, encrypted: bool, now: Instant) -> Self {
+        let address = address.map(|address| address.to_canonical());
+        let field = address.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
+        Self {
+            address,
+            address_field: field.unwrap_or(HeaderValue::from_static("unknown")),
+            trusted,
+            encrypted,
+            activity: Activity::new(now),
+        }
+    }
+}
+
+/// What a connection is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A request's first byte.
+    Idle,
+    /// The rest of a request's head.
+    Head,
+    /// A request is being served.
+    Serving,
+}
+
+/// What a connection is doing and since when, so that one sweep a core can end what takes too long:
+/// no request sets a timer of its own.
+#[derive(Debug)]
+pub struct Activity {
+    phase: Cell<Phase>,
+    since: Cell<Instant>,
+    blocked_since: Cell<Option<Instant>>,
+    ending: Cell<Ending>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Whether, and how, a connection is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ending {
+    /// Not yet.
+    Not,
+    /// After the request that is being served.
+    Soon,
+    /// At once.
+    Now,
+}
+
+impl Activity {
+    fn new(now: Instant) -> Self {
+        Self {
+            phase: Cell::new(Phase::Idle),
+            since: Cell::new(now),
+            blocked_since: Cell::new(None),
+            ending: Cell::new(Ending::Not),
+            waker: RefCell::default(),
+        }
+    }
+
+    /// What it waits for, and since when.
+    pub fn phase(&self) -> (Phase, Instant) {
+        (self.phase.get(), self.since.get())
+    }
+
+    /// Since when the client has read nothing of what waits for it.
+    pub fn blocked_since(&self) -> Option<Instant> {
+        self.blocked_since.get()
+    }
+
+    /// Bytes came. `now` is read only where they begin a request.
+    pub fn received(&self, now: impl FnOnce() -> Instant) {
+        if self.phase.get() == Phase::Idle {
+            self.enter(Phase::Head, now());
+        }
+    }
+
+    /// The client took bytes, or not.
+    pub fn wrote(&self, blocked: bool, now: impl FnOnce() -> Instant) {
+        if !blocked {
+            self.blocked_since.set(None);
+        } else if self.blocked_since.get().is_none() {
+            self.blocked_since.set(Some(now()));
+        }
+    }
+
+    /// A request's head is complete.
+    pub fn serving(&self, now: Instant) {
+        self.enter(Phase::Serving, now);
+    }
+
+    /// A request is over.
+    pub fn served(&self, now: Instant) {
+        self.enter(Phase::Idle, now);
+    }
+
+    fn enter(&self, phase: Phase, now: Instant) {
+        self.phase.set(phase);
+        self.since.set(now);
+    }
+
+    /// Asks for the connection's end, and wakes its task.
+    pub fn end(&self, ending: Ending) {
+        if ending > self.ending.get() {
+            self.ending.set(ending);
+            if let Some(waker) = self.waker.borrow().as_ref() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Whether its end was asked for.
+    pub fn ending(&self) -> Ending {
+        self.ending.get()
+    }
+
+    /// The task that drives the connection.
+    pub fn driven_by(&self, waker: &Waker) {
+        let mut kept = self.waker.borrow_mut();
+        if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            *kept = Some(waker.clone());
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! A client's connection as bytes, watched: what it is doing tells the sweep what takes too long.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
+
+use crate::peer::Peer;
+
+/// What bytes come and go through.
+pub(super) enum Transport {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    // Large, and seldom what is measured against a plain relay.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A transport whose traffic is noted with its peer.
+pub(super) struct Watched {
+    pub(super) transport: Transport,
+    pub(super) peer: Rc<Peer>,
+}
+
+macro_rules! on_transport {
+    ($transport:expr, $method:ident $(, $argument:expr)*) => {
+        match $transport {
+            Transport::Tcp(stream) => Pin::new(stream).$method($($argument),*),
+            Transport::Unix(stream) => Pin::new(stream).$method($($argument),*),
+            Transport::Tls(stream) => Pin::new(&mut **stream).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = on_transport!(&mut this.transport, poll_read, context, buffer);
+        if buffer.filled().len() > before {
+            this.peer.activity.received(Instant::now);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = on_transport!(&mut this.transport, poll_write, context, buffer);
+        this.peer.activity.wrote(written.is_pending(), Instant::now);
+        written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = on_transport!(&mut this.transport, poll_write_vectored, context, buffers);
+        this.peer.activity.wrote(written.is_pending(), Instant::now);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.transport {
+            Transport::Tcp(stream) => stream.is_write_vectored(),
+            Transport::Unix(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_transport!(&mut self.get_mut().transport, poll_flush, context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_transport!(&mut self.get_mut().transport, poll_shutdown, context)
+    }
+}

@@ -1,0 +1,416 @@
+//! What introspection said of each token, for all cores.
+//!
+//! moka owns the verdicts and decides which to evict. What it cannot promise is checked at every use
+//! instead: it applies expiry in its own time, and an `invalidate` loses against an insertion that runs
+//! beside it. So each entry carries its own deadlines, its generation and a flag that it is gone; whoever
+//! holds one, a core's front cache included, asks [`TokenCache::standing`] before believing it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use moka::Expiry;
+use moka::notification::RemovalCause;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::introspection::NoVerdict;
+use super::revocation::{Revocation, Revocations, Subject};
+use super::verdict::Verdict;
+use crate::config::settings;
+
+/// How long after its freshness an entry is kept, so that its token counts as known. It serves no request
+/// in that time, except as `stale_if_error` allows.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// SHA-256 of a token as it was sent: the only form in which tokens are kept. Several spellings of one
+/// token have several hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// The hash of `token`.
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    /// From the 32 bytes themselves.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// An active verdict and how far it may be believed.
+#[derive(Debug)]
+pub struct Entry {
+    /// What introspection said.
+    pub verdict: Verdict,
+    /// When the introspection began.
+    pub asked_at: Instant,
+    hash: TokenHash,
+    fresh_until: Instant,
+    /// The token's own expiry on the clock that deadlines use.
+    expires: Option<Instant>,
+    generation: AtomicU64,
+    gone: AtomicBool,
+    refreshing: AtomicBool,
+    /// Milliseconds after `asked_at` of the latest asking that brought no verdict; 0: none.
+    failed_after: AtomicU64,
+}
+
+/// How far an entry may be believed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Believe it.
+    Fresh,
+    /// Believe it, and ask again in the background.
+    Refresh,
+    /// Ask again; while nobody answers, believe it.
+    Stale,
+    /// Ask again; it only tells that the token was active once.
+    Old,
+    /// The token itself has expired.
+    Expired,
+    /// Evicted, replaced or revoked: it says nothing.
+    Gone,
+}
+
+impl Entry {
+    fn subject(&self) -> Subject<'_> {
+        Subject { hash: &self.hash, id: Some(&self.verdict.id), name: self.verdict.name.as_deref() }
+    }
+
+    /// Whether the token's own expiry has passed.
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| now >= expires)
+    }
+
+    /// How long ago the verdict was asked for.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.asked_at)
+    }
+
+    /// Takes on the refresh of this entry; false where somebody has already.
+    pub fn claim_refresh(&self) -> bool {
+        !self.refreshing.swap(true, Ordering::AcqRel)
+    }
+
+    /// Lays the refresh down again, so that a later request may take it on.
+    pub fn release_refresh(&self) {
+        self.refreshing.store(false, Ordering::Release);
+    }
+
+    /// Notes that asking again brought no verdict.
+    pub fn note_failure(&self, now: Instant) {
+        let after = u64::try_from(self.age(now).as_millis()).unwrap_or(u64::MAX).max(1);
+        self.failed_after.store(after, Ordering::Relaxed);
+    }
+
+    /// Whether asking again brought no verdict less than `pause` ago.
+    pub fn failed_within(&self, pause: Duration, now: Instant) -> bool {
+        match self.failed_after.load(Ordering::Relaxed) {
+            0 => false,
+            after => self.age(now) < Duration::from_millis(after).saturating_add(pause),
+        }
+    }
+}
+
+/// What an introspection came to, for all who waited for it.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Active, and now in the cache.
+    Active(Arc<Entry>),
+    /// Not active.
+    Inactive(Inactivity),
+    /// No verdict.
+    NoVerdict(Arc<NoVerdict>),
+    /// It never had its turn.
+    Overloaded,
+}
+
+/// An introspection under way, shared by all who wait for its token.
+pub type Flight = watch::Receiver<Option<Outcome>>;
+
+/// Who publishes what an introspection comes to.
+pub type Publisher = Arc<watch::Sender<Option<Outcome>>>;
+
+/// Who starts an introspection and who joins one.
+#[derive(Debug)]
+pub enum Boarding {
+    /// One is under way.
+    Joined(Flight),
+    /// There is none: the caller runs it, publishes, and calls [`TokenCache::land`], whatever happens.
+    Started(Flight, Publisher),
+}
+
+/// Why a token is not active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inactivity {
+    /// Unknown or revoked.
+    Inactive,
+    /// Past its own expiry.
+    Expired,
+}
+
+/// What the backend's answer said about a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Feedback {
+    /// 401: the backend does not know the token any more.
+    Unauthenticated,
+    /// 403 by the gateway, on a verdict that may be out of date.
+    Forbidden,
+}
+
+/// Why an entry left the cache: the `cause` of the evictions metric.
+pub type OnEviction = Box<dyn Fn(RemovalCause) + Send + Sync>;
+
+/// The verdicts of all cores.
+pub struct TokenCache {
+    active: moka::sync::Cache<TokenHash, Arc<Entry>>,
+    inactive: moka::sync::Cache<TokenHash, (u64, Inactivity)>,
+    feedback: moka::sync::Cache<(TokenHash, Feedback), ()>,
+    revocations: Revocations,
+    flights: Mutex<HashMap<TokenHash, Publisher>>,
+    settings: settings::Cache,
+}
+
+struct UntilForgotten {
+    keep: Duration,
+}
+
+impl UntilForgotten {
+    fn left(&self, entry: &Entry, now: Instant) -> Duration {
+        let until = entry.fresh_until + self.keep;
+        entry.expires.map_or(until, |expires| until.min(expires)).saturating_duration_since(now)
+    }
+}
+
+impl Expiry<TokenHash, Arc<Entry>> for UntilForgotten {
+    fn expire_after_create(&self, _: &TokenHash, entry: &Arc<Entry>, now: Instant) -> Option<Duration> {
+        Some(self.left(entry, now))
+    }
+
+    // Without this a replaced entry would keep the deadline of the one it replaced.
+    fn expire_after_update(
+        &self,
+        _: &TokenHash,
+        entry: &Arc<Entry>,
+        now: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(self.left(entry, now))
+    }
+}
+
+impl TokenCache {
+    /// An empty cache.
+    pub fn new(settings: &settings::Cache, on_eviction: OnEviction) -> Self {
+        let keep = settings.stale_if_error.max(REMEMBERED);
+        let active = moka::sync::Cache::builder()
+            .max_capacity(settings.max_tokens)
+            .expire_after(UntilForgotten { keep })
+            .eviction_listener(move |_, entry: Arc<Entry>, cause| {
+                entry.gone.store(true, Ordering::Release);
+                on_eviction(cause);
+            })
+            .build();
+        // A cache of its own: a flood of random tokens evicts other random tokens and nothing else.
+        let inactive = moka::sync::Cache::builder()
+            .max_capacity(settings.max_tokens)
+            .time_to_live(settings.negative_ttl)
+            .build();
+        let feedback = moka::sync::Cache::builder()
+            .max_capacity(settings.max_tokens)
+            .time_to_live(settings.negative_ttl)
+            .build();
+        Self {
+            active,
+            inactive,
+            feedback,
+            revocations: Revocations::default(),
+            flights: Mutex::default(),
+            settings: settings.clone(),
+        }
+    }
+
+    /// How this cache was configured.
+    pub const fn settings(&self) -> &settings::Cache {
+        &self.settings
+    }
+
+    /// The number of the latest revocation, to be noted when an introspection begins.
+    pub fn generation(&self) -> u64 {
+        self.revocations.generation()
+    }
+
+    /// The entry of a token, whatever its standing. Tells moka that the token is in use.
+    pub fn active(&self, hash: &TokenHash) -> Option<Arc<Entry>> {
+        self.active.get(hash)
+    }
+
+    /// Whether it was found less than `negative_ttl` ago that the token is not active, and why.
+    pub fn inactive(&self, hash: &TokenHash) -> Option<Inactivity> {
+        let (generation, inactivity) = self.inactive.get(hash)?;
+        let subject = Subject { hash, id: None, name: None };
+        (!self.revocations.since(generation, subject)).then_some(inactivity)
+    }
+
+    /// Whether `feedback` on a token is to be acted upon: once per `negative_ttl`.
+    pub fn heed(&self, hash: TokenHash, feedback: Feedback) -> bool {
+        self.feedback.entry((hash, feedback)).or_insert(()).is_fresh()
+    }
+
+    /// How far `entry` may be believed at `now`.
+    pub fn standing(&self, entry: &Entry, now: Instant) -> Standing {
+        if entry.gone.load(Ordering::Acquire) || self.is_revoked(entry) {
+            return Standing::Gone;
+        }
+        if entry.is_expired(now) {
+            return Standing::Expired;
+        }
+        if now < entry.fresh_until {
+            // The last fifth of its life: long enough to ask again before it ends, if it is in use at all.
+            // No answer can make it outlive the token.
+            let life = entry.fresh_until.saturating_duration_since(entry.asked_at);
+            let refresh = now + life / 5 >= entry.fresh_until
+                && entry.expires.is_none_or(|expires| entry.fresh_until < expires)
+                && !entry.refreshing.load(Ordering::Relaxed);
+            return if refresh { Standing::Refresh } else { Standing::Fresh };
+        }
+        if now < entry.fresh_until + self.settings.stale_if_error { Standing::Stale } else { Standing::Old }
+    }
+
+    /// Whether a revocation concerned `entry` after its introspection began.
+    pub fn is_revoked(&self, entry: &Entry) -> bool {
+        let checked = entry.generation.load(Ordering::Relaxed);
+        let generation = self.revocations.generation();
+        if checked == generation {
+            return false;
+        }
+        if self.revocations.since(checked, entry.subject()) {
+            entry.gone.store(true, Ordering::Release);
+            return true;
+        }
+        entry.generation.fetch_max(generation, Ordering::Relaxed);
+        false
+    }
+
+    /// Joins the introspection of a token that is under way, or starts one.
+    pub fn board(&self, hash: TokenHash) -> Boarding {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(publisher) = flights.get(&hash) {
+            return Boarding::Joined(publisher.subscribe());
+        }
+        let (sender, flight) = watch::channel(None);
+        let publisher = Arc::new(sender);
+        flights.insert(hash, Arc::clone(&publisher));
+        Boarding::Started(flight, publisher)
+    }
+
+    /// Ends the introspection of a token: the next who asks starts another.
+    pub fn land(&self, hash: &TokenHash) {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(hash);
+    }
+
+    /// Ends an introspection that waits for its turn, unless somebody still waits for it.
+    pub fn land_if_abandoned(&self, hash: &TokenHash, publisher: &Publisher) -> bool {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let abandoned = publisher.receiver_count() == 0;
+        if abandoned {
+            flights.remove(hash);
+        }
+        abandoned
+    }
+
+    /// Whether an introspection that began at `generation` is worth nothing, as its token was revoked since.
+    pub fn is_overtaken(&self, generation: u64, subject: Subject<'_>) -> bool {
+        self.revocations.since(generation, subject)
+    }
+
+    /// Keeps what introspection said, and says what that comes to. `asked_at` and `generation` are of the
+    /// moment before the question was sent, `wall` is the wall clock's reading of `now`.
+    pub fn store(
+        &self,
+        hash: TokenHash,
+        verdict: Verdict,
+        generation: u64,
+        asked_at: Instant,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Outcome {
+        let expires = match verdict.expires_at {
+            None => None,
+            Some(at) => match at.duration_since(wall) {
+                Ok(left) if !left.is_zero() => now.checked_add(left),
+                // The token is at its end: as inactive as any unknown one, and remembered as briefly.
+                _ => return self.store_inactive(hash, Inactivity::Expired, generation),
+            },
+        };
+        let fresh_until = asked_at + jittered(self.settings.ttl);
+        let entry = Arc::new(Entry {
+            verdict,
+            asked_at,
+            hash,
+            fresh_until: expires.map_or(fresh_until, |expires| fresh_until.min(expires)),
+            expires,
+            generation: AtomicU64::new(generation),
+            gone: AtomicBool::new(false),
+            refreshing: AtomicBool::new(false),
+            failed_after: AtomicU64::new(0),
+        });
+        self.inactive.invalidate(&hash);
+        self.active.insert(hash, Arc::clone(&entry));
+        Outcome::Active(entry)
+    }
+
+    /// Keeps that a token is not active, by an introspection begun at `generation`.
+    pub fn store_inactive(&self, hash: TokenHash, why: Inactivity, generation: u64) -> Outcome {
+        self.forget_entry(&hash);
+        self.inactive.insert(hash, (generation, why));
+        Outcome::Inactive(why)
+    }
+
+    /// Forgets the verdict of one token, as it was sent.
+    pub fn forget_entry(&self, hash: &TokenHash) {
+        if let Some(entry) = self.active.remove(hash) {
+            entry.gone.store(true, Ordering::Release);
+        }
+    }
+
+    /// Forgets every verdict that `revocation` concerns, here, in every core and in flight; says how many
+    /// entries that were.
+    pub fn revoke(&self, revocation: Revocation) -> usize {
+        self.revocations.note(revocation.clone());
+        let mut revoked = 0;
+        for (hash, entry) in &self.active {
+            if revocation.concerns(entry.subject()) {
+                entry.gone.store(true, Ordering::Release);
+                self.active.invalidate(&*hash);
+                revoked += 1;
+            }
+        }
+        revoked
+    }
+
+    /// How many entries there are now: active, inactive.
+    pub fn sizes(&self) -> (u64, u64) {
+        (self.active.entry_count(), self.inactive.entry_count())
+    }
+
+    /// Does what moka puts off: evicts what is expired or too much.
+    pub fn maintain(&self) {
+        self.active.run_pending_tasks();
+        self.inactive.run_pending_tasks();
+    }
+}
+
+/// `ttl` less up to a tenth, so that tokens that were first seen together do not expire together.
+fn jittered(ttl: Duration) -> Duration {
+    ttl.mul_f64(1.0 - 0.1 * fastrand::f64())
+}

@@ -1,0 +1,87 @@
+//! Asks the introspector, over one core's own connections.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+
+use super::cache::TokenHash;
+use super::introspection::{self, Answer, LONGEST_ANSWER, NoVerdict};
+use crate::client::pool::{Lease, Pool};
+use crate::config::settings;
+
+/// One core's way to the introspector.
+pub struct Introspector {
+    settings: Arc<settings::Settings>,
+    pool: Rc<Pool<Full<Bytes>>>,
+}
+
+impl Introspector {
+    /// Asks over `pool` as `settings` say.
+    pub const fn new(settings: Arc<settings::Settings>, pool: Rc<Pool<Full<Bytes>>>) -> Self {
+        Self { settings, pool }
+    }
+
+    /// How it is asked.
+    pub fn settings(&self) -> &settings::Introspection {
+        &self.settings.introspection
+    }
+
+    /// Its connections.
+    pub const fn pool(&self) -> &Rc<Pool<Full<Bytes>>> {
+        &self.pool
+    }
+
+    /// Asks who `token` is. Takes `introspection.timeout` at most.
+    pub async fn ask(&self, token: &str, hash: &TokenHash) -> Answer {
+        let settings = self.settings();
+        match tokio::time::timeout(settings.timeout, self.exchange(token, hash)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => Answer::NoVerdict(error),
+            Err(_) => Answer::NoVerdict(NoVerdict::TimedOut(settings.timeout)),
+        }
+    }
+
+    async fn exchange(&self, token: &str, hash: &TokenHash) -> Result<Answer, NoVerdict> {
+        let settings = self.settings();
+        let question = || introspection::request(settings, token);
+        let reused = self.pool.take_idle(Instant::now());
+        // A kept connection may have been closed by the other side meanwhile. Asking twice changes nothing.
+        let first = match reused {
+            Some(lease) => send(lease, question()?).await.ok(),
+            None => None,
+        };
+        let (response, lease) = match first {
+            Some(answered) => answered,
+            None => {
+                let lease = self.pool.connect().await?;
+                send(lease, question()?).await?
+            }
+        };
+        let (head, mut body) = response.into_parts();
+        let mut answer = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            if answer.len() + data.len() > LONGEST_ANSWER {
+                return Err(NoVerdict::TooLarge);
+            }
+            answer.extend_from_slice(&data);
+        }
+        lease.give_back();
+        Ok(introspection::read(settings, head.status, &answer, hash.as_bytes()))
+    }
+}
+
+async fn send(
+    mut lease: Lease<Full<Bytes>>,
+    question: Request<Full<Bytes>>,
+) -> Result<(Response<Incoming>, Lease<Full<Bytes>>), NoVerdict> {
+    match lease.send(question).await {
+        Ok(response) => Ok((response, lease)),
+        Err(error) => Err(error.into_error().into()),
+    }
+}

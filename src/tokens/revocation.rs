@@ -1,0 +1,136 @@
+//! What was revoked since when.
+//!
+//! Revoking forgets, it does not ban. A global generation is raised first, then entries are purged: a
+//! verdict counts only while its generation is current, or it has been checked against all revocations
+//! since; and an introspection that began before a revocation of its token is worth nothing.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::cache::TokenHash;
+
+/// How many revocations are remembered one by one. A verdict that is older than the oldest of them is
+/// asked for again, which is always safe.
+const REMEMBERED: usize = 1024;
+
+/// Whose verdicts are forgotten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// Of the token with this introspected id, in every spelling.
+    Id(Box<str>),
+    /// Of every token with this name.
+    Name(Box<str>),
+    /// Of the token with this hash alone.
+    Token(TokenHash),
+    /// Of all.
+    All,
+}
+
+/// What a revocation is held against.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The hash of the token as it was sent.
+    pub hash: &'a TokenHash,
+    /// Its introspected id; none where it is not known.
+    pub id: Option<&'a str>,
+    /// Its introspected name.
+    pub name: Option<&'a str>,
+}
+
+impl Revocation {
+    /// Whether this concerns `subject`.
+    pub fn concerns(&self, subject: Subject<'_>) -> bool {
+        match self {
+            Self::Id(id) => subject.id == Some(id),
+            Self::Name(name) => subject.name == Some(name),
+            Self::Token(hash) => subject.hash == hash,
+            Self::All => true,
+        }
+    }
+}
+
+/// The revocations so far, numbered by generation.
+#[derive(Debug, Default)]
+pub struct Revocations {
+    generation: AtomicU64,
+    latest: Mutex<VecDeque<(u64, Revocation)>>,
+}
+
+impl Revocations {
+    /// The number of the latest revocation.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Notes a revocation; from here on no older verdict passes [`Self::since`] unchecked.
+    pub fn note(&self, revocation: Revocation) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so that whoever sees the new generation also finds the revocation in the list.
+        let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        if latest.len() == REMEMBERED {
+            latest.pop_front();
+        }
+        latest.push_back((generation, revocation));
+    }
+
+    /// Whether `subject` was, or may have been, revoked after `generation`.
+    pub fn since(&self, generation: u64, subject: Subject<'_>) -> bool {
+        if self.generation() == generation {
+            return false;
+        }
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let forgotten = latest.front().is_some_and(|(oldest, _)| *oldest > generation + 1);
+        forgotten
+            || latest.iter().rev().take_while(|(at, _)| *at > generation).any(|(_, r)| r.concerns(subject))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: TokenHash = TokenHash::from_bytes([7; 32]);
+    const SUBJECT: Subject<'_> = Subject { hash: &HASH, id: Some("17"), name: Some("scanner") };
+
+    #[test]
+    fn a_revocation_concerns_what_it_names() {
+        let other = TokenHash::from_bytes([8; 32]);
+        let table = [
+            (Revocation::Id("17".into()), true),
+            (Revocation::Id("1".into()), false),
+            (Revocation::Name("scanner".into()), true),
+            (Revocation::Name("scan".into()), false),
+            (Revocation::Token(HASH), true),
+            (Revocation::Token(other), false),
+            (Revocation::All, true),
+        ];
+        for (revocation, concerns) in table {
+            assert_eq!(revocation.concerns(SUBJECT), concerns, "{revocation:?}");
+        }
+        let nameless = Subject { id: None, name: None, ..SUBJECT };
+        assert!(!Revocation::Id("17".into()).concerns(nameless));
+    }
+
+    #[test]
+    fn only_what_came_after_counts() {
+        let revocations = Revocations::default();
+        revocations.note(Revocation::Id("17".into()));
+        let after = revocations.generation();
+        assert!(revocations.since(after - 1, SUBJECT));
+        assert!(!revocations.since(after, SUBJECT));
+        revocations.note(Revocation::Id("18".into()));
+        assert!(!revocations.since(after, SUBJECT));
+    }
+
+    #[test]
+    fn a_verdict_older_than_what_is_remembered_is_asked_for_again() {
+        let revocations = Revocations::default();
+        let before = revocations.generation();
+        for _ in 0..=REMEMBERED {
+            revocations.note(Revocation::Id("18".into()));
+        }
+        assert!(revocations.since(before, SUBJECT));
+        assert!(!revocations.since(before + 1, SUBJECT));
+    }
+}
