@@ -9,7 +9,7 @@
 //! policy/      PURE: path, route, map, ability, bearer, headers, refusal; no I/O, no clock, no log
 //! gateway.rs   THE request path, top to bottom in one file
 //! answer.rs    Refusal → status, body, header fields
-//! answer_body  the body of an answer, and with its end the end of the exchange
+//! answer_body.rs  the body of an answer, and with its end the end of the exchange
 //! exchange.rs  the record of one request: metrics and access line, once, however it ends
 //! peer.rs      the client's side of a connection, and what it is doing
 //! listener.rs  a bound socket, of the proxy or of the admin listener

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::certificate::Authority;
+use super::client::PATIENCE;
 use super::upstream::{Answer, Request, Upstream};
 
 /// What the introspector says of a token.
@@ -172,6 +173,15 @@ impl Introspector {
     /// How many calls came for `token` so far.
     pub fn calls_for(&self, token: &str) -> usize {
         self.state.lock().unwrap().calls.get(token).copied().unwrap_or_default()
+    }
+
+    /// Waits until that many calls have begun.
+    pub fn wait_for_calls(&self, count: usize) {
+        let end = Instant::now() + PATIENCE;
+        while self.calls() < count {
+            assert!(Instant::now() < end, "{} calls instead of {count}", self.calls());
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// The most calls that ran at once.
