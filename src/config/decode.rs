@@ -1,0 +1,392 @@
+//! From the tree to the types of [`super::written`], collecting every mistake on the way.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::rc::Rc;
+
+use schemars::JsonSchema;
+
+use super::interpolate::{Environment, interpolate};
+use super::report::Mistake;
+use super::source::{Source, Span};
+use super::tree::{Entry, Key, Node, Value};
+
+/// A type that can stand in a configuration: read from a tree, and described by the schema.
+pub(super) trait Decode: JsonSchema + Sized {
+    /// Reads a node. None: at least one mistake was recorded.
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self>;
+
+    /// What an absent key means; none: it is required.
+    fn absent(_decoder: &mut Decoder<'_>) -> Option<Self> {
+        None
+    }
+}
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub(super) struct Spanned<T> {
+    pub(super) value: T,
+    pub(super) span: Span,
+}
+
+/// A scalar after interpolation.
+pub(super) struct Scalar<'a> {
+    pub(super) text: Cow<'a, str>,
+    /// Written as a string that nothing was put into.
+    pub(super) string: bool,
+}
+
+pub(super) struct Decoder<'a> {
+    environment: &'a Environment<'a>,
+    pub(super) sources: Vec<Source>,
+    pub(super) mistakes: Vec<Mistake>,
+    path: Vec<Key>,
+}
+
+impl<'a> Decoder<'a> {
+    pub(super) fn new(environment: &'a Environment<'a>) -> Self {
+        Self { environment, sources: Vec::new(), mistakes: Vec::new(), path: Vec::new() }
+    }
+
+    /// Reads the value of a key, which mistakes in it will name.
+    pub(super) fn within<T>(&mut self, key: &Key, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push(key.clone());
+        let result = read(self);
+        self.path.pop();
+        result
+    }
+
+    /// The path of the key that is being read, such as `backend.url`.
+    pub(super) fn path(&self) -> String {
+        let mut path = String::new();
+        for key in &self.path {
+            join(&mut path, &key.text);
+        }
+        path
+    }
+
+    /// Reads a value as if its keys stood at the top: a map file has no key above its routes' own.
+    pub(super) fn at_top<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let path = std::mem::take(&mut self.path);
+        let result = read(self);
+        self.path = path;
+        result
+    }
+
+    /// Records a mistake about the key that is being read.
+    pub(super) fn record(&mut self, mistake: Mistake) {
+        let path = self.path();
+        self.mistakes.push(if path.is_empty() { mistake } else { mistake.of(path) });
+    }
+
+    /// Records that a value is not what it should be: `expected` completes 'found …, expected …'.
+    pub(super) fn mismatch(&mut self, node: &Node, message: &'static str, expected: impl Display) {
+        self.mismatch_with(node, message, expected, None);
+    }
+
+    /// The same with a hint.
+    pub(super) fn mismatch_with(
+        &mut self,
+        node: &Node,
+        message: &'static str,
+        expected: impl Display,
+        hint: Option<String>,
+    ) {
+        if matches!(node.value, Value::Broken) {
+            return;
+        }
+        let label = format!("found {}, expected {expected}", self.describe(node));
+        let mut mistake = Mistake::error(message).at(node.span, label);
+        if let Some(hint) = hint {
+            mistake = mistake.hint(hint);
+        }
+        self.record(mistake);
+    }
+
+    /// A value in words. Nothing that is secret or came from the environment is shown.
+    fn describe(&self, node: &Node) -> String {
+        let secret = self.sources.get(node.span.source).is_some_and(|source| source.is_secret(node.span));
+        match &node.value {
+            Value::List(_) => "a list".to_owned(),
+            Value::Mapping(_) => "a mapping".to_owned(),
+            Value::Broken => "something broken".to_owned(),
+            Value::Scalar { .. } if node.is_null() => "nothing".to_owned(),
+            Value::Scalar { text, plain } => {
+                let kind = match plain.then(|| plain_kind(text)).flatten() {
+                    Some(kind) => kind,
+                    None if text.is_empty() => return "empty text".to_owned(),
+                    None => "",
+                };
+                match (secret, text.chars().count() <= 60 && !text.contains('\n')) {
+                    (true, _) if kind.is_empty() => "text".to_owned(),
+                    (true, _) => kind.trim().to_owned(),
+                    (false, true) => format!("{kind}`{text}`"),
+                    (false, false) => "long text".to_owned(),
+                }
+            }
+        }
+    }
+
+    /// A scalar with the environment put in; anything else is a mistake.
+    pub(super) fn scalar<'node>(&mut self, node: &'node Node, expected: &str) -> Option<Scalar<'node>> {
+        let Value::Scalar { text, plain } = &node.value else {
+            self.mismatch(node, "wrong type", expected);
+            return None;
+        };
+        match interpolate(text, self.environment) {
+            Ok(found) => Some(Scalar { string: !(*plain || found.changed), text: found.text }),
+            Err(error) => {
+                let hint = "`${NAME:-default}` gives a default, `$${` is a literal `${`";
+                self.record(
+                    Mistake::error("cannot read the environment").at(node.span, error.to_string()).hint(hint),
+                );
+                None
+            }
+        }
+    }
+
+    /// A string: a plain number, boolean or null is a mistake.
+    pub(super) fn string<'node>(&mut self, node: &'node Node, expected: &str) -> Option<Cow<'node, str>> {
+        if let Value::Scalar { text, plain: true } = &node.value
+            && (node.is_null() || plain_kind(text).is_some())
+        {
+            let hint = (!node.is_null()).then(|| "quotes make it text".to_owned());
+            self.mismatch_with(node, "wrong type", expected, hint);
+            return None;
+        }
+        Some(self.scalar(node, expected)?.text)
+    }
+
+    /// The entries of a mapping.
+    pub(super) fn mapping<'node>(&mut self, node: &'node Node, expected: &str) -> Option<&'node [Entry]> {
+        let Value::Mapping(entries) = &node.value else {
+            let hint = node.is_null().then(|| "without the key its defaults hold".to_owned());
+            self.mismatch_with(node, "wrong type", expected, hint.filter(|_| !self.path.is_empty()));
+            return None;
+        };
+        Some(entries)
+    }
+
+    /// The items of a list.
+    pub(super) fn list<'node>(&mut self, node: &'node Node, expected: &str) -> Option<&'node [Rc<Node>]> {
+        let Value::List(items) = &node.value else {
+            self.mismatch(node, "wrong type", expected);
+            return None;
+        };
+        Some(items)
+    }
+
+    /// Records each key that is not among `known`.
+    pub(super) fn refuse_unknown(&mut self, entries: &[Entry], known: &[&str]) {
+        for Entry { key, .. } in entries {
+            if known.contains(&&*key.text) {
+                continue;
+            }
+            let hint = match nearest(&key.text, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known keys are {}", listed(known)),
+            };
+            let mistake = Mistake::error("unknown key").at(key.span, "not a key of this section").hint(hint);
+            self.within(key, |decoder| decoder.record(mistake));
+        }
+    }
+
+    /// Records that a required key is absent.
+    pub(super) fn missing(&mut self, node: &Node, name: &str) {
+        let span = self.path.last().map_or(Span { end: node.span.start, ..node.span }, |key| key.span);
+        let key = Key { text: name.into(), span };
+        let mistake = Mistake::error("missing").at(span, format!("expected the key `{name}` in here"));
+        self.within(&key, |decoder| decoder.record(mistake));
+    }
+}
+
+/// Adds a key to a path, quoted where it is not a plain word.
+fn join(path: &mut String, key: &str) {
+    let plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    match (path.is_empty(), plain) {
+        (true, true) => path.push_str(key),
+        (false, true) => *path += &format!(".{key}"),
+        (true, false) => *path += &format!("\"{key}\""),
+        (false, false) => *path += &format!(".\"{key}\""),
+    }
+}
+
+/// What a plain scalar is in YAML's core schema, but for strings and null.
+fn plain_kind(text: &str) -> Option<&'static str> {
+    if matches!(text, "true" | "True" | "TRUE" | "false" | "False" | "FALSE") {
+        return Some("the boolean ");
+    }
+    if text.parse::<i128>().is_ok() {
+        return Some("the number ");
+    }
+    let number = text.starts_with(|first: char| first.is_ascii_digit() || "+-.".contains(first));
+    (number && text.parse::<f64>().is_ok()).then_some("the number ")
+}
+
+/// The candidate that differs from `word` by few enough edits to be what was meant.
+pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let furthest = (word.chars().count() / 3).clamp(1, 3);
+    let folded = word.to_ascii_lowercase().replace('-', "_");
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            let folded_candidate = candidate.to_ascii_lowercase().replace('-', "_");
+            (strsim::osa_distance(&folded, &folded_candidate), candidate)
+        })
+        .filter(|&(distance, _)| distance <= furthest)
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Such as `` `a`, `b` or `c` ``.
+pub(super) fn listed(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    match quoted.as_slice() {
+        [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        all => all.concat(),
+    }
+}
+
+impl<T: Decode> Decode for Spanned<T> {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        Some(Self { value: T::decode(node, decoder)?, span: node.span })
+    }
+
+    fn absent(decoder: &mut Decoder<'_>) -> Option<Self> {
+        Some(Self { value: T::absent(decoder)?, span: Span::default() })
+    }
+}
+
+impl<T: Decode> Decode for Option<T> {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        if node.is_null() { Some(None) } else { T::decode(node, decoder).map(Some) }
+    }
+
+    fn absent(_decoder: &mut Decoder<'_>) -> Option<Self> {
+        Some(None)
+    }
+}
+
+impl<T: Decode> Decode for Vec<T> {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let items = decoder.list(node, "a list")?;
+        let read: Vec<Option<T>> = items.iter().map(|item| T::decode(item, decoder)).collect();
+        read.into_iter().collect()
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Spanned<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// The documentation of an item as the schema's description.
+pub(super) fn description(lines: &[&str]) -> String {
+    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ").replace("  ", " ")
+}
+
+/// A section of the configuration: one definition of a struct, of its decoder, of its defaults and of its
+/// schema. A field without a default is required, unless its type says what its absence means.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])*
+        $name:ident { $( $(#[doc = $doc:literal])* $field:ident: $type:ty $(= $default:tt)?, )* }
+    ) => {
+        $(#[doc = $about])*
+        #[derive(Debug)]
+        pub(super) struct $name { $( $(#[doc = $doc])* pub(super) $field: $type, )* }
+
+        impl $crate::config::decode::Decode for $name {
+            fn decode(
+                node: &$crate::config::tree::Node,
+                decoder: &mut $crate::config::decode::Decoder<'_>,
+            ) -> Option<Self> {
+                let entries = decoder.mapping(node, "a mapping")?;
+                decoder.refuse_unknown(entries, &[$(stringify!($field)),*]);
+                $(
+                    let name = stringify!($field);
+                    let $field = match entries.iter().find(|entry| &*entry.key.text == name) {
+                        Some(entry) => decoder.within(&entry.key, |decoder| {
+                            <$type as $crate::config::decode::Decode>::decode(&entry.value, decoder)
+                        }),
+                        None => {
+                            let value: Option<$type> = section!(@absent decoder, $type $(, $default)?);
+                            if value.is_none() {
+                                decoder.missing(node, name);
+                            }
+                            value
+                        }
+                    };
+                )*
+                Some(Self { $( $field: $field?, )* })
+            }
+
+            fn absent(decoder: &mut $crate::config::decode::Decoder<'_>) -> Option<Self> {
+                Some(Self { $( $field: section!(@absent decoder, $type $(, $default)?)?, )* })
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let mut properties = serde_json::Map::new();
+                #[allow(unused_mut)]
+                let mut required: Vec<&str> = Vec::new();
+                $(
+                    let mut property = generator.subschema_for::<$type>();
+                    let about = $crate::config::decode::description(&[$($doc),*]);
+                    property.insert("description".to_owned(), about.into());
+                    section!(@schema property, required, stringify!($field), $type $(, $default)?);
+                    properties.insert(stringify!($field).to_owned(), property.to_value());
+                )*
+                let mut schema = schemars::json_schema!({
+                    "type": "object",
+                    "description": $crate::config::decode::description(&[$($about),*]),
+                    "properties": properties,
+                    "additionalProperties": false,
+                });
+                if !required.is_empty() {
+                    schema.insert("required".to_owned(), required.into());
+                }
+                schema
+            }
+        }
+    };
+    (@absent $decoder:ident, $type:ty, $default:tt) => {{
+        let node = $crate::config::tree::Node::of_default(&serde_json::json!($default));
+        <$type as $crate::config::decode::Decode>::decode(&node, $decoder)
+    }};
+    (@absent $decoder:ident, $type:ty) => {
+        <$type as $crate::config::decode::Decode>::absent($decoder)
+    };
+    (@schema $property:ident, $required:ident, $name:expr, $type:ty, $default:tt) => {
+        $property.insert("default".to_owned(), serde_json::json!($default));
+    };
+    (@schema $property:ident, $required:ident, $name:expr, $type:ty) => {
+        if $crate::config::decode::is_required::<$type>() {
+            $required.push($name);
+        }
+    };
+}
+pub(super) use section;
+
+/// Whether a key of this type may not be left out.
+pub(super) fn is_required<T: Decode>() -> bool {
+    T::absent(&mut Decoder::new(&|_| None)).is_none()
+}

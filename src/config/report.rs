@@ -1,0 +1,266 @@
+//! What is wrong with a configuration, and how people are told.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+use super::source::{Source, Span};
+
+/// How much a finding weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The configuration is refused.
+    Error,
+    /// Probably not what was meant.
+    Warning,
+    /// Worth knowing.
+    Note,
+}
+
+impl Severity {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// One finding.
+#[derive(Clone, Debug)]
+pub(super) struct Mistake {
+    pub(super) severity: Severity,
+    /// The key's path, such as `backend.url`; empty where it is about a whole file.
+    pub(super) path: String,
+    pub(super) message: Cow<'static, str>,
+    /// Where it is, and what was found and expected there.
+    place: Option<(Span, Cow<'static, str>)>,
+    related: Option<(Span, Cow<'static, str>)>,
+    hint: Option<Cow<'static, str>>,
+}
+
+impl Mistake {
+    fn new(severity: Severity, message: impl Into<Cow<'static, str>>) -> Self {
+        let message = message.into();
+        Self { severity, path: String::new(), message, place: None, related: None, hint: None }
+    }
+
+    pub(super) fn error(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Severity::Error, message)
+    }
+
+    pub(super) fn warning(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Severity::Warning, message)
+    }
+
+    pub(super) fn note(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Severity::Note, message)
+    }
+
+    /// The key that it is about.
+    pub(super) fn of(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// Where it is, and what to say there.
+    pub(super) fn at(mut self, span: Span, label: impl Into<Cow<'static, str>>) -> Self {
+        self.place = Some((span, label.into()));
+        self
+    }
+
+    /// A second place that belongs to it.
+    pub(super) fn see(mut self, span: Span, label: impl Into<Cow<'static, str>>) -> Self {
+        self.related = Some((span, label.into()));
+        self
+    }
+
+    /// What would put it right.
+    pub(super) fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    fn title(&self) -> Cow<'_, str> {
+        if self.path.is_empty() {
+            Cow::Borrowed(&self.message)
+        } else {
+            Cow::Owned(format!("`{}`: {}", self.path, self.message))
+        }
+    }
+}
+
+/// Everything that was found in a configuration, each with its place.
+#[derive(Debug)]
+pub struct Report {
+    /// The configuration as it was named.
+    name: String,
+    sources: Vec<Source>,
+    mistakes: Vec<Mistake>,
+}
+
+impl Report {
+    pub(super) fn new(name: String, sources: Vec<Source>, mut mistakes: Vec<Mistake>) -> Self {
+        mistakes.sort_by_key(|mistake| mistake.place.as_ref().map(|(span, _)| *span));
+        Self { name, sources, mistakes }
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.mistakes.is_empty()
+    }
+
+    /// How many findings of this weight there are.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.mistakes.iter().filter(|mistake| mistake.severity == severity).count()
+    }
+
+    /// For people: each finding with its line and a caret, then how many there are. Plain text, or with
+    /// ANSI colours.
+    pub fn render(&self, coloured: bool) -> String {
+        let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
+        let mut text = String::new();
+        for mistake in &self.mistakes {
+            text.push_str(&self.render_one(mistake, &renderer));
+            text.push_str("\n\n");
+        }
+        text.push_str(&self.summary());
+        text.push('\n');
+        text
+    }
+
+    fn render_one(&self, mistake: &Mistake, renderer: &Renderer) -> String {
+        let level = match mistake.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+            Severity::Note => Level::NOTE,
+        };
+        let mut group = Group::with_title(level.primary_title(mistake.title()));
+        if let Some((span, label)) = &mistake.place {
+            group = self.add_line(group, *span, label, AnnotationKind::Primary);
+        }
+        if let Some((span, label)) = &mistake.related {
+            group = self.add_line(group, *span, label, AnnotationKind::Context);
+        }
+        if let Some(hint) = &mistake.hint {
+            group = group.element(Level::HELP.message(hint.as_ref()));
+        }
+        renderer.render(&[group])
+    }
+
+    fn add_line<'a>(&'a self, group: Group<'a>, span: Span, label: &'a str, kind: AnnotationKind) -> Group<'a> {
+        let Some(source) = self.sources.get(span.source) else { return group };
+        let (line, range) = shown_line(source, span);
+        if line.is_empty() {
+            return group.element(Origin::path(&*source.name)).element(Level::NOTE.message(label));
+        }
+        group.element(
+            Snippet::source(line)
+                .line_start(source.position(span.start).0)
+                .path(&*source.name)
+                .annotation(kind.span(range).label(label)),
+        )
+    }
+
+    /// One line a finding, for logs: `file:line:column: error: key: message; label; hint`.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.mistakes.iter().map(|mistake| {
+            let mut line = String::new();
+            let place = mistake.place.as_ref();
+            if let Some((source, span, label)) =
+                place.and_then(|(span, label)| Some((self.sources.get(span.source)?, span, label)))
+            {
+                let (number, column) = source.position(span.start);
+                line = format!("{}:{number}:{column}: ", source.name);
+                line += &format!("{}: {}; {label}", mistake.severity.word(), mistake.title());
+            } else {
+                line += &format!("{}: {}", mistake.severity.word(), mistake.title());
+            }
+            if let Some(hint) = &mistake.hint {
+                line += "; ";
+                line += hint;
+            }
+            line
+        })
+    }
+
+    /// Such as `2 mistakes and 1 warning in gateway.yaml`.
+    pub fn summary(&self) -> String {
+        let kinds = [(Severity::Error, "mistake"), (Severity::Warning, "warning"), (Severity::Note, "note")];
+        let counts: Vec<String> = kinds
+            .iter()
+            .filter_map(|&(severity, noun)| match self.count(severity) {
+                0 => None,
+                1 => Some(format!("1 {noun}")),
+                count => Some(format!("{count} {noun}s")),
+            })
+            .collect();
+        let counts = match counts.as_slice() {
+            [] => "no mistakes".to_owned(),
+            [rest @ .., last] if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+            all => all.concat(),
+        };
+        format!("{counts} in {}", self.name)
+    }
+}
+
+impl Display for Report {
+    /// The plain form for people.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.render(false).trim_end())
+    }
+}
+
+impl std::error::Error for Report {}
+
+/// The line on which a span starts, secrets replaced, and the span in it.
+fn shown_line(source: &Source, span: Span) -> (String, std::ops::Range<usize>) {
+    const HIDDEN: &str = "[redacted]";
+    let text = source.text.as_str();
+    let floor = |byte: usize| {
+        let mut byte = byte.min(text.len());
+        while !text.is_char_boundary(byte) {
+            byte -= 1;
+        }
+        byte
+    };
+    let at = floor(span.start);
+    let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let line_end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
+    let (start, end) = (at, floor(span.end).clamp(at, line_end));
+
+    let mut line = String::new();
+    let (mut shown_start, mut shown_end) = (None, None);
+    let mut byte = line_start;
+    let mut secrets: Vec<_> = source.secrets.iter().collect();
+    secrets.sort_by_key(|secret| secret.start);
+    for secret in secrets.into_iter().filter(|secret| secret.start < line_end && line_start < secret.end) {
+        let (from, to) = (floor(secret.start).max(byte), floor(secret.end).min(line_end));
+        if from >= to {
+            continue;
+        }
+        let offset = line.len();
+        line.push_str(&text[byte..from]);
+        if (byte..from).contains(&start) {
+            shown_start.get_or_insert(offset + start - byte);
+        }
+        if (byte..=from).contains(&end) {
+            shown_end.get_or_insert(offset + end - byte);
+        }
+        if (from..to).contains(&start) {
+            shown_start.get_or_insert(line.len());
+        }
+        line.push_str(HIDDEN);
+        if (from + 1..=to).contains(&end) {
+            shown_end.get_or_insert(line.len());
+        }
+        byte = to;
+    }
+    let offset = line.len();
+    line.push_str(text[byte..line_end].trim_end_matches('\r'));
+    let shown_start = shown_start.unwrap_or(offset + start.saturating_sub(byte)).min(line.len());
+    let shown_end = shown_end.unwrap_or(offset + end.saturating_sub(byte)).clamp(shown_start, line.len());
+    (line, shown_start..shown_end)
+}

@@ -1,0 +1,89 @@
+//! Files as they were read, and places in them.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The largest file that is read, in bytes: the full map of Stockaj takes 8 KiB.
+pub(super) const LARGEST: u64 = 1024 * 1024;
+
+/// A range of bytes in one of a report's sources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Span {
+    /// The source's index.
+    pub(super) source: usize,
+    /// The first byte.
+    pub(super) start: usize,
+    /// One past the last byte.
+    pub(super) end: usize,
+}
+
+/// A configuration file's text.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// The file as it was named.
+    pub(super) name: Arc<str>,
+    /// What relative paths in it are relative to.
+    pub(super) directory: PathBuf,
+    pub(super) text: String,
+    /// Bytes that no report shows.
+    pub(super) secrets: Vec<Range<usize>>,
+}
+
+/// Why a file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it is a directory")]
+    Directory,
+    #[error("it is larger than 1 MiB")]
+    TooLarge,
+    #[error("it is not UTF-8: line {line} has an invalid byte")]
+    NotText { line: usize },
+}
+
+impl Source {
+    pub(super) fn read(path: &Path) -> Result<Self, ReadError> {
+        let bytes = read(path, LARGEST)?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
+            let line = error.as_bytes()[..valid].iter().filter(|&&byte| byte == b'\n').count() + 1;
+            ReadError::NotText { line }
+        })?;
+        Ok(Self {
+            name: path.display().to_string().into(),
+            directory: path.parent().map(Path::to_owned).unwrap_or_default(),
+            text,
+            secrets: Vec::new(),
+        })
+    }
+
+    /// The line and column of a byte, both from 1, the column in characters.
+    pub(super) fn position(&self, byte: usize) -> (usize, usize) {
+        let before = self.text.get(..byte).unwrap_or(&self.text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    /// Whether any of these bytes is secret.
+    pub(super) fn is_secret(&self, span: Span) -> bool {
+        self.secrets.iter().any(|secret| secret.start < span.end.max(span.start + 1) && span.start < secret.end)
+    }
+}
+
+/// The bytes of a file that has at most `largest` of them.
+pub(super) fn read(path: &Path, largest: u64) -> Result<Vec<u8>, ReadError> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(ReadError::Directory);
+    }
+    let mut bytes = Vec::new();
+    file.take(largest + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > largest {
+        return Err(ReadError::TooLarge);
+    }
+    Ok(bytes)
+}
