@@ -1,6 +1,7 @@
 //! `schema`: the JSON Schema of gateway.yaml.
 
-use super::{Exit, report};
+use super::{Exit, output};
+use crate::config::schema;
 
 /// Print the JSON Schema of gateway.yaml, for editors
 #[derive(Debug, clap::Args)]
@@ -8,7 +9,6 @@ pub(crate) struct Arguments {}
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        report("error: `schema` is not built yet");
-        Exit::Wrong
+        output(Exit::Fine, |stdout| writeln!(stdout, "{:#}", schema()))
     }
 }

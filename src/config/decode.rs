@@ -2,14 +2,16 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use schemars::JsonSchema;
 
 use super::interpolate::{Environment, interpolate};
-use super::report::Mistake;
+use super::report::{Mistake, Severity};
 use super::source::{Source, Span};
-use super::tree::{Entry, Key, Node, Value};
+use super::tree::{Entry, Key, Node, Value, parse};
+use crate::policy::map::Place;
 
 /// A type that can stand in a configuration: read from a tree, and described by the schema.
 pub(super) trait Decode: JsonSchema + Sized {
@@ -22,7 +24,7 @@ pub(super) trait Decode: JsonSchema + Sized {
     }
 }
 
-/// A value and its place.
+/// A value and its place; a key of this type is required.
 #[derive(Clone, Debug)]
 pub(super) struct Spanned<T> {
     pub(super) value: T,
@@ -40,12 +42,14 @@ pub(super) struct Decoder<'a> {
     environment: &'a Environment<'a>,
     pub(super) sources: Vec<Source>,
     pub(super) mistakes: Vec<Mistake>,
+    /// Every file that was read or named.
+    pub(super) files: Vec<PathBuf>,
     path: Vec<Key>,
 }
 
 impl<'a> Decoder<'a> {
     pub(super) fn new(environment: &'a Environment<'a>) -> Self {
-        Self { environment, sources: Vec::new(), mistakes: Vec::new(), path: Vec::new() }
+        Self { environment, sources: Vec::new(), mistakes: Vec::new(), files: Vec::new(), path: Vec::new() }
     }
 
     /// Reads the value of a key, which mistakes in it will name.
@@ -65,12 +69,42 @@ impl<'a> Decoder<'a> {
         path
     }
 
-    /// Reads a value as if its keys stood at the top: a map file has no key above its routes' own.
+    /// Reads another file's values, whose keys stand at its top.
     pub(super) fn at_top<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let path = std::mem::take(&mut self.path);
         let result = read(self);
         self.path = path;
         result
+    }
+
+    /// The tree of a file, which the node names, or the command line.
+    pub(super) fn read_tree(&mut self, path: &Path, named_by: Option<&Node>) -> Option<Rc<Node>> {
+        let mut source = match Source::read(path) {
+            Ok(source) => source,
+            Err(error) => {
+                let mistake = match named_by {
+                    Some(node) => Mistake::error("cannot read the file").at(node.span, error.to_string()),
+                    None => Mistake::error(format!("cannot read `{}`: {error}", path.display())),
+                };
+                self.record(mistake);
+                return None;
+            }
+        };
+        let tree = parse(&mut source, self.sources.len(), &mut self.mistakes);
+        self.sources.push(source);
+        tree
+    }
+
+    /// A place as the ability map keeps it.
+    pub(super) fn place(&self, span: Span) -> Option<Place> {
+        let source = self.sources.get(span.source)?;
+        let (line, column) = source.position(span.start);
+        Some(Place { file: source.name.clone(), line, column })
+    }
+
+    /// How many errors there are, warnings not counted.
+    pub(super) fn mistakes_so_far(&self) -> usize {
+        self.mistakes.iter().filter(|mistake| mistake.severity == Severity::Error).count()
     }
 
     /// Records a mistake about the key that is being read.
@@ -125,6 +159,34 @@ impl<'a> Decoder<'a> {
                 }
             }
         }
+    }
+
+    /// Whether a value may be shown: it is not secret, and nothing in it came from the environment.
+    pub(super) fn may_show(&self, node: &Node) -> bool {
+        let secret = self.sources.get(node.span.source).is_some_and(|source| source.is_secret(node.span));
+        !secret && matches!(&node.value, Value::Scalar { text, .. } if !text.contains("${"))
+    }
+
+    /// The same for every value in it.
+    pub(super) fn may_show_all(&self, node: &Node) -> bool {
+        match &node.value {
+            Value::Scalar { .. } => self.may_show(node),
+            Value::List(items) => items.iter().all(|item| self.may_show_all(item)),
+            Value::Mapping(entries) => entries.iter().all(|entry| self.may_show_all(&entry.value)),
+            Value::Broken => true,
+        }
+    }
+
+    /// Keeps a value out of every report.
+    pub(super) fn hide(&mut self, node: &Node) {
+        if let Some(source) = self.sources.get_mut(node.span.source) {
+            source.secrets.push(node.span.start..node.span.end);
+        }
+    }
+
+    /// What relative paths in a value are relative to.
+    pub(super) fn directory(&self, node: &Node) -> PathBuf {
+        self.sources.get(node.span.source).map(|source| source.directory.clone()).unwrap_or_default()
     }
 
     /// A scalar with the environment put in; anything else is a mistake.
@@ -191,6 +253,17 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    /// Records that two keys are there of which only one may be.
+    pub(super) fn refuse_both(&mut self, entries: &[Entry], first: &str, second: &str) {
+        let find = |name: &str| entries.iter().find(|entry| &*entry.key.text == name);
+        if let (Some(first), Some(second)) = (find(first), find(second)) {
+            let mistake = Mistake::error(format!("`{}` and `{}` together", first.key.text, second.key.text))
+                .at(second.key.span, "expected only one of them")
+                .see(first.key.span, "the other one");
+            self.record(mistake);
+        }
+    }
+
     /// Records that a required key is absent.
     pub(super) fn missing(&mut self, node: &Node, name: &str) {
         let span = self.path.last().map_or(Span { end: node.span.start, ..node.span }, |key| key.span);
@@ -251,10 +324,6 @@ impl<T: Decode> Decode for Spanned<T> {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         Some(Self { value: T::decode(node, decoder)?, span: node.span })
     }
-
-    fn absent(decoder: &mut Decoder<'_>) -> Option<Self> {
-        Some(Self { value: T::absent(decoder)?, span: Span::default() })
-    }
 }
 
 impl<T: Decode> Decode for Option<T> {
@@ -304,6 +373,7 @@ macro_rules! section {
     (
         $(#[doc = $about:literal])*
         $name:ident { $( $(#[doc = $doc:literal])* $field:ident: $type:ty $(= $default:tt)?, )* }
+        $(exclusive { $one:ident, $other:ident })?
     ) => {
         $(#[doc = $about])*
         #[derive(Debug)]
@@ -316,6 +386,7 @@ macro_rules! section {
             ) -> Option<Self> {
                 let entries = decoder.mapping(node, "a mapping")?;
                 decoder.refuse_unknown(entries, &[$(stringify!($field)),*]);
+                $(decoder.refuse_both(entries, stringify!($one), stringify!($other));)?
                 $(
                     let name = stringify!($field);
                     let $field = match entries.iter().find(|entry| &*entry.key.text == name) {
@@ -355,6 +426,7 @@ macro_rules! section {
                     section!(@schema property, required, stringify!($field), $type $(, $default)?);
                     properties.insert(stringify!($field).to_owned(), property.to_value());
                 )*
+                #[allow(unused_mut)]
                 let mut schema = schemars::json_schema!({
                     "type": "object",
                     "description": $crate::config::decode::description(&[$($about),*]),
@@ -364,6 +436,10 @@ macro_rules! section {
                 if !required.is_empty() {
                     schema.insert("required".to_owned(), required.into());
                 }
+                $(schema.insert(
+                    "not".to_owned(),
+                    serde_json::json!({"required": [stringify!($one), stringify!($other)]}),
+                );)?
                 schema
             }
         }

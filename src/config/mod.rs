@@ -1,5 +1,26 @@
 //! `gateway.yaml`: as written, then compiled; every mistake collected with its place.
+//!
+//! ```text
+//! source → tree → decode (written, abilities, values, address, files) → load → Settings
+//!                    └──────────────── report ────────────────┘
+//! ```
 
+mod abilities;
+mod address;
+mod decode;
+mod files;
+mod interpolate;
+mod load;
+mod report;
+mod schema;
 pub mod settings;
+mod source;
+mod tree;
+mod values;
+mod written;
 
+pub use interpolate::Environment;
+pub use load::{Loaded, LoadedAbilities, load, load_abilities, load_abilities_with, load_with};
+pub use report::{Report, Severity};
+pub use schema::schema;
 pub use settings::Settings;

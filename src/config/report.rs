@@ -150,7 +150,13 @@ impl Report {
         renderer.render(&[group])
     }
 
-    fn add_line<'a>(&'a self, group: Group<'a>, span: Span, label: &'a str, kind: AnnotationKind) -> Group<'a> {
+    fn add_line<'a>(
+        &'a self,
+        group: Group<'a>,
+        span: Span,
+        label: &'a str,
+        kind: AnnotationKind,
+    ) -> Group<'a> {
         let Some(source) = self.sources.get(span.source) else { return group };
         let (line, range) = shown_line(source, span);
         if line.is_empty() {

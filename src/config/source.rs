@@ -70,7 +70,9 @@ impl Source {
 
     /// Whether any of these bytes is secret.
     pub(super) fn is_secret(&self, span: Span) -> bool {
-        self.secrets.iter().any(|secret| secret.start < span.end.max(span.start + 1) && span.start < secret.end)
+        self.secrets
+            .iter()
+            .any(|secret| secret.start < span.end.max(span.start + 1) && span.start < secret.end)
     }
 }
 

@@ -176,8 +176,7 @@ impl<'a> Builder<'a> {
                 self.push(span, anchor, style, Children::List(Vec::new()));
             }
             Event::MappingStart(style, anchor, _) => {
-                let children =
-                    Children::Mapping { entries: Vec::new(), first: HashMap::new(), key: None };
+                let children = Children::Mapping { entries: Vec::new(), first: HashMap::new(), key: None };
                 self.push(span, anchor, style, children);
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(span),
@@ -343,6 +342,12 @@ fn syntax_mistake(error: &ScanError, source: usize, text: &str) -> Mistake {
         ErrorKind::RecursionLimitExceeded => {
             Mistake::error("nested too deep").at(span, format!("deeper than {DEEPEST} levels"))
         }
-        kind => Mistake::error("not valid YAML").at(span, kind.to_string()),
+        kind => {
+            let mistake = Mistake::error("not valid YAML").at(span, kind.to_string());
+            match text[..byte.min(text.len())].ends_with("$") {
+                true => mistake.hint("between braces `${…}` must be in quotes"),
+                false => mistake,
+            }
+        }
     }
 }

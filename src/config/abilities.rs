@@ -1,0 +1,298 @@
+//! The ability map as it is written.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use http::Method;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::decode::{Decode, Decoder, nearest};
+use super::report::Mistake;
+use super::source::Span;
+use super::tree::{Entry, Key, Node, Value};
+use super::written::{Abilities, MapFile};
+use crate::policy::ability::{Requirement, RequirementError};
+use crate::policy::map::{AbilityMap, MapBuilder, Place, Unmapped};
+use crate::policy::route::RouteError;
+use crate::policy::target::METHODS;
+
+/// The abilities of Stockaj's authentication guide. An ability that nearly is one of them is probably a
+/// typing error.
+const DOCUMENTED: [&str; 19] = [
+    "items:read",
+    "renters:read",
+    "rents:read",
+    "webhooks:read",
+    "notifications:read",
+    "instance:read",
+    "items:create",
+    "items:update",
+    "items:delete",
+    "renters:create",
+    "renters:update",
+    "renters:delete",
+    "rents:create",
+    "rents:update",
+    "rents:delete",
+    "kiosk:scan",
+    "webhooks:manage",
+    "notifications:manage",
+    "instance:manage",
+];
+
+/// The routes of one file, no two of which match the same paths.
+#[derive(Debug, Default)]
+pub(super) struct Routes(Vec<Route>);
+
+#[derive(Debug)]
+struct Route {
+    pattern: Key,
+    rules: Vec<(Method, Requirement, Option<Place>)>,
+}
+
+impl Decode for Routes {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let entries = decoder.mapping(node, "a mapping of paths")?;
+        let before = decoder.mistakes_so_far();
+        let mut builder = MapBuilder::new(Unmapped::Deny);
+        let mut routes = Self::default();
+        for Entry { key, value } in entries {
+            decoder.within(key, |decoder| {
+                let rules = decode_rules(value, decoder).unwrap_or_default();
+                if let Err(error) = builder.route(&key.text, rules.iter().cloned()) {
+                    let earlier = routes.span_of(&error);
+                    let mut mistake = Mistake::error("not a route").at(key.span, error.to_string());
+                    if let Some(span) = earlier {
+                        mistake = Mistake::error("two equal routes")
+                            .at(key.span, error.to_string())
+                            .see(span, "the other one");
+                    }
+                    decoder.record(mistake);
+                }
+                routes.0.push(Route { pattern: key.clone(), rules });
+            });
+        }
+        (decoder.mistakes_so_far() == before).then_some(routes)
+    }
+
+    fn absent(_decoder: &mut Decoder<'_>) -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+impl Routes {
+    fn span_of(&self, error: &RouteError) -> Option<Span> {
+        let RouteError::Equal { earlier, .. } = error else { return None };
+        self.0.iter().find(|route| route.pattern.text == *earlier).map(|route| route.pattern.span)
+    }
+}
+
+/// The methods of a route.
+fn decode_rules(node: &Node, decoder: &mut Decoder<'_>) -> Option<Vec<(Method, Requirement, Option<Place>)>> {
+    let entries = decoder.mapping(node, "a mapping such as `{GET: items:read}`")?;
+    let mut rules = Vec::new();
+    for Entry { key, value } in entries {
+        decoder.within(key, |decoder| match METHODS.iter().find(|method| method.as_str() == &*key.text) {
+            Some(method) => {
+                if let Some(requirement) = decode_requirement(value, decoder) {
+                    rules.push((method.clone(), requirement, decoder.place(key.span)));
+                }
+            }
+            None => {
+                let names = METHODS.iter().map(Method::as_str);
+                let hint = match nearest(&key.text, names) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("methods are {}", METHODS.each_ref().map(Method::as_str).join(" ")),
+                };
+                let mistake = Mistake::error("unknown method").at(key.span, "not a method that is served");
+                decoder.record(mistake.hint(hint));
+            }
+        });
+    }
+    Some(rules)
+}
+
+fn decode_requirement(node: &Node, decoder: &mut Decoder<'_>) -> Option<Requirement> {
+    const REQUIREMENT: &str = "an ability, `{all: […]}`, `{any: […]}`, `public`, `authenticated` or `deny`";
+    match &node.value {
+        Value::Mapping(entries) => {
+            decoder.refuse_unknown(entries, &["all", "any"]);
+            let mut lists = entries.iter().filter(|entry| matches!(&*entry.key.text, "all" | "any"));
+            match (lists.next(), lists.next()) {
+                (Some(Entry { key, value }), None) => {
+                    decoder.within(key, |decoder| decode_abilities(&key.text, value, decoder))
+                }
+                (Some(first), Some(second)) => {
+                    let mistake = Mistake::error("`all` and `any` together")
+                        .at(second.key.span, "expected only one of them")
+                        .see(first.key.span, "the other one")
+                        .hint("what a list cannot say takes two routes or two abilities");
+                    decoder.record(mistake);
+                    None
+                }
+                (None, _) => {
+                    if entries.is_empty() {
+                        decoder.mismatch(node, "not a requirement", REQUIREMENT);
+                    }
+                    None
+                }
+            }
+        }
+        Value::List(_) => {
+            let hint = "say which: `{all: […]}` or `{any: […]}`".to_owned();
+            decoder.mismatch_with(node, "not a requirement", REQUIREMENT, Some(hint));
+            None
+        }
+        Value::Scalar { .. } | Value::Broken => {
+            let word = decoder.string(node, REQUIREMENT)?;
+            let requirement = checked(Requirement::from_word(&word), node, decoder)?;
+            requirement.abilities().for_each(|ability| warn_of_typo(ability, node, decoder));
+            Some(requirement)
+        }
+    }
+}
+
+/// The list of `all` or `any`.
+fn decode_abilities(kind: &str, node: &Node, decoder: &mut Decoder<'_>) -> Option<Requirement> {
+    let items = decoder.list(node, "a list of abilities")?;
+    let mut abilities: Vec<Cow<'_, str>> = Vec::new();
+    for item in items {
+        // Each one alone first, so that a mistake has its item's place.
+        if let Some(ability) = decoder.string(item, "an ability")
+            && checked(Requirement::all([&*ability]), item, decoder).is_some()
+        {
+            warn_of_typo(&ability, item, decoder);
+            abilities.push(ability);
+        }
+    }
+    if abilities.len() < items.len() {
+        return None;
+    }
+    let abilities = abilities.iter().map(|ability| &**ability);
+    let requirement = if kind == "all" { Requirement::all(abilities) } else { Requirement::any(abilities) };
+    checked(requirement, node, decoder)
+}
+
+fn checked(
+    requirement: Result<Requirement, RequirementError>,
+    node: &Node,
+    decoder: &mut Decoder<'_>,
+) -> Option<Requirement> {
+    let error = match requirement {
+        Ok(requirement) => return Some(requirement),
+        Err(error) => error,
+    };
+    // The error's own text may name what came from the environment.
+    let label = if decoder.may_show_all(node) { error.to_string() } else { "this is no ability".to_owned() };
+    decoder.record(Mistake::error("not a requirement").at(node.span, label));
+    None
+}
+
+fn warn_of_typo(ability: &str, node: &Node, decoder: &mut Decoder<'_>) {
+    if DOCUMENTED.contains(&ability) || !decoder.may_show(node) {
+        return;
+    }
+    let near = DOCUMENTED.into_iter().min_by_key(|known| strsim::osa_distance(ability, known));
+    if let Some(near) = near.filter(|known| strsim::osa_distance(ability, known) <= 2) {
+        let mistake = Mistake::warning("not an ability that Stockaj documents")
+            .at(node.span, format!("found `{ability}`"))
+            .hint(format!("did you mean `{near}`?"));
+        decoder.record(mistake);
+    }
+}
+
+/// The map of `abilities`: its own routes over those of its file. Each replacement is a note.
+pub(super) fn compile(abilities: &Abilities, decoder: &mut Decoder<'_>) -> AbilityMap {
+    let mut builder = MapBuilder::new(abilities.unmapped);
+    let mut below: HashMap<&str, Span> = HashMap::new();
+    for route in abilities.file.iter().flat_map(|file| &file.0.routes.value.0) {
+        below.insert(&route.pattern.text, route.pattern.span);
+        take(builder.route(&route.pattern.text, route.rules.iter().cloned()), route, decoder);
+    }
+    for route in &abilities.routes.0 {
+        let replaced = builder.replace(&route.pattern.text, route.rules.iter().cloned());
+        if let Some(replaced) = take(replaced, route, decoder).flatten() {
+            let mut note = Mistake::note("replaces the route of the file as a whole")
+                .of(format!("abilities.routes.\"{}\"", route.pattern.text))
+                .at(route.pattern.span, "this one counts");
+            if let Some(span) = below.get(replaced.template()) {
+                note = note.see(*span, "this one is replaced");
+            }
+            decoder.mistakes.push(note);
+        }
+    }
+    builder.build()
+}
+
+/// Every route was taken by a builder when it was read, so there is an error here only if that and this
+/// disagree; the configuration is refused then.
+fn take<T>(added: Result<T, RouteError>, route: &Route, decoder: &mut Decoder<'_>) -> Option<T> {
+    added
+        .map_err(|error| {
+            decoder.record(Mistake::error("not a route").at(route.pattern.span, error.to_string()));
+        })
+        .ok()
+}
+
+/// `abilities.file`: read where it is named, so that its mistakes are in the same report.
+#[derive(Debug)]
+pub(super) struct IncludedMap(MapFile);
+
+impl Decode for IncludedMap {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let super::files::FilePath(path) = Decode::decode(node, decoder)?;
+        let tree = decoder.read_tree(&path, Some(node))?;
+        decoder.at_top(|decoder| MapFile::decode(&tree, decoder)).map(Self)
+    }
+}
+
+super::values::leaf_schema!(IncludedMap, json_schema!({"type": "string", "minLength": 1}));
+
+/// What a method asks of a token.
+struct WrittenRequirement;
+
+impl JsonSchema for WrittenRequirement {
+    fn schema_name() -> Cow<'static, str> {
+        "Requirement".into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        let abilities = json_schema!({
+            "type": "array", "minItems": 1,
+            "items": {"type": "string", "minLength": 1, "not": {"enum": ["public", "authenticated", "deny"]}},
+        });
+        json_schema!({
+            "description": "An ability; all or any of several; `public`, `authenticated` or `deny`.",
+            "anyOf": [
+                {"enum": ["public", "authenticated", "deny"]},
+                {"enum": DOCUMENTED},
+                {"type": "string", "minLength": 1},
+                {
+                    "type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": false,
+                    "properties": {"all": abilities, "any": abilities},
+                },
+            ],
+        })
+    }
+}
+
+impl JsonSchema for Routes {
+    fn schema_name() -> Cow<'static, str> {
+        "Routes".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let requirement = generator.subschema_for::<WrittenRequirement>();
+        let methods: serde_json::Map<String, serde_json::Value> = METHODS
+            .iter()
+            .map(|method| (method.as_str().to_owned(), requirement.clone().to_value()))
+            .collect();
+        json_schema!({
+            "type": "object",
+            "patternProperties": {
+                "^/": {"type": "object", "properties": methods, "additionalProperties": false},
+            },
+            "additionalProperties": false,
+        })
+    }
+}

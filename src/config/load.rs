@@ -1,0 +1,249 @@
+//! From a file's name to [`Settings`], or to a report of everything that is wrong.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::abilities;
+use super::decode::{Decode, Decoder};
+use super::interpolate::Environment;
+use super::report::{Mistake, Report, Severity};
+use super::settings::{self, IntrospectionStyle, ResponsePointers, Settings};
+use super::tree::{Node, Value};
+use super::values::{Style, parse_pointer};
+use super::written::{self, Gateway, MapFile};
+use crate::policy::map::AbilityMap;
+
+/// A configuration that may be run.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub settings: Settings,
+    /// Warnings and notes.
+    pub warnings: Report,
+    /// Every file that it was read from or that it names, itself first.
+    pub files: Vec<PathBuf>,
+}
+
+/// An ability map, read alone.
+#[derive(Debug)]
+pub struct LoadedAbilities {
+    /// The map.
+    pub map: AbilityMap,
+    /// Warnings and notes.
+    pub warnings: Report,
+    /// Every file that it was read from, the named one first.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads a whole `gateway.yaml` with the process's environment.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn load(path: &Path) -> Result<Loaded, Report> {
+    load_with(path, &|name| std::env::var(name).ok())
+}
+
+/// Reads a whole `gateway.yaml` with the given environment.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn load_with(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Report> {
+    let mut decoder = Decoder::new(environment);
+    decoder.files.push(path.to_owned());
+    let written = decoder.read_tree(path, None).and_then(|tree| Gateway::decode(&tree, &mut decoder));
+    let settings = written.and_then(|written| compile(written, &mut decoder));
+    let (report, files) = report(path, decoder);
+    match settings {
+        Some(settings) if report.count(Severity::Error) == 0 => {
+            Ok(Loaded { settings, warnings: report, files })
+        }
+        _ => Err(report),
+    }
+}
+
+/// Reads only the ability map of a `gateway.yaml`, or a map file `{routes: {…}}`. Needs no secret, and the
+/// environment only where the map itself names it.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn load_abilities(path: &Path) -> Result<LoadedAbilities, Report> {
+    load_abilities_with(path, &|name| std::env::var(name).ok())
+}
+
+/// The same with the given environment.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn load_abilities_with(path: &Path, environment: &Environment<'_>) -> Result<LoadedAbilities, Report> {
+    let mut decoder = Decoder::new(environment);
+    decoder.files.push(path.to_owned());
+    let map = decoder
+        .read_tree(path, None)
+        .and_then(|tree| decode_abilities(&tree, &mut decoder))
+        .map(|written| abilities::compile(&written, &mut decoder));
+    let (report, files) = report(path, decoder);
+    match map {
+        Some(map) if report.count(Severity::Error) == 0 => {
+            Ok(LoadedAbilities { map, warnings: report, files })
+        }
+        _ => Err(report),
+    }
+}
+
+fn decode_abilities(tree: &Node, decoder: &mut Decoder<'_>) -> Option<written::Abilities> {
+    let Value::Mapping(entries) = &tree.value else {
+        decoder.mapping(tree, "a gateway.yaml or a map file")?;
+        return None;
+    };
+    if entries.iter().any(|entry| &*entry.key.text == "routes") {
+        let MapFile { routes } = MapFile::decode(tree, decoder)?;
+        return Some(written::Abilities { file: None, unmapped: Default::default(), routes: routes.value });
+    }
+    match entries.iter().find(|entry| &*entry.key.text == "abilities") {
+        Some(entry) => decoder.within(&entry.key, |decoder| Decode::decode(&entry.value, decoder)),
+        None => {
+            decoder.missing(tree, "abilities");
+            None
+        }
+    }
+}
+
+fn report(path: &Path, decoder: Decoder<'_>) -> (Report, Vec<PathBuf>) {
+    (Report::new(path.display().to_string(), decoder.sources, decoder.mistakes), decoder.files)
+}
+
+/// None: a mistake was recorded.
+fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
+    let map = abilities::compile(&written.abilities.value, decoder);
+    let introspection = compile_introspection(written.introspection, decoder)?;
+    let Gateway { listen, admin, backend, cache, limits, runtime, log, .. } = written;
+    Some(Settings {
+        listen: settings::Listen {
+            address: listen.address,
+            tls: listen.tls.map(|tls| settings::ListenTls {
+                certificate: tls.certificate.value.0,
+                private_key: tls.private_key.value.0,
+            }),
+            trusted_proxies: listen.trusted_proxies.into_iter().map(|network| network.0).collect(),
+            drain_delay: listen.drain_delay.0,
+            drain_timeout: listen.drain_timeout.0,
+        },
+        admin: settings::Admin {
+            address: admin.address,
+            token: admin.token.map(|token| token.0).or(admin.token_file.map(|file| file.0)),
+        },
+        backend: settings::Backend {
+            destination: backend.url.destination,
+            authority: backend.url.authority,
+            path_prefix: backend.url.path_prefix,
+            host: backend.host,
+            tls: compile_tls(backend.tls),
+            connect_timeout: backend.connect_timeout.0,
+            timeout: backend.timeout.0,
+            idle_timeout: backend.idle_timeout.0,
+            max_connections: Some(backend.max_connections.count()).filter(|&most| most != 0),
+        },
+        introspection,
+        cache: settings::Cache {
+            ttl: cache.ttl.0,
+            negative_ttl: cache.negative_ttl.0,
+            max_tokens: cache.max_tokens.0.into(),
+            stale_if_error: cache.stale_if_error.0,
+        },
+        limits: settings::Limits {
+            header_bytes: limits.header_bytes.length(),
+            header_count: limits.header_count.count(),
+            target_bytes: limits.target_bytes.length(),
+            token_bytes: limits.token_bytes.length(),
+            body: limits.body.0,
+            connections: limits.connections.count(),
+            header_timeout: limits.header_timeout.0,
+            idle_timeout: limits.idle_timeout.0,
+            body_idle_timeout: limits.body_idle_timeout.0,
+        },
+        threads: match runtime.threads.count() {
+            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
+            threads => threads,
+        },
+        log: settings::Log {
+            level: log.level,
+            format: log.format,
+            access: log.access.0,
+            access_sample: log.access_sample.0,
+        },
+        abilities: Arc::new(map),
+    })
+}
+
+fn compile_tls(tls: written::ClientTls) -> settings::ClientTls {
+    settings::ClientTls {
+        roots: tls.roots,
+        ca_file: tls.ca_file.map(|file| file.0),
+        server_name: tls.server_name.map(|name| name.0),
+    }
+}
+
+fn compile_introspection(
+    written: written::Introspection,
+    decoder: &mut Decoder<'_>,
+) -> Option<settings::Introspection> {
+    let response = compile_response(written.response, written.style)?;
+    let client_id = written.client_id;
+    let secret = written
+        .client_secret
+        .map(|secret| (secret.value.0, secret.span, "client_secret"))
+        .or(written.client_secret_file.map(|file| (file.value.0, file.span, "client_secret_file")));
+    let style = match written.style {
+        Style::Rfc7662 => {
+            if let (None, Some((_, span, key))) = (&client_id, &secret) {
+                let mistake = Mistake::error("a secret without a client");
+                decoder.mistakes.push(
+                    mistake.of(format!("introspection.{key}")).at(*span, "expected `client_id` beside it"),
+                );
+            }
+            IntrospectionStyle::Rfc7662 {
+                client_id: client_id.map(|id| id.value.0),
+                client_secret: secret.map(|(secret, ..)| secret),
+            }
+        }
+        Style::Bearer => {
+            let unused = client_id.map(|id| (id.span, "client_id"));
+            for (span, key) in unused.into_iter().chain(secret.map(|(_, span, key)| (span, key))) {
+                decoder.mistakes.push(
+                    Mistake::warning("has no effect")
+                        .of(format!("introspection.{key}"))
+                        .at(span, "used by `style: rfc7662` alone"),
+                );
+            }
+            IntrospectionStyle::Bearer
+        }
+    };
+    Some(settings::Introspection {
+        destination: written.url.destination,
+        authority: written.url.authority,
+        target: written.url.target,
+        style,
+        tls: compile_tls(written.tls),
+        timeout: written.timeout.0,
+        max_concurrent: written.max_concurrent.count(),
+        response,
+    })
+}
+
+fn compile_response(written: written::Response, style: Style) -> Option<ResponsePointers> {
+    let [abilities, expires_at, id, name] = match style {
+        Style::Bearer => ["/data/abilities", "/data/expires_at", "/data/id", "/data/name"],
+        // RFC 7662 section 2.2
+        Style::Rfc7662 => ["/scope", "/exp", "/jti", "/client_id"],
+    }
+    .map(parse_pointer);
+    Some(ResponsePointers {
+        abilities: written.abilities.or(abilities)?,
+        expires_at: written.expires_at.or(expires_at)?,
+        id: written.id.or(id)?,
+        name: written.name.or(name)?,
+        context: written.context,
+        created_at: written.created_at,
+        workspace_id: written.workspace_id,
+    })
+}

@@ -1,0 +1,448 @@
+//! Scalars that mean something: durations, sizes, numbers, words, secrets, paths and pointers.
+
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use secrecy::SecretString;
+
+use super::decode::{Decode, Decoder, listed, nearest};
+use super::settings::{BackendHost, JsonPointer, LogFormat, LogLevel, Roots};
+use super::tree::Node;
+use crate::policy::map::Unmapped;
+
+/// Matches a string that takes something from the environment, whose result no schema can know.
+pub(super) const FROM_ENVIRONMENT: &str = r"\$\{";
+
+/// The schema of a type, under its name or in place.
+macro_rules! leaf_schema {
+    ($type:ty, $schema:expr) => {
+        impl JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+                $schema
+            }
+        }
+    };
+}
+pub(super) use leaf_schema;
+
+/// A duration, zero included.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Period(pub(super) Duration);
+
+/// A duration that is more than zero.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeout(pub(super) Duration);
+
+const DURATION: &str = "a duration such as `250ms`, `2s`, `5m` or `1h`";
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum UnitError {
+    #[error("a unit is missing")]
+    NoUnit,
+    #[error("it must not be negative")]
+    Negative,
+    #[error("fractions are not read: take a smaller unit")]
+    Fraction,
+    #[error("the unit is not known")]
+    Unit,
+    #[error("that is not a number with a unit")]
+    Shape,
+    #[error("that is too much")]
+    TooMuch,
+}
+
+/// A whole number and its unit.
+fn number_and_unit(text: &str) -> Result<(u64, &str), UnitError> {
+    if text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit())) {
+        return Err(UnitError::Negative);
+    }
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    match unit {
+        _ if number.is_empty() => Err(UnitError::Shape),
+        "" => Err(UnitError::NoUnit),
+        unit if unit.starts_with('.') => Err(UnitError::Fraction),
+        unit => Ok((number.parse().map_err(|_| UnitError::TooMuch)?, unit)),
+    }
+}
+
+/// Reads `250ms`, `2s`, `5m`, `1h` or `90d`; at most ten years.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    let (number, unit) = number_and_unit(text)?;
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        "d" => 24 * 60 * 60 * 1000,
+        _ => return Err(UnitError::Unit),
+    };
+    let duration = Duration::from_millis(number.checked_mul(milliseconds).ok_or(UnitError::TooMuch)?);
+    if duration > LONGEST { Err(UnitError::TooMuch) } else { Ok(duration) }
+}
+
+/// Reads `512B`, `64KiB`, `10MiB` or `1GiB` as bytes; at most 1024 GiB.
+pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
+    let (number, unit) = number_and_unit(text)?;
+    let bytes: u64 = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(UnitError::Unit),
+    };
+    number.checked_mul(bytes).filter(|&size| size <= 1 << 40).ok_or(UnitError::TooMuch)
+}
+
+fn decode_duration(node: &Node, decoder: &mut Decoder<'_>) -> Option<Duration> {
+    let scalar = decoder.scalar(node, DURATION)?;
+    let text = scalar.text.as_ref();
+    let error = match parse_duration(text) {
+        Ok(duration) => return Some(duration),
+        Err(error) => error,
+    };
+    let hint = match error {
+        UnitError::NoUnit if decoder.may_show(node) => format!("add a unit: `{text}s` or `{text}ms`"),
+        UnitError::NoUnit => "add a unit".to_owned(),
+        UnitError::TooMuch => "ten years are the most".to_owned(),
+        UnitError::Unit => "units are `ms`, `s`, `m`, `h` and `d`, one number and one unit".to_owned(),
+        other => other.to_string(),
+    };
+    decoder.mismatch_with(node, "not a duration", DURATION, Some(hint));
+    None
+}
+
+impl Decode for Period {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        decode_duration(node, decoder).map(Self)
+    }
+}
+
+impl Decode for Timeout {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let duration = decode_duration(node, decoder)?;
+        if duration.is_zero() {
+            decoder.mismatch(node, "not a time-out", "a duration of more than zero");
+            return None;
+        }
+        Some(Self(duration))
+    }
+}
+
+leaf_schema!(
+    Period,
+    json_schema!({"type": "string", "pattern": format!(r"^[0-9]+(ms|s|m|h|d)$|{FROM_ENVIRONMENT}")})
+);
+leaf_schema!(
+    Timeout,
+    json_schema!({"type": "string", "pattern": format!(r"^0*[1-9][0-9]*(ms|s|m|h|d)$|{FROM_ENVIRONMENT}")})
+);
+
+/// A number of bytes, at least one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size(pub(super) u64);
+
+impl Size {
+    /// As a length in memory.
+    pub(super) fn length(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl Decode for Size {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const SIZE: &str = "a size such as `64KiB` or `10MiB`";
+        let scalar = decoder.scalar(node, SIZE)?;
+        let text = scalar.text.as_ref();
+        let hint = match parse_size(text) {
+            Ok(0) => "a limit of nothing refuses every request".to_owned(),
+            Ok(size) => return Some(Self(size)),
+            Err(UnitError::NoUnit) if decoder.may_show(node) => {
+                format!("add a unit: `{text}KiB` or `{text}B`")
+            }
+            Err(UnitError::NoUnit) => "add a unit".to_owned(),
+            Err(UnitError::Unit) => "units are `B`, `KiB`, `MiB` and `GiB`".to_owned(),
+            Err(other) => other.to_string(),
+        };
+        decoder.mismatch_with(node, "not a size", SIZE, Some(hint));
+        None
+    }
+}
+
+leaf_schema!(
+    Size,
+    json_schema!({"type": "string", "pattern": format!(r"^0*[1-9][0-9]*(B|KiB|MiB|GiB)$|{FROM_ENVIRONMENT}")})
+);
+
+/// A whole number from `LEAST` to `MOST`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whole<const LEAST: u32, const MOST: u32>(pub(super) u32);
+
+impl<const LEAST: u32, const MOST: u32> Whole<LEAST, MOST> {
+    /// As a number of things in memory.
+    pub(super) fn count(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl<const LEAST: u32, const MOST: u32> Decode for Whole<LEAST, MOST> {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let expected = format!("a whole number from {LEAST} to {MOST}");
+        let scalar = decoder.scalar(node, &expected)?;
+        let number = scalar.text.parse::<u32>().ok().filter(|number| (LEAST..=MOST).contains(number));
+        match number.filter(|_| !scalar.string) {
+            Some(number) => Some(Self(number)),
+            None => {
+                let hint = (scalar.string && number.is_some()).then(|| "remove the quotes".to_owned());
+                decoder.mismatch_with(node, "not such a number", expected, hint);
+                None
+            }
+        }
+    }
+}
+
+impl<const LEAST: u32, const MOST: u32> JsonSchema for Whole<LEAST, MOST> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("Whole{LEAST}To{MOST}").into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["integer", "string"], "minimum": LEAST, "maximum": MOST, "pattern": FROM_ENVIRONMENT,
+        })
+    }
+}
+
+/// `true` or `false`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Switch(pub(super) bool);
+
+impl Decode for Switch {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const SWITCH: &str = "`true` or `false`";
+        let scalar = decoder.scalar(node, SWITCH)?;
+        match scalar.text.as_ref() {
+            "true" | "True" | "TRUE" if !scalar.string => Some(Self(true)),
+            "false" | "False" | "FALSE" if !scalar.string => Some(Self(false)),
+            _ => {
+                decoder.mismatch(node, "not a switch", SWITCH);
+                None
+            }
+        }
+    }
+}
+
+leaf_schema!(Switch, json_schema!({"type": ["boolean", "string"], "pattern": FROM_ENVIRONMENT}));
+
+/// Reads one of a few words.
+fn decode_word<T: Copy>(node: &Node, decoder: &mut Decoder<'_>, words: &[(&str, T)]) -> Option<T> {
+    let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+    let expected = listed(&names);
+    let text = decoder.string(node, &expected)?;
+    let found = words.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    if found.is_none() {
+        let near = nearest(&text, names).map(|near| format!("did you mean `{near}`?"));
+        decoder.mismatch_with(node, "not one of the choices", expected, near);
+    }
+    found
+}
+
+macro_rules! words {
+    ($type:ty { $($word:literal => $value:expr),* $(,)? }) => {
+        impl Decode for $type {
+            fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+                decode_word(node, decoder, &[$(($word, $value)),*])
+            }
+        }
+
+        leaf_schema!($type, json_schema!({
+            "anyOf": [{"enum": [$($word),*]}, {"type": "string", "pattern": FROM_ENVIRONMENT}],
+        }));
+    };
+}
+
+words!(BackendHost { "preserve" => Self::Preserve, "backend" => Self::Backend });
+words!(Roots { "bundled" => Self::Bundled, "platform" => Self::Platform });
+words!(LogFormat { "json" => Self::Json, "text" => Self::Text });
+words!(LogLevel {
+    "off" => Self::Off, "error" => Self::Error, "warn" => Self::Warn,
+    "info" => Self::Info, "debug" => Self::Debug, "trace" => Self::Trace,
+});
+words!(Unmapped { "deny" => Self::Deny, "authenticated" => Self::Authenticated });
+
+/// The word of `introspection.style`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    Bearer,
+    Rfc7662,
+}
+
+words!(Style { "bearer" => Self::Bearer, "rfc7662" => Self::Rfc7662 });
+
+/// Text that is not empty.
+#[derive(Clone, Debug)]
+pub(super) struct Text(pub(super) Box<str>);
+
+impl Decode for Text {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let text = decoder.string(node, "text")?;
+        if text.is_empty() || text.chars().any(char::is_control) {
+            decoder.mismatch(node, "not such text", "text on one line that is not empty");
+            return None;
+        }
+        Some(Self(text.into()))
+    }
+}
+
+leaf_schema!(Text, json_schema!({"type": "string", "minLength": 1}));
+
+/// What no log, error or `Debug` shows.
+#[derive(Clone, Debug)]
+pub(super) struct Secret(pub(super) SecretString);
+
+impl Decode for Secret {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let text = decoder.string(node, "text")?;
+        match secret_of(&text) {
+            Some(secret) => Some(Self(secret)),
+            None => {
+                decoder.mismatch(node, "an empty secret", "a secret");
+                None
+            }
+        }
+    }
+}
+
+/// The secret in a text, without line breaks at its end; none where nothing is left.
+pub(super) fn secret_of(text: &str) -> Option<SecretString> {
+    let text = text.trim_end_matches(['\r', '\n']);
+    (!text.is_empty()).then(|| SecretString::from(text.to_owned()))
+}
+
+leaf_schema!(Secret, json_schema!({"type": "string", "minLength": 1}));
+
+impl Decode for JsonPointer {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const POINTER: &str = "a JSON Pointer such as `/data/id`";
+        let text = decoder.string(node, POINTER)?;
+        let pointer = parse_pointer(&text);
+        if pointer.is_none() {
+            let hint = "RFC 6901: it begins with `/`; in a name `~` is `~0` and `/` is `~1`".to_owned();
+            decoder.mismatch_with(node, "not a JSON Pointer", POINTER, Some(hint));
+        }
+        pointer
+    }
+}
+
+leaf_schema!(
+    JsonPointer,
+    json_schema!({"type": "string", "pattern": format!("^(/([^~/]|~[01])*)*$|{FROM_ENVIRONMENT}")})
+);
+
+/// Reads RFC 6901.
+pub(super) fn parse_pointer(text: &str) -> Option<JsonPointer> {
+    if text.is_empty() {
+        return Some(JsonPointer([].into()));
+    }
+    let tokens = text.strip_prefix('/')?.split('/').map(|token| {
+        let stray = token.replace("~0", "").replace("~1", "").contains('~');
+        (!stray).then(|| token.replace("~1", "/").replace("~0", "~").into())
+    });
+    Some(JsonPointer(tokens.collect::<Option<_>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let table = [
+            ("250ms", Ok(Duration::from_millis(250))),
+            ("0s", Ok(Duration::ZERO)),
+            ("2s", Ok(Duration::from_secs(2))),
+            ("5m", Ok(Duration::from_secs(300))),
+            ("1h", Ok(Duration::from_secs(3600))),
+            ("90d", Ok(Duration::from_secs(90 * 86_400))),
+            ("3650d", Ok(LONGEST)),
+            ("3651d", Err(UnitError::TooMuch)),
+            ("99999999999999999999s", Err(UnitError::TooMuch)),
+            ("18446744073709551615h", Err(UnitError::TooMuch)),
+            ("2", Err(UnitError::NoUnit)),
+            ("-2s", Err(UnitError::Negative)),
+            ("1.5s", Err(UnitError::Fraction)),
+            ("2 s", Err(UnitError::Unit)),
+            ("2S", Err(UnitError::Unit)),
+            ("1h30m", Err(UnitError::Unit)),
+            ("", Err(UnitError::Shape)),
+            ("s", Err(UnitError::Shape)),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_duration(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        let table = [
+            ("512B", Ok(512)),
+            ("64KiB", Ok(65_536)),
+            ("10MiB", Ok(10_485_760)),
+            ("1024GiB", Ok(1 << 40)),
+            ("1025GiB", Err(UnitError::TooMuch)),
+            ("64KB", Err(UnitError::Unit)),
+            ("64", Err(UnitError::NoUnit)),
+            ("-1KiB", Err(UnitError::Negative)),
+            ("KiB", Err(UnitError::Shape)),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_size(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn pointers() {
+        let table = [
+            ("", Some(vec![])),
+            ("/", Some(vec![""])),
+            ("/data/id", Some(vec!["data", "id"])),
+            ("/a~1b/~0~01", Some(vec!["a/b", "~~1"])),
+            ("data", None),
+            ("/a~", None),
+            ("/a~2", None),
+        ];
+        for (text, expected) in table {
+            let found = parse_pointer(text);
+            let found: Option<Vec<&str>> =
+                found.as_ref().map(|it| it.0.iter().map(|token| &**token).collect());
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "[0-9.smhdKMGiB-]{0,30}|\\PC{0,30}|[/~01a]{0,12}") {
+            let _ = (parse_duration(&text), parse_size(&text), parse_pointer(&text));
+        }
+
+        #[test]
+        fn every_duration_in_bounds_is_read(seconds in 0_u64..=LONGEST.as_secs()) {
+            prop_assert_eq!(parse_duration(&format!("{seconds}s")), Ok(Duration::from_secs(seconds)));
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! `gateway.yaml` as it is written: one definition of its keys, their defaults and their schema.
+
+use super::abilities::{IncludedMap, Routes};
+use super::address::{BackendUrl, IntrospectionUrl, Network};
+use super::decode::{Spanned, section};
+use super::files::{ReadableFile, SecretFile};
+use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots};
+use super::values::{Period, Secret, Size, Style, Switch, Text, Timeout, Whole};
+use crate::policy::map::Unmapped;
+
+/// No bound but that of the type.
+const ANY: u32 = u32::MAX;
+
+section! {
+    /// The configuration of stockaj-gateway. Durations are `250ms`, `2s`, `5m`, `1h`; sizes `64KiB`,
+    /// `10MiB`. `${NAME}` and `${NAME:-default}` in a string read the environment.
+    Gateway {
+        /// The proxy's own listener.
+        listen: Listen,
+        /// The admin listener.
+        admin: Admin,
+        /// Where permitted requests go.
+        backend: Backend,
+        /// Who knows the tokens.
+        introspection: Introspection,
+        /// How long a verdict lives.
+        cache: Cache,
+        /// Bounds on what a client may send or hold.
+        limits: Limits,
+        /// What serves.
+        runtime: Runtime,
+        /// What is logged.
+        log: Log,
+        /// The ability map.
+        abilities: Spanned<Abilities>,
+    }
+}
+
+section! {
+    /// The proxy's own listener.
+    Listen {
+        /// An IP address with a port (0: any free one), or `unix:/path`.
+        address: ListenAddress = "0.0.0.0:8080",
+        /// The certificate to serve; without it plain HTTP is served.
+        tls: Option<ListenTls>,
+        /// Networks whose forwarding header fields are believed.
+        trusted_proxies: Vec<Network> = [],
+        /// From SIGTERM to closing the listener.
+        drain_delay: Period = "0s",
+        /// How long requests in flight may take after that.
+        drain_timeout: Period = "30s",
+    }
+}
+
+section! {
+    /// A certificate and its key; read again when the files change.
+    ListenTls {
+        /// The certificate chain in PEM, leaf first.
+        certificate: Spanned<ReadableFile>,
+        /// The private key in PEM.
+        private_key: Spanned<ReadableFile>,
+    }
+}
+
+section! {
+    /// The admin listener: `/metrics`, `/healthz` and `/readyz` are open, all else needs the token.
+    Admin {
+        /// An IP address with a port (0: any free one), or `unix:/path`.
+        address: ListenAddress = "127.0.0.1:9090",
+        /// The file with the admin token; without a token only the three open paths are served.
+        token_file: Option<SecretFile>,
+        /// The admin token itself, from the environment: `${ADMIN_TOKEN}`.
+        token: Option<Secret>,
+    }
+    exclusive { token, token_file }
+}
+
+section! {
+    /// Where permitted requests go.
+    Backend {
+        /// http or https with an optional path prefix, or `unix:/path`.
+        url: BackendUrl,
+        /// The Host that the backend sees: the client's (`preserve`), or the URL's (`backend`).
+        host: BackendHost = "preserve",
+        /// How https is spoken.
+        tls: ClientTls,
+        /// For name resolution, TCP and TLS together.
+        connect_timeout: Timeout = "2s",
+        /// From the end of the request's body to the first byte of the answer.
+        timeout: Timeout = "30s",
+        /// How long an idle connection is kept: less than the backend keeps it.
+        idle_timeout: Period = "20s",
+        /// The most connections, over all cores; 0: no bound.
+        max_connections: Whole<0, ANY> = 0,
+    }
+}
+
+section! {
+    /// How https is spoken.
+    ClientTls {
+        /// Whose certificates are believed: Mozilla's, compiled in, or the operating system's.
+        roots: Roots = "bundled",
+        /// A PEM bundle that replaces the roots.
+        ca_file: Option<ReadableFile>,
+        /// What the certificate must be for, where it is not the URL's host.
+        server_name: Option<Text>,
+    }
+}
+
+section! {
+    /// Who knows the tokens.
+    Introspection {
+        /// Where tokens are asked about.
+        url: IntrospectionUrl,
+        /// `bearer`: GET with the caller's own token. `rfc7662`: POST with client credentials.
+        style: Style = "bearer",
+        /// The client's name, for `rfc7662`.
+        client_id: Option<Spanned<Text>>,
+        /// The client's secret, from the environment: `${CLIENT_SECRET}`.
+        client_secret: Option<Spanned<Secret>>,
+        /// The file with the client's secret.
+        client_secret_file: Option<Spanned<SecretFile>>,
+        /// How https is spoken.
+        tls: ClientTls,
+        /// Of one call, and of the wait for its turn.
+        timeout: Timeout = "2s",
+        /// The most calls at once.
+        max_concurrent: Whole<1, 100_000> = 32,
+        /// Where in the answer things stand: JSON Pointers (RFC 6901). `rfc7662` has its own defaults:
+        /// /scope /exp /jti /client_id.
+        response: Response,
+    }
+    exclusive { client_secret, client_secret_file }
+}
+
+section! {
+    /// Where in the introspector's answer things stand: JSON Pointers (RFC 6901).
+    Response {
+        /// The abilities: a list of strings, or one string. Default `/data/abilities`, or `/scope`.
+        abilities: Option<JsonPointer>,
+        /// When the token expires. Default `/data/expires_at`, or `/exp`.
+        expires_at: Option<JsonPointer>,
+        /// The token's id. Default `/data/id`, or `/jti`.
+        id: Option<JsonPointer>,
+        /// The token's name. Default `/data/name`, or `/client_id`.
+        name: Option<JsonPointer>,
+        /// Whether it is a user's or an instance's token.
+        context: Option<JsonPointer>,
+        /// When the token was made.
+        created_at: Option<JsonPointer>,
+        /// The workspace that it belongs to.
+        workspace_id: Option<JsonPointer>,
+    }
+}
+
+section! {
+    /// How long a verdict lives.
+    Cache {
+        /// Of an active token; never past the token's own expiry.
+        ttl: Period = "60s",
+        /// Of an inactive token.
+        negative_ttl: Period = "5s",
+        /// The most active tokens kept.
+        max_tokens: Whole<1, ANY> = 100_000,
+        /// How long after `ttl` a verdict serves while the introspector is out; 0s: not at all.
+        stale_if_error: Period = "0s",
+    }
+}
+
+section! {
+    /// Bounds on what a client may send or hold.
+    Limits {
+        /// Of a request's head.
+        header_bytes: Size = "16KiB",
+        /// Fields in a request's head.
+        header_count: Whole<1, 10_000> = 100,
+        /// Of a request's target.
+        target_bytes: Size = "8KiB",
+        /// Of a bearer token.
+        token_bytes: Size = "1KiB",
+        /// Of a request's body, inclusive.
+        body: Size = "100MiB",
+        /// Of all clients.
+        connections: Whole<1, ANY> = 10_000,
+        /// From a head's first byte to its last.
+        header_timeout: Timeout = "10s",
+        /// Of a client's connection between requests.
+        idle_timeout: Timeout = "75s",
+        /// Between two pieces of a body, in either direction.
+        body_idle_timeout: Timeout = "30s",
+    }
+}
+
+section! {
+    /// What serves.
+    Runtime {
+        /// Threads that serve requests; 0: the available cores, 4 at most.
+        threads: Whole<0, 256> = 0,
+    }
+}
+
+section! {
+    /// What is logged, on standard output.
+    Log {
+        /// The least severity.
+        level: LogLevel = "info",
+        /// JSON, or text for people.
+        format: LogFormat = "json",
+        /// One line a request.
+        access: Switch = true,
+        /// Of forwarded requests that ended well, one in this many has its line.
+        access_sample: Whole<1, ANY> = 1,
+    }
+}
+
+section! {
+    /// The ability map: which abilities open which path.
+    Abilities {
+        /// A map file: `{routes: {…}}`. A route in `routes` replaces its equal one as a whole.
+        file: Option<IncludedMap>,
+        /// What becomes of paths that no route matches.
+        unmapped: Unmapped = "deny",
+        /// Patterns and, for each method, what it asks of a token.
+        routes: Routes,
+    }
+}
+
+section! {
+    /// A map file.
+    MapFile {
+        /// Patterns and, for each method, what it asks of a token.
+        routes: Spanned<Routes>,
+    }
+}
