@@ -125,8 +125,7 @@ fn decode_requirement(node: &Node, decoder: &mut Decoder<'_>) -> Option<Requirem
                 (Some(first), Some(second)) => {
                     let mistake = Mistake::error("`all` and `any` together")
                         .at(second.key.span, "expected only one of them")
-                        .see(first.key.span, "the other one")
-                        .hint("what a list cannot say takes two routes or two abilities");
+                        .see(first.key.span, "the other one");
                     decoder.record(mistake);
                     None
                 }

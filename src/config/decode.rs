@@ -153,7 +153,7 @@ impl<'a> Decoder<'a> {
                 };
                 match (secret, text.chars().count() <= 60 && !text.contains('\n')) {
                     (true, _) if kind.is_empty() => "text".to_owned(),
-                    (true, _) => kind.trim().to_owned(),
+                    (true, _) => kind.trim().replacen("the", "a", 1),
                     (false, true) => format!("{kind}`{text}`"),
                     (false, false) => "long text".to_owned(),
                 }
