@@ -155,7 +155,8 @@ impl Gateway {
             Some(caller) => caller,
             None => {
                 let asked = Instant::now();
-                let verdict = self.lookup.look_further(hash, token, asked).await;
+                // Boxed, as all that is seldom waited for: it would make the future of every request larger.
+                let verdict = Box::pin(self.lookup.look_further(hash, token, asked)).await;
                 exchange.introspection += asked.elapsed();
                 verdict?
             }
@@ -178,7 +179,7 @@ impl Gateway {
             Err(denied) => denied,
         };
         let asked = Instant::now();
-        let again = self.lookup.ask_again(token, &caller, asked).await;
+        let again = Box::pin(self.lookup.ask_again(token, &caller, asked)).await;
         exchange.introspection += asked.elapsed();
         match again {
             None => Err(denied),

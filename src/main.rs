@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use stockaj_gateway::cli::CommandLine;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     CommandLine::parse().execute().into()
 }

@@ -6,8 +6,12 @@
 
 mod support; // gateway, upstream, introspector and client builders, all on port 0
 
+mod abilities; // the shipped map against the authentication guide: every ability, every route
+mod answers; // every answer of the gateway itself, to the byte
+mod demo; // what `demo` prints is true
 mod deploy; // what is shipped under deploy/
 mod house; // the arrow between modules, and other habits that a scan can check
 mod scripts; // the scripted servers and the raw client, against each other
 mod stand_in; // the demo's stand-in for Stockaj, alone
 mod tls; // both sides of TLS: what is served, what is believed
+mod verdicts; // whom the gateway asks about a token, how often, and how long it believes the answer

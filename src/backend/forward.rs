@@ -62,13 +62,13 @@ impl Backend {
         let Permit { .. } = permit;
         let upload = upload.as_deref();
         let Some(lease) = self.pool.take_idle(now) else {
-            return self.over_new_connection(request, upload).await;
+            return Box::pin(self.over_new_connection(request, upload)).await;
         };
         let copy = is_repeatable(&request).then(|| copy(&request));
         match self.exchange(lease, request, upload).await {
             Ok(answered) => Ok(answered),
             Err(Failure { refusal: Refusal::BackendBroken, unsent }) => match unsent.or(copy) {
-                Some(request) => self.over_new_connection(request, upload).await,
+                Some(request) => Box::pin(self.over_new_connection(request, upload)).await,
                 None => Err(Refusal::BackendBroken),
             },
             Err(Failure { refusal, .. }) => Err(refusal),

@@ -1,7 +1,8 @@
 //! `check`: every mistake of a configuration.
 
-use super::{ConfigArgument, Exit, output, report};
+use super::{ConfigArgument, Exit, output, report, show};
 use crate::config::load;
+use crate::server::Parts;
 
 /// Validate a configuration and list every mistake with its place and a hint
 #[derive(Debug, clap::Args)]
@@ -15,14 +16,17 @@ impl Arguments {
         let path = self.config.path();
         match load(&path) {
             Ok(loaded) => {
-                if !loaded.warnings.is_empty() {
-                    report(loaded.warnings.render(true).trim_end());
+                show(&loaded.warnings);
+                // What `run` would build from it, certificates and roots included.
+                if let Err(error) = Parts::build(&loaded.settings) {
+                    report(format_args!("error: {}: {error}", path.display()));
+                    return Exit::Wrong;
                 }
                 let routes = loaded.settings.abilities.routes().len();
                 output(Exit::Fine, |stdout| writeln!(stdout, "{}: fine, {routes} routes", path.display()))
             }
             Err(mistakes) => {
-                report(mistakes.render(true).trim_end());
+                show(&mistakes);
                 Exit::Wrong
             }
         }

@@ -1,21 +1,249 @@
 //! `demo`: the main job with nothing installed.
 
-use super::{Exit, report};
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use anstyle::{AnsiColor, Style};
+
+use super::run::shutdown;
+use super::{Exit, output, report};
+use crate::config;
+use crate::config::settings::ListenAddress;
+use crate::demo::Stockaj;
+use crate::demo::tokens::{ALL, EXPIRED, READER, SCANNER, SampleToken, USER, WRITER};
+use crate::server::Server;
+use crate::telemetry::log;
+
+/// The shipped map: what `abilities.file: stockaj.yaml` would read.
+const MAP: &str = include_str!("../../config/stockaj.yaml");
+
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// Show the main job with nothing installed: a stand-in for Stockaj behind a real gateway
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where the gateway listens
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    address: std::net::SocketAddr,
-    /// Where its admin listener listens
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
-    admin_address: std::net::SocketAddr,
+    /// Where the gateway listens [default: 127.0.0.1:8080, or a free port if that is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<SocketAddr>,
+    /// Where its admin listener listens [default: 127.0.0.1:9090, or a free port if that is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    admin_address: Option<SocketAddr>,
 }
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        report(format_args!("error: `demo` is not built yet ({}, {})", self.address, self.admin_address));
-        Exit::Wrong
+        match self.serve() {
+            Ok(exit) => exit,
+            Err(error) => {
+                report(format_args!("error: {error}"));
+                Exit::Wrong
+            }
+        }
     }
+
+    fn serve(&self) -> Result<Exit, Box<dyn Error>> {
+        let stockaj = start_stockaj()?;
+        let mut taken = Vec::new();
+        let address = choose(self.address, ADDRESS, &mut taken);
+        let admin = choose(self.admin_address, ADMIN_ADDRESS, &mut taken);
+        let yaml = gateway_yaml(address, admin, stockaj);
+        let settings = config::load_text("the demo's gateway.yaml", yaml)?.settings;
+        let log = log::init(&settings.log);
+        let server = Server::bind(settings, log)?;
+        let welcome = Welcome {
+            stockaj,
+            gateway: reachable(server.proxy_address(), address),
+            admin: reachable(server.admin_address(), admin),
+            taken,
+        };
+        let exit = output(Exit::Fine, |out| welcome.write(out));
+        server.serve(shutdown())?;
+        Ok(exit)
+    }
+}
+
+/// Serves the stand-in on a free port and a thread of its own, for as long as the process lives.
+fn start_stockaj() -> io::Result<SocketAddr> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stockaj = runtime.block_on(Stockaj::bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)))?;
+    let address = stockaj.address();
+    std::thread::Builder::new()
+        .name("stockaj".to_owned())
+        .spawn(move || runtime.block_on(stockaj.serve(std::future::pending())))?;
+    Ok(address)
+}
+
+/// A request to try, and what becomes of it.
+struct Call {
+    status: u16,
+    why: &'static str,
+    token: Option<SampleToken>,
+    method: &'static str,
+    path: &'static str,
+    body: Option<&'static str>,
+}
+
+impl Call {
+    const fn get(status: u16, why: &'static str, token: Option<SampleToken>, path: &'static str) -> Self {
+        Self { status, why, token, method: "GET", path, body: None }
+    }
+
+    /// The line to paste into a shell.
+    fn curl(&self, gateway: SocketAddr) -> String {
+        let mut line = "curl -i".to_owned();
+        if self.method != "GET" {
+            let _ = write!(line, " -X {}", self.method);
+        }
+        let _ = write!(line, " 'http://{gateway}{}'", self.path);
+        if let Some(token) = self.token {
+            let _ = write!(line, " -H 'Authorization: Bearer {}'", token.plain_text());
+        }
+        if let Some(body) = self.body {
+            let _ = write!(line, " -H 'Content-Type: application/json' -d '{body}'");
+        }
+        line
+    }
+}
+
+const CALLS: [Call; 11] = [
+    Call::get(200, "the reader may read items", Some(READER), "/api/v2/items"),
+    Call {
+        status: 200,
+        why: "the scanner may scan",
+        token: Some(SCANNER),
+        method: "POST",
+        path: "/api/v2/kiosk/scan",
+        body: Some(r#"{"code":"DRILL-01"}"#),
+    },
+    Call {
+        status: 200,
+        why: "and take a rental back",
+        token: Some(SCANNER),
+        method: "PATCH",
+        path: "/api/v2/rentals/1",
+        body: Some(r#"{"status":"returned"}"#),
+    },
+    Call {
+        status: 201,
+        why: "the writer may create an item",
+        token: Some(WRITER),
+        method: "POST",
+        path: "/api/v2/items",
+        body: Some(r#"{"name":"Ladder","code":"LADDER-01"}"#),
+    },
+    Call::get(200, "a User token may do everything", Some(USER), "/api/v2/instance"),
+    Call::get(200, "a public route asks for no token", None, "/up"),
+    Call::get(401, "no token", None, "/api/v2/items"),
+    Call::get(401, "an expired token", Some(EXPIRED), "/api/v2/items"),
+    Call {
+        status: 403,
+        why: "the reader may not create items",
+        token: Some(READER),
+        method: "POST",
+        path: "/api/v2/items",
+        body: Some(r#"{"name":"Ladder"}"#),
+    },
+    Call {
+        status: 403,
+        why: "the scanner may not delete items",
+        token: Some(SCANNER),
+        method: "DELETE",
+        path: "/api/v2/items/1",
+        body: None,
+    },
+    Call::get(403, "what the map does not name is denied", Some(READER), "/api/v2/internals"),
+];
+
+/// What a person needs to know to try the demo.
+struct Welcome {
+    stockaj: SocketAddr,
+    gateway: SocketAddr,
+    admin: SocketAddr,
+    /// The defaults that were taken.
+    taken: Vec<SocketAddr>,
+}
+
+impl Welcome {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { stockaj, gateway, admin, .. } = self;
+        writeln!(out, "{BOLD}A stand-in for Stockaj behind a gateway.{BOLD:#} Ctrl-C ends both.\n")?;
+        for taken in &self.taken {
+            writeln!(out, "  {taken} is taken: a free port is used instead.\n")?;
+        }
+        writeln!(out, "  gateway  http://{gateway}")?;
+        writeln!(out, "  metrics  http://{admin}/metrics")?;
+        writeln!(out, "  Stockaj  http://{stockaj} {DIM}(by-passes the gateway){DIM:#}\n")?;
+
+        writeln!(out, "{BOLD}Tokens{BOLD:#}\n")?;
+        let longest = ALL.iter().map(|token| token.name.len()).max().unwrap_or_default();
+        for token in ALL {
+            let abilities = token.abilities.join(" ");
+            let expired = if token.id == EXPIRED.id { " (expired)" } else { "" };
+            writeln!(
+                out,
+                "  {:longest$}  {}  {DIM}{abilities}{expired}{DIM:#}",
+                token.name,
+                token.plain_text()
+            )?;
+        }
+
+        writeln!(out, "\n{BOLD}Try{BOLD:#}\n")?;
+        for call in &CALLS {
+            let style = if call.status < 400 { GOOD } else { BAD };
+            writeln!(out, "  {style}{}{style:#}  {}", call.status, call.why)?;
+            writeln!(out, "       {}", call.curl(*gateway))?;
+        }
+        writeln!(out)
+    }
+}
+
+/// A gateway.yaml in front of `stockaj`, with the shipped map in it.
+fn gateway_yaml(address: SocketAddr, admin: SocketAddr, stockaj: SocketAddr) -> String {
+    let mut text = format!(
+        "listen: {{address: '{address}', drain_timeout: 2s}}\n\
+         admin: {{address: '{admin}'}}\n\
+         backend: {{url: 'http://{stockaj}'}}\n\
+         introspection: {{url: 'http://{stockaj}/api/v2/token'}}\n\
+         log: {{format: text}}\n\
+         abilities:\n"
+    );
+    for line in MAP.lines() {
+        let _ = writeln!(text, "  {line}");
+    }
+    text
+}
+
+/// The address that was asked for, or the default; where that is taken, a free port of the same host, and
+/// the default is noted in `taken`.
+fn choose(asked: Option<SocketAddr>, default: SocketAddr, taken: &mut Vec<SocketAddr>) -> SocketAddr {
+    match asked {
+        Some(address) => address,
+        None if TcpListener::bind(default).is_ok() => default,
+        None => {
+            taken.push(default);
+            SocketAddr::new(default.ip(), 0)
+        }
+    }
+}
+
+/// Where a client on this machine reaches a listener: `bound`, which has a port where `asked` says 0.
+fn reachable(bound: &ListenAddress, asked: SocketAddr) -> SocketAddr {
+    let mut address = match bound {
+        ListenAddress::Tcp(address) => *address,
+        ListenAddress::Unix(_) => asked,
+    };
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }

@@ -1,17 +1,26 @@
 //! `explain`: one decision, step by step.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, BufRead as _, Read as _, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use anstyle::{AnsiColor, Color, Style};
-use http::Method;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method};
+use zeroize::Zeroizing;
 
 use super::routes::colour;
-use super::{ConfigArgument, Exit, report};
+use super::{ConfigArgument, Exit, output, report, show};
+use crate::config;
 use crate::policy::ability::{Abilities, Permit, RequirementKind};
+use crate::policy::bearer::Token;
 use crate::policy::map::{AbilityMap, Found};
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::read_path;
+use crate::tokens::introspection::Answer;
+use crate::tokens::introspector::Introspector;
 
 /// Explain the decision on a request; exit 0 when it is allowed, 1 when it is denied
 #[derive(Debug, clap::Args)]
@@ -30,6 +39,9 @@ pub(crate) struct Arguments {
     token_stdin: bool,
 }
 
+/// Of standard input, in bytes: more than any token that is accepted.
+const LONGEST_LINE: u64 = 64 * 1024;
+
 /// Who asks.
 enum Caller {
     /// Somebody without a token.
@@ -37,28 +49,80 @@ enum Caller {
     /// The holder of an active token.
     Active(Abilities),
     /// The holder of a token for which there is no active verdict, and why.
-    #[cfg_attr(not(test), expect(dead_code, reason = "made once `--token-stdin` asks the introspector"))]
     Refused(Refusal),
 }
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        report(format_args!("error: `explain` is not built yet ({self:?})"));
-        Exit::Wrong
+        let path = self.config.path();
+        let loaded = match config::load_abilities(&path) {
+            Ok(loaded) => loaded,
+            Err(mistakes) => {
+                show(&mistakes);
+                return Exit::Wrong;
+            }
+        };
+        let caller = match self.caller(&path) {
+            Ok(caller) => caller,
+            Err(exit) => return exit,
+        };
+        let mut verdict = Exit::Wrong;
+        let printed = output(Exit::Fine, |out| {
+            verdict = explain(&loaded.map, &self.method, &self.path, &caller, out)?;
+            Ok(())
+        });
+        if printed == Exit::Fine { verdict } else { printed }
     }
 
-    /// Prints the decision that `map` makes, and how the command ends then.
-    #[cfg_attr(not(test), expect(dead_code, reason = "called once `execute` reads a configuration"))]
-    fn print(&self, map: &AbilityMap, output: &mut dyn Write) -> io::Result<Exit> {
-        let caller = match &self.abilities {
+    fn caller(&self, path: &Path) -> Result<Caller, Exit> {
+        if self.token_stdin {
+            return ask(path);
+        }
+        Ok(match &self.abilities {
             // `--abilities ''` is a token without abilities.
             Some(names) => Caller::Active(Abilities::new(
                 names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()),
             )),
             None => Caller::Nobody,
-        };
-        explain(map, &self.method, &self.path, &caller, output)
+        })
     }
+}
+
+/// Asks the introspector of the configuration at `path` about the token on standard input.
+fn ask(path: &Path) -> Result<Caller, Exit> {
+    let wrong = |error: &dyn Display| {
+        report(format_args!("error: {error}"));
+        Exit::Wrong
+    };
+    let mut line = Zeroizing::new(String::new());
+    io::stdin().lock().take(LONGEST_LINE).read_line(&mut line).map_err(|error| wrong(&error))?;
+    let settings = match config::load(path) {
+        Ok(loaded) => Arc::new(loaded.settings),
+        Err(mistakes) => {
+            show(&mistakes);
+            return Err(Exit::Wrong);
+        }
+    };
+    let Ok(field) = HeaderValue::try_from(format!("Bearer {}", line.trim())) else {
+        return Ok(Caller::Refused(Refusal::MalformedToken));
+    };
+    let fields = HeaderMap::from_iter([(AUTHORIZATION, field)]);
+    let token = match Token::from_fields(&fields, settings.limits.token_bytes) {
+        Ok(token) => token,
+        Err(refusal) => return Ok(Caller::Refused(refusal)),
+    };
+    let answer = Introspector::ask_once(&settings, token.secret()).map_err(|error| wrong(&error))?;
+    Ok(match answer {
+        Answer::Active(verdict) if verdict.has_expired(SystemTime::now()) => {
+            Caller::Refused(Refusal::ExpiredToken)
+        }
+        Answer::Active(verdict) => Caller::Active(verdict.abilities),
+        Answer::Inactive => Caller::Refused(Refusal::InactiveToken),
+        Answer::NoVerdict(why) => {
+            wrong(&why);
+            Caller::Refused(Refusal::NoVerdict)
+        }
+    })
 }
 
 /// Writes the steps of a decision in the order in which the gateway takes them.
@@ -368,7 +432,9 @@ verdict      denied with 400 (bad_request): dot segment in the path
                 abilities,
                 token_stdin: false,
             };
-            let exit = arguments.print(&map(Unmapped::Deny), &mut Vec::new()).unwrap();
+            let caller = arguments.caller(Path::new("unread")).unwrap();
+            let (method, path) = (&arguments.method, &arguments.path);
+            let exit = explain(&map(Unmapped::Deny), method, path, &caller, &mut Vec::new()).unwrap();
             assert_eq!(exit, expected, "{arguments:?}");
         }
     }

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::{ConfigArgument, Exit, report};
+use super::{ConfigArgument, Exit, report, show};
+use crate::config;
 use crate::config::settings::ListenAddress;
 
 /// For connecting, and for each read of the answer.
@@ -20,12 +21,16 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        report(format_args!("error: `health` is not built yet ({})", self.config.path().display()));
-        Exit::Wrong
+        match config::load_admin_address(&self.config.path()) {
+            Ok(address) => ask(&address),
+            Err(mistakes) => {
+                show(&mistakes);
+                Exit::Wrong
+            }
+        }
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "no configuration can be loaded yet"))]
 /// Asks the admin listener at `address` whether it is ready, and says on standard error why it is not.
 fn ask(address: &ListenAddress) -> Exit {
     match status(address) {

@@ -15,6 +15,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::config;
+
 /// A reverse proxy that puts token abilities in front of Stockaj.
 #[derive(Debug, clap::Parser)]
 #[command(name = "stockaj-gateway", version, about, arg_required_else_help = true)]
@@ -102,6 +104,15 @@ pub(crate) fn output(exit: Exit, write: impl FnOnce(&mut dyn Write) -> io::Resul
             report(format_args!("error: cannot write the result: {error}"));
             Exit::Wrong
         }
+    }
+}
+
+/// Shows what was found in a configuration, if anything was.
+pub(crate) fn show(findings: &config::Report) {
+    if !findings.is_empty() {
+        let mut stderr = anstream::stderr().lock();
+        // anstream takes the colours out where they do not belong.
+        let _ = stderr.write_all(findings.render(true).as_bytes());
     }
 }
 

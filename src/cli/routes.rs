@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use anstyle::Style;
 use serde_json::{Value, json};
 
-use super::{ConfigArgument, Exit, report};
+use super::{ConfigArgument, Exit, output, show};
+use crate::config;
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::map::{AbilityMap, Unmapped};
 
@@ -30,16 +31,16 @@ enum Format {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        report(format_args!(
-            "error: `routes` is not built yet ({:?}, {:?})",
-            self.config.path(),
-            self.format
-        ));
-        Exit::Wrong
+        match config::load_abilities(&self.config.path()) {
+            Ok(loaded) => output(Exit::Fine, |out| self.print(&loaded.map, out)),
+            Err(mistakes) => {
+                show(&mistakes);
+                Exit::Wrong
+            }
+        }
     }
 
     /// Prints the map in the format that was asked for.
-    #[cfg_attr(not(test), expect(dead_code, reason = "called once `execute` reads a configuration"))]
     fn print(&self, map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
         match self.format {
             Format::Table => table(map, output),

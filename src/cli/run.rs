@@ -1,6 +1,12 @@
 //! `run`: serves.
 
-use super::{ConfigArgument, Exit, report};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{ConfigArgument, Exit, report, show};
+use crate::config;
+use crate::server::Server;
+use crate::telemetry::log;
 
 /// Serve: check each request's token and forward what its abilities allow
 #[derive(Debug, clap::Args)]
@@ -11,7 +17,60 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        report(format_args!("error: `run` is not built yet ({})", self.config.path().display()));
-        Exit::Wrong
+        let path = self.config.path();
+        let loaded = match config::load(&path) {
+            Ok(loaded) => loaded,
+            Err(mistakes) => {
+                show(&mistakes);
+                return Exit::Configuration;
+            }
+        };
+        raise_open_files();
+        let guard = log::init(&loaded.settings.log);
+        for line in loaded.warnings.lines() {
+            tracing::warn!("{line}");
+        }
+        let server = match Server::bind(loaded.settings, guard) {
+            Ok(server) => server,
+            Err(error) => {
+                report(format_args!("error: {}: {error}", path.display()));
+                return Exit::Configuration;
+            }
+        };
+        match server.serve(shutdown()) {
+            Ok(()) => Exit::Fine,
+            Err(error) => {
+                report(format_args!("error: {error}"));
+                Exit::Wrong
+            }
+        }
+    }
+}
+
+/// Every client and every connection to the backend takes a file descriptor, and the usual soft limit of
+/// 1024 is for programs that call `select`.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // What cannot be raised stays: the gateway then serves fewer connections.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+}
+
+/// Done at SIGTERM or SIGINT. Must be awaited on a runtime.
+pub(super) async fn shutdown() {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    match (terminate, interrupt) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "cannot be told to drain: signals cannot be received");
+            std::future::pending::<()>().await;
+        }
     }
 }

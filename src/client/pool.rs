@@ -86,8 +86,6 @@ where
         bound: Option<Arc<ConnectionBound>>,
         patience: Duration,
     ) -> Rc<Self> {
-        let mut http1 = http1::Builder::new();
-        http1.max_headers(200);
         Rc::new(Self {
             connector,
             idle: RefCell::default(),
@@ -96,7 +94,8 @@ where
             bound,
             returned: Notify::new(),
             patience,
-            http1,
+            // hyper's own bound on header fields, 100, needs no allocation; a higher one does for each answer.
+            http1: http1::Builder::new(),
         })
     }
 

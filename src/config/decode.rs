@@ -79,7 +79,7 @@ impl<'a> Decoder<'a> {
 
     /// The tree of a file, which the node names, or the command line.
     pub(super) fn read_tree(&mut self, path: &Path, named_by: Option<&Node>) -> Option<Rc<Node>> {
-        let mut source = match Source::read(path) {
+        let source = match Source::read(path) {
             Ok(source) => source,
             Err(error) => {
                 let mistake = match named_by {
@@ -90,6 +90,11 @@ impl<'a> Decoder<'a> {
                 return None;
             }
         };
+        self.parse(source)
+    }
+
+    /// The tree of a source that was read already.
+    pub(super) fn parse(&mut self, mut source: Source) -> Option<Rc<Node>> {
         let tree = parse(&mut source, self.sources.len(), &mut self.mistakes);
         self.sources.push(source);
         tree

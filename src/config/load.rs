@@ -1,6 +1,7 @@
 //! From a file's name to [`Settings`], or to a report of everything that is wrong.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::abilities;
@@ -8,6 +9,7 @@ use super::decode::{Decode, Decoder};
 use super::interpolate::Environment;
 use super::report::{Mistake, Report, Severity};
 use super::settings::{self, IntrospectionStyle, ResponsePointers, Settings};
+use super::source::Source;
 use super::tree::{Node, Value};
 use super::values::{Style, parse_pointer};
 use super::written::{self, Gateway, MapFile};
@@ -50,7 +52,46 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
 pub fn load_with(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Report> {
     let mut decoder = Decoder::new(environment);
     decoder.files.push(path.to_owned());
-    let written = decoder.read_tree(path, None).and_then(|tree| Gateway::decode(&tree, &mut decoder));
+    let tree = decoder.read_tree(path, None);
+    settings(path, tree, decoder)
+}
+
+/// Reads a configuration that is in no file, called `name` in reports.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn load_text(name: &str, text: String) -> Result<Loaded, Report> {
+    let environment: &Environment<'_> = &|name| std::env::var(name).ok();
+    let mut decoder = Decoder::new(environment);
+    let tree =
+        decoder.parse(Source { name: name.into(), directory: PathBuf::new(), text, secrets: Vec::new() });
+    settings(Path::new(name), tree, decoder)
+}
+
+/// Reads `admin.address` and nothing else, so that a probe needs no secret and outlives a bad edit.
+///
+/// # Errors
+/// Every mistake in `admin`, or why the file cannot be read.
+pub fn load_admin_address(path: &Path) -> Result<settings::ListenAddress, Report> {
+    let environment: &Environment<'_> = &|name| std::env::var(name).ok();
+    let mut decoder = Decoder::new(environment);
+    let tree = decoder.read_tree(path, None);
+    let entry = tree.as_ref().and_then(|tree| match &tree.value {
+        Value::Mapping(entries) => entries.iter().find(|entry| &*entry.key.text == "admin"),
+        _ => None,
+    });
+    let admin = match entry {
+        Some(entry) => decoder.within(&entry.key, |decoder| written::Admin::decode(&entry.value, decoder)),
+        None => tree.as_ref().and_then(|_| written::Admin::absent(&mut decoder)),
+    };
+    match admin {
+        Some(admin) => Ok(admin.address),
+        None => Err(report(path, decoder).0),
+    }
+}
+
+fn settings(path: &Path, tree: Option<Rc<Node>>, mut decoder: Decoder<'_>) -> Result<Loaded, Report> {
+    let written = tree.and_then(|tree| Gateway::decode(&tree, &mut decoder));
     let settings = written.and_then(|written| compile(written, &mut decoder));
     let (report, files) = report(path, decoder);
     match settings {

@@ -20,7 +20,10 @@ mod values;
 mod written;
 
 pub use interpolate::Environment;
-pub use load::{Loaded, LoadedAbilities, load, load_abilities, load_abilities_with, load_with};
+pub use load::{
+    Loaded, LoadedAbilities, load, load_abilities, load_abilities_with, load_admin_address, load_text,
+    load_with,
+};
 pub use report::{Report, Severity};
 pub use schema::schema;
 pub use settings::Settings;

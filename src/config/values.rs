@@ -92,7 +92,11 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 
 /// Reads `512B`, `64KiB`, `10MiB` or `1GiB` as bytes; at most 1024 GiB.
 pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
-    let (number, unit) = number_and_unit(text)?;
+    // A number alone is bytes: there is nothing else that it could mean.
+    let (number, unit) = match number_and_unit(text) {
+        Err(UnitError::NoUnit) => (text.parse().map_err(|_| UnitError::TooMuch)?, "B"),
+        other => other?,
+    };
     let bytes: u64 = match unit {
         "B" => 1,
         "KiB" => 1 << 10,
@@ -160,16 +164,12 @@ impl Size {
 
 impl Decode for Size {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        const SIZE: &str = "a size such as `64KiB` or `10MiB`";
+        const SIZE: &str = "a size such as `64KiB`, or a number of bytes";
         let scalar = decoder.scalar(node, SIZE)?;
         let text = scalar.text.as_ref();
         let hint = match parse_size(text) {
             Ok(0) => "a limit of nothing refuses every request".to_owned(),
             Ok(size) => return Some(Self(size)),
-            Err(UnitError::NoUnit) if decoder.may_show(node) => {
-                format!("add a unit: `{text}KiB` or `{text}B`")
-            }
-            Err(UnitError::NoUnit) => "add a unit".to_owned(),
             Err(UnitError::Unit) => "units are `B`, `KiB`, `MiB` and `GiB`".to_owned(),
             Err(other) => other.to_string(),
         };
@@ -180,7 +180,10 @@ impl Decode for Size {
 
 leaf_schema!(
     Size,
-    json_schema!({"type": "string", "pattern": format!(r"^0*[1-9][0-9]*(B|KiB|MiB|GiB)$|{FROM_ENVIRONMENT}")})
+    json_schema!({"anyOf": [
+        {"type": "integer", "minimum": 1},
+        {"type": "string", "pattern": format!(r"^0*[1-9][0-9]*(B|KiB|MiB|GiB)?$|{FROM_ENVIRONMENT}")},
+    ]})
 );
 
 /// A whole number from `LEAST` to `MOST`.
@@ -406,7 +409,7 @@ mod tests {
             ("1024GiB", Ok(1 << 40)),
             ("1025GiB", Err(UnitError::TooMuch)),
             ("64KB", Err(UnitError::Unit)),
-            ("64", Err(UnitError::NoUnit)),
+            ("64", Ok(64)),
             ("-1KiB", Err(UnitError::Negative)),
             ("KiB", Err(UnitError::Shape)),
         ];

@@ -55,15 +55,37 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+/// What the configuration's certificates and roots come to.
+pub struct Parts {
+    tls: Option<tls::ListenerTls>,
+    backend: Arc<Connector>,
+    introspector: Arc<Connector>,
+}
+
+impl Parts {
+    /// Reads what `settings` name.
+    ///
+    /// # Errors
+    /// [`StartError::Certificate`] and [`StartError::Connector`].
+    pub fn build(settings: &Settings) -> Result<Self, StartError> {
+        let (backend, introspection) = (&settings.backend, &settings.introspection);
+        let backend = Connector::new(&backend.destination, &backend.tls, backend.connect_timeout)
+            .map_err(|source| StartError::Connector { section: "backend", source })?;
+        let introspector =
+            Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)
+                .map_err(|source| StartError::Connector { section: "introspection", source })?;
+        let tls = settings.listen.tls.as_ref().map(tls::load).transpose()?;
+        Ok(Self { tls, backend: Arc::new(backend), introspector: Arc::new(introspector) })
+    }
+}
+
 /// Everything that can fail before the first request, done: bound, but not yet serving.
 pub struct Server {
     settings: Arc<Settings>,
     log: log::Guard,
     proxy: Listener,
     admin: Listener,
-    tls: Option<tls::ListenerTls>,
-    backend: Arc<Connector>,
-    introspector: Arc<Connector>,
+    parts: Parts,
 }
 
 impl Server {
@@ -72,18 +94,10 @@ impl Server {
     /// # Errors
     /// Whatever keeps the configuration from being served. Nothing is left half-started.
     pub fn bind(settings: Settings, log: log::Guard) -> Result<Self, StartError> {
-        let settings = Arc::new(settings);
-        let (backend, introspection) = (&settings.backend, &settings.introspection);
-        let backend = Connector::new(&backend.destination, &backend.tls, backend.connect_timeout)
-            .map_err(|source| StartError::Connector { section: "backend", source })?;
-        let introspector =
-            Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)
-                .map_err(|source| StartError::Connector { section: "introspection", source })?;
-        let tls = settings.listen.tls.as_ref().map(tls::load).transpose()?;
+        let parts = Parts::build(&settings)?;
         let proxy = Listener::bind(&settings.listen.address)?;
         let admin = Listener::bind(&settings.admin.address)?;
-        let (backend, introspector) = (Arc::new(backend), Arc::new(introspector));
-        Ok(Self { settings, log, proxy, admin, tls, backend, introspector })
+        Ok(Self { settings: Arc::new(settings), log, proxy, admin, parts })
     }
 
     /// Where requests are taken.
@@ -152,7 +166,7 @@ impl Server {
 
     fn measure(&self, metrics: &Arc<Metrics>, shared: &Arc<Shared>) {
         metrics.config_reload(true, SystemTime::now());
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = &self.parts.tls {
             metrics.set_certificate_expiry(UNIX_EPOCH + Duration::from_secs(tls.expires_at));
         }
         let shared = Arc::clone(shared);
@@ -182,10 +196,10 @@ impl Server {
             routes: metrics.routes(self.settings.abilities.templates()),
             access: self.log.access_log(),
             shared: Arc::clone(shared),
-            backend: Arc::clone(&self.backend),
-            introspector: Arc::clone(&self.introspector),
+            backend: Arc::clone(&self.parts.backend),
+            introspector: Arc::clone(&self.parts.introspector),
             backend_bound,
-            tls: self.tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.config))),
+            tls: self.parts.tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.config))),
             load: Arc::clone(&load),
         };
         // The runtime cannot leave its thread, so the thread has to say whether it got one.

@@ -2,15 +2,17 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use tokio::runtime::{self, LocalOptions};
 
 use super::cache::TokenHash;
 use super::introspection::{self, Answer, LONGEST_ANSWER, NoVerdict};
+use crate::client::Connector;
 use crate::client::pool::{Lease, Pool};
 use crate::config::settings;
 
@@ -44,6 +46,25 @@ impl Introspector {
             Ok(Err(error)) => Answer::NoVerdict(error),
             Err(_) => Answer::NoVerdict(NoVerdict::TimedOut(settings.timeout)),
         }
+    }
+
+    /// Asks once, outside of any runtime.
+    ///
+    /// # Errors
+    /// Where the introspector's TLS cannot be set up, or the system gives no event queue.
+    pub fn ask_once(
+        settings: &Arc<settings::Settings>,
+        token: &str,
+    ) -> Result<Answer, Box<dyn std::error::Error>> {
+        let introspection = &settings.introspection;
+        let connector =
+            Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)?;
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+        Ok(runtime.block_on(async {
+            let pool = Pool::new(Arc::new(connector), Duration::ZERO, None, introspection.timeout);
+            Self::new(Arc::clone(settings), pool).ask(token, &TokenHash::of(token)).await
+        }))
     }
 
     async fn exchange(&self, token: &str, hash: &TokenHash) -> Result<Answer, NoVerdict> {

@@ -1,0 +1,308 @@
+//! Every answer of the gateway itself, to the byte.
+
+use std::time::Duration;
+
+use crate::support::{Answer, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
+
+const NO_TOKEN: &str = r#"Bearer realm="stockaj""#;
+const INVALID: &str = r#"Bearer realm="stockaj", error="invalid_token""#;
+const INSUFFICIENT: &str = r#"Bearer realm="stockaj", error="insufficient_scope""#;
+
+const READER: (&str, &str) = ("Authorization", "Bearer 1|reader");
+
+/// What every answer of the gateway has in common, and what this one is.
+fn assert_answer(response: &Response, status: u16, message: &str, challenge: Option<&str>, context: &str) {
+    let body = format!(r#"{{"message":"{message}"}}"#);
+    assert_eq!((response.status, response.text()), (status, &*body), "{context}");
+    assert_common(response, challenge, context);
+    assert_eq!(response.field("content-length"), Some(&*body.len().to_string()), "{context}");
+}
+
+fn assert_common(response: &Response, challenge: Option<&str>, context: &str) {
+    assert_eq!(response.field("content-type"), Some("application/json"), "{context}");
+    assert_eq!(response.field("cache-control"), Some("no-store"), "{context}");
+    assert_eq!(response.field("www-authenticate"), challenge, "{context}");
+    assert!(response.field("x-request-id").is_some_and(|id| !id.is_empty()), "{context}");
+    assert_eq!(response.field("retry-after").is_some(), response.status == 503, "{context}");
+}
+
+struct Setting {
+    upstream: Upstream,
+    introspector: Introspector,
+    gateway: Gateway,
+}
+
+fn setting(yaml: &str) -> Setting {
+    let upstream = Upstream::start();
+    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
+    introspector.know("2|past", Verdict::active(&["items:read"]).expiring("2001-01-01T00:00:00.000000Z"));
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).yaml(yaml).start();
+    Setting { upstream, introspector, gateway }
+}
+
+#[test]
+fn unauthenticated_401() {
+    let setting = setting("");
+    let long = format!("Bearer {}", "x".repeat(1025));
+    let mut client = setting.gateway.client();
+    let mut count = 0.0;
+    for (reason, challenge, fields) in [
+        ("missing_token", NO_TOKEN, &[][..]),
+        ("missing_token", NO_TOKEN, &[("Authorization", "Basic dXNlcjpwYXNz")]),
+        ("malformed_token", INVALID, &[("Authorization", "Bearer")]),
+        ("malformed_token", INVALID, &[("Authorization", "Bearer 1|reader more")]),
+        ("malformed_token", INVALID, &[("Authorization", "Bearer 1|reader,")]),
+        ("malformed_token", INVALID, &[("Authorization", "Bearer 1|réader")]),
+        ("malformed_token", INVALID, &[("Authorization", &*long)]),
+        ("malformed_token", INVALID, &[READER, READER]),
+        ("malformed_token", INVALID, &[READER, ("Authorization", "Basic dXNlcjpwYXNz")]),
+        ("inactive_token", INVALID, &[("Authorization", "Bearer 7|unknown")]),
+        ("expired_token", INVALID, &[("Authorization", "Bearer 2|past")]),
+    ] {
+        for _ in 0..2 {
+            let response = client.request("GET", "/api/v2/items", fields, b"");
+            assert_answer(
+                &response,
+                401,
+                "Unauthenticated.",
+                Some(challenge),
+                &format!("{reason}: {fields:?}"),
+            );
+            count += 1.0;
+        }
+        let seen = setting
+            .gateway
+            .metrics()
+            .metric(&format!("requests_total{{reason=\"{reason}\",status=\"401\"}}"));
+        assert!(seen >= 2.0, "{reason} was counted {seen} times");
+    }
+    for target in ["/api/v2/nowhere", "/api/v2/internal", "/"] {
+        let response = client.get(target, None);
+        assert_answer(&response, 401, "Unauthenticated.", Some(NO_TOKEN), target);
+        count += 1.0;
+    }
+    setting.gateway.wait_for_metric("requests_total{status=\"401\"}", count);
+    assert_eq!(setting.upstream.requests().len(), 0);
+}
+
+#[test]
+fn unauthorized_403() {
+    let setting = setting("");
+    let mut client = setting.gateway.client();
+    for (request, reason, scope) in [
+        ("POST /api/v2/items", "missing_ability", Some("items:create")),
+        ("DELETE /api/v2/items/5", "missing_ability", Some("items:delete")),
+        ("POST /api/v2/exports", "missing_ability", Some("items:read rents:read")),
+        ("GET /api/v2/internal", "denied", None),
+        ("DELETE /api/v2/items", "unmapped", None),
+        ("OPTIONS /api/v2/items", "unmapped", None),
+        ("GET /api/v2/nowhere", "unmapped", None),
+        ("GET /api/v2/reports", "unmapped", None),
+        ("GET /", "unmapped", None),
+    ] {
+        let (method, target) = request.split_once(' ').unwrap();
+        let challenge = match scope {
+            Some(scope) => format!("{INSUFFICIENT}, scope=\"{scope}\""),
+            None => INSUFFICIENT.to_owned(),
+        };
+        let before = setting.gateway.metrics().metric(&format!("requests_total{{reason=\"{reason}\"}}"));
+        let response = client.request(method, target, &[READER], b"");
+        assert_answer(&response, 403, "This action is unauthorized.", Some(&challenge), request);
+        setting.gateway.wait_for_metric(&format!("requests_total{{reason=\"{reason}\"}}"), before + 1.0);
+    }
+    assert_eq!(setting.upstream.requests().len(), 0);
+}
+
+#[test]
+fn what_two_parsers_could_read_differently_is_400() {
+    let setting = setting("");
+    for request in [
+        "GET /api/v2/items HTTP/1.1\r\nAuthorization: Bearer 1|reader\r\n\r\n",
+        "GET /api/v2/items HTTP/1.1\r\nHost: a\r\nHost: b\r\nAuthorization: Bearer 1|reader\r\n\r\n",
+        "GET /index.php/api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|reader\r\n\r\n",
+        "GET /%69ndex.phpapi/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|reader\r\n\r\n",
+        "BREW /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|reader\r\n\r\n",
+        "get /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|reader\r\n\r\n",
+        "GET /up HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n",
+    ] {
+        let response = setting.gateway.client().send(request).response();
+        assert_answer(&response, 400, "Bad Request.", None, request);
+    }
+    assert_eq!(setting.upstream.requests().len(), 0);
+    assert_eq!(setting.introspector.calls(), 0);
+    setting.gateway.wait_for_metric("requests_total{reason=\"bad_request\",status=\"400\"}", 7.0);
+}
+
+#[test]
+fn a_body_or_a_target_over_its_limit_is_413_or_414() {
+    let setting = setting("limits: {body: 10, target_bytes: 100}");
+    let mut client = setting.gateway.client();
+    setting.introspector.know("3|writer", Verdict::active(&["*"]));
+    let writer = ("Authorization", "Bearer 3|writer");
+    let inclusive = client.request("POST", "/api/v2/items", &[writer], b"0123456789");
+    assert_eq!(inclusive.status, 200, "{}", inclusive.text());
+    let response = setting.gateway.client().request("POST", "/api/v2/items", &[writer], b"0123456789a");
+    assert_answer(&response, 413, "Payload Too Large.", None, "Content-Length");
+    let head = "POST /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 3|writer\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut chunked = setting.gateway.client();
+    let response = chunked.send(head).send("b\r\n0123456789a\r\n0\r\n\r\n").response();
+    assert_answer(&response, 413, "Payload Too Large.", None, "chunked");
+    let target = format!("/api/v2/items?{}", "x".repeat(100));
+    let response = setting.gateway.get(&target, Some("1|reader"));
+    assert_answer(&response, 414, "URI Too Long.", None, "target");
+    let complete = setting.upstream.requests().iter().filter(|request| request.complete).count();
+    assert_eq!(complete, 1, "the backend has no more than the one request that is within its limits");
+}
+
+#[test]
+fn a_backend_that_fails_is_502_or_504() {
+    let mut setting = setting("backend:\n  timeout: 200ms\n");
+    let garbage = || Answer::raw("nothing that HTTP would say\r\n\r\n").then_close();
+    for (status, message, reason, answer) in [
+        (502, "Bad Gateway.", "backend_broken", Answer::close()),
+        (502, "Bad Gateway.", "backend_broken", garbage()),
+        (502, "Bad Gateway.", "backend_broken", Answer::raw("HTTP/1.1 200 OK\r\nX: y").then_close()),
+        (504, "Gateway Timeout.", "backend_timeout", Answer::hang()),
+    ] {
+        let context = format!("{answer:?}");
+        let before = setting.gateway.metrics().metric(&format!("requests_total{{reason=\"{reason}\"}}"));
+        setting.upstream.answer(move |_| answer.clone());
+        assert_answer(
+            &setting.gateway.get("/api/v2/items", Some("1|reader")),
+            status,
+            message,
+            None,
+            &context,
+        );
+        setting.gateway.wait_for_metric(&format!("requests_total{{reason=\"{reason}\"}}"), before + 1.0);
+    }
+    setting.upstream.stop();
+    let refused = setting.gateway.get("/api/v2/items", Some("1|reader"));
+    assert_answer(&refused, 502, "Bad Gateway.", None, "refused");
+    setting.gateway.wait_for_metric("requests_total{reason=\"backend_unreachable\",status=\"502\"}", 1.0);
+    setting.upstream.answer(crate::support::echo);
+    setting.upstream.resume();
+    assert_eq!(setting.gateway.get("/api/v2/items", Some("1|reader")).status, 200, "it recovers by itself");
+}
+
+#[test]
+fn no_verdict_is_503_and_never_401() {
+    let mut setting = setting("introspection:\n  timeout: 200ms\n");
+    let json = |status, body: &str| Answer::with(status, &[("Content-Type", "application/json")], body);
+    let active = r#"{"data":{"id":1,"name":"n","abilities":["*"],"expires_at":null}}"#;
+    let mut number = 0;
+    for outage in [
+        json(500, r#"{"message":"Server Error"}"#),
+        json(403, "{}"),
+        json(429, "{}"),
+        json(201, active),
+        Answer::with(302, &[("Location", "/login")], ""),
+        Answer::close(),
+        Answer::hang(),
+        Answer::raw("garbage\r\n\r\n").then_close(),
+        json(200, "garbage"),
+        json(200, r#"{"data":{"id":1}}"#),
+        json(200, r#"{"data":{"id":1,"abilities":{"0":"*"}}}"#),
+        json(200, r#"{"data":{"id":1,"abilities":["*",1]}}"#),
+        json(200, r#"{"data":{"id":1,"abilities":["*"],"expires_at":"soon"}}"#),
+        json(200, &format!("{}{}", " ".repeat(2 * 1024 * 1024), active)),
+    ] {
+        let context = format!("{outage:?}").chars().take(200).collect::<String>();
+        setting.introspector.fail_with(outage);
+        number += 1;
+        let response = setting.gateway.get("/api/v2/items", Some(&format!("{number}|token")));
+        assert_answer(&response, 503, "Service Unavailable.", None, &context);
+    }
+    setting.introspector.stop();
+    let response = setting.gateway.get("/api/v2/items", Some("1|reader"));
+    assert_answer(&response, 503, "Service Unavailable.", None, "refused");
+    setting
+        .gateway
+        .wait_for_metric("requests_total{reason=\"no_verdict\",status=\"503\"}", f64::from(number) + 1.0);
+    assert_eq!(setting.gateway.get("/up", None).status, 200, "public routes need no verdict");
+    setting.introspector.resume();
+    setting.introspector.recover();
+    assert_eq!(setting.gateway.get("/api/v2/items", Some("1|reader")).status, 200, "it recovers by itself");
+}
+
+#[test]
+fn null_abilities_are_none() {
+    let setting = setting("");
+    let body = r#"{"data":{"id":4,"name":"n","abilities":null,"expires_at":null}}"#;
+    setting.introspector.know("4|none", Verdict::Answer(Answer::with(200, &[], body)));
+    let response = setting.gateway.get("/api/v2/items", Some("4|none"));
+    let challenge = format!("{INSUFFICIENT}, scope=\"items:read\"");
+    assert_answer(&response, 403, "This action is unauthorized.", Some(&challenge), "null");
+    assert_eq!(
+        setting.gateway.get("/api/v2/me", Some("4|none")).status,
+        200,
+        "`authenticated` asks for no ability"
+    );
+}
+
+#[test]
+fn an_answer_to_head_has_the_same_fields_and_no_body() {
+    let setting = setting("backend:\n  timeout: 200ms\n");
+    setting.upstream.answer(|_| Answer::close());
+    setting.introspector.know("5|none", Verdict::Answer(Answer::message(500, "Server Error")));
+    for (target, token) in [
+        ("/api/v2/items", None),
+        ("/api/v2/items", Some("9|unknown")),
+        ("/api/v2/internal", Some("1|reader")),
+        ("/api/v2/items", Some("1|reader")),
+        ("/api/v2/items", Some("5|none")),
+        ("/index.php", None),
+    ] {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let fields: Vec<_> = authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
+        let mut client = setting.gateway.client();
+        let get = client.request("GET", target, &fields, b"");
+        let head = client.request("HEAD", target, &fields, b"");
+        let comparable = |response: &Response| -> Vec<(String, String)> {
+            let varies = |name: &str| ["date", "x-request-id"].contains(&name);
+            let fields =
+                response.fields.0.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+            fields.filter(|(name, _)| !varies(name)).collect()
+        };
+        assert_eq!(head.status, get.status, "{target}");
+        assert_eq!(comparable(&head), comparable(&get), "{target}");
+        assert_eq!(
+            client.get(target, token).status,
+            get.status,
+            "the connection goes on after HEAD {target}"
+        );
+    }
+}
+
+#[test]
+fn what_the_backend_answers_is_passed_on() {
+    let setting = setting("");
+    let mut client = setting.gateway.client();
+    for (status, body) in
+        [(200, "{ \"data\" : [] }"), (404, "{\"message\":\"Record not found.\"}"), (422, "{}"), (500, "oops")]
+    {
+        setting.upstream.answer(move |_| Answer::with(status, &[("X-Own", "1"), ("X-Own", "2")], body));
+        let response = client.get("/api/v2/items?page=2&x=%2F", Some("1|reader"));
+        assert_eq!((response.status, response.text()), (status, body));
+        assert_eq!(response.fields.all("x-own").collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(setting.upstream.requests().last().unwrap().target, "/api/v2/items?page=2&x=%2F");
+    }
+    assert_eq!(setting.introspector.calls_for("1|reader"), 1, "one verdict serves them all");
+}
+
+/// A raw client is enough of a client to see what hyper refuses by itself: an empty answer, or a close.
+#[test]
+fn a_head_over_its_limit_is_431_or_a_close() {
+    let setting = setting("");
+    let mut client: RawClient = setting.gateway.client().patience(Duration::from_secs(5));
+    let head = format!("GET /up HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(64 * 1024));
+    if client.try_send(head).is_ok() {
+        let answer = client.read_until_close();
+        assert!(
+            answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+    assert_eq!(setting.upstream.requests().len(), 0);
+}

@@ -1,0 +1,136 @@
+//! `demo`: what it prints is true.
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command};
+use std::sync::Arc;
+
+use crate::support::gateway::{Logs, spawn};
+use crate::support::{BINARY, RawClient, Response};
+
+/// A running demo; killed when dropped.
+struct Demo {
+    child: Child,
+    logs: Arc<Logs>,
+}
+
+impl Demo {
+    fn start(arguments: &[&str]) -> Self {
+        let (child, logs) = spawn(Command::new(BINARY).arg("demo").args(arguments));
+        Self { child, logs }
+    }
+
+    /// What is printed until the last curl line, which is followed by an empty line.
+    fn welcome(&self) -> Vec<String> {
+        let last = self.logs.wait(|line| line.contains("/api/v2/internals").then_some(()));
+        let lines = self.logs.all();
+        assert!(last.is_some(), "{lines:#?}");
+        lines
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The announced statuses and the curl lines below them.
+fn calls(welcome: &[String]) -> Vec<(u16, String)> {
+    let pairs = welcome.windows(2).filter(|pair| pair[1].trim_start().starts_with("curl "));
+    pairs
+        .map(|pair| (pair[0].split_whitespace().next().unwrap().parse().unwrap(), pair[1].trim().to_owned()))
+        .collect()
+}
+
+/// The words of a shell line; single quotes are all the quoting there is.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut quoted) = (vec![String::new()], false);
+    for character in line.chars() {
+        match character {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            it => words.last_mut().unwrap().push(it),
+        }
+    }
+    words
+}
+
+/// Does what curl would.
+fn curl(line: &str) -> Response {
+    let words = words(line);
+    let mut words = words.iter().map(String::as_str).skip(1);
+    let (mut method, mut url, mut fields, mut body) = ("GET", "", Vec::new(), "");
+    while let Some(word) = words.next() {
+        match word {
+            "-i" => {}
+            "-X" => method = words.next().unwrap(),
+            "-H" => fields.push(words.next().unwrap().split_once(": ").unwrap()),
+            "-d" => body = words.next().unwrap(),
+            it if it.starts_with('-') => panic!("unknown option {it} in {line}"),
+            it => url = it,
+        }
+    }
+    let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    RawClient::connect(authority.parse().unwrap()).request(
+        method,
+        &format!("/{path}"),
+        &fields,
+        body.as_bytes(),
+    )
+}
+
+#[test]
+fn the_printed_curl_lines_do_what_they_announce() {
+    let demo = Demo::start(&["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
+    let welcome = demo.welcome();
+    assert!(welcome.iter().all(|line| !line.contains('\u{1b}')), "no colours in a pipe: {welcome:#?}");
+    let calls = calls(&welcome);
+    for (status, line) in &calls {
+        let response = curl(line);
+        assert_eq!(response.status, *status, "{line}: {}", response.text());
+        match status {
+            401 => assert_eq!(response.text(), r#"{"message":"Unauthenticated."}"#, "{line}"),
+            403 => assert_eq!(response.text(), r#"{"message":"This action is unauthorized."}"#, "{line}"),
+            201 => assert_eq!(
+                response.text(),
+                r#"{"data":{"code":"LADDER-01","id":4,"name":"Ladder"}}"#,
+                "{line}"
+            ),
+            _ => assert_eq!(response.field("content-type"), Some("application/json"), "{line}"),
+        }
+    }
+    let statuses: BTreeSet<u16> = calls.iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, BTreeSet::from([200, 201, 401, 403]));
+    let metrics = welcome.iter().find_map(|line| line.trim().strip_prefix("metrics  ")).unwrap();
+    let scrape = curl(&format!("curl -i '{metrics}'"));
+    assert!(scrape.text().contains("stockaj_gateway_requests_total"), "{}", scrape.text());
+}
+
+#[test]
+fn a_default_that_is_taken_is_replaced_by_a_free_port() {
+    // Where something else listens there, it is taken just as well.
+    let _taken = [TcpListener::bind("127.0.0.1:8080"), TcpListener::bind("127.0.0.1:9090")];
+    let welcome = Demo::start(&[]).welcome();
+    for default in ["127.0.0.1:8080", "127.0.0.1:9090"] {
+        assert!(welcome.iter().any(|line| line.contains(&format!("{default} is taken"))), "{welcome:#?}");
+    }
+    assert!(calls(&welcome).iter().all(|(_, line)| !line.contains(":8080/")), "{welcome:#?}");
+}
+
+#[test]
+fn an_address_that_was_asked_for_is_not_replaced() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address: SocketAddr = taken.local_addr().unwrap();
+    for arguments in [
+        ["--address", &*address.to_string(), "--admin-address", "127.0.0.1:0"],
+        ["--admin-address", &*address.to_string(), "--address", "127.0.0.1:0"],
+    ] {
+        let output = Command::new(BINARY).arg("demo").args(arguments).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(&address.to_string()), "{stderr}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    }
+}

@@ -1,0 +1,167 @@
+//! Whom the gateway asks about a token, how often, and how long it believes the answer.
+
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::support::{Answer, Gateway, Introspector, Upstream, Verdict};
+
+const ITEMS: &str = "/api/v2/items";
+
+/// A gateway, its upstream and its introspector, which knows `1|reader`.
+fn setting(yaml: &str) -> (Gateway, Upstream, Introspector) {
+    let upstream = Upstream::start();
+    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).yaml(yaml).start();
+    (gateway, upstream, introspector)
+}
+
+fn seconds_from_now(seconds: u64) -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + seconds
+}
+
+#[test]
+fn a_thousand_first_requests_cause_one_introspection() {
+    let (gateway, upstream, introspector) = setting("");
+    introspector.delay(Duration::from_millis(300));
+    thread::scope(|scope| {
+        for _ in 0..1000 {
+            scope.spawn(|| assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200));
+        }
+    });
+    assert_eq!(introspector.calls(), 1);
+    assert_eq!(upstream.requests().len(), 1000);
+}
+
+#[test]
+fn a_client_that_leaves_does_not_fail_those_who_wait_with_it() {
+    let (gateway, _upstream, introspector) = setting("");
+    introspector.delay(Duration::from_millis(300));
+    thread::scope(|scope| {
+        let mut first = gateway.client();
+        first.send(format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|reader\r\n\r\n"));
+        introspector.wait_for_calls(1);
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200));
+        }
+        drop(first);
+    });
+    assert_eq!(introspector.calls(), 1);
+}
+
+#[test]
+fn no_token_outlives_its_expiry() {
+    let (gateway, upstream, introspector) = setting("");
+    let expiry = seconds_from_now(2);
+    introspector.know("2|brief", Verdict::active(&["items:read"]).expiring(expiry));
+    assert_eq!(gateway.get(ITEMS, Some("2|brief")).status, 200);
+    let mut client = gateway.client();
+    while seconds_from_now(0) < expiry {
+        client.get(ITEMS, Some("2|brief"));
+    }
+    upstream.forget_requests();
+    assert_eq!(client.get(ITEMS, Some("2|brief")).status, 401);
+    assert_eq!(upstream.requests().len(), 0);
+    assert!(gateway.metrics().metric("requests_total{reason=\"expired_token\"}") >= 1.0);
+}
+
+#[test]
+fn an_inactive_token_is_asked_about_once_and_a_flood_of_them_evicts_nobody() {
+    let (gateway, upstream, introspector) = setting("cache: {max_tokens: 100, negative_ttl: 60s}");
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+    let mut client = gateway.client();
+    for number in 0..1000 {
+        assert_eq!(client.get(ITEMS, Some(&format!("{number}|unknown"))).status, 401);
+    }
+    for _ in 0..10 {
+        assert_eq!(client.get(ITEMS, Some("999|unknown")).status, 401);
+        assert_eq!(client.get(ITEMS, Some("1|reader")).status, 200);
+    }
+    assert_eq!((introspector.calls_for("999|unknown"), introspector.calls_for("1|reader")), (1, 1));
+    assert_eq!(upstream.requests().len(), 11);
+}
+
+#[test]
+fn introspections_wait_for_their_turn() {
+    let (gateway, _upstream, introspector) = setting("introspection:\n  max_concurrent: 4\n");
+    introspector.delay(Duration::from_millis(20));
+    thread::scope(|scope| {
+        for number in 0..40 {
+            let (gateway, introspector) = (&gateway, &introspector);
+            scope.spawn(move || {
+                let token = format!("{number}|t");
+                introspector.know(&token, Verdict::active(&["items:read"]));
+                assert_eq!(gateway.get(ITEMS, Some(&token)).status, 200);
+            });
+        }
+    });
+    assert_eq!(introspector.calls(), 40);
+    assert!(introspector.most_concurrent() <= 4, "{}", introspector.most_concurrent());
+}
+
+#[test]
+fn a_verdict_is_asked_for_again_after_its_time() {
+    let (gateway, _upstream, introspector) = setting("cache: {ttl: 100ms}");
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+    introspector.forget("1|reader");
+    thread::sleep(Duration::from_millis(150));
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 401);
+}
+
+#[test]
+fn an_outage_is_bridged_only_for_known_tokens_and_only_as_long_as_configured() {
+    let (gateway, _upstream, introspector) = setting("cache: {ttl: 50ms, stale_if_error: 600ms}");
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+    introspector.fail_with(Answer::message(500, "Server Error"));
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+    assert_eq!(gateway.get(ITEMS, Some("2|unknown")).status, 503);
+    assert!(gateway.metrics().metric("token_cache_lookups_total{result=\"stale\"}") >= 1.0);
+    thread::sleep(Duration::from_millis(700));
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 503);
+    introspector.recover();
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+}
+
+#[test]
+fn a_401_of_the_backend_drops_the_verdict_once_per_negative_ttl() {
+    let (gateway, upstream, introspector) = setting("cache: {negative_ttl: 60s}");
+    upstream.answer(|_| Answer::message(401, "Unauthenticated."));
+    for _ in 0..5 {
+        assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 401);
+    }
+    assert_eq!(introspector.calls_for("1|reader"), 2);
+}
+
+#[test]
+fn a_403_by_an_old_verdict_is_asked_again_before_it_is_answered() {
+    let (gateway, upstream, introspector) = setting("cache: {negative_ttl: 100ms}");
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+    introspector.know("1|reader", Verdict::active(&["items:read", "items:create"]));
+    let create = || {
+        let fields = [("Authorization", "Bearer 1|reader")];
+        gateway.client().request("POST", ITEMS, &fields, b"{}").status
+    };
+    assert_eq!(create(), 403, "the verdict is younger than negative_ttl");
+    thread::sleep(Duration::from_millis(150));
+    assert_eq!(create(), 200);
+    assert_eq!((introspector.calls(), upstream.requests().len()), (2, 2));
+}
+
+#[test]
+fn rfc_7662_is_spoken_too() {
+    let upstream = Upstream::start();
+    let introspector = Introspector::start_rfc7662("gateway", "s3cret");
+    introspector
+        .know("1|a+b/c=", Verdict::active(&["items:read", "rents:read"]).expiring(seconds_from_now(60)));
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).start();
+    assert_eq!(gateway.get(ITEMS, Some("1|a+b/c=")).status, 200);
+    assert_eq!(
+        gateway
+            .client()
+            .request("POST", "/api/v2/exports", &[("Authorization", "bearer 1|a+b/c=")], b"")
+            .status,
+        200
+    );
+    assert_eq!(gateway.get(ITEMS, Some("2|unknown")).status, 401);
+    assert_eq!(introspector.calls(), 2);
+}
