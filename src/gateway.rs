@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
 use crate::answer;
@@ -241,10 +241,11 @@ impl Gateway {
             authorization,
         };
         headers::prepare_request(&mut head.headers, forwarding);
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = head.headers;
+        head.uri = uri;
+        head.version = Version::HTTP_11;
+        // hyper keeps upgrades there.
+        head.extensions.clear();
+        let request = Request::from_parts(head, body);
         let asked = Instant::now();
         let answered = self.backend.forward(permit, request, upload, asked).await;
         exchange.backend = asked.elapsed();

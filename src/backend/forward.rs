@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 
 use super::body::{RequestBody, Upload, UploadFault};
 use crate::client::pool::{Lease, LeaseError, Pool};
@@ -61,12 +62,13 @@ impl Backend {
     ) -> Result<Answered, Refusal> {
         let Permit { .. } = permit;
         let upload = upload.as_deref();
-        let Some(lease) = self.pool.take_idle(now) else {
+        let Some(mut lease) = self.pool.take_idle(now) else {
             return Box::pin(self.over_new_connection(request, upload)).await;
         };
         let copy = is_repeatable(&request).then(|| copy(&request));
-        match self.exchange(lease, request, upload).await {
-            Ok(answered) => Ok(answered),
+        let answer = lease.send(request);
+        match self.head(answer, upload).await {
+            Ok(response) => Ok(Answered { response, lease }),
             Err(Failure { refusal: Refusal::BackendBroken, unsent }) => match unsent.or(copy) {
                 Some(request) => Box::pin(self.over_new_connection(request, upload)).await,
                 None => Err(Refusal::BackendBroken),
@@ -80,25 +82,27 @@ impl Backend {
         request: Request<RequestBody>,
         upload: Option<&Upload>,
     ) -> Result<Answered, Refusal> {
-        let lease = self.pool.connect().await.map_err(|error| {
+        let mut lease = self.pool.connect().await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "no connection to the backend");
             match error {
                 LeaseError::Exhausted => Refusal::Overloaded,
                 LeaseError::Connect(_) | LeaseError::Handshake(_) => Refusal::BackendUnreachable,
             }
         })?;
-        self.exchange(lease, request, upload).await.map_err(|failure| failure.refusal)
+        let answer = lease.send(request);
+        let response = self.head(answer, upload).await.map_err(|failure| failure.refusal)?;
+        Ok(Answered { response, lease })
     }
 
-    async fn exchange(
+    /// Waits for the head of an answer.
+    async fn head(
         &self,
-        mut lease: Lease<RequestBody>,
-        request: Request<RequestBody>,
+        answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
         upload: Option<&Upload>,
-    ) -> Result<Answered, Failure> {
+    ) -> Result<Response<Incoming>, Failure> {
         let timeout = self.settings.backend.timeout;
         let answer = {
-            let mut answer = std::pin::pin!(lease.send(request));
+            let mut answer = std::pin::pin!(answer);
             let mut deadline = std::pin::pin!(tokio::time::sleep(timeout));
             loop {
                 tokio::select! {
@@ -120,7 +124,7 @@ impl Backend {
                 tracing::warn!("the backend switched protocols without having been asked");
                 Err(Failure { refusal: Refusal::BackendBroken, unsent: None })
             }
-            Some(Ok(response)) => Ok(Answered { response, lease }),
+            Some(Ok(response)) => Ok(response),
             Some(Err(mut error)) => {
                 let unsent = error.take_message();
                 if let Some(fault) = upload.and_then(Upload::fault) {

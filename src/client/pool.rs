@@ -209,13 +209,11 @@ where
     ///
     /// # Errors
     /// Hands the request back where not a byte of it was sent.
-    // The error is hyper's own; boxing it would cost an allocation in its only use.
-    #[allow(clippy::result_large_err)]
-    pub async fn send(
+    pub fn send(
         &mut self,
         request: Request<B>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
-        self.sender.try_send_request(request).await
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
+        self.sender.try_send_request(request)
     }
 
     /// Keeps the connection for another request, as soon as it has finished with this one.

@@ -82,10 +82,25 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) {
 /// Turns the fields of the backend's answer into those that the client gets: hop-by-hop fields go, all else is
 /// as it came.
 pub fn prepare_answer(fields: &mut HeaderMap) {
-    let mut going: Vec<HeaderName> =
-        fields.keys().filter(|name| fate(name.as_str()) == Fate::HopByHop).cloned().collect();
-    if going.contains(&CONNECTION) {
+    let mut going: Vec<HeaderName> = Vec::new();
+    let mut names_options = false;
+    for name in fields.keys() {
+        if *name == CONNECTION {
+            // What most backends send names nothing: it goes, and nothing else with it.
+            names_options =
+                !matches!(fields.get(CONNECTION).map(HeaderValue::as_bytes), Some(b"keep-alive" | b"close"))
+                    || fields.get_all(CONNECTION).iter().nth(1).is_some();
+            if names_options {
+                going.push(CONNECTION);
+            }
+        } else if fate(name.as_str()) == Fate::HopByHop {
+            going.push(name.clone());
+        }
+    }
+    if names_options {
         name_options(fields, &mut going);
+    } else {
+        fields.remove(CONNECTION);
     }
     for name in &going {
         fields.remove(name);
@@ -247,6 +262,8 @@ fn accepts_trailers(fields: &HeaderMap) -> bool {
 }
 
 fn set_fields(fields: &mut HeaderMap, forwarding: Forwarding<'_>) {
+    // For those that are added, in one step.
+    fields.reserve(6);
     let via = match forwarding.version {
         Version::HTTP_10 => "1.0 stockaj-gateway",
         Version::HTTP_2 => "2 stockaj-gateway",
