@@ -11,6 +11,7 @@ mod answers; // every answer of the gateway itself, to the byte
 mod demo; // what `demo` prints is true
 mod deploy; // what is shipped under deploy/
 mod house; // the arrow between modules, and other habits that a scan can check
+mod readme; // what the README shows is what the binary does
 mod scripts; // the scripted servers and the raw client, against each other
 mod stand_in; // the demo's stand-in for Stockaj, alone
 mod tls; // both sides of TLS: what is served, what is believed

@@ -1,0 +1,79 @@
+//! What the README shows is what the binary does.
+
+use std::fs;
+use std::process::Command;
+
+use super::support::{BINARY, Gateway, Introspector, Upstream};
+
+fn readme() -> String {
+    fs::read_to_string("README.md").unwrap()
+}
+
+/// The fenced blocks of one language.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+#[test]
+fn its_commands_print_what_it_shows() {
+    let text = readme();
+    let blocks = blocks(&text, "console");
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let (command, expected) = block.split_once('\n').unwrap();
+        let words = command.strip_prefix("$ stockaj-gateway ").unwrap().split(' ');
+        let output = Command::new(BINARY).args(words).env_remove("STOCKAJ_GATEWAY_CONFIG").output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{command}");
+    }
+}
+
+#[test]
+fn its_configurations_pass_check() {
+    let text = readme();
+    let blocks = blocks(&text, "yaml");
+    assert!(!blocks.is_empty());
+    let directory = tempfile::tempdir().unwrap();
+    for block in blocks {
+        let file = directory.path().join("gateway.yaml");
+        fs::write(&file, block).unwrap();
+        let output = Command::new(BINARY).arg("check").arg("--config").arg(&file).output().unwrap();
+        assert!(output.status.success(), "{block}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn its_commands_are_those_of_the_binary() {
+    let help = Command::new(BINARY).arg("--help").output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect();
+    let text = readme();
+    for command in &commands {
+        assert!(text.contains(&format!("\n| `{command}")), "{command} is not in the README");
+    }
+    assert_eq!(commands.len(), 7, "{commands:?}");
+}
+
+#[test]
+fn its_metrics_are_those_of_a_running_gateway() {
+    let gateway = Gateway::builder().backend(&Upstream::start()).introspector(&Introspector::start()).start();
+    assert_eq!(gateway.get("/api/v2/items", None).status, 401);
+    let scrape = gateway.metrics().0;
+    let text = readme();
+    let named: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `stockaj_gateway_"))
+        .map(|rest| rest.split('`').next().unwrap())
+        .collect();
+    assert!(named.len() > 10);
+    for name in &named {
+        assert!(scrape.contains(&format!("# TYPE stockaj_gateway_{name} ")), "{name} is not scraped");
+    }
+}
