@@ -145,7 +145,7 @@ pub type Publisher = Arc<watch::Sender<Option<Outcome>>>;
 pub enum Boarding {
     /// One is under way.
     Joined(Flight),
-    /// There is none: the caller runs it, publishes, and calls [`TokenCache::land`], whatever happens.
+    /// There is none: the caller runs it, calls [`TokenCache::land`], whatever happens, and publishes.
     Started(Flight, Publisher),
 }
 
@@ -313,9 +313,19 @@ impl TokenCache {
         Boarding::Started(flight, publisher)
     }
 
-    /// Ends the introspection of a token: the next who asks starts another.
-    pub fn land(&self, hash: &TokenHash) {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(hash);
+    /// The introspection of a token that is under way, if there is one.
+    pub fn under_way(&self, hash: &TokenHash) -> Option<Flight> {
+        let flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.get(hash).map(|publisher| publisher.subscribe())
+    }
+
+    /// Ends the introspection that `publisher` speaks for: the next who asks starts another. One that was
+    /// abandoned may have a successor, which stays.
+    pub fn land(&self, hash: &TokenHash, publisher: &Publisher) {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if flights.get(hash).is_some_and(|current| Arc::ptr_eq(current, publisher)) {
+            flights.remove(hash);
+        }
     }
 
     /// Ends an introspection that waits for its turn, unless somebody still waits for it.
@@ -396,6 +406,13 @@ impl TokenCache {
             }
         }
         revoked
+    }
+
+    /// Forgets `token`, and every other spelling with the same id.
+    pub fn revoke_token(&self, token: &str) -> usize {
+        let known = self.active.get(&TokenHash::of(token));
+        let id = known.as_ref().map(|entry| &*entry.verdict.id);
+        Revocation::of_token(token, id).into_iter().map(|revocation| self.revoke(revocation)).sum()
     }
 
     /// How many entries there are now: active, inactive.

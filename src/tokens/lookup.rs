@@ -102,25 +102,32 @@ impl Lookup {
         old: &Held,
         now: Instant,
     ) -> Option<Result<Held, Refusal>> {
-        if old.age(now) <= self.shared.cache.settings().negative_ttl {
+        let cache = &self.shared.cache;
+        let pause = cache.settings().negative_ttl;
+        if old.age(now) <= pause {
             return None;
         }
-        if !self.shared.cache.heed(old.hash, Feedback::Forbidden) {
-            let unanswered = old.failed_within(self.shared.cache.settings().negative_ttl, now);
-            return unanswered.then_some(Err(Refusal::NoVerdict));
-        }
-        Some(match self.outcome(token, old.hash, true).await {
-            Outcome::Active(entry) => Ok(self.keep_at_hand(old.hash, entry)),
-            Outcome::Inactive(why) => Err(refusal(why)),
-            Outcome::NoVerdict(_) => {
-                old.note_failure(Instant::now());
-                Err(Refusal::NoVerdict)
+        let outcome = if cache.heed(old.hash, Feedback::Forbidden) {
+            self.outcome(token, old.hash, true).await
+        } else if let Some(flight) = cache.under_way(&old.hash) {
+            // Somebody else is asking just now, and will know more than `old` does.
+            landed(flight).await.unwrap_or(Outcome::Overloaded)
+        } else {
+            return old.failed_within(pause, now).then_some(Err(Refusal::NoVerdict));
+        };
+        let refused = match outcome {
+            Outcome::Active(entry) if entry.is_expired(Instant::now()) => {
+                return Some(Err(Refusal::ExpiredToken));
             }
-            Outcome::Overloaded => {
-                old.note_failure(Instant::now());
-                Err(Refusal::Overloaded)
+            Outcome::Active(entry) if !cache.is_revoked(&entry) => {
+                return Some(Ok(self.keep_at_hand(old.hash, entry)));
             }
-        })
+            Outcome::Inactive(why) => return Some(Err(refusal(why))),
+            Outcome::Active(_) | Outcome::NoVerdict(_) => Refusal::NoVerdict,
+            Outcome::Overloaded => Refusal::Overloaded,
+        };
+        old.note_failure(Instant::now());
+        Some(Err(refused))
     }
 
     /// Whether `stale_if_error` lets `held` serve where asking again brought no verdict.
@@ -172,6 +179,7 @@ impl Lookup {
         now: Instant,
     ) -> Result<Held, Refusal> {
         let cache = &self.shared.cache;
+        let generation = cache.generation();
         let known = cache.active(&hash).map(|entry| {
             let standing = cache.standing(&entry, now);
             (entry, standing)
@@ -186,7 +194,8 @@ impl Lookup {
                 return Ok(held);
             }
             Some((_, Standing::Expired)) => {
-                cache.store_inactive(hash, Inactivity::Expired, cache.generation());
+                cache.store_inactive(hash, Inactivity::Expired, generation);
+                self.metrics.cache_lookup(LookupResult::NegativeHit);
                 return Err(Refusal::ExpiredToken);
             }
             Some((entry, Standing::Stale)) => {
@@ -235,8 +244,8 @@ impl Lookup {
         };
         let (this, held) = (Rc::clone(self), Rc::clone(held));
         let token = Zeroizing::new(token.secret().to_owned());
+        let landing = Landing::new(&self.shared, held.hash, publisher);
         tokio::task::spawn_local(async move {
-            let landing = Landing { shared: &this.shared, hash: held.hash };
             let outcome = match this.shared.turns.try_now() {
                 Some(turn) => this.introspect(&token, held.hash, turn).await,
                 None => Outcome::Overloaded,
@@ -245,8 +254,7 @@ impl Lookup {
                 held.note_failure(Instant::now());
                 held.release_refresh();
             }
-            drop(landing);
-            publisher.send_replace(Some(outcome));
+            landing.publish(outcome);
         });
     }
 
@@ -264,15 +272,13 @@ impl Lookup {
         self.metrics.cache_lookup(LookupResult::Miss);
         let this = Rc::clone(self);
         let token = Zeroizing::new(token.secret().to_owned());
+        let landing = Landing::new(&self.shared, hash, publisher);
         tokio::task::spawn_local(async move {
-            let landing = Landing { shared: &this.shared, hash };
-            let outcome = match this.wait_for_turn(&hash, &publisher, known).await {
+            let outcome = match this.wait_for_turn(&hash, &landing.publisher, known).await {
                 Some(turn) => this.introspect(&token, hash, turn).await,
                 None => Outcome::Overloaded,
             };
-            // In this order: whoever comes in between finds the answer in the cache.
-            drop(landing);
-            publisher.send_replace(Some(outcome));
+            landing.publish(outcome);
         });
         flight
     }
@@ -280,16 +286,12 @@ impl Lookup {
     /// What an introspection of the token comes to, be it under way or not.
     async fn outcome(self: &Rc<Self>, token: Token<'_>, hash: TokenHash, known: bool) -> Outcome {
         for _ in 0..ATTEMPTS {
-            let mut flight = self.board(token, hash, known);
-            // A flight ends without an outcome where its core ended before it did.
-            let Ok(outcome) = flight.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) else {
-                break;
-            };
-            match outcome {
+            match landed(self.board(token, hash, known)).await {
                 // It may have been revoked between landing and our waking.
                 Some(Outcome::Active(entry)) if self.shared.cache.is_revoked(&entry) => {}
                 Some(outcome) => return outcome,
-                None => break,
+                // The core that asked ended before it had an answer: ask from this one.
+                None => {}
             }
         }
         Outcome::Overloaded
@@ -364,15 +366,34 @@ impl Lookup {
     }
 }
 
-/// Removes a flight when it ends, also by a panic or the end of its runtime: nobody waits in vain.
-struct Landing<'a> {
-    shared: &'a Shared,
-    hash: TokenHash,
+/// What a flight came to; none where it ended without an outcome.
+async fn landed(mut flight: Flight) -> Option<Outcome> {
+    flight.wait_for(Option::is_some).await.ok()?.clone()
 }
 
-impl Drop for Landing<'_> {
+/// Removes a flight when it ends, also by a panic or the end of its runtime: nobody waits in vain. Made
+/// before the flight's task, which may be dropped before it ever runs.
+struct Landing {
+    shared: Arc<Shared>,
+    hash: TokenHash,
+    publisher: Publisher,
+}
+
+impl Landing {
+    fn new(shared: &Arc<Shared>, hash: TokenHash, publisher: Publisher) -> Self {
+        Self { shared: Arc::clone(shared), hash, publisher }
+    }
+
+    /// In this order: whoever comes in between finds the answer in the cache.
+    fn publish(self, outcome: Outcome) {
+        self.shared.cache.land(&self.hash, &self.publisher);
+        self.publisher.send_replace(Some(outcome));
+    }
+}
+
+impl Drop for Landing {
     fn drop(&mut self) {
-        self.shared.cache.land(&self.hash);
+        self.shared.cache.land(&self.hash, &self.publisher);
     }
 }
 

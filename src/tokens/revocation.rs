@@ -39,6 +39,15 @@ pub struct Subject<'a> {
 }
 
 impl Revocation {
+    /// What forgetting `token` comes to: it, and every other spelling with its id. Where that is not known,
+    /// it is what Sanctum would look for: the digits before the first `|`, however many zeros lead them.
+    pub fn of_token(token: &str, known_id: Option<&str>) -> Vec<Self> {
+        let written = || token.split_once('|').map(|(id, _)| sanctum_id(id)).filter(|id| !id.is_empty());
+        let id = known_id.or_else(written);
+        let itself = Self::Token(TokenHash::of(token));
+        std::iter::once(itself).chain(id.map(|id| Self::Id(id.into()))).collect()
+    }
+
     /// Whether this concerns `subject`.
     pub fn concerns(&self, subject: Subject<'_>) -> bool {
         match self {
@@ -48,6 +57,11 @@ impl Revocation {
             Self::All => true,
         }
     }
+}
+
+fn sanctum_id(written: &str) -> &str {
+    let digits = written.bytes().all(|byte| byte.is_ascii_digit());
+    if digits { written.trim_start_matches('0') } else { written }
 }
 
 /// The revocations so far, numbered by generation.
