@@ -40,6 +40,9 @@ const DOCUMENTED: [&str; 19] = [
     "instance:manage",
 ];
 
+/// What a requirement may be instead of an ability. `Deny` is an ability, which a token with `*` has.
+const KEYWORDS: [&str; 3] = ["public", "authenticated", "deny"];
+
 /// The routes of one file, no two of which match the same paths.
 #[derive(Debug, Default)]
 pub(super) struct Routes(Vec<Route>);
@@ -58,6 +61,7 @@ impl Decode for Routes {
         let mut routes = Self::default();
         for Entry { key, value } in entries {
             decoder.within(key, |decoder| {
+                warn_of_foreign_segments(key, decoder);
                 let rules = decode_rules(value, decoder).unwrap_or_default();
                 if let Err(error) = builder.route(&key.text, rules.iter().cloned()) {
                     let earlier = routes.span_of(&error);
@@ -187,12 +191,27 @@ fn checked(
     None
 }
 
+/// `/files/*` and `/items/:id` are patterns elsewhere; here they match themselves alone.
+fn warn_of_foreign_segments(pattern: &Key, decoder: &mut Decoder<'_>) {
+    let parameter = pattern.text.split('/').find_map(|segment| match segment.strip_prefix(':') {
+        Some(name) if !name.is_empty() => Some(format!("{{{name}}}")),
+        _ => matches!(segment, "*" | "**").then(|| "{*rest}".to_owned()),
+    });
+    if let Some(parameter) = parameter {
+        let mistake = Mistake::warning("matches only itself")
+            .at(pattern.span, "`*` and `:name` are no parameters")
+            .hint(format!("did you mean `{parameter}`?"));
+        decoder.record(mistake);
+    }
+}
+
 fn warn_of_typo(ability: &str, node: &Node, decoder: &mut Decoder<'_>) {
     if DOCUMENTED.contains(&ability) || !decoder.may_show(node) {
         return;
     }
     let near = DOCUMENTED.into_iter().min_by_key(|known| strsim::osa_distance(ability, known));
-    if let Some(near) = near.filter(|known| strsim::osa_distance(ability, known) <= 2) {
+    let near = near.filter(|known| strsim::osa_distance(ability, known) <= 2);
+    if let Some(near) = near.or_else(|| nearest(ability, KEYWORDS)) {
         let mistake = Mistake::warning("not an ability that Stockaj documents")
             .at(node.span, format!("found `{ability}`"))
             .hint(format!("did you mean `{near}`?"));
@@ -258,12 +277,12 @@ impl JsonSchema for WrittenRequirement {
     fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
         let abilities = json_schema!({
             "type": "array", "minItems": 1,
-            "items": {"type": "string", "minLength": 1, "not": {"enum": ["public", "authenticated", "deny"]}},
+            "items": {"type": "string", "minLength": 1, "not": {"enum": KEYWORDS}},
         });
         json_schema!({
             "description": "An ability; all or any of several; `public`, `authenticated` or `deny`.",
             "anyOf": [
-                {"enum": ["public", "authenticated", "deny"]},
+                {"enum": KEYWORDS},
                 {"enum": DOCUMENTED},
                 {"type": "string", "minLength": 1},
                 {

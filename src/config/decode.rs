@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use schemars::JsonSchema;
 
-use super::interpolate::{Environment, interpolate};
+use super::interpolate::{Environment, InterpolationError, interpolate};
 use super::report::{Mistake, Severity};
 use super::source::{Source, Span};
 use super::tree::{Entry, Key, Node, Value, parse};
@@ -144,7 +144,7 @@ impl<'a> Decoder<'a> {
 
     /// A value in words. Nothing that is secret or came from the environment is shown.
     fn describe(&self, node: &Node) -> String {
-        let secret = self.sources.get(node.span.source).is_some_and(|source| source.is_secret(node.span));
+        let secret = self.is_secret(node);
         match &node.value {
             Value::List(_) => "a list".to_owned(),
             Value::Mapping(_) => "a mapping".to_owned(),
@@ -166,10 +166,13 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    fn is_secret(&self, node: &Node) -> bool {
+        self.sources.get(node.span.source).is_some_and(|source| source.is_secret(node.span))
+    }
+
     /// Whether a value may be shown: it is not secret, and nothing in it came from the environment.
     pub(super) fn may_show(&self, node: &Node) -> bool {
-        let secret = self.sources.get(node.span.source).is_some_and(|source| source.is_secret(node.span));
-        !secret && matches!(&node.value, Value::Scalar { text, .. } if !text.contains("${"))
+        !self.is_secret(node) && matches!(&node.value, Value::Scalar { text, .. } if !text.contains("${"))
     }
 
     /// The same for every value in it.
@@ -204,9 +207,15 @@ impl<'a> Decoder<'a> {
             Ok(found) => Some(Scalar { string: !(*plain || found.changed), text: found.text }),
             Err(error) => {
                 let hint = "`${NAME:-default}` gives a default, `$${` is a literal `${`";
-                self.record(
-                    Mistake::error("cannot read the environment").at(node.span, error.to_string()).hint(hint),
-                );
+                // A secret may hold a `${` by itself: what follows is then a part of it.
+                let label = match &error {
+                    InterpolationError::Unset(name) if **text == format!("${{{name}}}") => error.to_string(),
+                    InterpolationError::Unset(_) | InterpolationError::Name(_) if self.is_secret(node) => {
+                        "what is in its `${…}` is not set in the environment".to_owned()
+                    }
+                    _ => error.to_string(),
+                };
+                self.record(Mistake::error("cannot read the environment").at(node.span, label).hint(hint));
                 None
             }
         }

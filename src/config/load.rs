@@ -288,3 +288,34 @@ fn compile_response(written: written::Response, style: Style) -> Option<Response
         workspace_id: written.workspace_id,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.yaml");
+        std::fs::write(directory.path().join("token"), "hunter2-file\n").unwrap();
+        let text = "\
+            backend: {url: 'http://127.0.0.1:8000'}\n\
+            admin: {token_file: token}\n\
+            introspection: {url: 'http://127.0.0.1:8000/', client_id: a, client_secret: SECRET, style: rfc7662}\n\
+            abilities: {routes: {/up: {GET: item:read}}}\n";
+        let environment: &Environment<'_> = &|_| Some("hunter2-environment".to_owned());
+        for secret in ["hunter2-literal", "'${NAME}'"] {
+            std::fs::write(&file, text.replace("SECRET", secret)).unwrap();
+            let loaded = load_with(&file, environment).unwrap();
+            assert!(loaded.settings.admin.token.is_some() && !loaded.warnings.is_empty());
+            let shown = format!("{loaded:?} {:#?}", loaded.settings);
+            assert!(shown.contains("127.0.0.1") && !shown.contains("hunter2"), "{shown}");
+
+            std::fs::write(&file, text.replace("SECRET", secret).replace("url", "uri")).unwrap();
+            let refused = load_with(&file, environment).unwrap_err();
+            let lines: Vec<String> = refused.lines().collect();
+            let shown = format!("{refused:?} {refused} {} {lines:?}", refused.render(true));
+            assert!(shown.contains("introspection.uri") && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+}

@@ -7,6 +7,9 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 
 use super::source::{Source, Span};
 
+/// How many findings a report shows: nobody reads more, and a file that is no configuration has thousands.
+const MOST_SHOWN: usize = 1000;
+
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -29,7 +32,7 @@ impl Severity {
 }
 
 /// One finding.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mistake {
     pub(super) severity: Severity,
     /// The key's path, such as `backend.url`; empty where it is about a whole file.
@@ -104,6 +107,8 @@ pub struct Report {
 impl Report {
     pub(super) fn new(name: String, sources: Vec<Source>, mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort_by_key(|mistake| mistake.place.as_ref().map(|(span, _)| *span));
+        // What stands behind several aliases is wrong once.
+        mistakes.dedup();
         Self { name, sources, mistakes }
     }
 
@@ -122,9 +127,12 @@ impl Report {
     pub fn render(&self, coloured: bool) -> String {
         let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
         let mut text = String::new();
-        for mistake in &self.mistakes {
+        for mistake in self.mistakes.iter().take(MOST_SHOWN) {
             text.push_str(&self.render_one(mistake, &renderer));
             text.push_str("\n\n");
+        }
+        if self.mistakes.len() > MOST_SHOWN {
+            text += &format!("the first {MOST_SHOWN} of ");
         }
         text.push_str(&self.summary());
         text.push('\n');
@@ -139,22 +147,23 @@ impl Report {
         };
         let mut group = Group::with_title(level.primary_title(mistake.title()));
         if let Some((span, label)) = &mistake.place {
-            group = self.add_line(group, *span, label, AnnotationKind::Primary);
+            group = self.add_line(group, *span, visible(label), AnnotationKind::Primary);
         }
         if let Some((span, label)) = &mistake.related {
-            group = self.add_line(group, *span, label, AnnotationKind::Context);
+            group = self.add_line(group, *span, visible(label), AnnotationKind::Context);
         }
         if let Some(hint) = &mistake.hint {
-            group = group.element(Level::HELP.message(hint.as_ref()));
+            group = group.element(Level::HELP.message(visible(hint)));
         }
-        renderer.render(&[group])
+        // In titles and lines the renderer shows C0 controls as pictures, but lets C1 through.
+        renderer.render(&[group]).replace(|character| matches!(character, '\u{80}'..='\u{9f}'), "\u{fffd}")
     }
 
     fn add_line<'a>(
         &'a self,
         group: Group<'a>,
         span: Span,
-        label: &'a str,
+        label: String,
         kind: AnnotationKind,
     ) -> Group<'a> {
         let Some(source) = self.sources.get(span.source) else { return group };
@@ -220,6 +229,11 @@ impl Display for Report {
 }
 
 impl std::error::Error for Report {}
+
+/// A text without what a terminal would obey.
+fn visible(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
 
 /// The line on which a span starts, secrets replaced, and the span in it.
 fn shown_line(source: &Source, span: Span) -> (String, std::ops::Range<usize>) {

@@ -1,5 +1,6 @@
 //! Files as they were read, and places in them.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -21,7 +22,6 @@ pub(super) struct Span {
 }
 
 /// A configuration file's text.
-#[derive(Debug)]
 pub(super) struct Source {
     /// The file as it was named.
     pub(super) name: Arc<str>,
@@ -43,6 +43,13 @@ pub(super) enum ReadError {
     TooLarge,
     #[error("it is not UTF-8: line {line} has an invalid byte")]
     NotText { line: usize },
+}
+
+/// Without the text, which may hold secrets.
+impl fmt::Debug for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Source").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Source {

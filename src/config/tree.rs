@@ -14,7 +14,6 @@ const DEEPEST: usize = 64;
 /// How many values all aliases of a file may stand for together.
 const MOST_ALIASED: usize = 10_000;
 
-#[derive(Debug)]
 pub(super) struct Node {
     pub(super) span: Span,
     pub(super) value: Value,
@@ -24,7 +23,6 @@ pub(super) struct Node {
     depth: usize,
 }
 
-#[derive(Debug)]
 pub(super) enum Value {
     Scalar {
         text: Box<str>,
@@ -37,7 +35,7 @@ pub(super) enum Value {
     Broken,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) key: Key,
     pub(super) value: Rc<Node>,
@@ -119,7 +117,13 @@ pub(super) fn parse(source: &mut Source, number: usize, mistakes: &mut Vec<Mista
         }
         builder.take(event, span);
     }
-    source.secrets = builder.secrets;
+    let (text, secrets) = (source.text.as_str(), builder.secrets);
+    let written = |secret: Range<usize>| match text.get(secret.clone()) {
+        // A block's span goes on to the next key.
+        Some(shown) => secret.start..secret.start + shown.trim_end().len(),
+        None => secret,
+    };
+    source.secrets = secrets.into_iter().map(written).collect();
     let nothing = || Rc::new(Node::new(Span { source: number, ..Span::default() }, null()));
     Some(builder.root.unwrap_or_else(nothing))
 }
@@ -166,7 +170,7 @@ impl<'a> Builder<'a> {
         match event {
             Event::Scalar(text, style, anchor, _) => {
                 let secret = self.is_secret();
-                if secret && !self.expects_key() {
+                if (secret && !self.expects_key()) || user_info(&text).is_some() {
                     self.secrets.push(span.start..span.end);
                 }
                 let plain = style == ScalarStyle::Plain;
@@ -301,11 +305,23 @@ impl<'a> Builder<'a> {
 }
 
 /// Whether a key's value is kept out of reports; generous, so that a misspelled key keeps its secret too.
+/// A route's path names none.
 fn names_secret(key: &str) -> bool {
+    const WORDS: [&str; 4] = ["secret", "token", "password", "passwd"];
     let key = key.to_ascii_lowercase();
-    ["secre", "token", "passw"].iter().any(|part| key.contains(part))
+    let near = |word: &str| WORDS.iter().any(|secret| strsim::osa_distance(word, secret) <= secret.len() / 3);
+    let named = WORDS.iter().any(|secret| key.contains(secret)) || key.split(['_', '-', '.', ' ']).any(near);
+    named
+        && !key.starts_with('/')
         && !key.ends_with("_file")
         && !matches!(&*key, "max_tokens" | "token_bytes")
+}
+
+/// Where in a text the user name and the password of a URL are.
+fn user_info(text: &str) -> Option<Range<usize>> {
+    let start = text.find("://")? + 3;
+    let authority = text[start..].split(['/', '?', '#', ' ', '"', '\'']).next()?;
+    Some(start..start + authority.rfind('@')?)
 }
 
 /// The secrets of a file whose syntax is broken: whatever follows such a key on its line, and every deeper
@@ -328,6 +344,9 @@ fn secrets_by_line(text: &str) -> Vec<Range<usize>> {
             below = value.map(|_| indent);
             if let Some((colon, _)) = value {
                 secrets.push((start + colon + 1).min(end)..end);
+            }
+            if let Some(found) = user_info(line) {
+                secrets.push(start + found.start..start + found.end);
             }
         }
         start += line.len();

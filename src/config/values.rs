@@ -312,6 +312,24 @@ impl Decode for Text {
 
 leaf_schema!(Text, json_schema!({"type": "string", "minLength": 1}));
 
+/// What a certificate can be for: a DNS name or an IP address.
+#[derive(Clone, Debug)]
+pub(super) struct ServerName(pub(super) Box<str>);
+
+impl Decode for ServerName {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const NAME: &str = "a DNS name or an IP address";
+        let text = decoder.string(node, NAME)?;
+        if rustls_pki_types::ServerName::try_from(&*text).is_err() {
+            decoder.mismatch(node, "not a name that a certificate can be for", NAME);
+            return None;
+        }
+        Some(Self(text.into()))
+    }
+}
+
+leaf_schema!(ServerName, json_schema!({"type": "string", "minLength": 1}));
+
 /// What no log, error or `Debug` shows.
 #[derive(Clone, Debug)]
 pub(super) struct Secret(pub(super) SecretString);

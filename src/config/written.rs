@@ -5,7 +5,7 @@ use super::address::{BackendUrl, IntrospectionUrl, Network};
 use super::decode::{Spanned, section};
 use super::files::{ReadableFile, SecretFile};
 use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots};
-use super::values::{Period, Secret, Size, Style, Switch, Text, Timeout, Whole};
+use super::values::{Period, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
 use crate::policy::map::Unmapped;
 
 /// No bound but that of the type.
@@ -103,7 +103,7 @@ section! {
         /// A PEM bundle that replaces the roots.
         ca_file: Option<ReadableFile>,
         /// What the certificate must be for, where it is not the URL's host.
-        server_name: Option<Text>,
+        server_name: Option<ServerName>,
     }
 }
 

@@ -1,0 +1,363 @@
+//! What is said about a configuration, to the byte: by `check`, by `run`, and by the schema.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{Authority, BINARY, Gateway, Introspector, RawClient, Upstream};
+
+/// What stands in the corpus wherever a secret is.
+const SECRET: &str = "hunter2";
+/// How a file of the corpus begins that a schema cannot reject.
+const BEYOND_A_SCHEMA: &str = "# beyond a schema: ";
+/// A gateway.yaml without fault, up to what a test adds.
+const FINE: &str = "\
+listen: {address: 127.0.0.1:0}
+admin: {address: 127.0.0.1:0}
+backend: {url: 'http://127.0.0.1:9'}
+introspection: {url: 'http://127.0.0.1:9/'}
+abilities: {routes: {/up: {GET: public}}}
+";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn corpus() -> PathBuf {
+    root().join("tests/config")
+}
+
+/// Every `.yaml` of the corpus.
+fn topics() -> Vec<PathBuf> {
+    let files = fs::read_dir(corpus()).unwrap().map(|entry| entry.unwrap().path());
+    let mut topics: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|it| it == "yaml")).collect();
+    topics.sort();
+    assert!(topics.len() > 60, "{}", topics.len());
+    topics
+}
+
+/// The binary, with an environment of its own, in `directory`; at most ten seconds.
+fn gateway(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(BINARY);
+    command.args(arguments).current_dir(directory).env_clear();
+    command.env("PORT", "8080").env("SECRET_VALUE", SECRET);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // What is printed fits into no pipe for sure: read both while waiting.
+    let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let read = |mut stream: Box<dyn std::io::Read + Send>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            bytes
+        })
+    };
+    let (stdout, stderr) = (read(Box::new(stdout)), read(Box::new(stderr)));
+    let end = Instant::now() + Duration::from_secs(10);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > end {
+            child.kill().unwrap();
+            panic!("{arguments:?} goes on: {}", String::from_utf8_lossy(&stdout.join().unwrap()));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+/// The exit code, standard output and standard error of a command.
+fn outcome(directory: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = gateway(directory, arguments);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().expect("an exit code"), text(stdout), text(stderr))
+}
+
+/// What `check` says about a file in a new directory, which is normalised away.
+fn check(bytes: impl AsRef<[u8]>) -> (i32, String) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("gateway.yaml"), bytes).unwrap();
+    let (code, stdout, stderr) = outcome(directory.path(), &["check", "--config", "gateway.yaml"]);
+    (code, stderr + &stdout)
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
+}
+
+/// `BLESS=1` writes the expected reports anew.
+#[test]
+fn every_mistake_is_reported_with_its_place() {
+    let mut wrong = Vec::new();
+    for path in topics() {
+        let (code, stdout, stderr) = outcome(&corpus(), &["check", "--config", name(&path)]);
+        let found = format!("{stderr}{stdout}exit {code}\n");
+        assert!(!found.contains(SECRET), "a secret is shown:\n{found}");
+        assert!(!found.contains('\u{1b}') && !found.contains('\u{9b}'), "a control character:\n{found}");
+        let expected = path.with_extension("expected");
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&expected, &found).unwrap();
+        }
+        if fs::read_to_string(&expected).unwrap_or_default() != found {
+            wrong.push(format!("{}:\n{found}", name(&path)));
+        }
+    }
+    assert!(wrong.is_empty(), "not as expected (BLESS=1 accepts it):\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_expected_report_has_its_file() {
+    let stems = |extension: &str| -> BTreeSet<PathBuf> {
+        let files = fs::read_dir(corpus()).unwrap().map(|entry| entry.unwrap().path());
+        files
+            .filter(|path| path.extension().is_some_and(|it| it == extension))
+            .map(|path| path.with_extension(""))
+            .collect()
+    };
+    assert_eq!(stems("yaml"), stems("expected"));
+}
+
+/// `run` refuses what `check` finds wrong, with the same report, and says nothing else.
+#[test]
+fn run_refuses_with_the_same_report() {
+    let mut refused = 0;
+    for path in topics() {
+        let expected = fs::read_to_string(path.with_extension("expected")).unwrap();
+        let Some(report) = expected.strip_suffix("exit 1\n") else { continue };
+        refused += 1;
+        let found = outcome(&corpus(), &["run", "--config", name(&path)]);
+        assert_eq!((found.0, &*found.2), (78, report), "{}", name(&path));
+        assert!(!found.1.contains("listening") && !found.1.contains(SECRET), "{}", found.1);
+    }
+    assert!(refused > 50, "{refused}");
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("directory.yaml")).unwrap();
+    fs::write(directory.path().join("binary.yaml"), b"listen:\n  address: \xff\xfe\n").unwrap();
+    fs::write(
+        directory.path().join("large.yaml"),
+        "# 64 bytes of comment, over and over, until it is 10 MiB long.\n".repeat(170_000),
+    )
+    .unwrap();
+    for (file, reason) in [
+        ("missing.yaml", "No such file or directory (os error 2)"),
+        ("directory.yaml", "it is a directory"),
+        ("binary.yaml", "it is not UTF-8: line 2 has an invalid byte"),
+        ("large.yaml", "it is larger than 1 MiB"),
+    ] {
+        let report = format!("error: cannot read `{file}`: {reason}\n\n1 mistake in {file}\n");
+        for (command, code) in [("check", 1), ("routes", 1), ("run", 78)] {
+            let found = outcome(directory.path(), &[command, "--config", file]);
+            assert_eq!(found, (code, String::new(), report.clone()), "{command}");
+        }
+    }
+}
+
+#[test]
+fn nesting_is_bounded() {
+    for text in
+        ["- ".repeat(60_000), "[".repeat(60_000), "{a: ".repeat(60_000), "a:\n".to_owned() + &deep(300)]
+    {
+        let (code, report) = check(&text);
+        assert_eq!(code, 1);
+        assert!(report.contains("error: nested too deep\n"), "{}", &report[..report.len().min(2000)]);
+    }
+}
+
+/// Keys below keys, each indented by one more.
+fn deep(levels: usize) -> String {
+    (1..levels).map(|level| format!("{}a:\n", " ".repeat(level))).collect()
+}
+
+/// A file of another kind has a mistake in each line.
+#[test]
+fn a_report_has_its_bound() {
+    let lines = (0..20_000).map(|line| format!("k{line}: 1\n")).collect::<String>();
+    let (code, report) = check(FINE.to_owned() + &lines);
+    assert_eq!((code, report.matches("error: ").count()), (1, 1000));
+    assert!(report.ends_with("the first 1000 of 20000 mistakes in gateway.yaml\n"), "{report}");
+}
+
+/// A line that is as long as a file may be is not printed as a whole.
+#[test]
+fn a_long_line_makes_no_long_report() {
+    let text = format!("log: {{level: loud, format: \"{}\"}}\n{FINE}", "x".repeat(500_000));
+    let (code, report) = check(text);
+    assert_eq!(code, 1);
+    assert!(report.contains("gateway.yaml:1:14\n") && report.len() < 5000, "{} bytes", report.len());
+}
+
+#[test]
+fn certificates_must_fit_their_keys() {
+    let (one, other) = (Authority::new(), Authority::new());
+    let tls = |certificate: &Path, key: &Path| {
+        let tls = format!("tls: {{certificate: {}, private_key: {}}}", certificate.display(), key.display());
+        FINE.replace("listen: {", &format!("listen: {{{tls}, "))
+    };
+    let (certificate, key) = (one.certificate(), one.private_key());
+    assert_eq!(check(tls(&certificate, &key)), (0, "gateway.yaml: fine, 1 routes\n".to_owned()));
+    for (certificate, key, reason) in [
+        (&certificate, &other.private_key(), "does not belong to the first certificate in"),
+        (&key, &key, "has no certificate in it"),
+        (&certificate, &certificate, "has no private key in it"),
+    ] {
+        let (code, report) = check(tls(certificate, key));
+        assert!(code == 1 && report.contains("listen.tls") && report.contains(reason), "{report}");
+    }
+}
+
+/// The process holds no port when it refuses one of them.
+#[test]
+fn a_port_in_use_is_refused() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for listener in ["listen", "admin"] {
+        let directory = tempfile::tempdir().unwrap();
+        let line = |address: &str| format!("{listener}: {{address: '{address}'}}");
+        let text = FINE.replace(&line("127.0.0.1:0").replace('\'', ""), &line(&address));
+        assert_ne!(text, FINE);
+        fs::write(directory.path().join("gateway.yaml"), text).unwrap();
+        let (code, stdout, stderr) = outcome(directory.path(), &["run", "--config", "gateway.yaml"]);
+        assert_eq!(code, 78);
+        assert!(stderr.contains(&address) && stderr.to_lowercase().contains("in use"), "{stderr}");
+        assert!(!stdout.contains("\"listening\""), "{stdout}");
+    }
+}
+
+/// Neither a secret nor a variable is there: only `abilities` is read.
+#[test]
+fn the_map_is_read_without_secrets_and_environment() {
+    let directory = tempfile::tempdir().unwrap();
+    let map = "routes: {/api/v2/items: {GET: items:read}}\n";
+    fs::write(directory.path().join("map.yaml"), map).unwrap();
+    fs::write(
+        directory.path().join("gateway.yaml"),
+        "admin: {token: '${UNSET}'}\nbackend: {url: '${UNSET}'}\n\
+         introspection: {url: '${UNSET}', client_secret_file: /no/such/file}\nabilities: {file: map.yaml}\n",
+    )
+    .unwrap();
+    assert_eq!(outcome(directory.path(), &["check", "--config", "gateway.yaml"]).0, 1);
+    for file in ["map.yaml", "gateway.yaml"] {
+        let (code, stdout, stderr) =
+            outcome(directory.path(), &["routes", "--format", "json", "--config", file]);
+        let routes: Value = serde_json::from_str(&stdout).unwrap();
+        let expected =
+            serde_json::json!([{"path": "/api/v2/items", "method": "GET", "requirement": "items:read"}]);
+        assert_eq!((code, routes, &*stderr), (0, expected, ""));
+        for (abilities, code) in [("items:read", 0), ("rents:read", 1)] {
+            let arguments = ["explain", "GET", "/api/v2/items", "--abilities", abilities, "--config", file];
+            let found = outcome(directory.path(), &arguments);
+            assert!(found.0 == code && found.1.contains("map.yaml:1"), "{found:?}");
+        }
+    }
+}
+
+fn schema() -> Value {
+    let (code, stdout, stderr) = outcome(root(), &["schema"]);
+    assert_eq!((code, &*stderr), (0, ""));
+    serde_json::from_str(&stdout).unwrap()
+}
+
+/// A YAML file as JSON; none where it is not YAML, or has keys that JSON lacks.
+fn json(path: &Path) -> Option<Value> {
+    serde_yaml::from_str(&fs::read_to_string(path).unwrap()).ok()
+}
+
+#[test]
+fn the_shipped_schema_is_the_printed_one() {
+    let file = fs::read_to_string(root().join("config/gateway.schema.json")).unwrap();
+    let (_, printed, _) = outcome(root(), &["schema"]);
+    assert!(file == printed, "`stockaj-gateway schema > config/gateway.schema.json` makes them equal");
+}
+
+/// Every gateway.yaml that is shipped, known by a section that no other file has.
+fn shipped() -> Vec<PathBuf> {
+    let mut directories = vec![root().join("config"), root().join("deploy")];
+    let mut found = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|it| it == "yaml")
+                && fs::read_to_string(&path).unwrap().lines().any(|line| line == "introspection:")
+            {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_schema_accepts_what_is_shipped() {
+    let schema = jsonschema::validator_for(&schema()).unwrap();
+    let shipped = shipped();
+    assert!(shipped.len() >= 3, "{shipped:?}");
+    for path in shipped {
+        let file = path.to_str().unwrap();
+        let shipped = json(&path).unwrap();
+        let errors: Vec<String> =
+            schema.iter_errors(&shipped).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        assert!(errors.is_empty(), "{file}: {errors:?}");
+        let (code, stdout, stderr) = outcome(root(), &["check", "--config", file]);
+        assert_eq!((code, &*stderr), (0, ""), "{stdout}");
+    }
+}
+
+#[test]
+fn the_schema_rejects_what_a_schema_can() {
+    let schema = jsonschema::validator_for(&schema()).unwrap();
+    for path in topics() {
+        let text = fs::read_to_string(&path).unwrap();
+        let expected = fs::read_to_string(path.with_extension("expected")).unwrap();
+        let rejected = json(&path).is_some_and(|value| !schema.is_valid(&value));
+        assert_eq!(
+            rejected,
+            !text.starts_with(BEYOND_A_SCHEMA),
+            "{}: its first line says otherwise",
+            name(&path)
+        );
+        assert!(!rejected || expected.ends_with("exit 1\n"), "{}: rejected, but fine", name(&path));
+    }
+}
+
+/// From the file and from the environment, through a whole life of the process.
+#[test]
+fn no_secret_is_in_the_log() {
+    let upstream = Upstream::start();
+    let introspector = Introspector::start_rfc7662("gateway", "another secret");
+    let gateway = Gateway::builder()
+        .backend(&upstream)
+        .yaml(&format!(
+            "introspection:\n  url: {}/introspect\n  style: rfc7662\n  client_id: gateway\n  client_secret: ${{S}}\n",
+            introspector.server().url()
+        ))
+        .yaml("admin:\n  token: hunter2-admin\nlog: {level: trace}\n")
+        .environment("S", "hunter2-client")
+        .start();
+    // Credentials that the introspector refuses are an error, which is logged.
+    assert_eq!(gateway.get("/api/v2/items", Some("7|hunter2-token")).status, 503);
+    let fields = [("Authorization", "Bearer hunter2-admin")];
+    let effective = RawClient::connect(gateway.admin()).request("GET", "/config", &fields, b"");
+    let other = RawClient::connect(gateway.admin()).request(
+        "GET",
+        "/tokens",
+        &[("Authorization", "Bearer hunter2")],
+        b"",
+    );
+    gateway.wait_for_log(|line| line["status"] == 503);
+    let mut shown = gateway.logs();
+    shown.extend([effective.text().to_owned(), other.text().to_owned()]);
+    let leaks: Vec<&String> = shown.iter().filter(|line| line.contains(SECRET)).collect();
+    assert!(leaks.is_empty(), "{leaks:#?}");
+}
