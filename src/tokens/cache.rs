@@ -431,3 +431,6 @@ impl TokenCache {
 fn jittered(ttl: Duration) -> Duration {
     ttl.mul_f64(1.0 - 0.1 * fastrand::f64())
 }
+
+#[cfg(test)]
+mod tests;

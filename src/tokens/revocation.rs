@@ -127,6 +127,27 @@ mod tests {
     }
 
     #[test]
+    fn revoking_a_token_names_its_id() {
+        let table = [
+            ("17|secret", None, Some("17")),
+            ("0017|secret", None, Some("17")),
+            ("17|secret|more", None, Some("17")),
+            ("17|secret", Some("abc"), Some("abc")),
+            ("secret", Some("17"), Some("17")),
+            ("0b-1c|secret", None, Some("0b-1c")),
+            ("secret", None, None),
+            ("|secret", None, None),
+            ("0|secret", None, None),
+        ];
+        for (token, known_id, id) in table {
+            let mut revocations = Revocation::of_token(token, known_id).into_iter();
+            assert_eq!(revocations.next(), Some(Revocation::Token(TokenHash::of(token))));
+            assert_eq!(revocations.next(), id.map(|id| Revocation::Id(id.into())), "{token}");
+            assert_eq!(revocations.next(), None);
+        }
+    }
+
+    #[test]
     fn only_what_came_after_counts() {
         let revocations = Revocations::default();
         revocations.note(Revocation::Id("17".into()));

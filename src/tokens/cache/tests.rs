@@ -1,0 +1,317 @@
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::policy::ability::Abilities;
+
+const TTL: Duration = Duration::from_secs(60);
+const STALE: Duration = Duration::from_secs(30);
+const INSTANT: Duration = Duration::from_nanos(1);
+
+fn settings() -> settings::Cache {
+    settings::Cache { ttl: TTL, negative_ttl: TTL, max_tokens: 1000, stale_if_error: STALE }
+}
+
+fn cache(settings: &settings::Cache) -> TokenCache {
+    TokenCache::new(settings, Box::new(|_| {}))
+}
+
+fn hash(number: u32) -> TokenHash {
+    TokenHash::of(&number.to_string())
+}
+
+fn verdict(id: &str, name: &str) -> Verdict {
+    Verdict {
+        id: id.into(),
+        name: Some(name.into()),
+        abilities: Abilities::new(["items:read"]),
+        expires_at: None,
+        context: None,
+        created_at: None,
+        workspace_id: None,
+    }
+}
+
+fn store_at(cache: &TokenCache, hash: TokenHash, verdict: Verdict, generation: u64) -> Arc<Entry> {
+    let now = Instant::now();
+    match cache.store(hash, verdict, generation, now, now, SystemTime::now()) {
+        Outcome::Active(entry) => entry,
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+fn store(cache: &TokenCache, hash: TokenHash, verdict: Verdict) -> Arc<Entry> {
+    store_at(cache, hash, verdict, cache.generation())
+}
+
+/// An entry of a token that expires `after` the moment returned.
+fn expiring(cache: &TokenCache, after: Duration) -> (Arc<Entry>, Instant) {
+    let (now, wall) = (Instant::now(), SystemTime::now());
+    let verdict = Verdict { expires_at: Some(wall + after), ..verdict("1", "brief") };
+    match cache.store(hash(1), verdict, cache.generation(), now, now, wall) {
+        Outcome::Active(entry) => (entry, now),
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+#[test]
+fn standing_goes_from_fresh_to_old() {
+    let cache = cache(&settings());
+    let entry = store(&cache, hash(1), verdict("1", "one"));
+    let (from, until) = (entry.asked_at, entry.fresh_until);
+    let fifth = (until - from) / 5;
+    let table = [
+        (from, Standing::Fresh),
+        (until - fifth - INSTANT, Standing::Fresh),
+        (until - fifth, Standing::Refresh),
+        (until - INSTANT, Standing::Refresh),
+        (until, Standing::Stale),
+        (until + STALE - INSTANT, Standing::Stale),
+        (until + STALE, Standing::Old),
+    ];
+    for (now, standing) in table {
+        assert_eq!(cache.standing(&entry, now), standing, "{:?} after asking", now - from);
+    }
+}
+
+#[test]
+fn nothing_is_stale_unless_asked_for() {
+    let cache = cache(&settings::Cache { stale_if_error: Duration::ZERO, ..settings() });
+    let entry = store(&cache, hash(1), verdict("1", "one"));
+    assert_eq!(cache.standing(&entry, entry.fresh_until), Standing::Old);
+}
+
+#[test]
+fn a_token_expires_to_the_instant_in_every_standing() {
+    let cache = cache(&settings());
+    let seconds = Duration::from_secs;
+    for (expiry, before) in
+        [(seconds(20), Standing::Fresh), (TTL, Standing::Refresh), (TTL + STALE / 2, Standing::Stale)]
+    {
+        let (entry, now) = expiring(&cache, expiry);
+        assert!(entry.fresh_until <= now + TTL.min(expiry));
+        let last = cache.standing(&entry, now + expiry - INSTANT);
+        // With an expiry of `ttl` itself the jitter may have ended freshness before.
+        assert!(last == before || expiry == TTL && last == Standing::Stale, "{last:?} at {expiry:?}");
+        for after in [Duration::ZERO, INSTANT, seconds(1000)] {
+            assert_eq!(cache.standing(&entry, now + expiry + after), Standing::Expired);
+            assert!(entry.is_expired(now + expiry + after));
+        }
+    }
+}
+
+#[test]
+fn a_token_at_its_end_is_inactive() {
+    let cache = cache(&settings());
+    let (now, wall) = (Instant::now(), SystemTime::now());
+    for ago in [Duration::ZERO, INSTANT, TTL] {
+        let verdict = Verdict { expires_at: Some(wall - ago), ..verdict("1", "late") };
+        let outcome = cache.store(hash(1), verdict, 0, now, now, wall);
+        assert!(matches!(outcome, Outcome::Inactive(Inactivity::Expired)), "{outcome:?}");
+        assert!(cache.active(&hash(1)).is_none());
+        assert_eq!(cache.inactive(&hash(1)), Some(Inactivity::Expired));
+    }
+}
+
+#[test]
+fn jitter_shortens_a_life_by_a_tenth_at_most() {
+    let lives: Vec<_> = (0..1000).map(|_| jittered(TTL)).collect();
+    assert!(lives.iter().all(|life| (TTL * 9 / 10..=TTL).contains(life)), "{lives:?}");
+    assert!(lives.iter().any(|life| *life != lives[0]));
+}
+
+#[test]
+fn inactive_tokens_are_bounded_and_evict_no_active_one() {
+    let cache = cache(&settings::Cache { max_tokens: 100, ..settings() });
+    let entry = store(&cache, hash(0), verdict("0", "known"));
+    for number in 1..10_000 {
+        cache.store_inactive(hash(number), Inactivity::Inactive, 0);
+    }
+    cache.maintain();
+    let (active, inactive) = cache.sizes();
+    assert!(active == 1 && inactive <= 100, "{active} and {inactive}");
+    assert_eq!(cache.standing(&entry, Instant::now()), Standing::Fresh);
+    assert!(cache.active(&hash(0)).is_some());
+}
+
+#[test]
+fn what_moka_evicts_is_gone_wherever_it_is_held() {
+    let evicted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&evicted);
+    let on_eviction = move |cause| {
+        assert_eq!(cause, RemovalCause::Size);
+        count.fetch_add(1, Ordering::Relaxed);
+    };
+    let small = settings::Cache { max_tokens: 10, ..settings() };
+    let cache = TokenCache::new(&small, Box::new(on_eviction));
+    let held: Vec<_> =
+        (0..500).map(|number| store(&cache, hash(number), verdict(&number.to_string(), "t"))).collect();
+    cache.maintain();
+    let mut kept = 0;
+    for (number, entry) in (0..).zip(&held) {
+        let is_kept = cache.active(&hash(number)).is_some();
+        kept += usize::from(is_kept);
+        let gone = cache.standing(entry, entry.asked_at) == Standing::Gone;
+        assert_eq!(gone, !is_kept, "{number}");
+    }
+    assert_eq!((kept, evicted.load(Ordering::Relaxed)), (10, 490));
+}
+
+#[test]
+fn the_newest_answer_replaces_what_was_held() {
+    let cache = cache(&settings());
+    let first = store(&cache, hash(1), verdict("1", "one"));
+    let second = store(&cache, hash(1), verdict("1", "one"));
+    let now = Instant::now();
+    assert_eq!(cache.standing(&first, now), Standing::Gone);
+    assert_eq!(cache.standing(&second, now), Standing::Fresh);
+
+    cache.store_inactive(hash(1), Inactivity::Inactive, 0);
+    assert_eq!(cache.standing(&second, now), Standing::Gone);
+    assert_eq!(cache.inactive(&hash(1)), Some(Inactivity::Inactive));
+
+    let third = store(&cache, hash(1), verdict("1", "one"));
+    assert_eq!(cache.inactive(&hash(1)), None);
+    cache.forget_entry(&hash(1));
+    assert_eq!(cache.standing(&third, now), Standing::Gone);
+    assert!(cache.active(&hash(1)).is_none());
+}
+
+#[test]
+fn revoking_forgets_what_it_names_wherever_it_is_held() {
+    // What is cached: the id and the name of the tokens `1` to `4`.
+    let cached = [("17", "scanner"), ("17", "scanner"), ("18", "scanner"), ("19", "report")];
+    let table = [
+        (Revocation::Id("17".into()), [true, true, false, false]),
+        (Revocation::Name("scanner".into()), [true, true, true, false]),
+        (Revocation::Token(hash(4)), [false, false, false, true]),
+        (Revocation::Id("1".into()), [false; 4]),
+        (Revocation::All, [true; 4]),
+    ];
+    for (revocation, forgotten) in table {
+        let cache = cache(&settings());
+        let held: Vec<_> = (1..)
+            .zip(cached)
+            .map(|(number, (id, name))| store(&cache, hash(number), verdict(id, name)))
+            .collect();
+        let revoked = cache.revoke(revocation.clone());
+        assert_eq!(revoked, forgotten.iter().filter(|it| **it).count(), "{revocation:?}");
+        for ((number, entry), forgotten) in (1..).zip(&held).zip(forgotten) {
+            let gone = cache.standing(entry, Instant::now()) == Standing::Gone;
+            assert_eq!(gone, forgotten, "{revocation:?} of {number}");
+            assert_eq!(cache.active(&hash(number)).is_none(), forgotten, "{revocation:?} of {number}");
+        }
+        // It forgets, it does not ban.
+        let again = store(&cache, hash(1), verdict("17", "scanner"));
+        assert_eq!(cache.standing(&again, Instant::now()), Standing::Fresh);
+    }
+}
+
+#[test]
+fn revoking_a_token_forgets_its_other_spellings() {
+    for (revoked, count) in [("17|a", 3), ("17|unseen", 3), ("0017|unseen", 3), ("a", 3), ("18|b", 1)] {
+        let cache = cache(&settings());
+        let spellings: Vec<_> = [("17|a", "17"), ("017|a", "17"), ("a", "17"), ("18|b", "18")]
+            .map(|(token, id)| store(&cache, TokenHash::of(token), verdict(id, "scanner")))
+            .into();
+        assert_eq!(cache.revoke_token(revoked), count, "{revoked}");
+        let gone = spellings.iter().filter(|entry| cache.is_revoked(entry)).count();
+        assert_eq!(gone, count, "{revoked}");
+    }
+}
+
+#[test]
+fn an_introspection_that_a_revocation_overtook_is_worth_nothing() {
+    let cache = cache(&settings());
+    let before = cache.generation();
+    for revocation in [
+        Revocation::Id("17".into()),
+        Revocation::Name("scanner".into()),
+        Revocation::Token(hash(1)),
+        Revocation::All,
+    ] {
+        let generation = cache.generation();
+        cache.revoke(revocation.clone());
+        let subject = Subject { hash: &hash(1), id: Some("17"), name: Some("scanner") };
+        assert!(cache.is_overtaken(generation, subject), "{revocation:?}");
+        // The revocation may also come between that check and the insertion.
+        let entry = store_at(&cache, hash(1), verdict("17", "scanner"), generation);
+        assert!(cache.is_revoked(&entry), "{revocation:?}");
+        assert_eq!(cache.standing(&entry, Instant::now()), Standing::Gone, "{revocation:?}");
+    }
+    cache.store_inactive(hash(2), Inactivity::Inactive, before);
+    assert_eq!(cache.inactive(&hash(2)), None, "it began before all were revoked");
+    cache.store_inactive(hash(2), Inactivity::Inactive, cache.generation());
+    assert_eq!(cache.inactive(&hash(2)), Some(Inactivity::Inactive));
+    cache.revoke(Revocation::Token(hash(2)));
+    assert_eq!(cache.inactive(&hash(2)), None);
+}
+
+#[test]
+fn others_revocations_cost_a_verdict_nothing_while_it_is_in_use() {
+    let cache = cache(&settings());
+    let used = store(&cache, hash(1), verdict("1", "one"));
+    let unused = store(&cache, hash(2), verdict("2", "two"));
+    for _ in 0..3 {
+        for _ in 0..1000 {
+            cache.revoke(Revocation::Token(hash(9)));
+        }
+        assert_eq!(cache.standing(&used, Instant::now()), Standing::Fresh);
+    }
+    assert_eq!(cache.standing(&unused, Instant::now()), Standing::Gone, "nobody knows any more");
+}
+
+#[test]
+fn feedback_is_heeded_once_per_negative_ttl() {
+    let cache = cache(&settings::Cache { negative_ttl: Duration::from_millis(40), ..settings() });
+    assert!(cache.heed(hash(1), Feedback::Forbidden));
+    assert!(!cache.heed(hash(1), Feedback::Forbidden));
+    assert!(cache.heed(hash(1), Feedback::Unauthenticated));
+    assert!(cache.heed(hash(2), Feedback::Forbidden));
+    std::thread::sleep(Duration::from_millis(60));
+    assert!(cache.heed(hash(1), Feedback::Forbidden));
+}
+
+#[test]
+fn one_takes_off_and_the_others_join() {
+    let cache = cache(&settings());
+    let Boarding::Started(_flight, publisher) = cache.board(hash(1)) else { panic!("none is under way") };
+    assert!(matches!(cache.board(hash(1)), Boarding::Joined(_)));
+    assert!(matches!(cache.board(hash(2)), Boarding::Started(..)));
+    assert!(cache.under_way(&hash(1)).is_some());
+    cache.land(&hash(1), &publisher);
+    assert!(cache.under_way(&hash(1)).is_none());
+}
+
+#[test]
+fn a_flight_that_all_have_left_lands_and_leaves_its_successor_alone() {
+    let cache = cache(&settings());
+    let Boarding::Started(flight, first) = cache.board(hash(1)) else { panic!("none is under way") };
+    assert!(!cache.land_if_abandoned(&hash(1), &first));
+    drop(flight);
+    assert!(cache.land_if_abandoned(&hash(1), &first));
+    let Boarding::Started(_flight, second) = cache.board(hash(1)) else { panic!("it has landed") };
+    cache.land(&hash(1), &first);
+    assert!(matches!(cache.board(hash(1)), Boarding::Joined(_)));
+    cache.land(&hash(1), &second);
+    assert!(cache.under_way(&hash(1)).is_none());
+}
+
+#[test]
+fn a_refresh_is_claimed_once_and_failures_are_remembered() {
+    let cache = cache(&settings());
+    let entry = store(&cache, hash(1), verdict("1", "one"));
+    let late = entry.fresh_until - INSTANT;
+    assert!(entry.claim_refresh());
+    assert!(!entry.claim_refresh());
+    assert_eq!(cache.standing(&entry, late), Standing::Fresh, "it is being refreshed");
+    entry.release_refresh();
+    assert_eq!(cache.standing(&entry, late), Standing::Refresh);
+
+    let pause = Duration::from_secs(1);
+    assert!(!entry.failed_within(pause, late));
+    for at in [entry.asked_at, late] {
+        entry.note_failure(at);
+        assert!(entry.failed_within(pause, at + pause / 2));
+        assert!(!entry.failed_within(pause, at + pause * 2));
+    }
+}
