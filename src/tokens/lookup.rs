@@ -403,3 +403,6 @@ const fn refusal(why: Inactivity) -> Refusal {
         Inactivity::Expired => Refusal::ExpiredToken,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+use std::future::Future;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Condvar, Mutex, mpsc};
+use std::thread;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+use tokio::runtime::{self, LocalOptions, LocalRuntime};
+use tokio::task::{JoinHandle, spawn_local, yield_now};
+
+use super::*;
+use crate::client::Connector;
+use crate::client::pool::Pool;
+use crate::config;
+use crate::config::settings::Settings;
+use crate::telemetry::metrics::Metrics;
+use crate::tokens::revocation::Revocation;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const ACTIVE: &str = r#"{"data":{"id":17,"name":"scanner","abilities":["items:read"],"expires_at":null}}"#;
+const RENAMED: &str = r#"{"data":{"id":17,"name":"renamed","abilities":["items:read"],"expires_at":null}}"#;
+
+/// An introspector that answers when it is let.
+#[derive(Clone)]
+struct Introspected {
+    address: SocketAddr,
+    script: Arc<(Mutex<Script>, Condvar)>,
+}
+
+struct Script {
+    calls: usize,
+    open: bool,
+    status: u16,
+    body: &'static str,
+}
+
+impl Introspected {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let script = Script { calls: 0, open: true, status: 200, body: ACTIVE };
+        let this = Self { address, script: Arc::new((Mutex::new(script), Condvar::new())) };
+        let server = this.clone();
+        thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                let server = server.clone();
+                thread::spawn(move || server.serve(&socket));
+            }
+        });
+        this
+    }
+
+    fn serve(&self, mut socket: &TcpStream) -> Option<()> {
+        let mut lines = BufReader::new(socket).lines();
+        loop {
+            while !lines.next()?.ok()?.is_empty() {}
+            let (script, changed) = &*self.script;
+            let mut script = script.lock().unwrap();
+            script.calls += 1;
+            let Script { status, body, .. } = *script;
+            let script = changed.wait_while(script, |script| !script.open).unwrap();
+            drop(script);
+            let head = format!("HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n\r\n", body.len());
+            socket.write_all(format!("{head}{body}").as_bytes()).ok()?;
+        }
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.script.0.lock().unwrap());
+        self.script.1.notify_all();
+    }
+
+    fn calls(&self) -> usize {
+        self.script.0.lock().unwrap().calls
+    }
+
+    fn settings(&self, yaml: &str) -> Arc<Settings> {
+        let text = format!(
+            "backend: {{url: http://127.0.0.1:9}}\nintrospection:\n  url: http://{}/\n  {yaml}\n\
+             abilities: {{routes: {{/up: {{GET: public}}}}}}\n",
+            self.address
+        );
+        Arc::new(config::load_text("test", text).unwrap().settings)
+    }
+}
+
+fn share(settings: &Settings) -> Arc<Shared> {
+    Arc::new(Shared {
+        cache: TokenCache::new(&settings.cache, Box::new(|_| {})),
+        turns: Turns::new(settings.introspection.max_concurrent),
+    })
+}
+
+/// A core's way through `shared`, in the runtime of the caller.
+fn lookup(settings: &Arc<Settings>, shared: &Arc<Shared>) -> Rc<Lookup> {
+    let introspection = &settings.introspection;
+    let connector =
+        Connector::new(&introspection.destination, &introspection.tls, introspection.timeout).unwrap();
+    let pool = Pool::new(Arc::new(connector), PATIENCE, None, introspection.timeout);
+    let introspector = Introspector::new(Arc::clone(settings), pool);
+    Lookup::new(Arc::clone(shared), introspector, Metrics::new(1).core(0))
+}
+
+fn core() -> LocalRuntime {
+    runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap()
+}
+
+/// Runs `test` with a core of its own, for `PATIENCE` at most.
+fn on_a_core<F: Future<Output = ()>>(yaml: &str, test: impl FnOnce(Introspected, Rc<Lookup>) -> F) {
+    let introspector = Introspected::start();
+    let settings = introspector.settings(yaml);
+    core().block_on(async {
+        let lookup = lookup(&settings, &share(&settings));
+        tokio::time::timeout(PATIENCE, test(introspector, lookup)).await.expect("nobody hangs");
+    });
+}
+
+fn fields(token: &str) -> HeaderMap {
+    let value = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
+    HeaderMap::from_iter([(AUTHORIZATION, value)])
+}
+
+/// Asks for `1|a` as a request does that the front cache could not serve.
+fn ask(lookup: &Rc<Lookup>) -> JoinHandle<Result<Held, Refusal>> {
+    let lookup = Rc::clone(lookup);
+    spawn_local(async move {
+        let fields = fields("1|a");
+        let token = Token::from_fields(&fields, 1024).unwrap();
+        lookup.look_further(hash(), token, Instant::now()).await
+    })
+}
+
+fn at_hand(lookup: &Rc<Lookup>, now: Instant) -> Option<Held> {
+    let fields = fields("1|a");
+    lookup.at_hand(&hash(), Token::from_fields(&fields, 1024).unwrap(), now)
+}
+
+fn hash() -> TokenHash {
+    TokenHash::of("1|a")
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn name(held: &Held) -> &str {
+    held.verdict.name.as_deref().unwrap()
+}
+
+#[test]
+fn one_flight_serves_all_who_wait_but_not_those_who_left() {
+    on_a_core("", async |introspector, lookup| {
+        introspector.set(|script| script.open = false);
+        let waiting: Vec<_> = (0..100).map(|_| ask(&lookup)).collect();
+        until(|| introspector.calls() == 1).await;
+        waiting[0].abort();
+        introspector.set(|script| script.open = true);
+        let mut served = 0;
+        for waiting in waiting {
+            served += usize::from(waiting.await.is_ok_and(|held| held.is_ok()));
+        }
+        assert_eq!((served, introspector.calls()), (99, 1));
+        assert!(at_hand(&lookup, Instant::now()).is_some());
+    });
+}
+
+#[test]
+fn a_front_cache_serves_nothing_that_is_gone_or_past_its_time() {
+    on_a_core("", async |_, lookup| {
+        let cache = &lookup.shared.cache;
+        let held = ask(&lookup).await.unwrap().unwrap();
+        let ttl = cache.settings().ttl;
+        assert!(at_hand(&lookup, held.asked_at + ttl / 2).is_some());
+        assert!(at_hand(&lookup, held.asked_at + ttl).is_none());
+        assert_eq!(cache.revoke(Revocation::Id("17".into())), 1);
+        assert!(at_hand(&lookup, held.asked_at).is_none());
+    });
+}
+
+#[test]
+fn an_answer_that_a_revocation_overtook_is_asked_for_again() {
+    for revocation in [
+        Revocation::Token(hash()),
+        Revocation::Id("17".into()),
+        Revocation::Name("scanner".into()),
+        Revocation::All,
+    ] {
+        on_a_core("", async |introspector, lookup| {
+            introspector.set(|script| script.open = false);
+            let waiting = ask(&lookup);
+            until(|| introspector.calls() == 1).await;
+            lookup.shared.cache.revoke(revocation.clone());
+            introspector.set(|script| (script.open, script.body) = (true, RENAMED));
+            let held = waiting.await.unwrap().unwrap();
+            assert_eq!((name(&held), introspector.calls()), ("renamed", 2), "{revocation:?}");
+            assert_eq!(name(&at_hand(&lookup, Instant::now()).unwrap()), "renamed");
+        });
+    }
+}
+
+#[test]
+fn nor_does_an_overtaken_no_count() {
+    on_a_core("", async |introspector, lookup| {
+        introspector.set(|script| (script.open, script.status) = (false, 401));
+        let waiting = ask(&lookup);
+        until(|| introspector.calls() == 1).await;
+        lookup.shared.cache.revoke(Revocation::Token(hash()));
+        introspector.set(|script| (script.open, script.status) = (true, 200));
+        assert!(waiting.await.unwrap().is_ok());
+    });
+}
+
+#[test]
+fn a_revoked_token_gets_no_stale_answer() {
+    on_a_core("timeout: 1s\ncache: {ttl: 1ms, stale_if_error: 1h}", async |introspector, lookup| {
+        ask(&lookup).await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        introspector.set(|script| script.status = 500);
+        assert!(ask(&lookup).await.unwrap().is_ok(), "an outage is bridged");
+        lookup.shared.cache.revoke(Revocation::Id("17".into()));
+        assert_eq!(ask(&lookup).await.unwrap().unwrap_err(), Refusal::NoVerdict);
+    });
+}
+
+#[test]
+fn a_core_that_ends_leaves_nobody_waiting() {
+    let introspector = Introspected::start();
+    let settings = introspector.settings("");
+    let shared = share(&settings);
+    introspector.set(|script| script.open = false);
+    let (end, ended) = mpsc::channel::<()>();
+    let first = {
+        let (settings, shared, introspector) =
+            (Arc::clone(&settings), Arc::clone(&shared), introspector.clone());
+        thread::spawn(move || {
+            let core = core();
+            core.block_on(async {
+                ask(&lookup(&settings, &shared));
+                until(|| introspector.calls() == 1).await;
+            });
+            ended.recv().unwrap();
+        })
+    };
+    core().block_on(async {
+        until(|| introspector.calls() == 1).await;
+        let waiting = ask(&lookup(&settings, &shared));
+        yield_now().await;
+        end.send(()).unwrap();
+        // The second core asks itself.
+        until(|| introspector.calls() == 2).await;
+        introspector.set(|script| script.open = true);
+        assert!(tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().is_ok());
+    });
+    first.join().unwrap();
+}
+
+#[test]
+fn a_flight_whose_core_ends_before_it_ran_lands_too() {
+    let introspector = Introspected::start();
+    let settings = introspector.settings("");
+    let shared = share(&settings);
+    let core = core();
+    let flight = core.block_on(async {
+        let fields = fields("1|a");
+        let token = Token::from_fields(&fields, 1024).unwrap();
+        lookup(&settings, &shared).board(token, hash(), false)
+    });
+    drop(core);
+    assert!(shared.cache.under_way(&hash()).is_none());
+    assert!(flight.has_changed().is_err(), "whoever waits is told");
+    assert_eq!(introspector.calls(), 0);
+}
+
+#[test]
+fn those_who_leave_before_their_turn_leave_the_queue() {
+    on_a_core("max_concurrent: 1", async |introspector, lookup| {
+        let turn = lookup.shared.turns.wait(true).await;
+        let (stays, leaves) = (ask(&lookup), ask(&lookup));
+        until(|| lookup.shared.cache.under_way(&hash()).is_some()).await;
+        leaves.abort();
+        assert!(leaves.await.is_err());
+        assert!(lookup.shared.cache.under_way(&hash()).is_some(), "one still waits");
+        stays.abort();
+        until(|| lookup.shared.cache.under_way(&hash()).is_none()).await;
+        drop(turn);
+        assert!(ask(&lookup).await.unwrap().is_ok());
+        assert_eq!(introspector.calls(), 1);
+    });
+}
+
+#[test]
+fn who_gets_no_turn_in_time_is_refused() {
+    on_a_core("max_concurrent: 1\n  timeout: 20ms", async |introspector, lookup| {
+        let _turn = lookup.shared.turns.wait(true).await;
+        assert_eq!(ask(&lookup).await.unwrap().unwrap_err(), Refusal::Overloaded);
+        assert_eq!(introspector.calls(), 0);
+    });
+}
+
+#[test]
+fn those_denied_at_once_share_one_asking_and_its_answer() {
+    for (status, body, expected) in [
+        (200, RENAMED, Ok("renamed")),
+        (401, "", Err(Refusal::InactiveToken)),
+        (500, "", Err(Refusal::NoVerdict)),
+    ] {
+        on_a_core("", async |introspector, lookup| {
+            let old = ask(&lookup).await.unwrap().unwrap();
+            let late = old.asked_at + lookup.shared.cache.settings().negative_ttl * 2;
+            let fields = fields("1|a");
+            let token = Token::from_fields(&fields, 1024).unwrap();
+            assert!(lookup.ask_again(token, &old, old.asked_at).await.is_none(), "it is young");
+
+            introspector.set(|script| (script.open, script.status, script.body) = (false, status, body));
+            let open = async {
+                until(|| introspector.calls() == 2).await;
+                introspector.set(|script| script.open = true);
+            };
+            let (first, second, ()) =
+                tokio::join!(lookup.ask_again(token, &old, late), lookup.ask_again(token, &old, late), open);
+            for answer in [first, second] {
+                let answer = answer.expect("it was asked again");
+                assert_eq!(answer.as_ref().map(name).map_err(Clone::clone), expected);
+            }
+            assert_eq!(introspector.calls(), 2);
+        });
+    }
+}
+
+#[test]
+fn a_hot_token_is_refreshed_without_waiting() {
+    on_a_core("", async |introspector, lookup| {
+        let held = ask(&lookup).await.unwrap().unwrap();
+        introspector.set(|script| (script.open, script.body) = (false, RENAMED));
+        // The last instants of the shortest life that jitter leaves, in which the verdict is refreshed.
+        let late = held.asked_at + lookup.shared.cache.settings().ttl * 89 / 100;
+        for _ in 0..10 {
+            assert_eq!(name(&at_hand(&lookup, late).unwrap()), "scanner");
+        }
+        until(|| introspector.calls() == 2).await;
+        assert_eq!(name(&at_hand(&lookup, late).unwrap()), "scanner");
+        introspector.set(|script| script.open = true);
+        until(|| lookup.shared.cache.under_way(&hash()).is_none()).await;
+        assert!(at_hand(&lookup, late).is_none(), "the old verdict is replaced");
+        assert_eq!(name(&ask(&lookup).await.unwrap().unwrap()), "renamed");
+        assert_eq!(introspector.calls(), 2);
+    });
+}
