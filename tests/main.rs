@@ -14,6 +14,7 @@ mod deploy; // what is shipped under deploy/
 mod house; // the arrow between modules, and other habits that a scan can check
 mod readme; // what the README shows is what the binary does
 mod scripts; // the scripted servers and the raw client, against each other
+mod soak; // floods: what they cost in memory, and what they do to everyone else
 mod stand_in; // the demo's stand-in for Stockaj, alone
 mod tls; // both sides of TLS: what is served, what is believed
 mod verdicts; // whom the gateway asks about a token, how often, and how long it believes the answer

@@ -1,7 +1,7 @@
 //! Whom the gateway asks about a token, how often, and how long it believes the answer.
 
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::support::{Answer, Gateway, Introspector, Upstream, Verdict};
 
@@ -120,6 +120,81 @@ fn an_outage_is_bridged_only_for_known_tokens_and_only_as_long_as_configured() {
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 503);
     introspector.recover();
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+}
+
+#[test]
+fn a_dead_introspector_is_a_503_for_everyone_until_it_is_back() {
+    let (gateway, upstream, mut introspector) = setting("cache: {ttl: 50ms}");
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+    introspector.stop();
+    thread::sleep(Duration::from_millis(100));
+    for token in ["1|reader", "2|unknown", "1|reader"] {
+        let answer = gateway.get(ITEMS, Some(token));
+        assert_eq!(answer.status, 503, "{token}");
+        assert!(answer.field("Retry-After").is_some());
+    }
+    assert_eq!(upstream.requests().len(), 1);
+    introspector.resume();
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+    assert_eq!(gateway.get(ITEMS, Some("2|unknown")).status, 401);
+}
+
+#[test]
+fn a_bridged_outage_is_probed_once_a_second_and_counted() {
+    let (gateway, _upstream, introspector) = setting("cache: {ttl: 50ms, stale_if_error: 1h}");
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+    introspector.fail_with(Answer::message(500, "Server Error"));
+    thread::sleep(Duration::from_millis(100));
+    let mut client = gateway.client();
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(client.get(ITEMS, Some("1|reader")).status, 200);
+    }
+    let probes = 2 + began.elapsed().as_secs() as usize;
+    assert!(introspector.calls() <= 1 + probes, "{} calls", introspector.calls());
+    assert_eq!(gateway.metrics().metric("token_cache_lookups_total{result=\"stale\"}"), 20.0);
+    introspector.recover();
+    introspector.forget("1|reader");
+    thread::sleep(Duration::from_millis(1100));
+    assert_eq!(client.get(ITEMS, Some("1|reader")).status, 401, "an answer ends what was stale");
+}
+
+#[test]
+fn steady_traffic_never_waits_for_a_refresh() {
+    let (gateway, _upstream, introspector) = setting("cache: {ttl: 2s}");
+    let mut client = gateway.client();
+    assert_eq!(client.get(ITEMS, Some("1|reader")).status, 200);
+    introspector.delay(Duration::from_millis(100));
+    let end = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < end {
+        assert_eq!(client.get(ITEMS, Some("1|reader")).status, 200);
+        thread::sleep(Duration::from_millis(2));
+    }
+    let lookups =
+        |result: &str| gateway.metrics().metric(&format!("token_cache_lookups_total{{result=\"{result}\"}}"));
+    assert_eq!((lookups("miss"), lookups("coalesced")), (1.0, 0.0), "nobody waited but the first");
+    assert!((3..=5).contains(&introspector.calls()), "{} calls", introspector.calls());
+}
+
+#[test]
+fn a_flood_of_unknown_tokens_leaves_a_quarter_of_the_introspector_to_known_ones() {
+    let yaml = "introspection:\n  max_concurrent: 8\n  timeout: 10s\ncache: {ttl: 50ms}\n";
+    let (gateway, _upstream, introspector) = setting(yaml);
+    assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+    introspector.delay(Duration::from_millis(300));
+    thread::scope(|scope| {
+        for number in 0..48 {
+            let gateway = &gateway;
+            scope.spawn(move || {
+                assert_eq!(gateway.get(ITEMS, Some(&format!("{number}|unknown"))).status, 401);
+            });
+        }
+        introspector.wait_for_calls(1 + 6 + 6);
+        assert_eq!(introspector.most_concurrent(), 6);
+        assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
+        assert!(introspector.calls() < 1 + 48, "it did not wait behind the flood");
+    });
+    assert_eq!((introspector.most_concurrent(), introspector.calls()), (7, 2 + 48));
 }
 
 #[test]

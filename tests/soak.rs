@@ -1,0 +1,144 @@
+//! Floods of random tokens: what they cost in memory, and what they do to everyone else.
+//!
+//! They take a minute or so, and the machine to themselves: `tests/run --soak`.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Gateway, Introspector, Upstream};
+
+const ITEMS: &str = "/api/v2/items";
+const KNOWN: &str = "1|reader";
+const MIB: u64 = 1 << 20;
+
+fn setting(yaml: &str) -> (Gateway, Upstream, Introspector) {
+    let upstream = Upstream::start();
+    let introspector = Introspector::knowing([(KNOWN, &["items:read"][..])]);
+    let quiet = "log: {access: false}\n";
+    let gateway =
+        Gateway::builder().backend(&upstream).introspector(&introspector).yaml(quiet).yaml(yaml).start();
+    (gateway, upstream, introspector)
+}
+
+/// The resident memory of the gateway, in bytes.
+fn resident(gateway: &Gateway) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+fn random_token() -> String {
+    let secret: String = (0..40).map(|_| fastrand::alphanumeric()).collect();
+    format!("{}|{secret}", fastrand::u32(..))
+}
+
+/// Sends `count` random tokens over a few connections.
+fn flood(gateway: &Gateway, count: usize) {
+    const CLIENTS: usize = 8;
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut client = gateway.client();
+                for _ in 0..count / CLIENTS {
+                    assert_eq!(client.get(ITEMS, Some(&random_token())).status, 401);
+                }
+            });
+        }
+    });
+}
+
+/// How long requests with the known token took, sorted, one after the other until `end` says so.
+fn known_token_until(gateway: &Gateway, end: impl Fn() -> bool) -> Vec<Duration> {
+    let mut client = gateway.client();
+    let mut took = Vec::new();
+    while !end() {
+        let began = Instant::now();
+        assert_eq!(client.get(ITEMS, Some(KNOWN)).status, 200);
+        took.push(began.elapsed());
+        thread::sleep(Duration::from_millis(1));
+    }
+    took.sort();
+    took
+}
+
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted[(sorted.len() - 1) * percent / 100]
+}
+
+#[test]
+#[ignore = "soak: 200,000 introspections"]
+fn random_tokens_leave_memory_bounded_and_a_known_token_undisturbed() {
+    // Longer lives than any default, so that nothing but the bound on entries can hold memory down.
+    let (gateway, upstream, introspector) = setting("cache: {ttl: 1h, negative_ttl: 1h, max_tokens: 50000}");
+    assert_eq!(gateway.get(ITEMS, Some(KNOWN)).status, 200);
+    let done = AtomicBool::new(false);
+    let [before, half, full, twice] = thread::scope(|scope| {
+        scope.spawn(|| known_token_until(&gateway, || done.load(Ordering::Relaxed)));
+        let measure = |count| {
+            flood(&gateway, count);
+            resident(&gateway)
+        };
+        let measured = [resident(&gateway), measure(50_000), measure(50_000), measure(100_000)];
+        done.store(true, Ordering::Relaxed);
+        measured
+    });
+    println!(
+        "resident memory in MiB: {} before, {} after 50,000 random tokens (the bound), {} after 100,000, {} after 200,000",
+        before / MIB,
+        half / MIB,
+        full / MIB,
+        twice / MIB
+    );
+    assert_eq!(introspector.calls_for(KNOWN), 1, "a known token stays known");
+    assert!(upstream.requests().iter().all(|request| request.bearer() == Some(KNOWN)));
+    let entries = gateway.metrics().metric("token_cache_entries{kind=\"inactive\"}");
+    assert!((1.0..=50_000.0).contains(&entries), "{entries}");
+    assert!(half - before < 64 * MIB, "{} MiB", (half - before) / MIB);
+    assert!(twice.saturating_sub(half) < 16 * MIB, "{} MiB more", (twice - half) / MIB);
+}
+
+#[test]
+#[ignore = "soak: a flood of 30 s"]
+fn a_flood_and_a_slow_introspector_do_not_slow_a_known_token() {
+    const BOUND: usize = 32;
+    let slow = Duration::from_millis(200);
+    let (gateway, _upstream, introspector) =
+        setting(&format!("cache: {{ttl: 5s}}\nintrospection:\n  max_concurrent: {BOUND}\n"));
+    introspector.delay(slow);
+    assert_eq!(gateway.get(ITEMS, Some(KNOWN)).status, 200);
+    let until = |end: Instant| move || Instant::now() >= end;
+    let calm = known_token_until(&gateway, until(Instant::now() + Duration::from_secs(10)));
+    let end = Instant::now() + Duration::from_secs(30);
+    let (inactive, overloaded) = (AtomicU64::new(0), AtomicU64::new(0));
+    let flooded = thread::scope(|scope| {
+        for _ in 0..8 * BOUND {
+            scope.spawn(|| {
+                let mut client = gateway.client();
+                while Instant::now() < end {
+                    match client.get(ITEMS, Some(&random_token())).status {
+                        401 => inactive.fetch_add(1, Ordering::Relaxed),
+                        503 => overloaded.fetch_add(1, Ordering::Relaxed),
+                        status => panic!("{status} for a random token"),
+                    };
+                }
+            });
+        }
+        known_token_until(&gateway, until(end))
+    });
+    let most = introspector.most_concurrent();
+    println!(
+        "flood: {inactive:?} inactive, {overloaded:?} overloaded, {most} introspections at most\n\
+         known token, p50 and p99: calm {:?} {:?}, flooded {:?} {:?} (slowest {:?}, of {})",
+        percentile(&calm, 50),
+        percentile(&calm, 99),
+        percentile(&flooded, 50),
+        percentile(&flooded, 99),
+        flooded[flooded.len() - 1],
+        flooded.len()
+    );
+    // Strangers fill three quarters; the known token's refresh is one more.
+    let strangers = BOUND - BOUND / 4;
+    assert!((strangers..=strangers + 1).contains(&most), "{most}");
+    assert!(percentile(&flooded, 99) < slow / 4, "{:?}", percentile(&flooded, 99));
+}
