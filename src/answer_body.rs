@@ -11,6 +11,7 @@ use crate::backend::body::RequestBody;
 use crate::backend::idle::IdleTimer;
 use crate::client::pool::Lease;
 use crate::exchange::Exchange;
+use crate::policy::headers;
 use crate::policy::refusal::Reason;
 
 /// An answer's body. With it ends the [`Exchange`], and with its last byte the use of the connection that
@@ -81,8 +82,13 @@ impl AnswerBody {
 impl FromBackend {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
         match Pin::new(&mut self.incoming).poll_frame(context) {
-            Poll::Ready(frame) => {
+            Poll::Ready(mut frame) => {
                 self.idle.progressed();
+                if let Some(Ok(frame)) = &mut frame
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    headers::prepare_trailers(trailers);
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(AnswerFault::Broken)))
             }
             Poll::Pending => self.idle.poll_waiting(context).map(|()| Some(Err(AnswerFault::TimedOut))),

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
@@ -83,6 +84,8 @@ impl Gateway {
         let mut exchange = Exchange::new(&self.recorder, &self.settings, peer, request.method(), id, now);
         match self.serve(peer, request, &mut exchange).await {
             Ok((Answered { mut response, lease }, reason)) => {
+                // Ours, whatever the backend speaks (RFC 9110 section 2.5).
+                *response.version_mut() = Version::HTTP_11;
                 headers::prepare_answer(response.headers_mut());
                 exchange.answered(response.status(), reason, Instant::now());
                 let idle_timeout = self.settings.limits.body_idle_timeout;
@@ -241,6 +244,10 @@ impl Gateway {
             authorization,
         };
         headers::prepare_request(&mut head.headers, forwarding);
+        if upload.is_some() && !head.headers.contains_key(CONTENT_LENGTH) {
+            // Said outright: hyper takes a GET or HEAD of unknown length to have no body.
+            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         head.uri = uri;
         head.version = Version::HTTP_11;
         // hyper keeps upgrades there.

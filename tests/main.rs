@@ -11,6 +11,7 @@ mod answers; // every answer of the gateway itself, to the byte
 mod config; // what is said about a configuration: every mistake with its place, secrets never
 mod demo; // what `demo` prints is true
 mod deploy; // what is shipped under deploy/
+mod forwarding; // what reaches the backend and what comes back, to the byte
 mod house; // the arrow between modules, and other habits that a scan can check
 mod readme; // what the README shows is what the binary does
 mod scripts; // the scripted servers and the raw client, against each other

@@ -117,9 +117,17 @@ pub fn trusted_request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
     ((1..=LONGEST_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(is_fit)).then_some(value)
 }
 
-/// Whether a trailer field of this name may pass, in either direction (RFC 9110 section 6.5.1): none that
-/// frames, routes, authenticates or controls a message, and none that may not be in a head.
-pub fn trailer_allowed(name: &HeaderName) -> bool {
+/// Takes away the trailer fields that may not pass, in either direction.
+pub fn prepare_trailers(trailers: &mut HeaderMap) {
+    let going: Vec<HeaderName> = trailers.keys().filter(|name| !trailer_allowed(name)).cloned().collect();
+    for name in &going {
+        trailers.remove(name);
+    }
+}
+
+/// Whether a trailer field of this name may pass (RFC 9110 section 6.5.1): none that frames, routes,
+/// authenticates or controls a message, and none that may not be in a head.
+fn trailer_allowed(name: &HeaderName) -> bool {
     let name = name.as_str();
     !name.starts_with("content-")
         && !name.starts_with("if-")

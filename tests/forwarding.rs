@@ -1,0 +1,464 @@
+//! What reaches the backend and what comes back from it, to the byte.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::gateway::Builder;
+use crate::support::{Answer, Fields, Gateway, Introspector, RawClient, Upstream};
+
+const ITEMS: &str = "/api/v2/items";
+const WRITER: (&str, &str) = ("Authorization", "Bearer 1|writer");
+
+struct Setting {
+    upstream: Upstream,
+    _introspector: Introspector,
+    gateway: Gateway,
+}
+
+fn setting(configure: impl FnOnce(Builder, &Upstream) -> Builder) -> Setting {
+    let upstream = Upstream::start();
+    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let builder = Gateway::builder().introspector(&introspector);
+    let gateway = configure(builder, &upstream).start();
+    Setting { upstream, _introspector: introspector, gateway }
+}
+
+fn plain() -> Setting {
+    setting(|builder, upstream| builder.backend(upstream))
+}
+
+/// `name: value`, names in lower case, sorted.
+fn sorted(fields: &Fields) -> Vec<String> {
+    let mut lines: Vec<_> =
+        fields.0.iter().map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase())).collect();
+    lines.sort();
+    lines
+}
+
+/// The same without the request's id, which has to be one of ours: 32 hex digits.
+fn sorted_but_id(fields: &Fields) -> Vec<String> {
+    let id = fields.get("x-request-id").expect("an id");
+    assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    sorted(fields).into_iter().filter(|line| !line.starts_with("x-request-id: ")).collect()
+}
+
+#[test]
+fn the_target_is_canonical_and_the_query_as_it_came() {
+    let setting = plain();
+    let mut client = setting.gateway.client();
+    for (sent, received) in [
+        ("/api/v2/items", "/api/v2/items"),
+        ("/api/v2/items/", "/api/v2/items"),
+        ("/%61pi/v2/%69tems", "/api/v2/items"),
+        ("/api/v2/items/%7euser", "/api/v2/items/~user"),
+        ("/api/v2/items/a%3fb%23c%25d", "/api/v2/items/a%3Fb%23c%25d"),
+        ("/api/v2/items?", "/api/v2/items?"),
+        ("/api/v2/items/?a=%61&b=%2f&&c", "/api/v2/items?a=%61&b=%2f&&c"),
+        ("/api/v2/items/5?x=/../?y", "/api/v2/items/5?x=/../?y"),
+        ("http://stockaj.example/api/v2/items?z", "/api/v2/items?z"),
+    ] {
+        setting.upstream.forget_requests();
+        let response = client.request("GET", sent, &[WRITER], b"");
+        assert_eq!(response.status, 200, "{sent}: {}", response.text());
+        assert_eq!(setting.upstream.only_request().target, received, "{sent}");
+    }
+}
+
+#[test]
+fn the_prefix_of_the_backends_url_goes_before_the_path() {
+    let setting = setting(|builder, upstream| {
+        builder.yaml(&format!("backend:\n  url: {}/stock/aj\n", upstream.url()))
+    });
+    assert_eq!(setting.gateway.get("/api/v2/items?page=2", Some("1|writer")).status, 200);
+    assert_eq!(setting.gateway.get("/api/v2/%69tems/7/", Some("1|writer")).status, 200);
+    let targets: Vec<_> = setting.upstream.requests().into_iter().map(|request| request.target).collect();
+    assert_eq!(targets, ["/stock/aj/api/v2/items?page=2", "/stock/aj/api/v2/items/7"]);
+}
+
+#[test]
+fn host_is_preserved_or_the_backends() {
+    for (host, expected) in [("preserve", None), ("backend", Some(()))] {
+        let setting =
+            setting(|builder, upstream| builder.backend(upstream).yaml(&format!("backend:\n  host: {host}\n")));
+        setting.gateway.client().request("GET", "/up", &[("Host", "Shop.Example:81")], b"");
+        let request = setting.upstream.only_request();
+        let authority = setting.upstream.address().to_string();
+        let expected = expected.map_or("Shop.Example:81", |()| &*authority);
+        assert_eq!(request.field("host"), Some(expected), "{host}");
+        assert_eq!(request.field("x-forwarded-host"), Some("Shop.Example:81"), "{host}");
+    }
+}
+
+#[test]
+fn a_stranger_cannot_say_who_forwarded_the_request() {
+    let setting = plain();
+    let sent = [
+        WRITER,
+        ("Accept", "a"),
+        ("Accept", "b"),
+        ("X-Own", "1"),
+        ("Cookie", "session=1"),
+        ("Connection", "keep-alive, X-One"),
+        ("Connection", "x-two , Authorization, Host, X-Forwarded-For, Via, X-Request-Id"),
+        ("X-One", "1"),
+        ("X-Two", "2"),
+        ("Keep-Alive", "timeout=5"),
+        ("Proxy-Connection", "keep-alive"),
+        ("Proxy-Authorization", "Basic x"),
+        ("Proxy", "http://evil.example"),
+        ("Upgrade", "h2c"),
+        ("HTTP2-Settings", "x"),
+        ("TE", "gzip"),
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "evil.example"),
+        ("X-Forwarded-Port", "1"),
+        ("Forwarded", "for=203.0.113.9"),
+        ("X-Real-IP", "203.0.113.9"),
+        ("X-Request-Id", "evil"),
+        ("X-Original-URL", "/admin"),
+        ("X-Rewrite-URL", "/admin"),
+        ("X-HTTP-Method-Override", "DELETE"),
+        ("X_Forwarded_For", "203.0.113.9"),
+        ("X.Forwarded.For", "203.0.113.9"),
+        ("Via", "1.0 other"),
+    ];
+    let response = setting.gateway.client().request("GET", ITEMS, &sent, b"");
+    assert_eq!(response.status, 200, "{}", response.text());
+    let request = setting.upstream.only_request();
+    let expected = [
+        "accept: a",
+        "accept: b",
+        "authorization: Bearer 1|writer",
+        "host: stockaj.example",
+        "via: 1.0 other",
+        "via: 1.1 stockaj-gateway",
+        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-host: stockaj.example",
+        "x-forwarded-proto: http",
+        "x-own: 1",
+    ];
+    assert_eq!(sorted_but_id(&request.fields), expected);
+    let line = setting.gateway.wait_for_log(|line| line["message"] == "request");
+    assert_eq!(line["request_id"].as_str(), request.field("x-request-id"), "the log has the same id");
+}
+
+#[test]
+fn a_trusted_proxy_is_believed() {
+    let setting = setting(|builder, upstream| {
+        builder.backend(upstream).yaml("listen:\n  trusted_proxies: [127.0.0.0/8]\n")
+    });
+    let sent = [
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-Forwarded-For", "203.0.113.10"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "shop.example"),
+        ("Forwarded", "for=203.0.113.9"),
+        ("X-Request-Id", "edge-17"),
+        ("X-Original-URL", "/admin"),
+    ];
+    setting.gateway.client().request("GET", "/up", &sent, b"");
+    let expected = [
+        "forwarded: for=203.0.113.9",
+        "host: stockaj.example",
+        "via: 1.1 stockaj-gateway",
+        "x-forwarded-for: 203.0.113.9, 203.0.113.10, 127.0.0.1",
+        "x-forwarded-host: shop.example",
+        "x-forwarded-proto: https",
+        "x-request-id: edge-17",
+    ];
+    assert_eq!(sorted(&setting.upstream.only_request().fields), expected);
+    let refused = setting.gateway.client().request("GET", ITEMS, &[("X-Request-Id", "edge-18")], b"");
+    assert_eq!(refused.field("x-request-id"), Some("edge-18"), "a refusal carries it too");
+    let unfit = setting.gateway.client().request("GET", ITEMS, &[("X-Request-Id", "a b\"")], b"");
+    assert_eq!(unfit.field("x-request-id").map(str::len), Some(32), "an unfit id is replaced");
+}
+
+#[test]
+fn cookies_pass_on_public_routes_only_and_the_scheme_is_spelled_bearer() {
+    let setting = plain();
+    let sent = [("Authorization", "bEARER   1|writer"), ("Cookie", "session=1")];
+    let mut client = setting.gateway.client();
+    assert_eq!(client.request("GET", "/up", &sent, b"").status, 200);
+    assert_eq!(client.request("GET", ITEMS, &sent, b"").status, 200);
+    let requests = setting.upstream.requests();
+    assert_eq!(requests[0].field("cookie"), Some("session=1"));
+    assert_eq!(requests[0].field("authorization"), Some("bEARER   1|writer"), "as it came");
+    assert_eq!(requests[1].field("cookie"), None);
+    assert_eq!(requests[1].field("authorization"), Some("Bearer 1|writer"));
+}
+
+#[test]
+fn no_post_can_be_made_another_method() {
+    let setting = plain();
+    let overrides = [("X-HTTP-Method-Override", "DELETE"), ("X_HTTP_Method_Override", "DELETE")];
+    for fields in [&[WRITER][..], &[WRITER, overrides[0]], &[WRITER, overrides[0], overrides[1]]] {
+        setting.upstream.forget_requests();
+        let response =
+            setting.gateway.client().request("POST", "/api/v2/items?_method=DELETE", fields, b"_method=PUT");
+        assert_eq!(response.status, 200);
+        let request = setting.upstream.only_request();
+        let named = |name: &str| name.contains("override");
+        let all: Vec<_> = sorted(&request.fields).into_iter().filter(|line| named(line)).collect();
+        assert_eq!(all, ["x-http-method-override: POST"]);
+        assert_eq!((&*request.method, request.text()), ("POST", "_method=PUT"));
+    }
+}
+
+#[test]
+fn an_answer_comes_back_as_the_backend_gave_it() {
+    let setting = plain();
+    let fields = [
+        ("Content-Type", "text/x-own; charset=latin1"),
+        ("Set-Cookie", "a=1; Path=/"),
+        ("Set-Cookie", "b=2"),
+        ("ETag", "W/\"x\""),
+        ("Server", "nginx"),
+        ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ("X-Request-Id", "the backend's own"),
+        ("Cache-Control", "max-age=1"),
+    ];
+    let dropped = [("Connection", "X-Hop"), ("X-Hop", "1"), ("Keep-Alive", "timeout=5"), ("Upgrade", "h2c")];
+    let body: Vec<u8> = (0..=255).collect();
+    let mut client = setting.gateway.client();
+    for status in [200, 201, 206, 301, 400, 401, 404, 418, 422, 500, 503, 599] {
+        let (all, sent) = ([&fields[..], &dropped].concat(), body.clone());
+        setting.upstream.answer(move |_| Answer::with(status, &all, &sent));
+        let response = client.request("GET", "/up", &[], b"");
+        assert_eq!((response.status, &response.body), (status, &body));
+        let mut expected: Vec<_> =
+            fields.iter().map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase())).collect();
+        expected.push(format!("content-length: {}", body.len()));
+        expected.sort();
+        assert_eq!(sorted(&response.fields), expected, "{status}");
+    }
+}
+
+#[test]
+fn the_gateway_speaks_its_own_version_to_the_client() {
+    let setting = plain();
+    setting.upstream.answer(|_| Answer::raw("HTTP/1.0 200 OK\r\nX-Own: 1\r\n\r\nuntil the end").then_close());
+    let mut client = setting.gateway.client();
+    for _ in 0..2 {
+        let response = client.request("GET", "/up", &[], b"");
+        assert!(
+            response.raw_head.starts_with(b"HTTP/1.1 200 "),
+            "{}",
+            String::from_utf8_lossy(&response.raw_head)
+        );
+        assert_eq!(response.text(), "until the end");
+        assert_eq!(response.field("transfer-encoding"), Some("chunked"));
+    }
+}
+
+#[test]
+fn answers_without_a_body_have_none_and_keep_their_fields() {
+    let setting = plain();
+    let mut client = setting.gateway.client();
+    setting.upstream.answer(|request| match request.method.as_str() {
+        "HEAD" => Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 12345\r\nETag: x\r\n\r\n"),
+        "GET" => Answer::raw("HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n"),
+        _ => Answer::raw("HTTP/1.1 204 No Content\r\nX-Own: 1\r\n\r\n"),
+    });
+    let head = client.request("HEAD", ITEMS, &[WRITER], b"");
+    assert_eq!((head.status, head.field("content-length"), head.field("etag")), (200, Some("12345"), Some("x")));
+    let not_modified = client.request("GET", ITEMS, &[WRITER, ("If-None-Match", "x")], b"");
+    assert_eq!((not_modified.status, not_modified.field("etag")), (304, Some("x")));
+    assert_eq!(not_modified.field("transfer-encoding"), None);
+    let deleted = client.request("DELETE", "/api/v2/items/5", &[WRITER], b"");
+    assert_eq!((deleted.status, deleted.field("x-own")), (204, Some("1")));
+    assert_eq!((deleted.field("transfer-encoding"), deleted.field("content-length")), (None, None));
+    assert_eq!(setting.upstream.connections(), 1, "nothing was left unread on either side");
+    setting.gateway.wait_for_metric("requests_total{reason=\"allowed\"}", 3.0);
+}
+
+#[test]
+fn request_bodies_arrive_whatever_their_method_and_framing() {
+    let setting = plain();
+    let mut client = setting.gateway.client();
+    for method in ["GET", "DELETE", "PUT", "PATCH"] {
+        let target = "/api/v2/items/5";
+        setting.upstream.forget_requests();
+        assert_eq!(client.request(method, target, &[WRITER], b"by length").status, 200);
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        client.send(head).send("3;x=y\r\nby \r\n6\r\nchunks\r\n0\r\n\r\n");
+        assert_eq!(client.response().status, 200);
+        let requests = setting.upstream.requests();
+        assert_eq!((requests[0].text(), requests[0].field("content-length")), ("by length", Some("9")));
+        assert_eq!(requests[1].text(), "by chunks", "{method}");
+        assert_eq!(requests[1].field("transfer-encoding"), Some("chunked"), "{method}");
+        assert_eq!(requests[1].field("content-length"), None, "{method}");
+    }
+    setting.upstream.forget_requests();
+    client.request("POST", ITEMS, &[WRITER, ("Content-Length", "0")], b"");
+    let empty = setting.upstream.only_request();
+    assert_eq!((empty.field("content-length"), empty.field("transfer-encoding")), (Some("0"), None));
+}
+
+#[test]
+fn declared_trailers_pass_both_ways_but_none_that_decides_anything() {
+    let setting = plain();
+    setting.upstream.answer(|_| {
+        Answer::raw(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Checksum, X-Request-Id, Set-Cookie\r\n\r\n",
+        )
+        .then("4\r\nback\r\n0\r\nX-Checksum: 2\r\nX-Request-Id: evil\r\nSet-Cookie: a=1\r\n\r\n")
+    });
+    let mut client = setting.gateway.client();
+    client
+        .send("POST /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\nTE: trailers\r\nConnection: TE\r\n")
+        .send("Transfer-Encoding: chunked\r\nTrailer: X-Checksum, X-Forwarded-For, X-Token-Id, Authorization\r\n\r\n")
+        .send("2\r\nup\r\n0\r\nX-Checksum: 1\r\nX-Forwarded-For: evil\r\nX-Token-Id: 1\r\nAuthorization: Bearer 2|x\r\n\r\n");
+    let response = client.response();
+    assert_eq!((response.text(), response.field("transfer-encoding")), ("back", Some("chunked")));
+    assert_eq!(sorted(&response.trailers), ["x-checksum: 2"]);
+    let request = setting.upstream.only_request();
+    assert_eq!(request.text(), "up");
+    assert_eq!(sorted(&request.trailers), ["x-checksum: 1"]);
+    assert_eq!(request.field("te"), Some("trailers"));
+}
+
+#[test]
+fn expect_100_continue_is_answered_when_the_request_is_permitted_and_only_then() {
+    let setting = plain();
+    let head = |token: &str| {
+        format!("POST {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+    };
+    let mut client = setting.gateway.client();
+    let interim = client.send(head("1|writer")).read_some();
+    assert_eq!(String::from_utf8_lossy(&interim), "HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(client.send("body").response().status, 200);
+    let request = setting.upstream.only_request();
+    assert_eq!((request.text(), request.field("expect")), ("body", None));
+    let refused = setting.gateway.client().send(head("2|unknown")).read_until_close();
+    assert!(refused.starts_with(b"HTTP/1.1 401 "), "{}", String::from_utf8_lossy(&refused));
+}
+
+#[test]
+fn an_answer_may_come_before_the_request_is_complete() {
+    let setting = plain();
+    setting.upstream.answer_early(|_| Some(Answer::message(413, "That is too much.")));
+    for length in [100, 100_000_000] {
+        let mut client = setting.gateway.client();
+        client.send(format!(
+            "POST {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\nContent-Length: {length}\r\n\r\nsome"
+        ));
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (413, r#"{"message":"That is too much."}"#));
+    }
+}
+
+#[test]
+fn options_asterisk_is_about_the_server_and_has_no_prefix() {
+    let setting = setting(|builder, upstream| {
+        builder
+            .yaml(&format!("backend:\n  url: {}/prefix\n", upstream.url()))
+            .yaml("abilities:\n  unmapped: authenticated\n  routes: {/up: {GET: public}}\n")
+    });
+    let response = setting.gateway.client().request("OPTIONS", "*", &[WRITER], b"");
+    assert_eq!(response.status, 200, "{}", response.text());
+    let request = setting.upstream.only_request();
+    assert_eq!((&*request.method, &*request.target), ("OPTIONS", "*"));
+    assert_eq!(setting.gateway.client().request("GET", "*", &[WRITER], b"").status, 400);
+}
+
+#[test]
+fn http_1_0_is_served_when_it_names_a_host() {
+    let setting = plain();
+    setting.upstream.answer(|_| {
+        Answer::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+    });
+    let answer = setting.gateway.client().send("GET /up HTTP/1.0\r\nHost: a\r\n\r\n").read_until_close();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 ") && answer.ends_with("\r\n\r\nonetwo"), "{answer}");
+    assert!(!answer.to_ascii_lowercase().contains("transfer-encoding"), "{answer}");
+    assert_eq!(setting.upstream.only_request().field("via"), Some("1.0 stockaj-gateway"));
+    let answer = setting.gateway.client().send("GET /up HTTP/1.0\r\n\r\n").read_until_close();
+    assert!(answer.starts_with(b"HTTP/1.0 400 "), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(setting.upstream.requests().len(), 1);
+}
+
+#[test]
+fn connections_to_the_backend_are_kept() {
+    let setting = plain();
+    for _ in 0..20 {
+        let mut client = setting.gateway.client();
+        for _ in 0..5 {
+            assert_eq!(client.request("POST", ITEMS, &[WRITER], b"x").status, 200);
+        }
+    }
+    assert_eq!(setting.upstream.requests().len(), 100);
+    let connections = setting.upstream.connections();
+    assert!(connections <= 2, "{connections} connections where each core needs one");
+}
+
+/// Of the gateway, in bytes.
+fn resident_memory(gateway: &Gateway) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kilobytes * 1024
+}
+
+const LARGE: usize = 64 * 1024 * 1024;
+/// Measured: 25 MB, for four connections as for eight, since freed pages are kept for the next.
+const LITTLE_MEMORY: u64 = 48 * 1024 * 1024;
+
+/// So that a byte that is lost or doubled does not go unseen.
+fn pattern() -> Vec<u8> {
+    (0..LARGE).map(|index| (index % 251) as u8).collect()
+}
+
+#[test]
+fn a_large_answer_waits_for_a_slow_reader_outside_the_gateway() {
+    let setting = plain();
+    let body = pattern();
+    let sent = body.clone();
+    setting.upstream.answer(move |_| Answer::with(200, &[], &sent));
+    let before = resident_memory(&setting.gateway);
+    let mut clients: Vec<RawClient> = (0..4).map(|_| setting.gateway.client()).collect();
+    for client in &mut clients {
+        client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(client.read_some().starts_with(b"HTTP/1.1 200 "));
+    }
+    thread::sleep(Duration::from_millis(300));
+    let grown = resident_memory(&setting.gateway).saturating_sub(before);
+    assert!(grown < LITTLE_MEMORY, "{grown} bytes are held for clients that do not read");
+    drop(clients);
+    let response = setting.gateway.get("/up", None);
+    assert!(response.body == body, "a changed body");
+    let grown = resident_memory(&setting.gateway).saturating_sub(before);
+    assert!(grown < LITTLE_MEMORY, "{grown} bytes are held after a download");
+}
+
+#[test]
+fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
+    let setting = plain();
+    let body = pattern();
+    let before = resident_memory(&setting.gateway);
+    // The backend takes the head and then nothing for a while.
+    let (begin, begun) = std::sync::mpsc::channel();
+    let begin = std::sync::Mutex::new(begin);
+    setting.upstream.answer_early(move |_| {
+        let _ = begin.lock().unwrap().send(());
+        thread::sleep(Duration::from_millis(500));
+        None
+    });
+    thread::scope(|scope| {
+        let upload = scope.spawn(|| setting.gateway.client().request("POST", ITEMS, &[WRITER], &body));
+        begun.recv().unwrap();
+        let end = Instant::now() + Duration::from_millis(400);
+        while Instant::now() < end {
+            let grown = resident_memory(&setting.gateway).saturating_sub(before);
+            assert!(grown < LITTLE_MEMORY, "{grown} bytes are held for a backend that does not read");
+            thread::sleep(Duration::from_millis(50));
+        }
+        setting.upstream.answer(|_| Answer::with(200, &[], ""));
+        assert_eq!(upload.join().unwrap().status, 200);
+    });
+    assert!(setting.upstream.only_request().body == body, "a changed body");
+    let grown = resident_memory(&setting.gateway).saturating_sub(before);
+    assert!(grown < LITTLE_MEMORY, "{grown} bytes are held after an upload");
+}
