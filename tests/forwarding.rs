@@ -66,9 +66,8 @@ fn the_target_is_canonical_and_the_query_as_it_came() {
 
 #[test]
 fn the_prefix_of_the_backends_url_goes_before_the_path() {
-    let setting = setting(|builder, upstream| {
-        builder.yaml(&format!("backend:\n  url: {}/stock/aj\n", upstream.url()))
-    });
+    let setting =
+        setting(|builder, upstream| builder.yaml(&format!("backend:\n  url: {}/stock/aj\n", upstream.url())));
     assert_eq!(setting.gateway.get("/api/v2/items?page=2", Some("1|writer")).status, 200);
     assert_eq!(setting.gateway.get("/api/v2/%69tems/7/", Some("1|writer")).status, 200);
     let targets: Vec<_> = setting.upstream.requests().into_iter().map(|request| request.target).collect();
@@ -78,8 +77,9 @@ fn the_prefix_of_the_backends_url_goes_before_the_path() {
 #[test]
 fn host_is_preserved_or_the_backends() {
     for (host, expected) in [("preserve", None), ("backend", Some(()))] {
-        let setting =
-            setting(|builder, upstream| builder.backend(upstream).yaml(&format!("backend:\n  host: {host}\n")));
+        let setting = setting(|builder, upstream| {
+            builder.backend(upstream).yaml(&format!("backend:\n  host: {host}\n"))
+        });
         setting.gateway.client().request("GET", "/up", &[("Host", "Shop.Example:81")], b"");
         let request = setting.upstream.only_request();
         let authority = setting.upstream.address().to_string();
@@ -261,7 +261,10 @@ fn answers_without_a_body_have_none_and_keep_their_fields() {
         _ => Answer::raw("HTTP/1.1 204 No Content\r\nX-Own: 1\r\n\r\n"),
     });
     let head = client.request("HEAD", ITEMS, &[WRITER], b"");
-    assert_eq!((head.status, head.field("content-length"), head.field("etag")), (200, Some("12345"), Some("x")));
+    assert_eq!(
+        (head.status, head.field("content-length"), head.field("etag")),
+        (200, Some("12345"), Some("x"))
+    );
     let not_modified = client.request("GET", ITEMS, &[WRITER, ("If-None-Match", "x")], b"");
     assert_eq!((not_modified.status, not_modified.field("etag")), (304, Some("x")));
     assert_eq!(not_modified.field("transfer-encoding"), None);
@@ -324,7 +327,9 @@ fn declared_trailers_pass_both_ways_but_none_that_decides_anything() {
 fn expect_100_continue_is_answered_when_the_request_is_permitted_and_only_then() {
     let setting = plain();
     let head = |token: &str| {
-        format!("POST {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        format!(
+            "POST {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+        )
     };
     let mut client = setting.gateway.client();
     let interim = client.send(head("1|writer")).read_some();

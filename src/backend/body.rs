@@ -10,6 +10,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::idle::IdleTimer;
+use crate::policy::headers;
 
 /// What ended an upload before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,12 +31,26 @@ pub enum UploadFault {
 pub struct Upload {
     ended_at: Cell<Option<Instant>>,
     fault: Cell<Option<UploadFault>>,
+    /// Whether the backend took a piece since [`Upload::extension`] was last asked.
+    taken: Cell<bool>,
+    /// Since when the next piece is waited for, as far as the backend takes any.
+    awaited_since: Cell<Option<Instant>>,
 }
 
 impl Upload {
-    /// When its last byte was handed on.
-    pub fn ended_at(&self) -> Option<Instant> {
-        self.ended_at.get()
+    /// Until when the backend may take its time for an answer, after its `timeout` seemed to be over: that
+    /// begins when it has the whole request. None when it is over indeed, or when the backend took nothing
+    /// of the request meanwhile and the client is not to blame: of it [`UploadFault::TimedOut`] would tell
+    /// after `idle_timeout`.
+    pub fn extension(&self, timeout: Duration, idle_timeout: Duration) -> Option<Instant> {
+        let now = Instant::now();
+        let deadline = match (self.ended_at.get(), self.awaited_since.get()) {
+            (Some(ended), _) => ended + timeout,
+            (None, _) if self.taken.replace(false) => now + timeout,
+            (None, Some(since)) => since + idle_timeout + timeout,
+            (None, None) => now,
+        };
+        Some(deadline).filter(|deadline| *deadline > now)
     }
 
     /// What ended it early.
@@ -92,13 +107,21 @@ impl Streaming {
         let frame = match Pin::new(&mut self.incoming).poll_frame(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
+                if self.upload.awaited_since.get().is_none() {
+                    self.upload.awaited_since.set(Some(Instant::now()));
+                }
                 let timed_out = self.idle.poll_waiting(context);
                 return timed_out.map(|()| Some(Err(self.fail(UploadFault::TimedOut))));
             }
         };
         self.idle.progressed();
+        self.upload.awaited_since.set(None);
+        self.upload.taken.set(true);
         match frame {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::prepare_trailers(trailers);
+                }
                 if let Some(data) = frame.data_ref() {
                     match self.left.checked_sub(data.len() as u64) {
                         Some(left) => self.left = left,

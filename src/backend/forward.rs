@@ -31,8 +31,16 @@ pub struct Answered {
 /// What went wrong with one attempt.
 struct Failure {
     refusal: Refusal,
-    /// The request, where it may be sent again.
+    /// The request, where not a byte of it was sent.
     unsent: Option<Request<RequestBody>>,
+    /// Whether the connection ended without an answer, good or bad.
+    unanswered: bool,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, unsent: None, unanswered: false }
+    }
 }
 
 impl Backend {
@@ -69,11 +77,13 @@ impl Backend {
         let answer = lease.send(request);
         match self.head(answer, upload).await {
             Ok(response) => Ok(Answered { response, lease }),
-            Err(Failure { refusal: Refusal::BackendBroken, unsent }) => match unsent.or(copy) {
-                Some(request) => Box::pin(self.over_new_connection(request, upload)).await,
-                None => Err(Refusal::BackendBroken),
-            },
-            Err(Failure { refusal, .. }) => Err(refusal),
+            Err(Failure { refusal, unsent, unanswered }) => {
+                drop(lease);
+                match unsent.or(copy.filter(|_| unanswered)) {
+                    Some(request) => Box::pin(self.over_new_connection(request, upload)).await,
+                    None => Err(refusal),
+                }
+            }
         }
     }
 
@@ -100,7 +110,7 @@ impl Backend {
         answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
         upload: Option<&Upload>,
     ) -> Result<Response<Incoming>, Failure> {
-        let timeout = self.settings.backend.timeout;
+        let (timeout, idle_timeout) = (self.settings.backend.timeout, self.settings.limits.body_idle_timeout);
         let answer = {
             let mut answer = std::pin::pin!(answer);
             let mut deadline = std::pin::pin!(tokio::time::sleep(timeout));
@@ -108,13 +118,9 @@ impl Backend {
                 tokio::select! {
                     biased;
                     answer = &mut answer => break Some(answer),
-                    () = &mut deadline => match upload.map(Upload::ended_at) {
-                        // The backend's time begins when it has the whole request.
-                        Some(None) => deadline.as_mut().reset(tokio::time::Instant::now() + timeout),
-                        Some(Some(ended)) if ended.elapsed() < timeout => {
-                            deadline.as_mut().reset(tokio::time::Instant::from_std(ended + timeout));
-                        }
-                        _ => break None,
+                    () = &mut deadline => match upload.and_then(|it| it.extension(timeout, idle_timeout)) {
+                        Some(later) => deadline.as_mut().reset(later.into()),
+                        None => break None,
                     }
                 }
             }
@@ -122,21 +128,24 @@ impl Backend {
         match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 tracing::warn!("the backend switched protocols without having been asked");
-                Err(Failure { refusal: Refusal::BackendBroken, unsent: None })
+                Err(Refusal::BackendBroken.into())
             }
             Some(Ok(response)) => Ok(response),
             Some(Err(mut error)) => {
                 let unsent = error.take_message();
                 if let Some(fault) = upload.and_then(Upload::fault) {
-                    return Err(Failure { refusal: refusal(fault), unsent: None });
+                    return Err(refusal(fault).into());
                 }
+                let error = error.error();
                 if unsent.is_none() {
-                    let error: &dyn std::error::Error = error.error();
-                    tracing::debug!(error, "the exchange with the backend broke off");
+                    tracing::debug!(
+                        error = error as &dyn std::error::Error,
+                        "the exchange with the backend broke off"
+                    );
                 }
-                Err(Failure { refusal: Refusal::BackendBroken, unsent })
+                Err(Failure { refusal: Refusal::BackendBroken, unsent, unanswered: !error.is_parse() })
             }
-            None => Err(Failure { refusal: Refusal::BackendTimeout, unsent: None }),
+            None => Err(Refusal::BackendTimeout.into()),
         }
     }
 }

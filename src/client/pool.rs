@@ -18,6 +18,10 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::connect::{ConnectError, Connector};
 
+/// How long a core that is never without work goes on, while another waits, before it gives up a connection
+/// for it. Longer saves connecting, shorter saves waiting.
+const TURN: Duration = Duration::from_millis(50);
+
 /// A bound on connections that the pools of all cores share.
 #[derive(Debug)]
 pub struct ConnectionBound {
@@ -64,6 +68,9 @@ pub struct Pool<B> {
     idle_timeout: Duration,
     bound: Option<Arc<ConnectionBound>>,
     returned: Notify,
+    /// Those of this core who wait for a connection within the bound.
+    waiting: Cell<usize>,
+    yielded_at: Cell<Option<Instant>>,
     /// How long to wait for a connection when all that the bound allows are in use.
     patience: Duration,
     http1: http1::Builder,
@@ -97,6 +104,8 @@ where
             idle_timeout,
             bound,
             returned: Notify::new(),
+            waiting: Cell::new(0),
+            yielded_at: Cell::new(None),
             patience,
             http1,
         })
@@ -142,15 +151,16 @@ where
         if let Ok(permit) = Arc::clone(&bound.permits).try_acquire_owned() {
             return Ok(Turn::Permit(permit));
         }
-        let _waiting = Waiting::new(&bound.waiting);
+        let _waiting = Waiting::new(&bound.waiting, &self.waiting);
         let wait = async {
+            let mut permit = std::pin::pin!(Arc::clone(&bound.permits).acquire_owned());
             loop {
                 let returned = self.returned.notified();
                 if let Some(lease) = self.take_idle(Instant::now()) {
                     return Ok(Turn::Returned(lease));
                 }
                 tokio::select! {
-                    permit = Arc::clone(&bound.permits).acquire_owned() => {
+                    permit = &mut permit => {
                         return permit.map(Turn::Permit).map_err(|_| LeaseError::Exhausted);
                     }
                     () = returned => {}
@@ -178,13 +188,20 @@ where
         Census { active: self.open.get().saturating_sub(idle), idle }
     }
 
+    /// Whether another core waits for a connection.
     fn others_wait(&self) -> bool {
-        self.bound.as_ref().is_some_and(|bound| bound.waiting.load(Ordering::Relaxed) > 0)
+        self.bound.as_ref().is_some_and(|bound| bound.waiting.load(Ordering::Relaxed) > self.waiting.get())
     }
 
     fn keep(&self, sender: SendRequest<B>) {
-        self.idle.borrow_mut().push(Idle { sender, since: Instant::now() });
-        if self.others_wait() {
+        let now = Instant::now();
+        if self.others_wait() && self.yielded_at.get().is_none_or(|at| now.duration_since(at) >= TURN) {
+            // Closed, so that another core may open one: this one would never be without work.
+            self.yielded_at.set(Some(now));
+            return;
+        }
+        self.idle.borrow_mut().push(Idle { sender, since: now });
+        if self.waiting.get() > 0 {
             self.returned.notify_one();
         }
     }
@@ -253,17 +270,22 @@ impl Drop for OpenGuard {
     }
 }
 
-struct Waiting<'a>(&'a AtomicUsize);
+struct Waiting<'a> {
+    overall: &'a AtomicUsize,
+    here: &'a Cell<usize>,
+}
 
 impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+    fn new(overall: &'a AtomicUsize, here: &'a Cell<usize>) -> Self {
+        overall.fetch_add(1, Ordering::Relaxed);
+        here.set(here.get() + 1);
+        Self { overall, here }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.overall.fetch_sub(1, Ordering::Relaxed);
+        self.here.set(self.here.get() - 1);
     }
 }

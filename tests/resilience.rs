@@ -1,0 +1,405 @@
+//! What goes wrong around the gateway, and what its clients see of it.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::{Answer, Gateway, Introspector, PATIENCE, RawClient, Request, Upstream, echo};
+
+const ITEMS: &str = "/api/v2/items";
+const WRITER: (&str, &str) = ("Authorization", "Bearer 1|writer");
+
+struct Setting {
+    upstream: Upstream,
+    introspector: Introspector,
+    gateway: Gateway,
+}
+
+fn setting(yaml: &str) -> Setting {
+    let upstream = Upstream::start();
+    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).yaml(yaml).start();
+    Setting { upstream, introspector, gateway }
+}
+
+fn upload_head(length: usize) -> String {
+    format!(
+        "POST {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\nContent-Length: {length}\r\n\r\n"
+    )
+}
+
+/// Echoes the first request of each connection, and does `second` with the next.
+fn first_echo_then(second: Answer) -> impl Fn(&Request) -> Answer + Send + Sync + 'static {
+    let seen = Mutex::new(HashMap::<usize, usize>::new());
+    move |request| {
+        let mut seen = seen.lock().unwrap();
+        let count = seen.entry(request.connection).or_default();
+        *count += 1;
+        if *count == 1 { echo(request) } else { second.clone() }
+    }
+}
+
+#[test]
+fn a_backend_that_goes_and_comes_back_is_502_in_between() {
+    let mut setting = setting("");
+    let (stopping, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let statuses = Mutex::new(HashMap::<u16, usize>::new());
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = setting.gateway.client();
+                while !done.load(Ordering::SeqCst) {
+                    let response = client.request("GET", ITEMS, &[WRITER], b"");
+                    let expected =
+                        response.status == 200 || response.status == 502 && stopping.load(Ordering::SeqCst);
+                    assert!(expected, "{} {}", response.status, response.text());
+                    *statuses.lock().unwrap().entry(response.status).or_default() += 1;
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(200));
+        stopping.store(true, Ordering::SeqCst);
+        setting.upstream.stop();
+        thread::sleep(Duration::from_millis(200));
+        setting.upstream.resume();
+        thread::sleep(Duration::from_millis(200));
+        done.store(true, Ordering::SeqCst);
+    });
+    assert!(statuses.lock().unwrap().contains_key(&502));
+    assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200);
+}
+
+#[test]
+fn a_kept_connection_that_the_backend_closes_is_not_seen_where_repeating_is_safe() {
+    for (method, target, body, status, seen) in [
+        ("GET", ITEMS, "", 200, 3),
+        ("HEAD", ITEMS, "", 200, 3),
+        ("DELETE", "/api/v2/items/5", "", 200, 3),
+        ("POST", ITEMS, "", 502, 2),
+        ("PATCH", "/api/v2/items/5", "", 502, 2),
+        ("POST", ITEMS, "body", 502, 2),
+        ("PUT", "/api/v2/items/5", "body", 502, 2),
+    ] {
+        let setting = setting("");
+        setting.upstream.answer(first_echo_then(Answer::close()));
+        let mut client = setting.gateway.client();
+        assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 200);
+        let response = client.request(method, target, &[WRITER], body.as_bytes());
+        assert_eq!(response.status, status, "{method} {body}");
+        assert_eq!(setting.upstream.requests().len(), seen, "{method} {body}");
+    }
+}
+
+#[test]
+fn a_request_is_repeated_once_and_only_where_no_byte_of_an_answer_came() {
+    for (second, seen) in [
+        (Answer::raw("nothing that HTTP would say\r\n\r\n").then_close(), 2),
+        (Answer::raw("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"), 2),
+    ] {
+        let setting = setting("");
+        let context = format!("{second:?}");
+        setting.upstream.answer(first_echo_then(second));
+        let mut client = setting.gateway.client();
+        assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 200);
+        assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 502, "{context}");
+        assert_eq!(setting.upstream.requests().len(), seen, "{context}");
+    }
+    let setting = setting("");
+    let mut client = setting.gateway.client();
+    assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 200);
+    setting.upstream.answer(|_| Answer::close());
+    assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 502);
+    assert_eq!(setting.upstream.requests().len(), 3, "one, and one that was tried twice");
+}
+
+/// The gateway stands still while its kept connection closes and a request comes: it finds both at once.
+#[test]
+fn what_was_never_sent_goes_out_again_whatever_the_method() {
+    let setting = setting("");
+    let mut client = setting.gateway.client();
+    for round in 1..=5 {
+        assert_eq!(client.request("POST", ITEMS, &[WRITER], b"first").status, 200);
+        setting.gateway.signal(Signal::STOP);
+        setting.upstream.close_connections();
+        client.send(upload_head(6)).send("second");
+        setting.gateway.signal(Signal::CONT);
+        assert_eq!(client.response().status, 200, "round {round}");
+        let requests = setting.upstream.wait_for_requests(2 * round);
+        assert_eq!(requests.len(), 2 * round);
+        assert_eq!(requests.last().unwrap().text(), "second");
+    }
+}
+
+#[test]
+fn malformed_answers_are_502() {
+    let setting = setting("");
+    let large = format!("HTTP/1.1 200 OK\r\nX-Large: {}\r\n\r\n", "x".repeat(2 * 1024 * 1024));
+    let mut client = setting.gateway.client();
+    for answer in [
+        "HTTP/1.1 2x OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1a\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX y: z\r\n\r\n",
+        "HTTP/4.2 200 OK\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        &large,
+    ] {
+        let sent = answer.to_owned();
+        setting.upstream.answer(move |_| Answer::raw(sent.clone()).then_close());
+        let response = client.request("GET", ITEMS, &[WRITER], b"");
+        let context = answer.chars().take(100).collect::<String>();
+        assert_eq!((response.status, response.text()), (502, r#"{"message":"Bad Gateway."}"#), "{context}");
+    }
+    setting.upstream.answer(echo);
+    assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 200);
+    setting.gateway.wait_for_metric("requests_total{reason=\"backend_broken\",status=\"502\"}", 9.0);
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_no_short_good_one() {
+    let setting = setting("limits: {body_idle_timeout: 300ms}");
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+    let mut broken = 0.0;
+    for answer in [
+        Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").then_close(),
+        Answer::raw(CHUNKED).then_close(),
+        Answer::raw(CHUNKED).then("garbage\r\n").then_close(),
+        Answer::raw(CHUNKED).then("5\r\nha").then_close(),
+    ] {
+        let context = format!("{answer:?}");
+        setting.upstream.answer(move |_| answer.clone());
+        let mut client = setting.gateway.client();
+        client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
+        let error = client.try_response(false).expect_err(&context);
+        assert!(!matches!(error.kind(), std::io::ErrorKind::WouldBlock), "{context}: {error}");
+        broken += 1.0;
+        setting.gateway.wait_for_metric("requests_total{reason=\"backend_broken\",status=\"200\"}", broken);
+    }
+    for answer in [
+        Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").then_hang(),
+        Answer::raw(CHUNKED).then_hang(),
+    ] {
+        setting.upstream.answer(move |_| answer.clone());
+        let mut client = setting.gateway.client();
+        client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
+        let started = Instant::now();
+        client.try_response(false).expect_err("a broken message");
+        assert!((250..3000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    }
+    setting.gateway.wait_for_metric("requests_total{reason=\"backend_timeout\",status=\"200\"}", 2.0);
+}
+
+#[test]
+fn the_backends_time_begins_at_the_end_of_the_requests_body() {
+    let setting = setting("backend:\n  timeout: 300ms\n");
+    let mut client = setting.gateway.client();
+    let slowly = |client: &mut RawClient| {
+        client.send(upload_head(8));
+        for _ in 0..8 {
+            thread::sleep(Duration::from_millis(100));
+            client.send("x");
+        }
+        Instant::now()
+    };
+    slowly(&mut client);
+    assert_eq!(client.response().status, 200, "a slow upload is not the backend's fault");
+    setting.upstream.answer(|_| Answer::hang());
+    let ended = slowly(&mut client);
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (504, r#"{"message":"Gateway Timeout."}"#));
+    let waited = ended.elapsed().as_millis();
+    assert!((280..2000).contains(&waited), "{waited} ms");
+    let started = Instant::now();
+    assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 504);
+    let waited = started.elapsed().as_millis();
+    assert!((280..2000).contains(&waited), "{waited} ms");
+    setting.gateway.wait_for_metric("requests_total{reason=\"backend_timeout\",status=\"504\"}", 2.0);
+}
+
+#[test]
+fn an_upload_that_stands_still_is_408() {
+    let setting = setting("limits: {body_idle_timeout: 300ms}");
+    for sent in [upload_head(10) + "half", upload_head(10)] {
+        let started = Instant::now();
+        let answer = setting.gateway.client().send(&sent).read_until_close();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(answer.ends_with(r#"{"message":"Request Timeout."}"#), "{answer}");
+        let waited = started.elapsed().as_millis();
+        assert!((280..3000).contains(&waited), "{waited} ms");
+    }
+    setting.gateway.wait_for_metric("requests_total{reason=\"limited\",status=\"408\"}", 2.0);
+    assert!(setting.upstream.requests().iter().all(|request| !request.complete));
+    let mut steady = setting.gateway.client();
+    steady.send(upload_head(5));
+    for _ in 0..5 {
+        thread::sleep(Duration::from_millis(150));
+        steady.send("x");
+    }
+    assert_eq!(steady.response().status, 200, "slow is not standing still");
+}
+
+#[test]
+fn a_backend_that_takes_nothing_of_an_upload_is_504() {
+    let setting = setting("backend:\n  timeout: 200ms\nlimits: {body_idle_timeout: 300ms}");
+    setting.upstream.answer_early(|_| Some(Answer::hang()));
+    let mut client = setting.gateway.client();
+    client.send(upload_head(64 * 1024 * 1024));
+    let started = Instant::now();
+    // More than fits into the buffers between here and there.
+    let mut client = client.patience(Duration::from_secs(2));
+    while client.try_send([b'x'; 64 * 1024]).is_ok() {
+        assert!(started.elapsed() < PATIENCE, "it is still taken");
+    }
+    let waited = started.elapsed().as_millis();
+    assert!(waited < 5000, "{waited} ms");
+    setting.gateway.wait_for_metric("requests_total{reason=\"backend_timeout\",status=\"504\"}", 1.0);
+}
+
+#[test]
+fn a_client_that_reads_nothing_of_its_answer_is_let_go() {
+    let setting = setting("limits: {body_idle_timeout: 300ms}");
+    let body = vec![b'x'; 64 * 1024 * 1024];
+    setting.upstream.answer(move |_| Answer::with(200, &[], &body));
+    let mut client = setting.gateway.client();
+    client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
+    setting.gateway.wait_for_metric("requests_total{reason=\"client_gone\",status=\"200\"}", 1.0);
+    setting.gateway.wait_for_metric("client_connections", 0.0);
+    setting.gateway.wait_for_metric("backend_connections", 0.0);
+}
+
+#[test]
+fn a_backend_that_accepts_no_connection_in_time_is_502() {
+    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    // Nobody accepts, and what may wait for it is used up.
+    let waiting: Vec<_> = (0..2)
+        .map_while(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok())
+        .collect();
+    let gateway = Gateway::builder()
+        .introspector(&introspector)
+        .yaml(&format!("backend:\n  url: http://{address}\n  connect_timeout: 300ms\n"))
+        .start();
+    let started = Instant::now();
+    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 502);
+    let waited = started.elapsed().as_millis();
+    assert!((280..2000).contains(&waited), "{waited} ms");
+    gateway.wait_for_metric("requests_total{reason=\"backend_unreachable\",status=\"502\"}", 1.0);
+    drop(waiting);
+}
+
+#[test]
+fn an_introspector_that_goes_and_comes_back_never_turns_a_no_into_a_yes_or_a_yes_into_a_no() {
+    for (stale, known_may_be) in [("0s", &[200, 503][..]), ("60s", &[200])] {
+        let mut setting =
+            setting(&format!("cache: {{ttl: 50ms, negative_ttl: 50ms, stale_if_error: {stale}}}"));
+        let done = AtomicBool::new(false);
+        let (known, unknown) = (Mutex::new(HashMap::new()), Mutex::new(HashMap::new()));
+        assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200);
+        thread::scope(|scope| {
+            for (token, statuses) in [("1|writer", &known), ("2|unknown", &unknown)].repeat(2) {
+                let (gateway, done) = (&setting.gateway, &done);
+                scope.spawn(move || {
+                    let mut client = gateway.client();
+                    while !done.load(Ordering::SeqCst) {
+                        let status = client.get(ITEMS, Some(token)).status;
+                        *statuses.lock().unwrap().entry(status).or_insert(0) += 1;
+                    }
+                });
+            }
+            thread::sleep(Duration::from_millis(200));
+            setting.introspector.stop();
+            thread::sleep(Duration::from_millis(400));
+            setting.introspector.resume();
+            thread::sleep(Duration::from_millis(300));
+            done.store(true, Ordering::SeqCst);
+        });
+        let seen = |statuses: &Mutex<HashMap<u16, usize>>| {
+            let mut seen: Vec<_> = statuses.lock().unwrap().keys().copied().collect();
+            seen.sort_unstable();
+            seen
+        };
+        assert_eq!(seen(&known), known_may_be, "known, stale_if_error: {stale}");
+        assert_eq!(seen(&unknown), [401, 503], "unknown, stale_if_error: {stale}");
+        assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200, "it recovers by itself");
+        assert_eq!(setting.gateway.get(ITEMS, Some("2|unknown")).status, 401, "it recovers by itself");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_request_to_the_backend_with_it() {
+    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let gateway = Gateway::builder()
+        .introspector(&introspector)
+        .yaml(&format!("backend:\n  url: http://{}\n", backend.local_addr().unwrap()))
+        .start();
+    for (count, answer) in [(1.0, ""), (2.0, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")] {
+        let mut client = gateway.client();
+        client.send(format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n"));
+        let (mut at_backend, _) = backend.accept().unwrap();
+        at_backend.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            at_backend.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        at_backend.write_all(answer.as_bytes()).unwrap();
+        if !answer.is_empty() {
+            client.read_some();
+        }
+        drop(client);
+        let mut byte = [0];
+        let end = at_backend.read(&mut byte);
+        assert!(matches!(end, Ok(0)) || end.is_err_and(|error| crate::support::client::is_close(&error)));
+        gateway.wait_for_metric("requests_total{reason=\"client_gone\"}", count);
+    }
+    gateway.wait_for_metric("requests_total{reason=\"client_gone\",status=\"499\"}", 1.0);
+    gateway.wait_for_metric("backend_connections", 0.0);
+}
+
+#[test]
+fn the_bound_on_backend_connections_holds_over_all_cores_and_starves_neither() {
+    for bound in [1, 3] {
+        let setting = setting(&format!("backend:\n  max_connections: {bound}\n"));
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (counted, peak) = (Arc::clone(&running), Arc::clone(&most));
+        setting.upstream.answer(move |request| {
+            peak.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(10));
+            counted.fetch_sub(1, Ordering::SeqCst);
+            echo(request)
+        });
+        let started = Instant::now();
+        let slowest = Mutex::new(Duration::ZERO);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut client = setting.gateway.client();
+                    while started.elapsed() < Duration::from_secs(3) {
+                        let asked = Instant::now();
+                        let response = client.request("GET", ITEMS, &[WRITER], b"");
+                        assert_eq!(response.status, 200, "{}", response.text());
+                        let mut slowest = slowest.lock().unwrap();
+                        *slowest = asked.elapsed().max(*slowest);
+                    }
+                });
+            }
+        });
+        assert!(most.load(Ordering::SeqCst) <= bound, "{most:?} at once");
+        let slowest = *slowest.lock().unwrap();
+        assert!(slowest < Duration::from_millis(1500), "one waited for {slowest:?}");
+    }
+}
