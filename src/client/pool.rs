@@ -15,6 +15,7 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 
 use super::connect::{ConnectError, Connector};
 
@@ -77,8 +78,22 @@ pub struct Pool<B> {
 }
 
 struct Idle<B> {
-    sender: SendRequest<B>,
+    connection: Connection<B>,
     since: Instant,
+}
+
+/// One connection; closed at once when it is dropped.
+struct Connection<B> {
+    sender: SendRequest<B>,
+    task: AbortHandle,
+}
+
+impl<B> Drop for Connection<B> {
+    /// Letting go of the sender is not enough: hyper would first flush, and as long as the other side takes
+    /// nothing of a request's body it does so in a busy loop.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl<B> Pool<B>
@@ -114,9 +129,9 @@ where
     /// The most recently used idle connection, if there is one that still lives.
     pub fn take_idle(self: &Rc<Self>, now: Instant) -> Option<Lease<B>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { sender, since }) = idle.pop() {
-            if sender.is_ready() && now.saturating_duration_since(since) < self.idle_timeout {
-                return Some(Lease { sender, pool: Rc::clone(self) });
+        while let Some(Idle { connection, since }) = idle.pop() {
+            if connection.sender.is_ready() && now.saturating_duration_since(since) < self.idle_timeout {
+                return Some(Lease { connection, pool: Rc::clone(self) });
             }
         }
         None
@@ -139,12 +154,13 @@ where
         let (sender, connection) =
             self.http1.handshake(TokioIo::new(stream)).await.map_err(LeaseError::Handshake)?;
         let open = OpenGuard::new(&self.open);
-        tokio::task::spawn_local(async move {
+        let task = tokio::task::spawn_local(async move {
+            let _counted = (open, permit);
             // Whoever waits for the answer is told of a failure through the request itself.
             let _ = connection.await;
-            drop((open, permit));
         });
-        Ok(Lease { sender, pool: Rc::clone(self) })
+        let connection = Connection { sender, task: task.abort_handle() };
+        Ok(Lease { connection, pool: Rc::clone(self) })
     }
 
     async fn wait_for_turn(self: &Rc<Self>, bound: &Arc<ConnectionBound>) -> Result<Turn<B>, LeaseError> {
@@ -175,7 +191,7 @@ where
     pub fn sweep(&self, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|kept| {
-            !kept.sender.is_closed() && now.saturating_duration_since(kept.since) < self.idle_timeout
+            !kept.connection.sender.is_closed() && now.saturating_duration_since(kept.since) < self.idle_timeout
         });
         if self.others_wait() && !idle.is_empty() {
             idle.remove(0);
@@ -193,14 +209,14 @@ where
         self.bound.as_ref().is_some_and(|bound| bound.waiting.load(Ordering::Relaxed) > self.waiting.get())
     }
 
-    fn keep(&self, sender: SendRequest<B>) {
+    fn keep(&self, connection: Connection<B>) {
         let now = Instant::now();
         if self.others_wait() && self.yielded_at.get().is_none_or(|at| now.duration_since(at) >= TURN) {
             // Closed, so that another core may open one: this one would never be without work.
             self.yielded_at.set(Some(now));
             return;
         }
-        self.idle.borrow_mut().push(Idle { sender, since: now });
+        self.idle.borrow_mut().push(Idle { connection, since: now });
         if self.waiting.get() > 0 {
             self.returned.notify_one();
         }
@@ -216,7 +232,7 @@ enum Turn<B> {
 ///
 /// Dropping it closes the connection; [`Lease::give_back`] keeps it.
 pub struct Lease<B> {
-    sender: SendRequest<B>,
+    connection: Connection<B>,
     pool: Rc<Pool<B>>,
 }
 
@@ -233,23 +249,23 @@ where
         &mut self,
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
-        self.sender.try_send_request(request)
+        self.connection.sender.try_send_request(request)
     }
 
     /// Keeps the connection for another request, as soon as it has finished with this one.
     pub fn give_back(self) {
-        let Self { mut sender, pool } = self;
-        if sender.is_closed() {
+        let Self { mut connection, pool } = self;
+        if connection.sender.is_closed() {
             return;
         }
-        if sender.is_ready() {
-            pool.keep(sender);
+        if connection.sender.is_ready() {
+            pool.keep(connection);
             return;
         }
         // The answer came before the request's body was at its end, or hyper has yet to notice that both are.
         tokio::task::spawn_local(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(pool.idle_timeout, sender.ready()).await {
-                pool.keep(sender);
+            if let Ok(Ok(())) = tokio::time::timeout(pool.idle_timeout, connection.sender.ready()).await {
+                pool.keep(connection);
             }
         });
     }
