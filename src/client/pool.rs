@@ -191,7 +191,8 @@ where
     pub fn sweep(&self, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|kept| {
-            !kept.connection.sender.is_closed() && now.saturating_duration_since(kept.since) < self.idle_timeout
+            !kept.connection.sender.is_closed()
+                && now.saturating_duration_since(kept.since) < self.idle_timeout
         });
         if self.others_wait() && !idle.is_empty() {
             idle.remove(0);
