@@ -1,6 +1,6 @@
 //! `check`: every mistake of a configuration.
 
-use super::{ConfigArgument, Exit, output, report, show};
+use super::{ConfigArgument, Exit, output, refuse, show};
 use crate::config::load;
 use crate::server::Parts;
 
@@ -15,13 +15,13 @@ impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
         let path = self.config.path();
         match load(&path) {
-            Ok(loaded) => {
-                show(&loaded.warnings);
+            Ok(mut loaded) => {
                 // What `run` would build from it, certificates and roots included.
                 if let Err(error) = Parts::build(&loaded.settings) {
-                    report(format_args!("error: {}: {error}", path.display()));
+                    refuse(&mut loaded.warnings, &error);
                     return Exit::Wrong;
                 }
+                show(&loaded.warnings);
                 let routes = loaded.settings.abilities.routes().len();
                 output(Exit::Fine, |stdout| writeln!(stdout, "{}: fine, {routes} routes", path.display()))
             }

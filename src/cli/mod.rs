@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::config;
+use crate::server::StartError;
 
 /// A reverse proxy that puts token abilities in front of Stockaj.
 #[derive(Debug, clap::Parser)]
@@ -113,6 +114,17 @@ pub(crate) fn show(findings: &config::Report) {
         let mut stderr = anstream::stderr().lock();
         // anstream takes the colours out where they do not belong.
         let _ = stderr.write_all(findings.render(true).as_bytes());
+    }
+}
+
+/// Shows why a configuration cannot be served, with what else was found in it.
+pub(crate) fn refuse(findings: &mut config::Report, error: &StartError) {
+    match error.key() {
+        Some((key, reason)) => {
+            findings.refuse(&key, reason);
+            show(findings);
+        }
+        None => report(format_args!("error: {error}")),
     }
 }
 

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{ConfigArgument, Exit, report, show};
+use super::{ConfigArgument, Exit, refuse, report, show};
 use crate::config;
 use crate::server::Server;
 use crate::telemetry::log;
@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
         let path = self.config.path();
-        let loaded = match config::load(&path) {
+        let mut loaded = match config::load(&path) {
             Ok(loaded) => loaded,
             Err(mistakes) => {
                 show(&mistakes);
@@ -33,7 +33,7 @@ impl Arguments {
         let server = match Server::bind(loaded.settings, guard) {
             Ok(server) => server,
             Err(error) => {
-                report(format_args!("error: {}: {error}", path.display()));
+                refuse(&mut loaded.warnings, &error);
                 return Exit::Configuration;
             }
         };

@@ -210,6 +210,6 @@ leaf_schema!(
     IntrospectionUrl,
     json_schema!({
         "type": "string",
-        "pattern": format!(r"^[hH][tT][tT][pP][sS]?://[^/?#@:][^/?#@]*([/?][^#]*)?$|{FROM_ENVIRONMENT}"),
+        "pattern": format!(r"^[hH][tT][tT][pP][sS]?://[^/?#@:][^/?#@]*(/[^#]*)?$|{FROM_ENVIRONMENT}"),
     })
 );

@@ -9,8 +9,8 @@ use super::decode::{Decode, Decoder};
 use super::interpolate::Environment;
 use super::report::{Mistake, Report, Severity};
 use super::settings::{self, IntrospectionStyle, ResponsePointers, Settings};
-use super::source::Source;
-use super::tree::{Node, Value};
+use super::source::{Source, Span};
+use super::tree::{Entry, Node, Value};
 use super::values::{Style, parse_pointer};
 use super::written::{self, Gateway, MapFile};
 use crate::policy::map::AbilityMap;
@@ -91,15 +91,30 @@ pub fn load_admin_address(path: &Path) -> Result<settings::ListenAddress, Report
 }
 
 fn settings(path: &Path, tree: Option<Rc<Node>>, mut decoder: Decoder<'_>) -> Result<Loaded, Report> {
+    let places = tree.as_deref().map(places).unwrap_or_default();
     let written = tree.and_then(|tree| Gateway::decode(&tree, &mut decoder));
     let settings = written.and_then(|written| compile(written, &mut decoder));
     let (report, files) = report(path, decoder);
     match settings {
         Some(settings) if report.count(Severity::Error) == 0 => {
-            Ok(Loaded { settings, warnings: report, files })
+            Ok(Loaded { settings, warnings: report.with_places(places), files })
         }
         _ => Err(report),
     }
+}
+
+/// Where the addresses and the `tls` sections are: whether they can be used, only a start shows.
+fn places(tree: &Node) -> Vec<(String, Span)> {
+    let Value::Mapping(sections) = &tree.value else { return Vec::new() };
+    let keys = sections.iter().flat_map(|Entry { key: section, value }| {
+        let entries = match &value.value {
+            Value::Mapping(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().map(move |Entry { key, value }| (format!("{}.{}", section.text, key.text), key, value))
+    });
+    let wanted = keys.filter(|(_, key, _)| matches!(&*key.text, "address" | "tls"));
+    wanted.map(|(path, key, value)| (path, if value.is_scalar() { value.span } else { key.span })).collect()
 }
 
 /// Reads only the ability map of a `gateway.yaml`, or a map file `{routes: {…}}`. Needs no secret, and the

@@ -102,6 +102,8 @@ pub struct Report {
     name: String,
     sources: Vec<Source>,
     mistakes: Vec<Mistake>,
+    /// Where keys are whose values only a start can judge.
+    places: Vec<(String, Span)>,
 }
 
 impl Report {
@@ -109,7 +111,21 @@ impl Report {
         mistakes.sort_by_key(|mistake| mistake.place.as_ref().map(|(span, _)| *span));
         // What stands behind several aliases is wrong once.
         mistakes.dedup();
-        Self { name, sources, mistakes }
+        Self { name, sources, mistakes, places: Vec::new() }
+    }
+
+    pub(super) fn with_places(self, places: Vec<(String, Span)>) -> Self {
+        Self { places, ..self }
+    }
+
+    /// Adds what a start found: that the value of `key`, such as `listen.tls`, cannot be used.
+    pub fn refuse(&mut self, key: &str, reason: String) {
+        let place = self.places.iter().find(|(name, _)| name == key);
+        let mistake = match place {
+            Some((_, span)) => Mistake::error("cannot be used").at(*span, reason),
+            None => Mistake::error(reason),
+        };
+        self.mistakes.push(mistake.of(key));
     }
 
     /// Whether nothing was found.

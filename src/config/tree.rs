@@ -75,6 +75,10 @@ impl Node {
         Self::new(Span::default(), value)
     }
 
+    pub(super) const fn is_scalar(&self) -> bool {
+        matches!(self.value, Value::Scalar { .. })
+    }
+
     /// Whether it is null, or nothing at all.
     pub(super) fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar { text, plain: true }

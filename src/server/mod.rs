@@ -37,8 +37,13 @@ use crate::tokens::turns::Turns;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error(transparent)]
-    Bind(#[from] BindError),
+    #[error("{section}.address: {source}")]
+    Bind {
+        /// `listen` or `admin`
+        section: &'static str,
+        /// What is wrong with it.
+        source: BindError,
+    },
     /// The certificate of `listen.tls` cannot be served.
     #[error("listen.tls: {0}")]
     Certificate(#[from] tls::CertificateError),
@@ -53,6 +58,18 @@ pub enum StartError {
     /// The system gives no thread or no event queue.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
+}
+
+impl StartError {
+    /// The key that it is about, and what is wrong with that key's value.
+    pub fn key(&self) -> Option<(String, String)> {
+        match self {
+            Self::Bind { section, source } => Some((format!("{section}.address"), source.to_string())),
+            Self::Certificate(source) => Some(("listen.tls".to_owned(), source.to_string())),
+            Self::Connector { section, source } => Some((format!("{section}.tls"), source.to_string())),
+            Self::System(_) => None,
+        }
+    }
 }
 
 /// What the configuration's certificates and roots come to.
@@ -95,8 +112,10 @@ impl Server {
     /// Whatever keeps the configuration from being served. Nothing is left half-started.
     pub fn bind(settings: Settings, log: log::Guard) -> Result<Self, StartError> {
         let parts = Parts::build(&settings)?;
-        let proxy = Listener::bind(&settings.listen.address)?;
-        let admin = Listener::bind(&settings.admin.address)?;
+        let bind =
+            |address, section| Listener::bind(address).map_err(|source| StartError::Bind { section, source });
+        let proxy = bind(&settings.listen.address, "listen")?;
+        let admin = bind(&settings.admin.address, "admin")?;
         Ok(Self { settings: Arc::new(settings), log, proxy, admin, parts })
     }
 
