@@ -148,7 +148,12 @@ struct Open {
 
 enum Children {
     List(Vec<Rc<Node>>),
-    Mapping { entries: Vec<Entry>, first: HashMap<Box<str>, Span>, key: Option<Key> },
+    /// Its `key` is the one whose value comes next; within it none where that key is not text.
+    Mapping {
+        entries: Vec<Entry>,
+        first: HashMap<Box<str>, Span>,
+        key: Option<Option<Key>>,
+    },
 }
 
 struct Builder<'a> {
@@ -190,6 +195,9 @@ impl<'a> Builder<'a> {
             Event::SequenceEnd | Event::MappingEnd => self.close(span),
             Event::Alias(anchor) => {
                 let node = self.follow(anchor, span);
+                if self.is_secret() && !self.expects_key() {
+                    self.secrets.push(node.span.start..node.span.end);
+                }
                 self.add(node);
             }
             Event::UnresolvedAlias(name) => {
@@ -267,7 +275,8 @@ impl<'a> Builder<'a> {
         match &mut open.children {
             Children::List(items) => items.push(node),
             Children::Mapping { entries, first, key } => match key.take() {
-                Some(key) => {
+                Some(None) => {}
+                Some(Some(key)) => {
                     if let Some(earlier) = first.get(&key.text) {
                         self.mistakes.push(
                             Mistake::error(format!("duplicate key `{}`", key.text))
@@ -280,15 +289,14 @@ impl<'a> Builder<'a> {
                     entries.push(Entry { key, value: node });
                 }
                 None => {
-                    let text = match &node.value {
-                        Value::Scalar { text, .. } => text.clone(),
-                        _ => {
-                            let label = "expected a key that is text";
-                            self.mistakes.push(Mistake::error("not a key").at(node.span, label));
-                            "?".into()
-                        }
+                    let Value::Scalar { text, .. } = &node.value else {
+                        let label = "expected a key that is text";
+                        self.mistakes.push(Mistake::error("not a key").at(node.span, label));
+                        *key = Some(None);
+                        return;
                     };
-                    *key = Some(Key { text, span: Span { source: self.source, ..node.span } });
+                    let span = Span { source: self.source, ..node.span };
+                    *key = Some(Some(Key { text: text.clone(), span }));
                 }
             },
         }
@@ -303,7 +311,7 @@ impl<'a> Builder<'a> {
     fn is_secret(&self) -> bool {
         self.open.last().is_some_and(|open| {
             open.secret
-                || matches!(&open.children, Children::Mapping { key: Some(key), .. } if names_secret(&key.text))
+                || matches!(&open.children, Children::Mapping { key: Some(Some(key)), .. } if names_secret(&key.text))
         })
     }
 }
@@ -328,8 +336,8 @@ fn user_info(text: &str) -> Option<Range<usize>> {
     Some(start..start + authority.rfind('@')?)
 }
 
-/// The secrets of a file whose syntax is broken: whatever follows such a key on its line, and every deeper
-/// line below it.
+/// The secrets of a file whose syntax is broken: whatever follows such a key on its line, and what may go on
+/// with it on the lines below: deeper ones, and those without a key.
 fn secrets_by_line(text: &str) -> Vec<Range<usize>> {
     let mut secrets = Vec::new();
     let mut below = None;
@@ -337,7 +345,8 @@ fn secrets_by_line(text: &str) -> Vec<Range<usize>> {
     for line in text.split_inclusive('\n') {
         let end = start + line.trim_end().len();
         let indent = line.len() - line.trim_start().len();
-        if below.is_some_and(|key| indent > key || line.trim().is_empty()) {
+        let goes_on = |key| indent > key || line.trim_start().starts_with(':') || !line.contains(':');
+        if below.is_some_and(goes_on) {
             secrets.push(start..end);
         } else {
             let value = line.char_indices().filter(|&(_, character)| character == ':').find(|&(colon, _)| {
@@ -345,7 +354,8 @@ fn secrets_by_line(text: &str) -> Vec<Range<usize>> {
                 let word = key.rfind(['"', '\'', ' ', '{', ',']).map_or(key, |before| &key[before + 1..]);
                 names_secret(word)
             });
-            below = value.map(|_| indent);
+            let explicit = line.trim().strip_prefix('?').is_some_and(|key| names_secret(key.trim()));
+            below = (explicit || value.is_some()).then_some(indent);
             if let Some((colon, _)) = value {
                 secrets.push((start + colon + 1).min(end)..end);
             }
