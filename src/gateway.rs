@@ -5,7 +5,7 @@
 //! the [`Permit`] that only a decision holds.
 
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -243,7 +243,9 @@ impl Gateway {
             },
             authorization,
         };
-        headers::prepare_request(&mut head.headers, forwarding);
+        if headers::prepare_request(&mut head.headers, forwarding) {
+            warn_of_distrust();
+        }
         if upload.is_some() && !head.headers.contains_key(CONTENT_LENGTH) {
             // Said outright: hyper takes a GET or HEAD of unknown length to have no body.
             head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -258,6 +260,16 @@ impl Gateway {
         exchange.backend = asked.elapsed();
         answered
     }
+}
+
+/// Behind an ingress that is not trusted, the backend builds its links for the wrong scheme and host.
+fn warn_of_distrust() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing::warn!(
+            "X-Forwarded-* or the like came from a peer that is not in listen.trusted_proxies, and was dropped"
+        );
+    });
 }
 
 /// The request's id: a trusted peer's, or a random one of 32 hex digits.

@@ -45,8 +45,10 @@ pub struct Forwarding<'a> {
     pub authorization: Option<HeaderValue>,
 }
 
-/// Turns the fields of a client's request into those that the backend gets.
-pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) {
+/// Turns the fields of a client's request into those that the backend gets. Says whether fields were dropped
+/// in which a peer that is not trusted told for whom it forwards.
+pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> bool {
+    let mut distrusted = false;
     let mut going = Vec::new();
     let mut wants_trailers = false;
     let mut has_connection = false;
@@ -58,7 +60,11 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) {
                 wants_trailers |= *name == TE && accepts_trailers(fields);
                 true
             }
-            Fate::Forwarding => !forwarding.trusted,
+            Fate::Forwarding => {
+                // Many clients name their requests; that says nothing of a proxy between.
+                distrusted |= !forwarding.trusted && *name != X_REQUEST_ID;
+                !forwarding.trusted
+            }
             Fate::NeverSent => true,
         };
         if goes {
@@ -77,6 +83,7 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) {
         fields.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     set_fields(fields, forwarding);
+    distrusted
 }
 
 /// Turns the fields of the backend's answer into those that the client gets: hop-by-hop fields go, all else is
@@ -354,9 +361,13 @@ mod tests {
 
     impl Case<'_> {
         fn prepare(self, sent: &[(&str, &str)]) -> Vec<(String, String)> {
+            self.prepare_and_tell(sent).0
+        }
+
+        fn prepare_and_tell(self, sent: &[(&str, &str)]) -> (Vec<(String, String)>, bool) {
             let mut fields = fields(sent);
             fields.append(HOST, HeaderValue::from_static("app"));
-            prepare_request(
+            let distrusted = prepare_request(
                 &mut fields,
                 Forwarding {
                     method: &self.method,
@@ -369,7 +380,23 @@ mod tests {
                     authorization: self.authorization.map(|it| HeaderValue::from_str(it).unwrap()),
                 },
             );
-            lines(&fields)
+            (lines(&fields), distrusted)
+        }
+    }
+
+    #[test]
+    fn what_a_stranger_tells_of_a_proxy_is_noticed() {
+        for (name, noticed) in [
+            ("X-Forwarded-Proto", true),
+            ("Forwarded", true),
+            ("X-Real-IP", true),
+            ("X-Request-Id", false),
+            ("X-Token-Id", false),
+            ("Accept", false),
+        ] {
+            assert_eq!(PUBLIC.prepare_and_tell(&[(name, "a")]).1, noticed, "{name}");
+            let trusted = Case { trusted: true, ..PUBLIC };
+            assert!(!trusted.prepare_and_tell(&[(name, "a")]).1, "{name} of a trusted peer");
         }
     }
 
