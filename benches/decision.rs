@@ -1,4 +1,4 @@
-//! What the pure part of a decision costs: target, map and abilities, apart and together.
+//! What a decision costs: target, map, cache hit and abilities, apart and together.
 //!
 //! `cargo bench --bench decision`
 
@@ -6,12 +6,18 @@
 #![allow(missing_docs, clippy::expect_used)]
 
 use std::hint::black_box;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use stockaj_gateway::client::Connector;
+use stockaj_gateway::client::pool::Pool;
+use stockaj_gateway::config;
 use stockaj_gateway::policy::ability::{Abilities, Permit, Requirement};
 use stockaj_gateway::policy::bearer::Token;
 use stockaj_gateway::policy::headers::{Forwarding, prepare_answer, prepare_request};
@@ -19,6 +25,13 @@ use stockaj_gateway::policy::map::{AbilityMap, MapBuilder, Unmapped};
 use stockaj_gateway::policy::path::CanonicalPath;
 use stockaj_gateway::policy::refusal::Refusal;
 use stockaj_gateway::policy::target::Target;
+use stockaj_gateway::telemetry::metrics::Metrics;
+use stockaj_gateway::tokens::Verdict;
+use stockaj_gateway::tokens::cache::{TokenCache, TokenHash};
+use stockaj_gateway::tokens::introspector::Introspector;
+use stockaj_gateway::tokens::lookup::{Held, Lookup, Shared};
+use stockaj_gateway::tokens::turns::Turns;
+use tokio::runtime::{self, LocalOptions};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -89,6 +102,59 @@ fn request_fields() -> HeaderMap {
     fields
 }
 
+/// A core that has the verdict of the scanner's token at hand, for a day.
+fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
+    let text = "backend: {url: 'http://127.0.0.1:9'}\nintrospection: {url: 'http://127.0.0.1:9'}\n\
+                cache: {ttl: 24h}\nabilities: {routes: {/up: {GET: public}}}\n";
+    let loaded = config::load_text("bench", text.to_owned()).map_err(|report| report.to_string())?;
+    let settings = Arc::new(loaded.settings);
+    let introspection = &settings.introspection;
+    let connector = Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)?;
+    let pool = Pool::new(Arc::new(connector), Duration::ZERO, None, introspection.timeout);
+    let cache = TokenCache::new(&settings.cache, Box::new(|_| {}));
+    let shared = Arc::new(Shared { cache, turns: Turns::new(introspection.max_concurrent) });
+    let introspector = Introspector::new(Arc::clone(&settings), pool);
+    let lookup = Lookup::new(Arc::clone(&shared), introspector, Metrics::new(1).core(0));
+
+    let token = Token::from_fields(fields, 1024).map_err(|refusal| format!("{refusal:?}"))?;
+    let hash = TokenHash::of(token.secret());
+    let verdict = Verdict {
+        id: "17".into(),
+        name: Some("scanner".into()),
+        abilities: scanner(),
+        expires_at: None,
+        context: None,
+        created_at: None,
+        workspace_id: None,
+    };
+    let now = Instant::now();
+    shared.cache.store(hash, verdict, shared.cache.generation(), now, now, SystemTime::now());
+    let runtime = runtime::Builder::new_current_thread().build_local(LocalOptions::default())?;
+    runtime.block_on(lookup.look_further(hash, token, now)).map_err(|refusal| format!("{refusal:?}"))?;
+    Ok(lookup)
+}
+
+/// The verdict's look-up: hash, front cache, standing.
+fn verdict(lookup: &Rc<Lookup>, token: Token<'_>, now: Instant) -> Option<Held> {
+    lookup.at_hand(&TokenHash::of(token.secret()), token, now)
+}
+
+/// The gateway's own order, the verdict's look-up included, and the clock that it is held against.
+fn decide_with_verdict(
+    map: &AbilityMap,
+    method: &Method,
+    uri: &Uri,
+    fields: &HeaderMap,
+    lookup: &Rc<Lookup>,
+) -> Result<Permit, Refusal> {
+    let target = Target::read(method, uri, fields)?;
+    let found = map.find(method, &target.path);
+    let token = Token::from_fields(fields, 1024)?;
+    let requirement = map.requirement(&found)?;
+    let caller = verdict(lookup, token, Instant::now()).ok_or(Refusal::NoVerdict)?;
+    requirement.permit(&caller.verdict.abilities)
+}
+
 /// Target, token, route and permit: the gateway's own order without the verdict's look-up.
 fn decide(
     map: &AbilityMap,
@@ -149,6 +215,26 @@ fn decision(criterion: &mut Criterion) {
         });
     }
     group.finish();
+
+    let lookup = lookup(&fields).expect("a core");
+    let token = Token::from_fields(&fields, 1024).expect("a token");
+    let now = Instant::now();
+    assert!(verdict(&lookup, token, now).is_some(), "the verdict is at hand");
+    let mut group = criterion.benchmark_group("verdict");
+    group.bench_function("hash", |bencher| bencher.iter(|| TokenHash::of(black_box(token).secret())));
+    group.bench_function("front-cache hit", |bencher| {
+        bencher.iter(|| verdict(&lookup, black_box(token), black_box(now)).is_some());
+    });
+    group.finish();
+
+    let uri = Uri::from_static("/api/v2/items/12345?include=tags");
+    assert!(decide_with_verdict(&map, &Method::GET, &uri, &fields, &lookup).is_ok());
+    criterion.bench_function("decision/allowed, with its verdict", |bencher| {
+        bencher.iter(|| {
+            decide_with_verdict(black_box(&map), &Method::GET, black_box(&uri), black_box(&fields), &lookup)
+                .is_ok()
+        });
+    });
 
     let client = HeaderValue::from_static("192.0.2.1");
     let request_id = HeaderValue::from_static("0123456789abcdef0123456789abcdef");
