@@ -141,7 +141,9 @@ fn hash() -> TokenHash {
 }
 
 async fn until(condition: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
     while !condition() {
+        assert!(Instant::now() < end, "it does not come");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
