@@ -16,6 +16,7 @@ mod house; // the arrow between modules, and other habits that a scan can check
 mod readme; // what the README shows is what the binary does
 mod resilience; // what goes wrong around the gateway, and what its clients see of it
 mod scripts; // the scripted servers and the raw client, against each other
+mod server; // connections in, signals, logs and metrics
 mod soak; // floods: what they cost in memory, and what they do to everyone else
 mod stand_in; // the demo's stand-in for Stockaj, alone
 mod tls; // both sides of TLS: what is served, what is believed

@@ -88,12 +88,16 @@ impl Seating {
 
 /// Tells a client that there are too many, if it can be told without waiting.
 fn turn_away(accepted: Accepted) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\n\
         content-type: application/json\r\ncache-control: no-store\r\nretry-after: 1\r\n\
-        content-length: 34\r\nconnection: close\r\n\r\n{\"message\":\"Service Unavailable.\"}";
+        x-request-id: {:032x}\r\ncontent-length: 34\r\nconnection: close\r\n\r\n\
+        {{\"message\":\"Service Unavailable.\"}}",
+        fastrand::u128(..)
+    );
     let _ = match accepted {
-        Accepted::Tcp(mut stream, _) => stream.write(ANSWER),
-        Accepted::Unix(mut stream) => stream.write(ANSWER),
+        Accepted::Tcp(mut stream, _) => stream.write(answer.as_bytes()),
+        Accepted::Unix(mut stream) => stream.write(answer.as_bytes()),
     };
 }
 

@@ -80,7 +80,11 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_transport!(&mut self.get_mut().transport, poll_flush, context)
+        let this = self.get_mut();
+        let flushed = on_transport!(&mut this.transport, poll_flush, context);
+        // What TLS has taken of an answer may still wait for the client.
+        this.peer.activity.wrote(flushed.is_pending(), Instant::now);
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -70,6 +70,13 @@ impl Builder {
         self.yaml(&format!("abilities: {{file: {}}}\n", file.display()))
     }
 
+    /// Takes requests at a Unix socket; [`Gateway::address`] then means nothing.
+    pub fn listening_at(mut self, path: &Path) -> Self {
+        self.sections
+            .insert("listen".to_owned(), format!("listen: {{address: \"unix:{}\"}}\n", path.display()));
+        self
+    }
+
     /// Sets an environment variable.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -214,7 +221,11 @@ impl Gateway {
 
     fn wait_for_listener(&self, listener: &str) -> SocketAddr {
         let line = self.wait_for_log(|line| line["message"] == "listening" && line["listener"] == listener);
-        line["address"].as_str().and_then(|address| address.parse().ok()).expect("an address")
+        let address = line["address"].as_str().expect("an address");
+        match address.starts_with("unix:") {
+            true => SocketAddr::from(([0, 0, 0, 0], 0)),
+            false => address.parse().expect("an address with a port"),
+        }
     }
 
     /// Sends a signal.
