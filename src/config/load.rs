@@ -306,7 +306,45 @@ fn compile_response(written: written::Response, style: Style) -> Option<Response
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
+
+    /// Every file of tests/config.
+    fn corpus() -> Vec<String> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
+        let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        let yaml = files.filter(|path| path.extension().is_some_and(|it| it == "yaml"));
+        yaml.map(|path| std::fs::read_to_string(path).unwrap()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// A file that was damaged in two places is reported or taken, and every form of the report is made.
+        #[test]
+        fn nothing_panics(
+            text in select(corpus()),
+            edits in prop::collection::vec(
+                (any::<prop::sample::Index>(), 0_usize..8, "[\\[\\]{}:,\"'&*?|>\\-#%!$ \\n\ta1é🦀\u{85}\u{feff}]{0,3}"),
+                2,
+            ),
+        ) {
+            let mut characters: Vec<char> = text.chars().collect();
+            for (index, removed, inserted) in edits {
+                let start = index.index(characters.len());
+                let end = (start + removed).min(characters.len());
+                characters.splice(start..end, inserted.chars());
+                characters.push('\n');
+            }
+            let report = match load_text("edited.yaml", characters.into_iter().collect()) {
+                Ok(loaded) => loaded.warnings,
+                Err(report) => report,
+            };
+            prop_assert!(report.lines().count() < 1000 && report.render(true).ends_with("edited.yaml\n"));
+        }
+    }
 
     #[test]
     fn debug_shows_no_secret() {
