@@ -89,8 +89,8 @@ struct Connection<B> {
 }
 
 impl<B> Drop for Connection<B> {
-    /// Letting go of the sender is not enough: hyper would first flush, and as long as the other side takes
-    /// nothing of a request's body it does so in a busy loop.
+    /// Letting go of the sender is not enough: hyper keeps a connection, and with it the client's, for as
+    /// long as the other side takes nothing of a request's body.
     fn drop(&mut self) {
         self.task.abort();
     }
