@@ -10,23 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::{Answer, Gateway, Introspector, PATIENCE, RawClient, Request, Upstream, echo};
+use crate::support::setting::{WRITER, setting};
+use crate::support::{Answer, Gateway, Introspector, PATIENCE, RawClient, Request, echo};
 
 const ITEMS: &str = "/api/v2/items";
-const WRITER: (&str, &str) = ("Authorization", "Bearer 1|writer");
-
-struct Setting {
-    upstream: Upstream,
-    introspector: Introspector,
-    gateway: Gateway,
-}
-
-fn setting(yaml: &str) -> Setting {
-    let upstream = Upstream::start();
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).yaml(yaml).start();
-    Setting { upstream, introspector, gateway }
-}
 
 fn upload_head(length: usize) -> String {
     format!(

@@ -11,25 +11,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::support::setting::{WRITER, setting};
 use crate::support::{
     Answer, Authority, BINARY, Gateway, Introspector, Metrics, PATIENCE, RawClient, Upstream, Verdict, echo,
 };
 
 const ITEMS: &str = "/api/v2/items";
-const WRITER: (&str, &str) = ("Authorization", "Bearer 1|writer");
-
-struct Setting {
-    upstream: Upstream,
-    introspector: Introspector,
-    gateway: Gateway,
-}
-
-fn setting(yaml: &str) -> Setting {
-    let upstream = Upstream::start();
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).yaml(yaml).start();
-    Setting { upstream, introspector, gateway }
-}
 
 /// How long the other side leaves the connection open, in milliseconds, and what it says meanwhile.
 fn until_close(client: &mut RawClient) -> (u128, String) {

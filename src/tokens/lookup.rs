@@ -185,10 +185,10 @@ impl Lookup {
             (entry, standing)
         });
         let fallback = match known {
-            Some((entry, Standing::Fresh | Standing::Refresh)) => {
+            Some((entry, standing @ (Standing::Fresh | Standing::Refresh))) => {
                 self.metrics.cache_lookup(LookupResult::Hit);
                 let held = self.keep_at_hand(hash, entry);
-                if cache.standing(&held, now) == Standing::Refresh {
+                if standing == Standing::Refresh {
                     self.refresh(token, &held);
                 }
                 return Ok(held);

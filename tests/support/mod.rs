@@ -14,6 +14,7 @@ pub mod certificate;
 pub mod client;
 pub mod gateway;
 pub mod introspector;
+pub mod setting;
 pub mod upstream;
 pub mod wire;
 
