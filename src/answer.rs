@@ -64,6 +64,13 @@ fn parts(refusal: &Refusal) -> Parts {
             Parts::new(StatusCode::PAYLOAD_TOO_LARGE, r#"{"message":"Payload Too Large."}"#)
         }
         Refusal::UriTooLong => Parts::new(StatusCode::URI_TOO_LONG, r#"{"message":"URI Too Long."}"#),
+        Refusal::HeaderFieldsTooLarge => Parts::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            r#"{"message":"Request Header Fields Too Large."}"#,
+        ),
+        Refusal::VersionNotSupported => {
+            Parts::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, r#"{"message":"HTTP Version Not Supported."}"#)
+        }
         Refusal::InternalError => {
             Parts::new(StatusCode::INTERNAL_SERVER_ERROR, r#"{"message":"Server Error"}"#)
         }
@@ -125,6 +132,8 @@ mod tests {
             (Refusal::RequestTimeout, 408, "Request Timeout.", None),
             (Refusal::PayloadTooLarge, 413, "Payload Too Large.", None),
             (Refusal::UriTooLong, 414, "URI Too Long.", None),
+            (Refusal::HeaderFieldsTooLarge, 431, "Request Header Fields Too Large.", None),
+            (Refusal::VersionNotSupported, 505, "HTTP Version Not Supported.", None),
             (Refusal::InternalError, 500, "Server Error", None),
             (Refusal::BackendUnreachable, 502, "Bad Gateway.", None),
             (Refusal::BackendBroken, 502, "Bad Gateway.", None),

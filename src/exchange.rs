@@ -51,6 +51,18 @@ pub struct Exchange {
 /// nginx's number for a client that left before it was answered.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
+/// An id for a request: 32 random hex digits.
+pub fn new_request_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut random = fastrand::u128(..);
+    let text: [u8; 32] = std::array::from_fn(|_| {
+        let digit = DIGITS[(random & 15) as usize];
+        random >>= 4;
+        digit
+    });
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+}
+
 impl Exchange {
     /// A request whose head has come.
     pub fn new(

@@ -17,7 +17,7 @@ use crate::answer_body::AnswerBody;
 use crate::backend::body::RequestBody;
 use crate::backend::forward::{self, Answered, Backend};
 use crate::config::settings::{BackendHost, Settings};
-use crate::exchange::{Exchange, Recorder};
+use crate::exchange::{Exchange, Recorder, new_request_id};
 use crate::peer::Peer;
 use crate::policy::ability::{Permit, Requirement};
 use crate::policy::bearer::{self, Token};
@@ -105,13 +105,6 @@ impl Gateway {
         request: Request<Incoming>,
         exchange: &mut Exchange,
     ) -> Result<(Answered, Reason), Refusal> {
-        if request
-            .uri()
-            .path_and_query()
-            .is_some_and(|t| t.as_str().len() > self.settings.limits.target_bytes)
-        {
-            return Err(Refusal::UriTooLong);
-        }
         let target = Target::read(request.method(), request.uri(), request.headers())?;
         let Decision { permit, caller } = self.decide(&request, &target, exchange).await?;
         let uri = self.backend_uri(request.uri(), &target)?;
@@ -272,19 +265,12 @@ fn warn_of_distrust() {
     });
 }
 
-/// The request's id: a trusted peer's, or a random one of 32 hex digits.
+/// The request's id: a trusted peer's, or one of our own.
 fn request_id(peer: &Peer, request: &Request<Incoming>) -> HeaderValue {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     if peer.trusted
         && let Some(id) = headers::trusted_request_id(request.headers())
     {
         return id.clone();
     }
-    let mut random = fastrand::u128(..);
-    let text: [u8; 32] = std::array::from_fn(|_| {
-        let digit = DIGITS[(random & 15) as usize];
-        random >>= 4;
-        digit
-    });
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+    new_request_id()
 }

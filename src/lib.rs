@@ -6,7 +6,7 @@
 //! main.rs      the command line in, an exit code out; nothing else
 //! cli/         one file a command
 //! config/      gateway.yaml: as written, then compiled; every mistake collected with its place
-//! policy/      PURE: path, route, map, ability, bearer, headers, refusal; no I/O, no clock, no log
+//! policy/      PURE: framing, path, route, map, ability, bearer, headers, refusal; no I/O
 //! gateway.rs   THE request path, top to bottom in one file
 //! answer.rs    Refusal → status, body, header fields
 //! answer_body.rs  the body of an answer, and with its end the end of the exchange
@@ -16,7 +16,7 @@
 //! tokens/      who is calling: verdict, introspection, cache
 //! backend/     forward (takes a Permit)
 //! client/      connections out: resolve, TLS, keep-alive pool
-//! server/      listen, connection, tls, drain
+//! server/      listen, head (the scanner before hyper), connection, tls, drain
 //! telemetry/   metrics, access log
 //! admin/       the admin listener
 //! demo/        the stand-in for Stockaj

@@ -56,6 +56,9 @@ pub struct Activity {
     since: Cell<Instant>,
     blocked_since: Cell<Option<Instant>>,
     ending: Cell<Ending>,
+    served: Cell<u64>,
+    head_begun: Cell<bool>,
+    wake_when_served: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -66,6 +69,8 @@ pub enum Ending {
     Not,
     /// After the request that is being served.
     Soon,
+    /// At once, with an answer that says that the request's head did not come in time.
+    TimedOut,
     /// At once.
     Now,
 }
@@ -77,6 +82,9 @@ impl Activity {
             since: Cell::new(now),
             blocked_since: Cell::new(None),
             ending: Cell::new(Ending::Not),
+            served: Cell::new(0),
+            head_begun: Cell::new(false),
+            wake_when_served: Cell::new(false),
             waker: RefCell::default(),
         }
     }
@@ -114,7 +122,32 @@ impl Activity {
 
     /// A request is over.
     pub fn served(&self, now: Instant) {
-        self.enter(Phase::Idle, now);
+        self.served.set(self.served.get() + 1);
+        self.enter(if self.head_begun.get() { Phase::Head } else { Phase::Idle }, now);
+        if self.wake_when_served.take() {
+            self.wake();
+        }
+    }
+
+    /// How many requests are over.
+    pub fn count_served(&self) -> u64 {
+        self.served.get()
+    }
+
+    /// Whether a part of the next request's head has come while this one is being served.
+    pub fn head_begun(&self, begun: bool) {
+        self.head_begun.set(begun);
+    }
+
+    /// Wakes the connection's task once the request that is being served is over.
+    pub fn wake_when_served(&self) {
+        self.wake_when_served.set(true);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
     }
 
     fn enter(&self, phase: Phase, now: Instant) {
@@ -126,9 +159,7 @@ impl Activity {
     pub fn end(&self, ending: Ending) {
         if ending > self.ending.get() {
             self.ending.set(ending);
-            if let Some(waker) = self.waker.borrow().as_ref() {
-                waker.wake_by_ref();
-            }
+            self.wake();
         }
     }
 

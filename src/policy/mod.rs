@@ -5,6 +5,7 @@
 
 pub mod ability;
 pub mod bearer;
+pub mod framing;
 pub mod headers;
 pub mod map;
 pub mod path;

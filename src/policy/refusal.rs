@@ -123,6 +123,10 @@ pub enum Refusal {
     PayloadTooLarge,
     /// The request's target is too long: 414.
     UriTooLong,
+    /// The request's head is too large, or has too many fields: 431.
+    HeaderFieldsTooLarge,
+    /// The request's version of HTTP is not served: 505.
+    VersionNotSupported,
     /// No connection to the backend could be made: 502.
     BackendUnreachable,
     /// The backend's answer broke off or made no sense: 502.
@@ -137,7 +141,7 @@ impl Refusal {
     /// The word for it in metrics and logs.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::BadRequest(_) => Reason::BadRequest,
+            Self::BadRequest(_) | Self::VersionNotSupported => Reason::BadRequest,
             Self::MissingToken => Reason::MissingToken,
             Self::MalformedToken => Reason::MalformedToken,
             Self::InactiveToken => Reason::InactiveToken,
@@ -147,7 +151,9 @@ impl Refusal {
             Self::MissingAbility(_) => Reason::MissingAbility,
             Self::NoVerdict => Reason::NoVerdict,
             Self::Overloaded => Reason::Overloaded,
-            Self::RequestTimeout | Self::PayloadTooLarge | Self::UriTooLong => Reason::Limited,
+            Self::RequestTimeout | Self::PayloadTooLarge | Self::UriTooLong | Self::HeaderFieldsTooLarge => {
+                Reason::Limited
+            }
             Self::BackendUnreachable => Reason::BackendUnreachable,
             Self::BackendBroken => Reason::BackendBroken,
             Self::BackendTimeout => Reason::BackendTimeout,

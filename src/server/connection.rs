@@ -2,8 +2,9 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Instant;
 
 use hyper::server::conn::http1;
@@ -12,10 +13,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::core::Core;
+use super::head::Scanned;
+use super::last_answer::refuse;
 use super::listen::Accepted;
 use super::transport::{Transport, Watched};
 use crate::config::settings::Limits;
 use crate::peer::{Ending, Peer};
+use crate::policy::framing::Bounds;
+use crate::policy::refusal::Refusal;
 
 /// hyper's own number of header fields, for which it needs no allocation.
 const FIELDS_ON_THE_STACK: usize = 100;
@@ -24,10 +29,12 @@ const FIELDS_ON_THE_STACK: usize = 100;
 pub(super) fn http1(limits: &Limits) -> http1::Builder {
     let mut http1 = http1::Builder::new();
     // The sweep watches over time-outs: hyper's own sets a timer for every request.
-    http1.header_read_timeout(None).max_header_size(limits.header_bytes);
+    http1.header_read_timeout(None);
+    // The scanner in front of hyper has refused what is beyond the bounds, with an answer of ours.
+    http1.max_header_size(limits.header_bytes + 1);
     // See the pool's connections: the same saving.
     http1.writev(false);
-    http1.max_buf_size(limits.header_bytes.max(64 * 1024));
+    http1.max_buf_size(limits.header_bytes.max(64 * 1024) + 1);
     if limits.header_count != FIELDS_ON_THE_STACK {
         http1.max_headers(limits.header_count);
     }
@@ -63,8 +70,9 @@ pub(super) async fn serve(core: Rc<Core>, accepted: Accepted) {
         let peer = Rc::clone(&peer);
         async move { Ok::<_, Infallible>(core.gateway.answer(&peer, request).await) }
     });
-    let io = TokioIo::new(Watched { transport, peer: Rc::clone(&peer) });
-    let mut connection = pin!(core.http1.serve_connection(io, service));
+    let watched = Watched { transport, peer: Rc::clone(&peer) };
+    let io = TokioIo::new(Scanned::new(watched, bounds(&settings.limits)));
+    let mut connection = core.http1.serve_connection(io, service);
     let mut is_last = false;
     let ended = poll_fn(|context| {
         peer.activity.driven_by(context.waker());
@@ -73,15 +81,28 @@ pub(super) async fn serve(core: Rc<Core>, accepted: Accepted) {
             Ending::Soon if is_last => {}
             Ending::Soon => {
                 is_last = true;
-                connection.as_mut().graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
             }
-            Ending::Now => return std::task::Poll::Ready(Ok(())),
+            Ending::TimedOut => return Poll::Ready(Some(Refusal::RequestTimeout)),
+            Ending::Now => return Poll::Ready(None),
         }
-        connection.as_mut().poll(context)
+        Pin::new(&mut connection).poll(context).map(|ended| {
+            if let Err(error) = ended {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a client's connection broke off");
+            }
+            None
+        })
     });
-    if let Err(error) = ended.await {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a client's connection broke off");
+    let timed_out = ended.await;
+    let scanned = connection.into_parts().io.into_inner();
+    if let Some(refusal) = timed_out.or_else(|| scanned.refused()) {
+        refuse(&core, &peer, scanned, &refusal).await;
     }
+}
+
+/// What the scanner lets through.
+const fn bounds(limits: &Limits) -> Bounds {
+    Bounds { head: limits.header_bytes, fields: limits.header_count, target: limits.target_bytes }
 }
 
 /// The transport under TLS, where the listener has it.

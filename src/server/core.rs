@@ -173,7 +173,7 @@ fn end_if_overdue(peer: &Peer, limits: &Limits, now: Instant) {
     let waited = now.saturating_duration_since(since);
     match phase {
         Phase::Idle if waited >= limits.idle_timeout => activity.end(Ending::Soon),
-        Phase::Head if waited >= limits.header_timeout => activity.end(Ending::Now),
+        Phase::Head if waited >= limits.header_timeout => activity.end(Ending::TimedOut),
         Phase::Idle | Phase::Head | Phase::Serving => {}
     }
     if let Some(since) = activity.blocked_since()

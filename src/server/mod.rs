@@ -5,6 +5,8 @@
 
 mod connection;
 mod core;
+mod head;
+mod last_answer;
 mod listen;
 pub mod tls;
 mod transport;

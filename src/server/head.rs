@@ -1,0 +1,172 @@
+//! A client's connection, of which hyper sees only messages that every parser reads in the same way.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::Method;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::transport::Watched;
+use crate::policy::framing::{self, Bounds, Fault, Scanner};
+use crate::policy::refusal::Refusal;
+
+/// A transport whose bytes the scanner has looked at. A head that is to be refused never gets to its reader:
+/// that one sees the connection end after the message before, and [`Scanned::refused`] tells why.
+pub(super) struct Scanned {
+    watched: Watched,
+    scanner: Scanner,
+    /// What came of a head that is not complete yet, or is complete and waits to be read. It may hold a token.
+    held: Zeroizing<Vec<u8>>,
+    /// How much of it may be read.
+    clear: usize,
+    fault: Option<Fault>,
+    /// The method of the message that is refused, where it can be told.
+    method: Option<Method>,
+}
+
+/// What a reader is told of a body that is malformed.
+#[derive(Debug, thiserror::Error)]
+#[error("malformed body: {0}")]
+struct MalformedBody(&'static str);
+
+impl Scanned {
+    pub(super) fn new(watched: Watched, bounds: Bounds) -> Self {
+        let scanner = Scanner::new(bounds);
+        Self { watched, scanner, held: Zeroizing::default(), clear: 0, fault: None, method: None }
+    }
+
+    /// Why the message after the last one that was read is refused, if it is.
+    pub(super) fn refused(&self) -> Option<Refusal> {
+        match &self.fault {
+            Some(Fault::Head(refusal)) => Some(refusal.clone()),
+            Some(Fault::Body(_)) | None => None,
+        }
+    }
+
+    /// The method of the message that is refused or not complete, as far as it can be told.
+    pub(super) fn method(&self) -> Option<Method> {
+        let unread = self.held.get(self.clear..).unwrap_or_default();
+        self.method.clone().or_else(|| method(unread))
+    }
+
+    /// The transport, to answer over what its reader has left.
+    pub(super) fn into_transport(self) -> Watched {
+        self.watched
+    }
+
+    /// Lets the reader have what it may have of `buffer`, which holds new bytes after the first `before`.
+    fn scan_in_place(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
+        let bytes = &buffer.filled()[before..];
+        if self.held.is_empty() {
+            let framing::Scanned { clear, fault } = self.scanner.scan(bytes);
+            if let Some(Fault::Head(_)) = fault {
+                self.method = method(&bytes[clear..]);
+            } else if clear < bytes.len() && !self.scanner.is_over() {
+                self.held.extend_from_slice(&bytes[clear..]);
+                self.watched.peer.activity.head_begun(true);
+            }
+            self.fault = fault;
+            buffer.set_filled(before + clear);
+        } else {
+            self.held.extend_from_slice(bytes);
+            buffer.set_filled(before);
+            let framing::Scanned { clear, fault } = self.scanner.scan(&self.held);
+            self.clear = clear;
+            if let Some(Fault::Head(_)) = fault {
+                self.method = method(&self.held[clear..]);
+            }
+            if fault.is_some() || self.scanner.is_over() {
+                self.held.truncate(clear);
+            }
+            self.watched.peer.activity.head_begun(self.held.len() > clear);
+            self.fault = fault;
+        }
+    }
+
+    /// Hands out what was held and may be read.
+    fn hand_out(&mut self, buffer: &mut ReadBuf<'_>) {
+        let length = self.clear.min(buffer.remaining());
+        buffer.put_slice(&self.held[..length]);
+        self.held.drain(..length);
+        self.clear -= length;
+        if self.held.is_empty() {
+            self.held.zeroize();
+        }
+    }
+}
+
+/// The method of a head, if it is one that is served.
+fn method(head: &[u8]) -> Option<Method> {
+    framing::method(head).and_then(|method| Method::from_bytes(method).ok())
+}
+
+impl AsyncRead for Scanned {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.clear > 0 {
+                this.hand_out(buffer);
+                return Poll::Ready(Ok(()));
+            }
+            let activity = &this.watched.peer.activity;
+            match &this.fault {
+                None => {}
+                Some(Fault::Body(why)) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, MalformedBody(why))));
+                }
+                // An end now would take the answer from a request that is being served.
+                Some(Fault::Head(_)) if activity.count_served() < this.scanner.messages() => {
+                    activity.wake_when_served();
+                    return Poll::Pending;
+                }
+                Some(Fault::Head(_)) => return Poll::Ready(Ok(())),
+            }
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut this.watched).poll_read(context, buffer))?;
+            if buffer.filled().len() == before {
+                return Poll::Ready(Ok(()));
+            }
+            this.scan_in_place(buffer, before);
+            if buffer.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Scanned {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().watched).poll_write(context, buffer)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().watched).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.watched.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().watched).poll_flush(context)
+    }
+
+    /// Leaves the connection open where an answer of ours has yet to be sent.
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.refused().is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.watched).poll_shutdown(context)
+    }
+}

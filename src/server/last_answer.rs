@@ -1,0 +1,78 @@
+//! The answer to a message that hyper has not seen: written by ourselves, and the connection's last.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Method, Response};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::core::Core;
+use super::head::Scanned;
+use crate::answer;
+use crate::exchange::{Exchange, new_request_id};
+use crate::peer::Peer;
+use crate::policy::refusal::Refusal;
+
+/// The most that is read, and thrown away, of what a client goes on to send after its refusal, in bytes.
+const LEFTOVER: usize = 256 * 1024;
+
+/// Answers a message that hyper has not seen, and closes the connection.
+pub(super) async fn refuse(core: &Core, peer: &Rc<Peer>, scanned: Scanned, refusal: &Refusal) {
+    let now = Instant::now();
+    let gateway = &core.gateway;
+    let method = scanned.method().unwrap_or_else(unknown_method);
+    let id = new_request_id();
+    let (recorder, settings) = (gateway.recorder(), gateway.settings());
+    let mut exchange = Exchange::new(recorder, settings, peer, &method, id.clone(), now);
+    let response = answer::refuse(refusal, id);
+    exchange.refused(refusal, response.status(), now);
+    let bytes = last_answer(&response, method == Method::HEAD);
+    let mut transport = scanned.into_transport();
+    let sent = async {
+        transport.write_all(&bytes).await?;
+        exchange.complete();
+        drop(exchange);
+        transport.shutdown().await?;
+        // Closing a socket with unread bytes resets it, and the client may lose the answer.
+        let (mut buffer, mut left) = ([0; 4096], LEFTOVER);
+        while left > 0 {
+            match transport.read(&mut buffer).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(settings.limits.header_timeout, sent).await;
+}
+
+/// An answer as the bytes that end a connection.
+fn last_answer(response: &Response<Bytes>, to_head: bool) -> Vec<u8> {
+    let status = response.status();
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+    for (name, value) in response.headers() {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    if let Ok(date) = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now()) {
+        bytes.extend_from_slice(format!("date: {date}\r\n").as_bytes());
+    }
+    let length = response.body().len();
+    bytes.extend_from_slice(format!("content-length: {length}\r\nconnection: close\r\n\r\n").as_bytes());
+    if !to_head {
+        bytes.extend_from_slice(response.body());
+    }
+    bytes
+}
+
+/// What logs call the method of a head that does not tell it; `other` in metrics.
+fn unknown_method() -> Method {
+    Method::from_bytes(b"-").unwrap_or(Method::OPTIONS)
+}
