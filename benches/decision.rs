@@ -263,7 +263,11 @@ fn decision(criterion: &mut Criterion) {
         );
     });
     group.bench_function("answer", |bencher| {
-        bencher.iter_batched_ref(|| fields.clone(), prepare_answer, criterion::BatchSize::SmallInput);
+        bencher.iter_batched_ref(
+            || fields.clone(),
+            |fields| prepare_answer(http::StatusCode::OK, fields),
+            criterion::BatchSize::SmallInput,
+        );
     });
     group.finish();
 }

@@ -86,7 +86,6 @@ impl Gateway {
             Ok((Answered { mut response, lease }, reason)) => {
                 // Ours, whatever the backend speaks (RFC 9110 section 2.5).
                 *response.version_mut() = Version::HTTP_11;
-                headers::prepare_answer(response.headers_mut());
                 exchange.answered(response.status(), reason, Instant::now());
                 let idle_timeout = self.settings.limits.body_idle_timeout;
                 response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout))
@@ -251,7 +250,13 @@ impl Gateway {
         let asked = Instant::now();
         let answered = self.backend.forward(permit, request, upload, asked).await;
         exchange.backend = asked.elapsed();
-        answered
+        let mut answered = answered?;
+        let status = answered.response.status();
+        headers::prepare_answer(status, answered.response.headers_mut()).map_err(|why| {
+            tracing::warn!(why, "the backend's answer is ambiguous");
+            Refusal::BackendBroken
+        })?;
+        Ok(answered)
     }
 }
 

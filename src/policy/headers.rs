@@ -4,9 +4,10 @@
 //! sends can stand in their place (RFC 9110 section 7.6).
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HOST, HeaderName, TE, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HOST, HeaderName, TE,
+    TRANSFER_ENCODING, VIA,
 };
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 /// `X-Request-Id`
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -88,11 +89,17 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> bo
 
 /// Turns the fields of the backend's answer into those that the client gets: hop-by-hop fields go, all else is
 /// as it came.
-pub fn prepare_answer(fields: &mut HeaderMap) {
+///
+/// # Errors
+/// Says why the answer may not be passed on: two parsers would find its end in different places.
+pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
     let mut going: Vec<HeaderName> = Vec::new();
     let mut names_options = false;
+    let (mut has_length, mut has_coding) = (false, false);
     for name in fields.keys() {
-        if *name == CONNECTION {
+        if *name == CONTENT_LENGTH {
+            has_length = true;
+        } else if *name == CONNECTION {
             // What most backends send names nothing: it goes, and nothing else with it.
             names_options =
                 !matches!(fields.get(CONNECTION).map(HeaderValue::as_bytes), Some(b"keep-alive" | b"close"))
@@ -101,8 +108,14 @@ pub fn prepare_answer(fields: &mut HeaderMap) {
                 going.push(CONNECTION);
             }
         } else if fate(name.as_str()) == Fate::HopByHop {
+            has_coding |= *name == TRANSFER_ENCODING;
             going.push(name.clone());
         }
+    }
+    if has_coding {
+        check_coding(status, fields, has_length)?;
+    } else if has_length {
+        check_length(status, fields)?;
     }
     if names_options {
         name_options(fields, &mut going);
@@ -112,6 +125,42 @@ pub fn prepare_answer(fields: &mut HeaderMap) {
     for name in &going {
         fields.remove(name);
     }
+    Ok(())
+}
+
+/// Of an answer with Transfer-Encoding. hyper takes every coding before `chunked`, or in its place, and passes
+/// the body on without its name.
+fn check_coding(status: StatusCode, fields: &HeaderMap, has_length: bool) -> Result<(), &'static str> {
+    if has_length {
+        return Err("both Content-Length and Transfer-Encoding");
+    }
+    let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (Some(_), None) if status == StatusCode::NO_CONTENT => Err("204 with Transfer-Encoding"),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err("Transfer-Encoding other than chunked"),
+    }
+}
+
+/// Of an answer with Content-Length. hyper merges equal ones, and reads none of them in an answer to HEAD.
+fn check_length(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
+    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
+    let (Some(length), None) = (lengths.next(), lengths.next()) else {
+        return Err("several Content-Length fields");
+    };
+    let digits = length.as_bytes();
+    // As many as 64 bits have for sure.
+    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err("malformed Content-Length");
+    }
+    if status == StatusCode::NO_CONTENT {
+        if digits.iter().any(|&digit| digit != b'0') {
+            return Err("204 with a body");
+        }
+        // RFC 9110 section 8.6: it may not be there at all.
+        fields.remove(CONTENT_LENGTH);
+    }
+    Ok(())
 }
 
 /// The `X-Request-Id` that a trusted peer gave a request: one of letters, digits, `-`, `_`, `.`, `:`, `/`, `+`
@@ -609,7 +658,6 @@ mod tests {
             ("Connection", "X-Hop, Content-Length, close"),
             ("X-Hop", "1"),
             ("Keep-Alive", "timeout=5"),
-            ("Transfer-Encoding", "chunked"),
             ("Proxy-Authenticate", "Basic"),
             ("Upgrade", "h2c"),
             ("Content-Length", "3"),
@@ -621,7 +669,7 @@ mod tests {
             ("X_Odd", "y"),
             ("X-Request-Id", "z"),
         ]);
-        prepare_answer(&mut answer);
+        assert_eq!(prepare_answer(StatusCode::OK, &mut answer), Ok(()));
         let expected = fields(&[
             ("Content-Length", "3"),
             ("Set-Cookie", "a=1"),
@@ -633,6 +681,43 @@ mod tests {
             ("X-Request-Id", "z"),
         ]);
         assert_eq!(lines(&answer), lines(&expected));
+    }
+
+    #[test]
+    fn an_answer_has_one_end() {
+        const LENGTH: &str = "Content-Length";
+        const CODING: &str = "Transfer-Encoding";
+        for (why, status, lines) in [
+            (None, 200, &[(LENGTH, "0")][..]),
+            (None, 200, &[(LENGTH, "9999999999999999999")]),
+            (None, 200, &[(CODING, "chunked")]),
+            (None, 200, &[(CODING, "Chunked")]),
+            (None, 200, &[]),
+            (None, 204, &[]),
+            (None, 204, &[(LENGTH, "0")]),
+            (None, 304, &[(LENGTH, "5")]),
+            (Some("both Content-Length and Transfer-Encoding"), 200, &[(LENGTH, "5"), (CODING, "chunked")]),
+            (Some("both Content-Length and Transfer-Encoding"), 200, &[(CODING, "gzip"), (LENGTH, "5")]),
+            (Some("several Content-Length fields"), 200, &[(LENGTH, "5"), (LENGTH, "5")]),
+            (Some("malformed Content-Length"), 200, &[(LENGTH, "5, 5")]),
+            (Some("malformed Content-Length"), 200, &[(LENGTH, "")]),
+            (Some("malformed Content-Length"), 304, &[(LENGTH, "+5")]),
+            (Some("malformed Content-Length"), 200, &[(LENGTH, "10000000000000000000")]),
+            (Some("Transfer-Encoding other than chunked"), 200, &[(CODING, "gzip")]),
+            (Some("Transfer-Encoding other than chunked"), 200, &[(CODING, "gzip, chunked")]),
+            (Some("Transfer-Encoding other than chunked"), 200, &[(CODING, "chunked"), (CODING, "chunked")]),
+            (Some("Transfer-Encoding other than chunked"), 200, &[(CODING, "")]),
+            (Some("204 with Transfer-Encoding"), 204, &[(CODING, "chunked")]),
+            (Some("204 with a body"), 204, &[(LENGTH, "5")]),
+        ] {
+            let mut answer = fields(lines);
+            let found = prepare_answer(StatusCode::from_u16(status).unwrap(), &mut answer).err();
+            assert_eq!(found, why, "{status} {lines:?}");
+            if why.is_none() {
+                assert!(!answer.contains_key(CODING), "{status} {lines:?}");
+                assert!(status != 204 || !answer.contains_key(LENGTH), "{lines:?}");
+            }
+        }
     }
 
     #[test]
