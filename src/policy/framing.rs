@@ -363,6 +363,10 @@ fn request_line(line: &[u8], bounds: &Bounds) -> Result<RequestLine, Refusal> {
             "character that a target cannot hold"
         }));
     }
+    // Absolute, `*`, or what hyper would refuse with an empty answer. An authority is refused later.
+    if target[0] != b'/' && http::Uri::try_from(target).is_err() {
+        return Err(bad("malformed target"));
+    }
     match version {
         b"HTTP/1.1" => Ok(RequestLine { is_http_1_0: false }),
         b"HTTP/1.0" => Ok(RequestLine { is_http_1_0: true }),
