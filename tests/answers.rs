@@ -1,6 +1,5 @@
 //! Every answer of the gateway itself, to the byte.
 
-
 use crate::support::{Answer, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
 
 const NO_TOKEN: &str = r#"Bearer realm="stockaj""#;

@@ -399,14 +399,6 @@ fn connections_to_the_backend_are_kept() {
     assert!(connections <= 2, "{connections} connections where each core needs one");
 }
 
-/// Of the gateway, in bytes.
-fn resident_memory(gateway: &Gateway) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-    kilobytes * 1024
-}
-
 const LARGE: usize = 64 * 1024 * 1024;
 /// Measured: 25 MB, for four connections as for eight, since freed pages are kept for the next.
 const LITTLE_MEMORY: u64 = 48 * 1024 * 1024;
@@ -422,19 +414,19 @@ fn a_large_answer_waits_for_a_slow_reader_outside_the_gateway() {
     let body = pattern();
     let sent = body.clone();
     setting.upstream.answer(move |_| Answer::with(200, &[], &sent));
-    let before = resident_memory(&setting.gateway);
+    let before = setting.gateway.resident_memory();
     let mut clients: Vec<RawClient> = (0..4).map(|_| setting.gateway.client()).collect();
     for client in &mut clients {
         client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
         assert!(client.read_some().starts_with(b"HTTP/1.1 200 "));
     }
     thread::sleep(Duration::from_millis(300));
-    let grown = resident_memory(&setting.gateway).saturating_sub(before);
+    let grown = setting.gateway.resident_memory().saturating_sub(before);
     assert!(grown < LITTLE_MEMORY, "{grown} bytes are held for clients that do not read");
     drop(clients);
     let response = setting.gateway.get("/up", None);
     assert!(response.body == body, "a changed body");
-    let grown = resident_memory(&setting.gateway).saturating_sub(before);
+    let grown = setting.gateway.resident_memory().saturating_sub(before);
     assert!(grown < LITTLE_MEMORY, "{grown} bytes are held after a download");
 }
 
@@ -442,7 +434,7 @@ fn a_large_answer_waits_for_a_slow_reader_outside_the_gateway() {
 fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
     let setting = plain();
     let body = pattern();
-    let before = resident_memory(&setting.gateway);
+    let before = setting.gateway.resident_memory();
     // The backend takes the head and then nothing for a while.
     let (begin, begun) = std::sync::mpsc::channel();
     let begin = std::sync::Mutex::new(begin);
@@ -456,7 +448,7 @@ fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
         begun.recv().unwrap();
         let end = Instant::now() + Duration::from_millis(400);
         while Instant::now() < end {
-            let grown = resident_memory(&setting.gateway).saturating_sub(before);
+            let grown = setting.gateway.resident_memory().saturating_sub(before);
             assert!(grown < LITTLE_MEMORY, "{grown} bytes are held for a backend that does not read");
             thread::sleep(Duration::from_millis(50));
         }
@@ -464,6 +456,6 @@ fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
         assert_eq!(upload.join().unwrap().status, 200);
     });
     assert!(setting.upstream.only_request().body == body, "a changed body");
-    let grown = resident_memory(&setting.gateway).saturating_sub(before);
+    let grown = setting.gateway.resident_memory().saturating_sub(before);
     assert!(grown < LITTLE_MEMORY, "{grown} bytes are held after an upload");
 }

@@ -8,6 +8,7 @@ mod support; // gateway, upstream, introspector and client builders, all on port
 
 mod abilities; // the shipped map against the authentication guide: every ability, every route
 mod answers; // every answer of the gateway itself, to the byte
+mod attacks; // every known way past a gateway, byte by byte, before a backend that records what arrives
 mod config; // what is said about a configuration: every mistake with its place, secrets never
 mod demo; // what `demo` prints is true
 mod deploy; // what is shipped under deploy/

@@ -21,13 +21,6 @@ fn setting(yaml: &str) -> (Gateway, Upstream, Introspector) {
     (gateway, upstream, introspector)
 }
 
-/// The resident memory of the gateway, in bytes.
-fn resident(gateway: &Gateway) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-}
-
 fn random_token() -> String {
     let secret: String = (0..40).map(|_| fastrand::alphanumeric()).collect();
     format!("{}|{secret}", fastrand::u32(..))
@@ -77,9 +70,9 @@ fn random_tokens_leave_memory_bounded_and_a_known_token_undisturbed() {
         scope.spawn(|| known_token_until(&gateway, || done.load(Ordering::Relaxed)));
         let measure = |count| {
             flood(&gateway, count);
-            resident(&gateway)
+            gateway.resident_memory()
         };
-        let measured = [resident(&gateway), measure(50_000), measure(50_000), measure(100_000)];
+        let measured = [gateway.resident_memory(), measure(50_000), measure(50_000), measure(100_000)];
         done.store(true, Ordering::Relaxed);
         measured
     });

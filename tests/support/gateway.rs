@@ -175,6 +175,13 @@ impl Gateway {
         self.child.id()
     }
 
+    /// What it holds of memory, in bytes.
+    pub fn resident_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// A new connection to the proxy.
     pub fn client(&self) -> RawClient {
         match &self.authority {

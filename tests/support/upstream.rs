@@ -36,7 +36,8 @@ pub struct Request {
 }
 
 impl Request {
-    fn new(head: Head, connection: usize) -> Self {
+    /// The request of that head, without a body.
+    pub fn new(head: Head, connection: usize) -> Self {
         let mut words = head.start_line.split(' ');
         let mut word = || words.next().unwrap_or_default().to_owned();
         Self {

@@ -1,0 +1,254 @@
+//! Attacks, byte by byte, on the real binary before a backend that records what arrives.
+//!
+//! The tables are in `attacks/`: one row an attack, with its name, the bytes that are sent and what comes of
+//! them. [`judge`] looks at every request that arrived without knowing what the gateway thought of it.
+
+mod ambiguous; // heads that two parsers read differently
+mod authentication; // credentials in every shape, and where there are none
+mod backend; // answers that no backend should give
+mod cache; // verdicts that must not be used: another's, an older one's, for another route
+mod fields; // header fields that are to mean something behind the gateway
+mod framing; // where one message ends and the next begins
+mod judge;
+mod limits; // at a bound and one beyond it
+mod methods; // methods, and what would make one of another
+mod paths; // targets that two parsers read differently
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::support::client::is_close;
+use crate::support::gateway::Builder;
+use crate::support::{Gateway, Introspector, RawClient, Response, Upstream, Verdict};
+
+/// May read items.
+const READER: &str = "1|Secret0Reader";
+/// May read, create and update items, but delete none.
+const WRITER: &str = "2|Secret0Writer";
+/// A user's: may do everything.
+const USER: &str = "3|Secret0User";
+/// Has no ability.
+const NOBODY: &str = "4|Secret0Nobody";
+/// Was active until 2001.
+const PAST: &str = "5|Secret0Past";
+/// Unknown to the introspector.
+const UNKNOWN: &str = "6|Secret0Unknown";
+/// A part of every token, so that a log that holds one is found.
+const PART_OF_EVERY_TOKEN: &str = "Secret0";
+
+/// The abilities of the tokens that the introspector knows.
+const ABILITIES: [(&str, &[&str]); 4] = [
+    (READER, &["items:read"]),
+    (WRITER, &["items:read", "items:create", "items:update"]),
+    (USER, &["*"]),
+    (NOBODY, &[]),
+];
+
+/// What is to come of an attack.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    /// Nothing arrives, and the client gets this status with the gateway's own body.
+    Refused(u16),
+    /// The same, and the connection is closed.
+    RefusedAndClosed(u16),
+    /// Exactly this arrives, each as `METHOD target`, and each is answered with 200.
+    Arrives(&'static [&'static str]),
+    /// The same, then a refusal of what follows, and a close.
+    ArrivesThenRefused(&'static [&'static str], u16),
+}
+use Outcome::{Arrives, ArrivesThenRefused, Refused, RefusedAndClosed};
+
+/// One attack.
+struct Case {
+    name: &'static str,
+    sent: Vec<u8>,
+    outcome: Outcome,
+}
+
+fn case(name: &'static str, sent: impl Into<Vec<u8>>, outcome: Outcome) -> Case {
+    Case { name, sent: sent.into(), outcome }
+}
+
+/// A request of `token` with these further lines, each with its end; a body may be added.
+fn by(token: &str, request: &str, lines: &str) -> String {
+    format!("{request} HTTP/1.1\r\nHost: stockaj.example\r\nAuthorization: Bearer {token}\r\n{lines}\r\n")
+}
+
+/// A request without credentials.
+fn bare(request: &str, lines: &str) -> String {
+    format!("{request} HTTP/1.1\r\nHost: stockaj.example\r\n{lines}\r\n")
+}
+
+/// What the attacks are made on.
+struct Scene {
+    gateway: Gateway,
+    upstream: Upstream,
+    introspector: Introspector,
+    /// Requests that have been found good.
+    arrived: usize,
+}
+
+impl Scene {
+    fn new(yaml: &str) -> Self {
+        Self::with(|builder| builder.yaml(yaml))
+    }
+
+    fn with(configure: impl FnOnce(Builder) -> Builder) -> Self {
+        let upstream = Upstream::start();
+        let introspector = Introspector::knowing(ABILITIES);
+        introspector.know(PAST, Verdict::active(&["*"]).expiring("2001-01-01T00:00:00Z"));
+        let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
+        let gateway = configure(builder).start();
+        Self { gateway, upstream, introspector, arrived: 0 }
+    }
+
+    /// Makes every attack, in one piece and then in small ones, and judges what came of each.
+    fn suffers(&mut self, cases: &[Case]) {
+        let mut names = BTreeSet::new();
+        let mut failed = Vec::new();
+        for case in cases {
+            assert!(names.insert(case.name), "two cases are called `{}`", case.name);
+            for size in [case.sent.len().max(1), 7, 1] {
+                // All that fail, not only the first of them.
+                if catch_unwind(AssertUnwindSafe(|| self.suffer(case, size))).is_err() {
+                    failed.push(case.name);
+                    self.arrived = self.upstream.requests().len();
+                    break;
+                }
+            }
+        }
+        assert!(failed.is_empty(), "{} of {} failed: {failed:#?}", failed.len(), cases.len());
+        self.end();
+    }
+
+    fn suffer(&mut self, case: &Case, size: usize) {
+        let context = format!("`{}`, in pieces of {size}: {}", case.name, case.sent.escape_ascii());
+        let mut client = self.gateway.client();
+        for piece in case.sent.chunks(size) {
+            // The rest of a message may be too late.
+            if client.try_send(piece).is_err() {
+                break;
+            }
+        }
+        let expected = match case.outcome {
+            Refused(status) => {
+                assert_refused(&answer(&mut client, case, &context), status, &context);
+                vec![]
+            }
+            RefusedAndClosed(status) => {
+                let refusal = answer(&mut client, case, &context);
+                assert_refused(&refusal, status, &context);
+                vec![]
+            }
+            Arrives(requests) | ArrivesThenRefused(requests, _) => {
+                for request in requests {
+                    let response = answer(&mut client, case, &context);
+                    assert_eq!(response.status, 200, "{context}: {request}: {}", response.text());
+                }
+                if let ArrivesThenRefused(_, status) = case.outcome {
+                    let refusal = answer(&mut client, case, &context);
+                    assert_refused(&refusal, status, &context);
+                }
+                requests.to_vec()
+            }
+        };
+        let arrived: Vec<String> = self.arrived_since(&context);
+        assert_eq!(arrived, expected, "{context}");
+        match case.outcome {
+            RefusedAndClosed(_) | ArrivesThenRefused(..) => {
+                let rest = client.read_until_close();
+                assert!(rest.is_empty(), "{context}: an answer too many: {}", rest.escape_ascii());
+            }
+            Refused(_) | Arrives(_) => self.goes_on(&mut client, &context),
+        }
+        let response = self.gateway.get("/api/v2/items?next", Some(READER));
+        assert_eq!(response.status, 200, "after {context}: {}", response.text());
+        assert_eq!(self.arrived_since(&context), ["GET /api/v2/items?next"], "after {context}");
+    }
+
+    /// The client sends a part of a request and leaves.
+    fn leaves_in_the_middle(&mut self, context: &str, sent: &[u8]) {
+        let mut client = self.gateway.client();
+        client.send(sent).finish();
+        let rest = client.read_until_close();
+        assert!(!rest.starts_with(b"HTTP/1.1 2"), "{context}: {}", rest.escape_ascii());
+        assert_eq!(self.arrived_since(context), [""; 0], "{context}");
+        assert_eq!(self.gateway.get("/api/v2/items?next", Some(READER)).status, 200, "after {context}");
+        assert_eq!(self.arrived_since(context), ["GET /api/v2/items?next"], "after {context}");
+    }
+
+    /// Client and gateway agree on where the connection is: the next request on it gets its own answer, or the
+    /// connection is closed without another byte.
+    fn goes_on(&mut self, client: &mut RawClient, context: &str) {
+        let _ =
+            client.try_send("GET /up?probe HTTP/1.1\r\nHost: stockaj.example\r\nConnection: close\r\n\r\n");
+        let rest = client.read_until_close();
+        let arrived = self.arrived_since(context);
+        if rest.is_empty() {
+            assert_eq!(arrived, [""; 0], "{context}");
+            return;
+        }
+        assert_eq!(arrived, ["GET /up?probe"], "{context}: {}", rest.escape_ascii());
+        let heads = rest.windows(9).filter(|it| it.starts_with(b"HTTP/1.1 ")).count();
+        assert_eq!(heads, 1, "{context}: an answer too many: {}", rest.escape_ascii());
+    }
+
+    /// What arrived since this was last asked, as `METHOD target`, when the judge has found no fault in it.
+    fn arrived_since(&mut self, context: &str) -> Vec<String> {
+        let requests = self.upstream.requests();
+        let new = &requests[self.arrived..];
+        self.arrived = requests.len();
+        new.iter()
+            .filter_map(|request| {
+                if let Err(fault) = judge::judge(request) {
+                    panic!("{fault}, {context}: {}", request.raw_head.escape_ascii());
+                }
+                // A request that breaks off is none.
+                request.complete.then(|| format!("{} {}", request.method, request.target))
+            })
+            .collect()
+    }
+
+    /// Nothing came late, and no token is in the log.
+    fn end(&mut self) {
+        assert_eq!(self.arrived_since("late"), [""; 0]);
+        self.gateway.wait_for_log(|line| line["message"] == "request");
+        for line in self.gateway.logs() {
+            assert!(!line.contains(PART_OF_EVERY_TOKEN), "a token in the log: {line}");
+        }
+    }
+}
+
+/// The next answer. A refusal arrives whatever the client has sent after it.
+fn answer(client: &mut RawClient, case: &Case, context: &str) -> Response {
+    let is_head = case.sent.starts_with(b"HEAD ");
+    client.try_response(is_head).unwrap_or_else(|error| match is_close(&error) {
+        true => panic!("closed without an answer, {context}"),
+        false => panic!("{error}, {context}"),
+    })
+}
+
+/// An answer of the gateway itself.
+fn assert_refused(response: &Response, status: u16, context: &str) {
+    let message = match status {
+        400 => "Bad Request.",
+        401 => "Unauthenticated.",
+        403 => "This action is unauthorized.",
+        408 => "Request Timeout.",
+        413 => "Payload Too Large.",
+        414 => "URI Too Long.",
+        431 => "Request Header Fields Too Large.",
+        502 => "Bad Gateway.",
+        503 => "Service Unavailable.",
+        504 => "Gateway Timeout.",
+        505 => "HTTP Version Not Supported.",
+        _ => panic!("{status} is no refusal"),
+    };
+    let message = format!(r#"{{"message":"{message}"}}"#);
+    let is_head =
+        response.body.is_empty() && response.field("content-length") == Some(&*message.len().to_string());
+    assert_eq!(response.status, status, "{context}: {}", response.text());
+    assert!(is_head || response.text() == message, "{context}: {}", response.text());
+    assert_eq!(response.field("content-type"), Some("application/json"), "{context}");
+    assert!(response.field("x-request-id").is_some(), "{context}");
+}
