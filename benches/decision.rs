@@ -20,7 +20,7 @@ use stockaj_gateway::client::pool::Pool;
 use stockaj_gateway::config;
 use stockaj_gateway::policy::ability::{Abilities, Permit, Requirement};
 use stockaj_gateway::policy::bearer::Token;
-use stockaj_gateway::policy::headers::{Forwarding, prepare_answer, prepare_request};
+use stockaj_gateway::policy::headers::{Credentials, Forwarding, prepare_answer, prepare_request};
 use stockaj_gateway::policy::map::{AbilityMap, MapBuilder, Unmapped};
 use stockaj_gateway::policy::path::CanonicalPath;
 use stockaj_gateway::policy::refusal::Refusal;
@@ -249,13 +249,18 @@ fn decision(criterion: &mut Criterion) {
                     fields,
                     Forwarding {
                         method: &Method::POST,
+                        decided: &Method::POST,
                         version: Version::HTTP_11,
                         client: &client,
                         encrypted: true,
                         trusted: false,
                         request_id: &request_id,
                         host: None,
-                        authorization: Some(authorization.clone()),
+                        credentials: Credentials::Token {
+                            authorization: authorization.clone(),
+                            identity: None,
+                            cookies: false,
+                        },
                     },
                 );
             },

@@ -29,7 +29,7 @@ pub struct Exchange {
     settings: Arc<Settings>,
     peer: Rc<Peer>,
     started: Instant,
-    /// Its method.
+    /// Its method, as it is decided on.
     pub method: Method,
     /// Its id, ours or that of a trusted peer.
     pub request_id: HeaderValue,

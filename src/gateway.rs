@@ -21,8 +21,10 @@ use crate::exchange::{Exchange, Recorder, new_request_id};
 use crate::peer::Peer;
 use crate::policy::ability::{Permit, Requirement};
 use crate::policy::bearer::{self, Token};
-use crate::policy::headers::{self, Forwarding};
+use crate::policy::headers::{self, Credentials, Forwarding};
+use crate::policy::identity::Identity;
 use crate::policy::map::Found;
+use crate::policy::method;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::Target;
 use crate::telemetry::metrics::{RouteLabel, RouteNumbers};
@@ -105,10 +107,21 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<(Answered, Reason), Refusal> {
         let target = Target::read(request.method(), request.uri(), request.headers())?;
+        let setting = self.settings.backend.method_override;
+        if let Some(method) = method::overriding(request.method(), request.headers(), setting)? {
+            exchange.method = method;
+        }
         let Decision { permit, caller } = self.decide(&request, &target, exchange).await?;
         let uri = self.backend_uri(request.uri(), &target)?;
-        let (caller, authorization) = caller.unzip();
-        let answered = self.forward(permit, peer, request, uri, authorization, exchange).await?;
+        let (caller, credentials) = match caller {
+            None => (None, Credentials::AsSent),
+            Some((caller, authorization)) => {
+                let identity = self.identity(&caller)?;
+                let cookies = self.settings.backend.cookies;
+                (Some(caller), Credentials::Token { authorization, identity, cookies })
+            }
+        };
+        let answered = self.forward(permit, peer, request, uri, credentials, exchange).await?;
         let Some(caller) = caller else { return Ok((answered, Reason::Public)) };
         if answered.response.status() == StatusCode::UNAUTHORIZED {
             self.lookup.contradicted(&caller);
@@ -125,7 +138,7 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Decision, Refusal> {
         let map = &self.settings.abilities;
-        let found = map.find(request.method(), &target.path);
+        let found = map.find(&exchange.method, &target.path);
         exchange.route = RouteLabel::Unmapped;
         if let Found::Rule { route, rule } = &found {
             exchange.route = self.routes.label(*route);
@@ -188,6 +201,12 @@ impl Gateway {
         }
     }
 
+    /// What the backend is told of the caller.
+    fn identity(&self, caller: &Held) -> Result<Option<Identity>, Refusal> {
+        let wanted = &self.settings.identity_headers;
+        if wanted.is_empty() { Ok(None) } else { caller.identity(wanted).map(Some) }
+    }
+
     /// The target as the backend gets it: its prefix, the canonical path, the query byte for byte.
     fn backend_uri(&self, sent: &Uri, target: &Target<'_>) -> Result<Uri, Refusal> {
         let prefix = &*self.settings.backend.path_prefix;
@@ -215,7 +234,7 @@ impl Gateway {
         peer: &Peer,
         request: Request<Incoming>,
         uri: Uri,
-        authorization: Option<HeaderValue>,
+        credentials: Credentials,
         exchange: &mut Exchange,
     ) -> Result<Answered, Refusal> {
         let Settings { limits, backend, .. } = &*self.settings;
@@ -224,6 +243,7 @@ impl Gateway {
             RequestBody::new(incoming, limits.body, limits.body_idle_timeout).map_err(forward::refusal)?;
         let forwarding = Forwarding {
             method: &head.method,
+            decided: &exchange.method,
             version: head.version,
             client: &peer.address_field,
             encrypted: peer.encrypted,
@@ -233,7 +253,7 @@ impl Gateway {
                 BackendHost::Preserve => None,
                 BackendHost::Backend => Some(&backend.authority),
             },
-            authorization,
+            credentials,
         };
         if headers::prepare_request(&mut head.headers, forwarding) {
             warn_of_distrust();

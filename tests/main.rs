@@ -14,6 +14,7 @@ mod demo; // what `demo` prints is true
 mod deploy; // what is shipped under deploy/
 mod forwarding; // what reaches the backend and what comes back, to the byte
 mod framing; // where messages end: what the scanner refuses, and how
+mod headers; // which fields pass, which the gateway sets, and the method that they may name
 mod house; // the arrow between modules, and other habits that a scan can check
 mod readme; // what the README shows is what the binary does
 mod resilience; // what goes wrong around the gateway, and what its clients see of it

@@ -17,6 +17,7 @@ use crate::config;
 use crate::policy::ability::{Abilities, Permit, RequirementKind};
 use crate::policy::bearer::Token;
 use crate::policy::map::{AbilityMap, Found};
+use crate::policy::path::decoded;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::read_path;
 use crate::tokens::introspection::Answer;
@@ -176,7 +177,10 @@ fn steps(
         step(output, "query", "forwarded as sent; the decision does not read it")?;
     }
     if method == Method::POST {
-        step(output, "method", "POST; `_method` and X-HTTP-Method-Override are ignored")?;
+        let text = "POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` says `honour`";
+        step(output, "method", text)?;
+    } else if query.is_some_and(names_a_method) {
+        step(output, "method", format_args!("{method}; `_method` is ignored"))?;
     }
 
     let found = map.find(&method, &path);
@@ -232,6 +236,18 @@ fn steps(
         }
     };
     Ok(decision)
+}
+
+/// Whether PHP sees a `_method` in the query. It decodes names, skips spaces before them, folds spaces and dots,
+/// and reads no further than a NUL.
+fn names_a_method(query: &str) -> bool {
+    query.split('&').any(|pair| {
+        let name = pair.split('=').next().unwrap_or_default().replace('+', " ");
+        let name: Vec<u8> = decoded(name.as_bytes()).take_while(|&byte| byte != 0).collect();
+        let name =
+            name.trim_ascii_start().iter().map(|&byte| if matches!(byte, b' ' | b'.') { b'_' } else { byte });
+        name.eq(*b"_method")
+    })
 }
 
 fn step(output: &mut dyn Write, name: &str, what: impl Display) -> io::Result<()> {
@@ -331,7 +347,7 @@ verdict      allowed (public)
             "\
 request      POST /api/v2/items/5
 path         /api/v2/items/5 (as sent)
-method       POST; `_method` and X-HTTP-Method-Override are ignored
+method       POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` says `honour`
 route        /api/v2/items/{id}
 requirement  {all: [items:read, items:update]} (stockaj.yaml:8)
 token        active, with items:read
@@ -339,6 +355,28 @@ missing      items:update
 verdict      denied with 403 (missing_ability)
 "
         );
+    }
+
+    #[test]
+    fn a_method_in_the_query_is_said_to_be_ignored() {
+        for (method, query, told) in [
+            ("GET", "_method=DELETE", true),
+            ("DELETE", "a=b&%5Fmethod=DELETE", true),
+            ("GET", ".method=DELETE", true),
+            ("GET", "%20_method=DELETE", true),
+            ("GET", "+_method", true),
+            ("GET", "_method%00x=DELETE", true),
+            ("GET", "method=DELETE", false),
+            ("GET", "a=_method", false),
+            ("GET", "_methods=a&_METHOD=b", false),
+            ("POST", "a=b", true),
+        ] {
+            let target = format!("/api/v2/items/5?{query}");
+            let (_, text) = explained(Unmapped::Deny, method, &target, &holder(&["items:read"]));
+            let line = text.lines().find(|line| line.starts_with("method       "));
+            let line = line.map(|line| line.contains(method) && line.contains("`_method` is ignored"));
+            assert_eq!(line, told.then_some(true), "{method} {query}\n{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::abilities;
-use super::decode::{Decode, Decoder};
+use super::decode::{Decode, Decoder, Spanned};
 use super::interpolate::Environment;
 use super::report::{Mistake, Report, Severity};
 use super::settings::{self, IntrospectionStyle, ResponsePointers, Settings};
@@ -13,6 +13,7 @@ use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
 use super::values::{Style, parse_pointer};
 use super::written::{self, Gateway, MapFile};
+use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 
 /// A configuration that may be run.
@@ -172,7 +173,16 @@ fn report(path: &Path, decoder: Decoder<'_>) -> (Report, Vec<PathBuf>) {
 fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
     let map = abilities::compile(&written.abilities.value, decoder);
     let introspection = compile_introspection(written.introspection, decoder)?;
+    let identity_headers = compile_identity(written.identity_headers, &introspection.response, decoder);
     let Gateway { listen, admin, backend, cache, limits, runtime, log, .. } = written;
+    if backend.cookies.value.0 {
+        decoder.mistakes.push(
+            Mistake::warning("cookies beside a token")
+                .of("backend.cookies")
+                .at(backend.cookies.span, "a session is asked before the token, and may do all its user may")
+                .hint("Sanctum tries the session first: what the token lacks, a cookie can add"),
+        );
+    }
     Some(Settings {
         listen: settings::Listen {
             address: listen.address,
@@ -193,6 +203,8 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             authority: backend.url.authority,
             path_prefix: backend.url.path_prefix,
             host: backend.host,
+            method_override: backend.method_override,
+            cookies: backend.cookies.value.0,
             tls: compile_tls(backend.tls),
             connect_timeout: backend.connect_timeout.0,
             timeout: backend.timeout.0,
@@ -200,6 +212,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             max_connections: Some(backend.max_connections.count()).filter(|&most| most != 0),
         },
         introspection,
+        identity_headers,
         cache: settings::Cache {
             ttl: cache.ttl.0,
             negative_ttl: cache.negative_ttl.0,
@@ -229,6 +242,28 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
         },
         abilities: Arc::new(map),
     })
+}
+
+/// Each of them once.
+fn compile_identity(
+    written: Vec<Spanned<IdentityHeader>>,
+    response: &ResponsePointers,
+    decoder: &mut Decoder<'_>,
+) -> Box<[IdentityHeader]> {
+    for wanted in &written {
+        if wanted.value == IdentityHeader::WorkspaceId && response.workspace_id.is_none() {
+            decoder.mistakes.push(
+                Mistake::error("not known")
+                    .of("identity_headers")
+                    .at(wanted.span, "nothing says where the introspector's answer has it")
+                    .hint("`introspection.response.workspace_id` is the place"),
+            );
+        }
+    }
+    let mut wanted: Vec<IdentityHeader> = written.into_iter().map(|it| it.value).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    wanted.into()
 }
 
 fn compile_tls(tls: written::ClientTls) -> settings::ClientTls {

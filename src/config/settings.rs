@@ -13,7 +13,9 @@ use http::{HeaderValue, Uri};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
+use crate::policy::method::MethodOverride;
 
 /// A whole `gateway.yaml`, valid and resolved.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Settings {
     pub backend: Backend,
     /// Who knows the tokens.
     pub introspection: Introspection,
+    /// `identity_headers`: what of a token the backend is told.
+    pub identity_headers: Box<[IdentityHeader]>,
     /// How long a verdict lives.
     pub cache: Cache,
     /// Bounds on what a client may send or hold.
@@ -148,6 +152,10 @@ pub struct Backend {
     pub path_prefix: Box<str>,
     /// `backend.host`
     pub host: BackendHost,
+    /// `backend.method_override`
+    pub method_override: MethodOverride,
+    /// `backend.cookies`: whether they pass on routes that ask for a token.
+    pub cookies: bool,
     /// `backend.tls`
     pub tls: ClientTls,
     /// `backend.connect_timeout`: name resolution, TCP and TLS together.

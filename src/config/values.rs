@@ -8,7 +8,9 @@ use secrecy::SecretString;
 use super::decode::{Decode, Decoder, listed, nearest};
 use super::settings::{BackendHost, JsonPointer, LogFormat, LogLevel, Roots};
 use super::tree::Node;
+use crate::policy::identity::IdentityHeader;
 use crate::policy::map::Unmapped;
+use crate::policy::method::MethodOverride;
 
 /// Matches a string that takes something from the environment, whose result no schema can know.
 pub(super) const FROM_ENVIRONMENT: &str = r"\$\{";
@@ -283,6 +285,11 @@ words!(LogFormat { "json" => Self::Json, "text" => Self::Text });
 words!(LogLevel {
     "off" => Self::Off, "error" => Self::Error, "warn" => Self::Warn,
     "info" => Self::Info, "debug" => Self::Debug, "trace" => Self::Trace,
+});
+words!(MethodOverride { "pin" => Self::Pin, "honour" => Self::Honour });
+words!(IdentityHeader {
+    "id" => Self::Id, "name" => Self::Name, "abilities" => Self::Abilities,
+    "workspace_id" => Self::WorkspaceId,
 });
 words!(Unmapped { "deny" => Self::Deny, "authenticated" => Self::Authenticated });
 

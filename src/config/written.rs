@@ -6,7 +6,9 @@ use super::decode::{Spanned, section};
 use super::files::{ReadableFile, SecretFile};
 use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots};
 use super::values::{Period, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
+use crate::policy::identity::IdentityHeader;
 use crate::policy::map::Unmapped;
+use crate::policy::method::MethodOverride;
 
 /// No bound but that of the type.
 const ANY: u32 = u32::MAX;
@@ -23,6 +25,9 @@ section! {
         backend: Backend,
         /// Who knows the tokens.
         introspection: Introspection,
+        /// What of a token the backend is told, on routes that ask for one: `id` in X-Token-Id, `name` in
+        /// X-Token-Name, `abilities` in X-Token-Abilities, `workspace_id` in X-Workspace-Id.
+        identity_headers: Vec<Spanned<IdentityHeader>> = [],
         /// How long a verdict lives.
         cache: Cache,
         /// Bounds on what a client may send or hold.
@@ -82,6 +87,11 @@ section! {
         url: BackendUrl,
         /// The Host that the backend sees: the client's (`preserve`), or the URL's (`backend`).
         host: BackendHost = "preserve",
+        /// A POST with X-HTTP-Method-Override is decided as a POST (`pin`), or as the PUT, PATCH or DELETE that
+        /// the field names (`honour`).
+        method_override: MethodOverride = "pin",
+        /// Whether cookies pass on routes that ask for a token; a session may do more there than the token.
+        cookies: Spanned<Switch> = false,
         /// How https is spoken.
         tls: ClientTls,
         /// For name resolution, TCP and TLS together.

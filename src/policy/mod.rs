@@ -5,9 +5,12 @@
 
 pub mod ability;
 pub mod bearer;
+mod fate;
 pub mod framing;
 pub mod headers;
+pub mod identity;
 pub mod map;
+pub mod method;
 pub mod path;
 pub mod refusal;
 pub mod route;

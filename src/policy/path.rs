@@ -207,7 +207,7 @@ fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, Why> {
 }
 
 /// The bytes that a segment of a canonical path stands for.
-pub(super) fn decoded(segment: &[u8]) -> impl Iterator<Item = u8> {
+pub fn decoded(segment: &[u8]) -> impl Iterator<Item = u8> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let byte = *segment.get(at)?;

@@ -1,6 +1,6 @@
 //! One core's way to a verdict: its front cache, the cache of all cores, the introspector.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +14,9 @@ use super::introspection::{Answer, NoVerdict};
 use super::introspector::Introspector;
 use super::revocation::Subject;
 use super::turns::{Turn, Turns};
+use super::verdict::Verdict;
 use crate::policy::bearer::Token;
+use crate::policy::identity::{Described, Identity, IdentityHeader};
 use crate::policy::refusal::Refusal;
 use crate::telemetry::metrics::{CoreMetrics, IntrospectionOutcome, LookupResult, Phase};
 
@@ -48,6 +50,25 @@ pub struct HeldEntry {
     entry: Arc<Entry>,
     hash: TokenHash,
     hits: Cell<u32>,
+    identity: OnceCell<Identity>,
+}
+
+impl HeldEntry {
+    /// The wanted fields that tell the backend of the token: written at the first request, and cloned without
+    /// an instruction that another core waits for.
+    ///
+    /// # Errors
+    /// As [`Identity::new`].
+    pub fn identity(&self, wanted: &[IdentityHeader]) -> Result<Identity, Refusal> {
+        if let Some(identity) = self.identity.get() {
+            return Ok(identity.clone());
+        }
+        let Verdict { id, name, abilities, workspace_id, .. } = &self.verdict;
+        let described =
+            Described { id, name: name.as_deref(), abilities, workspace_id: workspace_id.as_deref() };
+        let identity = Identity::new(wanted, described)?;
+        Ok(self.identity.get_or_init(|| identity).clone())
+    }
 }
 
 impl std::ops::Deref for HeldEntry {
@@ -160,7 +181,7 @@ impl Lookup {
     }
 
     fn keep_at_hand(&self, hash: TokenHash, entry: Arc<Entry>) -> Held {
-        let held = Rc::new(HeldEntry { entry, hash, hits: Cell::new(0) });
+        let held = Rc::new(HeldEntry { entry, hash, hits: Cell::new(0), identity: OnceCell::new() });
         if let Some(slot) = self.front.borrow_mut().get_mut(Self::slot(&hash)) {
             *slot = Some(Rc::clone(&held));
         }

@@ -1,0 +1,347 @@
+//! Which fields pass, which the gateway sets itself, and the method that they may name.
+
+use serde_json::{Value, json};
+
+use crate::support::setting::{Setting, WRITER, setting};
+use crate::support::{Answer, Gateway, Introspector, Request, Upstream, Verdict};
+
+const ITEM: &str = "/api/v2/items/5";
+/// The names that only the gateway may set.
+const IDENTITY: [&str; 4] = ["X-Token-Id", "X-Token-Name", "X-Token-Abilities", "X-Workspace-Id"];
+/// The same and others, as clients write them who mean a backend that folds names.
+const SPELLINGS: [&str; 12] = [
+    "X-Token-Id",
+    "x-token-id",
+    "X_Token_Id",
+    "X.Token.Id",
+    "X-Token_Name",
+    "X.Token-Name",
+    "x_token_abilities",
+    "X-Token+Abilities",
+    "X-TOKEN-ABILITIES",
+    "X-Workspace.Id",
+    "X_WORKSPACE_ID",
+    "X-Workspace-Id",
+];
+
+/// The identity fields of a request as a backend sees that folds names like PHP and lighttpd.
+fn seen(request: &Request) -> Vec<(String, String)> {
+    let fold = |name: &str| name.to_ascii_uppercase().replace(|it: char| !it.is_ascii_alphanumeric(), "_");
+    let names = IDENTITY.map(fold);
+    let fields = request.fields.0.iter().map(|(name, value)| (fold(name), value.clone()));
+    let mut seen: Vec<_> = fields.filter(|(name, _)| names.contains(name)).collect();
+    seen.sort();
+    seen
+}
+
+fn described(data: &Value) -> Verdict {
+    Verdict::Answer(Answer::json(200, &json!({"data": data})))
+}
+
+/// A gateway whose introspector says this of `7|token`.
+fn telling(wanted: &str, data: &Value) -> Setting {
+    let upstream = Upstream::start();
+    let introspector = Introspector::start();
+    introspector.know("7|token", described(data));
+    let gateway = Gateway::builder()
+        .backend(&upstream)
+        .introspector(&introspector)
+        .yaml("introspection:\n  response: {workspace_id: /data/workspace/id}\n")
+        .yaml(&format!("identity_headers: [{wanted}]\n"))
+        .start();
+    Setting { upstream, introspector, gateway }
+}
+
+const TOKEN: (&str, &str) = ("Authorization", "Bearer 7|token");
+
+#[test]
+fn the_backend_is_told_who_is_calling_by_nobody_but_the_gateway() {
+    let data = json!({
+        "id": 7, "name": "Scanner", "abilities": ["items:read", "items:update"], "workspace": {"id": "w-3"},
+        "expires_at": null,
+    });
+    let all = [
+        ("X_TOKEN_ABILITIES", "items:read items:update"),
+        ("X_TOKEN_ID", "7"),
+        ("X_TOKEN_NAME", "Scanner"),
+        ("X_WORKSPACE_ID", "w-3"),
+    ];
+    let claims: Vec<(&str, &str)> = SPELLINGS.iter().map(|name| (*name, "1")).collect();
+    let named_away = ("Connection", "X-Token-Id, x-token-name, X-Token-Abilities, X-Workspace-Id");
+    for (trusted, wanted, expected) in [
+        (false, "", &[][..]),
+        (false, "id, name, abilities, workspace_id", &all),
+        (true, "id, name, abilities, workspace_id", &all),
+        (true, "abilities", &all[..1]),
+        (false, "workspace_id, id", &[all[1], all[3]]),
+    ] {
+        let setting = telling(wanted, &data);
+        let setting = match trusted {
+            false => setting,
+            true => {
+                let Setting { upstream, introspector, .. } = setting;
+                let gateway = Gateway::builder()
+                    .backend(&upstream)
+                    .introspector(&introspector)
+                    .yaml("listen:\n  trusted_proxies: [127.0.0.0/8]\n")
+                    .yaml("introspection:\n  response: {workspace_id: /data/workspace/id}\n")
+                    .yaml(&format!("identity_headers: [{wanted}]\n"))
+                    .start();
+                Setting { upstream, introspector, gateway }
+            }
+        };
+        let mut client = setting.gateway.client();
+        for fields in [&[TOKEN][..], &[&[TOKEN, named_away][..], &claims].concat()] {
+            for _ in 0..2 {
+                setting.upstream.forget_requests();
+                let response = client.request("GET", ITEM, fields, b"");
+                assert_eq!(response.status, 200, "{}", response.text());
+                let expected: Vec<_> =
+                    expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+                assert_eq!(seen(&setting.upstream.only_request()), expected, "{wanted}: {fields:?}");
+            }
+        }
+        setting.upstream.forget_requests();
+        assert_eq!(client.request("GET", "/up", &claims, b"").status, 200);
+        assert_eq!(seen(&setting.upstream.only_request()), [], "a public route has no token");
+        assert_eq!(setting.introspector.calls(), 1);
+    }
+}
+
+#[test]
+fn whatever_a_token_is_called_it_ends_no_field_and_looks_like_no_other() {
+    for (name, expected) in [
+        (json!("Süd 1"), Some("S%C3%BCd%201")),
+        (json!(" a"), Some("%20a")),
+        (json!("a "), Some("a%20")),
+        (json!("%20a"), Some("%2520a")),
+        (
+            json!("a\r\nX-Token-Id: 1\r\n\r\nGET / HTTP/1.1"),
+            Some("a%0D%0AX-Token-Id:%201%0D%0A%0D%0AGET%20/%20HTTP/1.1"),
+        ),
+        (json!("a\u{0}\u{7f}"), Some("a%00%7F")),
+        (json!(""), Some("")),
+        (json!(null), None),
+        (json!(17), None),
+    ] {
+        let data = json!({"id": "a,b", "name": name, "abilities": ["items:read", "a b"], "expires_at": null});
+        let setting = telling("id, name, abilities, workspace_id", &data);
+        assert_eq!(setting.gateway.get(ITEM, Some("7|token")).status, 200, "{name}");
+        let request = setting.upstream.only_request();
+        assert_eq!(request.field("x-token-name"), expected, "{name}");
+        assert_eq!(request.field("x-token-id"), Some("a%2Cb"));
+        assert_eq!(request.field("x-token-abilities"), Some("a%20b items:read"));
+        assert_eq!(request.field("x-workspace-id"), None, "the introspector named none");
+    }
+}
+
+#[test]
+fn a_renewed_verdict_is_told_anew() {
+    let setting = telling("name", &json!({"id": 7, "name": "old", "abilities": ["items:read"]}));
+    let mut client = setting.gateway.client();
+    assert_eq!(client.get(ITEM, Some("7|token")).status, 200);
+    setting
+        .introspector
+        .know("7|token", described(&json!({"id": 7, "name": "new", "abilities": ["items:read"]})));
+    setting.upstream.answer(|_| Answer::message(401, "Unauthenticated."));
+    assert_eq!(client.get(ITEM, Some("7|token")).status, 401, "the backend contradicts the verdict");
+    assert_eq!(client.get(ITEM, Some("7|token")).status, 401);
+    let names: Vec<_> =
+        setting.upstream.requests().iter().map(|it| it.field("x-token-name").unwrap().to_owned()).collect();
+    assert_eq!(names, ["old", "old", "new"]);
+}
+
+#[test]
+fn cookies_pass_beside_a_token_only_where_the_configuration_says_so() {
+    for (yaml, expected) in [("", None), ("backend:\n  cookies: true\n", Some("session=1; theme=dark"))] {
+        let setting = setting(yaml);
+        let sent = [WRITER, ("Cookie", "session=1; theme=dark"), ("Connection", "Cookie")];
+        assert_eq!(setting.gateway.client().request("GET", ITEM, &sent, b"").status, 200);
+        let request = setting.upstream.only_request();
+        assert_eq!((request.field("cookie"), request.bearer()), (expected, Some("1|writer")), "{yaml}");
+    }
+}
+
+#[test]
+fn a_token_in_the_query_or_the_body_is_none() {
+    let setting = setting("");
+    let mut client = setting.gateway.client();
+    for (target, fields, body) in [
+        ("/api/v2/items?access_token=1|writer", &[][..], ""),
+        ("/api/v2/items?api_token=1|writer&token=1|writer", &[], ""),
+        ("/api/v2/items?Authorization=Bearer%201|writer", &[], ""),
+        ("/api/v2/items", &[("Content-Type", "application/x-www-form-urlencoded")], "access_token=1|writer"),
+        ("/api/v2/items", &[("Content-Type", "application/json")], r#"{"api_token":"1|writer"}"#),
+        ("/api/v2/items", &[("Cookie", "token=1|writer; access_token=1|writer")], ""),
+        ("/api/v2/items", &[("X-Api-Token", "1|writer"), ("X-Authorization", "Bearer 1|writer")], ""),
+        (
+            "/api/v2/items",
+            &[("PHP-Auth-Digest", "Bearer 1|writer"), ("Proxy-Authorization", "Bearer 1|writer")],
+            "",
+        ),
+        ("/api/v2/items", &[("Authorization", "Basic MXx3cml0ZXI6")], ""),
+    ] {
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let response = client.request(method, target, fields, body.as_bytes());
+        assert_eq!(
+            (response.status, response.text()),
+            (401, r#"{"message":"Unauthenticated."}"#),
+            "{target} {fields:?}"
+        );
+    }
+    assert_eq!((setting.upstream.requests().len(), setting.introspector.calls()), (0, 0));
+    let sent = [("Authorization", "Bearer 2|unknown")];
+    assert_eq!(client.request("GET", "/api/v2/items?access_token=1|writer", &sent, b"").status, 401);
+    assert_eq!(setting.introspector.calls_for("1|writer"), 0);
+}
+
+#[test]
+fn an_upgrade_is_not_forwarded_and_the_request_served_as_it_is() {
+    let setting = setting("");
+    let mut client = setting.gateway.client();
+    for fields in [
+        &[
+            ("Connection", "Upgrade, HTTP2-Settings"),
+            ("Upgrade", "h2c"),
+            ("HTTP2-Settings", "AAMAAABkAAQAoAAAAAIAAAAA"),
+        ][..],
+        &[("Connection", "upgrade"), ("Upgrade", "TLS/1.0, HTTP/1.1")],
+        &[("Connection", "Upgrade"), ("Upgrade", "foo/2")],
+        &[("Upgrade", "h2c")],
+        &[("Connection", "keep-alive, Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
+    ] {
+        for (method, body) in [("GET", ""), ("PUT", "some")] {
+            setting.upstream.forget_requests();
+            let response = client.request(method, ITEM, &[&[WRITER], fields].concat(), body.as_bytes());
+            assert_eq!(response.status, 200, "{fields:?}");
+            let request = setting.upstream.only_request();
+            assert_eq!((&*request.method, request.text()), (method, body));
+            for name in ["connection", "upgrade", "http2-settings"] {
+                assert_eq!(request.field(name), None, "{name} of {fields:?}");
+            }
+        }
+    }
+    assert_eq!(setting.upstream.connections(), 1, "and the connections go on");
+}
+
+/// A gateway that honours overrides, and a token for each ability.
+fn honouring(mode: &str) -> Setting {
+    let upstream = Upstream::start();
+    let introspector = Introspector::knowing([
+        ("1|update", &["items:update"][..]),
+        ("2|delete", &["items:delete"]),
+        ("3|create", &["items:create"]),
+        ("1|writer", &["*"]),
+    ]);
+    let gateway = Gateway::builder()
+        .backend(&upstream)
+        .introspector(&introspector)
+        .yaml(&format!("backend:\n  method_override: {mode}\n"))
+        .start();
+    Setting { upstream, introspector, gateway }
+}
+
+const OVERRIDE: &str = "X-HTTP-Method-Override";
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+#[test]
+fn an_honoured_override_is_decided_and_forwarded_as_the_method_it_names() {
+    let setting = honouring("honour");
+    let mut client = setting.gateway.client();
+    for (token, method, name, status) in [
+        ("1|update", "PUT", OVERRIDE, 200),
+        ("1|update", "PATCH", "x-http-method-override", 200),
+        ("1|update", "DELETE", OVERRIDE, 403),
+        ("2|delete", "DELETE", OVERRIDE, 200),
+        ("2|delete", "PUT", OVERRIDE, 403),
+        ("3|create", "PUT", OVERRIDE, 403),
+    ] {
+        setting.upstream.forget_requests();
+        let authorization = bearer(token);
+        let fields = [
+            ("Authorization", &*authorization),
+            (name, method),
+            ("Content-Type", "multipart/form-data; boundary=b"),
+            ("Connection", "X-HTTP-Method-Override"),
+        ];
+        let body = b"--b\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nDELETE\r\n--b--\r\n";
+        let response = client.request("POST", &format!("{ITEM}?_method=DELETE"), &fields, body);
+        assert_eq!(response.status, status, "{token} {method}");
+        if status == 200 {
+            let request = setting.upstream.only_request();
+            assert_eq!(request.method, "POST", "PHP parses a form with files of a POST alone");
+            assert_eq!(request.field(OVERRIDE), Some(method), "one field, and the gateway's");
+            assert_eq!(request.body, body);
+            let line = setting.gateway.wait_for_log(|line| line["method"] == method && line["status"] == 200);
+            assert_eq!(line["route"], "/api/v2/items/{id}");
+        } else {
+            assert_eq!(setting.upstream.requests().len(), 0);
+        }
+    }
+    setting.gateway.wait_for_metric("requests_total{method=\"DELETE\",reason=\"allowed\"}", 1.0);
+    setting.gateway.wait_for_metric("requests_total{method=\"DELETE\",reason=\"missing_ability\"}", 1.0);
+    assert_eq!(setting.gateway.metrics().metric("requests_total{method=\"POST\"}"), 0.0);
+}
+
+#[test]
+fn an_override_that_could_be_read_in_two_ways_is_400() {
+    let setting = honouring("honour");
+    let mut client = setting.gateway.client();
+    let mut count = 0.0;
+    for fields in [
+        &[(OVERRIDE, "POST")][..],
+        &[(OVERRIDE, "GET")],
+        &[(OVERRIDE, "HEAD")],
+        &[(OVERRIDE, "OPTIONS")],
+        &[(OVERRIDE, "TRACE")],
+        &[(OVERRIDE, "put")],
+        &[(OVERRIDE, "")],
+        &[(OVERRIDE, "PUT, PUT")],
+        &[(OVERRIDE, "PUT,DELETE")],
+        &[(OVERRIDE, "PUT"), (OVERRIDE, "PUT")],
+        &[(OVERRIDE, "PUT"), (OVERRIDE, "DELETE")],
+        &[(OVERRIDE, "PUT"), ("X_HTTP_Method_Override", "DELETE")],
+        &[(OVERRIDE, "PUT"), ("X.HTTP.Method.Override", "PUT")],
+        &[("X_HTTP_Method_Override", "PUT")],
+        &[("X-HTTP.Method-Override", "PUT")],
+        &[("X-HTTP-Method", "PUT")],
+        &[("X-Method-Override", "PUT")],
+    ] {
+        for target in [ITEM, "/up", "/nowhere"] {
+            let response = client.request("POST", target, &[&[WRITER], fields].concat(), b"");
+            assert_eq!(response.status, 400, "{target} {fields:?}");
+            count += 1.0;
+        }
+    }
+    setting.gateway.wait_for_metric("requests_total{status=\"400\",route=\"none\"}", count);
+    assert_eq!((setting.upstream.requests().len(), setting.introspector.calls()), (0, 0));
+    // Without a field a POST is one, and no other method has an override.
+    assert_eq!(client.request("POST", "/api/v2/items?_method=PUT", &[WRITER], b"_method=PUT").status, 200);
+    let put = [WRITER, (OVERRIDE, "DELETE"), ("X-HTTP-Method", "DELETE")];
+    assert_eq!(client.request("PUT", ITEM, &put, b"").status, 200);
+    let requests = setting.upstream.requests();
+    assert_eq!((&*requests[0].method, requests[0].field(OVERRIDE)), ("POST", Some("POST")));
+    assert_eq!((&*requests[1].method, requests[1].field(OVERRIDE)), ("PUT", None));
+}
+
+#[test]
+fn a_pinned_post_is_decided_as_a_post() {
+    let setting = honouring("pin");
+    let mut client = setting.gateway.client();
+    for value in ["PUT", "DELETE", "", "put, x"] {
+        let fields = [WRITER, (OVERRIDE, value), ("X-HTTP-Method", value)];
+        assert_eq!(client.request("POST", ITEM, &fields, b"").status, 403, "the route has no POST");
+        assert_eq!(client.request("POST", "/api/v2/items", &fields, b"").status, 200);
+    }
+    let overrides: Vec<_> = setting
+        .upstream
+        .requests()
+        .iter()
+        .map(|it| (it.method.clone(), it.target.clone(), it.field(OVERRIDE).unwrap().to_owned()))
+        .collect();
+    let post = ("POST".to_owned(), "/api/v2/items".to_owned(), "POST".to_owned());
+    assert_eq!(overrides, vec![post; 4]);
+}
