@@ -14,6 +14,10 @@ const INVALID_TOKEN: HeaderValue =
     HeaderValue::from_static("Bearer realm=\"stockaj\", error=\"invalid_token\"");
 const INSUFFICIENT_SCOPE: HeaderValue =
     HeaderValue::from_static("Bearer realm=\"stockaj\", error=\"insufficient_scope\"");
+/// As Laravel's throttling calls them.
+const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 /// Seconds. An introspector that is down is asked again with every request; a client need not hurry.
 const A_SECOND: HeaderValue = HeaderValue::from_static("1");
 
@@ -71,6 +75,10 @@ fn parts(refusal: &Refusal) -> Parts {
         Refusal::VersionNotSupported => {
             Parts::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, r#"{"message":"HTTP Version Not Supported."}"#)
         }
+        Refusal::TooManyAttempts(exceeded) => {
+            Parts::new(StatusCode::TOO_MANY_REQUESTS, r#"{"message":"Too Many Attempts."}"#)
+                .with(RETRY_AFTER, exceeded.retry_after.into())
+        }
         Refusal::InternalError => {
             Parts::new(StatusCode::INTERNAL_SERVER_ERROR, r#"{"message":"Server Error"}"#)
         }
@@ -96,12 +104,36 @@ pub fn refuse(refusal: &Refusal, request_id: HeaderValue) -> Response<Bytes> {
     if let Some((name, value)) = field {
         fields.insert(name, value);
     }
+    if let Refusal::TooManyAttempts(exceeded) = refusal {
+        fields.insert(X_RATELIMIT_LIMIT, exceeded.limit.into());
+        fields.insert(X_RATELIMIT_REMAINING, HeaderValue::from_static("0"));
+        fields.insert(X_RATELIMIT_RESET, exceeded.resets_at.into());
+    }
     response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::refusal::Exceeded;
+
+    #[test]
+    fn who_comes_too_often_is_told_as_laravel_does() {
+        let exceeded = Exceeded { limit: 100, retry_after: 3, resets_at: 1_700_000_003 };
+        let response = refuse(&Refusal::TooManyAttempts(exceeded), HeaderValue::from_static("17"));
+        assert_eq!(response.status(), 429);
+        assert_eq!(*response.body(), r#"{"message":"Too Many Attempts."}"#);
+        for (name, value) in [
+            ("content-type", "application/json"),
+            ("cache-control", "no-store"),
+            ("retry-after", "3"),
+            ("x-ratelimit-limit", "100"),
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", "1700000003"),
+        ] {
+            assert_eq!(response.headers().get(name).unwrap(), value, "{name}");
+        }
+    }
 
     #[test]
     fn every_refusal_has_its_status_body_and_field() {

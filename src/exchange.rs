@@ -1,6 +1,7 @@
 //! The record of one request, from its head to the end of its answer.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub struct Exchange {
     settings: Arc<Settings>,
     peer: Rc<Peer>,
     started: Instant,
+    /// The client's address: the peer's, or that which a trusted peer tells.
+    pub client: Option<IpAddr>,
     /// Its method, as it is decided on.
     pub method: Method,
     /// Its id, ours or that of a trusted peer.
@@ -81,6 +84,7 @@ impl Exchange {
             settings: Arc::clone(settings),
             peer: Rc::clone(peer),
             started: now,
+            client: peer.address,
             method: method.clone(),
             request_id,
             route: RouteLabel::None,
@@ -167,7 +171,7 @@ impl Exchange {
         let verdict = self.caller.as_ref().map(|held| &held.verdict);
         self.recorder.access.write(&AccessLine {
             request_id: self.request_id.to_str().unwrap_or("-"),
-            client: self.peer.address,
+            client: self.client,
             method: self.method.as_str(),
             route: match (route, self.route) {
                 (Some(route), _) => route.template(),

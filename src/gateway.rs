@@ -18,9 +18,11 @@ use crate::backend::body::RequestBody;
 use crate::backend::forward::{self, Answered, Backend};
 use crate::config::settings::{BackendHost, Settings};
 use crate::exchange::{Exchange, Recorder, new_request_id};
+use crate::limits::Limiter;
 use crate::peer::Peer;
 use crate::policy::ability::{Permit, Requirement};
 use crate::policy::bearer::{self, Token};
+use crate::policy::client;
 use crate::policy::headers::{self, Credentials, Forwarding};
 use crate::policy::identity::Identity;
 use crate::policy::map::Found;
@@ -37,6 +39,7 @@ pub struct Gateway {
     routes: RouteNumbers,
     lookup: Rc<Lookup>,
     backend: Backend,
+    limiter: Arc<Limiter>,
     recorder: Rc<Recorder>,
 }
 
@@ -45,6 +48,15 @@ struct Decision {
     permit: Permit,
     /// In whose name, and the Authorization field that says so. None on a public route.
     caller: Option<(Held, HeaderValue)>,
+    /// The most that the request's body may have, in bytes.
+    body_limit: u64,
+}
+
+/// What is set of a request that goes on.
+struct Onward {
+    uri: Uri,
+    credentials: Credentials,
+    body_limit: u64,
 }
 
 impl Gateway {
@@ -54,9 +66,10 @@ impl Gateway {
         routes: RouteNumbers,
         lookup: Rc<Lookup>,
         backend: Backend,
+        limiter: Arc<Limiter>,
         recorder: Rc<Recorder>,
     ) -> Self {
-        Self { settings, routes, lookup, backend, recorder }
+        Self { settings, routes, lookup, backend, limiter, recorder }
     }
 
     /// The way to verdicts.
@@ -84,6 +97,12 @@ impl Gateway {
         let now = Instant::now();
         let id = request_id(peer, &request);
         let mut exchange = Exchange::new(&self.recorder, &self.settings, peer, request.method(), id, now);
+        if peer.trusted
+            && let Some(address) = peer.address
+        {
+            let trusts = |address| self.settings.listen.trusts(address);
+            exchange.client = Some(client::address(request.headers(), address, trusts));
+        }
         match self.serve(peer, request, &mut exchange).await {
             Ok((Answered { mut response, lease }, reason)) => {
                 // Ours, whatever the backend speaks (RFC 9110 section 2.5).
@@ -111,7 +130,10 @@ impl Gateway {
         if let Some(method) = method::overriding(request.method(), request.headers(), setting)? {
             exchange.method = method;
         }
-        let Decision { permit, caller } = self.decide(&request, &target, exchange).await?;
+        if let (Some(addresses), Some(address)) = (&self.limiter.addresses, exchange.client) {
+            addresses.take(address).map_err(Refusal::TooManyAttempts)?;
+        }
+        let Decision { permit, caller, body_limit } = self.decide(&request, &target, exchange).await?;
         let uri = self.backend_uri(request.uri(), &target)?;
         let (caller, credentials) = match caller {
             None => (None, Credentials::AsSent),
@@ -121,7 +143,8 @@ impl Gateway {
                 (Some(caller), Credentials::Token { authorization, identity, cookies })
             }
         };
-        let answered = self.forward(permit, peer, request, uri, credentials, exchange).await?;
+        let onward = Onward { uri, credentials, body_limit };
+        let answered = self.forward(permit, peer, request, onward, exchange).await?;
         let Some(caller) = caller else { return Ok((answered, Reason::Public)) };
         if answered.response.status() == StatusCode::UNAUTHORIZED {
             self.lookup.contradicted(&caller);
@@ -129,8 +152,8 @@ impl Gateway {
         Ok((answered, Reason::Allowed))
     }
 
-    /// Route, token, verdict, permit: in this order, so that no introspection is spent on a request that its
-    /// route or its credentials refuse already.
+    /// Route, token, verdict, permit, limit: in this order, so that no introspection is spent on a request
+    /// that its route or its credentials refuse already.
     async fn decide(
         &self,
         request: &Request<Incoming>,
@@ -140,19 +163,28 @@ impl Gateway {
         let map = &self.settings.abilities;
         let found = map.find(&exchange.method, &target.path);
         exchange.route = RouteLabel::Unmapped;
+        let mut body_limit = self.settings.limits.body;
         if let Found::Rule { route, rule } = &found {
             exchange.route = self.routes.label(*route);
             exchange.route_number = Some(*route);
+            if let Some(own) = map.route(*route).and_then(|route| route.options().body) {
+                body_limit = own;
+            }
             if let Some(permit) = Permit::public(&rule.requirement) {
                 bearer::at_most_one(request.headers())?;
-                return Ok(Decision { permit, caller: None });
+                return Ok(Decision { permit, caller: None, body_limit });
             }
         }
         let token = Token::from_fields(request.headers(), self.settings.limits.token_bytes)?;
         let requirement = map.requirement(&found)?;
         let caller = self.verdict(token, exchange).await?;
         let (permit, caller) = self.permit(token, caller, requirement, exchange).await?;
-        Ok(Decision { permit, caller: Some((caller, token.authorization())) })
+        if let Some(tokens) = &self.limiter.tokens {
+            let verdict = &caller.verdict;
+            let limit = caller.limit.get_or_init(|| tokens.limit(&verdict.id, verdict.name.as_deref()));
+            limit.take().map_err(Refusal::TooManyAttempts)?;
+        }
+        Ok(Decision { permit, caller: Some((caller, token.authorization())), body_limit })
     }
 
     /// Who the token is, as introspection says.
@@ -233,14 +265,14 @@ impl Gateway {
         permit: Permit,
         peer: &Peer,
         request: Request<Incoming>,
-        uri: Uri,
-        credentials: Credentials,
+        onward: Onward,
         exchange: &mut Exchange,
     ) -> Result<Answered, Refusal> {
         let Settings { limits, backend, .. } = &*self.settings;
+        let Onward { uri, credentials, body_limit } = onward;
         let (mut head, incoming) = request.into_parts();
         let (body, upload) =
-            RequestBody::new(incoming, limits.body, limits.body_idle_timeout).map_err(forward::refusal)?;
+            RequestBody::new(incoming, body_limit, limits.body_idle_timeout).map_err(forward::refusal)?;
         let forwarding = Forwarding {
             method: &head.method,
             decided: &exchange.method,

@@ -13,6 +13,7 @@
 //! exchange.rs  the record of one request: metrics and access line, once, however it ends
 //! peer.rs      the client's side of a connection, and what it is doing
 //! listener.rs  a bound socket, of the proxy or of the admin listener
+//! limits/      how often one caller may come
 //! tokens/      who is calling: verdict, introspection, cache
 //! backend/     forward (takes a Permit)
 //! client/      connections out: resolve, TLS, keep-alive pool
@@ -22,7 +23,7 @@
 //! demo/        the stand-in for Stockaj
 //! ```
 //!
-//! The arrow: `main → cli → server → gateway → {tokens, backend} → {client, policy}`; `config → policy`;
+//! The arrow: `main → cli → server → gateway → {tokens, backend} → {client, limits, policy}`; `config → policy`;
 //! `telemetry` may be imported by all but `policy`. Siblings do not import each other, and `policy`
 //! imports nothing of ours. `tests/house.rs` scans the imports and keeps it so.
 //!
@@ -41,6 +42,7 @@ pub mod config;
 pub mod demo;
 pub mod exchange;
 pub mod gateway;
+pub mod limits;
 pub mod listener;
 pub mod peer;
 pub mod policy;

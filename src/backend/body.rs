@@ -15,7 +15,7 @@ use crate::policy::headers;
 /// What ended an upload before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UploadFault {
-    /// More than `limits.body`.
+    /// More than the route's `body`, or else `limits.body`.
     #[error("the request's body is too large")]
     TooLarge,
     /// Nothing came for `limits.body_idle_timeout`.

@@ -194,6 +194,9 @@ fn steps(
                 None => String::new(),
             };
             step(output, "requirement", format_args!("{style}{}{style:#}{place}", rule.requirement))?;
+            if let Some(body) = map.route(*route).and_then(|route| route.options().body) {
+                step(output, "body", format_args!("{} at most, instead of `limits.body`", size(body)))?;
+            }
         }
         Found::NoMethod { route } => {
             step(
@@ -254,6 +257,13 @@ fn step(output: &mut dyn Write, name: &str, what: impl Display) -> io::Result<()
     writeln!(output, "{name:11}  {what}")
 }
 
+/// A number of bytes as a configuration would say it.
+fn size(bytes: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let unit = units.into_iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
+}
+
 /// The status that the contract gives a refusal that a decision can end with.
 const fn status(refusal: &Refusal) -> u16 {
     match refusal.reason() {
@@ -268,7 +278,7 @@ const fn status(refusal: &Refusal) -> u16 {
 mod tests {
     use super::*;
     use crate::policy::ability::Requirement;
-    use crate::policy::map::{MapBuilder, Place, Unmapped};
+    use crate::policy::map::{MapBuilder, Place, RouteOptions, Unmapped};
 
     fn map(unmapped: Unmapped) -> AbilityMap {
         let place = |line| Some(Place { file: "stockaj.yaml".into(), line, column: 5 });
@@ -286,6 +296,8 @@ mod tests {
                 ],
             )
             .unwrap();
+        let body = RouteOptions { body: Some(500 << 20) };
+        builder.route_with("/uploads", body, [(Method::POST, word("items:create"), place(9))]).unwrap();
         builder.build()
     }
 
@@ -320,6 +332,30 @@ token        active, with items:read, rents:read
 verdict      allowed (allowed)
 "
         );
+    }
+
+    #[test]
+    fn a_route_with_a_bound_on_bodies_of_its_own() {
+        let (exit, text) = explained(Unmapped::Deny, "POST", "/uploads", &holder(&["items:create"]));
+        assert_eq!(exit, Exit::Fine);
+        assert_eq!(
+            text,
+            "\
+request      POST /uploads
+path         /uploads (as sent)
+method       POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` says `honour`
+route        /uploads
+requirement  items:create (stockaj.yaml:9)
+body         500MiB at most, instead of `limits.body`
+token        active, with items:create
+verdict      allowed (allowed)
+"
+        );
+        for (bytes, text) in
+            [(1, "1B"), (1023, "1023B"), (1024, "1KiB"), (1 << 40, "1024GiB"), (5 << 19, "2560KiB")]
+        {
+            assert_eq!(size(bytes), text);
+        }
     }
 
     #[test]

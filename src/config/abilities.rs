@@ -10,9 +10,10 @@ use super::decode::{Decode, Decoder, nearest};
 use super::report::Mistake;
 use super::source::Span;
 use super::tree::{Entry, Key, Node, Value};
+use super::values::Size;
 use super::written::{Abilities, MapFile};
 use crate::policy::ability::{Requirement, RequirementError};
-use crate::policy::map::{AbilityMap, MapBuilder, Place, Unmapped};
+use crate::policy::map::{AbilityMap, MapBuilder, Place, RouteOptions, Unmapped};
 use crate::policy::route::RouteError;
 use crate::policy::target::METHODS;
 
@@ -50,8 +51,18 @@ pub(super) struct Routes(Vec<Route>);
 #[derive(Debug)]
 struct Route {
     pattern: Key,
+    written: WrittenRoute,
+}
+
+/// What stands below a route's pattern.
+#[derive(Debug, Default)]
+struct WrittenRoute {
+    options: RouteOptions,
     rules: Vec<(Method, Requirement, Option<Place>)>,
 }
+
+/// The keys beside the methods.
+const OPTIONS: [&str; 1] = ["body"];
 
 impl Decode for Routes {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
@@ -62,8 +73,8 @@ impl Decode for Routes {
         for Entry { key, value } in entries {
             decoder.within(key, |decoder| {
                 warn_of_foreign_segments(key, decoder);
-                let rules = decode_rules(value, decoder).unwrap_or_default();
-                if let Err(error) = builder.route(&key.text, rules.iter().cloned()) {
+                let written = decode_route(value, decoder).unwrap_or_default();
+                if let Err(error) = builder.route(&key.text, written.rules.iter().cloned()) {
                     let earlier = routes.span_of(&error);
                     let mut mistake = Mistake::error("not a route").at(key.span, error.to_string());
                     if let Some(span) = earlier {
@@ -73,7 +84,7 @@ impl Decode for Routes {
                     }
                     decoder.record(mistake);
                 }
-                routes.0.push(Route { pattern: key.clone(), rules });
+                routes.0.push(Route { pattern: key.clone(), written });
             });
         }
         (decoder.mistakes_so_far() == before).then_some(routes)
@@ -91,11 +102,15 @@ impl Routes {
     }
 }
 
-/// The methods of a route.
-fn decode_rules(node: &Node, decoder: &mut Decoder<'_>) -> Option<Vec<(Method, Requirement, Option<Place>)>> {
+/// The methods of a route and its options.
+fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<WrittenRoute> {
     let entries = decoder.mapping(node, "a mapping such as `{GET: items:read}`")?;
-    let mut rules = Vec::new();
+    let WrittenRoute { mut options, mut rules } = WrittenRoute::default();
     for Entry { key, value } in entries {
+        if &*key.text == "body" {
+            options.body = decoder.within(key, |decoder| Size::decode(value, decoder)).map(|size| size.0);
+            continue;
+        }
         decoder.within(key, |decoder| match METHODS.iter().find(|method| method.as_str() == &*key.text) {
             Some(method) => {
                 if let Some(requirement) = decode_requirement(value, decoder) {
@@ -103,17 +118,17 @@ fn decode_rules(node: &Node, decoder: &mut Decoder<'_>) -> Option<Vec<(Method, R
                 }
             }
             None => {
-                let names = METHODS.iter().map(Method::as_str);
-                let hint = match nearest(&key.text, names) {
+                let methods = METHODS.each_ref().map(Method::as_str);
+                let hint = match nearest(&key.text, methods.into_iter().chain(OPTIONS)) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("methods are {}", METHODS.each_ref().map(Method::as_str).join(" ")),
+                    None => format!("methods are {}; the option is `body`", methods.join(" ")),
                 };
                 let mistake = Mistake::error("unknown method").at(key.span, "not a method that is served");
                 decoder.record(mistake.hint(hint));
             }
         });
     }
-    Some(rules)
+    Some(WrittenRoute { options, rules })
 }
 
 fn decode_requirement(node: &Node, decoder: &mut Decoder<'_>) -> Option<Requirement> {
@@ -225,10 +240,12 @@ pub(super) fn compile(abilities: &Abilities, decoder: &mut Decoder<'_>) -> Abili
     let mut below: HashMap<&str, Span> = HashMap::new();
     for route in abilities.file.iter().flat_map(|file| &file.0.routes.value.0) {
         below.insert(&route.pattern.text, route.pattern.span);
-        take(builder.route(&route.pattern.text, route.rules.iter().cloned()), route, decoder);
+        let WrittenRoute { options, rules } = &route.written;
+        take(builder.route_with(&route.pattern.text, *options, rules.iter().cloned()), route, decoder);
     }
     for route in &abilities.routes.0 {
-        let replaced = builder.replace(&route.pattern.text, route.rules.iter().cloned());
+        let WrittenRoute { options, rules } = &route.written;
+        let replaced = builder.replace(&route.pattern.text, *options, rules.iter().cloned());
         if let Some(replaced) = take(replaced, route, decoder).flatten() {
             let mut note = Mistake::note("replaces the route of the file as a whole")
                 .of(format!("abilities.routes.\"{}\"", route.pattern.text))
@@ -301,14 +318,17 @@ impl JsonSchema for Routes {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let requirement = generator.subschema_for::<WrittenRequirement>();
-        let methods: serde_json::Map<String, serde_json::Value> = METHODS
+        let mut body = generator.subschema_for::<Size>();
+        body.insert("description".to_owned(), "Of a request's body, instead of `limits.body`.".into());
+        let mut properties: serde_json::Map<String, serde_json::Value> = METHODS
             .iter()
             .map(|method| (method.as_str().to_owned(), requirement.clone().to_value()))
             .collect();
+        properties.insert("body".to_owned(), body.to_value());
         json_schema!({
             "type": "object",
             "patternProperties": {
-                "^/": {"type": "object", "properties": methods, "additionalProperties": false},
+                "^/": {"type": "object", "properties": properties, "additionalProperties": false},
             },
             "additionalProperties": false,
         })

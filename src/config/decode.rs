@@ -31,6 +31,10 @@ pub(super) struct Spanned<T> {
     pub(super) span: Span,
 }
 
+/// Values under names of the operator's own.
+#[derive(Debug)]
+pub(super) struct Named<T>(pub(super) Vec<(Key, T)>);
+
 /// A scalar after interpolation.
 pub(super) struct Scalar<'a> {
     pub(super) text: Cow<'a, str>,
@@ -288,7 +292,7 @@ impl<'a> Decoder<'a> {
 }
 
 /// Adds a key to a path, quoted where it is not a plain word.
-fn join(path: &mut String, key: &str) {
+pub(super) fn join(path: &mut String, key: &str) {
     let plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     match (path.is_empty(), plain) {
         (true, true) => path.push_str(key),
@@ -355,6 +359,39 @@ impl<T: Decode> Decode for Vec<T> {
         let items = decoder.list(node, "a list")?;
         let read: Vec<Option<T>> = items.iter().map(|item| T::decode(item, decoder)).collect();
         read.into_iter().collect()
+    }
+}
+
+impl<T: Decode> Decode for Named<T> {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let entries = decoder.mapping(node, "a mapping")?;
+        let read: Vec<Option<(Key, T)>> = entries
+            .iter()
+            .map(|Entry { key, value }| {
+                let value = decoder.within(key, |decoder| T::decode(value, decoder))?;
+                Some((key.clone(), value))
+            })
+            .collect();
+        read.into_iter().collect::<Option<_>>().map(Self)
+    }
+
+    fn absent(_decoder: &mut Decoder<'_>) -> Option<Self> {
+        Some(Self(Vec::new()))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Named<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Named{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let values = generator.subschema_for::<T>();
+        schemars::json_schema!({"type": "object", "additionalProperties": values})
     }
 }
 

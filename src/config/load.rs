@@ -1,17 +1,19 @@
 //! From a file's name to [`Settings`], or to a report of everything that is wrong.
 
+use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::abilities;
-use super::decode::{Decode, Decoder, Spanned};
+use super::decode::{Decode, Decoder, Named, Spanned, join};
 use super::interpolate::Environment;
 use super::report::{Mistake, Report, Severity};
 use super::settings::{self, IntrospectionStyle, ResponsePointers, Settings};
 use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
-use super::values::{Style, parse_pointer};
+use super::values::{Style, Whole, parse_pointer};
 use super::written::{self, Gateway, MapFile};
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
@@ -174,7 +176,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
     let map = abilities::compile(&written.abilities.value, decoder);
     let introspection = compile_introspection(written.introspection, decoder)?;
     let identity_headers = compile_identity(written.identity_headers, &introspection.response, decoder);
-    let Gateway { listen, admin, backend, cache, limits, runtime, log, .. } = written;
+    let Gateway { listen, admin, backend, cache, limits, rate_limit, runtime, log, .. } = written;
     if backend.cookies.value.0 {
         decoder.mistakes.push(
             Mistake::warning("cookies beside a token")
@@ -226,10 +228,14 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             token_bytes: limits.token_bytes.length(),
             body: limits.body.0,
             connections: limits.connections.count(),
+            connections_per_address: Some(limits.connections_per_address.count()).filter(|&most| most != 0),
+            requests_per_address: NonZeroU32::new(limits.requests_per_address.0)
+                .map(|requests| settings::Rate { requests_per_second: requests, burst: requests }),
             header_timeout: limits.header_timeout.0,
             idle_timeout: limits.idle_timeout.0,
             body_idle_timeout: limits.body_idle_timeout.0,
         },
+        rate_limit: rate_limit.map(|rate_limit| compile_rate_limit(rate_limit, decoder)),
         threads: match runtime.threads.count() {
             0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
             threads => threads,
@@ -264,6 +270,38 @@ fn compile_identity(
     wanted.sort_unstable();
     wanted.dedup();
     wanted.into()
+}
+
+fn compile_rate_limit(written: written::RateLimit, decoder: &mut Decoder<'_>) -> settings::RateLimit {
+    let default = settings::Rate {
+        requests_per_second: at_least_one(written.requests_per_second),
+        burst: at_least_one(written.burst),
+    };
+    let rate = |written: &written::RateOverride| settings::Rate {
+        requests_per_second: written.requests_per_second.map_or(default.requests_per_second, at_least_one),
+        burst: written.burst.map_or(default.burst, at_least_one),
+    };
+    let rates = |named: &Named<written::RateOverride>| {
+        named.0.iter().map(|(key, written)| (key.text.clone(), rate(written))).collect()
+    };
+    let by_id: HashMap<Box<str>, settings::Rate> = rates(&written.by_id);
+    for (name, written) in &written.by_name.0 {
+        let lowered = rate(written);
+        if [&default].into_iter().chain(by_id.values()).all(|rate| rate.min(lowered) == *rate) {
+            let mut path = "rate_limit.by_name".to_owned();
+            join(&mut path, &name.text);
+            let mistake = Mistake::warning("has no effect")
+                .of(path)
+                .at(name.span, "names are their owners' choice: this can only lower a limit")
+                .hint("`by_id` can raise it");
+            decoder.mistakes.push(mistake);
+        }
+    }
+    settings::RateLimit { default, by_name: rates(&written.by_name), by_id }
+}
+
+fn at_least_one<const LEAST: u32, const MOST: u32>(number: Whole<LEAST, MOST>) -> NonZeroU32 {
+    NonZeroU32::new(number.0).unwrap_or(NonZeroU32::MIN)
 }
 
 fn compile_tls(tls: written::ClientTls) -> settings::ClientTls {

@@ -3,8 +3,10 @@
 //! Nothing here is text that still has to be parsed. Secrets are [`SecretString`]s, whose `Debug` is
 //! redacted.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,8 @@ pub struct Settings {
     pub cache: Cache,
     /// Bounds on what a client may send or hold.
     pub limits: Limits,
+    /// How often one token may come; none: as often as it likes.
+    pub rate_limit: Option<RateLimit>,
     /// How many runtimes serve requests, at least 1: `runtime.threads`, or for 0 the available cores and
     /// 4 at most.
     pub threads: usize,
@@ -75,6 +79,14 @@ pub struct Listen {
     pub drain_delay: Duration,
     /// `listen.drain_timeout`: how long requests in flight may take after that.
     pub drain_timeout: Duration,
+}
+
+impl Listen {
+    /// Whether the forwarding headers of a peer with this address are believed.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
 }
 
 /// `listen.tls`: PEM files, read when the listener is built.
@@ -254,12 +266,46 @@ pub struct Limits {
     pub body: u64,
     /// `limits.connections`: of all clients.
     pub connections: usize,
+    /// `limits.connections_per_address`; none: no bound.
+    pub connections_per_address: Option<usize>,
+    /// `limits.requests_per_address`, in a second and at once; none: no bound.
+    pub requests_per_address: Option<Rate>,
     /// `limits.header_timeout`: from a head's first byte to its last.
     pub header_timeout: Duration,
     /// `limits.idle_timeout`: of a client's connection between requests.
     pub idle_timeout: Duration,
     /// `limits.body_idle_timeout`: between two pieces of a body, in either direction.
     pub body_idle_timeout: Duration,
+}
+
+/// How many requests a second are served in the long run, and how many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// `requests_per_second`
+    pub requests_per_second: NonZeroU32,
+    /// `burst`
+    pub burst: NonZeroU32,
+}
+
+impl Rate {
+    /// The lower of both, in each respect.
+    pub fn min(self, other: Self) -> Self {
+        Self {
+            requests_per_second: self.requests_per_second.min(other.requests_per_second),
+            burst: self.burst.min(other.burst),
+        }
+    }
+}
+
+/// `rate_limit`
+#[derive(Clone, Debug)]
+pub struct RateLimit {
+    /// For every token that is not named below.
+    pub default: Rate,
+    /// `rate_limit.by_name`: names are the token owner's choice, so that these only lower.
+    pub by_name: HashMap<Box<str>, Rate>,
+    /// `rate_limit.by_id`: instead of the default.
+    pub by_id: HashMap<Box<str>, Rate>,
 }
 
 /// The form of log lines.

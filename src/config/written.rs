@@ -2,7 +2,7 @@
 
 use super::abilities::{IncludedMap, Routes};
 use super::address::{BackendUrl, IntrospectionUrl, Network};
-use super::decode::{Spanned, section};
+use super::decode::{Named, Spanned, section};
 use super::files::{ReadableFile, SecretFile};
 use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots};
 use super::values::{Period, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
@@ -12,6 +12,8 @@ use crate::policy::method::MethodOverride;
 
 /// No bound but that of the type.
 const ANY: u32 = u32::MAX;
+/// More in a second than one gateway serves.
+const MOST_REQUESTS: u32 = 1_000_000;
 
 section! {
     /// The configuration of stockaj-gateway. Durations are `250ms`, `2s`, `5m`, `1h`; sizes `64KiB`,
@@ -32,6 +34,8 @@ section! {
         cache: Cache,
         /// Bounds on what a client may send or hold.
         limits: Limits,
+        /// How often one token may come, whatever its spelling; without it, as often as it likes.
+        rate_limit: Option<RateLimit>,
         /// What serves.
         runtime: Runtime,
         /// What is logged.
@@ -192,12 +196,41 @@ section! {
         body: Size = "100MiB",
         /// Of all clients.
         connections: Whole<1, ANY> = 10_000,
+        /// Of one client address (IPv6: of one /64); 0: no bound. Trusted proxies have none.
+        connections_per_address: Whole<0, ANY> = 0,
+        /// In a second, and at once, of one client address (IPv6: of one /64); 0: no bound. Behind a trusted
+        /// proxy the address is the right-most in X-Forwarded-For that is not itself trusted.
+        requests_per_address: Whole<0, MOST_REQUESTS> = 0,
         /// From a head's first byte to its last.
         header_timeout: Timeout = "10s",
         /// Of a client's connection between requests.
         idle_timeout: Timeout = "75s",
         /// Between two pieces of a body, in either direction.
         body_idle_timeout: Timeout = "30s",
+    }
+}
+
+section! {
+    /// How often one token may come. Tokens are known by the id that introspection names.
+    RateLimit {
+        /// In the long run.
+        requests_per_second: Whole<1, MOST_REQUESTS> = 50,
+        /// At once, after a pause.
+        burst: Whole<1, MOST_REQUESTS> = 100,
+        /// By the token's name, which is its owner's choice: lower values hold, higher ones do not.
+        by_name: Named<RateOverride>,
+        /// By the token's id: values that hold instead of those above, lower or higher.
+        by_id: Named<RateOverride>,
+    }
+}
+
+section! {
+    /// For some tokens; what is left out is as for all.
+    RateOverride {
+        /// In the long run.
+        requests_per_second: Option<Whole<1, MOST_REQUESTS>>,
+        /// At once, after a pause.
+        burst: Option<Whole<1, MOST_REQUESTS>>,
     }
 }
 

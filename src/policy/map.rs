@@ -47,10 +47,18 @@ pub struct Rule {
     pub place: Option<Place>,
 }
 
+/// What a route says beside its methods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteOptions {
+    /// `body`: the most that a request's body may have, in bytes, instead of `limits.body`.
+    pub body: Option<u64>,
+}
+
 /// A route: a pattern and a rule for each of its methods.
 #[derive(Clone, Debug)]
 pub struct Route {
     pattern: Pattern,
+    options: RouteOptions,
     /// By the method's place in [`METHODS`].
     rules: [Option<Rule>; METHODS.len()],
 }
@@ -58,6 +66,7 @@ pub struct Route {
 impl Route {
     fn new(
         pattern: Pattern,
+        options: RouteOptions,
         methods: impl IntoIterator<Item = (Method, Requirement, Option<Place>)>,
     ) -> Result<Self, RouteError> {
         let mut rules = [const { None }; METHODS.len()];
@@ -68,12 +77,17 @@ impl Route {
                 None => return Err(RouteError::Method(method)),
             }
         }
-        Ok(Self { pattern, rules })
+        Ok(Self { pattern, options, rules })
     }
 
     /// Its pattern.
     pub const fn pattern(&self) -> &Pattern {
         &self.pattern
+    }
+
+    /// What it says beside its methods.
+    pub const fn options(&self) -> &RouteOptions {
+        &self.options
     }
 
     /// Its pattern as written, such as `/api/v2/items/{id}`.
@@ -283,7 +297,20 @@ impl MapBuilder {
         pattern: &str,
         methods: impl IntoIterator<Item = (Method, Requirement, Option<Place>)>,
     ) -> Result<(), RouteError> {
-        self.add(pattern, methods, false).map(drop)
+        self.route_with(pattern, RouteOptions::default(), methods)
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As for [`route`](Self::route).
+    pub fn route_with(
+        &mut self,
+        pattern: &str,
+        options: RouteOptions,
+        methods: impl IntoIterator<Item = (Method, Requirement, Option<Place>)>,
+    ) -> Result<(), RouteError> {
+        self.add(pattern, options, methods, false).map(drop)
     }
 
     /// Adds a route that replaces the equal one of [`route`](Self::route) as a whole, and gives back what it
@@ -294,19 +321,21 @@ impl MapBuilder {
     pub fn replace(
         &mut self,
         pattern: &str,
+        options: RouteOptions,
         methods: impl IntoIterator<Item = (Method, Requirement, Option<Place>)>,
     ) -> Result<Option<Route>, RouteError> {
-        self.add(pattern, methods, true)
+        self.add(pattern, options, methods, true)
     }
 
     fn add(
         &mut self,
         pattern: &str,
+        options: RouteOptions,
         methods: impl IntoIterator<Item = (Method, Requirement, Option<Place>)>,
         replaces: bool,
     ) -> Result<Option<Route>, RouteError> {
         let pattern = Pattern::parse(pattern)?;
-        let route = Route::new(pattern.clone(), methods)?;
+        let route = Route::new(pattern.clone(), options, methods)?;
         match self.routes.entry(pattern) {
             Entry::Vacant(entry) => {
                 entry.insert(Gathered { route, replaces });
@@ -489,6 +518,20 @@ mod tests {
     }
 
     #[test]
+    fn options_belong_to_their_route_and_are_replaced_with_it() {
+        let body = |bytes| RouteOptions { body: Some(bytes) };
+        let mut builder = MapBuilder::default();
+        for (pattern, options) in [("/a", body(1)), ("/b", body(2)), ("/c", RouteOptions::default())] {
+            builder.route_with(pattern, options, methods(&[("POST", "a")])).unwrap();
+        }
+        let replaced = builder.replace("/b", RouteOptions::default(), methods(&[("POST", "b")])).unwrap();
+        assert_eq!(replaced.unwrap().options(), &body(2));
+        let map = builder.build();
+        let bodies: Vec<_> = map.routes().map(|route| route.options().body).collect();
+        assert_eq!(bodies, [Some(1), None, None]);
+    }
+
+    #[test]
     fn equal_routes_are_a_mistake_within_one_file() {
         let place = Some(Place { file: "a.yaml".into(), line: 3, column: 5 });
         let rule = |place: &Option<Place>| [(Method::GET, Requirement::public(), place.clone())];
@@ -498,11 +541,12 @@ mod tests {
         let earlier = RouteError::Equal { earlier: "/a/{id}".into(), place: place.clone() };
         assert_eq!(builder.route("/a/{item}", rule(&None)), Err(earlier));
 
-        let replaced = builder.replace("/a/{item}", methods(&[("POST", "deny")])).unwrap().unwrap();
+        let none = RouteOptions::default();
+        let replaced = builder.replace("/a/{item}", none, methods(&[("POST", "deny")])).unwrap().unwrap();
         assert_eq!(replaced.template(), "/a/{id}");
-        assert!(builder.replace("/c", rule(&None)).unwrap().is_none());
+        assert!(builder.replace("/c", none, rule(&None)).unwrap().is_none());
         for (pattern, earlier) in [("/a/{other}", "/a/{item}"), ("/c", "/c")] {
-            let error = builder.replace(pattern, rule(&None)).unwrap_err();
+            let error = builder.replace(pattern, none, rule(&None)).unwrap_err();
             assert_eq!(error, RouteError::Equal { earlier: earlier.into(), place: None });
         }
         let map = builder.build();

@@ -5,6 +5,7 @@
 
 pub mod ability;
 pub mod bearer;
+pub mod client;
 mod fate;
 pub mod framing;
 pub mod headers;

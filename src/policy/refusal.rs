@@ -92,6 +92,17 @@ impl Reason {
     }
 }
 
+/// What a caller is told who comes too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exceeded {
+    /// How many requests it has at once.
+    pub limit: u32,
+    /// In how many seconds it may come again: at least one.
+    pub retry_after: u64,
+    /// When that is, in seconds of the epoch.
+    pub resets_at: u64,
+}
+
 /// Why the gateway answers a request itself instead of the backend.
 ///
 /// A status is chosen in one place, `answer.rs`; a variant says what happened.
@@ -127,6 +138,8 @@ pub enum Refusal {
     HeaderFieldsTooLarge,
     /// The request's version of HTTP is not served: 505.
     VersionNotSupported,
+    /// A token or an address comes too often: 429.
+    TooManyAttempts(Exceeded),
     /// No connection to the backend could be made: 502.
     BackendUnreachable,
     /// The backend's answer broke off or made no sense: 502.
@@ -151,9 +164,11 @@ impl Refusal {
             Self::MissingAbility(_) => Reason::MissingAbility,
             Self::NoVerdict => Reason::NoVerdict,
             Self::Overloaded => Reason::Overloaded,
-            Self::RequestTimeout | Self::PayloadTooLarge | Self::UriTooLong | Self::HeaderFieldsTooLarge => {
-                Reason::Limited
-            }
+            Self::RequestTimeout
+            | Self::PayloadTooLarge
+            | Self::UriTooLong
+            | Self::HeaderFieldsTooLarge
+            | Self::TooManyAttempts(_) => Reason::Limited,
             Self::BackendUnreachable => Reason::BackendUnreachable,
             Self::BackendBroken => Reason::BackendBroken,
             Self::BackendTimeout => Reason::BackendTimeout,

@@ -11,13 +11,14 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use super::connection;
-use super::listen::Accepted;
+use super::listen::Admitted;
 use crate::backend::forward::Backend;
 use crate::client::Connector;
 use crate::client::pool::{Census, ConnectionBound, Pool};
 use crate::config::settings::{Limits, Settings};
 use crate::exchange::Recorder;
 use crate::gateway::Gateway;
+use crate::limits::Limiter;
 use crate::peer::{Ending, Peer, Phase};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::{ConnectionState, Metrics, RouteNumbers};
@@ -32,6 +33,7 @@ pub(super) struct Seed {
     pub(super) routes: RouteNumbers,
     pub(super) access: AccessLog,
     pub(super) shared: Arc<Shared>,
+    pub(super) limiter: Arc<Limiter>,
     pub(super) backend: Arc<Connector>,
     pub(super) introspector: Arc<Connector>,
     pub(super) backend_bound: Option<Arc<ConnectionBound>>,
@@ -69,7 +71,7 @@ impl Seed {
         let recorder = Rc::new(Recorder { metrics, access: self.access });
         let http1 = connection::http1(&settings.limits);
         Rc::new(Core {
-            gateway: Gateway::new(settings, self.routes, lookup, backend, recorder),
+            gateway: Gateway::new(settings, self.routes, lookup, backend, self.limiter, recorder),
             tls: self.tls,
             http1,
             peers: RefCell::default(),
@@ -79,16 +81,16 @@ impl Seed {
         })
     }
 
-    /// Serves the connections that come through `accepted` until it is closed, then until they have ended,
+    /// Serves the connections that come through `admitted` until it is closed, then until they have ended,
     /// for `drain_timeout` at most. Says how many had to be cut.
-    pub(super) async fn run(self, mut accepted: mpsc::UnboundedReceiver<Accepted>) -> usize {
+    pub(super) async fn run(self, mut admitted: mpsc::UnboundedReceiver<Admitted>) -> usize {
         let core = self.grow();
         let drain_timeout = core.gateway.settings().listen.drain_timeout;
         let sweep = tokio::task::spawn_local(Rc::clone(&core).sweep());
-        while let Some(accepted) = accepted.recv().await {
+        while let Some(Admitted { accepted, share }) = admitted.recv().await {
             let core = Rc::clone(&core);
             tokio::task::spawn_local(async move {
-                let _carried = Carried(&core.load);
+                let _counted = (Carried(&core.load), share);
                 connection::serve(Rc::clone(&core), accepted).await;
             });
         }

@@ -5,18 +5,31 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use http::{Method, StatusCode};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::config::settings::Settings;
+use crate::limits::addresses::{Connections, Share};
 use crate::listener::{Listener, Socket, SocketFile};
+use crate::policy::refusal::Reason;
+use crate::telemetry::metrics::{CoreMetrics, RouteLabel};
 
 /// A connection on its way to a core.
 #[derive(Debug)]
 pub(super) enum Accepted {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+}
+
+/// A connection that no limit turned away.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) accepted: Accepted,
+    /// Of the connections of its address, where those are counted.
+    pub(super) share: Option<Share>,
 }
 
 /// The listening socket, on the runtime that accepts.
@@ -52,7 +65,7 @@ impl Door {
 /// A core, as the acceptor sees it.
 pub(super) struct Seat {
     pub(super) load: Arc<AtomicUsize>,
-    pub(super) sender: UnboundedSender<Accepted>,
+    pub(super) sender: UnboundedSender<Admitted>,
 }
 
 /// Spreads connections evenly over the cores. SO_REUSEPORT would spread them by a hash of their addresses:
@@ -60,34 +73,91 @@ pub(super) struct Seat {
 pub(super) struct Seating {
     seats: Vec<Seat>,
     next: usize,
-    bound: usize,
+    settings: Arc<Settings>,
+    per_address: Option<Connections>,
+    turned_away: TurnedAway,
 }
 
 impl Seating {
-    pub(super) const fn new(seats: Vec<Seat>, bound: usize) -> Self {
-        Self { seats, next: 0, bound }
+    pub(super) fn new(seats: Vec<Seat>, settings: Arc<Settings>, turned_away: TurnedAway) -> Self {
+        let per_address = settings.limits.connections_per_address.map(Connections::new);
+        Self { seats, next: 0, settings, per_address, turned_away }
     }
 
     /// Gives a connection to the core that has the fewest; in turn where several have.
     pub(super) fn seat(&mut self, accepted: Accepted) {
         let loads: Vec<usize> = self.seats.iter().map(|seat| seat.load.load(Ordering::Relaxed)).collect();
-        if loads.iter().sum::<usize>() >= self.bound {
-            turn_away(accepted);
-            return;
+        if loads.iter().sum::<usize>() >= self.settings.limits.connections {
+            return self.turn_away(accepted);
         }
+        let Ok(share) = self.share(&accepted) else { return self.turn_away(accepted) };
         let count = loads.len();
         let best = (0..count).map(|step| (self.next + step) % count).min_by_key(|&index| loads[index]);
         let Some(seat) = best.and_then(|index| self.seats.get(index)) else { return };
         self.next = best.map_or(0, |index| index + 1);
         seat.load.fetch_add(1, Ordering::Relaxed);
-        if seat.sender.send(accepted).is_err() {
+        if seat.sender.send(Admitted { accepted, share }).is_err() {
             seat.load.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
+/// An address has as many connections as it may.
+struct TooMany;
+
+impl Seating {
+    /// A share of the connections of its address; none where those have no bound.
+    fn share(&mut self, accepted: &Accepted) -> Result<Option<Share>, TooMany> {
+        match (&mut self.per_address, accepted) {
+            (Some(connections), Accepted::Tcp(_, address)) if !self.settings.listen.trusts(address.ip()) => {
+                connections.admit(address.ip()).map(Some).ok_or(TooMany)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn turn_away(&mut self, accepted: Accepted) {
+        self.turned_away.count(Instant::now());
+        // A client that awaits a handshake could not read it.
+        if self.settings.listen.tls.is_none() {
+            tell(accepted);
+        }
+    }
+}
+
+/// What becomes known of the connections that were turned away.
+pub(super) struct TurnedAway {
+    metrics: CoreMetrics,
+    unlogged: u64,
+    logged_at: Option<Instant>,
+}
+
+impl TurnedAway {
+    /// `metrics` are those of the thread that accepts.
+    pub(super) const fn new(metrics: CoreMetrics) -> Self {
+        Self { metrics, unlogged: 0, logged_at: None }
+    }
+
+    /// Counts one as the request that it did not get to send, and logs how many there were, once a second at
+    /// most.
+    fn count(&mut self, now: Instant) {
+        // CONNECT is a method that is not told apart.
+        let (route, method, status) = (RouteLabel::None, Method::CONNECT, StatusCode::SERVICE_UNAVAILABLE);
+        self.metrics.request(route, &method, status, Reason::Overloaded, Duration::ZERO);
+        self.unlogged += 1;
+        let pause = Duration::from_secs(1);
+        if self.logged_at.is_none_or(|at| now.duration_since(at) >= pause) {
+            self.logged_at = Some(now);
+            tracing::warn!(
+                connections = std::mem::take(&mut self.unlogged),
+                "turned away: too many connections"
+            );
+        }
+    }
+}
+
 /// Tells a client that there are too many, if it can be told without waiting.
-fn turn_away(accepted: Accepted) {
+fn tell(accepted: Accepted) {
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\n\
         content-type: application/json\r\ncache-control: no-store\r\nretry-after: 1\r\n\

@@ -23,11 +23,12 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use self::core::Seed;
-use self::listen::{AFTER_FAILURE, Accepted, Door, Seat, Seating};
+use self::listen::{AFTER_FAILURE, Admitted, Door, Seat, Seating, TurnedAway};
 use crate::admin::{Admin, Readiness, State};
 use crate::client::pool::ConnectionBound;
 use crate::client::{Connector, ConnectorError};
 use crate::config::settings::{ListenAddress, Settings};
+use crate::limits::Limiter;
 use crate::listener::{BindError, Listener};
 use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, EvictionCause, Metrics};
@@ -142,21 +143,23 @@ impl Server {
         self.measure(&metrics, &shared);
         let readiness = Arc::new(Readiness::default());
 
+        let limiter = Arc::new(Limiter::new(&self.settings));
         let bound = self.settings.backend.max_connections.map(ConnectionBound::new);
         let mut cores = Vec::new();
         let mut seats = Vec::new();
         for index in 0..self.settings.threads {
-            let (seat, core) = self.start_core(index, &metrics, &shared, bound.clone())?;
+            let (seat, core) = self.start_core(index, &metrics, &shared, &limiter, bound.clone())?;
             seats.push(seat);
             cores.push(core);
         }
         tracing::info!(listener = "proxy", address = %self.proxy.address(), "listening");
         tracing::info!(listener = "admin", address = %self.admin.address(), "listening");
+        let turned_away = TurnedAway::new(metrics.core(self.settings.threads));
         let admin =
             Admin { metrics, readiness: Arc::clone(&readiness), token: self.settings.admin.token.clone() };
         let admin = admin.serve(self.admin)?;
 
-        let seating = Seating::new(seats, self.settings.limits.connections);
+        let seating = Seating::new(seats, Arc::clone(&self.settings), turned_away);
         let listen = &self.settings.listen;
         runtime.block_on(accept(self.proxy, seating, &readiness, listen.drain_delay, shutdown))?;
         let cut: usize = cores.into_iter().map(|core| core.join().unwrap_or_default()).sum();
@@ -206,9 +209,10 @@ impl Server {
         index: usize,
         metrics: &Arc<Metrics>,
         shared: &Arc<Shared>,
+        limiter: &Arc<Limiter>,
         backend_bound: Option<Arc<ConnectionBound>>,
     ) -> io::Result<(Seat, JoinHandle<usize>)> {
-        let (sender, accepted) = mpsc::unbounded_channel::<Accepted>();
+        let (sender, admitted) = mpsc::unbounded_channel::<Admitted>();
         let load = Arc::new(AtomicUsize::new(0));
         let seed = Seed {
             index,
@@ -217,6 +221,7 @@ impl Server {
             routes: metrics.routes(self.settings.abilities.templates()),
             access: self.log.access_log(),
             shared: Arc::clone(shared),
+            limiter: Arc::clone(limiter),
             backend: Arc::clone(&self.parts.backend),
             introspector: Arc::clone(&self.parts.introspector),
             backend_bound,
@@ -231,7 +236,7 @@ impl Server {
             match runtime {
                 Ok(runtime) => {
                     let _ = started.send(Ok(()));
-                    runtime.block_on(seed.run(accepted))
+                    runtime.block_on(seed.run(admitted))
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));

@@ -22,7 +22,7 @@ use crate::policy::refusal::Reason;
 pub struct AccessLine<'a> {
     /// `X-Request-Id`
     pub request_id: &'a str,
-    /// The peer's address; none for a Unix socket.
+    /// The peer's address, or that of the client for which a trusted proxy asks; none for a Unix socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
     /// The method as sent.

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use moka::Expiry;
@@ -19,6 +19,7 @@ use super::introspection::NoVerdict;
 use super::revocation::{Revocation, Revocations, Subject};
 use super::verdict::Verdict;
 use crate::config::settings;
+use crate::limits::tokens::TokenLimit;
 
 /// How long after its freshness an entry is kept, so that its token counts as known. It serves no request
 /// in that time, except as `stale_if_error` allows.
@@ -53,6 +54,8 @@ pub struct Entry {
     pub verdict: Verdict,
     /// When the introspection began.
     pub asked_at: Instant,
+    /// How often the token may come, once it was asked for.
+    pub limit: OnceLock<TokenLimit>,
     hash: TokenHash,
     fresh_until: Instant,
     /// The token's own expiry on the clock that deadlines use.
@@ -366,6 +369,7 @@ impl TokenCache {
         let entry = Arc::new(Entry {
             verdict,
             asked_at,
+            limit: OnceLock::new(),
             hash,
             fresh_until: expires.map_or(fresh_until, |expires| fresh_until.min(expires)),
             expires,

@@ -1,11 +1,12 @@
 //! A client that sends exactly the bytes it is given.
 
 use std::io::{self, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rustls::{ClientConnection, StreamOwned};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use super::certificate::Authority;
 use super::wire::{Body, Fields, Head};
@@ -58,7 +59,19 @@ pub struct RawClient {
 impl RawClient {
     /// Connects, with a deadline for every read and write.
     pub fn connect(address: SocketAddr) -> Self {
-        let socket = connect(address);
+        Self::over(connect(address))
+    }
+
+    /// Connects from another of the machine's own addresses, such as 127.0.0.2.
+    pub fn connect_from(source: &str, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let source: IpAddr = source.parse().unwrap();
+        socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+        socket.connect_timeout(&address.into(), PATIENCE).expect("a connection");
+        Self::over(patient(socket.into()))
+    }
+
+    fn over(socket: TcpStream) -> Self {
         let stream: Box<dyn Stream> = Box::new(socket.try_clone().unwrap());
         Self { stream: BufReader::new(stream), socket }
     }
@@ -187,7 +200,10 @@ pub fn is_close(error: &io::Error) -> bool {
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
-    let socket = TcpStream::connect_timeout(&address, PATIENCE).expect("a connection");
+    patient(TcpStream::connect_timeout(&address, PATIENCE).expect("a connection"))
+}
+
+fn patient(socket: TcpStream) -> TcpStream {
     socket.set_nodelay(true).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.set_write_timeout(Some(PATIENCE)).unwrap();

@@ -1,0 +1,195 @@
+//! `rate_limit`: how often one token may come, however it is spelled and whichever core serves it.
+
+use std::sync::Arc;
+
+use governor::clock::Clock;
+
+use super::bucket::{Bucket, Monotonic};
+use super::table::Table;
+use crate::config::settings::RateLimit;
+use crate::policy::refusal::Exceeded;
+
+/// The buckets of all tokens.
+///
+/// A verdict keeps the buckets of its token, so that a request neither hashes nor locks. Here they are kept
+/// for the verdicts that come later or from other spellings; a bucket that no verdict holds goes when it has
+/// filled up again.
+#[derive(Debug)]
+pub struct Tokens<C: Clock = Monotonic> {
+    settings: RateLimit,
+    clock: C,
+    buckets: Table<Key, Arc<Bucket<C>>>,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    id: Box<str>,
+    /// Of the bucket that `by_name` adds.
+    name: Option<Box<str>>,
+}
+
+/// What limits one token.
+#[derive(Debug)]
+pub struct TokenLimit<C: Clock = Monotonic> {
+    own: Arc<Bucket<C>>,
+    /// A name can be chosen and changed by the token's owner. Whatever it is, its bucket comes on top.
+    by_name: Option<Arc<Bucket<C>>>,
+}
+
+impl<C: Clock> TokenLimit<C> {
+    /// Takes one request.
+    ///
+    /// # Errors
+    /// Where none is left.
+    pub fn take(&self) -> Result<(), Exceeded> {
+        if let Some(bucket) = &self.by_name {
+            bucket.take()?;
+        }
+        self.own.take()
+    }
+}
+
+impl Tokens {
+    /// Limits as configured.
+    pub fn new(settings: RateLimit) -> Self {
+        Self::with_clock(settings, Monotonic::default())
+    }
+}
+
+impl<C: Clock + Clone> Tokens<C> {
+    fn with_clock(settings: RateLimit, clock: C) -> Self {
+        let is_idle = |bucket: &Arc<Bucket<C>>| Arc::strong_count(bucket) == 1 && bucket.drain_if_full();
+        Self { settings, clock, buckets: Table::new(is_idle, usize::MAX) }
+    }
+
+    /// What limits the token of this id and name, as introspection says them.
+    pub fn limit(&self, id: &str, name: Option<&str>) -> TokenLimit<C> {
+        let RateLimit { default, by_name, by_id } = &self.settings;
+        let own = *by_id.get(id).unwrap_or(default);
+        let bucket = |name: Option<&str>, rate| {
+            let key = Key { id: id.into(), name: name.map(Into::into) };
+            self.buckets.with(key, || Arc::new(Bucket::new(rate, self.clock.clone())), Arc::clone)
+        };
+        let lowered = name.and_then(|name| by_name.get(name)).map(|rate| own.min(*rate));
+        TokenLimit {
+            own: bucket(None, own),
+            by_name: lowered.filter(|rate| *rate != own).map(|rate| bucket(name, rate)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+    use crate::config::settings::Rate;
+
+    fn rate(requests_per_second: u32, burst: u32) -> Rate {
+        Rate {
+            requests_per_second: requests_per_second.try_into().unwrap(),
+            burst: burst.try_into().unwrap(),
+        }
+    }
+
+    fn tokens() -> (Tokens<FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        let settings = RateLimit {
+            default: rate(10, 20),
+            by_name: [
+                ("slow", rate(2, 5)),
+                ("greedy", rate(1000, 1000)),
+                ("calm", rate(2, 1000)),
+                ("bursting", rate(99, 3)),
+            ]
+            .map(|(name, rate)| (name.into(), rate))
+            .into(),
+            by_id: [("7", rate(100, 200)), ("8", rate(1, 1))].map(|(id, rate)| (id.into(), rate)).into(),
+        };
+        (Tokens::with_clock(settings, clock.clone()), clock)
+    }
+
+    fn taken(limit: &TokenLimit<FakeRelativeClock>) -> usize {
+        (0..).take_while(|_| limit.take().is_ok()).count()
+    }
+
+    #[test]
+    fn a_name_lowers_and_an_id_does_both() {
+        for (id, name, at_once, in_a_second) in [
+            ("1", None, 20, 10),
+            ("1", Some("unknown"), 20, 10),
+            ("1", Some("slow"), 5, 2),
+            ("1", Some("greedy"), 20, 10),
+            ("1", Some("calm"), 20, 2),
+            ("1", Some("bursting"), 3, 3),
+            ("7", None, 200, 100),
+            ("7", Some("slow"), 5, 2),
+            ("7", Some("greedy"), 200, 100),
+            ("8", None, 1, 1),
+            ("8", Some("greedy"), 1, 1),
+            ("8", Some("slow"), 1, 1),
+        ] {
+            let (tokens, clock) = tokens();
+            let limit = tokens.limit(id, name);
+            assert_eq!(taken(&limit), at_once, "{id} {name:?}");
+            clock.advance(Duration::from_secs(1));
+            assert_eq!(taken(&limit), in_a_second, "{id} {name:?}");
+        }
+    }
+
+    #[test]
+    fn one_id_has_one_bucket_whatever_its_names() {
+        let (tokens, _) = tokens();
+        let (one, other) = (tokens.limit("1", None), tokens.limit("1", Some("renamed")));
+        for _ in 0..10 {
+            one.take().unwrap();
+            other.take().unwrap();
+        }
+        assert_eq!((taken(&one), taken(&other), taken(&tokens.limit("1", Some("again")))), (0, 0, 0));
+        assert_eq!(taken(&tokens.limit("2", None)), 20, "of another token");
+        // Nor does a name that was lowered, and left, give anything back.
+        let (named, plain) = (tokens.limit("3", Some("slow")), tokens.limit("3", None));
+        assert_eq!((taken(&named), taken(&plain)), (5, 15));
+    }
+
+    #[test]
+    fn a_bucket_outlives_its_verdict_until_it_is_full() {
+        let (tokens, clock) = tokens();
+        assert_eq!(taken(&tokens.limit("1", None)), 20);
+        let held = tokens.limit("2", None);
+        let flood = |ids: std::ops::Range<u32>| {
+            for id in ids {
+                drop(tokens.limit(&format!("flood-{id}"), None));
+            }
+            tokens.buckets.len()
+        };
+        assert!(flood(0..100_000) < 3000);
+        assert_eq!(taken(&tokens.limit("1", None)), 0, "it is not full yet");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(taken(&tokens.limit("1", None)), 10);
+        clock.advance(Duration::from_secs(100));
+        assert!(flood(100_000..200_000) < 3000);
+        assert_eq!(taken(&held), 20);
+        assert_eq!(taken(&tokens.limit("2", None)), 0, "a bucket that is held is the only one of its token");
+    }
+
+    #[test]
+    fn cores_share_a_bucket() {
+        let tokens = Tokens::new(RateLimit {
+            default: rate(1, 1000),
+            by_name: Default::default(),
+            by_id: Default::default(),
+        });
+        let counts = std::thread::scope(|scope| {
+            let core = || {
+                let limit = tokens.limit("1", None);
+                (0..1000).filter(|_| limit.take().is_ok()).count()
+            };
+            let cores: Vec<_> = (0..4).map(|_| scope.spawn(core)).collect();
+            cores.into_iter().map(|core| core.join().unwrap()).sum::<usize>()
+        });
+        assert!((1000..1010).contains(&counts), "{counts}");
+    }
+}

@@ -1,0 +1,86 @@
+//! Whose request a trusted proxy brings.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderMap;
+
+use super::headers::X_FORWARDED_FOR;
+
+/// The client's address as a trusted `peer` tells it: the right-most in X-Forwarded-For that is not itself
+/// `trusted`. What stands left of that one, anybody may have written. Where the chain ends before, or holds
+/// what is no address, it is the last that was trusted.
+pub fn address(fields: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
+    let mut nearest = peer;
+    let lines = fields.get_all(X_FORWARDED_FOR).iter().rev();
+    for element in lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b',')) {
+        let element = element.trim_ascii();
+        if element.is_empty() {
+            // RFC 9110 section 5.6.1: a list may have empty elements, which count for nothing.
+            continue;
+        }
+        let Some(address) = std::str::from_utf8(element).ok().and_then(read) else { break };
+        nearest = address;
+        if !trusted(address) {
+            break;
+        }
+    }
+    nearest
+}
+
+/// An address, which some proxies write with its port or in brackets.
+fn read(text: &str) -> Option<IpAddr> {
+    let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || text.parse().ok().map(|address: SocketAddr| address.ip());
+    let address: IpAddr = text.parse().ok().or_else(with_port).or_else(bare)?;
+    Some(address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_right_most_address_that_is_not_trusted() {
+        for (lines, expected) in [
+            (&[][..], "10.0.0.1"),
+            (&["198.51.100.7"], "198.51.100.7"),
+            (&["203.0.113.9, 198.51.100.7"], "198.51.100.7"),
+            (&["203.0.113.9, 198.51.100.7, 10.0.0.2,10.0.0.3"], "198.51.100.7"),
+            (&["203.0.113.9", "198.51.100.7", "10.0.0.2"], "198.51.100.7"),
+            (&["203.0.113.9", "198.51.100.7 , 10.0.0.2", "10.0.0.3"], "198.51.100.7"),
+            // Written by whoever sent it to the first proxy.
+            (&["127.0.0.1, 10.0.0.9, 198.51.100.7"], "198.51.100.7"),
+            // Everybody is trusted: the furthest.
+            (&["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+            // No address: the last that was one, and nothing left of it.
+            (&["unknown"], "10.0.0.1"),
+            (&["198.51.100.7, unknown, 10.0.0.2"], "10.0.0.2"),
+            (&["198.51.100.7, _hidden"], "10.0.0.1"),
+            (&["198.51.100.7, \u{e9}"], "10.0.0.1"),
+            (&["198.51.100.7, 1.2.3.4.5"], "10.0.0.1"),
+            (&["198.51.100.7, [::1"], "10.0.0.1"),
+            // Empty elements, and forms that proxies use.
+            (&["", "198.51.100.7,, ,"], "198.51.100.7"),
+            (&["198.51.100.7:4711"], "198.51.100.7"),
+            (&["2001:db8::7"], "2001:db8::7"),
+            (&["[2001:db8::7]"], "2001:db8::7"),
+            (&["[2001:db8::7]:443"], "2001:db8::7"),
+            (&["::ffff:198.51.100.7"], "198.51.100.7"),
+            (&["198.51.100.7, ::ffff:10.0.0.2"], "198.51.100.7"),
+        ] {
+            let mut fields = HeaderMap::new();
+            for line in lines {
+                fields.append(
+                    X_FORWARDED_FOR,
+                    HeaderValue::from_str(line)
+                        .unwrap_or_else(|_| HeaderValue::from_bytes(line.as_bytes()).unwrap()),
+                );
+            }
+            let trusted = |address: IpAddr| address.to_string().starts_with("10.");
+            let found = address(&fields, "10.0.0.1".parse().unwrap(), trusted);
+            assert_eq!(found.to_string(), expected, "{lines:?}");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! How much, how often and how many: to the last one allowed, by token and by address.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::support::setting::{Setting, WRITER, setting};
+use crate::support::{
+    Answer, Authority, Gateway, Introspector, RawClient, Response, Upstream, Verdict, echo,
+};
+
+const ITEMS: &str = "/api/v2/items";
+
+/// What a caller gets who comes too often.
+fn assert_too_often(response: &Response, limit: &str) {
+    assert_eq!((response.status, response.text()), (429, r#"{"message":"Too Many Attempts."}"#));
+    for (name, value) in [
+        ("content-type", "application/json"),
+        ("cache-control", "no-store"),
+        ("retry-after", "1"),
+        ("x-ratelimit-limit", limit),
+        ("x-ratelimit-remaining", "0"),
+    ] {
+        assert_eq!(response.field(name), Some(value), "{name}");
+    }
+    assert!(response.field("x-request-id").is_some_and(|id| id.len() == 32));
+    let reset: u64 = response.field("x-ratelimit-reset").unwrap().parse().unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert!((now - 5..=now + 1).contains(&reset), "{reset} at {now}");
+}
+
+/// How many of `requests` are allowed where `burst` are at once and `per_second` come back: no fewer than
+/// the burst, and no more than came back in the time that they took.
+fn assert_allowed(requests: usize, burst: usize, per_second: usize, mut allowed: impl FnMut(usize) -> bool) {
+    let started = Instant::now();
+    let count = (0..requests).filter(|number| allowed(*number)).count();
+    let most = burst + (started.elapsed().as_millis() as usize * per_second) / 1000;
+    assert!((burst..=most.max(burst)).contains(&count), "{count} of {requests}, not {burst} to {most}");
+    assert!(most < requests, "too slow to tell anything");
+}
+
+fn is_allowed(response: &Response) -> bool {
+    assert!(matches!(response.status, 200 | 429), "{} {}", response.status, response.text());
+    response.status == 200
+}
+
+#[test]
+fn a_token_that_comes_too_often_is_429() {
+    let setting = setting("rate_limit: {requests_per_second: 1, burst: 3}");
+    setting.introspector.know("2|reader", Verdict::active(&["items:read"]));
+    let mut client = setting.gateway.client();
+    assert_allowed(20, 3, 1, |_| is_allowed(&client.get(ITEMS, Some("1|writer"))));
+    let refused = std::iter::repeat_with(|| client.get(ITEMS, Some("1|writer")))
+        .find(|response| response.status == 429)
+        .unwrap();
+    assert_too_often(&refused, "3");
+    let mut other = setting.gateway.client();
+    assert_eq!(other.get(ITEMS, Some("2|reader")).status, 200, "another token");
+    assert_eq!(other.get("/up", Some("1|writer")).status, 200, "a public route");
+    let line = setting.gateway.wait_for_log(|line| line["status"] == 429);
+    assert_eq!(
+        (&line["reason"], &line["token_id"], &line["route"]),
+        (&"limited".into(), &"1".into(), &ITEMS.into())
+    );
+    let metric = r#"requests_total{route="/api/v2/items",method="GET",status="429",reason="limited"}"#;
+    assert!(setting.gateway.metrics().metric(metric) > 15.0);
+    assert_eq!(setting.introspector.calls_for("1|writer"), 1);
+}
+
+#[test]
+fn it_comes_after_the_requirement_and_before_the_body() {
+    let setting = setting("rate_limit: {requests_per_second: 1, burst: 2}\nlimits: {body: 10}");
+    setting.introspector.know("2|reader", Verdict::active(&["items:read"]));
+    let reader = ("Authorization", "Bearer 2|reader");
+    let mut client = setting.gateway.client();
+    for _ in 0..5 {
+        // What is refused before counts nothing.
+        assert_eq!(client.request("POST", ITEMS, &[reader], b"").status, 403);
+        assert_eq!(client.request("GET", "/nowhere", &[reader], b"").status, 403);
+        assert_eq!(client.request("GET", "/index.php", &[reader], b"").status, 400);
+    }
+    assert_allowed(20, 2, 1, |_| is_allowed(&client.get(ITEMS, Some("2|reader"))));
+    assert_eq!(client.request("POST", ITEMS, &[reader], b"").status, 403, "403 all the same");
+
+    let body = [b'x'; 11];
+    assert_allowed(20, 2, 1, |_| {
+        // A too large body is answered and the connection closed.
+        let response = setting.gateway.client().request("POST", ITEMS, &[WRITER], &body);
+        assert!(matches!(response.status, 413 | 429), "{}", response.status);
+        response.status == 413
+    });
+    let methods: Vec<String> = setting.upstream.requests().into_iter().map(|it| it.method).collect();
+    assert!(methods.len() < 20 && methods.iter().all(|method| method == "GET"), "{methods:?}");
+}
+
+/// Four connections lie on two cores.
+#[test]
+fn every_spelling_and_every_core_takes_from_one_bucket() {
+    let setting = setting("rate_limit: {requests_per_second: 1, burst: 12}");
+    let spellings = ["1|writer", "01|writer", "001|writer", "writer"];
+    for (number, spelling) in spellings.into_iter().enumerate() {
+        // The name is its owner's choice, and may change between two introspections.
+        let verdict = Verdict::active(&["*"]).named(1, &format!("name {number}"));
+        setting.introspector.know(spelling, verdict);
+    }
+    let mut clients: Vec<_> = (0..4).map(|_| setting.gateway.client()).collect();
+    assert_allowed(64, 12, 1, |number| {
+        is_allowed(&clients[number % 4].get(ITEMS, Some(spellings[number / 4 % 4])))
+    });
+    assert_eq!(setting.upstream.connections(), 2, "both cores took part");
+    for spelling in spellings {
+        assert_eq!(setting.introspector.calls_for(spelling), 1);
+    }
+}
+
+#[test]
+fn a_name_only_lowers_and_an_id_does_both() {
+    let setting = setting(
+        "rate_limit:\n  requests_per_second: 1\n  burst: 4\n\
+         \x20 by_name: {greedy: {requests_per_second: 1000, burst: 1000}, slow: {burst: 2}}\n\
+         \x20 by_id: {\"7\": {burst: 8}, 8: {burst: 1}}\n",
+    );
+    for (id, name, burst) in
+        [("1", "plain", 4), ("2", "greedy", 4), ("3", "slow", 2), ("7", "plain", 8), ("8", "greedy", 1)]
+    {
+        let token = format!("{id}|{name}");
+        setting.introspector.know(&token, Verdict::active(&["*"]).named(id, name));
+        let mut client = setting.gateway.client();
+        let mut refused = None;
+        assert_allowed(20, burst, 1, |_| {
+            let response = client.get(ITEMS, Some(&token));
+            let allowed = is_allowed(&response);
+            refused = Some(response).filter(|_| !allowed).or(refused.take());
+            allowed
+        });
+        assert_too_often(&refused.unwrap(), &burst.to_string());
+    }
+}
+
+#[test]
+fn a_token_may_come_again_when_its_time_has_passed() {
+    let setting = setting("rate_limit: {requests_per_second: 20, burst: 2}");
+    let mut client = setting.gateway.client();
+    let mut get = || client.get(ITEMS, Some("1|writer"));
+    assert_eq!([get().status, get().status], [200, 200]);
+    let started = Instant::now();
+    while get().status != 429 {
+        assert!(started.elapsed() < Duration::from_secs(5), "never refused");
+    }
+    thread::sleep(Duration::from_millis(60));
+    assert_eq!(get().status, 200);
+}
+
+/// The backend may have limits of its own, of which its fields tell.
+#[test]
+fn an_answer_of_the_backend_keeps_its_own_fields() {
+    let setting = setting("rate_limit: {requests_per_second: 1, burst: 2}");
+    setting.upstream.answer(|_| {
+        let fields = [("X-RateLimit-Limit", "60"), ("X-RateLimit-Remaining", "59")];
+        Answer::with(200, &fields, "ok")
+    });
+    let response = setting.gateway.get(ITEMS, Some("1|writer"));
+    assert_eq!(response.field("x-ratelimit-limit"), Some("60"));
+    assert_eq!(response.field("x-ratelimit-remaining"), Some("59"));
+    setting.upstream.answer(echo);
+    let response = setting.gateway.get(ITEMS, Some("1|writer"));
+    assert_eq!((response.status, response.field("x-ratelimit-limit")), (200, None));
+}
+
+#[test]
+fn an_address_that_comes_too_often_is_429_before_its_route() {
+    let setting = setting("limits: {requests_per_address: 5}");
+    let address = setting.gateway.address();
+    // On two connections, and so on both cores; whatever the answer, it counts.
+    let mut clients: Vec<_> = (0..2).map(|_| RawClient::connect_from("127.0.0.2", address)).collect();
+    let requests = [("/up", 200), (ITEMS, 401), ("/nowhere", 401)];
+    assert_allowed(60, 5, 5, |number| {
+        let (target, expected) = requests[number % 3];
+        let response = clients[number % 2].get(target, None);
+        if response.status == 429 {
+            assert_too_often(&response, "5");
+        } else {
+            assert_eq!(response.status, expected);
+        }
+        response.status != 429
+    });
+    // What is no well-formed request is refused as such.
+    for _ in 0..10 {
+        assert_eq!(clients[0].get("/index.php", None).status, 400);
+    }
+    // Its own word on whose request it is says nothing.
+    let spoofed = std::iter::repeat_with(|| {
+        clients[0].request("GET", "/up", &[("X-Forwarded-For", "198.51.100.7")], b"").status
+    });
+    assert!(spoofed.take(20).any(|status| status == 429));
+    assert_eq!(RawClient::connect_from("127.0.0.3", address).get("/up", None).status, 200);
+    let metric = r#"requests_total{route="none",method="GET",status="429",reason="limited"}"#;
+    assert!(setting.gateway.metrics().metric(metric) > 40.0);
+}
+
+#[test]
+fn behind_a_trusted_proxy_the_address_is_the_clients() {
+    let setting =
+        setting("limits: {requests_per_address: 3}\nlisten:\n  trusted_proxies: [127.0.0.1, 10.0.0.0/8]\n");
+    let mut proxy = setting.gateway.client();
+    let mut from = |chain: &str| proxy.request("GET", "/up", &[("X-Forwarded-For", chain)], b"");
+    for client in ["198.51.100.7", "198.51.100.8", "2001:db8:7::1", "10.0.0.1, 198.51.100.9, 10.0.0.2"] {
+        assert_allowed(30, 3, 3, |_| is_allowed(&from(client)));
+    }
+    // Neither what it writes before its own address nor a host of its /64 is somebody else.
+    for number in 0..30 {
+        let chain = format!("203.0.113.{number}, 198.51.100.7");
+        let host = format!("2001:db8:7::{number:x}:1");
+        if from(&chain).status == 429 && from(&host).status == 429 {
+            break;
+        }
+        assert!(number < 29, "never refused");
+    }
+    let line = |client: &str| setting.gateway.wait_for_log(|line| line["client"] == *client);
+    for client in ["198.51.100.7", "198.51.100.9", "2001:db8:7::1"] {
+        assert_eq!(line(client)["message"], "request");
+    }
+    assert_eq!(from("198.51.100.10").status, 200);
+    // A peer that is not trusted is its own client.
+    let mut other = RawClient::connect_from("127.0.0.2", setting.gateway.address());
+    assert_eq!(other.request("GET", "/up?other", &[("X-Forwarded-For", "198.51.100.7")], b"").status, 200);
+    line("127.0.0.2");
+}
+
+/// The connection stays open, so that the peer counts.
+fn served(source: &str, setting: &Setting) -> Option<RawClient> {
+    let mut client = RawClient::connect_from(source, setting.gateway.address());
+    // Written before it could be read, where there are too many already.
+    thread::sleep(Duration::from_millis(20));
+    let _ = client.try_send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
+    let response = client.try_response(false).ok()?;
+    assert!(matches!(response.status, 200 | 503), "{}", response.status);
+    (response.status == 200).then_some(client)
+}
+
+const TURNED_AWAY: &str = r#"requests_total{route="none",method="other",status="503",reason="overloaded"}"#;
+
+#[test]
+fn an_address_has_its_number_of_connections() {
+    let setting = setting("limits: {connections_per_address: 2}\nlisten:\n  trusted_proxies: [127.0.0.9]\n");
+    let mut held: Vec<_> = (0..2).map(|_| served("127.0.0.2", &setting).unwrap()).collect();
+    for _ in 0..3 {
+        let response = RawClient::connect_from("127.0.0.2", setting.gateway.address()).response();
+        assert_eq!((response.status, response.text()), (503, r#"{"message":"Service Unavailable."}"#));
+        assert_eq!(response.field("retry-after"), Some("1"));
+    }
+    let _other = served("127.0.0.3", &setting).unwrap();
+    let _proxied: Vec<_> = (0..5).map(|_| served("127.0.0.9", &setting).unwrap()).collect();
+    for client in &mut held {
+        assert_eq!(client.get("/up", None).status, 200, "who was there stays");
+    }
+    setting.gateway.wait_for_metric(TURNED_AWAY, 3.0);
+    held.pop();
+    setting.gateway.wait_for_metric("client_connections", 7.0);
+    assert!(served("127.0.0.2", &setting).is_some(), "one has gone");
+}
+
+#[test]
+fn who_is_turned_away_is_counted_and_logged_once_a_second() {
+    let setting = setting("limits: {connections: 2}");
+    let _held: Vec<_> = (0..2).map(|_| served("127.0.0.1", &setting).unwrap()).collect();
+    let started = Instant::now();
+    let mut count = 0;
+    let lines = || {
+        let lines = setting.gateway.logs();
+        lines.into_iter().filter(|line| line.contains("turned away")).collect::<Vec<_>>()
+    };
+    // The second line has those that came after the first one.
+    while lines().len() < 2 {
+        assert_eq!(setting.gateway.client().response().status, 503);
+        count += 1;
+        thread::sleep(Duration::from_millis(5));
+        assert!(started.elapsed() < Duration::from_secs(10), "not logged again");
+    }
+    let lines = lines();
+    let logged = |line: &str| -> u64 {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["level"], "WARN", "{line}");
+        line["connections"].as_u64().unwrap()
+    };
+    assert_eq!(logged(&lines[0]), 1);
+    assert!((count / 2..count).contains(&logged(&lines[1])), "{lines:?} of {count}");
+    assert!(started.elapsed() >= Duration::from_millis(950), "{lines:?}");
+    setting.gateway.wait_for_metric(TURNED_AWAY, count as f64);
+    assert_eq!(setting.gateway.metrics().metric("client_connections"), 2.0);
+}
+
+/// Plain text is nothing that it could read.
+#[test]
+fn a_client_that_would_speak_tls_is_turned_away_without_a_word() {
+    let authority = Arc::new(Authority::new());
+    let (upstream, introspector) = (Upstream::start(), Introspector::start());
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority);
+    let gateway = gateway.yaml("limits: {connections: 1}").start();
+    let mut held = gateway.client();
+    assert_eq!(held.get("/up", None).status, 200);
+    assert_eq!(RawClient::connect(gateway.address()).read_until_close(), b"");
+    gateway.wait_for_metric(TURNED_AWAY, 1.0);
+    assert_eq!(held.get("/up", None).status, 200);
+}
+
+#[test]
+fn a_route_has_its_own_bound_on_bodies() {
+    let setting = setting(
+        "limits: {body: 100}\nabilities:\n  routes:\n    /small: {POST: public, body: 10}\n    \
+         /large: {POST: items:create, PUT: public, body: 1KiB}\n    /other: {POST: public}\n",
+    );
+    setting.introspector.know("2|reader", Verdict::active(&["items:read"]));
+    for (method, target, most) in
+        [("POST", "/small", 10), ("POST", "/large", 1024), ("PUT", "/large", 1024), ("POST", "/other", 100)]
+    {
+        for (length, expected) in [(most, 200), (most + 1, 413)] {
+            let body = vec![b'x'; length];
+            let response = setting.gateway.client().request(method, target, &[WRITER], &body);
+            assert_eq!(response.status, expected, "{method} {target} {length}");
+            let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nAuthorization: {}\r\n", WRITER.1);
+            let chunk = format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n");
+            let message = [head.as_bytes(), chunk.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+            assert_eq!(
+                setting.gateway.client().send(message).response().status,
+                expected,
+                "{target} chunked"
+            );
+        }
+    }
+    let large = vec![b'x'; 2000];
+    let response =
+        setting.gateway.client().request("POST", "/large", &[("Authorization", "Bearer 2|reader")], &large);
+    assert_eq!(response.status, 403, "the permit comes first");
+    let received = setting.upstream.requests().into_iter().filter(|it| it.complete).map(|it| it.body.len());
+    assert_eq!(received.max(), Some(1024));
+}
