@@ -21,6 +21,7 @@ mod readme; // what the README shows is what the binary does
 mod resilience; // what goes wrong around the gateway, and what its clients see of it
 mod scripts; // the scripted servers and the raw client, against each other
 mod server; // connections in, signals, logs and metrics
+mod slow; // slowhttptest in its four modes, while others are served
 mod soak; // floods: what they cost in memory, and what they do to everyone else
 mod stand_in; // the demo's stand-in for Stockaj, alone
 mod tls; // both sides of TLS: what is served, what is believed

@@ -314,6 +314,8 @@ impl Upstream {
     }
 
     fn accept(&mut self, listener: TcpListener) {
+        // Many may come at once: the standard library's 128 would keep some of them waiting for seconds.
+        socket2::SockRef::from(&listener).listen(4096).unwrap();
         let shared = Arc::clone(&self.shared);
         self.accepting = Some(thread::spawn(move || {
             while let Ok((socket, _)) = listener.accept() {
