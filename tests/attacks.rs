@@ -252,3 +252,25 @@ fn assert_refused(response: &Response, status: u16, context: &str) {
     assert_eq!(response.field("content-type"), Some("application/json"), "{context}");
     assert!(response.field("x-request-id").is_some(), "{context}");
 }
+
+#[test]
+fn each_of_the_attacks_has_a_name_of_its_own() {
+    let tables = [
+        paths::cases(),
+        methods::cases(),
+        fields::cases(),
+        ambiguous::cases(),
+        framing::cases(),
+        authentication::cases(),
+        limits::cases(),
+    ];
+    let mut names: Vec<String> = tables.iter().flatten().map(|case| case.name.to_owned()).collect();
+    names.extend(cache::SEQUENCES.map(|(name, _)| name.to_owned()));
+    names.extend(backend::answers().map(|(name, ..)| format!("an answer: {name}")));
+    println!("{} attacks", names.len());
+    let all = names.len();
+    names.sort_unstable();
+    let doubled: Vec<_> = names.windows(2).filter(|two| two[0] == two[1]).collect();
+    assert!(doubled.is_empty(), "{doubled:?}");
+    assert!(all >= 150, "{all} attacks");
+}

@@ -20,6 +20,7 @@ mod limits; // how much, how often and how many: to the last one allowed, by tok
 mod readme; // what the README shows is what the binary does
 mod resilience; // what goes wrong around the gateway, and what its clients see of it
 mod scripts; // the scripted servers and the raw client, against each other
+mod security; // what SECURITY.md promises has tests
 mod server; // connections in, signals, logs and metrics
 mod slow; // slowhttptest in its four modes, while others are served
 mod soak; // floods: what they cost in memory, and what they do to everyone else

@@ -292,6 +292,10 @@ fn sequences() -> Vec<Case> {
     ]
 }
 
+pub(super) fn cases() -> Vec<Case> {
+    [lengths(), heads(), targets(), sequences(), chunks()].into_iter().flatten().collect()
+}
+
 #[test]
 fn ambiguous_heads() {
     Scene::new("").suffers(&heads());

@@ -83,7 +83,7 @@ const LINES: [(&str, &str, Outcome); 49] = [
 
 const ITEMS: &[&str] = &["GET /api/v2/items"];
 
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = LINES
         .into_iter()
         .map(|(name, lines, outcome)| case(name, bare("GET /api/v2/items", lines), outcome))

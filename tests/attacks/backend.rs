@@ -9,7 +9,7 @@ use crate::support::{Answer, RawClient, Response, echo};
 
 /// What the client is to see.
 #[derive(Clone, Copy, Debug)]
-enum Seen {
+pub(super) enum Seen {
     /// The status and the body, whole.
     Good(u16, &'static str),
     /// 502, and nothing of the answer.
@@ -21,7 +21,7 @@ use Seen::{BadGateway, BrokenOff, Good};
 
 /// What the backend does after its bytes.
 #[derive(Clone, Copy, Debug)]
-enum Then {
+pub(super) enum Then {
     Stays,
     Closes,
 }
@@ -127,10 +127,14 @@ const UNUSUAL: [(&str, &str, &str, Then, Seen); 9] = [
     ("fields of one connection", "GET", "HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive\r\nX-Hop: evil\r\nKeep-Alive: evil\r\nProxy-Authenticate: evil\r\nUpgrade: evil\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
 ];
 
+pub(super) fn answers() -> impl Iterator<Item = (&'static str, &'static str, &'static str, Then, Seen)> {
+    ANSWERS.into_iter().chain(UNUSUAL)
+}
+
 #[test]
 fn answers_of_the_backend() {
     let scene = Scene::new("");
-    for (name, method, bytes, then, seen) in ANSWERS.into_iter().chain(UNUSUAL) {
+    for (name, method, bytes, then, seen) in answers() {
         let context = format!("`{name}`: {}", bytes.escape_debug());
         scene.upstream.answer(move |request| {
             if !request.target.contains("attack") {

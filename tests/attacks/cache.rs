@@ -8,7 +8,7 @@ use crate::support::{Answer, Verdict, echo};
 
 /// A step of an attack.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(super) enum Step {
     /// A request of a token, and the status of its answer.
     Ask(&'static str, &'static str, u16),
     /// The introspector says from now on that the token has these abilities.
@@ -39,7 +39,7 @@ const PAST_TTL: Step = Wait(800);
 const PAST_NEGATIVE_TTL: Step = Wait(400);
 
 /// Name and steps.
-const SEQUENCES: [(&str, &[Step]); 24] = [
+pub(super) const SEQUENCES: [(&str, &[Step]); 24] = [
     (
         "one token's verdict is not another's",
         &[Ask(USER, DELETE, 200), Ask(READER, DELETE, 403), Ask(READER, GET, 200), Ask(USER, DELETE, 200)],

@@ -84,7 +84,7 @@ const KEPT: [(&str, &str); 10] = [
 
 const ITEMS: &[&str] = &["GET /api/v2/items"];
 
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     let get = |(name, lines): (&'static str, &str)| {
         case(name, by(READER, "GET /api/v2/items", lines), Arrives(ITEMS))
     };

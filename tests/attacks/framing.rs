@@ -145,6 +145,10 @@ fn after_close() -> Vec<Case> {
     ]
 }
 
+pub(super) fn cases() -> Vec<Case> {
+    [sequences(), after_close(), chunks()].into_iter().flatten().collect()
+}
+
 #[test]
 fn framing() {
     let mut cases = sequences();

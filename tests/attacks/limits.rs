@@ -7,7 +7,7 @@ const LIMITS: &str =
 
 const CREATED: &[&str] = &["POST /api/v2/items"];
 
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     let chunked = |body: &str| by(WRITER, "POST /api/v2/items", "Transfer-Encoding: chunked\r\n") + body;
     let length = |length: &str, body: &str| {
         by(WRITER, "POST /api/v2/items", &format!("Content-Length: {length}\r\n")) + body

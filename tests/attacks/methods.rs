@@ -12,7 +12,7 @@ fn post(name: &'static str, target: &str, lines: &str, body: &str, arrives: &'st
 
 const CREATED: &[&str] = &["POST /api/v2/items"];
 
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     let method = |name, request: &str, outcome| case(name, by(USER, request, ""), outcome);
     let mut cases = vec![
         method("TRACE", "TRACE /api/v2/items", Refused(400)),

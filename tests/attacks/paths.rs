@@ -151,7 +151,7 @@ abilities:
     /api/v2/internal:        {GET: deny}
 ";
 
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     let gets =
         GETS.map(|(name, target, outcome)| case(name, by(USER, &format!("GET {target}"), ""), outcome));
     gets.into_iter().chain(forms()).collect()
