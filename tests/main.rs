@@ -16,7 +16,9 @@ mod forwarding; // what reaches the backend and what comes back, to the byte
 mod framing; // where messages end: what the scanner refuses, and how
 mod headers; // which fields pass, which the gateway sets, and the method that they may name
 mod house; // the arrow between modules, and other habits that a scan can check
+mod laravel; // a real Laravel behind the gateway
 mod limits; // how much, how often and how many: to the last one allowed, by token and by address
+mod model; // a model of how Laravel reads a request, and the gateway against it
 mod readme; // what the README shows is what the binary does
 mod resilience; // what goes wrong around the gateway, and what its clients see of it
 mod scripts; // the scripted servers and the raw client, against each other

@@ -1,0 +1,227 @@
+//! A real Laravel behind the gateway: what it dispatches, and what comes back.
+//!
+//! What a token may do is in its name: `1|items:read+rents:read`.
+
+mod ordinary;
+mod site;
+mod tricks;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use stockaj_gateway::policy::ability::{Abilities, Requirement, RequirementKind};
+use stockaj_gateway::policy::map::AbilityMap;
+
+use self::site::{Entry, Response, Routes, Site, exchange};
+use self::tricks::Case;
+use crate::model::{self, Laravel};
+use crate::support::{Gateway, Introspector, PATIENCE, Verdict};
+
+/// What the token of that name may do.
+fn abilities(token: &str) -> Abilities {
+    let (_, names) = token.split_once('|').unwrap_or_default();
+    Abilities::new(names.split('+').filter(|name| !name.is_empty()))
+}
+
+/// A token that satisfies a requirement, and may do nothing else.
+fn token_for(requirement: &Requirement) -> String {
+    let all: Vec<&str> = requirement.abilities().collect();
+    let wanted = match requirement.kind() {
+        RequirementKind::Any(_) => &all[..1],
+        _ => &all[..],
+    };
+    format!("1|{}", wanted.join("+"))
+}
+
+/// Why what was dispatched should not have been.
+fn violation(map: &AbilityMap, entry: &Entry) -> Option<String> {
+    let requirement = entry.dispatched.requirement(map);
+    let is_public = *requirement.kind() == RequirementKind::Public;
+    let is_allowed = match &entry.token {
+        Some(token) => requirement.permit(&abilities(token)).is_ok(),
+        None => is_public,
+    };
+    (!is_allowed || (entry.cookies > 0 && !is_public)).then(|| format!("{entry:?} needs `{requirement}`"))
+}
+
+/// An introspector that knows every token of the cases.
+fn introspector<'a>(tokens: impl Iterator<Item = &'a str>) -> Introspector {
+    let introspector = Introspector::start();
+    for token in tokens.collect::<BTreeSet<_>>() {
+        let names: Vec<String> = abilities(token).names().map(str::to_owned).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        introspector.know(token, Verdict::active(&names));
+    }
+    introspector
+}
+
+fn gateway(site: &Site, routes: Routes, yaml: &str, introspector: &Introspector) -> Gateway {
+    let backend = format!("backend:\n  url: unix:{}\n", site.socket(routes).display());
+    let yaml = format!("{backend}log: {{access: false}}\n{yaml}");
+    Gateway::builder().introspector(introspector).yaml(&yaml).start()
+}
+
+fn connect(gateway: &Gateway) -> TcpStream {
+    let stream = TcpStream::connect(gateway.address()).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Does something with each of many things, a few at a time.
+fn for_each<T: Sync>(all: &[T], act: impl Fn(usize, &T) + Sync) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(it) = all.get(number) else { break };
+                    act(number, it);
+                }
+            });
+        }
+    });
+}
+
+/// Sends every case.
+fn send_all(cases: &[Case], send: impl Fn(&[u8], bool) -> Option<Response> + Sync) {
+    for_each(cases, |number, case| {
+        send(&case.bytes(number), case.sent.method == "HEAD");
+    });
+}
+
+/// What Laravel dispatched for each case. Fails where it dispatched twice, or for none of them.
+fn by_case(cases: &[Case], entries: Vec<Entry>) -> BTreeMap<usize, (&Case, Entry)> {
+    let mut by_case = BTreeMap::new();
+    for entry in entries {
+        let number = entry.case.unwrap_or_else(|| panic!("nobody asked for {entry:?}"));
+        let case = &cases[number];
+        let earlier = by_case.insert(number, (case, entry));
+        assert!(earlier.is_none(), "two dispatches for {case:?}: {earlier:?} and {:?}", by_case[&number]);
+    }
+    by_case
+}
+
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn no_route_is_dispatched_without_its_ability() {
+    // May do nothing, and may do what the weak rules of a map ask for.
+    const POWERLESS: [&str; 2] = ["2|", "3|items:read"];
+    let maps = model::maps();
+    let strict = model::compile(&maps[0].1);
+    let laravel = Laravel::with_routes_of(&strict);
+    let own = tricks::all(&strict);
+    let powerless: Vec<Case> = POWERLESS
+        .iter()
+        .flat_map(|token| own.iter().map(|case| case.clone().with_token((*token).to_owned())))
+        .collect();
+    let site = Site::start(&laravel);
+    let introspector = introspector(own.iter().chain(&powerless).map(|case| case.token.as_str()));
+    // Each with its own token passes where it should, by whatever map; the powerless show what is weaker.
+    for ((name, abilities), routes, method_override, cases, least) in [
+        (&maps[0], Routes::Cached, "pin", &own, 1000),
+        (&maps[0], Routes::Plain, "honour", &own, 1000),
+        (&maps[0], Routes::Plain, "pin", &powerless, 100),
+        (&maps[1], Routes::Plain, "pin", &powerless, 100),
+        (&maps[2], Routes::Cached, "honour", &powerless, 100),
+    ] {
+        let yaml = format!("backend:\n  method_override: {method_override}\n{abilities}");
+        let gateway = gateway(&site, routes, &yaml, &introspector);
+        send_all(cases, |bytes, to_head| exchange(connect(&gateway), bytes, to_head));
+        let dispatched = by_case(cases, site.take_dispatches());
+        let violations: Vec<String> = dispatched
+            .values()
+            .filter_map(|(case, entry)| Some(format!("{}: {case:?}", violation(&strict, entry)?)))
+            .collect();
+        println!(
+            "{name}, {routes:?} routes, {method_override}: of {} requests Laravel dispatched {}, {} of them wrongly",
+            cases.len(),
+            dispatched.len(),
+            violations.len()
+        );
+        assert!(violations.is_empty(), "{name}: {}", violations.join("\n"));
+        assert!(dispatched.len() > least && cases.len() - dispatched.len() > 1000, "{name}");
+    }
+}
+
+/// The same requests straight to Laravel: the model foretells what it dispatches, and there is much among it
+/// that the gateway has to keep away.
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn the_model_foretells_what_laravel_dispatches() {
+    let strict = model::compile(&model::maps()[0].1);
+    let laravel = Laravel::with_routes_of(&strict);
+    let cases = tricks::all(&strict);
+    let site = Site::start(&laravel);
+    for routes in [Routes::Plain, Routes::Cached] {
+        send_all(&cases, |bytes, to_head| exchange(site.connect(routes), bytes, to_head));
+        let dispatched = by_case(&cases, site.take_dispatches());
+        let unlawful = dispatched.values().filter(|(_, entry)| violation(&strict, entry).is_some()).count();
+        println!(
+            "{routes:?} routes: of {} requests Laravel dispatched {}, {unlawful} of them without the ability",
+            cases.len(),
+            dispatched.len()
+        );
+        assert!(unlawful > 300, "{routes:?}: the tricks do not show that the gateway is needed");
+
+        let disagreements: Vec<String> = cases
+            .iter()
+            .enumerate()
+            .filter_map(|(number, case)| {
+                let expected = laravel.dispatches(&case.sent);
+                let seen = dispatched.get(&number).map(|(_, entry)| &entry.dispatched);
+                (expected.as_ref() != seen).then(|| format!("{expected:?} was {seen:?}: {:?}", case.sent))
+            })
+            .collect();
+        assert!(
+            disagreements.is_empty(),
+            "{routes:?} routes, {} disagreements:\n{}",
+            disagreements.len(),
+            disagreements.join("\n")
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn ordinary_requests_come_back_unchanged() {
+    const TOKEN: &str = "9|*";
+    let maps = model::maps();
+    let laravel = Laravel::with_routes_of(&model::compile(&maps[0].1));
+    let requests = ordinary::all(&laravel);
+    let site = Site::start(&laravel);
+    let introspector = introspector([TOKEN].into_iter());
+    let options = "    /api/v2/tags: {GET: items:read, POST: items:create, OPTIONS: authenticated}\n";
+    let gateway = gateway(&site, Routes::Plain, &format!("{}{options}", maps[1].1), &introspector);
+    let statuses = Mutex::new(BTreeMap::<u16, u32>::new());
+    for_each(&requests, |_, request| {
+        let (bytes, to_head) = (request.bytes(TOKEN), request.method == "HEAD");
+        let straight = exchange(site.connect(Routes::Plain), &bytes, to_head).map(comparable);
+        let through = exchange(connect(&gateway), &bytes, to_head).map(comparable);
+        assert_eq!(through, straight, "{request:?}");
+        let (status, ..) = straight.unwrap_or_else(|| panic!("no answer to {request:?}"));
+        *statuses.lock().unwrap().entry(status).or_default() += 1;
+    });
+    let count = requests.len();
+    gateway.wait_for_metric("requests_total", count as f64);
+    let passed = ["allowed", "public"].map(|reason| format!("requests_total{{reason=\"{reason}\"}}"));
+    let metrics = gateway.metrics();
+    assert_eq!(passed.iter().map(|it| metrics.metric(it)).sum::<f64>(), count as f64);
+    println!("{count} requests, answered with {:?}", statuses.lock().unwrap());
+    assert!(count > 400 && statuses.lock().unwrap().len() > 40);
+}
+
+/// Status, fields and body of an answer, without what concerns one connection and what changes each second.
+fn comparable(response: Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
+    const OWN: [&str; 4] = ["connection", "date", "keep-alive", "transfer-encoding"];
+    let fields = response.fields.0.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
+    let mut fields: Vec<_> = fields.filter(|(name, _)| !OWN.contains(&name.as_str())).collect();
+    // The order of fields of one name is kept.
+    fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+    (response.status, fields, response.body)
+}

@@ -1,0 +1,219 @@
+//! A Laravel application behind nginx and php-fpm, in a directory and in processes of the test's own.
+
+use std::fs;
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::model::{Dispatched, Laravel};
+use crate::support::wire::{Body, Head};
+use crate::support::{Fields, PATIENCE};
+
+/// How Laravel finds its routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routes {
+    /// Registered for each request.
+    Plain,
+    /// As `artisan route:cache` compiles them, with another matcher.
+    Cached,
+}
+
+/// The application, served at a socket for each of [`Routes`].
+pub struct Site {
+    directory: tempfile::TempDir,
+    processes: Vec<Child>,
+}
+
+/// What the application wrote down when it called its controller.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// `X-Case` of the request.
+    pub case: Option<usize>,
+    /// Verb and route.
+    pub dispatched: Dispatched,
+    /// The bearer token that Laravel read.
+    pub token: Option<String>,
+    /// The number of cookies.
+    pub cookies: u64,
+}
+
+impl Site {
+    /// Starts it with the routes of `laravel`, and waits until it answers.
+    pub fn start(laravel: &Laravel) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/laravel");
+        let app = directory.path().join("app");
+        copy(&source.join("app"), &app);
+        fs::create_dir_all(app.join("bootstrap/cache")).unwrap();
+        fs::write(app.join("routes.json"), json!(laravel.routes()).to_string()).unwrap();
+        for name in ["php-fpm.conf", "nginx.conf"] {
+            let text = fs::read_to_string(source.join(name)).unwrap();
+            let text = text.replace("@DIRECTORY@", directory.path().to_str().unwrap());
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let cached = Command::new("php")
+            .arg(app.join("cache.php"))
+            .env("APP_ROUTES_CACHE", directory.path().join("routes.php"))
+            .output()
+            .unwrap();
+        assert!(cached.status.success() && directory.path().join("routes.php").exists(), "{cached:?}");
+
+        let mut site = Self { directory, processes: Vec::new() };
+        site.run(&program("php-fpm"), &["-R", "-F", "-y"], "php-fpm.conf");
+        site.run(&program("nginx"), &["-c"], "nginx.conf");
+        let end = Instant::now() + PATIENCE;
+        for socket in ["php-fpm.sock", "plain.sock", "cached.sock"] {
+            while let Err(error) = UnixStream::connect(site.directory.path().join(socket)) {
+                assert!(Instant::now() < end, "{socket}: {error}\n{}", site.logs());
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        site
+    }
+
+    fn run(&mut self, program: &Path, arguments: &[&str], configuration: &str) {
+        let log = fs::File::create(self.directory.path().join(format!("{configuration}.output"))).unwrap();
+        // Ended by the kernel should the test be killed.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(program)
+            .args(arguments)
+            .arg(self.directory.path().join(configuration))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        self.processes.push(child.unwrap());
+    }
+
+    /// Its socket.
+    pub fn socket(&self, routes: Routes) -> PathBuf {
+        self.directory.path().join(match routes {
+            Routes::Plain => "plain.sock",
+            Routes::Cached => "cached.sock",
+        })
+    }
+
+    /// A connection straight to it.
+    pub fn connect(&self, routes: Routes) -> UnixStream {
+        let stream = UnixStream::connect(self.socket(routes)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// What was dispatched since the last call.
+    pub fn take_dispatches(&self) -> Vec<Entry> {
+        let file = self.directory.path().join("dispatches");
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let _ = fs::remove_file(file);
+        text.lines().map(entry).collect()
+    }
+
+    fn logs(&self) -> String {
+        let names = ["php-fpm.conf.output", "php-fpm.log", "nginx.conf.output", "nginx.log"];
+        let read = |name| fs::read_to_string(self.directory.path().join(name)).unwrap_or_default();
+        let logs = names.map(read).concat();
+        // Of every path that ends in `.php`.
+        logs.lines().filter(|line| !line.contains("Primary script unknown")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for child in &mut self.processes {
+            // Killed, php-fpm would leave its workers behind.
+            let _ = kill_process(Pid::from_child(child), Signal::TERM);
+            let _ = child.wait();
+        }
+        if thread::panicking() {
+            println!("logs of php-fpm and nginx:\n{}", self.logs());
+        }
+    }
+}
+
+fn entry(line: &str) -> Entry {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let text = |name: &str| line[name].as_str().map(str::to_owned);
+    Entry {
+        case: text("case").and_then(|case| case.parse().ok()),
+        dispatched: Dispatched {
+            verb: text("verb").unwrap(),
+            // Laravel has no other way to spell a remainder.
+            route: text("route").unwrap().replace("{rest}", "{*rest}"),
+        },
+        token: text("token"),
+        cookies: line["cookies"].as_u64().unwrap(),
+    }
+}
+
+/// A program of that name, or of that name and a version. Debian keeps servers in `/usr/sbin`.
+fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found: Vec<PathBuf> = std::env::split_paths(&path)
+        .chain(["/usr/sbin".into()])
+        .filter_map(|directory| fs::read_dir(directory).ok())
+        .flatten()
+        .map(|file| file.unwrap().path())
+        .filter(|file| {
+            let version = file.file_name().and_then(|it| it.to_str()?.strip_prefix(name));
+            version.is_some_and(|it| it.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))
+        })
+        .collect();
+    found.sort();
+    found.into_iter().next().unwrap_or_else(|| panic!("no {name} here: tests/run installs it"))
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (source, target) = (file.path(), to.join(file.file_name()));
+        match source.is_dir() {
+            true => copy(&source, &target),
+            false => {
+                fs::copy(source, target).unwrap();
+            }
+        }
+    }
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Response {
+    pub status: u16,
+    pub fields: Fields,
+    pub body: Vec<u8>,
+}
+
+/// Sends bytes and reads the final answer; none where the other side closes without one.
+pub fn exchange(mut stream: impl Read + Write, bytes: &[u8], to_head: bool) -> Option<Response> {
+    // The other side may have answered and closed before it has read everything.
+    let _ = stream.write_all(bytes);
+    let mut stream = BufReader::new(stream);
+    loop {
+        let head = match Head::read(&mut stream) {
+            Ok(head) => head?,
+            Err(error) if is_close(&error) => return None,
+            Err(error) => panic!("{error} after {}", bytes.escape_ascii()),
+        };
+        let status: u16 = head.start_line.split(' ').nth(1)?.parse().ok()?;
+        if (100..200).contains(&status) {
+            continue;
+        }
+        let body = match to_head || matches!(status, 204 | 304) {
+            true => Body::default(),
+            false => Body::read(&mut stream, &head.fields, true).unwrap(),
+        };
+        return Some(Response { status, fields: head.fields, body: body.bytes });
+    }
+}
+
+fn is_close(error: &io::Error) -> bool {
+    crate::support::client::is_close(error)
+}
