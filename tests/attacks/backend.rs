@@ -1,11 +1,14 @@
 //! Answers that no backend should give. A message that may mean two things, or that breaks off, is never passed
 //! on as a good one, and what is left of it is never the answer to anything else.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use super::{READER, Scene, by, judge::EVIL};
-use crate::support::{Answer, RawClient, Response, echo};
+use super::{READER, Scene, WRITER, by, judge::EVIL};
+use crate::support::client::is_close;
+use crate::support::{Answer, Gateway, Introspector, PATIENCE, RawClient, Response, echo};
 
 /// What the client is to see.
 #[derive(Clone, Copy, Debug)]
@@ -244,6 +247,59 @@ fn an_answer_that_nobody_asked_for() {
         thread::sleep(Duration::from_millis(100));
         others_get_their_own(&scene, &mut client, "an answer nobody asked for: evil");
     }
+}
+
+/// The rest of a request that was answered already is that request's, on either side.
+#[test]
+fn an_answer_before_the_request_is_complete() {
+    let introspector = Introspector::knowing(super::ABILITIES);
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let gateway = Gateway::builder()
+        .introspector(&introspector)
+        .yaml(&format!("backend:\n  url: http://{}\n", backend.local_addr().unwrap()))
+        .start();
+    let (head, rest) = (by(WRITER, "POST /api/v2/items", "Content-Length: 10\r\n"), "67890");
+    for finishes in [true, false, true, false] {
+        let mut early = gateway.client();
+        early.send(head.clone() + "12345");
+        let (mut first, _) = backend.accept().unwrap();
+        first.set_read_timeout(Some(PATIENCE)).unwrap();
+        read_until(&mut first, b"\r\n\r\n12345");
+        first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly").unwrap();
+        assert_eq!(early.response().text(), "early");
+        // Meanwhile the connection is nobody else's.
+        thread::scope(|scope| {
+            let other = scope.spawn(|| gateway.get("/up", None).status);
+            let (mut second, _) = backend.accept().unwrap();
+            second.set_read_timeout(Some(PATIENCE)).unwrap();
+            read_until(&mut second, b"\r\n\r\n");
+            second.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+            assert_eq!(other.join().unwrap(), 200);
+        });
+        if finishes {
+            early.send(rest);
+            assert_eq!(read_until(&mut first, b"67890"), b"67890");
+        } else {
+            drop(early);
+            let mut left = Vec::new();
+            let end = first.read_to_end(&mut left);
+            assert!(end.is_ok() || end.is_err_and(|error| is_close(&error)));
+            assert!(left.is_empty(), "{}", left.escape_ascii());
+        }
+        drop(first);
+        gateway.wait_for_metric("backend_connections", 0.0);
+    }
+}
+
+/// What comes up to and with `end`.
+fn read_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(end) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {}", bytes.escape_ascii()));
+        bytes.push(byte[0]);
+    }
+    bytes
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::{Arrives, Case, READER, Refused, Scene, WRITER, bare, by, case};
 
 /// Name and lines of a request that is served, and of which no `evil` arrives.
-const STRIPPED: [(&str, &str); 47] = [
+const STRIPPED: [(&str, &str); 56] = [
     // Who forwarded for whom.
     ("X-Forwarded-For", "X-Forwarded-For: evil\r\n"),
     ("X-Forwarded-For twice", "X-Forwarded-For: evil\r\nX-Forwarded-For: evil\r\n"),
@@ -57,6 +57,15 @@ const STRIPPED: [(&str, &str); 47] = [
     ("Upgrade", "Connection: Upgrade\r\nUpgrade: evil\r\n"),
     ("h2c", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: evil\r\n"),
     ("TE", "TE: evil, trailers;q=0.1\r\n"),
+    ("Expect", "Expect: evil\r\n"),
+    ("Expect twice", "Expect: 100-continue\r\nExpect: evil\r\n"),
+    ("X-Original-Method", "X-Original-Method: evil\r\n"),
+    ("X-Host", "X-Host: evil.example\r\n"),
+    ("X-Sendfile-Type", "X-Sendfile-Type: evil\r\nX-Accel-Mapping: /=/evil\r\n"),
+    ("PHP_AUTH_USER", "PHP-Auth-User: evil\r\nPHP_AUTH_PW: evil\r\n"),
+    ("Client-IP", "Client-IP: evil\r\nTrue-Client-IP: evil\r\nX-Client-IP: evil\r\n"),
+    ("Remote-User", "Remote-User: evil\r\nX-Remote-User: evil\r\n"),
+    ("X~Forwarded~For", "X~Forwarded~For: evil\r\n"),
     ("a field that Connection names", "Connection: X-Hop\r\nX-Hop: evil\r\n"),
     (
         "fields that several Connection lines name",

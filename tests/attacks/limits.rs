@@ -1,10 +1,15 @@
 //! At a bound, and one beyond it.
 
-use super::{Arrives, Case, READER, Refused, RefusedAndClosed, Scene, WRITER, bare, by, case};
+use super::{
+    Arrives, ArrivesThenRefused, Case, READER, Refused, RefusedAndClosed, Scene, WRITER, bare, by, case,
+};
 
 const LIMITS: &str =
     "limits: {target_bytes: 100, token_bytes: 40, body: 10, header_count: 20, header_bytes: 8KiB}";
 
+const LONGEST: &[&str] = &[
+    "GET /up?xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+];
 const CREATED: &[&str] = &["POST /api/v2/items"];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -12,7 +17,55 @@ pub(super) fn cases() -> Vec<Case> {
     let length = |length: &str, body: &str| {
         by(WRITER, "POST /api/v2/items", &format!("Content-Length: {length}\r\n")) + body
     };
+    // `GET /up?`, and what makes the target as long as that.
+    let target = |length: usize| bare(&format!("GET /up?{}", "x".repeat(length - "/up?".len())), "");
+    // Beside Host.
+    let fields = |count: usize| bare("GET /up", &"X-Own: 1\r\n".repeat(count - 1));
+    let head = |length: usize| {
+        let others = bare("GET /up", "X-Own: \r\n").len();
+        bare("GET /up", &format!("X-Own: {}\r\n", "x".repeat(length - others)))
+    };
+    const UP: &[&str] = &["GET /up"];
     vec![
+        case("a target as long as may be", target(100), Arrives(LONGEST)),
+        case("a target one longer", target(101), RefusedAndClosed(414)),
+        case("a target beyond what a head may have", target(20_000), RefusedAndClosed(414)),
+        case("a target without an end", "GET /".to_owned() + &"x".repeat(20_000), RefusedAndClosed(414)),
+        case("as many fields as may be", fields(20), Arrives(UP)),
+        case("one field more", fields(21), RefusedAndClosed(431)),
+        case("many fields more", fields(500), RefusedAndClosed(431)),
+        case("a head as large as may be", head(8192), Arrives(UP)),
+        case("a head one byte larger", head(8193), RefusedAndClosed(431)),
+        case("a head much larger", head(60_000), RefusedAndClosed(431)),
+        case(
+            "a field without an end",
+            "GET /up HTTP/1.1\r\nX-Own: ".to_owned() + &"x".repeat(20_000),
+            RefusedAndClosed(431),
+        ),
+        case(
+            "a name without an end",
+            "GET /up HTTP/1.1\r\n".to_owned() + &"x".repeat(20_000),
+            RefusedAndClosed(431),
+        ),
+        case("a method without an end", "G".repeat(20_000), RefusedAndClosed(431)),
+        case("empty lines without an end", "\r\n".repeat(5000), RefusedAndClosed(400)),
+        case(
+            "a good request, then a head one byte larger",
+            bare("GET /up", "") + &head(8193),
+            ArrivesThenRefused(UP, 431),
+        ),
+        case(
+            "an extension without an end",
+            chunked(&format!("1;{}", "x".repeat(20_000))),
+            RefusedAndClosed(400),
+        ),
+        case(
+            "trailers without an end",
+            chunked(&format!("0\r\n{}", "X-Own: 1\r\n".repeat(2000))),
+            RefusedAndClosed(400),
+        ),
+        case("the longest token", by(&"x".repeat(40), "GET /api/v2/items", ""), Refused(401)),
+        case("one longer than the longest token", by(&"x".repeat(41), "GET /api/v2/items", ""), Refused(401)),
         case("a body as long as may be", length("10", "0123456789"), Arrives(CREATED)),
         case("a body one longer", length("11", "0123456789a"), Refused(413)),
         case("a body much longer that does not come", length("10000000000", ""), RefusedAndClosed(413)),
@@ -39,5 +92,12 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn limits() {
-    Scene::new(LIMITS).suffers(&cases());
+    let mut scene = Scene::new(LIMITS);
+    scene.suffers(&cases());
+    let asked: Vec<_> =
+        scene.introspector.requests().iter().filter_map(|it| it.bearer().map(str::len)).collect();
+    assert!(
+        asked.contains(&40) && !asked.contains(&41),
+        "tokens of these lengths were asked about: {asked:?}"
+    );
 }
