@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["client", "limits"],
     &["listener", "telemetry"],
     &["config"],
-    &["demo", "peer", "policy"],
+    &["contain", "demo", "peer", "policy"],
 ];
 
 /// What `policy` must do without.
@@ -196,7 +196,8 @@ fn module_path(file: &Path) -> Option<String> {
 }
 
 fn lines() -> impl Iterator<Item = (PathBuf, usize, String)> {
-    ["src", "tests", "benches"].into_iter().flat_map(sources).flat_map(|file| {
+    const ALL: [&str; 5] = ["src", "tests", "benches", "fuzz/src", "fuzz/fuzz_targets"];
+    ALL.into_iter().flat_map(sources).flat_map(|file| {
         let lines: Vec<String> = read(&file).lines().map(str::to_owned).collect();
         lines.into_iter().enumerate().map(move |(index, line)| (file.clone(), index + 1, line))
     })

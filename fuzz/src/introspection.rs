@@ -1,0 +1,145 @@
+//! What an introspector's answer means, against serde_json's own JSON Pointers.
+//!
+//! `data` is a first line `STYLE STATUS ABILITIES EXPIRES_AT ID NAME`, the last four JSON Pointers (`-` for the
+//! whole document), then the body.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderValue, StatusCode, Uri};
+use serde_json::Value;
+use stockaj_gateway::config::settings::{
+    ClientTls, Destination, Introspection, IntrospectionStyle, JsonPointer, ResponsePointers,
+};
+use stockaj_gateway::tokens::introspection::{Answer, LONGEST_ANSWER, NoVerdict, read};
+use stockaj_gateway::tokens::verdict::Verdict;
+
+const HASH: [u8; 32] = [0xab; 32];
+
+pub fn check(data: &[u8]) {
+    let Some(end) = data.iter().position(|&byte| byte == b'\n') else { return };
+    let (Ok(line), body) = (std::str::from_utf8(&data[..end]), &data[end + 1..]) else { return };
+    let words: Vec<&str> = line.split(' ').collect();
+    let [style, status, pointers @ ..] = &*words else { return };
+    let Ok(status) = StatusCode::from_bytes(status.as_bytes()) else { return };
+    let Some(pointers): Option<Vec<Pointer>> = pointers.iter().map(|text| Pointer::parse(text)).collect()
+    else {
+        return;
+    };
+    let [abilities, expires_at, id, name] = &*pointers else { return };
+    let rfc7662 = *style == "rfc7662";
+    let settings = Introspection {
+        destination: Destination::Unix("/introspector".into()),
+        authority: HeaderValue::from_static("introspector"),
+        target: Uri::from_static("/"),
+        style: match rfc7662 {
+            true => IntrospectionStyle::Rfc7662 { client_id: None, client_secret: None },
+            false => IntrospectionStyle::Bearer,
+        },
+        tls: ClientTls::default(),
+        timeout: Duration::from_secs(1),
+        max_concurrent: 1,
+        response: ResponsePointers {
+            abilities: abilities.ours.clone(),
+            expires_at: expires_at.ours.clone(),
+            id: id.ours.clone(),
+            name: name.ours.clone(),
+            context: Some(name.ours.clone()),
+            created_at: Some(expires_at.ours.clone()),
+            workspace_id: Some(id.ours.clone()),
+        },
+    };
+    let document: Option<Value> = serde_json::from_slice(body)
+        .ok()
+        .filter(|_| status == StatusCode::OK && body.len() <= LONGEST_ANSWER);
+    let active = document.as_ref().and_then(|document| document.get("active"));
+    match read(&settings, status, body, &HASH) {
+        Answer::Active(verdict) => {
+            let document = document.as_ref().expect("a verdict is in the JSON of a 200");
+            assert!(!rfc7662 || *active.expect("`active`") == Value::Bool(true));
+            check_abilities(&verdict, document.pointer(abilities.text));
+            check_expiry(verdict.expires_at, document.pointer(expires_at.text));
+            check_id(&verdict.id, document.pointer(id.text));
+            let name = document.pointer(name.text).and_then(Value::as_str);
+            assert_eq!(verdict.name.as_deref(), name);
+            assert_eq!(verdict.context.as_deref(), name);
+        }
+        Answer::Inactive if rfc7662 => assert_eq!(active, Some(&Value::Bool(false))),
+        Answer::Inactive => assert_eq!(status, StatusCode::UNAUTHORIZED),
+        Answer::NoVerdict(why) => {
+            assert!(rfc7662 || status != StatusCode::UNAUTHORIZED);
+            assert_eq!(matches!(why, NoVerdict::ClientRefused(_)), why.is_misconfiguration());
+            // Nothing of the body: it may name tokens.
+            let shown = why.to_string();
+            assert!(shown.is_ascii() && shown.len() < 160 && !shown.contains('\n'), "{shown}");
+        }
+    }
+}
+
+/// One pointer in both forms.
+struct Pointer<'a> {
+    text: &'a str,
+    ours: JsonPointer,
+}
+
+impl<'a> Pointer<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let text = if text == "-" { "" } else { text };
+        let tokens = text.split('/').skip(1);
+        // The configuration refuses other escapes.
+        let is_escape = |rest: &str| rest.starts_with(['0', '1']);
+        let plain = text.is_empty() || text.starts_with('/');
+        if !plain || !text.split('~').skip(1).all(is_escape) {
+            return None;
+        }
+        let tokens = tokens.map(|token| token.replace("~1", "/").replace("~0", "~").into());
+        Some(Self { text, ours: JsonPointer(tokens.collect()) })
+    }
+}
+
+fn check_abilities(verdict: &Verdict, value: Option<&Value>) {
+    let mut expected: Vec<&str> = match value.expect("absent abilities are no verdict") {
+        Value::Null => Vec::new(),
+        Value::String(names) => names.split(' ').filter(|name| !name.is_empty()).collect(),
+        Value::Array(names) => names.iter().map(|name| name.as_str().expect("only strings")).collect(),
+        other => panic!("abilities {other}"),
+    };
+    expected.sort_unstable();
+    expected.dedup();
+    assert_eq!(verdict.abilities.names().collect::<Vec<_>>(), expected);
+    for name in &expected {
+        assert!(verdict.abilities.can(name));
+    }
+    let every = expected.contains(&"*");
+    for other in ["items:delete", "", "**", "items:*"] {
+        assert_eq!(verdict.abilities.can(other), every || expected.contains(&other), "{other}");
+    }
+}
+
+fn check_expiry(expiry: Option<SystemTime>, value: Option<&Value>) {
+    let seconds =
+        |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map_or(-1.0, |it| it.as_secs_f64());
+    match (expiry, value) {
+        (None, None | Some(Value::Null)) => {}
+        (Some(at), Some(Value::Number(number))) => {
+            let number = number.as_f64().expect("a number");
+            assert!((seconds(at) - number).abs() < 1e-3 && number < 253_402_300_800.0, "{number}");
+        }
+        (Some(at), Some(Value::String(text))) => {
+            // RFC 3339 with a year of four digits.
+            assert!(text.is_ascii() && text.len() >= "2026-01-01T00:00:00Z".len(), "{text}");
+            assert!(text.as_bytes()[..4].iter().all(u8::is_ascii_digit), "{text}");
+            assert!(seconds(at) < 253_402_387_200.0, "{text}");
+        }
+        (expiry, value) => panic!("{value:?} was read as {expiry:?}"),
+    }
+}
+
+fn check_id(id: &str, value: Option<&Value>) {
+    match value {
+        Some(Value::String(text)) if !text.is_empty() => assert_eq!(id, text),
+        Some(Value::Number(number)) if number.is_u64() || number.is_i64() => {
+            assert_eq!(id, number.to_string())
+        }
+        _ => assert_eq!(id, "ab".repeat(32)),
+    }
+}

@@ -1,0 +1,68 @@
+//! The fuzz targets over their seeds: what fuzzing has found stays found. `fuzz/run` looks for more.
+
+use std::panic;
+use std::path::{Path, PathBuf};
+
+#[path = "../fuzz/src/ability_map.rs"]
+mod ability_map;
+#[path = "../fuzz/src/configuration.rs"]
+mod configuration;
+#[path = "../fuzz/src/introspection.rs"]
+mod introspection;
+#[path = "../fuzz/src/target.rs"]
+mod target;
+
+/// Runs a target's function over every file of these directories, and names the one that fails.
+fn over(directories: &[&str], check: fn(&[u8])) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = directories.iter().flat_map(|directory| std::fs::read_dir(root.join(directory)).unwrap());
+    let mut files: Vec<PathBuf> =
+        files.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    assert!(files.len() >= 10, "{directories:?}");
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        if panic::catch_unwind(|| check(&bytes)).is_err() {
+            panic!("{} fails: see above", file.display());
+        }
+    }
+}
+
+#[test]
+fn target() {
+    over(&["fuzz/seeds/target"], target::check);
+}
+
+#[test]
+fn configuration() {
+    over(&["fuzz/seeds/configuration", "tests/config", "config"], configuration::check);
+}
+
+#[test]
+fn ability_map() {
+    over(&["fuzz/seeds/ability_map"], ability_map::check);
+}
+
+#[test]
+fn introspection() {
+    over(&["fuzz/seeds/introspection"], introspection::check);
+}
+
+#[test]
+fn every_target_has_seeds_and_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names = |directory: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(root.join(directory)).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let targets = names("fuzz/fuzz_targets");
+    assert_eq!(targets, names("fuzz/seeds"));
+    let tests = std::fs::read_to_string(root.join("tests/fuzz.rs")).unwrap();
+    for target in targets {
+        assert!(tests.contains(&format!("fn {target}() {{\n    over(")), "{target}");
+    }
+}
