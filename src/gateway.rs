@@ -4,6 +4,7 @@
 //! goes from its target to a decision, each step needing what the one before it found, and forwarding needs
 //! the [`Permit`] that only a decision holds.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, Once};
 use std::time::Instant;
@@ -17,6 +18,7 @@ use crate::answer_body::AnswerBody;
 use crate::backend::body::RequestBody;
 use crate::backend::forward::{self, Answered, Backend};
 use crate::config::settings::{BackendHost, Settings};
+use crate::contain::{Contained, Panicked};
 use crate::exchange::{Exchange, Recorder, new_request_id};
 use crate::limits::Limiter;
 use crate::peer::Peer;
@@ -103,7 +105,8 @@ impl Gateway {
             let trusts = |address| self.settings.listen.trusts(address);
             exchange.client = Some(client::address(request.headers(), address, trusts));
         }
-        match self.serve(peer, request, &mut exchange).await {
+        let served = Contained(pin!(self.serve(peer, request, &mut exchange))).await;
+        match served.unwrap_or_else(|Panicked| Err(Refusal::InternalError)) {
             Ok((Answered { mut response, lease }, reason)) => {
                 // Ours, whatever the backend speaks (RFC 9110 section 2.5).
                 *response.version_mut() = Version::HTTP_11;
@@ -331,3 +334,6 @@ fn request_id(peer: &Peer, request: &Request<Incoming>) -> HeaderValue {
     }
     new_request_id()
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@
 //! answer.rs    Refusal → status, body, header fields
 //! answer_body.rs  the body of an answer, and with its end the end of the exchange
 //! exchange.rs  the record of one request: metrics and access line, once, however it ends
+//! contain.rs   a panic ends in its request
 //! peer.rs      the client's side of a connection, and what it is doing
 //! listener.rs  a bound socket, of the proxy or of the admin listener
 //! limits/      how often one caller may come
@@ -39,6 +40,7 @@ pub mod backend;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod contain;
 pub mod demo;
 pub mod exchange;
 pub mod gateway;

@@ -14,7 +14,7 @@ use crate::config::settings::ListenAddress;
 use crate::demo::Stockaj;
 use crate::demo::tokens::{ALL, EXPIRED, READER, SCANNER, SampleToken, USER, WRITER};
 use crate::server::Server;
-use crate::telemetry::log;
+use crate::telemetry::{log, panics};
 
 /// The shipped map: what `abilities.file: stockaj.yaml` would read.
 const MAP: &str = include_str!("../../config/stockaj.yaml");
@@ -50,6 +50,7 @@ impl Arguments {
     }
 
     fn serve(&self) -> Result<Exit, Box<dyn Error>> {
+        panics::tell_places_only();
         let stockaj = start_stockaj()?;
         let mut taken = Vec::new();
         let address = choose(self.address, ADDRESS, &mut taken);

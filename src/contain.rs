@@ -1,0 +1,71 @@
+//! A panic ends where it began: in one request.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// The future panicked. What it had to say is in the log, but for its message: see [`crate::telemetry::panics`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Panicked;
+
+/// A future whose panic is its result. It allocates nothing, and takes a pinned future by reference, so that the
+/// future is not held twice.
+///
+/// Whatever else the future can reach must be sound at any point where it may panic: the guards of this program
+/// give back in their `Drop` what they took.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Contained<'a, F>(pub Pin<&'a mut F>);
+
+impl<F: Future> Future for Contained<'_, F> {
+    type Output = Result<F::Output, Panicked>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let future = self.get_mut().0.as_mut();
+        match catch_unwind(AssertUnwindSafe(|| future.poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_result_is_the_result() {
+        let later = async {
+            tokio::task::yield_now().await;
+            5
+        };
+        assert_eq!(Contained(pin!(later)).await, Ok(5));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_result_and_everything_is_dropped() {
+        struct Guard<'a>(&'a Cell<u32>);
+
+        impl Drop for Guard<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() + 1);
+            }
+        }
+
+        let dropped = Cell::new(0);
+        let outer = Guard(&dropped);
+        let panics = async {
+            let _inner = Guard(&dropped);
+            let _outer = outer;
+            tokio::task::yield_now().await;
+            poll_fn(|_| -> Poll<()> { panic!("on purpose") }).await;
+        };
+        let mut panics = pin!(panics);
+        assert_eq!(Contained(panics.as_mut()).await, Err(Panicked));
+        assert_eq!(dropped.get(), 2, "before the future itself is dropped");
+    }
+}

@@ -1,0 +1,227 @@
+//! What a panic leaves behind. No request is known to cause one, so these take a time-out that no configuration
+//! can have: a deadline in the year 500,000,000,000 is more than the clock holds.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::runtime::{self, LocalOptions};
+
+use super::*;
+use crate::client::Connector;
+use crate::client::pool::{Census, ConnectionBound, Pool};
+use crate::config;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::metrics::Metrics;
+use crate::tokens::cache::TokenCache;
+use crate::tokens::introspector::Introspector;
+use crate::tokens::lookup::Shared;
+use crate::tokens::turns::Turns;
+
+const PANICS: Duration = Duration::MAX;
+const PATIENCE: Duration = Duration::from_secs(5);
+const YAML: &str = "\
+introspection: {url: http://127.0.0.1:9/, max_concurrent: 2}
+abilities: {routes: {/up: {GET: public, POST: public}, /items: {GET: items:read}}}
+";
+
+struct House {
+    gateway: Rc<Gateway>,
+    metrics: Arc<Metrics>,
+    shared: Arc<Shared>,
+}
+
+/// A gateway for a backend at `port`. `change` makes of its settings what no file could.
+fn house(port: u16, backend_timeout: Duration, change: impl FnOnce(&mut Settings)) -> House {
+    let text = format!("backend: {{url: 'http://127.0.0.1:{port}'}}\n{YAML}");
+    let mut settings = config::load_text("gateway.yaml", text).unwrap().settings;
+    change(&mut settings);
+    let settings = Arc::new(settings);
+    let metrics = Metrics::new(1);
+    let routes = metrics.routes(settings.abilities.templates());
+    let shared = Arc::new(Shared {
+        cache: TokenCache::new(&settings.cache, Box::new(|_| {})),
+        turns: Turns::new(settings.introspection.max_concurrent),
+    });
+    let introspection = &settings.introspection;
+    let connector = Connector::new(&introspection.destination, &introspection.tls, PANICS).unwrap();
+    let pool = Pool::new(Arc::new(connector), PATIENCE, None, PATIENCE);
+    let introspector = Introspector::new(Arc::clone(&settings), pool);
+    let lookup = Lookup::new(Arc::clone(&shared), introspector, metrics.core(0));
+    let backend = &settings.backend;
+    let connector = Connector::new(&backend.destination, &backend.tls, backend_timeout).unwrap();
+    let pool = Pool::new(Arc::new(connector), PATIENCE, Some(ConnectionBound::new(1)), PATIENCE);
+    let backend = Backend::new(Arc::clone(&settings), pool);
+    let recorder = Rc::new(Recorder { metrics: metrics.core(0), access: AccessLog::off() });
+    let gateway = Rc::new(Gateway::new(settings, routes, lookup, backend, recorder));
+    House { gateway, metrics, shared }
+}
+
+impl House {
+    /// A client's connection, and the task that serves it.
+    fn connect(&self) -> (DuplexStream, tokio::task::JoinHandle<()>) {
+        let (client, server) = duplex(64 * 1024);
+        let gateway = Rc::clone(&self.gateway);
+        let peer = Rc::new(Peer::new(None, false, false, Instant::now()));
+        let serving = tokio::task::spawn_local(async move {
+            let service = service_fn(|request| {
+                let (gateway, peer) = (Rc::clone(&gateway), Rc::clone(&peer));
+                async move { Ok::<_, std::convert::Infallible>(gateway.answer(&peer, request).await) }
+            });
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(server), service).await;
+        });
+        (client, serving)
+    }
+
+    fn counts(&self, sample: &str) -> bool {
+        let text = self.metrics.render();
+        text.lines().any(|line| line == format!("stockaj_gateway_{sample}")) || {
+            println!("{text}");
+            false
+        }
+    }
+
+    /// Nobody is being served, nothing is held.
+    fn is_calm(&self) -> bool {
+        self.counts("client_connections{state=\"active\"} 0")
+            && self.counts("introspections_in_flight 0")
+            && self.gateway.backend.pool().census() == Census::default()
+    }
+}
+
+fn on_a_core<T>(work: impl Future<Output = T>) -> T {
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await.expect("nothing hangs") })
+}
+
+/// Sends `request` and reads an answer that ends with `end`.
+async fn exchange(client: &mut DuplexStream, request: &str, end: &str) -> String {
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    while !answer.ends_with(end) {
+        let mut bytes = [0; 4096];
+        let length = client.read(&mut bytes).await.unwrap();
+        assert!(length > 0, "{answer:?}");
+        answer.push_str(std::str::from_utf8(&bytes[..length]).unwrap());
+    }
+    answer
+}
+
+#[test]
+fn a_panic_in_a_request_is_answered_and_the_connection_goes_on() {
+    let house = house(9, PANICS, |_| {});
+    on_a_core(async {
+        let (mut client, _serving) = house.connect();
+        for _ in 0..3 {
+            let request = "GET /up HTTP/1.1\r\nHost: h\r\n\r\n";
+            let answer = exchange(&mut client, request, r#"{"message":"Server Error"}"#).await;
+            assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+            let request = "GET /items HTTP/1.1\r\nHost: h\r\n\r\n";
+            let answer = exchange(&mut client, request, r#"{"message":"Unauthenticated."}"#).await;
+            assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        }
+        let request = "POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc";
+        let answer = exchange(&mut client, request, r#"{"message":"Server Error"}"#).await;
+        assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    });
+    for (method, count) in [("GET", 3), ("POST", 1)] {
+        let labels = format!("route=\"/up\",method=\"{method}\",status=\"500\",reason=\"internal_error\"");
+        assert!(house.counts(&format!("requests_total{{{labels}}} {count}")));
+    }
+    assert!(house.is_calm());
+}
+
+#[test]
+fn a_panic_gives_back_its_place_among_the_connections() {
+    let house = house(9, PANICS, |_| {});
+    on_a_core(async {
+        // More at once than the one connection that is allowed.
+        let mut clients: Vec<_> = (0..4).map(|_| house.connect()).collect();
+        for (client, _) in &mut clients {
+            client.write_all(b"GET /up HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        }
+        for (client, _) in &mut clients {
+            let answer = exchange(client, "", r#"{"message":"Server Error"}"#).await;
+            assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+        }
+    });
+    assert!(house.is_calm());
+}
+
+#[test]
+fn a_panic_in_an_introspection_keeps_nobody_waiting() {
+    let house = house(9, PATIENCE, |_| {});
+    on_a_core(async {
+        let mut clients: Vec<_> = (0..4).map(|_| house.connect()).collect();
+        for (client, _) in &mut clients {
+            let request = "GET /items HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer 7|x\r\n\r\n";
+            client.write_all(request.as_bytes()).await.unwrap();
+        }
+        for (client, _) in &mut clients {
+            let answer = exchange(client, "", r#"{"message":"Service Unavailable."}"#).await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        }
+    });
+    assert!(house.shared.cache.under_way(&TokenHash::of("7|x")).is_none());
+    let turns = [house.shared.turns.try_now(), house.shared.turns.try_now()];
+    assert!(turns.iter().all(Option::is_some), "both are free");
+    assert!(house.is_calm());
+}
+
+/// A backend that begins an answer of 9 bytes and then says nothing.
+fn stuck_backend() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let _ = socket.read(&mut [0; 4096]);
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc");
+                let _ = socket.read_to_end(&mut Vec::new());
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn a_panic_in_a_body_breaks_that_connection_off_and_no_other() {
+    let house = house(stuck_backend(), PATIENCE, |settings| settings.limits.body_idle_timeout = PANICS);
+    on_a_core(async {
+        let (mut other, _serving) = house.connect();
+        let (mut client, serving) = house.connect();
+        client.write_all(b"GET /up HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        assert!(serving.await.unwrap_err().is_panic());
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(!answer.ends_with("abcdefghi"), "{answer}");
+        let request = "GET /items HTTP/1.1\r\nHost: h\r\n\r\n";
+        let answer = exchange(&mut other, request, r#"{"message":"Unauthenticated."}"#).await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        while house.gateway.backend.pool().census() != Census::default() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(house.is_calm());
+}
+
+#[test]
+fn a_panic_in_an_upload_is_the_end_of_that_request() {
+    let house = house(stuck_backend(), PATIENCE, |settings| settings.limits.body_idle_timeout = PANICS);
+    on_a_core(async {
+        let (mut client, _serving) = house.connect();
+        let request = "POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc";
+        let answer = exchange(&mut client, request, r#"{"message":"Bad Gateway."}"#).await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+        while house.gateway.backend.pool().census() != Census::default() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(house.is_calm());
+}
