@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, StatusCode};
 use crate::config::settings::Settings;
 use crate::peer::Peer;
 use crate::policy::refusal::{Reason, Refusal};
+use crate::policy::target::METHODS;
 use crate::telemetry::access::{AccessLine, AccessLog};
 use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Phase, RouteLabel};
 use crate::tokens::lookup::Held;
@@ -172,7 +173,7 @@ impl Exchange {
         self.recorder.access.write(&AccessLine {
             request_id: self.request_id.to_str().unwrap_or("-"),
             client: self.client,
-            method: self.method.as_str(),
+            method: if METHODS.contains(&self.method) { self.method.as_str() } else { "other" },
             route: match (route, self.route) {
                 (Some(route), _) => route.template(),
                 (None, RouteLabel::None) => "none",

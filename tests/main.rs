@@ -23,6 +23,7 @@ mod model; // a model of how Laravel reads a request, and the gateway against it
 mod readme; // what the README shows is what the binary does
 mod resilience; // what goes wrong around the gateway, and what its clients see of it
 mod scripts; // the scripted servers and the raw client, against each other
+mod secrets; // where tokens do not get
 mod security; // what SECURITY.md promises has tests
 mod server; // connections in, signals, logs and metrics
 mod slow; // slowhttptest in its four modes, while others are served

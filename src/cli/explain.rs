@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anstyle::{AnsiColor, Color, Style};
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 use zeroize::Zeroizing;
 
+use super::memory::keep_private;
 use super::routes::colour;
 use super::{ConfigArgument, Exit, output, report, show};
 use crate::config;
@@ -95,7 +97,11 @@ fn ask(path: &Path) -> Result<Caller, Exit> {
         report(format_args!("error: {error}"));
         Exit::Wrong
     };
-    let mut line = Zeroizing::new(String::new());
+    for (what, error) in keep_private() {
+        report(format_args!("warning: {what}: {error}"));
+    }
+    // Room for all: growing would leave a copy behind.
+    let mut line = Zeroizing::new(String::with_capacity(LONGEST_LINE as usize));
     io::stdin().lock().take(LONGEST_LINE).read_line(&mut line).map_err(|error| wrong(&error))?;
     let settings = match config::load(path) {
         Ok(loaded) => Arc::new(loaded.settings),
@@ -104,7 +110,8 @@ fn ask(path: &Path) -> Result<Caller, Exit> {
             return Err(Exit::Wrong);
         }
     };
-    let Ok(field) = HeaderValue::try_from(format!("Bearer {}", line.trim())) else {
+    let field = Zeroizing::new([b"Bearer ", line.trim().as_bytes()].concat());
+    let Ok(field) = HeaderValue::from_maybe_shared(Bytes::from_owner(field)) else {
         return Ok(Caller::Refused(Refusal::MalformedToken));
     };
     let fields = HeaderMap::from_iter([(AUTHORIZATION, field)]);

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod explain;
 mod health;
+mod memory;
 mod routes;
 mod run;
 mod schema;

@@ -3,10 +3,11 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::memory::keep_private;
 use super::{ConfigArgument, Exit, refuse, report, show};
 use crate::config;
 use crate::server::Server;
-use crate::telemetry::log;
+use crate::telemetry::{log, panics};
 
 /// Serve: check each request's token and forward what its abilities allow
 #[derive(Debug, clap::Args)]
@@ -17,6 +18,8 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
+        panics::tell_places_only();
+        let failures = keep_private();
         let path = self.config.path();
         let mut loaded = match config::load(&path) {
             Ok(loaded) => loaded,
@@ -27,6 +30,9 @@ impl Arguments {
         };
         raise_open_files();
         let guard = log::init(&loaded.settings.log);
+        for (what, error) in &failures {
+            tracing::warn!(error = error as &dyn std::error::Error, "{what}");
+        }
         for line in loaded.warnings.lines() {
             tracing::warn!("{line}");
         }
@@ -37,6 +43,8 @@ impl Arguments {
                 return Exit::Configuration;
             }
         };
+        // The text of the configuration, with the secrets in it, is of no more use.
+        drop(loaded.warnings);
         match server.serve(shutdown()) {
             Ok(()) => Exit::Fine,
             Err(error) => {

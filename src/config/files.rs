@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use secrecy::SecretString;
-use zeroize::Zeroizing;
 
 use super::decode::{Decode, Decoder};
 use super::report::Mistake;
@@ -64,7 +63,7 @@ impl Decode for SecretFile {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let FilePath(path) = FilePath::decode(node, decoder)?;
         let bytes = match read(&path, LARGEST_SECRET) {
-            Ok(bytes) => Zeroizing::new(bytes),
+            Ok(bytes) => bytes,
             Err(error) => {
                 decoder.record(Mistake::error("cannot read the file").at(node.span, error.to_string()));
                 return None;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::abilities;
 use super::decode::{Decode, Decoder, Named, Spanned, join};
 use super::interpolate::Environment;
@@ -66,6 +68,7 @@ pub fn load_with(path: &Path, environment: &Environment<'_>) -> Result<Loaded, R
 pub fn load_text(name: &str, text: String) -> Result<Loaded, Report> {
     let environment: &Environment<'_> = &|name| std::env::var(name).ok();
     let mut decoder = Decoder::new(environment);
+    let text = Zeroizing::new(text);
     let tree =
         decoder.parse(Source { name: name.into(), directory: PathBuf::new(), text, secrets: Vec::new() });
     settings(Path::new(name), tree, decoder)

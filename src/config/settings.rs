@@ -330,7 +330,7 @@ pub enum LogLevel {
     Info,
     /// What a developer wants to know.
     Debug,
-    /// Everything.
+    /// What else there is.
     Trace,
 }
 

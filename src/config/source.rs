@@ -3,9 +3,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use zeroize::Zeroizing;
 
 /// The largest file that is read, in bytes: the full map of Stockaj takes 8 KiB.
 pub(super) const LARGEST: u64 = 1024 * 1024;
@@ -27,7 +30,8 @@ pub(super) struct Source {
     pub(super) name: Arc<str>,
     /// What relative paths in it are relative to.
     pub(super) directory: PathBuf,
-    pub(super) text: String,
+    /// Zeroed when it is dropped: secrets may stand in it.
+    pub(super) text: Zeroizing<String>,
     /// Bytes that no report shows.
     pub(super) secrets: Vec<Range<usize>>,
 }
@@ -54,16 +58,17 @@ impl fmt::Debug for Source {
 
 impl Source {
     pub(super) fn read(path: &Path) -> Result<Self, ReadError> {
-        let bytes = read(path, LARGEST)?;
-        let text = String::from_utf8(bytes).map_err(|error| {
+        let mut bytes = read(path, LARGEST)?;
+        let text = String::from_utf8(mem::take(&mut *bytes)).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
-            let line = error.as_bytes()[..valid].iter().filter(|&&byte| byte == b'\n').count() + 1;
+            let bytes = Zeroizing::new(error.into_bytes());
+            let line = bytes[..valid].iter().filter(|&&byte| byte == b'\n').count() + 1;
             ReadError::NotText { line }
         })?;
         Ok(Self {
             name: path.display().to_string().into(),
             directory: path.parent().map(Path::to_owned).unwrap_or_default(),
-            text,
+            text: Zeroizing::new(text),
             secrets: Vec::new(),
         })
     }
@@ -83,13 +88,16 @@ impl Source {
     }
 }
 
-/// The bytes of a file that has at most `largest` of them.
-pub(super) fn read(path: &Path, largest: u64) -> Result<Vec<u8>, ReadError> {
+/// The bytes of a file that has at most `largest` of them; zeroed when they are dropped.
+pub(super) fn read(path: &Path, largest: u64) -> Result<Zeroizing<Vec<u8>>, ReadError> {
     let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
         return Err(ReadError::Directory);
     }
-    let mut bytes = Vec::new();
+    // Room for all: growing would leave a copy behind.
+    let room = usize::try_from(metadata.len().min(largest) + 1).unwrap_or_default();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     file.take(largest + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > largest {
         return Err(ReadError::TooLarge);

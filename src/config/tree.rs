@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, StructureStyle};
+use zeroize::Zeroize;
 
 use super::report::Mistake;
 use super::source::{Source, Span};
@@ -21,6 +22,15 @@ pub(super) struct Node {
     size: usize,
     /// Levels of nesting in it, aliases followed.
     depth: usize,
+}
+
+impl Drop for Node {
+    /// It may be a secret; who keeps it has a copy.
+    fn drop(&mut self) {
+        if let Value::Scalar { text, .. } = &mut self.value {
+            text.zeroize();
+        }
+    }
 }
 
 pub(super) enum Value {

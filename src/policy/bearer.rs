@@ -1,11 +1,17 @@
 //! From the Authorization fields to one token.
 
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
+use zeroize::Zeroizing;
 
 use super::refusal::Refusal;
 
 /// A bearer token as the caller sent it: visible ASCII, no comma. `Debug` shows nothing of it.
+///
+/// It borrows the bytes that came, which are hyper's: they are freed with the request's fields, not zeroed. So is what
+/// hyper writes to the backend and to the introspector. Every copy that the gateway itself makes is zeroed when it is
+/// dropped: at the end of the request, or of the introspection that the request began. What is kept is the SHA-256.
 ///
 /// Wider than RFC 6750's `b64token`, which would refuse each Sanctum token for its `|`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +61,8 @@ impl<'a> Token<'a> {
         let mut value = if sent.len() == SPELLING.len() + self.secret.len() && sent.starts_with(SPELLING) {
             self.field.clone()
         } else {
-            HeaderValue::try_from(format!("Bearer {}", self.secret)).unwrap_or_else(|_| self.field.clone())
+            let field = Zeroizing::new([SPELLING, self.secret.as_bytes()].concat());
+            HeaderValue::from_maybe_shared(Bytes::from_owner(field)).unwrap_or_else(|_| self.field.clone())
         };
         value.set_sensitive(true);
         value

@@ -25,7 +25,7 @@ pub struct AccessLine<'a> {
     /// The peer's address, or that of the client for which a trusted proxy asks; none for a Unix socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
-    /// The method as sent.
+    /// The method; `other` for one that is not served, which could be any text, a token too.
     pub method: &'a str,
     /// The route's template, `unmapped` or `none`: the same word as in metrics.
     pub route: &'a str,
