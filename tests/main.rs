@@ -14,8 +14,8 @@ mod demo; // what `demo` prints is true
 mod deploy; // what is shipped under deploy/
 mod forwarding; // what reaches the backend and what comes back, to the byte
 mod framing; // where messages end: what the scanner refuses, and how
-mod headers; // which fields pass, which the gateway sets, and the method that they may name
 mod fuzz; // the fuzz targets over their seeds
+mod headers; // which fields pass, which the gateway sets, and the method that they may name
 mod house; // the arrow between modules, and other habits that a scan can check
 mod laravel; // a real Laravel behind the gateway
 mod limits; // how much, how often and how many: to the last one allowed, by token and by address

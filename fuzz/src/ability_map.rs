@@ -5,7 +5,7 @@
 
 use http::Method;
 use stockaj_gateway::policy::ability::{Requirement, RequirementKind};
-use stockaj_gateway::policy::map::{Found, MapBuilder, Unmapped};
+use stockaj_gateway::policy::map::{Found, MapBuilder, RouteOptions, Unmapped};
 use stockaj_gateway::policy::path::CanonicalPath;
 use stockaj_gateway::policy::refusal::Refusal;
 use stockaj_gateway::policy::route::RouteError;
@@ -109,7 +109,7 @@ fn add(line: &str, replaces: bool, builder: &mut MapBuilder, routes: &mut Vec<Ro
     };
     let earlier = routes.iter().position(|other| other.segments == route.segments);
     let added = if replaces {
-        builder.replace(template, rules)
+        builder.replace(template, RouteOptions::default(), rules)
     } else {
         builder.route(template, rules).map(|()| None)
     };
