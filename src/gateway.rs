@@ -134,7 +134,7 @@ impl Gateway {
             exchange.method = method;
         }
         if let (Some(addresses), Some(address)) = (&self.limiter.addresses, exchange.client) {
-            addresses.take(address).map_err(Refusal::TooManyAttempts)?;
+            addresses.take(address, exchange.started()).map_err(Refusal::TooManyAttempts)?;
         }
         let Decision { permit, caller, body_limit } = self.decide(&request, &target, exchange).await?;
         let uri = self.backend_uri(request.uri(), &target)?;
@@ -183,9 +183,9 @@ impl Gateway {
         let caller = self.verdict(token, exchange).await?;
         let (permit, caller) = self.permit(token, caller, requirement, exchange).await?;
         if let Some(tokens) = &self.limiter.tokens {
-            let verdict = &caller.verdict;
-            let limit = caller.limit.get_or_init(|| tokens.limit(&verdict.id, verdict.name.as_deref()));
-            limit.take().map_err(Refusal::TooManyAttempts)?;
+            let (verdict, now) = (&caller.verdict, exchange.started());
+            let limit = caller.limit.get_or_init(|| tokens.limit(&verdict.id, verdict.name.as_deref(), now));
+            limit.take(now).map_err(Refusal::TooManyAttempts)?;
         }
         Ok(Decision { permit, caller: Some((caller, token.authorization())), body_limit })
     }

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
-use governor::clock::Clock;
-
-use super::bucket::{Bucket, Monotonic};
+use super::bucket::Bucket;
 use super::table::Table;
 use crate::config::settings::Rate;
 use crate::policy::refusal::Exceeded;
@@ -33,31 +32,25 @@ impl From<IpAddr> for Origin {
 
 /// `limits.requests_per_address`, for all cores.
 #[derive(Debug)]
-pub struct Addresses<C: Clock = Monotonic> {
+pub struct Addresses {
     rate: Rate,
-    clock: C,
-    buckets: Table<Origin, Bucket<C>>,
+    buckets: Table<Origin, Bucket>,
 }
 
 impl Addresses {
     /// So many requests from one address.
     pub fn new(rate: Rate) -> Self {
-        Self::with_clock(rate, Monotonic::default())
-    }
-}
-
-impl<C: Clock + Clone> Addresses<C> {
-    fn with_clock(rate: Rate, clock: C) -> Self {
-        Self { rate, clock, buckets: Table::new(Bucket::drain_if_full, MOST_ADDRESSES) }
+        Self { rate, buckets: Table::new(MOST_ADDRESSES) }
     }
 
-    /// Takes one request of an address.
+    /// Takes one request that came from an address at `now`.
     ///
     /// # Errors
     /// Where none is left.
-    pub fn take(&self, address: IpAddr) -> Result<(), Exceeded> {
-        let new = || Bucket::new(self.rate, self.clock.clone());
-        self.buckets.with(address.into(), new, Bucket::take)
+    pub fn take(&self, address: IpAddr, now: Instant) -> Result<(), Exceeded> {
+        let new = || Bucket::new(self.rate, now);
+        let is_idle = |bucket: &Bucket| bucket.drain_if_full(now);
+        self.buckets.with(address.into(), new, is_idle, |bucket| bucket.take(now))
     }
 }
 
@@ -100,8 +93,6 @@ impl Connections {
 mod tests {
     use std::time::Duration;
 
-    use governor::clock::FakeRelativeClock;
-
     use super::*;
 
     fn address(text: &str) -> IpAddr {
@@ -127,47 +118,54 @@ mod tests {
         }
     }
 
-    fn addresses(requests: u32) -> (Addresses<FakeRelativeClock>, FakeRelativeClock) {
-        let clock = FakeRelativeClock::default();
+    fn addresses(requests: u32) -> Addresses {
         let requests = requests.try_into().unwrap();
-        let rate = Rate { requests_per_second: requests, burst: requests };
-        (Addresses::with_clock(rate, clock.clone()), clock)
+        Addresses::new(Rate { requests_per_second: requests, burst: requests })
+    }
+
+    fn taken(addresses: &Addresses, text: &str, now: Instant) -> usize {
+        (0..).take_while(|_| addresses.take(address(text), now).is_ok()).count()
     }
 
     #[test]
     fn each_address_has_its_own_requests() {
-        let (addresses, clock) = addresses(3);
-        let taken = |text| (0..).take_while(|_| addresses.take(address(text)).is_ok()).count();
-        assert_eq!((taken("192.0.2.1"), taken("::ffff:192.0.2.1"), taken("192.0.2.2")), (3, 0, 3));
-        assert_eq!((taken("2001:db8::1"), taken("2001:db8::2"), taken("2001:db8:0:1::1")), (3, 0, 3));
-        clock.advance(Duration::from_millis(334));
-        assert_eq!((taken("192.0.2.1"), taken("192.0.2.2")), (1, 1));
+        let (addresses, now) = (addresses(3), Instant::now());
+        for (text, expected) in [
+            ("192.0.2.1", 3),
+            ("::ffff:192.0.2.1", 0),
+            ("192.0.2.2", 3),
+            ("2001:db8::1", 3),
+            ("2001:db8::2", 0),
+            ("2001:db8:0:1::1", 3),
+        ] {
+            assert_eq!(taken(&addresses, text, now), expected, "{text}");
+        }
+        let later = now + Duration::from_millis(334);
+        assert_eq!((taken(&addresses, "192.0.2.1", later), taken(&addresses, "192.0.2.2", later)), (1, 1));
     }
 
     #[test]
     fn a_flood_of_addresses_gives_nobody_more() {
-        let (addresses, clock) = addresses(10);
-        let one = address("192.0.2.1");
-        let taken = || (0..).take_while(|_| addresses.take(one).is_ok()).count();
-        assert_eq!(taken(), 10);
+        let (addresses, mut now) = (addresses(10), Instant::now());
+        assert_eq!(taken(&addresses, "192.0.2.1", now), 10);
         for number in 0..40_000 {
-            addresses.take(network(number)).unwrap();
+            addresses.take(network(number), now).unwrap();
             // 200,000 in a second.
-            clock.advance(Duration::from_micros(5));
+            now += Duration::from_micros(5);
         }
-        assert_eq!(taken(), 2, "a fifth of a second has passed");
+        assert_eq!(taken(&addresses, "192.0.2.1", now), 2, "a fifth of a second has passed");
     }
 
     #[test]
     fn a_flood_of_addresses_takes_a_bounded_memory() {
-        let (addresses, clock) = addresses(10);
+        let (addresses, mut now) = (addresses(10), Instant::now());
         for number in 0..200_000 {
-            addresses.take(network(number)).unwrap();
+            addresses.take(network(number), now).unwrap();
         }
         assert!(addresses.buckets.len() <= MOST_ADDRESSES);
         for number in 0..100_000 {
-            addresses.take(network(number)).unwrap();
-            clock.advance(Duration::from_millis(1));
+            addresses.take(network(number), now).unwrap();
+            now += Duration::from_millis(1);
         }
         assert!(addresses.buckets.len() < 5000, "{}", addresses.buckets.len());
     }

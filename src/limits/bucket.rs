@@ -1,5 +1,6 @@
 //! What one caller has left.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
 use governor::clock::Clock;
@@ -11,54 +12,61 @@ use governor::{Quota, RateLimiter};
 use crate::config::settings::Rate;
 use crate::policy::refusal::Exceeded;
 
-/// The system's monotonic clock, from a beginning of its own.
-#[derive(Clone, Copy, Debug)]
-pub struct Monotonic(Instant);
-
-impl Default for Monotonic {
-    fn default() -> Self {
-        Self(Instant::now())
-    }
+thread_local! {
+    static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
-impl Clock for Monotonic {
+/// The moment that was passed to [`Bucket::take`]: to read the system's clock would be four fifths of what a
+/// request costs here.
+#[derive(Debug)]
+struct Passed;
+
+impl Clock for Passed {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        // 584 years fit.
-        Nanos::from(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Nanos::from(NOW.get())
     }
 }
 
 /// Holds as many requests as the burst and gets new ones steadily: the generic cell rate algorithm, in one
 /// word that any number of cores may change at once.
 #[derive(Debug)]
-pub struct Bucket<C: Clock = Monotonic> {
-    limiter: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
+pub struct Bucket {
+    limiter: RateLimiter<NotKeyed, InMemoryState, Passed, NoOpMiddleware<Nanos>>,
     rate: Rate,
+    since: Instant,
 }
 
-impl<C: Clock> Bucket<C> {
+impl Bucket {
     /// A full bucket.
-    pub fn new(rate: Rate, clock: C) -> Self {
+    pub fn new(rate: Rate, now: Instant) -> Self {
+        NOW.set(0);
         let quota = Quota::per_second(rate.requests_per_second).allow_burst(rate.burst);
-        Self { limiter: RateLimiter::direct_with_clock(quota, clock), rate }
+        Self { limiter: RateLimiter::direct_with_clock(quota, Passed), rate, since: now }
     }
 
-    /// Takes one request.
+    /// Takes one request that came at `now`.
     ///
     /// # Errors
     /// Where none is left.
-    pub fn take(&self) -> Result<(), Exceeded> {
+    pub fn take(&self, now: Instant) -> Result<(), Exceeded> {
+        self.pass(now);
         self.limiter.check().map_err(|until| {
-            let wait = until.wait_time_from(self.limiter.clock().now());
+            let wait = until.wait_time_from(Passed.now());
             exceeded(self.rate, wait, SystemTime::now())
         })
     }
 
     /// Whether it was full, and so no more than a new one; it is empty then.
-    pub(super) fn drain_if_full(&self) -> bool {
+    pub(super) fn drain_if_full(&self, now: Instant) -> bool {
+        self.pass(now);
         matches!(self.limiter.check_n(self.rate.burst), Ok(Ok(())))
+    }
+
+    fn pass(&self, now: Instant) {
+        // 584 years fit.
+        NOW.set(now.saturating_duration_since(self.since).as_nanos() as u64);
     }
 }
 
@@ -71,8 +79,6 @@ fn exceeded(rate: Rate, wait: Duration, now: SystemTime) -> Exceeded {
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
-
     use super::*;
 
     fn rate(requests_per_second: u32, burst: u32) -> Rate {
@@ -82,13 +88,12 @@ mod tests {
         }
     }
 
-    fn taken(bucket: &Bucket<FakeRelativeClock>) -> u32 {
-        (0..).take_while(|_| bucket.take().is_ok()).count() as u32
+    fn taken(bucket: &Bucket, now: Instant) -> u32 {
+        (0..).take_while(|_| bucket.take(now).is_ok()).count() as u32
     }
 
     #[test]
     fn a_burst_and_then_the_rate() {
-        const MILLISECOND: Duration = Duration::from_millis(1);
         for (requests_per_second, burst, waits) in [
             // After each wait so many are there: never more than the burst.
             (10, 1, &[(0, 0), (99, 0), (1, 1), (100, 1), (5000, 1)][..]),
@@ -96,26 +101,39 @@ mod tests {
             (1, 2, &[(999, 0), (1, 1), (2000, 2), (3_600_000, 2)]),
             (1000, 50, &[(1, 1), (49, 49), (50, 50), (51, 50)]),
         ] {
-            let clock = FakeRelativeClock::default();
-            let bucket = Bucket::new(rate(requests_per_second, burst), clock.clone());
-            assert_eq!(taken(&bucket), burst, "the burst is inclusive");
+            let mut now = Instant::now();
+            let bucket = Bucket::new(rate(requests_per_second, burst), now);
+            assert_eq!(taken(&bucket, now), burst, "the burst is inclusive");
             for (wait, expected) in waits {
-                clock.advance(*wait * MILLISECOND);
-                assert_eq!(taken(&bucket), *expected, "{requests_per_second}/{burst} after {wait} ms");
+                now += Duration::from_millis(*wait);
+                assert_eq!(taken(&bucket, now), *expected, "{requests_per_second}/{burst} after {wait} ms");
             }
         }
+    }
+
+    /// A request that waited for its verdict is judged by when it came, and a core's clock may be behind.
+    #[test]
+    fn time_that_goes_back_gives_nothing() {
+        let now = Instant::now() + Duration::from_secs(100);
+        let bucket = Bucket::new(rate(1, 2), now);
+        assert_eq!(taken(&bucket, now + Duration::from_secs(10)), 2);
+        for seconds in [9, 1, 0] {
+            assert_eq!(taken(&bucket, now + Duration::from_secs(seconds)), 0);
+            assert_eq!(taken(&bucket, now - Duration::from_secs(seconds)), 0);
+        }
+        assert_eq!(taken(&bucket, now + Duration::from_secs(11)), 1);
     }
 
     #[test]
     fn the_largest_rate_does_not_overflow() {
         for (requests_per_second, burst) in [(1, u32::MAX), (u32::MAX, u32::MAX), (u32::MAX, 1), (1, 1)] {
-            let clock = FakeRelativeClock::default();
-            clock.advance(Duration::from_secs(100 * 365 * 24 * 3600));
-            let bucket = Bucket::new(rate(requests_per_second, burst), clock.clone());
-            assert!(bucket.take().is_ok());
-            clock.advance(Duration::from_secs(10));
-            assert!(bucket.drain_if_full());
-            assert!(bucket.take().is_err());
+            let start = Instant::now();
+            let bucket = Bucket::new(rate(requests_per_second, burst), start);
+            let now = start + Duration::from_secs(100 * 365 * 24 * 3600);
+            assert!(bucket.take(now).is_ok());
+            let now = now + Duration::from_secs(10);
+            assert!(bucket.drain_if_full(now));
+            assert!(bucket.take(now).is_err());
         }
     }
 
@@ -126,25 +144,23 @@ mod tests {
             let said = exceeded(rate(1, 7), Duration::from_millis(wait), now);
             assert_eq!(said, Exceeded { limit: 7, retry_after, resets_at: 1_700_000_000 + retry_after });
         }
-        let clock = FakeRelativeClock::default();
-        let bucket = Bucket::new(rate(1, 2), clock.clone());
-        assert_eq!(taken(&bucket), 2);
-        let refused = bucket.take().unwrap_err();
+        let now = Instant::now();
+        let bucket = Bucket::new(rate(1, 2), now);
+        assert_eq!(taken(&bucket, now), 2);
+        let refused = bucket.take(now).unwrap_err();
         assert_eq!((refused.limit, refused.retry_after), (2, 1));
-        clock.advance(Duration::from_secs(refused.retry_after));
-        assert!(bucket.take().is_ok(), "it is there when it was said to be");
+        let then = now + Duration::from_secs(refused.retry_after);
+        assert!(bucket.take(then).is_ok(), "it is there when it was said to be");
     }
 
     #[test]
     fn only_a_full_bucket_can_go() {
-        let clock = FakeRelativeClock::default();
-        let bucket = Bucket::new(rate(10, 5), clock.clone());
-        bucket.take().unwrap();
-        assert!(!bucket.drain_if_full());
-        assert_eq!(taken(&bucket), 4, "asking takes nothing");
-        clock.advance(Duration::from_millis(499));
-        assert!(!bucket.drain_if_full());
-        clock.advance(Duration::from_millis(1));
-        assert!(bucket.drain_if_full());
+        let now = Instant::now();
+        let bucket = Bucket::new(rate(10, 5), now);
+        bucket.take(now).unwrap();
+        assert!(!bucket.drain_if_full(now));
+        assert_eq!(taken(&bucket, now), 4, "asking takes nothing");
+        assert!(!bucket.drain_if_full(now + Duration::from_millis(499)));
+        assert!(bucket.drain_if_full(now + Duration::from_millis(500)));
     }
 }

@@ -16,8 +16,6 @@ const LEAST_ROOM: usize = 64;
 pub(super) struct Table<K, V> {
     shards: [Mutex<Shard<K, V>>; SHARDS],
     hasher: RandomState,
-    /// Whether a value is no more than a new one, which nobody holds.
-    is_idle: fn(&V) -> bool,
     /// The most values of a shard.
     most: usize,
 }
@@ -30,32 +28,38 @@ struct Shard<K, V> {
 
 impl<K: Eq + Hash, V> Table<K, V> {
     /// An empty table, for `most` values at most. A shard that is full of values in use forgets them all.
-    pub(super) fn new(is_idle: fn(&V) -> bool, most: usize) -> Self {
+    pub(super) fn new(most: usize) -> Self {
         let shard = |_| Mutex::new(Shard { values: HashMap::new(), room: LEAST_ROOM });
         Self {
             shards: std::array::from_fn(shard),
             hasher: RandomState::new(),
-            is_idle,
             most: (most / SHARDS).max(LEAST_ROOM),
         }
     }
 
-    /// What `then` makes of the value of `key`, which is a `new` one where there is none.
-    pub(super) fn with<T>(&self, key: K, new: impl FnOnce() -> V, then: impl FnOnce(&V) -> T) -> T {
+    /// What `then` makes of the value of `key`, which is a `new` one where there is none. A value `is_idle`
+    /// when it is no more than a new one and nobody holds it.
+    pub(super) fn with<T>(
+        &self,
+        key: K,
+        new: impl FnOnce() -> V,
+        is_idle: impl Fn(&V) -> bool,
+        then: impl FnOnce(&V) -> T,
+    ) -> T {
         let number = self.hasher.hash_one(&key) as usize % SHARDS;
         let mut shard = self.shards[number].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = shard.values.get(&key) {
             return then(value);
         }
         if shard.values.len() >= shard.room {
-            self.make_room(&mut shard);
+            self.make_room(&mut shard, is_idle);
         }
         then(shard.values.entry(key).or_insert_with(new))
     }
 
-    fn make_room(&self, shard: &mut Shard<K, V>) {
+    fn make_room(&self, shard: &mut Shard<K, V>, is_idle: impl Fn(&V) -> bool) {
         let Shard { values, room } = shard;
-        values.retain(|_, value| !(self.is_idle)(value));
+        values.retain(|_, value| !is_idle(value));
         if values.len() >= self.most {
             values.clear();
         }
@@ -77,25 +81,25 @@ mod tests {
 
     #[test]
     fn what_is_idle_goes_and_the_rest_stays() {
-        let table: Table<u32, Cell<bool>> = Table::new(Cell::get, usize::MAX);
+        let table: Table<u32, Cell<bool>> = Table::new(usize::MAX);
         for key in 0..1000 {
-            table.with(key, || Cell::new(false), |_| ());
+            table.with(key, || Cell::new(false), Cell::get, |_| ());
         }
         for key in 1000..500_000 {
-            table.with(key, || Cell::new(true), |_| ());
+            table.with(key, || Cell::new(true), Cell::get, |_| ());
         }
         assert!((1000..6000).contains(&table.len()), "{}", table.len());
         for key in 0..1000 {
-            table.with(key, || panic!("{key} is gone"), |_| ());
+            table.with(key, || panic!("{key} is gone"), Cell::get, |_| ());
         }
     }
 
     #[test]
     fn there_are_never_more_than_the_most() {
-        let table: Table<u32, ()> = Table::new(|()| false, 32_000);
+        let table: Table<u32, ()> = Table::new(32_000);
         let mut largest = 0;
         for key in 0..500_000 {
-            table.with(key, || (), |()| ());
+            table.with(key, || (), |()| false, |()| ());
             if key % 1000 == 0 {
                 largest = largest.max(table.len());
             }

@@ -1,24 +1,23 @@
 //! `rate_limit`: how often one token may come, however it is spelled and whichever core serves it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use governor::clock::Clock;
-
-use super::bucket::{Bucket, Monotonic};
+use super::bucket::Bucket;
 use super::table::Table;
 use crate::config::settings::RateLimit;
 use crate::policy::refusal::Exceeded;
 
 /// The buckets of all tokens.
 ///
-/// A verdict keeps the buckets of its token, so that a request neither hashes nor locks. Here they are kept
+/// A verdict keeps the buckets of its token, so that a request neither hashes nor locks: 16 ns, against 90 to
+/// 190 in a keyed table, and again twice that when two cores are at it. Here they are kept
 /// for the verdicts that come later or from other spellings; a bucket that no verdict holds goes when it has
 /// filled up again.
 #[derive(Debug)]
-pub struct Tokens<C: Clock = Monotonic> {
+pub struct Tokens {
     settings: RateLimit,
-    clock: C,
-    buckets: Table<Key, Arc<Bucket<C>>>,
+    buckets: Table<Key, Arc<Bucket>>,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -30,45 +29,39 @@ struct Key {
 
 /// What limits one token.
 #[derive(Debug)]
-pub struct TokenLimit<C: Clock = Monotonic> {
-    own: Arc<Bucket<C>>,
+pub struct TokenLimit {
+    own: Arc<Bucket>,
     /// A name can be chosen and changed by the token's owner. Whatever it is, its bucket comes on top.
-    by_name: Option<Arc<Bucket<C>>>,
+    by_name: Option<Arc<Bucket>>,
 }
 
-impl<C: Clock> TokenLimit<C> {
-    /// Takes one request.
+impl TokenLimit {
+    /// Takes one request that came at `now`.
     ///
     /// # Errors
     /// Where none is left.
-    pub fn take(&self) -> Result<(), Exceeded> {
+    pub fn take(&self, now: Instant) -> Result<(), Exceeded> {
         if let Some(bucket) = &self.by_name {
-            bucket.take()?;
+            bucket.take(now)?;
         }
-        self.own.take()
+        self.own.take(now)
     }
 }
 
 impl Tokens {
     /// Limits as configured.
     pub fn new(settings: RateLimit) -> Self {
-        Self::with_clock(settings, Monotonic::default())
-    }
-}
-
-impl<C: Clock + Clone> Tokens<C> {
-    fn with_clock(settings: RateLimit, clock: C) -> Self {
-        let is_idle = |bucket: &Arc<Bucket<C>>| Arc::strong_count(bucket) == 1 && bucket.drain_if_full();
-        Self { settings, clock, buckets: Table::new(is_idle, usize::MAX) }
+        Self { settings, buckets: Table::new(usize::MAX) }
     }
 
     /// What limits the token of this id and name, as introspection says them.
-    pub fn limit(&self, id: &str, name: Option<&str>) -> TokenLimit<C> {
+    pub fn limit(&self, id: &str, name: Option<&str>, now: Instant) -> TokenLimit {
         let RateLimit { default, by_name, by_id } = &self.settings;
         let own = *by_id.get(id).unwrap_or(default);
         let bucket = |name: Option<&str>, rate| {
             let key = Key { id: id.into(), name: name.map(Into::into) };
-            self.buckets.with(key, || Arc::new(Bucket::new(rate, self.clock.clone())), Arc::clone)
+            let is_idle = |it: &Arc<Bucket>| Arc::strong_count(it) == 1 && it.drain_if_full(now);
+            self.buckets.with(key, || Arc::new(Bucket::new(rate, now)), is_idle, Arc::clone)
         };
         let lowered = name.and_then(|name| by_name.get(name)).map(|rate| own.min(*rate));
         TokenLimit {
@@ -82,8 +75,6 @@ impl<C: Clock + Clone> Tokens<C> {
 mod tests {
     use std::time::Duration;
 
-    use governor::clock::FakeRelativeClock;
-
     use super::*;
     use crate::config::settings::Rate;
 
@@ -94,8 +85,7 @@ mod tests {
         }
     }
 
-    fn tokens() -> (Tokens<FakeRelativeClock>, FakeRelativeClock) {
-        let clock = FakeRelativeClock::default();
+    fn tokens() -> Tokens {
         let settings = RateLimit {
             default: rate(10, 20),
             by_name: [
@@ -108,11 +98,11 @@ mod tests {
             .into(),
             by_id: [("7", rate(100, 200)), ("8", rate(1, 1))].map(|(id, rate)| (id.into(), rate)).into(),
         };
-        (Tokens::with_clock(settings, clock.clone()), clock)
+        Tokens::new(settings)
     }
 
-    fn taken(limit: &TokenLimit<FakeRelativeClock>) -> usize {
-        (0..).take_while(|_| limit.take().is_ok()).count()
+    fn taken(limit: &TokenLimit, now: Instant) -> usize {
+        (0..).take_while(|_| limit.take(now).is_ok()).count()
     }
 
     #[test]
@@ -131,48 +121,50 @@ mod tests {
             ("8", Some("greedy"), 1, 1),
             ("8", Some("slow"), 1, 1),
         ] {
-            let (tokens, clock) = tokens();
-            let limit = tokens.limit(id, name);
-            assert_eq!(taken(&limit), at_once, "{id} {name:?}");
-            clock.advance(Duration::from_secs(1));
-            assert_eq!(taken(&limit), in_a_second, "{id} {name:?}");
+            let now = Instant::now();
+            let limit = tokens().limit(id, name, now);
+            assert_eq!(taken(&limit, now), at_once, "{id} {name:?}");
+            assert_eq!(taken(&limit, now + Duration::from_secs(1)), in_a_second, "{id} {name:?}");
         }
     }
 
     #[test]
     fn one_id_has_one_bucket_whatever_its_names() {
-        let (tokens, _) = tokens();
-        let (one, other) = (tokens.limit("1", None), tokens.limit("1", Some("renamed")));
+        let (tokens, now) = (tokens(), Instant::now());
+        let limit = |id, name| tokens.limit(id, name, now);
+        let (one, other) = (limit("1", None), limit("1", Some("renamed")));
         for _ in 0..10 {
-            one.take().unwrap();
-            other.take().unwrap();
+            one.take(now).unwrap();
+            other.take(now).unwrap();
         }
-        assert_eq!((taken(&one), taken(&other), taken(&tokens.limit("1", Some("again")))), (0, 0, 0));
-        assert_eq!(taken(&tokens.limit("2", None)), 20, "of another token");
+        let again = limit("1", Some("again"));
+        assert_eq!((taken(&one, now), taken(&other, now), taken(&again, now)), (0, 0, 0));
+        assert_eq!(taken(&limit("2", None), now), 20, "of another token");
         // Nor does a name that was lowered, and left, give anything back.
-        let (named, plain) = (tokens.limit("3", Some("slow")), tokens.limit("3", None));
-        assert_eq!((taken(&named), taken(&plain)), (5, 15));
+        let (named, plain) = (limit("3", Some("slow")), limit("3", None));
+        assert_eq!((taken(&named, now), taken(&plain, now)), (5, 15));
     }
 
     #[test]
     fn a_bucket_outlives_its_verdict_until_it_is_full() {
-        let (tokens, clock) = tokens();
-        assert_eq!(taken(&tokens.limit("1", None)), 20);
-        let held = tokens.limit("2", None);
-        let flood = |ids: std::ops::Range<u32>| {
+        let (tokens, mut now) = (tokens(), Instant::now());
+        let in_all = |id, now| taken(&tokens.limit(id, None, now), now);
+        assert_eq!(in_all("1", now), 20);
+        let held = tokens.limit("2", None, now);
+        let flood = |ids: std::ops::Range<u32>, now| {
             for id in ids {
-                drop(tokens.limit(&format!("flood-{id}"), None));
+                drop(tokens.limit(&format!("flood-{id}"), None, now));
             }
             tokens.buckets.len()
         };
-        assert!(flood(0..100_000) < 3000);
-        assert_eq!(taken(&tokens.limit("1", None)), 0, "it is not full yet");
-        clock.advance(Duration::from_secs(1));
-        assert_eq!(taken(&tokens.limit("1", None)), 10);
-        clock.advance(Duration::from_secs(100));
-        assert!(flood(100_000..200_000) < 3000);
-        assert_eq!(taken(&held), 20);
-        assert_eq!(taken(&tokens.limit("2", None)), 0, "a bucket that is held is the only one of its token");
+        assert!(flood(0..50_000, now) < 3000);
+        assert_eq!(in_all("1", now), 0, "it is not full yet");
+        now += Duration::from_secs(1);
+        assert_eq!(in_all("1", now), 10);
+        now += Duration::from_secs(100);
+        assert!(flood(50_000..100_000, now) < 3000);
+        assert_eq!(taken(&held, now), 20);
+        assert_eq!(in_all("2", now), 0, "a bucket that is held is the only one of its token");
     }
 
     #[test]
@@ -182,14 +174,15 @@ mod tests {
             by_name: Default::default(),
             by_id: Default::default(),
         });
+        let now = Instant::now();
         let counts = std::thread::scope(|scope| {
             let core = || {
-                let limit = tokens.limit("1", None);
-                (0..1000).filter(|_| limit.take().is_ok()).count()
+                let limit = tokens.limit("1", None, now);
+                (0..1000).filter(|_| limit.take(now).is_ok()).count()
             };
             let cores: Vec<_> = (0..4).map(|_| scope.spawn(core)).collect();
             cores.into_iter().map(|core| core.join().unwrap()).sum::<usize>()
         });
-        assert!((1000..1010).contains(&counts), "{counts}");
+        assert_eq!(counts, 1000);
     }
 }
