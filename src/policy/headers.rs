@@ -114,7 +114,7 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> bo
 /// as it came.
 ///
 /// # Errors
-/// Says why the answer may not be passed on: two parsers would find its end in different places.
+/// Says why the answer may not be passed on or believed: two parsers would find its end in different places.
 pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
     let mut going: Vec<HeaderName> = Vec::new();
     let mut names_options = false;

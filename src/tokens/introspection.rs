@@ -48,6 +48,9 @@ pub enum NoVerdict {
     /// The connection broke, or what came was not HTTP.
     #[error("the introspector's answer broke off or is malformed: {0}")]
     Transport(#[from] hyper::Error),
+    /// Two parsers would find the end of what came in different places.
+    #[error("the introspector's answer is ambiguous: {0}")]
+    Ambiguous(&'static str),
     /// `introspection.timeout` passed.
     #[error("the introspector took longer than {0:?}")]
     TimedOut(Duration),

@@ -15,6 +15,7 @@ use super::introspection::{self, Answer, LONGEST_ANSWER, NoVerdict};
 use crate::client::Connector;
 use crate::client::pool::{Lease, Pool};
 use crate::config::settings;
+use crate::policy::headers;
 
 /// One core's way to the introspector.
 pub struct Introspector {
@@ -83,7 +84,8 @@ impl Introspector {
                 send(lease, question()?).await?
             }
         };
-        let (head, mut body) = response.into_parts();
+        let (mut head, mut body) = response.into_parts();
+        headers::prepare_answer(head.status, &mut head.headers).map_err(NoVerdict::Ambiguous)?;
         let mut answer = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else { continue };

@@ -1,0 +1,123 @@
+//! Answers that no introspector should give: none of them is a verdict, and what is too much of one, or too late,
+//! is no verdict on anybody else.
+
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Scene, by};
+use crate::support::Answer;
+
+const DELETE: &str = "DELETE /api/v2/items/5";
+
+/// Everything is allowed: 66 bytes, 42 in hex.
+const ALL: &str = r#"{"data":{"id":"1","name":"n","abilities":["*"],"expires_at":null}}"#;
+
+/// Name, what stands before [`ALL`], what follows it.
+#[rustfmt::skip]
+const ANSWERS: [(&str, &str, &str); 20] = [
+    ("length and chunks", "HTTP/1.1 200 OK\r\nContent-Length: 66\r\nTransfer-Encoding: chunked\r\n\r\n42\r\n", "\r\n0\r\n\r\n"),
+    ("chunks and length", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 66\r\n\r\n42\r\n", "\r\n0\r\n\r\n"),
+    ("two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 66\r\nContent-Length: 67\r\n\r\n", ""),
+    ("two equal lengths", "HTTP/1.1 200 OK\r\nContent-Length: 66\r\nContent-Length: 66\r\n\r\n", ""),
+    ("a coding before chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n42\r\n", "\r\n0\r\n\r\n"),
+    ("a coding that is not chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n", ""),
+    ("longer than it is", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", ""),
+    ("shorter than it is", "HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n", ""),
+    ("no end of the chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n42\r\n", "\r\n"),
+    ("half a chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n", ""),
+    ("no head", "", ""),
+    ("no status", "HTTP/1.1 OK\r\nContent-Length: 66\r\n\r\n", ""),
+    ("another success", "HTTP/1.1 201 Created\r\nContent-Length: 66\r\n\r\n", ""),
+    ("half a success", "HTTP/1.1 206 Partial Content\r\nContent-Length: 66\r\n\r\n", ""),
+    ("a redirect", "HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 66\r\n\r\n", ""),
+    ("too many requests", "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 66\r\n\r\n", ""),
+    ("another protocol", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", ""),
+    ("interim only", "HTTP/1.1 103 Early Hints\r\nContent-Length: 66\r\n\r\n", ""),
+    ("a folded field", "HTTP/1.1 200 OK\r\nX-Own: 1\r\n 2\r\nContent-Length: 66\r\n\r\n", ""),
+    ("two verdicts in one", "HTTP/1.1 200 OK\r\nContent-Length: 132\r\n\r\n", ALL),
+];
+
+/// What the tokens of these tests that are no attack may do.
+fn may_read() -> Answer {
+    Answer::json(
+        200,
+        &json!({"data": {"id": 2, "name": "n", "abilities": ["items:read"], "expires_at": null}}),
+    )
+}
+
+fn status(scene: &Scene, token: &str, request: &str) -> u16 {
+    let mut client = scene.gateway.client();
+    client.send(by(token, request, "Content-Length: 0\r\n"));
+    client.response().status
+}
+
+/// Tokens that are asked about next get their own verdict.
+fn others_get_their_own(scene: &Scene, name: &str) {
+    for number in 0..4 {
+        let token = format!("2|Secret0{}{number}", name.replace(' ', ""));
+        assert_eq!(status(scene, &token, DELETE), 403, "after `{name}`");
+        assert_eq!(status(scene, &token, "GET /api/v2/items"), 200, "after `{name}`");
+    }
+}
+
+const ATTACK: &str = "1|Secret0Attack";
+
+/// Answers the attack with `answer`, and others as they should be.
+fn attack(scene: &Scene, answer: Answer) {
+    scene.introspector.server().answer(move |request| match request.bearer() {
+        Some(token) if token.starts_with(ATTACK) => answer.clone(),
+        _ => may_read(),
+    });
+}
+
+#[test]
+fn answers_that_are_no_verdict() {
+    let scene = Scene::new("");
+    for (number, (name, before, after)) in ANSWERS.into_iter().enumerate() {
+        attack(&scene, Answer::raw(format!("{before}{ALL}{after}")).then_close());
+        assert_eq!(status(&scene, &format!("{ATTACK}{number}"), DELETE), 503, "`{name}`");
+        others_get_their_own(&scene, name);
+    }
+    assert!(scene.upstream.requests().iter().all(|request| request.method == "GET"));
+}
+
+#[test]
+fn what_is_too_much_of_an_answer_is_no_verdict() {
+    let scene = Scene::new("");
+    let all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{ALL}", ALL.len());
+    let unknown = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
+    for (number, answer) in [
+        Answer::raw(format!("{unknown}{all}")),
+        Answer::raw(format!("{unknown}{}", all.repeat(5))),
+        Answer::raw(unknown).then_wait(Duration::from_millis(5)).then(all.clone()),
+    ]
+    .into_iter()
+    .cycle()
+    .take(9)
+    .enumerate()
+    {
+        attack(&scene, answer);
+        assert_eq!(status(&scene, &format!("{ATTACK}{number}"), DELETE), 401);
+        if number % 3 == 2 {
+            thread::sleep(Duration::from_millis(50));
+        }
+        others_get_their_own(&scene, &format!("too much {number}"));
+    }
+    assert!(scene.upstream.requests().iter().all(|request| request.method == "GET"));
+}
+
+#[test]
+fn an_answer_that_is_too_late_is_no_verdict() {
+    let scene = Scene::new("introspection:\n  timeout: 200ms\n");
+    let all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{ALL}", ALL.len());
+    for number in 0..4 {
+        attack(&scene, Answer::raw(all.clone()).after(Duration::from_millis(300)));
+        assert_eq!(status(&scene, &format!("{ATTACK}{number}"), DELETE), 503);
+        others_get_their_own(&scene, &format!("early {number}"));
+        thread::sleep(Duration::from_millis(150));
+        others_get_their_own(&scene, &format!("late {number}"));
+    }
+    assert!(scene.upstream.requests().iter().all(|request| request.method == "GET"));
+}
