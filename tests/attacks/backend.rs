@@ -118,7 +118,7 @@ const ANSWERS: [(&str, &str, &str, Then, Seen); 76] = [
 
 /// Well-formed though unusual: passed on.
 #[rustfmt::skip]
-const UNUSUAL: [(&str, &str, &str, Then, Seen); 9] = [
+const UNUSUAL: [(&str, &str, &str, Then, Seen); 16] = [
     ("no reason", "GET", "HTTP/1.1 200\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
     ("until the close", "GET", "HTTP/1.1 200 OK\r\n\r\nbody", Closes, Good(200, "body")),
     ("HTTP/1.0", "GET", "HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nbody", Closes, Good(200, "body")),
@@ -128,6 +128,14 @@ const UNUSUAL: [(&str, &str, &str, Then, Seen); 9] = [
     ("HEAD with chunks", "HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Stays, Good(200, "")),
     ("204 with a length of nothing", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", Stays, Good(204, "")),
     ("fields of one connection", "GET", "HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive\r\nX-Hop: evil\r\nKeep-Alive: evil\r\nProxy-Authenticate: evil\r\nUpgrade: evil\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
+    // hyper takes these, and so does nginx; what the client gets is written anew.
+    ("bare line feeds in the head", "GET", "HTTP/1.1 200 OK\nContent-Length: 4\n\nbody", Stays, Good(200, "body")),
+    ("bare line feed after the status line", "GET", "HTTP/1.1 200 OK\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
+    ("empty lines before the status line", "GET", "\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
+    ("space after a chunk size", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4 \r\nbody\r\n0\r\n\r\n", Stays, Good(200, "body")),
+    ("zeros before a chunk size", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0000000004\r\nbody\r\n0\r\n\r\n", Stays, Good(200, "body")),
+    ("a status beyond 599", "GET", "HTTP/1.1 999 Own\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(999, "body")),
+    ("latin-1 in a value", "GET", "HTTP/1.1 200 OK\r\nX-Own: é\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
 ];
 
 pub(super) fn answers() -> impl Iterator<Item = (&'static str, &'static str, &'static str, Then, Seen)> {
