@@ -112,6 +112,16 @@ pub fn refuse(refusal: &Refusal, request_id: HeaderValue) -> Response<Bytes> {
     response
 }
 
+/// The answer to a CORS preflight, in which nothing is allowed yet.
+pub fn preflight(request_id: HeaderValue) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let fields = response.headers_mut();
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(X_REQUEST_ID, request_id);
+    response
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::backend::body::RequestBody;
@@ -46,8 +47,15 @@ pub enum AnswerFault {
 
 impl AnswerBody {
     /// The gateway's own answer.
-    pub const fn own(bytes: Bytes, exchange: Exchange) -> Self {
-        Self { source: Source::Own(bytes), exchange }
+    pub fn own(bytes: Bytes, exchange: Exchange) -> Self {
+        // To HEAD nothing of it is sent, and hyper asks for nothing.
+        let is_head = exchange.method == Method::HEAD;
+        let mut body = Self { source: Source::Own(bytes), exchange };
+        if is_head {
+            body.exchange.complete();
+        }
+        body.settle();
+        body
     }
 
     /// The backend's answer, which comes over `lease`. Between two pieces of it `idle_timeout` may pass.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use crate::answer;
 use crate::answer_body::AnswerBody;
@@ -25,6 +25,7 @@ use crate::peer::Peer;
 use crate::policy::ability::{Permit, Requirement};
 use crate::policy::bearer::{self, Token};
 use crate::policy::client;
+use crate::policy::cors::{self, Preflight};
 use crate::policy::headers::{self, Credentials, Forwarding};
 use crate::policy::identity::Identity;
 use crate::policy::map::Found;
@@ -59,6 +60,14 @@ struct Onward {
     uri: Uri,
     credentials: Credentials,
     body_limit: u64,
+}
+
+/// What a request that is not refused is answered with.
+enum Served {
+    /// The backend's answer.
+    Backend(Answered),
+    /// What a preflight that asks about this method is told.
+    Preflight(HeaderValue),
 }
 
 impl Gateway {
@@ -105,17 +114,27 @@ impl Gateway {
             let trusts = |address| self.settings.listen.trusts(address);
             exchange.client = Some(client::address(request.headers(), address, trusts));
         }
+        let reader = self.settings.cors.allowed(request.headers());
         let served = Contained(pin!(self.serve(peer, request, &mut exchange))).await;
         match served.unwrap_or_else(|Panicked| Err(Refusal::InternalError)) {
-            Ok((Answered { mut response, lease }, reason)) => {
+            Ok((Served::Backend(Answered { mut response, lease }), reason)) => {
                 // Ours, whatever the backend speaks (RFC 9110 section 2.5).
                 *response.version_mut() = Version::HTTP_11;
                 exchange.answered(response.status(), reason, Instant::now());
                 let idle_timeout = self.settings.limits.body_idle_timeout;
                 response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout))
             }
+            Ok((Served::Preflight(asked), reason)) => {
+                let mut response = answer::preflight(exchange.request_id.clone());
+                self.settings.cors.answer(reader, &asked, response.headers_mut());
+                exchange.answered(response.status(), reason, Instant::now());
+                response.map(|bytes| AnswerBody::own(bytes, exchange))
+            }
             Err(refusal) => {
-                let response = answer::refuse(&refusal, exchange.request_id.clone());
+                let mut response = answer::refuse(&refusal, exchange.request_id.clone());
+                if let Some(reader) = reader {
+                    self.settings.cors.let_read(reader, response.headers_mut());
+                }
                 exchange.refused(&refusal, response.status(), Instant::now());
                 response.map(|bytes| AnswerBody::own(bytes, exchange))
             }
@@ -127,7 +146,7 @@ impl Gateway {
         peer: &Rc<Peer>,
         request: Request<Incoming>,
         exchange: &mut Exchange,
-    ) -> Result<(Answered, Reason), Refusal> {
+    ) -> Result<(Served, Reason), Refusal> {
         let target = Target::read(request.method(), request.uri(), request.headers())?;
         let setting = self.settings.backend.method_override;
         if let Some(method) = method::overriding(request.method(), request.headers(), setting)? {
@@ -135,6 +154,20 @@ impl Gateway {
         }
         if let (Some(addresses), Some(address)) = (&self.limiter.addresses, exchange.client) {
             addresses.take(address, exchange.started()).map_err(Refusal::TooManyAttempts)?;
+        }
+        if let Some(asked) = cors::asked(request.method(), request.headers()) {
+            let asked = asked.clone();
+            let permit = self.decide_preflight(&request, &target, &asked, exchange)?;
+            let served = match self.settings.cors.preflight {
+                Preflight::Answer => Served::Preflight(asked),
+                Preflight::Forward => {
+                    let uri = self.backend_uri(request.uri(), &target)?;
+                    let onward = Onward { uri, credentials: Credentials::None, body_limit: 0 };
+                    let answered = self.forward(permit, peer, request, onward, exchange);
+                    Served::Backend(Box::pin(answered).await?)
+                }
+            };
+            return Ok((served, Reason::Public));
         }
         let Decision { permit, caller, body_limit } = self.decide(&request, &target, exchange).await?;
         let uri = self.backend_uri(request.uri(), &target)?;
@@ -148,11 +181,28 @@ impl Gateway {
         };
         let onward = Onward { uri, credentials, body_limit };
         let answered = self.forward(permit, peer, request, onward, exchange).await?;
-        let Some(caller) = caller else { return Ok((answered, Reason::Public)) };
+        let Some(caller) = caller else { return Ok((Served::Backend(answered), Reason::Public)) };
         if answered.response.status() == StatusCode::UNAUTHORIZED {
             self.lookup.contradicted(&caller);
         }
-        Ok((answered, Reason::Allowed))
+        Ok((Served::Backend(answered), Reason::Allowed))
+    }
+
+    /// Whether a CORS preflight may go on: by the request that it asks about, and without any credentials.
+    fn decide_preflight(
+        &self,
+        request: &Request<Incoming>,
+        target: &Target<'_>,
+        asked: &HeaderValue,
+        exchange: &mut Exchange,
+    ) -> Result<Permit, Refusal> {
+        if !request.body().is_end_stream() {
+            return Err(Refusal::BadRequest("CORS preflight with a body"));
+        }
+        let Settings { abilities, backend, .. } = &*self.settings;
+        let (found, permit) = cors::decide(abilities, &target.path, asked, backend.method_override);
+        self.note_route(&found, exchange);
+        permit
     }
 
     /// Route, token, verdict, permit, limit: in this order, so that no introspection is spent on a request
@@ -165,11 +215,9 @@ impl Gateway {
     ) -> Result<Decision, Refusal> {
         let map = &self.settings.abilities;
         let found = map.find(&exchange.method, &target.path);
-        exchange.route = RouteLabel::Unmapped;
+        self.note_route(&found, exchange);
         let mut body_limit = self.settings.limits.body;
         if let Found::Rule { route, rule } = &found {
-            exchange.route = self.routes.label(*route);
-            exchange.route_number = Some(*route);
             if let Some(own) = map.route(*route).and_then(|route| route.options().body) {
                 body_limit = own;
             }
@@ -188,6 +236,14 @@ impl Gateway {
             limit.take(now).map_err(Refusal::TooManyAttempts)?;
         }
         Ok(Decision { permit, caller: Some((caller, token.authorization())), body_limit })
+    }
+
+    fn note_route(&self, found: &Found<'_>, exchange: &mut Exchange) {
+        exchange.route = RouteLabel::Unmapped;
+        if let Found::Rule { route, .. } = found {
+            exchange.route = self.routes.label(*route);
+            exchange.route_number = Some(*route);
+        }
     }
 
     /// Who the token is, as introspection says.

@@ -273,6 +273,16 @@ fn an_answer_to_head_has_the_same_fields_and_no_body() {
 }
 
 #[test]
+fn a_refused_head_is_counted_by_why_it_was_refused() {
+    let setting = setting("");
+    let mut client = setting.gateway.client();
+    assert_eq!(client.request("HEAD", "/api/v2/items", &[], b"").status, 401);
+    assert_eq!(client.request("HEAD", "/api/v2/nowhere", &[READER], b"").status, 403);
+    setting.gateway.wait_for_metric("requests_total{method=\"HEAD\",reason=\"missing_token\"}", 1.0);
+    setting.gateway.wait_for_metric("requests_total{method=\"HEAD\",reason=\"unmapped\"}", 1.0);
+}
+
+#[test]
 fn what_the_backend_answers_is_passed_on() {
     let setting = setting("");
     let mut client = setting.gateway.client();

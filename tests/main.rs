@@ -10,6 +10,7 @@ mod abilities; // the shipped map against the authentication guide: every abilit
 mod answers; // every answer of the gateway itself, to the byte
 mod attacks; // every known way past a gateway, byte by byte, before a backend that records what arrives
 mod config; // what is said about a configuration: every mistake with its place, secrets never
+mod cors; // browsers: preflights, and who may read the gateway's own answers
 mod demo; // what `demo` prints is true
 mod deploy; // what is shipped under deploy/
 mod forwarding; // what reaches the backend and what comes back, to the byte

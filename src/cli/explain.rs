@@ -186,6 +186,8 @@ fn steps(
     if method == Method::POST {
         let text = "POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` says `honour`";
         step(output, "method", text)?;
+    } else if method == Method::OPTIONS {
+        step(output, "method", "OPTIONS; of a CORS preflight the method that it asks about is decided on")?;
     } else if query.is_some_and(names_a_method) {
         step(output, "method", format_args!("{method}; `_method` is ignored"))?;
     }

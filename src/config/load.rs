@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::abilities;
 use super::decode::{Decode, Decoder, Named, Spanned, join};
 use super::interpolate::Environment;
 use super::report::{Mistake, Report, Severity};
@@ -17,6 +16,7 @@ use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
 use super::values::{Style, Whole, parse_pointer};
 use super::written::{self, Gateway, MapFile};
+use super::{abilities, cors};
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 
@@ -179,6 +179,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
     let map = abilities::compile(&written.abilities.value, decoder);
     let introspection = compile_introspection(written.introspection, decoder)?;
     let identity_headers = compile_identity(written.identity_headers, &introspection.response, decoder);
+    let cors = cors::compile(written.cors, decoder);
     let Gateway { listen, admin, backend, cache, limits, rate_limit, runtime, log, .. } = written;
     if backend.cookies.value.0 {
         decoder.mistakes.push(
@@ -218,6 +219,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
         },
         introspection,
         identity_headers,
+        cors,
         cache: settings::Cache {
             ttl: cache.ttl.0,
             negative_ttl: cache.negative_ttl.0,

@@ -1,12 +1,13 @@
 //! `gateway.yaml`: as written, then compiled; every mistake collected with its place.
 //!
 //! ```text
-//! source → tree → decode (written, abilities, values, address, files) → load → Settings
+//! source → tree → decode (written, abilities, values, address, cors, files) → load → Settings
 //!                    └──────────────── report ────────────────┘
 //! ```
 
 mod abilities;
 mod address;
+mod cors;
 mod decode;
 mod files;
 mod interpolate;

@@ -15,6 +15,7 @@ use http::{HeaderValue, Uri};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use crate::policy::cors::Cors;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 use crate::policy::method::MethodOverride;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub introspection: Introspection,
     /// `identity_headers`: what of a token the backend is told.
     pub identity_headers: Box<[IdentityHeader]>,
+    /// What browsers are told of cross-origin requests.
+    pub cors: Cors,
     /// How long a verdict lives.
     pub cache: Cache,
     /// Bounds on what a client may send or hold.

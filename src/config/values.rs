@@ -5,9 +5,11 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use secrecy::SecretString;
 
+use super::cors::Served;
 use super::decode::{Decode, Decoder, listed, nearest};
 use super::settings::{BackendHost, JsonPointer, LogFormat, LogLevel, Roots};
 use super::tree::Node;
+use crate::policy::cors::Preflight;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::Unmapped;
 use crate::policy::method::MethodOverride;
@@ -285,6 +287,11 @@ words!(LogFormat { "json" => Self::Json, "text" => Self::Text });
 words!(LogLevel {
     "off" => Self::Off, "error" => Self::Error, "warn" => Self::Warn,
     "info" => Self::Info, "debug" => Self::Debug, "trace" => Self::Trace,
+});
+words!(Preflight { "forward" => Self::Forward, "answer" => Self::Answer });
+words!(Served {
+    "GET" => Self("GET"), "HEAD" => Self("HEAD"), "POST" => Self("POST"), "PUT" => Self("PUT"),
+    "PATCH" => Self("PATCH"), "DELETE" => Self("DELETE"), "OPTIONS" => Self("OPTIONS"),
 });
 words!(MethodOverride { "pin" => Self::Pin, "honour" => Self::Honour });
 words!(IdentityHeader {

@@ -2,10 +2,12 @@
 
 use super::abilities::{IncludedMap, Routes};
 use super::address::{BackendUrl, IntrospectionUrl, Network};
+use super::cors::{FieldName, Origin, Served};
 use super::decode::{Named, Spanned, section};
 use super::files::{ReadableFile, SecretFile};
 use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots};
 use super::values::{Period, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
+use crate::policy::cors::Preflight;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::Unmapped;
 use crate::policy::method::MethodOverride;
@@ -30,6 +32,8 @@ section! {
         /// What of a token the backend is told, on routes that ask for one: `id` in X-Token-Id, `name` in
         /// X-Token-Name, `abilities` in X-Token-Abilities, `workspace_id` in X-Workspace-Id.
         identity_headers: Vec<Spanned<IdentityHeader>> = [],
+        /// What browsers are told of cross-origin requests.
+        cors: Cors,
         /// How long a verdict lives.
         cache: Cache,
         /// Bounds on what a client may send or hold.
@@ -164,6 +168,27 @@ section! {
         created_at: Option<JsonPointer>,
         /// The workspace that it belongs to.
         workspace_id: Option<JsonPointer>,
+    }
+}
+
+section! {
+    /// What browsers are told of cross-origin requests.
+    Cors {
+        /// Whose scripts may read the gateway's own answers: origins such as `https://shop.example`, or `*`. What
+        /// the backend answers is the backend's.
+        origins: Vec<Spanned<Origin>> = [],
+        /// For `preflight: answer`: the header fields that scripts may send, beside those that need no
+        /// permission. No token is sent unless Authorization is among them.
+        headers: Vec<Spanned<FieldName>> = [],
+        /// For `preflight: answer`: the methods that scripts may use; none: what the map has.
+        methods: Vec<Spanned<Served>> = [],
+        /// Whether scripts may send cookies.
+        credentials: Spanned<Switch> = false,
+        /// For `preflight: answer`: how long a browser may remember the answer.
+        max_age: Period = "10m",
+        /// Who answers a preflight: the backend, which gets it without credentials (`forward`), or the gateway
+        /// (`answer`).
+        preflight: Spanned<Preflight> = "forward",
     }
 }
 

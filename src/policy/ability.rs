@@ -11,7 +11,8 @@ pub const LONGEST_ABILITY: usize = 128;
 
 /// Proof that a request may be forwarded.
 ///
-/// Only [`Requirement::permit`] and [`Permit::public`] make one, and forwarding takes one by value.
+/// Only [`Requirement::permit`], [`Permit::public`] and [`Permit::preflight`] make one, and forwarding takes one
+/// by value.
 #[derive(Debug)]
 #[must_use = "a permit is made to be forwarded with"]
 pub struct Permit(());
@@ -20,6 +21,12 @@ impl Permit {
     /// The permit of a `public` route; none for any other requirement.
     pub fn public(requirement: &Requirement) -> Option<Self> {
         matches!(requirement.kind, RequirementKind::Public).then_some(Self(()))
+    }
+
+    /// The permit of a CORS preflight, which carries no credentials, for a request with this requirement; none
+    /// for what nobody may.
+    pub fn preflight(requirement: &Requirement) -> Option<Self> {
+        (!matches!(requirement.kind, RequirementKind::Deny)).then_some(Self(()))
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod ability;
 pub mod bearer;
 pub mod client;
+pub mod cors;
 mod fate;
 pub mod framing;
 pub mod headers;

@@ -10,6 +10,12 @@ fn post(name: &'static str, target: &str, lines: &str, body: &str, arrives: &'st
     case(name, by(WRITER, &format!("POST {target}"), &lines) + body, Arrives(arrives))
 }
 
+/// A preflight, which asks about a method.
+fn preflight(target: &str, method: &str, lines: &str) -> String {
+    let lines = format!("Origin: https://shop.example\r\nAccess-Control-Request-Method: {method}\r\n{lines}");
+    bare(&format!("OPTIONS {target}"), &lines)
+}
+
 const CREATED: &[&str] = &["POST /api/v2/items"];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -52,11 +58,75 @@ pub(super) fn cases() -> Vec<Case> {
             by(READER, "PATCH /api/v2/items/5", "Content-Length: 0\r\n"),
             Refused(403),
         ),
+        case("a preflight", preflight("/api/v2/items", "POST", ""), Arrives(&["OPTIONS /api/v2/items"])),
         case(
-            "a preflight needs what the map says",
+            "a preflight with credentials",
+            preflight(
+                "/api/v2/items",
+                "POST",
+                "Authorization: Bearer 3|Secret0User\r\nCookie: session=evil\r\nPHP-Auth-Digest: Bearer evil\r\n",
+            ),
+            Arrives(&["OPTIONS /api/v2/items"]),
+        ),
+        case(
+            "a preflight with several tokens",
+            preflight(
+                "/api/v2/items",
+                "POST",
+                "Authorization: Bearer evil\r\nAuthorization: Bearer evil\r\n",
+            ),
+            Arrives(&["OPTIONS /api/v2/items"]),
+        ),
+        case(
+            "a preflight with an override",
+            preflight("/api/v2/items?_method=DELETE", "POST", "X-HTTP-Method-Override: DELETE\r\n"),
+            Arrives(&["OPTIONS /api/v2/items?_method=DELETE"]),
+        ),
+        case(
+            "a preflight for a method that is not mapped",
+            preflight("/api/v2/items", "DELETE", ""),
+            Refused(403),
+        ),
+        case(
+            "a preflight for a method that is not served",
+            preflight("/api/v2/items", "TRACE", ""),
+            Refused(403),
+        ),
+        case("a preflight for a method in lower case", preflight("/api/v2/items", "post", ""), Refused(403)),
+        case("a preflight for several methods", preflight("/api/v2/items", "GET, POST", ""), Refused(403)),
+        case("a preflight for what is denied", preflight("/api/v2/internal", "GET", ""), Refused(403)),
+        case(
+            "a preflight for a path that is not mapped",
+            preflight("/api/v2/nowhere", "GET", ""),
+            Refused(403),
+        ),
+        case("a preflight for no path", preflight("*", "GET", ""), Refused(403)),
+        case("a preflight for a dot segment", preflight("/api/v2/items/..", "GET", ""), Refused(400)),
+        case(
+            "a preflight with a body",
+            preflight("/api/v2/items", "POST", "Content-Length: 4\r\n") + "evil",
+            Refused(400),
+        ),
+        case(
+            "a preflight that asks twice",
+            preflight("/api/v2/items", "POST", "Access-Control-Request-Method: GET\r\n"),
+            Refused(401),
+        ),
+        case(
+            "a preflight of two origins",
+            preflight("/api/v2/items", "POST", "Origin: https://other.example\r\n"),
+            Refused(401),
+        ),
+        case(
+            "OPTIONS with an origin alone",
+            bare("OPTIONS /api/v2/items", "Origin: https://shop.example\r\n"),
+            Refused(401),
+        ),
+        case(
+            "GET that looks like a preflight",
             bare(
-                "OPTIONS /api/v2/items",
-                "Origin: https://evil.example\r\nAccess-Control-Request-Method: GET\r\n",
+                "GET /api/v2/items",
+                "Origin: https://shop.example\r\nAccess-Control-Request-Method: GET\r\n",
             ),
             Refused(401),
         ),
