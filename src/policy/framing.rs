@@ -117,16 +117,19 @@ const fn bad(why: Why) -> Refusal {
     Refusal::BadRequest(why)
 }
 
-/// Whether the target's byte may stand in a path (1) or a query (2): what the `http` crate takes. Raw bytes
-/// beyond ASCII are refused, since each parser has a character set of its own for them.
+const IN_PATH: u8 = 1;
+const IN_QUERY: u8 = 2;
+
+/// Where in a target a byte may stand: what the `http` crate takes. A `?` begins a query, and may be in one.
+/// Raw bytes beyond ASCII are refused, since each parser has a character set of its own for them.
 const TARGET: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0x21;
     while byte < 0x7f {
         table[byte] = match byte as u8 {
             b'"' | b'#' | b'<' | b'>' => 0,
-            b'^' | b'`' | b'{' | b'}' => 2,
-            _ => 3,
+            b'?' | b'^' | b'`' | b'{' | b'}' => IN_QUERY,
+            _ => IN_PATH | IN_QUERY,
         };
         byte += 1;
     }
@@ -148,8 +151,10 @@ const TOKEN: [bool; 256] = {
     table
 };
 
-fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&byte| TOKEN[usize::from(byte)])
+/// How many of the first `bytes` are of a kind.
+#[inline]
+fn span(bytes: &[u8], is_of_kind: impl Fn(u8) -> bool) -> usize {
+    bytes.iter().position(|&byte| !is_of_kind(byte)).unwrap_or(bytes.len())
 }
 
 /// Whether a value holds none but visible characters, spaces, tabs and bytes beyond ASCII (RFC 9110 section
@@ -180,6 +185,9 @@ impl Scanner {
         let mut clear = 0;
         loop {
             let rest = &bytes[clear..];
+            if rest.is_empty() {
+                return Scanned { clear, fault: None };
+            }
             let step = match &mut self.state {
                 State::Head(head) => match head.read(rest, &self.bounds) {
                     Ok(None) => return Scanned { clear, fault: None },
@@ -193,11 +201,11 @@ impl Scanner {
                     let taken = u64::try_from(rest.len()).unwrap_or(u64::MAX).min(*left);
                     *left -= taken;
                     // At most the length of `rest`.
-                    clear += taken as usize;
+                    let taken = taken as usize;
                     if *left > 0 {
-                        return Scanned { clear, fault: None };
+                        return Scanned { clear: clear + taken, fault: None };
                     }
-                    Step { taken: 0, next: after(*last) }
+                    Step { taken, next: after(*last) }
                 }
                 State::Chunked(chunked) => match chunked.read(rest, &self.bounds) {
                     Ok((taken, true)) => Step { taken, next: after(chunked.last) },
@@ -285,15 +293,11 @@ impl Head {
     }
 
     fn field(&mut self, line: &[u8]) -> Result<(), Refusal> {
-        let Some(colon) = memchr(b':', line) else { return Err(bad("line without a colon in the head")) };
-        let (name, value) = (&line[..colon], &line[colon + 1..]);
-        if !is_token(name) {
-            return Err(bad(match (name.first(), name.last()) {
-                (Some(b' ' | b'\t'), _) => "folded line in the head",
-                (_, Some(b' ' | b'\t')) => "white space before a colon in the head",
-                _ => "malformed field name",
-            }));
+        let colon = span(line, |byte| TOKEN[usize::from(byte)]);
+        if colon == 0 || line.get(colon) != Some(&b':') {
+            return Err(bad(not_a_field(line)));
         }
+        let (name, value) = (&line[..colon], &line[colon + 1..]);
         if !is_field_value(value) {
             return Err(bad(BARE_CR));
         }
@@ -340,28 +344,38 @@ impl Head {
     }
 }
 
+/// What is wrong with a line that does not begin with a name and a colon.
+fn not_a_field(line: &[u8]) -> Why {
+    let Some(colon) = memchr(b':', line) else { return "line without a colon in the head" };
+    match (line[..colon].first(), line[..colon].last()) {
+        (Some(b' ' | b'\t'), _) => "folded line in the head",
+        (_, Some(b' ' | b'\t')) => "white space before a colon in the head",
+        _ => "malformed field name",
+    }
+}
+
 /// `method SP request-target SP HTTP-version` (RFC 9112 section 3), with one space each.
 fn request_line(line: &[u8], bounds: &Bounds) -> Result<RequestLine, Refusal> {
     const MALFORMED: Refusal = bad("malformed request line");
-    let space = memchr(b' ', line).ok_or(MALFORMED)?;
-    let (method, rest) = (&line[..space], &line[space + 1..]);
-    let space = memchr(b' ', rest).ok_or(MALFORMED)?;
-    let (target, version) = (&rest[..space], &rest[space + 1..]);
-    if !is_token(method) {
+    let method = span(line, |byte| TOKEN[usize::from(byte)]);
+    if method == 0 || line.get(method) != Some(&b' ') {
         return Err(MALFORMED);
     }
+    let rest = &line[method + 1..];
+    let path = span(rest, |byte| TARGET[usize::from(byte)] & IN_PATH != 0);
+    let query = match rest.get(path) {
+        Some(b'?') => span(&rest[path..], |byte| TARGET[usize::from(byte)] & IN_QUERY != 0),
+        _ => 0,
+    };
+    let (target, end) = rest.split_at(path + query);
+    let version = match end {
+        [b' ', version @ ..] if !target.is_empty() => version,
+        [] => return Err(MALFORMED),
+        [b'#', ..] => return Err(bad("fragment in the target")),
+        _ => return Err(bad("character that a target cannot hold")),
+    };
     if target.len() > bounds.target {
         return Err(Refusal::UriTooLong);
-    }
-    let question = memchr(b'?', target).unwrap_or(target.len());
-    let (path, query) = target.split_at(question);
-    let class = |bytes: &[u8]| bytes.iter().fold(3, |class, &byte| class & TARGET[usize::from(byte)]);
-    if target.is_empty() || class(path) & 1 == 0 || class(query) & 2 == 0 {
-        return Err(bad(if memchr(b'#', target).is_some() {
-            "fragment in the target"
-        } else {
-            "character that a target cannot hold"
-        }));
     }
     // Absolute, `*`, or what hyper would refuse with an empty answer. An authority is refused later.
     if target[0] != b'/' && http::Uri::try_from(target).is_err() {
