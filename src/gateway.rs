@@ -359,7 +359,7 @@ impl Gateway {
         head.extensions.clear();
         let request = Request::from_parts(head, body);
         let asked = Instant::now();
-        let answered = self.backend.forward(permit, request, upload, asked).await;
+        let answered = self.backend.forward(permit, request, upload, &peer.activity, asked).await;
         exchange.backend = asked.elapsed();
         let mut answered = answered?;
         let status = answered.response.status();

@@ -57,6 +57,8 @@ pub struct Activity {
     blocked_since: Cell<Option<Instant>>,
     ending: Cell<Ending>,
     served: Cell<u64>,
+    deadline: Cell<Option<Instant>>,
+    overdue: Cell<bool>,
     head_begun: Cell<bool>,
     wake_when_served: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -83,6 +85,8 @@ impl Activity {
             blocked_since: Cell::new(None),
             ending: Cell::new(Ending::Not),
             served: Cell::new(0),
+            deadline: Cell::new(None),
+            overdue: Cell::new(false),
             head_begun: Cell::new(false),
             wake_when_served: Cell::new(false),
             waker: RefCell::default(),
@@ -125,6 +129,32 @@ impl Activity {
         self.served.set(self.served.get() + 1);
         self.enter(if self.head_begun.get() { Phase::Head } else { Phase::Idle }, now);
         if self.wake_when_served.take() {
+            self.wake();
+        }
+    }
+
+    /// Waits until `deadline`, which replaces the one before: the sweep then notes that it has passed, and wakes
+    /// the connection's task.
+    pub fn wait_until(&self, deadline: Instant) {
+        self.deadline.set(Some(deadline));
+        self.overdue.set(false);
+    }
+
+    /// Waits no longer.
+    pub fn wait_no_longer(&self) {
+        self.deadline.set(None);
+    }
+
+    /// Whether the deadline has passed.
+    pub fn is_overdue(&self) -> bool {
+        self.overdue.get()
+    }
+
+    /// For the sweep: notes a deadline that has passed.
+    pub fn note_deadline(&self, now: Instant) {
+        if self.deadline.get().is_some_and(|deadline| deadline <= now) {
+            self.deadline.set(None);
+            self.overdue.set(true);
             self.wake();
         }
     }

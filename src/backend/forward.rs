@@ -1,7 +1,9 @@
 //! Sends a permitted request to the backend and brings the head of its answer.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use http::{Method, Request, Response, StatusCode};
@@ -11,6 +13,7 @@ use hyper::client::conn::TrySendError;
 use super::body::{RequestBody, Upload, UploadFault};
 use crate::client::pool::{Lease, LeaseError, Pool};
 use crate::config::settings::Settings;
+use crate::peer::Activity;
 use crate::policy::ability::Permit;
 use crate::policy::refusal::Refusal;
 
@@ -66,21 +69,22 @@ impl Backend {
         permit: Permit,
         request: Request<RequestBody>,
         upload: Option<Rc<Upload>>,
+        activity: &Activity,
         now: Instant,
     ) -> Result<Answered, Refusal> {
         let Permit { .. } = permit;
         let upload = upload.as_deref();
         let Some(mut lease) = self.pool.take_idle(now) else {
-            return Box::pin(self.over_new_connection(request, upload)).await;
+            return Box::pin(self.over_new_connection(request, upload, activity)).await;
         };
         let copy = is_repeatable(&request).then(|| copy(&request));
         let answer = lease.send(request);
-        match self.head(answer, upload).await {
+        match self.head(answer, upload, activity, now).await {
             Ok(response) => Ok(Answered { response, lease }),
             Err(Failure { refusal, unsent, unanswered }) => {
                 drop(lease);
                 match unsent.or(copy.filter(|_| unanswered)) {
-                    Some(request) => Box::pin(self.over_new_connection(request, upload)).await,
+                    Some(request) => Box::pin(self.over_new_connection(request, upload, activity)).await,
                     None => Err(refusal),
                 }
             }
@@ -91,6 +95,7 @@ impl Backend {
         &self,
         request: Request<RequestBody>,
         upload: Option<&Upload>,
+        activity: &Activity,
     ) -> Result<Answered, Refusal> {
         let mut lease = self.pool.connect().await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "no connection to the backend");
@@ -100,31 +105,37 @@ impl Backend {
             }
         })?;
         let answer = lease.send(request);
-        let response = self.head(answer, upload).await.map_err(|failure| failure.refusal)?;
+        let answer = self.head(answer, upload, activity, Instant::now());
+        let response = answer.await.map_err(|failure| failure.refusal)?;
         Ok(Answered { response, lease })
     }
 
-    /// Waits for the head of an answer.
+    /// Waits for the head of an answer. The sweep watches over the time-out: a timer for each request would be
+    /// set and taken back for nothing.
     async fn head(
         &self,
         answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
         upload: Option<&Upload>,
+        activity: &Activity,
+        now: Instant,
     ) -> Result<Response<Incoming>, Failure> {
         let (timeout, idle_timeout) = (self.settings.backend.timeout, self.settings.limits.body_idle_timeout);
-        let answer = {
-            let mut answer = std::pin::pin!(answer);
-            let mut deadline = std::pin::pin!(tokio::time::sleep(timeout));
-            loop {
-                tokio::select! {
-                    biased;
-                    answer = &mut answer => break Some(answer),
-                    () = &mut deadline => match upload.and_then(|it| it.extension(timeout, idle_timeout)) {
-                        Some(later) => deadline.as_mut().reset(later.into()),
-                        None => break None,
-                    }
+        let mut answer = std::pin::pin!(answer);
+        activity.wait_until(now + timeout);
+        let answer = poll_fn(|context| {
+            if let Poll::Ready(answer) = answer.as_mut().poll(context) {
+                return Poll::Ready(Some(answer));
+            }
+            if activity.is_overdue() {
+                match upload.and_then(|upload| upload.extension(timeout, idle_timeout)) {
+                    Some(later) => activity.wait_until(later),
+                    None => return Poll::Ready(None),
                 }
             }
-        };
+            Poll::Pending
+        });
+        let answer = answer.await;
+        activity.wait_no_longer();
         match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 tracing::warn!("the backend switched protocols without having been asked");

@@ -140,8 +140,10 @@ impl Core {
 
     /// Ends what takes too long, again and again: one timer for all connections of the core.
     async fn sweep(self: Rc<Self>) {
-        let limits = self.gateway.settings().limits.clone();
+        let settings = self.gateway.settings();
+        let limits = settings.limits.clone();
         let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.body_idle_timeout);
+        let shortest = shortest.min(settings.backend.timeout);
         let pause = (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
         loop {
             tokio::time::sleep(pause).await;
@@ -171,6 +173,7 @@ impl Core {
 
 fn end_if_overdue(peer: &Peer, limits: &Limits, now: Instant) {
     let activity = &peer.activity;
+    activity.note_deadline(now);
     let (phase, since) = activity.phase();
     let waited = now.saturating_duration_since(since);
     match phase {
