@@ -47,6 +47,7 @@ pub struct Exchange {
     pub introspection: Duration,
     /// Time from the first attempt to reach the backend to the head of its answer.
     pub backend: Duration,
+    answer_came: Option<Instant>,
     answer: Option<(StatusCode, Reason)>,
     detail: Option<&'static str>,
     complete: bool,
@@ -58,13 +59,20 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// An id for a request: 32 random hex digits.
 pub fn new_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut random = fastrand::u128(..);
-    let text: [u8; 32] = std::array::from_fn(|_| {
-        let digit = DIGITS[(random & 15) as usize];
-        random >>= 4;
-        digit
-    });
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+    const PAIRS: [[u8; 2]; 256] = {
+        let mut pairs = [[0; 2]; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+            byte += 1;
+        }
+        pairs
+    };
+    let mut text = [[0; 2]; 16];
+    for (pair, byte) in text.iter_mut().zip(fastrand::u128(..).to_be_bytes()) {
+        *pair = PAIRS[usize::from(byte)];
+    }
+    HeaderValue::from_bytes(text.as_flattened()).unwrap_or(HeaderValue::from_static("-"))
 }
 
 impl Exchange {
@@ -94,6 +102,7 @@ impl Exchange {
             detail: None,
             introspection: Duration::ZERO,
             backend: Duration::ZERO,
+            answer_came: None,
             answer: None,
             complete: false,
         }
@@ -102,6 +111,17 @@ impl Exchange {
     /// When the request's head had come.
     pub const fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Notes when the head of the backend's answer came, or its failure.
+    pub fn backend_answered(&mut self, asked: Instant, now: Instant) {
+        self.backend = now.duration_since(asked);
+        self.answer_came = Some(now);
+    }
+
+    /// When the backend answered; now where it was not asked.
+    pub fn answer_came(&self) -> Instant {
+        self.answer_came.unwrap_or_else(Instant::now)
     }
 
     /// Notes the answer's head, which is about to be sent.

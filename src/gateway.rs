@@ -120,7 +120,7 @@ impl Gateway {
             Ok((Served::Backend(Answered { mut response, lease }), reason)) => {
                 // Ours, whatever the backend speaks (RFC 9110 section 2.5).
                 *response.version_mut() = Version::HTTP_11;
-                exchange.answered(response.status(), reason, Instant::now());
+                exchange.answered(response.status(), reason, exchange.answer_came());
                 let idle_timeout = self.settings.limits.body_idle_timeout;
                 response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout))
             }
@@ -360,7 +360,7 @@ impl Gateway {
         let request = Request::from_parts(head, body);
         let asked = Instant::now();
         let answered = self.backend.forward(permit, request, upload, &peer.activity, asked).await;
-        exchange.backend = asked.elapsed();
+        exchange.backend_answered(asked, Instant::now());
         let mut answered = answered?;
         let status = answered.response.status();
         headers::prepare_answer(status, answered.response.headers_mut()).map_err(|why| {

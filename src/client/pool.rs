@@ -131,7 +131,7 @@ where
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { connection, since }) = idle.pop() {
             if connection.sender.is_ready() && now.saturating_duration_since(since) < self.idle_timeout {
-                return Some(Lease { connection, pool: Rc::clone(self) });
+                return Some(Lease { connection, pool: Rc::clone(self), since: Some(since) });
             }
         }
         None
@@ -160,7 +160,7 @@ where
             let _ = connection.await;
         });
         let connection = Connection { sender, task: task.abort_handle() };
-        Ok(Lease { connection, pool: Rc::clone(self) })
+        Ok(Lease { connection, pool: Rc::clone(self), since: None })
     }
 
     async fn wait_for_turn(self: &Rc<Self>, bound: &Arc<ConnectionBound>) -> Result<Turn<B>, LeaseError> {
@@ -235,6 +235,7 @@ enum Turn<B> {
 pub struct Lease<B> {
     connection: Connection<B>,
     pool: Rc<Pool<B>>,
+    since: Option<Instant>,
 }
 
 impl<B> Lease<B>
@@ -242,6 +243,11 @@ where
     B: Body<Data = bytes::Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    /// How long the connection waited for this request. Zero where it is new.
+    pub fn waited(&self, now: Instant) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
     /// Sends `request`, and waits for the head of the answer.
     ///
     /// # Errors
@@ -255,7 +261,7 @@ where
 
     /// Keeps the connection for another request, as soon as it has finished with this one.
     pub fn give_back(self) {
-        let Self { mut connection, pool } = self;
+        let Self { mut connection, pool, .. } = self;
         if connection.sender.is_closed() {
             return;
         }

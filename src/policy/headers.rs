@@ -117,19 +117,16 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> bo
 /// Says why the answer may not be passed on or believed: two parsers would find its end in different places.
 pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
     let mut going: Vec<HeaderName> = Vec::new();
-    let mut names_options = false;
-    let (mut has_length, mut has_coding) = (false, false);
-    for name in fields.keys() {
+    let (mut connections, mut names_options) = (0, false);
+    let (mut lengths, mut has_length, mut has_coding) = (Lengths::default(), false, false);
+    for (name, value) in fields.iter() {
         if *name == CONTENT_LENGTH {
             has_length = true;
+            lengths.add(value);
         } else if *name == CONNECTION {
+            connections += 1;
             // What most backends send names nothing: it goes, and nothing else with it.
-            names_options =
-                !matches!(fields.get(CONNECTION).map(HeaderValue::as_bytes), Some(b"keep-alive" | b"close"))
-                    || fields.get_all(CONNECTION).iter().nth(1).is_some();
-            if names_options {
-                going.push(CONNECTION);
-            }
+            names_options |= !matches!(value.as_bytes(), b"keep-alive" | b"close");
         } else if fate(name.as_str()) == Fate::HopByHop {
             has_coding |= *name == TRANSFER_ENCODING;
             going.push(name.clone());
@@ -138,17 +135,49 @@ pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), 
     if has_coding {
         check_coding(status, fields, has_length)?;
     } else if has_length {
-        check_length(status, fields)?;
+        lengths.check(status)?;
+        if status == StatusCode::NO_CONTENT {
+            // RFC 9110 section 8.6: it may not be there at all.
+            fields.remove(CONTENT_LENGTH);
+        }
     }
-    if names_options {
-        name_options(fields, &mut going);
-    } else {
+    if connections > 0 {
+        if names_options {
+            name_options(fields, &mut going);
+        }
         fields.remove(CONNECTION);
     }
     for name in &going {
         fields.remove(name);
     }
     Ok(())
+}
+
+/// The Content-Length fields of an answer. hyper merges equal ones, and reads none of them in an answer to HEAD.
+#[derive(Default)]
+struct Lengths {
+    count: usize,
+    malformed: bool,
+    is_zero: bool,
+}
+
+impl Lengths {
+    fn add(&mut self, value: &HeaderValue) {
+        let digits = value.as_bytes();
+        self.count += 1;
+        // As many as 64 bits have for sure.
+        self.malformed |= digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit);
+        self.is_zero = digits.iter().all(|&digit| digit == b'0');
+    }
+
+    fn check(&self, status: StatusCode) -> Result<(), &'static str> {
+        match self {
+            Self { count: 2.., .. } => Err("several Content-Length fields"),
+            Self { malformed: true, .. } => Err("malformed Content-Length"),
+            Self { is_zero: false, .. } if status == StatusCode::NO_CONTENT => Err("204 with a body"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Of an answer with Transfer-Encoding. hyper takes every coding before `chunked`, or in its place, and passes
@@ -163,27 +192,6 @@ fn check_coding(status: StatusCode, fields: &HeaderMap, has_length: bool) -> Res
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
         _ => Err("Transfer-Encoding other than chunked"),
     }
-}
-
-/// Of an answer with Content-Length. hyper merges equal ones, and reads none of them in an answer to HEAD.
-fn check_length(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
-    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
-    let (Some(length), None) = (lengths.next(), lengths.next()) else {
-        return Err("several Content-Length fields");
-    };
-    let digits = length.as_bytes();
-    // As many as 64 bits have for sure.
-    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
-        return Err("malformed Content-Length");
-    }
-    if status == StatusCode::NO_CONTENT {
-        if digits.iter().any(|&digit| digit != b'0') {
-            return Err("204 with a body");
-        }
-        // RFC 9110 section 8.6: it may not be there at all.
-        fields.remove(CONTENT_LENGTH);
-    }
-    Ok(())
 }
 
 /// The `X-Request-Id` that a trusted peer gave a request: one of letters, digits, `-`, `_`, `.`, `:`, `/`, `+`
