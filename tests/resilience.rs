@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -188,6 +188,43 @@ fn an_answer_that_breaks_off_is_no_short_good_one() {
         assert!((250..3000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     }
     setting.gateway.wait_for_metric("requests_total{reason=\"backend_timeout\",status=\"200\"}", 2.0);
+}
+
+/// Its end is the connection's, so that an end alone would be a good one.
+#[test]
+fn an_answer_that_breaks_off_is_a_reset_to_http_1_0() {
+    let setting = setting("limits: {body_idle_timeout: 300ms}");
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+    for (answer, whole) in [
+        (Answer::raw(CHUNKED).then("0\r\n\r\n"), true),
+        (Answer::raw(CHUNKED).then_close(), false),
+        (Answer::raw(CHUNKED).then("garbage\r\n"), false),
+        (Answer::raw(CHUNKED).then_hang(), false),
+        (Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").then_close(), false),
+    ] {
+        let context = format!("{answer:?}");
+        setting.upstream.answer(move |_| answer.clone());
+        let mut socket = TcpStream::connect(setting.gateway.address()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(b"GET /up HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
+        let mut came = Vec::new();
+        let end = socket.read_to_end(&mut came).map_err(|error| error.kind());
+        let text = String::from_utf8_lossy(&came);
+        assert!(text.starts_with("HTTP/1.0 200 ") && text.ends_with("half"), "{context}: {text}");
+        match whole {
+            true => assert!(end.is_ok(), "{context}: {end:?}"),
+            false => assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset), "{context}"),
+        }
+    }
+    // Nor is what a client that stands still has got when it is let go.
+    let large = vec![b'x'; 64 * 1024 * 1024];
+    setting.upstream.answer(move |_| Answer::with(200, &[], &large));
+    let mut socket = TcpStream::connect(setting.gateway.address()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.write_all(b"GET /up HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
+    setting.gateway.wait_for_metric("requests_total{reason=\"client_gone\"}", 1.0);
+    let end = socket.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
 }
 
 #[test]

@@ -47,6 +47,7 @@ pub struct Scanner {
     bounds: Bounds,
     state: State,
     messages: u64,
+    is_http_1_0: bool,
 }
 
 #[derive(Debug)]
@@ -178,7 +179,7 @@ pub fn method(head: &[u8]) -> Option<&[u8]> {
 impl Scanner {
     /// Of a connection over which nothing has come yet.
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, state: State::Head(Head::default()), messages: 0 }
+        Self { bounds, state: State::Head(Head::default()), messages: 0, is_http_1_0: false }
     }
 
     /// Looks at bytes. They begin where what was clear the last time ended.
@@ -194,6 +195,8 @@ impl Scanner {
                     Ok(None) => return Scanned { clear, fault: None },
                     Ok(Some(step)) => {
                         self.messages += 1;
+                        self.is_http_1_0 =
+                            matches!(head.request_line, Some(RequestLine { is_http_1_0: true }));
                         step
                     }
                     Err(refusal) => return Scanned { clear, fault: Some(Fault::Head(refusal)) },
@@ -225,6 +228,11 @@ impl Scanner {
     /// How many messages have begun whose heads went on.
     pub const fn messages(&self) -> u64 {
         self.messages
+    }
+
+    /// Whether the last of them is of HTTP/1.0, whose clients take the connection's close for an answer's end.
+    pub const fn is_http_1_0(&self) -> bool {
+        self.is_http_1_0
     }
 
     /// Whether what follows is to be thrown away, since the client's last message is complete.

@@ -73,7 +73,7 @@ pub(super) async fn serve(core: Rc<Core>, accepted: Accepted) {
     let watched = Watched { transport, peer: Rc::clone(&peer) };
     let io = TokioIo::new(Scanned::new(watched, bounds(&settings.limits)));
     let mut connection = core.http1.serve_connection(io, service);
-    let mut is_last = false;
+    let (mut is_last, mut broke_off) = (false, false);
     let ended = poll_fn(|context| {
         peer.activity.driven_by(context.waker());
         match peer.activity.ending() {
@@ -84,10 +84,14 @@ pub(super) async fn serve(core: Rc<Core>, accepted: Accepted) {
                 Pin::new(&mut connection).graceful_shutdown();
             }
             Ending::TimedOut => return Poll::Ready(Some(Refusal::RequestTimeout)),
-            Ending::Now => return Poll::Ready(None),
+            Ending::Now => {
+                broke_off = true;
+                return Poll::Ready(None);
+            }
         }
         Pin::new(&mut connection).poll(context).map(|ended| {
             if let Err(error) = ended {
+                broke_off = error.is_user();
                 tracing::debug!(error = &error as &dyn std::error::Error, "a client's connection broke off");
             }
             None
@@ -97,6 +101,8 @@ pub(super) async fn serve(core: Rc<Core>, accepted: Accepted) {
     let scanned = connection.into_parts().io.into_inner();
     if let Some(refusal) = timed_out.or_else(|| scanned.refused()) {
         refuse(&core, &peer, scanned, &refusal).await;
+    } else if broke_off {
+        scanned.break_off();
     }
 }
 

@@ -51,6 +51,14 @@ impl Scanned {
         self.method.clone().or_else(|| method(unread))
     }
 
+    /// Closes the connection so that its client sees that an answer broke off. Of HTTP/1.1 the framing tells, of
+    /// TLS the missing alert; HTTP/1.0 over TCP alone needs a reset.
+    pub(super) fn break_off(self) {
+        if self.scanner.is_http_1_0() {
+            self.watched.transport.reset();
+        }
+    }
+
     /// The transport, to answer over what its reader has left.
     pub(super) fn into_transport(self) -> Watched {
         self.watched

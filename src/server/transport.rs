@@ -4,8 +4,9 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -18,6 +19,16 @@ pub(super) enum Transport {
     Unix(UnixStream),
     // Large, and seldom what is measured against a plain relay.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Transport {
+    /// Closes with a reset instead of an end, where the transport has one.
+    pub(super) fn reset(self) {
+        if let Self::Tcp(stream) = self {
+            // Where that fails the client sees an end, as it would have.
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+    }
 }
 
 /// A transport whose traffic is noted with its peer.
