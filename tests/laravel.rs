@@ -3,6 +3,7 @@
 //! What a token may do is in its name: `1|items:read+rents:read`.
 
 mod ordinary;
+mod settings;
 mod site;
 mod tricks;
 

@@ -36,6 +36,9 @@ class Controller
             }, $request->allFiles()),
             'type' => $request->header('Content-Type'),
             'content' => hash('sha256', $request->getContent()),
+            'told' => array_map(function (string $name) use ($request) {
+                return $request->headers->all($name);
+            }, ['id' => 'X-Token-Id', 'name' => 'X-Token-Name', 'abilities' => 'X-Token-Abilities', 'workspace' => 'X-Workspace-Id']),
             'accept' => $request->header('Accept'),
             'language' => $request->getLanguages(),
         ];
