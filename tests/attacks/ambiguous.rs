@@ -1,8 +1,11 @@
 //! Heads that two parsers read differently: what one of them takes for a body is a request to the other. None of
 //! these may be mended, and nothing after them may be read.
 
+use std::sync::Arc;
+
 use super::framing::hidden;
 use super::{ArrivesThenRefused, Case, READER, RefusedAndClosed, Scene, USER, WRITER, bare, by, case};
+use crate::support::Authority;
 
 const BAD: super::Outcome = RefusedAndClosed(400);
 const GET: &str = "GET /api/v2/items";
@@ -316,4 +319,12 @@ fn ambiguous_targets_and_sequences() {
 #[test]
 fn ambiguous_bodies() {
     Scene::new("").suffers(&chunks());
+}
+
+/// Records of TLS come and go beneath the scanner.
+#[test]
+fn ambiguous_sequences_over_tls() {
+    let authority = Arc::new(Authority::new());
+    let cases: Vec<Case> = [sequences(), chunks()].into_iter().flatten().collect();
+    Scene::with(|builder| builder.tls(&authority)).suffers(&cases);
 }

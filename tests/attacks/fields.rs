@@ -125,3 +125,20 @@ pub(super) fn cases() -> Vec<Case> {
 fn fields() {
     Scene::new("").suffers(&cases());
 }
+
+/// Who forwards may say for whom, and nothing else.
+#[test]
+fn fields_of_a_trusted_proxy() {
+    let forwarding = ["X-Forwarded", "Forwarded", "X-Real-IP", "X-Request-Id", "Client-IP", "Remote-User"];
+    let said = |name: &str| {
+        forwarding.iter().any(|it| name.starts_with(it))
+            && !name.ends_with("-Prefix")
+            && !name.ends_with("-Uri")
+    };
+    let get = |(name, lines): (&'static str, &str)| {
+        case(name, by(READER, "GET /api/v2/items", lines), Arrives(ITEMS))
+    };
+    let cases: Vec<Case> = STRIPPED.into_iter().filter(|(name, _)| !said(name)).map(get).collect();
+    assert!(cases.len() > STRIPPED.len() / 2, "{}", cases.len());
+    Scene::new("listen:\n  trusted_proxies: [127.0.0.0/8]\n").suffers(&cases);
+}
