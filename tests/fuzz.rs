@@ -9,6 +9,10 @@ mod ability_map;
 mod configuration;
 #[path = "../fuzz/src/introspection.rs"]
 mod introspection;
+#[path = "../fuzz/src/message.rs"]
+mod message;
+#[path = "../fuzz/src/request.rs"]
+mod request;
 #[path = "../fuzz/src/target.rs"]
 mod target;
 
@@ -46,6 +50,11 @@ fn ability_map() {
 #[test]
 fn introspection() {
     over(&["fuzz/seeds/introspection"], introspection::check);
+}
+
+#[test]
+fn request() {
+    over(&["fuzz/seeds/request"], request::check);
 }
 
 #[test]

@@ -3,4 +3,6 @@
 pub mod ability_map;
 pub mod configuration;
 pub mod introspection;
+mod message;
+pub mod request;
 pub mod target;

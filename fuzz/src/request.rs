@@ -1,0 +1,331 @@
+//! A whole connection: any bytes through the scanner and hyper into the gateway, which has no backend and no
+//! introspector, but knows one token.
+//!
+//! A naive reader reads what the scanner lets through. What hyper makes of the same bytes must be that, and the
+//! gateway must decide on each message what the contract says of it.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use stockaj_gateway::backend::forward::Backend;
+use stockaj_gateway::client::Connector;
+use stockaj_gateway::client::pool::Pool;
+use stockaj_gateway::config;
+use stockaj_gateway::config::settings::Destination;
+use stockaj_gateway::exchange::Recorder;
+use stockaj_gateway::gateway::Gateway;
+use stockaj_gateway::limits::Limiter;
+use stockaj_gateway::peer::Peer;
+use stockaj_gateway::policy::ability::{Abilities, Permit};
+use stockaj_gateway::policy::bearer::{Token, at_most_one};
+use stockaj_gateway::policy::framing::{Bounds, Fault, Scanned, Scanner};
+use stockaj_gateway::policy::map::{AbilityMap, Found};
+use stockaj_gateway::policy::target::Target;
+use stockaj_gateway::telemetry::access::AccessLog;
+use stockaj_gateway::telemetry::metrics::Metrics;
+use stockaj_gateway::tokens::cache::{TokenCache, TokenHash};
+use stockaj_gateway::tokens::introspector::Introspector;
+use stockaj_gateway::tokens::lookup::{Lookup, Shared};
+use stockaj_gateway::tokens::turns::Turns;
+use stockaj_gateway::tokens::verdict::Verdict;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::{self, LocalOptions, LocalRuntime};
+
+use super::message::{self, Message};
+
+const BOUNDS: Bounds = Bounds { head: 2048, fields: 20, target: 512 };
+const LONGEST_BODY: u64 = 100;
+const LONGEST_TOKEN: usize = 64;
+const TOKEN: &str = "1|reader";
+const YAML: &str = "\
+backend: {url: 'unix:/nowhere/backend'}
+introspection: {url: 'http://127.0.0.1:9/'}
+cache: {ttl: 87600h, negative_ttl: 87600h, max_tokens: 100}
+limits: {body: 100B, token_bytes: 64B}
+abilities:
+  routes:
+    /up: {GET: public, POST: public}
+    /items: {GET: items:read, POST: items:create}
+    /items/{id}: {GET: items:read, PUT: items:update, DELETE: deny}
+    /me/{*rest}: {GET: authenticated}
+";
+
+pub fn check(data: &[u8]) {
+    let pieces = pieces(data);
+    let (clear, fault, messages) = scan(&pieces);
+    let (whole, whole_fault, count) = scan(&[data]);
+    let of_clear: Vec<u8> = clear.concat();
+    assert_eq!((&of_clear, &fault, messages), (&whole.concat(), &whole_fault, count), "in pieces or not");
+
+    let mut expected = message::read(&of_clear);
+    assert_eq!(expected.len() as u64, messages);
+    if fault.is_some() && !matches!(fault, Some(Fault::Body(_))) {
+        assert!(expected.iter().all(|message| message.complete));
+    }
+    HOUSE.with(|house| {
+        for message in &mut expected {
+            message.target = as_hyper_has_it(&message.target);
+            // A map of fields keeps the order of those of one name.
+            message.fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+        }
+        let mut seen = house.hyper(&clear);
+        for message in &mut seen {
+            message.fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+        }
+        assert_eq!(seen, expected);
+        let statuses = house.decide(&clear);
+        let foretold: Vec<u16> = expected.iter().map(|message| foretell(message, &house.map)).collect();
+        // The connection ends where a refused request's body is left unread.
+        assert!(foretold.starts_with(&statuses), "{statuses:?} instead of {foretold:?}");
+        assert!(statuses.is_empty() == foretold.is_empty());
+    });
+}
+
+/// The data in pieces of a size that follows from the data.
+fn pieces(data: &[u8]) -> Vec<&[u8]> {
+    const SIZES: [usize; 5] = [usize::MAX, 1, 3, 17, 100];
+    let sum = data.iter().fold(0_usize, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    data.chunks(SIZES[sum % SIZES.len()]).collect()
+}
+
+/// What the scanner lets through of each piece, as the gateway's connections have it; why it ended; and how many
+/// messages began.
+fn scan(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Option<Fault>, u64) {
+    let mut scanner = Scanner::new(BOUNDS);
+    let mut held: Vec<u8> = Vec::new();
+    let mut through = Vec::new();
+    for piece in pieces {
+        held.extend_from_slice(piece);
+        let Scanned { clear, fault } = scanner.scan(&held);
+        let rest = held.split_off(clear);
+        through.push(std::mem::replace(&mut held, rest));
+        if fault.is_some() || scanner.is_over() {
+            return (through, fault, scanner.messages());
+        }
+    }
+    (through, None, scanner.messages())
+}
+
+/// The status of the gateway's answer.
+fn foretell(message: &Message, map: &AbilityMap) -> u16 {
+    let method = Method::from_bytes(message.method.as_bytes()).expect("a method");
+    let uri = Uri::try_from(&*message.target).expect("a target that hyper takes");
+    let mut fields = HeaderMap::new();
+    for (name, value) in &message.fields {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        fields.append(name, HeaderValue::from_bytes(value).expect("a value"));
+    }
+    let Ok(target) = Target::read(&method, &uri, &fields) else { return 400 };
+    let found = map.find(&method, &target.path);
+    let public = matches!(&found, Found::Rule { rule, .. } if Permit::public(&rule.requirement).is_some());
+    if public {
+        if at_most_one(&fields).is_err() {
+            return 400;
+        }
+    } else {
+        let Ok(token) = Token::from_fields(&fields, LONGEST_TOKEN) else { return 401 };
+        let Ok(requirement) = map.requirement(&found) else { return 403 };
+        // There is no introspector to ask.
+        if token.secret() != TOKEN {
+            return 503;
+        }
+        let (read, authenticated) =
+            (message.method == "GET" || message.method == "HEAD", target.path.as_str());
+        let may = requirement.permit(&abilities()).is_ok();
+        assert!(!may || read && (authenticated.starts_with("/items") || authenticated.starts_with("/me/")));
+        if !may {
+            return 403;
+        }
+    }
+    let length = message.all("content-length").next().and_then(|length| std::str::from_utf8(length).ok());
+    match length.and_then(|length| length.parse::<u64>().ok()) {
+        Some(length) if length > LONGEST_BODY => 413,
+        // There is no backend either.
+        _ => 502,
+    }
+}
+
+fn abilities() -> Abilities {
+    Abilities::new(["items:read"])
+}
+
+thread_local! {
+    static HOUSE: House = House::new();
+}
+
+/// A gateway on a runtime whose clock stands still while anything can be done.
+struct House {
+    runtime: LocalRuntime,
+    gateway: Rc<Gateway>,
+    map: Arc<AbilityMap>,
+}
+
+impl House {
+    fn new() -> Self {
+        let settings = Arc::new(config::load_text("gateway.yaml", YAML.to_owned()).unwrap().settings);
+        let map = Arc::clone(&settings.abilities);
+        let metrics = Metrics::new(1);
+        let core = metrics.core(0);
+        let routes = metrics.routes(map.templates());
+        let cache = TokenCache::new(&settings.cache, Box::new(|_| {}));
+        let verdict = Verdict {
+            id: "1".into(),
+            name: None,
+            abilities: abilities(),
+            expires_at: None,
+            context: None,
+            created_at: None,
+            workspace_id: None,
+        };
+        let now = Instant::now();
+        cache.store(TokenHash::of(TOKEN), verdict, cache.generation(), now, now, SystemTime::now());
+        let shared = Arc::new(Shared { cache, turns: Turns::new(8) });
+        let second = Duration::from_secs(1);
+        let introspection = &settings.introspection;
+        let nowhere = Destination::Unix("/nowhere/introspector".into());
+        let connector = Connector::new(&nowhere, &introspection.tls, second).unwrap();
+        let pool = Pool::new(Arc::new(connector), second, None, second);
+        let introspector = Introspector::new(Arc::clone(&settings), pool);
+        let lookup = Lookup::new(shared, introspector, core.clone());
+        let backend = &settings.backend;
+        let connector = Connector::new(&backend.destination, &backend.tls, second).unwrap();
+        let backend =
+            Backend::new(Arc::clone(&settings), Pool::new(Arc::new(connector), second, None, second));
+        let limiter = Arc::new(Limiter::new(&settings));
+        let recorder = Rc::new(Recorder { metrics: core, access: AccessLog::off() });
+        let gateway = Rc::new(Gateway::new(settings, routes, lookup, backend, limiter, recorder));
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build_local(LocalOptions::default())
+            .unwrap();
+        Self { runtime, gateway, map }
+    }
+
+    /// What hyper makes of the bytes.
+    fn hyper(&self, pieces: &[Vec<u8>]) -> Vec<Message> {
+        let seen: Rc<RefCell<Vec<Message>>> = Rc::default();
+        let service = |request: Request<Incoming>| {
+            let seen = Rc::clone(&seen);
+            async move {
+                let (head, mut body) = request.into_parts();
+                let index = seen.borrow().len();
+                seen.borrow_mut().push(Message {
+                    method: head.method.as_str().to_owned(),
+                    target: head.uri.to_string(),
+                    fields: head
+                        .headers
+                        .iter()
+                        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+                        .collect(),
+                    body: Vec::new(),
+                    complete: false,
+                });
+                while let Some(Ok(frame)) = body.frame().await {
+                    if let Some(data) = frame.data_ref() {
+                        seen.borrow_mut()[index].body.extend_from_slice(data);
+                    }
+                }
+                seen.borrow_mut()[index].complete = true;
+                Response::builder().status(400).body(Empty::<Bytes>::new())
+            }
+        };
+        self.serve(pieces, service);
+        seen.take()
+    }
+
+    /// What the gateway answers, message by message.
+    fn decide(&self, pieces: &[Vec<u8>]) -> Vec<u16> {
+        let statuses: Rc<RefCell<Vec<u16>>> = Rc::default();
+        let peer = Rc::new(Peer::new(None, false, false, Instant::now()));
+        let service = |request: Request<Incoming>| {
+            let (statuses, gateway, peer) =
+                (Rc::clone(&statuses), Rc::clone(&self.gateway), Rc::clone(&peer));
+            async move {
+                let response = gateway.answer(&peer, request).await;
+                statuses.borrow_mut().push(response.status().as_u16());
+                Ok::<_, Infallible>(response)
+            }
+        };
+        self.serve(pieces, service);
+        statuses.take()
+    }
+
+    /// Serves a connection until nothing happens any more.
+    fn serve<S, F, B, E>(&self, pieces: &[Vec<u8>], service: S)
+    where
+        S: Fn(Request<Incoming>) -> F,
+        F: Future<Output = Result<Response<B>, E>>,
+        B: Body + 'static,
+        B::Error: std::error::Error + Send + Sync,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let wire = Wire(pieces.iter().filter(|piece| !piece.is_empty()).cloned().collect());
+        self.runtime.block_on(async {
+            let mut http1 = http1::Builder::new();
+            http1.header_read_timeout(None).writev(false);
+            http1.max_header_size(BOUNDS.head + 1).max_buf_size(64 * 1024 + 1);
+            let connection = http1.serve_connection(TokioIo::new(wire), service_fn(service));
+            // Time passes only where all wait.
+            if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(60), connection).await {
+                assert!(!error.is_parse(), "the scanner lets nothing through that hyper refuses: {error}");
+            }
+        });
+    }
+}
+
+/// A path to the byte; of an absolute form hyper gives back no more than what it means.
+fn as_hyper_has_it(target: &str) -> String {
+    match target.starts_with('/') {
+        true => target.to_owned(),
+        false => Uri::try_from(target).expect("a target that hyper takes").to_string(),
+    }
+}
+
+/// A client that sends its pieces, then nothing, and takes whatever it is sent.
+struct Wire(VecDeque<Vec<u8>>);
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let pieces = &mut self.get_mut().0;
+        let Some(mut piece) = pieces.pop_front() else { return Poll::Pending };
+        let rest = piece.split_off(piece.len().min(buffer.remaining()));
+        buffer.put_slice(&piece);
+        if !rest.is_empty() {
+            pieces.push_front(rest);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
