@@ -30,7 +30,7 @@ use stockaj_gateway::exchange::Recorder;
 use stockaj_gateway::gateway::Gateway;
 use stockaj_gateway::limits::Limiter;
 use stockaj_gateway::peer::Peer;
-use stockaj_gateway::policy::ability::{Abilities, Permit};
+use stockaj_gateway::policy::ability::{Abilities, Permit, RequirementKind};
 use stockaj_gateway::policy::bearer::{Token, at_most_one};
 use stockaj_gateway::policy::framing::{Bounds, Fault, Scanned, Scanner};
 use stockaj_gateway::policy::map::{AbilityMap, Found};
@@ -130,6 +130,13 @@ fn foretell(message: &Message, map: &AbilityMap) -> u16 {
         fields.append(name, HeaderValue::from_bytes(value).expect("a value"));
     }
     let Ok(target) = Target::read(&method, &uri, &fields) else { return 400 };
+    let mut origins = message.all("origin");
+    let mut asked = message.all("access-control-request-method");
+    if let ("OPTIONS", Some(_), None, Some(asked), None) =
+        (&*message.method, origins.next(), origins.next(), asked.next(), asked.next())
+    {
+        return foretell_preflight(message, asked, &target, map);
+    }
     let found = map.find(&method, &target.path);
     let public = matches!(&found, Found::Rule { rule, .. } if Permit::public(&rule.requirement).is_some());
     if public {
@@ -157,6 +164,19 @@ fn foretell(message: &Message, map: &AbilityMap) -> u16 {
         // There is no backend either.
         _ => 502,
     }
+}
+
+/// By the request that it asks about, and without a body.
+fn foretell_preflight(message: &Message, asked: &[u8], target: &Target<'_>, map: &AbilityMap) -> u16 {
+    let chunked = message.all("transfer-encoding").next().is_some();
+    if chunked || message.all("content-length").any(|length| length != b"0") {
+        return 400;
+    }
+    let may = |method: &Method| {
+        let found = map.find(method, &target.path);
+        matches!(&found, Found::Rule { rule, .. } if *rule.requirement.kind() != RequirementKind::Deny)
+    };
+    if Method::from_bytes(asked).is_ok_and(|asked| may(&asked)) { 502 } else { 403 }
 }
 
 fn abilities() -> Abilities {
