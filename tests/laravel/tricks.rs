@@ -6,7 +6,7 @@ use stockaj_gateway::policy::map::AbilityMap;
 
 use super::token_for;
 use crate::model::generator::{Override, fill, requests};
-use crate::model::{Laravel, Sent};
+use crate::model::{Laravel, Sent, seen};
 
 /// A request, and the token that it brings.
 #[derive(Clone, Debug)]
@@ -389,6 +389,11 @@ pub fn all(map: &AbilityMap) -> Vec<Case> {
             let sent = Sent::new(method, template).field(name, value);
             add(sent, &token(method, template), Framing::Length);
         }
+    }
+
+    for (sent, _) in seen() {
+        let token = token(&sent.method, "/api/v2/items/{id}");
+        add(sent, &token, Framing::Length);
     }
 
     // And what an attacker would not have thought of.

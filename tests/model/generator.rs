@@ -101,9 +101,11 @@ pub fn requests(routes: &[(String, String)]) -> impl Strategy<Value = Sent> + us
     let other_method = prop::option::weighted(0.2, select(&METHODS[..]));
     let prefix = prop::option::weighted(0.3, (select(&PREFIXES[..]), prop::bool::weighted(0.2)));
     let edits = prop::option::weighted(0.6, vec((0..10u8, any::<Index>(), select(&PIECES[..])), 1..4));
-    (select(routes), other_method, vec(select(&SEGMENTS[..]), 4), prefix, edits, overrides()).prop_map(
-        |((method, template), other_method, segments, prefix, edits, overrides)| {
+    let end = prop::option::weighted(0.1, select(&PIECES[..]));
+    (select(routes), other_method, vec(select(&SEGMENTS[..]), 4), prefix, (edits, end), overrides()).prop_map(
+        |((method, template), other_method, segments, prefix, (edits, end), overrides)| {
             let path = edits.into_iter().flatten().fold(fill(&template, &segments), edit);
+            let path = path + end.unwrap_or_default();
             let target = match prefix {
                 Some((prefix, true)) => format!("{prefix}{}", path.trim_start_matches('/')),
                 Some((prefix, false)) => format!("{prefix}{path}"),
@@ -125,14 +127,13 @@ pub fn fill(template: &str, segments: &[&str]) -> String {
     filled.collect::<Vec<_>>().join("/")
 }
 
-/// A change somewhere in the path: mostly a piece more, or a character encoded.
+/// A change somewhere in the path, or at its end: mostly a piece more, or a character encoded.
 fn edit(path: String, (kind, index, piece): (u8, Index, &str)) -> String {
     let characters: Vec<char> = path.chars().collect();
-    if characters.is_empty() {
-        return path;
-    }
-    let at = index.index(characters.len());
-    let character = characters[at];
+    let at = index.index(characters.len() + 1);
+    let text = |characters: &[char]| characters.iter().collect::<String>();
+    let (before, after) = (text(&characters[..at]), text(characters.get(at + 1..).unwrap_or_default()));
+    let Some(&character) = characters.get(at) else { return before + piece };
     let encoded = |percent: &str| {
         let bytes = character.to_string().into_bytes();
         bytes.iter().map(|byte| format!("{percent}{byte:02x}")).collect::<String>()
@@ -145,8 +146,7 @@ fn edit(path: String, (kind, index, piece): (u8, Index, &str)) -> String {
         8 => character.to_ascii_uppercase().into(),
         _ => String::new(),
     };
-    let text = |characters: &[char]| characters.iter().collect::<String>();
-    format!("{}{changed}{}", text(&characters[..at]), text(&characters[at + 1..]))
+    format!("{before}{changed}{after}")
 }
 
 /// A try at another verb.

@@ -109,8 +109,9 @@ fn nginx_serves(sent: &Sent) -> bool {
     !path.ends_with(b".php") || path.starts_with(b"/index.php/") || path == b"/index.php"
 }
 
-/// A target from its path on.
+/// A target from its path on. nginx skips spaces after it.
 fn origin_form(target: &str) -> Option<&str> {
+    let target = target.trim_end_matches(' ');
     if target.starts_with('/') {
         return Some(target);
     }
