@@ -205,7 +205,9 @@ fn ordinary_requests_come_back_unchanged() {
         let straight = exchange(site.connect(Routes::Plain), &bytes, to_head).map(comparable);
         let through = exchange(connect(&gateway), &bytes, to_head).map(comparable);
         assert_eq!(through, straight, "{request:?}");
-        let (status, ..) = straight.unwrap_or_else(|| panic!("no answer to {request:?}"));
+        let (status, fields, _) = straight.unwrap_or_else(|| panic!("no answer to {request:?}"));
+        let is_compressed = fields.iter().any(|(name, _)| name == "content-encoding");
+        assert_eq!(is_compressed, request.fields.contains(&ordinary::COMPRESSED), "{request:?}");
         *statuses.lock().unwrap().entry(status).or_default() += 1;
     });
     let count = requests.len();

@@ -93,6 +93,9 @@ const QUERIES: [&str; 22] = [
     "from=2026-11-25T00:00:00%2B01:00",
 ];
 
+/// Asks for an answer that nginx compresses.
+pub const COMPRESSED: (&str, &str) = ("Accept-Encoding", "gzip, deflate, br");
+
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -128,7 +131,7 @@ fn fields() -> Vec<Ordinary> {
         get().field("Accept", JSON),
         get().field("Accept", "text/html, application/xhtml+xml;q=0.9, */*;q=0.8"),
         get().field("Accept-Language", "de-CH, de;q=0.9, en;q=0.5"),
-        get().field("Accept-Encoding", "gzip, deflate, br"),
+        get().field(COMPRESSED.0, COMPRESSED.1),
         get().field("Origin", "https://shop.example").field("Referer", "https://shop.example/a?b"),
         get().field("X-Requested-With", "XMLHttpRequest"),
         get().field("X-Custom", "caf\u{e9}"),

@@ -353,6 +353,12 @@ pub fn all(map: &AbilityMap) -> Vec<Case> {
             add(Override::Query("_method", "GET").add_to(meant.clone()), &token, Framing::Length);
             add(meant.field("X-HTTP-Method-Override", "GET"), &token, Framing::Length);
         }
+        // A preflight needs no token, and is nothing else.
+        let preflight = Sent::new("OPTIONS", path.as_str())
+            .field("Origin", "https://shop.example")
+            .field("Access-Control-Request-Method", method);
+        add(preflight.clone(), "", Framing::Length);
+        add(preflight.field("X-HTTP-Method-Override", method), "", Framing::Length);
         add(Sent::new(method, path.as_str()), "", Framing::Length);
         add(Sent::new(method, path.as_str()), &token, Framing::Old);
     }
