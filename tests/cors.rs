@@ -49,6 +49,8 @@ fn a_preflight_goes_to_the_backend_in_nobodys_name() {
         assert_eq!(told(&response), expected, "as the backend says");
         let request = setting.upstream.only_request();
         assert_eq!((&*request.method, &*request.target), ("OPTIONS", "/api/v2/items?a=%2F"));
+        assert_eq!(request.field("origin"), Some(SHOP), "and as a preflight, whatever Connection names");
+        assert_eq!(request.field("access-control-request-method"), Some("POST"));
         for name in ["authorization", "cookie", "php-auth-digest", "x-http-method-override"] {
             assert_eq!(request.field(name), None, "{name}");
         }

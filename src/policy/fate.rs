@@ -1,7 +1,7 @@
 //! What a field's name means between a client, the proxies and a backend: whether it passes.
 
 use http::HeaderName;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, VIA};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, ORIGIN, VIA};
 
 /// What becomes of a client's field of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +37,14 @@ pub(super) fn folded(name: &str) -> String {
     name.chars().map(|it| if it.is_ascii_alphanumeric() { it } else { '-' }).collect()
 }
 
-/// Whether `Connection` cannot name the field away: what decides who asks whom for what, what frames the body,
-/// and what the gateway sets.
+/// Whether `Connection` cannot name the field away: what decides who asks whom for what, what makes a preflight,
+/// what frames the body, and what the gateway sets.
 pub(super) fn is_kept(name: &str) -> bool {
-    [AUTHORIZATION, HOST, CONTENT_LENGTH, COOKIE, VIA, FORWARDED].iter().any(|it: &HeaderName| it == name)
+    [AUTHORIZATION, HOST, ORIGIN, CONTENT_LENGTH, COOKIE, VIA, FORWARDED]
+        .iter()
+        .any(|it: &HeaderName| it == name)
         || name.starts_with("content-")
+        || name.starts_with("access-control-")
         || matches!(fate_of(name), Fate::Forwarding | Fate::NeverSent)
 }
 

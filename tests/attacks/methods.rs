@@ -78,6 +78,23 @@ pub(super) fn cases() -> Vec<Case> {
             Arrives(&["OPTIONS /api/v2/items"]),
         ),
         case(
+            "a preflight that is to arrive as none",
+            preflight(
+                "/api/v2/items",
+                "POST",
+                "Connection: Access-Control-Request-Method, Origin, Access-Control-Request-Headers\r\n",
+            ),
+            Arrives(&["OPTIONS /api/v2/items"]),
+        ),
+        case(
+            "an OPTIONS that is to arrive as a preflight",
+            bare(
+                "OPTIONS /api/v2/items",
+                "Origin: https://shop.example\r\nAccess.Control.Request.Method: POST\r\n",
+            ),
+            Refused(401),
+        ),
+        case(
             "a preflight with an override",
             preflight("/api/v2/items?_method=DELETE", "POST", "X-HTTP-Method-Override: DELETE\r\n"),
             Arrives(&["OPTIONS /api/v2/items?_method=DELETE"]),

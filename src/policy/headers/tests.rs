@@ -186,7 +186,10 @@ fn what_passes_and_what_goes() {
         // What Connection cannot name.
         (
             &[
-                ("Connection", "authorization, Host, content-length, content-type, cookie, via"),
+                ("Connection", "authorization, Host, content-length, content-type, cookie, via, origin"),
+                ("Connection", "access-control-request-method"),
+                ("Origin", "https://a"),
+                ("Access-Control-Request-Method", "PUT"),
                 ("Connection", "x-forwarded-for, x-request-id, x-token-id, x-http-method-override"),
                 ("Authorization", "Basic x"),
                 ("Content-Length", "3"),
@@ -195,6 +198,8 @@ fn what_passes_and_what_goes() {
             ],
             &[
                 ("authorization", "Basic x"),
+                ("origin", "https://a"),
+                ("access-control-request-method", "PUT"),
                 ("content-length", "3"),
                 ("content-type", "t"),
                 ("cookie", "s=1"),
@@ -299,6 +304,7 @@ fn nobody_says_what_only_the_gateway_may_or_what_rewrites_the_request() {
         "X.Remote~User",
         "PHP.Auth.Digest",
         "Content+Length",
+        "Access.Control.Request.Method",
         "Transfer#Encoding",
         "Any_Thing",
         "_",
