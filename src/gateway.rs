@@ -4,13 +4,15 @@
 //! goes from its target to a decision, each step needing what the one before it found, and forwarding needs
 //! the [`Permit`] that only a decision holds.
 
+use std::mem;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::answer;
@@ -106,71 +108,77 @@ impl Gateway {
     /// Answers one request, whatever it is.
     pub async fn answer(&self, peer: &Rc<Peer>, request: Request<Incoming>) -> Response<AnswerBody> {
         let now = Instant::now();
-        let id = request_id(peer, &request);
-        let mut exchange = Exchange::new(&self.recorder, &self.settings, peer, request.method(), id, now);
+        // From here on by reference: a request is large, and every step it is moved through copies it.
+        let (mut head, body) = request.into_parts();
+        let id = request_id(peer, &head.headers);
+        let mut exchange = Exchange::new(&self.recorder, &self.settings, peer, &head.method, id, now);
         if peer.trusted
             && let Some(address) = peer.address
         {
             let trusts = |address| self.settings.listen.trusts(address);
-            exchange.client = Some(client::address(request.headers(), address, trusts));
+            exchange.client = Some(client::address(&head.headers, address, trusts));
         }
-        let reader = self.settings.cors.allowed(request.headers());
-        let served = Contained(pin!(self.serve(peer, request, &mut exchange))).await;
-        match served.unwrap_or_else(|Panicked| Err(Refusal::InternalError)) {
-            Ok((Served::Backend(Answered { mut response, lease }), reason)) => {
+        let reader = self.settings.cors.allowed(&head.headers);
+        let served = Contained(pin!(self.serve(peer, &mut head, body, &mut exchange))).await;
+        let refusal = match served {
+            Ok(Ok((Served::Backend(Answered { mut response, lease }), reason))) => {
                 // Ours, whatever the backend speaks (RFC 9110 section 2.5).
                 *response.version_mut() = Version::HTTP_11;
                 exchange.answered(response.status(), reason, exchange.answer_came());
                 let idle_timeout = self.settings.limits.body_idle_timeout;
-                response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout))
+                return response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout));
             }
-            Ok((Served::Preflight(asked), reason)) => {
+            Ok(Ok((Served::Preflight(asked), reason))) => {
                 let mut response = answer::preflight(exchange.request_id.clone());
                 self.settings.cors.answer(reader, &asked, response.headers_mut());
                 exchange.answered(response.status(), reason, Instant::now());
-                response.map(|bytes| AnswerBody::own(bytes, exchange))
+                return response.map(|bytes| AnswerBody::own(bytes, exchange));
             }
-            Err(refusal) => {
-                let mut response = answer::refuse(&refusal, exchange.request_id.clone());
-                if let Some(reader) = reader {
-                    self.settings.cors.let_read(reader, response.headers_mut());
-                }
-                exchange.refused(&refusal, response.status(), Instant::now());
-                response.map(|bytes| AnswerBody::own(bytes, exchange))
-            }
+            Ok(Err(refusal)) => refusal,
+            Err(Panicked) => Refusal::InternalError,
+        };
+        let mut response = answer::refuse(&refusal, exchange.request_id.clone());
+        if let Some(reader) = reader {
+            self.settings.cors.let_read(reader, response.headers_mut());
         }
+        exchange.refused(&refusal, response.status(), Instant::now());
+        response.map(|bytes| AnswerBody::own(bytes, exchange))
     }
 
     async fn serve(
         &self,
         peer: &Rc<Peer>,
-        request: Request<Incoming>,
+        head: &mut Parts,
+        body: Incoming,
         exchange: &mut Exchange,
     ) -> Result<(Served, Reason), Refusal> {
-        let target = Target::read(request.method(), request.uri(), request.headers())?;
+        let target = Target::read(&head.method, &head.uri, &head.headers)?;
         let setting = self.settings.backend.method_override;
-        if let Some(method) = method::overriding(request.method(), request.headers(), setting)? {
+        if let Some(method) = method::overriding(&head.method, &head.headers, setting)? {
             exchange.method = method;
         }
         if let (Some(addresses), Some(address)) = (&self.limiter.addresses, exchange.client) {
             addresses.take(address, exchange.started()).map_err(Refusal::TooManyAttempts)?;
         }
-        if let Some(asked) = cors::asked(request.method(), request.headers()) {
+        if let Some(asked) = cors::asked(&head.method, &head.headers) {
             let asked = asked.clone();
-            let permit = self.decide_preflight(&request, &target, &asked, exchange)?;
+            if !body.is_end_stream() {
+                return Err(Refusal::BadRequest("CORS preflight with a body"));
+            }
+            let permit = self.decide_preflight(&target, &asked, exchange)?;
             let served = match self.settings.cors.preflight {
                 Preflight::Answer => Served::Preflight(asked),
                 Preflight::Forward => {
-                    let uri = self.backend_uri(request.uri(), &target)?;
+                    let uri = self.backend_uri(&head.uri, &target)?;
                     let onward = Onward { uri, credentials: Credentials::None, body_limit: 0 };
-                    let answered = self.forward(permit, peer, request, onward, exchange);
+                    let answered = self.forward(permit, peer, head, body, onward, exchange);
                     Served::Backend(Box::pin(answered).await?)
                 }
             };
             return Ok((served, Reason::Public));
         }
-        let Decision { permit, caller, body_limit } = self.decide(&request, &target, exchange).await?;
-        let uri = self.backend_uri(request.uri(), &target)?;
+        let Decision { permit, caller, body_limit } = self.decide(&head.headers, &target, exchange).await?;
+        let uri = self.backend_uri(&head.uri, &target)?;
         let (caller, credentials) = match caller {
             None => (None, Credentials::AsSent),
             Some((caller, authorization)) => {
@@ -180,7 +188,7 @@ impl Gateway {
             }
         };
         let onward = Onward { uri, credentials, body_limit };
-        let answered = self.forward(permit, peer, request, onward, exchange).await?;
+        let answered = self.forward(permit, peer, head, body, onward, exchange).await?;
         let Some(caller) = caller else { return Ok((Served::Backend(answered), Reason::Public)) };
         if answered.response.status() == StatusCode::UNAUTHORIZED {
             self.lookup.contradicted(&caller);
@@ -191,14 +199,10 @@ impl Gateway {
     /// Whether a CORS preflight may go on: by the request that it asks about, and without any credentials.
     fn decide_preflight(
         &self,
-        request: &Request<Incoming>,
         target: &Target<'_>,
         asked: &HeaderValue,
         exchange: &mut Exchange,
     ) -> Result<Permit, Refusal> {
-        if !request.body().is_end_stream() {
-            return Err(Refusal::BadRequest("CORS preflight with a body"));
-        }
         let Settings { abilities, backend, .. } = &*self.settings;
         let (found, permit) = cors::decide(abilities, &target.path, asked, backend.method_override);
         self.note_route(&found, exchange);
@@ -209,7 +213,7 @@ impl Gateway {
     /// that its route or its credentials refuse already.
     async fn decide(
         &self,
-        request: &Request<Incoming>,
+        fields: &HeaderMap,
         target: &Target<'_>,
         exchange: &mut Exchange,
     ) -> Result<Decision, Refusal> {
@@ -222,11 +226,11 @@ impl Gateway {
                 body_limit = own;
             }
             if let Some(permit) = Permit::public(&rule.requirement) {
-                bearer::at_most_one(request.headers())?;
+                bearer::at_most_one(fields)?;
                 return Ok(Decision { permit, caller: None, body_limit });
             }
         }
-        let token = Token::from_fields(request.headers(), self.settings.limits.token_bytes)?;
+        let token = Token::from_fields(fields, self.settings.limits.token_bytes)?;
         let requirement = map.requirement(&found)?;
         let caller = self.verdict(token, exchange).await?;
         let (permit, caller) = self.permit(token, caller, requirement, exchange).await?;
@@ -323,13 +327,13 @@ impl Gateway {
         &self,
         permit: Permit,
         peer: &Peer,
-        request: Request<Incoming>,
+        head: &mut Parts,
+        incoming: Incoming,
         onward: Onward,
         exchange: &mut Exchange,
     ) -> Result<Answered, Refusal> {
         let Settings { limits, backend, .. } = &*self.settings;
         let Onward { uri, credentials, body_limit } = onward;
-        let (mut head, incoming) = request.into_parts();
         let (body, upload) =
             RequestBody::new(incoming, body_limit, limits.body_idle_timeout).map_err(forward::refusal)?;
         let forwarding = Forwarding {
@@ -353,11 +357,11 @@ impl Gateway {
             // Said outright: hyper takes a GET or HEAD of unknown length to have no body.
             head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        head.uri = uri;
-        head.version = Version::HTTP_11;
-        // hyper keeps upgrades there.
-        head.extensions.clear();
-        let request = Request::from_parts(head, body);
+        // Without the extensions, where hyper keeps upgrades.
+        let mut request = Request::new(body);
+        *request.method_mut() = mem::take(&mut head.method);
+        *request.uri_mut() = uri;
+        *request.headers_mut() = mem::take(&mut head.headers);
         let asked = Instant::now();
         let answered = self.backend.forward(permit, request, upload, &peer.activity, asked).await;
         exchange.backend_answered(asked, Instant::now());
@@ -382,9 +386,9 @@ fn warn_of_distrust() {
 }
 
 /// The request's id: a trusted peer's, or one of our own.
-fn request_id(peer: &Peer, request: &Request<Incoming>) -> HeaderValue {
+fn request_id(peer: &Peer, fields: &HeaderMap) -> HeaderValue {
     if peer.trusted
-        && let Some(id) = headers::trusted_request_id(request.headers())
+        && let Some(id) = headers::trusted_request_id(fields)
     {
         return id.clone();
     }
