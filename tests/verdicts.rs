@@ -209,7 +209,7 @@ fn a_401_of_the_backend_drops_the_verdict_once_per_negative_ttl() {
 
 #[test]
 fn a_403_by_an_old_verdict_is_asked_again_before_it_is_answered() {
-    let (gateway, upstream, introspector) = setting("cache: {negative_ttl: 100ms}");
+    let (gateway, upstream, introspector) = setting("cache: {negative_ttl: 500ms}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.know("1|reader", Verdict::active(&["items:read", "items:create"]));
     let create = || {
@@ -217,7 +217,7 @@ fn a_403_by_an_old_verdict_is_asked_again_before_it_is_answered() {
         gateway.client().request("POST", ITEMS, &fields, b"{}").status
     };
     assert_eq!(create(), 403, "the verdict is younger than negative_ttl");
-    thread::sleep(Duration::from_millis(150));
+    thread::sleep(Duration::from_millis(550));
     assert_eq!(create(), 200);
     assert_eq!((introspector.calls(), upstream.requests().len()), (2, 2));
 }
