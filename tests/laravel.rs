@@ -16,7 +16,7 @@ use std::thread;
 use stockaj_gateway::policy::ability::{Abilities, Requirement, RequirementKind};
 use stockaj_gateway::policy::map::AbilityMap;
 
-use self::site::{Entry, Response, Routes, Site, exchange};
+use self::site::{Entry, Front, Response, Site, exchange};
 use self::tricks::Case;
 use crate::model::{self, Laravel};
 use crate::support::{Gateway, Introspector, PATIENCE, Verdict};
@@ -59,8 +59,8 @@ fn introspector<'a>(tokens: impl Iterator<Item = &'a str>) -> Introspector {
     introspector
 }
 
-fn gateway(site: &Site, routes: Routes, yaml: &str, introspector: &Introspector) -> Gateway {
-    let backend = format!("backend:\n  url: unix:{}\n", site.socket(routes).display());
+fn gateway(site: &Site, front: Front, yaml: &str, introspector: &Introspector) -> Gateway {
+    let backend = format!("backend:\n  url: {}\n", site.url(front));
     let yaml = format!("{backend}log: {{access: false}}\n{yaml}");
     Gateway::builder().introspector(introspector).yaml(&yaml).start()
 }
@@ -124,15 +124,17 @@ fn no_route_is_dispatched_without_its_ability() {
     let site = Site::start(&laravel);
     let introspector = introspector(own.iter().chain(&powerless).map(|case| case.token.as_str()));
     // Each with its own token passes where it should, by whatever map; the powerless show what is weaker.
-    for ((name, abilities), routes, method_override, cases, least) in [
-        (&maps[0], Routes::Cached, "pin", &own, 1000),
-        (&maps[0], Routes::Plain, "honour", &own, 1000),
-        (&maps[0], Routes::Plain, "pin", &powerless, 100),
-        (&maps[1], Routes::Plain, "pin", &powerless, 100),
-        (&maps[2], Routes::Cached, "honour", &powerless, 100),
+    for ((name, abilities), front, method_override, cases, least) in [
+        (&maps[0], Front::Cached, "pin", &own, 1000),
+        (&maps[0], Front::Plain, "honour", &own, 1000),
+        (&maps[0], Front::Plain, "pin", &powerless, 100),
+        (&maps[1], Front::Plain, "pin", &powerless, 100),
+        (&maps[2], Front::Cached, "honour", &powerless, 100),
+        (&maps[2], Front::Serve, "pin", &own, 1000),
+        (&maps[2], Front::Serve, "honour", &powerless, 100),
     ] {
         let yaml = format!("backend:\n  method_override: {method_override}\n{abilities}");
-        let gateway = gateway(&site, routes, &yaml, &introspector);
+        let gateway = gateway(&site, front, &yaml, &introspector);
         send_all(cases, |bytes, to_head| exchange(connect(&gateway), bytes, to_head));
         let dispatched = by_case(cases, site.take_dispatches());
         let violations: Vec<String> = dispatched
@@ -140,7 +142,7 @@ fn no_route_is_dispatched_without_its_ability() {
             .filter_map(|(case, entry)| Some(format!("{}: {case:?}", violation(&strict, entry)?)))
             .collect();
         println!(
-            "{name}, {routes:?} routes, {method_override}: of {} requests Laravel dispatched {}, {} of them wrongly",
+            "{name}, {front:?}, {method_override}: of {} requests Laravel dispatched {}, {} of them wrongly",
             cases.len(),
             dispatched.len(),
             violations.len()
@@ -159,16 +161,16 @@ fn the_model_foretells_what_laravel_dispatches() {
     let laravel = Laravel::with_routes_of(&strict);
     let cases = tricks::all(&strict);
     let site = Site::start(&laravel);
-    for routes in [Routes::Plain, Routes::Cached] {
-        send_all(&cases, |bytes, to_head| exchange(site.connect(routes), bytes, to_head));
+    for front in [Front::Plain, Front::Cached] {
+        send_all(&cases, |bytes, to_head| exchange(site.connect(front), bytes, to_head));
         let dispatched = by_case(&cases, site.take_dispatches());
         let unlawful = dispatched.values().filter(|(_, entry)| violation(&strict, entry).is_some()).count();
         println!(
-            "{routes:?} routes: of {} requests Laravel dispatched {}, {unlawful} of them without the ability",
+            "{front:?}: of {} requests Laravel dispatched {}, {unlawful} of them without the ability",
             cases.len(),
             dispatched.len()
         );
-        assert!(unlawful > 300, "{routes:?}: the tricks do not show that the gateway is needed");
+        assert!(unlawful > 300, "{front:?}: the tricks do not show that the gateway is needed");
 
         let disagreements: Vec<String> = cases
             .iter()
@@ -181,7 +183,7 @@ fn the_model_foretells_what_laravel_dispatches() {
             .collect();
         assert!(
             disagreements.is_empty(),
-            "{routes:?} routes, {} disagreements:\n{}",
+            "{front:?}, {} disagreements:\n{}",
             disagreements.len(),
             disagreements.join("\n")
         );
@@ -198,11 +200,11 @@ fn ordinary_requests_come_back_unchanged() {
     let site = Site::start(&laravel);
     let introspector = introspector([TOKEN].into_iter());
     let options = "    /api/v2/tags: {GET: items:read, POST: items:create, OPTIONS: authenticated}\n";
-    let gateway = gateway(&site, Routes::Plain, &format!("{}{options}", maps[1].1), &introspector);
+    let gateway = gateway(&site, Front::Plain, &format!("{}{options}", maps[1].1), &introspector);
     let statuses = Mutex::new(BTreeMap::<u16, u32>::new());
     for_each(&requests, |_, request| {
         let (bytes, to_head) = (request.bytes(TOKEN), request.method == "HEAD");
-        let straight = exchange(site.connect(Routes::Plain), &bytes, to_head).map(comparable);
+        let straight = exchange(site.connect(Front::Plain), &bytes, to_head).map(comparable);
         let through = exchange(connect(&gateway), &bytes, to_head).map(comparable);
         assert_eq!(through, straight, "{request:?}");
         let (status, fields, _) = straight.unwrap_or_else(|| panic!("no answer to {request:?}"));

@@ -15,19 +15,23 @@ use crate::model::{Dispatched, Laravel};
 use crate::support::wire::{Body, Head};
 use crate::support::{Fields, PATIENCE};
 
-/// How Laravel finds its routes.
+/// What is in front of Laravel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Routes {
-    /// Registered for each request.
+pub enum Front {
+    /// nginx with php-fpm; routes are registered for each request.
     Plain,
-    /// As `artisan route:cache` compiles them, with another matcher.
+    /// nginx with php-fpm; routes are as `artisan route:cache` compiles them, with another matcher.
     Cached,
+    /// PHP's own server, as `artisan serve` starts it: it drops no field, and folds `_` and `.` into `-`.
+    Serve,
 }
 
-/// The application, served at a socket for each of [`Routes`].
+/// The application, served by each [`Front`].
 pub struct Site {
     directory: tempfile::TempDir,
     processes: Vec<Child>,
+    /// Where [`Front::Serve`] is.
+    address: String,
 }
 
 /// What the application wrote down when it called its controller.
@@ -64,9 +68,12 @@ impl Site {
             .unwrap();
         assert!(cached.status.success() && directory.path().join("routes.php").exists(), "{cached:?}");
 
-        let mut site = Self { directory, processes: Vec::new() };
-        site.run(&program("php-fpm"), &["-R", "-F", "-y"], "php-fpm.conf");
-        site.run(&program("nginx"), &["-c"], "nginx.conf");
+        let mut site = Self { directory, processes: Vec::new(), address: String::new() };
+        let path = |name: &str| site.directory.path().join(name).display().to_string();
+        let (pool, server, script) = (path("php-fpm.conf"), path("nginx.conf"), path("app/server.php"));
+        site.run("php-fpm", &["-R", "-F", "-y", &pool]);
+        site.run("nginx", &["-c", &server]);
+        site.run("php", &["-S", "127.0.0.1:0", &script]);
         let end = Instant::now() + PATIENCE;
         for socket in ["php-fpm.sock", "plain.sock", "cached.sock"] {
             while let Err(error) = UnixStream::connect(site.directory.path().join(socket)) {
@@ -74,17 +81,28 @@ impl Site {
                 thread::sleep(Duration::from_millis(10));
             }
         }
+        site.address = loop {
+            let output = fs::read_to_string(site.directory.path().join("php.output")).unwrap();
+            if let Some((address, _)) =
+                output.split_once("Server (").and_then(|(_, rest)| rest.split_once(')'))
+            {
+                break address.to_owned();
+            }
+            assert!(Instant::now() < end, "{}", site.logs());
+            thread::sleep(Duration::from_millis(10));
+        };
         site
     }
 
-    fn run(&mut self, program: &Path, arguments: &[&str], configuration: &str) {
-        let log = fs::File::create(self.directory.path().join(format!("{configuration}.output"))).unwrap();
+    fn run(&mut self, name: &str, arguments: &[&str]) {
+        let log = fs::File::create(self.directory.path().join(format!("{name}.output"))).unwrap();
         // Ended by the kernel should the test be killed.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--"])
-            .arg(program)
+            .arg(program(name))
             .args(arguments)
-            .arg(self.directory.path().join(configuration))
+            .env("DISPATCHES", self.directory.path().join("dispatches"))
+            .current_dir(self.directory.path().join("app/public"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -92,17 +110,21 @@ impl Site {
         self.processes.push(child.unwrap());
     }
 
-    /// Its socket.
-    pub fn socket(&self, routes: Routes) -> PathBuf {
-        self.directory.path().join(match routes {
-            Routes::Plain => "plain.sock",
-            Routes::Cached => "cached.sock",
-        })
+    /// As `backend.url`.
+    pub fn url(&self, front: Front) -> String {
+        match front {
+            Front::Serve => self.address.clone(),
+            _ => format!("unix:{}", self.socket(front).display()),
+        }
     }
 
-    /// A connection straight to it.
-    pub fn connect(&self, routes: Routes) -> UnixStream {
-        let stream = UnixStream::connect(self.socket(routes)).unwrap();
+    fn socket(&self, front: Front) -> PathBuf {
+        self.directory.path().join(if front == Front::Cached { "cached.sock" } else { "plain.sock" })
+    }
+
+    /// A connection straight to nginx.
+    pub fn connect(&self, front: Front) -> UnixStream {
+        let stream = UnixStream::connect(self.socket(front)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream
@@ -117,7 +139,7 @@ impl Site {
     }
 
     fn logs(&self) -> String {
-        let names = ["php-fpm.conf.output", "php-fpm.log", "nginx.conf.output", "nginx.log"];
+        let names = ["php-fpm.output", "php-fpm.log", "nginx.output", "nginx.log"];
         let read = |name| fs::read_to_string(self.directory.path().join(name)).unwrap_or_default();
         let logs = names.map(read).concat();
         // Of every path that ends in `.php`.
