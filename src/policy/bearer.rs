@@ -16,7 +16,7 @@ use super::refusal::Refusal;
 /// Wider than RFC 6750's `b64token`, which would refuse each Sanctum token for its `|`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Token<'a> {
-    secret: &'a str,
+    secret: &'a [u8],
     field: &'a HeaderValue,
 }
 
@@ -40,12 +40,17 @@ impl<'a> Token<'a> {
         if !separated || token.is_empty() || token.len() > longest || !are_token_bytes(token) {
             return Err(Refusal::MalformedToken);
         }
-        let secret = std::str::from_utf8(token).map_err(|_| Refusal::MalformedToken)?;
-        Ok(Self { secret, field })
+        Ok(Self { secret: token, field })
     }
 
     /// The token itself: a secret.
-    pub const fn secret(&self) -> &'a str {
+    pub fn secret(&self) -> &'a str {
+        // It is visible ASCII.
+        std::str::from_utf8(self.secret).unwrap_or_default()
+    }
+
+    /// The same as bytes, for its hash.
+    pub const fn as_bytes(&self) -> &'a [u8] {
         self.secret
     }
 
@@ -57,7 +62,7 @@ impl<'a> Token<'a> {
         let mut value = if sent.len() == SPELLING.len() + self.secret.len() && sent.starts_with(SPELLING) {
             self.field.clone()
         } else {
-            let field = Zeroizing::new([SPELLING, self.secret.as_bytes()].concat());
+            let field = Zeroizing::new([SPELLING, self.secret].concat());
             HeaderValue::from_maybe_shared(Bytes::from_owner(field)).unwrap_or_else(|_| self.field.clone())
         };
         value.set_sensitive(true);

@@ -32,8 +32,8 @@ pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
     /// The hash of `token`.
-    pub fn of(token: &str) -> Self {
-        Self(Sha256::digest(token.as_bytes()).into())
+    pub fn of(token: impl AsRef<[u8]>) -> Self {
+        Self(Sha256::digest(token.as_ref()).into())
     }
 
     /// From the 32 bytes themselves.

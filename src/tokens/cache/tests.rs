@@ -16,7 +16,7 @@ fn cache(settings: &settings::Cache) -> TokenCache {
 }
 
 fn hash(number: u32) -> TokenHash {
-    TokenHash::of(&number.to_string())
+    TokenHash::of(number.to_string())
 }
 
 fn verdict(id: &str, name: &str) -> Verdict {
