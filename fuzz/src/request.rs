@@ -255,12 +255,17 @@ impl House {
                     body: Vec::new(),
                     complete: false,
                 });
-                while let Some(Ok(frame)) = body.frame().await {
-                    if let Some(data) = frame.data_ref() {
-                        seen.borrow_mut()[index].body.extend_from_slice(data);
+                let complete = loop {
+                    match body.frame().await {
+                        None => break true,
+                        Some(Err(_)) => break false,
+                        Some(Ok(frame)) => {
+                            let data = frame.data_ref().map(|data| &**data).unwrap_or_default();
+                            seen.borrow_mut()[index].body.extend_from_slice(data);
+                        }
                     }
-                }
-                seen.borrow_mut()[index].complete = true;
+                };
+                seen.borrow_mut()[index].complete = complete;
                 Response::builder().status(400).body(Empty::<Bytes>::new())
             }
         };

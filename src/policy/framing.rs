@@ -90,6 +90,7 @@ struct Chunked {
     at: ChunkedAt,
     /// Of extensions and trailers.
     spent: usize,
+    trailers: usize,
     last: bool,
 }
 
@@ -346,7 +347,7 @@ impl Head {
             (true, None) if is_http_1_0 => Err(bad("Transfer-Encoding in HTTP/1.0")),
             (true, None) => {
                 let at = ChunkedAt::Size { digits: 0, size: 0 };
-                Ok(State::Chunked(Chunked { at, spent: 0, last }))
+                Ok(State::Chunked(Chunked { at, spent: 0, trailers: 0, last }))
             }
             (false, Some(left)) if left > 0 => Ok(State::Length { left, last }),
             (false, _) => Ok(after(last)),
@@ -423,6 +424,9 @@ fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     })
 }
 
+/// Of chunk extensions and trailers, in bytes, however large a head may be: hyper takes no more extensions.
+const MOST_SPENT: usize = 16 * 1024 - 1;
+
 impl Chunked {
     /// Reads on in a chunked body (RFC 9112 section 7.1): how many of `bytes` are its, and whether it is at its
     /// end with them.
@@ -454,9 +458,9 @@ impl Chunked {
             TrailerValue,
         };
         let is_text = byte >= 0x20 && byte != 0x7f || byte == b'\t';
-        if matches!(self.at, Extension { .. } | Trailer | TrailerName | TrailerValue) {
+        if matches!(self.at, Extension { .. } | Trailer | TrailerName | TrailerValue | TrailerLf | EndLf) {
             self.spent += 1;
-            if self.spent > bounds.head {
+            if self.spent > bounds.head.min(MOST_SPENT) {
                 return Err("chunk extensions or trailers are too large");
             }
         }
@@ -484,7 +488,10 @@ impl Chunked {
             (TrailerName, b':') => Ok(TrailerValue),
             (TrailerValue, b'\r') => Ok(TrailerLf),
             (TrailerValue, _) if is_text => Ok(TrailerValue),
-            (TrailerLf, b'\n') => Ok(Trailer),
+            (TrailerLf, b'\n') => {
+                self.trailers += 1;
+                if self.trailers > bounds.fields { Err("too many trailers") } else { Ok(Trailer) }
+            }
             (EndLf, b'\n') => Ok(EndLf),
             (Trailer | TrailerName | TrailerValue, _) => Err("malformed trailer"),
             (Data { .. } | SizeLf { .. } | DataCr | DataLf | TrailerLf | EndLf, _) => {

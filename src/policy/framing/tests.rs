@@ -225,6 +225,7 @@ fn bodies_that_break_off() {
     let trailer = "malformed trailer";
     let large = "chunk extensions or trailers are too large";
     let extension = format!("1;{}", "x".repeat(300));
+    let trailer_of_many = format!("0\r\nA: {}", "x".repeat(300));
     let trailers = format!("0\r\n{}", "A: 1\r\n".repeat(60));
     for (why, clear, body) in [
         (size, 0, "\r\n"),
@@ -256,7 +257,8 @@ fn bodies_that_break_off() {
         (chunk, 8, "0\r\nA: b\rB: c\r\n\r\n"),
         (chunk, 4, "0\r\n\rx"),
         (large, 202, &*extension),
-        (large, 303, &*trailers),
+        (large, 203, &*trailer_of_many),
+        ("too many trailers", 3 + 5 * 6 - 1, &*trailers),
     ] {
         let head = head(&["POST / HTTP/1.1", "Transfer-Encoding: chunked"]);
         let bytes = [&head[..], body.as_bytes()].concat();
