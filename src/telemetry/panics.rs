@@ -22,3 +22,50 @@ fn tell(place: &Location<'_>) {
         let _ = writeln!(io::stderr(), "error: a panic at {place} in thread {thread}: please report it");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::config::settings::{self, LogFormat, LogLevel};
+    use crate::telemetry::log;
+
+    /// Set: [`panics_twice`] may.
+    const ALLOWED: &str = "STOCKAJ_GATEWAY_TEST_PANICS";
+
+    #[test]
+    fn a_panic_is_told_by_its_place_alone() {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "telemetry::panics::tests::panics_twice", "--ignored", "--nocapture"])
+            .env(ALLOWED, "1")
+            .output()
+            .unwrap();
+        let (log, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(42), "{errors}");
+        assert!(errors.contains("error: a panic at src/telemetry/panics.rs:"), "without a log: {errors}");
+        let line = log.lines().find(|line| line.contains(r#""message":"a panic: please report it""#));
+        let line = line.unwrap_or_else(|| panic!("{log}"));
+        assert!(line.contains(r#""place":"src/telemetry/panics.rs:"#), "{line}");
+        assert!(line.contains(r#""thread":"core-7""#), "{line}");
+        assert!(!format!("{log}{errors}").contains("secret"), "{log}{errors}");
+    }
+
+    #[test]
+    #[ignore = "a part of a_panic_is_told_by_its_place_alone"]
+    fn panics_twice() {
+        if std::env::var_os(ALLOWED).is_none() {
+            return;
+        }
+        tell_places_only();
+        assert!(thread::spawn(|| panic!("a secret")).join().is_err());
+        let settings =
+            settings::Log { level: LogLevel::Info, format: LogFormat::Json, access: true, access_sample: 1 };
+        let guard = log::init(&settings);
+        let core = thread::Builder::new().name("core-7".to_owned());
+        assert!(core.spawn(|| panic!("another {}", "secret")).unwrap().join().is_err());
+        drop(guard);
+        std::process::exit(42);
+    }
+}
