@@ -131,7 +131,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn authentication() {
-    let mut scene = Scene::new("");
+    let scene = Scene::new("");
     scene.suffers(&cases());
     // What is no token is nobody's business but ours.
     for request in scene.introspector.requests() {

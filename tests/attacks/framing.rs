@@ -164,7 +164,7 @@ fn bodies_that_are_malformed() {
 /// The client leaves in the middle.
 #[test]
 fn requests_that_are_cut_off() {
-    let mut scene = Scene::new("");
+    let scene = Scene::new("");
     for (name, sent) in [
         ("nothing", ""),
         ("half a first line", "GET /api/v2/it"),

@@ -25,8 +25,32 @@ const NEEDED: [(&str, &str, &[&str]); 12] = [
     ("GET", "api/v2/internal", &["nobody has this"]),
 ];
 
+/// Names whose values no stranger may choose; what ends in `-` is the beginning of such names.
+const OURS: [&str; 11] = [
+    "http-forwarded",
+    "http-proxy",
+    "http-x-forwarded-",
+    "http-x-http-method",
+    "http-x-original-",
+    "http-x-real-ip",
+    "http-x-rewrite-url",
+    "http-x-token-abilities",
+    "http-x-token-id",
+    "http-x-token-name",
+    "http-x-workspace-id",
+];
+
 /// What is wrong with a request that has arrived, if anything is.
 pub(super) fn judge(request: &Request) -> Result<(), String> {
+    let evil = |(name, value): &&(String, String)| value.contains(EVIL) || name.contains(EVIL);
+    match request.fields.0.iter().chain(&request.trailers.0).find(evil) {
+        Some((name, value)) => Err(format!("{name}: {value}")),
+        None => judge_damaged(request),
+    }
+}
+
+/// The same where what is `evil` may have come to stand in harmless places.
+pub(super) fn judge_damaged(request: &Request) -> Result<(), String> {
     let method = method(request)?;
     let path = path(&request.target);
     if is_preflight(request) {
@@ -135,11 +159,13 @@ fn no_session(request: &Request) -> Result<(), String> {
 
 fn fields(request: &Request) -> Result<(), String> {
     for (name, value) in request.fields.0.iter().chain(&request.trailers.0) {
-        if value.contains(EVIL) || name.contains(EVIL) {
-            return Err(format!("{name}: {value}"));
-        }
         if name.contains('_') {
             return Err(format!("a name that folds: {name}"));
+        }
+        // A client names the host that it wants.
+        let is_host = fold(name) == "http-x-forwarded-host" && request.fields.all("host").eq([&**value]);
+        if value.contains(EVIL) && is_ours(&fold(name)) && !is_host {
+            return Err(format!("{name}: {value}"));
         }
     }
     for name in ["http-x-forwarded-for", "http-x-forwarded-proto", "http-x-forwarded-host", "http-host"] {
@@ -154,17 +180,22 @@ fn fields(request: &Request) -> Result<(), String> {
     }
 }
 
-/// The values of a field as PHP names it: every character of a name that is no letter or digit is one and the
-/// same, whatever its case.
+fn is_ours(folded: &str) -> bool {
+    OURS.iter().any(|ours| *ours == folded || ours.ends_with('-') && folded.starts_with(ours))
+}
+
+/// The values of a field as PHP names it.
 fn values<'a>(request: &'a Request, folded: &'a str) -> impl Iterator<Item = &'a str> {
-    let fold = |name: &str| {
-        let mut folded = String::from("http-");
-        folded.extend(
-            name.chars().map(|it| if it.is_ascii_alphanumeric() { it.to_ascii_lowercase() } else { '-' }),
-        );
-        folded
-    };
     request.fields.0.iter().filter(move |(name, _)| fold(name) == folded).map(|(_, value)| value.as_str())
+}
+
+/// Every character of a name that is no letter or digit is one and the same, whatever its case.
+fn fold(name: &str) -> String {
+    let mut folded = String::from("http-");
+    folded.extend(
+        name.chars().map(|it| if it.is_ascii_alphanumeric() { it.to_ascii_lowercase() } else { '-' }),
+    );
+    folded
 }
 
 #[test]

@@ -92,7 +92,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn limits() {
-    let mut scene = Scene::new(LIMITS);
+    let scene = Scene::new(LIMITS);
     scene.suffers(&cases());
     let asked: Vec<_> =
         scene.introspector.requests().iter().filter_map(|it| it.bearer().map(str::len)).collect();

@@ -279,6 +279,11 @@ impl Upstream {
         requests.clone()
     }
 
+    /// The requests so far, which are forgotten.
+    pub fn take_requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.shared.requests.lock().unwrap())
+    }
+
     /// Forgets the requests so far.
     pub fn forget_requests(&self) {
         self.shared.requests.lock().unwrap().clear();
