@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::support::setting::{WRITER, setting};
 use crate::support::{RawClient, Response, echo};
 
@@ -131,6 +133,19 @@ fn pipelined_requests_are_answered_up_to_the_refused_one() {
         assert_refused(&last(&mut client, false), 400, "Bad Request.");
         assert_eq!(setting.upstream.only_request().target, "/up");
     }
+}
+
+/// The gateway goes away after its answer, which says that it is the last one.
+#[test]
+fn after_the_last_answer_nothing_is_refused() {
+    let setting = setting("");
+    setting.upstream.answer(|request| echo(request).after(Duration::from_millis(300)));
+    let mut client = setting.gateway.client();
+    client.send(GOOD);
+    setting.upstream.wait_for_requests(1);
+    client.send("GET /up HTTP/1.1\nHost: h\n\n");
+    setting.gateway.signal(Signal::TERM);
+    assert_eq!(last(&mut client, false).status, 200);
 }
 
 #[test]

@@ -22,6 +22,9 @@ pub(super) struct Scanned {
     /// How much of it may be read.
     clear: usize,
     fault: Option<Fault>,
+    /// Whether the reader was told that the connection ends before the message that is refused. Where it ended the
+    /// connection by itself, its last answer was the last.
+    ended: bool,
     /// The method of the message that is refused, where it can be told.
     method: Option<Method>,
 }
@@ -34,14 +37,22 @@ struct MalformedBody(&'static str);
 impl Scanned {
     pub(super) fn new(watched: Watched, bounds: Bounds) -> Self {
         let scanner = Scanner::new(bounds);
-        Self { watched, scanner, held: Zeroizing::default(), clear: 0, fault: None, method: None }
+        Self {
+            watched,
+            scanner,
+            held: Zeroizing::default(),
+            clear: 0,
+            fault: None,
+            ended: false,
+            method: None,
+        }
     }
 
     /// Why the message after the last one that was read is refused, if it is.
     pub(super) fn refused(&self) -> Option<Refusal> {
         match &self.fault {
-            Some(Fault::Head(refusal)) => Some(refusal.clone()),
-            Some(Fault::Body(_)) | None => None,
+            Some(Fault::Head(refusal)) if self.ended => Some(refusal.clone()),
+            Some(Fault::Head(_) | Fault::Body(_)) | None => None,
         }
     }
 
@@ -133,7 +144,10 @@ impl AsyncRead for Scanned {
                     activity.wake_when_served();
                     return Poll::Pending;
                 }
-                Some(Fault::Head(_)) => return Poll::Ready(Ok(())),
+                Some(Fault::Head(_)) => {
+                    this.ended = true;
+                    return Poll::Ready(Ok(()));
+                }
             }
             let before = buffer.filled().len();
             ready!(Pin::new(&mut this.watched).poll_read(context, buffer))?;
