@@ -246,3 +246,21 @@ fn a_head_that_stands_still_is_408() {
     assert_eq!(client.response().status, 200);
     assert_refused(&last(&mut client, false), 408, "Request Timeout.");
 }
+
+/// A client that is still sending when it is answered gets to read the answer.
+#[test]
+fn an_answer_before_the_bodys_end_is_not_lost() {
+    let setting = setting("limits: {body: 1MiB}");
+    let body = vec![b'x'; 8 * 1024 * 1024];
+    for (token, status) in [("7|unknown", 401), ("1|writer", 413)] {
+        let mut client = setting.gateway.client();
+        let fields =
+            [&*format!("Authorization: Bearer {token}"), &*format!("Content-Length: {}", body.len())];
+        client.send(head("POST /api/v2/items HTTP/1.1", &fields));
+        client.send(&body);
+        assert_eq!(client.response().status, status);
+        assert_eq!(client.read_until_close(), b"");
+    }
+    assert_eq!(setting.upstream.requests().len(), 0);
+    setting.gateway.wait_for_metric("client_connections", 0.0);
+}

@@ -236,6 +236,11 @@ impl Scanner {
         self.is_http_1_0
     }
 
+    /// Whether a body has begun whose end has not come.
+    pub const fn is_mid_body(&self) -> bool {
+        matches!(self.state, State::Length { .. } | State::Chunked(_))
+    }
+
     /// Whether what follows is to be thrown away, since the client's last message is complete.
     pub const fn is_over(&self) -> bool {
         matches!(self.state, State::Over)

@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::core::Core;
 use super::head::Scanned;
-use super::last_answer::refuse;
+use super::last_answer::{linger, refuse};
 use super::listen::Accepted;
 use super::transport::{Transport, Watched};
 use crate::config::settings::Limits;
@@ -103,6 +103,8 @@ pub(super) async fn serve(core: Rc<Core>, accepted: Accepted) {
         refuse(&core, &peer, scanned, &refusal).await;
     } else if broke_off {
         scanned.break_off();
+    } else if scanned.is_mid_body() {
+        linger(scanned.into_transport(), settings.limits.header_timeout).await;
     }
 }
 

@@ -70,6 +70,11 @@ impl Scanned {
         }
     }
 
+    /// Whether a body has begun whose end has not come.
+    pub(super) const fn is_mid_body(&self) -> bool {
+        self.scanner.is_mid_body()
+    }
+
     /// The transport, to answer over what its reader has left.
     pub(super) fn into_transport(self) -> Watched {
         self.watched

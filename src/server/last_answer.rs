@@ -2,7 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Response};
@@ -12,13 +12,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::core::Core;
 use super::head::Scanned;
+use super::transport::Watched;
 use crate::answer;
 use crate::exchange::{Exchange, new_request_id};
 use crate::peer::Peer;
 use crate::policy::refusal::Refusal;
-
-/// The most that is read, and thrown away, of what a client goes on to send after its refusal, in bytes.
-const LEFTOVER: usize = 256 * 1024;
 
 /// Answers a message that hyper has not seen, and closes the connection.
 pub(super) async fn refuse(core: &Core, peer: &Rc<Peer>, scanned: Scanned, refusal: &Refusal) {
@@ -36,18 +34,25 @@ pub(super) async fn refuse(core: &Core, peer: &Rc<Peer>, scanned: Scanned, refus
         transport.write_all(&bytes).await?;
         exchange.complete();
         drop(exchange);
-        transport.shutdown().await?;
-        // Closing a socket with unread bytes resets it, and the client may lose the answer.
-        let (mut buffer, mut left) = ([0; 4096], LEFTOVER);
-        while left > 0 {
-            match transport.read(&mut buffer).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
-        }
         io::Result::Ok(())
     };
-    let _ = tokio::time::timeout(settings.limits.header_timeout, sent).await;
+    let patience = settings.limits.header_timeout;
+    if let Ok(Ok(())) = tokio::time::timeout(patience, sent).await {
+        linger(transport, patience).await;
+    }
+}
+
+/// Closes a connection over which the client may yet be sending, as a body that was answered before its end. A
+/// socket that is closed with unread bytes is reset, and the answer would be lost with it: so what comes is thrown
+/// away until the client has seen that nobody listens, for `patience` at most.
+pub(super) async fn linger(mut transport: Watched, patience: Duration) {
+    let leftover = async {
+        transport.shutdown().await?;
+        let mut buffer = vec![0; 16 * 1024];
+        while transport.read(&mut buffer).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(patience, leftover).await;
 }
 
 /// An answer as the bytes that end a connection.

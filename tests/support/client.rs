@@ -109,6 +109,14 @@ impl RawClient {
         self.stream.get_mut().flush()
     }
 
+    /// Whether bytes have come that are not read yet; over plain TCP.
+    pub fn has_bytes(&self) -> bool {
+        self.socket.set_nonblocking(true).unwrap();
+        let waiting = self.socket.peek(&mut [0]).is_ok_and(|length| length > 0);
+        self.socket.set_nonblocking(false).unwrap();
+        waiting
+    }
+
     /// Says that no more bytes will come.
     pub fn finish(&mut self) -> &mut Self {
         self.socket.shutdown(Shutdown::Write).unwrap();
