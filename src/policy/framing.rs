@@ -297,10 +297,11 @@ impl Head {
         Ok(None)
     }
 
-    /// The refusal of a head that is beyond its bound: by its target, if that alone is too long.
+    /// The refusal of a head that is beyond its bound: by its target, if that alone is too long. Whatever has come
+    /// beyond the bound does not count, so that it is the same in pieces.
     fn too_large(&self, bytes: &[u8], bounds: &Bounds) -> Refusal {
         if self.request_line.is_none() {
-            let line = &bytes[self.line..];
+            let line = bytes.get(self.line..bounds.head.min(bytes.len())).unwrap_or_default();
             let target =
                 line.iter().position(|&byte| byte == b' ').map_or(&[][..], |space| &line[space + 1..]);
             let length = target.iter().position(|&byte| byte <= b' ').unwrap_or(target.len());
