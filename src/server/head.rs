@@ -17,7 +17,7 @@ use crate::policy::refusal::Refusal;
 pub(super) struct Scanned {
     watched: Watched,
     scanner: Scanner,
-    /// What came of a head that is not complete yet, or is complete and waits to be read. It may hold a token.
+    /// What came of a head that is not complete yet, that waits to be read or is refused. It may hold a token.
     held: Zeroizing<Vec<u8>>,
     /// How much of it may be read.
     clear: usize,
@@ -25,8 +25,6 @@ pub(super) struct Scanned {
     /// Whether the reader was told that the connection ends before the message that is refused. Where it ended the
     /// connection by itself, its last answer was the last.
     ended: bool,
-    /// The method of the message that is refused, where it can be told.
-    method: Option<Method>,
 }
 
 /// What a reader is told of a body that is malformed.
@@ -37,15 +35,7 @@ struct MalformedBody(&'static str);
 impl Scanned {
     pub(super) fn new(watched: Watched, bounds: Bounds) -> Self {
         let scanner = Scanner::new(bounds);
-        Self {
-            watched,
-            scanner,
-            held: Zeroizing::default(),
-            clear: 0,
-            fault: None,
-            ended: false,
-            method: None,
-        }
+        Self { watched, scanner, held: Zeroizing::default(), clear: 0, fault: None, ended: false }
     }
 
     /// Why the message after the last one that was read is refused, if it is.
@@ -59,7 +49,7 @@ impl Scanned {
     /// The method of the message that is refused or not complete, as far as it can be told.
     pub(super) fn method(&self) -> Option<Method> {
         let unread = self.held.get(self.clear..).unwrap_or_default();
-        self.method.clone().or_else(|| method(unread))
+        framing::method(unread).and_then(|method| Method::from_bytes(method).ok())
     }
 
     /// Closes the connection so that its client sees that an answer broke off. Of HTTP/1.1 the framing tells, of
@@ -82,31 +72,23 @@ impl Scanned {
 
     /// Lets the reader have what it may have of `buffer`, which holds new bytes after the first `before`.
     fn scan_in_place(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
-        let bytes = &buffer.filled()[before..];
+        let came = &buffer.filled()[before..];
         if self.held.is_empty() {
-            let framing::Scanned { clear, fault } = self.scanner.scan(bytes);
-            if let Some(Fault::Head(_)) = fault {
-                self.method = method(&bytes[clear..]);
-            } else if clear < bytes.len() && !self.scanner.is_over() {
-                self.held.extend_from_slice(&bytes[clear..]);
-                self.watched.peer.activity.head_begun(true);
-            }
-            self.fault = fault;
+            let framing::Scanned { clear, fault } = self.scanner.scan(came);
+            hold(&mut self.held, &came[clear..]);
             buffer.set_filled(before + clear);
+            self.fault = fault;
         } else {
-            self.held.extend_from_slice(bytes);
+            hold(&mut self.held, came);
             buffer.set_filled(before);
             let framing::Scanned { clear, fault } = self.scanner.scan(&self.held);
             self.clear = clear;
-            if let Some(Fault::Head(_)) = fault {
-                self.method = method(&self.held[clear..]);
-            }
-            if fault.is_some() || self.scanner.is_over() {
-                self.held.truncate(clear);
-            }
-            self.watched.peer.activity.head_begun(self.held.len() > clear);
             self.fault = fault;
         }
+        if self.scanner.is_over() {
+            self.held.truncate(self.clear);
+        }
+        self.watched.peer.activity.head_begun(self.held.len() > self.clear && self.fault.is_none());
     }
 
     /// Hands out what was held and may be read.
@@ -121,9 +103,15 @@ impl Scanned {
     }
 }
 
-/// The method of a head, if it is one that is served.
-fn method(head: &[u8]) -> Option<Method> {
-    framing::method(head).and_then(|method| Method::from_bytes(method).ok())
+/// Adds to what is held. Where that needs more room it is copied by ourselves, as a vector that grows leaves what
+/// it held behind.
+fn hold(held: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
+    if held.capacity() - held.len() < bytes.len() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(2 * (held.len() + bytes.len())));
+        larger.extend_from_slice(held);
+        *held = larger;
+    }
+    held.extend_from_slice(bytes);
 }
 
 impl AsyncRead for Scanned {
