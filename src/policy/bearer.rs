@@ -5,6 +5,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
+use super::framing::is_token_byte;
 use super::refusal::Refusal;
 
 /// A bearer token as the caller sent it: visible ASCII, no comma. `Debug` shows nothing of it.
@@ -85,14 +86,8 @@ pub fn at_most_one(fields: &HeaderMap) -> Result<(), Refusal> {
 /// What follows the scheme `Bearer`, if that is the scheme (RFC 9110 section 11.4).
 fn after_scheme(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked("Bearer".len())?;
-    let ends = rest.first().is_none_or(|&byte| !is_scheme_byte(byte));
+    let ends = rest.first().is_none_or(|&byte| !is_token_byte(byte));
     (ends && scheme.eq_ignore_ascii_case(b"Bearer")).then_some(rest)
-}
-
-/// RFC 9110 section 5.6.2, `tchar`.
-const fn is_scheme_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
 /// Visible ASCII without a comma. Without an early end, so that the compiler takes sixteen bytes at a time.

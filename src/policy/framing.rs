@@ -6,6 +6,7 @@
 //! differently (request smuggling, RFC 9112 section 11.2), is that such bytes are refused. So the
 //! [`Scanner`] looks at every byte of a head, and at the framing of every body, before hyper has them.
 
+use http::Version;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use memchr::memchr;
 
@@ -47,7 +48,8 @@ pub struct Scanner {
     bounds: Bounds,
     state: State,
     messages: u64,
-    is_http_1_0: bool,
+    /// Of the last of them.
+    version: Version,
 }
 
 #[derive(Debug)]
@@ -73,16 +75,12 @@ struct Head {
     /// An empty line stood before the request line (RFC 9112 section 2.2).
     preceded: bool,
     fields: usize,
-    request_line: Option<RequestLine>,
+    /// The request line's, once that has come.
+    version: Option<Version>,
     length: Option<u64>,
     chunked: bool,
     close: bool,
     keep_alive: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct RequestLine {
-    is_http_1_0: bool,
 }
 
 #[derive(Debug)]
@@ -153,6 +151,11 @@ const TOKEN: [bool; 256] = {
     table
 };
 
+/// Whether a token (RFC 9110 section 5.6.2) may hold this.
+pub(super) const fn is_token_byte(byte: u8) -> bool {
+    TOKEN[byte as usize]
+}
+
 /// How many of the first `bytes` are of a kind.
 #[inline]
 fn span(bytes: &[u8], is_of_kind: impl Fn(u8) -> bool) -> usize {
@@ -173,14 +176,14 @@ fn count_controls(bytes: &[u8]) -> usize {
 /// The method of a head of which at least the beginning has come.
 pub fn method(head: &[u8]) -> Option<&[u8]> {
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
-    let end = head.iter().position(|&byte| !TOKEN[usize::from(byte)])?;
+    let end = span(head, is_token_byte);
     (head.get(end) == Some(&b' ')).then_some(&head[..end])
 }
 
 impl Scanner {
     /// Of a connection over which nothing has come yet.
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, state: State::Head(Head::default()), messages: 0, is_http_1_0: false }
+        Self { bounds, state: State::Head(Head::default()), messages: 0, version: Version::HTTP_11 }
     }
 
     /// Looks at bytes. They begin where what was clear the last time ended.
@@ -196,8 +199,7 @@ impl Scanner {
                     Ok(None) => return Scanned { clear, fault: None },
                     Ok(Some(step)) => {
                         self.messages += 1;
-                        self.is_http_1_0 =
-                            matches!(head.request_line, Some(RequestLine { is_http_1_0: true }));
+                        self.version = head.version.unwrap_or(Version::HTTP_11);
                         step
                     }
                     Err(refusal) => return Scanned { clear, fault: Some(Fault::Head(refusal)) },
@@ -232,8 +234,8 @@ impl Scanner {
     }
 
     /// Whether the last of them is of HTTP/1.0, whose clients take the connection's close for an answer's end.
-    pub const fn is_http_1_0(&self) -> bool {
-        self.is_http_1_0
+    pub fn is_http_1_0(&self) -> bool {
+        self.version == Version::HTTP_10
     }
 
     /// Whether a body has begun whose end has not come.
@@ -268,11 +270,11 @@ impl Head {
             let Some(line) = bytes[self.line..end].strip_suffix(b"\r") else { return Err(bad(BARE_LF)) };
             self.line = end + 1;
             self.searched = end + 1;
-            let Some(RequestLine { is_http_1_0 }) = self.request_line else {
+            let Some(version) = self.version else {
                 if line.is_empty() && !self.preceded {
                     self.preceded = true;
                 } else {
-                    self.request_line = Some(request_line(line, bounds)?);
+                    self.version = Some(request_line(line, bounds)?);
                 }
                 continue;
             };
@@ -281,7 +283,7 @@ impl Head {
                 if count_controls(&bytes[..self.line]) != 2 * (self.fields + 2 + usize::from(self.preceded)) {
                     return Err(bad(BARE_CR));
                 }
-                let next = self.body(is_http_1_0)?;
+                let next = self.body(version)?;
                 return Ok(Some(Step { taken: self.line, next }));
             }
             self.fields += 1;
@@ -300,7 +302,7 @@ impl Head {
     /// The refusal of a head that is beyond its bound: by its target, if that alone is too long. Whatever has come
     /// beyond the bound does not count, so that it is the same in pieces.
     fn too_large(&self, bytes: &[u8], bounds: &Bounds) -> Refusal {
-        if self.request_line.is_none() {
+        if self.version.is_none() {
             let line = bytes.get(self.line..bounds.head.min(bytes.len())).unwrap_or_default();
             let target =
                 line.iter().position(|&byte| byte == b' ').map_or(&[][..], |space| &line[space + 1..]);
@@ -313,7 +315,7 @@ impl Head {
     }
 
     fn field(&mut self, line: &[u8]) -> Result<(), Refusal> {
-        let colon = span(line, |byte| TOKEN[usize::from(byte)]);
+        let colon = span(line, is_token_byte);
         if colon == 0 || line.get(colon) != Some(&b':') {
             return Err(bad(not_a_field(line)));
         }
@@ -344,7 +346,8 @@ impl Head {
     }
 
     /// What follows the head, which is complete.
-    fn body(&self, is_http_1_0: bool) -> Result<State, Refusal> {
+    fn body(&self, version: Version) -> Result<State, Refusal> {
+        let is_http_1_0 = version == Version::HTTP_10;
         // RFC 9112 section 9.3
         let last = self.close || is_http_1_0 && !self.keep_alive;
         match (self.chunked, self.length) {
@@ -371,10 +374,10 @@ fn not_a_field(line: &[u8]) -> Why {
     }
 }
 
-/// `method SP request-target SP HTTP-version` (RFC 9112 section 3), with one space each.
-fn request_line(line: &[u8], bounds: &Bounds) -> Result<RequestLine, Refusal> {
+/// `method SP request-target SP HTTP-version` (RFC 9112 section 3), with one space each: the version.
+fn request_line(line: &[u8], bounds: &Bounds) -> Result<Version, Refusal> {
     const MALFORMED: Refusal = bad("malformed request line");
-    let method = span(line, |byte| TOKEN[usize::from(byte)]);
+    let method = span(line, is_token_byte);
     if method == 0 || line.get(method) != Some(&b' ') {
         return Err(MALFORMED);
     }
@@ -399,8 +402,8 @@ fn request_line(line: &[u8], bounds: &Bounds) -> Result<RequestLine, Refusal> {
         return Err(bad("malformed target"));
     }
     match version {
-        b"HTTP/1.1" => Ok(RequestLine { is_http_1_0: false }),
-        b"HTTP/1.0" => Ok(RequestLine { is_http_1_0: true }),
+        b"HTTP/1.1" => Ok(Version::HTTP_11),
+        b"HTTP/1.0" => Ok(Version::HTTP_10),
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
@@ -490,7 +493,7 @@ impl Chunked {
             (DataLf, b'\n') => Ok(Size { digits: 0, size: 0 }),
             (Trailer, b'\r') => Ok(EndLf),
             (Trailer, b' ' | b'\t') => Err("folded line in the trailers"),
-            (Trailer | TrailerName, _) if TOKEN[usize::from(byte)] => Ok(TrailerName),
+            (Trailer | TrailerName, _) if is_token_byte(byte) => Ok(TrailerName),
             (TrailerName, b':') => Ok(TrailerValue),
             (TrailerValue, b'\r') => Ok(TrailerLf),
             (TrailerValue, _) if is_text => Ok(TrailerValue),
