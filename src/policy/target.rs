@@ -11,6 +11,9 @@ use super::refusal::Refusal;
 pub const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
+/// Stands for a method that is not known or not served, which logs and metrics call `other`.
+pub const OTHER: Method = Method::CONNECT;
+
 /// The place of a method in [`METHODS`]; none for one that is not served. Byte for byte: `get` is not `GET`.
 pub(super) fn method_number(method: &Method) -> Option<usize> {
     METHODS.iter().position(|served| served == method)

@@ -1,4 +1,4 @@
-//! The answer to a message that hyper has not seen: written by ourselves, and the connection's last.
+//! An answer to what hyper has not seen: written by ourselves, and the connection's last.
 
 use std::io;
 use std::rc::Rc;
@@ -17,12 +17,13 @@ use crate::answer;
 use crate::exchange::{Exchange, new_request_id};
 use crate::peer::Peer;
 use crate::policy::refusal::Refusal;
+use crate::policy::target::OTHER;
 
 /// Answers a message that hyper has not seen, and closes the connection.
 pub(super) async fn refuse(core: &Core, peer: &Rc<Peer>, scanned: Scanned, refusal: &Refusal) {
     let now = Instant::now();
     let gateway = &core.gateway;
-    let method = scanned.method().unwrap_or_else(unknown_method);
+    let method = scanned.method().unwrap_or(OTHER);
     let id = new_request_id();
     let (recorder, settings) = (gateway.recorder(), gateway.settings());
     let mut exchange = Exchange::new(recorder, settings, peer, &method, id.clone(), now);
@@ -56,7 +57,7 @@ pub(super) async fn linger(mut transport: Watched, patience: Duration) {
 }
 
 /// An answer as the bytes that end a connection.
-fn last_answer(response: &Response<Bytes>, to_head: bool) -> Vec<u8> {
+pub(super) fn last_answer(response: &Response<Bytes>, to_head: bool) -> Vec<u8> {
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or_default();
     let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
@@ -75,9 +76,4 @@ fn last_answer(response: &Response<Bytes>, to_head: bool) -> Vec<u8> {
         bytes.extend_from_slice(response.body());
     }
     bytes
-}
-
-/// What logs call the method of a head that does not tell it; `other` in metrics.
-fn unknown_method() -> Method {
-    Method::from_bytes(b"-").unwrap_or(Method::OPTIONS)
 }

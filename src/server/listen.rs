@@ -7,14 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::last_answer::last_answer;
+use crate::answer;
 use crate::config::settings::Settings;
+use crate::exchange::new_request_id;
 use crate::limits::addresses::{Connections, Share};
 use crate::listener::{Listener, Socket, SocketFile};
-use crate::policy::refusal::Reason;
+use crate::policy::refusal::{Reason, Refusal};
+use crate::policy::target::OTHER;
 use crate::telemetry::metrics::{CoreMetrics, RouteLabel};
 
 /// A connection on its way to a core.
@@ -141,9 +145,8 @@ impl TurnedAway {
     /// Counts one as the request that it did not get to send, and logs how many there were, once a second at
     /// most.
     fn count(&mut self, now: Instant) {
-        // CONNECT is a method that is not told apart.
-        let (route, method, status) = (RouteLabel::None, Method::CONNECT, StatusCode::SERVICE_UNAVAILABLE);
-        self.metrics.request(route, &method, status, Reason::Overloaded, Duration::ZERO);
+        let (route, status) = (RouteLabel::None, StatusCode::SERVICE_UNAVAILABLE);
+        self.metrics.request(route, &OTHER, status, Reason::Overloaded, Duration::ZERO);
         self.unlogged += 1;
         let pause = Duration::from_secs(1);
         if self.logged_at.is_none_or(|at| now.duration_since(at) >= pause) {
@@ -158,16 +161,10 @@ impl TurnedAway {
 
 /// Tells a client that there are too many, if it can be told without waiting.
 fn tell(accepted: Accepted) {
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\n\
-        content-type: application/json\r\ncache-control: no-store\r\nretry-after: 1\r\n\
-        x-request-id: {:032x}\r\ncontent-length: 34\r\nconnection: close\r\n\r\n\
-        {{\"message\":\"Service Unavailable.\"}}",
-        fastrand::u128(..)
-    );
+    let answer = last_answer(&answer::refuse(&Refusal::Overloaded, new_request_id()), false);
     let _ = match accepted {
-        Accepted::Tcp(mut stream, _) => stream.write(answer.as_bytes()),
-        Accepted::Unix(mut stream) => stream.write(answer.as_bytes()),
+        Accepted::Tcp(mut stream, _) => stream.write(&answer),
+        Accepted::Unix(mut stream) => stream.write(&answer),
     };
 }
 
