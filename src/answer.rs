@@ -4,10 +4,8 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
+use crate::policy::headers::X_REQUEST_ID;
 use crate::policy::refusal::Refusal;
-
-/// The field that names a request in answers, in logs and to the backend.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const NO_CREDENTIALS: HeaderValue = HeaderValue::from_static("Bearer realm=\"stockaj\"");
 const INVALID_TOKEN: HeaderValue =

@@ -4,11 +4,12 @@
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderName, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::ability::{Permit, RequirementKind};
+use super::headers::only;
 use super::map::{AbilityMap, Found};
 use super::method::MethodOverride;
 use super::path::CanonicalPath;
@@ -58,12 +59,6 @@ pub struct Cors {
     pub headers: Option<HeaderValue>,
     /// For [`Preflight::Answer`], how many seconds a browser may remember it.
     pub max_age: u64,
-}
-
-/// The one value of a field; none where there are several, since two parsers could take two of them.
-fn only<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = fields.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
 }
 
 /// The method that a preflight asks about; none for every other request.
@@ -168,6 +163,8 @@ impl Cors {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
     use crate::policy::ability::Requirement;
     use crate::policy::map::{MapBuilder, Unmapped};

@@ -117,14 +117,13 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> bo
 /// Says why the answer may not be passed on or believed: two parsers would find its end in different places.
 pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
     let mut going: Vec<HeaderName> = Vec::new();
-    let (mut connections, mut names_options) = (0, false);
-    let (mut lengths, mut has_length, mut has_coding) = (Lengths::default(), false, false);
+    let (mut has_connection, mut names_options, mut has_coding) = (false, false, false);
+    let mut lengths = Lengths::default();
     for (name, value) in fields.iter() {
         if *name == CONTENT_LENGTH {
-            has_length = true;
             lengths.add(value);
         } else if *name == CONNECTION {
-            connections += 1;
+            has_connection = true;
             // What most backends send names nothing: it goes, and nothing else with it.
             names_options |= !matches!(value.as_bytes(), b"keep-alive" | b"close");
         } else if fate(name.as_str()) == Fate::HopByHop {
@@ -133,15 +132,15 @@ pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), 
         }
     }
     if has_coding {
-        check_coding(status, fields, has_length)?;
-    } else if has_length {
+        check_coding(status, fields, lengths.count > 0)?;
+    } else if lengths.count > 0 {
         lengths.check(status)?;
         if status == StatusCode::NO_CONTENT {
             // RFC 9110 section 8.6: it may not be there at all.
             fields.remove(CONTENT_LENGTH);
         }
     }
-    if connections > 0 {
+    if has_connection {
         if names_options {
             name_options(fields, &mut going);
         }
@@ -197,11 +196,16 @@ fn check_coding(status: StatusCode, fields: &HeaderMap, has_length: bool) -> Res
 /// The `X-Request-Id` that a trusted peer gave a request: one of letters, digits, `-`, `_`, `.`, `:`, `/`, `+`
 /// and `=`, at most 128.
 pub fn trusted_request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
-    let mut values = fields.get_all(X_REQUEST_ID).iter();
-    let value = values.next().filter(|_| values.next().is_none())?;
+    let value = only(fields, &X_REQUEST_ID)?;
     let is_fit = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
     let bytes = value.as_bytes();
     ((1..=LONGEST_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(is_fit)).then_some(value)
+}
+
+/// The one value of a field; none where there are several, since two parsers could take two of them.
+pub(super) fn only<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = fields.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
 }
 
 /// Takes away the trailer fields that may not pass, in either direction.
