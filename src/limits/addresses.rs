@@ -93,6 +93,7 @@ impl Connections {
 mod tests {
     use std::time::Duration;
 
+    use super::super::rate;
     use super::*;
 
     fn address(text: &str) -> IpAddr {
@@ -119,8 +120,7 @@ mod tests {
     }
 
     fn addresses(requests: u32) -> Addresses {
-        let requests = requests.try_into().unwrap();
-        Addresses::new(Rate { requests_per_second: requests, burst: requests })
+        Addresses::new(rate(requests, requests))
     }
 
     fn taken(addresses: &Addresses, text: &str, now: Instant) -> usize {

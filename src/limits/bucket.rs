@@ -79,14 +79,8 @@ fn exceeded(rate: Rate, wait: Duration, now: SystemTime) -> Exceeded {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rate;
     use super::*;
-
-    fn rate(requests_per_second: u32, burst: u32) -> Rate {
-        Rate {
-            requests_per_second: requests_per_second.try_into().unwrap(),
-            burst: burst.try_into().unwrap(),
-        }
-    }
 
     fn taken(bucket: &Bucket, now: Instant) -> u32 {
         (0..).take_while(|_| bucket.take(now).is_ok()).count() as u32

@@ -29,3 +29,11 @@ impl Limiter {
         }
     }
 }
+
+#[cfg(test)]
+fn rate(requests_per_second: u32, burst: u32) -> crate::config::settings::Rate {
+    crate::config::settings::Rate {
+        requests_per_second: requests_per_second.try_into().unwrap(),
+        burst: burst.try_into().unwrap(),
+    }
+}

@@ -75,15 +75,8 @@ impl Tokens {
 mod tests {
     use std::time::Duration;
 
+    use super::super::rate;
     use super::*;
-    use crate::config::settings::Rate;
-
-    fn rate(requests_per_second: u32, burst: u32) -> Rate {
-        Rate {
-            requests_per_second: requests_per_second.try_into().unwrap(),
-            burst: burst.try_into().unwrap(),
-        }
-    }
 
     fn tokens() -> Tokens {
         let settings = RateLimit {
