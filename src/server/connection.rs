@@ -57,10 +57,7 @@ pub(super) async fn serve(core: Rc<Core>, accepted: Accepted) {
             return;
         }
     };
-    let trusted = address.is_some_and(|address| {
-        let address = address.to_canonical();
-        settings.listen.trusted_proxies.iter().any(|network| network.contains(&address))
-    });
+    let trusted = address.is_some_and(|address| settings.listen.trusts(address));
     let peer = Rc::new(Peer::new(address, trusted, core.tls.is_some(), Instant::now()));
     let Some(transport) = encrypt(&core, stream).await else { return };
 
