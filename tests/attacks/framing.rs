@@ -16,7 +16,7 @@ pub(super) fn hidden() -> String {
 
 /// Bodies that a lax parser would take. The head may have been forwarded when the fault comes, but never as a
 /// request that is complete.
-fn chunks() -> Vec<Case> {
+pub(super) fn chunks() -> Vec<Case> {
     let chunked = |name, body: &str| case(name, by(WRITER, POST, CHUNKED) + body + &hidden(), BAD);
     vec![
         chunked("chunk size with a plus", "+4\r\nbody\r\n0\r\n\r\n"),
@@ -48,6 +48,12 @@ fn chunks() -> Vec<Case> {
         chunked("trailer that is folded", "4\r\nbody\r\n0\r\nX-Own: 1\r\n 2\r\n\r\n"),
         chunked("trailer with NUL", "4\r\nbody\r\n0\r\nX-Own: \0\r\n\r\n"),
         chunked("trailer without a name", "4\r\nbody\r\n0\r\n: 1\r\n\r\n"),
+        chunked("chunk size with a space after", "4 \r\nbody\r\n0\r\n\r\n"),
+        chunked("chunk size with a tab after", "4\t\r\nbody\r\n0\r\n\r\n"),
+        chunked("chunk size of many zeros", &format!("{}4\r\nbody\r\n0\r\n\r\n", "0".repeat(100))),
+        chunked("end with a bare line feed", "4\r\nbody\r\n0\r\n\n"),
+        chunked("extension with NUL", "4;x=\0\r\nbody\r\n0\r\n\r\n"),
+        chunked("trailer with a bare line feed", "4\r\nbody\r\n0\r\nX-Own: 1\n\r\n"),
     ]
 }
 
