@@ -1,7 +1,7 @@
 //! `gateway.yaml`: as written, then compiled; every mistake collected with its place.
 //!
 //! ```text
-//! source → tree → decode (written, abilities, values, address, cors, files) → load → Settings
+//! source → tree → decode (section, written, abilities, values, address, cors, files) → load → Settings
 //!                    └──────────────── report ────────────────┘
 //! ```
 
@@ -14,6 +14,7 @@ mod interpolate;
 mod load;
 mod report;
 mod schema;
+mod section;
 pub mod settings;
 mod source;
 mod tree;

@@ -3,8 +3,9 @@
 use super::abilities::{IncludedMap, Routes};
 use super::address::{BackendUrl, IntrospectionUrl, Network};
 use super::cors::{FieldName, Origin, Served};
-use super::decode::{Named, Spanned, section};
+use super::decode::{Named, Spanned};
 use super::files::{ReadableFile, SecretFile};
+use super::section::section;
 use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots};
 use super::values::{Period, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
 use crate::policy::cors::Preflight;
