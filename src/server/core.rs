@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use super::connection;
 use super::listen::Admitted;
+use super::{connection, http1};
 use crate::backend::forward::Backend;
 use crate::client::Connector;
 use crate::client::pool::{Census, ConnectionBound, Pool};
@@ -44,9 +43,8 @@ pub(super) struct Seed {
 
 /// One core.
 pub(super) struct Core {
-    pub(super) gateway: Gateway,
-    pub(super) tls: Option<TlsAcceptor>,
-    pub(super) http1: http1::Builder,
+    serving: RefCell<Rc<Serving>>,
+    recorder: Rc<Recorder>,
     peers: RefCell<Vec<Weak<Peer>>>,
     open: Cell<usize>,
     counted: Cell<Census>,
@@ -69,11 +67,12 @@ impl Seed {
         );
         let backend = Backend::new(Arc::clone(&settings), backend);
         let recorder = Rc::new(Recorder { metrics, access: self.access });
-        let http1 = connection::http1(&settings.limits);
+        let http1 = http1::builder(&settings.limits);
+        let gateway =
+            Rc::new(Gateway::new(settings, self.routes, lookup, backend, self.limiter, Rc::clone(&recorder)));
         Rc::new(Core {
-            gateway: Gateway::new(settings, self.routes, lookup, backend, self.limiter, recorder),
-            tls: self.tls,
-            http1,
+            serving: RefCell::new(Rc::new(Serving { gateway, tls: self.tls, http1 })),
+            recorder,
             peers: RefCell::default(),
             open: Cell::new(0),
             counted: Cell::default(),
@@ -85,7 +84,6 @@ impl Seed {
     /// for `drain_timeout` at most. Says how many had to be cut.
     pub(super) async fn run(self, mut admitted: mpsc::UnboundedReceiver<Admitted>) -> usize {
         let core = self.grow();
-        let drain_timeout = core.gateway.settings().listen.drain_timeout;
         let sweep = tokio::task::spawn_local(Rc::clone(&core).sweep());
         while let Some(Admitted { accepted, share }) = admitted.recv().await {
             let core = Rc::clone(&core);
@@ -94,7 +92,7 @@ impl Seed {
                 connection::serve(Rc::clone(&core), accepted).await;
             });
         }
-        let deadline = Instant::now() + drain_timeout;
+        let deadline = Instant::now() + core.gateway().settings().listen.drain_timeout;
         while core.load.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
             core.end_all(Ending::Soon);
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -102,6 +100,14 @@ impl Seed {
         sweep.abort();
         core.load.load(Ordering::Relaxed)
     }
+}
+
+/// What a core serves by. A connection keeps its TLS and its bounds for as long as it lasts; each request takes the
+/// gateway of its time, and keeps that one.
+pub(super) struct Serving {
+    pub(super) gateway: Rc<Gateway>,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) http1: hyper::server::conn::http1::Builder,
 }
 
 /// A connection that counts as its core's load.
@@ -119,15 +125,25 @@ pub(super) struct Open<'a>(&'a Core);
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
-        self.0.gateway.recorder().metrics.client_connections(ConnectionState::Idle, -1);
+        self.0.recorder.metrics.client_connections(ConnectionState::Idle, -1);
     }
 }
 
 impl Core {
+    /// What connections that begin now are served by.
+    pub(super) fn serving(&self) -> Rc<Serving> {
+        Rc::clone(&self.serving.borrow())
+    }
+
+    /// What a request that begins now is served by.
+    pub(super) fn gateway(&self) -> Rc<Gateway> {
+        Rc::clone(&self.serving.borrow().gateway)
+    }
+
     /// Puts a connection under the sweep's watch.
     pub(super) fn enter(&self, peer: &Rc<Peer>) -> Open<'_> {
         self.open.set(self.open.get() + 1);
-        self.gateway.recorder().metrics.client_connections(ConnectionState::Idle, 1);
+        self.recorder.metrics.client_connections(ConnectionState::Idle, 1);
         self.peers.borrow_mut().push(Rc::downgrade(peer));
         Open(self)
     }
@@ -140,35 +156,39 @@ impl Core {
 
     /// Ends what takes too long, again and again: one timer for all connections of the core.
     async fn sweep(self: Rc<Self>) {
-        let settings = self.gateway.settings();
-        let limits = settings.limits.clone();
-        let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.body_idle_timeout);
-        let shortest = shortest.min(settings.backend.timeout);
-        let pause = (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
         loop {
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pause(self.gateway().settings())).await;
+            let gateway = self.gateway();
+            let limits = &gateway.settings().limits;
             let now = Instant::now();
             self.peers.borrow_mut().retain(|peer| match peer.upgrade() {
                 Some(peer) => {
-                    end_if_overdue(&peer, &limits, now);
+                    end_if_overdue(&peer, limits, now);
                     true
                 }
                 None => false,
             });
-            self.gateway.backend().pool().sweep(now);
-            self.gateway.lookup().introspector().pool().sweep(now);
+            gateway.backend().pool().sweep(now);
+            gateway.lookup().introspector().pool().sweep(now);
             self.count_backend_connections();
         }
     }
 
     fn count_backend_connections(&self) {
-        let now = self.gateway.backend().pool().census();
+        let now = self.gateway().backend().pool().census();
         let before = self.counted.replace(now);
-        let metrics = &self.gateway.recorder().metrics;
+        let metrics = &self.recorder.metrics;
         let change = |now: usize, before: usize| now as i64 - before as i64;
         metrics.backend_connections(ConnectionState::Active, change(now.active, before.active));
         metrics.backend_connections(ConnectionState::Idle, change(now.idle, before.idle));
     }
+}
+
+/// How long the sweep rests: no time-out is late by more than a quarter.
+fn pause(settings: &Settings) -> Duration {
+    let Limits { header_timeout, idle_timeout, body_idle_timeout, .. } = settings.limits;
+    let shortest = header_timeout.min(idle_timeout).min(body_idle_timeout).min(settings.backend.timeout);
+    (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
 }
 
 fn end_if_overdue(peer: &Peer, limits: &Limits, now: Instant) {

@@ -22,7 +22,7 @@ use crate::policy::target::OTHER;
 /// Answers a message that hyper has not seen, and closes the connection.
 pub(super) async fn refuse(core: &Core, peer: &Rc<Peer>, scanned: Scanned, refusal: &Refusal) {
     let now = Instant::now();
-    let gateway = &core.gateway;
+    let gateway = core.gateway();
     let method = scanned.method().unwrap_or(OTHER);
     let id = new_request_id();
     let (recorder, settings) = (gateway.recorder(), gateway.settings());

@@ -6,6 +6,7 @@
 mod connection;
 mod core;
 mod head;
+mod http1;
 mod last_answer;
 mod listen;
 pub mod tls;

@@ -1,0 +1,93 @@
+//! One client's connection of HTTP/1, from its first byte to its last.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+
+use super::core::{Core, Serving};
+use super::head::Scanned;
+use super::last_answer::{linger, refuse};
+use super::transport::Watched;
+use crate::config::settings::Limits;
+use crate::peer::{Ending, Peer};
+use crate::policy::framing::Bounds;
+use crate::policy::refusal::Refusal;
+
+/// hyper's own number of header fields, for which it needs no allocation.
+const FIELDS_ON_THE_STACK: usize = 100;
+
+/// How connections are read.
+pub(super) fn builder(limits: &Limits) -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    // The sweep watches over time-outs: hyper's own sets a timer for every request.
+    http1.header_read_timeout(None);
+    // The scanner in front of hyper has refused what is beyond the bounds, with an answer of ours.
+    http1.max_header_size(limits.header_bytes + 1);
+    // See the pool's connections: the same saving.
+    http1.writev(false);
+    http1.max_buf_size(limits.header_bytes.max(64 * 1024) + 1);
+    if limits.header_count != FIELDS_ON_THE_STACK {
+        http1.max_headers(limits.header_count);
+    }
+    http1
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>, watched: Watched) {
+    let settings = Arc::clone(serving.gateway.settings());
+    let limits = &settings.limits;
+    let service = service_fn(|request| {
+        let gateway = core.gateway();
+        let peer = Rc::clone(peer);
+        async move { Ok::<_, Infallible>(gateway.answer(&peer, request).await) }
+    });
+    let io = TokioIo::new(Scanned::new(watched, bounds(limits)));
+    let mut connection = serving.http1.serve_connection(io, service);
+    // The gateway of this moment is not kept for as long as the connection lasts.
+    drop(serving);
+    let (mut is_last, mut broke_off) = (false, false);
+    let ended = poll_fn(|context| {
+        peer.activity.driven_by(context.waker());
+        match peer.activity.ending() {
+            Ending::Not => {}
+            Ending::Soon if is_last => {}
+            Ending::Soon => {
+                is_last = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            Ending::TimedOut => return Poll::Ready(Some(Refusal::RequestTimeout)),
+            Ending::Now => {
+                broke_off = true;
+                return Poll::Ready(None);
+            }
+        }
+        Pin::new(&mut connection).poll(context).map(|ended| {
+            if let Err(error) = ended {
+                broke_off = error.is_user();
+                tracing::debug!(error = &error as &dyn std::error::Error, "a client's connection broke off");
+            }
+            None
+        })
+    });
+    let timed_out = ended.await;
+    let scanned = connection.into_parts().io.into_inner();
+    if let Some(refusal) = timed_out.or_else(|| scanned.refused()) {
+        refuse(core, peer, scanned, &refusal).await;
+    } else if broke_off {
+        scanned.break_off();
+    } else if scanned.is_mid_body() {
+        linger(scanned.into_transport(), limits.header_timeout).await;
+    }
+}
+
+/// What the scanner lets through.
+const fn bounds(limits: &Limits) -> Bounds {
+    Bounds { head: limits.header_bytes, fields: limits.header_count, target: limits.target_bytes }
+}
