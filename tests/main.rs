@@ -22,6 +22,7 @@ mod laravel; // a real Laravel behind the gateway
 mod limits; // how much, how often and how many: to the last one allowed, by token and by address
 mod model; // a model of how Laravel reads a request, and the gateway against it
 mod readme; // what the README shows is what the binary does
+mod reload; // another configuration while requests are served
 mod resilience; // what goes wrong around the gateway, and what its clients see of it
 mod scripts; // the scripted servers and the raw client, against each other
 mod secrets; // where tokens do not get

@@ -26,7 +26,7 @@ pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<
         "/metrics" => open(request.method(), || text(METRICS, admin.metrics.render())),
         "/healthz" => open(request.method(), || json(StatusCode::OK, r#"{"status":"ok"}"#)),
         "/readyz" => open(request.method(), || readyz(admin.readiness.get())),
-        _ => match permitted(admin.token.as_ref(), request.method(), request.headers()) {
+        _ => match permitted(admin.token.get().as_ref(), request.method(), request.headers()) {
             Ok(()) => match read(request).await {
                 Ok(request) => behind_token(admin, &request),
                 Err(refusal) => *refusal,

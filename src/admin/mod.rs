@@ -7,8 +7,8 @@ mod answer;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -75,8 +75,30 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// `/readyz`
     pub readiness: Arc<Readiness>,
-    /// `admin.token`: none, or an empty one, leaves only `/metrics`, `/healthz` and `/readyz`.
-    pub token: Option<SecretString>,
+    /// `admin.token`
+    pub token: Arc<AdminToken>,
+}
+
+/// What opens all but `/metrics`, `/healthz` and `/readyz`; none, or an empty one, leaves only those. A reload
+/// changes it.
+#[derive(Debug, Default)]
+pub struct AdminToken(RwLock<Option<SecretString>>);
+
+impl AdminToken {
+    /// The token is this one.
+    pub fn new(token: Option<SecretString>) -> Self {
+        Self(RwLock::new(token))
+    }
+
+    /// From now on it is this one.
+    pub fn replace(&self, token: Option<SecretString>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// The token of now.
+    pub fn get(&self) -> Option<SecretString> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Admin {

@@ -26,7 +26,7 @@ fn start(token: Option<&str>) -> Running {
     let admin = Admin {
         metrics: Metrics::new(1),
         readiness: Arc::clone(&readiness),
-        token: token.map(SecretString::from),
+        token: Arc::new(AdminToken::new(token.map(SecretString::from))),
     };
     Running { handle: admin.serve(listener).unwrap(), address, readiness }
 }
@@ -184,7 +184,7 @@ fn unix_sockets() {
     assert!(path.exists());
     let listener = Listener::bind(&address).unwrap();
     assert_eq!(Listener::bind(&address).unwrap_err().source.kind(), ErrorKind::AddrInUse);
-    let admin = Admin { metrics: Metrics::new(1), readiness: Arc::default(), token: None };
+    let admin = Admin { metrics: Metrics::new(1), readiness: Arc::default(), token: Arc::default() };
     let handle = admin.serve(listener).unwrap();
     let mut stream = unix::UnixStream::connect(&path).unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();

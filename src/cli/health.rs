@@ -102,7 +102,8 @@ mod tests {
         let listener = Listener::bind(&ListenAddress::Tcp("0.0.0.0:0".parse().unwrap())).unwrap();
         let address = listener.address().clone();
         let readiness = Arc::<admin::Readiness>::default();
-        let admin = Admin { metrics: Metrics::new(1), readiness: Arc::clone(&readiness), token: None };
+        let admin =
+            Admin { metrics: Metrics::new(1), readiness: Arc::clone(&readiness), token: Arc::default() };
         let handle = admin.serve(listener).unwrap();
         for (state, status_, exit) in [
             (State::Starting, 503, Exit::Wrong),

@@ -37,7 +37,7 @@ impl Arguments {
             tracing::warn!("{line}");
         }
         let server = match Server::bind(loaded.settings, guard) {
-            Ok(server) => server,
+            Ok(server) => server.reloading(path, loaded.files),
             Err(error) => {
                 refuse(&mut loaded.warnings, &error);
                 return Exit::Configuration;

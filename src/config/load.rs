@@ -171,7 +171,8 @@ fn decode_abilities(tree: &Node, decoder: &mut Decoder<'_>) -> Option<written::A
 }
 
 fn report(path: &Path, decoder: Decoder<'_>) -> (Report, Vec<PathBuf>) {
-    (Report::new(path.display().to_string(), decoder.sources, decoder.mistakes), decoder.files)
+    let report = Report::new(path.display().to_string(), decoder.sources, decoder.mistakes);
+    (report.with_files(decoder.files.clone()), decoder.files)
 }
 
 /// None: a mistake was recorded.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
+use std::path::PathBuf;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
@@ -102,6 +103,8 @@ pub struct Report {
     name: String,
     sources: Vec<Source>,
     mistakes: Vec<Mistake>,
+    /// Every file that was read or named.
+    files: Vec<PathBuf>,
     /// Where keys are whose values only a start can judge.
     places: Vec<(String, Span)>,
 }
@@ -111,7 +114,17 @@ impl Report {
         mistakes.sort_by_key(|mistake| mistake.place.as_ref().map(|(span, _)| *span));
         // What stands behind several aliases is wrong once.
         mistakes.dedup();
-        Self { name, sources, mistakes, places: Vec::new() }
+        Self { name, sources, mistakes, files: Vec::new(), places: Vec::new() }
+    }
+
+    pub(super) fn with_files(self, files: Vec<PathBuf>) -> Self {
+        Self { files, ..self }
+    }
+
+    /// Every file that was read or that is named, the configuration itself first: what has to change before another
+    /// report can come of it.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     pub(super) fn with_places(self, places: Vec<(String, Span)>) -> Self {

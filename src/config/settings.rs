@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Uri};
 use ipnet::IpNet;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::policy::cors::Cors;
 use crate::policy::identity::IdentityHeader;
@@ -93,7 +93,7 @@ impl Listen {
 }
 
 /// `listen.tls`: PEM files, read when the listener is built.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenTls {
     /// The certificate chain, leaf first.
     pub certificate: PathBuf,
@@ -127,7 +127,7 @@ pub enum Destination {
 }
 
 /// A `tls` section of `backend` or `introspection`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientTls {
     /// `roots`: whose certificates are believed when `ca_file` is not given.
     pub roots: Roots,
@@ -135,6 +135,13 @@ pub struct ClientTls {
     pub ca_file: Option<PathBuf>,
     /// `server_name`: what the certificate must be for, where it is not the URL's host.
     pub server_name: Option<Box<str>>,
+}
+
+impl ClientTls {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.ca_file.as_deref().into_iter()
+    }
 }
 
 /// Whose server certificates are believed.
@@ -201,8 +208,24 @@ pub enum IntrospectionStyle {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonPointer(pub Box<[Box<str>]>);
 
+/// Two secrets are equal where what they hold is.
+impl PartialEq for IntrospectionStyle {
+    fn eq(&self, other: &Self) -> bool {
+        let exposed =
+            |secret: &'_ Option<SecretString>| secret.as_ref().map(|it| it.expose_secret().to_owned());
+        match (self, other) {
+            (Self::Bearer, Self::Bearer) => true,
+            (
+                Self::Rfc7662 { client_id, client_secret },
+                Self::Rfc7662 { client_id: other_id, client_secret: other_secret },
+            ) => client_id == other_id && exposed(client_secret) == exposed(other_secret),
+            _ => false,
+        }
+    }
+}
+
 /// Where in the introspector's answer a thing stands.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponsePointers {
     /// `abilities`
     pub abilities: JsonPointer,
@@ -242,7 +265,7 @@ pub struct Introspection {
 }
 
 /// `cache`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
     /// `cache.ttl`: how long an active verdict is believed.
     pub ttl: Duration,
@@ -301,7 +324,7 @@ impl Rate {
 }
 
 /// `rate_limit`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     /// For every token that is not named below.
     pub default: Rate,

@@ -76,6 +76,11 @@ impl Connections {
         Self { most, shares: HashMap::new(), room: LEAST_ROOM }
     }
 
+    /// From now on at most so many; what is open stays.
+    pub fn set_most(&mut self, most: usize) {
+        self.most = most;
+    }
+
     /// Counts one more connection of an address; none where it has as many as it may.
     pub fn admit(&mut self, address: IpAddr) -> Option<Share> {
         if self.shares.len() >= self.room {

@@ -9,34 +9,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use super::listen::Admitted;
+use super::configuration::{Configuration, Outbound};
+use super::listen::{Admitted, Order};
 use super::{connection, http1};
 use crate::backend::forward::Backend;
-use crate::client::Connector;
-use crate::client::pool::{Census, ConnectionBound, Pool};
+use crate::client::pool::Census;
 use crate::config::settings::{Limits, Settings};
 use crate::exchange::Recorder;
 use crate::gateway::Gateway;
-use crate::limits::Limiter;
 use crate::peer::{Ending, Peer, Phase};
 use crate::telemetry::access::AccessLog;
-use crate::telemetry::metrics::{ConnectionState, Metrics, RouteNumbers};
+use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Metrics};
 use crate::tokens::introspector::Introspector;
-use crate::tokens::lookup::{Lookup, Shared};
+use crate::tokens::lookup::Lookup;
 
 /// What a core is made from, in the thread that starts it.
 pub(super) struct Seed {
     pub(super) index: usize,
-    pub(super) settings: Arc<Settings>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) routes: RouteNumbers,
+    pub(super) configuration: Arc<Configuration>,
     pub(super) access: AccessLog,
-    pub(super) shared: Arc<Shared>,
-    pub(super) limiter: Arc<Limiter>,
-    pub(super) backend: Arc<Connector>,
-    pub(super) introspector: Arc<Connector>,
-    pub(super) backend_bound: Option<Arc<ConnectionBound>>,
-    pub(super) tls: Option<TlsAcceptor>,
     /// How many connections the core has or is about to get.
     pub(super) load: Arc<AtomicUsize>,
 }
@@ -44,35 +36,70 @@ pub(super) struct Seed {
 /// One core.
 pub(super) struct Core {
     serving: RefCell<Rc<Serving>>,
-    recorder: Rc<Recorder>,
+    metrics: CoreMetrics,
     peers: RefCell<Vec<Weak<Peer>>>,
     open: Cell<usize>,
     counted: Cell<Census>,
     load: Arc<AtomicUsize>,
 }
 
+/// What a core serves by. A connection keeps its TLS and its bounds for as long as it lasts; each request takes the
+/// gateway of its time, and keeps that one.
+pub(super) struct Serving {
+    pub(super) gateway: Rc<Gateway>,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) http1: hyper::server::conn::http1::Builder,
+    backend: Arc<Outbound>,
+    introspector: Arc<Outbound>,
+}
+
+impl Serving {
+    /// By `configuration`, with the connections of what the core served by `before`, where they lead to the same.
+    fn new(
+        configuration: &Configuration,
+        access: AccessLog,
+        metrics: &CoreMetrics,
+        before: Option<&Self>,
+    ) -> Self {
+        let Configuration { settings, parts, routes, shared, limiter } = configuration;
+        let introspection = match before {
+            Some(before) if Arc::ptr_eq(&before.introspector, &parts.introspector) => {
+                Rc::clone(before.gateway.lookup().introspector().pool())
+            }
+            _ => parts.introspector.pool(),
+        };
+        let backend = match before {
+            Some(before) if Arc::ptr_eq(&before.backend, &parts.backend) => {
+                Rc::clone(before.gateway.backend().pool())
+            }
+            _ => parts.backend.pool(),
+        };
+        let introspector = Introspector::new(Arc::clone(settings), introspection);
+        let gateway = Gateway::new(
+            Arc::clone(settings),
+            routes.clone(),
+            Lookup::new(Arc::clone(shared), introspector, metrics.clone()),
+            Backend::new(Arc::clone(settings), backend),
+            Arc::clone(limiter),
+            Rc::new(Recorder { metrics: metrics.clone(), access }),
+        );
+        Self {
+            gateway: Rc::new(gateway),
+            tls: parts.tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.config))),
+            http1: http1::builder(&settings.limits),
+            backend: Arc::clone(&parts.backend),
+            introspector: Arc::clone(&parts.introspector),
+        }
+    }
+}
+
 impl Seed {
     fn grow(self) -> Rc<Core> {
         let metrics = self.metrics.core(self.index);
-        let settings = self.settings;
-        let introspection =
-            Pool::new(self.introspector, settings.backend.idle_timeout, None, settings.introspection.timeout);
-        let introspector = Introspector::new(Arc::clone(&settings), introspection);
-        let lookup = Lookup::new(self.shared, introspector, metrics.clone());
-        let backend = Pool::new(
-            self.backend,
-            settings.backend.idle_timeout,
-            self.backend_bound,
-            settings.backend.connect_timeout,
-        );
-        let backend = Backend::new(Arc::clone(&settings), backend);
-        let recorder = Rc::new(Recorder { metrics, access: self.access });
-        let http1 = http1::builder(&settings.limits);
-        let gateway =
-            Rc::new(Gateway::new(settings, self.routes, lookup, backend, self.limiter, Rc::clone(&recorder)));
+        let serving = Serving::new(&self.configuration, self.access, &metrics, None);
         Rc::new(Core {
-            serving: RefCell::new(Rc::new(Serving { gateway, tls: self.tls, http1 })),
-            recorder,
+            serving: RefCell::new(Rc::new(serving)),
+            metrics,
             peers: RefCell::default(),
             open: Cell::new(0),
             counted: Cell::default(),
@@ -80,17 +107,25 @@ impl Seed {
         })
     }
 
-    /// Serves the connections that come through `admitted` until it is closed, then until they have ended,
-    /// for `drain_timeout` at most. Says how many had to be cut.
-    pub(super) async fn run(self, mut admitted: mpsc::UnboundedReceiver<Admitted>) -> usize {
+    /// Does as `orders` say until they end, then waits until the connections have ended, for `drain_timeout` at
+    /// most. Says how many had to be cut.
+    pub(super) async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) -> usize {
         let core = self.grow();
         let sweep = tokio::task::spawn_local(Rc::clone(&core).sweep());
-        while let Some(Admitted { accepted, share }) = admitted.recv().await {
-            let core = Rc::clone(&core);
-            tokio::task::spawn_local(async move {
-                let _counted = (Carried(&core.load), share);
-                connection::serve(Rc::clone(&core), accepted).await;
-            });
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Serve(Admitted { accepted, share }) => {
+                    let core = Rc::clone(&core);
+                    tokio::task::spawn_local(async move {
+                        let _counted = (Carried(&core.load), share);
+                        connection::serve(Rc::clone(&core), accepted).await;
+                    });
+                }
+                Order::Adopt { configuration, access, adopted } => {
+                    core.adopt(&configuration, access);
+                    drop(adopted);
+                }
+            }
         }
         let deadline = Instant::now() + core.gateway().settings().listen.drain_timeout;
         while core.load.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
@@ -100,14 +135,6 @@ impl Seed {
         sweep.abort();
         core.load.load(Ordering::Relaxed)
     }
-}
-
-/// What a core serves by. A connection keeps its TLS and its bounds for as long as it lasts; each request takes the
-/// gateway of its time, and keeps that one.
-pub(super) struct Serving {
-    pub(super) gateway: Rc<Gateway>,
-    pub(super) tls: Option<TlsAcceptor>,
-    pub(super) http1: hyper::server::conn::http1::Builder,
 }
 
 /// A connection that counts as its core's load.
@@ -125,7 +152,7 @@ pub(super) struct Open<'a>(&'a Core);
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
-        self.0.recorder.metrics.client_connections(ConnectionState::Idle, -1);
+        self.0.metrics.client_connections(ConnectionState::Idle, -1);
     }
 }
 
@@ -140,10 +167,16 @@ impl Core {
         Rc::clone(&self.serving.borrow().gateway)
     }
 
+    fn adopt(&self, configuration: &Configuration, access: AccessLog) {
+        let before = self.serving();
+        let serving = Serving::new(configuration, access, &self.metrics, Some(&before));
+        self.serving.replace(Rc::new(serving));
+    }
+
     /// Puts a connection under the sweep's watch.
     pub(super) fn enter(&self, peer: &Rc<Peer>) -> Open<'_> {
         self.open.set(self.open.get() + 1);
-        self.recorder.metrics.client_connections(ConnectionState::Idle, 1);
+        self.metrics.client_connections(ConnectionState::Idle, 1);
         self.peers.borrow_mut().push(Rc::downgrade(peer));
         Open(self)
     }
@@ -177,7 +210,7 @@ impl Core {
     fn count_backend_connections(&self) {
         let now = self.gateway().backend().pool().census();
         let before = self.counted.replace(now);
-        let metrics = &self.recorder.metrics;
+        let metrics = &self.metrics;
         let change = |now: usize, before: usize| now as i64 - before as i64;
         metrics.backend_connections(ConnectionState::Active, change(now.active, before.active));
         metrics.backend_connections(ConnectionState::Idle, change(now.idle, before.idle));

@@ -1,17 +1,20 @@
 //! Where clients connect, and which core gets whom.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::configuration::Configuration;
 use super::last_answer::last_answer;
+use super::reload::Adoption;
 use crate::answer;
 use crate::config::settings::Settings;
 use crate::exchange::new_request_id;
@@ -19,6 +22,8 @@ use crate::limits::addresses::{Connections, Share};
 use crate::listener::{Listener, Socket, SocketFile};
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::OTHER;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::log;
 use crate::telemetry::metrics::{CoreMetrics, RouteLabel};
 
 /// A connection on its way to a core.
@@ -34,6 +39,19 @@ pub(super) struct Admitted {
     pub(super) accepted: Accepted,
     /// Of the connections of its address, where those are counted.
     pub(super) share: Option<Share>,
+}
+
+/// What a core is told.
+pub(super) enum Order {
+    /// Serve a connection.
+    Serve(Admitted),
+    /// Serve by another configuration from now on.
+    Adopt {
+        configuration: Arc<Configuration>,
+        access: AccessLog,
+        /// To be dropped when that is done.
+        adopted: mpsc::Sender<Infallible>,
+    },
 }
 
 /// The listening socket, on the runtime that accepts.
@@ -69,7 +87,7 @@ impl Door {
 /// A core, as the acceptor sees it.
 pub(super) struct Seat {
     pub(super) load: Arc<AtomicUsize>,
-    pub(super) sender: UnboundedSender<Admitted>,
+    pub(super) sender: UnboundedSender<Order>,
 }
 
 /// Spreads connections evenly over the cores. SO_REUSEPORT would spread them by a hash of their addresses:
@@ -78,14 +96,45 @@ pub(super) struct Seating {
     seats: Vec<Seat>,
     next: usize,
     settings: Arc<Settings>,
+    log: log::Control,
     per_address: Option<Connections>,
     turned_away: TurnedAway,
 }
 
 impl Seating {
-    pub(super) fn new(seats: Vec<Seat>, settings: Arc<Settings>, turned_away: TurnedAway) -> Self {
+    pub(super) fn new(
+        seats: Vec<Seat>,
+        settings: Arc<Settings>,
+        turned_away: TurnedAway,
+        log: log::Control,
+    ) -> Self {
         let per_address = settings.limits.connections_per_address.map(Connections::new);
-        Self { seats, next: 0, settings, per_address, turned_away }
+        Self { seats, next: 0, settings, log, per_address, turned_away }
+    }
+
+    /// By what connections are seated.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Seats by another configuration from now on, and has every core serve by it. A connection that is seated
+    /// after this is served by it as well.
+    pub(super) fn adopt(&mut self, adoption: &Adoption) {
+        let Adoption { configuration, adopted } = adoption;
+        self.settings = Arc::clone(&configuration.settings);
+        match (&mut self.per_address, self.settings.limits.connections_per_address) {
+            (Some(connections), Some(most)) => connections.set_most(most),
+            (per_address, most) => *per_address = most.map(Connections::new),
+        }
+        for seat in &self.seats {
+            let order = Order::Adopt {
+                configuration: Arc::clone(configuration),
+                access: self.log.access_log(&self.settings.log),
+                adopted: adopted.clone(),
+            };
+            // A core that is gone serves nothing.
+            let _ = seat.sender.send(order);
+        }
     }
 
     /// Gives a connection to the core that has the fewest; in turn where several have.
@@ -100,7 +149,7 @@ impl Seating {
         let Some(seat) = best.and_then(|index| self.seats.get(index)) else { return };
         self.next = best.map_or(0, |index| index + 1);
         seat.load.fetch_add(1, Ordering::Relaxed);
-        if seat.sender.send(Admitted { accepted, share }).is_err() {
+        if seat.sender.send(Order::Serve(Admitted { accepted, share })).is_err() {
             seat.load.fetch_sub(1, Ordering::Relaxed);
         }
     }

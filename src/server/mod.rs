@@ -3,39 +3,41 @@
 //! The thread that calls [`Server::serve`] accepts connections and hands each to the core that has the
 //! fewest. Every core runs alone: its runtime, pools and front cache are shared with nobody.
 
+mod configuration;
 mod connection;
 mod core;
 mod head;
 mod http1;
 mod last_answer;
 mod listen;
+mod reload;
 pub mod tls;
 mod transport;
 
+use std::cell::Cell;
 use std::io;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use moka::notification::RemovalCause;
 use tokio::runtime::{self, LocalOptions};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
 
+use self::configuration::Configuration;
+pub use self::configuration::Parts;
 use self::core::Seed;
-use self::listen::{AFTER_FAILURE, Admitted, Door, Seat, Seating, TurnedAway};
-use crate::admin::{Admin, Readiness, State};
-use crate::client::pool::ConnectionBound;
-use crate::client::{Connector, ConnectorError};
+use self::listen::{AFTER_FAILURE, Door, Order, Seat, Seating, TurnedAway};
+use self::reload::{Adoption, Current, Reloader, Source};
+use crate::admin::{Admin, AdminToken, Readiness, State};
+use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
-use crate::limits::Limiter;
 use crate::listener::{BindError, Listener};
 use crate::telemetry::log;
-use crate::telemetry::metrics::{EntryKind, EvictionCause, Metrics};
-use crate::tokens::cache::TokenCache;
-use crate::tokens::lookup::Shared;
-use crate::tokens::turns::Turns;
+use crate::telemetry::metrics::{EntryKind, Metrics};
 
 /// Why a configuration that is valid cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -76,30 +78,6 @@ impl StartError {
     }
 }
 
-/// What the configuration's certificates and roots come to.
-pub struct Parts {
-    tls: Option<tls::ListenerTls>,
-    backend: Arc<Connector>,
-    introspector: Arc<Connector>,
-}
-
-impl Parts {
-    /// Reads what `settings` name.
-    ///
-    /// # Errors
-    /// [`StartError::Certificate`] and [`StartError::Connector`].
-    pub fn build(settings: &Settings) -> Result<Self, StartError> {
-        let (backend, introspection) = (&settings.backend, &settings.introspection);
-        let backend = Connector::new(&backend.destination, &backend.tls, backend.connect_timeout)
-            .map_err(|source| StartError::Connector { section: "backend", source })?;
-        let introspector =
-            Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)
-                .map_err(|source| StartError::Connector { section: "introspection", source })?;
-        let tls = settings.listen.tls.as_ref().map(tls::load).transpose()?;
-        Ok(Self { tls, backend: Arc::new(backend), introspector: Arc::new(introspector) })
-    }
-}
-
 /// Everything that can fail before the first request, done: bound, but not yet serving.
 pub struct Server {
     settings: Arc<Settings>,
@@ -107,6 +85,7 @@ pub struct Server {
     proxy: Listener,
     admin: Listener,
     parts: Parts,
+    source: Option<Source>,
 }
 
 impl Server {
@@ -120,7 +99,12 @@ impl Server {
             |address, section| Listener::bind(address).map_err(|source| StartError::Bind { section, source });
         let proxy = bind(&settings.listen.address, "listen")?;
         let admin = bind(&settings.admin.address, "admin")?;
-        Ok(Self { settings: Arc::new(settings), log, proxy, admin, parts })
+        Ok(Self { settings: Arc::new(settings), log, proxy, admin, parts, source: None })
+    }
+
+    /// Loads the configuration anew, at SIGHUP and when one of `files` changes: `path`, and what it names.
+    pub fn reloading(self, path: PathBuf, files: Vec<PathBuf>) -> Self {
+        Self { source: Some(Source { path, files }), ..self }
     }
 
     /// Where requests are taken.
@@ -140,29 +124,47 @@ impl Server {
     pub fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let metrics = Metrics::new(self.settings.threads);
-        let shared = self.share(&metrics);
-        self.measure(&metrics, &shared);
-        let readiness = Arc::new(Readiness::default());
-
-        let limiter = Arc::new(Limiter::new(&self.settings));
-        let bound = self.settings.backend.max_connections.map(ConnectionBound::new);
+        metrics.config_reload(true, SystemTime::now());
+        let configuration = Arc::new(Configuration::new(Arc::clone(&self.settings), self.parts, &metrics));
+        let log = self.log.control();
         let mut cores = Vec::new();
         let mut seats = Vec::new();
         for index in 0..self.settings.threads {
-            let (seat, core) = self.start_core(index, &metrics, &shared, &limiter, bound.clone())?;
+            let (seat, core) = start_core(index, &metrics, &configuration, log)?;
             seats.push(seat);
             cores.push(core);
         }
+        let current: Current = Arc::new(RwLock::new(Arc::clone(&configuration)));
+        measure(&metrics, &current, log);
         tracing::info!(listener = "proxy", address = %self.proxy.address(), "listening");
         tracing::info!(listener = "admin", address = %self.admin.address(), "listening");
-        let turned_away = TurnedAway::new(metrics.core(self.settings.threads));
-        let admin =
-            Admin { metrics, readiness: Arc::clone(&readiness), token: self.settings.admin.token.clone() };
+        let readiness = Arc::new(Readiness::default());
+        let token = Arc::new(AdminToken::new(self.settings.admin.token.clone()));
+        let admin = Admin {
+            metrics: Arc::clone(&metrics),
+            readiness: Arc::clone(&readiness),
+            token: Arc::clone(&token),
+        };
         let admin = admin.serve(self.admin)?;
 
-        let seating = Seating::new(seats, Arc::clone(&self.settings), turned_away);
-        let listen = &self.settings.listen;
-        runtime.block_on(accept(self.proxy, seating, &readiness, listen.drain_delay, shutdown))?;
+        let (adoptions, to_adopt) = mpsc::unbounded_channel();
+        if let Some(source) = self.source {
+            let log = log.clone();
+            let reloader = Reloader {
+                source,
+                current,
+                adoptions,
+                metrics: Arc::clone(&metrics),
+                log,
+                admin_token: token,
+            };
+            let (hung_up, hangups) = channel();
+            reloader.start(hangups)?;
+            runtime.spawn(tell_hangups(hung_up));
+        }
+        let turned_away = TurnedAway::new(metrics.core(self.settings.threads));
+        let seating = Seating::new(seats, Arc::clone(&configuration.settings), turned_away, log.clone());
+        runtime.block_on(accept(self.proxy, seating, to_adopt, &readiness, shutdown))?;
         let cut: usize = cores.into_iter().map(|core| core.join().unwrap_or_default()).sum();
         if cut > 0 {
             tracing::warn!(connections = cut, "drain_timeout passed: connections were cut");
@@ -171,83 +173,71 @@ impl Server {
         admin.stop();
         Ok(())
     }
+}
 
-    fn share(&self, metrics: &Arc<Metrics>) -> Arc<Shared> {
-        let evictions = Arc::clone(metrics);
-        let on_eviction = move |cause| {
-            let cause = match cause {
-                RemovalCause::Expired => EvictionCause::Expired,
-                RemovalCause::Explicit => EvictionCause::Explicit,
-                RemovalCause::Replaced => EvictionCause::Replaced,
-                RemovalCause::Size => EvictionCause::Size,
-            };
-            evictions.cache_eviction(EntryKind::Active, cause);
-        };
-        Arc::new(Shared {
-            cache: TokenCache::new(&self.settings.cache, Box::new(on_eviction)),
-            turns: Turns::new(self.settings.introspection.max_concurrent),
-        })
-    }
-
-    fn measure(&self, metrics: &Arc<Metrics>, shared: &Arc<Shared>) {
-        metrics.config_reload(true, SystemTime::now());
-        if let Some(tls) = &self.parts.tls {
+/// What only a scrape brings up to date.
+fn measure(metrics: &Arc<Metrics>, current: &Current, log: &log::Control) {
+    let current = Arc::clone(current);
+    let dropped = log.dropped_lines();
+    metrics.on_scrape(Box::new(move |metrics| {
+        let configuration = Arc::clone(&current.read().unwrap_or_else(PoisonError::into_inner));
+        let cache = &configuration.shared.cache;
+        cache.maintain();
+        let (active, inactive) = cache.sizes();
+        metrics.set_cache_entries(EntryKind::Active, active);
+        metrics.set_cache_entries(EntryKind::Inactive, inactive);
+        metrics.set_log_lines_dropped(dropped.count());
+        if let Some(tls) = &configuration.parts.tls {
             metrics.set_certificate_expiry(UNIX_EPOCH + Duration::from_secs(tls.expires_at));
         }
-        let shared = Arc::clone(shared);
-        let dropped = self.log.dropped_lines();
-        metrics.on_scrape(Box::new(move |metrics| {
-            shared.cache.maintain();
-            let (active, inactive) = shared.cache.sizes();
-            metrics.set_cache_entries(EntryKind::Active, active);
-            metrics.set_cache_entries(EntryKind::Inactive, inactive);
-            metrics.set_log_lines_dropped(dropped.count());
-        }));
-    }
+    }));
+}
 
-    fn start_core(
-        &self,
-        index: usize,
-        metrics: &Arc<Metrics>,
-        shared: &Arc<Shared>,
-        limiter: &Arc<Limiter>,
-        backend_bound: Option<Arc<ConnectionBound>>,
-    ) -> io::Result<(Seat, JoinHandle<usize>)> {
-        let (sender, admitted) = mpsc::unbounded_channel::<Admitted>();
-        let load = Arc::new(AtomicUsize::new(0));
-        let seed = Seed {
-            index,
-            settings: Arc::clone(&self.settings),
-            metrics: Arc::clone(metrics),
-            routes: metrics.routes(self.settings.abilities.templates()),
-            access: self.log.access_log(),
-            shared: Arc::clone(shared),
-            limiter: Arc::clone(limiter),
-            backend: Arc::clone(&self.parts.backend),
-            introspector: Arc::clone(&self.parts.introspector),
-            backend_bound,
-            tls: self.parts.tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.config))),
-            load: Arc::clone(&load),
-        };
-        // The runtime cannot leave its thread, so the thread has to say whether it got one.
-        let (started, is_started) = std::sync::mpsc::sync_channel(1);
-        let core = thread::Builder::new().name(format!("core-{index}")).spawn(move || {
-            let runtime =
-                runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-            match runtime {
-                Ok(runtime) => {
-                    let _ = started.send(Ok(()));
-                    runtime.block_on(seed.run(admitted))
-                }
-                Err(error) => {
-                    let _ = started.send(Err(error));
-                    0
-                }
-            }
-        })?;
-        is_started.recv().map_err(io::Error::other)??;
-        Ok((Seat { load, sender }, core))
+/// Passes every SIGHUP on.
+async fn tell_hangups(hung_up: Sender<()>) {
+    match signal(SignalKind::hangup()) {
+        Ok(mut hangups) => while hangups.recv().await.is_some() && hung_up.send(()).is_ok() {},
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "SIGHUP cannot be received");
+            // The channel stays open: files are looked at all the same.
+            std::future::pending().await
+        }
     }
+}
+
+fn start_core(
+    index: usize,
+    metrics: &Arc<Metrics>,
+    configuration: &Arc<Configuration>,
+    log: &log::Control,
+) -> io::Result<(Seat, JoinHandle<usize>)> {
+    let (sender, orders) = mpsc::unbounded_channel::<Order>();
+    let load = Arc::new(AtomicUsize::new(0));
+    let seed = Seed {
+        index,
+        metrics: Arc::clone(metrics),
+        configuration: Arc::clone(configuration),
+        access: log.access_log(&configuration.settings.log),
+        load: Arc::clone(&load),
+    };
+    // The runtime cannot leave its thread, so the thread has to say whether it got one.
+    let (started, is_started) = std::sync::mpsc::sync_channel(1);
+    let core = thread::Builder::new().name(format!("core-{index}")).spawn(move || {
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        match runtime {
+            Ok(runtime) => {
+                let _ = started.send(Ok(()));
+                runtime.block_on(seed.run(orders))
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+                0
+            }
+        }
+    })?;
+    is_started.recv().map_err(io::Error::other)??;
+    Ok((Seat { load, sender }, core))
 }
 
 /// Accepts until `shutdown` is done and `drain_delay` has passed since. What waits to be accepted then is
@@ -255,21 +245,26 @@ impl Server {
 async fn accept(
     listener: Listener,
     mut seating: Seating,
+    mut adoptions: mpsc::UnboundedReceiver<Adoption>,
     readiness: &Readiness,
-    drain_delay: Duration,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let (door, _file) = Door::open(listener)?;
     readiness.set(State::Ready);
+    let drain_delay = Cell::new(seating.settings().listen.drain_delay);
     let mut closing = std::pin::pin!(async {
         shutdown.await;
         tracing::info!("draining");
         readiness.set(State::Draining);
-        tokio::time::sleep(drain_delay).await;
+        tokio::time::sleep(drain_delay.get()).await;
     });
     loop {
         tokio::select! {
             () = &mut closing => break,
+            Some(adoption) = adoptions.recv() => {
+                seating.adopt(&adoption);
+                drain_delay.set(seating.settings().listen.drain_delay);
+            }
             accepted = door.accept() => match accepted {
                 Ok(accepted) => seating.seat(accepted),
                 Err(error) => {

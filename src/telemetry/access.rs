@@ -238,7 +238,7 @@ mod tests {
     fn written(settings: &settings::Log, line: &AccessLine<'_>) -> String {
         let collected = Collected::default();
         let (_subscriber, guard) = log::to(collected.clone(), settings);
-        guard.access_log().write(line);
+        guard.control().access_log(settings).write(line);
         drop(guard);
         String::from_utf8(collected.0.lock().unwrap().clone()).unwrap()
     }
@@ -309,7 +309,7 @@ mod tests {
         ] {
             assert_eq!(written(&settings, &line(None)), "", "{settings:?}");
             let (_subscriber, guard) = log::to(io::sink(), &settings);
-            assert!(!guard.access_log().wants(Reason::InternalError, 500), "{settings:?}");
+            assert!(!guard.control().access_log(&settings).wants(Reason::InternalError, 500), "{settings:?}");
         }
         assert!(!AccessLog::off().wants(Reason::InternalError, 500));
     }
@@ -318,7 +318,7 @@ mod tests {
     fn only_what_ended_well_is_sampled() {
         let settings = settings::Log { access_sample: 3, ..settings(LogFormat::Json) };
         let (_subscriber, guard) = log::to(io::sink(), &settings);
-        let access = guard.access_log();
+        let access = guard.control().access_log(&settings);
         let wanted: Vec<bool> = (0..7).map(|_| access.wants(Reason::Allowed, 200)).collect();
         assert_eq!(wanted, [true, false, false, true, false, false, true]);
         for (reason, status) in [

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::{self, BufWriter, Write};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::registry;
+use tracing_subscriber::{registry, reload};
 
 use super::access::AccessLog;
 use crate::config::settings::{self, LogFormat, LogLevel};
@@ -29,7 +29,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// queued have been written.
 #[must_use]
 pub struct Guard {
-    writer: NonBlocking,
+    control: Control,
     settings: settings::Log,
     /// None: dropped already.
     worker: Option<WorkerGuard>,
@@ -69,10 +69,30 @@ impl DroppedLines {
 }
 
 impl Guard {
-    /// A writer of access lines, one for every core.
-    pub fn access_log(&self) -> AccessLog {
-        let on = self.settings.access && self.settings.level >= LogLevel::Info;
-        AccessLog::new(on.then(|| self.writer.clone()), self.settings.format, self.settings.access_sample)
+    /// What writes to the log and changes it.
+    pub const fn control(&self) -> &Control {
+        &self.control
+    }
+}
+
+/// A running log. It ends with its [`Guard`].
+#[derive(Clone)]
+pub struct Control {
+    writer: NonBlocking,
+    format: LogFormat,
+    set_level: Arc<dyn Fn(LogLevel) + Send + Sync>,
+}
+
+impl Control {
+    /// A writer of access lines, one for every core. The format is that which the log began with.
+    pub fn access_log(&self, settings: &settings::Log) -> AccessLog {
+        let on = settings.access && settings.level >= LogLevel::Info;
+        AccessLog::new(on.then(|| self.writer.clone()), self.format, settings.access_sample)
+    }
+
+    /// From now on events of this severity and above are logged.
+    pub fn set_level(&self, level: LogLevel) {
+        (self.set_level)(level);
     }
 
     /// For `log_lines_dropped_total`.
@@ -112,8 +132,14 @@ pub(crate) fn to<W: Write + Send + 'static>(
         // Never coloured, on a terminal neither: the layer's escapes could not be told from a value's.
         LogFormat::Text => lines.with_ansi(false).with_writer(OneLine { writer: writer.clone() }).boxed(),
     };
-    let subscriber = registry().with(targets(settings.level)).with(lines);
-    (subscriber, Guard { writer, settings: settings.clone(), worker: Some(worker) })
+    let (filter, handle) = reload::Layer::new(targets(settings.level));
+    let subscriber = registry().with(filter).with(lines);
+    let set_level = Arc::new(move |level| {
+        // Fails only where the subscriber is gone: then there is no log.
+        let _ = handle.reload(targets(level));
+    });
+    let control = Control { writer, format: settings.format, set_level };
+    (subscriber, Guard { control, settings: settings.clone(), worker: Some(worker) })
 }
 
 /// Our own events by the level; of the libraries below us only what is amiss, whatever is asked for: some tell of
@@ -277,7 +303,7 @@ mod tests {
     fn a_stuck_reader_costs_lines_and_no_time() {
         let (release, stuck) = mpsc::channel();
         let (subscriber, guard) = to(Stuck(stuck), &settings(LogLevel::Info, LogFormat::Text));
-        let dropped = guard.dropped_lines();
+        let dropped = guard.control().dropped_lines();
         assert_eq!(dropped.count(), 0);
         let start = Instant::now();
         tracing::subscriber::with_default(subscriber, || {
@@ -328,7 +354,7 @@ mod tests {
         for number in 0..3 * QUEUED_LINES {
             tracing::info!(number, "line");
         }
-        assert!(guard.dropped_lines().count() > 0);
+        assert!(guard.control().dropped_lines().count() > 0);
         drop(guard);
         std::process::exit(42);
     }

@@ -178,7 +178,8 @@ pub struct TokenCache {
     active: moka::sync::Cache<TokenHash, Arc<Entry>>,
     inactive: moka::sync::Cache<TokenHash, (u64, Inactivity)>,
     feedback: moka::sync::Cache<(TokenHash, Feedback), ()>,
-    revocations: Revocations,
+    /// Shared with the caches that this one goes on from, so that a revocation concerns what is in flight there too.
+    revocations: Arc<Revocations>,
     flights: Mutex<HashMap<TokenHash, Publisher>>,
     settings: settings::Cache,
 }
@@ -236,10 +237,35 @@ impl TokenCache {
             active,
             inactive,
             feedback,
-            revocations: Revocations::default(),
+            revocations: Arc::default(),
             flights: Mutex::default(),
             settings: settings.clone(),
         }
+    }
+
+    /// A cache of other settings that goes on from what is known now. A verdict's own limit is found anew, and
+    /// none is believed for longer than by the settings of its time or by these.
+    pub fn succeed(&self, settings: &settings::Cache, on_eviction: OnEviction) -> Self {
+        let next = Self { revocations: Arc::clone(&self.revocations), ..Self::new(settings, on_eviction) };
+        for (hash, entry) in &self.active {
+            if entry.gone.load(Ordering::Acquire) {
+                continue;
+            }
+            let entry = Entry {
+                verdict: entry.verdict.clone(),
+                asked_at: entry.asked_at,
+                limit: OnceLock::new(),
+                hash: *hash,
+                fresh_until: entry.fresh_until.min(entry.asked_at + jittered(settings.ttl)),
+                expires: entry.expires,
+                generation: AtomicU64::new(entry.generation.load(Ordering::Relaxed)),
+                gone: AtomicBool::new(false),
+                refreshing: AtomicBool::new(false),
+                failed_after: AtomicU64::new(entry.failed_after.load(Ordering::Relaxed)),
+            };
+            next.active.insert(*hash, Arc::new(entry));
+        }
+        next
     }
 
     /// How this cache was configured.

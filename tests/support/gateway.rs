@@ -235,6 +235,48 @@ impl Gateway {
         }
     }
 
+    /// Its gateway.yaml, with `from` replaced by `to`: written beside and moved into place, as editors do.
+    pub fn edit(&self, from: &str, to: &str) {
+        let file = self.directory().join("gateway.yaml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "no `{from}` in\n{text}");
+        let beside = self.directory().join("gateway.yaml.new");
+        std::fs::write(&beside, text.replace(from, to)).unwrap();
+        std::fs::rename(&beside, &file).unwrap();
+    }
+
+    /// Has it load its configuration anew; whether it took it over.
+    pub fn reload(&self) -> bool {
+        let before = self.reloads().len();
+        self.signal(Signal::HUP);
+        self.wait_for_reload(before)
+    }
+
+    /// Waits for one reload more than `before`; whether it was taken over.
+    pub fn wait_for_reload(&self, before: usize) -> bool {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(taken) = self.reloads().get(before) {
+                return *taken;
+            }
+            assert!(Instant::now() < end, "no reload after {before}:\n{}", self.logs().join("\n"));
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Of each reload so far, whether it was taken over.
+    pub fn reloads(&self) -> Vec<bool> {
+        let messages = |line: &String| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            match line["message"].as_str()? {
+                "the configuration was reloaded" => Some(true),
+                "the configuration was refused; the one before stays" => Some(false),
+                _ => None,
+            }
+        };
+        self.logs().iter().filter_map(messages).collect()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();

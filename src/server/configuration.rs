@@ -1,0 +1,236 @@
+//! A whole configuration, ready to be served by, and how the next one goes on from it.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Body;
+use moka::notification::RemovalCause;
+use sha2::{Digest, Sha256};
+
+use super::{StartError, tls};
+use crate::client::pool::{ConnectionBound, Pool};
+use crate::client::{Connector, ConnectorError};
+use crate::config::settings::{ClientTls, Destination, Introspection, Settings};
+use crate::limits::Limiter;
+use crate::telemetry::metrics::{EntryKind, EvictionCause, Metrics, RouteNumbers};
+use crate::tokens::cache::TokenCache;
+use crate::tokens::lookup::Shared;
+use crate::tokens::turns::Turns;
+
+/// What the configuration's certificates, roots and addresses out come to.
+pub struct Parts {
+    pub(super) tls: Option<tls::ListenerTls>,
+    pub(super) backend: Arc<Outbound>,
+    pub(super) introspector: Arc<Outbound>,
+}
+
+/// The way to one destination, and how connections to it are kept. As long as it is the same, so are they.
+pub(super) struct Outbound {
+    pub(super) connector: Arc<Connector>,
+    pub(super) bound: Option<Arc<ConnectionBound>>,
+    pub(super) plan: Plan,
+}
+
+impl Outbound {
+    /// The connections of one core.
+    pub(super) fn pool<B>(&self) -> Rc<Pool<B>>
+    where
+        B: Body<Data = Bytes> + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (connector, bound) = (Arc::clone(&self.connector), self.bound.clone());
+        Pool::new(connector, self.plan.idle_timeout, bound, self.plan.patience)
+    }
+}
+
+/// What an [`Outbound`] is made from.
+#[derive(PartialEq)]
+pub(super) struct Plan {
+    destination: Destination,
+    tls: ClientTls,
+    /// For connecting, and for the wait for one of `max_connections`.
+    pub(super) patience: Duration,
+    pub(super) idle_timeout: Duration,
+    max_connections: Option<usize>,
+    /// What is in the files that `tls` names; none where one cannot be read.
+    contents: Vec<Option<[u8; 32]>>,
+}
+
+impl Plan {
+    fn backend(settings: &Settings) -> Self {
+        let backend = &settings.backend;
+        Self {
+            destination: backend.destination.clone(),
+            tls: backend.tls.clone(),
+            patience: backend.connect_timeout,
+            idle_timeout: backend.idle_timeout,
+            max_connections: backend.max_connections,
+            contents: contents(&backend.tls),
+        }
+    }
+
+    fn introspector(settings: &Settings) -> Self {
+        let introspection = &settings.introspection;
+        Self {
+            destination: introspection.destination.clone(),
+            tls: introspection.tls.clone(),
+            patience: introspection.timeout,
+            idle_timeout: settings.backend.idle_timeout,
+            max_connections: None,
+            contents: contents(&introspection.tls),
+        }
+    }
+
+    /// The way as planned: the one before, where that was planned alike.
+    fn carry_out(self, before: Option<&Arc<Outbound>>) -> Result<Arc<Outbound>, ConnectorError> {
+        if let Some(before) = before.filter(|before| before.plan == self) {
+            return Ok(Arc::clone(before));
+        }
+        let connector = Arc::new(Connector::new(&self.destination, &self.tls, self.patience)?);
+        let bound = self.max_connections.map(ConnectionBound::new);
+        Ok(Arc::new(Outbound { connector, bound, plan: self }))
+    }
+}
+
+/// A file may be another one under the same name.
+fn contents(tls: &ClientTls) -> Vec<Option<[u8; 32]>> {
+    let hash = |path: &Path| std::fs::read(path).ok().map(|bytes| Sha256::digest(bytes).into());
+    tls.files().map(hash).collect()
+}
+
+impl Parts {
+    /// Reads what `settings` name.
+    ///
+    /// # Errors
+    /// [`StartError::Certificate`] and [`StartError::Connector`].
+    pub fn build(settings: &Settings) -> Result<Self, StartError> {
+        let tls = settings.listen.tls.as_ref().map(tls::load).transpose()?;
+        Self::with_tls(tls, settings, None)
+    }
+
+    /// The same for the configuration after this one: what stays the same goes on, with its connections.
+    fn succeed(&self, settings: &Settings, before: &Settings) -> Result<Self, StartError> {
+        let tls = if settings.listen.tls == before.listen.tls {
+            self.tls.clone()
+        } else {
+            settings.listen.tls.as_ref().map(tls::load).transpose()?
+        };
+        Self::with_tls(tls, settings, Some(self))
+    }
+
+    fn with_tls(
+        tls: Option<tls::ListenerTls>,
+        settings: &Settings,
+        before: Option<&Self>,
+    ) -> Result<Self, StartError> {
+        let backend = Plan::backend(settings)
+            .carry_out(before.map(|before| &before.backend))
+            .map_err(|source| StartError::Connector { section: "backend", source })?;
+        let introspector = Plan::introspector(settings)
+            .carry_out(before.map(|before| &before.introspector))
+            .map_err(|source| StartError::Connector { section: "introspection", source })?;
+        Ok(Self { tls, backend, introspector })
+    }
+}
+
+/// What every core makes its gateway from.
+pub(super) struct Configuration {
+    pub(super) settings: Arc<Settings>,
+    pub(super) parts: Parts,
+    pub(super) routes: RouteNumbers,
+    pub(super) shared: Arc<Shared>,
+    pub(super) limiter: Arc<Limiter>,
+}
+
+impl Configuration {
+    /// The first of a process.
+    pub(super) fn new(settings: Arc<Settings>, parts: Parts, metrics: &Arc<Metrics>) -> Self {
+        let cache = TokenCache::new(&settings.cache, Box::new(count_evictions(metrics)));
+        Self {
+            routes: metrics.routes(settings.abilities.templates()),
+            shared: Arc::new(Shared { cache, turns: Turns::new(settings.introspection.max_concurrent) }),
+            limiter: Arc::new(Limiter::new(&settings)),
+            settings,
+            parts,
+        }
+    }
+
+    /// The one after this.
+    ///
+    /// # Errors
+    /// Where `settings` cannot be served by. This one is as it was.
+    pub(super) fn succeed(&self, settings: Settings, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+        let before = &*self.settings;
+        let parts = self.parts.succeed(&settings, before)?;
+        let limiter = if settings.rate_limit == before.rate_limit
+            && settings.limits.requests_per_address == before.limits.requests_per_address
+        {
+            Arc::clone(&self.limiter)
+        } else {
+            Arc::new(Limiter::new(&settings))
+        };
+        Ok(Self {
+            routes: metrics.routes(settings.abilities.templates()),
+            shared: self.share(&settings, &limiter, metrics),
+            limiter,
+            parts,
+            settings: Arc::new(settings),
+        })
+    }
+
+    /// The verdicts. They survive, unless another introspector would say them or they would be read otherwise.
+    fn share(&self, settings: &Settings, limiter: &Arc<Limiter>, metrics: &Arc<Metrics>) -> Arc<Shared> {
+        let before = &*self.settings;
+        let (next, asked) = (&settings.introspection, &before.introspection);
+        let turns = || Turns::new(next.max_concurrent);
+        if !says_the_same(next, asked) || self.parts.introspector.plan.tls != next.tls {
+            let cache = TokenCache::new(&settings.cache, Box::new(count_evictions(metrics)));
+            return Arc::new(Shared { cache, turns: turns() });
+        }
+        let same_limits = Arc::ptr_eq(limiter, &self.limiter);
+        if settings.cache == before.cache && next.max_concurrent == asked.max_concurrent && same_limits {
+            return Arc::clone(&self.shared);
+        }
+        let cache = self.shared.cache.succeed(&settings.cache, Box::new(count_evictions(metrics)));
+        Arc::new(Shared { cache, turns: turns() })
+    }
+
+    /// The keys of `next` that only a start can change, and that say something else than now.
+    pub(super) fn fixed_keys(&self, next: &Settings) -> Vec<&'static str> {
+        let now = &*self.settings;
+        [
+            ("listen.address", now.listen.address != next.listen.address),
+            ("admin.address", now.admin.address != next.admin.address),
+            ("runtime.threads", now.threads != next.threads),
+            ("log.format", now.log.format != next.log.format),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+}
+
+/// Whether both would get the same verdict for a token.
+fn says_the_same(one: &Introspection, other: &Introspection) -> bool {
+    one.destination == other.destination
+        && one.authority == other.authority
+        && one.target == other.target
+        && one.style == other.style
+        && one.response == other.response
+}
+
+fn count_evictions(metrics: &Arc<Metrics>) -> impl Fn(RemovalCause) + Send + Sync + 'static {
+    let metrics = Arc::clone(metrics);
+    move |cause| {
+        let cause = match cause {
+            RemovalCause::Expired => EvictionCause::Expired,
+            RemovalCause::Explicit => EvictionCause::Explicit,
+            RemovalCause::Replaced => EvictionCause::Replaced,
+            RemovalCause::Size => EvictionCause::Size,
+        };
+        metrics.cache_eviction(EntryKind::Active, cause);
+    }
+}

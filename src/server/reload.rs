@@ -1,0 +1,139 @@
+//! Another configuration while requests are served.
+//!
+//! A thread of its own waits for SIGHUP, or for a change of a file, and loads and validates the whole configuration
+//! aside. Only what can be served reaches the cores; a mistake leaves all as it was.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::configuration::Configuration;
+use crate::admin::AdminToken;
+use crate::config::{self, Report};
+use crate::telemetry::log;
+use crate::telemetry::metrics::Metrics;
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// For every core to have taken over. None takes longer than its longest task does between two waits.
+const TAKEN_OVER: Duration = Duration::from_secs(10);
+
+/// What a configuration was read from.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// `gateway.yaml`
+    pub(super) path: PathBuf,
+    /// It, and the files that it names.
+    pub(super) files: Vec<PathBuf>,
+}
+
+/// What the cores are to serve by from now on.
+pub(super) struct Adoption {
+    pub(super) configuration: Arc<Configuration>,
+    /// Dropped by every core that does.
+    pub(super) adopted: Sender<Infallible>,
+}
+
+/// The configuration of now, for whoever is not a core.
+pub(super) type Current = Arc<RwLock<Arc<Configuration>>>;
+
+/// Reloads, again and again.
+pub(super) struct Reloader {
+    pub(super) source: Source,
+    pub(super) current: Current,
+    pub(super) adoptions: UnboundedSender<Adoption>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) log: log::Control,
+    pub(super) admin_token: Arc<AdminToken>,
+}
+
+/// Why a configuration is not taken over; what is wrong with it is in the log.
+struct Refused;
+
+impl Reloader {
+    /// Starts the thread, which ends when `hangups` is closed.
+    pub(super) fn start(mut self, hangups: Receiver<()>) -> io::Result<()> {
+        let run = move || {
+            loop {
+                match hangups.recv_timeout(LOOK) {
+                    Ok(()) => self.reload(),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+            }
+        };
+        thread::Builder::new().name("reload".to_owned()).spawn(run).map(drop)
+    }
+
+    fn reload(&mut self) {
+        let done = self.load().and_then(|configuration| self.hand_over(configuration));
+        self.metrics.config_reload(done.is_ok(), SystemTime::now());
+        match done {
+            Ok(()) => tracing::info!("the configuration was reloaded"),
+            Err(Refused) => tracing::error!("the configuration was refused; the one before stays"),
+        }
+    }
+
+    fn load(&mut self) -> Result<Configuration, Refused> {
+        let mut loaded = config::load(&self.source.path).map_err(|report| {
+            self.source.files = report.files().to_vec();
+            tell(&report);
+            Refused
+        })?;
+        self.source.files = loaded.files;
+        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let fixed = current.fixed_keys(&loaded.settings);
+        let next = current.succeed(loaded.settings, &self.metrics).map_err(|error| {
+            match error.key() {
+                Some((key, reason)) => {
+                    loaded.warnings.refuse(&key, reason);
+                    tell(&loaded.warnings);
+                }
+                None => tracing::error!("{error}"),
+            }
+            Refused
+        })?;
+        for line in loaded.warnings.lines() {
+            tracing::warn!("{line}");
+        }
+        if !fixed.is_empty() {
+            tracing::warn!(
+                keys = fixed.join(", "),
+                "changed, but only a start can change them: they stay as they were"
+            );
+        }
+        Ok(next)
+    }
+
+    fn hand_over(&self, next: Configuration) -> Result<(), Refused> {
+        let next = Arc::new(next);
+        let (adopted, adoptions) = channel();
+        let adoption = Adoption { configuration: Arc::clone(&next), adopted };
+        self.adoptions.send(adoption).map_err(|_| {
+            tracing::warn!("draining: nothing is taken over any more");
+            Refused
+        })?;
+        let settings = &next.settings;
+        self.log.set_level(settings.log.level);
+        self.admin_token.replace(settings.admin.token.clone());
+        // Closed as soon as the last core has dropped its sender.
+        while let Err(RecvTimeoutError::Timeout) = adoptions.recv_timeout(TAKEN_OVER) {
+            tracing::warn!("a core is slow to take the configuration over");
+        }
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+}
+
+fn tell(report: &Report) {
+    for line in report.lines() {
+        tracing::error!("{line}");
+    }
+}

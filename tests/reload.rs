@@ -1,0 +1,274 @@
+//! Another configuration while requests are served.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::setting::{WRITER, setting};
+use crate::support::{Answer, Introspector, Upstream, Verdict, echo};
+
+const ITEMS: &str = "/api/v2/items";
+const ITEMS_READ: &str = "/api/v2/items:           {GET: items:read";
+const ITEMS_DENIED: &str = "/api/v2/items:           {GET: deny";
+
+#[test]
+fn the_next_request_is_decided_by_the_new_map_and_one_in_flight_by_the_old() {
+    let setting = setting("");
+    let gateway = &setting.gateway;
+    let mut kept = gateway.client();
+    assert_eq!(kept.request("GET", ITEMS, &[WRITER], b"").status, 200);
+    let mut in_flight = gateway.client();
+    setting.upstream.answer(|request| echo(request).after(Duration::from_millis(500)));
+    in_flight.send(format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n"));
+    setting.upstream.wait_for_requests(2);
+
+    gateway.edit(ITEMS_READ, ITEMS_DENIED);
+    assert!(gateway.reload());
+    assert_eq!(kept.request("GET", ITEMS, &[WRITER], b"").status, 403, "on a connection of before");
+    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 403);
+    assert_eq!(in_flight.response().status, 200);
+    assert_eq!(in_flight.request("GET", ITEMS, &[WRITER], b"").status, 403);
+
+    gateway.edit(ITEMS_DENIED, "/api/v2/items/all:       {GET: items:read");
+    assert!(gateway.reload());
+    assert_eq!(kept.request("GET", ITEMS, &[WRITER], b"").status, 403, "unmapped now");
+    assert_eq!(kept.request("GET", "/api/v2/items/all", &[WRITER], b"").status, 200);
+    let metrics = gateway.metrics();
+    for (metric, count) in [
+        ("requests_total{route=\"/api/v2/items\",reason=\"allowed\"}", 2.0),
+        ("requests_total{route=\"/api/v2/items\",reason=\"denied\"}", 3.0),
+        ("requests_total{route=\"unmapped\"}", 1.0),
+        ("requests_total{route=\"/api/v2/items/all\",reason=\"allowed\"}", 1.0),
+    ] {
+        assert_eq!(metrics.metric(metric), count, "{metric}");
+    }
+}
+
+#[test]
+fn a_bad_file_keeps_what_is_and_says_all_that_is_wrong() {
+    let setting = setting("");
+    let gateway = &setting.gateway;
+    let loaded_at = gateway.metrics().metric("config_reload_timestamp_seconds");
+    gateway.edit(ITEMS_READ, "/api/v2/items:           {GET: [items:read], FETCH: items:read");
+    gateway.edit("runtime: {threads: 2}", "runtime: {threads: many}");
+    assert!(!gateway.reload());
+    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 200);
+    let metrics = gateway.metrics();
+    assert_eq!(metrics.metric("config_reload_success"), 0.0);
+    assert_eq!(metrics.metric("config_reload_timestamp_seconds"), loaded_at, "of the one that is served by");
+    for part in ["FETCH", "runtime.threads", "gateway.yaml:"] {
+        gateway.wait_for_log(|line| {
+            line["level"] == "ERROR" && line["message"].as_str().is_some_and(|it| it.contains(part))
+        });
+    }
+
+    gateway.edit("{GET: [items:read], FETCH: items:read", "{GET: deny");
+    assert!(!gateway.reload(), "one mistake is left");
+    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 200, "and nothing of it is taken over");
+    gateway.edit("threads: many", "threads: 2");
+    assert!(gateway.reload());
+    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 403);
+    assert_eq!(gateway.metrics().metric("config_reload_success"), 1.0);
+}
+
+#[test]
+fn what_only_a_start_can_judge_is_judged_too() {
+    let setting = setting("introspection:\n  timeout: 2s\n");
+    let gateway = &setting.gateway;
+    let url = setting.upstream.url();
+    let ca = gateway.directory().join("ca.pem");
+    std::fs::write(&ca, "no certificate").unwrap();
+    let tls = format!("backend:\n  tls: {{ca_file: {}}}\n", ca.display());
+    gateway.edit("backend:\n", &tls);
+    gateway.edit(&url, &url.replace("http:", "https:"));
+    assert!(!gateway.reload());
+    gateway.wait_for_log(|line| line["message"].as_str().is_some_and(|it| it.contains("`backend.tls`")));
+    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 200);
+}
+
+#[test]
+fn verdicts_survive_unless_another_introspector_would_say_them() {
+    let setting = setting("cache: {ttl: 1h}");
+    let gateway = &setting.gateway;
+    let other = Introspector::start();
+    other.know("1|writer", Verdict::active(&["items:read"]));
+    // Enough connections for every core to have asked.
+    let ask = |expected: u16| {
+        let mut clients: Vec<_> = (0..4).map(|_| gateway.client()).collect();
+        for client in &mut clients {
+            assert_eq!(client.request("POST", ITEMS, &[WRITER], b"").status, expected);
+        }
+    };
+    ask(200);
+    assert_eq!(setting.introspector.calls(), 1);
+    for (from, to) in [
+        (ITEMS_READ, "/api/v2/items:           {GET: rents:read"),
+        ("cache: {ttl: 1h}", "cache: {ttl: 30m, max_tokens: 5000, stale_if_error: 1m}"),
+        ("max_tokens: 5000", "max_tokens: 6000"),
+        ("runtime: {threads: 2}", "runtime: {threads: 2}\nrate_limit: {requests_per_second: 9, burst: 9}"),
+        ("introspection:\n", "introspection:\n  max_concurrent: 7\n  timeout: 1s\n"),
+    ] {
+        gateway.edit(from, to);
+        assert!(gateway.reload());
+        ask(200);
+        assert_eq!(setting.introspector.calls(), 1, "{to}");
+    }
+    gateway.edit(&setting.introspector.server().url(), &other.server().url());
+    assert!(gateway.reload());
+    ask(403);
+    assert_eq!((setting.introspector.calls(), other.calls()), (1, 1));
+}
+
+#[test]
+fn a_shorter_ttl_holds_for_what_is_known_already() {
+    let setting = setting("cache: {ttl: 1h}");
+    assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200);
+    setting.introspector.forget("1|writer");
+    setting.gateway.edit("ttl: 1h", "ttl: 200ms, negative_ttl: 100ms");
+    assert!(setting.gateway.reload());
+    let end = Instant::now() + Duration::from_secs(5);
+    while setting.gateway.get(ITEMS, Some("1|writer")).status != 401 {
+        assert!(Instant::now() < end, "still believed");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn limits_are_those_of_now() {
+    let setting = setting("rate_limit: {requests_per_second: 1, burst: 2}\nlimits: {body: 10B}");
+    let gateway = &setting.gateway;
+    let mut client = gateway.client();
+    let mut statuses = |count: usize| {
+        (0..count).map(|_| client.request("GET", ITEMS, &[WRITER], b"").status).collect::<Vec<_>>()
+    };
+    assert_eq!(statuses(3), [200, 200, 429]);
+    gateway.edit("burst: 2", "burst: 5");
+    gateway.edit("body: 10B", "body: 20B");
+    assert!(gateway.reload());
+    assert_eq!(statuses(6), [200, 200, 200, 200, 200, 429], "buckets of the new size");
+    let body = [b'a'; 20];
+    gateway.edit("rate_limit: {requests_per_second: 1, burst: 5}\n", "");
+    assert!(gateway.reload());
+    assert_eq!(gateway.client().request("POST", ITEMS, &[WRITER], &body).status, 200);
+}
+
+#[test]
+fn connections_to_the_backend_are_kept_unless_it_is_another_one() {
+    let setting = setting("");
+    let gateway = &setting.gateway;
+    let other = Upstream::answering(|_| Answer::with(203, &[], ""));
+    let mut client = gateway.client();
+    let mut status = || client.request("GET", ITEMS, &[WRITER], b"").status;
+    assert_eq!(status(), 200);
+    gateway.edit(ITEMS_READ, "/api/v2/items:           {GET: authenticated");
+    assert!(gateway.reload());
+    assert_eq!(status(), 200);
+    let connections: Vec<_> = setting.upstream.requests().iter().map(|request| request.connection).collect();
+    assert_eq!(connections, [0, 0]);
+    gateway.edit(&setting.upstream.url(), &other.url());
+    assert!(gateway.reload());
+    assert_eq!(status(), 203);
+    assert_eq!(setting.upstream.requests().len(), 2);
+}
+
+#[test]
+fn what_only_a_start_can_change_is_said_and_the_rest_is_taken_over() {
+    let setting = setting("log: {format: json}");
+    let gateway = &setting.gateway;
+    gateway.edit("listen:\n  address: 127.0.0.1:0", "listen:\n  address: 127.0.0.1:1");
+    gateway.edit("threads: 2", "threads: 3");
+    gateway.edit("format: json", "format: text");
+    gateway.edit(ITEMS_READ, ITEMS_DENIED);
+    assert!(gateway.reload());
+    let line =
+        gateway.wait_for_log(|line| line["message"].as_str().is_some_and(|it| it.contains("start can")));
+    assert_eq!(
+        (&line["level"], &line["keys"]),
+        (&"WARN".into(), &"listen.address, runtime.threads, log.format".into())
+    );
+    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 403);
+}
+
+#[test]
+fn the_log_changes_its_level_and_what_it_tells_of_requests() {
+    let setting = setting("log: {level: info}");
+    let gateway = &setting.gateway;
+    let requests = || gateway.logs().iter().filter(|line| line.contains("\"message\":\"request\"")).count();
+    assert_eq!(gateway.get("/up", None).status, 200);
+    gateway.wait_for_log(|line| line["message"] == "request");
+    gateway.edit("level: info", "level: info, access: false");
+    assert!(gateway.reload());
+    assert_eq!(gateway.get("/up", None).status, 200);
+    gateway.edit("access: false", "access: true");
+    assert!(gateway.reload());
+    assert_eq!(gateway.get("/up?again", None).status, 200);
+    let end = Instant::now() + Duration::from_secs(5);
+    while requests() < 2 && Instant::now() < end {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(requests(), 2);
+    gateway.edit("level: info", "level: error");
+    gateway.edit(ITEMS_READ, ITEMS_DENIED);
+    gateway.signal(Signal::HUP);
+    let end = Instant::now() + Duration::from_secs(5);
+    while gateway.get(ITEMS, Some("1|writer")).status != 403 {
+        assert!(Instant::now() < end, "not taken over");
+    }
+    gateway.edit("level: error", "level: info");
+    assert!(gateway.reload());
+    // Lines come in their order, and this one after all others.
+    assert!(!gateway.logs().iter().any(|line| line.contains("\"denied\"")));
+}
+
+#[test]
+fn the_admin_token_is_that_of_now() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "first-admin-token").unwrap();
+    let setting = setting(&format!("admin:\n  token_file: {}\n", file.display()));
+    let status = |token: &str| {
+        let mut client = crate::support::RawClient::connect(setting.gateway.admin());
+        client.get("/unknown", Some(token)).status
+    };
+    assert_eq!((status("first-admin-token"), status("second-admin-token")), (404, 401));
+    std::fs::write(&file, "second-admin-token").unwrap();
+    assert!(setting.gateway.reload());
+    assert_eq!((status("first-admin-token"), status("second-admin-token")), (401, 404));
+}
+
+#[test]
+fn no_request_fails_while_configurations_come_and_go() {
+    let setting = setting("");
+    let gateway = &setting.gateway;
+    let stop = Arc::new(AtomicBool::new(false));
+    let served: usize = thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|number| {
+                let stop = Arc::clone(&stop);
+                scope.spawn(move || {
+                    let (mut kept, mut served) = (gateway.client(), 0);
+                    while !stop.load(Ordering::Relaxed) {
+                        if number % 2 == 1 {
+                            kept = gateway.client();
+                        }
+                        assert_eq!(kept.request("POST", ITEMS, &[WRITER], b"abc").status, 200);
+                        served += 1;
+                    }
+                    served
+                })
+            })
+            .collect();
+        for round in 0..20 {
+            let (from, to) =
+                if round % 2 == 0 { (ITEMS_READ, ITEMS_DENIED) } else { (ITEMS_DENIED, ITEMS_READ) };
+            gateway.edit(from, to);
+            assert!(gateway.reload());
+        }
+        stop.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    assert!(served > 20, "{served}");
+}
