@@ -1,14 +1,15 @@
-//! The gateway beside what a user would pick instead, on one machine: nginx, nginx with `auth_request`
-//! and an haproxy TCP relay.
+//! The gateway beside what a user would pick instead, on one machine: nginx, nginx with `auth_request`,
+//! haproxy and an haproxy TCP relay; in front of them plain HTTP/1.1, HTTP/1.1 over TLS and HTTP/2 over TLS.
 //!
 //! `cargo bench --bench peers` installs what is missing, starts a backend and the proxies on loopback,
-//! drives them in turn with wrk, round after round, and prints one table. The measure is CPU time of the
+//! drives them in turn with wrk or h2load, round after round, and prints one table. The measure is CPU time of the
 //! proxy per request: unlike throughput it does not depend on how wrk, the backend and the proxy share the
 //! cores. Ratios are taken within a round and their median is shown, so that a machine that slows down
 //! for a while slows both sides of a ratio.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
+mod front;
 mod load;
 mod peer;
 mod process;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
+use front::{Front, Identity};
 use load::{Load, Run};
 use peer::{Backend, Peer, PeerKind};
 
@@ -44,11 +46,14 @@ struct Options {
     /// The proxies to drive, separated by commas
     #[arg(
         long,
-        default_value = "gateway,nginx,auth-request,relay",
+        default_value = "gateway,nginx,haproxy,auth-request,relay",
         value_delimiter = ',',
         env = "PEERS_ONLY"
     )]
     only: Vec<PeerKind>,
+    /// What clients speak, separated by commas; over TLS only gateway, nginx and haproxy are driven
+    #[arg(long, default_value = "http1,tls,http2", value_delimiter = ',', env = "PEERS_FRONTS")]
+    fronts: Vec<Front>,
     /// Passed by `cargo bench` to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -66,40 +71,49 @@ fn main() -> ExitCode {
 
 fn measure(options: &Options) -> Result<()> {
     let interrupted = watch_signals()?;
-    process::install(&["nginx", "haproxy", "wrk"])?;
+    process::install(&[
+        ("nginx", "nginx"),
+        ("haproxy", "haproxy"),
+        ("wrk", "wrk"),
+        ("curl", "curl"),
+        ("h2load", "nghttp2-client"),
+    ])?;
 
     // Declared first, removed last: after the processes that write into it.
     let directory = tempfile::Builder::new().prefix("stockaj-gateway-peers-").tempdir()?;
     let backend = Backend::start(directory.path())?;
     let load = Load::prepare(directory.path(), Duration::from_secs(options.seconds))?;
-    let mut peers = options
-        .only
-        .iter()
-        .map(|kind| Peer::start(*kind, &backend, directory.path()))
-        .collect::<Result<Vec<_>>>()?;
-
-    for peer in &mut peers {
-        peer.probe()?;
-        load.warm_up(peer)?;
-    }
+    let identity = Identity::write(directory.path())?;
     let mut runs = Vec::new();
-    for round in 0..options.rounds {
-        for connections in &options.connections {
-            // Each goes first in its turn.
-            let first = round as usize % peers.len();
-            for place in 0..peers.len() {
-                if interrupted.load(Ordering::Relaxed) {
-                    return Err("interrupted".into());
+    let mut driven = Vec::new();
+    for front in &options.fronts {
+        let kinds = options.only.iter().filter(|kind| kind.speaks(*front));
+        let peers = kinds
+            .map(|kind| Peer::start(*kind, *front, &backend, &identity, directory.path()))
+            .collect::<Result<Vec<_>>>()?;
+        for peer in &peers {
+            load.probe(peer)?;
+            load.warm_up(peer)?;
+        }
+        for round in 0..options.rounds {
+            for connections in &options.connections {
+                // Each goes first in its turn.
+                let first = round as usize % peers.len().max(1);
+                for place in 0..peers.len() {
+                    if interrupted.load(Ordering::Relaxed) {
+                        return Err("interrupted".into());
+                    }
+                    let peer = &peers[(first + place) % peers.len()];
+                    let run = load.drive(peer, round, *connections)?;
+                    eprintln!("{run}");
+                    runs.push(run);
                 }
-                let peer = &peers[(first + place) % peers.len()];
-                let run = load.drive(peer, round, *connections)?;
-                eprintln!("{run}");
-                runs.push(run);
             }
         }
+        driven.extend(peers.into_iter().map(|peer| (peer.kind, peer.version)));
     }
-    let path = report::save(&runs, &peers)?;
-    report::print(&runs, &options.connections, &options.only);
+    let path = report::save(&runs, &driven)?;
+    report::print(&runs, &options.fronts, &options.connections, &options.only);
     println!("\nRaw figures: {}", path.display());
     refuse_errors(&runs)
 }

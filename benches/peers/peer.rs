@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use crate::Result;
+use crate::front::{Front, Identity};
 use crate::process::{self, Server};
 
 /// What every request asks for.
@@ -16,7 +15,8 @@ pub(crate) const TARGET: &str = "/api/v2/items";
 /// The token of every request, in Sanctum's shape.
 pub(crate) const TOKEN: &str = "17|Zq3vN8sXb1Lk5TgWc7HdRj2MfYp9UaEo4KiVn6Bt0b6a2f31";
 
-const BACKEND_BODY: &str = r#"{"data":[{"id":1,"name":"Aerial lift 12 m","available":true},{"id":2,"name":"Generator 20 kVA","available":false}],"meta":{"page":1,"total":2}}"#;
+/// What the backend answers with.
+pub(crate) const BACKEND_BODY: &str = r#"{"data":[{"id":1,"name":"Aerial lift 12 m","available":true},{"id":2,"name":"Generator 20 kVA","available":false}],"meta":{"page":1,"total":2}}"#;
 const INTROSPECTION_BODY: &str =
     r#"{"data":{"id":"17","name":"peers","abilities":["items:read"],"expires_at":null}}"#;
 
@@ -27,6 +27,8 @@ pub(crate) enum PeerKind {
     Gateway,
     /// nginx that forwards and checks nothing.
     Nginx,
+    /// haproxy that forwards and checks nothing.
+    Haproxy,
     /// nginx that checks the token, its introspection cached.
     AuthRequest,
     /// haproxy that copies bytes: the least that a hop can cost.
@@ -38,9 +40,20 @@ impl fmt::Display for PeerKind {
         f.pad(match self {
             Self::Gateway => "stockaj-gateway",
             Self::Nginx => "nginx, no check",
+            Self::Haproxy => "haproxy, no check",
             Self::AuthRequest => "nginx auth_request",
             Self::Relay => "haproxy TCP relay",
         })
+    }
+}
+
+impl PeerKind {
+    /// Whether it is driven with this in front of it.
+    pub(crate) const fn speaks(self, front: Front) -> bool {
+        match self {
+            Self::Gateway | Self::Nginx | Self::Haproxy => true,
+            Self::AuthRequest | Self::Relay => !front.is_encrypted(),
+        }
     }
 }
 
@@ -72,22 +85,33 @@ impl Backend {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) kind: PeerKind,
+    pub(crate) front: Front,
     pub(crate) address: SocketAddr,
     pub(crate) server: Server,
     pub(crate) version: String,
 }
 
 impl Peer {
-    pub(crate) fn start(kind: PeerKind, backend: &Backend, directory: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        kind: PeerKind,
+        front: Front,
+        backend: &Backend,
+        identity: &Identity,
+        directory: &Path,
+    ) -> Result<Self> {
         let address = process::free_address()?;
+        let directory = &directory.join(format!("{front:?}"));
+        fs::create_dir_all(directory)?;
+        let tls = front.is_encrypted().then_some(identity);
         let backend = backend.address;
         let (server, version) = match kind {
             PeerKind::Gateway => {
                 let program = Path::new(env!("CARGO_BIN_EXE_stockaj-gateway"));
-                (start_gateway(program, address, backend, directory)?, version(program, "--version")?)
+                (start_gateway(program, address, backend, tls, directory)?, version(program, "--version")?)
             }
             PeerKind::Nginx => {
-                let http = nginx_proxy(address, backend, "location / { proxy_pass http://backend; }");
+                let http =
+                    nginx_proxy(address, backend, front, tls, "location / { proxy_pass http://backend; }");
                 (start_nginx("nginx", 2, &http, address, directory)?, nginx_version()?)
             }
             PeerKind::AuthRequest => {
@@ -108,54 +132,59 @@ impl Peer {
                 let http = format!(
                     "proxy_cache_path {} keys_zone=introspection:10m; {}",
                     cache.display(),
-                    nginx_proxy(address, backend, locations)
+                    nginx_proxy(address, backend, front, tls, locations)
                 );
                 (start_nginx("auth-request", 2, &http, address, directory)?, nginx_version()?)
             }
+            PeerKind::Haproxy => {
+                let program = process::find("haproxy")?;
+                (start_haproxy("http", &program, address, backend, tls, directory)?, version(&program, "-v")?)
+            }
             PeerKind::Relay => {
                 let program = process::find("haproxy")?;
-                (start_relay(&program, address, backend, directory)?, version(&program, "-v")?)
+                (start_haproxy("tcp", &program, address, backend, None, directory)?, version(&program, "-v")?)
             }
         };
-        Ok(Self { kind, address, server, version })
+        Ok(Self { kind, front, address, server, version })
     }
 
-    /// One request whose answer must be the backend's.
-    pub(crate) fn probe(&self) -> Result<()> {
-        let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(
-            stream,
-            "GET {TARGET} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n",
-            self.address
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        if answer.starts_with("HTTP/1.1 200 ") && answer.contains(BACKEND_BODY) {
-            return Ok(());
-        }
-        Err(format!("{} answers the first request with:\n{answer}", self.kind).into())
+    /// What is asked for.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.front.is_encrypted() { "https" } else { "http" };
+        format!("{scheme}://{}{TARGET}", self.address)
     }
 }
 
 /// nginx's own advice for a proxy: kept connections to the backend, HTTP/1.1, no log, a socket per worker.
-fn nginx_proxy(address: SocketAddr, backend: SocketAddr, locations: &str) -> String {
+fn nginx_proxy(
+    address: SocketAddr,
+    backend: SocketAddr,
+    front: Front,
+    tls: Option<&Identity>,
+    locations: &str,
+) -> String {
+    let tls = tls.map_or_else(String::new, |identity| {
+        format!(
+            "ssl_certificate {}; ssl_certificate_key {}; ssl_session_cache shared:SSL:10m;",
+            identity.certificate.display(),
+            identity.private_key.display()
+        )
+    });
+    let speaks = match front {
+        Front::Http1 => "",
+        Front::Tls => "ssl",
+        Front::Http2 => "ssl http2",
+    };
     format!(
         "upstream backend {{ server {backend}; keepalive 256; keepalive_requests 1000000000; keepalive_time 24h; }}
          keepalive_requests 1000000000; keepalive_time 24h;
          proxy_http_version 1.1;
          proxy_set_header Connection '';
-         server {{ listen {address} reuseport backlog=4096; {locations} }}"
+         server {{ listen {address} {speaks} reuseport backlog=4096; {tls} {locations} }}"
     )
 }
 
-fn start_nginx(
-    name: &'static str,
-    workers: u8,
-    http: &str,
-    address: SocketAddr,
-    directory: &Path,
-) -> Result<Server> {
+fn start_nginx(name: &str, workers: u8, http: &str, address: SocketAddr, directory: &Path) -> Result<Server> {
     let prefix = directory.join(name);
     fs::create_dir(&prefix)?;
     let configuration = format!(
@@ -175,36 +204,58 @@ fn start_nginx(
     Server::start(name, &process::find("nginx")?, &arguments, address, directory)
 }
 
-fn start_relay(program: &Path, address: SocketAddr, backend: SocketAddr, directory: &Path) -> Result<Server> {
+fn start_haproxy(
+    mode: &str,
+    program: &Path,
+    address: SocketAddr,
+    backend: SocketAddr,
+    tls: Option<&Identity>,
+    directory: &Path,
+) -> Result<Server> {
+    let tls = tls.map_or_else(String::new, |identity| {
+        format!(" ssl crt {} alpn h2,http/1.1", identity.both.display())
+    });
     let configuration = format!(
         "global
     nbthread 2
     maxconn 8192
 defaults
-    mode tcp
+    mode {mode}
     timeout connect 5s
     timeout client 1h
     timeout server 1h
-listen relay
-    bind {address}
+listen proxy
+    bind {address}{tls}
     server backend {backend}
 "
     );
-    let file = directory.join("haproxy.cfg");
+    let file = directory.join(format!("haproxy-{mode}.cfg"));
     fs::write(&file, configuration)?;
     // -db: in the foreground, one process.
-    Server::start("relay", program, &["-db", "-f", &file.to_string_lossy()], address, directory)
+    Server::start(
+        &format!("haproxy-{mode}"),
+        program,
+        &["-db", "-f", &file.to_string_lossy()],
+        address,
+        directory,
+    )
 }
 
 fn start_gateway(
     program: &Path,
     address: SocketAddr,
     backend: SocketAddr,
+    tls: Option<&Identity>,
     directory: &Path,
 ) -> Result<Server> {
     let admin = process::free_address()?;
+    let mut listen = serde_json::json!({"address": address.to_string()});
+    if let Some(identity) = tls {
+        let Identity { certificate, private_key, .. } = identity;
+        listen["tls"] = serde_json::json!({"certificate": certificate, "private_key": private_key});
+    }
     let configuration = serde_json::json!({
-        "listen": {"address": address.to_string()},
+        "listen": listen,
         "admin": {"address": admin.to_string()},
         "backend": {"url": format!("http://{backend}")},
         "introspection": {"url": format!("http://{backend}/api/v2/token")},

@@ -15,9 +15,10 @@ use crate::Result;
 /// The unit of times in `/proc`: USER_HZ, 100 on every architecture that we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Installs the Debian packages whose programs (of the same name) are missing.
-pub(crate) fn install(packages: &[&str]) -> Result<()> {
-    let missing: Vec<_> = packages.iter().filter(|package| find(package).is_err()).collect();
+/// Installs the programs that are missing, each with its Debian package.
+pub(crate) fn install(programs: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<_> =
+        programs.iter().filter(|(program, _)| find(program).is_err()).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -34,13 +35,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     };
     eprintln!("installing {missing:?}");
     apt_get(&["update"])?;
-    apt_get(
-        &[
-            &["install", "--yes", "--no-install-recommends"],
-            &missing.into_iter().copied().collect::<Vec<_>>()[..],
-        ]
-        .concat(),
-    )
+    apt_get(&[&["install", "--yes", "--no-install-recommends"], &missing[..]].concat())
 }
 
 /// Where a program is. Debian keeps servers in `/usr/sbin`, which is not in everyone's `PATH`.
@@ -61,7 +56,7 @@ pub(crate) fn free_address() -> io::Result<SocketAddr> {
 /// A server in the foreground; ended when dropped, and by the kernel should we die first.
 #[derive(Debug)]
 pub(crate) struct Server {
-    name: &'static str,
+    name: String,
     child: Child,
     output: PathBuf,
 }
@@ -69,7 +64,7 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `program` and waits until it accepts connections at `address`.
     pub(crate) fn start(
-        name: &'static str,
+        name: &str,
         program: &Path,
         arguments: &[&str],
         address: SocketAddr,
@@ -85,7 +80,7 @@ impl Server {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let mut server = Self { name, child, output };
+        let mut server = Self { name: name.to_owned(), child, output };
         server.wait_for(address)?;
         Ok(server)
     }

@@ -7,11 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use crate::Result;
+use crate::front::Front;
 use crate::load::Run;
-use crate::peer::{Peer, PeerKind};
+use crate::peer::PeerKind;
 
 /// Writes every run to `benches/results/peers-<seconds since 1970>.json`.
-pub(crate) fn save(runs: &[Run], peers: &[Peer]) -> Result<PathBuf> {
+pub(crate) fn save(runs: &[Run], peers: &[(PeerKind, String)]) -> Result<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
     fs::create_dir_all(&directory)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
@@ -19,10 +20,11 @@ pub(crate) fn save(runs: &[Run], peers: &[Peer]) -> Result<PathBuf> {
     let machine = Machine::look();
     let raw = json!({
         "machine": {"cpu": machine.cpu, "cores": machine.cores, "kernel": machine.kernel},
-        "peers": peers.iter().map(|peer| json!({"peer": peer.kind.to_string(), "version": peer.version}))
+        "peers": peers.iter().map(|(kind, version)| json!({"peer": kind.to_string(), "version": version}))
             .collect::<Vec<_>>(),
         "runs": runs.iter().map(|run| json!({
             "peer": run.peer.to_string(),
+            "front": run.front.to_string(),
             "round": run.round,
             "connections": run.connections,
             "requests": run.requests,
@@ -38,20 +40,22 @@ pub(crate) fn save(runs: &[Run], peers: &[Peer]) -> Result<PathBuf> {
 }
 
 /// Prints a Markdown table: medians over the rounds, and medians of the ratios within a round.
-pub(crate) fn print(runs: &[Run], connections: &[u32], peers: &[PeerKind]) {
+pub(crate) fn print(runs: &[Run], fronts: &[Front], connections: &[u32], peers: &[PeerKind]) {
     let machine = Machine::look();
     println!("\n{}, {} cores, Linux {}\n", machine.cpu, machine.cores, machine.kernel);
     println!(
-        "| connections | proxy              | CPU µs/request | × nginx | × relay |  p50 ms |  p99 ms | p99 × nginx | requests/s | errors |"
+        "| clients speak | connections | proxy              | CPU µs/request | × nginx | × haproxy | × relay |  p50 ms |  p99 ms | p99 × nginx | requests/s | errors |"
     );
-    println!("|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|");
-    for connections in connections {
-        for peer in peers {
-            let row = Row { runs, connections: *connections, peer: *peer };
+    println!("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for (front, connections) in fronts.iter().flat_map(|front| connections.iter().map(move |it| (front, it)))
+    {
+        for peer in peers.iter().filter(|peer| peer.speaks(*front)) {
+            let row = Row { runs, front: *front, connections: *connections, peer: *peer };
             println!(
-                "| {connections:>11} | {peer:<18} | {:>14.2} | {:>7} | {:>7} | {:>7.2} | {:>7.2} | {:>11} | {:>10.0} | {:>6} |",
+                "| {front:<13} | {connections:>11} | {peer:<18} | {:>14.2} | {:>7} | {:>9} | {:>7} | {:>7.2} | {:>7.2} | {:>11} | {:>10.0} | {:>6} |",
                 row.median(Run::cpu_us),
                 row.ratio(PeerKind::Nginx, Run::cpu_us),
+                row.ratio(PeerKind::Haproxy, Run::cpu_us),
                 row.ratio(PeerKind::Relay, Run::cpu_us),
                 row.median(|run| run.p50_us as f64 / 1e3),
                 row.median(|run| run.p99_us as f64 / 1e3),
@@ -65,6 +69,7 @@ pub(crate) fn print(runs: &[Run], connections: &[u32], peers: &[PeerKind]) {
 
 struct Row<'a> {
     runs: &'a [Run],
+    front: Front,
     connections: u32,
     peer: PeerKind,
 }
@@ -72,8 +77,10 @@ struct Row<'a> {
 impl Row<'_> {
     /// The runs of `peer` at this row's connections, in the order of the rounds.
     fn of(&self, peer: PeerKind) -> impl Iterator<Item = &Run> {
-        let connections = self.connections;
-        self.runs.iter().filter(move |run| run.peer == peer && run.connections == connections)
+        let (front, connections) = (self.front, self.connections);
+        let is_one =
+            move |run: &&Run| run.peer == peer && run.front == front && run.connections == connections;
+        self.runs.iter().filter(is_one)
     }
 
     fn median(&self, figure: impl Fn(&Run) -> f64) -> f64 {
