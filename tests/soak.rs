@@ -1,12 +1,18 @@
-//! Floods of random tokens: what they cost in memory, and what they do to everyone else.
+//! Floods of random tokens, and many connections: what they cost in memory, and what they do to everyone else.
 //!
 //! They take a minute or so, and the machine to themselves: `tests/run --soak`.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Gateway, Introspector, Upstream};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::{ClientConnection, StreamOwned};
+
+use crate::support::{Answer, Authority, Gateway, Introspector, Upstream};
 
 const ITEMS: &str = "/api/v2/items";
 const KNOWN: &str = "1|reader";
@@ -144,4 +150,45 @@ fn a_flood_and_a_slow_introspector_do_not_slow_a_known_token() {
     assert!(grown < 16 * MIB, "{grown} bytes more");
     let calm = percentile(&calm, 99);
     assert!(percentile(&flooded, 99) < 2 * calm, "{:?}, calm {calm:?}", percentile(&flooded, 99));
+}
+
+/// A client's end of an idle connection, with one file descriptor where [`crate::support::RawClient`] has two.
+fn tls_connection(gateway: &Gateway, authority: &Authority) -> StreamOwned<ClientConnection, TcpStream> {
+    let connection = ClientConnection::new(authority.client(), "localhost".try_into().unwrap()).unwrap();
+    let mut stream = StreamOwned::new(connection, TcpStream::connect(gateway.address()).unwrap());
+    stream.write_all(b"GET /up HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut answer = [0; 13];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 ");
+    stream
+}
+
+#[test]
+#[ignore = "soak: 10,000 TLS connections"]
+fn idle_tls_connections_cost_little_memory() {
+    const CONNECTIONS: usize = 10_000;
+    let most = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
+    let authority = Arc::new(Authority::new());
+    let (upstream, introspector) =
+        (Upstream::answering(|_| Answer::with(200, &[], "")), Introspector::start());
+    let gateway = Gateway::builder()
+        .backend(&upstream)
+        .introspector(&introspector)
+        .tls(&authority)
+        .yaml("limits: {connections: 20000, idle_timeout: 10m}\nlog: {access: false}\n")
+        .start();
+    drop(tls_connection(&gateway, &authority));
+    let before = gateway.resident_memory();
+    let connections: Vec<_> = thread::scope(|scope| {
+        let connect =
+            || (0..CONNECTIONS / 4).map(|_| tls_connection(&gateway, &authority)).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(connect)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    gateway.wait_for_metric("client_connections{state=\"idle\"}", CONNECTIONS as f64);
+    let each = (gateway.resident_memory() - before) / CONNECTIONS as u64;
+    println!("{CONNECTIONS} idle TLS connections: {} before, {each} bytes each", before / MIB);
+    drop(connections);
+    assert!(each < 64 * 1024, "{each} bytes each");
 }
