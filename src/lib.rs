@@ -22,6 +22,7 @@
 //! telemetry/   metrics, access log
 //! admin/       the admin listener
 //! demo/        the stand-in for Stockaj
+//! watch.rs     whether files have changed
 //! ```
 //!
 //! The arrow: `main → cli → server → gateway → {tokens, backend} → {client, limits, policy}`; `config → policy`;
@@ -51,3 +52,4 @@ pub mod policy;
 pub mod server;
 pub mod telemetry;
 pub mod tokens;
+pub mod watch;

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["client", "limits"],
     &["listener", "telemetry"],
     &["config"],
-    &["contain", "demo", "peer", "policy"],
+    &["contain", "demo", "peer", "policy", "watch"],
 ];
 
 /// What `policy` must do without.

@@ -1,5 +1,6 @@
 //! Another configuration while requests are served.
 
+use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::setting::{WRITER, setting};
-use crate::support::{Answer, Introspector, Upstream, Verdict, echo};
+use crate::support::setting::{Setting, WRITER, setting};
+use crate::support::{Answer, Introspector, PATIENCE, Upstream, Verdict, echo};
 
 const ITEMS: &str = "/api/v2/items";
 const ITEMS_READ: &str = "/api/v2/items:           {GET: items:read";
@@ -271,4 +272,43 @@ fn no_request_fails_while_configurations_come_and_go() {
         clients.into_iter().map(|client| client.join().unwrap()).sum()
     });
     assert!(served > 20, "{served}");
+}
+
+/// Waits until a request is answered so, by a reload that nobody asked for.
+fn wait_for_status(setting: &Setting, expected: u16) {
+    let end = Instant::now() + PATIENCE;
+    while setting.gateway.get(ITEMS, Some("1|writer")).status != expected {
+        assert!(Instant::now() < end, "not taken over");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_changed_file_is_taken_over_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    // A map as a Kubernetes volume has it.
+    for (version, requirement) in [("..first", "items:read"), ("..second", "deny")] {
+        std::fs::create_dir(at(version)).unwrap();
+        let map = format!("routes: {{/api/v2/items: {{GET: {requirement}}}}}\n");
+        std::fs::write(at(version).join("map.yaml"), map).unwrap();
+    }
+    symlink("..first", at("..data")).unwrap();
+    symlink("..data/map.yaml", at("map.yaml")).unwrap();
+    let setting = setting(&format!("abilities: {{file: {}}}", at("map.yaml").display()));
+    assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200);
+    symlink("..second", at("..new")).unwrap();
+    std::fs::rename(at("..new"), at("..data")).unwrap();
+    wait_for_status(&setting, 403);
+    let line = setting.gateway.wait_for_log(|line| line["message"] == "the configuration was reloaded");
+    assert_eq!(line["cause"], at("map.yaml").display().to_string());
+
+    // A file that is not there yet is waited for.
+    let file = format!("abilities: {{file: {}}}", at("map.yaml").display());
+    setting.gateway.edit(&file, &format!("abilities: {{file: {}}}", at("later.yaml").display()));
+    assert!(!setting.gateway.wait_for_reload(1));
+    assert_eq!(setting.gateway.metrics().metric("config_reload_success"), 0.0);
+    std::fs::write(at("later.yaml"), "routes: {/api/v2/items: {GET: authenticated}}\n").unwrap();
+    wait_for_status(&setting, 200);
+    assert_eq!(setting.gateway.reloads(), [true, false, true], "once for each change");
 }

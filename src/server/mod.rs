@@ -31,13 +31,14 @@ use self::configuration::Configuration;
 pub use self::configuration::Parts;
 use self::core::Seed;
 use self::listen::{AFTER_FAILURE, Door, Order, Seat, Seating, TurnedAway};
-use self::reload::{Adoption, Current, Reloader, Source};
+use self::reload::{Adoption, Current, Reloader};
 use crate::admin::{Admin, AdminToken, Readiness, State};
 use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
 use crate::listener::{BindError, Listener};
 use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, Metrics};
+use crate::watch::Watch;
 
 /// Why a configuration that is valid cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +86,7 @@ pub struct Server {
     proxy: Listener,
     admin: Listener,
     parts: Parts,
-    source: Option<Source>,
+    source: Option<(PathBuf, Watch)>,
 }
 
 impl Server {
@@ -104,7 +105,7 @@ impl Server {
 
     /// Loads the configuration anew, at SIGHUP and when one of `files` changes: `path`, and what it names.
     pub fn reloading(self, path: PathBuf, files: Vec<PathBuf>) -> Self {
-        Self { source: Some(Source { path, files }), ..self }
+        Self { source: Some((path, Watch::new(files))), ..self }
     }
 
     /// Where requests are taken.
@@ -148,10 +149,11 @@ impl Server {
         let admin = admin.serve(self.admin)?;
 
         let (adoptions, to_adopt) = mpsc::unbounded_channel();
-        if let Some(source) = self.source {
+        if let Some((path, watch)) = self.source {
             let log = log.clone();
             let reloader = Reloader {
-                source,
+                path,
+                watch,
                 current,
                 adoptions,
                 metrics: Arc::clone(&metrics),

@@ -18,21 +18,13 @@ use crate::admin::AdminToken;
 use crate::config::{self, Report};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
+use crate::watch::Watch;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// For every core to have taken over. None takes longer than its longest task does between two waits.
 const TAKEN_OVER: Duration = Duration::from_secs(10);
-
-/// What a configuration was read from.
-#[derive(Debug)]
-pub(super) struct Source {
-    /// `gateway.yaml`
-    pub(super) path: PathBuf,
-    /// It, and the files that it names.
-    pub(super) files: Vec<PathBuf>,
-}
 
 /// What the cores are to serve by from now on.
 pub(super) struct Adoption {
@@ -46,7 +38,10 @@ pub(super) type Current = Arc<RwLock<Arc<Configuration>>>;
 
 /// Reloads, again and again.
 pub(super) struct Reloader {
-    pub(super) source: Source,
+    /// `gateway.yaml`
+    pub(super) path: PathBuf,
+    /// It, and the files that it names.
+    pub(super) watch: Watch,
     pub(super) current: Current,
     pub(super) adoptions: UnboundedSender<Adoption>,
     pub(super) metrics: Arc<Metrics>,
@@ -63,8 +58,15 @@ impl Reloader {
         let run = move || {
             loop {
                 match hangups.recv_timeout(LOOK) {
-                    Ok(()) => self.reload(),
-                    Err(RecvTimeoutError::Timeout) => {}
+                    Ok(()) => self.reload("SIGHUP"),
+                    Err(RecvTimeoutError::Timeout) => {
+                        let changed = self.watch.changed();
+                        if !changed.is_empty() {
+                            let names: Vec<_> =
+                                changed.iter().map(|path| path.display().to_string()).collect();
+                            self.reload(&names.join(", "));
+                        }
+                    }
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
             }
@@ -72,22 +74,29 @@ impl Reloader {
         thread::Builder::new().name("reload".to_owned()).spawn(run).map(drop)
     }
 
-    fn reload(&mut self) {
+    /// `cause`: SIGHUP, or what has changed.
+    fn reload(&mut self, cause: &str) {
         let done = self.load().and_then(|configuration| self.hand_over(configuration));
         self.metrics.config_reload(done.is_ok(), SystemTime::now());
         match done {
-            Ok(()) => tracing::info!("the configuration was reloaded"),
-            Err(Refused) => tracing::error!("the configuration was refused; the one before stays"),
+            Ok(()) => tracing::info!(cause, "the configuration was reloaded"),
+            Err(Refused) => tracing::error!(cause, "the configuration was refused; the one before stays"),
         }
     }
 
     fn load(&mut self) -> Result<Configuration, Refused> {
-        let mut loaded = config::load(&self.source.path).map_err(|report| {
-            self.source.files = report.files().to_vec();
+        // What changes from here on is seen at the next look.
+        self.watch.take_as_known();
+        let loaded = config::load(&self.path);
+        self.watch.replace(match &loaded {
+            Ok(loaded) => &loaded.files,
+            // What it names by now may be what has to change.
+            Err(report) => report.files(),
+        });
+        let mut loaded = loaded.map_err(|report| {
             tell(&report);
             Refused
         })?;
-        self.source.files = loaded.files;
         let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
         let fixed = current.fixed_keys(&loaded.settings);
         let next = current.succeed(loaded.settings, &self.metrics).map_err(|error| {
