@@ -10,14 +10,14 @@ use std::rc::Rc;
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::answer;
 use crate::answer_body::AnswerBody;
-use crate::backend::body::RequestBody;
+use crate::backend::body::{self, RequestBody, Upload};
 use crate::backend::forward::{self, Answered, Backend};
 use crate::config::settings::{BackendHost, Settings};
 use crate::contain::{Contained, Panicked};
@@ -28,6 +28,7 @@ use crate::policy::ability::{Permit, Requirement};
 use crate::policy::bearer::{self, Token};
 use crate::policy::client;
 use crate::policy::cors::{self, Preflight};
+use crate::policy::expectation;
 use crate::policy::headers::{self, Credentials, Forwarding};
 use crate::policy::identity::Identity;
 use crate::policy::map::Found;
@@ -48,6 +49,8 @@ pub struct Gateway {
     recorder: Rc<Recorder>,
 }
 
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
 /// What allows a request.
 struct Decision {
     permit: Permit,
@@ -62,6 +65,8 @@ struct Onward {
     uri: Uri,
     credentials: Credentials,
     body_limit: u64,
+    /// Whether its body waits for a 100.
+    waits: bool,
 }
 
 /// What a request that is not refused is answered with.
@@ -141,6 +146,10 @@ impl Gateway {
         if let Some(reader) = reader {
             self.settings.cors.let_read(reader, response.headers_mut());
         }
+        if head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT) {
+            // A body that may never come would be waited for.
+            response.headers_mut().insert(CONNECTION, CLOSE);
+        }
         exchange.refused(&refusal, response.status(), Instant::now());
         response.map(|bytes| AnswerBody::own(bytes, exchange))
     }
@@ -153,6 +162,7 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<(Served, Reason), Refusal> {
         let target = Target::read(&head.method, &head.uri, &head.headers)?;
+        let waits = expectation::waits(head.version, &head.headers)?;
         let setting = self.settings.backend.method_override;
         if let Some(method) = method::overriding(&head.method, &head.headers, setting)? {
             exchange.method = method;
@@ -170,7 +180,7 @@ impl Gateway {
                 Preflight::Answer => Served::Preflight(asked),
                 Preflight::Forward => {
                     let uri = self.backend_uri(&head.uri, &target)?;
-                    let onward = Onward { uri, credentials: Credentials::None, body_limit: 0 };
+                    let onward = Onward { uri, credentials: Credentials::None, body_limit: 0, waits };
                     let answered = self.forward(permit, peer, head, body, onward, exchange);
                     Served::Backend(Box::pin(answered).await?)
                 }
@@ -187,7 +197,7 @@ impl Gateway {
                 (Some(caller), Credentials::Token { authorization, identity, cookies })
             }
         };
-        let onward = Onward { uri, credentials, body_limit };
+        let onward = Onward { uri, credentials, body_limit, waits };
         let answered = self.forward(permit, peer, head, body, onward, exchange).await?;
         let Some(caller) = caller else { return Ok((Served::Backend(answered), Reason::Public)) };
         if answered.response.status() == StatusCode::UNAUTHORIZED {
@@ -333,7 +343,7 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Answered, Refusal> {
         let Settings { limits, backend, .. } = &*self.settings;
-        let Onward { uri, credentials, body_limit } = onward;
+        let Onward { uri, credentials, body_limit, waits } = onward;
         let (body, upload) =
             RequestBody::new(incoming, body_limit, limits.body_idle_timeout).map_err(forward::refusal)?;
         let forwarding = Forwarding {
@@ -362,7 +372,12 @@ impl Gateway {
         *request.method_mut() = mem::take(&mut head.method);
         *request.uri_mut() = uri;
         *request.headers_mut() = mem::take(&mut head.headers);
+        if waits && upload.is_some() {
+            request.headers_mut().insert(EXPECT, expectation::CONTINUE);
+            body::wait_for_continue(&mut request);
+        }
         let asked = Instant::now();
+        let upload = upload.as_deref();
         let answered = self.backend.forward(permit, request, upload, &peer.activity, asked).await;
         exchange.backend_answered(asked, Instant::now());
         let mut answered = answered?;
@@ -371,6 +386,13 @@ impl Gateway {
             tracing::warn!(why, "the backend's answer is ambiguous");
             Refusal::BackendBroken
         })?;
+        if upload.is_some_and(Upload::answered) {
+            // Neither side can tell whether the body that was not asked for will come.
+            answered.lease.close_afterwards();
+            if head.version == Version::HTTP_11 {
+                answered.response.headers_mut().insert(CONNECTION, CLOSE);
+            }
+        }
         Ok(answered)
     }
 }

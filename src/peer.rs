@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 
@@ -48,6 +48,9 @@ pub enum Phase {
     Serving,
 }
 
+/// How long an answer may stand still whose client has ended its side of the connection.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What a connection is doing and since when, so that one sweep a core can end what takes too long:
 /// no request sets a timer of its own.
 #[derive(Debug)]
@@ -55,6 +58,7 @@ pub struct Activity {
     phase: Cell<Phase>,
     since: Cell<Instant>,
     blocked_since: Cell<Option<Instant>>,
+    finished_at: Cell<Option<Instant>>,
     ending: Cell<Ending>,
     served: Cell<u64>,
     deadline: Cell<Option<Instant>>,
@@ -83,6 +87,7 @@ impl Activity {
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
             blocked_since: Cell::new(None),
+            finished_at: Cell::new(None),
             ending: Cell::new(Ending::Not),
             served: Cell::new(0),
             deadline: Cell::new(None),
@@ -114,9 +119,26 @@ impl Activity {
     pub fn wrote(&self, blocked: bool, now: impl FnOnce() -> Instant) {
         if !blocked {
             self.blocked_since.set(None);
+            if self.finished_at.get().is_some() {
+                self.finished_at.set(Some(now()));
+            }
         } else if self.blocked_since.get().is_none() {
             self.blocked_since.set(Some(now()));
         }
+    }
+
+    /// The client's side has ended while a request of its is being served: it has left, or said all it had to.
+    pub fn finished(&self, now: impl FnOnce() -> Instant) {
+        if self.finished_at.get().is_none() {
+            self.finished_at.set(Some(now()));
+        }
+    }
+
+    /// Whether the client, whose side has ended, is taken to have left: it was sent nothing for a while, and nothing
+    /// waits for it. Of one that is still there only sending can tell.
+    pub fn has_left(&self, now: Instant) -> bool {
+        let quiet = self.finished_at.get().map(|at| now.saturating_duration_since(at));
+        quiet.is_some_and(|quiet| quiet >= PATIENCE) && self.blocked_since.get().is_none()
     }
 
     /// A request's head is complete.

@@ -336,7 +336,7 @@ fn expect_100_continue_is_answered_when_the_request_is_permitted_and_only_then()
     assert_eq!(String::from_utf8_lossy(&interim), "HTTP/1.1 100 Continue\r\n\r\n");
     assert_eq!(client.send("body").response().status, 200);
     let request = setting.upstream.only_request();
-    assert_eq!((request.text(), request.field("expect")), ("body", None));
+    assert_eq!((request.text(), request.field("expect")), ("body", Some("100-continue")));
     let refused = setting.gateway.client().send(head("2|unknown")).read_until_close();
     assert!(refused.starts_with(b"HTTP/1.1 401 "), "{}", String::from_utf8_lossy(&refused));
 }

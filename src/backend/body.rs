@@ -3,14 +3,20 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::{Request, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::Notify;
 
 use super::idle::IdleTimer;
 use crate::policy::headers;
+
+/// How long a body waits for the backend to ask for it: an older one never does (RFC 9110 section 10.1.1).
+const UNTIL_ASKED: Duration = Duration::from_secs(1);
 
 /// What ended an upload before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +41,19 @@ pub struct Upload {
     taken: Cell<bool>,
     /// Since when the next piece is waited for, as far as the backend takes any.
     awaited_since: Cell<Option<Instant>>,
+    hold: Cell<Hold>,
+}
+
+/// Whether a body is held back that its client sends only when it is asked for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Hold {
+    /// It is not.
+    #[default]
+    None,
+    /// Until the backend asks.
+    Held,
+    /// For ever: the backend answered without it.
+    Unwanted,
 }
 
 impl Upload {
@@ -51,6 +70,16 @@ impl Upload {
             (None, None) => now,
         };
         Some(deadline).filter(|deadline| *deadline > now)
+    }
+
+    /// Notes that the backend has answered, so that a body that was not asked for never will be. Says whether that
+    /// is so.
+    pub fn answered(&self) -> bool {
+        let held = self.hold.get() != Hold::None;
+        if held {
+            self.hold.set(Hold::Unwanted);
+        }
+        held
     }
 
     /// What ended it early.
@@ -73,6 +102,8 @@ pub struct Streaming {
     upload: Rc<Upload>,
     left: u64,
     idle: IdleTimer,
+    /// Ready when a body that is [held](Upload::hold) may be asked for.
+    asked: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 impl RequestBody {
@@ -97,13 +128,38 @@ impl RequestBody {
             upload: Rc::clone(&upload),
             left: limit,
             idle: IdleTimer::new(idle_timeout),
+            asked: None,
         };
         Ok((Self::Streaming(Box::new(streaming)), Some(upload)))
     }
 }
 
+/// Holds the body of `request` back until its backend says 100 (Continue), or seems never to.
+pub fn wait_for_continue(request: &mut Request<RequestBody>) {
+    let RequestBody::Streaming(streaming) = request.body_mut() else { return };
+    let asked = Arc::new(Notify::new());
+    let is_asked = Arc::clone(&asked);
+    streaming.upload.hold.set(Hold::Held);
+    streaming.asked = Some(Box::pin(async move {
+        let _ = tokio::time::timeout(UNTIL_ASKED, is_asked.notified()).await;
+    }));
+    hyper::ext::on_informational(request, move |interim| {
+        if interim.status() == StatusCode::CONTINUE {
+            asked.notify_one();
+        }
+    });
+}
+
 impl Streaming {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
+        if let Some(asked) = &mut self.asked {
+            if self.upload.hold.get() == Hold::Unwanted {
+                return Poll::Pending;
+            }
+            ready!(asked.as_mut().poll(context));
+            self.asked = None;
+            self.upload.hold.set(Hold::None);
+        }
         let frame = match Pin::new(&mut self.incoming).poll_frame(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {

@@ -74,12 +74,11 @@ impl Backend {
         &self,
         permit: Permit,
         request: Request<RequestBody>,
-        upload: Option<Rc<Upload>>,
+        upload: Option<&Upload>,
         activity: &Activity,
         now: Instant,
     ) -> Result<Answered, Refusal> {
         let Permit { .. } = permit;
-        let upload = upload.as_deref();
         let Some(mut lease) = self.pool.take_idle(now) else {
             return Box::pin(self.over_new_connection(request, upload, activity)).await;
         };

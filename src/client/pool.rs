@@ -131,7 +131,7 @@ where
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { connection, since }) = idle.pop() {
             if connection.sender.is_ready() && now.saturating_duration_since(since) < self.idle_timeout {
-                return Some(Lease { connection, pool: Rc::clone(self), since: Some(since) });
+                return Some(Lease { connection, pool: Rc::clone(self), since: Some(since), is_last: false });
             }
         }
         None
@@ -160,7 +160,7 @@ where
             let _ = connection.await;
         });
         let connection = Connection { sender, task: task.abort_handle() };
-        Ok(Lease { connection, pool: Rc::clone(self), since: None })
+        Ok(Lease { connection, pool: Rc::clone(self), since: None, is_last: false })
     }
 
     async fn wait_for_turn(self: &Rc<Self>, bound: &Arc<ConnectionBound>) -> Result<Turn<B>, LeaseError> {
@@ -236,6 +236,7 @@ pub struct Lease<B> {
     connection: Connection<B>,
     pool: Rc<Pool<B>>,
     since: Option<Instant>,
+    is_last: bool,
 }
 
 impl<B> Lease<B>
@@ -259,10 +260,15 @@ where
         self.connection.sender.try_send_request(request)
     }
 
+    /// Makes this request the connection's last: it is not kept.
+    pub const fn close_afterwards(&mut self) {
+        self.is_last = true;
+    }
+
     /// Keeps the connection for another request, as soon as it has finished with this one.
     pub fn give_back(self) {
-        let Self { mut connection, pool, .. } = self;
-        if connection.sender.is_closed() {
+        let Self { mut connection, pool, is_last, .. } = self;
+        if is_last || connection.sender.is_closed() {
             return;
         }
         if connection.sender.is_ready() {

@@ -69,7 +69,7 @@ fn fate_of(name: &str) -> Fate {
             "client-ip" | "cf-connecting-ip" => Fate::Forwarding,
             _ => Fate::Passes,
         },
-        // The gateway asks for the body when the request is permitted.
+        // Set anew where it is what it may be.
         [b'e', ..] if name == "expect" => Fate::HopByHop,
         [b'f', ..] => match name {
             "forwarded" | "forwarded-for" | "fastly-client-ip" | "front-end-https" => Fate::Forwarding,

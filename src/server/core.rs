@@ -232,6 +232,7 @@ fn end_if_overdue(peer: &Peer, limits: &Limits, now: Instant) {
     match phase {
         Phase::Idle if waited >= limits.idle_timeout => activity.end(Ending::Soon),
         Phase::Head if waited >= limits.header_timeout => activity.end(Ending::TimedOut),
+        Phase::Serving if activity.has_left(now) => activity.end(Ending::Now),
         Phase::Idle | Phase::Head | Phase::Serving => {}
     }
     if let Some(since) = activity.blocked_since()

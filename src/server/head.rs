@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -58,6 +59,11 @@ impl Scanned {
         if self.scanner.is_http_1_0() {
             self.watched.transport.reset();
         }
+    }
+
+    /// Whether a message is being served whose head was passed on.
+    fn is_serving(&self) -> bool {
+        self.watched.peer.activity.count_served() < self.scanner.messages()
     }
 
     /// Whether a body has begun whose end has not come.
@@ -126,15 +132,14 @@ impl AsyncRead for Scanned {
                 this.hand_out(buffer);
                 return Poll::Ready(Ok(()));
             }
-            let activity = &this.watched.peer.activity;
             match &this.fault {
                 None => {}
                 Some(Fault::Body(why)) => {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, MalformedBody(why))));
                 }
                 // An end now would take the answer from a request that is being served.
-                Some(Fault::Head(_)) if activity.count_served() < this.scanner.messages() => {
-                    activity.wake_when_served();
+                Some(Fault::Head(_)) if this.is_serving() => {
+                    this.watched.peer.activity.wake_when_served();
                     return Poll::Pending;
                 }
                 Some(Fault::Head(_)) => {
@@ -145,6 +150,13 @@ impl AsyncRead for Scanned {
             let before = buffer.filled().len();
             ready!(Pin::new(&mut this.watched).poll_read(context, buffer))?;
             if buffer.filled().len() == before {
+                if this.is_serving() && !this.is_mid_body() {
+                    // The same: who has asked for all it wants may end its side, and wait for the answer.
+                    let activity = &this.watched.peer.activity;
+                    activity.finished(Instant::now);
+                    activity.wake_when_served();
+                    return Poll::Pending;
+                }
                 return Poll::Ready(Ok(()));
             }
             this.scan_in_place(buffer, before);

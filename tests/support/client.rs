@@ -2,6 +2,7 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::{ClientConnection, StreamOwned};
@@ -54,6 +55,27 @@ impl Response {
 pub struct RawClient {
     stream: BufReader<Box<dyn Stream>>,
     socket: TcpStream,
+    tls: Option<Tls>,
+}
+
+/// TLS whose sending side can be ended.
+#[derive(Clone)]
+struct Tls(Arc<Mutex<StreamOwned<ClientConnection, TcpStream>>>);
+
+impl Read for Tls {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().read(buffer)
+    }
+}
+
+impl Write for Tls {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.lock().unwrap().flush()
+    }
 }
 
 impl RawClient {
@@ -73,7 +95,7 @@ impl RawClient {
 
     fn over(socket: TcpStream) -> Self {
         let stream: Box<dyn Stream> = Box::new(socket.try_clone().unwrap());
-        Self { stream: BufReader::new(stream), socket }
+        Self { stream: BufReader::new(stream), socket, tls: None }
     }
 
     /// Connects with TLS, believing `authority`.
@@ -81,8 +103,10 @@ impl RawClient {
         let socket = connect(address);
         let name = "localhost".try_into().unwrap();
         let connection = ClientConnection::new(authority.client(), name).unwrap();
-        let stream: Box<dyn Stream> = Box::new(StreamOwned::new(connection, socket.try_clone().unwrap()));
-        Self { stream: BufReader::new(stream), socket }
+        let stream = StreamOwned::new(connection, socket.try_clone().unwrap());
+        let tls = Tls(Arc::new(Mutex::new(stream)));
+        let stream: Box<dyn Stream> = Box::new(tls.clone());
+        Self { stream: BufReader::new(stream), socket, tls: Some(tls) }
     }
 
     /// The client's own address.
@@ -120,6 +144,19 @@ impl RawClient {
     /// Says that no more bytes will come.
     pub fn finish(&mut self) -> &mut Self {
         self.socket.shutdown(Shutdown::Write).unwrap();
+        self
+    }
+
+    /// The same, and over TLS as TLS says it: with its alert, and an open connection.
+    pub fn finish_sending(&mut self) -> &mut Self {
+        match &self.tls {
+            Some(tls) => {
+                let mut tls = tls.0.lock().unwrap();
+                tls.conn.send_close_notify();
+                tls.flush().unwrap();
+            }
+            None => self.socket.shutdown(Shutdown::Write).unwrap(),
+        }
         self
     }
 

@@ -10,6 +10,7 @@
 // Not every topic needs everything.
 #![allow(dead_code, unused_imports)]
 
+pub mod by_hand;
 pub mod certificate;
 pub mod client;
 pub mod gateway;

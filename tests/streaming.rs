@@ -1,0 +1,363 @@
+//! Bodies as they flow: events, early answers, `Expect: 100-continue`, clients that have said all or have left.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::by_hand::{ByHand, Held};
+use crate::support::setting::setting;
+use crate::support::{Answer, Authority, Gateway, Introspector, RawClient, Request};
+
+const ITEMS: &str = "/api/v2/items";
+const EVENTS: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+const DONE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
+
+/// A gateway before a backend in the test's own hands.
+struct Scene {
+    backend: ByHand,
+    introspector: Introspector,
+    gateway: Gateway,
+}
+
+impl Scene {
+    fn new(tls: bool, yaml: &str) -> Self {
+        let backend = ByHand::start();
+        let introspector = Introspector::knowing([("1|writer", &["*"][..]), ("2|reader", &["items:read"])]);
+        let authority = Arc::new(Authority::new());
+        let builder = Gateway::builder().introspector(&introspector).yaml(&backend.yaml()).yaml(yaml);
+        let gateway = if tls { builder.tls(&authority) } else { builder }.start();
+        Self { backend, introspector, gateway }
+    }
+
+    /// Sends a request and takes it at the backend.
+    fn begin(&mut self, request: &str) -> (RawClient, Held, Request) {
+        let mut client = self.gateway.client();
+        client.send(request);
+        let (held, request) = self.backend.request();
+        (client, held, request)
+    }
+}
+
+fn get(version: &str) -> String {
+    format!("GET {ITEMS} HTTP/{version}\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n")
+}
+
+fn post(token: &str, fields: &str) -> String {
+    format!("POST {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n{fields}\r\n")
+}
+
+fn text(bytes: impl AsRef<[u8]>) -> String {
+    String::from_utf8_lossy(bytes.as_ref()).into_owned()
+}
+
+#[test]
+fn each_event_reaches_the_client_when_it_happens() {
+    for tls in [false, true] {
+        let mut scene = Scene::new(tls, "limits: {body_idle_timeout: 2s}\nbackend:\n  timeout: 500ms\n");
+        let (mut client, mut backend, _) = scene.begin(&get("1.1"));
+        let head = text(client_sees(&mut client, || {
+            backend.send(EVENTS);
+        }));
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+        // Longer than any time-out but that of silence.
+        for number in 0..8 {
+            thread::sleep(Duration::from_millis(400));
+            let event = format!("data: {number}\n\n");
+            let came = client_sees(&mut client, || {
+                backend.send(format!("{:x}\r\n{event}\r\n", event.len()));
+            });
+            assert_eq!(text(came), format!("{:X}\r\n{event}\r\n", event.len()));
+        }
+        backend.send("0\r\n\r\n");
+        assert_eq!(text(client.read_some()), "0\r\n\r\n");
+    }
+}
+
+/// What comes to the client within a moment of `act`.
+fn client_sees(client: &mut RawClient, act: impl FnOnce()) -> Vec<u8> {
+    act();
+    let began = Instant::now();
+    let came = client.read_some();
+    assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
+    came
+}
+
+#[test]
+fn a_client_that_has_said_all_is_served_as_long_as_its_answer_flows() {
+    for (tls, version) in [(false, "1.1"), (false, "1.0"), (true, "1.1")] {
+        let mut scene = Scene::new(tls, "");
+        let (mut client, mut backend, _) = scene.begin(&get(version));
+        client.finish_sending();
+        thread::sleep(Duration::from_millis(600));
+        backend.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n");
+        for _ in 0..8 {
+            thread::sleep(Duration::from_millis(500));
+            backend.send("x");
+        }
+        assert_eq!(client.response().text(), "xxxxxxxx", "TLS {tls}, HTTP/{version}");
+        assert_eq!(text(client.read_until_close()), "");
+        scene.gateway.wait_for_metric("requests_total{reason=\"allowed\",status=\"200\"}", 1.0);
+        scene.gateway.wait_for_metric("client_connections", 0.0);
+    }
+}
+
+#[test]
+fn what_a_client_sent_before_it_ended_its_side_is_answered() {
+    let setting = setting("");
+    setting.upstream.answer(|request| {
+        Answer::with(200, &[], format!("{} {}", request.target, request.text()))
+            .after(Duration::from_millis(300))
+    });
+    let two = format!("{}{}", get("1.1"), get("1.1").replace(ITEMS, "/up"));
+    for (sent, expected) in [
+        (get("1.1"), &[format!("{ITEMS} ")][..]),
+        (two, &[format!("{ITEMS} "), "/up ".to_owned()]),
+        (post("1|writer", "Content-Length: 4\r\n") + "body", &[format!("{ITEMS} body")]),
+        (
+            post("1|writer", "Transfer-Encoding: chunked\r\n") + "4\r\nbody\r\n0\r\n\r\n",
+            &[format!("{ITEMS} body")],
+        ),
+        // Nobody will ever know what it would have asked.
+        (get("1.1") + "GET /up HT", &[format!("{ITEMS} ")]),
+    ] {
+        let mut client = setting.gateway.client();
+        client.send(&sent).finish();
+        for expected in expected {
+            let response = client.response();
+            assert_eq!((response.status, response.text()), (200, expected.as_str()), "{sent}");
+        }
+        assert_eq!(text(client.read_until_close()), "", "{sent}");
+    }
+    setting.gateway.wait_for_metric("requests_total{status=\"200\"}", 6.0);
+}
+
+#[test]
+fn a_body_that_ends_too_early_is_no_body() {
+    let setting = setting("");
+    for body in ["Content-Length: 8\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"] {
+        let mut client = setting.gateway.client();
+        let head = post("1|writer", "");
+        client.send(head.trim_end().to_owned() + "\r\n" + body).finish();
+        let said = text(client.read_until_close());
+        assert!(said.is_empty() || said.starts_with("HTTP/1.1 400 "), "{said}");
+    }
+    assert!(setting.upstream.requests().iter().all(|request| !request.complete));
+}
+
+#[test]
+fn a_client_that_leaves_takes_the_backends_request_with_it() {
+    type Act = fn(&mut Held);
+    let cases: [(&str, String, Act); 5] = [
+        ("before the head of the answer", get("1.1"), |_| {}),
+        ("HTTP/1.0", get("1.0"), |_| {}),
+        ("in an answer that stands still", get("1.1"), |backend| {
+            backend.send(EVENTS).send("3\r\none\r\n");
+        }),
+        ("in an answer of known length", get("1.1"), |backend| {
+            backend.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+        }),
+        ("in its own body", post("1|writer", "Content-Length: 10\r\n") + "half", |_| {}),
+    ];
+    thread::scope(|scope| {
+        for tls in [false, true] {
+            for (name, request, act) in &cases {
+                for closes in [false, true] {
+                    // What has sent half a body and no more is no client that has said all.
+                    if !closes && name.contains("own body") {
+                        continue;
+                    }
+                    scope.spawn(move || {
+                        let mut scene = Scene::new(tls, "");
+                        let (mut client, mut backend, _) = scene.begin(request);
+                        act(&mut backend);
+                        if name.contains("in an answer") {
+                            client.read_some();
+                        }
+                        if closes {
+                            drop(client);
+                        } else {
+                            client.finish_sending();
+                        }
+                        let took = backend.until_close();
+                        assert!(took < Duration::from_millis(2500), "{name}, TLS {tls}: {took:?}");
+                        scene.gateway.wait_for_metric("client_connections", 0.0);
+                        scene.gateway.wait_for_metric("backend_connections", 0.0);
+                        let gone = "requests_total{reason=\"client_gone\"}";
+                        if !name.contains("own body") {
+                            scene.gateway.wait_for_metric(gone, 1.0);
+                        }
+                    });
+                }
+            }
+            // Bytes that nobody takes are the quickest way to find out.
+            scope.spawn(move || {
+                let mut scene = Scene::new(tls, "");
+                let (mut client, mut backend, _) = scene.begin(&get("1.1"));
+                backend.send(EVENTS);
+                client.read_some();
+                drop(client);
+                let began = Instant::now();
+                while backend.try_send("3\r\none\r\n").is_ok() {
+                    assert!(began.elapsed() < Duration::from_millis(2500), "flowing, TLS {tls}");
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn the_backend_is_asked_whether_a_body_is_wanted() {
+    let mut scene = Scene::new(false, "");
+    for expect in ["100-continue", "100-Continue"] {
+        let (mut client, mut backend, request) =
+            scene.begin(&post("1|writer", &format!("Expect: {expect}\r\nContent-Length: 4\r\n")));
+        assert_eq!(request.field("expect"), Some("100-continue"));
+        assert_eq!(request.field("content-length"), Some("4"));
+        // A hint is no permission.
+        backend.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+        thread::sleep(Duration::from_millis(200));
+        assert!(!client.has_bytes(), "nobody has asked for the body yet");
+        let came = client_sees(&mut client, || {
+            backend.send(CONTINUE);
+        });
+        assert_eq!(text(came), CONTINUE);
+        client.send("body");
+        assert_eq!(text(backend.read(4)), "body");
+        backend.send(DONE);
+        let response = client.response();
+        assert_eq!((response.status, response.text(), response.field("connection")), (200, "done", None));
+        drop(client);
+        drop(backend);
+    }
+}
+
+#[test]
+fn a_backend_that_never_asks_gets_the_body_all_the_same() {
+    let mut scene = Scene::new(false, "");
+    for body in ["Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let began = Instant::now();
+        let (mut client, mut backend, _) =
+            scene.begin(&post("1|writer", &format!("Expect: 100-continue\r\n{body}")));
+        assert_eq!(text(client.read_some()), CONTINUE);
+        let waited = began.elapsed().as_millis();
+        assert!((900..2500).contains(&waited), "{waited} ms");
+        let (sent, expected) = match body.starts_with("Content") {
+            true => ("body", "body"),
+            false => ("4\r\nbody\r\n0\r\n\r\n", "4\r\nbody\r\n0\r\n\r\n"),
+        };
+        client.send(sent);
+        assert_eq!(text(backend.read(expected.len())), expected);
+        backend.send(DONE);
+        assert_eq!(client.response().text(), "done");
+    }
+}
+
+#[test]
+fn a_body_that_nobody_wants_is_not_asked_for() {
+    let refusal = "HTTP/1.1 422 Unprocessable Content\r\nContent-Length: 4\r\n\r\nno!!";
+    for sends_it_anyway in [false, true] {
+        let mut scene = Scene::new(false, "");
+        let (mut client, mut backend, _) =
+            scene.begin(&post("1|writer", "Expect: 100-continue\r\nContent-Length: 1000000\r\n"));
+        backend.send(refusal);
+        let mut head = vec![];
+        while !head.ends_with(b"no!!") {
+            head.extend(client.read_some());
+        }
+        let head = text(head);
+        assert!(head.starts_with("HTTP/1.1 422 "), "{head}");
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+        let rest = if sends_it_anyway {
+            client.send(vec![b'x'; 1_000_000]).finish();
+            client.read_until_close()
+        } else {
+            client.read_until_close()
+        };
+        assert_eq!(text(rest), "", "and never a 100");
+        assert_eq!(text(backend.read_until_close()), "", "nor a byte of it");
+        scene.gateway.wait_for_metric("requests_total{reason=\"allowed\",status=\"422\"}", 1.0);
+    }
+}
+
+#[test]
+fn who_is_refused_is_not_asked_for_a_body() {
+    let mut scene = Scene::new(false, "limits: {body: 1MiB}");
+    let expect = "Expect: 100-continue\r\nContent-Length: 4\r\n";
+    for (request, status) in [
+        (post("9|unknown", expect), 401),
+        (post("1|writer", expect).replace("Authorization", "X-Nothing"), 401),
+        (post("2|reader", expect), 403),
+        (post("1|writer", expect).replace(ITEMS, "/nowhere"), 403),
+        (post("1|writer", "Expect: 100-continue\r\nContent-Length: 9999999\r\n"), 413),
+        (post("1|writer", "Expect: evil\r\nContent-Length: 4\r\n"), 400),
+        (post("1|writer", "Expect: 100-continue\r\nExpect: 100-continue\r\nContent-Length: 4\r\n"), 400),
+    ] {
+        let mut client = scene.gateway.client();
+        client.send(&request);
+        let response = client.try_response(false).unwrap();
+        assert_eq!((response.status, response.field("connection")), (status, Some("close")), "{request}");
+        assert!(response.raw_head.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{request}");
+        assert_eq!(text(client.read_until_close()), "", "{request}");
+    }
+    assert_eq!(scene.introspector.calls_for("1|writer"), 1, "for what is too large alone");
+    // Neither does anybody wait who cannot, or has nothing to wait with.
+    let old = post("1|writer", expect).replace("HTTP/1.1", "HTTP/1.0") + "body";
+    let bare = get("1.1").replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
+    for (sent, body) in [(old, "body"), (bare, "")] {
+        let (mut client, mut backend, request) = scene.begin(&sent);
+        assert_eq!(request.field("expect"), None);
+        assert_eq!(text(backend.read(body.len())), body);
+        backend.send(DONE);
+        let answer = client.response();
+        assert!(answer.raw_head.starts_with(b"HTTP/1."), "{sent}");
+        assert_eq!(answer.text(), "done", "{sent}");
+    }
+}
+
+#[test]
+fn an_answer_may_overtake_its_upload_which_goes_on() {
+    let mut scene = Scene::new(false, "");
+    for framing in ["Content-Length: 8\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let chunked = framing.starts_with("T");
+        let (mut client, mut backend, _) = scene.begin(&post("1|writer", framing));
+        let half = if chunked { "4\r\nhalf\r\n" } else { "half" };
+        client.send(half);
+        assert_eq!(text(backend.read(half.len())), half);
+        backend.send(DONE);
+        assert_eq!(client.response().text(), "done");
+        let rest = if chunked { "4\r\nrest\r\n0\r\n\r\n" } else { "rest" };
+        client.send(rest);
+        assert_eq!(text(backend.read(rest.len())), rest, "who answered reads on");
+        // Both connections are good for more.
+        client.send(get("1.1"));
+        assert_eq!(backend.request().target, ITEMS);
+        backend.send(DONE);
+        assert_eq!(client.response().text(), "done");
+    }
+}
+
+#[test]
+fn an_answer_may_come_instead_of_reading_the_upload() {
+    for tls in [false, true] {
+        let mut scene = Scene::new(tls, "");
+        for fields in ["", "Connection: close\r\n"] {
+            let (mut client, mut backend, _) =
+                scene.begin(&post("1|writer", "Content-Length: 100000000\r\n"));
+            client.send("some");
+            assert_eq!(text(backend.read(4)), "some");
+            backend.send(format!("HTTP/1.1 413 Too Much\r\n{fields}Content-Length: 4\r\n\r\nmuch"));
+            backend.finish();
+            // It has not read the answer yet, and goes on for a while.
+            for _ in 0..16 {
+                if client.try_send([b'x'; 64 * 1024]).is_err() {
+                    break;
+                }
+            }
+            let response = client.response();
+            assert_eq!((response.status, response.text()), (413, "much"), "TLS {tls}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A backend whose connections the test itself holds: it sees when bytes come and when the other side closes.
+
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::client::{PATIENCE, is_close};
+use super::upstream::Request;
+use super::wire::Head;
+
+/// Listens; each connection is taken by the test.
+pub struct ByHand {
+    listener: TcpListener,
+    accepted: usize,
+}
+
+/// One connection of it.
+pub struct Held {
+    stream: BufReader<TcpStream>,
+    number: usize,
+}
+
+impl ByHand {
+    /// On a port of its own.
+    pub fn start() -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").unwrap(), accepted: 0 }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    /// The section of gateway.yaml that names it.
+    pub fn yaml(&self) -> String {
+        format!("backend:\n  url: http://{}\n", self.address())
+    }
+
+    /// The next connection.
+    pub fn accept(&mut self) -> Held {
+        let end = Instant::now() + PATIENCE;
+        self.listener.set_nonblocking(true).unwrap();
+        let stream = loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}"),
+            }
+            assert!(Instant::now() < end, "no connection came");
+            thread::sleep(Duration::from_millis(2));
+        };
+        stream.set_nonblocking(false).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        self.accepted += 1;
+        Held { stream: BufReader::new(stream), number: self.accepted - 1 }
+    }
+
+    /// The next connection, and the head of its first request.
+    pub fn request(&mut self) -> (Held, Request) {
+        let mut held = self.accept();
+        let request = held.request();
+        (held, request)
+    }
+}
+
+impl Held {
+    /// The head of the next request.
+    pub fn request(&mut self) -> Request {
+        let head = Head::read(&mut self.stream).unwrap().expect("a request");
+        Request::new(head, self.number)
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.try_send(bytes).expect("the connection takes bytes");
+        self
+    }
+
+    /// Sends bytes where the other side may have closed already.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes.as_ref())
+    }
+
+    /// The next `length` bytes.
+    pub fn read(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.stream.read_exact(&mut bytes).expect("bytes");
+        bytes
+    }
+
+    /// Whether anything comes, an end included, within `wait`.
+    pub fn is_silent(&mut self, wait: Duration) -> bool {
+        if !self.stream.buffer().is_empty() {
+            return false;
+        }
+        self.stream.get_ref().set_read_timeout(Some(wait)).unwrap();
+        let came = self.stream.get_ref().peek(&mut [0]);
+        self.stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        came.is_err_and(|error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
+    }
+
+    /// What comes until the other side closes, or resets.
+    pub fn read_until_close(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match self.stream.read_to_end(&mut bytes) {
+            Ok(_) => bytes,
+            Err(error) if is_close(&error) => bytes,
+            Err(error) => panic!("no close but {error}; so far {:?}", String::from_utf8_lossy(&bytes)),
+        }
+    }
+
+    /// How long the other side takes to close, or reset.
+    pub fn until_close(&mut self) -> Duration {
+        let began = Instant::now();
+        self.read_until_close();
+        began.elapsed()
+    }
+
+    /// Says that no more bytes will come.
+    pub fn finish(&mut self) -> &mut Self {
+        self.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+        self
+    }
+}
