@@ -193,6 +193,7 @@ impl Exchange {
         self.recorder.access.write(&AccessLine {
             request_id: self.request_id.to_str().unwrap_or("-"),
             client: self.client,
+            client_subject: self.peer.subject.as_deref(),
             method: if METHODS.contains(&self.method) { self.method.as_str() } else { "other" },
             route: match (route, self.route) {
                 (Some(route), _) => route.template(),

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
@@ -129,6 +129,7 @@ impl Gateway {
             Ok(Ok((Served::Backend(Answered { mut response, lease }), reason))) => {
                 // Ours, whatever the backend speaks (RFC 9110 section 2.5).
                 *response.version_mut() = Version::HTTP_11;
+                self.pin_https(peer, response.headers_mut());
                 exchange.answered(response.status(), reason, exchange.answer_came());
                 let idle_timeout = self.settings.limits.body_idle_timeout;
                 return response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout));
@@ -136,6 +137,7 @@ impl Gateway {
             Ok(Ok((Served::Preflight(asked), reason))) => {
                 let mut response = answer::preflight(exchange.request_id.clone());
                 self.settings.cors.answer(reader, &asked, response.headers_mut());
+                self.pin_https(peer, response.headers_mut());
                 exchange.answered(response.status(), reason, Instant::now());
                 return response.map(|bytes| AnswerBody::own(bytes, exchange));
             }
@@ -146,12 +148,23 @@ impl Gateway {
         if let Some(reader) = reader {
             self.settings.cors.let_read(reader, response.headers_mut());
         }
+        self.pin_https(peer, response.headers_mut());
         if head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT) {
             // A body that may never come would be waited for.
             response.headers_mut().insert(CONNECTION, CLOSE);
         }
         exchange.refused(&refusal, response.status(), Instant::now());
         response.map(|bytes| AnswerBody::own(bytes, exchange))
+    }
+
+    /// Tells a browser to come by https only (RFC 6797 section 7.2: over https alone), unless the backend has said
+    /// for how long.
+    pub fn pin_https(&self, peer: &Peer, fields: &mut HeaderMap) {
+        if peer.encrypted
+            && let Some(hsts) = &self.settings.listen.hsts
+        {
+            fields.entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+        }
     }
 
     async fn serve(

@@ -18,6 +18,8 @@ pub struct Peer {
     pub trusted: bool,
     /// Whether the connection is TLS.
     pub encrypted: bool,
+    /// Whom its certificate names, where it had to show one.
+    pub subject: Option<Box<str>>,
     /// What it is doing.
     pub activity: Activity,
 }
@@ -32,6 +34,7 @@ impl Peer {
             address_field: field.unwrap_or(HeaderValue::from_static("unknown")),
             trusted,
             encrypted,
+            subject: None,
             activity: Activity::new(now),
         }
     }

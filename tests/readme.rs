@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::Arc;
 
-use super::support::{BINARY, Gateway, Introspector, Upstream};
+use super::support::{Authority, BINARY, Gateway, Introspector, Upstream};
 
 fn readme() -> String {
     fs::read_to_string("README.md").unwrap()
@@ -34,6 +35,15 @@ fn its_configurations_pass_check() {
     let blocks = blocks(&text, "yaml");
     assert!(!blocks.is_empty());
     let directory = tempfile::tempdir().unwrap();
+    // The certificates that they name.
+    let authority = Authority::new();
+    fs::create_dir(directory.path().join("tls")).unwrap();
+    for name in ["app", "shop"] {
+        let issued = authority.issue(&["localhost"], |_| {});
+        let at = |suffix: &str| directory.path().join(format!("tls/{name}.{suffix}"));
+        fs::write(at("crt"), issued.certificate).unwrap();
+        fs::write(at("key"), issued.private_key).unwrap();
+    }
     for block in blocks {
         let file = directory.path().join("gateway.yaml");
         fs::write(&file, block).unwrap();
@@ -63,7 +73,9 @@ fn its_commands_are_those_of_the_binary() {
 
 #[test]
 fn its_metrics_are_those_of_a_running_gateway() {
-    let gateway = Gateway::builder().backend(&Upstream::start()).introspector(&Introspector::start()).start();
+    let (upstream, introspector) = (Upstream::start(), Introspector::start());
+    let tls = Arc::new(Authority::new());
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&tls).start();
     assert_eq!(gateway.get("/api/v2/items", None).status, 401);
     let scrape = gateway.metrics().0;
     let text = readme();

@@ -22,7 +22,7 @@ use crate::support::certificate::Authority;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn listen_tls(authority: &Authority) -> ListenTls {
-    ListenTls { certificate: authority.certificate(), private_key: authority.private_key() }
+    ListenTls { certificate: authority.certificate(), private_key: authority.private_key(), client_ca: None }
 }
 
 fn believing(authority: &Authority) -> ClientTls {
@@ -35,7 +35,7 @@ fn destination(host: &str, address: SocketAddr, tls: bool) -> Destination {
 
 /// An echo server that speaks the TLS of `authority`, by way of `listen.tls`.
 async fn serve(authority: &Authority) -> SocketAddr {
-    let acceptor = TlsAcceptor::from(load(&listen_tls(authority)).unwrap().config);
+    let acceptor = TlsAcceptor::from(load(&listen_tls(authority), None).unwrap().config);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -252,8 +252,9 @@ fn the_leafs_end_is_known() {
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         std::fs::write(&certificate, params.self_signed(&key).unwrap().pem()).unwrap();
         std::fs::write(&private_key, key.serialize_pem()).unwrap();
-        let settings = ListenTls { certificate: certificate.clone(), private_key: private_key.clone() };
-        assert_eq!(load(&settings).unwrap().expires_at, expected);
+        let settings =
+            ListenTls { certificate: certificate.clone(), private_key: private_key.clone(), client_ca: None };
+        assert_eq!(load(&settings, None).unwrap().expires_at, expected);
     }
 }
 
@@ -322,12 +323,12 @@ fn certificates_that_cannot_be_served_are_refused() {
         ),
     ];
     for (certificate, private_key, expected, why) in cases {
-        let settings = ListenTls { certificate, private_key };
-        let error = load(&settings).unwrap_err();
+        let settings = ListenTls { certificate, private_key, client_ca: None };
+        let error = load(&settings, None).unwrap_err();
         assert!(expected(&error), "{settings:?}: {error:?}");
         assert!(error.to_string().contains(why), "{error}");
     }
     let private_key = file("g", &other_kind);
-    let error = load(&ListenTls { certificate, private_key }).unwrap_err();
+    let error = load(&ListenTls { certificate, private_key, client_ca: None }, None).unwrap_err();
     assert!(matches!(error, CertificateError::Mismatch { .. }), "{error}");
 }

@@ -31,6 +31,10 @@ pub(super) struct Spanned<T> {
     pub(super) span: Span,
 }
 
+/// One, or a list of at least one.
+#[derive(Debug)]
+pub(super) struct OneOrMore<T>(pub(super) Vec<T>);
+
 /// Values under names of the operator's own.
 #[derive(Debug)]
 pub(super) struct Named<T>(pub(super) Vec<(Key, T)>);
@@ -359,6 +363,35 @@ impl<T: Decode> Decode for Vec<T> {
         let items = decoder.list(node, "a list")?;
         let read: Vec<Option<T>> = items.iter().map(|item| T::decode(item, decoder)).collect();
         read.into_iter().collect()
+    }
+}
+
+impl<T: Decode> Decode for OneOrMore<T> {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        if !matches!(node.value, Value::List(_)) {
+            return T::decode(node, decoder).map(|one| Self(vec![one]));
+        }
+        let several = Vec::decode(node, decoder)?;
+        if several.is_empty() {
+            decoder.mismatch(node, "an empty list", "one, or a list of them");
+            return None;
+        }
+        Some(Self(several))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMore<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("OneOrMore_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let one = generator.subschema_for::<T>();
+        schemars::json_schema!({"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]})
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use zeroize::Zeroizing;
 
 use super::decode::{Decode, Decoder, Named, Spanned, join};
@@ -119,7 +120,7 @@ fn places(tree: &Node) -> Vec<(String, Span)> {
         };
         entries.iter().map(move |Entry { key, value }| (format!("{}.{}", section.text, key.text), key, value))
     });
-    let wanted = keys.filter(|(_, key, _)| matches!(&*key.text, "address" | "tls"));
+    let wanted = keys.filter(|(_, key, _)| matches!(&*key.text, "address" | "redirect_address" | "tls"));
     wanted.map(|(path, key, value)| (path, if value.is_scalar() { value.span } else { key.span })).collect()
 }
 
@@ -190,13 +191,14 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
                 .hint("Sanctum tries the session first: what the token lacks, a cookie can add"),
         );
     }
+    let hsts = strict_transport_security(&listen);
+    let tls = compile_listen_tls(&listen, decoder);
     Some(Settings {
         listen: settings::Listen {
             address: listen.address,
-            tls: listen.tls.map(|tls| settings::ListenTls {
-                certificate: tls.certificate.value.0,
-                private_key: tls.private_key.value.0,
-            }),
+            tls,
+            redirect_address: listen.redirect_address.map(|address| address.value),
+            hsts,
             trusted_proxies: listen.trusted_proxies.into_iter().map(|network| network.0).collect(),
             drain_delay: listen.drain_delay.0,
             drain_timeout: listen.drain_timeout.0,
@@ -308,6 +310,45 @@ fn compile_rate_limit(written: written::RateLimit, decoder: &mut Decoder<'_>) ->
 
 fn at_least_one<const LEAST: u32, const MOST: u32>(number: Whole<LEAST, MOST>) -> NonZeroU32 {
     NonZeroU32::new(number.0).unwrap_or(NonZeroU32::MIN)
+}
+
+/// The certificates of `listen.tls`, and whether what goes with them is there for a reason.
+fn compile_listen_tls(listen: &written::Listen, decoder: &mut Decoder<'_>) -> Box<[settings::ListenTls]> {
+    let Some(tls) = &listen.tls else {
+        let only = |key: &'static str, span| {
+            Mistake::error("only beside `listen.tls`").of(key).at(span, "nothing is served by https")
+        };
+        if let Some(address) = &listen.redirect_address {
+            decoder.mistakes.push(only("listen.redirect_address", address.span));
+        }
+        if !listen.hsts.value.0.is_zero() {
+            decoder.mistakes.push(only("listen.hsts", listen.hsts.span));
+        }
+        return Box::default();
+    };
+    let authority = |entry: &written::ListenTls| entry.client_ca.as_ref().map(|file| file.value.0.clone());
+    let first = tls.0.first().and_then(authority);
+    if let Some(other) = tls.0.iter().find(|entry| authority(entry) != first) {
+        let span = other.client_ca.as_ref().map_or(other.certificate.span, |file| file.span);
+        decoder.mistakes.push(
+            Mistake::error("another `client_ca` than that of the first certificate")
+                .of("listen.tls")
+                .at(span, "a client chooses by the name that it asks for which of them it meets")
+                .hint("give every certificate the same `client_ca`, or none"),
+        );
+    }
+    let entry = |entry: &written::ListenTls| settings::ListenTls {
+        certificate: entry.certificate.value.0.clone(),
+        private_key: entry.private_key.value.0.clone(),
+        client_ca: authority(entry),
+    };
+    tls.0.iter().map(entry).collect()
+}
+
+/// RFC 6797 section 6.1. Not for subdomains: of those this listener knows nothing.
+fn strict_transport_security(listen: &written::Listen) -> Option<HeaderValue> {
+    let seconds = listen.hsts.value.0.as_secs();
+    (seconds > 0).then(|| HeaderValue::try_from(format!("max-age={seconds}")).ok()).flatten()
 }
 
 fn compile_tls(tls: written::ClientTls) -> settings::ClientTls {

@@ -74,8 +74,12 @@ impl fmt::Display for ListenAddress {
 pub struct Listen {
     /// `listen.address`
     pub address: ListenAddress,
-    /// `listen.tls`: none serves plain HTTP.
-    pub tls: Option<ListenTls>,
+    /// `listen.tls`: none serves plain HTTP; the first is for clients that name no other.
+    pub tls: Box<[ListenTls]>,
+    /// `listen.redirect_address`: where plain HTTP is sent on to https.
+    pub redirect_address: Option<ListenAddress>,
+    /// `listen.hsts`, as the field says it; none: off.
+    pub hsts: Option<HeaderValue>,
     /// `listen.trusted_proxies`: peers whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// `listen.drain_delay`: from SIGTERM to closing the listener.
@@ -99,6 +103,15 @@ pub struct ListenTls {
     pub certificate: PathBuf,
     /// The private key: PKCS#8, PKCS#1 or SEC1.
     pub private_key: PathBuf,
+    /// Those whose certificates clients must show; none: clients show none.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl ListenTls {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.certificate, &self.private_key].into_iter().chain(&self.client_ca)
+    }
 }
 
 /// `admin`

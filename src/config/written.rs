@@ -3,7 +3,7 @@
 use super::abilities::{IncludedMap, Routes};
 use super::address::{BackendUrl, IntrospectionUrl, Network};
 use super::cors::{FieldName, Origin, Served};
-use super::decode::{Named, Spanned};
+use super::decode::{Named, OneOrMore, Spanned};
 use super::files::{ReadableFile, SecretFile};
 use super::section::section;
 use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots};
@@ -55,8 +55,13 @@ section! {
     Listen {
         /// An IP address with a port (0: any free one), or `unix:/path`.
         address: ListenAddress = "0.0.0.0:8080",
-        /// The certificate to serve; without it plain HTTP is served.
-        tls: Option<ListenTls>,
+        /// The certificate to serve, or several: each client meets the first that is for the name it asks for, or
+        /// the first of all. Without it plain HTTP is served.
+        tls: Option<OneOrMore<ListenTls>>,
+        /// A second address, where plain HTTP is answered 308 to https.
+        redirect_address: Option<Spanned<ListenAddress>>,
+        /// Tells browsers for how long to come by https only (Strict-Transport-Security); 0: does not.
+        hsts: Spanned<Period> = "0s",
         /// Networks whose forwarding header fields are believed.
         trusted_proxies: Vec<Network> = [],
         /// From SIGTERM to closing the listener.
@@ -73,6 +78,8 @@ section! {
         certificate: Spanned<ReadableFile>,
         /// The private key in PEM.
         private_key: Spanned<ReadableFile>,
+        /// Clients must show a certificate of one of these authorities, in PEM.
+        client_ca: Option<Spanned<ReadableFile>>,
     }
 }
 

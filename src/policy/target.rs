@@ -59,6 +59,21 @@ impl<'a> Target<'a> {
     }
 }
 
+impl Target<'_> {
+    /// The same by https, at its own port: where who comes by plain HTTP is sent.
+    pub fn by_https(&self) -> String {
+        let host = split_authority(self.host.as_bytes()).map_or(&[][..], |(host, _)| host);
+        // ASCII, as it was checked to be.
+        let mut url = format!("https://{}", String::from_utf8_lossy(host));
+        url.push_str(if self.path.is_asterisk() { "/" } else { self.path.as_str() });
+        if let Some(query) = self.query {
+            url.push('?');
+            url.push_str(query);
+        }
+        url
+    }
+}
+
 /// The canonical path of a request, of which `raw` is the target without its query.
 ///
 /// # Errors
@@ -131,6 +146,23 @@ fn port_number(digits: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn by_https_it_is_the_same_at_the_usual_port() {
+        for (target, host, expected) in [
+            ("/", "a.example", "https://a.example/"),
+            ("/api/v2/items?a=%2F&b", "A.example:8080", "https://A.example/api/v2/items?a=%2F&b"),
+            ("/%7Ea/", "[::1]:80", "https://[::1]/~a"),
+            ("http://a.example/x", "a.example", "https://a.example/x"),
+            ("//evil.example/x", "a.example", ""),
+            ("/a", "a.example@evil.example", ""),
+        ] {
+            let uri: Uri = target.parse().unwrap();
+            let fields = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
+            let read = Target::read(&Method::GET, &uri, &fields);
+            assert_eq!(read.map_or(String::new(), |target| target.by_https()), expected, "{target} {host}");
+        }
+    }
 
     /// `path ? query`, or why not.
     fn read(method: &str, target: &str, hosts: &[&str]) -> Result<(String, Option<String>), Refusal> {

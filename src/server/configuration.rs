@@ -10,7 +10,8 @@ use hyper::body::Body;
 use moka::notification::RemovalCause;
 use sha2::{Digest, Sha256};
 
-use super::{StartError, tls};
+use super::StartError;
+use super::tls::Certificates;
 use crate::client::pool::{ConnectionBound, Pool};
 use crate::client::{Connector, ConnectorError};
 use crate::config::settings::{ClientTls, Destination, Introspection, Settings};
@@ -22,7 +23,7 @@ use crate::tokens::turns::Turns;
 
 /// What the configuration's certificates, roots and addresses out come to.
 pub struct Parts {
-    pub(super) tls: Option<tls::ListenerTls>,
+    pub(super) tls: Option<Arc<Certificates>>,
     pub(super) backend: Arc<Outbound>,
     pub(super) introspector: Arc<Outbound>,
 }
@@ -107,22 +108,19 @@ impl Parts {
     /// # Errors
     /// [`StartError::Certificate`] and [`StartError::Connector`].
     pub fn build(settings: &Settings) -> Result<Self, StartError> {
-        let tls = settings.listen.tls.as_ref().map(tls::load).transpose()?;
+        let tls = certificates(settings)?;
         Self::with_tls(tls, settings, None)
     }
 
     /// The same for the configuration after this one: what stays the same goes on, with its connections.
     fn succeed(&self, settings: &Settings, before: &Settings) -> Result<Self, StartError> {
-        let tls = if settings.listen.tls == before.listen.tls {
-            self.tls.clone()
-        } else {
-            settings.listen.tls.as_ref().map(tls::load).transpose()?
-        };
+        let tls =
+            if settings.listen.tls == before.listen.tls { self.tls.clone() } else { certificates(settings)? };
         Self::with_tls(tls, settings, Some(self))
     }
 
     fn with_tls(
-        tls: Option<tls::ListenerTls>,
+        tls: Option<Arc<Certificates>>,
         settings: &Settings,
         before: Option<&Self>,
     ) -> Result<Self, StartError> {
@@ -134,6 +132,11 @@ impl Parts {
             .map_err(|source| StartError::Connector { section: "introspection", source })?;
         Ok(Self { tls, backend, introspector })
     }
+}
+
+fn certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, StartError> {
+    let entries = &settings.listen.tls;
+    if entries.is_empty() { Ok(None) } else { Ok(Some(Arc::new(Certificates::load(entries)?))) }
 }
 
 /// What every core makes its gateway from.
@@ -203,6 +206,7 @@ impl Configuration {
         let now = &*self.settings;
         [
             ("listen.address", now.listen.address != next.listen.address),
+            ("listen.redirect_address", now.listen.redirect_address != next.listen.redirect_address),
             ("admin.address", now.admin.address != next.admin.address),
             ("runtime.threads", now.threads != next.threads),
             ("log.format", now.log.format != next.log.format),

@@ -6,9 +6,9 @@ use std::time::Instant;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::core::{Core, Serving};
-use super::http1;
 use super::listen::Accepted;
 use super::transport::{Transport, Watched};
+use super::{http1, tls};
 use crate::peer::Peer;
 
 /// What a connection speaks.
@@ -35,8 +35,10 @@ pub(super) async fn serve(core: Rc<Core>, accepted: Accepted) {
         }
     };
     let trusted = address.is_some_and(|address| settings.listen.trusts(address));
-    let peer = Rc::new(Peer::new(address, trusted, serving.tls.is_some(), Instant::now()));
-    let Some((transport, protocol)) = encrypt(&serving, stream).await else { return };
+    let Some(Agreed { transport, protocol, subject }) = encrypt(&serving, stream).await else { return };
+    let mut peer = Peer::new(address, trusted, serving.tls.is_some(), Instant::now());
+    peer.subject = subject;
+    let peer = Rc::new(peer);
 
     let _open = core.enter(&peer);
     let watched = Watched { transport, peer: Rc::clone(&peer) };
@@ -45,13 +47,25 @@ pub(super) async fn serve(core: Rc<Core>, accepted: Accepted) {
     }
 }
 
-/// The transport under TLS, where the listener has it, and what was agreed on to speak over it.
-async fn encrypt(serving: &Serving, transport: Transport) -> Option<(Transport, Protocol)> {
-    let Some(acceptor) = &serving.tls else { return Some((transport, Protocol::Http1)) };
-    let Transport::Tcp(stream) = transport else { return Some((transport, Protocol::Http1)) };
-    let handshake = acceptor.accept(stream);
-    match tokio::time::timeout(serving.gateway.settings().limits.header_timeout, handshake).await {
-        Ok(Ok(stream)) => Some((Transport::Tls(Box::new(stream)), Protocol::Http1)),
+/// What a connection is spoken over, and what is spoken.
+struct Agreed {
+    transport: Transport,
+    protocol: Protocol,
+    /// Of the client's certificate.
+    subject: Option<Box<str>>,
+}
+
+/// The transport under TLS, where the listener has it.
+async fn encrypt(serving: &Serving, transport: Transport) -> Option<Agreed> {
+    let (tls, stream) = match (&serving.tls, transport) {
+        (Some(tls), Transport::Tcp(stream)) => (tls, stream),
+        (_, transport) => return Some(Agreed { transport, protocol: Protocol::Http1, subject: None }),
+    };
+    match tokio::time::timeout(serving.gateway.settings().limits.header_timeout, tls.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let subject = tls::subject(&stream);
+            Some(Agreed { transport: Transport::Tls(Box::new(stream)), protocol: Protocol::Http1, subject })
+        }
         Ok(Err(error)) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "a TLS handshake failed");
             None

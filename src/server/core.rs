@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
 
 use super::configuration::{Configuration, Outbound};
 use super::listen::{Admitted, Order};
+use super::tls::Certificates;
 use super::{connection, http1};
 use crate::backend::forward::Backend;
 use crate::client::pool::Census;
@@ -47,7 +47,7 @@ pub(super) struct Core {
 /// gateway of its time, and keeps that one.
 pub(super) struct Serving {
     pub(super) gateway: Rc<Gateway>,
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Arc<Certificates>>,
     pub(super) http1: hyper::server::conn::http1::Builder,
     backend: Arc<Outbound>,
     introspector: Arc<Outbound>,
@@ -85,7 +85,7 @@ impl Serving {
         );
         Self {
             gateway: Rc::new(gateway),
-            tls: parts.tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.config))),
+            tls: parts.tls.clone(),
             http1: http1::builder(&settings.limits),
             backend: Arc::clone(&parts.backend),
             introspector: Arc::clone(&parts.introspector),

@@ -172,7 +172,7 @@ impl Seating {
     fn turn_away(&mut self, accepted: Accepted) {
         self.turned_away.count(Instant::now());
         // A client that awaits a handshake could not read it.
-        if self.settings.listen.tls.is_none() {
+        if self.settings.listen.tls.is_empty() {
             tell(accepted);
         }
     }

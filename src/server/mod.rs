@@ -10,6 +10,7 @@ mod head;
 mod http1;
 mod last_answer;
 mod listen;
+mod redirect;
 mod reload;
 pub mod tls;
 mod transport;
@@ -21,7 +22,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::{self, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,10 +45,10 @@ use crate::watch::Watch;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("{section}.address: {source}")]
+    #[error("{key}: {source}")]
     Bind {
-        /// `listen` or `admin`
-        section: &'static str,
+        /// `listen.address`, `listen.redirect_address` or `admin.address`
+        key: &'static str,
         /// What is wrong with it.
         source: BindError,
     },
@@ -71,7 +72,7 @@ impl StartError {
     /// The key that it is about, and what is wrong with that key's value.
     pub fn key(&self) -> Option<(String, String)> {
         match self {
-            Self::Bind { section, source } => Some((format!("{section}.address"), source.to_string())),
+            Self::Bind { key, source } => Some(((*key).to_owned(), source.to_string())),
             Self::Certificate(source) => Some(("listen.tls".to_owned(), source.to_string())),
             Self::Connector { section, source } => Some((format!("{section}.tls"), source.to_string())),
             Self::System(_) => None,
@@ -85,6 +86,7 @@ pub struct Server {
     log: log::Guard,
     proxy: Listener,
     admin: Listener,
+    redirect: Option<Listener>,
     parts: Parts,
     source: Option<(PathBuf, Watch)>,
 }
@@ -96,11 +98,12 @@ impl Server {
     /// Whatever keeps the configuration from being served. Nothing is left half-started.
     pub fn bind(settings: Settings, log: log::Guard) -> Result<Self, StartError> {
         let parts = Parts::build(&settings)?;
-        let bind =
-            |address, section| Listener::bind(address).map_err(|source| StartError::Bind { section, source });
-        let proxy = bind(&settings.listen.address, "listen")?;
-        let admin = bind(&settings.admin.address, "admin")?;
-        Ok(Self { settings: Arc::new(settings), log, proxy, admin, parts, source: None })
+        let bind = |address, key| Listener::bind(address).map_err(|source| StartError::Bind { key, source });
+        let proxy = bind(&settings.listen.address, "listen.address")?;
+        let admin = bind(&settings.admin.address, "admin.address")?;
+        let redirect = settings.listen.redirect_address.as_ref();
+        let redirect = redirect.map(|address| bind(address, "listen.redirect_address")).transpose()?;
+        Ok(Self { settings: Arc::new(settings), log, proxy, admin, redirect, parts, source: None })
     }
 
     /// Loads the configuration anew, at SIGHUP and when one of `files` changes: `path`, and what it names.
@@ -164,6 +167,10 @@ impl Server {
             reloader.start(hangups)?;
             runtime.spawn(tell_hangups(hung_up));
         }
+        if let Some(listener) = self.redirect {
+            tracing::info!(listener = "redirect", address = %listener.address(), "listening");
+            runtime.spawn(redirect::serve(listener, Arc::clone(&metrics)));
+        }
         let turned_away = TurnedAway::new(metrics.core(self.settings.threads));
         let seating = Seating::new(seats, Arc::clone(&configuration.settings), turned_away, log.clone());
         runtime.block_on(accept(self.proxy, seating, to_adopt, &readiness, shutdown))?;
@@ -189,9 +196,7 @@ fn measure(metrics: &Arc<Metrics>, current: &Current, log: &log::Control) {
         metrics.set_cache_entries(EntryKind::Active, active);
         metrics.set_cache_entries(EntryKind::Inactive, inactive);
         metrics.set_log_lines_dropped(dropped.count());
-        if let Some(tls) = &configuration.parts.tls {
-            metrics.set_certificate_expiry(UNIX_EPOCH + Duration::from_secs(tls.expires_at));
-        }
+        metrics.set_certificates(configuration.parts.tls.as_ref().map_or_else(Vec::new, |tls| tls.states()));
     }));
 }
 

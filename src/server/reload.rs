@@ -58,9 +58,14 @@ impl Reloader {
         let run = move || {
             loop {
                 match hangups.recv_timeout(LOOK) {
-                    Ok(()) => self.reload("SIGHUP"),
+                    Ok(()) => {
+                        self.reload_certificates(|_| true);
+                        self.reload("SIGHUP");
+                    }
                     Err(RecvTimeoutError::Timeout) => {
                         let changed = self.watch.changed();
+                        // Certificates are taken over even while gateway.yaml is not fit to be.
+                        self.reload_certificates(|path| changed.contains(path));
                         if !changed.is_empty() {
                             let names: Vec<_> =
                                 changed.iter().map(|path| path.display().to_string()).collect();
@@ -72,6 +77,16 @@ impl Reloader {
             }
         };
         thread::Builder::new().name("reload".to_owned()).spawn(run).map(drop)
+    }
+
+    fn current(&self) -> Arc<Configuration> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn reload_certificates(&self, concerns: impl Fn(&PathBuf) -> bool) {
+        if let Some(certificates) = &self.current().parts.tls {
+            certificates.reload(concerns);
+        }
     }
 
     /// `cause`: SIGHUP, or what has changed.
@@ -97,7 +112,7 @@ impl Reloader {
             tell(&report);
             Refused
         })?;
-        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let current = self.current();
         let fixed = current.fixed_keys(&loaded.settings);
         let next = current.succeed(loaded.settings, &self.metrics).map_err(|error| {
             match error.key() {

@@ -25,6 +25,9 @@ pub struct AccessLine<'a> {
     /// The peer's address, or that of the client for which a trusted proxy asks; none for a Unix socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
+    /// Whom the client's certificate names, where it had to show one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_subject: Option<&'a str>,
     /// The method; `other` for one that is not served, which could be any text, a token too.
     pub method: &'a str,
     /// The route's template, `unmapped` or `none`: the same word as in metrics.
@@ -185,7 +188,12 @@ impl AccessLine<'_> {
             write!(formatter, " client={client}")?;
         }
         // `Debug` of a string escapes quotes and control characters.
-        for (name, value) in [("token_id", self.token_id), ("token_name", self.token_name)] {
+        let told = [
+            ("client_subject", self.client_subject),
+            ("token_id", self.token_id),
+            ("token_name", self.token_name),
+        ];
+        for (name, value) in told {
             if let Some(value) = value {
                 write!(formatter, " {name}={value:?}")?;
             }
@@ -247,6 +255,7 @@ mod tests {
         AccessLine {
             request_id: "7f3a",
             client: Some(IpAddr::from([192, 0, 2, 7])),
+            client_subject: None,
             method: "GET",
             route: "/api/v2/items/{id}",
             status: 403,

@@ -157,6 +157,17 @@ pub struct Metrics {
 /// Brings values up to date before a scrape reads them; see [`Metrics::on_scrape`].
 pub type OnScrape = Box<dyn Fn(&Metrics) + Send + Sync>;
 
+/// One of the listener's certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateState {
+    /// The file's path.
+    pub file: String,
+    /// When what is served ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// Whether what is in the files is served.
+    pub is_current: bool,
+}
+
 /// What the collector reads.
 struct Shared {
     shards: Box<[Arc<Shard>]>,
@@ -170,8 +181,8 @@ struct Shared {
     config_reload_success: AtomicU64,
     /// Seconds of the epoch; 0: the metric is absent.
     config_reload_timestamp: AtomicU64,
-    /// Seconds of the epoch; 0: the metric is absent.
-    certificate_expiry: AtomicU64,
+    certificates: Mutex<Vec<CertificateState>>,
+    redirects: AtomicU64,
 }
 
 /// The routes' counters, by number and by template.
@@ -234,7 +245,8 @@ impl Metrics {
             log_lines_dropped: AtomicU64::new(0),
             config_reload_success: AtomicU64::new(2),
             config_reload_timestamp: AtomicU64::new(0),
-            certificate_expiry: AtomicU64::new(0),
+            certificates: Mutex::default(),
+            redirects: AtomicU64::new(0),
         });
         let registry = Registry::new();
         let registered = registry.register(Box::new(collect::Sum::new(Arc::clone(&shared))));
@@ -298,9 +310,14 @@ impl Metrics {
         self.shared.config_reload_success.store(success.into(), Relaxed);
     }
 
-    /// Notes when the first of the listener's certificates expires.
-    pub fn set_certificate_expiry(&self, expiry: SystemTime) {
-        self.shared.certificate_expiry.store(epoch_seconds(expiry), Relaxed);
+    /// Sets what is to be told of the listener's certificates; to be called from [`Metrics::on_scrape`].
+    pub fn set_certificates(&self, certificates: Vec<CertificateState>) {
+        *self.shared.certificates.lock().unwrap_or_else(PoisonError::into_inner) = certificates;
+    }
+
+    /// Counts a request that was sent on to https.
+    pub fn redirected(&self) {
+        self.shared.redirects.fetch_add(1, Relaxed);
     }
 
     /// Has `callback` called ahead of every [`Metrics::render`], on the thread of the scrape.

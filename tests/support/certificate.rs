@@ -11,6 +11,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 /// A certificate authority in a temporary directory, with one certificate for `localhost` and 127.0.0.1.
 pub struct Authority {
     directory: tempfile::TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, in PEM.
+pub struct Issued {
+    pub certificate: String,
+    pub private_key: String,
 }
 
 impl Authority {
@@ -19,14 +26,23 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("ca.crt"), issuer.pem()).unwrap();
-        std::fs::write(directory.path().join("tls.crt"), leaf.pem()).unwrap();
-        std::fs::write(directory.path().join("tls.key"), key.serialize_pem()).unwrap();
-        Self { directory }
+        let authority = Self { directory, issuer };
+        let Issued { certificate, private_key } = authority.issue(&["localhost", "127.0.0.1"], |_| {});
+        std::fs::write(authority.certificate(), certificate).unwrap();
+        std::fs::write(authority.private_key(), private_key).unwrap();
+        authority
+    }
+
+    /// A certificate for these names, changed as `change` says.
+    pub fn issue(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Issued { certificate, private_key: key.serialize_pem() }
     }
 
     /// The authority's own certificate, for `ca_file`.
@@ -66,6 +82,22 @@ impl Authority {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Arc::new(config)
+    }
+
+    /// The same, and shows a certificate.
+    pub fn client_with(&self, shown: &Issued) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(certificates(&self.ca_file()));
+        let chain = CertificateDer::pem_slice_iter(shown.certificate.as_bytes()).collect::<Result<_, _>>();
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                chain.unwrap(),
+                PrivateKeyDer::from_pem_slice(shown.private_key.as_bytes()).unwrap(),
+            );
+        Arc::new(config.unwrap())
     }
 }
 

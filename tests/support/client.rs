@@ -5,7 +5,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
@@ -100,9 +100,13 @@ impl RawClient {
 
     /// Connects with TLS, believing `authority`.
     pub fn connect_tls(address: SocketAddr, authority: &Authority) -> Self {
+        Self::connect_tls_as(address, authority.client(), "localhost")
+    }
+
+    /// Connects with TLS of any kind, to a server of this name.
+    pub fn connect_tls_as(address: SocketAddr, config: Arc<ClientConfig>, name: &str) -> Self {
         let socket = connect(address);
-        let name = "localhost".try_into().unwrap();
-        let connection = ClientConnection::new(authority.client(), name).unwrap();
+        let connection = ClientConnection::new(config, name.to_owned().try_into().unwrap()).unwrap();
         let stream = StreamOwned::new(connection, socket.try_clone().unwrap());
         let tls = Tls(Arc::new(Mutex::new(stream)));
         let stream: Box<dyn Stream> = Box::new(tls.clone());

@@ -226,7 +226,8 @@ impl Gateway {
         found.unwrap_or_else(|| panic!("no such line among\n{}", self.logs().join("\n")))
     }
 
-    fn wait_for_listener(&self, listener: &str) -> SocketAddr {
+    /// Where a listener is, from the log.
+    pub fn wait_for_listener(&self, listener: &str) -> SocketAddr {
         let line = self.wait_for_log(|line| line["message"] == "listening" && line["listener"] == listener);
         let address = line["address"].as_str().expect("an address");
         match address.starts_with("unix:") {

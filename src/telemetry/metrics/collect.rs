@@ -1,9 +1,9 @@
 //! Adds the shards up for a scrape.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
@@ -55,8 +55,12 @@ shapes! {
         "Whether the last attempt to load the configuration succeeded.";
     CONFIG_RELOAD_TIMESTAMP: GAUGE "stockaj_gateway_config_reload_timestamp_seconds" []
         "When the configuration was last loaded with success.";
-    CERTIFICATE_EXPIRY: GAUGE "stockaj_gateway_certificate_expiry_timestamp_seconds" []
-        "When the first of the listener's certificates expires.";
+    CERTIFICATE_EXPIRY: GAUGE "stockaj_gateway_certificate_expiry_timestamp_seconds" ["certificate"]
+        "When a certificate of the listener expires.";
+    CERTIFICATE_RELOAD_SUCCESS: GAUGE "stockaj_gateway_certificate_reload_success" ["certificate"]
+        "Whether what is in a certificate's files is served.";
+    REDIRECTS: COUNTER "stockaj_gateway_redirects_total" []
+        "Requests by plain HTTP that were sent on to https.";
     BUILD_INFO: GAUGE "stockaj_gateway_build_info" ["version"]
         "What is running; always 1.";
     LOG_LINES_DROPPED: COUNTER "stockaj_gateway_log_lines_dropped_total" []
@@ -175,15 +179,21 @@ impl Sum {
         if success < 2 {
             families.push(CONFIG_RELOAD_SUCCESS.single(success as f64));
         }
-        for (shape, time) in [
-            (CONFIG_RELOAD_TIMESTAMP, &shared.config_reload_timestamp),
-            (CERTIFICATE_EXPIRY, &shared.certificate_expiry),
-        ] {
-            let seconds = read(time);
-            if seconds > 0 {
-                families.push(shape.single(seconds as f64));
-            }
+        let loaded_at = read(&shared.config_reload_timestamp);
+        if loaded_at > 0 {
+            families.push(CONFIG_RELOAD_TIMESTAMP.single(loaded_at as f64));
         }
+        let certificates = shared.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        families.push(
+            CERTIFICATE_EXPIRY
+                .each(&certificates, |shape, it| shape.gauge(&[&it.file], it.expires_at as f64)),
+        );
+        families.push(
+            CERTIFICATE_RELOAD_SUCCESS
+                .each(&certificates, |shape, it| shape.gauge(&[&it.file], it.is_current.into())),
+        );
+        drop(certificates);
+        families.push(REDIRECTS.single(read(&shared.redirects) as f64));
         let process = process::read();
         for (shape, value) in [
             (PROCESS_CPU, process.cpu_seconds),

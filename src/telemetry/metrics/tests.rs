@@ -60,7 +60,11 @@ fn all() -> Arc<Metrics> {
     core.introspection(IntrospectionOutcome::NoVerdict);
     metrics.cache_eviction(EntryKind::Inactive, EvictionCause::Size);
     metrics.config_reload(true, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
-    metrics.set_certificate_expiry(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    metrics.set_certificates(vec![CertificateState {
+        file: "/tls/tls.crt".to_owned(),
+        expires_at: 1_800_000_000,
+        is_current: true,
+    }]);
     metrics.on_scrape(Box::new(|metrics| {
         metrics.set_cache_entries(EntryKind::Active, 12);
         metrics.set_log_lines_dropped(7);
@@ -95,7 +99,8 @@ fn values() {
         (r#"backend_connections{state="active"}"#, 4.0),
         ("config_reload_success", 1.0),
         ("config_reload_timestamp_seconds", 1_700_000_000.0),
-        ("certificate_expiry_timestamp_seconds", 1_800_000_000.0),
+        ("certificate_expiry_timestamp_seconds{certificate=\"/tls/tls.crt\"}", 1_800_000_000.0),
+        ("certificate_reload_success{certificate=\"/tls/tls.crt\"}", 1.0),
         (concat!(r#"build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""}"#), 1.0),
         ("log_lines_dropped_total", 7.0),
     ] {

@@ -1,0 +1,102 @@
+//! A second listener, for those who come by plain HTTP: it sends them on to https, and serves nothing.
+//!
+//! A token that was sent to it has crossed the network for everyone to read, and a redirect does not take that back:
+//! it is for people who type a name into a browser.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, LOCATION};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::listen::{AFTER_FAILURE, Accepted, Door};
+use crate::answer;
+use crate::exchange::new_request_id;
+use crate::listener::Listener;
+use crate::policy::headers::X_REQUEST_ID;
+use crate::policy::refusal::Refusal;
+use crate::policy::target::Target;
+use crate::telemetry::metrics::Metrics;
+
+/// Connections at a time; further ones are closed.
+const CONNECTIONS: usize = 256;
+/// For a whole connection, which carries one request.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sends on, for as long as it is polled.
+pub(super) async fn serve(listener: Listener, metrics: Arc<Metrics>) -> io::Result<()> {
+    let (door, _file) = Door::open(listener)?;
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = match door.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "nothing to be redirected");
+                tokio::time::sleep(AFTER_FAILURE).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let metrics = Arc::clone(&metrics);
+        tokio::spawn(async move {
+            let _place = place;
+            let served = async {
+                match accepted {
+                    Accepted::Tcp(stream, _) => {
+                        connection(TokioIo::new(TcpStream::from_std(stream)?), &metrics).await
+                    }
+                    Accepted::Unix(stream) => {
+                        connection(TokioIo::new(UnixStream::from_std(stream)?), &metrics).await
+                    }
+                }
+                io::Result::Ok(())
+            };
+            let _ = timeout(PATIENCE, served).await;
+        });
+    }
+}
+
+async fn connection<I>(io: I, metrics: &Metrics)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .keep_alive(false)
+        .max_header_size(16 * 1024)
+        .serve_connection(io, service_fn(async |request| Ok::<_, Infallible>(answer(&request, metrics))));
+    if let Err(error) = served.await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "a redirected connection broke off");
+    }
+}
+
+fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+    let location = Target::read(request.method(), request.uri(), request.headers()).and_then(|target| {
+        HeaderValue::try_from(target.by_https())
+            .map_err(|_| Refusal::BadRequest("a target that is no field value"))
+    });
+    let location = match location {
+        Ok(location) => location,
+        Err(refusal) => return answer::refuse(&refusal, new_request_id()).map(Full::new),
+    };
+    metrics.redirected();
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    let fields = response.headers_mut();
+    fields.insert(LOCATION, location);
+    fields.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    fields.insert(X_REQUEST_ID, new_request_id());
+    response
+}

@@ -1,0 +1,227 @@
+//! One certificate and its key, from their files to what the listener shows its clients.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
+use x509_cert::Certificate;
+use x509_cert::der::{self, Decode};
+use zeroize::Zeroizing;
+
+use crate::config::settings::ListenTls;
+
+/// What is agreed on to be spoken over TLS (RFC 7301), the best first.
+const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+
+/// What an entry of `listen.tls` comes to.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// TLS 1.2 and 1.3, with session tickets that no other entry's configuration takes.
+    pub config: Arc<ServerConfig>,
+    /// When the leaf certificate ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// The certificate itself, for the names that it is for.
+    pub leaf: CertificateDer<'static>,
+    contents: Contents,
+}
+
+/// What was in the files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Contents {
+    pair: [u8; 32],
+    client_ca: Option<[u8; 32]>,
+}
+
+/// Why a certificate cannot be served. `Display` names the file and includes the cause.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The file cannot be read, or is not PEM.
+    #[error("cannot read the certificate {}: {source}", path.display())]
+    CertificateFile {
+        /// `listen.tls.certificate`
+        path: PathBuf,
+        /// What went wrong.
+        source: pem::Error,
+    },
+    /// The file has no `CERTIFICATE` section.
+    #[error("{} has no certificate in it", path.display())]
+    NoCertificate {
+        /// `listen.tls.certificate`
+        path: PathBuf,
+    },
+    /// The first `CERTIFICATE` section is not one.
+    #[error("the first certificate in {} is not X.509: {source}", path.display())]
+    NotX509 {
+        /// `listen.tls.certificate`
+        path: PathBuf,
+        /// What is wrong with it.
+        source: der::Error,
+    },
+    /// The file cannot be read, or is not PEM.
+    #[error("cannot read the private key {}: {source}", path.display())]
+    KeyFile {
+        /// `listen.tls.private_key`
+        path: PathBuf,
+        /// What went wrong.
+        source: pem::Error,
+    },
+    /// The file has no `PRIVATE KEY` section of any kind; an encrypted one is none either.
+    #[error("{} has no private key in it (PKCS#8, PKCS#1 or SEC1, not encrypted)", path.display())]
+    NoKey {
+        /// `listen.tls.private_key`
+        path: PathBuf,
+    },
+    /// The key is of a kind that is not supported, or damaged.
+    #[error("the private key in {} cannot be used: {source}", path.display())]
+    UnusableKey {
+        /// `listen.tls.private_key`
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
+    /// The certificate is for another key.
+    #[error("the private key in {} does not belong to the first certificate in {}", key.display(), certificate.display())]
+    Mismatch {
+        /// `listen.tls.certificate`
+        certificate: PathBuf,
+        /// `listen.tls.private_key`
+        key: PathBuf,
+    },
+    /// The first certificate is X.509, but none that TLS can use.
+    #[error("the first certificate in {} cannot be used: {source}", path.display())]
+    UnusableCertificate {
+        /// `listen.tls.certificate`
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
+    /// `client_ca` cannot be read, or is not PEM.
+    #[error("cannot read the CA file {}: {source}", path.display())]
+    ClientCaFile {
+        /// `listen.tls.client_ca`
+        path: PathBuf,
+        /// What went wrong.
+        source: pem::Error,
+    },
+    /// `client_ca` has no certificate, or one that cannot be used.
+    #[error("the CA file {} cannot be used: {source}", path.display())]
+    ClientCa {
+        /// `listen.tls.client_ca`
+        path: PathBuf,
+        /// What is wrong with it.
+        source: VerifierBuilderError,
+    },
+    /// The TLS library refuses to be set up.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Reads the files of an entry of `listen.tls`. Tickets of the configuration `before` it are taken still, unless
+/// other clients may come now.
+///
+/// # Errors
+/// Where a file cannot be read, or they cannot be served together.
+pub fn load(settings: &ListenTls, before: Option<&Served>) -> Result<Served, CertificateError> {
+    let ListenTls { certificate, private_key, client_ca } = settings;
+    let contents = contents(settings);
+    let chain = read_chain(certificate)?;
+    let leaf =
+        chain.first().cloned().ok_or_else(|| CertificateError::NoCertificate { path: certificate.into() })?;
+    let expires_at = not_after(certificate, &leaf)?.as_secs();
+
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let key = provider
+        .key_provider
+        .load_private_key(read_key(private_key)?)
+        .map_err(|source| CertificateError::UnusableKey { path: private_key.clone(), source })?;
+    let pair = CertifiedKey::new(chain, key);
+    pair.keys_match().map_err(|source| match source {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            CertificateError::Mismatch { certificate: certificate.clone(), key: private_key.clone() }
+        }
+        source => CertificateError::UnusableCertificate { path: certificate.clone(), source },
+    })?;
+
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => builder.with_client_cert_verifier(read_client_ca(path, provider)?),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    config.ticketer = match before {
+        // A session that is resumed shows no certificate again.
+        Some(before) if before.contents.client_ca == contents.client_ca => {
+            Arc::clone(&before.config.ticketer)
+        }
+        _ => aws_lc_rs::Ticketer::new()?,
+    };
+    Ok(Served { config: Arc::new(config), expires_at, leaf, contents })
+}
+
+impl Served {
+    /// Whether the files of `settings` hold what is served.
+    pub(super) fn is_current(&self, settings: &ListenTls) -> bool {
+        contents(settings) == self.contents
+    }
+}
+
+fn contents(settings: &ListenTls) -> Contents {
+    let read = |path: &PathBuf| Zeroizing::new(std::fs::read(path).unwrap_or_default());
+    let pair = Sha256::new().chain_update(Sha256::digest(&*read(&settings.certificate)));
+    let pair = pair.chain_update(Sha256::digest(&*read(&settings.private_key)));
+    let client_ca = settings.client_ca.as_ref().map(|path| Sha256::digest(&*read(path)).into());
+    Contents { pair: pair.finalize().into(), client_ca }
+}
+
+fn read_client_ca(
+    path: &Path,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
+    let unreadable = |source| CertificateError::ClientCaFile { path: path.into(), source };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
+        roots
+            .add(certificate.map_err(unreadable)?)
+            .map_err(|source| CertificateError::UnusableCertificate { path: path.into(), source })?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|source| CertificateError::ClientCa { path: path.into(), source })
+}
+
+/// The subject of a client's certificate, as RFC 4514 writes it; none where it is not X.509.
+pub(super) fn subject(certificate: &CertificateDer<'_>) -> Option<String> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    Some(certificate.tbs_certificate().subject().to_string())
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let chain = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|source| CertificateError::CertificateFile { path: path.into(), source })?;
+    if chain.is_empty() { Err(CertificateError::NoCertificate { path: path.into() }) } else { Ok(chain) }
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|source| match source {
+        pem::Error::NoItemsFound => CertificateError::NoKey { path: path.into() },
+        source => CertificateError::KeyFile { path: path.into(), source },
+    })
+}
+
+/// The end of the leaf, since 1970.
+fn not_after(path: &Path, leaf: &CertificateDer<'_>) -> Result<Duration, CertificateError> {
+    let leaf = Certificate::from_der(leaf)
+        .map_err(|source| CertificateError::NotX509 { path: path.into(), source })?;
+    Ok(leaf.tbs_certificate().validity().not_after.to_unix_duration())
+}

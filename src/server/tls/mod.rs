@@ -1,0 +1,121 @@
+//! The listener's certificates: which one a client meets, and how a new one takes the place of the one before.
+
+mod certificate;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::client::verify_server_name;
+use rustls::server::{ClientHello, ParsedCertificate};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+pub use self::certificate::{CertificateError, Served, load};
+use crate::config::settings::ListenTls;
+use crate::telemetry::metrics::CertificateState;
+
+/// What `listen.tls` comes to. The first certificate is for clients that name no server, or one that none is for.
+#[derive(Debug)]
+pub struct Certificates(Box<[Pair]>);
+
+#[derive(Debug)]
+struct Pair {
+    settings: ListenTls,
+    served: ArcSwap<Served>,
+    /// Whether what is in the files is served.
+    is_current: AtomicBool,
+}
+
+impl Certificates {
+    /// Reads the files of every entry, of which there is at least one.
+    ///
+    /// # Errors
+    /// Of the first entry that cannot be served.
+    pub fn load(entries: &[ListenTls]) -> Result<Self, CertificateError> {
+        let pair = |settings: &ListenTls| {
+            let served = ArcSwap::from_pointee(load(settings, None)?);
+            Ok(Pair { settings: settings.clone(), served, is_current: AtomicBool::new(true) })
+        };
+        entries.iter().map(pair).collect::<Result<_, CertificateError>>().map(Self)
+    }
+
+    /// Takes the files that have changed, which `concerns` tells, and leaves what is served where they cannot be.
+    /// Open connections are not concerned.
+    pub(super) fn reload(&self, concerns: impl Fn(&PathBuf) -> bool) {
+        for pair in self.0.iter().filter(|pair| pair.settings.files().any(&concerns)) {
+            pair.reload();
+        }
+    }
+
+    /// Of each certificate, for metrics.
+    pub(super) fn states(&self) -> Vec<CertificateState> {
+        let state = |pair: &Pair| CertificateState {
+            file: pair.settings.certificate.display().to_string(),
+            expires_at: pair.served.load().expires_at,
+            is_current: pair.is_current.load(Ordering::Relaxed),
+        };
+        self.0.iter().map(state).collect()
+    }
+
+    /// Speaks TLS with a client.
+    ///
+    /// # Errors
+    /// As the handshake fails.
+    pub(super) async fn accept<T>(&self, transport: T) -> io::Result<TlsStream<T>>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let handshake = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), transport).await?;
+        let Some(config) = self.config(&handshake.client_hello()) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        handshake.into_stream(config).await
+    }
+
+    fn config(&self, hello: &ClientHello<'_>) -> Option<Arc<ServerConfig>> {
+        let named = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+        let fitting = named.and_then(|name| self.0.iter().find(|pair| pair.is_for(&name)));
+        fitting.or(self.0.first()).map(|pair| Arc::clone(&pair.served.load().config))
+    }
+}
+
+impl Pair {
+    fn reload(&self) {
+        let before = self.served.load();
+        if before.is_current(&self.settings) {
+            self.is_current.store(true, Ordering::Relaxed);
+            return;
+        }
+        let certificate = self.settings.certificate.display();
+        match load(&self.settings, Some(&before)) {
+            Ok(served) => {
+                self.served.store(Arc::new(served));
+                self.is_current.store(true, Ordering::Relaxed);
+                tracing::info!(%certificate, "the certificate was reloaded");
+            }
+            Err(error) => {
+                self.is_current.store(false, Ordering::Relaxed);
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(%certificate, error, "the certificate was refused; the one before stays");
+            }
+        }
+    }
+
+    /// Whether the certificate is for this name (RFC 6125).
+    fn is_for(&self, name: &ServerName<'_>) -> bool {
+        let served = self.served.load();
+        ParsedCertificate::try_from(&served.leaf).is_ok_and(|leaf| verify_server_name(&leaf, name).is_ok())
+    }
+}
+
+/// Who the client's certificate says that it is; none where none was asked for.
+pub(super) fn subject<T>(stream: &TlsStream<T>) -> Option<Box<str>> {
+    let certificates = stream.get_ref().1.peer_certificates()?;
+    certificates.first().and_then(certificate::subject).map(Into::into)
+}

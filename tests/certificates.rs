@@ -1,0 +1,365 @@
+//! TLS from clients: which certificate each is shown, what it must show itself, and how certificates are replaced.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rcgen::{CertificateParams, DnType};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+
+use crate::support::certificate::Issued;
+use crate::support::{Answer, Authority, Gateway, Introspector, PATIENCE, RawClient, Upstream};
+
+const ITEMS: &str = "/api/v2/items";
+
+fn write(directory: &Path, name: &str, issued: &Issued) -> (PathBuf, PathBuf) {
+    let at = |suffix: &str| directory.join(format!("{name}.{suffix}"));
+    std::fs::write(at("crt"), &issued.certificate).unwrap();
+    std::fs::write(at("key"), &issued.private_key).unwrap();
+    (at("crt"), at("key"))
+}
+
+fn entry((certificate, key): &(PathBuf, PathBuf), more: &str) -> String {
+    format!("{{certificate: {}, private_key: {}{more}}}", certificate.display(), key.display())
+}
+
+fn named(name: &str) -> impl Fn(&mut CertificateParams) {
+    move |params| params.distinguished_name.push(DnType::CommonName, name)
+}
+
+struct Setting {
+    _upstream: Upstream,
+    _introspector: Introspector,
+    gateway: Gateway,
+}
+
+fn setting(yaml: &str) -> Setting {
+    let upstream = Upstream::answering(|request| match request.target.split_once('?') {
+        Some((_, "hsts")) => Answer::with(200, &[("Strict-Transport-Security", "max-age=7")], ""),
+        Some((_, "slow")) => Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na")
+            .then_wait(Duration::from_millis(400))
+            .then("b"),
+        _ => Answer::with(200, &[], "fine"),
+    });
+    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).yaml(yaml).start();
+    Setting { _upstream: upstream, _introspector: introspector, gateway }
+}
+
+/// A handshake with the gateway, and what came of it.
+fn shake(gateway: &Gateway, config: &Arc<ClientConfig>, name: &str) -> ClientConnection {
+    let mut connection =
+        ClientConnection::new(Arc::clone(config), name.to_owned().try_into().unwrap()).unwrap();
+    let mut socket = std::net::TcpStream::connect(gateway.address()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = rustls::Stream::new(&mut connection, &mut socket);
+    // An answer brings the tickets.
+    std::io::Write::write_all(&mut stream, b"GET /up HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap();
+    connection
+}
+
+fn leaf(connection: &ClientConnection) -> Vec<u8> {
+    connection.peer_certificates().unwrap()[0].to_vec()
+}
+
+/// The certificate that the gateway shows whoever asks for `name`, whatever it is for.
+fn shown(gateway: &Gateway, name: &str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        .with_no_client_auth();
+    config.enable_sni = !name.is_empty();
+    let name = if name.is_empty() { "127.0.0.1" } else { name };
+    leaf(&shake(gateway, &Arc::new(config), name))
+}
+
+/// Believes everyone: which certificate is shown is what is asked.
+#[derive(Debug)]
+struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &[rustls_pki_types::CertificateDer<'_>],
+        _: &rustls_pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls_pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn der(issued: &Issued) -> Vec<u8> {
+    use rustls_pki_types::pem::PemObject;
+    rustls_pki_types::CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap().to_vec()
+}
+
+#[test]
+fn each_client_meets_the_certificate_of_the_name_that_it_asks_for() {
+    let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
+    let issued = [
+        ("first", authority.issue(&["app.example"], |_| {})),
+        ("second", authority.issue(&["*.shop.example", "other.example"], |_| {})),
+        ("third", authority.issue(&["deep.shop.example", "third.example"], |_| {})),
+    ];
+    let entries: Vec<_> = issued
+        .iter()
+        .map(|(name, issued)| format!("    - {}\n", entry(&write(directory.path(), name, issued), "")))
+        .collect();
+    let setting = setting(&format!("listen:\n  tls:\n{}", entries.concat()));
+    for (asked, expected) in [
+        ("app.example", 0),
+        ("APP.EXAMPLE", 0),
+        ("other.example", 1),
+        ("a.shop.example", 1),
+        ("deep.shop.example", 1),
+        ("shop.example", 0),
+        ("a.b.shop.example", 0),
+        ("third.example", 2),
+        ("unknown.example", 0),
+        ("", 0),
+    ] {
+        assert_eq!(shown(&setting.gateway, asked), der(&issued[expected].1), "{asked}");
+    }
+}
+
+#[test]
+fn tickets_of_one_certificate_are_not_taken_by_another() {
+    let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
+    let both = ["one.example", "two.example"].map(|name| {
+        let issued = authority.issue(&[name], |_| {});
+        format!("    - {}\n", entry(&write(directory.path(), name, &issued), ""))
+    });
+    let setting = setting(&format!("listen:\n  tls:\n{}", both.concat()));
+    let client = authority.client();
+    for (name, expected) in [
+        ("one.example", HandshakeKind::Full),
+        ("two.example", HandshakeKind::Full),
+        ("one.example", HandshakeKind::Resumed),
+        ("two.example", HandshakeKind::Resumed),
+    ] {
+        assert_eq!(shake(&setting.gateway, &client, name).handshake_kind(), Some(expected), "{name}");
+    }
+}
+
+#[test]
+fn clients_must_show_a_certificate_where_one_is_asked_for() {
+    let (authority, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
+    let entry = format!(
+        "listen:\n  tls: {{certificate: {}, private_key: {}, client_ca: {}}}\n",
+        authority.certificate().display(),
+        authority.private_key().display(),
+        clients.ca_file().display()
+    );
+    let setting = setting(&entry);
+    let known = clients.issue(&[], named("scanner 7"));
+    let expired = clients.issue(&[], |params| {
+        named("old")(params);
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    });
+    let attempt = |config: Arc<ClientConfig>| {
+        let mut client = RawClient::connect_tls_as(setting.gateway.address(), config, "localhost");
+        // Of what is wrong with its certificate a client of TLS 1.3 hears when it reads.
+        client.try_send("GET /up HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").is_ok()
+            && client.try_response(false).is_ok_and(|response| response.status == 200)
+    };
+    for (case, config, expected) in [
+        ("none", authority.client(), false),
+        (
+            "of an authority that is not asked for",
+            authority.client_with(&strangers.issue(&[], named("x"))),
+            false,
+        ),
+        ("expired", authority.client_with(&expired), false),
+        ("a good one", authority.client_with(&known), true),
+        ("none, after a good one", authority.client(), false),
+    ] {
+        assert_eq!(attempt(config), expected, "{case}");
+    }
+    let line = setting.gateway.wait_for_log(|line| line["message"] == "request");
+    assert_eq!(line["client_subject"], "CN=scanner 7");
+}
+
+/// Reads until the gateway shows this certificate.
+fn wait_until_shown(gateway: &Gateway, expected: &Issued) {
+    let end = Instant::now() + PATIENCE;
+    while shown(gateway, "localhost") != der(expected) {
+        assert!(Instant::now() < end, "not taken over");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_new_certificate_is_taken_over_and_no_open_connection_notices() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    // As a Kubernetes volume has them.
+    let issued = ["..first", "..second"].map(|version| {
+        let issued = authority.issue(&["localhost"], |_| {});
+        std::fs::create_dir(at(version)).unwrap();
+        write(&at(version), "tls", &issued);
+        issued
+    });
+    symlink("..first", at("..data")).unwrap();
+    for name in ["tls.crt", "tls.key"] {
+        symlink(Path::new("..data").join(name), at(name)).unwrap();
+    }
+    let setting = setting(&format!("listen:\n  tls: {}\n", entry(&(at("tls.crt"), at("tls.key")), "")));
+    let gateway = &setting.gateway;
+    assert_eq!(shown(gateway, "localhost"), der(&issued[0]));
+    let client = authority.client();
+    shake(gateway, &client, "localhost");
+    let connect = || RawClient::connect_tls_as(gateway.address(), Arc::clone(&client), "localhost");
+    let (mut kept, mut busy) = (connect(), connect());
+    assert_eq!(kept.get("/up", None).text(), "fine");
+    busy.send("GET /up?slow HTTP/1.1\r\nHost: a\r\n\r\n");
+
+    symlink("..second", at("..new")).unwrap();
+    std::fs::rename(at("..new"), at("..data")).unwrap();
+    wait_until_shown(gateway, &issued[1]);
+    assert_eq!(busy.response().text(), "ab");
+    for client in [&mut kept, &mut busy] {
+        assert_eq!(client.get("/up", None).text(), "fine");
+    }
+    assert_eq!(shake(gateway, &client, "localhost").handshake_kind(), Some(HandshakeKind::Resumed));
+    assert_eq!(gateway.metrics().metric("certificate_reload_success"), 1.0);
+}
+
+#[test]
+fn an_unusable_pair_changes_nothing_and_is_told() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let first = authority.issue(&["localhost"], |_| {});
+    let files = write(directory.path(), "tls", &first);
+    let setting = setting(&format!("listen:\n  tls: {}\n", entry(&files, "")));
+    let gateway = &setting.gateway;
+    let metric = format!("certificate_reload_success{{certificate=\"{}\"}}", files.0.display());
+    assert_eq!(gateway.metrics().metric(&metric), 1.0);
+    let second =
+        authority.issue(&["localhost"], |params| params.not_after = rcgen::date_time_ymd(2040, 1, 1));
+    for (certificate, key, why) in [
+        (&*second.certificate, &*first.private_key, "does not belong"),
+        ("hello", &*first.private_key, "has no certificate"),
+        (&*second.certificate, "", "has no private key"),
+    ] {
+        std::fs::write(&files.0, certificate).unwrap();
+        std::fs::write(&files.1, key).unwrap();
+        gateway.wait_for_log(|line| {
+            line["level"] == "ERROR"
+                && line["certificate"] == files.0.display().to_string()
+                && line["error"].as_str().is_some_and(|error| error.contains(why))
+        });
+        assert_eq!(gateway.metrics().metric(&metric), 0.0);
+        assert_eq!(shown(gateway, "localhost"), der(&first));
+    }
+    write(directory.path(), "tls", &second);
+    wait_until_shown(gateway, &second);
+    let metrics = gateway.metrics();
+    assert_eq!(metrics.metric(&metric), 1.0);
+    let expiry = format!("certificate_expiry_timestamp_seconds{{certificate=\"{}\"}}", files.0.display());
+    assert_eq!(metrics.metric(&expiry), 2_208_988_800.0);
+}
+
+#[test]
+fn another_listen_tls_is_taken_over_with_the_configuration() {
+    let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
+    let issued = [(); 2].map(|()| authority.issue(&["localhost"], |_| {}));
+    let files = [0, 1].map(|index| write(directory.path(), &index.to_string(), &issued[index]));
+    let setting = setting(&format!("listen:\n  tls: {}\n", entry(&files[0], "")));
+    let gateway = &setting.gateway;
+    gateway.edit(&entry(&files[0], ""), &entry(&files[1], ""));
+    assert!(gateway.reload());
+    assert_eq!(shown(gateway, "localhost"), der(&issued[1]));
+    gateway.edit(&entry(&files[1], ""), &entry(&(files[0].0.clone(), files[1].1.clone()), ""));
+    assert!(!gateway.reload());
+    gateway.wait_for_log(|line| line["message"].as_str().is_some_and(|it| it.contains("`listen.tls`")));
+    assert_eq!(shown(gateway, "localhost"), der(&issued[1]));
+}
+
+#[test]
+fn plain_http_is_sent_on_to_https() {
+    let authority = Arc::new(Authority::new());
+    let files = (authority.certificate(), authority.private_key());
+    let setting = setting(&format!(
+        "listen:\n  tls: {}\n  redirect_address: 127.0.0.1:0\n  hsts: 365d\n",
+        entry(&files, "")
+    ));
+    let redirect = setting.gateway.wait_for_listener("redirect");
+    for (request, expected) in [
+        ("GET / HTTP/1.1\r\nHost: app.example\r\n\r\n", Some("https://app.example/")),
+        (
+            "POST /api/v2/items?a=b%20c HTTP/1.1\r\nHost: app.example:8080\r\nContent-Length: 1\r\n\r\na",
+            Some("https://app.example/api/v2/items?a=b%20c"),
+        ),
+        ("HEAD /%7ea HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Some("https://[::1]/~a")),
+        ("GET http://app.example/a HTTP/1.1\r\nHost: app.example\r\n\r\n", Some("https://app.example/a")),
+        ("GET //evil.example/ HTTP/1.1\r\nHost: app.example\r\n\r\n", None),
+        ("GET /a HTTP/1.1\r\nHost: app.example/@evil.example\r\n\r\n", None),
+        ("GET /a HTTP/1.1\r\nHost: app.example\r\nHost: evil.example\r\n\r\n", None),
+        ("GET http://evil.example/a HTTP/1.1\r\nHost: app.example\r\n\r\n", None),
+        ("GET /a HTTP/1.1\r\n\r\n", None),
+        ("BREW /a HTTP/1.1\r\nHost: app.example\r\n\r\n", None),
+    ] {
+        let response =
+            RawClient::connect(redirect).send(request).try_response(request.starts_with("HEAD")).unwrap();
+        assert_eq!(response.field("location"), expected, "{request}");
+        assert_eq!(response.status, if expected.is_some() { 308 } else { 400 }, "{request}");
+        assert_eq!(response.field("strict-transport-security"), None, "{request}");
+        assert!(response.field("x-request-id").is_some());
+    }
+    assert_eq!(setting.gateway.metrics().metric("redirects_total"), 4.0);
+}
+
+#[test]
+fn browsers_are_told_to_come_by_https_only() {
+    let authority = Arc::new(Authority::new());
+    let files = (authority.certificate(), authority.private_key());
+    let with = setting(&format!("listen:\n  tls: {}\n  hsts: 1h\n", entry(&files, "")));
+    let without = setting(&format!("listen:\n  tls: {}\n", entry(&files, "")));
+    for (request, told) in [
+        ("GET /up HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "max-age=3600"),
+        (format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\n\r\n"), "max-age=3600"),
+        ("GET /up HTTP/1.1\r\nHost : a\r\n\r\n".to_owned(), "max-age=3600"),
+        ("GET /up?hsts HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "max-age=7"),
+    ] {
+        for (setting, expected) in
+            [(&with, Some(told)), (&without, Some(told).filter(|told| *told == "max-age=7"))]
+        {
+            let address = setting.gateway.address();
+            let response = RawClient::connect_tls(address, &authority).send(&request).response();
+            assert_eq!(response.field("strict-transport-security"), expected, "{request}");
+        }
+    }
+}
