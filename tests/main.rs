@@ -9,6 +9,7 @@ mod support; // gateway, upstream, introspector and client builders, all on port
 mod abilities; // the shipped map against the authentication guide: every ability, every route
 mod answers; // every answer of the gateway itself, to the byte
 mod attacks; // every known way past a gateway, byte by byte, before a backend that records what arrives
+mod backend_tls; // whom the gateway speaks TLS with, and what it says where it does not
 mod certificates; // what clients are shown, whom they must show, and how certificates are replaced
 mod config; // what is said about a configuration: every mistake with its place, secrets never
 mod cors; // browsers: preflights, and who may read the gateway's own answers

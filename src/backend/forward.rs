@@ -12,6 +12,7 @@ use hyper::client::conn::TrySendError;
 
 use super::body::{RequestBody, Upload, UploadFault};
 use crate::client::pool::{Lease, LeaseError, Pool};
+use crate::client::tls_fault;
 use crate::config::settings::Settings;
 use crate::peer::Activity;
 use crate::policy::ability::Permit;
@@ -153,7 +154,9 @@ impl Backend {
                     return Err(refusal(fault).into());
                 }
                 let error = error.error();
-                if unsent.is_none() {
+                if let Some(fault) = tls_fault(error) {
+                    tracing::warn!(error = fault as &dyn std::error::Error, "no TLS with the backend");
+                } else if unsent.is_none() {
                     tracing::debug!(
                         error = error as &dyn std::error::Error,
                         "the exchange with the backend broke off"

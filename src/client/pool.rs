@@ -18,6 +18,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
 use super::connect::{ConnectError, Connector};
+use super::fault::Chain;
 
 /// How long a core that is never without work goes on, while another waits, before it gives up a connection
 /// for it. Longer saves connecting, shorter saves waiting.
@@ -45,7 +46,7 @@ pub enum LeaseError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The new connection failed before it could carry a request.
-    #[error("the connection failed at once")]
+    #[error("the connection failed at once: {}", Chain(.0))]
     Handshake(#[source] hyper::Error),
     /// All that are allowed are in use.
     #[error("all connections are in use")]

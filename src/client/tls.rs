@@ -1,15 +1,20 @@
-//! What a server must show us before we speak to it.
+//! What a server must show us before we speak to it, and what we show to one that asks.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, SignatureScheme,
+    SupportedProtocolVersion,
+};
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls_pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
 use rustls_platform_verifier::Verifier;
 
-use crate::config::settings::{ClientTls, Roots};
+use crate::config::settings::{ClientCertificate, ClientTls, Roots, TlsVersion};
 
 /// Why there can be no connector: a mistake of the configuration or the machine. `Display` includes the
 /// cause.
@@ -23,18 +28,22 @@ pub enum ConnectorError {
         /// What is wrong with it.
         source: InvalidDnsNameError,
     },
-    /// `ca_file` cannot be read, or is not PEM.
-    #[error("cannot read the CA file {}: {source}", path.display())]
-    CaFile {
-        /// `ca_file`
+    /// A file cannot be read, or is not PEM.
+    #[error("cannot read the {what} {}: {source}", path.display())]
+    File {
+        /// What it should be.
+        what: &'static str,
+        /// `ca_file`, `certificate` or `private_key`
         path: PathBuf,
         /// What went wrong.
         source: pem::Error,
     },
-    /// `ca_file` has no `CERTIFICATE` section.
-    #[error("the CA file {} has no certificate in it", path.display())]
-    CaFileEmpty {
-        /// `ca_file`
+    /// A file has no `CERTIFICATE` section.
+    #[error("the {what} {} has no certificate in it", path.display())]
+    NoCertificate {
+        /// What it should be.
+        what: &'static str,
+        /// `ca_file` or `certificate`
         path: PathBuf,
     },
     /// A section of `ca_file` is no certificate.
@@ -44,6 +53,28 @@ pub enum ConnectorError {
         path: PathBuf,
         /// Which of its certificates, from 1.
         position: usize,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
+    /// The file has no `PRIVATE KEY` section of any kind; an encrypted one is none either.
+    #[error("{} has no private key in it (PKCS#8, PKCS#1 or SEC1, not encrypted)", path.display())]
+    NoKey {
+        /// `private_key`
+        path: PathBuf,
+    },
+    /// The certificate is for another key.
+    #[error("the private key in {} does not belong to the first certificate in {}", key.display(), certificate.display())]
+    Mismatch {
+        /// `certificate`
+        certificate: PathBuf,
+        /// `private_key`
+        key: PathBuf,
+    },
+    /// Certificate and key are of a kind that is not supported, or damaged.
+    #[error("the certificate {} and its key cannot be used: {source}", certificate.display())]
+    UnusableCertificate {
+        /// `certificate`
+        certificate: PathBuf,
         /// What is wrong with it.
         source: rustls::Error,
     },
@@ -75,9 +106,12 @@ impl Tls {
             .map_err(|source| ConnectorError::ServerName { name: name.into(), source })?
             .to_owned();
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions(settings.minimum_version))?;
         let builder = match (&settings.ca_file, settings.roots) {
+            _ if settings.danger_accept_any_certificate => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+            }
             (Some(path), _) => builder.with_root_certificates(read_roots(path)?),
             (None, Roots::Bundled) => builder.with_root_certificates(RootCertStore::from_iter(
                 webpki_roots::TLS_SERVER_ROOTS.iter().cloned(),
@@ -87,9 +121,23 @@ impl Tls {
             }
         };
         // rustls keeps resumable sessions in memory by default.
-        let mut config = builder.with_no_client_auth();
+        let mut config = match &settings.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let (chain, key) = (read_chain(&identity.certificate)?, read_key(&identity.private_key)?);
+                builder.with_client_auth_cert(chain, key).map_err(|source| unusable(identity, source))?
+            }
+        };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), server_name })
+    }
+}
+
+fn versions(minimum: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static BOTH: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+    match minimum {
+        TlsVersion::Tls12 => &BOTH,
+        TlsVersion::Tls13 => &BOTH[1..],
     }
 }
 
@@ -98,15 +146,89 @@ fn platform_verifier(provider: Arc<CryptoProvider>) -> Result<Arc<Verifier>, rus
     Verifier::new(provider).map(Arc::new)
 }
 
+/// Believes whoever answers: `danger_accept_any_certificate`.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
 fn read_roots(path: &Path) -> Result<RootCertStore, ConnectorError> {
-    let unreadable = |source| ConnectorError::CaFile { path: path.into(), source };
+    const WHAT: &str = "CA file";
     let mut roots = RootCertStore::empty();
-    for (index, certificate) in CertificateDer::pem_file_iter(path).map_err(unreadable)?.enumerate() {
-        roots.add(certificate.map_err(unreadable)?).map_err(|source| ConnectorError::CaCertificate {
+    for (index, certificate) in read_certificates(WHAT, path)?.into_iter().enumerate() {
+        roots.add(certificate).map_err(|source| ConnectorError::CaCertificate {
             path: path.into(),
             position: index + 1,
             source,
         })?;
     }
-    if roots.is_empty() { Err(ConnectorError::CaFileEmpty { path: path.into() }) } else { Ok(roots) }
+    Ok(roots)
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConnectorError> {
+    read_certificates("certificate", path)
+}
+
+/// At least one.
+fn read_certificates(
+    what: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, ConnectorError> {
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|source| ConnectorError::File { what, path: path.into(), source })?;
+    if certificates.is_empty() {
+        return Err(ConnectorError::NoCertificate { what, path: path.into() });
+    }
+    Ok(certificates)
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConnectorError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|source| match source {
+        pem::Error::NoItemsFound => ConnectorError::NoKey { path: path.into() },
+        source => ConnectorError::File { what: "private key", path: path.into(), source },
+    })
+}
+
+fn unusable(identity: &ClientCertificate, source: rustls::Error) -> ConnectorError {
+    let certificate = identity.certificate.clone();
+    match source {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            ConnectorError::Mismatch { certificate, key: identity.private_key.clone() }
+        }
+        source => ConnectorError::UnusableCertificate { certificate, source },
+    }
 }

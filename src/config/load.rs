@@ -214,7 +214,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             host: backend.host,
             method_override: backend.method_override,
             cookies: backend.cookies.value.0,
-            tls: compile_tls(backend.tls),
+            tls: compile_tls(backend.tls, "backend", decoder),
             connect_timeout: backend.connect_timeout.0,
             timeout: backend.timeout.0,
             idle_timeout: backend.idle_timeout.0,
@@ -351,11 +351,42 @@ fn strict_transport_security(listen: &written::Listen) -> Option<HeaderValue> {
     (seconds > 0).then(|| HeaderValue::try_from(format!("max-age={seconds}")).ok()).flatten()
 }
 
-fn compile_tls(tls: written::ClientTls) -> settings::ClientTls {
+fn compile_tls(tls: written::ClientTls, section: &str, decoder: &mut Decoder<'_>) -> settings::ClientTls {
+    let (identity, alone) = match (tls.certificate, tls.private_key) {
+        (Some(certificate), Some(private_key)) => {
+            let (certificate, private_key) = (certificate.value.0, private_key.value.0);
+            (Some(settings::ClientCertificate { certificate, private_key }), None)
+        }
+        (Some(certificate), None) => (None, Some((certificate.span, "certificate", "private_key"))),
+        (None, Some(private_key)) => (None, Some((private_key.span, "private_key", "certificate"))),
+        (None, None) => (None, None),
+    };
+    if let Some((span, key, missing)) = alone {
+        decoder.mistakes.push(
+            Mistake::error("half of a client certificate")
+                .of(format!("{section}.tls.{key}"))
+                .at(span, format!("expected `{missing}` beside it")),
+        );
+    }
+    let accept_any = tls.danger_accept_any_certificate;
+    if accept_any.value.0 {
+        decoder.mistakes.push(
+            Mistake::warning("the server's certificate is not verified")
+                .of(format!("{section}.tls.danger_accept_any_certificate"))
+                .at(
+                    accept_any.span,
+                    "whoever is between reads every token, and answers in the server's place",
+                )
+                .hint("`ca_file` names whom to believe"),
+        );
+    }
     settings::ClientTls {
         roots: tls.roots,
         ca_file: tls.ca_file.map(|file| file.0),
+        identity,
+        minimum_version: tls.minimum_version,
         server_name: tls.server_name.map(|name| name.0),
+        danger_accept_any_certificate: accept_any.value.0,
     }
 }
 
@@ -399,7 +430,7 @@ fn compile_introspection(
         authority: written.url.authority,
         target: written.url.target,
         style,
-        tls: compile_tls(written.tls),
+        tls: compile_tls(written.tls, "introspection", decoder),
         timeout: written.timeout.0,
         max_concurrent: written.max_concurrent.count(),
         response,

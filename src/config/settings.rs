@@ -146,15 +146,42 @@ pub struct ClientTls {
     pub roots: Roots,
     /// `ca_file`: a PEM bundle that replaces the roots.
     pub ca_file: Option<PathBuf>,
+    /// `certificate` and `private_key`: what the gateway shows where it is asked who it is.
+    pub identity: Option<ClientCertificate>,
+    /// `minimum_version`
+    pub minimum_version: TlsVersion,
     /// `server_name`: what the certificate must be for, where it is not the URL's host.
     pub server_name: Option<Box<str>>,
+    /// `danger_accept_any_certificate`: whether strangers are spoken to, tokens and all.
+    pub danger_accept_any_certificate: bool,
 }
 
 impl ClientTls {
     /// The files that it names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.ca_file.as_deref().into_iter()
+        let identity =
+            self.identity.iter().flat_map(|identity| [&identity.certificate, &identity.private_key]);
+        self.ca_file.iter().chain(identity).map(PathBuf::as_path)
     }
+}
+
+/// A client's certificate: PEM files, read when the connector is built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// The private key: PKCS#8, PKCS#1 or SEC1.
+    pub private_key: PathBuf,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2
+    #[default]
+    Tls12,
+    /// TLS 1.3
+    Tls13,
 }
 
 /// Whose server certificates are believed.

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use super::cors::Served;
 use super::decode::{Decode, Decoder, listed, nearest};
-use super::settings::{BackendHost, JsonPointer, LogFormat, LogLevel, Roots};
+use super::settings::{BackendHost, JsonPointer, LogFormat, LogLevel, Roots, TlsVersion};
 use super::tree::Node;
 use crate::policy::cors::Preflight;
 use crate::policy::identity::IdentityHeader;
@@ -283,6 +283,7 @@ macro_rules! words {
 
 words!(BackendHost { "preserve" => Self::Preserve, "backend" => Self::Backend });
 words!(Roots { "bundled" => Self::Bundled, "platform" => Self::Platform });
+words!(TlsVersion { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
 words!(LogFormat { "json" => Self::Json, "text" => Self::Text });
 words!(LogLevel {
     "off" => Self::Off, "error" => Self::Error, "warn" => Self::Warn,

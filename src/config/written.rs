@@ -6,7 +6,7 @@ use super::cors::{FieldName, Origin, Served};
 use super::decode::{Named, OneOrMore, Spanned};
 use super::files::{ReadableFile, SecretFile};
 use super::section::section;
-use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots};
+use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots, TlsVersion};
 use super::values::{Period, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
 use crate::policy::cors::Preflight;
 use crate::policy::identity::IdentityHeader;
@@ -128,8 +128,16 @@ section! {
         roots: Roots = "bundled",
         /// A PEM bundle that replaces the roots.
         ca_file: Option<ReadableFile>,
+        /// The certificate chain in PEM, leaf first, that is shown to a server that asks for one.
+        certificate: Option<Spanned<ReadableFile>>,
+        /// The certificate's private key in PEM.
+        private_key: Option<Spanned<ReadableFile>>,
         /// What the certificate must be for, where it is not the URL's host.
         server_name: Option<ServerName>,
+        /// The oldest version of TLS that is spoken: `1.2` or `1.3`.
+        minimum_version: TlsVersion = "1.2",
+        /// Believes whoever answers, a stranger who reads every token included. Never in production.
+        danger_accept_any_certificate: Spanned<Switch> = false,
     }
 }
 

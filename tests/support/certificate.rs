@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -18,6 +19,47 @@ pub struct Authority {
 pub struct Issued {
     pub certificate: String,
     pub private_key: String,
+}
+
+impl Issued {
+    /// Signed by nobody else.
+    pub fn by_itself(names: &[&str]) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem();
+        Self { certificate, private_key: key.serialize_pem() }
+    }
+
+    /// Serves it, in one of `versions`, to clients that `clients` knows; to everybody where there is none.
+    pub fn server(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        clients: Option<&Authority>,
+    ) -> ServerConfig {
+        let builder =
+            ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add_parsable_certificates(certificates(&authority.ca_file()));
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+                builder.with_client_cert_verifier(verifier.unwrap())
+            }
+        };
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes()).collect::<Result<_, _>>();
+        let key = PrivateKeyDer::from_pem_slice(self.private_key.as_bytes()).unwrap();
+        builder.with_single_cert(chain.unwrap(), key).unwrap()
+    }
+
+    /// Writes both into files of `directory`: the certificate, and the key.
+    pub fn write(&self, directory: &Path) -> [PathBuf; 2] {
+        let paths = ["shown.crt", "shown.key"].map(|name| directory.join(name));
+        std::fs::write(&paths[1], &self.private_key).unwrap();
+        std::fs::write(&paths[0], &self.certificate).unwrap();
+        paths
+    }
 }
 
 impl Authority {

@@ -190,12 +190,17 @@ pub struct Upstream {
 impl Upstream {
     /// Listens on a free port.
     pub fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with(None, None)
     }
 
     /// Listens on a free port, with TLS as `localhost`.
     pub fn start_tls(authority: &Authority) -> Self {
-        Self::start_with(Some(authority))
+        Self::start_with(Some(authority.server()), Some(authority.ca_file()))
+    }
+
+    /// Listens on a free port, with TLS by `config`.
+    pub fn start_with_tls(config: ServerConfig) -> Self {
+        Self::start_with(Some(Arc::new(config)), None)
     }
 
     /// Listens on a free port and answers by `script`.
@@ -205,7 +210,7 @@ impl Upstream {
         upstream
     }
 
-    fn start_with(authority: Option<&Authority>) -> Self {
+    fn start_with(tls: Option<Arc<ServerConfig>>, ca_file: Option<std::path::PathBuf>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let shared = Arc::new(Shared {
             script: Mutex::new(Arc::new(echo)),
@@ -215,14 +220,10 @@ impl Upstream {
             sockets: Mutex::default(),
             accepted: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
-            tls: authority.map(Authority::server),
+            tls,
         });
-        let mut upstream = Self {
-            address: listener.local_addr().unwrap(),
-            shared,
-            accepting: None,
-            ca_file: authority.map(Authority::ca_file),
-        };
+        let address = listener.local_addr().unwrap();
+        let mut upstream = Self { address, shared, accepting: None, ca_file };
         upstream.accept(listener);
         upstream
     }

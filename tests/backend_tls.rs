@@ -1,0 +1,225 @@
+//! TLS with the backend and the introspector: whom the gateway speaks with, and what it says where it does not.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{CertificateParams, date_time_ymd};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ALL_VERSIONS, ServerConfig};
+
+use crate::support::certificate::Issued;
+use crate::support::{Authority, BINARY, Gateway, Introspector, Upstream};
+
+const NAMES: &[&str] = &["localhost", "127.0.0.1"];
+const ITEMS: &str = "/api/v2/items";
+
+/// What the gateway's log says of the backend, and of the introspector.
+const BACKEND: [&str; 2] = ["no connection to the backend", "no TLS with the backend"];
+const INTROSPECTOR: &str = "introspection gave no verdict";
+
+/// One server, and how the gateway is to speak with it.
+struct Case {
+    name: &'static str,
+    server: ServerConfig,
+    tls: String,
+    /// What the log says, where they do not get to speak.
+    why: Option<&'static str>,
+}
+
+impl Case {
+    /// A gateway whose backend and introspector are both such a server, and the two of them.
+    fn start(&self) -> (Gateway, Upstream, Upstream) {
+        let backend = Upstream::start_with_tls(self.server.clone());
+        let introspector = Upstream::start_with_tls(self.server.clone());
+        let (url, tls) = (introspector.url(), &self.tls);
+        let gateway = Gateway::builder()
+            .yaml(&format!("backend:\n  url: {}\n  tls: {tls}\n", backend.url()))
+            .yaml(&format!("introspection:\n  url: {url}/api/v2/token\n  tls: {tls}\n"))
+            .start();
+        (gateway, backend, introspector)
+    }
+}
+
+fn believing(authority: &Authority) -> String {
+    format!("{{ca_file: {}}}", authority.ca_file().display())
+}
+
+/// A section with a further line.
+fn with(section: &str, line: &str) -> String {
+    format!("{}, {line}}}", section.trim_end_matches('}'))
+}
+
+fn as_client(section: &str, [certificate, key]: &[PathBuf; 2]) -> String {
+    with(section, &format!("certificate: {}, private_key: {}", certificate.display(), key.display()))
+}
+
+#[test]
+fn who_does_not_fit_is_spoken_to_by_neither_and_the_log_says_why() {
+    let (ours, strangers) = (Authority::new(), Authority::new());
+    let good = || ours.issue(NAMES, |_| {});
+    let of = |issued: Issued| issued.server(ALL_VERSIONS, None);
+    let expired = |params: &mut CertificateParams| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    };
+    let to_come = |params: &mut CertificateParams| params.not_before = date_time_ymd(2090, 1, 1);
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let known = ours.issue(&["gateway"], |_| {}).write(here.path());
+    let unknown = strangers.issue(&["gateway"], |_| {}).write(there.path());
+    let demanding = || good().server(ALL_VERSIONS, Some(&ours));
+    let ca = believing(&ours);
+    let cases = [
+        Case { name: "as it should be", server: of(good()), tls: ca.clone(), why: None },
+        Case {
+            name: "another name",
+            server: of(ours.issue(&["stockaj.example"], |_| {})),
+            tls: ca.clone(),
+            why: Some("not valid for name"),
+        },
+        Case {
+            name: "another name that is expected",
+            server: of(ours.issue(&["stockaj.example"], |_| {})),
+            tls: with(&ca, "server_name: stockaj.example"),
+            why: None,
+        },
+        Case {
+            name: "an authority that nobody knows",
+            server: of(strangers.issue(NAMES, |_| {})),
+            tls: ca.clone(),
+            why: Some("invalid peer certificate"),
+        },
+        Case {
+            name: "an authority of one's own, and the roots of all",
+            server: of(good()),
+            tls: "{roots: bundled}".to_owned(),
+            why: Some("UnknownIssuer"),
+        },
+        Case {
+            name: "expired",
+            server: of(ours.issue(NAMES, expired)),
+            tls: ca.clone(),
+            why: Some("expired"),
+        },
+        Case {
+            name: "not yet valid",
+            server: of(ours.issue(NAMES, to_come)),
+            tls: ca.clone(),
+            why: Some("not valid yet"),
+        },
+        Case {
+            name: "signed by itself",
+            server: of(Issued::by_itself(NAMES)),
+            tls: ca.clone(),
+            why: Some("invalid peer certificate"),
+        },
+        Case {
+            name: "a client's certificate is wanted, TLS 1.3",
+            server: good().server(&[&TLS13], Some(&ours)),
+            tls: ca.clone(),
+            why: Some("CertificateRequired"),
+        },
+        Case {
+            name: "a client's certificate is wanted, TLS 1.2",
+            server: good().server(&[&TLS12], Some(&ours)),
+            tls: ca.clone(),
+            why: Some("received fatal alert"),
+        },
+        Case {
+            name: "another client's certificate is wanted",
+            server: demanding(),
+            tls: as_client(&ca, &unknown),
+            why: Some("received fatal alert"),
+        },
+        Case { name: "it is shown", server: demanding(), tls: as_client(&ca, &known), why: None },
+        Case {
+            name: "too old",
+            server: good().server(&[&TLS12], None),
+            tls: with(&ca, "minimum_version: '1.3'"),
+            why: Some("ProtocolVersion"),
+        },
+        Case { name: "old enough", server: good().server(&[&TLS12], None), tls: ca.clone(), why: None },
+        Case {
+            name: "new",
+            server: good().server(&[&TLS13], None),
+            tls: with(&ca, "minimum_version: '1.3'"),
+            why: None,
+        },
+        Case {
+            name: "whoever it is",
+            server: of(Issued::by_itself(NAMES)),
+            tls: "{danger_accept_any_certificate: true}".to_owned(),
+            why: None,
+        },
+    ];
+    for case in cases {
+        let (gateway, backend, introspector) = case.start();
+        let (public, private) = (gateway.get("/up", None), gateway.get(ITEMS, Some("1|reader")));
+        let Some(why) = case.why else {
+            // The introspector echoes, which is no verdict, but an answer.
+            assert_eq!((public.status, private.status), (200, 503), "{}", case.name);
+            assert_eq!((backend.requests().len(), introspector.requests().len()), (1, 1), "{}", case.name);
+            continue;
+        };
+        assert_eq!((public.status, private.status), (502, 503), "{}", case.name);
+        assert_eq!((backend.requests().len(), introspector.requests().len()), (0, 0), "{}", case.name);
+        let told = |messages: &[&str]| {
+            let line = gateway.wait_for_log(|line| messages.iter().any(|it| line["message"] == *it));
+            let error = line["error"].as_str().unwrap_or_default();
+            assert!(line["level"] == "WARN" && error.contains(why), "{}: {line}", case.name);
+        };
+        told(&BACKEND);
+        told(&[INTROSPECTOR]);
+    }
+}
+
+/// Whoever turns verification off is told so by `check`, at the start, and at every reload.
+#[test]
+fn turning_verification_off_is_told_again_and_again() {
+    let (authority, introspector) = (Authority::new(), Introspector::start());
+    let upstream = Upstream::start_tls(&authority);
+    let gateway = Gateway::builder()
+        .introspector(&introspector)
+        .yaml(&format!(
+            "backend:\n  url: {}\n  tls: {{danger_accept_any_certificate: true}}\n",
+            upstream.url()
+        ))
+        .start();
+    let told = || {
+        let text = "`backend.tls.danger_accept_any_certificate`: the server's certificate is not verified";
+        gateway.logs().iter().filter(|line| line.contains(text) && line.contains("WARN")).count()
+    };
+    assert_eq!((gateway.get("/up", None).status, told()), (200, 1));
+    assert!(gateway.reload());
+    assert_eq!(told(), 2);
+    let config = gateway.directory().join("gateway.yaml");
+    assert!(check(&config).contains("warning: `backend.tls.danger_accept_any_certificate`"));
+}
+
+fn check(config: &Path) -> String {
+    let output =
+        std::process::Command::new(BINARY).arg("check").arg("--config").arg(config).output().unwrap();
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// Kept connections end with the certificate that they were opened with, and the next show the new one.
+#[test]
+fn another_client_certificate_is_shown_after_the_files_change() {
+    let (ours, strangers) = (Authority::new(), Authority::new());
+    let pair = ours.issue(NAMES, |_| {});
+    let upstream = Upstream::start_with_tls(pair.server(ALL_VERSIONS, Some(&ours)));
+    let directory = tempfile::tempdir().unwrap();
+    let shown = strangers.issue(&["gateway"], |_| {}).write(directory.path());
+    let gateway = Gateway::builder()
+        .introspector(&Introspector::start())
+        .yaml(&format!(
+            "backend:\n  url: {}\n  tls: {}\n",
+            upstream.url(),
+            as_client(&believing(&ours), &shown)
+        ))
+        .start();
+    assert_eq!(gateway.get("/up", None).status, 502);
+    let before = gateway.reloads().len();
+    ours.issue(&["gateway"], |_| {}).write(directory.path());
+    // They may be looked at between the two.
+    assert!(gateway.wait_for_reload(before) || gateway.wait_for_reload(before + 1));
+    assert_eq!(gateway.get("/up", None).status, 200);
+}
