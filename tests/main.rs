@@ -22,6 +22,7 @@ mod headers; // which fields pass, which the gateway sets, and the method that t
 mod house; // the arrow between modules, and other habits that a scan can check
 mod laravel; // a real Laravel behind the gateway
 mod limits; // how much, how often and how many: to the last one allowed, by token and by address
+mod listening; // Unix sockets, and connections that the PROXY protocol tells about
 mod model; // a model of how Laravel reads a request, and the gateway against it
 mod readme; // what the README shows is what the binary does
 mod reload; // another configuration while requests are served

@@ -1,9 +1,8 @@
 //! Connections in, signals, logs and metrics: the server around the request path.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -373,37 +372,4 @@ fn a_backend_with_a_strangers_certificate_is_502() {
         .start();
     assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 502);
     assert_eq!(upstream.requests().len(), 0);
-}
-
-#[test]
-fn unix_sockets_on_both_sides() {
-    let directory = tempfile::tempdir().unwrap();
-    let (front, back) = (directory.path().join("front.sock"), directory.path().join("back.sock"));
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
-    let backend = UnixListener::bind(&back).unwrap();
-    let mut gateway = Gateway::builder()
-        .introspector(&introspector)
-        .yaml(&format!("backend:\n  url: unix:{}\n", back.display()))
-        .listening_at(&front)
-        .start();
-    let serving = thread::spawn(move || {
-        let (stream, _) = backend.accept().unwrap();
-        let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
-        let head: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
-        (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nback").unwrap();
-        head
-    });
-    let mut client = UnixStream::connect(&front).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.write_all(b"GET /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("back"), "{answer}");
-    let head = serving.join().unwrap();
-    assert_eq!(head[0], "GET /api/v2/items HTTP/1.1");
-    assert!(head.contains(&"host: a".to_owned()), "{head:?}");
-    assert!(head.contains(&"x-forwarded-for: unknown".to_owned()), "{head:?}");
-    gateway.signal(Signal::TERM);
-    assert_eq!(gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
-    assert!(!front.exists(), "the socket's file is removed");
 }

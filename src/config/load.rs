@@ -191,6 +191,15 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
                 .hint("Sanctum tries the session first: what the token lacks, a cookie can add"),
         );
     }
+    let is_tcp = matches!(listen.address, settings::ListenAddress::Tcp(_));
+    if listen.proxy_protocol.value.0 && is_tcp && listen.trusted_proxies.is_empty() {
+        decoder.mistakes.push(
+            Mistake::warning("has no effect")
+                .of("listen.proxy_protocol")
+                .at(listen.proxy_protocol.span, "only trusted proxies are asked for a PROXY header")
+                .hint("name their networks in `listen.trusted_proxies`"),
+        );
+    }
     let hsts = strict_transport_security(&listen);
     let tls = compile_listen_tls(&listen, decoder);
     Some(Settings {
@@ -200,6 +209,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             redirect_address: listen.redirect_address.map(|address| address.value),
             hsts,
             trusted_proxies: listen.trusted_proxies.into_iter().map(|network| network.0).collect(),
+            proxy_protocol: listen.proxy_protocol.value.0,
             drain_delay: listen.drain_delay.0,
             drain_timeout: listen.drain_timeout.0,
         },

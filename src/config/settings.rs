@@ -82,6 +82,8 @@ pub struct Listen {
     pub hsts: Option<HeaderValue>,
     /// `listen.trusted_proxies`: peers whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// `listen.proxy_protocol`: whether trusted proxies begin their connections with a PROXY header.
+    pub proxy_protocol: bool,
     /// `listen.drain_delay`: from SIGTERM to closing the listener.
     pub drain_delay: Duration,
     /// `listen.drain_timeout`: how long requests in flight may take after that.

@@ -64,6 +64,9 @@ section! {
         hsts: Spanned<Period> = "0s",
         /// Networks whose forwarding header fields are believed.
         trusted_proxies: Vec<Network> = [],
+        /// Whether trusted proxies, and whoever connects to a Unix socket, begin each connection with a header of
+        /// the PROXY protocol (v1 or v2), which tells whose connection it is.
+        proxy_protocol: Spanned<Switch> = false,
         /// From SIGTERM to closing the listener.
         drain_delay: Period = "0s",
         /// How long requests in flight may take after that.

@@ -1,15 +1,23 @@
 //! Takes a client's connection over: who it is, and what it speaks.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
+use http::StatusCode;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::core::{Core, Serving};
-use super::listen::Accepted;
+use super::listen::{Accepted, Admitted, TooMany, too_many};
+use super::proxied::{self, HeaderError};
 use super::transport::{Transport, Watched};
 use super::{http1, tls};
+use crate::config::settings::Settings;
 use crate::peer::Peer;
+use crate::policy::refusal::Reason;
+use crate::policy::target::OTHER;
+use crate::telemetry::metrics::RouteLabel;
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,23 +26,41 @@ enum Protocol {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(core: Rc<Core>, accepted: Accepted) {
+pub(super) async fn serve(core: Rc<Core>, admitted: Admitted) {
+    let Admitted { accepted, mut counted } = admitted;
     let serving = core.serving();
     let settings = serving.gateway.settings();
-    let (address, stream) = match accepted {
+    let (mut address, stream) = match accepted {
         Accepted::Tcp(stream, address) => {
             (Some(address.ip()), TcpStream::from_std(stream).map(Transport::Tcp))
         }
         Accepted::Unix(stream) => (None, UnixStream::from_std(stream).map(Transport::Unix)),
     };
-    let stream = match stream {
+    let mut stream = match stream {
         Ok(stream) => stream,
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot take over a connection");
             return;
         }
     };
-    let trusted = address.is_some_and(|address| settings.listen.trusts(address));
+    let mut trusted = address.is_some_and(|address| settings.listen.trusts(address));
+    // Whoever can open a Unix socket was let in by its file.
+    if settings.listen.proxy_protocol && (trusted || address.is_none()) {
+        // Boxed, as what is seldom: it would make the future of every connection larger.
+        let told = Box::pin(hear(&core, &mut stream, settings, address)).await;
+        let Some(told) = told else { return };
+        // Whoever stays untold is not believed, though the proxy would be.
+        trusted = told.is_some_and(|told| settings.listen.trusts(told));
+        if let Some(told) = told {
+            address = Some(told);
+            if !trusted {
+                counted = match counted.told(told) {
+                    Ok(counted) => counted,
+                    Err(TooMany) => return turn_away(&core, &serving, stream).await,
+                };
+            }
+        }
+    }
     let Some(Agreed { transport, protocol, subject }) = encrypt(&serving, stream).await else { return };
     let mut peer = Peer::new(address, trusted, serving.tls.is_some(), Instant::now());
     peer.subject = subject;
@@ -44,6 +70,53 @@ pub(super) async fn serve(core: Rc<Core>, accepted: Accepted) {
     let watched = Watched { transport, peer: Rc::clone(&peer) };
     match protocol {
         Protocol::Http1 => http1::serve(&core, serving, &peer, watched).await,
+    }
+    drop(counted);
+}
+
+/// What the PROXY header of a connection tells: none where there is none to be served. Said of a connection that
+/// `proxy` passes on.
+async fn hear(
+    core: &Core,
+    stream: &mut Transport,
+    settings: &Settings,
+    proxy: Option<IpAddr>,
+) -> Option<Option<IpAddr>> {
+    let began = Instant::now();
+    let header = async {
+        match stream {
+            Transport::Tcp(stream) => proxied::take_header(stream).await,
+            Transport::Unix(stream) => proxied::take_header(stream).await,
+            // The header comes before TLS.
+            Transport::Tls(_) => Ok(None),
+        }
+    };
+    let heard = tokio::time::timeout(settings.limits.header_timeout, header).await;
+    let (why, status, reason) = match heard {
+        Ok(Ok(told)) => return Some(told),
+        Ok(Err(HeaderError::Empty)) => return None,
+        Ok(Err(error)) => (error.to_string(), StatusCode::BAD_REQUEST, Reason::BadRequest),
+        Err(_) => ("no PROXY header in time".to_owned(), StatusCode::REQUEST_TIMEOUT, Reason::Limited),
+    };
+    // As the request that it did not get to send.
+    core.metrics.request(RouteLabel::None, &OTHER, status, reason, began.elapsed());
+    match proxy {
+        Some(proxy) => tracing::warn!(%proxy, why, "a trusted proxy's connection is closed"),
+        None => tracing::warn!(why, "a connection to the Unix socket is closed"),
+    }
+    None
+}
+
+async fn turn_away(core: &Core, serving: &Serving, mut stream: Transport) {
+    core.turned_away.borrow_mut().count(Instant::now());
+    // A client that awaits a handshake could not read it.
+    if serving.tls.is_none() {
+        let answer = too_many();
+        let _ = match &mut stream {
+            Transport::Tcp(stream) => stream.write(&answer).await,
+            Transport::Unix(stream) => stream.write(&answer).await,
+            Transport::Tls(_) => Ok(0),
+        };
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::configuration::{Configuration, Outbound};
-use super::listen::{Admitted, Order};
+use super::listen::{Order, TurnedAway};
 use super::tls::Certificates;
 use super::{connection, http1};
 use crate::backend::forward::Backend;
@@ -36,7 +36,9 @@ pub(super) struct Seed {
 /// One core.
 pub(super) struct Core {
     serving: RefCell<Rc<Serving>>,
-    metrics: CoreMetrics,
+    pub(super) metrics: CoreMetrics,
+    /// Of those whose address was told by their PROXY header.
+    pub(super) turned_away: RefCell<TurnedAway>,
     peers: RefCell<Vec<Weak<Peer>>>,
     open: Cell<usize>,
     counted: Cell<Census>,
@@ -99,6 +101,7 @@ impl Seed {
         let serving = Serving::new(&self.configuration, self.access, &metrics, None);
         Rc::new(Core {
             serving: RefCell::new(Rc::new(serving)),
+            turned_away: RefCell::new(TurnedAway::new(metrics.clone())),
             metrics,
             peers: RefCell::default(),
             open: Cell::new(0),
@@ -114,11 +117,11 @@ impl Seed {
         let sweep = tokio::task::spawn_local(Rc::clone(&core).sweep());
         while let Some(order) = orders.recv().await {
             match order {
-                Order::Serve(Admitted { accepted, share }) => {
+                Order::Serve(admitted) => {
                     let core = Rc::clone(&core);
                     tokio::task::spawn_local(async move {
-                        let _counted = (Carried(&core.load), share);
-                        connection::serve(Rc::clone(&core), accepted).await;
+                        let _counted = Carried(&core.load);
+                        connection::serve(Rc::clone(&core), admitted).await;
                     });
                 }
                 Order::Adopt { configuration, access, adopted } => {

@@ -2,10 +2,10 @@
 
 use std::convert::Infallible;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -37,9 +37,41 @@ pub(super) enum Accepted {
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) accepted: Accepted,
-    /// Of the connections of its address, where those are counted.
-    pub(super) share: Option<Share>,
+    pub(super) counted: Counted,
 }
+
+/// Whether a connection is counted as one of its address.
+#[derive(Debug)]
+pub(super) enum Counted {
+    Not,
+    As(#[expect(dead_code, reason = "held, not read")] Share),
+    /// Of the address that its PROXY header tells, once that has come.
+    AsTold(PerAddress),
+}
+
+impl Counted {
+    /// Counts a connection of which `address` was told.
+    ///
+    /// # Errors
+    /// Where that has as many as it may.
+    pub(super) fn told(self, address: IpAddr) -> Result<Self, TooMany> {
+        match self {
+            Self::AsTold(per_address) => admit(&per_address, address).map(Self::As),
+            counted => Ok(counted),
+        }
+    }
+}
+
+/// `limits.connections_per_address`, for the thread that accepts, and for cores that are told addresses.
+type PerAddress = Arc<Mutex<Connections>>;
+
+fn admit(per_address: &PerAddress, address: IpAddr) -> Result<Share, TooMany> {
+    per_address.lock().unwrap_or_else(PoisonError::into_inner).admit(address).ok_or(TooMany)
+}
+
+/// An address has as many connections as it may.
+#[derive(Debug)]
+pub(super) struct TooMany;
 
 /// What a core is told.
 pub(super) enum Order {
@@ -97,7 +129,7 @@ pub(super) struct Seating {
     next: usize,
     settings: Arc<Settings>,
     log: log::Control,
-    per_address: Option<Connections>,
+    per_address: Option<PerAddress>,
     turned_away: TurnedAway,
 }
 
@@ -108,7 +140,7 @@ impl Seating {
         turned_away: TurnedAway,
         log: log::Control,
     ) -> Self {
-        let per_address = settings.limits.connections_per_address.map(Connections::new);
+        let per_address = settings.limits.connections_per_address.map(count_each);
         Self { seats, next: 0, settings, log, per_address, turned_away }
     }
 
@@ -123,8 +155,10 @@ impl Seating {
         let Adoption { configuration, adopted } = adoption;
         self.settings = Arc::clone(&configuration.settings);
         match (&mut self.per_address, self.settings.limits.connections_per_address) {
-            (Some(connections), Some(most)) => connections.set_most(most),
-            (per_address, most) => *per_address = most.map(Connections::new),
+            (Some(connections), Some(most)) => {
+                connections.lock().unwrap_or_else(PoisonError::into_inner).set_most(most);
+            }
+            (per_address, most) => *per_address = most.map(count_each),
         }
         for seat in &self.seats {
             let order = Order::Adopt {
@@ -143,29 +177,32 @@ impl Seating {
         if loads.iter().sum::<usize>() >= self.settings.limits.connections {
             return self.turn_away(accepted);
         }
-        let Ok(share) = self.share(&accepted) else { return self.turn_away(accepted) };
+        let Ok(counted) = self.count(&accepted) else { return self.turn_away(accepted) };
         let count = loads.len();
         let best = (0..count).map(|step| (self.next + step) % count).min_by_key(|&index| loads[index]);
         let Some(seat) = best.and_then(|index| self.seats.get(index)) else { return };
         self.next = best.map_or(0, |index| index + 1);
         seat.load.fetch_add(1, Ordering::Relaxed);
-        if seat.sender.send(Order::Serve(Admitted { accepted, share })).is_err() {
+        if seat.sender.send(Order::Serve(Admitted { accepted, counted })).is_err() {
             seat.load.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
-/// An address has as many connections as it may.
-struct TooMany;
+fn count_each(most: usize) -> PerAddress {
+    Arc::new(Mutex::new(Connections::new(most)))
+}
 
 impl Seating {
-    /// A share of the connections of its address; none where those have no bound.
-    fn share(&mut self, accepted: &Accepted) -> Result<Option<Share>, TooMany> {
-        match (&mut self.per_address, accepted) {
-            (Some(connections), Accepted::Tcp(_, address)) if !self.settings.listen.trusts(address.ip()) => {
-                connections.admit(address.ip()).map(Some).ok_or(TooMany)
+    fn count(&self, accepted: &Accepted) -> Result<Counted, TooMany> {
+        let Some(per_address) = &self.per_address else { return Ok(Counted::Not) };
+        let listen = &self.settings.listen;
+        match accepted {
+            Accepted::Tcp(_, address) if !listen.trusts(address.ip()) => {
+                admit(per_address, address.ip()).map(Counted::As)
             }
-            _ => Ok(None),
+            _ if listen.proxy_protocol => Ok(Counted::AsTold(Arc::clone(per_address))),
+            Accepted::Tcp(..) | Accepted::Unix(_) => Ok(Counted::Not),
         }
     }
 
@@ -173,7 +210,12 @@ impl Seating {
         self.turned_away.count(Instant::now());
         // A client that awaits a handshake could not read it.
         if self.settings.listen.tls.is_empty() {
-            tell(accepted);
+            let answer = too_many();
+            // If it can be told without waiting.
+            let _ = match accepted {
+                Accepted::Tcp(mut stream, _) => stream.write(&answer),
+                Accepted::Unix(mut stream) => stream.write(&answer),
+            };
         }
     }
 }
@@ -186,14 +228,14 @@ pub(super) struct TurnedAway {
 }
 
 impl TurnedAway {
-    /// `metrics` are those of the thread that accepts.
+    /// `metrics` are those of the thread that turns them away.
     pub(super) const fn new(metrics: CoreMetrics) -> Self {
         Self { metrics, unlogged: 0, logged_at: None }
     }
 
     /// Counts one as the request that it did not get to send, and logs how many there were, once a second at
     /// most.
-    fn count(&mut self, now: Instant) {
+    pub(super) fn count(&mut self, now: Instant) {
         let (route, status) = (RouteLabel::None, StatusCode::SERVICE_UNAVAILABLE);
         self.metrics.request(route, &OTHER, status, Reason::Overloaded, Duration::ZERO);
         self.unlogged += 1;
@@ -208,13 +250,9 @@ impl TurnedAway {
     }
 }
 
-/// Tells a client that there are too many, if it can be told without waiting.
-fn tell(accepted: Accepted) {
-    let answer = last_answer(&answer::refuse(&Refusal::Overloaded, new_request_id()), false);
-    let _ = match accepted {
-        Accepted::Tcp(mut stream, _) => stream.write(&answer),
-        Accepted::Unix(mut stream) => stream.write(&answer),
-    };
+/// What a client is told where there are too many.
+pub(super) fn too_many() -> Vec<u8> {
+    last_answer(&answer::refuse(&Refusal::Overloaded, new_request_id()), false)
 }
 
 /// How long to wait after an accept that failed, as it does while no file descriptor is left.

@@ -10,6 +10,7 @@ mod head;
 mod http1;
 mod last_answer;
 mod listen;
+mod proxied;
 mod redirect;
 mod reload;
 pub mod tls;
@@ -169,7 +170,8 @@ impl Server {
         }
         if let Some(listener) = self.redirect {
             tracing::info!(listener = "redirect", address = %listener.address(), "listening");
-            runtime.spawn(redirect::serve(listener, Arc::clone(&metrics)));
+            let settings = Arc::clone(&self.settings);
+            runtime.spawn(redirect::serve(listener, settings, Arc::clone(&metrics)));
         }
         let turned_away = TurnedAway::new(metrics.core(self.settings.threads));
         let seating = Seating::new(seats, Arc::clone(&configuration.settings), turned_away, log.clone());

@@ -21,7 +21,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::listen::{AFTER_FAILURE, Accepted, Door};
+use super::proxied;
 use crate::answer;
+use crate::config::settings::Settings;
 use crate::exchange::new_request_id;
 use crate::listener::Listener;
 use crate::policy::headers::X_REQUEST_ID;
@@ -35,7 +37,11 @@ const CONNECTIONS: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sends on, for as long as it is polled.
-pub(super) async fn serve(listener: Listener, metrics: Arc<Metrics>) -> io::Result<()> {
+pub(super) async fn serve(
+    listener: Listener,
+    settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
+) -> io::Result<()> {
     let (door, _file) = Door::open(listener)?;
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
@@ -48,21 +54,31 @@ pub(super) async fn serve(listener: Listener, metrics: Arc<Metrics>) -> io::Resu
             }
         };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let metrics = Arc::clone(&metrics);
+        let (settings, metrics) = (Arc::clone(&settings), Arc::clone(&metrics));
         tokio::spawn(async move {
             let _place = place;
             let served = async {
                 match accepted {
-                    Accepted::Tcp(stream, _) => {
-                        connection(TokioIo::new(TcpStream::from_std(stream)?), &metrics).await
+                    Accepted::Tcp(stream, address) => {
+                        let mut stream = TcpStream::from_std(stream)?;
+                        if settings.listen.proxy_protocol && settings.listen.trusts(address.ip()) {
+                            proxied::take_header(&mut stream).await.map_err(io::Error::other)?;
+                        }
+                        connection(TokioIo::new(stream), &metrics).await
                     }
                     Accepted::Unix(stream) => {
-                        connection(TokioIo::new(UnixStream::from_std(stream)?), &metrics).await
+                        let mut stream = UnixStream::from_std(stream)?;
+                        if settings.listen.proxy_protocol {
+                            proxied::take_header(&mut stream).await.map_err(io::Error::other)?;
+                        }
+                        connection(TokioIo::new(stream), &metrics).await
                     }
                 }
                 io::Result::Ok(())
             };
-            let _ = timeout(PATIENCE, served).await;
+            if let Ok(Err(error)) = timeout(PATIENCE, served).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "nothing to be redirected");
+            }
         });
     }
 }

@@ -2,6 +2,9 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -98,14 +101,30 @@ impl RawClient {
         Self { stream: BufReader::new(stream), socket, tls: None }
     }
 
+    /// Connects to a Unix socket.
+    pub fn connect_unix(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).expect("a connection");
+        // Everything that is done with it, every stream socket can.
+        Self::over(TcpStream::from(OwnedFd::from(stream))).patience(PATIENCE)
+    }
+
     /// Connects with TLS, believing `authority`.
     pub fn connect_tls(address: SocketAddr, authority: &Authority) -> Self {
-        Self::connect_tls_as(address, authority.client(), "localhost")
+        Self::connect(address).start_tls(authority)
+    }
+
+    /// TLS from here on, believing `authority`.
+    pub fn start_tls(self, authority: &Authority) -> Self {
+        self.start_tls_as(authority.client(), "localhost")
     }
 
     /// Connects with TLS of any kind, to a server of this name.
     pub fn connect_tls_as(address: SocketAddr, config: Arc<ClientConfig>, name: &str) -> Self {
-        let socket = connect(address);
+        Self::connect(address).start_tls_as(config, name)
+    }
+
+    fn start_tls_as(self, config: Arc<ClientConfig>, name: &str) -> Self {
+        let socket = self.socket;
         let connection = ClientConnection::new(config, name.to_owned().try_into().unwrap()).unwrap();
         let stream = StreamOwned::new(connection, socket.try_clone().unwrap());
         let tls = Tls(Arc::new(Mutex::new(stream)));

@@ -73,7 +73,7 @@ impl Builder {
     /// Takes requests at a Unix socket; [`Gateway::address`] then means nothing.
     pub fn listening_at(mut self, path: &Path) -> Self {
         self.sections
-            .insert("listen".to_owned(), format!("listen: {{address: \"unix:{}\"}}\n", path.display()));
+            .insert("listen".to_owned(), format!("listen:\n  address: \"unix:{}\"\n", path.display()));
         self
     }
 

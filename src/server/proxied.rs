@@ -1,0 +1,220 @@
+//! The PROXY protocol: a connection that a trusted proxy passes on begins with whose it is.
+//!
+//! The specification is haproxy's `proxy-protocol.txt`. Here it is only heard, never spoken.
+
+use std::io;
+use std::net::IpAddr;
+
+use proxy_header::{ParseConfig, Protocol, ProxyHeader};
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncReadExt, Interest};
+use tokio::net::{TcpStream, UnixStream};
+
+/// The longest header that is taken: some proxies add a client's certificate.
+const LONGEST: usize = 4096;
+/// The longest header of version 1, its end included (section 2.1).
+const LONGEST_V1: usize = 107;
+/// Of version 2, in front of every header.
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Why a connection has no usable header.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HeaderError {
+    /// It begins with something else.
+    #[error("the connection does not begin with a PROXY header")]
+    Missing,
+    /// It begins like one.
+    #[error("the PROXY header is malformed")]
+    Malformed,
+    /// It is longer than [`LONGEST`].
+    #[error("the PROXY header is too long")]
+    TooLong,
+    /// The connection ended before its header did.
+    #[error("the connection ended within its PROXY header")]
+    Ended,
+    /// The connection ended without a byte, as some health checks do.
+    #[error("the connection ended before its PROXY header")]
+    Empty,
+    /// The connection broke.
+    #[error("cannot read a PROXY header: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Takes the header off a connection. Not a byte after it is read.
+///
+/// The address is the client's; none where the proxy speaks for itself, as in health checks, or does not know.
+pub(super) async fn take_header(stream: &mut impl Peek) -> Result<Option<IpAddr>, HeaderError> {
+    let mut buffer = vec![0; LONGEST];
+    let mut taken = 0;
+    loop {
+        // What follows the header belongs to TLS or HTTP: a header is looked at before it is taken.
+        let seen = taken + stream.peek(&mut buffer[taken..]).await?;
+        if seen == taken {
+            return Err(if taken == 0 { HeaderError::Empty } else { HeaderError::Ended });
+        }
+        let (end, address) = match parse(&buffer[..seen])? {
+            Some((length, address)) => (length, Some(address)),
+            // Nothing but header so far; once it is taken, there is more to wait for.
+            None if seen < LONGEST => (seen, None),
+            None => return Err(HeaderError::TooLong),
+        };
+        stream.read_exact(&mut buffer[taken..end]).await?;
+        taken = end;
+        if let Some(address) = address {
+            return Ok(address);
+        }
+    }
+}
+
+/// A connection whose bytes can be looked at before they are taken.
+pub(super) trait Peek: AsyncRead + Unpin {
+    /// What waits to be read, which is left where it is. Nothing at the connection's end.
+    async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+impl Peek for TcpStream {
+    async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Self::peek(self, buffer).await
+    }
+}
+
+impl Peek for UnixStream {
+    async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let peek = || Ok(rustix::net::recv(self, &mut *buffer, RecvFlags::PEEK)?.1);
+        self.async_io(Interest::READABLE, peek).await
+    }
+}
+
+/// The length of the header at the start of `bytes`, and the client's address where there is one. Nothing where all
+/// of `bytes` is header, and its end has not come.
+fn parse(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, HeaderError> {
+    const V1: &[u8] = b"PROXY ";
+    let begins = |with: &[u8]| bytes.iter().zip(with).all(|(byte, expected)| byte == expected);
+    if !begins(V1) && !begins(SIGNATURE) {
+        return Err(HeaderError::Missing);
+    }
+    let longest = if begins(V1) { LONGEST_V1 } else { LONGEST };
+    if let Some(length) = length_of_v2(bytes)
+        && length > LONGEST
+    {
+        return Err(HeaderError::TooLong);
+    }
+    match ProxyHeader::parse(bytes, ParseConfig { include_tlvs: false, ..ParseConfig::default() }) {
+        Ok((_, length)) if length > longest => Err(HeaderError::Malformed),
+        Ok((header, length)) => {
+            let told = header.proxied_address().filter(|it| it.protocol == Protocol::Stream);
+            Ok(Some((length, told.map(|it| it.source.ip()))))
+        }
+        // The parser waits for an address that the length leaves no room for.
+        Err(proxy_header::Error::BufferTooShort)
+            if length_of_v2(bytes).is_some_and(|length| bytes.len() >= length) =>
+        {
+            Err(HeaderError::Malformed)
+        }
+        Err(proxy_header::Error::BufferTooShort) => Ok(None),
+        Err(_) => Err(HeaderError::Malformed),
+    }
+}
+
+/// How long a header of version 2 says that it is, as soon as it has said so.
+fn length_of_v2(bytes: &[u8]) -> Option<usize> {
+    let rest = bytes.strip_prefix(SIGNATURE)?.get(2..4)?;
+    Some(SIGNATURE.len() + 4 + usize::from(u16::from_be_bytes(rest.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A header of version 2.
+    fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+        [SIGNATURE, &[command, family], &length, rest].concat()
+    }
+
+    const V4: [u8; 12] = [192, 0, 2, 1, 10, 0, 0, 1, 0x12, 0x34, 0, 80];
+
+    fn v6() -> Vec<u8> {
+        let address = |last| [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[last]].concat();
+        [address(7), address(8), vec![0x12, 0x34, 0, 80]].concat()
+    }
+
+    #[test]
+    fn whole_headers() {
+        let with_tlvs = [&V4[..], &[0x05, 0, 3, 1, 2, 3]].concat();
+        for (header, expected) in [
+            (b"PROXY TCP4 192.0.2.1 10.0.0.1 4711 80\r\n".to_vec(), Some("192.0.2.1")),
+            (b"PROXY TCP6 2001:db8::7 ::1 4711 80\r\n".to_vec(), Some("2001:db8::7")),
+            (b"PROXY UNKNOWN\r\n".to_vec(), None),
+            (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), None),
+            (v2(0x21, 0x11, &V4), Some("192.0.2.1")),
+            (v2(0x21, 0x11, &with_tlvs), Some("192.0.2.1")),
+            (v2(0x21, 0x21, &v6()), Some("2001:db8::7")),
+            // LOCAL, whatever it tells; UNSPEC; a Unix socket; datagrams.
+            (v2(0x20, 0x00, b""), None),
+            (v2(0x20, 0x11, &V4), None),
+            (v2(0x21, 0x00, b"whatever"), None),
+            (v2(0x21, 0x31, &[0; 216]), None),
+            (v2(0x21, 0x12, &V4), None),
+            (v2(0x21, 0x11, &[&V4[..], &[4; LONGEST - 28]].concat()), Some("192.0.2.1")),
+        ] {
+            let expected = expected.map(|address| address.parse().unwrap());
+            let shown = String::from_utf8_lossy(&header);
+            for after in [&b""[..], b"GET / HTTP/1.1\r\n", b"PROXY ", b"\r\n", SIGNATURE] {
+                let all = [&header, after].concat();
+                assert_eq!(parse(&all).unwrap(), Some((header.len(), expected)), "{shown:?}");
+            }
+            for length in 1..header.len() {
+                assert_eq!(parse(&header[..length]).unwrap(), None, "{:?}", &header[..length]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_none() {
+        let missing =
+            [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01", b"PROXI ", b"PROXYTCP4 ", b"\r\n\r\nG", b"proxy "];
+        for bytes in missing {
+            assert!(matches!(parse(bytes), Err(HeaderError::Missing)), "{bytes:?}");
+        }
+        for bytes in [
+            b"PROXY TCP4 192.0.2.256 10.0.0.1 4711 80\r\n".to_vec(),
+            b"PROXY TCP4 2001:db8::7 10.0.0.1 4711 80\r\n".to_vec(),
+            b"PROXY TCP4  192.0.2.1 10.0.0.1 4711 80\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.1 10.0.0.1 4711 80\rX".to_vec(),
+            b"PROXY TCP4 192.0.2.1 10.0.0.1 4711 65536\r\n".to_vec(),
+            b"PROXY UDP4 192.0.2.1 10.0.0.1 4711 80\r\n".to_vec(),
+            [&b"PROXY UNKNOWN "[..], &[b'a'; 200], b"\r\n"].concat(),
+            [&b"PROXY UNKNOWN "[..], &[b'a'; 200]].concat(),
+            v2(0x11, 0x11, &V4),
+            v2(0x22, 0x11, &V4),
+            v2(0x21, 0x44, &V4),
+            v2(0x21, 0x11, &V4[..11]),
+            v2(0x21, 0x21, &V4),
+            v2(0x21, 0x31, &V4),
+        ] {
+            assert!(matches!(parse(&bytes), Err(HeaderError::Malformed)), "{bytes:?}: {:?}", parse(&bytes));
+        }
+        let long = v2(0x21, 0x11, &[0; LONGEST]);
+        assert!(matches!(parse(&long), Err(HeaderError::TooLong)));
+        assert!(matches!(parse(&long[..16]), Err(HeaderError::TooLong)), "as soon as it says so");
+    }
+
+    proptest! {
+        /// Whatever comes, a header lies within what came, and bytes after one do not change it.
+        #[test]
+        fn no_bytes_make_it_panic(
+            start in prop::sample::select(vec![&b""[..], b"PROXY ", b"PROXY TCP4 ", b"PROXY TCP6 ::1 ", SIGNATURE]),
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            after in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let all = [start, &bytes[..]].concat();
+            if let Ok(Some((length, address))) = parse(&all) {
+                prop_assert!(length <= all.len());
+                prop_assert_eq!(parse(&[&all[..], &after].concat()).unwrap(), Some((length, address)));
+            }
+        }
+    }
+}

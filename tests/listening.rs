@@ -1,0 +1,323 @@
+//! Where it listens: Unix sockets, and connections of which the PROXY protocol tells whose they are.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::setting::{Setting, setting};
+use crate::support::{Authority, BINARY, Gateway, Introspector, RawClient, Upstream};
+
+const ITEMS: &str = "/api/v2/items";
+const WHO: &str = "GET /up HTTP/1.1\r\nHost: a\r\n\r\n";
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// A header of version 2.
+fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+    [SIGNATURE, &[command, family], &length, rest].concat()
+}
+
+/// A header of version 1 for a client with this address.
+fn v1(client: &str) -> Vec<u8> {
+    let family = if client.contains(':') { "TCP6" } else { "TCP4" };
+    format!("PROXY {family} {client} {client} 4711 443\r\n").into_bytes()
+}
+
+/// A gateway that hears 127.0.0.1 alone, with these lines below `listen` and these sections.
+fn hearing(listen: &str, sections: &str) -> Setting {
+    let trusted = "  trusted_proxies: [127.0.0.1, 10.0.0.0/8, fd00::/8]\n";
+    setting(&format!("listen:\n  proxy_protocol: true\n{trusted}{listen}{sections}"))
+}
+
+#[test]
+fn a_sidecar_without_a_port() {
+    let directory = tempfile::tempdir().unwrap();
+    let (front, back) = (directory.path().join("front.sock"), directory.path().join("back.sock"));
+    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let backend = UnixListener::bind(&back).unwrap();
+    // What a dead process left behind.
+    drop(UnixListener::bind(&front).unwrap());
+    let builder = || {
+        Gateway::builder()
+            .introspector(&introspector)
+            .yaml(&format!("backend:\n  url: unix:{}\n", back.display()))
+            .listening_at(&front)
+    };
+    let mut gateway = builder().start();
+    let file = std::fs::symlink_metadata(&front).unwrap();
+    assert!(file.file_type().is_socket());
+    assert_eq!(file.permissions().mode() & 0o777, 0o777 & !umask(), "as the umask says");
+
+    let serving = thread::spawn(move || {
+        let (stream, _) = backend.accept().unwrap();
+        let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+        let head: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+        (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nback").unwrap();
+        head
+    });
+    let response = RawClient::connect_unix(&front).get(ITEMS, Some("1|writer"));
+    assert_eq!((response.status, response.text()), (200, "back"));
+    let head = serving.join().unwrap();
+    assert_eq!(head[0], "GET /api/v2/items HTTP/1.1");
+    assert!(head.contains(&"x-forwarded-for: unknown".to_owned()), "{head:?}");
+
+    // A second one leaves the socket to the first.
+    let yaml = directory.path().join("second.yaml");
+    std::fs::write(&yaml, builder().text()).unwrap();
+    let second = Command::new(BINARY).arg("run").arg("--config").arg(&yaml).output().unwrap();
+    assert_eq!(second.status.code(), Some(78));
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains("`listen.address`") && said.contains("in use"), "{said}");
+    assert_eq!(RawClient::connect_unix(&front).get(ITEMS, None).status, 401);
+
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait_exit(Duration::from_secs(5)).code(), Some(0));
+    assert!(!front.exists(), "the socket's file is removed");
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (front, yaml) = (directory.path().join("front.sock"), directory.path().join("gateway.yaml"));
+    std::fs::write(&front, "mine").unwrap();
+    let text = Gateway::builder().backend(&Upstream::start()).introspector(&Introspector::start());
+    std::fs::write(&yaml, text.listening_at(&front).text()).unwrap();
+    let refused = Command::new(BINARY).arg("run").arg("--config").arg(&yaml).output().unwrap();
+    assert_eq!(refused.status.code(), Some(78));
+    assert_eq!(std::fs::read_to_string(&front).unwrap(), "mine");
+}
+
+/// Of this process, and so of those that it starts.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap();
+    u32::from_str_radix(umask.trim(), 8).unwrap()
+}
+
+#[test]
+fn the_client_is_whom_the_header_tells() {
+    let setting = hearing("", "");
+    let v4 = [192, 0, 2, 7, 10, 0, 0, 1, 0x12, 0x34, 1, 187];
+    let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[9], &[0; 15], &[1], &[0x12, 0x34, 1, 187]].concat();
+    let with_tlvs =
+        [&v4[..], &[0x01, 0, 2, b'h', b'2'], &[0xea, 0x0f, 0xff], &[b'a'; 0xfff][..3000]].concat();
+    for (header, expected) in [
+        (v1("192.0.2.7"), "192.0.2.7"),
+        (v1("2001:db8::9"), "2001:db8::9"),
+        (v1("::ffff:192.0.2.7"), "192.0.2.7"),
+        (v2(0x21, 0x11, &v4), "192.0.2.7"),
+        (v2(0x21, 0x11, &with_tlvs), "192.0.2.7"),
+        (v2(0x21, 0x21, &v6), "2001:db8::9"),
+        // Nobody is told: the proxy's own, as its health checks are.
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
+        (v2(0x20, 0x00, b""), "127.0.0.1"),
+        (v2(0x20, 0x11, &v4), "127.0.0.1"),
+        (v2(0x21, 0x00, b"whatever"), "127.0.0.1"),
+        (v2(0x21, 0x31, &[0; 216]), "127.0.0.1"),
+    ] {
+        let shown = String::from_utf8_lossy(&header).into_owned();
+        let mut at_once = setting.gateway.client();
+        assert_eq!(at_once.send([&header, WHO.as_bytes()].concat()).response().status, 200, "{shown:?}");
+        // The header is said once a connection.
+        assert_eq!(at_once.send(WHO).response().status, 200);
+        let mut in_pieces = setting.gateway.client();
+        let middle = header.len() / 2;
+        for piece in [&header[..1], &header[1..middle], &header[middle..], &WHO.as_bytes()[..5]] {
+            in_pieces.send(piece);
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(in_pieces.send(&WHO[5..]).response().status, 200, "{shown:?}");
+        for request in setting.upstream.take_requests() {
+            assert_eq!(request.field("x-forwarded-for"), Some(expected), "{shown:?}");
+            let id = request.field("x-request-id").unwrap().to_owned();
+            let line = setting.gateway.wait_for_log(|line| line["request_id"] == *id);
+            assert_eq!(line["client"], expected);
+        }
+    }
+    let twice = [v1("192.0.2.7"), v1("192.0.2.8"), WHO.into()].concat();
+    assert_eq!(setting.gateway.client().send(twice).response().status, 400);
+}
+
+#[test]
+fn who_is_told_must_be_trusted_himself_to_be_believed() {
+    let setting = hearing("", "");
+    let claims =
+        "X-Forwarded-For: 203.0.113.1\r\nX-Forwarded-Proto: https\r\nX-Request-Id: of-the-client\r\n";
+    let request = format!("GET /up HTTP/1.1\r\nHost: a\r\n{claims}\r\n");
+    for (header, forwarded_for, proto) in [
+        (v1("192.0.2.7"), "192.0.2.7", "http"),
+        (v1("10.1.2.3"), "203.0.113.1, 10.1.2.3", "https"),
+        (v1("fd00::1"), "203.0.113.1, fd00::1", "https"),
+        // The proxy is trusted, but these may be anybody's bytes.
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1", "http"),
+        (v2(0x21, 0x00, b""), "127.0.0.1", "http"),
+    ] {
+        let mut client = setting.gateway.client();
+        assert_eq!(client.send([&header, request.as_bytes()].concat()).response().status, 200);
+        let request = setting.upstream.take_requests().pop().unwrap();
+        assert_eq!(request.field("x-forwarded-for"), Some(forwarded_for));
+        assert_eq!(request.field("x-forwarded-proto"), Some(proto));
+        assert_eq!(request.field("x-request-id") == Some("of-the-client"), proto == "https");
+    }
+}
+
+#[test]
+fn strangers_and_gateways_that_do_not_hear_take_no_header() {
+    let hearing = hearing("", "");
+    let deaf = setting("listen:\n  trusted_proxies: [127.0.0.1]\n");
+    let from_elsewhere = || RawClient::connect_from("127.0.0.2", hearing.gateway.address());
+    let to_the_deaf = || deaf.gateway.client();
+    let clients: [&dyn Fn() -> RawClient; 2] = [&from_elsewhere, &to_the_deaf];
+    for client in clients {
+        assert_eq!(client().send(WHO).response().status, 200);
+        for header in [v1("192.0.2.7"), v2(0x20, 0, b"")] {
+            let response = client().send([&header, WHO.as_bytes()].concat()).response();
+            assert_eq!((response.status, response.field("connection")), (400, Some("close")));
+        }
+    }
+}
+
+#[test]
+fn a_connection_without_a_header_is_closed_counted_and_logged() {
+    let setting = hearing("", "limits: {header_timeout: 400ms}");
+    let gateway = &setting.gateway;
+    // A load balancer that only looks whether there is somebody.
+    drop(gateway.client());
+    gateway.client().finish().read_until_close();
+    let long = v2(0x21, 0x11, &[0; 5000]);
+    let closed = [
+        (WHO.as_bytes(), "does not begin with a PROXY header"),
+        (b"\x16\x03\x01\x02\x00", "does not begin with a PROXY header"),
+        (b"PROXY TCP4 nobody nowhere 1 2\r\n", "malformed"),
+        (&v2(0x21, 0x11, b"short"), "malformed"),
+        (&long, "too long"),
+    ];
+    for (number, (bytes, why)) in (1..).zip(closed) {
+        let mut client = gateway.client();
+        client.send(bytes);
+        assert_eq!(client.read_until_close(), b"", "{why}");
+        let line = gateway.wait_for_log(|line| line["why"].as_str().is_some_and(|it| it.contains(why)));
+        assert_eq!((&line["level"], &line["proxy"]), (&"WARN".into(), &"127.0.0.1".into()));
+        gateway.wait_for_metric("requests_total{status=\"400\",reason=\"bad_request\"}", f64::from(number));
+    }
+    let mut broken_off = gateway.client();
+    broken_off.send("PROXY TCP4 192.0.2.7").finish();
+    assert_eq!(broken_off.read_until_close(), b"");
+    gateway.wait_for_metric("requests_total{reason=\"bad_request\"}", 6.0);
+    for (number, bytes) in (1..).zip(["", "PROXY TCP4 192.0.2.7"]) {
+        let (began, mut late) = (Instant::now(), gateway.client());
+        assert_eq!(late.send(bytes).read_until_close(), b"");
+        assert!((350..3000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+        gateway.wait_for_metric("requests_total{status=\"408\",reason=\"limited\"}", f64::from(number));
+    }
+    assert_eq!(gateway.metrics().metric("requests_total"), 8.0, "nothing for those that said nothing");
+    assert_eq!(setting.upstream.requests().len(), 0);
+}
+
+#[test]
+fn the_header_comes_before_tls() {
+    let authority = Arc::new(Authority::new());
+    let upstream = Upstream::start();
+    let listen =
+        "listen:\n  proxy_protocol: true\n  trusted_proxies: [127.0.0.1]\n  redirect_address: 127.0.0.1:0\n";
+    let gateway = Gateway::builder()
+        .backend(&upstream)
+        .introspector(&Introspector::start())
+        .tls(&authority)
+        .yaml(listen)
+        .start();
+    let mut client = RawClient::connect(gateway.address());
+    client.send(v1("192.0.2.7"));
+    let mut client = client.start_tls(&authority);
+    for _ in 0..2 {
+        assert_eq!(client.get("/up", None).status, 200);
+    }
+    for request in upstream.requests() {
+        assert_eq!(request.field("x-forwarded-for"), Some("192.0.2.7"));
+        assert_eq!(request.field("x-forwarded-proto"), Some("https"));
+    }
+    // Before what is sent on to https, too.
+    let redirect = gateway.wait_for_listener("redirect");
+    for header in [v1("192.0.2.7"), v2(0x20, 0, b"")] {
+        let mut client = RawClient::connect(redirect);
+        assert_eq!(client.send([&header, WHO.as_bytes()].concat()).response().status, 308);
+    }
+    assert_eq!(RawClient::connect(redirect).send(WHO).read_until_close(), b"");
+    // Inside TLS there is none.
+    let mut client = RawClient::connect(gateway.address());
+    client.send(v1("192.0.2.7"));
+    let mut client = client.start_tls(&authority);
+    assert_eq!(client.send([&v1("192.0.2.8")[..], WHO.as_bytes()].concat()).response().status, 400);
+}
+
+#[test]
+fn a_unix_sockets_peers_are_asked_for_a_header() {
+    let directory = tempfile::tempdir().unwrap();
+    let front = directory.path().join("front.sock");
+    let upstream = Upstream::start();
+    let gateway = Gateway::builder()
+        .backend(&upstream)
+        .introspector(&Introspector::start())
+        .listening_at(&front)
+        .yaml("listen:\n  proxy_protocol: true\nlimits: {connections_per_address: 1}")
+        .start();
+    let client = |header: &[u8]| {
+        let mut client = RawClient::connect_unix(&front);
+        client.send([header, WHO.as_bytes()].concat());
+        client
+    };
+    for (header, expected) in [(v1("192.0.2.7"), "192.0.2.7"), (v2(0x20, 0, b""), "unknown")] {
+        let mut one = client(&header);
+        assert_eq!(one.response().status, 200);
+        let status = client(&header).response().status;
+        assert_eq!(status, if expected == "unknown" { 200 } else { 503 });
+        let request = upstream.take_requests().pop().unwrap();
+        assert_eq!(request.field("x-forwarded-for"), Some(expected));
+    }
+    assert_eq!(client(b"").read_until_close(), b"");
+    gateway.wait_for_log(|line| line["message"] == "a connection to the Unix socket is closed");
+}
+
+#[test]
+fn limits_by_address_count_for_the_told_one() {
+    let setting = hearing("", "limits: {connections_per_address: 2}");
+    let connect = |header: &[u8]| {
+        let mut client = setting.gateway.client();
+        client.send([header, WHO.as_bytes()].concat());
+        let status = client.response().status;
+        (client, status)
+    };
+    let held: Vec<_> = (0..2).map(|_| connect(&v1("192.0.2.7"))).collect();
+    assert!(held.iter().all(|(_, status)| *status == 200));
+    let (mut turned_away, status) = connect(&v1("192.0.2.7"));
+    assert_eq!((status, turned_away.read_until_close()), (503, Vec::new()));
+    let _others: Vec<_> = (0..2).map(|_| connect(&v1("192.0.2.8"))).collect();
+    assert_eq!(connect(&v1("192.0.2.8")).1, 503);
+    // Trusted ones, and the proxy's own, are not counted.
+    let held_too: Vec<_> = (0..8)
+        .map(|round| connect(&if round % 2 == 0 { v1("10.0.0.1") } else { v2(0x20, 0, b"") }))
+        .collect();
+    assert!(held_too.iter().all(|(_, status)| *status == 200));
+    setting.gateway.wait_for_metric("requests_total{status=\"503\",reason=\"overloaded\"}", 2.0);
+    setting.gateway.wait_for_log(|line| line["message"] == "turned away: too many connections");
+    drop(held);
+    let end = Instant::now() + Duration::from_secs(5);
+    while connect(&v1("192.0.2.7")).1 != 200 {
+        assert!(Instant::now() < end, "who left counts still");
+    }
+
+    let setting = hearing("", "limits: {requests_per_address: 2}");
+    let statuses = |client: &str| {
+        let mut kept = setting.gateway.client();
+        kept.send(v1(client));
+        (0..3).map(|_| kept.send(WHO).response().status).collect::<Vec<_>>()
+    };
+    assert_eq!(statuses("192.0.2.7"), [200, 200, 429]);
+    assert_eq!(statuses("192.0.2.8"), [200, 200, 429]);
+}
