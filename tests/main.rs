@@ -35,5 +35,6 @@ mod slow; // slowhttptest in its four modes, while others are served
 mod soak; // floods: what they cost in memory, and what they do to everyone else
 mod stand_in; // the demo's stand-in for Stockaj, alone
 mod streaming; // bodies as they flow: events, Expect, early answers, clients that have left
+mod testssl; // testssl.sh looks at the listener
 mod tls; // both sides of TLS: what is served, what is believed
 mod verdicts; // whom the gateway asks about a token, how often, and how long it believes the answer

@@ -158,6 +158,8 @@ pub fn load(settings: &ListenTls, before: Option<&Served>) -> Result<Served, Cer
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    // All of rustls' suites are good; which is the best for both is for the server to say.
+    config.ignore_client_order = true;
     config.ticketer = match before {
         // A session that is resumed shows no certificate again.
         Some(before) if before.contents.client_ca == contents.client_ca => {
