@@ -19,7 +19,8 @@ use crate::policy::refusal::Reason;
 /// it came over.
 pub struct AnswerBody {
     source: Source,
-    exchange: Exchange,
+    /// None where another goes on with it.
+    exchange: Option<Exchange>,
 }
 
 enum Source {
@@ -50,9 +51,9 @@ impl AnswerBody {
     pub fn own(bytes: Bytes, exchange: Exchange) -> Self {
         // To HEAD nothing of it is sent, and hyper asks for nothing.
         let is_head = exchange.method == Method::HEAD;
-        let mut body = Self { source: Source::Own(bytes), exchange };
+        let mut body = Self { source: Source::Own(bytes), exchange: Some(exchange) };
         if is_head {
-            body.exchange.complete();
+            body.complete();
         }
         body.settle();
         body
@@ -67,20 +68,37 @@ impl AnswerBody {
     ) -> Self {
         let lease = Some(lease);
         let source = FromBackend { incoming, lease, idle: IdleTimer::new(idle_timeout) };
-        let mut body = Self { source: Source::Backend(source), exchange };
+        let mut body = Self { source: Source::Backend(source), exchange: Some(exchange) };
         body.settle();
         body
+    }
+
+    /// None: a tunnel takes its place, and ends the exchange.
+    pub const fn tunnel() -> Self {
+        Self { source: Source::Own(Bytes::new()), exchange: None }
+    }
+
+    fn complete(&mut self) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.complete();
+        }
+    }
+
+    fn broke_off(&mut self, reason: Reason, detail: &'static str) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.broke_off(reason, detail);
+        }
     }
 
     /// Ends the exchange, and the use of the connection, as soon as nothing is left to come.
     fn settle(&mut self) {
         match &mut self.source {
-            Source::Own(bytes) if bytes.is_empty() => self.exchange.complete(),
+            Source::Own(bytes) if bytes.is_empty() => self.complete(),
             Source::Backend(from) if from.incoming.is_end_stream() => {
                 if let Some(lease) = from.lease.take() {
                     lease.give_back();
                 }
-                self.exchange.complete();
+                self.complete();
             }
             Source::Own(_) | Source::Backend(_) => {}
         }
@@ -121,10 +139,10 @@ impl Body for AnswerBody {
         match &frame {
             Some(Ok(_)) => this.settle(),
             Some(Err(AnswerFault::TimedOut)) => {
-                this.exchange.broke_off(Reason::BackendTimeout, "the backend's answer stopped");
+                this.broke_off(Reason::BackendTimeout, "the backend's answer stopped");
             }
             Some(Err(AnswerFault::Broken(_))) => {
-                this.exchange.broke_off(Reason::BackendBroken, "the backend's answer broke off");
+                this.broke_off(Reason::BackendBroken, "the backend's answer broke off");
             }
             None => {
                 // Trailers, or their absence, come after what `is_end_stream` can tell.
@@ -133,7 +151,7 @@ impl Body for AnswerBody {
                 {
                     lease.give_back();
                 }
-                this.exchange.complete();
+                this.complete();
             }
         }
         Poll::Ready(frame)

@@ -8,11 +8,11 @@ use std::mem;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, Once};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::answer;
@@ -25,7 +25,7 @@ use crate::exchange::{Exchange, Recorder, new_request_id};
 use crate::limits::Limiter;
 use crate::peer::Peer;
 use crate::policy::ability::{Permit, Requirement};
-use crate::policy::bearer::{self, Token};
+use crate::policy::bearer::{self, KeptToken, Token};
 use crate::policy::client;
 use crate::policy::cors::{self, Preflight};
 use crate::policy::expectation;
@@ -35,9 +35,14 @@ use crate::policy::map::Found;
 use crate::policy::method;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::Target;
+use crate::policy::upgrade::Handshake;
 use crate::telemetry::metrics::{RouteLabel, RouteNumbers};
 use crate::tokens::cache::TokenHash;
 use crate::tokens::lookup::{Held, Lookup};
+
+pub mod tunnel;
+
+use tunnel::{Asked, Switch, Tunnel};
 
 /// One core's gateway.
 pub struct Gateway {
@@ -67,12 +72,16 @@ struct Onward {
     body_limit: u64,
     /// Whether its body waits for a 100.
     waits: bool,
+    /// What it begins, if it is to become a tunnel.
+    handshake: Option<Handshake>,
 }
 
 /// What a request that is not refused is answered with.
 enum Served {
     /// The backend's answer.
     Backend(Answered),
+    /// The backend's 101, and what was asked for.
+    Tunnel(Answered, Box<Asked>),
     /// What a preflight that asks about this method is told.
     Preflight(HeaderValue),
 }
@@ -110,8 +119,14 @@ impl Gateway {
         &self.settings
     }
 
-    /// Answers one request, whatever it is.
-    pub async fn answer(&self, peer: &Rc<Peer>, request: Request<Incoming>) -> Response<AnswerBody> {
+    /// Answers one request, whatever it is. Where the answer is a 101 there is a [`Tunnel`] in `switch` afterwards, which
+    /// its connection is to become.
+    pub async fn answer(
+        self: &Rc<Self>,
+        peer: &Rc<Peer>,
+        request: Request<Incoming>,
+        switch: &Switch,
+    ) -> Response<AnswerBody> {
         let now = Instant::now();
         // From here on by reference: a request is large, and every step it is moved through copies it.
         let (mut head, body) = request.into_parts();
@@ -133,6 +148,14 @@ impl Gateway {
                 exchange.answered(response.status(), reason, exchange.answer_came());
                 let idle_timeout = self.settings.limits.body_idle_timeout;
                 return response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout));
+            }
+            Ok(Ok((Served::Tunnel(Answered { mut response, lease }, asked), reason))) => {
+                *response.version_mut() = Version::HTTP_11;
+                exchange.answered(response.status(), reason, exchange.answer_came());
+                let backend = hyper::upgrade::on(&mut response);
+                let decided_by = Rc::clone(self);
+                switch.set(Some(Box::new(Tunnel { asked: *asked, decided_by, exchange, backend, lease })));
+                return response.map(|_| AnswerBody::tunnel());
             }
             Ok(Ok((Served::Preflight(asked), reason))) => {
                 let mut response = answer::preflight(exchange.request_id.clone());
@@ -176,6 +199,8 @@ impl Gateway {
     ) -> Result<(Served, Reason), Refusal> {
         let target = Target::read(&head.method, &head.uri, &head.headers)?;
         let waits = expectation::waits(head.version, &head.headers)?;
+        let has_body = !body.is_end_stream();
+        let handshake = Handshake::begun(&head.method, head.version, &head.headers, has_body)?;
         let setting = self.settings.backend.method_override;
         if let Some(method) = method::overriding(&head.method, &head.headers, setting)? {
             exchange.method = method;
@@ -185,7 +210,7 @@ impl Gateway {
         }
         if let Some(asked) = cors::asked(&head.method, &head.headers) {
             let asked = asked.clone();
-            if !body.is_end_stream() {
+            if has_body {
                 return Err(Refusal::BadRequest("CORS preflight with a body"));
             }
             let permit = self.decide_preflight(&target, &asked, exchange)?;
@@ -193,7 +218,8 @@ impl Gateway {
                 Preflight::Answer => Served::Preflight(asked),
                 Preflight::Forward => {
                     let uri = self.backend_uri(&head.uri, &target)?;
-                    let onward = Onward { uri, credentials: Credentials::None, body_limit: 0, waits };
+                    let credentials = Credentials::None;
+                    let onward = Onward { uri, credentials, body_limit: 0, waits, handshake: None };
                     let answered = self.forward(permit, peer, head, body, onward, exchange);
                     Served::Backend(Box::pin(answered).await?)
                 }
@@ -202,6 +228,10 @@ impl Gateway {
         }
         let Decision { permit, caller, body_limit } = self.decide(&head.headers, &target, exchange).await?;
         let uri = self.backend_uri(&head.uri, &target)?;
+        let asked = handshake.as_ref().map(|_| {
+            let kept = |(caller, field): &(Held, _)| (KeptToken::new(field), Rc::clone(caller));
+            Box::new(Asked { path: target.path.into_owned(), caller: caller.as_ref().map(kept) })
+        });
         let (caller, credentials) = match caller {
             None => (None, Credentials::AsSent),
             Some((caller, authorization)) => {
@@ -210,13 +240,18 @@ impl Gateway {
                 (Some(caller), Credentials::Token { authorization, identity, cookies })
             }
         };
-        let onward = Onward { uri, credentials, body_limit, waits };
+        let onward = Onward { uri, credentials, body_limit, waits, handshake };
         let answered = self.forward(permit, peer, head, body, onward, exchange).await?;
-        let Some(caller) = caller else { return Ok((Served::Backend(answered), Reason::Public)) };
-        if answered.response.status() == StatusCode::UNAUTHORIZED {
+        let status = answered.response.status();
+        let served = match asked {
+            Some(asked) if status == StatusCode::SWITCHING_PROTOCOLS => Served::Tunnel(answered, asked),
+            _ => Served::Backend(answered),
+        };
+        let Some(caller) = caller else { return Ok((served, Reason::Public)) };
+        if status == StatusCode::UNAUTHORIZED {
             self.lookup.contradicted(&caller);
         }
-        Ok((Served::Backend(answered), Reason::Allowed))
+        Ok((served, Reason::Allowed))
     }
 
     /// Whether a CORS preflight may go on: by the request that it asks about, and without any credentials.
@@ -255,14 +290,33 @@ impl Gateway {
         }
         let token = Token::from_fields(fields, self.settings.limits.token_bytes)?;
         let requirement = map.requirement(&found)?;
-        let caller = self.verdict(token, exchange).await?;
-        let (permit, caller) = self.permit(token, caller, requirement, exchange).await?;
+        let caller = self.verdict(token, exchange.started(), &mut exchange.introspection).await?;
+        exchange.caller = Some(Rc::clone(&caller));
+        let (permit, caller) = self.permit(token, caller, requirement, &mut exchange.introspection).await?;
         if let Some(tokens) = &self.limiter.tokens {
             let (verdict, now) = (&caller.verdict, exchange.started());
             let limit = caller.limit.get_or_init(|| tokens.limit(&verdict.id, verdict.name.as_deref(), now));
             limit.take(now).map_err(Refusal::TooManyAttempts)?;
         }
         Ok(Decision { permit, caller: Some((caller, token.authorization())), body_limit })
+    }
+
+    /// Decides the request of an open tunnel as it would be decided `now`, but for the limits: it asks for nothing more.
+    async fn decide_again(&self, asked: &mut Asked, now: Instant) -> Result<(), Refusal> {
+        let map = &self.settings.abilities;
+        let found = map.find(&Method::GET, &asked.path);
+        if let Found::Rule { rule, .. } = &found
+            && Permit::public(&rule.requirement).is_some()
+        {
+            return Ok(());
+        }
+        let (token, held) = asked.caller.as_mut().ok_or(Refusal::MissingToken)?;
+        let requirement = map.requirement(&found)?;
+        let mut waited = Duration::ZERO;
+        let caller = self.verdict(token.token(), now, &mut waited).await?;
+        let (_, caller) = self.permit(token.token(), caller, requirement, &mut waited).await?;
+        *held = caller;
+        Ok(())
     }
 
     fn note_route(&self, found: &Found<'_>, exchange: &mut Exchange) {
@@ -274,21 +328,16 @@ impl Gateway {
     }
 
     /// Who the token is, as introspection says.
-    async fn verdict(&self, token: Token<'_>, exchange: &mut Exchange) -> Result<Held, Refusal> {
+    async fn verdict(&self, token: Token<'_>, now: Instant, waited: &mut Duration) -> Result<Held, Refusal> {
         let hash = TokenHash::of(token.as_bytes());
-        let at_hand = self.lookup.at_hand(&hash, token, exchange.started());
-        let caller = match at_hand {
-            Some(caller) => caller,
-            None => {
-                let asked = Instant::now();
-                // Boxed, as all that is seldom waited for: it would make the future of every request larger.
-                let verdict = Box::pin(self.lookup.look_further(hash, token, asked)).await;
-                exchange.introspection += asked.elapsed();
-                verdict?
-            }
-        };
-        exchange.caller = Some(Rc::clone(&caller));
-        Ok(caller)
+        if let Some(caller) = self.lookup.at_hand(&hash, token, now) {
+            return Ok(caller);
+        }
+        let asked = Instant::now();
+        // Boxed, as all that is seldom waited for: it would make the future of every request larger.
+        let verdict = Box::pin(self.lookup.look_further(hash, token, asked)).await;
+        *waited += asked.elapsed();
+        verdict
     }
 
     /// The permit of a caller whose abilities satisfy `requirement`. A verdict that does not, and may be out
@@ -298,7 +347,7 @@ impl Gateway {
         token: Token<'_>,
         caller: Held,
         requirement: &Requirement,
-        exchange: &mut Exchange,
+        waited: &mut Duration,
     ) -> Result<(Permit, Held), Refusal> {
         let denied = match requirement.permit(&caller.verdict.abilities) {
             Ok(permit) => return Ok((permit, caller)),
@@ -306,7 +355,7 @@ impl Gateway {
         };
         let asked = Instant::now();
         let again = Box::pin(self.lookup.ask_again(token, &caller, asked)).await;
-        exchange.introspection += asked.elapsed();
+        *waited += asked.elapsed();
         match again {
             None => Err(denied),
             Some(Ok(caller)) => Ok((requirement.permit(&caller.verdict.abilities)?, caller)),
@@ -356,7 +405,7 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Answered, Refusal> {
         let Settings { limits, backend, .. } = &*self.settings;
-        let Onward { uri, credentials, body_limit, waits } = onward;
+        let Onward { uri, credentials, body_limit, waits, handshake } = onward;
         let (body, upload) =
             RequestBody::new(incoming, body_limit, limits.body_idle_timeout).map_err(forward::refusal)?;
         let forwarding = Forwarding {
@@ -380,6 +429,9 @@ impl Gateway {
             // Said outright: hyper takes a GET or HEAD of unknown length to have no body.
             head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
+        if let Some(handshake) = &handshake {
+            handshake.ask(&mut head.headers);
+        }
         // Without the extensions, where hyper keeps upgrades.
         let mut request = Request::new(body);
         *request.method_mut() = mem::take(&mut head.method);
@@ -391,11 +443,27 @@ impl Gateway {
         }
         let asked = Instant::now();
         let upload = upload.as_deref();
-        let answered = self.backend.forward(permit, request, upload, &peer.activity, asked).await;
+        let may_switch = handshake.is_some();
+        let answered = self.backend.forward(permit, request, upload, &peer.activity, asked, may_switch).await;
         exchange.backend_answered(asked, Instant::now());
         let mut answered = answered?;
         let status = answered.response.status();
-        headers::prepare_answer(status, answered.response.headers_mut()).map_err(|why| {
+        let fields = answered.response.headers_mut();
+        let switches = match (status, &handshake) {
+            (StatusCode::SWITCHING_PROTOCOLS, Some(handshake)) => {
+                handshake.check(fields).map(|()| Some(handshake))
+            }
+            (StatusCode::SWITCHING_PROTOCOLS, None) => Err("101 that was not asked for"),
+            _ => Ok(None),
+        };
+        let prepared = switches.and_then(|switches| {
+            headers::prepare_answer(status, fields)?;
+            if let Some(handshake) = switches {
+                handshake.confirm(fields);
+            }
+            Ok(())
+        });
+        prepared.map_err(|why| {
             tracing::warn!(why, "the backend's answer is ambiguous");
             Refusal::BackendBroken
         })?;

@@ -16,7 +16,7 @@
 //! listener.rs  a bound socket, of the proxy or of the admin listener
 //! limits/      how often one caller may come
 //! tokens/      who is calling: verdict, introspection, cache
-//! backend/     forward (takes a Permit)
+//! backend/     forward (takes a Permit), tunnel
 //! client/      connections out: resolve, TLS, keep-alive pool
 //! server/      listen, head (the scanner before hyper), connection, tls, drain
 //! telemetry/   metrics, access log

@@ -208,7 +208,6 @@ fn an_upgrade_is_not_forwarded_and_the_request_served_as_it_is() {
         &[("Connection", "upgrade"), ("Upgrade", "TLS/1.0, HTTP/1.1")],
         &[("Connection", "Upgrade"), ("Upgrade", "foo/2")],
         &[("Upgrade", "h2c")],
-        &[("Connection", "keep-alive, Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
     ] {
         for (method, body) in [("GET", ""), ("PUT", "some")] {
             setting.upstream.forget_requests();

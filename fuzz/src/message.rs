@@ -5,6 +5,7 @@
 pub struct Message {
     pub method: String,
     pub target: String,
+    pub http_1_0: bool,
     /// Names in lower case, values without the white space around them.
     pub fields: Vec<(String, Vec<u8>)>,
     pub body: Vec<u8>,
@@ -66,7 +67,7 @@ fn head(head: &[u8]) -> Message {
         assert!(!line.is_empty() && line.iter().all(is_text), "{line:?}");
     }
     let words: Vec<&[u8]> = lines[0].split(|&byte| byte == b' ').collect();
-    let [method, target, b"HTTP/1.1" | b"HTTP/1.0"] = &*words else { panic!("{:?}", lines[0]) };
+    let [method, target, version @ (b"HTTP/1.1" | b"HTTP/1.0")] = &*words else { panic!("{:?}", lines[0]) };
     assert!(is_token(method) && !target.is_empty() && target.iter().all(u8::is_ascii_graphic));
     let fields = lines[1..].iter().map(|line| {
         let colon = find(line, b":").expect("a colon");
@@ -78,6 +79,7 @@ fn head(head: &[u8]) -> Message {
     Message {
         method: text(method),
         target: text(target),
+        http_1_0: *version == b"HTTP/1.0",
         fields: fields.collect(),
         body: Vec::new(),
         complete: false,

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -28,13 +28,16 @@ use stockaj_gateway::config;
 use stockaj_gateway::config::settings::Destination;
 use stockaj_gateway::exchange::Recorder;
 use stockaj_gateway::gateway::Gateway;
+use stockaj_gateway::gateway::tunnel::Switch;
 use stockaj_gateway::limits::Limiter;
 use stockaj_gateway::peer::Peer;
 use stockaj_gateway::policy::ability::{Abilities, Permit, RequirementKind};
 use stockaj_gateway::policy::bearer::{Token, at_most_one};
+use stockaj_gateway::policy::expectation::waits;
 use stockaj_gateway::policy::framing::{Bounds, Fault, Scanned, Scanner};
 use stockaj_gateway::policy::map::{AbilityMap, Found};
 use stockaj_gateway::policy::target::Target;
+use stockaj_gateway::policy::upgrade::Handshake;
 use stockaj_gateway::telemetry::access::AccessLog;
 use stockaj_gateway::telemetry::metrics::Metrics;
 use stockaj_gateway::tokens::cache::{TokenCache, TokenHash};
@@ -110,11 +113,18 @@ fn scan(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Option<Fault>, u64) {
     let mut through = Vec::new();
     for piece in pieces {
         held.extend_from_slice(piece);
-        let Scanned { clear, fault } = scanner.scan(&held);
-        let rest = held.split_off(clear);
-        through.push(std::mem::replace(&mut held, rest));
-        if fault.is_some() || scanner.is_over() {
-            return (through, fault, scanner.messages());
+        loop {
+            let Scanned { clear, fault } = scanner.scan(&held);
+            let rest = held.split_off(clear);
+            through.push(std::mem::replace(&mut held, rest));
+            if fault.is_some() || scanner.is_over() {
+                return (through, fault, scanner.messages());
+            }
+            if !scanner.awaits() {
+                break;
+            }
+            // There is no backend that would change to another protocol.
+            scanner.go_on();
         }
     }
     (through, None, scanner.messages())
@@ -130,6 +140,12 @@ fn foretell(message: &Message, map: &AbilityMap) -> u16 {
         fields.append(name, HeaderValue::from_bytes(value).expect("a value"));
     }
     let Ok(target) = Target::read(&method, &uri, &fields) else { return 400 };
+    let version = if message.http_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let has_length = message.all("content-length").any(|length| length != b"0");
+    let has_body = has_length || message.all("transfer-encoding").next().is_some();
+    if waits(version, &fields).is_err() || Handshake::begun(&method, version, &fields, has_body).is_err() {
+        return 400;
+    }
     let mut origins = message.all("origin");
     let mut asked = message.all("access-control-request-method");
     if let ("OPTIONS", Some(_), None, Some(asked), None) =
@@ -247,6 +263,7 @@ impl House {
                 seen.borrow_mut().push(Message {
                     method: head.method.as_str().to_owned(),
                     target: head.uri.to_string(),
+                    http_1_0: head.version == Version::HTTP_10,
                     fields: head
                         .headers
                         .iter()
@@ -281,7 +298,7 @@ impl House {
             let (statuses, gateway, peer) =
                 (Rc::clone(&statuses), Rc::clone(&self.gateway), Rc::clone(&peer));
             async move {
-                let response = gateway.answer(&peer, request).await;
+                let response = gateway.answer(&peer, request, &Switch::default()).await;
                 statuses.borrow_mut().push(response.status().as_u16());
                 Ok::<_, Infallible>(response)
             }

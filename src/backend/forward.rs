@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
@@ -63,7 +63,8 @@ impl Backend {
         &self.pool
     }
 
-    /// Forwards `request`, which `permit` allows.
+    /// Forwards `request`, which `permit` allows. Whether it `may_switch` the protocol is the caller's to know, and
+    /// what a 101 is worth.
     ///
     /// A kept connection may have been closed by the backend just now. What was not sent at all goes out
     /// once more over a new one; so does what has no body and may be repeated (RFC 9110 section 9.2.2), if the
@@ -78,11 +79,15 @@ impl Backend {
         upload: Option<&Upload>,
         activity: &Activity,
         now: Instant,
+        may_switch: bool,
     ) -> Result<Answered, Refusal> {
         let Permit { .. } = permit;
         let Some(mut lease) = self.pool.take_idle(now) else {
-            return Box::pin(self.over_new_connection(request, upload, activity)).await;
+            return Box::pin(self.over_new_connection(request, upload, activity, may_switch)).await;
         };
+        if may_switch {
+            lease.may_switch();
+        }
         let copy = (lease.waited(now) >= IN_USE && is_repeatable(&request)).then(|| copy(&request));
         let answer = lease.send(request);
         match self.head(answer, upload, activity, now).await {
@@ -90,7 +95,9 @@ impl Backend {
             Err(Failure { refusal, unsent, unanswered }) => {
                 drop(lease);
                 match unsent.or(copy.filter(|_| unanswered)) {
-                    Some(request) => Box::pin(self.over_new_connection(request, upload, activity)).await,
+                    Some(request) => {
+                        Box::pin(self.over_new_connection(request, upload, activity, may_switch)).await
+                    }
                     None => Err(refusal),
                 }
             }
@@ -102,6 +109,7 @@ impl Backend {
         request: Request<RequestBody>,
         upload: Option<&Upload>,
         activity: &Activity,
+        may_switch: bool,
     ) -> Result<Answered, Refusal> {
         let mut lease = self.pool.connect().await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "no connection to the backend");
@@ -110,6 +118,9 @@ impl Backend {
                 LeaseError::Connect(_) | LeaseError::Handshake(_) => Refusal::BackendUnreachable,
             }
         })?;
+        if may_switch {
+            lease.may_switch();
+        }
         let answer = lease.send(request);
         let answer = self.head(answer, upload, activity, Instant::now());
         let response = answer.await.map_err(|failure| failure.refusal)?;
@@ -143,10 +154,6 @@ impl Backend {
         let answer = answer.await;
         activity.wait_no_longer();
         match answer {
-            Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                tracing::warn!("the backend switched protocols without having been asked");
-                Err(Refusal::BackendBroken.into())
-            }
             Some(Ok(response)) => Ok(response),
             Some(Err(mut error)) => {
                 let unsent = error.take_message();

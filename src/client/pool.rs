@@ -87,6 +87,8 @@ struct Idle<B> {
 struct Connection<B> {
     sender: SendRequest<B>,
     task: AbortHandle,
+    /// Whether it goes on when hyper is done with it: as a tunnel.
+    may_switch: Rc<Cell<bool>>,
 }
 
 impl<B> Drop for Connection<B> {
@@ -155,12 +157,18 @@ where
         let (sender, connection) =
             self.http1.handshake(TokioIo::new(stream)).await.map_err(LeaseError::Handshake)?;
         let open = OpenGuard::new(&self.open);
+        let may_switch = Rc::new(Cell::new(false));
+        let switched = Rc::clone(&may_switch);
         let task = tokio::task::spawn_local(async move {
             let _counted = (open, permit);
             // Whoever waits for the answer is told of a failure through the request itself.
-            let _ = connection.await;
+            let _ = connection.with_upgrades().await;
+            if switched.get() {
+                // It counts until it is dropped.
+                std::future::pending::<()>().await;
+            }
         });
-        let connection = Connection { sender, task: task.abort_handle() };
+        let connection = Connection { sender, task: task.abort_handle(), may_switch };
         Ok(Lease { connection, pool: Rc::clone(self), since: None, is_last: false })
     }
 
@@ -261,6 +269,12 @@ where
         self.connection.sender.try_send_request(request)
     }
 
+    /// Has the connection count until it is dropped, although hyper may be done with it before: its next request may
+    /// make a tunnel of it.
+    pub fn may_switch(&self) {
+        self.connection.may_switch.set(true);
+    }
+
     /// Makes this request the connection's last: it is not kept.
     pub const fn close_afterwards(&mut self) {
         self.is_last = true;
@@ -272,6 +286,7 @@ where
         if is_last || connection.sender.is_closed() {
             return;
         }
+        connection.may_switch.set(false);
         if connection.sender.is_ready() {
             pool.keep(connection);
             return;

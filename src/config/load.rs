@@ -252,6 +252,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             header_timeout: limits.header_timeout.0,
             idle_timeout: limits.idle_timeout.0,
             body_idle_timeout: limits.body_idle_timeout.0,
+            tunnel_idle_timeout: limits.tunnel_idle_timeout.0,
         },
         rate_limit: rate_limit.map(|rate_limit| compile_rate_limit(rate_limit, decoder)),
         threads: match runtime.threads.count() {

@@ -344,6 +344,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// `limits.body_idle_timeout`: between two pieces of a body, in either direction.
     pub body_idle_timeout: Duration,
+    /// `limits.tunnel_idle_timeout`: of a tunnel through which nothing comes, from either side.
+    pub tunnel_idle_timeout: Duration,
 }
 
 /// How many requests a second are served in the long run, and how many at once.

@@ -251,6 +251,8 @@ section! {
         idle_timeout: Timeout = "75s",
         /// Between two pieces of a body, in either direction.
         body_idle_timeout: Timeout = "30s",
+        /// Of a tunnel (WebSocket) through which nothing comes, from either side.
+        tunnel_idle_timeout: Timeout = "5m",
     }
 }
 

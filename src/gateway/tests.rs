@@ -1,4 +1,4 @@
-//! What a panic leaves behind. No request is known to cause one, so these take a time-out that no configuration
+//! What a panic leaves behind, and what a revocation does to tunnels. No request is known to cause one, so these take a time-out that no configuration
 //! can have: a deadline in the year 500,000,000,000 is more than the clock holds.
 
 use std::io::{Read, Write};
@@ -16,12 +16,15 @@ use super::*;
 use crate::client::Connector;
 use crate::client::pool::{Census, ConnectionBound, Pool};
 use crate::config;
+use crate::policy::ability::Abilities;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::tokens::cache::TokenCache;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::lookup::Shared;
+use crate::tokens::revocation::Revocation;
 use crate::tokens::turns::Turns;
+use crate::tokens::verdict::Verdict;
 
 const PANICS: Duration = Duration::MAX;
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -55,7 +58,7 @@ fn house(port: u16, backend_timeout: Duration, change: impl FnOnce(&mut Settings
     let lookup = Lookup::new(Arc::clone(&shared), introspector, metrics.core(0));
     let backend = &settings.backend;
     let connector = Connector::new(&backend.destination, &backend.tls, backend_timeout).unwrap();
-    let pool = Pool::new(Arc::new(connector), PATIENCE, Some(ConnectionBound::new(1)), PATIENCE);
+    let pool = Pool::new(Arc::new(connector), PATIENCE, Some(ConnectionBound::new(2)), PATIENCE);
     let backend = Backend::new(Arc::clone(&settings), pool);
     let recorder = Rc::new(Recorder { metrics: metrics.core(0), access: AccessLog::off() });
     let limiter = Arc::new(Limiter::new(&settings));
@@ -70,11 +73,17 @@ impl House {
         let gateway = Rc::clone(&self.gateway);
         let peer = Rc::new(Peer::new(None, false, false, Instant::now()));
         let serving = tokio::task::spawn_local(async move {
+            let switch = Switch::default();
             let service = service_fn(|request| {
-                let (gateway, peer) = (Rc::clone(&gateway), Rc::clone(&peer));
-                async move { Ok::<_, std::convert::Infallible>(gateway.answer(&peer, request).await) }
+                let (gateway, peer, switch) = (Rc::clone(&gateway), Rc::clone(&peer), &switch);
+                async move { Ok::<_, std::convert::Infallible>(gateway.answer(&peer, request, switch).await) }
             });
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(server), service).await;
+            let mut connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+            let _ = (&mut connection).await;
+            let server = connection.into_parts().io.into_inner();
+            if let Some(tunnel) = switch.take() {
+                tunnel.run(server, Default::default(), &peer, || Rc::clone(&gateway)).await;
+            }
         });
         (client, serving)
     }
@@ -142,7 +151,7 @@ fn a_panic_in_a_request_is_answered_and_the_connection_goes_on() {
 fn a_panic_gives_back_its_place_among_the_connections() {
     let house = house(9, PANICS, |_| {});
     on_a_core(async {
-        // More at once than the one connection that is allowed.
+        // More at once than the two connections that are allowed.
         let mut clients: Vec<_> = (0..4).map(|_| house.connect()).collect();
         for (client, _) in &mut clients {
             client.write_all(b"GET /up HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
@@ -225,4 +234,72 @@ fn a_panic_in_an_upload_is_the_end_of_that_request() {
         }
     });
     assert!(house.is_calm());
+}
+
+/// A backend that agrees to every handshake with the key of the RFC, and echoes.
+fn echoing_backend() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                let _ = socket.read(&mut bytes);
+                let _ = socket.write_all(
+                    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+                );
+                while let Ok(length @ 1..) = socket.read(&mut bytes) {
+                    let _ = socket.write_all(&bytes[..length]);
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn a_revocation_closes_the_tunnels_of_its_token_and_no_other() {
+    let house = house(echoing_backend(), PATIENCE, |_| {});
+    let cache = &house.shared.cache;
+    for (token, id) in [("7|x", "7"), ("8|y", "8")] {
+        let verdict = Verdict {
+            id: id.into(),
+            name: None,
+            abilities: Abilities::new(["items:read"]),
+            expires_at: None,
+            context: None,
+            created_at: None,
+            workspace_id: None,
+        };
+        let now = Instant::now();
+        let wall = std::time::SystemTime::now();
+        cache.store(TokenHash::of(token), verdict, cache.generation(), now, now, wall);
+    }
+    on_a_core(async {
+        let (mut revoked, _serving) = house.connect();
+        let (mut other, _serving) = house.connect();
+        for (client, token) in [(&mut revoked, "7|x"), (&mut other, "8|y")] {
+            let handshake = format!(
+                "GET /items HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nConnection: Upgrade\r\n\
+                 Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            );
+            let answer = exchange(client, &handshake, "\r\n\r\n").await;
+            assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+            assert_eq!(exchange(client, "echo", "echo").await, "echo");
+        }
+        assert!(house.counts("tunnels_open 2"));
+        cache.revoke(Revocation::Id("7".into()));
+        // Nobody answers who could give another verdict.
+        let mut rest = String::new();
+        revoked.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "");
+        assert_eq!(exchange(&mut other, "echo", "echo").await, "echo");
+        assert!(house.counts("tunnels_open 1"));
+        drop(other);
+        while !house.is_calm() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(house.counts("tunnels_open 0"));
 }

@@ -12,7 +12,7 @@ use super::refusal::Refusal;
 ///
 /// It borrows the bytes that came, which are hyper's: they are freed with the request's fields, not zeroed. So is what
 /// hyper writes to the backend and to the introspector. Every copy that the gateway itself makes is zeroed when it is
-/// dropped: at the end of the request, or of the introspection that the request began. What is kept is the SHA-256.
+/// dropped: at the end of the request or its tunnel, or of the introspection that the request began. What is kept is the SHA-256.
 ///
 /// Wider than RFC 6750's `b64token`, which would refuse each Sanctum token for its `|`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,9 @@ pub struct Token<'a> {
     secret: &'a [u8],
     field: &'a HeaderValue,
 }
+
+/// How the scheme is spelled in what is sent on.
+const SPELLING: &[u8] = b"Bearer ";
 
 impl<'a> Token<'a> {
     /// The token of a request's fields.
@@ -58,7 +61,6 @@ impl<'a> Token<'a> {
     /// The Authorization field to send on: `Bearer`, one space, the token that was decided on. Marked as
     /// sensitive. Copies nothing where the caller spelled it so.
     pub fn authorization(&self) -> HeaderValue {
-        const SPELLING: &[u8] = b"Bearer ";
         let sent = self.field.as_bytes();
         let mut value = if sent.len() == SPELLING.len() + self.secret.len() && sent.starts_with(SPELLING) {
             self.field.clone()
@@ -68,6 +70,26 @@ impl<'a> Token<'a> {
         };
         value.set_sensitive(true);
         value
+    }
+}
+
+/// A token that outlives its request, as that of a tunnel does. Zeroed when it is dropped.
+pub struct KeptToken(HeaderValue);
+
+impl KeptToken {
+    /// Keeps [what is sent on](Token::authorization) of a token.
+    pub fn new(authorization: &HeaderValue) -> Self {
+        let copy = Zeroizing::new(authorization.as_bytes().to_vec());
+        let mut field =
+            HeaderValue::from_maybe_shared(Bytes::from_owner(copy)).unwrap_or_else(|_| authorization.clone());
+        field.set_sensitive(true);
+        Self(field)
+    }
+
+    /// The token.
+    pub fn token(&self) -> Token<'_> {
+        let secret = self.0.as_bytes().get(SPELLING.len()..).unwrap_or_default();
+        Token { secret, field: &self.0 }
     }
 }
 
@@ -178,6 +200,15 @@ mod tests {
             assert_eq!(sent, "Bearer 17|abc");
             assert!(sent.is_sensitive());
         }
+    }
+
+    #[test]
+    fn a_kept_token_is_the_same_token() {
+        let fields = fields(&[b"bearer  17|abc"]);
+        let kept = KeptToken::new(&Token::from_fields(&fields, 99).unwrap().authorization());
+        assert_eq!(kept.token().secret(), "17|abc");
+        assert_eq!(kept.token().authorization(), "Bearer 17|abc");
+        assert!(kept.token().authorization().is_sensitive());
     }
 
     #[test]

@@ -7,10 +7,11 @@
 //! [`Scanner`] looks at every byte of a head, and at the framing of every body, before hyper has them.
 
 use http::Version;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use memchr::memchr;
 
 use super::refusal::Refusal;
+use super::upgrade;
 
 /// What a client may send in one head.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +27,8 @@ pub struct Bounds {
 /// What was found in the bytes that have come.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Scanned {
-    /// How many of them may go on. What follows is the beginning of a head: it is to be held, and given to
-    /// the scanner again in front of what comes after it.
+    /// How many of them may go on. What follows is the beginning of a head, or comes [too soon](Scanner::awaits): it
+    /// is to be held, and given to the scanner again in front of what comes after it.
     pub clear: usize,
     /// Why nothing that follows may go on.
     pub fault: Option<Fault>,
@@ -61,6 +62,10 @@ enum State {
         last: bool,
     },
     Chunked(Chunked),
+    /// The message before may change the protocol: what follows is a head only if it does not.
+    Awaiting {
+        last: bool,
+    },
     /// The client said that the message before was its last one: what it sends yet is nobody's business.
     Over,
 }
@@ -81,6 +86,8 @@ struct Head {
     chunked: bool,
     close: bool,
     keep_alive: bool,
+    /// Whether another protocol is asked for.
+    upgrade: bool,
 }
 
 #[derive(Debug)]
@@ -221,7 +228,7 @@ impl Scanner {
                         return Scanned { clear: clear + taken, fault: Some(Fault::Body(why)) };
                     }
                 },
-                State::Over => return Scanned { clear, fault: None },
+                State::Awaiting { .. } | State::Over => return Scanned { clear, fault: None },
             };
             clear += step.taken;
             self.state = step.next;
@@ -241,6 +248,18 @@ impl Scanner {
     /// Whether a body has begun whose end has not come.
     pub const fn is_mid_body(&self) -> bool {
         matches!(self.state, State::Length { .. } | State::Chunked(_))
+    }
+
+    /// Whether nothing that follows can be read before the last message is answered.
+    pub const fn awaits(&self) -> bool {
+        matches!(self.state, State::Awaiting { .. })
+    }
+
+    /// Goes on after a message that was [awaited](Self::awaits) and changed nothing.
+    pub fn go_on(&mut self) {
+        if let State::Awaiting { last } = self.state {
+            self.state = after(last);
+        }
     }
 
     /// Whether what follows is to be thrown away, since the client's last message is complete.
@@ -320,8 +339,11 @@ impl Head {
             return Err(bad(not_a_field(line)));
         }
         let (name, value) = (&line[..colon], &line[colon + 1..]);
-        // Names of these three lengths are looked at closer.
+        // Names of these four lengths are looked at closer.
         match name.len() {
+            7 if name.eq_ignore_ascii_case(UPGRADE.as_str().as_bytes()) => {
+                self.upgrade |= upgrade::names_websocket(value);
+            }
             10 if name.eq_ignore_ascii_case(CONNECTION.as_str().as_bytes()) => {
                 for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
@@ -359,6 +381,7 @@ impl Head {
                 Ok(State::Chunked(Chunked { at, spent: 0, trailers: 0, last }))
             }
             (false, Some(left)) if left > 0 => Ok(State::Length { left, last }),
+            (false, _) if self.upgrade && !is_http_1_0 => Ok(State::Awaiting { last }),
             (false, _) => Ok(after(last)),
         }
     }

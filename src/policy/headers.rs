@@ -266,7 +266,7 @@ fn name_options(fields: &HeaderMap, going: &mut Vec<HeaderName>) {
 }
 
 /// The members of a list in every line of a field, without parameters.
-fn options<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+pub(super) fn options<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     fields
         .get_all(name)
         .iter()

@@ -18,3 +18,4 @@ pub mod path;
 pub mod refusal;
 pub mod route;
 pub mod target;
+pub mod upgrade;

@@ -36,6 +36,11 @@ impl<'a> CanonicalPath<'a> {
         CanonicalPath(Cow::Borrowed("*"))
     }
 
+    /// The same, on its own.
+    pub fn into_owned(self) -> CanonicalPath<'static> {
+        CanonicalPath(Cow::Owned(self.0.into_owned()))
+    }
+
     /// Whether this is the target `*`, before which no prefix may be put.
     pub fn is_asterisk(&self) -> bool {
         self.0 == "*"

@@ -13,12 +13,16 @@ use super::transport::Watched;
 use crate::policy::framing::{self, Bounds, Fault, Scanner};
 use crate::policy::refusal::Refusal;
 
+/// How much is held of what comes before it is known what it means, in bytes and but for one read.
+const MOST_HELD: usize = 16 * 1024;
+
 /// A transport whose bytes the scanner has looked at. A head that is to be refused never gets to its reader:
 /// that one sees the connection end after the message before, and [`Scanned::refused`] tells why.
 pub(super) struct Scanned {
     watched: Watched,
     scanner: Scanner,
-    /// What came of a head that is not complete yet, that waits to be read or is refused. It may hold a token.
+    /// What came of a head that is not complete yet, that waits to be read or is refused; or what came too soon. It
+    /// may hold a token.
     held: Zeroizing<Vec<u8>>,
     /// How much of it may be read.
     clear: usize,
@@ -71,6 +75,16 @@ impl Scanned {
         self.scanner.is_mid_body()
     }
 
+    /// Whether the last message that was read may have made another protocol of the connection.
+    pub(super) const fn may_switch(&self) -> bool {
+        self.scanner.awaits()
+    }
+
+    /// The transport after the last message, and what has come of it.
+    pub(super) fn into_parts(self) -> (Watched, Zeroizing<Vec<u8>>) {
+        (self.watched, self.held)
+    }
+
     /// The transport, to answer over what its reader has left.
     pub(super) fn into_transport(self) -> Watched {
         self.watched
@@ -87,10 +101,18 @@ impl Scanned {
         } else {
             hold(&mut self.held, came);
             buffer.set_filled(before);
-            let framing::Scanned { clear, fault } = self.scanner.scan(&self.held);
-            self.clear = clear;
-            self.fault = fault;
+            self.scan_held();
         }
+        self.note_head();
+    }
+
+    fn scan_held(&mut self) {
+        let framing::Scanned { clear, fault } = self.scanner.scan(&self.held);
+        self.clear = clear;
+        self.fault = fault;
+    }
+
+    fn note_head(&mut self) {
         if self.scanner.is_over() {
             self.held.truncate(self.clear);
         }
@@ -133,7 +155,20 @@ impl AsyncRead for Scanned {
                 return Poll::Ready(Ok(()));
             }
             match &this.fault {
-                None => {}
+                None if !this.scanner.awaits() => {}
+                // What follows was no other protocol.
+                None if !this.is_serving() => {
+                    this.scanner.go_on();
+                    this.scan_held();
+                    this.note_head();
+                    continue;
+                }
+                None => {
+                    this.watched.peer.activity.wake_when_served();
+                    if this.held.len() >= MOST_HELD {
+                        return Poll::Pending;
+                    }
+                }
                 Some(Fault::Body(why)) => {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, MalformedBody(why))));
                 }

@@ -16,6 +16,7 @@ use super::head::Scanned;
 use super::last_answer::{linger, refuse};
 use super::transport::Watched;
 use crate::config::settings::Limits;
+use crate::gateway::tunnel::Switch;
 use crate::peer::{Ending, Peer};
 use crate::policy::framing::Bounds;
 use crate::policy::refusal::Refusal;
@@ -43,16 +44,17 @@ pub(super) fn builder(limits: &Limits) -> http1::Builder {
 pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>, watched: Watched) {
     let settings = Arc::clone(serving.gateway.settings());
     let limits = &settings.limits;
+    let switch = Switch::default();
     let service = service_fn(|request| {
         let gateway = core.gateway();
-        let peer = Rc::clone(peer);
-        async move { Ok::<_, Infallible>(gateway.answer(&peer, request).await) }
+        let (peer, switch) = (Rc::clone(peer), &switch);
+        async move { Ok::<_, Infallible>(gateway.answer(&peer, request, switch).await) }
     });
     let io = TokioIo::new(Scanned::new(watched, bounds(limits)));
     let mut connection = serving.http1.serve_connection(io, service);
     // The gateway of this moment is not kept for as long as the connection lasts.
     drop(serving);
-    let (mut is_last, mut broke_off) = (false, false);
+    let (mut is_last, mut broke_off, mut is_good) = (false, false, true);
     let ended = poll_fn(|context| {
         peer.activity.driven_by(context.waker());
         match peer.activity.ending() {
@@ -64,20 +66,30 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
             }
             Ending::TimedOut => return Poll::Ready(Some(Refusal::RequestTimeout)),
             Ending::Now => {
-                broke_off = true;
+                (broke_off, is_good) = (true, false);
                 return Poll::Ready(None);
             }
         }
         Pin::new(&mut connection).poll(context).map(|ended| {
             if let Err(error) = ended {
-                broke_off = error.is_user();
+                (broke_off, is_good) = (error.is_user(), false);
                 tracing::debug!(error = &error as &dyn std::error::Error, "a client's connection broke off");
             }
             None
         })
     });
     let timed_out = ended.await;
-    let scanned = connection.into_parts().io.into_inner();
+    let parts = connection.into_parts();
+    let scanned = parts.io.into_inner();
+    if let Some(tunnel) = switch.take()
+        && is_good
+        && scanned.may_switch()
+    {
+        let (client, mut early) = scanned.into_parts();
+        early.splice(..0, parts.read_buf);
+        tunnel.run(client, early, peer, || core.gateway()).await;
+        return;
+    }
     if let Some(refusal) = timed_out.or_else(|| scanned.refused()) {
         refuse(core, peer, scanned, &refusal).await;
     } else if broke_off {

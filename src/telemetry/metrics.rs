@@ -427,6 +427,11 @@ impl CoreMetrics {
         shard::add_signed(&self.0.shard.backend_connections[state as usize], change);
     }
 
+    /// Adds to the open tunnels.
+    pub fn tunnels(&self, change: i64) {
+        shard::add_signed(&self.0.shard.tunnels, change);
+    }
+
     /// The metrics of the whole process.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics

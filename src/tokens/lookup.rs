@@ -112,6 +112,12 @@ impl Lookup {
         Some(held)
     }
 
+    /// Whether nothing needs to be asked about `held`, which this lookup gave, for it to be believed. Counts as no look
+    /// into the cache.
+    pub fn is_fresh(&self, held: &Held, now: Instant) -> bool {
+        self.shared.cache.standing(held, now) == Standing::Fresh
+    }
+
     /// Who `token` is by now, asked again because the verdict `old` denied it an ability. At most once per
     /// token and `negative_ttl`: none where `old` is younger than that.
     ///

@@ -57,6 +57,12 @@ impl ByHand {
         Held { stream: BufReader::new(stream), number: self.accepted - 1 }
     }
 
+    /// Whether nobody has connected that was not accepted.
+    pub fn has_no_connection(&mut self) -> bool {
+        self.listener.set_nonblocking(true).unwrap();
+        self.listener.accept().is_err()
+    }
+
     /// The next connection, and the head of its first request.
     pub fn request(&mut self) -> (Held, Request) {
         let mut held = self.accept();

@@ -235,6 +235,11 @@ impl RawClient {
         bytes
     }
 
+    /// As many bytes as `bytes` has.
+    pub fn read_exact(&mut self, bytes: &mut [u8]) {
+        self.stream.read_exact(bytes).expect("the bytes");
+    }
+
     /// Sends a request and reads its answer. `Host` is added unless `fields` have one, and so is
     /// Content-Length for a body that is not empty.
     pub fn request(&mut self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Response {

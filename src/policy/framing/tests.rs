@@ -330,3 +330,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_follows_a_request_that_may_change_the_protocol_is_nobodys_until_it_is_answered() {
+    let asks = head(&["GET / HTTP/1.1", "uPGRADE: h2c,\t WebSocket"]);
+    let next = head(&["GET /next HTTP/1.1"]);
+    for follows in [next.clone(), b"\x81\x05\r\n\r\n\0".to_vec(), b"G".to_vec()] {
+        let both = [asks.clone(), follows.clone()].concat();
+        for lengths in [&[usize::MAX][..], &[1], &[7, 2]] {
+            assert_eq!(in_pieces(&both, lengths), (asks.len(), None), "{follows:?}");
+        }
+        let mut scanner = Scanner::new(BOUNDS);
+        scanner.scan(&both);
+        assert!(scanner.awaits());
+        assert_eq!(scanner.scan(&follows), Scanned { clear: 0, fault: None });
+        scanner.go_on();
+        assert!(!scanner.awaits());
+        let (clear, fault) = at_once(&follows);
+        assert_eq!(scanner.scan(&follows), Scanned { clear, fault }, "as the first request of a connection");
+    }
+    // None of these can.
+    for asks in [
+        head(&["GET / HTTP/1.1", "Upgrade: h2c"]),
+        head(&["GET / HTTP/1.0", "Upgrade: websocket", "Connection: keep-alive"]),
+        head(&["GET / HTTP/1.1", "X-Grade: websocket"]),
+        [head(&["GET / HTTP/1.1", "Upgrade: websocket", "Content-Length: 1"]), b"x".to_vec()].concat(),
+    ] {
+        let both = [asks, next.clone()].concat();
+        assert_eq!(at_once(&both), (both.len(), None));
+    }
+    // The last request stays the last.
+    let last = head(&["GET / HTTP/1.1", "Upgrade: websocket", "Connection: close"]);
+    let mut scanner = Scanner::new(BOUNDS);
+    scanner.scan(&last);
+    scanner.go_on();
+    assert!(scanner.is_over());
+}

@@ -51,6 +51,8 @@ shapes! {
         "Open connections from clients.";
     BACKEND_CONNECTIONS: GAUGE "stockaj_gateway_backend_connections" ["state"]
         "Open connections to the backend.";
+    TUNNELS: GAUGE "stockaj_gateway_tunnels_open" []
+        "Open tunnels: connections that changed to WebSocket.";
     CONFIG_RELOAD_SUCCESS: GAUGE "stockaj_gateway_config_reload_success" []
         "Whether the last attempt to load the configuration succeeded.";
     CONFIG_RELOAD_TIMESTAMP: GAUGE "stockaj_gateway_config_reload_timestamp_seconds" []
@@ -102,6 +104,7 @@ impl Collector for Sum {
         let mut families = Vec::with_capacity(SHAPES.len());
         self.requests(&mut families);
         self.cores(&mut families);
+        self.tunnels(&mut families);
         self.tokens(&mut families);
         self.process(&mut families);
         families
@@ -148,6 +151,11 @@ impl Sum {
             let one = |shard: &Arc<shard::Shard>| shard.backend_connections[*state as usize].load(Relaxed);
             shape.gauge(&[state.as_str()], shards.iter().map(one).sum::<i64>() as f64)
         }));
+    }
+
+    fn tunnels(&self, families: &mut Vec<MetricFamily>) {
+        let open: i64 = self.shared.shards.iter().map(|shard| shard.tunnels.load(Relaxed)).sum();
+        families.push(TUNNELS.single(open as f64));
     }
 
     fn tokens(&self, families: &mut Vec<MetricFamily>) {

@@ -32,6 +32,7 @@ pub(super) struct Shard {
     pub(super) cache_lookups: [AtomicU64; LookupResult::ALL.len()],
     pub(super) client_connections: [AtomicI64; ConnectionState::ALL.len()],
     pub(super) backend_connections: [AtomicI64; ConnectionState::ALL.len()],
+    pub(super) tunnels: AtomicI64,
 }
 
 /// The upper bounds of a histogram's buckets, inclusive, in nanoseconds.

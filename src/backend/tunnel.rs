@@ -1,0 +1,98 @@
+//! Bytes both ways, once a connection has become a tunnel.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zeroize::Zeroizing;
+
+/// Of the buffer of one direction, in bytes: that is all that a tunnel holds for someone who does not read.
+const BUFFER: usize = 16 * 1024;
+
+/// Why a tunnel came to no good end.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The backend's connection was lost with its answer.
+    #[error("the backend's connection did not become a tunnel")]
+    Backend(#[source] hyper::Error),
+    /// One side's connection broke.
+    #[error("the tunnel broke off")]
+    Io(#[from] io::Error),
+}
+
+/// Copies both ways until both sides have ended. The end of one is passed on to the other, which may yet speak.
+///
+/// # Errors
+/// [`Broken`] as soon as one side breaks.
+pub async fn copy<C>(mut client: Client<'_, C>, backend: OnUpgrade) -> Result<(), Broken>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut backend = TokioIo::new(backend.await.map_err(Broken::Backend)?);
+    tokio::io::copy_bidirectional_with_sizes(&mut client, &mut backend, BUFFER, BUFFER).await?;
+    Ok(())
+}
+
+/// A tunnel's client. All that goes through the tunnel goes by here, so this is where it is noted.
+pub struct Client<'a, C> {
+    connection: C,
+    /// What it said before it was answered; how much of it was read.
+    early: Zeroizing<Vec<u8>>,
+    read: usize,
+    moved: &'a Cell<bool>,
+}
+
+impl<'a, C> Client<'a, C> {
+    /// The client at the other end of `connection`, which has said `early` already. `moved` is set whenever a byte
+    /// goes through, either way.
+    pub const fn new(connection: C, early: Zeroizing<Vec<u8>>, moved: &'a Cell<bool>) -> Self {
+        Self { connection, early, read: 0, moved }
+    }
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Client<'_, C> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let early = this.early.get(this.read..).unwrap_or_default();
+        if !early.is_empty() {
+            let length = early.len().min(buffer.remaining());
+            buffer.put_slice(&early[..length]);
+            this.read += length;
+            this.moved.set(true);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.connection).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            this.moved.set(true);
+        }
+        read
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Client<'_, C> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.connection).poll_write(context, bytes);
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            this.moved.set(true);
+        }
+        written
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().connection).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().connection).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,175 @@
+//! A connection that has changed to another protocol, and for how long it may stay so.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use hyper::upgrade::OnUpgrade;
+use tokio::io::{AsyncRead, AsyncWrite};
+use zeroize::Zeroizing;
+
+use super::Gateway;
+use crate::backend::body::RequestBody;
+use crate::backend::tunnel::{self, Broken, Client};
+use crate::client::pool::Lease;
+use crate::exchange::{Exchange, Recorder};
+use crate::peer::{Ending, Peer};
+use crate::policy::bearer::KeptToken;
+use crate::policy::path::CanonicalPath;
+use crate::policy::refusal::{Reason, Refusal};
+use crate::tokens::lookup::Held;
+
+/// How often a tunnel is looked at, at most.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long deciding anew may take. With the pause before it a tunnel is closed within 5 s of its token's end.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where a connection's tunnel is left for whoever serves the connection.
+pub type Switch = Cell<Option<Box<Tunnel>>>;
+
+/// What a tunnel's request asked for, so that it can be decided anew.
+pub(super) struct Asked {
+    pub(super) path: CanonicalPath<'static>,
+    /// None on a public route.
+    pub(super) caller: Option<(KeptToken, Held)>,
+}
+
+/// A tunnel that the backend has agreed to.
+pub struct Tunnel {
+    pub(super) asked: Asked,
+    /// By whom the request was decided last.
+    pub(super) decided_by: Rc<Gateway>,
+    pub(super) exchange: Exchange,
+    pub(super) backend: OnUpgrade,
+    /// The backend's connection, which is counted as long as it is held.
+    pub(super) lease: Lease<RequestBody>,
+}
+
+/// Why a tunnel ended.
+enum Ended {
+    /// Both sides were at their ends, or one broke.
+    ByItself(Result<(), Broken>),
+    /// Nothing came through it for too long.
+    Idle,
+    /// Its request would be refused by now.
+    Refused(Refusal),
+    /// Its client took nothing for too long.
+    Blocked,
+}
+
+/// A tunnel that counts among the open ones.
+struct Open<'a>(&'a Recorder);
+
+impl<'a> Open<'a> {
+    fn new(recorder: &'a Recorder) -> Self {
+        recorder.metrics.tunnels(1);
+        Self(recorder)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.tunnels(-1);
+    }
+}
+
+impl Tunnel {
+    /// Lets bytes through between `client`, which has said `early` already, and the backend, until one of them ends
+    /// it, nothing comes for `limits.tunnel_idle_timeout`, or its request would be refused: `gateway` gives the one
+    /// that would decide it now.
+    pub async fn run<C>(
+        self,
+        client: C,
+        early: Zeroizing<Vec<u8>>,
+        peer: &Peer,
+        gateway: impl Fn() -> Rc<Gateway>,
+    ) where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Self { mut asked, decided_by, mut exchange, backend, lease } = self;
+        // However it ends, its client got what it asked for.
+        exchange.complete();
+        let recorder = Rc::clone(decided_by.recorder());
+        let _open = Open::new(&recorder);
+        let moved = Cell::new(true);
+        let ended = tokio::select! {
+            ended = tunnel::copy(Client::new(client, early, &moved), backend) => Ended::ByItself(ended),
+            ended = watch(&mut asked, decided_by, &moved, gateway) => ended,
+            () = blocked(peer) => Ended::Blocked,
+        };
+        drop(lease);
+        let id = exchange.request_id.to_str().unwrap_or("-").to_owned();
+        match ended {
+            Ended::ByItself(Ok(())) => {}
+            Ended::ByItself(Err(error)) => {
+                tracing::debug!(
+                    request_id = id,
+                    error = &error as &dyn std::error::Error,
+                    "a tunnel broke off"
+                );
+            }
+            Ended::Idle => exchange.broke_off(Reason::Limited, "nothing came through the tunnel in time"),
+            Ended::Blocked => {
+                exchange.broke_off(Reason::ClientGone, "the client took nothing from the tunnel")
+            }
+            Ended::Refused(refusal) => {
+                let reason = refusal.reason();
+                tracing::info!(
+                    request_id = id,
+                    reason = reason.as_str(),
+                    "a tunnel was closed that would be refused"
+                );
+                exchange.broke_off(reason, "the tunnel would be refused by now");
+            }
+        }
+    }
+}
+
+/// Looks about once a second whether the tunnel has stood still for too long, and whether its request would still be
+/// allowed.
+async fn watch(
+    asked: &mut Asked,
+    mut decided_by: Rc<Gateway>,
+    moved: &Cell<bool>,
+    gateway: impl Fn() -> Rc<Gateway>,
+) -> Ended {
+    let idle_timeout = decided_by.settings().limits.tunnel_idle_timeout;
+    let pause = (idle_timeout / 4).clamp(Duration::from_millis(10), PAUSE);
+    let mut last_moved = Instant::now();
+    loop {
+        tokio::time::sleep(pause).await;
+        let now = Instant::now();
+        if moved.take() {
+            last_moved = now;
+        } else if now.duration_since(last_moved) >= idle_timeout {
+            return Ended::Idle;
+        }
+        let gateway = gateway();
+        if Rc::ptr_eq(&gateway, &decided_by) && is_settled(&gateway, asked, now) {
+            continue;
+        }
+        let decided = tokio::time::timeout(PATIENCE, gateway.decide_again(asked, now)).await;
+        match decided.unwrap_or(Err(Refusal::NoVerdict)) {
+            Ok(()) => decided_by = gateway,
+            Err(refusal) => return Ended::Refused(refusal),
+        }
+    }
+}
+
+/// Whether deciding anew, by the same gateway as before, would find the same.
+fn is_settled(gateway: &Gateway, asked: &Asked, now: Instant) -> bool {
+    asked.caller.as_ref().is_none_or(|(_, held)| gateway.lookup().is_fresh(held, now))
+}
+
+/// Ready when the sweep has found that the client takes nothing. That requests are to end soon is no reason: a tunnel
+/// may go on until the drain is over.
+async fn blocked(peer: &Peer) {
+    poll_fn(|context| {
+        peer.activity.driven_by(context.waker());
+        if peer.activity.ending() == Ending::Now { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}

@@ -1,0 +1,327 @@
+//! Whether a connection may change to another protocol (RFC 9110 section 7.8): to WebSocket (RFC 6455), and to
+//! nothing else.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Method, Version};
+use sha1::{Digest, Sha1};
+
+use super::headers::{only, options};
+use super::refusal::Refusal;
+
+const WEBSOCKET: &str = "websocket";
+
+/// RFC 6455 section 1.3
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A handshake that a client has begun as it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// What proves that the answer is one to this handshake.
+    accept: String,
+}
+
+/// Whether a value of the Upgrade field names WebSocket. Where none of a message does, it changes to nothing.
+pub(super) fn names_websocket(value: &[u8]) -> bool {
+    value.split(|&byte| byte == b',').any(|protocol| {
+        let name = protocol.split(|&byte| byte == b'/').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+    })
+}
+
+impl Handshake {
+    /// The handshake that a request begins; none where it asks for no WebSocket.
+    ///
+    /// Other protocols are not changed to, as a server may choose (RFC 9110 section 7.8), and the request is
+    /// served as it is: clients that would like `h2c` (curl `--http2`, Java's own client) ask for it with every
+    /// request, and are content without. HTTP/1.0 has no upgrades, HTTP/2 not these.
+    ///
+    /// # Errors
+    /// [`Refusal::BadRequest`] where one side could take for a handshake what the other does not.
+    pub fn begun(
+        method: &Method,
+        version: Version,
+        fields: &HeaderMap,
+        has_body: bool,
+    ) -> Result<Option<Self>, Refusal> {
+        let mut protocols = fields.get_all(UPGRADE).iter();
+        if version != Version::HTTP_11 || !protocols.any(|value| names_websocket(value.as_bytes())) {
+            return Ok(None);
+        }
+        let refuse = |why| Err(Refusal::BadRequest(why));
+        let names =
+            |option: &str| options(fields, &CONNECTION).any(|it| it.eq_ignore_ascii_case(option.as_bytes()));
+        if !is_only(fields, WEBSOCKET) {
+            return refuse("Upgrade to more than `websocket`");
+        }
+        if !names("upgrade") {
+            return refuse("Upgrade that Connection does not name");
+        }
+        if names("close") {
+            return refuse("Upgrade of a connection that is to be closed");
+        }
+        if *method != Method::GET || has_body {
+            return refuse("WebSocket handshake other than a GET without a body");
+        }
+        if only(fields, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+            return refuse("Sec-WebSocket-Version other than one `13`");
+        }
+        match only(fields, &SEC_WEBSOCKET_KEY) {
+            Some(key) if is_key(key.as_bytes()) => Ok(Some(Self { accept: accept(key.as_bytes()) })),
+            _ => refuse("Sec-WebSocket-Key other than one of 16 bytes"),
+        }
+    }
+
+    /// Says in a request's fields, which are those of [`prepare_request`](super::headers::prepare_request), what is
+    /// asked for.
+    pub fn ask(&self, fields: &mut HeaderMap) {
+        // It would have to be named beside.
+        fields.remove(TE);
+        set(fields);
+    }
+
+    /// Checks the fields of a 101, which came to this handshake.
+    ///
+    /// # Errors
+    /// Says why it does not change to WebSocket, or not at a place that two parsers would agree on.
+    pub fn check(&self, fields: &HeaderMap) -> Result<(), &'static str> {
+        if !is_only(fields, WEBSOCKET) {
+            return Err("101 to another protocol than `websocket`");
+        }
+        if !options(fields, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade")) {
+            return Err("101 whose Connection does not name Upgrade");
+        }
+        if only(fields, &SEC_WEBSOCKET_ACCEPT)
+            .is_none_or(|accept| accept.as_bytes() != self.accept.as_bytes())
+        {
+            return Err("101 whose Sec-WebSocket-Accept is not what the key demands");
+        }
+        if fields.contains_key(CONTENT_LENGTH) || fields.contains_key(TRANSFER_ENCODING) {
+            return Err("101 with a body");
+        }
+        Ok(())
+    }
+
+    /// Says in the fields of a 101, which are those of [`prepare_answer`](super::headers::prepare_answer), what the
+    /// connection changes to.
+    pub fn confirm(&self, fields: &mut HeaderMap) {
+        set(fields);
+    }
+}
+
+fn set(fields: &mut HeaderMap) {
+    fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    fields.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+}
+
+/// Whether the Upgrade field, in one line, names this protocol and no other.
+fn is_only(fields: &HeaderMap, protocol: &str) -> bool {
+    only(fields, &UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(protocol.as_bytes()))
+}
+
+/// 16 bytes in base64 (RFC 6455 section 4.1).
+fn is_key(key: &[u8]) -> bool {
+    key.len() == 24 && STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)
+}
+
+/// RFC 6455 section 4.2.2: SHA-1 is no secret here, it shows that the handshake was understood.
+fn accept(key: &[u8]) -> String {
+    STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 6455 section 1.3
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+    const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+    fn fields(lines: &[(&str, &str)]) -> HeaderMap {
+        let line = |(name, value): &(&str, &str)| {
+            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+        };
+        lines.iter().map(line).collect()
+    }
+
+    /// A good handshake without the lines of these names, and with others.
+    fn changed(without: &[&str], with: &[(&str, &str)]) -> HeaderMap {
+        let good = [
+            ("host", "a"),
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", KEY),
+        ];
+        let lines: Vec<_> = good
+            .into_iter()
+            .filter(|(name, _)| !without.contains(name))
+            .chain(with.iter().copied())
+            .collect();
+        fields(&lines)
+    }
+
+    fn begun(fields: &HeaderMap) -> Result<Option<Handshake>, Refusal> {
+        Handshake::begun(&Method::GET, Version::HTTP_11, fields, false)
+    }
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        assert_eq!(begun(&changed(&[], &[])).unwrap().unwrap().accept, ACCEPT);
+    }
+
+    #[test]
+    fn what_is_a_handshake_what_is_none_and_what_could_be_either() {
+        enum Is {
+            Handshake,
+            Ordinary,
+            Refused,
+        }
+        use Is::{Handshake, Ordinary, Refused};
+        let key = "sec-websocket-key";
+        let version = "sec-websocket-version";
+        for (name, fields, expected) in [
+            ("good", changed(&[], &[]), Handshake),
+            (
+                "any case",
+                changed(&["upgrade", "connection"], &[("upgrade", "WebSocket"), ("connection", "UPGRADE")]),
+                Handshake,
+            ),
+            (
+                "beside keep-alive",
+                changed(&["connection"], &[("connection", "keep-alive, Upgrade")]),
+                Handshake,
+            ),
+            ("in a second line", changed(&[], &[("connection", "keep-alive")]), Handshake),
+            (
+                "with all that may come with it",
+                changed(
+                    &[],
+                    &[
+                        ("sec-websocket-protocol", "a"),
+                        ("sec-websocket-protocol", "b"),
+                        ("sec-websocket-extensions", "permessage-deflate"),
+                        ("origin", "https://a"),
+                    ],
+                ),
+                Handshake,
+            ),
+            ("no Upgrade", changed(&["upgrade"], &[]), Ordinary),
+            ("h2c", changed(&["upgrade"], &[("upgrade", "h2c")]), Ordinary),
+            (
+                "others",
+                changed(&["upgrade"], &[("upgrade", "TLS/1.0, HTTP/2.0"), ("upgrade", "websockets")]),
+                Ordinary,
+            ),
+            ("empty", changed(&["upgrade"], &[("upgrade", "")]), Ordinary),
+            ("beside another", changed(&["upgrade"], &[("upgrade", "websocket, h2c")]), Refused),
+            ("behind another", changed(&["upgrade"], &[("upgrade", "h2c ,\tWebSocket")]), Refused),
+            ("beside another line", changed(&[], &[("upgrade", "h2c")]), Refused),
+            ("twice", changed(&[], &[("upgrade", "websocket")]), Refused),
+            ("of a version", changed(&["upgrade"], &[("upgrade", "websocket/13")]), Refused),
+            ("no Connection", changed(&["connection"], &[]), Refused),
+            ("Connection without it", changed(&["connection"], &[("connection", "keep-alive")]), Refused),
+            (
+                "Connection that is like it",
+                changed(&["connection"], &[("connection", "upgrade-insecure")]),
+                Refused,
+            ),
+            ("closing", changed(&[], &[("connection", "close")]), Refused),
+            ("no version", changed(&[version], &[]), Refused),
+            ("two versions", changed(&[], &[(version, "13")]), Refused),
+            ("old version", changed(&[version], &[(version, "8")]), Refused),
+            ("list of versions", changed(&[version], &[(version, "13, 8")]), Refused),
+            ("no key", changed(&[key], &[]), Refused),
+            ("two keys", changed(&[], &[(key, KEY)]), Refused),
+            ("empty key", changed(&[key], &[(key, "")]), Refused),
+            ("short key", changed(&[key], &[(key, "dGhlIHNhbXBsZSBub25j")]), Refused),
+            ("long key", changed(&[key], &[(key, "dGhlIHNhbXBsZSBub25jZXM=")]), Refused),
+            ("key without its end", changed(&[key], &[(key, "dGhlIHNhbXBsZSBub25jZQ")]), Refused),
+            ("key that is no base64", changed(&[key], &[(key, "dGhlIHNhbXBsZSBub25jZ!==")]), Refused),
+        ] {
+            let found = begun(&fields);
+            let is_expected = match expected {
+                Handshake => matches!(found, Ok(Some(_))),
+                Ordinary => found == Ok(None),
+                Refused => matches!(found, Err(Refusal::BadRequest(_))),
+            };
+            assert!(is_expected, "{name}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn by_get_over_http_1_1_and_without_a_body() {
+        let good = changed(&[], &[]);
+        for method in [Method::HEAD, Method::POST, Method::OPTIONS, Method::DELETE] {
+            let found = Handshake::begun(&method, Version::HTTP_11, &good, false);
+            assert!(matches!(found, Err(Refusal::BadRequest(_))), "{method}");
+        }
+        let found = Handshake::begun(&Method::GET, Version::HTTP_11, &good, true);
+        assert!(matches!(found, Err(Refusal::BadRequest(_))));
+        for version in [Version::HTTP_10, Version::HTTP_2] {
+            assert_eq!(Handshake::begun(&Method::GET, version, &good, false), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_101_is_believed_where_it_answers_this_handshake() {
+        let handshake = begun(&changed(&[], &[])).unwrap().unwrap();
+        let accept = "sec-websocket-accept";
+        let upgrade = ("upgrade", "WebSocket");
+        let connection = ("connection", "upgrade");
+        let accepted = (accept, ACCEPT);
+        for (lines, good) in [
+            (&[upgrade, connection, accepted][..], true),
+            (
+                &[upgrade, ("connection", "keep-alive, Upgrade"), accepted, ("sec-websocket-protocol", "a")],
+                true,
+            ),
+            (&[], false),
+            (&[connection, accepted], false),
+            (&[upgrade, accepted], false),
+            (&[upgrade, ("connection", "close"), accepted], false),
+            (&[upgrade, connection], false),
+            (&[upgrade, connection, accepted, accepted], false),
+            (&[upgrade, connection, (accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOO=")], false),
+            (&[upgrade, connection, (accept, "")], false),
+            (&[("upgrade", "h2c"), connection, accepted], false),
+            (&[("upgrade", "websocket, h2c"), connection, accepted], false),
+            (&[upgrade, upgrade, connection, accepted], false),
+            (&[upgrade, connection, accepted, ("content-length", "0")], false),
+            (&[upgrade, connection, accepted, ("transfer-encoding", "chunked")], false),
+        ] {
+            assert_eq!(handshake.check(&fields(lines)).is_ok(), good, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_on_both_sides_is_our_own() {
+        let handshake = begun(&changed(&[], &[])).unwrap().unwrap();
+        let mut asked = fields(&[("te", "trailers"), ("connection", "te"), ("sec-websocket-key", KEY)]);
+        handshake.ask(&mut asked);
+        assert_eq!(
+            asked,
+            fields(&[("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-key", KEY)])
+        );
+        let mut confirmed = fields(&[("sec-websocket-accept", ACCEPT)]);
+        handshake.confirm(&mut confirmed);
+        assert_eq!(confirmed.len(), 3);
+        assert_eq!(handshake.check(&confirmed), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_of_a_client_is_taken(bytes: [u8; 16]) {
+            let key = STANDARD.encode(bytes);
+            let fields = changed(&["sec-websocket-key"], &[("sec-websocket-key", &key)]);
+            prop_assert!(begun(&fields).unwrap().is_some());
+        }
+    }
+}

@@ -1,0 +1,606 @@
+//! WebSocket: what becomes a tunnel, what does not, and how long a tunnel lives.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::process::Signal;
+
+use crate::support::by_hand::{ByHand, Held};
+use crate::support::{Answer, Authority, Gateway, Introspector, RawClient, Request, Verdict};
+
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+const MAP: &str = "\
+abilities:
+  routes:
+    /open:         {GET: public}
+    /events:       {GET: items:read}
+    /api/v2/items: {GET: items:read, POST: items:create}
+";
+const FRAME: &[u8] = b"\x81\x05hello\r\n\r\n\0";
+
+struct Scene {
+    backend: ByHand,
+    introspector: Introspector,
+    gateway: Gateway,
+}
+
+impl Scene {
+    fn new(yaml: &str) -> Self {
+        Self::with(None, yaml)
+    }
+
+    fn with(authority: Option<&Arc<Authority>>, yaml: &str) -> Self {
+        let backend = ByHand::start();
+        let introspector =
+            Introspector::knowing([("1|reader", &["items:read"][..]), ("2|creator", &["items:create"])]);
+        let builder =
+            Gateway::builder().introspector(&introspector).yaml(&backend.yaml()).yaml(MAP).yaml(yaml);
+        let gateway = match authority {
+            Some(authority) => builder.tls(authority),
+            None => builder,
+        };
+        Self { backend, introspector, gateway: gateway.start() }
+    }
+
+    /// A tunnel from a client to the backend.
+    fn tunnel(&mut self, target: &str, token: Option<&str>) -> (RawClient, Held) {
+        let (client, backend, _) = self.tunnel_after(handshake(target, token));
+        (client, backend)
+    }
+
+    fn tunnel_after(&mut self, handshake: String) -> (RawClient, Held, Request) {
+        let mut client = self.gateway.client();
+        client.send(handshake);
+        let (mut backend, request) = self.backend.request();
+        backend.send(SWITCHED);
+        assert_eq!(client.response().status, 101);
+        (client, backend, request)
+    }
+
+    /// The access line of the only tunnel.
+    fn line(&self) -> serde_json::Value {
+        self.gateway.wait_for_log(|line| line["message"] == "request" && line["status"] == 101)
+    }
+}
+
+fn handshake(target: &str, token: Option<&str>) -> String {
+    let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: stockaj.example\r\n{authorization}Connection: keep-alive, Upgrade\r\n\
+         Upgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    )
+}
+
+fn echoes(client: &mut RawClient, backend: &mut Held) {
+    client.send(FRAME);
+    assert_eq!(backend.read(FRAME.len()), FRAME);
+    backend.send(FRAME);
+    assert_eq!(read(client, FRAME.len()), FRAME);
+}
+
+fn read(client: &mut RawClient, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < length {
+        let some = client.read_some();
+        assert!(!some.is_empty(), "closed after {bytes:?}");
+        bytes.extend(some);
+    }
+    bytes
+}
+
+fn in_seconds(seconds: f64) -> f64 {
+    (SystemTime::now() + Duration::from_secs_f64(seconds)).duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+#[test]
+fn a_websocket_goes_through_to_the_byte() {
+    let authority = Arc::new(Authority::new());
+    for tls in [None, Some(&authority)] {
+        let mut scene = Scene::with(tls, "");
+        let mut client = scene.gateway.client();
+        let asked = handshake("/events?room=7", Some("1|reader")).replace(
+            "\r\n\r\n",
+            "\r\nOrigin: https://a\r\nCookie: a=b\r\nTE: trailers\r\nSec-WebSocket-Protocol: chat, other\r\n\
+             Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
+        );
+        client.send([asked.as_bytes(), b"too soon"].concat());
+        let (mut backend, request) = scene.backend.request();
+        assert_eq!((&*request.method, &*request.target), ("GET", "/events?room=7"));
+        let mut fields: Vec<_> = request
+            .fields
+            .0
+            .iter()
+            .filter(|(name, _)| !name.starts_with("x-") && name != "via")
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        fields.sort();
+        assert_eq!(
+            fields,
+            [
+                "authorization: Bearer 1|reader",
+                "connection: Upgrade",
+                "host: stockaj.example",
+                "origin: https://a",
+                "sec-websocket-extensions: permessage-deflate",
+                &format!("sec-websocket-key: {KEY}"),
+                "sec-websocket-protocol: chat, other",
+                "sec-websocket-version: 13",
+                "upgrade: websocket",
+            ]
+        );
+        assert!(backend.is_silent(Duration::from_millis(200)), "nobody knows yet what is too soon");
+        backend.send(
+            [
+                SWITCHED
+                    .replace(
+                        "\r\n\r\n",
+                        "\r\nSec-WebSocket-Protocol: chat\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n",
+                    )
+                    .as_bytes(),
+                b"and at once",
+            ]
+            .concat(),
+        );
+        let response = client.response();
+        assert_eq!(response.status, 101);
+        let mut names = response.fields.names();
+        names.sort();
+        assert_eq!(
+            names,
+            ["connection", "date", "sec-websocket-accept", "sec-websocket-protocol", "upgrade"]
+        );
+        assert_eq!(
+            (response.field("connection"), response.field("upgrade")),
+            (Some("Upgrade"), Some("websocket"))
+        );
+        assert_eq!(read(&mut client, 11), b"and at once");
+        assert_eq!(backend.read(8), b"too soon");
+        for _ in 0..3 {
+            echoes(&mut client, &mut backend);
+        }
+        let metrics = scene.gateway.metrics();
+        assert_eq!(metrics.metric("tunnels_open"), 1.0);
+        assert_eq!(metrics.metric("client_connections{state=\"active\"}"), 1.0);
+        scene.gateway.wait_for_metric("backend_connections{state=\"active\"}", 1.0);
+        assert_eq!(metrics.metric("requests_total"), 0.0, "it has not ended yet");
+        // Who has said all may still be spoken to, both ways.
+        thread::sleep(Duration::from_millis(300));
+        client.finish_sending();
+        assert_eq!(backend.read_until_close(), b"");
+        backend.send("good bye").finish();
+        drop(backend);
+        assert_eq!(client.read_until_close(), b"good bye");
+        let line = scene.line();
+        assert_eq!((&line["reason"], &line["route"]), (&"allowed".into(), &"/events".into()));
+        assert!(line["duration"].as_f64().unwrap() > 0.3, "{line}");
+        for metric in ["tunnels_open", "client_connections", "backend_connections"] {
+            scene.gateway.wait_for_metric(metric, 0.0);
+        }
+        let metrics = scene.gateway.metrics();
+        assert_eq!(metrics.metric("requests_total{status=\"101\",reason=\"allowed\"}"), 1.0);
+    }
+}
+
+#[test]
+fn a_tunnel_is_decided_like_any_request() {
+    let scene = Scene::new("");
+    let good = handshake("/events", Some("1|reader"));
+    let mut client = scene.gateway.client();
+    // In this order over one connection: a refused handshake leaves it as it was.
+    for (request, status) in [
+        (handshake("/events", None), 401),
+        (handshake("/events", Some("9|unknown")), 401),
+        (handshake("/events", Some("2|creator")), 403),
+        (handshake("/nowhere", Some("1|reader")), 403),
+        (handshake("/events?access_token=1|reader", None), 401),
+        (good.replace("Upgrade: WebSocket", "Upgrade: websocket, h2c"), 400),
+        (good.replace("keep-alive, Upgrade", "keep-alive"), 400),
+        (good.replace(KEY, "c2hvcnQ="), 400),
+        (good.replace("Version: 13", "Version: 8"), 400),
+        (good.replace("GET", "HEAD"), 400),
+        (good.replace("GET", "POST"), 400),
+    ] {
+        let response = client.send(&request).try_response(request.starts_with("HEAD")).unwrap();
+        assert_eq!(response.status, status, "{request}");
+    }
+    let body = good.replace("\r\n\r\n", "\r\nContent-Length: 4\r\n\r\nbody");
+    assert_eq!(client.send(body).response().status, 400);
+    let mut backend = scene.backend;
+    assert!(backend.has_no_connection(), "nobody asked the backend");
+    scene.gateway.wait_for_metric("tunnels_open", 0.0);
+}
+
+#[test]
+fn another_upgrade_is_not_made_and_the_request_served_without() {
+    let mut scene = Scene::new("");
+    for upgrade in ["h2c", "TLS/1.0, HTTP/1.1", "websockets", "foo/2"] {
+        let mut client = scene.gateway.client();
+        let asked = handshake("/events", Some("1|reader"))
+            .replace(
+                "Upgrade: WebSocket",
+                &format!("Upgrade: {upgrade}\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"),
+            )
+            .replace("keep-alive, Upgrade", "Upgrade, HTTP2-Settings");
+        client.send(&asked);
+        let (mut backend, request) = scene.backend.request();
+        for name in ["connection", "upgrade", "http2-settings"] {
+            assert_eq!(request.field(name), None, "{upgrade}");
+        }
+        // And a backend that makes it all the same is not believed.
+        backend.send(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n"
+        ));
+        assert_eq!(client.response().status, 502);
+        assert!(backend.until_close() < Duration::from_secs(1));
+    }
+    // The same of HTTP/1.0, which has no upgrades.
+    let mut client = scene.gateway.client();
+    client.send(handshake("/events", Some("1|reader")).replace("HTTP/1.1", "HTTP/1.0"));
+    let (mut backend, request) = scene.backend.request();
+    assert_eq!(request.field("upgrade"), None);
+    backend.send(SWITCHED);
+    assert_eq!(client.response().status, 502);
+}
+
+#[test]
+fn a_101_that_does_not_answer_the_handshake_is_502() {
+    let mut scene = Scene::new("");
+    for answer in [
+        SWITCHED.replace("xOo=", "xOO="),
+        SWITCHED.replace("Upgrade: websocket", "Upgrade: h2c"),
+        SWITCHED.replace("Upgrade: websocket", "Upgrade: websocket, h2c"),
+        SWITCHED.replace("Upgrade: websocket\r\n", ""),
+        SWITCHED.replace("Connection: Upgrade\r\n", ""),
+        SWITCHED.replace("Sec-WebSocket-Accept", "X-Accept"),
+        SWITCHED.replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\n"),
+        SWITCHED.replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    ] {
+        let mut client = scene.gateway.client();
+        client.send(handshake("/events", Some("1|reader")));
+        let (mut backend, _) = scene.backend.request();
+        backend.send(&answer).send("evil");
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (502, r#"{"message":"Bad Gateway."}"#), "{answer}");
+        assert!(backend.until_close() < Duration::from_secs(1), "{answer}");
+        // The connection goes on.
+        assert_eq!(client.get("/nowhere", Some("1|reader")).status, 403, "{answer}");
+    }
+    scene.gateway.wait_for_metric("requests_total{status=\"502\",reason=\"backend_broken\"}", 8.0);
+    scene.gateway.wait_for_metric("backend_connections", 0.0);
+}
+
+/// Who gets an ordinary answer to a handshake, and takes the connection for a tunnel all the same, speaks HTTP.
+#[test]
+fn what_follows_a_handshake_that_failed_is_the_next_request() {
+    let mut scene = Scene::new("");
+    let next = "GET /api/v2/items HTTP/1.1\r\nHost: a\r\n";
+    for (failed, answer) in [
+        (
+            426,
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nno",
+        ),
+        (200, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n"),
+    ] {
+        for together in [true, false] {
+            for (follows, status) in [
+                (format!("{next}\r\n"), 401),
+                (format!("{next}Authorization: Bearer 2|creator\r\n\r\n"), 403),
+                (format!("{next}Authorization: Bearer 1|reader\r\n\r\n").replace("items", "%2e%2e"), 400),
+                (String::from_utf8_lossy(FRAME).into_owned(), 400),
+            ] {
+                let context = format!("{failed}, {follows:?}");
+                let mut client = scene.gateway.client();
+                let asked = handshake("/events", Some("1|reader"));
+                if together {
+                    client.send(asked + &follows);
+                } else {
+                    client.send(asked);
+                }
+                let (mut backend, _) = scene.backend.request();
+                if !together {
+                    client.send(&follows[..5]);
+                }
+                assert!(backend.is_silent(Duration::from_millis(30)), "{context}");
+                backend.send(answer);
+                let response = client.response();
+                assert_eq!((response.status, response.text()), (failed, "no"), "{context}");
+                assert_eq!(response.field("upgrade"), None);
+                if !together {
+                    client.send(&follows[5..]);
+                }
+                assert_eq!(client.response().status, status, "{context}");
+                assert!(backend.is_silent(Duration::from_millis(30)), "not a byte of it: {context}");
+                // Closed at the backend, so that the next client gets a connection that the test accepts.
+                drop(backend);
+                scene.gateway.wait_for_metric("backend_connections", 0.0);
+            }
+        }
+    }
+    // And one that is good is served.
+    let mut client = scene.gateway.client();
+    let again = handshake("/events", Some("1|reader"));
+    client.send(again.clone() + &again + "early");
+    let (mut backend, _) = scene.backend.request();
+    backend.send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(client.response().status, 400);
+    assert_eq!(backend.request().target, "/events");
+    backend.send(SWITCHED);
+    assert_eq!(client.response().status, 101);
+    assert_eq!(backend.read(5), b"early");
+    echoes(&mut client, &mut backend);
+}
+
+#[test]
+fn a_handshake_may_be_the_last_of_many_requests() {
+    let mut scene = Scene::new("");
+    let mut client = scene.gateway.client();
+    let first = "GET /open HTTP/1.1\r\nHost: a\r\n\r\n";
+    client.send(format!("{first}{first}{}", handshake("/events", Some("1|reader"))).as_bytes()).send(FRAME);
+    let (mut backend, _) = scene.backend.request();
+    // Both answers are larger than what is sent at once, and nobody reads them yet.
+    let large = vec![b'x'; 4 << 20];
+    let answer =
+        [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", large.len()).as_bytes(), &large].concat();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            backend.send(&answer);
+            assert_eq!(backend.request().target, "/open");
+            backend.send(&answer);
+            assert_eq!(backend.request().target, "/events");
+            backend.send(SWITCHED).send(FRAME);
+            assert_eq!(backend.read(FRAME.len()), FRAME);
+        });
+        thread::sleep(Duration::from_millis(300));
+        for _ in 0..2 {
+            assert!(client.response().body == large);
+        }
+        assert_eq!(client.response().status, 101);
+        assert_eq!(read(&mut client, FRAME.len()), FRAME);
+    });
+    echoes(&mut client, &mut backend);
+}
+
+/// From `change` on; the contract says 5 s.
+fn closes_within_5_s(client: &mut RawClient, backend: &mut Held, what: &str) -> Duration {
+    let began = Instant::now();
+    assert_eq!(client.read_until_close(), b"", "{what}");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{what}: {took:?}");
+    assert!(backend.until_close() < Duration::from_secs(1), "{what}");
+    took
+}
+
+#[test]
+fn a_tunnel_ends_with_its_token() {
+    type Change = fn(&Scene);
+    let cases: [(&str, &str, &str, Change); 5] = [
+        ("expired", "cache: {ttl: 1h}\n", "expired_token", |_| {}),
+        ("unknown by now", "cache: {ttl: 1s}\n", "inactive_token", |scene| {
+            scene.introspector.forget("1|reader")
+        }),
+        ("without the ability", "cache: {ttl: 1s}\n", "missing_ability", |scene| {
+            scene.introspector.know("1|reader", Verdict::active(&["items:create"]));
+        }),
+        ("without a verdict", "cache: {ttl: 1s}\n", "no_verdict", |scene| {
+            scene.introspector.fail_with(Answer::message(500, "Server Error"));
+        }),
+        ("with an introspector that hangs", "cache: {ttl: 1s}\n", "no_verdict", |scene| {
+            scene.introspector.fail_with(Answer::hang());
+        }),
+    ];
+    thread::scope(|scope| {
+        for (what, yaml, reason, change) in cases {
+            scope.spawn(move || {
+                let mut scene = Scene::new(yaml);
+                if what == "expired" {
+                    let verdict = Verdict::active(&["items:read"]).expiring(in_seconds(2.5).round());
+                    scene.introspector.know("1|reader", verdict);
+                }
+                let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+                echoes(&mut client, &mut backend);
+                change(&scene);
+                closes_within_5_s(&mut client, &mut backend, what);
+                let line = scene.line();
+                assert_eq!(line["reason"], reason, "{what}");
+                assert_eq!(line["detail"], "the tunnel would be refused by now");
+                let closed = |line: &serde_json::Value| {
+                    line["message"] == "a tunnel was closed that would be refused" && line["reason"] == reason
+                };
+                assert_eq!(scene.gateway.wait_for_log(closed)["request_id"], line["request_id"]);
+                let metric = format!("requests_total{{status=\"101\",reason=\"{reason}\"}}");
+                scene.gateway.wait_for_metric(&metric, 1.0);
+                scene.gateway.wait_for_metric("tunnels_open", 0.0);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_tunnel_lives_as_long_as_its_request_would_be_allowed() {
+    let yaml = "cache: {ttl: 1s, stale_if_error: 1h}\n";
+    let mut scene = Scene::new(yaml);
+    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    let (mut guest, mut guests) = scene.tunnel("/open", None);
+    let (mut other, mut others) = scene.tunnel("/open", Some("9|unknown"));
+    // Asked again, and answered as before; other abilities are more; then nobody answers.
+    thread::sleep(Duration::from_millis(1500));
+    echoes(&mut client, &mut backend);
+    scene.introspector.know("1|reader", Verdict::active(&["*"]));
+    thread::sleep(Duration::from_millis(1500));
+    echoes(&mut client, &mut backend);
+    let calls = scene.introspector.calls_for("1|reader");
+    assert!((3..=8).contains(&calls), "{calls} introspections in 3 s of a ttl of 1 s");
+    scene.introspector.fail_with(Answer::message(500, "Server Error"));
+    thread::sleep(Duration::from_millis(2500));
+    echoes(&mut client, &mut backend);
+    echoes(&mut guest, &mut guests);
+    echoes(&mut other, &mut others);
+    assert_eq!(scene.introspector.calls_for("9|unknown"), 0);
+    assert_eq!(scene.gateway.metrics().metric("tunnels_open"), 3.0);
+}
+
+#[test]
+fn many_tunnels_of_one_token_ask_once() {
+    let mut scene = Scene::new("cache: {ttl: 1s}\n");
+    let mut tunnels: Vec<_> = (0..20).map(|_| scene.tunnel("/events", Some("1|reader"))).collect();
+    thread::sleep(Duration::from_millis(3000));
+    for (client, backend) in &mut tunnels {
+        echoes(client, backend);
+    }
+    let calls = scene.introspector.calls_for("1|reader");
+    assert!(calls <= 8, "{calls} introspections for 20 tunnels in 3 s of a ttl of 1 s");
+    let looks = scene.gateway.metrics().metric("token_cache_lookups_total");
+    assert!(looks < 120.0, "{looks} looks into the cache");
+}
+
+#[test]
+fn a_tunnel_is_decided_by_the_configuration_of_now() {
+    let mut scene = Scene::new("");
+    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    let (mut guest, mut guests) = scene.tunnel("/open", None);
+    scene.gateway.edit("/api/v2/items: {", "/api/v2/items/{id}: {");
+    assert!(scene.gateway.reload());
+    thread::sleep(Duration::from_millis(1500));
+    echoes(&mut client, &mut backend);
+    echoes(&mut guest, &mut guests);
+    scene.gateway.edit("/events:       {GET: items:read}", "/events:       {GET: items:create}");
+    assert!(scene.gateway.reload());
+    closes_within_5_s(&mut client, &mut backend, "another requirement");
+    echoes(&mut guest, &mut guests);
+    scene.gateway.edit("/open:         {GET: public}", "/open:         {GET: authenticated}");
+    assert!(scene.gateway.reload());
+    closes_within_5_s(&mut guest, &mut guests, "not public any more");
+}
+
+#[test]
+fn a_tunnel_that_stands_still_is_closed() {
+    let mut scene =
+        Scene::new("limits: {tunnel_idle_timeout: 800ms, idle_timeout: 300ms, body_idle_timeout: 300ms}\n");
+    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    // Either side keeps it open.
+    for _ in 0..4 {
+        thread::sleep(Duration::from_millis(500));
+        client.send("a");
+        assert_eq!(backend.read(1), b"a");
+    }
+    for _ in 0..4 {
+        thread::sleep(Duration::from_millis(500));
+        backend.send("b");
+        assert_eq!(client.read_some(), b"b");
+    }
+    let began = Instant::now();
+    assert_eq!(client.read_until_close(), b"");
+    let took = began.elapsed().as_millis();
+    assert!((750..2500).contains(&took), "{took} ms");
+    assert!(backend.until_close() < Duration::from_secs(1));
+    let line = scene.line();
+    assert_eq!(
+        (&line["reason"], &line["detail"]),
+        (&"limited".into(), &"nothing came through the tunnel in time".into())
+    );
+}
+
+#[test]
+fn a_tunnel_ends_with_either_side() {
+    let mut scene = Scene::new("");
+    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    echoes(&mut client, &mut backend);
+    drop(client);
+    assert!(backend.until_close() < Duration::from_secs(2));
+    drop(backend);
+    let (mut client, backend) = scene.tunnel("/events", Some("1|reader"));
+    drop(backend);
+    let began = Instant::now();
+    assert_eq!(client.read_until_close(), b"");
+    assert!(began.elapsed() < Duration::from_secs(2));
+    drop(client);
+    for metric in ["tunnels_open", "client_connections", "backend_connections"] {
+        scene.gateway.wait_for_metric(metric, 0.0);
+    }
+    scene.gateway.wait_for_metric("requests_total{status=\"101\",reason=\"allowed\"}", 2.0);
+}
+
+#[test]
+fn who_does_not_read_is_waited_for_outside_the_gateway() {
+    const PIECE: usize = 64 * 1024;
+    const PIECES: usize = 1024;
+    let mut scene = Scene::new("");
+    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    let before = scene.gateway.resident_memory();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for piece in 0..PIECES {
+                backend.send(vec![piece as u8; PIECE]);
+            }
+        });
+        thread::sleep(Duration::from_millis(700));
+        let grown = scene.gateway.resident_memory().saturating_sub(before);
+        assert!(grown < 2 << 20, "{grown} bytes are held for a client that does not read");
+        for piece in 0..PIECES {
+            let came = read_exactly(&mut client, PIECE);
+            assert!(came.iter().all(|&byte| byte == piece as u8), "piece {piece}");
+        }
+    });
+    echoes(&mut client, &mut backend);
+}
+
+fn read_exactly(client: &mut RawClient, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    client.read_exact(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_drain_lets_tunnels_go_on_for_its_time() {
+    let mut scene = Scene::new("listen:\n  drain_timeout: 1500ms\n");
+    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    let (gone, mut left) = scene.tunnel("/open", None);
+    scene.gateway.signal(Signal::TERM);
+    let began = Instant::now();
+    drop(gone);
+    assert!(left.until_close() < Duration::from_secs(1));
+    drop(left);
+    while began.elapsed() < Duration::from_millis(1000) {
+        echoes(&mut client, &mut backend);
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(client.read_until_close(), b"");
+    assert_eq!(scene.gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(1450) && took < Duration::from_secs(4), "{took:?}");
+    let cut = |line: &String| line.contains("connections were cut") && line.contains("\"connections\":1");
+    assert!(scene.gateway.logs().iter().any(cut), "{:#?}", scene.gateway.logs());
+    let ended = |line: &&String| line.contains("\"status\":101");
+    assert_eq!(scene.gateway.logs().iter().filter(ended).count(), 2);
+}
+
+#[test]
+fn a_drain_ends_with_its_last_tunnel() {
+    let mut scene = Scene::new("listen:\n  drain_timeout: 1m\n");
+    let (client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    scene.gateway.signal(Signal::TERM);
+    thread::sleep(Duration::from_millis(300));
+    drop(client);
+    assert!(backend.until_close() < Duration::from_secs(1));
+    drop(backend);
+    assert_eq!(scene.gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
+}
+
+#[test]
+fn a_tunnel_is_one_of_the_backends_connections() {
+    let mut scene = Scene::new("backend:\n  max_connections: 1\n  connect_timeout: 300ms\n");
+    let (client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    assert_eq!(scene.gateway.get("/open", None).status, 503, "there is no other");
+    drop(client);
+    backend.until_close();
+    drop(backend);
+    scene.gateway.wait_for_metric("backend_connections", 0.0);
+    let mut client = scene.gateway.client();
+    client.send("GET /open HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (mut backend, _) = scene.backend.request();
+    backend.send("HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(client.response().status, 204);
+}
