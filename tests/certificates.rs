@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rcgen::{CertificateParams, DnType};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind};
@@ -209,6 +209,35 @@ fn clients_must_show_a_certificate_where_one_is_asked_for() {
     }
     let line = setting.gateway.wait_for_log(|line| line["message"] == "request");
     assert_eq!(line["client_subject"], "CN=scanner 7");
+}
+
+#[test]
+fn a_resumed_session_is_worth_no_more_than_its_certificate() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let entry = format!(
+        "listen:\n  tls: {{certificate: {}, private_key: {}, client_ca: {}}}\n",
+        authority.certificate().display(),
+        authority.private_key().display(),
+        clients.ca_file().display()
+    );
+    let setting = setting(&entry);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    // Whole seconds: at least three.
+    let ends = Duration::from_secs(now.as_secs() + 4);
+    let brief = clients.issue(&[], |params| {
+        named("brief")(params);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + ends;
+    });
+    let client = authority.client_with(&brief);
+    for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        assert_eq!(shake(&setting.gateway, &client, "localhost").handshake_kind(), Some(expected));
+    }
+    let ended = UNIX_EPOCH + ends + Duration::from_secs(1);
+    thread::sleep(ended.duration_since(SystemTime::now()).unwrap_or_default());
+    let mut late = RawClient::connect_tls_as(setting.gateway.address(), client, "localhost");
+    let served =
+        late.try_send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n").is_ok() && late.try_response(false).is_ok();
+    assert!(!served, "a client whose certificate has ended is served");
 }
 
 /// Reads until the gateway shows this certificate.

@@ -214,6 +214,15 @@ fn certificates_must_fit_their_keys() {
         let (code, report) = check(tls(certificate, key));
         assert!(code == 1 && report.contains("listen.tls") && report.contains(reason), "{report}");
     }
+    // Of several it is said which.
+    let entry = |authority: &Authority, key: &Authority| {
+        let (certificate, key) = (authority.certificate(), key.private_key());
+        format!("{{certificate: {}, private_key: {}}}", certificate.display(), key.display())
+    };
+    let both = format!("listen: {{tls: [{}, {}], ", entry(&one, &one), entry(&other, &one));
+    let (code, report) = check(FINE.replace("listen: {", &both));
+    assert!(code == 1 && report.contains("error: `listen.tls[1]`: cannot be used\n"), "{report}");
+    assert!(report.contains("does not belong to the first certificate in"), "{report}");
 }
 
 /// The process holds no port when it refuses one of them.

@@ -52,7 +52,13 @@ pub(super) struct Decoder<'a> {
     pub(super) mistakes: Vec<Mistake>,
     /// Every file that was read or named.
     pub(super) files: Vec<PathBuf>,
-    path: Vec<Key>,
+    path: Vec<Step>,
+}
+
+/// A key on the way to a value, and of a list that is told by number, which item.
+struct Step {
+    key: Key,
+    item: Option<usize>,
 }
 
 impl<'a> Decoder<'a> {
@@ -62,17 +68,34 @@ impl<'a> Decoder<'a> {
 
     /// Reads the value of a key, which mistakes in it will name.
     pub(super) fn within<T>(&mut self, key: &Key, read: impl FnOnce(&mut Self) -> T) -> T {
-        self.path.push(key.clone());
+        self.path.push(Step { key: key.clone(), item: None });
         let result = read(self);
         self.path.pop();
         result
     }
 
+    /// Reads an item of the list that is being read, whose number mistakes in it will name.
+    fn within_item<T>(&mut self, number: usize, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.number_item(Some(number));
+        let result = read(self);
+        self.number_item(None);
+        result
+    }
+
+    fn number_item(&mut self, number: Option<usize>) {
+        if let Some(step) = self.path.last_mut() {
+            step.item = number;
+        }
+    }
+
     /// The path of the key that is being read, such as `backend.url`.
     pub(super) fn path(&self) -> String {
         let mut path = String::new();
-        for key in &self.path {
+        for Step { key, item } in &self.path {
             join(&mut path, &key.text);
+            if let Some(number) = item {
+                path += &format!("[{number}]");
+            }
         }
         path
     }
@@ -288,7 +311,7 @@ impl<'a> Decoder<'a> {
 
     /// Records that a required key is absent.
     pub(super) fn missing(&mut self, node: &Node, name: &str) {
-        let span = self.path.last().map_or(Span { end: node.span.start, ..node.span }, |key| key.span);
+        let span = self.path.last().map_or(Span { end: node.span.start, ..node.span }, |step| step.key.span);
         let key = Key { text: name.into(), span };
         let mistake = Mistake::error("missing").at(span, format!("expected the key `{name}` in here"));
         self.within(&key, |decoder| decoder.record(mistake));
@@ -368,15 +391,18 @@ impl<T: Decode> Decode for Vec<T> {
 
 impl<T: Decode> Decode for OneOrMore<T> {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        if !matches!(node.value, Value::List(_)) {
+        let Value::List(items) = &node.value else {
             return T::decode(node, decoder).map(|one| Self(vec![one]));
-        }
-        let several = Vec::decode(node, decoder)?;
-        if several.is_empty() {
+        };
+        if items.is_empty() {
             decoder.mismatch(node, "an empty list", "one, or a list of them");
             return None;
         }
-        Some(Self(several))
+        let numbered = items.iter().enumerate();
+        let read: Vec<Option<T>> = numbered
+            .map(|(number, item)| decoder.within_item(number, |decoder| T::decode(item, decoder)))
+            .collect();
+        read.into_iter().collect::<Option<_>>().map(Self)
     }
 }
 

@@ -121,7 +121,15 @@ fn places(tree: &Node) -> Vec<(String, Span)> {
         entries.iter().map(move |Entry { key, value }| (format!("{}.{}", section.text, key.text), key, value))
     });
     let wanted = keys.filter(|(_, key, _)| matches!(&*key.text, "address" | "redirect_address" | "tls"));
-    wanted.map(|(path, key, value)| (path, if value.is_scalar() { value.span } else { key.span })).collect()
+    let mut places = Vec::new();
+    for (path, key, value) in wanted {
+        if let Value::List(items) = &value.value {
+            let numbered = items.iter().enumerate();
+            places.extend(numbered.map(|(number, item)| (format!("{path}[{number}]"), item.span)));
+        }
+        places.push((path, if value.is_scalar() { value.span } else { key.span }));
+    }
+    places
 }
 
 /// Reads only the ability map of a `gateway.yaml`, or a map file `{routes: {…}}`. Needs no secret, and the
@@ -337,6 +345,25 @@ fn compile_listen_tls(listen: &written::Listen, decoder: &mut Decoder<'_>) -> Bo
         }
         return Box::default();
     };
+    if let (settings::ListenAddress::Unix(_), Some(first)) = (&listen.address, tls.0.first()) {
+        decoder.mistakes.push(
+            Mistake::error("not over a Unix socket")
+                .of("listen.tls")
+                .at(first.certificate.span, "nobody would be shown it, nor have to show one")
+                .hint("`listen.address` with an IP address and a port has TLS"),
+        );
+    }
+    for (number, entry) in tls.0.iter().enumerate() {
+        let is_same = |other: &&written::ListenTls| other.certificate.value.0 == entry.certificate.value.0;
+        if let Some(first) = tls.0.iter().take(number).find(is_same) {
+            decoder.mistakes.push(
+                Mistake::error("the same certificate again")
+                    .of(format!("listen.tls[{number}].certificate"))
+                    .at(entry.certificate.span, "nobody would meet this one")
+                    .see(first.certificate.span, "the first one"),
+            );
+        }
+    }
     let authority = |entry: &written::ListenTls| entry.client_ca.as_ref().map(|file| file.value.0.clone());
     let first = tls.0.first().and_then(authority);
     if let Some(other) = tls.0.iter().find(|entry| authority(entry) != first) {

@@ -131,6 +131,8 @@ struct Agreed {
 /// The transport under TLS, where the listener has it.
 async fn encrypt(serving: &Serving, transport: Transport) -> Option<Agreed> {
     let (tls, stream) = match (&serving.tls, transport) {
+        // A configuration with both is refused: nobody comes without TLS where it is asked for.
+        (Some(_), Transport::Unix(_)) => return None,
         (Some(tls), Transport::Tcp(stream)) => (tls, stream),
         (_, transport) => return Some(Agreed { transport, protocol: Protocol::Http1, subject: None }),
     };

@@ -53,9 +53,9 @@ pub enum StartError {
         /// What is wrong with it.
         source: BindError,
     },
-    /// The certificate of `listen.tls` cannot be served.
-    #[error("listen.tls: {0}")]
-    Certificate(#[from] tls::CertificateError),
+    /// A certificate of `listen.tls` cannot be served.
+    #[error(transparent)]
+    Certificate(#[from] tls::EntryError),
     /// The `tls` section of the backend or the introspector cannot be used.
     #[error("{section}.tls: {source}")]
     Connector {
@@ -74,7 +74,7 @@ impl StartError {
     pub fn key(&self) -> Option<(String, String)> {
         match self {
             Self::Bind { key, source } => Some(((*key).to_owned(), source.to_string())),
-            Self::Certificate(source) => Some(("listen.tls".to_owned(), source.to_string())),
+            Self::Certificate(entry) => Some((entry.key.clone(), entry.source.to_string())),
             Self::Connector { section, source } => Some((format!("{section}.tls"), source.to_string())),
             Self::System(_) => None,
         }
@@ -109,7 +109,12 @@ impl Server {
 
     /// Loads the configuration anew, at SIGHUP and when one of `files` changes: `path`, and what it names.
     pub fn reloading(self, path: PathBuf, files: Vec<PathBuf>) -> Self {
-        Self { source: Some((path, Watch::new(files))), ..self }
+        let watch = Watch::new(files);
+        if let Some(certificates) = &self.parts.tls {
+            // They may have changed between their reading and now.
+            certificates.reload(|_| true);
+        }
+        Self { source: Some((path, watch)), ..self }
     }
 
     /// Where requests are taken.

@@ -8,9 +8,9 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{HandshakeKind, InconsistentKeys, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use sha2::{Digest, Sha256};
 use x509_cert::Certificate;
 use x509_cert::der::{self, Decode};
@@ -31,6 +31,8 @@ pub struct Served {
     /// The certificate itself, for the names that it is for.
     pub leaf: CertificateDer<'static>,
     contents: Contents,
+    /// Who judges the certificates of clients, where they have to show one.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 /// What was in the files.
@@ -152,9 +154,10 @@ pub fn load(settings: &ListenTls, before: Option<&Served>) -> Result<Served, Cer
 
     let builder =
         ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    let builder = match client_ca {
+    let verifier = client_ca.as_deref().map(|path| read_client_ca(path, provider)).transpose()?;
+    let builder = match &verifier {
         None => builder.with_no_client_auth(),
-        Some(path) => builder.with_client_cert_verifier(read_client_ca(path, provider)?),
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
@@ -167,10 +170,26 @@ pub fn load(settings: &ListenTls, before: Option<&Served>) -> Result<Served, Cer
         }
         _ => aws_lc_rs::Ticketer::new()?,
     };
-    Ok(Served { config: Arc::new(config), expires_at, leaf, contents })
+    Ok(Served { config: Arc::new(config), expires_at, leaf, contents, verifier })
 }
 
 impl Served {
+    /// Whether the client of a session may come. One that is resumed brings the certificate of its beginning, which
+    /// rustls does not look at again: it may have ended since.
+    ///
+    /// # Errors
+    /// What is wrong with the certificate.
+    pub(super) fn admit(&self, session: &ServerConnection) -> Result<(), rustls::Error> {
+        let Some(verifier) = &self.verifier else { return Ok(()) };
+        let Some([certificate, intermediates @ ..]) = session.peer_certificates() else {
+            return Err(rustls::Error::NoCertificatesPresented);
+        };
+        if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+            verifier.verify_client_cert(certificate, intermediates, UnixTime::now())?;
+        }
+        Ok(())
+    }
+
     /// Whether the files of `settings` hold what is served.
     pub(super) fn is_current(&self, settings: &ListenTls) -> bool {
         contents(settings) == self.contents

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use rustls::client::verify_server_name;
 use rustls::server::{ClientHello, ParsedCertificate};
 use rustls_pki_types::ServerName;
@@ -24,6 +23,16 @@ use crate::telemetry::metrics::CertificateState;
 #[derive(Debug)]
 pub struct Certificates(Box<[Pair]>);
 
+/// An entry of `listen.tls` that cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {source}")]
+pub struct EntryError {
+    /// `listen.tls`, or where there are several, which: `listen.tls[1]`.
+    pub key: String,
+    /// What is wrong with it.
+    pub source: CertificateError,
+}
+
 #[derive(Debug)]
 struct Pair {
     settings: ListenTls,
@@ -37,12 +46,17 @@ impl Certificates {
     ///
     /// # Errors
     /// Of the first entry that cannot be served.
-    pub fn load(entries: &[ListenTls]) -> Result<Self, CertificateError> {
-        let pair = |settings: &ListenTls| {
-            let served = ArcSwap::from_pointee(load(settings, None)?);
+    pub fn load(entries: &[ListenTls]) -> Result<Self, EntryError> {
+        let pair = |(number, settings): (usize, &ListenTls)| {
+            let served = load(settings, None).map_err(|source| {
+                let several = entries.len() > 1;
+                let key = if several { format!("listen.tls[{number}]") } else { "listen.tls".to_owned() };
+                EntryError { key, source }
+            })?;
+            let served = ArcSwap::from_pointee(served);
             Ok(Pair { settings: settings.clone(), served, is_current: AtomicBool::new(true) })
         };
-        entries.iter().map(pair).collect::<Result<_, CertificateError>>().map(Self)
+        entries.iter().enumerate().map(pair).collect::<Result<_, EntryError>>().map(Self)
     }
 
     /// Takes the files that have changed, which `concerns` tells, and leaves what is served where they cannot be.
@@ -72,16 +86,16 @@ impl Certificates {
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let handshake = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), transport).await?;
-        let Some(config) = self.config(&handshake.client_hello()) else {
-            return Err(io::ErrorKind::NotFound.into());
-        };
-        handshake.into_stream(config).await
+        let served = self.choose(&handshake.client_hello()).ok_or(io::ErrorKind::NotFound)?;
+        let stream = handshake.into_stream(Arc::clone(&served.config)).await?;
+        served.admit(stream.get_ref().1).map_err(io::Error::other)?;
+        Ok(stream)
     }
 
-    fn config(&self, hello: &ClientHello<'_>) -> Option<Arc<ServerConfig>> {
+    fn choose(&self, hello: &ClientHello<'_>) -> Option<Arc<Served>> {
         let named = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
         let fitting = named.and_then(|name| self.0.iter().find(|pair| pair.is_for(&name)));
-        fitting.or(self.0.first()).map(|pair| Arc::clone(&pair.served.load().config))
+        fitting.or(self.0.first()).map(|pair| pair.served.load_full())
     }
 }
 
