@@ -90,6 +90,11 @@ fn parts(refusal: &Refusal) -> Parts {
     }
 }
 
+/// The status of a request that is refused.
+pub fn status(refusal: &Refusal) -> StatusCode {
+    parts(refusal).status
+}
+
 /// The answer to a request that is refused.
 pub fn refuse(refusal: &Refusal, request_id: HeaderValue) -> Response<Bytes> {
     let Parts { status, body, field } = parts(refusal);

@@ -1,11 +1,13 @@
 //! The body of an answer on its way to the client: the gateway's own, or the backend's.
 
+use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Response, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::backend::body::RequestBody;
@@ -33,7 +35,13 @@ struct FromBackend {
     /// Given back at the body's end. Where the body does not get there it is dropped, and so closed.
     lease: Option<Lease<RequestBody>>,
     idle: IdleTimer,
+    /// What came and has yet to be handed on.
+    rest: Bytes,
 }
+
+/// The most that is handed on at once over a stream of HTTP/2, in bytes. It asks for more only when it has room,
+/// and then its client reads: however slowly, since a piece is no larger than a frame.
+const PIECE: usize = 16 * 1024;
 
 /// Why the client sees a broken message instead of a short good one.
 #[derive(Debug, thiserror::Error)]
@@ -48,15 +56,20 @@ pub enum AnswerFault {
 
 impl AnswerBody {
     /// The gateway's own answer.
-    pub fn own(bytes: Bytes, exchange: Exchange) -> Self {
-        // To HEAD nothing of it is sent, and hyper asks for nothing.
-        let is_head = exchange.method == Method::HEAD;
-        let mut body = Self { source: Source::Own(bytes), exchange: Some(exchange) };
-        if is_head {
-            body.complete();
+    pub fn own(mut response: Response<Bytes>, mut exchange: Exchange) -> Response<Self> {
+        if exchange.method == Method::HEAD {
+            // Nothing of it is sent. HTTP/1 asks for nothing, HTTP/2 sends what is there.
+            exchange.complete();
+            if response.version() == Version::HTTP_2 {
+                let length = mem::take(response.body_mut()).len();
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
         }
-        body.settle();
-        body
+        response.map(|bytes| {
+            let mut body = Self { source: Source::Own(bytes), exchange: Some(exchange) };
+            body.settle();
+            body
+        })
     }
 
     /// The backend's answer, which comes over `lease`. Between two pieces of it `idle_timeout` may pass.
@@ -67,7 +80,7 @@ impl AnswerBody {
         idle_timeout: Duration,
     ) -> Self {
         let lease = Some(lease);
-        let source = FromBackend { incoming, lease, idle: IdleTimer::new(idle_timeout) };
+        let source = FromBackend { incoming, lease, idle: IdleTimer::new(idle_timeout), rest: Bytes::new() };
         let mut body = Self { source: Source::Backend(source), exchange: Some(exchange) };
         body.settle();
         body
@@ -84,6 +97,12 @@ impl AnswerBody {
         }
     }
 
+    fn waits_for_client(&self, waits: bool) {
+        if let Some(exchange) = &self.exchange {
+            exchange.waits_for_client(waits);
+        }
+    }
+
     fn broke_off(&mut self, reason: Reason, detail: &'static str) {
         if let Some(exchange) = &mut self.exchange {
             exchange.broke_off(reason, detail);
@@ -94,7 +113,7 @@ impl AnswerBody {
     fn settle(&mut self) {
         match &mut self.source {
             Source::Own(bytes) if bytes.is_empty() => self.complete(),
-            Source::Backend(from) if from.incoming.is_end_stream() => {
+            Source::Backend(from) if from.is_at_end() => {
                 if let Some(lease) = from.lease.take() {
                     lease.give_back();
                 }
@@ -106,6 +125,29 @@ impl AnswerBody {
 }
 
 impl FromBackend {
+    fn is_at_end(&self) -> bool {
+        self.rest.is_empty() && self.incoming.is_end_stream()
+    }
+
+    /// The next piece of what has come, or what comes next, in pieces of at most `most` bytes.
+    fn poll_piece(
+        &mut self,
+        context: &mut Context<'_>,
+        most: usize,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
+        if self.rest.is_empty() {
+            let frame = ready!(self.poll(context));
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.rest = data,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(fault)) => return Poll::Ready(Some(Err(fault))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let piece = self.rest.split_to(most.min(self.rest.len()));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
         match Pin::new(&mut self.incoming).poll_frame(context) {
             Poll::Ready(mut frame) => {
@@ -131,13 +173,20 @@ impl Body for AnswerBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
         let this = self.get_mut();
+        this.waits_for_client(false);
         let frame = match &mut this.source {
             Source::Own(bytes) if bytes.is_empty() => None,
-            Source::Own(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
-            Source::Backend(from) => std::task::ready!(from.poll(context)),
+            Source::Own(bytes) => Some(Ok(Frame::data(mem::take(bytes)))),
+            Source::Backend(from) if this.exchange.as_ref().is_some_and(Exchange::is_stream) => {
+                ready!(from.poll_piece(context, PIECE))
+            }
+            Source::Backend(from) => ready!(from.poll(context)),
         };
         match &frame {
-            Some(Ok(_)) => this.settle(),
+            Some(Ok(_)) => {
+                this.waits_for_client(true);
+                this.settle();
+            }
             Some(Err(AnswerFault::TimedOut)) => {
                 this.broke_off(Reason::BackendTimeout, "the backend's answer stopped");
             }
@@ -160,7 +209,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Own(bytes) => bytes.is_empty(),
-            Source::Backend(from) => from.incoming.is_end_stream(),
+            Source::Backend(from) => from.is_at_end(),
         }
     }
 

@@ -85,9 +85,10 @@ impl Exchange {
         request_id: HeaderValue,
         now: Instant,
     ) -> Self {
-        peer.activity.serving(now);
-        recorder.metrics.client_connections(ConnectionState::Idle, -1);
-        recorder.metrics.client_connections(ConnectionState::Active, 1);
+        if peer.serving(now) {
+            recorder.metrics.client_connections(ConnectionState::Idle, -1);
+            recorder.metrics.client_connections(ConnectionState::Active, 1);
+        }
         Self {
             recorder: Rc::clone(recorder),
             settings: Arc::clone(settings),
@@ -143,6 +144,19 @@ impl Exchange {
         self.answered(status, refusal.reason(), now);
     }
 
+    /// Whether the answer goes over a stream of HTTP/2.
+    pub fn is_stream(&self) -> bool {
+        self.peer.is_stream()
+    }
+
+    /// Notes whether a piece of the answer's body waits for the client. Only a stream of HTTP/2 has a window of its
+    /// own, of which the connection's bytes do not tell.
+    pub fn waits_for_client(&self, waits: bool) {
+        if self.is_stream() {
+            self.peer.activity.wrote(waits, Instant::now);
+        }
+    }
+
     /// Notes that the answer's body is at its end.
     pub const fn complete(&mut self) {
         self.complete = true;
@@ -161,10 +175,11 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let now = Instant::now();
-        self.peer.activity.served(now);
         let metrics = &self.recorder.metrics;
-        metrics.client_connections(ConnectionState::Active, -1);
-        metrics.client_connections(ConnectionState::Idle, 1);
+        if self.peer.served(now) {
+            metrics.client_connections(ConnectionState::Active, -1);
+            metrics.client_connections(ConnectionState::Idle, 1);
+        }
         let left = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or(StatusCode::BAD_REQUEST);
         let (status, reason) = match self.answer {
             Some((status, reason)) if self.complete => (status, reason),

@@ -30,6 +30,7 @@ use crate::policy::client;
 use crate::policy::cors::{self, Preflight};
 use crate::policy::expectation;
 use crate::policy::headers::{self, Credentials, Forwarding};
+use crate::policy::http2;
 use crate::policy::identity::Identity;
 use crate::policy::map::Found;
 use crate::policy::method;
@@ -131,6 +132,7 @@ impl Gateway {
         // From here on by reference: a request is large, and every step it is moved through copies it.
         let (mut head, body) = request.into_parts();
         let id = request_id(peer, &head.headers);
+        let version = if head.version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
         let mut exchange = Exchange::new(&self.recorder, &self.settings, peer, &head.method, id, now);
         if peer.trusted
             && let Some(address) = peer.address
@@ -142,8 +144,8 @@ impl Gateway {
         let served = Contained(pin!(self.serve(peer, &mut head, body, &mut exchange))).await;
         let refusal = match served {
             Ok(Ok((Served::Backend(Answered { mut response, lease }), reason))) => {
-                // Ours, whatever the backend speaks (RFC 9110 section 2.5).
-                *response.version_mut() = Version::HTTP_11;
+                // The client's, whatever the backend speaks (RFC 9110 section 2.5).
+                *response.version_mut() = version;
                 self.pin_https(peer, response.headers_mut());
                 exchange.answered(response.status(), reason, exchange.answer_came());
                 let idle_timeout = self.settings.limits.body_idle_timeout;
@@ -161,8 +163,9 @@ impl Gateway {
                 let mut response = answer::preflight(exchange.request_id.clone());
                 self.settings.cors.answer(reader, &asked, response.headers_mut());
                 self.pin_https(peer, response.headers_mut());
+                *response.version_mut() = version;
                 exchange.answered(response.status(), reason, Instant::now());
-                return response.map(|bytes| AnswerBody::own(bytes, exchange));
+                return AnswerBody::own(response, exchange);
             }
             Ok(Err(refusal)) => refusal,
             Err(Panicked) => Refusal::InternalError,
@@ -176,8 +179,9 @@ impl Gateway {
             // A body that may never come would be waited for.
             response.headers_mut().insert(CONNECTION, CLOSE);
         }
+        *response.version_mut() = version;
         exchange.refused(&refusal, response.status(), Instant::now());
-        response.map(|bytes| AnswerBody::own(bytes, exchange))
+        AnswerBody::own(response, exchange)
     }
 
     /// Tells a browser to come by https only (RFC 6797 section 7.2: over https alone), unless the backend has said
@@ -197,6 +201,9 @@ impl Gateway {
         body: Incoming,
         exchange: &mut Exchange,
     ) -> Result<(Served, Reason), Refusal> {
+        if head.version == Version::HTTP_2 {
+            http2::translate(head, &self.settings.limits.bounds())?;
+        }
         let target = Target::read(&head.method, &head.uri, &head.headers)?;
         let waits = expectation::waits(head.version, &head.headers)?;
         let has_body = !body.is_end_stream();

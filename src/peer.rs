@@ -2,12 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
+use std::rc::{Rc, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 
-/// Who is at the other end of a connection, and what the connection is doing.
+/// Who is at the other end of a connection, and what the connection is doing; or, of HTTP/2, one of its streams.
 #[derive(Debug)]
 pub struct Peer {
     /// Its address; none for a Unix socket.
@@ -19,9 +20,13 @@ pub struct Peer {
     /// Whether the connection is TLS.
     pub encrypted: bool,
     /// Whom its certificate names, where it had to show one.
-    pub subject: Option<Box<str>>,
+    pub subject: Option<Rc<str>>,
     /// What it is doing.
     pub activity: Activity,
+    /// Of a stream: its connection.
+    connection: Option<Rc<Self>>,
+    /// Of a connection: its streams, and some that have ended.
+    streams: RefCell<Vec<Weak<Self>>>,
 }
 
 impl Peer {
@@ -36,7 +41,52 @@ impl Peer {
             encrypted,
             subject: None,
             activity: Activity::new(now),
+            connection: None,
+            streams: RefCell::default(),
         }
+    }
+
+    /// A new stream of `connection`, which is watched with it.
+    pub fn stream(connection: &Rc<Self>, now: Instant) -> Rc<Self> {
+        let stream = Rc::new(Self {
+            address: connection.address,
+            address_field: connection.address_field.clone(),
+            trusted: connection.trusted,
+            encrypted: connection.encrypted,
+            subject: connection.subject.clone(),
+            activity: Activity::new(now),
+            connection: Some(Rc::clone(connection)),
+            streams: RefCell::default(),
+        });
+        let mut streams = connection.streams.borrow_mut();
+        // Now and then, so that as many are looked at as have ended.
+        if streams.len() == streams.capacity() {
+            streams.retain(|stream| stream.strong_count() > 0);
+        }
+        streams.push(Rc::downgrade(&stream));
+        stream
+    }
+
+    /// Whether it is a stream, which its client can leave unread while it reads others.
+    pub const fn is_stream(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// Does something to each stream that is being served.
+    pub fn for_each_stream(&self, mut act: impl FnMut(&Self)) {
+        self.streams.borrow().iter().filter_map(Weak::upgrade).for_each(|stream| act(&stream));
+    }
+
+    /// A request's head is complete. Says whether its connection has no other request.
+    pub fn serving(&self, now: Instant) -> bool {
+        self.activity.serving(now);
+        self.connection.as_ref().is_none_or(|connection| connection.activity.stream_began(now))
+    }
+
+    /// A request is over. Says whether its connection has no other request.
+    pub fn served(&self, now: Instant) -> bool {
+        self.activity.served(now);
+        self.connection.as_ref().is_none_or(|connection| connection.activity.stream_ended(now))
     }
 }
 
@@ -68,6 +118,8 @@ pub struct Activity {
     overdue: Cell<bool>,
     head_begun: Cell<bool>,
     wake_when_served: Cell<bool>,
+    streams: Cell<usize>,
+    incomplete_since: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -97,6 +149,8 @@ impl Activity {
             overdue: Cell::new(false),
             head_begun: Cell::new(false),
             wake_when_served: Cell::new(false),
+            streams: Cell::new(0),
+            incomplete_since: Cell::new(None),
             waker: RefCell::default(),
         }
     }
@@ -156,6 +210,39 @@ impl Activity {
         if self.wake_when_served.take() {
             self.wake();
         }
+    }
+
+    fn stream_began(&self, now: Instant) -> bool {
+        let others = self.streams.replace(self.streams.get() + 1);
+        if others == 0 {
+            self.enter(Phase::Serving, now);
+        }
+        others == 0
+    }
+
+    fn stream_ended(&self, now: Instant) -> bool {
+        let others = self.streams.get().saturating_sub(1);
+        self.streams.set(others);
+        if others == 0 {
+            self.enter(Phase::Idle, now);
+        }
+        others == 0
+    }
+
+    /// The connection is of HTTP/2: what it does is what its streams do, and its preface is awaited.
+    pub fn speaks_http2(&self, now: Instant) {
+        self.enter(Phase::Idle, now);
+        self.incomplete(Some(now));
+    }
+
+    /// Of HTTP/2: since when the end is awaited of what other streams cannot overtake, as the fields of a request.
+    pub fn incomplete_since(&self) -> Option<Instant> {
+        self.incomplete_since.get()
+    }
+
+    /// See [`Activity::incomplete_since`].
+    pub fn incomplete(&self, since: Option<Instant>) {
+        self.incomplete_since.set(since);
     }
 
     /// Waits until `deadline`, which replaces the one before: the sweep then notes that it has passed, and wakes

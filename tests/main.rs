@@ -20,6 +20,7 @@ mod framing; // where messages end: what the scanner refuses, and how
 mod fuzz; // the fuzz targets over their seeds
 mod headers; // which fields pass, which the gateway sets, and the method that they may name
 mod house; // the arrow between modules, and other habits that a scan can check
+mod http2; // HTTP/2 from clients: the same answers as over HTTP/1, and what its frames may do
 mod laravel; // a real Laravel behind the gateway
 mod limits; // how much, how often and how many: to the last one allowed, by token and by address
 mod listening; // Unix sockets, and connections that the PROXY protocol tells about

@@ -216,6 +216,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             tls,
             redirect_address: listen.redirect_address.map(|address| address.value),
             hsts,
+            h2c: listen.h2c.0,
             trusted_proxies: listen.trusted_proxies.into_iter().map(|network| network.0).collect(),
             proxy_protocol: listen.proxy_protocol.value.0,
             drain_delay: listen.drain_delay.0,

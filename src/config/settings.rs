@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::policy::cors::Cors;
+use crate::policy::framing::Bounds;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 use crate::policy::method::MethodOverride;
@@ -84,6 +85,8 @@ pub struct Listen {
     pub trusted_proxies: Vec<IpNet>,
     /// `listen.proxy_protocol`: whether trusted proxies begin their connections with a PROXY header.
     pub proxy_protocol: bool,
+    /// `listen.h2c`: whether clients may speak HTTP/2 without TLS.
+    pub h2c: bool,
     /// `listen.drain_delay`: from SIGTERM to closing the listener.
     pub drain_delay: Duration,
     /// `listen.drain_timeout`: how long requests in flight may take after that.
@@ -346,6 +349,13 @@ pub struct Limits {
     pub body_idle_timeout: Duration,
     /// `limits.tunnel_idle_timeout`: of a tunnel through which nothing comes, from either side.
     pub tunnel_idle_timeout: Duration,
+}
+
+impl Limits {
+    /// What a client may send in one head.
+    pub const fn bounds(&self) -> Bounds {
+        Bounds { head: self.header_bytes, fields: self.header_count, target: self.target_bytes }
+    }
 }
 
 /// How many requests a second are served in the long run, and how many at once.

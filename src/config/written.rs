@@ -67,6 +67,8 @@ section! {
         /// Whether trusted proxies, and whoever connects to a Unix socket, begin each connection with a header of
         /// the PROXY protocol (v1 or v2), which tells whose connection it is.
         proxy_protocol: Spanned<Switch> = false,
+        /// Whether clients may speak HTTP/2 without TLS, if they know beforehand that they may.
+        h2c: Switch = false,
         /// From SIGTERM to closing the listener.
         drain_delay: Period = "0s",
         /// How long requests in flight may take after that.

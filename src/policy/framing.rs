@@ -117,8 +117,10 @@ enum ChunkedAt {
 /// A fault's text, for the log.
 type Why = &'static str;
 
+pub(super) const SEVERAL_LENGTHS: Refusal = bad("several Content-Length fields");
 const BARE_CR: Why = "CR without LF, or a control character, in the head";
 const BARE_LF: Why = "LF without CR in the head";
+const ODD_TARGET: Why = "character that a target cannot hold";
 
 const fn bad(why: Why) -> Refusal {
     Refusal::BadRequest(why)
@@ -352,7 +354,7 @@ impl Head {
             }
             14 if name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes()) => {
                 if self.length.is_some() {
-                    return Err(bad("several Content-Length fields"));
+                    return Err(SEVERAL_LENGTHS);
                 }
                 self.length = Some(content_length(value)?);
             }
@@ -397,6 +399,24 @@ fn not_a_field(line: &[u8]) -> Why {
     }
 }
 
+/// How many of the first `bytes` are a target.
+fn target(bytes: &[u8]) -> usize {
+    let path = span(bytes, |byte| TARGET[usize::from(byte)] & IN_PATH != 0);
+    let query = match bytes.get(path) {
+        Some(b'?') => span(&bytes[path..], |byte| TARGET[usize::from(byte)] & IN_QUERY != 0),
+        _ => 0,
+    };
+    path + query
+}
+
+/// Checks a target that did not come in a line: as long as it may be, and of characters that it may hold.
+pub(super) fn check_target(bytes: &[u8], bounds: &Bounds) -> Result<(), Refusal> {
+    if target(bytes) != bytes.len() {
+        return Err(bad(ODD_TARGET));
+    }
+    if bytes.len() > bounds.target { Err(Refusal::UriTooLong) } else { Ok(()) }
+}
+
 /// `method SP request-target SP HTTP-version` (RFC 9112 section 3), with one space each: the version.
 fn request_line(line: &[u8], bounds: &Bounds) -> Result<Version, Refusal> {
     const MALFORMED: Refusal = bad("malformed request line");
@@ -405,17 +425,12 @@ fn request_line(line: &[u8], bounds: &Bounds) -> Result<Version, Refusal> {
         return Err(MALFORMED);
     }
     let rest = &line[method + 1..];
-    let path = span(rest, |byte| TARGET[usize::from(byte)] & IN_PATH != 0);
-    let query = match rest.get(path) {
-        Some(b'?') => span(&rest[path..], |byte| TARGET[usize::from(byte)] & IN_QUERY != 0),
-        _ => 0,
-    };
-    let (target, end) = rest.split_at(path + query);
+    let (target, end) = rest.split_at(target(rest));
     let version = match end {
         [b' ', version @ ..] if !target.is_empty() => version,
         [] => return Err(MALFORMED),
         [b'#', ..] => return Err(bad("fragment in the target")),
-        _ => return Err(bad("character that a target cannot hold")),
+        _ => return Err(bad(ODD_TARGET)),
     };
     if target.len() > bounds.target {
         return Err(Refusal::UriTooLong);
@@ -445,7 +460,7 @@ fn trim(mut value: &[u8]) -> &[u8] {
 }
 
 /// Digits alone, and no zero before others, which some parsers take for an octal number.
-fn content_length(value: &[u8]) -> Result<u64, Refusal> {
+pub(super) fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     const ODD: Refusal = bad("malformed Content-Length");
     let digits = trim(value);
     if digits.is_empty() || digits.len() > 18 || digits.len() > 1 && digits[0] == b'0' {

@@ -11,6 +11,7 @@ pub mod expectation;
 mod fate;
 pub mod framing;
 pub mod headers;
+pub mod http2;
 pub mod identity;
 pub mod map;
 pub mod method;

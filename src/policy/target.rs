@@ -39,22 +39,7 @@ impl<'a> Target<'a> {
     /// path that has [no canonical form](CanonicalPath::new).
     pub fn read(method: &Method, uri: &'a Uri, fields: &'a HeaderMap) -> Result<Self, Refusal> {
         let host = host(fields)?;
-        match (uri.scheme(), uri.authority()) {
-            (None, None) => {}
-            (Some(scheme), Some(authority)) => {
-                let default_port = default_port(scheme)?;
-                let named = split_authority(authority.as_str().as_bytes())
-                    .ok_or(Refusal::BadRequest("malformed authority in the target"))?;
-                // Checked when the field was read.
-                let sent = split_authority(host.as_bytes()).ok_or(MALFORMED_HOST)?;
-                if !named.0.eq_ignore_ascii_case(sent.0)
-                    || named.1.unwrap_or(default_port) != sent.1.unwrap_or(default_port)
-                {
-                    return Err(Refusal::BadRequest("target and Host name different authorities"));
-                }
-            }
-            _ => return Err(Refusal::BadRequest("authority as a target")),
-        }
+        check_authority(uri, host)?;
         Ok(Self { path: read_path(method, uri.path())?, query: uri.query(), host })
     }
 }
@@ -74,6 +59,25 @@ impl Target<'_> {
     }
 }
 
+/// Checks that an absolute target has the authority of the Host field.
+pub(super) fn check_authority(uri: &Uri, host: &HeaderValue) -> Result<(), Refusal> {
+    match (uri.scheme(), uri.authority()) {
+        (None, None) => Ok(()),
+        (Some(scheme), Some(authority)) => {
+            let default_port = default_port(scheme)?;
+            let named = split_authority(authority.as_str().as_bytes()).ok_or(MALFORMED_AUTHORITY)?;
+            let sent = split_authority(host.as_bytes()).ok_or(MALFORMED_HOST)?;
+            if !named.0.eq_ignore_ascii_case(sent.0)
+                || named.1.unwrap_or(default_port) != sent.1.unwrap_or(default_port)
+            {
+                return Err(Refusal::BadRequest("target and Host name different authorities"));
+            }
+            Ok(())
+        }
+        _ => Err(Refusal::BadRequest("authority as a target")),
+    }
+}
+
 /// The canonical path of a request, of which `raw` is the target without its query.
 ///
 /// # Errors
@@ -89,10 +93,11 @@ pub fn read_path<'a>(method: &Method, raw: &'a str) -> Result<CanonicalPath<'a>,
     }
 }
 
+pub(super) const MALFORMED_AUTHORITY: Refusal = Refusal::BadRequest("malformed authority in the target");
 const MALFORMED_HOST: Refusal = Refusal::BadRequest("malformed Host");
 
 /// The one Host field (RFC 9112 section 3.2), well-formed.
-fn host(fields: &HeaderMap) -> Result<&HeaderValue, Refusal> {
+pub(super) fn host(fields: &HeaderMap) -> Result<&HeaderValue, Refusal> {
     let mut values = fields.get_all(HOST).iter();
     let host = values.next().ok_or(Refusal::BadRequest("no Host"))?;
     if values.next().is_some() {

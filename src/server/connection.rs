@@ -1,20 +1,25 @@
 //! Takes a client's connection over: who it is, and what it speaks.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Poll, ready};
 use std::time::Instant;
 
 use http::StatusCode;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use zeroize::Zeroizing;
 
 use super::core::{Core, Serving};
+use super::frames::PREFACE;
 use super::listen::{Accepted, Admitted, TooMany, too_many};
 use super::proxied::{self, HeaderError};
 use super::transport::{Transport, Watched};
-use super::{http1, tls};
+use super::{http1, http2, tls};
 use crate::config::settings::Settings;
-use crate::peer::Peer;
+use crate::peer::{Ending, Peer};
 use crate::policy::refusal::Reason;
 use crate::policy::target::OTHER;
 use crate::telemetry::metrics::RouteLabel;
@@ -23,6 +28,7 @@ use crate::telemetry::metrics::RouteLabel;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
     Http1,
+    Http2,
 }
 
 /// Serves a connection until it ends.
@@ -67,9 +73,16 @@ pub(super) async fn serve(core: Rc<Core>, admitted: Admitted) {
     let peer = Rc::new(peer);
 
     let _open = core.enter(&peer);
-    let watched = Watched { transport, peer: Rc::clone(&peer) };
+    let mut watched = Watched { transport, peer: Rc::clone(&peer), unread: Zeroizing::default() };
+    let protocol = match protocol {
+        Some(protocol) => protocol,
+        None if settings.listen.h2c => Box::pin(tell_apart(&mut watched)).await,
+        None => Protocol::Http1,
+    };
     match protocol {
         Protocol::Http1 => http1::serve(&core, serving, &peer, watched).await,
+        // Boxed, so that connections of HTTP/1 are no larger.
+        Protocol::Http2 => Box::pin(http2::serve(&core, serving, &peer, watched)).await,
     }
     drop(counted);
 }
@@ -123,9 +136,10 @@ async fn turn_away(core: &Core, serving: &Serving, mut stream: Transport) {
 /// What a connection is spoken over, and what is spoken.
 struct Agreed {
     transport: Transport,
-    protocol: Protocol,
+    /// None where nothing was agreed on.
+    protocol: Option<Protocol>,
     /// Of the client's certificate.
-    subject: Option<Box<str>>,
+    subject: Option<Rc<str>>,
 }
 
 /// The transport under TLS, where the listener has it.
@@ -134,12 +148,17 @@ async fn encrypt(serving: &Serving, transport: Transport) -> Option<Agreed> {
         // A configuration with both is refused: nobody comes without TLS where it is asked for.
         (Some(_), Transport::Unix(_)) => return None,
         (Some(tls), Transport::Tcp(stream)) => (tls, stream),
-        (_, transport) => return Some(Agreed { transport, protocol: Protocol::Http1, subject: None }),
+        (_, transport) => return Some(Agreed { transport, protocol: None, subject: None }),
     };
     match tokio::time::timeout(serving.gateway.settings().limits.header_timeout, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
             let subject = tls::subject(&stream);
-            Some(Agreed { transport: Transport::Tls(Box::new(stream)), protocol: Protocol::Http1, subject })
+            let protocol = match stream.get_ref().1.alpn_protocol() {
+                Some(b"h2") => Protocol::Http2,
+                _ => Protocol::Http1,
+            };
+            let transport = Transport::Tls(Box::new(stream));
+            Some(Agreed { transport, protocol: Some(protocol), subject })
         }
         Ok(Err(error)) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "a TLS handshake failed");
@@ -147,4 +166,35 @@ async fn encrypt(serving: &Serving, transport: Transport) -> Option<Agreed> {
         }
         Err(_) => None,
     }
+}
+
+/// What a client speaks that was not asked, by its first bytes. What is neither, or does not come, is for HTTP/1 to
+/// refuse.
+async fn tell_apart(watched: &mut Watched) -> Protocol {
+    let mut came = Zeroizing::new(Vec::with_capacity(PREFACE.len()));
+    let peer = Rc::clone(&watched.peer);
+    let protocol = poll_fn(|context| {
+        loop {
+            peer.activity.driven_by(context.waker());
+            if peer.activity.ending() != Ending::Not {
+                return Poll::Ready(Protocol::Http1);
+            }
+            let mut bytes = [0; PREFACE.len()];
+            let mut buffer = ReadBuf::new(&mut bytes[came.len()..]);
+            let read = ready!(Pin::new(&mut *watched).poll_read(context, &mut buffer));
+            let (before, filled) = (came.len(), buffer.filled().len());
+            came.extend_from_slice(&bytes[before..before + filled]);
+            if *came == PREFACE {
+                return Poll::Ready(Protocol::Http2);
+            }
+            // An end or an error will be met again.
+            if read.is_err() || filled == 0 || !PREFACE.starts_with(&came) {
+                return Poll::Ready(Protocol::Http1);
+            }
+            peer.activity.received(Instant::now);
+        }
+    });
+    let protocol = protocol.await;
+    watched.unread = came;
+    protocol
 }

@@ -243,4 +243,10 @@ fn end_if_overdue(peer: &Peer, limits: &Limits, now: Instant) {
     {
         activity.end(Ending::Now);
     }
+    if let Some(since) = activity.incomplete_since()
+        && now.saturating_duration_since(since) >= limits.header_timeout
+    {
+        activity.end(Ending::TimedOut);
+    }
+    peer.for_each_stream(|stream| end_if_overdue(stream, limits, now));
 }

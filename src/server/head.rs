@@ -194,6 +194,7 @@ impl AsyncRead for Scanned {
                 }
                 return Poll::Ready(Ok(()));
             }
+            this.watched.peer.activity.received(Instant::now);
             this.scan_in_place(buffer, before);
             if buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));

@@ -18,7 +18,6 @@ use super::transport::Watched;
 use crate::config::settings::Limits;
 use crate::gateway::tunnel::Switch;
 use crate::peer::{Ending, Peer};
-use crate::policy::framing::Bounds;
 use crate::policy::refusal::Refusal;
 
 /// hyper's own number of header fields, for which it needs no allocation.
@@ -50,7 +49,7 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
         let (peer, switch) = (Rc::clone(peer), &switch);
         async move { Ok::<_, Infallible>(gateway.answer(&peer, request, switch).await) }
     });
-    let io = TokioIo::new(Scanned::new(watched, bounds(limits)));
+    let io = TokioIo::new(Scanned::new(watched, limits.bounds()));
     let mut connection = serving.http1.serve_connection(io, service);
     // The gateway of this moment is not kept for as long as the connection lasts.
     drop(serving);
@@ -97,9 +96,4 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
     } else if scanned.is_mid_body() {
         linger(scanned.into_transport(), limits.header_timeout).await;
     }
-}
-
-/// What the scanner lets through.
-const fn bounds(limits: &Limits) -> Bounds {
-    Bounds { head: limits.header_bytes, fields: limits.header_count, target: limits.target_bytes }
 }

@@ -44,6 +44,18 @@ pub(super) async fn refuse(core: &Core, peer: &Rc<Peer>, scanned: Scanned, refus
     }
 }
 
+/// Records that a connection ended for what its client sent, as if that were a request.
+pub(super) fn note_refused(core: &Core, peer: &Rc<Peer>, refusal: &Refusal) {
+    let now = Instant::now();
+    let gateway = core.gateway();
+    let (recorder, settings) = (gateway.recorder(), gateway.settings());
+    // Beside what the connection may have been doing.
+    let stream = Peer::stream(peer, now);
+    let mut exchange = Exchange::new(recorder, settings, &stream, &OTHER, new_request_id(), now);
+    exchange.refused(refusal, answer::status(refusal), now);
+    exchange.complete();
+}
+
 /// Closes a connection over which the client may yet be sending, as a body that was answered before its end. A
 /// socket that is closed with unread bytes is reset, and the answer would be lost with it: so what comes is thrown
 /// away until the client has seen that nobody listens, for `patience` at most.

@@ -6,8 +6,10 @@
 mod configuration;
 mod connection;
 mod core;
+mod frames;
 mod head;
 mod http1;
+mod http2;
 mod last_answer;
 mod listen;
 mod proxied;

@@ -10,6 +10,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
+use zeroize::Zeroizing;
 
 use crate::peer::Peer;
 
@@ -35,6 +36,8 @@ impl Transport {
 pub(super) struct Watched {
     pub(super) transport: Transport,
     pub(super) peer: Rc<Peer>,
+    /// What was read to find out what the connection speaks. It may hold a token.
+    pub(super) unread: Zeroizing<Vec<u8>>,
 }
 
 macro_rules! on_transport {
@@ -54,12 +57,13 @@ impl AsyncRead for Watched {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buffer.filled().len();
-        let read = on_transport!(&mut this.transport, poll_read, context, buffer);
-        if buffer.filled().len() > before {
-            this.peer.activity.received(Instant::now);
+        if !this.unread.is_empty() {
+            let length = this.unread.len().min(buffer.remaining());
+            buffer.put_slice(&this.unread[..length]);
+            this.unread.drain(..length);
+            return Poll::Ready(Ok(()));
         }
-        read
+        on_transport!(&mut this.transport, poll_read, context, buffer)
     }
 }
 

@@ -272,7 +272,8 @@ pub fn is_close(error: &io::Error) -> bool {
     matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
-fn connect(address: SocketAddr) -> TcpStream {
+/// A connection with a deadline for every read and write.
+pub fn connect(address: SocketAddr) -> TcpStream {
     patient(TcpStream::connect_timeout(&address, PATIENCE).expect("a connection"))
 }
 

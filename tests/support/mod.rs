@@ -14,6 +14,7 @@ pub mod by_hand;
 pub mod certificate;
 pub mod client;
 pub mod gateway;
+pub mod http2;
 pub mod introspector;
 pub mod setting;
 pub mod upstream;

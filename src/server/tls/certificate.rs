@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::config::settings::ListenTls;
 
 /// What is agreed on to be spoken over TLS (RFC 7301), the best first.
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// What an entry of `listen.tls` comes to.
 #[derive(Clone, Debug)]

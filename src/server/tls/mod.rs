@@ -4,6 +4,7 @@ mod certificate;
 
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -129,7 +130,7 @@ impl Pair {
 }
 
 /// Who the client's certificate says that it is; none where none was asked for.
-pub(super) fn subject<T>(stream: &TlsStream<T>) -> Option<Box<str>> {
+pub(super) fn subject<T>(stream: &TlsStream<T>) -> Option<Rc<str>> {
     let certificates = stream.get_ref().1.peer_certificates()?;
     certificates.first().and_then(certificate::subject).map(Into::into)
 }

@@ -1,0 +1,83 @@
+//! From the head of an HTTP/2 request (RFC 9113 section 8.3) to that of the HTTP/1.1 request that says the same.
+//!
+//! What follows then decides on either in the same way. h2 has refused what breaks the rules of frames and of
+//! fields; here it is what HTTP/1 refuses of a head, by the same code and within the same bounds.
+
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Uri};
+
+use super::framing::{self, Bounds};
+use super::refusal::Refusal;
+use super::target;
+
+/// Of a line of a head: a name's `: ` and the line's end.
+const LINE: usize = 4;
+/// Of a request line and a head: two spaces, the version, and the ends of the line and of the head.
+const REQUEST_LINE: usize = 14;
+
+/// Turns the head into that of HTTP/1.1: an origin-form target, `Host` for `:authority`, one Cookie field.
+///
+/// A fragment in `:path` is not seen: the `http` crate drops it before anything reads the path.
+///
+/// # Errors
+/// [`Refusal::BadRequest`] for an `:authority` that is malformed or differs from Host, for a `:path` that is no
+/// path, for white space around a field's value, and for a Content-Length that HTTP/1 would refuse;
+/// [`Refusal::UriTooLong`] and [`Refusal::HeaderFieldsTooLarge`] for what is beyond `bounds`, of which the head is
+/// measured as it would be in HTTP/1.1.
+pub fn translate(head: &mut Parts, bounds: &Bounds) -> Result<(), Refusal> {
+    let path = head.uri.path_and_query().ok_or(NO_PATH)?.clone();
+    framing::check_target(path.as_str().as_bytes(), bounds)?;
+    if !path.as_str().starts_with(['/', '*']) {
+        return Err(NO_PATH);
+    }
+    check_values(&head.headers)?;
+    join_cookies(&mut head.headers);
+    if let Some(authority) = head.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| target::MALFORMED_AUTHORITY)?;
+        if head.headers.contains_key(HOST) {
+            target::check_authority(&head.uri, target::host(&head.headers)?)?;
+        } else {
+            target::check_authority(&head.uri, &host)?;
+        }
+        // RFC 9113 section 8.3.1: whatever spelling Host had.
+        head.headers.insert(HOST, host);
+    }
+    let fields: usize =
+        head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + LINE).sum();
+    let bytes = REQUEST_LINE + head.method.as_str().len() + path.as_str().len() + fields;
+    if head.headers.len() > bounds.fields || bytes > bounds.head {
+        return Err(Refusal::HeaderFieldsTooLarge);
+    }
+    head.uri = Uri::from(path);
+    Ok(())
+}
+
+const NO_PATH: Refusal = Refusal::BadRequest("`:path` that is no path");
+
+/// What a reader of lines would take for another value or another length.
+fn check_values(fields: &HeaderMap) -> Result<(), Refusal> {
+    for value in fields.values() {
+        if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value.as_bytes() {
+            return Err(Refusal::BadRequest("white space around a field's value"));
+        }
+    }
+    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        framing::content_length(length.as_bytes())?;
+    }
+    if lengths.next().is_some() { Err(framing::SEVERAL_LENGTHS) } else { Ok(()) }
+}
+
+/// RFC 9113 section 8.2.3: a client may send each cookie in a field of its own.
+fn join_cookies(fields: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(cookies) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        fields.insert(COOKIE, cookies);
+    }
+}
+
+#[cfg(test)]
+mod tests;

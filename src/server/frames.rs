@@ -1,0 +1,349 @@
+//! A client's HTTP/2 connection, whose frames are counted before h2 has them.
+//!
+//! h2 bounds what its frames make it remember, and answers none before the last one's answer is written. It does
+//! not bound how many frames that say nothing it reads: of pings, settings, priorities, window updates and resets
+//! a client can send as many as the network carries. So each costs, and what a client may spend grows with time and
+//! with what it is answered.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::transport::Watched;
+
+/// What a client may spend at once: a hundred resets, as of a browser that leaves a page.
+const MOST: u32 = 1000;
+/// What it may spend in a second for good.
+const EACH_SECOND: u32 = 100;
+/// What a reset costs: the backend may have begun to work (CVE-2023-44487).
+const RESET: u32 = 10;
+/// What an answer is worth.
+const ANSWER: u32 = 10;
+/// What a piece of an answer is worth: window updates, of the stream and of the connection, for each 2 KiB at least.
+const fn piece(length: u32) -> u32 {
+    2 + length / 1024
+}
+
+/// RFC 9113 section 3.4.
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// RFC 9113 section 6.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+/// Of DATA and HEADERS.
+const END_STREAM: u8 = 1;
+/// Of HEADERS and CONTINUATION.
+const END_HEADERS: u8 = 4;
+/// RFC 9113 section 7.
+pub(super) const NO_ERROR: u32 = 0;
+pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// A frame's header (RFC 9113 section 4.1), as far as it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Frame {
+    length: u32,
+    kind: u8,
+    flags: u8,
+}
+
+/// Finds the frames in bytes that come in any pieces.
+#[derive(Debug)]
+struct Frames {
+    header: [u8; 9],
+    /// How much of a header there is.
+    came: usize,
+    /// How many bytes follow before the next one.
+    left: u32,
+    /// The last that has begun.
+    frame: Option<Frame>,
+}
+
+impl Frames {
+    /// Frames after `skipped` bytes of something else.
+    const fn after(skipped: u32) -> Self {
+        Self { header: [0; 9], came: 0, left: skipped, frame: None }
+    }
+
+    /// Reads on; `each` is told of a frame when its header is complete.
+    fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+        while !bytes.is_empty() {
+            let skipped = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            // At most what is left.
+            self.left -= skipped as u32;
+            let (header, rest) = bytes[skipped..].split_at((9 - self.came).min(bytes.len() - skipped));
+            self.header[self.came..self.came + header.len()].copy_from_slice(header);
+            self.came += header.len();
+            if self.came == 9 {
+                let [long, middle, short, kind, flags, ..] = self.header;
+                let frame = Frame { length: u32::from_be_bytes([0, long, middle, short]), kind, flags };
+                self.frame = Some(frame);
+                self.left = frame.length;
+                self.came = 0;
+                each(frame);
+            }
+            bytes = rest;
+        }
+    }
+
+    const fn is_between(&self) -> bool {
+        self.left == 0 && self.came == 0
+    }
+}
+
+/// What a client may still spend.
+#[derive(Debug)]
+struct Purse {
+    left: u32,
+    filled: Instant,
+}
+
+impl Purse {
+    fn earn(&mut self, worth: u32) {
+        self.left = (self.left + worth).min(MOST);
+    }
+
+    /// Whether there was enough. The clock is read where there was not.
+    fn spend(&mut self, cost: u32, now: impl FnOnce() -> Instant) -> bool {
+        if self.left < cost {
+            let now = now();
+            let waited = now.saturating_duration_since(self.filled).min(Duration::from_secs(60));
+            let earned = waited.as_millis() * u128::from(EACH_SECOND) / 1000;
+            if earned > 0 {
+                self.filled = now;
+                self.earn(u32::try_from(earned).unwrap_or(MOST));
+            }
+        }
+        let enough = self.left >= cost;
+        self.left = self.left.saturating_sub(cost);
+        enough
+    }
+}
+
+/// Why no frame is read any more.
+#[derive(Debug, thiserror::Error)]
+#[error("too many HTTP/2 frames that say nothing")]
+struct Flood;
+
+/// What is left of a connection that h2 has dropped.
+pub(super) struct Left {
+    pub(super) watched: Watched,
+    /// Whether it was ended for its frames.
+    pub(super) flooded: bool,
+    /// Whether a frame may follow what was written.
+    pub(super) is_between: bool,
+}
+
+/// Where [`Counted`] leaves its transport.
+pub(super) type Returned = Rc<Cell<Option<Left>>>;
+
+/// A transport whose frames are counted.
+pub(super) struct Counted {
+    /// Until it is returned.
+    watched: Option<Watched>,
+    flooded: bool,
+    came: Frames,
+    /// Whether the client's first frame, its SETTINGS, is complete.
+    settled: bool,
+    /// Whether a HEADERS frame waits for its CONTINUATIONs.
+    open: bool,
+    went: Frames,
+    purse: Purse,
+    returned: Returned,
+}
+
+impl Counted {
+    /// A connection over which nothing was read, and where to leave it.
+    pub(super) fn new(watched: Watched, returned: Returned, now: Instant) -> Self {
+        watched.peer.activity.speaks_http2(now);
+        Self {
+            watched: Some(watched),
+            flooded: false,
+            came: Frames::after(PREFACE.len() as u32),
+            settled: false,
+            open: false,
+            went: Frames::after(0),
+            purse: Purse { left: MOST, filled: now },
+            returned,
+        }
+    }
+
+    /// Counts what came.
+    fn count(&mut self, bytes: &[u8]) -> Result<(), Flood> {
+        let Self { came, settled, open, purse, .. } = self;
+        let (mut enough, mut completed) = (true, false);
+        came.read(bytes, |frame| {
+            let Frame { length, kind, flags } = frame;
+            let cost = match kind {
+                HEADERS | CONTINUATION => {
+                    *open = flags & END_HEADERS == 0;
+                    completed |= !*open;
+                    u32::from(kind == CONTINUATION)
+                }
+                DATA if length > 0 || flags & END_STREAM != 0 => 0,
+                RST_STREAM => RESET,
+                _ => 1,
+            };
+            enough &= purse.spend(cost, Instant::now);
+        });
+        // What comes in one piece that is not at its end is no frame of DATA: of those their streams know.
+        let is_partial = came.left > 0 && came.frame.is_some_and(|frame| frame.kind != DATA);
+        *settled |= came.left == 0 && came.frame.is_some();
+        let is_incomplete = !*settled || *open || is_partial;
+        if let Some(watched) = &self.watched {
+            let activity = &watched.peer.activity;
+            if !is_incomplete {
+                activity.incomplete(None);
+            } else if completed || activity.incomplete_since().is_none() {
+                activity.incomplete(Some(Instant::now()));
+            }
+        }
+        if enough { Ok(()) } else { Err(Flood) }
+    }
+
+    /// Notes what went.
+    fn note(&mut self, bytes: &[u8]) {
+        let Self { went, purse, .. } = self;
+        went.read(bytes, |Frame { length, kind, flags }| {
+            if kind == DATA {
+                purse.earn(piece(length));
+            }
+            if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
+                purse.earn(ANSWER);
+            }
+        });
+    }
+
+    fn watched(&mut self) -> io::Result<&mut Watched> {
+        self.watched.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let (flooded, is_between) = (self.flooded, self.went.is_between());
+        self.returned.set(self.watched.take().map(|watched| Left { watched, flooded, is_between }));
+    }
+}
+
+/// A GOAWAY that names no stream, so that the client takes none for unseen.
+pub(super) fn go_away(error: u32) -> [u8; 17] {
+    let mut frame = [0; 17];
+    frame[2] = 8;
+    frame[3] = GOAWAY;
+    frame[9..13].copy_from_slice(&(u32::MAX >> 1).to_be_bytes());
+    frame[13..].copy_from_slice(&error.to_be_bytes());
+    frame
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(this.watched()?).poll_read(context, buffer))?;
+        if let Err(flood) = this.count(&buffer.filled()[before..]) {
+            buffer.set_filled(before);
+            this.flooded = true;
+            return Poll::Ready(Err(io::Error::other(flood)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(this.watched()?).poll_write(context, buffer))?;
+        this.note(&buffer[..written]);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(this.watched()?).poll_write_vectored(context, buffers))?;
+        let mut left = written;
+        for buffer in buffers {
+            let length = left.min(buffer.len());
+            this.note(&buffer[..length]);
+            left -= length;
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.watched.as_ref().is_some_and(Watched::is_write_vectored)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.get_mut().watched()?).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.get_mut().watched()?).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(length: u32, kind: u8, flags: u8) -> Vec<u8> {
+        let mut bytes = length.to_be_bytes()[1..].to_vec();
+        bytes.extend([kind, flags, 0, 0, 0, 1]);
+        bytes.extend(vec![0xff; length as usize]);
+        bytes
+    }
+
+    #[test]
+    fn frames_in_any_pieces() {
+        let sent =
+            [(0, 4, 0), (300, DATA, END_STREAM), (0, DATA, 0), (70_000, HEADERS, END_HEADERS), (4, 3, 0)];
+        let mut bytes = PREFACE.to_vec();
+        bytes.extend(sent.iter().flat_map(|&(length, kind, flags)| frame(length, kind, flags)));
+        for size in [1, 2, 7, 8, 9, 10, 33, bytes.len()] {
+            let mut frames = Frames::after(24);
+            let mut seen = Vec::new();
+            for piece in bytes.chunks(size) {
+                frames.read(piece, |Frame { length, kind, flags }| seen.push((length, kind, flags)));
+            }
+            assert_eq!(seen, sent, "in pieces of {size}");
+            assert!(frames.is_between());
+            frames.read(&[0], |_| panic!("a frame"));
+            assert!(!frames.is_between());
+        }
+    }
+
+    #[test]
+    fn what_is_spent_comes_back_with_time_and_with_answers() {
+        let start = Instant::now();
+        let mut purse = Purse { left: MOST, filled: start };
+        for _ in 0..MOST / RESET {
+            assert!(purse.spend(RESET, || unreachable!("there is enough")));
+        }
+        assert!(!purse.spend(1, || start));
+        assert!(!purse.spend(1, || start + Duration::from_millis(9)));
+        assert!(purse.spend(1, || start + Duration::from_millis(10)));
+        purse.earn(ANSWER);
+        assert!(purse.spend(RESET, || start + Duration::from_millis(10)));
+        // An hour earns no more than there may be.
+        let later = start + Duration::from_secs(3600);
+        assert!(purse.spend(1, || later));
+        assert!(purse.spend(MOST - 1, || later));
+        assert!(!purse.spend(1, || later));
+    }
+}

@@ -1,0 +1,191 @@
+//! One client's connection of HTTP/2, from its preface to its end: a task of its own for each of its streams.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep};
+
+use super::core::{Core, Serving};
+use super::frames::{Counted, ENHANCE_YOUR_CALM, Left, NO_ERROR, Returned, go_away};
+use super::last_answer::{linger, note_refused};
+use super::transport::Watched;
+use crate::config::settings::Limits;
+use crate::gateway::tunnel::Switch;
+use crate::peer::{Ending, Peer, Phase};
+use crate::policy::refusal::Refusal;
+
+/// Requests at once. RFC 9113 section 6.5.2 asks for no fewer than this.
+const STREAMS: u32 = 100;
+/// How much of a body may wait for the backend, in bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// How much of all bodies together: the most that a connection makes us hold of them.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How much of an answer may wait for its client, in bytes, beside the piece that the backend sent last.
+const SEND_BUFFER: usize = 64 * 1024;
+/// How many streams a client may have us reset or refuse for its mistakes, in a connection's life (CVE-2025-8671).
+const MISTAKES: usize = 100;
+/// How many streams may be reset before anybody has looked at them (CVE-2023-44487).
+const UNSEEN_RESETS: usize = 20;
+/// What the size of a header list counts for each field, beside its name and value (RFC 9113 section 6.5.2).
+const FIELD: usize = 32;
+/// Pseudo-fields of a request.
+const PSEUDO_FIELDS: usize = 4;
+
+/// The tasks of a connection's streams.
+#[derive(Clone, Default)]
+struct Streams {
+    /// The one that is about to be spawned.
+    next: Rc<RefCell<Option<Rc<Peer>>>>,
+    tasks: Rc<RefCell<JoinSet<()>>>,
+}
+
+impl Streams {
+    /// Ends all that are left.
+    async fn end(&self) {
+        let mut tasks = mem::take(&mut *self.tasks.borrow_mut());
+        tasks.shutdown().await;
+    }
+}
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let peer = self.next.take();
+        let mut tasks = self.tasks.borrow_mut();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_local(async move {
+            let mut stream = pin!(stream);
+            poll_fn(|context| {
+                if let Some(Peer { activity, .. }) = peer.as_deref() {
+                    activity.driven_by(context.waker());
+                    if activity.ending() > Ending::Soon {
+                        // Dropped, it is reset.
+                        return Poll::Ready(());
+                    }
+                }
+                stream.as_mut().poll(context)
+            })
+            .await;
+        });
+    }
+}
+
+fn builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
+    let mut http2 = http2::Builder::new(streams);
+    http2.max_concurrent_streams(STREAMS);
+    http2.initial_stream_window_size(STREAM_WINDOW);
+    http2.initial_connection_window_size(CONNECTION_WINDOW);
+    http2.max_send_buf_size(SEND_BUFFER);
+    http2.max_local_error_reset_streams(MISTAKES);
+    http2.max_pending_accept_reset_streams(UNSEEN_RESETS);
+    // As large as a head within `limits` may be by this measure. h2 itself refuses what is larger, without a body.
+    let list = limits.header_bytes + FIELD * (limits.header_count + PSEUDO_FIELDS);
+    http2.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
+    http2
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>, watched: Watched) {
+    let settings = Arc::clone(serving.gateway.settings());
+    // The gateway of this moment is not kept for as long as the connection lasts.
+    drop(serving);
+    let limits = &settings.limits;
+    let streams = Streams::default();
+    let service = service_fn(|request| {
+        let gateway = core.gateway();
+        let stream = Peer::stream(peer, Instant::now());
+        streams.next.replace(Some(Rc::clone(&stream)));
+        // Boxed, as hyper moves it about.
+        Box::pin(async move {
+            // Which nothing over HTTP/2 asks for.
+            let switch = Switch::default();
+            Ok::<_, Infallible>(gateway.answer(&stream, request, &switch).await)
+        })
+    });
+    let returned = Returned::default();
+    let io = TokioIo::new(Counted::new(watched, Rc::clone(&returned), Instant::now()));
+    let ended = {
+        let mut connection = pin!(builder(limits, streams.clone()).serve_connection(io, service));
+        let mut closing: Option<Pin<Box<Sleep>>> = None;
+        poll_fn(|context| {
+            peer.activity.driven_by(context.waker());
+            match peer.activity.ending() {
+                Ending::Not => {}
+                Ending::Soon if closing.is_some() => {}
+                Ending::Soon => {
+                    closing = Some(Box::pin(sleep(limits.header_timeout)));
+                    connection.as_mut().graceful_shutdown();
+                }
+                Ending::TimedOut => return Poll::Ready(Ended::TimedOut),
+                Ending::Now => return Poll::Ready(Ended::Now),
+            }
+            if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+                return Poll::Ready(match ended {
+                    Ok(()) => Ended::Closed,
+                    Err(error) => {
+                        tracing::debug!(
+                            error = &error as &dyn std::error::Error,
+                            "a client's connection broke off"
+                        );
+                        Ended::Broken
+                    }
+                });
+            }
+            // A client that was told to go need not be there to hear it.
+            while let Some(patience) = &mut closing
+                && patience.as_mut().poll(context).is_ready()
+            {
+                if peer.activity.phase().0 == Phase::Idle {
+                    return Poll::Ready(Ended::Now);
+                }
+                closing = Some(Box::pin(sleep(limits.header_timeout)));
+            }
+            Poll::Pending
+        })
+        .await
+    };
+    streams.end().await;
+    let Some(Left { mut watched, flooded, is_between }) = returned.take() else { return };
+    let error = match ended {
+        Ended::Closed | Ended::Now => return,
+        Ended::Broken if !flooded => return linger(watched, limits.header_timeout).await,
+        Ended::Broken => {
+            note_refused(core, peer, &Refusal::BadRequest("too many HTTP/2 frames that say nothing"));
+            ENHANCE_YOUR_CALM
+        }
+        Ended::TimedOut => {
+            note_refused(core, peer, &Refusal::RequestTimeout);
+            NO_ERROR
+        }
+    };
+    let farewell = async {
+        if is_between && watched.write_all(&go_away(error)).await.is_ok() {
+            linger(watched, limits.header_timeout).await;
+        }
+    };
+    let _ = tokio::time::timeout(limits.header_timeout, farewell).await;
+}
+
+/// How a connection ended.
+enum Ended {
+    /// As both sides wished.
+    Closed,
+    /// By a mistake of the client's, of which it was told, or with the transport.
+    Broken,
+    /// Since what the client began did not come to its end.
+    TimedOut,
+    /// At once.
+    Now,
+}

@@ -1,0 +1,17 @@
+//! HTTP/2 from clients: the same answers as over HTTP/1, and what its frames may do.
+
+mod life; // how long connections and streams live, and how they end
+mod limits; // how much, how many and how often
+mod translation; // what reaches the backend and what comes back, to the byte
+
+use crate::support::http2::Http2Client;
+use crate::support::setting::{Setting, setting};
+
+/// A gateway of clients that know beforehand that it speaks HTTP/2.
+fn h2c(yaml: &str) -> Setting {
+    setting(&format!("listen:\n  h2c: true\n{yaml}"))
+}
+
+fn client(setting: &Setting) -> Http2Client {
+    Http2Client::connect(setting.gateway.address())
+}

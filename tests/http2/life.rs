@@ -1,0 +1,285 @@
+//! How long connections and streams of HTTP/2 live, and how they end.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::{client, h2c};
+use crate::support::http2::{
+    CANCEL, END_HEADERS, END_STREAM, Frame, HEADERS, Http2Client, INITIAL_WINDOW_SIZE, NO_ERROR, Outcome,
+    PING, PREFACE, SETTINGS, literals, request,
+};
+use crate::support::setting::Setting;
+use crate::support::{Answer, echo};
+
+const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
+
+/// Reads until the connection ends: in how many milliseconds, and GOAWAY's error.
+fn until_end(client: &mut Http2Client) -> (u128, Option<u32>) {
+    let started = Instant::now();
+    let error = client.end();
+    (started.elapsed().as_millis(), error)
+}
+
+fn assert_ends(what: &str, client: &mut Http2Client, expected: u128) {
+    let started = Instant::now();
+    let error = client.end_in_silence();
+    let waited = started.elapsed().as_millis();
+    assert!((expected - 50..expected + 2000).contains(&waited), "{what}: {waited} ms instead of {expected}");
+    assert_eq!(error, Some(NO_ERROR), "{what}");
+}
+
+#[test]
+fn a_connection_that_stands_still_is_closed() {
+    let setting = h2c("limits: {header_timeout: 300ms, idle_timeout: 800ms}");
+    let address = setting.gateway.address();
+    let block = literals(&request("GET", "/up", &[]));
+    let halves = block.split_at(block.len() / 2);
+    let begins = Frame::new(HEADERS, END_STREAM, 1, halves.0).bytes();
+    let half_a_frame = Frame::new(HEADERS, END_STREAM | END_HEADERS, 1, block.clone()).bytes();
+    let half_a_ping = Frame::new(PING, 0, 0, [0; 8]).bytes();
+    for (what, sent, expected) in [
+        ("a preface", PREFACE.to_vec(), 300),
+        ("half of SETTINGS", [PREFACE, &Frame::settings(&[(4, 1)]).bytes()[..12]].concat(), 300),
+        ("fields without their end", [PREFACE, &Frame::settings(&[]).bytes(), &begins].concat(), 300),
+        ("half a frame", [PREFACE, &Frame::settings(&[]).bytes(), &half_a_frame[..30]].concat(), 300),
+        ("half a ping", [PREFACE, &Frame::settings(&[]).bytes(), &half_a_ping[..12]].concat(), 300),
+        ("a greeting", [PREFACE, &Frame::settings(&[]).bytes()].concat(), 800),
+    ] {
+        let mut client = Http2Client::silent(address);
+        client.send_bytes(sent);
+        assert_ends(what, &mut client, expected);
+    }
+    let mut kept = client(&setting);
+    assert_eq!(kept.get("/up", None).status, 200);
+    assert_ends("after a request", &mut kept, 800);
+    // A half of what is no whole is recorded as the request that it would have been.
+    let limited = setting.gateway.metrics().metric(r#"requests_total{status="408",reason="limited"}"#);
+    assert_eq!(limited, 5.0);
+}
+
+#[test]
+fn a_ping_now_and_then_does_not_keep_a_connection() {
+    let setting = h2c("limits: {header_timeout: 300ms, idle_timeout: 800ms}");
+    let mut client = client(&setting);
+    let started = Instant::now();
+    while client.ping() {
+        assert!(started.elapsed() < Duration::from_secs(4), "still open");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(started.elapsed() > Duration::from_millis(750), "{:?}", started.elapsed());
+}
+
+/// Nor do fields that come byte by byte, while another stream is served.
+#[test]
+fn fields_that_drip_end_the_connection() {
+    let setting = h2c("limits: {header_timeout: 300ms}");
+    setting.upstream.answer(|request| echo(request).after(Duration::from_secs(5)));
+    let mut client = client(&setting);
+    client.ask("GET", "/up", &[]);
+    setting.upstream.wait_for_requests(1);
+    let bytes = Frame::new(HEADERS, END_STREAM, 3, literals(&request("GET", "/up", &[]))).bytes();
+    let started = Instant::now();
+    let mut sent = bytes.iter();
+    while client.try_send_bytes([*sent.next().expect("an end before all is sent")]).is_ok() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(started.elapsed() > Duration::from_millis(250), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+}
+
+/// What is being served is no idle connection, however long it takes.
+#[test]
+fn a_slow_answer_is_waited_for() {
+    let setting = h2c("limits: {header_timeout: 200ms, idle_timeout: 300ms}");
+    setting.upstream.answer(|request| echo(request).after(Duration::from_millis(1500)));
+    assert_eq!(client(&setting).get("/up", None).status, 200);
+}
+
+#[test]
+fn a_backend_that_is_too_slow_is_so_for_its_stream_alone() {
+    let setting = h2c("backend:\n  timeout: 400ms\n");
+    setting.upstream.answer(|request| match &*request.target {
+        "/up?slow" => Answer::hang(),
+        _ => echo(request),
+    });
+    let mut client = client(&setting);
+    let slow = client.ask("GET", "/up?slow", &[]);
+    assert_eq!(client.get("/up", None).status, 200);
+    assert_eq!(client.outcome(slow).answer().status, 504);
+    assert_eq!(client.get("/up", None).status, 200);
+}
+
+#[test]
+fn a_body_that_stops_is_408() {
+    let setting = h2c("limits: {body_idle_timeout: 300ms}");
+    let mut client = client(&setting);
+    let stream = client.open(&request("POST", "/api/v2/items", &[WRITER]), false);
+    client.data(stream, b"bo", false);
+    assert_eq!(client.outcome(stream).answer().status, 408);
+    assert_eq!(client.get("/up", None).status, 200, "the connection lives");
+}
+
+/// A client that leaves an answer unread holds its stream, and what was read of the backend for it.
+#[test]
+fn an_answer_that_is_not_read_is_given_up() {
+    let setting = h2c("limits: {body_idle_timeout: 300ms}");
+    let body = "x".repeat(2 * 1024 * 1024);
+    setting.upstream.answer(move |request| match &*request.target {
+        "/up?large" => Answer::with(200, &[], &body),
+        _ => echo(request),
+    });
+    for window in [0, 1, 65_535] {
+        let mut client = Http2Client::silent(setting.gateway.address());
+        client.greet(&[(INITIAL_WINDOW_SIZE, window)]);
+        client.reads_on = false;
+        let unread = client.ask("GET", "/up?large", &[]);
+        let started = Instant::now();
+        assert!(matches!(client.outcome(unread), Outcome::Reset(CANCEL)), "window {window}");
+        assert!(started.elapsed() > Duration::from_millis(250), "{:?}", started.elapsed());
+        assert!(client.ping(), "the connection lives");
+    }
+    setting.gateway.wait_for_metric(r#"requests_total{reason="client_gone"}"#, 3.0);
+    // While it is read, piece by piece, it is not.
+    let mut slow = Http2Client::silent(setting.gateway.address());
+    slow.greet(&[]);
+    slow.reads_on = false;
+    let stream = slow.ask("GET", "/up?large", &[]);
+    let mut open = |window: u32| {
+        slow.send_bytes([0, stream].map(|it| Frame::window_update(it, window).bytes()).concat());
+    };
+    for _ in 0..8 {
+        thread::sleep(Duration::from_millis(100));
+        open(20_000);
+    }
+    open(1 << 24);
+    assert_eq!(slow.outcome(stream).answer().body.len(), 2 * 1024 * 1024);
+}
+
+#[test]
+fn a_stream_that_its_client_leaves_is_left_by_the_backend_too() {
+    let setting = h2c("");
+    setting.upstream.answer(|_| Answer::hang());
+    let mut client = client(&setting);
+    let stream = client.ask("GET", "/up", &[]);
+    setting.upstream.wait_for_requests(1);
+    client.send(&Frame::reset(stream, CANCEL));
+    setting.gateway.wait_for_metric(r#"requests_total{status="499",reason="client_gone"}"#, 1.0);
+    setting.gateway.wait_for_metric("backend_connections", 0.0);
+    setting.upstream.answer(echo);
+    assert_eq!(client.get("/up", None).status, 200, "the connection lives");
+    // The whole connection.
+    setting.upstream.answer(|_| Answer::hang());
+    client.ask("GET", "/up", &[]);
+    client.ask("GET", "/up", &[]);
+    setting.upstream.wait_for_requests(4);
+    drop(client);
+    setting.gateway.wait_for_metric(r#"requests_total{status="499",reason="client_gone"}"#, 3.0);
+    setting.gateway.wait_for_metric("client_connections", 0.0);
+}
+
+/// A connection is active while any of its streams is.
+#[test]
+fn connections_are_counted_whatever_their_streams() {
+    const ACTIVE: &str = r#"client_connections{state="active"}"#;
+    const IDLE: &str = r#"client_connections{state="idle"}"#;
+    let setting = h2c("");
+    let mut client = client(&setting);
+    assert_eq!(client.get("/up", None).status, 200);
+    setting.gateway.wait_for_metric(IDLE, 1.0);
+    setting.upstream.answer(|request| match &*request.target {
+        "/up?5" => Answer::hang(),
+        _ => echo(request).after(Duration::from_millis(300)),
+    });
+    let streams: Vec<u32> = (0..6).map(|number| client.ask("GET", &format!("/up?{number}"), &[])).collect();
+    setting.gateway.wait_for_metric(ACTIVE, 1.0);
+    assert_eq!(setting.gateway.metrics().metric(IDLE), 0.0);
+    for stream in &streams[..5] {
+        assert_eq!(client.outcome(*stream).answer().status, 200);
+    }
+    assert_eq!(setting.gateway.metrics().metric(ACTIVE), 1.0);
+    client.send(&Frame::reset(streams[5], CANCEL));
+    setting.gateway.wait_for_metric(IDLE, 1.0);
+    assert_eq!(setting.gateway.metrics().metric(ACTIVE), 0.0);
+    drop(client);
+    setting.gateway.wait_for_metric(IDLE, 0.0);
+}
+
+#[test]
+fn a_drain_finishes_the_streams_that_are_in_flight() {
+    let Setting { upstream, introspector: _introspector, mut gateway } = h2c("");
+    upstream.answer(|request| echo(request).after(Duration::from_millis(600)));
+    let mut idle = Http2Client::connect(gateway.address());
+    assert!(idle.ping());
+    let mut busy = Http2Client::connect(gateway.address());
+    let streams = [(); 3].map(|()| busy.ask("GET", "/up", &[]));
+    upstream.wait_for_requests(3);
+    gateway.signal(Signal::TERM);
+    let (waited, error) = until_end(&mut idle);
+    assert!(waited < 400, "an idle connection was open for {waited} ms");
+    assert_eq!(error, Some(NO_ERROR));
+    for stream in streams {
+        assert_eq!(busy.outcome(stream).answer().status, 200);
+    }
+    assert_eq!(busy.away(), Some(NO_ERROR), "it was told before");
+    assert_eq!(busy.end(), Some(NO_ERROR));
+    assert_eq!(gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
+}
+
+/// A client that does not answer is not waited for, however long the drain may take.
+#[test]
+fn a_drain_does_not_wait_for_who_is_not_there() {
+    let Setting { upstream: _upstream, introspector: _introspector, mut gateway } =
+        h2c("limits: {header_timeout: 400ms}");
+    let mut deaf = Http2Client::connect(gateway.address());
+    assert_eq!(deaf.get("/up", None).status, 200);
+    gateway.signal(Signal::TERM);
+    let started = Instant::now();
+    assert_eq!(gateway.wait_exit(Duration::from_secs(5)).code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_drain_ends_after_its_time() {
+    let Setting { upstream, introspector: _introspector, mut gateway } = h2c("  drain_timeout: 300ms\n");
+    upstream.answer(|_| Answer::hang());
+    let mut client = Http2Client::connect(gateway.address());
+    client.ask("GET", "/up", &[]);
+    upstream.wait_for_requests(1);
+    gateway.signal(Signal::TERM);
+    let started = Instant::now();
+    assert_eq!(gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
+    assert!(started.elapsed() >= Duration::from_millis(280), "{:?}", started.elapsed());
+}
+
+/// Streams are served side by side, and each answer is its own request's.
+#[test]
+fn streams_do_not_wait_for_each_other() {
+    let setting = h2c("");
+    setting.upstream.answer(|request| {
+        let late = request.target.ends_with('0');
+        echo(request).after(Duration::from_millis(if late { 400 } else { 0 }))
+    });
+    let mut client = client(&setting);
+    let started = Instant::now();
+    let streams: Vec<_> = (0..50).map(|it| (it, client.ask("GET", &format!("/up?{it}"), &[]))).collect();
+    for (number, stream) in streams {
+        let answer = client.outcome(stream).answer();
+        assert_eq!(answer.json()["target"], format!("/up?{number}"));
+    }
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+}
+
+#[test]
+fn frames_after_the_last_word_are_harmless() {
+    let setting = h2c("");
+    let mut client = client(&setting);
+    let stream = client.ask("GET", "/up", &[]);
+    assert_eq!(client.outcome(stream).answer().status, 200);
+    client.send(&Frame::reset(stream, CANCEL));
+    client.send(&Frame::window_update(stream, 1));
+    client.send(&Frame::new(SETTINGS, 0, 0, []));
+    client.send(&Frame::new(0xfa, 0xff, 7, *b"unknown"));
+    assert!(client.ping());
+}

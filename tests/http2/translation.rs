@@ -1,0 +1,387 @@
+//! What reaches the backend of a request over HTTP/2, and what its client gets back.
+
+use std::sync::Arc;
+
+use super::{client, h2c};
+use crate::support::http2::{
+    COMPRESSION_ERROR, Http2Client, NO_ERROR, Outcome, PREFACE, PROTOCOL_ERROR, request,
+};
+use crate::support::setting::setting;
+use crate::support::{Answer, Authority, Fields, Gateway, Introspector, RawClient, Upstream};
+
+const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
+
+fn sorted(fields: &Fields) -> Vec<String> {
+    let all = fields.0.iter().filter(|(name, _)| name != "x-request-id" && name != "date");
+    let mut lines: Vec<_> =
+        all.map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase())).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_request_arrives_as_one_of_http_1() {
+    let setting = h2c("");
+    let mut client = client(&setting);
+    let fields = [
+        WRITER,
+        ("accept", "a"),
+        ("te", "trailers"),
+        ("content-length", "4"),
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x_user", "evil"),
+        ("cookie", "session=1"),
+    ];
+    let answer = client.request("POST", "/api/v2/%69tems/?a=%61", &fields, b"body").answer();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let arrived = setting.upstream.only_request();
+    assert_eq!((&*arrived.method, &*arrived.target), ("POST", "/api/v2/items?a=%61"));
+    assert_eq!(arrived.body, b"body");
+    assert_eq!(
+        sorted(&arrived.fields),
+        [
+            "accept: a",
+            "authorization: Bearer 1|writer",
+            "connection: te",
+            "content-length: 4",
+            "host: stockaj.example",
+            "te: trailers",
+            "via: 2 stockaj-gateway",
+            "x-forwarded-for: 127.0.0.1",
+            "x-forwarded-host: stockaj.example",
+            "x-forwarded-proto: http",
+            "x-http-method-override: POST",
+        ]
+    );
+}
+
+#[test]
+fn cookie_crumbs_are_one_field() {
+    let setting = h2c("");
+    let crumbs = [("cookie", "a=b"), ("accept", "x"), ("cookie", "c=d"), ("cookie", "e=f; g=h")];
+    let answer = client(&setting).request("GET", "/up", &crumbs, b"").answer();
+    assert_eq!(answer.status, 200);
+    assert_eq!(setting.upstream.only_request().field("cookie"), Some("a=b; c=d; e=f; g=h"));
+}
+
+/// Whether the request arrives, by its fields as they are sent.
+#[test]
+fn whom_a_request_is_for() {
+    let setting = h2c("");
+    let get = |authority: Option<&'static str>, hosts: &[&'static str]| {
+        let mut fields = vec![(":method", "GET"), (":scheme", "http"), (":path", "/up")];
+        fields.extend(authority.map(|authority| (":authority", authority)));
+        fields.extend(hosts.iter().map(|host| ("host", *host)));
+        let mut client = client(&setting);
+        let stream = client.open(&fields, true);
+        client.outcome(stream)
+    };
+    for (authority, hosts, host) in [
+        (Some("shop.example"), &[][..], "shop.example"),
+        (Some("shop.example:80"), &["Shop.Example"], "shop.example:80"),
+        (Some("[::1]:81"), &["[::1]:81"], "[::1]:81"),
+        (None, &["shop.example"], "shop.example"),
+    ] {
+        assert_eq!(get(authority, hosts).answer().status, 200, "{authority:?} {hosts:?}");
+        assert_eq!(setting.upstream.only_request().field("host"), Some(host));
+        setting.upstream.forget_requests();
+    }
+    for (authority, hosts) in [
+        (None, &[][..]),
+        (None, &["a", "a"]),
+        (None, &["u@a"]),
+        (None, &[""]),
+        (Some("a"), &["b"]),
+        (Some("a"), &["a", "a"]),
+        (Some("a"), &["a:443"]),
+        (Some("a"), &[""]),
+        (Some("u@a"), &[]),
+        (Some("u@a"), &["u@a"]),
+        (Some("a:99999"), &[]),
+        (Some("a:"), &[]),
+    ] {
+        assert_eq!(get(authority, hosts).answer().status, 400, "{authority:?} {hosts:?}");
+    }
+    // What h2 itself takes for malformed.
+    for authority in ["", "a b", "a/b", "a?", "é"] {
+        assert!(matches!(get(Some(authority), &[]), Outcome::Reset(PROTOCOL_ERROR)), "{authority:?}");
+    }
+    assert_eq!(setting.upstream.requests().len(), 0);
+}
+
+/// Paths that are refused, in the same words as over HTTP/1 or as malformed frames.
+#[test]
+fn what_is_no_path() {
+    let setting = h2c("");
+    for (method, path) in [
+        ("GET", "*"),
+        ("GET", "?a"),
+        ("GET", "/api/v2/../up"),
+        ("GET", "//up"),
+        ("GET", "/up;a"),
+        ("GET", "/up\u{e9}"),
+        ("GET", "/up?\u{e9}"),
+        ("GET", "/up\""),
+        ("TRACE", "/up"),
+        ("get", "/up"),
+        ("PRI", "*"),
+    ] {
+        let answer = client(&setting).request(method, path, &[], b"").answer();
+        assert_eq!((answer.status, answer.text()), (400, r#"{"message":"Bad Request."}"#), "{method} {path}");
+    }
+    for path in ["", "up", "http://stockaj.example/up", "/u p", "/up<"] {
+        let outcome = client(&setting).request("GET", path, &[], b"");
+        assert!(matches!(outcome, Outcome::Reset(PROTOCOL_ERROR)), "{path:?}: {outcome:?}");
+    }
+    assert_eq!(setting.upstream.requests().len(), 0);
+    // A fragment is nobody's business but the client's: it is neither decided on nor sent.
+    let answer = client(&setting).request("GET", "/up#/../api", &[], b"").answer();
+    assert_eq!(answer.status, 200);
+    assert_eq!(setting.upstream.only_request().target, "/up");
+    let answer = client(&setting).request("OPTIONS", "*", &[WRITER], b"").answer();
+    assert_eq!(answer.status, 403, "a path that no route matches");
+}
+
+/// RFC 9113 section 8.2: what is malformed never arrives.
+#[test]
+fn fields_that_http_2_does_not_have() {
+    let setting = h2c("");
+    for (name, value) in [
+        ("connection", "close"),
+        ("connection", "keep-alive"),
+        ("keep-alive", "timeout=5"),
+        ("proxy-connection", "close"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "websocket"),
+        ("te", "gzip"),
+        ("te", "trailers, gzip"),
+        ("te", ""),
+        ("content-length", "x"),
+        ("content-length", "-1"),
+        ("content-length", "5"),
+    ] {
+        let outcome = client(&setting).request("GET", "/up", &[(name, value)], b"");
+        assert!(matches!(outcome, Outcome::Reset(PROTOCOL_ERROR)), "{name}: {value}: {outcome:?}");
+    }
+    // Of these h2 says that the connection is at fault.
+    for (name, value) in [
+        ("Accept", "a"),
+        ("x-Own", "a"),
+        ("x own", "a"),
+        ("x:own", "a"),
+        ("", "a"),
+        (":own", "a"),
+        ("accept", "a\nb"),
+        ("accept", "a\rb"),
+        ("accept", "a\0b"),
+    ] {
+        let outcome = client(&setting).request("GET", "/up", &[(name, value)], b"");
+        let is_error = matches!(outcome, Outcome::Away(PROTOCOL_ERROR | COMPRESSION_ERROR));
+        assert!(is_error, "{name:?}: {value:?}: {outcome:?}");
+    }
+    // And of these we say it.
+    for (name, value) in [("accept", " a"), ("accept", "a\t"), ("content-length", "00")] {
+        let answer = client(&setting).request("GET", "/up", &[(name, value)], b"").answer();
+        assert_eq!(answer.status, 400, "{name}: {value:?}");
+    }
+    assert_eq!(setting.upstream.requests().len(), 0);
+    let te = [("te", "trailers")];
+    assert_eq!(client(&setting).request("GET", "/up", &te, b"").answer().status, 200);
+}
+
+#[test]
+fn a_length_is_what_comes() {
+    let setting = h2c("");
+    for (length, body) in [("3", "body"), ("5", "body"), ("0", "body")] {
+        let fields = [WRITER, ("content-length", length)];
+        let outcome = client(&setting).request("POST", "/api/v2/items", &fields, body.as_bytes());
+        assert!(matches!(outcome, Outcome::Reset(PROTOCOL_ERROR)), "{length}: {outcome:?}");
+    }
+    let twice = [WRITER, ("content-length", "4"), ("content-length", "4")];
+    let answer = client(&setting).request("POST", "/api/v2/items", &twice, b"body").answer();
+    assert_eq!(answer.status, 400);
+    assert!(setting.upstream.requests().iter().all(|request| !request.complete));
+    setting.upstream.forget_requests();
+    let answer = client(&setting).request("POST", "/api/v2/items", &[WRITER], b"body").answer();
+    assert_eq!(answer.status, 200);
+    let arrived = setting.upstream.only_request();
+    assert_eq!((arrived.text(), arrived.field("transfer-encoding")), ("body", Some("chunked")));
+}
+
+#[test]
+fn connect_is_refused() {
+    let setting = h2c("");
+    let mut plain = client(&setting);
+    let stream = plain.open(&[(":method", "CONNECT"), (":authority", "stockaj.example:80")], false);
+    assert_eq!(plain.outcome(stream).answer().status, 400);
+    let mut extended = client(&setting);
+    let stream = extended.open(&request("CONNECT", "/up", &[(":protocol", "websocket")]), false);
+    assert!(!matches!(extended.outcome(stream), Outcome::Answer(_)));
+    assert_eq!(setting.upstream.requests().len(), 0);
+}
+
+#[test]
+fn an_answer_has_nothing_of_its_connection() {
+    let setting = h2c("");
+    let fields = [
+        ("Connection", "keep-alive, X-Hop"),
+        ("Keep-Alive", "timeout=5"),
+        ("X-Hop", "1"),
+        ("Upgrade", "h2c"),
+        ("Proxy-Connection", "close"),
+        ("Set-Cookie", "a=b"),
+        ("Set-Cookie", "c=d"),
+        ("X-Own", "1"),
+    ];
+    setting.upstream.answer(move |_| Answer::with(200, &fields, "body"));
+    let answer = client(&setting).get("/up", None);
+    assert_eq!((answer.status, answer.text()), (200, "body"));
+    let expected = ["content-length: 4", "set-cookie: a=b", "set-cookie: c=d", "x-own: 1"];
+    assert_eq!(sorted(&answer.fields), expected);
+    setting.upstream.answer(|_| {
+        Answer::raw(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n2;x=y\r\n..\r\n0\r\n\r\n",
+        )
+    });
+    let answer = client(&setting).get("/up", None);
+    assert_eq!((answer.status, answer.text()), (200, "body.."));
+    assert_eq!(sorted(&answer.fields), [""; 0]);
+}
+
+#[test]
+fn answers_without_a_body() {
+    let setting = h2c("");
+    let mut client = client(&setting);
+    // The backend's.
+    let head = client.request("HEAD", "/up", &[], b"").answer();
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert!(head.field("content-length").is_some());
+    for status in [204, 304] {
+        setting.upstream.answer(move |_| Answer::with(status, &[("ETag", "\"1\"")], ""));
+        let answer = client.get("/up", None);
+        assert_eq!((answer.status, answer.body.len()), (status, 0));
+        assert_eq!(sorted(&answer.fields), ["etag: \"1\""]);
+    }
+    // Our own.
+    let get = client.request("GET", "/api/v2/items", &[], b"").answer();
+    let head = client.request("HEAD", "/api/v2/items", &[], b"").answer();
+    assert_eq!((head.status, head.body.len()), (401, 0));
+    assert_eq!(sorted(&head.fields), sorted(&get.fields));
+    assert_eq!(get.field("content-length"), Some(&*get.body.len().to_string()));
+}
+
+/// As gRPC has them.
+#[test]
+fn trailers_pass_both_ways() {
+    let setting = h2c("");
+    setting.upstream.answer(|_| {
+        let head =
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status, grpc-message\r\n\r\n";
+        Answer::raw(format!(
+            "{head}4\r\nbody\r\n0\r\ngrpc-status: 0\r\nGrpc-Message: fine\r\nX-Request-Id: evil\r\n\r\n"
+        ))
+    });
+    let mut client = client(&setting);
+    let fields = [WRITER, ("te", "trailers"), ("trailer", "x-checksum, x-token-id")];
+    let stream = client.open(&request("POST", "/api/v2/items", &fields), false);
+    client.data(stream, b"body", false);
+    client.trailers(stream, &[("x-checksum", "1"), ("x-token-id", "evil"), ("x-other", "2")]);
+    let answer = client.outcome(stream).answer();
+    assert_eq!((answer.status, answer.text()), (200, "body"));
+    assert_eq!(sorted(&answer.trailers), ["grpc-message: fine", "grpc-status: 0"]);
+    let arrived = setting.upstream.only_request();
+    assert_eq!((arrived.text(), sorted(&arrived.trailers)), ("body", vec!["x-checksum: 1".to_owned()]));
+    assert_eq!(arrived.field("te"), Some("trailers"));
+    // Only trailers, as gRPC answers an error.
+    setting.upstream.answer(|_| {
+        Answer::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n0\r\ngrpc-status: 5\r\n\r\n")
+    });
+    let answer = client.get("/up", None);
+    assert_eq!((answer.body.len(), sorted(&answer.trailers)), (0, vec!["grpc-status: 5".to_owned()]));
+}
+
+#[test]
+fn a_broken_answer_is_a_reset_stream() {
+    let setting = h2c("");
+    setting
+        .upstream
+        .answer(|_| Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").then_close());
+    let mut client = client(&setting);
+    let outcome = client.request("GET", "/up", &[], b"");
+    assert!(matches!(outcome, Outcome::Reset(_)), "{outcome:?}");
+    setting.upstream.answer(|_| Answer::with(200, &[], "whole"));
+    assert_eq!(client.get("/up", None).text(), "whole", "the connection lives");
+}
+
+#[test]
+fn tls_agrees_on_a_version() {
+    let authority = Arc::new(Authority::new());
+    let upstream = Upstream::start();
+    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority).start();
+    let mut http2 = Http2Client::connect_tls(gateway.address(), &authority);
+    assert_eq!(http2.get("/up", None).status, 200);
+    let arrived = upstream.only_request();
+    assert_eq!(arrived.field("via"), Some("2 stockaj-gateway"));
+    assert_eq!(arrived.field("x-forwarded-proto"), Some("https"));
+    // A client that names no protocol speaks HTTP/1, and a preface is refused.
+    assert_eq!(gateway.client().get("/up", None).status, 200);
+    assert_eq!(gateway.client().send(PREFACE).response().status, 505);
+}
+
+#[test]
+fn h2c_is_off_unless_it_is_on() {
+    let setting = setting("");
+    assert_eq!(setting.gateway.client().send(PREFACE).response().status, 505);
+}
+
+/// RFC 9113 has no upgrade any more.
+#[test]
+fn an_upgrade_to_h2c_is_not_heard() {
+    let setting = h2c("");
+    let fields =
+        [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABk")];
+    let answer = setting.gateway.client().request("GET", "/up", &fields, b"");
+    assert_eq!(answer.status, 200);
+    assert_eq!(setting.upstream.only_request().field("upgrade"), None);
+}
+
+#[test]
+fn the_first_bytes_tell_the_versions_apart() {
+    let setting = h2c("limits: {header_timeout: 300ms}");
+    let address = setting.gateway.address();
+    for size in [1, 3, 23, 24] {
+        let mut http2 = Http2Client::silent(address);
+        for piece in PREFACE.chunks(size) {
+            http2.send_bytes(piece);
+        }
+        http2.send(&crate::support::http2::Frame::settings(&[]));
+        assert_eq!(http2.get("/up", None).status, 200, "in pieces of {size}");
+    }
+    for (sent, status) in [
+        ("GET /up HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        ("P", 408),
+        ("PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", 505),
+        ("PRI * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("PUT /up HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 401),
+    ] {
+        for size in [1, sent.len()] {
+            let mut http1 = RawClient::connect(address);
+            for piece in sent.as_bytes().chunks(size) {
+                let _ = http1.try_send(piece);
+            }
+            assert_eq!(http1.response().status, status, "{sent:?} in pieces of {size}");
+        }
+    }
+    let mut gone = RawClient::connect(address);
+    gone.send("PRI").finish();
+    assert_eq!(gone.read_until_close(), b"");
+}
+
+#[test]
+fn go_away_says_that_all_is_well() {
+    let setting = h2c("limits: {idle_timeout: 200ms}");
+    let mut client = client(&setting);
+    assert_eq!(client.get("/up", None).status, 200);
+    assert_eq!(client.end(), Some(NO_ERROR));
+}

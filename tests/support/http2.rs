@@ -1,0 +1,452 @@
+//! A client of HTTP/2 that sends exactly the frames it is given.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use httlib_hpack::Decoder;
+use rustls::{ClientConnection, StreamOwned};
+
+use super::certificate::Authority;
+use super::client::{PATIENCE, Response, Stream, connect, is_close};
+use super::wire::Fields;
+
+/// RFC 9113 section 3.4.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Kinds of frames (RFC 9113 section 6).
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PUSH_PROMISE: u8 = 5;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+
+/// Flags of frames.
+pub const ACK: u8 = 1;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+pub const PADDED: u8 = 8;
+pub const WITH_PRIORITY: u8 = 0x20;
+
+/// Settings (RFC 9113 section 6.5.2).
+pub const INITIAL_WINDOW_SIZE: u16 = 4;
+
+/// Error codes (RFC 9113 section 7).
+pub const NO_ERROR: u32 = 0;
+pub const PROTOCOL_ERROR: u32 = 1;
+pub const FLOW_CONTROL_ERROR: u32 = 3;
+pub const STREAM_CLOSED: u32 = 5;
+pub const FRAME_SIZE_ERROR: u32 = 6;
+pub const REFUSED_STREAM: u32 = 7;
+pub const CANCEL: u32 = 8;
+pub const COMPRESSION_ERROR: u32 = 9;
+pub const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// A frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    pub fn new(kind: u8, flags: u8, stream: u32, payload: impl Into<Vec<u8>>) -> Self {
+        Self { kind, flags, stream, payload: payload.into() }
+    }
+
+    /// With these settings.
+    pub fn settings(settings: &[(u16, u32)]) -> Self {
+        let payload: Vec<u8> = settings
+            .iter()
+            .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat())
+            .collect();
+        Self::new(SETTINGS, 0, 0, payload)
+    }
+
+    pub fn window_update(stream: u32, increment: u32) -> Self {
+        Self::new(WINDOW_UPDATE, 0, stream, increment.to_be_bytes())
+    }
+
+    pub fn reset(stream: u32, error: u32) -> Self {
+        Self::new(RST_STREAM, 0, stream, error.to_be_bytes())
+    }
+
+    /// As it is sent.
+    pub fn bytes(&self) -> Vec<u8> {
+        let length = u32::try_from(self.payload.len()).unwrap().to_be_bytes();
+        let mut bytes = length[1..].to_vec();
+        bytes.extend([self.kind, self.flags]);
+        bytes.extend(self.stream.to_be_bytes());
+        bytes.extend(&self.payload);
+        bytes
+    }
+
+    /// The error code of RST_STREAM or GOAWAY.
+    fn error(&self) -> u32 {
+        let from = if self.kind == GOAWAY { 4 } else { 0 };
+        u32::from_be_bytes(self.payload[from..from + 4].try_into().unwrap())
+    }
+}
+
+/// Fields as HPACK's literals that are not indexed (RFC 7541 section 6.2.2), whatever their bytes.
+pub fn literals<N: AsRef<[u8]>, V: AsRef<[u8]>>(fields: &[(N, V)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        string(&mut block, name.as_ref());
+        string(&mut block, value.as_ref());
+    }
+    block
+}
+
+fn string(block: &mut Vec<u8>, bytes: &[u8]) {
+    // RFC 7541 section 5.1, with a prefix of seven bits.
+    let mut left = bytes.len();
+    if left < 127 {
+        block.push(left as u8);
+    } else {
+        block.push(127);
+        left -= 127;
+        while left >= 128 {
+            block.push((left % 128) as u8 | 128);
+            left /= 128;
+        }
+        block.push(left as u8);
+    }
+    block.extend_from_slice(bytes);
+}
+
+/// What came of a stream.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// An answer, to its end.
+    Answer(Response),
+    /// RST_STREAM with this error.
+    Reset(u32),
+    /// GOAWAY with this error, and nothing more of the stream.
+    Away(u32),
+    /// The connection ended without a word.
+    Closed,
+}
+
+impl Outcome {
+    /// The answer.
+    pub fn answer(self) -> Response {
+        match self {
+            Self::Answer(response) => response,
+            other => panic!("no answer but {other:?}"),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Coming {
+    block: Vec<u8>,
+    head: Option<Fields>,
+    body: Vec<u8>,
+    trailers: Fields,
+    ended: bool,
+    reset: Option<u32>,
+}
+
+/// One connection.
+pub struct Http2Client {
+    stream: Box<dyn Stream>,
+    socket: Option<TcpStream>,
+    decoder: Decoder<'static>,
+    next: u32,
+    coming: HashMap<u32, Coming>,
+    away: Option<u32>,
+    /// Whether windows are opened for what comes.
+    pub reads_on: bool,
+    /// How many answers to pings came.
+    pub pongs: usize,
+}
+
+impl Http2Client {
+    /// Connects, and sends the preface and empty SETTINGS.
+    pub fn connect(address: SocketAddr) -> Self {
+        let mut client = Self::silent(address);
+        client.greet(&[]);
+        client
+    }
+
+    /// Connects, and sends nothing yet.
+    pub fn silent(address: SocketAddr) -> Self {
+        let socket = connect(address);
+        Self::over(Box::new(socket.try_clone().unwrap()), Some(socket))
+    }
+
+    /// Connects to a Unix socket.
+    pub fn connect_unix(path: &Path) -> Self {
+        let socket = UnixStream::connect(path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut client = Self::over(Box::new(socket), None);
+        client.greet(&[]);
+        client
+    }
+
+    /// Connects with TLS, and agrees on `h2`.
+    pub fn connect_tls(address: SocketAddr, authority: &Authority) -> Self {
+        let socket = connect(address);
+        let mut config = (*authority.client()).clone();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let mut session = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+        let mut plain = socket.try_clone().unwrap();
+        while session.is_handshaking() {
+            session.complete_io(&mut plain).expect("a handshake");
+        }
+        assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
+        let mut client = Self::over(Box::new(StreamOwned::new(session, plain)), Some(socket));
+        client.greet(&[]);
+        client
+    }
+
+    fn over(stream: Box<dyn Stream>, socket: Option<TcpStream>) -> Self {
+        Self {
+            stream,
+            socket,
+            decoder: Decoder::with_dynamic_size(4096),
+            next: 1,
+            coming: HashMap::new(),
+            away: None,
+            reads_on: true,
+            pongs: 0,
+        }
+    }
+
+    /// Sends the preface and SETTINGS.
+    pub fn greet(&mut self, settings: &[(u16, u32)]) {
+        self.send_bytes([PREFACE, &Frame::settings(settings).bytes()].concat());
+    }
+
+    /// Sets another deadline for reads.
+    pub fn patience(self, patience: Duration) -> Self {
+        self.socket.as_ref().unwrap().set_read_timeout(Some(patience)).unwrap();
+        self
+    }
+
+    /// Says that nothing more will come.
+    pub fn finish(&mut self) {
+        self.socket.as_ref().unwrap().shutdown(Shutdown::Write).unwrap();
+    }
+
+    pub fn send_bytes(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send_bytes(bytes).expect("the connection takes bytes");
+    }
+
+    /// Sends bytes where the other side may have closed already.
+    pub fn try_send_bytes(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(bytes.as_ref())?;
+        self.stream.flush()
+    }
+
+    pub fn send(&mut self, frame: &Frame) {
+        self.send_bytes(frame.bytes());
+    }
+
+    /// The number of the next stream.
+    pub fn next_stream(&mut self) -> u32 {
+        self.next += 2;
+        self.next - 2
+    }
+
+    /// Opens a stream with exactly these fields, in one HEADERS frame.
+    pub fn open<N: AsRef<[u8]>, V: AsRef<[u8]>>(&mut self, fields: &[(N, V)], ends: bool) -> u32 {
+        let stream = self.next_stream();
+        let flags = END_HEADERS | if ends { END_STREAM } else { 0 };
+        self.send(&Frame::new(HEADERS, flags, stream, literals(fields)));
+        stream
+    }
+
+    /// Opens a stream for a well-formed request without a body.
+    pub fn ask(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) -> u32 {
+        self.open(&request(method, path, fields), true)
+    }
+
+    /// Sends a piece of a body.
+    pub fn data(&mut self, stream: u32, bytes: &[u8], ends: bool) {
+        self.send(&Frame::new(DATA, if ends { END_STREAM } else { 0 }, stream, bytes));
+    }
+
+    /// Ends a body with trailers.
+    pub fn trailers(&mut self, stream: u32, fields: &[(&str, &str)]) {
+        self.send(&Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, literals(fields)));
+    }
+
+    /// Sends a request, and reads what comes of it.
+    pub fn request(&mut self, method: &str, path: &str, fields: &[(&str, &str)], body: &[u8]) -> Outcome {
+        let stream = self.open(&request(method, path, fields), body.is_empty());
+        let mut pieces = body.chunks(16 * 1024).peekable();
+        while let Some(piece) = pieces.next() {
+            let flags = if pieces.peek().is_none() { END_STREAM } else { 0 };
+            // An answer may come before all of it.
+            if self.try_send_bytes(Frame::new(DATA, flags, stream, piece).bytes()).is_err() {
+                break;
+            }
+        }
+        self.outcome(stream)
+    }
+
+    /// `GET path` with a bearer token.
+    pub fn get(&mut self, path: &str, token: Option<&str>) -> Response {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let fields: Vec<_> = authorization.iter().map(|value| ("authorization", value.as_str())).collect();
+        self.request("GET", path, &fields, b"").answer()
+    }
+
+    /// The next frame; none where the connection ended.
+    pub fn frame(&mut self) -> Option<Frame> {
+        let mut header = [0; 9];
+        match self.stream.read_exact(&mut header) {
+            Ok(()) => {}
+            Err(error) if is_close(&error) => return None,
+            Err(error) => panic!("no frame: {error}"),
+        }
+        let [a, b, c, kind, flags, stream @ ..] = header;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        if let Err(error) = self.stream.read_exact(&mut payload) {
+            assert!(is_close(&error), "half a frame: {error}");
+            return None;
+        }
+        Some(Frame { kind, flags, stream: u32::from_be_bytes(stream), payload })
+    }
+
+    /// Reads until the stream is over, or the connection.
+    pub fn outcome(&mut self, stream: u32) -> Outcome {
+        loop {
+            if let Some(coming) = self.coming.get(&stream) {
+                if coming.ended {
+                    return Outcome::Answer(self.coming.remove(&stream).unwrap().response());
+                }
+                if let Some(error) = coming.reset {
+                    return Outcome::Reset(error);
+                }
+            }
+            if !self.turn() {
+                return self.away.map_or(Outcome::Closed, Outcome::Away);
+            }
+        }
+    }
+
+    /// Reads until the connection ends: GOAWAY's last error, if one came.
+    pub fn end(&mut self) -> Option<u32> {
+        while self.turn() {}
+        self.away
+    }
+
+    /// Reads until the connection ends, and says nothing to anything.
+    pub fn end_in_silence(&mut self) -> Option<u32> {
+        let mut away = None;
+        while let Some(frame) = self.frame() {
+            if frame.kind == GOAWAY {
+                away = Some(frame.error());
+            }
+        }
+        away
+    }
+
+    /// Reads until an answer to a ping of our own comes, or the connection ends; whether it came.
+    pub fn ping(&mut self) -> bool {
+        let before = self.pongs;
+        if self.try_send_bytes(Frame::new(PING, 0, 0, *b"are you?").bytes()).is_err() {
+            return false;
+        }
+        while self.pongs == before {
+            if !self.turn() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// GOAWAY's error, if one has come.
+    pub fn away(&self) -> Option<u32> {
+        self.away
+    }
+
+    /// What has come of a body so far.
+    pub fn body_so_far(&self, stream: u32) -> &[u8] {
+        self.coming.get(&stream).map_or(&[], |coming| &coming.body)
+    }
+
+    /// Takes one frame in; false at the connection's end.
+    pub fn turn(&mut self) -> bool {
+        let Some(frame) = self.frame() else { return false };
+        match frame.kind {
+            SETTINGS if frame.flags & ACK == 0 => {
+                let _ = self.try_send_bytes(Frame::new(SETTINGS, ACK, 0, []).bytes());
+            }
+            PING if frame.flags & ACK == 0 => {
+                let _ = self.try_send_bytes(Frame::new(PING, ACK, 0, frame.payload).bytes());
+            }
+            PING => self.pongs += 1,
+            GOAWAY => self.away = Some(frame.error()),
+            RST_STREAM => self.coming.entry(frame.stream).or_default().reset = Some(frame.error()),
+            HEADERS | CONTINUATION => self.take_head(&frame),
+            DATA => {
+                let length = u32::try_from(frame.payload.len()).unwrap();
+                if self.reads_on && length > 0 {
+                    let windows = [0, frame.stream].map(|it| Frame::window_update(it, length).bytes());
+                    let _ = self.try_send_bytes(windows.concat());
+                }
+                let coming = self.coming.entry(frame.stream).or_default();
+                coming.body.extend(&frame.payload);
+                coming.ended = frame.flags & END_STREAM != 0;
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn take_head(&mut self, frame: &Frame) {
+        let coming = self.coming.entry(frame.stream).or_default();
+        coming.block.extend(&frame.payload);
+        coming.ended |= frame.kind == HEADERS && frame.flags & END_STREAM != 0;
+        if frame.flags & END_HEADERS == 0 {
+            return;
+        }
+        let mut fields = Vec::new();
+        self.decoder.decode(&mut std::mem::take(&mut coming.block), &mut fields).expect("a header block");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let fields = Fields(fields.into_iter().map(|(name, value, _)| (text(name), text(value))).collect());
+        match coming.head {
+            None => coming.head = Some(fields),
+            Some(_) => coming.trailers = fields,
+        }
+    }
+}
+
+impl Coming {
+    fn response(self) -> Response {
+        let mut fields = self.head.expect("a head");
+        let (name, status) = fields.0.remove(0);
+        assert_eq!(name, ":status");
+        Response {
+            status: status.parse().unwrap(),
+            fields,
+            body: self.body,
+            trailers: self.trailers,
+            raw_head: Vec::new(),
+        }
+    }
+}
+
+/// The fields of a well-formed request.
+pub fn request<'a>(method: &'a str, path: &'a str, fields: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let mut all =
+        vec![(":method", method), (":scheme", "http"), (":authority", "stockaj.example"), (":path", path)];
+    all.extend(fields);
+    all
+}
