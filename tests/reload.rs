@@ -310,5 +310,6 @@ fn a_changed_file_is_taken_over_by_itself() {
     assert_eq!(setting.gateway.metrics().metric("config_reload_success"), 0.0);
     std::fs::write(at("later.yaml"), "routes: {/api/v2/items: {GET: authenticated}}\n").unwrap();
     wait_for_status(&setting, 200);
+    assert!(setting.gateway.wait_for_reload(2));
     assert_eq!(setting.gateway.reloads(), [true, false, true], "once for each change");
 }
