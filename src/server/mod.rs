@@ -27,8 +27,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
-use tokio::runtime::{self, LocalOptions};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::{self, LocalOptions, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::configuration::Configuration;
@@ -138,6 +138,8 @@ impl Server {
         let metrics = Metrics::new(self.settings.threads);
         metrics.config_reload(true, SystemTime::now());
         let configuration = Arc::new(Configuration::new(Arc::clone(&self.settings), self.parts, &metrics));
+        // Before anybody is told that we listen: until then SIGHUP would end the process.
+        let hangups = self.source.as_ref().and_then(|_| hangups(&runtime));
         let log = self.log.control();
         let mut cores = Vec::new();
         let mut seats = Vec::new();
@@ -171,9 +173,9 @@ impl Server {
                 log,
                 admin_token: token,
             };
-            let (hung_up, hangups) = channel();
-            reloader.start(hangups)?;
-            runtime.spawn(tell_hangups(hung_up));
+            let (hung_up, receiver) = channel();
+            reloader.start(receiver)?;
+            runtime.spawn(tell_hangups(hangups, hung_up));
         }
         if let Some(listener) = self.redirect {
             tracing::info!(listener = "redirect", address = %listener.address(), "listening");
@@ -209,16 +211,23 @@ fn measure(metrics: &Arc<Metrics>, current: &Current, log: &log::Control) {
     }));
 }
 
-/// Passes every SIGHUP on.
-async fn tell_hangups(hung_up: Sender<()>) {
-    match signal(SignalKind::hangup()) {
-        Ok(mut hangups) => while hangups.recv().await.is_some() && hung_up.send(()).is_ok() {},
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "SIGHUP cannot be received");
-            // The channel stays open: files are looked at all the same.
-            std::future::pending().await
-        }
+/// SIGHUP, as it comes; none where it cannot be received.
+fn hangups(runtime: &Runtime) -> Option<Signal> {
+    let _context = runtime.enter();
+    signal(SignalKind::hangup())
+        .inspect_err(|error| {
+            let error: &dyn std::error::Error = error;
+            tracing::error!(error, "SIGHUP cannot be received");
+        })
+        .ok()
+}
+
+/// Passes every SIGHUP on. The channel stays open without them: files are looked at all the same.
+async fn tell_hangups(hangups: Option<Signal>, hung_up: Sender<()>) {
+    if let Some(mut hangups) = hangups {
+        while hangups.recv().await.is_some() && hung_up.send(()).is_ok() {}
     }
+    std::future::pending::<()>().await;
 }
 
 fn start_core(
