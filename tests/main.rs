@@ -7,6 +7,7 @@
 mod support; // gateway, upstream, introspector and client builders, all on port 0
 
 mod abilities; // the shipped map against the authentication guide: every ability, every route
+mod activation; // sockets that somebody else listens on, and what systemd is told
 mod answers; // every answer of the gateway itself, to the byte
 mod attacks; // every known way past a gateway, byte by byte, before a backend that records what arrives
 mod backend_tls; // whom the gateway speaks TLS with, and what it says where it does not

@@ -13,6 +13,7 @@ use crate::config;
 use crate::config::settings::ListenAddress;
 use crate::demo::Stockaj;
 use crate::demo::tokens::{ALL, EXPIRED, READER, SCANNER, SampleToken, USER, WRITER};
+use crate::listener::Inherited;
 use crate::server::Server;
 use crate::telemetry::{log, panics};
 
@@ -58,7 +59,7 @@ impl Arguments {
         let yaml = gateway_yaml(address, admin, stockaj);
         let settings = config::load_text("the demo's gateway.yaml", yaml)?.settings;
         let log = log::init(&settings.log);
-        let server = Server::bind(settings, log)?;
+        let server = Server::bind(settings, log, Inherited::default())?;
         let welcome = Welcome {
             stockaj,
             gateway: reachable(server.proxy_address(), address),

@@ -6,6 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::memory::keep_private;
 use super::{ConfigArgument, Exit, refuse, report, show};
 use crate::config;
+use crate::listener::Inherited;
 use crate::server::Server;
 use crate::telemetry::{log, panics};
 
@@ -28,6 +29,14 @@ impl Arguments {
                 return Exit::Configuration;
             }
         };
+        // Before the log, which has a thread.
+        let inherited = match Inherited::take() {
+            Ok(inherited) => inherited,
+            Err(error) => {
+                report(format_args!("error: {error}"));
+                return Exit::Configuration;
+            }
+        };
         raise_open_files();
         let guard = log::init(&loaded.settings.log);
         for (what, error) in &failures {
@@ -36,7 +45,7 @@ impl Arguments {
         for line in loaded.warnings.lines() {
             tracing::warn!("{line}");
         }
-        let server = match Server::bind(loaded.settings, guard) {
+        let server = match Server::bind(loaded.settings, guard, inherited) {
             Ok(server) => server.reloading(path, loaded.files),
             Err(error) => {
                 refuse(&mut loaded.warnings, &error);

@@ -15,6 +15,7 @@ mod listen;
 mod proxied;
 mod redirect;
 mod reload;
+mod supervisor;
 pub mod tls;
 mod transport;
 
@@ -39,7 +40,7 @@ use self::reload::{Adoption, Current, Reloader};
 use crate::admin::{Admin, AdminToken, Readiness, State};
 use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
-use crate::listener::{BindError, Listener};
+use crate::listener::{BindError, InheritError, Inherited, Listener, Role};
 use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, Metrics};
 use crate::watch::Watch;
@@ -66,6 +67,9 @@ pub enum StartError {
         /// What is wrong with it.
         source: ConnectorError,
     },
+    /// A socket was passed that cannot be served on.
+    #[error("{0}")]
+    Inherit(#[from] InheritError),
     /// The system gives no thread or no event queue.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -78,7 +82,7 @@ impl StartError {
             Self::Bind { key, source } => Some(((*key).to_owned(), source.to_string())),
             Self::Certificate(entry) => Some((entry.key.clone(), entry.source.to_string())),
             Self::Connector { section, source } => Some((format!("{section}.tls"), source.to_string())),
-            Self::System(_) => None,
+            Self::Inherit(_) | Self::System(_) => None,
         }
     }
 }
@@ -95,17 +99,27 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds both listeners, and reads certificates and roots.
+    /// Binds the listeners that were not `inherited`, and reads certificates and roots.
     ///
     /// # Errors
     /// Whatever keeps the configuration from being served. Nothing is left half-started.
-    pub fn bind(settings: Settings, log: log::Guard) -> Result<Self, StartError> {
+    pub fn bind(settings: Settings, log: log::Guard, mut inherited: Inherited) -> Result<Self, StartError> {
         let parts = Parts::build(&settings)?;
-        let bind = |address, key| Listener::bind(address).map_err(|source| StartError::Bind { key, source });
-        let proxy = bind(&settings.listen.address, "listen.address")?;
-        let admin = bind(&settings.admin.address, "admin.address")?;
+        let mut listen = |role, address, key| match inherited.remove(role) {
+            Some(listener) => Ok(listener),
+            None => Listener::bind(address).map_err(|source| StartError::Bind { key, source }),
+        };
+        let proxy = listen(Role::Proxy, &settings.listen.address, "listen.address")?;
+        if matches!(proxy.address(), ListenAddress::Unix(_)) && !settings.listen.tls.is_empty() {
+            return Err(InheritError::Unencrypted.into());
+        }
+        let admin = listen(Role::Admin, &settings.admin.address, "admin.address")?;
         let redirect = settings.listen.redirect_address.as_ref();
-        let redirect = redirect.map(|address| bind(address, "listen.redirect_address")).transpose()?;
+        let redirect =
+            redirect.map(|address| listen(Role::Redirect, address, "listen.redirect_address")).transpose()?;
+        if inherited.remove(Role::Redirect).is_some() {
+            return Err(InheritError::NotConfigured.into());
+        }
         Ok(Self { settings: Arc::new(settings), log, proxy, admin, redirect, parts, source: None })
     }
 
@@ -150,8 +164,8 @@ impl Server {
         }
         let current: Current = Arc::new(RwLock::new(Arc::clone(&configuration)));
         measure(&metrics, &current, log);
-        tracing::info!(listener = "proxy", address = %self.proxy.address(), "listening");
-        tracing::info!(listener = "admin", address = %self.admin.address(), "listening");
+        tell_of(Role::Proxy, &self.proxy);
+        tell_of(Role::Admin, &self.admin);
         let readiness = Arc::new(Readiness::default());
         let token = Arc::new(AdminToken::new(self.settings.admin.token.clone()));
         let admin = Admin {
@@ -178,7 +192,7 @@ impl Server {
             runtime.spawn(tell_hangups(hangups, hung_up));
         }
         if let Some(listener) = self.redirect {
-            tracing::info!(listener = "redirect", address = %listener.address(), "listening");
+            tell_of(Role::Redirect, &listener);
             let settings = Arc::clone(&self.settings);
             runtime.spawn(redirect::serve(listener, settings, Arc::clone(&metrics)));
         }
@@ -193,6 +207,11 @@ impl Server {
         admin.stop();
         Ok(())
     }
+}
+
+fn tell_of(role: Role, listener: &Listener) {
+    let inherited = listener.is_inherited().then_some(true);
+    tracing::info!(listener = role.name(), address = %listener.address(), inherited, "listening");
 }
 
 /// What only a scrape brings up to date.
@@ -274,13 +293,16 @@ async fn accept(
     readiness: &Readiness,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    let is_inherited = listener.is_inherited();
     let (door, _file) = Door::open(listener)?;
     readiness.set(State::Ready);
+    supervisor::ready();
     let drain_delay = Cell::new(seating.settings().listen.drain_delay);
     let mut closing = std::pin::pin!(async {
         shutdown.await;
         tracing::info!("draining");
         readiness.set(State::Draining);
+        supervisor::stopping();
         tokio::time::sleep(drain_delay.get()).await;
     });
     loop {
@@ -299,7 +321,8 @@ async fn accept(
             }
         }
     }
-    while let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, door.accept()).await {
+    // At a socket that outlives this process, whoever comes next will serve them, or is serving already.
+    while !is_inherited && let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, door.accept()).await {
         seating.seat(accepted);
     }
     Ok(())

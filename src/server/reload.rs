@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::configuration::Configuration;
+use super::supervisor;
 use crate::admin::AdminToken;
 use crate::config::{self, Report};
 use crate::telemetry::log;
@@ -91,12 +92,14 @@ impl Reloader {
 
     /// `cause`: SIGHUP, or what has changed.
     fn reload(&mut self, cause: &str) {
+        supervisor::reloading();
         let done = self.load().and_then(|configuration| self.hand_over(configuration));
         self.metrics.config_reload(done.is_ok(), SystemTime::now());
         match done {
             Ok(()) => tracing::info!(cause, "the configuration was reloaded"),
             Err(Refused) => tracing::error!(cause, "the configuration was refused; the one before stays"),
         }
+        supervisor::ready();
     }
 
     fn load(&mut self) -> Result<Configuration, Refused> {

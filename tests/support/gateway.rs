@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -39,6 +40,7 @@ pub struct Builder {
     sections: BTreeMap<String, String>,
     environment: Vec<(String, String)>,
     authority: Option<Arc<Authority>>,
+    inherited: Vec<OwnedFd>,
 }
 
 impl Builder {
@@ -83,6 +85,12 @@ impl Builder {
         self
     }
 
+    /// Passes a socket, as systemd does: the second one after the first, and no third.
+    pub fn inheriting(mut self, socket: impl Into<OwnedFd>) -> Self {
+        self.inherited.push(socket.into());
+        self
+    }
+
     /// Further sections of gateway.yaml. Lines of a section that exists already are added to it;
     /// `abilities` replaces the map.
     pub fn yaml(mut self, text: &str) -> Self {
@@ -118,9 +126,9 @@ impl Builder {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.yaml");
         std::fs::write(&file, self.text()).unwrap();
-        let mut command = Command::new(BINARY);
+        let mut command = passing(self.inherited.len());
         command.arg("run").arg("--config").arg(&file).envs(self.environment);
-        let (child, logs) = spawn(&mut command);
+        let (child, logs) = spawn_with(&mut command, self.inherited);
         let mut gateway = Gateway {
             child,
             logs,
@@ -148,7 +156,12 @@ pub struct Gateway {
 impl Gateway {
     /// One with a small map and ports of its own.
     pub fn builder() -> Builder {
-        let empty = Builder { sections: BTreeMap::new(), environment: Vec::new(), authority: None };
+        let empty = Builder {
+            sections: BTreeMap::new(),
+            environment: Vec::new(),
+            authority: None,
+            inherited: Vec::new(),
+        };
         empty
             .yaml("listen:\n  address: 127.0.0.1:0\nadmin:\n  address: 127.0.0.1:0\n")
             .yaml("runtime: {threads: 2}\n")
@@ -351,13 +364,42 @@ impl Logs {
     }
 }
 
+/// The binary, with sockets where systemd passes them: from descriptor 3 on. They come to the shell as its standard
+/// input and standard error, which a process can be given.
+fn passing(sockets: usize) -> Command {
+    let redirections = match sockets {
+        0 => return Command::new(BINARY),
+        1 => "3<&0",
+        _ => "3<&0 4<&2 2>&1",
+    };
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg(format!("LISTEN_PID=$$ exec \"$@\" {redirections} </dev/null"))
+        .arg("sh")
+        .arg(BINARY);
+    command.env("LISTEN_FDS", sockets.to_string());
+    command
+}
+
 /// Starts a process and collects what it prints.
 pub fn spawn(command: &mut Command) -> (Child, Arc<Logs>) {
-    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = piped.spawn().unwrap();
+    spawn_with(command, Vec::new())
+}
+
+fn spawn_with(command: &mut Command, sockets: Vec<OwnedFd>) -> (Child, Arc<Logs>) {
+    let mut sockets = sockets.into_iter().map(Stdio::from);
+    command.stdin(sockets.next().unwrap_or_else(Stdio::null)).stdout(Stdio::piped());
+    command.stderr(sockets.next().unwrap_or_else(Stdio::piped));
+    let mut child = command.spawn().unwrap();
+    // What they hold of the sockets is the child's now.
+    command.stdin(Stdio::null()).stderr(Stdio::null());
     let logs = Arc::new(Logs::default());
     logs.collect(child.stdout.take().unwrap());
-    logs.collect(child.stderr.take().unwrap());
+    match child.stderr.take() {
+        Some(stderr) => logs.collect(stderr),
+        None => *logs.ended.lock().unwrap() += 1,
+    }
     (child, logs)
 }
 
