@@ -1,0 +1,74 @@
+//! The Autobahn test suite: WebSocket's rules, one by one, between a server that echoes and a client that breaks them.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{Gateway, Introspector};
+
+/// Of those that say nothing of how fast or how well compressed: the rest takes an hour.
+const CASES: usize = 247;
+const WITHOUT: [&str; 4] = ["--without", "9", "12", "13"];
+
+fn suite() -> Command {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let mut command = Command::new(format!("{root}/target/wstest/bin/python"));
+    command.arg(format!("{root}/tests/autobahn/suite.py")).stdout(Stdio::piped());
+    command
+}
+
+/// A server that echoes, and its port.
+struct Echo(Child, u16);
+
+impl Echo {
+    fn start() -> Self {
+        let mut child = suite().arg("echo").spawn().expect("target/wstest, which tests/run makes");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self(child, line.trim().parse().expect("a port"))
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What each case came to.
+fn outcomes(url: &str) -> BTreeMap<String, String> {
+    let run = suite().args(["run", url, "--token", "1|reader"]).args(WITHOUT).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
+    let lines = String::from_utf8(run.stdout).unwrap();
+    let outcome = |line: &str| line.split_once(' ').map(|(case, came)| (case.to_owned(), came.to_owned()));
+    lines.lines().filter_map(outcome).collect()
+}
+
+fn passes(outcome: &str) -> bool {
+    outcome.split(' ').all(|it| matches!(it, "OK" | "NON-STRICT" | "INFORMATIONAL"))
+}
+
+#[test]
+#[ignore = "needs wstest: tests/run"]
+fn no_case_fails_that_passes_without_the_gateway() {
+    let echo = Echo::start();
+    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
+    let gateway = Gateway::builder()
+        .introspector(&introspector)
+        .yaml(&format!("backend:\n  url: http://127.0.0.1:{}\n", echo.1))
+        .yaml("abilities:\n  routes: {/echo: {GET: items:read}}\n")
+        .start();
+    // The first makes the cases Python 3.
+    let directly = outcomes(&format!("ws://127.0.0.1:{}/echo", echo.1));
+    let through = outcomes(&format!("ws://{}/echo", gateway.address()));
+    assert_eq!((directly.len(), through.len()), (CASES, CASES));
+    let passed = directly.iter().filter(|(_, outcome)| passes(outcome));
+    let failed: Vec<_> =
+        passed.map(|(case, _)| (case, &through[case])).filter(|(_, it)| !passes(it)).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    let count = through.values().filter(|outcome| passes(outcome)).count();
+    println!("{count} of {CASES} cases pass through the gateway");
+    assert!(count > CASES - 10, "the echo itself fails too often to say anything");
+    gateway.wait_for_metric("tunnels_open", 0.0);
+}
