@@ -9,6 +9,7 @@ mod backend; // answers that no backend should give
 mod cache; // verdicts that must not be used: another's, an older one's, for another route
 mod fields; // header fields that are to mean something behind the gateway
 mod framing; // where one message ends and the next begins
+mod http2; // the tables again, over HTTP/2
 mod introspector; // answers that no introspector should give
 mod judge;
 mod limits; // at a bound and one beyond it

@@ -4,7 +4,7 @@ use super::{
     Arrives, ArrivesThenRefused, Case, READER, Refused, RefusedAndClosed, Scene, WRITER, bare, by, case,
 };
 
-const LIMITS: &str =
+pub(super) const LIMITS: &str =
     "limits: {target_bytes: 100, token_bytes: 40, body: 10, header_count: 20, header_bytes: 8KiB}";
 
 const LONGEST: &[&str] = &[

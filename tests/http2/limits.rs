@@ -1,1 +1,391 @@
+//! How much, how many and how often: what a client of HTTP/2 may send, frame by frame.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{client, h2c};
+use crate::support::http2::{
+    CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, Frame,
+    HEADERS, Http2Client, INITIAL_WINDOW_SIZE, NO_ERROR, Outcome, PING, PRIORITY, PROTOCOL_ERROR,
+    REFUSED_STREAM, SETTINGS, WINDOW_UPDATE, literals, request,
+};
+use crate::support::setting::Setting;
+use crate::support::{Answer, echo};
+
+const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
+const ITEMS: &str = "/api/v2/items";
+
+/// What the gateway says of itself first.
+#[test]
+fn the_settings_that_are_announced() {
+    let setting = h2c("");
+    let mut client = client(&setting);
+    let settings = client.frame().unwrap();
+    assert_eq!(settings.kind, SETTINGS);
+    let announced: Vec<(u16, u32)> = settings
+        .payload
+        .chunks(6)
+        .map(|it| (u16::from_be_bytes([it[0], it[1]]), u32::from_be_bytes(it[2..].try_into().unwrap())))
+        .collect();
+    assert_eq!(
+        announced,
+        [
+            (3, 100),                        // SETTINGS_MAX_CONCURRENT_STREAMS
+            (4, 256 * 1024),                 // SETTINGS_INITIAL_WINDOW_SIZE
+            (5, 16 * 1024),                  // SETTINGS_MAX_FRAME_SIZE
+            (6, 16 * 1024 + 32 * (100 + 4)), // SETTINGS_MAX_HEADER_LIST_SIZE
+        ]
+    );
+    let window = std::iter::from_fn(|| client.frame()).find(|frame| frame.kind == WINDOW_UPDATE).unwrap();
+    assert_eq!(window, Frame::window_update(0, 1024 * 1024 - 65_535));
+}
+
+/// The same bounds as over HTTP/1, to the last byte.
+#[test]
+fn a_head_may_be_as_large_as_over_http_1() {
+    let setting = h2c("limits: {header_bytes: 1KiB, header_count: 10, target_bytes: 200B}");
+    let over_http_1 = |path: &str, fields: &[(&str, &str)]| {
+        setting.gateway.client().request("GET", path, fields, b"").status
+    };
+    let long = "x".repeat(2000);
+    let one = [("a", "b")];
+    for path in [190, 195, 196, 200, 300, 1200].map(|length| format!("/up?{}", &long[..length])) {
+        let over_http_2 = client(&setting).request("GET", &path, &one, b"").answer();
+        assert_eq!(over_http_2.status, over_http_1(&path, &one), "{}", path.len());
+        let message = if path.len() <= 200 { None } else { Some(r#"{"message":"URI Too Long."}"#) };
+        assert!(message.is_none_or(|message| over_http_2.text() == message), "{over_http_2:?}");
+    }
+    let spent = "GET /up HTTP/1.1\r\nHost: stockaj.example\r\na: \r\n\r\n".len();
+    for (length, status) in [(1024 - spent, 200), (1025 - spent, 431), (1100, 431)] {
+        let fields = [("a", &long[..length])];
+        let answer = client(&setting).request("GET", "/up", &fields, b"").answer();
+        assert_eq!((answer.status, over_http_1("/up", &fields)), (status, status), "{length}");
+        assert!(status == 200 || answer.text() == r#"{"message":"Request Header Fields Too Large."}"#);
+    }
+    for (count, status) in [(9, 200), (10, 431), (14, 431)] {
+        let fields = vec![("a", "b"); count];
+        let answer = client(&setting).request("GET", "/up", &fields, b"").answer();
+        assert_eq!((answer.status, over_http_1("/up", &fields)), (status, status), "{count}");
+    }
+    let limited = setting.gateway.metrics().metric(r#"requests_total{reason="limited"}"#);
+    assert_eq!(limited, 14.0, "each is recorded");
+    // Far beyond, h2 says so itself, and further still it says no more.
+    let bare = client(&setting).request("GET", "/up", &[("a", &*"x".repeat(3000))], b"").answer();
+    assert_eq!((bare.status, bare.body.len()), (431, 0));
+    let outcome = client(&setting).request("GET", "/up", &[("a", &*"x".repeat(15_000))], b"");
+    assert!(matches!(outcome, Outcome::Away(ENHANCE_YOUR_CALM)), "{outcome:?}");
+    // One field of any number of crumbs.
+    let crumbs = vec![("cookie", "a=b"); 20];
+    assert_eq!(client(&setting).request("GET", "/up", &crumbs, b"").answer().status, 200);
+}
+
+#[test]
+fn a_body_beyond_its_bound_is_413() {
+    let setting = h2c("limits: {body: 20KiB}");
+    let mut client = client(&setting);
+    let body = vec![b'x'; 20 * 1024];
+    assert_eq!(client.request("POST", ITEMS, &[WRITER], &body).answer().status, 200);
+    let more = [&body[..], b"x"].concat();
+    let answer = client.request("POST", ITEMS, &[WRITER], &more).answer();
+    assert_eq!((answer.status, answer.text()), (413, r#"{"message":"Payload Too Large."}"#));
+    let told = client.request("POST", ITEMS, &[WRITER, ("content-length", "20481")], &more).answer();
+    assert_eq!(told.status, 413);
+    assert_eq!(client.get("/up", None).status, 200, "the connection lives");
+}
+
+#[test]
+fn a_stream_too_many_is_refused() {
+    let setting = h2c("");
+    setting.upstream.answer(|_| Answer::hang());
+    let mut client = client(&setting);
+    let streams = [(); 100].map(|()| client.ask("GET", "/up", &[]));
+    setting.upstream.wait_for_requests(100);
+    let refused = client.ask("GET", "/up", &[]);
+    assert!(matches!(client.outcome(refused), Outcome::Reset(REFUSED_STREAM)));
+    setting.upstream.answer(echo);
+    client.send(&Frame::reset(streams[0], CANCEL));
+    assert_eq!(client.get("/up", None).status, 200);
+    // Who goes on asking for what is refused has to go.
+    setting.upstream.answer(|_| Answer::hang());
+    client.ask("GET", "/up", &[]);
+    setting.upstream.wait_for_requests(102);
+    assert_eq!(open_many(&mut client, 150, |_| vec![]), Some(ENHANCE_YOUR_CALM));
+    assert_eq!(setting.upstream.requests().len(), 102);
+}
+
+/// Sends the same frames so many times, or until the other side has closed: with which error it did. It listens
+/// for a while to what comes after its last word, so that the client gets to read that.
+fn flood(client: &mut Http2Client, times: usize, frames: &[u8]) -> Option<u32> {
+    for _ in 0..times {
+        if client.try_send_bytes(frames).is_err() {
+            break;
+        }
+    }
+    client.end()
+}
+
+/// Opens streams, each followed by `then`, until there are so many or the other side has closed.
+fn open_many(client: &mut Http2Client, times: usize, then: impl Fn(u32) -> Vec<u8>) -> Option<u32> {
+    let block = literals(&request("GET", "/up", &[]));
+    for _ in 0..times {
+        let stream = client.next_stream();
+        let opens = Frame::new(HEADERS, END_STREAM | END_HEADERS, stream, block.clone());
+        if client.try_send_bytes([opens.bytes(), then(stream)].concat()).is_err() {
+            break;
+        }
+    }
+    client.end()
+}
+
+fn closed_for_a_flood(setting: &Setting) -> f64 {
+    setting.gateway.metrics().metric(r#"requests_total{route="none",method="other",status="400"}"#)
+}
+
+/// What h2 reads without end, if nobody counts.
+#[test]
+fn frames_that_say_nothing_are_counted() {
+    let setting = h2c("log: {access: true}");
+    let unknown = Frame::new(0xbe, 0, 0, []);
+    let priority = Frame::new(PRIORITY, 0, 5, [0, 0, 0, 0, 1]);
+    let closed = Frame::window_update(1, 1);
+    for (what, frame) in [
+        ("PING", Frame::new(PING, 0, 0, [0; 8])),
+        ("PING that answers none", Frame::new(PING, 1, 0, [0; 8])),
+        ("SETTINGS", Frame::settings(&[])),
+        (
+            "SETTINGS of every kind",
+            Frame::settings(&[(1, 0), (2, 0), (3, 7), (4, 1000), (5, 16_384), (6, 9)]),
+        ),
+        ("WINDOW_UPDATE of the connection", Frame::window_update(0, 1)),
+        ("WINDOW_UPDATE of a closed stream", closed),
+        ("RST_STREAM of a closed stream", Frame::reset(1, CANCEL)),
+        ("PRIORITY", priority),
+        ("a kind that nobody knows", unknown),
+    ] {
+        let mut client = client(&setting);
+        assert_eq!(client.get("/up", None).status, 200);
+        let closed_before = closed_for_a_flood(&setting);
+        let started = Instant::now();
+        // In pieces of a hundred, as they would come.
+        let error = flood(&mut client, 1000, &frame.bytes().repeat(100));
+        assert_eq!(error, Some(ENHANCE_YOUR_CALM), "{what}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{what}");
+        setting.gateway.wait_for_metric(
+            r#"requests_total{route="none",method="other",status="400"}"#,
+            closed_before + 1.0,
+        );
+    }
+    let told =
+        setting.gateway.wait_for_log(|line| line["detail"] == "too many HTTP/2 frames that say nothing");
+    assert_eq!((&told["status"], &told["reason"]), (&400.into(), &"bad_request".into()));
+}
+
+/// A client that is told why gets to read it.
+#[test]
+fn a_flood_ends_with_a_word() {
+    let setting = h2c("");
+    let mut client = client(&setting);
+    assert_eq!(client.get("/up", None).status, 200);
+    client.send_bytes(Frame::new(PING, 0, 0, [0; 8]).bytes().repeat(1200));
+    assert_eq!(client.end(), Some(ENHANCE_YOUR_CALM));
+}
+
+/// CVE-2023-44487: streams that are opened and reset at once.
+#[test]
+fn rapid_reset() {
+    let setting = h2c("");
+    setting.upstream.answer(|_| Answer::hang());
+    let mut client = client(&setting);
+    let error = open_many(&mut client, 10_000, |stream| Frame::reset(stream, CANCEL).bytes());
+    assert_eq!(error, Some(ENHANCE_YOUR_CALM));
+    let began = setting.gateway.metrics().metric(r#"requests_total{reason="client_gone"}"#);
+    assert!(began <= 120.0, "{began} requests were begun");
+    assert!(setting.upstream.requests().len() <= 120);
+}
+
+/// A browser that leaves a page now and then is no attacker.
+#[test]
+fn resets_of_a_page_that_is_left_are_fine() {
+    let setting = h2c("");
+    setting.upstream.answer(|request| match &*request.target {
+        "/up?slow" => Answer::hang(),
+        _ => echo(request),
+    });
+    let mut client = client(&setting);
+    let streams = [(); 90].map(|()| client.ask("GET", "/up?slow", &[]));
+    setting.upstream.wait_for_requests(90);
+    let resets: Vec<u8> = streams.iter().flat_map(|&stream| Frame::reset(stream, CANCEL).bytes()).collect();
+    client.send_bytes(resets);
+    for _ in 0..100 {
+        assert_eq!(client.get("/up", None).status, 200);
+    }
+    // Answers have earned what the next ninety cost.
+    let streams = [(); 90].map(|()| client.ask("GET", "/up?slow", &[]));
+    setting.upstream.wait_for_requests(280);
+    client.send_bytes(streams.iter().flat_map(|&it| Frame::reset(it, CANCEL).bytes()).collect::<Vec<_>>());
+    assert_eq!(client.get("/up", None).status, 200);
+}
+
+/// CVE-2025-8671: mistakes by which a client has us reset its own streams.
+#[test]
+fn made_you_reset() {
+    let setting = h2c("");
+    setting.upstream.answer(|_| Answer::hang());
+    type Mistake = fn(u32) -> Vec<u8>;
+    let mistakes: [(&str, Mistake); 5] = [
+        ("a window that grows by nothing", |stream| Frame::window_update(stream, 0).bytes()),
+        ("a window that overflows", |stream| Frame::window_update(stream, 0x7fff_ffff).bytes()),
+        ("a stream that depends on itself", |stream| {
+            Frame::new(PRIORITY, 0, stream, [&stream.to_be_bytes()[..], &[1]].concat()).bytes()
+        }),
+        ("DATA after the end", |stream| Frame::new(DATA, 0, stream, *b"x").bytes()),
+        ("fields after the end", |stream| {
+            Frame::new(HEADERS, END_STREAM | END_HEADERS, stream, literals(&[("a", "b")])).bytes()
+        }),
+    ];
+    for (what, mistake) in mistakes {
+        let mut client = client(&setting);
+        let error = open_many(&mut client, 10_000, mistake);
+        assert!(error.is_some_and(|error| error != NO_ERROR), "{what}: {error:?}");
+        let arrived = setting.upstream.take_requests().len();
+        assert!(arrived <= 120, "{what}: {arrived} requests arrived");
+    }
+}
+
+/// CVE-2024-27316 and its like: fields without end.
+#[test]
+fn continuation_flood() {
+    let setting = h2c("");
+    let block = literals(&[("a", "x".repeat(1000))]);
+    for (what, first, more) in [
+        ("empty", literals(&request("GET", "/up", &[])), Frame::new(CONTINUATION, 0, 1, [])),
+        (
+            "small",
+            literals(&request("GET", "/up", &[])),
+            Frame::new(CONTINUATION, 0, 1, literals(&[("a", "b")])),
+        ),
+        ("large", literals(&request("GET", "/up", &[])), Frame::new(CONTINUATION, 0, 1, block)),
+        (
+            "a field that does not end",
+            vec![0, 1, b'a', 127, 255, 255, 255, 7],
+            Frame::new(CONTINUATION, 0, 1, vec![b'x'; 16_000]),
+        ),
+    ] {
+        let mut client = client(&setting);
+        client.send(&Frame::new(HEADERS, END_STREAM, 1, first));
+        let error = flood(&mut client, 10_000, &more.bytes());
+        assert!(error.is_some_and(|error| error != NO_ERROR), "{what}: {error:?}");
+    }
+    assert_eq!(setting.upstream.requests().len(), 0);
+    assert!(setting.gateway.resident_memory() < 64 << 20);
+}
+
+/// RFC 7541 section 7.3: a few bytes that stand for many.
+#[test]
+fn a_field_that_is_repeated_by_its_index() {
+    let setting = h2c("");
+    // With indexing: `a` of 4000 bytes; then by its index, 62, again and again.
+    let mut block = literals(&request("GET", "/up", &[]));
+    let large = "x".repeat(3900);
+    let mut indexed = literals(&[("a", large)]);
+    indexed[0] = 0x40;
+    block.extend(indexed);
+    block.extend(vec![0x80 | 62; 8000]);
+    let mut client = client(&setting);
+    client.send(&Frame::new(HEADERS, END_STREAM | END_HEADERS, 1, block));
+    let outcome = client.outcome(1);
+    assert!(matches!(outcome, Outcome::Away(ENHANCE_YOUR_CALM)), "{outcome:?}");
+}
+
+#[test]
+fn empty_data_is_counted() {
+    let setting = h2c("");
+    let mut client = client(&setting);
+    let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
+    let error = flood(&mut client, 1000, &Frame::new(DATA, 0, stream, []).bytes().repeat(100));
+    assert_eq!(error, Some(ENHANCE_YOUR_CALM));
+}
+
+/// Bodies in small pieces are read as long as the backend takes them.
+#[test]
+fn a_body_in_small_pieces_arrives() {
+    let setting = h2c("");
+    let mut client = client(&setting);
+    assert_eq!(client.get(ITEMS, Some("1|writer")).status, 200);
+    setting.upstream.forget_requests();
+    let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
+    let hundred = Frame::new(DATA, 0, stream, *b"x").bytes().repeat(100);
+    for _ in 0..50 {
+        client.send_bytes(&hundred);
+        thread::sleep(Duration::from_millis(2));
+    }
+    client.data(stream, b"", true);
+    assert_eq!(client.outcome(stream).answer().status, 200);
+    assert_eq!(setting.upstream.only_request().body.len(), 5000);
+}
+
+/// A client that opens its windows by a byte at a time earns with each piece what that costs.
+#[test]
+fn windows_that_are_opened_for_each_piece_are_fine() {
+    let setting = h2c("");
+    let body = "x".repeat(4 << 20);
+    setting.upstream.answer(move |_| Answer::with(200, &[], &body));
+    let mut client = client(&setting);
+    let answer = client.get("/up", None);
+    assert_eq!(answer.body.len(), 4 << 20);
+    for _ in 0..3 {
+        assert_eq!(client.get("/up", None).body.len(), 4 << 20);
+    }
+}
+
+/// What a connection makes us hold of bodies that their backend does not take is its window.
+#[test]
+fn bodies_that_nobody_takes_are_held_within_the_windows() {
+    let setting = h2c("");
+    setting.upstream.answer_early(|_| None);
+    setting.introspector.delay(Duration::from_secs(8));
+    let mut client = client(&setting);
+    let piece = vec![b'x'; 16 * 1024];
+    // Bodies of requests that wait for a verdict are not read at all.
+    let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
+    assert!(client.ping());
+    for _ in 0..16 {
+        client.data(stream, &piece, false);
+    }
+    assert!(client.ping(), "as much as the stream's window");
+    client.data(stream, b"x", false);
+    assert!(matches!(client.outcome(stream), Outcome::Reset(FLOW_CONTROL_ERROR)));
+    // All together.
+    let mut client = super::client(&setting);
+    assert!(client.ping());
+    let streams: Vec<u32> = (0..4).map(|_| client.open(&request("POST", ITEMS, &[WRITER]), false)).collect();
+    for stream in streams {
+        for _ in 0..16 {
+            client.data(stream, &piece, false);
+        }
+    }
+    assert!(client.ping(), "as much as the connection's window");
+    let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
+    client.data(stream, &piece, false);
+    assert_eq!(client.end(), Some(FLOW_CONTROL_ERROR));
+}
+
+/// Settings that would have us hold or send more than is good.
+#[test]
+fn settings_of_a_client_that_ask_for_much() {
+    let setting = h2c("");
+    let mut large = Http2Client::silent(setting.gateway.address());
+    large.greet(&[(1, u32::MAX), (INITIAL_WINDOW_SIZE, 0x7fff_ffff), (5, 0x00ff_ffff), (6, u32::MAX)]);
+    assert_eq!(large.get("/up", None).status, 200);
+    for (name, value, error) in [
+        (2, 2, PROTOCOL_ERROR),
+        (INITIAL_WINDOW_SIZE, 0x8000_0000, FLOW_CONTROL_ERROR),
+        (5, 16_383, PROTOCOL_ERROR),
+        (5, 0x0100_0000, PROTOCOL_ERROR),
+    ] {
+        let mut client = Http2Client::silent(setting.gateway.address());
+        client.greet(&[(name, value)]);
+        let said = client.end();
+        assert!(said == Some(error) || said == Some(PROTOCOL_ERROR), "{name}: {value}: {said:?}");
+    }
+}

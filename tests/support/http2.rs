@@ -262,11 +262,19 @@ impl Http2Client {
         self.next - 2
     }
 
-    /// Opens a stream with exactly these fields, in one HEADERS frame.
+    /// Opens a stream with exactly these fields, in one HEADERS frame or as many CONTINUATIONs as it takes.
     pub fn open<N: AsRef<[u8]>, V: AsRef<[u8]>>(&mut self, fields: &[(N, V)], ends: bool) -> u32 {
         let stream = self.next_stream();
-        let flags = END_HEADERS | if ends { END_STREAM } else { 0 };
-        self.send(&Frame::new(HEADERS, flags, stream, literals(fields)));
+        let block = literals(fields);
+        let mut pieces = block.chunks(16 * 1024).enumerate().peekable();
+        while let Some((number, piece)) = pieces.next() {
+            let kind = if number == 0 { HEADERS } else { CONTINUATION };
+            let mut flags = if number == 0 && ends { END_STREAM } else { 0 };
+            if pieces.peek().is_none() {
+                flags |= END_HEADERS;
+            }
+            self.send(&Frame::new(kind, flags, stream, piece));
+        }
         stream
     }
 
