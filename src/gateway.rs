@@ -10,7 +10,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
@@ -81,8 +83,6 @@ struct Onward {
 enum Served {
     /// The backend's answer.
     Backend(Answered),
-    /// The backend's 101, and what was asked for.
-    Tunnel(Answered, Box<Asked>),
     /// What a preflight that asks about this method is told.
     Preflight(HeaderValue),
 }
@@ -141,23 +141,30 @@ impl Gateway {
             exchange.client = Some(client::address(&head.headers, address, trusts));
         }
         let reader = self.settings.cors.allowed(&head.headers);
-        let served = Contained(pin!(self.serve(peer, &mut head, body, &mut exchange))).await;
+        let mut asked = None;
+        let served = Contained(pin!(self.serve(peer, &mut head, body, &mut exchange, &mut asked))).await;
         let refusal = match served {
             Ok(Ok((Served::Backend(Answered { mut response, lease }), reason))) => {
                 // The client's, whatever the backend speaks (RFC 9110 section 2.5).
                 *response.version_mut() = version;
                 self.pin_https(peer, response.headers_mut());
                 exchange.answered(response.status(), reason, exchange.answer_came());
+                if let Some(asked) = asked
+                    && response.status() == StatusCode::SWITCHING_PROTOCOLS
+                {
+                    let backend = hyper::upgrade::on(&mut response);
+                    let decided_by = Rc::clone(self);
+                    switch.set(Some(Box::new(Tunnel {
+                        asked: *asked,
+                        decided_by,
+                        exchange,
+                        backend,
+                        lease,
+                    })));
+                    return response.map(|_| AnswerBody::tunnel());
+                }
                 let idle_timeout = self.settings.limits.body_idle_timeout;
                 return response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout));
-            }
-            Ok(Ok((Served::Tunnel(Answered { mut response, lease }, asked), reason))) => {
-                *response.version_mut() = Version::HTTP_11;
-                exchange.answered(response.status(), reason, exchange.answer_came());
-                let backend = hyper::upgrade::on(&mut response);
-                let decided_by = Rc::clone(self);
-                switch.set(Some(Box::new(Tunnel { asked: *asked, decided_by, exchange, backend, lease })));
-                return response.map(|_| AnswerBody::tunnel());
             }
             Ok(Ok((Served::Preflight(asked), reason))) => {
                 let mut response = answer::preflight(exchange.request_id.clone());
@@ -194,20 +201,26 @@ impl Gateway {
         }
     }
 
+    /// What is `asked` of a request that is to become a tunnel is noted before it goes on.
     async fn serve(
         &self,
         peer: &Rc<Peer>,
         head: &mut Parts,
         body: Incoming,
         exchange: &mut Exchange,
+        asked: &mut Option<Box<Asked>>,
     ) -> Result<(Served, Reason), Refusal> {
         if head.version == Version::HTTP_2 {
             http2::translate(head, &self.settings.limits.bounds())?;
         }
         let target = Target::read(&head.method, &head.uri, &head.headers)?;
-        let waits = expectation::waits(head.version, &head.headers)?;
         let has_body = !body.is_end_stream();
-        let handshake = Handshake::begun(&head.method, head.version, &head.headers, has_body)?;
+        let (mut waits, mut handshake) = (false, None);
+        // Few have either, and one look at the names costs less than two lookups.
+        if head.headers.keys().any(|name| *name == EXPECT || *name == UPGRADE) {
+            waits = expectation::waits(head.version, &head.headers)?;
+            handshake = Handshake::begun(&head.method, head.version, &head.headers, has_body)?;
+        }
         let setting = self.settings.backend.method_override;
         if let Some(method) = method::overriding(&head.method, &head.headers, setting)? {
             exchange.method = method;
@@ -235,10 +248,11 @@ impl Gateway {
         }
         let Decision { permit, caller, body_limit } = self.decide(&head.headers, &target, exchange).await?;
         let uri = self.backend_uri(&head.uri, &target)?;
-        let asked = handshake.as_ref().map(|_| {
+        if handshake.is_some() {
             let kept = |(caller, field): &(Held, _)| (KeptToken::new(field), Rc::clone(caller));
-            Box::new(Asked { path: target.path.into_owned(), caller: caller.as_ref().map(kept) })
-        });
+            *asked =
+                Some(Box::new(Asked { path: target.path.into_owned(), caller: caller.as_ref().map(kept) }));
+        }
         let (caller, credentials) = match caller {
             None => (None, Credentials::AsSent),
             Some((caller, authorization)) => {
@@ -249,16 +263,11 @@ impl Gateway {
         };
         let onward = Onward { uri, credentials, body_limit, waits, handshake };
         let answered = self.forward(permit, peer, head, body, onward, exchange).await?;
-        let status = answered.response.status();
-        let served = match asked {
-            Some(asked) if status == StatusCode::SWITCHING_PROTOCOLS => Served::Tunnel(answered, asked),
-            _ => Served::Backend(answered),
-        };
-        let Some(caller) = caller else { return Ok((served, Reason::Public)) };
-        if status == StatusCode::UNAUTHORIZED {
+        let Some(caller) = caller else { return Ok((Served::Backend(answered), Reason::Public)) };
+        if answered.response.status() == StatusCode::UNAUTHORIZED {
             self.lookup.contradicted(&caller);
         }
-        Ok((served, Reason::Allowed))
+        Ok((Served::Backend(answered), Reason::Allowed))
     }
 
     /// Whether a CORS preflight may go on: by the request that it asks about, and without any credentials.
