@@ -24,6 +24,7 @@ mod headers; // which fields pass, which the gateway sets, and the method that t
 mod house; // the arrow between modules, and other habits that a scan can check
 mod http2; // HTTP/2 from clients: the same answers as over HTTP/1, and what its frames may do
 mod laravel; // a real Laravel behind the gateway
+mod large; // large bodies past a slow peer: what they cost in memory
 mod limits; // how much, how often and how many: to the last one allowed, by token and by address
 mod listening; // Unix sockets, and connections that the PROXY protocol tells about
 mod model; // a model of how Laravel reads a request, and the gateway against it

@@ -361,3 +361,50 @@ fn an_answer_may_come_instead_of_reading_the_upload() {
         }
     }
 }
+
+#[test]
+fn the_framing_of_an_answer_is_kept() {
+    const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+    const CHUNKS: &str = "2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n";
+    let mut scene = Scene::new(false, "");
+    for (method, head, body, expected_head, expected_body) in [
+        ("GET", "200 OK\r\nContent-Length: 5\r\n", "abcde", "200 OK\r\ncontent-length: 5\r\n", "abcde"),
+        ("GET", "200 OK\r\nContent-Length: 0\r\n", "", "200 OK\r\ncontent-length: 0\r\n", ""),
+        ("GET", &format!("200 OK\r\n{CHUNKED}"), CHUNKS, "200 OK\r\ntransfer-encoding: chunked\r\n", "abcde"),
+        ("HEAD", "200 OK\r\nContent-Length: 5\r\n", "", "200 OK\r\ncontent-length: 5\r\n", ""),
+        ("HEAD", "200 OK\r\nContent-Length: 0\r\n", "", "200 OK\r\ncontent-length: 0\r\n", ""),
+        ("HEAD", &format!("200 OK\r\n{CHUNKED}"), "", "200 OK\r\n", ""),
+        ("HEAD", "200 OK\r\n", "", "200 OK\r\n", ""),
+        ("GET", "204 No Content\r\n", "", "204 No Content\r\n", ""),
+        ("GET", "304 Not Modified\r\nETag: x\r\n", "", "304 Not Modified\r\netag: x\r\n", ""),
+        // Which hyper leaves out, as it may (RFC 9110 section 15.4.5).
+        ("GET", "304 Not Modified\r\nContent-Length: 5\r\n", "", "304 Not Modified\r\n", ""),
+        ("HEAD", "304 Not Modified\r\n", "", "304 Not Modified\r\n", ""),
+        ("HEAD", "204 No Content\r\n", "", "204 No Content\r\n", ""),
+        (
+            "GET",
+            "205 Reset Content\r\nContent-Length: 0\r\n",
+            "",
+            "205 Reset Content\r\ncontent-length: 0\r\n",
+            "",
+        ),
+    ] {
+        let context = format!("{method}: {head:?}");
+        let request = get("1.1").replace("GET", method);
+        let (mut client, mut backend, _) = scene.begin(&request);
+        // Twice over the same two connections: nothing is left over, nothing is missing.
+        for again in [true, false] {
+            backend.send(format!("HTTP/1.1 {head}\r\n{body}"));
+            let response = client.try_response(method == "HEAD").unwrap();
+            let said = text(&response.raw_head);
+            let (came, date) = said.split_once("date: ").unwrap();
+            assert_eq!(came, format!("HTTP/1.1 {expected_head}"), "{context}");
+            assert!(date.ends_with(" GMT\r\n\r\n"), "{context}: {said}");
+            assert_eq!(response.text(), expected_body, "{context}");
+            if again {
+                client.send(&request);
+                assert_eq!(backend.request().method, method, "{context}");
+            }
+        }
+    }
+}

@@ -92,8 +92,13 @@ impl Held {
     /// The next `length` bytes.
     pub fn read(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
-        self.stream.read_exact(&mut bytes).expect("bytes");
+        self.read_exact(&mut bytes);
         bytes
+    }
+
+    /// As many bytes as `bytes` has.
+    pub fn read_exact(&mut self, bytes: &mut [u8]) {
+        self.stream.read_exact(bytes).expect("the bytes");
     }
 
     /// Whether anything comes, an end included, within `wait`.

@@ -235,6 +235,11 @@ impl RawClient {
         bytes
     }
 
+    /// The next head, of whose body nothing is read.
+    pub fn read_head(&mut self) -> Head {
+        Head::read(&mut self.stream).unwrap().expect("a head")
+    }
+
     /// As many bytes as `bytes` has.
     pub fn read_exact(&mut self, bytes: &mut [u8]) {
         self.stream.read_exact(bytes).expect("the bytes");

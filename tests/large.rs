@@ -1,0 +1,149 @@
+//! Large bodies past a slow peer: what they cost in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::by_hand::{ByHand, Held};
+use crate::support::{Authority, Gateway, Introspector, RawClient};
+
+const MIB: u64 = 1 << 20;
+const PIECE: usize = 64 * 1024;
+/// Pieces begin at different bytes of one pattern, so that each is known by its number.
+const SHIFTS: usize = 251;
+
+struct Scene {
+    backend: ByHand,
+    gateway: Gateway,
+    pattern: Vec<u8>,
+    _introspector: Introspector,
+}
+
+impl Scene {
+    fn new(tls: bool) -> Self {
+        let backend = ByHand::start();
+        let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+        let mut builder = Gateway::builder()
+            .introspector(&introspector)
+            .yaml(&backend.yaml())
+            .yaml("limits: {body: 1024GiB}\nlog: {access: false}\n");
+        if tls {
+            builder = builder.tls(&Arc::new(Authority::new()));
+        }
+        let pattern = (0..PIECE + SHIFTS).map(|_| fastrand::u8(..)).collect();
+        Self { backend, gateway: builder.start(), pattern, _introspector: introspector }
+    }
+
+    fn piece(&self, number: u64) -> &[u8] {
+        let shift = (number % SHIFTS as u64) as usize;
+        &self.pattern[shift..shift + PIECE]
+    }
+
+    /// Passes `pieces` from one side to the other. The receiver is slow at first, for as long as `slow`. Returns the
+    /// most that the gateway held of memory meanwhile, in bytes.
+    fn pass(
+        &self,
+        pieces: u64,
+        slow: Duration,
+        mut send: impl FnMut(&[u8]) + Send,
+        mut receive: impl FnMut(&mut [u8]),
+    ) -> u64 {
+        let (done, most) = (AtomicBool::new(false), AtomicU64::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| (0..pieces).for_each(|number| send(self.piece(number))));
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    most.fetch_max(self.gateway.resident_memory(), Ordering::Relaxed);
+                    thread::sleep(Duration::from_millis(20));
+                }
+            });
+            let began = Instant::now();
+            let mut came = vec![0; PIECE];
+            for number in 0..pieces {
+                if began.elapsed() < slow {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                receive(&mut came);
+                // Not `assert_eq`: nobody wants to read them.
+                assert!(came == self.piece(number), "piece {number}");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        most.into_inner()
+    }
+
+    fn upload(&mut self, pieces: u64, slow: Duration) -> u64 {
+        let mut client = self.gateway.client();
+        client.send(format!(
+            "POST /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\nContent-Length: {}\r\n\r\n",
+            pieces * PIECE as u64
+        ));
+        let (mut backend, _) = self.backend.request();
+        let most = self.pass(
+            pieces,
+            slow,
+            |piece| {
+                client.send(piece);
+            },
+            |came| backend.read_exact(came),
+        );
+        end(client, backend, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone");
+        most
+    }
+
+    fn download(&mut self, pieces: u64, slow: Duration) -> u64 {
+        let mut client = self.gateway.client();
+        client.send("GET /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n");
+        let (mut backend, _) = self.backend.request();
+        backend.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", pieces * PIECE as u64));
+        client.read_head();
+        self.pass(
+            pieces,
+            slow,
+            |piece| {
+                backend.send(piece);
+            },
+            |came| client.read_exact(came),
+        )
+    }
+}
+
+fn end(mut client: RawClient, mut backend: Held, answer: &str) {
+    backend.send(answer);
+    assert_eq!(client.response().text(), "done");
+}
+
+#[test]
+fn a_large_body_leaves_memory_as_it_was() {
+    for tls in [false, true] {
+        let mut scene = Scene::new(tls);
+        let pieces = if tls { 16 } else { 64 } * MIB / PIECE as u64;
+        let slow = Duration::from_millis(500);
+        // What TLS and the allocator need at all.
+        scene.upload(16, Duration::ZERO);
+        scene.download(16, Duration::ZERO);
+        let before = scene.gateway.resident_memory();
+        let (up, down) = (scene.upload(pieces, slow), scene.download(pieces, slow));
+        for most in [up, down] {
+            let grown = most.saturating_sub(before);
+            assert!(grown < 4 * MIB, "{} KiB more, TLS {tls}", grown / 1024);
+        }
+    }
+}
+
+#[test]
+#[ignore = "soak: 5 GiB each way"]
+fn five_gibibytes_each_way_stay_under_64_mib() {
+    let mut scene = Scene::new(false);
+    let pieces = 5 * 1024 * MIB / PIECE as u64;
+    let slow = Duration::from_secs(10);
+    let mut timed = |what: &str, pass: fn(&mut Scene, u64, Duration) -> u64| {
+        let began = Instant::now();
+        let most = pass(&mut scene, pieces, slow);
+        println!("{what} of 5 GiB: {:.1} MiB at most, {:?}", most as f64 / MIB as f64, began.elapsed());
+        assert!(most < 64 * MIB, "{most} bytes");
+    };
+    timed("upload", Scene::upload);
+    timed("download", Scene::download);
+}
