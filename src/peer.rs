@@ -128,6 +128,8 @@ pub struct Activity {
 pub enum Ending {
     /// Not yet.
     Not,
+    /// After the next answer, which says so. A client cannot know before: its request may be under way.
+    Announced,
     /// After the request that is being served.
     Soon,
     /// At once, with an answer that says that the request's head did not come in time.

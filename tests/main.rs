@@ -17,6 +17,7 @@ mod config; // what is said about a configuration: every mistake with its place,
 mod cors; // browsers: preflights, and who may read the gateway's own answers
 mod demo; // what `demo` prints is true
 mod deploy; // what is shipped under deploy/
+mod drain; // how it ends: no request is lost, and nobody is waited for too long
 mod forwarding; // what reaches the backend and what comes back, to the byte
 mod framing; // where messages end: what the scanner refuses, and how
 mod fuzz; // the fuzz targets over their seeds

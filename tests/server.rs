@@ -2,17 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
 use crate::support::setting::{WRITER, setting};
 use crate::support::{
-    Answer, Authority, BINARY, Gateway, Introspector, Metrics, PATIENCE, RawClient, Upstream, Verdict, echo,
+    Authority, BINARY, Gateway, Introspector, Metrics, PATIENCE, RawClient, Upstream, Verdict, echo,
 };
 
 const ITEMS: &str = "/api/v2/items";
@@ -95,66 +93,6 @@ fn connections_are_spread_evenly_over_the_cores() {
         let served: Vec<_> = served.values().map(BTreeSet::len).collect();
         assert_eq!(served, [count / 2, count / 2]);
     }
-}
-
-#[test]
-fn a_drain_finishes_what_is_in_flight() {
-    let mut setting = setting("");
-    setting.upstream.answer(|request| echo(request).after(Duration::from_millis(600)));
-    let mut idle: Vec<_> = (0..2).map(|_| setting.gateway.client()).collect();
-    let mut busy: Vec<_> = (0..4).map(|_| setting.gateway.client()).collect();
-    for client in &mut busy {
-        client.send(format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n"));
-    }
-    setting.upstream.wait_for_requests(4);
-    setting.gateway.signal(Signal::TERM);
-    for client in &mut idle {
-        let (waited, said) = until_close(client);
-        assert!(waited < 400, "an idle connection was open for {waited} ms");
-        assert_eq!(said, "");
-    }
-    let refused = TcpStream::connect(setting.gateway.address());
-    assert!(refused.is_err(), "new connections are taken while draining");
-    for client in &mut busy {
-        let response = client.response();
-        assert_eq!(response.status, 200);
-        assert_eq!(response.field("connection"), Some("close"));
-    }
-    assert_eq!(setting.gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
-    let lines = setting.gateway.logs();
-    assert_eq!(lines.iter().filter(|line| line.contains(r#""reason":"allowed""#)).count(), 4);
-    assert!(lines.iter().any(|line| line.contains(r#""message":"drained""#)));
-}
-
-#[test]
-fn a_drain_ends_after_its_time() {
-    let mut setting = setting("listen:\n  drain_timeout: 300ms\n");
-    setting.upstream.answer(|_| Answer::hang());
-    let mut client = setting.gateway.client();
-    client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
-    setting.upstream.wait_for_requests(1);
-    setting.gateway.signal(Signal::TERM);
-    let started = Instant::now();
-    assert_eq!(setting.gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
-    assert!(started.elapsed() >= Duration::from_millis(280), "{:?}", started.elapsed());
-    assert_eq!(until_close(&mut client).1, "");
-    assert!(setting.gateway.logs().iter().any(|line| line.contains("connections were cut")));
-}
-
-#[test]
-fn during_the_drain_delay_it_serves_but_is_not_ready() {
-    let mut setting = setting("listen:\n  drain_delay: 700ms\n");
-    let ask = |path: &str| RawClient::connect(setting.gateway.admin()).get(path, None).status;
-    assert_eq!((ask("/readyz"), ask("/healthz")), (200, 200));
-    setting.gateway.signal(Signal::TERM);
-    let started = Instant::now();
-    while ask("/readyz") != 503 {
-        assert!(started.elapsed() < Duration::from_millis(600), "still ready");
-    }
-    assert_eq!(ask("/healthz"), 200);
-    assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200);
-    assert_eq!(setting.gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
-    assert!(started.elapsed() >= Duration::from_millis(680), "{:?}", started.elapsed());
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Arguments {
             taken,
         };
         let exit = output(Exit::Fine, |out| welcome.write(out));
-        server.serve(shutdown())?;
+        server.serve(shutdown)?;
         Ok(exit)
     }
 }

@@ -54,7 +54,7 @@ impl Arguments {
         };
         // The text of the configuration, with the secrets in it, is of no more use.
         drop(loaded.warnings);
-        match server.serve(shutdown()) {
+        match server.serve(shutdown) {
             Ok(()) => Exit::Fine,
             Err(error) => {
                 report(format_args!("error: {error}"));

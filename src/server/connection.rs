@@ -176,7 +176,7 @@ async fn tell_apart(watched: &mut Watched) -> Protocol {
     let protocol = poll_fn(|context| {
         loop {
             peer.activity.driven_by(context.waker());
-            if peer.activity.ending() != Ending::Not {
+            if peer.activity.ending() > Ending::Announced {
                 return Poll::Ready(Protocol::Http1);
             }
             let mut bytes = [0; PREFACE.len()];

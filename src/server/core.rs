@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -17,11 +17,15 @@ use crate::client::pool::Census;
 use crate::config::settings::{Limits, Settings};
 use crate::exchange::Recorder;
 use crate::gateway::Gateway;
-use crate::peer::{Ending, Peer, Phase};
+use crate::peer::{Activity, Ending, Peer, Phase};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Metrics};
 use crate::tokens::introspector::Introspector;
 use crate::tokens::lookup::Lookup;
+
+/// How long a drain leaves an idle connection open, and a client that was told of the end to close its side. A
+/// request may be under way, and would be lost.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// What a core is made from, in the thread that starts it.
 pub(super) struct Seed {
@@ -31,6 +35,8 @@ pub(super) struct Seed {
     pub(super) access: AccessLog,
     /// How many connections the core has or is about to get.
     pub(super) load: Arc<AtomicUsize>,
+    /// Whether a drain is not to wait for anybody.
+    pub(super) hurry: Arc<AtomicBool>,
 }
 
 /// One core.
@@ -113,6 +119,7 @@ impl Seed {
     /// Does as `orders` say until they end, then waits until the connections have ended, for `drain_timeout` at
     /// most. Says how many had to be cut.
     pub(super) async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) -> usize {
+        let hurry = Arc::clone(&self.hurry);
         let core = self.grow();
         let sweep = tokio::task::spawn_local(Rc::clone(&core).sweep());
         while let Some(order) = orders.recv().await {
@@ -124,17 +131,14 @@ impl Seed {
                         connection::serve(Rc::clone(&core), admitted).await;
                     });
                 }
+                Order::Announce => core.end_all(|_| Ending::Announced),
                 Order::Adopt { configuration, access, adopted } => {
                     core.adopt(&configuration, access);
                     drop(adopted);
                 }
             }
         }
-        let deadline = Instant::now() + core.gateway().settings().listen.drain_timeout;
-        while core.load.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
-            core.end_all(Ending::Soon);
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        core.drain(&hurry).await;
         sweep.abort();
         core.load.load(Ordering::Relaxed)
     }
@@ -184,9 +188,26 @@ impl Core {
         Open(self)
     }
 
-    fn end_all(&self, ending: Ending) {
+    fn end_all(&self, how: impl Fn(&Activity) -> Ending) {
         for peer in self.peers.borrow().iter().filter_map(Weak::upgrade) {
-            peer.activity.end(ending);
+            peer.activity.end(how(&peer.activity));
+        }
+    }
+
+    /// Waits until every connection has ended, for `drain_timeout` at most.
+    async fn drain(&self, hurry: &AtomicBool) {
+        let timeout = self.gateway().settings().listen.drain_timeout;
+        let (began, grace) = (Instant::now(), GRACE.min(timeout / 2));
+        while self.load.load(Ordering::Relaxed) > 0 && began.elapsed() < timeout {
+            if hurry.load(Ordering::Relaxed) {
+                break;
+            }
+            let now = Instant::now();
+            self.end_all(|activity| match activity.phase() {
+                (Phase::Idle, since) if now >= since.max(began) + grace => Ending::Soon,
+                _ => Ending::Announced,
+            });
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

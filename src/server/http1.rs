@@ -7,11 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
-use super::core::{Core, Serving};
+use super::core::{Core, GRACE, Serving};
 use super::head::Scanned;
 use super::last_answer::{linger, refuse};
 use super::transport::Watched;
@@ -47,7 +49,13 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
     let service = service_fn(|request| {
         let gateway = core.gateway();
         let (peer, switch) = (Rc::clone(peer), &switch);
-        async move { Ok::<_, Infallible>(gateway.answer(&peer, request, switch).await) }
+        async move {
+            let mut response = gateway.answer(&peer, request, switch).await;
+            if peer.activity.ending() != Ending::Not && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let io = TokioIo::new(Scanned::new(watched, limits.bounds()));
     let mut connection = serving.http1.serve_connection(io, service);
@@ -57,7 +65,7 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
     let ended = poll_fn(|context| {
         peer.activity.driven_by(context.waker());
         match peer.activity.ending() {
-            Ending::Not => {}
+            Ending::Not | Ending::Announced => {}
             Ending::Soon if is_last => {}
             Ending::Soon => {
                 is_last = true;
@@ -95,5 +103,8 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
         scanned.break_off();
     } else if scanned.is_mid_body() {
         linger(scanned.into_transport(), limits.header_timeout).await;
+    } else if peer.activity.ending() == Ending::Announced {
+        // Of a client that sends several requests at once, further ones may have come.
+        linger(scanned.into_transport(), GRACE).await;
     }
 }

@@ -123,8 +123,9 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
             peer.activity.driven_by(context.waker());
             match peer.activity.ending() {
                 Ending::Not => {}
-                Ending::Soon if closing.is_some() => {}
-                Ending::Soon => {
+                Ending::Announced | Ending::Soon if closing.is_some() => {}
+                // GOAWAY leaves whatever the client has sent meanwhile its answer.
+                Ending::Announced | Ending::Soon => {
                     closing = Some(Box::pin(sleep(limits.header_timeout)));
                     connection.as_mut().graceful_shutdown();
                 }

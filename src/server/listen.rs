@@ -77,6 +77,8 @@ pub(super) struct TooMany;
 pub(super) enum Order {
     /// Serve a connection.
     Serve(Admitted),
+    /// Have each connection of now end after its next answer.
+    Announce,
     /// Serve by another configuration from now on.
     Adopt {
         configuration: Arc<Configuration>,
@@ -168,6 +170,14 @@ impl Seating {
             };
             // A core that is gone serves nothing.
             let _ = seat.sender.send(order);
+        }
+    }
+
+    /// Has clients go elsewhere: each connection of now ends after its next answer.
+    pub(super) fn announce_the_end(&self) {
+        for seat in &self.seats {
+            // A core that is gone has no connection.
+            let _ = seat.sender.send(Order::Announce);
         }
     }
 

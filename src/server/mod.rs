@@ -19,18 +19,18 @@ mod supervisor;
 pub mod tls;
 mod transport;
 
-use std::cell::Cell;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::{self, LocalOptions, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 use self::configuration::Configuration;
 pub use self::configuration::Parts;
@@ -143,11 +143,12 @@ impl Server {
         self.admin.address()
     }
 
-    /// Serves until `shutdown` is done and what was in flight then has ended, for `drain_timeout` at most.
+    /// Serves until it is `told` to end and what was in flight then has ended, for `drain_timeout` at most. Where it is
+    /// told again it waits no longer.
     ///
     /// # Errors
     /// Where the system gives no thread or no event queue.
-    pub fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+    pub fn serve(self, told: impl AsyncFn()) -> Result<(), StartError> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let metrics = Metrics::new(self.settings.threads);
         metrics.config_reload(true, SystemTime::now());
@@ -155,10 +156,11 @@ impl Server {
         // Before anybody is told that we listen: until then SIGHUP would end the process.
         let hangups = self.source.as_ref().and_then(|_| hangups(&runtime));
         let log = self.log.control();
+        let hurry = Arc::new(AtomicBool::new(false));
         let mut cores = Vec::new();
         let mut seats = Vec::new();
         for index in 0..self.settings.threads {
-            let (seat, core) = start_core(index, &metrics, &configuration, log)?;
+            let (seat, core) = start_core(index, &metrics, &configuration, log, &hurry)?;
             seats.push(seat);
             cores.push(core);
         }
@@ -191,17 +193,43 @@ impl Server {
             reloader.start(receiver)?;
             runtime.spawn(tell_hangups(hangups, hung_up));
         }
-        if let Some(listener) = self.redirect {
+        let redirect = self.redirect.map(|listener| {
             tell_of(Role::Redirect, &listener);
             let settings = Arc::clone(&self.settings);
-            runtime.spawn(redirect::serve(listener, settings, Arc::clone(&metrics)));
-        }
+            runtime.spawn(redirect::serve(listener, settings, Arc::clone(&metrics)))
+        });
         let turned_away = TurnedAway::new(metrics.core(self.settings.threads));
         let seating = Seating::new(seats, Arc::clone(&configuration.settings), turned_away, log.clone());
-        runtime.block_on(accept(self.proxy, seating, to_adopt, &readiness, shutdown))?;
-        let cut: usize = cores.into_iter().map(|core| core.join().unwrap_or_default()).sum();
+        let (tell, mut tellings) = mpsc::unbounded_channel();
+        let listening = async {
+            loop {
+                told().await;
+                let _ = tell.send(());
+            }
+        };
+        let serving = async {
+            let in_a_hurry = accept(self.proxy, seating, to_adopt, &readiness, &mut tellings).await?;
+            hurry.store(in_a_hurry, Ordering::Relaxed);
+            if let Some(redirect) = redirect {
+                redirect.abort();
+            }
+            let join = || cores.into_iter().map(|core| core.join().unwrap_or_default()).sum();
+            let mut joined = spawn_blocking(join);
+            loop {
+                tokio::select! {
+                    cut = &mut joined => return cut.map_err(io::Error::other),
+                    Some(()) = tellings.recv() => hurry.store(true, Ordering::Relaxed),
+                }
+            }
+        };
+        let cut: usize = runtime.block_on(async {
+            tokio::select! {
+                cut = serving => cut,
+                never = listening => never,
+            }
+        })?;
         if cut > 0 {
-            tracing::warn!(connections = cut, "drain_timeout passed: connections were cut");
+            tracing::warn!(connections = cut, "the time is up: connections were cut");
         }
         tracing::info!("drained");
         admin.stop();
@@ -254,6 +282,7 @@ fn start_core(
     metrics: &Arc<Metrics>,
     configuration: &Arc<Configuration>,
     log: &log::Control,
+    hurry: &Arc<AtomicBool>,
 ) -> io::Result<(Seat, JoinHandle<usize>)> {
     let (sender, orders) = mpsc::unbounded_channel::<Order>();
     let load = Arc::new(AtomicUsize::new(0));
@@ -263,6 +292,7 @@ fn start_core(
         configuration: Arc::clone(configuration),
         access: log.access_log(&configuration.settings.log),
         load: Arc::clone(&load),
+        hurry: Arc::clone(hurry),
     };
     // The runtime cannot leave its thread, so the thread has to say whether it got one.
     let (started, is_started) = std::sync::mpsc::sync_channel(1);
@@ -284,34 +314,35 @@ fn start_core(
     Ok((Seat { load, sender }, core))
 }
 
-/// Accepts until `shutdown` is done and `drain_delay` has passed since. What waits to be accepted then is
-/// still served.
+/// Accepts until it is told to end and `drain_delay` has passed since. What waits to be accepted then is still
+/// served. Says whether it was told again meanwhile.
 async fn accept(
     listener: Listener,
     mut seating: Seating,
     mut adoptions: mpsc::UnboundedReceiver<Adoption>,
     readiness: &Readiness,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
+    tellings: &mut mpsc::UnboundedReceiver<()>,
+) -> io::Result<bool> {
     let is_inherited = listener.is_inherited();
     let (door, _file) = Door::open(listener)?;
     readiness.set(State::Ready);
     supervisor::ready();
-    let drain_delay = Cell::new(seating.settings().listen.drain_delay);
-    let mut closing = std::pin::pin!(async {
-        shutdown.await;
-        tracing::info!("draining");
-        readiness.set(State::Draining);
-        supervisor::stopping();
-        tokio::time::sleep(drain_delay.get()).await;
-    });
-    loop {
+    let mut closes_at = None;
+    let in_a_hurry = loop {
         tokio::select! {
-            () = &mut closing => break,
-            Some(adoption) = adoptions.recv() => {
-                seating.adopt(&adoption);
-                drain_delay.set(seating.settings().listen.drain_delay);
+            () = wait_until(closes_at) => break false,
+            Some(()) = tellings.recv() => {
+                if closes_at.is_some() {
+                    break true;
+                }
+                tracing::info!("draining");
+                readiness.set(State::Draining);
+                supervisor::stopping();
+                // Whoever comes from now on still does so for want of another place.
+                seating.announce_the_end();
+                closes_at = Some(Instant::now() + seating.settings().listen.drain_delay);
             }
+            Some(adoption) = adoptions.recv() => seating.adopt(&adoption),
             accepted = door.accept() => match accepted {
                 Ok(accepted) => seating.seat(accepted),
                 Err(error) => {
@@ -320,10 +351,18 @@ async fn accept(
                 }
             }
         }
-    }
+    };
     // At a socket that outlives this process, whoever comes next will serve them, or is serving already.
     while !is_inherited && let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, door.accept()).await {
         seating.seat(accepted);
     }
-    Ok(())
+    Ok(in_a_hurry)
+}
+
+/// For ever, where there is no such time.
+async fn wait_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
 }

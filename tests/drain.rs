@@ -1,0 +1,204 @@
+//! How it ends: no request is lost, and nobody is waited for too long.
+
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::setting::{Setting, setting};
+use crate::support::{Answer, Gateway, RawClient, Response, echo};
+
+const ITEMS: &str = "/api/v2/items";
+const REQUEST: &str = "GET /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n";
+
+/// Has it end, and waits until it knows.
+fn terminate(gateway: &Gateway) {
+    gateway.signal(Signal::TERM);
+    gateway.wait_for_log(|line| line["message"] == "draining");
+}
+
+/// Waits until no more connections are taken.
+fn wait_until_closed(gateway: &Gateway) {
+    let end = Instant::now() + Duration::from_secs(5);
+    while TcpStream::connect(gateway.address()).is_ok() {
+        assert!(Instant::now() < end, "new connections are taken while draining");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// How it ended, and how long it took to.
+fn ended(gateway: &mut Gateway, within: Duration) -> Duration {
+    let began = Instant::now();
+    assert_eq!(gateway.wait_exit(within).code(), Some(0));
+    let lines = gateway.logs();
+    assert!(lines.iter().any(|line| line.contains(r#""message":"drained""#)));
+    began.elapsed()
+}
+
+/// Whether an answer is said to be its connection's last.
+fn is_last(response: &Response) -> bool {
+    assert_eq!(response.status, 200);
+    response.field("connection") == Some("close")
+}
+
+fn slow(milliseconds: u64) -> Setting {
+    let setting = setting("");
+    setting.upstream.answer(move |request| echo(request).after(Duration::from_millis(milliseconds)));
+    setting
+}
+
+#[test]
+fn what_is_in_flight_is_finished() {
+    let mut setting = slow(600);
+    let mut busy: Vec<_> = (0..4).map(|_| setting.gateway.client()).collect();
+    for client in &mut busy {
+        client.send(REQUEST);
+    }
+    setting.upstream.wait_for_requests(4);
+    terminate(&setting.gateway);
+    wait_until_closed(&setting.gateway);
+    for mut client in busy {
+        assert!(is_last(&client.response()));
+        assert_eq!(client.read_until_close(), b"");
+    }
+    assert!(
+        ended(&mut setting.gateway, Duration::from_secs(3)) < Duration::from_millis(500),
+        "nobody is left"
+    );
+    let lines = setting.gateway.logs();
+    assert_eq!(lines.iter().filter(|line| line.contains(r#""reason":"allowed""#)).count(), 4);
+}
+
+/// A client cannot know that a connection is about to be closed before it is told.
+#[test]
+fn an_idle_connection_is_waited_for_and_told() {
+    let mut setting = slow(0);
+    let connect = || setting.gateway.client();
+    let (mut kept, mut fresh, mut begun) = (connect(), connect(), connect());
+    let (mut quiet, mut silent) = (connect(), connect());
+    for client in [&mut kept, &mut quiet] {
+        assert!(!is_last(&client.send(REQUEST).response()));
+    }
+    begun.send(&REQUEST[..30]);
+    thread::sleep(Duration::from_millis(50));
+    let began = Instant::now();
+    terminate(&setting.gateway);
+    wait_until_closed(&setting.gateway);
+    thread::sleep(Duration::from_millis(300));
+    assert!(is_last(&kept.send(REQUEST).response()));
+    assert!(is_last(&fresh.send(REQUEST).response()), "its first request");
+    assert!(is_last(&begun.send(&REQUEST[30..]).response()));
+    for client in [&mut kept, &mut fresh, &mut begun] {
+        assert_eq!(client.read_until_close(), b"");
+    }
+    for client in [&mut quiet, &mut silent] {
+        assert_eq!(client.read_until_close(), b"");
+    }
+    let waited = began.elapsed().as_millis();
+    assert!((950..2500).contains(&waited), "{waited} ms");
+    ended(&mut setting.gateway, Duration::from_millis(1500));
+}
+
+#[test]
+fn who_sends_several_at_once_gets_to_read_the_last_answer() {
+    let setting = slow(200);
+    let mut client = setting.gateway.client();
+    client.send(REQUEST);
+    setting.upstream.wait_for_requests(1);
+    terminate(&setting.gateway);
+    wait_until_closed(&setting.gateway);
+    client.send(REQUEST.repeat(500));
+    thread::sleep(Duration::from_millis(400));
+    assert!(is_last(&client.response()));
+    assert_eq!(client.read_until_close(), b"");
+    assert_eq!(setting.upstream.requests().len(), 1, "nothing after a last answer is served");
+}
+
+#[test]
+fn it_ends_after_its_time() {
+    let mut setting = setting("listen:\n  drain_timeout: 300ms\n");
+    setting.upstream.answer(|_| Answer::hang());
+    let mut client = setting.gateway.client();
+    client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
+    setting.upstream.wait_for_requests(1);
+    let _idle = setting.gateway.client();
+    setting.gateway.signal(Signal::TERM);
+    let took = ended(&mut setting.gateway, Duration::from_secs(3));
+    assert!((280..1500).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(client.read_until_close(), b"");
+    setting.gateway.wait_for_log(|line| {
+        line["message"].as_str().is_some_and(|it| it.contains("connections were cut"))
+            && line["connections"] == 1
+    });
+}
+
+#[test]
+fn during_the_drain_delay_it_serves_but_is_not_ready() {
+    let mut setting = setting("listen:\n  drain_delay: 900ms\n");
+    let ask = |path: &str| RawClient::connect(setting.gateway.admin()).get(path, None).status;
+    let (mut old, mut idle) = (setting.gateway.client(), setting.gateway.client());
+    for client in [&mut old, &mut idle] {
+        assert!(!is_last(&client.send(REQUEST).response()));
+    }
+    assert_eq!((ask("/readyz"), ask("/healthz")), (200, 200));
+    let began = Instant::now();
+    terminate(&setting.gateway);
+    assert_eq!((ask("/readyz"), ask("/healthz")), (503, 200));
+    // Who was there is sent elsewhere; who still comes has no other place yet.
+    assert!(is_last(&old.send(REQUEST).response()));
+    let mut new = setting.gateway.client();
+    for _ in 0..3 {
+        assert!(!is_last(&new.send(REQUEST).response()));
+    }
+    wait_until_closed(&setting.gateway);
+    assert!(began.elapsed() >= Duration::from_millis(880), "{:?}", began.elapsed());
+    for client in [&mut new, &mut idle] {
+        assert!(is_last(&client.send(REQUEST).response()));
+    }
+    ended(&mut setting.gateway, Duration::from_secs(3));
+}
+
+#[test]
+fn told_twice_it_waits_for_nobody() {
+    for (yaml, signals) in [
+        ("listen:\n  drain_timeout: 1m\n", [Signal::TERM, Signal::TERM]),
+        ("listen:\n  drain_timeout: 1m\n", [Signal::INT, Signal::INT]),
+        ("listen:\n  drain_delay: 1m\n", [Signal::TERM, Signal::INT]),
+    ] {
+        let mut setting = setting(yaml);
+        setting.upstream.answer(|_| Answer::hang());
+        let mut client = setting.gateway.client();
+        client.send(REQUEST);
+        setting.upstream.wait_for_requests(1);
+        setting.gateway.signal(signals[0]);
+        setting.gateway.wait_for_log(|line| line["message"] == "draining");
+        thread::sleep(Duration::from_millis(100));
+        setting.gateway.signal(signals[1]);
+        ended(&mut setting.gateway, Duration::from_secs(2));
+        assert_eq!(client.read_until_close(), b"");
+        setting
+            .gateway
+            .wait_for_log(|line| line["message"].as_str().is_some_and(|it| it.contains("were cut")));
+    }
+}
+
+#[test]
+fn a_large_answer_is_finished() {
+    let mut setting = setting("");
+    let body = vec![b'a'; 8 << 20];
+    let sent = body.clone();
+    setting.upstream.answer(move |_| Answer::with(200, &[], &sent));
+    let mut client = setting.gateway.client();
+    client.send(format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n"));
+    setting.upstream.wait_for_requests(1);
+    thread::sleep(Duration::from_millis(100));
+    terminate(&setting.gateway);
+    wait_until_closed(&setting.gateway);
+    let response = client.response();
+    assert_eq!(response.field("connection"), None, "its head had gone out");
+    assert!(response.body == body);
+    // So the next one has to say it.
+    assert!(is_last(&client.send(REQUEST).response()));
+    ended(&mut setting.gateway, Duration::from_secs(3));
+}
