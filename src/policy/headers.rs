@@ -75,10 +75,13 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> bo
     let mut distrusted = false;
     let mut going = Vec::new();
     let mut wants_trailers = false;
-    let mut has_connection = false;
+    let (mut has_connection, mut has_cookie) = (false, false);
     for name in fields.keys() {
         let goes = match fate(name.as_str()) {
-            Fate::Passes => false,
+            Fate::Passes => {
+                has_cookie |= *name == COOKIE;
+                false
+            }
             Fate::HopByHop => {
                 has_connection |= *name == CONNECTION;
                 wants_trailers |= *name == TE && accepts_trailers(fields);
@@ -106,7 +109,7 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> bo
         fields.insert(TE, HeaderValue::from_static("trailers"));
         fields.insert(CONNECTION, HeaderValue::from_static("te"));
     }
-    set_fields(fields, forwarding);
+    set_fields(fields, forwarding, has_cookie);
     distrusted
 }
 
@@ -278,7 +281,7 @@ fn accepts_trailers(fields: &HeaderMap) -> bool {
     options(fields, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
-fn set_fields(fields: &mut HeaderMap, forwarding: Forwarding<'_>) {
+fn set_fields(fields: &mut HeaderMap, forwarding: Forwarding<'_>, has_cookie: bool) {
     let told = match &forwarding.credentials {
         Credentials::Token { identity: Some(identity), .. } => identity.len(),
         _ => 0,
@@ -307,9 +310,9 @@ fn set_fields(fields: &mut HeaderMap, forwarding: Forwarding<'_>) {
     if let Entry::Vacant(entry) = fields.entry(X_FORWARDED_PROTO) {
         entry.insert(HeaderValue::from_static(if forwarding.encrypted { "https" } else { "http" }));
     }
-    if !fields.contains_key(X_FORWARDED_HOST)
-        && let Some(host) = fields.get(HOST).cloned()
-    {
+    // Of others it is gone by now.
+    let has_host = forwarding.trusted && fields.contains_key(X_FORWARDED_HOST);
+    if !has_host && let Some(host) = fields.get(HOST).cloned() {
         fields.insert(X_FORWARDED_HOST, host);
     }
     fields.insert(X_REQUEST_ID, forwarding.request_id.clone());
@@ -320,7 +323,7 @@ fn set_fields(fields: &mut HeaderMap, forwarding: Forwarding<'_>) {
         Credentials::AsSent => {}
         Credentials::Token { authorization, identity, cookies } => {
             fields.insert(AUTHORIZATION, authorization);
-            if !cookies {
+            if has_cookie && !cookies {
                 fields.remove(COOKIE);
             }
             if let Some(identity) = identity {
