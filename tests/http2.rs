@@ -1,5 +1,6 @@
 //! HTTP/2 from clients: the same answers as over HTTP/1, and what its frames may do.
 
+mod conformance; // the cases of h2spec
 mod life; // how long connections and streams live, and how they end
 mod limits; // how much, how many and how often
 mod translation; // what reaches the backend and what comes back, to the byte

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::transport::Watched;
+use crate::policy::refusal::Refusal;
 
 /// What a client may spend at once: a hundred resets, as of a browser that leaves a page.
 const MOST: u32 = 1000;
@@ -36,15 +37,19 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 /// Of DATA and HEADERS.
 const END_STREAM: u8 = 1;
+/// Of SETTINGS.
+const ACK: u8 = 1;
 /// Of HEADERS and CONTINUATION.
 const END_HEADERS: u8 = 4;
 /// RFC 9113 section 7.
 pub(super) const NO_ERROR: u32 = 0;
-pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
+const PROTOCOL_ERROR: u32 = 1;
+const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// A frame's header (RFC 9113 section 4.1), as far as it is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,16 +132,38 @@ impl Purse {
     }
 }
 
-/// Why no frame is read any more.
-#[derive(Debug, thiserror::Error)]
-#[error("too many HTTP/2 frames that say nothing")]
-struct Flood;
+/// Why no frame is read any more. What h2 finds wrong it tells the client by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("HTTP/2 that does not begin with SETTINGS")]
+    NotSettings,
+    #[error("too many HTTP/2 frames that say nothing")]
+    Flood,
+}
+
+impl Fault {
+    /// For the client.
+    pub(super) const fn code(self) -> u32 {
+        match self {
+            Self::NotSettings => PROTOCOL_ERROR,
+            Self::Flood => ENHANCE_YOUR_CALM,
+        }
+    }
+
+    /// For the log.
+    pub(super) const fn refusal(self) -> Refusal {
+        Refusal::BadRequest(match self {
+            Self::NotSettings => "HTTP/2 that does not begin with SETTINGS",
+            Self::Flood => "too many HTTP/2 frames that say nothing",
+        })
+    }
+}
 
 /// What is left of a connection that h2 has dropped.
 pub(super) struct Left {
     pub(super) watched: Watched,
-    /// Whether it was ended for its frames.
-    pub(super) flooded: bool,
+    /// Why it was ended, where that was for its frames.
+    pub(super) fault: Option<Fault>,
     /// Whether a frame may follow what was written.
     pub(super) is_between: bool,
 }
@@ -148,7 +175,7 @@ pub(super) type Returned = Rc<Cell<Option<Left>>>;
 pub(super) struct Counted {
     /// Until it is returned.
     watched: Option<Watched>,
-    flooded: bool,
+    fault: Option<Fault>,
     came: Frames,
     /// Whether the client's first frame, its SETTINGS, is complete.
     settled: bool,
@@ -165,7 +192,7 @@ impl Counted {
         watched.peer.activity.speaks_http2(now);
         Self {
             watched: Some(watched),
-            flooded: false,
+            fault: None,
             came: Frames::after(PREFACE.len() as u32),
             settled: false,
             open: false,
@@ -176,9 +203,9 @@ impl Counted {
     }
 
     /// Counts what came.
-    fn count(&mut self, bytes: &[u8]) -> Result<(), Flood> {
-        let Self { came, settled, open, purse, .. } = self;
-        let (mut enough, mut completed) = (true, false);
+    fn count(&mut self, bytes: &[u8]) {
+        let Self { came, settled, open, purse, fault, .. } = self;
+        let (mut is_first, mut completed) = (came.frame.is_none(), false);
         came.read(bytes, |frame| {
             let Frame { length, kind, flags } = frame;
             let cost = match kind {
@@ -191,7 +218,11 @@ impl Counted {
                 RST_STREAM => RESET,
                 _ => 1,
             };
-            enough &= purse.spend(cost, Instant::now);
+            if std::mem::take(&mut is_first) && (kind != SETTINGS || flags & ACK != 0) {
+                fault.get_or_insert(Fault::NotSettings);
+            } else if !purse.spend(cost, Instant::now) {
+                fault.get_or_insert(Fault::Flood);
+            }
         });
         // What comes in one piece that is not at its end is no frame of DATA: of those their streams know.
         let is_partial = came.left > 0 && came.frame.is_some_and(|frame| frame.kind != DATA);
@@ -205,7 +236,6 @@ impl Counted {
                 activity.incomplete(Some(Instant::now()));
             }
         }
-        if enough { Ok(()) } else { Err(Flood) }
     }
 
     /// Notes what went.
@@ -228,8 +258,8 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let (flooded, is_between) = (self.flooded, self.went.is_between());
-        self.returned.set(self.watched.take().map(|watched| Left { watched, flooded, is_between }));
+        let (fault, is_between) = (self.fault, self.went.is_between());
+        self.returned.set(self.watched.take().map(|watched| Left { watched, fault, is_between }));
     }
 }
 
@@ -252,10 +282,10 @@ impl AsyncRead for Counted {
         let this = self.get_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(this.watched()?).poll_read(context, buffer))?;
-        if let Err(flood) = this.count(&buffer.filled()[before..]) {
+        this.count(&buffer.filled()[before..]);
+        if let Some(fault) = this.fault {
             buffer.set_filled(before);
-            this.flooded = true;
-            return Poll::Ready(Err(io::Error::other(flood)));
+            return Poll::Ready(Err(io::Error::other(fault)));
         }
         Poll::Ready(Ok(()))
     }

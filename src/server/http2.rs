@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
 use super::core::{Core, Serving};
-use super::frames::{Counted, ENHANCE_YOUR_CALM, Left, NO_ERROR, Returned, go_away};
+use super::frames::{Counted, Left, NO_ERROR, Returned, go_away};
 use super::last_answer::{linger, note_refused};
 use super::transport::Watched;
 use crate::config::settings::Limits;
@@ -158,21 +158,16 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
         .await
     };
     streams.end().await;
-    let Some(Left { mut watched, flooded, is_between }) = returned.take() else { return };
-    let error = match ended {
-        Ended::Closed | Ended::Now => return,
-        Ended::Broken if !flooded => return linger(watched, limits.header_timeout).await,
-        Ended::Broken => {
-            note_refused(core, peer, &Refusal::BadRequest("too many HTTP/2 frames that say nothing"));
-            ENHANCE_YOUR_CALM
-        }
-        Ended::TimedOut => {
-            note_refused(core, peer, &Refusal::RequestTimeout);
-            NO_ERROR
-        }
+    let Some(Left { mut watched, fault, is_between }) = returned.take() else { return };
+    let (refusal, code) = match (ended, fault) {
+        (Ended::Closed | Ended::Now, _) => return,
+        (Ended::Broken, None) => return linger(watched, limits.header_timeout).await,
+        (Ended::Broken, Some(fault)) => (fault.refusal(), fault.code()),
+        (Ended::TimedOut, _) => (Refusal::RequestTimeout, NO_ERROR),
     };
+    note_refused(core, peer, &refusal);
     let farewell = async {
-        if is_between && watched.write_all(&go_away(error)).await.is_ok() {
+        if is_between && watched.write_all(&go_away(code)).await.is_ok() {
             linger(watched, limits.header_timeout).await;
         }
     };

@@ -13,6 +13,7 @@ use crate::support::http2::{
 use crate::support::setting::Setting;
 use crate::support::{Answer, echo};
 
+const SLOW: &str = "/up?slow";
 const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
 
 /// Reads until the connection ends: in how many milliseconds, and GOAWAY's error.
@@ -101,11 +102,11 @@ fn a_slow_answer_is_waited_for() {
 fn a_backend_that_is_too_slow_is_so_for_its_stream_alone() {
     let setting = h2c("backend:\n  timeout: 400ms\n");
     setting.upstream.answer(|request| match &*request.target {
-        "/up?slow" => Answer::hang(),
+        SLOW => Answer::hang(),
         _ => echo(request),
     });
     let mut client = client(&setting);
-    let slow = client.ask("GET", "/up?slow", &[]);
+    let slow = client.ask("GET", SLOW, &[]);
     assert_eq!(client.get("/up", None).status, 200);
     assert_eq!(client.outcome(slow).answer().status, 504);
     assert_eq!(client.get("/up", None).status, 200);
@@ -160,19 +161,17 @@ fn an_answer_that_is_not_read_is_given_up() {
 #[test]
 fn a_stream_that_its_client_leaves_is_left_by_the_backend_too() {
     let setting = h2c("");
-    setting.upstream.answer(|_| Answer::hang());
+    setting.upstream.answer(|request| if request.target == SLOW { Answer::hang() } else { echo(request) });
     let mut client = client(&setting);
-    let stream = client.ask("GET", "/up", &[]);
+    let stream = client.ask("GET", SLOW, &[]);
     setting.upstream.wait_for_requests(1);
     client.send(&Frame::reset(stream, CANCEL));
     setting.gateway.wait_for_metric(r#"requests_total{status="499",reason="client_gone"}"#, 1.0);
     setting.gateway.wait_for_metric("backend_connections", 0.0);
-    setting.upstream.answer(echo);
     assert_eq!(client.get("/up", None).status, 200, "the connection lives");
     // The whole connection.
-    setting.upstream.answer(|_| Answer::hang());
-    client.ask("GET", "/up", &[]);
-    client.ask("GET", "/up", &[]);
+    client.ask("GET", SLOW, &[]);
+    client.ask("GET", SLOW, &[]);
     setting.upstream.wait_for_requests(4);
     drop(client);
     setting.gateway.wait_for_metric(r#"requests_total{status="499",reason="client_gone"}"#, 3.0);

@@ -95,19 +95,18 @@ fn a_body_beyond_its_bound_is_413() {
 
 #[test]
 fn a_stream_too_many_is_refused() {
+    const SLOW: &str = "/up?slow";
     let setting = h2c("");
-    setting.upstream.answer(|_| Answer::hang());
+    setting.upstream.answer(|request| if request.target == SLOW { Answer::hang() } else { echo(request) });
     let mut client = client(&setting);
-    let streams = [(); 100].map(|()| client.ask("GET", "/up", &[]));
+    let streams = [(); 100].map(|()| client.ask("GET", SLOW, &[]));
     setting.upstream.wait_for_requests(100);
     let refused = client.ask("GET", "/up", &[]);
     assert!(matches!(client.outcome(refused), Outcome::Reset(REFUSED_STREAM)));
-    setting.upstream.answer(echo);
     client.send(&Frame::reset(streams[0], CANCEL));
     assert_eq!(client.get("/up", None).status, 200);
     // Who goes on asking for what is refused has to go.
-    setting.upstream.answer(|_| Answer::hang());
-    client.ask("GET", "/up", &[]);
+    client.ask("GET", SLOW, &[]);
     setting.upstream.wait_for_requests(102);
     assert_eq!(open_many(&mut client, 150, |_| vec![]), Some(ENHANCE_YOUR_CALM));
     assert_eq!(setting.upstream.requests().len(), 102);
