@@ -8,11 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{Method, Response, Version};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
 use crate::backend::body::RequestBody;
 use crate::backend::idle::IdleTimer;
 use crate::client::pool::Lease;
+use crate::client::{ExchangeError, Received};
 use crate::exchange::Exchange;
 use crate::policy::headers;
 use crate::policy::refusal::Reason;
@@ -31,7 +32,7 @@ enum Source {
 }
 
 struct FromBackend {
-    incoming: Incoming,
+    incoming: Received,
     /// Given back at the body's end. Where the body does not get there it is dropped, and so closed.
     lease: Option<Lease<RequestBody>>,
     idle: IdleTimer,
@@ -51,7 +52,7 @@ pub enum AnswerFault {
     TimedOut,
     /// It broke off or was malformed.
     #[error("the backend's answer broke off")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] ExchangeError),
 }
 
 impl AnswerBody {
@@ -74,7 +75,7 @@ impl AnswerBody {
 
     /// The backend's answer, which comes over `lease`. Between two pieces of it `idle_timeout` may pass.
     pub fn backend(
-        incoming: Incoming,
+        incoming: Received,
         lease: Lease<RequestBody>,
         exchange: Exchange,
         idle_timeout: Duration,

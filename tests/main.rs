@@ -11,6 +11,7 @@ mod activation; // sockets that somebody else listens on, and what systemd is to
 mod answers; // every answer of the gateway itself, to the byte
 mod attacks; // every known way past a gateway, byte by byte, before a backend that records what arrives
 mod autobahn; // the Autobahn test suite, through the gateway and without
+mod backend_http2; // HTTP/2 to the backend: what reaches it, what comes back, and what goes wrong
 mod backend_tls; // whom the gateway speaks TLS with, and what it says where it does not
 mod certificates; // what clients are shown, whom they must show, and how certificates are replaced
 mod config; // what is said about a configuration: every mistake with its place, secrets never

@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384};
 use rustls::{HandshakeKind, ProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use stockaj_gateway::client::{ClientStream, ConnectError, Connector, ConnectorError, Step};
+use stockaj_gateway::client::{ClientStream, ConnectError, Connector, ConnectorError, Protocol, Step};
 use stockaj_gateway::config::settings::{ClientTls, Destination, ListenTls, Roots};
 use stockaj_gateway::server::tls::{CertificateError, load};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
@@ -73,7 +73,7 @@ async fn a_believed_server_is_spoken_to_and_its_session_resumed() {
         let connector =
             Connector::new(&destination(host, address, true), &believing(&authority), TIMEOUT).unwrap();
         for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
-            let mut stream = connector.connect().await.unwrap();
+            let mut stream = connector.connect(Protocol::Http1).await.unwrap();
             echo(&mut stream).await;
             let ClientStream::Tls(stream) = stream else { panic!("{host}: {stream:?}") };
             let session = stream.get_ref().1;
@@ -113,13 +113,13 @@ async fn an_unwanted_certificate_is_refused_and_the_log_says_why() {
         ("another name", named("stockaj.example"), "not valid for name \"stockaj.example\""),
     ] {
         let connector = Connector::new(&destination("127.0.0.1", address, true), &tls, TIMEOUT).unwrap();
-        let error = connector.connect().await.unwrap_err();
+        let error = connector.connect(Protocol::Http1).await.unwrap_err();
         let ConnectError::Tls { address: at, .. } = &error else { panic!("{case}: {error}") };
         assert_eq!(*at, address);
         assert!(error.to_string().contains(why), "{case}: {error}");
     }
     let connector = Connector::new(&destination("127.0.0.1", address, true), &named("localhost"), TIMEOUT);
-    echo(&mut connector.unwrap().connect().await.unwrap()).await;
+    echo(&mut connector.unwrap().connect(Protocol::Http1).await.unwrap()).await;
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn plain_tcp_and_unix_sockets() {
     });
     for destination in [Destination::Unix(path), destination("localhost", address, false)] {
         let connector = Connector::new(&destination, &ClientTls::default(), TIMEOUT).unwrap();
-        let mut stream = connector.connect().await.unwrap();
+        let mut stream = connector.connect(Protocol::Http1).await.unwrap();
         if let ClientStream::Tcp(stream) = &stream {
             assert!(stream.nodelay().unwrap());
             assert!(socket2::SockRef::from(stream).keepalive().unwrap());
@@ -162,7 +162,7 @@ async fn what_failed_is_named() {
     });
     let connect = async |destination: Destination, timeout| {
         let connector = Connector::new(&destination, &ClientTls::default(), timeout).unwrap();
-        connector.connect().await.unwrap_err()
+        connector.connect(Protocol::Http1).await.unwrap_err()
     };
 
     let error = connect(destination("localhost", refused, false), TIMEOUT).await;
@@ -201,7 +201,9 @@ fn one_connector_serves_several_runtimes() {
             std::thread::spawn(move || {
                 for _ in 0..2 {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                    runtime.block_on(async { echo(&mut connector.connect().await.unwrap()).await });
+                    runtime.block_on(async {
+                        echo(&mut connector.connect(Protocol::Http1).await.unwrap()).await
+                    });
                 }
             })
         })

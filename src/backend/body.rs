@@ -13,6 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 
 use super::idle::IdleTimer;
+use crate::client::OnContinue;
 use crate::policy::headers;
 
 /// How long a body waits for the backend to ask for it: an older one never does (RFC 9110 section 10.1.1).
@@ -143,6 +144,7 @@ pub fn wait_for_continue(request: &mut Request<RequestBody>) {
     streaming.asked = Some(Box::pin(async move {
         let _ = tokio::time::timeout(UNTIL_ASKED, is_asked.notified()).await;
     }));
+    request.extensions_mut().insert(OnContinue(Arc::clone(&asked)));
     hyper::ext::on_informational(request, move |interim| {
         if interim.status() == StatusCode::CONTINUE {
             asked.notify_one();

@@ -7,12 +7,10 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 
 use super::body::{RequestBody, Upload, UploadFault};
-use crate::client::pool::{Lease, LeaseError, Pool};
-use crate::client::tls_fault;
+use crate::client::pool::{Lease, Pool};
+use crate::client::{Received, SendError, tls_fault};
 use crate::config::settings::Settings;
 use crate::peer::Activity;
 use crate::policy::ability::Permit;
@@ -32,7 +30,7 @@ pub struct Backend {
 /// The backend's answer, and the connection that its body comes over.
 pub struct Answered {
     /// The head, and the body to come.
-    pub response: Response<Incoming>,
+    pub response: Response<Received>,
     /// To be given back when the body is at its end.
     pub lease: Lease<RequestBody>,
 }
@@ -82,8 +80,9 @@ impl Backend {
         may_switch: bool,
     ) -> Result<Answered, Refusal> {
         let Permit { .. } = permit;
-        let Some(mut lease) = self.pool.take_idle(now) else {
-            return Box::pin(self.over_new_connection(request, upload, activity, may_switch)).await;
+        let kept = if may_switch { self.pool.take_http1(now) } else { self.pool.take_idle(now) };
+        let Some(mut lease) = kept else {
+            return Box::pin(self.over_new_connection(request, upload, activity, may_switch, true)).await;
         };
         if may_switch {
             lease.may_switch();
@@ -96,7 +95,8 @@ impl Backend {
                 drop(lease);
                 match unsent.or(copy.filter(|_| unanswered)) {
                     Some(request) => {
-                        Box::pin(self.over_new_connection(request, upload, activity, may_switch)).await
+                        let again = self.over_new_connection(request, upload, activity, may_switch, false);
+                        Box::pin(again).await
                     }
                     None => Err(refusal),
                 }
@@ -104,38 +104,44 @@ impl Backend {
         }
     }
 
+    /// Over HTTP/2 the backend may say that it did nothing about a request: `once_more` it is sent then, too.
     async fn over_new_connection(
         &self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         upload: Option<&Upload>,
         activity: &Activity,
         may_switch: bool,
+        mut once_more: bool,
     ) -> Result<Answered, Refusal> {
-        let mut lease = self.pool.connect().await.map_err(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, "no connection to the backend");
-            match error {
-                LeaseError::Exhausted => Refusal::Overloaded,
-                LeaseError::Connect(_) | LeaseError::Handshake(_) => Refusal::BackendUnreachable,
+        loop {
+            let lease = if may_switch { self.pool.connect_http1().await } else { self.pool.connect().await };
+            let mut lease = lease.map_err(|error| {
+                tracing::warn!(error = &error as &dyn std::error::Error, "no connection to the backend");
+                if error.is_exhausted() { Refusal::Overloaded } else { Refusal::BackendUnreachable }
+            })?;
+            if may_switch {
+                lease.may_switch();
             }
-        })?;
-        if may_switch {
-            lease.may_switch();
+            once_more &= lease.is_stream();
+            let answer = lease.send(request);
+            match self.head(answer, upload, activity, Instant::now()).await {
+                Ok(response) => return Ok(Answered { response, lease }),
+                Err(Failure { unsent: Some(unsent), .. }) if once_more => request = unsent,
+                Err(failure) => return Err(failure.refusal),
+            }
+            once_more = false;
         }
-        let answer = lease.send(request);
-        let answer = self.head(answer, upload, activity, Instant::now());
-        let response = answer.await.map_err(|failure| failure.refusal)?;
-        Ok(Answered { response, lease })
     }
 
     /// Waits for the head of an answer. The sweep watches over the time-out: a timer for each request would be
     /// set and taken back for nothing.
     async fn head(
         &self,
-        answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+        answer: impl Future<Output = Result<Response<Received>, SendError<RequestBody>>>,
         upload: Option<&Upload>,
         activity: &Activity,
         now: Instant,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<Received>, Failure> {
         let (timeout, idle_timeout) = (self.settings.backend.timeout, self.settings.limits.body_idle_timeout);
         let mut answer = std::pin::pin!(answer);
         activity.wait_until(now + timeout);
@@ -155,21 +161,17 @@ impl Backend {
         activity.wait_no_longer();
         match answer {
             Some(Ok(response)) => Ok(response),
-            Some(Err(mut error)) => {
-                let unsent = error.take_message();
+            Some(Err(SendError { unsent, cause })) => {
                 if let Some(fault) = upload.and_then(Upload::fault) {
                     return Err(refusal(fault).into());
                 }
-                let error = error.error();
-                if let Some(fault) = tls_fault(error) {
+                let error: &dyn std::error::Error = &cause;
+                if let Some(fault) = tls_fault(&cause) {
                     tracing::warn!(error = fault as &dyn std::error::Error, "no TLS with the backend");
                 } else if unsent.is_none() {
-                    tracing::debug!(
-                        error = error as &dyn std::error::Error,
-                        "the exchange with the backend broke off"
-                    );
+                    tracing::debug!(error, "the exchange with the backend broke off");
                 }
-                Err(Failure { refusal: Refusal::BackendBroken, unsent, unanswered: !error.is_parse() })
+                Err(Failure { refusal: Refusal::BackendBroken, unsent, unanswered: !cause.is_malformed() })
             }
             None => Err(Refusal::BackendTimeout.into()),
         }

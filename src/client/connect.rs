@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::resolve::{ResolveError, forget, resolve};
-use super::tls::{ConnectorError, Tls};
+use super::tls::{ALPN_HTTP2, ConnectorError, Tls};
 use crate::config::settings::{ClientTls, Destination};
 
 /// How long a connection is silent before the kernel asks whether the peer is still there.
@@ -23,11 +23,21 @@ const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
 /// The pause between two such questions.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// What may be spoken over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 alone.
+    Http1,
+    /// HTTP/2 too, where the connector [asks for it](Connector::speaking_http2).
+    Any,
+}
+
 /// Opens connections to one destination, from any runtime.
 #[derive(Debug)]
 pub struct Connector {
     target: Target,
     timeout: Duration,
+    http2: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -55,7 +65,22 @@ impl Connector {
             },
             Destination::Unix(path) => Target::Unix(path.clone()),
         };
-        Ok(Self { target, timeout })
+        Ok(Self { target, timeout, http2: None })
+    }
+
+    /// The same, which asks for HTTP/2: over TLS the server chooses, without TLS it is expected to speak it. A
+    /// connection that is silent for `silence` while an answer is awaited is asked whether it lives.
+    pub fn speaking_http2(mut self, silence: Duration) -> Self {
+        self.http2 = Some(silence);
+        if let Target::Tcp { tls: Some(tls), .. } = &mut self.target {
+            tls.offer_http2();
+        }
+        self
+    }
+
+    /// Whether it asks for HTTP/2, and how long a connection of it may be silent.
+    pub const fn http2(&self) -> Option<Duration> {
+        self.http2
     }
 
     /// A new connection. The name's addresses are tried one after the other, IPv4 first, and share what is
@@ -63,7 +88,7 @@ impl Connector {
     ///
     /// # Errors
     /// Says which step failed, and why.
-    pub async fn connect(&self) -> Result<ClientStream, ConnectError> {
+    pub async fn connect(&self, protocol: Protocol) -> Result<ClientStream, ConnectError> {
         let deadline = Instant::now() + self.timeout;
         match &self.target {
             Target::Unix(path) => self.connect_unix(path, deadline).await.map(ClientStream::Unix),
@@ -72,7 +97,7 @@ impl Connector {
                 match tls {
                     None => Ok(ClientStream::Tcp(stream)),
                     Some(tls) => self
-                        .handshake(host, tls, stream, address, deadline)
+                        .handshake(host, tls, stream, address, protocol, deadline)
                         .await
                         .map(|stream| ClientStream::Tls(Box::new(stream))),
                 }
@@ -121,9 +146,11 @@ impl Connector {
         tls: &Tls,
         stream: TcpStream,
         address: SocketAddr,
+        protocol: Protocol,
         deadline: Instant,
     ) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let handshake = TlsConnector::from(tls.config.clone()).connect(tls.server_name.clone(), stream);
+        let handshake =
+            TlsConnector::from(tls.config(protocol).clone()).connect(tls.server_name.clone(), stream);
         timeout_at(deadline, handshake)
             .await
             .map_err(|_| self.timed_out(Step::Tls, format!("{host} at {address}")))?
@@ -237,6 +264,16 @@ pub enum ClientStream {
     Tls(Box<TlsStream<TcpStream>>),
     /// A Unix socket.
     Unix(UnixStream),
+}
+
+impl ClientStream {
+    /// Whether HTTP/2 may be spoken over it: over TLS only where the server has chosen it.
+    pub(super) fn may_speak_http2(&self) -> bool {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2),
+            Self::Tcp(_) | Self::Unix(_) => true,
+        }
+    }
 }
 
 macro_rules! delegate {

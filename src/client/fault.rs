@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt::{self, Display, Formatter};
 use std::io;
 
+use http::Request;
+
 /// An error and each of its causes, in one line.
 pub struct Chain<'a>(pub &'a dyn Error);
 
@@ -38,4 +40,49 @@ pub fn tls_fault<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Err
         next = error.source();
     }
     None
+}
+
+/// Why an exchange broke off. `Display` includes the cause.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// Over HTTP/1.1.
+    #[error("{}", Chain(.0))]
+    Http1(#[source] hyper::Error),
+    /// Over HTTP/2: of the connection, or of the one stream.
+    #[error("{0}")]
+    Http2(#[from] h2::Error),
+    /// Over HTTP/2: what h2 lets pass, and HTTP does not.
+    #[error("{0}")]
+    Malformed(&'static str),
+}
+
+impl ExchangeError {
+    /// Whether the other side spoke, and what it said is none of HTTP. Else it may have said nothing at all.
+    pub fn is_malformed(&self) -> bool {
+        match self {
+            Self::Http1(error) => error.is_parse(),
+            Self::Http2(error) => !error.is_io() && !error.is_go_away(),
+            Self::Malformed(_) => true,
+        }
+    }
+
+    /// Whether the other side has said that it did nothing about the request (RFC 9113 section 8.7).
+    pub(super) fn is_unprocessed(&self) -> bool {
+        match self {
+            Self::Http2(error) => {
+                error.is_remote()
+                    && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+            }
+            Self::Http1(_) | Self::Malformed(_) => false,
+        }
+    }
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub struct SendError<B> {
+    /// The request, where it may be sent once more: not a byte of it was sent, or nothing was done about it.
+    pub unsent: Option<Request<B>>,
+    /// What went wrong.
+    pub cause: ExchangeError,
 }

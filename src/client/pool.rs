@@ -1,7 +1,8 @@
 //! The keep-alive pool of one core.
 //!
 //! hyper-util's pooling client is shared by all cores and costs a lock and an allocation per request. Here
-//! every core keeps its own connections, so that taking one and giving it back is a push and a pop.
+//! every core keeps its own connections, so that taking one and giving it back is a push and a pop. Over a connection
+//! of HTTP/2 go several requests at a time, so that taking it is taking a stream of it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,15 +11,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::TrySendError;
+use hyper::body::Body;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
-use super::connect::{ConnectError, Connector};
-use super::fault::Chain;
+use super::connect::{ClientStream, ConnectError, Connector, Protocol};
+use super::fault::{Chain, ExchangeError, SendError};
+use super::http2::{self, Http2};
+use super::received::Received;
 
 /// How long a core that is never without work goes on, while another waits, before it gives up a connection
 /// for it. Longer saves connecting, shorter saves waiting.
@@ -48,9 +50,29 @@ pub enum LeaseError {
     /// The new connection failed before it could carry a request.
     #[error("the connection failed at once: {}", Chain(.0))]
     Handshake(#[source] hyper::Error),
+    /// The other side does not speak HTTP/2, or ended it at once.
+    #[error("no HTTP/2: {0}")]
+    Http2(#[source] h2::Error),
+    /// The other side did not answer in HTTP/2.
+    #[error("no HTTP/2: nothing came for {0:?}")]
+    Http2Silent(Duration),
+    /// The connection that several requests waited for could not be made.
+    #[error(transparent)]
+    Together(Arc<LeaseError>),
     /// All that are allowed are in use.
     #[error("all connections are in use")]
     Exhausted,
+}
+
+impl LeaseError {
+    /// Whether there are connections, too few of them.
+    pub fn is_exhausted(&self) -> bool {
+        match self {
+            Self::Exhausted => true,
+            Self::Together(error) => error.is_exhausted(),
+            Self::Connect(_) | Self::Handshake(_) | Self::Http2(_) | Self::Http2Silent(_) => false,
+        }
+    }
 }
 
 /// How many connections a pool has.
@@ -76,6 +98,25 @@ pub struct Pool<B> {
     /// How long to wait for a connection when all that the bound allows are in use.
     patience: Duration,
     http1: http1::Builder,
+    http2: Option<Box<Shared>>,
+}
+
+/// Connections of HTTP/2, where it is spoken.
+struct Shared {
+    /// How long one may be silent, while an answer is awaited, before it is asked whether it lives.
+    silence: Duration,
+    connections: RefCell<Vec<Rc<Http2>>>,
+    /// The connection that is being made, for all who wait for one.
+    attempt: RefCell<Option<Rc<Attempt>>>,
+    /// Whether the other side chose HTTP/1.1 the last time, over which requests do not wait for each other.
+    declined: Cell<bool>,
+}
+
+/// A connection that is being made, and what became of it.
+#[derive(Default)]
+struct Attempt {
+    outcome: RefCell<Option<Result<(), Arc<LeaseError>>>>,
+    done: Notify,
 }
 
 struct Idle<B> {
@@ -105,12 +146,22 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// An empty pool. A connection that was idle for `idle_timeout` is not used again.
+    ///
+    /// HTTP/2 is spoken where `connector` [asks for it](Connector::speaking_http2) and the other side agrees.
     pub fn new(
         connector: Arc<Connector>,
         idle_timeout: Duration,
         bound: Option<Arc<ConnectionBound>>,
         patience: Duration,
     ) -> Rc<Self> {
+        let http2 = connector.http2().map(|silence| {
+            Box::new(Shared {
+                silence,
+                connections: RefCell::default(),
+                attempt: RefCell::default(),
+                declined: Cell::new(false),
+            })
+        });
         // Measured: one buffer through `send` costs a request less than several through `writev`, on both sides
         // together 2 µs of 24. hyper's own bound on header fields, 100, needs no allocation; a higher one does.
         let mut http1 = http1::Builder::new();
@@ -126,34 +177,141 @@ where
             yielded_at: Cell::new(None),
             patience,
             http1,
+            http2,
         })
     }
 
-    /// The most recently used idle connection, if there is one that still lives.
-    pub fn take_idle(self: &Rc<Self>, now: Instant) -> Option<Lease<B>> {
+    /// The most recently used idle connection of HTTP/1.1, if there is one that still lives.
+    pub fn take_http1(self: &Rc<Self>, now: Instant) -> Option<Lease<B>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { connection, since }) = idle.pop() {
             if connection.sender.is_ready() && now.saturating_duration_since(since) < self.idle_timeout {
-                return Some(Lease { connection, pool: Rc::clone(self), since: Some(since), is_last: false });
+                let leased = Leased::Http1(connection);
+                return Some(Lease { leased, pool: Rc::clone(self), since: Some(since), is_last: false });
             }
         }
         None
     }
 
-    /// A new connection, within the bound.
+    /// The same; or else a stream of a connection that has room for one.
+    pub fn take_idle(self: &Rc<Self>, now: Instant) -> Option<Lease<B>> {
+        let kept = self.take_http1(now);
+        if kept.is_some() {
+            return kept;
+        }
+        let shared = self.http2.as_deref()?;
+        let connections = shared.connections.borrow();
+        let fits = |connection: &&Rc<Http2>| {
+            let idle = connection.idle_since().map(|since| now.saturating_duration_since(since));
+            connection.has_room() && idle.is_none_or(|idle| idle < self.idle_timeout)
+        };
+        let connection = connections.iter().find(fits).map(Rc::clone)?;
+        let since = Some(connection.used_at());
+        let leased = Leased::Http2(Stream { slot: Slot::new(connection, self), upload: None });
+        Some(Lease { leased, pool: Rc::clone(self), since, is_last: false })
+    }
+
+    /// A new connection, within the bound; or a stream of one that several requests have waited for.
     ///
     /// # Errors
     /// [`LeaseError::Exhausted`] when the bound leaves none for as long as `patience`; otherwise what went
     /// wrong with connecting.
     pub async fn connect(self: &Rc<Self>) -> Result<Lease<B>, LeaseError> {
+        let Some(shared) = self.http2.as_deref() else { return self.connect_alone(Protocol::Http1).await };
+        let begun = Instant::now();
+        loop {
+            if let Some(lease) = self.take_idle(Instant::now()) {
+                return Ok(lease);
+            }
+            if shared.declined.get() {
+                return self.connect_alone(Protocol::Any).await;
+            }
+            if begun.elapsed() >= self.patience {
+                return Err(LeaseError::Exhausted);
+            }
+            self.attempt(shared).outcome().await.map_err(LeaseError::Together)?;
+        }
+    }
+
+    /// A new connection of HTTP/1.1, within the bound: HTTP/2 knows no upgrades.
+    ///
+    /// # Errors
+    /// As [`Pool::connect`] has them.
+    pub async fn connect_http1(self: &Rc<Self>) -> Result<Lease<B>, LeaseError> {
+        self.connect_alone(Protocol::Http1).await
+    }
+
+    /// The connection that is being made, or one that begins to be. A task makes it: whoever asked for it first may
+    /// leave before the others.
+    fn attempt(self: &Rc<Self>, shared: &Shared) -> Rc<Attempt> {
+        let mut attempt = shared.attempt.borrow_mut();
+        if let Some(attempt) = &*attempt {
+            return Rc::clone(attempt);
+        }
+        let begun = Rc::new(Attempt::default());
+        *attempt = Some(Rc::clone(&begun));
+        let (pool, ended) = (Rc::clone(self), Rc::clone(&begun));
+        tokio::task::spawn_local(async move {
+            let outcome = match pool.connect_alone(Protocol::Any).await {
+                Ok(lease) => {
+                    lease.keep_unused().await;
+                    Ok(())
+                }
+                Err(error) => Err(Arc::new(error)),
+            };
+            if let Some(shared) = &pool.http2 {
+                shared.attempt.take();
+            }
+            *ended.outcome.borrow_mut() = Some(outcome);
+            ended.done.notify_waiters();
+        });
+        begun
+    }
+
+    /// A new connection for the one who asks, within the bound.
+    async fn connect_alone(self: &Rc<Self>, protocol: Protocol) -> Result<Lease<B>, LeaseError> {
         let permit = match &self.bound {
             None => None,
-            Some(bound) => match self.wait_for_turn(bound).await? {
+            Some(bound) => match self.wait_for_turn(bound, protocol).await? {
                 Turn::Permit(permit) => Some(permit),
                 Turn::Returned(lease) => return Ok(lease),
             },
         };
-        let stream = self.connector.connect().await?;
+        let stream = self.connector.connect(protocol).await?;
+        let leased = match &self.http2 {
+            Some(shared) if protocol == Protocol::Any => {
+                if stream.may_speak_http2() {
+                    self.begin_http2(shared, stream, permit).await?
+                } else {
+                    if !shared.declined.replace(true) {
+                        tracing::warn!("`backend.http2`, but the backend chose HTTP/1.1");
+                    }
+                    self.begin_http1(stream, permit).await?
+                }
+            }
+            _ => self.begin_http1(stream, permit).await?,
+        };
+        Ok(Lease { leased, pool: Rc::clone(self), since: None, is_last: false })
+    }
+
+    async fn begin_http2(
+        self: &Rc<Self>,
+        shared: &Shared,
+        stream: ClientStream,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Leased<B>, LeaseError> {
+        let counted = (OpenGuard::new(&self.open), permit);
+        let connection = Rc::new(Http2::begin(stream, shared.silence, self.patience, counted).await?);
+        shared.declined.set(false);
+        shared.connections.borrow_mut().push(Rc::clone(&connection));
+        Ok(Leased::Http2(Stream { slot: Slot::new(connection, self), upload: None }))
+    }
+
+    async fn begin_http1(
+        self: &Rc<Self>,
+        stream: ClientStream,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Leased<B>, LeaseError> {
         let (sender, connection) =
             self.http1.handshake(TokioIo::new(stream)).await.map_err(LeaseError::Handshake)?;
         let open = OpenGuard::new(&self.open);
@@ -168,11 +326,14 @@ where
                 std::future::pending::<()>().await;
             }
         });
-        let connection = Connection { sender, task: task.abort_handle(), may_switch };
-        Ok(Lease { connection, pool: Rc::clone(self), since: None, is_last: false })
+        Ok(Leased::Http1(Connection { sender, task: task.abort_handle(), may_switch }))
     }
 
-    async fn wait_for_turn(self: &Rc<Self>, bound: &Arc<ConnectionBound>) -> Result<Turn<B>, LeaseError> {
+    async fn wait_for_turn(
+        self: &Rc<Self>,
+        bound: &Arc<ConnectionBound>,
+        protocol: Protocol,
+    ) -> Result<Turn<B>, LeaseError> {
         if let Ok(permit) = Arc::clone(&bound.permits).try_acquire_owned() {
             return Ok(Turn::Permit(permit));
         }
@@ -181,7 +342,11 @@ where
             let mut permit = std::pin::pin!(Arc::clone(&bound.permits).acquire_owned());
             loop {
                 let returned = self.returned.notified();
-                if let Some(lease) = self.take_idle(Instant::now()) {
+                let kept = match protocol {
+                    Protocol::Http1 => self.take_http1(Instant::now()),
+                    Protocol::Any => self.take_idle(Instant::now()),
+                };
+                if let Some(lease) = kept {
                     return Ok(Turn::Returned(lease));
                 }
                 tokio::select! {
@@ -206,24 +371,28 @@ where
         if self.others_wait() && !idle.is_empty() {
             idle.remove(0);
         }
+        if let Some(shared) = &self.http2 {
+            shared.connections.borrow_mut().retain(|connection| {
+                let kept =
+                    |since| now.saturating_duration_since(since) < self.idle_timeout && !self.others_wait();
+                connection.is_usable() && connection.idle_since().is_none_or(kept)
+            });
+        }
     }
 
     /// How many connections there are now.
     pub fn census(&self) -> Census {
-        let idle = self.idle.borrow().len();
+        let mut idle = self.idle.borrow().len();
+        if let Some(shared) = &self.http2 {
+            let connections = shared.connections.borrow();
+            idle += connections.iter().filter(|connection| connection.idle_since().is_some()).count();
+        }
         Census { active: self.open.get().saturating_sub(idle), idle }
-    }
-
-    /// Whether another core waits for a connection.
-    fn others_wait(&self) -> bool {
-        self.bound.as_ref().is_some_and(|bound| bound.waiting.load(Ordering::Relaxed) > self.waiting.get())
     }
 
     fn keep(&self, connection: Connection<B>) {
         let now = Instant::now();
-        if self.others_wait() && self.yielded_at.get().is_none_or(|at| now.duration_since(at) >= TURN) {
-            // Closed, so that another core may open one: this one would never be without work.
-            self.yielded_at.set(Some(now));
+        if self.yields(now) {
             return;
         }
         self.idle.borrow_mut().push(Idle { connection, since: now });
@@ -233,16 +402,98 @@ where
     }
 }
 
+impl<B> Pool<B> {
+    /// Whether another core waits for a connection.
+    fn others_wait(&self) -> bool {
+        self.bound.as_ref().is_some_and(|bound| bound.waiting.load(Ordering::Relaxed) > self.waiting.get())
+    }
+
+    /// Whether a connection is to be closed that could be used again, so that another core may open one: this one
+    /// would never be without work.
+    fn yields(&self, now: Instant) -> bool {
+        let yields =
+            self.others_wait() && self.yielded_at.get().is_none_or(|at| now.duration_since(at) >= TURN);
+        if yields {
+            self.yielded_at.set(Some(now));
+        }
+        yields
+    }
+}
+
+impl Attempt {
+    async fn outcome(&self) -> Result<(), Arc<LeaseError>> {
+        loop {
+            let done = self.done.notified();
+            if let Some(outcome) = &*self.outcome.borrow() {
+                return outcome.clone();
+            }
+            done.await;
+        }
+    }
+}
+
 enum Turn<B> {
     Permit(OwnedSemaphorePermit),
     Returned(Lease<B>),
 }
 
-/// A connection that is ready for one request.
+/// A request that goes, or may go, over a connection of HTTP/2. Its place is free again when it and the task that sends
+/// its body have ended.
+struct Slot<B> {
+    connection: Rc<Http2>,
+    pool: Rc<Pool<B>>,
+}
+
+impl<B> Slot<B> {
+    fn new(connection: Rc<Http2>, pool: &Rc<Pool<B>>) -> Rc<Self> {
+        connection.enter();
+        Rc::new(Self { connection, pool: Rc::clone(pool) })
+    }
+}
+
+impl<B> Drop for Slot<B> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.connection.leave(now);
+        if self.pool.yields(now) {
+            self.connection.retire();
+        }
+        if self.connection.retired()
+            && let Some(shared) = &self.pool.http2
+        {
+            shared.connections.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, &self.connection));
+        }
+        if self.pool.waiting.get() > 0 {
+            self.pool.returned.notify_one();
+        }
+    }
+}
+
+enum Leased<B> {
+    Http1(Connection<B>),
+    Http2(Stream<B>),
+}
+
+/// A stream of a connection: reset when it is dropped before its end.
+struct Stream<B> {
+    slot: Rc<Slot<B>>,
+    /// Sends the request's body.
+    upload: Option<JoinHandle<()>>,
+}
+
+impl<B> Drop for Stream<B> {
+    fn drop(&mut self) {
+        if let Some(upload) = &self.upload {
+            upload.abort();
+        }
+    }
+}
+
+/// A connection that is ready for one request, or a stream of one.
 ///
-/// Dropping it closes the connection; [`Lease::give_back`] keeps it.
+/// Dropping it closes it; [`Lease::give_back`] keeps it.
 pub struct Lease<B> {
-    connection: Connection<B>,
+    leased: Leased<B>,
     pool: Rc<Pool<B>>,
     since: Option<Instant>,
     is_last: bool,
@@ -261,18 +512,35 @@ where
     /// Sends `request`, and waits for the head of the answer.
     ///
     /// # Errors
-    /// Hands the request back where not a byte of it was sent.
-    pub fn send(
-        &mut self,
-        request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
-        self.connection.sender.try_send_request(request)
+    /// Hands the request back where not a byte of it was sent, or where the other side says that it did nothing
+    /// about it and it has no body.
+    pub async fn send(&mut self, request: Request<B>) -> Result<Response<Received>, SendError<B>> {
+        match &mut self.leased {
+            Leased::Http1(connection) => match connection.sender.try_send_request(request).await {
+                Ok(response) => Ok(response.map(Received::Http1)),
+                Err(mut error) => {
+                    let unsent = error.take_message();
+                    Err(SendError { unsent, cause: ExchangeError::Http1(error.into_error()) })
+                }
+            },
+            // Boxed: it would make the future of every request larger.
+            Leased::Http2(Stream { slot, upload }) => {
+                Box::pin(http2::send(&slot.connection, Rc::clone(slot), upload, request)).await
+            }
+        }
     }
 
     /// Has the connection count until it is dropped, although hyper may be done with it before: its next request may
     /// make a tunnel of it.
     pub fn may_switch(&self) {
-        self.connection.may_switch.set(true);
+        if let Leased::Http1(connection) = &self.leased {
+            connection.may_switch.set(true);
+        }
+    }
+
+    /// Whether it is one of several streams of its connection.
+    pub const fn is_stream(&self) -> bool {
+        matches!(self.leased, Leased::Http2(_))
     }
 
     /// Makes this request the connection's last: it is not kept.
@@ -280,9 +548,22 @@ where
         self.is_last = true;
     }
 
+    /// Keeps a connection that is still to carry its first request.
+    async fn keep_unused(self) {
+        if let Leased::Http1(mut connection) = self.leased
+            && connection.sender.ready().await.is_ok()
+        {
+            self.pool.keep(connection);
+        }
+    }
+
     /// Keeps the connection for another request, as soon as it has finished with this one.
     pub fn give_back(self) {
-        let Self { mut connection, pool, is_last, .. } = self;
+        let Self { leased, pool, is_last, .. } = self;
+        let mut connection = match leased {
+            Leased::Http1(connection) => connection,
+            Leased::Http2(stream) => return stream.end(pool.idle_timeout, is_last),
+        };
         if is_last || connection.sender.is_closed() {
             return;
         }
@@ -295,6 +576,20 @@ where
         tokio::task::spawn_local(async move {
             if let Ok(Ok(())) = tokio::time::timeout(pool.idle_timeout, connection.sender.ready()).await {
                 pool.keep(connection);
+            }
+        });
+    }
+}
+
+impl<B: 'static> Stream<B> {
+    /// Ends it: the answer is complete. What is left of the request's body has `patience`, unless it `is_last`.
+    fn end(mut self, patience: Duration, is_last: bool) {
+        if is_last || self.upload.as_ref().is_none_or(JoinHandle::is_finished) {
+            return;
+        }
+        tokio::task::spawn_local(async move {
+            if let Some(upload) = &mut self.upload {
+                let _ = tokio::time::timeout(patience, upload).await;
             }
         });
     }

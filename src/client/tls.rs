@@ -14,7 +14,13 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
 use rustls_platform_verifier::Verifier;
 
+use super::connect::Protocol;
 use crate::config::settings::{ClientCertificate, ClientTls, Roots, TlsVersion};
+
+/// HTTP/1.1, as ALPN calls it (RFC 7301).
+const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// HTTP/2 over TLS, as ALPN calls it (RFC 9113 section 3.2).
+pub(super) const ALPN_HTTP2: &[u8] = b"h2";
 
 /// Why there can be no connector: a mistake of the configuration or the machine. `Display` includes the
 /// cause.
@@ -95,7 +101,9 @@ fn ordinal(position: usize) -> String {
 /// TLS towards one server: what it must show, and the sessions that can be resumed with it.
 #[derive(Debug)]
 pub(super) struct Tls {
-    pub(super) config: Arc<ClientConfig>,
+    config: Arc<ClientConfig>,
+    /// The same, that lets the server choose HTTP/2.
+    http2: Option<Arc<ClientConfig>>,
     pub(super) server_name: ServerName<'static>,
 }
 
@@ -128,8 +136,22 @@ impl Tls {
                 builder.with_client_auth_cert(chain, key).map_err(|source| unusable(identity, source))?
             }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), server_name })
+        config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+        Ok(Self { config: Arc::new(config), http2: None, server_name })
+    }
+
+    /// Lets the server choose HTTP/2.
+    pub(super) fn offer_http2(&mut self) {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+        self.http2 = Some(Arc::new(config));
+    }
+
+    pub(super) fn config(&self, protocol: Protocol) -> &Arc<ClientConfig> {
+        match protocol {
+            Protocol::Http1 => &self.config,
+            Protocol::Any => self.http2.as_ref().unwrap_or(&self.config),
+        }
     }
 }
 

@@ -234,6 +234,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             method_override: backend.method_override,
             cookies: backend.cookies.value.0,
             tls: compile_tls(backend.tls, "backend", decoder),
+            http2: backend.http2.0,
             connect_timeout: backend.connect_timeout.0,
             timeout: backend.timeout.0,
             idle_timeout: backend.idle_timeout.0,

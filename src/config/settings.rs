@@ -225,6 +225,8 @@ pub struct Backend {
     pub cookies: bool,
     /// `backend.tls`
     pub tls: ClientTls,
+    /// `backend.http2`
+    pub http2: bool,
     /// `backend.connect_timeout`: name resolution, TCP and TLS together.
     pub connect_timeout: Duration,
     /// `backend.timeout`: from the end of the request's body to the first byte of the answer.

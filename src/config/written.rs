@@ -115,6 +115,9 @@ section! {
         cookies: Spanned<Switch> = false,
         /// How https is spoken.
         tls: ClientTls,
+        /// Whether HTTP/2 is spoken: over TLS where the backend chooses it, else HTTP/1.1; without TLS the backend must
+        /// know it.
+        http2: Switch = false,
         /// For name resolution, TCP and TLS together.
         connect_timeout: Timeout = "2s",
         /// From the end of the request's body to the first byte of the answer.

@@ -21,6 +21,10 @@ use crate::tokens::cache::TokenCache;
 use crate::tokens::lookup::Shared;
 use crate::tokens::turns::Turns;
 
+/// How long a connection of HTTP/2 may be silent, while an answer is awaited, before it is asked whether it lives: often
+/// enough to notice before every request over it has timed out, and seldom enough for a backend that counts pings.
+const MOST_SILENCE: Duration = Duration::from_secs(10);
+
 /// What the configuration's certificates, roots and addresses out come to.
 pub struct Parts {
     pub(super) tls: Option<Arc<Certificates>>,
@@ -56,6 +60,8 @@ pub(super) struct Plan {
     pub(super) patience: Duration,
     pub(super) idle_timeout: Duration,
     max_connections: Option<usize>,
+    /// Where HTTP/2 is asked for: how long a connection may be silent.
+    http2: Option<Duration>,
     /// What is in the files that `tls` names; none where one cannot be read.
     contents: Vec<Option<[u8; 32]>>,
 }
@@ -69,6 +75,7 @@ impl Plan {
             patience: backend.connect_timeout,
             idle_timeout: backend.idle_timeout,
             max_connections: backend.max_connections,
+            http2: backend.http2.then(|| MOST_SILENCE.min(backend.timeout / 3)),
             contents: contents(&backend.tls),
         }
     }
@@ -81,6 +88,7 @@ impl Plan {
             patience: introspection.timeout,
             idle_timeout: settings.backend.idle_timeout,
             max_connections: None,
+            http2: None,
             contents: contents(&introspection.tls),
         }
     }
@@ -90,7 +98,11 @@ impl Plan {
         if let Some(before) = before.filter(|before| before.plan == self) {
             return Ok(Arc::clone(before));
         }
-        let connector = Arc::new(Connector::new(&self.destination, &self.tls, self.patience)?);
+        let connector = Connector::new(&self.destination, &self.tls, self.patience)?;
+        let connector = Arc::new(match self.http2 {
+            Some(silence) => connector.speaking_http2(silence),
+            None => connector,
+        });
         let bound = self.max_connections.map(ConnectionBound::new);
         Ok(Arc::new(Outbound { connector, bound, plan: self }))
     }

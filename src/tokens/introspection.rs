@@ -15,7 +15,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::verdict::Verdict;
-use crate::client::Chain;
+use crate::client::ExchangeError;
 use crate::client::pool::LeaseError;
 use crate::config::settings::{Introspection, IntrospectionStyle, JsonPointer};
 use crate::policy::ability::Abilities;
@@ -47,8 +47,8 @@ pub enum NoVerdict {
     #[error("the introspector cannot be reached: {0}")]
     Connect(#[from] LeaseError),
     /// The connection broke, or what came was not HTTP.
-    #[error("the introspector's answer broke off or is malformed: {}", Chain(.0))]
-    Transport(#[from] hyper::Error),
+    #[error("the introspector's answer broke off or is malformed: {0}")]
+    Transport(#[from] ExchangeError),
     /// Two parsers would find the end of what came in different places.
     #[error("the introspector's answer is ambiguous: {0}")]
     Ambiguous(&'static str),

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use tokio::runtime::{self, LocalOptions};
 
 use super::cache::TokenHash;
 use super::introspection::{self, Answer, LONGEST_ANSWER, NoVerdict};
-use crate::client::Connector;
 use crate::client::pool::{Lease, Pool};
+use crate::client::{Connector, Received};
 use crate::config::settings;
 use crate::policy::headers;
 
@@ -102,9 +101,9 @@ impl Introspector {
 async fn send(
     mut lease: Lease<Full<Bytes>>,
     question: Request<Full<Bytes>>,
-) -> Result<(Response<Incoming>, Lease<Full<Bytes>>), NoVerdict> {
+) -> Result<(Response<Received>, Lease<Full<Bytes>>), NoVerdict> {
     match lease.send(question).await {
         Ok(response) => Ok((response, lease)),
-        Err(error) => Err(error.into_error().into()),
+        Err(error) => Err(error.cause.into()),
     }
 }

@@ -121,6 +121,12 @@ impl Builder {
         self.sections.values().map(String::as_str).collect()
     }
 
+    /// With one core, so that all connections to the backend are of one pool.
+    pub fn one_core(mut self) -> Self {
+        self.sections.insert("runtime".to_owned(), "runtime: {threads: 1}\n".to_owned());
+        self
+    }
+
     /// Starts the gateway and waits until it listens.
     pub fn start(self) -> Gateway {
         let directory = tempfile::tempdir().unwrap();

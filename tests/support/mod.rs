@@ -15,6 +15,7 @@ pub mod certificate;
 pub mod client;
 pub mod gateway;
 pub mod http2;
+pub mod http2_upstream;
 pub mod introspector;
 pub mod setting;
 pub mod upstream;
