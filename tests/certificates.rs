@@ -209,6 +209,9 @@ fn clients_must_show_a_certificate_where_one_is_asked_for() {
     }
     let line = setting.gateway.wait_for_log(|line| line["message"] == "request");
     assert_eq!(line["client_subject"], "CN=scanner 7");
+    setting.gateway.wait_for_metric("tls_handshake_failures_total{reason=\"certificate\"}", 4.0);
+    let line = setting.gateway.wait_for_log(|line| line["message"] == "a client's certificate was refused");
+    assert_eq!(line["client"], "127.0.0.1");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::config::settings::Settings;
 use crate::peer::{Ending, Peer};
 use crate::policy::refusal::Reason;
 use crate::policy::target::OTHER;
-use crate::telemetry::metrics::RouteLabel;
+use crate::telemetry::metrics::{HandshakeFailure, RouteLabel};
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,8 @@ pub(super) async fn serve(core: Rc<Core>, admitted: Admitted) {
             }
         }
     }
-    let Some(Agreed { transport, protocol, subject }) = encrypt(&serving, stream).await else { return };
+    let agreed = encrypt(&core, &serving, stream, address).await;
+    let Some(Agreed { transport, protocol, subject }) = agreed else { return };
     let mut peer = Peer::new(address, trusted, serving.tls.is_some(), Instant::now());
     peer.subject = subject;
     let peer = Rc::new(peer);
@@ -143,7 +144,12 @@ struct Agreed {
 }
 
 /// The transport under TLS, where the listener has it.
-async fn encrypt(serving: &Serving, transport: Transport) -> Option<Agreed> {
+async fn encrypt(
+    core: &Core,
+    serving: &Serving,
+    transport: Transport,
+    address: Option<IpAddr>,
+) -> Option<Agreed> {
     let (tls, stream) = match (&serving.tls, transport) {
         // A configuration with both is refused: nobody comes without TLS where it is asked for.
         (Some(_), Transport::Unix(_)) => return None,
@@ -161,10 +167,22 @@ async fn encrypt(serving: &Serving, transport: Transport) -> Option<Agreed> {
             Some(Agreed { transport, protocol: Some(protocol), subject })
         }
         Ok(Err(error)) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a TLS handshake failed");
+            let failure = tls::failure(&error);
+            core.metrics.handshake_failure(failure);
+            let (address, error) = (address.map(tracing::field::display), &error as &dyn std::error::Error);
+            match failure {
+                // One whom an operator may want to let in.
+                HandshakeFailure::Certificate => {
+                    tracing::info!(client = address, error, "a client's certificate was refused")
+                }
+                _ => tracing::debug!(client = address, error, "a TLS handshake failed"),
+            }
             None
         }
-        Err(_) => None,
+        Err(_) => {
+            core.metrics.handshake_failure(HandshakeFailure::Timeout);
+            None
+        }
     }
 }
 

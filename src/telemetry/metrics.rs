@@ -147,6 +147,18 @@ labels! {
     }
 }
 
+labels! {
+    /// Why TLS with a client came to nothing: `reason`.
+    HandshakeFailure {
+        /// It showed no certificate, or none that `client_ca` accepts.
+        Certificate = "certificate",
+        /// It took longer than `limits.header_timeout`.
+        Timeout = "timeout",
+        /// Anything else: no version or suite in common, no TLS at all, a client that does not believe ours.
+        Protocol = "protocol",
+    }
+}
+
 /// Every metric of the process.
 pub struct Metrics {
     shared: Arc<Shared>,
@@ -410,6 +422,11 @@ impl CoreMetrics {
     /// Counts a look into the cache.
     pub fn cache_lookup(&self, result: LookupResult) {
         shard::add(&self.0.shard.cache_lookups[result as usize], 1);
+    }
+
+    /// Counts a client with whom TLS came to nothing.
+    pub fn handshake_failure(&self, reason: HandshakeFailure) {
+        shard::add(&self.0.shard.handshake_failures[reason as usize], 1);
     }
 
     /// Counts an introspection that ended.

@@ -18,7 +18,7 @@ use tokio_rustls::server::TlsStream;
 
 pub use self::certificate::{CertificateError, Served, load};
 use crate::config::settings::ListenTls;
-use crate::telemetry::metrics::CertificateState;
+use crate::telemetry::metrics::{CertificateState, HandshakeFailure};
 
 /// What `listen.tls` comes to. The first certificate is for clients that name no server, or one that none is for.
 #[derive(Debug)]
@@ -133,4 +133,14 @@ impl Pair {
 pub(super) fn subject<T>(stream: &TlsStream<T>) -> Option<Rc<str>> {
     let certificates = stream.get_ref().1.peer_certificates()?;
     certificates.first().and_then(certificate::subject).map(Into::into)
+}
+
+/// Why a handshake came to nothing.
+pub(super) fn failure(error: &io::Error) -> HandshakeFailure {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_)) => {
+            HandshakeFailure::Certificate
+        }
+        _ => HandshakeFailure::Protocol,
+    }
 }

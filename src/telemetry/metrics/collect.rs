@@ -11,7 +11,10 @@ use prometheus::proto::{
 };
 
 use super::shard::{BOUNDS, Histogram};
-use super::{ConnectionState, EntryKind, EvictionCause, IntrospectionOutcome, LookupResult, Phase, Shared};
+use super::{
+    ConnectionState, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult, Phase,
+    Shared,
+};
 use super::{process, shard};
 
 /// A metric as it is described to the scraper.
@@ -61,6 +64,8 @@ shapes! {
         "When a certificate of the listener expires.";
     CERTIFICATE_RELOAD_SUCCESS: GAUGE "stockaj_gateway_certificate_reload_success" ["certificate"]
         "Whether what is in a certificate's files is served.";
+    HANDSHAKE_FAILURES: COUNTER "stockaj_gateway_tls_handshake_failures_total" ["reason"]
+        "Clients with whom TLS came to nothing, by why.";
     REDIRECTS: COUNTER "stockaj_gateway_redirects_total" []
         "Requests by plain HTTP that were sent on to https.";
     BUILD_INFO: GAUGE "stockaj_gateway_build_info" ["version"]
@@ -142,6 +147,10 @@ impl Sum {
         families.push(CACHE_LOOKUPS.each(LookupResult::ALL, |shape, result| {
             let sum: u64 = shards.iter().map(|shard| read(&shard.cache_lookups[*result as usize])).sum();
             shape.counter(&[result.as_str()], sum as f64)
+        }));
+        families.push(HANDSHAKE_FAILURES.each(HandshakeFailure::ALL, |shape, reason| {
+            let sum: u64 = shards.iter().map(|shard| read(&shard.handshake_failures[*reason as usize])).sum();
+            shape.counter(&[reason.as_str()], sum as f64)
         }));
         families.push(CLIENT_CONNECTIONS.each(ConnectionState::ALL, |shape, state| {
             let one = |shard: &Arc<shard::Shard>| shard.client_connections[*state as usize].load(Relaxed);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use super::{ConnectionState, LookupResult, Phase};
+use super::{ConnectionState, HandshakeFailure, LookupResult, Phase};
 use crate::policy::refusal::Reason;
 
 /// Adds without a locked instruction: right only where one thread writes.
@@ -30,6 +30,7 @@ pub(super) fn nanoseconds(duration: Duration) -> u64 {
 pub(super) struct Shard {
     pub(super) phases: [Histogram; Phase::ALL.len()],
     pub(super) cache_lookups: [AtomicU64; LookupResult::ALL.len()],
+    pub(super) handshake_failures: [AtomicU64; HandshakeFailure::ALL.len()],
     pub(super) client_connections: [AtomicI64; ConnectionState::ALL.len()],
     pub(super) backend_connections: [AtomicI64; ConnectionState::ALL.len()],
     pub(super) tunnels: AtomicI64,
