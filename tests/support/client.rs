@@ -248,6 +248,17 @@ impl RawClient {
     /// Sends a request and reads its answer. `Host` is added unless `fields` have one, and so is
     /// Content-Length for a body that is not empty.
     pub fn request(&mut self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Response {
+        self.try_request(method, target, fields, body).expect("an answer")
+    }
+
+    /// The same, or what kept the answer from coming.
+    pub fn try_request(
+        &mut self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
         let mut head = format!("{method} {target} HTTP/1.1\r\n");
         if !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             head += "Host: stockaj.example\r\n";
@@ -259,8 +270,8 @@ impl RawClient {
             head += &format!("Content-Length: {}\r\n", body.len());
         }
         head += "\r\n";
-        self.send([head.as_bytes(), body].concat());
-        self.try_response(method == "HEAD").expect("an answer")
+        self.try_send([head.as_bytes(), body].concat())?;
+        self.try_response(method == "HEAD")
     }
 
     /// `GET target` with a bearer token.
