@@ -14,6 +14,7 @@ mod autobahn; // the Autobahn test suite, through the gateway and without
 mod backend_http2; // HTTP/2 to the backend: what reaches it, what comes back, and what goes wrong
 mod backend_tls; // whom the gateway speaks TLS with, and what it says where it does not
 mod certificates; // what clients are shown, whom they must show, and how certificates are replaced
+mod clients; // clients that are not ours: curl, httpx, websockets, Node, a browser
 mod config; // what is said about a configuration: every mistake with its place, secrets never
 mod continuity; // reloads, certificates and restarts under load: every request is counted
 mod cors; // browsers: preflights, and who may read the gateway's own answers

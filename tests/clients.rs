@@ -1,0 +1,298 @@
+//! Clients that are not ours: curl, httpx, websockets, Node and a browser, over TLS with an authority made for the
+//! test, to a backend that is not ours either.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use x509_cert::Certificate;
+use x509_cert::der::{Decode, Encode};
+
+use crate::support::{Authority, Gateway, Introspector, RawClient};
+
+const MAP: &str = "\
+abilities:
+  routes:
+    /up:            {GET: public}
+    /page:          {GET: public}
+    /events:        {GET: public}
+    /ws:            {GET: public}
+    /api/v2/items:  {GET: items:read, POST: items:create, PUT: items:create, DELETE: deny}
+    /api/v2/stream: {GET: items:read}
+    /api/v2/ws:     {GET: items:create}
+";
+
+fn file(name: &str) -> String {
+    format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A process that ends with the test.
+struct Process {
+    child: Child,
+    /// Kept, as who prints to a closed pipe dies of it.
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it is installed by tests/run");
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, output }
+    }
+
+    /// The port at the end of the next line that has one there. 0 is none.
+    fn port(&mut self) -> u16 {
+        let port = |line: String| line.trim_end_matches('.').rsplit(' ').next()?.parse().ok();
+        let mut lines = self.output.by_ref().lines().map(Result::unwrap);
+        lines.find_map(|line| port(line).filter(|port| *port != 0)).expect("a port")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Scene {
+    _backend: Process,
+    _introspector: Introspector,
+    authority: Arc<Authority>,
+    gateway: Gateway,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let mut backend = Process::start(Command::new("node").arg(file("tests/clients/backend.mjs")));
+        let port = backend.port();
+        let introspector = Introspector::knowing([
+            ("1|writer", &["items:read", "items:create"][..]),
+            ("2|reader", &["items:read"]),
+        ]);
+        let authority = Arc::new(Authority::new());
+        let gateway = Gateway::builder()
+            .introspector(&introspector)
+            .tls(&authority)
+            .yaml(&format!("backend:\n  url: http://127.0.0.1:{port}\n"))
+            .yaml("log: {access: false}\n")
+            .yaml(MAP)
+            .start();
+        Self { _backend: backend, _introspector: introspector, authority, gateway }
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}", self.gateway.address().port())
+    }
+
+    /// What curl says: the answer on standard output, the talk on standard error.
+    fn curl(&self, path: &str, arguments: &[&str]) -> (String, String) {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--verbose", "--max-time", "20", "--cacert"]);
+        command.arg(self.authority.ca_file()).args(arguments).arg(format!("{}{path}", self.url()));
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let (answer, talk) =
+            (String::from_utf8(stdout).unwrap(), String::from_utf8_lossy(&stderr).into_owned());
+        assert!(status.success(), "{talk}");
+        (answer, talk)
+    }
+}
+
+/// Runs a program that says nothing where all is well.
+fn succeeds(command: &mut Command) {
+    let Output { status, stdout, stderr } = command.output().expect("it is installed by tests/run");
+    let said = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+#[ignore = "needs clients: tests/run"]
+fn curl_reads_and_uploads_over_both_versions() {
+    let scene = Scene::new();
+    let authorization = "Authorization: Bearer 1|writer";
+    let directory = tempfile::tempdir().unwrap();
+    let upload = directory.path().join("upload");
+    let body: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+    std::fs::write(&upload, &body).unwrap();
+    let upload = upload.to_str().unwrap();
+    let hash: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+    for (version, line) in [("--http1.1", "HTTP/1.1 "), ("--http2", "HTTP/2 ")] {
+        let (answer, talk) = scene.curl("/api/v2/items?page=2", &[version, "-H", authorization]);
+        let said: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(said["url"], "/api/v2/items?page=2");
+        assert!(talk.contains(&format!("< {line}200")), "{talk}");
+        let (answer, talk) = scene.curl("/api/v2/items", &[version]);
+        assert_eq!(answer, r#"{"message":"Unauthenticated."}"#);
+        assert!(talk.contains(&format!("< {line}401")), "{talk}");
+        // Asks first whether the body is wanted: it is, and it is not.
+        let asks = ["-H", "Expect: 100-continue", "--expect100-timeout", "15", "-T", upload, version];
+        let (answer, talk) = scene.curl("/api/v2/items", &[&asks[..], &["-H", authorization]].concat());
+        let said: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!((&said["length"], &said["sha256"]), (&body.len().into(), &(*hash).into()));
+        // Over HTTP/2 this curl does not wait for it.
+        assert!(talk.contains("< HTTP/1.1 100 ") == (version == "--http1.1"), "{talk}");
+        if version == "--http2" {
+            continue;
+        }
+        let (answer, talk) = scene.curl("/api/v2/items", &asks);
+        assert_eq!(answer, r#"{"message":"Unauthenticated."}"#);
+        assert!(!talk.contains("100 Continue"), "{talk}");
+    }
+    let (answer, _) = scene.curl("/api/v2/stream", &["--http2", "--no-buffer", "-H", authorization]);
+    assert_eq!(answer, "onetwothree");
+}
+
+#[test]
+#[ignore = "needs clients: tests/run"]
+fn httpx_and_websockets_of_python() {
+    let scene = Scene::new();
+    let mut command = Command::new(file("target/python-clients/bin/python"));
+    command.arg(file("tests/clients/clients.py")).arg(scene.gateway.address().port().to_string());
+    succeeds(command.arg(scene.authority.ca_file()));
+    scene.gateway.wait_for_metric("tunnels_open", 0.0);
+}
+
+#[test]
+#[ignore = "needs clients: tests/run"]
+fn fetch_of_node() {
+    let scene = Scene::new();
+    let mut command = Command::new("node");
+    command.arg(file("tests/clients/fetch.mjs")).arg(scene.url());
+    succeeds(command.env("NODE_EXTRA_CA_CERTS", scene.authority.ca_file()));
+    scene.gateway.wait_for_metric("client_connections{state=\"active\"}", 0.0);
+}
+
+/// A session of a real browser, by the WebDriver protocol (W3C).
+struct Browser {
+    _driver: Process,
+    _profile: tempfile::TempDir,
+    address: SocketAddr,
+    session: String,
+}
+
+impl Browser {
+    /// One that believes exactly the certificate in this file.
+    fn start(authority: &Authority) -> Self {
+        let mut driver = Process::start(Command::new("chromedriver").arg("--port=0"));
+        let address = SocketAddr::from(([127, 0, 0, 1], driver.port()));
+        let profile = tempfile::tempdir().unwrap();
+        let leaf = CertificateDer::from_pem_file(authority.certificate()).unwrap();
+        let leaf = Certificate::from_der(&leaf).unwrap();
+        let key = leaf.tbs_certificate().subject_public_key_info().to_der().unwrap();
+        let arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            &format!("--user-data-dir={}", profile.path().display()),
+            &format!("--ignore-certificate-errors-spki-list={}", STANDARD.encode(Sha256::digest(key))),
+        ];
+        let mut browser = Self { _driver: driver, _profile: profile, address, session: String::new() };
+        let options = json!({"args": arguments});
+        let session = browser.command(
+            "POST",
+            "",
+            &json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}),
+        );
+        browser.session = format!("/{}", session["sessionId"].as_str().unwrap());
+        browser.command("POST", "/timeouts", &json!({"script": 20_000}));
+        browser
+    }
+
+    fn command(&self, method: &str, path: &str, parameters: &Value) -> Value {
+        let fields = [("Host", "localhost"), ("Content-Type", "application/json"), ("Connection", "close")];
+        let body = if method == "POST" { parameters.to_string() } else { String::new() };
+        let mut client = RawClient::connect(self.address).patience(Duration::from_secs(30));
+        let target = format!("/session{}{path}", self.session);
+        let response = client.request(method, &target, &fields, body.as_bytes());
+        assert_eq!(response.status, 200, "{method} {target}: {}", response.text());
+        response.json()["value"].clone()
+    }
+
+    /// What a script hands to its last argument.
+    fn run(&self, script: &str) -> Value {
+        let script = format!(
+            "const done = arguments[arguments.length - 1];\n\
+             (async () => {{ {script} }})().then(done, (error) => done(`failed: ${{error}}`));"
+        );
+        self.command("POST", "/execute/async", &json!({"script": script, "args": []}))
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.command("DELETE", "", &Value::Null);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs browser: tests/run"]
+fn a_browser_streams_and_tunnels() {
+    let scene = Scene::new();
+    let browser = Browser::start(&scene.authority);
+    browser.command("POST", "/url", &json!({"url": format!("{}/page", scene.url())}));
+    assert_eq!(browser.command("GET", "/title", &Value::Null), "ready");
+
+    let events = browser.run(
+        "const events = new EventSource('/events');
+         const came = await new Promise((done, failed) => {
+             const came = [];
+             events.onerror = () => failed('no events');
+             events.addEventListener('tick', (event) => {
+                 came.push([event.lastEventId, JSON.parse(event.data).number]);
+                 if (came.length === 3) done(came);
+             });
+         });
+         events.close();
+         return came;",
+    );
+    assert_eq!(events, json!([["0", 0], ["1", 1], ["2", 2]]));
+
+    let tunnel = browser.run(
+        "const socket = new WebSocket(`wss://${location.host}/ws`);
+         const next = () => new Promise((done, failed) => {
+             socket.onmessage = (message) => done(message.data);
+             socket.onclose = socket.onerror = () => failed('no tunnel');
+         });
+         await new Promise((done, failed) => { socket.onopen = done; socket.onerror = () => failed('not opened'); });
+         const came = [];
+         for (const text of ['hello', 'ü'.repeat(50000)]) {
+             socket.send(text);
+             came.push((await next()) === text);
+         }
+         const closed = new Promise((done) => (socket.onclose = done));
+         socket.close(4001, 'enough');
+         const { code, wasClean } = await closed;
+         return [came, code, wasClean];",
+    );
+    assert_eq!(tunnel, json!([[true, true], 4001, true]));
+
+    let streamed = browser.run(
+        "const headers = { Authorization: 'Bearer 1|writer' };
+         const answer = await fetch('/api/v2/stream', { headers });
+         const [reader, decoder, came, began] = [answer.body.getReader(), new TextDecoder(), [], performance.now()];
+         for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+             came.push(decoder.decode(piece.value));
+         }
+         const took = performance.now() - began;
+         const spoken = performance.getEntriesByType('resource').map((it) => it.nextHopProtocol);
+         const denied = await fetch('/api/v2/items', { method: 'DELETE', headers });
+         return [answer.status, came, took > 400, spoken.every((it) => it === 'h2'), denied.status, (await fetch('/api/v2/items')).status];",
+    );
+    assert_eq!(streamed, json!([200, ["one", "two", "three"], true, true, 403, 401]));
+}
