@@ -20,7 +20,7 @@ use hyper::body::{Body as _, Incoming};
 use crate::answer;
 use crate::answer_body::AnswerBody;
 use crate::backend::body::{self, RequestBody, Upload};
-use crate::backend::forward::{self, Answered, Backend};
+use crate::backend::forward::{self, Answered, Backend, Conditions};
 use crate::config::settings::{BackendHost, Settings};
 use crate::contain::{Contained, Panicked};
 use crate::exchange::{Exchange, Recorder, new_request_id};
@@ -70,6 +70,7 @@ struct Decision {
 
 /// What is set of a request that goes on.
 struct Onward {
+    permit: Permit,
     uri: Uri,
     credentials: Credentials,
     body_limit: u64,
@@ -82,7 +83,7 @@ struct Onward {
 /// What a request that is not refused is answered with.
 enum Served {
     /// The backend's answer.
-    Backend(Answered),
+    Backend,
     /// What a preflight that asks about this method is told.
     Preflight(HeaderValue),
 }
@@ -141,31 +142,29 @@ impl Gateway {
             exchange.client = Some(client::address(&head.headers, address, trusts));
         }
         let reader = self.settings.cors.allowed(&head.headers);
-        let mut asked = None;
-        let served = Contained(pin!(self.serve(peer, &mut head, body, &mut exchange, &mut asked))).await;
-        let refusal = match served {
-            Ok(Ok((Served::Backend(Answered { mut response, lease }), reason))) => {
-                // The client's, whatever the backend speaks (RFC 9110 section 2.5).
-                *response.version_mut() = version;
-                self.pin_https(peer, response.headers_mut());
-                exchange.answered(response.status(), reason, exchange.answer_came());
-                if let Some(asked) = asked
-                    && response.status() == StatusCode::SWITCHING_PROTOCOLS
-                {
-                    let backend = hyper::upgrade::on(&mut response);
-                    let decided_by = Rc::clone(self);
-                    switch.set(Some(Box::new(Tunnel {
-                        asked: *asked,
-                        decided_by,
-                        exchange,
-                        backend,
-                        lease,
-                    })));
-                    return response.map(|_| AnswerBody::tunnel());
-                }
-                let idle_timeout = self.settings.limits.body_idle_timeout;
-                return response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout));
+        // The answer too, once it has come.
+        let (mut answered, mut asked) = (None, None);
+        let served = self.serve(peer, &mut head, body, &mut exchange, &mut answered, &mut asked);
+        let served = Contained(pin!(served)).await;
+        if let Ok(Ok((Served::Backend, reason))) = &served
+            && let Some(Answered { mut response, lease }) = answered
+        {
+            // The client's, whatever the backend speaks (RFC 9110 section 2.5).
+            *response.version_mut() = version;
+            self.pin_https(peer, response.headers_mut());
+            exchange.answered(response.status(), *reason, exchange.answer_came());
+            if let Some(asked) = asked
+                && response.status() == StatusCode::SWITCHING_PROTOCOLS
+            {
+                let backend = hyper::upgrade::on(&mut response);
+                let decided_by = Rc::clone(self);
+                switch.set(Some(Box::new(Tunnel { asked: *asked, decided_by, exchange, backend, lease })));
+                return response.map(|_| AnswerBody::tunnel());
             }
+            let idle_timeout = self.settings.limits.body_idle_timeout;
+            return response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout));
+        }
+        let refusal = match served {
             Ok(Ok((Served::Preflight(asked), reason))) => {
                 let mut response = answer::preflight(exchange.request_id.clone());
                 self.settings.cors.answer(reader, &asked, response.headers_mut());
@@ -175,7 +174,7 @@ impl Gateway {
                 return AnswerBody::own(response, exchange);
             }
             Ok(Err(refusal)) => refusal,
-            Err(Panicked) => Refusal::InternalError,
+            Ok(Ok((Served::Backend, _))) | Err(Panicked) => Refusal::InternalError,
         };
         let mut response = answer::refuse(&refusal, exchange.request_id.clone());
         if let Some(reader) = reader {
@@ -201,13 +200,15 @@ impl Gateway {
         }
     }
 
-    /// What is `asked` of a request that is to become a tunnel is noted before it goes on.
+    /// What is `asked` of a request that is to become a tunnel is noted before it goes on, and what the backend has
+    /// `answered` before this returns.
     async fn serve(
         &self,
         peer: &Rc<Peer>,
         head: &mut Parts,
         body: Incoming,
         exchange: &mut Exchange,
+        answered: &mut Option<Answered>,
         asked: &mut Option<Box<Asked>>,
     ) -> Result<(Served, Reason), Refusal> {
         if head.version == Version::HTTP_2 {
@@ -239,9 +240,9 @@ impl Gateway {
                 Preflight::Forward => {
                     let uri = self.backend_uri(&head.uri, &target)?;
                     let credentials = Credentials::None;
-                    let onward = Onward { uri, credentials, body_limit: 0, waits, handshake: None };
-                    let answered = self.forward(permit, peer, head, body, onward, exchange);
-                    Served::Backend(Box::pin(answered).await?)
+                    let onward = Onward { permit, uri, credentials, body_limit: 0, waits, handshake: None };
+                    Box::pin(self.forward(peer, head, body, onward, exchange, answered)).await?;
+                    Served::Backend
                 }
             };
             return Ok((served, Reason::Public));
@@ -261,13 +262,13 @@ impl Gateway {
                 (Some(caller), Credentials::Token { authorization, identity, cookies })
             }
         };
-        let onward = Onward { uri, credentials, body_limit, waits, handshake };
-        let answered = self.forward(permit, peer, head, body, onward, exchange).await?;
-        let Some(caller) = caller else { return Ok((Served::Backend(answered), Reason::Public)) };
-        if answered.response.status() == StatusCode::UNAUTHORIZED {
+        let onward = Onward { permit, uri, credentials, body_limit, waits, handshake };
+        let status = self.forward(peer, head, body, onward, exchange, answered).await?;
+        let Some(caller) = caller else { return Ok((Served::Backend, Reason::Public)) };
+        if status == StatusCode::UNAUTHORIZED {
             self.lookup.contradicted(&caller);
         }
-        Ok((Served::Backend(answered), Reason::Allowed))
+        Ok((Served::Backend, Reason::Allowed))
     }
 
     /// Whether a CORS preflight may go on: by the request that it asks about, and without any credentials.
@@ -410,18 +411,18 @@ impl Gateway {
         Uri::try_from(text).map_err(|_| Refusal::InternalError)
     }
 
-    /// Sends the request on, which `permit` allows, as a message of our own.
+    /// Sends the request on, as its permit allows, as a message of our own.
     async fn forward(
         &self,
-        permit: Permit,
         peer: &Peer,
         head: &mut Parts,
         incoming: Incoming,
         onward: Onward,
         exchange: &mut Exchange,
-    ) -> Result<Answered, Refusal> {
+        answered: &mut Option<Answered>,
+    ) -> Result<StatusCode, Refusal> {
         let Settings { limits, backend, .. } = &*self.settings;
-        let Onward { uri, credentials, body_limit, waits, handshake } = onward;
+        let Onward { permit, uri, credentials, body_limit, waits, handshake } = onward;
         let (body, upload) =
             RequestBody::new(incoming, body_limit, limits.body_idle_timeout).map_err(forward::refusal)?;
         let forwarding = Forwarding {
@@ -459,12 +460,13 @@ impl Gateway {
         }
         let asked = Instant::now();
         let upload = upload.as_deref();
-        let may_switch = handshake.is_some();
-        let answered = self.backend.forward(permit, request, upload, &peer.activity, asked, may_switch).await;
+        let conditions = Conditions { upload, activity: &peer.activity, may_switch: handshake.is_some() };
+        let sent = self.backend.forward(permit, request, conditions, asked, answered).await;
         exchange.backend_answered(asked, Instant::now());
-        let mut answered = answered?;
-        let status = answered.response.status();
-        let fields = answered.response.headers_mut();
+        sent?;
+        let Answered { response, lease } = answered.as_mut().ok_or(Refusal::InternalError)?;
+        let status = response.status();
+        let fields = response.headers_mut();
         let switches = match (status, &handshake) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(handshake)) => {
                 handshake.check(fields).map(|()| Some(handshake))
@@ -485,12 +487,12 @@ impl Gateway {
         })?;
         if upload.is_some_and(Upload::answered) {
             // Neither side can tell whether the body that was not asked for will come.
-            answered.lease.close_afterwards();
+            lease.close_afterwards();
             if head.version == Version::HTTP_11 {
-                answered.response.headers_mut().insert(CONNECTION, CLOSE);
+                response.headers_mut().insert(CONNECTION, CLOSE);
             }
         }
-        Ok(answered)
+        Ok(status)
     }
 }
 

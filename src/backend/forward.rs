@@ -35,6 +35,17 @@ pub struct Answered {
     pub lease: Lease<RequestBody>,
 }
 
+/// How a request is sent, whichever connection it takes.
+#[derive(Clone, Copy)]
+pub struct Conditions<'a> {
+    /// Its body, where it has one.
+    pub upload: Option<&'a Upload>,
+    /// Who watches over the time-out.
+    pub activity: &'a Activity,
+    /// Whether it may change the protocol. That is the caller's to know, and what a 101 is worth.
+    pub may_switch: bool,
+}
+
 /// What went wrong with one attempt.
 struct Failure {
     refusal: Refusal,
@@ -61,12 +72,13 @@ impl Backend {
         &self.pool
     }
 
-    /// Forwards `request`, which `permit` allows. Whether it `may_switch` the protocol is the caller's to know, and
-    /// what a 101 is worth.
+    /// Forwards `request`, which `permit` allows.
     ///
     /// A kept connection may have been closed by the backend just now. What was not sent at all goes out
     /// once more over a new one; so does what has no body and may be repeated (RFC 9110 section 9.2.2), if the
     /// connection had waited long enough for the backend to have become tired of it.
+    ///
+    /// The answer is put where it is wanted: it is large, and every function that hands it on copies it.
     ///
     /// # Errors
     /// The refusal that the client is to be answered with; why is in the log.
@@ -74,33 +86,26 @@ impl Backend {
         &self,
         permit: Permit,
         request: Request<RequestBody>,
-        upload: Option<&Upload>,
-        activity: &Activity,
+        conditions: Conditions<'_>,
         now: Instant,
-        may_switch: bool,
-    ) -> Result<Answered, Refusal> {
+        answered: &mut Option<Answered>,
+    ) -> Result<(), Refusal> {
         let Permit { .. } = permit;
-        let kept = if may_switch { self.pool.take_http1(now) } else { self.pool.take_idle(now) };
-        let Some(mut lease) = kept else {
-            return Box::pin(self.over_new_connection(request, upload, activity, may_switch, true)).await;
+        let kept = if conditions.may_switch { self.pool.take_http1(now) } else { self.pool.take_idle(now) };
+        let Some(lease) = kept else {
+            return Box::pin(self.over_new_connection(request, conditions, true, answered)).await;
         };
-        if may_switch {
+        if conditions.may_switch {
             lease.may_switch();
         }
         let copy = (lease.waited(now) >= IN_USE && is_repeatable(&request)).then(|| copy(&request));
-        let answer = lease.send(request);
-        match self.head(answer, upload, activity, now).await {
-            Ok(response) => Ok(Answered { response, lease }),
-            Err(Failure { refusal, unsent, unanswered }) => {
-                drop(lease);
-                match unsent.or(copy.filter(|_| unanswered)) {
-                    Some(request) => {
-                        let again = self.over_new_connection(request, upload, activity, may_switch, false);
-                        Box::pin(again).await
-                    }
-                    None => Err(refusal),
-                }
-            }
+        let Err(failure) = self.exchange(lease, request, conditions, now, answered).await else {
+            return Ok(());
+        };
+        let Failure { refusal, unsent, unanswered } = failure;
+        match unsent.or(copy.filter(|_| unanswered)) {
+            Some(request) => Box::pin(self.over_new_connection(request, conditions, false, answered)).await,
+            None => Err(refusal),
         }
     }
 
@@ -108,24 +113,26 @@ impl Backend {
     async fn over_new_connection(
         &self,
         mut request: Request<RequestBody>,
-        upload: Option<&Upload>,
-        activity: &Activity,
-        may_switch: bool,
+        conditions: Conditions<'_>,
         mut once_more: bool,
-    ) -> Result<Answered, Refusal> {
+        answered: &mut Option<Answered>,
+    ) -> Result<(), Refusal> {
         loop {
-            let lease = if may_switch { self.pool.connect_http1().await } else { self.pool.connect().await };
-            let mut lease = lease.map_err(|error| {
+            let lease = if conditions.may_switch {
+                self.pool.connect_http1().await
+            } else {
+                self.pool.connect().await
+            };
+            let lease = lease.map_err(|error| {
                 tracing::warn!(error = &error as &dyn std::error::Error, "no connection to the backend");
                 if error.is_exhausted() { Refusal::Overloaded } else { Refusal::BackendUnreachable }
             })?;
-            if may_switch {
+            if conditions.may_switch {
                 lease.may_switch();
             }
             once_more &= lease.is_stream();
-            let answer = lease.send(request);
-            match self.head(answer, upload, activity, Instant::now()).await {
-                Ok(response) => return Ok(Answered { response, lease }),
+            match self.exchange(lease, request, conditions, Instant::now(), answered).await {
+                Ok(()) => return Ok(()),
                 Err(Failure { unsent: Some(unsent), .. }) if once_more => request = unsent,
                 Err(failure) => return Err(failure.refusal),
             }
@@ -133,34 +140,43 @@ impl Backend {
         }
     }
 
-    /// Waits for the head of an answer. The sweep watches over the time-out: a timer for each request would be
-    /// set and taken back for nothing.
-    async fn head(
+    /// Sends a request, and waits for the head of its answer. The sweep watches over the time-out: a timer for each
+    /// request would be set and taken back for nothing.
+    async fn exchange(
         &self,
-        answer: impl Future<Output = Result<Response<Received>, SendError<RequestBody>>>,
-        upload: Option<&Upload>,
-        activity: &Activity,
+        mut lease: Lease<RequestBody>,
+        request: Request<RequestBody>,
+        conditions: Conditions<'_>,
         now: Instant,
-    ) -> Result<Response<Received>, Failure> {
+        answered: &mut Option<Answered>,
+    ) -> Result<(), Failure> {
+        let Conditions { upload, activity, .. } = conditions;
         let (timeout, idle_timeout) = (self.settings.backend.timeout, self.settings.limits.body_idle_timeout);
-        let mut answer = std::pin::pin!(answer);
         activity.wait_until(now + timeout);
-        let answer = poll_fn(|context| {
-            if let Poll::Ready(answer) = answer.as_mut().poll(context) {
-                return Poll::Ready(Some(answer));
-            }
-            if activity.is_overdue() {
-                match upload.and_then(|upload| upload.extension(timeout, idle_timeout)) {
-                    Some(later) => activity.wait_until(later),
-                    None => return Poll::Ready(None),
+        let mut came = None;
+        {
+            let mut answer = std::pin::pin!(lease.send(request));
+            let over = poll_fn(|context| {
+                if let Poll::Ready(answer) = answer.as_mut().poll(context) {
+                    came = Some(answer);
+                    return Poll::Ready(());
                 }
-            }
-            Poll::Pending
-        });
-        let answer = answer.await;
+                if activity.is_overdue() {
+                    match upload.and_then(|upload| upload.extension(timeout, idle_timeout)) {
+                        Some(later) => activity.wait_until(later),
+                        None => return Poll::Ready(()),
+                    }
+                }
+                Poll::Pending
+            });
+            over.await;
+        }
         activity.wait_no_longer();
-        match answer {
-            Some(Ok(response)) => Ok(response),
+        match came {
+            Some(Ok(response)) => {
+                *answered = Some(Answered { response, lease });
+                Ok(())
+            }
             Some(Err(SendError { unsent, cause })) => {
                 if let Some(fault) = upload.and_then(Upload::fault) {
                     return Err(refusal(fault).into());
