@@ -4,13 +4,14 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::gateway::Builder;
-use crate::support::{BINARY, Gateway, Introspector, RawClient, Upstream};
+use crate::support::{Authority, BINARY, Gateway, Introspector, RawClient, Upstream};
 
 /// One without a backend: what is asked of it needs none.
 fn builder() -> Builder {
@@ -51,6 +52,28 @@ fn inherited_sockets_take_the_place_of_addresses() {
         assert_eq!(gateway.get("/api/v2/items", None).status, 401);
         assert_eq!(RawClient::connect(gateway.admin()).get("/readyz", None).status, 200);
     }
+}
+
+#[test]
+fn the_redirect_has_a_socket_too() {
+    let authority = Arc::new(Authority::new());
+    let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let (first, second) = (address(&sockets[0]), address(&sockets[1]));
+    let mut builder = builder()
+        .tls(&authority)
+        .yaml("listen:\n  redirect_address: 127.0.0.1:1\n")
+        .environment("LISTEN_FDNAMES", "redirect:proxy");
+    for socket in sockets {
+        builder = builder.inheriting(socket);
+    }
+    let gateway = builder.start();
+    assert_eq!((gateway.wait_for_listener("redirect"), gateway.address()), (first, second));
+    let redirected = RawClient::connect(first).get("/api/v2/items", None);
+    assert_eq!(
+        (redirected.status, redirected.field("location")),
+        (308, Some("https://stockaj.example/api/v2/items"))
+    );
+    assert_eq!(gateway.get("/api/v2/items", None).status, 401);
 }
 
 #[test]

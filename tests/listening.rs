@@ -285,6 +285,24 @@ fn a_unix_sockets_peers_are_asked_for_a_header() {
 }
 
 #[test]
+fn a_reload_turns_it_on_and_off() {
+    let setting = setting("listen:\n  trusted_proxies: [127.0.0.1]\n  proxy_protocol: false\n");
+    let status =
+        |bytes: &[u8]| setting.gateway.client().send(bytes).try_response(false).map(|it| it.status).ok();
+    let told = [&v1("192.0.2.7"), WHO.as_bytes()].concat();
+    let mut kept = setting.gateway.client();
+    assert_eq!(kept.send(WHO).response().status, 200);
+    for (from, to, plain, with_header) in
+        [("false", "true", None, Some(200)), ("true", "false", Some(200), Some(400))]
+    {
+        setting.gateway.edit(&format!("proxy_protocol: {from}"), &format!("proxy_protocol: {to}"));
+        assert!(setting.gateway.reload());
+        assert_eq!((status(WHO.as_bytes()), status(&told)), (plain, with_header));
+        assert_eq!(kept.send(WHO).response().status, 200, "an open connection goes on");
+    }
+}
+
+#[test]
 fn limits_by_address_count_for_the_told_one() {
     let setting = hearing("", "limits: {connections_per_address: 2}");
     let connect = |header: &[u8]| {

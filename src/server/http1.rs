@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::header::CONNECTION;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -41,6 +41,14 @@ pub(super) fn builder(limits: &Limits) -> http1::Builder {
     http1
 }
 
+/// A connection that becomes a tunnel stays open.
+#[cold]
+fn say_that_it_is_the_last<B>(response: &mut Response<B>) {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
 /// Serves a connection until it ends.
 pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>, watched: Watched) {
     let settings = Arc::clone(serving.gateway.settings());
@@ -50,11 +58,13 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
         let gateway = core.gateway();
         let (peer, switch) = (Rc::clone(peer), &switch);
         async move {
-            let mut response = gateway.answer(&peer, request, switch).await;
-            if peer.activity.ending() != Ending::Not && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            let mut answered = Ok::<_, Infallible>(gateway.answer(&peer, request, switch).await);
+            if let Ok(response) = &mut answered
+                && peer.activity.ending() != Ending::Not
+            {
+                say_that_it_is_the_last(response);
             }
-            Ok::<_, Infallible>(response)
+            answered
         }
     });
     let io = TokioIo::new(Scanned::new(watched, limits.bounds()));

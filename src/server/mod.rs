@@ -183,7 +183,7 @@ impl Server {
             let reloader = Reloader {
                 path,
                 watch,
-                current,
+                current: Arc::clone(&current),
                 adoptions,
                 metrics: Arc::clone(&metrics),
                 log,
@@ -195,8 +195,7 @@ impl Server {
         }
         let redirect = self.redirect.map(|listener| {
             tell_of(Role::Redirect, &listener);
-            let settings = Arc::clone(&self.settings);
-            runtime.spawn(redirect::serve(listener, settings, Arc::clone(&metrics)))
+            runtime.spawn(redirect::serve(listener, current, Arc::clone(&metrics)))
         });
         let turned_away = TurnedAway::new(metrics.core(self.settings.threads));
         let seating = Seating::new(seats, Arc::clone(&configuration.settings), turned_away, log.clone());

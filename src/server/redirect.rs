@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,8 +22,8 @@ use tokio::time::timeout;
 
 use super::listen::{AFTER_FAILURE, Accepted, Door};
 use super::proxied;
+use super::reload::Current;
 use crate::answer;
-use crate::config::settings::Settings;
 use crate::exchange::new_request_id;
 use crate::listener::Listener;
 use crate::policy::headers::X_REQUEST_ID;
@@ -37,11 +37,7 @@ const CONNECTIONS: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sends on, for as long as it is polled.
-pub(super) async fn serve(
-    listener: Listener,
-    settings: Arc<Settings>,
-    metrics: Arc<Metrics>,
-) -> io::Result<()> {
+pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Metrics>) -> io::Result<()> {
     let (door, _file) = Door::open(listener)?;
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
@@ -54,7 +50,8 @@ pub(super) async fn serve(
             }
         };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let (settings, metrics) = (Arc::clone(&settings), Arc::clone(&metrics));
+        let settings = Arc::clone(&current.read().unwrap_or_else(PoisonError::into_inner).settings);
+        let metrics = Arc::clone(&metrics);
         tokio::spawn(async move {
             let _place = place;
             let served = async {
