@@ -250,7 +250,7 @@ fn count_under_load(authority: Option<&Authority>) {
             });
             // Idle when the drain begins, and asking again while it lasts.
             scope.spawn(move || {
-                target.keep_asking(&format!("slow {number}"), tally, Duration::from_millis(300))
+                target.keep_asking(&format!("slow {number}"), tally, Duration::from_millis(200))
             });
             scope.spawn(move || {
                 target.keep_asking_by_http2(&format!("h2 {number}"), tally, Duration::from_millis(10))
