@@ -132,6 +132,7 @@ impl Gateway {
         let now = Instant::now();
         // From here on by reference: a request is large, and every step it is moved through copies it.
         let (mut head, body) = request.into_parts();
+        let mut body = Some(body);
         let id = request_id(peer, &head.headers);
         let version = if head.version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
         let mut exchange = Exchange::new(&self.recorder, &self.settings, peer, &head.method, id, now);
@@ -144,7 +145,7 @@ impl Gateway {
         let reader = self.settings.cors.allowed(&head.headers);
         // The answer too, once it has come.
         let (mut answered, mut asked) = (None, None);
-        let served = self.serve(peer, &mut head, body, &mut exchange, &mut answered, &mut asked);
+        let served = self.serve(peer, &mut head, &mut body, &mut exchange, &mut answered, &mut asked);
         let served = Contained(pin!(served)).await;
         if let Ok(Ok((Served::Backend, reason))) = &served
             && let Some(Answered { mut response, lease }) = answered
@@ -173,7 +174,14 @@ impl Gateway {
                 exchange.answered(response.status(), reason, Instant::now());
                 return AnswerBody::own(response, exchange);
             }
-            Ok(Err(refusal)) => refusal,
+            Ok(Err(refusal)) => {
+                if version == Version::HTTP_2
+                    && let Some(body) = body.filter(|body| !body.is_end_stream())
+                {
+                    tokio::task::spawn_local(body::throw_away(body));
+                }
+                refusal
+            }
             Ok(Ok((Served::Backend, _))) | Err(Panicked) => Refusal::InternalError,
         };
         let mut response = answer::refuse(&refusal, exchange.request_id.clone());
@@ -206,7 +214,7 @@ impl Gateway {
         &self,
         peer: &Rc<Peer>,
         head: &mut Parts,
-        body: Incoming,
+        body: &mut Option<Incoming>,
         exchange: &mut Exchange,
         answered: &mut Option<Answered>,
         asked: &mut Option<Box<Asked>>,
@@ -215,7 +223,7 @@ impl Gateway {
             http2::translate(head, &self.settings.limits.bounds())?;
         }
         let target = Target::read(&head.method, &head.uri, &head.headers)?;
-        let has_body = !body.is_end_stream();
+        let has_body = body.as_ref().is_some_and(|body| !body.is_end_stream());
         let (mut waits, mut handshake) = (false, None);
         // Few have either, and one look at the names costs less than two lookups.
         if head.headers.keys().any(|name| *name == EXPECT || *name == UPGRADE) {
@@ -416,7 +424,7 @@ impl Gateway {
         &self,
         peer: &Peer,
         head: &mut Parts,
-        incoming: Incoming,
+        incoming: &mut Option<Incoming>,
         onward: Onward,
         exchange: &mut Exchange,
         answered: &mut Option<Answered>,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 
@@ -108,21 +109,21 @@ pub struct Streaming {
 }
 
 impl RequestBody {
-    /// `incoming`, bounded; with it what is to be known of it, where there is any body at all.
+    /// `incoming`, taken and bounded; with it what is to be known of it, where there is any body at all.
     ///
     /// # Errors
     /// [`UploadFault::TooLarge`] where its Content-Length says so.
     pub fn new(
-        incoming: Incoming,
+        incoming: &mut Option<Incoming>,
         limit: u64,
         idle_timeout: Duration,
     ) -> Result<(Self, Option<Rc<Upload>>), UploadFault> {
-        if incoming.is_end_stream() {
-            return Ok((Self::Empty, None));
-        }
-        if incoming.size_hint().lower() > limit {
+        if incoming.as_ref().is_some_and(|incoming| incoming.size_hint().lower() > limit) {
             return Err(UploadFault::TooLarge);
         }
+        let Some(incoming) = incoming.take().filter(|incoming| !incoming.is_end_stream()) else {
+            return Ok((Self::Empty, None));
+        };
         let upload = Rc::new(Upload::default());
         let streaming = Streaming {
             incoming,
@@ -133,6 +134,16 @@ impl RequestBody {
         };
         Ok((Self::Streaming(Box::new(streaming)), Some(upload)))
     }
+}
+
+/// How long a body may go on whose request is refused.
+const REFUSED: Duration = Duration::from_secs(1);
+
+/// Throws away the body of a refused request of HTTP/2. A stream that is reset at once takes the answer from clients
+/// that are still sending (curl before 8, httpx), though RFC 9113 section 8.1 asks them to read it.
+pub async fn throw_away(mut incoming: Incoming) {
+    let rest = async { while let Some(Ok(_)) = incoming.frame().await {} };
+    let _ = tokio::time::timeout(REFUSED, rest).await;
 }
 
 /// Holds the body of `request` back until its backend says 100 (Continue), or seems never to.

@@ -7,8 +7,8 @@ use rustix::process::Signal;
 
 use super::{client, h2c};
 use crate::support::http2::{
-    CANCEL, END_HEADERS, END_STREAM, Frame, HEADERS, Http2Client, INITIAL_WINDOW_SIZE, NO_ERROR, Outcome,
-    PING, PREFACE, SETTINGS, literals, request,
+    ACK, CANCEL, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Http2Client, INITIAL_WINDOW_SIZE, NO_ERROR,
+    Outcome, PING, PREFACE, RST_STREAM, SETTINGS, literals, request,
 };
 use crate::support::setting::Setting;
 use crate::support::{Answer, echo};
@@ -281,4 +281,25 @@ fn frames_after_the_last_word_are_harmless() {
     client.send(&Frame::new(SETTINGS, 0, 0, []));
     client.send(&Frame::new(0xfa, 0xff, 7, *b"unknown"));
     assert!(client.ping());
+}
+
+/// RFC 9113 section 8.1: an early answer is no reason to reset what is still coming.
+#[test]
+fn who_is_refused_while_sending_gets_to_read_why() {
+    let setting = h2c("limits: {body: 1MiB}");
+    for (fields, status) in [(&[][..], 401), (&[WRITER, ("content-length", "2000000")], 413)] {
+        let mut client = Http2Client::connect(setting.gateway.address());
+        let stream = client.open(&request("POST", "/api/v2/items", fields), false);
+        assert_eq!(client.outcome(stream).answer().status, status);
+        // As much as comes at once without an answer, and its end.
+        client.data(stream, &[b'a'; 16 * 1024], false);
+        thread::sleep(Duration::from_millis(100));
+        client.data(stream, b"", fields.is_empty());
+        client.send_bytes(Frame::new(PING, 0, 0, *b"are you?").bytes());
+        let frames = std::iter::from_fn(|| client.frame());
+        let before: Vec<_> =
+            frames.take_while(|it| (it.kind, it.flags) != (PING, ACK)).map(|it| it.kind).collect();
+        assert!(!before.contains(&RST_STREAM) && !before.contains(&GOAWAY), "{before:?}");
+        assert_eq!(client.get("/up", None).status, 200);
+    }
 }
