@@ -17,6 +17,7 @@ mod schema;
 mod section;
 pub mod settings;
 mod source;
+mod tls;
 mod tree;
 mod values;
 mod written;
