@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::Zeroizing;
 
 /// Of the buffer of one direction, in bytes: that is all that a tunnel holds for someone who does not read.
-const BUFFER: usize = 16 * 1024;
+const BUFFER: usize = 8 * 1024;
 
 /// Why a tunnel came to no good end.
 #[derive(Debug, thiserror::Error)]

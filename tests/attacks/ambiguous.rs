@@ -13,6 +13,7 @@ const POST: &str = "POST /api/v2/items";
 const CREATED: &[&str] = &["POST /api/v2/items"];
 const READ: &[&str] = &["GET /api/v2/items"];
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 /// A POST that hides a request: framed by `lines`, with `body` before what is hidden.
 fn hiding(name: &'static str, lines: &str, body: &str) -> Case {
@@ -278,6 +279,21 @@ fn sequences() -> Vec<Case> {
             by(READER, GET, "Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n")
                 + "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             ArrivesThenRefused(READ, 505),
+        ),
+        case(
+            "a WebSocket handshake that fails, then what is no request",
+            by(READER, GET, HANDSHAKE) + "\u{81}\u{5}hello\r\n\r\n",
+            ArrivesThenRefused(READ, 400),
+        ),
+        case(
+            "a WebSocket handshake that fails, then a request of nobody",
+            by(READER, GET, HANDSHAKE) + &bare(GET, "Upgrade: websocket\r\nConnection: close\r\n"),
+            ArrivesThenRefused(READ, 400),
+        ),
+        case(
+            "a WebSocket handshake with a body",
+            by(READER, GET, &format!("{HANDSHAKE}Content-Length: 5\r\n")) + "evil!",
+            super::Refused(400),
         ),
     ]
 }

@@ -11,7 +11,7 @@ use super::{READER, Scene};
 use crate::support::Answer;
 
 /// What parsers stumble over.
-const PIECES: [&[u8]; 44] = [
+const PIECES: [&[u8]; 48] = [
     b"\r\n",
     b"\n",
     b"\r",
@@ -56,6 +56,10 @@ const PIECES: [&[u8]; 44] = [
     b"X-HTTP-Method-Override: DELETE\r\n",
     b"X-Forwarded-For: evil\r\n",
     b"Expect: 100-continue\r\n",
+    b"Connection: Upgrade\r\n",
+    b"Upgrade: websocket\r\n",
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
 ];
 
 /// One or several attacks, damaged.
