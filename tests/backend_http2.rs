@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use h2::Reason;
 use rustls::ALL_VERSIONS;
 
@@ -132,7 +133,7 @@ fn an_answer_is_translated() {
             ("set-cookie", "a=1".into()),
             ("set-cookie", "b=2".into()),
         ],
-        pieces: vec![b"hello ".to_vec(), b"world".to_vec()],
+        pieces: vec!["hello ".into(), "world".into()],
         trailers: vec![("grpc-status", "0"), ("authorization", "no")],
         ..Reply::default()
     });
@@ -350,7 +351,7 @@ fn a_client_that_leaves_takes_its_stream_with_it() {
     assert_eq!(upstream.wait_for(1)[0].reset, Some(Reason::CANCEL));
     // While its answer comes.
     upstream.answer(|_| Reply {
-        pieces: vec![b"piece".to_vec(); 1000],
+        pieces: vec!["piece".into(); 1000],
         pause: Duration::from_millis(20),
         ..Reply::new(200, "")
     });
@@ -400,7 +401,7 @@ fn whoever_does_not_read_holds_up_nobody_and_holds_little() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     upstream.answer(|seen| match &*seen.path {
         "/up" => Reply::new(200, "up"),
-        _ => Reply { pieces: vec![vec![b'x'; 16 * 1024]; 4096], ..Reply::new(200, "") },
+        _ => Reply { pieces: vec![Bytes::from(vec![b'x'; 16 * 1024]); 4096], ..Reply::new(200, "") },
     });
     let idle = gateway.resident_memory();
     // 64 MiB each, of which nobody reads a byte.
@@ -427,7 +428,7 @@ fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
     // Its body is read when the answer has been sent.
     upstream.answer(|_| Reply {
         early: true,
-        pieces: vec![b"a".to_vec(), b"b".to_vec()],
+        pieces: vec!["a".into(), "b".into()],
         pause: Duration::from_secs(1),
         ..Reply::new(200, "")
     });

@@ -1,9 +1,10 @@
 //! One new connection to the backend or the introspector.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::resolve::{ResolveError, forget, resolve};
+use super::resolve::{ResolveError, forget, is_looked_up, resolve};
 use super::tls::{ALPN_HTTP2, ConnectorError, Tls};
 use crate::config::settings::{ClientTls, Destination};
 
@@ -38,6 +39,8 @@ pub struct Connector {
     target: Target,
     timeout: Duration,
     http2: Option<Duration>,
+    /// How many connections were begun.
+    turn: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -65,7 +68,7 @@ impl Connector {
             },
             Destination::Unix(path) => Target::Unix(path.clone()),
         };
-        Ok(Self { target, timeout, http2: None })
+        Ok(Self { target, timeout, http2: None, turn: AtomicUsize::new(0) })
     }
 
     /// The same, which asks for HTTP/2: over TLS the server chooses, without TLS it is expected to speak it. A
@@ -125,6 +128,7 @@ impl Connector {
                 self.timed_out(Step::Resolve, host)
             })?
             .map_err(|source| ConnectError::Resolve { host: host.into(), source })?;
+        let addresses = self.in_turn(addresses);
         let mut failed = Vec::with_capacity(addresses.len());
         for (index, address) in addresses.iter().enumerate() {
             let address = SocketAddr::new(*address, port);
@@ -138,6 +142,36 @@ impl Connector {
             }
         }
         Err(ConnectError::Tcp { host: host.into(), attempts: failed.into() })
+    }
+
+    /// The addresses, beginning with another one each time: IPv4 first still, and those of each family in turn.
+    fn in_turn(&self, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let (v4, v6) = {
+            let first_v6 = addresses.iter().position(IpAddr::is_ipv6).unwrap_or(addresses.len());
+            addresses.split_at_mut(first_v6)
+        };
+        for family in [v4, v6] {
+            if !family.is_empty() {
+                family.rotate_left(turn % family.len());
+            }
+        }
+        addresses
+    }
+
+    /// The addresses that the name has now; none where the destination is no name, or where they cannot be had.
+    pub(super) async fn addresses(&self) -> Option<Vec<IpAddr>> {
+        let Target::Tcp { host, .. } = &self.target else { return None };
+        let lookup = timeout_at(Instant::now() + self.timeout, resolve(host));
+        lookup.await.ok()?.ok()
+    }
+
+    /// Whether the destination has a name, which may get other addresses.
+    pub(super) fn has_name(&self) -> bool {
+        match &self.target {
+            Target::Tcp { host, .. } => is_looked_up(host),
+            Target::Unix(_) => false,
+        }
     }
 
     async fn handshake(
@@ -267,6 +301,16 @@ pub enum ClientStream {
 }
 
 impl ClientStream {
+    /// The address at the other end; none of a Unix socket.
+    pub(super) fn peer(&self) -> Option<IpAddr> {
+        let stream = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Unix(_) => return None,
+        };
+        stream.peer_addr().ok().map(|address| address.ip())
+    }
+
     /// Whether HTTP/2 may be spoken over it: over TLS only where the server has chosen it.
     pub(super) fn may_speak_http2(&self) -> bool {
         match self {
@@ -332,5 +376,26 @@ impl AsyncWrite for ClientStream {
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_connection_begins_with_another_address_of_its_family() {
+        let destination = Destination::Tcp { host: "app.test".into(), port: 80, tls: false };
+        let connector = Connector::new(&destination, &ClientTls::default(), Duration::from_secs(1)).unwrap();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let all = ["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "fd00::3"].map(address);
+        for expected in [
+            ["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "fd00::3"],
+            ["10.0.0.2", "10.0.0.1", "fd00::2", "fd00::3", "fd00::1"],
+            ["10.0.0.1", "10.0.0.2", "fd00::3", "fd00::1", "fd00::2"],
+        ] {
+            assert_eq!(connector.in_turn(all.to_vec()), expected.map(address));
+        }
+        assert!(connector.in_turn(Vec::new()).is_empty());
     }
 }

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
@@ -59,6 +60,7 @@ pub(super) struct Http2 {
     used_at: Cell<Instant>,
     /// Whether it takes no further requests.
     retired: Cell<bool>,
+    peer: Option<IpAddr>,
 }
 
 impl Drop for Http2 {
@@ -78,6 +80,7 @@ impl Http2 {
         patience: Duration,
         counted: impl Sized + 'static,
     ) -> Result<Self, LeaseError> {
+        let peer = stream.peer();
         let scheme = if matches!(stream, ClientStream::Tls(_)) { Scheme::HTTPS } else { Scheme::HTTP };
         let begin = async {
             let (sender, mut connection) = builder().handshake::<_, Bytes>(stream).await?;
@@ -110,6 +113,7 @@ impl Http2 {
             heard,
             used_at: Cell::new(Instant::now()),
             retired: Cell::new(false),
+            peer,
         })
     }
 
@@ -141,6 +145,11 @@ impl Http2 {
     /// When a stream over it ended last.
     pub(super) fn used_at(&self) -> Instant {
         self.used_at.get()
+    }
+
+    /// The address at the other end.
+    pub(super) const fn peer(&self) -> Option<IpAddr> {
+        self.peer
     }
 
     /// Counts one more request.

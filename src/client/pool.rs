@@ -5,6 +5,7 @@
 //! of HTTP/2 go several requests at a time, so that taking it is taking a stream of it.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,9 +23,15 @@ use super::fault::{Chain, ExchangeError, SendError};
 use super::http2::{self, Http2};
 use super::received::Received;
 
+#[cfg(test)]
+mod tests;
+
 /// How long a core that is never without work goes on, while another waits, before it gives up a connection
 /// for it. Longer saves connecting, shorter saves waiting.
 const TURN: Duration = Duration::from_millis(50);
+
+/// How often the destination's name is looked up while there are connections, at most.
+const LOOK: Duration = Duration::from_millis(900);
 
 /// A bound on connections that the pools of all cores share.
 #[derive(Debug)]
@@ -99,6 +106,10 @@ pub struct Pool<B> {
     patience: Duration,
     http1: http1::Builder,
     http2: Option<Box<Shared>>,
+    /// What the destination's name had when it was last looked up by the sweep; empty before.
+    addresses: RefCell<Vec<IpAddr>>,
+    looking_up: Cell<bool>,
+    looked_up_at: Cell<Option<Instant>>,
 }
 
 /// Connections of HTTP/2, where it is spoken.
@@ -127,6 +138,7 @@ struct Idle<B> {
 /// One connection; closed at once when it is dropped.
 struct Connection<B> {
     sender: SendRequest<B>,
+    peer: Option<IpAddr>,
     task: AbortHandle,
     /// Whether it goes on when hyper is done with it: as a tunnel.
     may_switch: Rc<Cell<bool>>,
@@ -178,6 +190,9 @@ where
             patience,
             http1,
             http2,
+            addresses: RefCell::default(),
+            looking_up: Cell::new(false),
+            looked_up_at: Cell::new(None),
         })
     }
 
@@ -278,6 +293,7 @@ where
             },
         };
         let stream = self.connector.connect(protocol).await?;
+        self.note(stream.peer());
         let leased = match &self.http2 {
             Some(shared) if protocol == Protocol::Any => {
                 if stream.may_speak_http2() {
@@ -312,6 +328,7 @@ where
         stream: ClientStream,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Leased<B>, LeaseError> {
+        let peer = stream.peer();
         let (sender, connection) =
             self.http1.handshake(TokioIo::new(stream)).await.map_err(LeaseError::Handshake)?;
         let open = OpenGuard::new(&self.open);
@@ -326,7 +343,7 @@ where
                 std::future::pending::<()>().await;
             }
         });
-        Ok(Leased::Http1(Connection { sender, task: task.abort_handle(), may_switch }))
+        Ok(Leased::Http1(Connection { sender, peer, task: task.abort_handle(), may_switch }))
     }
 
     async fn wait_for_turn(
@@ -360,9 +377,44 @@ where
         tokio::time::timeout(self.patience, wait).await.unwrap_or(Err(LeaseError::Exhausted))
     }
 
+    /// Looks the destination's name up, and keeps no connection to an address that it no longer has: what such a one
+    /// carries it carries to its end. Costs a name server nothing before its last answer is out of date.
+    fn look_up(self: &Rc<Self>, now: Instant) {
+        let due = self.looked_up_at.get().is_none_or(|at| now.saturating_duration_since(at) >= LOOK);
+        if !due || !self.connector.has_name() || self.looking_up.replace(true) {
+            return;
+        }
+        self.looked_up_at.set(Some(now));
+        let pool = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            if let Some(addresses) = pool.connector.addresses().await {
+                pool.keep_only(addresses);
+            }
+            pool.looking_up.set(false);
+        });
+    }
+
+    fn keep_only(&self, addresses: Vec<IpAddr>) {
+        let has = |peer: Option<IpAddr>| peer.is_none_or(|peer| addresses.contains(&peer));
+        self.idle.borrow_mut().retain(|kept| has(kept.connection.peer));
+        if let Some(shared) = &self.http2 {
+            shared.connections.borrow_mut().retain(|connection| {
+                let stays = has(connection.peer());
+                if !stays {
+                    connection.retire();
+                }
+                stays
+            });
+        }
+        *self.addresses.borrow_mut() = addresses;
+    }
+
     /// Closes what was idle for too long, what died, and, while another core waits for a connection, one
     /// more. To be called about once a second.
-    pub fn sweep(&self, now: Instant) {
+    pub fn sweep(self: &Rc<Self>, now: Instant) {
+        if self.open.get() > 0 {
+            self.look_up(now);
+        }
         let mut idle = self.idle.borrow_mut();
         idle.retain(|kept| {
             !kept.connection.sender.is_closed()
@@ -392,7 +444,7 @@ where
 
     fn keep(&self, connection: Connection<B>) {
         let now = Instant::now();
-        if self.yields(now) {
+        if self.yields(now) || self.has_moved(connection.peer) {
             return;
         }
         self.idle.borrow_mut().push(Idle { connection, since: now });
@@ -406,6 +458,23 @@ impl<B> Pool<B> {
     /// Whether another core waits for a connection.
     fn others_wait(&self) -> bool {
         self.bound.as_ref().is_some_and(|bound| bound.waiting.load(Ordering::Relaxed) > self.waiting.get())
+    }
+
+    /// Notes the address of a new connection: the name has it now.
+    fn note(&self, peer: Option<IpAddr>) {
+        let mut addresses = self.addresses.borrow_mut();
+        if let Some(peer) = peer
+            && !addresses.is_empty()
+            && !addresses.contains(&peer)
+        {
+            addresses.push(peer);
+        }
+    }
+
+    /// Whether the destination's name no longer has the address of a connection, as far as is known.
+    fn has_moved(&self, peer: Option<IpAddr>) -> bool {
+        let addresses = self.addresses.borrow();
+        !addresses.is_empty() && peer.is_some_and(|peer| !addresses.contains(&peer))
     }
 
     /// Whether a connection is to be closed that could be used again, so that another core may open one: this one

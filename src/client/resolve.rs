@@ -5,6 +5,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +84,11 @@ pub(super) fn forget() {
     SYSTEM.take();
 }
 
+/// Whether a host is a name whose addresses may change.
+pub(super) fn is_looked_up(host: &str) -> bool {
+    host.parse::<IpAddr>().is_err() && !is_localhost(host)
+}
+
 fn is_localhost(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let last = host.rsplit('.').next().unwrap_or(host);
@@ -91,7 +98,7 @@ fn is_localhost(host: &str) -> bool {
 fn current() -> System {
     let id = runtime::Handle::current().id();
     SYSTEM.with_borrow_mut(|slot| match slot {
-        Some((of, system)) if *of == id => system.clone(),
+        Some((of, system)) if *of == id && system.files == Files::now() => system.clone(),
         _ => {
             let system = System::read();
             *slot = Some((id, system.clone()));
@@ -109,8 +116,25 @@ fn set_options(options: &mut ResolverOpts) {
 /// `/etc/hosts` and `/etc/resolv.conf`, read.
 #[derive(Clone)]
 struct System {
+    files: Files,
     hosts: Arc<Hosts>,
     name_servers: Result<TokioResolver, NetError>,
+}
+
+/// How the two files look from outside: a file that is written or replaced looks otherwise. Of one that is not there,
+/// nothing.
+#[derive(Clone, PartialEq, Eq)]
+struct Files([Option<(u64, u64, i64, i64)>; 2]);
+
+impl Files {
+    fn now() -> Self {
+        Self(["/etc/hosts", "/etc/resolv.conf"].map(|path| look(Path::new(path))))
+    }
+}
+
+fn look(path: &Path) -> Option<(u64, u64, i64, i64)> {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
 }
 
 /// The addresses of each lower-case name, IPv4 first. hickory has such a type too, which leaves out names
@@ -120,6 +144,8 @@ type Hosts = HashMap<String, Vec<IpAddr>>;
 impl System {
     fn read() -> Self {
         Self {
+            // Before they are read: what changes meanwhile is read again the next time.
+            files: Files::now(),
             hosts: Arc::new(
                 std::fs::read("/etc/hosts").map_or_else(|_| Hosts::new(), |text| read_hosts(&text)),
             ),

@@ -40,7 +40,7 @@ pub struct Reply {
     pub interim: Vec<u16>,
     pub status: u16,
     pub fields: Vec<(&'static str, String)>,
-    pub pieces: Vec<Vec<u8>>,
+    pub pieces: Vec<Bytes>,
     pub trailers: Vec<(&'static str, &'static str)>,
     /// Before the request's body is read.
     pub early: bool,
@@ -56,7 +56,7 @@ pub struct Reply {
 
 impl Reply {
     pub fn new(status: u16, body: impl AsRef<[u8]>) -> Self {
-        Self { status, pieces: vec![body.as_ref().to_vec()], ..Self::default() }
+        Self { status, pieces: vec![Bytes::copy_from_slice(body.as_ref())], ..Self::default() }
     }
 
     pub fn field(mut self, name: &'static str, value: &str) -> Self {
@@ -354,7 +354,7 @@ async fn reply(answer: &mut SendResponse<Bytes>, reply: Reply) -> Result<(), h2:
         if number > 0 {
             tokio::time::sleep(reply.pause).await;
         }
-        let mut piece = Bytes::copy_from_slice(piece);
+        let mut piece = Bytes::clone(piece);
         while !piece.is_empty() {
             stream.reserve_capacity(piece.len());
             let capacity = std::future::poll_fn(|context| stream.poll_capacity(context)).await;

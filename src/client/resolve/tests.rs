@@ -41,7 +41,12 @@ impl NameServer {
                         let record = Record::from_rdata(query.name().clone(), 60, RData::A(A(ANSWER)));
                         answer.add_answer(record);
                     }
-                    ("here.test." | "my_app." | "empty.test.", _) => {}
+                    ("moving.test.", RecordType::A) => {
+                        let last = counter.load(Ordering::Relaxed) as u8;
+                        let address = RData::A(A(Ipv4Addr::new(127, 9, 9, last)));
+                        answer.add_answer(Record::from_rdata(query.name().clone(), 1, address));
+                    }
+                    ("here.test." | "my_app." | "empty.test." | "moving.test.", _) => {}
                     ("refused.test.", _) => answer.metadata.response_code = ResponseCode::Refused,
                     _ => answer.metadata.response_code = ResponseCode::NXDomain,
                 }
@@ -58,7 +63,11 @@ impl NameServer {
         let config = ResolverConfig::from_parts(None, vec![], vec![server]);
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         set_options(builder.options_mut());
-        System { hosts: Arc::new(read_hosts(hosts.as_bytes())), name_servers: builder.build() }
+        System {
+            files: Files::now(),
+            hosts: Arc::new(read_hosts(hosts.as_bytes())),
+            name_servers: builder.build(),
+        }
     }
 }
 
@@ -123,7 +132,8 @@ async fn name_servers_are_asked_and_their_answer_is_kept() {
 #[tokio::test]
 async fn without_resolv_conf_only_the_hosts_file_is_left() {
     let none = Err(NetError::Message("No such file or directory"));
-    let system = System { hosts: Arc::new(read_hosts(b"10.0.0.1 app.test")), name_servers: none };
+    let system =
+        System { files: Files::now(), hosts: Arc::new(read_hosts(b"10.0.0.1 app.test")), name_servers: none };
     assert_eq!(system.lookup("app.test").await.unwrap(), [IpAddr::from([10, 0, 0, 1])]);
     let error = system.lookup("db.test").await.unwrap_err();
     assert!(error.to_string().contains("/etc/resolv.conf"), "{error}");
@@ -154,4 +164,32 @@ fn each_runtime_has_its_own_view() {
     });
     let second = blocking(async { current().hosts });
     assert!(!Arc::ptr_eq(&first, &second));
+}
+
+#[tokio::test]
+async fn an_answer_is_asked_for_anew_when_its_time_is_over() {
+    let server = NameServer::start();
+    let system = server.system("");
+    let first = system.lookup("moving.test").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let second = system.lookup("moving.test").await.unwrap();
+    assert_ne!(first, second);
+    assert_eq!(server.questions.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_file_that_is_written_or_replaced_looks_otherwise() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, beside) = (directory.path().join("hosts"), directory.path().join("hosts.new"));
+    let mut looks = vec![look(&file)];
+    std::fs::write(&file, "10.0.0.1 app\n").unwrap();
+    looks.push(look(&file));
+    assert!(look(&file) == looks[1]);
+    std::fs::write(&file, "10.0.0.22 app\n").unwrap();
+    looks.push(look(&file));
+    std::fs::write(&beside, "10.0.0.33 app\n").unwrap();
+    std::fs::rename(&beside, &file).unwrap();
+    looks.push(look(&file));
+    assert!(looks.windows(2).all(|pair| pair[0] != pair[1]));
+    assert!(looks[0].is_none());
 }
