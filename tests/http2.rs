@@ -3,6 +3,7 @@
 mod conformance; // the cases of h2spec
 mod life; // how long connections and streams live, and how they end
 mod limits; // how much, how many and how often
+mod memory; // what clients make the gateway hold
 mod translation; // what reaches the backend and what comes back, to the byte
 
 use crate::support::http2::Http2Client;

@@ -307,6 +307,35 @@ impl Http2Client {
         self.outcome(stream)
     }
 
+    /// Sends a POST whose body may be larger than the windows, as they are opened: at first `windows`, of the
+    /// connection and of a stream.
+    pub fn upload(
+        &mut self,
+        path: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+        mut windows: [i64; 2],
+    ) -> Outcome {
+        let stream = self.open(&request("POST", path, fields), false);
+        let mut sent = 0;
+        while sent < body.len() {
+            let most = windows.into_iter().min().unwrap().clamp(0, 16 * 1024) as usize;
+            if most == 0 {
+                let Some(frame) = self.frame() else { return Outcome::Closed };
+                if frame.kind == WINDOW_UPDATE {
+                    let increment = u32::from_be_bytes(frame.payload.try_into().unwrap());
+                    windows[usize::from(frame.stream == stream)] += i64::from(increment);
+                }
+                continue;
+            }
+            let piece = &body[sent..body.len().min(sent + most)];
+            sent += piece.len();
+            windows = windows.map(|window| window - piece.len() as i64);
+            self.data(stream, piece, sent == body.len());
+        }
+        self.outcome(stream)
+    }
+
     /// `GET path` with a bearer token.
     pub fn get(&mut self, path: &str, token: Option<&str>) -> Response {
         let authorization = token.map(|token| format!("Bearer {token}"));

@@ -1,0 +1,75 @@
+//! What clients of HTTP/2 that do not read, and backends that do not take, make the gateway hold.
+
+use std::thread;
+use std::time::Duration;
+
+use super::h2c;
+use crate::support::http2::{Frame, Http2Client, INITIAL_WINDOW_SIZE, request};
+use crate::support::{Answer, echo};
+
+const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
+const LARGE: &str = "/up?large";
+
+/// As many streams as may be, each with an answer that is not read, by windows or by the socket alone.
+#[test]
+fn answers_that_nobody_reads_are_held_in_pieces() {
+    for window in [0, 65_535, 1 << 30] {
+        let setting = h2c("");
+        let body = "x".repeat(4 << 20);
+        setting.upstream.answer(move |request| match &*request.target {
+            LARGE => Answer::with(200, &[], &body),
+            _ => echo(request),
+        });
+        let mut client = Http2Client::silent(setting.gateway.address());
+        client.greet(&[(INITIAL_WINDOW_SIZE, window)]);
+        client.send(&Frame::window_update(0, 1 << 30));
+        assert!(client.ping());
+        let before = setting.gateway.resident_memory();
+        for _ in 0..100 {
+            client.ask("GET", LARGE, &[]);
+        }
+        setting.upstream.wait_for_requests(100);
+        thread::sleep(Duration::from_millis(500));
+        let grown = setting.gateway.resident_memory().saturating_sub(before);
+        println!("window {window}: {} KiB for 100 streams", grown / 1024);
+        assert!(grown < 64 << 20, "window {window}: {grown} bytes are held for a client that does not read");
+    }
+}
+
+/// An upload to a backend that does not take it is held within the stream's window.
+#[test]
+fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
+    let setting = h2c("");
+    setting.upstream.answer_early(|_| {
+        thread::sleep(Duration::from_millis(500));
+        None
+    });
+    let before = setting.gateway.resident_memory();
+    let body: Vec<u8> = (0..8_u32 << 20).map(|it| (it % 251) as u8).collect();
+    let mut client = Http2Client::connect(setting.gateway.address());
+    assert!(client.ping());
+    let answer = client.upload("/api/v2/items", &[WRITER], &body, [1 << 20, 1 << 18]).answer();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(setting.upstream.only_request().body == body, "a changed body");
+    let grown = setting.gateway.resident_memory().saturating_sub(before);
+    println!("{} KiB for an upload", grown / 1024);
+    assert!(grown < 16 << 20, "{grown} bytes are held after an upload");
+}
+
+#[test]
+fn connections_that_do_nothing_are_small() {
+    const CONNECTIONS: u64 = 200;
+    let setting = h2c("");
+    let connect = || {
+        let mut client = Http2Client::connect(setting.gateway.address());
+        let stream = client.open(&request("GET", "/up", &[]), true);
+        assert_eq!(client.outcome(stream).answer().status, 200);
+        client
+    };
+    let _warm = connect();
+    let before = setting.gateway.resident_memory();
+    let clients: Vec<Http2Client> = (0..CONNECTIONS).map(|_| connect()).collect();
+    let each = setting.gateway.resident_memory().saturating_sub(before) / CONNECTIONS;
+    println!("{each} bytes for each of {} connections", clients.len());
+    assert!(each < 64 * 1024, "{each} bytes");
+}
