@@ -30,7 +30,7 @@ impl Watched {
 
 /// What differs between two states of a file, or between two files of one name, symlinks followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Signature {
+pub struct Signature {
     device: u64,
     inode: u64,
     size: u64,
@@ -38,8 +38,8 @@ struct Signature {
     changed: (i64, i64),
 }
 
-/// None: there is no such file, or it cannot be seen.
-fn signature(path: &Path) -> Option<Signature> {
+/// How a file looks from outside. None: there is no such file, or it cannot be seen.
+pub fn signature(path: &Path) -> Option<Signature> {
     let metadata = fs::metadata(path).ok()?;
     Some(Signature {
         device: metadata.dev(),

@@ -5,7 +5,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,8 @@ use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::Name;
 use tokio::runtime;
+
+use crate::watch::{Signature, signature};
 
 #[cfg(test)]
 mod tests;
@@ -98,7 +99,7 @@ fn is_localhost(host: &str) -> bool {
 fn current() -> System {
     let id = runtime::Handle::current().id();
     SYSTEM.with_borrow_mut(|slot| match slot {
-        Some((of, system)) if *of == id && system.files == Files::now() => system.clone(),
+        Some((of, system)) if *of == id && system.files == files() => system.clone(),
         _ => {
             let system = System::read();
             *slot = Some((id, system.clone()));
@@ -121,20 +122,11 @@ struct System {
     name_servers: Result<TokioResolver, NetError>,
 }
 
-/// How the two files look from outside: a file that is written or replaced looks otherwise. Of one that is not there,
-/// nothing.
-#[derive(Clone, PartialEq, Eq)]
-struct Files([Option<(u64, u64, i64, i64)>; 2]);
+/// How the two files look from outside.
+type Files = [Option<Signature>; 2];
 
-impl Files {
-    fn now() -> Self {
-        Self(["/etc/hosts", "/etc/resolv.conf"].map(|path| look(Path::new(path))))
-    }
-}
-
-fn look(path: &Path) -> Option<(u64, u64, i64, i64)> {
-    let file = std::fs::metadata(path).ok()?;
-    Some((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
+fn files() -> Files {
+    ["/etc/hosts", "/etc/resolv.conf"].map(|path| signature(Path::new(path)))
 }
 
 /// The addresses of each lower-case name, IPv4 first. hickory has such a type too, which leaves out names
@@ -145,7 +137,7 @@ impl System {
     fn read() -> Self {
         Self {
             // Before they are read: what changes meanwhile is read again the next time.
-            files: Files::now(),
+            files: files(),
             hosts: Arc::new(
                 std::fs::read("/etc/hosts").map_or_else(|_| Hosts::new(), |text| read_hosts(&text)),
             ),

@@ -64,7 +64,7 @@ impl NameServer {
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         set_options(builder.options_mut());
         System {
-            files: Files::now(),
+            files: files(),
             hosts: Arc::new(read_hosts(hosts.as_bytes())),
             name_servers: builder.build(),
         }
@@ -133,7 +133,7 @@ async fn name_servers_are_asked_and_their_answer_is_kept() {
 async fn without_resolv_conf_only_the_hosts_file_is_left() {
     let none = Err(NetError::Message("No such file or directory"));
     let system =
-        System { files: Files::now(), hosts: Arc::new(read_hosts(b"10.0.0.1 app.test")), name_servers: none };
+        System { files: files(), hosts: Arc::new(read_hosts(b"10.0.0.1 app.test")), name_servers: none };
     assert_eq!(system.lookup("app.test").await.unwrap(), [IpAddr::from([10, 0, 0, 1])]);
     let error = system.lookup("db.test").await.unwrap_err();
     assert!(error.to_string().contains("/etc/resolv.conf"), "{error}");
@@ -181,15 +181,15 @@ async fn an_answer_is_asked_for_anew_when_its_time_is_over() {
 fn a_file_that_is_written_or_replaced_looks_otherwise() {
     let directory = tempfile::tempdir().unwrap();
     let (file, beside) = (directory.path().join("hosts"), directory.path().join("hosts.new"));
-    let mut looks = vec![look(&file)];
+    let mut looks = vec![signature(&file)];
     std::fs::write(&file, "10.0.0.1 app\n").unwrap();
-    looks.push(look(&file));
-    assert!(look(&file) == looks[1]);
+    looks.push(signature(&file));
+    assert!(signature(&file) == looks[1]);
     std::fs::write(&file, "10.0.0.22 app\n").unwrap();
-    looks.push(look(&file));
+    looks.push(signature(&file));
     std::fs::write(&beside, "10.0.0.33 app\n").unwrap();
     std::fs::rename(&beside, &file).unwrap();
-    looks.push(look(&file));
+    looks.push(signature(&file));
     assert!(looks.windows(2).all(|pair| pair[0] != pair[1]));
     assert!(looks[0].is_none());
 }
