@@ -8,6 +8,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
 /// Files, as they were when they were last looked at.
 #[derive(Debug, Default)]
 pub struct Watch(Vec<Watched>);
@@ -48,6 +51,12 @@ pub fn signature(path: &Path) -> Option<Signature> {
         modified: (metadata.mtime(), metadata.mtime_nsec()),
         changed: (metadata.ctime(), metadata.ctime_nsec()),
     })
+}
+
+/// SHA-256 of what is in a file, which may be a key; none where it cannot be read. It may be another file under the
+/// same name, and the same contents in another file.
+pub fn contents(path: &Path) -> Option<[u8; 32]> {
+    fs::read(path).ok().map(|bytes| Sha256::digest(&*Zeroizing::new(bytes)).into())
 }
 
 impl Watch {

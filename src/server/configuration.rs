@@ -1,6 +1,5 @@
 //! A whole configuration, ready to be served by, and how the next one goes on from it.
 
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::Body;
 use moka::notification::RemovalCause;
-use sha2::{Digest, Sha256};
 
 use super::StartError;
 use super::tls::Certificates;
@@ -20,6 +18,7 @@ use crate::telemetry::metrics::{EntryKind, EvictionCause, Metrics, RouteNumbers}
 use crate::tokens::cache::TokenCache;
 use crate::tokens::lookup::Shared;
 use crate::tokens::turns::Turns;
+use crate::watch::contents;
 
 /// How long a connection of HTTP/2 may be silent, while an answer is awaited, before it is asked whether it lives: often
 /// enough to notice before every request over it has timed out, and seldom enough for a backend that counts pings.
@@ -76,7 +75,7 @@ impl Plan {
             idle_timeout: backend.idle_timeout,
             max_connections: backend.max_connections,
             http2: backend.http2.then(|| MOST_SILENCE.min(backend.timeout / 3)),
-            contents: contents(&backend.tls),
+            contents: backend.tls.files().map(contents).collect(),
         }
     }
 
@@ -89,7 +88,7 @@ impl Plan {
             idle_timeout: settings.backend.idle_timeout,
             max_connections: None,
             http2: None,
-            contents: contents(&introspection.tls),
+            contents: introspection.tls.files().map(contents).collect(),
         }
     }
 
@@ -106,12 +105,6 @@ impl Plan {
         let bound = self.max_connections.map(ConnectionBound::new);
         Ok(Arc::new(Outbound { connector, bound, plan: self }))
     }
-}
-
-/// A file may be another one under the same name.
-fn contents(tls: &ClientTls) -> Vec<Option<[u8; 32]>> {
-    let hash = |path: &Path| std::fs::read(path).ok().map(|bytes| Sha256::digest(bytes).into());
-    tls.files().map(hash).collect()
 }
 
 impl Parts {

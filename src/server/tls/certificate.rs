@@ -11,12 +11,11 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{HandshakeKind, InconsistentKeys, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use sha2::{Digest, Sha256};
 use x509_cert::Certificate;
 use x509_cert::der::{self, Decode};
-use zeroize::Zeroizing;
 
 use crate::config::settings::ListenTls;
+use crate::watch::contents;
 
 /// What is agreed on to be spoken over TLS (RFC 7301), the best first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -38,8 +37,8 @@ pub struct Served {
 /// What was in the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Contents {
-    pair: [u8; 32],
-    client_ca: Option<[u8; 32]>,
+    pair: [Option<[u8; 32]>; 2],
+    client_ca: Option<Option<[u8; 32]>>,
 }
 
 /// Why a certificate cannot be served. `Display` names the file and includes the cause.
@@ -133,7 +132,7 @@ pub enum CertificateError {
 /// Where a file cannot be read, or they cannot be served together.
 pub fn load(settings: &ListenTls, before: Option<&Served>) -> Result<Served, CertificateError> {
     let ListenTls { certificate, private_key, client_ca } = settings;
-    let contents = contents(settings);
+    let contents = Contents::of(settings);
     let chain = read_chain(certificate)?;
     let leaf =
         chain.first().cloned().ok_or_else(|| CertificateError::NoCertificate { path: certificate.into() })?;
@@ -192,16 +191,17 @@ impl Served {
 
     /// Whether the files of `settings` hold what is served.
     pub(super) fn is_current(&self, settings: &ListenTls) -> bool {
-        contents(settings) == self.contents
+        Contents::of(settings) == self.contents
     }
 }
 
-fn contents(settings: &ListenTls) -> Contents {
-    let read = |path: &PathBuf| Zeroizing::new(std::fs::read(path).unwrap_or_default());
-    let pair = Sha256::new().chain_update(Sha256::digest(&*read(&settings.certificate)));
-    let pair = pair.chain_update(Sha256::digest(&*read(&settings.private_key)));
-    let client_ca = settings.client_ca.as_ref().map(|path| Sha256::digest(&*read(path)).into());
-    Contents { pair: pair.finalize().into(), client_ca }
+impl Contents {
+    fn of(settings: &ListenTls) -> Self {
+        Self {
+            pair: [&settings.certificate, &settings.private_key].map(|path| contents(path)),
+            client_ca: settings.client_ca.as_deref().map(contents),
+        }
+    }
 }
 
 fn read_client_ca(
