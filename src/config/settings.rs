@@ -258,14 +258,16 @@ pub struct JsonPointer(pub Box<[Box<str>]>);
 /// Two secrets are equal where what they hold is.
 impl PartialEq for IntrospectionStyle {
     fn eq(&self, other: &Self) -> bool {
-        let exposed =
-            |secret: &'_ Option<SecretString>| secret.as_ref().map(|it| it.expose_secret().to_owned());
         match (self, other) {
             (Self::Bearer, Self::Bearer) => true,
             (
                 Self::Rfc7662 { client_id, client_secret },
                 Self::Rfc7662 { client_id: other_id, client_secret: other_secret },
-            ) => client_id == other_id && exposed(client_secret) == exposed(other_secret),
+            ) => {
+                client_id == other_id
+                    && client_secret.as_ref().map(SecretString::expose_secret)
+                        == other_secret.as_ref().map(SecretString::expose_secret)
+            }
             _ => false,
         }
     }

@@ -12,7 +12,8 @@ use super::refusal::Refusal;
 ///
 /// It borrows the bytes that came, which are hyper's: they are freed with the request's fields, not zeroed. So is what
 /// hyper writes to the backend and to the introspector. Every copy that the gateway itself makes is zeroed when it is
-/// dropped: at the end of the request or its tunnel, or of the introspection that the request began. What is kept is the SHA-256.
+/// dropped: at the end of the request or its tunnel, or of the introspection that the request began. What is kept is
+/// the SHA-256.
 ///
 /// Wider than RFC 6750's `b64token`, which would refuse each Sanctum token for its `|`.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -33,18 +33,23 @@ pub struct Parts {
 
 /// The way to one destination, and how connections to it are kept. As long as it is the same, so are they.
 pub(super) struct Outbound {
-    pub(super) connector: Arc<Connector>,
-    pub(super) bound: Option<Arc<ConnectionBound>>,
-    pub(super) plan: Plan,
+    connector: Arc<Connector>,
+    bound: Option<Arc<ConnectionBound>>,
+    plan: Plan,
 }
 
 impl Outbound {
-    /// The connections of one core.
-    pub(super) fn pool<B>(&self) -> Rc<Pool<B>>
+    /// The connections of one core: those that it had `before`, where they lead this way.
+    pub(super) fn pool<B>(self: &Arc<Self>, before: Option<(&Arc<Self>, &Rc<Pool<B>>)>) -> Rc<Pool<B>>
     where
         B: Body<Data = Bytes> + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        if let Some((way, pool)) = before
+            && Arc::ptr_eq(way, self)
+        {
+            return Rc::clone(pool);
+        }
         let (connector, bound) = (Arc::clone(&self.connector), self.bound.clone());
         Pool::new(connector, self.plan.idle_timeout, bound, self.plan.patience)
     }
@@ -52,12 +57,12 @@ impl Outbound {
 
 /// What an [`Outbound`] is made from.
 #[derive(PartialEq)]
-pub(super) struct Plan {
+struct Plan {
     destination: Destination,
     tls: ClientTls,
     /// For connecting, and for the wait for one of `max_connections`.
-    pub(super) patience: Duration,
-    pub(super) idle_timeout: Duration,
+    patience: Duration,
+    idle_timeout: Duration,
     max_connections: Option<usize>,
     /// Where HTTP/2 is asked for: how long a connection may be silent.
     http2: Option<Duration>,
@@ -194,7 +199,7 @@ impl Configuration {
         let before = &*self.settings;
         let (next, asked) = (&settings.introspection, &before.introspection);
         let turns = || Turns::new(next.max_concurrent);
-        if !says_the_same(next, asked) || self.parts.introspector.plan.tls != next.tls {
+        if !says_the_same(next, asked) {
             let cache = TokenCache::new(&settings.cache, Box::new(count_evictions(metrics)));
             return Arc::new(Shared { cache, turns: turns() });
         }
@@ -225,6 +230,7 @@ impl Configuration {
 /// Whether both would get the same verdict for a token.
 fn says_the_same(one: &Introspection, other: &Introspection) -> bool {
     one.destination == other.destination
+        && one.tls == other.tls
         && one.authority == other.authority
         && one.target == other.target
         && one.style == other.style

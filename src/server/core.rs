@@ -70,18 +70,9 @@ impl Serving {
         before: Option<&Self>,
     ) -> Self {
         let Configuration { settings, parts, routes, shared, limiter } = configuration;
-        let introspection = match before {
-            Some(before) if Arc::ptr_eq(&before.introspector, &parts.introspector) => {
-                Rc::clone(before.gateway.lookup().introspector().pool())
-            }
-            _ => parts.introspector.pool(),
-        };
-        let backend = match before {
-            Some(before) if Arc::ptr_eq(&before.backend, &parts.backend) => {
-                Rc::clone(before.gateway.backend().pool())
-            }
-            _ => parts.backend.pool(),
-        };
+        let asked = before.map(|it| (&it.introspector, it.gateway.lookup().introspector().pool()));
+        let introspection = parts.introspector.pool(asked);
+        let backend = parts.backend.pool(before.map(|it| (&it.backend, it.gateway.backend().pool())));
         let introspector = Introspector::new(Arc::clone(settings), introspection);
         let gateway = Gateway::new(
             Arc::clone(settings),

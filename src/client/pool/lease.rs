@@ -31,6 +31,7 @@ impl<B> Drop for Connection<B> {
         self.task.abort();
     }
 }
+
 /// A request that goes, or may go, over a connection of HTTP/2. Its place is free again when it and the task that sends
 /// its body have ended.
 pub(in crate::client) struct Slot<B> {
