@@ -85,6 +85,28 @@ pub enum Standing {
 }
 
 impl Entry {
+    fn new(
+        hash: TokenHash,
+        verdict: Verdict,
+        generation: u64,
+        asked_at: Instant,
+        fresh_until: Instant,
+        expires: Option<Instant>,
+    ) -> Self {
+        Self {
+            verdict,
+            asked_at,
+            limit: OnceLock::new(),
+            hash,
+            fresh_until: expires.map_or(fresh_until, |expires| fresh_until.min(expires)),
+            expires,
+            generation: AtomicU64::new(generation),
+            gone: AtomicBool::new(false),
+            refreshing: AtomicBool::new(false),
+            failed_after: AtomicU64::new(0),
+        }
+    }
+
     fn subject(&self) -> Subject<'_> {
         Subject { hash: &self.hash, id: Some(&self.verdict.id), name: self.verdict.name.as_deref() }
     }
@@ -251,19 +273,12 @@ impl TokenCache {
             if entry.gone.load(Ordering::Acquire) {
                 continue;
             }
-            let entry = Entry {
-                verdict: entry.verdict.clone(),
-                asked_at: entry.asked_at,
-                limit: OnceLock::new(),
-                hash: *hash,
-                fresh_until: entry.fresh_until.min(entry.asked_at + jittered(settings.ttl)),
-                expires: entry.expires,
-                generation: AtomicU64::new(entry.generation.load(Ordering::Relaxed)),
-                gone: AtomicBool::new(false),
-                refreshing: AtomicBool::new(false),
-                failed_after: AtomicU64::new(entry.failed_after.load(Ordering::Relaxed)),
-            };
-            next.active.insert(*hash, Arc::new(entry));
+            let Entry { verdict, asked_at, expires, .. } = &*entry;
+            let generation = entry.generation.load(Ordering::Relaxed);
+            let fresh_until = entry.fresh_until.min(*asked_at + jittered(settings.ttl));
+            let copy = Entry::new(*hash, verdict.clone(), generation, *asked_at, fresh_until, *expires);
+            copy.failed_after.store(entry.failed_after.load(Ordering::Relaxed), Ordering::Relaxed);
+            next.active.insert(*hash, Arc::new(copy));
         }
         next
     }
@@ -392,18 +407,7 @@ impl TokenCache {
             },
         };
         let fresh_until = asked_at + jittered(self.settings.ttl);
-        let entry = Arc::new(Entry {
-            verdict,
-            asked_at,
-            limit: OnceLock::new(),
-            hash,
-            fresh_until: expires.map_or(fresh_until, |expires| fresh_until.min(expires)),
-            expires,
-            generation: AtomicU64::new(generation),
-            gone: AtomicBool::new(false),
-            refreshing: AtomicBool::new(false),
-            failed_after: AtomicU64::new(0),
-        });
+        let entry = Arc::new(Entry::new(hash, verdict, generation, asked_at, fresh_until, expires));
         self.inactive.invalidate(&hash);
         self.active.insert(hash, Arc::clone(&entry));
         Outcome::Active(entry)
