@@ -21,12 +21,13 @@ mod transport;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use tokio::runtime::{self, LocalOptions, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -164,7 +165,7 @@ impl Server {
             seats.push(seat);
             cores.push(core);
         }
-        let current: Current = Arc::new(RwLock::new(Arc::clone(&configuration)));
+        let current: Current = Arc::new(ArcSwap::new(Arc::clone(&configuration)));
         measure(&metrics, &current, log);
         tell_of(Role::Proxy, &self.proxy);
         tell_of(Role::Admin, &self.admin);
@@ -246,7 +247,7 @@ fn measure(metrics: &Arc<Metrics>, current: &Current, log: &log::Control) {
     let current = Arc::clone(current);
     let dropped = log.dropped_lines();
     metrics.on_scrape(Box::new(move |metrics| {
-        let configuration = Arc::clone(&current.read().unwrap_or_else(PoisonError::into_inner));
+        let configuration = current.load_full();
         let cache = &configuration.shared.cache;
         cache.maintain();
         let (active, inactive) = cache.sizes();

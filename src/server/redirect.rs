@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,7 +50,7 @@ pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Met
             }
         };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let settings = Arc::clone(&current.read().unwrap_or_else(PoisonError::into_inner).settings);
+        let settings = Arc::clone(&current.load().settings);
         let metrics = Arc::clone(&metrics);
         tokio::spawn(async move {
             let _place = place;

@@ -6,11 +6,12 @@
 use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::configuration::Configuration;
@@ -35,7 +36,7 @@ pub(super) struct Adoption {
 }
 
 /// The configuration of now, for whoever is not a core.
-pub(super) type Current = Arc<RwLock<Arc<Configuration>>>;
+pub(super) type Current = Arc<ArcSwap<Configuration>>;
 
 /// Reloads, again and again.
 pub(super) struct Reloader {
@@ -81,7 +82,7 @@ impl Reloader {
     }
 
     fn current(&self) -> Arc<Configuration> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        self.current.load_full()
     }
 
     fn reload_certificates(&self, concerns: impl Fn(&PathBuf) -> bool) {
@@ -154,7 +155,7 @@ impl Reloader {
         while let Err(RecvTimeoutError::Timeout) = adoptions.recv_timeout(TAKEN_OVER) {
             tracing::warn!("a core is slow to take the configuration over");
         }
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        self.current.store(next);
         Ok(())
     }
 }
