@@ -16,22 +16,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::resolve::{ResolveError, forget, is_looked_up, resolve};
-use super::tls::{ALPN_HTTP2, ConnectorError, Tls};
+use super::tls::{ALPN_HTTP2, ConnectorError, Protocol, Tls};
 use crate::config::settings::{ClientTls, Destination};
 
 /// How long a connection is silent before the kernel asks whether the peer is still there.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
 /// The pause between two such questions.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// What may be spoken over a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/1.1 alone.
-    Http1,
-    /// HTTP/2 too, where the connector [asks for it](Connector::speaking_http2).
-    Any,
-}
 
 /// Opens connections to one destination, from any runtime.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ mod received;
 mod resolve;
 mod tls;
 
-pub use connect::{Attempt, ClientStream, ConnectError, Connector, Protocol, Step};
+pub use connect::{Attempt, ClientStream, ConnectError, Connector, Step};
 pub use fault::{Chain, ExchangeError, SendError, tls_fault};
 pub use http2::OnContinue;
 pub use received::Received;
 pub use resolve::ResolveError;
-pub use tls::ConnectorError;
+pub use tls::{ConnectorError, Protocol};

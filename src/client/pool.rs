@@ -16,9 +16,10 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::connect::{ClientStream, ConnectError, Connector, Protocol};
+use super::connect::{ClientStream, ConnectError, Connector};
 use super::fault::Chain;
 use super::http2::Http2;
+use super::tls::Protocol;
 
 mod lease;
 #[cfg(test)]

@@ -14,7 +14,6 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
 use rustls_platform_verifier::Verifier;
 
-use super::connect::Protocol;
 use crate::config::settings::{ClientCertificate, ClientTls, Roots, TlsVersion};
 
 /// HTTP/1.1, as ALPN calls it (RFC 7301).
@@ -96,6 +95,15 @@ fn ordinal(position: usize) -> String {
         3 => "3rd".into(),
         other => format!("{other}th"),
     }
+}
+
+/// What may be spoken over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 alone.
+    Http1,
+    /// HTTP/2 too, where the connector [asks for it](super::Connector::speaking_http2).
+    Any,
 }
 
 /// TLS towards one server: what it must show, and the sessions that can be resumed with it.
