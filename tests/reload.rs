@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::setting::{Setting, WRITER, setting};
-use crate::support::{Answer, Introspector, PATIENCE, Upstream, Verdict, echo};
+use crate::support::{Answer, Authority, Gateway, Introspector, PATIENCE, Upstream, Verdict, echo};
 
 const ITEMS: &str = "/api/v2/items";
 const ITEMS_READ: &str = "/api/v2/items:           {GET: items:read";
@@ -312,4 +312,28 @@ fn a_changed_file_is_taken_over_by_itself() {
     wait_for_status(&setting, 200);
     assert!(setting.gateway.wait_for_reload(2));
     assert_eq!(setting.gateway.reloads(), [true, false, true], "once for each change");
+}
+
+#[test]
+fn tls_stays_with_the_address_that_stays() {
+    let authority = Arc::new(Authority::new());
+    let (upstream, introspector) = (Upstream::start(), Introspector::start());
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority).start();
+    let file = gateway.directory().join("gateway.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let tls = text.lines().find(|line| line.starts_with("  tls:")).unwrap().to_owned() + "\n";
+    gateway.edit(&tls, "");
+    gateway.edit("listen:\n  address: 127.0.0.1:0", "listen:\n  address: unix:/nonexistent/gateway.sock");
+    // As often as it is read.
+    for count in 1..=2 {
+        assert!(gateway.reload());
+        assert_eq!(gateway.get("/up", None).status, 200, "over TLS");
+        let told = |line: &&String| line.contains(r#""keys":"listen.address, listen.tls""#);
+        assert_eq!(gateway.logs().iter().filter(told).count(), count);
+    }
+    // What is as it is served is no change.
+    gateway.edit("address: unix:/nonexistent/gateway.sock\n", &format!("address: 127.0.0.1:0\n{tls}"));
+    assert!(gateway.reload());
+    assert_eq!(gateway.get("/up", None).status, 200);
+    assert_eq!(gateway.logs().iter().filter(|line| line.contains("start can")).count(), 2);
 }

@@ -211,20 +211,36 @@ impl Configuration {
         Arc::new(Shared { cache, turns: turns() })
     }
 
-    /// The keys of `next` that only a start can change, and that say something else than now.
-    pub(super) fn fixed_keys(&self, next: &Settings) -> Vec<&'static str> {
+    /// Leaves what only a start can change as it is, whatever `next` says of it, and tells the keys that say something
+    /// else. TLS belongs to its address.
+    pub(super) fn keep_fixed(&self, next: &mut Settings) -> Vec<&'static str> {
         let now = &*self.settings;
-        [
-            ("listen.address", now.listen.address != next.listen.address),
-            ("listen.redirect_address", now.listen.redirect_address != next.listen.redirect_address),
-            ("admin.address", now.admin.address != next.admin.address),
-            ("runtime.threads", now.threads != next.threads),
-            ("log.format", now.log.format != next.log.format),
-        ]
-        .into_iter()
-        .filter_map(|(key, differs)| differs.then_some(key))
-        .collect()
+        let mut kept = Vec::new();
+        if keep("listen.address", &now.listen.address, &mut next.listen.address, &mut kept) {
+            keep("listen.tls", &now.listen.tls, &mut next.listen.tls, &mut kept);
+        }
+        let (redirect, next_redirect) = (&now.listen.redirect_address, &mut next.listen.redirect_address);
+        keep("listen.redirect_address", redirect, next_redirect, &mut kept);
+        keep("admin.address", &now.admin.address, &mut next.admin.address, &mut kept);
+        keep("runtime.threads", &now.threads, &mut next.threads, &mut kept);
+        keep("log.format", &now.log.format, &mut next.log.format, &mut kept);
+        kept
     }
+}
+
+/// Whether `next` was something else than `now`.
+fn keep<T: Clone + PartialEq>(
+    key: &'static str,
+    now: &T,
+    next: &mut T,
+    kept: &mut Vec<&'static str>,
+) -> bool {
+    let differs = now != next;
+    if differs {
+        next.clone_from(now);
+        kept.push(key);
+    }
+    differs
 }
 
 /// Whether both would get the same verdict for a token.

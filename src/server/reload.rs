@@ -117,7 +117,7 @@ impl Reloader {
             Refused
         })?;
         let current = self.current();
-        let fixed = current.fixed_keys(&loaded.settings);
+        let fixed = current.keep_fixed(&mut loaded.settings);
         let next = current.succeed(loaded.settings, &self.metrics).map_err(|error| {
             match error.key() {
                 Some((key, reason)) => {
