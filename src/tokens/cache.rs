@@ -202,6 +202,8 @@ pub struct TokenCache {
     feedback: moka::sync::Cache<(TokenHash, Feedback), ()>,
     /// Shared with the caches that this one goes on from, so that a revocation concerns what is in flight there too.
     revocations: Arc<Revocations>,
+    /// Whether another goes on from this one, so that what is heard here concerns it, too.
+    succeeded: AtomicBool,
     flights: Mutex<HashMap<TokenHash, Publisher>>,
     settings: settings::Cache,
 }
@@ -260,6 +262,7 @@ impl TokenCache {
             inactive,
             feedback,
             revocations: Arc::default(),
+            succeeded: AtomicBool::new(false),
             flights: Mutex::default(),
             settings: settings.clone(),
         }
@@ -269,8 +272,10 @@ impl TokenCache {
     /// none is believed for longer than by the settings of its time or by these.
     pub fn succeed(&self, settings: &settings::Cache, on_eviction: OnEviction) -> Self {
         let next = Self { revocations: Arc::clone(&self.revocations), ..Self::new(settings, on_eviction) };
+        // Before anything is copied: whoever forgets an entry from here on either is seen here or sees this.
+        self.succeeded.store(true, Ordering::SeqCst);
         for (hash, entry) in &self.active {
-            if entry.gone.load(Ordering::Acquire) {
+            if entry.gone.load(Ordering::SeqCst) {
                 continue;
             }
             let Entry { verdict, asked_at, expires, .. } = &*entry;
@@ -420,10 +425,13 @@ impl TokenCache {
         Outcome::Inactive(why)
     }
 
-    /// Forgets the verdict of one token, as it was sent.
+    /// Forgets the verdict of one token, as it was sent; where another cache goes on from this one, there too.
     pub fn forget_entry(&self, hash: &TokenHash) {
         if let Some(entry) = self.active.remove(hash) {
-            entry.gone.store(true, Ordering::Release);
+            entry.gone.store(true, Ordering::SeqCst);
+        }
+        if self.succeeded.load(Ordering::SeqCst) {
+            self.revocations.note(Revocation::Token(*hash));
         }
     }
 

@@ -315,3 +315,19 @@ fn a_refresh_is_claimed_once_and_failures_are_remembered() {
         assert!(!entry.failed_within(pause, at + pause * 2));
     }
 }
+
+#[test]
+fn what_is_heard_by_a_cache_of_before_concerns_the_one_that_goes_on() {
+    let old = cache(&settings());
+    for number in 1..=3 {
+        store(&old, hash(number), verdict(&number.to_string(), "kept"));
+    }
+    let next = old.succeed(&settings(), Box::new(|_| {}));
+    let after = next.succeed(&settings(), Box::new(|_| {}));
+    old.forget_entry(&hash(1));
+    old.store_inactive(hash(2), Inactivity::Inactive, old.generation());
+    for cache in [&next, &after] {
+        let standing = |number| cache.standing(&cache.active(&hash(number)).unwrap(), Instant::now());
+        assert_eq!([1, 2, 3].map(standing), [Standing::Gone, Standing::Gone, Standing::Fresh]);
+    }
+}
