@@ -1,5 +1,7 @@
 //! HTTP/2 to the backend: what reaches it, what comes back, and what goes wrong.
 
+use std::io::Write;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -253,34 +255,79 @@ fn the_backends_bound_on_streams_is_kept() {
     assert_eq!(statuses, [200, 200, 503, 503]);
 }
 
+/// As one that is overloaded may do. Another connection would be of no more use.
+#[test]
+fn a_backend_that_allows_no_streams_is_502_and_is_not_connected_to_again_and_again() {
+    let upstream = Http2Upstream::start_with(None, |builder| {
+        builder.max_concurrent_streams(0);
+    });
+    let Setting { upstream, gateway, introspector: _introspector } = before(upstream, "");
+    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 502);
+    assert_eq!(upstream.connections(), 1);
+    let line = gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
+    assert!(line["error"].as_str().unwrap().contains("no streams"), "{line}");
+    gateway.wait_for_metric("backend_connections", 0.0);
+}
+
 #[test]
 fn goaway_loses_no_request() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     let address = gateway.address();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let threads: Vec<_> = (0..4)
-        .map(|_| {
-            let asked = Arc::clone(&asked);
+    let answered: Arc<[AtomicUsize; 4]> = Arc::default();
+    let threads: Vec<_> = (0..answered.len())
+        .map(|number| {
+            let answered = Arc::clone(&answered);
             thread::spawn(move || {
                 let mut client = RawClient::connect(address);
                 for _ in 0..400 {
                     // Not what could be repeated: each must have been refused unseen, or answered.
                     assert_eq!(client.request("POST", ITEMS, &[WRITER], b"").status, 200);
-                    asked.fetch_add(1, Ordering::SeqCst);
+                    answered[number].fetch_add(1, Ordering::SeqCst);
                 }
             })
         })
         .collect();
+    let now = || std::array::from_fn::<usize, 4, _>(|number| answered[number].load(Ordering::SeqCst));
     let mut times = 0;
-    while asked.load(Ordering::SeqCst) < 1600 && !threads.iter().all(thread::JoinHandle::is_finished) {
+    while !threads.iter().all(thread::JoinHandle::is_finished) {
         upstream.go_away();
         times += 1;
-        // Longer than connecting takes: what is refused twice in a row is answered 502.
-        thread::sleep(Duration::from_millis(50));
+        // What is refused twice is answered 502: no request is under way at two of these.
+        let before = now();
+        let moved_on = || before.iter().zip(now()).all(|(before, now)| now >= before + 2 || now == 400);
+        while !moved_on() && !threads.iter().all(thread::JoinHandle::is_finished) {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(upstream.seen().len(), 1600);
     assert!(times > 3 && upstream.connections() > 3, "{times} {}", upstream.connections());
+}
+
+/// A backend that restarts may do so once. One that does nothing else is not connected to without end.
+#[test]
+fn a_connection_that_is_ended_before_it_takes_a_request_is_tried_three_times() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let backend = listener.local_addr().unwrap();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&accepted);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            // SETTINGS, its acknowledgement, and GOAWAY: no stream, NO_ERROR.
+            stream.write_all(b"\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0").unwrap();
+            stream.write_all(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0").unwrap();
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+    });
+    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let backend = format!("backend:\n  url: http://{backend}\n  http2: true\n");
+    let gateway = Gateway::builder().introspector(&introspector).yaml(&backend).start();
+    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 502);
+    assert_eq!(accepted.load(Ordering::SeqCst), 3);
+    let line = gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
+    assert!(line["error"].as_str().unwrap().contains("ended at once"), "{line}");
 }
 
 #[test]

@@ -83,22 +83,22 @@ impl Http2 {
         let peer = stream.peer();
         let scheme = if matches!(stream, ClientStream::Tls(_)) { Scheme::HTTPS } else { Scheme::HTTP };
         let begin = async {
-            let (sender, mut connection) = builder().handshake::<_, Bytes>(stream).await?;
+            let handshake = builder().handshake::<_, Bytes>(stream).await;
+            let (sender, mut connection) = handshake.map_err(LeaseError::Http2)?;
             let mut pings = connection.ping_pong();
             if let Some(pings) = &mut pings {
                 tokio::select! {
                     biased;
                     ended = &mut connection => {
-                        ended?;
-                        return Err(h2::Error::from(Reason::CONNECT_ERROR));
+                        return Err(ended.map_or_else(LeaseError::Http2, |()| LeaseError::Http2Ended));
                     }
-                    pong = pings.ping(Ping::opaque()) => pong.map(drop)?,
+                    pong = pings.ping(Ping::opaque()) => pong.map(drop).map_err(LeaseError::Http2)?,
                 }
             }
             Ok((sender, connection, pings))
         };
         let begun = timeout(patience, begin).await.map_err(|_| LeaseError::Http2Silent(patience))?;
-        let (sender, connection, pings) = begun.map_err(LeaseError::Http2)?;
+        let (sender, connection, pings) = begun?;
         let (streams, heard) = (Rc::<Cell<usize>>::default(), Rc::<Cell<bool>>::default());
         let watch = Watch { streams: Rc::clone(&streams), heard: Rc::clone(&heard), silence, patience };
         let driver = tokio::task::spawn_local(async move {

@@ -32,6 +32,10 @@ use self::lease::{Connection, Leased, Slot, Stream};
 /// for it. Longer saves connecting, shorter saves waiting.
 const TURN: Duration = Duration::from_millis(50);
 
+/// How many connections of HTTP/2 one request waits for that are ended before they take it: a backend that restarts
+/// ends one, one that ends each would be connected to without end.
+const ENDED: usize = 3;
+
 /// How often the destination's name is looked up while there are connections, at most.
 const LOOK: Duration = Duration::from_millis(900);
 
@@ -65,6 +69,12 @@ pub enum LeaseError {
     /// The other side did not answer in HTTP/2.
     #[error("no HTTP/2: nothing came for {0:?}")]
     Http2Silent(Duration),
+    /// The other side ended HTTP/2 in good order before a request could be sent, several times in a row.
+    #[error("no HTTP/2: it was ended at once")]
+    Http2Ended,
+    /// The other side allows no requests at all.
+    #[error("no HTTP/2: no streams are allowed")]
+    Http2NoStreams,
     /// The connection that several requests waited for could not be made.
     #[error(transparent)]
     Together(Arc<LeaseError>),
@@ -79,7 +89,12 @@ impl LeaseError {
         match self {
             Self::Exhausted => true,
             Self::Together(error) => error.is_exhausted(),
-            Self::Connect(_) | Self::Handshake(_) | Self::Http2(_) | Self::Http2Silent(_) => false,
+            Self::Connect(_)
+            | Self::Handshake(_)
+            | Self::Http2(_)
+            | Self::Http2Silent(_)
+            | Self::Http2Ended
+            | Self::Http2NoStreams => false,
         }
     }
 }
@@ -219,6 +234,7 @@ where
     pub async fn connect(self: &Rc<Self>) -> Result<Lease<B>, LeaseError> {
         let Some(shared) = self.http2.as_deref() else { return self.connect_alone(Protocol::Http1).await };
         let begun = Instant::now();
+        let mut ended = 0;
         loop {
             if let Some(lease) = self.take_idle(Instant::now()) {
                 return Ok(lease);
@@ -229,7 +245,16 @@ where
             if begun.elapsed() >= self.patience {
                 return Err(LeaseError::Exhausted);
             }
-            self.attempt(shared).outcome().await.map_err(LeaseError::Together)?;
+            let error = match self.attempt(shared).outcome().await {
+                Ok(()) if shared.declined.get() || shared.has_usable() => continue,
+                Ok(()) => LeaseError::Http2Ended,
+                Err(error) if matches!(*error, LeaseError::Http2Ended) => LeaseError::Http2Ended,
+                Err(error) => return Err(LeaseError::Together(error)),
+            };
+            ended += 1;
+            if ended == ENDED {
+                return Err(error);
+            }
         }
     }
 
@@ -304,6 +329,9 @@ where
         let counted = (OpenGuard::new(&self.open), permit);
         let connection = Rc::new(Http2::begin(stream, shared.silence, self.patience, counted).await?);
         shared.declined.set(false);
+        if connection.is_usable() && !connection.has_room() {
+            return Err(LeaseError::Http2NoStreams);
+        }
         shared.connections.borrow_mut().push(Rc::clone(&connection));
         Ok(Leased::Http2(Stream { slot: Slot::new(connection, self), upload: None }))
     }
@@ -345,7 +373,10 @@ where
             loop {
                 let returned = self.returned.notified();
                 let kept = match protocol {
-                    Protocol::Http1 => self.take_http1(Instant::now()),
+                    Protocol::Http1 => {
+                        self.close_idle_http2();
+                        self.take_http1(Instant::now())
+                    }
                     Protocol::Any => self.take_idle(Instant::now()),
                 };
                 if let Some(lease) = kept {
@@ -360,6 +391,15 @@ where
             }
         };
         tokio::time::timeout(self.patience, wait).await.unwrap_or(Err(LeaseError::Exhausted))
+    }
+
+    /// Closes one connection of HTTP/2 that carries nothing: it keeps its place from who needs HTTP/1.1.
+    fn close_idle_http2(&self) {
+        let Some(shared) = &self.http2 else { return };
+        let mut connections = shared.connections.borrow_mut();
+        if let Some(idle) = connections.iter().position(|connection| connection.idle_since().is_some()) {
+            connections.remove(idle);
+        }
     }
 
     /// Looks the destination's name up, and keeps no connection to an address that it no longer has: what such a one
@@ -471,6 +511,12 @@ impl<B> Pool<B> {
             self.yielded_at.set(Some(now));
         }
         yields
+    }
+}
+
+impl Shared {
+    fn has_usable(&self) -> bool {
+        self.connections.borrow().iter().any(|connection| connection.is_usable())
     }
 }
 

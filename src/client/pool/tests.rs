@@ -49,3 +49,37 @@ fn an_address_that_the_name_no_longer_has_is_not_used_again() {
         assert!(kept().is_some());
     });
 }
+
+/// An HTTP/2 connection that waits for requests keeps its place within the bound from nobody who needs HTTP/1.1.
+#[test]
+fn an_idle_connection_of_http_2_makes_room_for_one_of_http_1() {
+    locally(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::task::spawn_local(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            tokio::task::spawn_local(async move { while connection.accept().await.is_some() {} });
+            let _silent = listener.accept().await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let destination = Destination::Tcp { host: "127.0.0.1".into(), port, tls: false };
+        let patience = Duration::from_secs(2);
+        let connector = Connector::new(&destination, &ClientTls::default(), patience).unwrap();
+        let connector = Arc::new(connector.speaking_http2(Duration::from_secs(10)));
+        let bound = Some(ConnectionBound::new(1));
+        let pool = Pool::<Full<Bytes>>::new(connector, Duration::from_secs(60), bound, patience);
+
+        let stream = pool.connect().await.unwrap();
+        assert!(stream.is_stream());
+        // One that is in use is waited for.
+        let began = Instant::now();
+        let (alone, ()) = tokio::join!(pool.connect_http1(), async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(stream);
+        });
+        assert!(!alone.unwrap().is_stream());
+        assert!((Duration::from_millis(100)..patience).contains(&began.elapsed()), "{:?}", began.elapsed());
+        assert_eq!(pool.census().active + pool.census().idle, 1, "the other one is closed");
+    });
+}
