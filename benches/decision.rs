@@ -111,7 +111,7 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     let introspection = &settings.introspection;
     let connector = Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)?;
     let pool = Pool::new(Arc::new(connector), Duration::ZERO, None, introspection.timeout);
-    let cache = TokenCache::new(&settings.cache, Box::new(|_| {}));
+    let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {}));
     let shared = Arc::new(Shared { cache, turns: Turns::new(introspection.max_concurrent) });
     let introspector = Introspector::new(Arc::clone(&settings), pool);
     let lookup = Lookup::new(Arc::clone(&shared), introspector, Metrics::new(1).core(0));

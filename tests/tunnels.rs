@@ -418,6 +418,27 @@ fn a_tunnel_ends_with_its_token() {
     });
 }
 
+/// Whatever introspection says by now: who revokes a token at night wants its connections gone.
+#[test]
+fn a_tunnel_ends_when_its_token_is_revoked() {
+    let mut scene = Scene::new("cache: {ttl: 1h}\nadmin:\n  token: an-operator\n");
+    scene.introspector.know("3|other", Verdict::active(&["items:read"]));
+    let (mut revoked, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    let (mut other, mut other_backend) = scene.tunnel("/events", Some("3|other"));
+    let fields = [("Authorization", "Bearer an-operator")];
+    let mut admin = RawClient::connect(scene.gateway.admin());
+    assert_eq!(admin.request("POST", "/tokens/revoke", &fields, br#"{"token":"1|reader"}"#).status, 200);
+    closes_within_5_s(&mut revoked, &mut backend, "revoked");
+    let line = scene.line();
+    assert_eq!(
+        (&line["reason"], &line["detail"]),
+        (&"inactive_token".into(), &"the tunnel's token was revoked".into())
+    );
+    echoes(&mut other, &mut other_backend);
+    let (mut again, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    echoes(&mut again, &mut backend);
+}
+
 #[test]
 fn a_tunnel_lives_as_long_as_its_request_would_be_allowed() {
     let yaml = "cache: {ttl: 1s, stale_if_error: 1h}\n";

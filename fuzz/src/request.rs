@@ -217,7 +217,7 @@ impl House {
         let metrics = Metrics::new(1);
         let core = metrics.core(0);
         let routes = metrics.routes(map.templates());
-        let cache = TokenCache::new(&settings.cache, Box::new(|_| {}));
+        let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {}));
         let verdict = Verdict {
             id: "1".into(),
             name: None,

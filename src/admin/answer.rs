@@ -13,26 +13,38 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{Admin, State};
+use super::{Admin, State, tokens};
 use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
 
 /// The largest body of a request, in bytes.
 const BODY: usize = 64 * 1024;
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
-pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Infallible> {
+pub(super) async fn answer(
+    admin: &Admin,
+    client: &str,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
     Ok(match request.uri().path() {
         "/metrics" => open(request.method(), || text(METRICS, admin.metrics.render())),
         "/healthz" => open(request.method(), || json(StatusCode::OK, r#"{"status":"ok"}"#)),
         "/readyz" => open(request.method(), || readyz(admin.readiness.get())),
-        _ => match permitted(admin.token.get().as_ref(), request.method(), request.headers()) {
-            Ok(()) => match read(request).await {
-                Ok(request) => behind_token(admin, &request),
-                Err(refusal) => *refusal,
-            },
-            Err(refusal) => *refusal,
-        },
+        path => {
+            let settings = admin.settings.load_full();
+            match permitted(settings.admin.token.as_ref(), request.method(), request.headers()) {
+                Ok(credential) => match read(request).await {
+                    Ok(request) => behind_token(admin, Caller { credential, client }, &request),
+                    Err(refusal) => *refusal,
+                },
+                Err(refusal) => {
+                    if refusal.status() == StatusCode::UNAUTHORIZED {
+                        tracing::warn!(action = path, client, "admin: refused");
+                    }
+                    *refusal
+                }
+            }
+        }
     })
 }
 
@@ -44,9 +56,23 @@ fn readyz(state: State) -> Answer {
     }
 }
 
-/// What only the holder of the token sees: nothing yet.
-fn behind_token(_admin: &Admin, _request: &Request<Bytes>) -> Answer {
-    message(StatusCode::NOT_FOUND, "Not Found.")
+/// Who asks, for the audit: what they showed, and from where.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller<'a> {
+    /// How the admin token came.
+    pub(super) credential: &'static str,
+    /// An address and a port, or `unix`.
+    pub(super) client: &'a str,
+}
+
+/// What only the holder of the token sees and does.
+fn behind_token(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) -> Answer {
+    let method = request.method();
+    match request.uri().path() {
+        "/tokens/revoke" if *method == Method::POST => tokens::revoke(admin, caller, request.body()),
+        "/tokens/revoke" => not_allowed("POST"),
+        _ => message(StatusCode::NOT_FOUND, "Not Found."),
+    }
 }
 
 /// The request with its whole body.
@@ -61,8 +87,12 @@ async fn read(request: Request<Incoming>) -> Result<Request<Bytes>, Box<Answer>>
     }
 }
 
-/// Whether the credentials are the token's.
-fn permitted(token: Option<&SecretString>, method: &Method, fields: &HeaderMap) -> Result<(), Box<Answer>> {
+/// How the token came, if the credentials are the token's.
+fn permitted(
+    token: Option<&SecretString>,
+    method: &Method,
+    fields: &HeaderMap,
+) -> Result<&'static str, Box<Answer>> {
     let token = token.map(ExposeSecret::expose_secret).filter(|token| !token.is_empty());
     let Some(token) = token else {
         return Err(Box::new(message(StatusCode::NOT_FOUND, "Not Found.")));
@@ -70,14 +100,16 @@ fn permitted(token: Option<&SecretString>, method: &Method, fields: &HeaderMap) 
     // Basic credentials are sent by browsers by themselves, also with a form of another site: reading only.
     let reads = matches!(*method, Method::GET | Method::HEAD);
     let given = match credentials(fields) {
-        Some(Credentials::Bearer(given)) => Some(given),
-        Some(Credentials::Basic(given)) if reads => Some(given),
+        Some(Credentials::Bearer(given)) => Some(("admin token (Bearer)", given)),
+        Some(Credentials::Basic(given)) if reads => Some(("admin token (Basic)", given)),
         _ => None,
     };
     // By their hashes: neither how much of them is alike nor their length shows in the time that it takes.
     let hash = |token: &[u8]| -> [u8; 32] { Sha256::digest(token).into() };
-    if given.is_some_and(|given| bool::from(hash(&given).ct_eq(&hash(token.as_bytes())))) {
-        return Ok(());
+    if let Some((how, given)) = given
+        && bool::from(hash(&given).ct_eq(&hash(token.as_bytes())))
+    {
+        return Ok(how);
     }
     let mut refusal = message(StatusCode::UNAUTHORIZED, "Unauthenticated.");
     let challenge = if reads {
@@ -115,17 +147,21 @@ fn open(method: &Method, answer: impl FnOnce() -> Answer) -> Answer {
     if matches!(*method, Method::GET | Method::HEAD) {
         return answer();
     }
+    not_allowed("GET, HEAD")
+}
+
+fn not_allowed(allowed: &'static str) -> Answer {
     let mut refusal = message(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed.");
-    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     refusal
 }
 
-/// `{"message": …}`, as the gateway's own answers have it. `text` needs no escapes.
-fn message(status: StatusCode, text: &'static str) -> Answer {
-    json(status, format!(r#"{{"message":"{text}"}}"#))
+/// `{"message": …}`, as the gateway's own answers have it.
+pub(super) fn message(status: StatusCode, text: &str) -> Answer {
+    json(status, serde_json::json!({ "message": text }).to_string())
 }
 
-fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut answer = text("application/json", body);
     *answer.status_mut() = status;
     answer

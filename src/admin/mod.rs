@@ -4,18 +4,19 @@
 //! carries one request and has 30 seconds: there is no slow reader that holds one for long.
 
 mod answer;
+mod tokens;
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{self, Runtime};
@@ -23,8 +24,10 @@ use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
+use crate::config::settings::Settings;
 use crate::listener::{Listener, Socket};
 use crate::telemetry::metrics::Metrics;
+use crate::tokens::revoker::Revoker;
 
 /// Connections served at a time. One more closes the oldest: answers take no time, so that it is a silent or
 /// slow one, and such ones must not keep a probe out.
@@ -68,37 +71,17 @@ impl Readiness {
     }
 }
 
-/// What the admin listener shows.
-#[derive(Debug)]
+/// What the admin listener shows, and what it acts upon.
 pub struct Admin {
     /// `/metrics`
     pub metrics: Arc<Metrics>,
     /// `/readyz`
     pub readiness: Arc<Readiness>,
-    /// `admin.token`
-    pub token: Arc<AdminToken>,
-}
-
-/// What opens all but `/metrics`, `/healthz` and `/readyz`; none, or an empty one, leaves only those. A reload
-/// changes it.
-#[derive(Debug, Default)]
-pub struct AdminToken(RwLock<Option<SecretString>>);
-
-impl AdminToken {
-    /// The token is this one.
-    pub fn new(token: Option<SecretString>) -> Self {
-        Self(RwLock::new(token))
-    }
-
-    /// From now on it is this one.
-    pub fn replace(&self, token: Option<SecretString>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = token;
-    }
-
-    /// The token of now.
-    pub fn get(&self) -> Option<SecretString> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
+    /// The configuration of now: `admin.token` opens all but `/metrics`, `/healthz` and `/readyz`; without one, or
+    /// with an empty one, there are only those.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Who forgets verdicts.
+    pub revoker: Arc<Revoker>,
 }
 
 impl Admin {
@@ -142,11 +125,21 @@ fn serve(runtime: &Runtime, listener: Listener, admin: Arc<Admin>, stopped: ones
             match socket {
                 Socket::Tcp(listener) => {
                     let listener = TcpListener::from_std(listener)?;
-                    accept(async || listener.accept().await.map(|(io, _)| io), &admin, &mut connections).await
+                    accept(
+                        async || listener.accept().await.map(|(io, peer)| (io, peer.to_string().into())),
+                        &admin,
+                        &mut connections,
+                    )
+                    .await
                 }
                 Socket::Unix(listener) => {
                     let listener = UnixListener::from_std(listener)?;
-                    accept(async || listener.accept().await.map(|(io, _)| io), &admin, &mut connections).await
+                    accept(
+                        async || listener.accept().await.map(|(io, _)| (io, "unix".into())),
+                        &admin,
+                        &mut connections,
+                    )
+                    .await
                 }
             }
         };
@@ -161,7 +154,7 @@ fn serve(runtime: &Runtime, listener: Listener, admin: Arc<Admin>, stopped: ones
 
 /// Takes connections for as long as it is polled.
 async fn accept<I>(
-    next: impl AsyncFn() -> io::Result<I>,
+    next: impl AsyncFn() -> io::Result<(I, Box<str>)>,
     admin: &Arc<Admin>,
     connections: &mut JoinSet<()>,
 ) -> io::Result<()>
@@ -171,14 +164,14 @@ where
     let mut latest = VecDeque::<AbortHandle>::with_capacity(CONNECTIONS);
     loop {
         match next().await {
-            Ok(io) => {
+            Ok((io, client)) => {
                 while connections.try_join_next().is_some() {}
                 if latest.len() == CONNECTIONS
                     && let Some(oldest) = latest.pop_front()
                 {
                     oldest.abort();
                 }
-                latest.push_back(connections.spawn(connection(io, Arc::clone(admin))));
+                latest.push_back(connections.spawn(connection(io, client, Arc::clone(admin))));
             }
             // Too many open files, or the peer has left already.
             Err(error) => {
@@ -189,13 +182,14 @@ where
     }
 }
 
-async fn connection<I: AsyncRead + AsyncWrite + Unpin>(io: I, admin: Arc<Admin>) {
+/// `client` is the address at the other end, for the audit.
+async fn connection<I: AsyncRead + AsyncWrite + Unpin>(io: I, client: Box<str>, admin: Arc<Admin>) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .keep_alive(false)
         .max_header_size(16 * 1024)
-        .serve_connection(TokioIo::new(io), service_fn(|request| answer::answer(&admin, request)));
+        .serve_connection(TokioIo::new(io), service_fn(|request| answer::answer(&admin, &client, request)));
     match timeout(CONNECTION_TIMEOUT, served).await {
         Ok(Err(error)) => tracing::debug!(%error, "admin connection"),
         Err(error) => tracing::debug!(%error, "admin connection"),

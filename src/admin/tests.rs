@@ -7,8 +7,14 @@ use std::fs;
 use std::net;
 use std::os::unix::net as unix;
 
+use secrecy::SecretString;
+
 use super::*;
+use crate::config;
 use crate::config::settings::ListenAddress;
+use crate::tokens::cache::TokenCache;
+use crate::tokens::lookup::Shared;
+use crate::tokens::turns::Turns;
 
 const LOOPBACK: ListenAddress =
     ListenAddress::Tcp(SocketAddr::new(net::IpAddr::V4(net::Ipv4Addr::LOCALHOST), 0));
@@ -19,15 +25,28 @@ struct Running {
     readiness: Arc<Readiness>,
 }
 
+impl Admin {
+    /// Without a gateway around it.
+    pub(crate) fn alone(token: Option<&str>, readiness: Arc<Readiness>) -> Self {
+        let text = "backend: {url: http://127.0.0.1:9}\nintrospection: {url: http://127.0.0.1:9}\n\
+                    abilities: {routes: {/up: {GET: public}}}\n";
+        let mut settings = config::load_text("test", text.to_owned()).unwrap().settings;
+        settings.admin.token = token.map(SecretString::from);
+        let metrics = Metrics::new(1);
+        let shared = Arc::new(Shared {
+            cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
+            turns: Turns::new(1),
+        });
+        let revoker = Arc::new(Revoker::new(shared, Arc::clone(&metrics)));
+        Self { metrics, readiness, settings: Arc::new(ArcSwap::from_pointee(settings)), revoker }
+    }
+}
+
 fn start(token: Option<&str>) -> Running {
     let listener = Listener::bind(&LOOPBACK).unwrap();
     let ListenAddress::Tcp(address) = *listener.address() else { panic!("not TCP") };
     let readiness = Arc::<Readiness>::default();
-    let admin = Admin {
-        metrics: Metrics::new(1),
-        readiness: Arc::clone(&readiness),
-        token: Arc::new(AdminToken::new(token.map(SecretString::from))),
-    };
+    let admin = Admin::alone(token, Arc::clone(&readiness));
     Running { handle: admin.serve(listener).unwrap(), address, readiness }
 }
 
@@ -184,7 +203,7 @@ fn unix_sockets() {
     assert!(path.exists());
     let listener = Listener::bind(&address).unwrap();
     assert_eq!(Listener::bind(&address).unwrap_err().source.kind(), ErrorKind::AddrInUse);
-    let admin = Admin { metrics: Metrics::new(1), readiness: Arc::default(), token: Arc::default() };
+    let admin = Admin::alone(None, Arc::default());
     let handle = admin.serve(listener).unwrap();
     let mut stream = unix::UnixStream::connect(&path).unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();

@@ -95,15 +95,13 @@ mod tests {
     use super::*;
     use crate::admin::{self, Admin, State};
     use crate::listener::Listener;
-    use crate::telemetry::metrics::Metrics;
 
     #[test]
     fn asks_the_admin_listener() {
         let listener = Listener::bind(&ListenAddress::Tcp("0.0.0.0:0".parse().unwrap())).unwrap();
         let address = listener.address().clone();
         let readiness = Arc::<admin::Readiness>::default();
-        let admin =
-            Admin { metrics: Metrics::new(1), readiness: Arc::clone(&readiness), token: Arc::default() };
+        let admin = Admin::alone(None, Arc::clone(&readiness));
         let handle = admin.serve(listener).unwrap();
         for (state, status_, exit) in [
             (State::Starting, 503, Exit::Wrong),

@@ -48,7 +48,7 @@ fn house(port: u16, backend_timeout: Duration, change: impl FnOnce(&mut Settings
     let metrics = Metrics::new(1);
     let routes = metrics.routes(settings.abilities.templates());
     let shared = Arc::new(Shared {
-        cache: TokenCache::new(&settings.cache, Box::new(|_| {})),
+        cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
         turns: Turns::new(settings.introspection.max_concurrent),
     });
     let introspection = &settings.introspection;

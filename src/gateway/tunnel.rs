@@ -56,6 +56,8 @@ enum Ended {
     Idle,
     /// Its request would be refused by now.
     Refused(Refusal),
+    /// Somebody has revoked its token, whatever introspection says by now.
+    Revoked,
     /// Its client took nothing for too long.
     Blocked,
 }
@@ -115,6 +117,10 @@ impl Tunnel {
             Ended::Blocked => {
                 exchange.broke_off(Reason::ClientGone, "the client took nothing from the tunnel")
             }
+            Ended::Revoked => {
+                tracing::info!(request_id = id, "a tunnel was closed whose token was revoked");
+                exchange.broke_off(Reason::InactiveToken, "the tunnel's token was revoked");
+            }
             Ended::Refused(refusal) => {
                 let reason = refusal.reason();
                 tracing::info!(
@@ -146,6 +152,11 @@ async fn watch(
             last_moved = now;
         } else if now.duration_since(last_moved) >= idle_timeout {
             return Ended::Idle;
+        }
+        if let Some((_, held)) = &asked.caller
+            && decided_by.lookup().was_revoked(held)
+        {
+            return Ended::Revoked;
         }
         let gateway = gateway();
         if Rc::ptr_eq(&gateway, &decided_by) && is_settled(&gateway, asked, now) {

@@ -161,7 +161,7 @@ pub(super) struct Configuration {
 impl Configuration {
     /// The first of a process.
     pub(super) fn new(settings: Arc<Settings>, parts: Parts, metrics: &Arc<Metrics>) -> Self {
-        let cache = TokenCache::new(&settings.cache, Box::new(count_evictions(metrics)));
+        let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(count_evictions(metrics)));
         Self {
             routes: metrics.routes(settings.abilities.templates()),
             shared: Arc::new(Shared { cache, turns: Turns::new(settings.introspection.max_concurrent) }),
@@ -200,7 +200,8 @@ impl Configuration {
         let (next, asked) = (&settings.introspection, &before.introspection);
         let turns = || Turns::new(next.max_concurrent);
         if !says_the_same(next, asked) {
-            let cache = TokenCache::new(&settings.cache, Box::new(count_evictions(metrics)));
+            let revocations = Arc::clone(self.shared.cache.revocations());
+            let cache = TokenCache::new(&settings.cache, revocations, Box::new(count_evictions(metrics)));
             return Arc::new(Shared { cache, turns: turns() });
         }
         let same_limits = Arc::ptr_eq(limiter, &self.limiter);

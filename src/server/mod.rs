@@ -38,12 +38,13 @@ pub use self::configuration::Parts;
 use self::core::Seed;
 use self::listen::{AFTER_FAILURE, Door, Order, Seat, Seating, TurnedAway};
 use self::reload::{Adoption, Current, Reloader};
-use crate::admin::{Admin, AdminToken, Readiness, State};
+use crate::admin::{Admin, Readiness, State};
 use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
 use crate::listener::{BindError, InheritError, Inherited, Listener, Role};
 use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, Metrics};
+use crate::tokens::revoker::Revoker;
 use crate::watch::Watch;
 
 /// Why a configuration that is valid cannot be served.
@@ -170,11 +171,13 @@ impl Server {
         tell_of(Role::Proxy, &self.proxy);
         tell_of(Role::Admin, &self.admin);
         let readiness = Arc::new(Readiness::default());
-        let token = Arc::new(AdminToken::new(self.settings.admin.token.clone()));
+        let settings = Arc::new(ArcSwap::new(Arc::clone(&self.settings)));
+        let revoker = Arc::new(Revoker::new(Arc::clone(&configuration.shared), Arc::clone(&metrics)));
         let admin = Admin {
             metrics: Arc::clone(&metrics),
             readiness: Arc::clone(&readiness),
-            token: Arc::clone(&token),
+            settings: Arc::clone(&settings),
+            revoker: Arc::clone(&revoker),
         };
         let admin = admin.serve(self.admin)?;
 
@@ -188,7 +191,8 @@ impl Server {
                 adoptions,
                 metrics: Arc::clone(&metrics),
                 log,
-                admin_token: token,
+                settings,
+                revoker,
             };
             let (hung_up, receiver) = channel();
             reloader.start(receiver)?;

@@ -16,10 +16,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::configuration::Configuration;
 use super::supervisor;
-use crate::admin::AdminToken;
+use crate::config::settings::Settings;
 use crate::config::{self, Report};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
+use crate::tokens::revoker::Revoker;
 use crate::watch::Watch;
 
 /// How often the files are looked at.
@@ -48,7 +49,9 @@ pub(super) struct Reloader {
     pub(super) adoptions: UnboundedSender<Adoption>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: log::Control,
-    pub(super) admin_token: Arc<AdminToken>,
+    /// What the admin listener goes by.
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) revoker: Arc<Revoker>,
 }
 
 /// Why a configuration is not taken over; what is wrong with it is in the log.
@@ -150,7 +153,8 @@ impl Reloader {
         })?;
         let settings = &next.settings;
         self.log.set_level(settings.log.level);
-        self.admin_token.replace(settings.admin.token.clone());
+        self.settings.store(Arc::clone(settings));
+        self.revoker.adopt(Arc::clone(&next.shared));
         // Closed as soon as the last core has dropped its sender.
         while let Err(RecvTimeoutError::Timeout) = adoptions.recv_timeout(TAKEN_OVER) {
             tracing::warn!("a core is slow to take the configuration over");

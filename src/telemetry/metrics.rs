@@ -148,6 +148,18 @@ labels! {
 }
 
 labels! {
+    /// Who ordered that verdicts be forgotten: `source`.
+    RevocationSource {
+        /// Somebody with the admin token.
+        Admin = "admin",
+        /// Stockaj, by a signed webhook.
+        Webhook = "webhook",
+        /// Another replica.
+        Redis = "redis",
+    }
+}
+
+labels! {
     /// Why TLS with a client came to nothing: `reason`.
     HandshakeFailure {
         /// It showed no certificate, or none that `client_ca` accepts.
@@ -195,6 +207,7 @@ struct Shared {
     config_reload_timestamp: AtomicU64,
     certificates: Mutex<Vec<CertificateState>>,
     redirects: AtomicU64,
+    revocations: [AtomicU64; RevocationSource::ALL.len()],
 }
 
 /// The routes' counters, by number and by template.
@@ -259,6 +272,7 @@ impl Metrics {
             config_reload_timestamp: AtomicU64::new(0),
             certificates: Mutex::default(),
             redirects: AtomicU64::new(0),
+            revocations: Default::default(),
         });
         let registry = Registry::new();
         let registered = registry.register(Box::new(collect::Sum::new(Arc::clone(&shared))));
@@ -330,6 +344,11 @@ impl Metrics {
     /// Counts a request that was sent on to https.
     pub fn redirected(&self) {
         self.shared.redirects.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an order to forget verdicts.
+    pub fn revoked(&self, source: RevocationSource) {
+        self.shared.revocations[source as usize].fetch_add(1, Relaxed);
     }
 
     /// Has `callback` called ahead of every [`Metrics::render`], on the thread of the scrape.

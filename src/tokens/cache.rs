@@ -200,7 +200,7 @@ pub struct TokenCache {
     active: moka::sync::Cache<TokenHash, Arc<Entry>>,
     inactive: moka::sync::Cache<TokenHash, (u64, Inactivity)>,
     feedback: moka::sync::Cache<(TokenHash, Feedback), ()>,
-    /// Shared with the caches that this one goes on from, so that a revocation concerns what is in flight there too.
+    /// Those of the process: a revocation concerns what is in flight in the caches of earlier configurations, too.
     revocations: Arc<Revocations>,
     /// Whether another goes on from this one, so that what is heard here concerns it, too.
     succeeded: AtomicBool,
@@ -237,8 +237,8 @@ impl Expiry<TokenHash, Arc<Entry>> for UntilForgotten {
 }
 
 impl TokenCache {
-    /// An empty cache.
-    pub fn new(settings: &settings::Cache, on_eviction: OnEviction) -> Self {
+    /// An empty cache, for which `revocations` hold.
+    pub fn new(settings: &settings::Cache, revocations: Arc<Revocations>, on_eviction: OnEviction) -> Self {
         let keep = settings.stale_if_error.max(REMEMBERED);
         let active = moka::sync::Cache::builder()
             .max_capacity(settings.max_tokens)
@@ -261,7 +261,7 @@ impl TokenCache {
             active,
             inactive,
             feedback,
-            revocations: Arc::default(),
+            revocations,
             succeeded: AtomicBool::new(false),
             flights: Mutex::default(),
             settings: settings.clone(),
@@ -271,7 +271,7 @@ impl TokenCache {
     /// A cache of other settings that goes on from what is known now. A verdict's own limit is found anew, and
     /// none is believed for longer than by the settings of its time or by these.
     pub fn succeed(&self, settings: &settings::Cache, on_eviction: OnEviction) -> Self {
-        let next = Self { revocations: Arc::clone(&self.revocations), ..Self::new(settings, on_eviction) };
+        let next = Self::new(settings, Arc::clone(&self.revocations), on_eviction);
         // Before anything is copied: whoever forgets an entry from here on either is seen here or sees this.
         self.succeeded.store(true, Ordering::SeqCst);
         for (hash, entry) in &self.active {
@@ -291,6 +291,11 @@ impl TokenCache {
     /// How this cache was configured.
     pub const fn settings(&self) -> &settings::Cache {
         &self.settings
+    }
+
+    /// What was revoked, whoever believes what.
+    pub const fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
     }
 
     /// The number of the latest revocation, to be noted when an introspection begins.
@@ -348,6 +353,11 @@ impl TokenCache {
         }
         entry.generation.fetch_max(generation, Ordering::Relaxed);
         false
+    }
+
+    /// Whether somebody has revoked the token of `entry` since it was asked for.
+    pub fn was_revoked(&self, entry: &Entry) -> bool {
+        self.revocations.named_since(entry.generation.load(Ordering::Relaxed), entry.subject())
     }
 
     /// Joins the introspection of a token that is under way, or starts one.
@@ -450,11 +460,16 @@ impl TokenCache {
         revoked
     }
 
-    /// Forgets `token`, and every other spelling with the same id.
-    pub fn revoke_token(&self, token: &str) -> usize {
+    /// What forgetting `token` comes to: it, and every other spelling with the same id.
+    pub fn revocations_of(&self, token: &str) -> Vec<Revocation> {
         let known = self.active.get(&TokenHash::of(token));
-        let id = known.as_ref().map(|entry| &*entry.verdict.id);
-        Revocation::of_token(token, id).into_iter().map(|revocation| self.revoke(revocation)).sum()
+        Revocation::of_token(token, known.as_ref().map(|entry| &*entry.verdict.id))
+    }
+
+    /// Every active verdict that is believed now, in no order.
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        let gone = |entry: &Entry| entry.gone.load(Ordering::Acquire) || self.is_revoked(entry);
+        self.active.iter().map(|(_, entry)| entry).filter(|entry| !gone(entry)).collect()
     }
 
     /// How many entries there are now: active, inactive.

@@ -118,6 +118,11 @@ impl Lookup {
         self.shared.cache.standing(held, now) == Standing::Fresh
     }
 
+    /// Whether somebody has revoked the token of `held`. That introspection might say otherwise by now does not matter.
+    pub fn was_revoked(&self, held: &Held) -> bool {
+        self.shared.cache.was_revoked(held)
+    }
+
     /// Who `token` is by now, asked again because the verdict `old` denied it an ability. At most once per
     /// token and `negative_ttl`: none where `old` is younger than that.
     ///

@@ -25,6 +25,8 @@ pub enum Revocation {
     Token(TokenHash),
     /// Of all.
     All,
+    /// Of all, since nobody knows which revocations were missed: each is asked for again.
+    Missed,
 }
 
 /// What a revocation is held against.
@@ -54,7 +56,7 @@ impl Revocation {
             Self::Id(id) => subject.id == Some(id),
             Self::Name(name) => subject.name == Some(name),
             Self::Token(hash) => subject.hash == hash,
-            Self::All => true,
+            Self::All | Self::Missed => true,
         }
     }
 }
@@ -90,14 +92,25 @@ impl Revocations {
 
     /// Whether `subject` was, or may have been, revoked after `generation`.
     pub fn since(&self, generation: u64, subject: Subject<'_>) -> bool {
-        if self.generation() == generation {
-            return false;
+        self.generation() != generation && {
+            let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+            let forgotten = latest.front().is_some_and(|(oldest, _)| *oldest > generation + 1);
+            forgotten || after(&latest, generation).any(|revocation| revocation.concerns(subject))
         }
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let forgotten = latest.front().is_some_and(|(oldest, _)| *oldest > generation + 1);
-        forgotten
-            || latest.iter().rev().take_while(|(at, _)| *at > generation).any(|(_, r)| r.concerns(subject))
     }
+
+    /// Whether somebody is known to have revoked `subject` after `generation`.
+    pub fn named_since(&self, generation: u64, subject: Subject<'_>) -> bool {
+        self.generation() != generation && {
+            let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+            after(&latest, generation)
+                .any(|revocation| *revocation != Revocation::Missed && revocation.concerns(subject))
+        }
+    }
+}
+
+fn after(latest: &VecDeque<(u64, Revocation)>, generation: u64) -> impl Iterator<Item = &Revocation> {
+    latest.iter().rev().take_while(move |(at, _)| *at > generation).map(|(_, revocation)| revocation)
 }
 
 #[cfg(test)]
@@ -118,6 +131,7 @@ mod tests {
             (Revocation::Token(HASH), true),
             (Revocation::Token(other), false),
             (Revocation::All, true),
+            (Revocation::Missed, true),
         ];
         for (revocation, concerns) in table {
             assert_eq!(revocation.concerns(SUBJECT), concerns, "{revocation:?}");
@@ -156,6 +170,18 @@ mod tests {
         assert!(!revocations.since(after, SUBJECT));
         revocations.note(Revocation::Id("18".into()));
         assert!(!revocations.since(after, SUBJECT));
+    }
+
+    #[test]
+    fn what_was_missed_names_nobody() {
+        let revocations = Revocations::default();
+        let before = revocations.generation();
+        revocations.note(Revocation::Missed);
+        assert!(revocations.since(before, SUBJECT) && !revocations.named_since(before, SUBJECT));
+        revocations.note(Revocation::All);
+        assert!(revocations.since(before, SUBJECT) && revocations.named_since(before, SUBJECT));
+        let after = revocations.generation();
+        assert!(!revocations.named_since(after, SUBJECT));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use prometheus::proto::{
 use super::shard::{BOUNDS, Histogram};
 use super::{
     ConnectionState, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult, Phase,
-    Shared,
+    RevocationSource, Shared,
 };
 use super::{process, shard};
 
@@ -66,6 +66,8 @@ shapes! {
         "Whether what is in a certificate's files is served.";
     HANDSHAKE_FAILURES: COUNTER "stockaj_gateway_tls_handshake_failures_total" ["reason"]
         "Clients with whom TLS came to nothing, by why.";
+    REVOCATIONS: COUNTER "stockaj_gateway_revocations_total" ["source"]
+        "Orders to forget verdicts, by who gave them.";
     REDIRECTS: COUNTER "stockaj_gateway_redirects_total" []
         "Requests by plain HTTP that were sent on to https.";
     BUILD_INFO: GAUGE "stockaj_gateway_build_info" ["version"]
@@ -185,6 +187,9 @@ impl Sum {
             }
         }
         families.push(CACHE_EVICTIONS.family(evictions));
+        families.push(REVOCATIONS.each(RevocationSource::ALL, |shape, source| {
+            shape.counter(&[source.as_str()], read(&shared.revocations[*source as usize]) as f64)
+        }));
     }
 
     fn process(&self, families: &mut Vec<MetricFamily>) {

@@ -87,7 +87,7 @@ impl Introspected {
 
 fn share(settings: &Settings) -> Arc<Shared> {
     Arc::new(Shared {
-        cache: TokenCache::new(&settings.cache, Box::new(|_| {})),
+        cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
         turns: Turns::new(settings.introspection.max_concurrent),
     })
 }

@@ -1,0 +1,65 @@
+//! Where revocations come in, whoever orders them, and who else is told.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::cache::Entry;
+use super::lookup::Shared;
+use super::revocation::Revocation;
+use crate::telemetry::metrics::{Metrics, RevocationSource};
+
+/// The one place that forgets verdicts by order. When a call returns, no request that begins afterwards on any core
+/// believes what was asked before it.
+pub struct Revoker {
+    /// The verdicts of the configuration of now.
+    verdicts: ArcSwap<Shared>,
+    metrics: Arc<Metrics>,
+    /// Who passes revocations on to other replicas.
+    told: Mutex<Vec<UnboundedSender<Revocation>>>,
+}
+
+impl Revoker {
+    /// Of the verdicts in `shared`.
+    pub fn new(shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
+        Self { verdicts: ArcSwap::new(shared), metrics, told: Mutex::default() }
+    }
+
+    /// From now on it is these verdicts that are believed. What was revoked stays so.
+    pub fn adopt(&self, shared: Arc<Shared>) {
+        self.verdicts.store(shared);
+    }
+
+    /// Forgets every verdict that one of `revocations` concerns; says how many that were here. Other replicas are told
+    /// of what comes from this one.
+    pub fn revoke(&self, revocations: Vec<Revocation>, source: RevocationSource) -> usize {
+        let mut forgotten = 0;
+        for revocation in revocations {
+            forgotten += self.verdicts.load().cache.revoke(revocation.clone());
+            if source != RevocationSource::Redis {
+                let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+                told.retain(|tell| tell.send(revocation.clone()).is_ok());
+            }
+        }
+        self.metrics.revoked(source);
+        forgotten
+    }
+
+    /// What forgetting `token` comes to.
+    pub fn revocations_of(&self, token: &str) -> Vec<Revocation> {
+        self.verdicts.load().cache.revocations_of(token)
+    }
+
+    /// Every active verdict that is believed now, in no order.
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        self.verdicts.load().cache.entries()
+    }
+
+    /// Every revocation from here on that other replicas have to know of.
+    pub fn subscribe(&self) -> UnboundedReceiver<Revocation> {
+        let (tell, told) = unbounded_channel();
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).push(tell);
+        told
+    }
+}

@@ -1,0 +1,257 @@
+//! Forgetting verdicts by order: who may, what is forgotten, and that nothing brings it back.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
+
+const ITEMS: &str = "/api/v2/items";
+const ADMIN: &str = "admin:\n  token: a-secret-of-the-operator\n";
+
+struct Setting {
+    gateway: Gateway,
+    introspector: Introspector,
+    _upstream: Upstream,
+}
+
+fn setting(yaml: &str) -> Setting {
+    let upstream = Upstream::start();
+    let introspector = Introspector::start();
+    let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
+    let gateway = builder.yaml(ADMIN).yaml(yaml).start();
+    Setting { gateway, introspector, _upstream: upstream }
+}
+
+impl Setting {
+    fn know(&self, token: &str, id: &str, name: &str) {
+        self.introspector.know(token, Verdict::active(&["*"]).named(id, name));
+    }
+
+    fn status(&self, token: &str) -> u16 {
+        self.gateway.get(ITEMS, Some(token)).status
+    }
+
+    fn order(&self, body: &str) -> Response {
+        let fields = [("Authorization", "Bearer a-secret-of-the-operator")];
+        let mut client = RawClient::connect(self.gateway.admin());
+        client.request("POST", "/tokens/revoke", &fields, body.as_bytes())
+    }
+
+    /// How many verdicts an order has forgotten.
+    fn revoke(&self, order: &Value) -> u64 {
+        let response = self.order(&order.to_string());
+        assert_eq!(response.status, 200, "{order}: {}", response.text());
+        assert_eq!(response.field("content-type"), Some("application/json"));
+        let answer = response.json();
+        assert_eq!(answer.as_object().unwrap().len(), 1, "{answer}");
+        answer["revoked"].as_u64().unwrap()
+    }
+}
+
+/// Tokens, their ids and names.
+const TOKENS: [(&str, &str, &str); 5] = [
+    ("17|one", "17", "scanner"),
+    ("017|one", "17", "scanner"),
+    ("one", "17", "scanner"),
+    ("18|two", "18", "scanner"),
+    ("19|three", "19", "mobile \"app\"\n"),
+];
+
+#[test]
+fn what_is_named_is_forgotten_and_nothing_else() {
+    let setting = setting("cache: {ttl: 1h}");
+    for (token, id, name) in TOKENS {
+        setting.know(token, id, name);
+    }
+    for (order, forgotten, (by, what)) in [
+        (json!({"id": "17"}), [true, true, true, false, false], ("id", "17")),
+        (json!({"id": 18}), [false, false, false, true, false], ("id", "18")),
+        (json!({"id": "1"}), [false; 5], ("id", "1")),
+        (json!({"token": "17|one"}), [true, true, true, false, false], ("token", "17")),
+        (json!({"token": "one"}), [true, true, true, false, false], ("token", "17")),
+        (json!({"token": "018|never seen"}), [false, false, false, true, false], ("token", "18")),
+        (json!({"token": "never seen"}), [false; 5], ("token", "-")),
+        (json!({"name": "scanner"}), [true, true, true, true, false], ("name", "scanner")),
+        (
+            json!({"name": "mobile \"app\"\n"}),
+            [false, false, false, false, true],
+            ("name", "mobile \"app\"\n"),
+        ),
+        (json!({"name": "Scanner"}), [false; 5], ("name", "Scanner")),
+        (json!({"all": true}), [true; 5], ("all", "-")),
+    ] {
+        for (token, ..) in TOKENS {
+            assert_eq!(setting.status(token), 200);
+        }
+        let lines = setting.gateway.logs().len();
+        let expected = forgotten.iter().filter(|it| **it).count() as u64;
+        assert_eq!(setting.revoke(&order), expected, "{order}");
+        // A replay harms nothing, and does nothing.
+        assert_eq!(setting.revoke(&order), 0, "{order}");
+        let before = TOKENS.map(|(token, ..)| setting.introspector.calls_for(token));
+        for ((token, ..), (forgotten, before)) in TOKENS.iter().zip(forgotten.iter().zip(before)) {
+            assert_eq!(setting.status(token), 200, "it forgets, it does not ban");
+            let asked = setting.introspector.calls_for(token) - before;
+            assert_eq!(asked, usize::from(*forgotten), "{order}: {token}");
+        }
+        let audit =
+            |line: &Value| line["message"] == "admin" && line["revoked"] == expected && line["by"] == by;
+        setting.gateway.wait_for_log(audit);
+        let logged = setting.gateway.logs()[lines..].join("\n");
+        let line =
+            logged.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(audit).unwrap();
+        assert_eq!(line["what"], what, "{line}");
+        assert_eq!(
+            (&line["action"], &line["credential"]),
+            (&json!("revoke"), &json!("admin token (Bearer)"))
+        );
+        assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+        let secret = order["token"].as_str().filter(|token| token.contains('|'));
+        assert!(secret.is_none_or(|token| !logged.contains(token)), "{logged}");
+    }
+    assert_eq!(setting.gateway.metrics().metric("revocations_total{source=\"admin\"}"), 22.0);
+    assert!(!setting.gateway.logs().join("\n").contains("a-secret-of-the-operator"));
+}
+
+#[test]
+fn what_is_no_order_forgets_nothing() {
+    let setting = setting("cache: {ttl: 1h}");
+    setting.know("17|one", "17", "scanner");
+    assert_eq!(setting.status("17|one"), 200);
+    for body in [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "{\"id\":\"17\"",
+        r#"{"id":"17"} "#.repeat(2).as_str(),
+        r#"{"id":"17","name":"scanner"}"#,
+        r#"{"id":"17","id":"18"}"#,
+        r#"{"id":""}"#,
+        r#"{"id":null}"#,
+        r#"{"id":1.5}"#,
+        r#"{"id":["17"]}"#,
+        r#"{"ID":"17"}"#,
+        r#"{"token":""}"#,
+        r#"{"name":""}"#,
+        r#"{"name":17}"#,
+        r#"{"all":false}"#,
+        r#"{"all":"true"}"#,
+        r#"{"everything":true}"#,
+        r#""all""#,
+        "\u{feff}{\"all\":true}",
+    ] {
+        let response = setting.order(body);
+        assert_eq!(response.status, 400, "{body}: {}", response.text());
+        assert!(
+            response.json()["message"].as_str().unwrap().starts_with("The body must be one of"),
+            "{body}"
+        );
+    }
+    assert_eq!(setting.status("17|one"), 200);
+    assert_eq!(setting.introspector.calls(), 1);
+    assert_eq!(setting.gateway.metrics().metric("revocations_total{source=\"admin\"}"), 0.0);
+}
+
+#[test]
+fn only_the_admin_tokens_bearer_may() {
+    let setting = setting("");
+    let ask = |method: &str, fields: &[(&str, &str)]| {
+        RawClient::connect(setting.gateway.admin()).request(
+            method,
+            "/tokens/revoke",
+            fields,
+            br#"{"all":true}"#,
+        )
+    };
+    let basic = "Basic YW55Ym9keTphLXNlY3JldC1vZi10aGUtb3BlcmF0b3I=";
+    for (authorization, status) in [
+        ("Bearer wrong", 401),
+        ("Bearer a-secret-of-the-operator ", 200),
+        (basic, 401),
+        ("a-secret-of-the-operator", 401),
+    ] {
+        assert_eq!(ask("POST", &[("Authorization", authorization)]).status, status, "{authorization}");
+    }
+    assert_eq!(ask("POST", &[]).status, 401);
+    let response = ask("PUT", &[("Authorization", "Bearer a-secret-of-the-operator")]);
+    assert_eq!((response.status, response.field("allow")), (405, Some("POST")));
+    setting
+        .gateway
+        .wait_for_log(|line| line["message"] == "admin: refused" && line["action"] == "/tokens/revoke");
+    // Not by way of the proxy's listener.
+    let fields = [("Authorization", "Bearer a-secret-of-the-operator")];
+    let response = setting.gateway.client().request("POST", "/tokens/revoke", &fields, br#"{"all":true}"#);
+    assert_eq!(response.status, 403);
+}
+
+/// As it is in life: the token is deleted, then revoked, while a request with it is on its way.
+#[test]
+fn an_introspection_in_flight_loses_against_a_revocation_every_time() {
+    let setting = setting("cache: {ttl: 1h, negative_ttl: 1h}\nintrospection:\n  max_concurrent: 64\n");
+    setting.introspector.delay(Duration::from_millis(2));
+    let mut overtaken = 0;
+    for round in 0..1000_u32 {
+        let token = format!("{round}|deleted");
+        setting.know(&token, &round.to_string(), "scanner");
+        overtaken += thread::scope(|scope| {
+            let request = scope.spawn(|| {
+                let status = setting.status(&token);
+                (status, Instant::now())
+            });
+            // Before, in the middle, and after.
+            thread::sleep(Duration::from_micros(u64::from(round % 8) * 500));
+            setting.introspector.forget(&token);
+            let order = match round % 4 {
+                0 => json!({ "id": round.to_string() }),
+                1 => json!({ "token": token }),
+                2 => json!({"name": "scanner"}),
+                _ => json!({"all": true}),
+            };
+            setting.revoke(&order);
+            let revoked_at = Instant::now();
+            assert_eq!(setting.status(&token), 401, "{round}: {order}");
+            let (status, ended_at) = request.join().unwrap();
+            assert!(
+                status == 200 && ended_at < revoked_at + Duration::from_secs(1) || status == 401,
+                "{round}"
+            );
+            u32::from(ended_at > revoked_at)
+        });
+    }
+    assert!(overtaken > 50, "only {overtaken} were under way");
+}
+
+#[test]
+fn stale_if_error_does_not_bring_back_what_was_revoked() {
+    let setting = setting("cache: {ttl: 200ms, stale_if_error: 1h}");
+    setting.know("17|one", "17", "scanner");
+    assert_eq!(setting.status("17|one"), 200);
+    setting.introspector.fail_with(Answer::message(500, "Server Error"));
+    thread::sleep(Duration::from_millis(250));
+    assert_eq!(setting.status("17|one"), 200, "stale");
+    assert_eq!(setting.revoke(&json!({"id": "17"})), 1);
+    assert_eq!(setting.status("17|one"), 503);
+    setting.introspector.recover();
+    assert_eq!(setting.status("17|one"), 200);
+}
+
+/// A revocation holds for what was asked before it, whatever was reloaded in between.
+#[test]
+fn a_revocation_concerns_every_configuration() {
+    let setting = setting("cache: {ttl: 1h}\n");
+    setting.know("17|one", "17", "scanner");
+    assert_eq!(setting.status("17|one"), 200);
+    for (from, to) in [("ttl: 1h", "ttl: 2h"), ("ttl: 2h", "ttl: 3h")] {
+        setting.gateway.edit(from, to);
+        assert!(setting.gateway.reload());
+        assert_eq!(setting.revoke(&json!({"id": "17"})), 1, "{to}");
+        setting.introspector.forget("17|one");
+        assert_eq!(setting.status("17|one"), 401);
+        setting.know("17|one", "17", "scanner");
+        assert_eq!(setting.revoke(&json!({"token": "17|one"})), 0);
+        assert_eq!(setting.status("17|one"), 200, "revoking a token forgets that it was inactive, too");
+    }
+}
