@@ -1,5 +1,7 @@
 //! What is shipped under `deploy/`, by the tools that will read it.
 
+mod kubernetes;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,0 +1,276 @@
+//! The manifests: what holds of them as written, and what Kubernetes' own tools say of them.
+//!
+//! That a ConfigMap's new content is taken over, through the symlinks that the kubelet swaps, is
+//! `reload::a_changed_file_is_taken_over_by_itself`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stockaj_gateway::config::{Settings, load_with};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// Where a pod has what is asked for by a Service and by a load balancer for a while after it is told to end.
+const ENDPOINT_REMOVAL: Duration = Duration::from_secs(10);
+/// What a gateway may need beside its draining.
+const MARGIN: Duration = Duration::from_secs(5);
+/// Native sidecars are on by default since the first; the other is the latest that the schemas have.
+const VERSIONS: [&str; 2] = ["1.29", "1.37"];
+
+/// What tells whether the operator's own types take a ServiceMonitor and lose nothing of it. Its schema is not
+/// among those of Kubernetes.
+const SERVICE_MONITOR: &str = "
+import sys, yaml
+from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+written = yaml.safe_load(sys.argv[1])
+read = ServiceMonitor.model_validate(written).model_dump(by_alias=True, exclude_unset=True)
+sys.exit(None if read == written else f'{read} is not {written}')
+";
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(ROOT).join("deploy/kubernetes").join(name)
+}
+
+fn read(file: &Path) -> Value {
+    serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+}
+
+/// The resources of `base`, as written.
+fn written() -> Vec<Value> {
+    let base = directory("base");
+    let files = read(&base.join("kustomization.yaml"))["resources"].clone();
+    files.as_array().unwrap().iter().map(|file| read(&base.join(file.as_str().unwrap()))).collect()
+}
+
+fn settings(file: &Path) -> Settings {
+    let secrets = Path::new(ROOT).join("tests/deploy/secrets");
+    let environment = |name: &str| (name == "STOCKAJ_SECRETS").then(|| secrets.display().to_string());
+    load_with(file, &environment).unwrap_or_else(|report| panic!("{report}")).settings
+}
+
+fn the<'a>(resources: &'a [Value], kind: &str) -> &'a Value {
+    let found: Vec<&Value> = resources.iter().filter(|it| it["kind"] == kind).collect();
+    found.iter().find(|it| it["metadata"]["name"] == "stockaj").unwrap_or_else(|| panic!("{kind}: {found:?}"))
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn pod(resources: &[Value]) -> &Value {
+    &the(resources, "Deployment")["spec"]["template"]
+}
+
+fn container<'a>(containers: &'a Value, name: &str) -> &'a Value {
+    list(containers).iter().find(|it| it["name"] == name).unwrap()
+}
+
+/// All that must hold between the manifests and the gateway.yaml in them.
+fn assert_sound(resources: &[Value], settings: &Settings) {
+    let spec = &pod(resources)["spec"];
+    let gateway = container(&spec["initContainers"], "gateway");
+    let stockaj = container(&spec["containers"], "stockaj");
+    assert_eq!(gateway["restartPolicy"], "Always", "a native sidecar");
+
+    // Where it listens, and who is believed.
+    let proxy: SocketAddr = settings.listen.address.to_string().parse().unwrap();
+    assert_eq!(settings.admin.address.to_string(), "0.0.0.0:9090", "the kubelet comes from outside the pod");
+    assert!(proxy.ip().is_unspecified());
+    assert!(!settings.listen.trusted_proxies.is_empty(), "the ingress says https");
+    let ports: BTreeSet<i64> =
+        list(&gateway["ports"]).iter().map(|port| port["containerPort"].as_i64().unwrap()).collect();
+    assert_eq!(ports, BTreeSet::from([i64::from(proxy.port()), 9090]));
+
+    // Each probe asks what is there.
+    for (container, probe, path, port) in [
+        (gateway, "startupProbe", "/readyz", 9090),
+        (gateway, "readinessProbe", "/readyz", 9090),
+        (gateway, "livenessProbe", "/healthz", 9090),
+        (stockaj, "startupProbe", "/up", proxy.port()),
+        (stockaj, "readinessProbe", "/up", proxy.port()),
+    ] {
+        assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": port}), "{probe}");
+    }
+
+    // A request that is under way when the pod is told to end has the time that it may take.
+    let seconds = |value: &Value| Duration::from_secs(value.as_u64().unwrap());
+    let before = seconds(&stockaj["lifecycle"]["preStop"]["sleep"]["seconds"]);
+    assert!(before >= ENDPOINT_REMOVAL + settings.backend.timeout, "{before:?}");
+    let grace = seconds(&spec["terminationGracePeriodSeconds"]);
+    let needed = before + settings.listen.drain_delay + settings.listen.drain_timeout + MARGIN;
+    assert!(grace >= needed, "{grace:?} is less than {needed:?}");
+
+    // Only who should reaches a port, and no port but these two can be reached.
+    let labels = &pod(resources)["metadata"]["labels"];
+    let policy = &the(resources, "NetworkPolicy")["spec"];
+    assert_eq!(policy["policyTypes"], json!(["Ingress"]));
+    let mut reached = BTreeSet::new();
+    for rule in list(&policy["ingress"]) {
+        assert!(!list(&rule["from"]).is_empty() && !list(&rule["ports"]).is_empty(), "for everybody: {rule}");
+        for peer in list(&rule["from"]) {
+            assert!(peer.as_object().is_some_and(|peer| !peer.is_empty()), "anybody: {rule}");
+        }
+        // By number: names of an init container's ports are not looked for everywhere.
+        reached.extend(list(&rule["ports"]).iter().map(|port| port["port"].as_i64().unwrap()));
+    }
+    assert_eq!(reached, ports);
+    assert_eq!(settings.backend.authority, "127.0.0.1:8000", "over the loopback that they share");
+    assert!(!ports.contains(&8000));
+
+    // What selects the pod, does; a Service leads to a port of the gateway, by number.
+    for selector in [
+        &policy["podSelector"]["matchLabels"],
+        &the(resources, "Deployment")["spec"]["selector"]["matchLabels"],
+        &the(resources, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        &the(resources, "Service")["spec"]["selector"],
+    ] {
+        assert!(!selector.as_object().unwrap().is_empty());
+        assert!(
+            selector.as_object().unwrap().iter().all(|(name, value)| labels[name] == *value),
+            "{selector}"
+        );
+    }
+    for port in list(&the(resources, "Service")["spec"]["ports"]) {
+        assert_eq!(port["targetPort"], proxy.port(), "clients see the proxy alone");
+    }
+
+    // Nothing that the "restricted" Pod Security Standard forbids.
+    assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    for container in [gateway, stockaj] {
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
+        assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+    }
+    assert_eq!(gateway["securityContext"]["readOnlyRootFilesystem"], true);
+
+    // A directory is mounted, so that a change arrives.
+    for mount in list(&gateway["volumeMounts"]) {
+        assert_eq!(mount["subPath"], Value::Null);
+    }
+}
+
+#[test]
+fn the_base_fits_the_gateway_in_it() {
+    assert_sound(&written(), &settings(&directory("base").join("gateway.yaml")));
+}
+
+/// A program of Kubernetes': from tests/run, or else wherever it is.
+fn program(name: &str) -> Command {
+    let installed = Path::new(ROOT).join("target/kubernetes/bin").join(name);
+    Command::new(if installed.exists() { installed } else { name.into() })
+}
+
+/// What `kubectl apply --kustomize` would send.
+fn rendered(directory: &Path) -> String {
+    let output = program("kubectl").arg("kustomize").arg(directory).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What Kubernetes' schemas say of a file, unknown fields included: nothing, where it is fine.
+fn complaint(text: &str, version: &str) -> Option<String> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+    let output = program("kubernetes-validate")
+        .args(["--strict", "--kubernetes-version", version])
+        .arg(file.path())
+        .output()
+        .unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (!output.status.success()).then_some(said)
+}
+
+fn documents(text: &str) -> Vec<(String, Value)> {
+    text.split("\n---\n").map(|text| (text.to_owned(), serde_yaml::from_str(text).unwrap())).collect()
+}
+
+/// What is wrong with a ServiceMonitor.
+fn complaint_of_the_operator(text: &str) -> Option<String> {
+    let output = program("python3").args(["-c", SERVICE_MONITOR, text]).output().unwrap();
+    (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Takes what is rendered to Kubernetes' schemas and the operator's, and to what was asserted of the files.
+fn assert_taken(name: &str, text: &str, file: &Path) -> Vec<Value> {
+    let documents = documents(text);
+    let is_operators = |it: &Value| it["apiVersion"].as_str().unwrap().starts_with("monitoring.");
+    let own: Vec<&str> =
+        documents.iter().filter(|(_, it)| !is_operators(it)).map(|(text, _)| &**text).collect();
+    assert!(own.len() >= 5, "{name}");
+    for version in VERSIONS {
+        assert_eq!(complaint(&own.join("\n---\n"), version), None, "{name} in Kubernetes {version}");
+    }
+    for (text, _) in documents.iter().filter(|(_, it)| is_operators(it)) {
+        assert_eq!(complaint_of_the_operator(text), None, "{name}");
+    }
+
+    let resources: Vec<Value> = documents.into_iter().map(|(_, it)| it).collect();
+    assert_sound(&resources, &settings(file));
+    let map = resources.iter().find(|it| it["kind"] == "ConfigMap").unwrap();
+    assert_eq!(map["data"]["gateway.yaml"], fs::read_to_string(file).unwrap(), "{name}");
+
+    // Every volume is there by its name, which no change of its content changes.
+    for volume in list(&pod(&resources)["spec"]["volumes"]) {
+        for (kind, named) in
+            [("ConfigMap", &volume["configMap"]["name"]), ("Secret", &volume["secret"]["secretName"])]
+        {
+            let is_there = |it: &Value| it["kind"] == kind && it["metadata"]["name"] == *named;
+            assert!(named.is_null() || resources.iter().any(is_there), "{name}: {volume}");
+        }
+    }
+    resources
+}
+
+/// A copy of the manifests, to which a kustomization of one's own is added.
+fn copy_with(kustomization: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let own = copy.path().join("own");
+    let from = Path::new(ROOT).join("deploy/kubernetes/.");
+    assert!(Command::new("cp").arg("-R").arg(from).arg(copy.path()).status().unwrap().success());
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("kustomization.yaml"), kustomization).unwrap();
+    copy
+}
+
+#[test]
+#[ignore = "needs kubernetes: tests/run"]
+fn kubernetes_takes_the_base() {
+    let base = directory("base");
+    let text = rendered(&base);
+    assert_taken("base", &text, &base.join("gateway.yaml"));
+    let wrong = text.replacen("readinessProbe:", "readynessProbe:", 1);
+    assert!(complaint(&wrong, VERSIONS[0]).is_some_and(|said| said.contains("readynessProbe")));
+}
+
+#[test]
+#[ignore = "needs kubernetes: tests/run"]
+fn prometheus_finds_every_gateway_and_no_client_its_admin_listener() {
+    let copy = copy_with("resources: [../base]\ncomponents: [../components/prometheus-operator]\n");
+    let text = rendered(&copy.path().join("own"));
+    let resources = assert_taken("prometheus-operator", &text, &directory("base").join("gateway.yaml"));
+    let named = |kind: &str, name: &str| {
+        let mut all = resources.iter().filter(|it| it["kind"] == kind);
+        all.find(|it| it["metadata"]["name"] == name).unwrap()
+    };
+    let service = named("Service", "stockaj-gateway-admin");
+    let monitor = named("ServiceMonitor", "stockaj-gateway");
+    let labels = &service["metadata"]["labels"];
+    let selected = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap();
+    assert!(!selected.is_empty() && selected.iter().all(|(name, value)| labels[name] == *value));
+    // The Service of the clients is not among what is scraped.
+    let of_clients = &named("Service", "stockaj")["metadata"]["labels"];
+    assert!(selected.iter().any(|(name, value)| of_clients[name] != *value));
+    assert_eq!(labels[monitor["spec"]["jobLabel"].as_str().unwrap()], "stockaj-gateway");
+    let endpoint = &monitor["spec"]["endpoints"][0];
+    assert_eq!(endpoint["port"], service["spec"]["ports"][0]["name"]);
+    assert_eq!(service["spec"]["ports"][0]["targetPort"], 9090);
+
+    let wrong = text.split("\n---\n").find(|it| it.contains("kind: ServiceMonitor")).unwrap();
+    let wrong = wrong.replace("interval:", "intervall:");
+    assert!(complaint_of_the_operator(&wrong).is_some_and(|said| said.contains("intervall")));
+}
