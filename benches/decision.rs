@@ -130,13 +130,15 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     let now = Instant::now();
     shared.cache.store(hash, verdict, shared.cache.generation(), now, now, SystemTime::now());
     let runtime = runtime::Builder::new_current_thread().build_local(LocalOptions::default())?;
-    runtime.block_on(lookup.look_further(hash, token, now)).map_err(|refusal| format!("{refusal:?}"))?;
+    runtime
+        .block_on(lookup.look_further(hash, token, now, None))
+        .map_err(|refusal| format!("{refusal:?}"))?;
     Ok(lookup)
 }
 
 /// The verdict's look-up: hash, front cache, standing.
 fn verdict(lookup: &Rc<Lookup>, token: Token<'_>, now: Instant) -> Option<Held> {
-    lookup.at_hand(&TokenHash::of(token.as_bytes()), token, now)
+    lookup.at_hand(&TokenHash::of(token.as_bytes()), token, now, None)
 }
 
 /// The gateway's own order, the verdict's look-up included, and the clock that it is held against.

@@ -315,13 +315,16 @@ impl Gateway {
         }
         let token = Token::from_fields(fields, self.settings.limits.token_bytes)?;
         let requirement = map.requirement(&found)?;
-        let caller = self.verdict(token, exchange.started(), &mut exchange.introspection).await?;
+        let started = exchange.started();
+        let since = self.since(requirement, started, Duration::ZERO);
+        let caller = self.verdict(token, started, since, &mut exchange.introspection).await?;
         exchange.caller = Some(Rc::clone(&caller));
         let (permit, caller) = self.permit(token, caller, requirement, &mut exchange.introspection).await?;
+        self.recorder.metrics.verdict_served(caller.age(started));
         if let Some(tokens) = &self.limiter.tokens {
-            let (verdict, now) = (&caller.verdict, exchange.started());
-            let limit = caller.limit.get_or_init(|| tokens.limit(&verdict.id, verdict.name.as_deref(), now));
-            limit.take(now).map_err(Refusal::TooManyAttempts)?;
+            let verdict = &caller.verdict;
+            let limit = || tokens.limit(&verdict.id, verdict.name.as_deref(), started);
+            caller.limit.get_or_init(limit).take(started).map_err(Refusal::TooManyAttempts)?;
         }
         Ok(Decision { permit, caller: Some((caller, token.authorization())), body_limit })
     }
@@ -338,10 +341,18 @@ impl Gateway {
         let (token, held) = asked.caller.as_mut().ok_or(Refusal::MissingToken)?;
         let requirement = map.requirement(&found)?;
         let mut waited = Duration::ZERO;
-        let caller = self.verdict(token.token(), now, &mut waited).await?;
+        let since = self.since(requirement, now, tunnel::PAUSE);
+        let caller = self.verdict(token.token(), now, since, &mut waited).await?;
         let (_, caller) = self.permit(token.token(), caller, requirement, &mut waited).await?;
         *held = caller;
         Ok(())
+    }
+
+    /// When a verdict must have been asked for, at the earliest, that is to allow what `requirement` asks for at `now`:
+    /// none where `cache.max_age` says nothing of it. `least` is an age that may be too old for nothing.
+    fn since(&self, requirement: &Requirement, now: Instant, least: Duration) -> Option<Instant> {
+        let max_age = self.settings.cache.max_age(requirement)?;
+        now.checked_sub(max_age.max(least))
     }
 
     fn note_route(&self, found: &Found<'_>, exchange: &mut Exchange) {
@@ -352,15 +363,21 @@ impl Gateway {
         }
     }
 
-    /// Who the token is, as introspection says.
-    async fn verdict(&self, token: Token<'_>, now: Instant, waited: &mut Duration) -> Result<Held, Refusal> {
+    /// Who the token is, as introspection says, or has said at `since` or later.
+    async fn verdict(
+        &self,
+        token: Token<'_>,
+        now: Instant,
+        since: Option<Instant>,
+        waited: &mut Duration,
+    ) -> Result<Held, Refusal> {
         let hash = TokenHash::of(token.as_bytes());
-        if let Some(caller) = self.lookup.at_hand(&hash, token, now) {
+        if let Some(caller) = self.lookup.at_hand(&hash, token, now, since) {
             return Ok(caller);
         }
         let asked = Instant::now();
         // Boxed, as all that is seldom waited for: it would make the future of every request larger.
-        let verdict = Box::pin(self.lookup.look_further(hash, token, asked)).await;
+        let verdict = Box::pin(self.lookup.look_further(hash, token, asked, since)).await;
         *waited += asked.elapsed();
         verdict
     }

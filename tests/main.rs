@@ -23,6 +23,7 @@ mod deploy; // what is shipped under deploy/
 mod drain; // how it ends: no request is lost, and nobody is waited for too long
 mod forwarding; // what reaches the backend and what comes back, to the byte
 mod framing; // where messages end: what the scanner refuses, and how
+mod freshness;
 mod fuzz; // the fuzz targets over their seeds
 mod headers; // which fields pass, which the gateway sets, and the method that they may name
 mod house; // the arrow between modules, and other habits that a scan can check

@@ -16,7 +16,7 @@ use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
 use super::values::{Style, Whole, parse_pointer};
 use super::written::{self, Gateway, MapFile};
-use super::{abilities, cors, tls};
+use super::{abilities, cors, freshness, tls};
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 
@@ -242,12 +242,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
         introspection,
         identity_headers,
         cors,
-        cache: settings::Cache {
-            ttl: cache.ttl.0,
-            negative_ttl: cache.negative_ttl.0,
-            max_tokens: cache.max_tokens.0.into(),
-            stale_if_error: cache.stale_if_error.0,
-        },
+        cache: freshness::compile(cache, &map, decoder),
         limits: settings::Limits {
             header_bytes: limits.header_bytes.length(),
             header_count: limits.header_count.count(),

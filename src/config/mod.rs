@@ -10,6 +10,7 @@ mod address;
 mod cors;
 mod decode;
 mod files;
+mod freshness;
 mod interpolate;
 mod load;
 mod report;

@@ -15,6 +15,7 @@ use http::{HeaderValue, Uri};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::policy::ability::Requirement;
 use crate::policy::cors::Cors;
 use crate::policy::framing::Bounds;
 use crate::policy::identity::IdentityHeader;
@@ -324,6 +325,19 @@ pub struct Cache {
     pub max_tokens: u64,
     /// `cache.stale_if_error`: how long after `ttl` a verdict may still serve while the introspector is out.
     pub stale_if_error: Duration,
+    /// `cache.max_age`: by ability.
+    pub max_age: HashMap<Box<str>, Duration>,
+}
+
+impl Cache {
+    /// How old a verdict may be that allows what `requirement` asks for, at most; none: as old as it is believed.
+    /// Where several of its abilities have a bound it is the lowest.
+    pub fn max_age(&self, requirement: &Requirement) -> Option<Duration> {
+        if self.max_age.is_empty() {
+            return None;
+        }
+        requirement.abilities().filter_map(|ability| self.max_age.get(ability)).min().copied()
+    }
 }
 
 /// `limits`

@@ -227,6 +227,9 @@ section! {
         max_tokens: Whole<1, ANY> = 100_000,
         /// How long after `ttl` a verdict serves while the introspector is out; 0s: not at all.
         stale_if_error: Period = "0s",
+        /// How old a verdict may be for a route that requires one of these abilities: `items:delete: 0s` asks anew for
+        /// every request, or shares what was asked since it came. `stale_if_error` never exceeds it.
+        max_age: Named<Period>,
     }
 }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use http::Method;
 use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
@@ -21,8 +22,8 @@ use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::tokens::lookup::Held;
 
-/// How often a tunnel is looked at, at most.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How often a tunnel is looked at, at most: no verdict is too old for it before that.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long deciding anew may take. With the pause before it a tunnel is closed within 5 s of its token's end.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -172,7 +173,12 @@ async fn watch(
 
 /// Whether deciding anew, by the same gateway as before, would find the same.
 fn is_settled(gateway: &Gateway, asked: &Asked, now: Instant) -> bool {
-    asked.caller.as_ref().is_none_or(|(_, held)| gateway.lookup().is_fresh(held, now))
+    asked.caller.as_ref().is_none_or(|(_, held)| {
+        let settings = gateway.settings();
+        let requirement = settings.abilities.requirement(&settings.abilities.find(&Method::GET, &asked.path));
+        let since = requirement.ok().and_then(|requirement| gateway.since(requirement, now, PAUSE));
+        held.is_since(since) && gateway.lookup().is_fresh(held, now)
+    })
 }
 
 /// Ready when the sweep has found that the client takes nothing. That requests are to end soon is no reason: a tunnel

@@ -219,6 +219,7 @@ impl Core {
             gateway.backend().pool().sweep(now);
             gateway.lookup().introspector().pool().sweep(now);
             self.count_backend_connections();
+            self.metrics.turn_window(now);
         }
     }
 

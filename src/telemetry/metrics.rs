@@ -8,20 +8,23 @@ mod collect;
 mod process;
 mod shard;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{Method, StatusCode};
 use prometheus::{Registry, TextEncoder};
 
 use crate::policy::refusal::Reason;
 use shard::{RouteShard, Shard, nanoseconds};
+
+/// Half of the time that the oldest verdict is remembered for.
+const WINDOW: Duration = Duration::from_secs(30);
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -291,6 +294,7 @@ impl Metrics {
             routes: RefCell::default(),
             index,
             metrics: Arc::clone(self),
+            window_since: Cell::new(Instant::now()),
         }))
     }
 
@@ -399,6 +403,8 @@ struct Core {
     routes: RefCell<Vec<Arc<RouteShard>>>,
     index: usize,
     metrics: Arc<Metrics>,
+    /// When the window of the oldest verdict was last changed.
+    window_since: Cell<Instant>,
 }
 
 impl fmt::Debug for CoreMetrics {
@@ -441,6 +447,25 @@ impl CoreMetrics {
     /// Counts a look into the cache.
     pub fn cache_lookup(&self, result: LookupResult) {
         shard::add(&self.0.shard.cache_lookups[result as usize], 1);
+    }
+
+    /// Notes the age of a verdict that allowed a request.
+    pub fn verdict_served(&self, age: Duration) {
+        let [oldest, _] = &self.0.shard.oldest_verdicts;
+        let age = nanoseconds(age);
+        if age > oldest.load(Relaxed) {
+            oldest.store(age, Relaxed);
+        }
+    }
+
+    /// Forgets how old verdicts were that served more than a minute ago. To be called about once a second.
+    pub fn turn_window(&self, now: Instant) {
+        if now.saturating_duration_since(self.0.window_since.get()) >= WINDOW {
+            self.0.window_since.set(now);
+            let [current, before] = &self.0.shard.oldest_verdicts;
+            before.store(current.load(Relaxed), Relaxed);
+            current.store(0, Relaxed);
+        }
     }
 
     /// Counts a client with whom TLS came to nothing.

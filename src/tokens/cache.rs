@@ -116,6 +116,11 @@ impl Entry {
         self.expires.is_some_and(|expires| now >= expires)
     }
 
+    /// Whether it was asked for at `since` or later, where that matters.
+    pub fn is_since(&self, since: Option<Instant>) -> bool {
+        since.is_none_or(|since| self.asked_at >= since)
+    }
+
     /// How long ago the verdict was asked for.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.asked_at)
@@ -159,11 +164,20 @@ pub enum Outcome {
     Overloaded,
 }
 
+/// What an introspection came to, and when it had begun.
+#[derive(Clone, Debug)]
+pub struct Landed {
+    /// What it came to.
+    pub outcome: Outcome,
+    /// When it was asked. Where it never was: when that was given up.
+    pub asked_at: Instant,
+}
+
 /// An introspection under way, shared by all who wait for its token.
-pub type Flight = watch::Receiver<Option<Outcome>>;
+pub type Flight = watch::Receiver<Option<Landed>>;
 
 /// Who publishes what an introspection comes to.
-pub type Publisher = Arc<watch::Sender<Option<Outcome>>>;
+pub type Publisher = Arc<watch::Sender<Option<Landed>>>;
 
 /// Who starts an introspection and who joins one.
 #[derive(Debug)]

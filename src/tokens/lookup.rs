@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use zeroize::Zeroizing;
 
 use super::cache::{
-    Boarding, Entry, Feedback, Flight, Inactivity, Outcome, Publisher, Standing, TokenCache, TokenHash,
+    Boarding, Entry, Feedback, Flight, Inactivity, Landed, Outcome, Publisher, Standing, TokenCache,
+    TokenHash,
 };
 use super::introspection::{Answer, NoVerdict};
 use super::introspector::Introspector;
@@ -100,9 +101,16 @@ impl Lookup {
         &self.introspector
     }
 
-    /// Who a token is, where this core knows: what almost every request is served by. Waits for nothing.
-    pub fn at_hand(self: &Rc<Self>, hash: &TokenHash, token: Token<'_>, now: Instant) -> Option<Held> {
-        let held = self.in_front(hash)?;
+    /// Who a token is, where this core knows by what was asked at `since` or later: what almost every request is served
+    /// by. Waits for nothing.
+    pub fn at_hand(
+        self: &Rc<Self>,
+        hash: &TokenHash,
+        token: Token<'_>,
+        now: Instant,
+        since: Option<Instant>,
+    ) -> Option<Held> {
+        let held = self.in_front(hash).filter(|held| held.is_since(since))?;
         match self.shared.cache.standing(&held, now) {
             Standing::Fresh => {}
             Standing::Refresh => self.refresh(token, &held),
@@ -140,10 +148,10 @@ impl Lookup {
             return None;
         }
         let outcome = if cache.heed(old.hash, Feedback::Forbidden) {
-            self.outcome(token, old.hash, true).await
+            self.outcome(token, old.hash, true, None).await
         } else if let Some(flight) = cache.under_way(&old.hash) {
             // Somebody else is asking just now, and will know more than `old` does.
-            landed(flight).await.unwrap_or(Outcome::Overloaded)
+            landed(flight).await.map_or(Outcome::Overloaded, |landed| landed.outcome)
         } else {
             return old.failed_within(pause, now).then_some(Err(Refusal::NoVerdict));
         };
@@ -199,7 +207,8 @@ impl Lookup {
         held
     }
 
-    /// Who a token is, from what all cores know, or else from the introspector.
+    /// Who a token is, from what all cores know, or else from the introspector; active by what was asked at `since` or
+    /// later, also where `stale_if_error` has to do.
     ///
     /// # Errors
     /// [`Refusal::InactiveToken`] and [`Refusal::ExpiredToken`] as introspection says;
@@ -209,6 +218,7 @@ impl Lookup {
         hash: TokenHash,
         token: Token<'_>,
         now: Instant,
+        since: Option<Instant>,
     ) -> Result<Held, Refusal> {
         let cache = &self.shared.cache;
         let generation = cache.generation();
@@ -217,6 +227,11 @@ impl Lookup {
             (entry, standing)
         });
         let fallback = match known {
+            Some((entry, Standing::Fresh | Standing::Refresh | Standing::Stale))
+                if !entry.is_since(since) =>
+            {
+                Some(entry)
+            }
             Some((entry, standing @ (Standing::Fresh | Standing::Refresh))) => {
                 self.metrics.cache_lookup(LookupResult::Hit);
                 let held = self.keep_at_hand(hash, entry);
@@ -246,7 +261,7 @@ impl Lookup {
             self.metrics.cache_lookup(LookupResult::NegativeHit);
             return Err(refusal(why));
         }
-        let outcome = self.outcome(token, hash, fallback.is_some()).await;
+        let outcome = self.outcome(token, hash, fallback.is_some(), since).await;
         let now = Instant::now();
         let refused = match outcome {
             Outcome::Active(entry) if entry.is_expired(now) => return Err(Refusal::ExpiredToken),
@@ -256,7 +271,7 @@ impl Lookup {
             Outcome::Overloaded => Refusal::Overloaded,
         };
         match fallback {
-            Some(entry) if cache.standing(&entry, now) == Standing::Stale => {
+            Some(entry) if entry.is_since(since) && cache.standing(&entry, now) == Standing::Stale => {
                 entry.note_failure(now);
                 self.metrics.cache_lookup(LookupResult::Stale);
                 Ok(self.keep_at_hand(hash, entry))
@@ -278,15 +293,15 @@ impl Lookup {
         let token = Zeroizing::new(token.secret().to_owned());
         let landing = Landing::new(&self.shared, held.hash, publisher);
         tokio::task::spawn_local(async move {
-            let outcome = match this.shared.turns.try_now() {
+            let landed = match this.shared.turns.try_now() {
                 Some(turn) => this.introspect(&token, held.hash, turn).await,
-                None => Outcome::Overloaded,
+                None => Landed::overloaded(),
             };
-            if matches!(outcome, Outcome::NoVerdict(_) | Outcome::Overloaded) {
+            if matches!(landed.outcome, Outcome::NoVerdict(_) | Outcome::Overloaded) {
                 held.note_failure(Instant::now());
                 held.release_refresh();
             }
-            landing.publish(outcome);
+            landing.publish(landed);
         });
     }
 
@@ -306,22 +321,33 @@ impl Lookup {
         let token = Zeroizing::new(token.secret().to_owned());
         let landing = Landing::new(&self.shared, hash, publisher);
         tokio::task::spawn_local(async move {
-            let outcome = match this.wait_for_turn(&hash, &landing.publisher, known).await {
+            let landed = match this.wait_for_turn(&hash, &landing.publisher, known).await {
                 Some(turn) => this.introspect(&token, hash, turn).await,
-                None => Outcome::Overloaded,
+                None => Landed::overloaded(),
             };
-            landing.publish(outcome);
+            landing.publish(landed);
         });
         flight
     }
 
-    /// What an introspection of the token comes to, be it under way or not.
-    async fn outcome(self: &Rc<Self>, token: Token<'_>, hash: TokenHash, known: bool) -> Outcome {
+    /// What an introspection of the token comes to, be it under way or not. One that began before `since` is good for
+    /// 'inactive' only.
+    async fn outcome(
+        self: &Rc<Self>,
+        token: Token<'_>,
+        hash: TokenHash,
+        known: bool,
+        since: Option<Instant>,
+    ) -> Outcome {
         for _ in 0..ATTEMPTS {
             match landed(self.board(token, hash, known)).await {
+                Some(Landed { outcome: outcome @ Outcome::Inactive(_), .. }) => return outcome,
+                // The next one begins now.
+                Some(Landed { asked_at, .. }) if since.is_some_and(|since| asked_at < since) => {}
                 // It may have been revoked between landing and our waking.
-                Some(Outcome::Active(entry)) if self.shared.cache.is_revoked(&entry) => {}
-                Some(outcome) => return outcome,
+                Some(Landed { outcome: Outcome::Active(entry), .. })
+                    if self.shared.cache.is_revoked(&entry) => {}
+                Some(landed) => return landed.outcome,
                 // The core that asked ended before it had an answer: ask from this one.
                 None => {}
             }
@@ -347,7 +373,7 @@ impl Lookup {
         tokio::time::timeout(self.introspector.settings().timeout, turn).await.ok().flatten()
     }
 
-    async fn introspect(&self, token: &str, hash: TokenHash, _turn: Turn<'_>) -> Outcome {
+    async fn introspect(&self, token: &str, hash: TokenHash, _turn: Turn<'_>) -> Landed {
         let cache = &self.shared.cache;
         for _ in 0..ATTEMPTS {
             let generation = cache.generation();
@@ -363,23 +389,26 @@ impl Lookup {
                     let subject =
                         Subject { hash: &hash, id: Some(&verdict.id), name: verdict.name.as_deref() };
                     if !cache.is_overtaken(generation, subject) {
-                        return cache.store(hash, verdict, generation, asked_at, now, SystemTime::now());
+                        let wall = SystemTime::now();
+                        let outcome = cache.store(hash, verdict, generation, asked_at, now, wall);
+                        return Landed { outcome, asked_at };
                     }
                 }
                 Answer::Inactive => {
                     self.metrics.introspection(IntrospectionOutcome::Inactive);
                     if !cache.is_overtaken(generation, Subject { hash: &hash, id: None, name: None }) {
-                        return cache.store_inactive(hash, Inactivity::Inactive, generation);
+                        let outcome = cache.store_inactive(hash, Inactivity::Inactive, generation);
+                        return Landed { outcome, asked_at };
                     }
                 }
                 Answer::NoVerdict(why) => {
                     self.metrics.introspection(IntrospectionOutcome::NoVerdict);
                     self.complain(&why, now);
-                    return Outcome::NoVerdict(Arc::new(why));
+                    return Landed { outcome: Outcome::NoVerdict(Arc::new(why)), asked_at };
                 }
             }
         }
-        Outcome::Overloaded
+        Landed::overloaded()
     }
 
     /// Logs why there is no verdict, once a second at most: an outage concerns every request.
@@ -399,8 +428,14 @@ impl Lookup {
 }
 
 /// What a flight came to; none where it ended without an outcome.
-async fn landed(mut flight: Flight) -> Option<Outcome> {
+async fn landed(mut flight: Flight) -> Option<Landed> {
     flight.wait_for(Option::is_some).await.ok()?.clone()
+}
+
+impl Landed {
+    fn overloaded() -> Self {
+        Self { outcome: Outcome::Overloaded, asked_at: Instant::now() }
+    }
 }
 
 /// Removes a flight when it ends, also by a panic or the end of its runtime: nobody waits in vain. Made
@@ -417,9 +452,9 @@ impl Landing {
     }
 
     /// In this order: whoever comes in between finds the answer in the cache.
-    fn publish(self, outcome: Outcome) {
+    fn publish(self, landed: Landed) {
         self.shared.cache.land(&self.hash, &self.publisher);
-        self.publisher.send_replace(Some(outcome));
+        self.publisher.send_replace(Some(landed));
     }
 }
 

@@ -205,23 +205,27 @@ fn answer(state: &Mutex<State>, style: &Style, request: &Request) -> Answer {
         Style::Bearer => request.bearer().unwrap_or_default().to_owned(),
         Style::Rfc7662 { .. } => form_value(request.text(), "token").unwrap_or_default(),
     };
-    let delay = {
+    let (answer, delay) = {
         let mut state = state.lock().unwrap();
         *state.calls.entry(token.clone()).or_default() += 1;
         state.running += 1;
         state.most_running = state.most_running.max(state.running);
-        state.delay
+        (decide(&state, style, request, &token), state.delay)
     };
+    // It is decided, and still under way: nothing that changes now is in it.
     thread::sleep(delay);
-    let mut state = state.lock().unwrap();
-    state.running -= 1;
+    state.lock().unwrap().running -= 1;
+    answer
+}
+
+fn decide(state: &State, style: &Style, request: &Request, token: &str) -> Answer {
     if let Some(outage) = &state.outage {
         return outage.clone();
     }
     if !well_asked(style, request) {
         return Answer::message(400, "The introspector was not asked as it should be.");
     }
-    match (state.verdicts.get(&token), style) {
+    match (state.verdicts.get(token), style) {
         (Some(Verdict::Answer(answer)), _) => answer.clone(),
         (Some(Verdict::Active { id, name, abilities, expires_at }), style) => {
             let id = id.clone().unwrap_or_else(|| token.split('|').next().into());

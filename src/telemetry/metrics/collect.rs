@@ -48,6 +48,8 @@ shapes! {
         "Looks into the token cache, by how it answered.";
     CACHE_ENTRIES: GAUGE "stockaj_gateway_token_cache_entries" ["kind"]
         "Verdicts in the token cache.";
+    OLDEST_VERDICT: GAUGE "stockaj_gateway_oldest_verdict_served_seconds" []
+        "Age of the oldest verdict that allowed a request in about the last minute.";
     CACHE_EVICTIONS: COUNTER "stockaj_gateway_token_cache_evictions_total" ["kind", "cause"]
         "Verdicts that left the token cache, by why they left.";
     CLIENT_CONNECTIONS: GAUGE "stockaj_gateway_client_connections" ["state"]
@@ -112,6 +114,7 @@ impl Collector for Sum {
         self.requests(&mut families);
         self.cores(&mut families);
         self.tunnels(&mut families);
+        self.oldest_verdict(&mut families);
         self.tokens(&mut families);
         self.process(&mut families);
         families
@@ -162,6 +165,11 @@ impl Sum {
             let one = |shard: &Arc<shard::Shard>| shard.backend_connections[*state as usize].load(Relaxed);
             shape.gauge(&[state.as_str()], shards.iter().map(one).sum::<i64>() as f64)
         }));
+    }
+
+    fn oldest_verdict(&self, families: &mut Vec<MetricFamily>) {
+        let oldest = self.shared.shards.iter().flat_map(|shard| &shard.oldest_verdicts).map(read).max();
+        families.push(OLDEST_VERDICT.single(oldest.unwrap_or_default() as f64 / 1e9));
     }
 
     fn tunnels(&self, families: &mut Vec<MetricFamily>) {

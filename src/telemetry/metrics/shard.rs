@@ -34,6 +34,8 @@ pub(super) struct Shard {
     pub(super) client_connections: [AtomicI64; ConnectionState::ALL.len()],
     pub(super) backend_connections: [AtomicI64; ConnectionState::ALL.len()],
     pub(super) tunnels: AtomicI64,
+    /// The age of the oldest verdict that served, in nanoseconds: in this window, and in the one before.
+    pub(super) oldest_verdicts: [AtomicU64; 2],
 }
 
 /// The upper bounds of a histogram's buckets, inclusive, in nanoseconds.

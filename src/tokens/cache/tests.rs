@@ -8,7 +8,13 @@ const STALE: Duration = Duration::from_secs(30);
 const INSTANT: Duration = Duration::from_nanos(1);
 
 fn settings() -> settings::Cache {
-    settings::Cache { ttl: TTL, negative_ttl: TTL, max_tokens: 1000, stale_if_error: STALE }
+    settings::Cache {
+        ttl: TTL,
+        negative_ttl: TTL,
+        max_tokens: 1000,
+        stale_if_error: STALE,
+        max_age: HashMap::new(),
+    }
 }
 
 fn cache(settings: &settings::Cache) -> TokenCache {

@@ -127,13 +127,13 @@ fn ask(lookup: &Rc<Lookup>) -> JoinHandle<Result<Held, Refusal>> {
     spawn_local(async move {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup.look_further(hash(), token, Instant::now()).await
+        lookup.look_further(hash(), token, Instant::now(), None).await
     })
 }
 
 fn at_hand(lookup: &Rc<Lookup>, now: Instant) -> Option<Held> {
     let fields = fields("1|a");
-    lookup.at_hand(&hash(), Token::from_fields(&fields, 1024).unwrap(), now)
+    lookup.at_hand(&hash(), Token::from_fields(&fields, 1024).unwrap(), now, None)
 }
 
 fn hash() -> TokenHash {
