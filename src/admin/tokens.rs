@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::Admin;
 use super::answer::{Answer, Caller, json, message};
-use crate::telemetry::metrics::RevocationSource;
 use crate::tokens::revocation::Revocation;
 
 /// What is wrong with an order that is none.
@@ -62,7 +61,7 @@ pub(super) fn revoke(admin: &Admin, caller: Caller<'_>, body: &Bytes) -> Answer 
     if what.is_empty() {
         return message(StatusCode::BAD_REQUEST, NO_ORDER);
     }
-    let revoked = admin.revoker.revoke(revocations, RevocationSource::Admin);
+    let revoked = admin.revoker.revoke(revocations);
     let Caller { credential, client } = caller;
     tracing::info!(action = "revoke", credential, client, by, what, revoked, "admin");
     json(StatusCode::OK, json!({ "revoked": revoked }).to_string())

@@ -460,7 +460,7 @@ impl TokenCache {
     }
 
     /// Forgets every verdict that `revocation` concerns, here, in every core and in flight; says how many
-    /// entries that were.
+    /// entries that were. To note it in [`TokenCache::revocations`] does the same, but for their number and their room.
     pub fn revoke(&self, revocation: Revocation) -> usize {
         self.revocations.note(revocation.clone());
         let mut revoked = 0;

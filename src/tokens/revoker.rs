@@ -31,19 +31,34 @@ impl Revoker {
         self.verdicts.store(shared);
     }
 
-    /// Forgets every verdict that one of `revocations` concerns; says how many that were here. Other replicas are told
-    /// of what comes from this one.
-    pub fn revoke(&self, revocations: Vec<Revocation>, source: RevocationSource) -> usize {
-        let mut forgotten = 0;
-        for revocation in revocations {
-            forgotten += self.verdicts.load().cache.revoke(revocation.clone());
-            if source != RevocationSource::Redis {
-                let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-                told.retain(|tell| tell.send(revocation.clone()).is_ok());
-            }
+    /// Forgets every verdict that one of `revocations` concerns, by order of the admin listener; says how many that were
+    /// here. Looks at every verdict for that: 30 ms for 100,000.
+    pub fn revoke(&self, revocations: Vec<Revocation>) -> usize {
+        let cache = &self.verdicts.load().cache;
+        let forgotten = revocations.iter().map(|revocation| cache.revoke(revocation.clone())).sum();
+        self.tell(revocations);
+        self.metrics.revoked(RevocationSource::Admin);
+        forgotten
+    }
+
+    /// Forgets them alike and does not count them: what costs nothing may come from a machine, a thousand times a second.
+    pub fn forget(&self, revocations: Vec<Revocation>, source: RevocationSource) {
+        let known = Arc::clone(self.verdicts.load().cache.revocations());
+        for revocation in &revocations {
+            known.note(revocation.clone());
+        }
+        if source != RevocationSource::Redis {
+            self.tell(revocations);
         }
         self.metrics.revoked(source);
-        forgotten
+    }
+
+    /// Other replicas are told of what comes from this one.
+    fn tell(&self, revocations: Vec<Revocation>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for revocation in revocations {
+            told.retain(|tell| tell.send(revocation.clone()).is_ok());
+        }
     }
 
     /// What forgetting `token` comes to.
