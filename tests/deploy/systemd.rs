@@ -1,0 +1,278 @@
+//! The units: what systemd says of them, and how the gateway lives under a real systemd with them.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::setting::WRITER;
+use crate::support::{Authority, BINARY, Gateway, Introspector, PATIENCE, RawClient, Upstream};
+
+const PROGRAM: &str = "/usr/local/bin/stockaj-gateway";
+const UNITS: [&str; 3] =
+    ["stockaj-gateway.socket", "stockaj-gateway-admin.socket", "stockaj-gateway@a.service"];
+const GUIDE: &str = include_str!("../../deploy/README.md");
+
+/// The units in another directory, with each of `replacements` made.
+fn write_units(directory: &Path, replacements: &[(&str, &str)]) {
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd")).unwrap() {
+        let file = entry.unwrap();
+        let mut text = fs::read_to_string(file.path()).unwrap();
+        for (from, to) in replacements {
+            text = text.replace(from, to);
+        }
+        fs::write(directory.join(file.file_name()), text).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs systemd-analyze: tests/run"]
+fn systemd_takes_the_units() {
+    let directory = tempfile::tempdir().unwrap();
+    // Where the program is, the unit is told.
+    write_units(directory.path(), &[(PROGRAM, BINARY)]);
+    let mut command = Command::new("systemd-analyze");
+    command.args(["verify", "--man=no"]).args(UNITS.map(|unit| directory.path().join(unit)));
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+/// From 0, nothing that it may do, to 10.
+#[test]
+#[ignore = "needs systemd-analyze: tests/run"]
+fn the_exposure_is_what_the_guide_says() {
+    let directory = tempfile::tempdir().unwrap();
+    write_units(directory.path(), &[(PROGRAM, BINARY)]);
+    let mut command = Command::new("systemd-analyze");
+    command.args(["security", "--offline=true", "--no-pager"]).arg(directory.path().join(UNITS[2]));
+    let output = command.env("SYSTEMD_COLORS", "0").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (_, level) = said.rsplit_once("stockaj-gateway@a.service: ").unwrap_or_else(|| panic!("{said}"));
+    let level = level.split(' ').next().unwrap();
+    assert!(level.parse::<f32>().unwrap() <= 1.2, "{said}");
+    assert!(GUIDE.contains(&format!("exposure level of {level} ")), "the guide does not say {level}");
+}
+
+/// What the units need around them and systemd itself would bring; a boot of a whole system they do not.
+const TARGETS: [&str; 6] = ["basic", "network-online", "shutdown", "sockets", "sysinit", "umount"];
+
+/// Runs what comes through a pipe, one command a line; when the pipe ends, the system does.
+const CONTROL: &str = "\
+[Unit]
+DefaultDependencies=no
+SuccessAction=exit-force
+FailureAction=exit-force
+[Service]
+Type=oneshot
+TimeoutStartSec=infinity
+ExecStart=/bin/sh /units/control.sh
+";
+const CONTROL_SCRIPT: &str = "\
+while read -r line; do
+    { sh -c \"$line\"; echo \"exit $?\"; } > /shared/answer.new 2>&1 < /dev/null
+    mv /shared/answer.new /shared/answer
+done < /shared/commands
+";
+/// Where the gateway's log is found: there is no journal.
+const OUTPUT: &str = "[Service]\nStandardOutput=append:/shared/log\nStandardError=append:/shared/log\n";
+
+/// A systemd that has nothing but these units, over this machine's programs and network.
+struct System {
+    process: Child,
+    commands: Option<File>,
+    directory: tempfile::TempDir,
+}
+
+impl System {
+    /// Boots it, with the units changed as said and `etc` as its `/etc/stockaj-gateway`.
+    fn boot(replacements: &[(&str, &str)], etc: impl FnOnce(&Path)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["units", "etc", "shared"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        // `/usr` is this machine's own, so the program is elsewhere.
+        let mut replacements = replacements.to_vec();
+        replacements.push((PROGRAM, "/gateway/stockaj-gateway"));
+        write_units(&at("units"), &replacements);
+        for name in TARGETS {
+            fs::write(at("units").join(format!("{name}.target")), "[Unit]\n").unwrap();
+        }
+        fs::write(at("units/control.service"), CONTROL).unwrap();
+        fs::write(at("units/control.sh"), CONTROL_SCRIPT).unwrap();
+        fs::create_dir(at("units/stockaj-gateway@.service.d")).unwrap();
+        fs::write(at("units/stockaj-gateway@.service.d/output.conf"), OUTPUT).unwrap();
+        etc(&at("etc"));
+        for name in ["units", "etc", "shared", ""] {
+            fs::set_permissions(at(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let pipe = at("shared/commands");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+
+        let bind = |option: &str, from: PathBuf, to: &str| format!("--{option}={}:{to}", from.display());
+        let program = Path::new(BINARY).parent().unwrap().to_owned();
+        let mut command = as_root("systemd-nspawn");
+        command
+            .args(["--quiet", "--directory=/", "--volatile=yes", "--register=no", "--keep-unit"])
+            .arg(format!("--machine=stockaj-gateway-test-{}", std::process::id()))
+            .arg(bind("bind-ro", program, "/gateway"))
+            .arg(bind("bind-ro", at("units"), "/units"))
+            .arg(bind("bind-ro", at("etc"), "/etc/stockaj-gateway"))
+            .arg(bind("bind", at("shared"), "/shared"))
+            .args(["--setenv=SYSTEMD_UNIT_PATH=/units", "--console=pipe", "--boot", "--"])
+            .args(["--unit=control.service", "--log-target=console", "--log-level=warning"]);
+        let output = File::create(at("shared/system")).unwrap();
+        command.stdin(Stdio::null()).stderr(output.try_clone().unwrap()).stdout(output);
+        let process = command.spawn().unwrap();
+        let mut system = Self { process, commands: None, directory };
+        // Opening waits for the other end, which is there when the system is.
+        let (opened, waiting) = std::sync::mpsc::channel();
+        thread::spawn(move || opened.send(File::options().write(true).open(pipe).unwrap()));
+        system.commands = waiting.recv_timeout(PATIENCE).ok();
+        assert!(system.commands.is_some(), "it does not boot:\n{}", system.said());
+        system
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What systemd and the gateway have printed.
+    fn said(&self) -> String {
+        let read = |name| fs::read_to_string(self.at(name)).unwrap_or_default();
+        format!("{}\n{}", read("shared/system"), read("shared/log"))
+    }
+
+    /// What a command inside prints; it must succeed.
+    fn run(&self, command: &str) -> String {
+        let answer = self.at("shared/answer");
+        writeln!(self.commands.as_ref().unwrap(), "{command}").unwrap();
+        let end = Instant::now() + PATIENCE;
+        while !answer.exists() {
+            assert!(Instant::now() < end, "`{command}` does not end:\n{}", self.said());
+            thread::sleep(Duration::from_millis(5));
+        }
+        let said = fs::read_to_string(&answer).unwrap();
+        fs::remove_file(&answer).unwrap();
+        let output = said.strip_suffix("exit 0\n");
+        output.unwrap_or_else(|| panic!("`{command}`: {said}{}", self.said())).to_owned()
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        self.commands = None;
+        let end = Instant::now() + PATIENCE;
+        while self.process.try_wait().is_ok_and(|status| status.is_none()) {
+            if Instant::now() > end {
+                let _ = self.process.kill();
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn as_root(program: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.arg("--non-interactive").arg(program);
+    command
+}
+
+/// An address that nobody listens at.
+fn unused() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// Everything that the guide says of systemd: the sockets start the service, the service does its work within all
+/// its restrictions, takes another configuration over, and is replaced under load without a failed request.
+#[test]
+#[ignore = "needs systemd-nspawn: tests/run"]
+fn the_gateway_lives_under_systemd() {
+    const ITEMS: &str = "/api/v2/items";
+    let authority = Arc::new(Authority::new());
+    let upstream = Upstream::start_tls(&authority);
+    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let (proxy, admin) = (unused(), unused());
+    let pems = authority.certificate().parent().unwrap().to_owned();
+    let yaml = Gateway::builder()
+        .tls(&authority)
+        .backend(&upstream)
+        .introspector(&introspector)
+        .yaml("admin:\n  token_file: ${CREDENTIALS_DIRECTORY}/admin-token\n")
+        .text()
+        .replace(pems.to_str().unwrap(), "/etc/stockaj-gateway/tls");
+    let addresses = [proxy.to_string(), admin.to_string()];
+    let system =
+        System::boot(&[("0.0.0.0:8080", addresses[0].as_str()), ("127.0.0.1:9090", &addresses[1])], |etc| {
+            fs::write(etc.join("gateway.yaml"), &yaml).unwrap();
+            fs::create_dir(etc.join("tls")).unwrap();
+            for file in fs::read_dir(&pems).unwrap().map(|entry| entry.unwrap()) {
+                let copy = etc.join("tls").join(file.file_name());
+                fs::copy(file.path(), &copy).unwrap();
+                fs::set_permissions(copy, fs::Permissions::from_mode(0o644)).unwrap();
+            }
+            // For root's eyes only: the unit hands it over.
+            fs::create_dir(etc.join("credentials")).unwrap();
+            fs::write(etc.join("credentials/admin-token"), "admin-secret\n").unwrap();
+            fs::set_permissions(etc.join("credentials"), fs::Permissions::from_mode(0o700)).unwrap();
+        });
+
+    // The first who comes starts it, and waits in the socket meanwhile.
+    system.run("systemctl start stockaj-gateway.socket stockaj-gateway-admin.socket");
+    let ask = || RawClient::connect_tls(proxy, &authority).try_request("POST", ITEMS, &[WRITER], b"{}");
+    assert_eq!(ask().unwrap().status, 200, "{}", system.said());
+    assert_eq!(RawClient::connect(admin).get("/readyz", None).status, 200);
+    system.run("systemctl is-active stockaj-gateway@a");
+
+    // It is nobody, may become nobody else, and sees next to nothing.
+    let status = system.run("cat /proc/$(systemctl show -P MainPID stockaj-gateway@a)/status");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:\t")));
+        line.unwrap_or_else(|| panic!("{status}")).split('\t').next().unwrap()
+    };
+    assert_eq!((field("NoNewPrivs"), field("Seccomp"), field("CapEff")), ("1", "2", "0000000000000000"));
+    assert!(field("Uid").parse::<u32>().unwrap() > 60000, "a dynamic user");
+
+    // Another configuration, then another process, while requests are served.
+    let reload = |system: &System| {
+        let file = system.at("etc/gateway.yaml");
+        fs::write(&file, fs::read_to_string(&file).unwrap() + "cache: {ttl: 30s}\n").unwrap();
+        system.run("systemctl reload stockaj-gateway@a");
+        let end = Instant::now() + PATIENCE;
+        while !system.said().contains("the configuration was reloaded") {
+            assert!(Instant::now() < end, "{}", system.said());
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let over = AtomicBool::new(false);
+    let served = thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let mut served = 0;
+            while !over.load(Ordering::Relaxed) {
+                assert_eq!(ask().unwrap_or_else(|error| panic!("after {served}: {error}")).status, 200);
+                served += 1;
+            }
+            served
+        });
+        reload(&system);
+        system.run("systemctl start stockaj-gateway@b");
+        system.run("systemctl stop stockaj-gateway@a");
+        system.run("systemctl is-active stockaj-gateway@b");
+        system.run("systemctl restart stockaj-gateway@b");
+        over.store(true, Ordering::Relaxed);
+        load.join().unwrap()
+    });
+    assert!(served > 10, "{served}");
+    let failed = system.run("systemctl list-units --state=failed --no-legend --plain stockaj-*");
+    assert_eq!(failed, "", "{}", system.said());
+}
