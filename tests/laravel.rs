@@ -5,6 +5,7 @@
 mod ordinary;
 mod settings;
 mod site;
+mod tokens;
 mod tricks;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -192,7 +192,7 @@ fn program(name: &str) -> PathBuf {
     found.into_iter().next().unwrap_or_else(|| panic!("no {name} here: tests/run installs it"))
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let (source, target) = (file.path(), to.join(file.file_name()));

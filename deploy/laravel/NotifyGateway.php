@@ -1,0 +1,41 @@
+<?php
+
+// app/Jobs/NotifyGateway.php
+
+namespace App\Jobs;
+
+use Illuminate\Bus\Queueable;
+use Illuminate\Contracts\Queue\ShouldQueue;
+use Illuminate\Foundation\Bus\Dispatchable;
+use Illuminate\Queue\InteractsWithQueue;
+use Illuminate\Support\Facades\Http;
+
+/** One webhook to one gateway, signed as Stockaj signs its webhooks. To be told twice does a gateway no harm. */
+class NotifyGateway implements ShouldQueue
+{
+    use Dispatchable, InteractsWithQueue, Queueable;
+
+    public int $tries = 12;
+
+    /** In seconds: for longer than a verdict is believed anyway (`cache.ttl` and `stale_if_error`). */
+    public array $backoff = [1, 1, 2, 5, 10, 30];
+
+    public function __construct(public string $url, public string $event, public int|string $id)
+    {
+    }
+
+    public function handle(): void
+    {
+        $body = json_encode(['event' => $this->event, 'data' => ['id' => $this->id]], JSON_THROW_ON_ERROR);
+
+        Http::timeout(2)
+            ->withHeaders([
+                'X-Stockaj-Event' => $this->event,
+                // Of these very bytes: whatever encodes the body again may end in another signature.
+                'X-Stockaj-Signature' => hash_hmac('sha256', $body, config('services.stockaj_gateway.secret')),
+            ])
+            ->withBody($body, 'application/json')
+            ->post($this->url)
+            ->throw();
+    }
+}

@@ -1,0 +1,335 @@
+//! `deploy/laravel` in a real Laravel with the real Sanctum (`sanctum/`, laravel/sanctum 4.0.1 as it is, but for what
+//! is not used): what it tells the gateway about tokens, when it is asked and when it is not.
+//!
+//! `bootstrap-app.php` alone is not run: it is for Laravel 11 and later, and Debian has 8.83.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::site::copy;
+use crate::support::{Answer, Gateway, PATIENCE, RawClient, Request, Response, Upstream};
+
+const SECRET: &str = "webhook-secret";
+/// Where the files of `deploy/laravel` belong, as its README says.
+const PLACES: [(&str, &str); 6] = [
+    ("ShowTokenController.php", "app/Http/Controllers/ShowTokenController.php"),
+    ("routes.php", "routes/api.php"),
+    ("PersonalAccessTokenObserver.php", "app/Observers/PersonalAccessTokenObserver.php"),
+    ("NotifyGateway.php", "app/Jobs/NotifyGateway.php"),
+    ("AppServiceProvider.php", "app/Providers/AppServiceProvider.php"),
+    ("services.php", "config/services.php"),
+];
+/// The tables: Sanctum's by its own migration, those of users and of the queue.
+const MIGRATE: &str = "
+    (require glob(base_path('sanctum/database/migrations/*'))[0])->up();
+    $schema = Illuminate\\Support\\Facades\\Schema::getFacadeRoot();
+    $schema->create('users', function ($table) { $table->id(); $table->string('name'); $table->timestamps(); });
+    $schema->create('jobs', function ($table) {
+        $table->id(); $table->string('queue'); $table->text('payload'); $table->integer('attempts');
+        $table->integer('reserved_at')->nullable(); $table->integer('available_at'); $table->integer('created_at');
+    });
+    User::create(['name' => 'Ada']);
+";
+/// Asks as the gateway does.
+const ACCEPT: (&str, &str) = ("Accept", "application/json");
+
+/// The application, served as `artisan serve` does.
+struct Application {
+    directory: tempfile::TempDir,
+    environment: Vec<(&'static str, String)>,
+    process: Option<Child>,
+    address: String,
+}
+
+impl Application {
+    /// Starts it with these variables, and waits until it answers.
+    fn start(environment: &[(&'static str, &str)]) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let directory = tempfile::tempdir().unwrap();
+        copy(&root.join("tests/laravel/tokens"), directory.path());
+        copy(&root.join("tests/laravel/sanctum"), &directory.path().join("sanctum"));
+        for (file, place) in PLACES {
+            let place = directory.path().join(place);
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            fs::copy(root.join("deploy/laravel").join(file), place).unwrap();
+        }
+        for name in ["bootstrap/cache", "storage/cache"] {
+            fs::create_dir_all(directory.path().join(name)).unwrap();
+        }
+        File::create(directory.path().join("storage/database.sqlite")).unwrap();
+        let environment = environment.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let mut application = Self { directory, environment, process: None, address: String::new() };
+        application.tinker(MIGRATE);
+
+        let output = File::create(application.directory.path().join("output")).unwrap();
+        // Ended by the kernel should the test be killed.
+        let mut command = application.command("setpriv");
+        command.args(["--pdeathsig", "TERM", "--", "php", "-S", "127.0.0.1:0", "server.php"]);
+        command.env("PHP_CLI_SERVER_WORKERS", "3").stdin(Stdio::null());
+        application.process =
+            Some(command.stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap());
+        let end = Instant::now() + PATIENCE;
+        application.address = loop {
+            let output = application.output();
+            let started = output.split_once("(http://").and_then(|(_, rest)| rest.split_once(')'));
+            if let Some((address, _)) = started {
+                break address.to_owned();
+            }
+            assert!(Instant::now() < end, "{output}");
+            thread::sleep(Duration::from_millis(10));
+        };
+        application
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        // Sanctum does in a console what this Laravel is too old for.
+        command.env("APP_RUNNING_IN_CONSOLE", "false").env("STOCKAJ_GATEWAY_WEBHOOK_SECRET", SECRET);
+        command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
+        command.current_dir(self.directory.path());
+        command
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.directory.path().join("output")).unwrap()
+    }
+
+    /// What PHP code comes to in the application.
+    fn tinker(&self, code: &str) -> Value {
+        let output = self.command("php").args(["tinker.php", code]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let value = serde_json::from_str(&said);
+        value.unwrap_or_else(|_| panic!("{code}: {said}{}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// A new token of Ada's.
+    fn token(&self, arguments: &str) -> String {
+        let created =
+            self.tinker(&format!("return User::first()->createToken({arguments})->plainTextToken;"));
+        created.as_str().unwrap().to_owned()
+    }
+
+    /// Asked by a client of its own.
+    fn get(&self, path: &str, token: &str) -> Response {
+        let authorization = format!("Bearer {token}");
+        let mut client = RawClient::connect(self.address.parse().unwrap());
+        client.request("GET", path, &[ACCEPT, ("Authorization", &authorization)], b"")
+    }
+
+    /// The number of jobs that wait.
+    fn jobs(&self) -> u64 {
+        self.tinker("return DB::table('jobs')->count();").as_u64().unwrap()
+    }
+
+    /// A gateway in front of it, with these sections beside.
+    fn gateway(&self, yaml: &str) -> Gateway {
+        let (backend, introspection) = (&self.address, format!("http://{}/api/v2/token", self.address));
+        Gateway::builder()
+            .yaml(&format!(
+                "backend:\n  url: http://{backend}\nintrospection:\n  url: {introspection}\n{yaml}"
+            ))
+            .start()
+    }
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = kill_process(Pid::from_child(&process), Signal::TERM);
+            let _ = process.wait();
+        }
+        if thread::panicking() {
+            println!("the application's output:\n{}", self.output());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn sanctum_says_of_every_token_what_it_may_do_and_how_long() {
+    const ITEMS: &str = "/api/v2/items";
+    for (expiration, cases) in [
+        (
+            "",
+            &[
+                ("'a', ['items:read']", Some((json!(["items:read"]), None)), 200),
+                ("'Süd, 100 %', ['*']", Some((json!(["*"]), None)), 200),
+                ("'c', []", Some((json!([]), None)), 403),
+                (
+                    "'d', ['items:create', 'rents:read']",
+                    Some((json!(["items:create", "rents:read"]), None)),
+                    403,
+                ),
+                ("'e', ['items:read'], now()->addMinutes(30)", Some((json!(["items:read"]), Some(30))), 200),
+                ("'f', ['items:read'], now()->subSecond()", None, 401),
+            ][..],
+        ),
+        // The application ends every token an hour after it was made: what ends earlier, ends earlier.
+        (
+            "60",
+            &[
+                ("'a', ['items:read']", Some((json!(["items:read"]), Some(60))), 200),
+                ("'b', ['items:read'], now()->addMinutes(30)", Some((json!(["items:read"]), Some(30))), 200),
+                ("'c', ['items:read'], now()->addMinutes(90)", Some((json!(["items:read"]), Some(60))), 200),
+            ],
+        ),
+    ] {
+        let application = Application::start(&[("SANCTUM_EXPIRATION", expiration)]);
+        let gateway = application.gateway("");
+        for (arguments, expected, status) in cases {
+            let token = application.token(arguments);
+            let told = application.get("/api/v2/token", &token);
+            match expected {
+                Some((abilities, minutes)) => {
+                    let data = &told.json()["data"];
+                    assert_eq!((told.status, &data["abilities"]), (200, abilities), "{arguments}");
+                    assert_eq!(data["id"], token.split('|').next().unwrap());
+                    let ends = data["expires_at"].as_str().map(|at| at.parse::<jiff::Timestamp>().unwrap());
+                    let left = ends.map(|at| at.duration_since(jiff::Timestamp::now()).as_secs());
+                    let expected = minutes.map(|it: i64| it * 60);
+                    assert_eq!(left.is_some(), expected.is_some(), "{arguments}: {data}");
+                    assert!(left.unwrap_or(0).abs_diff(expected.unwrap_or(0)) < 20, "{arguments}: {data}");
+                    assert_eq!(told.field("cache-control"), Some("no-store, private"));
+                }
+                None => assert_eq!(told.status, 401, "{arguments}"),
+            }
+            assert_eq!(gateway.get(ITEMS, Some(&token)).status, *status, "{arguments}");
+        }
+        // Of other spellings, too, Sanctum knows whose they are; the gateway keeps to its id.
+        let token = application.token("'g', ['items:read']");
+        let (id, secret) = token.split_once('|').unwrap();
+        for spelling in [&format!("0{id}|{secret}"), secret] {
+            assert_eq!(application.get("/api/v2/token", spelling).json()["data"]["id"], id, "{spelling}");
+        }
+        for none in ["1|x", "nothing", "99|nothing"] {
+            assert_eq!(application.get("/api/v2/token", none).status, 401, "{none}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn introspection_is_not_throttled_where_clients_are() {
+    let application = Application::start(&[]);
+    let token = application.token("'a', ['items:read']");
+    let statuses = |path| -> Vec<u16> { (0..7).map(|_| application.get(path, &token).status).collect() };
+    assert_eq!(statuses("/api/v2/token"), [200; 7]);
+    assert_eq!(statuses("/api/v2/items"), [200, 200, 200, 200, 200, 429, 429], "five a minute are allowed");
+    assert_eq!(statuses("/api/v2/token"), [200; 7]);
+}
+
+/// HMAC (RFC 2104) with SHA-256 in hex, of a key that is shorter than a block.
+fn hmac(key: &str, message: &[u8]) -> String {
+    let pad = |with: u8| -> Vec<u8> {
+        let mut block = key.as_bytes().to_vec();
+        block.resize(64, 0);
+        block.iter().map(|byte| byte ^ with).collect()
+    };
+    let inner = Sha256::digest([pad(0x36), message.to_vec()].concat());
+    let outer = Sha256::digest([pad(0x5c), inner.to_vec()].concat());
+    outer.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a webhook says; it must be signed.
+fn event(request: &Request) -> (String, Value) {
+    assert_eq!((&*request.method, &*request.target), ("POST", "/webhook"));
+    assert_eq!(request.field("content-type"), Some("application/json"));
+    assert_eq!(request.field("x-stockaj-signature"), Some(&*hmac(SECRET, &request.body)));
+    let body: Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!(request.field("x-stockaj-event"), body["event"].as_str());
+    (body["event"].as_str().unwrap().to_owned(), body["data"]["id"].clone())
+}
+
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn a_token_s_change_is_told_and_its_use_is_not() {
+    let gateways = [Upstream::start(), Upstream::start()];
+    for gateway in &gateways {
+        gateway.answer(|_| Answer::with(204, &[], "").then_close());
+    }
+    let urls = gateways.each_ref().map(|it| format!("{}/webhook", it.url())).join(",");
+    let application = Application::start(&[("STOCKAJ_GATEWAY_WEBHOOKS", &urls)]);
+    let token = application.token("'a', ['items:read']");
+    for _ in 0..3 {
+        assert_eq!(application.get("/api/v2/token", &token).status, 200);
+    }
+    let used = application.tinker("return PersonalAccessToken::find(1)->last_used_at;");
+    assert!(used.is_string(), "Sanctum saves each use");
+
+    let updated = |id: u64| ("token.updated".to_owned(), json!(id));
+    let deleted = |id: u64| ("token.deleted".to_owned(), json!(id));
+    for (code, expected) in [
+        ("", vec![]),
+        (
+            "PersonalAccessToken::find(1)->update(['abilities' => ['items:read', 'rents:read']]);",
+            vec![updated(1)],
+        ),
+        ("PersonalAccessToken::find(1)->update(['name' => 'b']);", vec![updated(1)]),
+        ("PersonalAccessToken::find(1)->update(['expires_at' => now()->addHour()]);", vec![updated(1)]),
+        ("PersonalAccessToken::find(1)->update(['name' => 'b']);", vec![]),
+        // Told when it is so, and not before.
+        (
+            "try {
+                DB::transaction(function () {
+                    PersonalAccessToken::find(1)->update(['name' => 'c']);
+                    throw new Exception('nothing of it');
+                });
+            } catch (Exception) {
+            }",
+            vec![],
+        ),
+        (
+            "DB::transaction(function () {
+                $token = PersonalAccessToken::find(1);
+                $token->update(['abilities' => []]);
+                $token->forceFill(['last_used_at' => now()])->save();
+            });",
+            vec![updated(1)],
+        ),
+        ("PersonalAccessToken::find(1)->delete();", vec![deleted(1)]),
+        ("for ($i = 0; $i < 2; $i++) User::first()->createToken('d');", vec![]),
+        ("User::first()->tokens->each->delete();", vec![deleted(2), deleted(3)]),
+        ("User::first()->createToken('e');", vec![]),
+        // One query, no models, no events: what the README warns of.
+        ("User::first()->tokens()->delete();", vec![]),
+    ] {
+        application.tinker(code);
+        for gateway in &gateways {
+            let told: Vec<_> = gateway.take_requests().iter().map(event).collect();
+            assert_eq!(told, expected, "{code}");
+        }
+    }
+    assert_eq!(application.jobs(), 0);
+}
+
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn a_gateway_that_cannot_be_told_is_told_later() {
+    let receiver = Upstream::start();
+    receiver.answer(|_| Answer::with(503, &[], "").then_close());
+    let url = format!("{}/webhook", receiver.url());
+    let application = Application::start(&[("STOCKAJ_GATEWAY_WEBHOOKS", &url)]);
+    application.token("'a'");
+    application.tinker("PersonalAccessToken::find(1)->delete();");
+    assert_eq!(application.tinker("return PersonalAccessToken::count();"), 0, "deleted it is");
+    assert_eq!(receiver.take_requests().len(), 1);
+    assert_eq!(application.jobs(), 1);
+
+    receiver.answer(|_| Answer::with(204, &[], "").then_close());
+    let end = Instant::now() + PATIENCE;
+    while application.jobs() > 0 {
+        assert!(Instant::now() < end, "{}", application.output());
+        application.tinker(
+            "app('queue.worker')->runNextJob('database', 'default', new Illuminate\\Queue\\WorkerOptions);",
+        );
+    }
+    let told: Vec<_> = receiver.requests().iter().map(event).collect();
+    assert_eq!(told, [("token.deleted".to_owned(), json!(1))]);
+}

@@ -1,0 +1,3 @@
+<?php
+
+return ['expiration' => env('SANCTUM_EXPIRATION')];
