@@ -1,5 +1,6 @@
 //! What is shipped under `deploy/`, by the tools that will read it.
 
+mod guide;
 mod kubernetes;
 mod systemd;
 

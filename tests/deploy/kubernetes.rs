@@ -46,9 +46,16 @@ fn written() -> Vec<Value> {
     files.as_array().unwrap().iter().map(|file| read(&base.join(file.as_str().unwrap()))).collect()
 }
 
+/// What a gateway.yaml says with what the pod has: the image's own map, and the Secret.
 fn settings(file: &Path) -> Settings {
-    let secrets = Path::new(ROOT).join("tests/deploy/secrets");
-    let environment = |name: &str| (name == "STOCKAJ_SECRETS").then(|| secrets.display().to_string());
+    let environment = |name: &str| {
+        let there = match name {
+            "STOCKAJ_ABILITY_MAP" => "config/stockaj.yaml",
+            "STOCKAJ_SECRETS" => "tests/deploy/secrets",
+            _ => return None,
+        };
+        Some(Path::new(ROOT).join(there).display().to_string())
+    };
     load_with(file, &environment).unwrap_or_else(|report| panic!("{report}")).settings
 }
 
@@ -273,4 +280,23 @@ fn prometheus_finds_every_gateway_and_no_client_its_admin_listener() {
     let wrong = text.split("\n---\n").find(|it| it.contains("kind: ServiceMonitor")).unwrap();
     let wrong = wrong.replace("interval:", "intervall:");
     assert!(complaint_of_the_operator(&wrong).is_some_and(|said| said.contains("intervall")));
+}
+
+/// The kustomization that the guide begins with, as it stands.
+#[test]
+#[ignore = "needs kubernetes: tests/run"]
+fn kubernetes_takes_what_the_guide_says_to_write() {
+    let guide = fs::read_to_string(Path::new(ROOT).join("deploy/README.md")).unwrap();
+    let block = guide.split("```yaml\n# kustomization.yaml").nth(1).unwrap().split("```").next().unwrap();
+    let copy = copy_with(&format!("#{block}"));
+    let file = copy.path().join("own/gateway.yaml");
+    let text = fs::read_to_string(directory("base").join("gateway.yaml")).unwrap();
+    fs::write(&file, text.replace("10.244.0.0/16", "10.1.0.0/16")).unwrap();
+    let resources = assert_taken("the guide's", &rendered(&copy.path().join("own")), &file);
+    assert!(resources.iter().all(|it| it["metadata"]["namespace"] == "stockaj"));
+    let spec = &pod(&resources)["spec"];
+    for (containers, name) in [("initContainers", "gateway"), ("containers", "stockaj")] {
+        let image = container(&spec[containers], name)["image"].as_str().unwrap();
+        assert!(image.starts_with("registry.example/"), "{image}");
+    }
 }

@@ -1,0 +1,333 @@
+//! The operations guide: what it names is there, and its commands work where their tools can be had.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use crate::support::BINARY;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const GUIDES: [&str; 2] = ["deploy/README.md", "deploy/laravel/README.md"];
+
+fn read(file: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(file)).unwrap()
+}
+
+/// The fenced blocks of one language, each with the heading that it is under.
+fn blocks(text: &str, language: &str) -> Vec<(String, String)> {
+    let (mut blocks, mut heading, mut block) = (Vec::new(), String::new(), None::<String>);
+    let mut is_other = false;
+    for line in text.lines() {
+        match (line.strip_prefix("```"), &mut block) {
+            (Some(_), Some(text)) => {
+                blocks.push((heading.clone(), std::mem::take(text)));
+                block = None;
+            }
+            (Some(_), None) if is_other => is_other = false,
+            (Some(it), None) if it == language => block = Some(String::new()),
+            (Some(_), None) => is_other = true,
+            (None, Some(text)) => *text += &format!("{line}\n"),
+            (None, None) if !is_other && line.starts_with('#') => {
+                heading = line.trim_start_matches(['#', ' ']).to_owned();
+            }
+            (None, None) => {}
+        }
+    }
+    blocks
+}
+
+/// What is between single backticks, outside of blocks.
+fn code(text: &str) -> Vec<&str> {
+    text.split("```").step_by(2).flat_map(|prose| prose.split('`').skip(1).step_by(2)).collect()
+}
+
+/// As it is done for headings in Markdown.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.split("\n```").step_by(2).flat_map(str::lines).filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| -> String {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|it| it.is_alphanumeric() || matches!(it, ' ' | '-' | '_'));
+        kept.map(|it| if it == ' ' { '-' } else { it }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn its_links_lead_somewhere() {
+    let mut count = 0;
+    for guide in GUIDES {
+        let text = read(guide);
+        for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let path = Path::new(guide).parent().unwrap().join(file);
+            let is_own = file.is_empty();
+            assert!(is_own || Path::new(ROOT).join(&path).exists(), "{guide}: {target}");
+            if !anchor.is_empty() {
+                let other = if is_own { text.clone() } else { read(path.to_str().unwrap()) };
+                assert!(anchors(&other).contains(anchor), "{guide}: {target}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count}");
+}
+
+#[test]
+fn its_metrics_are_the_readme_s() {
+    let known = read("README.md");
+    let mut count = 0;
+    for guide in GUIDES {
+        let text = read(guide);
+        for rest in text.split("stockaj_gateway_").skip(1) {
+            let end = rest.find(|it: char| !it.is_ascii_lowercase() && it != '_').unwrap_or(rest.len());
+            let name = ["_bucket", "_count", "_sum"]
+                .iter()
+                .fold(&rest[..end], |name, suffix| name.strip_suffix(suffix).unwrap_or(name));
+            let is_known = known.contains(&format!("| `stockaj_gateway_{name}`"));
+            assert!(is_known, "{guide} names stockaj_gateway_{name}, which the README does not");
+            count += 1;
+        }
+    }
+    assert!(count > 5, "{count}");
+}
+
+/// A property of a schema's object, through references and alternatives.
+fn property(schema: &Value, root: &Value, name: &str) -> Option<Value> {
+    if let Some(found) = schema["properties"].get(name) {
+        return Some(found.clone());
+    }
+    if let Some(reference) = schema["$ref"].as_str() {
+        return property(root.pointer(reference.trim_start_matches('#'))?, root, name);
+    }
+    if schema["additionalProperties"].is_object() && !schema["properties"].is_object() {
+        return Some(schema["additionalProperties"].clone());
+    }
+    let alternatives = ["anyOf", "oneOf", "allOf"].iter().flat_map(|it| schema[it].as_array());
+    let alternatives = alternatives.flatten().chain(schema.get("items"));
+    alternatives.into_iter().find_map(|it| property(it, root, name))
+}
+
+/// Whether a path such as `listen.tls` is a key of gateway.yaml.
+fn is_key(path: &str, schema: &Value) -> bool {
+    let mut at = schema.clone();
+    path.split('.').all(|name| match property(&at, schema, name) {
+        Some(found) => {
+            at = found;
+            true
+        }
+        None => false,
+    })
+}
+
+#[test]
+fn its_keys_are_those_of_the_schema() {
+    let schema: Value = serde_json::from_str(&read("config/gateway.schema.json")).unwrap();
+    let sections: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
+    assert!(is_key("listen.tls.certificate", &schema) && !is_key("listen.tls.certificat", &schema));
+    let mut count = 0;
+    for guide in GUIDES {
+        let text = read(guide);
+        for word in code(&text) {
+            let path = word.split([':', ' ']).next().unwrap();
+            let Some((section, _)) = path.split_once('.') else { continue };
+            if sections.iter().any(|it| **it == *section) && !path.contains(['/', '*']) {
+                assert!(is_key(path, &schema), "{guide}: `{word}`");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 20, "{count}");
+}
+
+/// The lines of a shell block, those that go on joined.
+fn lines(block: &str) -> Vec<String> {
+    let joined = block.replace("\\\n", " ");
+    joined.lines().map(|line| line.split(" #").next().unwrap().trim().to_owned()).collect()
+}
+
+static HELP: LazyLock<String> = LazyLock::new(|| help(&[]));
+
+fn help(command: &[&str]) -> String {
+    let output = Command::new(BINARY).args(command).arg("--help").output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The gateway's own commands and options, in blocks and in prose, are those that it has.
+#[test]
+fn its_commands_are_those_of_the_binary() {
+    let mut count = 0;
+    for guide in GUIDES {
+        let text = read(guide);
+        let shell: Vec<String> = blocks(&text, "sh").iter().flat_map(|(_, block)| lines(block)).collect();
+        let prose = code(&text).into_iter().map(str::to_owned);
+        for line in shell.into_iter().chain(prose) {
+            for (index, _) in line.match_indices("stockaj-gateway ") {
+                let before = &line[..index];
+                // Not a directory of that name, nor a Secret.
+                if !(before.trim_end().is_empty()
+                    || ["| ", "& ", "bin/", "exec ", "env "].iter().any(|it| before.ends_with(it)))
+                {
+                    continue;
+                }
+                let rest = &line[index + "stockaj-gateway ".len()..];
+                let mut words = rest.split(['|', '<', '>', ';']).next().unwrap().split_whitespace();
+                let Some(command) = words.next() else { continue };
+                assert!(HELP.contains(&format!("\n  {command} ")), "{guide}: {line}: no command {command}");
+                let mut path = vec![command];
+                let mut known = help(&path);
+                for word in words {
+                    if known.contains("\nCommands:") && known.contains(&format!("\n  {word} ")) {
+                        path.push(word);
+                        known = help(&path);
+                    } else if word.starts_with("--") {
+                        let option = word.split('=').next().unwrap();
+                        assert!(known.contains(option), "{guide}: {line}: {path:?} has no {option}");
+                    }
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 5, "{count}");
+}
+
+/// What a command names in the repository is there.
+#[test]
+fn its_files_are_there() {
+    let mut count = 0;
+    for guide in GUIDES {
+        for (heading, block) in blocks(&read(guide), "sh") {
+            for word in lines(&block).iter().flat_map(|line| line.split_whitespace()) {
+                let is_ours = ["deploy/", "config/", "tests/"].iter().any(|start| word.starts_with(start));
+                if is_ours && !word.contains(['$', '<']) {
+                    let path = Path::new(ROOT).join(word.trim_end_matches("/*"));
+                    // What the block itself makes is not there before.
+                    let is_made = block.contains(&format!("> {word}")) || word.contains("/secrets/");
+                    assert!(is_made || path.exists(), "{guide}, {heading}: {word}");
+                    count += 1;
+                }
+            }
+        }
+    }
+    assert!(count > 5, "{count}");
+}
+
+/// A gateway.yaml passes `check`; where only a part of one is shown, with the rest of the one that is shipped.
+#[test]
+fn its_configurations_pass_check() {
+    let shipped = read("config/gateway.yaml");
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::copy(Path::new(ROOT).join("config/stockaj.yaml"), at("stockaj.yaml")).unwrap();
+    let authority = crate::support::Authority::new();
+    let issued = authority.issue(&["localhost"], |_| {});
+    fs::create_dir(at("tls")).unwrap();
+    fs::write(at("tls/tls.crt"), issued.certificate).unwrap();
+    fs::write(at("tls/tls.key"), issued.private_key).unwrap();
+    let secrets = Path::new(ROOT).join("tests/deploy/secrets");
+    let mut count = 0;
+    for guide in GUIDES {
+        for (heading, block) in blocks(&read(guide), "yaml") {
+            if block.contains("kind: Kustomization") || block.contains("services:") {
+                continue;
+            }
+            let text = whole(&block, &shipped);
+            fs::write(at("gateway.yaml"), &text).unwrap();
+            let mut command = Command::new(BINARY);
+            for variable in ["CREDENTIALS_DIRECTORY", "STOCKAJ_SECRETS"] {
+                command.env(variable, &secrets);
+            }
+            let output = command.arg("check").arg("--config").arg(at("gateway.yaml")).output().unwrap();
+            assert!(output.status.success(), "{heading}: {}", String::from_utf8_lossy(&output.stderr));
+            count += 1;
+        }
+    }
+    assert!(count > 1, "{count}");
+}
+
+/// `block` with the top-level sections of `shipped` that it does not have.
+fn whole(block: &str, shipped: &str) -> String {
+    let name = |line: &str| {
+        let (name, _) = line.split_once(':')?;
+        (!line.starts_with([' ', '#'])).then(|| name.to_owned())
+    };
+    let own: BTreeSet<String> = block.lines().filter_map(name).collect();
+    let mut text = block.to_owned();
+    let mut is_missing = false;
+    for line in shipped.lines() {
+        if let Some(name) = name(line) {
+            is_missing = !own.contains(&name);
+        }
+        if is_missing {
+            text += &format!("{line}\n");
+        }
+    }
+    text
+}
+
+/// What can be tried without a cluster, a systemd or a container engine: each block as it stands, in a copy of the
+/// repository, under a root of its own.
+#[test]
+#[ignore = "needs guide: tests/run"]
+fn its_commands_do_what_it_says() {
+    let text = read(GUIDES[0]);
+    let (mut ran, mut left) = (0, Vec::new());
+    let sandbox = tempfile::tempdir().unwrap();
+    let root = sandbox.path().join("root");
+    let repository = sandbox.path().join("repository");
+    for name in ["deploy", "config"] {
+        fs::create_dir_all(repository.join("target/release")).unwrap();
+        let from = Path::new(ROOT).join(name);
+        assert!(Command::new("cp").arg("-R").arg(from).arg(&repository).status().unwrap().success());
+    }
+    fs::copy(BINARY, repository.join("target/release/stockaj-gateway")).unwrap();
+    fs::create_dir_all(root.join("usr/local/bin")).unwrap();
+    let path = format!(
+        "{}:{ROOT}/target/kubernetes/bin:{}",
+        Path::new(BINARY).parent().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
+    for (heading, block) in blocks(&text, "sh") {
+        for line in lines(&block).iter().filter(|line| !line.is_empty()) {
+            let Some(line) = tried(line, root.to_str().unwrap()) else {
+                left.push(format!("{heading}: {line}"));
+                continue;
+            };
+            let mut command = Command::new("bash");
+            command.args(["-e", "-o", "pipefail", "-c", &line]).current_dir(&repository).env("PATH", &path);
+            let output = command.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{heading}: {line}\n{said}");
+            ran += 1;
+        }
+    }
+    println!("ran {ran}; left {}:\n{}", left.len(), left.join("\n"));
+    assert!(ran > 10, "{ran}");
+}
+
+/// A command as it can be tried here; none where it cannot.
+fn tried(line: &str, root: &str) -> Option<String> {
+    let program = line.trim_start_matches(['(', ' ']).split(' ').next()?;
+    let inside = |line: &str| {
+        line.replace(" /etc/", &format!(" {root}/etc/")).replace(" /usr/", &format!(" {root}/usr/"))
+    };
+    match program {
+        // An engine, a cluster, a running application or gateway: other tests have these.
+        "cargo" | "curl" | "docker" | "buildah" | "podman" => None,
+        "kubectl" if line.contains(" apply --kustomize ") => {
+            Some(line.replace("kubectl apply --kustomize", "kubectl kustomize"))
+        }
+        "kubectl" if !line.contains("kubectl kustomize") => None,
+        // Without a manager it can do what concerns files.
+        "systemctl" if line.contains(" enable ") => {
+            Some(line.replace("systemctl enable --now", &format!("systemctl --root={root} enable")))
+        }
+        "systemctl" | "journalctl" => None,
+        "stockaj-gateway" if line.contains(" tokens ") || line.contains(" run ") => None,
+        _ => Some(inside(line)),
+    }
+}
