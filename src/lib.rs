@@ -16,6 +16,7 @@
 //! listener.rs  a bound socket, of the proxy or of the admin listener
 //! limits/      how often one caller may come
 //! tokens/      who is calling: verdict, introspection, cache
+//! replicas/    revocations from and to other replicas, by Redis
 //! backend/     forward (takes a Permit), tunnel
 //! client/      connections out: resolve, TLS, keep-alive pool
 //! server/      listen, head (the scanner before hyper), connection, tls, drain
@@ -49,6 +50,7 @@ pub mod limits;
 pub mod listener;
 pub mod peer;
 pub mod policy;
+pub mod replicas;
 pub mod server;
 pub mod telemetry;
 pub mod tokens;

@@ -35,6 +35,7 @@ mod listening; // Unix sockets, and connections that the PROXY protocol tells ab
 mod model; // a model of how Laravel reads a request, and the gateway against it
 mod readme; // what the README shows is what the binary does
 mod reload; // another configuration while requests are served
+mod replicas;
 mod resilience;
 mod revocation; // what goes wrong around the gateway, and what its clients see of it
 mod scripts; // the scripted servers and the raw client, against each other

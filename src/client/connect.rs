@@ -72,6 +72,14 @@ impl Connector {
         self
     }
 
+    /// The same for what is no HTTP: TLS names no protocol.
+    pub fn naming_no_protocol(mut self) -> Self {
+        if let Target::Tcp { tls: Some(tls), .. } = &mut self.target {
+            tls.offer_nothing();
+        }
+        self
+    }
+
     /// Whether it asks for HTTP/2, and how long a connection of it may be silent.
     pub const fn http2(&self) -> Option<Duration> {
         self.http2

@@ -155,6 +155,11 @@ impl Tls {
         self.http2 = Some(Arc::new(config));
     }
 
+    /// Names no protocol: for a server of something else than HTTP.
+    pub(super) fn offer_nothing(&mut self) {
+        Arc::make_mut(&mut self.config).alpn_protocols.clear();
+    }
+
     pub(super) fn config(&self, protocol: Protocol) -> &Arc<ClientConfig> {
         match protocol {
             Protocol::Http1 => &self.config,

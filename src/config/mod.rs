@@ -13,6 +13,7 @@ mod files;
 mod freshness;
 mod interpolate;
 mod load;
+mod redis;
 mod report;
 mod schema;
 mod section;

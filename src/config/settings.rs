@@ -43,6 +43,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How often one token may come; none: as often as it likes.
     pub rate_limit: Option<RateLimit>,
+    /// Where other replicas are told of revocations; none: there are none.
+    pub redis: Option<Redis>,
     /// How many runtimes serve requests, at least 1: `runtime.threads`, or for 0 the available cores and
     /// 4 at most.
     pub threads: usize,
@@ -337,6 +339,39 @@ impl Cache {
             return None;
         }
         requirement.abilities().filter_map(|ability| self.max_age.get(ability)).min().copied()
+    }
+}
+
+/// `redis`
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// Where it is, from `redis.url`.
+    pub destination: Destination,
+    /// The user of its access control list; none: the default one.
+    pub user: Option<Box<str>>,
+    /// The user's password.
+    pub password: Option<SecretString>,
+    /// The number of the database.
+    pub database: u16,
+    /// `redis.tls`
+    pub tls: ClientTls,
+    /// `redis.channel`
+    pub channel: Box<str>,
+}
+
+/// Two secrets are equal where what they hold is.
+impl PartialEq for Redis {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { destination, user, password, database, tls, channel } = self;
+        let exposed = |password: &Option<SecretString>| -> Option<Box<str>> {
+            password.as_ref().map(|password| password.expose_secret().into())
+        };
+        *destination == other.destination
+            && *user == other.user
+            && exposed(password) == exposed(&other.password)
+            && *database == other.database
+            && *tls == other.tls
+            && *channel == other.channel
     }
 }
 

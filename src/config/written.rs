@@ -41,6 +41,8 @@ section! {
         limits: Limits,
         /// How often one token may come, whatever its spelling; without it, as often as it likes.
         rate_limit: Option<RateLimit>,
+        /// Where replicas tell each other of revocations; without it each is alone.
+        redis: Option<Spanned<Redis>>,
         /// What serves.
         runtime: Runtime,
         /// What is logged.
@@ -231,6 +233,22 @@ section! {
         /// every request, or shares what was asked since it came. `stale_if_error` never exceeds it.
         max_age: Named<Period>,
     }
+}
+
+section! {
+    /// A Redis or Valkey where replicas tell each other of revocations.
+    Redis {
+        /// `redis://`, or `rediss://` for TLS, with a host and, where needed, user, password, port and database:
+        /// `rediss://user:password@host:6379/0`; or `redis+unix:///path`. From the environment: `${REDIS_URL}`.
+        url: Option<Spanned<Secret>>,
+        /// The file with the URL.
+        url_file: Option<Spanned<SecretFile>>,
+        /// How TLS is spoken.
+        tls: ClientTls,
+        /// What replicas have in common that tell each other: a channel, and the prefix of a key.
+        channel: Text = "stockaj-gateway",
+    }
+    exclusive { url, url_file }
 }
 
 section! {

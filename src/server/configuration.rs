@@ -14,6 +14,7 @@ use crate::client::pool::{ConnectionBound, Pool};
 use crate::client::{Connector, ConnectorError};
 use crate::config::settings::{ClientTls, Destination, Introspection, Settings};
 use crate::limits::Limiter;
+use crate::replicas::Way;
 use crate::telemetry::metrics::{EntryKind, EvictionCause, Metrics, RouteNumbers};
 use crate::tokens::cache::TokenCache;
 use crate::tokens::lookup::Shared;
@@ -29,6 +30,8 @@ pub struct Parts {
     pub(super) tls: Option<Arc<Certificates>>,
     pub(super) backend: Arc<Outbound>,
     pub(super) introspector: Arc<Outbound>,
+    /// The way to other replicas.
+    pub(super) redis: Option<Arc<Way>>,
 }
 
 /// The way to one destination, and how connections to it are kept. As long as it is the same, so are they.
@@ -140,7 +143,10 @@ impl Parts {
         let introspector = Plan::introspector(settings)
             .carry_out(before.map(|before| &before.introspector))
             .map_err(|source| StartError::Connector { section: "introspection", source })?;
-        Ok(Self { tls, backend, introspector })
+        let known = before.and_then(|before| before.redis.as_ref());
+        let redis = settings.redis.as_ref().map(|redis| Way::to(redis, known)).transpose();
+        let redis = redis.map_err(|source| StartError::Connector { section: "redis", source })?;
+        Ok(Self { tls, backend, introspector, redis })
     }
 }
 

@@ -42,6 +42,7 @@ use crate::admin::{Admin, Readiness, State};
 use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
 use crate::listener::{BindError, InheritError, Inherited, Listener, Role};
+use crate::replicas::Replicas;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, Metrics};
 use crate::tokens::revoker::Revoker;
@@ -61,10 +62,10 @@ pub enum StartError {
     /// A certificate of `listen.tls` cannot be served.
     #[error(transparent)]
     Certificate(#[from] tls::EntryError),
-    /// The `tls` section of the backend or the introspector cannot be used.
+    /// The `tls` section of the backend, the introspector or Redis cannot be used.
     #[error("{section}.tls: {source}")]
     Connector {
-        /// `backend` or `introspection`
+        /// `backend`, `introspection` or `redis`
         section: &'static str,
         /// What is wrong with it.
         source: ConnectorError,
@@ -173,6 +174,8 @@ impl Server {
         let readiness = Arc::new(Readiness::default());
         let settings = Arc::new(ArcSwap::new(Arc::clone(&self.settings)));
         let revoker = Arc::new(Revoker::new(Arc::clone(&configuration.shared), Arc::clone(&metrics)));
+        let replicas = Arc::new(Replicas::new(Arc::clone(&revoker), Arc::clone(&metrics)));
+        replicas.adopt(configuration.parts.redis.as_ref())?;
         let admin = Admin {
             metrics: Arc::clone(&metrics),
             readiness: Arc::clone(&readiness),
@@ -193,6 +196,7 @@ impl Server {
                 log,
                 settings,
                 revoker,
+                replicas: Arc::clone(&replicas),
             };
             let (hung_up, receiver) = channel();
             reloader.start(receiver)?;
@@ -235,6 +239,7 @@ impl Server {
         if cut > 0 {
             tracing::warn!(connections = cut, "the time is up: connections were cut");
         }
+        replicas.stop();
         tracing::info!("drained");
         admin.stop();
         Ok(())

@@ -18,6 +18,7 @@ use super::configuration::Configuration;
 use super::supervisor;
 use crate::config::settings::Settings;
 use crate::config::{self, Report};
+use crate::replicas::Replicas;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::tokens::revoker::Revoker;
@@ -52,6 +53,7 @@ pub(super) struct Reloader {
     /// What the admin listener goes by.
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) revoker: Arc<Revoker>,
+    pub(super) replicas: Arc<Replicas>,
 }
 
 /// Why a configuration is not taken over; what is wrong with it is in the log.
@@ -155,6 +157,10 @@ impl Reloader {
         self.log.set_level(settings.log.level);
         self.settings.store(Arc::clone(settings));
         self.revoker.adopt(Arc::clone(&next.shared));
+        if let Err(error) = self.replicas.adopt(next.parts.redis.as_ref()) {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "there is no connection to other replicas");
+        }
         // Closed as soon as the last core has dropped its sender.
         while let Err(RecvTimeoutError::Timeout) = adoptions.recv_timeout(TAKEN_OVER) {
             tracing::warn!("a core is slow to take the configuration over");

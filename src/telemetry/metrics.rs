@@ -163,6 +163,18 @@ labels! {
 }
 
 labels! {
+    /// What became of a message between replicas: `direction`.
+    RedisMessage {
+        /// To the others.
+        Sent = "sent",
+        /// From another.
+        Received = "received",
+        /// Not understood, and without effect.
+        Refused = "refused",
+    }
+}
+
+labels! {
     /// Why TLS with a client came to nothing: `reason`.
     HandshakeFailure {
         /// It showed no certificate, or none that `client_ca` accepts.
@@ -211,6 +223,9 @@ struct Shared {
     certificates: Mutex<Vec<CertificateState>>,
     redirects: AtomicU64,
     revocations: [AtomicU64; RevocationSource::ALL.len()],
+    redis_messages: [AtomicU64; RedisMessage::ALL.len()],
+    /// 2 where there is no Redis: the metrics are absent.
+    redis_connected: AtomicU64,
 }
 
 /// The routes' counters, by number and by template.
@@ -276,6 +291,8 @@ impl Metrics {
             certificates: Mutex::default(),
             redirects: AtomicU64::new(0),
             revocations: Default::default(),
+            redis_messages: Default::default(),
+            redis_connected: AtomicU64::new(2),
         });
         let registry = Registry::new();
         let registered = registry.register(Box::new(collect::Sum::new(Arc::clone(&shared))));
@@ -353,6 +370,16 @@ impl Metrics {
     /// Counts an order to forget verdicts.
     pub fn revoked(&self, source: RevocationSource) {
         self.shared.revocations[source as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a message between replicas.
+    pub fn redis_message(&self, what: RedisMessage) {
+        self.shared.redis_messages[what as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Notes whether other replicas can be told, and tell; none where there is no Redis to do so.
+    pub fn redis_connected(&self, connected: Option<bool>) {
+        self.shared.redis_connected.store(connected.map_or(2, u64::from), Relaxed);
     }
 
     /// Has `callback` called ahead of every [`Metrics::render`], on the thread of the scrape.

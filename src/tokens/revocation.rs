@@ -21,6 +21,8 @@ pub enum Revocation {
     Id(Box<str>),
     /// Of every token with this name.
     Name(Box<str>),
+    /// Of every token whose name has this SHA-256: what other replicas are told instead of the name.
+    HashedName([u8; 32]),
     /// Of the token with this hash alone.
     Token(TokenHash),
     /// Of all.
@@ -55,6 +57,7 @@ impl Revocation {
         match self {
             Self::Id(id) => subject.id == Some(id),
             Self::Name(name) => subject.name == Some(name),
+            Self::HashedName(hash) => subject.name.is_some_and(|name| TokenHash::of(name).as_bytes() == hash),
             Self::Token(hash) => subject.hash == hash,
             Self::All | Self::Missed => true,
         }
@@ -128,6 +131,8 @@ mod tests {
             (Revocation::Id("1".into()), false),
             (Revocation::Name("scanner".into()), true),
             (Revocation::Name("scan".into()), false),
+            (Revocation::HashedName(*TokenHash::of("scanner").as_bytes()), true),
+            (Revocation::HashedName(*TokenHash::of("scan").as_bytes()), false),
             (Revocation::Token(HASH), true),
             (Revocation::Token(other), false),
             (Revocation::All, true),

@@ -13,7 +13,7 @@ use prometheus::proto::{
 use super::shard::{BOUNDS, Histogram};
 use super::{
     ConnectionState, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult, Phase,
-    RevocationSource, Shared,
+    RedisMessage, RevocationSource, Shared,
 };
 use super::{process, shard};
 
@@ -70,6 +70,10 @@ shapes! {
         "Clients with whom TLS came to nothing, by why.";
     REVOCATIONS: COUNTER "stockaj_gateway_revocations_total" ["source"]
         "Orders to forget verdicts, by who gave them.";
+    REDIS_CONNECTED: GAUGE "stockaj_gateway_redis_connected" []
+        "Whether revocations reach other replicas, and theirs this one.";
+    REDIS_MESSAGES: COUNTER "stockaj_gateway_redis_messages_total" ["direction"]
+        "Messages between replicas, by what became of them.";
     REDIRECTS: COUNTER "stockaj_gateway_redirects_total" []
         "Requests by plain HTTP that were sent on to https.";
     BUILD_INFO: GAUGE "stockaj_gateway_build_info" ["version"]
@@ -198,6 +202,13 @@ impl Sum {
         families.push(REVOCATIONS.each(RevocationSource::ALL, |shape, source| {
             shape.counter(&[source.as_str()], read(&shared.revocations[*source as usize]) as f64)
         }));
+        let connected = read(&shared.redis_connected);
+        if connected < 2 {
+            families.push(REDIS_CONNECTED.single(connected as f64));
+            families.push(REDIS_MESSAGES.each(RedisMessage::ALL, |shape, what| {
+                shape.counter(&[what.as_str()], read(&shared.redis_messages[*what as usize]) as f64)
+            }));
+        }
     }
 
     fn process(&self, families: &mut Vec<MetricFamily>) {
