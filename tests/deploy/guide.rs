@@ -17,27 +17,44 @@ fn read(file: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(file)).unwrap()
 }
 
-/// The fenced blocks of one language, each with the heading that it is under.
-fn blocks(text: &str, language: &str) -> Vec<(String, String)> {
-    let (mut blocks, mut heading, mut block) = (Vec::new(), String::new(), None::<String>);
-    let mut is_other = false;
+/// A fenced block.
+struct Block {
+    /// What it is under.
+    heading: String,
+    language: String,
+    text: String,
+}
+
+fn all_blocks(text: &str) -> Vec<Block> {
+    let (mut blocks, mut heading, mut open) = (Vec::new(), "", None::<Block>);
     for line in text.lines() {
-        match (line.strip_prefix("```"), &mut block) {
-            (Some(_), Some(text)) => {
-                blocks.push((heading.clone(), std::mem::take(text)));
-                block = None;
+        match (line.strip_prefix("```"), open.take()) {
+            (Some(_), Some(block)) => blocks.push(block),
+            (Some(language), None) => {
+                let (heading, language) = (heading.to_owned(), language.to_owned());
+                open = Some(Block { heading, language, text: String::new() });
             }
-            (Some(_), None) if is_other => is_other = false,
-            (Some(it), None) if it == language => block = Some(String::new()),
-            (Some(_), None) => is_other = true,
-            (None, Some(text)) => *text += &format!("{line}\n"),
-            (None, None) if !is_other && line.starts_with('#') => {
-                heading = line.trim_start_matches(['#', ' ']).to_owned();
+            (None, Some(mut block)) => {
+                block.text += &format!("{line}\n");
+                open = Some(block);
             }
+            (None, None) if line.starts_with('#') => heading = line.trim_start_matches(['#', ' ']),
             (None, None) => {}
         }
     }
     blocks
+}
+
+/// Those of one language, each with its heading.
+fn blocks(text: &str, language: &str) -> Vec<(String, String)> {
+    let all = all_blocks(text).into_iter().filter(|block| block.language == language);
+    all.map(|block| (block.heading, block.text)).collect()
+}
+
+/// The file that a block says it is.
+fn file_of(block: &Block) -> Option<&str> {
+    let file = block.text.strip_prefix("# ")?.lines().next()?;
+    (file.contains('/') && !file.contains(' ')).then_some(file)
 }
 
 /// What is between single backticks, outside of blocks.
@@ -195,19 +212,29 @@ fn its_commands_are_those_of_the_binary() {
     assert!(count > 5, "{count}");
 }
 
-/// What a command names in the repository is there.
+/// What a command names in the repository is there, unless an earlier command makes it.
 #[test]
 fn its_files_are_there() {
     let mut count = 0;
     for guide in GUIDES {
-        for (heading, block) in blocks(&read(guide), "sh") {
-            for word in lines(&block).iter().flat_map(|line| line.split_whitespace()) {
-                let is_ours = ["deploy/", "config/", "tests/"].iter().any(|start| word.starts_with(start));
-                if is_ours && !word.contains(['$', '<']) {
-                    let path = Path::new(ROOT).join(word.trim_end_matches("/*"));
-                    // What the block itself makes is not there before.
-                    let is_made = block.contains(&format!("> {word}")) || word.contains("/secrets/");
-                    assert!(is_made || path.exists(), "{guide}, {heading}: {word}");
+        let mut made = BTreeSet::new();
+        for block in all_blocks(&read(guide)) {
+            made.extend(file_of(&block).map(str::to_owned));
+            let lines = if block.language == "sh" { lines(&block.text) } else { Vec::new() };
+            for line in lines {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                for (index, word) in words.iter().enumerate() {
+                    let word = word.trim_end_matches([')', ';']).trim_end_matches("/*");
+                    let is_ours =
+                        ["deploy/", "config/", "tests/"].iter().any(|start| word.starts_with(start));
+                    if !is_ours || word.contains('$') {
+                        continue;
+                    }
+                    if words[0] == "mkdir" || (index > 0 && words[index - 1] == ">") {
+                        made.insert(word.to_owned());
+                    }
+                    let is_there = made.contains(word) || Path::new(ROOT).join(word).exists();
+                    assert!(is_there, "{guide}, {}: {word}", block.heading);
                     count += 1;
                 }
             }
@@ -291,8 +318,15 @@ fn its_commands_do_what_it_says() {
         Path::new(BINARY).parent().unwrap().display(),
         std::env::var("PATH").unwrap()
     );
-    for (heading, block) in blocks(&text, "sh") {
-        for line in lines(&block).iter().filter(|line| !line.is_empty()) {
+    for block in all_blocks(&text) {
+        let heading = &block.heading;
+        if let Some(file) = file_of(&block) {
+            fs::write(repository.join(file), &block.text).unwrap();
+        }
+        if block.language != "sh" {
+            continue;
+        }
+        for line in lines(&block.text).iter().filter(|line| !line.is_empty()) {
             let Some(line) = tried(line, root.to_str().unwrap()) else {
                 left.push(format!("{heading}: {line}"));
                 continue;
@@ -322,6 +356,7 @@ fn tried(line: &str, root: &str) -> Option<String> {
             Some(line.replace("kubectl apply --kustomize", "kubectl kustomize"))
         }
         "kubectl" if !line.contains("kubectl kustomize") => None,
+        "helm" if !line.contains("helm template") => None,
         // Without a manager it can do what concerns files.
         "systemctl" if line.contains(" enable ") => {
             Some(line.replace("systemctl enable --now", &format!("systemctl --root={root} enable")))

@@ -31,7 +31,7 @@ read = ServiceMonitor.model_validate(written).model_dump(by_alias=True, exclude_
 sys.exit(None if read == written else f'{read} is not {written}')
 ";
 
-fn directory(name: &str) -> PathBuf {
+pub(super) fn directory(name: &str) -> PathBuf {
     Path::new(ROOT).join("deploy/kubernetes").join(name)
 }
 
@@ -166,13 +166,13 @@ fn the_base_fits_the_gateway_in_it() {
 }
 
 /// A program of Kubernetes': from tests/run, or else wherever it is.
-fn program(name: &str) -> Command {
+pub(super) fn program(name: &str) -> Command {
     let installed = Path::new(ROOT).join("target/kubernetes/bin").join(name);
     Command::new(if installed.exists() { installed } else { name.into() })
 }
 
 /// What `kubectl apply --kustomize` would send.
-fn rendered(directory: &Path) -> String {
+pub(super) fn rendered(directory: &Path) -> String {
     let output = program("kubectl").arg("kustomize").arg(directory).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -192,7 +192,7 @@ fn complaint(text: &str, version: &str) -> Option<String> {
     (!output.status.success()).then_some(said)
 }
 
-fn documents(text: &str) -> Vec<(String, Value)> {
+pub(super) fn documents(text: &str) -> Vec<(String, Value)> {
     text.split("\n---\n").map(|text| (text.to_owned(), serde_yaml::from_str(text).unwrap())).collect()
 }
 
@@ -203,7 +203,7 @@ fn complaint_of_the_operator(text: &str) -> Option<String> {
 }
 
 /// Takes what is rendered to Kubernetes' schemas and the operator's, and to what was asserted of the files.
-fn assert_taken(name: &str, text: &str, file: &Path) -> Vec<Value> {
+pub(super) fn assert_taken(name: &str, text: &str, file: &Path) -> Vec<Value> {
     let documents = documents(text);
     let is_operators = |it: &Value| it["apiVersion"].as_str().unwrap().starts_with("monitoring.");
     let own: Vec<&str> =
@@ -234,7 +234,7 @@ fn assert_taken(name: &str, text: &str, file: &Path) -> Vec<Value> {
 }
 
 /// A copy of the manifests, to which a kustomization of one's own is added.
-fn copy_with(kustomization: &str) -> tempfile::TempDir {
+pub(super) fn copy_with(kustomization: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     let own = copy.path().join("own");
     let from = Path::new(ROOT).join("deploy/kubernetes/.");
@@ -287,7 +287,13 @@ fn prometheus_finds_every_gateway_and_no_client_its_admin_listener() {
 #[ignore = "needs kubernetes: tests/run"]
 fn kubernetes_takes_what_the_guide_says_to_write() {
     let guide = fs::read_to_string(Path::new(ROOT).join("deploy/README.md")).unwrap();
-    let block = guide.split("```yaml\n# kustomization.yaml").nth(1).unwrap().split("```").next().unwrap();
+    let block = guide
+        .split("```yaml\n# deploy/kubernetes/production/kustomization.yaml")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
     let copy = copy_with(&format!("#{block}"));
     let file = copy.path().join("own/gateway.yaml");
     let text = fs::read_to_string(directory("base").join("gateway.yaml")).unwrap();

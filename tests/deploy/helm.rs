@@ -1,0 +1,148 @@
+//! The chart: it renders what the kustomization does, and refuses what would not hold.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use super::kubernetes::{assert_taken, copy_with, directory, documents, program, rendered};
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/helm");
+
+fn helm(release: &str, values: &str) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("values.yaml");
+    fs::write(&file, values).unwrap();
+    let mut command = program("helm");
+    // Nothing of the machine's own.
+    for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+        command.env(variable, directory.path());
+    }
+    command.args(["template", release, CHART, "--values"]).arg(file).output().unwrap()
+}
+
+fn template(release: &str, values: &str) -> String {
+    let output = helm(release, values);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.strip_prefix("---\n").unwrap().to_owned()
+}
+
+/// The resources by kind and name, without the labels that say who has made them.
+fn resources(text: &str) -> BTreeMap<String, Value> {
+    let resources = documents(text).into_iter().map(|(_, mut resource)| {
+        let name = format!("{} {}", resource["kind"], resource["metadata"]["name"]);
+        resource["metadata"].as_object_mut().unwrap().remove("labels");
+        (name, resource)
+    });
+    resources.collect()
+}
+
+#[test]
+#[ignore = "needs kubernetes: tests/run"]
+fn the_chart_s_defaults_are_the_kustomization() {
+    let copy = copy_with("resources: [../base]\ncomponents: [../components/prometheus-operator]\n");
+    for (values, kustomization) in
+        [("{}", directory("base")), ("serviceMonitor: {enabled: true}", copy.path().join("own"))]
+    {
+        let (chart, kustomized) = (template("stockaj", values), rendered(&kustomization));
+        let (chart_s, others) = (resources(&chart), resources(&kustomized));
+        assert_eq!(chart_s.keys().collect::<Vec<_>>(), others.keys().collect::<Vec<_>>());
+        for (name, resource) in &chart_s {
+            assert_eq!(*resource, others[name], "{name}");
+        }
+        assert_taken("the chart", &chart, &directory("base").join("gateway.yaml"));
+    }
+}
+
+/// How long a pod may take to end follows from gateway.yaml, and its ports do.
+#[test]
+#[ignore = "needs kubernetes: tests/run"]
+fn the_chart_follows_its_gateway_yaml() {
+    let base = fs::read_to_string(directory("base").join("gateway.yaml")).unwrap();
+    for (from, to, pre_stop, grace) in [
+        ("timeout: 30s", "timeout: 2m", 135, 160),
+        ("drain_timeout: 10s", "drain_timeout: 1500ms", 45, 62),
+        ("  drain_timeout: 10s\n", "", 45, 90),
+        ("drain_delay: 0s", "drain_delay: 20s", 45, 90),
+        ("0.0.0.0:8080", "0.0.0.0:8081", 45, 70),
+    ] {
+        let configuration = base.replace(from, to);
+        assert_ne!(configuration, base);
+        let text = template("stockaj", &json!({"gateway": {"configuration": configuration}}).to_string());
+        let resources = resources(&text);
+        let spec = &resources["\"Deployment\" \"stockaj\""]["spec"]["template"]["spec"];
+        assert_eq!(spec["terminationGracePeriodSeconds"], grace, "{to}");
+        assert_eq!(spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"], pre_stop, "{to}");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.yaml");
+        fs::write(&file, &configuration).unwrap();
+        assert_taken(to, &text, &file);
+    }
+}
+
+#[test]
+#[ignore = "needs kubernetes: tests/run"]
+fn a_release_has_what_its_values_name() {
+    let values = json!({
+        "gateway": {
+            "image": {"repository": "registry.example/gateway", "tag": "1.2.3", "pullPolicy": "Always"},
+            "secret": "of-the-gateway",
+        },
+        "stockaj": {"env": [{"name": "APP_ENV", "value": "production"}]},
+        "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
+    });
+    let text = template("shop", &values.to_string());
+    let resources = resources(&text);
+    assert_eq!(text.matches("name: stockaj\n").count(), 1, "the container's alone");
+    let spec = &resources["\"Deployment\" \"shop\""]["spec"]["template"]["spec"];
+    let gateway = &spec["initContainers"][0];
+    assert_eq!(
+        (&gateway["image"], &gateway["imagePullPolicy"]),
+        (&json!("registry.example/gateway:1.2.3"), &json!("Always"))
+    );
+    assert_eq!(gateway["volumeMounts"][1]["mountPath"], "/run/secrets/stockaj-gateway");
+    assert_eq!(spec["volumes"][1]["secret"]["secretName"], "of-the-gateway");
+    assert_eq!(spec["volumes"][0]["configMap"]["name"], "shop-gateway");
+    assert!(resources.contains_key("\"ConfigMap\" \"shop-gateway\""));
+    assert_eq!(spec["containers"][0]["env"][0]["value"], "production");
+    let labels = json!({"app.kubernetes.io/name": "shop"});
+    assert_eq!(resources["\"NetworkPolicy\" \"shop\""]["spec"]["podSelector"]["matchLabels"], labels);
+    assert_eq!(resources["\"Service\" \"shop\""]["spec"]["selector"], labels);
+    assert!(text.contains("    release: prometheus\n"));
+}
+
+#[test]
+#[ignore = "needs kubernetes: tests/run"]
+fn the_chart_refuses_what_would_not_hold() {
+    for (values, expected) in [
+        (json!({"replica": 3}), "additional properties 'replica' not allowed"),
+        (json!({"networkPolicy": {"clients": []}}), "minItems"),
+        (json!({"networkPolicy": {"monitoring": [{}]}}), "minProperties"),
+        (
+            json!({"gateway": {"configuration": "admin: {address: '127.0.0.1:9090'}"}}),
+            "must be 0.0.0.0 and a port",
+        ),
+        (
+            json!({"gateway": {"configuration": "backend: {url: http://127.0.0.1:8000}"}}),
+            "must be 0.0.0.0 and a port",
+        ),
+        (
+            json!({"gateway": {"configuration": "admin: {address: '0.0.0.0:9090'}\nbackend: {timeout: soon}"}}),
+            "\"soon\" is not a duration",
+        ),
+        (json!({"gateway": {"configuration": "admin: {"}}), "gateway.configuration: "),
+    ] {
+        let output = helm("stockaj", &values.to_string());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(expected), "{values}: {said}");
+    }
+}
+
+#[test]
+fn the_chart_is_of_this_version() {
+    let chart = fs::read_to_string(Path::new(CHART).join("Chart.yaml")).unwrap();
+    assert!(chart.contains(&format!("\nappVersion: {}\n", env!("CARGO_PKG_VERSION"))));
+}
