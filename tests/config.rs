@@ -47,6 +47,8 @@ fn gateway(directory: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(BINARY);
     command.args(arguments).current_dir(directory).env_clear();
     command.env("PORT", "8080").env("SECRET_VALUE", SECRET);
+    // Where Kubernetes has the Secret that a shipped file names.
+    command.env("STOCKAJ_SECRETS", root().join("tests/deploy/secrets"));
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // What is printed fits into no pipe for sure: read both while waiting.

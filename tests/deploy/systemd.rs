@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::unused;
 use crate::support::setting::WRITER;
 use crate::support::{Authority, BINARY, Gateway, Introspector, PATIENCE, RawClient, Upstream};
 
@@ -186,11 +186,6 @@ fn as_root(program: &str) -> Command {
     let mut command = Command::new("sudo");
     command.arg("--non-interactive").arg(program);
     command
-}
-
-/// An address that nobody listens at.
-fn unused() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 /// Everything that the guide says of systemd: the sockets start the service, the service does its work within all
