@@ -23,7 +23,7 @@ mod deploy; // what is shipped under deploy/
 mod drain; // how it ends: no request is lost, and nobody is waited for too long
 mod forwarding; // what reaches the backend and what comes back, to the byte
 mod framing; // where messages end: what the scanner refuses, and how
-mod freshness;
+mod freshness; // how old a verdict may be for what
 mod fuzz; // the fuzz targets over their seeds
 mod headers; // which fields pass, which the gateway sets, and the method that they may name
 mod house; // the arrow between modules, and other habits that a scan can check
@@ -35,9 +35,9 @@ mod listening; // Unix sockets, and connections that the PROXY protocol tells ab
 mod model; // a model of how Laravel reads a request, and the gateway against it
 mod readme; // what the README shows is what the binary does
 mod reload; // another configuration while requests are served
-mod replicas;
-mod resilience;
-mod revocation; // what goes wrong around the gateway, and what its clients see of it
+mod replicas; // several gateways and a real Redis: what one revokes no other serves
+mod resilience; // what goes wrong around the gateway, and what its clients see of it
+mod revocation; // forgetting verdicts by order
 mod scripts; // the scripted servers and the raw client, against each other
 mod secrets; // where tokens do not get
 mod security; // what SECURITY.md promises has tests
@@ -50,3 +50,4 @@ mod testssl; // testssl.sh looks at the listener
 mod tls; // both sides of TLS: what is served, what is believed
 mod tunnels; // WebSocket: what becomes a tunnel, and how long it lives
 mod verdicts; // whom the gateway asks about a token, how often, and how long it believes the answer
+mod webhook; // what Stockaj tells by itself, signed

@@ -97,7 +97,7 @@ fn what_is_named_is_forgotten_and_nothing_else() {
             assert_eq!(asked, usize::from(*forgotten), "{order}: {token}");
         }
         let audit =
-            |line: &Value| line["message"] == "admin" && line["revoked"] == expected && line["by"] == by;
+            |line: &Value| line["message"] == "admin" && line["count"] == expected && line["by"] == by;
         setting.gateway.wait_for_log(audit);
         let logged = setting.gateway.logs()[lines..].join("\n");
         let line =

@@ -1,6 +1,7 @@
 //! What the admin listener answers.
 
 use std::convert::Infallible;
+use std::time::Instant;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
@@ -13,7 +14,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{Admin, State, tokens};
+use super::audit::Caller;
+use super::{Admin, State, tokens, webhook};
 use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
 
 /// The largest body of a request, in bytes.
@@ -26,25 +28,28 @@ pub(super) async fn answer(
     client: &str,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
-    Ok(match request.uri().path() {
-        "/metrics" => open(request.method(), || text(METRICS, admin.metrics.render())),
-        "/healthz" => open(request.method(), || json(StatusCode::OK, r#"{"status":"ok"}"#)),
-        "/readyz" => open(request.method(), || readyz(admin.readiness.get())),
-        path => {
-            let settings = admin.settings.load_full();
-            match permitted(settings.admin.token.as_ref(), request.method(), request.headers()) {
-                Ok(credential) => match read(request).await {
-                    Ok(request) => behind_token(admin, Caller { credential, client }, &request),
-                    Err(refusal) => *refusal,
-                },
-                Err(refusal) => {
-                    if refusal.status() == StatusCode::UNAUTHORIZED {
-                        tracing::warn!(action = path, client, "admin: refused");
-                    }
-                    *refusal
+    let settings = admin.settings.load_full();
+    Ok(match (request.uri().path(), &settings.webhook) {
+        ("/metrics", _) => open(request.method(), || text(METRICS, admin.metrics.render())),
+        ("/healthz", _) => open(request.method(), || json(StatusCode::OK, r#"{"status":"ok"}"#)),
+        ("/readyz", _) => open(request.method(), || readyz(admin.readiness.get())),
+        ("/webhook", Some(webhook)) if *request.method() == Method::POST => match read(request).await {
+            Ok(request) => webhook::receive(admin, webhook, client, request.headers(), request.body()),
+            Err(refusal) => *refusal,
+        },
+        ("/webhook", Some(_)) => not_allowed("POST"),
+        (path, _) => match permitted(settings.admin.token.as_ref(), request.method(), request.headers()) {
+            Ok(credential) => match read(request).await {
+                Ok(request) => behind_token(admin, Caller { credential, client }, &request),
+                Err(refusal) => *refusal,
+            },
+            Err(refusal) => {
+                if refusal.status() == StatusCode::UNAUTHORIZED {
+                    admin.refused.note(path, client, Instant::now());
                 }
+                *refusal
             }
-        }
+        },
     })
 }
 
@@ -54,15 +59,6 @@ fn readyz(state: State) -> Answer {
         State::Ready => json(StatusCode::OK, r#"{"status":"ready"}"#),
         State::Draining => json(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"draining"}"#),
     }
-}
-
-/// Who asks, for the audit: what they showed, and from where.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Caller<'a> {
-    /// How the admin token came.
-    pub(super) credential: &'static str,
-    /// An address and a port, or `unix`.
-    pub(super) client: &'a str,
 }
 
 /// What only the holder of the token sees and does.

@@ -4,7 +4,9 @@
 //! carries one request and has 30 seconds: there is no slow reader that holds one for long.
 
 mod answer;
+mod audit;
 mod tokens;
+mod webhook;
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +26,7 @@ use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
+pub use self::audit::Refused;
 use crate::config::settings::Settings;
 use crate::listener::{Listener, Socket};
 use crate::telemetry::metrics::Metrics;
@@ -82,6 +85,8 @@ pub struct Admin {
     pub settings: Arc<ArcSwap<Settings>>,
     /// Who forgets verdicts.
     pub revoker: Arc<Revoker>,
+    /// Who had no good credential.
+    pub refused: Refused,
 }
 
 impl Admin {

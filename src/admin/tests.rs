@@ -38,7 +38,13 @@ impl Admin {
             turns: Turns::new(1),
         });
         let revoker = Arc::new(Revoker::new(shared, Arc::clone(&metrics)));
-        Self { metrics, readiness, settings: Arc::new(ArcSwap::from_pointee(settings)), revoker }
+        Self {
+            metrics,
+            readiness,
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
+            revoker,
+            refused: Refused::default(),
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Admin;
-use super::answer::{Answer, Caller, json, message};
+use super::answer::{Answer, json, message};
+use super::audit::{Action, Caller};
 use crate::tokens::revocation::Revocation;
 
 /// What is wrong with an order that is none.
@@ -62,7 +63,6 @@ pub(super) fn revoke(admin: &Admin, caller: Caller<'_>, body: &Bytes) -> Answer 
         return message(StatusCode::BAD_REQUEST, NO_ORDER);
     }
     let revoked = admin.revoker.revoke(revocations);
-    let Caller { credential, client } = caller;
-    tracing::info!(action = "revoke", credential, client, by, what, revoked, "admin");
+    caller.did(Action { action: "revoke", subject: Some((by, &what)), count: Some(revoked) });
     json(StatusCode::OK, json!({ "revoked": revoked }).to_string())
 }

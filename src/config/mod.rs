@@ -22,6 +22,7 @@ mod source;
 mod tls;
 mod tree;
 mod values;
+mod webhook;
 mod written;
 
 pub use interpolate::Environment;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use http::{HeaderValue, Uri};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 
 use crate::policy::ability::Requirement;
 use crate::policy::cors::Cors;
@@ -45,6 +46,8 @@ pub struct Settings {
     pub rate_limit: Option<RateLimit>,
     /// Where other replicas are told of revocations; none: there are none.
     pub redis: Option<Redis>,
+    /// How Stockaj tells that a token was changed or deleted; none: it does not.
+    pub webhook: Option<Webhook>,
     /// How many runtimes serve requests, at least 1: `runtime.threads`, or for 0 the available cores and
     /// 4 at most.
     pub threads: usize,
@@ -258,6 +261,32 @@ pub enum IntrospectionStyle {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonPointer(pub Box<[Box<str>]>);
 
+impl JsonPointer {
+    /// What it points to in `document` (RFC 6901 section 4).
+    pub fn find<'a>(&self, document: &'a Value) -> Option<&'a Value> {
+        self.0.iter().try_fold(document, |value, token| match value {
+            Value::Object(members) => members.get(&**token),
+            Value::Array(items) => index(token).and_then(|index| items.get(index)),
+            _ => None,
+        })
+    }
+}
+
+/// Decimal without a sign or leading zeros.
+fn index(token: &str) -> Option<usize> {
+    let plain = token == "0" || (!token.starts_with('0') && token.bytes().all(|byte| byte.is_ascii_digit()));
+    plain.then(|| token.parse().ok()).flatten()
+}
+
+/// As `gateway.yaml` writes it.
+impl fmt::Display for JsonPointer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|token| write!(formatter, "/{}", token.replace('~', "~0").replace('/', "~1")))
+    }
+}
+
 /// Two secrets are equal where what they hold is.
 impl PartialEq for IntrospectionStyle {
     fn eq(&self, other: &Self) -> bool {
@@ -340,6 +369,17 @@ impl Cache {
         }
         requirement.abilities().filter_map(|ability| self.max_age.get(ability)).min().copied()
     }
+}
+
+/// `webhook`
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// `webhook.secret` or `webhook.secret_file`: whatever is signed with one of them counts. At least one.
+    pub secrets: Box<[SecretString]>,
+    /// `webhook.events`: the names of those that say that a verdict is out of date. At least one.
+    pub events: Box<[Box<str>]>,
+    /// `webhook.id`: where in the body the token's id stands.
+    pub id: JsonPointer,
 }
 
 /// `redis`

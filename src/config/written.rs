@@ -43,6 +43,8 @@ section! {
         rate_limit: Option<RateLimit>,
         /// Where replicas tell each other of revocations; without it each is alone.
         redis: Option<Spanned<Redis>>,
+        /// How Stockaj tells that a token was changed or deleted: a signed POST to `/webhook` on the admin listener.
+        webhook: Option<Spanned<Webhook>>,
         /// What serves.
         runtime: Runtime,
         /// What is logged.
@@ -233,6 +235,22 @@ section! {
         /// every request, or shares what was asked since it came. `stale_if_error` never exceeds it.
         max_age: Named<Period>,
     }
+}
+
+section! {
+    /// Webhooks of Stockaj, signed with HMAC-SHA256 of the body.
+    Webhook {
+        /// What they are signed with, from the environment: `${WEBHOOK_SECRET}`. Of several, while it is being changed,
+        /// each is good.
+        secret: Option<OneOrMore<Secret>>,
+        /// The file with it, or several.
+        secret_file: Option<OneOrMore<SecretFile>>,
+        /// The events, by X-Stockaj-Event, after which a token's verdict is forgotten. Others are taken and ignored.
+        events: OneOrMore<Text> = ["token.updated", "token.deleted"],
+        /// Where in the body the token's id stands.
+        id: JsonPointer = "/data/id",
+    }
+    exclusive { secret, secret_file }
 }
 
 section! {

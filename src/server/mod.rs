@@ -38,7 +38,7 @@ pub use self::configuration::Parts;
 use self::core::Seed;
 use self::listen::{AFTER_FAILURE, Door, Order, Seat, Seating, TurnedAway};
 use self::reload::{Adoption, Current, Reloader};
-use crate::admin::{Admin, Readiness, State};
+use crate::admin::{Admin, Readiness, Refused, State};
 use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
 use crate::listener::{BindError, InheritError, Inherited, Listener, Role};
@@ -181,6 +181,7 @@ impl Server {
             readiness: Arc::clone(&readiness),
             settings: Arc::clone(&settings),
             revoker: Arc::clone(&revoker),
+            refused: Refused::default(),
         };
         let admin = admin.serve(self.admin)?;
 

@@ -163,6 +163,18 @@ labels! {
 }
 
 labels! {
+    /// What came of a webhook: `outcome`.
+    WebhookOutcome {
+        /// A token's verdict was forgotten.
+        Forgotten = "forgotten",
+        /// Of an event that says nothing about tokens.
+        Ignored = "ignored",
+        /// Without a good signature, or without an id.
+        Refused = "refused",
+    }
+}
+
+labels! {
     /// What became of a message between replicas: `direction`.
     RedisMessage {
         /// To the others.
@@ -223,6 +235,7 @@ struct Shared {
     certificates: Mutex<Vec<CertificateState>>,
     redirects: AtomicU64,
     revocations: [AtomicU64; RevocationSource::ALL.len()],
+    webhooks: [AtomicU64; WebhookOutcome::ALL.len()],
     redis_messages: [AtomicU64; RedisMessage::ALL.len()],
     /// 2 where there is no Redis: the metrics are absent.
     redis_connected: AtomicU64,
@@ -291,6 +304,7 @@ impl Metrics {
             certificates: Mutex::default(),
             redirects: AtomicU64::new(0),
             revocations: Default::default(),
+            webhooks: Default::default(),
             redis_messages: Default::default(),
             redis_connected: AtomicU64::new(2),
         });
@@ -370,6 +384,11 @@ impl Metrics {
     /// Counts an order to forget verdicts.
     pub fn revoked(&self, source: RevocationSource) {
         self.shared.revocations[source as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a webhook.
+    pub fn webhook(&self, outcome: WebhookOutcome) {
+        self.shared.webhooks[outcome as usize].fetch_add(1, Relaxed);
     }
 
     /// Counts a message between replicas.

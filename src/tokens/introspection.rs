@@ -255,32 +255,16 @@ fn active(
         }
     }
     let pointers = &settings.response;
-    let optional =
-        |pointer: &Option<JsonPointer>| pointer.as_ref().and_then(|pointer| find(&answer, pointer));
+    let optional = |pointer: &Option<JsonPointer>| pointer.as_ref().and_then(|pointer| pointer.find(&answer));
     Ok(Some(Verdict {
-        id: find(&answer, &pointers.id).and_then(identifier).unwrap_or_else(|| hex(token_hash)),
-        name: find(&answer, &pointers.name).and_then(text),
-        abilities: abilities(find(&answer, &pointers.abilities))?,
-        expires_at: expiry(find(&answer, &pointers.expires_at))?,
+        id: pointers.id.find(&answer).and_then(identifier).unwrap_or_else(|| hex(token_hash)),
+        name: pointers.name.find(&answer).and_then(text),
+        abilities: abilities(pointers.abilities.find(&answer))?,
+        expires_at: expiry(pointers.expires_at.find(&answer))?,
         context: optional(&pointers.context).and_then(text),
         created_at: optional(&pointers.created_at).and_then(time),
         workspace_id: optional(&pointers.workspace_id).and_then(identifier),
     }))
-}
-
-/// RFC 6901 section 4.
-fn find<'a>(document: &'a Value, pointer: &JsonPointer) -> Option<&'a Value> {
-    pointer.0.iter().try_fold(document, |value, token| match value {
-        Value::Object(members) => members.get(&**token),
-        Value::Array(items) => index(token).and_then(|index| items.get(index)),
-        _ => None,
-    })
-}
-
-/// Decimal without a sign or leading zeros.
-fn index(token: &str) -> Option<usize> {
-    let plain = token == "0" || (!token.starts_with('0') && token.bytes().all(|byte| byte.is_ascii_digit()));
-    plain.then(|| token.parse().ok()).flatten()
 }
 
 fn abilities(value: Option<&Value>) -> Result<Abilities, NoVerdict> {
@@ -353,7 +337,7 @@ fn text(value: &Value) -> Option<Box<str>> {
 }
 
 /// A string that is not empty, or an integer; a float would have lost digits.
-fn identifier(value: &Value) -> Option<Box<str>> {
+pub fn identifier(value: &Value) -> Option<Box<str>> {
     match value {
         Value::String(id) if !id.is_empty() => Some(id.as_str().into()),
         Value::Number(id) if id.is_u64() || id.is_i64() => Some(id.to_string().into()),

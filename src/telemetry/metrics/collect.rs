@@ -13,7 +13,7 @@ use prometheus::proto::{
 use super::shard::{BOUNDS, Histogram};
 use super::{
     ConnectionState, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult, Phase,
-    RedisMessage, RevocationSource, Shared,
+    RedisMessage, RevocationSource, Shared, WebhookOutcome,
 };
 use super::{process, shard};
 
@@ -70,6 +70,8 @@ shapes! {
         "Clients with whom TLS came to nothing, by why.";
     REVOCATIONS: COUNTER "stockaj_gateway_revocations_total" ["source"]
         "Orders to forget verdicts, by who gave them.";
+    WEBHOOKS: COUNTER "stockaj_gateway_webhooks_total" ["outcome"]
+        "Webhooks of Stockaj, by what came of them.";
     REDIS_CONNECTED: GAUGE "stockaj_gateway_redis_connected" []
         "Whether revocations reach other replicas, and theirs this one.";
     REDIS_MESSAGES: COUNTER "stockaj_gateway_redis_messages_total" ["direction"]
@@ -201,6 +203,9 @@ impl Sum {
         families.push(CACHE_EVICTIONS.family(evictions));
         families.push(REVOCATIONS.each(RevocationSource::ALL, |shape, source| {
             shape.counter(&[source.as_str()], read(&shared.revocations[*source as usize]) as f64)
+        }));
+        families.push(WEBHOOKS.each(WebhookOutcome::ALL, |shape, outcome| {
+            shape.counter(&[outcome.as_str()], read(&shared.webhooks[*outcome as usize]) as f64)
         }));
         let connected = read(&shared.redis_connected);
         if connected < 2 {

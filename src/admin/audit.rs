@@ -1,0 +1,64 @@
+//! Who did what: a line for every action that needs a credential.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often refused attempts are worth a line.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Who asks: what they showed, and from where.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller<'a> {
+    /// The credential, and how it came; never what it is.
+    pub(super) credential: &'static str,
+    /// An address and a port, or `unix`.
+    pub(super) client: &'a str,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Action<'a> {
+    /// A word.
+    pub(super) action: &'static str,
+    /// By which property the tokens were named that it concerns, and that property; never a token.
+    pub(super) subject: Option<(&'static str, &'a str)>,
+    /// How many it has concerned; none where that is not counted.
+    pub(super) count: Option<usize>,
+}
+
+impl Caller<'_> {
+    /// Writes the line.
+    pub(super) fn did(self, action: Action<'_>) {
+        let Self { credential, client } = self;
+        let Action { action, subject, count } = action;
+        let (by, what) = subject.unzip();
+        tracing::info!(action, credential, client, by, what, count, "admin");
+    }
+}
+
+/// Attempts without a good credential. Whoever knocks without end does not fill the log.
+#[derive(Debug, Default)]
+pub struct Refused(Mutex<Attempts>);
+
+#[derive(Debug, Default)]
+struct Attempts {
+    told_at: Option<Instant>,
+    untold: u64,
+}
+
+impl Refused {
+    /// Notes an attempt by `client` at `path`, and writes a line of it and those before, once a second at most.
+    pub(super) fn note(&self, path: &str, client: &str, now: Instant) {
+        let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        attempts.untold += 1;
+        if attempts.told_at.is_some_and(|at| now.saturating_duration_since(at) < PAUSE) {
+            return;
+        }
+        let count = std::mem::take(&mut attempts.untold);
+        attempts.told_at = Some(now);
+        drop(attempts);
+        // A path is the stranger's choice.
+        let path: String = path.chars().take(64).collect();
+        tracing::warn!(action = path, client, count, "admin: refused");
+    }
+}

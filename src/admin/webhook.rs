@@ -1,0 +1,142 @@
+//! What Stockaj tells by itself: that a token was changed or deleted.
+
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
+use http::{HeaderMap, StatusCode};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use sha2::Sha256;
+
+use super::Admin;
+use super::answer::{Answer, message};
+use super::audit::{Action, Caller};
+use crate::config::settings::Webhook;
+use crate::telemetry::metrics::{RevocationSource, WebhookOutcome};
+use crate::tokens::introspection::identifier;
+use crate::tokens::revocation::Revocation;
+
+/// HMAC-SHA256 of the raw body, in hexadecimal digits.
+const SIGNATURE: &str = "x-stockaj-signature";
+/// The event's name. It is not signed: see below.
+const EVENT: &str = "x-stockaj-event";
+
+/// Forgets what a signed webhook says is out of date.
+///
+/// The event's name is no part of what is signed, so that whoever holds a signed body can send it under another name,
+/// and again. All that comes of it is that a verdict is asked for again.
+pub(super) fn receive(
+    admin: &Admin,
+    webhook: &Webhook,
+    client: &str,
+    fields: &HeaderMap,
+    body: &Bytes,
+) -> Answer {
+    let outcome = |outcome| admin.metrics.webhook(outcome);
+    if !is_signed(webhook, fields, body) {
+        outcome(WebhookOutcome::Refused);
+        return message(StatusCode::UNAUTHORIZED, "Unauthenticated.");
+    }
+    let caller = Caller { credential: "webhook signature", client };
+    let event = only(fields, EVENT);
+    if !event.is_some_and(|event| webhook.events.iter().any(|known| known.as_bytes() == event)) {
+        outcome(WebhookOutcome::Ignored);
+        return message(StatusCode::OK, "Ignored.");
+    }
+    let document = serde_json::from_slice::<Value>(body).ok();
+    let Some(id) = document.as_ref().and_then(|document| webhook.id.find(document)).and_then(identifier)
+    else {
+        outcome(WebhookOutcome::Refused);
+        let pointer = webhook.id.to_string();
+        tracing::warn!(
+            client,
+            pointer,
+            "a webhook was signed, and names no token's id where `webhook.id` points"
+        );
+        return message(StatusCode::UNPROCESSABLE_ENTITY, &format!("No id at `{pointer}`."));
+    };
+    admin.revoker.forget(vec![Revocation::Id(id.clone())], RevocationSource::Webhook);
+    outcome(WebhookOutcome::Forgotten);
+    caller.did(Action { action: "webhook", subject: Some(("id", &id)), count: None });
+    message(StatusCode::OK, "Forgotten.")
+}
+
+fn is_signed(webhook: &Webhook, fields: &HeaderMap, body: &Bytes) -> bool {
+    let Some(signature) = only(fields, SIGNATURE).and_then(decoded) else { return false };
+    // Each is tried, so that the time it takes does not tell which.
+    webhook.secrets.iter().fold(false, |signed, secret| {
+        let mac = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes());
+        signed | mac.is_ok_and(|mac| mac.chain_update(body).verify_slice(&signature).is_ok())
+    })
+}
+
+/// The value of a field that comes once.
+fn only<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let mut values = fields.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => Some(value.as_bytes()),
+        _ => None,
+    }
+}
+
+/// 32 bytes from 64 hexadecimal digits.
+fn decoded(digits: &[u8]) -> Option<[u8; 32]> {
+    if digits.len() != 64 {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        *byte = u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::config::settings::JsonPointer;
+
+    /// RFC 4231 section 4.
+    #[test]
+    fn signatures_are_those_of_the_rfc() {
+        let long_key = "\u{7f}".repeat(131);
+        for (key, data, hex) in [
+            (
+                "Jefe",
+                "what do ya want for nothing?",
+                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+            ),
+            (
+                "\u{b}".repeat(20).as_str(),
+                "Hi There",
+                "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+            ),
+            (&long_key, "", ""),
+        ] {
+            let webhook = Webhook {
+                secrets: [SecretString::from("another"), SecretString::from(key.to_owned())].into(),
+                events: Box::default(),
+                id: JsonPointer(Box::default()),
+            };
+            let signed = |value: &str| {
+                let mut fields = HeaderMap::new();
+                fields.insert(SIGNATURE, value.parse().unwrap());
+                is_signed(&webhook, &fields, &Bytes::from(data.to_owned()))
+            };
+            assert_eq!(signed(hex), !hex.is_empty(), "{data}");
+            if !hex.is_empty() {
+                assert!(signed(&hex.to_uppercase()));
+                assert!(
+                    !signed(&hex[..62]) && !signed(&format!("{hex}00")) && !signed(&format!("sha256={hex}"))
+                );
+                for position in 0..64 {
+                    let mut other = hex.to_owned().into_bytes();
+                    other[position] = if other[position] == b'0' { b'1' } else { b'0' };
+                    assert!(!signed(std::str::from_utf8(&other).unwrap()), "{position}");
+                }
+            }
+        }
+    }
+}
