@@ -1,17 +1,20 @@
 //! The manifests: what holds of them as written, and what Kubernetes' own tools say of them.
 //!
-//! That a ConfigMap's new content is taken over, through the symlinks that the kubelet swaps, is
-//! `reload::a_changed_file_is_taken_over_by_itself`.
+//! A map in a ConfigMap of its own is `reload::a_changed_file_is_taken_over_by_itself`.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stockaj_gateway::config::{Settings, load_with};
+
+use crate::support::{Gateway, Introspector, PATIENCE, Upstream};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Where a pod has what is asked for by a Service and by a load balancer for a while after it is told to end.
@@ -163,6 +166,45 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
 #[test]
 fn the_base_fits_the_gateway_in_it() {
     assert_sound(&written(), &settings(&directory("base").join("gateway.yaml")));
+}
+
+/// As the kubelet brings another content of a mounted ConfigMap: a new directory beside, one symlink swapped, the old
+/// directory removed.
+#[test]
+fn a_config_map_s_new_content_is_taken_over() {
+    let upstream = Upstream::start();
+    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).start();
+    let at = |name: &str| gateway.directory().join(name);
+    let text = fs::read_to_string(at("gateway.yaml")).unwrap();
+    let bring = |version: &str, text: &str| {
+        fs::create_dir(at(version)).unwrap();
+        fs::write(at(version).join("gateway.yaml"), text).unwrap();
+        symlink(version, at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    };
+    bring("..2026_11_27_1", &text);
+    symlink("..data/gateway.yaml", at("..gateway.yaml")).unwrap();
+    fs::rename(at("..gateway.yaml"), at("gateway.yaml")).unwrap();
+    let status = || gateway.get("/api/v2/items", Some("1|writer")).status;
+    assert_eq!(status(), 200);
+
+    let from = "GET: items:read, POST";
+    assert!(text.contains(from));
+    bring("..2026_11_27_2", &text.replace(from, "GET: deny, POST"));
+    fs::remove_dir_all(at("..2026_11_27_1")).unwrap();
+    let end = Instant::now() + PATIENCE;
+    while status() != 403 {
+        assert!(Instant::now() < end, "{}", gateway.logs().join("\n"));
+        thread::sleep(Duration::from_millis(20));
+    }
+    // One that is wrong changes nothing, and is told of.
+    bring("..2026_11_27_3", &text.replace(from, "GET: , POST"));
+    gateway.wait_for_metric("config_reload_success", 0.0);
+    assert_eq!(status(), 403);
+    bring("..2026_11_27_4", &text);
+    gateway.wait_for_metric("config_reload_success", 1.0);
+    assert_eq!(status(), 200);
 }
 
 /// A program of Kubernetes': from tests/run, or else wherever it is.

@@ -229,6 +229,14 @@ fn the_gateway_lives_under_systemd() {
     assert_eq!(RawClient::connect(admin).get("/readyz", None).status, 200);
     system.run("systemctl is-active stockaj-gateway@a");
 
+    // What root alone may read was handed over.
+    let order = |token: &str| {
+        let fields = [("Authorization", token), ("Content-Type", "application/json")];
+        let mut client = RawClient::connect(admin);
+        client.request("POST", "/tokens/revoke", &fields, b"{\"id\": \"17\"}").status
+    };
+    assert_eq!((order("Bearer admin-secret"), order("Bearer other")), (200, 401));
+
     // It is nobody, may become nobody else, and sees next to nothing.
     let status = system.run("cat /proc/$(systemctl show -P MainPID stockaj-gateway@a)/status");
     let field = |name: &str| {
