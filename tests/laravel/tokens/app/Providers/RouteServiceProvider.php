@@ -11,7 +11,7 @@ class RouteServiceProvider extends \Illuminate\Foundation\Support\Providers\Rout
     public function boot()
     {
         RateLimiter::for('api', function () {
-            return Limit::perMinute(5);
+            return Limit::perMinute((int) env('A_MINUTE', 1000));
         });
         $this->routes(function () {
             Route::prefix('api')->middleware('api')->group(base_path('routes/api.php'));
