@@ -12,7 +12,12 @@ fn without_an_endpoint_the_context_passes_as_it_came_whatever_it_is() {
     for fields in [
         &[("traceparent", TRACEPARENT), ("tracestate", "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7")][..],
         &[("traceparent", "nonsense"), ("tracestate", ""), ("baggage", "a=b")],
-        &[("traceparent", TRACEPARENT), ("traceparent", "00-0-0-00"), ("tracestate", "a=b"), ("tracestate", "c=d")],
+        &[
+            ("traceparent", TRACEPARENT),
+            ("traceparent", "00-0-0-00"),
+            ("tracestate", "a=b"),
+            ("tracestate", "c=d"),
+        ],
         &[],
     ] {
         let request = [&[WRITER][..], fields].concat();
