@@ -21,8 +21,9 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const ENDPOINT_REMOVAL: Duration = Duration::from_secs(10);
 /// What a gateway may need beside its draining.
 const MARGIN: Duration = Duration::from_secs(5);
-/// Native sidecars are on by default since the first; the other is the latest that the schemas have.
-const VERSIONS: [&str; 2] = ["1.29", "1.37"];
+/// Sleeping before the end is on by default since the first, as native sidecars are; the other is the latest that the
+/// schemas have.
+const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
 /// What tells whether the operator's own types take a ServiceMonitor and lose nothing of it. Its schema is not
 /// among those of Kubernetes.
