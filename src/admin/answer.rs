@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::audit::Caller;
+use super::audit::{Action, Caller};
 use super::{Admin, State, tokens, webhook};
 use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
 
@@ -64,7 +64,14 @@ fn readyz(state: State) -> Answer {
 /// What only the holder of the token sees and does.
 fn behind_token(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) -> Answer {
     let method = request.method();
+    let reads = matches!(*method, Method::GET | Method::HEAD);
     match request.uri().path() {
+        "/tokens" if reads => tokens::list(admin, caller),
+        "/config" if reads => {
+            caller.did(Action { action: "show configuration", subject: None, count: None });
+            json(StatusCode::OK, admin.settings.load().effective.to_string())
+        }
+        "/tokens" | "/config" => not_allowed("GET, HEAD"),
         "/tokens/revoke" if *method == Method::POST => tokens::revoke(admin, caller, request.body()),
         "/tokens/revoke" => not_allowed("POST"),
         _ => message(StatusCode::NOT_FOUND, "Not Found."),

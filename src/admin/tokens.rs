@@ -1,13 +1,19 @@
-//! What can be ordered about tokens.
+//! What is known of tokens, and what can be ordered about them.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::StatusCode;
-use serde::Deserialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Admin;
 use super::answer::{Answer, json, message};
 use super::audit::{Action, Caller};
+use crate::tokens::cache::Entry;
 use crate::tokens::revocation::Revocation;
 
 /// What is wrong with an order that is none.
@@ -65,4 +71,73 @@ pub(super) fn revoke(admin: &Admin, caller: Caller<'_>, body: &Bytes) -> Answer 
     let revoked = admin.revoker.revoke(revocations);
     caller.did(Action { action: "revoke", subject: Some((by, &what)), count: Some(revoked) });
     json(StatusCode::OK, json!({ "revoked": revoked }).to_string())
+}
+
+/// The answer to `GET /tokens`.
+#[derive(Serialize)]
+struct Listing<'a> {
+    tokens: Vec<Row<'a>>,
+}
+
+/// A token that introspection told of, and whose verdict is in the cache.
+#[derive(Serialize)]
+struct Row<'a> {
+    id: &'a str,
+    name: Option<&'a str>,
+    abilities: Vec<&'a str>,
+    context: Option<&'a str>,
+    workspace_id: Option<&'a str>,
+    created_at: Option<String>,
+    expires_at: Option<String>,
+    /// Of the latest verdict.
+    verdict_age_seconds: f64,
+    /// How many verdicts there are: each spelling of a token has its own.
+    verdicts: usize,
+}
+
+/// One row for each id, numbers first and in their order. Some 300 bytes a token.
+pub(super) fn list(admin: &Admin, caller: Caller<'_>) -> Answer {
+    let mut entries = admin.revoker.entries();
+    entries.sort_unstable_by(|one, other| {
+        by_id(&one.verdict.id, &other.verdict.id).then(other.asked_at.cmp(&one.asked_at))
+    });
+    let now = Instant::now();
+    let tokens: Vec<Row<'_>> = entries
+        .chunk_by(|one, other| one.verdict.id == other.verdict.id)
+        .filter_map(|same| same.first().map(|latest| row(latest, same.len(), now)))
+        .collect();
+    caller.did(Action { action: "list tokens", subject: None, count: Some(tokens.len()) });
+    match serde_json::to_vec(&Listing { tokens }) {
+        Ok(listing) => json(StatusCode::OK, listing),
+        Err(error) => {
+            tracing::error!(%error, "the tokens cannot be listed");
+            message(StatusCode::INTERNAL_SERVER_ERROR, "Server Error")
+        }
+    }
+}
+
+fn by_id(one: &str, other: &str) -> Ordering {
+    match (one.parse::<u64>(), other.parse::<u64>()) {
+        (Ok(one), Ok(other)) => one.cmp(&other),
+        (Ok(_), Err(_)) => Ordering::Less,
+        (Err(_), Ok(_)) => Ordering::Greater,
+        (Err(_), Err(_)) => Ordering::Equal,
+    }
+    .then_with(|| one.cmp(other))
+}
+
+fn row(entry: &Arc<Entry>, verdicts: usize, now: Instant) -> Row<'_> {
+    let verdict = &entry.verdict;
+    let time = |at: SystemTime| Timestamp::try_from(at).ok().map(|at| at.to_string());
+    Row {
+        id: &verdict.id,
+        name: verdict.name.as_deref(),
+        abilities: verdict.abilities.names().collect(),
+        context: verdict.context.as_deref(),
+        workspace_id: verdict.workspace_id.as_deref(),
+        created_at: verdict.created_at.and_then(time),
+        expires_at: verdict.expires_at.and_then(time),
+        verdict_age_seconds: entry.age(now).as_secs_f64(),
+        verdicts,
+    }
 }

@@ -1,7 +1,7 @@
 //! `explain`: one decision, step by step.
 
 use std::fmt::Display;
-use std::io::{self, BufRead as _, Read as _, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,9 +12,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 use zeroize::Zeroizing;
 
-use super::memory::keep_private;
 use super::routes::colour;
-use super::{ConfigArgument, Exit, output, report, show};
+use super::{ConfigArgument, Exit, output, report, show, token_from_stdin};
 use crate::config;
 use crate::policy::ability::{Abilities, Permit, RequirementKind};
 use crate::policy::bearer::Token;
@@ -41,9 +40,6 @@ pub(crate) struct Arguments {
     #[arg(long)]
     token_stdin: bool,
 }
-
-/// Of standard input, in bytes: more than any token that is accepted.
-const LONGEST_LINE: u64 = 64 * 1024;
 
 /// Who asks.
 enum Caller {
@@ -97,12 +93,7 @@ fn ask(path: &Path) -> Result<Caller, Exit> {
         report(format_args!("error: {error}"));
         Exit::Wrong
     };
-    for (what, error) in keep_private() {
-        report(format_args!("warning: {what}: {error}"));
-    }
-    // Room for all: growing would leave a copy behind.
-    let mut line = Zeroizing::new(String::with_capacity(LONGEST_LINE as usize));
-    io::stdin().lock().take(LONGEST_LINE).read_line(&mut line).map_err(|error| wrong(&error))?;
+    let line = token_from_stdin().map_err(|error| wrong(&error))?;
     let settings = match config::load(path) {
         Ok(loaded) => Arc::new(loaded.settings),
         Err(mistakes) => {

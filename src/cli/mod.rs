@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, reports for people to standard error.
 
+mod ask_admin;
 mod check;
 mod demo;
 mod explain;
@@ -10,11 +11,14 @@ mod memory;
 mod routes;
 mod run;
 mod schema;
+mod tokens;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use zeroize::Zeroizing;
 
 use crate::config;
 use crate::server::StartError;
@@ -36,6 +40,7 @@ enum Command {
     Explain(explain::Arguments),
     Health(health::Arguments),
     Schema(schema::Arguments),
+    Tokens(tokens::Arguments),
 }
 
 impl CommandLine {
@@ -49,6 +54,7 @@ impl CommandLine {
             Command::Explain(arguments) => arguments.execute(),
             Command::Health(arguments) => arguments.execute(),
             Command::Schema(arguments) => arguments.execute(),
+            Command::Tokens(arguments) => arguments.execute(),
         }
     }
 }
@@ -93,6 +99,22 @@ impl ConfigArgument {
             None => LOCAL.into(),
         }
     }
+}
+
+/// Of standard input, in bytes: more than any token that is accepted.
+const LONGEST_LINE: u64 = 64 * 1024;
+
+/// The token that is the first line of standard input: there nobody else sees it, as they would an argument.
+pub(crate) fn token_from_stdin() -> io::Result<Zeroizing<String>> {
+    for (what, error) in memory::keep_private() {
+        report(format_args!("warning: {what}: {error}"));
+    }
+    // Room for all: growing would leave a copy behind.
+    let mut line = Zeroizing::new(String::with_capacity(LONGEST_LINE as usize));
+    io::stdin().lock().take(LONGEST_LINE).read_line(&mut line)?;
+    let length = line.trim_end().len();
+    line.truncate(length);
+    Ok(line)
 }
 
 /// Writes a command's result to standard output, coloured only on a terminal, and says how the command

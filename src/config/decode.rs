@@ -197,7 +197,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn is_secret(&self, node: &Node) -> bool {
+    pub(super) fn is_secret(&self, node: &Node) -> bool {
         self.sources.get(node.span.source).is_some_and(|source| source.is_secret(node.span))
     }
 

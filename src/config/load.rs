@@ -9,8 +9,10 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::decode::{Decode, Decoder, Named, Spanned, join};
+use super::effective::effective;
 use super::interpolate::Environment;
 use super::report::{Mistake, Report, Severity};
+use super::schema::schema;
 use super::settings::{self, IntrospectionStyle, ResponsePointers, Settings};
 use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
@@ -74,11 +76,11 @@ pub fn load_text(name: &str, text: String) -> Result<Loaded, Report> {
     settings(Path::new(name), tree, decoder)
 }
 
-/// Reads `admin.address` and nothing else, so that a probe needs no secret and outlives a bad edit.
+/// Reads `admin` and nothing else, so that a probe needs no other secret and outlives a bad edit.
 ///
 /// # Errors
 /// Every mistake in `admin`, or why the file cannot be read.
-pub fn load_admin_address(path: &Path) -> Result<settings::ListenAddress, Report> {
+pub fn load_admin(path: &Path) -> Result<settings::Admin, Report> {
     let environment: &Environment<'_> = &|name| std::env::var(name).ok();
     let mut decoder = Decoder::new(environment);
     let tree = decoder.read_tree(path, None);
@@ -91,15 +93,18 @@ pub fn load_admin_address(path: &Path) -> Result<settings::ListenAddress, Report
         None => tree.as_ref().and_then(|_| written::Admin::absent(&mut decoder)),
     };
     match admin {
-        Some(admin) => Ok(admin.address),
+        Some(admin) => Ok(compile_admin(admin)),
         None => Err(report(path, decoder).0),
     }
 }
 
 fn settings(path: &Path, tree: Option<Rc<Node>>, mut decoder: Decoder<'_>) -> Result<Loaded, Report> {
     let places = tree.as_deref().map(places).unwrap_or_default();
-    let written = tree.and_then(|tree| Gateway::decode(&tree, &mut decoder));
-    let settings = written.and_then(|written| compile(written, &mut decoder));
+    let written = tree.as_ref().and_then(|tree| Gateway::decode(tree, &mut decoder));
+    let mut settings = written.and_then(|written| compile(written, &mut decoder));
+    if let (Some(settings), Some(tree)) = (&mut settings, &tree) {
+        settings.effective = effective(tree, &schema(), &mut decoder);
+    }
     let (report, files) = report(path, decoder);
     match settings {
         Some(settings) if report.count(Severity::Error) == 0 => {
@@ -107,6 +112,11 @@ fn settings(path: &Path, tree: Option<Rc<Node>>, mut decoder: Decoder<'_>) -> Re
         }
         _ => Err(report),
     }
+}
+
+fn compile_admin(admin: written::Admin) -> settings::Admin {
+    let token = admin.token.map(|token| token.0).or(admin.token_file.map(|file| file.0));
+    settings::Admin { address: admin.address, token }
 }
 
 /// Where the addresses and the `tls` sections are: whether they can be used, only a start shows.
@@ -224,10 +234,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             drain_delay: listen.drain_delay.0,
             drain_timeout: listen.drain_timeout.0,
         },
-        admin: settings::Admin {
-            address: admin.address,
-            token: admin.token.map(|token| token.0).or(admin.token_file.map(|file| file.0)),
-        },
+        admin: compile_admin(admin),
         backend: settings::Backend {
             destination: backend.url.destination,
             authority: backend.url.authority,
@@ -275,6 +282,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             access_sample: log.access_sample.0,
         },
         abilities: Arc::new(map),
+        effective: serde_json::Value::Null,
     })
 }
 

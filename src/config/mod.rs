@@ -9,6 +9,7 @@ mod abilities;
 mod address;
 mod cors;
 mod decode;
+mod effective;
 mod files;
 mod freshness;
 mod interpolate;
@@ -27,8 +28,7 @@ mod written;
 
 pub use interpolate::Environment;
 pub use load::{
-    Loaded, LoadedAbilities, load, load_abilities, load_abilities_with, load_admin_address, load_text,
-    load_with,
+    Loaded, LoadedAbilities, load, load_abilities, load_abilities_with, load_admin, load_text, load_with,
 };
 pub use report::{Report, Severity};
 pub use schema::schema;

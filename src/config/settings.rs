@@ -55,6 +55,8 @@ pub struct Settings {
     pub log: Log,
     /// The ability map.
     pub abilities: Arc<AbilityMap>,
+    /// All of it as people are shown it: what is written, defaults filled in, secrets left out.
+    pub effective: Value,
 }
 
 /// An address to listen on.

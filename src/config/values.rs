@@ -368,7 +368,7 @@ pub(super) fn secret_of(text: &str) -> Option<SecretString> {
     (!text.is_empty()).then(|| SecretString::from(text.to_owned()))
 }
 
-leaf_schema!(Secret, json_schema!({"type": "string", "minLength": 1}));
+leaf_schema!(Secret, json_schema!({"type": "string", "minLength": 1, "writeOnly": true}));
 
 impl Decode for JsonPointer {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {

@@ -231,6 +231,14 @@ impl Configuration {
         keep("admin.address", &now.admin.address, &mut next.admin.address, &mut kept);
         keep("runtime.threads", &now.threads, &mut next.threads, &mut kept);
         keep("log.format", &now.log.format, &mut next.log.format, &mut kept);
+        for key in &kept {
+            let pointer = format!("/{}", key.replace('.', "/"));
+            if let (Some(shown), Some(is)) =
+                (next.effective.pointer_mut(&pointer), now.effective.pointer(&pointer))
+            {
+                shown.clone_from(is);
+            }
+        }
         kept
     }
 }

@@ -1,0 +1,105 @@
+//! A question to the admin listener of a gateway that runs.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST};
+use http::{HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime;
+use tokio::time::timeout;
+
+use crate::config::settings::ListenAddress;
+
+/// The longest answer that is read, in bytes: a list of a million tokens.
+const LONGEST: usize = 512 * 1024 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AdminError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("the answer is not HTTP: {0}")]
+    Http(#[from] hyper::Error),
+    #[error("the question cannot be asked: {0}")]
+    Request(#[from] http::Error),
+    #[error("the answer breaks off: {0}")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Asks, and waits for the whole answer for as long as `patience`.
+pub(super) fn ask_admin(
+    address: &ListenAddress,
+    request: Request<Full<Bytes>>,
+    patience: Duration,
+) -> Result<Response<Bytes>, AdminError> {
+    runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let answer = async {
+            match address {
+                ListenAddress::Tcp(address) => {
+                    exchange(TcpStream::connect(reachable(*address)).await?, request).await
+                }
+                ListenAddress::Unix(path) => exchange(UnixStream::connect(path).await?, request).await,
+            }
+        };
+        timeout(patience, answer).await.unwrap_or(Err(AdminError::Timeout(patience)))
+    })
+}
+
+/// Who listens on every address is asked on the loopback one.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+async fn exchange<S>(stream: S, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, AdminError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let fields = request.headers_mut();
+    fields.insert(HOST, HeaderValue::from_static("localhost"));
+    fields.insert(CONNECTION, HeaderValue::from_static("close"));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let answer = async {
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        let body = Limited::new(body, LONGEST).collect().await.map_err(AdminError::Body)?;
+        Ok(Response::from_parts(head, body.to_bytes()))
+    };
+    tokio::select! {
+        biased;
+        answer = answer => answer,
+        // What is wrong with the connection the answer says.
+        never = async {
+            let _ = connection.await;
+            std::future::pending().await
+        } => never,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_is_asked_on_loopback() {
+        for (listening, asked) in [
+            ("0.0.0.0:9090", "127.0.0.1:9090"),
+            ("[::]:9090", "[::1]:9090"),
+            ("192.0.2.1:9090", "192.0.2.1:9090"),
+        ] {
+            assert_eq!(reachable(listening.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+}

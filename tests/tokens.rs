@@ -1,0 +1,322 @@
+//! What the admin listener shows, and `tokens`, which asks it.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::{BINARY, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
+
+const ITEMS: &str = "/api/v2/items";
+const ADMIN: [(&str, &str); 1] = [("Authorization", "Bearer an-operator")];
+/// `x:an-operator`
+const BROWSER: [(&str, &str); 1] = [("Authorization", "Basic eDphbi1vcGVyYXRvcg==")];
+
+struct Setting {
+    gateway: Gateway,
+    introspector: Introspector,
+    _upstream: Upstream,
+}
+
+fn setting(yaml: &str) -> Setting {
+    let upstream = Upstream::start();
+    let introspector = Introspector::start();
+    let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
+    let gateway = builder.yaml("cache: {ttl: 1h}\n").yaml(yaml).start();
+    Setting { gateway, introspector, _upstream: upstream }
+}
+
+impl Setting {
+    fn use_token(&self, token: &str, verdict: Verdict) {
+        self.introspector.know(token, verdict);
+        assert!(matches!(self.gateway.get(ITEMS, Some(token)).status, 200 | 403));
+    }
+
+    fn get(&self, path: &str, fields: &[(&str, &str)]) -> Response {
+        RawClient::connect(self.gateway.admin()).request("GET", path, fields, b"")
+    }
+
+    /// Exit code, standard output and standard error of `tokens` with these words.
+    fn tokens(&self, words: &[&str], input: &str) -> (i32, String, String) {
+        // The configuration says port 0: the command needs to know which it has become.
+        let text = std::fs::read_to_string(self.gateway.directory().join("gateway.yaml")).unwrap();
+        let file = self.gateway.directory().join("asked.yaml");
+        let (before, after) = text.split_once("admin:\n  address: 127.0.0.1:0\n").unwrap();
+        let address = self.gateway.admin();
+        std::fs::write(&file, format!("{before}admin:\n  address: {address}\n{after}")).unwrap();
+        run(words, &file.display().to_string(), input)
+    }
+}
+
+fn run(words: &[&str], config: &str, input: &str) -> (i32, String, String) {
+    let mut command = Command::new(BINARY);
+    command.arg("tokens").args(words).args(["--config", config]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+const OPERATOR: &str = "admin:\n  token: an-operator\n";
+
+#[test]
+fn tokens_are_listed_by_id_and_never_shown() {
+    let setting = setting(OPERATOR);
+    assert_eq!(setting.get("/tokens", &ADMIN).json(), json!({"tokens": []}));
+    setting.use_token("100|secret-a", Verdict::active(&["*"]).named("100", "phone"));
+    setting.use_token("9|secret-b", Verdict::active(&["items:read", "items:create"]).named("9", "scanner"));
+    setting.use_token("009|secret-b", Verdict::active(&["items:read", "items:create"]).named("9", "scanner"));
+    setting.use_token("secret-c", Verdict::active(&[]).named("b-1", "till \u{1b}[2J"));
+    setting.use_token(
+        "7|secret-d",
+        Verdict::active(&["items:read"]).expiring("2999-01-01T00:00:00Z").named("7", "old"),
+    );
+    setting.introspector.forget("5|secret-e");
+    assert_eq!(setting.gateway.get(ITEMS, Some("5|secret-e")).status, 401);
+    for fields in [ADMIN, BROWSER] {
+        let answer = setting.get("/tokens", &fields);
+        assert_eq!((answer.status, answer.field("cache-control")), (200, Some("no-store")));
+        let tokens = answer.json()["tokens"].as_array().unwrap().clone();
+        let of = |key: &str| tokens.iter().map(|token| token[key].clone()).collect::<Vec<_>>();
+        assert_eq!(of("id"), ["7", "9", "100", "b-1"]);
+        assert_eq!(of("name"), ["old", "scanner", "phone", "till \u{1b}[2J"]);
+        assert_eq!(of("verdicts"), [1, 2, 1, 1]);
+        assert_eq!(of("abilities")[1], json!(["items:create", "items:read"]));
+        assert_eq!(of("expires_at"), [json!("2999-01-01T00:00:00Z"), Value::Null, Value::Null, Value::Null]);
+        assert!(tokens.iter().all(|token| token["verdict_age_seconds"].as_f64().unwrap() < 60.0));
+        assert!(!answer.text().contains("secret"), "{}", answer.text());
+    }
+    let (code, stdout, stderr) = setting.tokens(&["list"], "");
+    assert_eq!((code, &*stderr), (0, ""));
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert!(lines[0].starts_with("ID   NAME       "), "{stdout}");
+    assert!(
+        lines[2].starts_with("9    scanner  ") && lines[2].ends_with("items:create items:read"),
+        "{stdout}"
+    );
+    assert!(!stdout.contains('\u{1b}'), "a name does nothing to a terminal: {stdout:?}");
+    let (code, stdout, _) = setting.tokens(&["list", "--format", "json"], "");
+    assert_eq!(
+        (code, serde_json::from_str::<Value>(&stdout).unwrap()["tokens"][0]["id"].clone()),
+        (0, json!("7"))
+    );
+    // What is revoked is not believed, and not listed.
+    let (code, stdout, _) = setting.tokens(&["revoke", "--id", "9"], "");
+    assert_eq!((code, &*stdout), (0, "2 verdicts forgotten\n"));
+    assert_eq!(setting.get("/tokens", &ADMIN).json()["tokens"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn the_command_revokes_as_it_is_told() {
+    let setting = setting(OPERATOR);
+    for (words, input, stdout) in [
+        (&["revoke", "--id", "17"][..], "", "1 verdict forgotten\n"),
+        (&["revoke", "--name", "scanner"], "", "2 verdicts forgotten\n"),
+        (&["revoke", "--all"], "", "3 verdicts forgotten\n"),
+        (&["revoke", "--token-stdin"], "17|secret\n", "1 verdict forgotten\n"),
+        (&["revoke", "--token-stdin"], "18|another\nno more\n", "1 verdict forgotten\n"),
+        (&["revoke", "--id", "99"], "", "0 verdicts forgotten\n"),
+    ] {
+        setting.use_token("17|secret", Verdict::active(&["*"]).named("17", "scanner"));
+        setting.use_token("18|secret", Verdict::active(&["*"]).named("18", "scanner"));
+        setting.use_token("19|secret", Verdict::active(&["*"]).named("19", "phone"));
+        assert_eq!(setting.tokens(words, input), (0, stdout.to_owned(), String::new()), "{words:?}");
+    }
+    for words in [
+        &["revoke"][..],
+        &["revoke", "--id", "1", "--all"],
+        &["revoke", "--token", "17|secret"],
+        &["revoke", "17|secret"],
+        &[],
+    ] {
+        assert_eq!(setting.tokens(words, "").0, 2, "{words:?}");
+    }
+    let (code, _, stderr) = setting.tokens(&["revoke", "--token-stdin"], "\n");
+    assert!(code == 1 && stderr.contains("answers 400: The body must be one of"), "{stderr}");
+}
+
+#[test]
+fn what_keeps_the_command_from_asking_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let setting = setting(OPERATOR);
+    let token = directory.path().join("token");
+    std::fs::write(&token, "wrong\n").unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = setting.gateway.admin();
+    let other = self::setting("");
+    for (admin, expected) in [
+        (format!("{{address: '{address}'}}"), "neither `admin.token_file` nor `admin.token` is set"),
+        (
+            format!("{{address: '{address}', token_file: {}}}", token.display()),
+            "is not the one that the gateway runs with",
+        ),
+        (format!("{{address: '{closed}', token: a}}"), "Connection refused"),
+        (format!("{{address: '{}', token: a}}", other.gateway.admin()), "it runs without an admin token"),
+        ("{address: 'unix:/nowhere/admin.sock', token: a}".to_owned(), "No such file or directory"),
+        ("{address: 1}".to_owned(), "`admin.address`: wrong type"),
+        (
+            format!("{{address: '{address}', token_file: /nowhere}}"),
+            "`admin.token_file`: cannot read the file",
+        ),
+    ] {
+        let file = directory.path().join("gateway.yaml");
+        std::fs::write(&file, format!("admin: {admin}\n")).unwrap();
+        for words in [&["list"][..], &["revoke", "--all"]] {
+            let (code, stdout, stderr) = run(words, &file.display().to_string(), "");
+            assert_eq!((code, &*stdout), (1, ""), "{admin}");
+            assert!(stderr.contains(expected), "{admin}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn by_a_unix_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("admin.sock");
+    let file = directory.path().join("gateway.yaml");
+    let yaml = format!(
+        "listen: {{address: 127.0.0.1:0}}\nadmin: {{address: 'unix:{}', token: an-operator}}\n\
+         backend: {{url: http://127.0.0.1:9}}\nintrospection: {{url: http://127.0.0.1:9}}\n\
+         abilities: {{routes: {{/up: {{GET: public}}}}}}\n",
+        socket.display()
+    );
+    std::fs::write(&file, yaml).unwrap();
+    let mut gateway =
+        Command::new(BINARY).args(["run", "--config"]).arg(&file).stdout(Stdio::null()).spawn().unwrap();
+    while !socket.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let listed = run(&["list"], &file.display().to_string(), "");
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+    assert_eq!(listed.0, 0, "{listed:?}");
+}
+
+#[test]
+fn the_configuration_is_shown_as_it_counts_without_its_secrets() {
+    let yaml = "\
+admin:
+  token: an-operator
+backend:
+  timeout: ${BACKEND_TIMEOUT:-7s}
+webhook: {secret: [hunter2-one, hunter2-two]}
+redis:
+  url: redis://user:hunter2-redis@127.0.0.1:9
+rate_limit: {requests_per_second: 5, by_name: {phone: {burst: 3}}}
+";
+    let setting = setting(yaml);
+    let answer = setting.get("/config", &ADMIN);
+    assert_eq!((answer.status, answer.field("content-type")), (200, Some("application/json")));
+    let shown = answer.json();
+    let at =
+        |pointer: &str| shown.pointer(pointer).unwrap_or_else(|| panic!("{pointer} in {shown:#}")).clone();
+    for (pointer, value) in [
+        ("/cache/ttl", json!("1h")),
+        ("/cache/negative_ttl", json!("5s")),
+        ("/cache/max_age", json!({})),
+        ("/cache/max_tokens", json!(100_000)),
+        ("/backend/timeout", json!("7s")),
+        ("/backend/tls/roots", json!("bundled")),
+        ("/backend/tls/ca_file", Value::Null),
+        ("/listen/address", json!("127.0.0.1:0")),
+        ("/listen/tls", Value::Null),
+        ("/listen/hsts", json!("0s")),
+        ("/admin/token", json!("[redacted]")),
+        ("/admin/token_file", Value::Null),
+        ("/webhook/secret", json!(["[redacted]", "[redacted]"])),
+        ("/webhook/id", json!("/data/id")),
+        ("/webhook/events", json!(["token.updated", "token.deleted"])),
+        ("/redis/url", json!("[redacted]")),
+        ("/redis/channel", json!("stockaj-gateway")),
+        ("/rate_limit/requests_per_second", json!(5)),
+        ("/rate_limit/by_name/phone/burst", json!(3)),
+        ("/cors/origins", json!([])),
+        ("/runtime/threads", json!(2)),
+        ("/log/access", json!(true)),
+        ("/identity_headers", json!([])),
+        ("/abilities/unmapped", json!("deny")),
+        ("/abilities/routes/~1api~1v2~1reports~1{*rest}/GET", json!({"any": ["items:read", "rents:read"]})),
+    ] {
+        assert_eq!(at(pointer), value, "{pointer}");
+    }
+    assert!(!answer.text().contains("hunter2") && !answer.text().contains("an-operator"), "{shown:#}");
+    // It is what counts now, and what cannot change is as it was.
+    setting.gateway.edit("listen:\n  address: 127.0.0.1:0", "listen:\n  address: 127.0.0.1:1");
+    setting.gateway.edit("ttl: 1h", "ttl: 2h");
+    assert!(setting.gateway.reload());
+    let shown = setting.get("/config", &BROWSER).json();
+    assert_eq!((&shown["cache"]["ttl"], &shown["listen"]["address"]), (&json!("2h"), &json!("127.0.0.1:0")));
+    // And it can be read again: JSON is YAML.
+    let mut shown = shown;
+    shown["admin"]["token"] = Value::Null;
+    shown["webhook"]["secret"] = json!("another");
+    shown["redis"] = Value::Null;
+    let file = setting.gateway.directory().join("shown.yaml");
+    std::fs::write(&file, strip_nulls(shown).to_string()).unwrap();
+    let output = Command::new(BINARY).args(["check", "--config"]).arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn strip_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(members) => members
+            .into_iter()
+            .filter(|(_, it)| !it.is_null())
+            .map(|(key, it)| (key, strip_nulls(it)))
+            .collect(),
+        other => other,
+    }
+}
+
+/// Who, what, how many: a line for each.
+#[test]
+fn every_action_leaves_its_line() {
+    let setting = setting(OPERATOR);
+    setting.use_token("17|secret", Verdict::active(&["*"]).named("17", "scanner"));
+    let post = |fields: &[(&str, &str)], body: &str| {
+        let mut client = RawClient::connect(setting.gateway.admin());
+        client.request("POST", "/tokens/revoke", fields, body.as_bytes()).status
+    };
+    assert_eq!(setting.get("/tokens", &ADMIN).status, 200);
+    assert_eq!(setting.get("/tokens", &BROWSER).status, 200);
+    assert_eq!(setting.get("/config", &ADMIN).status, 200);
+    assert_eq!(post(&ADMIN, r#"{"token":"17|secret"}"#), 200);
+    let attempts = 50;
+    for _ in 0..attempts {
+        assert_eq!(
+            setting.get("/tokens?token=17|secret", &[("Authorization", "Bearer 17|secret")]).status,
+            401
+        );
+        assert_eq!(post(&[], r#"{"all":true}"#), 401);
+    }
+    setting.gateway.wait_for_log(|line| line["message"] == "admin: refused");
+    let lines: Vec<Value> =
+        setting.gateway.logs().iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let done: Vec<_> = lines
+        .iter()
+        .filter(|line| line["message"] == "admin")
+        .map(|line| {
+            assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+            let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+            (text("action"), text("credential"), text("by"), text("what"), line["count"].as_u64())
+        })
+        .collect();
+    let line = |action: &str, how: &str, by: &str, what: &str, count| {
+        (action.to_owned(), format!("admin token ({how})"), by.to_owned(), what.to_owned(), count)
+    };
+    assert_eq!(
+        done,
+        [
+            line("list tokens", "Bearer", "-", "-", Some(1)),
+            line("list tokens", "Basic", "-", "-", Some(1)),
+            line("show configuration", "Bearer", "-", "-", None),
+            line("revoke", "Bearer", "token", "17", Some(1)),
+        ]
+    );
+    let refused = lines.iter().filter(|line| line["message"] == "admin: refused").count();
+    assert!((1..10).contains(&refused), "{refused} lines of {} attempts", 2 * attempts);
+    let said = setting.gateway.logs().join("\n");
+    assert!(!said.contains("17|secret") && !said.contains("an-operator"), "{said}");
+}
