@@ -48,8 +48,8 @@ mod stand_in; // the demo's stand-in for Stockaj, alone
 mod streaming; // bodies as they flow: events, Expect, early answers, clients that have left
 mod testssl; // testssl.sh looks at the listener
 mod tls; // both sides of TLS: what is served, what is believed
-mod traces; // whose request is part of which: as the backend and a collector are told
 mod tokens; // what the admin listener shows, and `tokens`, which asks it
+mod traces; // whose request is part of which: as the backend and a collector are told
 mod tunnels; // WebSocket: what becomes a tunnel, and how long it lives
 mod verdicts; // whom the gateway asks about a token, how often, and how long it believes the answer
 mod webhook; // what Stockaj tells by itself, signed

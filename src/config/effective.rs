@@ -49,10 +49,14 @@ impl<'schema> Reader<'schema, '_, '_> {
 
     fn mapping(&mut self, entries: &[Entry], schema: &'schema Json) -> Json {
         let mut shown = Map::new();
+        // Of what is no section, such as a route, only what is written counts.
+        let is_section = schema.get("description").is_some();
         let properties = schema.get("properties").and_then(Json::as_object);
         for (name, schema) in properties.into_iter().flatten() {
             let entry = entries.iter().find(|entry| *entry.key.text == **name);
-            shown.insert(name.clone(), self.value(entry.map(|entry| &*entry.value), schema));
+            if entry.is_some() || is_section {
+                shown.insert(name.clone(), self.value(entry.map(|entry| &*entry.value), schema));
+            }
         }
         let patterns = schema.get("patternProperties").and_then(Json::as_object);
         let other = patterns.and_then(|patterns| patterns.values().next());
