@@ -14,7 +14,10 @@ use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::METHODS;
 use crate::telemetry::access::{AccessLine, AccessLog};
 use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Phase, RouteLabel};
+use crate::telemetry::spans::{Trace, Tracer};
 use crate::tokens::lookup::Held;
+
+mod spans;
 
 /// Where one core's requests are recorded.
 pub struct Recorder {
@@ -22,6 +25,8 @@ pub struct Recorder {
     pub metrics: CoreMetrics,
     /// The access log.
     pub access: AccessLog,
+    /// Traces, where there are any.
+    pub tracer: Option<Rc<Tracer>>,
 }
 
 /// What is known of a request so far. Dropped with the answer's body, it records the request once:
@@ -37,6 +42,8 @@ pub struct Exchange {
     pub method: Method,
     /// Its id, ours or that of a trusted peer.
     pub request_id: HeaderValue,
+    /// The trace that it is part of, where there are any.
+    pub trace: Option<Rc<Trace>>,
     /// The route's label in metrics, as soon as there is one.
     pub route: RouteLabel,
     /// The route's number in the map.
@@ -49,6 +56,8 @@ pub struct Exchange {
     pub backend: Duration,
     answer_came: Option<Instant>,
     answer: Option<(StatusCode, Reason)>,
+    /// Whether the answer is a refusal of the gateway's own.
+    is_refused: bool,
     detail: Option<&'static str>,
     complete: bool,
 }
@@ -97,6 +106,7 @@ impl Exchange {
             client: peer.address,
             method: method.clone(),
             request_id,
+            trace: None,
             route: RouteLabel::None,
             route_number: None,
             caller: None,
@@ -105,6 +115,7 @@ impl Exchange {
             backend: Duration::ZERO,
             answer_came: None,
             answer: None,
+            is_refused: false,
             complete: false,
         }
     }
@@ -141,6 +152,7 @@ impl Exchange {
         if let Refusal::BadRequest(why) = refusal {
             self.detail = Some(why);
         }
+        self.is_refused = true;
         self.answered(status, refusal.reason(), now);
     }
 
@@ -190,6 +202,9 @@ impl Drop for Exchange {
         metrics.request(self.route, &self.method, status, reason, duration);
         if self.recorder.access.wants(reason, status.as_u16()) {
             self.write_access_line(status, reason, duration);
+        }
+        if let Some(trace) = &self.trace {
+            self.tell(trace, reason, now);
         }
     }
 }

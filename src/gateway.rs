@@ -40,6 +40,7 @@ use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::Target;
 use crate::policy::upgrade::Handshake;
 use crate::telemetry::metrics::{RouteLabel, RouteNumbers};
+use crate::telemetry::spans::Trace;
 use crate::tokens::cache::TokenHash;
 use crate::tokens::lookup::{Held, Lookup};
 
@@ -136,6 +137,9 @@ impl Gateway {
         let id = request_id(peer, &head.headers);
         let version = if head.version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
         let mut exchange = Exchange::new(&self.recorder, &self.settings, peer, &head.method, id, now);
+        if let Some(tracer) = &self.recorder.tracer {
+            exchange.trace = Some(Trace::begin(tracer, &head, peer.trusted, now));
+        }
         if peer.trusted
             && let Some(address) = peer.address
         {
@@ -317,9 +321,12 @@ impl Gateway {
         let requirement = map.requirement(&found)?;
         let started = exchange.started();
         let since = self.since(requirement, started, Duration::ZERO);
-        let caller = self.verdict(token, started, since, &mut exchange.introspection).await?;
+        let caller =
+            self.verdict(token, started, since, exchange.trace.as_ref(), &mut exchange.introspection).await?;
         exchange.caller = Some(Rc::clone(&caller));
-        let (permit, caller) = self.permit(token, caller, requirement, &mut exchange.introspection).await?;
+        let (permit, caller) = self
+            .permit(token, caller, requirement, exchange.trace.as_ref(), &mut exchange.introspection)
+            .await?;
         self.recorder.metrics.verdict_served(caller.age(started));
         if let Some(tokens) = &self.limiter.tokens {
             let verdict = &caller.verdict;
@@ -342,8 +349,8 @@ impl Gateway {
         let requirement = map.requirement(&found)?;
         let mut waited = Duration::ZERO;
         let since = self.since(requirement, now, tunnel::PAUSE);
-        let caller = self.verdict(token.token(), now, since, &mut waited).await?;
-        let (_, caller) = self.permit(token.token(), caller, requirement, &mut waited).await?;
+        let caller = self.verdict(token.token(), now, since, None, &mut waited).await?;
+        let (_, caller) = self.permit(token.token(), caller, requirement, None, &mut waited).await?;
         *held = caller;
         Ok(())
     }
@@ -369,6 +376,7 @@ impl Gateway {
         token: Token<'_>,
         now: Instant,
         since: Option<Instant>,
+        trace: Option<&Rc<Trace>>,
         waited: &mut Duration,
     ) -> Result<Held, Refusal> {
         let hash = TokenHash::of(token.as_bytes());
@@ -377,7 +385,7 @@ impl Gateway {
         }
         let asked = Instant::now();
         // Boxed, as all that is seldom waited for: it would make the future of every request larger.
-        let verdict = Box::pin(self.lookup.look_further(hash, token, asked, since)).await;
+        let verdict = Box::pin(self.lookup.look_further(hash, token, asked, since, trace)).await;
         *waited += asked.elapsed();
         verdict
     }
@@ -389,6 +397,7 @@ impl Gateway {
         token: Token<'_>,
         caller: Held,
         requirement: &Requirement,
+        trace: Option<&Rc<Trace>>,
         waited: &mut Duration,
     ) -> Result<(Permit, Held), Refusal> {
         let denied = match requirement.permit(&caller.verdict.abilities) {
@@ -396,7 +405,7 @@ impl Gateway {
             Err(denied) => denied,
         };
         let asked = Instant::now();
-        let again = Box::pin(self.lookup.ask_again(token, &caller, asked)).await;
+        let again = Box::pin(self.lookup.ask_again(token, &caller, asked, trace)).await;
         *waited += asked.elapsed();
         match again {
             None => Err(denied),
@@ -466,6 +475,9 @@ impl Gateway {
         };
         if headers::prepare_request(&mut head.headers, forwarding) {
             warn_of_distrust();
+        }
+        if let Some(trace) = &exchange.trace {
+            trace.mark_request(&mut head.headers, Instant::now());
         }
         if upload.is_some() && !head.headers.contains_key(CONTENT_LENGTH) {
             // Said outright: hyper takes a GET or HEAD of unknown length to have no body.

@@ -20,7 +20,8 @@
 //! backend/     forward (takes a Permit), tunnel
 //! client/      connections out: resolve, TLS, keep-alive pool
 //! server/      listen, head (the scanner before hyper), connection, tls, drain
-//! telemetry/   metrics, access log
+//! telemetry/   metrics, spans, access log
+//! traces/      spans to a collector, by OTLP
 //! admin/       the admin listener
 //! demo/        the stand-in for Stockaj
 //! watch.rs     whether files have changed
@@ -54,4 +55,5 @@ pub mod replicas;
 pub mod server;
 pub mod telemetry;
 pub mod tokens;
+pub mod traces;
 pub mod watch;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 10] = [
     &["cli"],
     &["server"],
-    &["admin", "gateway", "replicas"],
+    &["admin", "gateway", "replicas", "traces"],
     &["answer_body"],
     &["exchange"],
     &["answer", "backend", "tokens", "usage"],

@@ -76,7 +76,9 @@ fn its_metrics_are_those_of_a_running_gateway() {
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     let tls = Arc::new(Authority::new());
     let builder = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&tls);
-    let gateway = builder.yaml("redis: {url: redis+unix:///nowhere}\n").start();
+    let gateway = builder
+        .yaml("redis: {url: redis+unix:///nowhere}\ntraces: {otlp_endpoint: \"unix:/nowhere\"}\n")
+        .start();
     assert_eq!(gateway.get("/api/v2/items", None).status, 401);
     let scrape = gateway.metrics().0;
     let text = readme();

@@ -18,7 +18,7 @@ use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
 use super::values::{Style, Whole, parse_pointer};
 use super::written::{self, Gateway, MapFile};
-use super::{abilities, cors, freshness, redis, tls, webhook};
+use super::{abilities, cors, freshness, redis, tls, traces, webhook};
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 
@@ -199,8 +199,20 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
     let introspection = compile_introspection(written.introspection, decoder)?;
     let identity_headers = compile_identity(written.identity_headers, &introspection.response, decoder);
     let cors = cors::compile(written.cors, decoder);
-    let Gateway { listen, admin, backend, cache, limits, rate_limit, redis, webhook, runtime, log, .. } =
-        written;
+    let Gateway {
+        listen,
+        admin,
+        backend,
+        cache,
+        limits,
+        rate_limit,
+        redis,
+        webhook,
+        traces,
+        runtime,
+        log,
+        ..
+    } = written;
     if backend.cookies.value.0 {
         decoder.mistakes.push(
             Mistake::warning("cookies beside a token")
@@ -220,6 +232,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
     }
     let redis = redis.and_then(|written| redis::compile(written, decoder));
     let webhook = webhook.and_then(|written| webhook::compile(written, decoder));
+    let traces = traces::compile(traces, decoder);
     let hsts = tls::strict_transport_security(&listen);
     let certificates = tls::compile_listen(&listen, decoder);
     Some(Settings {
@@ -270,6 +283,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
         },
         rate_limit: rate_limit.map(|rate_limit| compile_rate_limit(rate_limit, decoder)),
         redis,
+        traces,
         webhook,
         threads: match runtime.threads.count() {
             0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),

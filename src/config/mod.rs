@@ -21,6 +21,7 @@ mod section;
 pub mod settings;
 mod source;
 mod tls;
+mod traces;
 mod tree;
 mod values;
 mod webhook;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -48,6 +48,8 @@ pub struct Settings {
     pub redis: Option<Redis>,
     /// How Stockaj tells that a token was changed or deleted; none: it does not.
     pub webhook: Option<Webhook>,
+    /// Where spans go, and of which requests; none: nowhere.
+    pub traces: Option<Traces>,
     /// How many runtimes serve requests, at least 1: `runtime.threads`, or for 0 the available cores and
     /// 4 at most.
     pub threads: usize,
@@ -259,6 +261,16 @@ pub enum IntrospectionStyle {
     },
 }
 
+impl IntrospectionStyle {
+    /// The method that it asks with.
+    pub const fn method(&self) -> Method {
+        match self {
+            Self::Bearer => Method::GET,
+            Self::Rfc7662 { .. } => Method::POST,
+        }
+    }
+}
+
 /// A JSON Pointer (RFC 6901), parsed: the unescaped reference tokens. Empty: the whole document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonPointer(pub Box<[Box<str>]>);
@@ -415,6 +427,31 @@ impl PartialEq for Redis {
             && *tls == other.tls
             && *channel == other.channel
     }
+}
+
+/// `traces`, where there is an endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Traces {
+    /// Where the collector is, from `traces.otlp_endpoint`.
+    pub destination: Destination,
+    /// What Host says there.
+    pub authority: HeaderValue,
+    /// The path that spans are sent to.
+    pub target: Uri,
+    /// `traces.secret_headers` or `traces.secret_headers_file`; their `Debug` is redacted.
+    pub headers: HeaderMap,
+    /// `traces.sample_ratio`, from 0 to 1.
+    pub sample_ratio: f64,
+    /// `traces.max_per_second`
+    pub max_per_second: u32,
+    /// `traces.service_name`
+    pub service_name: Box<str>,
+    /// `traces.flush_interval`
+    pub flush_interval: Duration,
+    /// `traces.timeout`
+    pub timeout: Duration,
+    /// `traces.tls`
+    pub tls: ClientTls,
 }
 
 /// `limits`

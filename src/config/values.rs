@@ -233,6 +233,33 @@ impl<const LEAST: u32, const MOST: u32> JsonSchema for Whole<LEAST, MOST> {
     }
 }
 
+/// A number from 0 to 1.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ratio(pub(super) f64);
+
+impl Decode for Ratio {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const RATIO: &str = "a number from 0 to 1 such as `0.25`";
+        let scalar = decoder.scalar(node, RATIO)?;
+        // Digits and a point: `inf`, `nan` and exponents are numbers to Rust as well.
+        let plain = scalar.text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let number = scalar.text.parse::<f64>().ok().filter(|number| plain && (0.0..=1.0).contains(number));
+        match number.filter(|_| !scalar.string) {
+            Some(number) => Some(Self(number)),
+            None => {
+                let hint = (scalar.string && number.is_some()).then(|| "remove the quotes".to_owned());
+                decoder.mismatch_with(node, "not such a number", RATIO, hint);
+                None
+            }
+        }
+    }
+}
+
+leaf_schema!(
+    Ratio,
+    json_schema!({"type": ["number", "string"], "minimum": 0, "maximum": 1, "pattern": FROM_ENVIRONMENT})
+);
+
 /// `true` or `false`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Switch(pub(super) bool);

@@ -7,7 +7,7 @@ use super::decode::{Named, OneOrMore, Spanned};
 use super::files::{ReadableFile, SecretFile};
 use super::section::section;
 use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots, TlsVersion};
-use super::values::{Period, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
+use super::values::{Period, Ratio, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
 use crate::policy::cors::Preflight;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::Unmapped;
@@ -45,6 +45,8 @@ section! {
         redis: Option<Spanned<Redis>>,
         /// How Stockaj tells that a token was changed or deleted: a signed POST to `/webhook` on the admin listener.
         webhook: Option<Spanned<Webhook>>,
+        /// What is told of requests to those who follow them through several services.
+        traces: Traces,
         /// What serves.
         runtime: Runtime,
         /// What is logged.
@@ -322,6 +324,33 @@ section! {
         /// At once, after a pause.
         burst: Option<Whole<1, MOST_REQUESTS>>,
     }
+}
+
+section! {
+    /// Spans of OpenTelemetry, of which requests and where they go.
+    Traces {
+        /// The base URL of a collector that takes OTLP over HTTP: http or https, or `unix:/path`. Spans go to
+        /// `/v1/traces` below it. Without it nothing is traced.
+        otlp_endpoint: Option<Spanned<BackendUrl>>,
+        /// Of the requests with which a trace begins, how many are traced, from 0 to 1. A trusted proxy has decided
+        /// for those that it sends a `traceparent` with.
+        sample_ratio: Ratio = 1,
+        /// The most requests that are traced in a second, over all cores, whoever decided so.
+        max_per_second: Whole<1, MOST_REQUESTS> = 100,
+        /// `service.name` of the spans.
+        service_name: Text = "stockaj-gateway",
+        /// Header fields for the collector, `Name: value`, one a line, from the environment: `${OTLP_HEADERS}`.
+        secret_headers: Option<Spanned<Secret>>,
+        /// The file with the header fields.
+        secret_headers_file: Option<Spanned<SecretFile>>,
+        /// How long spans are gathered before they are sent.
+        flush_interval: Timeout = "1s",
+        /// Of one attempt to send them.
+        timeout: Timeout = "5s",
+        /// How https is spoken.
+        tls: ClientTls,
+    }
+    exclusive { secret_headers, secret_headers_file }
 }
 
 section! {

@@ -19,4 +19,5 @@ pub mod path;
 pub mod refusal;
 pub mod route;
 pub mod target;
+pub mod trace_context;
 pub mod upgrade;

@@ -19,6 +19,7 @@ use crate::telemetry::metrics::{EntryKind, EvictionCause, Metrics, RouteNumbers}
 use crate::tokens::cache::TokenCache;
 use crate::tokens::lookup::Shared;
 use crate::tokens::turns::Turns;
+use crate::traces;
 use crate::watch::contents;
 
 /// How long a connection of HTTP/2 may be silent, while an answer is awaited, before it is asked whether it lives: often
@@ -32,6 +33,8 @@ pub struct Parts {
     pub(super) introspector: Arc<Outbound>,
     /// The way to other replicas.
     pub(super) redis: Option<Arc<Way>>,
+    /// The way to a collector of spans.
+    pub(super) traces: Option<Arc<traces::Way>>,
 }
 
 /// The way to one destination, and how connections to it are kept. As long as it is the same, so are they.
@@ -146,7 +149,10 @@ impl Parts {
         let known = before.and_then(|before| before.redis.as_ref());
         let redis = settings.redis.as_ref().map(|redis| Way::to(redis, known)).transpose();
         let redis = redis.map_err(|source| StartError::Connector { section: "redis", source })?;
-        Ok(Self { tls, backend, introspector, redis })
+        let known = before.and_then(|before| before.traces.as_ref());
+        let traces = settings.traces.as_ref().map(|traces| traces::Way::to(traces, known)).transpose();
+        let traces = traces.map_err(|source| StartError::Connector { section: "traces", source })?;
+        Ok(Self { tls, backend, introspector, redis, traces })
     }
 }
 

@@ -73,6 +73,7 @@ impl Serving {
         let asked = before.map(|it| (&it.introspector, it.gateway.lookup().introspector().pool()));
         let introspection = parts.introspector.pool(asked);
         let backend = parts.backend.pool(before.map(|it| (&it.backend, it.gateway.backend().pool())));
+        let tracer = parts.traces.as_ref().and_then(|way| way.tracer(metrics.metrics(), settings.threads));
         let introspector = Introspector::new(Arc::clone(settings), introspection);
         let gateway = Gateway::new(
             Arc::clone(settings),
@@ -80,7 +81,7 @@ impl Serving {
             Lookup::new(Arc::clone(shared), introspector, metrics.clone()),
             Backend::new(Arc::clone(settings), backend),
             Arc::clone(limiter),
-            Rc::new(Recorder { metrics: metrics.clone(), access }),
+            Rc::new(Recorder { metrics: metrics.clone(), access, tracer }),
         );
         Self {
             gateway: Rc::new(gateway),

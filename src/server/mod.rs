@@ -46,6 +46,7 @@ use crate::replicas::Replicas;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, Metrics};
 use crate::tokens::revoker::Revoker;
+use crate::traces::Exports;
 use crate::watch::Watch;
 
 /// Why a configuration that is valid cannot be served.
@@ -62,10 +63,10 @@ pub enum StartError {
     /// A certificate of `listen.tls` cannot be served.
     #[error(transparent)]
     Certificate(#[from] tls::EntryError),
-    /// The `tls` section of the backend, the introspector or Redis cannot be used.
+    /// The `tls` section of the backend, the introspector, Redis or the collector cannot be used.
     #[error("{section}.tls: {source}")]
     Connector {
-        /// `backend`, `introspection` or `redis`
+        /// `backend`, `introspection`, `redis` or `traces`
         section: &'static str,
         /// What is wrong with it.
         source: ConnectorError,
@@ -158,6 +159,8 @@ impl Server {
         let configuration = Arc::new(Configuration::new(Arc::clone(&self.settings), self.parts, &metrics));
         // Before anybody is told that we listen: until then SIGHUP would end the process.
         let hangups = self.source.as_ref().and_then(|_| hangups(&runtime));
+        let exports = Arc::new(Exports::new(Arc::clone(&metrics)));
+        exports.adopt(configuration.parts.traces.as_ref())?;
         let log = self.log.control();
         let hurry = Arc::new(AtomicBool::new(false));
         let mut cores = Vec::new();
@@ -198,6 +201,7 @@ impl Server {
                 settings,
                 revoker,
                 replicas: Arc::clone(&replicas),
+                exports: Arc::clone(&exports),
             };
             let (hung_up, receiver) = channel();
             reloader.start(receiver)?;
@@ -241,6 +245,7 @@ impl Server {
             tracing::warn!(connections = cut, "the time is up: connections were cut");
         }
         replicas.stop();
+        exports.stop();
         tracing::info!("drained");
         admin.stop();
         Ok(())

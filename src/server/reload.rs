@@ -22,6 +22,7 @@ use crate::replicas::Replicas;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::tokens::revoker::Revoker;
+use crate::traces::Exports;
 use crate::watch::Watch;
 
 /// How often the files are looked at.
@@ -54,6 +55,7 @@ pub(super) struct Reloader {
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) revoker: Arc<Revoker>,
     pub(super) replicas: Arc<Replicas>,
+    pub(super) exports: Arc<Exports>,
 }
 
 /// Why a configuration is not taken over; what is wrong with it is in the log.
@@ -147,6 +149,10 @@ impl Reloader {
 
     fn hand_over(&self, next: Configuration) -> Result<(), Refused> {
         let next = Arc::new(next);
+        if let Err(error) = self.exports.adopt(next.parts.traces.as_ref()) {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "no spans are sent");
+        }
         let (adopted, adoptions) = channel();
         let adoption = Adoption { configuration: Arc::clone(&next), adopted };
         self.adoptions.send(adoption).map_err(|_| {

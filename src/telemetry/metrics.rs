@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -187,6 +187,16 @@ labels! {
 }
 
 labels! {
+    /// What became of spans: `outcome`.
+    SpanOutcome {
+        /// The collector has taken them.
+        Exported = "exported",
+        /// It could not, or not in time.
+        Dropped = "dropped",
+    }
+}
+
+labels! {
     /// Why TLS with a client came to nothing: `reason`.
     HandshakeFailure {
         /// It showed no certificate, or none that `client_ca` accepts.
@@ -237,6 +247,9 @@ struct Shared {
     revocations: [AtomicU64; RevocationSource::ALL.len()],
     webhooks: [AtomicU64; WebhookOutcome::ALL.len()],
     redis_messages: [AtomicU64; RedisMessage::ALL.len()],
+    spans: [AtomicU64; SpanOutcome::ALL.len()],
+    /// Whether there are traces: else the metric is absent.
+    traces: AtomicBool,
     /// 2 where there is no Redis: the metrics are absent.
     redis_connected: AtomicU64,
 }
@@ -306,6 +319,8 @@ impl Metrics {
             revocations: Default::default(),
             webhooks: Default::default(),
             redis_messages: Default::default(),
+            spans: Default::default(),
+            traces: AtomicBool::new(false),
             redis_connected: AtomicU64::new(2),
         });
         let registry = Registry::new();
@@ -399,6 +414,21 @@ impl Metrics {
     /// Notes whether other replicas can be told, and tell; none where there is no Redis to do so.
     pub fn redis_connected(&self, connected: Option<bool>) {
         self.shared.redis_connected.store(connected.map_or(2, u64::from), Relaxed);
+    }
+
+    /// Counts spans.
+    pub fn spans(&self, outcome: SpanOutcome, spans: u64) {
+        self.shared.spans[outcome as usize].fetch_add(spans, Relaxed);
+    }
+
+    /// How many spans were dropped so far.
+    pub fn spans_dropped(&self) -> u64 {
+        self.shared.spans[SpanOutcome::Dropped as usize].load(Relaxed)
+    }
+
+    /// Notes whether there are traces.
+    pub fn traces(&self, there_are: bool) {
+        self.shared.traces.store(there_are, Relaxed);
     }
 
     /// Has `callback` called ahead of every [`Metrics::render`], on the thread of the scrape.

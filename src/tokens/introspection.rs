@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -94,6 +94,24 @@ impl NoVerdict {
     pub const fn is_misconfiguration(&self) -> bool {
         matches!(self, Self::ClientRefused(_))
     }
+
+    /// Which kind of failure it is, in one of few words.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "unreachable",
+            Self::Transport(_) => "broken",
+            Self::TimedOut(_) => "timeout",
+            Self::Redirect(_) | Self::ClientRefused(_) | Self::Status(_) => "status",
+            Self::Request(_)
+            | Self::Ambiguous(_)
+            | Self::TooLarge
+            | Self::NotJson(_)
+            | Self::ActiveNotBoolean(_)
+            | Self::Abilities(_)
+            | Self::Ability { .. }
+            | Self::Expiry(_) => "malformed",
+        }
+    }
 }
 
 /// What stands where something else was expected.
@@ -154,15 +172,14 @@ pub fn request(settings: &Introspection, token: &str) -> Result<Request<Full<Byt
         .uri(settings.target.clone())
         .header(HOST, settings.authority.clone())
         .header(ACCEPT, HeaderValue::from_static("application/json"));
+    let request = request.method(settings.style.method());
     let request = match &settings.style {
-        IntrospectionStyle::Bearer => request
-            .method(Method::GET)
-            .header(AUTHORIZATION, authorization("Bearer ", token)?)
-            .body(Full::default()),
+        IntrospectionStyle::Bearer => {
+            request.header(AUTHORIZATION, authorization("Bearer ", token)?).body(Full::default())
+        }
         IntrospectionStyle::Rfc7662 { client_id, client_secret } => {
-            let mut request = request
-                .method(Method::POST)
-                .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+            let mut request =
+                request.header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
             if let Some(id) = client_id {
                 let credentials = basic(id, client_secret.as_ref());
                 request = request.header(AUTHORIZATION, authorization("Basic ", &credentials)?);

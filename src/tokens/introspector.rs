@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::runtime::{self, LocalOptions};
 
@@ -15,6 +15,8 @@ use crate::client::pool::{Lease, Pool};
 use crate::client::{Connector, Received};
 use crate::config::settings;
 use crate::policy::headers;
+use crate::telemetry::metrics::IntrospectionOutcome;
+use crate::telemetry::spans::{Question, Span, Trace};
 
 /// One core's way to the introspector.
 pub struct Introspector {
@@ -38,14 +40,24 @@ impl Introspector {
         &self.pool
     }
 
-    /// Asks who `token` is. Takes `introspection.timeout` at most.
-    pub async fn ask(&self, token: &str, hash: &TokenHash) -> Answer {
+    /// Asks who `token` is, for a request that is part of `trace`. Takes `introspection.timeout` at most.
+    pub async fn ask(&self, token: &str, hash: &TokenHash, trace: Option<&Trace>) -> Answer {
         let settings = self.settings();
-        match tokio::time::timeout(settings.timeout, self.exchange(token, hash)).await {
+        let question = trace.map(Trace::question);
+        let mut status = None;
+        let exchange = self.exchange(token, hash, question.as_ref(), &mut status);
+        let answer = match tokio::time::timeout(settings.timeout, exchange).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => Answer::NoVerdict(error),
             Err(_) => Answer::NoVerdict(NoVerdict::TimedOut(settings.timeout)),
+        };
+        if let Some(question) = question {
+            let (method, path) = (settings.style.method(), settings.target.path());
+            question.answered(format!("{method} {path}"), |span| {
+                describe(span, settings, status, &answer);
+            });
         }
+        answer
     }
 
     /// Asks once, outside of any runtime.
@@ -63,13 +75,25 @@ impl Introspector {
             runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         Ok(runtime.block_on(async {
             let pool = Pool::new(Arc::new(connector), Duration::ZERO, None, introspection.timeout);
-            Self::new(Arc::clone(settings), pool).ask(token, &TokenHash::of(token)).await
+            Self::new(Arc::clone(settings), pool).ask(token, &TokenHash::of(token), None).await
         }))
     }
 
-    async fn exchange(&self, token: &str, hash: &TokenHash) -> Result<Answer, NoVerdict> {
+    async fn exchange(
+        &self,
+        token: &str,
+        hash: &TokenHash,
+        question: Option<&Question<'_>>,
+        status: &mut Option<StatusCode>,
+    ) -> Result<Answer, NoVerdict> {
         let settings = self.settings();
-        let question = || introspection::request(settings, token);
+        let question = || {
+            let mut request = introspection::request(settings, token)?;
+            if let Some(question) = question {
+                question.mark(request.headers_mut());
+            }
+            Ok::<_, NoVerdict>(request)
+        };
         let reused = self.pool.take_idle(Instant::now());
         // A kept connection may have been closed by the other side meanwhile. Asking twice changes nothing.
         let first = match reused {
@@ -84,6 +108,7 @@ impl Introspector {
             }
         };
         let (mut head, mut body) = response.into_parts();
+        *status = Some(head.status);
         headers::prepare_answer(head.status, &mut head.headers).map_err(NoVerdict::Ambiguous)?;
         let mut answer = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -96,6 +121,33 @@ impl Introspector {
         lease.give_back();
         Ok(introspection::read(settings, head.status, &answer, hash.as_bytes()))
     }
+}
+
+/// What is told of an introspection: never the token, nor the URL's query.
+fn describe(
+    span: &mut Span,
+    settings: &settings::Introspection,
+    status: Option<StatusCode>,
+    answer: &Answer,
+) {
+    span.note("http.request.method", settings.style.method().to_string());
+    span.note_server(&settings.destination);
+    span.note("url.template", settings.target.path().to_owned());
+    if let Some(status) = status {
+        span.note("http.response.status_code", status.as_u16());
+    }
+    let outcome = match answer {
+        Answer::Active(_) => IntrospectionOutcome::Active,
+        Answer::Inactive => IntrospectionOutcome::Inactive,
+        Answer::NoVerdict(why) => {
+            match status.filter(|status| *status != StatusCode::OK) {
+                Some(status) => span.fail(status.as_str().to_owned()),
+                None => span.fail(why.kind()),
+            }
+            IntrospectionOutcome::NoVerdict
+        }
+    };
+    span.note("stockaj_gateway.introspection.outcome", outcome.as_str());
 }
 
 async fn send(

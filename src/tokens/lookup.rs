@@ -20,6 +20,7 @@ use crate::policy::bearer::Token;
 use crate::policy::identity::{Described, Identity, IdentityHeader};
 use crate::policy::refusal::Refusal;
 use crate::telemetry::metrics::{CoreMetrics, IntrospectionOutcome, LookupResult, Phase};
+use crate::telemetry::spans::Trace;
 
 /// How many verdicts one core keeps at hand; a power of two.
 const FRONT_SLOTS: usize = 1024;
@@ -141,6 +142,7 @@ impl Lookup {
         token: Token<'_>,
         old: &Held,
         now: Instant,
+        trace: Option<&Rc<Trace>>,
     ) -> Option<Result<Held, Refusal>> {
         let cache = &self.shared.cache;
         let pause = cache.settings().negative_ttl;
@@ -148,7 +150,7 @@ impl Lookup {
             return None;
         }
         let outcome = if cache.heed(old.hash, Feedback::Forbidden) {
-            self.outcome(token, old.hash, true, None).await
+            self.outcome(token, old.hash, true, None, trace).await
         } else if let Some(flight) = cache.under_way(&old.hash) {
             // Somebody else is asking just now, and will know more than `old` does.
             landed(flight).await.map_or(Outcome::Overloaded, |landed| landed.outcome)
@@ -219,6 +221,7 @@ impl Lookup {
         token: Token<'_>,
         now: Instant,
         since: Option<Instant>,
+        trace: Option<&Rc<Trace>>,
     ) -> Result<Held, Refusal> {
         let cache = &self.shared.cache;
         let generation = cache.generation();
@@ -261,7 +264,7 @@ impl Lookup {
             self.metrics.cache_lookup(LookupResult::NegativeHit);
             return Err(refusal(why));
         }
-        let outcome = self.outcome(token, hash, fallback.is_some(), since).await;
+        let outcome = self.outcome(token, hash, fallback.is_some(), since, trace).await;
         let now = Instant::now();
         let refused = match outcome {
             Outcome::Active(entry) if entry.is_expired(now) => return Err(Refusal::ExpiredToken),
@@ -294,7 +297,7 @@ impl Lookup {
         let landing = Landing::new(&self.shared, held.hash, publisher);
         tokio::task::spawn_local(async move {
             let landed = match this.shared.turns.try_now() {
-                Some(turn) => this.introspect(&token, held.hash, turn).await,
+                Some(turn) => this.introspect(&token, held.hash, turn, None).await,
                 None => Landed::overloaded(),
             };
             if matches!(landed.outcome, Outcome::NoVerdict(_) | Outcome::Overloaded) {
@@ -307,8 +310,15 @@ impl Lookup {
 
     /// Joins the introspection of this token that is under way on any core, or starts one.
     ///
-    /// It runs as a task of its own: a client that leaves takes nobody's answer with it.
-    fn board(self: &Rc<Self>, token: Token<'_>, hash: TokenHash, known: bool) -> Flight {
+    /// It runs as a task of its own: a client that leaves takes nobody's answer with it. It is part of the `trace` of
+    /// whoever starts it.
+    fn board(
+        self: &Rc<Self>,
+        token: Token<'_>,
+        hash: TokenHash,
+        known: bool,
+        trace: Option<&Rc<Trace>>,
+    ) -> Flight {
         let (flight, publisher) = match self.shared.cache.board(hash) {
             Boarding::Joined(flight) => {
                 self.metrics.cache_lookup(LookupResult::Coalesced);
@@ -318,11 +328,12 @@ impl Lookup {
         };
         self.metrics.cache_lookup(LookupResult::Miss);
         let this = Rc::clone(self);
+        let trace = trace.map(Rc::clone);
         let token = Zeroizing::new(token.secret().to_owned());
         let landing = Landing::new(&self.shared, hash, publisher);
         tokio::task::spawn_local(async move {
             let landed = match this.wait_for_turn(&hash, &landing.publisher, known).await {
-                Some(turn) => this.introspect(&token, hash, turn).await,
+                Some(turn) => this.introspect(&token, hash, turn, trace.as_deref()).await,
                 None => Landed::overloaded(),
             };
             landing.publish(landed);
@@ -338,9 +349,10 @@ impl Lookup {
         hash: TokenHash,
         known: bool,
         since: Option<Instant>,
+        trace: Option<&Rc<Trace>>,
     ) -> Outcome {
         for _ in 0..ATTEMPTS {
-            match landed(self.board(token, hash, known)).await {
+            match landed(self.board(token, hash, known, trace)).await {
                 Some(Landed { outcome: outcome @ Outcome::Inactive(_), .. }) => return outcome,
                 // The next one begins now.
                 Some(Landed { asked_at, .. }) if since.is_some_and(|since| asked_at < since) => {}
@@ -373,13 +385,19 @@ impl Lookup {
         tokio::time::timeout(self.introspector.settings().timeout, turn).await.ok().flatten()
     }
 
-    async fn introspect(&self, token: &str, hash: TokenHash, _turn: Turn<'_>) -> Landed {
+    async fn introspect(
+        &self,
+        token: &str,
+        hash: TokenHash,
+        _turn: Turn<'_>,
+        trace: Option<&Trace>,
+    ) -> Landed {
         let cache = &self.shared.cache;
         for _ in 0..ATTEMPTS {
             let generation = cache.generation();
             let asked_at = Instant::now();
             let in_flight = self.metrics.metrics().introspection_started();
-            let answer = self.introspector.ask(token, &hash).await;
+            let answer = self.introspector.ask(token, &hash, trace).await;
             drop(in_flight);
             let now = Instant::now();
             self.metrics.phase(Phase::Introspection, now.duration_since(asked_at));

@@ -13,6 +13,7 @@
 pub mod by_hand;
 pub mod certificate;
 pub mod client;
+pub mod collector;
 pub mod gateway;
 pub mod http2;
 pub mod http2_upstream;
@@ -24,6 +25,7 @@ pub mod wire;
 
 pub use certificate::Authority;
 pub use client::{PATIENCE, RawClient, Response};
+pub use collector::{Collector, Told};
 pub use gateway::{BINARY, Gateway, Metrics};
 pub use introspector::{Introspector, Verdict};
 pub use upstream::{Answer, Request, Upstream, echo};

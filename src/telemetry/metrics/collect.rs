@@ -13,7 +13,7 @@ use prometheus::proto::{
 use super::shard::{BOUNDS, Histogram};
 use super::{
     ConnectionState, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult, Phase,
-    RedisMessage, RevocationSource, Shared, WebhookOutcome,
+    RedisMessage, RevocationSource, Shared, SpanOutcome, WebhookOutcome,
 };
 use super::{process, shard};
 
@@ -76,6 +76,8 @@ shapes! {
         "Whether revocations reach other replicas, and theirs this one.";
     REDIS_MESSAGES: COUNTER "stockaj_gateway_redis_messages_total" ["direction"]
         "Messages between replicas, by what became of them.";
+    SPANS: COUNTER "stockaj_gateway_spans_total" ["outcome"]
+        "Spans of traces, by what became of them.";
     REDIRECTS: COUNTER "stockaj_gateway_redirects_total" []
         "Requests by plain HTTP that were sent on to https.";
     BUILD_INFO: GAUGE "stockaj_gateway_build_info" ["version"]
@@ -212,6 +214,11 @@ impl Sum {
             families.push(REDIS_CONNECTED.single(connected as f64));
             families.push(REDIS_MESSAGES.each(RedisMessage::ALL, |shape, what| {
                 shape.counter(&[what.as_str()], read(&shared.redis_messages[*what as usize]) as f64)
+            }));
+        }
+        if shared.traces.load(Relaxed) {
+            families.push(SPANS.each(SpanOutcome::ALL, |shape, outcome| {
+                shape.counter(&[outcome.as_str()], read(&shared.spans[*outcome as usize]) as f64)
             }));
         }
     }

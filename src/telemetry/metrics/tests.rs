@@ -60,6 +60,7 @@ fn all() -> Arc<Metrics> {
     core.introspection(IntrospectionOutcome::NoVerdict);
     metrics.cache_eviction(EntryKind::Inactive, EvictionCause::Size);
     metrics.redis_connected(Some(true));
+    metrics.traces(true);
     metrics.config_reload(true, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     metrics.set_certificates(vec![CertificateState {
         file: "/tls/tls.crt".to_owned(),

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use http::Uri;
+use http::{Method, Uri};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use serde_json::json;

@@ -127,7 +127,7 @@ fn ask(lookup: &Rc<Lookup>) -> JoinHandle<Result<Held, Refusal>> {
     spawn_local(async move {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup.look_further(hash(), token, Instant::now(), None).await
+        lookup.look_further(hash(), token, Instant::now(), None, None).await
     })
 }
 
@@ -268,7 +268,7 @@ fn a_flight_whose_core_ends_before_it_ran_lands_too() {
     let flight = core.block_on(async {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup(&settings, &shared).board(token, hash(), false)
+        lookup(&settings, &shared).board(token, hash(), false, None)
     });
     drop(core);
     assert!(shared.cache.under_way(&hash()).is_none());
@@ -314,15 +314,18 @@ fn those_denied_at_once_share_one_asking_and_its_answer() {
             let late = old.asked_at + lookup.shared.cache.settings().negative_ttl * 2;
             let fields = fields("1|a");
             let token = Token::from_fields(&fields, 1024).unwrap();
-            assert!(lookup.ask_again(token, &old, old.asked_at).await.is_none(), "it is young");
+            assert!(lookup.ask_again(token, &old, old.asked_at, None).await.is_none(), "it is young");
 
             introspector.set(|script| (script.open, script.status, script.body) = (false, status, body));
             let open = async {
                 until(|| introspector.calls() == 2).await;
                 introspector.set(|script| script.open = true);
             };
-            let (first, second, ()) =
-                tokio::join!(lookup.ask_again(token, &old, late), lookup.ask_again(token, &old, late), open);
+            let (first, second, ()) = tokio::join!(
+                lookup.ask_again(token, &old, late, None),
+                lookup.ask_again(token, &old, late, None),
+                open
+            );
             for answer in [first, second] {
                 let answer = answer.expect("it was asked again");
                 assert_eq!(answer.as_ref().map(name).map_err(Clone::clone), expected);

@@ -1,0 +1,158 @@
+//! W3C Trace Context: the trace that a request is part of, as it says and as the backend is told.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::headers::only;
+
+/// `traceparent`
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// `tracestate`
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The trace is recorded by whoever says so (section 3.2.2.5.1).
+const SAMPLED: u8 = 1;
+/// The trace's id is random (Level 2, section 2.2.2.5.2). It is passed on.
+const RANDOM: u8 = 2;
+
+/// How long `traceparent` is in version 00.
+const LENGTH: usize = 55;
+
+/// A trace, and a span in it, which is the parent of what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The trace's id; not 0.
+    pub trace: u128,
+    /// The span's id; not 0.
+    pub span: u64,
+    flags: u8,
+}
+
+impl TraceContext {
+    /// The beginning of a trace. Neither id is 0.
+    pub const fn new(trace: u128, span: u64, sampled: bool) -> Self {
+        Self { trace, span, flags: sampled as u8 }
+    }
+
+    /// The one that `traceparent` says (section 3.2); none where it says none, is malformed or is there twice: then
+    /// `tracestate` says nothing, either.
+    pub fn read(fields: &HeaderMap) -> Option<Self> {
+        let (text, rest) = only(fields, &TRACEPARENT)?.as_bytes().split_first_chunk::<LENGTH>()?;
+        if [2, 35, 52].iter().any(|&place| text[place] != b'-') {
+            return None;
+        }
+        // Later versions may say more, after another dash.
+        let fits = match hexadecimal(&text[..2])? {
+            0 => rest.is_empty(),
+            0xff => false,
+            _ => rest.is_empty() || rest.starts_with(b"-"),
+        };
+        let trace = hexadecimal(&text[3..35]).filter(|&trace| trace != 0)?;
+        let span = u64::try_from(hexadecimal(&text[36..52])?).ok().filter(|&span| span != 0)?;
+        let flags = u8::try_from(hexadecimal(&text[53..])?).ok()? & (SAMPLED | RANDOM);
+        fits.then_some(Self { trace, span, flags })
+    }
+
+    /// Whether the trace is recorded.
+    pub const fn is_sampled(self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+
+    /// Those of its flags that are known.
+    pub const fn flags(self) -> u8 {
+        self.flags
+    }
+
+    /// The same trace, with another span for parent.
+    pub const fn below(self, span: u64, sampled: bool) -> Self {
+        Self { span, flags: self.flags & RANDOM | sampled as u8, ..self }
+    }
+
+    /// What `traceparent` says of it.
+    pub fn field(self) -> HeaderValue {
+        let Self { trace, span, flags } = self;
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hexadecimal(&mut text[3..35], trace);
+        write_hexadecimal(&mut text[36..52], span.into());
+        write_hexadecimal(&mut text[53..], flags.into());
+        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("00"))
+    }
+}
+
+/// Lower case alone (section 3.2.2).
+fn hexadecimal(digits: &[u8]) -> Option<u128> {
+    digits.iter().try_fold(0, |number, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u128::from(digit))
+    })
+}
+
+fn write_hexadecimal(text: &mut [u8], number: u128) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (place, byte) in text.iter_mut().rev().enumerate() {
+        *byte = DIGITS[(number >> (4 * place) & 15) as usize];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(lines: &[&str]) -> Option<TraceContext> {
+        let mut fields = HeaderMap::new();
+        for line in lines {
+            fields.append(TRACEPARENT, line.parse().unwrap());
+        }
+        TraceContext::read(&fields)
+    }
+
+    #[test]
+    fn what_a_traceparent_says() {
+        let trace = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
+        let known = |flags| Some(TraceContext { trace, span: 0x00f0_67aa_0ba9_02b7, flags });
+        for (line, expected) in [
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", known(1)),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", known(0)),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff", known(3)),
+            ("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-02", known(2)),
+            ("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what", known(1)),
+            ("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01.what", None),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what", None),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1", None),
+            ("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None),
+            ("0g-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None),
+            ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", None),
+            ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", None),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", None),
+            ("00_4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736_00f067aa0ba902b7-01", None),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7_01", None),
+            ("00-4bf92f3577b34da6a3ce929d0e0e47-3600f067aa0ba902b7-01", None),
+            ("", None),
+        ] {
+            assert_eq!(read(&[line]), expected, "{line}");
+        }
+        let line = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!((read(&[]), read(&[line, line])), (None, None), "two parsers could take two of them");
+        assert_eq!(known(3).unwrap().below(1, false), TraceContext { trace, span: 1, flags: 2 });
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(trace in 1_u128.., span in 1_u64.., sampled: bool) {
+            let context = TraceContext::new(trace, span, sampled);
+            prop_assert_eq!(read(&[context.field().to_str().unwrap()]), Some(context));
+            prop_assert_eq!(context.is_sampled(), sampled);
+        }
+
+        #[test]
+        fn never_panics(line in "[0-9a-f-]{0,60}") {
+            let _ = read(&[&line]);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! A collector by script: it reads OTLP by OpenTelemetry's own definitions.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use prost::Message;
+
+use super::client::PATIENCE;
+use super::upstream::{Answer, Upstream};
+
+/// The collector. Unless told otherwise it takes everything.
+pub struct Collector(pub Upstream);
+
+impl Collector {
+    /// Listens on a free port.
+    pub fn start() -> Self {
+        Self(Upstream::answering(|_| Self::taken()))
+    }
+
+    /// What it answers when it takes spans.
+    pub fn taken() -> Answer {
+        Answer::with(200, &[("Content-Type", "application/x-protobuf")], b"")
+    }
+
+    /// The `traces` section that sends spans here soon.
+    pub fn yaml(&self) -> String {
+        format!("traces:\n  otlp_endpoint: {}\n  flush_interval: 20ms\n{}", self.0.url(), self.0.client_tls())
+    }
+
+    /// What came so far, request by request.
+    pub fn exports(&self) -> Vec<ExportTraceServiceRequest> {
+        let decode = |body: &[u8]| ExportTraceServiceRequest::decode(body).expect("OTLP");
+        self.0.requests().iter().map(|request| decode(&request.body)).collect()
+    }
+
+    /// The spans that came so far.
+    pub fn spans(&self) -> Vec<Told> {
+        let resources = self.exports().into_iter().flat_map(|export| export.resource_spans);
+        let scopes = resources.flat_map(|resource| resource.scope_spans);
+        scopes.flat_map(|scope| scope.spans).map(Told).collect()
+    }
+
+    /// The spans so far, once there are `count` of them; there may be no more.
+    pub fn wait(&self, count: usize) -> Vec<Told> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let spans = self.spans();
+            assert!(spans.len() <= count, "more than {count}: {spans:#?}");
+            if spans.len() == count {
+                return spans;
+            }
+            assert!(Instant::now() < end, "{} spans instead of {count}: {spans:#?}", spans.len());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// A span as it came.
+#[derive(Clone, Debug)]
+pub struct Told(pub Span);
+
+impl Told {
+    /// The trace's id in hexadecimal.
+    pub fn trace(&self) -> String {
+        hexadecimal(&self.0.trace_id)
+    }
+
+    /// Its own id in hexadecimal.
+    pub fn id(&self) -> String {
+        hexadecimal(&self.0.span_id)
+    }
+
+    /// Its parent's id in hexadecimal; empty where there is none.
+    pub fn parent(&self) -> String {
+        hexadecimal(&self.0.parent_span_id)
+    }
+
+    /// What the `traceparent` of a request says that is sent for it.
+    pub fn traceparent(&self) -> String {
+        format!("00-{}-{}-01", self.trace(), self.id())
+    }
+
+    pub fn is_server(&self) -> bool {
+        self.0.kind == i32::from(SpanKind::Server)
+    }
+
+    pub fn is_client(&self) -> bool {
+        self.0.kind == i32::from(SpanKind::Client)
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.0.status.as_ref().is_some_and(|status| status.code == i32::from(StatusCode::Error))
+    }
+
+    /// In nanoseconds.
+    pub fn duration(&self) -> Duration {
+        Duration::from_nanos(self.0.end_time_unix_nano.checked_sub(self.0.start_time_unix_nano).unwrap())
+    }
+
+    /// An attribute as text; empty where there is none.
+    pub fn attribute(&self, key: &str) -> String {
+        attribute(&self.0.attributes, key)
+    }
+
+    /// The names of its attributes, in order.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.0.attributes.iter().map(|it| &*it.key).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+/// The value of the only attribute of that name, as text; empty where there is none.
+pub fn attribute(attributes: &[KeyValue], key: &str) -> String {
+    let mut found = attributes.iter().filter(|it| it.key == key);
+    let value = found.next().and_then(|it| it.value.clone()?.value);
+    assert!(found.next().is_none(), "{key} twice in {attributes:?}");
+    match value {
+        None => String::new(),
+        Some(Value::StringValue(text)) => text,
+        Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::DoubleValue(number)) => number.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
