@@ -333,6 +333,9 @@ fn a_trusted_peers_trace_goes_on_and_a_strangers_is_linked_to() {
     let arrived = trusting.upstream.take_requests().remove(0);
     assert_eq!(arrived.field("traceparent"), Some(unsampled.1));
     assert_eq!(arrived.fields.all("tracestate").collect::<Vec<_>>(), state.map(|(_, value)| value));
+    let later = "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-fe-more";
+    trusting.request("GET", ITEM, &[WRITER, ("traceparent", later)]);
+    assert_eq!(trusting.upstream.take_requests()[0].field("traceparent"), Some(later));
     // What is sampled goes on.
     let token = ("Authorization", "Bearer 2|nobody");
     trusting.request("GET", "/api/v2/me", &[&[token, sampled][..], &state].concat());

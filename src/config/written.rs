@@ -335,7 +335,7 @@ section! {
         /// Of the requests with which a trace begins, how many are traced, from 0 to 1. A trusted proxy has decided
         /// for those that it sends a `traceparent` with.
         sample_ratio: Ratio = 1,
-        /// The most requests that are traced in a second, over all cores, whoever decided so.
+        /// The most requests that are traced in a second, whoever decided so; each core has its share, and at least one.
         max_per_second: Whole<1, MOST_REQUESTS> = 100,
         /// `service.name` of the spans.
         service_name: Text = "stockaj-gateway",

@@ -245,7 +245,7 @@ impl Server {
             tracing::warn!(connections = cut, "the time is up: connections were cut");
         }
         replicas.stop();
-        exports.stop();
+        exports.stop(hurry.load(Ordering::Relaxed));
         tracing::info!("drained");
         admin.stop();
         Ok(())

@@ -234,13 +234,15 @@ impl Trace {
 
     /// Tells the backend, in the `fields` of the request that goes on, which is asked from now on.
     pub fn mark_request(&self, fields: &mut HeaderMap, now: Instant) {
-        let context = match &self.recording {
-            Some(recording) => {
+        let context = match (&self.recording, &self.origin) {
+            (Some(recording), _) => {
                 let id = new_id();
                 recording.backend.set(Some((id, now)));
                 self.context.below(id, true)
             }
-            None => self.context,
+            (None, Origin::Here { .. }) => self.context,
+            // As it came, with what a later version may say.
+            (None, Origin::Peer { .. }) => return,
         };
         fields.insert(TRACEPARENT, context.field());
         if let Origin::Here { .. } = self.origin {

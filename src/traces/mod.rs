@@ -168,10 +168,10 @@ impl Exports {
         Ok(())
     }
 
-    /// Sends what there is, after the last core has ended; not for long.
-    pub fn stop(&self) {
+    /// Sends what there is, after the last core has ended: not for long, and not at all `in_a_hurry`.
+    pub fn stop(&self, in_a_hurry: bool) {
         let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + if in_a_hurry { Duration::ZERO } else { PATIENCE };
         for running in &running {
             running.way.close();
         }
@@ -309,7 +309,7 @@ impl Export<'_> {
             .await
             .map_err(ExportError::Answer)?;
         lease.give_back();
-        if status != StatusCode::OK {
+        if !status.is_success() {
             return Err(ExportError::Status(status));
         }
         // What cannot be read rejects nothing.
