@@ -18,6 +18,7 @@ mod clients; // clients that are not ours: curl, httpx, websockets, Node, a brow
 mod config; // what is said about a configuration: every mistake with its place, secrets never
 mod continuity; // reloads, certificates and restarts under load: every request is counted
 mod cors; // browsers: preflights, and who may read the gateway's own answers
+mod dashboards; // rules, alerts and dashboard against a gateway that has all of it, and a real Prometheus
 mod demo; // what `demo` prints is true
 mod deploy; // what is shipped under deploy/
 mod drain; // how it ends: no request is lost, and nobody is waited for too long

@@ -22,6 +22,7 @@ const MAP: &str = include_str!("../../config/stockaj.yaml");
 
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+const STOCKAJ_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -37,6 +38,9 @@ pub(crate) struct Arguments {
     /// Where its admin listener listens [default: 127.0.0.1:9090, or a free port if that is taken]
     #[arg(long, value_name = "ADDRESS")]
     admin_address: Option<SocketAddr>,
+    /// Where the stand-in for Stockaj listens, which takes tokens that everybody knows [default: a free port]
+    #[arg(long, value_name = "ADDRESS")]
+    stockaj_address: Option<SocketAddr>,
 }
 
 impl Arguments {
@@ -52,7 +56,7 @@ impl Arguments {
 
     fn serve(&self) -> Result<Exit, Box<dyn Error>> {
         panics::tell_places_only();
-        let stockaj = start_stockaj()?;
+        let stockaj = start_stockaj(self.stockaj_address.unwrap_or(STOCKAJ_ADDRESS))?;
         let mut taken = Vec::new();
         let address = choose(self.address, ADDRESS, &mut taken);
         let admin = choose(self.admin_address, ADMIN_ADDRESS, &mut taken);
@@ -72,11 +76,11 @@ impl Arguments {
     }
 }
 
-/// Serves the stand-in on a free port and a thread of its own, for as long as the process lives.
-fn start_stockaj() -> io::Result<SocketAddr> {
+/// Serves the stand-in on a thread of its own, for as long as the process lives. Returns where this machine reaches it.
+fn start_stockaj(asked: SocketAddr) -> io::Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let stockaj = runtime.block_on(Stockaj::bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)))?;
-    let address = stockaj.address();
+    let stockaj = runtime.block_on(Stockaj::bind(asked))?;
+    let address = reachable(&ListenAddress::Tcp(stockaj.address()), asked);
     std::thread::Builder::new()
         .name("stockaj".to_owned())
         .spawn(move || runtime.block_on(stockaj.serve(std::future::pending())))?;

@@ -244,11 +244,10 @@ impl Server {
         if cut > 0 {
             tracing::warn!(connections = cut, "the time is up: connections were cut");
         }
+        replicas.stop();
         exports.stop(hurry.load(Ordering::Relaxed));
         tracing::info!("drained");
         admin.stop();
-        // After the last order.
-        replicas.stop();
         Ok(())
     }
 }
@@ -270,6 +269,8 @@ fn measure(metrics: &Arc<Metrics>, current: &Current, log: &log::Control) {
         metrics.set_cache_entries(EntryKind::Active, active);
         metrics.set_cache_entries(EntryKind::Inactive, inactive);
         metrics.set_log_lines_dropped(dropped.count());
+        let settings = &configuration.settings;
+        metrics.set_limits(settings.introspection.max_concurrent, settings.limits.connections);
         metrics.set_certificates(configuration.parts.tls.as_ref().map_or_else(Vec::new, |tls| tls.states()));
     }));
 }

@@ -235,6 +235,9 @@ struct Shared {
     routes: Mutex<Routes>,
     introspections: [AtomicU64; IntrospectionOutcome::ALL.len()],
     introspections_in_flight: AtomicI64,
+    /// 0: the metric is absent, and so for the next.
+    introspections_limit: AtomicU64,
+    client_connections_limit: AtomicU64,
     cache_entries: [AtomicU64; EntryKind::ALL.len()],
     cache_evictions: [[AtomicU64; EvictionCause::ALL.len()]; EntryKind::ALL.len()],
     log_lines_dropped: AtomicU64,
@@ -309,6 +312,8 @@ impl Metrics {
             routes: Mutex::new(routes),
             introspections: Default::default(),
             introspections_in_flight: AtomicI64::new(0),
+            introspections_limit: AtomicU64::new(0),
+            client_connections_limit: AtomicU64::new(0),
             cache_entries: Default::default(),
             cache_evictions: Default::default(),
             log_lines_dropped: AtomicU64::new(0),
@@ -371,6 +376,13 @@ impl Metrics {
     /// Sets how many entries the cache holds; to be called from [`Metrics::on_scrape`].
     pub fn set_cache_entries(&self, kind: EntryKind, entries: u64) {
         self.shared.cache_entries[kind as usize].store(entries, Relaxed);
+    }
+
+    /// Sets how many introspections may be under way, and how many connections from clients may be open; to be called
+    /// from [`Metrics::on_scrape`].
+    pub fn set_limits(&self, introspections: usize, client_connections: usize) {
+        self.shared.introspections_limit.store(introspections as u64, Relaxed);
+        self.shared.client_connections_limit.store(client_connections as u64, Relaxed);
     }
 
     /// Sets how many log lines were dropped so far; to be called from [`Metrics::on_scrape`].

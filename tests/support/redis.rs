@@ -114,21 +114,14 @@ fn launch(directory: &Path, arguments: &[String]) -> Child {
 pub struct Road {
     address: SocketAddr,
     open: Arc<AtomicBool>,
-    cars: Arc<Mutex<Vec<Car>>>,
-}
-
-/// A connection on the way.
-struct Car {
-    near: TcpStream,
-    /// What comes from Redis is thrown away.
-    mute: Arc<AtomicBool>,
+    cars: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Road {
     pub fn to(redis: &Redis) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (open, cars) = (Arc::new(AtomicBool::new(true)), Arc::<Mutex<Vec<Car>>>::default());
+        let (open, cars) = (Arc::new(AtomicBool::new(true)), Arc::<Mutex<Vec<TcpStream>>>::default());
         let (socket, is_open, under_way) = (redis.socket(), Arc::clone(&open), Arc::clone(&cars));
         thread::spawn(move || {
             for near in listener.incoming() {
@@ -137,16 +130,14 @@ impl Road {
                     continue;
                 }
                 let Ok(far) = UnixStream::connect(&socket) else { continue };
-                let mute = Arc::new(AtomicBool::new(false));
-                let car = Car { near: near.try_clone().unwrap(), mute: Arc::clone(&mute) };
-                under_way.lock().unwrap().push(car);
+                under_way.lock().unwrap().push(near.try_clone().unwrap());
                 let (mut near_again, mut far_again) = (near.try_clone().unwrap(), far.try_clone().unwrap());
                 thread::spawn(move || {
-                    copy(near, &mut far_again, &AtomicBool::new(false));
+                    copy(near, &mut far_again);
                     let _ = far_again.shutdown(Shutdown::Both);
                 });
                 thread::spawn(move || {
-                    copy(far, &mut near_again, &mute);
+                    copy(far, &mut near_again);
                     let _ = near_again.shutdown(Shutdown::Both);
                 });
             }
@@ -162,13 +153,8 @@ impl Road {
     pub fn cut(&self) {
         self.open.store(false, Ordering::SeqCst);
         for car in self.cars.lock().unwrap().drain(..) {
-            let _ = car.near.shutdown(Shutdown::Both);
+            let _ = car.shutdown(Shutdown::Both);
         }
-    }
-
-    /// From now on nothing comes by the connection that was begun last, which stays: the subscription.
-    pub fn mute_last(&self) {
-        self.cars.lock().unwrap().last().unwrap().mute.store(true, Ordering::SeqCst);
     }
 
     pub fn mend(&self) {
@@ -176,10 +162,10 @@ impl Road {
     }
 }
 
-fn copy(mut from: impl Read, to: &mut impl Write, mute: &AtomicBool) {
+fn copy(mut from: impl Read, to: &mut impl Write) {
     let mut piece = [0; 4096];
     while let Ok(length @ 1..) = from.read(&mut piece) {
-        if !mute.load(Ordering::SeqCst) && to.write_all(&piece[..length]).is_err() {
+        if to.write_all(&piece[..length]).is_err() {
             break;
         }
     }

@@ -44,6 +44,8 @@ shapes! {
         "Introspections that ended, by what they brought.";
     INTROSPECTIONS_IN_FLIGHT: GAUGE "stockaj_gateway_introspections_in_flight" []
         "Introspections under way.";
+    INTROSPECTIONS_LIMIT: GAUGE "stockaj_gateway_introspections_limit" []
+        "How many introspections may be under way.";
     CACHE_LOOKUPS: COUNTER "stockaj_gateway_token_cache_lookups_total" ["result"]
         "Looks into the token cache, by how it answered.";
     CACHE_ENTRIES: GAUGE "stockaj_gateway_token_cache_entries" ["kind"]
@@ -54,6 +56,8 @@ shapes! {
         "Verdicts that left the token cache, by why they left.";
     CLIENT_CONNECTIONS: GAUGE "stockaj_gateway_client_connections" ["state"]
         "Open connections from clients.";
+    CLIENT_CONNECTIONS_LIMIT: GAUGE "stockaj_gateway_client_connections_limit" []
+        "How many connections from clients may be open.";
     BACKEND_CONNECTIONS: GAUGE "stockaj_gateway_backend_connections" ["state"]
         "Open connections to the backend.";
     TUNNELS: GAUGE "stockaj_gateway_tunnels_open" []
@@ -192,6 +196,15 @@ impl Sum {
         }));
         let in_flight = shared.introspections_in_flight.load(Relaxed);
         families.push(INTROSPECTIONS_IN_FLIGHT.single(in_flight as f64));
+        for (shape, limit) in [
+            (INTROSPECTIONS_LIMIT, &shared.introspections_limit),
+            (CLIENT_CONNECTIONS_LIMIT, &shared.client_connections_limit),
+        ] {
+            let limit = read(limit);
+            if limit > 0 {
+                families.push(shape.single(limit as f64));
+            }
+        }
         families.push(CACHE_ENTRIES.each(EntryKind::ALL, |shape, kind| {
             shape.gauge(&[kind.as_str()], read(&shared.cache_entries[*kind as usize]) as f64)
         }));

@@ -70,6 +70,7 @@ fn all() -> Arc<Metrics> {
     metrics.on_scrape(Box::new(|metrics| {
         metrics.set_cache_entries(EntryKind::Active, 12);
         metrics.set_log_lines_dropped(7);
+        metrics.set_limits(32, 10_000);
     }));
     metrics
 }

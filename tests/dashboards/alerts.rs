@@ -1,0 +1,106 @@
+//! Rules and alerts.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::{Query, Scene, deploy, list, read, text, yaml};
+
+fn rules() -> Vec<Value> {
+    let file = yaml("prometheus/rules.yml");
+    list(&file["groups"]).iter().flat_map(|group| list(&group["rules"])).cloned().collect()
+}
+
+fn alerts() -> Vec<Value> {
+    rules().into_iter().filter(|rule| rule["alert"].is_string()).collect()
+}
+
+/// The names that are recorded.
+pub(super) fn recorded() -> BTreeSet<String> {
+    rules().iter().filter_map(|rule| rule["record"].as_str().map(str::to_owned)).collect()
+}
+
+/// What rules and alerts ask for.
+pub(super) fn queries() -> Vec<Query> {
+    let place = |rule: &Value| format!("rules.yml, {}{}", text(&rule["record"]), text(&rule["alert"]));
+    rules().iter().map(|rule| Query { place: place(rule), text: text(&rule["expr"]).to_owned() }).collect()
+}
+
+fn promtool(arguments: &[&str]) {
+    let output = Command::new("promtool").args(arguments).output().unwrap();
+    let said =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success(), "{arguments:?}: {said}");
+}
+
+#[test]
+#[ignore = "needs promtool: tests/run"]
+fn promtool_takes_the_configuration_and_the_rules() {
+    for (what, file) in
+        [("check config", "prometheus.yml"), ("check rules", "rules.yml"), ("test rules", "rules.test.yml")]
+    {
+        let file = deploy("prometheus").join(file);
+        let words: Vec<&str> = what.split(' ').chain([file.to_str().unwrap()]).collect();
+        promtool(&words);
+    }
+}
+
+/// promtool's opinion of names, types, help and text format, after traffic of every kind.
+#[test]
+#[ignore = "needs promtool: tests/run"]
+fn promtool_takes_a_scrape() {
+    let scene = Scene::new("redis+unix:///nowhere");
+    let mut command = Command::new("promtool");
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let scrape = scene.gateway.metrics().0;
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), scrape.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}
+
+/// What somebody who is woken up needs.
+#[test]
+fn every_alert_says_what_it_is_and_where_to_read_on() {
+    let guide = read("README.md");
+    let section = guide.split_once("\n## Alerts\n").unwrap().1.split("\n## ").next().unwrap();
+    let headings: BTreeSet<&str> = section.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let alerts = alerts();
+    let names: BTreeSet<&str> = alerts.iter().map(|alert| text(&alert["alert"])).collect();
+    assert!(names.len() > 20, "{names:?}");
+    assert_eq!(names, headings, "alerts and headings of deploy/README.md");
+    for alert in &alerts {
+        let (name, annotations) = (text(&alert["alert"]), &alert["annotations"]);
+        assert!(["critical", "warning"].contains(&text(&alert["labels"]["severity"])), "{name}");
+        assert!(!text(&annotations["summary"]).is_empty(), "{name}");
+        assert!(text(&annotations["description"]).ends_with('.'), "{name}");
+        let runbook = format!("deploy/README.md#{}", name.to_lowercase());
+        assert_eq!(text(&annotations["runbook"]), runbook, "{name}");
+        let own = section.split(&format!("### {name}\n")).nth(1).unwrap().split("\n### ").next().unwrap();
+        assert!(own.contains("\n- Do: ") && own.contains("\n- "), "{name} has nothing to do in the guide");
+    }
+}
+
+/// Of each alert, and of each of its severities, a test says when it fires and when it does not.
+#[test]
+fn every_alert_is_tested_both_ways() {
+    let file = yaml("prometheus/rules.test.yml");
+    let checks: Vec<&Value> =
+        list(&file["tests"]).iter().flat_map(|test| list(&test["promql_expr_test"])).collect();
+    let expressions: BTreeSet<&str> = checks.iter().map(|check| text(&check["expr"])).collect();
+    let mut known = BTreeSet::new();
+    for alert in alerts() {
+        let (name, severity) = (text(&alert["alert"]), text(&alert["labels"]["severity"]));
+        let query = format!("ALERTS{{alertname=\"{name}\", alertstate=\"firing\", severity=\"{severity}\"}}");
+        let own = checks.iter().filter(|check| check["expr"] == *query);
+        let fires: BTreeSet<bool> = own.map(|check| !list(&check["exp_samples"]).is_empty()).collect();
+        assert!(fires.contains(&true), "no test says that {name} ({severity}) fires");
+        assert!(fires.contains(&false), "no test says that {name} ({severity}) does not fire");
+        known.insert(query);
+    }
+    let unknown: Vec<_> = expressions.iter().filter(|it| !known.contains(**it)).collect();
+    assert!(unknown.is_empty(), "tests of nothing: {unknown:?}");
+}

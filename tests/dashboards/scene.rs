@@ -1,0 +1,60 @@
+//! A gateway that has everything configured, and traffic of every kind.
+
+use std::sync::Arc;
+
+use crate::support::{Authority, Gateway, Introspector, RawClient, Upstream, Verdict};
+
+/// Nobody listens where the spans go.
+const TRACES: &str = "traces: {otlp_endpoint: \"http://127.0.0.1:9\"}\n";
+const OPERATOR: (&str, &str) = ("Authorization", "Bearer operator");
+
+/// A gateway with all features, its backend and its introspector.
+pub(super) struct Scene {
+    pub gateway: Gateway,
+    _upstream: Upstream,
+    _introspector: Introspector,
+}
+
+impl Scene {
+    /// With this Redis; its traffic has been there once.
+    pub(super) fn new(redis: &str) -> Self {
+        let upstream = Upstream::start();
+        let introspector = Introspector::start();
+        introspector.know("1|writer", Verdict::active(&["*"]).named("1", "writer"));
+        introspector.know("2|reader", Verdict::active(&["items:read"]).named("2", "reader"));
+        let authority = Arc::new(Authority::new());
+        let builder = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority);
+        let gateway = builder
+            .yaml("listen:\n  redirect_address: 127.0.0.1:0\n")
+            .yaml("admin:\n  token: operator\n")
+            .yaml(&format!("redis: {{url: {redis}}}\nwebhook: {{secret: shared}}\n"))
+            .yaml(TRACES)
+            .start();
+        let scene = Self { gateway, _upstream: upstream, _introspector: introspector };
+        scene.traffic();
+        scene
+    }
+
+    /// What is served, refused, not known, revoked.
+    pub(super) fn traffic(&self) {
+        let mut client = self.gateway.client();
+        for (method, target, token, status) in [
+            ("GET", "/up", None, 200),
+            ("GET", "/api/v2/items", Some("1|writer"), 200),
+            ("GET", "/api/v2/items", Some("2|reader"), 200),
+            ("POST", "/api/v2/items", Some("2|reader"), 403),
+            ("GET", "/nowhere", Some("2|reader"), 403),
+            ("GET", "/api/v2/items", Some("9|nobody"), 401),
+            ("GET", "/api/v2/items", None, 401),
+        ] {
+            let field = token.map(|token| ("Authorization", format!("Bearer {token}")));
+            let fields: Vec<_> = field.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            assert_eq!(client.request(method, target, &fields, b"").status, status, "{method} {target}");
+        }
+        let admin = |target: &str, fields: &[_], body: &[u8]| {
+            RawClient::connect(self.gateway.admin()).request("POST", target, fields, body).status
+        };
+        assert_eq!(admin("/tokens/revoke", &[OPERATOR], br#"{"id":"1"}"#), 200);
+        assert_eq!(admin("/webhook", &[], b"{}"), 401);
+    }
+}
