@@ -1,10 +1,12 @@
 //! Several replicas and a real Redis: what one revokes no other serves.
 
+mod cut_off;
+mod hostile;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::redis::{Redis, Road};
@@ -89,6 +91,13 @@ fn connected(gateway: &Gateway) {
 
 fn disconnected(gateway: &Gateway) {
     gateway.wait_for_metric("redis_connected", 0.0);
+}
+
+/// The names of its threads.
+fn threads(gateway: &Gateway) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.process())).unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+    names.map(|name| name.trim().to_owned()).collect()
 }
 
 /// Clients that ask every gateway with a good token, one after the other, until told to stop.
@@ -188,254 +197,13 @@ fn every_kind_of_order_travels_and_no_token_does() {
     assert!(!seen.contains("a-secret") && !seen.contains("scanner"), "{seen}");
 }
 
-/// Who was cut off believes what it knows for `ttl` at most, and nothing of it once it has returned.
-fn cut_off(time: Duration, ttl: &str) {
-    let redis = Redis::start();
-    let (road, other) = (Road::to(&redis), Road::to(&redis));
-    let fleet =
-        Fleet::new(&[road.url(), other.url()], &format!("cache: {{ttl: {ttl}, negative_ttl: 100ms}}\n"));
-    let served = under_load(&fleet, || {
-        fleet.know("17|deleted");
-        fleet.know("18|kept");
-        fleet.believe("17|deleted");
-        fleet.believe("18|kept");
-        road.cut();
-        disconnected(&fleet.gateways[0]);
-        fleet.delete(1, "17|deleted");
-        assert_eq!(fleet.status(1, "17|deleted"), 401);
-        assert_eq!(fleet.status(0, "17|deleted"), 200, "it cannot know");
-        thread::sleep(time);
-        road.mend();
-        connected(&fleet.gateways[0]);
-        assert_eq!(fleet.status(0, "17|deleted"), 401, "it has returned");
-        fleet.believe("18|kept");
-        // And is heard, and hears, as before.
-        for (ordered, heard) in [(0, 1), (1, 0)] {
-            fleet.know("19|deleted");
-            fleet.believe("19|deleted");
-            fleet.delete(ordered, "19|deleted");
-            assert!(fleet.refused(heard, "19|deleted") < Duration::from_secs(1));
-            thread::sleep(Duration::from_millis(150));
-        }
-    });
-    assert!(served > 100, "{served}");
-}
-
-#[test]
-#[ignore = "needs redis-server: tests/run"]
-fn who_was_cut_off_believes_nothing_old_after_its_return() {
-    cut_off(Duration::from_secs(1), "1h");
-}
-
-#[test]
-#[ignore = "soak: half a minute"]
-fn who_was_cut_off_for_30_s_believes_nothing_old_after_its_return() {
-    cut_off(Duration::from_secs(30), "1h");
-}
-
-#[test]
-#[ignore = "needs redis-server: tests/run"]
-fn who_is_cut_off_believes_nothing_beyond_its_ttl() {
-    let redis = Redis::start();
-    let (road, other) = (Road::to(&redis), Road::to(&redis));
-    let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 2s}\n");
-    fleet.know("17|deleted");
-    road.cut();
-    disconnected(&fleet.gateways[0]);
-    fleet.believe("17|deleted");
-    fleet.delete(1, "17|deleted");
-    let took = fleet.refused(0, "17|deleted");
-    assert!(took < Duration::from_millis(2500), "{took:?}");
-}
-
-#[test]
-#[ignore = "needs redis-server: tests/run"]
-fn redis_may_die_and_come_back_empty_and_no_request_notices() {
-    let mut redis = Redis::start();
-    let fleet = Fleet::at(&redis, 3);
-    let served = under_load(&fleet, || {
-        for round in 0..3 {
-            let tokens = [0, 1].map(|number| format!("{}|deleted", round * 10 + number + 100));
-            for token in &tokens {
-                fleet.know(token);
-                fleet.believe(token);
-            }
-            redis.kill();
-            fleet.gateways.iter().for_each(disconnected);
-            fleet.delete(0, &tokens[0]);
-            assert_eq!(fleet.status(0, &tokens[0]), 401, "it goes on alone");
-            assert_eq!(fleet.status(1, &tokens[0]), 200);
-            redis.restart();
-            fleet.gateways.iter().for_each(connected);
-            for gateway in 0..3 {
-                assert!(fleet.refused(gateway, &tokens[0]) < Duration::from_secs(1));
-            }
-            fleet.delete(1, &tokens[1]);
-            for gateway in 0..3 {
-                assert!(fleet.refused(gateway, &tokens[1]) < Duration::from_secs(1));
-            }
-        }
-    });
-    assert!(served > 100, "{served}");
-}
-
-#[test]
-#[ignore = "needs redis-server: tests/run"]
-fn what_was_revoked_without_redis_is_told_later() {
-    let redis = Redis::start();
-    let (road, other) = (Road::to(&redis), Road::to(&redis));
-    let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 1h}\n");
-    fleet.know("17|deleted");
-    fleet.believe("17|deleted");
-    road.cut();
-    disconnected(&fleet.gateways[0]);
-    fleet.delete(0, "17|deleted");
-    thread::sleep(Duration::from_millis(300));
-    assert_eq!(fleet.status(1, "17|deleted"), 200);
-    road.mend();
-    assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(2));
-}
-
-#[test]
-#[ignore = "needs redis-server: tests/run"]
-fn a_redis_that_hangs_holds_nobody_up() {
-    let redis = Redis::start();
-    let fleet = Fleet::at(&redis, 2);
-    fleet.know("17|deleted");
-    fleet.believe("17|deleted");
-    redis.signal(Signal::STOP);
-    disconnected(&fleet.gateways[0]);
-    fleet.delete(0, "17|deleted");
-    assert_eq!(fleet.status(0, "17|deleted"), 401);
-    assert_eq!(fleet.status(1, "17|deleted"), 200);
-    redis.signal(Signal::CONT);
-    fleet.gateways.iter().for_each(connected);
-    assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(1));
-    // Nor an end.
-    redis.signal(Signal::STOP);
-    let Fleet { mut gateways, .. } = fleet;
-    gateways[0].signal(Signal::TERM);
-    assert_eq!(gateways[0].wait_exit(Duration::from_secs(5)).code(), Some(0));
-}
-
-/// Whoever can write to Redis can make replicas forget, and nothing else.
-#[test]
-#[ignore = "needs redis-server: tests/run"]
-fn what_is_written_by_hand_grants_nothing_and_stops_nothing() {
-    let redis = Redis::start();
-    let fleet = Fleet::at(&redis, 2);
-    const EPOCH: &str = "stockaj-gateway:epoch";
-    let huge = vec![b'7'; 5 * 1024 * 1024];
-    type Deed = Box<dyn Fn(&Redis)>;
-    let publish = |text: &'static str| -> Deed {
-        Box::new(move |redis| drop(redis.command(&["PUBLISH", "stockaj-gateway", text])))
-    };
-    let command =
-        |words: &'static [&'static str]| -> Deed { Box::new(move |redis| drop(redis.command(words))) };
-    let deeds: Vec<(&str, Deed)> = vec![
-        ("nonsense", publish("hello")),
-        ("nothing", publish("")),
-        ("a grant", publish(r#"1 {"from":1,"forget":{"id":"9"},"abilities":["*"],"active":true}"#)),
-        ("another", publish(r#"1 {"from":1,"grant":{"token":"9|stranger"}}"#)),
-        ("a verdict", publish(r#"{"data":{"id":"9","abilities":["*"]}}"#)),
-        ("the highest epoch", publish(r#"18446744073709551615 {"from":1,"forget":{"id":"9"}}"#)),
-        ("an old epoch", publish(r#"0 {"from":1,"forget":{"id":"9"}}"#)),
-        ("all", publish(r#"0 {"from":1,"forget":"all"}"#)),
-        ("no number", command(&["SET", "stockaj-gateway:epoch", "hello"])),
-        ("a negative number", command(&["SET", "stockaj-gateway:epoch", "-5"])),
-        ("the last number", command(&["SET", "stockaj-gateway:epoch", "9223372036854775807"])),
-        ("a number back", command(&["SET", "stockaj-gateway:epoch", "1"])),
-        (
-            "no string",
-            command(&["EVAL", "redis.call('DEL',KEYS[1]) redis.call('LPUSH',KEYS[1],'a')", "1", EPOCH]),
-        ),
-        ("no key", command(&["DEL", "stockaj-gateway:epoch"])),
-        ("nothing left", command(&["FLUSHALL"])),
-        ("other keys", command(&["SET", "stockaj-gateway", "x", "GET"])),
-        (
-            "a huge key",
-            Box::new({
-                let huge = huge.clone();
-                move |redis| drop(redis.command_with(&["SET", "stockaj-gateway:epoch"], &huge))
-            }),
-        ),
-        (
-            "a huge message",
-            Box::new({
-                let huge = huge.clone();
-                move |redis| drop(redis.command_with(&["PUBLISH", "stockaj-gateway"], &huge))
-            }),
-        ),
-        (
-            "a flood",
-            command(&[
-                "EVAL",
-                "for i = 1, 20000 do redis.call('PUBLISH', 'stockaj-gateway', i .. ' x') end",
-                "0",
-            ]),
-        ),
-        (
-            "a flood of orders",
-            command(&[
-                "EVAL",
-                "for i = 1, 5000 do redis.call('PUBLISH', 'stockaj-gateway', \
-             i .. ' {\"from\":1,\"forget\":{\"id\":\"' .. i .. '\"}}') end",
-                "0",
-            ]),
-        ),
-        ("an end of connections", command(&["CLIENT", "KILL", "TYPE", "pubsub"])),
-        ("an end of all connections", command(&["CLIENT", "KILL", "TYPE", "normal"])),
-    ];
-    let served = under_load(&fleet, || {
-        for (number, (what, deed)) in deeds.iter().enumerate() {
-            deed(&redis);
-            assert_eq!(fleet.status(0, "9|stranger"), 401, "{what}");
-            let token = format!("{}|deleted", number + 1000);
-            fleet.know(&token);
-            fleet.believe(&token);
-            fleet.delete(number % 2, &token);
-            let took = fleet.refused(1 - number % 2, &token);
-            assert!(took < Duration::from_secs(2), "{what}: {took:?}");
-            fleet.gateways.iter().for_each(connected);
-        }
-    });
-    assert!(served > 100, "{served}");
-    for gateway in &fleet.gateways {
-        assert!(gateway.metrics().metric("redis_messages_total{direction=\"refused\"}") > 20_000.0);
-        assert!(gateway.resident_memory() < 150 << 20, "{}", gateway.resident_memory());
-        let said = gateway.logs().iter().filter(|line| line.contains("no replica sends")).count();
-        assert_eq!(said, 1, "once a minute");
-    }
-}
-
-/// Whoever is on the other side of a lost message notices.
-#[test]
-#[ignore = "needs redis-server: tests/run"]
-fn a_message_that_is_lost_is_noticed() {
-    let redis = Redis::start();
-    let fleet = Fleet::at(&redis, 1);
-    fleet.know("17|kept");
-    fleet.believe("17|kept");
-    let calls = fleet.introspector.calls();
-    thread::sleep(Duration::from_secs(1));
-    fleet.believe("17|kept");
-    assert_eq!(fleet.introspector.calls(), calls, "nothing is forgotten for nothing");
-    redis.command(&["INCR", "stockaj-gateway:epoch"]);
-    let began = Instant::now();
-    while fleet.introspector.calls() == calls {
-        fleet.believe("17|kept");
-        assert!(began.elapsed() < Duration::from_secs(2));
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn with_tls_user_and_password() {
     let authority = Authority::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let (certificate, key, ca) = (authority.certificate(), authority.private_key(), authority.ca_file());
-    let rules = "on >pass%word ~fleet:* &fleet resetchannels &fleet +@connection +subscribe +publish +eval +exists \
+    let rules = "on >pass%word ~fleet:* &fleet resetchannels &fleet +@connection +info +subscribe +publish +eval +exists \
                  +incr +get +getrange +set +del";
     let path = |it: &std::path::Path| it.display().to_string();
     let redis = Redis::start_with(&[
@@ -507,7 +275,36 @@ fn a_reload_leads_to_another_redis_and_away_from_it() {
     assert!(fleet.gateways[0].reload());
     let metrics = RawClient::connect(fleet.gateways[0].admin()).get("/metrics", None);
     assert!(!metrics.text().contains("redis_connected"), "no Redis, no metric");
-    assert!(!std::fs::read_dir(format!("/proc/{}/task", fleet.gateways[0].process())).unwrap().any(|task| {
-        std::fs::read_to_string(task.unwrap().path().join("comm")).is_ok_and(|name| name.trim() == "replicas")
-    }));
+    assert!(!threads(&fleet.gateways[0]).contains(&"replicas".to_owned()));
+}
+
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn a_password_that_is_changed_in_its_file_is_taken_over() {
+    let redis = Redis::start();
+    let file = redis.directory().join("url");
+    let address = Road::to(&redis);
+    redis.command(&["CONFIG", "SET", "requirepass", "first"]);
+    std::fs::write(&file, address.url().replace("redis://", "redis://:first@")).unwrap();
+    let (upstream, introspector) = (Upstream::start(), Introspector::start());
+    let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
+    let gateway = builder.yaml(&format!("redis: {{url_file: {}}}\n", file.display())).start();
+    connected(&gateway);
+    redis.command(&["-a", "first", "CONFIG", "SET", "requirepass", "second"]);
+    redis.command(&["-a", "second", "CLIENT", "KILL", "TYPE", "pubsub"]);
+    disconnected(&gateway);
+    std::fs::write(&file, address.url().replace("redis://", "redis://:second@")).unwrap();
+    connected(&gateway);
+    let said = gateway.logs().join("\n");
+    assert!(!said.contains("first@") && !said.contains("second@"), "{said}");
+}
+
+#[test]
+fn without_redis_there_is_no_thread_and_no_metric() {
+    let (upstream, introspector) = (Upstream::start(), Introspector::start());
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).start();
+    assert!(!threads(&gateway).contains(&"replicas".to_owned()), "{:?}", threads(&gateway));
+    assert!(threads(&gateway).contains(&"admin".to_owned()));
+    let metrics = RawClient::connect(gateway.admin()).get("/metrics", None);
+    assert!(!metrics.text().contains("_redis_"), "{}", metrics.text());
 }

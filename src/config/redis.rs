@@ -51,6 +51,12 @@ pub(super) fn compile(
     match parse(secret.expose_secret()) {
         Ok(address) => {
             let Address { destination, user, password, database } = address;
+            let asked_for = tls.ca_file.is_some() || tls.identity.is_some() || tls.server_name.is_some();
+            if asked_for && !matches!(destination, Destination::Tcp { tls: true, .. }) {
+                let mistake =
+                    Mistake::error("TLS that is not spoken").of("redis.tls").at(at, "this speaks none");
+                decoder.mistakes.push(mistake.hint("`rediss://` does"));
+            }
             Some(settings::Redis { destination, user, password, database, tls, channel: channel.0 })
         }
         Err(error) => {

@@ -6,32 +6,41 @@
 //! asked for again ([`Revocation::Missed`]), which is always safe. So nothing has to be kept in Redis but one number,
 //! and nothing that is written there can do more than make a replica forget.
 //!
+//! A stream would bring what was missed, but it has to be kept and trimmed, and where it was, the same has to be done.
+//!
+//! Redis may lose what it took: it ends, and comes back with what it had saved, or another takes its place. An epoch
+//! counts only as long as it is the same process with the same history, by its `run_id` and `master_replid`. Where it is
+//! not, all is asked for again, and what this replica told in the last minutes is told again.
+//!
 //! While Redis is away the gateway goes on alone: what it revokes itself holds here at once and is passed on later, and
 //! what others revoke holds here when `cache.ttl` has passed.
 
 mod bounded;
 mod message;
+mod outbox;
+mod pace;
 mod session;
 
-use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{self, LocalOptions};
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use self::session::{Heard, Session};
+use self::outbox::Outbox;
+use self::session::{Heard, Session, SessionError};
 use crate::client::{Connector, ConnectorError};
 use crate::config::settings;
 use crate::telemetry::metrics::Metrics;
-use crate::tokens::revocation::Revocation;
 use crate::tokens::revoker::Revoker;
 use crate::watch::contents;
+
+#[cfg(doc)]
+use crate::tokens::revocation::Revocation;
 
 /// For connecting, and for every answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -39,8 +48,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause: whoever returns is heard within a second.
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);
-/// How many revocations are kept for the others while Redis is away. More than that become one that says so.
-const MOST_WAITING: usize = 10_000;
+/// A connection that has lasted this long was a good one: the next pause is short again.
+const STEADY: Duration = Duration::from_secs(5);
+/// How often the log tells of a connection that is lost: one that comes and goes is in the metric.
+const COMPLAINT: Duration = Duration::from_secs(60);
+/// For telling the others what waits, when this replica leaves.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The way to a Redis. As long as it is the same, so are the connections.
 #[derive(Debug)]
@@ -79,7 +92,7 @@ pub struct Replicas {
 struct Running {
     way: Arc<Way>,
     stop: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Outbox>,
 }
 
 impl Replicas {
@@ -99,30 +112,29 @@ impl Replicas {
         {
             return Ok(());
         }
-        if let Some(before) = running.take() {
-            before.stop();
-        }
+        // What waits there is for whoever is at the next one.
+        let outbox = running.take().and_then(Running::stop);
         self.metrics.redis_connected(way.map(|_| false));
         if let Some(way) = way {
-            *running = Some(self.start(way)?);
+            *running = Some(self.start(way, outbox)?);
         }
         Ok(())
     }
 
-    /// Leaves the others.
+    /// Leaves the others, once they are told what was ordered here, if that is a matter of a second.
     pub fn stop(&self) {
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
             running.stop();
         }
     }
 
-    fn start(&self, way: &Arc<Way>) -> io::Result<Running> {
+    fn start(&self, way: &Arc<Way>, outbox: Option<Outbox>) -> io::Result<Running> {
         let (stop, stopped) = oneshot::channel();
-        let member = Member {
+        let mut member = Member {
             way: Arc::clone(way),
             heard: Heard::new(Arc::clone(&self.revoker), Arc::clone(&self.metrics)),
-            orders: self.revoker.subscribe(),
-            waiting: VecDeque::new(),
+            outbox: outbox.unwrap_or_else(|| Outbox::new(self.revoker.subscribe())),
+            session: None,
         };
         // The runtime cannot leave its thread.
         let thread = thread::Builder::new().name("replicas".to_owned()).spawn(move || {
@@ -132,23 +144,26 @@ impl Replicas {
                 Ok(runtime) => runtime.block_on(async {
                     tokio::select! {
                         () = member.take_part() => {}
-                        _ = stopped => {}
+                        _ = stopped => member.leave().await,
                     }
                 }),
                 Err(error) => tracing::error!(%error, "there is no connection to other replicas"),
             }
+            member.outbox
         })?;
         Ok(Running { way: Arc::clone(way), stop, thread })
     }
 }
 
 impl Running {
-    fn stop(self) {
+    fn stop(self) -> Option<Outbox> {
         let Self { stop, thread, .. } = self;
         drop(stop);
-        if thread.join().is_err() {
+        let ended = thread.join();
+        if ended.is_err() {
             tracing::error!("the connection to other replicas had failed");
         }
+        ended.ok()
     }
 }
 
@@ -156,52 +171,62 @@ impl Running {
 struct Member {
     way: Arc<Way>,
     heard: Heard,
-    orders: UnboundedReceiver<Revocation>,
-    /// What the others have yet to be told, oldest first.
-    waiting: VecDeque<Revocation>,
+    outbox: Outbox,
+    session: Option<Session>,
 }
 
 impl Member {
     /// Connects, again and again, for as long as it is polled.
-    async fn take_part(mut self) {
+    async fn take_part(&mut self) {
         let mut pause = SHORTEST_PAUSE;
-        let mut is_new = true;
+        let mut said = Said::default();
         loop {
             let lost = match self.connect().await {
                 Ok(session) => {
-                    pause = SHORTEST_PAUSE;
-                    is_new = true;
                     self.heard.connected(true);
-                    let Self { heard, orders, waiting, .. } = &mut self;
-                    let lost = session.run(heard, orders, waiting).await;
+                    said.connected();
+                    let since = Instant::now();
+                    let session = self.session.insert(session);
+                    let lost = session.run(&mut self.heard, &mut self.outbox).await;
+                    self.session = None;
                     self.heard.connected(false);
+                    self.heard.settle(Instant::now());
+                    if since.elapsed() >= STEADY {
+                        pause = SHORTEST_PAUSE;
+                    }
                     lost
                 }
                 Err(error) => error,
             };
-            if is_new {
-                let error: &dyn std::error::Error = &lost;
-                tracing::warn!(
-                    error,
-                    "no connection to other replicas: revocations are heard after cache.ttl"
-                );
-                is_new = false;
-            }
+            said.lost(&lost, Instant::now());
             self.wait(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    async fn connect(&mut self) -> Result<Session, session::SessionError> {
-        let Self { way, heard, orders, waiting } = self;
-        let connecting = Session::open(&way.connector, &way.settings, heard);
-        let mut connecting = pin!(timeout(PATIENCE * 2, connecting));
-        loop {
-            tokio::select! {
-                session = &mut connecting => return session.unwrap_or(Err(session::SessionError::Silent)),
-                Some(order) = orders.recv() => keep(waiting, order),
-            }
+    /// Nothing that was heard or ordered is lost by the end.
+    async fn leave(&mut self) {
+        self.heard.settle(Instant::now());
+        self.outbox.collect_all();
+        if let Some(session) = &mut self.session {
+            let _ = timeout(FAREWELL, session.tell(&self.heard, &mut self.outbox, usize::MAX)).await;
         }
+    }
+
+    async fn connect(&mut self) -> Result<Session, SessionError> {
+        let Self { way, heard, outbox, .. } = self;
+        let connecting = Session::open(&way.connector, &way.settings);
+        let mut connecting = pin!(timeout(PATIENCE * 2, connecting));
+        let (session, arrival) = loop {
+            tokio::select! {
+                opened = &mut connecting => break opened.unwrap_or(Err(SessionError::Silent))?,
+                () = outbox.collect() => {}
+            }
+        };
+        if heard.joined(arrival) {
+            outbox.again(Instant::now());
+        }
+        Ok(session)
     }
 
     /// Keeps what is ordered meanwhile.
@@ -210,41 +235,33 @@ impl Member {
         loop {
             tokio::select! {
                 () = &mut pause => return,
-                Some(order) = self.orders.recv() => keep(&mut self.waiting, order),
+                () = self.outbox.collect() => {}
             }
         }
     }
 }
 
-/// Keeps what the others have yet to be told.
-fn keep(waiting: &mut VecDeque<Revocation>, order: Revocation) {
-    if waiting.len() >= MOST_WAITING {
-        waiting.clear();
-        waiting.push_back(Revocation::Missed);
-    }
-    // After one that concerns all there is nothing left to be said.
-    if !matches!(waiting.back(), Some(Revocation::Missed)) || order == Revocation::All {
-        waiting.push_back(order);
-    }
+/// What the log says of the connection.
+#[derive(Default)]
+struct Said {
+    is_lost: Option<bool>,
+    at: Option<Instant>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Said {
+    fn connected(&mut self) {
+        if self.is_lost != Some(false) {
+            tracing::info!("connected to other replicas");
+            self.is_lost = Some(false);
+        }
+    }
 
-    #[test]
-    fn what_waits_is_bounded() {
-        let mut waiting = VecDeque::new();
-        let id = |number: usize| Revocation::Id(number.to_string().into());
-        for number in 0..MOST_WAITING {
-            keep(&mut waiting, id(number));
+    fn lost(&mut self, error: &SessionError, now: Instant) {
+        let is_due = self.at.is_none_or(|at| now.duration_since(at) >= COMPLAINT);
+        if self.is_lost != Some(true) && is_due {
+            let error: &dyn std::error::Error = error;
+            tracing::warn!(error, "no connection to other replicas: revocations are heard after cache.ttl");
+            *self = Self { is_lost: Some(true), at: Some(now) };
         }
-        assert_eq!((waiting.len(), waiting.back()), (MOST_WAITING, Some(&id(MOST_WAITING - 1))));
-        for number in 0..10 {
-            keep(&mut waiting, id(number));
-        }
-        assert_eq!(waiting, [Revocation::Missed]);
-        keep(&mut waiting, Revocation::All);
-        assert_eq!(waiting, [Revocation::Missed, Revocation::All], "which closes tunnels, too");
     }
 }

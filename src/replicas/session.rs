@@ -1,6 +1,5 @@
 //! One time of being connected to Redis, and what is heard in it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,13 +7,14 @@ use futures_util::StreamExt;
 use redis::aio::{MultiplexedConnection, PubSub, PubSubSink, PubSubStream};
 use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, ServerErrorKind};
 use secrecy::ExposeSecret;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::bounded::{Bounded, Eye};
 use super::message::{self, Message};
-use super::{PATIENCE, keep};
+use super::outbox::Outbox;
+use super::pace::Pace;
+use super::{COMPLAINT, PATIENCE};
 use crate::client::{ConnectError, Connector, Protocol};
 use crate::config::settings;
 use crate::telemetry::metrics::{Metrics, RedisMessage, RevocationSource};
@@ -25,8 +25,8 @@ use crate::tokens::revoker::Revoker;
 const LOOK: Duration = Duration::from_millis(400);
 /// How many of those that wait are sent before what came is heard.
 const AT_ONCE: usize = 64;
-/// How often a message that nobody understands is worth a line in the log.
-const COMPLAINT: Duration = Duration::from_secs(60);
+/// How often in a row an epoch is seen of which nothing was heard, before the subscription is taken for dead.
+const DEAF: usize = 2;
 
 /// Raises the epoch and publishes with it, at once. A number where there is none begins anywhere, so that an emptied
 /// Redis is not taken for the one before. It goes by its text: Lua's own numbers are not exact.
@@ -54,10 +54,20 @@ pub(super) enum SessionError {
     Ended,
     #[error("the epoch in Redis cannot be read")]
     Epoch,
+    #[error("nothing comes by the subscription")]
+    Deaf,
 }
 
 fn at(step: &'static str) -> impl FnOnce(RedisError) -> SessionError {
     move |source| SessionError::Redis { step, source }
+}
+
+/// What was found in Redis once the subscription had begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Arrival {
+    epoch: u64,
+    /// Which process it is, with which history; none where Redis does not tell.
+    history: Option<[Box<str>; 2]>,
 }
 
 /// Both connections: one that hears, and one that speaks.
@@ -71,6 +81,7 @@ pub(super) struct Session {
     _sink: PubSubSink,
     /// Of the one that hears.
     heard: Eye,
+    look: Interval,
     channel: Box<str>,
     key: String,
 }
@@ -82,12 +93,11 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// Connects, subscribes, and finds out whether anything was missed before.
+    /// Connects, subscribes, and finds out how far Redis has come.
     pub(super) async fn open(
         connector: &Connector,
         settings: &settings::Redis,
-        heard: &mut Heard,
-    ) -> Result<Self, SessionError> {
+    ) -> Result<(Self, Arrival), SessionError> {
         let info = info(settings);
         let answers = Eye::default();
         let stream = Bounded::new(connector.connect(Protocol::Http1).await?, answers.clone());
@@ -96,51 +106,89 @@ impl Session {
             .await
             .map_err(at("cannot log in"))?;
         let driver = tokio::task::spawn_local(driver);
-        let eye = Eye::default();
-        let stream = Bounded::new(connector.connect(Protocol::Http1).await?, eye.clone());
+        let heard = Eye::default();
+        let stream = Bounded::new(connector.connect(Protocol::Http1).await?, heard.clone());
         let pubsub = PubSub::new(&info, stream).await.map_err(at("cannot log in"))?;
         let (mut sink, messages) = pubsub.split();
         sink.subscribe(&*settings.channel).await.map_err(at("cannot subscribe"))?;
         let channel = settings.channel.clone();
         let key = format!("{channel}:epoch");
-        let mut session = Self { commands, driver, answers, messages, _sink: sink, heard: eye, channel, key };
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut session =
+            Self { commands, driver, answers, messages, _sink: sink, heard, look, channel, key };
         // After subscribing: what is published from here on is heard.
-        heard.joined(session.epoch().await?);
-        Ok(session)
+        let arrival = Arrival { history: session.history().await?, epoch: session.epoch().await? };
+        Ok((session, arrival))
     }
 
     /// Tells and hears until the connection is lost.
-    pub(super) async fn run(
-        mut self,
-        heard: &mut Heard,
-        orders: &mut UnboundedReceiver<Revocation>,
-        waiting: &mut VecDeque<Revocation>,
-    ) -> SessionError {
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pub(super) async fn run(&mut self, heard: &mut Heard, outbox: &mut Outbox) -> SessionError {
         loop {
-            for _ in 0..AT_ONCE {
-                let Some(order) = waiting.front() else { break };
-                if let Err(error) = self.publish(&Message::new(heard.own, order.clone())).await {
-                    return error;
-                }
-                heard.metrics.redis_message(RedisMessage::Sent);
-                waiting.pop_front();
+            if let Err(error) = self.tell(heard, outbox, AT_ONCE).await {
+                return error;
             }
+            let due = heard.pace.due();
             tokio::select! {
                 message = self.messages.next() => {
                     let Some(message) = message else { return SessionError::Ended };
                     self.heard.open();
                     heard.message(message.get_payload_bytes(), Instant::now());
                 }
-                Some(order) = orders.recv() => keep(waiting, order),
-                _ = look.tick() => match self.epoch().await {
-                    Ok(epoch) => heard.looked(epoch),
+                () = outbox.collect() => {}
+                () = until(due) => {
+                    heard.settle(Instant::now());
+                }
+                _ = self.look.tick() => match self.epoch().await {
+                    Ok(epoch) => heard.looked(epoch, Instant::now()),
                     Err(error) => return error,
                 },
-                () = std::future::ready(()), if !waiting.is_empty() => {}
+                () = std::future::ready(()), if outbox.next().is_some() => {}
+            }
+            if heard.deaf >= DEAF {
+                return SessionError::Deaf;
             }
         }
+    }
+
+    /// Tells the others what waits, at most so much of it.
+    pub(super) async fn tell(
+        &mut self,
+        heard: &Heard,
+        outbox: &mut Outbox,
+        most: usize,
+    ) -> Result<(), SessionError> {
+        for _ in 0..most {
+            let Some(order) = outbox.next() else { break };
+            self.publish(&Message::new(heard.own, order.clone())).await?;
+            heard.metrics.redis_message(RedisMessage::Sent);
+            outbox.took(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Which process this is, and with which history. A user who may not know it has no answer.
+    async fn history(&mut self) -> Result<Option<[Box<str>; 2]>, SessionError> {
+        let mut history = [Box::<str>::default(), Box::default()];
+        for (place, (section, field)) in
+            history.iter_mut().zip([("server", "run_id:"), ("replication", "master_replid:")])
+        {
+            self.answers.open();
+            let told: Result<Vec<u8>, _> =
+                redis::cmd("INFO").arg(section).query_async(&mut self.commands).await;
+            let told = match told {
+                Ok(told) => told,
+                Err(error) if is_refusal(&error) => return Ok(None),
+                Err(error) => return Err(at("cannot ask which Redis it is")(error)),
+            };
+            let value = std::str::from_utf8(&told)
+                .ok()
+                .and_then(|told| told.lines().find_map(|line| line.strip_prefix(field)))
+                .filter(|value| !value.is_empty());
+            let Some(value) = value else { return Ok(None) };
+            *place = value.into();
+        }
+        Ok(Some(history))
     }
 
     /// The epoch in Redis. Where there is none, or what is none, it begins anew: that is noticed as one that is missed.
@@ -202,6 +250,14 @@ impl Session {
     }
 }
 
+/// For ever, where there is no such time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Whether Redis has answered that it will not do what it was told; not as one that is about to change its part.
 fn is_refusal(error: &RedisError) -> bool {
     match error.kind() {
@@ -239,41 +295,63 @@ pub(super) struct Heard {
     own: u64,
     /// The highest up to which everything was heard, or forgotten for.
     epoch: Option<u64>,
+    /// Of the Redis that had it.
+    history: Option<[Box<str>; 2]>,
     /// What was in Redis at the last look of this session.
     seen: Option<u64>,
+    /// How often in a row nothing was heard that should have been.
+    deaf: usize,
+    pace: Pace,
     complained_at: Option<Instant>,
 }
 
 impl Heard {
     pub(super) fn new(revoker: Arc<Revoker>, metrics: Arc<Metrics>) -> Self {
-        Self { revoker, metrics, own: fastrand::u64(..), epoch: None, seen: None, complained_at: None }
+        Self {
+            revoker,
+            metrics,
+            own: fastrand::u64(..),
+            epoch: None,
+            history: None,
+            seen: None,
+            deaf: 0,
+            pace: Pace::default(),
+            complained_at: None,
+        }
     }
 
     pub(super) fn connected(&self, connected: bool) {
         self.metrics.redis_connected(Some(connected));
-        if connected {
-            tracing::info!("connected to other replicas");
-        }
     }
 
-    /// `epoch` was in Redis after a subscription had begun.
-    fn joined(&mut self, epoch: u64) {
-        if self.epoch != Some(epoch) {
-            self.missed(epoch);
+    /// A subscription has begun. Says whether this Redis may have lost what the one before was told.
+    pub(super) fn joined(&mut self, Arrival { epoch, history }: Arrival) -> bool {
+        let is_same = history.is_some() && self.history == history;
+        if !is_same || self.epoch != Some(epoch) {
+            self.epoch = Some(epoch);
+            // At once: nobody is connected before.
+            self.forget(Revocation::Missed);
         }
+        self.history = history;
         self.seen = None;
+        self.deaf = 0;
+        !is_same
     }
 
     /// `epoch` was in Redis just now. What was there at the look before has had its time to be heard.
-    fn looked(&mut self, epoch: u64) {
+    fn looked(&mut self, epoch: u64, now: Instant) {
         let lags = self.seen.is_some_and(|seen| self.epoch < Some(seen));
         if lags || self.epoch > Some(epoch) {
-            self.missed(epoch);
+            self.missed(epoch, now);
+        }
+        if lags {
+            self.deaf += 1;
         }
         self.seen = Some(epoch);
     }
 
     fn message(&mut self, bytes: &[u8], now: Instant) {
+        self.deaf = 0;
         let Some((epoch, message)) = message::read(bytes) else {
             self.metrics.redis_message(RedisMessage::Refused);
             if self.complained_at.is_none_or(|at| now.duration_since(at) >= COMPLAINT) {
@@ -284,17 +362,34 @@ impl Heard {
         };
         if message.from != self.own {
             self.metrics.redis_message(RedisMessage::Received);
-            self.revoker.forget(vec![message.revocation()], RevocationSource::Redis);
+            self.pass(message.revocation(), now);
         }
         match self.epoch {
             Some(known) if known.checked_add(1) == Some(epoch) => self.epoch = Some(epoch),
-            Some(known) if epoch > known => self.missed(epoch),
+            Some(known) if epoch > known => self.missed(epoch, now),
             _ => {}
         }
     }
 
-    fn missed(&mut self, epoch: u64) {
+    fn missed(&mut self, epoch: u64, now: Instant) {
         self.epoch = Some(epoch);
-        self.revoker.forget(vec![Revocation::Missed], RevocationSource::Redis);
+        self.pass(Revocation::Missed, now);
+    }
+
+    fn pass(&mut self, revocation: Revocation, now: Instant) {
+        if let Some(revocation) = self.pace.pass(revocation, now) {
+            self.forget(revocation);
+        }
+    }
+
+    /// What was put off takes effect.
+    pub(super) fn settle(&mut self, now: Instant) {
+        if let Some(revocation) = self.pace.take(now) {
+            self.forget(revocation);
+        }
+    }
+
+    fn forget(&self, revocation: Revocation) {
+        self.revoker.forget(vec![revocation], RevocationSource::Redis);
     }
 }

@@ -244,10 +244,11 @@ impl Server {
         if cut > 0 {
             tracing::warn!(connections = cut, "the time is up: connections were cut");
         }
-        replicas.stop();
         exports.stop(hurry.load(Ordering::Relaxed));
         tracing::info!("drained");
         admin.stop();
+        // After the last order.
+        replicas.stop();
         Ok(())
     }
 }

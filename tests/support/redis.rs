@@ -114,14 +114,21 @@ fn launch(directory: &Path, arguments: &[String]) -> Child {
 pub struct Road {
     address: SocketAddr,
     open: Arc<AtomicBool>,
-    cars: Arc<Mutex<Vec<TcpStream>>>,
+    cars: Arc<Mutex<Vec<Car>>>,
+}
+
+/// A connection on the way.
+struct Car {
+    near: TcpStream,
+    /// What comes from Redis is thrown away.
+    mute: Arc<AtomicBool>,
 }
 
 impl Road {
     pub fn to(redis: &Redis) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (open, cars) = (Arc::new(AtomicBool::new(true)), Arc::<Mutex<Vec<TcpStream>>>::default());
+        let (open, cars) = (Arc::new(AtomicBool::new(true)), Arc::<Mutex<Vec<Car>>>::default());
         let (socket, is_open, under_way) = (redis.socket(), Arc::clone(&open), Arc::clone(&cars));
         thread::spawn(move || {
             for near in listener.incoming() {
@@ -130,14 +137,16 @@ impl Road {
                     continue;
                 }
                 let Ok(far) = UnixStream::connect(&socket) else { continue };
-                under_way.lock().unwrap().push(near.try_clone().unwrap());
+                let mute = Arc::new(AtomicBool::new(false));
+                let car = Car { near: near.try_clone().unwrap(), mute: Arc::clone(&mute) };
+                under_way.lock().unwrap().push(car);
                 let (mut near_again, mut far_again) = (near.try_clone().unwrap(), far.try_clone().unwrap());
                 thread::spawn(move || {
-                    copy(near, &mut far_again);
+                    copy(near, &mut far_again, &AtomicBool::new(false));
                     let _ = far_again.shutdown(Shutdown::Both);
                 });
                 thread::spawn(move || {
-                    copy(far, &mut near_again);
+                    copy(far, &mut near_again, &mute);
                     let _ = near_again.shutdown(Shutdown::Both);
                 });
             }
@@ -153,8 +162,13 @@ impl Road {
     pub fn cut(&self) {
         self.open.store(false, Ordering::SeqCst);
         for car in self.cars.lock().unwrap().drain(..) {
-            let _ = car.shutdown(Shutdown::Both);
+            let _ = car.near.shutdown(Shutdown::Both);
         }
+    }
+
+    /// From now on nothing comes by the connection that was begun last, which stays: the subscription.
+    pub fn mute_last(&self) {
+        self.cars.lock().unwrap().last().unwrap().mute.store(true, Ordering::SeqCst);
     }
 
     pub fn mend(&self) {
@@ -162,10 +176,10 @@ impl Road {
     }
 }
 
-fn copy(mut from: impl Read, to: &mut impl Write) {
+fn copy(mut from: impl Read, to: &mut impl Write, mute: &AtomicBool) {
     let mut piece = [0; 4096];
     while let Ok(length @ 1..) = from.read(&mut piece) {
-        if to.write_all(&piece[..length]).is_err() {
+        if !mute.load(Ordering::SeqCst) && to.write_all(&piece[..length]).is_err() {
             break;
         }
     }

@@ -1,0 +1,328 @@
+//! Who is cut off, and a Redis that dies, hangs or forgets.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::{Fleet, connected, disconnected, under_load, url};
+use crate::support::PATIENCE;
+use crate::support::redis::{Redis, Road};
+
+/// Who was cut off believes what it knows for `ttl` at most, and nothing of it once it has returned.
+fn cut_off(time: Duration, ttl: &str) {
+    let redis = Redis::start();
+    let (road, other) = (Road::to(&redis), Road::to(&redis));
+    let fleet =
+        Fleet::new(&[road.url(), other.url()], &format!("cache: {{ttl: {ttl}, negative_ttl: 100ms}}\n"));
+    let served = under_load(&fleet, || {
+        fleet.know("17|deleted");
+        fleet.know("18|kept");
+        fleet.believe("17|deleted");
+        fleet.believe("18|kept");
+        road.cut();
+        disconnected(&fleet.gateways[0]);
+        fleet.delete(1, "17|deleted");
+        assert_eq!(fleet.status(1, "17|deleted"), 401);
+        assert_eq!(fleet.status(0, "17|deleted"), 200, "it cannot know");
+        thread::sleep(time);
+        road.mend();
+        connected(&fleet.gateways[0]);
+        assert_eq!(fleet.status(0, "17|deleted"), 401, "it has returned");
+        fleet.believe("18|kept");
+        // And is heard, and hears, as before.
+        for (ordered, heard) in [(0, 1), (1, 0)] {
+            fleet.know("19|deleted");
+            fleet.believe("19|deleted");
+            fleet.delete(ordered, "19|deleted");
+            assert!(fleet.refused(heard, "19|deleted") < Duration::from_secs(1));
+            thread::sleep(Duration::from_millis(150));
+        }
+    });
+    assert!(served > 100, "{served}");
+}
+
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn who_was_cut_off_believes_nothing_old_after_its_return() {
+    cut_off(Duration::from_secs(1), "1h");
+}
+
+#[test]
+#[ignore = "soak: half a minute"]
+fn who_was_cut_off_for_30_s_believes_nothing_old_after_its_return() {
+    cut_off(Duration::from_secs(30), "1h");
+}
+
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn who_is_cut_off_believes_nothing_beyond_its_ttl() {
+    let redis = Redis::start();
+    let (road, other) = (Road::to(&redis), Road::to(&redis));
+    let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 2s}\n");
+    fleet.know("17|deleted");
+    road.cut();
+    disconnected(&fleet.gateways[0]);
+    fleet.believe("17|deleted");
+    fleet.delete(1, "17|deleted");
+    let took = fleet.refused(0, "17|deleted");
+    assert!(took < Duration::from_millis(2500), "{took:?}");
+}
+
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn redis_may_die_and_come_back_empty_and_no_request_notices() {
+    let mut redis = Redis::start();
+    let fleet = Fleet::at(&redis, 3);
+    let served = under_load(&fleet, || {
+        for round in 0..3 {
+            let tokens = [0, 1].map(|number| format!("{}|deleted", round * 10 + number + 100));
+            for token in &tokens {
+                fleet.know(token);
+                fleet.believe(token);
+            }
+            redis.kill();
+            fleet.gateways.iter().for_each(disconnected);
+            fleet.delete(0, &tokens[0]);
+            assert_eq!(fleet.status(0, &tokens[0]), 401, "it goes on alone");
+            assert_eq!(fleet.status(1, &tokens[0]), 200);
+            redis.restart();
+            fleet.gateways.iter().for_each(connected);
+            for gateway in 0..3 {
+                assert!(fleet.refused(gateway, &tokens[0]) < Duration::from_secs(1));
+            }
+            fleet.delete(1, &tokens[1]);
+            for gateway in 0..3 {
+                assert!(fleet.refused(gateway, &tokens[1]) < Duration::from_secs(1));
+            }
+        }
+    });
+    assert!(served > 100, "{served}");
+}
+
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn what_was_revoked_without_redis_is_told_later() {
+    let redis = Redis::start();
+    let (road, other) = (Road::to(&redis), Road::to(&redis));
+    let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 1h}\n");
+    fleet.know("17|deleted");
+    fleet.believe("17|deleted");
+    road.cut();
+    disconnected(&fleet.gateways[0]);
+    fleet.delete(0, "17|deleted");
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(fleet.status(1, "17|deleted"), 200);
+    road.mend();
+    assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(2));
+}
+
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn a_redis_that_hangs_holds_nobody_up() {
+    let redis = Redis::start();
+    let fleet = Fleet::at(&redis, 2);
+    fleet.know("17|deleted");
+    fleet.believe("17|deleted");
+    redis.signal(Signal::STOP);
+    disconnected(&fleet.gateways[0]);
+    fleet.delete(0, "17|deleted");
+    assert_eq!(fleet.status(0, "17|deleted"), 401);
+    assert_eq!(fleet.status(1, "17|deleted"), 200);
+    redis.signal(Signal::CONT);
+    fleet.gateways.iter().for_each(connected);
+    assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(1));
+    // Nor an end.
+    redis.signal(Signal::STOP);
+    let Fleet { mut gateways, .. } = fleet;
+    gateways[0].signal(Signal::TERM);
+    assert_eq!(gateways[0].wait_exit(Duration::from_secs(5)).code(), Some(0));
+}
+
+/// Whoever is on the other side of a lost message notices.
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn a_message_that_is_lost_is_noticed() {
+    let redis = Redis::start();
+    let fleet = Fleet::at(&redis, 1);
+    fleet.know("17|kept");
+    fleet.believe("17|kept");
+    let calls = fleet.introspector.calls();
+    thread::sleep(Duration::from_secs(1));
+    fleet.believe("17|kept");
+    assert_eq!(fleet.introspector.calls(), calls, "nothing is forgotten for nothing");
+    redis.command(&["INCR", "stockaj-gateway:epoch"]);
+    let began = Instant::now();
+    while fleet.introspector.calls() == calls {
+        fleet.believe("17|kept");
+        assert!(began.elapsed() < Duration::from_secs(2));
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What Redis had saved may be older than what it was told: the number of then comes again, in another process.
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn a_redis_that_comes_back_as_it_was_before_deceives_nobody() {
+    for later_orders in [0, 2] {
+        let mut redis = Redis::start_with(&["--dbfilename", "saved.rdb"]);
+        let (road, other) = (Road::to(&redis), Road::to(&redis));
+        let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 1h, negative_ttl: 100ms}\n");
+        fleet.know("17|deleted");
+        fleet.believe("17|deleted");
+        assert_eq!(redis.command(&["SAVE"]), "OK");
+        road.cut();
+        disconnected(&fleet.gateways[0]);
+        // A token and its id: two numbers.
+        fleet.delete(1, "17|deleted");
+        fleet.gateways[1].wait_for_metric("redis_messages_total{direction=\"sent\"}", 2.0);
+        let told = redis.command(&["GET", "stockaj-gateway:epoch"]);
+        redis.kill();
+        disconnected(&fleet.gateways[1]);
+        // It would tell again what was lost.
+        other.cut();
+        redis.restart();
+        assert_ne!(redis.command(&["GET", "stockaj-gateway:epoch"]), told, "it has lost something");
+        // As many as were lost, of others.
+        for _ in 0..later_orders {
+            redis.command(&["INCR", "stockaj-gateway:epoch"]);
+        }
+        road.mend();
+        connected(&fleet.gateways[0]);
+        assert_eq!(fleet.status(0, "17|deleted"), 401, "{later_orders} since");
+    }
+}
+
+/// What a Redis was told that has lost it since is told again: others may have returned to it in between.
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn what_redis_may_have_lost_is_told_again() {
+    let mut redis = Redis::start();
+    let (road, other) = (Road::to(&redis), Road::to(&redis));
+    let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 1h}\n");
+    road.cut();
+    disconnected(&fleet.gateways[0]);
+    fleet.revoke(1, &json!({"id": "17"}));
+    fleet.gateways[1].wait_for_metric("redis_messages_total{direction=\"sent\"}", 1.0);
+    redis.kill();
+    disconnected(&fleet.gateways[1]);
+    other.cut();
+    redis.restart();
+    road.mend();
+    connected(&fleet.gateways[0]);
+    other.mend();
+    fleet.gateways[0].wait_for_metric("redis_messages_total{direction=\"received\"}", 1.0);
+}
+
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn redis_may_die_and_come_back_with_what_it_had_and_no_request_notices() {
+    let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let fleet = Fleet::at(&redis, 3);
+    let served = under_load(&fleet, || {
+        for round in 0..2 {
+            let token = format!("{}|deleted", round + 100);
+            fleet.know(&token);
+            fleet.believe(&token);
+            redis.kill();
+            fleet.gateways.iter().for_each(disconnected);
+            fleet.delete(round, &token);
+            redis.restart();
+            fleet.gateways.iter().for_each(connected);
+            for gateway in 0..3 {
+                assert!(fleet.refused(gateway, &token) < Duration::from_secs(1));
+            }
+        }
+    });
+    assert!(served > 100, "{served}");
+}
+
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn what_waits_for_redis_is_told_to_the_next_one() {
+    let (one, other) = (Redis::start(), Redis::start());
+    let way = url(&one);
+    let fleet = Fleet::at(&one, 2);
+    fleet.know("17|deleted");
+    // Who is there already when the order comes hears of it by nothing else.
+    fleet.gateways[1].edit(&url(&one), &url(&other));
+    assert!(fleet.gateways[1].reload());
+    connected(&fleet.gateways[1]);
+    fleet.believe("17|deleted");
+    drop(one);
+    disconnected(&fleet.gateways[0]);
+    fleet.delete(0, "17|deleted");
+    assert_eq!(fleet.status(1, "17|deleted"), 200);
+    fleet.gateways[0].edit(&way, &url(&other));
+    assert!(fleet.gateways[0].reload());
+    assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(2));
+}
+
+/// An order is answered at once, and told before the end.
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn who_ends_tells_what_waits() {
+    let redis = Redis::start();
+    let fleet = Fleet::at(&redis, 2);
+    fleet.know("17|deleted");
+    fleet.believe("17|deleted");
+    redis.signal(Signal::STOP);
+    // The first is under way already.
+    for id in ["1", "2"] {
+        fleet.revoke(0, &json!({ "id": id }));
+    }
+    fleet.delete(0, "17|deleted");
+    fleet.gateways[0].signal(Signal::TERM);
+    thread::sleep(Duration::from_millis(300));
+    redis.signal(Signal::CONT);
+    assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(2));
+}
+
+/// A subscription by which nothing comes, though nobody has ended it, is replaced.
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn a_subscription_that_is_dead_is_replaced() {
+    let redis = Redis::start();
+    let road = Road::to(&redis);
+    let fleet = Fleet::new(&[road.url(), url(&redis)], "cache: {ttl: 1h}\n");
+    fleet.know("17|deleted");
+    fleet.believe("17|deleted");
+    road.mute_last();
+    fleet.delete(1, "17|deleted");
+    assert!(fleet.refused(0, "17|deleted") < Duration::from_secs(2), "the epoch tells");
+    // After some more it is heard, and not only guessed.
+    let received = || fleet.gateways[0].metrics().metric("redis_messages_total{direction=\"received\"}");
+    let began = Instant::now();
+    while received() == 0.0 {
+        assert!(began.elapsed() < PATIENCE, "it stays deaf");
+        fleet.revoke(1, &json!({"id": "18"}));
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A connection that is lost costs no introspection, where nothing was said meanwhile and it is known to be the same Redis.
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn who_was_cut_off_and_missed_nothing_goes_on() {
+    let redis = Redis::start();
+    let rules = "on >word ~stockaj-gateway:* resetchannels &stockaj-gateway +@connection +subscribe +publish +eval \
+                 +exists +incr +get +getrange +set +del";
+    for (user, info, asked_again) in [("knows", "+info", 0), ("guesses", "-info", 1)] {
+        let words = ["ACL", "SETUSER", user].into_iter().chain(rules.split_ascii_whitespace()).chain([info]);
+        assert_eq!(redis.command(&words.collect::<Vec<_>>()), "OK");
+        let road = Road::to(&redis);
+        let url = road.url().replace("redis://", &format!("redis://{user}:word@"));
+        let fleet = Fleet::new(&[url], "cache: {ttl: 1h}\n");
+        fleet.know("17|kept");
+        fleet.believe("17|kept");
+        for round in 1..=2 {
+            road.cut();
+            disconnected(&fleet.gateways[0]);
+            road.mend();
+            connected(&fleet.gateways[0]);
+            fleet.believe("17|kept");
+            assert_eq!(fleet.introspector.calls(), 1 + round * asked_again, "{user}");
+        }
+    }
+}
