@@ -1,6 +1,7 @@
 //! What watches the gateway: rules, alerts and dashboard, against a gateway that has all of it and a real Prometheus.
 
 mod alerts;
+mod compose;
 mod panels;
 mod scene;
 

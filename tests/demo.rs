@@ -120,6 +120,17 @@ fn a_default_that_is_taken_is_replaced_by_a_free_port() {
 }
 
 #[test]
+fn the_stand_in_can_be_asked_for_at_an_address_of_its_own() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = ["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"];
+    let anywhere = format!("0.0.0.0:{}", address.port());
+    let demo = Demo::start(&[&free[..], &["--stockaj-address", &*anywhere]].concat());
+    let welcome = demo.welcome();
+    assert!(welcome.iter().any(|line| line.contains(&format!("Stockaj  http://{address} "))), "{welcome:#?}");
+    assert_eq!(RawClient::connect(address).get("/up", None).status, 200);
+}
+
+#[test]
 fn an_address_that_was_asked_for_is_not_replaced() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address: SocketAddr = taken.local_addr().unwrap();

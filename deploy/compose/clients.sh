@@ -1,9 +1,10 @@
 #!/bin/sh
-# The sample clients of compose.demo.yaml: clients.sh URL [ROUNDS], for ever without ROUNDS. Each second some requests that
+# The sample clients of compose.demo.yaml: clients.sh URL [ROUNDS], for ever without ROUNDS. Every PAUSE seconds requests that
 # are allowed, and now and then some that are not. The tokens are the demo's, which everybody knows.
 set -eu
 url=$1
 rounds=${2:-0}
+pause=${PAUSE:-1}
 
 # ask METHOD PATH [TOKEN [BODY]]: what is answered does not matter here.
 ask() {
@@ -32,5 +33,5 @@ while [ "$rounds" -eq 0 ] || [ "$round" -lt "$rounds" ]; do
     [ $((round % 5)) -ne 0 ] || ask GET /api/v2/items '9|nobody'
     [ $((round % 7)) -ne 0 ] || ask DELETE /api/v2/items/1 "$scanner"
     [ $((round % 11)) -ne 0 ] || ask GET /api/v2/internals "$reader"
-    sleep 1
+    sleep "$pause"
 done

@@ -1,0 +1,134 @@
+//! The compose files: what they name is there, and the demo by hand, one process a container.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{deploy, list, read, text, yaml};
+use crate::support::gateway::{Logs, spawn};
+use crate::support::{BINARY, RawClient};
+
+const FILES: [&str; 2] = ["compose.yaml", "compose.demo.yaml"];
+
+/// The services, what they extend merged in.
+fn services(file: &str) -> Vec<(String, Value)> {
+    let file = yaml(file);
+    let merged = |(name, service): (&String, &Value)| {
+        let from = &service["extends"];
+        let mut whole = match from["file"].as_str() {
+            Some(other) => yaml(other)["services"][text(&from["service"])].clone(),
+            None => Value::Object(serde_json::Map::new()),
+        };
+        assert!(whole.is_object(), "{name} extends what is not there");
+        whole.as_object_mut().unwrap().extend(service.as_object().unwrap().clone());
+        (name.clone(), whole)
+    };
+    file["services"].as_object().unwrap().iter().map(merged).collect()
+}
+
+#[test]
+fn what_they_name_is_there() {
+    for file in FILES {
+        let (whole, services) = (yaml(file), services(file));
+        let is_declared = |kind: &str, name: &str| whole[kind].get(name).is_some();
+        for (name, service) in &services {
+            assert!(!text(&service["image"]).is_empty(), "{file}: {name} has no image");
+            for volume in list(&service["volumes"]) {
+                let source = text(volume).split(':').next().unwrap();
+                let is_there = match source.strip_prefix("./") {
+                    Some(path) => deploy(path).exists(),
+                    None => is_declared("volumes", source),
+                };
+                assert!(is_there, "{file}: {name} mounts {source}");
+            }
+            assert!(!list(&service["networks"]).is_empty(), "{file}: {name} is on no network of its own");
+            for network in list(&service["networks"]) {
+                assert!(is_declared("networks", text(network)), "{file}: {name} is on {network}");
+            }
+            for other in list(&service["depends_on"]) {
+                assert!(services.iter().any(|(name, _)| name == text(other)), "{file}: {name} needs {other}");
+            }
+            // Stockaj is reached through the gateway alone, and what watches from this machine alone.
+            let ports: Vec<&str> = list(&service["ports"]).iter().map(text).collect();
+            match name.as_str() {
+                "gateway" => assert_eq!(ports, ["8080:8080"], "{file}"),
+                "stockaj" => {
+                    assert!(ports.is_empty(), "{file}");
+                    assert_eq!(service["networks"], serde_json::json!(["inside"]), "{file}");
+                }
+                _ => assert!(ports.iter().all(|port| port.starts_with("127.0.0.1:")), "{file}: {name}"),
+            }
+        }
+        for name in ["gateway", "stockaj", "prometheus", "grafana"] {
+            assert!(services.iter().any(|(other, _)| other == name), "{file}: no {name}");
+        }
+    }
+}
+
+/// Killed when dropped.
+struct Process(std::process::Child, std::sync::Arc<Logs>);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Each container's command as it stands, with the addresses of this machine instead of those of the networks.
+#[test]
+#[ignore = "needs curl: tests/run"]
+fn the_demo_s_clients_are_answered() {
+    let demo = yaml("compose.demo.yaml");
+    let (stockaj, proxy, admin) = (free(), free(), free());
+    let words: Vec<String> = list(&demo["services"]["stockaj"]["command"])
+        .iter()
+        .map(|word| match text(word) {
+            "0.0.0.0:8000" => stockaj.to_string(),
+            "127.0.0.1:8080" | "127.0.0.1:9090" => "127.0.0.1:0".to_owned(),
+            word => word.to_owned(),
+        })
+        .collect();
+    let (child, logs) = spawn(Command::new(BINARY).args(&words));
+    let stand_in = Process(child, logs);
+    stand_in.1.wait(|line| line.contains("/api/v2/internals").then_some(())).unwrap();
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.yaml");
+    let settings = read("compose/gateway.yaml")
+        .replace("stockaj:8000", &stockaj.to_string())
+        .replace("0.0.0.0:8080", &proxy.to_string())
+        .replace("0.0.0.0:9090", &admin.to_string());
+    std::fs::write(&file, settings).unwrap();
+    let map = deploy("../config/stockaj.yaml");
+    let mut command = Command::new(BINARY);
+    command.arg("run").arg("--config").arg(&file).env("STOCKAJ_ABILITY_MAP", map);
+    let (child, logs) = spawn(&mut command);
+    let gateway = Process(child, logs);
+    gateway.1.wait(|line| line.contains("\"listener\":\"proxy\"").then_some(())).unwrap();
+
+    let clients = &demo["services"]["clients"];
+    assert_eq!(list(&clients["entrypoint"])[1], "/clients.sh");
+    let script = deploy("compose/clients.sh");
+    let status =
+        Command::new("sh").arg(script).arg(format!("http://{proxy}")).arg("11").env("PAUSE", "0").status();
+    assert!(status.unwrap().success());
+    let scrape = RawClient::connect(admin).get("/metrics", None);
+    let metrics = crate::support::Metrics(scrape.text().to_owned());
+    for (labels, count) in [
+        ("status=\"200\",reason=\"public\"", 11.0),
+        ("status=\"401\",reason=\"inactive_token\"", 2.0),
+        ("status=\"403\",reason=\"missing_ability\"", 1.0),
+        ("status=\"403\",reason=\"unmapped\"", 1.0),
+        ("status=\"200\",reason=\"allowed\"", 66.0),
+    ] {
+        let (status, reason) = labels.split_once(',').unwrap();
+        let found = metrics.metric(&format!("requests_total{{{status},{reason}}}"));
+        assert_eq!(found, count, "{labels} in\n{}", metrics.0);
+    }
+}
