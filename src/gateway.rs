@@ -41,7 +41,7 @@ use crate::policy::target::Target;
 use crate::policy::upgrade::Handshake;
 use crate::telemetry::metrics::{RouteLabel, RouteNumbers};
 use crate::telemetry::spans::Trace;
-use crate::tokens::cache::TokenHash;
+use crate::tokens::hash::TokenHash;
 use crate::tokens::lookup::{Held, Lookup};
 
 pub mod tunnel;

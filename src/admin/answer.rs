@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -15,13 +15,12 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::audit::{Action, Caller};
+use super::response::{Answer, json, message, not_allowed, text};
 use super::{Admin, State, tokens, webhook};
 use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
 
 /// The largest body of a request, in bytes.
 const BODY: usize = 64 * 1024;
-
-pub(super) type Answer = Response<Full<Bytes>>;
 
 pub(super) async fn answer(
     admin: &Admin,
@@ -151,29 +150,4 @@ fn open(method: &Method, answer: impl FnOnce() -> Answer) -> Answer {
         return answer();
     }
     not_allowed("GET, HEAD")
-}
-
-fn not_allowed(allowed: &'static str) -> Answer {
-    let mut refusal = message(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed.");
-    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-    refusal
-}
-
-/// `{"message": …}`, as the gateway's own answers have it.
-pub(super) fn message(status: StatusCode, text: &str) -> Answer {
-    json(status, serde_json::json!({ "message": text }).to_string())
-}
-
-pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = text("application/json", body);
-    *answer.status_mut() = status;
-    answer
-}
-
-fn text(content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    let fields = answer.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
 }

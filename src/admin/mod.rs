@@ -5,6 +5,7 @@
 
 mod answer;
 mod audit;
+mod response;
 mod tokens;
 mod webhook;
 

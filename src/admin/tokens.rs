@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Admin;
-use super::answer::{Answer, json, message};
 use super::audit::{Action, Caller};
+use super::response::{Answer, json, message};
 use crate::tokens::cache::Entry;
 use crate::tokens::revocation::Revocation;
 

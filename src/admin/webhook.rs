@@ -8,8 +8,8 @@ use serde_json::Value;
 use sha2::Sha256;
 
 use super::Admin;
-use super::answer::{Answer, message};
 use super::audit::{Action, Caller};
+use super::response::{Answer, message};
 use crate::config::settings::Webhook;
 use crate::telemetry::metrics::{RevocationSource, WebhookOutcome};
 use crate::tokens::introspection::identifier;
@@ -61,7 +61,9 @@ pub(super) fn receive(
 }
 
 fn is_signed(webhook: &Webhook, fields: &HeaderMap, body: &Bytes) -> bool {
-    let Some(signature) = only(fields, SIGNATURE).and_then(decoded) else { return false };
+    let mut signature = [0; 32];
+    let decoded = only(fields, SIGNATURE).map(|digits| hex::decode_to_slice(digits, &mut signature));
+    let Some(Ok(())) = decoded else { return false };
     // Each is tried, so that the time it takes does not tell which.
     webhook.secrets.iter().fold(false, |signed, secret| {
         let mac = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes());
@@ -76,19 +78,6 @@ fn only<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
         (Some(value), None) => Some(value.as_bytes()),
         _ => None,
     }
-}
-
-/// 32 bytes from 64 hexadecimal digits.
-fn decoded(digits: &[u8]) -> Option<[u8; 32]> {
-    if digits.len() != 64 {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-        let digit = |digit: u8| char::from(digit).to_digit(16);
-        *byte = u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

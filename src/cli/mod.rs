@@ -79,6 +79,16 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// `--format`
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// Aligned columns for people
+    #[default]
+    Table,
+    /// JSON for programs
+    Json,
+}
+
 /// `--config`, and where a configuration is looked for without it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConfigArgument {

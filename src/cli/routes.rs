@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anstyle::Style;
 use serde_json::{Value, json};
 
-use super::{ConfigArgument, Exit, output, show};
+use super::{ConfigArgument, Exit, Format, output, show};
 use crate::config;
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::map::{AbilityMap, Unmapped};
@@ -18,15 +18,6 @@ pub(crate) struct Arguments {
     /// How it is printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Format {
-    /// Aligned columns for people
-    #[default]
-    Table,
-    /// A list of {"path", "method", "requirement"}
-    Json,
 }
 
 impl Arguments {

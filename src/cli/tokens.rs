@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::ask_admin::{AdminError, ask_admin};
-use super::{ConfigArgument, Exit, output, report, show, token_from_stdin};
+use super::{ConfigArgument, Exit, Format, output, report, show, token_from_stdin};
 use crate::config;
 use crate::config::settings::Admin;
 
@@ -41,15 +41,6 @@ struct List {
     /// How they are printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Format {
-    /// Aligned columns for people
-    #[default]
-    Table,
-    /// What `GET /tokens` answers
-    Json,
 }
 
 /// Forget verdicts, so that the next request with the token is asked about, and close its tunnels

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tokens::cache::TokenHash;
+use crate::tokens::hash::TokenHash;
 use crate::tokens::revocation::Revocation;
 
 /// The longest message that is read, in bytes: an id may be long, if introspection says so.
@@ -35,25 +35,16 @@ struct Sha256([u8; 32]);
 
 impl From<Sha256> for String {
     fn from(Sha256(bytes): Sha256) -> Self {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(bytes)
     }
 }
 
 impl TryFrom<String> for Sha256 {
-    type Error = &'static str;
+    type Error = hex::FromHexError;
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        const EXPECTED: &str = "expected 64 hexadecimal digits";
-        let digits = text.as_bytes();
-        if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
-            return Err(EXPECTED);
-        }
+    fn try_from(digits: String) -> Result<Self, Self::Error> {
         let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| EXPECTED)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| EXPECTED)?;
-        }
-        Ok(Self(bytes))
+        hex::decode_to_slice(digits, &mut bytes).map(|()| Self(bytes))
     }
 }
 

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use moka::Expiry;
 use moka::notification::RemovalCause;
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::hash::TokenHash;
 use super::introspection::NoVerdict;
 use super::revocation::{Revocation, Revocations, Subject};
 use super::verdict::Verdict;
@@ -24,28 +24,6 @@ use crate::limits::tokens::TokenLimit;
 /// How long after its freshness an entry is kept, so that its token counts as known. It serves no request
 /// in that time, except as `stale_if_error` allows.
 const REMEMBERED: Duration = Duration::from_secs(600);
-
-/// SHA-256 of a token as it was sent: the only form in which tokens are kept. Several spellings of one
-/// token have several hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TokenHash([u8; 32]);
-
-impl TokenHash {
-    /// The hash of `token`.
-    pub fn of(token: impl AsRef<[u8]>) -> Self {
-        Self(Sha256::digest(token.as_ref()).into())
-    }
-
-    /// From the 32 bytes themselves.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// The 32 bytes.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
 
 /// An active verdict and how far it may be believed.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The question to the introspector, and how its answer is read. Both are pure: who asks, when and how
 //! often is the cache's business.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -274,7 +274,7 @@ fn active(
     let pointers = &settings.response;
     let optional = |pointer: &Option<JsonPointer>| pointer.as_ref().and_then(|pointer| pointer.find(&answer));
     Ok(Some(Verdict {
-        id: pointers.id.find(&answer).and_then(identifier).unwrap_or_else(|| hex(token_hash)),
+        id: pointers.id.find(&answer).and_then(identifier).unwrap_or_else(|| hex::encode(token_hash).into()),
         name: pointers.name.find(&answer).and_then(text),
         abilities: abilities(pointers.abilities.find(&answer))?,
         expires_at: expiry(pointers.expires_at.find(&answer))?,
@@ -360,12 +360,4 @@ pub fn identifier(value: &Value) -> Option<Box<str>> {
         Value::Number(id) if id.is_u64() || id.is_i64() => Some(id.to_string().into()),
         _ => None,
     }
-}
-
-fn hex(hash: &[u8; 32]) -> Box<str> {
-    let mut hex = String::with_capacity(2 * hash.len());
-    for byte in hash {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex.into()
 }

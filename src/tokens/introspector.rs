@@ -9,7 +9,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::runtime::{self, LocalOptions};
 
-use super::cache::TokenHash;
+use super::hash::TokenHash;
 use super::introspection::{self, Answer, LONGEST_ANSWER, NoVerdict};
 use crate::client::pool::{Lease, Pool};
 use crate::client::{Connector, Received};

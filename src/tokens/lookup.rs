@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 
 use super::cache::{
     Boarding, Entry, Feedback, Flight, Inactivity, Landed, Outcome, Publisher, Standing, TokenCache,
-    TokenHash,
 };
+use super::hash::TokenHash;
 use super::introspection::{Answer, NoVerdict};
 use super::introspector::Introspector;
 use super::revocation::Subject;

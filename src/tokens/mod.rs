@@ -5,6 +5,7 @@
 //! [`revoker`].
 
 pub mod cache;
+pub mod hash;
 pub mod introspection;
 pub mod introspector;
 pub mod lookup;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::cache::TokenHash;
+use super::hash::TokenHash;
 
 /// How many revocations are remembered one by one. A verdict that is older than the oldest of them is
 /// asked for again, which is always safe.

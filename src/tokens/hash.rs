@@ -1,0 +1,25 @@
+//! What stands for a token wherever one is kept.
+
+use sha2::{Digest, Sha256};
+
+/// SHA-256 of a token as it was sent: the only form in which tokens are kept. Several spellings of one
+/// token have several hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// The hash of `token`.
+    pub fn of(token: impl AsRef<[u8]>) -> Self {
+        Self(Sha256::digest(token.as_ref()).into())
+    }
+
+    /// From the 32 bytes themselves.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
