@@ -354,7 +354,7 @@ fn tried(line: &str, root: &str) -> Option<String> {
     };
     match program {
         // An engine, a cluster, a running application or gateway: other tests have these.
-        "cargo" | "curl" | "docker" | "buildah" | "podman" => None,
+        "cargo" | "curl" | "docker" | "buildah" | "podman" | "deploy/build-static" => None,
         "kubectl" if line.contains(" apply --kustomize ") => {
             Some(line.replace("kubectl apply --kustomize", "kubectl kustomize"))
         }
