@@ -439,6 +439,22 @@ fn a_tunnel_ends_when_its_token_is_revoked() {
     echoes(&mut again, &mut backend);
 }
 
+/// Whoever revokes while a tunnel is being decided anew is not overtaken by a verdict that is younger.
+#[test]
+fn a_tunnel_ends_when_its_token_is_revoked_while_it_is_asked_about() {
+    let yaml = "cache: {ttl: 1h, max_age: {items:read: 0s}}\nadmin:\n  token: an-operator\n";
+    let mut scene = Scene::new(yaml);
+    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    let calls = scene.introspector.calls();
+    scene.introspector.delay(Duration::from_millis(500));
+    scene.introspector.wait_for_calls(calls + 1);
+    let fields = [("Authorization", "Bearer an-operator")];
+    let mut admin = RawClient::connect(scene.gateway.admin());
+    assert_eq!(admin.request("POST", "/tokens/revoke", &fields, br#"{"id":"1"}"#).status, 200);
+    closes_within_5_s(&mut client, &mut backend, "revoked");
+    assert_eq!(scene.line()["detail"], "the tunnel's token was revoked");
+}
+
 #[test]
 fn a_tunnel_lives_as_long_as_its_request_would_be_allowed() {
     let yaml = "cache: {ttl: 1s, stale_if_error: 1h}\n";

@@ -163,7 +163,12 @@ async fn watch(
         if Rc::ptr_eq(&gateway, &decided_by) && is_settled(&gateway, asked, now) {
             continue;
         }
+        let before = asked.caller.as_ref().map(|(_, held)| Rc::clone(held));
         let decided = tokio::time::timeout(PATIENCE, gateway.decide_again(asked, now)).await;
+        // While it was decided, too: the new verdict may be younger than the revocation.
+        if before.is_some_and(|held| gateway.lookup().was_revoked(&held)) {
+            return Ended::Revoked;
+        }
         match decided.unwrap_or(Err(Refusal::NoVerdict)) {
             Ok(()) => decided_by = gateway,
             Err(refusal) => return Ended::Refused(refusal),
