@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{BINARY, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
@@ -268,6 +270,22 @@ fn strip_nulls(value: Value) -> Value {
             .collect(),
         other => other,
     }
+}
+
+/// Whoever wants to read of faults alone still reads of these.
+#[test]
+fn an_action_leaves_its_line_whatever_the_level_of_the_log() {
+    let setting = setting(&format!("{OPERATOR}log: {{level: info}}\n"));
+    setting.gateway.edit("level: info", "level: error");
+    setting.gateway.signal(Signal::HUP);
+    let end = Instant::now() + Duration::from_secs(10);
+    while setting.get("/config", &ADMIN).json()["log"]["level"] != "error" {
+        assert!(Instant::now() < end, "no reload");
+    }
+    assert_eq!(setting.gateway.get(ITEMS, None).status, 401);
+    assert_eq!(setting.get("/tokens", &ADMIN).status, 200);
+    setting.gateway.wait_for_log(|line| line["message"] == "admin" && line["action"] == "list tokens");
+    assert!(!setting.gateway.logs().join("\n").contains("missing_token"), "no access line at this level");
 }
 
 /// Who, what, how many: a line for each.

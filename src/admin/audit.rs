@@ -3,6 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::telemetry::log::AUDIT;
+
 /// How often refused attempts are worth a line.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -32,7 +34,7 @@ impl Caller<'_> {
         let Self { credential, client } = self;
         let Action { action, subject, count } = action;
         let (by, what) = subject.unzip();
-        tracing::info!(action, credential, client, by, what, count, "admin");
+        tracing::info!(target: AUDIT, action, credential, client, by, what, count, "admin");
     }
 }
 

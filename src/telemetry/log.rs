@@ -19,6 +19,9 @@ use tracing_subscriber::{registry, reload};
 use super::access::AccessLog;
 use crate::config::settings::{self, LogFormat, LogLevel};
 
+/// The target of the lines that say who did what. They are written at every level but `off`.
+pub const AUDIT: &str = "audit";
+
 /// Lines that may wait for their reader: some 6 MiB of access lines.
 const QUEUED_LINES: usize = 16 * 1024;
 
@@ -153,7 +156,11 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    Targets::new().with_default(ours.min(LevelFilter::WARN)).with_target(env!("CARGO_CRATE_NAME"), ours)
+    let audit = if level == LogLevel::Off { ours } else { ours.max(LevelFilter::INFO) };
+    Targets::new()
+        .with_default(ours.min(LevelFilter::WARN))
+        .with_target(env!("CARGO_CRATE_NAME"), ours)
+        .with_target(AUDIT, audit)
 }
 
 /// Keeps an event of the text format on one line, whatever its values contain. (JSON does so by itself.)
@@ -282,6 +289,8 @@ mod tests {
                 tracing::debug!(target: "hickory", "d");
             });
             assert_eq!(text.lines().count(), ours.min(2), "{level:?}: {text}");
+            let text = logged(level, LogFormat::Text, || tracing::info!(target: AUDIT, "admin"));
+            assert_eq!(text.lines().count(), ours.min(1), "{level:?}: {text}");
         }
     }
 
