@@ -150,6 +150,13 @@ fn what_is_no_order_forgets_nothing() {
             "{body}"
         );
     }
+    // Nor is a token an id: it would be in the log, and forget nothing.
+    for body in [r#"{"id":"17|one"}"#, r#"{"name":"17|one"}"#] {
+        let response = setting.order(body);
+        assert_eq!(response.status, 400, "{body}: {}", response.text());
+        assert!(response.json()["message"].as_str().unwrap().starts_with("That is a token"), "{body}");
+    }
+    assert!(!setting.gateway.logs().join("\n").contains("17|one"));
     assert_eq!(setting.status("17|one"), 200);
     assert_eq!(setting.introspector.calls(), 1);
     assert_eq!(setting.gateway.metrics().metric("revocations_total{source=\"admin\"}"), 0.0);

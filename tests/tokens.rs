@@ -70,7 +70,7 @@ fn tokens_are_listed_by_id_and_never_shown() {
     setting.use_token("100|secret-a", Verdict::active(&["*"]).named("100", "phone"));
     setting.use_token("9|secret-b", Verdict::active(&["items:read", "items:create"]).named("9", "scanner"));
     setting.use_token("009|secret-b", Verdict::active(&["items:read", "items:create"]).named("9", "scanner"));
-    setting.use_token("secret-c", Verdict::active(&[]).named("b-1", "till \u{1b}[2J"));
+    setting.use_token("secret-c", Verdict::active(&["\u{9b}31m"]).named("b-1", "tills \u{9b}2J"));
     setting.use_token(
         "7|secret-d",
         Verdict::active(&["items:read"]).expiring("2999-01-01T00:00:00Z").named("7", "old"),
@@ -83,7 +83,7 @@ fn tokens_are_listed_by_id_and_never_shown() {
         let tokens = answer.json()["tokens"].as_array().unwrap().clone();
         let of = |key: &str| tokens.iter().map(|token| token[key].clone()).collect::<Vec<_>>();
         assert_eq!(of("id"), ["7", "9", "100", "b-1"]);
-        assert_eq!(of("name"), ["old", "scanner", "phone", "till \u{1b}[2J"]);
+        assert_eq!(of("name"), ["old", "scanner", "phone", "tills \u{9b}2J"]);
         assert_eq!(of("verdicts"), [1, 2, 1, 1]);
         assert_eq!(of("abilities")[1], json!(["items:create", "items:read"]));
         assert_eq!(of("expires_at"), [json!("2999-01-01T00:00:00Z"), Value::Null, Value::Null, Value::Null]);
@@ -98,7 +98,10 @@ fn tokens_are_listed_by_id_and_never_shown() {
         lines[2].starts_with("9    scanner  ") && lines[2].ends_with("items:create items:read"),
         "{stdout}"
     );
-    assert!(!stdout.contains('\u{1b}'), "a name does nothing to a terminal: {stdout:?}");
+    assert!(
+        !stdout.contains(['\u{1b}', '\u{9b}']),
+        "nobody's name or ability does anything to a terminal: {stdout:?}"
+    );
     let (code, stdout, _) = setting.tokens(&["list", "--format", "json"], "");
     assert_eq!(
         (code, serde_json::from_str::<Value>(&stdout).unwrap()["tokens"][0]["id"].clone()),

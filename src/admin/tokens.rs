@@ -20,6 +20,9 @@ use crate::tokens::revocation::Revocation;
 const NO_ORDER: &str =
     r#"The body must be one of {"id": "17"}, {"token": "17|…"}, {"name": "…"} and {"all": true}."#;
 
+/// What is wrong with an order that has a token where none belongs: it would forget nothing, and be told to others.
+const A_TOKEN: &str = r#"That is a token: send it as {"token": "17|…"}."#;
+
 /// The body of `POST /tokens/revoke`: one key, and nothing beside it.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -68,9 +71,17 @@ pub(super) fn revoke(admin: &Admin, caller: Caller<'_>, body: &Bytes) -> Answer 
     if what.is_empty() {
         return message(StatusCode::BAD_REQUEST, NO_ORDER);
     }
+    if by != "token" && is_token(&what) {
+        return message(StatusCode::BAD_REQUEST, A_TOKEN);
+    }
     let revoked = admin.revoker.revoke(revocations);
     caller.did(Action { action: "revoke", subject: Some((by, &what)), count: Some(revoked) });
     json(StatusCode::OK, json!({ "revoked": revoked }).to_string())
+}
+
+/// Whether a text looks as Sanctum's tokens do.
+fn is_token(text: &str) -> bool {
+    text.split_once('|').is_some_and(|(id, _)| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The answer to `GET /tokens`.

@@ -166,11 +166,11 @@ fn ask(admin: &Admin, request: http::request::Builder, body: Bytes) -> Result<Re
 fn table(tokens: &[Value], output: &mut dyn Write) -> io::Result<()> {
     const HEADING: Style = Style::new().bold();
     const NAMES: [&str; 5] = ["ID", "NAME", "AGE", "EXPIRES", "ABILITIES"];
-    let text = |token: &Value, key: &str| {
-        // A name is its owner's choice, and a terminal would obey it.
-        let text = token.get(key).and_then(Value::as_str).unwrap_or("-");
-        text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect::<String>()
+    // A name is its owner's choice, and a terminal would obey it.
+    let shown = |text: &str| -> String {
+        text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
     };
+    let text = |token: &Value, key: &str| shown(token.get(key).and_then(Value::as_str).unwrap_or("-"));
     let rows: Vec<[String; 5]> = tokens
         .iter()
         .map(|token| {
@@ -182,7 +182,7 @@ fn table(tokens: &[Value], output: &mut dyn Write) -> io::Result<()> {
                 text(token, "name"),
                 format!("{age:.0}s"),
                 text(token, "expires_at"),
-                abilities.join(" "),
+                shown(&abilities.join(" ")),
             ]
         })
         .collect();
