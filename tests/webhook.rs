@@ -1,6 +1,7 @@
 //! What Stockaj tells by itself: signed webhooks on the admin listener.
 
 use hmac::{Hmac, KeyInit, Mac};
+use serde_json::Value;
 use sha2::Sha256;
 
 use crate::support::{Gateway, Introspector, RawClient, Response, Upstream, Verdict};
@@ -132,6 +133,11 @@ fn what_is_not_signed_is_not_read() {
     assert_eq!((answer.status, answer.field("allow")), (405, Some("POST")));
     assert_eq!(setting.asked(), [0, 0]);
     assert_eq!(setting.counted(), [0.0, 1.0, 12.0]);
+    // A line for the first of them, and one a second at most for the others.
+    let is_refused = |line: &Value| line["message"] == "admin: refused" && line["action"] == "/webhook";
+    let line = setting.gateway.wait_for_log(is_refused);
+    assert_eq!(line["count"], 1, "{line}");
+    assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
     // Upper case is the same number.
     assert_eq!(setting.send(&[event, signature(&good.to_uppercase())], DELETED).status, 200);
     assert_eq!(setting.asked(), [1, 0]);
@@ -140,6 +146,12 @@ fn what_is_not_signed_is_not_read() {
 
 #[test]
 fn without_a_secret_there_is_no_receiver() {
+    let with_operator = setting("admin:\n  token: operator\n");
+    assert_eq!(
+        with_operator.tell("", "token.deleted", DELETED).status,
+        404,
+        "it is no matter of a signature"
+    );
     let setting = setting("");
     assert_eq!(setting.tell("", "token.deleted", DELETED).status, 404);
     assert_eq!(

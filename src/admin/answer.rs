@@ -37,6 +37,8 @@ pub(super) async fn answer(
             Err(refusal) => *refusal,
         },
         ("/webhook", Some(_)) => not_allowed("POST"),
+        // Not 401: whoever signs would look for the mistake in the secret.
+        ("/webhook", None) => message(StatusCode::NOT_FOUND, "Not Found."),
         (path, _) => match permitted(settings.admin.token.as_ref(), request.method(), request.headers()) {
             Ok(credential) => match read(request).await {
                 Ok(request) => behind_token(admin, Caller { credential, client }, &request),

@@ -7,6 +7,8 @@ use crate::telemetry::log::AUDIT;
 
 /// How often refused attempts are worth a line.
 const PAUSE: Duration = Duration::from_secs(1);
+/// What needs a credential: the paths that a line names.
+const PATHS: [&str; 4] = ["/tokens", "/tokens/revoke", "/config", "/webhook"];
 
 /// Who asks: what they showed, and from where.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +61,8 @@ impl Refused {
         let count = std::mem::take(&mut attempts.untold);
         attempts.told_at = Some(now);
         drop(attempts);
-        // A path is the stranger's choice.
-        let path: String = path.chars().take(64).collect();
-        tracing::warn!(action = path, client, count, "admin: refused");
+        // Another path is the stranger's choice, and can be a token that was pasted in the wrong place.
+        let action = PATHS.into_iter().find(|known| *known == path).unwrap_or("another path");
+        tracing::warn!(action, client, count, "admin: refused");
     }
 }

@@ -1,5 +1,7 @@
 //! What Stockaj tells by itself: that a token was changed or deleted.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, StatusCode};
@@ -34,6 +36,7 @@ pub(super) fn receive(
     let outcome = |outcome| admin.metrics.webhook(outcome);
     if !is_signed(webhook, fields, body) {
         outcome(WebhookOutcome::Refused);
+        admin.refused.note("/webhook", client, Instant::now());
         return message(StatusCode::UNAUTHORIZED, "Unauthenticated.");
     }
     let caller = Caller { credential: "webhook signature", client };

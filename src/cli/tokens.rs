@@ -106,7 +106,9 @@ enum TokensError {
     Input(#[from] io::Error),
     #[error(transparent)]
     Admin(#[from] AdminError),
-    #[error("the admin token is not the one that the gateway runs with")]
+    #[error(
+        "the admin token of `admin.token_file` or `admin.token` is not the one that the gateway runs with"
+    )]
     Unauthenticated,
     #[error("it runs without an admin token, or is no admin listener")]
     NotFound,
