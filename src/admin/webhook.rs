@@ -93,7 +93,6 @@ mod tests {
     /// RFC 4231 section 4.
     #[test]
     fn signatures_are_those_of_the_rfc() {
-        let long_key = "\u{7f}".repeat(131);
         for (key, data, hex) in [
             (
                 "Jefe",
@@ -105,7 +104,6 @@ mod tests {
                 "Hi There",
                 "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
             ),
-            (&long_key, "", ""),
         ] {
             let webhook = Webhook {
                 secrets: [SecretString::from("another"), SecretString::from(key.to_owned())].into(),
@@ -117,17 +115,13 @@ mod tests {
                 fields.insert(SIGNATURE, value.parse().unwrap());
                 is_signed(&webhook, &fields, &Bytes::from(data.to_owned()))
             };
-            assert_eq!(signed(hex), !hex.is_empty(), "{data}");
-            if !hex.is_empty() {
-                assert!(signed(&hex.to_uppercase()));
-                assert!(
-                    !signed(&hex[..62]) && !signed(&format!("{hex}00")) && !signed(&format!("sha256={hex}"))
-                );
-                for position in 0..64 {
-                    let mut other = hex.to_owned().into_bytes();
-                    other[position] = if other[position] == b'0' { b'1' } else { b'0' };
-                    assert!(!signed(std::str::from_utf8(&other).unwrap()), "{position}");
-                }
+            assert!(signed(hex), "{data}");
+            assert!(signed(&hex.to_uppercase()));
+            assert!(!signed(&hex[..62]) && !signed(&format!("{hex}00")) && !signed(&format!("sha256={hex}")));
+            for position in 0..64 {
+                let mut other = hex.to_owned().into_bytes();
+                other[position] = if other[position] == b'0' { b'1' } else { b'0' };
+                assert!(!signed(std::str::from_utf8(&other).unwrap()), "{position}");
             }
         }
     }

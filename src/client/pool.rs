@@ -374,8 +374,9 @@ where
                 let returned = self.returned.notified();
                 let kept = match protocol {
                     Protocol::Http1 => {
-                        self.close_idle_http2();
-                        self.take_http1(Instant::now())
+                        let now = Instant::now();
+                        self.close_idle_http2(now);
+                        self.take_http1(now)
                     }
                     Protocol::Any => self.take_idle(Instant::now()),
                 };
@@ -387,17 +388,22 @@ where
                         return permit.map(Turn::Permit).map_err(|_| LeaseError::Exhausted);
                     }
                     () = returned => {}
+                    () = tokio::time::sleep(TURN), if protocol == Protocol::Http1 && self.http2.is_some() => {}
                 }
             }
         };
         tokio::time::timeout(self.patience, wait).await.unwrap_or(Err(LeaseError::Exhausted))
     }
 
-    /// Closes one connection of HTTP/2 that carries nothing: it keeps its place from who needs HTTP/1.1.
-    fn close_idle_http2(&self) {
+    /// Closes one connection of HTTP/2 that carries nothing: it keeps its place from who needs HTTP/1.1. Not one that was
+    /// just made: those who have waited for it have yet to take it.
+    fn close_idle_http2(&self, now: Instant) {
         let Some(shared) = &self.http2 else { return };
         let mut connections = shared.connections.borrow_mut();
-        if let Some(idle) = connections.iter().position(|connection| connection.idle_since().is_some()) {
+        let is_idle = |connection: &Rc<Http2>| {
+            connection.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= TURN)
+        };
+        if let Some(idle) = connections.iter().position(is_idle) {
             connections.remove(idle);
         }
     }
