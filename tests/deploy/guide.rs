@@ -348,7 +348,8 @@ fn its_commands_do_what_it_says() {
 
 /// A command as it can be tried here; none where it cannot.
 fn tried(line: &str, root: &str) -> Option<String> {
-    let program = line.trim_start_matches(['(', ' ']).split(' ').next()?;
+    // After what is put into its environment.
+    let program = line.trim_start_matches(['(', ' ']).split(' ').find(|word| !word.contains('='))?;
     let inside = |line: &str| {
         line.replace(" /etc/", &format!(" {root}/etc/")).replace(" /usr/", &format!(" {root}/usr/"))
     };
