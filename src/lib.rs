@@ -23,6 +23,7 @@
 //! telemetry/   metrics, spans, access log
 //! traces/      spans to a collector, by OTLP
 //! admin/       the admin listener
+//! page/        what the web pages share: frame and look
 //! demo/        the stand-in for Stockaj
 //! watch.rs     whether files have changed
 //! ```
@@ -49,6 +50,7 @@ pub mod exchange;
 pub mod gateway;
 pub mod limits;
 pub mod listener;
+pub mod page;
 pub mod peer;
 pub mod policy;
 pub mod replicas;
