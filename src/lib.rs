@@ -22,6 +22,7 @@
 //! server/      listen, head (the scanner before hyper), connection, tls, drain
 //! telemetry/   metrics, spans, access log
 //! traces/      spans to a collector, by OTLP
+//! usage/       what tokens do: counted, kept in a ledger, reported
 //! admin/       the admin listener
 //! page/        what the web pages share: frame and look
 //! demo/        the stand-in for Stockaj
@@ -58,4 +59,5 @@ pub mod server;
 pub mod telemetry;
 pub mod tokens;
 pub mod traces;
+pub mod usage;
 pub mod watch;

@@ -1,0 +1,4 @@
+//! What tokens do: counted by each core, kept in a ledger on disk, and told as a report with findings.
+
+pub mod addresses;
+pub mod report;
