@@ -14,13 +14,14 @@ use zeroize::Zeroizing;
 
 use super::routes::colour;
 use super::{ConfigArgument, Exit, output, report, show, token_from_stdin};
+use crate::answer::status;
 use crate::config;
-use crate::policy::ability::{Abilities, Permit, RequirementKind};
+use crate::policy::ability::Abilities;
 use crate::policy::bearer::Token;
+use crate::policy::decision::{Caller, decide, missing, read_request, split_query};
 use crate::policy::map::{AbilityMap, Found};
 use crate::policy::path::decoded;
 use crate::policy::refusal::{Reason, Refusal};
-use crate::policy::target::read_path;
 use crate::tokens::introspection::Answer;
 use crate::tokens::introspector::Introspector;
 
@@ -39,16 +40,6 @@ pub(crate) struct Arguments {
     /// Read a token from standard input and ask the introspector about it
     #[arg(long)]
     token_stdin: bool,
-}
-
-/// Who asks.
-enum Caller {
-    /// Somebody without a token.
-    Nobody,
-    /// The holder of an active token.
-    Active(Abilities),
-    /// The holder of a token for which there is no active verdict, and why.
-    Refused(Refusal),
 }
 
 impl Arguments {
@@ -146,7 +137,8 @@ fn explain(
                 Refusal::BadRequest(why) => format!(": {why}"),
                 _ => String::new(),
             };
-            let text = format!("denied with {} ({}){why}", status(&refusal), refusal.reason().as_str());
+            let text =
+                format!("denied with {} ({}){why}", status(&refusal).as_u16(), refusal.reason().as_str());
             verdict(output, AnsiColor::Red, text)?;
             Ok(Exit::Wrong)
         }
@@ -161,14 +153,11 @@ fn steps(
     output: &mut dyn Write,
 ) -> io::Result<Result<Reason, Refusal>> {
     step(output, "request", format_args!("{method} {target}"))?;
-    let (raw, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    let Ok(method) = Method::from_bytes(method.as_bytes()) else {
-        return Ok(Err(Refusal::BadRequest("method that is not served")));
-    };
-    let path = match read_path(&method, raw) {
-        Ok(path) => path,
+    let (method, path) = match read_request(method, target) {
+        Ok(read) => read,
         Err(refusal) => return Ok(Err(refusal)),
     };
+    let (_, query) = split_query(target);
     let how = if path.is_borrowed() { "as sent" } else { "rewritten: this is matched and forwarded" };
     step(output, "path", format_args!("{} ({how})", path.as_str()))?;
     if query.is_some() {
@@ -207,11 +196,9 @@ fn steps(
         }
         Found::NoRoute => step(output, "route", "none: unmapped")?,
     }
-    let requirement = map.requirement(&found);
-    if let Ok(requirement) = requirement
-        && Permit::public(requirement).is_some()
-    {
-        return Ok(Ok(Reason::Public));
+    let decision = decide(map, &found, caller);
+    if decision == Ok(Reason::Public) {
+        return Ok(decision);
     }
     match caller {
         Caller::Nobody => step(output, "token", "none")?,
@@ -222,22 +209,12 @@ fn steps(
         }
         Caller::Refused(refusal) => step(output, "token", refusal.reason().as_str())?,
     }
-    let decision = match (requirement, caller) {
-        (_, Caller::Nobody) => Err(Refusal::MissingToken),
-        (_, Caller::Refused(Refusal::MalformedToken)) => Err(Refusal::MalformedToken),
-        (Err(refusal), _) => Err(refusal),
-        (Ok(_), Caller::Refused(refusal)) => Err(refusal.clone()),
-        (Ok(requirement), Caller::Active(abilities)) => {
-            if let RequirementKind::All(names) = requirement.kind() {
-                let missing: Vec<&str> =
-                    names.iter().map(|name| &**name).filter(|name| !abilities.can(name)).collect();
-                if !missing.is_empty() {
-                    step(output, "missing", missing.join(", "))?;
-                }
-            }
-            requirement.permit(abilities).map(|_permit| Reason::Allowed)
+    if let (Found::Rule { rule, .. }, Caller::Active(abilities)) = (&found, caller) {
+        let missing = missing(&rule.requirement, abilities);
+        if !missing.is_empty() {
+            step(output, "missing", missing.join(", "))?;
         }
-    };
+    }
     Ok(decision)
 }
 
@@ -262,16 +239,6 @@ fn size(bytes: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let unit = units.into_iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
-}
-
-/// The status that the contract gives a refusal that a decision can end with.
-const fn status(refusal: &Refusal) -> u16 {
-    match refusal.reason() {
-        Reason::BadRequest => 400,
-        Reason::MissingToken | Reason::MalformedToken | Reason::InactiveToken | Reason::ExpiredToken => 401,
-        Reason::NoVerdict | Reason::Overloaded => 503,
-        _ => 403,
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod ability;
 pub mod bearer;
 pub mod client;
 pub mod cors;
+pub mod decision;
 pub mod expectation;
 mod fate;
 pub mod framing;
