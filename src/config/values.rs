@@ -45,7 +45,7 @@ pub(super) struct Period(pub(super) Duration);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeout(pub(super) Duration);
 
-const DURATION: &str = "a duration such as `250ms`, `2s`, `5m` or `1h`";
+const DURATION: &str = "a duration such as `250ms`, `2s`, `5m`, `1h` or `90d`";
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -506,6 +506,8 @@ mod tests {
         #[test]
         fn every_duration_in_bounds_is_read(seconds in 0_u64..=LONGEST.as_secs()) {
             prop_assert_eq!(parse_duration(&format!("{seconds}s")), Ok(Duration::from_secs(seconds)));
+            let days = seconds / 86_400;
+            prop_assert_eq!(parse_duration(&format!("{days}d")), Ok(Duration::from_secs(days * 86_400)));
         }
     }
 }

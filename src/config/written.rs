@@ -19,7 +19,7 @@ const ANY: u32 = u32::MAX;
 const MOST_REQUESTS: u32 = 1_000_000;
 
 section! {
-    /// The configuration of stockaj-gateway. Durations are `250ms`, `2s`, `5m`, `1h`; sizes `64KiB`,
+    /// The configuration of stockaj-gateway. Durations are `250ms`, `2s`, `5m`, `1h`, `90d`; sizes `64KiB`,
     /// `10MiB`. `${NAME}` and `${NAME:-default}` in a string read the environment.
     Gateway {
         /// The proxy's own listener.
