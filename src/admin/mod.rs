@@ -3,6 +3,7 @@
 //! It has a thread and a runtime of its own, so that a scrape never delays a request. Every connection
 //! carries one request and has 30 seconds: there is no slow reader that holds one for long.
 
+pub mod accept;
 mod answer;
 mod audit;
 mod response;

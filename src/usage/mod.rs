@@ -1,4 +1,5 @@
 //! What tokens do: counted by each core, kept in a ledger on disk, and told as a report with findings.
 
 pub mod addresses;
+pub mod question;
 pub mod report;

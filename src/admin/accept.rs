@@ -1,0 +1,120 @@
+//! Page or JSON: what a client would rather have (RFC 9110 section 12.5.1).
+
+use http::HeaderMap;
+use http::header::ACCEPT;
+
+/// Whether `Accept` prefers `text/html` to `application/json`. Who does not care gets JSON: only browsers care.
+pub fn accepts_html(fields: &HeaderMap) -> bool {
+    let texts: Vec<&str> = fields.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let ranges: Vec<Range> = texts.iter().flat_map(|text| text.split(',')).filter_map(Range::read).collect();
+    quality(&ranges, "text", "html") > quality(&ranges, "application", "json")
+}
+
+/// A media range: `text/html`, `text/*` or `*/*`, with its weight.
+struct Range {
+    main: String,
+    sub: String,
+    /// In thousandths.
+    quality: u16,
+}
+
+impl Range {
+    /// None for what is not one, and for what asks for parameters: no answer has any but its character encoding.
+    fn read(text: &str) -> Option<Self> {
+        let mut parts = text.split(';').map(str::trim);
+        let (main, sub) = parts.next()?.split_once('/')?;
+        let mut quality = 1000;
+        for part in parts.filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=')?;
+            match &*name.to_ascii_lowercase() {
+                "q" => quality = thousandths(value)?,
+                "charset" if value.trim_matches('"').eq_ignore_ascii_case("utf-8") => {}
+                _ => return None,
+            }
+        }
+        Some(Self { main: main.to_ascii_lowercase(), sub: sub.to_ascii_lowercase(), quality })
+    }
+
+    /// How precisely it names a type; none: it does not.
+    fn names(&self, main: &str, sub: &str) -> Option<u8> {
+        match (&*self.main, &*self.sub) {
+            (it, that) if it == main && that == sub => Some(2),
+            (it, "*") if it == main => Some(1),
+            ("*", "*") => Some(0),
+            _ => None,
+        }
+    }
+}
+
+/// The weight of the range that names the type most precisely; 0 where none does.
+fn quality(ranges: &[Range], main: &str, sub: &str) -> u16 {
+    let named = ranges.iter().filter_map(|range| Some((range.names(main, sub)?, range.quality)));
+    named.max().map(|(_, quality)| quality).unwrap_or_default()
+}
+
+/// Of `0`, `1`, `0.85`: at most three digits after the point, and 1 at most.
+fn thousandths(text: &str) -> Option<u16> {
+    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
+    let digits = rest.bytes().all(|byte| byte.is_ascii_digit());
+    match (whole, format!("{rest:0<3}").parse()) {
+        ("0", Ok(quality @ 0..1000)) if digits && rest.len() <= 3 => Some(quality),
+        ("1", Ok(0)) if digits && rest.len() <= 3 => Some(1000),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_get_the_page_and_programs_json() {
+        for (accept, expected) in [
+            // Chromium, Firefox, Safari.
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8", true),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", true),
+            ("text/html", true),
+            ("TEXT/HTML; Charset=UTF-8", true),
+            ("text/*", true),
+            ("text/html;q=0.5, application/json;q=0.4", true),
+            ("text/html ;\tq=0.001", true),
+            ("*/*, application/json;q=0.9", true),
+            ("text/html;q=1.000, */*;q=0.999", true),
+            // curl, fetch, and who says nothing.
+            ("*/*", false),
+            ("", false),
+            ("application/json", false),
+            ("application/json, text/html", false),
+            ("application/json, text/html;q=0.9", false),
+            ("text/html;q=0.4, application/json;q=0.5", false),
+            ("text/html;q=0.4, */*;q=0.5", false),
+            ("text/html;q=0, text/*;q=1", false),
+            ("text/html;q=0", false),
+            // No media range, no weight, or of something that there is not.
+            ("text/html;q=2", false),
+            ("text/html;q=1.001", false),
+            ("text/html;q=0.1234", false),
+            ("text/html;q=", false),
+            ("text/html;q=-1", false),
+            ("text/html;q=.5", false),
+            ("text/html;level=1", false),
+            ("*/html", false),
+            ("text", false),
+            ("image/*", false),
+            (",;,=;/", false),
+        ] {
+            let mut fields = HeaderMap::new();
+            fields.insert(ACCEPT, accept.parse().unwrap());
+            assert_eq!(accepts_html(&fields), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn several_fields_are_one_list() {
+        let mut fields = HeaderMap::new();
+        assert!(!accepts_html(&fields));
+        fields.append(ACCEPT, "application/json;q=0.5".parse().unwrap());
+        fields.append(ACCEPT, "text/html".parse().unwrap());
+        assert!(accepts_html(&fields));
+    }
+}
