@@ -1,6 +1,5 @@
 //! What is known of tokens, and what can be ordered about them.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -15,6 +14,7 @@ use super::audit::{Action, Caller};
 use super::response::{Answer, json, message};
 use crate::tokens::cache::Entry;
 use crate::tokens::revocation::Revocation;
+use crate::usage::report::by_id;
 
 /// What is wrong with an order that is none.
 const NO_ORDER: &str =
@@ -125,16 +125,6 @@ pub(super) fn list(admin: &Admin, caller: Caller<'_>) -> Answer {
             message(StatusCode::INTERNAL_SERVER_ERROR, "Server Error")
         }
     }
-}
-
-fn by_id(one: &str, other: &str) -> Ordering {
-    match (one.parse::<u64>(), other.parse::<u64>()) {
-        (Ok(one), Ok(other)) => one.cmp(&other),
-        (Ok(_), Err(_)) => Ordering::Less,
-        (Err(_), Ok(_)) => Ordering::Greater,
-        (Err(_), Err(_)) => Ordering::Equal,
-    }
-    .then_with(|| one.cmp(other))
 }
 
 fn row(entry: &Arc<Entry>, verdicts: usize, now: Instant) -> Row<'_> {

@@ -11,6 +11,7 @@ mod cors;
 mod decode;
 mod effective;
 mod files;
+mod findings;
 mod freshness;
 mod interpolate;
 mod load;

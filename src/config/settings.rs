@@ -520,6 +520,23 @@ pub struct RateLimit {
     pub by_id: HashMap<Box<str>, Rate>,
 }
 
+/// `usage.findings`: from when on something is a finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FindingRules {
+    /// `rotation_age`: how old a token may get; none: as old as it likes.
+    pub rotation_age: Option<Duration>,
+    /// `silent_after`: for how long a token may go unused; none: for as long as it likes.
+    pub silent_after: Option<Duration>,
+    /// `addresses`: from how many addresses in one day on a token is shared; none: no number says so.
+    pub addresses: Option<u64>,
+    /// `denials`: from how many denied requests on it is no accident; none: no number says so.
+    pub denials: Option<u64>,
+    /// `least_age`: for how long a token has been seen before it is said what it does not use.
+    pub least_age: Duration,
+    /// `naming` and `environments`: what a token's name may end with, beside a version; none: names are not looked at.
+    pub environments: Option<Box<[Box<str>]>>,
+}
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {

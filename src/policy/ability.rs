@@ -6,6 +6,8 @@ use http::HeaderValue;
 
 use super::refusal::Refusal;
 
+mod read;
+
 /// The longest ability name, in bytes.
 pub const LONGEST_ABILITY: usize = 128;
 

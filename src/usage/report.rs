@@ -1,5 +1,6 @@
 //! What is told of usage: one form for the command, the admin listener and other replicas.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -174,6 +175,17 @@ pub enum Severity {
     Medium,
     /// At the next rotation.
     Low,
+}
+
+/// The order of tokens: numeric ids first and in their order.
+pub fn by_id(one: &str, other: &str) -> Ordering {
+    match (one.parse::<u64>(), other.parse::<u64>()) {
+        (Ok(one), Ok(other)) => one.cmp(&other),
+        (Ok(_), Err(_)) => Ordering::Less,
+        (Err(_), Ok(_)) => Ordering::Greater,
+        (Err(_), Err(_)) => Ordering::Equal,
+    }
+    .then_with(|| one.cmp(other))
 }
 
 const fn is_zero(number: &u64) -> bool {

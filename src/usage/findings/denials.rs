@@ -1,0 +1,98 @@
+//! Calls that are denied again and again: a misconfigured integration, or probing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::least::{least, needs};
+use super::{Subject, all_of, of, some_of, start_of};
+use crate::config::settings::FindingRules;
+use crate::policy::ability::{Abilities, Requirement};
+use crate::usage::report::{Finding, FindingKind, Severity, TokenUsage, UsageRow, Verdict};
+
+/// From so many routes on, and so many different things that were missing, nobody has merely forgotten an ability:
+/// somebody is trying what he may.
+const PROBED_ROUTES: usize = 5;
+const PROBED_ABILITIES: usize = 4;
+
+pub(super) fn repeated(subject: &Subject<'_>, rules: &FindingRules) -> Option<Finding> {
+    let rows: Vec<&UsageRow> = still_denied(subject.token).collect();
+    let calls = calls(&rows);
+    let denied = calls.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
+    if denied < rules.denials? {
+        return None;
+    }
+    let missing = least(&rows.iter().flat_map(|row| needs(row)).collect());
+    let routes: BTreeSet<&str> = rows.iter().map(|row| &*row.route).collect();
+    let forbidden: BTreeSet<&str> =
+        rows.iter().filter(|row| needs(row).is_empty()).map(|row| &*row.route).collect();
+    let probing = routes.len() >= PROBED_ROUTES && missing.len() + forbidden.len() >= PROBED_ABILITIES;
+    let mut most: Vec<(&(&str, &str), &u64)> = calls.iter().collect();
+    most.sort_by_key(|(call, count)| (std::cmp::Reverse(**count), **call));
+    let most: Vec<String> = most
+        .into_iter()
+        .map(|((route, method), count)| format!("{method} {route} ({count})").trim_start().to_owned())
+        .collect();
+    let lacked = if missing.is_empty() { String::new() } else { format!("; missing {}", some_of(&missing)) };
+    Some(Finding {
+        since: rows.iter().filter_map(|row| row.days.keys().next()).min().and_then(|day| start_of(*day)),
+        evidence: format!(
+            "{} on {}: {}{lacked}.",
+            of(denied, "denied request"),
+            of(routes.len() as u64, "route"),
+            some_of(&most)
+        ),
+        advice: advice(subject, probing, &missing),
+        abilities: missing.into_iter().collect(),
+        ..subject
+            .finding(FindingKind::RepeatedDenials, if probing { Severity::High } else { Severity::Medium })
+    })
+}
+
+fn advice(subject: &Subject<'_>, probing: bool, missing: &BTreeSet<String>) -> String {
+    let stop = "let its integration stop these calls";
+    match (probing, subject.expired) {
+        (true, true) => "So many different calls look like probing: find out who had this token.".to_owned(),
+        (true, false) => {
+            "So many different calls look like probing: find out who has this token, and revoke it unless \
+                          its integration means to make them."
+                .to_owned()
+        }
+        (false, _) if missing.is_empty() => {
+            format!("No token may make these calls: {stop}, or add them to the ability map.")
+        }
+        (false, true) => format!("Create its successor with {} as well, or {stop}.", all_of(missing)),
+        (false, false) => {
+            let list: BTreeSet<String> = subject.least.union(missing).cloned().collect();
+            format!(
+                "If it needs {}, create a new token with {} or update this token's permissions; else {stop}.",
+                all_of(missing),
+                all_of(&list)
+            )
+        }
+    }
+}
+
+/// What would be denied today as well: that a token has got the ability since is no longer a fault.
+fn still_denied(token: &TokenUsage) -> impl Iterator<Item = &UsageRow> {
+    let abilities = Abilities::new(token.abilities.iter().map(String::as_str));
+    token.usage.iter().filter(move |row| {
+        let would_be_allowed = match Requirement::read(&row.requirement) {
+            Some(requirement) => requirement.permit(&abilities).is_ok(),
+            None => row.ability.as_deref().is_some_and(|ability| abilities.can(ability)),
+        };
+        row.verdict == Verdict::Denied && row.count > 0 && !would_be_allowed
+    })
+}
+
+/// How often each route was called with each method. A request that lacked several abilities has a row for each.
+fn calls<'a>(rows: &[&'a UsageRow]) -> BTreeMap<(&'a str, &'a str), u64> {
+    let mut calls = BTreeMap::new();
+    for row in rows {
+        let without = row.methods.is_empty().then_some(("", row.count));
+        let methods = row.methods.iter().map(|(method, count)| (method.as_str(), *count));
+        for (method, count) in methods.chain(without) {
+            let known: &mut u64 = calls.entry((&*row.route, method)).or_default();
+            *known = (*known).max(count);
+        }
+    }
+    calls
+}

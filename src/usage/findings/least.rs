@@ -1,0 +1,169 @@
+//! The least abilities that would have sufficed.
+
+use std::collections::BTreeSet;
+
+use crate::policy::ability::{Requirement, RequirementKind};
+use crate::usage::report::UsageRow;
+
+/// Up to so many abilities, of which requests need one or another, every choice is tried.
+const EXACT: usize = 16;
+
+/// The abilities of which one suffices, for one kind of requests.
+pub(super) type Need = BTreeSet<String>;
+
+/// What the requests of `row` need. Of an `any` it is not only the ability that they were counted for.
+pub(super) fn needs(row: &UsageRow) -> Vec<Need> {
+    let requirement = Requirement::read(&row.requirement);
+    let need = |name: &str| Need::from([name.to_owned()]);
+    match requirement.as_ref().map(Requirement::kind) {
+        Some(RequirementKind::All(names)) => names.iter().map(|name| need(name)).collect(),
+        Some(RequirementKind::Any(names)) => vec![names.iter().map(|name| String::from(&**name)).collect()],
+        _ => row.ability.iter().map(|name| need(name)).collect(),
+    }
+}
+
+/// The fewest abilities of which every need has one; of several such lists one with the most that only read, and always
+/// the same. A minimal hitting set: whatever is alone in its need first; then, for up to 16 abilities, the best
+/// of all choices. For more the one that serves the most needs is taken again and again, and what that made superfluous
+/// is left out: none of it can be spared, but there may be a shorter list.
+pub(super) fn least(needs: &BTreeSet<Need>) -> BTreeSet<String> {
+    let mut least: BTreeSet<String> =
+        needs.iter().filter(|need| need.len() == 1).flatten().cloned().collect();
+    let open: Vec<&Need> = needs.iter().filter(|need| !need.is_empty() && need.is_disjoint(&least)).collect();
+    // What only reads first, so that it is preferred.
+    let mut choices: Vec<&String> = open.iter().copied().flatten().collect();
+    choices.sort_unstable_by_key(|name| (!only_reads(name), *name));
+    choices.dedup();
+    least.extend(if choices.len() <= EXACT { best(&open, &choices) } else { greedy(&open, &choices) });
+    least
+}
+
+/// Whether an ability is one of the guide's read-only ones, by its name.
+pub(super) fn only_reads(ability: &str) -> bool {
+    ability.ends_with(":read")
+}
+
+/// Each choice is a bit.
+fn best(open: &[&Need], choices: &[&String]) -> Vec<String> {
+    let names = |set: u32| {
+        let numbered = choices.iter().enumerate();
+        numbered.filter(move |(number, _)| set & (1 << number) != 0).map(|(_, name)| (*name).clone())
+    };
+    let bits = |need: &&Need| {
+        let numbered = choices.iter().enumerate();
+        numbered.filter(|(_, name)| need.contains(**name)).map(|(number, _)| 1_u32 << number).sum::<u32>()
+    };
+    let open: Vec<u32> = open.iter().map(bits).collect();
+    let writes = |set: u32| names(set).filter(|name| !only_reads(name)).count();
+    (0..1_u32 << choices.len())
+        .filter(|set| open.iter().all(|need| need & set != 0))
+        .min_by_key(|set| (set.count_ones(), writes(*set), *set))
+        .map(|set| names(set).collect())
+        .unwrap_or_default()
+}
+
+fn greedy(open: &[&Need], choices: &[&String]) -> Vec<String> {
+    let (mut taken, mut left) = (Vec::<&String>::new(), open.to_vec());
+    while !left.is_empty() {
+        let serves = |name: &String| left.iter().filter(|need| need.contains(name)).count();
+        // The first of those that serve the most.
+        let Some(most) = choices.iter().rev().max_by_key(|name| serves(name)) else { break };
+        left.retain(|need| !need.contains(*most));
+        taken.push(most);
+    }
+    let mut kept = taken.clone();
+    for name in taken {
+        let others: Vec<&String> = kept.iter().copied().filter(|other| *other != name).collect();
+        if open.iter().all(|need| others.iter().any(|other| need.contains(*other))) {
+            kept = others;
+        }
+    }
+    kept.into_iter().cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(names: &[&str]) -> Need {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn sets(needs: &[&[&str]]) -> BTreeSet<Need> {
+        needs.iter().map(|need| set(need)).collect()
+    }
+
+    #[test]
+    fn the_least_that_suffices() {
+        let least = |needs: &[&[&str]]| least(&sets(needs));
+        assert_eq!(least(&[]), set(&[]));
+        assert_eq!(least(&[&["a"], &["b"]]), set(&["a", "b"]));
+        assert_eq!(least(&[&["b", "a"], &["b"]]), set(&["b"]), "what is alone serves the others");
+        assert_eq!(least(&[&["a", "b"]]), set(&["a"]));
+        assert_eq!(least(&[&["a:delete", "b:read"]]), set(&["b:read"]), "reading is preferred");
+        assert_eq!(least(&[&["a", "b"], &["b", "c"], &["c", "d"]]), set(&["a", "c"]));
+        assert_eq!(least(&[&["a", "x"], &["b", "x"], &["c", "x"]]), set(&["x"]));
+        assert_eq!(least(&[&[]]), set(&[]), "nothing helps");
+    }
+
+    #[test]
+    fn many_choices_are_not_all_tried() {
+        let hub: Vec<Need> = (0..40).map(|number| set(&[&format!("a{number}"), "hub"])).collect();
+        assert_eq!(least(&hub.into_iter().collect()), set(&["hub"]));
+    }
+
+    #[test]
+    fn what_rows_need() {
+        let row = |ability: Option<&str>, requirement: &str| UsageRow {
+            ability: ability.map(str::to_owned),
+            requirement: requirement.to_owned(),
+            ..crate::usage::findings::tests::row(None, "/a", 1)
+        };
+        for (row, needs) in [
+            (row(Some("a"), "a"), vec![set(&["a"])]),
+            (row(Some("a"), "{all: [a, b]}"), vec![set(&["a"]), set(&["b"])]),
+            (row(Some("a"), "{any: [a, b]}"), vec![set(&["a", "b"])]),
+            (row(Some("a"), ""), vec![set(&["a"])]),
+            (row(Some("a"), "{some: [a]}"), vec![set(&["a"])]),
+            (row(None, "authenticated"), vec![]),
+            (row(None, ""), vec![]),
+        ] {
+            assert_eq!(super::needs(&row), needs, "{row:?}");
+        }
+    }
+
+    fn needs_of(abilities: usize) -> impl Strategy<Value = BTreeSet<Need>> {
+        let name = (0..abilities, any::<bool>())
+            .prop_map(|(number, reads)| format!("{number}:{}", if reads { "read" } else { "update" }));
+        prop::collection::btree_set(prop::collection::btree_set(name, 1..5), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn no_shorter_list_suffices(needs in needs_of(4)) {
+            let names: Vec<&String> = needs.iter().flatten().collect::<BTreeSet<_>>().into_iter().collect();
+            prop_assert!(names.len() <= 8);
+            let suffices = |list: &BTreeSet<String>| needs.iter().all(|need| !need.is_disjoint(list));
+            let found = least(&needs);
+            prop_assert!(suffices(&found));
+            for choice in 0..1_u32 << names.len() {
+                let list: BTreeSet<String> = names.iter().enumerate()
+                    .filter(|(number, _)| choice & (1 << number) != 0).map(|(_, name)| (*name).clone()).collect();
+                prop_assert!(!suffices(&list) || list.len() >= found.len(), "{list:?} is shorter than {found:?}");
+            }
+        }
+
+        #[test]
+        fn of_many_none_can_be_spared(needs in needs_of(60)) {
+            let found = least(&needs);
+            prop_assert!(needs.iter().all(|need| !need.is_disjoint(&found)));
+            for name in &found {
+                let mut without = found.clone();
+                without.remove(name);
+                prop_assert!(needs.iter().any(|need| need.is_disjoint(&without)), "{name} of {found:?}");
+            }
+        }
+    }
+}
