@@ -25,6 +25,7 @@
 //! usage/       what tokens do: counted, kept in a ledger, reported
 //! admin/       the admin listener
 //! page/        what the web pages share: frame and look
+//! shown.rs     names that others chose, made harmless where people read them
 //! demo/        the stand-in for Stockaj
 //! watch.rs     whether files have changed
 //! ```
@@ -56,6 +57,7 @@ pub mod peer;
 pub mod policy;
 pub mod replicas;
 pub mod server;
+pub mod shown;
 pub mod telemetry;
 pub mod tokens;
 pub mod traces;

@@ -16,6 +16,7 @@ use super::ask_admin::{AdminError, ask_admin};
 use super::{ConfigArgument, Exit, Format, output, report, show, token_from_stdin};
 use crate::config;
 use crate::config::settings::Admin;
+use crate::shown::shown;
 
 /// An order looks at every verdict; a list of very many takes its time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -168,10 +169,6 @@ fn ask(admin: &Admin, request: http::request::Builder, body: Bytes) -> Result<Re
 fn table(tokens: &[Value], output: &mut dyn Write) -> io::Result<()> {
     const HEADING: Style = Style::new().bold();
     const NAMES: [&str; 5] = ["ID", "NAME", "AGE", "EXPIRES", "ABILITIES"];
-    // A name is its owner's choice, and a terminal would obey it.
-    let shown = |text: &str| -> String {
-        text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
-    };
     let text = |token: &Value, key: &str| shown(token.get(key).and_then(Value::as_str).unwrap_or("-"));
     let rows: Vec<[String; 5]> = tokens
         .iter()

@@ -16,13 +16,14 @@ const STYLE: &str = include_str!("style.css");
 ///
 /// The policy allows the style by its hash: an attribute `style` has no effect, attributes of SVG do.
 pub fn page(title: &str, style: &str, body: &Markup) -> Markup {
+    let policy = policy(style);
     let style = format!("{STYLE}{style}");
     html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content=(policy(&style));
+                meta http-equiv="Content-Security-Policy" content=(policy);
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="referrer" content="no-referrer";
                 title { (title) }
@@ -40,11 +41,13 @@ pub fn page(title: &str, style: &str, body: &Markup) -> Markup {
     }
 }
 
-/// Content-Security-Policy: nothing but this style, whatever else comes to be in the page.
-fn policy(style: &str) -> String {
-    let hash = STANDARD.encode(Sha256::digest(style));
+/// The Content-Security-Policy of a page with this style of its own: nothing but its styles, whatever else comes to be
+/// in it; forms ask where the page is from. Who serves a page sends it as a field, too.
+pub fn policy(style: &str) -> String {
+    let hash = Sha256::new().chain_update(STYLE).chain_update(style).finalize();
+    let hash = STANDARD.encode(hash);
     format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; base-uri 'none'; form-action 'none'"
+        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; base-uri 'none'; form-action 'self'"
     )
 }
 

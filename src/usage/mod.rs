@@ -2,5 +2,7 @@
 
 pub mod addresses;
 pub mod findings;
+pub mod overview;
+pub mod page;
 pub mod question;
 pub mod report;

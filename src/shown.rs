@@ -1,0 +1,37 @@
+//! Names that others chose, made harmless where people read them.
+
+/// Without what a terminal or a browser would obey or hide: controls, and what turns the direction of the text or takes
+/// no room.
+pub fn shown(text: &str) -> String {
+    text.chars().map(|char| if is_harmful(char) { '\u{fffd}' } else { char }).collect()
+}
+
+const fn is_harmful(char: char) -> bool {
+    matches!(
+        char,
+        '\0'..='\x1f'
+            | '\x7f'..='\u{9f}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_be_obeyed_is_replaced() {
+        for (text, expected) in [
+            ("warehouse-scanner-prod", "warehouse-scanner-prod"),
+            ("Lager 3 – Ä – ماسح – 🛠", "Lager 3 – Ä – ماسح – 🛠"),
+            ("\u{1b}[2J\n\u{9b}31m\u{7f}", "\u{fffd}[2J\u{fffd}\u{fffd}31m\u{fffd}"),
+            ("a\u{202e}b\u{2066}c\u{200b}d", "a\u{fffd}b\u{fffd}c\u{fffd}d"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+    }
+}
