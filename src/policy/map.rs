@@ -140,14 +140,14 @@ pub enum Found<'map> {
 
 /// The patterns that share their first segments.
 #[derive(Debug, Default)]
-struct Node {
+pub(super) struct Node {
     /// The route whose pattern ends here.
-    route: Option<usize>,
+    pub(super) route: Option<usize>,
     /// Sorted by their segment.
     literals: Vec<(Box<[u8]>, Node)>,
-    parameter: Option<Box<Node>>,
+    pub(super) parameter: Option<Box<Node>>,
     /// The route whose pattern ends here with `{*rest}`.
-    rest: Option<usize>,
+    pub(super) rest: Option<usize>,
 }
 
 impl Node {
@@ -188,7 +188,12 @@ impl Node {
             .or(self.rest)
     }
 
-    fn literal(&self, segment: &[u8], is_encoded: bool) -> Option<&Self> {
+    /// The literals that may come next, decoded.
+    pub(super) fn named(&self) -> impl Iterator<Item = &[u8]> {
+        self.literals.iter().map(|(literal, _)| &**literal)
+    }
+
+    pub(super) fn literal(&self, segment: &[u8], is_encoded: bool) -> Option<&Self> {
         let index = if is_encoded {
             self.literals.binary_search_by(|(literal, _)| literal.iter().copied().cmp(decoded(segment)))
         } else {
@@ -210,13 +215,22 @@ impl AbilityMap {
     pub fn find<'map>(&'map self, method: &Method, path: &CanonicalPath<'_>) -> Found<'map> {
         let Some(below_root) = path.as_str().strip_prefix('/') else { return Found::NoRoute };
         let remaining = (!below_root.is_empty()).then_some(below_root.as_bytes());
-        match self.root.find(remaining) {
+        self.found(self.root.find(remaining), method)
+    }
+
+    /// What the map says of `method` on a path for which it finds the route with this number, or none.
+    pub(super) fn found(&self, route: Option<usize>, method: &Method) -> Found<'_> {
+        match route {
             Some(route) => match self.routes[route].rule(method) {
                 Some(rule) => Found::Rule { route, rule },
                 None => Found::NoMethod { route },
             },
             None => Found::NoRoute,
         }
+    }
+
+    pub(super) const fn root(&self) -> &Node {
+        &self.root
     }
 
     /// What must be satisfied by a request of which the map says `found`.

@@ -5,9 +5,11 @@
 
 pub mod ability;
 pub mod bearer;
+pub mod classes;
 pub mod client;
 pub mod cors;
 pub mod decision;
+pub mod difference;
 pub mod expectation;
 mod fate;
 pub mod framing;

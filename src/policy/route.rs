@@ -135,6 +135,37 @@ impl Pattern {
         &self.template
     }
 
+    /// As a pattern, the paths that both this and `other` match. Only of patterns that have some in common.
+    pub fn meet(&self, other: &Self) -> String {
+        let (mut mine, mut theirs) = (self.written(), other.written());
+        let mut template = String::new();
+        loop {
+            let (segment, rest_of) = match (mine.next(), theirs.next()) {
+                (None, None) => break,
+                (Some((Segment::Rest, _)), Some((_, text))) => (text, Some(&mut theirs)),
+                (Some((_, text)), Some((Segment::Rest, _)) | None) => (text, Some(&mut mine)),
+                (None, Some((_, text))) => (text, Some(&mut theirs)),
+                (Some((Segment::Parameter, _)), Some((Segment::Literal(_), text)))
+                | (Some((_, text)), Some(_)) => (text, None),
+            };
+            template.push('/');
+            template.push_str(segment);
+            if let Some(rest) = rest_of {
+                rest.for_each(|(_, text)| {
+                    template.push('/');
+                    template.push_str(text);
+                });
+                break;
+            }
+        }
+        if template.is_empty() { "/".to_owned() } else { template }
+    }
+
+    /// Its segments and how each is written.
+    fn written(&self) -> impl Iterator<Item = (&Segment, &str)> {
+        self.segments.iter().zip(self.template[1..].split('/'))
+    }
+
     pub(super) fn segments(&self) -> &[Segment] {
         &self.segments
     }

@@ -1,0 +1,232 @@
+//! Which paths two maps can tell apart.
+//!
+//! Both maps are walked at once: after some first segments each is at those of its patterns that may still match, and
+//! the next segment is one that either of them names, or another. What is found at the end of a path holds for every
+//! path that is told apart from it nowhere, so that finitely many stand for all.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use super::map::{AbilityMap, Node};
+
+/// The most first parts of paths that are looked at. The map of a large API has some thousands; one that names
+/// literals behind parameters at every depth would have more than can ever be listed.
+const MOST_STEPS: usize = 200_000;
+
+/// The paths for which the one map finds this route and the other that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathClass {
+    /// The number of the old map's route, none where no route matches.
+    pub old: Option<usize>,
+    /// The number of the new map's route, none where no route matches.
+    pub new: Option<usize>,
+    /// One of the paths, a short one; `*` where there is none, which only OPTIONS can ask for.
+    pub sample: String,
+}
+
+/// Two maps tell more paths apart than can be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the maps tell too many kinds of paths apart")]
+pub struct TooMany;
+
+/// The classes of all paths, by the routes' numbers.
+///
+/// # Errors
+/// [`TooMany`] where literals stand behind parameters at so many depths that the walk would not end.
+pub fn classes(old: &AbilityMap, new: &AbilityMap) -> Result<Vec<PathClass>, TooMany> {
+    let mut walk = Walk { found: BTreeMap::new(), path: String::new(), steps: 0 };
+    walk.from(&State::root(old), &State::root(new))?;
+    // `OPTIONS *` is of no path, so no route matches it.
+    walk.found.entry((None, None)).or_insert_with(|| "*".to_owned());
+    let classes = walk.found.into_iter();
+    Ok(classes.map(|((old, new), sample)| PathClass { old, new, sample }).collect())
+}
+
+/// A pattern that the segments so far match.
+#[derive(Clone, Copy)]
+enum Candidate<'map> {
+    /// More segments may follow, or must.
+    Node(&'map Node),
+    /// Whatever follows: this route's `{*rest}` has begun.
+    Rest(usize),
+}
+
+/// The candidates of one map, the most specific first. Behind a [`Candidate::Rest`] none would ever be found.
+struct State<'map>(Vec<Candidate<'map>>);
+
+impl<'map> State<'map> {
+    fn root(map: &'map AbilityMap) -> Self {
+        Self(vec![Candidate::Node(map.root())])
+    }
+
+    /// After one more segment: this literal, or one that no candidate names.
+    fn after(&self, literal: Option<&[u8]>) -> Self {
+        let mut candidates = Vec::new();
+        for candidate in &self.0 {
+            match candidate {
+                Candidate::Rest(route) => candidates.push(Candidate::Rest(*route)),
+                Candidate::Node(node) => {
+                    let named = literal.and_then(|literal| node.literal(literal, false));
+                    let next = named.into_iter().chain(node.parameter.as_deref());
+                    candidates.extend(next.map(Candidate::Node));
+                    candidates.extend(node.rest.map(Candidate::Rest));
+                }
+            }
+            if matches!(candidates.last(), Some(Candidate::Rest(_))) {
+                break;
+            }
+        }
+        Self(candidates)
+    }
+
+    /// The route of the path that ends here.
+    fn route(&self) -> Option<usize> {
+        self.0.iter().find_map(|candidate| match candidate {
+            Candidate::Node(node) => node.route,
+            Candidate::Rest(route) => Some(*route),
+        })
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &'map Node> {
+        self.0.iter().filter_map(|candidate| match candidate {
+            Candidate::Node(node) => Some(*node),
+            Candidate::Rest(_) => None,
+        })
+    }
+}
+
+struct Walk {
+    found: BTreeMap<(Option<usize>, Option<usize>), String>,
+    path: String,
+    steps: usize,
+}
+
+impl Walk {
+    fn from(&mut self, old: &State<'_>, new: &State<'_>) -> Result<(), TooMany> {
+        self.steps += 1;
+        if self.steps > MOST_STEPS {
+            return Err(TooMany);
+        }
+        self.note(old.route(), new.route());
+        let nodes = || old.nodes().chain(new.nodes());
+        if nodes().next().is_none() {
+            // No further segment changes anything.
+            return Ok(());
+        }
+        let mut literals: Vec<&[u8]> = nodes().flat_map(Node::named).collect();
+        literals.sort_unstable();
+        literals.dedup();
+        let length = self.path.len();
+        // The other segment first, as the plainest example.
+        for literal in [None].into_iter().chain(literals.iter().copied().map(Some)) {
+            self.path.push('/');
+            match literal {
+                Some(literal) => encode(literal, &mut self.path),
+                None => self.path.push_str(&another(&literals)),
+            }
+            self.from(&old.after(literal), &new.after(literal))?;
+            self.path.truncate(length);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, old: Option<usize>, new: Option<usize>) {
+        let path = if self.path.is_empty() { "/" } else { &self.path };
+        match self.found.entry((old, new)) {
+            Entry::Vacant(entry) => {
+                entry.insert(path.to_owned());
+            }
+            Entry::Occupied(mut entry) if path.len() < entry.get().len() => path.clone_into(entry.get_mut()),
+            Entry::Occupied(_) => {}
+        }
+    }
+}
+
+/// A segment that is none of these, which are sorted.
+fn another(literals: &[&[u8]]) -> String {
+    // One of more numbers than there are literals is free.
+    let mut numbers = (1..=literals.len() + 1).map(|number| number.to_string());
+    numbers.find(|text| literals.binary_search(&text.as_bytes()).is_err()).unwrap_or_default()
+}
+
+/// Writes a decoded segment as a request's canonical path may have it.
+fn encode(segment: &[u8], path: &mut String) {
+    for &byte in segment {
+        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::ability::Requirement;
+    use crate::policy::map::{MapBuilder, Unmapped};
+    use crate::policy::path::CanonicalPath;
+
+    fn map(templates: &[&str]) -> AbilityMap {
+        let mut builder = MapBuilder::new(Unmapped::Deny);
+        for template in templates {
+            builder.route(template, [(http::Method::GET, Requirement::public(), None)]).unwrap();
+        }
+        builder.build()
+    }
+
+    /// `old new sample` of each class.
+    fn listed(old: &[&str], new: &[&str]) -> Vec<String> {
+        let (old, new) = (map(old), map(new));
+        let template = |map: &AbilityMap, route: Option<usize>| {
+            route.and_then(|route| map.templates().nth(route)).unwrap_or("-").to_owned()
+        };
+        classes(&old, &new)
+            .unwrap()
+            .iter()
+            .map(|it| format!("{} {} {}", template(&old, it.old), template(&new, it.new), it.sample))
+            .collect()
+    }
+
+    #[test]
+    fn a_class_for_each_two_routes_that_share_a_path() {
+        for (old, new, expected) in [
+            (&[][..], &[][..], &["- - /"][..]),
+            (&["/{*r}", "/"], &["/{*r}", "/"], &["- - *", "/ / /", "/{*r} /{*r} /1"]),
+            (
+                &["/items/{id}"],
+                &["/items/{id}", "/items/search"],
+                &["- - /", "/items/{id} /items/search /items/search", "/items/{id} /items/{id} /items/1"],
+            ),
+            // `/a/{*rest}` is more specific than `/{x}/b`.
+            (&["/{x}/b"], &["/a/{*r}"], &["- - /", "- /a/{*r} /a/1", "/{x}/b - /1/b", "/{x}/b /a/{*r} /a/b"]),
+            // Back from the literal to the parameter.
+            (&["/{x}/1/c"], &["/a/{y}"], &["- - /", "- /a/{y} /a/2", "/{x}/1/c - /1/1/c"]),
+            (&["/a%3Fb"], &["/caf%C3%A9"], &["- - /", "- /caf%C3%A9 /caf%C3%A9", "/a%3Fb - /a%3Fb"]),
+            (&["/1", "/2"], &["/{x}"], &["- - /", "- /{x} /3", "/1 /{x} /1", "/2 /{x} /2"]),
+        ] {
+            assert_eq!(listed(old, new), expected, "{old:?} {new:?}");
+        }
+    }
+
+    #[test]
+    fn every_sample_is_canonical() {
+        let literals = ["/a:b", "/a|b", "/a%25zz", "/%E2%82%AC", "/a%3Bb", "/a@b", "/[0]"];
+        for PathClass { sample, .. } in classes(&map(&literals), &map(&[])).unwrap() {
+            assert!(CanonicalPath::new(&sample).unwrap().is_borrowed(), "{sample}");
+        }
+    }
+
+    #[test]
+    fn a_walk_that_would_not_end_is_given_up() {
+        let templates: Vec<String> = (0..40)
+            .map(|literal| {
+                (0..40)
+                    .map(|at| if at == literal { "/a".to_owned() } else { format!("/{{p{at}}}") })
+                    .collect()
+            })
+            .collect();
+        let templates: Vec<&str> = templates.iter().map(String::as_str).collect();
+        assert_eq!(classes(&map(&templates), &map(&[])), Err(TooMany));
+    }
+}

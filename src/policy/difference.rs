@@ -1,0 +1,293 @@
+//! What a change of the map allows or denies anew.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Display, Formatter};
+
+use http::Method;
+
+use super::ability::{Abilities, Requirement, RequirementKind};
+use super::classes::{PathClass, TooMany, classes};
+use super::map::{AbilityMap, Found, Rule, Unmapped};
+use super::target::METHODS;
+
+/// All that a change of the map changes.
+#[derive(Debug)]
+pub struct Difference<'map> {
+    /// What is decided differently, by path.
+    pub changes: Vec<Change<'map>>,
+    /// Routes that say something else beside their methods.
+    pub options: Vec<OptionsChange>,
+    /// Every kind of path that the two maps tell apart; none where they are the same throughout.
+    pub classes: Vec<PathClass>,
+}
+
+/// Methods on paths for which another rule, or none, has taken the place of a rule or of none.
+#[derive(Debug)]
+pub struct Change<'map> {
+    /// The methods, all of which the two rules are for.
+    pub methods: Vec<&'static Method>,
+    /// What the paths have in common, as a route would say it, such as `/api/v2/items/{id}`; `(unmapped)`.
+    pub path: String,
+    /// One of the paths.
+    pub sample: String,
+    /// What the old map says.
+    pub old: Side<'map>,
+    /// What the new map says.
+    pub new: Side<'map>,
+    /// Whom the old map allowed and the new one does not.
+    pub denied: Option<Callers>,
+    /// Whom the old map did not allow and the new one does.
+    pub allowed: Option<Callers>,
+}
+
+/// What one of the maps says of a request.
+#[derive(Debug)]
+pub struct Side<'map> {
+    map: &'map AbilityMap,
+    found: Found<'map>,
+}
+
+/// Some callers, by what the one requirement is satisfied with and the other is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callers {
+    /// Whether callers without a token are among them.
+    pub without_token: bool,
+    /// The smallest sets of abilities with which a token is among them. An empty set: a token without any.
+    pub abilities: Vec<Vec<Box<str>>>,
+    text: String,
+}
+
+/// A route that says something else beside its methods, for the paths that it had before and has now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionsChange {
+    /// As of [`Change::path`].
+    pub path: String,
+    /// `body`, before and now, in bytes; none is `limits.body`.
+    pub body: (Option<u64>, Option<u64>),
+}
+
+/// Compares two maps over all paths, methods and abilities.
+///
+/// # Errors
+/// [`TooMany`] where they differ and cannot be walked through.
+pub fn difference<'map>(old: &'map AbilityMap, new: &'map AbilityMap) -> Result<Difference<'map>, TooMany> {
+    let mut difference = Difference { changes: Vec::new(), options: Vec::new(), classes: Vec::new() };
+    if says_the_same(old, new) {
+        return Ok(difference);
+    }
+    difference.classes = classes(old, new)?;
+    for class in &difference.classes {
+        let path = common_path(old, new, class);
+        difference.changes.extend(changes(old, new, class, &path));
+        if let (Some(before), Some(now)) =
+            (class.old.and_then(|it| old.route(it)), class.new.and_then(|it| new.route(it)))
+            && before.options() != now.options()
+        {
+            let body = (before.options().body, now.options().body);
+            difference.options.push(OptionsChange { path, body });
+        }
+    }
+    difference.changes.sort_by(|one, other| one.path.cmp(&other.path));
+    difference.options.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(difference)
+}
+
+impl Difference<'_> {
+    /// Whether nothing is decided or bounded differently.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.options.is_empty()
+    }
+}
+
+fn says_the_same(old: &AbilityMap, new: &AbilityMap) -> bool {
+    old.unmapped() == new.unmapped()
+        && old.routes().len() == new.routes().len()
+        && old.routes().zip(new.routes()).all(|(old, new)| {
+            old.pattern() == new.pattern()
+                && old.options() == new.options()
+                && old
+                    .rules()
+                    .map(|(method, rule)| (method, &rule.requirement))
+                    .eq(new.rules().map(|(method, rule)| (method, &rule.requirement)))
+        })
+}
+
+fn common_path(old: &AbilityMap, new: &AbilityMap, class: &PathClass) -> String {
+    let old = class.old.and_then(|route| old.route(route));
+    let new = class.new.and_then(|route| new.route(route));
+    match (old, new) {
+        (Some(old), Some(new)) => new.pattern().meet(old.pattern()),
+        (Some(one), None) | (None, Some(one)) => one.template().to_owned(),
+        (None, None) => "(unmapped)".to_owned(),
+    }
+}
+
+/// The changes of one class of paths: methods with the same two rules are one.
+fn changes<'map>(
+    old: &'map AbilityMap,
+    new: &'map AbilityMap,
+    class: &PathClass,
+    path: &str,
+) -> Vec<Change<'map>> {
+    static SERVED: [Method; METHODS.len()] = METHODS;
+    let mut changes: Vec<Change<'map>> = Vec::new();
+    for method in &SERVED {
+        if class.sample == "*" && *method != Method::OPTIONS {
+            continue;
+        }
+        let old = Side { map: old, found: old.found(class.old, method) };
+        let new = Side { map: new, found: new.found(class.new, method) };
+        let denied = callers(old.requirement(), new.requirement());
+        let allowed = callers(new.requirement(), old.requirement());
+        if denied.is_none() && allowed.is_none() {
+            continue;
+        }
+        match changes.iter_mut().find(|it| it.old.is_rule(&old) && it.new.is_rule(&new)) {
+            Some(change) => change.methods.push(method),
+            None => changes.push(Change {
+                methods: vec![method],
+                path: path.to_owned(),
+                sample: class.sample.clone(),
+                old,
+                new,
+                denied,
+                allowed,
+            }),
+        }
+    }
+    changes
+}
+
+impl<'map> Side<'map> {
+    /// The rule, where there is one.
+    pub const fn rule(&self) -> Option<&'map Rule> {
+        match self.found {
+            Found::Rule { rule, .. } => Some(rule),
+            Found::NoMethod { .. } | Found::NoRoute => None,
+        }
+    }
+
+    /// The template of the route, where one matches.
+    pub fn template(&self) -> Option<&'map str> {
+        match self.found {
+            Found::Rule { route, .. } | Found::NoMethod { route } => self.map.templates().nth(route),
+            Found::NoRoute => None,
+        }
+    }
+
+    /// What must be satisfied; none where nobody is allowed.
+    pub fn requirement(&self) -> Option<&'map Requirement> {
+        self.map.requirement(&self.found).ok()
+    }
+
+    fn is_rule(&self, other: &Self) -> bool {
+        match (self.rule(), other.rule()) {
+            (Some(one), Some(other)) => std::ptr::eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Display for Side<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        match &self.found {
+            Found::Rule { rule, .. } => {
+                write!(formatter, "{}", rule.requirement)?;
+                match &rule.place {
+                    Some(place) => write!(formatter, " ({}:{})", place.file, place.line),
+                    None => Ok(()),
+                }
+            }
+            Found::NoMethod { .. } => {
+                write!(formatter, "no such method of {}", self.template().unwrap_or_default())
+            }
+            Found::NoRoute => match self.map.unmapped() {
+                Unmapped::Deny => write!(formatter, "unmapped: deny"),
+                Unmapped::Authenticated => write!(formatter, "unmapped: authenticated"),
+            },
+        }
+    }
+}
+
+/// The callers who satisfy `one` and not `other`. Requirements are monotone: who has more abilities satisfies no
+/// less. So it is enough to look at the smallest sets.
+fn callers(one: Option<&Requirement>, other: Option<&Requirement>) -> Option<Callers> {
+    let allows = |names: &[&str]| {
+        let abilities = Abilities::new(names.iter().copied());
+        other.is_some_and(|other| other.permit(&abilities).is_ok())
+    };
+    let one = one?.kind();
+    let other = other.map_or(&RequirementKind::Deny, Requirement::kind);
+    let without_token = matches!(one, RequirementKind::Public) && !matches!(other, RequirementKind::Public);
+    let smallest: Vec<Vec<&str>> = smallest(one).into_iter().filter(|names| !allows(names)).collect();
+    if smallest.is_empty() && !without_token {
+        return None;
+    }
+    let text = text(one, other, without_token, &smallest);
+    let owned = |names: Vec<&str>| names.into_iter().map(Into::into).collect();
+    Some(Callers { without_token, abilities: smallest.into_iter().map(owned).collect(), text })
+}
+
+/// The smallest sets of abilities that satisfy a requirement.
+fn smallest(kind: &RequirementKind) -> Vec<Vec<&str>> {
+    match kind {
+        RequirementKind::Public | RequirementKind::Authenticated => vec![Vec::new()],
+        RequirementKind::Deny => Vec::new(),
+        RequirementKind::All(_) => vec![names(kind).into_iter().collect()],
+        RequirementKind::Any(_) => names(kind).into_iter().map(|name| vec![name]).collect(),
+    }
+}
+
+fn names(kind: &RequirementKind) -> BTreeSet<&str> {
+    match kind {
+        RequirementKind::All(names) | RequirementKind::Any(names) => {
+            names.iter().map(|name| &**name).collect()
+        }
+        RequirementKind::Public | RequirementKind::Authenticated | RequirementKind::Deny => BTreeSet::new(),
+    }
+}
+
+/// Who satisfies `one` and not `other`, in words.
+fn text(one: &RequirementKind, other: &RequirementKind, without_token: bool, sets: &[Vec<&str>]) -> String {
+    const STRANGERS: &str = "callers without a token";
+    let has = names(one);
+    let tokens = match (one, sets) {
+        (_, []) => return STRANGERS.to_owned(),
+        (RequirementKind::Any(_), sets) => format!("tokens with {}", sets.concat().join(" or ")),
+        (RequirementKind::All(_), _) => format!("tokens with {}", joined(&has, " and ")),
+        _ => "tokens".to_owned(),
+    };
+    let asked = names(other);
+    let lacking = match other {
+        RequirementKind::All(_) if matches!(one, RequirementKind::Any(_)) && asked.len() > 1 => {
+            format!(" that do not have all of {}", joined(&asked, ", "))
+        }
+        RequirementKind::All(_) => {
+            let held = if matches!(one, RequirementKind::All(_)) { has } else { BTreeSet::new() };
+            format!(" that lack {}", joined(&asked.difference(&held).copied().collect(), " or "))
+        }
+        RequirementKind::Any(_) if asked.len() > 1 => format!(" that have none of {}", joined(&asked, ", ")),
+        RequirementKind::Any(_) => format!(" that lack {}", joined(&asked, "")),
+        RequirementKind::Public | RequirementKind::Authenticated | RequirementKind::Deny => String::new(),
+    };
+    match (without_token, &*lacking, &*tokens) {
+        (true, "", "tokens") => "everybody".to_owned(),
+        (true, ..) => format!("{STRANGERS}, and {tokens}{lacking}"),
+        (false, "", "tokens") => "every token".to_owned(),
+        (false, ..) => format!("{tokens}{lacking}"),
+    }
+}
+
+fn joined(names: &BTreeSet<&str>, separator: &str) -> String {
+    names.iter().copied().collect::<Vec<_>>().join(separator)
+}
+
+impl Display for Callers {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests;

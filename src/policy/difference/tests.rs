@@ -1,0 +1,320 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::decision::{Caller, decide};
+use crate::policy::map::{MapBuilder, RouteOptions};
+use crate::policy::path::CanonicalPath;
+use crate::policy::route::Pattern;
+
+type Routes = BTreeMap<String, BTreeMap<&'static str, Requirement>>;
+
+fn requirement(text: &str) -> Requirement {
+    match text.split_once(' ') {
+        Some(("all", names)) => Requirement::all(names.split(' ')).unwrap(),
+        Some((_, names)) => Requirement::any(names.split(' ')).unwrap(),
+        None => Requirement::from_word(text).unwrap(),
+    }
+}
+
+fn built(unmapped: Unmapped, routes: &Routes) -> AbilityMap {
+    let mut builder = MapBuilder::new(unmapped);
+    for (template, methods) in routes {
+        let methods = methods.iter().map(|(method, it)| (method.parse().unwrap(), it.clone(), None));
+        builder.route(template, methods).unwrap();
+    }
+    builder.build()
+}
+
+fn map(unmapped: Unmapped, routes: &[(&str, &[(&'static str, &str)])]) -> AbilityMap {
+    let methods = |written: &[(&'static str, &str)]| {
+        written.iter().map(|(method, text)| (*method, requirement(text))).collect()
+    };
+    let routes = routes.iter().map(|(template, written)| ((*template).to_owned(), methods(written)));
+    built(unmapped, &routes.collect())
+}
+
+/// `- METHODS path: who` for what is denied anew, `+` for what is allowed anew.
+fn told(old: &AbilityMap, new: &AbilityMap) -> Vec<String> {
+    let mut lines = Vec::new();
+    for change in difference(old, new).unwrap().changes {
+        let methods: Vec<&str> = change.methods.iter().map(|method| method.as_str()).collect();
+        for (sign, callers) in [('-', &change.denied), ('+', &change.allowed)] {
+            if let Some(callers) = callers {
+                lines.push(format!("{sign} {} {}: {callers}", methods.join(" "), change.path));
+            }
+        }
+    }
+    lines
+}
+
+#[test]
+fn whom_another_requirement_denies_and_allows() {
+    const TOKENLESS: &str = "callers without a token";
+    for (old, new, denied, allowed) in [
+        ("a", "a", None, None),
+        ("a", "any a", None, None),
+        ("a", "all a a", None, None),
+        ("a", "any * a", None, None),
+        ("all a b", "all b a", None, None),
+        ("deny", "deny", None, None),
+        ("public", "authenticated", Some(TOKENLESS), None),
+        ("public", "a", Some("callers without a token, and tokens that lack a"), None),
+        ("public", "deny", Some("everybody"), None),
+        ("authenticated", "a", Some("tokens that lack a"), None),
+        ("authenticated", "all a b", Some("tokens that lack a or b"), None),
+        ("authenticated", "any a b", Some("tokens that have none of a, b"), None),
+        ("authenticated", "deny", Some("every token"), None),
+        ("a", "deny", Some("tokens with a"), None),
+        ("all a b", "deny", Some("tokens with a and b"), None),
+        ("any a b", "deny", Some("tokens with a or b"), None),
+        ("a", "b", Some("tokens with a that lack b"), Some("tokens with b that lack a")),
+        ("a", "all a b", Some("tokens with a that lack b"), None),
+        ("a", "any a b", None, Some("tokens with b that lack a")),
+        (
+            "all a b",
+            "all b c",
+            Some("tokens with a and b that lack c"),
+            Some("tokens with b and c that lack a"),
+        ),
+        ("any a b", "all a b", Some("tokens with a or b that do not have all of a, b"), None),
+        ("any a b", "b", Some("tokens with a that lack b"), None),
+        (
+            "any a b",
+            "any b c d",
+            Some("tokens with a that have none of b, c, d"),
+            Some("tokens with c or d that have none of a, b"),
+        ),
+        ("a", "*", Some("tokens with a that lack *"), None),
+        ("*", "all * a", None, None),
+    ] {
+        let side = |text| requirement(text);
+        let (old_side, new_side) = (side(old), side(new));
+        let text = |one: &Requirement, other: &Requirement| {
+            let nobody = |it: &Requirement| matches!(it.kind(), RequirementKind::Deny);
+            let callers = callers(Some(one).filter(|it| !nobody(it)), Some(other).filter(|it| !nobody(it)));
+            callers.map(|callers| callers.to_string())
+        };
+        assert_eq!(text(&old_side, &new_side).as_deref(), denied, "{old} -> {new}, denied");
+        assert_eq!(text(&new_side, &old_side).as_deref(), allowed, "{old} -> {new}, allowed");
+    }
+}
+
+#[test]
+fn one_changed_rule_is_one_change() {
+    let items: &[_] = &[("GET", "r"), ("DELETE", "d")];
+    let before = map(Unmapped::Deny, &[("/items/{id}", items)]);
+    for (after, expected) in [
+        (map(Unmapped::Deny, &[("/items/{item}", items)]), &[][..]),
+        (
+            map(Unmapped::Deny, &[("/items/{id}", &[("GET", "x"), ("DELETE", "d")])]),
+            &[
+                "- GET HEAD /items/{id}: tokens with r that lack x",
+                "+ GET HEAD /items/{id}: tokens with x that lack r",
+            ],
+        ),
+        // HEAD of its own.
+        (
+            map(Unmapped::Deny, &[("/items/{id}", &[("GET", "r"), ("DELETE", "d"), ("HEAD", "public")])]),
+            &["+ HEAD /items/{id}: callers without a token, and tokens that lack r"],
+        ),
+        // Takes paths away from the other, and lacks a method of it.
+        (
+            map(Unmapped::Deny, &[("/items/{id}", items), ("/items/search", &[("GET", "r"), ("POST", "s")])]),
+            &["+ POST /items/search: tokens with s", "- DELETE /items/search: tokens with d"],
+        ),
+        (
+            map(Unmapped::Deny, &[("/items/{id}", &[("GET", "r")]), ("/{*rest}", &[("DELETE", "d")])]),
+            &["- DELETE /items/{id}: tokens with d", "+ DELETE /{*rest}: tokens with d"],
+        ),
+        (
+            map(Unmapped::Authenticated, &[("/items/{id}", items)]),
+            &["+ GET HEAD POST PUT PATCH DELETE OPTIONS (unmapped): every token"],
+        ),
+    ] {
+        assert_eq!(told(&before, &after), expected);
+    }
+}
+
+#[test]
+fn a_request_for_no_path_is_unmapped_where_every_path_has_a_route() {
+    let routes: &[(&str, &[_])] = &[("/", &[("GET", "a")]), ("/{*rest}", &[("GET", "a")])];
+    let (deny, authenticated) = (map(Unmapped::Deny, routes), map(Unmapped::Authenticated, routes));
+    assert_eq!(told(&deny, &authenticated), ["+ OPTIONS (unmapped): every token"]);
+    assert_eq!(difference(&deny, &authenticated).unwrap().changes[0].sample, "*");
+}
+
+#[test]
+fn another_bound_on_bodies_is_told_of_the_paths_that_had_one() {
+    let build = |body, other| {
+        let mut builder = MapBuilder::default();
+        let rule = || [(Method::POST, requirement("a"), None)];
+        builder.route_with("/up/{id}", RouteOptions { body, ..RouteOptions::default() }, rule()).unwrap();
+        builder.route(other, rule()).unwrap();
+        builder.build()
+    };
+    let (old, new) = (build(Some(1), "/b"), build(None, "/c"));
+    let options = difference(&old, &new).unwrap().options;
+    assert_eq!(options, [OptionsChange { path: "/up/{id}".to_owned(), body: (Some(1), None) }]);
+}
+
+#[test]
+fn the_common_paths_of_two_patterns() {
+    for (one, other, expected) in [
+        ("/", "/", "/"),
+        ("/a/{x}", "/a/{y}", "/a/{x}"),
+        ("/a/{x}", "/{y}/b", "/a/b"),
+        ("/{y}/b", "/a/{x}", "/a/b"),
+        ("/{*r}", "/a/{x}", "/a/{x}"),
+        ("/a/{x}/c", "/a/{*r}", "/a/{x}/c"),
+        ("/a/{*r}", "/{*s}", "/a/{*r}"),
+        ("/{x}/{*r}", "/a/{y}/c", "/a/{y}/c"),
+    ] {
+        let pattern = |text| Pattern::parse(text).unwrap();
+        assert_eq!(pattern(one).meet(&pattern(other)), expected, "{one} and {other}");
+    }
+}
+
+#[test]
+fn maps_that_are_the_same_are_not_walked() {
+    let templates: Vec<String> = (0..40)
+        .map(|literal| {
+            (0..40).map(|at| if at == literal { "/a".to_owned() } else { format!("/{{p{at}}}") }).collect()
+        })
+        .collect();
+    let routes: Routes =
+        templates.into_iter().map(|it| (it, BTreeMap::from([("GET", requirement("a"))]))).collect();
+    let (one, same) = (built(Unmapped::Deny, &routes), built(Unmapped::Deny, &routes));
+    assert!(difference(&one, &same).unwrap().is_empty());
+    assert_eq!(difference(&one, &built(Unmapped::Authenticated, &routes)).unwrap_err(), TooMany);
+}
+
+fn routes() -> impl Strategy<Value = Routes> {
+    let segment = prop_oneof![3 => Just("a"), 2 => Just("b"), 3 => Just("{}")];
+    let template = (proptest::collection::vec(segment, 0..4), any::<bool>()).prop_map(|(segments, rest)| {
+        let last = segments.len().saturating_sub(1);
+        let written = segments.iter().enumerate().map(|(at, segment)| match (*segment, rest && at == last) {
+            ("{}", true) => "/{*rest}".to_owned(),
+            ("{}", false) => format!("/{{p{at}}}"),
+            (literal, _) => format!("/{literal}"),
+        });
+        let template: String = written.collect();
+        if template.is_empty() { "/".to_owned() } else { template }
+    });
+    let words =
+        ["public", "authenticated", "deny", "x", "y", "*", "all x y", "any x y", "any y z", "all x *"];
+    let requirement = proptest::sample::select(words.to_vec()).prop_map(requirement);
+    let method = proptest::sample::select(vec!["GET", "HEAD", "POST", "OPTIONS"]);
+    let methods = proptest::collection::btree_map(method, requirement, 0..4);
+    proptest::collection::btree_map(template, methods, 0..6)
+}
+
+fn unmapped() -> impl Strategy<Value = Unmapped> {
+    proptest::sample::select(vec![Unmapped::Deny, Unmapped::Authenticated])
+}
+
+fn allows(map: &AbilityMap, method: &Method, path: &CanonicalPath<'_>, held: Option<&Abilities>) -> bool {
+    let caller = held.map_or(Caller::Nobody, |held| Caller::Active(held.clone()));
+    decide(map, &map.find(method, path), &caller).is_ok()
+}
+
+/// Every caller that the requirements above can tell apart.
+fn everybody() -> Vec<Option<Abilities>> {
+    let names = ["x", "y", "z", "*"];
+    let sets = (0..1_u32 << names.len()).map(|set| {
+        let held = names.iter().enumerate().filter(|(at, _)| set & (1 << at) != 0);
+        Some(Abilities::new(held.map(|(_, name)| *name)))
+    });
+    [None].into_iter().chain(sets).collect()
+}
+
+/// Every path that the routes above can tell apart, and one for no path.
+fn every_path() -> Vec<CanonicalPath<'static>> {
+    let mut texts = vec![String::new()];
+    let mut last = texts.clone();
+    for _ in 0..4 {
+        last =
+            last.iter().flat_map(|path| ["a", "b", "c"].map(|segment| format!("{path}/{segment}"))).collect();
+        texts.extend(last.iter().cloned());
+    }
+    texts[0] = "/".to_owned();
+    let paths = texts.iter().map(|text| CanonicalPath::new(text).unwrap().into_owned());
+    paths.chain([CanonicalPath::asterisk()]).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_is_told_is_what_differs(
+        (old, new) in (routes(), routes()), (before, after) in (unmapped(), unmapped()), share in any::<bool>(),
+    ) {
+        // Half of the time the new map is the old one and more, since maps that are wholly different show less.
+        let new = if share { old.clone().into_iter().chain(new).collect() } else { new };
+        let (old, new) = (built(before, &old), built(after, &new));
+        let told = difference(&old, &new).unwrap();
+        let mut differing = 0;
+        for path in every_path() {
+            for method in METHODS {
+                if path.is_asterisk() && method != Method::OPTIONS {
+                    continue;
+                }
+                for held in everybody() {
+                    let verdicts = [&old, &new].map(|map| allows(map, &method, &path, held.as_ref()));
+                    differing += usize::from(verdicts[0] != verdicts[1]);
+                    let ways = [(true, false), (false, true)];
+                    for (way, (was, is)) in ways.into_iter().enumerate() {
+                        // The class of this path, and what was told of it.
+                        let is_told = told.changes.iter().any(|change| {
+                            let callers = if way == 0 { &change.denied } else { &change.allowed };
+                            change.methods.contains(&&method)
+                                && is_of(&old, &new, change, &method, &path)
+                                && callers.as_ref().is_some_and(|it| holds(it, change, way == 0, held.as_ref()))
+                        });
+                        prop_assert_eq!(is_told, verdicts == [was, is], "{:?} {} {:?}", &method, path.as_str(), &held);
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(differing > 0, !told.changes.is_empty());
+        for change in &told.changes {
+            let path = if change.sample == "*" { CanonicalPath::asterisk() } else { CanonicalPath::new(&change.sample).unwrap() };
+            for method in &change.methods {
+                for (callers, was, is) in [(&change.denied, true, false), (&change.allowed, false, true)] {
+                    let Some(callers) = callers else { continue };
+                    let tokens = callers.abilities.iter().map(|set| Some(Abilities::new(set.iter().map(|name| &**name))));
+                    let nobody = callers.without_token.then_some(None);
+                    for held in tokens.chain(nobody) {
+                        prop_assert_eq!(allows(&old, method, &path, held.as_ref()), was);
+                        prop_assert_eq!(allows(&new, method, &path, held.as_ref()), is);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether the two rules of a change are those for the request.
+fn is_of(
+    old: &AbilityMap,
+    new: &AbilityMap,
+    change: &Change<'_>,
+    method: &Method,
+    path: &CanonicalPath<'_>,
+) -> bool {
+    let side = |map: &AbilityMap, side: &Side<'_>| match map.find(method, path) {
+        Found::Rule { rule, .. } => side.rule().is_some_and(|it| std::ptr::eq(it, rule)),
+        Found::NoMethod { route } => side.rule().is_none() && side.template() == map.templates().nth(route),
+        Found::NoRoute => side.rule().is_none() && side.template().is_none(),
+    };
+    side(old, &change.old) && side(new, &change.new)
+}
+
+/// Whether a caller is among these: has one of the smallest sets, and does not satisfy the other side.
+fn holds(callers: &Callers, change: &Change<'_>, denied: bool, held: Option<&Abilities>) -> bool {
+    let Some(held) = held else { return callers.without_token };
+    let other = if denied { change.new.requirement() } else { change.old.requirement() };
+    callers.abilities.iter().any(|set| set.iter().all(|name| held.can(name)))
+        && other.is_none_or(|other| other.permit(held).is_err())
+}
