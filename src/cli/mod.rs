@@ -5,6 +5,7 @@
 mod ask_admin;
 mod check;
 mod demo;
+mod diff;
 mod explain;
 mod health;
 mod memory;
@@ -38,6 +39,7 @@ enum Command {
     Check(check::Arguments),
     Routes(routes::Arguments),
     Explain(explain::Arguments),
+    Diff(diff::Arguments),
     Health(health::Arguments),
     Schema(schema::Arguments),
     Tokens(tokens::Arguments),
@@ -52,6 +54,7 @@ impl CommandLine {
             Command::Check(arguments) => arguments.execute(),
             Command::Routes(arguments) => arguments.execute(),
             Command::Explain(arguments) => arguments.execute(),
+            Command::Diff(arguments) => arguments.execute(),
             Command::Health(arguments) => arguments.execute(),
             Command::Schema(arguments) => arguments.execute(),
             Command::Tokens(arguments) => arguments.execute(),

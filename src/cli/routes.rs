@@ -97,7 +97,7 @@ fn list(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
 }
 
 /// What the YAML would say, as JSON.
-fn written(requirement: &Requirement) -> Value {
+pub(crate) fn written(requirement: &Requirement) -> Value {
     let names: Vec<&str> = requirement.abilities().collect();
     match requirement.kind() {
         RequirementKind::Public => json!("public"),

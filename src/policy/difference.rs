@@ -24,7 +24,7 @@ pub struct Difference<'map> {
 /// Methods on paths for which another rule, or none, has taken the place of a rule or of none.
 #[derive(Debug)]
 pub struct Change<'map> {
-    /// The methods, all of which the two rules are for.
+    /// The methods, for all of which it is so: rules of one line that ask for the same are one.
     pub methods: Vec<&'static Method>,
     /// What the paths have in common, as a route would say it, such as `/api/v2/items/{id}`; `(unmapped)`.
     pub path: String,
@@ -122,7 +122,7 @@ fn common_path(old: &AbilityMap, new: &AbilityMap, class: &PathClass) -> String 
     }
 }
 
-/// The changes of one class of paths: methods with the same two rules are one.
+/// The changes of one class of paths.
 fn changes<'map>(
     old: &'map AbilityMap,
     new: &'map AbilityMap,
@@ -142,7 +142,7 @@ fn changes<'map>(
         if denied.is_none() && allowed.is_none() {
             continue;
         }
-        match changes.iter_mut().find(|it| it.old.is_rule(&old) && it.new.is_rule(&new)) {
+        match changes.iter_mut().find(|it| it.old.is_alike(&old) && it.new.is_alike(&new)) {
             Some(change) => change.methods.push(method),
             None => changes.push(Change {
                 methods: vec![method],
@@ -180,9 +180,11 @@ impl<'map> Side<'map> {
         self.map.requirement(&self.found).ok()
     }
 
-    fn is_rule(&self, other: &Self) -> bool {
+    /// Whether this and `other`, of the same paths, are one to a reader.
+    fn is_alike(&self, other: &Self) -> bool {
+        let line = |rule: &Rule| rule.place.as_ref().map(|place| (place.file.clone(), place.line));
         match (self.rule(), other.rule()) {
-            (Some(one), Some(other)) => std::ptr::eq(one, other),
+            (Some(one), Some(other)) => one.requirement == other.requirement && line(one) == line(other),
             (None, None) => true,
             _ => false,
         }

@@ -219,7 +219,7 @@ impl AbilityMap {
     }
 
     /// What the map says of `method` on a path for which it finds the route with this number, or none.
-    pub(super) fn found(&self, route: Option<usize>, method: &Method) -> Found<'_> {
+    pub fn found(&self, route: Option<usize>, method: &Method) -> Found<'_> {
         match route {
             Some(route) => match self.routes[route].rule(method) {
                 Some(rule) => Found::Rule { route, rule },

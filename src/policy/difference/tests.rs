@@ -295,7 +295,7 @@ proptest! {
     }
 }
 
-/// Whether the two rules of a change are those for the request.
+/// Whether the two sides of a change are what is found for the request.
 fn is_of(
     old: &AbilityMap,
     new: &AbilityMap,
@@ -303,10 +303,9 @@ fn is_of(
     method: &Method,
     path: &CanonicalPath<'_>,
 ) -> bool {
-    let side = |map: &AbilityMap, side: &Side<'_>| match map.find(method, path) {
-        Found::Rule { rule, .. } => side.rule().is_some_and(|it| std::ptr::eq(it, rule)),
-        Found::NoMethod { route } => side.rule().is_none() && side.template() == map.templates().nth(route),
-        Found::NoRoute => side.rule().is_none() && side.template().is_none(),
+    let side = |map, side: &Side<'_>| {
+        let found = Side { map, found: AbilityMap::find(map, method, path) };
+        found.template() == side.template() && found.is_alike(side)
     };
     side(old, &change.old) && side(new, &change.new)
 }

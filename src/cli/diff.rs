@@ -1,0 +1,205 @@
+//! `diff`: what a change of the map allows or denies anew.
+
+mod usage;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anstyle::{AnsiColor, Color, Style};
+use serde::Serialize;
+use serde_json::Value;
+
+use self::usage::Affected;
+use super::routes::written;
+use super::{Exit, Format, output, report, show};
+use crate::config::{self, LoadedAbilities};
+use crate::policy::difference::{Callers, Change, Difference, OptionsChange, Side, difference};
+
+/// Tell what a change of the map allows or denies anew; exit 0 when nothing, 1 when something, 2 when it cannot be told
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The map as it is: a map file or a gateway.yaml
+    old: PathBuf,
+    /// The map as it would be
+    new: PathBuf,
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Tell of recorded usage, too: which tokens would be denied how many calls. What `usage --format json` prints
+    #[arg(long, value_name = "FILE")]
+    usage: Option<PathBuf>,
+}
+
+impl Arguments {
+    pub(crate) fn execute(&self) -> Exit {
+        let (Some(old), Some(new)) = (load(&self.old), load(&self.new)) else { return Exit::Usage };
+        let usage = match self.usage.as_deref().map(usage::read).transpose() {
+            Ok(usage) => usage,
+            Err(error) => {
+                report(format_args!("error: {error}"));
+                return Exit::Usage;
+            }
+        };
+        let difference = match difference(&old.map, &new.map) {
+            Ok(difference) => difference,
+            Err(too_many) => {
+                report(format_args!("error: the maps differ, and {too_many}"));
+                return Exit::Wrong;
+            }
+        };
+        let affected = usage.as_ref().map(|usage| usage::affected(&old.map, &new.map, &difference, usage));
+        let exit = if difference.is_empty() { Exit::Fine } else { Exit::Wrong };
+        output(exit, |out| match self.format {
+            Format::Table => table(&difference, affected.as_ref(), out),
+            Format::Json => json(&difference, affected.as_ref(), out),
+        })
+    }
+}
+
+/// A map; what is wrong with it is shown, and what may be.
+fn load(path: &Path) -> Option<LoadedAbilities> {
+    match config::load_abilities(path) {
+        Ok(loaded) => Some(loaded),
+        Err(mistakes) => {
+            show(&mistakes);
+            None
+        }
+    }
+}
+
+const HEADING: Style = Style::new().bold();
+
+/// First what is denied anew, then what is allowed anew: a rule that does both is in both.
+fn table(
+    difference: &Difference<'_>,
+    affected: Option<&Affected<'_>>,
+    output: &mut dyn Write,
+) -> io::Result<()> {
+    let denied = section(difference, |it| it.denied.as_ref());
+    let allowed = section(difference, |it| it.allowed.as_ref());
+    for (title, colour, changes) in
+        [("Denied anew", AnsiColor::Red, &denied), ("Allowed anew", AnsiColor::Yellow, &allowed)]
+    {
+        if !changes.is_empty() {
+            let style = HEADING.fg_color(Some(Color::Ansi(colour)));
+            writeln!(output, "{style}{title}{style:#}")?;
+        }
+        for (Change { methods, path, sample, old, new, .. }, callers) in changes {
+            let methods: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
+            writeln!(output, "  {} {path}: {callers}", methods.join(" "))?;
+            let example = if path == sample { String::new() } else { format!("; such as {sample}") };
+            writeln!(output, "    {old} -> {new}{example}")?;
+        }
+    }
+    if !difference.options.is_empty() {
+        writeln!(output, "{HEADING}Bounded anew{HEADING:#}")?;
+    }
+    for OptionsChange { path, body: (before, now) } in &difference.options {
+        let bound = |body: &Option<u64>| body.map_or("limits.body".to_owned(), super::explain::size);
+        writeln!(output, "  {path}: body {} -> {}", bound(before), bound(now))?;
+    }
+    if difference.is_empty() {
+        writeln!(output, "no difference")?;
+    }
+    affected.map_or(Ok(()), |affected| affected.print(output))
+}
+
+fn section<'a, 'map>(
+    difference: &'a Difference<'map>,
+    callers: impl Fn(&'a Change<'map>) -> Option<&'a Callers>,
+) -> Vec<(&'a Change<'map>, &'a Callers)> {
+    difference.changes.iter().filter_map(|change| Some((change, callers(change)?))).collect()
+}
+
+#[derive(Serialize)]
+struct Printed<'a> {
+    changed: bool,
+    changes: Vec<PrintedChange<'a>>,
+    options: Vec<PrintedOptions<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<&'a Affected<'a>>,
+}
+
+#[derive(Serialize)]
+struct PrintedChange<'a> {
+    methods: Vec<&'a str>,
+    path: &'a str,
+    sample: &'a str,
+    old: PrintedSide<'a>,
+    new: PrintedSide<'a>,
+    denied: Option<PrintedCallers<'a>>,
+    allowed: Option<PrintedCallers<'a>>,
+}
+
+/// Without a requirement nobody is allowed: by `deny`, or since nothing is said of the method or the path.
+#[derive(Serialize)]
+struct PrintedSide<'a> {
+    route: Option<&'a str>,
+    requirement: Option<Value>,
+    place: Option<String>,
+}
+
+#[derive(Serialize)]
+struct PrintedCallers<'a> {
+    without_token: bool,
+    abilities: &'a [Vec<Box<str>>],
+    text: String,
+}
+
+#[derive(Serialize)]
+struct PrintedOptions<'a> {
+    path: &'a str,
+    old: PrintedOption,
+    new: PrintedOption,
+}
+
+#[derive(Serialize)]
+struct PrintedOption {
+    body: Option<u64>,
+}
+
+fn json(
+    difference: &Difference<'_>,
+    affected: Option<&Affected<'_>>,
+    output: &mut dyn Write,
+) -> io::Result<()> {
+    let changes = difference.changes.iter().map(|change| PrintedChange {
+        methods: change.methods.iter().map(|method| method.as_str()).collect(),
+        path: &change.path,
+        sample: &change.sample,
+        old: side(&change.old),
+        new: side(&change.new),
+        denied: change.denied.as_ref().map(callers),
+        allowed: change.allowed.as_ref().map(callers),
+    });
+    let options = difference.options.iter().map(|OptionsChange { path, body: (before, now) }| {
+        PrintedOptions { path, old: PrintedOption { body: *before }, new: PrintedOption { body: *now } }
+    });
+    let printed = Printed {
+        changed: !difference.is_empty(),
+        changes: changes.collect(),
+        options: options.collect(),
+        usage: affected,
+    };
+    serde_json::to_writer_pretty(&mut *output, &printed)?;
+    writeln!(output)
+}
+
+fn side<'a>(side: &Side<'a>) -> PrintedSide<'a> {
+    PrintedSide {
+        route: side.template(),
+        requirement: side.requirement().map(written),
+        place: side
+            .rule()
+            .and_then(|rule| rule.place.as_ref())
+            .map(|place| format!("{}:{}", place.file, place.line)),
+    }
+}
+
+fn callers(callers: &Callers) -> PrintedCallers<'_> {
+    PrintedCallers {
+        without_token: callers.without_token,
+        abilities: &callers.abilities,
+        text: callers.to_string(),
+    }
+}

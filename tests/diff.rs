@@ -1,0 +1,104 @@
+//! `diff`: what a change of the map allows or denies anew.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::BINARY;
+
+const SHIPPED: &str = "config/stockaj.yaml";
+const CANDIDATE: &str = "tests/maps/candidate.yaml";
+
+/// Exit code, standard output and standard error.
+fn diff(words: &[&str]) -> (i32, String, String) {
+    let output = Command::new(BINARY).arg("diff").args(words).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn it_exits_1_when_something_changed_and_only_then() {
+    assert_eq!(diff(&[SHIPPED, SHIPPED]), (0, "no difference\n".to_owned(), String::new()));
+    // A gateway.yaml beside the map file that it names.
+    assert_eq!(diff(&["config/gateway.yaml", SHIPPED]).0, 0);
+    let (exit, told, said) = diff(&[SHIPPED, CANDIDATE]);
+    assert_eq!((exit, &*said), (1, ""));
+    assert!(told.contains("\n  PUT PATCH /api/v2/items/search: tokens with items:update\n"), "{told}");
+}
+
+#[test]
+fn what_cannot_be_told_is_no_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let broken = file("broken.yaml", "routes: {/up: {GET: public, PUTT: public}}\n");
+    let report = file("usage.json", "{\"tokens\": 1}");
+    for words in [
+        &[SHIPPED][..],
+        &[SHIPPED, "absent.yaml"],
+        &[&*broken, SHIPPED],
+        &[SHIPPED, &*broken],
+        &[SHIPPED, CANDIDATE, "--usage", "absent.json"],
+        &[SHIPPED, CANDIDATE, "--usage", &*report],
+    ] {
+        let (exit, told, said) = diff(words);
+        assert_eq!((exit, &*told), (2, ""), "{words:?}");
+        assert!(!said.is_empty(), "{words:?}");
+    }
+    assert!(diff(&[SHIPPED, &broken]).2.contains("PUTT"));
+}
+
+#[test]
+fn json_says_who_and_where() {
+    let (exit, told, _) = diff(&[SHIPPED, CANDIDATE, "--format", "json"]);
+    assert_eq!(exit, 1);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["changed"], true);
+    let changes = told["changes"].as_array().unwrap();
+    let restore = changes.iter().find(|it| it["path"] == "/api/v2/items/{id}/restore").unwrap();
+    assert_eq!(
+        *restore,
+        json!({
+            "methods": ["POST"],
+            "path": "/api/v2/items/{id}/restore",
+            "sample": "/api/v2/items/1/restore",
+            "old": {"route": "/api/v2/items/{id}/restore", "requirement": "items:delete", "place": "config/stockaj.yaml:13"},
+            "new": {"route": "/api/v2/items/{id}/restore", "requirement": "items:update", "place": "tests/maps/candidate.yaml:9"},
+            "denied": {"without_token": false, "abilities": [["items:delete"]], "text": "tokens with items:delete that lack items:update"},
+            "allowed": {"without_token": false, "abilities": [["items:update"]], "text": "tokens with items:update that lack items:delete"},
+        })
+    );
+}
+
+#[test]
+fn recorded_usage_names_the_tokens() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("usage.json");
+    let row = |ability, route, method: &str, count| {
+        json!({"ability": ability, "route": route, "verdict": "allowed", "count": count,
+               "methods": {method: count}, "requirement": ability})
+    };
+    let restored = row("items:delete", "/api/v2/items/{id}/restore", "POST", 300);
+    let patched = row("items:update", "/api/v2/items/{id}", "PATCH", 10);
+    let report = json!({"since": "2026-10-29", "tokens": [
+        {"id": "17", "name": "sync-prod", "abilities": ["items:delete"], "usage": [restored]},
+        {"id": "18", "name": null, "abilities": ["items:update"], "usage": [patched]},
+        {"id": "19", "name": "admin", "abilities": ["*"], "usage": [restored]},
+    ]});
+    std::fs::write(&file, report.to_string()).unwrap();
+    let words = [SHIPPED, CANDIDATE, "--usage", file.to_str().unwrap()];
+    let (_, told, _) = diff(&words);
+    let expected = "\
+Over the recorded usage since 2026-10-29
+  2 tokens would be denied up to 310 calls
+    17 sync-prod: POST /api/v2/items/{id}/restore, 300 calls
+    18 (no name): PATCH /api/v2/items/{id}, up to 10 calls
+";
+    assert!(told.ends_with(expected), "{told}");
+    let told: Value = serde_json::from_str(&diff(&[&words[..], &["--format", "json"]].concat()).1).unwrap();
+    let call = json!({"method": "POST", "route": "/api/v2/items/{id}/restore", "count": 300, "up_to": false});
+    assert_eq!(told["usage"]["denied"][0], json!({"id": "17", "name": "sync-prod", "calls": [call]}));
+}
