@@ -15,7 +15,7 @@ use super::{Exit, Format, output, report, show};
 use crate::config::{self, LoadedAbilities};
 use crate::policy::difference::{Callers, Change, Difference, OptionsChange, Side, difference};
 
-/// Tell what a change of the map allows or denies anew; exit 0 when nothing, 1 when something, 2 when it cannot be told
+/// Tell what a change of the map allows or denies anew; exit 1 when something
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The map as it is: a map file or a gateway.yaml

@@ -202,7 +202,7 @@ impl Display for Side<'_> {
                 }
             }
             Found::NoMethod { .. } => {
-                write!(formatter, "no such method of {}", self.template().unwrap_or_default())
+                write!(formatter, "no such method on {}", self.template().unwrap_or_default())
             }
             Found::NoRoute => match self.map.unmapped() {
                 Unmapped::Deny => write!(formatter, "unmapped: deny"),
