@@ -73,7 +73,7 @@ struct Subject<'token> {
     allowed: u64,
     /// The fewest of its abilities that allowed requests have needed.
     least: BTreeSet<String>,
-    /// The first that is known of it.
+    /// From when on its requests are told; none: of no request is told when it was.
     since: Option<Timestamp>,
 }
 
@@ -84,6 +84,7 @@ impl<'token> Subject<'token> {
         // What the token has lost since cannot be taken from it.
         let may = |ability: &String| every || token.abilities.contains(ability);
         let needs = allowed.flat_map(least::needs).map(|need| need.into_iter().filter(may).collect());
+        let first_day = token.days.keys().next().copied();
         Self {
             token,
             now,
@@ -91,7 +92,8 @@ impl<'token> Subject<'token> {
             expired: token.expires_at.is_some_and(|expiry| expiry <= now),
             allowed: token.days.values().fold(0, |sum, day| sum.saturating_add(day.allowed)),
             least: least::least(&needs.collect()),
-            since: token.first_seen.or_else(|| start_of(*token.days.keys().next()?)),
+            // What came before the first day of the report is not in it.
+            since: first_day.and_then(start_of).map(|day| token.first_seen.map_or(day, |seen| seen.max(day))),
         }
     }
 
@@ -182,7 +184,7 @@ fn wildcard(subject: &Subject<'_>) -> Option<Finding> {
     };
     Some(Finding {
         abilities: subject.least.iter().cloned().collect(),
-        since: subject.token.created_at.or(subject.since),
+        since: subject.token.created_at.or(subject.token.first_seen),
         evidence: format!("It may do everything (*);{} {needed}.", subject.since_day()),
         advice: format!("{advice} {} instead, and revoke this one.", subject.replacement()),
         ..subject.finding(FindingKind::Wildcard, severity)
@@ -190,7 +192,7 @@ fn wildcard(subject: &Subject<'_>) -> Option<Finding> {
 }
 
 fn unused_abilities(subject: &Subject<'_>, rules: &FindingRules) -> Option<Finding> {
-    let seen = subject.since.map(|since| age(since, subject.now));
+    let seen = subject.token.first_seen.map(|since| age(since, subject.now));
     let seen_for_long = rules.least_age.is_zero() || seen.is_some_and(|seen| seen >= rules.least_age);
     if subject.every || subject.expired || !seen_for_long {
         return None;
@@ -228,7 +230,7 @@ fn no_expiry(subject: &Subject<'_>, rules: &FindingRules) -> Option<Finding> {
     }
     let within = rules.rotation_age.map(|age| format!(" within {}", days(age))).unwrap_or_default();
     Some(Finding {
-        since: subject.token.created_at.or(subject.since),
+        since: subject.token.created_at.or(subject.token.first_seen),
         evidence: "Introspection tells of no expiry.".to_owned(),
         advice: format!("Create a new token that expires{within}, and revoke this one."),
         ..subject.finding(FindingKind::NoExpiry, Severity::Low)

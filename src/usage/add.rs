@@ -1,0 +1,294 @@
+//! Adding what another replica has counted.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use jiff::civil::Date;
+
+use super::addresses::Addresses;
+use super::report::{DayUsage, Report, TokenUsage, UsageRow, Verdict, by_id};
+
+/// The most tokens of a report.
+const MOST_TOKENS: usize = 1_000_000;
+/// The most of anything that one token has, in one report: rows, days, abilities.
+const MOST_ENTRIES: usize = 20_000;
+
+/// Why a report is not added. Nothing of it is, then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddError {
+    /// A ledger that it is from is in the sum already.
+    #[error("the ledger {0} is added already: each counts once")]
+    Twice(String),
+    /// More tokens than there can be, both together.
+    #[error("there are more than {MOST_TOKENS} tokens")]
+    Tokens,
+    /// More of one token than there can be.
+    #[error("the token {0} has more than {MOST_ENTRIES} rows, days or abilities")]
+    Entries(String),
+}
+
+impl Report {
+    /// Adds another ledger's report of the same days: counts are summed, addresses united, and a token is what it was to
+    /// whoever saw it last. Counts that are too great to be summed stay at the greatest. Findings go: they are to be made
+    /// anew ([`Report::assess`]).
+    ///
+    /// # Errors
+    /// [`AddError`], and nothing has changed.
+    pub fn add(&mut self, other: Self) -> Result<(), AddError> {
+        if let Some(twice) = self.ledgers.intersection(&other.ledgers).next() {
+            return Err(AddError::Twice(twice.clone()));
+        }
+        check_tokens(self.tokens.len().saturating_add(other.tokens.len()))?;
+        if let Some(token) = other.tokens.iter().find(|token| is_beyond_bounds(token)) {
+            return Err(AddError::Entries(token.id.clone()));
+        }
+        self.ledgers.extend(other.ledgers);
+        // None is the longest.
+        self.since = self.since.min(other.since);
+        self.findings.clear();
+        let mut tokens: BTreeMap<String, TokenUsage> = BTreeMap::new();
+        for token in std::mem::take(&mut self.tokens).into_iter().chain(other.tokens) {
+            match tokens.entry(token.id.clone()) {
+                Entry::Vacant(entry) => drop(entry.insert(token)),
+                Entry::Occupied(mut entry) => entry.get_mut().add(token),
+            }
+        }
+        self.tokens = tokens.into_values().collect();
+        self.tokens.sort_by(|one, other| by_id(&one.id, &other.id));
+        Ok(())
+    }
+}
+
+const fn check_tokens(count: usize) -> Result<(), AddError> {
+    if count > MOST_TOKENS { Err(AddError::Tokens) } else { Ok(()) }
+}
+
+fn is_beyond_bounds(token: &TokenUsage) -> bool {
+    let rows = token.usage.iter().map(|row| row.days.len().max(row.methods.len()));
+    [token.usage.len(), token.days.len(), token.abilities.len()]
+        .into_iter()
+        .chain(rows)
+        .any(|count| count > MOST_ENTRIES)
+}
+
+impl TokenUsage {
+    /// Adds what the same token did elsewhere.
+    fn add(&mut self, other: Self) {
+        let Self { id: _, name, context, workspace_id, abilities, created_at, expires_at, .. } = other;
+        if other.last_seen > self.last_seen {
+            self.name = name;
+            self.context = context;
+            self.workspace_id = workspace_id;
+            self.abilities = abilities;
+            self.created_at = created_at;
+            self.expires_at = expires_at;
+        }
+        self.first_seen = match (self.first_seen, other.first_seen) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        self.last_seen = self.last_seen.max(other.last_seen);
+        for (day, usage) in other.days {
+            self.days.entry(day).or_default().add(&usage);
+        }
+        let mut united = Addresses::default();
+        self.days.values().for_each(|day| united.add(&day.addresses));
+        self.addresses = united.estimate().max(self.addresses).max(other.addresses);
+        self.usage = add_rows(std::mem::take(&mut self.usage), other.usage);
+    }
+}
+
+impl DayUsage {
+    fn add(&mut self, other: &Self) {
+        add(&mut self.allowed, other.allowed);
+        add(&mut self.denied, other.denied);
+        add(&mut self.plain_http, other.plain_http);
+        self.addresses.add(&other.addresses);
+    }
+}
+
+/// What tells rows of one token apart.
+type Key = (Option<String>, String, Verdict, String);
+
+fn add_rows(one: Vec<UsageRow>, other: Vec<UsageRow>) -> Vec<UsageRow> {
+    let mut rows: BTreeMap<Key, UsageRow> = BTreeMap::new();
+    for row in one.into_iter().chain(other) {
+        let key = (row.ability.clone(), row.route.clone(), row.verdict, row.requirement.clone());
+        match rows.entry(key) {
+            Entry::Vacant(entry) => drop(entry.insert(row)),
+            Entry::Occupied(mut entry) => {
+                let sum = entry.get_mut();
+                add(&mut sum.count, row.count);
+                add(&mut sum.shadow, row.shadow);
+                add_each::<Date>(&mut sum.days, row.days);
+                add_each::<String>(&mut sum.methods, row.methods);
+            }
+        }
+    }
+    rows.into_values().collect()
+}
+
+fn add_each<K: Ord>(sums: &mut BTreeMap<K, u64>, others: BTreeMap<K, u64>) {
+    for (key, count) in others {
+        add(sums.entry(key).or_default(), count);
+    }
+}
+
+const fn add(sum: &mut u64, count: u64) {
+    *sum = sum.saturating_add(count);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use jiff::{Timestamp, ToSpan};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::settings::FindingRules;
+    use crate::usage::findings::tests::{fine, row};
+
+    fn report(ledger: &str, tokens: Vec<TokenUsage>) -> Report {
+        Report { ledgers: [ledger.to_owned()].into(), tokens, ..Report::default() }
+    }
+
+    fn seen(last_seen: &str, token: TokenUsage) -> TokenUsage {
+        TokenUsage { last_seen: Some(last_seen.parse().unwrap()), ..token }
+    }
+
+    #[test]
+    fn a_ledger_is_added_once() {
+        let mut sum = report("a", vec![fine()]);
+        sum.add(report("b", vec![fine()])).unwrap();
+        let before = sum.clone();
+        for twice in [report("a", vec![fine()]), before.clone()] {
+            assert_eq!(sum.add(twice), Err(AddError::Twice("a".to_owned())));
+            assert_eq!(sum, before);
+        }
+        assert_eq!(sum.ledgers.len(), 2);
+        let doubled = &sum.tokens[0];
+        assert_eq!(
+            (doubled.usage.len(), doubled.usage[0].count, doubled.usage[0].methods["GET"]),
+            (1, 18, 18)
+        );
+        assert_eq!(doubled.usage[0].days.values().sum::<u64>(), 18);
+        assert_eq!(doubled.days.values().map(|day| day.allowed).sum::<u64>(), 18);
+    }
+
+    #[test]
+    fn a_token_is_what_it_was_to_whoever_saw_it_last() {
+        let earlier = seen("2026-11-27T00:00:00Z", fine());
+        let later = TokenUsage {
+            name: Some("later".to_owned()),
+            abilities: vec!["rents:read".to_owned()],
+            expires_at: None,
+            first_seen: None,
+            ..seen("2026-11-28T00:00:00Z", fine())
+        };
+        for (one, other) in [(&earlier, &later), (&later, &earlier)] {
+            let mut sum = report("a", vec![one.clone()]);
+            sum.add(report("b", vec![other.clone()])).unwrap();
+            let token = &sum.tokens[0];
+            assert_eq!((&token.name, &token.abilities), (&later.name, &later.abilities));
+            assert_eq!((token.expires_at, token.last_seen), (None, later.last_seen));
+            assert_eq!(token.first_seen, earlier.first_seen);
+        }
+    }
+
+    #[test]
+    fn the_days_of_a_sum_are_all_days() {
+        let day = |text: &str| Some(text.parse().unwrap());
+        for (one, other, sum) in [
+            (day("2026-11-02"), day("2026-11-01"), day("2026-11-01")),
+            (day("2026-11-02"), None, None),
+            (None, None, None),
+        ] {
+            let mut report = Report { since: one, ..report("a", vec![]) };
+            report.add(Report { since: other, ..self::report("b", vec![]) }).unwrap();
+            assert_eq!(report.since, sum);
+        }
+    }
+
+    #[test]
+    fn a_broken_file_does_no_harm() {
+        let full = TokenUsage { usage: vec![row(Some("items:read"), "/items", i64::MIN)], ..fine() };
+        let mut full = TokenUsage { addresses: u64::MAX, ..full };
+        full.usage[0].count = u64::MAX;
+        let day = full.days.values_mut().next().unwrap();
+        (day.allowed, day.denied, day.plain_http) = (u64::MAX, u64::MAX, u64::MAX);
+        // The same token twice in one report, too.
+        let mut sum = report("a", vec![full.clone(), full.clone()]);
+        sum.add(report("b", vec![full.clone(), full])).unwrap();
+        assert_eq!((sum.tokens.len(), sum.tokens[0].usage[0].count), (1, u64::MAX));
+        sum.assess(&FindingRules::default(), Timestamp::MAX);
+        assert!(!sum.findings.is_empty());
+
+        let before = sum.clone();
+        let mut many = fine();
+        many.abilities = vec![String::new(); MOST_ENTRIES + 1];
+        assert_eq!(sum.add(report("c", vec![many])), Err(AddError::Entries("17".to_owned())));
+        let mut many = fine();
+        many.usage[0].days =
+            (0..=MOST_ENTRIES).map(|day| (Date::ZERO.saturating_add((day as i64).days()), 1)).collect();
+        assert_eq!(sum.add(report("c", vec![many])), Err(AddError::Entries("17".to_owned())));
+        assert_eq!(sum, before);
+        assert_eq!(
+            (check_tokens(MOST_TOKENS), check_tokens(MOST_TOKENS + 1)),
+            (Ok(()), Err(AddError::Tokens))
+        );
+    }
+
+    /// One request: token, day, route, whether it is denied, address, whether it came by plain HTTP.
+    type Event = (u8, i8, u8, bool, u8, bool);
+
+    /// What a ledger would tell after these.
+    fn told(ledger: &str, events: &[Event]) -> Report {
+        let mut report = report(ledger, vec![]);
+        for &(id, day, route, denied, address, plain) in events {
+            let date: Date = jiff::civil::date(2026, 11, 1).saturating_add(i64::from(day).days());
+            let seen: Timestamp = format!("{date}T12:00:00Z").parse().unwrap();
+            let one = u64::from(!denied);
+            let mut usage =
+                DayUsage { allowed: one, denied: 1 - one, plain_http: plain.into(), ..DayUsage::default() };
+            usage.addresses.note(Ipv4Addr::new(192, 0, 2, address).into());
+            let ability = format!("a{}:read", route % 3);
+            let mut row = row(Some(&ability), &format!("/{route}"), if denied { -1 } else { 1 });
+            row.days = [(date, 1)].into();
+            let token = TokenUsage {
+                id: id.to_string(),
+                abilities: ["a0:read", "a1:read", "a2:read", "a3:read"].map(str::to_owned).into(),
+                usage: vec![row],
+                days: [(date, usage)].into(),
+                addresses: 1,
+                first_seen: Some(seen),
+                last_seen: Some(seen),
+                expires_at: None,
+                ..fine()
+            };
+            let one = Report { tokens: vec![token], ..Report::default() };
+            report.add(one).unwrap();
+        }
+        report
+    }
+
+    proptest! {
+        #[test]
+        fn what_two_replicas_saw_is_what_one_would_have_seen(
+            events in prop::collection::vec((0_u8..4, 0_i8..25, 0_u8..4, any::<bool>(), 0_u8..40, prop::bool::weighted(0.05)), 0..80),
+            split in any::<prop::sample::Index>(),
+        ) {
+            let (one, other) = events.split_at(if events.is_empty() { 0 } else { split.index(events.len()) });
+            let rules = FindingRules { addresses: Some(3), denials: Some(3), ..FindingRules::default() };
+            let now = "2026-12-12T00:00:00Z".parse().unwrap();
+            let mut all = told("a", &events);
+            all.ledgers.insert("b".to_owned());
+            let mut sum = told("a", one);
+            sum.add(told("b", other)).unwrap();
+            all.assess(&rules, now);
+            sum.assess(&rules, now);
+            prop_assert_eq!(&sum.findings, &all.findings);
+            prop_assert_eq!(sum, all);
+        }
+    }
+}
