@@ -5,20 +5,26 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::{AUTHORIZATION, CONNECTION, HOST};
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use secrecy::ExposeSecret;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
-use crate::config::settings::ListenAddress;
+use crate::config::settings::{Admin, ListenAddress};
+use crate::shown::shown;
 
 /// The longest answer that is read, in bytes: a list of a million tokens.
 const LONGEST: usize = 512 * 1024 * 1024;
+/// An order looks at every verdict; a list of very many takes its time.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +39,43 @@ pub(super) enum AdminError {
     Request(#[from] http::Error),
     #[error("the answer breaks off: {0}")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("neither `admin.token_file` nor `admin.token` is set, so that nobody may ask")]
+    NoToken,
+    #[error("the admin token cannot be sent")]
+    Token(#[from] http::header::InvalidHeaderValue),
+    #[error(
+        "the admin token of `admin.token_file` or `admin.token` is not the one that the gateway runs with"
+    )]
+    Unauthenticated,
+    #[error("it runs without an admin token, or is no admin listener")]
+    NotFound,
+    #[error("it answers {status}: {message}")]
+    Refused { status: u16, message: String },
+}
+
+/// Asks what only the holder of the admin token may, and takes no answer but 200.
+pub(super) fn ask_with_token(
+    admin: &Admin,
+    request: http::request::Builder,
+    body: Bytes,
+) -> Result<Response<Bytes>, AdminError> {
+    let token = admin.token.as_ref().ok_or(AdminError::NoToken)?;
+    let bearer = Zeroizing::new(format!("Bearer {}", token.expose_secret()));
+    let mut credentials = HeaderValue::from_str(&bearer)?;
+    credentials.set_sensitive(true);
+    let request = request.header(AUTHORIZATION, credentials).body(Full::new(body))?;
+    let answer = ask_admin(&admin.address, request, PATIENCE)?;
+    let status = answer.status().as_u16();
+    if status == 200 {
+        return Ok(answer);
+    }
+    let said: Option<Value> = serde_json::from_slice(answer.body()).ok();
+    let message = said.as_ref().and_then(|said| said.get("message")?.as_str());
+    Err(match (status, message) {
+        (401, _) => AdminError::Unauthenticated,
+        (404, None | Some("Not Found.")) => AdminError::NotFound,
+        (_, message) => AdminError::Refused { status, message: shown(message.unwrap_or("-")) },
+    })
 }
 
 /// Asks, and waits for the whole answer for as long as `patience`.

@@ -12,7 +12,9 @@ mod memory;
 mod routes;
 mod run;
 mod schema;
+mod table;
 mod tokens;
+mod usage;
 
 use std::fmt::Display;
 use std::io::{self, BufRead, Read, Write};
@@ -43,6 +45,7 @@ enum Command {
     Health(health::Arguments),
     Schema(schema::Arguments),
     Tokens(tokens::Arguments),
+    Usage(usage::Arguments),
 }
 
 impl CommandLine {
@@ -58,6 +61,7 @@ impl CommandLine {
             Command::Health(arguments) => arguments.execute(),
             Command::Schema(arguments) => arguments.execute(),
             Command::Tokens(arguments) => arguments.execute(),
+            Command::Usage(arguments) => arguments.execute(),
         }
     }
 }
@@ -101,6 +105,11 @@ pub(crate) struct ConfigArgument {
 }
 
 impl ConfigArgument {
+    /// Whether a file was named, by the option or in the environment.
+    pub(crate) const fn is_named(&self) -> bool {
+        self.config.is_some()
+    }
+
     /// The file to read. Where none of the usual places has one, the first: its name is what the report
     /// then shows.
     pub(crate) fn path(&self) -> PathBuf {

@@ -1,25 +1,17 @@
 //! `tokens`: what a running gateway knows of tokens, and forgetting it.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
-use anstyle::Style;
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request, Response};
-use http_body_util::Full;
-use secrecy::ExposeSecret;
+use http::Request;
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
-use super::ask_admin::{AdminError, ask_admin};
-use super::{ConfigArgument, Exit, Format, output, report, show, token_from_stdin};
+use super::ask_admin::{AdminError, ask_with_token};
+use super::table::Side::{Left, Right};
+use super::{ConfigArgument, Exit, Format, output, report, show, table, token_from_stdin};
 use crate::config;
 use crate::config::settings::Admin;
 use crate::shown::shown;
-
-/// An order looks at every verdict; a list of very many takes its time.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// List or revoke the tokens that a running gateway knows, by its admin listener
 #[derive(Debug, clap::Args)]
@@ -99,29 +91,17 @@ impl Arguments {
 /// Why nothing came of it.
 #[derive(Debug, thiserror::Error)]
 enum TokensError {
-    #[error("neither `admin.token_file` nor `admin.token` is set, so that nobody may ask")]
-    NoToken,
-    #[error("the admin token cannot be sent")]
-    Token(#[from] http::header::InvalidHeaderValue),
     #[error("the token cannot be read: {0}")]
     Input(#[from] io::Error),
     #[error(transparent)]
     Admin(#[from] AdminError),
-    #[error(
-        "the admin token of `admin.token_file` or `admin.token` is not the one that the gateway runs with"
-    )]
-    Unauthenticated,
-    #[error("it runs without an admin token, or is no admin listener")]
-    NotFound,
-    #[error("it answers {status}: {message}")]
-    Refused { status: u16, message: String },
     #[error("the answer is not understood")]
     Answer,
 }
 
 impl List {
     fn execute(&self, admin: &Admin) -> Result<Exit, TokensError> {
-        let answer = ask(admin, Request::get("/tokens"), Bytes::new())?;
+        let answer = ask_with_token(admin, Request::get("/tokens"), Bytes::new())?;
         let listing: Value = serde_json::from_slice(answer.body()).map_err(|_| TokensError::Answer)?;
         let tokens = listing.get("tokens").and_then(Value::as_array).ok_or(TokensError::Answer)?;
         Ok(output(Exit::Fine, |out| match self.format {
@@ -139,7 +119,7 @@ impl Revoke {
             Order { all: true, .. } => json!({"all": true}),
             Order { .. } => json!({ "token": &*token_from_stdin()? }),
         };
-        let answer = ask(admin, Request::post("/tokens/revoke"), order.to_string().into())?;
+        let answer = ask_with_token(admin, Request::post("/tokens/revoke"), order.to_string().into())?;
         let answer: Value = serde_json::from_slice(answer.body()).map_err(|_| TokensError::Answer)?;
         let revoked = answer.get("revoked").and_then(Value::as_u64).ok_or(TokensError::Answer)?;
         let verdicts = if revoked == 1 { "verdict" } else { "verdicts" };
@@ -147,28 +127,7 @@ impl Revoke {
     }
 }
 
-fn ask(admin: &Admin, request: http::request::Builder, body: Bytes) -> Result<Response<Bytes>, TokensError> {
-    let token = admin.token.as_ref().ok_or(TokensError::NoToken)?;
-    let bearer = Zeroizing::new(format!("Bearer {}", token.expose_secret()));
-    let mut credentials = HeaderValue::from_str(&bearer)?;
-    credentials.set_sensitive(true);
-    let request = request.header(AUTHORIZATION, credentials).body(Full::new(body));
-    let answer = ask_admin(&admin.address, request.map_err(AdminError::from)?, PATIENCE)?;
-    match answer.status().as_u16() {
-        200 => Ok(answer),
-        401 => Err(TokensError::Unauthenticated),
-        404 => Err(TokensError::NotFound),
-        status => {
-            let said: Option<Value> = serde_json::from_slice(answer.body()).ok();
-            let message = said.as_ref().and_then(|said| said.get("message")?.as_str()).unwrap_or("-");
-            Err(TokensError::Refused { status, message: message.to_owned() })
-        }
-    }
-}
-
 fn table(tokens: &[Value], output: &mut dyn Write) -> io::Result<()> {
-    const HEADING: Style = Style::new().bold();
-    const NAMES: [&str; 5] = ["ID", "NAME", "AGE", "EXPIRES", "ABILITIES"];
     let text = |token: &Value, key: &str| shown(token.get(key).and_then(Value::as_str).unwrap_or("-"));
     let rows: Vec<[String; 5]> = tokens
         .iter()
@@ -185,15 +144,6 @@ fn table(tokens: &[Value], output: &mut dyn Write) -> io::Result<()> {
             ]
         })
         .collect();
-    let width = |column: usize| {
-        let texts = rows.iter().map(|row| row[column].as_str()).chain([NAMES[column]]);
-        texts.map(|text| text.chars().count()).max().unwrap_or_default()
-    };
-    let [id, name, age, expires] = [0, 1, 2, 3].map(width);
-    let [a, b, c, d, e] = NAMES;
-    writeln!(output, "{HEADING}{a:id$}  {b:name$}  {c:>age$}  {d:expires$}  {e}{HEADING:#}")?;
-    for [a, b, c, d, e] in &rows {
-        writeln!(output, "{a:id$}  {b:name$}  {c:>age$}  {d:expires$}  {e}")?;
-    }
-    Ok(())
+    let columns = [("ID", Left), ("NAME", Left), ("AGE", Right), ("EXPIRES", Left), ("ABILITIES", Left)];
+    table::write(columns, &rows, output)
 }

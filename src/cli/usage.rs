@@ -1,0 +1,209 @@
+//! `usage`: who uses what.
+
+mod csv;
+mod tables;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http::Request;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::ask_admin::{AdminError, ask_with_token};
+use super::{ConfigArgument, Exit, output, report, show};
+use crate::config;
+use crate::config::settings::{Admin, FindingRules, ListenAddress};
+use crate::shown::shown;
+use crate::usage::add::AddError;
+use crate::usage::overview::Overview;
+use crate::usage::page::{self, View};
+use crate::usage::question::{Question, Since};
+use crate::usage::report::Report;
+
+/// Print who uses what, and what to do about it
+///
+/// From the ledger of the configuration, by its gateway if one runs; or from files alone.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Only of the token with this id
+    #[arg(long, value_name = "ID")]
+    token: Option<String>,
+    /// Only of the last days, such as 30d [default: all that are kept]
+    #[arg(long, value_name = "DAYS")]
+    since: Option<Since>,
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t)]
+    format: UsageFormat,
+    /// Reports of other replicas to add, as `--format json` prints them; without --config only these
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    add: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum UsageFormat {
+    /// Aligned columns for people
+    #[default]
+    Table,
+    /// JSON for programs, and for --add
+    Json,
+    /// A row for each token, ability, route, method and verdict, for spreadsheets
+    Csv,
+    /// A web page in one file
+    Html,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+enum UsageError {
+    #[error("{address}: {source}")]
+    Admin { address: ListenAddress, source: AdminError },
+    #[error("{address}: the answer is no report: {source}")]
+    Answer { address: ListenAddress, source: serde_json::Error },
+    #[error("{}: {source}", file.display())]
+    File { file: PathBuf, source: io::Error },
+    #[error("{}:{}:{}: no report of usage: {source}", file.display(), source.line(), source.column())]
+    NoReport { file: PathBuf, source: serde_json::Error },
+    #[error("{}: {source}", file.display())]
+    Add { file: PathBuf, source: AddError },
+    #[error("nothing is known of a token with the id `{0}` in this time")]
+    UnknownToken(String),
+}
+
+impl Arguments {
+    pub(crate) fn execute(&self) -> Exit {
+        let made_at = Timestamp::now();
+        let own = match self.own() {
+            Ok(own) => own,
+            Err(exit) => return exit,
+        };
+        match self.sum(own, made_at) {
+            Ok(report) => output(Exit::Fine, |out| self.print(&report, made_at, out)),
+            Err(error) => {
+                report(format_args!("error: {error}"));
+                Exit::Wrong
+            }
+        }
+    }
+
+    fn question(&self) -> Question {
+        Question { since: self.since, token: self.token.clone(), page: 0 }
+    }
+
+    /// The report of the configuration's gateway; none where only files were named. What is wrong has been told.
+    fn own(&self) -> Result<Option<Report>, Exit> {
+        if !self.add.is_empty() && !self.config.is_named() {
+            return Ok(None);
+        }
+        let admin = config::load_admin(&self.config.path()).map_err(|mistakes| {
+            show(&mistakes);
+            Exit::Wrong
+        })?;
+        ask(&admin, &self.question()).map(Some).map_err(|error| {
+            report(format_args!("error: {error}"));
+            Exit::Wrong
+        })
+    }
+
+    /// The own report and those of the files, with their findings.
+    fn sum(&self, own: Option<Report>, now: Timestamp) -> Result<Report, UsageError> {
+        let mut sum = own;
+        for file in &self.add {
+            let report = self.read(file, now)?;
+            match &mut sum {
+                None => sum = Some(report),
+                Some(sum) => add(sum, report, file)?,
+            }
+        }
+        let mut sum = sum.unwrap_or_default();
+        if let Some(token) = &self.token {
+            sum.tokens.retain(|it| it.id == *token);
+            if sum.tokens.is_empty() {
+                return Err(UsageError::UnknownToken(shown(token)));
+            }
+        }
+        if self.add.is_empty() {
+            sum.findings.retain(|finding| self.token.as_ref().is_none_or(|token| *token == finding.token));
+        } else {
+            sum.assess(&FindingRules::default(), now);
+        }
+        Ok(sum)
+    }
+
+    /// A file's report.
+    fn read(&self, file: &Path, now: Timestamp) -> Result<Report, UsageError> {
+        let text = fs::read(file).map_err(|source| UsageError::File { file: file.to_owned(), source })?;
+        let read: Report = serde_json::from_slice(&text)
+            .map_err(|source| UsageError::NoReport { file: file.to_owned(), source })?;
+        let asked = self.since.map(|since| since.first_day(TimeZone::UTC.to_datetime(now).date()));
+        if asked.is_some() && asked != read.since {
+            let days = read.since.map_or("all days".to_owned(), |day| format!("the days since {day}"));
+            report(format_args!("warning: {}: it tells of {days}, and all of it is added", file.display()));
+        }
+        Ok(read)
+    }
+
+    fn print(&self, report: &Report, made_at: Timestamp, output: &mut dyn Write) -> io::Result<()> {
+        match (self.format, report.tokens.as_slice()) {
+            (UsageFormat::Table, [token]) if self.token.is_some() => {
+                tables::token(token, &report.findings, output)
+            }
+            (UsageFormat::Table, _) => tables::all(report, output),
+            (UsageFormat::Json, _) => json(report, output),
+            (UsageFormat::Csv, _) => csv::write(report, output),
+            (UsageFormat::Html, tokens) => {
+                let question = self.question();
+                let view = View { since: report.since, made_at, served: false, question };
+                writeln!(
+                    output,
+                    "{}",
+                    match tokens {
+                        [token] if self.token.is_some() => page::token(token, &report.findings, &view),
+                        _ => page::overview(&Overview::of(report, &view.question), &view),
+                    }
+                )
+            }
+        }
+    }
+}
+
+fn ask(admin: &Admin, question: &Question) -> Result<Report, UsageError> {
+    let request = Request::get(format!("/usage{}", question.query()));
+    let answer = ask_with_token(admin, request, Bytes::new())
+        .map_err(|source| UsageError::Admin { address: admin.address.clone(), source })?;
+    serde_json::from_slice(answer.body())
+        .map_err(|source| UsageError::Answer { address: admin.address.clone(), source })
+}
+
+/// Adds a file's report. A ledger that is in the sum already counts once.
+fn add(sum: &mut Report, report: Report, file: &Path) -> Result<(), UsageError> {
+    match sum.add(report) {
+        Ok(()) => Ok(()),
+        Err(AddError::Twice(ledger)) => {
+            super::report(format_args!(
+                "warning: {}: left out, since the ledger {} is added already",
+                file.display(),
+                shown(&ledger)
+            ));
+            Ok(())
+        }
+        Err(source) => Err(UsageError::Add { file: file.to_owned(), source }),
+    }
+}
+
+/// One line for programs, and still harmless to a terminal: JSON itself leaves DEL and the C1 controls as they are.
+fn json(report: &Report, output: &mut dyn Write) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(report)?;
+    let mut harmless = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\u{7f}'..='\u{9f}' => harmless.push_str(&format!("\\u{:04x}", u32::from(char))),
+            char => harmless.push(char),
+        }
+    }
+    writeln!(output, "{harmless}")
+}

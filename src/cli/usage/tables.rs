@@ -1,0 +1,137 @@
+//! Usage for people: tables, and what to do.
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
+
+use super::super::table::Side::{Left, Right};
+use super::super::table::write;
+use crate::shown::shown;
+use crate::usage::overview::{Calls, TokenLine};
+use crate::usage::report::{Finding, Report, Severity, TokenUsage, UsageRow, Verdict};
+
+const BOLD: Style = Style::new().bold();
+
+/// A row for each token, then what to do.
+pub(super) fn all(report: &Report, output: &mut dyn Write) -> io::Result<()> {
+    let mut findings = std::collections::HashMap::<&str, [usize; 3]>::new();
+    for finding in &report.findings {
+        let counts = findings.entry(&finding.token).or_default();
+        counts[finding.severity as usize] += 1;
+    }
+    let rows: Vec<[String; 7]> = report
+        .tokens
+        .iter()
+        .map(|token| row(token, findings.get(&*token.id).copied().unwrap_or_default()))
+        .collect();
+    let columns = [
+        ("ID", Left),
+        ("NAME", Left),
+        ("ABILITIES USED", Left),
+        ("REQUESTS", Right),
+        ("DENIED", Right),
+        ("LAST USED", Left),
+        ("FINDINGS", Left),
+    ];
+    write(columns, &rows, output)?;
+    advice(&report.findings, output)
+}
+
+fn row(token: &TokenUsage, findings: [usize; 3]) -> [String; 7] {
+    let line = TokenLine::of(token, &[]);
+    let granted = if line.everything { "all".to_owned() } else { line.granted.to_string() };
+    [
+        shown(&token.id),
+        name(token.name.as_deref()),
+        format!("{} of {granted}", line.used),
+        line.calls.all().to_string(),
+        line.calls.denied.to_string(),
+        minute(token.last_seen),
+        counts(findings),
+    ]
+}
+
+/// `1 high, 2 low`
+fn counts(findings: [usize; 3]) -> String {
+    let named = findings.into_iter().zip(["high", "medium", "low"]).filter(|(count, _)| *count > 0);
+    let named: Vec<String> = named.map(|(count, name)| format!("{count} {name}")).collect();
+    if named.is_empty() { "-".to_owned() } else { named.join(", ") }
+}
+
+/// All that is known of one.
+pub(super) fn token(token: &TokenUsage, findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
+    let Calls { allowed, denied } = Calls::of(token);
+    let abilities =
+        if token.abilities.is_empty() { "-".to_owned() } else { shown(&token.abilities.join(" ")) };
+    for (key, value) in [
+        ("token", shown(&token.id)),
+        ("name", name(token.name.as_deref())),
+        ("context", name(token.context.as_deref())),
+        ("abilities", abilities),
+        ("created", minute(token.created_at)),
+        ("expires", minute(token.expires_at)),
+        ("first used", minute(token.first_seen)),
+        ("last used", minute(token.last_seen)),
+        ("addresses", token.addresses.to_string()),
+        ("requests", format!("{allowed} allowed, {denied} denied")),
+    ] {
+        writeln!(output, "{BOLD}{key:10}{BOLD:#}  {value}")?;
+    }
+    writeln!(output)?;
+    let rows: Vec<[String; 7]> = token.usage.iter().map(usage).collect();
+    let columns = [
+        ("ABILITY", Left),
+        ("ROUTE", Left),
+        ("METHODS", Left),
+        ("VERDICT", Left),
+        ("REQUESTS", Right),
+        ("FIRST DAY", Left),
+        ("LAST DAY", Left),
+    ];
+    write(columns, &rows, output)?;
+    advice(findings, output)
+}
+
+fn usage(row: &UsageRow) -> [String; 7] {
+    let methods: Vec<&str> = row.methods.keys().map(String::as_str).collect();
+    let verdict = match row.verdict {
+        Verdict::Allowed => "allowed",
+        Verdict::Denied => "denied",
+    };
+    let day = |day: Option<&jiff::civil::Date>| day.map_or("-".to_owned(), ToString::to_string);
+    [
+        name(row.ability.as_deref()),
+        shown(&row.route),
+        shown(&methods.join(" ")),
+        verdict.to_owned(),
+        row.count.to_string(),
+        day(row.days.keys().next()),
+        day(row.days.keys().next_back()),
+    ]
+}
+
+/// The findings, the most severe first.
+fn advice(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
+    for finding in findings {
+        let (style, severity) = match finding.severity {
+            Severity::High => (AnsiColor::Red.on_default().bold(), "high"),
+            Severity::Medium => (AnsiColor::Yellow.on_default().bold(), "medium"),
+            Severity::Low => (BOLD, "low"),
+        };
+        let (id, name) = (shown(&finding.token), shown(finding.name.as_deref().unwrap_or_default()));
+        let token = format!("{id} {name}");
+        writeln!(output, "\n{style}{severity}{style:#}: {}: {}", token.trim_end(), shown(&finding.evidence))?;
+        writeln!(output, "  {}", shown(&finding.advice))?;
+    }
+    Ok(())
+}
+
+fn name(name: Option<&str>) -> String {
+    name.map_or("-".to_owned(), shown)
+}
+
+/// In UTC.
+fn minute(at: Option<Timestamp>) -> String {
+    at.map_or("-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M").to_string())
+}

@@ -1,0 +1,202 @@
+//! `usage`: what it prints of reports.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::BINARY;
+
+/// A directory with reports in it.
+struct Reports(tempfile::TempDir);
+
+impl Reports {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, content: &str) -> PathBuf {
+        let file = self.0.path().join(name);
+        std::fs::write(&file, content).unwrap();
+        file
+    }
+
+    /// Exit code, standard output and standard error.
+    fn usage(&self, words: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(BINARY);
+        command.arg("usage").args(words).current_dir(self.0.path()).env_remove("STOCKAJ_GATEWAY_CONFIG");
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    fn prints(&self, words: &[&str]) -> String {
+        let (code, stdout, stderr) = self.usage(words);
+        assert_eq!((code, &*stderr), (0, ""), "{words:?}");
+        stdout
+    }
+}
+
+fn row(ability: &str, verdict: &str, methods: &Value, days: &Value) -> Value {
+    let count: u64 = methods.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+    json!({
+        "ability": ability, "route": "/api/v2/items/{id}", "verdict": verdict, "count": count,
+        "methods": methods, "days": days, "requirement": ability,
+    })
+}
+
+fn report(ledger: &str, name: &str, allowed: u64) -> String {
+    json!({
+        "ledgers": [ledger],
+        "tokens": [{
+            "id": "17", "name": name, "abilities": ["items:read", "items:delete"],
+            "expires_at": "2999-01-01T00:00:00Z",
+            "first_seen": "2026-11-01T10:00:00Z", "last_seen": "2026-11-02T11:30:00Z",
+            "usage": [
+                row("items:read", "allowed", &json!({"GET": allowed, "HEAD": 1}), &json!({"2026-11-01": 1, "2026-11-02": allowed})),
+                row("items:update", "denied", &json!({"PUT": 2}), &json!({"2026-11-02": 2})),
+            ],
+            "days": {"2026-11-01": {"allowed": 1}, "2026-11-02": {"allowed": allowed, "denied": 2}},
+        }],
+    })
+    .to_string()
+}
+
+#[test]
+fn a_report_is_a_table_for_people() {
+    let reports = Reports::new();
+    reports.write("a.json", &report("a", "warehouse-scanner-prod", 40));
+    let table = reports.prints(&["--add", "a.json"]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(
+        lines[0],
+        "ID  NAME                    ABILITIES USED  REQUESTS  DENIED  LAST USED         FINDINGS"
+    );
+    assert!(
+        lines[1]
+            .starts_with("17  warehouse-scanner-prod  1 of 2                43       2  2026-11-02 11:30  "),
+        "{table}"
+    );
+    // Findings are made by the one who adds.
+    assert!(
+        table.contains("\nmedium: 17 warehouse-scanner-prod: 1 of 2 abilities never needed in 41 allowed"),
+        "{table}"
+    );
+    assert!(table.contains("\n  Create a new token with items:read instead"), "{table}");
+
+    let token = reports.prints(&["--token", "17", "--add", "a.json"]);
+    for line in [
+        "abilities   items:read items:delete\n",
+        "expires     2999-01-01 00:00\n",
+        "requests    41 allowed, 2 denied\n",
+        "ABILITY       ROUTE               METHODS   VERDICT  REQUESTS  FIRST DAY   LAST DAY\n",
+        "items:read    /api/v2/items/{id}  GET HEAD  allowed        41  2026-11-01  2026-11-02\n",
+        "items:update  /api/v2/items/{id}  PUT       denied          2  2026-11-02  2026-11-02\n",
+        "never needed in",
+    ] {
+        assert!(token.contains(line), "{line}\n{token}");
+    }
+}
+
+#[test]
+fn a_report_is_a_table_for_spreadsheets() {
+    let reports = Reports::new();
+    reports.write("a.json", &report("a", "=HYPERLINK(\"http://evil\", \"x\")\r\n", 40));
+    assert_eq!(
+        reports.prints(&["--format", "csv", "--add", "a.json"]),
+        "token,name,ability,route,method,verdict,count,first_day,last_day\r\n\
+         17,\"'=HYPERLINK(\"\"http://evil\"\", \"\"x\"\")\u{fffd}\u{fffd}\",items:read,/api/v2/items/{id},GET,allowed,40,2026-11-01,2026-11-02\r\n\
+         17,\"'=HYPERLINK(\"\"http://evil\"\", \"\"x\"\")\u{fffd}\u{fffd}\",items:read,/api/v2/items/{id},HEAD,allowed,1,2026-11-01,2026-11-02\r\n\
+         17,\"'=HYPERLINK(\"\"http://evil\"\", \"\"x\"\")\u{fffd}\u{fffd}\",items:update,/api/v2/items/{id},PUT,denied,2,2026-11-02,2026-11-02\r\n"
+    );
+}
+
+#[test]
+fn json_can_be_added_again() {
+    let reports = Reports::new();
+    reports.write("a.json", &report("a", "scanner", 40));
+    reports.write("b.json", &report("b", "scanner", 2));
+    let sum = reports.prints(&["--format", "json", "--add", "a.json", "b.json"]);
+    let file = reports.write("sum.json", &sum);
+    let sum: Value = serde_json::from_str(&sum).unwrap();
+    assert_eq!(sum["ledgers"], json!(["a", "b"]));
+    assert_eq!(sum["tokens"][0]["usage"][0]["count"], 44);
+    assert_eq!(sum["tokens"][0]["days"]["2026-11-02"]["denied"], 4);
+    assert_eq!(sum["findings"][0]["abilities"], json!(["items:delete"]));
+    // What is in it already counts once.
+    for words in [["--add", "sum.json", "a.json"], ["--add", "a.json", "sum.json"]] {
+        let (code, stdout, stderr) = reports.usage(&[&["--format", "json"][..], &words].concat());
+        assert_eq!(code, 0);
+        assert!(stderr.contains(&format!("warning: {}: left out, since the ledger ", words[2])), "{stderr}");
+        assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()["tokens"].as_array().unwrap().len(), 1);
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn a_page_is_one_file() {
+    let reports = Reports::new();
+    reports.write("a.json", &report("a", "<script>alert(1)</script>", 40));
+    for (words, title) in
+        [(&["--add", "a.json"][..], "Token usage"), (&["--add", "a.json", "--token", "17"], "Token 17")]
+    {
+        let page = reports.prints(&[&["--format", "html"][..], words].concat());
+        assert!(page.starts_with("<!DOCTYPE html>") && page.contains(&format!("<h1>{title}</h1>")), "{page}");
+        assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "{page}");
+        assert!(!page.contains("<a ") && !page.contains("<form"), "a file answers no question");
+    }
+}
+
+#[test]
+fn nobodys_name_does_anything_to_a_terminal() {
+    let reports = Reports::new();
+    reports.write("a.json", &report("a\u{9b}2J", "\u{1b}[2J\u{9b}31m\u{202e}", 40));
+    reports.write("b.json", &report("a\u{9b}2J", "b", 40));
+    for format in ["table", "json", "csv", "html"] {
+        for token in [&[][..], &["--token", "17"]] {
+            let words = [&["--format", format, "--add", "a.json", "b.json"], token].concat();
+            let (code, stdout, stderr) = reports.usage(&words);
+            assert_eq!(code, 0, "{stderr}");
+            assert!(stderr.contains("left out"), "{stderr}");
+            assert!(
+                !format!("{stdout}{stderr}").contains(['\u{1b}', '\u{9b}']),
+                "{format}: {stdout:?} {stderr:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_no_report_is_named() {
+    let reports = Reports::new();
+    reports.write("a.json", &report("a", "scanner", 40));
+    reports.write("broken.json", "{\"tokens\": [\n  {\"id\": 17}]}");
+    reports.write("openapi.json", "{\"openapi\": \"3.1.0\"}");
+    for (words, expected) in [
+        (
+            &["--add", "a.json", "broken.json"][..],
+            "error: broken.json:2:11: no report of usage: invalid type: integer `17`, expected a string",
+        ),
+        (&["--add", "openapi.json"], "error: openapi.json:1:20: no report of usage: missing field `tokens`"),
+        (&["--add", "nowhere.json"], "error: nowhere.json: No such file or directory"),
+        (
+            &["--add", "a.json", "--token", "9\u{1b}"],
+            "error: nothing is known of a token with the id `9\u{fffd}` in this time",
+        ),
+        (&[], "error: cannot read `config/gateway.yaml`"),
+    ] {
+        let (code, stdout, stderr) = reports.usage(words);
+        assert_eq!((code, &*stdout), (1, ""), "{words:?}");
+        assert!(stderr.starts_with(expected), "{words:?}: {stderr}");
+    }
+    let (code, _, stderr) = reports.usage(&["--since", "30"]);
+    assert!(code == 2 && stderr.contains("`since` is a number of days such as `30d`"), "{stderr}");
+}
+
+#[test]
+fn a_report_of_other_days_is_told_of() {
+    let reports = Reports::new();
+    reports.write("a.json", &report("a", "scanner", 40));
+    let (code, _, stderr) = reports.usage(&["--since", "7d", "--add", "a.json"]);
+    assert_eq!((code, &*stderr), (0, "warning: a.json: it tells of all days, and all of it is added\n"));
+}
