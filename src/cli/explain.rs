@@ -22,6 +22,7 @@ use crate::policy::decision::{Caller, decide, missing, read_request, split_query
 use crate::policy::map::{AbilityMap, Found};
 use crate::policy::path::decoded;
 use crate::policy::refusal::{Reason, Refusal};
+use crate::policy::shadow::{Leniency, Mode};
 use crate::tokens::introspection::Answer;
 use crate::tokens::introspector::Introspector;
 
@@ -215,6 +216,16 @@ fn steps(
             step(output, "missing", missing.join(", "))?;
         }
     }
+    if let Err(refusal) = &decision
+        && map.mode(&found) == Mode::Shadow
+    {
+        let leniency = Leniency { mode: Mode::Shadow, authentication: Mode::Enforce };
+        let text = match leniency.forgives(refusal) {
+            true => "shadow: the request is forwarded; the verdict is only logged and counted",
+            false => "shadow, but a token is asked for, unless `shadow_authentication` says otherwise",
+        };
+        step(output, "mode", text)?;
+    }
     Ok(decision)
 }
 
@@ -263,7 +274,7 @@ mod tests {
                 ],
             )
             .unwrap();
-        let body = RouteOptions { body: Some(500 << 20) };
+        let body = RouteOptions { body: Some(500 << 20), ..RouteOptions::default() };
         builder.route_with("/uploads", body, [(Method::POST, word("items:create"), place(9))]).unwrap();
         builder.build()
     }

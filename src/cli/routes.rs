@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::{ConfigArgument, Exit, Format, output, show};
 use crate::config;
 use crate::policy::ability::{Requirement, RequirementKind};
-use crate::policy::map::{AbilityMap, Unmapped};
+use crate::policy::map::{AbilityMap, Found, Unmapped};
+use crate::policy::shadow::Mode;
 
 /// Print the effective ability map in matching order; needs no secret and no environment
 #[derive(Debug, clap::Args)]
@@ -47,19 +48,26 @@ fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
         Unmapped::Deny => Requirement::deny(),
         Unmapped::Authenticated => Requirement::authenticated(),
     };
-    let rows: Vec<(&str, &str, &Requirement)> = map
+    let rows: Vec<(&str, &str, &Requirement, Mode)> = map
         .routes()
-        .flat_map(|route| {
-            route.rules().map(|(method, rule)| (method.as_str(), route.template(), &rule.requirement))
+        .enumerate()
+        .flat_map(|(number, route)| {
+            let mode = map.mode(&Found::NoMethod { route: number });
+            route
+                .rules()
+                .map(move |(method, rule)| (method.as_str(), route.template(), &rule.requirement, mode))
         })
-        .chain([("*", "(unmapped)", &unmapped)])
+        .chain([("*", "(unmapped)", &unmapped, map.mode(&Found::NoRoute))])
         .collect();
-    let width = rows.iter().map(|(_, path, _)| path.chars().count()).max().unwrap_or_default();
+    let width = rows.iter().map(|(_, path, ..)| path.chars().count()).max().unwrap_or_default();
 
     writeln!(output, "{HEADING}{:7}  {:width$}  REQUIREMENT{HEADING:#}", "METHOD", "PATH")?;
-    for (method, path, requirement) in rows {
+    for (method, path, requirement, mode) in rows {
         let style = colour(requirement);
-        writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}")?;
+        // A public rule refuses nothing.
+        let is_shadowed = mode == Mode::Shadow && *requirement.kind() != RequirementKind::Public;
+        let mode = if is_shadowed { "  (shadow: not enforced)" } else { "" };
+        writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}{mode}")?;
     }
     Ok(())
 }
@@ -116,7 +124,7 @@ mod tests {
     use http::Method;
 
     use super::*;
-    use crate::policy::map::MapBuilder;
+    use crate::policy::map::{MapBuilder, RouteOptions};
 
     fn map() -> AbilityMap {
         let mut builder = MapBuilder::new(Unmapped::Deny);
@@ -157,6 +165,26 @@ POST     /api/v2/reports     {all: [items:read, items:update]}
 GET      /api/v2/{*rest}     authenticated
 GET      /up                 public
 *        (unmapped)          deny
+"
+        );
+    }
+
+    #[test]
+    fn a_table_says_what_is_not_enforced() {
+        let mut builder = MapBuilder::new(Unmapped::Deny).in_mode(Mode::Shadow);
+        let rule = |word| [(Method::GET, Requirement::from_word(word).unwrap(), None)];
+        let enforced = RouteOptions { mode: Some(Mode::Enforce), ..RouteOptions::default() };
+        builder.route("/a", rule("items:read")).unwrap();
+        builder.route_with("/b", enforced, rule("items:read")).unwrap();
+        builder.route("/up", rule("public")).unwrap();
+        assert_eq!(
+            printed(|output| table(&builder.build(), output)),
+            "\
+METHOD   PATH        REQUIREMENT
+GET      /a          items:read  (shadow: not enforced)
+GET      /b          items:read
+GET      /up         public
+*        (unmapped)  deny  (shadow: not enforced)
 "
         );
     }

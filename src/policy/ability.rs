@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use http::HeaderValue;
 
 use super::refusal::Refusal;
+use super::shadow::Leniency;
 
 mod read;
 
@@ -13,8 +14,8 @@ pub const LONGEST_ABILITY: usize = 128;
 
 /// Proof that a request may be forwarded.
 ///
-/// Only [`Requirement::permit`], [`Permit::public`] and [`Permit::preflight`] make one, and forwarding takes one
-/// by value.
+/// Only [`Requirement::permit`], [`Permit::public`], [`Permit::preflight`] and, of what these refuse,
+/// [`Permit::shadow`] make one, and forwarding takes one by value.
 #[derive(Debug)]
 #[must_use = "a permit is made to be forwarded with"]
 pub struct Permit(());
@@ -29,6 +30,11 @@ impl Permit {
     /// for what nobody may.
     pub fn preflight(requirement: &Requirement) -> Option<Self> {
         (!matches!(requirement.kind, RequirementKind::Deny)).then_some(Self(()))
+    }
+
+    /// The permit of a request that was refused where that is not enforced; none where it is.
+    pub fn shadow(leniency: Leniency, refusal: &Refusal) -> Option<Self> {
+        leniency.forgives(refusal).then_some(Self(()))
     }
 }
 

@@ -92,18 +92,15 @@ pub fn decide<'map>(
     {
         return (options, Err(Refusal::Denied));
     }
-    let served = METHODS.iter().find(|method| method.as_str().as_bytes() == asked.as_bytes());
-    let Some(served) = served.filter(|_| !path.is_asterisk()) else {
-        return (Found::NoRoute, Err(Refusal::Unmapped));
-    };
+    let Some(served) = served(path, asked) else { return (Found::NoRoute, Err(Refusal::Unmapped)) };
     let decided = |method: &Method| {
         let found = map.find(method, path);
         let permit = map.requirement(&found).and_then(|it| Permit::preflight(it).ok_or(Refusal::Denied));
         (found, permit)
     };
-    let as_sent = decided(served);
+    let as_sent = decided(&served);
     // The POST to come may be decided as one of these.
-    if as_sent.1.is_err() && *served == Method::POST && overriding == MethodOverride::Honour {
+    if as_sent.1.is_err() && served == Method::POST && overriding == MethodOverride::Honour {
         for method in [Method::PUT, Method::PATCH, Method::DELETE] {
             let overridden = decided(&method);
             if overridden.1.is_ok() {
@@ -112,6 +109,12 @@ pub fn decide<'map>(
         }
     }
     as_sent
+}
+
+/// The method that a preflight for `path` asks about, where a request of it could be served.
+pub fn served(path: &CanonicalPath<'_>, asked: &HeaderValue) -> Option<Method> {
+    let is_asked = |method: &Method| method.as_str().as_bytes() == asked.as_bytes();
+    METHODS.into_iter().find(is_asked).filter(|_| !path.is_asterisk())
 }
 
 impl Cors {

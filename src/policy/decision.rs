@@ -39,27 +39,50 @@ pub fn split_query(target: &str) -> (&str, Option<&str>) {
     target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
 }
 
+/// What is known of a caller while others may yet be asked.
+#[derive(Clone, Copy, Debug)]
+pub enum Known<'a> {
+    /// There is no good token, and why.
+    Refused(&'a Refusal),
+    /// The token is active.
+    Active(&'a Abilities),
+    /// The token is well-formed, and nobody has been asked about it.
+    Token,
+}
+
 /// What becomes of the request of `caller`, of which the map says `found`: [`Reason::Public`] or
 /// [`Reason::Allowed`].
 ///
 /// # Errors
 /// The refusal, in the order of a decision: no well-formed token, nobody may, no active token, an ability is missing.
 pub fn decide(map: &AbilityMap, found: &Found<'_>, caller: &Caller) -> Result<Reason, Refusal> {
+    let known = match caller {
+        Caller::Nobody => Known::Refused(&Refusal::MissingToken),
+        Caller::Active(abilities) => Known::Active(abilities),
+        Caller::Refused(refusal) => Known::Refused(refusal),
+    };
+    decide_by(map, found, known).unwrap_or(Err(Refusal::NoVerdict))
+}
+
+/// The same by what is known so far; none where that depends on the token.
+pub fn decide_by(map: &AbilityMap, found: &Found<'_>, known: Known<'_>) -> Option<Result<Reason, Refusal>> {
     let requirement = map.requirement(found);
     if let Ok(requirement) = requirement
         && Permit::public(requirement).is_some()
     {
-        return Ok(Reason::Public);
+        return Some(Ok(Reason::Public));
     }
-    match (requirement, caller) {
-        (_, Caller::Nobody) => Err(Refusal::MissingToken),
-        (_, Caller::Refused(Refusal::MalformedToken)) => Err(Refusal::MalformedToken),
+    Some(match (requirement, known) {
+        (_, Known::Refused(refusal @ (Refusal::MissingToken | Refusal::MalformedToken))) => {
+            Err(refusal.clone())
+        }
         (Err(refusal), _) => Err(refusal),
-        (Ok(_), Caller::Refused(refusal)) => Err(refusal.clone()),
-        (Ok(requirement), Caller::Active(abilities)) => {
+        (Ok(_), Known::Refused(refusal)) => Err(refusal.clone()),
+        (Ok(requirement), Known::Active(abilities)) => {
             requirement.permit(abilities).map(|_permit| Reason::Allowed)
         }
-    }
+        (Ok(_), Known::Token) => return None,
+    })
 }
 
 /// Of a requirement that wants all of its abilities, those that are not among `abilities`.

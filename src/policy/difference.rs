@@ -81,7 +81,7 @@ pub fn difference<'map>(old: &'map AbilityMap, new: &'map AbilityMap) -> Result<
         difference.changes.extend(changes(old, new, class, &path));
         if let (Some(before), Some(now)) =
             (class.old.and_then(|it| old.route(it)), class.new.and_then(|it| new.route(it)))
-            && before.options() != now.options()
+            && before.options().body != now.options().body
         {
             let body = (before.options().body, now.options().body);
             difference.options.push(OptionsChange { path, body });

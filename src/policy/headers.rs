@@ -65,6 +65,12 @@ pub enum Credentials {
         /// Whether the client's cookies pass, although a backend may put a session above a token.
         cookies: bool,
     },
+    /// In that of whoever the backend takes the client for: without a good token, which only shadow mode forwards.
+    /// Authorization passes as it came.
+    Unproved {
+        /// Whether the client's cookies pass, as beside a token.
+        cookies: bool,
+    },
     /// In nobody's: neither Authorization nor Cookie passes.
     None,
 }
@@ -328,6 +334,11 @@ fn set_fields(fields: &mut HeaderMap, forwarding: Forwarding<'_>, has_cookie: bo
             }
             if let Some(identity) = identity {
                 identity.set(fields);
+            }
+        }
+        Credentials::Unproved { cookies } => {
+            if has_cookie && !cookies {
+                fields.remove(COOKIE);
             }
         }
         Credentials::None => {

@@ -9,6 +9,7 @@ use super::ability::{Abilities, Permit, Requirement, RequirementKind};
 use super::path::{CanonicalPath, decoded};
 use super::refusal::Refusal;
 use super::route::{Pattern, RouteError, Segment};
+use super::shadow::Mode;
 use super::target::{METHODS, method_number};
 
 /// What becomes of a path that no route matches.
@@ -52,6 +53,8 @@ pub struct Rule {
 pub struct RouteOptions {
     /// `body`: the most that a request's body may have, in bytes, instead of `limits.body`.
     pub body: Option<u64>,
+    /// `mode`: whether what the map refuses here is refused, instead of the global `mode`.
+    pub mode: Option<Mode>,
 }
 
 /// A route: a pattern and a rule for each of its methods.
@@ -112,6 +115,8 @@ impl Route {
 #[derive(Debug)]
 pub struct AbilityMap {
     unmapped: Unmapped,
+    /// Of what has none of its own.
+    mode: Mode,
     /// What `unmapped: authenticated` asks for.
     authenticated: Requirement,
     /// In matching order.
@@ -136,6 +141,16 @@ pub enum Found<'map> {
     },
     /// No route matches the path.
     NoRoute,
+}
+
+impl Found<'_> {
+    /// The number of the route, where one matches.
+    pub const fn route(&self) -> Option<usize> {
+        match self {
+            Self::Rule { route, .. } | Self::NoMethod { route } => Some(*route),
+            Self::NoRoute => None,
+        }
+    }
 }
 
 /// The patterns that share their first segments.
@@ -260,6 +275,29 @@ impl AbilityMap {
         self.requirement(&Found::NoRoute)?.permit(abilities)
     }
 
+    /// What must be satisfied by any request for which an active token is enough.
+    pub const fn authenticated(&self) -> &Requirement {
+        &self.authenticated
+    }
+
+    /// What a route that was `found` says beside its methods; what a route without options does where there is none.
+    pub fn options(&self, found: &Found<'_>) -> RouteOptions {
+        found
+            .route()
+            .and_then(|number| self.route(number))
+            .map_or_else(RouteOptions::default, |it| it.options)
+    }
+
+    /// Whether it is enforced what the map refuses of a request of which it says `found`.
+    pub fn mode(&self, found: &Found<'_>) -> Mode {
+        self.options(found).mode.unwrap_or(self.mode)
+    }
+
+    /// Whether there is anything that is not enforced.
+    pub fn is_shadowed(&self) -> bool {
+        self.mode == Mode::Shadow || self.routes.iter().any(|route| route.options.mode == Some(Mode::Shadow))
+    }
+
     /// What becomes of a path that no route matches.
     pub const fn unmapped(&self) -> Unmapped {
         self.unmapped
@@ -285,6 +323,7 @@ impl AbilityMap {
 #[derive(Debug, Default)]
 pub struct MapBuilder {
     unmapped: Unmapped,
+    mode: Mode,
     routes: BTreeMap<Pattern, Gathered>,
 }
 
@@ -298,7 +337,12 @@ struct Gathered {
 impl MapBuilder {
     /// A builder without routes.
     pub fn new(unmapped: Unmapped) -> Self {
-        Self { unmapped, routes: BTreeMap::new() }
+        Self { unmapped, mode: Mode::default(), routes: BTreeMap::new() }
+    }
+
+    /// The mode of what has none of its own; without this it is [`Mode::Enforce`].
+    pub fn in_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
     }
 
     /// Adds a route of the file that others may replace.
@@ -370,12 +414,13 @@ impl MapBuilder {
 
     /// The map.
     pub fn build(self) -> AbilityMap {
-        let routes: Box<[Route]> = self.routes.into_values().map(|gathered| gathered.route).collect();
+        let Self { unmapped, mode, routes } = self;
+        let routes: Box<[Route]> = routes.into_values().map(|gathered| gathered.route).collect();
         let mut root = Node::default();
         for (number, route) in routes.iter().enumerate() {
             root.insert(route.pattern.segments(), number);
         }
-        AbilityMap { unmapped: self.unmapped, authenticated: Requirement::authenticated(), routes, root }
+        AbilityMap { unmapped, mode, authenticated: Requirement::authenticated(), routes, root }
     }
 }
 
@@ -533,7 +578,7 @@ mod tests {
 
     #[test]
     fn options_belong_to_their_route_and_are_replaced_with_it() {
-        let body = |bytes| RouteOptions { body: Some(bytes) };
+        let body = |bytes| RouteOptions { body: Some(bytes), ..RouteOptions::default() };
         let mut builder = MapBuilder::default();
         for (pattern, options) in [("/a", body(1)), ("/b", body(2)), ("/c", RouteOptions::default())] {
             builder.route_with(pattern, options, methods(&[("POST", "a")])).unwrap();

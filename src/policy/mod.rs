@@ -21,6 +21,7 @@ pub mod method;
 pub mod path;
 pub mod refusal;
 pub mod route;
+pub mod shadow;
 pub mod target;
 pub mod trace_context;
 pub mod upgrade;

@@ -151,6 +151,21 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether it is decided by the ability map and the token: no fault of the request, of others or of ours, and no
+    /// limit.
+    pub const fn is_of_a_map(&self) -> bool {
+        matches!(
+            self.reason(),
+            Reason::MissingToken
+                | Reason::MalformedToken
+                | Reason::InactiveToken
+                | Reason::ExpiredToken
+                | Reason::Unmapped
+                | Reason::Denied
+                | Reason::MissingAbility
+        )
+    }
+
     /// The word for it in metrics and logs.
     pub const fn reason(&self) -> Reason {
         match self {

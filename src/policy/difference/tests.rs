@@ -150,7 +150,7 @@ fn another_bound_on_bodies_is_told_of_the_paths_that_had_one() {
     let build = |body, other| {
         let mut builder = MapBuilder::default();
         let rule = || [(Method::POST, requirement("a"), None)];
-        builder.route_with("/up/{id}", RouteOptions { body }, rule()).unwrap();
+        builder.route_with("/up/{id}", RouteOptions { body, ..RouteOptions::default() }, rule()).unwrap();
         builder.route(other, rule()).unwrap();
         builder.build()
     };
