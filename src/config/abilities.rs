@@ -1,7 +1,7 @@
 //! The ability map as it is written.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -15,6 +15,7 @@ use super::written::{Abilities, MapFile};
 use crate::policy::ability::{Requirement, RequirementError};
 use crate::policy::map::{AbilityMap, MapBuilder, Place, RouteOptions, Unmapped};
 use crate::policy::route::RouteError;
+use crate::policy::shadow::Mode;
 use crate::policy::target::METHODS;
 
 /// The abilities of Stockaj's authentication guide. An ability that nearly is one of them is probably a
@@ -58,11 +59,13 @@ struct Route {
 #[derive(Debug, Default)]
 struct WrittenRoute {
     options: RouteOptions,
+    /// Where `mode` stands.
+    mode: Option<Span>,
     rules: Vec<(Method, Requirement, Option<Place>)>,
 }
 
 /// The keys beside the methods.
-const OPTIONS: [&str; 1] = ["body"];
+const OPTIONS: [&str; 2] = ["body", "mode"];
 
 impl Decode for Routes {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
@@ -105,11 +108,19 @@ impl Routes {
 /// The methods of a route and its options.
 fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<WrittenRoute> {
     let entries = decoder.mapping(node, "a mapping such as `{GET: items:read}`")?;
-    let WrittenRoute { mut options, mut rules } = WrittenRoute::default();
+    let WrittenRoute { mut options, mut mode, mut rules } = WrittenRoute::default();
     for Entry { key, value } in entries {
-        if &*key.text == "body" {
-            options.body = decoder.within(key, |decoder| Size::decode(value, decoder)).map(|size| size.0);
-            continue;
+        match &*key.text {
+            "body" => {
+                options.body = decoder.within(key, |decoder| Size::decode(value, decoder)).map(|size| size.0);
+                continue;
+            }
+            "mode" => {
+                options.mode = decoder.within(key, |decoder| Mode::decode(value, decoder));
+                mode = Some(value.span);
+                continue;
+            }
+            _ => {}
         }
         decoder.within(key, |decoder| match METHODS.iter().find(|method| method.as_str() == &*key.text) {
             Some(method) => {
@@ -121,14 +132,16 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<WrittenRoute> 
                 let methods = METHODS.each_ref().map(Method::as_str);
                 let hint = match nearest(&key.text, methods.into_iter().chain(OPTIONS)) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("methods are {}; the option is `body`", methods.join(" ")),
+                    None => {
+                        format!("methods are {}; the options are `body` and `mode`", methods.join(" "))
+                    }
                 };
                 let mistake = Mistake::error("unknown method").at(key.span, "not a method that is served");
                 decoder.record(mistake.hint(hint));
             }
         });
     }
-    Some(WrittenRoute { options, rules })
+    Some(WrittenRoute { options, mode, rules })
 }
 
 fn decode_requirement(node: &Node, decoder: &mut Decoder<'_>) -> Option<Requirement> {
@@ -234,17 +247,20 @@ fn warn_of_typo(ability: &str, node: &Node, decoder: &mut Decoder<'_>) {
     }
 }
 
-/// The map of `abilities`: its own routes over those of its file. Each replacement is a note.
-pub(super) fn compile(abilities: &Abilities, decoder: &mut Decoder<'_>) -> AbilityMap {
-    let mut builder = MapBuilder::new(abilities.unmapped);
+/// The map of `abilities`, where nothing else is said in this `mode`: its own routes over those of its file. Each
+/// replacement is a note.
+pub(super) fn compile(abilities: &Abilities, mode: Mode, decoder: &mut Decoder<'_>) -> AbilityMap {
+    let mut builder = MapBuilder::new(abilities.unmapped).in_mode(mode);
     let mut below: HashMap<&str, Span> = HashMap::new();
-    for route in abilities.file.iter().flat_map(|file| &file.0.routes.value.0) {
+    let of_file = || abilities.file.iter().flat_map(|file| &file.0.routes.value.0);
+    for route in of_file() {
         below.insert(&route.pattern.text, route.pattern.span);
-        let WrittenRoute { options, rules } = &route.written;
+        let WrittenRoute { options, rules, .. } = &route.written;
         take(builder.route_with(&route.pattern.text, *options, rules.iter().cloned()), route, decoder);
     }
+    let mut gone: HashSet<Box<str>> = HashSet::new();
     for route in &abilities.routes.0 {
-        let WrittenRoute { options, rules } = &route.written;
+        let WrittenRoute { options, rules, .. } = &route.written;
         let replaced = builder.replace(&route.pattern.text, *options, rules.iter().cloned());
         if let Some(replaced) = take(replaced, route, decoder).flatten() {
             let mut note = Mistake::note("replaces the route of the file as a whole")
@@ -254,7 +270,45 @@ pub(super) fn compile(abilities: &Abilities, decoder: &mut Decoder<'_>) -> Abili
                 note = note.see(*span, "this one is replaced");
             }
             decoder.mistakes.push(note);
+            gone.insert(replaced.template().into());
         }
+    }
+    if mode == Mode::Enforce {
+        let of_file = of_file().filter(|route| !gone.contains(&*route.pattern.text));
+        warn_of_shadow(of_file.chain(&abilities.routes.0), decoder);
+    }
+    builder.build()
+}
+
+/// One warning for all routes that are in shadow mode by themselves.
+fn warn_of_shadow<'a>(routes: impl Iterator<Item = &'a Route>, decoder: &mut Decoder<'_>) {
+    let is_shadowed = |route: &&Route| route.written.options.mode == Some(Mode::Shadow);
+    let mut shadowed = routes.filter(is_shadowed).filter_map(|route| Some((route, route.written.mode?)));
+    if let Some((route, span)) = shadowed.next() {
+        let label = match shadowed.count() {
+            0 => "what the map refuses here is forwarded".to_owned(),
+            others => {
+                format!("what the map refuses on {} routes, this one first, is forwarded", others + 1)
+            }
+        };
+        let warning = Mistake::warning("not enforced")
+            .of(format!("abilities.routes.\"{}\".mode", route.pattern.text))
+            .at(span, label);
+        decoder.mistakes.push(warning);
+    }
+}
+
+/// The map of `shadow`, which is decided as if it were enforced, whatever its routes' `mode` says.
+pub(super) fn compile_candidate(
+    candidate: &IncludedMap,
+    unmapped: Unmapped,
+    decoder: &mut Decoder<'_>,
+) -> AbilityMap {
+    let mut builder = MapBuilder::new(unmapped);
+    for route in &candidate.0.routes.value.0 {
+        let WrittenRoute { options, rules, .. } = &route.written;
+        let options = RouteOptions { mode: None, ..*options };
+        take(builder.route_with(&route.pattern.text, options, rules.iter().cloned()), route, decoder);
     }
     builder.build()
 }
@@ -269,7 +323,7 @@ fn take<T>(added: Result<T, RouteError>, route: &Route, decoder: &mut Decoder<'_
         .ok()
 }
 
-/// `abilities.file`: read where it is named, so that its mistakes are in the same report.
+/// `abilities.file` or `shadow`: read where it is named, so that its mistakes are in the same report.
 #[derive(Debug)]
 pub(super) struct IncludedMap(MapFile);
 
@@ -324,7 +378,10 @@ impl JsonSchema for Routes {
             .iter()
             .map(|method| (method.as_str().to_owned(), requirement.clone().to_value()))
             .collect();
+        let mut mode = generator.subschema_for::<Mode>();
+        mode.insert("description".to_owned(), "Of this route, instead of the global `mode`.".into());
         properties.insert("body".to_owned(), body.to_value());
+        properties.insert("mode".to_owned(), mode.to_value());
         json_schema!({
             "type": "object",
             "patternProperties": {

@@ -18,9 +18,10 @@ use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
 use super::values::{Style, Whole, parse_pointer};
 use super::written::{self, Gateway, MapFile};
-use super::{abilities, cors, freshness, redis, tls, traces, webhook};
+use super::{abilities, cors, freshness, redis, shadow, tls, traces, webhook};
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
+use crate::policy::shadow::Mode;
 
 /// A configuration that may be run.
 #[derive(Debug)]
@@ -160,7 +161,7 @@ pub fn load_abilities_with(path: &Path, environment: &Environment<'_>) -> Result
     let map = decoder
         .read_tree(path, None)
         .and_then(|tree| decode_abilities(&tree, &mut decoder))
-        .map(|written| abilities::compile(&written, &mut decoder));
+        .map(|(written, mode)| abilities::compile(&written, mode, &mut decoder));
     let (report, files) = report(path, decoder);
     match map {
         Some(map) if report.count(Severity::Error) == 0 => {
@@ -170,22 +171,33 @@ pub fn load_abilities_with(path: &Path, environment: &Environment<'_>) -> Result
     }
 }
 
-fn decode_abilities(tree: &Node, decoder: &mut Decoder<'_>) -> Option<written::Abilities> {
+/// The map as it is written, and the mode of what has none of its own.
+fn decode_abilities(tree: &Node, decoder: &mut Decoder<'_>) -> Option<(written::Abilities, Mode)> {
     let Value::Mapping(entries) = &tree.value else {
         decoder.mapping(tree, "a gateway.yaml or a map file")?;
         return None;
     };
     if entries.iter().any(|entry| &*entry.key.text == "routes") {
         let MapFile { routes } = MapFile::decode(tree, decoder)?;
-        return Some(written::Abilities { file: None, unmapped: Default::default(), routes: routes.value });
+        let unmapped = Default::default();
+        return Some((written::Abilities { file: None, unmapped, routes: routes.value }, Mode::default()));
     }
-    match entries.iter().find(|entry| &*entry.key.text == "abilities") {
-        Some(entry) => decoder.within(&entry.key, |decoder| Decode::decode(&entry.value, decoder)),
-        None => {
-            decoder.missing(tree, "abilities");
-            None
-        }
-    }
+    let entry = |name: &str| entries.iter().find(|entry| &*entry.key.text == name);
+    let Some(Entry { key, value }) = entry("abilities") else {
+        decoder.missing(tree, "abilities");
+        return None;
+    };
+    let abilities = decoder.within(key, |decoder| Decode::decode(value, decoder))?;
+    Some((abilities, entry("mode").map_or_else(Mode::default, |entry| mode_of(&entry.value, decoder))))
+}
+
+/// The `mode` of a gateway.yaml of which only the map is read. What is wrong with it is not the map's, and neither is
+/// what is not set in this environment.
+fn mode_of(node: &Node, decoder: &mut Decoder<'_>) -> Mode {
+    let before = decoder.mistakes.len();
+    let mode = Mode::decode(node, decoder);
+    decoder.mistakes.truncate(before);
+    mode.unwrap_or_default()
 }
 
 fn report(path: &Path, decoder: Decoder<'_>) -> (Report, Vec<PathBuf>) {
@@ -195,7 +207,8 @@ fn report(path: &Path, decoder: Decoder<'_>) -> (Report, Vec<PathBuf>) {
 
 /// None: a mistake was recorded.
 fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
-    let map = abilities::compile(&written.abilities.value, decoder);
+    let map = abilities::compile(&written.abilities.value, written.mode.value, decoder);
+    let shadow = shadow::compile(&written, &map, decoder);
     let introspection = compile_introspection(written.introspection, decoder)?;
     let identity_headers = compile_identity(written.identity_headers, &introspection.response, decoder);
     let cors = cors::compile(written.cors, decoder);
@@ -296,6 +309,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             access_sample: log.access_sample.0,
         },
         abilities: Arc::new(map),
+        shadow,
         effective: serde_json::Value::Null,
     })
 }

@@ -20,6 +20,7 @@ mod report;
 mod schema;
 mod section;
 pub mod settings;
+mod shadow;
 mod source;
 mod tls;
 mod traces;

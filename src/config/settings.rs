@@ -22,6 +22,7 @@ use crate::policy::framing::Bounds;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 use crate::policy::method::MethodOverride;
+use crate::policy::shadow::{Leniency, Mode};
 
 /// A whole `gateway.yaml`, valid and resolved.
 #[derive(Debug)]
@@ -57,8 +58,35 @@ pub struct Settings {
     pub log: Log,
     /// The ability map.
     pub abilities: Arc<AbilityMap>,
+    /// What is decided and not enforced; none: nothing is.
+    pub shadow: Option<Shadow>,
     /// All of it as people are shown it: what is written, defaults filled in, secrets left out.
     pub effective: Value,
+}
+
+impl Settings {
+    /// The templates of every route by which requests are counted: those of the ability map by their numbers, then those
+    /// of the candidate.
+    pub fn templates(&self) -> impl Iterator<Item = &str> {
+        let candidate = self.shadow.iter().flat_map(|shadow| &shadow.candidate);
+        self.abilities.templates().chain(candidate.flat_map(|map| map.templates()))
+    }
+}
+
+/// `shadow_authentication` and `shadow`. The mode itself is the ability map's.
+#[derive(Debug)]
+pub struct Shadow {
+    /// `shadow_authentication`: [`Mode::Shadow`] where it is true.
+    pub authentication: Mode,
+    /// `shadow`: the map that is decided beside the enforced one.
+    pub candidate: Option<AbilityMap>,
+}
+
+impl Shadow {
+    /// What is not enforced where the map is in this mode.
+    pub const fn leniency(&self, mode: Mode) -> Leniency {
+        Leniency { mode, authentication: self.authentication }
+    }
 }
 
 /// An address to listen on.

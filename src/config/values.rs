@@ -13,6 +13,7 @@ use crate::policy::cors::Preflight;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::Unmapped;
 use crate::policy::method::MethodOverride;
+use crate::policy::shadow::Mode;
 
 /// Matches a string that takes something from the environment, whose result no schema can know.
 pub(super) const FROM_ENVIRONMENT: &str = r"\$\{";
@@ -326,6 +327,7 @@ words!(IdentityHeader {
     "id" => Self::Id, "name" => Self::Name, "abilities" => Self::Abilities,
     "workspace_id" => Self::WorkspaceId,
 });
+words!(Mode { "enforce" => Self::Enforce, "shadow" => Self::Shadow });
 words!(Unmapped { "deny" => Self::Deny, "authenticated" => Self::Authenticated });
 
 /// The word of `introspection.style`.

@@ -12,6 +12,7 @@ use crate::policy::cors::Preflight;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::Unmapped;
 use crate::policy::method::MethodOverride;
+use crate::policy::shadow::Mode;
 
 /// No bound but that of the type.
 const ANY: u32 = u32::MAX;
@@ -47,6 +48,14 @@ section! {
         webhook: Option<Spanned<Webhook>>,
         /// What is told of requests to those who follow them through several services.
         traces: Traces,
+        /// Whether requests that the ability map refuses are refused (`enforce`), or forwarded, logged and counted
+        /// (`shadow`). A token is asked for in both.
+        mode: Spanned<Mode> = "enforce",
+        /// A map file, `{routes: {…}}`, that is decided beside the map of `abilities` and never enforced: what it would
+        /// refuse or allow other than that is logged and counted. `mode` beside a route in it means nothing.
+        shadow: Option<IncludedMap>,
+        /// Whether, in shadow mode, requests without a good token are forwarded, too.
+        shadow_authentication: Spanned<Switch> = false,
         /// What serves.
         runtime: Runtime,
         /// What is logged.
