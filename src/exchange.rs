@@ -17,7 +17,10 @@ use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Phase, RouteLabel}
 use crate::telemetry::spans::{Trace, Tracer};
 use crate::tokens::lookup::Held;
 
+mod shadow;
 mod spans;
+
+pub use shadow::Shadowed;
 
 /// Where one core's requests are recorded.
 pub struct Recorder {
@@ -50,6 +53,8 @@ pub struct Exchange {
     pub route_number: Option<usize>,
     /// Whose token it carries.
     pub caller: Option<Held>,
+    /// What would become of it, other than what does.
+    pub shadow: Option<Box<Shadowed>>,
     /// Time spent waiting for a verdict.
     pub introspection: Duration,
     /// Time from the first attempt to reach the backend to the head of its answer.
@@ -110,6 +115,7 @@ impl Exchange {
             route: RouteLabel::None,
             route_number: None,
             caller: None,
+            shadow: None,
             detail: None,
             introspection: Duration::ZERO,
             backend: Duration::ZERO,
@@ -200,7 +206,7 @@ impl Drop for Exchange {
         };
         let duration = now.duration_since(self.started);
         metrics.request(self.route, &self.method, status, reason, duration);
-        if self.recorder.access.wants(reason, status.as_u16()) {
+        if self.shadow.is_some() || self.recorder.access.wants(reason, status.as_u16()) {
             self.write_access_line(status, reason, duration);
         }
         if let Some(trace) = &self.trace {
@@ -219,8 +225,10 @@ impl Exchange {
         let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| denied);
         let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
         let waited = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
-        let verdict = self.caller.as_ref().map(|held| &held.verdict);
-        self.recorder.access.write(&AccessLine {
+        let shadow = self.shadow.as_deref();
+        let caller = self.caller.as_ref().or_else(|| shadow?.caller.as_ref());
+        let verdict = caller.map(|held| &held.verdict);
+        let line = AccessLine {
             request_id: self.request_id.to_str().unwrap_or("-"),
             client: self.client,
             client_subject: self.peer.subject.as_deref(),
@@ -238,6 +246,12 @@ impl Exchange {
             duration,
             introspection_duration: waited(self.introspection),
             backend_duration: waited(self.backend),
-        });
+            shadow: shadow.map(|shadow| shadow.change),
+            shadow_rule: shadow.map(|shadow| &*shadow.rule),
+        };
+        self.recorder.access.write(&line);
+        if line.shadow.is_some() {
+            self.recorder.access.tell_of_shadow(&line);
+        }
     }
 }

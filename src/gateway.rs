@@ -44,6 +44,7 @@ use crate::telemetry::spans::Trace;
 use crate::tokens::hash::TokenHash;
 use crate::tokens::lookup::{Held, Lookup};
 
+mod shadow;
 pub mod tunnel;
 
 use tunnel::{Asked, Switch, Tunnel};
@@ -63,10 +64,19 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// What allows a request.
 struct Decision {
     permit: Permit,
-    /// In whose name, and the Authorization field that says so. None on a public route.
-    caller: Option<(Held, HeaderValue)>,
+    caller: Caller,
     /// The most that the request's body may have, in bytes.
     body_limit: u64,
+}
+
+/// In whose name a request goes on.
+enum Caller {
+    /// Whoever it is: the route is public.
+    Anybody,
+    /// That of a token with this verdict, and the Authorization field that says so.
+    Token(Held, HeaderValue),
+    /// Somebody who would be refused so, if that were not forgiven in shadow mode.
+    Stranger(Refusal),
 }
 
 /// What is set of a request that goes on.
@@ -259,28 +269,37 @@ impl Gateway {
             };
             return Ok((served, Reason::Public));
         }
-        let Decision { permit, caller, body_limit } = self.decide(&head.headers, &target, exchange).await?;
+        let mut decided = self.decide(&head.headers, &target, exchange).await;
+        if let Some(shadow) = &self.settings.shadow {
+            let fields = &head.headers;
+            decided = Box::pin(self.decide_in_shadow(shadow, fields, &target, exchange, decided)).await;
+        }
+        let Decision { permit, caller, body_limit } = decided?;
         let uri = self.backend_uri(&head.uri, &target)?;
         if handshake.is_some() {
-            let kept = |(caller, field): &(Held, _)| (KeptToken::new(field), Rc::clone(caller));
-            *asked =
-                Some(Box::new(Asked { path: target.path.into_owned(), caller: caller.as_ref().map(kept) }));
+            let kept = match &caller {
+                Caller::Token(caller, field) => Some((KeptToken::new(field), Rc::clone(caller))),
+                Caller::Anybody | Caller::Stranger(_) => None,
+            };
+            *asked = Some(Box::new(Asked { path: target.path.into_owned(), caller: kept }));
         }
-        let (caller, credentials) = match caller {
-            None => (None, Credentials::AsSent),
-            Some((caller, authorization)) => {
+        let cookies = self.settings.backend.cookies;
+        let (caller, credentials, reason) = match caller {
+            Caller::Anybody => (None, Credentials::AsSent, Reason::Public),
+            Caller::Token(caller, authorization) => {
                 let identity = self.identity(&caller)?;
-                let cookies = self.settings.backend.cookies;
-                (Some(caller), Credentials::Token { authorization, identity, cookies })
+                (Some(caller), Credentials::Token { authorization, identity, cookies }, Reason::Allowed)
             }
+            Caller::Stranger(_) => (None, Credentials::Unproved { cookies }, Reason::Allowed),
         };
         let onward = Onward { permit, uri, credentials, body_limit, waits, handshake };
         let status = self.forward(peer, head, body, onward, exchange, answered).await?;
-        let Some(caller) = caller else { return Ok((Served::Backend, Reason::Public)) };
-        if status == StatusCode::UNAUTHORIZED {
+        if let Some(caller) = caller
+            && status == StatusCode::UNAUTHORIZED
+        {
             self.lookup.contradicted(&caller);
         }
-        Ok((Served::Backend, Reason::Allowed))
+        Ok((Served::Backend, reason))
     }
 
     /// Whether a CORS preflight may go on: by the request that it asks about, and without any credentials.
@@ -293,7 +312,10 @@ impl Gateway {
         let Settings { abilities, backend, .. } = &*self.settings;
         let (found, permit) = cors::decide(abilities, &target.path, asked, backend.method_override);
         self.note_route(&found, exchange);
-        permit
+        match &self.settings.shadow {
+            None => permit,
+            Some(shadow) => self.decide_preflight_in_shadow(shadow, target, asked, exchange, &found, permit),
+        }
     }
 
     /// Route, token, verdict, permit, limit: in this order, so that no introspection is spent on a request
@@ -307,15 +329,12 @@ impl Gateway {
         let map = &self.settings.abilities;
         let found = map.find(&exchange.method, &target.path);
         self.note_route(&found, exchange);
-        let mut body_limit = self.settings.limits.body;
-        if let Found::Rule { route, rule } = &found {
-            if let Some(own) = map.route(*route).and_then(|route| route.options().body) {
-                body_limit = own;
-            }
-            if let Some(permit) = Permit::public(&rule.requirement) {
-                bearer::at_most_one(fields)?;
-                return Ok(Decision { permit, caller: None, body_limit });
-            }
+        if let Found::Rule { rule, .. } = &found
+            && let Some(permit) = Permit::public(&rule.requirement)
+        {
+            bearer::at_most_one(fields)?;
+            let body_limit = self.body_limit(&found);
+            return Ok(Decision { permit, caller: Caller::Anybody, body_limit });
         }
         let token = Token::from_fields(fields, self.settings.limits.token_bytes)?;
         let requirement = map.requirement(&found)?;
@@ -327,13 +346,30 @@ impl Gateway {
         let (permit, caller) = self
             .permit(token, caller, requirement, exchange.trace.as_ref(), &mut exchange.introspection)
             .await?;
+        self.admit(permit, caller, token, self.body_limit(&found), started)
+    }
+
+    /// Lets a token's request through, within its limit.
+    fn admit(
+        &self,
+        permit: Permit,
+        caller: Held,
+        token: Token<'_>,
+        body_limit: u64,
+        started: Instant,
+    ) -> Result<Decision, Refusal> {
         self.recorder.metrics.verdict_served(caller.age(started));
         if let Some(tokens) = &self.limiter.tokens {
             let verdict = &caller.verdict;
             let limit = || tokens.limit(&verdict.id, verdict.name.as_deref(), started);
             caller.limit.get_or_init(limit).take(started).map_err(Refusal::TooManyAttempts)?;
         }
-        Ok(Decision { permit, caller: Some((caller, token.authorization())), body_limit })
+        Ok(Decision { permit, caller: Caller::Token(caller, token.authorization()), body_limit })
+    }
+
+    /// The most that the body of a request may have of which the map says `found`, in bytes.
+    fn body_limit(&self, found: &Found<'_>) -> u64 {
+        self.settings.abilities.options(found).body.unwrap_or(self.settings.limits.body)
     }
 
     /// Decides the request of an open tunnel as it would be decided `now`, but for the limits: it asks for nothing more.
@@ -345,13 +381,25 @@ impl Gateway {
         {
             return Ok(());
         }
-        let (token, held) = asked.caller.as_mut().ok_or(Refusal::MissingToken)?;
-        let requirement = map.requirement(&found)?;
+        let forgiven = |refusal| self.forgiven(&found, refusal);
+        let Some((token, held)) = &mut asked.caller else { return forgiven(Refusal::MissingToken) };
+        let requirement = map.requirement(&found).or_else(|refusal| {
+            forgiven(refusal)?;
+            Ok(map.authenticated())
+        })?;
         let mut waited = Duration::ZERO;
         let since = self.since(requirement, now, tunnel::PAUSE);
-        let caller = self.verdict(token.token(), now, since, None, &mut waited).await?;
-        let (_, caller) = self.permit(token.token(), caller, requirement, None, &mut waited).await?;
-        *held = caller;
+        match self.verdict(token.token(), now, since, None, &mut waited).await {
+            Ok(caller) => *held = caller,
+            Err(refusal) => return forgiven(refusal),
+        }
+        match self.permit(token.token(), Rc::clone(held), requirement, None, &mut waited).await {
+            Ok((_, caller)) => *held = caller,
+            Err(refusal) => {
+                let known = self.by_what_is_known(requirement, held, &refusal, now);
+                return forgiven(known.unwrap_or_else(|| refusal.clone())).map_err(|_| refusal);
+            }
+        }
         Ok(())
     }
 

@@ -45,6 +45,7 @@ mod scripts; // the scripted servers and the raw client, against each other
 mod secrets; // where tokens do not get
 mod security; // what SECURITY.md promises has tests
 mod server; // connections in, signals, logs and metrics
+mod shadow; // what is not enforced: what is forwarded all the same, what is told of it, and that a candidate changes no answer
 mod slow; // slowhttptest in its four modes, while others are served
 mod soak; // floods: what they cost in memory, and what they do to everyone else
 mod stand_in; // the demo's stand-in for Stockaj, alone

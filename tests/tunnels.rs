@@ -213,6 +213,29 @@ fn a_tunnel_is_decided_like_any_request() {
     scene.gateway.wait_for_metric("tunnels_open", 0.0);
 }
 
+/// Until the map is enforced, or the token has expired.
+#[test]
+fn a_tunnel_that_shadow_mode_lets_through_stays_open() {
+    let mut scene = Scene::new("mode: shadow\n");
+    let end = in_seconds(2.5);
+    scene.introspector.know("3|short", Verdict::active(&["items:create"]).expiring(end));
+    let mut tunnels: Vec<_> = [("/events", "2|creator"), ("/nowhere", "1|reader"), ("/nowhere", "3|short")]
+        .into_iter()
+        .map(|(target, token)| scene.tunnel(target, Some(token)))
+        .collect();
+    let (mut expiring, _backend) = tunnels.pop().unwrap();
+    assert_eq!(expiring.read_until_close(), b"", "with its token, as ever");
+    // They were decided anew meanwhile.
+    for (client, backend) in &mut tunnels {
+        echoes(client, backend);
+    }
+    scene.gateway.edit("mode: shadow", "mode: enforce");
+    assert!(scene.gateway.reload());
+    for (mut client, _backend) in tunnels {
+        assert_eq!(client.read_until_close(), b"");
+    }
+}
+
 #[test]
 fn another_upgrade_is_not_made_and_the_request_served_without() {
     let mut scene = Scene::new("");

@@ -175,7 +175,7 @@ impl Configuration {
     pub(super) fn new(settings: Arc<Settings>, parts: Parts, metrics: &Arc<Metrics>) -> Self {
         let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(count_evictions(metrics)));
         Self {
-            routes: metrics.routes(settings.abilities.templates()),
+            routes: metrics.routes(settings.templates()),
             shared: Arc::new(Shared { cache, turns: Turns::new(settings.introspection.max_concurrent) }),
             limiter: Arc::new(Limiter::new(&settings)),
             settings,
@@ -198,7 +198,7 @@ impl Configuration {
             Arc::new(Limiter::new(&settings))
         };
         Ok(Self {
-            routes: metrics.routes(settings.abilities.templates()),
+            routes: metrics.routes(settings.templates()),
             shared: self.share(&settings, &limiter, metrics),
             limiter,
             parts,

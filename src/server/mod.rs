@@ -272,6 +272,7 @@ fn measure(metrics: &Arc<Metrics>, current: &Current, log: &log::Control) {
         metrics.set_log_lines_dropped(dropped.count());
         let settings = &configuration.settings;
         metrics.set_limits(settings.introspection.max_concurrent, settings.limits.connections);
+        metrics.set_shadow_mode(settings.abilities.is_shadowed());
         metrics.set_certificates(configuration.parts.tls.as_ref().map_or_else(Vec::new, |tls| tls.states()));
     }));
 }

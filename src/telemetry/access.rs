@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt::{self, Display, Write as _};
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 use tracing_appender::non_blocking::NonBlocking;
@@ -16,6 +16,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::config::settings::LogFormat;
 use crate::policy::refusal::Reason;
+use crate::policy::shadow::Change;
 
 /// What is said of a request. Never a token, a raw path or a query.
 #[derive(Clone, Copy, Serialize)]
@@ -55,6 +56,12 @@ pub struct AccessLine<'a> {
     /// Of that, waiting for the head of the backend's answer.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_seconds")]
     pub backend_duration: Option<Duration>,
+    /// What would become of it, other than what does.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "change")]
+    pub shadow: Option<Change>,
+    /// By which rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow_rule: Option<&'a str>,
 }
 
 impl fmt::Debug for AccessLine<'_> {
@@ -67,6 +74,10 @@ impl fmt::Debug for AccessLine<'_> {
 
 fn reason<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(reason.as_str())
+}
+
+fn change<S: Serializer>(change: &Option<Change>, serializer: S) -> Result<S::Ok, S::Error> {
+    change.map(Change::as_str).serialize(serializer)
 }
 
 fn display<S: Serializer>(value: &Option<&dyn Display>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -94,7 +105,12 @@ pub struct AccessLog {
     /// Requests that may be left out, since the last of them that was not.
     unlogged: Cell<u32>,
     line: RefCell<Vec<u8>>,
+    /// Where it is off: when what shadow mode finds was last told, and of how many requests it was not told since.
+    told: Cell<(Option<Instant>, u64)>,
 }
+
+/// How often what shadow mode finds is told where there is no access log.
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl AccessLog {
     pub(super) fn new(writer: Option<NonBlocking>, format: LogFormat, sample: u32) -> Self {
@@ -104,6 +120,7 @@ impl AccessLog {
             sample: sample.max(1),
             unlogged: Cell::new(0),
             line: RefCell::default(),
+            told: Cell::default(),
         }
     }
 
@@ -139,6 +156,36 @@ impl AccessLog {
             LogFormat::Text => text(&mut buffer, line),
         };
         let _ = writer.borrow_mut().write_all(&buffer);
+    }
+}
+
+impl AccessLog {
+    /// Tells what shadow mode has found of a request, where the log is off: once a second at most.
+    #[cold]
+    pub fn tell_of_shadow(&self, line: &AccessLine<'_>) {
+        if self.writer.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        let (told_at, untold) = self.told.get();
+        if told_at.is_some_and(|at| now.saturating_duration_since(at) < PAUSE) {
+            return self.told.set((told_at, untold + 1));
+        }
+        self.told.set((Some(now), 0));
+        let AccessLine { request_id, method, route, status, token_id, token_name, shadow_rule, .. } = *line;
+        let shadow = line.shadow.map(Change::as_str);
+        tracing::info!(
+            shadow,
+            shadow_rule,
+            method,
+            route,
+            status,
+            token_id,
+            token_name,
+            request_id,
+            untold,
+            "a map would decide otherwise"
+        );
     }
 }
 
@@ -197,6 +244,12 @@ impl AccessLine<'_> {
             if let Some(value) = value {
                 write!(formatter, " {name}={value:?}")?;
             }
+        }
+        if let Some(change) = self.shadow {
+            write!(formatter, " shadow={}", change.as_str())?;
+        }
+        if let Some(rule) = self.shadow_rule {
+            write!(formatter, " shadow_rule={rule:?}")?;
         }
         if let Some(detail) = self.detail {
             formatter.write_str(" detail=\"")?;
@@ -266,6 +319,8 @@ mod tests {
             duration: Duration::from_micros(1_234),
             introspection_duration: Some(Duration::from_millis(1)),
             backend_duration: None,
+            shadow: None,
+            shadow_rule: None,
         }
     }
 

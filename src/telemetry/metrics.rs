@@ -9,7 +9,7 @@ mod process;
 mod shard;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,6 +21,7 @@ use http::{Method, StatusCode};
 use prometheus::{Registry, TextEncoder};
 
 use crate::policy::refusal::Reason;
+use crate::policy::shadow::{Change, Side};
 use shard::{RouteShard, Shard, nanoseconds};
 
 /// Half of the time that the oldest verdict is remembered for.
@@ -41,11 +42,21 @@ pub enum RouteLabel {
 }
 
 /// A route's number, the same for as long as the process lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteNumber(usize);
 
 const UNMAPPED: RouteNumber = RouteNumber(0);
 const NONE: RouteNumber = RouteNumber(1);
+
+impl RouteLabel {
+    const fn number(self) -> RouteNumber {
+        match self {
+            Self::Route(number) => number,
+            Self::Unmapped => UNMAPPED,
+            Self::None => NONE,
+        }
+    }
+}
 
 /// From the routes of one ability map to their counters. A map that is loaded later and has the same
 /// template goes on with the same counters.
@@ -250,12 +261,17 @@ struct Shared {
     revocations: [AtomicU64; RevocationSource::ALL.len()],
     webhooks: [AtomicU64; WebhookOutcome::ALL.len()],
     redis_messages: [AtomicU64; RedisMessage::ALL.len()],
+    shadow: Mutex<BTreeMap<ShadowLabels, u64>>,
+    shadow_mode: AtomicBool,
     spans: [AtomicU64; SpanOutcome::ALL.len()],
     /// Whether there are traces: else the metric is absent.
     traces: AtomicBool,
     /// 2 where there is no Redis: the metrics are absent.
     redis_connected: AtomicU64,
 }
+
+/// What shadow mode has found: change, map, route, and the method's word.
+type ShadowLabels = (Change, Side, RouteNumber, &'static str);
 
 /// The routes' counters, by number and by template.
 #[derive(Default)]
@@ -324,6 +340,8 @@ impl Metrics {
             revocations: Default::default(),
             webhooks: Default::default(),
             redis_messages: Default::default(),
+            shadow: Mutex::default(),
+            shadow_mode: AtomicBool::new(false),
             spans: Default::default(),
             traces: AtomicBool::new(false),
             redis_connected: AtomicU64::new(2),
@@ -428,6 +446,11 @@ impl Metrics {
         self.shared.redis_connected.store(connected.map_or(2, u64::from), Relaxed);
     }
 
+    /// Sets whether there is a route whose refusals are not enforced; to be called from [`Metrics::on_scrape`].
+    pub fn set_shadow_mode(&self, is_shadowed: bool) {
+        self.shared.shadow_mode.store(is_shadowed, Relaxed);
+    }
+
     /// Counts spans.
     pub fn spans(&self, outcome: SpanOutcome, spans: u64) {
         self.shared.spans[outcome as usize].fetch_add(spans, Relaxed);
@@ -511,11 +534,7 @@ impl CoreMetrics {
         reason: Reason,
         duration: Duration,
     ) {
-        let RouteNumber(number) = match route {
-            RouteLabel::Route(number) => number,
-            RouteLabel::Unmapped => UNMAPPED,
-            RouteLabel::None => NONE,
-        };
+        let RouteNumber(number) = route.number();
         let mut routes = self.0.routes.borrow_mut();
         if number >= routes.len() {
             let registry = self.0.metrics.shared.routes();
@@ -525,6 +544,13 @@ impl CoreMetrics {
         if let Some(shard) = routes.get(number) {
             shard.request(method, status, reason, nanoseconds(duration));
         }
+    }
+
+    /// Counts a request of which another decision would have become. Rare enough for one counter of all cores.
+    pub fn shadow(&self, change: Change, side: Side, route: RouteLabel, method: &Method) {
+        let key = (change, side, route.number(), shard::method_word(method));
+        let shared = &self.0.metrics.shared;
+        *shared.shadow.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;
     }
 
     /// Adds to the time spent in a phase.

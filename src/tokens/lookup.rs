@@ -127,6 +127,29 @@ impl Lookup {
         self.shared.cache.standing(held, now) == Standing::Fresh
     }
 
+    /// Who a token is, where that is known: it asks nobody and counts as no look into the cache.
+    ///
+    /// # Errors
+    /// [`Refusal::InactiveToken`] and [`Refusal::ExpiredToken`], inside.
+    pub fn known(&self, hash: &TokenHash, now: Instant) -> Option<Result<Held, Refusal>> {
+        let cache = &self.shared.cache;
+        if let Some(held) = self.in_front(hash).filter(|held| self.is_believed(held, now)) {
+            return Some(Ok(held));
+        }
+        let known = cache.active(hash).map(|entry| (cache.standing(&entry, now), entry));
+        match known {
+            Some((Standing::Fresh | Standing::Refresh, entry)) => Some(Ok(self.keep_at_hand(*hash, entry))),
+            Some((Standing::Expired, _)) => Some(Err(Refusal::ExpiredToken)),
+            Some((Standing::Stale | Standing::Old, _)) => None,
+            Some((Standing::Gone, _)) | None => cache.inactive(hash).map(|why| Err(refusal(why))),
+        }
+    }
+
+    /// Whether a request may be served by `held`, which this lookup gave, without a question.
+    pub fn is_believed(&self, held: &Held, now: Instant) -> bool {
+        matches!(self.shared.cache.standing(held, now), Standing::Fresh | Standing::Refresh)
+    }
+
     /// Whether somebody has revoked the token of `held`. That introspection might say otherwise by now does not matter.
     pub fn was_revoked(&self, held: &Held) -> bool {
         self.shared.cache.was_revoked(held)

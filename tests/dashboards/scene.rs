@@ -8,11 +8,15 @@ use crate::support::{Authority, Gateway, Introspector, RawClient, Upstream, Verd
 const TRACES: &str = "traces: {otlp_endpoint: \"http://127.0.0.1:9\"}\n";
 const OPERATOR: (&str, &str) = ("Authorization", "Bearer operator");
 
+/// What it would enforce one day: of the tokens below some would be refused, and some would be let in.
+const CANDIDATE: &str = "routes: {/up: {GET: public}, /nowhere: {GET: authenticated}}\n";
+
 /// A gateway with all features, its backend and its introspector.
 pub(super) struct Scene {
     pub gateway: Gateway,
     _upstream: Upstream,
     _introspector: Introspector,
+    _candidate: tempfile::NamedTempFile,
 }
 
 impl Scene {
@@ -24,13 +28,16 @@ impl Scene {
         introspector.know("2|reader", Verdict::active(&["items:read"]).named("2", "reader"));
         let authority = Arc::new(Authority::new());
         let builder = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority);
+        let candidate = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(candidate.path(), CANDIDATE).unwrap();
         let gateway = builder
+            .yaml(&format!("shadow: {}\n", candidate.path().display()))
             .yaml("listen:\n  redirect_address: 127.0.0.1:0\n")
             .yaml("admin:\n  token: operator\n")
             .yaml(&format!("redis: {{url: {redis}}}\nwebhook: {{secret: shared}}\n"))
             .yaml(TRACES)
             .start();
-        let scene = Self { gateway, _upstream: upstream, _introspector: introspector };
+        let scene = Self { gateway, _upstream: upstream, _introspector: introspector, _candidate: candidate };
         scene.traffic();
         scene
     }

@@ -76,6 +76,10 @@ shapes! {
         "Orders to forget verdicts, by who gave them.";
     WEBHOOKS: COUNTER "stockaj_gateway_webhooks_total" ["outcome"]
         "Webhooks of Stockaj, by what came of them.";
+    SHADOW: COUNTER "stockaj_gateway_shadow_total" ["change", "route", "method", "map"]
+        "Requests that were forwarded and would be refused, or the other way round, by what is not enforced.";
+    SHADOW_MODE: GAUGE "stockaj_gateway_shadow_mode" []
+        "Whether there are routes whose refusals are not enforced.";
     REDIS_CONNECTED: GAUGE "stockaj_gateway_redis_connected" []
         "Whether revocations reach other replicas, and theirs this one.";
     REDIS_MESSAGES: COUNTER "stockaj_gateway_redis_messages_total" ["direction"]
@@ -128,6 +132,7 @@ impl Collector for Sum {
         self.tunnels(&mut families);
         self.oldest_verdict(&mut families);
         self.tokens(&mut families);
+        self.shadow(&mut families);
         self.process(&mut families);
         families
     }
@@ -234,6 +239,22 @@ impl Sum {
                 shape.counter(&[outcome.as_str()], read(&shared.spans[*outcome as usize]) as f64)
             }));
         }
+    }
+
+    fn shadow(&self, families: &mut Vec<MetricFamily>) {
+        let shared = &self.shared;
+        let counts = shared.shadow.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let routes = shared.routes();
+        let mut metrics = Vec::with_capacity(counts.len());
+        for ((change, side, route, method), count) in counts {
+            if let Some(row) = routes.rows.get(route.0) {
+                let values = [change.as_str(), &row.template, method, side.as_str()];
+                metrics.push(SHADOW.counter(&values, count as f64));
+            }
+        }
+        drop(routes);
+        families.push(SHADOW.family(metrics));
+        families.push(SHADOW_MODE.single(shared.shadow_mode.load(Relaxed).into()));
     }
 
     fn process(&self, families: &mut Vec<MetricFamily>) {

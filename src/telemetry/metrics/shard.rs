@@ -99,6 +99,11 @@ const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 /// The label of what is not told apart.
 const OTHER: &str = "other";
 
+/// The word for a method in a label.
+pub(super) fn method_word(method: &Method) -> &'static str {
+    METHODS[method_number(method) as usize]
+}
+
 fn method_number(method: &Method) -> u32 {
     match *method {
         Method::GET => 0,

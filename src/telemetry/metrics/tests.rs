@@ -61,6 +61,7 @@ fn all() -> Arc<Metrics> {
     metrics.cache_eviction(EntryKind::Inactive, EvictionCause::Size);
     metrics.redis_connected(Some(true));
     metrics.traces(true);
+    core.shadow(Change::WouldDeny, Side::Candidate, numbers.label(1), &Method::PUT);
     metrics.config_reload(true, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     metrics.set_certificates(vec![CertificateState {
         file: "/tls/tls.crt".to_owned(),
@@ -100,6 +101,8 @@ fn values() {
         (r#"token_cache_evictions_total{kind="inactive",cause="size"}"#, 1.0),
         (r#"client_connections{state="idle"}"#, 2.0),
         (r#"backend_connections{state="active"}"#, 4.0),
+        (r#"shadow_total{change="would_deny",route="/api/v2/items/{id}",method="PUT",map="candidate"}"#, 1.0),
+        ("shadow_mode", 0.0),
         ("config_reload_success", 1.0),
         ("config_reload_timestamp_seconds", 1_700_000_000.0),
         ("certificate_expiry_timestamp_seconds{certificate=\"/tls/tls.crt\"}", 1_800_000_000.0),

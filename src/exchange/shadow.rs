@@ -1,0 +1,36 @@
+//! What shadow mode finds of a request.
+
+use super::Exchange;
+use crate::policy::shadow::{Change, Side};
+use crate::telemetry::metrics::RouteLabel;
+use crate::tokens::lookup::Held;
+
+/// What would become of a request, other than what does.
+pub struct Shadowed {
+    /// What.
+    pub change: Change,
+    /// By which rules, one of each map that would change it, as the log tells them.
+    pub rule: String,
+    /// Whose token it carries, where the enforced map did not ask.
+    pub caller: Option<Held>,
+}
+
+impl Exchange {
+    /// Counts and notes what would become of the request, counted under `label`. Where the enforced map is in shadow
+    /// mode, the candidate beside it may find the same once more.
+    #[cold]
+    pub fn would(
+        &mut self,
+        change: Change,
+        side: Side,
+        label: RouteLabel,
+        rule: String,
+        caller: Option<Held>,
+    ) {
+        self.recorder.metrics.shadow(change, side, label, &self.method);
+        self.shadow = Some(Box::new(match self.shadow.take() {
+            Some(before) => Shadowed { rule: format!("{}; {rule}", before.rule), ..*before },
+            None => Shadowed { change, rule, caller },
+        }));
+    }
+}

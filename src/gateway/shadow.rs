@@ -1,0 +1,242 @@
+//! What becomes of a request where not everything is enforced, and what another map would make of it.
+//!
+//! A request comes here after it was decided as ever, and only where the configuration speaks of shadow mode.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue, Method};
+
+use super::{Caller, Decision, Gateway};
+use crate::config::settings::Shadow;
+use crate::exchange::Exchange;
+use crate::policy::ability::{Permit, Requirement};
+use crate::policy::bearer::{self, Token};
+use crate::policy::cors;
+use crate::policy::decision::{Known, decide_by};
+use crate::policy::map::{AbilityMap, Found};
+use crate::policy::refusal::{Reason, Refusal};
+use crate::policy::shadow::{Change, Side, Told, change};
+use crate::policy::target::Target;
+use crate::telemetry::metrics::RouteLabel;
+use crate::tokens::hash::TokenHash;
+use crate::tokens::lookup::Held;
+
+impl Gateway {
+    /// The decision on a request that was `decided` as if all were enforced. What the candidate says changes nothing.
+    pub(super) async fn decide_in_shadow(
+        &self,
+        shadow: &Shadow,
+        fields: &HeaderMap,
+        target: &Target<'_>,
+        exchange: &mut Exchange,
+        decided: Result<Decision, Refusal>,
+    ) -> Result<Decision, Refusal> {
+        if bearer::at_most_one(fields).is_err() {
+            // Refused by every map in every mode.
+            return decided;
+        }
+        let decided = match decided {
+            Ok(decision) => Ok(decision),
+            Err(refusal) => self.forgive(shadow, fields, target, exchange, refusal).await,
+        };
+        if let Some(candidate) = &shadow.candidate {
+            self.compare(candidate, fields, target, exchange, &decided).await;
+        }
+        decided
+    }
+
+    /// The decision on a request that was refused, if that is not enforced.
+    async fn forgive(
+        &self,
+        shadow: &Shadow,
+        fields: &HeaderMap,
+        target: &Target<'_>,
+        exchange: &mut Exchange,
+        refusal: Refusal,
+    ) -> Result<Decision, Refusal> {
+        let map = &self.settings.abilities;
+        let found = map.find(&exchange.method, &target.path);
+        let leniency = shadow.leniency(map.mode(&found));
+        let started = exchange.started();
+        let known = match (&exchange.caller, map.requirement(&found)) {
+            (Some(held), Ok(requirement)) => self.by_what_is_known(requirement, held, &refusal, started),
+            _ => None,
+        };
+        let Some(permit) = Permit::shadow(leniency, known.as_ref().unwrap_or(&refusal)) else {
+            return Err(refusal);
+        };
+        let refusal = known.unwrap_or(refusal);
+        let (body_limit, reason) = (self.body_limit(&found), refusal.reason());
+        let decision = match Token::from_fields(fields, self.settings.limits.token_bytes) {
+            Ok(token) => match self.holder(token, exchange, refusal).await {
+                Ok(held) => self.admit(permit, held, token, body_limit, started)?,
+                Err(refusal) if leniency.forgives(&refusal) => {
+                    Decision { permit, caller: Caller::Stranger(refusal), body_limit }
+                }
+                Err(refusal) => return Err(refusal),
+            },
+            Err(_) => Decision { permit, caller: Caller::Stranger(refusal), body_limit },
+        };
+        let rule = Told { side: Side::Enforced, found: &found, method: &exchange.method, reason }.to_string();
+        exchange.would(Change::WouldDeny, Side::Enforced, self.label(&found, None), rule, None);
+        Ok(decision)
+    }
+
+    /// Whose token it is with which a request was refused.
+    async fn holder(
+        &self,
+        token: Token<'_>,
+        exchange: &mut Exchange,
+        refusal: Refusal,
+    ) -> Result<Held, Refusal> {
+        if matches!(refusal, Refusal::InactiveToken | Refusal::ExpiredToken) {
+            return Err(refusal);
+        }
+        if let Some(held) = &exchange.caller {
+            return Ok(Rc::clone(held));
+        }
+        let started = exchange.started();
+        let trace = exchange.trace.as_ref();
+        let held = self.verdict(token, started, None, trace, &mut exchange.introspection).await?;
+        exchange.caller = Some(Rc::clone(&held));
+        Ok(held)
+    }
+
+    /// Why `held` is refused by itself, where it was asked about again and nobody answered. That is 503, for a 403 might
+    /// be wrong by now; where there will be no 403, what is known is enough.
+    pub(super) fn by_what_is_known(
+        &self,
+        requirement: &Requirement,
+        held: &Held,
+        refusal: &Refusal,
+        now: Instant,
+    ) -> Option<Refusal> {
+        let is_unanswered = matches!(refusal, Refusal::NoVerdict | Refusal::Overloaded);
+        if is_unanswered && self.lookup.is_believed(held, now) {
+            requirement.permit(&held.verdict.abilities).err()
+        } else {
+            None
+        }
+    }
+
+    /// Whether a refusal holds where the map has `found` this.
+    pub(super) fn forgiven(&self, found: &Found<'_>, refusal: Refusal) -> Result<(), Refusal> {
+        let leniency = |shadow: &Shadow| shadow.leniency(self.settings.abilities.mode(found));
+        match &self.settings.shadow {
+            Some(shadow) if leniency(shadow).forgives(&refusal) => Ok(()),
+            _ => Err(refusal),
+        }
+    }
+
+    /// The same for a preflight, which goes on where the request that it asks about does.
+    pub(super) fn decide_preflight_in_shadow(
+        &self,
+        shadow: &Shadow,
+        target: &Target<'_>,
+        asked: &HeaderValue,
+        exchange: &mut Exchange,
+        found: &Found<'_>,
+        permit: Result<Permit, Refusal>,
+    ) -> Result<Permit, Refusal> {
+        let Some(method) = cors::served(&target.path, asked) else { return permit };
+        let permit = permit.or_else(|refusal| {
+            let leniency = shadow.leniency(self.settings.abilities.mode(found));
+            let permit = Permit::shadow(leniency, &refusal).ok_or_else(|| refusal.clone())?;
+            let told = Told { side: Side::Enforced, found, method: &method, reason: refusal.reason() };
+            let label = self.label(found, None);
+            exchange.would(Change::WouldDeny, Side::Enforced, label, told.to_string(), None);
+            Ok(permit)
+        });
+        if let Some(candidate) = &shadow.candidate {
+            let overriding = self.settings.backend.method_override;
+            let (by_candidate, decided) = cors::decide(candidate, &target.path, asked, overriding);
+            let otherwise = decided.map(|_permit| Reason::Public);
+            self.tell(permit.is_ok(), &otherwise, (found, &by_candidate), &method, exchange, None);
+        }
+        permit
+    }
+
+    /// What the candidate would have made of a request that was decided otherwise, or alike.
+    async fn compare(
+        &self,
+        candidate: &AbilityMap,
+        fields: &HeaderMap,
+        target: &Target<'_>,
+        exchange: &mut Exchange,
+        decided: &Result<Decision, Refusal>,
+    ) {
+        let found = candidate.find(&exchange.method, &target.path);
+        let token = Token::from_fields(fields, self.settings.limits.token_bytes);
+        let known = match (decided, &exchange.caller, &token) {
+            // No decision of a map, so that another would not change it.
+            (Err(refusal), ..) if !refusal.is_of_a_map() => return,
+            (_, Some(held), _) => Known::Active(&held.verdict.abilities),
+            (Ok(Decision { caller: Caller::Stranger(refusal), .. }), ..) => Known::Refused(refusal),
+            (Err(refusal @ (Refusal::InactiveToken | Refusal::ExpiredToken)), ..) => Known::Refused(refusal),
+            (_, _, Err(refusal)) => Known::Refused(refusal),
+            (_, _, Ok(_)) => Known::Token,
+        };
+        let (otherwise, holder) = match (decide_by(candidate, &found, known), token) {
+            (Some(otherwise), _) => (otherwise, None),
+            (None, Ok(token)) => {
+                let verdict = self.verdict_for_candidate(token, exchange, decided.is_ok()).await;
+                let known = match &verdict {
+                    Some(Ok(held)) => Known::Active(&held.verdict.abilities),
+                    Some(Err(refusal)) => Known::Refused(refusal),
+                    None => Known::Token,
+                };
+                match decide_by(candidate, &found, known) {
+                    Some(otherwise) => (otherwise, verdict.and_then(Result::ok)),
+                    None => return,
+                }
+            }
+            (None, Err(_)) => return,
+        };
+        let method = exchange.method.clone();
+        let enforced = self.settings.abilities.find(&method, &target.path);
+        self.tell(decided.is_ok(), &otherwise, (&enforced, &found), &method, exchange, holder);
+    }
+
+    /// Who a token is that the enforced map did not ask for. It is asked for here only where the request is refused
+    /// anyhow: one that goes on does not wait for it, and spends no introspection.
+    async fn verdict_for_candidate(
+        &self,
+        token: Token<'_>,
+        exchange: &mut Exchange,
+        forwarded: bool,
+    ) -> Option<Result<Held, Refusal>> {
+        let started = exchange.started();
+        if forwarded {
+            return self.lookup.known(&TokenHash::of(token.as_bytes()), started);
+        }
+        let trace = exchange.trace.as_ref();
+        Some(self.verdict(token, started, None, trace, &mut exchange.introspection).await)
+    }
+
+    /// Notes what the candidate would change, if anything. `holder` is whose token it is where the exchange does not
+    /// know it.
+    fn tell(
+        &self,
+        forwarded: bool,
+        otherwise: &Result<Reason, Refusal>,
+        (enforced, found): (&Found<'_>, &Found<'_>),
+        method: &Method,
+        exchange: &mut Exchange,
+        holder: Option<Held>,
+    ) {
+        let Some(change) = change(forwarded, otherwise) else { return };
+        let reason = otherwise.as_ref().map_or_else(Refusal::reason, |reason| *reason);
+        let rule = Told { side: Side::Candidate, found, method, reason }.to_string();
+        let label = self.label(enforced, found.route());
+        exchange.would(change, Side::Candidate, label, rule, holder);
+    }
+
+    /// Under which route it is counted: that of the enforced map, or else of the candidate, whose routes are numbered
+    /// behind.
+    fn label(&self, enforced: &Found<'_>, candidate: Option<usize>) -> RouteLabel {
+        let behind = |number| self.settings.abilities.routes().len() + number;
+        let number = enforced.route().or_else(|| candidate.map(behind));
+        number.map_or(RouteLabel::Unmapped, |number| self.routes.label(number))
+    }
+}
