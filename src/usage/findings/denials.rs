@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::least::{least, needs};
+use super::least::{Need, least, needs};
 use super::{Subject, all_of, of, some_of, start_of};
 use crate::config::settings::FindingRules;
 use crate::policy::ability::{Abilities, Requirement};
@@ -20,7 +20,9 @@ pub(super) fn repeated(subject: &Subject<'_>, rules: &FindingRules) -> Option<Fi
     if denied < rules.denials? {
         return None;
     }
-    let missing = least(&rows.iter().flat_map(|row| needs(row)).collect());
+    // Of `all` it may have some.
+    let lacks = |need: &Need| need.iter().all(|ability| !subject.token.abilities.contains(ability));
+    let missing = least(&rows.iter().flat_map(|row| needs(row)).filter(lacks).collect());
     let routes: BTreeSet<&str> = rows.iter().map(|row| &*row.route).collect();
     let forbidden: BTreeSet<&str> =
         rows.iter().filter(|row| needs(row).is_empty()).map(|row| &*row.route).collect();

@@ -307,6 +307,8 @@ fn repeated_denials_tell_a_mistake_from_probing() {
         "If it needs items:update, rents:read, create a new token with items:read, items:update, rents:read or update \
          this token's permissions; else let its integration stop these calls."
     );
+    let all = requiring("{all: [items:read, rents:read]}", row(Some("rents:read"), "/exports", -5));
+    assert_eq!(only(&denied(vec![all])).abilities, ["rents:read"], "one of both it has");
     let finding = only(&denied(vec![row(None, "/internal", -7)]));
     assert_eq!((finding.severity, finding.abilities.len()), (Severity::Medium, 0));
     assert!(finding.advice.starts_with("No token may make these calls: "), "{}", finding.advice);
