@@ -1,22 +1,13 @@
 //! Clients that are not ours: curl, httpx, websockets, Node and a browser, over TLS with an authority made for the
 //! test, to a backend that is not ours either.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use x509_cert::Certificate;
-use x509_cert::der::{Decode, Encode};
 
-use crate::support::{Authority, Gateway, Introspector, RawClient};
+use crate::support::{Authority, Browser, Gateway, Introspector, Process};
 
 const MAP: &str = "\
 abilities:
@@ -32,35 +23,6 @@ abilities:
 
 fn file(name: &str) -> String {
     format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A process that ends with the test.
-struct Process {
-    child: Child,
-    /// Kept, as who prints to a closed pipe dies of it.
-    output: BufReader<ChildStdout>,
-}
-
-impl Process {
-    fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("it is installed by tests/run");
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Self { child, output }
-    }
-
-    /// The port at the end of the next line that has one there. 0 is none.
-    fn port(&mut self) -> u16 {
-        let port = |line: String| line.trim_end_matches('.').rsplit(' ').next()?.parse().ok();
-        let mut lines = self.output.by_ref().lines().map(Result::unwrap);
-        lines.find_map(|line| port(line).filter(|port| *port != 0)).expect("a port")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 struct Scene {
@@ -167,81 +129,11 @@ fn fetch_of_node() {
     scene.gateway.wait_for_metric("client_connections{state=\"active\"}", 0.0);
 }
 
-/// A session of a real browser, by the WebDriver protocol (W3C).
-struct Browser {
-    _driver: Process,
-    _profile: tempfile::TempDir,
-    address: SocketAddr,
-    session: String,
-}
-
-impl Browser {
-    /// One that believes exactly the certificate in this file.
-    fn start(authority: &Authority) -> Self {
-        let mut driver = Process::start(Command::new("chromedriver").arg("--port=0"));
-        let address = SocketAddr::from(([127, 0, 0, 1], driver.port()));
-        let profile = tempfile::tempdir().unwrap();
-        let leaf = CertificateDer::from_pem_file(authority.certificate()).unwrap();
-        let leaf = Certificate::from_der(&leaf).unwrap();
-        let key = leaf.tbs_certificate().subject_public_key_info().to_der().unwrap();
-        let arguments = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            &format!("--user-data-dir={}", profile.path().display()),
-            &format!("--ignore-certificate-errors-spki-list={}", STANDARD.encode(Sha256::digest(key))),
-        ];
-        let mut browser = Self { _driver: driver, _profile: profile, address, session: String::new() };
-        let options = json!({"args": arguments});
-        let session = browser.command(
-            "POST",
-            "",
-            &json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}),
-        );
-        browser.session = format!("/{}", session["sessionId"].as_str().unwrap());
-        browser.command("POST", "/timeouts", &json!({"script": 20_000}));
-        browser
-    }
-
-    fn command(&self, method: &str, path: &str, parameters: &Value) -> Value {
-        let fields = [("Host", "localhost"), ("Content-Type", "application/json"), ("Connection", "close")];
-        let body = if method == "POST" { parameters.to_string() } else { String::new() };
-        let mut client = RawClient::connect(self.address).patience(Duration::from_secs(30));
-        let target = format!("/session{}{path}", self.session);
-        let response = client.request(method, &target, &fields, body.as_bytes());
-        assert_eq!(response.status, 200, "{method} {target}: {}", response.text());
-        response.json()["value"].clone()
-    }
-
-    /// What a script hands to its last argument.
-    fn run(&self, script: &str) -> Value {
-        let script = format!(
-            "const done = arguments[arguments.length - 1];\n\
-             (async () => {{ {script} }})().then(done, (error) => done(`failed: ${{error}}`));"
-        );
-        self.command("POST", "/execute/async", &json!({"script": script, "args": []}))
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.command("DELETE", "", &Value::Null);
-        }
-    }
-}
-
 #[test]
 #[ignore = "needs browser: tests/run"]
 fn a_browser_streams_and_tunnels() {
     let scene = Scene::new();
-    let browser = Browser::start(&scene.authority);
+    let browser = Browser::believing(&scene.authority);
     browser.command("POST", "/url", &json!({"url": format!("{}/page", scene.url())}));
     assert_eq!(browser.command("GET", "/title", &Value::Null), "ready");
 

@@ -13,10 +13,9 @@ use http::{HeaderMap, HeaderValue, Method};
 use zeroize::Zeroizing;
 
 use super::routes::colour;
-use super::{ConfigArgument, Exit, output, report, show, token_from_stdin};
+use super::{ConfigArgument, Exit, abilities, output, report, show, token_from_stdin};
 use crate::answer::status;
 use crate::config;
-use crate::policy::ability::Abilities;
 use crate::policy::bearer::Token;
 use crate::policy::decision::{Caller, decide, missing, read_request, split_query};
 use crate::policy::map::{AbilityMap, Found};
@@ -71,9 +70,7 @@ impl Arguments {
         }
         Ok(match &self.abilities {
             // `--abilities ''` is a token without abilities.
-            Some(names) => Caller::Active(Abilities::new(
-                names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()),
-            )),
+            Some(names) => Caller::Active(abilities(names)),
             None => Caller::Nobody,
         })
     }
@@ -255,7 +252,7 @@ pub(crate) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::ability::Requirement;
+    use crate::policy::ability::{Abilities, Requirement};
     use crate::policy::map::{MapBuilder, Place, RouteOptions, Unmapped};
 
     fn map(unmapped: Unmapped) -> AbilityMap {

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use zeroize::Zeroizing;
 
 use crate::config;
+use crate::policy::ability::Abilities;
 use crate::server::StartError;
 
 /// A reverse proxy that puts token abilities in front of Stockaj.
@@ -137,6 +138,11 @@ pub(crate) fn token_from_stdin() -> io::Result<Zeroizing<String>> {
     let length = line.trim_end().len();
     line.truncate(length);
     Ok(line)
+}
+
+/// The abilities of an option, whose list may be empty: `''` is one empty name.
+pub(crate) fn abilities(names: &[String]) -> Abilities {
+    Abilities::new(names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()))
 }
 
 /// Writes a command's result to standard output, coloured only on a terminal, and says how the command

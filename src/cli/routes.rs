@@ -1,11 +1,16 @@
 //! `routes`: the effective ability map.
 
+mod callable;
+mod matrix;
+
 use std::io::{self, Write};
+use std::path::Path;
 
 use anstyle::Style;
 use serde_json::{Value, json};
 
-use super::{ConfigArgument, Exit, Format, output, show};
+use self::callable::Callable;
+use super::{ConfigArgument, Exit, abilities, output, report, show};
 use crate::config;
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::map::{AbilityMap, Found, Unmapped};
@@ -18,13 +23,29 @@ pub(crate) struct Arguments {
     config: ConfigArgument,
     /// How it is printed
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: RoutesFormat,
+    /// Only what a token with these abilities can call, separated by commas; '' is a token without any
+    #[arg(long = "for", value_delimiter = ',', value_name = "ABILITIES")]
+    held: Option<Vec<String>>,
+}
+
+/// `--format`
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum RoutesFormat {
+    /// Aligned columns for people
+    #[default]
+    Table,
+    /// JSON for programs
+    Json,
+    /// A web page: which ability opens what
+    Html,
 }
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        match config::load_abilities(&self.config.path()) {
-            Ok(loaded) => output(Exit::Fine, |out| self.print(&loaded.map, out)),
+        let path = self.config.path();
+        match config::load_abilities(&path) {
+            Ok(loaded) => output(Exit::Fine, |out| self.print(&loaded.map, &path, out)),
             Err(mistakes) => {
                 show(&mistakes);
                 Exit::Wrong
@@ -32,18 +53,31 @@ impl Arguments {
         }
     }
 
-    /// Prints the map in the format that was asked for.
-    fn print(&self, map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
+    /// Prints the map in the format that was asked for. `path` is where it is from.
+    fn print(&self, map: &AbilityMap, path: &Path, output: &mut dyn Write) -> io::Result<()> {
+        if let Some(names) = &self.held {
+            let callable = Callable::new(map, abilities(names));
+            for note in callable.notes() {
+                report(format_args!("note: {note}"));
+            }
+            return match self.format {
+                RoutesFormat::Table => callable.table(output),
+                RoutesFormat::Json => callable.json(output),
+                RoutesFormat::Html => writeln!(output, "{}", matrix::callable_page(&callable, path)),
+            };
+        }
         match self.format {
-            Format::Table => table(map, output),
-            Format::Json => list(map, output),
+            RoutesFormat::Table => table(map, output),
+            RoutesFormat::Json => list(map, output),
+            RoutesFormat::Html => writeln!(output, "{}", matrix::page(map, path)),
         }
     }
 }
 
+const HEADING: Style = Style::new().bold();
+
 /// A row for each method of each route, then one for what no route matches.
 fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
-    const HEADING: Style = Style::new().bold();
     let unmapped = match map.unmapped() {
         Unmapped::Deny => Requirement::deny(),
         Unmapped::Authenticated => Requirement::authenticated(),
@@ -84,23 +118,26 @@ pub(crate) const fn colour(requirement: &Requirement) -> Style {
 
 /// `[{"path", "method", "requirement"}]`, one rule a line.
 fn list(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
-    let rules: Vec<String> = map
-        .routes()
-        .flat_map(|route| {
-            route.rules().map(|(method, rule)| {
-                let requirement = written(&rule.requirement);
-                // `json!` sorts the keys of an object; the contract names them in this order.
-                format!(
-                    r#"  {{"path": {}, "method": {}, "requirement": {requirement}}}"#,
-                    Value::from(route.template()),
-                    Value::from(method.as_str()),
-                )
-            })
+    let rules = map.routes().flat_map(|route| {
+        route.rules().map(|(method, rule)| {
+            let requirement = written(&rule.requirement);
+            // `json!` sorts the keys of an object; the contract names them in this order.
+            format!(
+                r#"  {{"path": {}, "method": {}, "requirement": {requirement}}}"#,
+                Value::from(route.template()),
+                Value::from(method.as_str()),
+            )
         })
-        .collect();
-    match rules.is_empty() {
+    });
+    lines(rules, output)
+}
+
+/// A JSON array of values that are JSON already, one a line.
+fn lines(values: impl Iterator<Item = String>, output: &mut dyn Write) -> io::Result<()> {
+    let values: Vec<String> = values.collect();
+    match values.is_empty() {
         true => writeln!(output, "[]"),
-        false => writeln!(output, "[\n{}\n]", rules.join(",\n")),
+        false => writeln!(output, "[\n{}\n]", values.join(",\n")),
     }
 }
 
@@ -145,6 +182,10 @@ mod tests {
         builder.build()
     }
 
+    fn arguments(format: RoutesFormat) -> Arguments {
+        Arguments { config: ConfigArgument { config: None }, format, held: None }
+    }
+
     fn printed(print: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> String {
         let mut output = anstream::StripStream::new(Vec::new());
         print(&mut output).unwrap();
@@ -153,9 +194,9 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned_and_in_matching_order() {
-        let arguments = Arguments { config: ConfigArgument { config: None }, format: Format::Table };
+        let arguments = arguments(RoutesFormat::Table);
         assert_eq!(
-            printed(|output| arguments.print(&map(), output)),
+            printed(|output| arguments.print(&map(), Path::new("gateway.yaml"), output)),
             "\
 METHOD   PATH                REQUIREMENT
 GET      /api/v2/items/{id}  items:read
@@ -191,9 +232,9 @@ GET      /up         public
 
     #[test]
     fn json_says_what_the_yaml_would() {
-        let arguments = Arguments { config: ConfigArgument { config: None }, format: Format::Json };
+        let arguments = arguments(RoutesFormat::Json);
         assert_eq!(
-            printed(|output| arguments.print(&map(), output)),
+            printed(|output| arguments.print(&map(), Path::new("gateway.yaml"), output)),
             r#"[
   {"path": "/api/v2/items/{id}", "method": "GET", "requirement": "items:read"},
   {"path": "/api/v2/items/{id}", "method": "DELETE", "requirement": "deny"},
@@ -204,7 +245,10 @@ GET      /up         public
 ]
 "#
         );
-        assert_eq!(printed(|output| arguments.print(&AbilityMap::default(), output)), "[]\n");
+        assert_eq!(
+            printed(|output| arguments.print(&AbilityMap::default(), Path::new("gateway.yaml"), output)),
+            "[]\n"
+        );
     }
 
     #[test]

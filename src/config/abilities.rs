@@ -13,34 +13,11 @@ use super::tree::{Entry, Key, Node, Value};
 use super::values::Size;
 use super::written::{Abilities, MapFile};
 use crate::policy::ability::{Requirement, RequirementError};
+use crate::policy::guide;
 use crate::policy::map::{AbilityMap, MapBuilder, Place, RouteOptions, Unmapped};
 use crate::policy::route::RouteError;
 use crate::policy::shadow::Mode;
 use crate::policy::target::METHODS;
-
-/// The abilities of Stockaj's authentication guide. An ability that nearly is one of them is probably a
-/// typing error.
-const DOCUMENTED: [&str; 19] = [
-    "items:read",
-    "renters:read",
-    "rents:read",
-    "webhooks:read",
-    "notifications:read",
-    "instance:read",
-    "items:create",
-    "items:update",
-    "items:delete",
-    "renters:create",
-    "renters:update",
-    "renters:delete",
-    "rents:create",
-    "rents:update",
-    "rents:delete",
-    "kiosk:scan",
-    "webhooks:manage",
-    "notifications:manage",
-    "instance:manage",
-];
 
 /// What a requirement may be instead of an ability. `Deny` is an ability, which a token with `*` has.
 const KEYWORDS: [&str; 3] = ["public", "authenticated", "deny"];
@@ -234,10 +211,11 @@ fn warn_of_foreign_segments(pattern: &Key, decoder: &mut Decoder<'_>) {
 }
 
 fn warn_of_typo(ability: &str, node: &Node, decoder: &mut Decoder<'_>) {
-    if DOCUMENTED.contains(&ability) || !decoder.may_show(node) {
+    // An ability that nearly is one of the guide's is probably a typing error.
+    if guide::abilities().any(|known| known == ability) || !decoder.may_show(node) {
         return;
     }
-    let near = DOCUMENTED.into_iter().min_by_key(|known| strsim::osa_distance(ability, known));
+    let near = guide::abilities().min_by_key(|known| strsim::osa_distance(ability, known));
     let near = near.filter(|known| strsim::osa_distance(ability, known) <= 2);
     if let Some(near) = near.or_else(|| nearest(ability, KEYWORDS)) {
         let mistake = Mistake::warning("not an ability that Stockaj documents")
@@ -354,7 +332,7 @@ impl JsonSchema for WrittenRequirement {
             "description": "An ability; all or any of several; `public`, `authenticated` or `deny`.",
             "anyOf": [
                 {"enum": KEYWORDS},
-                {"enum": DOCUMENTED},
+                {"enum": guide::abilities().collect::<Vec<_>>()},
                 {"type": "string", "minLength": 1},
                 {
                     "type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": false,

@@ -342,7 +342,7 @@ fn plain_kind(text: &str) -> Option<&'static str> {
 }
 
 /// The candidate that differs from `word` by few enough edits to be what was meant.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let furthest = (word.chars().count() / 3).clamp(1, 3);
     let folded = word.to_ascii_lowercase().replace('-', "_");
     candidates

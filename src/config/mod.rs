@@ -29,6 +29,7 @@ mod values;
 mod webhook;
 mod written;
 
+pub use decode::nearest;
 pub use interpolate::Environment;
 pub use load::{
     Loaded, LoadedAbilities, load, load_abilities, load_abilities_with, load_admin, load_text, load_with,

@@ -13,6 +13,7 @@ pub mod difference;
 pub mod expectation;
 mod fate;
 pub mod framing;
+pub mod guide;
 pub mod headers;
 pub mod http2;
 pub mod identity;

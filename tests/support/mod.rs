@@ -10,6 +10,7 @@
 // Not every topic needs everything.
 #![allow(dead_code, unused_imports)]
 
+pub mod browser;
 pub mod by_hand;
 pub mod certificate;
 pub mod client;
@@ -23,6 +24,7 @@ pub mod setting;
 pub mod upstream;
 pub mod wire;
 
+pub use browser::{Browser, Process};
 pub use certificate::Authority;
 pub use client::{PATIENCE, RawClient, Response};
 pub use collector::{Collector, Told};

@@ -12,6 +12,7 @@ use crate::policy::ability::Abilities;
 use crate::policy::decision::{Caller, decide};
 use crate::policy::difference::Difference;
 use crate::policy::map::{AbilityMap, Found};
+use crate::shown::shown;
 use crate::usage::report::{Report, TokenUsage, UsageRow, Verdict};
 
 /// What the ledger calls requests that no rule was found for.
@@ -217,11 +218,11 @@ fn print_tokens(what: &str, tokens: &[AffectedToken<'_>], output: &mut dyn Write
     for AffectedToken { id, name, calls } in tokens {
         for AffectedCalls { method, route, count: number, up_to } in calls {
             let bound = if *up_to { "up to " } else { "" };
-            let name = name.unwrap_or("(no name)").escape_debug();
+            let name = shown(name.unwrap_or("(no name)"));
             writeln!(
                 output,
                 "    {} {name}: {method} {route}, {bound}{}",
-                id.escape_debug(),
+                shown(id),
                 count(*number, "call")
             )?;
         }

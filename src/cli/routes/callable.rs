@@ -1,0 +1,194 @@
+//! `routes --for`: what a token can call.
+
+use std::io::{self, Write};
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{HEADING, lines, written};
+use crate::config::nearest;
+use crate::policy::ability::{Abilities, Requirement, RequirementKind};
+use crate::policy::map::{AbilityMap, Unmapped};
+
+/// What a token with some abilities can call of a map.
+pub(super) struct Callable<'map> {
+    map: &'map AbilityMap,
+    pub(super) held: Abilities,
+    /// In matching order, implied HEAD left out.
+    pub(super) calls: Vec<Call<'map>>,
+}
+
+/// A method of a route.
+pub(super) struct Call<'map> {
+    pub(super) method: &'static Method,
+    pub(super) path: &'map str,
+    requirement: &'map Requirement,
+    /// Of the token's abilities those that it can be called by; none where any token can, or anyone.
+    by: Vec<String>,
+}
+
+impl<'map> Callable<'map> {
+    pub(super) fn new(map: &'map AbilityMap, held: Abilities) -> Self {
+        let rules = map.routes().flat_map(|route| {
+            route.rules().map(|(method, rule)| (method, route.template(), &rule.requirement))
+        });
+        let calls = rules
+            .filter(|(_, _, requirement)| requirement.permit(&held).is_ok())
+            .map(|(method, path, requirement)| Call {
+                method,
+                path,
+                requirement,
+                by: satisfying(requirement, &held),
+            })
+            .collect();
+        Self { map, held, calls }
+    }
+
+    /// Whether it can call what no route matches.
+    pub(super) fn unmapped(&self) -> bool {
+        self.map.unmapped() == Unmapped::Authenticated
+    }
+
+    /// Of the abilities that no rule asks for: they open nothing.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let rules = || self.map.routes().flat_map(|route| route.rules());
+        let asked = || rules().flat_map(|(_, rule)| rule.requirement.abilities());
+        let idle = self.held.names().filter(|held| *held != "*" && !asked().any(|name| name == *held));
+        idle.map(|name| {
+            let hint = nearest(name, asked()).map(|near| format!(": did you mean `{near}`?"));
+            format!("`{name}` opens nothing, no rule asks for it{}", hint.unwrap_or_default())
+        })
+        .collect()
+    }
+
+    pub(super) fn table(&self, output: &mut dyn Write) -> io::Result<()> {
+        let unmapped = self.unmapped().then_some(("*", "(unmapped)", ANY_TOKEN.to_owned()));
+        let calls = self.calls.iter().map(|call| (call.method.as_str(), call.path, call.by()));
+        let rows: Vec<(&str, &str, String)> = calls.chain(unmapped).collect();
+        let width = rows.iter().map(|(_, path, _)| path.chars().count()).max().unwrap_or_default().max(4);
+        writeln!(output, "{HEADING}{:7}  {:width$}  BY{HEADING:#}", "METHOD", "PATH")?;
+        for (method, path, by) in rows {
+            writeln!(output, "{method:7}  {path:width$}  {by}")?;
+        }
+        Ok(())
+    }
+
+    /// As without `--for`, and with `by`.
+    pub(super) fn json(&self, output: &mut dyn Write) -> io::Result<()> {
+        let calls = self.calls.iter().map(|Call { method, path, requirement, by }| {
+            format!(
+                r#"  {{"path": {}, "method": {}, "requirement": {}, "by": {}}}"#,
+                Value::from(*path),
+                Value::from(method.as_str()),
+                written(requirement),
+                json!(by),
+            )
+        });
+        lines(calls, output)
+    }
+}
+
+const ANY_TOKEN: &str = "any token";
+
+impl Call<'_> {
+    /// Why it can be called.
+    pub(super) fn by(&self) -> String {
+        match self.requirement.kind() {
+            RequirementKind::Public => "public".to_owned(),
+            RequirementKind::Authenticated => ANY_TOKEN.to_owned(),
+            RequirementKind::All(_) | RequirementKind::Any(_) | RequirementKind::Deny => self.by.join(", "),
+        }
+    }
+}
+
+/// Which of the abilities satisfy the requirement, as it does; `*` where they do not without it.
+fn satisfying(requirement: &Requirement, held: &Abilities) -> Vec<String> {
+    let has = |name: &&str| held.names().any(|held| held == *name);
+    let named: Vec<String> = requirement.abilities().filter(has).map(str::to_owned).collect();
+    let enough = match requirement.kind() {
+        RequirementKind::All(names) => named.len() == names.len(),
+        RequirementKind::Any(_) => !named.is_empty(),
+        RequirementKind::Public | RequirementKind::Authenticated | RequirementKind::Deny => true,
+    };
+    if enough { named } else { vec!["*".to_owned()] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::map::MapBuilder;
+
+    fn map(unmapped: Unmapped) -> AbilityMap {
+        let word = |word| Requirement::from_word(word).unwrap();
+        let mut builder = MapBuilder::new(unmapped);
+        let all = Requirement::all(["a:read", "b:read"]).unwrap();
+        let any = Requirement::any(["a:read", "b:read", "c"]).unwrap();
+        builder
+            .route("/a", [(Method::GET, word("a:read"), None), (Method::PUT, word("deny"), None)])
+            .unwrap();
+        builder.route("/b", [(Method::GET, any, None), (Method::POST, all, None)]).unwrap();
+        builder.route("/c", [(Method::GET, word("authenticated"), None)]).unwrap();
+        builder.route("/up", [(Method::GET, word("public"), None)]).unwrap();
+        builder.build()
+    }
+
+    fn told(unmapped: Unmapped, names: &[&str]) -> String {
+        let map = map(unmapped);
+        let mut output = anstream::StripStream::new(Vec::new());
+        Callable::new(&map, Abilities::new(names.iter().copied())).table(&mut output).unwrap();
+        String::from_utf8(output.into_inner()).unwrap()
+    }
+
+    #[test]
+    fn what_can_be_called_and_by_what() {
+        for (unmapped, names, expected) in [
+            (Unmapped::Deny, &[][..], "GET      /c    any token\nGET      /up   public\n"),
+            (
+                Unmapped::Deny,
+                &["a:read", "b:read"],
+                "GET      /a    a:read\nGET      /b    a:read, b:read\nPOST     /b    a:read, b:read\n\
+                 GET      /c    any token\nGET      /up   public\n",
+            ),
+            (
+                Unmapped::Deny,
+                &["*", "a:read"],
+                "GET      /a    a:read\nGET      /b    a:read\nPOST     /b    *\n\
+                 GET      /c    any token\nGET      /up   public\n",
+            ),
+        ] {
+            let told = told(unmapped, names);
+            assert_eq!(told.split_once('\n').unwrap(), ("METHOD   PATH  BY", expected), "{names:?}");
+        }
+        assert!(told(Unmapped::Authenticated, &[]).ends_with("\n*        (unmapped)  any token\n"));
+    }
+
+    #[test]
+    fn json_is_that_of_the_map_and_what_it_is_by() {
+        let map = map(Unmapped::Deny);
+        let mut output = Vec::new();
+        Callable::new(&map, Abilities::new(["c"])).json(&mut output).unwrap();
+        assert_eq!(
+            String::from_utf8(output).unwrap(),
+            r#"[
+  {"path": "/b", "method": "GET", "requirement": {"any":["a:read","b:read","c"]}, "by": ["c"]},
+  {"path": "/c", "method": "GET", "requirement": "authenticated", "by": []},
+  {"path": "/up", "method": "GET", "requirement": "public", "by": []}
+]
+"#
+        );
+    }
+
+    #[test]
+    fn an_ability_that_opens_nothing_is_told() {
+        let map = map(Unmapped::Deny);
+        let notes = |names: &[&str]| Callable::new(&map, Abilities::new(names.iter().copied())).notes();
+        assert_eq!(notes(&["a:read", "*"]), [""; 0]);
+        assert_eq!(
+            notes(&["a:raed", "other:thing"]),
+            [
+                "`a:raed` opens nothing, no rule asks for it: did you mean `a:read`?",
+                "`other:thing` opens nothing, no rule asks for it",
+            ]
+        );
+    }
+}

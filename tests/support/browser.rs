@@ -1,0 +1,151 @@
+//! A real browser, by the WebDriver protocol (W3C), and other programs that end with their test.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use x509_cert::Certificate;
+use x509_cert::der::{Decode, Encode};
+
+use super::{Authority, RawClient};
+
+/// A process that ends with the test.
+pub struct Process {
+    child: Child,
+    /// Kept, as who prints to a closed pipe dies of it.
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// Started; what it prints can be read.
+    ///
+    /// # Panics
+    /// Where it is not there.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it is installed by tests/run");
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, output }
+    }
+
+    /// The port at the end of the next line that has one there. 0 is none.
+    pub fn port(&mut self) -> u16 {
+        let port = |line: String| line.trim_end_matches('.').rsplit(' ').next()?.parse().ok();
+        let mut lines = self.output.by_ref().lines().map(Result::unwrap);
+        lines.find_map(|line| port(line).filter(|port| *port != 0)).expect("a port")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A session of chromium.
+pub struct Browser {
+    _driver: Process,
+    _profile: tempfile::TempDir,
+    address: SocketAddr,
+    session: String,
+}
+
+impl Browser {
+    /// One that believes no certificate of ours.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// One that believes exactly the certificate of this authority's.
+    pub fn believing(authority: &Authority) -> Self {
+        let leaf = CertificateDer::from_pem_file(authority.certificate()).unwrap();
+        let leaf = Certificate::from_der(&leaf).unwrap();
+        let key = leaf.tbs_certificate().subject_public_key_info().to_der().unwrap();
+        let believed = STANDARD.encode(Sha256::digest(key));
+        Self::with(&[format!("--ignore-certificate-errors-spki-list={believed}")])
+    }
+
+    fn with(arguments: &[String]) -> Self {
+        let mut driver = Process::start(Command::new("chromedriver").arg("--port=0"));
+        let address = SocketAddr::from(([127, 0, 0, 1], driver.port()));
+        let profile = tempfile::tempdir().unwrap();
+        let profile_argument = format!("--user-data-dir={}", profile.path().display());
+        let always = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            &profile_argument,
+        ];
+        let mut browser = Self { _driver: driver, _profile: profile, address, session: String::new() };
+        let arguments: Vec<&str> = always.into_iter().chain(arguments.iter().map(String::as_str)).collect();
+        let capabilities =
+            json!({"goog:chromeOptions": {"args": arguments}, "goog:loggingPrefs": {"browser": "ALL"}});
+        let session = browser.command("POST", "", &json!({"capabilities": {"alwaysMatch": capabilities}}));
+        browser.session = format!("/{}", session["sessionId"].as_str().unwrap());
+        browser.command("POST", "/timeouts", &json!({"script": 20_000}));
+        browser
+    }
+
+    /// A command of WebDriver's, and its value.
+    pub fn command(&self, method: &str, path: &str, parameters: &Value) -> Value {
+        let fields = [("Host", "localhost"), ("Content-Type", "application/json"), ("Connection", "close")];
+        let body = if method == "POST" { parameters.to_string() } else { String::new() };
+        let mut client = RawClient::connect(self.address).patience(Duration::from_secs(30));
+        let target = format!("/session{}{path}", self.session);
+        let response = client.request(method, &target, &fields, body.as_bytes());
+        assert_eq!(response.status, 200, "{method} {target}: {}", response.text());
+        response.json()["value"].clone()
+    }
+
+    /// Goes to a page.
+    pub fn open(&self, url: &str) {
+        self.command("POST", "/url", &json!({"url": url}));
+    }
+
+    /// What a script hands to its last argument.
+    pub fn run(&self, script: &str) -> Value {
+        let script = format!(
+            "const done = arguments[arguments.length - 1];\n\
+             (async () => {{ {script} }})().then(done, (error) => done(`failed: ${{error}}`));"
+        );
+        self.command("POST", "/execute/async", &json!({"script": script, "args": []}))
+    }
+
+    /// What is wrong with the page that is open, in light and in dark: what the browser complains of, what it loads,
+    /// structure that a screen reader needs, and contrast (WCAG 2.2, 1.4.3).
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for scheme in ["light", "dark"] {
+            let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+            let command = json!({"cmd": "Emulation.setEmulatedMedia", "params": media});
+            self.command("POST", "/goog/cdp/execute", &command);
+            let found = self.run(include_str!("page_faults.js"));
+            let found = found.as_array().unwrap_or_else(|| panic!("{found}"));
+            faults.extend(found.iter().map(|it| format!("{scheme}: {it}")));
+        }
+        let said = self.command("POST", "/se/log", &json!({"type": "browser"}));
+        faults.extend(said.as_array().unwrap().iter().map(|it| it["message"].to_string()));
+        faults
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.command("DELETE", "", &Value::Null);
+        }
+    }
+}
