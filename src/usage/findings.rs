@@ -133,7 +133,7 @@ fn plain_http(subject: &Subject<'_>) -> Option<Finding> {
         "Let its integration call https://: whoever is on the way reads its next token, too."
     } else {
         "Let its integration call https://, then create a new token and revoke this one: whoever was on the way has \
-         read it."
+         read it. If something in front of the gateway speaks TLS, name its network in listen.trusted_proxies instead."
     };
     Some(Finding {
         since: start_of(**first),
