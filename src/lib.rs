@@ -10,6 +10,7 @@
 //! gateway.rs   THE request path, top to bottom in one file
 //! answer.rs    Refusal → status, body, header fields
 //! answer_body.rs  the body of an answer, and with its end the end of the exchange
+//! cases/       policy tests: requests, and what the map must make of them
 //! exchange.rs  the record of one request: metrics and access line, once, however it ends
 //! contain.rs   a panic ends in its request
 //! peer.rs      the client's side of a connection, and what it is doing
@@ -43,6 +44,7 @@ pub mod admin;
 pub mod answer;
 pub mod answer_body;
 pub mod backend;
+pub mod cases;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -37,6 +37,7 @@ mod limits; // how much, how often and how many: to the last one allowed, by tok
 mod listening; // Unix sockets, and connections that the PROXY protocol tells about
 mod model; // a model of how Laravel reads a request, and the gateway against it
 mod pages; // the web pages in a real browser
+mod policy; // policy as code: tests of maps
 mod readme; // what the README shows is what the binary does
 mod reload; // another configuration while requests are served
 mod replicas; // several gateways and a real Redis: what one revokes no other serves

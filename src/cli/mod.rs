@@ -13,6 +13,7 @@ mod routes;
 mod run;
 mod schema;
 mod table;
+mod test;
 mod tokens;
 mod usage;
 
@@ -45,6 +46,7 @@ enum Command {
     Diff(diff::Arguments),
     Health(health::Arguments),
     Schema(schema::Arguments),
+    Test(test::Arguments),
     Tokens(tokens::Arguments),
     Usage(usage::Arguments),
 }
@@ -61,6 +63,7 @@ impl CommandLine {
             Command::Diff(arguments) => arguments.execute(),
             Command::Health(arguments) => arguments.execute(),
             Command::Schema(arguments) => arguments.execute(),
+            Command::Test(arguments) => arguments.execute(),
             Command::Tokens(arguments) => arguments.execute(),
             Command::Usage(arguments) => arguments.execute(),
         }

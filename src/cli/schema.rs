@@ -1,14 +1,31 @@
-//! `schema`: the JSON Schema of gateway.yaml.
+//! `schema`: JSON Schemas.
 
 use super::{Exit, output};
-use crate::config::schema;
+use crate::config::{schema, tests_schema};
 
-/// Print the JSON Schema of gateway.yaml, for editors
+/// Print the JSON Schema of gateway.yaml, or of policy test files, for editors
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// Of which file
+    #[arg(long = "for", value_enum, default_value_t, value_name = "FILE")]
+    file: File,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum File {
+    /// gateway.yaml
+    #[default]
+    Gateway,
+    /// A policy test file, for `test`
+    Test,
+}
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        output(Exit::Fine, |stdout| writeln!(stdout, "{:#}", schema()))
+        let schema = match self.file {
+            File::Gateway => schema(),
+            File::Test => tests_schema(),
+        };
+        output(Exit::Fine, |stdout| writeln!(stdout, "{schema:#}"))
     }
 }

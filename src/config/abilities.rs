@@ -166,12 +166,7 @@ fn decode_abilities(kind: &str, node: &Node, decoder: &mut Decoder<'_>) -> Optio
     let mut abilities: Vec<Cow<'_, str>> = Vec::new();
     for item in items {
         // Each one alone first, so that a mistake has its item's place.
-        if let Some(ability) = decoder.string(item, "an ability")
-            && checked(Requirement::all([&*ability]), item, decoder).is_some()
-        {
-            warn_of_typo(&ability, item, decoder);
-            abilities.push(ability);
-        }
+        abilities.extend(decode_ability(item, decoder));
     }
     if abilities.len() < items.len() {
         return None;
@@ -179,6 +174,14 @@ fn decode_abilities(kind: &str, node: &Node, decoder: &mut Decoder<'_>) -> Optio
     let abilities = abilities.iter().map(|ability| &**ability);
     let requirement = if kind == "all" { Requirement::all(abilities) } else { Requirement::any(abilities) };
     checked(requirement, node, decoder)
+}
+
+/// One ability of a list.
+pub(super) fn decode_ability<'node>(node: &'node Node, decoder: &mut Decoder<'_>) -> Option<Cow<'node, str>> {
+    let ability = decoder.string(node, "an ability")?;
+    checked(Requirement::all([&*ability]), node, decoder)?;
+    warn_of_typo(&ability, node, decoder);
+    Some(ability)
 }
 
 fn checked(

@@ -311,7 +311,10 @@ impl<'a> Decoder<'a> {
 
     /// Records that a required key is absent.
     pub(super) fn missing(&mut self, node: &Node, name: &str) {
-        let span = self.path.last().map_or(Span { end: node.span.start, ..node.span }, |step| step.key.span);
+        let span = match self.path.last() {
+            Some(Step { key, item: None }) => key.span,
+            _ => Span { end: node.span.start, ..node.span },
+        };
         let key = Key { text: name.into(), span };
         let mistake = Mistake::error("missing").at(span, format!("expected the key `{name}` in here"));
         self.within(&key, |decoder| decoder.record(mistake));

@@ -172,7 +172,7 @@ pub fn load_abilities_with(path: &Path, environment: &Environment<'_>) -> Result
 }
 
 /// The map as it is written, and the mode of what has none of its own.
-fn decode_abilities(tree: &Node, decoder: &mut Decoder<'_>) -> Option<(written::Abilities, Mode)> {
+pub(super) fn decode_abilities(tree: &Node, decoder: &mut Decoder<'_>) -> Option<(written::Abilities, Mode)> {
     let Value::Mapping(entries) = &tree.value else {
         decoder.mapping(tree, "a gateway.yaml or a map file")?;
         return None;
@@ -200,7 +200,7 @@ fn mode_of(node: &Node, decoder: &mut Decoder<'_>) -> Mode {
     mode.unwrap_or_default()
 }
 
-fn report(path: &Path, decoder: Decoder<'_>) -> (Report, Vec<PathBuf>) {
+pub(super) fn report(path: &Path, decoder: Decoder<'_>) -> (Report, Vec<PathBuf>) {
     let report = Report::new(path.display().to_string(), decoder.sources, decoder.mistakes);
     (report.with_files(decoder.files.clone()), decoder.files)
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
+use super::cases::Check;
 use super::source::{Source, Span};
+use crate::policy::map::Place;
 
 /// How many findings a report shows: nobody reads more, and a file that is no configuration has thousands.
 const MOST_SHOWN: usize = 1000;
@@ -96,6 +98,19 @@ impl Mistake {
     }
 }
 
+/// What became of a check that did not become what it must.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which request, what was expected and what came.
+    pub message: String,
+    /// Why it came.
+    pub why: String,
+    /// The place of the rule that decided, and what it asks for.
+    pub rule: Option<(Place, String)>,
+    /// What would do.
+    pub hint: Option<String>,
+}
+
 /// Everything that was found in a configuration, each with its place.
 #[derive(Debug)]
 pub struct Report {
@@ -141,6 +156,38 @@ impl Report {
         self.mistakes.push(mistake.of(key));
     }
 
+    /// Adds that a check failed.
+    pub fn fail(&mut self, check: &Check, failure: Failure) {
+        let mut mistake = Mistake::error(failure.message).at(check.span, failure.why);
+        if let Some((place, about)) = failure.rule
+            && let Some(span) = self.word_at(&place)
+        {
+            mistake = mistake.see(span, about);
+        }
+        if let Some(hint) = failure.hint {
+            mistake = mistake.hint(hint);
+        }
+        self.mistakes.push(mistake);
+    }
+
+    /// The word that begins at a place in one of the sources.
+    fn word_at(&self, place: &Place) -> Option<Span> {
+        let number = self.sources.iter().position(|source| source.name == place.file)?;
+        let text = self.sources.get(number)?.text.as_str();
+        let lines = || text.split_inclusive('\n');
+        let before: usize = lines().take(place.line.checked_sub(1)?).map(str::len).sum();
+        let line = lines().nth(place.line - 1)?;
+        let column: usize = line.chars().take(place.column.checked_sub(1)?).map(char::len_utf8).sum();
+        let start = before + column;
+        let length = text.get(start..)?.bytes().take_while(u8::is_ascii_alphanumeric).count();
+        Some(Span { source: number, start, end: start + length })
+    }
+
+    /// The same sources, of which nothing is said yet.
+    pub fn without_findings(self) -> Self {
+        Self { mistakes: Vec::new(), ..self }
+    }
+
     /// Whether nothing was found.
     pub fn is_empty(&self) -> bool {
         self.mistakes.is_empty()
@@ -154,10 +201,9 @@ impl Report {
     /// For people: each finding with its line and a caret, then how many there are. Plain text, or with
     /// ANSI colours.
     pub fn render(&self, coloured: bool) -> String {
-        let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
         let mut text = String::new();
-        for mistake in self.mistakes.iter().take(MOST_SHOWN) {
-            text.push_str(&self.render_one(mistake, &renderer));
+        for finding in self.findings(coloured).take(MOST_SHOWN) {
+            text.push_str(&finding);
             text.push_str("\n\n");
         }
         if self.mistakes.len() > MOST_SHOWN {
@@ -166,6 +212,12 @@ impl Report {
         text.push_str(&self.summary());
         text.push('\n');
         text
+    }
+
+    /// Each finding with its line and a caret.
+    pub fn findings(&self, coloured: bool) -> impl Iterator<Item = String> {
+        let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
+        self.mistakes.iter().map(move |mistake| self.render_one(mistake, &renderer))
     }
 
     fn render_one(&self, mistake: &Mistake, renderer: &Renderer) -> String {

@@ -1,0 +1,140 @@
+//! What is said of a check that failed.
+
+use strsim::osa_distance;
+
+use super::Outcome;
+use crate::config::{Check, Failure, PolicyTests};
+use crate::policy::ability::{Abilities, Requirement, RequirementKind};
+use crate::policy::decision::{Caller, missing, split_query};
+use crate::policy::map::{AbilityMap, Found, Unmapped};
+use crate::policy::refusal::{Reason, Refusal};
+
+/// What a check is called: `items are read: GET /api/v2/items as reader`.
+pub fn described(check: &Check) -> String {
+    let name = check.name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
+    let sender = match (&check.sender.name, &check.sender.caller) {
+        (Some(name), _) => format!("as {name}"),
+        (None, Caller::Active(abilities)) => format!("with {}", listed(abilities)),
+        (None, _) => "without a token".to_owned(),
+    };
+    format!("{name}{} {} {sender}", check.method, check.target)
+}
+
+/// Why a check failed, for people.
+pub fn failure(tests: &PolicyTests, outcome: &Outcome<'_>) -> Failure {
+    let Outcome { check, found, .. } = outcome;
+    let rule = match found {
+        Some(Found::Rule { route, rule }) => rule.place.clone().map(|place| {
+            let template = tests.map.templates().nth(*route).unwrap_or_default();
+            (place, format!("the rule of {template}: {}", rule.requirement))
+        }),
+        _ => None,
+    };
+    Failure {
+        message: format!("{}: expected {}, decided {}", described(check), check.expected, outcome.decided()),
+        why: why(&tests.map, outcome),
+        rule,
+        hint: hint(&tests.map, outcome),
+    }
+}
+
+/// Why it was decided so.
+fn why(map: &AbilityMap, outcome: &Outcome<'_>) -> String {
+    let requirement = outcome.found.as_ref().and_then(|found| map.requirement(found).ok());
+    let template = |route| map.templates().nth(route).unwrap_or_default();
+    match (&outcome.decision, &outcome.found, &outcome.check.sender.caller) {
+        (Ok(Reason::Public), ..) => "the route is public: it asks for no token".to_owned(),
+        (Ok(_), Some(Found::NoRoute), _) => {
+            "no route matches, and `unmapped: authenticated` lets every token through".to_owned()
+        }
+        (Ok(_), _, Caller::Active(abilities)) => has_what_it_takes(requirement, abilities),
+        (Err(Refusal::BadRequest(why)), ..) => (*why).to_owned(),
+        (Err(Refusal::MissingToken), ..) => "there is no token, and the route is not public".to_owned(),
+        (Err(Refusal::Unmapped), Some(Found::NoMethod { route }), _) => {
+            format!("{} has no {}, and no other route is tried", template(*route), outcome.check.method)
+        }
+        (Err(Refusal::Unmapped), ..) => "no route matches".to_owned(),
+        (Err(Refusal::Denied), ..) => "the rule is `deny`: nobody may".to_owned(),
+        (Err(Refusal::MissingAbility(_)), _, Caller::Active(abilities)) => lacks(requirement, abilities),
+        (Ok(reason), ..) => reason.as_str().to_owned(),
+        (Err(refusal), ..) => refusal.reason().as_str().to_owned(),
+    }
+}
+
+/// By what a token is let through.
+fn has_what_it_takes(requirement: Option<&Requirement>, abilities: &Abilities) -> String {
+    let named = |name: &str| abilities.names().any(|it| it == name);
+    match requirement.map(Requirement::kind) {
+        Some(RequirementKind::Authenticated) => "any active token will do".to_owned(),
+        Some(RequirementKind::All(names)) if names.iter().all(|name| named(name)) => {
+            format!("the token has {}", names.join(" and "))
+        }
+        Some(RequirementKind::Any(names)) if names.iter().any(|name| named(name)) => {
+            let has: Vec<&str> = names.iter().map(|name| &**name).filter(|name| named(name)).collect();
+            format!("the token has {}, and one is enough", has.join(" and "))
+        }
+        _ => "the token has `*`, which is every ability".to_owned(),
+    }
+}
+
+/// What a token is refused for.
+fn lacks(requirement: Option<&Requirement>, abilities: &Abilities) -> String {
+    let Some(requirement) = requirement else { return "an ability is missing".to_owned() };
+    let lacked = match requirement.kind() {
+        RequirementKind::Any(names) => format!("none of {}", names.join(", ")),
+        _ => format!("no {}", missing(requirement, abilities).join(" and no ")),
+    };
+    format!("the token has {lacked}; it has {}", listed(abilities))
+}
+
+/// What would do instead.
+fn hint(map: &AbilityMap, outcome: &Outcome<'_>) -> Option<String> {
+    let found = outcome.found.as_ref()?;
+    match (&outcome.decision, found) {
+        (Err(Refusal::MissingAbility(_)), _) => {
+            let requirement = map.requirement(found).ok()?;
+            let names: Vec<&str> = requirement.abilities().collect();
+            let enough = match (&*names, requirement.kind()) {
+                ([name], _) => format!("`{name}`"),
+                (names, RequirementKind::Any(_)) => format!("any one of {}", names.join(", ")),
+                (names, _) => format!("all of {}", names.join(", ")),
+            };
+            Some(format!("{enough} would do, and so would `*`"))
+        }
+        (Err(Refusal::Unmapped), Found::NoMethod { route }) => {
+            let methods: Vec<&str> = map.route(*route)?.rules().map(|(method, _)| method.as_str()).collect();
+            Some(format!("its methods are {}", methods.join(", ")))
+        }
+        (Err(Refusal::Unmapped), Found::NoRoute) if map.unmapped() == Unmapped::Deny => {
+            nearest_template(map, split_query(&outcome.check.target).0)
+                .map(|template| format!("did you mean a path of {template}?"))
+        }
+        _ => None,
+    }
+}
+
+/// The template that a path misses by a letter or two in one of its literal segments.
+fn nearest_template<'map>(map: &'map AbilityMap, path: &str) -> Option<&'map str> {
+    const FURTHEST: usize = 2;
+    const LONGEST: usize = 64;
+    let segments: Vec<&str> = path.trim_end_matches('/').split('/').collect();
+    let distance = |template: &str| -> Option<usize> {
+        let pattern: Vec<&str> = template.split('/').collect();
+        let pairs = (pattern.len() == segments.len()).then(|| pattern.iter().zip(&segments))?;
+        let mut sum = 0;
+        for (one, segment) in pairs.filter(|(one, _)| !one.starts_with('{')) {
+            if segment.len() > LONGEST || one.len() > LONGEST {
+                return None;
+            }
+            sum += osa_distance(one, segment);
+        }
+        (sum <= FURTHEST).then_some(sum)
+    };
+    let near = map.templates().filter_map(|template| Some((distance(template)?, template)));
+    near.min_by_key(|(distance, _)| *distance).map(|(_, template)| template)
+}
+
+/// `[items:read, rents:read]`
+fn listed(abilities: &Abilities) -> String {
+    format!("[{}]", abilities.names().collect::<Vec<_>>().join(", "))
+}

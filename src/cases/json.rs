@@ -1,0 +1,75 @@
+//! Outcomes as JSON, for programs.
+
+use serde_json::{Value, json};
+
+use super::coverage::Covered;
+use super::{Outcome, described, failure};
+use crate::config::{Expected, PolicyTests};
+use crate::policy::decision::Caller;
+use crate::policy::map::{Found, Place};
+use crate::policy::refusal::Refusal;
+
+/// What became of a check.
+pub fn outcome_value(tests: &PolicyTests, outcome: &Outcome<'_>) -> Value {
+    let check = outcome.check;
+    let reason = match &outcome.decision {
+        Ok(reason) => *reason,
+        Err(refusal) => refusal.reason(),
+    };
+    let mut value = json!({
+        "case": described(check),
+        "place": place(check.place.as_ref()),
+        "name": check.name.as_deref(),
+        "method": check.method,
+        "path": check.target,
+        "caller": check.sender.name,
+        "abilities": match &check.sender.caller {
+            Caller::Active(abilities) => json!(abilities.names().collect::<Vec<_>>()),
+            _ => Value::Null,
+        },
+        "expected": word(check.expected),
+        "decided": word(outcome.decided()),
+        "reason": reason.as_str(),
+        "passed": outcome.passed(),
+    });
+    if let Some(Found::Rule { route, rule }) = &outcome.found {
+        value["rule"] = json!({
+            "path": tests.map.templates().nth(*route),
+            "requirement": rule.requirement.to_string(),
+            "place": place(rule.place.as_ref()),
+        });
+    }
+    if !outcome.passed() {
+        let failure = failure(tests, outcome);
+        value["why"] = failure.why.into();
+        value["hint"] = failure.hint.into();
+    }
+    if let Err(Refusal::BadRequest(why)) = &outcome.decision {
+        value["why"] = (*why).into();
+    }
+    value
+}
+
+/// A rule that no check has reached.
+pub fn unreached_value(rule: &Covered) -> Value {
+    json!({
+        "path": rule.template,
+        "method": rule.method,
+        "requirement": rule.requirement,
+        "place": place(rule.place.as_ref()),
+    })
+}
+
+fn word(expected: Expected) -> Value {
+    match expected {
+        Expected::Allow => "allow".into(),
+        Expected::Refuse(status) => status.into(),
+    }
+}
+
+fn place(place: Option<&Place>) -> Value {
+    place.map_or(
+        Value::Null,
+        |place| json!({"file": &*place.file, "line": place.line, "column": place.column}),
+    )
+}

@@ -1,0 +1,164 @@
+//! JUnit's XML, as CI systems read it: a `testsuite` a file, a `testcase` a check.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// A file's checks.
+#[derive(Debug)]
+pub struct Suite {
+    /// The file.
+    pub name: String,
+    /// How long it took.
+    pub took: Duration,
+    /// Its checks; where the file has mistakes, one that is [broken](Ended::Broken).
+    pub cases: Vec<Case>,
+}
+
+/// A check.
+#[derive(Debug)]
+pub struct Case {
+    /// What it is called.
+    pub name: String,
+    /// Where it is.
+    pub line: Option<usize>,
+    /// How it ended.
+    pub ended: Ended,
+}
+
+/// How a check ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// As it must.
+    Passed,
+    /// Otherwise: in a line, and the whole report.
+    Failed(String, String),
+    /// It could not be made, because of mistakes in the file: in a line, and the whole report.
+    Broken(String, String),
+}
+
+/// The document.
+pub fn document(suites: &[Suite]) -> String {
+    let all = || suites.iter().flat_map(|suite| &suite.cases);
+    let took: Duration = suites.iter().map(|suite| suite.took).sum();
+    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    // Writing to a String cannot fail.
+    let _ = writeln!(xml, "<testsuites name=\"stockaj-gateway test\" {}>", counts(all(), took));
+    for suite in suites {
+        let name = escaped(&suite.name);
+        let _ = writeln!(xml, "  <testsuite name=\"{name}\" {}>", counts(suite.cases.iter(), suite.took));
+        let share = suite.took.as_secs_f64() / suite.cases.len().max(1) as f64;
+        for case in &suite.cases {
+            let line = case.line.map(|line| format!(" line=\"{line}\"")).unwrap_or_default();
+            let case_name = escaped(&case.name);
+            let _ = write!(
+                xml,
+                "    <testcase name=\"{case_name}\" classname=\"{name}\" file=\"{name}\"{line} time=\"{share:.6}\""
+            );
+            let _ = match &case.ended {
+                Ended::Passed => writeln!(xml, "/>"),
+                Ended::Failed(message, report) => problem(&mut xml, "failure", message, report),
+                Ended::Broken(message, report) => problem(&mut xml, "error", message, report),
+            };
+        }
+        xml.push_str("  </testsuite>\n");
+    }
+    xml.push_str("</testsuites>\n");
+    xml
+}
+
+fn problem(xml: &mut String, element: &str, message: &str, report: &str) -> std::fmt::Result {
+    let (message, report) = (escaped(message), escaped(report));
+    writeln!(
+        xml,
+        ">\n      <{element} message=\"{message}\" type=\"{element}\">{report}</{element}>\n    </testcase>"
+    )
+}
+
+fn counts<'a>(cases: impl Iterator<Item = &'a Case>, took: Duration) -> String {
+    let (mut tests, mut failures, mut errors) = (0, 0, 0);
+    for case in cases {
+        tests += 1;
+        match case.ended {
+            Ended::Passed => {}
+            Ended::Failed(..) => failures += 1,
+            Ended::Broken(..) => errors += 1,
+        }
+    }
+    let time = took.as_secs_f64();
+    format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" time=\"{time:.3}\"")
+}
+
+/// As text or in an attribute. What XML 1.0 cannot hold at all is replaced.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&apos;"),
+            '\n' | '\t' => escaped.push(character),
+            '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
+            other if other.is_control() => escaped.push('\u{fffd}'),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_xml_cannot_hold_is_escaped_or_replaced() {
+        for (text, expected) in [
+            ("a<b>&\"c\" 'd'", "a&lt;b&gt;&amp;&quot;c&quot; &apos;d&apos;"),
+            ("]]>", "]]&gt;"),
+            ("line\n\tline", "line\n\tline"),
+            ("\u{0}\u{1b}[31m\u{85}\u{ffff}\r", "\u{fffd}\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}"),
+            ("übung 🦀", "übung 🦀"),
+        ] {
+            assert_eq!(escaped(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_suite_a_file_and_a_case_a_check() {
+        let case = |name: &str, line, ended| Case { name: name.to_owned(), line, ended };
+        let failed = Ended::Failed("a < b".to_owned(), "at\n<there>".to_owned());
+        let suites = [
+            Suite {
+                name: "a.yaml".to_owned(),
+                took: Duration::from_micros(2500),
+                cases: vec![case("GET /a", Some(3), Ended::Passed), case("GET /b", Some(4), failed)],
+            },
+            Suite {
+                name: "b.yaml".to_owned(),
+                took: Duration::from_millis(1),
+                cases: vec![case("it", None, Ended::Broken("no".to_owned(), "none".to_owned()))],
+            },
+        ];
+        assert_eq!(
+            document(&suites),
+            r#"<?xml version="1.0" encoding="UTF-8"?>
+<testsuites name="stockaj-gateway test" tests="3" failures="1" errors="1" time="0.003">
+  <testsuite name="a.yaml" tests="2" failures="1" errors="0" time="0.003">
+    <testcase name="GET /a" classname="a.yaml" file="a.yaml" line="3" time="0.001250"/>
+    <testcase name="GET /b" classname="a.yaml" file="a.yaml" line="4" time="0.001250">
+      <failure message="a &lt; b" type="failure">at
+&lt;there&gt;</failure>
+    </testcase>
+  </testsuite>
+  <testsuite name="b.yaml" tests="1" failures="0" errors="1" time="0.001">
+    <testcase name="it" classname="b.yaml" file="b.yaml" time="0.001000">
+      <error message="no" type="error">none</error>
+    </testcase>
+  </testsuite>
+</testsuites>
+"#
+        );
+        assert!(document(&[]).contains(r#" tests="0" "#));
+    }
+}

@@ -1,0 +1,56 @@
+//! Policy tests: what the map makes of each request of a file, beside what it must.
+
+pub mod coverage;
+mod failure;
+pub mod json;
+pub mod junit;
+
+use crate::answer::status;
+use crate::config::{Check, Expected, PolicyTests};
+use crate::policy::decision::{decide, read_request};
+use crate::policy::map::Found;
+use crate::policy::refusal::{Reason, Refusal};
+
+pub use failure::{described, failure};
+
+/// What became of a check.
+#[derive(Debug)]
+pub struct Outcome<'tests> {
+    /// The check.
+    pub check: &'tests Check,
+    /// What the map says of its request; none where that is refused before it is matched.
+    pub found: Option<Found<'tests>>,
+    /// The decision.
+    pub decision: Result<Reason, Refusal>,
+}
+
+impl Outcome<'_> {
+    /// Whether it is what it must be.
+    pub fn passed(&self) -> bool {
+        self.decided() == self.check.expected
+    }
+
+    /// What came, in the words of the file.
+    pub fn decided(&self) -> Expected {
+        match &self.decision {
+            Ok(_) => Expected::Allow,
+            Err(refusal) => Expected::Refuse(status(refusal).as_u16()),
+        }
+    }
+}
+
+/// The outcome of every check, in the order of the file.
+pub fn judge(tests: &PolicyTests) -> Vec<Outcome<'_>> {
+    tests.checks.iter().map(|check| judge_one(tests, check)).collect()
+}
+
+fn judge_one<'tests>(tests: &'tests PolicyTests, check: &'tests Check) -> Outcome<'tests> {
+    match read_request(&check.method, &check.target) {
+        Ok((method, path)) => {
+            let found = tests.map.find(&method, &path);
+            let decision = decide(&tests.map, &found, &check.sender.caller);
+            Outcome { check, found: Some(found), decision }
+        }
+        Err(refusal) => Outcome { check, found: None, decision: Err(refusal) },
+    }
+}

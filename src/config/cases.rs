@@ -1,0 +1,477 @@
+//! Policy test files: requests, and what a map must make of them.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::abilities::{compile, decode_ability};
+use super::decode::{Decode, Decoder, Named, OneOrMore, Spanned, listed, nearest};
+use super::files::FilePath;
+use super::load::{decode_abilities, report};
+use super::report::{Mistake, Report, Severity};
+use super::section::section;
+use super::source::Span;
+use super::tree::{Entry, Key, Node};
+use super::values::{Text, leaf_schema};
+use crate::policy::ability::Abilities;
+use crate::policy::decision::Caller;
+use crate::policy::map::{AbilityMap, Place};
+
+/// How many requests a file may decide on: a row times its callers adds up.
+const MOST_CHECKS: usize = 100_000;
+/// In a table, who has no token.
+const NOBODY: &str = "nobody";
+/// In a table, every caller that the row does not name.
+const OTHERS: &str = "others";
+
+section! {
+    /// A policy test file of stockaj-gateway: requests, and what an ability map must make of them.
+    PolicyTest {
+        /// The gateway.yaml or map file that is tested, relative to this file.
+        map: TestedMap,
+        /// The abilities of tokens, by names that cases and the table use.
+        callers: Named<Granted>,
+        /// Requests one by one.
+        cases: Option<OneOrMore<Spanned<Case>>>,
+        /// Requests such as `GET /api/v2/items`, and for each what its callers get: those of `callers`, `nobody`
+        /// for no token, and `others` for all of `callers` that the row does not name.
+        table: Table,
+    }
+}
+
+section! {
+    /// A request, or several, and what must become of each.
+    Case {
+        /// What a report calls it.
+        name: Option<Text>,
+        /// Such as `GET /api/v2/items`, or a list of such.
+        request: OneOrMore<Spanned<WrittenRequest>>,
+        /// The token's abilities; `[]` is a token without any. With neither these nor a `caller` there is no token.
+        abilities: Token,
+        /// One of `callers`.
+        caller: Option<Spanned<Text>>,
+        /// `allow`, or the status of the refusal: 400, 401 or 403.
+        expect: Expected,
+    }
+    exclusive { abilities, caller }
+}
+
+/// A policy test file, read.
+#[derive(Debug)]
+pub struct LoadedTests {
+    /// What it says.
+    pub tests: PolicyTests,
+    /// Warnings about it; a [failure](Report::fail) can be added.
+    pub warnings: Report,
+}
+
+/// A map, and requests to decide on.
+#[derive(Debug)]
+pub struct PolicyTests {
+    /// The map that is tested.
+    pub map: AbilityMap,
+    /// Its file.
+    pub map_file: PathBuf,
+    /// The requests, in the order of the file.
+    pub checks: Vec<Check>,
+}
+
+/// A request, and what must become of it.
+#[derive(Debug)]
+pub struct Check {
+    /// What the file calls it.
+    pub name: Option<Rc<str>>,
+    /// The method as written.
+    pub method: Box<str>,
+    /// The path as written, and perhaps a query.
+    pub target: Box<str>,
+    /// Who sends it.
+    pub sender: Rc<Sender>,
+    /// What must become of it.
+    pub expected: Expected,
+    /// Where that is written.
+    pub place: Option<Place>,
+    pub(super) span: Span,
+}
+
+/// Who sends a request.
+#[derive(Debug)]
+pub struct Sender {
+    /// What the file calls them.
+    pub name: Option<Box<str>>,
+    /// Their token.
+    pub caller: Caller,
+}
+
+/// What must become of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// It is forwarded.
+    Allow,
+    /// It is refused with this status.
+    Refuse(u16),
+}
+
+const EXPECTED: [(&str, Expected); 4] = [
+    ("allow", Expected::Allow),
+    ("400", Expected::Refuse(400)),
+    ("401", Expected::Refuse(401)),
+    ("403", Expected::Refuse(403)),
+];
+
+impl std::fmt::Display for Expected {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Allow => formatter.pad("allow"),
+            Self::Refuse(status) => std::fmt::Display::fmt(status, formatter),
+        }
+    }
+}
+
+/// Reads a policy test file and the map that it names. Needs no secret, and the environment only where one of the
+/// two names it.
+///
+/// # Errors
+/// Every mistake in both.
+pub fn load_tests(path: &Path) -> Result<LoadedTests, Report> {
+    let mut decoder = Decoder::new(&|name| std::env::var(name).ok());
+    decoder.files.push(path.to_owned());
+    let written = decoder.read_tree(path, None).and_then(|tree| {
+        let written = PolicyTest::decode(&tree, &mut decoder)?;
+        if written.cases.is_none() && written.table.0.is_empty() {
+            decoder.missing(&tree, "cases");
+        }
+        Some(written)
+    });
+    let compiled = written.map(|written| {
+        let checks = Compiler::new(&written.callers).checks(&written, &mut decoder);
+        (written.map, checks)
+    });
+    let (report, _) = report(path, decoder);
+    match compiled {
+        Some((TestedMap { map, file }, checks)) if report.count(Severity::Error) == 0 => {
+            Ok(LoadedTests { tests: PolicyTests { map, map_file: file, checks }, warnings: report })
+        }
+        _ => Err(report),
+    }
+}
+
+/// The JSON Schema of policy test files.
+pub fn tests_schema() -> serde_json::Value {
+    super::schema::schema_of::<PolicyTest>("policy test file of stockaj-gateway")
+}
+
+/// Gathers the checks of a file.
+struct Compiler {
+    senders: Vec<Rc<Sender>>,
+    nobody: Rc<Sender>,
+    checks: Vec<Check>,
+    too_many: bool,
+}
+
+impl Compiler {
+    fn new(callers: &Named<Granted>) -> Self {
+        let sender = |(key, granted): &(Key, Granted)| {
+            let caller = Caller::Active(granted.0.clone());
+            Rc::new(Sender { name: Some(key.text.clone()), caller })
+        };
+        Self {
+            senders: callers.0.iter().map(sender).collect(),
+            nobody: Rc::new(Sender { name: None, caller: Caller::Nobody }),
+            checks: Vec::new(),
+            too_many: false,
+        }
+    }
+
+    fn checks(mut self, written: &PolicyTest, decoder: &mut Decoder<'_>) -> Vec<Check> {
+        for (key, _) in &written.callers.0 {
+            if [NOBODY, OTHERS].contains(&&*key.text) {
+                let mistake = Mistake::error("not a name for a caller")
+                    .of(format!("callers.{}", key.text))
+                    .at(key.span, "this word means something else in the table");
+                decoder.mistakes.push(mistake);
+            }
+        }
+        let cases = written.cases.iter().flat_map(|cases| &cases.0);
+        for (number, Spanned { value: case, span }) in cases.enumerate() {
+            self.add_case(number, case, *span, decoder);
+        }
+        for row in &written.table.0 {
+            self.add_row(row, decoder);
+        }
+        self.checks
+    }
+
+    fn add_case(&mut self, number: usize, case: &Case, span: Span, decoder: &mut Decoder<'_>) {
+        let sender = match (&case.abilities.0, &case.caller) {
+            (Some(abilities), _) => Rc::new(Sender { name: None, caller: Caller::Active(abilities.clone()) }),
+            (None, None) => Rc::clone(&self.nobody),
+            (None, Some(caller)) => match self.sender(&caller.value.0) {
+                Some(sender) => sender,
+                None => {
+                    let path = format!("cases[{number}].caller");
+                    return decoder.mistakes.push(self.unknown(&path, &caller.value.0, caller.span));
+                }
+            },
+        };
+        let name = case.name.as_ref().map(|name| Rc::from(&*name.0));
+        let several = case.request.0.len() > 1;
+        for request in &case.request.0 {
+            let span = if several { request.span } else { span };
+            let at = (span, decoder.place(span));
+            self.add(name.clone(), &request.value, &sender, case.expect, at, decoder);
+        }
+    }
+
+    fn add_row(&mut self, row: &Row, decoder: &mut Decoder<'_>) {
+        for (key, expected) in &row.cells {
+            let senders: Vec<Rc<Sender>> = match &*key.text {
+                OTHERS => {
+                    let named = |sender: &Sender| {
+                        row.cells.iter().any(|(key, _)| Some(&key.text) == sender.name.as_ref())
+                    };
+                    self.senders.iter().filter(|sender| !named(sender)).map(Rc::clone).collect()
+                }
+                name => match self.sender(name) {
+                    Some(sender) => vec![sender],
+                    None => {
+                        let mut path = "table".to_owned();
+                        super::decode::join(&mut path, &row.key.text);
+                        decoder.mistakes.push(self.unknown(&path, name, key.span));
+                        continue;
+                    }
+                },
+            };
+            let at = (key.span, decoder.place(key.span));
+            for sender in senders {
+                self.add(None, &row.request, &sender, *expected, at.clone(), decoder);
+            }
+        }
+    }
+
+    fn sender(&self, name: &str) -> Option<Rc<Sender>> {
+        if name == NOBODY {
+            return Some(Rc::clone(&self.nobody));
+        }
+        self.senders.iter().find(|sender| sender.name.as_deref() == Some(name)).map(Rc::clone)
+    }
+
+    fn unknown(&self, path: &str, name: &str, span: Span) -> Mistake {
+        let known = || self.senders.iter().filter_map(|sender| sender.name.as_deref());
+        let hint = match nearest(name, known().chain([NOBODY, OTHERS])) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "give them their abilities in `callers`".to_owned(),
+        };
+        Mistake::error("unknown caller").of(path).at(span, "not one of `callers`").hint(hint)
+    }
+
+    fn add(
+        &mut self,
+        name: Option<Rc<str>>,
+        request: &WrittenRequest,
+        sender: &Rc<Sender>,
+        expected: Expected,
+        (span, place): (Span, Option<Place>),
+        decoder: &mut Decoder<'_>,
+    ) {
+        if self.checks.len() < MOST_CHECKS {
+            let WrittenRequest { method, target } = request.clone();
+            self.checks.push(Check {
+                name,
+                method,
+                target,
+                sender: Rc::clone(sender),
+                expected,
+                place,
+                span,
+            });
+        } else if !self.too_many {
+            self.too_many = true;
+            let label = format!("more than {MOST_CHECKS} requests up to here");
+            decoder.mistakes.push(Mistake::error("too many cases").at(span, label));
+        }
+    }
+}
+
+/// The map of `map`, read where it is named, so that its mistakes are in the same report.
+#[derive(Debug)]
+pub(super) struct TestedMap {
+    map: AbilityMap,
+    file: PathBuf,
+}
+
+impl Decode for TestedMap {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let FilePath(file) = FilePath::decode(node, decoder)?;
+        let before = decoder.mistakes.len();
+        let tree = decoder.read_tree(&file, Some(node))?;
+        let map = decoder.at_top(|decoder| {
+            decode_abilities(&tree, decoder).map(|(written, mode)| compile(&written, mode, decoder))
+        });
+        // What else is to be said of the map, `check` says.
+        let of_the_map = decoder.mistakes.split_off(before);
+        decoder.mistakes.extend(of_the_map.into_iter().filter(|it| it.severity == Severity::Error));
+        Some(Self { map: map?, file })
+    }
+}
+
+leaf_schema!(TestedMap, json_schema!({"type": "string", "minLength": 1}));
+
+/// The abilities that a token has.
+#[derive(Debug)]
+pub(super) struct Granted(Abilities);
+
+impl Decode for Granted {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const ABILITIES: &str = "a list of abilities";
+        if node.is_null() {
+            let hint = "`[]` is a token without abilities; there is no token without the key".to_owned();
+            decoder.mismatch_with(node, "wrong type", ABILITIES, Some(hint));
+            return None;
+        }
+        let items = decoder.list(node, ABILITIES)?;
+        let names: Vec<Option<_>> = items.iter().map(|item| decode_ability(item, decoder)).collect();
+        let names: Vec<_> = names.into_iter().collect::<Option<_>>()?;
+        Some(Self(Abilities::new(names.iter().map(|name| &**name))))
+    }
+}
+
+leaf_schema!(Granted, json_schema!({"type": "array", "items": {"type": "string", "minLength": 1}}));
+
+/// The abilities of a case's token; without the key there are none, nor a token.
+#[derive(Debug)]
+pub(super) struct Token(Option<Abilities>);
+
+impl Decode for Token {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        Granted::decode(node, decoder).map(|granted| Self(Some(granted.0)))
+    }
+
+    fn absent(_decoder: &mut Decoder<'_>) -> Option<Self> {
+        Some(Self(None))
+    }
+}
+
+impl JsonSchema for Token {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Token".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Granted::json_schema(generator)
+    }
+}
+
+impl Decode for Expected {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let words = EXPECTED.map(|(word, _)| word);
+        let expected = listed(&words);
+        let text = decoder.scalar(node, &expected)?.text;
+        let found = EXPECTED.into_iter().find(|(word, _)| *word == text).map(|(_, value)| value);
+        if found.is_none() {
+            let hint = match &*text {
+                "deny" | "denied" | "refuse" => Some("403 with a token, 401 without one".to_owned()),
+                // Of another status another one is not what was meant.
+                text if text.starts_with(|first: char| first.is_ascii_digit()) => None,
+                text => nearest(text, words).map(|near| format!("did you mean `{near}`?")),
+            };
+            decoder.mismatch_with(node, "not one of the choices", expected, hint);
+        }
+        found
+    }
+}
+
+leaf_schema!(Expected, json_schema!({"enum": ["allow", 400, 401, 403, "400", "401", "403"]}));
+
+const REQUEST: &str = "a method and a path such as `GET /api/v2/items`";
+/// That of a method, a space, and a target.
+const REQUEST_PATTERN: &str = "^[^ ]+ [^ ]+$";
+
+/// A method and a target.
+#[derive(Clone, Debug)]
+pub(super) struct WrittenRequest {
+    method: Box<str>,
+    target: Box<str>,
+}
+
+impl WrittenRequest {
+    fn parse(text: &str) -> Option<Self> {
+        let (method, target) = text.split_once(' ')?;
+        let is_word = |word: &str| !word.is_empty() && !word.chars().any(|it| it == ' ' || it.is_control());
+        (is_word(method) && is_word(target)).then(|| Self { method: method.into(), target: target.into() })
+    }
+}
+
+impl Decode for WrittenRequest {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let text = decoder.string(node, REQUEST)?;
+        let read = Self::parse(&text);
+        if read.is_none() {
+            decoder.mismatch(node, "not a request", REQUEST);
+        }
+        read
+    }
+}
+
+leaf_schema!(WrittenRequest, json_schema!({"type": "string", "pattern": REQUEST_PATTERN}));
+
+/// Requests, and what their callers get.
+#[derive(Debug)]
+pub(super) struct Table(Vec<Row>);
+
+#[derive(Debug)]
+pub(super) struct Row {
+    key: Key,
+    request: WrittenRequest,
+    cells: Vec<(Key, Expected)>,
+}
+
+impl Decode for Table {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let entries = decoder.mapping(node, "a mapping of requests")?;
+        let rows: Vec<Option<Row>> = entries
+            .iter()
+            .map(|entry| decoder.within(&entry.key, |decoder| decode_row(entry, decoder)))
+            .collect();
+        rows.into_iter().collect::<Option<_>>().map(Self)
+    }
+
+    fn absent(_decoder: &mut Decoder<'_>) -> Option<Self> {
+        Some(Self(Vec::new()))
+    }
+}
+
+fn decode_row(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) -> Option<Row> {
+    let request = WrittenRequest::parse(&key.text);
+    if request.is_none() {
+        decoder.record(Mistake::error("not a request").at(key.span, format!("expected {REQUEST}")));
+    }
+    decoder.mapping(value, "a mapping such as `{reader: allow, nobody: 401}`")?;
+    let Named(cells) = Named::decode(value, decoder)?;
+    if cells.is_empty() {
+        decoder.mismatch(value, "a row without a cell", "at least one caller");
+    }
+    Some(Row { key: key.clone(), request: request?, cells })
+}
+
+impl JsonSchema for Table {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Table".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let expected = generator.subschema_for::<Expected>();
+        json_schema!({
+            "type": "object",
+            "patternProperties": {
+                REQUEST_PATTERN: {"type": "object", "minProperties": 1, "additionalProperties": expected},
+            },
+            "additionalProperties": false,
+        })
+    }
+}
