@@ -131,7 +131,7 @@ mod tests {
         let suites = [
             Suite {
                 name: "a.yaml".to_owned(),
-                took: Duration::from_micros(2500),
+                took: Duration::from_micros(2400),
                 cases: vec![case("GET /a", Some(3), Ended::Passed), case("GET /b", Some(4), failed)],
             },
             Suite {
@@ -144,9 +144,9 @@ mod tests {
             document(&suites),
             r#"<?xml version="1.0" encoding="UTF-8"?>
 <testsuites name="stockaj-gateway test" tests="3" failures="1" errors="1" time="0.003">
-  <testsuite name="a.yaml" tests="2" failures="1" errors="0" time="0.003">
-    <testcase name="GET /a" classname="a.yaml" file="a.yaml" line="3" time="0.001250"/>
-    <testcase name="GET /b" classname="a.yaml" file="a.yaml" line="4" time="0.001250">
+  <testsuite name="a.yaml" tests="2" failures="1" errors="0" time="0.002">
+    <testcase name="GET /a" classname="a.yaml" file="a.yaml" line="3" time="0.001200"/>
+    <testcase name="GET /b" classname="a.yaml" file="a.yaml" line="4" time="0.001200">
       <failure message="a &lt; b" type="failure">at
 &lt;there&gt;</failure>
     </testcase>
