@@ -17,7 +17,7 @@ use crate::config::{LoadedTests, PolicyTests, Report, load_tests};
 /// How many failures of a file people are shown: who has more has one cause.
 const MOST_SHOWN: usize = 100;
 
-/// Test the ability map: requests, and what must become of them; exit 0 when all is as it must be
+/// Test the ability map with files of requests; exit 0 when all become what they must
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Policy test files: the README says what is in them
