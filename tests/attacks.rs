@@ -16,6 +16,7 @@ mod limits; // at a bound and one beyond it
 mod methods; // methods, and what would make one of another
 mod mutations; // attacks that nobody wrote down
 mod paths; // targets that two parsers read differently
+mod shadow; // the tables again, where not everything is enforced
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,0 +1,49 @@
+//! The tables again where not everything is enforced: all holds but the 403 of the map.
+
+use super::{
+    ArrivesThenRefused, Case, Refused, Scene, ambiguous, authentication, fields, framing, methods, paths,
+};
+
+/// A candidate that opens everything to everybody.
+const OPEN: &str = "\
+routes:
+  /:        {GET: public, POST: public, PUT: public, PATCH: public, DELETE: public, OPTIONS: public}
+  /{*rest}: {GET: public, POST: public, PUT: public, PATCH: public, DELETE: public, OPTIONS: public}
+";
+
+fn cases() -> impl Iterator<Item = Case> {
+    let tables = [
+        paths::cases(),
+        methods::cases(),
+        fields::cases(),
+        ambiguous::cases(),
+        framing::cases(),
+        authentication::cases(),
+    ];
+    tables.into_iter().flatten()
+}
+
+#[test]
+fn a_candidate_opens_nothing() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), OPEN).unwrap();
+    let scene = Scene::new(&format!("shadow: {}\n", file.path().display()));
+    scene.suffers(&cases().collect::<Vec<_>>());
+    assert!(scene.gateway.metrics().metric("shadow_total{change=\"would_allow\"}") > 100.0);
+}
+
+#[test]
+fn shadow_mode_forgives_nothing_but_the_map_s_refusals() {
+    let scene = Scene::new("mode: shadow\n");
+    let of_the_map = |case: &Case| matches!(case.outcome, Refused(403) | ArrivesThenRefused(_, 403));
+    let (forgiven, rest): (Vec<_>, Vec<_>) = cases().partition(of_the_map);
+    assert!(forgiven.len() > 20 && rest.len() > 200, "{} and {}", forgiven.len(), rest.len());
+    scene.suffers(&rest);
+    assert_eq!(scene.gateway.metrics().metric("shadow_total"), 0.0);
+    for case in forgiven {
+        let mut client = scene.gateway.client();
+        client.send(&case.sent);
+        let response = client.try_response(case.is_head()).unwrap();
+        assert_eq!(response.status, 200, "`{}`: {}", case.name, case.sent.escape_ascii());
+    }
+}
