@@ -14,6 +14,7 @@ use super::routes::written;
 use super::{Exit, Format, output, report, show};
 use crate::config::{self, LoadedAbilities};
 use crate::policy::difference::{Callers, Change, Difference, OptionsChange, Side, difference};
+use crate::policy::shadow::Mode;
 
 /// Tell what a change of the map allows or denies anew; exit 1 when something
 #[derive(Debug, clap::Args)]
@@ -92,11 +93,17 @@ fn table(
         }
     }
     if !difference.options.is_empty() {
-        writeln!(output, "{HEADING}Bounded anew{HEADING:#}")?;
+        writeln!(output, "{HEADING}Other options{HEADING:#}")?;
     }
-    for OptionsChange { path, body: (before, now) } in &difference.options {
-        let bound = |body: &Option<u64>| body.map_or("limits.body".to_owned(), super::explain::size);
-        writeln!(output, "  {path}: body {} -> {}", bound(before), bound(now))?;
+    for OptionsChange { path, body, mode } in &difference.options {
+        if body.0 != body.1 {
+            let bound = |body: Option<u64>| body.map_or("limits.body".to_owned(), super::explain::size);
+            writeln!(output, "  {path}: body {} -> {}", bound(body.0), bound(body.1))?;
+        }
+        if mode.0 != mode.1 {
+            let word = |mode: Option<Mode>| mode.map_or("that of all", Mode::as_str);
+            writeln!(output, "  {path}: mode {} -> {}", word(mode.0), word(mode.1))?;
+        }
     }
     if difference.is_empty() {
         writeln!(output, "no difference")?;
@@ -156,6 +163,7 @@ struct PrintedOptions<'a> {
 #[derive(Serialize)]
 struct PrintedOption {
     body: Option<u64>,
+    mode: Option<&'static str>,
 }
 
 fn json(
@@ -172,8 +180,11 @@ fn json(
         denied: change.denied.as_ref().map(callers),
         allowed: change.allowed.as_ref().map(callers),
     });
-    let options = difference.options.iter().map(|OptionsChange { path, body: (before, now) }| {
-        PrintedOptions { path, old: PrintedOption { body: *before }, new: PrintedOption { body: *now } }
+    let option = |body, mode: Option<Mode>| PrintedOption { body, mode: mode.map(Mode::as_str) };
+    let options = difference.options.iter().map(|OptionsChange { path, body, mode }| PrintedOptions {
+        path,
+        old: option(body.0, mode.0),
+        new: option(body.1, mode.1),
     });
     let printed = Printed {
         changed: !difference.is_empty(),

@@ -391,6 +391,29 @@ verdict      denied with 403 (missing_ability)
     }
 
     #[test]
+    fn what_is_not_enforced_is_denied_and_said_to_be_forwarded() {
+        let rule = [(Method::GET, Requirement::from_word("items:read").unwrap(), None)];
+        let mut builder = MapBuilder::new(Unmapped::Deny).in_mode(Mode::Shadow);
+        builder.route("/items", rule).unwrap();
+        let map = builder.build();
+        let forwarded =
+            "mode         shadow: the request is forwarded; the verdict is only logged and counted";
+        let asked =
+            "mode         shadow, but a token is asked for, unless `shadow_authentication` says otherwise";
+        for (target, caller, told, exit) in [
+            ("/items", holder(&["items:create"]), Some(forwarded), Exit::Wrong),
+            ("/nowhere", holder(&["*"]), Some(forwarded), Exit::Wrong),
+            ("/items", Caller::Nobody, Some(asked), Exit::Wrong),
+            ("/items", holder(&["items:read"]), None, Exit::Fine),
+        ] {
+            let mut output = anstream::StripStream::new(Vec::new());
+            assert_eq!(explain(&map, "GET", target, &caller, &mut output).unwrap(), exit);
+            let text = String::from_utf8(output.into_inner()).unwrap();
+            assert_eq!(text.lines().find(|line| line.starts_with("mode ")), told, "{text}");
+        }
+    }
+
+    #[test]
     fn a_request_that_is_never_matched() {
         let (exit, text) = explained(Unmapped::Deny, "GET", "/api/v2/%2e%2e/up", &Caller::Nobody);
         assert_eq!(exit, Exit::Wrong);

@@ -260,6 +260,17 @@ mod tests {
         assert!(found.is_err(), "`*` is nothing that a browser asks for");
     }
 
+    #[test]
+    fn a_method_that_is_served_is_named_byte_for_byte() {
+        let path = CanonicalPath::new("/items").unwrap();
+        for (asked, expected) in
+            [("PUT", Some(Method::PUT)), ("put", None), ("PURGE", None), ("", None), ("GET, PUT", None)]
+        {
+            assert_eq!(served(&path, &HeaderValue::from_static(asked)), expected, "{asked}");
+        }
+        assert_eq!(served(&CanonicalPath::asterisk(), &HeaderValue::from_static("GET")), None);
+    }
+
     fn cors(origins: &[&'static str], credentials: bool) -> Cors {
         let origins = match origins {
             [] => Origins::None,

@@ -8,6 +8,7 @@ use http::Method;
 use super::ability::{Abilities, Requirement, RequirementKind};
 use super::classes::{PathClass, TooMany, classes};
 use super::map::{AbilityMap, Found, Rule, Unmapped};
+use super::shadow::Mode;
 use super::target::METHODS;
 
 /// All that a change of the map changes.
@@ -64,6 +65,8 @@ pub struct OptionsChange {
     pub path: String,
     /// `body`, before and now, in bytes; none is `limits.body`.
     pub body: (Option<u64>, Option<u64>),
+    /// `mode`, before and now; none is that of all.
+    pub mode: (Option<Mode>, Option<Mode>),
 }
 
 /// Compares two maps over all paths, methods and abilities.
@@ -81,10 +84,11 @@ pub fn difference<'map>(old: &'map AbilityMap, new: &'map AbilityMap) -> Result<
         difference.changes.extend(changes(old, new, class, &path));
         if let (Some(before), Some(now)) =
             (class.old.and_then(|it| old.route(it)), class.new.and_then(|it| new.route(it)))
-            && before.options().body != now.options().body
+            && before.options() != now.options()
         {
             let body = (before.options().body, now.options().body);
-            difference.options.push(OptionsChange { path, body });
+            let mode = (before.options().mode, now.options().mode);
+            difference.options.push(OptionsChange { path, body, mode });
         }
     }
     difference.changes.sort_by(|one, other| one.path.cmp(&other.path));

@@ -364,6 +364,23 @@ mod tests {
     }
 
     #[test]
+    fn what_shadow_mode_finds() {
+        let line = AccessLine {
+            token_name: None,
+            shadow: Some(Change::WouldDeny),
+            shadow_rule: Some("candidate \"a.yaml\":7:12"),
+            ..line(None)
+        };
+        let text = written(&settings(LogFormat::Text), &line);
+        let told = " shadow=would_deny shadow_rule=\"candidate \\\"a.yaml\\\":7:12\" request_id=";
+        assert!(text.contains(told), "{text}");
+        let text = written(&settings(LogFormat::Json), &line);
+        let object: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&object["shadow"], &object["status"]), (&"would_deny".into(), &403.into()));
+        assert_eq!(object["shadow_rule"], "candidate \"a.yaml\":7:12");
+    }
+
+    #[test]
     fn off() {
         let on = settings(LogFormat::Json);
         for settings in [

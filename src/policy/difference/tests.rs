@@ -146,17 +146,19 @@ fn a_request_for_no_path_is_unmapped_where_every_path_has_a_route() {
 }
 
 #[test]
-fn another_bound_on_bodies_is_told_of_the_paths_that_had_one() {
-    let build = |body, other| {
+fn other_options_are_told_of_the_paths_that_had_them() {
+    let build = |body, mode, other| {
         let mut builder = MapBuilder::default();
         let rule = || [(Method::POST, requirement("a"), None)];
-        builder.route_with("/up/{id}", RouteOptions { body, ..RouteOptions::default() }, rule()).unwrap();
+        builder.route_with("/up/{id}", RouteOptions { body, mode }, rule()).unwrap();
         builder.route(other, rule()).unwrap();
         builder.build()
     };
-    let (old, new) = (build(Some(1), "/b"), build(None, "/c"));
+    let shadow = Some(Mode::Shadow);
+    let (old, new) = (build(Some(1), None, "/b"), build(None, shadow, "/c"));
     let options = difference(&old, &new).unwrap().options;
-    assert_eq!(options, [OptionsChange { path: "/up/{id}".to_owned(), body: (Some(1), None) }]);
+    let expected = OptionsChange { path: "/up/{id}".to_owned(), body: (Some(1), None), mode: (None, shadow) };
+    assert_eq!(options, [expected]);
 }
 
 #[test]

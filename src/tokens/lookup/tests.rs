@@ -183,6 +183,26 @@ fn a_front_cache_serves_nothing_that_is_gone_or_past_its_time() {
 }
 
 #[test]
+fn what_is_known_is_told_without_a_question() {
+    on_a_core("timeout: 1s\ncache: {ttl: 1h, stale_if_error: 1h}", async |introspector, lookup| {
+        let known = |at| lookup.known(&hash(), at).map(|known| known.map(|held| name(&held).to_owned()));
+        assert_eq!(known(Instant::now()), None);
+        let held = ask(&lookup).await.unwrap().unwrap();
+        let ttl = lookup.shared.cache.settings().ttl;
+        assert_eq!(known(Instant::now()), Some(Ok("scanner".to_owned())));
+        assert_eq!(known(held.asked_at + ttl), None, "however long it may serve in an outage");
+        *lookup.front.borrow_mut() = vec![None; FRONT_SLOTS].into_boxed_slice();
+        assert_eq!(known(Instant::now()), Some(Ok("scanner".to_owned())), "by another core");
+        lookup.shared.cache.revoke(Revocation::Token(hash()));
+        assert_eq!(known(Instant::now()), None);
+        introspector.set(|script| script.status = 401);
+        assert_eq!(ask(&lookup).await.unwrap().unwrap_err(), Refusal::InactiveToken);
+        assert_eq!(known(Instant::now()), Some(Err(Refusal::InactiveToken)));
+        assert_eq!(introspector.calls(), 2);
+    });
+}
+
+#[test]
 fn an_answer_that_a_revocation_overtook_is_asked_for_again() {
     for revocation in [
         Revocation::Token(hash()),
