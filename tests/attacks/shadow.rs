@@ -11,6 +11,14 @@ routes:
   /{*rest}: {GET: public, POST: public, PUT: public, PATCH: public, DELETE: public, OPTIONS: public}
 ";
 
+/// Preflights that ask about what would be 400 itself.
+const REFUSED: [&str; 4] = [
+    "403: a preflight for a method that is not served",
+    "403: a preflight for a method in lower case",
+    "403: a preflight for several methods",
+    "403: a preflight for no path",
+];
+
 fn cases() -> impl Iterator<Item = Case> {
     let tables = [
         paths::cases(),
@@ -40,10 +48,14 @@ fn shadow_mode_forgives_nothing_but_the_map_s_refusals() {
     assert!(forgiven.len() > 20 && rest.len() > 200, "{} and {}", forgiven.len(), rest.len());
     scene.suffers(&rest);
     assert_eq!(scene.gateway.metrics().metric("shadow_total"), 0.0);
+    let mut refused = Vec::new();
     for case in forgiven {
         let mut client = scene.gateway.client();
         client.send(&case.sent);
         let response = client.try_response(case.is_head()).unwrap();
-        assert_eq!(response.status, 200, "`{}`: {}", case.name, case.sent.escape_ascii());
+        if response.status != 200 {
+            refused.push(format!("{}: {}", response.status, case.name));
+        }
     }
+    assert_eq!(refused, REFUSED);
 }
