@@ -115,18 +115,19 @@ impl View {
         html! { @if self.served { nav { a href=(link(&question)) { "All tokens" } } } }
     }
 
-    /// A token's id, as the link to its page where there is one, and its name.
+    /// A token's name and id, as the link to its page where there is one.
     fn token(&self, token: &TokenName) -> Markup {
         let question = Question { token: Some(token.id.clone()), page: 0, ..self.question.clone() };
+        let called = html! {
+            @if let Some(name) = &token.name { bdi { (shown(name)) } " " bdi.quiet { (shown(&token.id)) } }
+            @else { bdi { (shown(&token.id)) } }
+        };
         html! {
-            bdi {
-                @if self.served && token.whole {
-                    a href=(link(&question)) { (shown(&token.id)) }
-                } @else {
-                    (shown(&token.id))
-                }
+            @if self.served && token.whole {
+                a href=(link(&question)) { (called) }
+            } @else {
+                (called)
             }
-            @if let Some(name) = &token.name { " " bdi.quiet { (shown(name)) } }
         }
     }
 }
@@ -199,6 +200,11 @@ fn share(calls: Calls) -> Option<String> {
 /// To the minute, in UTC.
 fn time(at: Timestamp) -> Markup {
     html! { time datetime=(at) { (at.strftime("%Y-%m-%d %H:%M")) } }
+}
+
+/// The day, in UTC.
+fn day(at: Timestamp) -> Markup {
+    html! { time datetime=(at) { (at.strftime("%Y-%m-%d")) } }
 }
 
 /// A wide table in a box that scrolls, also by keyboard.

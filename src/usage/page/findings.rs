@@ -4,10 +4,18 @@ use maud::{Markup, html};
 
 use super::super::overview::{FindingLine, Group, Overview};
 use super::super::report::{FindingKind, Severity};
-use super::{View, counted, scrolling, shown, time};
+use super::{View, counted, day, scrolling, shown};
 
-/// Lists up to this length are open.
+/// Lists up to this length are open, if they can not wait.
 const OPEN: usize = 5;
+
+const fn is_open(severity: Severity, count: usize) -> bool {
+    match severity {
+        Severity::High => true,
+        Severity::Medium => count <= OPEN,
+        Severity::Low => false,
+    }
+}
 
 pub(super) fn section(overview: &Overview, view: &View) -> Markup {
     html! {
@@ -27,7 +35,7 @@ fn of_kind(severity: Severity, kind: FindingKind, group: &Group, view: &View) ->
     let title = title(kind);
     let hidden = group.count - group.first.len();
     html! {
-        details.findings open[severity == Severity::High || group.count <= OPEN] {
+        details.findings open[is_open(severity, group.count)] {
             summary {
                 h3 { (tag(severity)) " " (title) }
                 span.quiet { (counted(group.count as u64, "token")) }
@@ -42,16 +50,24 @@ fn of_kind(severity: Severity, kind: FindingKind, group: &Group, view: &View) ->
 
 fn table(title: &str, lines: &[FindingLine], view: &View) -> Markup {
     html! {
-        table {
+        // In a narrow window the cells stand below each other, and what they are must be said.
+        table role="table" {
             caption.aside { (title) }
-            thead { tr { th scope="col" { "Token" } th scope="col" { "Seen" } th scope="col" { "Abilities" } th scope="col" { "What to do" } } }
-            tbody {
+            thead role="rowgroup" {
+                tr role="row" {
+                    th scope="col" role="columnheader" { "Token" }
+                    th scope="col" role="columnheader" { "Seen" }
+                    th scope="col" role="columnheader" { "Abilities" }
+                    th scope="col" role="columnheader" { "What to do" }
+                }
+            }
+            tbody role="rowgroup" {
                 @for line in lines {
-                    tr {
-                        th scope="row" { (view.token(&line.token)) }
-                        td { (seen(line)) }
-                        td { (abilities(line)) }
-                        td { (shown(&line.advice)) }
+                    tr role="row" {
+                        th scope="row" role="rowheader" { (view.token(&line.token)) }
+                        td role="cell" { (seen(line)) }
+                        td role="cell" { (abilities(line)) }
+                        td role="cell" { (shown(&line.advice)) }
                     }
                 }
             }
@@ -76,12 +92,13 @@ pub(super) fn list(lines: &[(Severity, FindingKind, FindingLine)]) -> Markup {
 fn seen(line: &FindingLine) -> Markup {
     html! {
         (shown(&line.evidence))
-        @if let Some(since) = line.since { " " span.quiet { "Since " (time(since)) "." } }
+        @if let Some(since) = line.since { " " span.quiet { "Since " (day(since)) "." } }
     }
 }
 
 fn abilities(line: &FindingLine) -> Markup {
     html! {
+        @if line.abilities.is_empty() { "–" }
         @for (index, ability) in line.abilities.iter().enumerate() {
             @if index > 0 { ", " }
             bdi { code { (shown(ability)) } }
