@@ -209,7 +209,7 @@ fn day(at: Timestamp) -> Markup {
 
 /// A wide table in a box that scrolls, also by keyboard.
 fn scrolling(name: &str, table: &Markup) -> Markup {
-    html! { div.scroll tabindex="0" role="region" aria-label=(name) { (table) } }
+    html! { div.scroll tabindex="0" role="group" aria-label=(name) { (table) } }
 }
 
 #[cfg(test)]

@@ -87,12 +87,12 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
+            "--hide-scrollbars",
             &profile_argument,
         ];
         let mut browser = Self { _driver: driver, _profile: profile, address, session: String::new() };
         let arguments: Vec<&str> = always.into_iter().chain(arguments.iter().map(String::as_str)).collect();
-        let capabilities =
-            json!({"goog:chromeOptions": {"args": arguments}, "goog:loggingPrefs": {"browser": "ALL"}});
+        let capabilities = json!({"goog:chromeOptions": {"args": arguments}, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}});
         let session = browser.command("POST", "", &json!({"capabilities": {"alwaysMatch": capabilities}}));
         browser.session = format!("/{}", session["sessionId"].as_str().unwrap());
         browser.command("POST", "/timeouts", &json!({"script": 20_000}));
@@ -130,15 +130,49 @@ impl Browser {
         let mut faults = Vec::new();
         for scheme in ["light", "dark"] {
             let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
-            let command = json!({"cmd": "Emulation.setEmulatedMedia", "params": media});
-            self.command("POST", "/goog/cdp/execute", &command);
+            self.devtools("Emulation.setEmulatedMedia", &media);
             let found = self.run(include_str!("page_faults.js"));
             let found = found.as_array().unwrap_or_else(|| panic!("{found}"));
             faults.extend(found.iter().map(|it| format!("{scheme}: {it}")));
         }
-        let said = self.command("POST", "/se/log", &json!({"type": "browser"}));
-        faults.extend(said.as_array().unwrap().iter().map(|it| it["message"].to_string()));
+        faults.extend(self.log("browser").iter().map(|it| it["message"].to_string()));
         faults
+    }
+
+    /// A command of the DevTools protocol.
+    pub fn devtools(&self, command: &str, parameters: &Value) -> Value {
+        self.command("POST", "/goog/cdp/execute", &json!({"cmd": command, "params": parameters}))
+    }
+
+    /// What a page is shown on: `screen` or `print`, `light` or `dark`, so many pixels wide.
+    pub fn show_on(&self, media: &str, scheme: &str, width: u32) {
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        self.devtools("Emulation.setEmulatedMedia", &json!({"media": media, "features": features}));
+        let metrics = json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false});
+        self.devtools("Emulation.setDeviceMetricsOverride", &metrics);
+    }
+
+    /// What has come to a log since it was last asked for: `browser` is the console.
+    fn log(&self, kind: &str) -> Vec<Value> {
+        self.command("POST", "/se/log", &json!({ "type": kind })).as_array().unwrap().clone()
+    }
+
+    /// The URLs that were asked for since this was last asked; not those of chromium's own first page.
+    pub fn requests(&self) -> Vec<String> {
+        let events = self.log("performance").into_iter().map(|entry| {
+            serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap()["message"].clone()
+        });
+        let sent = events.filter(|event| event["method"] == "Network.requestWillBeSent");
+        let urls = sent.map(|event| event["params"]["request"]["url"].as_str().unwrap().to_owned());
+        urls.filter(|url| !url.starts_with("chrome:") && !url.starts_with("data:")).collect()
+    }
+
+    /// Presses the key of a character, such as Tab, and lets it go.
+    pub fn press(&self, key: &str) {
+        let press = |kind| json!({"type": kind, "value": key});
+        let actions =
+            json!([{"type": "key", "id": "keyboard", "actions": [press("keyDown"), press("keyUp")]}]);
+        self.command("POST", "/actions", &json!({ "actions": actions }));
     }
 }
 
