@@ -14,7 +14,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::answer;
@@ -340,12 +340,12 @@ impl Gateway {
         let requirement = map.requirement(&found)?;
         let started = exchange.started();
         let since = self.since(requirement, started, Duration::ZERO);
-        let caller =
+        let mut caller =
             self.verdict(token, started, since, exchange.trace.as_ref(), &mut exchange.introspection).await?;
         exchange.caller = Some(Rc::clone(&caller));
-        let (permit, caller) = self
-            .permit(token, caller, requirement, exchange.trace.as_ref(), &mut exchange.introspection)
-            .await?;
+        let trace = exchange.trace.as_ref();
+        let permit = self.permit(token, &mut caller, requirement, trace, &mut exchange.introspection).await;
+        let permit = permit.inspect_err(|_| exchange.caller = Some(Rc::clone(&caller)))?;
         self.admit(permit, caller, token, self.body_limit(&found), started)
     }
 
@@ -370,37 +370,6 @@ impl Gateway {
     /// The most that the body of a request may have of which the map says `found`, in bytes.
     fn body_limit(&self, found: &Found<'_>) -> u64 {
         self.settings.abilities.options(found).body.unwrap_or(self.settings.limits.body)
-    }
-
-    /// Decides the request of an open tunnel as it would be decided `now`, but for the limits: it asks for nothing more.
-    async fn decide_again(&self, asked: &mut Asked, now: Instant) -> Result<(), Refusal> {
-        let map = &self.settings.abilities;
-        let found = map.find(&Method::GET, &asked.path);
-        if let Found::Rule { rule, .. } = &found
-            && Permit::public(&rule.requirement).is_some()
-        {
-            return Ok(());
-        }
-        let forgiven = |refusal| self.forgiven(&found, refusal);
-        let Some((token, held)) = &mut asked.caller else { return forgiven(Refusal::MissingToken) };
-        let requirement = map.requirement(&found).or_else(|refusal| {
-            forgiven(refusal)?;
-            Ok(map.authenticated())
-        })?;
-        let mut waited = Duration::ZERO;
-        let since = self.since(requirement, now, tunnel::PAUSE);
-        match self.verdict(token.token(), now, since, None, &mut waited).await {
-            Ok(caller) => *held = caller,
-            Err(refusal) => return forgiven(refusal),
-        }
-        match self.permit(token.token(), Rc::clone(held), requirement, None, &mut waited).await {
-            Ok((_, caller)) => *held = caller,
-            Err(refusal) => {
-                let known = self.by_what_is_known(requirement, held, &refusal, now);
-                return forgiven(known.unwrap_or_else(|| refusal.clone())).map_err(|_| refusal);
-            }
-        }
-        Ok(())
     }
 
     /// When a verdict must have been asked for, at the earliest, that is to allow what `requirement` asks for at `now`:
@@ -443,23 +412,26 @@ impl Gateway {
     async fn permit(
         &self,
         token: Token<'_>,
-        caller: Held,
+        caller: &mut Held,
         requirement: &Requirement,
         trace: Option<&Rc<Trace>>,
         waited: &mut Duration,
-    ) -> Result<(Permit, Held), Refusal> {
+    ) -> Result<Permit, Refusal> {
         let denied = match requirement.permit(&caller.verdict.abilities) {
-            Ok(permit) => return Ok((permit, caller)),
+            Ok(permit) => return Ok(permit),
             Err(denied) => denied,
         };
         let asked = Instant::now();
-        let again = Box::pin(self.lookup.ask_again(token, &caller, asked, trace)).await;
+        let again = Box::pin(self.lookup.ask_again(token, caller, asked, trace)).await;
         *waited += asked.elapsed();
         match again {
             None => Err(denied),
-            Some(Ok(caller)) => Ok((requirement.permit(&caller.verdict.abilities)?, caller)),
+            Some(Ok(newer)) => {
+                *caller = newer;
+                requirement.permit(&caller.verdict.abilities)
+            }
             Some(Err(Refusal::NoVerdict | Refusal::Overloaded))
-                if self.lookup.may_serve_stale(&caller, Instant::now()) =>
+                if self.lookup.may_serve_stale(caller, Instant::now()) =>
             {
                 Err(denied)
             }

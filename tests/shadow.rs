@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::gateway::Builder;
+use crate::support::gateway::{BINARY, Builder};
 use crate::support::{Answer, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
 
 const READER: &str = "1|reader";
@@ -352,6 +352,23 @@ fn an_active_token_is_not_stopped_by_an_outage_of_the_second_asking() {
     }
 }
 
+#[test]
+fn who_is_asked_about_again_goes_on_as_who_it_is_by_now() {
+    let scene = Scene::new(&format!(
+        "mode: shadow\nidentity_headers: [abilities]\ncache: {{ttl: 1h, negative_ttl: 50ms}}\n{MAP}"
+    ));
+    let mut client = scene.gateway.client();
+    assert_eq!(send(&mut client, "GET", "/me", Some(CREATOR)).status, 200);
+    scene.introspector.know(CREATOR, Verdict::active(&["kiosk:scan"]));
+    thread::sleep(Duration::from_millis(100));
+    scene.upstream.forget_requests();
+    assert_eq!(send(&mut client, "GET", "/items", Some(CREATOR)).status, 200);
+    assert_eq!(scene.upstream.only_request().field("x-token-abilities"), Some("kiosk:scan"));
+    scene.introspector.forget(CREATOR);
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(send(&mut client, "GET", "/items", Some(CREATOR)).status, 401, "revoked meanwhile");
+}
+
 const ORIGIN: (&str, &str) = ("Origin", "https://shop.example");
 
 #[test]
@@ -581,4 +598,32 @@ fn the_mode_is_taken_over_and_told() {
     assert!(scene.gateway.reload());
     get(200);
     assert_eq!(scene.counted("{change=\"would_deny\"}"), 2.0);
+}
+
+/// They read only the map, and its mode, whatever else is wrong or not set.
+#[test]
+fn the_commands_say_what_is_not_enforced() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.yaml");
+    for (mode, routes, explained) in [
+        ("shadow", ["GET", "POST"].as_slice(), true),
+        ("enforce", &[], false),
+        ("${NOT_SET}", &[], false),
+        ("nonsense", &[], false),
+    ] {
+        let map =
+            "abilities: {routes: {/items: {GET: items:read, POST: items:create}, /up: {GET: public}}}\n";
+        std::fs::write(&file, format!("mode: {mode}\n{map}")).unwrap();
+        let run = |arguments: &[&str]| {
+            let mut command = std::process::Command::new(BINARY);
+            let output = command.args(arguments).arg("--config").arg(&file).output().unwrap();
+            (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+        };
+        let (code, table) = run(&["routes"]);
+        assert_eq!(code, 0, "{mode}");
+        let marked: Vec<_> = table.lines().filter(|line| line.ends_with("(shadow: not enforced)")).collect();
+        assert_eq!(marked.len(), if routes.is_empty() { 0 } else { routes.len() + 1 }, "{table}");
+        let (code, text) = run(&["explain", "POST", "/items", "--abilities", "items:read"]);
+        assert_eq!((code, text.contains("\nmode         shadow: ")), (1, explained), "{mode}: {text}");
+    }
 }

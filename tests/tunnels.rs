@@ -216,23 +216,30 @@ fn a_tunnel_is_decided_like_any_request() {
 /// Until the map is enforced, or the token has expired.
 #[test]
 fn a_tunnel_that_shadow_mode_lets_through_stays_open() {
-    let mut scene = Scene::new("mode: shadow\n");
-    let end = in_seconds(2.5);
-    scene.introspector.know("3|short", Verdict::active(&["items:create"]).expiring(end));
-    let mut tunnels: Vec<_> = [("/events", "2|creator"), ("/nowhere", "1|reader"), ("/nowhere", "3|short")]
-        .into_iter()
-        .map(|(target, token)| scene.tunnel(target, Some(token)))
-        .collect();
-    let (mut expiring, _backend) = tunnels.pop().unwrap();
-    assert_eq!(expiring.read_until_close(), b"", "with its token, as ever");
-    // They were decided anew meanwhile.
-    for (client, backend) in &mut tunnels {
-        echoes(client, backend);
-    }
-    scene.gateway.edit("mode: shadow", "mode: enforce");
-    assert!(scene.gateway.reload());
-    for (mut client, _backend) in tunnels {
-        assert_eq!(client.read_until_close(), b"");
+    for authentication in [false, true] {
+        let mut scene = Scene::new(&format!("mode: shadow\nshadow_authentication: {authentication}\n"));
+        let end = in_seconds(1.5);
+        scene.introspector.know("3|short", Verdict::active(&["items:create"]).expiring(end));
+        let mut tunnels =
+            vec![scene.tunnel("/events", Some("2|creator")), scene.tunnel("/nowhere", Some("1|reader"))];
+        let (mut expiring, backend) = scene.tunnel("/nowhere", Some("3|short"));
+        if authentication {
+            tunnels.push(scene.tunnel("/events", None));
+            tunnels.push(scene.tunnel("/nowhere", Some("9|unknown")));
+            thread::sleep(Duration::from_millis(3000));
+            tunnels.push((expiring, backend));
+        } else {
+            assert_eq!(expiring.read_until_close(), b"", "with its token, as ever");
+        }
+        // They were decided anew meanwhile.
+        for (client, backend) in &mut tunnels {
+            echoes(client, backend);
+        }
+        scene.gateway.edit("mode: shadow", "mode: enforce");
+        assert!(scene.gateway.reload());
+        for (mut client, _backend) in tunnels {
+            assert_eq!(client.read_until_close(), b"");
+        }
     }
 }
 

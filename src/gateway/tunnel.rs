@@ -17,7 +17,9 @@ use crate::backend::tunnel::{self, Broken, Client};
 use crate::client::pool::Lease;
 use crate::exchange::{Exchange, Recorder};
 use crate::peer::{Ending, Peer};
+use crate::policy::ability::Permit;
 use crate::policy::bearer::KeptToken;
+use crate::policy::map::Found;
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::tokens::lookup::Held;
@@ -131,6 +133,41 @@ impl Tunnel {
                 );
                 exchange.broke_off(reason, "the tunnel would be refused by now");
             }
+        }
+    }
+}
+
+impl Gateway {
+    /// Decides the request of an open tunnel as it would be decided `now`, but for the limits: it asks for nothing more.
+    async fn decide_again(&self, asked: &mut Asked, now: Instant) -> Result<(), Refusal> {
+        let map = &self.settings.abilities;
+        let found = map.find(&Method::GET, &asked.path);
+        if let Found::Rule { rule, .. } = &found
+            && Permit::public(&rule.requirement).is_some()
+        {
+            return Ok(());
+        }
+        let forgiven = |refusal| self.forgiven(&found, refusal);
+        let Some((token, held)) = &mut asked.caller else { return forgiven(Refusal::MissingToken) };
+        let requirement = match map.requirement(&found) {
+            Ok(requirement) => requirement,
+            Err(refusal) => {
+                forgiven(refusal)?;
+                map.authenticated()
+            }
+        };
+        let mut waited = Duration::ZERO;
+        let since = self.since(requirement, now, PAUSE);
+        match self.verdict(token.token(), now, since, None, &mut waited).await {
+            Ok(verdict) => *held = verdict,
+            Err(refusal) => return forgiven(refusal),
+        }
+        match self.permit(token.token(), held, requirement, None, &mut waited).await {
+            Ok(_permit) => Ok(()),
+            Err(refusal) => match self.by_what_is_known(requirement, held, &refusal, now) {
+                Some(known) => forgiven(known).map_err(|_| refusal),
+                None => forgiven(refusal),
+            },
         }
     }
 }

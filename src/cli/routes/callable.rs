@@ -49,16 +49,17 @@ impl<'map> Callable<'map> {
         self.map.unmapped() == Unmapped::Authenticated
     }
 
-    /// Of the abilities that no rule asks for: they open nothing.
+    /// Of the abilities that no rule asks for: they open nothing. And of shadow mode, which opens more.
     pub(super) fn notes(&self) -> Vec<String> {
         let rules = || self.map.routes().flat_map(|route| route.rules());
         let asked = || rules().flat_map(|(_, rule)| rule.requirement.abilities());
         let idle = self.held.names().filter(|held| *held != "*" && !asked().any(|name| name == *held));
-        idle.map(|name| {
+        let idle = idle.map(|name| {
             let hint = nearest(name, asked()).map(|near| format!(": did you mean `{near}`?"));
             format!("`{name}` opens nothing, no rule asks for it{}", hint.unwrap_or_default())
-        })
-        .collect()
+        });
+        let shadow = self.map.is_shadowed().then(|| "in shadow mode more is forwarded".to_owned());
+        idle.chain(shadow).collect()
     }
 
     pub(super) fn table(&self, output: &mut dyn Write) -> io::Result<()> {
