@@ -6,19 +6,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::config::settings::Settings;
 use crate::peer::Peer;
+use crate::policy::client;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::METHODS;
 use crate::telemetry::access::{AccessLine, AccessLog};
 use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Phase, RouteLabel};
 use crate::telemetry::spans::{Trace, Tracer};
 use crate::tokens::lookup::Held;
+use crate::usage::count::CoreUsage;
+use crate::usage::rules::RuleNumbers;
 
 mod shadow;
 mod spans;
+mod usage;
 
 pub use shadow::Shadowed;
 
@@ -30,6 +34,16 @@ pub struct Recorder {
     pub access: AccessLog,
     /// Traces, where there are any.
     pub tracer: Option<Rc<Tracer>>,
+    /// The usage ledger, where there is one.
+    pub usage: Option<UsageCount>,
+}
+
+/// Where one core counts what tokens do, by the rules of one map.
+pub struct UsageCount {
+    /// The core's counts.
+    pub core: Rc<CoreUsage>,
+    /// What its map's rules are counted by.
+    pub rules: RuleNumbers,
 }
 
 /// What is known of a request so far. Dropped with the answer's body, it records the request once:
@@ -65,6 +79,7 @@ pub struct Exchange {
     is_refused: bool,
     detail: Option<&'static str>,
     complete: bool,
+    plain_http: bool,
 }
 
 /// nginx's number for a client that left before it was answered.
@@ -123,6 +138,16 @@ impl Exchange {
             answer: None,
             is_refused: false,
             complete: false,
+            plain_http: false,
+        }
+    }
+
+    /// Notes by what scheme the request came, where that is counted.
+    pub fn note_scheme(&mut self, fields: &HeaderMap) {
+        if self.recorder.usage.is_some() {
+            let Peer { trusted, encrypted, .. } = *self.peer;
+            self.plain_http =
+                self.peer.address.is_some() && client::came_by_plain_http(fields, trusted, encrypted);
         }
     }
 
@@ -206,6 +231,9 @@ impl Drop for Exchange {
         };
         let duration = now.duration_since(self.started);
         metrics.request(self.route, &self.method, status, reason, duration);
+        if let Some(usage) = &self.recorder.usage {
+            self.count_usage(usage, now);
+        }
         if self.shadow.is_some() || self.recorder.access.wants(reason, status.as_u16()) {
             self.write_access_line(status, reason, duration);
         }
@@ -216,6 +244,11 @@ impl Drop for Exchange {
 }
 
 impl Exchange {
+    /// Whose token it carries, also where the enforced map did not ask.
+    fn holder(&self) -> Option<&Held> {
+        self.caller.as_ref().or_else(|| self.shadow.as_deref()?.caller.as_ref())
+    }
+
     fn write_access_line(&self, status: StatusCode, reason: Reason, duration: Duration) {
         let map = &self.settings.abilities;
         let route = self.route_number.and_then(|number| map.route(number));
@@ -226,7 +259,7 @@ impl Exchange {
         let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
         let waited = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
         let shadow = self.shadow.as_deref();
-        let caller = self.caller.as_ref().or_else(|| shadow?.caller.as_ref());
+        let caller = self.holder();
         let verdict = caller.map(|held| &held.verdict);
         let line = AccessLine {
             request_id: self.request_id.to_str().unwrap_or("-"),

@@ -156,6 +156,7 @@ impl Gateway {
             let trusts = |address| self.settings.listen.trusts(address);
             exchange.client = Some(client::address(&head.headers, address, trusts));
         }
+        exchange.note_scheme(&head.headers);
         let reader = self.settings.cors.allowed(&head.headers);
         // The answer too, once it has come.
         let (mut answered, mut asked) = (None, None);
@@ -198,6 +199,9 @@ impl Gateway {
             }
             Ok(Ok((Served::Backend, _))) | Err(Panicked) => Refusal::InternalError,
         };
+        if matches!(refusal, Refusal::Unmapped | Refusal::Denied) && self.recorder.usage.is_some() {
+            self.note_holder(&head.headers, &mut exchange);
+        }
         let mut response = answer::refuse(&refusal, exchange.request_id.clone());
         if let Some(reader) = reader {
             self.settings.cors.let_read(reader, response.headers_mut());
@@ -384,6 +388,18 @@ impl Gateway {
         if let Found::Rule { route, .. } = found {
             exchange.route = self.routes.label(*route);
             exchange.route_number = Some(*route);
+        }
+    }
+
+    /// Notes whose request was refused before anybody had asked about its token, where that is known: who probes is worth
+    /// knowing, but no introspection.
+    #[cold]
+    fn note_holder(&self, fields: &HeaderMap, exchange: &mut Exchange) {
+        if let (None, Ok(token)) =
+            (&exchange.caller, Token::from_fields(fields, self.settings.limits.token_bytes))
+        {
+            let known = self.lookup.known(&TokenHash::of(token.as_bytes()), exchange.started());
+            exchange.caller = known.and_then(Result::ok);
         }
     }
 

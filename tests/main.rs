@@ -57,6 +57,7 @@ mod tls; // both sides of TLS: what is served, what is believed
 mod tokens; // what the admin listener shows, and `tokens`, which asks it
 mod traces; // whose request is part of which: as the backend and a collector are told
 mod tunnels; // WebSocket: what becomes a tunnel, and how long it lives
+mod usage; // what tokens do: counted, kept and told, whatever happens to the disk
 mod usage_command; // what `usage` prints of reports
 mod usage_page; // the web page of usage, in a real browser
 mod verdicts; // whom the gateway asks about a token, how often, and how long it believes the answer

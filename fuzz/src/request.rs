@@ -243,7 +243,8 @@ impl House {
         let backend =
             Backend::new(Arc::clone(&settings), Pool::new(Arc::new(connector), second, None, second));
         let limiter = Arc::new(Limiter::new(&settings));
-        let recorder = Rc::new(Recorder { metrics: core, access: AccessLog::off(), tracer: None });
+        let recorder =
+            Rc::new(Recorder { metrics: core, access: AccessLog::off(), tracer: None, usage: None });
         let gateway = Rc::new(Gateway::new(settings, routes, lookup, backend, limiter, recorder));
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::audit::{Action, Caller};
 use super::response::{Answer, json, message, not_allowed, text};
-use super::{Admin, State, tokens, webhook};
+use super::{Admin, State, tokens, usage, webhook};
 use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
 
 /// The largest body of a request, in bytes.
@@ -41,7 +41,7 @@ pub(super) async fn answer(
         ("/webhook", None) => message(StatusCode::NOT_FOUND, "Not Found."),
         (path, _) => match permitted(settings.admin.token.as_ref(), request.method(), request.headers()) {
             Ok(credential) => match read(request).await {
-                Ok(request) => behind_token(admin, Caller { credential, client }, &request),
+                Ok(request) => behind_token(admin, Caller { credential, client }, &request).await,
                 Err(refusal) => *refusal,
             },
             Err(refusal) => {
@@ -63,7 +63,7 @@ fn readyz(state: State) -> Answer {
 }
 
 /// What only the holder of the token sees and does.
-fn behind_token(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) -> Answer {
+async fn behind_token(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) -> Answer {
     let method = request.method();
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match request.uri().path() {
@@ -72,7 +72,8 @@ fn behind_token(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) -> 
             caller.did(Action { action: "show configuration", subject: None, count: None });
             json(StatusCode::OK, admin.settings.load().effective.to_string())
         }
-        "/tokens" | "/config" => not_allowed("GET, HEAD"),
+        "/usage" if reads => usage::show(admin, caller, request).await,
+        "/tokens" | "/config" | "/usage" => not_allowed("GET, HEAD"),
         "/tokens/revoke" if *method == Method::POST => tokens::revoke(admin, caller, request.body()),
         "/tokens/revoke" => not_allowed("POST"),
         _ => message(StatusCode::NOT_FOUND, "Not Found."),

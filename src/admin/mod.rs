@@ -8,6 +8,7 @@ mod answer;
 mod audit;
 mod response;
 mod tokens;
+mod usage;
 mod webhook;
 
 use std::collections::VecDeque;
@@ -33,6 +34,7 @@ use crate::config::settings::Settings;
 use crate::listener::{Listener, Socket};
 use crate::telemetry::metrics::Metrics;
 use crate::tokens::revoker::Revoker;
+use crate::usage::writer::Usage;
 
 /// Connections served at a time. One more closes the oldest: answers take no time, so that it is a silent or
 /// slow one, and such ones must not keep a probe out.
@@ -87,6 +89,8 @@ pub struct Admin {
     pub settings: Arc<ArcSwap<Settings>>,
     /// Who forgets verdicts.
     pub revoker: Arc<Revoker>,
+    /// What tokens do.
+    pub usage: Arc<Usage>,
     /// Who had no good credential.
     pub refused: Refused,
 }

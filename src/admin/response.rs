@@ -1,11 +1,17 @@
 //! Answers of the admin listener, as responses.
 
+use std::io;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::channel::Channel;
+use http_body_util::{Either, Full};
 
-pub(super) type Answer = Response<Full<Bytes>>;
+/// A whole body, or one that is sent as it is made.
+pub(super) type Body = Either<Full<Bytes>, Channel<Bytes, io::Error>>;
+
+pub(super) type Answer = Response<Body>;
 
 pub(super) fn not_allowed(allowed: &'static str) -> Answer {
     let mut refusal = message(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed.");
@@ -25,7 +31,7 @@ pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 }
 
 pub(super) fn text(content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(Either::Left(Full::new(body.into())));
     let fields = answer.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

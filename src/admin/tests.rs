@@ -15,6 +15,7 @@ use crate::config::settings::ListenAddress;
 use crate::tokens::cache::TokenCache;
 use crate::tokens::lookup::Shared;
 use crate::tokens::turns::Turns;
+use crate::usage::writer::Usage;
 
 const LOOPBACK: ListenAddress =
     ListenAddress::Tcp(SocketAddr::new(net::IpAddr::V4(net::Ipv4Addr::LOCALHOST), 0));
@@ -38,11 +39,13 @@ impl Admin {
             turns: Turns::new(1),
         });
         let revoker = Arc::new(Revoker::new(shared, Arc::clone(&metrics)));
+        let usage = Arc::new(Usage::new(Arc::clone(&metrics), 1));
         Self {
             metrics,
             readiness,
             settings: Arc::new(ArcSwap::from_pointee(settings)),
             revoker,
+            usage,
             refused: Refused::default(),
         }
     }

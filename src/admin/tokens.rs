@@ -80,7 +80,7 @@ pub(super) fn revoke(admin: &Admin, caller: Caller<'_>, body: &Bytes) -> Answer 
 }
 
 /// Whether a text looks as Sanctum's tokens do.
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     text.split_once('|').is_some_and(|(id, _)| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 

@@ -57,7 +57,7 @@ pub(super) fn receive(
         );
         return message(StatusCode::UNPROCESSABLE_ENTITY, &format!("No id at `{pointer}`."));
     };
-    admin.revoker.forget(vec![Revocation::Id(id.clone())], RevocationSource::Webhook);
+    admin.revoker.forget(vec![Revocation::Id((*id).into())], RevocationSource::Webhook);
     outcome(WebhookOutcome::Forgotten);
     caller.did(Action { action: "webhook", subject: Some(("id", &id)), count: None });
     message(StatusCode::OK, "Forgotten.")

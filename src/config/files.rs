@@ -21,19 +21,35 @@ pub(super) struct FilePath(pub(super) PathBuf);
 
 impl Decode for FilePath {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        const PATH: &str = "the path of a file";
-        let text = decoder.string(node, PATH)?;
-        if text.is_empty() || text.contains('\0') {
-            decoder.mismatch(node, "not a path", PATH);
-            return None;
-        }
-        let path = decoder.directory(node).join(&*text);
+        let path = path(node, decoder)?;
         decoder.files.push(path.clone());
         Some(Self(path))
     }
 }
 
+fn path(node: &Node, decoder: &mut Decoder<'_>) -> Option<PathBuf> {
+    const PATH: &str = "the path of a file";
+    let text = decoder.string(node, PATH)?;
+    if text.is_empty() || text.contains('\0') {
+        decoder.mismatch(node, "not a path", PATH);
+        return None;
+    }
+    Some(decoder.directory(node).join(&*text))
+}
+
 leaf_schema!(FilePath, json_schema!({"type": "string", "minLength": 1}));
+
+/// The path of a file of the gateway's own, which changes without a reload.
+#[derive(Debug)]
+pub(super) struct PrivatePath(pub(super) PathBuf);
+
+impl Decode for PrivatePath {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        path(node, decoder).map(Self)
+    }
+}
+
+leaf_schema!(PrivatePath, json_schema!({"type": "string", "minLength": 1}));
 
 /// A file that can be read; what is in it is judged by who uses it.
 #[derive(Debug)]

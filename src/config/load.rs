@@ -18,7 +18,7 @@ use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
 use super::values::{Style, Whole, parse_pointer};
 use super::written::{self, Gateway, MapFile};
-use super::{abilities, cors, freshness, redis, shadow, tls, traces, webhook};
+use super::{abilities, cors, freshness, redis, shadow, tls, traces, usage, webhook};
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 use crate::policy::shadow::Mode;
@@ -222,6 +222,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
         redis,
         webhook,
         traces,
+        usage,
         runtime,
         log,
         ..
@@ -246,6 +247,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
     let redis = redis.and_then(|written| redis::compile(written, decoder));
     let webhook = webhook.and_then(|written| webhook::compile(written, decoder));
     let traces = traces::compile(traces, decoder);
+    let usage = usage.map(|written| usage::compile(written.value, decoder));
     let hsts = tls::strict_transport_security(&listen);
     let certificates = tls::compile_listen(&listen, decoder);
     Some(Settings {
@@ -298,6 +300,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
         redis,
         traces,
         webhook,
+        usage,
         threads: match runtime.threads.count() {
             0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
             threads => threads,

@@ -26,6 +26,7 @@ mod source;
 mod tls;
 mod traces;
 mod tree;
+mod usage;
 mod values;
 mod webhook;
 mod written;

@@ -24,6 +24,10 @@ use crate::policy::map::AbilityMap;
 use crate::policy::method::MethodOverride;
 use crate::policy::shadow::{Leniency, Mode};
 
+mod usage;
+
+pub use self::usage::Usage;
+
 /// A whole `gateway.yaml`, valid and resolved.
 #[derive(Debug)]
 pub struct Settings {
@@ -51,6 +55,8 @@ pub struct Settings {
     pub webhook: Option<Webhook>,
     /// Where spans go, and of which requests; none: nowhere.
     pub traces: Option<Traces>,
+    /// What is kept of what each token does; none: nothing.
+    pub usage: Option<Usage>,
     /// How many runtimes serve requests, at least 1: `runtime.threads`, or for 0 the available cores and
     /// 4 at most.
     pub threads: usize,

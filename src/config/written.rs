@@ -4,7 +4,7 @@ use super::abilities::{IncludedMap, Routes};
 use super::address::{BackendUrl, IntrospectionUrl, Network};
 use super::cors::{FieldName, Origin, Served};
 use super::decode::{Named, OneOrMore, Spanned};
-use super::files::{ReadableFile, SecretFile};
+use super::files::{PrivatePath, ReadableFile, SecretFile};
 use super::section::section;
 use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots, TlsVersion};
 use super::values::{Period, Ratio, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
@@ -56,6 +56,8 @@ section! {
         shadow: Option<IncludedMap>,
         /// Whether, in shadow mode, requests without a good token are forwarded, too.
         shadow_authentication: Spanned<Switch> = false,
+        /// What is kept of what each token does; without it nothing is.
+        usage: Option<Spanned<Usage>>,
         /// What serves.
         runtime: Runtime,
         /// What is logged.
@@ -262,6 +264,20 @@ section! {
         id: JsonPointer = "/data/id",
     }
     exclusive { secret, secret_file }
+}
+
+section! {
+    /// The usage ledger: requests by token, ability, route and day.
+    Usage {
+        /// The file, which one gateway alone writes; where its directory is missing, it is made.
+        path: PrivatePath = "/var/lib/stockaj-gateway/usage.redb",
+        /// How much may be lost at most when the gateway is killed.
+        flush_interval: Spanned<Timeout> = "10s",
+        /// How long it is kept, in whole days.
+        retention: Timeout = "90d",
+        /// The most that is kept; the oldest days go first.
+        max_size: Size = "1GiB",
+    }
 }
 
 section! {

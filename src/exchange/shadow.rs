@@ -9,6 +9,8 @@ use crate::tokens::lookup::Held;
 pub struct Shadowed {
     /// What.
     pub change: Change,
+    /// By which map, the first of them.
+    pub side: Side,
     /// By which rules, one of each map that would change it, as the log tells them.
     pub rule: String,
     /// Whose token it carries, where the enforced map did not ask.
@@ -30,7 +32,7 @@ impl Exchange {
         self.recorder.metrics.shadow(change, side, label, &self.method);
         self.shadow = Some(Box::new(match self.shadow.take() {
             Some(before) => Shadowed { rule: format!("{}; {rule}", before.rule), ..*before },
-            None => Shadowed { change, rule, caller },
+            None => Shadowed { change, side, rule, caller },
         }));
     }
 }

@@ -1,6 +1,7 @@
 //! What a token may do, what a route requires, and the proof that the one satisfies the other.
 
 use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
 
 use http::HeaderValue;
 
@@ -39,11 +40,11 @@ impl Permit {
 }
 
 /// The abilities that introspection reported for a token: exact strings, of which only a lone `*` is
-/// special (Sanctum's `tokenCan`).
+/// special (Sanctum's `tokenCan`). A clone shares the names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Abilities {
     every: bool,
-    names: Box<[Box<str>]>,
+    names: Arc<[Box<str>]>,
 }
 
 impl Abilities {

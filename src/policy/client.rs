@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
 
-use super::headers::X_FORWARDED_FOR;
+use super::headers::{X_FORWARDED_FOR, X_FORWARDED_PROTO};
 
 /// The client's address as a trusted `peer` tells it: the right-most in X-Forwarded-For that is not itself
 /// `trusted`. What stands left of that one, anybody may have written. Where the chain ends before, or holds
@@ -27,6 +27,19 @@ pub fn address(fields: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> boo
     nearest
 }
 
+/// Whether a request came over the network without TLS, as far as that can be told: a trusted peer says by what
+/// scheme its client came; if it does not, nobody knows.
+pub fn came_by_plain_http(fields: &HeaderMap, trusted: bool, encrypted: bool) -> bool {
+    match fields.get(X_FORWARDED_PROTO).filter(|_| trusted) {
+        // The first is the client's, where several proxies have added theirs.
+        Some(schemes) => {
+            let first = schemes.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default();
+            first.trim_ascii().eq_ignore_ascii_case(b"http")
+        }
+        None => !trusted && !encrypted,
+    }
+}
+
 /// An address, which some proxies write with its port or in brackets.
 fn read(text: &str) -> Option<IpAddr> {
     let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
@@ -40,6 +53,26 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn plain_http_is_what_is_known_to_be() {
+        for (trusted, encrypted, told, expected) in [
+            (false, false, None, true),
+            (false, true, None, false),
+            (false, false, Some("https"), true),
+            (false, true, Some("http"), false),
+            (true, false, None, false),
+            (true, false, Some("https"), false),
+            (true, false, Some("https, http"), false),
+            (true, false, Some("HTTP"), true),
+            (true, true, Some("http , https"), true),
+            (true, false, Some(""), false),
+        ] {
+            let fields = told.map(|told| (X_FORWARDED_PROTO, HeaderValue::from_static(told)));
+            let came = came_by_plain_http(&fields.into_iter().collect(), trusted, encrypted);
+            assert_eq!(came, expected, "{trusted} {encrypted} {told:?}");
+        }
+    }
 
     #[test]
     fn the_right_most_address_that_is_not_trusted() {

@@ -15,7 +15,7 @@ pub const METHODS: [Method; 7] =
 pub const OTHER: Method = Method::CONNECT;
 
 /// The place of a method in [`METHODS`]; none for one that is not served. Byte for byte: `get` is not `GET`.
-pub(super) fn method_number(method: &Method) -> Option<usize> {
+pub fn method_number(method: &Method) -> Option<usize> {
     METHODS.iter().position(|served| served == method)
 }
 

@@ -20,6 +20,8 @@ use crate::tokens::cache::TokenCache;
 use crate::tokens::lookup::Shared;
 use crate::tokens::turns::Turns;
 use crate::traces;
+use crate::usage::rules::RuleNumbers;
+use crate::usage::writer::Usage;
 use crate::watch::contents;
 
 /// How long a connection of HTTP/2 may be silent, while an answer is awaited, before it is asked whether it lives: often
@@ -168,16 +170,19 @@ pub(super) struct Configuration {
     pub(super) routes: RouteNumbers,
     pub(super) shared: Arc<Shared>,
     pub(super) limiter: Arc<Limiter>,
+    /// What is counted for the usage ledger; none: nothing is.
+    pub(super) rules: Option<RuleNumbers>,
 }
 
 impl Configuration {
     /// The first of a process.
-    pub(super) fn new(settings: Arc<Settings>, parts: Parts, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, parts: Parts, metrics: &Arc<Metrics>, usage: &Usage) -> Self {
         let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(count_evictions(metrics)));
         Self {
             routes: metrics.routes(settings.templates()),
             shared: Arc::new(Shared { cache, turns: Turns::new(settings.introspection.max_concurrent) }),
             limiter: Arc::new(Limiter::new(&settings)),
+            rules: settings.usage.as_ref().map(|_| usage.rules(&settings.abilities)),
             settings,
             parts,
         }
@@ -187,7 +192,12 @@ impl Configuration {
     ///
     /// # Errors
     /// Where `settings` cannot be served by. This one is as it was.
-    pub(super) fn succeed(&self, settings: Settings, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+    pub(super) fn succeed(
+        &self,
+        settings: Settings,
+        metrics: &Arc<Metrics>,
+        usage: &Usage,
+    ) -> Result<Self, StartError> {
         let before = &*self.settings;
         let parts = self.parts.succeed(&settings, before)?;
         let limiter = if settings.rate_limit == before.rate_limit
@@ -202,6 +212,7 @@ impl Configuration {
             shared: self.share(&settings, &limiter, metrics),
             limiter,
             parts,
+            rules: settings.usage.as_ref().map(|_| usage.rules(&settings.abilities)),
             settings: Arc::new(settings),
         })
     }

@@ -15,13 +15,15 @@ use super::{connection, http1};
 use crate::backend::forward::Backend;
 use crate::client::pool::Census;
 use crate::config::settings::{Limits, Settings};
-use crate::exchange::Recorder;
+use crate::exchange::{Recorder, UsageCount};
 use crate::gateway::Gateway;
 use crate::peer::{Activity, Ending, Peer, Phase};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Metrics};
 use crate::tokens::introspector::Introspector;
 use crate::tokens::lookup::Lookup;
+use crate::usage::count::CoreUsage;
+use crate::usage::writer::Usage;
 
 /// How long a drain leaves an idle connection open, and a client that was told of the end to close its side. A
 /// request may be under way, and would be lost.
@@ -37,6 +39,7 @@ pub(super) struct Seed {
     pub(super) load: Arc<AtomicUsize>,
     /// Whether a drain is not to wait for anybody.
     pub(super) hurry: Arc<AtomicBool>,
+    pub(super) usage: Arc<Usage>,
 }
 
 /// One core.
@@ -49,6 +52,7 @@ pub(super) struct Core {
     open: Cell<usize>,
     counted: Cell<Census>,
     load: Arc<AtomicUsize>,
+    usage: Rc<CoreUsage>,
 }
 
 /// What a core serves by. A connection keeps its TLS and its bounds for as long as it lasts; each request takes the
@@ -67,13 +71,15 @@ impl Serving {
         configuration: &Configuration,
         access: AccessLog,
         metrics: &CoreMetrics,
+        usage: &Rc<CoreUsage>,
         before: Option<&Self>,
     ) -> Self {
-        let Configuration { settings, parts, routes, shared, limiter } = configuration;
+        let Configuration { settings, parts, routes, shared, limiter, rules } = configuration;
         let asked = before.map(|it| (&it.introspector, it.gateway.lookup().introspector().pool()));
         let introspection = parts.introspector.pool(asked);
         let backend = parts.backend.pool(before.map(|it| (&it.backend, it.gateway.backend().pool())));
         let tracer = parts.traces.as_ref().and_then(|way| way.tracer(metrics.metrics(), settings.threads));
+        let usage = rules.as_ref().map(|rules| UsageCount { core: Rc::clone(usage), rules: rules.clone() });
         let introspector = Introspector::new(Arc::clone(settings), introspection);
         let gateway = Gateway::new(
             Arc::clone(settings),
@@ -81,7 +87,7 @@ impl Serving {
             Lookup::new(Arc::clone(shared), introspector, metrics.clone()),
             Backend::new(Arc::clone(settings), backend),
             Arc::clone(limiter),
-            Rc::new(Recorder { metrics: metrics.clone(), access, tracer }),
+            Rc::new(Recorder { metrics: metrics.clone(), access, tracer, usage }),
         );
         Self {
             gateway: Rc::new(gateway),
@@ -96,7 +102,8 @@ impl Serving {
 impl Seed {
     fn grow(self) -> Rc<Core> {
         let metrics = self.metrics.core(self.index);
-        let serving = Serving::new(&self.configuration, self.access, &metrics, None);
+        let usage = self.usage.core(self.index);
+        let serving = Serving::new(&self.configuration, self.access, &metrics, &usage, None);
         Rc::new(Core {
             serving: RefCell::new(Rc::new(serving)),
             turned_away: RefCell::new(TurnedAway::new(metrics.clone())),
@@ -105,6 +112,7 @@ impl Seed {
             open: Cell::new(0),
             counted: Cell::default(),
             load: self.load,
+            usage,
         })
     }
 
@@ -114,6 +122,7 @@ impl Seed {
         let hurry = Arc::clone(&self.hurry);
         let core = self.grow();
         let sweep = tokio::task::spawn_local(Rc::clone(&core).sweep());
+        let handing_over = tokio::task::spawn_local(Rc::clone(&core.usage).run());
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Serve(admitted) => {
@@ -132,6 +141,7 @@ impl Seed {
         }
         core.drain(&hurry).await;
         sweep.abort();
+        handing_over.abort();
         core.load.load(Ordering::Relaxed)
     }
 }
@@ -168,7 +178,7 @@ impl Core {
 
     fn adopt(&self, configuration: &Configuration, access: AccessLog) {
         let before = self.serving();
-        let serving = Serving::new(configuration, access, &self.metrics, Some(&before));
+        let serving = Serving::new(configuration, access, &self.metrics, &self.usage, Some(&before));
         self.serving.replace(Rc::new(serving));
     }
 

@@ -47,6 +47,7 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, Metrics};
 use crate::tokens::revoker::Revoker;
 use crate::traces::Exports;
+use crate::usage::writer::Usage;
 use crate::watch::Watch;
 
 /// Why a configuration that is valid cannot be served.
@@ -156,17 +157,20 @@ impl Server {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let metrics = Metrics::new(self.settings.threads);
         metrics.config_reload(true, SystemTime::now());
-        let configuration = Arc::new(Configuration::new(Arc::clone(&self.settings), self.parts, &metrics));
+        let usage = Arc::new(Usage::new(Arc::clone(&metrics), self.settings.threads));
+        let configuration = Configuration::new(Arc::clone(&self.settings), self.parts, &metrics, &usage);
+        let configuration = Arc::new(configuration);
         // Before anybody is told that we listen: until then SIGHUP would end the process.
         let hangups = self.source.as_ref().and_then(|_| hangups(&runtime));
         let exports = Arc::new(Exports::new(Arc::clone(&metrics)));
         exports.adopt(configuration.parts.traces.as_ref())?;
+        usage.adopt(self.settings.usage.as_ref())?;
         let log = self.log.control();
         let hurry = Arc::new(AtomicBool::new(false));
         let mut cores = Vec::new();
         let mut seats = Vec::new();
         for index in 0..self.settings.threads {
-            let (seat, core) = start_core(index, &metrics, &configuration, log, &hurry)?;
+            let (seat, core) = start_core(index, &metrics, &configuration, log, &hurry, &usage)?;
             seats.push(seat);
             cores.push(core);
         }
@@ -184,6 +188,7 @@ impl Server {
             readiness: Arc::clone(&readiness),
             settings: Arc::clone(&settings),
             revoker: Arc::clone(&revoker),
+            usage: Arc::clone(&usage),
             refused: Refused::default(),
         };
         let admin = admin.serve(self.admin)?;
@@ -202,6 +207,7 @@ impl Server {
                 revoker,
                 replicas: Arc::clone(&replicas),
                 exports: Arc::clone(&exports),
+                usage: Arc::clone(&usage),
             };
             let (hung_up, receiver) = channel();
             reloader.start(receiver)?;
@@ -245,6 +251,7 @@ impl Server {
             tracing::warn!(connections = cut, "the time is up: connections were cut");
         }
         exports.stop(hurry.load(Ordering::Relaxed));
+        usage.stop();
         tracing::info!("drained");
         admin.stop();
         // After the last order.
@@ -302,6 +309,7 @@ fn start_core(
     configuration: &Arc<Configuration>,
     log: &log::Control,
     hurry: &Arc<AtomicBool>,
+    usage: &Arc<Usage>,
 ) -> io::Result<(Seat, JoinHandle<usize>)> {
     let (sender, orders) = mpsc::unbounded_channel::<Order>();
     let load = Arc::new(AtomicUsize::new(0));
@@ -312,6 +320,7 @@ fn start_core(
         access: log.access_log(&configuration.settings.log),
         load: Arc::clone(&load),
         hurry: Arc::clone(hurry),
+        usage: Arc::clone(usage),
     };
     // The runtime cannot leave its thread, so the thread has to say whether it got one.
     let (started, is_started) = std::sync::mpsc::sync_channel(1);

@@ -23,6 +23,7 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::tokens::revoker::Revoker;
 use crate::traces::Exports;
+use crate::usage::writer::Usage;
 use crate::watch::Watch;
 
 /// How often the files are looked at.
@@ -56,6 +57,7 @@ pub(super) struct Reloader {
     pub(super) revoker: Arc<Revoker>,
     pub(super) replicas: Arc<Replicas>,
     pub(super) exports: Arc<Exports>,
+    pub(super) usage: Arc<Usage>,
 }
 
 /// Why a configuration is not taken over; what is wrong with it is in the log.
@@ -125,7 +127,7 @@ impl Reloader {
         })?;
         let current = self.current();
         let fixed = current.keep_fixed(&mut loaded.settings);
-        let next = current.succeed(loaded.settings, &self.metrics).map_err(|error| {
+        let next = current.succeed(loaded.settings, &self.metrics, &self.usage).map_err(|error| {
             match error.key() {
                 Some((key, reason)) => {
                     loaded.warnings.refuse(&key, reason);
@@ -152,6 +154,10 @@ impl Reloader {
         if let Err(error) = self.exports.adopt(next.parts.traces.as_ref()) {
             let error: &dyn std::error::Error = &error;
             tracing::error!(error, "no spans are sent");
+        }
+        if let Err(error) = self.usage.adopt(next.settings.usage.as_ref()) {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "no usage is kept");
         }
         let (adopted, adoptions) = channel();
         let adoption = Adoption { configuration: Arc::clone(&next), adopted };

@@ -7,6 +7,7 @@
 mod collect;
 mod process;
 mod shard;
+mod usage;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +24,7 @@ use prometheus::{Registry, TextEncoder};
 use crate::policy::refusal::Reason;
 use crate::policy::shadow::{Change, Side};
 use shard::{RouteShard, Shard, nanoseconds};
+pub use usage::UsageMetrics;
 
 /// Half of the time that the oldest verdict is remembered for.
 const WINDOW: Duration = Duration::from_secs(30);
@@ -268,6 +270,7 @@ struct Shared {
     traces: AtomicBool,
     /// 2 where there is no Redis: the metrics are absent.
     redis_connected: AtomicU64,
+    usage: UsageMetrics,
 }
 
 /// What shadow mode has found: change, map, route, and the method's word.
@@ -345,6 +348,7 @@ impl Metrics {
             spans: Default::default(),
             traces: AtomicBool::new(false),
             redis_connected: AtomicU64::new(2),
+            usage: UsageMetrics::default(),
         });
         let registry = Registry::new();
         let registered = registry.register(Box::new(collect::Sum::new(Arc::clone(&shared))));
@@ -464,6 +468,11 @@ impl Metrics {
     /// Notes whether there are traces.
     pub fn traces(&self, there_are: bool) {
         self.shared.traces.store(there_are, Relaxed);
+    }
+
+    /// What is told of the usage ledger.
+    pub fn usage(&self) -> &UsageMetrics {
+        &self.shared.usage
     }
 
     /// Has `callback` called ahead of every [`Metrics::render`], on the thread of the scrape.

@@ -2,6 +2,7 @@
 //! often is the cache's business.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -349,12 +350,12 @@ fn is_rfc3339(text: &str) -> bool {
     shaped(time, b"0000-00-00T00:00:00") && (matches!(offset, b"Z" | b"z") || shaped(offset, b"+00:00"))
 }
 
-fn text(value: &Value) -> Option<Box<str>> {
+fn text(value: &Value) -> Option<Arc<str>> {
     value.as_str().map(Into::into)
 }
 
 /// A string that is not empty, or an integer; a float would have lost digits.
-pub fn identifier(value: &Value) -> Option<Box<str>> {
+pub fn identifier(value: &Value) -> Option<Arc<str>> {
     match value {
         Value::String(id) if !id.is_empty() => Some(id.as_str().into()),
         Value::Number(id) if id.is_u64() || id.is_i64() => Some(id.to_string().into()),

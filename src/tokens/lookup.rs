@@ -53,6 +53,8 @@ pub struct HeldEntry {
     hash: TokenHash,
     hits: Cell<u32>,
     identity: OnceCell<Identity>,
+    /// Where this core counts what the token does; it means nothing here.
+    pub usage_slot: Cell<u64>,
 }
 
 impl HeldEntry {
@@ -225,7 +227,13 @@ impl Lookup {
     }
 
     fn keep_at_hand(&self, hash: TokenHash, entry: Arc<Entry>) -> Held {
-        let held = Rc::new(HeldEntry { entry, hash, hits: Cell::new(0), identity: OnceCell::new() });
+        let held = Rc::new(HeldEntry {
+            entry,
+            hash,
+            hits: Cell::new(0),
+            identity: OnceCell::new(),
+            usage_slot: Cell::new(0),
+        });
         if let Some(slot) = self.front.borrow_mut().get_mut(Self::slot(&hash)) {
             *slot = Some(Rc::clone(&held));
         }

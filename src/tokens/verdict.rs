@@ -1,5 +1,6 @@
 //! What introspection said about a token.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::policy::ability::Abilities;
@@ -10,19 +11,19 @@ use crate::policy::ability::Abilities;
 pub struct Verdict {
     /// The introspected id: what limits, reports and revocation know the token by, however it was spelled.
     /// Where the introspector named none, the hex of the token's SHA-256.
-    pub id: Box<str>,
+    pub id: Arc<str>,
     /// The name that its owner gave it.
-    pub name: Option<Box<str>>,
+    pub name: Option<Arc<str>>,
     /// What it may do.
     pub abilities: Abilities,
     /// From when on it is no longer valid; none: it does not expire.
     pub expires_at: Option<SystemTime>,
     /// User or instance, in the introspector's words.
-    pub context: Option<Box<str>>,
+    pub context: Option<Arc<str>>,
     /// When it was made.
     pub created_at: Option<SystemTime>,
     /// The workspace that it belongs to.
-    pub workspace_id: Option<Box<str>>,
+    pub workspace_id: Option<Arc<str>>,
 }
 
 impl Verdict {

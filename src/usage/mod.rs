@@ -2,8 +2,16 @@
 
 pub mod add;
 pub mod addresses;
+pub mod count;
 pub mod findings;
+pub mod ledger;
 pub mod overview;
 pub mod page;
+pub mod pending;
 pub mod question;
+pub mod read;
+mod record;
 pub mod report;
+pub mod rules;
+pub mod tell;
+pub mod writer;

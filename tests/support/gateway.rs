@@ -41,6 +41,7 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     authority: Option<Arc<Authority>>,
     inherited: Vec<OwnedFd>,
+    file_size_limit: Option<u32>,
 }
 
 impl Builder {
@@ -127,12 +128,21 @@ impl Builder {
         self
     }
 
+    /// Writes to files fail beyond so many KiB, as on a disk that is full.
+    pub fn file_size_limit(mut self, kibibytes: u32) -> Self {
+        self.file_size_limit = Some(kibibytes);
+        self
+    }
+
     /// Starts the gateway and waits until it listens.
     pub fn start(self) -> Gateway {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.yaml");
         std::fs::write(&file, self.text()).unwrap();
-        let mut command = passing(self.inherited.len());
+        let mut command = match self.file_size_limit {
+            Some(kibibytes) => limited(kibibytes),
+            None => passing(self.inherited.len()),
+        };
         command.arg("run").arg("--config").arg(&file).envs(self.environment);
         let (child, logs) = spawn_with(&mut command, self.inherited);
         let mut gateway = Gateway {
@@ -167,6 +177,7 @@ impl Gateway {
             environment: Vec::new(),
             authority: None,
             inherited: Vec::new(),
+            file_size_limit: None,
         };
         empty
             .yaml("listen:\n  address: 127.0.0.1:0\nadmin:\n  address: 127.0.0.1:0\n")
@@ -368,6 +379,15 @@ impl Logs {
             logs.changed.notify_all();
         });
     }
+}
+
+/// The binary, for which a file beyond so many KiB is an error, and no signal.
+fn limited(kibibytes: u32) -> Command {
+    let mut command = Command::new("sh");
+    // In blocks of 512 bytes.
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kibibytes * 2);
+    command.args(["-c", &script, "sh", BINARY]);
+    command
 }
 
 /// The binary, with sockets where systemd passes them: from descriptor 3 on. They come to the shell as its standard

@@ -28,7 +28,7 @@ pub use browser::{Browser, Process};
 pub use certificate::Authority;
 pub use client::{PATIENCE, RawClient, Response};
 pub use collector::{Collector, Told};
-pub use gateway::{BINARY, Gateway, Metrics};
+pub use gateway::{BINARY, Builder, Gateway, Metrics};
 pub use introspector::{Introspector, Verdict};
 pub use upstream::{Answer, Request, Upstream, echo};
 pub use wire::Fields;

@@ -88,6 +88,18 @@ shapes! {
         "Spans of traces, by what became of them.";
     REDIRECTS: COUNTER "stockaj_gateway_redirects_total" []
         "Requests by plain HTTP that were sent on to https.";
+    USAGE_REQUESTS: COUNTER "stockaj_gateway_usage_requests_total" ["ability", "verdict"]
+        "Requests of tokens in the usage ledger, by the abilities that their routes ask for.";
+    USAGE_TOKENS: GAUGE "stockaj_gateway_usage_tokens" []
+        "Tokens in the usage ledger.";
+    USAGE_BYTES: GAUGE "stockaj_gateway_usage_ledger_bytes" []
+        "What the records of the usage ledger come to, as `usage.max_size` bounds it.";
+    USAGE_WRITTEN: GAUGE "stockaj_gateway_usage_written_timestamp_seconds" []
+        "When the usage ledger was last written.";
+    USAGE_WRITE_ERRORS: COUNTER "stockaj_gateway_usage_write_errors_total" []
+        "Attempts to write the usage ledger that failed.";
+    USAGE_DROPPED: COUNTER "stockaj_gateway_usage_requests_dropped_total" []
+        "Requests that the usage ledger had no room for.";
     BUILD_INFO: GAUGE "stockaj_gateway_build_info" ["version"]
         "What is running; always 1.";
     LOG_LINES_DROPPED: COUNTER "stockaj_gateway_log_lines_dropped_total" []
@@ -133,6 +145,7 @@ impl Collector for Sum {
         self.oldest_verdict(&mut families);
         self.tokens(&mut families);
         self.shadow(&mut families);
+        self.usage(&mut families);
         self.process(&mut families);
         families
     }
@@ -255,6 +268,27 @@ impl Sum {
         drop(routes);
         families.push(SHADOW.family(metrics));
         families.push(SHADOW_MODE.single(shared.shadow_mode.load(Relaxed).into()));
+    }
+
+    fn usage(&self, families: &mut Vec<MetricFamily>) {
+        let usage = &self.shared.usage;
+        if !usage.is_kept() {
+            return;
+        }
+        let mut requests = Vec::new();
+        usage.for_each_request(|ability, is_allowed, count| {
+            let verdict = if is_allowed { "allowed" } else { "denied" };
+            requests.push(USAGE_REQUESTS.counter(&[ability, verdict], count as f64));
+        });
+        families.push(USAGE_REQUESTS.family(requests));
+        families.push(USAGE_TOKENS.single(read(&usage.tokens) as f64));
+        families.push(USAGE_BYTES.single(read(&usage.bytes) as f64));
+        let written_at = read(&usage.written_at);
+        if written_at > 0 {
+            families.push(USAGE_WRITTEN.single(written_at as f64));
+        }
+        families.push(USAGE_WRITE_ERRORS.single(read(&usage.write_errors) as f64));
+        families.push(USAGE_DROPPED.single(read(&usage.dropped) as f64));
     }
 
     fn process(&self, families: &mut Vec<MetricFamily>) {

@@ -119,7 +119,11 @@ fn values() {
 
 #[test]
 fn every_metric_has_help_and_type() {
-    let text = all().render();
+    let metrics = all();
+    metrics.usage().kept(true);
+    metrics.usage().counted(&["items:read".into()], true, 1);
+    metrics.usage().written(SystemTime::UNIX_EPOCH + Duration::from_secs(1), 2, 3);
+    let text = metrics.render();
     for shape in collect::SHAPES {
         assert!(text.contains(&format!("# HELP {} ", shape.name)), "{}", shape.name);
         assert!(text.contains(&format!("# TYPE {} ", shape.name)), "{}", shape.name);

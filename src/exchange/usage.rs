@@ -1,0 +1,63 @@
+//! What of a request is counted as its token's.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Exchange, UsageCount};
+use crate::policy::refusal::Reason;
+use crate::policy::shadow::{Change, Side};
+use crate::tokens::verdict::Verdict;
+use crate::usage::count::{Description, Outcome, Request};
+
+impl Exchange {
+    /// Counts it, if the map has decided it for its token.
+    pub(super) fn count_usage(&self, usage: &UsageCount, now: Instant) {
+        let (Some((_, reason)), Some(caller)) = (self.answer, self.holder()) else { return };
+        let shadow = self.shadow.as_deref().map(|shadow| (shadow.side, shadow.change));
+        let Some(outcome) = outcome(reason, shadow) else { return };
+        let Some(rule) = usage.rules.number(self.route_number, &self.method) else { return };
+        let request = Request { rule, outcome, client: self.client, plain_http: self.plain_http, now };
+        usage.core.count(&caller.usage_slot, &request, || describe(&caller.verdict));
+    }
+}
+
+/// What the enforced map said, whatever came of it afterwards; none where it did not come to that.
+const fn outcome(reason: Reason, shadow: Option<(Side, Change)>) -> Option<Outcome> {
+    match reason {
+        Reason::Allowed
+        | Reason::Limited
+        | Reason::BackendUnreachable
+        | Reason::BackendBroken
+        | Reason::BackendTimeout
+        | Reason::ClientGone
+        | Reason::InternalError => Some(match shadow {
+            None | Some((_, Change::WouldAllow)) => Outcome::Allowed,
+            Some((Side::Candidate, Change::WouldDeny)) => Outcome::AllowedWouldDeny,
+            Some((Side::Enforced, Change::WouldDeny)) => Outcome::DeniedShadowed,
+        }),
+        Reason::Unmapped | Reason::Denied | Reason::MissingAbility => Some(match shadow {
+            Some((_, Change::WouldAllow)) => Outcome::DeniedShadowed,
+            None | Some((_, Change::WouldDeny)) => Outcome::Denied,
+        }),
+        Reason::Public
+        | Reason::MissingToken
+        | Reason::MalformedToken
+        | Reason::InactiveToken
+        | Reason::ExpiredToken
+        | Reason::NoVerdict
+        | Reason::Overloaded
+        | Reason::BadRequest => None,
+    }
+}
+
+fn describe(verdict: &Verdict) -> Description {
+    Description {
+        id: Arc::clone(&verdict.id),
+        name: verdict.name.clone(),
+        context: verdict.context.clone(),
+        workspace_id: verdict.workspace_id.clone(),
+        abilities: verdict.abilities.clone(),
+        created_at: verdict.created_at,
+        expires_at: verdict.expires_at,
+    }
+}

@@ -1,0 +1,70 @@
+//! What is told of the usage ledger. Only its own thread writes this, and seldom.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use super::epoch_seconds;
+
+/// Of the usage ledger.
+#[derive(Debug, Default)]
+pub struct UsageMetrics {
+    /// Whether there is one: else all of it is absent.
+    kept: AtomicBool,
+    /// Requests by ability, and whether they were allowed. As many as the maps have abilities.
+    requests: Mutex<BTreeMap<(Box<str>, bool), u64>>,
+    pub(super) write_errors: AtomicU64,
+    pub(super) dropped: AtomicU64,
+    pub(super) tokens: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    /// Seconds of the epoch; 0: not yet.
+    pub(super) written_at: AtomicU64,
+}
+
+impl UsageMetrics {
+    /// Notes whether there is a ledger.
+    pub fn kept(&self, is_kept: bool) {
+        self.kept.store(is_kept, Relaxed);
+    }
+
+    /// Counts requests of tokens by the abilities that their route asks for.
+    pub fn counted(&self, abilities: &[Box<str>], is_allowed: bool, count: u64) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        for ability in abilities {
+            match requests.get_mut(&(ability.clone(), is_allowed)) {
+                Some(sum) => *sum = sum.saturating_add(count),
+                None => {
+                    requests.insert((ability.clone(), is_allowed), count);
+                }
+            }
+        }
+    }
+
+    /// Counts requests that found no room.
+    pub fn dropped(&self, requests: u64) {
+        self.dropped.fetch_add(requests, Relaxed);
+    }
+
+    /// Counts a write that failed.
+    pub fn write_failed(&self) {
+        self.write_errors.fetch_add(1, Relaxed);
+    }
+
+    /// Notes a write: when, and how many tokens and bytes there are since.
+    pub fn written(&self, now: SystemTime, tokens: u64, bytes: u64) {
+        self.tokens.store(tokens, Relaxed);
+        self.bytes.store(bytes, Relaxed);
+        self.written_at.store(epoch_seconds(now), Relaxed);
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept.load(Relaxed)
+    }
+
+    pub(super) fn for_each_request(&self, mut tell: impl FnMut(&str, bool, u64)) {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.iter().for_each(|((ability, is_allowed), count)| tell(ability, *is_allowed, *count));
+    }
+}

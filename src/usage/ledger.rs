@@ -1,0 +1,491 @@
+//! The ledger: usage by token and day, in a file that survives restarts and crashes.
+//!
+//! A table a day, so that forgetting one is dropping it. Everything that is written at once is one transaction of
+//! redb: after a crash the file is as it was after one of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io, mem};
+
+use prost::Message;
+use redb::backends::FileBackend;
+use redb::{
+    Builder, Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+};
+
+use super::addresses::Addresses;
+use super::count::{self, Description, Outcome};
+use super::pending::{Counts, Day, Pending, PendingToken, milliseconds};
+use super::read::Snapshot;
+use super::record::{DayRecord, RuleRecord, TokenRecord, token_key};
+use super::rules::{Rule, Rules};
+
+/// What is kept of the file in memory, in bytes.
+const CACHE: usize = 8 * 1024 * 1024;
+/// What this program writes.
+const FORMAT: &str = "1";
+const MILLISECONDS_A_DAY: i64 = 24 * 60 * 60 * 1000;
+/// The longest id that is kept, in bytes.
+const LONGEST_ID: usize = 512;
+
+type Bytes = &'static [u8];
+
+/// `format` and `id`.
+pub(super) const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
+/// Rules by number.
+pub(super) const RULES: TableDefinition<'_, u32, Bytes> = TableDefinition::new("rules");
+/// Tokens by [`token_key`].
+pub(super) const TOKENS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("tokens");
+/// How many bytes the records of a day come to; of tokens, under [`OF_TOKENS`].
+pub(super) const SIZES: TableDefinition<'_, u32, u64> = TableDefinition::new("sizes");
+const OF_TOKENS: Day = 0;
+
+/// The name of a day's table.
+pub(super) fn day_table(day: Day) -> String {
+    format!("day {day}")
+}
+
+/// Why the ledger cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Somebody else has it: a gateway that runs.
+    #[error("{}: it is in use by another process", .path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file cannot be opened.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file, or its directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is none of ours, or damaged.
+    #[error("{}: {source}; move it away to begin a new one", .path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: DatabaseError,
+    },
+    /// Reading the file is not possible, whatever is in it.
+    #[error("{}: it is damaged; move it away to begin a new one", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is of another version of this program.
+    #[error("it is in format {0}; this program knows {FORMAT}")]
+    Format(String),
+    /// It cannot be read or written.
+    #[error(transparent)]
+    Storage(#[from] redb::Error),
+}
+
+macro_rules! storage_errors {
+    ($($error:ident)*) => {
+        $(impl From<redb::$error> for LedgerError {
+            fn from(error: redb::$error) -> Self {
+                Self::Storage(error.into())
+            }
+        })*
+    };
+}
+
+storage_errors! { StorageError TableError TransactionError CommitError }
+
+/// How long and how much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first day that is kept.
+    pub since: Day,
+    /// The most that the records come to, in bytes; the oldest days go first.
+    pub max_size: u64,
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// How many days had to go before their time because of [`Bounds::max_size`].
+    pub days_forgotten: usize,
+    /// How many requests found no room even so.
+    pub dropped: u64,
+    /// How many tokens there are.
+    pub tokens: u64,
+    /// What the records come to, in bytes.
+    pub size: u64,
+}
+
+/// The open ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    database: Arc<Database>,
+    /// The ledger's numbers of rules.
+    rules: HashMap<Rule, u32>,
+    /// Up to which day older ones have been forgotten.
+    forgotten: Day,
+}
+
+impl Ledger {
+    /// Opens the ledger, or begins one that only its owner may read. Where its directory is missing, it is made.
+    ///
+    /// # Errors
+    /// Where the file cannot be opened, is in use, or is none of ours.
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let io = |source| LedgerError::Io { path: path.to_owned(), source };
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
+            && !directory.exists()
+        {
+            fs::create_dir(directory)
+                .map_err(|source| LedgerError::Io { path: directory.to_owned(), source })?;
+        }
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let backend = FileBackend::new(file.map_err(io)?).map_err(|error| at(path, error))?;
+        let database = Builder::new()
+            .set_cache_size(CACHE)
+            .create_with_backend(backend)
+            .map_err(|error| at(path, error))?;
+        let database = Arc::new(database);
+        // A disk that is full by now can be read all the same.
+        let rules = match Self::rules(&database)? {
+            Some(rules) => rules,
+            None => {
+                Self::begin(&database)?;
+                HashMap::new()
+            }
+        };
+        Ok(Self { database, rules, forgotten: 0 })
+    }
+
+    /// The rules of a ledger that has been begun.
+    fn rules(database: &Database) -> Result<Option<HashMap<Rule, u32>>, LedgerError> {
+        let transaction = database.begin_read()?;
+        let format = match transaction.open_table(ABOUT) {
+            Ok(about) => about.get("format")?.map(|format| format.value().to_owned()),
+            Err(redb::TableError::TableDoesNotExist(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        match format {
+            None => return Ok(None),
+            Some(format) if format != FORMAT => return Err(LedgerError::Format(format)),
+            Some(_) => {}
+        }
+        let mut rules = HashMap::new();
+        for entry in transaction.open_table(RULES)?.iter()? {
+            let (number, record) = entry?;
+            if let Ok(record) = RuleRecord::decode(record.value()) {
+                rules.insert(record.into(), number.value());
+            }
+        }
+        Ok(Some(rules))
+    }
+
+    fn begin(database: &Database) -> Result<(), LedgerError> {
+        let transaction = database.begin_write()?;
+        {
+            let mut about = transaction.open_table(ABOUT)?;
+            about.insert("format", FORMAT)?;
+            about.insert("id", format!("{:032x}", fastrand::u128(..)).as_str())?;
+            transaction.open_table(RULES)?;
+            transaction.open_table(TOKENS)?;
+            transaction.open_table(SIZES)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// What may be read while this goes on writing.
+    pub fn source(&self) -> Source {
+        Source::Shared(Arc::clone(&self.database))
+    }
+
+    /// Writes what has been counted, and forgets what is out of bounds: all of it, or nothing.
+    ///
+    /// # Errors
+    /// Where the disk is full or the file cannot be written. The ledger is as it was.
+    pub fn write(
+        &mut self,
+        pending: &Pending,
+        rules: &Rules,
+        bounds: Bounds,
+    ) -> Result<Written, LedgerError> {
+        let transaction = self.database.begin_write()?;
+        let mut sizes = Sizes::read(&transaction, bounds.max_size)?;
+        sizes.forget_before(bounds.since, &transaction)?;
+        let tokens = {
+            let mut table = transaction.open_table(TOKENS)?;
+            if bounds.since > self.forgotten {
+                forget_tokens(&mut table, bounds.since, &mut sizes)?;
+            }
+            for (id, token) in kept(pending) {
+                write_token(&mut table, id, token, &mut sizes)?;
+            }
+            table.len()?
+        };
+        let mut numbers = Numbers { known: &self.rules, added: HashMap::new() };
+        let days: BTreeSet<Day> = kept(pending).flat_map(|(_, token)| token.days.keys().copied()).collect();
+        for day in days.into_iter().filter(|day| *day >= bounds.since) {
+            let name = day_table(day);
+            let mut table = transaction.open_table(TableDefinition::<Bytes, Bytes>::new(&name))?;
+            for (id, token) in kept(pending) {
+                if let Some(counts) = token.days.get(&day) {
+                    sizes.make_room(day, &transaction)?;
+                    write_day(&mut table, day, id, counts, rules, &mut numbers, &mut sizes)?;
+                }
+            }
+        }
+        let added = numbers.added;
+        {
+            let mut table = transaction.open_table(RULES)?;
+            for (rule, number) in &added {
+                table.insert(number, RuleRecord::from(rule).encode_to_vec().as_slice())?;
+            }
+        }
+        sizes.write(&transaction)?;
+        transaction.commit()?;
+        self.rules.extend(added);
+        self.forgotten = self.forgotten.max(bounds.since);
+        let Sizes { days_forgotten, dropped, .. } = sizes;
+        Ok(Written { days_forgotten, dropped, tokens, size: sizes.sum() })
+    }
+}
+
+/// What can be kept: an id beyond the longest is none of Stockaj's.
+fn kept(pending: &Pending) -> impl Iterator<Item = (&str, &PendingToken)> {
+    pending.tokens().filter(|(id, _)| id.len() <= LONGEST_ID)
+}
+
+/// How many bytes the records come to, by day.
+struct Sizes {
+    by_day: BTreeMap<Day, u64>,
+    most: u64,
+    days_forgotten: usize,
+    dropped: u64,
+}
+
+impl Sizes {
+    fn read(transaction: &WriteTransaction, most: u64) -> Result<Self, LedgerError> {
+        let mut by_day = BTreeMap::new();
+        for entry in transaction.open_table(SIZES)?.iter()? {
+            let (day, size) = entry?;
+            by_day.insert(day.value(), size.value());
+        }
+        Ok(Self { by_day, most, days_forgotten: 0, dropped: 0 })
+    }
+
+    fn sum(&self) -> u64 {
+        self.by_day.values().fold(0, |sum, size| sum.saturating_add(*size))
+    }
+
+    fn has_room(&self) -> bool {
+        self.sum() < self.most
+    }
+
+    /// Notes that a record of a day has another size than before.
+    fn replaced(&mut self, day: Day, before: u64, now: u64) {
+        let size = self.by_day.entry(day).or_default();
+        *size = size.saturating_sub(before).saturating_add(now);
+    }
+
+    fn forget_before(&mut self, since: Day, transaction: &WriteTransaction) -> Result<(), LedgerError> {
+        while let Some(day) = self.oldest().filter(|day| *day < since) {
+            self.forget(day, transaction)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the oldest days, but none from `day` on, until there is room.
+    fn make_room(&mut self, day: Day, transaction: &WriteTransaction) -> Result<(), LedgerError> {
+        while !self.has_room()
+            && let Some(oldest) = self.oldest().filter(|oldest| *oldest < day)
+        {
+            self.forget(oldest, transaction)?;
+            self.days_forgotten += 1;
+        }
+        Ok(())
+    }
+
+    fn oldest(&self) -> Option<Day> {
+        self.by_day.keys().copied().find(|day| *day != OF_TOKENS)
+    }
+
+    fn forget(&mut self, day: Day, transaction: &WriteTransaction) -> Result<(), LedgerError> {
+        transaction.delete_table(TableDefinition::<Bytes, Bytes>::new(&day_table(day)))?;
+        self.by_day.remove(&day);
+        Ok(())
+    }
+
+    fn write(&self, transaction: &WriteTransaction) -> Result<(), LedgerError> {
+        let mut table = transaction.open_table(SIZES)?;
+        table.retain(|day, _| self.by_day.contains_key(&day))?;
+        for (day, size) in &self.by_day {
+            table.insert(day, size)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a record costs: its bytes, and about as much again for its place in the tree, whose pages are two thirds full.
+const fn size(key: &[u8], value: &[u8]) -> u64 {
+    let bytes = (key.len() + value.len() + 16) as u64;
+    bytes + bytes / 2
+}
+
+/// Forgets the tokens that were last seen before a day.
+fn forget_tokens(
+    table: &mut Table<'_, Bytes, Bytes>,
+    since: Day,
+    sizes: &mut Sizes,
+) -> Result<(), LedgerError> {
+    let since = i64::from(since) * MILLISECONDS_A_DAY;
+    let mut freed = 0;
+    table.retain(|key, record| {
+        let keep = TokenRecord::decode(record).is_ok_and(|token| token.last_seen >= since);
+        freed += if keep { 0 } else { size(key, record) };
+        keep
+    })?;
+    sizes.replaced(OF_TOKENS, freed, 0);
+    Ok(())
+}
+
+fn write_token(
+    table: &mut Table<'_, Bytes, Bytes>,
+    id: &str,
+    pending: &PendingToken,
+    sizes: &mut Sizes,
+) -> Result<(), LedgerError> {
+    let key = token_key(id);
+    let before = table.get(key.as_slice())?.map(|record| record.value().to_vec());
+    let known = before.as_deref().and_then(|record| TokenRecord::decode(record).ok());
+    if known.is_none() && !sizes.has_room() {
+        return Ok(());
+    }
+    let Description { name, context, workspace_id, abilities, created_at, expires_at, .. } = &pending.token;
+    let text = |text: &Option<Arc<str>>| text.as_ref().map(ToString::to_string);
+    let record = TokenRecord {
+        name: text(name),
+        context: text(context),
+        workspace_id: text(workspace_id),
+        abilities: abilities.names().map(str::to_owned).collect(),
+        created_at: created_at.map(milliseconds),
+        expires_at: expires_at.map(milliseconds),
+        first_seen: known.as_ref().map_or(pending.first_seen, |it| it.first_seen.min(pending.first_seen)),
+        last_seen: known.as_ref().map_or(pending.last_seen, |it| it.last_seen.max(pending.last_seen)),
+    };
+    let record = record.encode_to_vec();
+    let freed = before.map_or(0, |before| size(&key, &before));
+    sizes.replaced(OF_TOKENS, freed, size(&key, &record));
+    table.insert(key.as_slice(), record.as_slice())?;
+    Ok(())
+}
+
+fn write_day(
+    table: &mut Table<'_, Bytes, Bytes>,
+    day: Day,
+    id: &str,
+    counts: &Counts,
+    rules: &Rules,
+    numbers: &mut Numbers<'_>,
+    sizes: &mut Sizes,
+) -> Result<(), LedgerError> {
+    let key = token_key(id);
+    let before = table.get(key.as_slice())?.map(|record| record.value().to_vec());
+    if before.is_none() && !sizes.has_room() {
+        sizes.dropped += counts.by_key.values().sum::<u64>();
+        return Ok(());
+    }
+    let mut record = before.as_deref().and_then(|it| DayRecord::decode(it).ok()).unwrap_or_default();
+    for (key, count) in &counts.by_key {
+        if let Some(rule) = rules.get(key >> 2) {
+            record.add(count::key(numbers.of(&rule), Outcome::of(*key)), *count);
+        }
+    }
+    record.plain_http = record.plain_http.saturating_add(counts.plain_http);
+    let mut addresses = Addresses::from(mem::take(&mut record.addresses));
+    addresses.add(&counts.addresses);
+    record.addresses = addresses.into();
+    let record = record.encode_to_vec();
+    let freed = before.map_or(0, |before| size(&key, &before));
+    sizes.replaced(day, freed, size(&key, &record));
+    table.insert(key.as_slice(), record.as_slice())?;
+    Ok(())
+}
+
+/// The ledger's numbers of rules, with those that are to be added.
+struct Numbers<'a> {
+    known: &'a HashMap<Rule, u32>,
+    added: HashMap<Rule, u32>,
+}
+
+impl Numbers<'_> {
+    fn of(&mut self, rule: &Rule) -> u32 {
+        if let Some(number) = self.known.get(rule).or_else(|| self.added.get(rule)) {
+            return *number;
+        }
+        let next = self.known.values().chain(self.added.values()).max().map_or(0, |greatest| greatest + 1);
+        self.added.insert(rule.clone(), next);
+        next
+    }
+}
+
+/// A ledger to read, whoever writes it.
+#[derive(Clone)]
+pub enum Source {
+    /// Of this process.
+    Shared(Arc<Database>),
+    /// Of nobody: no gateway runs.
+    Alone(Arc<ReadOnlyDatabase>),
+}
+
+impl Source {
+    /// Opens the ledger of a gateway that does not run.
+    ///
+    /// # Errors
+    /// [`LedgerError::InUse`] where one does; else where the file cannot be read, or is none of ours.
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        match Builder::new().set_cache_size(CACHE).open_read_only(path) {
+            Ok(database) => Ok(Self::Alone(Arc::new(database))),
+            // The gateway was killed: what is needed to mend the file only its owner may do.
+            Err(DatabaseError::RepairAborted) => Ok(Ledger::open(path)?.source()),
+            Err(error) => Err(at(path, error)),
+        }
+    }
+
+    /// The ledger as it is now, whatever is written meanwhile.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn snapshot(&self) -> Result<Snapshot, LedgerError> {
+        let transaction = match self {
+            Self::Shared(database) => database.begin_read()?,
+            Self::Alone(database) => database.begin_read()?,
+        };
+        Snapshot::new(transaction)
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Source")
+    }
+}
+
+fn at(path: &Path, error: DatabaseError) -> LedgerError {
+    let path = path.to_owned();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => LedgerError::InUse { path },
+        DatabaseError::Storage(redb::StorageError::Io(source))
+            if source.kind() != io::ErrorKind::InvalidData =>
+        {
+            LedgerError::Io { path, source }
+        }
+        source => LedgerError::Open { path, source },
+    }
+}

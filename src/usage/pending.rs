@@ -1,0 +1,130 @@
+//! What has been counted and is not on disk yet.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::addresses::Addresses;
+use super::count::{Batch, Description, Row};
+use super::record::token_key;
+
+/// Days since 1970, in UTC.
+pub type Day = u32;
+
+/// How many tokens are kept while the ledger cannot be written, at most. More are not counted then.
+pub const MOST_TOKENS: usize = 200_000;
+/// How many counters, at most.
+const MOST_COUNTERS: usize = 4_000_000;
+
+const DAY: u64 = 24 * 60 * 60;
+
+/// The day of a moment.
+pub fn day(at: SystemTime) -> Day {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    (since.as_secs() / DAY) as Day
+}
+
+/// By token.
+#[derive(Clone, Debug, Default)]
+pub struct Pending {
+    /// By the key of the ledger, so that they are written and told in its order.
+    tokens: BTreeMap<Box<[u8]>, PendingToken>,
+    counters: usize,
+}
+
+/// What one token did since the ledger was written.
+#[derive(Clone, Debug)]
+pub struct PendingToken {
+    /// The token, as introspection described it last.
+    pub token: Description,
+    /// Milliseconds of the epoch.
+    pub first_seen: i64,
+    /// Milliseconds of the epoch.
+    pub last_seen: i64,
+    /// Each day's part.
+    pub days: BTreeMap<Day, Counts>,
+}
+
+/// Requests of one token on one day.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// By the process's rule and outcome in one number: [`super::count::key`].
+    pub by_key: HashMap<u32, u64>,
+    /// By plain HTTP.
+    pub plain_http: u64,
+    /// Where they came from.
+    pub addresses: Addresses,
+}
+
+impl Pending {
+    /// Adds a core's batch, which belongs to the day on which it was begun. Says how many requests found no room.
+    pub fn add(&mut self, batch: Batch) -> u64 {
+        let began = batch.began;
+        let today = day(began.1);
+        let mut dropped = batch.dropped;
+        for row in batch.rows {
+            let known = self.tokens.contains_key(token_key(&row.token.id).as_slice());
+            if !known && (self.tokens.len() >= MOST_TOKENS || self.counters >= MOST_COUNTERS) {
+                dropped += row.counts.iter().map(|(_, count)| u64::from(*count)).sum::<u64>();
+                continue;
+            }
+            self.add_row(row, began, today);
+        }
+        dropped
+    }
+
+    fn add_row(&mut self, row: Row, began: (Instant, SystemTime), today: Day) {
+        let first = wall(row.first, began);
+        let last = wall(row.last, began);
+        let entry = self.tokens.entry(token_key(&row.token.id).into()).or_insert_with(|| PendingToken {
+            token: row.token.clone(),
+            first_seen: first,
+            last_seen: last,
+            days: BTreeMap::new(),
+        });
+        entry.first_seen = entry.first_seen.min(first);
+        if last >= entry.last_seen {
+            entry.last_seen = last;
+            entry.token = row.token;
+        }
+        let counts = entry.days.entry(today).or_default();
+        counts.plain_http = counts.plain_http.saturating_add(row.plain_http.into());
+        counts.addresses.add(&row.addresses);
+        for (key, count) in row.counts {
+            let sum = counts.by_key.entry(key).or_insert_with(|| {
+                self.counters += 1;
+                0
+            });
+            *sum = sum.saturating_add(count.into());
+        }
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// By id, numbers first and in their order.
+    pub fn tokens(&self) -> impl Iterator<Item = (&str, &PendingToken)> {
+        self.tokens.values().map(|token| (&*token.token.id, token))
+    }
+
+    /// Those of one token.
+    pub fn token(&self, id: &str) -> Option<&PendingToken> {
+        self.tokens.get(token_key(id).as_slice())
+    }
+}
+
+/// A moment of the batch by the wall clock, in milliseconds of the epoch.
+fn wall(at: Instant, (began, began_at): (Instant, SystemTime)) -> i64 {
+    let at = match at.checked_duration_since(began) {
+        Some(after) => began_at.checked_add(after),
+        None => began_at.checked_sub(began.duration_since(at)),
+    };
+    at.map_or(0, milliseconds)
+}
+
+/// Milliseconds of the epoch; 0 for all before it.
+pub fn milliseconds(at: SystemTime) -> i64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,146 @@
+//! What is in the ledger, as bytes: protobuf, which later versions may add to.
+
+use prost::Message;
+
+use super::rules::Rule;
+
+/// A rule, by the ledger's own number.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RuleRecord {
+    #[prost(string, tag = "1")]
+    pub(super) route: String,
+    #[prost(string, tag = "2")]
+    pub(super) method: String,
+    #[prost(string, tag = "3")]
+    pub(super) requirement: String,
+    #[prost(string, repeated, tag = "4")]
+    pub(super) abilities: Vec<String>,
+    #[prost(bool, tag = "5")]
+    pub(super) is_any: bool,
+}
+
+/// A token, as introspection described it last.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TokenRecord {
+    #[prost(string, optional, tag = "1")]
+    pub(super) name: Option<String>,
+    #[prost(string, optional, tag = "2")]
+    pub(super) context: Option<String>,
+    #[prost(string, optional, tag = "3")]
+    pub(super) workspace_id: Option<String>,
+    #[prost(string, repeated, tag = "4")]
+    pub(super) abilities: Vec<String>,
+    /// This and the following in milliseconds of the epoch.
+    #[prost(int64, optional, tag = "5")]
+    pub(super) created_at: Option<i64>,
+    #[prost(int64, optional, tag = "6")]
+    pub(super) expires_at: Option<i64>,
+    #[prost(int64, tag = "7")]
+    pub(super) first_seen: i64,
+    #[prost(int64, tag = "8")]
+    pub(super) last_seen: i64,
+}
+
+/// A token's requests of one day.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct DayRecord {
+    /// Rules and outcomes, each pair as one number: [`super::count::key`].
+    #[prost(uint32, repeated, tag = "1")]
+    pub(super) keys: Vec<u32>,
+    /// How many requests each of these had.
+    #[prost(uint64, repeated, tag = "2")]
+    pub(super) counts: Vec<u64>,
+    #[prost(uint64, tag = "3")]
+    pub(super) plain_http: u64,
+    #[prost(fixed32, repeated, tag = "4")]
+    pub(super) addresses: Vec<u32>,
+}
+
+impl DayRecord {
+    /// Adds to what has this key.
+    pub(super) fn add(&mut self, key: u32, count: u64) {
+        match self.keys.iter().position(|known| *known == key) {
+            Some(index) if index < self.counts.len() => {
+                self.counts[index] = self.counts[index].saturating_add(count);
+            }
+            _ => {
+                self.counts.resize(self.keys.len(), 0);
+                self.keys.push(key);
+                self.counts.push(count);
+            }
+        }
+    }
+}
+
+impl From<&Rule> for RuleRecord {
+    fn from(rule: &Rule) -> Self {
+        Self {
+            route: rule.route.to_string(),
+            method: rule.method.to_string(),
+            requirement: rule.requirement.to_string(),
+            abilities: rule.abilities.iter().map(ToString::to_string).collect(),
+            is_any: rule.is_any,
+        }
+    }
+}
+
+impl From<RuleRecord> for Rule {
+    fn from(record: RuleRecord) -> Self {
+        Self {
+            route: record.route.into(),
+            method: record.method.into(),
+            requirement: record.requirement.into(),
+            abilities: record.abilities.into_iter().map(Into::into).collect(),
+            is_any: record.is_any,
+        }
+    }
+}
+
+/// The key of a token: numeric ids first and in their order, as Stockaj gives them.
+pub(super) fn token_key(id: &str) -> Vec<u8> {
+    match id.parse::<u64>() {
+        // Only as it is written: `07` is another id than `7`.
+        Ok(number) if number.to_string() == id => [&[0], &number.to_be_bytes()[..]].concat(),
+        _ => [&[1], id.as_bytes()].concat(),
+    }
+}
+
+/// The id of a key; none of what is no key.
+pub(super) fn token_id(key: &[u8]) -> Option<String> {
+    match key.split_first()? {
+        (0, number) => Some(u64::from_be_bytes(number.try_into().ok()?).to_string()),
+        (1, id) => String::from_utf8(id.to_vec()).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_in_the_order_of_numbers() {
+        let mut ids = ["10", "9", "07", "abc", "18446744073709551615", "0", "", "-1"].map(String::from);
+        for id in &ids {
+            assert_eq!(token_id(&token_key(id)).as_ref(), Some(id));
+        }
+        ids.sort_by_key(|id| token_key(id));
+        assert_eq!(ids, ["0", "9", "10", "18446744073709551615", "", "-1", "07", "abc"]);
+        for broken in [&[][..], &[0], &[0, 1, 2], &[1, 0xff], &[2, 1]] {
+            assert_eq!(token_id(broken), None);
+        }
+    }
+
+    #[test]
+    fn a_day_adds_up() {
+        let mut day = DayRecord::default();
+        for (key, count) in [(4, 1), (8, 2), (4, u64::MAX)] {
+            day.add(key, count);
+        }
+        assert_eq!((day.keys, day.counts), (vec![4, 8], vec![u64::MAX, 2]));
+        // As a damaged record may be.
+        let mut short = DayRecord { keys: vec![4, 8], ..DayRecord::default() };
+        short.add(8, 3);
+        assert_eq!(short.keys.len(), short.counts.len());
+    }
+}

@@ -1,0 +1,116 @@
+//! A report from the ledger, token by token: as JSON that need not be held in memory, or as a whole.
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+
+use jiff::Timestamp;
+
+use super::findings::{findings, sort};
+use super::ledger::LedgerError;
+use super::question::Question;
+use super::read::{Query, Snapshot, date};
+use super::report::{Report, TokenUsage};
+use super::writer::View;
+use crate::config::settings::FindingRules;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum TellError {
+    /// The ledger cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// It cannot be written to where it should go: its reader has left.
+    #[error("the report cannot be written: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What there is to tell, at one moment.
+pub struct Telling<'a> {
+    view: &'a View,
+    snapshot: Option<Snapshot>,
+    query: Query,
+    rules: &'a FindingRules,
+    now: Timestamp,
+}
+
+impl<'a> Telling<'a> {
+    /// The answer to a question. `rules` say what is a finding.
+    ///
+    /// # Errors
+    /// Where the ledger cannot be read.
+    pub fn new(
+        view: &'a View,
+        question: &Question,
+        rules: &'a FindingRules,
+        now: Timestamp,
+    ) -> Result<Self, LedgerError> {
+        let snapshot = view.source.as_ref().map(|source| source.snapshot()).transpose()?;
+        Ok(Self { view, snapshot, query: Query::of(question, now), rules, now })
+    }
+
+    /// Tells of each token, until `tell` breaks.
+    ///
+    /// # Errors
+    /// Where the ledger cannot be read.
+    pub fn tokens(&self, tell: impl FnMut(TokenUsage) -> ControlFlow<()>) -> Result<(), LedgerError> {
+        let unwritten = self.view.unwritten.as_ref();
+        match &self.snapshot {
+            Some(snapshot) => snapshot.tokens(&self.query, unwritten, tell),
+            None => {
+                super::read::unwritten_tokens(&self.query, unwritten, tell);
+                Ok(())
+            }
+        }
+    }
+
+    /// All of it, in memory.
+    ///
+    /// # Errors
+    /// Where the ledger cannot be read.
+    pub fn report(&self) -> Result<Report, LedgerError> {
+        let mut report = self.frame();
+        self.tokens(|token| {
+            report.tokens.push(token);
+            ControlFlow::Continue(())
+        })?;
+        report.assess(self.rules, self.now);
+        Ok(report)
+    }
+
+    /// All of it as JSON: no more than one token is in memory at a time, and the findings of all.
+    ///
+    /// # Errors
+    /// Where the ledger cannot be read, or `output` takes no more.
+    pub fn write_json(&self, output: &mut dyn Write) -> Result<(), TellError> {
+        // The frame's own text, opened where the tokens belong.
+        let frame = serde_json::to_string(&self.frame()).map_err(io::Error::from)?;
+        let before = frame.split_once("\"tokens\":[]").map_or("{", |(before, _)| before);
+        write!(output, "{before}\"tokens\":[")?;
+        let mut found = Vec::new();
+        let mut written = Ok(());
+        let mut separator = "";
+        self.tokens(|token| {
+            written = output
+                .write_all(separator.as_bytes())
+                .and_then(|()| serde_json::to_writer(&mut *output, &token).map_err(io::Error::from));
+            separator = ",\n";
+            found.extend(findings(&token, self.rules, self.now));
+            if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        written?;
+        sort(&mut found);
+        write!(output, "],\"findings\":")?;
+        serde_json::to_writer(&mut *output, &found).map_err(io::Error::from)?;
+        write!(output, "}}")?;
+        output.flush()?;
+        Ok(())
+    }
+
+    fn frame(&self) -> Report {
+        Report {
+            ledgers: self.snapshot.iter().filter_map(|it| it.id().map(str::to_owned)).collect(),
+            since: self.query.since.map(date),
+            ..Report::default()
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! The thread that gathers what the cores have counted, and writes it to the ledger.
+//!
+//! Nothing here can stop a request: cores hand over without waiting, and what the disk does not take is kept in memory,
+//! within bounds, until it does.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{oneshot, watch};
+
+use super::count::{Batch, CoreUsage, Schedule};
+use super::ledger::{Bounds, Ledger, LedgerError, Source, Written};
+use super::pending::{Day, Pending, day};
+use super::read::Unwritten;
+use super::rules::{RuleNumbers, Rules};
+use crate::config::settings;
+use crate::policy::map::AbilityMap;
+use crate::telemetry::metrics::Metrics;
+
+/// How many messages may wait: more are with the cores until these are taken.
+const MOST_WAITING: usize = 8;
+/// How long a question waits for the cores to hand over what they have.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is said that the ledger cannot be written.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What the thread is told.
+pub(super) enum Message {
+    /// What a core has counted.
+    Batch(Box<Batch>),
+    /// A core has handed over all that it had when this flush was asked for.
+    Flushed { core: usize, flush: u64 },
+    /// Somebody wants to read.
+    Read(oneshot::Sender<View>),
+    /// Another configuration.
+    Adopt(Option<Box<settings::Usage>>),
+    /// No core is left.
+    Stop,
+}
+
+/// What there is to read.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The ledger; none where it cannot be opened.
+    pub source: Option<Source>,
+    /// What could not be written to it; none: all was.
+    pub unwritten: Option<Unwritten>,
+}
+
+/// Usage, as the whole process keeps it.
+pub struct Usage {
+    metrics: Arc<Metrics>,
+    rules: Arc<Rules>,
+    sender: SyncSender<Message>,
+    schedule: watch::Sender<Schedule>,
+    cores: usize,
+    thread: Mutex<Thread>,
+}
+
+enum Thread {
+    /// Nothing is to be kept, and was never.
+    NotYet(Receiver<Message>),
+    Running(JoinHandle<()>),
+    Over,
+}
+
+impl Usage {
+    /// Of a process with so many cores; nothing is counted yet.
+    pub fn new(metrics: Arc<Metrics>, cores: usize) -> Self {
+        let (sender, receiver) = sync_channel(MOST_WAITING);
+        Self {
+            metrics,
+            rules: Arc::default(),
+            sender,
+            schedule: watch::Sender::new(Schedule::default()),
+            cores,
+            thread: Mutex::new(Thread::NotYet(receiver)),
+        }
+    }
+
+    /// The numbers of a map's rules.
+    pub fn rules(&self, map: &AbilityMap) -> RuleNumbers {
+        self.rules.of(map)
+    }
+
+    /// Where one core counts, by its number; to be asked for once by each, on its own thread.
+    pub fn core(&self, index: usize) -> Rc<CoreUsage> {
+        Rc::new(CoreUsage::new(index, self.sender.clone(), self.schedule.subscribe()))
+    }
+
+    /// From now on kept by these settings, or not at all. What was counted before is written as it would have been.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub fn adopt(&self, settings: Option<&settings::Usage>) -> io::Result<()> {
+        let mut thread = self.thread();
+        if let (Thread::NotYet(_), None) = (&*thread, settings) {
+            return Ok(());
+        }
+        *thread = match std::mem::replace(&mut *thread, Thread::Over) {
+            Thread::NotYet(receiver) => Thread::Running(self.start(receiver)?),
+            other => other,
+        };
+        let message = Message::Adopt(settings.cloned().map(Box::new));
+        if matches!(&*thread, Thread::Running(_)) && self.sender.send(message).is_ok() {
+            // Two waits, the core's and the writer's: both together are shorter than the interval.
+            let pause = settings.map(|settings| settings.flush_interval * 2 / 5);
+            self.schedule.send_modify(|schedule| schedule.pause = pause);
+        }
+        Ok(())
+    }
+
+    /// What there is to read, with everything that was counted up to now. None: nothing is kept.
+    pub async fn view(&self) -> Option<View> {
+        self.schedule.borrow().pause?;
+        let (reply, view) = oneshot::channel();
+        // Never waits in the admin listener's thread.
+        let mut message = Message::Read(reply);
+        let asked = Instant::now();
+        loop {
+            match self.sender.try_send(message) {
+                Ok(()) => break,
+                Err(std::sync::mpsc::TrySendError::Full(back)) if asked.elapsed() < PATIENCE => {
+                    message = back;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(_) => return None,
+            }
+        }
+        view.await.ok()
+    }
+
+    /// Writes the last of it. To be called when all cores have ended.
+    pub fn stop(&self) {
+        if let Thread::Running(thread) = std::mem::replace(&mut *self.thread(), Thread::Over) {
+            let stopped = self.sender.send(Message::Stop).is_ok() && thread.join().is_ok();
+            if !stopped {
+                tracing::error!("usage: the writer had failed");
+            }
+        }
+    }
+
+    fn start(&self, receiver: Receiver<Message>) -> io::Result<JoinHandle<()>> {
+        let writer = Writer {
+            metrics: Arc::clone(&self.metrics),
+            rules: Arc::clone(&self.rules),
+            receiver,
+            schedule: self.schedule.clone(),
+            flushed: vec![0; self.cores],
+            settings: None,
+            ledger: None,
+            pending: Arc::default(),
+            write_at: Instant::now(),
+            waiting: VecDeque::new(),
+            complained_at: None,
+        };
+        thread::Builder::new().name("usage".to_owned()).spawn(move || writer.run())
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Thread> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread's own.
+struct Writer {
+    metrics: Arc<Metrics>,
+    rules: Arc<Rules>,
+    receiver: Receiver<Message>,
+    schedule: watch::Sender<Schedule>,
+    /// The latest flush that each core took part in.
+    flushed: Vec<u64>,
+    settings: Option<Box<settings::Usage>>,
+    ledger: Option<Ledger>,
+    pending: Arc<Pending>,
+    write_at: Instant,
+    waiting: VecDeque<Waiting>,
+    complained_at: Option<Instant>,
+}
+
+/// What is to be done when the cores have handed over what they have counted up to now.
+struct Waiting {
+    flush: u64,
+    until: Instant,
+    purpose: Purpose,
+}
+
+enum Purpose {
+    Read(oneshot::Sender<View>),
+    Adopt(Option<Box<settings::Usage>>),
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            let next =
+                self.waiting.front().map(|waiting| waiting.until).into_iter().chain([self.write_at]).min();
+            let message = match next {
+                Some(next) => self.receiver.recv_timeout(next.saturating_duration_since(now)),
+                None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match message {
+                Ok(Message::Batch(batch)) => self.add(*batch),
+                Ok(Message::Flushed { core, flush }) => {
+                    if let Some(latest) = self.flushed.get_mut(core) {
+                        *latest = flush;
+                    }
+                }
+                Ok(Message::Read(reply)) => self.wait(Purpose::Read(reply)),
+                // What was counted for the ledger before still belongs to it.
+                Ok(Message::Adopt(settings)) if self.settings.is_some() => {
+                    self.wait(Purpose::Adopt(settings));
+                }
+                Ok(Message::Adopt(settings)) => self.adopt(settings),
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.write();
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let now = Instant::now();
+            if now >= self.write_at {
+                self.write();
+            }
+            self.go_on(now);
+        }
+    }
+
+    fn add(&mut self, batch: Batch) {
+        if self.settings.is_none() {
+            return;
+        }
+        for row in &batch.rows {
+            for (key, count) in &row.counts {
+                if let Some(rule) = self.rules.get(key >> 2) {
+                    let is_allowed = matches!(
+                        super::count::Outcome::of(*key),
+                        super::count::Outcome::Allowed | super::count::Outcome::AllowedWouldDeny
+                    );
+                    self.metrics.usage().counted(&rule.abilities, is_allowed, u64::from(*count));
+                }
+            }
+        }
+        let dropped = Arc::make_mut(&mut self.pending).add(batch);
+        self.metrics.usage().dropped(dropped);
+    }
+
+    fn wait(&mut self, purpose: Purpose) {
+        let mut flush = 0;
+        self.schedule.send_modify(|schedule| {
+            schedule.flush += 1;
+            flush = schedule.flush;
+        });
+        self.waiting.push_back(Waiting { flush, until: Instant::now() + PATIENCE, purpose });
+    }
+
+    /// Does, in their order, what has waited for the cores for long enough.
+    fn go_on(&mut self, now: Instant) {
+        let all = self.flushed.iter().copied().min().unwrap_or(u64::MAX);
+        while let Some(waiting) = self.waiting.pop_front_if(|it| it.flush <= all || now >= it.until) {
+            self.write();
+            match waiting.purpose {
+                Purpose::Read(reply) => {
+                    let _ = reply.send(self.view());
+                }
+                Purpose::Adopt(settings) => self.adopt(settings),
+            }
+        }
+    }
+
+    fn view(&mut self) -> View {
+        if let (None, Some(settings)) = (&self.ledger, &self.settings) {
+            // What cannot be written may still be read.
+            self.ledger = contained(&settings.path, || Ledger::open(&settings.path)).ok();
+        }
+        let unwritten = (!self.pending.is_empty())
+            .then(|| Unwritten { pending: Arc::clone(&self.pending), rules: Arc::clone(&self.rules) });
+        View { source: self.ledger.as_ref().map(Ledger::source), unwritten }
+    }
+
+    fn adopt(&mut self, settings: Option<Box<settings::Usage>>) {
+        let path = |settings: &Option<Box<settings::Usage>>| settings.as_ref().map(|it| it.path.clone());
+        if path(&settings) != path(&self.settings) {
+            // What its file did not take, the next one does not get: it would be another's.
+            self.ledger = None;
+            self.pending = Arc::default();
+        }
+        self.settings = settings;
+        self.complained_at = None;
+        self.metrics.usage().kept(self.settings.is_some());
+        self.write();
+    }
+
+    /// Writes what there is. What cannot be written is kept for the next time.
+    fn write(&mut self) {
+        let Some(settings) = &self.settings else {
+            self.write_at = Instant::now() + SILENCE;
+            return;
+        };
+        self.write_at = Instant::now() + settings.flush_interval * 2 / 5;
+        let bounds =
+            Bounds { since: first_day(SystemTime::now(), settings.retention), max_size: settings.max_size };
+        let path = settings.path.clone();
+        let (ledger, pending, rules) = (&mut self.ledger, &self.pending, &self.rules);
+        let written = contained(&path, || {
+            let ledger = match ledger {
+                Some(ledger) => ledger,
+                None => ledger.insert(Ledger::open(&path)?),
+            };
+            ledger.write(pending, rules, bounds)
+        });
+        match written {
+            Ok(written) => self.wrote(written),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn wrote(&mut self, written: Written) {
+        if self.complained_at.take().is_some() {
+            tracing::info!("usage: the ledger is written again");
+        }
+        if written.days_forgotten > 0 {
+            tracing::warn!(
+                days = written.days_forgotten,
+                "usage: the oldest days were forgotten, since `usage.max_size` was reached"
+            );
+        }
+        self.pending = Arc::default();
+        let metrics = self.metrics.usage();
+        metrics.dropped(written.dropped);
+        metrics.written(SystemTime::now(), written.tokens, written.size);
+    }
+
+    fn failed(&mut self, error: &LedgerError) {
+        // After a failure redb takes nothing more until the file is opened again.
+        self.ledger = None;
+        self.metrics.usage().write_failed();
+        let now = Instant::now();
+        if self.complained_at.is_none_or(|at| now >= at + SILENCE) {
+            self.complained_at = Some(now);
+            let error: &dyn std::error::Error = error;
+            tracing::error!(error, "usage: the ledger cannot be written; requests are served all the same");
+        }
+    }
+}
+
+/// A damaged file can make the library panic: that ends in this file.
+fn contained<T>(path: &Path, act: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+    catch_unwind(AssertUnwindSafe(act))
+        .unwrap_or_else(|_| Err(LedgerError::Damaged { path: path.to_owned() }))
+}
+
+/// The first day that is kept.
+fn first_day(now: SystemTime, retention: Duration) -> Day {
+    now.checked_sub(retention).map_or(1, day).max(1)
+}
