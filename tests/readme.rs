@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 
-use super::support::{Authority, BINARY, Gateway, Introspector, Upstream};
+use super::support::{Authority, BINARY, Gateway, Introspector, Upstream, Verdict};
 
 fn readme() -> String {
     fs::read_to_string("README.md").unwrap()
