@@ -59,6 +59,7 @@ mod traces; // whose request is part of which: as the backend and a collector ar
 mod tunnels; // WebSocket: what becomes a tunnel, and how long it lives
 mod usage; // what tokens do: counted, kept and told, whatever happens to the disk
 mod usage_command; // what `usage` prints of reports
+mod usage_findings; // what there is to do about tokens, from requests to the report
 mod usage_page; // the web page of usage, in a real browser
 mod verdicts; // whom the gateway asks about a token, how often, and how long it believes the answer
 mod webhook; // what Stockaj tells by itself, signed

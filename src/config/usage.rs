@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::decode::Decoder;
 use super::report::Mistake;
-use super::{settings, written};
+use super::{findings, settings, written};
 
 /// The disk is waited for at each flush.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
@@ -24,6 +24,6 @@ pub(super) fn compile(written: written::Usage, decoder: &mut Decoder<'_>) -> set
         flush_interval: interval.value.0,
         retention: written.retention.0,
         max_size: written.max_size.0,
-        findings: settings::FindingRules::default(),
+        findings: findings::compile(written.findings),
     }
 }

@@ -5,6 +5,7 @@ use super::address::{BackendUrl, IntrospectionUrl, Network};
 use super::cors::{FieldName, Origin, Served};
 use super::decode::{Named, OneOrMore, Spanned};
 use super::files::{PrivatePath, ReadableFile, SecretFile};
+use super::findings::EnvironmentName;
 use super::section::section;
 use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots, TlsVersion};
 use super::values::{Period, Ratio, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
@@ -277,6 +278,28 @@ section! {
         retention: Timeout = "90d",
         /// The most that is kept; the oldest days go first.
         max_size: Size = "1GiB",
+        /// From when on something is worth a finding.
+        findings: Findings,
+    }
+}
+
+section! {
+    /// From when on something is worth a finding.
+    Findings {
+        /// How old a token may get before it is to be replaced; 0s: as old as it likes.
+        rotation_age: Period = "90d",
+        /// For how long a token may go unused before it is to be revoked; 0s: for as long as it likes.
+        silent_after: Period = "30d",
+        /// From how many addresses (IPv6: of how many /64) in one day on a token is shared; 0: no number says so.
+        addresses: Whole<0, ANY> = 10,
+        /// From how many denied requests on it is no accident; 0: no number says so.
+        denials: Whole<0, ANY> = 5,
+        /// For how long a token has been seen before it is said what it does not use.
+        least_age: Period = "0s",
+        /// Whether names must say purpose and environment or version: `warehouse-scanner-prod`, `mobile-app-v2`.
+        naming: Switch = true,
+        /// Environments beside the usual ones, such as `canary`.
+        environments: Vec<EnvironmentName> = [],
     }
 }
 

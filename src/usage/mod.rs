@@ -13,5 +13,7 @@ pub mod read;
 mod record;
 pub mod report;
 pub mod rules;
+#[cfg(test)]
+mod simulation;
 pub mod tell;
 pub mod writer;

@@ -1,0 +1,103 @@
+//! What tokens call, day by day.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::population::Token;
+use crate::policy::map::AbilityMap;
+
+/// One request.
+pub(super) struct Call {
+    /// The index of its token.
+    pub(super) token: usize,
+    pub(super) method: &'static str,
+    pub(super) path: String,
+    /// Of the day.
+    pub(super) second: u32,
+    pub(super) client: IpAddr,
+    pub(super) plain_http: bool,
+}
+
+/// What there is to call with each ability alone.
+pub(super) struct Traffic {
+    by_ability: BTreeMap<String, Vec<(&'static str, String)>>,
+}
+
+/// Where a token's integration is, and its other addresses.
+pub(super) fn address(token: u32, number: u32) -> IpAddr {
+    Ipv4Addr::from(0x0a00_0000 + token * 1024 + number).into()
+}
+
+impl Traffic {
+    pub(super) fn new(map: &AbilityMap) -> Self {
+        let mut by_ability: BTreeMap<String, Vec<(&'static str, String)>> = BTreeMap::new();
+        for route in map.routes() {
+            for (method, rule) in route.rules() {
+                let abilities: Vec<&str> = rule.requirement.abilities().collect();
+                if let [ability] = &*abilities {
+                    let call = (method.as_str(), route.template().to_owned());
+                    by_ability.entry((*ability).to_owned()).or_default().push(call);
+                }
+            }
+        }
+        assert_eq!(by_ability.len(), 19, "each ability of the guide: {by_ability:?}");
+        Self { by_ability }
+    }
+
+    /// A request that `ability` allows.
+    fn any_of(&self, ability: &str, random: &mut fastrand::Rng) -> (&'static str, String) {
+        let calls = &self.by_ability[ability];
+        let (method, template) = &calls[random.usize(..calls.len())];
+        (method, template.replace("{id}", &random.u32(1..10_000).to_string()))
+    }
+
+    /// All requests of a day, in their order.
+    pub(super) fn of_day(&self, day: u32, tokens: &[Token], random: &mut fastrand::Rng) -> Vec<Call> {
+        let mut calls = Vec::new();
+        for (index, token) in tokens.iter().enumerate() {
+            self.of_token(day, index, token, random, &mut calls);
+        }
+        calls.sort_by_key(|call| call.second);
+        calls
+    }
+
+    fn of_token(
+        &self,
+        day: u32,
+        index: usize,
+        token: &Token,
+        random: &mut fastrand::Rng,
+        calls: &mut Vec<Call>,
+    ) {
+        let mut call = |(method, path): (&'static str, String), random: &mut fastrand::Rng| {
+            let client = address(token.id, random.u32(0..token.spread));
+            let second = random.u32(token.hours.clone());
+            calls.push(Call { token: index, method, path, second, client, plain_http: false });
+        };
+        if token.days.contains(&day) {
+            if day == token.days.start {
+                token.uses.iter().for_each(|ability| call(self.any_of(ability, random), random));
+            }
+            // Few on most days, many on some.
+            let most = if random.u8(..10) == 0 { 60 } else { 9 };
+            for _ in 0..if token.uses.is_empty() { 0 } else { random.u32(1..most) } {
+                let ability = token.uses[random.usize(..token.uses.len())];
+                call(self.any_of(ability, random), random);
+            }
+        }
+        for (_, ability) in token.stumbles.iter().filter(|(on, _)| *on == day) {
+            match ability {
+                Some(ability) => call(self.any_of(ability, random), random),
+                None => call(("GET", "/api/v2/invoices".to_owned()), random),
+            }
+        }
+        calls.extend(token.calls.iter().filter(|(on, _)| *on == day).map(|(_, planted)| Call {
+            token: index,
+            method: planted.method,
+            path: planted.path.to_owned(),
+            second: planted.second,
+            client: planted.client,
+            plain_http: planted.plain_http,
+        }));
+    }
+}
