@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::BINARY;
+use crate::support::{BINARY, Gateway, Introspector, PATIENCE, RawClient, Response, Upstream, Verdict};
 
 /// A directory with reports in it.
 struct Reports(tempfile::TempDir);
@@ -199,4 +200,121 @@ fn a_report_of_other_days_is_told_of() {
     reports.write("a.json", &report("a", "scanner", 40));
     let (code, _, stderr) = reports.usage(&["--since", "7d", "--add", "a.json"]);
     assert_eq!((code, &*stderr), (0, "warning: a.json: it tells of all days, and all of it is added\n"));
+}
+
+/// A gateway with a ledger, one request allowed and one denied; and its configuration, as `usage` reads it.
+struct Running {
+    gateway: Gateway,
+    _upstream: Upstream,
+    _introspector: Introspector,
+}
+
+impl Running {
+    fn start(reports: &Reports) -> Self {
+        let upstream = Upstream::start();
+        let introspector = Introspector::start();
+        introspector
+            .know("17|secret", Verdict::active(&["items:read", "rents:read"]).named("17", "<b>scanner</b>"));
+        let path = reports.0.path().join("usage.redb");
+        let gateway = Gateway::builder()
+            .backend(&upstream)
+            .introspector(&introspector)
+            .yaml("admin:\n  token: an-operator\n")
+            .yaml(&format!("usage:\n  path: {}\n", path.display()))
+            .start();
+        assert_eq!(gateway.get("/api/v2/items", Some("17|secret")).status, 200);
+        assert_eq!(gateway.get("/wp-login.php", Some("17|secret")).status, 403);
+        let admin = gateway.admin();
+        let yaml = format!(
+            "admin: {{address: '{admin}', token: an-operator}}\nusage: {{path: {}}}\n\
+             backend: {{tls: {{certificate: /nowhere}}}}\nabilities: bad edit\n",
+            path.display()
+        );
+        reports.write("gateway.yaml", &yaml);
+        reports.write("other.yaml", &yaml.replace("an-operator", "another"));
+        reports.write("tokenless.yaml", &yaml.replace(", token: an-operator", ""));
+        reports.write("without.yaml", &format!("admin: {{address: '{admin}', token: an-operator}}\n"));
+        Self { gateway, _upstream: upstream, _introspector: introspector }
+    }
+
+    fn get(&self, query: &str, accept: &str) -> Response {
+        let fields = [("Authorization", "Bearer an-operator"), ("Accept", accept)];
+        RawClient::connect(self.gateway.admin()).request("GET", &format!("/usage{query}"), &fields, b"")
+    }
+}
+
+#[test]
+fn the_gateway_is_asked_while_it_runs_and_its_ledger_afterwards() {
+    let reports = Reports::new();
+    let mut running = Running::start(&reports);
+    let words = ["--config", "gateway.yaml", "--format", "json"];
+    let told: Value = serde_json::from_str(&reports.prints(&words)).unwrap();
+    assert_eq!(told["tokens"][0]["id"], "17");
+    assert_eq!(told["tokens"][0]["usage"].as_array().unwrap().len(), 2, "{told}");
+    assert_eq!(told["findings"][0]["kind"], "plain_http");
+    for (config, expected) in [
+        ("other.yaml", "is not the one that the gateway runs with"),
+        ("tokenless.yaml", "neither `admin.token_file` nor `admin.token` is set"),
+        ("without.yaml", "error: without.yaml: no usage is kept: there is no `usage`\n"),
+    ] {
+        let (code, stdout, stderr) = reports.usage(&["--config", config]);
+        assert_eq!((code, &*stdout), (1, ""), "{config}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(expected), "{stderr}");
+    }
+    // A file beside it is added; what the gateway tells itself is not, a second time.
+    reports.write("b.json", &report("b", "scanner", 2));
+    let both = [&words[..], &["--add", "b.json"]].concat();
+    let sum: Value = serde_json::from_str(&reports.prints(&both)).unwrap();
+    assert_eq!(sum["tokens"][0]["usage"].as_array().unwrap().len(), 4, "{sum}");
+    reports.write("own.json", &told.to_string());
+    let (code, _, stderr) = reports.usage(&[&words[..], &["--add", "own.json"]].concat());
+    assert!(code == 0 && stderr.starts_with("warning: own.json: left out"), "{stderr}");
+
+    running.gateway.signal(Signal::TERM);
+    assert!(running.gateway.wait_exit(PATIENCE).success());
+    let afterwards: Value = serde_json::from_str(&reports.prints(&words)).unwrap();
+    assert_eq!(afterwards, told);
+    let (code, _, stderr) = reports.usage(&[&words[..], &["--token", "9"]].concat());
+    assert_eq!((code, &*stderr), (1, "error: nothing is known of a token with the id `9` in this time\n"));
+}
+
+#[test]
+fn a_browser_gets_a_page_that_may_load_nothing() {
+    let reports = Reports::new();
+    let running = Running::start(&reports);
+    let html = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    for (query, status, expected) in [
+        ("", 200, "<h1>Token usage</h1>"),
+        ("?since=30d&token=", 200, "<option value=\"30d\" selected>"),
+        ("?token=17", 200, "<h1>Token 17</h1>"),
+        ("?token=9", 404, "<h1>No such token</h1>"),
+        ("?since=soon", 400, "`since` is a number of days"),
+        ("?token=17%7Csecret", 400, "That is a token"),
+    ] {
+        let answer = running.get(query, html);
+        assert_eq!(answer.status, status, "{query}");
+        let page = answer.text();
+        assert!(
+            page.contains(expected) && !page.contains("<b>") && !page.contains("secret"),
+            "{query}: {page}"
+        );
+        let policy = answer.field("content-security-policy").unwrap();
+        let inside = policy.strip_suffix("; frame-ancestors 'none'").unwrap();
+        assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+        assert!(page.contains(&format!("content=\"{inside}\"")), "{policy}");
+        for (name, value) in [
+            ("content-type", "text/html; charset=utf-8"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cache-control", "no-store"),
+            ("vary", "accept"),
+        ] {
+            assert_eq!(answer.field(name), Some(value), "{query}: {name}");
+        }
+        let answer = running.get(query, "*/*");
+        assert_eq!(answer.field("content-type"), Some("application/json"), "{query}");
+        assert_eq!(answer.field("vary"), Some("accept"));
+        assert!(answer.json().is_object());
+    }
+    assert!(running.get("?token=17", html).text().contains("&lt;b&gt;scanner&lt;/b&gt;"));
 }

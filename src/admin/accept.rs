@@ -4,7 +4,7 @@ use http::HeaderMap;
 use http::header::ACCEPT;
 
 /// Whether `Accept` prefers `text/html` to `application/json`. Who does not care gets JSON: only browsers care.
-pub fn accepts_html(fields: &HeaderMap) -> bool {
+pub(super) fn accepts_html(fields: &HeaderMap) -> bool {
     let texts: Vec<&str> = fields.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let ranges: Vec<Range> = texts.iter().flat_map(|text| text.split(',')).filter_map(Range::read).collect();
     quality(&ranges, "text", "html") > quality(&ranges, "application", "json")

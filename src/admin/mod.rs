@@ -3,12 +3,13 @@
 //! It has a thread and a runtime of its own, so that a scrape never delays a request. Every connection
 //! carries one request and has 30 seconds: there is no slow reader that holds one for long.
 
-pub mod accept;
+mod accept;
 mod answer;
 mod audit;
 mod response;
 mod tokens;
 mod usage;
+mod usage_page;
 mod webhook;
 
 use std::collections::VecDeque;

@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::header::VARY;
+use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Either;
 use http_body_util::channel::{Channel, Sender};
 use jiff::Timestamp;
@@ -11,9 +12,11 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use super::Admin;
+use super::accept::accepts_html;
 use super::audit::{Action, Caller};
 use super::response::{Answer, json, message};
 use super::tokens::is_token;
+use super::usage_page;
 use crate::config::settings::FindingRules;
 use crate::usage::question::Question;
 use crate::usage::tell::{TellError, Telling};
@@ -24,29 +27,54 @@ const PIECE: usize = 64 * 1024;
 /// How many pieces wait for a slow reader.
 const PIECES: usize = 2;
 
-/// A report, from a ledger that goes on being written. It is made as it is read, so that it may be longer than memory.
+/// What is asked, and what there is to answer it from.
+pub(super) struct Asked {
+    pub(super) view: View,
+    pub(super) question: Question,
+    pub(super) rules: FindingRules,
+    pub(super) now: Timestamp,
+}
+
+/// Usage, as a page for browsers and as JSON for everybody else.
 pub(super) async fn show(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) -> Answer {
-    let question = match Question::parse(request.uri().query().unwrap_or_default()) {
-        Ok(question) => question,
-        Err(error) => return message(StatusCode::BAD_REQUEST, &error.to_string()),
+    let mut answer = match (asked(admin, caller, request).await, accepts_html(request.headers())) {
+        (Ok(asked), true) => usage_page::show(asked).await,
+        (Ok(asked), false) => tell_all(asked),
+        (Err((status, text)), true) => usage_page::problem(status, &text),
+        (Err((status, text)), false) => message(status, &text),
     };
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    answer
+}
+
+async fn asked(
+    admin: &Admin,
+    caller: Caller<'_>,
+    request: &Request<Bytes>,
+) -> Result<Asked, (StatusCode, String)> {
+    let question = Question::parse(request.uri().query().unwrap_or_default())
+        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
     if question.token.as_deref().is_some_and(is_token) {
-        return message(
-            StatusCode::BAD_REQUEST,
-            "That is a token: ask by its id, which stands before the `|`.",
-        );
+        let text = "That is a token: ask by its id, which stands before the `|`.";
+        return Err((StatusCode::BAD_REQUEST, text.to_owned()));
     }
     let Some(view) = admin.usage.view().await else {
-        return message(StatusCode::NOT_FOUND, "No usage is kept: `usage` is not configured.");
+        let text = "No usage is kept: `usage` is not configured.";
+        return Err((StatusCode::NOT_FOUND, text.to_owned()));
     };
     let token = question.token.as_deref().map(|token| ("id", token));
     caller.did(Action { action: "show usage", subject: token, count: None });
     let rules = admin.settings.load().usage.as_ref().map(|usage| usage.findings.clone()).unwrap_or_default();
+    Ok(Asked { view, question, rules, now: Timestamp::now() })
+}
+
+/// A report, from a ledger that goes on being written. It is made as it is read, so that it may be longer than memory.
+fn tell_all(asked: Asked) -> Answer {
     let (sender, body) = Channel::new(PIECES);
     let runtime = Handle::current();
     let mut pieces = Pieces { sender, runtime, piece: Vec::with_capacity(PIECE) };
     spawn_blocking(move || {
-        if let Err(error) = tell(&view, &question, &rules, &mut pieces) {
+        if let Err(error) = tell(&asked, &mut pieces) {
             pieces.give_up(error);
         }
     });
@@ -55,13 +83,9 @@ pub(super) async fn show(admin: &Admin, caller: Caller<'_>, request: &Request<By
     answer
 }
 
-fn tell(
-    view: &View,
-    question: &Question,
-    rules: &FindingRules,
-    pieces: &mut Pieces,
-) -> Result<(), TellError> {
-    Telling::new(view, question, rules, Timestamp::now())?.write_json(pieces)
+fn tell(asked: &Asked, pieces: &mut Pieces) -> Result<(), TellError> {
+    let Asked { view, question, rules, now } = asked;
+    Telling::new(view, question, rules, *now)?.write_json(pieces)
 }
 
 /// What is written, sent in pieces.

@@ -15,17 +15,20 @@ use jiff::tz::TimeZone;
 use super::ask_admin::{AdminError, ask_with_token};
 use super::{ConfigArgument, Exit, output, report, show};
 use crate::config;
-use crate::config::settings::{Admin, FindingRules, ListenAddress};
+use crate::config::settings::{Admin, FindingRules, ListenAddress, Usage};
 use crate::shown::shown;
 use crate::usage::add::AddError;
+use crate::usage::ledger::{LedgerError, Source};
 use crate::usage::overview::Overview;
 use crate::usage::page::{self, View};
 use crate::usage::question::{Question, Since};
 use crate::usage::report::Report;
+use crate::usage::tell::Telling;
+use crate::usage::writer::View as LedgerView;
 
 /// Print who uses what, and what to do about it
 ///
-/// From the ledger of the configuration, by its gateway if one runs; or from files alone.
+/// From the configuration's ledger, by way of its gateway while one runs; or from files alone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -60,7 +63,11 @@ enum UsageFormat {
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 enum UsageError {
-    #[error("{address}: {source}")]
+    #[error("{}: no usage is kept: there is no `usage`", .0.display())]
+    NotKept(PathBuf),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("a gateway holds the ledger, and does not tell of it: {address}: {source}")]
     Admin { address: ListenAddress, source: AdminError },
     #[error("{address}: the answer is no report: {source}")]
     Answer { address: ListenAddress, source: serde_json::Error },
@@ -77,7 +84,7 @@ enum UsageError {
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
         let made_at = Timestamp::now();
-        let own = match self.own() {
+        let own = match self.own(made_at) {
             Ok(own) => own,
             Err(exit) => return exit,
         };
@@ -94,26 +101,41 @@ impl Arguments {
         Question { since: self.since, token: self.token.clone(), page: 0 }
     }
 
-    /// The report of the configuration's gateway; none where only files were named. What is wrong has been told.
-    fn own(&self) -> Result<Option<Report>, Exit> {
+    /// The report of the configuration's ledger; none where only files were named. What is wrong has been told.
+    fn own(&self, now: Timestamp) -> Result<Option<Own>, Exit> {
         if !self.add.is_empty() && !self.config.is_named() {
             return Ok(None);
         }
-        let admin = config::load_admin(&self.config.path()).map_err(|mistakes| {
+        let file = self.config.path();
+        let mistaken = |mistakes| {
             show(&mistakes);
             Exit::Wrong
-        })?;
-        ask(&admin, &self.question()).map(Some).map_err(|error| {
+        };
+        let wrong = |error| {
             report(format_args!("error: {error}"));
             Exit::Wrong
-        })
+        };
+        let Some(usage) = config::load_usage(&file).map_err(mistaken)? else {
+            return Err(wrong(UsageError::NotKept(file)));
+        };
+        let kept = match read(&usage, &self.question(), now) {
+            Err(LedgerError::InUse { .. }) => {
+                let admin = config::load_admin(&file).map_err(mistaken)?;
+                ask(&admin, &self.question()).map_err(wrong)?
+            }
+            other => other.map_err(|error| wrong(error.into()))?,
+        };
+        Ok(Some(Own { report: kept, rules: usage.findings }))
     }
 
     /// The own report and those of the files, with their findings.
-    fn sum(&self, own: Option<Report>, now: Timestamp) -> Result<Report, UsageError> {
-        let mut sum = own;
+    fn sum(&self, own: Option<Own>, now: Timestamp) -> Result<Report, UsageError> {
+        let (mut sum, rules) = match own {
+            Some(Own { report, rules }) => (Some(report), rules),
+            None => (None, FindingRules::default()),
+        };
         for file in &self.add {
-            let report = self.read(file, now)?;
+            let report = self.read_file(file, now)?;
             match &mut sum {
                 None => sum = Some(report),
                 Some(sum) => add(sum, report, file)?,
@@ -129,13 +151,13 @@ impl Arguments {
         if self.add.is_empty() {
             sum.findings.retain(|finding| self.token.as_ref().is_none_or(|token| *token == finding.token));
         } else {
-            sum.assess(&FindingRules::default(), now);
+            sum.assess(&rules, now);
         }
         Ok(sum)
     }
 
     /// A file's report.
-    fn read(&self, file: &Path, now: Timestamp) -> Result<Report, UsageError> {
+    fn read_file(&self, file: &Path, now: Timestamp) -> Result<Report, UsageError> {
         let text = fs::read(file).map_err(|source| UsageError::File { file: file.to_owned(), source })?;
         let read: Report = serde_json::from_slice(&text)
             .map_err(|source| UsageError::NoReport { file: file.to_owned(), source })?;
@@ -171,6 +193,19 @@ impl Arguments {
     }
 }
 
+/// A configuration's own report, and what it takes for a finding.
+struct Own {
+    report: Report,
+    rules: FindingRules,
+}
+
+/// Reads the ledger of a gateway that does not run.
+fn read(usage: &Usage, question: &Question, now: Timestamp) -> Result<Report, LedgerError> {
+    let view = LedgerView { source: Some(Source::open(&usage.path)?), unwritten: None };
+    Telling::new(&view, question, &usage.findings, now)?.report()
+}
+
+/// Asks the gateway that holds the ledger.
 fn ask(admin: &Admin, question: &Question) -> Result<Report, UsageError> {
     let request = Request::get(format!("/usage{}", question.query()));
     let answer = ask_with_token(admin, request, Bytes::new())

@@ -77,28 +77,6 @@ pub fn load_text(name: &str, text: String) -> Result<Loaded, Report> {
     settings(Path::new(name), tree, decoder)
 }
 
-/// Reads `admin` and nothing else, so that a probe needs no other secret and outlives a bad edit.
-///
-/// # Errors
-/// Every mistake in `admin`, or why the file cannot be read.
-pub fn load_admin(path: &Path) -> Result<settings::Admin, Report> {
-    let environment: &Environment<'_> = &|name| std::env::var(name).ok();
-    let mut decoder = Decoder::new(environment);
-    let tree = decoder.read_tree(path, None);
-    let entry = tree.as_ref().and_then(|tree| match &tree.value {
-        Value::Mapping(entries) => entries.iter().find(|entry| &*entry.key.text == "admin"),
-        _ => None,
-    });
-    let admin = match entry {
-        Some(entry) => decoder.within(&entry.key, |decoder| written::Admin::decode(&entry.value, decoder)),
-        None => tree.as_ref().and_then(|_| written::Admin::absent(&mut decoder)),
-    };
-    match admin {
-        Some(admin) => Ok(compile_admin(admin)),
-        None => Err(report(path, decoder).0),
-    }
-}
-
 fn settings(path: &Path, tree: Option<Rc<Node>>, mut decoder: Decoder<'_>) -> Result<Loaded, Report> {
     let places = tree.as_deref().map(places).unwrap_or_default();
     let written = tree.as_ref().and_then(|tree| Gateway::decode(tree, &mut decoder));
@@ -115,7 +93,7 @@ fn settings(path: &Path, tree: Option<Rc<Node>>, mut decoder: Decoder<'_>) -> Re
     }
 }
 
-fn compile_admin(admin: written::Admin) -> settings::Admin {
+pub(super) fn compile_admin(admin: written::Admin) -> settings::Admin {
     let token = admin.token.map(|token| token.0).or(admin.token_file.map(|file| file.0));
     settings::Admin { address: admin.address, token }
 }

@@ -7,6 +7,7 @@
 
 mod abilities;
 mod address;
+mod alone;
 mod cases;
 mod cors;
 mod decode;
@@ -31,12 +32,11 @@ mod values;
 mod webhook;
 mod written;
 
+pub use alone::{load_admin, load_usage};
 pub use cases::{Check, Expected, LoadedTests, PolicyTests, Sender, load_tests, tests_schema};
 pub use decode::nearest;
 pub use interpolate::Environment;
-pub use load::{
-    Loaded, LoadedAbilities, load, load_abilities, load_abilities_with, load_admin, load_text, load_with,
-};
+pub use load::{Loaded, LoadedAbilities, load, load_abilities, load_abilities_with, load_text, load_with};
 pub use report::{Failure, Report, Severity};
 pub use schema::schema;
 pub use settings::Settings;

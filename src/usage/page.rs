@@ -68,6 +68,12 @@ pub fn unknown_token(id: &str, view: &View) -> String {
     page::page("No such token", STYLE, &body).into_string()
 }
 
+/// Instead of a page, why there is none.
+pub fn problem(text: &str) -> String {
+    let body = html! { p { (shown(text)) } p { a href="?" { "All tokens" } } };
+    page::page("No page", STYLE, &body).into_string()
+}
+
 impl View {
     /// What it is of, and the form that asks for something else.
     fn heading(&self) -> Markup {
@@ -102,6 +108,8 @@ impl View {
                 label {
                     "Token id"
                     input name="token" autocomplete="off" spellcheck="false" size="12"
+                        // A whole token would be in the address, and so in the history.
+                        pattern="[^|]*" title="The id alone: what stands before the |"
                         value=(shown(self.question.token.as_deref().unwrap_or_default()));
                 }
                 button { "Show" }
