@@ -14,7 +14,6 @@ use super::routes::written;
 use super::{Exit, Format, output, report, show};
 use crate::config::{self, LoadedAbilities};
 use crate::policy::difference::{Callers, Change, Difference, OptionsChange, Side, difference};
-use crate::policy::shadow::Mode;
 
 /// Tell what a change of the map allows or denies anew; exit 1 when something
 #[derive(Debug, clap::Args)]
@@ -93,16 +92,15 @@ fn table(
         }
     }
     if !difference.options.is_empty() {
-        writeln!(output, "{HEADING}Other options{HEADING:#}")?;
+        writeln!(output, "{HEADING}Beside what is decided{HEADING:#}")?;
     }
-    for OptionsChange { path, body, mode } in &difference.options {
-        if body.0 != body.1 {
-            let bound = |body: Option<u64>| body.map_or("limits.body".to_owned(), super::explain::size);
-            writeln!(output, "  {path}: body {} -> {}", bound(body.0), bound(body.1))?;
+    for OptionsChange { path, body: (body, body_now), mode: (mode, mode_now) } in &difference.options {
+        if body != body_now {
+            let bound = |body: &Option<u64>| body.map_or("limits.body".to_owned(), super::explain::size);
+            writeln!(output, "  {path}: body {} -> {}", bound(body), bound(body_now))?;
         }
-        if mode.0 != mode.1 {
-            let word = |mode: Option<Mode>| mode.map_or("that of all", Mode::as_str);
-            writeln!(output, "  {path}: mode {} -> {}", word(mode.0), word(mode.1))?;
+        if mode != mode_now {
+            writeln!(output, "  {path}: mode {} -> {}", mode.as_str(), mode_now.as_str())?;
         }
     }
     if difference.is_empty() {
@@ -163,7 +161,7 @@ struct PrintedOptions<'a> {
 #[derive(Serialize)]
 struct PrintedOption {
     body: Option<u64>,
-    mode: Option<&'static str>,
+    mode: &'static str,
 }
 
 fn json(
@@ -180,11 +178,10 @@ fn json(
         denied: change.denied.as_ref().map(callers),
         allowed: change.allowed.as_ref().map(callers),
     });
-    let option = |body, mode: Option<Mode>| PrintedOption { body, mode: mode.map(Mode::as_str) };
     let options = difference.options.iter().map(|OptionsChange { path, body, mode }| PrintedOptions {
         path,
-        old: option(body.0, mode.0),
-        new: option(body.1, mode.1),
+        old: PrintedOption { body: body.0, mode: mode.0.as_str() },
+        new: PrintedOption { body: body.1, mode: mode.1.as_str() },
     });
     let printed = Printed {
         changed: !difference.is_empty(),

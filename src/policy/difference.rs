@@ -16,7 +16,7 @@ use super::target::METHODS;
 pub struct Difference<'map> {
     /// What is decided differently, by path.
     pub changes: Vec<Change<'map>>,
-    /// Routes that say something else beside their methods.
+    /// Paths for which something else holds than what is decided.
     pub options: Vec<OptionsChange>,
     /// Every kind of path that the two maps tell apart; none where they are the same throughout.
     pub classes: Vec<PathClass>,
@@ -58,15 +58,15 @@ pub struct Callers {
     text: String,
 }
 
-/// A route that says something else beside its methods, for the paths that it had before and has now.
+/// Paths for which something else holds beside what is decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptionsChange {
     /// As of [`Change::path`].
     pub path: String,
     /// `body`, before and now, in bytes; none is `limits.body`.
     pub body: (Option<u64>, Option<u64>),
-    /// `mode`, before and now; none is that of all.
-    pub mode: (Option<Mode>, Option<Mode>),
+    /// Whether refusals are enforced, before and now.
+    pub mode: (Mode, Mode),
 }
 
 /// Compares two maps over all paths, methods and abilities.
@@ -82,18 +82,35 @@ pub fn difference<'map>(old: &'map AbilityMap, new: &'map AbilityMap) -> Result<
     for class in &difference.classes {
         let path = common_path(old, new, class);
         difference.changes.extend(changes(old, new, class, &path));
-        if let (Some(before), Some(now)) =
-            (class.old.and_then(|it| old.route(it)), class.new.and_then(|it| new.route(it)))
-            && before.options() != now.options()
-        {
-            let body = (before.options().body, now.options().body);
-            let mode = (before.options().mode, now.options().mode);
-            difference.options.push(OptionsChange { path, body, mode });
-        }
+        difference.options.extend(options_change(old, new, class, path));
     }
     difference.changes.sort_by(|one, other| one.path.cmp(&other.path));
     difference.options.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(difference)
+}
+
+fn options_change(
+    old: &AbilityMap,
+    new: &AbilityMap,
+    class: &PathClass,
+    path: String,
+) -> Option<OptionsChange> {
+    // Neither hangs on the method.
+    let sides = [(old, class.old), (new, class.new)].map(|(map, route)| {
+        let found = map.found(route, &Method::GET);
+        (map.options(&found).body, map.mode(&found))
+    });
+    let [(body, mode), (body_now, mode_now)] = sides;
+    let everywhere = (old.mode(&Found::NoRoute), new.mode(&Found::NoRoute));
+    let is_everywhere = (mode, mode_now) == everywhere;
+    // Told once, of what no route matches.
+    let path = match (class.old, class.new) {
+        (None, None) => "(without a mode of its own)".to_owned(),
+        (_, _) if body == body_now && is_everywhere => return None,
+        _ => path,
+    };
+    let change = OptionsChange { path, body: (body, body_now), mode: (mode, mode_now) };
+    (sides[0] != sides[1]).then_some(change)
 }
 
 impl Difference<'_> {
@@ -105,6 +122,7 @@ impl Difference<'_> {
 
 fn says_the_same(old: &AbilityMap, new: &AbilityMap) -> bool {
     old.unmapped() == new.unmapped()
+        && old.mode(&Found::NoRoute) == new.mode(&Found::NoRoute)
         && old.routes().len() == new.routes().len()
         && old.routes().zip(new.routes()).all(|(old, new)| {
             old.pattern() == new.pattern()

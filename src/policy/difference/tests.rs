@@ -146,19 +146,36 @@ fn a_request_for_no_path_is_unmapped_where_every_path_has_a_route() {
 }
 
 #[test]
-fn other_options_are_told_of_the_paths_that_had_them() {
-    let build = |body, mode, other| {
-        let mut builder = MapBuilder::default();
+fn what_holds_beside_the_methods_is_told() {
+    let build = |mode, body, own| {
+        let mut builder = MapBuilder::default().in_mode(mode);
         let rule = || [(Method::POST, requirement("a"), None)];
-        builder.route_with("/up/{id}", RouteOptions { body, mode }, rule()).unwrap();
-        builder.route(other, rule()).unwrap();
+        builder.route_with("/up/{id}", RouteOptions { body, mode: own }, rule()).unwrap();
         builder.build()
     };
-    let shadow = Some(Mode::Shadow);
-    let (old, new) = (build(Some(1), None, "/b"), build(None, shadow, "/c"));
-    let options = difference(&old, &new).unwrap().options;
-    let expected = OptionsChange { path: "/up/{id}".to_owned(), body: (Some(1), None), mode: (None, shadow) };
-    assert_eq!(options, [expected]);
+    let told = |old: &AbilityMap, new: &AbilityMap| {
+        let options = difference(old, new).unwrap().options;
+        options.into_iter().map(|it| (it.path, it.body, it.mode)).collect::<Vec<_>>()
+    };
+    let up = "/up/{id}".to_owned();
+    let plain = build(Mode::Enforce, None, None);
+    assert_eq!(
+        told(&build(Mode::Enforce, Some(1), None), &plain),
+        [(up.clone(), (Some(1), None), (Mode::Enforce, Mode::Enforce))]
+    );
+    assert_eq!(
+        told(&plain, &build(Mode::Enforce, None, Some(Mode::Shadow))),
+        [(up, (None, None), (Mode::Enforce, Mode::Shadow))]
+    );
+    assert_eq!(
+        told(&plain, &build(Mode::Shadow, None, Some(Mode::Enforce))),
+        [("(without a mode of its own)".to_owned(), (None, None), (Mode::Enforce, Mode::Shadow))]
+    );
+    assert_eq!(told(&plain, &build(Mode::Shadow, None, None)).len(), 1);
+    assert_eq!(
+        told(&plain, &build(Mode::Shadow, Some(1), None))[1],
+        ("/up/{id}".to_owned(), (None, Some(1)), (Mode::Enforce, Mode::Shadow))
+    );
 }
 
 #[test]
