@@ -58,7 +58,7 @@ fn parts(refusal: &Refusal) -> Parts {
             unauthenticated(INVALID_TOKEN)
         }
         Refusal::Unmapped | Refusal::Denied => unauthorized(INSUFFICIENT_SCOPE),
-        Refusal::MissingAbility(challenge) => unauthorized(challenge.clone()),
+        Refusal::MissingAbility(missing) => unauthorized(missing.challenge.clone()),
         Refusal::RequestTimeout => {
             Parts::new(StatusCode::REQUEST_TIMEOUT, r#"{"message":"Request Timeout."}"#)
         }
@@ -127,7 +127,10 @@ pub fn preflight(request_id: HeaderValue) -> Response<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::policy::ability::Missing;
     use crate::policy::refusal::Exceeded;
 
     #[test]
@@ -150,7 +153,10 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_status_body_and_field() {
-        let scope = HeaderValue::from_static("Bearer realm=\"stockaj\", scope=\"a b\"");
+        let missing = Arc::new(Missing {
+            challenge: HeaderValue::from_static("Bearer realm=\"stockaj\", scope=\"a b\""),
+            required: HeaderValue::from_static("a, b"),
+        });
         let invalid = Some(("www-authenticate", r#"Bearer realm="stockaj", error="invalid_token""#));
         let insufficient =
             Some(("www-authenticate", r#"Bearer realm="stockaj", error="insufficient_scope""#));
@@ -169,7 +175,7 @@ mod tests {
             (Refusal::Unmapped, 403, "This action is unauthorized.", insufficient),
             (Refusal::Denied, 403, "This action is unauthorized.", insufficient),
             (
-                Refusal::MissingAbility(scope),
+                Refusal::MissingAbility(missing),
                 403,
                 "This action is unauthorized.",
                 Some(("www-authenticate", r#"Bearer realm="stockaj", scope="a b""#)),

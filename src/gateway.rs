@@ -206,6 +206,7 @@ impl Gateway {
         if let Some(reader) = reader {
             self.settings.cors.let_read(reader, response.headers_mut());
         }
+        self.settings.denials.advise(&refusal, response.headers_mut());
         self.pin_https(peer, response.headers_mut());
         if head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT) {
             // A body that may never come would be waited for.

@@ -20,6 +20,7 @@ mod continuity; // reloads, certificates and restarts under load: every request 
 mod cors; // browsers: preflights, and who may read the gateway's own answers
 mod dashboards; // rules, alerts and dashboard against a gateway that has all of it, and a real Prometheus
 mod demo; // what `demo` prints is true
+mod denials; // what a caller is told who lacks an ability
 mod deploy; // what is shipped under deploy/
 mod diff; // what a change of the map allows or denies anew, and how `diff` ends
 mod drain; // how it ends: no request is lost, and nobody is waited for too long

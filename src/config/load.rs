@@ -18,7 +18,7 @@ use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
 use super::values::{Style, Whole, parse_pointer};
 use super::written::{self, Gateway, MapFile};
-use super::{abilities, cors, freshness, redis, shadow, tls, traces, usage, webhook};
+use super::{abilities, cors, denials, freshness, redis, shadow, tls, traces, usage, webhook};
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 use crate::policy::shadow::Mode;
@@ -190,6 +190,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
     let introspection = compile_introspection(written.introspection, decoder)?;
     let identity_headers = compile_identity(written.identity_headers, &introspection.response, decoder);
     let cors = cors::compile(written.cors, decoder);
+    let denials = denials::compile(written.denials);
     let Gateway {
         listen,
         admin,
@@ -258,6 +259,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
         introspection,
         identity_headers,
         cors,
+        denials,
         cache: freshness::compile(cache, &map, decoder),
         limits: settings::Limits {
             header_bytes: limits.header_bytes.length(),

@@ -11,6 +11,7 @@ mod alone;
 mod cases;
 mod cors;
 mod decode;
+mod denials;
 mod effective;
 mod files;
 mod findings;

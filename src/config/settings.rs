@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::policy::ability::Requirement;
 use crate::policy::cors::Cors;
+use crate::policy::denials::Denials;
 use crate::policy::framing::Bounds;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub identity_headers: Box<[IdentityHeader]>,
     /// What browsers are told of cross-origin requests.
     pub cors: Cors,
+    /// What a caller is told who lacks an ability.
+    pub denials: Denials,
     /// How long a verdict lives.
     pub cache: Cache,
     /// Bounds on what a client may send or hold.

@@ -4,6 +4,7 @@ use super::abilities::{IncludedMap, Routes};
 use super::address::{BackendUrl, IntrospectionUrl, Network};
 use super::cors::{FieldName, Origin, Served};
 use super::decode::{Named, OneOrMore, Spanned};
+use super::denials::HelpUrl;
 use super::files::{PrivatePath, ReadableFile, SecretFile};
 use super::findings::EnvironmentName;
 use super::section::section;
@@ -37,6 +38,8 @@ section! {
         identity_headers: Vec<Spanned<IdentityHeader>> = [],
         /// What browsers are told of cross-origin requests.
         cors: Cors,
+        /// What a caller is told who lacks an ability.
+        denials: Denials,
         /// How long a verdict lives.
         cache: Cache,
         /// Bounds on what a client may send or hold.
@@ -371,6 +374,16 @@ section! {
         requests_per_second: Option<Whole<1, MOST_REQUESTS>>,
         /// At once, after a pause.
         burst: Option<Whole<1, MOST_REQUESTS>>,
+    }
+}
+
+section! {
+    /// What a caller is told whose token lacks an ability, beside the 403 of every answer.
+    Denials {
+        /// Whether `X-Required-Ability` names the abilities: `a, b` where all of them are required, `a | b` where any is.
+        required_ability: Switch = false,
+        /// The URL of a page that helps, for `Link: <…>; rel="help"`.
+        link: Option<HelpUrl>,
     }
 }
 

@@ -73,7 +73,16 @@ impl Abilities {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirement {
     kind: RequirementKind,
-    challenge: HeaderValue,
+    missing: Arc<Missing>,
+}
+
+/// What a caller is told who does not satisfy a requirement: made once, shared by every refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// `WWW-Authenticate`
+    pub challenge: HeaderValue,
+    /// `X-Required-Ability`: `a, b` where all are required, `a | b` where any is.
+    pub required: HeaderValue,
 }
 
 /// The forms of a requirement in the ability map.
@@ -146,7 +155,7 @@ impl Requirement {
     /// [`RequirementError`] where the list is empty or holds anything but abilities.
     pub fn all<'a>(abilities: impl IntoIterator<Item = &'a str>) -> Result<Self, RequirementError> {
         let abilities = checked(abilities)?;
-        Ok(Self { challenge: challenge(&abilities), kind: RequirementKind::All(abilities) })
+        Ok(Self { missing: missing(&abilities, ", "), kind: RequirementKind::All(abilities) })
     }
 
     /// `{any: […]}`: at least one of the abilities.
@@ -155,11 +164,11 @@ impl Requirement {
     /// [`RequirementError`] where the list is empty or holds anything but abilities.
     pub fn any<'a>(abilities: impl IntoIterator<Item = &'a str>) -> Result<Self, RequirementError> {
         let abilities = checked(abilities)?;
-        Ok(Self { challenge: challenge(&abilities), kind: RequirementKind::Any(abilities) })
+        Ok(Self { missing: missing(&abilities, " | "), kind: RequirementKind::Any(abilities) })
     }
 
     fn keyword(kind: RequirementKind) -> Self {
-        Self { kind, challenge: challenge(&[]) }
+        Self { kind, missing: missing(&[], "") }
     }
 
     /// What it asks for.
@@ -187,7 +196,7 @@ impl Requirement {
             RequirementKind::All(names) => names.iter().all(|name| abilities.can(name)),
             RequirementKind::Any(names) => names.iter().any(|name| abilities.can(name)),
         };
-        if satisfied { Ok(Permit(())) } else { Err(Refusal::MissingAbility(self.challenge.clone())) }
+        if satisfied { Ok(Permit(())) } else { Err(Refusal::MissingAbility(Arc::clone(&self.missing))) }
     }
 }
 
@@ -222,6 +231,13 @@ fn checked<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Box<[Box<str>
 /// RFC 6749 appendix A.4, NQCHAR.
 const fn is_scope_character(character: char) -> bool {
     character.is_ascii_graphic() && character != '"' && character != '\\'
+}
+
+fn missing(abilities: &[Box<str>], separator: &str) -> Arc<Missing> {
+    let required = HeaderValue::try_from(abilities.join(separator));
+    // The names are checked, so there is no other value.
+    let required = required.unwrap_or_else(|_| HeaderValue::from_static(""));
+    Arc::new(Missing { challenge: challenge(abilities), required })
 }
 
 /// RFC 6750 section 3. The names are checked, so the value is always well-formed; were it not, the
@@ -316,27 +332,17 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_names_the_whole_requirement_in_its_order() {
-        for (requirement, challenge) in [
-            (
-                Requirement::from_word("items:read").unwrap(),
-                r#"Bearer realm="stockaj", error="insufficient_scope", scope="items:read""#,
-            ),
-            (
-                Requirement::all(["z", "a"]).unwrap(),
-                r#"Bearer realm="stockaj", error="insufficient_scope", scope="z a""#,
-            ),
-            (
-                Requirement::any(["z", "a"]).unwrap(),
-                r#"Bearer realm="stockaj", error="insufficient_scope", scope="z a""#,
-            ),
+    fn who_is_refused_is_told_the_whole_requirement_in_its_order() {
+        for (requirement, scope, required) in [
+            (Requirement::from_word("items:read"), "items:read", "items:read"),
+            (Requirement::all(["z", "a"]), "z a", "z, a"),
+            (Requirement::any(["z", "a"]), "z a", "z | a"),
         ] {
-            let refusal = requirement.permit(&abilities(&["other"])).unwrap_err();
-            assert_eq!(
-                refusal,
-                Refusal::MissingAbility(HeaderValue::from_static(challenge)),
-                "{requirement}"
-            );
+            let refusal = requirement.unwrap().permit(&abilities(&["other"])).unwrap_err();
+            let Refusal::MissingAbility(missing) = refusal else { panic!("{refusal:?}") };
+            let challenge = format!(r#"Bearer realm="stockaj", error="insufficient_scope", scope="{scope}""#);
+            assert_eq!(missing.challenge, challenge);
+            assert_eq!(missing.required, required);
         }
     }
 

@@ -97,6 +97,11 @@ pub fn missing<'a>(requirement: &'a Requirement, abilities: &Abilities) -> Vec<&
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use http::HeaderValue;
+
+    use super::super::ability::Missing;
     use super::super::map::{MapBuilder, Unmapped};
     use super::*;
 
@@ -131,7 +136,10 @@ mod tests {
         let (inactive, malformed) = (Refusal::InactiveToken, Refusal::MalformedToken);
         let holder = |names: &[&str]| Caller::Active(Abilities::new(names.iter().copied()));
         let challenge = r#"Bearer realm="stockaj", error="insufficient_scope", scope="a b""#;
-        let missing_ability = Refusal::MissingAbility(http::HeaderValue::from_static(challenge));
+        let missing_ability = Refusal::MissingAbility(Arc::new(Missing {
+            challenge: HeaderValue::from_static(challenge),
+            required: HeaderValue::from_static("a, b"),
+        }));
         for (method, caller, expected) in [
             ("PUT", Caller::Refused(inactive.clone()), Ok(Reason::Public)),
             ("DELETE", Caller::Nobody, Err(Refusal::MissingToken)),

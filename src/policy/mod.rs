@@ -9,6 +9,7 @@ pub mod classes;
 pub mod client;
 pub mod cors;
 pub mod decision;
+pub mod denials;
 pub mod difference;
 pub mod expectation;
 mod fate;

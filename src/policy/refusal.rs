@@ -1,6 +1,8 @@
 //! Why a request stops.
 
-use http::HeaderValue;
+use std::sync::Arc;
+
+use super::ability::Missing;
 
 /// Why a request ended as it did: the word that log lines, metrics and tests share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,8 +124,8 @@ pub enum Refusal {
     Unmapped,
     /// The route says `deny`: 403.
     Denied,
-    /// An ability is missing: 403 with this `WWW-Authenticate` value.
-    MissingAbility(HeaderValue),
+    /// An ability is missing: 403 with this advice.
+    MissingAbility(Arc<Missing>),
     /// The introspector gave no verdict: 503.
     NoVerdict,
     /// Too much is waiting already: 503.

@@ -143,9 +143,7 @@ impl Display for Told<'_> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
-    use super::super::ability::{Permit, Requirement};
+    use super::super::ability::{Abilities, Permit, Requirement};
     use super::super::map::{AbilityMap, MapBuilder, Place, RouteOptions, Unmapped};
     use super::super::path::CanonicalPath;
     use super::super::refusal::Exceeded;
@@ -154,8 +152,8 @@ mod tests {
     #[test]
     fn what_each_mode_forgives() {
         use Mode::{Enforce, Shadow};
-        let of_the_map =
-            [Refusal::Unmapped, Refusal::Denied, Refusal::MissingAbility(HeaderValue::from_static("Bearer"))];
+        let missing = Requirement::all(["a"]).unwrap().permit(&Abilities::default());
+        let of_the_map = [Refusal::Unmapped, Refusal::Denied, missing.unwrap_err()];
         let of_the_token =
             [Refusal::MissingToken, Refusal::MalformedToken, Refusal::InactiveToken, Refusal::ExpiredToken];
         let others = [

@@ -1,0 +1,111 @@
+//! What a caller is told who lacks an ability, over both versions of HTTP.
+
+use crate::support::http2::Http2Client;
+use crate::support::{Answer, Fields, Gateway, Introspector, Response, Upstream};
+
+const ITEM: &str = "/api/v2/both";
+const SHOP: &str = "https://shop.example";
+const LINK: &str = "<https://help.example/tokens#abilities>; rel=\"help\"";
+
+struct Scene {
+    upstream: Upstream,
+    gateway: Gateway,
+    _introspector: Introspector,
+}
+
+fn told(yaml: &str) -> Scene {
+    let routes = "abilities:\n  routes:\n    \
+                  /api/v2/both: {GET: {all: [items:read, rents:read]}, PUT: {any: [a, b]}, POST: deny}\n    \
+                  /api/v2/mine: {GET: items:read}\n";
+    let upstream = Upstream::start();
+    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
+    let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
+    let gateway = builder.yaml("listen:\n  h2c: true\n").yaml(yaml).yaml(routes).start();
+    Scene { upstream, gateway, _introspector: introspector }
+}
+
+/// Over HTTP/1.1 and over HTTP/2.
+fn both(scene: &Scene, method: &str, path: &str, fields: &[(&str, &str)]) -> [Response; 2] {
+    let fields = [&[("authorization", "Bearer 1|reader")][..], fields].concat();
+    let mut client = Http2Client::connect(scene.gateway.address());
+    [
+        scene.gateway.client().request(method, path, &fields, b""),
+        client.request(method, path, &fields, b"").answer(),
+    ]
+}
+
+fn values<'a>(fields: &'a Fields, name: &str) -> Vec<&'a str> {
+    let named = fields.0.iter().filter(|(it, _)| it.eq_ignore_ascii_case(name));
+    named.map(|(_, value)| &**value).collect()
+}
+
+#[test]
+fn advice_is_given_where_it_is_asked_for() {
+    let yaml = "denials: {required_ability: true, link: 'https://help.example/tokens#abilities'}\n";
+    let scene = told(yaml);
+    for (method, required, scope) in [
+        ("GET", "items:read, rents:read", "items:read rents:read"),
+        ("HEAD", "items:read, rents:read", "items:read rents:read"),
+        ("PUT", "a | b", "a b"),
+    ] {
+        for answer in both(&scene, method, ITEM, &[]) {
+            assert_eq!(answer.status, 403);
+            let body = if method == "HEAD" { "" } else { r#"{"message":"This action is unauthorized."}"# };
+            assert_eq!(answer.text(), body);
+            assert_eq!(values(&answer.fields, "x-required-ability"), [required], "{method}");
+            assert_eq!(values(&answer.fields, "link"), [LINK]);
+            let challenge = format!(r#"Bearer realm="stockaj", error="insufficient_scope", scope="{scope}""#);
+            assert_eq!(values(&answer.fields, "www-authenticate"), [challenge]);
+            assert_eq!(values(&answer.fields, "access-control-expose-headers"), [""; 0]);
+        }
+    }
+    // Nobody may, or who it is is not known: there is no ability to tell of.
+    for (method, path, token) in [
+        ("POST", ITEM, "Bearer 1|reader"),
+        ("GET", "/unmapped", "Bearer 1|reader"),
+        ("GET", ITEM, "Basic eA=="),
+    ] {
+        let answer = scene.gateway.client().request(method, path, &[("Authorization", token)], b"");
+        assert!(matches!(answer.status, 401 | 403));
+        assert_eq!(values(&answer.fields, "x-required-ability"), [""; 0], "{method} {path}");
+        assert_eq!(values(&answer.fields, "link"), [""; 0], "{method} {path}");
+    }
+}
+
+#[test]
+fn without_a_word_of_it_nothing_is_told() {
+    let scene = told("");
+    for answer in both(&scene, "GET", ITEM, &[]) {
+        assert_eq!(answer.status, 403);
+        for name in ["x-required-ability", "link"] {
+            assert_eq!(values(&answer.fields, name), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn a_script_that_may_read_the_answer_may_read_the_advice() {
+    let scene = told("denials: {required_ability: true}\ncors: {origins: ['https://shop.example']}\n");
+    for answer in both(&scene, "GET", ITEM, &[("origin", SHOP)]) {
+        assert_eq!(values(&answer.fields, "access-control-allow-origin"), [SHOP]);
+        let exposed = values(&answer.fields, "access-control-expose-headers").join(", ");
+        assert!(
+            exposed.starts_with("WWW-Authenticate, ") && exposed.ends_with(", X-Required-Ability, Link"),
+            "{exposed}"
+        );
+    }
+}
+
+#[test]
+fn what_the_backend_says_under_these_names_passes() {
+    for yaml in ["", "denials: {required_ability: true, link: 'https://help.example/'}\n"] {
+        let scene = told(yaml);
+        let fields = [("Link", "</api/v2/mine?page=2>; rel=\"next\""), ("X-Required-Ability", "its:own")];
+        scene.upstream.answer(move |_| Answer::with(403, &fields, "its own"));
+        for answer in both(&scene, "GET", "/api/v2/mine", &[]) {
+            assert_eq!((answer.status, answer.text()), (403, "its own"));
+            assert_eq!(values(&answer.fields, "link"), [fields[0].1]);
+            assert_eq!(values(&answer.fields, "x-required-ability"), [fields[1].1]);
+        }
+    }
+}
