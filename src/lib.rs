@@ -10,6 +10,7 @@
 //! gateway.rs   THE request path, top to bottom in one file
 //! answer.rs    Refusal → status, body, header fields
 //! answer_body.rs  the body of an answer, and with its end the end of the exchange
+//! openapi/     a map from an OpenAPI document, or beside it
 //! cases/       policy tests: requests, and what the map must make of them
 //! exchange.rs  the record of one request: metrics and access line, once, however it ends
 //! contain.rs   a panic ends in its request
@@ -54,6 +55,7 @@ pub mod exchange;
 pub mod gateway;
 pub mod limits;
 pub mod listener;
+pub mod openapi;
 pub mod page;
 pub mod peer;
 pub mod policy;

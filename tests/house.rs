@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 10] = [
     &["server"],
     &["admin", "gateway", "replicas", "traces"],
     &["answer_body"],
-    &["cases", "exchange"],
+    &["cases", "exchange", "openapi"],
     &["answer", "backend", "tokens", "usage"],
     &["client", "limits"],
     &["listener", "telemetry"],

@@ -9,6 +9,7 @@ mod diff;
 mod explain;
 mod health;
 mod memory;
+mod openapi;
 mod routes;
 mod run;
 mod schema;
@@ -45,6 +46,7 @@ enum Command {
     Explain(explain::Arguments),
     Diff(diff::Arguments),
     Health(health::Arguments),
+    Openapi(openapi::Arguments),
     Schema(schema::Arguments),
     Test(test::Arguments),
     Tokens(tokens::Arguments),
@@ -62,6 +64,7 @@ impl CommandLine {
             Command::Explain(arguments) => arguments.execute(),
             Command::Diff(arguments) => arguments.execute(),
             Command::Health(arguments) => arguments.execute(),
+            Command::Openapi(arguments) => arguments.execute(),
             Command::Schema(arguments) => arguments.execute(),
             Command::Test(arguments) => arguments.execute(),
             Command::Tokens(arguments) => arguments.execute(),
@@ -109,6 +112,11 @@ pub(crate) struct ConfigArgument {
 }
 
 impl ConfigArgument {
+    /// That of a command line which names none.
+    pub(crate) fn usual() -> Self {
+        Self { config: std::env::var_os("STOCKAJ_GATEWAY_CONFIG").map(PathBuf::from) }
+    }
+
     /// Whether a file was named, by the option or in the environment.
     pub(crate) const fn is_named(&self) -> bool {
         self.config.is_some()

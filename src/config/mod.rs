@@ -18,6 +18,7 @@ mod findings;
 mod freshness;
 mod interpolate;
 mod load;
+mod openapi;
 mod redis;
 mod report;
 mod schema;
@@ -38,6 +39,7 @@ pub use cases::{Check, Expected, LoadedTests, PolicyTests, Sender, load_tests, t
 pub use decode::nearest;
 pub use interpolate::Environment;
 pub use load::{Loaded, LoadedAbilities, load, load_abilities, load_abilities_with, load_text, load_with};
+pub use openapi::{Description, LoadedDescription, Operation, Security, load_description};
 pub use report::{Failure, Report, Severity};
 pub use schema::schema;
 pub use settings::Settings;

@@ -170,6 +170,15 @@ impl Report {
         self.mistakes.push(mistake);
     }
 
+    /// Adds a warning about a place in what was read, and why it is given.
+    pub fn warn(&mut self, place: Option<&Place>, message: String, why: String) {
+        let mistake = Mistake::warning(message);
+        self.mistakes.push(match place.and_then(|place| self.word_at(place)) {
+            Some(span) => mistake.at(span, why),
+            None => mistake.hint(why),
+        });
+    }
+
     /// The word that begins at a place in one of the sources.
     fn word_at(&self, place: &Place) -> Option<Span> {
         let number = self.sources.iter().position(|source| source.name == place.file)?;
@@ -179,7 +188,11 @@ impl Report {
         let line = lines().nth(place.line - 1)?;
         let column: usize = line.chars().take(place.column.checked_sub(1)?).map(char::len_utf8).sum();
         let start = before + column;
-        let length = text.get(start..)?.bytes().take_while(u8::is_ascii_alphanumeric).count();
+        let word = text.get(start..)?;
+        let length = match word.strip_prefix(['"', '\'']) {
+            Some(quoted) => quoted.find(['"', '\'', '\n']).map_or(1, |end| end + 2),
+            None => word.bytes().take_while(u8::is_ascii_alphanumeric).count(),
+        };
         Some(Span { source: number, start, end: start + length })
     }
 

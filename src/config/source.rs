@@ -13,6 +13,9 @@ use zeroize::Zeroizing;
 /// The largest file that is read, in bytes: the full map of Stockaj takes 8 KiB.
 pub(super) const LARGEST: u64 = 1024 * 1024;
 
+/// The largest OpenAPI document, in bytes: with all its schemas it may be long.
+const LARGEST_DOCUMENT: u64 = 8 * LARGEST;
+
 /// A range of bytes in one of a report's sources.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Span {
@@ -43,8 +46,8 @@ pub(super) enum ReadError {
     Io(#[from] io::Error),
     #[error("it is a directory")]
     Directory,
-    #[error("it is larger than 1 MiB")]
-    TooLarge,
+    #[error("it is larger than {} MiB", .0 >> 20)]
+    TooLarge(u64),
     #[error("it is not UTF-8: line {line} has an invalid byte")]
     NotText { line: usize },
 }
@@ -58,7 +61,16 @@ impl fmt::Debug for Source {
 
 impl Source {
     pub(super) fn read(path: &Path) -> Result<Self, ReadError> {
-        let mut bytes = read(path, LARGEST)?;
+        Self::read_at_most(path, LARGEST)
+    }
+
+    /// An OpenAPI document.
+    pub(super) fn read_document(path: &Path) -> Result<Self, ReadError> {
+        Self::read_at_most(path, LARGEST_DOCUMENT)
+    }
+
+    fn read_at_most(path: &Path, largest: u64) -> Result<Self, ReadError> {
+        let mut bytes = read(path, largest)?;
         let text = String::from_utf8(mem::take(&mut *bytes)).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             let bytes = Zeroizing::new(error.into_bytes());
@@ -100,7 +112,7 @@ pub(super) fn read(path: &Path, largest: u64) -> Result<Zeroizing<Vec<u8>>, Read
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     file.take(largest + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > largest {
-        return Err(ReadError::TooLarge);
+        return Err(ReadError::TooLarge(largest));
     }
     Ok(bytes)
 }

@@ -72,6 +72,11 @@ impl Node {
         Self { span, value, size, depth: depth + 1 }
     }
 
+    /// A mapping that is written in another way.
+    pub(super) fn mapping(span: Span, entries: Vec<Entry>) -> Self {
+        Self::new(span, Value::Mapping(entries))
+    }
+
     /// A default, as if it had been written.
     pub(super) fn of_default(value: &serde_json::Value) -> Self {
         let scalar = |text: String, plain| Value::Scalar { text: text.into(), plain };

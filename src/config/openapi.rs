@@ -1,0 +1,628 @@
+//! OpenAPI documents: which operations there are, and what each asks of its caller.
+//!
+//! OpenAPI 3.0 and 3.1, and of Swagger 2.0 what is alike. Only what says who may call is read; the rest may be
+//! as it likes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::rc::Rc;
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+use super::decode::{Decoder, nearest};
+use super::load::report;
+use super::report::{Mistake, Report, Severity};
+use super::source::{Source, Span};
+use super::tree::{Entry, Key, Node, Value};
+use crate::policy::map::Place;
+
+/// How many operations a document may have: many paths may refer to one path item.
+const MOST_OPERATIONS: usize = 10_000;
+/// How many references may be followed from one.
+const MOST_REFERENCES: usize = 16;
+
+/// A path item's keys for methods that are served.
+const METHODS: [(&str, Method); 7] = [
+    ("get", Method::GET),
+    ("head", Method::HEAD),
+    ("post", Method::POST),
+    ("put", Method::PUT),
+    ("patch", Method::PATCH),
+    ("delete", Method::DELETE),
+    ("options", Method::OPTIONS),
+];
+/// Those for methods that are not.
+const NOT_SERVED: [&str; 3] = ["trace", "connect", "query"];
+/// A path item's other keys.
+const BESIDE_METHODS: [&str; 6] =
+    ["$ref", "summary", "description", "servers", "parameters", "additionalOperations"];
+
+/// An OpenAPI document, read.
+#[derive(Debug)]
+pub struct LoadedDescription {
+    /// What it says.
+    pub description: Description,
+    /// Warnings about it.
+    pub warnings: Report,
+}
+
+/// What an API is like.
+#[derive(Debug)]
+pub struct Description {
+    /// What it is called, and its version.
+    pub title: String,
+    /// Its operations, in the order of the document.
+    pub operations: Vec<Operation>,
+}
+
+/// A method of a path.
+#[derive(Debug)]
+pub struct Operation {
+    /// The method.
+    pub method: Method,
+    /// The path behind the gateway, that of the server in front: `/api/v2/items/{id}`.
+    pub path: String,
+    /// What it asks of its caller.
+    pub security: Security,
+    /// Where it is written.
+    pub place: Option<Place>,
+}
+
+/// What an operation asks of its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// The document does not say.
+    Unsaid,
+    /// Nothing.
+    Public,
+    /// Credentials, of which it does not say what they must be good for.
+    Credentials,
+    /// Every scope of one of these, none of which contains another.
+    Scopes(Vec<BTreeSet<String>>),
+}
+
+/// Reads an OpenAPI document. `prefix` stands in front of its paths, instead of that of its servers.
+///
+/// # Errors
+/// Every mistake in it that concerns who may call.
+pub fn load_description(path: &Path, prefix: Option<&str>) -> Result<LoadedDescription, Report> {
+    // What looks like a variable is an example there, and nobody's secret.
+    let mut decoder = Decoder::new(&|_| None);
+    let description = match Source::read_document(path) {
+        Ok(source) => decoder.parse(source).and_then(|tree| read(&tree, prefix, &mut decoder)),
+        Err(error) => {
+            decoder.record(Mistake::error(format!("cannot read `{}`: {error}", path.display())));
+            None
+        }
+    };
+    let (report, _) = report(path, decoder);
+    match description {
+        Some(description) if report.count(Severity::Error) == 0 => {
+            Ok(LoadedDescription { description, warnings: report })
+        }
+        _ => Err(report),
+    }
+}
+
+fn read(root: &Rc<Node>, prefix: Option<&str>, decoder: &mut Decoder<'_>) -> Option<Description> {
+    check_version(root, decoder)?;
+    let Some(Entry { key, value: paths }) = entry(root, "paths") else {
+        if entry(root, "webhooks").is_none() && entry(root, "components").is_none() {
+            decoder.missing(root, "paths");
+        }
+        return Some(Description { title: title(root), operations: Vec::new() });
+    };
+    let mut reader = Reader {
+        root,
+        prefix: match prefix {
+            Some(prefix) => prefix.trim_end_matches('/').to_owned(),
+            None => base_path(root, decoder),
+        },
+        given: prefix.is_some(),
+        global: entry(root, "security").map(|entry| security(&entry.value, decoder)),
+        schemes: schemes(root),
+        operations: Vec::new(),
+        too_many: false,
+    };
+    decoder.within(key, |decoder| reader.paths(paths, decoder));
+    Some(Description { title: title(root), operations: reader.operations })
+}
+
+/// None: it is no such document, and that was recorded.
+fn check_version(root: &Node, decoder: &mut Decoder<'_>) -> Option<()> {
+    const HINT: &str = "an OpenAPI document begins with `openapi: 3.1.0` or `openapi: 3.0.3`";
+    if !matches!(root.value, Value::Mapping(_)) {
+        decoder.mismatch_with(root, "not an OpenAPI document", "a mapping", Some(HINT.to_owned()));
+        return None;
+    }
+    let (version, known) = match (entry(root, "openapi"), entry(root, "swagger")) {
+        (Some(version), _) => (version, &["3.0", "3.1"][..]),
+        (None, Some(version)) => (version, &["2.0"][..]),
+        (None, None) => {
+            let hint = match entry(root, "routes").or(entry(root, "abilities")) {
+                Some(_) => "this is a map: `openapi DOCUMENT --config MAP` compares the two",
+                None => HINT,
+            };
+            let label = "expected the key `openapi` in here";
+            decoder.record(Mistake::error("not an OpenAPI document").at(start_of(root), label).hint(hint));
+            return None;
+        }
+    };
+    let text = text(&version.value).unwrap_or_default();
+    if known.iter().any(|known| text == *known || text.starts_with(&format!("{known}."))) {
+        return Some(());
+    }
+    decoder.within(&version.key, |decoder| {
+        let hint = Some("versions are 3.0 and 3.1, and `swagger: '2.0'`".to_owned());
+        decoder.mismatch_with(&version.value, "a version that is not known", "one that is", hint);
+    });
+    None
+}
+
+fn start_of(node: &Node) -> Span {
+    Span { end: node.span.start, ..node.span }
+}
+
+fn entry<'node>(node: &'node Node, name: &str) -> Option<&'node Entry> {
+    match &node.value {
+        Value::Mapping(entries) => entries.iter().find(|entry| &*entry.key.text == name),
+        _ => None,
+    }
+}
+
+fn text(node: &Node) -> Option<&str> {
+    match &node.value {
+        Value::Scalar { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+/// Such as `Stockaj API 2.0`, on one line.
+fn title(root: &Node) -> String {
+    let info = entry(root, "info").map(|entry| &entry.value);
+    let of = |name| info.and_then(|info| entry(info, name)).and_then(|entry| text(&entry.value));
+    let words = [of("title"), of("version")].into_iter().flatten();
+    words.collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The names of the security schemes; none where the document has no such section.
+fn schemes(root: &Node) -> Option<BTreeSet<&str>> {
+    let components = entry(root, "components").and_then(|it| entry(&it.value, "securitySchemes"));
+    let Value::Mapping(entries) = &components.or_else(|| entry(root, "securityDefinitions"))?.value.value
+    else {
+        return None;
+    };
+    Some(entries.iter().map(|entry| &*entry.key.text).collect())
+}
+
+/// The path that servers have in front of all paths: that of the first one.
+fn base_path(node: &Node, decoder: &mut Decoder<'_>) -> String {
+    if let Some(base) = entry(node, "basePath").and_then(|entry| text(&entry.value)) {
+        return base.trim_end_matches('/').to_owned();
+    }
+    let Some(Entry { key, value }) = entry(node, "servers") else { return String::new() };
+    decoder.within(key, |decoder| {
+        let servers = decoder.list(value, "a list of servers").unwrap_or_default();
+        let mut paths: Vec<(String, &Node)> = Vec::new();
+        for server in servers {
+            if let Some(url) = entry(server, "url").and_then(|entry| text(&entry.value)) {
+                paths.push((path_of_url(&with_defaults(url, server)), server));
+            } else {
+                decoder.missing(server, "url");
+            }
+        }
+        let Some((first, _)) = paths.first() else { return String::new() };
+        if let Some((_, other)) = paths.iter().find(|(path, _)| path != first) {
+            let mistake = Mistake::warning("servers with different paths")
+                .at(other.span, format!("this one is not looked at; the first one's path is `{first}`"))
+                .hint("`--prefix PATH` takes another one");
+            decoder.record(mistake);
+        }
+        first.clone()
+    })
+}
+
+/// A server's URL with the defaults of its variables.
+fn with_defaults(url: &str, server: &Node) -> String {
+    let Some(Entry { value: variables, .. }) = entry(server, "variables") else { return url.to_owned() };
+    let Value::Mapping(entries) = &variables.value else { return url.to_owned() };
+    let defaults = entries.iter().filter_map(|variable| {
+        let default = entry(&variable.value, "default").and_then(|entry| text(&entry.value))?;
+        Some((&*variable.key.text, default))
+    });
+    defaults.fold(url.to_owned(), |url, (name, default)| url.replace(&format!("{{{name}}}"), default))
+}
+
+/// The path of a URL that may be relative, without a slash at its end.
+fn path_of_url(url: &str) -> String {
+    let path = match url.split_once("://") {
+        Some((_, rest)) => rest.find('/').map_or("", |start| &rest[start..]),
+        None => url.trim_start_matches('.'),
+    };
+    let path = path.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    if path.is_empty() || path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+}
+
+struct Reader<'node> {
+    root: &'node Rc<Node>,
+    prefix: String,
+    /// Whether the prefix is the caller's, whatever servers say.
+    given: bool,
+    global: Option<Security>,
+    schemes: Option<BTreeSet<&'node str>>,
+    operations: Vec<Operation>,
+    too_many: bool,
+}
+
+impl Reader<'_> {
+    fn paths(&mut self, paths: &Node, decoder: &mut Decoder<'_>) {
+        for Entry { key, value } in decoder.mapping(paths, "a mapping of paths").unwrap_or_default() {
+            if key.text.starts_with("x-") {
+                continue;
+            }
+            decoder.within(key, |decoder| {
+                if !key.text.starts_with('/') {
+                    decoder.record(Mistake::error("not a path").at(key.span, "a path begins with `/`"));
+                } else if let Some(item) = self.path_item(value, decoder) {
+                    self.operations_of(&key.text, &item, decoder);
+                }
+            });
+        }
+    }
+
+    /// A path item's entries by their keys, references followed: what stands beside one counts.
+    fn path_item(&self, node: &Rc<Node>, decoder: &mut Decoder<'_>) -> Option<BTreeMap<Box<str>, Entry>> {
+        let mut found = BTreeMap::new();
+        let mut node = Rc::clone(node);
+        for _ in 0..MOST_REFERENCES {
+            for entry in decoder.mapping(&node, "a mapping of methods")? {
+                found.entry(entry.key.text.clone()).or_insert_with(|| entry.clone());
+            }
+            let Some(reference) = entry(&node, "$ref").map(|entry| Rc::clone(&entry.value)) else {
+                return Some(found);
+            };
+            node = self.follow(&reference, decoder)?;
+        }
+        let label = format!("more than {MOST_REFERENCES} references from here");
+        decoder.record(Mistake::error("references without an end").at(start_of(&node), label));
+        None
+    }
+
+    /// What a reference refers to, by a JSON Pointer (RFC 6901) in this document.
+    fn follow(&self, reference: &Node, decoder: &mut Decoder<'_>) -> Option<Rc<Node>> {
+        let written = text(reference).unwrap_or_default();
+        let Some(pointer) = written.strip_prefix('#') else {
+            let mistake = Mistake::error("a reference to another document")
+                .at(reference.span, "expected one that begins with `#/`")
+                .hint("make one document of them all first, with any tool that bundles");
+            decoder.record(mistake);
+            return None;
+        };
+        let mut node = Rc::clone(self.root);
+        for step in pointer.split('/').skip(1) {
+            let step = percent_decode_str(step).decode_utf8_lossy().replace("~1", "/").replace("~0", "~");
+            let next = match &node.value {
+                Value::List(items) => {
+                    step.parse().ok().and_then(|index: usize| items.get(index)).map(Rc::clone)
+                }
+                _ => entry(&node, &step).map(|entry| Rc::clone(&entry.value)),
+            };
+            let Some(next) = next else {
+                decoder.record(
+                    Mistake::error("a reference to nothing").at(reference.span, "there is no such place"),
+                );
+                return None;
+            };
+            node = next;
+        }
+        Some(node)
+    }
+
+    fn operations_of(&mut self, path: &str, item: &BTreeMap<Box<str>, Entry>, decoder: &mut Decoder<'_>) {
+        for (method, operation) in
+            METHODS.iter().filter_map(|(name, method)| Some((method, item.get(*name)?)))
+        {
+            decoder.within(&operation.key, |decoder| self.operation(path, item, method, operation, decoder));
+        }
+        for Entry { key, .. } in item.values() {
+            let name = &*key.text;
+            let is_known = METHODS.iter().any(|(known, _)| *known == name) || BESIDE_METHODS.contains(&name);
+            if is_known || name.starts_with("x-") {
+                continue;
+            }
+            let mut mistake = Mistake::warning("left out");
+            if NOT_SERVED.contains(&name) {
+                mistake = mistake.at(key.span, format!("{} is not served", name.to_ascii_uppercase()));
+            } else {
+                mistake = mistake.at(key.span, "not a method");
+                if let Some(near) = nearest(name, METHODS.iter().map(|(known, _)| *known)) {
+                    mistake = mistake.hint(format!("did you mean `{near}`?"));
+                }
+            }
+            decoder.within(key, |decoder| decoder.record(mistake));
+        }
+    }
+
+    fn operation(
+        &mut self,
+        path: &str,
+        item: &BTreeMap<Box<str>, Entry>,
+        method: &Method,
+        Entry { key, value }: &Entry,
+        decoder: &mut Decoder<'_>,
+    ) {
+        if self.operations.len() == MOST_OPERATIONS {
+            if !std::mem::replace(&mut self.too_many, true) {
+                let label = format!("more than {MOST_OPERATIONS} operations up to here");
+                decoder.record(Mistake::error("too many operations").at(key.span, label));
+            }
+            return;
+        }
+        if decoder.mapping(value, "an operation").is_none() {
+            return;
+        }
+        let security = match entry(value, "security") {
+            Some(Entry { key, value }) => decoder.within(key, |decoder| {
+                self.warn_of_schemes(value, decoder);
+                security(value, decoder)
+            }),
+            None => self.global.clone().unwrap_or(Security::Unsaid),
+        };
+        // The innermost servers count.
+        let own = entry(value, "servers").is_some().then(|| base_path(value, decoder));
+        let prefix = own.or_else(|| {
+            let servers = item.get("servers")?;
+            let key = Key { text: "servers".into(), span: servers.key.span };
+            let holder =
+                Node::mapping(servers.key.span, vec![Entry { key, value: Rc::clone(&servers.value) }]);
+            Some(base_path(&holder, decoder))
+        });
+        let prefix = prefix.filter(|_| !self.given).unwrap_or_else(|| self.prefix.clone());
+        let operation = Operation {
+            method: method.clone(),
+            path: prefix + path,
+            security,
+            place: decoder.place(key.span),
+        };
+        self.operations.push(operation);
+    }
+
+    /// A scheme that is not among the document's is probably misspelled.
+    fn warn_of_schemes(&self, alternatives: &Node, decoder: &mut Decoder<'_>) {
+        let (Some(schemes), Value::List(alternatives)) = (&self.schemes, &alternatives.value) else { return };
+        for alternative in alternatives {
+            let Value::Mapping(entries) = &alternative.value else { continue };
+            for Entry { key, .. } in entries.iter().filter(|entry| !schemes.contains(&*entry.key.text)) {
+                let mut mistake = Mistake::warning("unknown security scheme")
+                    .at(key.span, "not one of `components.securitySchemes`");
+                if let Some(near) = nearest(&key.text, schemes.iter().copied()) {
+                    mistake = mistake.hint(format!("did you mean `{near}`?"));
+                }
+                decoder.record(mistake);
+            }
+        }
+    }
+}
+
+/// What a `security` asks for: a list of alternatives, each of which names schemes and their scopes.
+fn security(node: &Node, decoder: &mut Decoder<'_>) -> Security {
+    let Some(alternatives) = decoder.list(node, "a list of alternatives") else { return Security::Unsaid };
+    let mut scopes = Vec::new();
+    let mut is_public = alternatives.is_empty();
+    for alternative in alternatives {
+        let Some(schemes) = decoder.mapping(alternative, "a mapping of security schemes") else { continue };
+        is_public |= schemes.is_empty();
+        let mut wanted = BTreeSet::new();
+        for Entry { key, value } in schemes {
+            decoder.within(key, |decoder| {
+                for scope in decoder.list(value, "a list of scopes").unwrap_or_default() {
+                    match text(scope) {
+                        Some(text) => drop(wanted.insert(text.to_owned())),
+                        None => decoder.mismatch(scope, "wrong type", "a scope"),
+                    }
+                }
+            });
+        }
+        scopes.push(wanted);
+    }
+    if is_public {
+        return Security::Public;
+    }
+    // An alternative without scopes says nothing of what its credentials must be good for.
+    scopes.retain(|wanted| !wanted.is_empty());
+    let least: Vec<BTreeSet<String>> = scopes
+        .iter()
+        .enumerate()
+        .filter(|(index, wanted)| {
+            let is_covered = |(other, it): (usize, &BTreeSet<String>)| {
+                it.is_subset(wanted) && (it.len() < wanted.len() || other < *index)
+            };
+            !scopes.iter().enumerate().any(is_covered)
+        })
+        .map(|(_, wanted)| wanted.clone())
+        .collect();
+    if least.is_empty() { Security::Credentials } else { Security::Scopes(least) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_servers() {
+        for (url, path) in [
+            ("https://app.stockaj.com/api/v2", "/api/v2"),
+            ("https://app.stockaj.com/api/v2/", "/api/v2"),
+            ("https://app.stockaj.com", ""),
+            ("https://app.stockaj.com/", ""),
+            ("/api/v2", "/api/v2"),
+            ("/", ""),
+            ("api/v2?x#y", "/api/v2"),
+            ("./api", "/api"),
+            ("", ""),
+        ] {
+            assert_eq!(path_of_url(url), path, "{url}");
+        }
+    }
+
+    /// What a document's operations are, or the lines of its report.
+    fn described(text: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("api.yaml");
+        std::fs::write(&file, text).unwrap();
+        let show = |report: &Report| -> Vec<String> {
+            let directory = format!("{}/", directory.path().display());
+            report.lines().map(|line| line.replace(&directory, "")).collect()
+        };
+        match load_description(&file, None) {
+            Ok(LoadedDescription { description, warnings }) => {
+                let operations =
+                    description.operations.iter().map(|Operation { method, path, security, .. }| {
+                        let security = match security {
+                            Security::Scopes(scopes) => {
+                                let all =
+                                    |it: &BTreeSet<String>| it.iter().cloned().collect::<Vec<_>>().join("+");
+                                scopes.iter().map(all).collect::<Vec<_>>().join("|")
+                            }
+                            other => format!("{other:?}"),
+                        };
+                        format!("{method} {path} {security}")
+                    });
+                operations.chain(show(&warnings)).collect()
+            }
+            Err(report) => show(&report),
+        }
+    }
+
+    #[test]
+    fn what_operations_ask_for() {
+        for (security, expected) in [
+            ("[{o: [a]}]", "a"),
+            ("[{o: [b, a], p: [c]}]", "a+b+c"),
+            ("[{o: [a]}, {o: [b]}, {p: [a]}]", "a|b"),
+            ("[{o: [a, b]}, {p: [b]}]", "b"),
+            ("[{o: [a, b]}, {p: [c]}]", "a+b|c"),
+            ("[{o: [a]}, {p: []}]", "a"),
+            ("[{o: []}]", "Credentials"),
+            ("[]", "Public"),
+            ("[{}]", "Public"),
+            ("[{o: [a]}, {}]", "Public"),
+        ] {
+            let operation = format!("paths: {{/a: {{get: {{security: {security}}}}}}}");
+            let by_itself = format!("{{openapi: 3.1.0, {operation}}}");
+            assert_eq!(described(&by_itself), [format!("GET /a {expected}")], "{security}");
+            let by_global = format!("{{openapi: 3.0.3, security: {security}, paths: {{/a: {{get: {{}}}}}}}}");
+            assert_eq!(described(&by_global), [format!("GET /a {expected}")], "{security}");
+            let over_global = format!("{{openapi: 3.0.3, security: [{{o: [z]}}], {operation}}}");
+            assert_eq!(described(&over_global), [format!("GET /a {expected}")], "{security}");
+        }
+        assert_eq!(described("{openapi: 3.1.0, paths: {/a: {get: {}}}}"), ["GET /a Unsaid"]);
+    }
+
+    #[test]
+    fn servers_references_and_what_is_left_out() {
+        for (text, expected) in [
+            (
+                "{openapi: 3.0.0, servers: [{url: 'https://{host}/{base}', variables: {host: {default: h}, base: \
+                 {default: api/v2}}}], paths: {/a: {get: {}}, /b: {servers: [{url: /v3}], put: {}, post: {servers: \
+                 [{url: /v4/}]}}}}",
+                &["GET /api/v2/a Unsaid", "POST /v4/b Unsaid", "PUT /v3/b Unsaid"][..],
+            ),
+            ("{swagger: '2.0', basePath: /v1, paths: {/a: {get: {}}}}", &["GET /v1/a Unsaid"]),
+            (
+                "{openapi: 3.1.0, components: {pathItems: {A: {get: {}, put: {}}}}, paths: {/a: {$ref: \
+                 '#/components/pathItems/A', put: {security: []}}, /b~: {$ref: '#/paths/~1a'}, /c: {$ref: '#/paths/~1b~0'}}}",
+                &[
+                    "GET /a Unsaid",
+                    "PUT /a Public",
+                    "GET /b~ Unsaid",
+                    "PUT /b~ Public",
+                    "GET /c Unsaid",
+                    "PUT /c Public",
+                ],
+            ),
+            (
+                "{openapi: 3.1.0, paths: {/a: {trace: {}, gte: {}, x-get: 5, parameters: []}, x-b: 1}}",
+                &[
+                    "api.yaml:1:31: warning: `paths.\"/a\".trace`: left out; TRACE is not served",
+                    "api.yaml:1:42: warning: `paths.\"/a\".gte`: left out; not a method; did you mean `get`?",
+                ],
+            ),
+            (
+                "{openapi: 3.1.0, servers: [{url: /a}, {url: /b}], paths: {/c: {get: {}}}}",
+                &[
+                    "GET /a/c Unsaid",
+                    "api.yaml:1:39: warning: `servers`: servers with different paths; this one is not looked at; the \
+                     first one's path is `/a`; `--prefix PATH` takes another one",
+                ],
+            ),
+            (
+                "{openapi: 3.1.0, components: {securitySchemes: {oauth: {}}}, paths: {/a: {get: {security: [{oath: [a]}]}}}}",
+                &[
+                    "GET /a a",
+                    "api.yaml:1:93: warning: `paths.\"/a\".get.security`: unknown security scheme; not one of \
+                     `components.securitySchemes`; did you mean `oauth`?",
+                ],
+            ),
+        ] {
+            assert_eq!(described(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_such_document() {
+        for (text, expected) in [
+            (
+                "[]",
+                "not an OpenAPI document; found a list, expected a mapping; an OpenAPI document begins with",
+            ),
+            (
+                "{a: b}",
+                "not an OpenAPI document; expected the key `openapi` in here; an OpenAPI document begins",
+            ),
+            ("routes: {}", "in here; this is a map: `openapi DOCUMENT --config MAP` compares the two"),
+            ("openapi: 4.0.0", "`openapi`: a version that is not known; found `4.0.0`, expected one that is"),
+            ("swagger: 1.2", "`swagger`: a version that is not known; found the number `1.2`"),
+            ("openapi: 3.0.0", "`paths`: missing; expected the key `paths` in here"),
+            ("{openapi: 3.0.0, paths: []}", "`paths`: wrong type; found a list, expected a mapping of paths"),
+            ("{openapi: 3.0.0, paths: {a: {}}}", "`paths.a`: not a path; a path begins with `/`"),
+            (
+                "{openapi: 3.0.0, paths: {/a: {get: 5}}}",
+                "`paths.\"/a\".get`: wrong type; found the number `5`",
+            ),
+            ("{openapi: 3.0.0, paths: {/a: {get: {security: {}}}}}", "expected a list of alternatives"),
+            (
+                "{openapi: 3.0.0, security: [a], paths: {}}",
+                "found `a`, expected a mapping of security schemes",
+            ),
+            ("{openapi: 3.0.0, security: [{o: a}], paths: {}}", "found `a`, expected a list of scopes"),
+            ("{openapi: 3.0.0, paths: {/a: {$ref: 'b.yaml#/c'}}}", "a reference to another document"),
+            (
+                "{openapi: 3.0.0, paths: {/a: {$ref: '#/x'}}}",
+                "a reference to nothing; there is no such place",
+            ),
+            (
+                "{openapi: 3.0.0, paths: {/a: {$ref: '#/paths/~1a'}}}",
+                "references without an end; more than 16",
+            ),
+        ] {
+            let found = described(text);
+            assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+            assert!(found[0].starts_with("api.yaml:1:"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn operations_are_bounded() {
+        const ITEM: &str = "{get: {}, put: {}, post: {}, patch: {}, delete: {}, head: {}}";
+        for (anchor, item, expected) in [
+            ("&item ", "*item", "the aliases explode"),
+            ("", "{$ref: '#/x'}", "more than 10000 operations up to here"),
+        ] {
+            let paths: String = (0..2000).map(|number| format!("  /p{number}: {item}\n")).collect();
+            let found = described(&format!("openapi: 3.1.0\nx: {anchor}{ITEM}\npaths:\n{paths}"));
+            assert!(found.len() == 1 && found[0].contains(expected), "{}: {:?}", found.len(), found.first());
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! A map file from an OpenAPI document.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use http::Method;
+
+use super::convention::ability;
+use super::{OfScopes, of_scopes, template};
+use crate::config::{Description, Operation, Security};
+use crate::policy::ability::Requirement;
+use crate::policy::map::Place;
+use crate::policy::route::Pattern;
+use crate::policy::target::{METHODS, method_number};
+
+/// A drafted map.
+#[derive(Debug)]
+pub struct Draft {
+    /// Its routes, in the order of the document.
+    pub routes: Vec<Route>,
+    /// What is to be said of it.
+    pub notes: Vec<Note>,
+}
+
+/// A drafted route.
+#[derive(Debug)]
+pub struct Route {
+    /// Its pattern, as the document calls its parameters.
+    pub template: String,
+    /// By the method's place in [`METHODS`].
+    rules: [Option<Rule>; METHODS.len()],
+}
+
+/// A drafted rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What it asks for.
+    pub requirement: Requirement,
+    /// Why, where the document does not say just this.
+    pub comment: Option<String>,
+}
+
+/// Something that the draft cannot say as the document does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The operation.
+    pub place: Option<Place>,
+    /// What becomes of it.
+    pub message: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Route {
+    /// Its rules in the order of [`METHODS`], without a HEAD that follows GET anyhow.
+    pub fn rules(&self) -> impl Iterator<Item = (&'static Method, &Rule)> {
+        static LISTED: [Method; METHODS.len()] = METHODS;
+        let requirement = |method| {
+            let rule = method_number(method).and_then(|number| self.rules[number].as_ref())?;
+            Some(&rule.requirement)
+        };
+        let follows = move |method: &Method| {
+            *method == Method::HEAD && requirement(&Method::HEAD) == requirement(&Method::GET)
+        };
+        let written =
+            LISTED.iter().zip(&self.rules).filter_map(|(method, rule)| Some((method, rule.as_ref()?)));
+        written.filter(move |(method, _)| !follows(method))
+    }
+}
+
+/// Drafts a map: what the document's scopes say, else what the convention does. What is in doubt is not allowed.
+pub fn draft(description: &Description) -> Draft {
+    let mut draft = Draft { routes: Vec::new(), notes: Vec::new() };
+    let mut known: BTreeMap<Pattern, usize> = BTreeMap::new();
+    for operation in &description.operations {
+        let template = template(&operation.path);
+        let pattern = match Pattern::parse(&template) {
+            Ok(pattern) => pattern,
+            Err(error) => {
+                draft.note(operation, "left out: it is denied", error.to_string());
+                continue;
+            }
+        };
+        let number = *known.entry(pattern).or_insert_with(|| {
+            draft.routes.push(Route { template, rules: [const { None }; METHODS.len()] });
+            draft.routes.len() - 1
+        });
+        draft.add(number, operation);
+    }
+    draft
+}
+
+impl Draft {
+    fn note(&mut self, operation: &Operation, message: &str, why: String) {
+        let Operation { method, path, place, .. } = operation;
+        let message = format!("{method} {path}: {message}");
+        self.notes.push(Note { place: place.clone(), message, why });
+    }
+
+    /// Two operations of one route and method, whose paths differ in parameters' names, are one if they agree.
+    fn add(&mut self, number: usize, operation: &Operation) {
+        let rule = rule(operation);
+        let (Some(route), Some(method)) = (self.routes.get_mut(number), method_number(&operation.method))
+        else {
+            return;
+        };
+        let earlier = match &mut route.rules[method] {
+            empty @ None => {
+                *empty = Some(rule);
+                return;
+            }
+            Some(earlier) => earlier,
+        };
+        if earlier.requirement == rule.requirement {
+            return;
+        }
+        let both = format!("{} and {}", earlier.requirement, rule.requirement);
+        *earlier = Rule {
+            requirement: Requirement::deny(),
+            comment: Some(format!("two operations of the same paths ask for {both}")),
+        };
+        let template = route.template.clone();
+        self.note(
+            operation,
+            "denied",
+            format!("{template} matches the same paths, and asks for something else"),
+        );
+    }
+}
+
+fn rule(operation: &Operation) -> Rule {
+    match &operation.security {
+        Security::Public => Rule { requirement: Requirement::public(), comment: None },
+        Security::Scopes(alternatives) => {
+            let OfScopes { requirement, less } = of_scopes(alternatives);
+            Rule { requirement, comment: less }
+        }
+        Security::Credentials | Security::Unsaid => by_convention(operation),
+    }
+}
+
+fn by_convention(operation: &Operation) -> Rule {
+    let ability = ability(&operation.method, &operation.path);
+    match ability.as_deref().map(|ability| Requirement::all([ability])) {
+        Some(Ok(requirement)) => Rule { requirement, comment: Some("convention".to_owned()) },
+        Some(Err(error)) => Rule {
+            requirement: Requirement::deny(),
+            comment: Some(format!("the convention gives no ability: {error}")),
+        },
+        None => Rule {
+            requirement: Requirement::deny(),
+            comment: Some("the path names no resource, so the convention gives no ability".to_owned()),
+        },
+    }
+}
+
+/// The draft as a map file; `source` says of what it is one.
+pub fn written(draft: &Draft, source: &str) -> String {
+    let mut text = format!(
+        "# Drafted from {}. Review it: `convention` marks what that does not say.\n\
+         # What is not in here is denied.\n",
+        on_one_line(source)
+    );
+    if draft.routes.is_empty() {
+        return text + "routes: {}\n";
+    }
+    text += "routes:\n";
+    for route in &draft.routes {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {}:", scalar(&route.template));
+        for (method, rule) in route.rules() {
+            // What looks like a variable is none.
+            let requirement = rule.requirement.to_string().replace("${", "$${");
+            let comment =
+                rule.comment.as_ref().map(|it| format!("   # {}", on_one_line(it))).unwrap_or_default();
+            let _ = writeln!(text, "    {method}: {requirement}{comment}");
+        }
+    }
+    text
+}
+
+fn on_one_line(text: &str) -> String {
+    text.replace(|it: char| it.is_control() || matches!(it, '\u{2028}' | '\u{2029}' | '\u{feff}'), " ")
+}
+
+/// A path as a key.
+fn scalar(path: &str) -> String {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || "/_-.~{}*".contains(it);
+    if path.chars().all(is_plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', "''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::super::sample;
+    use super::*;
+    use crate::config::load_abilities;
+    use crate::policy::decision::read_request;
+    use crate::policy::map::Found;
+
+    fn operation(method: &str, path: &str, security: Security) -> Operation {
+        Operation { method: method.parse().unwrap(), path: path.to_owned(), security, place: None }
+    }
+
+    fn scopes(alternatives: &[&str]) -> Security {
+        let set = |it: &&str| it.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+        Security::Scopes(alternatives.iter().map(set).collect())
+    }
+
+    fn described(operations: Vec<Operation>) -> Description {
+        Description { title: String::new(), operations }
+    }
+
+    #[test]
+    fn what_is_drafted() {
+        let draft = draft(&described(vec![
+            operation("GET", "/api/v2/items", Security::Credentials),
+            operation("HEAD", "/api/v2/items", Security::Unsaid),
+            operation("POST", "/api/v2/items", scopes(&["items:create"])),
+            operation("GET", "/api/v2/items/{id}", scopes(&["items:read", "rents:read"])),
+            operation("DELETE", "/api/v2/items/{itemId}", scopes(&["items:delete items:read"])),
+            operation("PUT", "/api/v2/items/{id}", scopes(&["a b", "c"])),
+            operation("GET", "/up", Security::Public),
+            operation("HEAD", "/up", scopes(&["${HOME}"])),
+            operation("GET", "/", Security::Unsaid),
+            operation("PATCH", "/a:b/{x y}", scopes(&["public"])),
+            operation("GET", "/files/{name}.json", Security::Unsaid),
+            operation("PUT", "/x/{a}", scopes(&["a"])),
+            operation("PUT", "/x/{b}", scopes(&["b"])),
+            operation("GET", "/x/{b}/c", scopes(&["a"])),
+            operation("GET", "/x/{c}/c", scopes(&["a"])),
+        ]));
+        assert_eq!(
+            written(&draft, "api.yaml\n(An API)"),
+            "\
+# Drafted from api.yaml (An API). Review it: `convention` marks what that does not say.
+# What is not in here is denied.
+routes:
+  /api/v2/items:
+    GET: items:read   # convention
+    POST: items:create
+  /api/v2/items/{id}:
+    GET: {any: [items:read, rents:read]}
+    PUT: c   # narrower than a and b, or c
+    DELETE: {all: [items:delete, items:read]}
+  /up:
+    GET: public
+    HEAD: '$${HOME}'
+  /:
+    GET: deny   # the path names no resource, so the convention gives no ability
+  '/a:b/{x_y}':
+    PATCH: deny   # a scope is no ability: `public` is a keyword: it stands alone, not in a list of abilities
+  /x/{a}:
+    PUT: deny   # two operations of the same paths ask for a and b
+  /x/{b}/c:
+    GET: a
+"
+        );
+        let notes: Vec<(&str, &str)> = draft.notes.iter().map(|it| (&*it.message, &*it.why)).collect();
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert_eq!(notes[0].0, "GET /files/{name}.json: left out: it is denied");
+        assert_eq!(notes[1].0, "PUT /x/{b}: denied");
+        assert_eq!(written(&super::draft(&described(Vec::new())), "a").lines().last(), Some("routes: {}"));
+    }
+
+    fn path() -> impl Strategy<Value = String> {
+        let segment = prop_oneof![
+            3 => "[abv'#:$ ]{1,2}",
+            3 => prop_oneof![Just("items"), Just("api"), Just("v2"), Just("restore")].prop_map(str::to_owned),
+            3 => "[{][a-z-]{1,2}[}]",
+            1 => "[{]x[}].[a-z]",
+        ];
+        proptest::collection::vec(segment, 0..5).prop_map(|segments| format!("/{}", segments.join("/")))
+    }
+
+    fn security() -> impl Strategy<Value = Security> {
+        let scope = prop_oneof![8 => "[a-c$#'{},:*]{1,3}", 1 => Just("deny".to_owned()), 1 => Just("true".to_owned())];
+        let alternative = proptest::collection::btree_set(scope, 1..4);
+        prop_oneof![
+            Just(Security::Unsaid),
+            Just(Security::Credentials),
+            Just(Security::Public),
+            proptest::collection::vec(alternative, 1..4).prop_map(Security::Scopes),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        /// The file is taken as it is, and its map finds for every operation just what was drafted.
+        #[test]
+        fn the_drafted_map_finds_what_was_drafted(
+            operations in proptest::collection::vec((0..METHODS.len(), path(), security()), 0..12),
+        ) {
+            let operations = operations.into_iter().map(|(method, path, security)| {
+                Operation { method: METHODS[method].clone(), path, security, place: None }
+            });
+            let description = described(operations.collect());
+            let draft = draft(&description);
+            let directory = tempfile::tempdir().unwrap();
+            let file = directory.path().join("draft.yaml");
+            std::fs::write(&file, written(&draft, "a document")).unwrap();
+            let map = match load_abilities(&file) {
+                Ok(loaded) => loaded.map,
+                Err(report) => return Err(TestCaseError::fail(report.render(false))),
+            };
+            let left_out: Vec<&str> = draft.notes.iter().filter_map(|it| it.message.strip_suffix(": left out: it is denied")).collect();
+            for Operation { method, path, .. } in &description.operations {
+                let sample = sample(path);
+                let request = read_request(method.as_str(), &sample);
+                if left_out.contains(&&*format!("{method} {path}")) {
+                    continue;
+                }
+                let (method, read) = request.unwrap();
+                let found = map.find(&method, &read);
+                let Found::Rule { route, rule } = found else {
+                    return Err(TestCaseError::fail(format!("{method} {path}: {found:?}")));
+                };
+                let route = map.route(route).unwrap();
+                let drafted = draft.routes.iter().find(|it| it.template == route.template()).unwrap();
+                prop_assert_eq!(route.pattern(), &Pattern::parse(&template(path)).unwrap());
+                let number = method_number(&method).unwrap();
+                prop_assert_eq!(&rule.requirement, &drafted.rules[number].as_ref().unwrap().requirement);
+            }
+        }
+    }
+}

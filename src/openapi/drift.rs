@@ -1,0 +1,256 @@
+//! Where a map and an OpenAPI document have drifted apart.
+
+use std::collections::{BTreeSet, HashSet};
+
+use http::Method;
+
+use super::{alternatives, of_scopes, said, sample, template};
+use crate::config::{Description, Operation, Security};
+use crate::policy::ability::{Requirement, RequirementKind};
+use crate::policy::decision::read_request;
+use crate::policy::map::{AbilityMap, Found, Place};
+use crate::policy::route::Pattern;
+
+/// One thing that a map and a document do not say alike, or just alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is.
+    pub kind: Kind,
+    /// The method.
+    pub method: Method,
+    /// The path of the operation, or the route's where there is none.
+    pub path: String,
+    /// What the document says that the operation asks for.
+    pub said: Option<String>,
+    /// What the map asks for.
+    pub requirement: Option<String>,
+    /// The route that decides, where it is another than the operation's own.
+    pub covered_by: Option<String>,
+    /// Where the operation is.
+    pub operation: Option<Place>,
+    /// Where the rule is.
+    pub rule: Option<Place>,
+}
+
+/// What is not alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The document has an operation for which the map has no rule: it is denied.
+    NoRule,
+    /// The map has a rule for which the document has no operation.
+    NoOperation,
+    /// The rule asks for something else than the operation.
+    Differs,
+    /// The operation is decided by a route that matches more than it. That is no drift.
+    Covered,
+}
+
+impl Kind {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRule => "no rule",
+            Self::NoOperation => "no operation",
+            Self::Differs => "differs",
+            Self::Covered => "covered",
+        }
+    }
+}
+
+/// All that has drifted apart: operations in the order of the document, then rules in that of the map.
+pub fn drift(description: &Description, map: &AbilityMap) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut reached: HashSet<(usize, Method)> = HashSet::new();
+    for operation in &description.operations {
+        findings.extend(of_operation(operation, map, &mut reached));
+    }
+    for (number, route) in map.routes().enumerate() {
+        for (method, rule) in route.rules() {
+            // Documents seldom tell of these two.
+            let goes_along = matches!(*method, Method::HEAD | Method::OPTIONS);
+            let is_reached = reached.contains(&(number, method.clone()))
+                || (goes_along && reached.iter().any(|(reached, _)| *reached == number));
+            if !is_reached {
+                findings.push(Finding {
+                    kind: Kind::NoOperation,
+                    method: method.clone(),
+                    path: route.template().to_owned(),
+                    said: None,
+                    requirement: Some(rule.requirement.to_string()),
+                    covered_by: None,
+                    operation: None,
+                    rule: rule.place.clone(),
+                });
+            }
+        }
+    }
+    findings
+}
+
+fn of_operation(
+    operation: &Operation,
+    map: &AbilityMap,
+    reached: &mut HashSet<(usize, Method)>,
+) -> Option<Finding> {
+    let finding = Finding {
+        kind: Kind::NoRule,
+        method: operation.method.clone(),
+        path: operation.path.clone(),
+        said: said(operation),
+        requirement: None,
+        covered_by: None,
+        operation: operation.place.clone(),
+        rule: None,
+    };
+    let sample = sample(&operation.path);
+    // A path that no request can have has no rule.
+    let Ok((method, path)) = read_request(operation.method.as_str(), &sample) else { return Some(finding) };
+    let Found::Rule { route: number, rule } = map.find(&method, &path) else { return Some(finding) };
+    let route = map.route(number)?;
+    // HEAD may have found GET's.
+    if let Some((method, _)) = route.rules().find(|(_, it)| std::ptr::eq(*it, rule)) {
+        reached.insert((number, method.clone()));
+    }
+    let is_its_own = Pattern::parse(&template(&operation.path)).is_ok_and(|own| own == *route.pattern());
+    let kind = match (agrees(&operation.security, &rule.requirement), is_its_own) {
+        (false, _) => Kind::Differs,
+        (true, false) => Kind::Covered,
+        (true, true) => return None,
+    };
+    Some(Finding {
+        kind,
+        requirement: Some(rule.requirement.to_string()),
+        covered_by: (!is_its_own).then(|| route.template().to_owned()),
+        rule: rule.place.clone(),
+        ..finding
+    })
+}
+
+/// Whether a rule asks for what the document says, or for as much of that as a rule can.
+fn agrees(security: &Security, requirement: &Requirement) -> bool {
+    let is_public = matches!(requirement.kind(), RequirementKind::Public);
+    match security {
+        Security::Unsaid => true,
+        Security::Credentials => !is_public,
+        Security::Public => is_public,
+        Security::Scopes(scopes) => {
+            let said: BTreeSet<BTreeSet<&str>> =
+                scopes.iter().map(|all| all.iter().map(String::as_str).collect()).collect();
+            let nearest = of_scopes(scopes).requirement;
+            let asked = alternatives(requirement);
+            asked.as_ref() == Some(&said)
+                || asked == alternatives(&nearest) && (asked.is_some() || *requirement == nearest)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::map::{MapBuilder, Unmapped};
+
+    fn operation(method: &str, path: &str, security: Security) -> Operation {
+        Operation { method: method.parse().unwrap(), path: path.to_owned(), security, place: None }
+    }
+
+    fn scopes(alternatives: &[&str]) -> Security {
+        let set = |it: &&str| it.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+        Security::Scopes(alternatives.iter().map(set).collect())
+    }
+
+    #[test]
+    fn what_has_drifted() {
+        let mut builder = MapBuilder::new(Unmapped::Authenticated);
+        let word = |word| Requirement::from_word(word).unwrap();
+        let any = Requirement::any(["b", "a"]).unwrap();
+        builder
+            .route("/items", [(Method::GET, word("items:read"), None), (Method::POST, any, None)])
+            .unwrap();
+        builder.route("/items/{id}", [(Method::GET, word("items:read"), None)]).unwrap();
+        builder
+            .route(
+                "/files/{*rest}",
+                [(Method::GET, word("items:read"), None), (Method::PUT, word("x"), None)],
+            )
+            .unwrap();
+        builder
+            .route(
+                "/up",
+                [
+                    (Method::GET, word("public"), None),
+                    (Method::OPTIONS, word("public"), None),
+                    (Method::HEAD, word("deny"), None),
+                ],
+            )
+            .unwrap();
+        builder
+            .route("/old", [(Method::GET, word("deny"), None), (Method::HEAD, word("deny"), None)])
+            .unwrap();
+        let description = Description {
+            title: String::new(),
+            operations: vec![
+                operation("GET", "/items", Security::Unsaid),
+                operation("POST", "/items", scopes(&["a", "b"])),
+                operation("DELETE", "/items", scopes(&["c"])),
+                operation("HEAD", "/items/{itemId}", scopes(&["items:write"])),
+                operation("GET", "/items/search", Security::Credentials),
+                operation("GET", "/files/{a}/{b}", scopes(&["items:read"])),
+                operation("GET", "/up", Security::Credentials),
+                operation("GET", "/new", Security::Public),
+                operation("GET", "/a b", Security::Unsaid),
+            ],
+        };
+        let lines: Vec<String> = drift(&description, &builder.build())
+            .into_iter()
+            .map(|it| {
+                let or = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+                let (said, asks, by) = (or(it.said), or(it.requirement), or(it.covered_by));
+                format!("{}: {} {}: {said}, {asks}, {by}", it.kind.as_str(), it.method, it.path)
+            })
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "no rule: DELETE /items: c, -, -",
+                "differs: HEAD /items/{itemId}: items:write, items:read, -",
+                "covered: GET /items/search: a token, items:read, /items/{id}",
+                "covered: GET /files/{a}/{b}: items:read, items:read, /files/{*rest}",
+                "differs: GET /up: a token, public, -",
+                "no rule: GET /new: public, -, -",
+                "no rule: GET /a b: -, -, -",
+                "no operation: PUT /files/{*rest}: -, x, -",
+                "no operation: GET /old: -, deny, -",
+                "no operation: HEAD /old: -, deny, -",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_rule_says_what_the_document_does() {
+        let all = |names: &[&str]| Requirement::all(names.iter().copied()).unwrap();
+        let any = |names: &[&str]| Requirement::any(names.iter().copied()).unwrap();
+        for (said, requirement, expected) in [
+            (scopes(&["a"]), all(&["a"]), true),
+            (scopes(&["a"]), any(&["a"]), true),
+            (scopes(&["a"]), any(&["a", "b"]), false),
+            (scopes(&["a"]), all(&["a", "b"]), false),
+            (scopes(&["a", "b"]), any(&["b", "a"]), true),
+            (scopes(&["a b"]), all(&["b", "a"]), true),
+            (scopes(&["a b", "c"]), all(&["c"]), true),
+            (scopes(&["a b", "c"]), all(&["a", "b"]), false),
+            (scopes(&["a b", "c"]), any(&["a", "c"]), false),
+            (scopes(&["a"]), Requirement::authenticated(), false),
+            (scopes(&["a"]), Requirement::public(), false),
+            (scopes(&["a"]), Requirement::deny(), false),
+            (scopes(&["deny"]), Requirement::deny(), true),
+            (scopes(&["deny"]), Requirement::public(), false),
+            (Security::Public, Requirement::public(), true),
+            (Security::Public, Requirement::authenticated(), false),
+            (Security::Credentials, Requirement::authenticated(), true),
+            (Security::Credentials, Requirement::public(), false),
+            (Security::Unsaid, Requirement::public(), true),
+        ] {
+            assert_eq!(agrees(&said, &requirement), expected, "{said:?} {requirement}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A map beside the OpenAPI document of the same API: drafted from it, or compared with it.
+
+mod convention;
+pub mod draft;
+pub mod drift;
+
+use std::collections::BTreeSet;
+
+use crate::config::{Operation, Security};
+use crate::policy::ability::{Requirement, RequirementError, RequirementKind};
+
+/// What stands for a parameter in a sample path: no literal segment is called that.
+const SAMPLE: &str = "0-sample-0";
+
+/// An operation's path as the map has it: parameters of letters, digits and `_`, no slash at the end.
+fn template(path: &str) -> String {
+    let segments = path.split('/').map(|segment| {
+        let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        match name.filter(|name| !name.contains(['{', '}', '*'])) {
+            Some(name) => format!("{{{}}}", name.replace(|it: char| !it.is_ascii_alphanumeric(), "_")),
+            None => segment.to_owned(),
+        }
+    });
+    let template = segments.collect::<Vec<_>>().join("/");
+    match template.strip_suffix('/') {
+        Some(shorter) if !shorter.is_empty() => shorter.to_owned(),
+        _ => template,
+    }
+}
+
+/// A path that a request for the operation may have.
+pub fn sample(path: &str) -> String {
+    let mut sample = String::new();
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('{') {
+        let Some((_, behind)) = after.split_once('}') else { break };
+        sample += before;
+        sample += SAMPLE;
+        rest = behind;
+    }
+    sample + rest
+}
+
+/// What of the scopes a requirement can say.
+#[derive(Debug)]
+struct OfScopes {
+    requirement: Requirement,
+    /// Why it is less than what the document says; none where it is just that.
+    less: Option<String>,
+}
+
+/// The requirement that is as wide as the alternatives, or the nearest that is not wider.
+fn of_scopes(alternatives: &[BTreeSet<String>]) -> OfScopes {
+    let mut problem = None;
+    let usable: Vec<(&BTreeSet<String>, Requirement)> = alternatives
+        .iter()
+        .filter_map(|alternative| match all(alternative) {
+            Ok(requirement) => Some((alternative, requirement)),
+            Err(error) => {
+                problem = Some(format!("a scope is no ability: {error}"));
+                None
+            }
+        })
+        .collect();
+    let single: BTreeSet<&str> = usable
+        .iter()
+        .filter(|(alternative, _)| alternative.len() == 1)
+        .flat_map(|(alternative, _)| alternative.iter().map(String::as_str))
+        .collect();
+    let any = (single.len() > 1).then(|| Requirement::any(single.iter().copied()).ok()).flatten();
+    let shortest = usable.iter().min_by_key(|(alternative, _)| alternative.len());
+    let (requirement, said) = match (any, shortest) {
+        (Some(any), _) => (any, single.len()),
+        (None, Some((_, all))) => (all.clone(), 1),
+        (None, None) => (Requirement::deny(), 0),
+    };
+    let less = problem
+        .or_else(|| (said < alternatives.len()).then(|| format!("narrower than {}", words(alternatives))));
+    OfScopes { requirement, less }
+}
+
+fn all(scopes: &BTreeSet<String>) -> Result<Requirement, RequirementError> {
+    Requirement::all(scopes.iter().map(String::as_str))
+}
+
+/// `a and b, or c`
+fn words(alternatives: &[BTreeSet<String>]) -> String {
+    let all = |it: &BTreeSet<String>| it.iter().map(String::as_str).collect::<Vec<_>>().join(" and ");
+    alternatives.iter().map(all).collect::<Vec<_>>().join(", or ")
+}
+
+/// What the document says that an operation asks for, in the words of a map where they can say it.
+fn said(operation: &Operation) -> Option<String> {
+    match &operation.security {
+        Security::Unsaid => None,
+        Security::Public => Some("public".to_owned()),
+        Security::Credentials => Some("a token".to_owned()),
+        Security::Scopes(alternatives) => Some(match of_scopes(alternatives) {
+            OfScopes { requirement, less: None } => requirement.to_string(),
+            OfScopes { .. } => words(alternatives),
+        }),
+    }
+}
+
+/// The alternatives of a requirement; none for a keyword.
+fn alternatives(requirement: &Requirement) -> Option<BTreeSet<BTreeSet<&str>>> {
+    match requirement.kind() {
+        RequirementKind::All(names) => Some(BTreeSet::from([names.iter().map(|name| &**name).collect()])),
+        RequirementKind::Any(names) => Some(names.iter().map(|name| BTreeSet::from([&**name])).collect()),
+        RequirementKind::Public | RequirementKind::Authenticated | RequirementKind::Deny => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_as_the_map_has_them() {
+        for (path, expected, request) in [
+            ("/items/{id}", "/items/{id}", "/items/0-sample-0"),
+            ("/items/{item-id}/", "/items/{item_id}", "/items/0-sample-0/"),
+            ("/", "/", "/"),
+            ("/a/{x}.json", "/a/{x}.json", "/a/0-sample-0.json"),
+            ("/a/{x}-{y}", "/a/{x}-{y}", "/a/0-sample-0-0-sample-0"),
+            ("/a/{*rest}", "/a/{*rest}", "/a/0-sample-0"),
+            ("/a/{x", "/a/{x", "/a/{x"),
+        ] {
+            assert_eq!((template(path).as_str(), sample(path).as_str()), (expected, request), "{path}");
+        }
+    }
+
+    #[test]
+    fn scopes_as_the_map_can_say_them() {
+        let narrower = |text: &str| Some(format!("narrower than {text}"));
+        for (scopes, expected, less) in [
+            (&["a"][..], "a", None),
+            (&["a b"], "{all: [a, b]}", None),
+            (&["a", "b"], "{any: [a, b]}", None),
+            (&["a b", "c"], "c", narrower("a and b, or c")),
+            (&["a b", "c", "d"], "{any: [c, d]}", narrower("a and b, or c, or d")),
+            (&["a b c", "d e"], "{all: [d, e]}", narrower("a and b and c, or d and e")),
+            (&["public"], "deny", Some("a scope is no ability: `public` is a keyword: it stands alone, not in a list of abilities".to_owned())),
+            (&["a", "deny b"], "a", Some("a scope is no ability: `deny` is a keyword: it stands alone, not in a list of abilities".to_owned())),
+        ] {
+            let alternatives: Vec<BTreeSet<String>> =
+                scopes.iter().map(|it| it.split(' ').map(str::to_owned).collect()).collect();
+            let found = of_scopes(&alternatives);
+            assert_eq!((found.requirement.to_string().as_str(), found.less), (expected, less), "{scopes:?}");
+        }
+    }
+}
