@@ -157,6 +157,26 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_was_asked_only_what_the_token_decides_is_open() {
+        let word = |word| Requirement::from_word(word).unwrap();
+        let mut builder = MapBuilder::new(Unmapped::Deny);
+        let rules = [(Method::GET, "a"), (Method::PUT, "public"), (Method::POST, "deny")];
+        let rules = rules.map(|(method, text)| (method, word(text), None));
+        builder.route("/x", rules).unwrap();
+        let map = builder.build();
+        for (method, path, expected) in [
+            (Method::GET, "/x", None),
+            (Method::PUT, "/x", Some(Ok(Reason::Public))),
+            (Method::POST, "/x", Some(Err(Refusal::Denied))),
+            (Method::DELETE, "/x", Some(Err(Refusal::Unmapped))),
+            (Method::GET, "/y", Some(Err(Refusal::Unmapped))),
+        ] {
+            let found = map.find(&method, &CanonicalPath::new(path).unwrap());
+            assert_eq!(decide_by(&map, &found, Known::Token), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
     fn what_is_missing_is_named_where_all_is_wanted() {
         let has = Abilities::new(["a"]);
         let all = Requirement::all(["a", "b", "c"]).unwrap();
