@@ -115,6 +115,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_alone_is_no_choice() {
+        let alone: Vec<Need> = (0..EXACT).map(|number| set(&[&format!("s{number}")])).collect();
+        let open: &[&[&str]] = &[
+            &["p", "x", "1"],
+            &["p", "x", "2"],
+            &["q", "x", "3"],
+            &["q", "x", "4"],
+            &["p", "b"],
+            &["q", "c"],
+        ];
+        let found = least(&alone.iter().cloned().chain(sets(open)).collect());
+        let expected: BTreeSet<String> = alone.into_iter().flatten().chain(set(&["p", "q"])).collect();
+        assert_eq!(found, expected, "the one that serves the most is not in the best list");
+    }
+
+    #[test]
     fn what_rows_need() {
         let row = |ability: Option<&str>, requirement: &str| UsageRow {
             ability: ability.map(str::to_owned),

@@ -275,6 +275,8 @@ fn abilities(token: &mut Token) {
             .calls(5, 50, ("GET", "/api/v2/rentals"))
             .calls(12, 1, ("GET", "/api/v2/rentals")),
         26 => token.has(&[], &[]).calls(20, 4, REPORT),
+        // Of `any`, what it has lost since is no choice.
+        27 => token.has(&["rents:read"], &[]).had(15, &BOTH).calls(9, 3, REPORT).calls(20, 1, REPORT),
         _ => token,
     };
 }
