@@ -489,3 +489,6 @@ fn at(path: &Path, error: DatabaseError) -> LedgerError {
         source => LedgerError::Open { path, source },
     }
 }
+
+#[cfg(test)]
+mod tests;

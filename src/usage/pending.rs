@@ -128,3 +128,25 @@ pub fn milliseconds(at: SystemTime) -> i64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+impl Pending {
+    /// So many requests of a token on a day, which was the last that it was seen on so far.
+    pub fn note(&mut self, id: &str, on: Day, key: u32, count: u64) {
+        let at = i64::from(on) * 24 * 60 * 60 * 1000;
+        let token = Description {
+            id: id.into(),
+            name: Some(format!("{id}-prod").into()),
+            context: None,
+            workspace_id: None,
+            abilities: crate::policy::ability::Abilities::new(["a"]),
+            created_at: None,
+            expires_at: None,
+        };
+        let token = PendingToken { token, first_seen: at, last_seen: at, days: BTreeMap::new() };
+        let token = self.tokens.entry(token_key(id).into()).or_insert(token);
+        token.first_seen = token.first_seen.min(at);
+        token.last_seen = token.last_seen.max(at);
+        *token.days.entry(on).or_default().by_key.entry(key).or_default() += count;
+    }
+}

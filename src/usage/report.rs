@@ -188,6 +188,34 @@ pub fn by_id(one: &str, other: &str) -> Ordering {
     .then_with(|| one.cmp(other))
 }
 
+impl FindingKind {
+    /// The word for it, as JSON and metrics have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RepeatedDenials => "repeated_denials",
+            Self::PlainHttp => "plain_http",
+            Self::Wildcard => "wildcard",
+            Self::ManyAddresses => "many_addresses",
+            Self::UnusedAbilities => "unused_abilities",
+            Self::NoExpiry => "no_expiry",
+            Self::OldToken => "old_token",
+            Self::Silent => "silent",
+            Self::Naming => "naming",
+        }
+    }
+}
+
+impl Severity {
+    /// The word for it, as JSON and metrics have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Medium => "medium",
+            Self::Low => "low",
+        }
+    }
+}
+
 const fn is_zero(number: &u64) -> bool {
     *number == 0
 }

@@ -9,7 +9,7 @@ use super::findings::{findings, sort};
 use super::ledger::LedgerError;
 use super::question::Question;
 use super::read::{Query, Snapshot, date};
-use super::report::{Report, TokenUsage};
+use super::report::{Finding, Report, TokenUsage};
 use super::writer::View;
 use crate::config::settings::FindingRules;
 
@@ -77,7 +77,7 @@ impl<'a> Telling<'a> {
         Ok(report)
     }
 
-    /// All of it as JSON: no more than one token is in memory at a time, and the findings of all.
+    /// All of it as JSON: no more than one token is in memory at a time, and so many findings as [`MOST_FINDINGS`].
     ///
     /// # Errors
     /// Where the ledger cannot be read, or `output` takes no more.
@@ -86,7 +86,7 @@ impl<'a> Telling<'a> {
         let frame = serde_json::to_string(&self.frame()).map_err(io::Error::from)?;
         let before = frame.split_once("\"tokens\":[]").map_or("{", |(before, _)| before);
         write!(output, "{before}\"tokens\":[")?;
-        let mut found = Vec::new();
+        let (mut found, mut left_off) = (Vec::new(), 0);
         let mut written = Ok(());
         let mut separator = "";
         self.tokens(|token| {
@@ -95,12 +95,18 @@ impl<'a> Telling<'a> {
                 .and_then(|()| serde_json::to_writer(&mut *output, &token).map_err(io::Error::from));
             separator = ",\n";
             found.extend(findings(&token, self.rules, self.now));
+            if found.len() >= 2 * MOST_FINDINGS {
+                left_off += keep_most_severe(&mut found);
+            }
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         written?;
-        sort(&mut found);
+        left_off += keep_most_severe(&mut found);
         write!(output, "],\"findings\":")?;
         serde_json::to_writer(&mut *output, &found).map_err(io::Error::from)?;
+        if left_off > 0 {
+            write!(output, ",\"findings_left_off\":{left_off}")?;
+        }
         write!(output, "}}")?;
         output.flush()?;
         Ok(())
@@ -113,4 +119,15 @@ impl<'a> Telling<'a> {
             ..Report::default()
         }
     }
+}
+
+/// How many findings are told as JSON, the most severe: some 30 MB.
+pub const MOST_FINDINGS: usize = 50_000;
+
+/// Sorts them, and says how many of them went.
+fn keep_most_severe(found: &mut Vec<Finding>) -> usize {
+    sort(found);
+    let left_off = found.len().saturating_sub(MOST_FINDINGS);
+    found.truncate(MOST_FINDINGS);
+    left_off
 }

@@ -3,8 +3,9 @@
 //! Nothing here can stop a request: cores hand over without waiting, and what the disk does not take is kept in memory,
 //! within bounds, until it does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::rc::Rc;
@@ -13,13 +14,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 
 use super::count::{Batch, CoreUsage, Schedule};
+use super::findings::findings;
 use super::ledger::{Bounds, Ledger, LedgerError, Source, Written};
 use super::pending::{Day, Pending, day};
+use super::question::Question;
 use super::read::Unwritten;
 use super::rules::{RuleNumbers, Rules};
+use super::tell::Telling;
 use crate::config::settings;
 use crate::policy::map::AbilityMap;
 use crate::telemetry::metrics::Metrics;
@@ -30,6 +35,8 @@ const MOST_WAITING: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is said that the ledger cannot be written.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How often findings are counted for the metric, at most.
+const ASSESSMENT_PAUSE: Duration = Duration::from_secs(60);
 
 /// What the thread is told.
 pub(super) enum Message {
@@ -160,6 +167,7 @@ impl Usage {
             write_at: Instant::now(),
             waiting: VecDeque::new(),
             complained_at: None,
+            assess_at: Arc::new(Mutex::new(Instant::now())),
         };
         thread::Builder::new().name("usage".to_owned()).spawn(move || writer.run())
     }
@@ -183,6 +191,8 @@ struct Writer {
     write_at: Instant,
     waiting: VecDeque<Waiting>,
     complained_at: Option<Instant>,
+    /// When findings are to be counted again; held by who counts them.
+    assess_at: Arc<Mutex<Instant>>,
 }
 
 /// What is to be done when the cores have handed over what they have counted up to now.
@@ -337,6 +347,33 @@ impl Writer {
         let metrics = self.metrics.usage();
         metrics.dropped(written.dropped);
         metrics.written(SystemTime::now(), written.tokens, written.size);
+        self.assess();
+    }
+
+    /// Counts findings, now and then, in a thread of its own: with very many tokens it takes its time, which writing does
+    /// not have.
+    fn assess(&self) {
+        let (Some(settings), Some(ledger)) = (&self.settings, &self.ledger) else { return };
+        match self.assess_at.try_lock() {
+            Ok(at) if Instant::now() >= *at => {}
+            _ => return,
+        }
+        let (view, rules) =
+            (View { source: Some(ledger.source()), unwritten: None }, settings.findings.clone());
+        let (metrics, assess_at) = (Arc::clone(&self.metrics), Arc::clone(&self.assess_at));
+        let assess = move || {
+            let mut at = assess_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let began = Instant::now();
+            let counted = catch_unwind(AssertUnwindSafe(|| count_findings(&view, &rules)));
+            if let Ok(Ok(counts)) = counted {
+                metrics.usage().found(counts);
+            }
+            // A hundredth of one core at most.
+            *at = Instant::now() + ASSESSMENT_PAUSE.max(began.elapsed() * 100);
+        };
+        if let Err(error) = thread::Builder::new().name("findings".to_owned()).spawn(assess) {
+            tracing::warn!(%error, "usage: findings are not counted");
+        }
     }
 
     fn failed(&mut self, error: &LedgerError) {
@@ -350,6 +387,22 @@ impl Writer {
             tracing::error!(error, "usage: the ledger cannot be written; requests are served all the same");
         }
     }
+}
+
+/// How many findings there are, by kind and severity.
+fn count_findings(
+    view: &View,
+    rules: &settings::FindingRules,
+) -> Result<BTreeMap<(&'static str, &'static str), u64>, LedgerError> {
+    let now = Timestamp::now();
+    let mut counts = BTreeMap::new();
+    Telling::new(view, &Question::default(), rules, now)?.tokens(|token| {
+        for finding in findings(&token, rules, now) {
+            *counts.entry((finding.kind.as_str(), finding.severity.as_str())).or_default() += 1;
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(counts)
 }
 
 /// A damaged file can make the library panic: that ends in this file.

@@ -92,6 +92,8 @@ shapes! {
         "Requests of tokens in the usage ledger, by the abilities that their routes ask for.";
     USAGE_TOKENS: GAUGE "stockaj_gateway_usage_tokens" []
         "Tokens in the usage ledger.";
+    USAGE_FINDINGS: GAUGE "stockaj_gateway_usage_findings" ["kind", "severity"]
+        "Findings about tokens, by kind and severity, as they were counted last.";
     USAGE_BYTES: GAUGE "stockaj_gateway_usage_ledger_bytes" []
         "What the records of the usage ledger come to, as `usage.max_size` bounds it.";
     USAGE_WRITTEN: GAUGE "stockaj_gateway_usage_written_timestamp_seconds" []
@@ -281,6 +283,11 @@ impl Sum {
             requests.push(USAGE_REQUESTS.counter(&[ability, verdict], count as f64));
         });
         families.push(USAGE_REQUESTS.family(requests));
+        let findings = usage.findings();
+        let findings = findings
+            .iter()
+            .map(|((kind, severity), count)| USAGE_FINDINGS.gauge(&[kind, severity], *count as f64));
+        families.push(USAGE_FINDINGS.family(findings.collect()));
         families.push(USAGE_TOKENS.single(read(&usage.tokens) as f64));
         families.push(USAGE_BYTES.single(read(&usage.bytes) as f64));
         let written_at = read(&usage.written_at);

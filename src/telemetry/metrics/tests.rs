@@ -121,6 +121,7 @@ fn values() {
 fn every_metric_has_help_and_type() {
     let metrics = all();
     metrics.usage().kept(true);
+    metrics.usage().found([(("naming", "low"), 1)].into());
     metrics.usage().counted(&["items:read".into()], true, 1);
     metrics.usage().written(SystemTime::UNIX_EPOCH + Duration::from_secs(1), 2, 3);
     let text = metrics.render();

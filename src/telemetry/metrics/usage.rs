@@ -15,6 +15,8 @@ pub struct UsageMetrics {
     kept: AtomicBool,
     /// Requests by ability, and whether they were allowed. As many as the maps have abilities.
     requests: Mutex<BTreeMap<(Box<str>, bool), u64>>,
+    /// By kind and severity.
+    findings: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     pub(super) write_errors: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) tokens: AtomicU64,
@@ -57,6 +59,15 @@ impl UsageMetrics {
         self.tokens.store(tokens, Relaxed);
         self.bytes.store(bytes, Relaxed);
         self.written_at.store(epoch_seconds(now), Relaxed);
+    }
+
+    /// Sets how many findings there are, by kind and severity.
+    pub fn found(&self, findings: BTreeMap<(&'static str, &'static str), u64>) {
+        *self.findings.lock().unwrap_or_else(PoisonError::into_inner) = findings;
+    }
+
+    pub(super) fn findings(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn is_kept(&self) -> bool {

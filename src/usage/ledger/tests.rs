@@ -1,0 +1,258 @@
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use http::Method;
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::ability::Requirement;
+use crate::policy::map::{MapBuilder, Unmapped};
+use crate::usage::count::key;
+use crate::usage::read::{Query, Unwritten, date};
+use crate::usage::report::TokenUsage;
+
+const TODAY: Day = 20_000;
+const ROOMY: Bounds = Bounds { since: TODAY - 90, max_size: 1 << 30 };
+
+/// Rules of which the first two are of the route `/a`, by GET and HEAD.
+fn rules() -> (Arc<Rules>, [u32; 2]) {
+    let rules = Arc::<Rules>::default();
+    let mut builder = MapBuilder::new(Unmapped::Deny);
+    builder.route("/a", [(Method::GET, Requirement::from_word("a").unwrap(), None)]).unwrap();
+    let numbers = rules.of(&builder.build());
+    let number = |method| numbers.number(Some(0), &method).unwrap();
+    let numbers = [number(Method::GET), number(Method::HEAD)];
+    (rules, numbers)
+}
+
+fn of(notes: &[(&str, Day, u32, u64)]) -> Pending {
+    let mut pending = Pending::default();
+    for (id, day, key, count) in notes {
+        pending.note(id, *day, *key, *count);
+    }
+    pending
+}
+
+fn told(source: &Source, query: &Query, unwritten: Option<&Unwritten>) -> Vec<TokenUsage> {
+    let mut tokens = Vec::new();
+    let snapshot = source.snapshot().unwrap();
+    let tell = |token| {
+        tokens.push(token);
+        ControlFlow::Continue(())
+    };
+    snapshot.tokens(query, unwritten, tell).unwrap();
+    tokens
+}
+
+/// `id: day=count …`, for each token.
+fn lines(tokens: &[TokenUsage]) -> Vec<String> {
+    let days = |token: &TokenUsage| -> Vec<String> {
+        token.days.iter().map(|(day, it)| format!("{day}={}", it.allowed + it.denied)).collect()
+    };
+    tokens.iter().map(|token| format!("{}: {}", token.id, days(token).join(" "))).collect()
+}
+
+#[test]
+fn what_was_written_is_told_with_what_was_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("below/usage.redb");
+    let (rules, [get, head]) = rules();
+    let allowed = key(get, Outcome::Allowed);
+    let written = of(&[("10", TODAY - 1, allowed, 2), ("9", TODAY, allowed, 1), ("b", TODAY, allowed, 1)]);
+    let id = {
+        let mut ledger = Ledger::open(&path).unwrap();
+        let written = ledger.write(&written, &rules, ROOMY).unwrap();
+        assert_eq!((written.tokens, written.dropped, written.days_forgotten), (3, 0, 0));
+        ledger.source().snapshot().unwrap().id().unwrap().to_owned()
+    };
+    // Another process, whose rules have other numbers.
+    let (_, others) = (Rules::default(), key(head, Outcome::Denied));
+    let mut ledger = Ledger::open(&path).unwrap();
+    let source = ledger.source();
+    assert_eq!(source.snapshot().unwrap().id(), Some(&*id));
+    let pending = of(&[("10", TODAY, others, 5), ("11", TODAY, allowed, 7), ("a", TODAY, others, 1)]);
+    let unwritten = Unwritten { pending: Arc::new(pending.clone()), rules: Arc::clone(&rules) };
+    let [today, yesterday] = [TODAY, TODAY - 1].map(date);
+    let expected = [
+        format!("9: {today}=1"),
+        format!("10: {yesterday}=2 {today}=5"),
+        format!("11: {today}=7"),
+        format!("a: {today}=1"),
+        format!("b: {today}=1"),
+    ];
+    assert_eq!(lines(&told(&source, &Query::default(), Some(&unwritten))), expected);
+    ledger.write(&pending, &rules, ROOMY).unwrap();
+    let all = told(&source, &Query::default(), None);
+    assert_eq!(lines(&all), expected);
+    let rows: Vec<_> = all[1].usage.iter().map(|row| (row.verdict, row.count, &*row.requirement)).collect();
+    use crate::usage::report::Verdict::{Allowed, Denied};
+    assert_eq!(rows, [(Allowed, 2, "a"), (Denied, 5, "a")]);
+    assert_eq!(all[1].usage[1].methods, BTreeMap::from([("HEAD".to_owned(), 5)]));
+
+    for (query, expected) in [
+        (Query { since: Some(TODAY), token: Some("10".into()) }, vec![format!("10: {today}=5")]),
+        (Query { since: Some(TODAY + 1), token: Some("10".into()) }, vec!["10: ".to_owned()]),
+        (Query { since: None, token: Some("12".into()) }, vec![]),
+    ] {
+        assert_eq!(lines(&told(&source, &query, None)), expected, "{query:?}");
+    }
+}
+
+#[test]
+fn what_is_out_of_time_is_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let (rules, [get, _]) = rules();
+    let mut ledger = Ledger::open(&directory.path().join("usage.redb")).unwrap();
+    let allowed = key(get, Outcome::Allowed);
+    for day in TODAY - 5..TODAY {
+        let id = (day - TODAY + 5).to_string();
+        ledger.write(&of(&[(&id, day, allowed, 1), ("9", day, allowed, 1)]), &rules, ROOMY).unwrap();
+    }
+    // What comes too late is not kept either.
+    let late = of(&[("9", TODAY - 4, allowed, 1)]);
+    let written = ledger.write(&late, &rules, Bounds { since: TODAY - 2, ..ROOMY }).unwrap();
+    assert_eq!(written.tokens, 3);
+    let [one, two] = [TODAY - 2, TODAY - 1].map(date);
+    let expected = [format!("3: {one}=1"), format!("4: {two}=1"), format!("9: {one}=1 {two}=1")];
+    assert_eq!(lines(&told(&ledger.source(), &Query::default(), None)), expected);
+}
+
+#[test]
+fn the_oldest_days_make_room_and_the_newest_stay_within_it() {
+    const MOST: u64 = 64 * 1024;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("usage.redb");
+    let (rules, [get, _]) = rules();
+    let mut ledger = Ledger::open(&path).unwrap();
+    let bounds = Bounds { since: TODAY - 90, max_size: MOST };
+    let allowed = key(get, Outcome::Allowed);
+    let ids: Vec<String> = (0..200).map(|number| number.to_string()).collect();
+    let mut forgotten = 0;
+    for day in TODAY - 40..TODAY {
+        let notes: Vec<_> = ids.iter().map(|id| (&**id, day, allowed, 1)).collect();
+        let written = ledger.write(&of(&notes), &rules, bounds).unwrap();
+        assert!(written.size <= MOST + 1024, "{written:?}");
+        assert_eq!(written.dropped, 0);
+        forgotten += written.days_forgotten;
+    }
+    assert!(forgotten > 20, "{forgotten}");
+    let tokens = told(&ledger.source(), &Query::default(), None);
+    let days = tokens[7].days.len();
+    assert!(tokens.iter().all(|token| token.days.len() == days && days == 40 - forgotten));
+
+    // More tokens in one day than there is room for.
+    let ids: Vec<String> = (1000..3000).map(|number| number.to_string()).collect();
+    let notes: Vec<_> = ids.iter().map(|id| (&**id, TODAY, allowed, 2)).collect();
+    let written = ledger.write(&of(&notes), &rules, bounds).unwrap();
+    assert!(written.size <= MOST + 1024 && written.dropped > 0, "{written:?}");
+    let length = fs::metadata(&path).unwrap().len();
+    assert!(length < 8 * MOST, "{length}");
+}
+
+#[test]
+fn another_format_is_not_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("usage.redb");
+    drop(Ledger::open(&path).unwrap());
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(ABOUT).unwrap().insert("format", "2").unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    assert!(matches!(Ledger::open(&path), Err(LedgerError::Format(format)) if format == "2"));
+}
+
+#[test]
+fn only_one_process_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("usage.redb");
+    let ledger = Ledger::open(&path).unwrap();
+    assert!(matches!(Ledger::open(&path), Err(LedgerError::InUse { .. })));
+    assert!(matches!(Source::open(&path), Err(LedgerError::InUse { .. })));
+    drop(ledger);
+    assert!(Source::open(&path).is_ok());
+}
+
+/// Whatever has become of the file: it is read, or not, and nothing hangs or takes the process with it.
+#[test]
+fn a_damaged_file_is_an_error_or_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("usage.redb");
+    let (rules, [get, _]) = rules();
+    let ids: Vec<String> = (0..300).map(|number| number.to_string()).collect();
+    let notes: Vec<_> = ids.iter().map(|id| (&**id, TODAY - 1, key(get, Outcome::Allowed), 1)).collect();
+    let mut ledger = Ledger::open(&path).unwrap();
+    ledger.write(&of(&notes), &rules, ROOMY).unwrap();
+    drop(ledger);
+    let whole = fs::read(&path).unwrap();
+    let mut random = fastrand::Rng::with_seed(7);
+    let (mut read, mut refused) = (0, 0);
+    for round in 0..150 {
+        let mut bytes = whole.clone();
+        if round % 5 == 0 {
+            bytes.truncate(random.usize(..bytes.len()));
+        } else {
+            for _ in 0..random.usize(1..20) {
+                let index = random.usize(..bytes.len());
+                bytes[index] = random.u8(..);
+            }
+        }
+        fs::write(&path, &bytes).unwrap();
+        let tried = catch_unwind(AssertUnwindSafe(|| -> Result<(), LedgerError> {
+            let mut ledger = Ledger::open(&path)?;
+            ledger.source().snapshot()?.tokens(&Query::default(), None, |_| ControlFlow::Continue(()))?;
+            ledger.write(&of(&notes), &rules, ROOMY).map(drop)
+        }));
+        match tried {
+            Ok(Ok(())) => read += 1,
+            Ok(Err(_)) | Err(_) => refused += 1,
+        }
+    }
+    assert!(read > 0 && refused > 0, "{read} {refused}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever is counted, written and opened again in whatever order: the sums are those of a model.
+    #[test]
+    fn sums_are_kept(
+        rounds in prop::collection::vec(
+            (any::<bool>(), prop::collection::vec((0_u8..6, 0_u32..4, 0_usize..2, 0_u8..4, 1_u64..9), 0..12)),
+            1..6,
+        ),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("usage.redb");
+        let (rules, numbers) = rules();
+        let mut ledger = Some(Ledger::open(&path).unwrap());
+        let mut model = BTreeMap::<(String, Day), [u64; 2]>::new();
+        for (again, notes) in rounds {
+            let mut pending = Pending::default();
+            for (token, day, rule, outcome, count) in notes {
+                let (id, day) = (token.to_string(), TODAY - day);
+                let key = key(numbers[rule], Outcome::of(outcome.into()));
+                pending.note(&id, day, key, count);
+                let is_denied = matches!(Outcome::of(outcome.into()), Outcome::Denied | Outcome::DeniedShadowed);
+                model.entry((id, day)).or_default()[usize::from(is_denied)] += count;
+            }
+            if again {
+                drop(ledger.take());
+                ledger = Some(Ledger::open(&path).unwrap());
+            }
+            ledger.as_mut().unwrap().write(&pending, &rules, ROOMY).unwrap();
+        }
+        let mut sums = BTreeMap::new();
+        for token in told(&ledger.unwrap().source(), &Query::default(), None) {
+            let by_row: u64 = token.usage.iter().map(|row| row.count).sum();
+            let by_day: u64 = token.days.values().map(|day| day.allowed + day.denied).sum();
+            prop_assert_eq!(by_row, by_day);
+            for (day, usage) in &token.days {
+                sums.insert((token.id.clone(), *day), [usage.allowed, usage.denied]);
+            }
+        }
+        let model: BTreeMap<_, _> = model.into_iter().map(|((id, day), sum)| ((id, date(day)), sum)).collect();
+        prop_assert_eq!(sums, model);
+    }
+}
