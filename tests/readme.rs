@@ -84,6 +84,7 @@ fn its_metrics_are_those_of_a_running_gateway() {
     introspector.know("1|reader", Verdict::active(&["items:read"]));
     assert_eq!(gateway.get("/api/v2/items", Some("1|reader")).status, 200);
     gateway.wait_for_metric("usage_requests_total", 1.0);
+    gateway.wait_for_metric(r#"usage_findings{kind="no_expiry"}"#, 1.0);
     assert_eq!(gateway.get("/api/v2/items", None).status, 200, "and in shadow mode, for what it counts");
     let scrape = gateway.metrics().0;
     let text = readme();

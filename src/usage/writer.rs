@@ -35,8 +35,6 @@ const MOST_WAITING: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is said that the ledger cannot be written.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How often findings are counted for the metric, at most.
-const ASSESSMENT_PAUSE: Duration = Duration::from_secs(60);
 
 /// What the thread is told.
 pub(super) enum Message {
@@ -360,6 +358,7 @@ impl Writer {
         }
         let (view, rules) =
             (View { source: Some(ledger.source()), unwritten: None }, settings.findings.clone());
+        let pause = settings.flush_interval;
         let (metrics, assess_at) = (Arc::clone(&self.metrics), Arc::clone(&self.assess_at));
         let assess = move || {
             let mut at = assess_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -369,7 +368,7 @@ impl Writer {
                 metrics.usage().found(counts);
             }
             // A hundredth of one core at most.
-            *at = Instant::now() + ASSESSMENT_PAUSE.max(began.elapsed() * 100);
+            *at = Instant::now() + pause.max(began.elapsed() * 100);
         };
         if let Err(error) = thread::Builder::new().name("findings".to_owned()).spawn(assess) {
             tracing::warn!(%error, "usage: findings are not counted");

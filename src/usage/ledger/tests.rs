@@ -106,7 +106,7 @@ fn what_is_out_of_time_is_forgotten() {
     let mut ledger = Ledger::open(&directory.path().join("usage.redb")).unwrap();
     let allowed = key(get, Outcome::Allowed);
     for day in TODAY - 5..TODAY {
-        let id = (day - TODAY + 5).to_string();
+        let id = (day + 5 - TODAY).to_string();
         ledger.write(&of(&[(&id, day, allowed, 1), ("9", day, allowed, 1)]), &rules, ROOMY).unwrap();
     }
     // What comes too late is not kept either.
