@@ -3,6 +3,8 @@
 //! 100,000 tokens, each of which uses 25 abilities in one flush interval: the worst that a ledger meets. A program of
 //! its own, since the memory of a process is what is measured.
 
+#![allow(clippy::expect_used, clippy::print_stdout)]
+
 use std::cell::Cell;
 use std::fs;
 use std::ops::ControlFlow;
