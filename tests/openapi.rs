@@ -2,22 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::BINARY;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Exit code, standard output and standard error of a command in `directory`.
-fn outcome(directory: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let output = Command::new(BINARY).args(arguments).current_dir(directory).env_clear().output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
-}
+use crate::policy::{outcome, root};
 
 /// `routes --format json` of a map.
 fn routes(directory: &Path, map: &str) -> Vec<(String, String, Value)> {

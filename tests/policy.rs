@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::support::BINARY;
 
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Exit code, standard output and standard error of a command in `directory`, which has no environment.
-fn outcome(directory: &Path, arguments: &[&str]) -> (i32, String, String) {
+pub fn outcome(directory: &Path, arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(BINARY).args(arguments).current_dir(directory).env_clear().output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))

@@ -18,7 +18,7 @@ pub fn outcome_value(tests: &PolicyTests, outcome: &Outcome<'_>) -> Value {
     };
     let mut value = json!({
         "case": described(check),
-        "place": place(check.place.as_ref()),
+        "place": place_value(check.place.as_ref()),
         "name": check.name.as_deref(),
         "method": check.method,
         "path": check.target,
@@ -36,7 +36,7 @@ pub fn outcome_value(tests: &PolicyTests, outcome: &Outcome<'_>) -> Value {
         value["rule"] = json!({
             "path": tests.map.templates().nth(*route),
             "requirement": rule.requirement.to_string(),
-            "place": place(rule.place.as_ref()),
+            "place": place_value(rule.place.as_ref()),
         });
     }
     if !outcome.passed() {
@@ -56,7 +56,7 @@ pub fn unreached_value(rule: &Covered) -> Value {
         "path": rule.template,
         "method": rule.method,
         "requirement": rule.requirement,
-        "place": place(rule.place.as_ref()),
+        "place": place_value(rule.place.as_ref()),
     })
 }
 
@@ -67,7 +67,8 @@ fn word(expected: Expected) -> Value {
     }
 }
 
-fn place(place: Option<&Place>) -> Value {
+/// Where something is.
+pub fn place_value(place: Option<&Place>) -> Value {
     place.map_or(
         Value::Null,
         |place| json!({"file": &*place.file, "line": place.line, "column": place.column}),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::routes::written as requirement_value;
 use super::table::{self, Side};
 use super::{ConfigArgument, Exit, Format, output, report, show};
+use crate::cases::json::place_value;
 use crate::config::{LoadedDescription, load_abilities, load_description};
 use crate::openapi::draft::{Draft, Note, draft, written};
 use crate::openapi::drift::{Finding, Kind, drift};
@@ -143,10 +144,6 @@ fn finding_value(finding: &Finding) -> Value {
         "operation": place_value(finding.operation.as_ref()),
         "rule": place_value(finding.rule.as_ref()),
     })
-}
-
-fn place_value(place: Option<&Place>) -> Value {
-    place.map_or(Value::Null, |it| json!({"file": &*it.file, "line": it.line, "column": it.column}))
 }
 
 fn draft_value(draft: &Draft) -> Value {

@@ -191,24 +191,14 @@ fn scalar(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::super::sample;
+    use super::super::tests::{operation, scopes};
     use super::*;
     use crate::config::load_abilities;
     use crate::policy::decision::read_request;
     use crate::policy::map::Found;
-
-    fn operation(method: &str, path: &str, security: Security) -> Operation {
-        Operation { method: method.parse().unwrap(), path: path.to_owned(), security, place: None }
-    }
-
-    fn scopes(alternatives: &[&str]) -> Security {
-        let set = |it: &&str| it.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
-        Security::Scopes(alternatives.iter().map(set).collect())
-    }
 
     fn described(operations: Vec<Operation>) -> Description {
         Description { title: String::new(), operations }

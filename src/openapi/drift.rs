@@ -146,17 +146,9 @@ fn agrees(security: &Security, requirement: &Requirement) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{operation, scopes};
     use super::*;
     use crate::policy::map::{MapBuilder, Unmapped};
-
-    fn operation(method: &str, path: &str, security: Security) -> Operation {
-        Operation { method: method.parse().unwrap(), path: path.to_owned(), security, place: None }
-    }
-
-    fn scopes(alternatives: &[&str]) -> Security {
-        let set = |it: &&str| it.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
-        Security::Scopes(alternatives.iter().map(set).collect())
-    }
 
     #[test]
     fn what_has_drifted() {

@@ -115,6 +115,15 @@ fn alternatives(requirement: &Requirement) -> Option<BTreeSet<BTreeSet<&str>>> {
 mod tests {
     use super::*;
 
+    pub(super) fn operation(method: &str, path: &str, security: Security) -> Operation {
+        Operation { method: method.parse().unwrap(), path: path.to_owned(), security, place: None }
+    }
+
+    pub(super) fn scopes(alternatives: &[&str]) -> Security {
+        let set = |it: &&str| it.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+        Security::Scopes(alternatives.iter().map(set).collect())
+    }
+
     #[test]
     fn paths_as_the_map_has_them() {
         for (path, expected, request) in [
