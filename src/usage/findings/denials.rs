@@ -76,13 +76,12 @@ fn advice(subject: &Subject<'_>, probing: bool, missing: &BTreeSet<String>) -> S
 /// What would be denied today as well: that a token has got the ability since is no longer a fault.
 fn still_denied(token: &TokenUsage) -> impl Iterator<Item = &UsageRow> {
     let abilities = Abilities::new(token.abilities.iter().map(String::as_str));
-    token.usage.iter().filter(move |row| {
-        let would_be_allowed = match Requirement::read(&row.requirement) {
-            Some(requirement) => requirement.permit(&abilities).is_ok(),
-            None => row.ability.as_deref().is_some_and(|ability| abilities.can(ability)),
-        };
-        row.verdict == Verdict::Denied && row.count > 0 && !would_be_allowed
-    })
+    let is_allowed_now = move |row: &&UsageRow| match Requirement::read(&row.requirement) {
+        Some(requirement) => requirement.permit(&abilities).is_ok(),
+        None => row.ability.as_deref().is_some_and(|ability| abilities.can(ability)),
+    };
+    let denied = token.usage.iter().filter(|row| row.verdict == Verdict::Denied && row.count > 0);
+    denied.filter(move |row| !is_allowed_now(row))
 }
 
 /// How often each route was called with each method. A request that lacked several abilities has a row for each.

@@ -13,8 +13,12 @@ pub(super) type Need = BTreeSet<String>;
 
 /// What the requests of `row` need. Of an `any` it is not only the ability that they were counted for.
 pub(super) fn needs(row: &UsageRow) -> Vec<Need> {
-    let requirement = Requirement::read(&row.requirement);
     let need = |name: &str| Need::from([name.to_owned()]);
+    // As most rows are: there is nothing to read.
+    if let Some(ability) = row.ability.as_deref().filter(|ability| *ability == row.requirement) {
+        return vec![need(ability)];
+    }
+    let requirement = Requirement::read(&row.requirement);
     match requirement.as_ref().map(Requirement::kind) {
         Some(RequirementKind::All(names)) => names.iter().map(|name| need(name)).collect(),
         Some(RequirementKind::Any(names)) => vec![names.iter().map(|name| String::from(&**name)).collect()],
