@@ -1,23 +1,38 @@
 //! `demo`: what it prints is true.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command};
 use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::gateway::{Logs, spawn};
 use crate::support::{BINARY, RawClient, Response};
 
 /// A running demo; killed when dropped.
-struct Demo {
+pub struct Demo {
     child: Child,
     logs: Arc<Logs>,
+    /// Where it makes its own directory.
+    directory: tempfile::TempDir,
 }
 
 impl Demo {
-    fn start(arguments: &[&str]) -> Self {
-        let (child, logs) = spawn(Command::new(BINARY).arg("demo").args(arguments));
-        Self { child, logs }
+    pub fn start(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(BINARY);
+        let (child, logs) = spawn(command.arg("demo").args(arguments).env("TMPDIR", directory.path()));
+        Self { child, logs, directory }
+    }
+
+    /// The URL of its page, with credentials.
+    pub fn usage(&self) -> String {
+        let usage = |line: &str| Some(line.trim().strip_prefix("usage    ")?.split(' ').next()?.to_owned());
+        self.logs.wait(usage).unwrap()
     }
 
     /// What is printed until the last curl line, which is followed by an empty line.
@@ -144,4 +159,58 @@ fn an_address_that_was_asked_for_is_not_replaced() {
         assert!(stderr.contains(&address.to_string()), "{stderr}");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "");
     }
+}
+
+#[test]
+fn its_page_shows_a_month_and_what_was_called() {
+    let demo = Demo::start(&["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
+    let (_, reader) = calls(&demo.welcome()).remove(0);
+    let url = demo.usage();
+    let (credentials, rest) = url.strip_prefix("http://").unwrap().split_once('@').unwrap();
+    let (authority, path) = rest.split_once('/').unwrap();
+    let basic = format!("Basic {}", STANDARD.encode(credentials));
+    let page = |query: &str| {
+        let fields = [("Authorization", &*basic), ("Accept", "text/html")];
+        let answer = RawClient::connect(authority.parse().unwrap()).request(
+            "GET",
+            &format!("/{path}{query}"),
+            &fields,
+            b"",
+        );
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text().to_owned()
+    };
+    let all = page("");
+    for expected in
+        ["warehouse-scanner-prod", "Sent over plain HTTP", "Denied again and again", "Never expires"]
+    {
+        assert!(all.contains(expected), "{expected}: {all}");
+    }
+    // Of today nothing is made up.
+    assert!(page("?since=1d").contains("<dt>Requests</dt><dd>0</dd>"));
+    assert_eq!(curl(&reader).status, 200);
+    assert!(page("?since=1d").contains("<dt>Requests</dt><dd>1</dd>"), "everything up to the moment");
+}
+
+#[test]
+fn its_ledger_goes_with_it() {
+    let mut demo = Demo::start(&["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
+    let (_, reader) = calls(&demo.welcome()).remove(0);
+    assert_eq!(curl(&reader).status, 200);
+    assert_eq!(fs::read_dir(demo.directory.path()).unwrap().count(), 1);
+    kill_process(Pid::from_child(&demo.child), Signal::INT).unwrap();
+    assert!(demo.child.wait().unwrap().success());
+    assert_eq!(fs::read_dir(demo.directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn without_room_for_a_ledger_there_is_all_the_rest() {
+    let mut command = Command::new(BINARY);
+    command.args(["demo", "--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
+    let (child, logs) = spawn(command.env("TMPDIR", "/nowhere"));
+    let demo = Demo { child, logs, directory: tempfile::tempdir().unwrap() };
+    let welcome = demo.welcome();
+    assert!(welcome.iter().any(|line| line.contains("usage    none, as it has no place: ")), "{welcome:#?}");
+    let (status, reader) = calls(&welcome).remove(0);
+    assert_eq!(curl(&reader).status, status);
 }

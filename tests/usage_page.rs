@@ -3,8 +3,11 @@
 use std::fs;
 use std::process::Command;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::demo::Demo;
 use crate::support::{BINARY, Browser};
 
 /// Where tests/run puts it.
@@ -93,4 +96,89 @@ fn everybody_can_read_it() {
         assert_eq!(browser.requests(), [url], "it is all there is");
         assert_eq!(browser.faults(), [] as [String; 0]);
     }
+}
+
+/// A node of what a screen reader sees: its role and its name.
+fn spoken(browser: &Browser) -> Vec<(String, String)> {
+    let tree = browser.devtools("Accessibility.getFullAXTree", &json!({}));
+    let text = |node: &Value, key: &str| node[key]["value"].as_str().unwrap_or_default().to_owned();
+    tree["nodes"].as_array().unwrap().iter().map(|node| (text(node, "role"), text(node, "name"))).collect()
+}
+
+#[test]
+#[ignore = "needs browser: tests/run"]
+fn an_operator_opens_it_and_goes_to_a_token() {
+    let demo = Demo::start(&["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
+    let url = demo.usage();
+    let (credentials, plain) = url.strip_prefix("http://").unwrap().split_once('@').unwrap();
+    let plain = format!("http://{plain}");
+    let browser = Browser::start();
+    browser.show_on("screen", "light", 1000);
+    browser.requests();
+
+    // Without scripts, as far as the page is concerned.
+    browser.devtools("Emulation.setScriptExecutionDisabled", &json!({"value": true}));
+    browser.open(&url);
+    let spoken = spoken(&browser);
+    for (role, name) in [
+        ("heading", "Token usage"),
+        ("main", ""),
+        ("search", "Period and token"),
+        ("region", "What to do"),
+        ("table", "Calls per ability, most first"),
+        ("table", "Those with most to do first, then the busiest"),
+        ("rowheader", "warehouse-scanner-prod 3"),
+    ] {
+        assert!(spoken.contains(&(role.to_owned(), name.to_owned())), "{role} {name}: {spoken:#?}");
+    }
+    assert!(spoken.iter().any(|(role, name)| role == "image" && name.starts_with("Denied: ")), "{spoken:#?}");
+    browser.devtools("Emulation.setScriptExecutionDisabled", &json!({"value": false}));
+    browser.open(&url);
+    assert_eq!(axe(&browser), json!([]));
+    keep_screenshot(&browser);
+
+    // By keyboard to the first link in the list of tokens.
+    const TAB: &str = "\u{e004}";
+    const ENTER: &str = "\u{e007}";
+    let at_a_token = "const at = document.activeElement;
+        return at.matches('.tokens a') && [at.textContent.trim(), getComputedStyle(at).outlineStyle];";
+    let mut found = json!(false);
+    for _ in 0..100 {
+        browser.press(TAB);
+        found = browser.run(at_a_token);
+        if found != json!(false) {
+            break;
+        }
+    }
+    assert_eq!(found[1], "solid", "where the keyboard is must be seen: {found}");
+    browser.press(ENTER);
+    let name = found[0].as_str().unwrap();
+    let id = name.rsplit(' ').next().unwrap();
+    browser.wait_for_title(&format!("Token {id}"));
+    assert_eq!(axe(&browser), json!([]));
+
+    // Nothing is asked for but pages, with the credentials that were given once.
+    let requests = browser.requests();
+    let requests: Vec<String> =
+        requests.iter().map(|request| request.replace(&format!("{credentials}@"), "")).collect();
+    assert!(requests.iter().all(|request| request.starts_with(&plain)), "{requests:?}");
+    assert_eq!(requests.last(), Some(&format!("{plain}?token={id}")));
+    browser.open(&format!("{plain}?since=7d"));
+    assert_eq!(browser.run("return document.querySelector('select').value;"), "7d");
+    assert_eq!(browser.faults(), [] as [String; 0]);
+}
+
+/// Writes what the README shows, where that is wanted.
+fn keep_screenshot(browser: &Browser) {
+    if std::env::var_os("BLESS").is_none() {
+        return;
+    }
+    // What is there to do is told in short, so that the charts are in the picture.
+    browser.run("for (const it of [...document.querySelectorAll('details')].slice(1)) it.open = false;");
+    let end = browser.run("return document.querySelector('[aria-labelledby=days] details').offsetTop;");
+    let clip = json!({"x": 0, "y": 0, "width": 1000, "height": end, "scale": 0.9});
+    let image =
+        browser.devtools("Page.captureScreenshot", &json!({"clip": clip, "captureBeyondViewport": true}));
+    let image = STANDARD.decode(image["data"].as_str().unwrap()).unwrap();
+    fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/images/usage.png"), image).unwrap();
 }

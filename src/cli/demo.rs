@@ -1,12 +1,17 @@
 //! `demo`: the main job with nothing installed.
 
+mod ledger;
+mod month;
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::SystemTime;
 
 use anstyle::{AnsiColor, Style};
 
+use self::ledger::Folder;
 use super::run::shutdown;
 use super::{Exit, output, report};
 use crate::config;
@@ -60,14 +65,21 @@ impl Arguments {
         let mut taken = Vec::new();
         let address = choose(self.address, ADDRESS, &mut taken);
         let admin = choose(self.admin_address, ADMIN_ADDRESS, &mut taken);
-        let yaml = gateway_yaml(address, admin, stockaj);
+        // For as long as it serves. A system without room for it has all the rest.
+        let ledger = Folder::new();
+        let usage = ledger.as_ref().ok();
+        let yaml = gateway_yaml(address, admin, stockaj, usage);
         let settings = config::load_text("the demo's gateway.yaml", yaml)?.settings;
+        if let Some(usage) = usage {
+            month::write(&usage.file(), &settings.abilities, SystemTime::now())?;
+        }
         let log = log::init(&settings.log);
         let server = Server::bind(settings, log, Inherited::default())?;
         let welcome = Welcome {
             stockaj,
             gateway: reachable(server.proxy_address(), address),
             admin: reachable(server.admin_address(), admin),
+            usage: ledger.as_ref().map(|usage| usage.admin_token.as_str()).map_err(ToString::to_string),
             taken,
         };
         let exit = output(Exit::Fine, |out| welcome.write(out));
@@ -169,15 +181,17 @@ const CALLS: [Call; 11] = [
 ];
 
 /// What a person needs to know to try the demo.
-struct Welcome {
+struct Welcome<'a> {
     stockaj: SocketAddr,
     gateway: SocketAddr,
     admin: SocketAddr,
+    /// The admin token, which opens the page of usage; or why there is none.
+    usage: Result<&'a str, String>,
     /// The defaults that were taken.
     taken: Vec<SocketAddr>,
 }
 
-impl Welcome {
+impl Welcome<'_> {
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self { stockaj, gateway, admin, .. } = self;
         writeln!(out, "{BOLD}A stand-in for Stockaj behind a gateway.{BOLD:#} Ctrl-C ends both.\n")?;
@@ -186,6 +200,13 @@ impl Welcome {
         }
         writeln!(out, "  gateway  http://{gateway}")?;
         writeln!(out, "  metrics  http://{admin}/metrics")?;
+        match &self.usage {
+            Ok(token) => writeln!(
+                out,
+                "  usage    http://demo:{token}@{admin}/usage {DIM}(the month before today is made up){DIM:#}"
+            )?,
+            Err(error) => writeln!(out, "  usage    {DIM}none, as it has no place: {error}{DIM:#}")?,
+        }
         writeln!(out, "  Stockaj  http://{stockaj} {DIM}(by-passes the gateway){DIM:#}\n")?;
 
         writeln!(out, "{BOLD}Tokens{BOLD:#}\n")?;
@@ -212,10 +233,23 @@ impl Welcome {
 }
 
 /// A gateway.yaml in front of `stockaj`, with the shipped map in it.
-fn gateway_yaml(address: SocketAddr, admin: SocketAddr, stockaj: SocketAddr) -> String {
+fn gateway_yaml(
+    address: SocketAddr,
+    admin: SocketAddr,
+    stockaj: SocketAddr,
+    usage: Option<&Folder>,
+) -> String {
+    let (token, usage) = match usage {
+        Some(usage) => (
+            format!(", token: '{}'", usage.admin_token),
+            format!("usage: {{path: '{}'}}\n", usage.file().display().to_string().replace('\'', "''")),
+        ),
+        None => (String::new(), String::new()),
+    };
     let mut text = format!(
         "listen: {{address: '{address}', drain_timeout: 2s}}\n\
-         admin: {{address: '{admin}'}}\n\
+         admin: {{address: '{admin}'{token}}}\n\
+         {usage}\
          backend: {{url: 'http://{stockaj}'}}\n\
          introspection: {{url: 'http://{stockaj}/api/v2/token'}}\n\
          log: {{format: text}}\n\

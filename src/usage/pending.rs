@@ -98,6 +98,30 @@ impl Pending {
         }
     }
 
+    /// Adds days of a token that were counted elsewhere.
+    pub fn insert(&mut self, other: PendingToken) {
+        let key: Box<[u8]> = token_key(&other.token.id).into();
+        let Some(known) = self.tokens.get_mut(&key) else {
+            self.counters += other.days.values().map(|counts| counts.by_key.len()).sum::<usize>();
+            self.tokens.insert(key, other);
+            return;
+        };
+        known.first_seen = known.first_seen.min(other.first_seen);
+        known.last_seen = known.last_seen.max(other.last_seen);
+        for (day, more) in other.days {
+            let counts = known.days.entry(day).or_default();
+            counts.plain_http = counts.plain_http.saturating_add(more.plain_http);
+            counts.addresses.add(&more.addresses);
+            for (key, count) in more.by_key {
+                let sum = counts.by_key.entry(key).or_insert_with(|| {
+                    self.counters += 1;
+                    0
+                });
+                *sum = sum.saturating_add(count);
+            }
+        }
+    }
+
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()

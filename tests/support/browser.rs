@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, Encode};
 
-use super::{Authority, RawClient};
+use super::{Authority, PATIENCE, RawClient};
 
 /// A process that ends with the test.
 pub struct Process {
@@ -165,6 +165,15 @@ impl Browser {
         let sent = events.filter(|event| event["method"] == "Network.requestWillBeSent");
         let urls = sent.map(|event| event["params"]["request"]["url"].as_str().unwrap().to_owned());
         urls.filter(|url| !url.starts_with("chrome:") && !url.starts_with("data:")).collect()
+    }
+
+    /// Waits for a page with this title.
+    pub fn wait_for_title(&self, title: &str) {
+        let end = Instant::now() + PATIENCE;
+        while self.command("GET", "/title", &Value::Null) != title {
+            assert!(Instant::now() < end, "no page `{title}`");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Presses the key of a character, such as Tab, and lets it go.
