@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::BINARY;
+use crate::support::{BINARY, Gateway, Introspector, PATIENCE, Upstream, Verdict};
 
 const SHIPPED: &str = "config/stockaj.yaml";
 const CANDIDATE: &str = "tests/maps/candidate.yaml";
@@ -101,4 +102,32 @@ Over the recorded usage since 2026-10-29
     let told: Value = serde_json::from_str(&diff(&[&words[..], &["--format", "json"]].concat()).1).unwrap();
     let call = json!({"method": "POST", "route": "/api/v2/items/{id}/restore", "count": 300, "up_to": false});
     assert_eq!(told["usage"]["denied"][0], json!({"id": "17", "name": "sync-prod", "calls": [call]}));
+}
+
+#[test]
+fn the_ledger_of_a_gateway_names_the_tokens() {
+    let (upstream, introspector) = (Upstream::start(), Introspector::start());
+    introspector.know("17|secret", Verdict::active(&["items:read"]).named("17", "sync-prod"));
+    let map = "abilities:\n  routes:\n    /items/{id}: {GET: items:read, PUT: items:read}\n";
+    let mut gateway = Gateway::builder()
+        .backend(&upstream)
+        .introspector(&introspector)
+        .yaml("usage:\n  path: usage.redb\n")
+        .yaml(map)
+        .start();
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/items/5", Some("17|secret")).status, 200);
+    }
+    gateway.signal(Signal::TERM);
+    assert!(gateway.wait_exit(PATIENCE).success());
+    let old = gateway.directory().join("gateway.yaml");
+    let new = gateway.directory().join("candidate.yaml");
+    std::fs::write(&new, "routes: {'/items/{id}': {GET: items:list, PUT: items:read}}\n").unwrap();
+    let [old, new] = [old, new].map(|path| path.display().to_string());
+    let (exit, told, said) = diff(&[&old, &new, "--since", "30d", "--config", &old]);
+    assert_eq!((exit, &*said), (1, ""));
+    let expected = "\n  1 token would be denied 3 calls\n    17 sync-prod: GET /items/{id}, 3 calls\n";
+    assert!(told.contains("\nOver the recorded usage since ") && told.ends_with(expected), "{told}");
+    // The candidate keeps no ledger.
+    assert_eq!(diff(&[&old, &new, "--since", "30d", "--config", &new]).0, 2);
 }

@@ -6,14 +6,18 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Color, Style};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
 use self::usage::Affected;
 use super::routes::written;
-use super::{Exit, Format, output, report, show};
+use super::usage::kept;
+use super::{ConfigArgument, Exit, Format, output, report, show};
 use crate::config::{self, LoadedAbilities};
 use crate::policy::difference::{Callers, Change, Difference, OptionsChange, Side, difference};
+use crate::usage::question::{Question, Since};
+use crate::usage::report::Report;
 
 /// Tell what a change of the map allows or denies anew; exit 1 when something
 #[derive(Debug, clap::Args)]
@@ -28,18 +32,17 @@ pub(crate) struct Arguments {
     /// Tell of recorded usage, too: which tokens would be denied how many calls. What `usage --format json` prints
     #[arg(long, value_name = "FILE")]
     usage: Option<PathBuf>,
+    /// The same of the last days, such as 30d, in the ledger of --config
+    #[arg(long, value_name = "DAYS", conflicts_with = "usage")]
+    since: Option<Since>,
+    #[command(flatten)]
+    config: ConfigArgument,
 }
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
         let (Some(old), Some(new)) = (load(&self.old), load(&self.new)) else { return Exit::Usage };
-        let usage = match self.usage.as_deref().map(usage::read).transpose() {
-            Ok(usage) => usage,
-            Err(error) => {
-                report(format_args!("error: {error}"));
-                return Exit::Usage;
-            }
-        };
+        let Ok(usage) = self.recorded() else { return Exit::Usage };
         let difference = match difference(&old.map, &new.map) {
             Ok(difference) => difference,
             Err(too_many) => {
@@ -52,6 +55,20 @@ impl Arguments {
         output(exit, |out| match self.format {
             Format::Table => table(&difference, affected.as_ref(), out),
             Format::Json => json(&difference, affected.as_ref(), out),
+        })
+    }
+}
+
+impl Arguments {
+    /// The recorded usage that is to be told of. What is wrong has been told.
+    fn recorded(&self) -> Result<Option<Report>, Exit> {
+        if let Some(since) = self.since {
+            let question = Question { since: Some(since), ..Question::default() };
+            return kept(&self.config.path(), &question, Timestamp::now()).map(|own| Some(own.report));
+        }
+        self.usage.as_deref().map(usage::read).transpose().map_err(|error| {
+            report(format_args!("error: {error}"));
+            Exit::Usage
         })
     }
 }

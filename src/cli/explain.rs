@@ -1,5 +1,7 @@
 //! `explain`: one decision, step by step.
 
+mod advice;
+
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,6 +12,7 @@ use anstyle::{AnsiColor, Color, Style};
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
+use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::routes::colour;
@@ -22,8 +25,10 @@ use crate::policy::map::{AbilityMap, Found};
 use crate::policy::path::decoded;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Leniency, Mode};
+use crate::shown::shown;
 use crate::tokens::introspection::Answer;
 use crate::tokens::introspector::Introspector;
+use crate::tokens::verdict::Verdict;
 
 /// Explain the decision on a request; exit 0 when it is allowed, 1 when it is denied
 #[derive(Debug, clap::Args)]
@@ -56,28 +61,34 @@ impl Arguments {
             Ok(caller) => caller,
             Err(exit) => return exit,
         };
+        let (caller, holder) = caller;
         let mut verdict = Exit::Wrong;
         let printed = output(Exit::Fine, |out| {
+            if let Some(holder) = holder {
+                step(out, "token of", holder)?;
+            }
             verdict = explain(&loaded.map, &self.method, &self.path, &caller, out)?;
             Ok(())
         });
         if printed == Exit::Fine { verdict } else { printed }
     }
 
-    fn caller(&self, path: &Path) -> Result<Caller, Exit> {
+    /// Who asks, and what the introspector said of whose token it is.
+    fn caller(&self, path: &Path) -> Result<(Caller, Option<String>), Exit> {
         if self.token_stdin {
             return ask(path);
         }
-        Ok(match &self.abilities {
+        let caller = match &self.abilities {
             // `--abilities ''` is a token without abilities.
             Some(names) => Caller::Active(abilities(names)),
             None => Caller::Nobody,
-        })
+        };
+        Ok((caller, None))
     }
 }
 
 /// Asks the introspector of the configuration at `path` about the token on standard input.
-fn ask(path: &Path) -> Result<Caller, Exit> {
+fn ask(path: &Path) -> Result<(Caller, Option<String>), Exit> {
     let wrong = |error: &dyn Display| {
         report(format_args!("error: {error}"));
         Exit::Wrong
@@ -92,25 +103,42 @@ fn ask(path: &Path) -> Result<Caller, Exit> {
     };
     let field = Zeroizing::new([b"Bearer ", line.trim().as_bytes()].concat());
     let Ok(field) = HeaderValue::from_maybe_shared(Bytes::from_owner(field)) else {
-        return Ok(Caller::Refused(Refusal::MalformedToken));
+        return Ok((Caller::Refused(Refusal::MalformedToken), None));
     };
     let fields = HeaderMap::from_iter([(AUTHORIZATION, field)]);
     let token = match Token::from_fields(&fields, settings.limits.token_bytes) {
         Ok(token) => token,
-        Err(refusal) => return Ok(Caller::Refused(refusal)),
+        Err(refusal) => return Ok((Caller::Refused(refusal), None)),
     };
     let answer = Introspector::ask_once(&settings, token.secret()).map_err(|error| wrong(&error))?;
     Ok(match answer {
-        Answer::Active(verdict) if verdict.has_expired(SystemTime::now()) => {
-            Caller::Refused(Refusal::ExpiredToken)
+        Answer::Active(verdict) => {
+            let holder = holder(&verdict);
+            let caller = match verdict.has_expired(SystemTime::now()) {
+                true => Caller::Refused(Refusal::ExpiredToken),
+                false => Caller::Active(verdict.abilities),
+            };
+            (caller, Some(holder))
         }
-        Answer::Active(verdict) => Caller::Active(verdict.abilities),
-        Answer::Inactive => Caller::Refused(Refusal::InactiveToken),
+        Answer::Inactive => (Caller::Refused(Refusal::InactiveToken), None),
         Answer::NoVerdict(why) => {
             wrong(&why);
-            Caller::Refused(Refusal::NoVerdict)
+            (Caller::Refused(Refusal::NoVerdict), None)
         }
     })
+}
+
+/// Name, id and expiry of a token. Never the token, nor its hash, which is the id where the introspector names none.
+fn holder(verdict: &Verdict) -> String {
+    let is_hash = verdict.id.len() == 64 && verdict.id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = if is_hash { String::new() } else { format!(" (id {})", shown(&verdict.id)) };
+    let name = verdict.name.as_deref().map_or("no name".to_owned(), shown);
+    let expiry = match verdict.expires_at.map(Timestamp::try_from) {
+        Some(Ok(expiry)) => format!("expires {expiry}"),
+        Some(Err(_)) => "expires in a far future".to_owned(),
+        None => "does not expire".to_owned(),
+    };
+    format!("{name}{id}, {expiry}")
 }
 
 /// Writes the steps of a decision in the order in which the gateway takes them.
@@ -222,6 +250,11 @@ fn steps(
             false => "shadow, but a token is asked for, unless `shadow_authentication` says otherwise",
         };
         step(output, "mode", text)?;
+    }
+    if let Err(refusal) = &decision
+        && let Some(advice) = advice::advice(refusal, map.requirement(&found).ok(), caller)
+    {
+        step(output, "advice", advice)?;
     }
     Ok(decision)
 }
@@ -363,6 +396,7 @@ route        /api/v2/items/{id}
 requirement  {all: [items:read, items:update]} (stockaj.yaml:8)
 token        active, with items:read
 missing      items:update
+advice       add items:update to the token, or create a new one with: items:read,items:update
 verdict      denied with 403 (missing_ability)
 "
         );
@@ -506,7 +540,7 @@ verdict      denied with 400 (bad_request): dot segment in the path
             };
             let caller = arguments.caller(Path::new("unread")).unwrap();
             let (method, path) = (&arguments.method, &arguments.path);
-            let exit = explain(&map(Unmapped::Deny), method, path, &caller, &mut Vec::new()).unwrap();
+            let exit = explain(&map(Unmapped::Deny), method, path, &caller.0, &mut Vec::new()).unwrap();
             assert_eq!(exit, expected, "{arguments:?}");
         }
     }

@@ -106,26 +106,7 @@ impl Arguments {
         if !self.add.is_empty() && !self.config.is_named() {
             return Ok(None);
         }
-        let file = self.config.path();
-        let mistaken = |mistakes| {
-            show(&mistakes);
-            Exit::Wrong
-        };
-        let wrong = |error| {
-            report(format_args!("error: {error}"));
-            Exit::Wrong
-        };
-        let Some(usage) = config::load_usage(&file).map_err(mistaken)? else {
-            return Err(wrong(UsageError::NotKept(file)));
-        };
-        let kept = match read(&usage, &self.question(), now) {
-            Err(LedgerError::InUse { .. }) => {
-                let admin = config::load_admin(&file).map_err(mistaken)?;
-                ask(&admin, &self.question()).map_err(wrong)?
-            }
-            other => other.map_err(|error| wrong(error.into()))?,
-        };
-        Ok(Some(Own { report: kept, rules: usage.findings }))
+        kept(&self.config.path(), &self.question(), now).map(Some)
     }
 
     /// The own report and those of the files, with their findings.
@@ -193,9 +174,32 @@ impl Arguments {
     }
 }
 
+/// The report of a configuration's ledger, by way of its gateway while one runs. What is wrong has been told.
+pub(super) fn kept(file: &Path, question: &Question, now: Timestamp) -> Result<Own, Exit> {
+    let mistaken = |mistakes| {
+        show(&mistakes);
+        Exit::Wrong
+    };
+    let wrong = |error| {
+        report(format_args!("error: {error}"));
+        Exit::Wrong
+    };
+    let Some(usage) = config::load_usage(file).map_err(mistaken)? else {
+        return Err(wrong(UsageError::NotKept(file.to_owned())));
+    };
+    let kept = match read(&usage, question, now) {
+        Err(LedgerError::InUse { .. }) => {
+            let admin = config::load_admin(file).map_err(mistaken)?;
+            ask(&admin, question).map_err(wrong)?
+        }
+        other => other.map_err(|error| wrong(error.into()))?,
+    };
+    Ok(Own { report: kept, rules: usage.findings })
+}
+
 /// A configuration's own report, and what it takes for a finding.
-struct Own {
-    report: Report,
+pub(super) struct Own {
+    pub(super) report: Report,
     rules: FindingRules,
 }
 

@@ -1,0 +1,93 @@
+//! What `explain` tells of a real token.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use crate::support::{Answer, BINARY, Introspector, Verdict};
+
+/// Exit code, standard output and standard error of `explain GET /items --token-stdin`.
+fn explain(introspector: &Introspector, token: &str) -> (i32, String, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.yaml");
+    let yaml = format!(
+        "backend: {{url: 'http://127.0.0.1:1'}}\n{}abilities: {{routes: {{/items: {{GET: {{all: [a, b]}}}}}}}}\n",
+        introspector.yaml()
+    );
+    std::fs::write(&file, yaml).unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["explain", "GET", "/items", "--token-stdin", "--config"]).arg(&file);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{token}\n").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_real_token_is_asked_about_and_never_shown() {
+    let introspector = Introspector::start();
+    let named = |abilities: &[&str]| Verdict::active(abilities).named(17, "sync\u{1b}prod");
+    introspector.know("17|both", named(&["a", "b"]).expiring("2999-01-02T03:04:05Z"));
+    introspector.know("17|one", named(&["a"]));
+    introspector.know("17|late", named(&["a", "b"]).expiring("2001-01-01T00:00:00Z"));
+    introspector.know("17|odd", Verdict::Answer(Answer::with(500, &[], "oops")));
+    for (token, exit, told) in [
+        (
+            "17|both",
+            0,
+            &[
+                "token of     sync\u{fffd}prod (id 17), expires 2999-01-02T03:04:05Z",
+                "verdict      allowed (allowed)",
+            ][..],
+        ),
+        (
+            "17|one",
+            1,
+            &[
+                "token of     sync\u{fffd}prod (id 17), does not expire",
+                "missing      b",
+                "advice       add b to the token, or create a new one with: a,b",
+                "verdict      denied with 403 (missing_ability)",
+            ],
+        ),
+        (
+            "17|late",
+            1,
+            &[
+                "token of     sync\u{fffd}prod (id 17), expires 2001-01-01T00:00:00Z",
+                "advice       create a new token: this one has expired",
+                "verdict      denied with 401 (expired_token)",
+            ],
+        ),
+        (
+            "17|unknown",
+            1,
+            &[
+                "advice       create a new token: this one is unknown to the introspector, or revoked",
+                "verdict      denied with 401 (inactive_token)",
+            ],
+        ),
+        ("17|odd", 1, &["verdict      denied with 503 (no_verdict)"]),
+        ("17|two words", 1, &["verdict      denied with 401 (malformed_token)"]),
+    ] {
+        let (code, stdout, stderr) = explain(&introspector, token);
+        assert_eq!(code, exit, "{token}: {stdout}{stderr}");
+        for line in told {
+            assert!(stdout.lines().any(|it| it == *line), "{token}: {line}\n{stdout}");
+        }
+        assert!(stderr.is_empty() != (token == "17|odd"), "{token}: {stderr}");
+        assert!(!format!("{stdout}{stderr}").contains(token), "{token}: {stdout}{stderr}");
+    }
+}
+
+#[test]
+fn an_introspector_of_rfc_7662_is_asked_too() {
+    let introspector = Introspector::start_rfc7662("gateway", "secret");
+    introspector
+        .know("17|both", Verdict::active(&["a", "b"]).named(17, "sync-prod").expiring(32_472_144_000_u64));
+    let (code, stdout, stderr) = explain(&introspector, "17|both");
+    assert_eq!((code, &*stderr), (0, ""), "{stdout}");
+    assert!(stdout.starts_with("token of     sync-prod (id 17), expires 2999-01-01T00:00:00Z\n"), "{stdout}");
+    assert_eq!(explain(&introspector, "17|unknown").0, 1);
+}
