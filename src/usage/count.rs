@@ -11,7 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
-use super::writer::Message;
+use super::report::Verdict;
+use super::writer::{Message, send};
 use crate::policy::ability::Abilities;
 
 /// How many tokens a batch has at most. More are counted in the next one.
@@ -64,6 +65,19 @@ impl Outcome {
             _ => Self::DeniedShadowed,
         }
     }
+
+    /// What the enforced map said.
+    pub const fn verdict(self) -> Verdict {
+        match self {
+            Self::Allowed | Self::AllowedWouldDeny => Verdict::Allowed,
+            Self::Denied | Self::DeniedShadowed => Verdict::Denied,
+        }
+    }
+
+    /// Whether another mode or map said otherwise.
+    pub const fn is_shadowed(self) -> bool {
+        matches!(self, Self::AllowedWouldDeny | Self::DeniedShadowed)
+    }
 }
 
 /// One request of a token.
@@ -106,7 +120,7 @@ pub struct Schedule {
 pub struct Batch {
     /// Tells the slots of this batch from those of others.
     epoch: u32,
-    /// When it was begun, by both clocks.
+    /// When its first request was counted, by both clocks.
     pub began: (Instant, SystemTime),
     /// A row a token.
     pub rows: Vec<Row>,
@@ -194,6 +208,10 @@ impl Batch {
                 row.token = token;
             }
             return *index;
+        }
+        if self.rows.is_empty() {
+            // A core may have had nothing to count for days.
+            self.began = (Instant::now(), SystemTime::now());
         }
         let index = self.rows.len() as u32;
         if self.rows.len() < MOST_TOKENS {
@@ -291,9 +309,14 @@ impl Drop for CoreUsage {
     fn drop(&mut self) {
         let batch = self.batch.get_mut();
         if !batch.is_empty() {
-            // The core has ended: there is time to wait for those before it.
+            // The core has ended: there is time to wait for those before it, but not for a disk that hangs.
             let last = std::mem::replace(batch, Batch::new(1));
-            let _ = self.sender.send(Message::Batch(Box::new(last)));
+            if send(&self.sender, Message::Batch(Box::new(last))).is_err() {
+                tracing::warn!("usage: the last requests of a core are not counted");
+            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,7 +49,7 @@ pub(super) fn unwritten_tokens(
 ) {
     let asked = |id: &str| query.token.as_deref().is_none_or(|asked| asked == id);
     for (id, _) in unwritten.iter().flat_map(|it| it.pending.tokens()).filter(|(id, _)| asked(id)) {
-        if let Some(token) = Tally::new(None, query.since).finish(id, unwritten)
+        if let Some(token) = Tally::new(None, query.since).finish(id, &HashMap::new(), unwritten)
             && tell(token).is_break()
         {
             return;
@@ -123,7 +123,7 @@ impl Snapshot {
         let mut tell_new = |key: Option<&[u8]>, tell: &mut dyn FnMut(TokenUsage) -> ControlFlow<()>| {
             let is_before = |(id, _): &(&str, _)| key.is_none_or(|key| token_key(id).as_slice() < key);
             while let Some((id, _)) = new.next_if(is_before) {
-                if let Some(token) = Tally::new(None, query.since).finish(id, unwritten)
+                if let Some(token) = Tally::new(None, query.since).finish(id, &self.rules, unwritten)
                     && tell(token).is_break()
                 {
                     return ControlFlow::Break(());
@@ -142,10 +142,10 @@ impl Snapshot {
             let mut tally = Tally::new(TokenRecord::decode(record.value()).ok(), query.since);
             for cursor in &mut cursors {
                 if let Some(record) = cursor.of(key)? {
-                    tally.add(cursor.day, &record, &self.rules);
+                    tally.add(cursor.day, record);
                 }
             }
-            if let Some(token) = tally.finish(&id, unwritten)
+            if let Some(token) = tally.finish(&id, &self.rules, unwritten)
                 && tell(token).is_break()
             {
                 return Ok(());
@@ -170,10 +170,10 @@ impl Snapshot {
             let name = day_table(day);
             let table = self.transaction.open_table(TableDefinition::<Bytes, Bytes>::new(&name))?;
             if let Some(record) = table.get(key.as_slice())? {
-                tally.add(day, &DayRecord::decode(record.value()).unwrap_or_default(), &self.rules);
+                tally.add(day, DayRecord::decode(record.value()).unwrap_or_default());
             }
         }
-        Ok(tally.finish(id, unwritten))
+        Ok(tally.finish(id, &self.rules, unwritten))
     }
 }
 
@@ -213,13 +213,25 @@ struct Tally {
     since: Option<Day>,
     token: TokenUsage,
     addresses: Addresses,
-    by_rule: BTreeMap<(Arc<Rule>, Verdict), Sums>,
+    /// What is on disk, by the ledger's numbers of rules; in memory, by the rules themselves.
+    by_number: HashMap<(u32, Verdict), Sums>,
+    by_rule: HashMap<(Arc<Rule>, Verdict), Sums>,
 }
 
 #[derive(Default)]
 struct Sums {
     days: BTreeMap<Date, u64>,
     shadow: u64,
+}
+
+impl Sums {
+    fn add(&mut self, day: Date, outcome: Outcome, count: u64) {
+        let sum = self.days.entry(day).or_default();
+        *sum = sum.saturating_add(count);
+        if outcome.is_shadowed() {
+            self.shadow = self.shadow.saturating_add(count);
+        }
+    }
 }
 
 impl Tally {
@@ -229,17 +241,18 @@ impl Tally {
             since,
             token: TokenUsage::default(),
             addresses: Addresses::default(),
-            by_rule: BTreeMap::new(),
+            by_number: HashMap::new(),
+            by_rule: HashMap::new(),
         }
     }
 
-    fn add(&mut self, day: Day, record: &DayRecord, rules: &HashMap<u32, Arc<Rule>>) {
-        let addresses = Addresses::from(record.addresses.clone());
-        self.add_day(day, record.plain_http, &addresses);
+    fn add(&mut self, day: Day, record: DayRecord) {
+        self.add_day(day, record.plain_http, &Addresses::from(record.addresses));
         for (key, count) in record.keys.iter().zip(&record.counts) {
-            if let Some(rule) = rules.get(&(key >> 2)) {
-                self.add_count(day, Arc::clone(rule), Outcome::of(*key), *count);
-            }
+            let outcome = Outcome::of(*key);
+            self.add_to_day(day, outcome, *count);
+            let sums = self.by_number.entry((key >> 2, outcome.verdict())).or_default();
+            sums.add(date(day), outcome, *count);
         }
     }
 
@@ -249,7 +262,10 @@ impl Tally {
             self.add_day(*day, counts.plain_http, &counts.addresses);
             for (key, count) in &counts.by_key {
                 if let Some(rule) = rules.get(key >> 2) {
-                    self.add_count(*day, rule, Outcome::of(*key), *count);
+                    let outcome = Outcome::of(*key);
+                    self.add_to_day(*day, outcome, *count);
+                    let sums = self.by_rule.entry((rule, outcome.verdict())).or_default();
+                    sums.add(date(*day), outcome, *count);
                 }
             }
         }
@@ -262,30 +278,22 @@ impl Tally {
         usage.addresses.add(addresses);
     }
 
-    fn add_count(&mut self, day: Day, rule: Arc<Rule>, outcome: Outcome, count: u64) {
-        let day = date(day);
-        let (verdict, is_shadow) = match outcome {
-            Outcome::Allowed => (Verdict::Allowed, false),
-            Outcome::Denied => (Verdict::Denied, false),
-            Outcome::AllowedWouldDeny => (Verdict::Allowed, true),
-            Outcome::DeniedShadowed => (Verdict::Denied, true),
-        };
-        let usage = self.token.days.entry(day).or_default();
-        let sum = match verdict {
+    fn add_to_day(&mut self, day: Day, outcome: Outcome, count: u64) {
+        let usage = self.token.days.entry(date(day)).or_default();
+        let sum = match outcome.verdict() {
             Verdict::Allowed => &mut usage.allowed,
             Verdict::Denied => &mut usage.denied,
         };
         *sum = sum.saturating_add(count);
-        let sums = self.by_rule.entry((rule, verdict)).or_default();
-        let sum = sums.days.entry(day).or_default();
-        *sum = sum.saturating_add(count);
-        if is_shadow {
-            sums.shadow = sums.shadow.saturating_add(count);
-        }
     }
 
     /// None: nothing is known of this token.
-    fn finish(mut self, id: &str, unwritten: Option<&Unwritten>) -> Option<TokenUsage> {
+    fn finish(
+        mut self,
+        id: &str,
+        rules: &HashMap<u32, Arc<Rule>>,
+        unwritten: Option<&Unwritten>,
+    ) -> Option<TokenUsage> {
         let pending = unwritten.and_then(|it| Some((it.pending.token(id)?, &it.rules)));
         if let Some((pending, rules)) = pending {
             self.add_pending(pending, rules);
@@ -308,7 +316,12 @@ impl Tally {
         token.addresses = self.addresses.estimate();
         let abilities = Abilities::new(about.abilities.iter().map(String::as_str));
         token.abilities = about.abilities;
-        token.usage = rows(self.by_rule, &abilities);
+        let on_disk = self
+            .by_number
+            .into_iter()
+            .filter_map(|((number, verdict), sums)| Some((Arc::clone(rules.get(&number)?), verdict, sums)));
+        let in_memory = self.by_rule.into_iter().map(|((rule, verdict), sums)| (rule, verdict, sums));
+        token.usage = rows(on_disk.chain(in_memory), &abilities);
         Some(token)
     }
 }
@@ -330,9 +343,9 @@ fn newer(about: Option<TokenRecord>, pending: &PendingToken) -> TokenRecord {
 }
 
 /// Rows by ability, route, verdict and requirement, whatever the method.
-fn rows(by_rule: BTreeMap<(Arc<Rule>, Verdict), Sums>, abilities: &Abilities) -> Vec<UsageRow> {
+fn rows(by_rule: impl Iterator<Item = (Arc<Rule>, Verdict, Sums)>, abilities: &Abilities) -> Vec<UsageRow> {
     let mut rows: BTreeMap<(Option<String>, String, Verdict, String), UsageRow> = BTreeMap::new();
-    for ((rule, verdict), sums) in by_rule {
+    for (rule, verdict, sums) in by_rule {
         let count = sums.days.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
         for ability in stand_for(&rule, verdict, abilities) {
             let (route, requirement) = (rule.route.to_string(), rule.requirement.to_string());

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,12 +17,13 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 
-use super::count::{Batch, CoreUsage, Schedule};
+use super::count::{Batch, CoreUsage, Outcome, Schedule};
 use super::findings::findings;
 use super::ledger::{Bounds, Ledger, LedgerError, Source, Written};
 use super::pending::{Day, Pending, day};
 use super::question::Question;
 use super::read::Unwritten;
+use super::report::Verdict;
 use super::rules::{RuleNumbers, Rules};
 use super::tell::Telling;
 use crate::config::settings;
@@ -33,6 +34,10 @@ use crate::telemetry::metrics::Metrics;
 const MOST_WAITING: usize = 8;
 /// How long a question waits for the cores to hand over what they have.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the end waits for the last write.
+const LAST_WRITE: Duration = Duration::from_secs(5);
+/// How often it is tried again to tell the thread something.
+const PAUSE: Duration = Duration::from_millis(5);
 /// How often it is said that the ledger cannot be written.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -49,6 +54,24 @@ pub(super) enum Message {
     /// No core is left.
     Stop,
 }
+
+/// Tells the thread something, and waits until it can be told, but no longer than [`PATIENCE`]: it may be waiting for a
+/// disk that hangs.
+pub(super) fn send(sender: &SyncSender<Message>, mut message: Message) -> Result<(), Hangs> {
+    let asked = Instant::now();
+    loop {
+        match sender.try_send(message) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(back)) if asked.elapsed() < PATIENCE => message = back,
+            Err(_) => return Err(Hangs),
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// The thread takes nothing, or is no more.
+#[derive(Debug)]
+pub(super) struct Hangs;
 
 /// What there is to read.
 #[derive(Clone, Debug)]
@@ -114,7 +137,7 @@ impl Usage {
             other => other,
         };
         let message = Message::Adopt(settings.cloned().map(Box::new));
-        if matches!(&*thread, Thread::Running(_)) && self.sender.send(message).is_ok() {
+        if matches!(&*thread, Thread::Running(_)) && send(&self.sender, message).is_ok() {
             // Two waits, the core's and the writer's: both together are shorter than the interval.
             let pause = settings.map(|settings| settings.flush_interval * 2 / 5);
             self.schedule.send_modify(|schedule| schedule.pause = pause);
@@ -132,7 +155,7 @@ impl Usage {
         loop {
             match self.sender.try_send(message) {
                 Ok(()) => break,
-                Err(std::sync::mpsc::TrySendError::Full(back)) if asked.elapsed() < PATIENCE => {
+                Err(TrySendError::Full(back)) if asked.elapsed() < PATIENCE => {
                     message = back;
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
@@ -142,12 +165,16 @@ impl Usage {
         view.await.ok()
     }
 
-    /// Writes the last of it. To be called when all cores have ended.
+    /// Writes the last of it, for a few seconds at most. To be called when all cores have ended.
     pub fn stop(&self) {
         if let Thread::Running(thread) = std::mem::replace(&mut *self.thread(), Thread::Over) {
-            let stopped = self.sender.send(Message::Stop).is_ok() && thread.join().is_ok();
-            if !stopped {
-                tracing::error!("usage: the writer had failed");
+            let asked = Instant::now();
+            let told = send(&self.sender, Message::Stop).is_ok();
+            while told && !thread.is_finished() && asked.elapsed() < LAST_WRITE {
+                thread::sleep(PAUSE);
+            }
+            if !thread.is_finished() || thread.join().is_err() {
+                tracing::error!("usage: the last of it is not written");
             }
         }
     }
@@ -249,10 +276,7 @@ impl Writer {
         for row in &batch.rows {
             for (key, count) in &row.counts {
                 if let Some(rule) = self.rules.get(key >> 2) {
-                    let is_allowed = matches!(
-                        super::count::Outcome::of(*key),
-                        super::count::Outcome::Allowed | super::count::Outcome::AllowedWouldDeny
-                    );
+                    let is_allowed = Outcome::of(*key).verdict() == Verdict::Allowed;
                     self.metrics.usage().counted(&rule.abilities, is_allowed, u64::from(*count));
                 }
             }
