@@ -33,6 +33,8 @@ use crate::telemetry::metrics::Metrics;
 /// How many messages may wait: more are with the cores until these are taken.
 const MOST_WAITING: usize = 8;
 /// How long a question waits for the cores to hand over what they have.
+const HANDING_OVER: Duration = Duration::from_secs(5);
+/// How long it is tried to tell the thread something.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the end waits for the last write.
 const LAST_WRITE: Duration = Duration::from_secs(5);
@@ -291,7 +293,7 @@ impl Writer {
             schedule.flush += 1;
             flush = schedule.flush;
         });
-        self.waiting.push_back(Waiting { flush, until: Instant::now() + PATIENCE, purpose });
+        self.waiting.push_back(Waiting { flush, until: Instant::now() + HANDING_OVER, purpose });
     }
 
     /// Does, in their order, what has waited for the cores for long enough.
