@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -67,10 +68,15 @@ impl Image {
 
     /// The image's command with these words, in its root: as its user, and nothing can be written.
     fn command(&self, words: &[&str]) -> Command {
+        self.command_with(words, "true")
+    }
+
+    /// With what else is to be done to the root, `$root`, before nothing of it can be written.
+    fn command_with(&self, words: &[&str], mount: &str) -> Command {
         let user = self.config["User"].as_str().unwrap();
         let inside = format!(
-            "mount --bind '{0}' '{0}' && mount --bind /dev '{0}/dev' && mount -o remount,bind,ro '{0}' && \
-             exec chroot --userspec={user} '{0}' \"$@\"",
+            "root='{0}' && mount --bind \"$root\" \"$root\" && mount --bind /dev \"$root/dev\" && {mount} && \
+             mount -o remount,bind,ro \"$root\" && exec chroot --userspec={user} \"$root\" \"$@\"",
             self.root.display()
         );
         let mut command = Command::new("unshare");
@@ -167,6 +173,7 @@ fn the_image_holds_little_and_runs_as_nobody_and_writes_nothing() {
     runs(&image);
     speaks_tls_on_both_sides(&image);
     shows_the_demo(&image);
+    keeps_a_ledger_where_there_is_a_volume(&image);
 }
 
 /// All that the binary is made of, and nothing else.
@@ -349,6 +356,35 @@ fn shows_the_demo(image: &Image) {
     let mut client = RawClient::connect(line.strip_suffix("/metrics").unwrap().parse().unwrap());
     let scrape = client.get("/metrics", None);
     assert!(scrape.text().contains("stockaj_gateway_build_info"), "{}", scrape.text());
+}
+
+/// A volume that is made for the directory has its content and its owner: none, and the image's user.
+fn keeps_a_ledger_where_there_is_a_volume(image: &Image) {
+    const LEDGER: &str = "var/lib/stockaj-gateway";
+    let directory = fs::metadata(image.root.join(LEDGER)).unwrap();
+    assert_eq!((directory.uid(), directory.gid()), (65532, 65532));
+    let yaml = format!(
+        "listen: {{address: '127.0.0.1:0'}}\nadmin: {{address: '127.0.0.1:0'}}\nruntime: {{threads: 1}}\n\
+         backend: {{url: 'http://127.0.0.1:9'}}\n\
+         introspection: {{url: 'http://127.0.0.1:9/api/v2/token'}}\nusage: {{path: /{LEDGER}/usage.redb}}\n\
+         abilities: {{file: '${{STOCKAJ_ABILITY_MAP}}'}}\n"
+    );
+    fs::write(image.root.join("etc/stockaj-gateway/gateway.yaml"), yaml).unwrap();
+    let volume = format!("mount --bind \"$root/{LEDGER}\" \"$root/{LEDGER}\"");
+    for (mount, is_written) in [("true", false), (&*volume, true)] {
+        let (child, logs) = spawn(&mut image.command_with(&["run"], mount));
+        let _gateway = Running(child, Arc::clone(&logs));
+        // Either way it serves.
+        listening(&logs);
+        let ledger = image.root.join(LEDGER).join("usage.redb");
+        let end = std::time::Instant::now() + PATIENCE;
+        let is_told = || logs.all().iter().any(|line| line.contains("the ledger cannot be written"));
+        while !(ledger.exists() || is_told()) {
+            assert!(std::time::Instant::now() < end, "{:?}", logs.all());
+            thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert_eq!((ledger.exists(), is_told()), (is_written, !is_written), "{:?}", logs.all());
+    }
 }
 
 fn listening(logs: &Logs) -> std::net::SocketAddr {

@@ -100,14 +100,17 @@ fn the_demo_s_clients_are_answered() {
 
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.yaml");
-    let settings = read("compose/gateway.yaml")
+    let environment = &demo["services"]["gateway"]["environment"];
+    let config = text(&environment["STOCKAJ_GATEWAY_CONFIG"]).strip_prefix("/etc/stockaj-gateway/").unwrap();
+    let settings = read(&format!("compose/{config}"))
+        .replace("/var/lib/stockaj-gateway", directory.path().to_str().unwrap())
         .replace("stockaj:8000", &stockaj.to_string())
         .replace("0.0.0.0:8080", &proxy.to_string())
         .replace("0.0.0.0:9090", &admin.to_string());
     std::fs::write(&file, settings).unwrap();
     let map = deploy("../config/stockaj.yaml");
     let mut command = Command::new(BINARY);
-    command.arg("run").arg("--config").arg(&file).env("STOCKAJ_ABILITY_MAP", map);
+    command.arg("run").arg("--config").arg(&file).env("STOCKAJ_ABILITY_MAP", &map);
     let (child, logs) = spawn(&mut command);
     let gateway = Process(child, logs);
     gateway.1.wait(|line| line.contains("\"listener\":\"proxy\"").then_some(())).unwrap();
@@ -131,4 +134,11 @@ fn the_demo_s_clients_are_answered() {
         let found = metrics.metric(&format!("requests_total{{{status},{reason}}}"));
         assert_eq!(found, count, "{labels} in\n{}", metrics.0);
     }
+
+    // Who uses what, as the demo's first lines say to ask.
+    let mut command = Command::new(BINARY);
+    let usage = command.arg("usage").arg("--config").arg(&file).env("STOCKAJ_ABILITY_MAP", &map);
+    let usage = usage.output().unwrap();
+    let said = String::from_utf8(usage.stdout).unwrap();
+    assert!(usage.status.success() && said.contains("warehouse-scanner-prod"), "{said}");
 }

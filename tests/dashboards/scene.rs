@@ -7,6 +7,7 @@ use crate::support::{Authority, Gateway, Introspector, RawClient, Upstream, Verd
 /// Nobody listens where the spans go.
 const TRACES: &str = "traces: {otlp_endpoint: \"http://127.0.0.1:9\"}\n";
 const OPERATOR: (&str, &str) = ("Authorization", "Bearer operator");
+const JSON: (&str, &str) = ("Accept", "application/json");
 
 /// What it would enforce one day: of the tokens below some would be refused, and some would be let in.
 const CANDIDATE: &str = "routes: {/up: {GET: public}, /nowhere: {GET: authenticated}}\n";
@@ -17,6 +18,7 @@ pub(super) struct Scene {
     _upstream: Upstream,
     _introspector: Introspector,
     _candidate: tempfile::NamedTempFile,
+    _ledger: tempfile::TempDir,
 }
 
 impl Scene {
@@ -30,15 +32,27 @@ impl Scene {
         let builder = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority);
         let candidate = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(candidate.path(), CANDIDATE).unwrap();
+        let ledger = tempfile::tempdir().unwrap();
+        let path = ledger.path().join("usage.redb");
         let gateway = builder
+            .yaml(&format!("usage: {{path: {}, flush_interval: 200ms}}\n", path.display()))
             .yaml(&format!("shadow: {}\n", candidate.path().display()))
             .yaml("listen:\n  redirect_address: 127.0.0.1:0\n")
             .yaml("admin:\n  token: operator\n")
             .yaml(&format!("redis: {{url: {redis}}}\nwebhook: {{secret: shared}}\n"))
             .yaml(TRACES)
             .start();
-        let scene = Self { gateway, _upstream: upstream, _introspector: introspector, _candidate: candidate };
+        let scene = Self {
+            gateway,
+            _upstream: upstream,
+            _introspector: introspector,
+            _candidate: candidate,
+            _ledger: ledger,
+        };
         scene.traffic();
+        // Counted and written when all who counted have handed it over, which a question waits for.
+        let mut admin = RawClient::connect(scene.gateway.admin());
+        assert_eq!(admin.request("GET", "/usage", &[OPERATOR, JSON], b"").status, 200);
         scene
     }
 

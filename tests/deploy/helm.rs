@@ -57,6 +57,31 @@ fn the_chart_s_defaults_are_the_kustomization() {
     }
 }
 
+/// With `usage` in its gateway.yaml it is the kustomization with the component.
+#[test]
+#[ignore = "needs kubernetes: tests/run"]
+fn the_chart_has_a_volume_for_a_ledger() {
+    let copy = copy_with("resources: [../base]\ncomponents: [../components/usage]\n");
+    let kustomized = resources(&rendered(&copy.path().join("own")));
+    let base = fs::read_to_string(directory("base").join("gateway.yaml")).unwrap();
+    let file = copy.path().join("own/gateway.yaml");
+    for line in ["usage: {}\n", "usage: {path: /var/lib/stockaj-gateway/usage.redb}\n"] {
+        let configuration = format!("{base}{line}");
+        fs::write(&file, &configuration).unwrap();
+        let values = json!({"gateway": {"configuration": configuration}});
+        let text = template("stockaj", &values.to_string());
+        assert_taken(line, &text, &file);
+        let name = "\"StatefulSet\" \"stockaj\"";
+        assert_eq!(resources(&text)[name], kustomized[name], "{line}");
+    }
+    let usage = json!({"size": "20Gi", "storageClass": "fast"});
+    let values = json!({"gateway": {"configuration": format!("{base}usage: {{}}\n"), "usage": usage}});
+    let text = template("stockaj", &values.to_string());
+    assert!(text.contains("storageClassName: fast\n") && text.contains("storage: 20Gi}"), "{text}");
+    let values = json!({"gateway": {"configuration": format!("{base}usage: null\n")}});
+    assert!(template("stockaj", &values.to_string()).contains("kind: Deployment\n"));
+}
+
 /// How long a pod may take to end follows from gateway.yaml, and its ports do.
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
@@ -134,6 +159,10 @@ fn the_chart_refuses_what_would_not_hold() {
             "\"soon\" is not a duration",
         ),
         (json!({"gateway": {"configuration": "admin: {"}}), "gateway.configuration: "),
+        (
+            json!({"gateway": {"configuration": "admin: {address: '0.0.0.0:9090'}\nusage: {path: /tmp/usage.redb}"}}),
+            "usage.path must be below /var/lib/stockaj-gateway",
+        ),
     ] {
         let output = helm("stockaj", &values.to_string());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

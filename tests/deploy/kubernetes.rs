@@ -72,8 +72,14 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
+/// What makes the pods: a StatefulSet where each has a volume of its own.
+fn workload(resources: &[Value]) -> &Value {
+    let is_stateful = resources.iter().any(|it| it["kind"] == "StatefulSet");
+    the(resources, if is_stateful { "StatefulSet" } else { "Deployment" })
+}
+
 fn pod(resources: &[Value]) -> &Value {
-    &the(resources, "Deployment")["spec"]["template"]
+    &workload(resources)["spec"]["template"]
 }
 
 fn container<'a>(containers: &'a Value, name: &str) -> &'a Value {
@@ -135,7 +141,7 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
     // What selects the pod, does; a Service leads to a port of the gateway, by number.
     for selector in [
         &policy["podSelector"]["matchLabels"],
-        &the(resources, "Deployment")["spec"]["selector"]["matchLabels"],
+        &workload(resources)["spec"]["selector"]["matchLabels"],
         &the(resources, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
         &the(resources, "Service")["spec"]["selector"],
     ] {
@@ -157,6 +163,21 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
         assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
     }
     assert_eq!(gateway["securityContext"]["readOnlyRootFilesystem"], true);
+
+    // A ledger has a volume, which is this pod's alone, has room for it, and is its user's.
+    let volumes = list(&workload(resources)["spec"]["volumeClaimTemplates"]);
+    assert_eq!(volumes.len(), usize::from(settings.usage.is_some()));
+    if let (Some(usage), [volume]) = (&settings.usage, volumes) {
+        let mut mounts = list(&gateway["volumeMounts"]).iter();
+        let mount = mounts.find(|it| it["name"] == volume["metadata"]["name"]).unwrap();
+        assert_eq!(Path::new(mount["mountPath"].as_str().unwrap()), usage.path.parent().unwrap());
+        assert_eq!(mount["readOnly"], Value::Null);
+        let size = volume["spec"]["resources"]["requests"]["storage"].as_str().unwrap();
+        let size: u64 = size.strip_suffix("Gi").unwrap().parse().unwrap();
+        assert!(size << 30 >= 2 * usage.max_size, "{size} GiB for {}", usage.max_size);
+        assert_eq!(spec["securityContext"]["fsGroup"], gateway["securityContext"]["runAsGroup"]);
+        assert_eq!(volume["spec"]["accessModes"], json!(["ReadWriteOnce"]));
+    }
 
     // A directory is mounted, so that a change arrives.
     for mount in list(&gateway["volumeMounts"]) {
@@ -323,6 +344,23 @@ fn prometheus_finds_every_gateway_and_no_client_its_admin_listener() {
     let wrong = text.split("\n---\n").find(|it| it.contains("kind: ServiceMonitor")).unwrap();
     let wrong = wrong.replace("interval:", "intervall:");
     assert!(complaint_of_the_operator(&wrong).is_some_and(|said| said.contains("intervall")));
+}
+
+/// The component and the line that it asks for.
+#[test]
+#[ignore = "needs kubernetes: tests/run"]
+fn each_pod_has_a_ledger_of_its_own() {
+    const LINE: &str = "usage: {path: /var/lib/stockaj-gateway/usage.redb}";
+    let component = directory("components/usage/kustomization.yaml");
+    assert!(fs::read_to_string(component).unwrap().contains(LINE));
+    let generator = "configMapGenerator: [{name: stockaj-gateway, behavior: replace, files: [gateway.yaml], \
+                     options: {disableNameSuffixHash: true}}]\n";
+    let copy = copy_with(&format!("resources: [../base]\ncomponents: [../components/usage]\n{generator}"));
+    let file = copy.path().join("own/gateway.yaml");
+    let base = fs::read_to_string(directory("base").join("gateway.yaml")).unwrap();
+    fs::write(&file, format!("{base}{LINE}\n")).unwrap();
+    let resources = assert_taken("usage", &rendered(&copy.path().join("own")), &file);
+    assert!(resources.iter().all(|it| it["kind"] != "Deployment"));
 }
 
 /// The kustomization that the guide begins with, as it stands.

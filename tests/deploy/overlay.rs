@@ -53,13 +53,13 @@ fn replicas_share_a_redis_that_lets_nobody_else_in() {
         let mut all = resources.iter().filter(|it| it["kind"] == kind);
         all.find(|it| it["metadata"]["name"] == name).unwrap()
     };
-    let deployment = named("Deployment", "stockaj");
-    assert_eq!(deployment["spec"]["replicas"], 3);
+    let pods = named("StatefulSet", "stockaj");
+    assert_eq!(pods["spec"]["replicas"], 3);
     let secrets = secret(&resources, "stockaj-gateway");
     assert_eq!(secrets.keys().collect::<Vec<_>>(), ["admin-token", "redis-url", "webhook-secret"]);
     assert!(secrets.values().all(|it| it.len() >= 32 && it.trim() == it));
     // The files are where gateway.yaml looks for them, and Stockaj signs with the same secret.
-    let spec = &deployment["spec"]["template"]["spec"];
+    let spec = &pods["spec"]["template"]["spec"];
     let mounts = spec["initContainers"][0]["volumeMounts"].as_array().unwrap();
     assert!(
         mounts.iter().any(|it| it["name"] == "secrets" && it["mountPath"] == "/run/secrets/stockaj-gateway")
@@ -74,7 +74,7 @@ fn replicas_share_a_redis_that_lets_nobody_else_in() {
     let policy = &named("NetworkPolicy", "stockaj-redis")["spec"];
     assert_eq!(policy["ingress"].as_array().unwrap().len(), 1);
     let from = &policy["ingress"][0]["from"];
-    let gateways = &deployment["spec"]["template"]["metadata"]["labels"];
+    let gateways = &pods["spec"]["template"]["metadata"]["labels"];
     assert_eq!(*from, json!([{"podSelector": {"matchLabels": gateways}}]));
 
     // That Redis, with the arguments that it has there.

@@ -204,6 +204,7 @@ fn the_gateway_lives_under_systemd() {
         .backend(&upstream)
         .introspector(&introspector)
         .yaml("admin:\n  token_file: ${CREDENTIALS_DIRECTORY}/admin-token\n")
+        .yaml("usage: {path: /var/lib/stockaj-gateway/usage.redb}\n")
         .text()
         .replace(pems.to_str().unwrap(), "/etc/stockaj-gateway/tls");
     let addresses = [proxy.to_string(), admin.to_string()];
@@ -260,7 +261,7 @@ fn the_gateway_lives_under_systemd() {
     let over = AtomicBool::new(false);
     let served = thread::scope(|scope| {
         let load = scope.spawn(|| {
-            let mut served = 0;
+            let mut served = 0_u64;
             while !over.load(Ordering::Relaxed) {
                 assert_eq!(ask().unwrap_or_else(|error| panic!("after {served}: {error}")).status, 200);
                 served += 1;
@@ -276,6 +277,16 @@ fn the_gateway_lives_under_systemd() {
         load.join().unwrap()
     });
     assert!(served > 10, "{served}");
+
+    // The one ledger went from each to the next, and misses none of them.
+    let fields = [("Authorization", "Bearer admin-secret"), ("Accept", "application/json")];
+    let usage = RawClient::connect(admin).request("GET", "/usage", &fields, b"");
+    assert_eq!(usage.status, 200, "{}", usage.text());
+    let rows = usage.json()["tokens"][0]["usage"].as_array().unwrap().clone();
+    let counted: u64 = rows.iter().map(|row| row["count"].as_u64().unwrap()).sum();
+    assert_eq!(counted, served + 1, "{}", system.said());
+    let ledger = system.run("stat --dereference --format '%a %U' /var/lib/stockaj-gateway/usage.redb");
+    assert_eq!(ledger.trim(), "600 stockaj-gateway");
     let failed = system.run("systemctl list-units --state=failed --no-legend --plain stockaj-*");
     assert_eq!(failed, "", "{}", system.said());
 }
