@@ -1,6 +1,7 @@
 //! The usage ledger: what is counted, and what becomes of it whatever happens to the gateway and to its disk.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -172,6 +173,24 @@ fn requests_are_counted_by_ability_route_and_verdict() {
 }
 
 /// What shadow mode finds is in the ledger, by token.
+/// Whoever gets hold of the file has no token, and not what was asked for, and reads no address.
+#[test]
+fn the_ledger_holds_no_token_no_path_and_no_address() {
+    let setting = setting();
+    let gateway = setting.start("usage.redb");
+    let path = "/api/v2/items/5-of-somebody?search=somebody%40example.com";
+    assert_eq!(gateway.get(path, Some("1|reader")).status, 200);
+    let report = ask(&gateway, "").text().to_owned();
+    drop(gateway);
+    let file = fs::read(setting.directory.path().join("usage.redb")).unwrap();
+    let has = |text: &[u8], what: &[u8]| text.windows(what.len()).any(|window| window == what);
+    assert!(has(&file, b"warehouse-scanner-prod") && has(&file, b"/api/v2/items/{id}"));
+    let address = IpAddr::from([127, 0, 0, 1]).to_string();
+    for what in ["|reader", "somebody", &address] {
+        assert!(!has(&file, what.as_bytes()) && !report.contains(what), "{what}");
+    }
+}
+
 #[test]
 fn shadow_decisions_are_counted_by_token() {
     let setting = setting();

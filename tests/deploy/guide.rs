@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use crate::support::BINARY;
+use crate::support::{BINARY, Gateway, Introspector, Upstream, Verdict};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const GUIDES: [&str; 2] = ["deploy/README.md", "deploy/laravel/README.md"];
@@ -346,6 +346,63 @@ fn its_commands_do_what_it_says() {
     assert!(ran > 10, "{ran}");
 }
 
+/// Each line of "Who uses what" as it stands: asked of a gateway that runs, and with a ledger that is damaged.
+#[test]
+fn its_commands_say_who_uses_what() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let (upstream, introspector) = (Upstream::start(), Introspector::start());
+    introspector.know("17|secret", Verdict::active(&["items:read"]).named("17", "warehouse-scanner-prod"));
+    let start = || {
+        let gateway = Gateway::builder().backend(&upstream).introspector(&introspector);
+        let usage = format!("usage: {{path: {}, flush_interval: 200ms}}\n", at("usage.redb").display());
+        let gateway = gateway.yaml("admin:\n  token: an-operator\n").yaml(&usage).start();
+        let yaml = format!("admin: {{address: '{}', token: an-operator}}\n{usage}", gateway.admin());
+        fs::write(at("gateway.yaml"), yaml).unwrap();
+        gateway
+    };
+    let run = |line: &str| {
+        let path = Path::new(BINARY).parent().unwrap().display().to_string();
+        let line = line
+            .replace("kubectl exec \"$pod\" -c gateway -- /stockaj-gateway", "stockaj-gateway")
+            .replace("/var/lib/stockaj-gateway", directory.path().to_str().unwrap());
+        let mut command = Command::new("bash");
+        command
+            .args(["-e", "-c", &line])
+            .current_dir(&directory)
+            .env("STOCKAJ_GATEWAY_CONFIG", at("gateway.yaml"));
+        let output =
+            command.env("PATH", format!("{path}:{}", std::env::var("PATH").unwrap())).output().unwrap();
+        assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all = blocks(&read(GUIDES[0]), "sh");
+    let all: Vec<String> =
+        all.iter().filter(|(heading, _)| heading == "Who uses what").flat_map(|(_, it)| lines(it)).collect();
+    let (moving, asking): (Vec<&String>, Vec<&String>) = all.iter().partition(|line| line.starts_with("mv "));
+
+    let gateway = start();
+    assert_eq!(gateway.get("/api/v2/items", Some("17|secret")).status, 200);
+    for line in &asking {
+        let said = run(line);
+        // What it printed, or what is in the file that it went to, the last one that is named.
+        let file = line
+            .rsplit_once(" > ")
+            .map(|(_, file)| file.trim_matches(['"', ' ']).replace("$pod.json\"; done", "stockaj-0.json"));
+        let said = file.map_or(said, |file| fs::read_to_string(at(&file)).unwrap());
+        assert!(said.contains("warehouse-scanner-prod") && said.contains("items:read"), "{line}: {said}");
+    }
+    drop(gateway);
+
+    fs::write(at("usage.redb"), "damaged ".repeat(1000)).unwrap();
+    let gateway = start();
+    gateway.wait_for_log(|line| line["error"].as_str().is_some_and(|it| it.contains("move it away")));
+    moving.iter().for_each(|line| drop(run(line)));
+    gateway.wait_for_log(|line| line["message"] == "usage: the ledger is written again");
+    assert!(at("usage.redb.damaged").exists());
+    assert_eq!((moving.len(), asking.len()), (1, 6));
+}
+
 /// A command as it can be tried here; none where it cannot.
 fn tried(line: &str, root: &str) -> Option<String> {
     // After what is put into its environment.
@@ -355,7 +412,8 @@ fn tried(line: &str, root: &str) -> Option<String> {
     };
     match program {
         // An engine, a cluster, a running application or gateway: other tests have these.
-        "cargo" | "curl" | "docker" | "buildah" | "podman" | "deploy/build-static" => None,
+        "cargo" | "curl" | "docker" | "buildah" | "podman" | "deploy/build-static" | "mv" => None,
+        _ if line.contains("kubectl exec ") => None,
         "kubectl" if line.contains(" apply --kustomize ") => {
             Some(line.replace("kubectl apply --kustomize", "kubectl kustomize"))
         }
@@ -366,7 +424,7 @@ fn tried(line: &str, root: &str) -> Option<String> {
             Some(line.replace("systemctl enable --now", &format!("systemctl --root={root} enable")))
         }
         "systemctl" | "journalctl" => None,
-        "stockaj-gateway" if line.contains(" tokens ") || line.contains(" run ") => None,
+        "stockaj-gateway" if [" tokens ", " run ", " usage"].iter().any(|it| line.contains(it)) => None,
         _ => Some(inside(line)),
     }
 }
