@@ -390,7 +390,7 @@ fn its_commands_say_who_uses_what() {
             .rsplit_once(" > ")
             .map(|(_, file)| file.trim_matches(['"', ' ']).replace("$pod.json\"; done", "stockaj-0.json"));
         let said = file.map_or(said, |file| fs::read_to_string(at(&file)).unwrap());
-        assert!(said.contains("warehouse-scanner-prod") && said.contains("items:read"), "{line}: {said}");
+        assert!(said.contains("warehouse-scanner-prod"), "{line}: {said}");
     }
     drop(gateway);
 
