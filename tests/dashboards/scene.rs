@@ -7,7 +7,6 @@ use crate::support::{Authority, Gateway, Introspector, RawClient, Upstream, Verd
 /// Nobody listens where the spans go.
 const TRACES: &str = "traces: {otlp_endpoint: \"http://127.0.0.1:9\"}\n";
 const OPERATOR: (&str, &str) = ("Authorization", "Bearer operator");
-const JSON: (&str, &str) = ("Accept", "application/json");
 
 /// What it would enforce one day: of the tokens below some would be refused, and some would be let in.
 const CANDIDATE: &str = "routes: {/up: {GET: public}, /nowhere: {GET: authenticated}}\n";
@@ -35,6 +34,8 @@ impl Scene {
         let ledger = tempfile::tempdir().unwrap();
         let path = ledger.path().join("usage.redb");
         let gateway = builder
+            // Whatever it is: a token that may do everything and is no user's is a severe finding.
+            .yaml("introspection:\n  response: {context: /data/name}\n")
             .yaml(&format!("usage: {{path: {}, flush_interval: 200ms}}\n", path.display()))
             .yaml(&format!("shadow: {}\n", candidate.path().display()))
             .yaml("listen:\n  redirect_address: 127.0.0.1:0\n")
@@ -50,9 +51,8 @@ impl Scene {
             _ledger: ledger,
         };
         scene.traffic();
-        // Counted and written when all who counted have handed it over, which a question waits for.
-        let mut admin = RawClient::connect(scene.gateway.admin());
-        assert_eq!(admin.request("GET", "/usage", &[OPERATOR, JSON], b"").status, 200);
+        // All that there is of usage is there when what was written is assessed.
+        scene.gateway.wait_for_metric("usage_findings{kind=\"wildcard\",severity=\"high\"}", 1.0);
         scene
     }
 
