@@ -19,7 +19,7 @@ use crate::policy::difference::{Callers, Change, Difference, OptionsChange, Side
 use crate::usage::question::{Question, Since};
 use crate::usage::report::Report;
 
-/// Tell what a change of the map allows or denies anew; exit 1 when something
+/// Tell what a change of the map allows or denies anew; exit 1 when it changes a decision
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The map as it is: a map file or a gateway.yaml
