@@ -17,7 +17,7 @@ use stockaj_gateway::config::settings::{self, FindingRules};
 use stockaj_gateway::policy::ability::{Abilities, Requirement};
 use stockaj_gateway::policy::map::{MapBuilder, Unmapped};
 use stockaj_gateway::telemetry::metrics::Metrics;
-use stockaj_gateway::usage::count::{Description, Outcome, Request};
+use stockaj_gateway::usage::batch::{Description, Outcome, Request};
 use stockaj_gateway::usage::question::Question;
 use stockaj_gateway::usage::tell::Telling;
 use stockaj_gateway::usage::writer::Usage;

@@ -18,9 +18,9 @@ use super::response::{Answer, json, message};
 use super::tokens::is_token;
 use super::usage_page;
 use crate::config::settings::FindingRules;
+use crate::usage::message::View;
 use crate::usage::question::Question;
 use crate::usage::tell::{TellError, Telling};
-use crate::usage::writer::View;
 
 /// How much of a report is made before it is sent, in bytes.
 const PIECE: usize = 64 * 1024;

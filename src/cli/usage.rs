@@ -18,13 +18,14 @@ use crate::config;
 use crate::config::settings::{Admin, FindingRules, ListenAddress, Usage};
 use crate::shown::shown;
 use crate::usage::add::AddError;
-use crate::usage::ledger::{LedgerError, Source};
+use crate::usage::ledger::LedgerError;
+use crate::usage::message::View as LedgerView;
 use crate::usage::overview::Overview;
 use crate::usage::page::{self, View};
 use crate::usage::question::{Question, Since};
 use crate::usage::report::Report;
+use crate::usage::source::Source;
 use crate::usage::tell::Telling;
-use crate::usage::writer::View as LedgerView;
 
 /// Print who uses what, and what to do about it
 ///

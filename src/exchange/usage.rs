@@ -7,7 +7,7 @@ use super::{Exchange, UsageCount};
 use crate::policy::refusal::Reason;
 use crate::policy::shadow::{Change, Side};
 use crate::tokens::verdict::Verdict;
-use crate::usage::count::{Description, Outcome, Request};
+use crate::usage::batch::{Description, Outcome, Request};
 
 impl Exchange {
     /// Counts it, if the map has decided it for its token.

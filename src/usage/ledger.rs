@@ -8,24 +8,23 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fmt, io, mem};
+use std::{io, mem};
 
 use prost::Message;
 use redb::backends::FileBackend;
 use redb::{
-    Builder, Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table,
+    TableDefinition, WriteTransaction,
 };
 
 use super::addresses::Addresses;
-use super::count::{self, Description, Outcome};
+use super::batch::{self, Description, Outcome};
 use super::pending::{Counts, Day, Pending, PendingToken, milliseconds};
-use super::read::Snapshot;
 use super::record::{DayRecord, RuleRecord, TokenRecord, token_key};
 use super::rules::{Rule, Rules};
 
 /// What is kept of the file in memory, in bytes.
-const CACHE: usize = 8 * 1024 * 1024;
+pub(super) const CACHE: usize = 8 * 1024 * 1024;
 /// What this program writes.
 const FORMAT: &str = "1";
 const MILLISECONDS_A_DAY: i64 = 24 * 60 * 60 * 1000;
@@ -201,9 +200,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// What may be read while this goes on writing.
-    pub fn source(&self) -> Source {
-        Source::Shared(Arc::clone(&self.database))
+    /// The file, to be read while this goes on writing.
+    pub(super) fn database(&self) -> Arc<Database> {
+        Arc::clone(&self.database)
     }
 
     /// Writes what has been counted, and forgets what is out of bounds: all of it, or nothing.
@@ -404,7 +403,7 @@ fn write_day(
     let mut record = before.as_deref().and_then(|it| DayRecord::decode(it).ok()).unwrap_or_default();
     for (key, count) in &counts.by_key {
         if let Some(rule) = rules.get(key >> 2) {
-            record.add(count::key(numbers.of(&rule), Outcome::of(*key)), *count);
+            record.add(batch::key(numbers.of(&rule), Outcome::of(*key)), *count);
         }
     }
     record.plain_http = record.plain_http.saturating_add(counts.plain_http);
@@ -435,49 +434,7 @@ impl Numbers<'_> {
     }
 }
 
-/// A ledger to read, whoever writes it.
-#[derive(Clone)]
-pub enum Source {
-    /// Of this process.
-    Shared(Arc<Database>),
-    /// Of nobody: no gateway runs.
-    Alone(Arc<ReadOnlyDatabase>),
-}
-
-impl Source {
-    /// Opens the ledger of a gateway that does not run.
-    ///
-    /// # Errors
-    /// [`LedgerError::InUse`] where one does; else where the file cannot be read, or is none of ours.
-    pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        match Builder::new().set_cache_size(CACHE).open_read_only(path) {
-            Ok(database) => Ok(Self::Alone(Arc::new(database))),
-            // The gateway was killed: what is needed to mend the file only its owner may do.
-            Err(DatabaseError::RepairAborted) => Ok(Ledger::open(path)?.source()),
-            Err(error) => Err(at(path, error)),
-        }
-    }
-
-    /// The ledger as it is now, whatever is written meanwhile.
-    ///
-    /// # Errors
-    /// Where it cannot be read.
-    pub fn snapshot(&self) -> Result<Snapshot, LedgerError> {
-        let transaction = match self {
-            Self::Shared(database) => database.begin_read()?,
-            Self::Alone(database) => database.begin_read()?,
-        };
-        Snapshot::new(transaction)
-    }
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Source")
-    }
-}
-
-fn at(path: &Path, error: DatabaseError) -> LedgerError {
+pub(super) fn at(path: &Path, error: DatabaseError) -> LedgerError {
     let path = path.to_owned();
     match error {
         DatabaseError::DatabaseAlreadyOpen => LedgerError::InUse { path },

@@ -2,9 +2,11 @@
 
 pub mod add;
 pub mod addresses;
+pub mod batch;
 pub mod count;
 pub mod findings;
 pub mod ledger;
+pub mod message;
 pub mod overview;
 pub mod page;
 pub mod pending;
@@ -15,5 +17,6 @@ pub mod report;
 pub mod rules;
 #[cfg(test)]
 mod simulation;
+pub mod source;
 pub mod tell;
 pub mod writer;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::addresses::Addresses;
-use super::count::{Batch, Description, Row};
+use super::batch::{Batch, Description, Row};
 use super::record::token_key;
 
 /// Days since 1970, in UTC.
@@ -47,7 +47,7 @@ pub struct PendingToken {
 /// Requests of one token on one day.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
-    /// By the process's rule and outcome in one number: [`super::count::key`].
+    /// By the process's rule and outcome in one number: [`super::batch::key`].
     pub by_key: HashMap<u32, u64>,
     /// By plain HTTP.
     pub plain_http: u64,

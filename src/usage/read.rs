@@ -12,7 +12,7 @@ use prost::Message;
 use redb::{Range, ReadOnlyTable, ReadTransaction, ReadableTable, StorageError, TableDefinition};
 
 use super::addresses::Addresses;
-use super::count::Outcome;
+use super::batch::Outcome;
 use super::ledger::{ABOUT, LedgerError, RULES, SIZES, TOKENS, day_table};
 use super::pending::{Day, Pending, PendingToken, milliseconds};
 use super::question::Question;

@@ -44,7 +44,7 @@ pub(super) struct TokenRecord {
 /// A token's requests of one day.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct DayRecord {
-    /// Rules and outcomes, each pair as one number: [`super::count::key`].
+    /// Rules and outcomes, each pair as one number: [`super::batch::key`].
     #[prost(uint32, repeated, tag = "1")]
     pub(super) keys: Vec<u32>,
     /// How many requests each of these had.

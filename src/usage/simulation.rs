@@ -18,15 +18,17 @@ use tokio::sync::watch;
 
 use self::population::{Token, population};
 use self::traffic::{Call, Traffic};
-use super::count::{CoreUsage, Description, Outcome, Request, Schedule};
+use super::batch::{Description, Outcome, Request};
+use super::count::{CoreUsage, Schedule};
 use super::findings::sort;
 use super::ledger::{Bounds, Ledger};
+use super::message::{Message, View};
 use super::pending::{Pending, day};
 use super::question::Question;
 use super::report::{FindingKind, Report};
 use super::rules::Rules;
+use super::source::Source;
 use super::tell::Telling;
-use super::writer::{Message, View};
 use crate::config;
 use crate::config::settings::FindingRules;
 use crate::policy::ability::Abilities;
@@ -123,7 +125,7 @@ impl Replica {
     }
 
     fn report(&self) -> Report {
-        let view = View { source: Some(self.ledger.source()), unwritten: None };
+        let view = View { source: Some(Source::of(&self.ledger)), unwritten: None };
         Telling::new(&view, &Question::default(), &FindingRules::default(), now()).unwrap().report().unwrap()
     }
 }

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 
 use super::findings::{findings, sort};
 use super::ledger::LedgerError;
+use super::message::View;
 use super::question::Question;
 use super::read::{Query, Snapshot, date};
 use super::report::{Finding, Report, TokenUsage};
-use super::writer::View;
 use crate::config::settings::FindingRules;
 
 /// Why there is no report.

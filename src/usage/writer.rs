@@ -17,14 +17,17 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 
-use super::count::{Batch, CoreUsage, Outcome, Schedule};
+use super::batch::{Batch, Outcome};
+use super::count::{CoreUsage, Schedule};
 use super::findings::findings;
-use super::ledger::{Bounds, Ledger, LedgerError, Source, Written};
+use super::ledger::{Bounds, Ledger, LedgerError, Written};
+use super::message::{Message, View, send};
 use super::pending::{Day, Pending, day};
 use super::question::Question;
 use super::read::Unwritten;
 use super::report::Verdict;
 use super::rules::{RuleNumbers, Rules};
+use super::source::Source;
 use super::tell::Telling;
 use crate::config::settings;
 use crate::policy::map::AbilityMap;
@@ -42,47 +45,6 @@ const LAST_WRITE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
 /// How often it is said that the ledger cannot be written.
 const SILENCE: Duration = Duration::from_secs(60);
-
-/// What the thread is told.
-pub(super) enum Message {
-    /// What a core has counted.
-    Batch(Box<Batch>),
-    /// A core has handed over all that it had when this flush was asked for.
-    Flushed { core: usize, flush: u64 },
-    /// Somebody wants to read.
-    Read(oneshot::Sender<View>),
-    /// Another configuration.
-    Adopt(Option<Box<settings::Usage>>),
-    /// No core is left.
-    Stop,
-}
-
-/// Tells the thread something, and waits until it can be told, but no longer than [`PATIENCE`]: it may be waiting for a
-/// disk that hangs.
-pub(super) fn send(sender: &SyncSender<Message>, mut message: Message) -> Result<(), Hangs> {
-    let asked = Instant::now();
-    loop {
-        match sender.try_send(message) {
-            Ok(()) => return Ok(()),
-            Err(TrySendError::Full(back)) if asked.elapsed() < PATIENCE => message = back,
-            Err(_) => return Err(Hangs),
-        }
-        thread::sleep(PAUSE);
-    }
-}
-
-/// The thread takes nothing, or is no more.
-#[derive(Debug)]
-pub(super) struct Hangs;
-
-/// What there is to read.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// The ledger; none where it cannot be opened.
-    pub source: Option<Source>,
-    /// What could not be written to it; none: all was.
-    pub unwritten: Option<Unwritten>,
-}
 
 /// Usage, as the whole process keeps it.
 pub struct Usage {
@@ -317,7 +279,7 @@ impl Writer {
         }
         let unwritten = (!self.pending.is_empty())
             .then(|| Unwritten { pending: Arc::clone(&self.pending), rules: Arc::clone(&self.rules) });
-        View { source: self.ledger.as_ref().map(Ledger::source), unwritten }
+        View { source: self.ledger.as_ref().map(Source::of), unwritten }
     }
 
     fn adopt(&mut self, settings: Option<Box<settings::Usage>>) {
@@ -383,7 +345,7 @@ impl Writer {
             _ => return,
         }
         let (view, rules) =
-            (View { source: Some(ledger.source()), unwritten: None }, settings.findings.clone());
+            (View { source: Some(Source::of(ledger)), unwritten: None }, settings.findings.clone());
         let pause = settings.flush_interval;
         let (metrics, assess_at) = (Arc::clone(&self.metrics), Arc::clone(&self.assess_at));
         let assess = move || {

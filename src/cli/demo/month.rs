@@ -9,7 +9,7 @@ use http::Method;
 use crate::demo::tokens::{READER, SCANNER, SampleToken, USER, WRITER};
 use crate::policy::ability::Abilities;
 use crate::policy::map::AbilityMap;
-use crate::usage::count::{Description, Outcome, key};
+use crate::usage::batch::{Description, Outcome, key};
 use crate::usage::ledger::{Bounds, Ledger, LedgerError};
 use crate::usage::pending::{Counts, Day, Pending, PendingToken, day, milliseconds};
 use crate::usage::rules::{RuleNumbers, Rules};

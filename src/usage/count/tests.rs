@@ -1,6 +1,9 @@
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Instant, SystemTime};
 
 use super::*;
+use crate::policy::ability::Abilities;
+use crate::usage::batch::{MOST_TOKENS, Outcome, key};
 
 fn core(room: usize) -> (CoreUsage, Receiver<Message>, watch::Sender<Schedule>) {
     let (sender, receiver) = sync_channel(room);

@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::policy::ability::Requirement;
 use crate::policy::map::{MapBuilder, Unmapped};
-use crate::usage::count::key;
+use crate::usage::batch::key;
 use crate::usage::read::{Query, Unwritten, date};
 use crate::usage::report::TokenUsage;
+use crate::usage::source::Source;
 
 const TODAY: Day = 20_000;
 const ROOMY: Bounds = Bounds { since: TODAY - 90, max_size: 1 << 30 };
@@ -64,12 +65,12 @@ fn what_was_written_is_told_with_what_was_not() {
         let mut ledger = Ledger::open(&path).unwrap();
         let written = ledger.write(&written, &rules, ROOMY).unwrap();
         assert_eq!((written.tokens, written.dropped, written.days_forgotten), (3, 0, 0));
-        ledger.source().snapshot().unwrap().id().unwrap().to_owned()
+        Source::of(&ledger).snapshot().unwrap().id().unwrap().to_owned()
     };
     // Another process, whose rules have other numbers.
     let (_, others) = (Rules::default(), key(head, Outcome::Denied));
     let mut ledger = Ledger::open(&path).unwrap();
-    let source = ledger.source();
+    let source = Source::of(&ledger);
     assert_eq!(source.snapshot().unwrap().id(), Some(&*id));
     let pending = of(&[("10", TODAY, others, 5), ("11", TODAY, allowed, 7), ("a", TODAY, others, 1)]);
     let unwritten = Unwritten { pending: Arc::new(pending.clone()), rules: Arc::clone(&rules) };
@@ -115,7 +116,7 @@ fn what_is_out_of_time_is_forgotten() {
     assert_eq!(written.tokens, 3);
     let [one, two] = [TODAY - 2, TODAY - 1].map(date);
     let expected = [format!("3: {one}=1"), format!("4: {two}=1"), format!("9: {one}=1 {two}=1")];
-    assert_eq!(lines(&told(&ledger.source(), &Query::default(), None)), expected);
+    assert_eq!(lines(&told(&Source::of(&ledger), &Query::default(), None)), expected);
 }
 
 #[test]
@@ -137,7 +138,7 @@ fn the_oldest_days_make_room_and_the_newest_stay_within_it() {
         forgotten += written.days_forgotten;
     }
     assert!(forgotten > 20, "{forgotten}");
-    let tokens = told(&ledger.source(), &Query::default(), None);
+    let tokens = told(&Source::of(&ledger), &Query::default(), None);
     let days = tokens[7].days.len();
     assert!(tokens.iter().all(|token| token.days.len() == days && days == 40 - forgotten));
 
@@ -201,7 +202,7 @@ fn a_damaged_file_is_an_error_or_is_read() {
         fs::write(&path, &bytes).unwrap();
         let tried = catch_unwind(AssertUnwindSafe(|| -> Result<(), LedgerError> {
             let mut ledger = Ledger::open(&path)?;
-            ledger.source().snapshot()?.tokens(&Query::default(), None, |_| ControlFlow::Continue(()))?;
+            Source::of(&ledger).snapshot()?.tokens(&Query::default(), None, |_| ControlFlow::Continue(()))?;
             ledger.write(&of(&notes), &rules, ROOMY).map(drop)
         }));
         match tried {
@@ -244,7 +245,7 @@ proptest! {
             ledger.as_mut().unwrap().write(&pending, &rules, ROOMY).unwrap();
         }
         let mut sums = BTreeMap::new();
-        for token in told(&ledger.unwrap().source(), &Query::default(), None) {
+        for token in told(&Source::of(&ledger.unwrap()), &Query::default(), None) {
             let by_row: u64 = token.usage.iter().map(|row| row.count).sum();
             let by_day: u64 = token.days.values().map(|day| day.allowed + day.denied).sum();
             prop_assert_eq!(by_row, by_day);
