@@ -96,7 +96,7 @@ async fn measure(settings: &settings::Usage, tokens: usize) {
         let counted = begun.elapsed();
         let in_memory = resident();
         let begun = Instant::now();
-        let view = usage.view().await.expect("a ledger");
+        let (view, _turn) = usage.view().await.expect("a ledger");
         println!(
             "{round}: counted in {:.1} s, {:.0} MiB more; written in {:.1} s, {:.0} MiB more; {:.1} MiB on disk",
             counted.as_secs_f64(),

@@ -36,7 +36,7 @@ pub(super) fn problem(status: StatusCode, text: &str) -> Answer {
 
 /// Token by token: what is in memory is what is shown.
 fn draw(asked: &Asked) -> Result<(StatusCode, String), LedgerError> {
-    let Asked { view, question, rules, now } = asked;
+    let Asked { view, question, rules, now, .. } = asked;
     let since = question.since.map(|since| since.first_day(TimeZone::UTC.to_datetime(*now).date()));
     let shown = View { question: question.clone(), since, made_at: *now, served: true };
     let telling = Telling::new(view, question, rules, *now)?;

@@ -18,11 +18,10 @@ use tokio::runtime;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::LARGEST_REPORT;
 use crate::config::settings::{Admin, ListenAddress};
 use crate::shown::shown;
 
-/// The longest answer that is read, in bytes: a list of a million tokens.
-const LONGEST: usize = 512 * 1024 * 1024;
 /// An order looks at every verdict; a list of very many takes its time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -117,7 +116,7 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let answer = async {
         let (head, body) = sender.send_request(request).await?.into_parts();
-        let body = Limited::new(body, LONGEST).collect().await.map_err(AdminError::Body)?;
+        let body = Limited::new(body, LARGEST_REPORT as usize).collect().await.map_err(AdminError::Body)?;
         Ok(Response::from_parts(head, body.to_bytes()))
     };
     tokio::select! {

@@ -19,6 +19,7 @@ mod tokens;
 mod usage;
 
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -149,6 +150,22 @@ pub(crate) fn token_from_stdin() -> io::Result<Zeroizing<String>> {
     let length = line.trim_end().len();
     line.truncate(length);
     Ok(line)
+}
+
+/// The largest report of usage that is read, in bytes.
+pub(crate) const LARGEST_REPORT: u64 = 512 * 1024 * 1024;
+
+/// The text of a report of usage. A file without an end is not read to it.
+pub(crate) fn read_report(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let mut text = Vec::new();
+    if file.metadata()?.len() <= LARGEST_REPORT {
+        file.take(LARGEST_REPORT + 1).read_to_end(&mut text)?;
+        if text.len() as u64 <= LARGEST_REPORT {
+            return Ok(text);
+        }
+    }
+    Err(io::Error::other(format!("it is larger than {} MiB", LARGEST_REPORT >> 20)))
 }
 
 /// The abilities of an option, whose list may be empty: `''` is one empty name.

@@ -3,7 +3,6 @@
 mod csv;
 mod tables;
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::ask_admin::{AdminError, ask_with_token};
-use super::{ConfigArgument, Exit, output, report, show};
+use super::{ConfigArgument, Exit, output, read_report, report, show};
 use crate::config;
 use crate::config::settings::{Admin, FindingRules, ListenAddress, Usage};
 use crate::shown::shown;
@@ -140,7 +139,7 @@ impl Arguments {
 
     /// A file's report.
     fn read_file(&self, file: &Path, now: Timestamp) -> Result<Report, UsageError> {
-        let text = fs::read(file).map_err(|source| UsageError::File { file: file.to_owned(), source })?;
+        let text = read_report(file).map_err(|source| UsageError::File { file: file.to_owned(), source })?;
         let read: Report = serde_json::from_slice(&text)
             .map_err(|source| UsageError::NoReport { file: file.to_owned(), source })?;
         let asked = self.since.map(|since| since.first_day(TimeZone::UTC.to_datetime(now).date()));

@@ -21,6 +21,12 @@ use crate::policy::map::Place;
 const MOST_OPERATIONS: usize = 10_000;
 /// How many references may be followed from one.
 const MOST_REFERENCES: usize = 16;
+/// How many keys may be looked at for the path items of a document: with references they may be more than it has.
+const MOST_LOOKED_AT: usize = 2_000_000;
+/// How many scopes and alternatives one operation may ask for: every one that says nothing of its own has a copy.
+const MOST_SCOPES: usize = 100;
+/// The longest address of a server, in bytes: its variables' defaults may name variables.
+const LONGEST_URL: usize = 8 * 1024;
 
 /// A path item's keys for methods that are served.
 const METHODS: [(&str, Method); 7] = [
@@ -120,9 +126,13 @@ fn read(root: &Rc<Node>, prefix: Option<&str>, decoder: &mut Decoder<'_>) -> Opt
             None => base_path(root, decoder),
         },
         given: prefix.is_some(),
-        global: entry(root, "security").map(|entry| security(&entry.value, decoder)),
+        // An empty list, or none, is no statement: it may be incomplete (OpenAPI 3.1.1 section 4.8.1).
+        global: entry(root, "security")
+            .filter(|entry| !matches!(&entry.value.value, Value::List(items) if items.is_empty()))
+            .map(|entry| security(&entry.value, decoder)),
         schemes: schemes(root),
         operations: Vec::new(),
+        looked_at: 0,
         too_many: false,
     };
     decoder.within(key, |decoder| reader.paths(paths, decoder));
@@ -207,7 +217,13 @@ fn base_path(node: &Node, decoder: &mut Decoder<'_>) -> String {
         let mut paths: Vec<(String, &Node)> = Vec::new();
         for server in servers {
             if let Some(url) = entry(server, "url").and_then(|entry| text(&entry.value)) {
-                paths.push((path_of_url(&with_defaults(url, server)), server));
+                match with_defaults(url, server) {
+                    Some(url) => paths.push((path_of_url(&url), server)),
+                    None => decoder.record(
+                        Mistake::error("too long")
+                            .at(server.span, format!("its URL has at most {LONGEST_URL} bytes")),
+                    ),
+                }
             } else {
                 decoder.missing(server, "url");
             }
@@ -223,15 +239,22 @@ fn base_path(node: &Node, decoder: &mut Decoder<'_>) -> String {
     })
 }
 
-/// A server's URL with the defaults of its variables.
-fn with_defaults(url: &str, server: &Node) -> String {
-    let Some(Entry { value: variables, .. }) = entry(server, "variables") else { return url.to_owned() };
-    let Value::Mapping(entries) = &variables.value else { return url.to_owned() };
-    let defaults = entries.iter().filter_map(|variable| {
-        let default = entry(&variable.value, "default").and_then(|entry| text(&entry.value))?;
-        Some((&*variable.key.text, default))
-    });
-    defaults.fold(url.to_owned(), |url, (name, default)| url.replace(&format!("{{{name}}}"), default))
+/// A server's URL with the defaults of its variables; none where that is too long.
+fn with_defaults(url: &str, server: &Node) -> Option<String> {
+    let variables = entry(server, "variables").map(|entry| &entry.value.value);
+    let mut url = url.to_owned();
+    let entries = if let Some(Value::Mapping(entries)) = variables { &entries[..] } else { &[] };
+    for variable in entries {
+        let Some(default) = entry(&variable.value, "default").and_then(|entry| text(&entry.value)) else {
+            continue;
+        };
+        let name = format!("{{{}}}", variable.key.text);
+        if url.len().saturating_add(url.matches(&name).count().saturating_mul(default.len())) > LONGEST_URL {
+            return None;
+        }
+        url = url.replace(&name, default);
+    }
+    (url.len() <= LONGEST_URL).then_some(url)
 }
 
 /// The path of a URL that may be relative, without a slash at its end.
@@ -252,6 +275,8 @@ struct Reader<'node> {
     global: Option<Security>,
     schemes: Option<BTreeSet<&'node str>>,
     operations: Vec<Operation>,
+    /// Keys, so far.
+    looked_at: usize,
     too_many: bool,
 }
 
@@ -272,10 +297,11 @@ impl Reader<'_> {
     }
 
     /// A path item's entries by their keys, references followed: what stands beside one counts.
-    fn path_item(&self, node: &Rc<Node>, decoder: &mut Decoder<'_>) -> Option<BTreeMap<Box<str>, Entry>> {
+    fn path_item(&mut self, node: &Rc<Node>, decoder: &mut Decoder<'_>) -> Option<BTreeMap<Box<str>, Entry>> {
         let mut found = BTreeMap::new();
         let mut node = Rc::clone(node);
         for _ in 0..MOST_REFERENCES {
+            self.look_at(&node, decoder)?;
             for entry in decoder.mapping(&node, "a mapping of methods")? {
                 found.entry(entry.key.text.clone()).or_insert_with(|| entry.clone());
             }
@@ -289,8 +315,22 @@ impl Reader<'_> {
         None
     }
 
+    /// None: that is one too many, and that was recorded.
+    fn look_at(&mut self, node: &Node, decoder: &mut Decoder<'_>) -> Option<()> {
+        let keys = if let Value::Mapping(entries) = &node.value { entries.len() } else { 1 };
+        self.looked_at = self.looked_at.saturating_add(keys);
+        if self.looked_at <= MOST_LOOKED_AT {
+            return Some(());
+        }
+        if !std::mem::replace(&mut self.too_many, true) {
+            let label = format!("more than {MOST_LOOKED_AT} keys up to here, references followed");
+            decoder.record(Mistake::error("too many references").at(start_of(node), label));
+        }
+        None
+    }
+
     /// What a reference refers to, by a JSON Pointer (RFC 6901) in this document.
-    fn follow(&self, reference: &Node, decoder: &mut Decoder<'_>) -> Option<Rc<Node>> {
+    fn follow(&mut self, reference: &Node, decoder: &mut Decoder<'_>) -> Option<Rc<Node>> {
         let written = text(reference).unwrap_or_default();
         let Some(pointer) = written.strip_prefix('#') else {
             let mistake = Mistake::error("a reference to another document")
@@ -302,6 +342,7 @@ impl Reader<'_> {
         let mut node = Rc::clone(self.root);
         for step in pointer.split('/').skip(1) {
             let step = percent_decode_str(step).decode_utf8_lossy().replace("~1", "/").replace("~0", "~");
+            self.look_at(&node, decoder)?;
             let next = match &node.value {
                 Value::List(items) => {
                     step.parse().ok().and_then(|index: usize| items.get(index)).map(Rc::clone)
@@ -410,6 +451,19 @@ fn security(node: &Node, decoder: &mut Decoder<'_>) -> Security {
     let Some(alternatives) = decoder.list(node, "a list of alternatives") else { return Security::Unsaid };
     let mut scopes = Vec::new();
     let mut is_public = alternatives.is_empty();
+    let size = |alternative: &Rc<Node>| {
+        let Value::Mapping(schemes) = &alternative.value else { return 1 };
+        let scopes = schemes.iter().map(|scheme| match &scheme.value.value {
+            Value::List(scopes) => scopes.len(),
+            _ => 0,
+        });
+        scopes.sum::<usize>().max(1)
+    };
+    if alternatives.iter().map(size).sum::<usize>() > MOST_SCOPES {
+        let label = format!("more than {MOST_SCOPES} scopes and alternatives");
+        decoder.record(Mistake::error("too many scopes").at(start_of(node), label));
+        return Security::Unsaid;
+    }
     for alternative in alternatives {
         let Some(schemes) = decoder.mapping(alternative, "a mapping of security schemes") else { continue };
         is_public |= schemes.is_empty();

@@ -13,7 +13,10 @@ use crate::policy::ability::Abilities;
 /// How many tokens a batch has at most. More are counted in the next one.
 pub const MOST_TOKENS: usize = 16 * 1024;
 /// How many counters a batch has at most.
-const MOST_COUNTERS: usize = 256 * 1024;
+pub(super) const MOST_COUNTERS: usize = 256 * 1024;
+/// From how many bytes of descriptions on there is no room for a further token: as many as [`MOST_TOKENS`] of Stockaj's
+/// have. What introspection tells of one may be long.
+pub(super) const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// How many different rules are counted for a token until the next batch.
 const MOST_RULES: usize = 4096;
 
@@ -34,6 +37,16 @@ pub struct Description {
     pub created_at: Option<SystemTime>,
     /// From when on it is no longer valid.
     pub expires_at: Option<SystemTime>,
+}
+
+impl Description {
+    /// About how much room it takes, in bytes.
+    pub fn size(&self) -> usize {
+        let texts = [&self.name, &self.context, &self.workspace_id].into_iter().flatten();
+        let texts: usize = texts.map(|text| text.len()).sum();
+        let abilities: usize = self.abilities.names().map(|name| name.len() + size_of::<Box<str>>()).sum();
+        size_of::<Self>() + self.id.len() + texts + abilities
+    }
 }
 
 /// What the map said of a request, and what another mode or map would have said.
@@ -100,7 +113,9 @@ pub struct Batch {
     /// A row a token.
     pub rows: Vec<Row>,
     by_id: HashMap<Arc<str>, u32>,
-    counters: usize,
+    pub(super) counters: usize,
+    /// Of all descriptions.
+    pub(super) bytes: usize,
     /// How many requests found no room.
     pub dropped: u64,
 }
@@ -124,6 +139,15 @@ pub struct Row {
     noted: Option<IpAddr>,
 }
 
+#[cfg(test)]
+impl Row {
+    /// What a token did at one moment.
+    pub fn with_counts(token: Description, counts: Vec<(u32, u32)>, at: Instant) -> Self {
+        let addresses = Addresses::default();
+        Self { token, counts, plain_http: 0, addresses, first: at, last: at, noted: None }
+    }
+}
+
 /// A rule and an outcome in one number.
 pub const fn key(rule: u32, outcome: Outcome) -> u32 {
     (rule << 2) | outcome as u32
@@ -137,6 +161,7 @@ impl Batch {
             rows: Vec::new(),
             by_id: HashMap::new(),
             counters: 0,
+            bytes: 0,
             dropped: 0,
         }
     }
@@ -169,7 +194,7 @@ impl Batch {
             *count = count.saturating_add(1);
             return false;
         }
-        if row.counts.len() == MOST_RULES {
+        if row.counts.len() == MOST_RULES || self.counters >= MOST_COUNTERS {
             self.dropped += 1;
             return false;
         }
@@ -185,6 +210,7 @@ impl Batch {
         if let Some(index) = self.by_id.get(&token.id) {
             if let Some(row) = self.rows.get_mut(*index as usize) {
                 // Another spelling, or a later verdict.
+                self.bytes = self.bytes.saturating_sub(row.token.size()) + token.size();
                 row.token = token;
             }
             return *index;
@@ -194,7 +220,8 @@ impl Batch {
             self.began = (Instant::now(), SystemTime::now());
         }
         let index = self.rows.len() as u32;
-        if self.rows.len() < MOST_TOKENS {
+        if self.rows.len() < MOST_TOKENS && self.bytes < MOST_BYTES {
+            self.bytes += token.size();
             self.by_id.insert(Arc::clone(&token.id), index);
             self.rows.push(Row {
                 token,
@@ -210,7 +237,7 @@ impl Batch {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.rows.len() >= MOST_TOKENS || self.counters >= MOST_COUNTERS
+        self.rows.len() >= MOST_TOKENS || self.counters >= MOST_COUNTERS || self.bytes >= MOST_BYTES
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -9,7 +9,7 @@ mod name;
 #[cfg(test)]
 pub(super) mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -82,7 +82,8 @@ impl<'token> Subject<'token> {
         let every = token.abilities.iter().any(|ability| ability == "*");
         let allowed = token.usage.iter().filter(|row| row.verdict == Verdict::Allowed && row.count > 0);
         // What the token has lost since cannot be taken from it.
-        let may = |ability: &String| every || token.abilities.contains(ability);
+        let granted: HashSet<&String> = token.abilities.iter().collect();
+        let may = |ability: &String| every || granted.contains(ability);
         let needs = allowed.flat_map(least::needs).map(|need| need.into_iter().filter(may).collect());
         let first_day = token.days.keys().next().copied();
         Self {

@@ -20,7 +20,7 @@ use redb::{
 use super::addresses::Addresses;
 use super::batch::{self, Description, Outcome};
 use super::pending::{Counts, Day, Pending, PendingToken, milliseconds};
-use super::record::{DayRecord, RuleRecord, TokenRecord, token_key};
+use super::record::{DayRecord, LONGEST_ID, RuleRecord, TokenRecord, token_key};
 use super::rules::{Rule, Rules};
 
 /// What is kept of the file in memory, in bytes.
@@ -28,8 +28,6 @@ pub(super) const CACHE: usize = 8 * 1024 * 1024;
 /// What this program writes.
 const FORMAT: &str = "1";
 const MILLISECONDS_A_DAY: i64 = 24 * 60 * 60 * 1000;
-/// The longest id that is kept, in bytes.
-const LONGEST_ID: usize = 512;
 
 type Bytes = &'static [u8];
 

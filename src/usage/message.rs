@@ -4,7 +4,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::batch::Batch;
 use super::read::Unwritten;
@@ -55,4 +55,21 @@ pub struct View {
     pub source: Option<Source>,
     /// What could not be written to it; none: all was.
     pub unwritten: Option<Unwritten>,
+}
+
+/// The right to make a report, for as long as it lives.
+#[derive(Debug)]
+pub struct Turn(
+    #[expect(dead_code, reason = "what counts is when it is dropped")] pub(super) OwnedSemaphorePermit,
+);
+
+/// Why there is nothing to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoView {
+    /// Nothing is kept.
+    #[error("No usage is kept: `usage` is not configured.")]
+    NotKept,
+    /// Others read already, or the disk does not answer.
+    #[error("Other reports are being made, or the disk is slow: ask again.")]
+    Busy,
 }

@@ -1,11 +1,12 @@
 //! What has been counted and is not on disk yet.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::addresses::Addresses;
 use super::batch::{Batch, Description, Row};
-use super::record::token_key;
+use super::record::{LONGEST_ID, token_key};
 
 /// Days since 1970, in UTC.
 pub type Day = u32;
@@ -14,6 +15,8 @@ pub type Day = u32;
 pub const MOST_TOKENS: usize = 200_000;
 /// How many counters, at most.
 const MOST_COUNTERS: usize = 4_000_000;
+/// How much is kept of what introspection told, in bytes: more than as many of Stockaj's tokens have.
+const MOST_BYTES: usize = 256 * 1024 * 1024;
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -29,6 +32,8 @@ pub struct Pending {
     /// By the key of the ledger, so that they are written and told in its order.
     tokens: BTreeMap<Box<[u8]>, PendingToken>,
     counters: usize,
+    /// Of all descriptions.
+    bytes: usize,
 }
 
 /// What one token did since the ledger was written.
@@ -63,39 +68,60 @@ impl Pending {
         let mut dropped = batch.dropped;
         for row in batch.rows {
             let known = self.tokens.contains_key(token_key(&row.token.id).as_slice());
-            if !known && (self.tokens.len() >= MOST_TOKENS || self.counters >= MOST_COUNTERS) {
+            if row.token.id.len() <= LONGEST_ID && (known || self.has_room()) {
+                dropped += self.add_row(row, began, today);
+            } else {
                 dropped += row.counts.iter().map(|(_, count)| u64::from(*count)).sum::<u64>();
-                continue;
             }
-            self.add_row(row, began, today);
         }
         dropped
     }
 
-    fn add_row(&mut self, row: Row, began: (Instant, SystemTime), today: Day) {
+    fn has_room(&self) -> bool {
+        self.tokens.len() < MOST_TOKENS && self.counters < MOST_COUNTERS && self.bytes < MOST_BYTES
+    }
+
+    fn add_row(&mut self, row: Row, began: (Instant, SystemTime), today: Day) -> u64 {
         let first = wall(row.first, began);
         let last = wall(row.last, began);
-        let entry = self.tokens.entry(token_key(&row.token.id).into()).or_insert_with(|| PendingToken {
-            token: row.token.clone(),
-            first_seen: first,
-            last_seen: last,
-            days: BTreeMap::new(),
+        let size = row.token.size();
+        let entry = self.tokens.entry(token_key(&row.token.id).into()).or_insert_with(|| {
+            self.bytes += size;
+            PendingToken {
+                token: row.token.clone(),
+                first_seen: first,
+                last_seen: last,
+                days: BTreeMap::new(),
+            }
         });
         entry.first_seen = entry.first_seen.min(first);
         if last >= entry.last_seen {
             entry.last_seen = last;
-            entry.token = row.token;
+            let before = entry.token.size();
+            if size <= before || self.bytes < MOST_BYTES {
+                self.bytes = self.bytes.saturating_sub(before) + size;
+                entry.token = row.token;
+            }
         }
         let counts = entry.days.entry(today).or_default();
         counts.plain_http = counts.plain_http.saturating_add(row.plain_http.into());
         counts.addresses.add(&row.addresses);
+        let mut dropped = 0;
         for (key, count) in row.counts {
-            let sum = counts.by_key.entry(key).or_insert_with(|| {
-                self.counters += 1;
-                0
-            });
-            *sum = sum.saturating_add(count.into());
+            let count = u64::from(count);
+            match counts.by_key.entry(key) {
+                Entry::Occupied(mut sum) => {
+                    let sum = sum.get_mut();
+                    *sum = sum.saturating_add(count);
+                }
+                Entry::Vacant(_) if self.counters >= MOST_COUNTERS => dropped += count,
+                Entry::Vacant(sum) => {
+                    self.counters += 1;
+                    sum.insert(count);
+                }
+            }
         }
+        dropped
     }
 
     /// Adds days of a token that were counted elsewhere.
@@ -172,5 +198,58 @@ impl Pending {
         token.first_seen = token.first_seen.min(at);
         token.last_seen = token.last_seen.max(at);
         *token.days.entry(on).or_default().by_key.entry(key).or_default() += count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::ability::Abilities;
+
+    /// A core's batch of tokens with these ids, each of which did two things once.
+    fn batch(ids: impl IntoIterator<Item = String>, ability: &str) -> Batch {
+        let mut batch = Batch::new(1);
+        let (now, abilities) = (batch.began.0, Abilities::new([ability]));
+        batch.rows.extend(ids.into_iter().map(|id| {
+            let token = Description {
+                id: id.into(),
+                name: None,
+                context: None,
+                workspace_id: None,
+                abilities: abilities.clone(),
+                created_at: None,
+                expires_at: None,
+            };
+            Row::with_counts(token, vec![(4, 1), (8, 1)], now)
+        }));
+        batch
+    }
+
+    #[test]
+    fn what_nobody_writes_is_bounded_whatever_introspection_tells() {
+        let long = "a".repeat(64 * 1024);
+        let mut pending = Pending::default();
+        let ids = |range: std::ops::Range<u32>| range.map(|number| number.to_string());
+        let most = (MOST_BYTES / long.len()) as u32;
+        assert!(pending.add(batch(ids(0..most + 100), &long)) >= 200);
+        assert!(pending.bytes <= MOST_BYTES + 2 * long.len(), "{}", pending.bytes);
+        assert!(pending.tokens.len() > most as usize - 100);
+        // Those that are known are still counted, and may shrink.
+        let before = pending.bytes;
+        assert_eq!(pending.add(batch(ids(0..100), &long)), 0);
+        assert!(pending.bytes <= before);
+        assert_eq!(pending.add(batch(ids(0..100), "a")), 0);
+        assert!(pending.bytes < before - 99 * long.len());
+        assert_eq!(pending.add(batch(["new".to_owned()], "a")), 0);
+        assert_eq!(pending.add(batch(["i".repeat(LONGEST_ID + 1)], "a")), 2);
+        assert!(pending.token(&"i".repeat(LONGEST_ID + 1)).is_none());
+    }
+
+    #[test]
+    fn counters_that_nobody_writes_are_bounded() {
+        let mut pending = Pending { counters: MOST_COUNTERS - 3, ..Pending::default() };
+        assert_eq!(pending.add(batch(["1".to_owned(), "2".to_owned(), "3".to_owned()], "a")), 3);
+        assert_eq!(pending.add(batch(["1".to_owned()], "a")), 0);
+        assert_eq!(pending.counters, MOST_COUNTERS);
     }
 }

@@ -96,6 +96,9 @@ impl From<RuleRecord> for Rule {
     }
 }
 
+/// The longest id that is kept, in bytes: a longer one is none of Stockaj's.
+pub(super) const LONGEST_ID: usize = 512;
+
 /// The key of a token: numeric ids first and in their order, as Stockaj gives them.
 pub(super) fn token_key(id: &str) -> Vec<u8> {
     match id.parse::<u64>() {

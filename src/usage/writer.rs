@@ -15,13 +15,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::timeout;
 
 use super::batch::{Batch, Outcome};
 use super::count::{CoreUsage, Schedule};
 use super::findings::findings;
 use super::ledger::{Bounds, Ledger, LedgerError, Written};
-use super::message::{Message, View, send};
+use super::message::{Message, NoView, Turn, View, send};
 use super::pending::{Day, Pending, day};
 use super::question::Question;
 use super::read::Unwritten;
@@ -43,6 +44,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LAST_WRITE: Duration = Duration::from_secs(5);
 /// How often it is tried again to tell the thread something.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How many reports are made at a time: each takes a core, and keeps what the ledger was when it began.
+const REPORTS: usize = 2;
+/// How long another one waits for its turn.
+const TURN: Duration = Duration::from_secs(5);
 /// How often it is said that the ledger cannot be written.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -53,6 +58,7 @@ pub struct Usage {
     sender: SyncSender<Message>,
     schedule: watch::Sender<Schedule>,
     cores: usize,
+    reports: Arc<Semaphore>,
     thread: Mutex<Thread>,
 }
 
@@ -73,6 +79,7 @@ impl Usage {
             sender,
             schedule: watch::Sender::new(Schedule::default()),
             cores,
+            reports: Arc::new(Semaphore::new(REPORTS)),
             thread: Mutex::new(Thread::NotYet(receiver)),
         }
     }
@@ -109,9 +116,14 @@ impl Usage {
         Ok(())
     }
 
-    /// What there is to read, with everything that was counted up to now. None: nothing is kept.
-    pub async fn view(&self) -> Option<View> {
-        self.schedule.borrow().pause?;
+    /// What there is to read, with everything that was counted up to now, and the right to make a report of it.
+    ///
+    /// # Errors
+    /// [`NoView`].
+    pub async fn view(&self) -> Result<(View, Turn), NoView> {
+        self.schedule.borrow().pause.ok_or(NoView::NotKept)?;
+        let turn = timeout(TURN, Arc::clone(&self.reports).acquire_owned()).await;
+        let turn = turn.map_err(|_| NoView::Busy)?.map_err(|_| NoView::Busy)?;
         let (reply, view) = oneshot::channel();
         // Never waits in the admin listener's thread.
         let mut message = Message::Read(reply);
@@ -123,10 +135,10 @@ impl Usage {
                     message = back;
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                Err(_) => return None,
+                Err(_) => return Err(NoView::Busy),
             }
         }
-        view.await.ok()
+        Ok((view.await.map_err(|_| NoView::Busy)?, Turn(turn)))
     }
 
     /// Writes the last of it, for a few seconds at most. To be called when all cores have ended.
@@ -401,4 +413,36 @@ fn contained<T>(path: &Path, act: impl FnOnce() -> Result<T, LedgerError>) -> Re
 /// The first day that is kept.
 fn first_day(now: SystemTime, retention: Duration) -> Day {
     now.checked_sub(retention).map_or(1, day).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::FindingRules;
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_reports_are_made_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let usage = Usage::new(Metrics::new(1), 0);
+        assert!(matches!(usage.view().await, Err(NoView::NotKept)));
+        let settings = settings::Usage {
+            path: directory.path().join("usage.redb"),
+            flush_interval: Duration::from_secs(10),
+            retention: Duration::from_secs(90 * 24 * 60 * 60),
+            max_size: 1 << 30,
+            findings: FindingRules::default(),
+        };
+        usage.adopt(Some(&settings)).unwrap();
+        let mut turns = Vec::new();
+        for _ in 0..REPORTS {
+            let (view, turn) = usage.view().await.unwrap();
+            assert!(view.source.is_some());
+            turns.push(turn);
+        }
+        assert!(matches!(usage.view().await, Err(NoView::Busy)));
+        turns.pop();
+        assert!(usage.view().await.is_ok());
+        usage.stop();
+        assert!(matches!(usage.view().await, Err(NoView::Busy)), "the writer has ended");
+    }
 }

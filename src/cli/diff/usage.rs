@@ -8,6 +8,7 @@ use http::Method;
 use jiff::civil::Date;
 use serde::Serialize;
 
+use crate::cli::read_report;
 use crate::policy::ability::Abilities;
 use crate::policy::decision::{Caller, decide};
 use crate::policy::difference::Difference;
@@ -39,7 +40,7 @@ pub(super) enum UsageError {
 
 /// Reads a report of usage.
 pub(super) fn read(path: &Path) -> Result<Report, UsageError> {
-    let text = std::fs::read(path).map_err(|source| UsageError::Read { path: path.to_owned(), source })?;
+    let text = read_report(path).map_err(|source| UsageError::Read { path: path.to_owned(), source })?;
     serde_json::from_slice(&text).map_err(|source| UsageError::Json { path: path.to_owned(), source })
 }
 
@@ -91,7 +92,7 @@ pub(super) fn affected<'a>(
         let (mut denied, mut allowed) = (Vec::new(), Vec::new());
         for ((route, method, verdict), (count, several)) in calls(token) {
             let Some(fate) = change.fate(route, method, verdict) else {
-                affected.untold += count;
+                affected.untold = affected.untold.saturating_add(count);
                 continue;
             };
             let into = if verdict == Verdict::Allowed { &mut denied } else { &mut allowed };
@@ -126,10 +127,10 @@ fn calls(token: &TokenUsage) -> Calls<'_> {
         let total = calls.entry((route, method, verdict)).or_default();
         match verdict {
             Verdict::Allowed if requirement.starts_with("{all:") => {
-                total.0 += counts.iter().max().copied().unwrap_or_default();
+                total.0 = total.0.saturating_add(counts.iter().max().copied().unwrap_or_default());
             }
             Verdict::Allowed | Verdict::Denied => {
-                total.0 += counts.iter().sum::<u64>();
+                total.0 = counts.iter().fold(total.0, |sum, count| sum.saturating_add(*count));
                 total.1 |= counts.len() > 1 && requirement.starts_with("{all:");
             }
         }
@@ -212,7 +213,7 @@ fn print_tokens(what: &str, tokens: &[AffectedToken<'_>], output: &mut dyn Write
         return Ok(());
     }
     let all = || tokens.iter().flat_map(|token| &token.calls);
-    let calls = count(all().map(|calls| calls.count).sum(), "call");
+    let calls = count(all().fold(0, |sum, calls| calls.count.saturating_add(sum)), "call");
     let bound = if all().any(|calls| calls.up_to) { "up to " } else { "" };
     writeln!(output, "  {} {what} {bound}{calls}", count(tokens.len() as u64, "token"))?;
     for AffectedToken { id, name, calls } in tokens {
@@ -321,6 +322,23 @@ Over the recorded usage
 "
         );
         assert_eq!(told(&old, &old, &json!([tokens[1]])), told(&old, &old, &json!([])));
+    }
+
+    #[test]
+    fn counts_that_are_too_great_to_be_summed_stay_at_the_greatest() {
+        let old = map(&[("/x", &[("GET", word("a"))])]);
+        let new = map(&[("/x", &[("GET", word("deny"))])]);
+        let rows = |route, requirement: &str| {
+            [
+                row("a", route, "allowed", "GET", u64::MAX, requirement),
+                row("b", route, "allowed", "GET", 1, requirement),
+            ]
+        };
+        let usage = [rows("/x", "a"), rows("/x", "{all: [a, b]}"), rows("/gone", "a")].concat();
+        let tokens = json!([{"id": "1", "name": "n", "abilities": ["a"], "usage": usage}, {"id": "2", "name": "n", "abilities": ["a"], "usage": usage}]);
+        let told = told(&old, &new, &tokens);
+        assert!(told.contains("2 tokens would be denied 18446744073709551615 calls"), "{told}");
+        assert!(told.contains("nothing can be told of 18446744073709551615 calls"), "{told}");
     }
 
     #[test]

@@ -64,7 +64,9 @@ fn what_operations_ask_for() {
         let by_itself = format!("{{openapi: 3.1.0, {operation}}}");
         assert_eq!(described(&by_itself), [format!("GET /a {expected}")], "{security}");
         let by_global = format!("{{openapi: 3.0.3, security: {security}, paths: {{/a: {{get: {{}}}}}}}}");
-        assert_eq!(described(&by_global), [format!("GET /a {expected}")], "{security}");
+        // An empty list says nothing there.
+        let by_default = if security == "[]" { "Unsaid" } else { expected };
+        assert_eq!(described(&by_global), [format!("GET /a {by_default}")], "{security}");
         let over_global = format!("{{openapi: 3.0.3, security: [{{o: [z]}}], {operation}}}");
         assert_eq!(described(&over_global), [format!("GET /a {expected}")], "{security}");
     }
@@ -157,4 +159,30 @@ fn operations_are_bounded() {
         let found = described(&format!("openapi: 3.1.0\nx: {anchor}{ITEM}\npaths:\n{paths}"));
         assert!(found.len() == 1 && found[0].contains(expected), "{}: {:?}", found.len(), found.first());
     }
+}
+
+/// Each of these is small, and would stand for more than there is memory or time.
+#[test]
+fn what_stands_for_more_than_it_is_has_its_bounds() {
+    let list =
+        |count: usize, text: &dyn Fn(usize) -> String| (0..count).map(text).collect::<Vec<_>>().join(", ");
+    let alternatives = list(3000, &|number| format!("{{o: [s{number}]}}"));
+    let operations = list(9000, &|number| format!("/p{number}: {{get: {{}}}}"));
+    let told = described(&format!("{{openapi: 3.1.0, security: [{alternatives}], paths: {{{operations}}}}}"));
+    assert!(told[0].contains("error: `security`: too many scopes; more than 100"), "{}", told[0]);
+
+    let references = list(9000, &|number| format!("/p{number}: {{$ref: '#/components/pathItems/x'}}"));
+    let keys = list(9000, &|number| format!("x-{number}: 0"));
+    let told = described(&format!(
+        "{{openapi: 3.1.0, paths: {{{references}}}, components: {{pathItems: {{x: {{{keys}}}}}}}}}"
+    ));
+    assert!(told.iter().any(|line| line.contains("too many references; more than 2000000")), "{}", told[0]);
+
+    let variables = list(30, &|number| {
+        format!("v{number}: {{default: '{}'}}", format!("{{v{}}}", number + 1).repeat(10))
+    });
+    let told = described(&format!(
+        "{{openapi: 3.1.0, servers: [{{url: '/{{v0}}', variables: {{{variables}}}}}], paths: {{/a: {{get: {{}}}}}}}}"
+    ));
+    assert!(told[0].contains("too long; its URL has at most 8192 bytes"), "{}", told[0]);
 }

@@ -102,3 +102,43 @@ fn what_is_left_is_handed_over_at_the_end() {
     drop(core);
     assert_eq!(batches(&receiver).len(), 1);
 }
+
+fn count_of(core: &CoreUsage, id: &str, ability: &str) {
+    let abilities = Abilities::new([ability]);
+    core.count(&Cell::new(0), &request(0, Outcome::Allowed), || Description { abilities, ..described(id) });
+}
+
+/// How many requests of a batch were counted and dropped, of how many tokens.
+fn sums(batch: &Batch) -> (u64, u64, usize) {
+    let counts = batch.rows.iter().flat_map(|row| &row.counts);
+    (counts.map(|(_, count)| u64::from(*count)).sum(), batch.dropped, batch.rows.len())
+}
+
+#[test]
+fn tokens_of_which_much_is_told_fill_a_batch_before_they_fill_the_memory() {
+    let long = "a".repeat(64 * 1024);
+    let (core, receiver, _schedule) = core(1);
+    (0..1000).for_each(|number| count_of(&core, &number.to_string(), &long));
+    let most = MOST_BYTES / long.len();
+    assert_eq!(batches(&receiver).iter().map(sums).collect::<Vec<_>>(), [(most as u64, 0, most)]);
+    // The next one waits until somebody takes it, and what has no room in it is told.
+    assert_eq!(sums(&core.batch.borrow()), (most as u64, 1000 - 2 * most as u64, most));
+}
+
+#[test]
+fn one_token_that_is_described_again_and_again_takes_the_room_of_one() {
+    let long = "a".repeat(64 * 1024);
+    let (core, _receiver, _schedule) = core(1);
+    (0..1000).for_each(|_| count_of(&core, "17", &long));
+    let batch = core.batch.borrow();
+    assert_eq!(sums(&batch), (1000, 0, 1));
+    assert!(batch.bytes < 2 * long.len(), "{}", batch.bytes);
+}
+
+#[test]
+fn counters_that_are_not_handed_over_are_bounded() {
+    let (core, _receiver, _schedule) = core(0);
+    core.batch.borrow_mut().counters = MOST_COUNTERS - 1;
+    (0..3).for_each(|number| count_of(&core, &number.to_string(), "a"));
+    assert_eq!(sums(&core.batch.borrow()), (1, 2, 3));
+}

@@ -1,6 +1,6 @@
 //! Calls that are denied again and again: a misconfigured integration, or probing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::least::{Need, least, needs};
 use super::{Subject, all_of, of, some_of, start_of};
@@ -21,7 +21,8 @@ pub(super) fn repeated(subject: &Subject<'_>, rules: &FindingRules) -> Option<Fi
         return None;
     }
     // Of `all` it may have some.
-    let lacks = |need: &Need| need.iter().all(|ability| !subject.token.abilities.contains(ability));
+    let granted: HashSet<&String> = subject.token.abilities.iter().collect();
+    let lacks = |need: &Need| need.iter().all(|ability| !granted.contains(ability));
     let missing = least(&rows.iter().flat_map(|row| needs(row)).filter(lacks).collect());
     let routes: BTreeSet<&str> = rows.iter().map(|row| &*row.route).collect();
     let forbidden: BTreeSet<&str> =

@@ -1,6 +1,7 @@
 //! The least abilities that would have sufficed.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::usage::report::UsageRow;
@@ -67,22 +68,45 @@ fn best(open: &[&Need], choices: &[&String]) -> Vec<String> {
 }
 
 fn greedy(open: &[&Need], choices: &[&String]) -> Vec<String> {
-    let (mut taken, mut left) = (Vec::<&String>::new(), open.to_vec());
-    while !left.is_empty() {
-        let serves = |name: &String| left.iter().filter(|need| need.contains(name)).count();
-        // The first of those that serve the most.
-        let Some(most) = choices.iter().rev().max_by_key(|name| serves(name)) else { break };
-        left.retain(|need| !need.contains(*most));
-        taken.push(most);
+    let numbers: HashMap<&String, usize> =
+        choices.iter().enumerate().map(|(number, name)| (*name, number)).collect();
+    let of = |need: usize| open[need].iter().filter_map(|name| numbers.get(name).copied());
+    // Which needs each choice serves.
+    let mut serves = vec![Vec::new(); choices.len()];
+    for need in 0..open.len() {
+        of(need).for_each(|choice| serves[choice].push(need));
     }
-    let mut kept = taken.clone();
-    for name in taken {
-        let others: Vec<&String> = kept.iter().copied().filter(|other| *other != name).collect();
-        if open.iter().all(|need| others.iter().any(|other| need.contains(*other))) {
-            kept = others;
+    let mut left = vec![true; open.len()];
+    let mut counts: Vec<usize> = serves.iter().map(Vec::len).collect();
+    // The first of those that serve the most comes first. Counts only fall: one that is out of date is put back.
+    let mut queue: BinaryHeap<(usize, Reverse<usize>)> =
+        counts.iter().enumerate().map(|(choice, count)| (*count, Reverse(choice))).collect();
+    let mut taken = Vec::new();
+    while let Some((count, Reverse(choice))) = queue.pop() {
+        match counts[choice] {
+            0 => {}
+            now if now < count => queue.push((now, Reverse(choice))),
+            _ => {
+                for need in serves[choice].iter().copied() {
+                    if std::mem::take(&mut left[need]) {
+                        of(need).for_each(|other| counts[other] -= 1);
+                    }
+                }
+                taken.push(choice);
+            }
         }
     }
-    kept.into_iter().cloned().collect()
+    // By how many each need is served: whatever serves none alone can be spared.
+    let mut served = vec![0_usize; open.len()];
+    taken.iter().flat_map(|choice| &serves[*choice]).for_each(|need| served[*need] += 1);
+    taken.retain(|choice| {
+        let spared = serves[*choice].iter().all(|need| served[*need] > 1);
+        if spared {
+            serves[*choice].iter().for_each(|need| served[*need] -= 1);
+        }
+        !spared
+    });
+    taken.into_iter().map(|choice| choices[choice].clone()).collect()
 }
 
 #[cfg(test)]
@@ -116,6 +140,16 @@ mod tests {
     fn many_choices_are_not_all_tried() {
         let hub: Vec<Need> = (0..40).map(|number| set(&[&format!("a{number}"), "hub"])).collect();
         assert_eq!(least(&hub.into_iter().collect()), set(&["hub"]));
+    }
+
+    /// Each with many abilities that no other has: as no map has it, but a file may.
+    #[test]
+    fn very_many_choices_take_no_time() {
+        let all: BTreeSet<Need> = (0..2000_usize)
+            .map(|number| (0..40).map(|choice| format!("c{}", (number * 7 + choice * 13) % 19_997)).collect())
+            .collect();
+        let found = least(&all);
+        assert!(all.iter().all(|need| !need.is_disjoint(&found)));
     }
 
     #[test]
