@@ -35,8 +35,10 @@ fn tests() -> BTreeSet<String> {
                 module.push("tests".to_owned());
             }
             let mut lines = text.lines().map(str::trim_start);
-            while lines.any(|line| line == "#[test]") {
-                let name = lines.by_ref().find_map(|line| line.strip_prefix("fn ")?.split('(').next());
+            while lines.any(|line| line == "#[test]" || line.starts_with("#[tokio::test")) {
+                let name = lines.by_ref().find_map(|line| {
+                    line.trim_start_matches("async ").strip_prefix("fn ")?.split('(').next()
+                });
                 found.insert(format!("{}::{}", module.join("::"), name.unwrap()));
             }
         }

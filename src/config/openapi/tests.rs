@@ -169,7 +169,7 @@ fn what_stands_for_more_than_it_is_has_its_bounds() {
     let alternatives = list(3000, &|number| format!("{{o: [s{number}]}}"));
     let operations = list(9000, &|number| format!("/p{number}: {{get: {{}}}}"));
     let told = described(&format!("{{openapi: 3.1.0, security: [{alternatives}], paths: {{{operations}}}}}"));
-    assert!(told[0].contains("error: `security`: too many scopes; more than 100"), "{}", told[0]);
+    assert!(told[0].contains("too many scopes; more than 100"), "{}", told[0]);
 
     let references = list(9000, &|number| format!("/p{number}: {{$ref: '#/components/pathItems/x'}}"));
     let keys = list(9000, &|number| format!("x-{number}: 0"));

@@ -3,7 +3,7 @@ use std::time::{Instant, SystemTime};
 
 use super::*;
 use crate::policy::ability::Abilities;
-use crate::usage::batch::{MOST_TOKENS, Outcome, key};
+use crate::usage::batch::{MOST_BYTES, MOST_COUNTERS, MOST_TOKENS, Outcome, key};
 
 fn core(room: usize) -> (CoreUsage, Receiver<Message>, watch::Sender<Schedule>) {
     let (sender, receiver) = sync_channel(room);
