@@ -15,6 +15,8 @@ mod message;
 mod request;
 #[path = "../fuzz/src/target.rs"]
 mod target;
+#[path = "../fuzz/src/usage.rs"]
+mod usage;
 
 /// Runs a target's function over every file of these directories, and names the one that fails.
 fn over(directories: &[&str], check: fn(&[u8])) {
@@ -55,6 +57,11 @@ fn introspection() {
 #[test]
 fn request() {
     over(&["fuzz/seeds/request"], request::check);
+}
+
+#[test]
+fn usage() {
+    over(&["fuzz/seeds/usage"], usage::check);
 }
 
 #[test]

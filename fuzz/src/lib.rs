@@ -6,3 +6,4 @@ pub mod introspection;
 mod message;
 pub mod request;
 pub mod target;
+pub mod usage;

@@ -104,9 +104,11 @@ impl Admin {
     pub fn serve(self, listener: Listener) -> io::Result<Handle> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
-        let thread = thread::Builder::new()
-            .name("admin".to_owned())
-            .spawn(move || serve(&runtime, listener, Arc::new(self), stopped))?;
+        let thread = thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            serve(&runtime, listener, Arc::new(self), stopped);
+            // A report under way is nobody's any more: the end does not wait for it.
+            runtime.shutdown_background();
+        })?;
         Ok(Handle { stop, thread })
     }
 }

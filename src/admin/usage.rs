@@ -71,8 +71,12 @@ async fn asked(
         NoView::NotKept => (StatusCode::NOT_FOUND, error.to_string()),
         NoView::Busy => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     })?;
-    let token = question.token.as_deref().map(|token| ("id", token));
-    caller.did(Action { action: "show usage", subject: token, count: None });
+    let (action, subject) = match question.token.as_deref() {
+        // What is nobody's id may be a token that was pasted in the wrong place.
+        Some(id) if !view.knows(id) => ("show usage of an unknown token", None),
+        id => ("show usage", id.map(|id| ("id", id))),
+    };
+    caller.did(Action { action, subject, count: None });
     let rules = admin.settings.load().usage.as_ref().map(|usage| usage.findings.clone()).unwrap_or_default();
     Ok(Asked { view, question, rules, now: Timestamp::now(), turn })
 }

@@ -4,6 +4,7 @@ mod csv;
 mod tables;
 
 use std::io::{self, Write};
+use std::panic;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use crate::config;
 use crate::config::settings::{Admin, FindingRules, ListenAddress, Usage};
 use crate::shown::shown;
 use crate::usage::add::AddError;
-use crate::usage::ledger::LedgerError;
+use crate::usage::ledger::{LedgerError, contained};
 use crate::usage::message::View as LedgerView;
 use crate::usage::overview::Overview;
 use crate::usage::page::{self, View};
@@ -205,8 +206,15 @@ pub(super) struct Own {
 
 /// Reads the ledger of a gateway that does not run.
 fn read(usage: &Usage, question: &Question, now: Timestamp) -> Result<Report, LedgerError> {
-    let view = LedgerView { source: Some(Source::open(&usage.path)?), unwritten: None };
-    Telling::new(&view, question, &usage.findings, now)?.report()
+    let hook = panic::take_hook();
+    // That the file is damaged is told by the error, and to people.
+    panic::set_hook(Box::new(|_| {}));
+    let report = contained(&usage.path, || {
+        let view = LedgerView { source: Some(Source::open(&usage.path)?), unwritten: None };
+        Telling::new(&view, question, &usage.findings, now)?.report()
+    });
+    panic::set_hook(hook);
+    report
 }
 
 /// Asks the gateway that holds the ledger.
@@ -245,4 +253,40 @@ fn json(report: &Report, output: &mut dyn Write) -> io::Result<()> {
         }
     }
     writeln!(output, "{harmless}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::usage::ledger::Ledger;
+
+    #[test]
+    fn a_damaged_ledger_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("usage.redb");
+        drop(Ledger::open(&path).unwrap());
+        let whole = std::fs::read(&path).unwrap();
+        let written: Vec<usize> = (0..whole.len()).filter(|index| whole[*index] != 0).collect();
+        let usage = Usage {
+            path,
+            flush_interval: Duration::from_secs(10),
+            retention: Duration::from_secs(1),
+            max_size: 1 << 30,
+            findings: FindingRules::default(),
+        };
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut damaged = 0;
+        for _ in 0..300 {
+            let mut bytes = whole.clone();
+            for _ in 0..random.usize(1..8) {
+                bytes[written[random.usize(..written.len())]] = random.u8(..);
+            }
+            std::fs::write(&usage.path, &bytes).unwrap();
+            let told = read(&usage, &Question::default(), Timestamp::now());
+            damaged += usize::from(matches!(told, Err(LedgerError::Damaged { .. })));
+        }
+        assert!(damaged > 0, "the library panics at none of these any more");
+    }
 }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{io, mem};
@@ -96,6 +97,15 @@ macro_rules! storage_errors {
 }
 
 storage_errors! { StorageError TableError TransactionError CommitError }
+
+/// A damaged file can make the library panic: that ends here.
+///
+/// # Errors
+/// Those of `act`; [`LedgerError::Damaged`] where it panics.
+pub fn contained<T>(path: &Path, act: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+    catch_unwind(AssertUnwindSafe(act))
+        .unwrap_or_else(|_| Err(LedgerError::Damaged { path: path.to_owned() }))
+}
 
 /// How long and how much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

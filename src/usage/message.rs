@@ -57,6 +57,15 @@ pub struct View {
     pub unwritten: Option<Unwritten>,
 }
 
+impl View {
+    /// Whether anything is known of a token with this id.
+    pub fn knows(&self, id: &str) -> bool {
+        let is_written = |source: &Source| source.snapshot().and_then(|it| it.knows(id)).unwrap_or(false);
+        self.source.as_ref().is_some_and(is_written)
+            || self.unwritten.as_ref().is_some_and(|it| it.pending.token(id).is_some())
+    }
+}
+
 /// The right to make a report, for as long as it lives.
 #[derive(Debug)]
 pub struct Turn(

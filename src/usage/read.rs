@@ -96,6 +96,10 @@ impl Snapshot {
         self.id.as_deref()
     }
 
+    pub(super) fn knows(&self, id: &str) -> Result<bool, LedgerError> {
+        Ok(self.transaction.open_table(TOKENS)?.get(token_key(id).as_slice())?.is_some())
+    }
+
     /// Tells of each token that the query asks for and that did something since its first day, or is known from before,
     /// numeric ids first and in their order, until `tell` breaks.
     ///
@@ -393,6 +397,8 @@ fn stand_for(rule: &Rule, verdict: Verdict, abilities: &Abilities) -> Vec<Option
 
 /// The first of all days.
 const FIRST: Date = jiff::civil::date(1970, 1, 1);
+/// The number of the last of them, 9999-12-31. A damaged file has later ones.
+const LAST: Day = 2_932_896;
 
 /// The number of a day; that of the first for all before it.
 fn day_of(date: Date) -> Day {
@@ -401,5 +407,5 @@ fn day_of(date: Date) -> Day {
 
 /// A day as people write it.
 pub fn date(day: Day) -> Date {
-    FIRST.saturating_add(i64::from(day).days())
+    FIRST.saturating_add(i64::from(day.min(LAST)).days())
 }

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +20,7 @@ use tokio::time::timeout;
 use super::batch::{Batch, Outcome};
 use super::count::{CoreUsage, Schedule};
 use super::findings::findings;
-use super::ledger::{Bounds, Ledger, LedgerError, Written};
+use super::ledger::{Bounds, Ledger, LedgerError, Written, contained};
 use super::message::{Message, NoView, Turn, View, send};
 use super::pending::{Day, Pending, day};
 use super::question::Question;
@@ -402,12 +401,6 @@ fn count_findings(
         ControlFlow::Continue(())
     })?;
     Ok(counts)
-}
-
-/// A damaged file can make the library panic: that ends in this file.
-fn contained<T>(path: &Path, act: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
-    catch_unwind(AssertUnwindSafe(act))
-        .unwrap_or_else(|_| Err(LedgerError::Damaged { path: path.to_owned() }))
 }
 
 /// The first day that is kept.

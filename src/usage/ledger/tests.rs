@@ -257,3 +257,12 @@ proptest! {
         prop_assert_eq!(sums, model);
     }
 }
+
+#[test]
+fn a_day_that_there_is_not_is_the_last_one() {
+    for (day, expected) in
+        [(0, "1970-01-01"), (TODAY, "2024-10-04"), (2_932_896, "9999-12-31"), (Day::MAX, "9999-12-31")]
+    {
+        assert_eq!(date(day).to_string(), expected);
+    }
+}

@@ -164,11 +164,12 @@ pub(super) fn columns(days: &BTreeMap<Date, Calls>) -> Vec<Column> {
         return Vec::new();
     };
     let since_first = |date: Date| first.until(date).as_ref().map_or(0, Span::get_days);
-    let each = (since_first(last) + COLUMNS) / COLUMNS;
-    let mut columns: Vec<Column> = (0..=since_first(last) / each)
+    let length = since_first(last);
+    let each = (length + COLUMNS) / COLUMNS;
+    let mut columns: Vec<Column> = (0..=length / each)
         .map(|index| Column {
             first: first.saturating_add((index * each).days()),
-            last: first.saturating_add((index * each + each - 1).days()).min(last),
+            last: first.saturating_add((index * each + each - 1).min(length).days()),
             calls: Calls::default(),
         })
         .collect();
