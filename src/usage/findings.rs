@@ -273,6 +273,7 @@ fn naming(subject: &Subject<'_>, rules: &FindingRules) -> Option<Finding> {
     let (environments, name) = (rules.environments.as_deref()?, subject.token.name.as_deref()?);
     let flaw = name::flaw(name, environments)?;
     (!subject.expired).then(|| Finding {
+        since: subject.token.created_at.or(subject.token.first_seen),
         evidence: flaw.to_string(),
         advice:
             "Name the next token by purpose and environment or version, such as warehouse-scanner-prod or \

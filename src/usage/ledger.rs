@@ -30,16 +30,17 @@ pub(super) const CACHE: usize = 8 * 1024 * 1024;
 const FORMAT: &str = "1";
 const MILLISECONDS_A_DAY: i64 = 24 * 60 * 60 * 1000;
 
+/// Of every key and every value: each further pair of types would bring a tree of its own, 150 kB of code.
 type Bytes = &'static [u8];
 
 /// `format` and `id`.
-pub(super) const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
+pub(super) const ABOUT: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("about");
 /// Rules by number.
-pub(super) const RULES: TableDefinition<'_, u32, Bytes> = TableDefinition::new("rules");
+pub(super) const RULES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("rules");
 /// Tokens by [`token_key`].
 pub(super) const TOKENS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("tokens");
 /// How many bytes the records of a day come to; of tokens, under [`OF_TOKENS`].
-pub(super) const SIZES: TableDefinition<'_, u32, u64> = TableDefinition::new("sizes");
+pub(super) const SIZES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("sizes");
 const OF_TOKENS: Day = 0;
 
 /// The name of a day's table.
@@ -175,7 +176,9 @@ impl Ledger {
     fn rules(database: &Database) -> Result<Option<HashMap<Rule, u32>>, LedgerError> {
         let transaction = database.begin_read()?;
         let format = match transaction.open_table(ABOUT) {
-            Ok(about) => about.get("format")?.map(|format| format.value().to_owned()),
+            Ok(about) => {
+                about.get(&b"format"[..])?.map(|format| String::from_utf8_lossy(format.value()).into_owned())
+            }
             Err(redb::TableError::TableDoesNotExist(_)) => None,
             Err(error) => return Err(error.into()),
         };
@@ -187,8 +190,10 @@ impl Ledger {
         let mut rules = HashMap::new();
         for entry in transaction.open_table(RULES)?.iter()? {
             let (number, record) = entry?;
-            if let Ok(record) = RuleRecord::decode(record.value()) {
-                rules.insert(record.into(), number.value());
+            if let (Some(number), Ok(record)) =
+                (number_of(number.value()), RuleRecord::decode(record.value()))
+            {
+                rules.insert(record.into(), number);
             }
         }
         Ok(Some(rules))
@@ -198,8 +203,8 @@ impl Ledger {
         let transaction = database.begin_write()?;
         {
             let mut about = transaction.open_table(ABOUT)?;
-            about.insert("format", FORMAT)?;
-            about.insert("id", format!("{:032x}", fastrand::u128(..)).as_str())?;
+            about.insert(&b"format"[..], FORMAT.as_bytes())?;
+            about.insert(&b"id"[..], format!("{:032x}", fastrand::u128(..)).as_bytes())?;
             transaction.open_table(RULES)?;
             transaction.open_table(TOKENS)?;
             transaction.open_table(SIZES)?;
@@ -252,7 +257,7 @@ impl Ledger {
         {
             let mut table = transaction.open_table(RULES)?;
             for (rule, number) in &added {
-                table.insert(number, RuleRecord::from(rule).encode_to_vec().as_slice())?;
+                table.insert(&number.to_be_bytes()[..], RuleRecord::from(rule).encode_to_vec().as_slice())?;
             }
         }
         sizes.write(&transaction)?;
@@ -262,6 +267,11 @@ impl Ledger {
         let Sizes { days_forgotten, dropped, .. } = sizes;
         Ok(Written { days_forgotten, dropped, tokens, size: sizes.sum() })
     }
+}
+
+/// The number of a rule or a day, as a key has it; none of what is damaged.
+pub(super) fn number_of(key: &[u8]) -> Option<u32> {
+    key.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// What can be kept: an id beyond the longest is none of Stockaj's.
@@ -282,7 +292,9 @@ impl Sizes {
         let mut by_day = BTreeMap::new();
         for entry in transaction.open_table(SIZES)?.iter()? {
             let (day, size) = entry?;
-            by_day.insert(day.value(), size.value());
+            if let (Some(day), Ok(size)) = (number_of(day.value()), size.value().try_into()) {
+                by_day.insert(day, u64::from_be_bytes(size));
+            }
         }
         Ok(Self { by_day, most, days_forgotten: 0, dropped: 0 })
     }
@@ -331,9 +343,9 @@ impl Sizes {
 
     fn write(&self, transaction: &WriteTransaction) -> Result<(), LedgerError> {
         let mut table = transaction.open_table(SIZES)?;
-        table.retain(|day, _| self.by_day.contains_key(&day))?;
+        table.retain(|day, _| number_of(day).is_some_and(|day| self.by_day.contains_key(&day)))?;
         for (day, size) in &self.by_day {
-            table.insert(day, size)?;
+            table.insert(&day.to_be_bytes()[..], &size.to_be_bytes()[..])?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use redb::{Range, ReadOnlyTable, ReadTransaction, ReadableTable, StorageError, T
 
 use super::addresses::Addresses;
 use super::batch::Outcome;
-use super::ledger::{ABOUT, LedgerError, RULES, SIZES, TOKENS, day_table};
+use super::ledger::{ABOUT, LedgerError, RULES, SIZES, TOKENS, day_table, number_of};
 use super::pending::{Day, Pending, PendingToken, milliseconds};
 use super::question::Question;
 use super::record::{DayRecord, RuleRecord, TokenRecord, token_id, token_key};
@@ -76,17 +76,20 @@ pub struct Unwritten {
 
 impl Snapshot {
     pub(super) fn new(transaction: ReadTransaction) -> Result<Self, LedgerError> {
-        let id = transaction.open_table(ABOUT)?.get("id")?.map(|id| id.value().to_owned());
+        let id = transaction.open_table(ABOUT)?.get(&b"id"[..])?;
+        let id = id.map(|id| String::from_utf8_lossy(id.value()).into_owned());
         let mut rules = HashMap::new();
         for entry in transaction.open_table(RULES)?.iter()? {
             let (number, record) = entry?;
-            if let Ok(record) = RuleRecord::decode(record.value()) {
-                rules.insert(number.value(), Arc::new(record.into()));
+            if let (Some(number), Ok(record)) =
+                (number_of(number.value()), RuleRecord::decode(record.value()))
+            {
+                rules.insert(number, Arc::new(record.into()));
             }
         }
         let mut days = Vec::new();
         for entry in transaction.open_table(SIZES)?.iter()? {
-            days.push(entry?.0.value());
+            days.extend(number_of(entry?.0.value()));
         }
         Ok(Self { transaction, id, rules, days })
     }

@@ -158,7 +158,7 @@ fn another_format_is_not_touched() {
     drop(Ledger::open(&path).unwrap());
     let database = Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
-    transaction.open_table(ABOUT).unwrap().insert("format", "2").unwrap();
+    transaction.open_table(ABOUT).unwrap().insert(&b"format"[..], &b"2"[..]).unwrap();
     transaction.commit().unwrap();
     drop(database);
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Format(format)) if format == "2"));
