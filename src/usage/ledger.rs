@@ -14,13 +14,13 @@ use std::{io, mem};
 use prost::Message;
 use redb::backends::FileBackend;
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table,
-    TableDefinition, WriteTransaction,
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
 
 use super::addresses::Addresses;
-use super::batch::{self, Description, Outcome};
-use super::pending::{Counts, Day, Pending, PendingToken, milliseconds};
+use super::batch::{self, Outcome};
+use super::pending::{Counts, Day, Pending, PendingToken};
 use super::record::{DayRecord, LONGEST_ID, RuleRecord, TokenRecord, token_key};
 use super::rules::{Rule, Rules};
 
@@ -187,15 +187,7 @@ impl Ledger {
             Some(format) if format != FORMAT => return Err(LedgerError::Format(format)),
             Some(_) => {}
         }
-        let mut rules = HashMap::new();
-        for entry in transaction.open_table(RULES)?.iter()? {
-            let (number, record) = entry?;
-            if let (Some(number), Ok(record)) =
-                (number_of(number.value()), RuleRecord::decode(record.value()))
-            {
-                rules.insert(record.into(), number);
-            }
-        }
+        let rules = read_rules(&transaction)?.into_iter().map(|(number, rule)| (rule, number)).collect();
         Ok(Some(rules))
     }
 
@@ -267,6 +259,18 @@ impl Ledger {
         let Sizes { days_forgotten, dropped, .. } = sizes;
         Ok(Written { days_forgotten, dropped, tokens, size: sizes.sum() })
     }
+}
+
+/// The rules that the ledger knows, by its numbers; what is damaged is left out.
+pub(super) fn read_rules(transaction: &ReadTransaction) -> Result<Vec<(u32, Rule)>, LedgerError> {
+    let mut rules = Vec::new();
+    for entry in transaction.open_table(RULES)?.iter()? {
+        let (number, record) = entry?;
+        if let (Some(number), Ok(record)) = (number_of(number.value()), RuleRecord::decode(record.value())) {
+            rules.push((number, record.into()));
+        }
+    }
+    Ok(rules)
 }
 
 /// The number of a rule or a day, as a key has it; none of what is damaged.
@@ -386,18 +390,7 @@ fn write_token(
     if known.is_none() && !sizes.has_room() {
         return Ok(());
     }
-    let Description { name, context, workspace_id, abilities, created_at, expires_at, .. } = &pending.token;
-    let text = |text: &Option<Arc<str>>| text.as_ref().map(ToString::to_string);
-    let record = TokenRecord {
-        name: text(name),
-        context: text(context),
-        workspace_id: text(workspace_id),
-        abilities: abilities.names().map(str::to_owned).collect(),
-        created_at: created_at.map(milliseconds),
-        expires_at: expires_at.map(milliseconds),
-        first_seen: known.as_ref().map_or(pending.first_seen, |it| it.first_seen.min(pending.first_seen)),
-        last_seen: known.as_ref().map_or(pending.last_seen, |it| it.last_seen.max(pending.last_seen)),
-    };
+    let record = pending.record(known.as_ref());
     let record = record.encode_to_vec();
     let freed = before.map_or(0, |before| size(&key, &before));
     sizes.replaced(OF_TOKENS, freed, size(&key, &record));

@@ -12,9 +12,9 @@ use super::source::Source;
 use crate::config::settings;
 
 /// How long it is tried to tell the thread something.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// How often.
-const PAUSE: Duration = Duration::from_millis(5);
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
 /// What the thread is told.
 pub(super) enum Message {

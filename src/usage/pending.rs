@@ -2,11 +2,12 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::addresses::Addresses;
 use super::batch::{Batch, Description, Row};
-use super::record::{LONGEST_ID, token_key};
+use super::record::{LONGEST_ID, TokenRecord, token_key};
 
 /// Days since 1970, in UTC.
 pub type Day = u32;
@@ -47,6 +48,25 @@ pub struct PendingToken {
     pub last_seen: i64,
     /// Each day's part.
     pub days: BTreeMap<Day, Counts>,
+}
+
+impl PendingToken {
+    /// What is known of the token by now, with what was `known` before: as it was described last, and seen first and
+    /// last.
+    pub(super) fn record(&self, known: Option<&TokenRecord>) -> TokenRecord {
+        let text = |text: &Option<Arc<str>>| text.as_ref().map(ToString::to_string);
+        let Description { name, context, workspace_id, abilities, created_at, expires_at, .. } = &self.token;
+        TokenRecord {
+            name: text(name),
+            context: text(context),
+            workspace_id: text(workspace_id),
+            abilities: abilities.names().map(str::to_owned).collect(),
+            created_at: created_at.map(milliseconds),
+            expires_at: expires_at.map(milliseconds),
+            first_seen: known.map_or(self.first_seen, |it| it.first_seen.min(self.first_seen)),
+            last_seen: known.map_or(self.last_seen, |it| it.last_seen.max(self.last_seen)),
+        }
+    }
 }
 
 /// Requests of one token on one day.

@@ -13,10 +13,10 @@ use redb::{Range, ReadOnlyTable, ReadTransaction, ReadableTable, StorageError, T
 
 use super::addresses::Addresses;
 use super::batch::Outcome;
-use super::ledger::{ABOUT, LedgerError, RULES, SIZES, TOKENS, day_table, number_of};
-use super::pending::{Day, Pending, PendingToken, milliseconds};
+use super::ledger::{ABOUT, LedgerError, SIZES, TOKENS, day_table, number_of, read_rules};
+use super::pending::{Day, Pending, PendingToken};
 use super::question::Question;
-use super::record::{DayRecord, RuleRecord, TokenRecord, token_id, token_key};
+use super::record::{DayRecord, TokenRecord, token_id, token_key};
 use super::report::{TokenUsage, UsageRow, Verdict};
 use super::rules::{Rule, Rules};
 use crate::policy::ability::Abilities;
@@ -78,15 +78,8 @@ impl Snapshot {
     pub(super) fn new(transaction: ReadTransaction) -> Result<Self, LedgerError> {
         let id = transaction.open_table(ABOUT)?.get(&b"id"[..])?;
         let id = id.map(|id| String::from_utf8_lossy(id.value()).into_owned());
-        let mut rules = HashMap::new();
-        for entry in transaction.open_table(RULES)?.iter()? {
-            let (number, record) = entry?;
-            if let (Some(number), Ok(record)) =
-                (number_of(number.value()), RuleRecord::decode(record.value()))
-            {
-                rules.insert(number, Arc::new(record.into()));
-            }
-        }
+        let rules = read_rules(&transaction)?;
+        let rules = rules.into_iter().map(|(number, rule)| (number, Arc::new(rule))).collect();
         let mut days = Vec::new();
         for entry in transaction.open_table(SIZES)?.iter()? {
             days.extend(number_of(entry?.0.value()));
@@ -306,7 +299,7 @@ impl Tally {
             self.add_pending(pending, rules);
         }
         let about = match (self.about.take(), pending) {
-            (about, Some((pending, _))) => newer(about, pending),
+            (about, Some((pending, _))) => pending.record(about.as_ref()),
             (Some(about), None) => about,
             (None, None) => return None,
         };
@@ -330,22 +323,6 @@ impl Tally {
         let in_memory = self.by_rule.into_iter().map(|((rule, verdict), sums)| (rule, verdict, sums));
         token.usage = rows(on_disk.chain(in_memory), &abilities);
         Some(token)
-    }
-}
-
-/// What is known of a token, brought up to date.
-fn newer(about: Option<TokenRecord>, pending: &PendingToken) -> TokenRecord {
-    let text = |text: &Option<Arc<str>>| text.as_ref().map(ToString::to_string);
-    let token = &pending.token;
-    TokenRecord {
-        name: text(&token.name),
-        context: text(&token.context),
-        workspace_id: text(&token.workspace_id),
-        abilities: token.abilities.names().map(str::to_owned).collect(),
-        created_at: token.created_at.map(milliseconds),
-        expires_at: token.expires_at.map(milliseconds),
-        first_seen: about.as_ref().map_or(pending.first_seen, |it| it.first_seen.min(pending.first_seen)),
-        last_seen: about.as_ref().map_or(pending.last_seen, |it| it.last_seen.max(pending.last_seen)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Method;
 
-use crate::policy::ability::Requirement;
+use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::map::{AbilityMap, Unmapped};
 use crate::policy::target::{METHODS, method_number};
 
@@ -29,12 +29,11 @@ pub struct Rule {
 
 impl Rule {
     fn new(route: &Arc<str>, method: &Method, requirement: &Requirement) -> Self {
-        let requirement_text = requirement.to_string();
         Self {
             route: Arc::clone(route),
             method: method.as_str().into(),
-            is_any: requirement_text.starts_with("{any"),
-            requirement: requirement_text.into(),
+            is_any: matches!(requirement.kind(), RequirementKind::Any(_)),
+            requirement: requirement.to_string().into(),
             abilities: requirement.abilities().map(Into::into).collect(),
         }
     }

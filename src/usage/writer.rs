@@ -21,7 +21,7 @@ use super::batch::{Batch, Outcome};
 use super::count::{CoreUsage, Schedule};
 use super::findings::findings;
 use super::ledger::{Bounds, Ledger, LedgerError, Written, contained};
-use super::message::{Message, NoView, Turn, View, send};
+use super::message::{Message, NoView, PATIENCE, PAUSE, Turn, View, send};
 use super::pending::{Day, Pending, day};
 use super::question::Question;
 use super::read::Unwritten;
@@ -37,12 +37,8 @@ use crate::telemetry::metrics::Metrics;
 const MOST_WAITING: usize = 8;
 /// How long a question waits for the cores to hand over what they have.
 const HANDING_OVER: Duration = Duration::from_secs(5);
-/// How long it is tried to tell the thread something.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the end waits for the last write.
 const LAST_WRITE: Duration = Duration::from_secs(5);
-/// How often it is tried again to tell the thread something.
-const PAUSE: Duration = Duration::from_millis(5);
 /// How many reports are made at a time: each takes a core, and keeps what the ledger was when it began.
 const REPORTS: usize = 2;
 /// How long another one waits for its turn.
@@ -132,7 +128,7 @@ impl Usage {
                 Ok(()) => break,
                 Err(TrySendError::Full(back)) if asked.elapsed() < PATIENCE => {
                     message = back;
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
                 Err(_) => return Err(NoView::Busy),
             }
@@ -211,13 +207,8 @@ impl Writer {
     fn run(mut self) {
         loop {
             let now = Instant::now();
-            let next =
-                self.waiting.front().map(|waiting| waiting.until).into_iter().chain([self.write_at]).min();
-            let message = match next {
-                Some(next) => self.receiver.recv_timeout(next.saturating_duration_since(now)),
-                None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match message {
+            let next = self.waiting.front().map_or(self.write_at, |waiting| waiting.until.min(self.write_at));
+            match self.receiver.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Message::Batch(batch)) => self.add(*batch),
                 Ok(Message::Flushed { core, flush }) => {
                     if let Some(latest) = self.flushed.get_mut(core) {
