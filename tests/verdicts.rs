@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use serde_json::json;
+
 use crate::support::{Answer, Gateway, Introspector, Upstream, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
@@ -239,4 +241,51 @@ fn rfc_7662_is_spoken_too() {
     );
     assert_eq!(gateway.get(ITEMS, Some("2|unknown")).status, 401);
     assert_eq!(introspector.calls(), 2);
+}
+
+#[test]
+fn token_that_expires_in_the_year_9999_is_served() {
+    let (gateway, _upstream, introspector) = setting("");
+    for (number, expiry) in [
+        json!("9999-12-31T23:59:59Z"),
+        json!("9999-12-31T23:59:59.000000Z"),
+        json!(253_402_300_799_u64),
+        json!(u64::MAX),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let token = format!("9{number}|never");
+        introspector.know(&token, Verdict::active(&["items:read"]).expiring(expiry.clone()));
+        assert_eq!(gateway.get(ITEMS, Some(&token)).status, 200, "{expiry}");
+    }
+    introspector.know("8|past", Verdict::active(&["items:read"]).expiring(-1));
+    assert_eq!(gateway.get(ITEMS, Some("8|past")).status, 401);
+}
+
+#[test]
+fn abilities_of_an_object_are_its_values_and_json_in_a_string_is_logged() {
+    let (gateway, upstream, introspector) = setting("");
+    let answers = |abilities: serde_json::Value| {
+        let data = json!({"data": {"id": 5, "name": "holes", "abilities": abilities, "expires_at": null}});
+        Verdict::Answer(Answer::json(200, &data))
+    };
+    introspector.know("5|holes", answers(json!({"0": "kiosk:scan", "2": "items:read"})));
+    assert_eq!(gateway.get(ITEMS, Some("5|holes")).status, 200);
+    assert_eq!(upstream.requests().len(), 1);
+    introspector.know("6|encoded", answers(json!("[\"items:read\"]")));
+    assert_eq!(gateway.get(ITEMS, Some("6|encoded")).status, 503);
+    let line = gateway.wait_for_log(|line| line["message"] == "introspection gave no verdict");
+    assert!(line["error"].as_str().unwrap().contains("are JSON inside a string"), "{line}");
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn introspected_name_over_its_limit_is_no_verdict_and_logged() {
+    let (gateway, upstream, introspector) = setting("");
+    introspector.know("7|long", Verdict::active(&["items:read"]).named(7, &"n".repeat(60_000)));
+    assert_eq!(gateway.get(ITEMS, Some("7|long")).status, 503);
+    let line = gateway.wait_for_log(|line| line["message"] == "introspection gave no verdict");
+    assert!(line["error"].as_str().unwrap().contains("the token's name"), "{line}");
+    assert_eq!(upstream.requests().len(), 0);
 }

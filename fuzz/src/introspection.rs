@@ -10,10 +10,15 @@ use serde_json::Value;
 use stockaj_gateway::config::settings::{
     ClientTls, Destination, Introspection, IntrospectionStyle, JsonPointer, ResponsePointers,
 };
-use stockaj_gateway::tokens::introspection::{Answer, LONGEST_ANSWER, NoVerdict, read};
+use stockaj_gateway::tokens::introspection::{
+    Answer, LONGEST_ABILITIES, LONGEST_ANSWER, LONGEST_NAME, LONGEST_TEXT, MOST_ABILITIES, NoVerdict, read,
+};
 use stockaj_gateway::tokens::verdict::Verdict;
 
 const HASH: [u8; 32] = [0xab; 32];
+
+/// The last second that is represented: 9999-12-30T22:00:00Z. Later expiries are clamped to it.
+const LAST: f64 = 253_402_207_200.0;
 
 pub fn check(data: &[u8]) {
     let Some(end) = data.iter().position(|&byte| byte == b'\n') else { return };
@@ -62,6 +67,10 @@ pub fn check(data: &[u8]) {
             let name = document.pointer(name.text).and_then(Value::as_str);
             assert_eq!(verdict.name.as_deref(), name);
             assert_eq!(verdict.context.as_deref(), name);
+            assert!(
+                name.is_none_or(|name| name.len() <= LONGEST_TEXT && name.chars().count() <= LONGEST_NAME)
+            );
+            assert!(verdict.id.len() <= LONGEST_TEXT);
         }
         Answer::Inactive if rfc7662 => assert_eq!(active, Some(&Value::Bool(false))),
         Answer::Inactive => assert_eq!(status, StatusCode::UNAUTHORIZED),
@@ -99,10 +108,17 @@ impl<'a> Pointer<'a> {
 fn check_abilities(verdict: &Verdict, value: Option<&Value>) {
     let mut expected: Vec<&str> = match value.expect("absent abilities are no verdict") {
         Value::Null => Vec::new(),
-        Value::String(names) => names.split(' ').filter(|name| !name.is_empty()).collect(),
+        Value::String(names) => {
+            // The text of a list, an object or a string never begins an ability.
+            assert!(!matches!(names.trim_start().as_bytes().first(), Some(b'[' | b'{' | b'"')), "{names}");
+            names.split(' ').filter(|name| !name.is_empty()).collect()
+        }
         Value::Array(names) => names.iter().map(|name| name.as_str().expect("only strings")).collect(),
+        Value::Object(names) => names.values().map(|name| name.as_str().expect("only strings")).collect(),
         other => panic!("abilities {other}"),
     };
+    assert!(expected.len() <= MOST_ABILITIES && expected.iter().all(|name| name.len() <= LONGEST_TEXT));
+    assert!(expected.iter().map(|name| name.len()).sum::<usize>() <= LONGEST_ABILITIES);
     expected.sort_unstable();
     expected.dedup();
     assert_eq!(verdict.abilities.names().collect::<Vec<_>>(), expected);
@@ -122,13 +138,16 @@ fn check_expiry(expiry: Option<SystemTime>, value: Option<&Value>) {
         (None, None | Some(Value::Null)) => {}
         (Some(at), Some(Value::Number(number))) => {
             let number = number.as_f64().expect("a number");
-            assert!((seconds(at) - number).abs() < 1e-3 && number < 253_402_300_800.0, "{number}");
+            let is_exact = (seconds(at) - number).abs() < 1e-3;
+            assert!(is_exact || number >= LAST && seconds(at) >= LAST || number < 0.0, "{number}");
+            assert_eq!(seconds(at) < 0.0, number < 0.0, "{number}");
         }
         (Some(at), Some(Value::String(text))) => {
             // RFC 3339 with a year of four digits.
             assert!(text.is_ascii() && text.len() >= "2026-01-01T00:00:00Z".len(), "{text}");
             assert!(text.as_bytes()[..4].iter().all(u8::is_ascii_digit), "{text}");
-            assert!(seconds(at) < 253_402_387_200.0, "{text}");
+            assert!(seconds(at) <= LAST + 1.0, "{text}");
+            assert!(seconds(at) < LAST || text.starts_with("9999-12-3"), "{text}");
         }
         (expiry, value) => panic!("{value:?} was read as {expiry:?}"),
     }

@@ -11,8 +11,10 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Full;
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
+use serde_json::{Number, Value};
 use zeroize::Zeroizing;
 
 use super::verdict::Verdict;
@@ -26,6 +28,19 @@ mod tests;
 
 /// The longest answer that is read, in bytes; a longer one is [`NoVerdict::TooLarge`].
 pub const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// The longest id, context and workspace id of a token, and the longest name of an ability, in bytes. The cache, the
+/// limits and the ledger keep them for every token, and Laravel's columns hold no more.
+pub const LONGEST_TEXT: usize = 255;
+
+/// The longest name of a token, in characters: what a VARCHAR(255) holds.
+pub const LONGEST_NAME: usize = 255;
+
+/// The most abilities of a token.
+pub const MOST_ABILITIES: usize = 1024;
+
+/// The longest list of abilities, in bytes of all their names.
+pub const LONGEST_ABILITIES: usize = 16 * 1024;
 
 /// What the introspector's answer means.
 #[derive(Debug)]
@@ -74,18 +89,37 @@ pub enum NoVerdict {
     /// RFC 7662 section 2.2: `active` is a required boolean.
     #[error("`active` in the introspector's answer is {0}, not true or false")]
     ActiveNotBoolean(Found),
-    /// Neither a list of strings, one string, nor null.
+    /// Neither a list of strings, an object of strings, one string, nor null.
     #[error("the abilities in the introspector's answer are {0}, not a list of strings or one string")]
     Abilities(Found),
-    /// A member that is no string.
+    /// JSON inside a string: the abilities were encoded twice.
+    #[error(
+        "the abilities in the introspector's answer are JSON inside a string: they must be encoded once (in Laravel, \
+         cast the column to `array` or `json`)"
+    )]
+    EncodedAbilities,
+    /// A member of the list that is no string.
     #[error("ability {position} in the introspector's answer is {found}, not a string")]
     Ability {
-        /// Its place in the list, from 0.
+        /// Its index in the list, from 0.
         position: usize,
         /// What it is.
         found: Found,
     },
-    /// Neither RFC 3339, seconds since 1970 before the year 10000, nor null.
+    /// The abilities are an object, and one of its values is no string.
+    #[error(
+        "the abilities in the introspector's answer are an object with a value that is {0}, not a string"
+    )]
+    AbilityValue(Found),
+    /// Longer than what is kept of a token.
+    #[error("the {what} in the introspector's answer is longer than {limit}")]
+    TooLong {
+        /// What is too long.
+        what: &'static str,
+        /// The limit, with its unit.
+        limit: &'static str,
+    },
+    /// Neither RFC 3339, seconds since 1970, nor null.
     #[error("the expiry in the introspector's answer is {0}, not RFC 3339, epoch seconds or null")]
     Expiry(Found),
 }
@@ -109,7 +143,10 @@ impl NoVerdict {
             | Self::NotJson(_)
             | Self::ActiveNotBoolean(_)
             | Self::Abilities(_)
+            | Self::EncodedAbilities
             | Self::Ability { .. }
+            | Self::AbilityValue(_)
+            | Self::TooLong { .. }
             | Self::Expiry(_) => "malformed",
         }
     }
@@ -274,7 +311,7 @@ fn active(
     }
     let pointers = &settings.response;
     let optional = |pointer: &Option<JsonPointer>| pointer.as_ref().and_then(|pointer| pointer.find(&answer));
-    Ok(Some(Verdict {
+    let verdict = Verdict {
         id: pointers.id.find(&answer).and_then(identifier).unwrap_or_else(|| hex::encode(token_hash).into()),
         name: pointers.name.find(&answer).and_then(text),
         abilities: abilities(pointers.abilities.find(&answer))?,
@@ -282,25 +319,64 @@ fn active(
         context: optional(&pointers.context).and_then(text),
         created_at: optional(&pointers.created_at).and_then(time),
         workspace_id: optional(&pointers.workspace_id).and_then(identifier),
-    }))
+    };
+    check_lengths(&verdict)?;
+    Ok(Some(verdict))
+}
+
+/// Rejects texts that are longer than what the cache, the limits and the ledger keep for each token. A shortened id or
+/// name could be that of another token.
+fn check_lengths(verdict: &Verdict) -> Result<(), NoVerdict> {
+    let Verdict { id, name, context, workspace_id, .. } = verdict;
+    for (what, text) in [
+        ("token's id", Some(&**id)),
+        ("token's context", context.as_deref()),
+        ("token's workspace id", workspace_id.as_deref()),
+    ] {
+        if text.is_some_and(|text| text.len() > LONGEST_TEXT) {
+            return Err(NoVerdict::TooLong { what, limit: "255 bytes" });
+        }
+    }
+    if name.as_ref().is_some_and(|name| name.chars().nth(LONGEST_NAME).is_some()) {
+        return Err(NoVerdict::TooLong { what: "token's name", limit: "255 characters" });
+    }
+    Ok(())
 }
 
 fn abilities(value: Option<&Value>) -> Result<Abilities, NoVerdict> {
     match value {
         Some(Value::Null) => Ok(Abilities::default()),
-        Some(Value::String(names)) => Ok(Abilities::new(names.split(' ').filter(|name| !name.is_empty()))),
-        Some(Value::Array(items)) => {
-            let names: Vec<&str> = items
-                .iter()
-                .enumerate()
-                .map(|(position, item)| {
-                    item.as_str().ok_or(NoVerdict::Ability { position, found: Found::of(Some(item)) })
-                })
-                .collect::<Result<_, _>>()?;
-            Ok(Abilities::new(names))
+        // Taken apart at its spaces, `["items:read"]` would be the ability `["items:read"]`, which no route requires.
+        Some(Value::String(names)) if names.trim_start().starts_with(['[', '{', '"']) => {
+            Err(NoVerdict::EncodedAbilities)
         }
+        Some(Value::String(names)) => bounded(names.split(' ').filter(|name| !name.is_empty()).map(Ok)),
+        Some(Value::Array(items)) => bounded(items.iter().enumerate().map(|(position, item)| {
+            item.as_str().ok_or(NoVerdict::Ability { position, found: Found::of(Some(item)) })
+        })),
+        // PHP encodes an array with holes, such as one that `array_filter` left, as an object.
+        Some(Value::Object(members)) => bounded(
+            members
+                .values()
+                .map(|value| value.as_str().ok_or(NoVerdict::AbilityValue(Found::of(Some(value))))),
+        ),
         other => Err(NoVerdict::Abilities(Found::of(other))),
     }
+}
+
+/// The abilities with these names, within the limits.
+fn bounded<'a>(names: impl Iterator<Item = Result<&'a str, NoVerdict>>) -> Result<Abilities, NoVerdict> {
+    let names: Vec<&str> = names.collect::<Result<_, _>>()?;
+    if names.len() > MOST_ABILITIES {
+        return Err(NoVerdict::TooLong { what: "list of abilities", limit: "1024 abilities" });
+    }
+    if names.iter().any(|name| name.len() > LONGEST_TEXT) {
+        return Err(NoVerdict::TooLong { what: "name of an ability", limit: "255 bytes" });
+    }
+    if names.iter().map(|name| name.len()).sum::<usize>() > LONGEST_ABILITIES {
+        return Err(NoVerdict::TooLong { what: "list of abilities", limit: "16384 bytes" });
+    }
+    Ok(Abilities::new(names))
 }
 
 /// An absent expiry is like null: both mean that the token does not expire, and RFC 7662 leaves `exp` out.
@@ -311,18 +387,38 @@ fn expiry(value: Option<&Value>) -> Result<Option<SystemTime>, NoVerdict> {
     }
 }
 
-/// RFC 3339 text, or seconds since 1970 (with a fraction or without).
+/// RFC 3339 text, or seconds since 1970 (with a fraction or without), clamped to what a [`Timestamp`] can represent:
+/// some systems write "never" as the last second of the year 9999, or as the largest integer.
 fn time(value: &Value) -> Option<SystemTime> {
-    match value {
-        Value::String(text) if is_rfc3339(text) => text.parse::<jiff::Timestamp>().ok()?.try_into().ok(),
-        Value::Number(seconds) => {
-            // Beyond the year 9999 it is not seconds: milliseconds would make a token live for millennia.
-            let last = jiff::Timestamp::MAX.as_second() as f64;
-            let seconds = seconds.as_f64().filter(|seconds| (0.0..=last).contains(seconds))?;
-            SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
-        }
-        _ => None,
-    }
+    let time = match value {
+        Value::String(text) if is_rfc3339(text) => match text.parse() {
+            Ok(time) => time,
+            Err(_) if is_beyond_the_last(text) => Timestamp::MAX,
+            Err(_) => return None,
+        },
+        Value::Number(seconds) => from_seconds(seconds)?,
+        _ => return None,
+    };
+    time.try_into().ok()
+}
+
+/// Whether a text of RFC 3339's shape is a valid time after [`Timestamp::MAX`], which leaves room for every offset
+/// before the end of the year 9999.
+fn is_beyond_the_last(text: &str) -> bool {
+    const DATE: usize = "0000-00-00".len();
+    let Some((date, time)) = text.split_at_checked(DATE) else { return false };
+    date.starts_with("9999-12-3")
+        && date.parse::<Date>().is_ok()
+        && format!("2000-01-01{time}").parse::<Timestamp>().is_ok()
+}
+
+fn from_seconds(seconds: &Number) -> Option<Timestamp> {
+    let is_negative = seconds.as_f64()? < 0.0;
+    let time = match seconds.as_i64() {
+        Some(seconds) => Timestamp::from_second(seconds),
+        None => SignedDuration::try_from_secs_f64(seconds.as_f64()?).and_then(Timestamp::from_duration),
+    };
+    Some(time.unwrap_or(if is_negative { Timestamp::MIN } else { Timestamp::MAX }))
 }
 
 /// Whether this has the shape of RFC 3339 section 5.6; jiff reads further forms of ISO 8601.

@@ -84,6 +84,10 @@ fn seconds(seconds: f64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds))
 }
 
+fn before_1970(milliseconds: u64) -> Option<SystemTime> {
+    Some(SystemTime::UNIX_EPOCH - Duration::from_millis(milliseconds))
+}
+
 async fn body(request: Request<Full<Bytes>>) -> Bytes {
     request.into_body().collect().await.unwrap().to_bytes()
 }
@@ -176,7 +180,7 @@ fn status_alone() {
 }
 
 #[test]
-fn abilities_are_a_list_a_string_or_null() {
+fn abilities_are_a_list_an_object_a_string_or_null() {
     for (value, expected) in [
         (json!(["items:read", "items:create"]), Ok(vec!["items:create", "items:read"])),
         (json!(["*"]), Ok(vec!["*"])),
@@ -185,7 +189,19 @@ fn abilities_are_a_list_a_string_or_null() {
         (json!("rents:read  items:read "), Ok(vec!["items:read", "rents:read"])),
         (json!(""), Ok(vec![])),
         (json!("*"), Ok(vec!["*"])),
-        (json!({"0": "items:read"}), Err("the abilities in the introspector's answer are an object")),
+        (json!({"0": "items:read", "2": "items:create"}), Ok(vec!["items:create", "items:read"])),
+        (json!({"a": "*"}), Ok(vec!["*"])),
+        (json!({}), Ok(vec![])),
+        (json!({"0": "a", "1": 7}), Err("an object with a value that is a number, not a string")),
+        (json!({"0": null}), Err("an object with a value that is null")),
+        (json!({"items:read": true}), Err("an object with a value that is a boolean")),
+        (json!({"0": ["a"]}), Err("an object with a value that is a list")),
+        (json!({"0": {"0": "a"}}), Err("an object with a value that is an object")),
+        (json!("[\"items:read\"]"), Err("are JSON inside a string")),
+        (json!(" [\"*\"]"), Err("are JSON inside a string")),
+        (json!("[]"), Err("are JSON inside a string")),
+        (json!("{\"0\":\"items:read\"}"), Err("are JSON inside a string")),
+        (json!("\"*\""), Err("are JSON inside a string")),
         (json!(true), Err("abilities in the introspector's answer are a boolean")),
         (json!(7), Err("abilities in the introspector's answer are a number")),
         (json!(["a", 7]), Err("ability 1 in the introspector's answer is a number, not a string")),
@@ -230,6 +246,9 @@ fn expiry_is_rfc3339_epoch_seconds_or_null() {
         (json!(1_767_225_600.5), seconds(1_767_225_600.5)),
         (json!(0), seconds(0.0)),
         (json!(null), None),
+        (json!("1969-12-31T23:59:59Z"), before_1970(1000)),
+        (json!(-1), before_1970(1000)),
+        (json!(-1.5), before_1970(1500)),
     ] {
         let body = json!({"data": {"abilities": [], "expires_at": value}});
         assert_eq!(verdict(&bearer(), &body).expires_at, expected, "{body}");
@@ -249,6 +268,10 @@ fn expiry_is_rfc3339_epoch_seconds_or_null() {
         json!("2026-01-01T00:00:00+0200"),
         json!("2026-01-01T00:00:00Z[UTC]"),
         json!("2026-02-30T00:00:00Z"),
+        json!("9999-12-32T00:00:00Z"),
+        json!("9999-12-31T24:00:00Z"),
+        json!("9999-12-31T23:59:59+99:00"),
+        json!("10000-01-01T00:00:00Z"),
         json!("2026-13-01T00:00:00Z"),
         json!("+002026-01-01T00:00:00Z"),
         json!("20260101T000000Z"),
@@ -256,15 +279,109 @@ fn expiry_is_rfc3339_epoch_seconds_or_null() {
         json!("2026-01-01T00:00:00Z "),
         json!("２026-01-01T00:00:00Z"),
         json!("1767225600"),
-        json!(-1),
-        json!(1_767_225_600_000_u64),
-        json!(1e300),
         json!(false),
         json!([1_767_225_600]),
         json!({"date": "2026-01-01T00:00:00Z"}),
     ] {
         let body = json!({"data": {"abilities": ["*"], "expires_at": value}});
         assert!(matches!(ok(&bearer(), &body), Answer::NoVerdict(NoVerdict::Expiry(_))), "{body}");
+    }
+}
+
+#[test]
+fn expiry_beyond_the_last_instant_is_clamped_to_it() {
+    let last = SystemTime::try_from(Timestamp::MAX).unwrap();
+    for value in [
+        json!("9999-12-31T23:59:59Z"),
+        json!("9999-12-31T23:59:59.999999Z"),
+        json!("9999-12-31 23:59:59Z"),
+        json!("9999-12-31T00:00:00+00:00"),
+        json!("9999-12-30T23:00:00Z"),
+        json!("9999-12-31T23:59:59-23:59"),
+        json!(253_402_300_799_u64),
+        json!(253_402_300_799.5),
+        json!(1_767_225_600_000_u64),
+        json!(i64::MAX),
+        json!(u64::MAX),
+        json!(9_223_372_036_854_775_807_f64),
+        json!(1e300),
+    ] {
+        for (settings, body) in [
+            (bearer(), json!({"data": {"abilities": [], "expires_at": value}})),
+            (rfc7662(None, None), json!({"active": true, "scope": "", "exp": value})),
+        ] {
+            let verdict = verdict(&settings, &body);
+            assert_eq!(verdict.expires_at, Some(last), "{body}");
+            assert!(!verdict.has_expired(SystemTime::now()));
+        }
+    }
+    // Before it, nothing is lost.
+    let body = json!({"data": {"abilities": [], "expires_at": "9999-12-30T22:00:00Z"}});
+    assert_eq!(verdict(&bearer(), &body).expires_at, Some(last - Duration::from_nanos(999_999_999)));
+    for value in
+        [json!(i64::MIN), json!(-1e300), json!("0001-01-01T00:00:00Z"), json!("0000-01-01T00:00:00Z")]
+    {
+        let body = json!({"data": {"abilities": [], "expires_at": value}});
+        assert!(verdict(&bearer(), &body).has_expired(SystemTime::now()), "{body}");
+    }
+}
+
+#[test]
+fn last_of_duplicate_members_counts_as_in_php() {
+    let body = br#"{"data": {"abilities": ["*"], "abilities": ["items:read"], "id": 1, "id": 2}}"#;
+    let Answer::Active(verdict) = read(&bearer(), StatusCode::OK, body, &HASH) else { panic!("no verdict") };
+    assert_eq!((&*verdict.id, verdict.abilities), ("2", Abilities::new(["items:read"])));
+    let body = br#"{"data": {"abilities": {"0": "*", "0": "items:read"}}}"#;
+    let Answer::Active(verdict) = read(&bearer(), StatusCode::OK, body, &HASH) else { panic!("no verdict") };
+    assert_eq!(verdict.abilities, Abilities::new(["items:read"]));
+}
+
+#[test]
+fn answer_longer_than_what_is_kept_of_a_token_is_no_verdict() {
+    let many = |count: usize, length: usize| -> Vec<String> {
+        (0..count).map(|number| format!("{number:0length$}")).collect()
+    };
+    let member = |name: &str, value: Value| {
+        let mut data = json!({"abilities": []});
+        data[name] = value;
+        json!({"data": data})
+    };
+    for (name, value, expected) in [
+        ("id", json!("1".repeat(255)), "active"),
+        (
+            "id",
+            json!("1".repeat(256)),
+            "the token's id in the introspector's answer is longer than 255 bytes",
+        ),
+        ("workspace_id", json!("w".repeat(255)), "active"),
+        ("workspace_id", json!("w".repeat(256)), "the token's workspace id"),
+        ("context", json!("c".repeat(255)), "active"),
+        ("context", json!("c".repeat(256)), "the token's context"),
+        ("name", json!("\u{1F600}".repeat(255)), "active"),
+        (
+            "name",
+            json!("n".repeat(256)),
+            "the token's name in the introspector's answer is longer than 255 characters",
+        ),
+        ("abilities", json!(many(1024, 16)), "active"),
+        (
+            "abilities",
+            json!(many(1025, 4)),
+            "the list of abilities in the introspector's answer is longer than 1024",
+        ),
+        ("abilities", json!(many(1024, 17)), "is longer than 16384 bytes"),
+        ("abilities", json!(many(1025, 4).join(" ")), "is longer than 1024 abilities"),
+        ("abilities", json!(vec!["a"; 1025]), "is longer than 1024 abilities"),
+        ("abilities", json!(many(1, 255)), "active"),
+        (
+            "abilities",
+            json!(many(1, 256)),
+            "the name of an ability in the introspector's answer is longer than 255",
+        ),
+        ("abilities", json!({"0": "a".repeat(256)}), "the name of an ability"),
+    ] {
+        let found = summary(ok(&bearer(), &member(name, value)));
+        assert!(found.contains(expected), "{name}: {found}");
     }
 }
 
@@ -452,6 +569,7 @@ proptest! {
                     Some(Value::Null) => vec![],
                     Some(Value::String(names)) => names.split_ascii_whitespace().collect(),
                     Some(Value::Array(names)) => names.iter().map(|name| name.as_str().unwrap()).collect(),
+                    Some(Value::Object(names)) => names.values().map(|name| name.as_str().unwrap()).collect(),
                     other => panic!("{other:?}"),
                 };
                 prop_assert_eq!(verdict.abilities, Abilities::new(named));
