@@ -57,7 +57,7 @@ fn parts(refusal: &Refusal) -> Parts {
         Refusal::MalformedToken | Refusal::InactiveToken | Refusal::ExpiredToken => {
             unauthenticated(INVALID_TOKEN)
         }
-        Refusal::Unmapped | Refusal::Denied => unauthorized(INSUFFICIENT_SCOPE),
+        Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied => unauthorized(INSUFFICIENT_SCOPE),
         Refusal::MissingAbility(missing) => unauthorized(missing.challenge.clone()),
         Refusal::RequestTimeout => {
             Parts::new(StatusCode::REQUEST_TIMEOUT, r#"{"message":"Request Timeout."}"#)
@@ -173,6 +173,7 @@ mod tests {
             (Refusal::InactiveToken, 401, "Unauthenticated.", invalid),
             (Refusal::ExpiredToken, 401, "Unauthenticated.", invalid),
             (Refusal::Unmapped, 403, "This action is unauthorized.", insufficient),
+            (Refusal::MethodNotMapped, 403, "This action is unauthorized.", insufficient),
             (Refusal::Denied, 403, "This action is unauthorized.", insufficient),
             (
                 Refusal::MissingAbility(missing),

@@ -172,7 +172,7 @@ fn the_line_names_the_token_and_the_rule() {
     for (count, (method, target, rule)) in [
         ("GET", "/items", "items:read (missing_ability)"),
         ("GET", "/closed", "deny (denied)"),
-        ("PUT", "/items", "enforced without PUT (unmapped)"),
+        ("PUT", "/items", "enforced without PUT (method_not_mapped)"),
         ("GET", "/nowhere", "enforced without a route (unmapped)"),
     ]
     .into_iter()

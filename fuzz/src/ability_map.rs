@@ -73,7 +73,7 @@ pub fn check(data: &[u8]) {
                 assert_eq!(*requirement.kind(), RequirementKind::Authenticated);
             }
             (Err(Refusal::Denied), Some(_), Some("deny"), _)
-            | (Err(Refusal::Unmapped), Some(_), None, _)
+            | (Err(Refusal::MethodNotMapped), Some(_), None, _)
             | (Err(Refusal::Unmapped), None, None, Unmapped::Deny) => {}
             (answer, ..) => panic!("{line}: {answer:?}"),
         }

@@ -50,7 +50,7 @@ fn why(map: &AbilityMap, outcome: &Outcome<'_>) -> String {
         (Ok(_), _, Caller::Active(abilities)) => has_what_it_takes(requirement, abilities),
         (Err(Refusal::BadRequest(why)), ..) => (*why).to_owned(),
         (Err(Refusal::MissingToken), ..) => "there is no token, and the route is not public".to_owned(),
-        (Err(Refusal::Unmapped), Some(Found::NoMethod { route }), _) => {
+        (Err(Refusal::MethodNotMapped), Some(Found::NoMethod { route }), _) => {
             format!("{} has no {}, and no other route is tried", template(*route), outcome.check.method)
         }
         (Err(Refusal::Unmapped), ..) => "no route matches".to_owned(),
@@ -101,7 +101,7 @@ fn hint(map: &AbilityMap, outcome: &Outcome<'_>) -> Option<String> {
             };
             Some(format!("{enough} would do, and so would `*`"))
         }
-        (Err(Refusal::Unmapped), Found::NoMethod { route }) => {
+        (Err(Refusal::MethodNotMapped), Found::NoMethod { route }) => {
             let methods: Vec<&str> = map.route(*route)?.rules().map(|(method, _)| method.as_str()).collect();
             Some(format!("its methods are {}", methods.join(", ")))
         }

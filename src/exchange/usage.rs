@@ -35,10 +35,12 @@ const fn outcome(reason: Reason, shadow: Option<(Side, Change)>) -> Option<Outco
             Some((Side::Candidate, Change::WouldDeny)) => Outcome::AllowedWouldDeny,
             Some((Side::Enforced, Change::WouldDeny)) => Outcome::DeniedShadowed,
         }),
-        Reason::Unmapped | Reason::Denied | Reason::MissingAbility => Some(match shadow {
-            Some((_, Change::WouldAllow)) => Outcome::DeniedShadowed,
-            None | Some((_, Change::WouldDeny)) => Outcome::Denied,
-        }),
+        Reason::Unmapped | Reason::MethodNotMapped | Reason::Denied | Reason::MissingAbility => {
+            Some(match shadow {
+                Some((_, Change::WouldAllow)) => Outcome::DeniedShadowed,
+                None | Some((_, Change::WouldDeny)) => Outcome::Denied,
+            })
+        }
         Reason::Public
         | Reason::MissingToken
         | Reason::MalformedToken

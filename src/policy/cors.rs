@@ -79,7 +79,7 @@ pub fn asked<'a>(method: &Method, fields: &'a HeaderMap) -> Option<&'a HeaderVal
 /// POST alone. `OPTIONS: deny` in the map keeps preflights out as well.
 ///
 /// # Errors
-/// [`Refusal::Unmapped`] or [`Refusal::Denied`], inside.
+/// [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or [`Refusal::Denied`], inside.
 pub fn decide<'map>(
     map: &'map AbilityMap,
     path: &CanonicalPath<'_>,
@@ -92,7 +92,12 @@ pub fn decide<'map>(
     {
         return (options, Err(Refusal::Denied));
     }
-    let Some(served) = served(path, asked) else { return (Found::NoRoute, Err(Refusal::Unmapped)) };
+    let Some(served) = served(path, asked) else {
+        return match options.route() {
+            Some(route) => (Found::NoMethod { route }, Err(Refusal::MethodNotMapped)),
+            None => (Found::NoRoute, Err(Refusal::Unmapped)),
+        };
+    };
     let decided = |method: &Method| {
         let found = map.find(method, path);
         let permit = map.requirement(&found).and_then(|it| Permit::preflight(it).ok_or(Refusal::Denied));
@@ -224,30 +229,31 @@ mod tests {
     fn a_preflight_may_go_where_its_request_may() {
         use MethodOverride::{Honour, Pin};
         let (unmapped, denied) = (Err(Refusal::Unmapped), Err(Refusal::Denied));
+        let no_method = Err(Refusal::MethodNotMapped);
         for (setting, overriding, path, asked, expected) in [
             (Unmapped::Deny, Pin, "/up", "GET", Ok(())),
             (Unmapped::Deny, Pin, "/up", "HEAD", Ok(())),
-            (Unmapped::Deny, Pin, "/up", "POST", unmapped.clone()),
+            (Unmapped::Deny, Pin, "/up", "POST", no_method.clone()),
             (Unmapped::Deny, Pin, "/items", "POST", Ok(())),
-            (Unmapped::Deny, Pin, "/items", "post", unmapped.clone()),
-            (Unmapped::Deny, Pin, "/items", "TRACE", unmapped.clone()),
-            (Unmapped::Deny, Pin, "/items", "", unmapped.clone()),
-            (Unmapped::Deny, Pin, "/items", "GET, POST", unmapped.clone()),
-            (Unmapped::Deny, Pin, "/items", "OPTIONS", unmapped.clone()),
+            (Unmapped::Deny, Pin, "/items", "post", no_method.clone()),
+            (Unmapped::Deny, Pin, "/items", "TRACE", no_method.clone()),
+            (Unmapped::Deny, Pin, "/items", "", no_method.clone()),
+            (Unmapped::Deny, Pin, "/items", "GET, POST", no_method.clone()),
+            (Unmapped::Deny, Pin, "/items", "OPTIONS", no_method.clone()),
             (Unmapped::Deny, Pin, "/items/5", "PUT", Ok(())),
             (Unmapped::Deny, Pin, "/items/5", "DELETE", denied.clone()),
-            (Unmapped::Deny, Pin, "/items/5", "POST", unmapped.clone()),
+            (Unmapped::Deny, Pin, "/items/5", "POST", no_method.clone()),
             (Unmapped::Deny, Honour, "/items/5", "POST", Ok(())),
-            (Unmapped::Deny, Honour, "/items/5", "GET", unmapped.clone()),
-            (Unmapped::Deny, Honour, "/up", "POST", unmapped.clone()),
+            (Unmapped::Deny, Honour, "/items/5", "GET", no_method.clone()),
+            (Unmapped::Deny, Honour, "/up", "POST", no_method.clone()),
             (Unmapped::Deny, Pin, "/open", "GET", Ok(())),
             (Unmapped::Deny, Pin, "/closed", "GET", denied.clone()),
             (Unmapped::Deny, Pin, "/internal", "GET", denied.clone()),
             (Unmapped::Deny, Pin, "/nowhere", "GET", unmapped.clone()),
             (Unmapped::Authenticated, Pin, "/nowhere", "GET", Ok(())),
-            (Unmapped::Authenticated, Pin, "/nowhere", "TRACE", unmapped.clone()),
+            (Unmapped::Authenticated, Pin, "/nowhere", "TRACE", unmapped),
             (Unmapped::Authenticated, Pin, "/internal", "GET", denied),
-            (Unmapped::Authenticated, Pin, "/items/5", "GET", unmapped),
+            (Unmapped::Authenticated, Pin, "/items/5", "GET", no_method),
         ] {
             let (map, path) = (map(setting), CanonicalPath::new(path).unwrap());
             let asked = HeaderValue::from_static(asked);

@@ -144,7 +144,7 @@ mod tests {
             ("PUT", Caller::Refused(inactive.clone()), Ok(Reason::Public)),
             ("DELETE", Caller::Nobody, Err(Refusal::MissingToken)),
             ("DELETE", Caller::Refused(malformed.clone()), Err(malformed)),
-            ("DELETE", Caller::Refused(inactive.clone()), Err(Refusal::Unmapped)),
+            ("DELETE", Caller::Refused(inactive.clone()), Err(Refusal::MethodNotMapped)),
             ("POST", holder(&["*"]), Err(Refusal::Denied)),
             ("GET", Caller::Refused(inactive.clone()), Err(inactive)),
             ("GET", holder(&["a"]), Err(missing_ability)),
@@ -168,7 +168,7 @@ mod tests {
             (Method::GET, "/x", None),
             (Method::PUT, "/x", Some(Ok(Reason::Public))),
             (Method::POST, "/x", Some(Err(Refusal::Denied))),
-            (Method::DELETE, "/x", Some(Err(Refusal::Unmapped))),
+            (Method::DELETE, "/x", Some(Err(Refusal::MethodNotMapped))),
             (Method::GET, "/y", Some(Err(Refusal::Unmapped))),
         ] {
             let found = map.find(&method, &CanonicalPath::new(path).unwrap());

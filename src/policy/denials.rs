@@ -55,6 +55,7 @@ mod tests {
             (true, Some(&link), &refusal, [Some("b | a"), link.to_str().ok()], exposed[1]),
             (true, Some(&link), &Refusal::Denied, [None, None], exposed[0]),
             (true, Some(&link), &Refusal::Unmapped, [None, None], exposed[0]),
+            (true, Some(&link), &Refusal::MethodNotMapped, [None, None], exposed[0]),
             (true, Some(&link), &Refusal::InactiveToken, [None, None], exposed[0]),
         ] {
             let denials = Denials { required_ability, link: link.cloned() };

@@ -251,15 +251,15 @@ impl AbilityMap {
     /// What must be satisfied by a request of which the map says `found`.
     ///
     /// # Errors
-    /// [`Refusal::Unmapped`] and [`Refusal::Denied`] for what no token can have: there is nothing to
-    /// introspect then.
+    /// [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] and [`Refusal::Denied`] if no token can satisfy the
+    /// request: the gateway then does not introspect.
     pub fn requirement<'map>(&'map self, found: &Found<'map>) -> Result<&'map Requirement, Refusal> {
         match found {
             Found::Rule { rule, .. } => match rule.requirement.kind() {
                 RequirementKind::Deny => Err(Refusal::Denied),
                 _ => Ok(&rule.requirement),
             },
-            Found::NoMethod { .. } => Err(Refusal::Unmapped),
+            Found::NoMethod { .. } => Err(Refusal::MethodNotMapped),
             Found::NoRoute => match self.unmapped {
                 Unmapped::Deny => Err(Refusal::Unmapped),
                 Unmapped::Authenticated => Ok(&self.authenticated),
@@ -291,6 +291,11 @@ impl AbilityMap {
     /// Whether it is enforced what the map refuses of a request of which it says `found`.
     pub fn mode(&self, found: &Found<'_>) -> Mode {
         self.options(found).mode.unwrap_or(self.mode)
+    }
+
+    /// The mode of routes without one of their own, and of paths that no route matches.
+    pub const fn default_mode(&self) -> Mode {
+        self.mode
     }
 
     /// Whether there is anything that is not enforced.
@@ -537,11 +542,11 @@ mod tests {
             (Unmapped::Deny, "GET", "/up", Ok("public")),
             (Unmapped::Deny, "POST", "/up", Ok("a")),
             (Unmapped::Deny, "PUT", "/up", Err(Refusal::Denied)),
-            (Unmapped::Deny, "PATCH", "/up", Err(Refusal::Unmapped)),
+            (Unmapped::Deny, "PATCH", "/up", Err(Refusal::MethodNotMapped)),
             (Unmapped::Deny, "GET", "/down", Err(Refusal::Unmapped)),
             (Unmapped::Authenticated, "PUT", "/up", Err(Refusal::Denied)),
-            (Unmapped::Authenticated, "PATCH", "/up", Err(Refusal::Unmapped)),
-            (Unmapped::Authenticated, "TRACE", "/up", Err(Refusal::Unmapped)),
+            (Unmapped::Authenticated, "PATCH", "/up", Err(Refusal::MethodNotMapped)),
+            (Unmapped::Authenticated, "TRACE", "/up", Err(Refusal::MethodNotMapped)),
             (Unmapped::Authenticated, "GET", "/down", Ok("authenticated")),
         ] {
             let map = map(unmapped, routes);

@@ -20,8 +20,10 @@ pub enum Reason {
     InactiveToken,
     /// The token's own expiry has passed.
     ExpiredToken,
-    /// No route matches the path, or the route lacks the method.
+    /// No route matches the path.
     Unmapped,
+    /// The most specific route that matches the path lacks the method.
+    MethodNotMapped,
     /// The route says `deny`.
     Denied,
     /// The token lacks an ability that the route requires.
@@ -48,7 +50,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Allowed,
         Self::Public,
         Self::MissingToken,
@@ -56,6 +58,7 @@ impl Reason {
         Self::InactiveToken,
         Self::ExpiredToken,
         Self::Unmapped,
+        Self::MethodNotMapped,
         Self::Denied,
         Self::MissingAbility,
         Self::NoVerdict,
@@ -79,6 +82,7 @@ impl Reason {
             Self::InactiveToken => "inactive_token",
             Self::ExpiredToken => "expired_token",
             Self::Unmapped => "unmapped",
+            Self::MethodNotMapped => "method_not_mapped",
             Self::Denied => "denied",
             Self::MissingAbility => "missing_ability",
             Self::NoVerdict => "no_verdict",
@@ -120,8 +124,10 @@ pub enum Refusal {
     InactiveToken,
     /// Past its own expiry: 401.
     ExpiredToken,
-    /// No route for this path or method: 403.
+    /// No route matches the path: 403.
     Unmapped,
+    /// The most specific route that matches the path lacks the method: 403.
+    MethodNotMapped,
     /// The route says `deny`: 403.
     Denied,
     /// An ability is missing: 403 with this advice.
@@ -163,6 +169,7 @@ impl Refusal {
                 | Reason::InactiveToken
                 | Reason::ExpiredToken
                 | Reason::Unmapped
+                | Reason::MethodNotMapped
                 | Reason::Denied
                 | Reason::MissingAbility
         )
@@ -177,6 +184,7 @@ impl Refusal {
             Self::InactiveToken => Reason::InactiveToken,
             Self::ExpiredToken => Reason::ExpiredToken,
             Self::Unmapped => Reason::Unmapped,
+            Self::MethodNotMapped => Reason::MethodNotMapped,
             Self::Denied => Reason::Denied,
             Self::MissingAbility(_) => Reason::MissingAbility,
             Self::NoVerdict => Reason::NoVerdict,

@@ -79,7 +79,9 @@ impl Leniency {
     /// are no decision of a map: they hold in every mode.
     pub const fn forgives(self, refusal: &Refusal) -> bool {
         let forgiven = match refusal {
-            Refusal::Unmapped | Refusal::Denied | Refusal::MissingAbility(_) => Mode::Shadow,
+            Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied | Refusal::MissingAbility(_) => {
+                Mode::Shadow
+            }
             Refusal::MissingToken
             | Refusal::MalformedToken
             | Refusal::InactiveToken
@@ -153,7 +155,7 @@ mod tests {
     fn what_each_mode_forgives() {
         use Mode::{Enforce, Shadow};
         let missing = Requirement::all(["a"]).unwrap().permit(&Abilities::default());
-        let of_the_map = [Refusal::Unmapped, Refusal::Denied, missing.unwrap_err()];
+        let of_the_map = [Refusal::Unmapped, Refusal::MethodNotMapped, Refusal::Denied, missing.unwrap_err()];
         let of_the_token =
             [Refusal::MissingToken, Refusal::MalformedToken, Refusal::InactiveToken, Refusal::ExpiredToken];
         let others = [
@@ -251,7 +253,13 @@ mod tests {
                 Reason::MissingAbility,
                 "candidate candidate.yaml:7:12 items:read (missing_ability)",
             ),
-            (Side::Enforced, Method::PUT, "/items", Reason::Unmapped, "enforced without PUT (unmapped)"),
+            (
+                Side::Enforced,
+                Method::PUT,
+                "/items",
+                Reason::MethodNotMapped,
+                "enforced without PUT (method_not_mapped)",
+            ),
             (
                 Side::Candidate,
                 Method::GET,

@@ -169,8 +169,10 @@ impl Comparison<'_> {
             }
             let found = self.old.found(class.old, &method);
             let label = match found {
-                Found::Rule { route, .. } => self.old.templates().nth(route).unwrap_or_default(),
-                Found::NoMethod { .. } | Found::NoRoute => UNMAPPED,
+                Found::Rule { route, .. } | Found::NoMethod { route } => {
+                    self.old.templates().nth(route).unwrap_or_default()
+                }
+                Found::NoRoute => UNMAPPED,
             };
             let was_allowed = decide(self.old, &found, &self.caller).is_ok();
             if label == route && was_allowed == (verdict == Verdict::Allowed) {

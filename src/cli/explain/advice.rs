@@ -14,7 +14,7 @@ pub(super) fn advice(
         (Refusal::MissingAbility(_), Caller::Active(held), Some(requirement)) => {
             Some(of_abilities(requirement, held))
         }
-        (Refusal::Unmapped | Refusal::Denied, ..) => {
+        (Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied, ..) => {
             Some("no ability opens this; only the map can".to_owned())
         }
         (Refusal::ExpiredToken, ..) => Some("create a new token: this one has expired".to_owned()),
@@ -81,6 +81,7 @@ mod tests {
         let caller = Caller::Nobody;
         for (refusal, expected) in [
             (Refusal::Unmapped, Some("no ability opens")),
+            (Refusal::MethodNotMapped, Some("no ability opens")),
             (Refusal::Denied, Some("no ability opens")),
             (Refusal::ExpiredToken, Some("create a new token")),
             (Refusal::InactiveToken, Some("create a new token")),
