@@ -132,7 +132,7 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     shared.cache.store(hash, verdict, shared.cache.generation(), now, now, SystemTime::now());
     let runtime = runtime::Builder::new_current_thread().build_local(LocalOptions::default())?;
     runtime
-        .block_on(lookup.look_further(hash, token, now, None, None))
+        .block_on(lookup.look_further(hash, token, now, None, None, &mut None))
         .map_err(|refusal| format!("{refusal:?}"))?;
     Ok(lookup)
 }

@@ -184,7 +184,10 @@ impl Body for AnswerBody {
             Source::Backend(from) => ready!(from.poll(context)),
         };
         match &frame {
-            Some(Ok(_)) => {
+            Some(Ok(frame)) => {
+                if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
+                    exchange.sent(data.len());
+                }
                 this.waits_for_client(true);
                 this.settle();
             }

@@ -6,15 +6,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::header::{HOST, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
+use crate::backend::body::Upload;
 use crate::config::settings::Settings;
 use crate::peer::Peer;
 use crate::policy::client;
+use crate::policy::headers;
 use crate::policy::refusal::{Reason, Refusal};
+use crate::policy::shadow::{Change, Side};
 use crate::policy::target::METHODS;
-use crate::telemetry::access::{AccessLine, AccessLog};
-use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Phase, RouteLabel};
+use crate::telemetry::access::{AccessLine, AccessLog, DeniedBy, Upstream};
+use crate::telemetry::metrics::{ConnectionState, CoreMetrics, LookupResult, Phase, RouteLabel};
 use crate::telemetry::spans::{Trace, Tracer};
 use crate::tokens::lookup::Held;
 use crate::usage::count::CoreUsage;
@@ -69,10 +74,23 @@ pub struct Exchange {
     pub caller: Option<Held>,
     /// What would become of it, other than what does.
     pub shadow: Option<Box<Shadowed>>,
-    /// Time spent waiting for a verdict.
-    pub introspection: Duration,
+    /// How the token was looked up.
+    pub lookup: TokenLookup,
     /// Time from the first attempt to reach the backend to the head of its answer.
     pub backend: Duration,
+    /// The backend's address that the request was sent to, `None` inside for a Unix socket.
+    pub upstream: Option<Option<IpAddr>>,
+    /// The status of the backend's answer.
+    pub upstream_status: Option<StatusCode>,
+    /// The request's body on its way to the backend.
+    pub upload: Option<Rc<Upload>>,
+    /// The masked path, if no route matches it.
+    pub unmapped_path: Option<Box<str>>,
+    version: Option<Version>,
+    /// `None` if the access log is off.
+    fields: Option<Box<LoggedFields>>,
+    bytes_in: u64,
+    bytes_out: u64,
     answer_came: Option<Instant>,
     answer: Option<(StatusCode, Reason)>,
     /// Whether the answer is a refusal of the gateway's own.
@@ -80,6 +98,22 @@ pub struct Exchange {
     detail: Option<&'static str>,
     complete: bool,
     plain_http: bool,
+}
+
+/// How a request's token was looked up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokenLookup {
+    /// Time spent waiting for a verdict.
+    pub waited: Duration,
+    /// How the cache answered.
+    pub cache: Option<LookupResult>,
+}
+
+/// Fields of a request that only its access line repeats.
+struct LoggedFields {
+    host: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    client_request_id: Option<HeaderValue>,
 }
 
 /// nginx's number for a client that left before it was answered.
@@ -132,14 +166,48 @@ impl Exchange {
             caller: None,
             shadow: None,
             detail: None,
-            introspection: Duration::ZERO,
+            lookup: TokenLookup::default(),
             backend: Duration::ZERO,
+            upstream: None,
+            upstream_status: None,
+            upload: None,
+            unmapped_path: None,
+            version: None,
+            fields: None,
+            bytes_in: 0,
+            bytes_out: 0,
             answer_came: None,
             answer: None,
             is_refused: false,
             complete: false,
             plain_http: false,
         }
+    }
+
+    /// Keeps of the request's head what its access line says; nothing but the version if the access log is off.
+    pub fn note_head(&mut self, head: &Parts) {
+        self.version = Some(head.version);
+        if !self.recorder.access.is_on() {
+            return;
+        }
+        let authority = || HeaderValue::from_str(head.uri.authority()?.as_str()).ok();
+        let id = headers::client_request_id(&head.headers);
+        self.fields = Some(Box::new(LoggedFields {
+            host: head.headers.get(HOST).cloned().or_else(authority),
+            user_agent: head.headers.get(USER_AGENT).cloned(),
+            client_request_id: id.filter(|id| **id != self.request_id).cloned(),
+        }));
+    }
+
+    /// Counts bytes of the answer's body that the connection took.
+    pub const fn sent(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+    }
+
+    /// Counts the bytes that went through a tunnel.
+    pub const fn tunnelled(&mut self, from_client: u64, to_client: u64) {
+        self.bytes_in += from_client;
+        self.bytes_out += to_client;
     }
 
     /// Notes by what scheme the request came, where that is counted.
@@ -171,7 +239,7 @@ impl Exchange {
     pub fn answered(&mut self, status: StatusCode, reason: Reason, now: Instant) {
         self.answer = Some((status, reason));
         let metrics = &self.recorder.metrics;
-        let waited = self.backend + self.introspection;
+        let waited = self.backend + self.lookup.waited;
         metrics.phase(Phase::Gateway, now.duration_since(self.started).saturating_sub(waited));
         if !self.backend.is_zero() {
             metrics.phase(Phase::Backend, self.backend);
@@ -253,38 +321,67 @@ impl Exchange {
         let map = &self.settings.abilities;
         let route = self.route_number.and_then(|number| map.route(number));
         let rule = route.and_then(|route| route.rule(&self.method));
-        // Why in particular: what was wrong with the request, or else the rule that refused it.
-        let denied = matches!(reason, Reason::MissingAbility | Reason::Denied);
-        let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| denied);
-        let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
-        let waited = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
         let shadow = self.shadow.as_deref();
-        let caller = self.holder();
-        let verdict = caller.map(|held| &held.verdict);
+        let verdict = self.holder().map(|held| &held.verdict);
+        let is_denied = matches!(reason, Reason::MissingAbility | Reason::Denied);
+        let would_be_denied =
+            shadow.is_some_and(|it| (it.side, it.change) == (Side::Enforced, Change::WouldDeny));
+        let denied_by = rule.filter(|_| is_denied || would_be_denied).map(|rule| DeniedBy {
+            requirement: &rule.requirement,
+            abilities: verdict.map(|verdict| &verdict.abilities),
+        });
+        let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
+        let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| is_denied);
+        let forwarded_for;
+        let client = match self.client {
+            Some(client) if self.peer.address != Some(client) => {
+                forwarded_for = client.to_string();
+                Some(&*forwarded_for)
+            }
+            client => client.and_then(|_| self.peer.address_field.to_str().ok()),
+        };
+        let fields = self.fields.as_deref();
+        let destination = &self.settings.backend.destination;
         let line = AccessLine {
             request_id: self.request_id.to_str().unwrap_or("-"),
-            client: self.client,
+            client_request_id: fields.and_then(|it| Some(it.client_request_id.as_ref()?.as_bytes())),
+            client,
             client_subject: self.peer.subject.as_deref(),
+            protocol: self.version.map(|version| match version {
+                Version::HTTP_2 => "HTTP/2.0",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            }),
+            tls_version: self.peer.tls_version,
+            host: fields.and_then(|it| Some(it.host.as_ref()?.as_bytes())),
+            user_agent: fields.and_then(|it| Some(it.user_agent.as_ref()?.as_bytes())),
             method: if METHODS.contains(&self.method) { self.method.as_str() } else { "other" },
             route: match (route, self.route) {
                 (Some(route), _) => route.template(),
                 (None, RouteLabel::None) => "none",
                 (None, RouteLabel::Unmapped | RouteLabel::Route(_)) => "unmapped",
             },
+            path: self.unmapped_path.as_deref(),
             status: status.as_u16(),
             reason,
+            denied_by,
+            detail: detail.or(place.map(|place| place as &dyn Display)),
             token_id: verdict.map(|verdict| &*verdict.id),
             token_name: verdict.and_then(|verdict| verdict.name.as_deref()),
-            detail: detail.or(place.map(|place| place as &dyn Display)),
+            cache: self.lookup.cache,
             duration,
-            introspection_duration: waited(self.introspection),
-            backend_duration: waited(self.backend),
+            introspection_duration: self.lookup.waited,
+            upstream_duration: self.backend,
+            upstream: self.upstream.map(|address| Upstream { address, destination }),
+            upstream_status: self.upstream_status.map(|status| status.as_u16()),
+            bytes_in: self.bytes_in + self.upload.as_ref().map_or(0, |upload| upload.forwarded()),
+            bytes_out: self.bytes_out,
             shadow: shadow.map(|shadow| shadow.change),
             shadow_rule: shadow.map(|shadow| &*shadow.rule),
         };
         self.recorder.access.write(&line);
         if line.shadow.is_some() {
-            self.recorder.access.tell_of_shadow(&line);
+            self.recorder.access.report_shadow(&line);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! goes from its target to a decision, each step needing what the one before it found, and forwarding needs
 //! the [`Permit`] that only a decision holds.
 
+use std::cell::Cell;
 use std::mem;
 use std::pin::pin;
 use std::rc::Rc;
@@ -23,7 +24,7 @@ use crate::backend::body::{self, RequestBody, Upload};
 use crate::backend::forward::{self, Answered, Backend, Conditions};
 use crate::config::settings::{BackendHost, Settings};
 use crate::contain::{Contained, Panicked};
-use crate::exchange::{Exchange, Recorder, new_request_id};
+use crate::exchange::{Exchange, Recorder, TokenLookup, new_request_id};
 use crate::limits::Limiter;
 use crate::peer::Peer;
 use crate::policy::ability::{Permit, Requirement};
@@ -31,15 +32,16 @@ use crate::policy::bearer::{self, KeptToken, Token};
 use crate::policy::client;
 use crate::policy::cors::{self, Preflight};
 use crate::policy::expectation;
-use crate::policy::headers::{self, Credentials, Forwarding};
+use crate::policy::headers::{self, Credentials, Forwarding, X_REQUEST_ID};
 use crate::policy::http2;
 use crate::policy::identity::Identity;
 use crate::policy::map::Found;
+use crate::policy::mask::mask;
 use crate::policy::method;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::Target;
 use crate::policy::upgrade::Handshake;
-use crate::telemetry::metrics::{RouteLabel, RouteNumbers};
+use crate::telemetry::metrics::{LookupResult, RouteLabel, RouteNumbers};
 use crate::telemetry::spans::Trace;
 use crate::tokens::hash::TokenHash;
 use crate::tokens::lookup::{Held, Lookup};
@@ -156,6 +158,7 @@ impl Gateway {
             let trusts = |address| self.settings.listen.trusts(address);
             exchange.client = Some(client::address(&head.headers, address, trusts));
         }
+        exchange.note_head(&head);
         exchange.note_scheme(&head.headers);
         let reader = self.settings.cors.allowed(&head.headers);
         // The answer too, once it has come.
@@ -167,6 +170,8 @@ impl Gateway {
         {
             // The client's, whatever the backend speaks (RFC 9110 section 2.5).
             *response.version_mut() = version;
+            // A backend that chose an id keeps it.
+            response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| exchange.request_id.clone());
             self.pin_https(peer, response.headers_mut());
             exchange.answered(response.status(), *reason, exchange.answer_came());
             if let Some(asked) = asked
@@ -199,7 +204,9 @@ impl Gateway {
             }
             Ok(Ok((Served::Backend, _))) | Err(Panicked) => Refusal::InternalError,
         };
-        if matches!(refusal, Refusal::Unmapped | Refusal::Denied) && self.recorder.usage.is_some() {
+        if matches!(refusal, Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied)
+            && self.recorder.usage.is_some()
+        {
             self.note_holder(&head.headers, &mut exchange);
         }
         let mut response = answer::refuse(&refusal, exchange.request_id.clone());
@@ -316,7 +323,7 @@ impl Gateway {
     ) -> Result<Permit, Refusal> {
         let Settings { abilities, backend, .. } = &*self.settings;
         let (found, permit) = cors::decide(abilities, &target.path, asked, backend.method_override);
-        self.note_route(&found, exchange);
+        self.note_route(&found, target, exchange);
         match &self.settings.shadow {
             None => permit,
             Some(shadow) => self.decide_preflight_in_shadow(shadow, target, asked, exchange, &found, permit),
@@ -333,7 +340,7 @@ impl Gateway {
     ) -> Result<Decision, Refusal> {
         let map = &self.settings.abilities;
         let found = map.find(&exchange.method, &target.path);
-        self.note_route(&found, exchange);
+        self.note_route(&found, target, exchange);
         if let Found::Rule { rule, .. } = &found
             && let Some(permit) = Permit::public(&rule.requirement)
         {
@@ -346,10 +353,10 @@ impl Gateway {
         let started = exchange.started();
         let since = self.since(requirement, started, Duration::ZERO);
         let mut caller =
-            self.verdict(token, started, since, exchange.trace.as_ref(), &mut exchange.introspection).await?;
+            self.verdict(token, started, since, exchange.trace.as_ref(), &mut exchange.lookup).await?;
         exchange.caller = Some(Rc::clone(&caller));
         let trace = exchange.trace.as_ref();
-        let permit = self.permit(token, &mut caller, requirement, trace, &mut exchange.introspection).await;
+        let permit = self.permit(token, &mut caller, requirement, trace, &mut exchange.lookup).await;
         let permit = permit.inspect_err(|_| exchange.caller = Some(Rc::clone(&caller)))?;
         self.admit(permit, caller, token, self.body_limit(&found), started)
     }
@@ -384,12 +391,16 @@ impl Gateway {
         now.checked_sub(max_age.max(least))
     }
 
-    fn note_route(&self, found: &Found<'_>, exchange: &mut Exchange) {
-        exchange.route = RouteLabel::Unmapped;
-        if let Found::Rule { route, .. } = found {
-            exchange.route = self.routes.label(*route);
-            exchange.route_number = Some(*route);
-        }
+    fn note_route(&self, found: &Found<'_>, target: &Target<'_>, exchange: &mut Exchange) {
+        exchange.route_number = found.route();
+        exchange.route = match exchange.route_number {
+            Some(route) => self.routes.label(route),
+            None => {
+                exchange.unmapped_path =
+                    (!target.path.is_asterisk()).then(|| mask(target.path.as_str()).into());
+                RouteLabel::Unmapped
+            }
+        };
     }
 
     /// Notes whose request was refused before anybody had asked about its token, where that is known: who probes is worth
@@ -411,16 +422,18 @@ impl Gateway {
         now: Instant,
         since: Option<Instant>,
         trace: Option<&Rc<Trace>>,
-        waited: &mut Duration,
+        lookup: &mut TokenLookup,
     ) -> Result<Held, Refusal> {
         let hash = TokenHash::of(token.as_bytes());
         if let Some(caller) = self.lookup.at_hand(&hash, token, now, since) {
+            lookup.cache = Some(LookupResult::Hit);
             return Ok(caller);
         }
         let asked = Instant::now();
         // Boxed, as all that is seldom waited for: it would make the future of every request larger.
-        let verdict = Box::pin(self.lookup.look_further(hash, token, asked, since, trace)).await;
-        *waited += asked.elapsed();
+        let verdict =
+            Box::pin(self.lookup.look_further(hash, token, asked, since, trace, &mut lookup.cache)).await;
+        lookup.waited += asked.elapsed();
         verdict
     }
 
@@ -432,7 +445,7 @@ impl Gateway {
         caller: &mut Held,
         requirement: &Requirement,
         trace: Option<&Rc<Trace>>,
-        waited: &mut Duration,
+        lookup: &mut TokenLookup,
     ) -> Result<Permit, Refusal> {
         let denied = match requirement.permit(&caller.verdict.abilities) {
             Ok(permit) => return Ok(permit),
@@ -440,7 +453,7 @@ impl Gateway {
         };
         let asked = Instant::now();
         let again = Box::pin(self.lookup.ask_again(token, caller, asked, trace)).await;
-        *waited += asked.elapsed();
+        lookup.waited += asked.elapsed();
         match again {
             None => Err(denied),
             Some(Ok(newer)) => {
@@ -533,13 +546,21 @@ impl Gateway {
             body::wait_for_continue(&mut request);
         }
         let asked = Instant::now();
-        let upload = upload.as_deref();
-        let conditions = Conditions { upload, activity: &peer.activity, may_switch: handshake.is_some() };
+        exchange.upload = upload;
+        let upstream = Cell::new(None);
+        let conditions = Conditions {
+            upload: exchange.upload.as_deref(),
+            activity: &peer.activity,
+            upstream: &upstream,
+            may_switch: handshake.is_some(),
+        };
         let sent = self.backend.forward(permit, request, conditions, asked, answered).await;
+        exchange.upstream = upstream.get();
         exchange.backend_answered(asked, Instant::now());
         sent?;
         let Answered { response, lease } = answered.as_mut().ok_or(Refusal::InternalError)?;
         let status = response.status();
+        exchange.upstream_status = Some(status);
         let fields = response.headers_mut();
         let switches = match (status, &handshake) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(handshake)) => {
@@ -559,7 +580,7 @@ impl Gateway {
             tracing::warn!(why, "the backend's answer is ambiguous");
             Refusal::BackendBroken
         })?;
-        if upload.is_some_and(Upload::answered) {
+        if exchange.upload.as_deref().is_some_and(Upload::answered) {
             // Neither side can tell whether the body that was not asked for will come.
             lease.close_afterwards();
             if head.version == Version::HTTP_11 {

@@ -19,6 +19,8 @@ pub struct Peer {
     pub trusted: bool,
     /// Whether the connection is TLS.
     pub encrypted: bool,
+    /// The version of TLS, such as `1.3`; `None` without TLS.
+    pub tls_version: Option<&'static str>,
     /// Whom its certificate names, where it had to show one.
     pub subject: Option<Rc<str>>,
     /// What it is doing.
@@ -39,6 +41,7 @@ impl Peer {
             address_field: field.unwrap_or(HeaderValue::from_static("unknown")),
             trusted,
             encrypted,
+            tls_version: None,
             subject: None,
             activity: Activity::new(now),
             connection: None,
@@ -53,6 +56,7 @@ impl Peer {
             address_field: connection.address_field.clone(),
             trusted: connection.trusted,
             encrypted: connection.encrypted,
+            tls_version: connection.tls_version,
             subject: connection.subject.clone(),
             activity: Activity::new(now),
             connection: Some(Rc::clone(connection)),

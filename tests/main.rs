@@ -44,6 +44,7 @@ mod policy; // policy as code: tests of maps
 mod readme; // what the README shows is what the binary does
 mod reload; // another configuration while requests are served
 mod replicas; // several gateways and a real Redis: what one revokes no other serves
+mod request_log; // request ids, and what the access log says of each request
 mod resilience; // what goes wrong around the gateway, and what its clients see of it
 mod revocation; // forgetting verdicts by order
 mod scripts; // the scripted servers and the raw client, against each other

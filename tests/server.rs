@@ -192,7 +192,7 @@ fn access_lines_say_who_asked_for_what_and_never_the_token() {
         assert_eq!(line["client"], "127.0.0.1");
         assert_eq!(line["token_id"].as_str(), id, "{line}");
         assert_eq!(line["token_name"].as_str(), id.map(|_| "warehouse-scanner"), "{line}");
-        assert!(line["duration"].as_f64().is_some_and(|duration| duration > 0.0), "{line}");
+        assert!(line["duration_ms"].as_f64().is_some_and(|duration| duration > 0.0), "{line}");
     }
     for line in setting.gateway.logs() {
         for secret in SECRETS {

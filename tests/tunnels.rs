@@ -150,7 +150,14 @@ fn a_websocket_goes_through_to_the_byte() {
         names.sort();
         assert_eq!(
             names,
-            ["connection", "date", "sec-websocket-accept", "sec-websocket-protocol", "upgrade"]
+            [
+                "connection",
+                "date",
+                "sec-websocket-accept",
+                "sec-websocket-protocol",
+                "upgrade",
+                "x-request-id"
+            ]
         );
         assert_eq!(
             (response.field("connection"), response.field("upgrade")),
@@ -175,7 +182,11 @@ fn a_websocket_goes_through_to_the_byte() {
         assert_eq!(client.read_until_close(), b"good bye");
         let line = scene.line();
         assert_eq!((&line["reason"], &line["route"]), (&"allowed".into(), &"/events".into()));
-        assert!(line["duration"].as_f64().unwrap() > 0.3, "{line}");
+        assert!(line["duration_ms"].as_f64().unwrap() > 300.0, "{line}");
+        assert!(
+            line["bytes_in"].as_u64().unwrap() >= 8 && line["bytes_out"].as_u64().unwrap() >= 19,
+            "{line}"
+        );
         for metric in ["tunnels_open", "client_connections", "backend_connections"] {
             scene.gateway.wait_for_metric(metric, 0.0);
         }

@@ -44,6 +44,7 @@ pub struct Upload {
     /// Since when the next piece is waited for, as far as the backend takes any.
     awaited_since: Cell<Option<Instant>>,
     hold: Cell<Hold>,
+    forwarded: Cell<u64>,
 }
 
 /// Whether a body is held back that its client sends only when it is asked for it.
@@ -82,6 +83,11 @@ impl Upload {
             self.hold.set(Hold::Unwanted);
         }
         held
+    }
+
+    /// How many bytes the backend's connection has taken.
+    pub fn forwarded(&self) -> u64 {
+        self.forwarded.get()
     }
 
     /// What ended it early.
@@ -193,7 +199,10 @@ impl Streaming {
                 }
                 if let Some(data) = frame.data_ref() {
                     match self.left.checked_sub(data.len() as u64) {
-                        Some(left) => self.left = left,
+                        Some(left) => {
+                            self.left = left;
+                            self.upload.forwarded.set(self.upload.forwarded.get() + data.len() as u64);
+                        }
                         None => return Poll::Ready(Some(Err(self.fail(UploadFault::TooLarge)))),
                     }
                 }

@@ -1,6 +1,8 @@
 //! Sends a permitted request to the backend and brings the head of its answer.
 
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -42,6 +44,8 @@ pub struct Conditions<'a> {
     pub upload: Option<&'a Upload>,
     /// Who watches over the time-out.
     pub activity: &'a Activity,
+    /// Where the address that it was sent to is noted, `None` inside for a Unix socket.
+    pub upstream: &'a Cell<Option<Option<IpAddr>>>,
     /// Whether it may change the protocol. That is the caller's to know, and what a 101 is worth.
     pub may_switch: bool,
 }
@@ -150,7 +154,8 @@ impl Backend {
         now: Instant,
         answered: &mut Option<Answered>,
     ) -> Result<(), Failure> {
-        let Conditions { upload, activity, .. } = conditions;
+        let Conditions { upload, activity, upstream, .. } = conditions;
+        upstream.set(Some(lease.peer()));
         let (timeout, idle_timeout) = (self.settings.backend.timeout, self.settings.limits.body_idle_timeout);
         activity.wait_until(now + timeout);
         let mut came = None;

@@ -37,20 +37,39 @@ where
     Ok(())
 }
 
+/// What has gone through a tunnel.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Set whenever a byte goes through, either way.
+    pub moved: Cell<bool>,
+    /// Bytes that the client sent.
+    pub from_client: Cell<u64>,
+    /// Bytes that the client took.
+    pub to_client: Cell<u64>,
+}
+
+impl Traffic {
+    fn count(&self, counter: &Cell<u64>, bytes: usize) {
+        if bytes > 0 {
+            self.moved.set(true);
+            counter.set(counter.get() + bytes as u64);
+        }
+    }
+}
+
 /// A tunnel's client. All that goes through the tunnel goes by here, so this is where it is noted.
 pub struct Client<'a, C> {
     connection: C,
     /// What it said before it was answered; how much of it was read.
     early: Zeroizing<Vec<u8>>,
     read: usize,
-    moved: &'a Cell<bool>,
+    traffic: &'a Traffic,
 }
 
 impl<'a, C> Client<'a, C> {
-    /// The client at the other end of `connection`, which has said `early` already. `moved` is set whenever a byte
-    /// goes through, either way.
-    pub const fn new(connection: C, early: Zeroizing<Vec<u8>>, moved: &'a Cell<bool>) -> Self {
-        Self { connection, early, read: 0, moved }
+    /// The client at the other end of `connection`, which has said `early` already. `traffic` counts what goes through.
+    pub const fn new(connection: C, early: Zeroizing<Vec<u8>>, traffic: &'a Traffic) -> Self {
+        Self { connection, early, read: 0, traffic }
     }
 }
 
@@ -66,14 +85,12 @@ impl<C: AsyncRead + Unpin> AsyncRead for Client<'_, C> {
             let length = early.len().min(buffer.remaining());
             buffer.put_slice(&early[..length]);
             this.read += length;
-            this.moved.set(true);
+            this.traffic.count(&this.traffic.from_client, length);
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.connection).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            this.moved.set(true);
-        }
+        this.traffic.count(&this.traffic.from_client, buffer.filled().len() - before);
         read
     }
 }
@@ -82,8 +99,8 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Client<'_, C> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.connection).poll_write(context, bytes);
-        if matches!(written, Poll::Ready(Ok(1..))) {
-            this.moved.set(true);
+        if let Poll::Ready(Ok(bytes)) = written {
+            this.traffic.count(&this.traffic.to_client, bytes);
         }
         written
     }

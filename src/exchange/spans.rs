@@ -39,8 +39,8 @@ impl Exchange {
         if let Some(caller) = &self.caller {
             span.note("stockaj_gateway.token.id", caller.verdict.id.to_string());
         }
-        if !self.introspection.is_zero() {
-            span.note("stockaj_gateway.introspection.duration", self.introspection);
+        if !self.lookup.waited.is_zero() {
+            span.note("stockaj_gateway.introspection.duration", self.lookup.waited);
         }
         let ended_well = matches!(reason, Reason::Allowed | Reason::Public);
         let broke_off = !ended_well && !self.is_refused;

@@ -98,7 +98,7 @@ impl Gateway {
         }
         let started = exchange.started();
         let trace = exchange.trace.as_ref();
-        let held = self.verdict(token, started, None, trace, &mut exchange.introspection).await?;
+        let held = self.verdict(token, started, None, trace, &mut exchange.lookup).await?;
         exchange.caller = Some(Rc::clone(&held));
         Ok(held)
     }
@@ -211,7 +211,7 @@ impl Gateway {
             return self.lookup.known(&TokenHash::of(token.as_bytes()), started);
         }
         let trace = exchange.trace.as_ref();
-        Some(self.verdict(token, started, None, trace, &mut exchange.introspection).await)
+        Some(self.verdict(token, started, None, trace, &mut exchange.lookup).await)
     }
 
     /// Notes what the candidate would change, if anything. `holder` is whose token it is where the exchange does not

@@ -13,9 +13,9 @@ use zeroize::Zeroizing;
 
 use super::Gateway;
 use crate::backend::body::RequestBody;
-use crate::backend::tunnel::{self, Broken, Client};
+use crate::backend::tunnel::{self, Broken, Client, Traffic};
 use crate::client::pool::Lease;
-use crate::exchange::{Exchange, Recorder};
+use crate::exchange::{Exchange, Recorder, TokenLookup};
 use crate::peer::{Ending, Peer};
 use crate::policy::ability::Permit;
 use crate::policy::bearer::KeptToken;
@@ -99,13 +99,14 @@ impl Tunnel {
         exchange.complete();
         let recorder = Rc::clone(decided_by.recorder());
         let _open = Open::new(&recorder);
-        let moved = Cell::new(true);
+        let traffic = Traffic::default();
         let ended = tokio::select! {
-            ended = tunnel::copy(Client::new(client, early, &moved), backend) => Ended::ByItself(ended),
-            ended = watch(&mut asked, decided_by, &moved, gateway) => ended,
+            ended = tunnel::copy(Client::new(client, early, &traffic), backend) => Ended::ByItself(ended),
+            ended = watch(&mut asked, decided_by, &traffic.moved, gateway) => ended,
             () = blocked(peer) => Ended::Blocked,
         };
         drop(lease);
+        exchange.tunnelled(traffic.from_client.get(), traffic.to_client.get());
         let id = exchange.request_id.to_str().unwrap_or("-").to_owned();
         match ended {
             Ended::ByItself(Ok(())) => {}
@@ -156,13 +157,13 @@ impl Gateway {
                 map.authenticated()
             }
         };
-        let mut waited = Duration::ZERO;
+        let mut lookup = TokenLookup::default();
         let since = self.since(requirement, now, PAUSE);
-        match self.verdict(token.token(), now, since, None, &mut waited).await {
+        match self.verdict(token.token(), now, since, None, &mut lookup).await {
             Ok(verdict) => *held = verdict,
             Err(refusal) => return forgiven(refusal),
         }
-        match self.permit(token.token(), held, requirement, None, &mut waited).await {
+        match self.permit(token.token(), held, requirement, None, &mut lookup).await {
             Ok(_permit) => Ok(()),
             Err(refusal) => match self.by_what_is_known(requirement, held, &refusal, now) {
                 Some(known) => forgiven(known).map_err(|_| refusal),

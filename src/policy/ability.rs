@@ -185,6 +185,13 @@ impl Requirement {
         names.iter().map(|name| &**name)
     }
 
+    /// The abilities that a token with `abilities` lacks: of `any`, all of them unless it has one; none of a keyword.
+    pub fn missing<'a>(&'a self, abilities: &'a Abilities) -> impl Iterator<Item = &'a str> {
+        let has_one =
+            matches!(&self.kind, RequirementKind::Any(names) if names.iter().any(|it| abilities.can(it)));
+        self.abilities().filter(move |name| !has_one && !abilities.can(name))
+    }
+
     /// The permit for a request with an active token of these abilities.
     ///
     /// # Errors

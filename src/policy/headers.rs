@@ -25,7 +25,7 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 /// `X-HTTP-Method-Override`
 pub const X_HTTP_METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
-/// The longest `X-Request-Id` that is taken over from a trusted peer, in bytes.
+/// The longest `X-Request-Id` that the gateway uses or logs, in bytes.
 const LONGEST_REQUEST_ID: usize = 128;
 
 /// What the gateway knows of a request and says in the fields that it sets.
@@ -209,6 +209,14 @@ pub fn trusted_request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
     let is_fit = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
     let bytes = value.as_bytes();
     ((1..=LONGEST_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(is_fit)).then_some(value)
+}
+
+/// The `X-Request-Id` that a client chose, for the log alone: visible ASCII, at most 128 bytes.
+pub fn client_request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
+    let value = only(fields, &X_REQUEST_ID)?;
+    let bytes = value.as_bytes();
+    ((1..=LONGEST_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic))
+        .then_some(value)
 }
 
 /// The one value of a field; none where there are several, since two parsers could take two of them.

@@ -19,6 +19,7 @@ pub mod headers;
 pub mod http2;
 pub mod identity;
 pub mod map;
+pub mod mask;
 pub mod method;
 pub mod path;
 pub mod refusal;

@@ -68,8 +68,9 @@ pub(super) async fn serve(core: Rc<Core>, admitted: Admitted) {
         }
     }
     let agreed = encrypt(&core, &serving, stream, address).await;
-    let Some(Agreed { transport, protocol, subject }) = agreed else { return };
+    let Some(Agreed { transport, protocol, tls_version, subject }) = agreed else { return };
     let mut peer = Peer::new(address, trusted, serving.tls.is_some(), Instant::now());
+    peer.tls_version = tls_version;
     peer.subject = subject;
     let peer = Rc::new(peer);
 
@@ -139,6 +140,7 @@ struct Agreed {
     transport: Transport,
     /// None where nothing was agreed on.
     protocol: Option<Protocol>,
+    tls_version: Option<&'static str>,
     /// Of the client's certificate.
     subject: Option<Rc<str>>,
 }
@@ -154,17 +156,19 @@ async fn encrypt(
         // A configuration with both is refused: nobody comes without TLS where it is asked for.
         (Some(_), Transport::Unix(_)) => return None,
         (Some(tls), Transport::Tcp(stream)) => (tls, stream),
-        (_, transport) => return Some(Agreed { transport, protocol: None, subject: None }),
+        (_, transport) => {
+            return Some(Agreed { transport, protocol: None, tls_version: None, subject: None });
+        }
     };
     match tokio::time::timeout(serving.gateway.settings().limits.header_timeout, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
-            let subject = tls::subject(&stream);
+            let (tls_version, subject) = (tls::version(&stream), tls::subject(&stream));
             let protocol = match stream.get_ref().1.alpn_protocol() {
                 Some(b"h2") => Protocol::Http2,
                 _ => Protocol::Http1,
             };
             let transport = Transport::Tls(Box::new(stream));
-            Some(Agreed { transport, protocol: Some(protocol), subject })
+            Some(Agreed { transport, protocol: Some(protocol), tls_version, subject })
         }
         Ok(Err(error)) => {
             let failure = tls::failure(&error);

@@ -20,7 +20,7 @@ pub mod tls;
 mod transport;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -176,6 +176,9 @@ impl Server {
         }
         let current: Current = Arc::new(ArcSwap::new(Arc::clone(&configuration)));
         measure(&metrics, &current, log);
+        let path = self.source.as_ref().map(|(path, _)| path.as_path());
+        let Summary { version, config, routes, mode } = Summary::of(&self.settings, path);
+        tracing::info!(version, config, routes, mode, "started");
         tell_of(Role::Proxy, &self.proxy);
         tell_of(Role::Admin, &self.admin);
         let readiness = Arc::new(Readiness::default());
@@ -257,6 +260,27 @@ impl Server {
         // After the last order.
         replicas.stop();
         Ok(())
+    }
+}
+
+/// What the log says of a configuration that is served from now on.
+struct Summary {
+    version: &'static str,
+    /// The path of `gateway.yaml`; `None` if the configuration is no file.
+    config: Option<String>,
+    routes: usize,
+    mode: &'static str,
+}
+
+impl Summary {
+    fn of(settings: &Settings, path: Option<&Path>) -> Self {
+        let abilities = &settings.abilities;
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            config: path.map(|path| path.display().to_string()),
+            routes: abilities.routes().len(),
+            mode: abilities.default_mode().as_str(),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::configuration::Configuration;
-use super::supervisor;
+use super::{Summary, supervisor};
 use crate::config::settings::Settings;
 use crate::config::{self, Report};
 use crate::replicas::Replicas;
@@ -106,7 +106,12 @@ impl Reloader {
         let done = self.load().and_then(|configuration| self.hand_over(configuration));
         self.metrics.config_reload(done.is_ok(), SystemTime::now());
         match done {
-            Ok(()) => tracing::info!(cause, "the configuration was reloaded"),
+            Ok(()) => {
+                let configuration = self.current();
+                let summary = Summary::of(&configuration.settings, Some(&self.path));
+                let Summary { version, config, routes, mode } = summary;
+                tracing::info!(cause, version, config, routes, mode, "the configuration was reloaded");
+            }
             Err(Refused) => tracing::error!(cause, "the configuration was refused; the one before stays"),
         }
         supervisor::ready();

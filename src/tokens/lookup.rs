@@ -175,7 +175,7 @@ impl Lookup {
             return None;
         }
         let outcome = if cache.heed(old.hash, Feedback::Forbidden) {
-            self.outcome(token, old.hash, true, None, trace).await
+            self.outcome(token, old.hash, true, None, trace, &mut None).await
         } else if let Some(flight) = cache.under_way(&old.hash) {
             // Somebody else is asking just now, and will know more than `old` does.
             landed(flight).await.map_or(Outcome::Overloaded, |landed| landed.outcome)
@@ -241,7 +241,7 @@ impl Lookup {
     }
 
     /// Who a token is, from what all cores know, or else from the introspector; active by what was asked at `since` or
-    /// later, also where `stale_if_error` has to do.
+    /// later, also where `stale_if_error` has to do. `noted` gets how the cache answered.
     ///
     /// # Errors
     /// [`Refusal::InactiveToken`] and [`Refusal::ExpiredToken`] as introspection says;
@@ -253,6 +253,7 @@ impl Lookup {
         now: Instant,
         since: Option<Instant>,
         trace: Option<&Rc<Trace>>,
+        noted: &mut Option<LookupResult>,
     ) -> Result<Held, Refusal> {
         let cache = &self.shared.cache;
         let generation = cache.generation();
@@ -267,7 +268,7 @@ impl Lookup {
                 Some(entry)
             }
             Some((entry, standing @ (Standing::Fresh | Standing::Refresh))) => {
-                self.metrics.cache_lookup(LookupResult::Hit);
+                self.count(LookupResult::Hit, noted);
                 let held = self.keep_at_hand(hash, entry);
                 if standing == Standing::Refresh {
                     self.refresh(token, &held);
@@ -276,12 +277,12 @@ impl Lookup {
             }
             Some((_, Standing::Expired)) => {
                 cache.store_inactive(hash, Inactivity::Expired, generation);
-                self.metrics.cache_lookup(LookupResult::NegativeHit);
+                self.count(LookupResult::NegativeHit, noted);
                 return Err(Refusal::ExpiredToken);
             }
             Some((entry, Standing::Stale)) => {
                 if entry.failed_within(OUTAGE_PAUSE, now) {
-                    self.metrics.cache_lookup(LookupResult::Stale);
+                    self.count(LookupResult::Stale, noted);
                     return Ok(self.keep_at_hand(hash, entry));
                 }
                 Some(entry)
@@ -292,10 +293,10 @@ impl Lookup {
         if fallback.is_none()
             && let Some(why) = cache.inactive(&hash)
         {
-            self.metrics.cache_lookup(LookupResult::NegativeHit);
+            self.count(LookupResult::NegativeHit, noted);
             return Err(refusal(why));
         }
-        let outcome = self.outcome(token, hash, fallback.is_some(), since, trace).await;
+        let outcome = self.outcome(token, hash, fallback.is_some(), since, trace, noted).await;
         let now = Instant::now();
         let refused = match outcome {
             Outcome::Active(entry) if entry.is_expired(now) => return Err(Refusal::ExpiredToken),
@@ -307,7 +308,7 @@ impl Lookup {
         match fallback {
             Some(entry) if entry.is_since(since) && cache.standing(&entry, now) == Standing::Stale => {
                 entry.note_failure(now);
-                self.metrics.cache_lookup(LookupResult::Stale);
+                self.count(LookupResult::Stale, noted);
                 Ok(self.keep_at_hand(hash, entry))
             }
             _ => Err(refused),
@@ -349,15 +350,16 @@ impl Lookup {
         hash: TokenHash,
         known: bool,
         trace: Option<&Rc<Trace>>,
+        noted: &mut Option<LookupResult>,
     ) -> Flight {
         let (flight, publisher) = match self.shared.cache.board(hash) {
             Boarding::Joined(flight) => {
-                self.metrics.cache_lookup(LookupResult::Coalesced);
+                self.count(LookupResult::Coalesced, noted);
                 return flight;
             }
             Boarding::Started(flight, publisher) => (flight, publisher),
         };
-        self.metrics.cache_lookup(LookupResult::Miss);
+        self.count(LookupResult::Miss, noted);
         let this = Rc::clone(self);
         let trace = trace.map(Rc::clone);
         let token = Zeroizing::new(token.secret().to_owned());
@@ -381,9 +383,10 @@ impl Lookup {
         known: bool,
         since: Option<Instant>,
         trace: Option<&Rc<Trace>>,
+        noted: &mut Option<LookupResult>,
     ) -> Outcome {
         for _ in 0..ATTEMPTS {
-            match landed(self.board(token, hash, known, trace)).await {
+            match landed(self.board(token, hash, known, trace, noted)).await {
                 Some(Landed { outcome: outcome @ Outcome::Inactive(_), .. }) => return outcome,
                 // The next one begins now.
                 Some(Landed { asked_at, .. }) if since.is_some_and(|since| asked_at < since) => {}
@@ -458,6 +461,12 @@ impl Lookup {
             }
         }
         Landed::overloaded()
+    }
+
+    /// Counts how the cache answered, and notes it for the request.
+    fn count(&self, result: LookupResult, noted: &mut Option<LookupResult>) {
+        self.metrics.cache_lookup(result);
+        *noted = Some(result);
     }
 
     /// Logs why there is no verdict, once a second at most: an outage concerns every request.

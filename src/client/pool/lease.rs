@@ -104,6 +104,14 @@ where
         self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
+    /// The address at the other end; `None` for a Unix socket.
+    pub fn peer(&self) -> Option<IpAddr> {
+        match &self.leased {
+            Leased::Http1(connection) => connection.peer,
+            Leased::Http2(stream) => stream.slot.connection.peer(),
+        }
+    }
+
     /// Sends `request`, and waits for the head of the answer.
     ///
     /// # Errors

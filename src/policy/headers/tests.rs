@@ -633,6 +633,29 @@ fn trailers_that_may_not_pass() {
 }
 
 #[test]
+fn client_request_id_is_visible_ascii_of_at_most_128_bytes() {
+    let longest = "a".repeat(LONGEST_REQUEST_ID);
+    let too_long = "a".repeat(LONGEST_REQUEST_ID + 1);
+    for (sent, expected) in [
+        (&["order-17"][..], Some("order-17")),
+        (&["~!@#$%^&*()[]{}<>|\\/\"'"], Some("~!@#$%^&*()[]{}<>|\\/\"'")),
+        (&[&*longest], Some(&*longest)),
+        (&[&*too_long], None),
+        (&[""], None),
+        (&["a b"], None),
+        (&["a\tb"], None),
+        (&["é"], None),
+        (&["a", "b"], None),
+        (&[], None),
+    ] {
+        let lines: Vec<_> = sent.iter().map(|id| ("x-request-id", *id)).collect();
+        let fields = fields(&lines);
+        let found = client_request_id(&fields).map(|id| id.to_str().unwrap());
+        assert_eq!(found, expected, "{sent:?}");
+    }
+}
+
+#[test]
 fn a_request_id_is_taken_over_where_it_is_one() {
     let long = "a".repeat(LONGEST_REQUEST_ID + 1);
     for (sent, taken) in [

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use rustls::ProtocolVersion;
 use rustls::client::verify_server_name;
 use rustls::server::{ClientHello, ParsedCertificate};
 use rustls_pki_types::ServerName;
@@ -133,6 +134,15 @@ impl Pair {
 pub(super) fn subject<T>(stream: &TlsStream<T>) -> Option<Rc<str>> {
     let certificates = stream.get_ref().1.peer_certificates()?;
     certificates.first().and_then(certificate::subject).map(Into::into)
+}
+
+/// The version that was negotiated, as `tls_version` in the access log.
+pub(super) fn version<T>(stream: &TlsStream<T>) -> Option<&'static str> {
+    match stream.get_ref().1.protocol_version()? {
+        ProtocolVersion::TLSv1_2 => Some("1.2"),
+        ProtocolVersion::TLSv1_3 => Some("1.3"),
+        _ => None,
+    }
 }
 
 /// Why a handshake came to nothing.

@@ -127,7 +127,7 @@ fn ask(lookup: &Rc<Lookup>) -> JoinHandle<Result<Held, Refusal>> {
     spawn_local(async move {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup.look_further(hash(), token, Instant::now(), None, None).await
+        lookup.look_further(hash(), token, Instant::now(), None, None, &mut None).await
     })
 }
 
@@ -288,7 +288,7 @@ fn a_flight_whose_core_ends_before_it_ran_lands_too() {
     let flight = core.block_on(async {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup(&settings, &shared).board(token, hash(), false, None)
+        lookup(&settings, &shared).board(token, hash(), false, None, &mut None)
     });
     drop(core);
     assert!(shared.cache.under_way(&hash()).is_none());

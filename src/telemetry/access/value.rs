@@ -1,0 +1,211 @@
+//! The values of a line's fields: escaped, bounded, and never the start of another line.
+
+use std::fmt::{self, Display, Write as _};
+
+/// What ends a value that was cut.
+const CUT: &str = "…";
+
+/// Appends a string in quotes, escaped as JSON. DEL and the C1 controls are escaped as well, so that no value controls
+/// a terminal.
+pub(super) fn text(buffer: &mut Vec<u8>, text: &str) {
+    buffer.push(b'"');
+    escape(buffer, text);
+    buffer.push(b'"');
+}
+
+/// The same for at most `most` bytes of `text`.
+pub(super) fn bounded_text(buffer: &mut Vec<u8>, text: &str, most: usize) {
+    buffer.push(b'"');
+    let end = text.floor_char_boundary(most);
+    escape(buffer, &text[..end]);
+    if end < text.len() {
+        escape(buffer, CUT);
+    }
+    buffer.push(b'"');
+}
+
+/// The same for bytes that should be UTF-8: what is not becomes U+FFFD.
+pub(super) fn bounded_bytes(buffer: &mut Vec<u8>, bytes: &[u8], most: usize) {
+    buffer.push(b'"');
+    let shown = bytes.get(..most).unwrap_or(bytes);
+    let mut chunks = shown.utf8_chunks().peekable();
+    while let Some(chunk) = chunks.next() {
+        escape(buffer, chunk.valid());
+        // A character that the bound cuts in two is no error.
+        let is_cut = chunks.peek().is_none() && shown.len() < bytes.len();
+        if !chunk.invalid().is_empty() && !is_cut {
+            escape(buffer, "\u{fffd}");
+        }
+    }
+    if shown.len() < bytes.len() {
+        escape(buffer, CUT);
+    }
+    buffer.push(b'"');
+}
+
+/// The same for what a value displays as.
+pub(super) fn bounded_display(buffer: &mut Vec<u8>, value: &dyn Display, most: usize) {
+    buffer.push(b'"');
+    let mut bounded = Bounded { buffer, left: most, is_cut: false };
+    // Writing to memory does not fail; a value that does ends early.
+    let _ = write!(bounded, "{value}");
+    buffer.push(b'"');
+}
+
+struct Bounded<'a> {
+    buffer: &'a mut Vec<u8>,
+    left: usize,
+    is_cut: bool,
+}
+
+impl fmt::Write for Bounded<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.is_cut {
+            return Ok(());
+        }
+        let end = text.floor_char_boundary(self.left);
+        escape(self.buffer, &text[..end]);
+        self.left -= end;
+        if end < text.len() {
+            self.is_cut = true;
+            escape(self.buffer, CUT);
+        }
+        Ok(())
+    }
+}
+
+fn escape(buffer: &mut Vec<u8>, text: &str) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let bytes = text.as_bytes();
+    let mut plain = 0;
+    for (index, byte) in bytes.iter().enumerate() {
+        let (escaped, length) = match *byte {
+            b'"' | b'\\' | ..0x20 | 0x7f => (*byte, 1),
+            // In UTF-8 the C1 controls are 0xC2 and themselves.
+            0xc2 if bytes.get(index + 1).is_some_and(|next| *next < 0xa0) => (bytes[index + 1], 2),
+            _ => continue,
+        };
+        buffer.extend_from_slice(&bytes[plain..index]);
+        plain = index + length;
+        match escaped {
+            b'"' | b'\\' => buffer.extend_from_slice(&[b'\\', escaped]),
+            b'\n' => buffer.extend_from_slice(b"\\n"),
+            b'\r' => buffer.extend_from_slice(b"\\r"),
+            b'\t' => buffer.extend_from_slice(b"\\t"),
+            _ => {
+                let digits = [DIGITS[usize::from(escaped >> 4)], DIGITS[usize::from(escaped & 15)]];
+                buffer.extend_from_slice(b"\\u00");
+                buffer.extend_from_slice(&digits);
+            }
+        }
+    }
+    buffer.extend_from_slice(&bytes[plain..]);
+}
+
+/// Appends a number in decimal.
+pub(super) fn number(buffer: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    buffer.extend_from_slice(&digits[start..]);
+}
+
+/// Appends a duration in milliseconds with three decimals.
+pub(super) fn milliseconds(buffer: &mut Vec<u8>, duration: std::time::Duration) {
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    number(buffer, micros / 1000);
+    let rest = micros % 1000;
+    let digit = |value: u64| b'0' + (value % 10) as u8;
+    buffer.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut buffer = Vec::new();
+        write(&mut buffer);
+        String::from_utf8(buffer).unwrap()
+    }
+
+    #[test]
+    fn every_control_is_escaped() {
+        for code in (0..0x20).chain(0x7f..0xa0).chain([0x22, 0x5c]) {
+            let char = char::from_u32(code).unwrap();
+            let json = written(|buffer| text(buffer, &format!("a{char}b")));
+            assert!(json.starts_with("\"a\\") && json.is_ascii(), "{code:x}: {json}");
+            assert_eq!(serde_json::from_str::<String>(&json).unwrap(), format!("a{char}b"), "{code:x}");
+        }
+    }
+
+    #[test]
+    fn long_values_are_cut_between_characters() {
+        for (value, most, expected) in [
+            ("abc", 3, "\"abc\""),
+            ("abcd", 3, "\"abc…\""),
+            ("aé", 2, "\"a…\""),
+            ("aé", 3, "\"aé\""),
+            ("", 0, "\"\""),
+            ("a", 0, "\"…\""),
+        ] {
+            assert_eq!(written(|buffer| bounded_text(buffer, value, most)), expected);
+            assert_eq!(written(|buffer| bounded_bytes(buffer, value.as_bytes(), most)), expected);
+            assert_eq!(written(|buffer| bounded_display(buffer, &value, most)), expected);
+        }
+        let pieces = format_args!("{}{}{}", "ab", "cd", "ef");
+        assert_eq!(written(|buffer| bounded_display(buffer, &pieces, 3)), "\"abc…\"");
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_are_replaced() {
+        for (bytes, expected) in [
+            (&b"a\xffb"[..], "\"a\u{fffd}b\""),
+            (b"\xc3", "\"\u{fffd}\""),
+            (b"\xc2\x9b2J", "\"\\u009b2J\""),
+            (b"\x9b2J", "\"\u{fffd}2J\""),
+        ] {
+            assert_eq!(written(|buffer| bounded_bytes(buffer, bytes, 9)), expected);
+        }
+    }
+
+    #[test]
+    fn numbers_and_durations() {
+        for value in [0, 7, 10, 65_535, u64::MAX] {
+            assert_eq!(written(|buffer| number(buffer, value)), value.to_string());
+        }
+        for (micros, expected) in [(0, "0.000"), (5, "0.005"), (1_234, "1.234"), (60_000_000, "60000.000")] {
+            assert_eq!(written(|buffer| milliseconds(buffer, Duration::from_micros(micros))), expected);
+        }
+        let longest = written(|buffer| milliseconds(buffer, Duration::MAX));
+        assert!(serde_json::from_str::<f64>(&longest).is_ok(), "{longest}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_one_json_string(value in "\\PC{0,20}|[\\x00-\\u{ff}]{0,20}") {
+            let json = written(|buffer| text(buffer, &value));
+            prop_assert!(!json.chars().any(char::is_control));
+            prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), value);
+        }
+
+        #[test]
+        fn any_bytes_are_one_json_string(bytes: Vec<u8>, most in 0_usize..40) {
+            let json = written(|buffer| bounded_bytes(buffer, &bytes, most));
+            let read: String = serde_json::from_str(&json).unwrap();
+            prop_assert!(read.chars().count() <= most + 1);
+            prop_assert!(!json.chars().any(char::is_control));
+        }
+    }
+}
