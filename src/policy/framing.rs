@@ -84,6 +84,8 @@ struct Head {
     version: Option<Version>,
     length: Option<u64>,
     chunked: bool,
+    /// How many options Connection has.
+    options: usize,
     close: bool,
     keep_alive: bool,
     /// Whether another protocol is asked for.
@@ -118,6 +120,9 @@ enum ChunkedAt {
 type Why = &'static str;
 
 pub(super) const SEVERAL_LENGTHS: Refusal = bad("several Content-Length fields");
+/// The most options in all Connection fields of one message, counting empty ones.
+pub(super) const MOST_CONNECTION_OPTIONS: usize = 100;
+pub(super) const TOO_MANY_CONNECTION_OPTIONS: Why = "more than 100 options in Connection";
 const BARE_CR: Why = "CR without LF, or a control character, in the head";
 const BARE_LF: Why = "LF without CR in the head";
 const ODD_TARGET: Why = "character that a target cannot hold";
@@ -348,6 +353,10 @@ impl Head {
             }
             10 if name.eq_ignore_ascii_case(CONNECTION.as_str().as_bytes()) => {
                 for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                    self.options += 1;
+                    if self.options > MOST_CONNECTION_OPTIONS {
+                        return Err(bad(TOO_MANY_CONNECTION_OPTIONS));
+                    }
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
