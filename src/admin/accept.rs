@@ -6,40 +6,43 @@ use http::header::ACCEPT;
 /// Whether `Accept` prefers `text/html` to `application/json`. Who does not care gets JSON: only browsers care.
 pub(super) fn accepts_html(fields: &HeaderMap) -> bool {
     let texts: Vec<&str> = fields.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-    let ranges: Vec<Range> = texts.iter().flat_map(|text| text.split(',')).filter_map(Range::read).collect();
+    let ranges: Vec<Range<'_>> =
+        texts.iter().flat_map(|text| text.split(',')).filter_map(Range::read).collect();
     quality(&ranges, "text", "html") > quality(&ranges, "application", "json")
 }
 
 /// A media range: `text/html`, `text/*` or `*/*`, with its weight.
-struct Range {
-    main: String,
-    sub: String,
+struct Range<'a> {
+    main: &'a str,
+    sub: &'a str,
     /// In thousandths.
     quality: u16,
 }
 
-impl Range {
+impl<'a> Range<'a> {
     /// None for what is not one, and for what asks for parameters: no answer has any but its character encoding.
-    fn read(text: &str) -> Option<Self> {
+    fn read(text: &'a str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let (main, sub) = parts.next()?.split_once('/')?;
         let mut quality = 1000;
         for part in parts.filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=')?;
-            match &*name.to_ascii_lowercase() {
-                "q" => quality = thousandths(value)?,
-                "charset" if value.trim_matches('"').eq_ignore_ascii_case("utf-8") => {}
+            match name {
+                _ if name.eq_ignore_ascii_case("q") => quality = thousandths(value)?,
+                _ if name.eq_ignore_ascii_case("charset")
+                    && value.trim_matches('"').eq_ignore_ascii_case("utf-8") => {}
                 _ => return None,
             }
         }
-        Some(Self { main: main.to_ascii_lowercase(), sub: sub.to_ascii_lowercase(), quality })
+        Some(Self { main, sub, quality })
     }
 
     /// How precisely it names a type; none: it does not.
     fn names(&self, main: &str, sub: &str) -> Option<u8> {
-        match (&*self.main, &*self.sub) {
-            (it, that) if it == main && that == sub => Some(2),
-            (it, "*") if it == main => Some(1),
+        let is_main = self.main.eq_ignore_ascii_case(main);
+        match (self.main, self.sub) {
+            (_, it) if is_main && it.eq_ignore_ascii_case(sub) => Some(2),
+            (_, "*") if is_main => Some(1),
             ("*", "*") => Some(0),
             _ => None,
         }
@@ -47,7 +50,7 @@ impl Range {
 }
 
 /// The weight of the range that names the type most precisely; 0 where none does.
-fn quality(ranges: &[Range], main: &str, sub: &str) -> u16 {
+fn quality(ranges: &[Range<'_>], main: &str, sub: &str) -> u16 {
     let named = ranges.iter().filter_map(|range| Some((range.names(main, sub)?, range.quality)));
     named.max().map(|(_, quality)| quality).unwrap_or_default()
 }
