@@ -25,6 +25,7 @@ use stockaj_gateway::policy::map::{AbilityMap, MapBuilder, Unmapped};
 use stockaj_gateway::policy::path::CanonicalPath;
 use stockaj_gateway::policy::refusal::Refusal;
 use stockaj_gateway::policy::target::Target;
+use stockaj_gateway::policy::trusted_fields::TrustedFields;
 use stockaj_gateway::telemetry::metrics::Metrics;
 use stockaj_gateway::tokens::Verdict;
 use stockaj_gateway::tokens::cache::TokenCache;
@@ -239,6 +240,7 @@ fn decision(criterion: &mut Criterion) {
         });
     });
 
+    let trusted_fields = TrustedFields::default();
     let client = HeaderValue::from_static("192.0.2.1");
     let request_id = HeaderValue::from_static("0123456789abcdef0123456789abcdef");
     let authorization =
@@ -257,6 +259,7 @@ fn decision(criterion: &mut Criterion) {
                         client: &client,
                         encrypted: true,
                         trusted: false,
+                        trusted_fields: &trusted_fields,
                         request_id: &request_id,
                         host: None,
                         credentials: Credentials::Token {
@@ -265,7 +268,8 @@ fn decision(criterion: &mut Criterion) {
                             cookies: false,
                         },
                     },
-                );
+                )
+                .is_ok()
             },
             criterion::BatchSize::SmallInput,
         );

@@ -17,6 +17,7 @@ use crate::client::{ExchangeError, Received};
 use crate::exchange::Exchange;
 use crate::policy::headers;
 use crate::policy::refusal::Reason;
+use crate::policy::trusted_fields::TrustedFields;
 
 /// An answer's body. With it ends the [`Exchange`], and with its last byte the use of the connection that
 /// it came over.
@@ -156,7 +157,7 @@ impl FromBackend {
                 if let Some(Ok(frame)) = &mut frame
                     && let Some(trailers) = frame.trailers_mut()
                 {
-                    headers::prepare_trailers(trailers);
+                    headers::prepare_trailers(trailers, &TrustedFields::default());
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(AnswerFault::Broken)))
             }

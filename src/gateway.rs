@@ -15,7 +15,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::answer;
@@ -505,10 +505,11 @@ impl Gateway {
         exchange: &mut Exchange,
         answered: &mut Option<Answered>,
     ) -> Result<StatusCode, Refusal> {
-        let Settings { limits, backend, .. } = &*self.settings;
+        let Settings { listen, limits, backend, .. } = &*self.settings;
         let Onward { permit, uri, credentials, body_limit, waits, handshake } = onward;
         let (body, upload) =
-            RequestBody::new(incoming, body_limit, limits.body_idle_timeout).map_err(forward::refusal)?;
+            RequestBody::new(incoming, body_limit, limits.body_idle_timeout, &listen.trusted_fields)
+                .map_err(forward::refusal)?;
         let forwarding = Forwarding {
             method: &head.method,
             decided: &exchange.method,
@@ -516,6 +517,7 @@ impl Gateway {
             client: &peer.address_field,
             encrypted: peer.encrypted,
             trusted: peer.trusted,
+            trusted_fields: &listen.trusted_fields,
             request_id: &exchange.request_id,
             host: match backend.host {
                 BackendHost::Preserve => None,
@@ -523,8 +525,12 @@ impl Gateway {
             },
             credentials,
         };
-        if headers::prepare_request(&mut head.headers, forwarding) {
+        let dropped = headers::prepare_request(&mut head.headers, forwarding)?;
+        if dropped.untrusted {
             warn_of_distrust();
+        }
+        if let Some(name) = &dropped.unlisted {
+            warn_of_unlisted(name);
         }
         if let Some(trace) = &exchange.trace {
             trace.mark_request(&mut head.headers, Instant::now());
@@ -591,12 +597,25 @@ impl Gateway {
     }
 }
 
-/// Behind an ingress that is not trusted, the backend builds its links for the wrong scheme and host.
+/// Warns once of forwarding or identity fields from a peer that is not trusted. If that is an ingress, the backend
+/// builds its links for the wrong scheme and host.
 fn warn_of_distrust() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         tracing::warn!(
-            "X-Forwarded-* or the like came from a peer that is not in listen.trusted_proxies, and was dropped"
+            "dropped X-Forwarded-* or the like from a peer that is not in listen.trusted_proxies (logged once)"
+        );
+    });
+}
+
+/// Warns once of an identity field that a trusted proxy set and the configuration does not accept.
+#[cold]
+fn warn_of_unlisted(name: &HeaderName) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing::warn!(
+            field = name.as_str(),
+            "dropped an identity field from a trusted proxy: listen.trusted_fields does not name it (logged once)"
         );
     });
 }

@@ -344,3 +344,105 @@ fn a_pinned_post_is_decided_as_a_post() {
     let post = ("POST".to_owned(), "/api/v2/items".to_owned(), "POST".to_owned());
     assert_eq!(overrides, vec![post; 4]);
 }
+
+#[test]
+fn identity_fields_pass_only_from_trusted_proxies_that_may_set_them() {
+    const CLAIMS: [&str; 16] = [
+        "Remote-User",
+        "X-Auth-Request-User",
+        "Client-IP",
+        "X-SSL-Client-Verify",
+        "X-Goog-Authenticated-User-Email",
+        "X-Amzn-Oidc-Data",
+        "Cf-Access-Jwt-Assertion",
+        "Tailscale-User-Login",
+        "X-Forwarded-User",
+        "X-Forwarded-Client-Cert",
+        "X-MS-CLIENT-PRINCIPAL",
+        "X-Consumer-Username",
+        "X-User-Id",
+        "iv-user",
+        "X-Badge",
+        "OIDC_CLAIM_email",
+    ];
+    const LISTED: [&str; 3] = ["Remote-User", "X-Badge", "OIDC_CLAIM_email"];
+    let sent: Vec<(&str, &str)> = [WRITER, ("X-Forwarded-Port", "443"), ("X-Requested-With", "app")]
+        .into_iter()
+        .chain(CLAIMS.iter().map(|name| (*name, "ada")))
+        .collect();
+    let listed = format!("trusted_fields: [{}]", LISTED.join(", "));
+    for (yaml, arriving) in [
+        ("listen:\n  trusted_proxies: []\n".to_owned(), &["x-badge"][..]),
+        ("listen:\n  trusted_proxies: [127.0.0.1]\n".to_owned(), &["x-badge", "x-forwarded-port"]),
+        (format!("listen:\n  trusted_proxies: [192.0.2.1]\n  {listed}\n"), &[]),
+        (
+            format!("listen:\n  trusted_proxies: [127.0.0.1]\n  {listed}\n"),
+            &["oidc_claim_email", "remote-user", "x-badge", "x-forwarded-port"],
+        ),
+    ] {
+        let setting = setting(&yaml);
+        for target in [ITEM, "/up"] {
+            setting.upstream.forget_requests();
+            assert_eq!(setting.gateway.client().request("GET", target, &sent, b"").status, 200);
+            let request = setting.upstream.only_request();
+            assert_eq!(request.field("x-requested-with"), Some("app"));
+            let names = request.fields.0.iter().map(|(name, _)| name.to_ascii_lowercase());
+            let is_claim = |name: &String| {
+                name == "x-forwarded-port" || CLAIMS.iter().any(|claim| claim.eq_ignore_ascii_case(name))
+            };
+            let mut found: Vec<String> = names.filter(is_claim).collect();
+            found.sort();
+            assert_eq!(found, arriving, "{target} with {yaml}");
+        }
+    }
+}
+
+#[test]
+fn trusted_fields_are_reloaded_and_a_dropped_field_is_logged_by_name_once() {
+    let setting = setting("listen:\n  trusted_proxies: [127.0.0.1]\n  trusted_fields: [Remote-User]\n");
+    let mut client = setting.gateway.client();
+    let sent = [WRITER, ("Remote-User", "ada"), ("Remote-Groups", "staff")];
+    let mut arriving = || {
+        setting.upstream.forget_requests();
+        assert_eq!(client.request("GET", ITEM, &sent, b"").status, 200);
+        let request = setting.upstream.only_request();
+        ["remote-user", "remote-groups"].map(|name| request.field(name).map(str::to_owned))
+    };
+    let (user, groups) = (Some("ada".to_owned()), Some("staff".to_owned()));
+    assert_eq!(arriving(), [user, None]);
+    assert_eq!(arriving()[1], None);
+    let line = setting.gateway.wait_for_log(|line| line["field"] == "remote-groups");
+    assert_eq!(line["level"], "WARN");
+    setting.gateway.edit("trusted_fields: [Remote-User]", "trusted_fields: [Remote-Groups]");
+    assert!(setting.gateway.reload());
+    assert_eq!(arriving(), [None, groups], "on the same connection");
+    let count = setting.gateway.logs().iter().filter(|line| line.contains("\"field\":")).count();
+    assert_eq!(count, 1, "one line, however many requests");
+}
+
+#[test]
+fn connection_of_either_side_has_at_most_100_options() {
+    let setting = setting("");
+    let options = |count: usize| vec!["x-hop"; count].join(",");
+    for (lines, status) in [
+        (vec![options(100)], 200),
+        (vec![options(101)], 400),
+        (vec![options(50), options(51)], 400),
+        (vec![",".repeat(100)], 400),
+    ] {
+        let mut sent = vec![WRITER, ("X-Hop", "1")];
+        sent.extend(lines.iter().map(|line| ("Connection", &**line)));
+        setting.upstream.forget_requests();
+        let response = setting.gateway.client().request("GET", ITEM, &sent, b"");
+        assert_eq!(response.status, status, "{lines:?}");
+        if status == 200 {
+            assert_eq!(setting.upstream.only_request().field("x-hop"), None);
+        }
+    }
+    for (count, status) in [(100, 200), (101, 502)] {
+        let line = options(count);
+        setting.upstream.answer(move |_| Answer::with(200, &[("Connection", &line), ("X-Hop", "1")], ""));
+        let response = setting.gateway.client().request("GET", ITEM, &[WRITER], b"");
+        assert_eq!((response.status, response.field("x-hop")), (status, None));
+    }
+}

@@ -19,6 +19,7 @@ use stockaj_gateway::policy::headers::{Credentials, Forwarding, prepare_request}
 use stockaj_gateway::policy::map::{AbilityMap, Found};
 use stockaj_gateway::policy::method::{MethodOverride, overriding};
 use stockaj_gateway::policy::target::Target;
+use stockaj_gateway::policy::trusted_fields::TrustedFields;
 
 use self::laravel::matches;
 pub use self::laravel::{Dispatched, Laravel, Sent};
@@ -97,6 +98,7 @@ fn decide(map: &AbilityMap, sent: &Sent, setting: MethodOverride) -> Option<(Req
             cookies: false,
         },
     };
+    let trusted_fields = TrustedFields::default();
     prepare_request(
         &mut fields,
         Forwarding {
@@ -106,11 +108,13 @@ fn decide(map: &AbilityMap, sent: &Sent, setting: MethodOverride) -> Option<(Req
             client: &HeaderValue::from_static("192.0.2.1"),
             encrypted: false,
             trusted: false,
+            trusted_fields: &trusted_fields,
             request_id: &HeaderValue::from_static("id"),
             host: None,
             credentials,
         },
-    );
+    )
+    .ok()?;
     let fields = fields.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
     let forwarded =
         Sent { method: sent.method.clone(), target, fields: fields.collect(), body: sent.body.clone() };

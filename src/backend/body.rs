@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::idle::IdleTimer;
 use crate::client::OnContinue;
 use crate::policy::headers;
+use crate::policy::trusted_fields::TrustedFields;
 
 /// How long a body waits for the backend to ask for it: an older one never does (RFC 9110 section 10.1.1).
 const UNTIL_ASKED: Duration = Duration::from_secs(1);
@@ -112,10 +113,13 @@ pub struct Streaming {
     idle: IdleTimer,
     /// Ready when a body that is [held](Upload::hold) may be asked for.
     asked: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    /// Dropped from its trailers.
+    trusted_fields: TrustedFields,
 }
 
 impl RequestBody {
-    /// `incoming`, taken and bounded; with it what is to be known of it, where there is any body at all.
+    /// Takes and bounds `incoming`; the [`Upload`] follows its progress, and is `None` if the request has no body.
+    /// `trusted_fields` are dropped from its trailers.
     ///
     /// # Errors
     /// [`UploadFault::TooLarge`] where its Content-Length says so.
@@ -123,6 +127,7 @@ impl RequestBody {
         incoming: &mut Option<Incoming>,
         limit: u64,
         idle_timeout: Duration,
+        trusted_fields: &TrustedFields,
     ) -> Result<(Self, Option<Rc<Upload>>), UploadFault> {
         if incoming.as_ref().is_some_and(|incoming| incoming.size_hint().lower() > limit) {
             return Err(UploadFault::TooLarge);
@@ -137,6 +142,7 @@ impl RequestBody {
             left: limit,
             idle: IdleTimer::new(idle_timeout),
             asked: None,
+            trusted_fields: trusted_fields.clone(),
         };
         Ok((Self::Streaming(Box::new(streaming)), Some(upload)))
     }
@@ -195,7 +201,7 @@ impl Streaming {
         match frame {
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::prepare_trailers(trailers);
+                    headers::prepare_trailers(trailers, &self.trusted_fields);
                 }
                 if let Some(data) = frame.data_ref() {
                     match self.left.checked_sub(data.len() as u64) {

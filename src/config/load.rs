@@ -18,7 +18,9 @@ use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
 use super::values::{Style, Whole, parse_pointer};
 use super::written::{self, Gateway, MapFile};
-use super::{abilities, cors, denials, freshness, redis, shadow, tls, traces, usage, webhook};
+use super::{
+    abilities, cors, denials, freshness, redis, shadow, tls, traces, trusted_fields, usage, webhook,
+};
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 use crate::policy::shadow::Mode;
@@ -223,6 +225,8 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
                 .hint("name their networks in `listen.trusted_proxies`"),
         );
     }
+    let trusts = !listen.trusted_proxies.is_empty();
+    let trusted_fields = trusted_fields::compile(listen.trusted_fields.clone(), trusts, decoder);
     let redis = redis.and_then(|written| redis::compile(written, decoder));
     let webhook = webhook.and_then(|written| webhook::compile(written, decoder));
     let traces = traces::compile(traces, decoder);
@@ -237,6 +241,7 @@ fn compile(written: Gateway, decoder: &mut Decoder<'_>) -> Option<Settings> {
             hsts,
             h2c: listen.h2c.0,
             trusted_proxies: listen.trusted_proxies.into_iter().map(|network| network.0).collect(),
+            trusted_fields,
             proxy_protocol: listen.proxy_protocol.value.0,
             drain_delay: listen.drain_delay.0,
             drain_timeout: listen.drain_timeout.0,

@@ -1,7 +1,7 @@
 //! `gateway.yaml`: as written, then compiled; every mistake collected with its place.
 //!
 //! ```text
-//! source → tree → decode (section, written, abilities, values, address, cors, files) → load → Settings
+//! source → tree → decode (section, written, abilities, values, address, cors, files, trusted_fields) → load → Settings
 //!                    └──────────────── report ────────────────┘
 //! ```
 
@@ -29,6 +29,7 @@ mod source;
 mod tls;
 mod traces;
 mod tree;
+mod trusted_fields;
 mod usage;
 mod values;
 mod webhook;

@@ -24,6 +24,7 @@ use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 use crate::policy::method::MethodOverride;
 use crate::policy::shadow::{Leniency, Mode};
+use crate::policy::trusted_fields::TrustedFields;
 
 mod usage;
 
@@ -130,6 +131,8 @@ pub struct Listen {
     pub hsts: Option<HeaderValue>,
     /// `listen.trusted_proxies`: peers whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// `listen.trusted_fields`: what else trusted proxies may say about the caller.
+    pub trusted_fields: TrustedFields,
     /// `listen.proxy_protocol`: whether trusted proxies begin their connections with a PROXY header.
     pub proxy_protocol: bool,
     /// `listen.h2c`: whether clients may speak HTTP/2 without TLS.

@@ -9,6 +9,7 @@ use super::files::{PrivatePath, ReadableFile, SecretFile};
 use super::findings::EnvironmentName;
 use super::section::section;
 use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots, TlsVersion};
+use super::trusted_fields::TrustedField;
 use super::values::{Period, Ratio, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
 use crate::policy::cors::Preflight;
 use crate::policy::identity::IdentityHeader;
@@ -83,8 +84,12 @@ section! {
         redirect_address: Option<Spanned<ListenAddress>>,
         /// Tells browsers for how long to come by https only (Strict-Transport-Security); 0: does not.
         hsts: Spanned<Period> = "0s",
-        /// Networks whose forwarding header fields are believed.
+        /// Networks whose forwarding header fields are trusted: X-Forwarded-For and the like, Forwarded, X-Real-IP and
+        /// X-Request-Id.
         trusted_proxies: Vec<Network> = [],
+        /// Fields about the caller that trusted proxies may set as well, such as `Remote-User`. All others of their
+        /// kind are dropped.
+        trusted_fields: Vec<Spanned<TrustedField>> = [],
         /// Whether trusted proxies, and whoever connects to a Unix socket, begin each connection with a header of
         /// the PROXY protocol (v1 or v2), which tells whose connection it is.
         proxy_protocol: Spanned<Switch> = false,

@@ -3,26 +3,29 @@
 use http::HeaderName;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, ORIGIN, VIA};
 
-/// What becomes of a client's field of a name.
+use super::claims::is_claim;
+
+/// What the gateway does with a field that a client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Passes,
     /// Concerns one connection only (RFC 9110 section 7.6.1).
     HopByHop,
-    /// Says who forwarded the request for whom, or who that is: believed from trusted peers.
+    /// Says for whom, and how received, a proxy forwards the request: passes from trusted peers.
     Forwarding,
+    /// [Claims](super::claims) who is calling: passes from trusted peers if `listen.trusted_fields` names it.
+    Claim,
     /// Passes from nobody.
     NeverSent,
 }
 
 /// `name` is in lower case, as [`HeaderName`] keeps it.
 ///
-/// CGI makes one variable of `X-User` and `X_User`, PHP of `X.User` too, and lighttpd of every name that differs
-/// in no letter or digit. So a name with an underscore goes, and one with another odd character goes where it
-/// folds into a name that means something here.
+/// CGI makes one variable of `X-User` and `X_User`, PHP of `X.User` too, and lighttpd of all names that differ
+/// in no letter or digit. So a name with an underscore is dropped, and a name with another odd character is dropped
+/// if the name that it folds into means something here.
 pub(super) fn fate(name: &str) -> Fate {
-    // Without a branch for each byte: this is done to every name of every message.
-    if !name.bytes().fold(false, |odd, byte| odd | ODD[usize::from(byte)]) {
+    if !is_odd(name) {
         return fate_of(name);
     }
     if name.contains('_') {
@@ -32,20 +35,32 @@ pub(super) fn fate(name: &str) -> Fate {
     if fate_of(&folded) == Fate::Passes && !is_kept(&folded) { Fate::Passes } else { Fate::NeverSent }
 }
 
+/// Whether a name has a character that is neither a letter nor a digit nor `-`.
+pub(super) fn is_odd(name: &str) -> bool {
+    // Without a branch for each byte: this is done to every name of every message.
+    name.bytes().fold(false, |odd, byte| odd | ODD[usize::from(byte)])
+}
+
 /// A name as backends that fold see it, its words separated by `-`.
 pub(super) fn folded(name: &str) -> String {
     name.chars().map(|it| if it.is_ascii_alphanumeric() { it } else { '-' }).collect()
 }
 
-/// Whether `Connection` cannot name the field away: what decides who asks whom for what, what makes a preflight,
-/// what frames the body, and what the gateway sets.
+/// Whether a backend takes both names for one, as PHP and lighttpd do.
+pub(super) fn fold_alike(one: &str, other: &str) -> bool {
+    let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(one, other)| fold(one) == fold(other))
+}
+
+/// Whether `Connection` cannot name the field away: fields that identify the caller or the target, that make a
+/// preflight, that frame the body, and that the gateway sets.
 pub(super) fn is_kept(name: &str) -> bool {
     [AUTHORIZATION, HOST, ORIGIN, CONTENT_LENGTH, COOKIE, VIA, FORWARDED]
         .iter()
         .any(|it: &HeaderName| it == name)
         || name.starts_with("content-")
         || name.starts_with("access-control-")
-        || matches!(fate_of(name), Fate::Forwarding | Fate::NeverSent)
+        || matches!(fate_of(name), Fate::Forwarding | Fate::Claim | Fate::NeverSent)
 }
 
 /// What is neither a letter nor a digit nor `-`.
@@ -61,63 +76,51 @@ const ODD: [bool; 256] = {
 
 /// Of a name without odd characters.
 fn fate_of(name: &str) -> Fate {
+    match special(name) {
+        Fate::Passes if is_claim(name) => Fate::Claim,
+        fate => fate,
+    }
+}
+
+/// What a name means to the gateway itself, or to what routes and frames requests.
+fn special(name: &str) -> Fate {
     match name.as_bytes() {
-        [b'x', b'-', ..] => fate_of_extension(&name[2..]),
-        [b'c', ..] => match name {
-            "connection" => Fate::HopByHop,
-            // Much read by PHP, beside X-Forwarded-For; and Cloudflare's.
-            "client-ip" | "cf-connecting-ip" => Fate::Forwarding,
-            _ => Fate::Passes,
-        },
-        // Set anew where it is what it may be.
+        [b'x', b'-', ..] => special_extension(&name[2..]),
+        [b'c', ..] if name == "connection" => Fate::HopByHop,
+        // The gateway sets it again if it may be sent.
         [b'e', ..] if name == "expect" => Fate::HopByHop,
-        [b'f', ..] => match name {
-            "forwarded" | "forwarded-for" | "fastly-client-ip" | "front-end-https" => Fate::Forwarding,
-            _ => Fate::Passes,
-        },
+        [b'f', ..] if name == "forwarded" => Fate::Forwarding,
         [b'h', ..] if name == "http2-settings" => Fate::HopByHop,
         [b'k', ..] if name == "keep-alive" => Fate::HopByHop,
         [b'p', ..] => match name {
             "proxy-connection" | "proxy-authenticate" | "proxy-authorization" => Fate::HopByHop,
             // CGI makes HTTP_PROXY of it, which HTTP clients of the backend obey.
             "proxy" => Fate::NeverSent,
-            // Where there is no Authorization, Symfony makes one of these (ServerBag).
+            // Symfony makes an Authorization field of these if there is none (ServerBag).
             "php-auth-user" | "php-auth-pw" | "php-auth-digest" => Fate::NeverSent,
             _ => Fate::Passes,
         },
-        // Authelia's and its like: who an authenticating proxy found the user to be.
-        [b'r', ..] => match name {
-            "remote-user" | "remote-groups" | "remote-name" | "remote-email" => Fate::Forwarding,
-            _ => Fate::Passes,
-        },
-        // ingress-nginx's: whom a client's certificate is for.
-        [b's', ..] if name.starts_with("ssl-client-") => Fate::Forwarding,
-        [b't', ..] => match name {
-            "te" | "transfer-encoding" => Fate::HopByHop,
-            "true-client-ip" => Fate::Forwarding,
-            _ => Fate::Passes,
-        },
+        [b't', ..] if matches!(name, "te" | "transfer-encoding") => Fate::HopByHop,
         [b'u', ..] if name == "upgrade" => Fate::HopByHop,
         _ => Fate::Passes,
     }
 }
 
-/// Of what follows `x-`.
-fn fate_of_extension(name: &str) -> Fate {
+/// As [`special`], of what follows `x-`.
+fn special_extension(name: &str) -> Fate {
     match name.as_bytes() {
         // With X-Sendfile-Type, Symfony takes from it what path nginx is to serve (BinaryFileResponse).
         [b'a', ..] if name.starts_with("accel-") => Fate::NeverSent,
-        // oauth2-proxy's.
-        [b'a', ..] if name.starts_with("auth-request-") => Fate::Forwarding,
-        [b'c', ..] if matches!(name, "client-ip" | "cluster-client-ip") => Fate::Forwarding,
-        // They also tell a mesh's proxy behind us where to route and how long to wait.
-        [b'e', ..] if name.starts_with("envoy-") => Fate::Forwarding,
-        [b'f', ..] => match name {
-            // What was asked for is what the request line says.
-            "forwarded-prefix" | "forwarded-uri" | "forwarded-path" | "forwarded-method" => Fate::NeverSent,
-            // X-Forwarded alone is one as well.
-            _ if name.starts_with("forwarded") => Fate::Forwarding,
-            _ => Fate::Passes,
+        [b'f', ..] => match name.strip_prefix("forwarded") {
+            None => Fate::Passes,
+            Some(
+                "" | "-for" | "-proto" | "-protocol" | "-host" | "-port" | "-server" | "-scheme" | "-ssl"
+                | "-by",
+            ) => Fate::Forwarding,
+            // The request line says what the client requested.
+            Some("-prefix" | "-uri" | "-path" | "-method") => Fate::NeverSent,
+            // X-Forwarded-User, -Email, -Groups, -Client-Cert, -Access-Token: all others may say who is calling.
+            Some(_) => Fate::Claim,
         },
         [b'h', ..] => match name {
             // Symfony reads the first of them alone, other frameworks the others.
@@ -128,23 +131,14 @@ fn fate_of_extension(name: &str) -> Fate {
         [b'm', ..] if name == "method-override" => Fate::NeverSent,
         // X-Original-URL of IIS, which Symfony once obeyed (CVE-2018-14773); -URI, -Method, -Host of nginx.
         [b'o', ..] if name.starts_with("original-") => Fate::NeverSent,
-        [b'o', ..] if name == "originating-ip" => Fate::Forwarding,
         [b'r', ..] => match name {
             "rewrite-url" => Fate::NeverSent,
             "real-ip" | "request-id" => Fate::Forwarding,
-            // X-Remote-IP and -Addr; X-Remote-User and -Group, as of Kubernetes.
-            _ if name.starts_with("remote-") => Fate::Forwarding,
             _ => Fate::Passes,
         },
-        [b's', ..] => match name {
-            "sendfile-type" => Fate::NeverSent,
-            "scheme" => Fate::Forwarding,
-            _ if name.starts_with("ssl-") => Fate::Forwarding,
-            _ => Fate::Passes,
-        },
-        // What the gateway itself says of a token, switched on or not.
+        [b's', ..] if name == "sendfile-type" => Fate::NeverSent,
+        // What the gateway itself says about a token, enabled or not.
         [b't', ..] if matches!(name, "token-id" | "token-name" | "token-abilities") => Fate::NeverSent,
-        [b'u', ..] if name == "url-scheme" => Fate::Forwarding,
         [b'w', ..] if name == "workspace-id" => Fate::NeverSent,
         _ => Fate::Passes,
     }

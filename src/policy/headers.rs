@@ -8,8 +8,11 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
-use super::fate::{Fate, fate, is_kept};
+use super::fate::{Fate, fate};
+use super::framing::{MOST_CONNECTION_OPTIONS, TOO_MANY_CONNECTION_OPTIONS};
 use super::identity::Identity;
+use super::refusal::Refusal;
+use super::trusted_fields::TrustedFields;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +46,8 @@ pub struct Forwarding<'a> {
     pub encrypted: bool,
     /// Whether the peer is one whose forwarding fields are believed.
     pub trusted: bool,
+    /// What else such a peer may say.
+    pub trusted_fields: &'a TrustedFields,
     /// The request's id.
     pub request_id: &'a HeaderValue,
     /// What Host says behind the gateway, where it is not what the client sent.
@@ -75,15 +80,26 @@ pub enum Credentials {
     None,
 }
 
-/// Turns the fields of a client's request into those that the backend gets. Says whether fields were dropped
-/// in which a peer that is not trusted told for whom it forwards.
-pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> bool {
-    let mut distrusted = false;
+/// Fields that were dropped because of who sent them.
+#[derive(Debug, Default)]
+pub struct Dropped {
+    /// A peer that is not trusted sent a field about forwarding or about the caller.
+    pub untrusted: bool,
+    /// A trusted peer sent this field about the caller, which `listen.trusted_fields` does not name.
+    pub unlisted: Option<HeaderName>,
+}
+
+/// Turns the fields of a client's request into those that the backend gets.
+///
+/// # Errors
+/// [`Refusal::BadRequest`] if Connection names too many fields.
+pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> Result<Dropped, Refusal> {
+    let mut dropped = Dropped::default();
     let mut going = Vec::new();
     let mut wants_trailers = false;
     let (mut has_connection, mut has_cookie) = (false, false);
     for name in fields.keys() {
-        let goes = match fate(name.as_str()) {
+        let goes = match forwarding.trusted_fields.fate(name.as_str()) {
             Fate::Passes => {
                 has_cookie |= *name == COOKIE;
                 false
@@ -94,9 +110,16 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> bo
                 true
             }
             Fate::Forwarding => {
-                // Many clients name their requests; that says nothing of a proxy between.
-                distrusted |= !forwarding.trusted && *name != X_REQUEST_ID;
+                // Many clients name their requests; that does not suggest a proxy.
+                dropped.untrusted |= !forwarding.trusted && *name != X_REQUEST_ID;
                 !forwarding.trusted
+            }
+            Fate::Claim => {
+                match forwarding.trusted {
+                    true => dropped.unlisted = Some(name.clone()),
+                    false => dropped.untrusted = true,
+                }
+                true
             }
             Fate::NeverSent => true,
         };
@@ -105,7 +128,7 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> bo
         }
     }
     if has_connection {
-        name_options(fields, &mut going);
+        name_options(fields, forwarding.trusted_fields, &mut going).map_err(Refusal::BadRequest)?;
     }
     for name in &going {
         fields.remove(name);
@@ -116,7 +139,7 @@ pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> bo
         fields.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     set_fields(fields, forwarding, has_cookie);
-    distrusted
+    Ok(dropped)
 }
 
 /// Turns the fields of the backend's answer into those that the client gets: hop-by-hop fields go, all else is
@@ -151,7 +174,7 @@ pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), 
     }
     if has_connection {
         if names_options {
-            name_options(fields, &mut going);
+            name_options(fields, &TrustedFields::default(), &mut going)?;
         }
         fields.remove(CONNECTION);
     }
@@ -225,9 +248,11 @@ pub(super) fn only<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a H
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Takes away the trailer fields that may not pass, in either direction.
-pub fn prepare_trailers(trailers: &mut HeaderMap) {
-    let going: Vec<HeaderName> = trailers.keys().filter(|name| !trailer_allowed(name)).cloned().collect();
+/// Removes the trailer fields that may not pass, in either direction. `trusted_fields` are for heads alone: a proxy
+/// that authenticates a request does so before it sends the request on.
+pub fn prepare_trailers(trailers: &mut HeaderMap, trusted_fields: &TrustedFields) {
+    let going: Vec<HeaderName> =
+        trailers.keys().filter(|name| !trailer_allowed(name, trusted_fields)).cloned().collect();
     for name in &going {
         trailers.remove(name);
     }
@@ -235,12 +260,12 @@ pub fn prepare_trailers(trailers: &mut HeaderMap) {
 
 /// Whether a trailer field of this name may pass (RFC 9110 section 6.5.1): none that frames, routes,
 /// authenticates or controls a message, and none that may not be in a head.
-fn trailer_allowed(name: &HeaderName) -> bool {
+fn trailer_allowed(name: &HeaderName, trusted_fields: &TrustedFields) -> bool {
     let name = name.as_str();
     !name.starts_with("content-")
         && !name.starts_with("if-")
         && !name.starts_with("access-control-")
-        && fate(name) == Fate::Passes
+        && trusted_fields.fate(name) == Fate::Passes
         && !matches!(
             name,
             "accept-encoding"
@@ -267,19 +292,30 @@ fn trailer_allowed(name: &HeaderName) -> bool {
         )
 }
 
-/// Adds what every `Connection` line names (RFC 9110 section 7.6.1).
-fn name_options(fields: &HeaderMap, going: &mut Vec<HeaderName>) {
-    for option in options(fields, &CONNECTION) {
+/// Adds the fields that `Connection` lines name (RFC 9110 section 7.6.1) to those that are `going`.
+///
+/// # Errors
+/// For more than [`MOST_CONNECTION_OPTIONS`]: each costs a look-up, and no message has that many fields to name.
+fn name_options(
+    fields: &HeaderMap,
+    trusted_fields: &TrustedFields,
+    going: &mut Vec<HeaderName>,
+) -> Result<(), &'static str> {
+    for (number, option) in options(fields, &CONNECTION).enumerate() {
+        if number == MOST_CONNECTION_OPTIONS {
+            return Err(TOO_MANY_CONNECTION_OPTIONS);
+        }
         if option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"keep-alive") {
             continue;
         }
         if let Ok(name) = HeaderName::from_bytes(option)
             && fields.contains_key(&name)
-            && !is_kept(name.as_str())
+            && !trusted_fields.keep(name.as_str())
         {
             going.push(name);
         }
     }
+    Ok(())
 }
 
 /// The members of a list in every line of a field, without parameters.

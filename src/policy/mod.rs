@@ -5,6 +5,7 @@
 
 pub mod ability;
 pub mod bearer;
+mod claims;
 pub mod classes;
 pub mod client;
 pub mod cors;
@@ -27,4 +28,5 @@ pub mod route;
 pub mod shadow;
 pub mod target;
 pub mod trace_context;
+pub mod trusted_fields;
 pub mod upgrade;

@@ -4,7 +4,7 @@
 use super::{Arrives, Case, READER, Refused, Scene, WRITER, bare, by, case};
 
 /// Name and lines of a request that is served, and of which no `evil` arrives.
-const STRIPPED: [(&str, &str); 54] = [
+const STRIPPED: [(&str, &str); 63] = [
     // Who forwarded for whom.
     ("X-Forwarded-For", "X-Forwarded-For: evil\r\n"),
     ("X-Forwarded-For twice", "X-Forwarded-For: evil\r\nX-Forwarded-For: evil\r\n"),
@@ -64,6 +64,49 @@ const STRIPPED: [(&str, &str); 54] = [
     ("Client-IP", "Client-IP: evil\r\nTrue-Client-IP: evil\r\nX-Client-IP: evil\r\n"),
     ("Remote-User", "Remote-User: evil\r\nX-Remote-User: evil\r\n"),
     ("X~Forwarded~For", "X~Forwarded~For: evil\r\n"),
+    (
+        "identity of a client certificate",
+        "X-SSL-Client-Verify: evil\r\nSSL-Client-Cert: evil\r\nClient-Cert: evil\r\nX-Client-DN: evil\r\n\
+         X-ARR-ClientCert: evil\r\nX-Forwarded-Client-Cert: evil\r\nX-Forwarded-Tls-Client-Cert: evil\r\n\
+         X-Amzn-Mtls-Clientcert: evil\r\n",
+    ),
+    (
+        "identity of an authenticating proxy",
+        "X-Auth-Request-User: evil\r\nX-Auth-Request-Email: evil\r\nRemote-Groups: evil\r\n\
+         X-authentik-username: evil\r\nX-Pomerium-Claim-Email: evil\r\nX-WEBAUTH-USER: evil\r\n\
+         Tailscale-User-Login: evil\r\nX-Vouch-User: evil\r\n",
+    ),
+    (
+        "identity of a cloud",
+        "X-Goog-Authenticated-User-Email: evil\r\nX-Goog-IAP-JWT-Assertion: evil\r\nX-Amzn-Oidc-Data: evil\r\n\
+         X-MS-CLIENT-PRINCIPAL: evil\r\nX-MS-TOKEN-AAD-ID-TOKEN: evil\r\nCf-Access-Jwt-Assertion: evil\r\n\
+         X-Appengine-User-Email: evil\r\n",
+    ),
+    (
+        "identity of an API gateway or a mesh",
+        "X-Consumer-Username: evil\r\nX-Credential-Identifier: evil\r\nX-Authenticated-Userid: evil\r\n\
+         X-Userinfo: evil\r\nX-JWT-Assertion: evil\r\nX-Envoy-External-Address: evil\r\nl5d-client-id: evil\r\n",
+    ),
+    (
+        "identity of single sign-on",
+        "OIDC_CLAIM_email: evil\r\nOIDC-Claim-Sub: evil\r\nShib-Session-Id: evil\r\neppn: evil\r\n\
+         MELLON_NAME_ID: evil\r\nSM_USER: evil\r\niv-user: evil\r\nImpersonate-User: evil\r\n",
+    ),
+    (
+        "identity under common names",
+        "X-User: evil\r\nX.User: evil\r\nX_User: evil\r\nX-User-Id: evil\r\nX-Email: evil\r\nX-Roles: evil\r\n\
+         Auth-User: evil\r\nX-Principal: evil\r\n",
+    ),
+    (
+        "addresses of a delivery network",
+        "CF-Connecting-IP: evil\r\nFastly-Client-IP: evil\r\nFly-Client-IP: evil\r\nX-Azure-ClientIP: evil\r\n\
+         X-Cluster-Client-IP: evil\r\nX-ProxyUser-Ip: evil\r\nWL-Proxy-Client-IP: evil\r\n",
+    ),
+    ("an identity field that Connection names", "Connection: Remote-User\r\nRemote-User: evil\r\n"),
+    (
+        "identity folded by the backend",
+        "Remote.User: evil\r\nX.Auth.Request.User: evil\r\nTailscale+User+Login: evil\r\n",
+    ),
     ("a field that Connection names", "Connection: X-Hop\r\nX-Hop: evil\r\n"),
     (
         "fields that several Connection lines name",
@@ -107,6 +150,8 @@ pub(super) fn cases() -> Vec<Case> {
         case("Expect twice", by(WRITER, post, "Expect: 100-continue\r\nExpect: evil\r\nContent-Length: 4\r\n") + "body", Refused(400)),
         case("identity on a public route", bare("GET /up", "X-Token-Id: evil\r\nX.Token.Abilities: evil\r\nX_Workspace_Id: evil\r\n"), Arrives(&["GET /up"])),
         case("forwarding on a public route", bare("GET /up", "X-Forwarded-For: evil\r\nForwarded: evil\r\nX-Original-URL: /evil\r\n"), Arrives(&["GET /up"])),
+        case("more options in Connection than fields", by(READER, "GET /api/v2/items", &format!("Connection: {}\r\n", ["x"; 7500].join(","))), Refused(400)),
+        case("more options in Connections than fields", by(READER, "GET /api/v2/items", &format!("Connection: {0}\r\nConnection: {0}\r\n", ["x"; 51].join(","))), Refused(400)),
         case("two Hosts", "GET /api/v2/items HTTP/1.1\r\nHost: stockaj.example\r\nHost: evil.example\r\nAuthorization: Bearer 1|Secret0Reader\r\n\r\n", Refused(400)),
         case("two equal Hosts", "GET /api/v2/items HTTP/1.1\r\nHost: a\r\nHost: a\r\nAuthorization: Bearer 1|Secret0Reader\r\n\r\n", Refused(400)),
         case("no Host", "GET /api/v2/items HTTP/1.1\r\nAuthorization: Bearer 1|Secret0Reader\r\n\r\n", Refused(400)),
@@ -126,19 +171,23 @@ fn fields() {
     Scene::new("").suffers(&cases());
 }
 
-/// Who forwards may say for whom, and nothing else.
+/// A trusted proxy sets the forwarding fields, and no other field about the caller.
 #[test]
 fn fields_of_a_trusted_proxy() {
-    let forwarding = ["X-Forwarded", "Forwarded", "X-Real-IP", "X-Request-Id", "Client-IP", "Remote-User"];
+    let forwarding = ["X-Forwarded", "X-FORWARDED", "Forwarded", "X-Real-IP", "X-Request-Id"];
     let said = |name: &str| {
         forwarding.iter().any(|it| name.starts_with(it))
-            && !name.ends_with("-Prefix")
-            && !name.ends_with("-Uri")
+            && !["-Prefix", "-Uri", "-User"].iter().any(|it| name.ends_with(it))
     };
     let get = |(name, lines): (&'static str, &str)| {
         case(name, by(READER, "GET /api/v2/items", lines), Arrives(ITEMS))
     };
-    let cases: Vec<Case> = STRIPPED.into_iter().filter(|(name, _)| !said(name)).map(get).collect();
+    let mut cases: Vec<Case> = STRIPPED.into_iter().filter(|(name, _)| !said(name)).map(get).collect();
+    cases.push(get((
+        "a folded name in front of a listed one",
+        "X.Our.Own: evil\r\nX_Our_Own: evil\r\nX-Our-Own: good\r\n",
+    )));
     assert!(cases.len() > STRIPPED.len() / 2, "{}", cases.len());
-    Scene::new("listen:\n  trusted_proxies: [127.0.0.0/8]\n").suffers(&cases);
+    let listed = "listen:\n  trusted_proxies: [127.0.0.0/8]\n  trusted_fields: [X-Our-Own]\n";
+    Scene::new(listed).suffers(&cases);
 }
