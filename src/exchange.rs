@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
@@ -21,6 +21,7 @@ use crate::policy::target::METHODS;
 use crate::telemetry::access::{AccessLine, AccessLog, DeniedBy, Upstream};
 use crate::telemetry::metrics::{ConnectionState, CoreMetrics, LookupResult, Phase, RouteLabel};
 use crate::telemetry::spans::{Trace, Tracer};
+use crate::telemetry::unmapped::{CoreUncovered, Lack, Token, Uncovered};
 use crate::tokens::lookup::Held;
 use crate::usage::count::CoreUsage;
 use crate::usage::rules::RuleNumbers;
@@ -37,6 +38,8 @@ pub struct Recorder {
     pub metrics: CoreMetrics,
     /// The access log.
     pub access: AccessLog,
+    /// Requests that the map does not cover.
+    pub uncovered: CoreUncovered,
     /// Traces, where there are any.
     pub tracer: Option<Rc<Tracer>>,
     /// The usage ledger, where there is one.
@@ -84,8 +87,8 @@ pub struct Exchange {
     pub upstream_status: Option<StatusCode>,
     /// The request's body on its way to the backend.
     pub upload: Option<Rc<Upload>>,
-    /// The masked path, if no route matches it.
-    pub unmapped_path: Option<Box<str>>,
+    /// What the map lacks for it.
+    pub uncovered: Option<NotCovered>,
     version: Option<Version>,
     /// `None` if the access log is off.
     fields: Option<Box<LoggedFields>>,
@@ -98,6 +101,15 @@ pub struct Exchange {
     detail: Option<&'static str>,
     complete: bool,
     plain_http: bool,
+}
+
+/// A request that no rule of the map covers.
+#[derive(Debug)]
+pub struct NotCovered {
+    /// The masked path; `None` if a route matches it, which then lacks the method.
+    pub path: Option<Box<str>>,
+    /// The method that is counted; `None` if the request is not.
+    pub method: Option<Method>,
 }
 
 /// How a request's token was looked up.
@@ -171,7 +183,7 @@ impl Exchange {
             upstream: None,
             upstream_status: None,
             upload: None,
-            unmapped_path: None,
+            uncovered: None,
             version: None,
             fields: None,
             bytes_in: 0,
@@ -302,6 +314,9 @@ impl Drop for Exchange {
         if let Some(usage) = &self.recorder.usage {
             self.count_usage(usage, now);
         }
+        if self.uncovered.is_some() {
+            self.record_uncovered();
+        }
         if self.shadow.is_some() || self.recorder.access.wants(reason, status.as_u16()) {
             self.write_access_line(status, reason, duration);
         }
@@ -315,6 +330,21 @@ impl Exchange {
     /// Whose token it carries, also where the enforced map did not ask.
     fn holder(&self) -> Option<&Held> {
         self.caller.as_ref().or_else(|| self.shadow.as_deref()?.caller.as_ref())
+    }
+
+    /// Records what an operator would add to the map.
+    #[cold]
+    fn record_uncovered(&self) {
+        let Some(NotCovered { path, method: Some(method) }) = &self.uncovered else { return };
+        let route = self.route_number.and_then(|number| self.settings.abilities.route(number));
+        let (path, lack) = match (path, route) {
+            (Some(path), _) => (&**path, Lack::Route),
+            (None, Some(route)) => (route.template(), Lack::Method),
+            (None, None) => return,
+        };
+        let token =
+            self.holder().map(|held| Token { id: &held.verdict.id, name: held.verdict.name.as_ref() });
+        self.recorder.uncovered.record(&Uncovered { path, lack, method, token, now: SystemTime::now() });
     }
 
     fn write_access_line(&self, status: StatusCode, reason: Reason, duration: Duration) {
@@ -361,7 +391,7 @@ impl Exchange {
                 (None, RouteLabel::None) => "none",
                 (None, RouteLabel::Unmapped | RouteLabel::Route(_)) => "unmapped",
             },
-            path: self.unmapped_path.as_deref(),
+            path: self.uncovered.as_ref().and_then(|it| it.path.as_deref()),
             status: status.as_u16(),
             reason,
             denied_by,

@@ -24,7 +24,7 @@ use crate::backend::body::{self, RequestBody, Upload};
 use crate::backend::forward::{self, Answered, Backend, Conditions};
 use crate::config::settings::{BackendHost, Settings};
 use crate::contain::{Contained, Panicked};
-use crate::exchange::{Exchange, Recorder, TokenLookup, new_request_id};
+use crate::exchange::{Exchange, NotCovered, Recorder, TokenLookup, new_request_id};
 use crate::limits::Limiter;
 use crate::peer::Peer;
 use crate::policy::ability::{Permit, Requirement};
@@ -204,9 +204,8 @@ impl Gateway {
             }
             Ok(Ok((Served::Backend, _))) | Err(Panicked) => Refusal::InternalError,
         };
-        if matches!(refusal, Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied)
-            && self.recorder.usage.is_some()
-        {
+        let is_uncovered = matches!(refusal, Refusal::Unmapped | Refusal::MethodNotMapped);
+        if is_uncovered || (matches!(refusal, Refusal::Denied) && self.recorder.usage.is_some()) {
             self.note_holder(&head.headers, &mut exchange);
         }
         let mut response = answer::refuse(&refusal, exchange.request_id.clone());
@@ -324,6 +323,10 @@ impl Gateway {
         let Settings { abilities, backend, .. } = &*self.settings;
         let (found, permit) = cors::decide(abilities, &target.path, asked, backend.method_override);
         self.note_route(&found, target, exchange);
+        if let Some(uncovered) = &mut exchange.uncovered {
+            // A preflight that goes on is followed by its request, which then counts.
+            uncovered.method = cors::served(&target.path, asked).filter(|_| permit.is_err());
+        }
         match &self.settings.shadow {
             None => permit,
             Some(shadow) => self.decide_preflight_in_shadow(shadow, target, asked, exchange, &found, permit),
@@ -393,14 +396,11 @@ impl Gateway {
 
     fn note_route(&self, found: &Found<'_>, target: &Target<'_>, exchange: &mut Exchange) {
         exchange.route_number = found.route();
-        exchange.route = match exchange.route_number {
-            Some(route) => self.routes.label(route),
-            None => {
-                exchange.unmapped_path =
-                    (!target.path.is_asterisk()).then(|| mask(target.path.as_str()).into());
-                RouteLabel::Unmapped
-            }
-        };
+        exchange.route = exchange.route_number.map_or(RouteLabel::Unmapped, |route| self.routes.label(route));
+        if !matches!(found, Found::Rule { .. }) && !target.path.is_asterisk() {
+            let path = exchange.route_number.is_none().then(|| mask(target.path.as_str()).into());
+            exchange.uncovered = Some(NotCovered { path, method: Some(exchange.method.clone()) });
+        }
     }
 
     /// Notes whose request was refused before anybody had asked about its token, where that is known: who probes is worth

@@ -61,6 +61,7 @@ mod tls; // both sides of TLS: what is served, what is believed
 mod tokens; // what the admin listener shows, and `tokens`, which asks it
 mod traces; // whose request is part of which: as the backend and a collector are told
 mod tunnels; // WebSocket: what becomes a tunnel, and how long it lives
+mod unmapped; // requests that the map does not cover: listed, and as a map to paste
 mod usage; // what tokens do: counted, kept and told, whatever happens to the disk
 mod usage_command; // what `usage` prints of reports
 mod usage_findings; // what there is to do about tokens, from requests to the report

@@ -165,7 +165,7 @@ fn access_lines_say_who_asked_for_what_and_never_the_token() {
             Some("17"),
         ),
         ("POST /api/v2/items", Some("17|S3cretReader"), ITEMS, 403, "missing_ability", Some("17")),
-        ("GET /api/v2/S3cretPath", Some("17|S3cretReader"), "unmapped", 403, "unmapped", None),
+        ("GET /api/v2/S3cretPath", Some("17|S3cretReader"), "unmapped", 403, "unmapped", Some("17")),
         ("GET /api/v2/items", Some("9|S3cretUnknown"), ITEMS, 401, "inactive_token", None),
         ("GET /api/v2/items", Some("9|S3cretUnknown more"), ITEMS, 401, "malformed_token", None),
         ("GET /api/v2/items", None, ITEMS, 401, "missing_token", None),

@@ -40,6 +40,7 @@ use stockaj_gateway::policy::target::Target;
 use stockaj_gateway::policy::upgrade::Handshake;
 use stockaj_gateway::telemetry::access::AccessLog;
 use stockaj_gateway::telemetry::metrics::Metrics;
+use stockaj_gateway::telemetry::unmapped::UncoveredRequests;
 use stockaj_gateway::tokens::cache::TokenCache;
 use stockaj_gateway::tokens::hash::TokenHash;
 use stockaj_gateway::tokens::introspector::Introspector;
@@ -243,8 +244,13 @@ impl House {
         let backend =
             Backend::new(Arc::clone(&settings), Pool::new(Arc::new(connector), second, None, second));
         let limiter = Arc::new(Limiter::new(&settings));
-        let recorder =
-            Rc::new(Recorder { metrics: core, access: AccessLog::off(), tracer: None, usage: None });
+        let recorder = Rc::new(Recorder {
+            metrics: core,
+            access: AccessLog::off(),
+            uncovered: UncoveredRequests::new(1).core(0),
+            tracer: None,
+            usage: None,
+        });
         let gateway = Rc::new(Gateway::new(settings, routes, lookup, backend, limiter, recorder));
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()

@@ -5,10 +5,23 @@ use http::header::ACCEPT;
 
 /// Whether `Accept` prefers `text/html` to `application/json`. Who does not care gets JSON: only browsers care.
 pub(super) fn accepts_html(fields: &HeaderMap) -> bool {
-    let texts: Vec<&str> = fields.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-    let ranges: Vec<Range<'_>> =
-        texts.iter().flat_map(|text| text.split(',')).filter_map(Range::read).collect();
+    let ranges = ranges(fields);
     quality(&ranges, "text", "html") > quality(&ranges, "application", "json")
+}
+
+/// Whether `Accept` prefers YAML (`application/yaml`, RFC 9512) or plain text to `application/json`.
+pub(super) fn accepts_yaml(fields: &HeaderMap) -> bool {
+    let ranges = ranges(fields);
+    let json = quality(&ranges, "application", "json");
+    [("application", "yaml"), ("text", "yaml"), ("text", "plain")]
+        .into_iter()
+        .any(|(main, sub)| quality(&ranges, main, sub) > json)
+}
+
+/// The media ranges of every `Accept` field.
+fn ranges(fields: &HeaderMap) -> Vec<Range<'_>> {
+    let texts = fields.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    texts.flat_map(|text| text.split(',')).filter_map(Range::read).collect()
 }
 
 /// A media range: `text/html`, `text/*` or `*/*`, with its weight.
@@ -109,6 +122,25 @@ mod tests {
             let mut fields = HeaderMap::new();
             fields.insert(ACCEPT, accept.parse().unwrap());
             assert_eq!(accepts_html(&fields), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn yaml_is_chosen_only_if_it_is_preferred() {
+        for (accept, expected) in [
+            ("application/yaml", true),
+            ("text/yaml", true),
+            ("text/plain", true),
+            ("application/yaml, application/json;q=0.5", true),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", false),
+            ("*/*", false),
+            ("application/json", false),
+            ("application/json, application/yaml", false),
+            ("", false),
+        ] {
+            let mut fields = HeaderMap::new();
+            fields.insert(ACCEPT, accept.parse().unwrap());
+            assert_eq!(accepts_yaml(&fields), expected, "{accept}");
         }
     }
 

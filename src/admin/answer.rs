@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::audit::{Action, Caller};
 use super::response::{Answer, json, message, not_allowed, text};
-use super::{Admin, State, tokens, usage, webhook};
+use super::{Admin, State, tokens, unmapped, usage, webhook};
 use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
 
 /// The largest body of a request, in bytes.
@@ -73,7 +73,8 @@ async fn behind_token(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes
             json(StatusCode::OK, admin.settings.load().effective.to_string())
         }
         "/usage" if reads => usage::show(admin, caller, request).await,
-        "/tokens" | "/config" | "/usage" => not_allowed("GET, HEAD"),
+        "/unmapped" if reads => unmapped::show(admin, caller, request),
+        "/tokens" | "/config" | "/usage" | "/unmapped" => not_allowed("GET, HEAD"),
         "/tokens/revoke" if *method == Method::POST => tokens::revoke(admin, caller, request.body()),
         "/tokens/revoke" => not_allowed("POST"),
         _ => message(StatusCode::NOT_FOUND, "Not Found."),

@@ -8,7 +8,7 @@ use crate::telemetry::log::AUDIT;
 /// How often refused attempts are worth a line.
 const PAUSE: Duration = Duration::from_secs(1);
 /// What needs a credential: the paths that a line names.
-const PATHS: [&str; 5] = ["/tokens", "/tokens/revoke", "/config", "/usage", "/webhook"];
+const PATHS: [&str; 6] = ["/tokens", "/tokens/revoke", "/config", "/usage", "/unmapped", "/webhook"];
 
 /// Who asks: what they showed, and from where.
 #[derive(Clone, Copy, Debug)]

@@ -8,6 +8,7 @@ mod answer;
 mod audit;
 mod response;
 mod tokens;
+mod unmapped;
 mod usage;
 mod usage_page;
 mod webhook;
@@ -34,6 +35,7 @@ pub use self::audit::Refused;
 use crate::config::settings::Settings;
 use crate::listener::{Listener, Socket};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::revoker::Revoker;
 use crate::usage::writer::Usage;
 
@@ -92,6 +94,8 @@ pub struct Admin {
     pub revoker: Arc<Revoker>,
     /// What tokens do.
     pub usage: Arc<Usage>,
+    /// Requests that the ability map does not cover.
+    pub uncovered: Arc<UncoveredRequests>,
     /// Who had no good credential.
     pub refused: Refused,
 }

@@ -46,6 +46,7 @@ impl Admin {
             settings: Arc::new(ArcSwap::from_pointee(settings)),
             revoker,
             usage,
+            uncovered: UncoveredRequests::new(1),
             refused: Refused::default(),
         }
     }

@@ -16,6 +16,7 @@ mod schema;
 mod table;
 mod test;
 mod tokens;
+mod unmapped;
 mod usage;
 
 use std::fmt::Display;
@@ -51,6 +52,7 @@ enum Command {
     Schema(schema::Arguments),
     Test(test::Arguments),
     Tokens(tokens::Arguments),
+    Unmapped(unmapped::Arguments),
     Usage(usage::Arguments),
 }
 
@@ -69,6 +71,7 @@ impl CommandLine {
             Command::Schema(arguments) => arguments.execute(),
             Command::Test(arguments) => arguments.execute(),
             Command::Tokens(arguments) => arguments.execute(),
+            Command::Unmapped(arguments) => arguments.execute(),
             Command::Usage(arguments) => arguments.execute(),
         }
     }
@@ -185,6 +188,19 @@ pub(crate) fn output(exit: Exit, write: impl FnOnce(&mut dyn Write) -> io::Resul
             Exit::Wrong
         }
     }
+}
+
+/// Writes JSON that a terminal shows as text: serde_json leaves DEL and the C1 controls unescaped.
+pub(crate) fn print_json(value: &impl serde::Serialize, output: &mut dyn Write) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    let mut escaped = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\u{7f}'..='\u{9f}' => escaped.push_str(&format!("\\u{:04x}", u32::from(char))),
+            char => escaped.push(char),
+        }
+    }
+    writeln!(output, "{escaped}")
 }
 
 /// Shows what was found in a configuration, if anything was.

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::ask_admin::{AdminError, ask_with_token};
-use super::{ConfigArgument, Exit, output, read_report, report, show};
+use super::{ConfigArgument, Exit, output, print_json, read_report, report, show};
 use crate::config;
 use crate::config::settings::{Admin, FindingRules, ListenAddress, Usage};
 use crate::shown::shown;
@@ -157,7 +157,7 @@ impl Arguments {
                 tables::token(token, &report.findings, output)
             }
             (UsageFormat::Table, _) => tables::all(report, output),
-            (UsageFormat::Json, _) => json(report, output),
+            (UsageFormat::Json, _) => print_json(report, output),
             (UsageFormat::Csv, _) => csv::write(report, output),
             (UsageFormat::Html, tokens) => {
                 let question = self.question();
@@ -240,19 +240,6 @@ fn add(sum: &mut Report, report: Report, file: &Path) -> Result<(), UsageError> 
         }
         Err(source) => Err(UsageError::Add { file: file.to_owned(), source }),
     }
-}
-
-/// One line for programs, and still harmless to a terminal: JSON itself leaves DEL and the C1 controls as they are.
-fn json(report: &Report, output: &mut dyn Write) -> io::Result<()> {
-    let text = serde_json::to_string_pretty(report)?;
-    let mut harmless = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '\u{7f}'..='\u{9f}' => harmless.push_str(&format!("\\u{:04x}", u32::from(char))),
-            char => harmless.push(char),
-        }
-    }
-    writeln!(output, "{harmless}")
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::config;
 use crate::policy::ability::Abilities;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::cache::TokenCache;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::lookup::Shared;
@@ -60,8 +61,13 @@ fn house(port: u16, backend_timeout: Duration, change: impl FnOnce(&mut Settings
     let connector = Connector::new(&backend.destination, &backend.tls, backend_timeout).unwrap();
     let pool = Pool::new(Arc::new(connector), PATIENCE, Some(ConnectionBound::new(2)), PATIENCE);
     let backend = Backend::new(Arc::clone(&settings), pool);
-    let recorder =
-        Rc::new(Recorder { metrics: metrics.core(0), access: AccessLog::off(), tracer: None, usage: None });
+    let recorder = Rc::new(Recorder {
+        metrics: metrics.core(0),
+        access: AccessLog::off(),
+        uncovered: UncoveredRequests::new(1).core(0),
+        tracer: None,
+        usage: None,
+    });
     let limiter = Arc::new(Limiter::new(&settings));
     let gateway = Rc::new(Gateway::new(settings, routes, lookup, backend, limiter, recorder));
     House { gateway, metrics, shared }

@@ -3,7 +3,7 @@
 use http::Method;
 
 /// The ability of a method on a path, such as `items:read`; none where the path names no resource.
-pub(super) fn ability(method: &Method, path: &str) -> Option<String> {
+pub fn ability(method: &Method, path: &str) -> Option<String> {
     let literals = || path.split('/').filter(|segment| !segment.is_empty() && !segment.starts_with('{'));
     let resource = literals().find(|segment| *segment != "api" && !is_version(segment))?;
     // The guide's tables: items:* covers items, variants, types and tags, and rents:* is about rentals.

@@ -1,6 +1,6 @@
 //! A map beside the OpenAPI document of the same API: drafted from it, or compared with it.
 
-mod convention;
+pub mod convention;
 pub mod draft;
 pub mod drift;
 

@@ -20,6 +20,7 @@ use crate::gateway::Gateway;
 use crate::peer::{Activity, Ending, Peer, Phase};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Metrics};
+use crate::telemetry::unmapped::CoreUncovered;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::lookup::Lookup;
 use crate::usage::count::CoreUsage;
@@ -40,6 +41,7 @@ pub(super) struct Seed {
     /// Whether a drain is not to wait for anybody.
     pub(super) hurry: Arc<AtomicBool>,
     pub(super) usage: Arc<Usage>,
+    pub(super) uncovered: CoreUncovered,
 }
 
 /// One core.
@@ -53,6 +55,7 @@ pub(super) struct Core {
     counted: Cell<Census>,
     load: Arc<AtomicUsize>,
     usage: Rc<CoreUsage>,
+    uncovered: CoreUncovered,
 }
 
 /// What a core serves by. A connection keeps its TLS and its bounds for as long as it lasts; each request takes the
@@ -72,6 +75,7 @@ impl Serving {
         access: AccessLog,
         metrics: &CoreMetrics,
         usage: &Rc<CoreUsage>,
+        uncovered: &CoreUncovered,
         before: Option<&Self>,
     ) -> Self {
         let Configuration { settings, parts, routes, shared, limiter, rules } = configuration;
@@ -87,7 +91,13 @@ impl Serving {
             Lookup::new(Arc::clone(shared), introspector, metrics.clone()),
             Backend::new(Arc::clone(settings), backend),
             Arc::clone(limiter),
-            Rc::new(Recorder { metrics: metrics.clone(), access, tracer, usage }),
+            Rc::new(Recorder {
+                metrics: metrics.clone(),
+                access,
+                uncovered: uncovered.clone(),
+                tracer,
+                usage,
+            }),
         );
         Self {
             gateway: Rc::new(gateway),
@@ -103,7 +113,7 @@ impl Seed {
     fn grow(self) -> Rc<Core> {
         let metrics = self.metrics.core(self.index);
         let usage = self.usage.core(self.index);
-        let serving = Serving::new(&self.configuration, self.access, &metrics, &usage, None);
+        let serving = Serving::new(&self.configuration, self.access, &metrics, &usage, &self.uncovered, None);
         Rc::new(Core {
             serving: RefCell::new(Rc::new(serving)),
             turned_away: RefCell::new(TurnedAway::new(metrics.clone())),
@@ -113,6 +123,7 @@ impl Seed {
             counted: Cell::default(),
             load: self.load,
             usage,
+            uncovered: self.uncovered,
         })
     }
 
@@ -178,7 +189,8 @@ impl Core {
 
     fn adopt(&self, configuration: &Configuration, access: AccessLog) {
         let before = self.serving();
-        let serving = Serving::new(configuration, access, &self.metrics, &self.usage, Some(&before));
+        let serving =
+            Serving::new(configuration, access, &self.metrics, &self.usage, &self.uncovered, Some(&before));
         self.serving.replace(Rc::new(serving));
     }
 

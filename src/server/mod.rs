@@ -45,6 +45,7 @@ use crate::listener::{BindError, InheritError, Inherited, Listener, Role};
 use crate::replicas::Replicas;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, Metrics};
+use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::revoker::Revoker;
 use crate::traces::Exports;
 use crate::usage::writer::Usage;
@@ -167,10 +168,11 @@ impl Server {
         usage.adopt(self.settings.usage.as_ref())?;
         let log = self.log.control();
         let hurry = Arc::new(AtomicBool::new(false));
+        let uncovered = UncoveredRequests::new(self.settings.threads);
         let mut cores = Vec::new();
         let mut seats = Vec::new();
         for index in 0..self.settings.threads {
-            let (seat, core) = start_core(index, &metrics, &configuration, log, &hurry, &usage)?;
+            let (seat, core) = start_core(index, &metrics, &configuration, log, &hurry, &usage, &uncovered)?;
             seats.push(seat);
             cores.push(core);
         }
@@ -192,6 +194,7 @@ impl Server {
             settings: Arc::clone(&settings),
             revoker: Arc::clone(&revoker),
             usage: Arc::clone(&usage),
+            uncovered,
             refused: Refused::default(),
         };
         let admin = admin.serve(self.admin)?;
@@ -334,6 +337,7 @@ fn start_core(
     log: &log::Control,
     hurry: &Arc<AtomicBool>,
     usage: &Arc<Usage>,
+    uncovered: &Arc<UncoveredRequests>,
 ) -> io::Result<(Seat, JoinHandle<usize>)> {
     let (sender, orders) = mpsc::unbounded_channel::<Order>();
     let load = Arc::new(AtomicUsize::new(0));
@@ -345,6 +349,7 @@ fn start_core(
         load: Arc::clone(&load),
         hurry: Arc::clone(hurry),
         usage: Arc::clone(usage),
+        uncovered: uncovered.core(index),
     };
     // The runtime cannot leave its thread, so the thread has to say whether it got one.
     let (started, is_started) = std::sync::mpsc::sync_channel(1);

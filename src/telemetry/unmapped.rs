@@ -1,0 +1,376 @@
+//! Requests that the ability map does not cover: which paths and methods, how often, and with which tokens.
+//!
+//! Every core records into a table of its own, whose lock only it and a report take. Nothing is recorded of a request
+//! that a rule covers.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use http::Method;
+
+use crate::policy::target::{METHODS, method_number};
+
+/// The most paths that a core remembers.
+///
+/// A further path displaces the one with the fewest requests and starts with its count plus one (Space-Saving,
+/// Metwally et al. 2005): a path that makes up more than 1 in 1,000 requests is never displaced for long. A path that a
+/// known token used is displaced by another such path only.
+pub const MOST_PATHS: usize = 1000;
+
+/// The most tokens that are remembered of a path.
+pub const MOST_TOKENS: usize = 8;
+
+/// What the map lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lack {
+    /// No route matches the path.
+    Route,
+    /// The most specific route lacks the method; its template stands for the path.
+    Method,
+}
+
+/// A request that no rule covers.
+#[derive(Clone, Copy, Debug)]
+pub struct Uncovered<'a> {
+    /// The masked path, or the route's template.
+    pub path: &'a str,
+    /// What the map lacks.
+    pub lack: Lack,
+    /// The method.
+    pub method: &'a Method,
+    /// The token's id and name, if its verdict is known.
+    pub token: Option<Token<'a>>,
+    /// When it ended.
+    pub now: SystemTime,
+}
+
+/// A token, by what introspection said of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Token<'a> {
+    /// Its id.
+    pub id: &'a Arc<str>,
+    /// Its name.
+    pub name: Option<&'a Arc<str>>,
+}
+
+/// What is remembered of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UncoveredPath {
+    /// The masked path, or the route's template.
+    pub path: Box<str>,
+    /// What the map lacks.
+    pub lack: Lack,
+    /// Requests, by the number of their method in [`METHODS`].
+    pub methods: [u64; METHODS.len()],
+    /// Requests by token. At most [`MOST_TOKENS`] have an id; `None` stands for no token, or one without a verdict.
+    pub tokens: Vec<TokenCount>,
+    /// Requests of further tokens.
+    pub other_tokens: u64,
+    /// When its first request ended.
+    pub first_seen: SystemTime,
+    /// When its last request ended.
+    pub last_seen: SystemTime,
+}
+
+/// How many requests a token made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenCount {
+    /// Its id; `None` for no token, or one without a verdict.
+    pub id: Option<Arc<str>>,
+    /// Its name.
+    pub name: Option<Arc<str>>,
+    /// Requests.
+    pub count: u64,
+}
+
+impl UncoveredPath {
+    /// All requests.
+    pub fn count(&self) -> u64 {
+        self.methods.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    fn new(request: &Uncovered<'_>) -> Self {
+        Self {
+            path: request.path.into(),
+            lack: request.lack,
+            methods: [0; METHODS.len()],
+            tokens: Vec::new(),
+            other_tokens: 0,
+            first_seen: request.now,
+            last_seen: request.now,
+        }
+    }
+
+    fn add(&mut self, request: &Uncovered<'_>, method: usize) {
+        self.methods[method] = self.methods[method].saturating_add(1);
+        self.last_seen = self.last_seen.max(request.now);
+        let id = request.token.map(|token| token.id);
+        self.add_token(id, request.token.and_then(|token| token.name), 1);
+    }
+
+    fn add_token(&mut self, id: Option<&Arc<str>>, name: Option<&Arc<str>>, count: u64) {
+        if let Some(known) = self.tokens.iter_mut().find(|known| known.id.as_ref() == id) {
+            known.count = known.count.saturating_add(count);
+        } else if id.is_none() || self.tokens.iter().filter(|known| known.id.is_some()).count() < MOST_TOKENS
+        {
+            self.tokens.push(TokenCount { id: id.cloned(), name: name.cloned(), count });
+        } else {
+            self.other_tokens = self.other_tokens.saturating_add(count);
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        for (sum, count) in self.methods.iter_mut().zip(other.methods) {
+            *sum = sum.saturating_add(count);
+        }
+        for TokenCount { id, name, count } in other.tokens {
+            self.add_token(id.as_ref(), name.as_ref(), count);
+        }
+        self.other_tokens = self.other_tokens.saturating_add(other.other_tokens);
+        self.first_seen = self.first_seen.min(other.first_seen);
+        self.last_seen = self.last_seen.max(other.last_seen);
+    }
+}
+
+/// The requests of all cores.
+pub struct UncoveredRequests(Box<[Mutex<Table>]>);
+
+impl fmt::Debug for UncoveredRequests {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("UncoveredRequests").field(&self.0.len()).finish()
+    }
+}
+
+/// What a report says.
+#[derive(Clone, Debug, Default)]
+pub struct UncoveredReport {
+    /// The paths, most requests first.
+    pub paths: Vec<UncoveredPath>,
+    /// How many paths the tables had no room for.
+    pub evicted: u64,
+}
+
+impl UncoveredRequests {
+    /// Empty tables for `cores` cores.
+    pub fn new(cores: usize) -> Arc<Self> {
+        Arc::new(Self((0..cores).map(|_| Mutex::default()).collect()))
+    }
+
+    /// The recorder of one core.
+    pub fn core(self: &Arc<Self>, index: usize) -> CoreUncovered {
+        CoreUncovered { all: Arc::clone(self), index }
+    }
+
+    /// What all cores have recorded so far.
+    pub fn report(&self) -> UncoveredReport {
+        let mut merged: HashMap<(Lack, Box<str>), UncoveredPath> = HashMap::new();
+        let mut evicted = 0_u64;
+        for table in &self.0 {
+            // A core that records meanwhile waits for this copy.
+            let (paths, of_core) = {
+                let table = lock(table);
+                (table.paths.clone(), table.evicted)
+            };
+            evicted = evicted.saturating_add(of_core);
+            for path in paths {
+                match merged.entry((path.lack, path.path.clone())) {
+                    MapEntry::Vacant(entry) => {
+                        entry.insert(path);
+                    }
+                    MapEntry::Occupied(mut entry) => entry.get_mut().merge(path),
+                }
+            }
+        }
+        let mut paths: Vec<UncoveredPath> = merged.into_values().collect();
+        paths.sort_by(|one, other| {
+            other
+                .count()
+                .cmp(&one.count())
+                .then_with(|| (&one.path, one.lack).cmp(&(&other.path, other.lack)))
+        });
+        UncoveredReport { paths, evicted }
+    }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One core's recorder.
+#[derive(Clone, Debug)]
+pub struct CoreUncovered {
+    all: Arc<UncoveredRequests>,
+    index: usize,
+}
+
+impl CoreUncovered {
+    /// Records a request.
+    #[cold]
+    pub fn record(&self, request: &Uncovered<'_>) {
+        if let (Some(table), Some(method)) = (self.all.0.get(self.index), method_number(request.method)) {
+            lock(table).record(request, method);
+        }
+    }
+}
+
+/// The paths of one core.
+#[derive(Default)]
+struct Table {
+    paths: Vec<UncoveredPath>,
+    /// What a path weighs when one has to go, at the same index.
+    weights: Vec<Weight>,
+    /// Where each path is, of either kind.
+    routes: HashMap<Box<str>, usize>,
+    methods: HashMap<Box<str>, usize>,
+    evicted: u64,
+}
+
+/// Paths with known tokens weigh more than all others; among their kind, those with more requests.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Weight {
+    has_token: bool,
+    count: u64,
+}
+
+impl Table {
+    fn record(&mut self, request: &Uncovered<'_>, method: usize) {
+        let Some(index) = self.index(request) else { return };
+        let weight = &mut self.weights[index];
+        weight.count = weight.count.saturating_add(1);
+        weight.has_token |= request.token.is_some();
+        self.paths[index].add(request, method);
+    }
+
+    /// Where the request's path is, which is made room for if need be; `None` if there is no room.
+    fn index(&mut self, request: &Uncovered<'_>) -> Option<usize> {
+        if let Some(index) = self.indexes(request.lack).get(request.path) {
+            return Some(*index);
+        }
+        if self.paths.len() < MOST_PATHS {
+            let index = self.paths.len();
+            self.paths.push(UncoveredPath::new(request));
+            self.weights.push(Weight { has_token: false, count: 0 });
+            self.indexes(request.lack).insert(request.path.into(), index);
+            return Some(index);
+        }
+        self.evicted = self.evicted.saturating_add(1);
+        let (index, lightest) = self.weights.iter().copied().enumerate().min_by_key(|(_, weight)| *weight)?;
+        if lightest.has_token && request.token.is_none() {
+            return None;
+        }
+        let evicted = std::mem::replace(&mut self.paths[index], UncoveredPath::new(request));
+        self.indexes(evicted.lack).remove(&evicted.path);
+        self.weights[index].has_token = false;
+        self.indexes(request.lack).insert(request.path.into(), index);
+        Some(index)
+    }
+
+    const fn indexes(&mut self, lack: Lack) -> &mut HashMap<Box<str>, usize> {
+        match lack {
+            Lack::Route => &mut self.routes,
+            Lack::Method => &mut self.methods,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    fn record(core: &CoreUncovered, path: &str, method: Method, token: Option<&str>, second: u64) {
+        let id = token.map(Arc::from);
+        let name = token.map(|token| Arc::from(format!("name of {token}")));
+        let token = id.as_ref().map(|id| Token { id, name: name.as_ref() });
+        let now = UNIX_EPOCH + Duration::from_secs(second);
+        core.record(&Uncovered { path, lack: Lack::Route, method: &method, token, now });
+    }
+
+    #[test]
+    fn cores_are_merged_and_the_most_frequent_come_first() {
+        let all = UncoveredRequests::new(2);
+        let cores = [all.core(0), all.core(1)];
+        record(&cores[0], "/a", Method::GET, Some("17"), 5);
+        record(&cores[1], "/a", Method::GET, Some("17"), 3);
+        record(&cores[1], "/a", Method::POST, None, 9);
+        record(&cores[0], "/b", Method::GET, None, 1);
+        record(&cores[0], "/c", Method::GET, None, 1);
+        let template = Uncovered {
+            path: "/a",
+            lack: Lack::Method,
+            method: &Method::DELETE,
+            token: None,
+            now: UNIX_EPOCH,
+        };
+        cores[0].record(&template);
+        let report = all.report();
+        let found: Vec<_> = report.paths.iter().map(|path| (&*path.path, path.lack, path.count())).collect();
+        let expected =
+            [("/a", Lack::Route, 3), ("/a", Lack::Method, 1), ("/b", Lack::Route, 1), ("/c", Lack::Route, 1)];
+        assert_eq!(found, expected);
+        let path = &report.paths[0];
+        assert_eq!(path.methods, [2, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(path.first_seen, UNIX_EPOCH + Duration::from_secs(3));
+        assert_eq!(path.last_seen, UNIX_EPOCH + Duration::from_secs(9));
+        let tokens: Vec<_> = path.tokens.iter().map(|token| (token.id.as_deref(), token.count)).collect();
+        assert_eq!(tokens, [(Some("17"), 2), (None, 1)]);
+        assert_eq!(path.tokens[0].name.as_deref(), Some("name of 17"));
+        assert_eq!(report.evicted, 0);
+    }
+
+    #[test]
+    fn tokens_of_a_path_are_bounded() {
+        let all = UncoveredRequests::new(1);
+        let core = all.core(0);
+        for token in 0..MOST_TOKENS + 3 {
+            record(&core, "/a", Method::GET, Some(&token.to_string()), 0);
+        }
+        record(&core, "/a", Method::GET, None, 0);
+        let path = &all.report().paths[0];
+        assert_eq!(path.tokens.len(), MOST_TOKENS + 1);
+        assert_eq!((path.other_tokens, path.count()), (3, MOST_TOKENS as u64 + 4));
+    }
+
+    #[test]
+    fn flood_of_paths_neither_grows_the_table_nor_displaces_what_matters() {
+        let all = UncoveredRequests::new(1);
+        let core = all.core(0);
+        record(&core, "/with-token", Method::GET, Some("17"), 0);
+        for _ in 0..100 {
+            record(&core, "/frequent", Method::GET, None, 0);
+        }
+        for number in 0..20 * MOST_PATHS {
+            record(&core, &format!("/path-{number}"), Method::GET, None, 0);
+            record(&core, "/frequent", Method::GET, None, 0);
+        }
+        let report = all.report();
+        assert_eq!(report.paths.len(), MOST_PATHS);
+        assert_eq!(report.evicted, 20 * MOST_PATHS as u64 + 2 - MOST_PATHS as u64);
+        assert_eq!(
+            (&*report.paths[0].path, report.paths[0].count()),
+            ("/frequent", 20 * MOST_PATHS as u64 + 100)
+        );
+        assert!(report.paths.iter().any(|path| &*path.path == "/with-token"));
+        let table = lock(&all.0[0]);
+        assert_eq!((table.routes.len(), table.weights.len()), (MOST_PATHS, MOST_PATHS));
+    }
+
+    #[test]
+    fn stranger_displaces_no_path_of_a_known_token() {
+        let all = UncoveredRequests::new(1);
+        let core = all.core(0);
+        for number in 0..MOST_PATHS {
+            record(&core, &format!("/path-{number}"), Method::GET, Some("17"), 0);
+        }
+        record(&core, "/of-a-stranger", Method::GET, None, 0);
+        assert!(all.report().paths.iter().all(|path| &*path.path != "/of-a-stranger"));
+        record(&core, "/of-a-token", Method::GET, Some("18"), 0);
+        let report = all.report();
+        assert!(report.paths.iter().any(|path| &*path.path == "/of-a-token"));
+        assert_eq!((report.paths.len(), report.evicted), (MOST_PATHS, 2));
+    }
+}

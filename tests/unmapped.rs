@@ -1,0 +1,227 @@
+//! Requests that the map does not cover: what the admin listener and `unmapped` list, and the map to paste.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{BINARY, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
+
+const TOKEN: &str = "an-operator-of-16";
+const ADMIN: [(&str, &str); 1] = [("Authorization", "Bearer an-operator-of-16")];
+
+struct Setting {
+    gateway: Gateway,
+    _introspector: Introspector,
+    _upstream: Upstream,
+}
+
+/// A gateway in a mode, with a map of one route.
+fn setting(mode: &str) -> Setting {
+    let (upstream, introspector) = (Upstream::start(), Introspector::start());
+    introspector
+        .know("17|reader", Verdict::active(&["items:read"]).named("17", "warehouse \u{9b}2J\nscanner"));
+    let gateway = Gateway::builder()
+        .backend(&upstream)
+        .introspector(&introspector)
+        .yaml(&format!("mode: {mode}\nadmin:\n  token: {TOKEN}\n"))
+        .yaml("abilities:\n  routes:\n    /api/v2/items: {GET: items:read}\n")
+        .start();
+    Setting { gateway, _introspector: introspector, _upstream: upstream }
+}
+
+impl Setting {
+    fn ask(&self, path: &str, fields: &[(&str, &str)]) -> Response {
+        RawClient::connect(self.gateway.admin()).request("GET", path, fields, b"")
+    }
+
+    /// The list, once it has counted so many requests: each counts when it has ended.
+    fn wait_for(&self, count: u64) -> Vec<Value> {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let listing = self.ask("/unmapped", &ADMIN).json();
+            let rows = listing["unmapped"].as_array().unwrap().clone();
+            let counted: u64 = rows.iter().map(|row| row["count"].as_u64().unwrap()).sum();
+            if counted >= count {
+                assert_eq!(counted, count, "{listing:#}");
+                return rows;
+            }
+            assert!(Instant::now() < end, "{counted} of {count}: {listing:#}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Exit code, standard output and standard error of `unmapped`.
+    fn unmapped(&self, words: &[&str]) -> (i32, String, String) {
+        // The configuration says port 0: the command needs to know which it has become.
+        let text = std::fs::read_to_string(self.gateway.directory().join("gateway.yaml")).unwrap();
+        let file = self.gateway.directory().join("asked.yaml");
+        let admin = format!("admin:\n  address: {}\n", self.gateway.admin());
+        std::fs::write(&file, text.replace("admin:\n  address: 127.0.0.1:0\n", &admin)).unwrap();
+        let mut command = Command::new(BINARY);
+        let output = command.arg("unmapped").args(words).arg("--config").arg(&file).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+}
+
+fn provoke(setting: &Setting) {
+    let mut client = setting.gateway.client();
+    client.get("/api/v2/items", Some("17|reader"));
+    for id in ["17", "18", "550e8400-e29b-41d4-a716-446655440000"] {
+        client.get(&format!("/api/v2/variants/{id}/tags/{id}?q=secret"), Some("17|reader"));
+    }
+    let bearer = [("Authorization", "Bearer 17|reader")];
+    client.request("DELETE", "/api/v2/variants/17/tags/18", &bearer, b"");
+    client.get("/docs/v2", None);
+    client.request("POST", "/api/v2/items", &bearer, b"");
+}
+
+#[test]
+fn uncovered_requests_are_listed_with_methods_counts_and_tokens() {
+    for mode in ["enforce", "shadow"] {
+        let setting = setting(mode);
+        provoke(&setting);
+        let rows = setting.wait_for(6);
+        let told: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                json!([row["path"], row["route"], row["reason"], row["methods"], row["tokens"][0]["id"]])
+            })
+            .collect();
+        let expected = [
+            json!(["/api/v2/variants/{id}/tags/{id}", null, "unmapped", {"GET": 3, "DELETE": 1}, "17"]),
+            json!(["/api/v2/items", "/api/v2/items", "method_not_mapped", {"POST": 1}, "17"]),
+            json!(["/docs/v2", null, "unmapped", {"GET": 1}, null]),
+        ];
+        assert_eq!(told, expected, "{mode}");
+        assert_eq!(rows[0]["tokens"][0]["name"], "warehouse \u{9b}2J\nscanner", "{mode}");
+        for row in &rows {
+            for time in ["first_seen", "last_seen"] {
+                let time: jiff::Timestamp = row[time].as_str().unwrap().parse().unwrap();
+                assert!(time.duration_until(jiff::Timestamp::now()).as_secs() < 60, "{row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn map_snippet_completes_the_map() {
+    let setting = setting("enforce");
+    provoke(&setting);
+    setting.wait_for(6);
+    let (code, snippet, stderr) = setting.unmapped(&["--format", "yaml"]);
+    assert_eq!((code, &*stderr), (0, ""), "{snippet}");
+    assert!(!snippet.contains(['\u{9b}', '\u{1b}']), "{snippet:?}");
+    let by_accept = setting.ask("/unmapped", &[ADMIN[0], ("Accept", "application/yaml")]);
+    assert_eq!(by_accept.field("content-type"), Some("application/yaml"));
+    assert_eq!(by_accept.text(), snippet);
+    // What is pasted is valid, and denies.
+    let map = setting.gateway.directory().join("snippet.yaml");
+    std::fs::write(&map, &snippet).unwrap();
+    let text = std::fs::read_to_string(setting.gateway.directory().join("gateway.yaml")).unwrap();
+    let checked = setting.gateway.directory().join("checked.yaml");
+    std::fs::write(&checked, text.replace("abilities:\n", "abilities:\n  file: snippet.yaml\n")).unwrap();
+    let output = Command::new(BINARY).arg("check").arg("--config").arg(&checked).output().unwrap();
+    assert!(output.status.success(), "{}\n{snippet}", String::from_utf8_lossy(&output.stderr));
+    let output =
+        Command::new(BINARY).args(["routes", "--format", "json", "--config"]).arg(&map).output().unwrap();
+    let routes: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = json!([
+        {"path": "/api/v2/variants/{id}/tags/{id2}", "method": "GET", "requirement": "deny"},
+        {"path": "/api/v2/variants/{id}/tags/{id2}", "method": "DELETE", "requirement": "deny"},
+        {"path": "/docs/v2", "method": "GET", "requirement": "deny"},
+    ]);
+    assert_eq!(routes, expected, "{snippet}");
+    assert!(snippet.contains("    GET: deny # items:read\n"), "{snippet}");
+    // Once the map has the routes, they are no longer listed.
+    std::fs::rename(&checked, setting.gateway.directory().join("gateway.yaml")).unwrap();
+    assert!(setting.gateway.reload());
+    let rows = setting.ask("/unmapped", &ADMIN).json()["unmapped"].clone();
+    assert_eq!(rows.as_array().unwrap().len(), 1, "{rows:#}");
+    assert_eq!(rows[0]["reason"], "method_not_mapped", "{rows:#}");
+}
+
+#[test]
+fn command_prints_a_table_and_json() {
+    let setting = setting("enforce");
+    let (code, stdout, stderr) = setting.unmapped(&[]);
+    assert_eq!((code, stdout.lines().count(), &*stderr), (0, 1, ""), "{stdout}");
+    provoke(&setting);
+    setting.wait_for(6);
+    let (code, stdout, _) = setting.unmapped(&[]);
+    assert_eq!(code, 0);
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(lines.len(), 4, "{stdout}");
+    assert!(
+        lines[1].contains("/api/v2/variants/{id}/tags/{id}") && lines[1].contains("GET=3 DELETE=1"),
+        "{stdout}"
+    );
+    assert!(!stdout.contains('\u{9b}'), "{stdout:?}");
+    let (code, stdout, _) = setting.unmapped(&["--format", "json"]);
+    assert_eq!(code, 0);
+    assert!(!stdout.contains('\u{9b}'), "{stdout:?}");
+    let listing: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(listing, setting.ask("/unmapped?format=json", &ADMIN).json());
+}
+
+#[test]
+fn list_needs_the_admin_token() {
+    let setting = setting("enforce");
+    assert_eq!(setting.ask("/unmapped", &[]).status, 401);
+    assert_eq!(setting.ask("/unmapped?format=csv", &ADMIN).status, 400);
+    let response = RawClient::connect(setting.gateway.admin()).request("POST", "/unmapped", &ADMIN, b"");
+    assert_eq!((response.status, response.field("allow")), (405, Some("GET, HEAD")));
+    setting.ask("/unmapped", &ADMIN);
+    setting.gateway.wait_for_log(|line| line["action"] == "show unmapped requests" && line["count"] == 0);
+}
+
+#[test]
+fn flood_of_strangers_displaces_no_path_of_a_known_token() {
+    let setting = setting("enforce");
+    let mut client = setting.gateway.client();
+    client.get("/api/v2/items", Some("17|reader"));
+    client.get("/api/v2/parts", Some("17|reader"));
+    let letters = |mut number: usize| {
+        let mut word = String::new();
+        for _ in 0..4 {
+            word.push(char::from(b'g' + (number % 20) as u8));
+            number /= 20;
+        }
+        word
+    };
+    const PATHS: usize = 6000;
+    for batch in (0..PATHS).collect::<Vec<_>>().chunks(50) {
+        let requests: Vec<_> =
+            batch.iter().map(|path| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", letters(*path))).collect();
+        client.send(requests.concat());
+        for _ in batch {
+            assert_eq!(client.response().status, 401);
+        }
+    }
+    setting
+        .gateway
+        .wait_for_metric("requests_total{reason=\"missing_token\",route=\"unmapped\"}", PATHS as f64);
+    let response = setting.ask("/unmapped", &ADMIN);
+    let listing = response.json();
+    let rows = listing["unmapped"].as_array().unwrap();
+    assert_eq!(rows.len(), 1000);
+    assert!(rows.iter().any(|row| row["path"] == "/api/v2/parts"), "{}", response.text().len());
+    assert_eq!(listing["evicted_paths"], PATHS as u64 + 1 - 1000);
+}
+
+#[test]
+fn preflight_that_is_refused_counts_as_the_method_that_it_asks_about() {
+    let setting = setting("enforce");
+    for method in ["PUT", "PURGE"] {
+        let fields = [("Origin", "https://shop.example"), ("Access-Control-Request-Method", method)];
+        let response = setting.gateway.client().request("OPTIONS", "/api/v2/parts", &fields, b"");
+        assert_eq!(response.status, 403);
+        let line = setting
+            .gateway
+            .wait_for_log(|line| line["request_id"].as_str() == response.field("x-request-id"));
+        assert_eq!((&line["reason"], &line["path"]), (&"unmapped".into(), &"/api/v2/parts".into()), "{line}");
+    }
+    let rows = setting.wait_for(1);
+    assert_eq!(rows[0]["methods"], json!({"PUT": 1}));
+}
