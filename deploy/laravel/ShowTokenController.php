@@ -4,6 +4,7 @@
 
 namespace App\Http\Controllers;
 
+use App\Models\User;
 use Illuminate\Auth\AuthenticationException;
 use Illuminate\Http\JsonResponse;
 use Illuminate\Http\Request;
@@ -28,11 +29,17 @@ class ShowTokenController extends Controller
             $expiration ? $token->created_at->copy()->addMinutes((int) $expiration) : null,
         ])->filter()->min();
 
+        // A user's own tokens, and those of a workspace. Adapt this line if your workspaces issue tokens in another way.
+        $isInstance = ! $token->tokenable instanceof User;
+
         return response()->json(['data' => [
             'id' => (string) $token->getKey(),
             'name' => $token->name,
             'abilities' => $token->abilities,
             'expires_at' => $expiresAt?->toRfc3339String(),
+            'created_at' => $token->created_at->toRfc3339String(),
+            'context' => $isInstance ? 'instance' : 'user',
+            'workspace_id' => $isInstance ? (string) $token->tokenable->getKey() : null,
         ]])->header('Cache-Control', 'no-store');
     }
 }
