@@ -1,8 +1,12 @@
 //! What the README shows is what the binary does.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+
+use serde_json::Value;
 
 use super::support::{Authority, BINARY, Gateway, Introspector, Upstream, Verdict};
 
@@ -50,6 +54,83 @@ fn its_configurations_pass_check() {
         let output = Command::new(BINARY).arg("check").arg("--config").arg(&file).output().unwrap();
         assert!(output.status.success(), "{block}\n{}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// The rules of a map as `routes` prints them: path and method, and the requirement.
+fn rules(file: &Path) -> BTreeMap<(String, String), Value> {
+    let mut command = Command::new(BINARY);
+    command.args(["routes", "--format", "json", "--config"]).arg(file);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rules: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |rule: &Value, name: &str| rule[name].as_str().unwrap().to_owned();
+    rules
+        .into_iter()
+        .map(|rule| ((text(&rule, "path"), text(&rule, "method")), rule["requirement"].clone()))
+        .collect()
+}
+
+/// Paths and abilities of the maps in the documentation are those of the shipped map. Keywords and lists may differ: a
+/// map shows them.
+#[test]
+fn documented_maps_use_paths_and_abilities_of_the_shipped_map() {
+    let shipped = rules(Path::new("config/stockaj.yaml"));
+    let is_shipped = |path: &str| match path.strip_suffix("{*rest}") {
+        Some(prefix) => shipped.keys().any(|(it, _)| it.starts_with(prefix)),
+        None => shipped.keys().any(|(it, _)| it == path),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.yaml");
+    let documents = ["README.md", "deploy/README.md", "deploy/laravel/README.md", "docs/logging.md"];
+    let texts = documents.map(|name| (name, fs::read_to_string(name).unwrap()));
+    let mut count = 0;
+    for (name, text) in &texts {
+        for block in blocks(text, "yaml")
+            .into_iter()
+            .filter(|block| block.contains("routes: ") || block.contains("routes:\n"))
+        {
+            fs::write(&file, block).unwrap();
+            for ((path, method), requirement) in rules(&file) {
+                assert!(is_shipped(&path), "{name}: {path} is not in config/stockaj.yaml:\n{block}");
+                let expected = shipped.get(&(path.clone(), method.clone()));
+                if let (Some(expected), Some(ability)) = (expected, requirement.as_str())
+                    && ability.contains(':')
+                {
+                    assert_eq!(&requirement, expected, "{name}: {method} {path}");
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 30, "{count}");
+}
+
+/// A file that is merged says into which; a new one names its place.
+#[test]
+fn files_for_laravel_are_marked_as_new_or_merged() {
+    let text = fs::read_to_string("deploy/laravel/README.md").unwrap();
+    let mut count = 0;
+    for file in fs::read_dir("deploy/laravel").unwrap().map(|file| file.unwrap().path()) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if name == "README.md" {
+            continue;
+        }
+        let row = text.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+        let cells: Vec<&str> =
+            row.unwrap_or_else(|| panic!("{name} has no row")).split('|').map(str::trim).collect();
+        let (place, how) = (cells[2].trim_matches('`'), cells[3]);
+        let code = fs::read_to_string(&file).unwrap();
+        match code.contains(&format!("// Into {place}")) {
+            true => assert!(how.starts_with("merged: "), "{name}: {how}"),
+            false => {
+                assert_eq!(how, "new file", "{name}");
+                assert!(code.contains(&format!("// {place}\n")), "{name} is not marked as {place}");
+            }
+        }
+        count += 1;
+    }
+    assert_eq!(count, 7);
+    assert!(text.contains("`php artisan install:api`"));
 }
 
 #[test]
