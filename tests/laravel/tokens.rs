@@ -1,8 +1,11 @@
-//! `deploy/laravel` in a real Laravel with the real Sanctum (`sanctum/`, laravel/sanctum 4.0.1 as it is, but for what
-//! is not used): what it tells the gateway about tokens, when it is asked and when it is not.
+//! `deploy/laravel` in a real Laravel: what the application tells the gateway about tokens, asked and unasked.
 //!
-//! `bootstrap-app.php` alone is not run: it is for Laravel 11 and later, and Debian has 8.83.
+//! Tokens are those of a model of our own (`tokens_model/`), which does what Sanctum's documentation says. Where
+//! `SANCTUM_PATH` names a directory of laravel/sanctum, the same tests run with the package itself.
+//!
+//! Only `bootstrap-app.php` is not run: it is for Laravel 11 and later, and Debian has 8.83.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::Path;
@@ -27,9 +30,9 @@ const PLACES: [(&str, &str); 6] = [
     ("AppServiceProvider.php", "app/Providers/AppServiceProvider.php"),
     ("services.php", "config/services.php"),
 ];
-/// The tables: Sanctum's by its own migration, those of users and of the queue.
+/// The tables of tokens, users and the queue.
 const MIGRATE: &str = "
-    (require glob(base_path('sanctum/database/migrations/*'))[0])->up();
+    tokens_migration()->up();
     $schema = Illuminate\\Support\\Facades\\Schema::getFacadeRoot();
     $schema->create('users', function ($table) { $table->id(); $table->string('name'); $table->timestamps(); });
     $schema->create('jobs', function ($table) {
@@ -55,13 +58,13 @@ impl Application {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let directory = tempfile::tempdir().unwrap();
         copy(&root.join("tests/laravel/tokens"), directory.path());
-        copy(&root.join("tests/laravel/sanctum"), &directory.path().join("sanctum"));
+        copy(&root.join("tests/laravel/tokens_model"), &directory.path().join("tokens_model"));
         for (file, place) in PLACES {
             let place = directory.path().join(place);
             fs::create_dir_all(place.parent().unwrap()).unwrap();
             fs::copy(root.join("deploy/laravel").join(file), place).unwrap();
         }
-        for name in ["bootstrap/cache", "storage/cache"] {
+        for name in ["bootstrap/cache", "storage/cache", "storage/sessions"] {
             fs::create_dir_all(directory.path().join(name)).unwrap();
         }
         File::create(directory.path().join("storage/database.sqlite")).unwrap();
@@ -91,7 +94,7 @@ impl Application {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        // Sanctum does in a console what this Laravel is too old for.
+        // In a console the package does what this Laravel is too old for.
         command.env("APP_RUNNING_IN_CONSOLE", "false").env("STOCKAJ_GATEWAY_WEBHOOK_SECRET", SECRET);
         command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
         command.current_dir(self.directory.path());
@@ -117,11 +120,14 @@ impl Application {
         created.as_str().unwrap().to_owned()
     }
 
-    /// Asked by a client of its own.
+    /// The answer to a request of a client of its own with a token.
     fn get(&self, path: &str, token: &str) -> Response {
-        let authorization = format!("Bearer {token}");
-        let mut client = RawClient::connect(self.address.parse().unwrap());
-        client.request("GET", path, &[ACCEPT, ("Authorization", &authorization)], b"")
+        self.get_with(path, &[ACCEPT, ("Authorization", &format!("Bearer {token}"))])
+    }
+
+    /// The answer to a request of a client of its own with these fields.
+    fn get_with(&self, path: &str, fields: &[(&str, &str)]) -> Response {
+        RawClient::connect(self.address.parse().unwrap()).request("GET", path, fields, b"")
     }
 
     /// The number of jobs that wait.
@@ -190,6 +196,10 @@ fn sanctum_says_of_every_token_what_it_may_do_and_how_long() {
                     let data = &told.json()["data"];
                     assert_eq!((told.status, &data["abilities"]), (200, abilities), "{arguments}");
                     assert_eq!(data["id"], token.split('|').next().unwrap());
+                    assert_eq!((&data["context"], &data["workspace_id"]), (&json!("user"), &Value::Null));
+                    let created = data["created_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+                    let age = jiff::Timestamp::now().duration_since(created).as_secs();
+                    assert!((-1..60).contains(&age), "{arguments}: {data}");
                     let ends = data["expires_at"].as_str().map(|at| at.parse::<jiff::Timestamp>().unwrap());
                     let left = ends.map(|at| at.duration_since(jiff::Timestamp::now()).as_secs());
                     let expected = minutes.map(|it: i64| it * 60);
@@ -201,16 +211,168 @@ fn sanctum_says_of_every_token_what_it_may_do_and_how_long() {
             }
             assert_eq!(gateway.get(ITEMS, Some(&token)).status, *status, "{arguments}");
         }
-        // Of other spellings, too, Sanctum knows whose they are; the gateway keeps to its id.
-        let token = application.token("'g', ['items:read']");
-        let (id, secret) = token.split_once('|').unwrap();
-        for spelling in [&format!("0{id}|{secret}"), secret] {
-            assert_eq!(application.get("/api/v2/token", spelling).json()["data"]["id"], id, "{spelling}");
+    }
+}
+
+/// What the documentation says of tokens, and the gateway relies on.
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn tokens_are_read_stored_and_checked_as_documented() {
+    const TOKEN: &str = "/api/v2/token";
+    let application = Application::start(&[]);
+    let token = application.token("'a', ['items:read']");
+    let (id, secret) = token.split_once('|').unwrap();
+    let (entropy, checksum) = secret.split_at(40);
+    let crc32b = application.tinker(&format!("return hash('crc32b', '{entropy}');"));
+    assert_eq!(crc32b, checksum, "the last 8 digits are a checksum of the 40 before");
+    let stored = application.tinker("return PersonalAccessToken::find(1)->getRawOriginal('token');");
+    assert_eq!(stored, application.tinker(&format!("return hash('sha256', '{secret}');")));
+    let used = "return PersonalAccessToken::find(1)->last_used_at;";
+    assert_eq!(application.tinker(used), Value::Null);
+
+    // One token has several spellings.
+    for spelling in [
+        token.clone(),
+        secret.to_owned(),
+        format!("0{id}|{secret}"),
+        format!("000{id}|{secret}"),
+        format!("1|x Bearer {token}"),
+        format!("1|x, Bearer {token}"),
+        format!("{token}, more"),
+    ] {
+        assert_eq!(application.get(TOKEN, &spelling).json()["data"]["id"], id, "{spelling}");
+    }
+    assert!(application.tinker(used).is_string(), "each use is stored");
+    for none in [
+        "1|x".to_owned(),
+        "nothing".to_owned(),
+        format!("99|{secret}"),
+        format!("{id}|{secret}|x"),
+        format!("|{secret}"),
+        format!("{id}|"),
+        String::new(),
+        stored.as_str().unwrap().to_owned(),
+    ] {
+        let response = application.get(TOKEN, &none);
+        assert_eq!(
+            (response.status, response.json()),
+            (401, json!({"message": "Unauthenticated."})),
+            "{none}"
+        );
+    }
+    let authorization = format!("Bearer {}x", token);
+    let browser = application.get_with(TOKEN, &[("Accept", "text/html"), ("Authorization", &authorization)]);
+    assert_eq!(browser.status, 302);
+    assert!(browser.field("location").is_some_and(|it| it.ends_with("/login")));
+}
+
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn abilities_are_exact_names_and_null_allows_nothing() {
+    let application = Application::start(&[]);
+    let gateway = application.builder("").start();
+    for (number, abilities, every, some, wildcard) in [
+        (1, "['items:read']", 403, 200, false),
+        (2, "['items:read', 'rents:read']", 200, 200, false),
+        (3, "['rents:read', 'x']", 403, 200, false),
+        (4, "['items:*']", 403, 403, false),
+        (5, "['*']", 200, 200, true),
+        (6, "[]", 403, 403, false),
+        (7, "null", 403, 403, false),
+    ] {
+        let token = application.token("'a', []");
+        // The column is nullable, and no call creates such a row.
+        application.tinker(&format!(
+            "return PersonalAccessToken::find({number})->forceFill(['abilities' => {abilities}])->save();"
+        ));
+        let statuses = ["every", "some"].map(|it| application.get(&format!("/api/v2/{it}"), &token).status);
+        let may = application.get("/api/v2/may/items:fly", &token);
+        if abilities == "null" {
+            // The package fails at it (500); what matters is that nothing is allowed.
+            assert!(statuses.iter().all(|status| [403, 500].contains(status)), "{statuses:?}");
+            assert!(may.status == 500 || may.json() == json!({"may": false}), "{}", may.text());
+        } else {
+            assert_eq!((statuses, may.json()), ([every, some], json!({"may": wildcard})), "{abilities}");
         }
-        for none in ["1|x", "nothing", "99|nothing"] {
-            assert_eq!(application.get("/api/v2/token", none).status, 401, "{none}");
+        let through = gateway.get("/api/v2/items", Some(&token)).status;
+        let allowed = abilities.contains("'items:read'") || wildcard;
+        assert_eq!(through, if allowed { 200 } else { 403 }, "{abilities} through the gateway");
+    }
+}
+
+/// Why the gateway forwards no cookies beside a token.
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn a_session_of_a_stateful_host_goes_before_the_token() {
+    const FROM: (&str, &str) = ("Referer", "http://stateful.example/items");
+    let application = Application::start(&[]);
+    let weak = format!("Bearer {}", application.token("'a', ['items:read']"));
+    let login = application.get_with("/api/v2/session", &[ACCEPT, FROM]);
+    assert_eq!(login.status, 200, "{}", login.text());
+    let set: Vec<&str> = login.fields.all("set-cookie").collect();
+    let cookie = set.iter().find_map(|it| it.starts_with("session=").then(|| it.split(';').next().unwrap()));
+    let cookie = ("Cookie", cookie.unwrap_or_else(|| panic!("{set:?}")));
+    let bearer = ("Authorization", &*weak);
+    for (fields, status) in [
+        (&[ACCEPT, bearer][..], 403),
+        (&[ACCEPT, bearer, cookie], 403),
+        (&[ACCEPT, bearer, FROM], 403),
+        (&[ACCEPT, bearer, cookie, FROM], 200),
+        (&[ACCEPT, bearer, cookie, ("Origin", "http://stateful.example")], 200),
+        (&[ACCEPT, bearer, cookie, ("Referer", "http://other.example/")], 403),
+        (&[ACCEPT, cookie, FROM], 200),
+        (&[ACCEPT, cookie], 401),
+    ] {
+        assert_eq!(application.get_with("/api/v2/every", fields).status, status, "{fields:?}");
+    }
+    let introspected = application.get_with("/api/v2/token", &[ACCEPT, bearer, cookie, FROM]);
+    assert_eq!(introspected.status, 401, "a session is no token");
+    let gateway = application.builder("").start();
+    let through = gateway.client().request("GET", "/api/v2/items", &[ACCEPT, bearer, cookie, FROM], b"");
+    assert_eq!(through.json()["token"], 1, "the gateway kept the cookie back");
+}
+
+/// Every path that an example names is in the controller's answer, for a user's token and for a workspace's.
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn the_controller_answers_every_path_that_an_example_names() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut named = BTreeSet::new();
+    for file in ["README.md", "deploy/README.md", "deploy/laravel/README.md", "config/gateway.schema.json"] {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        for path in text.split("/data/").skip(1) {
+            let end = path.find(|it: char| !it.is_ascii_lowercase() && it != '_').unwrap_or(path.len());
+            named.insert(path[..end].to_owned());
         }
     }
+    for path in ["context", "created_at", "workspace_id", "expires_at", "name", "abilities", "id"] {
+        assert!(named.contains(path), "no example names {path}: {named:?}");
+    }
+    let application = Application::start(&[]);
+    application.token("'a', ['items:read'], now()->addHour()");
+    let workspace = "
+        Schema::create('workspaces', function ($table) { $table->id(); $table->timestamps(); });
+        Workspace::forceCreate(['id' => 3]);
+        return Workspace::first()->createToken('scanner-prod', ['items:read'], now()->addHour())->plainTextToken;
+    ";
+    let workspace = application.tinker(workspace);
+    let user = application.token("'b', ['items:read'], now()->addHour()");
+    for (token, context, workspace_id) in
+        [(&*user, "user", Value::Null), (workspace.as_str().unwrap(), "instance", json!("3"))]
+    {
+        let data = application.get("/api/v2/token", token).json()["data"].clone();
+        for path in &named {
+            assert!(data.get(path).is_some(), "{path} is not in {data}");
+        }
+        assert_eq!((&data["context"], &data["workspace_id"]), (&json!(context), &workspace_id));
+    }
+    // As the gateway reads them.
+    let pointers = "{context: /data/context, created_at: /data/created_at, workspace_id: /data/workspace_id}";
+    let yaml = format!("  response: {pointers}\nidentity_headers: [workspace_id]\n");
+    let gateway = application.builder(&yaml).start();
+    let item = gateway.get("/api/v2/items", workspace.as_str());
+    assert_eq!((item.status, &item.json()["workspace"]), (200, &json!("3")), "{}", item.text());
+    assert_eq!(gateway.get("/api/v2/items", Some(&user)).json()["workspace"], Value::Null);
 }
 
 #[test]

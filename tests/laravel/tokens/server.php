@@ -1,12 +1,7 @@
 <?php
 
-// As `artisan serve` starts it.
+// The script of PHP's own server: every path is the application's.
 
-use Illuminate\Contracts\Http\Kernel;
-use Illuminate\Http\Request;
-
-$app = require __DIR__.'/bootstrap/app.php';
-$kernel = $app->make(Kernel::class);
-$response = $kernel->handle($request = Request::capture());
-$response->send();
-$kernel->terminate($request, $response);
+$kernel = (require __DIR__.'/bootstrap/app.php')->make(Illuminate\Contracts\Http\Kernel::class);
+$request = Illuminate\Http\Request::capture();
+$kernel->terminate($request, $kernel->handle($request)->send());

@@ -4,4 +4,4 @@
 
 $app = require __DIR__.'/bootstrap/app.php';
 $app->make(Illuminate\Contracts\Http\Kernel::class)->bootstrap();
-echo json_encode(eval('use App\Models\User; use Illuminate\Support\Facades\DB; use Laravel\Sanctum\PersonalAccessToken; '.$argv[1]), JSON_THROW_ON_ERROR);
+echo json_encode(eval('use App\Models\User; use App\Models\Workspace; use Illuminate\Support\Facades\Schema; use Illuminate\Support\Facades\DB; use Laravel\Sanctum\PersonalAccessToken; '.$argv[1]), JSON_THROW_ON_ERROR);

@@ -1,6 +1,6 @@
 <?php
 
-// The skeleton of `laravel new`, without what an API of two middlewares and one controller does not use.
+// An application of two middlewares and one controller.
 
 require '/usr/share/php/Illuminate/autoload.php';
 foreach (['Kernel', 'ExceptionHandler', 'Routes', 'Controller'] as $class) {

@@ -1,3 +1,13 @@
 <?php
 
-return ['driver' => 'array', 'lifetime' => 120, 'cookie' => 'session', 'path' => '/', 'domain' => null, 'secure' => null, 'lottery' => [0, 1]];
+return [
+    'driver' => 'file',
+    'files' => storage_path('sessions'),
+    'lottery' => [0, 1],
+    'lifetime' => 120,
+    'expire_on_close' => false,
+    'cookie' => 'session',
+    'path' => '/',
+    'domain' => null,
+    'secure' => null,
+];

@@ -10,12 +10,9 @@ class RouteServiceProvider extends \Illuminate\Foundation\Support\Providers\Rout
 {
     public function boot()
     {
-        RateLimiter::for('api', function () {
-            return Limit::perMinute((int) env('A_MINUTE', 1000));
-        });
-        $this->routes(function () {
-            Route::prefix('api')->middleware('api')->group(base_path('routes/api.php'));
-            Route::prefix('api')->middleware('api')->group(base_path('routes/items.php'));
-        });
+        RateLimiter::for('api', fn () => Limit::perMinute((int) env('A_MINUTE', 1000)));
+        foreach (['api', 'items'] as $file) {
+            Route::middleware('api')->prefix('api')->group(base_path("routes/$file.php"));
+        }
     }
 }
