@@ -222,9 +222,10 @@ fn ordinary_requests_come_back_unchanged() {
     assert!(count > 400 && statuses.lock().unwrap().len() > 40);
 }
 
-/// Status, fields and body of an answer, without what concerns one connection and what changes each second.
+/// Status, fields and body of an answer, without what concerns one connection, what changes each second, and the request
+/// id that the gateway adds.
 fn comparable(response: Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
-    const OWN: [&str; 4] = ["connection", "date", "keep-alive", "transfer-encoding"];
+    const OWN: [&str; 5] = ["connection", "date", "keep-alive", "transfer-encoding", "x-request-id"];
     let fields = response.fields.0.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
     let mut fields: Vec<_> = fields.filter(|(name, _)| !OWN.contains(&name.as_str())).collect();
     // The order of fields of one name is kept.
