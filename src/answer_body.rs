@@ -12,8 +12,9 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use crate::backend::body::RequestBody;
 use crate::backend::idle::IdleTimer;
+use crate::client::ExchangeError;
+use crate::client::call::Call;
 use crate::client::pool::Lease;
-use crate::client::{ExchangeError, Received};
 use crate::exchange::Exchange;
 use crate::policy::headers;
 use crate::policy::refusal::Reason;
@@ -33,12 +34,16 @@ enum Source {
 }
 
 struct FromBackend {
-    incoming: Received,
-    /// Given back at the body's end. Where the body does not get there it is dropped, and so closed.
-    lease: Option<Lease<RequestBody>>,
+    /// Brings the body, and is given back at its end. If the body does not get there the lease is dropped, which closes
+    /// the connection. `None` after the end.
+    lease: Option<Lease>,
+    /// The request, as long as its body is on its way.
+    call: Option<Box<Call<RequestBody>>>,
     idle: IdleTimer,
     /// What came and has yet to be handed on.
     rest: Bytes,
+    /// Why nothing more comes. It is reported at the next poll, so that what came before it is sent first.
+    fault: Option<AnswerFault>,
 }
 
 /// The most that is handed on at once over a stream of HTTP/2, in bytes. It asks for more only when it has room,
@@ -75,14 +80,17 @@ impl AnswerBody {
     }
 
     /// The backend's answer, which comes over `lease`. Between two pieces of it `idle_timeout` may pass.
+    /// What is left of the body of the request, `call`, is sent meanwhile.
     pub fn backend(
-        incoming: Received,
-        lease: Lease<RequestBody>,
+        lease: Lease,
+        call: Call<RequestBody>,
         exchange: Exchange,
         idle_timeout: Duration,
     ) -> Self {
         let lease = Some(lease);
-        let source = FromBackend { incoming, lease, idle: IdleTimer::new(idle_timeout), rest: Bytes::new() };
+        let call = if call.is_complete() { None } else { Some(Box::new(call)) };
+        let source =
+            FromBackend { lease, call, idle: IdleTimer::new(idle_timeout), rest: Bytes::new(), fault: None };
         let mut body = Self { source: Source::Backend(source), exchange: Some(exchange) };
         body.settle();
         body
@@ -116,9 +124,7 @@ impl AnswerBody {
         match &mut self.source {
             Source::Own(bytes) if bytes.is_empty() => self.complete(),
             Source::Backend(from) if from.is_at_end() => {
-                if let Some(lease) = from.lease.take() {
-                    lease.give_back();
-                }
+                from.give_back();
                 self.complete();
             }
             Source::Own(_) | Source::Backend(_) => {}
@@ -128,7 +134,13 @@ impl AnswerBody {
 
 impl FromBackend {
     fn is_at_end(&self) -> bool {
-        self.rest.is_empty() && self.incoming.is_end_stream()
+        self.rest.is_empty() && self.lease.as_ref().is_none_or(Lease::is_end_stream)
+    }
+
+    fn give_back(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back(self.call.take());
+        }
     }
 
     /// The next piece of what has come, or what comes next, in pieces of at most `most` bytes.
@@ -151,7 +163,11 @@ impl FromBackend {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
-        match Pin::new(&mut self.incoming).poll_frame(context) {
+        if let Some(fault) = self.fault.take() {
+            return Poll::Ready(Some(Err(fault)));
+        }
+        let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
+        match lease.poll_frame(context, self.call.as_deref_mut()) {
             Poll::Ready(mut frame) => {
                 self.idle.progressed();
                 if let Some(Ok(frame)) = &mut frame
@@ -159,7 +175,14 @@ impl FromBackend {
                 {
                     headers::prepare_trailers(trailers, &TrustedFields::default());
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(AnswerFault::Broken)))
+                match frame {
+                    Some(Err(error)) => {
+                        self.fault = Some(AnswerFault::Broken(error));
+                        context.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                    frame => Poll::Ready(frame.map(|frame| frame.map_err(AnswerFault::Broken))),
+                }
             }
             Poll::Pending => self.idle.poll_waiting(context).map(|()| Some(Err(AnswerFault::TimedOut))),
         }
@@ -200,10 +223,8 @@ impl Body for AnswerBody {
             }
             None => {
                 // Trailers, or their absence, come after what `is_end_stream` can tell.
-                if let Source::Backend(FromBackend { lease, .. }) = &mut this.source
-                    && let Some(lease) = lease.take()
-                {
-                    lease.give_back();
+                if let Source::Backend(from) = &mut this.source {
+                    from.give_back();
                 }
                 this.complete();
             }
@@ -221,7 +242,9 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Backend(from) => from.incoming.size_hint(),
+            Source::Backend(from) => {
+                from.lease.as_ref().map_or_else(|| SizeHint::with_exact(0), Lease::size_hint)
+            }
         }
     }
 }

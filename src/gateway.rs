@@ -22,6 +22,7 @@ use crate::answer;
 use crate::answer_body::AnswerBody;
 use crate::backend::body::{self, RequestBody, Upload};
 use crate::backend::forward::{self, Answered, Backend, Conditions};
+use crate::client::call::Call;
 use crate::config::settings::{BackendHost, Settings};
 use crate::contain::{Contained, Panicked};
 use crate::exchange::{Exchange, NotCovered, Recorder, TokenLookup, new_request_id};
@@ -162,11 +163,13 @@ impl Gateway {
         exchange.note_scheme(&head.headers);
         let reader = self.settings.cors.allowed(&head.headers);
         // The answer too, once it has come.
-        let (mut answered, mut asked) = (None, None);
-        let served = self.serve(peer, &mut head, &mut body, &mut exchange, &mut answered, &mut asked);
+        let (mut answered, mut call, mut asked) = (None, None, None);
+        let served =
+            self.serve(peer, &mut head, &mut body, &mut exchange, &mut call, &mut answered, &mut asked);
         let served = Contained(pin!(served)).await;
         if let Ok(Ok((Served::Backend, reason))) = &served
             && let Some(Answered { mut response, lease }) = answered
+            && let Some(call) = call
         {
             // The client's, whatever the backend speaks (RFC 9110 section 2.5).
             *response.version_mut() = version;
@@ -177,13 +180,14 @@ impl Gateway {
             if let Some(asked) = asked
                 && response.status() == StatusCode::SWITCHING_PROTOCOLS
             {
-                let backend = hyper::upgrade::on(&mut response);
-                let decided_by = Rc::clone(self);
-                switch.set(Some(Box::new(Tunnel { asked: *asked, decided_by, exchange, backend, lease })));
-                return response.map(|_| AnswerBody::tunnel());
+                if let Some(backend) = lease.into_upgraded() {
+                    let decided_by = Rc::clone(self);
+                    switch.set(Some(Box::new(Tunnel { asked: *asked, decided_by, exchange, backend })));
+                }
+                return response.map(|()| AnswerBody::tunnel());
             }
             let idle_timeout = self.settings.limits.body_idle_timeout;
-            return response.map(|incoming| AnswerBody::backend(incoming, lease, exchange, idle_timeout));
+            return response.map(|()| AnswerBody::backend(lease, call, exchange, idle_timeout));
         }
         let refusal = match served {
             Ok(Ok((Served::Preflight(asked), reason))) => {
@@ -241,6 +245,7 @@ impl Gateway {
         head: &mut Parts,
         body: &mut Option<Incoming>,
         exchange: &mut Exchange,
+        call: &mut Option<Call<RequestBody>>,
         answered: &mut Option<Answered>,
         asked: &mut Option<Box<Asked>>,
     ) -> Result<(Served, Reason), Refusal> {
@@ -274,7 +279,7 @@ impl Gateway {
                     let uri = self.backend_uri(&head.uri, &target)?;
                     let credentials = Credentials::None;
                     let onward = Onward { permit, uri, credentials, body_limit: 0, waits, handshake: None };
-                    Box::pin(self.forward(peer, head, body, onward, exchange, answered)).await?;
+                    Box::pin(self.forward(peer, head, body, onward, exchange, call, answered)).await?;
                     Served::Backend
                 }
             };
@@ -304,7 +309,7 @@ impl Gateway {
             Caller::Stranger(_) => (None, Credentials::Unproved { cookies }, Reason::Allowed),
         };
         let onward = Onward { permit, uri, credentials, body_limit, waits, handshake };
-        let status = self.forward(peer, head, body, onward, exchange, answered).await?;
+        let status = self.forward(peer, head, body, onward, exchange, call, answered).await?;
         if let Some(caller) = caller
             && status == StatusCode::UNAUTHORIZED
         {
@@ -503,6 +508,7 @@ impl Gateway {
         incoming: &mut Option<Incoming>,
         onward: Onward,
         exchange: &mut Exchange,
+        call: &mut Option<Call<RequestBody>>,
         answered: &mut Option<Answered>,
     ) -> Result<StatusCode, Refusal> {
         let Settings { listen, limits, backend, .. } = &*self.settings;
@@ -547,9 +553,14 @@ impl Gateway {
         *request.method_mut() = mem::take(&mut head.method);
         *request.uri_mut() = uri;
         *request.headers_mut() = mem::take(&mut head.headers);
+        let mut on_continue = None;
         if waits && upload.is_some() {
             request.headers_mut().insert(EXPECT, expectation::CONTINUE);
-            body::wait_for_continue(&mut request);
+            on_continue = request.body_mut().wait_for_continue();
+        }
+        let call = call.insert(Call::new(request));
+        if let Some(asked) = on_continue {
+            call.on_continue(asked);
         }
         let asked = Instant::now();
         exchange.upload = upload;
@@ -559,8 +570,9 @@ impl Gateway {
             activity: &peer.activity,
             upstream: &upstream,
             may_switch: handshake.is_some(),
+            request_id: exchange.request_id.to_str().unwrap_or_default(),
         };
-        let sent = self.backend.forward(permit, request, conditions, asked, answered).await;
+        let sent = self.backend.forward(permit, call, conditions, asked, answered).await;
         exchange.upstream = upstream.get();
         exchange.backend_answered(asked, Instant::now());
         sent?;

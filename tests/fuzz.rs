@@ -13,6 +13,8 @@ mod introspection;
 mod message;
 #[path = "../fuzz/src/request.rs"]
 mod request;
+#[path = "../fuzz/src/response.rs"]
+mod response;
 #[path = "../fuzz/src/target.rs"]
 mod target;
 #[path = "../fuzz/src/usage.rs"]
@@ -57,6 +59,11 @@ fn introspection() {
 #[test]
 fn request() {
     over(&["fuzz/seeds/request"], request::check);
+}
+
+#[test]
+fn response() {
+    over(&["fuzz/seeds/response"], response::check);
 }
 
 #[test]

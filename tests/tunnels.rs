@@ -296,8 +296,6 @@ fn a_101_that_does_not_answer_the_handshake_is_502() {
         SWITCHED.replace("Upgrade: websocket\r\n", ""),
         SWITCHED.replace("Connection: Upgrade\r\n", ""),
         SWITCHED.replace("Sec-WebSocket-Accept", "X-Accept"),
-        SWITCHED.replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\n"),
-        SWITCHED.replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n"),
     ] {
         let mut client = scene.gateway.client();
         client.send(handshake("/events", Some("1|reader")));
@@ -309,8 +307,29 @@ fn a_101_that_does_not_answer_the_handshake_is_502() {
         // The connection goes on.
         assert_eq!(client.get("/nowhere", Some("1|reader")).status, 403, "{answer}");
     }
-    scene.gateway.wait_for_metric("requests_total{status=\"502\",reason=\"backend_broken\"}", 8.0);
+    scene.gateway.wait_for_metric("requests_total{status=\"502\",reason=\"backend_broken\"}", 6.0);
     scene.gateway.wait_for_metric("backend_connections", 0.0);
+}
+
+/// A 101 has no body, whatever its fields say (RFC 9112 section 6.3): the fields are dropped.
+#[test]
+fn switching_protocols_with_body_fields_opens_a_tunnel() {
+    let mut scene = Scene::new("");
+    for field in ["Content-Length: 0", "Content-Length: 5", "Transfer-Encoding: chunked"] {
+        let mut client = scene.gateway.client();
+        client.send(handshake("/events", Some("1|reader")));
+        let (mut backend, _) = scene.backend.request();
+        let answer = SWITCHED.replace("\r\n\r\n", &format!("\r\n{field}\r\n\r\n"));
+        backend.send(&answer).send("first");
+        let response = client.response();
+        assert_eq!(response.status, 101, "{field}");
+        assert_eq!(response.field("content-length"), None, "{field}");
+        assert_eq!(response.field("transfer-encoding"), None, "{field}");
+        client.send("ping");
+        assert_eq!(backend.read(4), b"ping", "{field}");
+        backend.send("pong");
+        assert_eq!(read(&mut client, 9), b"firstpong", "{field}");
+    }
 }
 
 /// Who gets an ordinary answer to a handshake, and takes the connection for a tunnel all the same, speaks HTTP.

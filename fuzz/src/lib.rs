@@ -5,5 +5,6 @@ pub mod configuration;
 pub mod introspection;
 mod message;
 pub mod request;
+pub mod response;
 pub mod target;
 pub mod usage;

@@ -8,13 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 
 use super::idle::IdleTimer;
-use crate::client::OnContinue;
 use crate::policy::headers;
 use crate::policy::trusted_fields::TrustedFields;
 
@@ -158,21 +156,19 @@ pub async fn throw_away(mut incoming: Incoming) {
     let _ = tokio::time::timeout(REFUSED, rest).await;
 }
 
-/// Holds the body of `request` back until its backend says 100 (Continue), or seems never to.
-pub fn wait_for_continue(request: &mut Request<RequestBody>) {
-    let RequestBody::Streaming(streaming) = request.body_mut() else { return };
-    let asked = Arc::new(Notify::new());
-    let is_asked = Arc::clone(&asked);
-    streaming.upload.hold.set(Hold::Held);
-    streaming.asked = Some(Box::pin(async move {
-        let _ = tokio::time::timeout(UNTIL_ASKED, is_asked.notified()).await;
-    }));
-    request.extensions_mut().insert(OnContinue(Arc::clone(&asked)));
-    hyper::ext::on_informational(request, move |interim| {
-        if interim.status() == StatusCode::CONTINUE {
-            asked.notify_one();
-        }
-    });
+impl RequestBody {
+    /// Holds the body back until the backend says 100 (Continue), which the returned value is to be told, or seems never
+    /// to. `None` if there is no body.
+    pub fn wait_for_continue(&mut self) -> Option<Arc<Notify>> {
+        let Self::Streaming(streaming) = self else { return None };
+        let asked = Arc::new(Notify::new());
+        let is_asked = Arc::clone(&asked);
+        streaming.upload.hold.set(Hold::Held);
+        streaming.asked = Some(Box::pin(async move {
+            let _ = tokio::time::timeout(UNTIL_ASKED, is_asked.notified()).await;
+        }));
+        Some(asked)
+    }
 }
 
 impl Streaming {

@@ -6,35 +6,31 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::{Method, Request, Response};
+use http::Response;
 
 use super::body::{RequestBody, Upload, UploadFault};
+use crate::client::call::Call;
 use crate::client::pool::{Lease, Pool};
-use crate::client::{Received, SendError, tls_fault};
+use crate::client::tls_fault;
 use crate::config::settings::Settings;
 use crate::peer::Activity;
 use crate::policy::ability::Permit;
 use crate::policy::refusal::Refusal;
 
-/// A connection that was used more recently than this is not one that its backend closes for its idleness: no
-/// server's keep-alive time-out is that short. The copy that repeating takes is spared then: a fortieth of what a
-/// request costs.
-const IN_USE: Duration = Duration::from_millis(100);
-
 /// One core's way to the backend.
 pub struct Backend {
     settings: Arc<Settings>,
-    pool: Rc<Pool<RequestBody>>,
+    pool: Rc<Pool>,
 }
 
 /// The backend's answer, and the connection that its body comes over.
 pub struct Answered {
-    /// The head, and the body to come.
-    pub response: Response<Received>,
-    /// To be given back when the body is at its end.
-    pub lease: Lease<RequestBody>,
+    /// The head.
+    pub response: Response<()>,
+    /// Brings the body; to be given back when that is at its end.
+    pub lease: Lease,
 }
 
 /// How a request is sent, whichever connection it takes.
@@ -48,75 +44,80 @@ pub struct Conditions<'a> {
     pub upstream: &'a Cell<Option<Option<IpAddr>>>,
     /// Whether it may change the protocol. That is the caller's to know, and what a 101 is worth.
     pub may_switch: bool,
+    /// For the log.
+    pub request_id: &'a str,
 }
 
 /// What went wrong with one attempt.
 struct Failure {
     refusal: Refusal,
-    /// The request, where not a byte of it was sent.
-    unsent: Option<Request<RequestBody>>,
-    /// Whether the connection ended without an answer, good or bad.
-    unanswered: bool,
+    /// Whether the request may be sent again.
+    may_repeat: bool,
 }
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, unsent: None, unanswered: false }
+        Self { refusal, may_repeat: false }
     }
 }
 
 impl Backend {
     /// The backend of `settings`, over `pool`.
-    pub const fn new(settings: Arc<Settings>, pool: Rc<Pool<RequestBody>>) -> Self {
+    pub const fn new(settings: Arc<Settings>, pool: Rc<Pool>) -> Self {
         Self { settings, pool }
     }
 
     /// Its connections.
-    pub const fn pool(&self) -> &Rc<Pool<RequestBody>> {
+    pub const fn pool(&self) -> &Rc<Pool> {
         &self.pool
     }
 
-    /// Forwards `request`, which `permit` allows.
+    /// Forwards `call`, which `permit` allows.
     ///
-    /// A kept connection may have been closed by the backend just now. What was not sent at all goes out
-    /// once more over a new one; so does what has no body and may be repeated (RFC 9110 section 9.2.2), if the
-    /// connection had waited long enough for the backend to have become tired of it.
+    /// The backend may close a kept connection at any time. The request is then sent once more over a new one, if
+    /// [that is allowed](Call::may_repeat).
     ///
-    /// The answer is put where it is wanted: it is large, and every function that hands it on copies it.
+    /// The response is put into `answered`: it is large, and every function that returns it copies it.
     ///
     /// # Errors
     /// The refusal that the client is to be answered with; why is in the log.
     pub async fn forward(
         &self,
         permit: Permit,
-        request: Request<RequestBody>,
+        call: &mut Call<RequestBody>,
         conditions: Conditions<'_>,
         now: Instant,
         answered: &mut Option<Answered>,
     ) -> Result<(), Refusal> {
         let Permit { .. } = permit;
-        let kept = if conditions.may_switch { self.pool.take_http1(now) } else { self.pool.take_idle(now) };
-        let Some(lease) = kept else {
-            return Box::pin(self.over_new_connection(request, conditions, true, answered)).await;
+        let Some(lease) = self.take_idle(call, conditions, now) else {
+            return Box::pin(self.over_new_connection(call, conditions, true, answered)).await;
         };
-        if conditions.may_switch {
-            lease.may_switch();
+        match self.exchange(lease, call, conditions, now, answered).await {
+            Ok(()) => Ok(()),
+            Err(Failure { may_repeat: true, .. }) => {
+                Box::pin(self.over_new_connection(call, conditions, false, answered)).await
+            }
+            Err(failure) => Err(failure.refusal),
         }
-        let copy = (lease.waited(now) >= IN_USE && is_repeatable(&request)).then(|| copy(&request));
-        let Err(failure) = self.exchange(lease, request, conditions, now, answered).await else {
-            return Ok(());
-        };
-        let Failure { refusal, unsent, unanswered } = failure;
-        match unsent.or(copy.filter(|_| unanswered)) {
-            Some(request) => Box::pin(self.over_new_connection(request, conditions, false, answered)).await,
-            None => Err(refusal),
+    }
+
+    /// A kept connection. What may not be sent twice goes over none that its server has closed already.
+    fn take_idle(&self, call: &Call<RequestBody>, conditions: Conditions<'_>, now: Instant) -> Option<Lease> {
+        loop {
+            let kept =
+                if conditions.may_switch { self.pool.take_http1(now) } else { self.pool.take_idle(now) };
+            match kept {
+                Some(lease) if !call.is_repeatable() && lease.has_ended() => drop(lease),
+                kept => return kept,
+            }
         }
     }
 
     /// Over HTTP/2 the backend may say that it did nothing about a request: `once_more` it is sent then, too.
     async fn over_new_connection(
         &self,
-        mut request: Request<RequestBody>,
+        call: &mut Call<RequestBody>,
         conditions: Conditions<'_>,
         mut once_more: bool,
         answered: &mut Option<Answered>,
@@ -131,16 +132,12 @@ impl Backend {
                 tracing::warn!(error = &error as &dyn std::error::Error, "no connection to the backend");
                 if error.is_exhausted() { Refusal::Overloaded } else { Refusal::BackendUnreachable }
             })?;
-            if conditions.may_switch {
-                lease.may_switch();
-            }
             once_more &= lease.is_stream();
-            match self.exchange(lease, request, conditions, Instant::now(), answered).await {
+            match self.exchange(lease, call, conditions, Instant::now(), answered).await {
                 Ok(()) => return Ok(()),
-                Err(Failure { unsent: Some(unsent), .. }) if once_more => request = unsent,
+                Err(Failure { may_repeat: true, .. }) if once_more => once_more = false,
                 Err(failure) => return Err(failure.refusal),
             }
-            once_more = false;
         }
     }
 
@@ -148,8 +145,8 @@ impl Backend {
     /// request would be set and taken back for nothing.
     async fn exchange(
         &self,
-        mut lease: Lease<RequestBody>,
-        request: Request<RequestBody>,
+        mut lease: Lease,
+        call: &mut Call<RequestBody>,
         conditions: Conditions<'_>,
         now: Instant,
         answered: &mut Option<Answered>,
@@ -160,7 +157,7 @@ impl Backend {
         activity.wait_until(now + timeout);
         let mut came = None;
         {
-            let mut answer = std::pin::pin!(lease.send(request));
+            let mut answer = std::pin::pin!(lease.send(call));
             let over = poll_fn(|context| {
                 if let Poll::Ready(answer) = answer.as_mut().poll(context) {
                     came = Some(answer);
@@ -182,17 +179,24 @@ impl Backend {
                 *answered = Some(Answered { response, lease });
                 Ok(())
             }
-            Some(Err(SendError { unsent, cause })) => {
+            Some(Err(cause)) => {
                 if let Some(fault) = upload.and_then(Upload::fault) {
                     return Err(refusal(fault).into());
                 }
                 let error: &dyn std::error::Error = &cause;
+                let may_repeat = call.may_repeat(&cause);
                 if let Some(fault) = tls_fault(&cause) {
                     tracing::warn!(error = fault as &dyn std::error::Error, "no TLS with the backend");
-                } else if unsent.is_none() {
+                } else if cause.is_malformed() {
+                    tracing::warn!(
+                        error,
+                        request_id = conditions.request_id,
+                        "malformed response of the backend"
+                    );
+                } else if !may_repeat {
                     tracing::debug!(error, "the exchange with the backend broke off");
                 }
-                Err(Failure { refusal: Refusal::BackendBroken, unsent, unanswered: !cause.is_malformed() })
+                Err(Failure { refusal: Refusal::BackendBroken, may_repeat })
             }
             None => Err(Refusal::BackendTimeout.into()),
         }
@@ -206,20 +210,4 @@ pub const fn refusal(fault: UploadFault) -> Refusal {
         UploadFault::TimedOut => Refusal::RequestTimeout,
         UploadFault::Broken => Refusal::BadRequest("the body is malformed or cut off"),
     }
-}
-
-fn is_repeatable(request: &Request<RequestBody>) -> bool {
-    let idempotent = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
-    );
-    idempotent && matches!(request.body(), RequestBody::Empty)
-}
-
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    copy
 }

@@ -5,34 +5,22 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::Zeroizing;
+
+use crate::client::pool::Upgraded;
 
 /// Of the buffer of one direction, in bytes: that is all that a tunnel holds for someone who does not read.
 const BUFFER: usize = 8 * 1024;
 
-/// Why a tunnel came to no good end.
-#[derive(Debug, thiserror::Error)]
-pub enum Broken {
-    /// The backend's connection was lost with its answer.
-    #[error("the backend's connection did not become a tunnel")]
-    Backend(#[source] hyper::Error),
-    /// One side's connection broke.
-    #[error("the tunnel broke off")]
-    Io(#[from] io::Error),
-}
-
 /// Copies both ways until both sides have ended. The end of one is passed on to the other, which may yet speak.
 ///
 /// # Errors
-/// [`Broken`] as soon as one side breaks.
-pub async fn copy<C>(mut client: Client<'_, C>, backend: OnUpgrade) -> Result<(), Broken>
+/// As soon as one side breaks.
+pub async fn copy<C>(mut client: Client<'_, C>, mut backend: Upgraded) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut backend = TokioIo::new(backend.await.map_err(Broken::Backend)?);
     tokio::io::copy_bidirectional_with_sizes(&mut client, &mut backend, BUFFER, BUFFER).await?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! One new connection to the backend or the introspector.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -308,6 +309,18 @@ impl ClientStream {
             Self::Unix(_) => return None,
         };
         stream.peer_addr().ok().map(|address| address.ip())
+    }
+
+    /// Whether anything can be read, or the other side has closed; over TLS that may be a message of TLS itself. Asks
+    /// the kernel.
+    pub(super) fn has_input(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = match self {
+            Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
+            Self::Tls(stream) => SockRef::from(stream.get_ref().0).peek(&mut byte),
+            Self::Unix(stream) => SockRef::from(stream).peek(&mut byte),
+        };
+        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Whether HTTP/2 may be spoken over it: over TLS only where the server has chosen it.

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt::{self, Display, Formatter};
 use std::io;
 
-use http::Request;
+use super::http1::Http1Error;
 
 /// An error and each of its causes, in one line.
 pub struct Chain<'a>(pub &'a dyn Error);
@@ -46,8 +46,8 @@ pub fn tls_fault<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Err
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
     /// Over HTTP/1.1.
-    #[error("{}", Chain(.0))]
-    Http1(#[source] hyper::Error),
+    #[error("{0}")]
+    Http1(#[from] Http1Error),
     /// Over HTTP/2: of the connection, or of the one stream.
     #[error("{0}")]
     Http2(#[from] h2::Error),
@@ -60,9 +60,18 @@ impl ExchangeError {
     /// Whether the other side spoke, and what it said is none of HTTP. Else it may have said nothing at all.
     pub fn is_malformed(&self) -> bool {
         match self {
-            Self::Http1(error) => error.is_parse(),
+            Self::Http1(error) => matches!(error, Http1Error::Malformed(_)),
             Self::Http2(error) => !error.is_io() && !error.is_go_away(),
             Self::Malformed(_) => true,
+        }
+    }
+
+    /// Whether the connection ended or failed, and not a byte of a response had come.
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Self::Http1(error) => matches!(error, Http1Error::Closed | Http1Error::Unanswered(_)),
+            Self::Http2(error) => error.is_io() || error.is_go_away(),
+            Self::Malformed(_) => false,
         }
     }
 
@@ -78,11 +87,13 @@ impl ExchangeError {
     }
 }
 
-/// Why a request has no answer.
-#[derive(Debug)]
-pub struct SendError<B> {
-    /// The request, where it may be sent once more: not a byte of it was sent, or nothing was done about it.
-    pub unsent: Option<Request<B>>,
-    /// What went wrong.
-    pub cause: ExchangeError,
+/// Why a body was not collected.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// It is longer than allowed.
+    #[error("the body is too large")]
+    TooLarge,
+    /// It broke off.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
 }

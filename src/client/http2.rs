@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
@@ -24,10 +25,11 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 
+use super::call::Call;
 use super::connect::ClientStream;
-use super::fault::{ExchangeError, SendError};
+use super::fault::ExchangeError;
 use super::pool::LeaseError;
-use super::received::{self, Received};
+use super::received;
 
 /// What one stream may hold here of an answer that its client does not take, in bytes.
 const STREAM_WINDOW: u32 = 128 * 1024;
@@ -41,10 +43,6 @@ const HEADER_LIST: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// More interim answers to one request are an attack.
 const MOST_INTERIM: usize = 100;
-
-/// An extension of a request whose body waits for a 100 (Continue): told of it where it comes.
-#[derive(Clone, Debug)]
-pub struct OnContinue(pub std::sync::Arc<Notify>);
 
 /// One connection. Closed at once when it is dropped; every stream over it keeps it.
 #[derive(Debug)]
@@ -142,11 +140,6 @@ impl Http2 {
         (self.streams.get() == 0).then(|| self.used_at.get())
     }
 
-    /// When a stream over it ended last.
-    pub(super) fn used_at(&self) -> Instant {
-        self.used_at.get()
-    }
-
     /// The address at the other end.
     pub(super) const fn peer(&self) -> Option<IpAddr> {
         self.peer
@@ -226,56 +219,47 @@ async fn drive(connection: Connection<ClientStream, Bytes>, pings: Option<PingPo
     }
 }
 
-/// Sends `request` over `connection` and waits for the head of its answer. The body of the request is sent by a task,
+/// Sends `call` over `connection` and waits for the head of the response. The body of the request is sent by a task,
 /// which holds `slot` and is put into `upload`: aborting it resets the stream.
 pub(super) async fn send<B>(
     connection: &Http2,
     slot: impl Sized + 'static,
     upload: &mut Option<JoinHandle<()>>,
-    request: Request<B>,
-) -> Result<Response<Received>, SendError<B>>
+    call: &mut Call<B>,
+) -> Result<Response<Box<received::Stream>>, ExchangeError>
 where
-    B: Body<Data = Bytes> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
 {
     let mut sender = connection.sender.clone();
     if let Err(error) = is_ready(&mut sender) {
         connection.retire();
-        return Err(SendError { unsent: Some(request), cause: error.into() });
+        return Err(error.into());
     }
-    let asked = request.extensions().get::<OnContinue>().cloned();
-    let (head, body) = request.into_parts();
+    let to_head = call.method == Method::HEAD;
+    let asked = call.continues();
+    let (head, body) = call.stream().ok_or(ExchangeError::Malformed("a request that was sent before"))?;
     let is_whole = body.is_end_stream();
-    // For once more, if it is refused unseen. A body can be read only once.
-    let kept = is_whole.then(|| head.clone());
-    let to_head = head.method == Method::HEAD;
-    let failed = |cause| SendError { unsent: None, cause };
-    let head = translate(head, &connection.scheme, is_whole).map_err(failed)?;
-    let (mut answer, stream) = sender.send_request(head, is_whole).map_err(|error| failed(error.into()))?;
-    let body = if is_whole {
-        Some(body)
+    let head = translate(head, &connection.scheme, is_whole)?;
+    let (mut answer, stream) = sender.send_request(head, is_whole)?;
+    if is_whole {
+        call.take_back(body);
     } else {
         *upload = Some(tokio::task::spawn_local(async move {
             let _slot = slot;
             upload_body(body, stream).await;
         }));
-        None
-    };
-    match receive(&mut answer, asked, to_head, &connection.heard).await {
-        Ok(response) => Ok(response),
-        Err(cause) => {
-            if matches!(&cause, ExchangeError::Http2(error) if error.is_go_away()) {
-                connection.retire();
-            }
-            let again = kept.zip(body).filter(|_| cause.is_unprocessed());
-            Err(SendError { unsent: again.map(|(head, body)| Request::from_parts(head, body)), cause })
-        }
     }
+    receive(&mut answer, asked, to_head, &connection.heard).await.inspect_err(|cause| {
+        if matches!(cause, ExchangeError::Http2(error) if error.is_go_away()) {
+            connection.retire();
+        }
+    })
 }
 
 /// The head of a request as HTTP/2 has it (RFC 9113 section 8.3.1): the authority from Host, no field that is of a
 /// connection. What opens the backend's doors is never in a table of compression.
-fn translate(head: Parts, scheme: &Scheme, is_whole: bool) -> Result<Request<()>, ExchangeError> {
-    let Parts { method, uri, headers: mut fields, .. } = head;
+fn translate(request: Request<()>, scheme: &Scheme, is_whole: bool) -> Result<Request<()>, ExchangeError> {
+    let (Parts { method, uri, headers: mut fields, .. }, ()) = request.into_parts();
     let host = fields.remove(HOST);
     let authority = host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = http::uri::Parts::default();
@@ -310,10 +294,10 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// Waits for the head of the final answer. Of an answer that has no body it waits for the end, too.
 async fn receive(
     answer: &mut ResponseFuture,
-    asked: Option<OnContinue>,
+    asked: Option<Arc<Notify>>,
     to_head: bool,
     heard: &Rc<Cell<bool>>,
-) -> Result<Response<Received>, ExchangeError> {
+) -> Result<Response<Box<received::Stream>>, ExchangeError> {
     let mut interim = 0;
     let answer = poll_fn(|context| {
         while let Poll::Ready(Some(came)) = answer.poll_informational(context) {
@@ -328,7 +312,7 @@ async fn receive(
                 (StatusCode::SWITCHING_PROTOCOLS, _) => {
                     return Poll::Ready(Err(ExchangeError::Malformed("101 over HTTP/2")));
                 }
-                (StatusCode::CONTINUE, Some(OnContinue(asked))) => asked.notify_one(),
+                (StatusCode::CONTINUE, Some(asked)) => asked.notify_one(),
                 _ => {}
             }
         }
@@ -344,7 +328,7 @@ async fn receive(
     let length = head.headers.get(CONTENT_LENGTH).filter(|_| !has_no_body);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let body = received::Stream::new(stream, length, Rc::clone(heard));
-    Ok(Response::from_parts(head, Received::Http2(Box::new(body))))
+    Ok(Response::from_parts(head, Box::new(body)))
 }
 
 /// The end of an answer that has no body.

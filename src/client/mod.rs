@@ -1,7 +1,9 @@
 //! Connections out, below `tokens` and `backend`: resolve, connect, TLS.
 
+pub mod call;
 pub mod connect;
 mod fault;
+pub mod http1;
 mod http2;
 pub mod pool;
 mod received;
@@ -9,8 +11,6 @@ mod resolve;
 mod tls;
 
 pub use connect::{Attempt, ClientStream, ConnectError, Connector, Step};
-pub use fault::{Chain, ExchangeError, SendError, tls_fault};
-pub use http2::OnContinue;
-pub use received::Received;
+pub use fault::{Chain, CollectError, ExchangeError, tls_fault};
 pub use resolve::ResolveError;
 pub use tls::{ConnectorError, Protocol};

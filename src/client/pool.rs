@@ -11,13 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hyper::body::Body;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::connect::{ClientStream, ConnectError, Connector};
-use super::fault::Chain;
+use super::http1;
 use super::http2::Http2;
 use super::tls::Protocol;
 
@@ -25,8 +22,8 @@ mod lease;
 #[cfg(test)]
 mod tests;
 
-pub use self::lease::Lease;
 use self::lease::{Connection, Leased, Slot, Stream};
+pub use self::lease::{Lease, Upgraded};
 
 /// How long a core that is never without work goes on, while another waits, before it gives up a connection
 /// for it. Longer saves connecting, shorter saves waiting.
@@ -60,9 +57,6 @@ pub enum LeaseError {
     /// None could be made.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The new connection failed before it could carry a request.
-    #[error("the connection failed at once: {}", Chain(.0))]
-    Handshake(#[source] hyper::Error),
     /// The other side does not speak HTTP/2, or ended it at once.
     #[error("no HTTP/2: {0}")]
     Http2(#[source] h2::Error),
@@ -90,7 +84,6 @@ impl LeaseError {
             Self::Exhausted => true,
             Self::Together(error) => error.is_exhausted(),
             Self::Connect(_)
-            | Self::Handshake(_)
             | Self::Http2(_)
             | Self::Http2Silent(_)
             | Self::Http2Ended
@@ -109,9 +102,9 @@ pub struct Census {
 }
 
 /// The connections of one core to one destination.
-pub struct Pool<B> {
+pub struct Pool {
     connector: Arc<Connector>,
-    idle: RefCell<Vec<Idle<B>>>,
+    idle: RefCell<Vec<Idle>>,
     open: Rc<Cell<usize>>,
     idle_timeout: Duration,
     bound: Option<Arc<ConnectionBound>>,
@@ -121,7 +114,6 @@ pub struct Pool<B> {
     yielded_at: Cell<Option<Instant>>,
     /// How long to wait for a connection when all that the bound allows are in use.
     patience: Duration,
-    http1: http1::Builder,
     http2: Option<Box<Shared>>,
     /// What the destination's name had when it was last looked up by the sweep; empty before.
     addresses: RefCell<Vec<IpAddr>>,
@@ -147,17 +139,23 @@ struct Attempt {
     done: Notify,
 }
 
-struct Idle<B> {
-    connection: Connection<B>,
+struct Idle {
+    connection: Box<Connection>,
     since: Instant,
 }
 
-impl<B> Pool<B>
-where
-    B: Body<Data = bytes::Bytes> + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    /// An empty pool. A connection that was idle for `idle_timeout` is not used again.
+impl Idle {
+    /// Whether it can carry a request: it lives, and was idle neither for as long as is configured nor for as long as
+    /// its server keeps connections.
+    fn is_usable(&mut self, now: Instant, idle_timeout: Duration) -> bool {
+        let idle_timeout = self.connection.idle_timeout.map_or(idle_timeout, |it| it.min(idle_timeout));
+        now.saturating_duration_since(self.since) < idle_timeout && self.connection.http1.is_idle()
+    }
+}
+
+impl Pool {
+    /// An empty pool. A connection that was idle for `idle_timeout`, or for the time that its server announced, is not
+    /// used again.
     ///
     /// HTTP/2 is spoken where `connector` [asks for it](Connector::speaking_http2) and the other side agrees.
     pub fn new(
@@ -174,10 +172,6 @@ where
                 declined: Cell::new(false),
             })
         });
-        // Measured: one buffer through `send` costs a request less than several through `writev`, on both sides
-        // together 2 µs of 24. hyper's own bound on header fields, 100, needs no allocation; a higher one does.
-        let mut http1 = http1::Builder::new();
-        http1.writev(false);
         Rc::new(Self {
             connector,
             idle: RefCell::default(),
@@ -188,7 +182,6 @@ where
             waiting: Cell::new(0),
             yielded_at: Cell::new(None),
             patience,
-            http1,
             http2,
             addresses: RefCell::default(),
             looking_up: Cell::new(false),
@@ -197,19 +190,18 @@ where
     }
 
     /// The most recently used idle connection of HTTP/1.1, if there is one that still lives.
-    pub fn take_http1(self: &Rc<Self>, now: Instant) -> Option<Lease<B>> {
+    pub fn take_http1(self: &Rc<Self>, now: Instant) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, since }) = idle.pop() {
-            if connection.sender.is_ready() && now.saturating_duration_since(since) < self.idle_timeout {
-                let leased = Leased::Http1(connection);
-                return Some(Lease { leased, pool: Rc::clone(self), since: Some(since), is_last: false });
+        while let Some(mut kept) = idle.pop() {
+            if kept.is_usable(now, self.idle_timeout) {
+                return Some(Lease::new(Leased::Http1(kept.connection), self));
             }
         }
         None
     }
 
     /// The same; or else a stream of a connection that has room for one.
-    pub fn take_idle(self: &Rc<Self>, now: Instant) -> Option<Lease<B>> {
+    pub fn take_idle(self: &Rc<Self>, now: Instant) -> Option<Lease> {
         let kept = self.take_http1(now);
         if kept.is_some() {
             return kept;
@@ -221,9 +213,7 @@ where
             connection.has_room() && idle.is_none_or(|idle| idle < self.idle_timeout)
         };
         let connection = connections.iter().find(fits).map(Rc::clone)?;
-        let since = Some(connection.used_at());
-        let leased = Leased::Http2(Stream { slot: Slot::new(connection, self), upload: None });
-        Some(Lease { leased, pool: Rc::clone(self), since, is_last: false })
+        Some(Lease::new(Leased::Http2(Stream::new(Slot::new(connection, self))), self))
     }
 
     /// A new connection, within the bound; or a stream of one that several requests have waited for.
@@ -231,7 +221,7 @@ where
     /// # Errors
     /// [`LeaseError::Exhausted`] when the bound leaves none for as long as `patience`; otherwise what went
     /// wrong with connecting.
-    pub async fn connect(self: &Rc<Self>) -> Result<Lease<B>, LeaseError> {
+    pub async fn connect(self: &Rc<Self>) -> Result<Lease, LeaseError> {
         let Some(shared) = self.http2.as_deref() else { return self.connect_alone(Protocol::Http1).await };
         let begun = Instant::now();
         let mut ended = 0;
@@ -262,7 +252,7 @@ where
     ///
     /// # Errors
     /// As [`Pool::connect`] has them.
-    pub async fn connect_http1(self: &Rc<Self>) -> Result<Lease<B>, LeaseError> {
+    pub async fn connect_http1(self: &Rc<Self>) -> Result<Lease, LeaseError> {
         self.connect_alone(Protocol::Http1).await
     }
 
@@ -279,7 +269,7 @@ where
         tokio::task::spawn_local(async move {
             let outcome = match pool.connect_alone(Protocol::Any).await {
                 Ok(lease) => {
-                    lease.keep_unused().await;
+                    lease.keep_unused();
                     Ok(())
                 }
                 Err(error) => Err(Arc::new(error)),
@@ -294,7 +284,7 @@ where
     }
 
     /// A new connection for the one who asks, within the bound.
-    async fn connect_alone(self: &Rc<Self>, protocol: Protocol) -> Result<Lease<B>, LeaseError> {
+    async fn connect_alone(self: &Rc<Self>, protocol: Protocol) -> Result<Lease, LeaseError> {
         let permit = match &self.bound {
             None => None,
             Some(bound) => match self.wait_for_turn(bound, protocol).await? {
@@ -312,12 +302,12 @@ where
                     if !shared.declined.replace(true) {
                         tracing::warn!("`backend.http2`, but the backend chose HTTP/1.1");
                     }
-                    self.begin_http1(stream, permit).await?
+                    self.begin_http1(stream, permit)
                 }
             }
-            _ => self.begin_http1(stream, permit).await?,
+            _ => self.begin_http1(stream, permit),
         };
-        Ok(Lease { leased, pool: Rc::clone(self), since: None, is_last: false })
+        Ok(Lease::new(leased, self))
     }
 
     async fn begin_http2(
@@ -325,7 +315,7 @@ where
         shared: &Shared,
         stream: ClientStream,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Leased<B>, LeaseError> {
+    ) -> Result<Leased, LeaseError> {
         let counted = (OpenGuard::new(&self.open), permit);
         let connection = Rc::new(Http2::begin(stream, shared.silence, self.patience, counted).await?);
         shared.declined.set(false);
@@ -333,37 +323,23 @@ where
             return Err(LeaseError::Http2NoStreams);
         }
         shared.connections.borrow_mut().push(Rc::clone(&connection));
-        Ok(Leased::Http2(Stream { slot: Slot::new(connection, self), upload: None }))
+        Ok(Leased::Http2(Stream::new(Slot::new(connection, self))))
     }
 
-    async fn begin_http1(
-        self: &Rc<Self>,
-        stream: ClientStream,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Leased<B>, LeaseError> {
-        let peer = stream.peer();
-        let (sender, connection) =
-            self.http1.handshake(TokioIo::new(stream)).await.map_err(LeaseError::Handshake)?;
-        let open = OpenGuard::new(&self.open);
-        let may_switch = Rc::new(Cell::new(false));
-        let switched = Rc::clone(&may_switch);
-        let task = tokio::task::spawn_local(async move {
-            let _counted = (open, permit);
-            // Whoever waits for the answer is told of a failure through the request itself.
-            let _ = connection.with_upgrades().await;
-            if switched.get() {
-                // It counts until it is dropped.
-                std::future::pending::<()>().await;
-            }
-        });
-        Ok(Leased::Http1(Connection { sender, peer, task: task.abort_handle(), may_switch }))
+    fn begin_http1(&self, stream: ClientStream, permit: Option<OwnedSemaphorePermit>) -> Leased {
+        Leased::Http1(Box::new(Connection {
+            peer: stream.peer(),
+            http1: http1::Connection::new(stream),
+            idle_timeout: None,
+            counted: (OpenGuard::new(&self.open), permit),
+        }))
     }
 
     async fn wait_for_turn(
         self: &Rc<Self>,
         bound: &Arc<ConnectionBound>,
         protocol: Protocol,
-    ) -> Result<Turn<B>, LeaseError> {
+    ) -> Result<Turn, LeaseError> {
         if let Ok(permit) = Arc::clone(&bound.permits).try_acquire_owned() {
             return Ok(Turn::Permit(permit));
         }
@@ -447,10 +423,7 @@ where
             self.look_up(now);
         }
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|kept| {
-            !kept.connection.sender.is_closed()
-                && now.saturating_duration_since(kept.since) < self.idle_timeout
-        });
+        idle.retain_mut(|kept| kept.is_usable(now, self.idle_timeout));
         if self.others_wait() && !idle.is_empty() {
             idle.remove(0);
         }
@@ -473,7 +446,7 @@ where
         Census { active: self.open.get().saturating_sub(idle), idle }
     }
 
-    fn keep(&self, connection: Connection<B>) {
+    fn keep(&self, connection: Box<Connection>) {
         let now = Instant::now();
         if self.yields(now) || self.has_moved(connection.peer) {
             return;
@@ -483,9 +456,7 @@ where
             self.returned.notify_one();
         }
     }
-}
 
-impl<B> Pool<B> {
     /// Whether another core waits for a connection.
     fn others_wait(&self) -> bool {
         self.bound.as_ref().is_some_and(|bound| bound.waiting.load(Ordering::Relaxed) > self.waiting.get())
@@ -538,11 +509,12 @@ impl Attempt {
     }
 }
 
-enum Turn<B> {
+enum Turn {
     Permit(OwnedSemaphorePermit),
-    Returned(Lease<B>),
+    Returned(Lease),
 }
 
+#[derive(Debug)]
 struct OpenGuard(Rc<Cell<usize>>);
 
 impl OpenGuard {

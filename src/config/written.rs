@@ -148,8 +148,9 @@ section! {
         connect_timeout: Timeout = "2s",
         /// From the end of the request's body to the first byte of the answer.
         timeout: Timeout = "30s",
-        /// How long an idle connection is kept: less than the backend keeps it.
-        idle_timeout: Period = "20s",
+        /// How long an idle connection is kept. It must be shorter than the backend's own keep-alive time: Node.js and
+        /// Apache close after 5 s. `Keep-Alive: timeout=N` in a response lowers it to one second less than N.
+        idle_timeout: Period = "4s",
         /// The most connections, over all cores; 0: no bound.
         max_connections: Whole<0, ANY> = 0,
     }

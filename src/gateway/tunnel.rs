@@ -2,19 +2,18 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::Method;
-use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
 use super::Gateway;
-use crate::backend::body::RequestBody;
-use crate::backend::tunnel::{self, Broken, Client, Traffic};
-use crate::client::pool::Lease;
+use crate::backend::tunnel::{self, Client, Traffic};
+use crate::client::pool::Upgraded;
 use crate::exchange::{Exchange, Recorder, TokenLookup};
 use crate::peer::{Ending, Peer};
 use crate::policy::ability::Permit;
@@ -46,15 +45,14 @@ pub struct Tunnel {
     /// By whom the request was decided last.
     pub(super) decided_by: Rc<Gateway>,
     pub(super) exchange: Exchange,
-    pub(super) backend: OnUpgrade,
     /// The backend's connection, which is counted as long as it is held.
-    pub(super) lease: Lease<RequestBody>,
+    pub(super) backend: Upgraded,
 }
 
 /// Why a tunnel ended.
 enum Ended {
     /// Both sides were at their ends, or one broke.
-    ByItself(Result<(), Broken>),
+    ByItself(io::Result<()>),
     /// Nothing came through it for too long.
     Idle,
     /// Its request would be refused by now.
@@ -94,7 +92,7 @@ impl Tunnel {
     ) where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { mut asked, decided_by, mut exchange, backend, lease } = self;
+        let Self { mut asked, decided_by, mut exchange, backend } = self;
         // However it ends, its client got what it asked for.
         exchange.complete();
         let recorder = Rc::clone(decided_by.recorder());
@@ -105,7 +103,6 @@ impl Tunnel {
             ended = watch(&mut asked, decided_by, &traffic.moved, gateway) => ended,
             () = blocked(peer) => Ended::Blocked,
         };
-        drop(lease);
         exchange.tunnelled(traffic.from_client.get(), traffic.to_client.get());
         let id = exchange.request_id.to_str().unwrap_or("-").to_owned();
         match ended {

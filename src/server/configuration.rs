@@ -4,8 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::Body;
 use moka::notification::RemovalCause;
 
 use super::StartError;
@@ -48,11 +46,7 @@ pub(super) struct Outbound {
 
 impl Outbound {
     /// The connections of one core: those that it had `before`, where they lead this way.
-    pub(super) fn pool<B>(self: &Arc<Self>, before: Option<(&Arc<Self>, &Rc<Pool<B>>)>) -> Rc<Pool<B>>
-    where
-        B: Body<Data = Bytes> + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    pub(super) fn pool(self: &Arc<Self>, before: Option<(&Arc<Self>, &Rc<Pool>)>) -> Rc<Pool> {
         if let Some((way, pool)) = before
             && Arc::ptr_eq(way, self)
         {

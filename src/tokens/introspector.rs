@@ -4,15 +4,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http::StatusCode;
 use tokio::runtime::{self, LocalOptions};
 
 use super::hash::TokenHash;
 use super::introspection::{self, Answer, LONGEST_ANSWER, NoVerdict};
-use crate::client::pool::{Lease, Pool};
-use crate::client::{Connector, Received};
+use crate::client::call::Call;
+use crate::client::pool::Pool;
+use crate::client::{CollectError, Connector};
 use crate::config::settings;
 use crate::policy::headers;
 use crate::telemetry::metrics::IntrospectionOutcome;
@@ -21,12 +20,12 @@ use crate::telemetry::spans::{Question, Span, Trace};
 /// One core's way to the introspector.
 pub struct Introspector {
     settings: Arc<settings::Settings>,
-    pool: Rc<Pool<Full<Bytes>>>,
+    pool: Rc<Pool>,
 }
 
 impl Introspector {
     /// Asks over `pool` as `settings` say.
-    pub const fn new(settings: Arc<settings::Settings>, pool: Rc<Pool<Full<Bytes>>>) -> Self {
+    pub const fn new(settings: Arc<settings::Settings>, pool: Rc<Pool>) -> Self {
         Self { settings, pool }
     }
 
@@ -36,7 +35,7 @@ impl Introspector {
     }
 
     /// Its connections.
-    pub const fn pool(&self) -> &Rc<Pool<Full<Bytes>>> {
+    pub const fn pool(&self) -> &Rc<Pool> {
         &self.pool
     }
 
@@ -87,38 +86,34 @@ impl Introspector {
         status: &mut Option<StatusCode>,
     ) -> Result<Answer, NoVerdict> {
         let settings = self.settings();
-        let question = || {
-            let mut request = introspection::request(settings, token)?;
+        let mut request = introspection::request(settings, token)?;
+        if let Some(question) = question {
+            question.mark(request.headers_mut());
+        }
+        let mut call = Call::new(request);
+        let kept = self.pool.take_idle(Instant::now());
+        let reused = kept.is_some();
+        let mut lease = match kept {
+            Some(lease) => lease,
+            None => self.pool.connect().await?,
+        };
+        let mut sent = lease.send(&mut call).await;
+        if reused && sent.is_err() {
+            // The other side may have closed a kept connection meanwhile. Asking twice changes nothing.
+            lease = self.pool.connect().await?;
+            call = Call::new(introspection::request(settings, token)?);
             if let Some(question) = question {
-                question.mark(request.headers_mut());
+                question.mark(&mut call.fields);
             }
-            Ok::<_, NoVerdict>(request)
-        };
-        let reused = self.pool.take_idle(Instant::now());
-        // A kept connection may have been closed by the other side meanwhile. Asking twice changes nothing.
-        let first = match reused {
-            Some(lease) => send(lease, question()?).await.ok(),
-            None => None,
-        };
-        let (response, lease) = match first {
-            Some(answered) => answered,
-            None => {
-                let lease = self.pool.connect().await?;
-                send(lease, question()?).await?
-            }
-        };
-        let (mut head, mut body) = response.into_parts();
+            sent = lease.send(&mut call).await;
+        }
+        let (mut head, ()) = sent?.into_parts();
         *status = Some(head.status);
         headers::prepare_answer(head.status, &mut head.headers).map_err(NoVerdict::Ambiguous)?;
-        let mut answer = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
-            if answer.len() + data.len() > LONGEST_ANSWER {
-                return Err(NoVerdict::TooLarge);
-            }
-            answer.extend_from_slice(&data);
-        }
-        lease.give_back();
+        let answer = lease.collect(call, LONGEST_ANSWER).await.map_err(|error| match error {
+            CollectError::TooLarge => NoVerdict::TooLarge,
+            CollectError::Exchange(error) => NoVerdict::Transport(error),
+        })?;
         Ok(introspection::read(settings, head.status, &answer, hash.as_bytes()))
     }
 }
@@ -148,14 +143,4 @@ fn describe(
         }
     };
     span.note("stockaj_gateway.introspection.outcome", outcome.as_str());
-}
-
-async fn send(
-    mut lease: Lease<Full<Bytes>>,
-    question: Request<Full<Bytes>>,
-) -> Result<(Response<Received>, Lease<Full<Bytes>>), NoVerdict> {
-    match lease.send(question).await {
-        Ok(response) => Ok((response, lease)),
-        Err(error) => Err(error.cause.into()),
-    }
 }

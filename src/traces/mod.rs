@@ -15,15 +15,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderValue, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use prost::Message as _;
 use tokio::runtime::{self, LocalOptions};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
 use self::otlp::ExportResponse;
-use crate::client::pool::{Lease, LeaseError, Pool};
-use crate::client::{Connector, ConnectorError, ExchangeError};
+use crate::client::call::Call;
+use crate::client::pool::{LeaseError, Pool};
+use crate::client::{CollectError, Connector, ConnectorError, ExchangeError};
 use crate::config::settings;
 use crate::telemetry::metrics::{Metrics, SpanOutcome};
 use crate::telemetry::spans::{Span, Tracer};
@@ -194,7 +195,7 @@ enum ExportError {
     #[error("the collector's answer broke off or is malformed: {0}")]
     Transport(#[from] ExchangeError),
     #[error("the collector's answer broke off or is too long: {0}")]
-    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Answer(#[source] CollectError),
     #[error("the collector took longer than {0:?}")]
     TimedOut(Duration),
     #[error("the collector answered {0}")]
@@ -219,7 +220,7 @@ impl ExportError {
 /// One thread's sending.
 struct Export<'a> {
     settings: &'a settings::Traces,
-    pool: Rc<Pool<Full<Bytes>>>,
+    pool: Rc<Pool>,
     metrics: &'a Metrics,
     instance: &'a str,
     /// How many spans were dropped of which the log has told, and when.
@@ -298,22 +299,18 @@ impl Export<'_> {
         request.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
         request.headers_mut().insert(USER_AGENT, OURSELVES);
         let kept = if may_reuse { self.pool.take_idle(Instant::now()) } else { None };
-        let mut lease: Lease<Full<Bytes>> = match kept {
+        let mut lease = match kept {
             Some(lease) => lease,
             None => self.pool.connect().await?,
         };
-        let response = lease.send(request).await.map_err(|error| error.cause)?;
-        let status = response.status();
-        let answer = Limited::new(response.into_body(), LONGEST_ANSWER)
-            .collect()
-            .await
-            .map_err(ExportError::Answer)?;
-        lease.give_back();
+        let mut call = Call::new(request);
+        let status = lease.send(&mut call).await?.status();
+        let answer = lease.collect(call, LONGEST_ANSWER).await.map_err(ExportError::Answer)?;
         if !status.is_success() {
             return Err(ExportError::Status(status));
         }
         // What cannot be read rejects nothing.
-        let answer = ExportResponse::decode(answer.to_bytes()).unwrap_or_default();
+        let answer = ExportResponse::decode(&*answer).unwrap_or_default();
         let rejected = answer.partial_success.map_or(0, |partial| partial.rejected_spans);
         Ok(u64::try_from(rejected).unwrap_or(0))
     }

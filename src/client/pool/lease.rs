@@ -1,52 +1,53 @@
 //! What a pool lends: a connection, or a stream of one, for one request.
 
-use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use hyper::body::Body;
-use hyper::client::conn::http1::SendRequest;
-use tokio::task::{AbortHandle, JoinHandle};
+use bytes::{Buf, Bytes};
+use http::Response;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 
-use super::Pool;
-use crate::client::fault::{ExchangeError, SendError};
+use super::{OpenGuard, Pool};
+use crate::client::call::Call;
+use crate::client::connect::ClientStream;
+use crate::client::fault::{CollectError, ExchangeError};
+use crate::client::http1;
 use crate::client::http2::{self, Http2};
-use crate::client::received::Received;
+use crate::client::received;
 
-/// One connection; closed at once when it is dropped.
-pub(super) struct Connection<B> {
-    pub(super) sender: SendRequest<B>,
+/// One connection of HTTP/1.1; closed when it is dropped.
+pub(super) struct Connection {
+    pub(super) http1: http1::Connection<ClientStream>,
     pub(super) peer: Option<IpAddr>,
-    pub(super) task: AbortHandle,
-    /// Whether it goes on when hyper is done with it: as a tunnel.
-    pub(super) may_switch: Rc<Cell<bool>>,
-}
-
-impl<B> Drop for Connection<B> {
-    /// Letting go of the sender is not enough: hyper keeps a connection, and with it the client's, for as
-    /// long as the other side takes nothing of a request's body.
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    /// How long its server keeps it idle, if the server said so.
+    pub(super) idle_timeout: Option<Duration>,
+    /// Its place among the open connections, and within the bound on them.
+    pub(super) counted: (OpenGuard, Option<OwnedSemaphorePermit>),
 }
 
 /// A request that goes, or may go, over a connection of HTTP/2. Its place is free again when it and the task that sends
 /// its body have ended.
-pub(in crate::client) struct Slot<B> {
+pub(in crate::client) struct Slot {
     connection: Rc<Http2>,
-    pool: Rc<Pool<B>>,
+    pool: Rc<Pool>,
 }
 
-impl<B> Slot<B> {
-    pub(super) fn new(connection: Rc<Http2>, pool: &Rc<Pool<B>>) -> Rc<Self> {
+impl Slot {
+    pub(super) fn new(connection: Rc<Http2>, pool: &Rc<Pool>) -> Rc<Self> {
         connection.enter();
         Rc::new(Self { connection, pool: Rc::clone(pool) })
     }
 }
 
-impl<B> Drop for Slot<B> {
+impl Drop for Slot {
     fn drop(&mut self) {
         let now = Instant::now();
         self.connection.leave(now);
@@ -64,19 +65,27 @@ impl<B> Drop for Slot<B> {
     }
 }
 
-pub(super) enum Leased<B> {
-    Http1(Connection<B>),
-    Http2(Stream<B>),
+pub(super) enum Leased {
+    Http1(Box<Connection>),
+    Http2(Stream),
 }
 
 /// A stream of a connection: reset when it is dropped before its end.
-pub(super) struct Stream<B> {
-    pub(super) slot: Rc<Slot<B>>,
+pub(super) struct Stream {
+    slot: Rc<Slot>,
     /// Sends the request's body.
-    pub(super) upload: Option<JoinHandle<()>>,
+    upload: Option<JoinHandle<()>>,
+    /// The response's body, after its head came.
+    received: Option<Box<received::Stream>>,
 }
 
-impl<B> Drop for Stream<B> {
+impl Stream {
+    pub(super) const fn new(slot: Rc<Slot>) -> Self {
+        Self { slot, upload: None, received: None }
+    }
+}
+
+impl Drop for Stream {
     fn drop(&mut self) {
         if let Some(upload) = &self.upload {
             upload.abort();
@@ -84,24 +93,18 @@ impl<B> Drop for Stream<B> {
     }
 }
 
-/// A connection that is ready for one request, or a stream of one.
+/// A connection that is ready for one request, or a stream of one; then the body of its response.
 ///
 /// Dropping it closes it; [`Lease::give_back`] keeps it.
-pub struct Lease<B> {
-    pub(super) leased: Leased<B>,
-    pub(super) pool: Rc<Pool<B>>,
-    pub(super) since: Option<Instant>,
-    pub(super) is_last: bool,
+pub struct Lease {
+    leased: Leased,
+    pool: Rc<Pool>,
+    is_last: bool,
 }
 
-impl<B> Lease<B>
-where
-    B: Body<Data = bytes::Bytes> + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    /// How long the connection waited for this request. Zero where it is new.
-    pub fn waited(&self, now: Instant) -> Duration {
-        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+impl Lease {
+    pub(super) fn new(leased: Leased, pool: &Rc<Pool>) -> Self {
+        Self { leased, pool: Rc::clone(pool), is_last: false }
     }
 
     /// The address at the other end; `None` for a Unix socket.
@@ -112,32 +115,98 @@ where
         }
     }
 
-    /// Sends `request`, and waits for the head of the answer.
+    /// Sends `call`, and waits for the head of the response. The body of the request may still be on its way when that
+    /// has come: [`Lease::poll_frame`] goes on with it.
     ///
     /// # Errors
-    /// Hands the request back where not a byte of it was sent, or where the other side says that it did nothing
-    /// about it and it has no body.
-    pub async fn send(&mut self, request: Request<B>) -> Result<Response<Received>, SendError<B>> {
+    /// [`ExchangeError`]; [`Call::may_repeat`] says whether the request may be sent again, over another connection.
+    pub async fn send<B>(&mut self, call: &mut Call<B>) -> Result<Response<()>, ExchangeError>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+    {
         match &mut self.leased {
-            Leased::Http1(connection) => match connection.sender.try_send_request(request).await {
-                Ok(response) => Ok(response.map(Received::Http1)),
-                Err(mut error) => {
-                    let unsent = error.take_message();
-                    Err(SendError { unsent, cause: ExchangeError::Http1(error.into_error()) })
-                }
-            },
+            Leased::Http1(connection) => {
+                let outgoing = call.encode();
+                connection.http1.begin();
+                let head = poll_fn(|context| connection.http1.poll_response(context, outgoing)).await?;
+                connection.idle_timeout = head.idle_timeout.or(connection.idle_timeout);
+                Ok(head.into_response())
+            }
             // Boxed: it would make the future of every request larger.
-            Leased::Http2(Stream { slot, upload }) => {
-                Box::pin(http2::send(&slot.connection, Rc::clone(slot), upload, request)).await
+            Leased::Http2(Stream { slot, upload, received }) => {
+                let sent = http2::send(&slot.connection, Rc::clone(slot), upload, call);
+                let (response, body) = Box::pin(sent).await?.into_parts();
+                *received = Some(body);
+                Ok(Response::from_parts(response, ()))
             }
         }
     }
 
-    /// Has the connection count until it is dropped, although hyper may be done with it before: its next request may
-    /// make a tunnel of it.
-    pub fn may_switch(&self) {
-        if let Leased::Http1(connection) = &self.leased {
-            connection.may_switch.set(true);
+    /// The next part of the response's body, while what is left of the request is sent. `None` after the last one.
+    pub fn poll_frame<B>(
+        &mut self,
+        context: &mut Context<'_>,
+        call: Option<&mut Call<B>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        match &mut self.leased {
+            Leased::Http1(connection) => {
+                let frame = ready!(connection.http1.poll_frame(context, call.and_then(Call::outgoing)));
+                Poll::Ready(frame.map(|frame| frame.map_err(ExchangeError::Http1)))
+            }
+            Leased::Http2(Stream { received: Some(received), .. }) => received.poll_frame(context),
+            Leased::Http2(_) => Poll::Ready(None),
+        }
+    }
+
+    /// Whether the body of the response is over.
+    pub fn is_end_stream(&self) -> bool {
+        match &self.leased {
+            Leased::Http1(connection) => connection.http1.is_end_stream(),
+            Leased::Http2(stream) => stream.received.as_ref().is_none_or(|body| body.is_end_stream()),
+        }
+    }
+
+    /// How long the rest of the response's body is.
+    pub fn size_hint(&self) -> SizeHint {
+        match &self.leased {
+            Leased::Http1(connection) => {
+                connection.http1.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+            Leased::Http2(stream) => {
+                stream.received.as_ref().map_or_else(SizeHint::default, |body| body.size_hint())
+            }
+        }
+    }
+
+    /// The whole body of the response, of at most `most` bytes. Keeps the connection.
+    ///
+    /// # Errors
+    /// If it is longer, or breaks off.
+    pub async fn collect<B>(mut self, mut call: Call<B>, most: usize) -> Result<Vec<u8>, CollectError>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+    {
+        let mut whole = Vec::new();
+        while let Some(frame) = poll_fn(|context| self.poll_frame(context, Some(&mut call))).await {
+            let Ok(data) = frame?.into_data() else { continue };
+            if whole.len() + data.len() > most {
+                return Err(CollectError::TooLarge);
+            }
+            whole.extend_from_slice(&data);
+        }
+        self.give_back(Some(Box::new(call)));
+        Ok(whole)
+    }
+
+    /// Whether the server has ended an idle connection just now, which the runtime may not know yet. Costs a system
+    /// call: for requests that may not be repeated.
+    pub fn has_ended(&self) -> bool {
+        match &self.leased {
+            Leased::Http1(connection) => connection.http1.stream().has_input(),
+            Leased::Http2(_) => false,
         }
     }
 
@@ -152,39 +221,58 @@ where
     }
 
     /// Keeps a connection that is still to carry its first request.
-    pub(super) async fn keep_unused(self) {
-        if let Leased::Http1(mut connection) = self.leased
-            && connection.sender.ready().await.is_ok()
-        {
+    pub(super) fn keep_unused(self) {
+        if let Leased::Http1(connection) = self.leased {
             self.pool.keep(connection);
         }
     }
 
-    /// Keeps the connection for another request, as soon as it has finished with this one.
-    pub fn give_back(self) {
-        let Self { leased, pool, is_last, .. } = self;
+    /// Takes a connection that has changed its protocol; `None` for a stream.
+    pub fn into_upgraded(self) -> Option<Upgraded> {
+        let Leased::Http1(connection) = self.leased else { return None };
+        let Connection { http1, counted, .. } = *connection;
+        let (stream, early) = http1.into_stream();
+        Some(Upgraded { stream, early, _counted: counted })
+    }
+
+    /// Keeps the connection for another request, as soon as it has finished with this one: the response is over, and
+    /// `call` has the time that a connection may be idle to get to its end.
+    pub fn give_back<B>(self, call: Option<Box<Call<B>>>)
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+    {
+        let Self { leased, pool, is_last } = self;
         let mut connection = match leased {
             Leased::Http1(connection) => connection,
             Leased::Http2(stream) => return stream.end(pool.idle_timeout, is_last),
         };
-        if is_last || connection.sender.is_closed() {
+        let mut call = call;
+        let outgoing = call.as_deref_mut().and_then(Call::outgoing);
+        if is_last {
             return;
         }
-        connection.may_switch.set(false);
-        if connection.sender.is_ready() {
-            pool.keep(connection);
+        if outgoing.as_ref().is_none_or(|outgoing| outgoing.is_complete()) {
+            if connection.http1.is_reusable::<B>(None) {
+                pool.keep(connection);
+            }
             return;
         }
-        // The answer came before the request's body was at its end, or hyper has yet to notice that both are.
+        if !connection.http1.may_be_reusable() {
+            return;
+        }
         tokio::task::spawn_local(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(pool.idle_timeout, connection.sender.ready()).await {
+            let Some(outgoing) = call.as_deref_mut().and_then(Call::outgoing) else { return };
+            let finished = poll_fn(|context| connection.http1.poll_finish(context, outgoing));
+            if let Ok(Ok(())) = tokio::time::timeout(pool.idle_timeout, finished).await
+                && connection.http1.is_reusable(Some(outgoing))
+            {
                 pool.keep(connection);
             }
         });
     }
 }
 
-impl<B: 'static> Stream<B> {
+impl Stream {
     /// Ends it: the answer is complete. What is left of the request's body has `patience`, unless it `is_last`.
     fn end(mut self, patience: Duration, is_last: bool) {
         if is_last || self.upload.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -195,5 +283,44 @@ impl<B: 'static> Stream<B> {
                 let _ = tokio::time::timeout(patience, upload).await;
             }
         });
+    }
+}
+
+/// A connection that has changed its protocol (RFC 9110 section 7.8). It counts as open until it is dropped.
+pub struct Upgraded {
+    stream: ClientStream,
+    /// What came after the head of the response.
+    early: Bytes,
+    _counted: (OpenGuard, Option<OwnedSemaphorePermit>),
+}
+
+impl AsyncRead for Upgraded {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.early.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(context, buffer);
+        }
+        let length = this.early.len().min(buffer.remaining());
+        buffer.put_slice(&this.early[..length]);
+        this.early.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Upgraded {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 }

@@ -1,7 +1,5 @@
 use std::net::Ipv4Addr;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 
@@ -25,12 +23,12 @@ fn an_address_that_the_name_no_longer_has_is_not_used_again() {
         let destination = Destination::Tcp { host: "127.0.0.1".into(), port, tls: false };
         let patience = Duration::from_secs(5);
         let connector = Connector::new(&destination, &ClientTls::default(), patience).unwrap();
-        let pool = Pool::<Full<Bytes>>::new(Arc::new(connector), Duration::from_secs(60), None, patience);
+        let pool = Pool::new(Arc::new(connector), Duration::from_secs(60), None, patience);
         let kept = || pool.take_idle(Instant::now());
 
         for (addresses, stays) in [(vec![HERE, ELSEWHERE], true), (vec![ELSEWHERE], false)] {
             pool.addresses.take();
-            pool.connect().await.unwrap().keep_unused().await;
+            pool.connect().await.unwrap().keep_unused();
             pool.keep_only(addresses);
             assert_eq!(pool.census().idle, usize::from(stays));
             assert_eq!(kept().is_some(), stays);
@@ -40,12 +38,12 @@ fn an_address_that_the_name_no_longer_has_is_not_used_again() {
         let in_use = pool.connect().await.unwrap();
         pool.keep_only(vec![ELSEWHERE]);
         assert_eq!(pool.census().active, 1);
-        in_use.keep_unused().await;
+        in_use.keep_unused();
         assert!(kept().is_none());
 
         // What the name has since it was looked up last is kept.
         let new = pool.connect().await.unwrap();
-        new.keep_unused().await;
+        new.keep_unused();
         assert!(kept().is_some());
     });
 }
@@ -68,7 +66,7 @@ fn an_idle_connection_of_http_2_makes_room_for_one_of_http_1() {
         let connector = Connector::new(&destination, &ClientTls::default(), patience).unwrap();
         let connector = Arc::new(connector.speaking_http2(Duration::from_secs(10)));
         let bound = Some(ConnectionBound::new(1));
-        let pool = Pool::<Full<Bytes>>::new(connector, Duration::from_secs(60), bound, patience);
+        let pool = Pool::new(connector, Duration::from_secs(60), bound, patience);
 
         let stream = pool.connect().await.unwrap();
         assert!(stream.is_stream());
@@ -78,7 +76,8 @@ fn an_idle_connection_of_http_2_makes_room_for_one_of_http_1() {
             tokio::time::sleep(Duration::from_millis(100)).await;
             drop(stream);
         });
-        assert!(!alone.unwrap().is_stream());
+        let alone = alone.unwrap();
+        assert!(!alone.is_stream());
         assert!((Duration::from_millis(100)..patience).contains(&began.elapsed()), "{:?}", began.elapsed());
         assert_eq!(pool.census().active + pool.census().idle, 1, "the other one is closed");
     });

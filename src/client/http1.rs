@@ -1,0 +1,334 @@
+//! HTTP/1.1 to an upstream server (RFC 9112), without a task and without channels.
+//!
+//! A [`Connection`] carries one exchange at a time. Its functions are polled by whoever wants the response: they send
+//! what the socket takes of the request, and then read. An idle connection holds no buffer: what is read goes through
+//! one buffer of the thread. The request stays with its owner, as [`Outgoing`], so that it can be sent again over
+//! another connection as long as that is allowed.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::StatusCode;
+use hyper::body::{Body, Frame};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+mod decoder;
+mod head;
+mod outgoing;
+#[cfg(test)]
+mod tests;
+
+use decoder::{Decoded, Decoder};
+use head::end_of_head;
+pub use head::{Framing, LONGEST_HEAD, MOST_FIELDS, Malformed, ResponseHead};
+pub use outgoing::{Outgoing, RequestHead};
+
+/// The most interim responses to one request.
+const MOST_INTERIM: u32 = 100;
+/// The most bytes of line ends before a status line.
+const MOST_BLANK: u8 = 8;
+/// The size of the thread's read buffer, in bytes: that of a TLS record.
+const READ_BUFFER: usize = 16 * 1024;
+/// The most that is read at once of a body that fills the read buffer, in bytes.
+const BULK_READ: usize = 32 * 1024;
+
+thread_local! {
+    /// Borrowed only while the socket is read, never while a request body is polled.
+    static READ: RefCell<Box<[u8]>> = RefCell::default();
+}
+
+/// Why an exchange failed. `Display` includes the cause.
+#[derive(Debug, thiserror::Error)]
+pub enum Http1Error {
+    /// The connection ended, and not a byte of a response had come.
+    #[error("the connection was closed before a response came")]
+    Closed,
+    /// The connection failed, and not a byte of a response had come.
+    #[error("the connection failed before a response came: {0}")]
+    Unanswered(#[source] io::Error),
+    /// The connection ended within a response.
+    #[error("the connection was closed within a response")]
+    Truncated,
+    /// The connection failed within a response.
+    #[error("the connection failed within a response: {0}")]
+    Io(#[source] io::Error),
+    /// The response is not HTTP/1.
+    #[error("{0}")]
+    Malformed(#[from] Malformed),
+    /// The body of the request ended with an error, or not where its Content-Length says.
+    #[error("the body of the request broke off")]
+    RequestBody,
+}
+
+/// An HTTP/1.1 connection to a server.
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    /// What came and was not consumed; empty while the connection is idle.
+    received: Bytes,
+    /// How many bytes of `received` were searched for the end of a head.
+    searched: usize,
+    decoder: Decoder,
+    /// How many interim responses came to the request.
+    interim: u32,
+    /// How many line ends came before the status line.
+    blank: u8,
+    /// Whether anything came since the request began.
+    answered: bool,
+    /// Whether the last response, if it has come, lets the connection carry another exchange.
+    reusable: bool,
+    /// Whether the socket takes nothing more. A response may have come before it refused.
+    send_failed: bool,
+    needs_flush: bool,
+    /// Whether the last read filled the read buffer, so that the next is worth a buffer of its own.
+    bulk: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// HTTP/1.1 over a stream that nothing was sent over.
+    pub const fn new(stream: S) -> Self {
+        Self {
+            stream,
+            received: Bytes::new(),
+            searched: 0,
+            decoder: Decoder::Done,
+            interim: 0,
+            blank: 0,
+            answered: false,
+            reusable: true,
+            send_failed: false,
+            needs_flush: false,
+            bulk: false,
+        }
+    }
+
+    /// The stream.
+    pub const fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// Takes the stream of a connection that has changed its protocol, and what came over it after the response's
+    /// head.
+    pub fn into_stream(self) -> (S, Bytes) {
+        (self.stream, self.received)
+    }
+
+    /// Whether an idle connection can carry a request: it has not ended, and nothing came that no request asked for
+    /// (RFC 9112 section 9.2). Only what the runtime's reactor has seen is known, so that this costs no system call.
+    pub fn is_idle(&mut self) -> bool {
+        self.reusable && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Whether the connection can carry another request, now that the response and `outgoing` are over.
+    pub fn is_reusable<B>(&self, outgoing: Option<&Outgoing<B>>) -> bool {
+        self.may_be_reusable() && outgoing.is_none_or(Outgoing::is_complete)
+    }
+
+    /// Whether the connection can carry another request once the rest of this one was sent.
+    pub fn may_be_reusable(&self) -> bool {
+        self.reusable && self.decoder.is_done() && self.received.is_empty() && !self.send_failed
+    }
+
+    /// Begins another exchange.
+    pub fn begin(&mut self) {
+        self.interim = 0;
+        self.blank = 0;
+        self.answered = false;
+        self.reusable = false;
+        self.bulk = false;
+    }
+
+    /// Sends `outgoing`, as far as the socket takes it, and waits for the head of the response. 100 (Continue) releases
+    /// a body that waits for it; other interim responses are dropped.
+    ///
+    /// # Errors
+    /// [`Http1Error`]; the connection is of no use afterwards.
+    pub fn poll_response<B: Body<Data = Bytes> + Unpin>(
+        &mut self,
+        context: &mut Context<'_>,
+        outgoing: &mut Outgoing<B>,
+    ) -> Poll<Result<ResponseHead, Http1Error>> {
+        loop {
+            self.send(context, outgoing)?;
+            while let Some(head) = self.take_head(outgoing.to_head())? {
+                if !head.is_interim() {
+                    self.decoder = Decoder::new(head.framing);
+                    // Nothing follows a 101 that is HTTP.
+                    self.reusable = head.reusable && head.status != StatusCode::SWITCHING_PROTOCOLS;
+                    return Poll::Ready(Ok(head));
+                }
+                self.interim += 1;
+                if self.interim > MOST_INTERIM {
+                    return Poll::Ready(Err(Malformed::ManyInterim.into()));
+                }
+                if head.status == StatusCode::CONTINUE {
+                    outgoing.release();
+                    self.send(context, outgoing)?;
+                }
+            }
+            match ready!(self.poll_read(context)) {
+                Ok(0) if self.answered => return Poll::Ready(Err(Http1Error::Truncated)),
+                Ok(0) => return Poll::Ready(Err(Http1Error::Closed)),
+                Ok(_) => self.answered = true,
+                Err(error) if self.answered => return Poll::Ready(Err(Http1Error::Io(error))),
+                Err(error) => return Poll::Ready(Err(Http1Error::Unanswered(error))),
+            }
+        }
+    }
+
+    /// The next part of the response's body, while what is left of `outgoing` is sent. `None` after the last one.
+    ///
+    /// # Errors
+    /// [`Http1Error`]; the connection is of no use afterwards.
+    pub fn poll_frame<B: Body<Data = Bytes> + Unpin>(
+        &mut self,
+        context: &mut Context<'_>,
+        outgoing: Option<&mut Outgoing<B>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Http1Error>>> {
+        if let Some(outgoing) = outgoing {
+            self.send(context, outgoing)?;
+        }
+        loop {
+            match self.decoder.decode(&mut self.received).map_err(Http1Error::from)? {
+                Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Decoded::Trailers(fields) => return Poll::Ready(Some(Ok(Frame::trailers(fields)))),
+                Decoded::End => return Poll::Ready(None),
+                Decoded::Incomplete => {}
+            }
+            match ready!(self.poll_read(context)) {
+                Ok(0) if matches!(self.decoder, Decoder::UntilClose) => {
+                    self.decoder = Decoder::Done;
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return Poll::Ready(Some(Err(Http1Error::Truncated))),
+                Ok(_) => {}
+                // Over TLS this is also an end without close_notify, by which an attacker could shorten the body.
+                Err(error) => return Poll::Ready(Some(Err(Http1Error::Io(error)))),
+            }
+        }
+    }
+
+    /// Whether the body of the response is over.
+    pub const fn is_end_stream(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    /// How many bytes of the response's body are still to come, if that is known.
+    pub const fn remaining(&self) -> Option<u64> {
+        self.decoder.remaining()
+    }
+
+    /// Sends what is left of `outgoing` after the response is over.
+    ///
+    /// # Errors
+    /// If the rest cannot be sent.
+    pub fn poll_finish<B: Body<Data = Bytes> + Unpin>(
+        &mut self,
+        context: &mut Context<'_>,
+        outgoing: &mut Outgoing<B>,
+    ) -> Poll<Result<(), Http1Error>> {
+        self.send(context, outgoing)?;
+        if self.send_failed {
+            return Poll::Ready(Err(Http1Error::Closed));
+        }
+        if outgoing.is_complete() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Sends as much of `outgoing` as its body gives and the socket takes. A socket that takes nothing more is no error
+    /// yet: the server may have answered before it closed.
+    fn send<B: Body<Data = Bytes> + Unpin>(
+        &mut self,
+        context: &mut Context<'_>,
+        outgoing: &mut Outgoing<B>,
+    ) -> Result<(), Http1Error> {
+        if self.send_failed || (outgoing.is_complete() && !self.needs_flush) {
+            return Ok(());
+        }
+        loop {
+            outgoing.fill(context).map_err(|()| Http1Error::RequestBody)?;
+            let unsent = outgoing.unsent();
+            if unsent.is_empty() {
+                break;
+            }
+            match Pin::new(&mut self.stream).poll_write(context, unsent) {
+                Poll::Ready(Ok(sent @ 1..)) => {
+                    outgoing.advance(sent);
+                    self.needs_flush = true;
+                }
+                Poll::Ready(_) => {
+                    self.send_failed = true;
+                    return Ok(());
+                }
+                Poll::Pending => break,
+            }
+        }
+        if self.needs_flush {
+            match Pin::new(&mut self.stream).poll_flush(context) {
+                Poll::Ready(Ok(())) => self.needs_flush = false,
+                Poll::Ready(Err(_)) => self.send_failed = true,
+                Poll::Pending => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The next head, if all of it has come.
+    fn take_head(&mut self, to_head: bool) -> Result<Option<ResponseHead>, Malformed> {
+        // Some servers end a response without a body with an empty line too many.
+        while let Some(b'\r' | b'\n') = self.received.first()
+            && self.blank < MOST_BLANK
+        {
+            self.received.advance(1);
+            self.blank += 1;
+        }
+        match self.received.first() {
+            None => return Ok(None),
+            Some(b'H') => {}
+            Some(_) => return Err(Malformed::NoStatusLine),
+        }
+        let Some(end) = end_of_head(&self.received, self.searched) else {
+            self.searched = self.received.len();
+            return if self.searched > LONGEST_HEAD { Err(Malformed::LongHead) } else { Ok(None) };
+        };
+        self.searched = 0;
+        if end > LONGEST_HEAD {
+            return Err(Malformed::LongHead);
+        }
+        let head = self.received.split_to(end);
+        head::parse(&head, to_head).map(Some)
+    }
+
+    /// Reads once, and adds what came to `received`. Says how much: nothing at the end of the connection.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let run = self.decoder.run();
+        if self.bulk && self.received.is_empty() && run > READ_BUFFER as u64 {
+            let size = usize::try_from(run).map_or(BULK_READ, |run| run.min(BULK_READ));
+            let mut buffer = BytesMut::with_capacity(size);
+            let read = pin!(self.stream.read_buf(&mut buffer)).poll(context);
+            self.bulk = matches!(read, Poll::Ready(Ok(read)) if read >= READ_BUFFER);
+            self.received = buffer.freeze();
+            return read;
+        }
+        READ.with_borrow_mut(|scratch| {
+            if scratch.is_empty() {
+                *scratch = vec![0; READ_BUFFER].into_boxed_slice();
+            }
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            let came = buffer.filled();
+            self.bulk = came.len() == READ_BUFFER;
+            if self.received.is_empty() {
+                self.received = Bytes::copy_from_slice(came);
+            } else {
+                let held = std::mem::take(&mut self.received);
+                let mut longer = held.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
+                longer.extend_from_slice(came);
+                self.received = longer.freeze();
+            }
+            Poll::Ready(Ok(came.len()))
+        })
+    }
+}

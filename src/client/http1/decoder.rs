@@ -1,0 +1,216 @@
+//! The body of a response, out of the bytes that come over the connection (RFC 9112 sections 6 and 7).
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use httparse::Status;
+
+use super::head::{Framing, MOST_FIELDS, Malformed, collect, end_of_head};
+
+/// The longest extension of one chunk, in bytes. Extensions are dropped.
+pub(super) const LONGEST_EXTENSION: usize = 4 * 1024;
+/// The longest trailer section, in bytes.
+pub(super) const LONGEST_TRAILERS: usize = 16 * 1024;
+
+/// Finds the end of one body.
+#[derive(Debug)]
+pub(super) enum Decoder {
+    /// All of it has come.
+    Done,
+    /// This much is to come; at least one byte.
+    Length(u64),
+    /// See [`Chunks`].
+    Chunked(Chunks),
+    /// All bytes until the connection ends.
+    UntilClose,
+}
+
+/// What comes next of a chunked body.
+#[derive(Debug)]
+pub(super) enum Chunks {
+    /// The digits of a chunk's size: their value, and how many have come.
+    Size { value: u64, digits: u8 },
+    /// White space after the digits, or an extension, and how many bytes of it have come.
+    Extension { value: u64, length: usize },
+    /// The LF that ends the line of the size.
+    SizeEnd { value: u64 },
+    /// The data of a chunk; at least one byte.
+    Data { left: u64 },
+    /// CR and LF after the data: how many of them have come.
+    DataEnd { came: u8 },
+    /// The trailer section, as far as it has come.
+    Trailers { section: Vec<u8>, searched: usize },
+}
+
+/// What was decoded.
+#[derive(Debug, PartialEq)]
+pub(super) enum Decoded {
+    /// A part of the data.
+    Data(Bytes),
+    /// The trailer fields, after which nothing comes.
+    Trailers(HeaderMap),
+    /// Nothing is left to come.
+    End,
+    /// More bytes are needed.
+    Incomplete,
+}
+
+const FIRST_CHUNK: Chunks = Chunks::Size { value: 0, digits: 0 };
+
+impl Decoder {
+    pub(super) const fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::None => Self::Done,
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::Chunked(FIRST_CHUNK),
+            Framing::UntilClose => Self::UntilClose,
+        }
+    }
+
+    pub(super) const fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
+    /// How many bytes of data are still to come, if that is known.
+    pub(super) const fn remaining(&self) -> Option<u64> {
+        match self {
+            Self::Done => Some(0),
+            Self::Length(left) => Some(*left),
+            Self::Chunked(_) | Self::UntilClose => None,
+        }
+    }
+
+    /// How many bytes of data come next without anything between them, at most.
+    pub(super) const fn run(&self) -> u64 {
+        match self {
+            Self::Done => 0,
+            Self::Length(left) | Self::Chunked(Chunks::Data { left }) => *left,
+            Self::Chunked(_) => 1,
+            Self::UntilClose => u64::MAX,
+        }
+    }
+
+    /// Decodes from the start of `input`, which it takes away.
+    ///
+    /// # Errors
+    /// [`Malformed`]; nothing may be decoded after that.
+    pub(super) fn decode(&mut self, input: &mut Bytes) -> Result<Decoded, Malformed> {
+        match self {
+            Self::Done => Ok(Decoded::End),
+            _ if input.is_empty() => Ok(Decoded::Incomplete),
+            Self::UntilClose => Ok(Decoded::Data(std::mem::take(input))),
+            Self::Length(left) => {
+                let data = take(input, *left);
+                *left -= data.len() as u64;
+                if *left == 0 {
+                    *self = Self::Done;
+                }
+                Ok(Decoded::Data(data))
+            }
+            Self::Chunked(chunks) => {
+                let decoded = chunks.decode(input)?;
+                if matches!(decoded, Decoded::End | Decoded::Trailers(_)) {
+                    *self = Self::Done;
+                }
+                Ok(decoded)
+            }
+        }
+    }
+}
+
+impl Chunks {
+    fn decode(&mut self, input: &mut Bytes) -> Result<Decoded, Malformed> {
+        loop {
+            let Some(&byte) = input.first() else { return Ok(Decoded::Incomplete) };
+            *self = match self {
+                Self::Data { left } => {
+                    let data = take(input, *left);
+                    *left -= data.len() as u64;
+                    if *left == 0 {
+                        *self = Self::DataEnd { came: 0 };
+                    }
+                    return Ok(Decoded::Data(data));
+                }
+                Self::Trailers { section, searched } => {
+                    return trailers(section, searched, input);
+                }
+                Self::Size { value, digits } => match (hex(byte), byte) {
+                    (Some(digit), _) if *digits < 16 => {
+                        Self::Size { value: *value << 4 | digit, digits: *digits + 1 }
+                    }
+                    (None, b'\r') if *digits > 0 => Self::SizeEnd { value: *value },
+                    (None, b';' | b' ' | b'\t') if *digits > 0 => {
+                        Self::Extension { value: *value, length: 1 }
+                    }
+                    _ => return Err(Malformed::ChunkSize),
+                },
+                Self::Extension { length: LONGEST_EXTENSION, .. } => return Err(Malformed::ChunkExtension),
+                Self::Extension { value, length } => match byte {
+                    b'\r' => Self::SizeEnd { value: *value },
+                    b'\n' => return Err(Malformed::ChunkSize),
+                    _ => Self::Extension { value: *value, length: *length + 1 },
+                },
+                Self::SizeEnd { value } => match (byte, *value) {
+                    (b'\n', 0) => Self::Trailers { section: Vec::new(), searched: 0 },
+                    (b'\n', left) => Self::Data { left },
+                    _ => return Err(Malformed::ChunkSize),
+                },
+                Self::DataEnd { came: 0 } if byte == b'\r' => Self::DataEnd { came: 1 },
+                Self::DataEnd { came: 1 } if byte == b'\n' => FIRST_CHUNK,
+                Self::DataEnd { .. } => return Err(Malformed::ChunkEnd),
+            };
+            input.advance(1);
+        }
+    }
+}
+
+/// The trailer section, which ends with an empty line.
+fn trailers(section: &mut Vec<u8>, searched: &mut usize, input: &mut Bytes) -> Result<Decoded, Malformed> {
+    // An empty section is nothing but its empty line, which is otherwise preceded by the end of another.
+    const LINE_BEFORE: &[u8] = b"\r\n";
+    if section.is_empty() {
+        section.extend_from_slice(LINE_BEFORE);
+    }
+    let held = section.len();
+    let room = (LINE_BEFORE.len() + LONGEST_TRAILERS).saturating_sub(held);
+    section.extend_from_slice(&input[..input.len().min(room)]);
+    let Some(end) = end_of_head(section, *searched) else {
+        if section.len() >= LINE_BEFORE.len() + LONGEST_TRAILERS {
+            return Err(Malformed::LongTrailers);
+        }
+        *searched = section.len();
+        *input = Bytes::new();
+        return Ok(Decoded::Incomplete);
+    };
+    input.advance(end - held);
+    section.truncate(end);
+    if !section.ends_with(b"\r\n\r\n") {
+        return Err(Malformed::Trailers(httparse::Error::NewLine));
+    }
+    let section = Bytes::from(std::mem::take(section)).slice(LINE_BEFORE.len()..);
+    if matches!(&*section, b"\r\n") {
+        return Ok(Decoded::End);
+    }
+    let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
+    match httparse::parse_headers(&section, &mut fields) {
+        Ok(Status::Complete((length, fields))) if length == section.len() => {
+            let (fields, _) = collect(fields, &section)?;
+            Ok(Decoded::Trailers(fields))
+        }
+        Ok(_) => Err(Malformed::Trailers(httparse::Error::NewLine)),
+        Err(httparse::Error::TooManyHeaders) => Err(Malformed::ManyFields),
+        Err(error) => Err(Malformed::Trailers(error)),
+    }
+}
+
+/// At most `most` bytes from the start of `input`.
+fn take(input: &mut Bytes, most: u64) -> Bytes {
+    let length = usize::try_from(most).unwrap_or(usize::MAX).min(input.len());
+    input.split_to(length)
+}
+
+fn hex(byte: u8) -> Option<u64> {
+    char::from(byte).to_digit(16).map(u64::from)
+}
+
+#[cfg(test)]
+mod tests;

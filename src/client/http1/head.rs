@@ -1,0 +1,285 @@
+//! The head of a response: from bytes to fields, and where its body ends (RFC 9112 sections 4 to 6).
+
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use httparse::{ParserConfig, Status};
+use hyper::ext::ReasonPhrase;
+
+/// The longest head of a response, in bytes.
+pub const LONGEST_HEAD: usize = 64 * 1024;
+/// The most fields of a head, or of a trailer section.
+pub const MOST_FIELDS: usize = 256;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Why a response is not HTTP, or not in one way only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The head is longer than [`LONGEST_HEAD`].
+    #[error("a response head of more than {LONGEST_HEAD} bytes")]
+    LongHead,
+    /// The head or the trailer section has more than [`MOST_FIELDS`] fields.
+    #[error("more than {MOST_FIELDS} fields")]
+    ManyFields,
+    /// The head is not HTTP/1.0 or HTTP/1.1.
+    #[error("a malformed response head: {0}")]
+    Head(httparse::Error),
+    /// The first bytes are not those of a status line.
+    #[error("no HTTP/1 status line")]
+    NoStatusLine,
+    /// More interim responses than any server has reason to send.
+    #[error("more than {} interim responses", super::MOST_INTERIM)]
+    ManyInterim,
+    /// A status code below 100.
+    #[error("a status code below 100")]
+    StatusCode,
+    /// RFC 9112 section 6.3 lets recipients choose between the two.
+    #[error("both Content-Length and Transfer-Encoding")]
+    TwoLengths,
+    /// Several Content-Length fields, even if they are equal.
+    #[error("several Content-Length fields")]
+    ManyContentLengths,
+    /// A Content-Length that is not a number of at most 19 digits.
+    #[error("malformed Content-Length")]
+    ContentLength,
+    /// A transfer coding that the gateway does not decode, or several.
+    #[error("Transfer-Encoding other than chunked")]
+    TransferEncoding,
+    /// HTTP/1.0 has no transfer codings (RFC 9112 section 6.1).
+    #[error("Transfer-Encoding in an HTTP/1.0 response")]
+    TransferEncodingInHttp10,
+    /// A chunk size that is not hexadecimal, has more than 16 digits, or is not ended by CRLF.
+    #[error("malformed chunk size")]
+    ChunkSize,
+    /// A chunk extension that is too long.
+    #[error("a chunk extension of more than {} bytes", super::decoder::LONGEST_EXTENSION)]
+    ChunkExtension,
+    /// The data of a chunk is not followed by CRLF.
+    #[error("a chunk that is not ended by CRLF")]
+    ChunkEnd,
+    /// The trailer section is longer than allowed.
+    #[error("a trailer section of more than {} bytes", super::decoder::LONGEST_TRAILERS)]
+    LongTrailers,
+    /// The trailer section is not made of fields.
+    #[error("a malformed trailer section: {0}")]
+    Trailers(httparse::Error),
+}
+
+/// How the end of a body is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    None,
+    /// After this many bytes; at least one.
+    Length(u64),
+    /// By the last chunk.
+    Chunked,
+    /// By the end of the connection.
+    UntilClose,
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// Its status code.
+    pub status: StatusCode,
+    /// Its fields; those that contradict [`ResponseHead::framing`] are removed.
+    pub fields: HeaderMap,
+    /// The reason phrase, if it is not the one that RFC 9110 gives the status code.
+    pub reason: Option<ReasonPhrase>,
+    /// How the end of its body is found.
+    pub framing: Framing,
+    /// Whether the connection may carry another exchange after this one.
+    pub reusable: bool,
+    /// How long the server keeps the idle connection (`Keep-Alive: timeout`), less a second for the way; `None` if
+    /// it does not say.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl ResponseHead {
+    /// The same, without what concerns the connection.
+    pub fn into_response(self) -> Response<()> {
+        let mut response = Response::new(());
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.fields;
+        if let Some(reason) = self.reason {
+            response.extensions_mut().insert(reason);
+        }
+        response
+    }
+
+    /// Whether another response to the same request follows (RFC 9110 section 15.2). 101 is the last one.
+    pub fn is_interim(&self) -> bool {
+        self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
+    }
+}
+
+/// The length of the head at the start of `bytes`, of which the first `searched` were searched before; `None` if its
+/// end has not come.
+pub(super) fn end_of_head(bytes: &[u8], searched: usize) -> Option<usize> {
+    // The end has up to three bytes before its last.
+    let start = searched.saturating_sub(3);
+    memchr::memchr_iter(b'\n', bytes.get(start..)?).map(|found| start + found + 1).find_map(
+        |line| match bytes.get(line..)? {
+            [b'\n', ..] => Some(line + 1),
+            [b'\r', b'\n', ..] => Some(line + 2),
+            _ => None,
+        },
+    )
+}
+
+/// Parses a whole head. `to_head` tells whether it answers a HEAD request.
+///
+/// # Errors
+/// [`Malformed`], if it is not HTTP/1 or the end of its body is ambiguous.
+pub(super) fn parse(head: &Bytes, to_head: bool) -> Result<ResponseHead, Malformed> {
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut response = httparse::Response::new(&mut []);
+    // RFC 9112 section 5.1: a proxy removes white space between name and colon.
+    let parsed = ParserConfig::default()
+        .allow_spaces_after_header_name_in_responses(true)
+        .parse_response_with_uninit_headers(&mut response, head, &mut fields);
+    match parsed {
+        Ok(Status::Complete(length)) if length == head.len() => {}
+        // The end was seen, so that nothing is missing; a head cannot end before it either.
+        Ok(_) => return Err(Malformed::NoStatusLine),
+        Err(httparse::Error::TooManyHeaders) => return Err(Malformed::ManyFields),
+        Err(error) => return Err(Malformed::Head(error)),
+    }
+    let status =
+        response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::StatusCode)?;
+    let (map, spaced) = collect(response.headers, head)?;
+    let reason = response
+        .reason
+        .filter(|reason| !reason.is_empty() && status.canonical_reason() != Some(reason))
+        .and_then(|reason| ReasonPhrase::try_from(head.slice_ref(reason.as_bytes())).ok());
+    let is_http10 = response.version == Some(0);
+    let mut head = ResponseHead {
+        status,
+        fields: map,
+        reason,
+        framing: Framing::None,
+        reusable: !spaced,
+        idle_timeout: None,
+    };
+    let persistence = persistence(&head.fields);
+    head.reusable &= if is_http10 { persistence.keep_alive } else { true } && !persistence.close;
+    head.idle_timeout = persistence.idle_timeout;
+    frame(&mut head, is_http10, to_head)?;
+    Ok(head)
+}
+
+/// The fields, which share the memory of `source`; and whether white space was between a name and its colon.
+pub(super) fn collect(
+    parsed: &[httparse::Header<'_>],
+    source: &Bytes,
+) -> Result<(HeaderMap, bool), Malformed> {
+    let mut fields = HeaderMap::with_capacity(parsed.len());
+    let mut spaced = false;
+    let base = source.as_ptr() as usize;
+    for field in parsed {
+        let after = field.name.as_ptr() as usize + field.name.len() - base;
+        spaced |= source.get(after) != Some(&b':');
+        let malformed = |_| Malformed::Head(httparse::Error::HeaderName);
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(malformed)?;
+        let malformed = |_| Malformed::Head(httparse::Error::HeaderValue);
+        let value = if field.value.is_empty() {
+            HeaderValue::from_static("")
+        } else {
+            HeaderValue::from_maybe_shared(source.slice_ref(field.value)).map_err(malformed)?
+        };
+        fields.append(name, value);
+    }
+    Ok((fields, spaced))
+}
+
+/// What `Connection` and `Keep-Alive` say.
+#[derive(Default)]
+struct Persistence {
+    close: bool,
+    keep_alive: bool,
+    idle_timeout: Option<Duration>,
+}
+
+fn persistence(fields: &HeaderMap) -> Persistence {
+    let mut found = Persistence::default();
+    for line in fields.get_all(CONNECTION) {
+        for option in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            found.close |= option.eq_ignore_ascii_case(b"close");
+            found.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+    found.idle_timeout = fields.get(KEEP_ALIVE).and_then(keep_alive_timeout);
+    found
+}
+
+/// `timeout=5, max=100`: four seconds, since the server's clock started before ours.
+fn keep_alive_timeout(value: &HeaderValue) -> Option<Duration> {
+    value.to_str().ok()?.split(',').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        if !name.trim().eq_ignore_ascii_case("timeout") {
+            return None;
+        }
+        let seconds: u32 = value.trim().trim_matches('"').parse().ok()?;
+        Some(Duration::from_secs(seconds.saturating_sub(1).into()))
+    })
+}
+
+/// Where the body ends (RFC 9112 section 6.3).
+fn frame(head: &mut ResponseHead, is_http10: bool, to_head: bool) -> Result<(), Malformed> {
+    let ResponseHead { status, fields, framing, reusable, .. } = head;
+    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
+    let (length, another) = (lengths.next(), lengths.next().is_some());
+    let has_coding = fields.contains_key(TRANSFER_ENCODING);
+    if *status == StatusCode::NO_CONTENT || status.is_informational() {
+        // Such a response ends with its head, and may have neither field (RFC 9110 section 8.6, RFC 9112 section
+        // 6.1). A server that sends one may send the body that it announces, too.
+        let is_zero = !another && length.is_none_or(|length| length.as_bytes() == b"0");
+        *reusable &= is_zero && !has_coding;
+        fields.remove(CONTENT_LENGTH);
+        fields.remove(TRANSFER_ENCODING);
+        return Ok(());
+    }
+    if has_coding {
+        let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
+        let is_chunked = codings.next().is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        *framing = match (length, is_http10) {
+            (Some(_), _) => return Err(Malformed::TwoLengths),
+            (None, true) => return Err(Malformed::TransferEncodingInHttp10),
+            (None, false) if is_chunked && codings.next().is_none() => Framing::Chunked,
+            (None, false) => return Err(Malformed::TransferEncoding),
+        };
+    } else if let Some(length) = length {
+        if another {
+            return Err(Malformed::ManyContentLengths);
+        }
+        *framing = match content_length(length.as_bytes()).ok_or(Malformed::ContentLength)? {
+            0 => Framing::None,
+            length => Framing::Length(length),
+        };
+    } else {
+        *framing = Framing::UntilClose;
+    }
+    if to_head || *status == StatusCode::NOT_MODIFIED {
+        *framing = Framing::None;
+    }
+    *reusable &= *framing != Framing::UntilClose;
+    Ok(())
+}
+
+/// Up to 19 digits, which always fit 64 bits.
+fn content_length(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 19 {
+        return None;
+    }
+    digits
+        .iter()
+        .try_fold(0u64, |number, digit| digit.is_ascii_digit().then(|| number * 10 + u64::from(digit - b'0')))
+}
+
+#[cfg(test)]
+mod tests;
