@@ -10,6 +10,7 @@ mod abilities; // the shipped map against the authentication guide: every abilit
 mod activation; // sockets that somebody else listens on, and what systemd is told
 mod answers; // every answer of the gateway itself, to the byte
 mod attacks; // every known way past a gateway, byte by byte, before a backend that records what arrives
+mod audit; // what happens to audit lines and the log when standard output does not take them
 mod autobahn; // the Autobahn test suite, through the gateway and without
 mod backend_http2; // HTTP/2 to the backend: what reaches it, what comes back, and what goes wrong
 mod backend_tls; // whom the gateway speaks TLS with, and what it says where it does not

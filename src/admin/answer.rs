@@ -14,9 +14,10 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::audit::{Action, Caller};
+use super::audit::{Action, Caller, unavailable};
 use super::response::{Answer, json, message, not_allowed, text};
 use super::{Admin, State, tokens, unmapped, usage, webhook};
+use crate::telemetry::lines::AuditPriority;
 use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
 
 /// The largest body of a request, in bytes.
@@ -68,10 +69,13 @@ async fn behind_token(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match request.uri().path() {
         "/tokens" if reads => tokens::list(admin, caller),
-        "/config" if reads => {
-            caller.did(Action { action: "show configuration", subject: None, count: None });
-            json(StatusCode::OK, admin.settings.load().effective.to_string())
-        }
+        "/config" if reads => match admin.audit.reserve(AuditPriority::Read) {
+            Ok(slot) => {
+                caller.did(slot, Action { action: "show configuration", subject: None, count: None });
+                json(StatusCode::OK, admin.settings.load().effective.to_string())
+            }
+            Err(_) => unavailable(),
+        },
         "/usage" if reads => usage::show(admin, caller, request).await,
         "/unmapped" if reads => unmapped::show(admin, caller, request),
         "/tokens" | "/config" | "/usage" | "/unmapped" => not_allowed("GET, HEAD"),

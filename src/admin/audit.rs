@@ -3,8 +3,15 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode};
+
+use super::response::{Answer, message};
+use crate::telemetry::lines::AuditSlot;
 use crate::telemetry::log::AUDIT;
 
+/// The longest subject that a line names, in characters.
+const LONGEST_SUBJECT: usize = 256;
 /// How often refused attempts are worth a line.
 const PAUSE: Duration = Duration::from_secs(1);
 /// What needs a credential: the paths that a line names.
@@ -31,13 +38,24 @@ pub(super) struct Action<'a> {
 }
 
 impl Caller<'_> {
-    /// Writes the line.
-    pub(super) fn did(self, action: Action<'_>) {
+    /// Writes the line. Its place is reserved before the action is carried out: an action without a line must not be.
+    pub(super) fn did(self, _slot: AuditSlot, action: Action<'_>) {
         let Self { credential, client } = self;
         let Action { action, subject, count } = action;
         let (by, what) = subject.unzip();
+        let what = what.map(|what| match what.char_indices().nth(LONGEST_SUBJECT) {
+            Some((end, _)) => &what[..end],
+            None => what,
+        });
         tracing::info!(target: AUDIT, action, credential, client, by, what, count, "admin");
     }
+}
+
+/// Answers an action that is not carried out since the log cannot take its line.
+pub(super) fn unavailable() -> Answer {
+    let mut answer = message(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable.");
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    answer
 }
 
 /// Attempts without a good credential. Whoever knocks without end does not fill the log.

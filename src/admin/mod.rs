@@ -34,6 +34,7 @@ use tokio::time::{sleep, timeout};
 pub use self::audit::Refused;
 use crate::config::settings::Settings;
 use crate::listener::{Listener, Socket};
+use crate::telemetry::lines::AuditLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::revoker::Revoker;
@@ -96,8 +97,10 @@ pub struct Admin {
     pub usage: Arc<Usage>,
     /// Requests that the ability map does not cover.
     pub uncovered: Arc<UncoveredRequests>,
-    /// Who had no good credential.
+    /// Attempts without a good credential.
     pub refused: Refused,
+    /// The log of what was done with a credential.
+    pub audit: AuditLog,
 }
 
 impl Admin {

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use super::*;
 use crate::config;
 use crate::config::settings::ListenAddress;
+use crate::telemetry::lines::AuditPriority;
 use crate::tokens::cache::TokenCache;
 use crate::tokens::lookup::Shared;
 use crate::tokens::turns::Turns;
@@ -48,6 +49,7 @@ impl Admin {
             usage,
             uncovered: UncoveredRequests::new(1),
             refused: Refused::default(),
+            audit: AuditLog::detached(),
         }
     }
 }
@@ -173,6 +175,34 @@ fn bodies_are_bounded() {
     assert_eq!(post(64 * 1024), 404);
     assert_eq!(post(64 * 1024 + 1), 413);
     running.handle.stop();
+}
+
+#[test]
+fn action_whose_audit_line_has_no_place_is_refused_with_503() {
+    let listener = Listener::bind(&LOOPBACK).unwrap();
+    let ListenAddress::Tcp(address) = *listener.address() else { panic!("not TCP") };
+    let admin = Admin::alone(Some("token"), Arc::default());
+    let audit = admin.audit.clone();
+    let handle = admin.serve(listener).unwrap();
+    let places: Vec<_> = std::iter::from_fn(|| audit.reserve(AuditPriority::Change).ok()).collect();
+    let authorization = "Authorization: Bearer token\r\n";
+    let answers = || {
+        ["POST /tokens/revoke", "GET /tokens", "GET /config"].map(|line| {
+            let body = if line.starts_with("POST") { r#"{"id":"17"}"# } else { "" };
+            ask(address, line, authorization, body)
+        })
+    };
+    for (head, body) in answers() {
+        assert_eq!((status(&head), body.as_str()), (503, r#"{"message":"Service Unavailable."}"#));
+        assert!(head.contains("retry-after: 5"), "{head}");
+    }
+    assert_eq!(status(&ask(address, "GET /readyz", "", "").0), 503, "it is not ready, and says so");
+    assert_eq!(status(&ask(address, "GET /healthz", "", "").0), 200, "probes need no line");
+    drop(places);
+    for (head, body) in answers() {
+        assert_eq!(status(&head), 200, "{body}");
+    }
+    handle.stop();
 }
 
 #[test]

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Admin;
-use super::audit::{Action, Caller};
+use super::audit::{Action, Caller, unavailable};
 use super::response::{Answer, json, message};
+use crate::telemetry::lines::AuditPriority;
 use crate::tokens::cache::Entry;
 use crate::tokens::revocation::Revocation;
 use crate::usage::report::by_id;
@@ -74,8 +75,9 @@ pub(super) fn revoke(admin: &Admin, caller: Caller<'_>, body: &Bytes) -> Answer 
     if by != "token" && is_token(&what) {
         return message(StatusCode::BAD_REQUEST, A_TOKEN);
     }
+    let Ok(slot) = admin.audit.reserve(AuditPriority::Change) else { return unavailable() };
     let revoked = admin.revoker.revoke(revocations);
-    caller.did(Action { action: "revoke", subject: Some((by, &what)), count: Some(revoked) });
+    caller.did(slot, Action { action: "revoke", subject: Some((by, &what)), count: Some(revoked) });
     json(StatusCode::OK, json!({ "revoked": revoked }).to_string())
 }
 
@@ -108,6 +110,7 @@ struct Row<'a> {
 
 /// One row for each id, numbers first and in their order. Some 300 bytes a token.
 pub(super) fn list(admin: &Admin, caller: Caller<'_>) -> Answer {
+    let Ok(slot) = admin.audit.reserve(AuditPriority::Read) else { return unavailable() };
     let mut entries = admin.revoker.entries();
     entries.sort_unstable_by(|one, other| {
         by_id(&one.verdict.id, &other.verdict.id).then(other.asked_at.cmp(&one.asked_at))
@@ -117,7 +120,7 @@ pub(super) fn list(admin: &Admin, caller: Caller<'_>) -> Answer {
         .chunk_by(|one, other| one.verdict.id == other.verdict.id)
         .filter_map(|same| same.first().map(|latest| row(latest, same.len(), now)))
         .collect();
-    caller.did(Action { action: "list tokens", subject: None, count: Some(tokens.len()) });
+    caller.did(slot, Action { action: "list tokens", subject: None, count: Some(tokens.len()) });
     match serde_json::to_vec(&Listing { tokens }) {
         Ok(listing) => json(StatusCode::OK, listing),
         Err(error) => {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::Admin;
 use super::accept::accepts_yaml;
-use super::audit::{Action, Caller};
+use super::audit::{Action, Caller, unavailable};
 use super::response::{Answer, json, message, text};
 use crate::openapi::convention;
 use crate::policy::guide;
@@ -22,6 +22,7 @@ use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::Reason;
 use crate::policy::target::METHODS;
 use crate::shown::shown;
+use crate::telemetry::lines::AuditPriority;
 use crate::telemetry::unmapped::{TokenCount, UncoveredPath, UncoveredReport};
 
 /// The most paths of an answer.
@@ -73,11 +74,12 @@ pub(super) fn show(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) 
         "format=yaml" => Format::Yaml,
         _ => return message(StatusCode::BAD_REQUEST, "The query must be `format=json` or `format=yaml`."),
     };
+    let Ok(slot) = admin.audit.reserve(AuditPriority::Read) else { return unavailable() };
     let settings = admin.settings.load();
     let map = &settings.abilities;
     let mut report = admin.uncovered.report();
     leave_out_covered(&mut report, map);
-    caller.did(Action { action: "show unmapped requests", subject: None, count: Some(report.paths.len()) });
+    caller.did(slot, Action { action: "show unmapped requests", subject: None, count: Some(report.paths.len()) });
     let mut answer = match format {
         Format::Yaml => text("application/yaml", snippet(&report, map)),
         Format::Json => match serde_json::to_vec(&listing(&report, map)) {

@@ -19,6 +19,7 @@ use super::response::{Answer, json, message};
 use super::tokens::is_token;
 use super::usage_page;
 use crate::config::settings::FindingRules;
+use crate::telemetry::lines::AuditPriority;
 use crate::usage::message::{NoView, Turn, View};
 use crate::usage::question::Question;
 use crate::usage::tell::{TellError, Telling};
@@ -71,12 +72,16 @@ async fn asked(
         NoView::NotKept => (StatusCode::NOT_FOUND, error.to_string()),
         NoView::Busy => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     })?;
+    let slot = admin
+        .audit
+        .reserve(AuditPriority::Read)
+        .map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable.".to_owned()))?;
     let (action, subject) = match question.token.as_deref() {
         // What is nobody's id may be a token that was pasted in the wrong place.
         Some(id) if !view.knows(id) => ("show usage of an unknown token", None),
         id => ("show usage", id.map(|id| ("id", id))),
     };
-    caller.did(Action { action, subject, count: None });
+    caller.did(slot, Action { action, subject, count: None });
     let rules = admin.settings.load().usage.as_ref().map(|usage| usage.findings.clone()).unwrap_or_default();
     Ok(Asked { view, question, rules, now: Timestamp::now(), turn })
 }

@@ -10,9 +10,10 @@ use serde_json::Value;
 use sha2::Sha256;
 
 use super::Admin;
-use super::audit::{Action, Caller};
+use super::audit::{Action, Caller, unavailable};
 use super::response::{Answer, message};
 use crate::config::settings::Webhook;
+use crate::telemetry::lines::AuditPriority;
 use crate::telemetry::metrics::{RevocationSource, WebhookOutcome};
 use crate::tokens::introspection::identifier;
 use crate::tokens::revocation::Revocation;
@@ -57,9 +58,13 @@ pub(super) fn receive(
         );
         return message(StatusCode::UNPROCESSABLE_ENTITY, &format!("No id at `{pointer}`."));
     };
+    let Ok(slot) = admin.audit.reserve(AuditPriority::Webhook) else {
+        outcome(WebhookOutcome::Refused);
+        return unavailable();
+    };
     admin.revoker.forget(vec![Revocation::Id((*id).into())], RevocationSource::Webhook);
     outcome(WebhookOutcome::Forgotten);
-    caller.did(Action { action: "webhook", subject: Some(("id", &id)), count: None });
+    caller.did(slot, Action { action: "webhook", subject: Some(("id", &id)), count: None });
     message(StatusCode::OK, "Forgotten.")
 }
 

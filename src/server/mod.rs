@@ -134,7 +134,8 @@ impl Server {
         let watch = Watch::new(files);
         if let Some(certificates) = &self.parts.tls {
             // They may have changed between their reading and now.
-            certificates.reload(|_| true);
+            // The audit log is empty at a start.
+            let _ = certificates.reload(|_| true, &self.log.control().audit_log());
         }
         Self { source: Some((path, watch)), ..self }
     }
@@ -196,6 +197,7 @@ impl Server {
             usage: Arc::clone(&usage),
             uncovered,
             refused: Refused::default(),
+            audit: log.audit_log(),
         };
         let admin = admin.serve(self.admin)?;
 
@@ -214,6 +216,8 @@ impl Server {
                 replicas: Arc::clone(&replicas),
                 exports: Arc::clone(&exports),
                 usage: Arc::clone(&usage),
+                postponed: None,
+                certificates_postponed: false,
             };
             let (hung_up, receiver) = channel();
             reloader.start(receiver)?;

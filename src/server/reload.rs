@@ -19,7 +19,8 @@ use super::{Summary, supervisor};
 use crate::config::settings::Settings;
 use crate::config::{self, Report};
 use crate::replicas::Replicas;
-use crate::telemetry::log;
+use crate::telemetry::lines::AuditPriority;
+use crate::telemetry::log::{self, AUDIT};
 use crate::telemetry::metrics::Metrics;
 use crate::tokens::revoker::Revoker;
 use crate::traces::Exports;
@@ -58,6 +59,10 @@ pub(super) struct Reloader {
     pub(super) replicas: Arc<Replicas>,
     pub(super) exports: Arc<Exports>,
     pub(super) usage: Arc<Usage>,
+    /// The cause of a reload that the log could not take a line about.
+    pub(super) postponed: Option<String>,
+    /// Whether a certificate was not reloaded for that reason.
+    pub(super) certificates_postponed: bool,
 }
 
 /// Why a configuration is not taken over; what is wrong with it is in the log.
@@ -75,12 +80,15 @@ impl Reloader {
                     }
                     Err(RecvTimeoutError::Timeout) => {
                         let changed = self.watch.changed();
-                        // Certificates are taken over even while gateway.yaml is not fit to be.
-                        self.reload_certificates(|path| changed.contains(path));
+                        // Certificates are reloaded even while gateway.yaml is refused.
+                        let postponed = std::mem::take(&mut self.certificates_postponed);
+                        self.reload_certificates(|path| postponed || changed.contains(path));
                         if !changed.is_empty() {
                             let names: Vec<_> =
                                 changed.iter().map(|path| path.display().to_string()).collect();
                             self.reload(&names.join(", "));
+                        } else if let Some(cause) = self.postponed.take() {
+                            self.reload(&cause);
                         }
                     }
                     Err(RecvTimeoutError::Disconnected) => break,
@@ -94,14 +102,18 @@ impl Reloader {
         self.current.load_full()
     }
 
-    fn reload_certificates(&self, concerns: impl Fn(&PathBuf) -> bool) {
+    fn reload_certificates(&mut self, concerns: impl Fn(&PathBuf) -> bool) {
         if let Some(certificates) = &self.current().parts.tls {
-            certificates.reload(concerns);
+            self.certificates_postponed = certificates.reload(concerns, &self.log.audit_log()).is_err();
         }
     }
 
-    /// `cause`: SIGHUP, or what has changed.
+    /// `cause`: SIGHUP, or what has changed. Postpones the reload while the log cannot take the line about it.
     fn reload(&mut self, cause: &str) {
+        let Ok(_slot) = self.log.audit_log().reserve(AuditPriority::Change) else {
+            self.postponed = Some(cause.to_owned());
+            return;
+        };
         supervisor::reloading();
         let done = self.load().and_then(|configuration| self.hand_over(configuration));
         self.metrics.config_reload(done.is_ok(), SystemTime::now());
@@ -110,9 +122,11 @@ impl Reloader {
                 let configuration = self.current();
                 let summary = Summary::of(&configuration.settings, Some(&self.path));
                 let Summary { version, config, routes, mode } = summary;
-                tracing::info!(cause, version, config, routes, mode, "the configuration was reloaded");
+                tracing::info!(target: AUDIT, cause, version, config, routes, mode, "the configuration was reloaded");
             }
-            Err(Refused) => tracing::error!(cause, "the configuration was refused; the one before stays"),
+            Err(Refused) => {
+                tracing::error!(target: AUDIT, cause, "the configuration was refused; the one before stays");
+            }
         }
         supervisor::ready();
     }

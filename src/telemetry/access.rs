@@ -7,11 +7,10 @@ use std::cell::{Cell, RefCell};
 use std::io::Write as _;
 use std::time::{Duration, Instant, SystemTime};
 
-use tracing_appender::non_blocking::NonBlocking;
-
 use self::line::write_line;
 pub use self::line::{AccessLine, DeniedBy, FIELDS, Upstream};
 use self::timestamp::Timestamp;
+use super::lines::LineQueue;
 use crate::config::settings::LogFormat;
 use crate::policy::refusal::Reason;
 use crate::policy::shadow::Change;
@@ -24,7 +23,7 @@ mod value;
 #[derive(Debug)]
 pub struct AccessLog {
     /// `None` if the log is off.
-    writer: Option<RefCell<NonBlocking>>,
+    writer: Option<RefCell<LineQueue>>,
     format: LogFormat,
     sample: u32,
     /// Requests that sampling left out since the last line.
@@ -39,7 +38,7 @@ pub struct AccessLog {
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl AccessLog {
-    pub(super) fn new(writer: Option<NonBlocking>, format: LogFormat, sample: u32) -> Self {
+    pub(super) fn new(writer: Option<LineQueue>, format: LogFormat, sample: u32) -> Self {
         Self {
             writer: writer.map(RefCell::new),
             format,

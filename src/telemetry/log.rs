@@ -1,32 +1,26 @@
 //! The log: one line an event on standard output, in JSON or for people.
 //!
-//! Lines are handed to a thread of their own through a bounded queue. Where their reader is too slow, lines
-//! are dropped and counted; nothing that serves requests ever waits for it.
+//! A thread of its own writes the lines ([`super::lines`]); nothing that serves requests ever waits for it.
 
 use std::fmt;
-use std::io::{self, BufWriter, Write};
-use std::sync::{Arc, mpsc};
-use std::thread;
-use std::time::Duration;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 
-use tracing::Subscriber;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing::{Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{registry, reload};
 
 use super::access::AccessLog;
+use super::lines::{self, AuditLog, LineQueue, Writer};
 use crate::config::settings::{self, LogFormat, LogLevel};
 
-/// The target of the lines that say who did what. They are written at every level but `off`.
+/// The target of audit lines, which say who did what. They are written at every level but `off`, by a queue of their
+/// own. Hold an [`AuditSlot`](super::lines::AuditSlot) while you write one.
 pub const AUDIT: &str = "audit";
-
-/// Lines that may wait for their reader: some 6 MiB of access lines.
-const QUEUED_LINES: usize = 16 * 1024;
-
-/// For queued lines to be written when the log ends.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The log, for as long as it lives: dropping it waits, for two seconds at most, until the lines that are
 /// queued have been written.
@@ -34,8 +28,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Guard {
     control: Control,
     settings: settings::Log,
-    /// None: dropped already.
-    worker: Option<WorkerGuard>,
+    _writer: Writer,
 }
 
 impl fmt::Debug for Guard {
@@ -44,30 +37,14 @@ impl fmt::Debug for Guard {
     }
 }
 
-impl Drop for Guard {
-    /// A worker's guard prints to standard output when the worker is stuck, and that would wait for the very
-    /// reader that the worker is stuck with. So a thread drops it that need not come back.
-    fn drop(&mut self) {
-        let worker = self.worker.take();
-        let (done, finished) = mpsc::channel();
-        let dropper = thread::Builder::new().name("log-end".to_owned()).spawn(move || {
-            drop(worker);
-            let _ = done.send(());
-        });
-        if dropper.is_ok() {
-            let _ = finished.recv_timeout(END_TIMEOUT);
-        }
-    }
-}
-
-/// How many lines were dropped so far.
+/// How many lines were not written so far: those that found the queue full, and those that the output did not take.
 #[derive(Clone, Debug)]
-pub struct DroppedLines(ErrorCounter);
+pub struct DroppedLines(LineQueue);
 
 impl DroppedLines {
     /// The number of lines.
     pub fn count(&self) -> u64 {
-        self.0.dropped_lines() as u64
+        self.0.dropped()
     }
 }
 
@@ -81,7 +58,7 @@ impl Guard {
 /// A running log. It ends with its [`Guard`].
 #[derive(Clone)]
 pub struct Control {
-    writer: NonBlocking,
+    queue: LineQueue,
     format: LogFormat,
     set_level: Arc<dyn Fn(LogLevel) + Send + Sync>,
 }
@@ -90,7 +67,12 @@ impl Control {
     /// A writer of access lines, one for every core. The format is that which the log began with.
     pub fn access_log(&self, settings: &settings::Log) -> AccessLog {
         let on = settings.access && settings.level >= LogLevel::Info;
-        AccessLog::new(on.then(|| self.writer.clone()), self.format, settings.access_sample)
+        AccessLog::new(on.then(|| self.queue.clone()), self.format, settings.access_sample)
+    }
+
+    /// Where places for audit lines are reserved.
+    pub fn audit_log(&self) -> AuditLog {
+        self.queue.audit_log()
     }
 
     /// From now on events of this severity and above are logged.
@@ -100,15 +82,19 @@ impl Control {
 
     /// For `log_lines_dropped_total`.
     pub fn dropped_lines(&self) -> DroppedLines {
-        DroppedLines(self.writer.error_counter())
+        DroppedLines(self.queue.clone())
     }
 }
 
 /// Sends every event of [`tracing`] to standard output. Where the process has a subscriber already, events
 /// stay with that one and only access lines go through the guard.
 pub fn init(settings: &settings::Log) -> Guard {
-    // Many lines that wait become one write.
-    let (subscriber, guard) = to(BufWriter::with_capacity(64 * 1024, io::stdout()), settings);
+    // Without the buffer of `io::stdout()`, which would hide what became of a line.
+    let output: Box<dyn Write + Send> = match io::stdout().as_fd().try_clone_to_owned() {
+        Ok(descriptor) => Box::new(File::from(descriptor)),
+        Err(_) => Box::new(io::stdout()),
+    };
+    let (subscriber, guard) = to(output, settings);
     let _ = tracing::subscriber::set_global_default(subscriber);
     guard
 }
@@ -118,11 +104,7 @@ pub(crate) fn to<W: Write + Send + 'static>(
     writer: W,
     settings: &settings::Log,
 ) -> (impl Subscriber + Send + Sync, Guard) {
-    let (writer, worker) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(QUEUED_LINES)
-        .thread_name("log")
-        .finish(writer);
+    let (queue, writer) = lines::start(writer);
     let lines = tracing_subscriber::fmt::layer().with_target(false);
     let lines = match settings.format {
         LogFormat::Json => lines
@@ -130,10 +112,12 @@ pub(crate) fn to<W: Write + Send + 'static>(
             .flatten_event(true)
             .with_current_span(false)
             .with_span_list(false)
-            .with_writer(writer.clone())
+            .with_writer(Lines { queue: queue.clone(), escapes: false })
             .boxed(),
         // Never coloured, on a terminal neither: the layer's escapes could not be told from a value's.
-        LogFormat::Text => lines.with_ansi(false).with_writer(OneLine { writer: writer.clone() }).boxed(),
+        LogFormat::Text => {
+            lines.with_ansi(false).with_writer(Lines { queue: queue.clone(), escapes: true }).boxed()
+        }
     };
     let (filter, handle) = reload::Layer::new(targets(settings.level));
     let subscriber = registry().with(filter).with(lines);
@@ -141,8 +125,8 @@ pub(crate) fn to<W: Write + Send + 'static>(
         // Fails only where the subscriber is gone: then there is no log.
         let _ = handle.reload(targets(level));
     });
-    let control = Control { writer, format: settings.format, set_level };
-    (subscriber, Guard { control, settings: settings.clone(), worker: Some(worker) })
+    let control = Control { queue, format: settings.format, set_level };
+    (subscriber, Guard { control, settings: settings.clone(), _writer: writer })
 }
 
 /// Our own events by the level; of the libraries below us only what is amiss, whatever is asked for: some tell of
@@ -163,47 +147,71 @@ fn targets(level: LogLevel) -> Targets {
         .with_target(AUDIT, audit)
 }
 
-/// Keeps an event of the text format on one line, whatever its values contain. (JSON does so by itself.)
-#[derive(Clone)]
-struct OneLine {
-    writer: NonBlocking,
+/// Queues events, each as one line: audit lines in their own queue.
+struct Lines {
+    queue: LineQueue,
+    /// Whether control characters have to be escaped: in text. JSON does so by itself.
+    escapes: bool,
 }
 
-impl<'a> MakeWriter<'a> for OneLine {
-    type Writer = Self;
+/// The queue of one event.
+struct EventLine<'a> {
+    lines: &'a Lines,
+    is_audit: bool,
+}
 
-    fn make_writer(&'a self) -> Self {
-        self.clone()
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = EventLine<'a>;
+
+    fn make_writer(&'a self) -> EventLine<'a> {
+        EventLine { lines: self, is_audit: false }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> EventLine<'a> {
+        EventLine { lines: self, is_audit: event.target() == AUDIT }
     }
 }
 
-impl Write for OneLine {
+impl Write for EventLine<'_> {
     /// The layer hands over one whole event at a time.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
-        let mut line = String::with_capacity(text.len() + 1);
-        for character in text.chars() {
-            if !character.is_control() {
-                line.push(character);
-            } else {
-                line.extend(character.escape_default());
-            }
+        let escaped = self.lines.escapes.then(|| on_one_line(event));
+        let line = escaped.as_ref().map_or(event, String::as_bytes);
+        let queue = &self.lines.queue;
+        if self.is_audit {
+            queue.push_audit(line)
+        } else {
+            queue.push(line)
         }
-        line.push('\n');
-        self.writer.write_all(line.as_bytes())?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush()
+        Ok(())
     }
+}
+
+/// An event of the text format, whatever its values contain.
+fn on_one_line(event: &[u8]) -> String {
+    let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
+    let mut line = String::with_capacity(text.len() + 1);
+    for character in text.chars() {
+        if !character.is_control() {
+            line.push(character);
+        } else {
+            line.extend(character.escape_default());
+        }
+    }
+    line.push('\n');
+    line
 }
 
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
     use std::sync::{Arc, Mutex};
-    use std::time::Instant;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -294,39 +302,6 @@ mod tests {
         }
     }
 
-    /// Blocks in its first write until it is told to go on.
-    struct Stuck(mpsc::Receiver<()>);
-
-    impl Write for Stuck {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let _ = self.0.recv();
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_stuck_reader_costs_lines_and_no_time() {
-        let (release, stuck) = mpsc::channel();
-        let (subscriber, guard) = to(Stuck(stuck), &settings(LogLevel::Info, LogFormat::Text));
-        let dropped = guard.control().dropped_lines();
-        assert_eq!(dropped.count(), 0);
-        let start = Instant::now();
-        tracing::subscriber::with_default(subscriber, || {
-            for number in 0..QUEUED_LINES + 100 {
-                tracing::info!(number, "line");
-            }
-        });
-        assert!(start.elapsed() < Duration::from_secs(20));
-        // One line may have left the queue for the writer.
-        assert!((99..=100).contains(&dropped.count()), "{}", dropped.count());
-        drop(release);
-        drop(guard);
-    }
-
     /// Set: [`floods_and_leaves`] may end the process.
     const FLOOD: &str = "STOCKAJ_GATEWAY_TEST_FLOOD";
 
@@ -360,7 +335,7 @@ mod tests {
             return;
         }
         let guard = init(&settings(LogLevel::Info, LogFormat::Text));
-        for number in 0..3 * QUEUED_LINES {
+        for number in 0..3 * lines::QUEUED_LINES {
             tracing::info!(number, "line");
         }
         assert!(guard.control().dropped_lines().count() > 0);

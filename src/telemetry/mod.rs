@@ -1,6 +1,7 @@
 //! What the gateway says about itself: metrics, spans and the log.
 
 pub mod access;
+pub mod lines;
 pub mod log;
 pub mod metrics;
 pub mod panics;

@@ -19,6 +19,8 @@ use tokio_rustls::server::TlsStream;
 
 pub use self::certificate::{CertificateError, Served, load};
 use crate::config::settings::ListenTls;
+use crate::telemetry::lines::{AuditLog, AuditLogFull, AuditPriority};
+use crate::telemetry::log::AUDIT;
 use crate::telemetry::metrics::{CertificateState, HandshakeFailure};
 
 /// What `listen.tls` comes to. The first certificate is for clients that name no server, or one that none is for.
@@ -63,10 +65,16 @@ impl Certificates {
 
     /// Takes the files that have changed, which `concerns` tells, and leaves what is served where they cannot be.
     /// Open connections are not concerned.
-    pub(super) fn reload(&self, concerns: impl Fn(&PathBuf) -> bool) {
-        for pair in self.0.iter().filter(|pair| pair.settings.files().any(&concerns)) {
-            pair.reload();
-        }
+    ///
+    /// # Errors
+    /// If the log could not take the line about one of them: it is not reloaded, and is to be tried again.
+    pub(super) fn reload(
+        &self,
+        concerns: impl Fn(&PathBuf) -> bool,
+        audit: &AuditLog,
+    ) -> Result<(), AuditLogFull> {
+        let concerned = self.0.iter().filter(|pair| pair.settings.files().any(&concerns));
+        concerned.fold(Ok(()), |done, pair| done.and(pair.reload(audit)))
     }
 
     /// Of each certificate, for metrics.
@@ -102,25 +110,27 @@ impl Certificates {
 }
 
 impl Pair {
-    fn reload(&self) {
+    fn reload(&self, audit: &AuditLog) -> Result<(), AuditLogFull> {
         let before = self.served.load();
         if before.is_current(&self.settings) {
             self.is_current.store(true, Ordering::Relaxed);
-            return;
+            return Ok(());
         }
+        let _slot = audit.reserve(AuditPriority::Change)?;
         let certificate = self.settings.certificate.display();
         match load(&self.settings, Some(&before)) {
             Ok(served) => {
                 self.served.store(Arc::new(served));
                 self.is_current.store(true, Ordering::Relaxed);
-                tracing::info!(%certificate, "the certificate was reloaded");
+                tracing::info!(target: AUDIT, %certificate, "the certificate was reloaded");
             }
             Err(error) => {
                 self.is_current.store(false, Ordering::Relaxed);
                 let error: &dyn std::error::Error = &error;
-                tracing::error!(%certificate, error, "the certificate was refused; the one before stays");
+                tracing::error!(target: AUDIT, %certificate, error, "the certificate was refused; the one before stays");
             }
         }
+        Ok(())
     }
 
     /// Whether the certificate is for this name (RFC 6125).

@@ -1,0 +1,174 @@
+use std::sync::mpsc::{Sender, channel};
+
+use super::*;
+
+/// What was written, and how many bytes the output takes before it fails; `None` takes everything.
+#[derive(Clone, Default)]
+struct Disk(Arc<Mutex<(Vec<u8>, Option<usize>)>>);
+
+impl Disk {
+    fn with_room(room: usize) -> Self {
+        Self(Arc::new(Mutex::new((Vec::new(), Some(room)))))
+    }
+
+    fn set_room(&self, room: Option<usize>) {
+        self.0.lock().unwrap().1 = room;
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().0.clone()).unwrap()
+    }
+
+    fn wait_for(&self, text: &str) {
+        wait_until(|| self.text() == text, || format!("{:?} is not {text:?}", self.text()));
+    }
+}
+
+fn wait_until(condition: impl Fn() -> bool, message: impl Fn() -> String) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < end, "{}", message());
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (written, room) = &mut *self.0.lock().unwrap();
+        let length = room.map_or(bytes.len(), |room| bytes.len().min(room));
+        if length == 0 {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        written.extend_from_slice(&bytes[..length]);
+        *room = room.map(|room| room - length);
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A reader that takes nothing until it is released, then everything.
+struct Stuck(Receiver<()>, Disk);
+
+impl Write for Stuck {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.0.recv();
+        self.1.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn stuck() -> (Sender<()>, Disk, LineQueue, Writer) {
+    let (release, stuck) = channel();
+    let disk = Disk::default();
+    let (queue, writer) = start(Stuck(stuck, disk.clone()));
+    (release, disk, queue, writer)
+}
+
+#[test]
+fn a_stuck_reader_costs_lines_and_no_time() {
+    let (release, disk, queue, writer) = stuck();
+    let start = Instant::now();
+    let count = 2 * QUEUED_LINES as u64;
+    for number in 0..count {
+        queue.push(format!("line {number} {}\n", "x".repeat(100)).as_bytes());
+    }
+    assert!(start.elapsed() < Duration::from_secs(20));
+    assert!(queue.dropped() > 0);
+    drop(release);
+    drop(writer);
+    let written = newlines(disk.text().as_bytes()) as u64;
+    assert_eq!(written + queue.dropped(), count, "every line is written or counted");
+}
+
+#[test]
+fn an_audit_line_overtakes_a_flood_of_other_lines() {
+    let (release, disk, queue, writer) = stuck();
+    let flood = |what: &str| {
+        for number in 0..QUEUED_LINES + 2000 {
+            queue.push(format!("{what} {number} {}\n", "x".repeat(100)).as_bytes());
+        }
+    };
+    flood("before");
+    let slot = queue.audit_log().reserve(AuditPriority::Change).unwrap();
+    queue.push_audit(b"revoke\n");
+    drop(slot);
+    flood("after");
+    drop(release);
+    drop(writer);
+    let text = disk.text();
+    let before = text.split_once("revoke\n").expect("the audit line is written").0;
+    assert!(before.len() <= 2 * BATCH, "{} bytes were written before it", before.len());
+}
+
+#[test]
+fn an_action_whose_audit_line_has_no_place_is_refused() {
+    use AuditPriority::{Change, Read, Webhook};
+    let log = AuditLog::detached();
+    let mut slots = Vec::new();
+    for (priority, places) in [(Read, AUDIT_LINES / 2), (Webhook, AUDIT_LINES / 4 * 3), (Change, AUDIT_LINES)]
+    {
+        while let Ok(slot) = log.reserve(priority) {
+            slots.push(slot);
+        }
+        assert_eq!(slots.len(), places, "{priority:?}");
+        assert_eq!(log.reserve(priority).unwrap_err(), AuditLogFull);
+    }
+    // A place that was used stays taken until its line is written; one that was not is free again.
+    log.0.push_audit(b"revoke\n");
+    drop(slots.pop());
+    assert_eq!(log.reserve(Change).unwrap_err(), AuditLogFull);
+    drop(slots.pop());
+    assert!(log.reserve(Change).is_ok());
+    assert_eq!(log.0.dropped(), 0);
+}
+
+#[test]
+fn lines_that_cannot_be_written_are_counted() {
+    let disk = Disk::with_room(0);
+    let (queue, writer) = start(disk.clone());
+    for _ in 0..3 {
+        queue.push(b"lost\n");
+    }
+    wait_until(|| queue.dropped() == 3, || format!("{} lines were counted", queue.dropped()));
+    disk.set_room(Some("written\nhalf".len()));
+    queue.push(b"written\n");
+    disk.wait_for("written\n");
+    queue.push(b"half a line\n");
+    wait_until(|| queue.dropped() == 4, || format!("{} lines were counted", queue.dropped()));
+    disk.set_room(None);
+    queue.push(b"next\n");
+    drop(writer);
+    // The part of a line that was written does not run into the next line.
+    assert_eq!(disk.text(), "written\nhalf\nnext\n");
+    assert_eq!(queue.dropped(), 4);
+}
+
+#[test]
+fn audit_lines_that_cannot_be_written_are_kept_and_written_later() {
+    let disk = Disk::with_room("one\nt".len());
+    let (queue, writer) = start(disk.clone());
+    queue.push_audit(b"one\n");
+    disk.wait_for("one\n");
+    queue.push_audit(b"two\n");
+    disk.wait_for("one\nt");
+    queue.push_audit(b"three\n");
+    disk.set_room(None);
+    drop(writer);
+    assert_eq!(disk.text(), "one\nt\ntwo\nthree\n");
+    assert_eq!(queue.dropped(), 0);
+}
+
+#[test]
+fn audit_lines_that_are_never_written_are_counted() {
+    let (queue, writer) = start(Disk::with_room(0));
+    queue.push_audit(b"one\n");
+    queue.push_audit(b"two\n");
+    drop(writer);
+    assert_eq!(queue.dropped(), 2);
+}
