@@ -1,4 +1,6 @@
-//! A bound socket, of the proxy or of the admin listener.
+//! A bound socket, of the proxy or of the admin listener, and the connections of one that answers short requests.
+
+pub mod connections;
 
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileTypeExt;

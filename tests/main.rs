@@ -8,6 +8,7 @@ mod support; // gateway, upstream, introspector and client builders, all on port
 
 mod abilities; // the shipped map against the authentication guide: every ability, every route
 mod activation; // sockets that somebody else listens on, and what systemd is told
+mod admin_connections; // connections to the admin listener and the redirect: who keeps a place, and that probes get through
 mod answers; // every answer of the gateway itself, to the byte
 mod attacks; // every known way past a gateway, byte by byte, before a backend that records what arrives
 mod audit; // what happens to audit lines and the log when standard output does not take them

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::audit::{Action, Caller, unavailable};
 use super::response::{Answer, json, message, not_allowed, text};
 use super::{Admin, State, tokens, unmapped, usage, webhook};
+use crate::listener::connections::Place;
 use crate::telemetry::lines::AuditPriority;
 use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
 
@@ -26,6 +27,7 @@ const BODY: usize = 64 * 1024;
 pub(super) async fn answer(
     admin: &Admin,
     client: &str,
+    place: &Place,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let settings = admin.settings.load_full();
@@ -41,10 +43,13 @@ pub(super) async fn answer(
         // Not 401: whoever signs would look for the mistake in the secret.
         ("/webhook", None) => message(StatusCode::NOT_FOUND, "Not Found."),
         (path, _) => match permitted(settings.admin.token.as_ref(), request.method(), request.headers()) {
-            Ok(credential) => match read(request).await {
-                Ok(request) => behind_token(admin, Caller { credential, client }, &request).await,
-                Err(refusal) => *refusal,
-            },
+            Ok(credential) => {
+                place.authenticated();
+                match read(request).await {
+                    Ok(request) => behind_token(admin, Caller { credential, client }, &request).await,
+                    Err(refusal) => *refusal,
+                }
+            }
             Err(refusal) => {
                 if refusal.status() == StatusCode::UNAUTHORIZED {
                     admin.refused.note(path, client, Instant::now());

@@ -1,7 +1,8 @@
 //! The admin listener: metrics and probes for everyone who reaches it, the rest behind its token.
 //!
 //! It has a thread and a runtime of its own, so that a scrape never delays a request. Every connection
-//! carries one request and has 30 seconds: there is no slow reader that holds one for long.
+//! carries one request and has 30 seconds. When too many are open, those that hold a place without using it make
+//! room for newcomers ([`Connections`]), so that probes get through.
 
 mod accept;
 mod answer;
@@ -13,8 +14,8 @@ mod usage;
 mod usage_page;
 mod webhook;
 
-use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
@@ -28,11 +29,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 pub use self::audit::Refused;
 use crate::config::settings::Settings;
+use crate::listener::connections::{Connections, Place};
 use crate::listener::{Listener, Socket};
 use crate::telemetry::lines::AuditLog;
 use crate::telemetry::metrics::Metrics;
@@ -40,9 +42,8 @@ use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::revoker::Revoker;
 use crate::usage::writer::Usage;
 
-/// Connections served at a time. One more closes the oldest: answers take no time, so that it is a silent or
-/// slow one, and such ones must not keep a probe out.
-const CONNECTIONS: usize = 64;
+/// Connections that may be open at a time.
+const CONNECTIONS: usize = 1024;
 /// For a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a whole connection.
@@ -147,7 +148,7 @@ fn serve(runtime: &Runtime, listener: Listener, admin: Arc<Admin>, stopped: ones
                 Socket::Tcp(listener) => {
                     let listener = TcpListener::from_std(listener)?;
                     accept(
-                        async || listener.accept().await.map(|(io, peer)| (io, peer.to_string().into())),
+                        async || listener.accept().await.map(|(io, peer)| (io, Some(peer))),
                         &admin,
                         &mut connections,
                     )
@@ -156,7 +157,7 @@ fn serve(runtime: &Runtime, listener: Listener, admin: Arc<Admin>, stopped: ones
                 Socket::Unix(listener) => {
                     let listener = UnixListener::from_std(listener)?;
                     accept(
-                        async || listener.accept().await.map(|(io, _)| (io, "unix".into())),
+                        async || listener.accept().await.map(|(io, _)| (io, None)),
                         &admin,
                         &mut connections,
                     )
@@ -173,26 +174,23 @@ fn serve(runtime: &Runtime, listener: Listener, admin: Arc<Admin>, stopped: ones
     });
 }
 
-/// Takes connections for as long as it is polled.
+/// Accepts connections for as long as it is polled. `next` returns one with its address, `None` for a Unix socket.
 async fn accept<I>(
-    next: impl AsyncFn() -> io::Result<(I, Box<str>)>,
+    next: impl AsyncFn() -> io::Result<(I, Option<SocketAddr>)>,
     admin: &Arc<Admin>,
-    connections: &mut JoinSet<()>,
+    tasks: &mut JoinSet<()>,
 ) -> io::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut latest = VecDeque::<AbortHandle>::with_capacity(CONNECTIONS);
+    let connections = Connections::new(CONNECTIONS);
     loop {
         match next().await {
-            Ok((io, client)) => {
-                while connections.try_join_next().is_some() {}
-                if latest.len() == CONNECTIONS
-                    && let Some(oldest) = latest.pop_front()
-                {
-                    oldest.abort();
-                }
-                latest.push_back(connections.spawn(connection(io, client, Arc::clone(admin))));
+            Ok((io, address)) => {
+                while tasks.try_join_next().is_some() {}
+                let place = connections.admit(address.map(|address| address.ip())).await;
+                let client = address.map_or_else(|| "unix".into(), |address| address.to_string().into());
+                tasks.spawn(connection(io, client, place, Arc::clone(admin)));
             }
             // Too many open files, or the peer has left already.
             Err(error) => {
@@ -204,17 +202,27 @@ where
 }
 
 /// `client` is the address at the other end, for the audit.
-async fn connection<I: AsyncRead + AsyncWrite + Unpin>(io: I, client: Box<str>, admin: Arc<Admin>) {
+async fn connection<I>(io: I, client: Box<str>, place: Place, admin: Arc<Admin>)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let answer = |request| {
+        place.request_began();
+        answer::answer(&admin, &client, &place, request)
+    };
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .keep_alive(false)
         .max_header_size(16 * 1024)
-        .serve_connection(TokioIo::new(io), service_fn(|request| answer::answer(&admin, &client, request)));
-    match timeout(CONNECTION_TIMEOUT, served).await {
-        Ok(Err(error)) => tracing::debug!(%error, "admin connection"),
-        Err(error) => tracing::debug!(%error, "admin connection"),
-        Ok(Ok(())) => {}
+        .serve_connection(TokioIo::new(io), service_fn(answer));
+    tokio::select! {
+        served = timeout(CONNECTION_TIMEOUT, served) => match served {
+            Ok(Err(error)) => tracing::debug!(%error, "admin connection"),
+            Err(error) => tracing::debug!(%error, "admin connection"),
+            Ok(Ok(())) => {}
+        },
+        () = place.evicted() => tracing::debug!("an admin connection made room for another"),
     }
 }
 

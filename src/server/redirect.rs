@@ -17,7 +17,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::listen::{AFTER_FAILURE, Accepted, Door};
@@ -26,20 +25,21 @@ use super::reload::Current;
 use crate::answer;
 use crate::exchange::new_request_id;
 use crate::listener::Listener;
+use crate::listener::connections::{Connections, Place};
 use crate::policy::headers::X_REQUEST_ID;
 use crate::policy::refusal::Refusal;
 use crate::policy::target::Target;
 use crate::telemetry::metrics::Metrics;
 
-/// Connections at a time; further ones are closed.
+/// Connections that may be open at a time.
 const CONNECTIONS: usize = 256;
 /// For a whole connection, which carries one request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Sends on, for as long as it is polled.
+/// Redirects, for as long as it is polled.
 pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Metrics>) -> io::Result<()> {
     let (door, _file) = Door::open(listener)?;
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Connections::new(CONNECTIONS);
     loop {
         let accepted = match door.accept().await {
             Ok(accepted) => accepted,
@@ -49,11 +49,14 @@ pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Met
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let address = match &accepted {
+            Accepted::Tcp(_, address) => Some(address.ip()),
+            Accepted::Unix(_) => None,
+        };
+        let place = connections.admit(address).await;
         let settings = Arc::clone(&current.load().settings);
         let metrics = Arc::clone(&metrics);
         tokio::spawn(async move {
-            let _place = place;
             let served = async {
                 match accepted {
                     Accepted::Tcp(stream, address) => {
@@ -61,35 +64,42 @@ pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Met
                         if settings.listen.proxy_protocol && settings.listen.trusts(address.ip()) {
                             proxied::take_header(&mut stream).await.map_err(io::Error::other)?;
                         }
-                        connection(TokioIo::new(stream), &metrics).await
+                        connection(TokioIo::new(stream), &metrics, &place).await
                     }
                     Accepted::Unix(stream) => {
                         let mut stream = UnixStream::from_std(stream)?;
                         if settings.listen.proxy_protocol {
                             proxied::take_header(&mut stream).await.map_err(io::Error::other)?;
                         }
-                        connection(TokioIo::new(stream), &metrics).await
+                        connection(TokioIo::new(stream), &metrics, &place).await
                     }
                 }
                 io::Result::Ok(())
             };
-            if let Ok(Err(error)) = timeout(PATIENCE, served).await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "nothing to be redirected");
+            tokio::select! {
+                served = timeout(PATIENCE, served) => if let Ok(Err(error)) = served {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "nothing to be redirected");
+                },
+                () = place.evicted() => tracing::debug!("a redirected connection made room for another"),
             }
         });
     }
 }
 
-async fn connection<I>(io: I, metrics: &Metrics)
+async fn connection<I>(io: I, metrics: &Metrics, place: &Place)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
 {
+    let answer = async |request| {
+        place.request_began();
+        Ok::<_, Infallible>(answer(&request, metrics))
+    };
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .keep_alive(false)
         .max_header_size(16 * 1024)
-        .serve_connection(io, service_fn(async |request| Ok::<_, Infallible>(answer(&request, metrics))));
+        .serve_connection(io, service_fn(answer));
     if let Err(error) = served.await {
         tracing::debug!(error = &error as &dyn std::error::Error, "a redirected connection broke off");
     }
