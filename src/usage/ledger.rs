@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use std::{io, mem};
 
 use prost::Message;
@@ -22,6 +23,7 @@ use super::addresses::Addresses;
 use super::batch::{self, Outcome};
 use super::pending::{Counts, Day, Pending, PendingToken};
 use super::record::{DayRecord, LONGEST_ID, RuleRecord, TokenRecord, token_key};
+use super::retention::{ClockRecord, Moment, RetentionClock, RetentionTime};
 use super::rules::{Rule, Rules};
 
 /// What is kept of the file in memory, in bytes.
@@ -33,7 +35,7 @@ const MILLISECONDS_A_DAY: i64 = 24 * 60 * 60 * 1000;
 /// Of every key and every value: each further pair of types would bring a tree of its own, 150 kB of code.
 type Bytes = &'static [u8];
 
-/// `format` and `id`.
+/// `format`, `id` and `clock`, which is a [`ClockRecord`].
 pub(super) const ABOUT: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("about");
 /// Rules by number.
 pub(super) const RULES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("rules");
@@ -138,6 +140,10 @@ pub struct Ledger {
     rules: HashMap<Rule, u32>,
     /// Up to which day older ones have been forgotten.
     forgotten: Day,
+    /// What retention goes by; `None` until the time is asked for.
+    clock: Option<RetentionClock>,
+    /// The latest time that retention went by, in milliseconds since 1970; `None` after a jump of the clock.
+    now: Option<i64>,
 }
 
 impl Ledger {
@@ -169,7 +175,35 @@ impl Ledger {
                 HashMap::new()
             }
         };
-        Ok(Self { database, rules, forgotten: 0 })
+        Ok(Self { database, rules, forgotten: 0, clock: None, now: None })
+    }
+
+    /// The time that retention goes by, which is asked for every `interval`. What it needs to survive a restart is
+    /// written with the next write.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
+    pub fn time(&mut self, now: Moment, interval: Duration) -> Result<RetentionTime, LedgerError> {
+        let mut clock = match self.clock {
+            Some(clock) => clock,
+            None => self.saved_clock(now)?,
+        };
+        let time = clock.advance(now, interval);
+        self.clock = Some(clock);
+        self.now = time.jump.is_none().then_some(time.now);
+        Ok(time)
+    }
+
+    fn saved_clock(&self, now: Moment) -> Result<RetentionClock, LedgerError> {
+        let transaction = self.database.begin_read()?;
+        let record = transaction.open_table(ABOUT)?.get(&b"clock"[..])?;
+        let record = record.and_then(|record| ClockRecord::from_bytes(record.value()));
+        let mut newest = None;
+        for entry in transaction.open_table(SIZES)?.iter()? {
+            newest = newest.max(number_of(entry?.0.value()).filter(|day| *day != OF_TOKENS));
+        }
+        let newest_end = newest.map(|day| (i64::from(day) + 1) * MILLISECONDS_A_DAY);
+        Ok(RetentionClock::new(record, newest_end, now))
     }
 
     /// The rules of a ledger that has been begun.
@@ -226,6 +260,9 @@ impl Ledger {
         let tokens = {
             let mut table = transaction.open_table(TOKENS)?;
             if bounds.since > self.forgotten {
+                if let Some(now) = self.now {
+                    correct_tokens(&mut table, now)?;
+                }
                 forget_tokens(&mut table, bounds.since, &mut sizes)?;
             }
             for (id, token) in kept(pending) {
@@ -253,6 +290,10 @@ impl Ledger {
             }
         }
         sizes.write(&transaction)?;
+        if let Some(clock) = &self.clock {
+            let mut about = transaction.open_table(ABOUT)?;
+            about.insert(&b"clock"[..], clock.record().to_bytes().as_slice())?;
+        }
         transaction.commit()?;
         self.rules.extend(added);
         self.forgotten = self.forgotten.max(bounds.since);
@@ -359,6 +400,24 @@ impl Sizes {
 const fn size(key: &[u8], value: &[u8]) -> u64 {
     let bytes = (key.len() + value.len() + 16) as u64;
     bytes + bytes / 2
+}
+
+/// Corrects tokens that a wrong clock has seen in the future: they would be kept for as long as that is to come.
+fn correct_tokens(table: &mut Table<'_, Bytes, Bytes>, now: i64) -> Result<(), LedgerError> {
+    let mut wrong = Vec::new();
+    for entry in table.iter()? {
+        let (key, record) = entry?;
+        if let Ok(token) = TokenRecord::decode(record.value())
+            && token.last_seen.saturating_sub(now) > MILLISECONDS_A_DAY
+        {
+            wrong.push((key.value().to_vec(), token));
+        }
+    }
+    for (key, token) in wrong {
+        let token = TokenRecord { first_seen: token.first_seen.min(now), last_seen: now, ..token };
+        table.insert(key.as_slice(), token.encode_to_vec().as_slice())?;
+    }
+    Ok(())
 }
 
 /// Forgets the tokens that were last seen before a day.

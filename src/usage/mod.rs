@@ -14,6 +14,7 @@ pub mod question;
 pub mod read;
 mod record;
 pub mod report;
+pub mod retention;
 pub mod rules;
 #[cfg(test)]
 mod simulation;

@@ -30,6 +30,8 @@ pub struct Query {
     pub since: Option<Day>,
     /// The token that is told of; none: all of them.
     pub token: Option<Box<str>>,
+    /// The day of the report. Later days, which a wrong clock has dated, count as this one; `None` if there are none.
+    pub today: Option<Day>,
 }
 
 impl Query {
@@ -37,7 +39,19 @@ impl Query {
     pub fn of(question: &Question, now: Timestamp) -> Self {
         let today = TimeZone::UTC.to_datetime(now).date();
         let since = question.since.map(|since| day_of(since.first_day(today)));
-        Self { since, token: question.token.as_deref().map(Into::into) }
+        Self { since, token: question.token.as_deref().map(Into::into), today: Some(day_of(today)) }
+    }
+
+    /// The day under which a day is told: clocks differ by a day at most.
+    fn told_day(&self, day: Day) -> Day {
+        self.today.filter(|today| day > today.saturating_add(1)).unwrap_or(day)
+    }
+
+    /// When something was seen, in milliseconds since 1970, if a wrong clock has seen it in the future.
+    fn told_time(&self, at: i64) -> i64 {
+        const DAY: i64 = 24 * 60 * 60 * 1000;
+        let today = self.today.map(|today| i64::from(today) * DAY);
+        today.filter(|today| at.saturating_sub(*today) >= 2 * DAY).unwrap_or(at)
     }
 }
 
@@ -49,7 +63,7 @@ pub(super) fn unwritten_tokens(
 ) {
     let asked = |id: &str| query.token.as_deref().is_none_or(|asked| asked == id);
     for (id, _) in unwritten.iter().flat_map(|it| it.pending.tokens()).filter(|(id, _)| asked(id)) {
-        if let Some(token) = Tally::new(None, query.since).finish(id, &HashMap::new(), unwritten)
+        if let Some(token) = Tally::new(None, query).finish(id, &HashMap::new(), unwritten)
             && tell(token).is_break()
         {
             return;
@@ -123,7 +137,7 @@ impl Snapshot {
         let mut tell_new = |key: Option<&[u8]>, tell: &mut dyn FnMut(TokenUsage) -> ControlFlow<()>| {
             let is_before = |(id, _): &(&str, _)| key.is_none_or(|key| token_key(id).as_slice() < key);
             while let Some((id, _)) = new.next_if(is_before) {
-                if let Some(token) = Tally::new(None, query.since).finish(id, &self.rules, unwritten)
+                if let Some(token) = Tally::new(None, query).finish(id, &self.rules, unwritten)
                     && tell(token).is_break()
                 {
                     return ControlFlow::Break(());
@@ -139,7 +153,7 @@ impl Snapshot {
             if tell_new(Some(key), &mut tell).is_break() {
                 return Ok(());
             }
-            let mut tally = Tally::new(TokenRecord::decode(record.value()).ok(), query.since);
+            let mut tally = Tally::new(TokenRecord::decode(record.value()).ok(), query);
             for cursor in &mut cursors {
                 if let Some(record) = cursor.of(key)? {
                     tally.add(cursor.day, record);
@@ -164,8 +178,7 @@ impl Snapshot {
     ) -> Result<Option<TokenUsage>, LedgerError> {
         let key = token_key(id);
         let record = self.transaction.open_table(TOKENS)?.get(key.as_slice())?;
-        let mut tally =
-            Tally::new(record.and_then(|record| TokenRecord::decode(record.value()).ok()), query.since);
+        let mut tally = Tally::new(record.and_then(|record| TokenRecord::decode(record.value()).ok()), query);
         for day in days {
             let name = day_table(day);
             let table = self.transaction.open_table(TableDefinition::<Bytes, Bytes>::new(&name))?;
@@ -208,9 +221,9 @@ impl Cursor {
 }
 
 /// One token's sums.
-struct Tally {
+struct Tally<'a> {
     about: Option<TokenRecord>,
-    since: Option<Day>,
+    query: &'a Query,
     token: TokenUsage,
     addresses: Addresses,
     /// What is on disk, by the ledger's numbers of rules; in memory, by the rules themselves.
@@ -234,11 +247,11 @@ impl Sums {
     }
 }
 
-impl Tally {
-    fn new(about: Option<TokenRecord>, since: Option<Day>) -> Self {
+impl<'a> Tally<'a> {
+    fn new(about: Option<TokenRecord>, query: &'a Query) -> Self {
         Self {
             about,
-            since,
+            query,
             token: TokenUsage::default(),
             addresses: Addresses::default(),
             by_number: HashMap::new(),
@@ -247,6 +260,7 @@ impl Tally {
     }
 
     fn add(&mut self, day: Day, record: DayRecord) {
+        let day = self.query.told_day(day);
         self.add_day(day, record.plain_http, &Addresses::from(record.addresses));
         for (key, count) in record.keys.iter().zip(&record.counts) {
             let outcome = Outcome::of(*key);
@@ -257,8 +271,9 @@ impl Tally {
     }
 
     fn add_pending(&mut self, pending: &PendingToken, rules: &Rules) {
-        let since = self.since.unwrap_or_default();
+        let since = self.query.since.unwrap_or_default();
         for (day, counts) in pending.days.range(since..) {
+            let day = &self.query.told_day(*day);
             self.add_day(*day, counts.plain_http, &counts.addresses);
             for (key, count) in &counts.by_key {
                 if let Some(rule) = rules.get(key >> 2) {
@@ -311,8 +326,8 @@ impl Tally {
         token.workspace_id = about.workspace_id;
         token.created_at = about.created_at.and_then(time);
         token.expires_at = about.expires_at.and_then(time);
-        token.first_seen = time(about.first_seen);
-        token.last_seen = time(about.last_seen);
+        token.first_seen = time(self.query.told_time(about.first_seen));
+        token.last_seen = time(self.query.told_time(about.last_seen));
         token.addresses = self.addresses.estimate();
         let abilities = Abilities::new(about.abilities.iter().map(String::as_str));
         token.abilities = about.abilities;

@@ -22,10 +22,11 @@ use super::count::{CoreUsage, Schedule};
 use super::findings::findings;
 use super::ledger::{Bounds, Ledger, LedgerError, Written, contained};
 use super::message::{Message, NoView, PATIENCE, PAUSE, Turn, View, send};
-use super::pending::{Day, Pending, day};
+use super::pending::{Day, Pending};
 use super::question::Question;
 use super::read::Unwritten;
 use super::report::Verdict;
+use super::retention::Moment;
 use super::rules::{RuleNumbers, Rules};
 use super::source::Source;
 use super::tell::Telling;
@@ -45,6 +46,8 @@ const REPORTS: usize = 2;
 const TURN: Duration = Duration::from_secs(5);
 /// How often it is said that the ledger cannot be written.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How often it is said that the clock has jumped.
+const JUMP_SILENCE: Duration = Duration::from_secs(60 * 60);
 
 /// Usage, as the whole process keeps it.
 pub struct Usage {
@@ -163,6 +166,7 @@ impl Usage {
             write_at: Instant::now(),
             waiting: VecDeque::new(),
             complained_at: None,
+            jump_told_at: None,
             assess_at: Arc::new(Mutex::new(Instant::now())),
         };
         thread::Builder::new().name("usage".to_owned()).spawn(move || writer.run())
@@ -187,6 +191,8 @@ struct Writer {
     write_at: Instant,
     waiting: VecDeque<Waiting>,
     complained_at: Option<Instant>,
+    /// When it was last said that the clock has jumped; `None` if it has not.
+    jump_told_at: Option<Instant>,
     /// When findings are to be counted again; held by who counts them.
     assess_at: Arc<Mutex<Instant>>,
 }
@@ -304,8 +310,8 @@ impl Writer {
             return;
         };
         self.write_at = Instant::now() + settings.flush_interval * 2 / 5;
-        let bounds =
-            Bounds { since: first_day(SystemTime::now(), settings.retention), max_size: settings.max_size };
+        let (retention, max_size, interval) =
+            (settings.retention, settings.max_size, settings.flush_interval);
         let path = settings.path.clone();
         let (ledger, pending, rules) = (&mut self.ledger, &self.pending, &self.rules);
         let written = contained(&path, || {
@@ -313,10 +319,15 @@ impl Writer {
                 Some(ledger) => ledger,
                 None => ledger.insert(Ledger::open(&path)?),
             };
-            ledger.write(pending, rules, bounds)
+            let time = ledger.time(Moment::now(), interval)?;
+            let bounds = Bounds { since: first_day(time.now, retention), max_size };
+            Ok((ledger.write(pending, rules, bounds)?, time.jump))
         });
         match written {
-            Ok(written) => self.wrote(written),
+            Ok((written, jump)) => {
+                self.wrote(written);
+                self.tell_jump(jump, Instant::now());
+            }
             Err(error) => self.failed(&error),
         }
     }
@@ -336,6 +347,23 @@ impl Writer {
         metrics.dropped(written.dropped);
         metrics.written(SystemTime::now(), written.tokens, written.size);
         self.assess();
+    }
+
+    /// Says that the clock has jumped ahead, and when it is right again.
+    fn tell_jump(&mut self, jump: Option<Duration>, now: Instant) {
+        let Some(jump) = jump else {
+            if self.jump_told_at.take().is_some() {
+                tracing::info!("usage: old days are forgotten by the clock again");
+            }
+            return;
+        };
+        if self.jump_told_at.is_none_or(|at| now.saturating_duration_since(at) >= JUMP_SILENCE) {
+            self.jump_told_at = Some(now);
+            tracing::warn!(
+                hours = jump.as_secs() / 3600,
+                "usage: the clock has jumped ahead; no day is forgotten for that until it has stayed so for 24 h"
+            );
+        }
     }
 
     /// Counts findings, now and then, in a thread of its own: with very many tokens it takes its time, which writing does
@@ -394,9 +422,11 @@ fn count_findings(
     Ok(counts)
 }
 
-/// The first day that is kept.
-fn first_day(now: SystemTime, retention: Duration) -> Day {
-    now.checked_sub(retention).map_or(1, day).max(1)
+/// The first day that is kept, `now` in milliseconds since 1970.
+fn first_day(now: i64, retention: Duration) -> Day {
+    const DAY: i64 = 24 * 60 * 60 * 1000;
+    let since = now.saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
+    Day::try_from(since / DAY).unwrap_or(1).max(1)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Instant, UNIX_EPOCH};
 
 use http::Method;
 use proptest::prelude::*;
@@ -92,9 +93,9 @@ fn what_was_written_is_told_with_what_was_not() {
     assert_eq!(all[1].usage[1].methods, BTreeMap::from([("HEAD".to_owned(), 5)]));
 
     for (query, expected) in [
-        (Query { since: Some(TODAY), token: Some("10".into()) }, vec![format!("10: {today}=5")]),
-        (Query { since: Some(TODAY + 1), token: Some("10".into()) }, vec!["10: ".to_owned()]),
-        (Query { since: None, token: Some("12".into()) }, vec![]),
+        (Query { since: Some(TODAY), token: Some("10".into()), today: None }, vec![format!("10: {today}=5")]),
+        (Query { since: Some(TODAY + 1), token: Some("10".into()), today: None }, vec!["10: ".to_owned()]),
+        (Query { since: None, token: Some("12".into()), today: None }, vec![]),
     ] {
         assert_eq!(lines(&told(&source, &query, None)), expected, "{query:?}");
     }
@@ -265,4 +266,83 @@ fn a_day_that_there_is_not_is_the_last_one() {
     {
         assert_eq!(date(day).to_string(), expected);
     }
+}
+
+/// Both clocks at the start of a day.
+fn moment(day: Day, monotonic: Instant) -> Moment {
+    Moment { wall: UNIX_EPOCH + Duration::from_secs(u64::from(day) * 24 * 60 * 60), monotonic }
+}
+
+/// Writes as the gateway does, with 90 days of retention.
+fn write(ledger: &mut Ledger, pending: &Pending, rules: &Rules, now: Moment) -> RetentionTime {
+    let time = ledger.time(now, Duration::from_secs(10)).unwrap();
+    let since = Day::try_from(time.now / MILLISECONDS_A_DAY).unwrap() - 90;
+    ledger.write(pending, rules, Bounds { since, ..ROOMY }).unwrap();
+    time
+}
+
+#[test]
+fn clock_that_jumps_ahead_empties_no_ledger() {
+    const LATER: Day = TODAY + 20 * 365;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("usage.redb");
+    let (rules, [get, _]) = rules();
+    let (now, get) = (Instant::now(), key(get, Outcome::Allowed));
+    let mut ledger = Ledger::open(&path).unwrap();
+    write(&mut ledger, &of(&[("1", TODAY - 89, get, 1), ("2", TODAY, get, 2)]), &rules, moment(TODAY, now));
+
+    // A jump while it runs, with requests; a restart; and all is as it was.
+    let second = Duration::from_secs(1);
+    let time = write(&mut ledger, &of(&[("2", LATER, get, 4)]), &rules, moment(LATER, now + second));
+    assert!(time.jump.is_some_and(|jump| jump > Duration::from_secs(19 * 365 * 24 * 60 * 60)));
+    drop(ledger);
+    let mut ledger = Ledger::open(&path).unwrap();
+    assert!(write(&mut ledger, &Pending::default(), &rules, moment(LATER, now)).jump.is_some());
+    drop(ledger);
+    let mut ledger = Ledger::open(&path).unwrap();
+    assert_eq!(write(&mut ledger, &Pending::default(), &rules, moment(TODAY, now)).jump, None);
+    let source = Source::of(&ledger);
+    let (first, today) = (date(TODAY - 89), date(TODAY));
+    let expected = [format!("1: {first}=1"), format!("2: {today}=2 {}=4", date(LATER))];
+    assert_eq!(lines(&told(&source, &Query::default(), None)), expected);
+    // In a report of today the requests that a wrong clock has dated are of today.
+    let query = Query { today: Some(TODAY), ..Query::default() };
+    let tokens = told(&source, &query, None);
+    assert_eq!(lines(&tokens), [format!("1: {first}=1"), format!("2: {today}=6")]);
+    assert_eq!(
+        tokens[1].last_seen.map(|at| at.as_millisecond()),
+        Some(i64::from(TODAY) * MILLISECONDS_A_DAY)
+    );
+
+    // The token that was seen in the future goes when its time has come.
+    for day in (TODAY + 1)..(TODAY + 93) {
+        let later = Duration::from_secs(u64::from(day - TODAY) * 24 * 60 * 60);
+        let time = ledger.time(moment(day, now + later), Duration::from_secs(24 * 60 * 60)).unwrap();
+        assert_eq!(time.jump, None, "{day}");
+        let since = Day::try_from(time.now / MILLISECONDS_A_DAY).unwrap() - 90;
+        ledger.write(&Pending::default(), &rules, Bounds { since, ..ROOMY }).unwrap();
+    }
+    assert_eq!(lines(&told(&Source::of(&ledger), &Query::default(), None)), [] as [String; 0]);
+}
+
+#[test]
+fn gateway_that_was_off_for_long_forgets_after_a_day_of_running() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("usage.redb");
+    let (rules, [get, _]) = rules();
+    let now = Instant::now();
+    let mut ledger = Ledger::open(&path).unwrap();
+    let pending = of(&[("1", TODAY, key(get, Outcome::Allowed), 1)]);
+    write(&mut ledger, &pending, &rules, moment(TODAY, now));
+    drop(ledger);
+    let mut ledger = Ledger::open(&path).unwrap();
+    let count = |ledger: &Ledger| told(&Source::of(ledger), &Query::default(), None).len();
+    for hour in 0..=24_u64 {
+        assert_eq!(count(&ledger), 1, "{hour}");
+        let hours = Duration::from_secs(hour * 60 * 60);
+        let start = moment(TODAY + 200, now);
+        let now = Moment { wall: start.wall + hours, monotonic: now + hours };
+        assert_eq!(write(&mut ledger, &Pending::default(), &rules, now).jump.is_some(), hour < 24, "{hour}");
+    }
+    assert_eq!(count(&ledger), 0);
 }
