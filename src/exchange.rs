@@ -225,9 +225,11 @@ impl Exchange {
     /// Notes by what scheme the request came, where that is counted.
     pub fn note_scheme(&mut self, fields: &HeaderMap) {
         if self.recorder.usage.is_some() {
-            let Peer { trusted, encrypted, .. } = *self.peer;
-            self.plain_http =
-                self.peer.address.is_some() && client::came_by_plain_http(fields, trusted, encrypted);
+            let Peer { trusted, encrypted, address, .. } = *self.peer;
+            self.plain_http = address.is_some_and(|address| {
+                let is_local = address.to_canonical().is_loopback();
+                client::came_by_plain_http(fields, trusted, encrypted, is_local)
+            });
         }
     }
 

@@ -159,7 +159,8 @@ fn requests_are_counted_by_ability_route_and_verdict() {
     assert_eq!(first["abilities"], json!(["items:read", "rents:read"]));
     assert_eq!((&first["addresses"], &first["expires_at"]), (&json!(1), &Value::Null));
     let day = first["days"].as_object().unwrap().values().next().unwrap();
-    assert_eq!((&day["allowed"], &day["denied"], &day["plain_http"]), (&json!(7), &json!(1), &json!(8)));
+    // By plain HTTP, and not over a network.
+    assert_eq!((&day["allowed"], &day["denied"], &day["plain_http"]), (&json!(7), &json!(1), &Value::Null));
     assert!(first["first_seen"].as_str() <= first["last_seen"].as_str());
 
     let metrics = gateway.metrics();
@@ -170,6 +171,41 @@ fn requests_are_counted_by_ability_route_and_verdict() {
     assert_eq!(metrics.metric("usage_write_errors_total"), 0.0);
     let mode = fs::metadata(setting.directory.path().join("usage.redb")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "addresses and names are nobody else's business");
+}
+
+#[test]
+fn root_of_the_admin_listener_leads_to_what_there_is_to_see() {
+    let setting = setting();
+    let with_usage = setting.start("usage.redb");
+    let without = Gateway::builder()
+        .backend(&setting.upstream)
+        .introspector(&setting.introspector)
+        .yaml(OPERATOR)
+        .start();
+    for (gateway, expected) in [(&with_usage, "/usage"), (&without, "/config")] {
+        let ask =
+            |fields: &[(&str, &str)]| RawClient::connect(gateway.admin()).request("GET", "/", fields, b"");
+        let answer = ask(&ADMIN);
+        assert_eq!((answer.status, answer.field("location")), (302, Some(expected)));
+        let challenge = ask(&[]);
+        assert_eq!(challenge.status, 401);
+        assert!(challenge.field("www-authenticate").is_some_and(|it| it.starts_with("Basic ")));
+        let post = RawClient::connect(gateway.admin()).request("POST", "/", &ADMIN, b"");
+        assert_eq!((post.status, post.field("allow")), (405, Some("GET, HEAD")));
+    }
+}
+
+#[test]
+fn browsers_first_request_without_credentials_is_no_failed_attempt() {
+    let gateway = setting().start("usage.redb");
+    for path in ["/", "/usage", "/usage?since=30d", "/tokens", "/config"] {
+        assert_eq!(RawClient::connect(gateway.admin()).get(path, None).status, 401, "{path}");
+    }
+    // Wrong credentials are one, and the line of it counts none before it.
+    let wrong = [("Authorization", "Basic YTpi")];
+    assert_eq!(RawClient::connect(gateway.admin()).request("GET", "/usage", &wrong, b"").status, 401);
+    let line = gateway.wait_for_log(|line| line["message"] == "admin: refused");
+    assert_eq!((&line["action"], &line["count"]), (&json!("/usage"), &json!(1)));
 }
 
 /// What shadow mode finds is in the ledger, by token.

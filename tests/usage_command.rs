@@ -100,6 +100,20 @@ fn a_report_is_a_table_for_people() {
 }
 
 #[test]
+fn kind_of_finding_is_told_once_with_its_tokens() {
+    let reports = Reports::new();
+    reports.write("a.json", &report("a", "warehouse-scanner-prod", 40));
+    let other = report("b", "reporting-prod", 40).replace(r#""id":"17""#, r#""id":"18""#);
+    reports.write("b.json", &other);
+    let table = reports.prints(&["--add", "a.json", "b.json"]);
+    assert!(table.contains("\nmedium: Abilities that are never used: 2 tokens\n"), "{table}");
+    for token in ["17 warehouse-scanner-prod", "18 reporting-prod"] {
+        assert!(table.contains(&format!("\n  {token}: 1 of 2 abilities never needed in 41")), "{table}");
+    }
+    assert_eq!(table.matches("\n    Create a new token with items:read instead").count(), 2, "{table}");
+}
+
+#[test]
 fn a_report_is_a_table_for_spreadsheets() {
     let reports = Reports::new();
     reports.write("a.json", &report("a", "=HYPERLINK(\"http://evil\", \"x\")\r\n", 40));
@@ -220,13 +234,13 @@ impl Running {
             .backend(&upstream)
             .introspector(&introspector)
             .yaml("admin:\n  token: an-operator\n")
-            .yaml(&format!("usage:\n  path: {}\n", path.display()))
+            .yaml(&format!("usage:\n  path: {}\n  findings: {{least_age: 0s}}\n", path.display()))
             .start();
         assert_eq!(gateway.get("/api/v2/items", Some("17|secret")).status, 200);
         assert_eq!(gateway.get("/wp-login.php", Some("17|secret")).status, 403);
         let admin = gateway.admin();
         let yaml = format!(
-            "admin: {{address: '{admin}', token: an-operator}}\nusage: {{path: {}}}\n\
+            "admin: {{address: '{admin}', token: an-operator}}\nusage: {{path: {}, findings: {{least_age: 0s}}}}\n\
              backend: {{tls: {{certificate: /nowhere}}}}\nabilities: bad edit\n",
             path.display()
         );
@@ -251,7 +265,7 @@ fn the_gateway_is_asked_while_it_runs_and_its_ledger_afterwards() {
     let told: Value = serde_json::from_str(&reports.prints(&words)).unwrap();
     assert_eq!(told["tokens"][0]["id"], "17");
     assert_eq!(told["tokens"][0]["usage"].as_array().unwrap().len(), 2, "{told}");
-    assert_eq!(told["findings"][0]["kind"], "plain_http");
+    assert_eq!(told["findings"][0]["kind"], "unused_abilities");
     for (config, expected) in [
         ("other.yaml", "is not the one that the gateway runs with"),
         ("tokenless.yaml", "neither `admin.token_file` nor `admin.token` is set"),

@@ -86,7 +86,7 @@ fn what_tokens_did_is_found_by_the_rules_of_the_configuration() {
             .start()
     };
 
-    let gateway = start("");
+    let gateway = start("  findings: {least_age: 0s}\n");
     for id in ["1", "2", "3", "4", "5", "11"] {
         send(&gateway, &format!("{id}|secret"), &[READ; 9]);
     }
@@ -121,16 +121,19 @@ fn what_tokens_did_is_found_by_the_rules_of_the_configuration() {
     );
     drop(gateway);
 
-    let rules = "  findings: {addresses: 11, denials: 6, least_age: 1d, environments: [canary]}\n";
+    let rules = "  findings: {addresses: 11, denials: 6, least_age: 0s, environments: [canary]}\n";
     assert_eq!(
         findings(&start(rules)),
         [
             "high repeated_denials 9 items:create,items:delete,items:read,kiosk:scan,rents:read",
             "high plain_http 6 ",
             "medium wildcard 3 items:read",
+            "medium unused_abilities 2 items:delete",
+            "low unused_abilities 10 rents:read",
             "low no_expiry 4 ",
             "low naming 5 ",
         ],
         "the same ledger by other rules"
     );
+    assert_eq!(findings(&start("")), [] as [&str; 0], "by default no token of today is judged");
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -51,7 +51,9 @@ pub(super) async fn answer(
                 }
             }
             Err(refusal) => {
-                if refusal.status() == StatusCode::UNAUTHORIZED {
+                if refusal.status() == StatusCode::UNAUTHORIZED
+                    && !is_challenge(request.method(), path, request.headers())
+                {
                     admin.refused.note(path, client, Instant::now());
                 }
                 *refusal
@@ -81,13 +83,22 @@ async fn behind_token(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes
             }
             Err(_) => unavailable(),
         },
+        "/" if reads => go_to(if admin.settings.load().usage.is_some() { "/usage" } else { "/config" }),
         "/usage" if reads => usage::show(admin, caller, request).await,
         "/unmapped" if reads => unmapped::show(admin, caller, request),
-        "/tokens" | "/config" | "/usage" | "/unmapped" => not_allowed("GET, HEAD"),
+        "/" | "/tokens" | "/config" | "/usage" | "/unmapped" => not_allowed("GET, HEAD"),
         "/tokens/revoke" if *method == Method::POST => tokens::revoke(admin, caller, request.body()),
         "/tokens/revoke" => not_allowed("POST"),
         _ => message(StatusCode::NOT_FOUND, "Not Found."),
     }
+}
+
+/// Redirects to what a browser can show.
+fn go_to(path: &'static str) -> Answer {
+    let mut answer = text("text/plain; charset=utf-8", "");
+    *answer.status_mut() = StatusCode::FOUND;
+    answer.headers_mut().insert(LOCATION, HeaderValue::from_static(path));
+    answer
 }
 
 /// The request with its whole body.
@@ -134,6 +145,14 @@ fn permitted(
     };
     refusal.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     Err(Box::new(refusal))
+}
+
+/// Whether a 401 is the challenge that a browser's first request for a page gets: nobody has tried anything yet.
+fn is_challenge(method: &Method, path: &str, fields: &HeaderMap) -> bool {
+    const PAGES: [&str; 5] = ["/", "/config", "/tokens", "/unmapped", "/usage"];
+    matches!(*method, Method::GET | Method::HEAD)
+        && PAGES.contains(&path)
+        && !fields.contains_key(AUTHORIZATION)
 }
 
 enum Credentials {

@@ -38,8 +38,10 @@ pub(super) fn problem(status: StatusCode, text: &str) -> Answer {
 fn draw(asked: &Asked) -> Result<(StatusCode, String), LedgerError> {
     let Asked { view, question, rules, now, .. } = asked;
     let since = question.since.map(|since| since.first_day(TimeZone::UTC.to_datetime(*now).date()));
-    let shown = View { question: question.clone(), since, made_at: *now, served: true };
     let telling = Telling::new(view, question, rules, *now)?;
+    // One more than is offered tells the page that there are more.
+    let tokens = telling.names(page::OFFERED + 1)?;
+    let shown = View { question: question.clone(), since, made_at: *now, served: true, tokens };
     let Some(id) = &question.token else {
         let mut overview = Overview::new(question);
         telling.tokens(|token| {

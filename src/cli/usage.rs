@@ -161,7 +161,7 @@ impl Arguments {
             (UsageFormat::Csv, _) => csv::write(report, output),
             (UsageFormat::Html, tokens) => {
                 let question = self.question();
-                let view = View { since: report.since, made_at, served: false, question };
+                let view = View { since: report.since, made_at, served: false, question, tokens: Vec::new() };
                 writeln!(
                     output,
                     "{}",

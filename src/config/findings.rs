@@ -85,7 +85,7 @@ impl Default for FindingRules {
             silent_after: Some(days(30)),
             addresses: Some(10),
             denials: Some(5),
-            least_age: days(0),
+            least_age: days(7),
             environments: Some(ENVIRONMENTS.into_iter().map(Into::into).collect()),
         }
     }

@@ -571,7 +571,7 @@ pub struct FindingRules {
     pub addresses: Option<u64>,
     /// `denials`: from how many denied requests on it is no accident; none: no number says so.
     pub denials: Option<u64>,
-    /// `least_age`: for how long a token has been seen before it is said what it does not use.
+    /// `least_age`: how old a token is before it is judged; zero judges every token.
     pub least_age: Duration,
     /// `naming` and `environments`: what a token's name may end with, beside a version; none: names are not looked at.
     pub environments: Option<Box<[Box<str>]>>,

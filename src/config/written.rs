@@ -303,8 +303,9 @@ section! {
         addresses: Whole<0, ANY> = 10,
         /// From how many denied requests on it is no accident; 0: no number says so.
         denials: Whole<0, ANY> = 5,
-        /// For how long a token has been seen before it is said what it does not use.
-        least_age: Period = "0s",
+        /// How old a token is before it is judged, by its creation or else by its first request, and for how long it has
+        /// been seen before it is said what it does not use; 0s: every token is judged.
+        least_age: Period = "7d",
         /// Whether names must say purpose and environment or version: `warehouse-scanner-prod`, `mobile-app-v2`.
         naming: Switch = true,
         /// Environments beside the usual ones, such as `canary`.

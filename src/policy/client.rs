@@ -27,16 +27,16 @@ pub fn address(fields: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> boo
     nearest
 }
 
-/// Whether a request came over the network without TLS, as far as that can be told: a trusted peer says by what
-/// scheme its client came; if it does not, nobody knows.
-pub fn came_by_plain_http(fields: &HeaderMap, trusted: bool, encrypted: bool) -> bool {
+/// Whether a request came over the network without TLS, as far as that is known. A trusted peer says by what scheme its
+/// client came. Otherwise a request of an untrusted peer did, unless the peer is on this machine (`is_local`).
+pub fn came_by_plain_http(fields: &HeaderMap, trusted: bool, encrypted: bool, is_local: bool) -> bool {
     match fields.get(X_FORWARDED_PROTO).filter(|_| trusted) {
         // The first is the client's, where several proxies have added theirs.
         Some(schemes) => {
             let first = schemes.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default();
             first.trim_ascii().eq_ignore_ascii_case(b"http")
         }
-        None => !trusted && !encrypted,
+        None => !trusted && !encrypted && !is_local,
     }
 }
 
@@ -69,8 +69,11 @@ mod tests {
             (true, false, Some(""), false),
         ] {
             let fields = told.map(|told| (X_FORWARDED_PROTO, HeaderValue::from_static(told)));
-            let came = came_by_plain_http(&fields.into_iter().collect(), trusted, encrypted);
-            assert_eq!(came, expected, "{trusted} {encrypted} {told:?}");
+            let fields = fields.into_iter().collect();
+            let came = |is_local| came_by_plain_http(&fields, trusted, encrypted, is_local);
+            assert_eq!(came(false), expected, "{trusted} {encrypted} {told:?}");
+            // What never left the machine crossed no network; a trusted peer knows where its client is.
+            assert_eq!(came(true), expected && trusted, "{trusted} {encrypted} {told:?}");
         }
     }
 

@@ -24,8 +24,11 @@ const NAMED: usize = 8;
 /// The longest of them, in characters.
 const LONGEST: usize = 120;
 
-/// What there is to do about `token`, the most severe first.
+/// What there is to do about `token`, the most severe first. Nothing if it is younger than `rules.least_age`.
 pub fn findings(token: &TokenUsage, rules: &FindingRules, now: Timestamp) -> Vec<Finding> {
+    if is_young(token, rules.least_age, now) {
+        return Vec::new();
+    }
     let subject = Subject::new(token, now);
     let mut findings: Vec<Finding> = [
         denials::repeated(&subject, rules),
@@ -43,6 +46,12 @@ pub fn findings(token: &TokenUsage, rules: &FindingRules, now: Timestamp) -> Vec
     .collect();
     sort(&mut findings);
     findings
+}
+
+/// Whether a token is younger than that: by when it was created, or else by its first request. One of unknown age is not.
+fn is_young(token: &TokenUsage, least_age: Duration, now: Timestamp) -> bool {
+    let since = token.created_at.or(token.first_seen);
+    !least_age.is_zero() && since.is_some_and(|since| age(since, now) < least_age)
 }
 
 /// The most severe first, then by kind, then by token: numeric ids first and in their order.

@@ -41,8 +41,8 @@ pub struct Overview {
     pub denials: BTreeMap<Denial, DenialLine>,
     /// Whether there were more abilities or pairs than are told apart.
     pub cut: bool,
-    /// The most severe kinds first.
-    pub findings: BTreeMap<(Severity, FindingKind), Group>,
+    /// By kind.
+    pub findings: BTreeMap<FindingKind, Group>,
     /// The first so many tokens, those with most to do about them, then those with most requests.
     rows: BTreeMap<Rank, TokenLine>,
     /// How many of them are kept.
@@ -123,13 +123,20 @@ pub struct DenialLine {
     pub tokens: u64,
 }
 
-/// Findings of one kind.
+/// Findings of one kind: one for each token that has it.
 #[derive(Debug, Default)]
 pub struct Group {
     /// All of them.
     pub count: usize,
-    /// The first [`FINDINGS`].
-    pub first: Vec<FindingLine>,
+    /// The first [`FINDINGS`], the most severe first, then as they came.
+    pub first: BTreeMap<(Severity, usize), FindingLine>,
+}
+
+impl Group {
+    /// The greatest severity; `None` if there is no finding.
+    pub fn severity(&self) -> Option<Severity> {
+        self.first.keys().next().map(|(severity, _)| *severity)
+    }
 }
 
 /// A finding in a list: its texts cut.
@@ -221,10 +228,11 @@ impl Overview {
         self.add_abilities(token);
         self.add_denials(token);
         for finding in findings {
-            let group = self.findings.entry((finding.severity, finding.kind)).or_default();
+            let group = self.findings.entry(finding.kind).or_default();
+            group.first.insert((finding.severity, group.count), FindingLine::of(finding));
             group.count += 1;
-            if group.first.len() < FINDINGS {
-                group.first.push(FindingLine::of(finding));
+            if group.first.len() > FINDINGS {
+                group.first.pop_last();
             }
         }
         let rank = (Reverse(line.findings), Reverse(line.calls.all()), self.tokens);
@@ -274,6 +282,15 @@ impl Overview {
                 None => self.cut = true,
             }
         }
+    }
+
+    /// The kinds of findings, the most severe first.
+    pub fn groups(&self) -> Vec<(Severity, FindingKind, &Group)> {
+        let groups = self.findings.iter();
+        let mut groups: Vec<_> =
+            groups.filter_map(|(kind, group)| Some((group.severity()?, *kind, group))).collect();
+        groups.sort_by_key(|(severity, kind, _)| (*severity, *kind));
+        groups
     }
 
     /// The tokens of the part that was asked for.

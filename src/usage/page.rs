@@ -20,6 +20,9 @@ const STYLE: &str = include_str!("page/style.css");
 /// The periods that a form offers.
 const PERIODS: [&str; 5] = ["1d", "7d", "30d", "90d", "365d"];
 
+/// How many tokens a form offers.
+pub const OFFERED: usize = 500;
+
 /// What a page is of.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -31,6 +34,8 @@ pub struct View {
     pub made_at: Timestamp,
     /// Whether it is where other questions can be asked: a file has no links and no form.
     pub served: bool,
+    /// The tokens that a form offers, by id.
+    pub tokens: Vec<TokenName>,
 }
 
 /// The Content-Security-Policy to send with a page: what stands in it, and that nobody frames it.
@@ -55,7 +60,11 @@ pub fn overview(overview: &Overview, view: &View) -> String {
 /// One token.
 pub fn token(token: &TokenUsage, findings: &[Finding], view: &View) -> String {
     let title = format!("Token {}", cut(&shown(&token.id)));
-    page::page(&title, STYLE, &token::body(token, findings, view)).into_string()
+    let heading = html! {
+        (title)
+        @if let Some(name) = &token.name { " " bdi.quiet { (cut(&shown(name))) } }
+    };
+    page::page_under(&title, &heading, STYLE, &token::body(token, findings, view)).into_string()
 }
 
 /// For an id that nothing is known of.
@@ -92,6 +101,11 @@ impl View {
 
     fn form(&self) -> Markup {
         let since = self.question.since.map(|since| since.to_string());
+        let asked = self.question.token.as_deref();
+        // Of very many tokens the first are offered, and every id can be typed.
+        let offered = &self.tokens[..self.tokens.len().min(OFFERED)];
+        let all_offered = offered.len() == self.tokens.len()
+            && asked.is_none_or(|asked| offered.iter().any(|token| token.id == asked));
         // One that was asked by hand stays.
         let other = since.as_deref().filter(|since| !PERIODS.contains(since));
         html! {
@@ -105,12 +119,27 @@ impl View {
                         }
                     }
                 }
-                label {
-                    "Token id"
-                    input name="token" autocomplete="off" spellcheck="false" size="12"
-                        // A whole token would be in the address, and so in the history.
-                        pattern="[^|]*" title="The id alone: what stands before the |"
-                        value=(shown(self.question.token.as_deref().unwrap_or_default()));
+                @if all_offered {
+                    label {
+                        "Token"
+                        select name="token" {
+                            option value="" selected[asked.is_none()] { "all tokens" }
+                            @for token in offered {
+                                option value=(token.id) selected[asked == Some(&*token.id)] { (called(token)) }
+                            }
+                        }
+                    }
+                } @else {
+                    label {
+                        "Token id"
+                        input name="token" autocomplete="off" spellcheck="false" size="12" list="tokens-by-id"
+                            // A whole token would be in the address, and so in the history.
+                            pattern="[^|]*" title="The id alone: what stands before the |"
+                            value=(shown(asked.unwrap_or_default()));
+                    }
+                    datalist #tokens-by-id {
+                        @for token in offered { option value=(token.id) { (called(token)) } }
+                    }
                 }
                 button { "Show" }
             }
@@ -137,6 +166,14 @@ impl View {
                 (called)
             }
         }
+    }
+}
+
+/// A token as a form offers it.
+fn called(token: &TokenName) -> String {
+    match &token.name {
+        Some(name) => format!("{} ({})", shown(name), token.id),
+        None => token.id.clone(),
     }
 }
 

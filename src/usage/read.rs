@@ -14,6 +14,7 @@ use redb::{Range, ReadOnlyTable, ReadTransaction, ReadableTable, StorageError, T
 use super::addresses::Addresses;
 use super::batch::Outcome;
 use super::ledger::{ABOUT, LedgerError, SIZES, TOKENS, day_table, number_of, read_rules};
+use super::overview::TokenName;
 use super::pending::{Day, Pending, PendingToken};
 use super::question::Question;
 use super::record::{DayRecord, TokenRecord, token_id, token_key};
@@ -108,6 +109,21 @@ impl Snapshot {
 
     pub(super) fn knows(&self, id: &str) -> Result<bool, LedgerError> {
         Ok(self.transaction.open_table(TOKENS)?.get(token_key(id).as_slice())?.is_some())
+    }
+
+    /// Adds the first `most` tokens by key.
+    pub(super) fn names(
+        &self,
+        names: &mut BTreeMap<Vec<u8>, TokenName>,
+        most: usize,
+    ) -> Result<(), LedgerError> {
+        for entry in self.transaction.open_table(TOKENS)?.iter()?.take(most) {
+            let (key, record) = entry?;
+            if let (Some(id), Ok(token)) = (token_id(key.value()), TokenRecord::decode(record.value())) {
+                names.insert(key.value().to_vec(), TokenName::of(&id, token.name.as_deref()));
+            }
+        }
+        Ok(())
     }
 
     /// Tells of each token that the query asks for and that did something since its first day, or is known from before,

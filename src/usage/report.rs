@@ -205,6 +205,23 @@ impl FindingKind {
     }
 }
 
+impl FindingKind {
+    /// The title of a list of tokens that have it.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::RepeatedDenials => "Denied again and again",
+            Self::PlainHttp => "Sent over plain HTTP",
+            Self::Wildcard => "May do everything",
+            Self::ManyAddresses => "Used from many places",
+            Self::UnusedAbilities => "Abilities that are never used",
+            Self::NoExpiry => "Never expires",
+            Self::OldToken => "Due for rotation",
+            Self::Silent => "Not used any more",
+            Self::Naming => "Name without purpose or environment",
+        }
+    }
+}
+
 impl Severity {
     /// The word for it, as JSON and metrics have it.
     pub const fn as_str(self) -> &'static str {

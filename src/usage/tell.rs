@@ -1,5 +1,6 @@
 //! A report from the ledger, token by token: as JSON that need not be held in memory, or as a whole.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
@@ -8,10 +9,13 @@ use jiff::Timestamp;
 use super::findings::{findings, sort};
 use super::ledger::LedgerError;
 use super::message::View;
+use super::overview::TokenName;
 use super::question::Question;
 use super::read::{Query, Snapshot, date};
+use super::record::token_key;
 use super::report::{Finding, Report, TokenUsage};
 use crate::config::settings::FindingRules;
+use crate::shown::shown;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +65,22 @@ impl<'a> Telling<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// The first `most` tokens, by id: what a form can offer.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
+    pub fn names(&self, most: usize) -> Result<Vec<TokenName>, LedgerError> {
+        let mut names = BTreeMap::<Vec<u8>, TokenName>::new();
+        if let Some(snapshot) = &self.snapshot {
+            snapshot.names(&mut names, most)?;
+        }
+        for (id, token) in self.view.unwritten.iter().flat_map(|it| it.pending.tokens()).take(most) {
+            names.insert(token_key(id), TokenName::of(id, token.token.name.as_deref()));
+        }
+        // An id that is not shown as it is cannot be sent back.
+        Ok(names.into_values().filter(|name| name.whole && shown(&name.id) == name.id).take(most).collect())
     }
 
     /// All of it, in memory.

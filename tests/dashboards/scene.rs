@@ -36,7 +36,10 @@ impl Scene {
         let gateway = builder
             // Whatever it is: a token that may do everything and is no user's is a severe finding.
             .yaml("introspection:\n  response: {context: /data/name}\n")
-            .yaml(&format!("usage: {{path: {}, flush_interval: 200ms}}\n", path.display()))
+            .yaml(&format!(
+                "usage: {{path: {}, flush_interval: 200ms, findings: {{least_age: 0s}}}}\n",
+                path.display()
+            ))
             .yaml(&format!("shadow: {}\n", candidate.path().display()))
             .yaml("listen:\n  redirect_address: 127.0.0.1:0\n")
             .yaml("admin:\n  token: operator\n")

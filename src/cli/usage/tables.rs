@@ -1,5 +1,6 @@
 //! Usage for people: tables, and what to do.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
@@ -9,7 +10,7 @@ use super::super::table::Side::{Left, Right};
 use super::super::table::write;
 use crate::shown::shown;
 use crate::usage::overview::{Calls, TokenLine};
-use crate::usage::report::{Finding, Report, Severity, TokenUsage, UsageRow, Verdict};
+use crate::usage::report::{Finding, FindingKind, Report, Severity, TokenUsage, UsageRow, Verdict};
 
 const BOLD: Style = Style::new().bold();
 
@@ -111,20 +112,53 @@ fn usage(row: &UsageRow) -> [String; 7] {
     ]
 }
 
-/// The findings, the most severe first.
+/// The findings, the most severe kind first: one entry for each kind, with the tokens that have it.
 fn advice(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
+    let mut kinds = BTreeMap::<FindingKind, Vec<&Finding>>::new();
     for finding in findings {
-        let (style, severity) = match finding.severity {
-            Severity::High => (AnsiColor::Red.on_default().bold(), "high"),
-            Severity::Medium => (AnsiColor::Yellow.on_default().bold(), "medium"),
-            Severity::Low => (BOLD, "low"),
-        };
-        let (id, name) = (shown(&finding.token), shown(finding.name.as_deref().unwrap_or_default()));
-        let token = format!("{id} {name}");
-        writeln!(output, "\n{style}{severity}{style:#}: {}: {}", token.trim_end(), shown(&finding.evidence))?;
-        writeln!(output, "  {}", shown(&finding.advice))?;
+        kinds.entry(finding.kind).or_default().push(finding);
+    }
+    let mut kinds: Vec<(FindingKind, Vec<&Finding>)> = kinds.into_iter().collect();
+    // Within a kind they are in the order of the report: the most severe first.
+    kinds.sort_by_key(|(kind, findings)| (findings.iter().map(|it| it.severity).min(), *kind));
+    for (kind, findings) in kinds {
+        match findings.as_slice() {
+            [finding] => {
+                write!(output, "\n{}: ", severity(finding.severity))?;
+                entry(finding, "  ", output)?;
+            }
+            findings => {
+                let Some(worst) = findings.iter().map(|it| it.severity).min() else { continue };
+                let count = findings.len();
+                writeln!(output, "\n{}: {}: {count} tokens", severity(worst), kind.title())?;
+                for finding in findings {
+                    write!(output, "  ")?;
+                    if finding.severity != worst {
+                        write!(output, "{}: ", severity(finding.severity))?;
+                    }
+                    entry(finding, "    ", output)?;
+                }
+            }
+        }
     }
     Ok(())
+}
+
+/// A token, what was seen of it, and what to do.
+fn entry(finding: &Finding, indent: &str, output: &mut dyn Write) -> io::Result<()> {
+    let (id, name) = (shown(&finding.token), shown(finding.name.as_deref().unwrap_or_default()));
+    let token = format!("{id} {name}");
+    writeln!(output, "{}: {}", token.trim_end(), shown(&finding.evidence))?;
+    writeln!(output, "{indent}{}", shown(&finding.advice))
+}
+
+fn severity(severity: Severity) -> String {
+    let style = match severity {
+        Severity::High => AnsiColor::Red.on_default().bold(),
+        Severity::Medium => AnsiColor::Yellow.on_default().bold(),
+        Severity::Low => BOLD,
+    };
+    format!("{style}{}{style:#}", severity.as_str())
 }
 
 fn name(name: Option<&str>) -> String {

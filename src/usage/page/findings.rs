@@ -24,15 +24,15 @@ pub(super) fn section(overview: &Overview, view: &View) -> Markup {
             @if overview.findings.is_empty() {
                 p { "Nothing: every token has what it needs, and no more." }
             }
-            @for ((severity, kind), group) in &overview.findings {
-                (of_kind(*severity, *kind, group, view))
+            @for (severity, kind, group) in overview.groups() {
+                (of_kind(severity, kind, group, view))
             }
         }
     }
 }
 
 fn of_kind(severity: Severity, kind: FindingKind, group: &Group, view: &View) -> Markup {
-    let title = title(kind);
+    let title = kind.title();
     let hidden = group.count - group.first.len();
     html! {
         details.findings open[is_open(severity, group.count)] {
@@ -40,7 +40,7 @@ fn of_kind(severity: Severity, kind: FindingKind, group: &Group, view: &View) ->
                 h3 { (tag(severity)) " " (title) }
                 span.quiet { (counted(group.count as u64, "token")) }
             }
-            (scrolling(title, &table(title, &group.first, view)))
+            (scrolling(title, &table(title, group, view)))
             @if hidden > 0 {
                 p.quiet { "And " (counted(hidden as u64, "more token")) ": in the list below, or by " code { "usage --format csv" } "." }
             }
@@ -48,7 +48,10 @@ fn of_kind(severity: Severity, kind: FindingKind, group: &Group, view: &View) ->
     }
 }
 
-fn table(title: &str, lines: &[FindingLine], view: &View) -> Markup {
+fn table(title: &str, group: &Group, view: &View) -> Markup {
+    // If all are equally severe, the title says how severe they are.
+    let mut severities = group.first.keys().map(|(severity, _)| severity);
+    let differs = severities.next().is_some_and(|first| severities.any(|other| other != first));
     html! {
         // In a narrow window the cells stand below each other, and what they are must be said.
         table role="table" {
@@ -62,9 +65,12 @@ fn table(title: &str, lines: &[FindingLine], view: &View) -> Markup {
                 }
             }
             tbody role="rowgroup" {
-                @for line in lines {
+                @for ((severity, _), line) in &group.first {
                     tr role="row" {
-                        th scope="row" role="rowheader" { (view.token(&line.token)) }
+                        th scope="row" role="rowheader" {
+                            (view.token(&line.token))
+                            @if differs { " " (tag(*severity)) }
+                        }
                         td role="cell" { (seen(line)) }
                         td role="cell" { (abilities(line)) }
                         td role="cell" { (shown(&line.advice)) }
@@ -80,7 +86,7 @@ pub(super) fn list(lines: &[(Severity, FindingKind, FindingLine)]) -> Markup {
     html! {
         @for (severity, kind, line) in lines {
             div.finding {
-                h3 { (tag(*severity)) " " (title(*kind)) }
+                h3 { (tag(*severity)) " " (kind.title()) }
                 p { (seen(line)) }
                 p { (shown(&line.advice)) }
                 @if !line.abilities.is_empty() { p { (abilities(line)) } }
@@ -113,20 +119,5 @@ fn tag(severity: Severity) -> Markup {
         Severity::High => html! { span.tag.bad { "today" } },
         Severity::Medium => html! { span.tag.warn { "this month" } },
         Severity::Low => html! { span.tag { "next rotation" } },
-    }
-}
-
-/// Of a list of tokens that have it.
-const fn title(kind: FindingKind) -> &'static str {
-    match kind {
-        FindingKind::RepeatedDenials => "Denied again and again",
-        FindingKind::PlainHttp => "Sent over plain HTTP",
-        FindingKind::Wildcard => "May do everything",
-        FindingKind::ManyAddresses => "Used from many places",
-        FindingKind::UnusedAbilities => "Abilities that are never used",
-        FindingKind::NoExpiry => "Never expires",
-        FindingKind::OldToken => "Due for rotation",
-        FindingKind::Silent => "Not used any more",
-        FindingKind::Naming => "Name without purpose or environment",
     }
 }

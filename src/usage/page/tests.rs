@@ -9,7 +9,10 @@ use super::*;
 
 fn view(query: &str, served: bool) -> View {
     let made_at = "2026-11-28T09:12:34Z".parse().unwrap();
-    View { question: Question::parse(query).unwrap(), since: Some(date(2026, 10, 30)), made_at, served }
+    let question = Question::parse(query).unwrap();
+    let tokens = [("2", "reporting-prod"), ("3", "scanner"), ("b-1", "mobile-app-v2")];
+    let tokens = tokens.map(|(id, name)| TokenName::of(id, Some(name))).into();
+    View { question, since: Some(date(2026, 10, 30)), made_at, served, tokens }
 }
 
 fn row(ability: Option<&str>, route: &str, verdict: Verdict, count: u64) -> UsageRow {
@@ -154,7 +157,7 @@ fn one_token_is_told_of() {
     judge(&page);
     let text = text(&page);
     for expected in [
-        "Token 3 All tokens",
+        "Token 3 scanner All tokens",
         "Name scanner",
         "Expires never",
         "Requests 354 Denied 314 Addresses 2 Findings 1",
@@ -166,6 +169,49 @@ fn one_token_is_told_of() {
     }
     assert!(page.contains("<a href=\"?\">All tokens</a>"));
     judge(&unknown_token("<b>", &view("token=%3Cb%3E", true)));
+}
+
+#[test]
+fn form_offers_tokens_by_name_and_id() {
+    let page = |view: &View| overview(&Overview::of(&report(), &view.question), view);
+    let all = page(&view("", true));
+    judge(&all);
+    assert!(all.contains("<option value=\"\" selected>all tokens</option>"), "{all}");
+    assert!(all.contains("<option value=\"3\">scanner (3)</option>"), "{all}");
+    assert!(!all.contains("<input"), "one is chosen, not typed");
+    let one = page(&view("token=3", true));
+    assert!(one.contains("<option value=\"3\" selected>scanner (3)</option>"), "{one}");
+    // One that is not offered, or more than are, can be typed.
+    let other = page(&view("token=99", true));
+    judge(&other);
+    assert!(other.contains("value=\"99\"") && other.contains("<datalist"), "{other}");
+    let mut view = view("", true);
+    view.tokens = (0..=OFFERED).map(|id| TokenName::of(&id.to_string(), None)).collect();
+    let many = page(&view);
+    judge(&many);
+    assert!(many.contains("<input") && many.matches("<option").count() == 6 + OFFERED, "{many}");
+}
+
+#[test]
+fn kind_of_finding_is_one_entry_with_its_tokens() {
+    let tokens = report().tokens;
+    let findings = vec![
+        finding(FindingKind::Wildcard, Severity::Low, &tokens[0]),
+        finding(FindingKind::Wildcard, Severity::High, &tokens[1]),
+        finding(FindingKind::Naming, Severity::Low, &tokens[2]),
+    ];
+    let report = Report { tokens, findings, ..Report::default() };
+    let view = view("", true);
+    let page = overview(&Overview::of(&report, &view.question), &view);
+    judge(&page);
+    let text = text(&page);
+    assert_eq!(text.matches("May do everything").count(), 3, "summary, group and caption: {text}");
+    for expected in
+        ["today May do everything 2 tokens", "scanner 3 today Seen.", "reporting-prod 2 next rotation Seen."]
+    {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    assert!(text.find("scanner 3 today") < text.find("reporting-prod 2 next"), "the most severe first");
 }
 
 #[test]
