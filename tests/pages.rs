@@ -59,6 +59,13 @@ fn the_matrix_of_the_map() {
         assert_eq!(browser.faults(), [""; 0], "{words:?}");
     }
     browser.open(&routes(directory.path(), &["--config", "config/stockaj.yaml"]));
+    // A window of 1280 pixels, less what a scroll bar takes of it.
+    for width in [1280, 1264] {
+        browser.show_on("screen", "light", width);
+        let wider = browser.run("return document.documentElement.scrollWidth - innerWidth;");
+        assert!(wider.as_i64().is_some_and(|wider| wider <= 0), "{width}: {wider} pixels are outside");
+    }
+    browser.show_on("screen", "light", 600);
     let headers_stay = browser.run(
         "scrollTo(400, document.body.scrollHeight - innerHeight - 50);
          const top = document.querySelector('.matrix thead').getBoundingClientRect().top;
