@@ -29,7 +29,13 @@ pub fn check(data: &[u8]) {
     }
 
     for served in [false, true] {
-        let view = View { question: Question::default(), since: sum.since, made_at: now, served };
+        let view = View {
+            question: Question::default(),
+            since: sum.since,
+            made_at: now,
+            served,
+            tokens: Vec::new(),
+        };
         check_page(&page::overview(&Overview::of(&sum, &view.question), &view));
         for token in sum.tokens.iter().take(3) {
             check_page(&page::token(token, &findings(token, &rules, now), &view));

@@ -160,7 +160,26 @@ fn a_token_is_seen_for_a_while_before_it_is_said_what_it_does_not_use() {
     let unknown = TokenUsage { first_seen: None, ..token };
     let rules = FindingRules { least_age: second, ..Default::default() };
     assert_eq!(findings(&unknown, &rules, time(NOW)), []);
-    assert_eq!(found(&unknown).len(), 1);
+    assert_eq!(findings(&unknown, &FindingRules { least_age: Duration::ZERO, ..rules }, time(NOW)).len(), 1);
+}
+
+#[test]
+fn young_token_is_not_judged() {
+    let old = with_abilities(&["*"], fine().usage);
+    let day = "2026-11-22T12:00:00Z";
+    let created = TokenUsage { created_at: Some(time(day)), ..old.clone() };
+    let seen = TokenUsage { created_at: None, first_seen: Some(time(day)), ..old.clone() };
+    let unknown = TokenUsage { created_at: None, first_seen: None, ..old.clone() };
+    for (token, expected) in [(&old, 1), (&created, 0), (&seen, 0), (&unknown, 1)] {
+        assert_eq!(found(token).len(), expected, "{token:?}");
+        let rules = FindingRules { least_age: Duration::ZERO, ..FindingRules::default() };
+        assert_eq!(findings(token, &rules, time(NOW)).len(), 1, "{token:?}");
+        let rules = FindingRules { least_age: Duration::MAX, ..FindingRules::default() };
+        assert_eq!(
+            findings(token, &rules, time(NOW)).len(),
+            usize::from(expected == 1 && token.first_seen.is_none())
+        );
+    }
 }
 
 #[test]
