@@ -16,11 +16,6 @@ const STYLE: &str = include_str!("style.css");
 ///
 /// The policy allows the style by its hash: an attribute `style` has no effect, attributes of SVG do.
 pub fn page(title: &str, style: &str, body: &Markup) -> Markup {
-    page_under(title, &html! { (title) }, style, body)
-}
-
-/// As [`page`], under a heading that says more than its title.
-pub fn page_under(title: &str, heading: &Markup, style: &str, body: &Markup) -> Markup {
     let policy = policy(style);
     let style = format!("{STYLE}{style}");
     html! {
@@ -38,7 +33,7 @@ pub fn page_under(title: &str, heading: &Markup, style: &str, body: &Markup) -> 
             }
             body {
                 main {
-                    h1 { (heading) }
+                    h1 { (title) }
                     (body)
                 }
             }

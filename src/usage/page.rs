@@ -60,11 +60,7 @@ pub fn overview(overview: &Overview, view: &View) -> String {
 /// One token.
 pub fn token(token: &TokenUsage, findings: &[Finding], view: &View) -> String {
     let title = format!("Token {}", cut(&shown(&token.id)));
-    let heading = html! {
-        (title)
-        @if let Some(name) = &token.name { " " bdi.quiet { (cut(&shown(name))) } }
-    };
-    page::page_under(&title, &heading, STYLE, &token::body(token, findings, view)).into_string()
+    page::page(&title, STYLE, &token::body(token, findings, view)).into_string()
 }
 
 /// For an id that nothing is known of.

@@ -157,7 +157,7 @@ fn one_token_is_told_of() {
     judge(&page);
     let text = text(&page);
     for expected in [
-        "Token 3 scanner All tokens",
+        "Token 3 All tokens",
         "Name scanner",
         "Expires never",
         "Requests 354 Denied 314 Addresses 2 Findings 1",
