@@ -79,7 +79,10 @@ pub(super) fn show(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) 
     let map = &settings.abilities;
     let mut report = admin.uncovered.report();
     leave_out_covered(&mut report, map);
-    caller.did(slot, Action { action: "show unmapped requests", subject: None, count: Some(report.paths.len()) });
+    caller.did(
+        slot,
+        Action { action: "show unmapped requests", subject: None, count: Some(report.paths.len()) },
+    );
     let mut answer = match format {
         Format::Yaml => text("application/yaml", snippet(&report, map)),
         Format::Json => match serde_json::to_vec(&listing(&report, map)) {
