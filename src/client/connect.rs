@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::resolve::{ResolveError, forget, is_looked_up, resolve};
+use super::race::{Won, interleave, race};
+use super::resolve::{Family, ResolveError, Resolved, forget, is_looked_up, resolve};
 use super::tls::{ALPN_HTTP2, ConnectorError, Protocol, Tls};
 use crate::config::settings::{ClientTls, Destination};
 
@@ -25,14 +26,36 @@ const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
 /// The pause between two such questions.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long IPv4 comes first after it was faster than IPv6 (RFC 8305 section 4 allows such a history).
+const WINNER_MEMORY: Duration = Duration::from_secs(600);
+
+/// The addresses of a name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Addresses {
+    /// The addresses of the answers.
+    pub(super) known: Vec<IpAddr>,
+    /// The family without an answer: its addresses are unknown.
+    pub(super) unanswered: Option<Family>,
+}
+
+impl Addresses {
+    /// Whether the name has the address, as far as is known.
+    pub(super) fn include(&self, address: IpAddr) -> bool {
+        self.known.contains(&address) || self.unanswered == Some(Family::of(&address))
+    }
+}
+
 /// Opens connections to one destination, from any runtime.
 #[derive(Debug)]
 pub struct Connector {
     target: Target,
     timeout: Duration,
     http2: Option<Duration>,
-    /// How many connections were begun.
+    /// The number of connection attempts so far.
     turn: AtomicUsize,
+    created: Instant,
+    /// Milliseconds from `created` to the last time that IPv4 accepted while IPv6 did not; 0 if it never did.
+    v4_won: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -60,7 +83,8 @@ impl Connector {
             },
             Destination::Unix(path) => Target::Unix(path.clone()),
         };
-        Ok(Self { target, timeout, http2: None, turn: AtomicUsize::new(0) })
+        let (turn, v4_won) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Ok(Self { target, timeout, http2: None, turn, created: Instant::now(), v4_won })
     }
 
     /// The same, which asks for HTTP/2: over TLS the server chooses, without TLS it is expected to speak it. A
@@ -86,8 +110,8 @@ impl Connector {
         self.http2
     }
 
-    /// A new connection. The name's addresses are tried one after the other, IPv4 first, and share what is
-    /// left of the time; the first that accepts is the one.
+    /// A new connection. The name's addresses are tried as RFC 8305 says: IPv6 and IPv4 in alternation, the next one
+    /// without waiting for the one before to time out. The first that accepts is used.
     ///
     /// # Errors
     /// Says which step failed, and why.
@@ -121,49 +145,63 @@ impl Connector {
         port: u16,
         deadline: Instant,
     ) -> Result<(TcpStream, SocketAddr), ConnectError> {
-        let addresses = timeout_at(deadline, resolve(host))
+        let Resolved { addresses, late, .. } = timeout_at(deadline, resolve(host))
             .await
             .map_err(|_| {
                 forget();
                 self.timed_out(Step::Resolve, host)
             })?
             .map_err(|source| ConnectError::Resolve { host: host.into(), source })?;
-        let addresses = self.in_turn(addresses);
-        let mut failed = Vec::with_capacity(addresses.len());
-        for (index, address) in addresses.iter().enumerate() {
-            let address = SocketAddr::new(*address, port);
-            let now = Instant::now();
-            let untried = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-            let share = deadline.saturating_duration_since(now) / untried;
-            match timeout_at(now + share, open(address)).await {
-                Ok(Ok(stream)) => return Ok((stream, address)),
-                Ok(Err(error)) => failed.push(Attempt { address, error }),
-                Err(_) => failed.push(Attempt { address, error: io::ErrorKind::TimedOut.into() }),
+        let addresses = self.in_order(addresses);
+        match race(addresses, port, late, deadline, open).await {
+            Ok(Won { stream, address, beaten }) => {
+                if address.is_ipv4() && beaten.contains(&Family::V6) {
+                    let elapsed = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    self.v4_won.store(elapsed.max(1), Ordering::Relaxed);
+                } else if address.is_ipv6() {
+                    self.v4_won.store(0, Ordering::Relaxed);
+                }
+                Ok((stream, address))
             }
+            Err(attempts) => Err(ConnectError::Tcp { host: host.into(), attempts: attempts.into() }),
         }
-        Err(ConnectError::Tcp { host: host.into(), attempts: failed.into() })
     }
 
-    /// The addresses, beginning with another one each time: IPv4 first still, and those of each family in turn.
-    fn in_turn(&self, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    /// The addresses in the order of RFC 8305 section 4: the families alternate, and each attempt begins with another
+    /// address of its family. IPv6 is first (RFC 6724) with two exceptions: loopback, where development servers
+    /// listen on 127.0.0.1 only, and networks in which IPv4 has recently connected faster.
+    fn in_order(&self, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let (v4, v6) = {
-            let first_v6 = addresses.iter().position(IpAddr::is_ipv6).unwrap_or(addresses.len());
-            addresses.split_at_mut(first_v6)
-        };
-        for family in [v4, v6] {
+        let (mut v4, mut v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv4);
+        for family in [&mut v4, &mut v6] {
             if !family.is_empty() {
-                family.rotate_left(turn % family.len());
+                let length = family.len();
+                family.rotate_left(turn % length);
             }
         }
-        addresses
+        let v4_first = v4.iter().any(IpAddr::is_loopback) || self.prefers_v4();
+        if v4_first { interleave(v4, v6) } else { interleave(v6, v4) }
     }
 
-    /// The addresses that the name has now; none where the destination is no name, or where they cannot be had.
-    pub(super) async fn addresses(&self) -> Option<Vec<IpAddr>> {
+    fn prefers_v4(&self) -> bool {
+        let won = self.v4_won.load(Ordering::Relaxed);
+        won > 0 && self.created.elapsed().saturating_sub(Duration::from_millis(won)) < WINNER_MEMORY
+    }
+
+    /// The addresses that the name has now; `None` if the destination is not a name or cannot be resolved. Waits for
+    /// late answers.
+    pub(super) async fn addresses(&self) -> Option<Addresses> {
         let Target::Tcp { host, .. } = &self.target else { return None };
-        let lookup = timeout_at(Instant::now() + self.timeout, resolve(host));
-        lookup.await.ok()?.ok()
+        let deadline = Instant::now() + self.timeout;
+        let Resolved { mut addresses, mut unanswered, late } =
+            timeout_at(deadline, resolve(host)).await.ok()?.ok()?;
+        if let Some(mut late) = late
+            && let Ok(Some(more)) = timeout_at(deadline, late.addresses()).await
+        {
+            addresses.extend(more);
+            unanswered = None;
+        }
+        Some(Addresses { known: addresses, unanswered })
     }
 
     /// Whether the destination has a name, which may get other addresses.
@@ -230,7 +268,7 @@ impl std::fmt::Display for Step {
 pub struct Attempt {
     /// The address.
     pub address: SocketAddr,
-    /// Why not; `TimedOut` where its share of the time ran out.
+    /// Why not; `TimedOut` if the time for the whole ran out.
     pub error: io::Error,
 }
 
@@ -250,7 +288,7 @@ pub enum ConnectError {
     Tcp {
         /// The URL's host.
         host: Box<str>,
-        /// Every address, in the order tried; at least one.
+        /// Every address, in the order in which they failed; at least one.
         attempts: Box<[Attempt]>,
     },
     /// The socket did not accept.
@@ -402,12 +440,24 @@ mod tests {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let all = ["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "fd00::3"].map(address);
         for expected in [
-            ["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "fd00::3"],
-            ["10.0.0.2", "10.0.0.1", "fd00::2", "fd00::3", "fd00::1"],
-            ["10.0.0.1", "10.0.0.2", "fd00::3", "fd00::1", "fd00::2"],
+            ["fd00::1", "10.0.0.1", "fd00::2", "10.0.0.2", "fd00::3"],
+            ["fd00::2", "10.0.0.2", "fd00::3", "10.0.0.1", "fd00::1"],
+            ["fd00::3", "10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2"],
         ] {
-            assert_eq!(connector.in_turn(all.to_vec()), expected.map(address));
+            assert_eq!(connector.in_order(all.to_vec()), expected.map(address));
         }
-        assert!(connector.in_turn(Vec::new()).is_empty());
+        assert!(connector.in_order(Vec::new()).is_empty());
+        // After IPv4 was faster.
+        connector.v4_won.store(1, Ordering::Relaxed);
+        let expected = ["10.0.0.1", "fd00::2", "10.0.0.2", "fd00::3", "fd00::1"].map(address);
+        assert_eq!(connector.in_order(all.to_vec()), expected);
+    }
+
+    #[test]
+    fn loopback_begins_with_ipv4() {
+        let destination = Destination::Tcp { host: "localhost".into(), port: 80, tls: false };
+        let connector = Connector::new(&destination, &ClientTls::default(), Duration::from_secs(1)).unwrap();
+        let loopback = ["127.0.0.1", "::1"].map(|text| text.parse::<IpAddr>().unwrap());
+        assert_eq!(connector.in_order(loopback.to_vec()), loopback);
     }
 }

@@ -6,6 +6,7 @@ mod fault;
 pub mod http1;
 mod http2;
 pub mod pool;
+mod race;
 mod received;
 mod resolve;
 mod tls;

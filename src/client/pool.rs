@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::connect::{ClientStream, ConnectError, Connector};
+use super::connect::{Addresses, ClientStream, ConnectError, Connector};
 use super::http1;
 use super::http2::Http2;
 use super::tls::Protocol;
@@ -116,7 +116,7 @@ pub struct Pool {
     patience: Duration,
     http2: Option<Box<Shared>>,
     /// What the destination's name had when it was last looked up by the sweep; empty before.
-    addresses: RefCell<Vec<IpAddr>>,
+    addresses: RefCell<Addresses>,
     looking_up: Cell<bool>,
     looked_up_at: Cell<Option<Instant>>,
 }
@@ -401,8 +401,8 @@ impl Pool {
         });
     }
 
-    fn keep_only(&self, addresses: Vec<IpAddr>) {
-        let has = |peer: Option<IpAddr>| peer.is_none_or(|peer| addresses.contains(&peer));
+    fn keep_only(&self, addresses: Addresses) {
+        let has = |peer: Option<IpAddr>| peer.is_none_or(|peer| addresses.include(peer));
         self.idle.borrow_mut().retain(|kept| has(kept.connection.peer));
         if let Some(shared) = &self.http2 {
             shared.connections.borrow_mut().retain(|connection| {
@@ -466,17 +466,17 @@ impl Pool {
     fn note(&self, peer: Option<IpAddr>) {
         let mut addresses = self.addresses.borrow_mut();
         if let Some(peer) = peer
-            && !addresses.is_empty()
-            && !addresses.contains(&peer)
+            && !addresses.known.is_empty()
+            && !addresses.known.contains(&peer)
         {
-            addresses.push(peer);
+            addresses.known.push(peer);
         }
     }
 
     /// Whether the destination's name no longer has the address of a connection, as far as is known.
     fn has_moved(&self, peer: Option<IpAddr>) -> bool {
         let addresses = self.addresses.borrow();
-        !addresses.is_empty() && peer.is_some_and(|peer| !addresses.contains(&peer))
+        !addresses.known.is_empty() && peer.is_some_and(|peer| !addresses.include(peer))
     }
 
     /// Whether a connection is to be closed that could be used again, so that another core may open one: this one

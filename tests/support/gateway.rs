@@ -42,6 +42,7 @@ pub struct Builder {
     authority: Option<Arc<Authority>>,
     inherited: Vec<OwnedFd>,
     file_size_limit: Option<u32>,
+    name_server: Option<String>,
 }
 
 impl Builder {
@@ -134,14 +135,21 @@ impl Builder {
         self
     }
 
+    /// Resolves names by this name server only.
+    pub fn name_server(mut self, address: &str) -> Self {
+        self.name_server = Some(address.to_owned());
+        self
+    }
+
     /// Starts the gateway and waits until it listens.
     pub fn start(self) -> Gateway {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.yaml");
         std::fs::write(&file, self.text()).unwrap();
-        let mut command = match self.file_size_limit {
-            Some(kibibytes) => limited(kibibytes),
-            None => passing(self.inherited.len()),
+        let mut command = match (self.file_size_limit, self.name_server) {
+            (Some(kibibytes), _) => limited(kibibytes),
+            (None, Some(address)) => resolving_by(&address, directory.path()),
+            (None, None) => passing(self.inherited.len()),
         };
         command.arg("run").arg("--config").arg(&file).envs(self.environment);
         let (child, logs) = spawn_with(&mut command, self.inherited);
@@ -178,6 +186,7 @@ impl Gateway {
             authority: None,
             inherited: Vec::new(),
             file_size_limit: None,
+            name_server: None,
         };
         empty
             .yaml("listen:\n  address: 127.0.0.1:0\nadmin:\n  address: 127.0.0.1:0\n")
@@ -387,6 +396,16 @@ fn limited(kibibytes: u32) -> Command {
     // In blocks of 512 bytes.
     let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kibibytes * 2);
     command.args(["-c", &script, "sh", BINARY]);
+    command
+}
+
+/// The binary, in a mount namespace whose `/etc/resolv.conf` names this name server.
+fn resolving_by(address: &str, directory: &Path) -> Command {
+    let file = directory.join("resolv.conf");
+    std::fs::write(&file, format!("nameserver {address}\n")).unwrap();
+    let mut command = Command::new("unshare");
+    let script = format!("mount --bind '{}' /etc/resolv.conf && exec \"$@\"", file.display());
+    command.args(["--mount", "sh", "-c", &script, "sh", BINARY]);
     command
 }
 

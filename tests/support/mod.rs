@@ -19,6 +19,7 @@ pub mod gateway;
 pub mod http2;
 pub mod http2_upstream;
 pub mod introspector;
+pub mod name_server;
 pub mod redis;
 pub mod setting;
 pub mod upstream;

@@ -29,14 +29,14 @@ fn an_address_that_the_name_no_longer_has_is_not_used_again() {
         for (addresses, stays) in [(vec![HERE, ELSEWHERE], true), (vec![ELSEWHERE], false)] {
             pool.addresses.take();
             pool.connect().await.unwrap().keep_unused();
-            pool.keep_only(addresses);
+            pool.keep_only(Addresses { known: addresses, unanswered: None });
             assert_eq!(pool.census().idle, usize::from(stays));
             assert_eq!(kept().is_some(), stays);
         }
 
         pool.addresses.take();
         let in_use = pool.connect().await.unwrap();
-        pool.keep_only(vec![ELSEWHERE]);
+        pool.keep_only(Addresses { known: vec![ELSEWHERE], unanswered: None });
         assert_eq!(pool.census().active, 1);
         in_use.keep_unused();
         assert!(kept().is_none());
@@ -45,6 +45,27 @@ fn an_address_that_the_name_no_longer_has_is_not_used_again() {
         let new = pool.connect().await.unwrap();
         new.keep_unused();
         assert!(kept().is_some());
+    });
+}
+
+/// The addresses of a family whose query failed are unknown: its connections are kept.
+#[test]
+fn a_connection_of_an_unanswered_family_is_kept() {
+    use crate::client::resolve::Family;
+    locally(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let destination = Destination::Tcp { host: "127.0.0.1".into(), port, tls: false };
+        let patience = Duration::from_secs(5);
+        let connector = Connector::new(&destination, &ClientTls::default(), patience).unwrap();
+        let pool = Pool::new(Arc::new(connector), Duration::from_secs(60), None, patience);
+        let v6 = "2001:db8::1".parse().unwrap();
+        for (unanswered, stays) in [(Some(Family::V4), true), (Some(Family::V6), false)] {
+            pool.addresses.take();
+            pool.connect().await.unwrap().keep_unused();
+            pool.keep_only(Addresses { known: vec![v6], unanswered });
+            assert_eq!(pool.census().idle, usize::from(stays), "{unanswered:?}");
+        }
     });
 }
 

@@ -1,19 +1,42 @@
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::rdata::A;
+use hickory_resolver::proto::rr::rdata::{A, AAAA};
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
 
 use super::*;
 
 const ANSWER: Ipv4Addr = Ipv4Addr::new(127, 9, 8, 7);
+const ANSWER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 7);
 
-/// A name server that knows 'here.test.' and 'my_app.' by IPv4, ignores 'silent.test.' and denies all else. Counts the
-/// questions for IPv4.
+/// What the name server does with a query.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Behaviour {
+    /// Answers with one address.
+    Address,
+    /// The same, after 20 ms.
+    Slow,
+    /// The same, after 300 ms.
+    Late,
+    /// The name exists without such an address.
+    Empty,
+    NoSuchName,
+    Fails,
+    Refuses,
+    Silent,
+    /// Over UDP the answer does not fit; over TCP it comes.
+    Truncated,
+    /// Over UDP the answer does not fit; over TCP nothing comes.
+    TruncatedForGood,
+}
+
+/// A name server over UDP and TCP. In `A.AAAA.test`, the first label is its behaviour for A, the second for AAAA; it
+/// knows some other names, and denies the rest.
 struct NameServer {
     port: u16,
     questions: Arc<AtomicUsize>,
@@ -21,53 +44,138 @@ struct NameServer {
 
 impl NameServer {
     fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (socket, listener) = loop {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()) {
+                break (Arc::new(socket), listener);
+            }
+        };
         let port = socket.local_addr().unwrap().port();
         let questions = Arc::new(AtomicUsize::new(0));
         let counter = questions.clone();
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             let mut buffer = [0; 1500];
             while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
                 let question = Message::from_vec(&buffer[..length]).unwrap();
-                let query = question.queries[0].clone();
-                if query.query_type() == RecordType::A {
+                if question.queries[0].query_type() == RecordType::A {
                     counter.fetch_add(1, Ordering::Relaxed);
                 }
-                let mut answer = Message::response(question.metadata.id, OpCode::Query);
-                answer.add_query(query.clone());
-                match (query.name().to_ascii().as_str(), query.query_type()) {
-                    ("silent.test.", _) => continue,
-                    ("here.test." | "my_app.", RecordType::A) => {
-                        let record = Record::from_rdata(query.name().clone(), 60, RData::A(A(ANSWER)));
-                        answer.add_answer(record);
+                let count = counter.load(Ordering::Relaxed) as u8;
+                let socket = Arc::clone(&socket);
+                thread::spawn(move || {
+                    if let Some(answer) = answer(&question, true, count) {
+                        socket.send_to(&answer, peer).unwrap();
                     }
-                    ("moving.test.", RecordType::A) => {
-                        let last = counter.load(Ordering::Relaxed) as u8;
-                        let address = RData::A(A(Ipv4Addr::new(127, 9, 9, last)));
-                        answer.add_answer(Record::from_rdata(query.name().clone(), 1, address));
+                });
+            }
+        });
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || {
+                    let mut length = [0; 2];
+                    while stream.read_exact(&mut length).is_ok() {
+                        let mut question = vec![0; usize::from(u16::from_be_bytes(length))];
+                        stream.read_exact(&mut question).unwrap();
+                        let question = Message::from_vec(&question).unwrap();
+                        if let Some(answer) = answer(&question, false, 0) {
+                            let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
+                            let _ = stream.write_all(&[&length[..], &answer].concat());
+                        }
                     }
-                    ("here.test." | "my_app." | "empty.test." | "moving.test.", _) => {}
-                    ("refused.test.", _) => answer.metadata.response_code = ResponseCode::Refused,
-                    _ => answer.metadata.response_code = ResponseCode::NXDomain,
-                }
-                socket.send_to(&answer.to_vec().unwrap(), peer).unwrap();
+                });
             }
         });
         Self { port, questions }
     }
 
     fn system(&self, hosts: &str) -> System {
-        let mut connection = ConnectionConfig::udp();
-        connection.port = self.port;
-        let server = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![connection]);
-        let config = ResolverConfig::from_parts(None, vec![], vec![server]);
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        set_options(builder.options_mut());
+        self.searching(hosts, &[])
+    }
+
+    fn searching(&self, hosts: &str, search: &[&str]) -> System {
+        let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+        connections.iter_mut().for_each(|connection| connection.port = self.port);
+        let server = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, connections);
+        let search = search.iter().map(|domain| Name::from_str_relaxed(domain).unwrap()).collect();
+        let config = ResolverConfig::from_parts(None, search, vec![server]);
         System {
             files: files(),
             hosts: Arc::new(read_hosts(hosts.as_bytes())),
-            name_servers: builder.build(),
+            name_servers: NameServers::new(config, ResolverOpts::default()),
         }
+    }
+}
+
+fn behaviour(name: &str, record: RecordType) -> Behaviour {
+    let is_a = record == RecordType::A;
+    match name {
+        "here.test." | "my_app." | "moving.test." if is_a => return Behaviour::Address,
+        "here.test." | "my_app." | "empty.test." | "moving.test." => return Behaviour::Empty,
+        "refused.test." => return Behaviour::Refuses,
+        // One host has an address of each family in another search domain.
+        "db.one.test." if is_a => return Behaviour::Address,
+        "db.two.test." if !is_a => return Behaviour::Address,
+        "db.one.test." | "db.two.test." => return Behaviour::Empty,
+        _ => {}
+    }
+    let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+    let label = match labels[..] {
+        [a, _, "test"] if is_a => a,
+        [_, aaaa, "test"] => aaaa,
+        [only, "test"] => only,
+        _ => "",
+    };
+    match label {
+        "address" => Behaviour::Address,
+        "slow" => Behaviour::Slow,
+        "late" => Behaviour::Late,
+        "empty" => Behaviour::Empty,
+        "fails" => Behaviour::Fails,
+        "silent" => Behaviour::Silent,
+        "truncated" => Behaviour::Truncated,
+        "truncated-for-good" => Behaviour::TruncatedForGood,
+        _ => Behaviour::NoSuchName,
+    }
+}
+
+fn answer(question: &Message, is_udp: bool, count: u8) -> Option<Vec<u8>> {
+    let query = question.queries[0].clone();
+    let name = query.name().to_ascii();
+    let mut answer = Message::response(question.metadata.id, OpCode::Query);
+    answer.add_query(query.clone());
+    let behaviour = behaviour(&name, query.query_type());
+    let code = match behaviour {
+        Behaviour::Silent => return None,
+        Behaviour::TruncatedForGood if !is_udp => return None,
+        Behaviour::NoSuchName => ResponseCode::NXDomain,
+        Behaviour::Fails => ResponseCode::ServFail,
+        Behaviour::Refuses => ResponseCode::Refused,
+        _ => ResponseCode::NoError,
+    };
+    answer.metadata.response_code = code;
+    let delay = match behaviour {
+        Behaviour::Slow => 20,
+        Behaviour::Late => 300,
+        _ => 0,
+    };
+    thread::sleep(Duration::from_millis(delay));
+    if matches!(behaviour, Behaviour::Truncated | Behaviour::TruncatedForGood) && is_udp {
+        answer.metadata.truncation = true;
+    } else if code == ResponseCode::NoError && behaviour != Behaviour::Empty {
+        let (ttl, data) = match query.query_type() {
+            RecordType::A if name == "moving.test." => (1, RData::A(A(Ipv4Addr::new(127, 9, 9, count)))),
+            RecordType::A => (60, RData::A(A(ANSWER))),
+            _ => (60, RData::AAAA(AAAA(ANSWER6))),
+        };
+        answer.add_answer(Record::from_rdata(query.name().clone(), ttl, data));
+    }
+    Some(answer.to_vec().unwrap())
+}
+
+impl System {
+    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        self.lookup(host).await.map(|found| found.addresses)
     }
 }
 
@@ -85,13 +193,13 @@ async fn addresses_and_localhost_need_no_files() {
         ("LocalHost.", vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
         ("app.localhost", vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
     ] {
-        assert_eq!(resolve(host).await.unwrap(), expected, "{host}");
+        assert_eq!(resolve(host).await.unwrap().addresses, expected, "{host}");
     }
     assert!(!is_localhost("localhost.example.com") && !is_localhost("notlocalhost"));
 }
 
 #[tokio::test]
-async fn a_name_in_the_hosts_file_is_not_asked_for() {
+async fn a_name_in_the_hosts_file_is_not_queried() {
     let server = NameServer::start();
     let system = server.system(
         "# 10.9.9.9 silent.test\n10.0.0.1\tsilent.test # 10.9.9.9 silent.test\nfd00::2 both.test\n\
@@ -99,25 +207,25 @@ async fn a_name_in_the_hosts_file_is_not_asked_for() {
     );
     for (host, expected) in [
         ("silent.test", &["10.0.0.1"][..]),
-        ("both.test", &["10.0.0.2", "fd00::2"]),
-        ("BOTH.test.", &["10.0.0.2", "fd00::2"]),
+        ("both.test", &["fd00::2", "10.0.0.2"]),
+        ("BOTH.test.", &["fd00::2", "10.0.0.2"]),
         ("my_app", &["10.0.0.2"]),
     ] {
         let expected: Vec<IpAddr> = expected.iter().map(|address| address.parse().unwrap()).collect();
-        assert_eq!(system.lookup(host).await.unwrap(), expected, "{host}");
+        assert_eq!(system.addresses(host).await.unwrap(), expected, "{host}");
     }
     assert_eq!(server.questions.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
-async fn name_servers_are_asked_and_their_answer_is_kept() {
+async fn answers_of_name_servers_are_cached() {
     let server = NameServer::start();
     let system = server.system("");
     for _ in 0..3 {
-        assert_eq!(system.lookup("here.test").await.unwrap(), [IpAddr::from(ANSWER)]);
+        assert_eq!(system.addresses("here.test").await.unwrap(), [IpAddr::from(ANSWER)]);
     }
     assert_eq!(server.questions.load(Ordering::Relaxed), 1);
-    assert_eq!(system.lookup("my_app").await.unwrap(), [IpAddr::from(ANSWER)]);
+    assert_eq!(system.addresses("my_app").await.unwrap(), [IpAddr::from(ANSWER)]);
     let missing = system.lookup("missing.test").await.unwrap_err();
     assert!(matches!(missing, ResolveError::NoSuchName), "{missing}");
     let empty = system.lookup("empty.test").await.unwrap_err();
@@ -134,14 +242,14 @@ async fn without_resolv_conf_only_the_hosts_file_is_left() {
     let none = Err(NetError::Message("No such file or directory"));
     let system =
         System { files: files(), hosts: Arc::new(read_hosts(b"10.0.0.1 app.test")), name_servers: none };
-    assert_eq!(system.lookup("app.test").await.unwrap(), [IpAddr::from([10, 0, 0, 1])]);
+    assert_eq!(system.addresses("app.test").await.unwrap(), [IpAddr::from([10, 0, 0, 1])]);
     let error = system.lookup("db.test").await.unwrap_err();
     assert!(error.to_string().contains("/etc/resolv.conf"), "{error}");
     assert!(error.to_string().contains("No such file"), "{error}");
 }
 
 #[test]
-fn a_silent_name_server_is_asked_again_within_the_default_time() {
+fn a_lost_query_is_retransmitted_within_the_default_time() {
     let server = NameServer::start();
     let system = server.system("");
     let asked = blocking(async {
@@ -167,12 +275,12 @@ fn each_runtime_has_its_own_view() {
 }
 
 #[tokio::test]
-async fn an_answer_is_asked_for_anew_when_its_time_is_over() {
+async fn an_answer_expires_with_its_ttl() {
     let server = NameServer::start();
     let system = server.system("");
-    let first = system.lookup("moving.test").await.unwrap();
+    let first = system.addresses("moving.test").await.unwrap();
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    let second = system.lookup("moving.test").await.unwrap();
+    let second = system.addresses("moving.test").await.unwrap();
     assert_ne!(first, second);
     assert_eq!(server.questions.load(Ordering::Relaxed), 2);
 }
@@ -192,4 +300,159 @@ fn a_file_that_is_written_or_replaced_looks_otherwise() {
     looks.push(signature(&file));
     assert!(looks.windows(2).all(|pair| pair[0] != pair[1]));
     assert!(looks[0].is_none());
+}
+
+const V4: IpAddr = IpAddr::V4(ANSWER);
+const V6: IpAddr = IpAddr::V6(ANSWER6);
+
+/// The bound is far below the timeout of a query.
+const PROMPT: Duration = Duration::from_millis(700);
+
+#[tokio::test]
+async fn one_unanswered_family_does_not_delay_the_other() {
+    let server = NameServer::start();
+    let system = server.system("");
+    for (host, expected, unanswered) in [
+        ("address.silent.test", &[V4][..], Some(Family::V6)),
+        ("silent.address.test", &[V6], Some(Family::V4)),
+        ("slow.silent.test", &[V4], Some(Family::V6)),
+        ("address.fails.test", &[V4], Some(Family::V6)),
+        ("fails.address.test", &[V6], Some(Family::V4)),
+        ("fails.slow.test", &[V6], Some(Family::V4)),
+        ("address.truncated-for-good.test", &[V4], Some(Family::V6)),
+        ("truncated-for-good.address.test", &[V6], Some(Family::V4)),
+        ("address.nosuchname.test", &[V4], None),
+        ("nosuchname.address.test", &[V6], None),
+        ("empty.slow.test", &[V6], None),
+    ] {
+        let start = Instant::now();
+        let found = system.lookup(host).await.unwrap();
+        assert!(start.elapsed() < PROMPT, "{host}: {:?}", start.elapsed());
+        assert_eq!((&found.addresses[..], found.unanswered), (expected, unanswered), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn both_families_are_used_if_the_second_answers_within_the_delay() {
+    let server = NameServer::start();
+    let system = server.system("");
+    for host in ["address.address.test", "address.slow.test", "slow.address.test", "truncated.truncated.test"]
+    {
+        let mut found = system.lookup(host).await.unwrap();
+        found.addresses.sort();
+        assert_eq!((&found.addresses[..], found.unanswered), (&[V4, V6][..], None), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_late_answer_is_added_and_cached() {
+    let server = NameServer::start();
+    let system = server.system("");
+    for (host, first, second) in [("address.late.test", V4, V6), ("late.address.test", V6, V4)] {
+        let found = system.lookup(host).await.unwrap();
+        assert_eq!(found.addresses, [first], "{host}");
+        let mut late = found.late.unwrap();
+        assert!(!late.again, "{host}");
+        assert_eq!(late.addresses().await, Some(vec![second]), "{host}");
+        let mut found = system.lookup(host).await.unwrap();
+        found.addresses.sort();
+        assert_eq!((&found.addresses[..], found.unanswered), (&[V4, V6][..], None), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_family_that_was_late_is_not_waited_for_again() {
+    let server = NameServer::start();
+    let system = server.system("");
+    let first = system.lookup("address.silent.test").await.unwrap();
+    assert!(!first.late.unwrap().again);
+    let start = Instant::now();
+    for _ in 0..20 {
+        let next = system.lookup("address.silent.test").await.unwrap();
+        assert!(next.late.unwrap().again);
+    }
+    assert!(start.elapsed() < 20 * RESOLUTION_DELAY, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn an_error_names_what_each_family_met() {
+    let server = NameServer::start();
+    let system = server.system("");
+    for (host, expected) in [
+        ("empty.silent.test", ["A: no address; AAAA: ", "timed out"]),
+        ("silent.empty.test", ["A: ", "timed out; AAAA: no address"]),
+        ("nosuchname.silent.test", ["A: no such name; AAAA: ", "timed out"]),
+        ("fails.empty.test", ["A: ", "AAAA: no address"]),
+    ] {
+        let error = system.lookup(host).await.unwrap_err();
+        assert!(matches!(error, ResolveError::Families { .. }), "{host}: {error}");
+        let text = error.to_string();
+        assert!(expected.iter().all(|part| text.contains(part)), "{host}: {text}");
+    }
+    let both = system.lookup("fails.fails.test").await.unwrap_err();
+    assert!(matches!(both, ResolveError::Lookup(_)), "{both}");
+    let mixed = system.lookup("empty.nosuchname.test").await.unwrap_err();
+    assert!(matches!(mixed, ResolveError::NoAddresses), "{mixed}");
+}
+
+#[tokio::test]
+async fn families_of_different_search_domains_are_not_mixed() {
+    let server = NameServer::start();
+    let system = server.searching("", &["one.test", "two.test"]);
+    assert_eq!(system.addresses("db").await.unwrap(), [V4]);
+    let system = server.searching("", &["two.test", "one.test"]);
+    assert_eq!(system.addresses("db").await.unwrap(), [V6]);
+    // A search domain that fails does not hide the next one, nor the name itself.
+    let system = server.searching("", &["fails.test", "one.test"]);
+    assert_eq!(system.addresses("db").await.unwrap(), [V4]);
+    let system = server.searching("", &["silent.test", "one.test"]);
+    let start = Instant::now();
+    assert_eq!(system.addresses("address.silent.test").await.unwrap(), [V4], "as it is, first");
+    assert!(start.elapsed() < PROMPT);
+    // Nor is a failure reported as a name that does not exist.
+    let system = server.searching("", &["fails.test", "nosuchname.test"]);
+    let error = system.addresses("db").await.unwrap_err();
+    assert!(matches!(error, ResolveError::Families { .. }), "{error}");
+    // One in a search domain, of which one family is silent.
+    let system = server.searching("", &["silent.test"]);
+    assert_eq!(system.addresses("address").await.unwrap(), [V4]);
+}
+
+#[test]
+fn candidates_follow_ndots() {
+    let server = NameServer::start();
+    let system = blocking(async { server.searching("", &["one.test", "two.test"]) });
+    let mut servers = system.name_servers.unwrap();
+    let mut candidates = |name: &str, ndots| {
+        servers.ndots = ndots;
+        let names = servers.candidates(&Name::from_str_relaxed(name).unwrap());
+        names.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(candidates("db", 1), ["db.one.test.", "db.two.test.", "db."]);
+    assert_eq!(candidates("db.prod", 1), ["db.prod.", "db.prod.one.test.", "db.prod.two.test."]);
+    assert_eq!(candidates("db.prod", 5), ["db.prod.one.test.", "db.prod.two.test.", "db.prod."]);
+    assert_eq!(candidates("db.", 5), ["db."]);
+}
+
+/// Connects by a name whose AAAA or A queries are never answered, with the whole `connect_timeout` to spare.
+#[tokio::test]
+async fn a_connector_connects_with_one_family_unanswered() {
+    use crate::client::{Connector, Protocol};
+    use crate::config::settings::{ClientTls, Destination};
+
+    let server = NameServer::start();
+    let listener = TcpListener::bind((ANSWER, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    SYSTEM.set(Some((runtime::Handle::current().id(), server.system(""))));
+    for host in ["address.silent.test", "address.truncated-for-good.test", "address.fails.test"] {
+        let destination = Destination::Tcp { host: host.into(), port, tls: false };
+        let connector = Connector::new(&destination, &ClientTls::default(), Duration::from_secs(2)).unwrap();
+        let start = Instant::now();
+        connector.connect(Protocol::Http1).await.unwrap();
+        assert!(start.elapsed() < PROMPT, "{host}: {:?}", start.elapsed());
+    }
+    let destination = Destination::Tcp { host: "silent.silent.test".into(), port, tls: false };
+    let connector = Connector::new(&destination, &ClientTls::default(), Duration::from_millis(300)).unwrap();
+    let error = connector.connect(Protocol::Http1).await.unwrap_err().to_string();
+    assert_eq!(error, "resolving silent.silent.test took longer than 300ms");
 }
