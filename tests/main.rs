@@ -40,6 +40,7 @@ mod laravel; // a real Laravel behind the gateway
 mod large; // large bodies past a slow peer: what they cost in memory
 mod limits; // how much, how often and how many: to the last one allowed, by token and by address
 mod listening; // Unix sockets, and connections that the PROXY protocol tells about
+mod log_floods; // what strangers can provoke in the log is throttled
 mod model; // a model of how Laravel reads a request, and the gateway against it
 mod names; // backend and introspector by name: one address family unanswered, truncated or failing
 mod openapi; // maps beside OpenAPI documents

@@ -1,6 +1,7 @@
 //! The log: one line an event on standard output, in JSON or for people.
 //!
-//! A thread of its own writes the lines ([`super::lines`]); nothing that serves requests ever waits for it.
+//! Events of [`tracing`] are [throttled](super::throttle) by the place that logs them. A thread of its own writes the
+//! lines ([`super::lines`]); nothing that serves requests ever waits for it.
 
 use std::fmt;
 use std::fs::File;
@@ -11,11 +12,13 @@ use std::sync::Arc;
 use tracing::{Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{JsonFields, format};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{registry, reload};
 
 use super::access::AccessLog;
 use super::lines::{self, AuditLog, LineQueue, Writer};
+use super::throttle::{Shape, Throttle, WithSuppressed};
 use crate::config::settings::{self, LogFormat, LogLevel};
 
 /// The target of audit lines, which say who did what. They are written at every level but `off`, by a queue of their
@@ -105,22 +108,25 @@ pub(crate) fn to<W: Write + Send + 'static>(
     settings: &settings::Log,
 ) -> (impl Subscriber + Send + Sync, Guard) {
     let (queue, writer) = lines::start(writer);
-    let lines = tracing_subscriber::fmt::layer().with_target(false);
+    let (lines, format) = (tracing_subscriber::fmt::layer(), format().with_target(false));
     let lines = match settings.format {
-        LogFormat::Json => lines
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .with_writer(Lines { queue: queue.clone(), escapes: false })
-            .boxed(),
-        // Never coloured, on a terminal neither: the layer's escapes could not be told from a value's.
-        LogFormat::Text => {
-            lines.with_ansi(false).with_writer(Lines { queue: queue.clone(), escapes: true }).boxed()
+        LogFormat::Json => {
+            let format = format.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            lines
+                .fmt_fields(JsonFields::new())
+                .event_format(WithSuppressed { format, shape: Shape::Json })
+                .with_writer(Lines { queue: queue.clone(), escapes: false })
+                .boxed()
         }
+        // Never coloured, not even on a terminal: the layer's escapes could not be told from those in a value.
+        LogFormat::Text => lines
+            .with_ansi(false)
+            .event_format(WithSuppressed { format: format.with_ansi(false), shape: Shape::Text })
+            .with_writer(Lines { queue: queue.clone(), escapes: true })
+            .boxed(),
     };
     let (filter, handle) = reload::Layer::new(targets(settings.level));
-    let subscriber = registry().with(filter).with(lines);
+    let subscriber = registry().with(filter).with(Throttle::default()).with(lines);
     let set_level = Arc::new(move |level| {
         // Fails only where the subscriber is gone: then there is no log.
         let _ = handle.reload(targets(level));
@@ -302,6 +308,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_place_cannot_fill_the_log() {
+        for format in [LogFormat::Json, LogFormat::Text] {
+            let text = logged(LogLevel::Info, format, || {
+                let strange = |number| tracing::warn!(target: "h2", number, "a library's line");
+                (0..5000).for_each(strange);
+                for _ in 0..20 {
+                    tracing::info!(target: AUDIT, "admin");
+                }
+                tracing::info!("another place");
+                std::thread::sleep(std::time::Duration::from_millis(1100));
+                strange(5000);
+            });
+            let lines = |wanted: &str| text.lines().filter(|line| line.contains(wanted)).collect::<Vec<_>>();
+            let told = lines("a library's line");
+            assert!((11..=13).contains(&told.len()), "{text}");
+            assert_eq!((lines("admin").len(), lines("another place").len()), (20, 1), "{text}");
+            let sum = match format {
+                LogFormat::Json => told
+                    .iter()
+                    .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+                    .filter_map(|line| line["suppressed"].as_u64())
+                    .sum::<u64>(),
+                LogFormat::Text => told
+                    .iter()
+                    .filter_map(|line| line.rsplit_once("suppressed=")?.1.parse::<u64>().ok())
+                    .sum(),
+            };
+            assert_eq!(sum + told.len() as u64, 5001, "{text}");
+        }
+    }
+
     /// Set: [`floods_and_leaves`] may end the process.
     const FLOOD: &str = "STOCKAJ_GATEWAY_TEST_FLOOD";
 
@@ -336,7 +374,8 @@ mod tests {
         }
         let guard = init(&settings(LogLevel::Info, LogFormat::Text));
         for number in 0..3 * lines::QUEUED_LINES {
-            tracing::info!(number, "line");
+            // A module that is not throttled.
+            tracing::info!(target: concat!(env!("CARGO_CRATE_NAME"), "::server::reload"), number, "line");
         }
         assert!(guard.control().dropped_lines().count() > 0);
         drop(guard);

@@ -6,4 +6,5 @@ pub mod log;
 pub mod metrics;
 pub mod panics;
 pub mod spans;
+mod throttle;
 pub mod unmapped;

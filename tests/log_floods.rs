@@ -1,0 +1,154 @@
+//! What strangers can provoke in the log is throttled, whether we or a library log it.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::http2::{Frame, Http2Client, PING};
+use crate::support::setting::setting;
+use crate::support::{Authority, Gateway, Introspector, PATIENCE, RawClient, Upstream};
+
+/// Lines that one place may log at once.
+const BURST: u64 = 10;
+
+/// The lines whose message contains `text`.
+fn lines(gateway: &Gateway, text: &str) -> Vec<Value> {
+    let parse = |line: String| serde_json::from_str::<Value>(&line).ok();
+    let is_wanted = |line: &Value| line["message"].as_str().is_some_and(|message| message.contains(text));
+    gateway.logs().into_iter().filter_map(parse).filter(is_wanted).collect()
+}
+
+/// Provokes `count` lines with `text`, and then, by `once`, one more at a time until it says how many were suppressed
+/// before it. All are accounted for, and few are written.
+fn assert_throttled(gateway: &Gateway, text: &str, count: u64, provoke: impl FnOnce(), once: impl Fn()) {
+    let start = Instant::now();
+    provoke();
+    let end = Instant::now() + PATIENCE;
+    let mut provoked = count;
+    let told = loop {
+        thread::sleep(Duration::from_millis(300));
+        once();
+        provoked += 1;
+        let told = lines(gateway, text);
+        let suppressed: u64 = told.iter().filter_map(|line| line["suppressed"].as_u64()).sum();
+        // What was provoked last may be suppressed without a line that says so.
+        if suppressed + told.len() as u64 + 10 >= provoked && suppressed > 0 {
+            assert!(
+                suppressed + told.len() as u64 <= provoked,
+                "{suppressed} and {} of {provoked}",
+                told.len()
+            );
+            break told.len() as u64;
+        }
+        assert!(Instant::now() < end, "{text}: {suppressed} and {} of {provoked}", told.len());
+    };
+    let most = BURST + start.elapsed().as_secs() + 1;
+    assert!(told <= most, "{told} lines with `{text}` in {:?}", start.elapsed());
+    assert!(count > 3 * most, "a flood");
+}
+
+/// Each is a WARN line of h2's.
+fn unsolicited(client: &mut Http2Client, count: usize) {
+    client.send_bytes(Frame::new(PING, 1, 0, [0; 8]).bytes().repeat(count));
+    assert!(client.ping());
+}
+
+#[test]
+fn unsolicited_ping_acks_over_h2c_do_not_fill_the_log() {
+    let setting = setting("listen:\n  h2c: true\n");
+    let connect = || Http2Client::connect(setting.gateway.address());
+    assert_throttled(
+        &setting.gateway,
+        "recv PING ack",
+        20 * 800,
+        || (0..20).for_each(|_| unsolicited(&mut connect(), 800)),
+        || unsolicited(&mut connect(), 1),
+    );
+}
+
+#[test]
+fn unsolicited_ping_acks_over_tls_do_not_fill_the_log() {
+    let authority = Arc::new(Authority::new());
+    let gateway = Gateway::builder()
+        .backend(&Upstream::start())
+        .introspector(&Introspector::start())
+        .tls(&authority)
+        .start();
+    let connect = || Http2Client::connect_tls(gateway.address(), &authority);
+    assert_throttled(
+        &gateway,
+        "recv PING ack",
+        5 * 800,
+        || (0..5).for_each(|_| unsolicited(&mut connect(), 800)),
+        || unsolicited(&mut connect(), 1),
+    );
+}
+
+/// Sends `bytes` over a connection of its own, and waits for its end.
+fn send(address: SocketAddr, bytes: &[u8]) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+#[test]
+fn malformed_proxy_headers_do_not_fill_the_log() {
+    let setting = setting("listen:\n  proxy_protocol: true\n  trusted_proxies: [127.0.0.1]\n");
+    let once = || send(setting.gateway.address(), b"GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_throttled(
+        &setting.gateway,
+        "a trusted proxy's connection is closed",
+        300,
+        || (0..300).for_each(|_| once()),
+        once,
+    );
+}
+
+#[test]
+fn clients_without_a_certificate_do_not_fill_the_log() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let setting = setting(&format!(
+        "listen:\n  tls: {{certificate: {}, private_key: {}, client_ca: {}}}\n",
+        authority.certificate().display(),
+        authority.private_key().display(),
+        clients.ca_file().display()
+    ));
+    let once = || {
+        let mut client =
+            RawClient::connect_tls_as(setting.gateway.address(), authority.client(), "localhost");
+        let _ = client.try_send("GET /up HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert!(client.try_response(false).is_err());
+    };
+    assert_throttled(
+        &setting.gateway,
+        "a client's certificate was refused",
+        100,
+        || (0..100).for_each(|_| once()),
+        once,
+    );
+}
+
+/// Not even of the lines that are only logged on demand.
+#[test]
+fn garbage_does_not_fill_a_debug_log() {
+    let authority = Arc::new(Authority::new());
+    let gateway = Gateway::builder()
+        .backend(&Upstream::start())
+        .introspector(&Introspector::start())
+        .tls(&authority)
+        .yaml("listen:\n  redirect_address: 127.0.0.1:0\nlog: {level: debug}\n")
+        .start();
+    let redirect = gateway.wait_for_listener("redirect");
+    for (address, text) in
+        [(gateway.address(), "a TLS handshake failed"), (redirect, "a redirected connection broke off")]
+    {
+        let once = || send(address, b"\x05\x01\x00 no TLS and no HTTP\r\n\r\n");
+        assert_throttled(&gateway, text, 200, || (0..200).for_each(|_| once()), once);
+    }
+}
