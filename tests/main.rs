@@ -27,6 +27,7 @@ mod deploy; // what is shipped under deploy/
 mod diff; // what a change of the map allows or denies anew, and how `diff` ends
 mod drain; // how it ends: no request is lost, and nobody is waited for too long
 mod explain; // what `explain` tells of a real token
+mod file_limits; // output that cannot be written: files at their size limit, and pipes that nobody reads
 mod forwarding; // what reaches the backend and what comes back, to the byte
 mod framing; // where messages end: what the scanner refuses, and how
 mod freshness; // how old a verdict may be for what

@@ -13,6 +13,7 @@ mod openapi;
 mod routes;
 mod run;
 mod schema;
+mod signals;
 mod table;
 mod test;
 mod tokens;
@@ -57,7 +58,16 @@ enum Command {
 }
 
 impl CommandLine {
-    /// Does what was asked.
+    /// The command line of this process. Ends the process if it is wrong or asks for help.
+    pub fn from_arguments() -> Self {
+        // Help is output, too.
+        if let Err(error) = signals::survive_file_size_limit() {
+            report(format_args!("warning: a file at its size limit will end this process: {error}"));
+        }
+        <Self as clap::Parser>::parse()
+    }
+
+    /// Executes the command.
     pub fn execute(&self) -> Exit {
         match &self.command {
             Command::Run(arguments) => arguments.execute(),
