@@ -202,7 +202,7 @@ impl Gateway {
                 if version == Version::HTTP_2
                     && let Some(body) = body.filter(|body| !body.is_end_stream())
                 {
-                    tokio::task::spawn_local(body::throw_away(body));
+                    tokio::task::spawn_local(body::throw_away(body, Rc::clone(peer)));
                 }
                 refusal
             }
@@ -514,7 +514,7 @@ impl Gateway {
         let Settings { listen, limits, backend, .. } = &*self.settings;
         let Onward { permit, uri, credentials, body_limit, waits, handshake } = onward;
         let (body, upload) =
-            RequestBody::new(incoming, body_limit, limits.body_idle_timeout, &listen.trusted_fields)
+            RequestBody::new(incoming, peer, body_limit, limits.body_idle_timeout, &listen.trusted_fields)
                 .map_err(forward::refusal)?;
         let forwarding = Forwarding {
             method: &head.method,

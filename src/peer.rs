@@ -29,6 +29,18 @@ pub struct Peer {
     connection: Option<Rc<Self>>,
     /// Of a connection: its streams, and some that have ended.
     streams: RefCell<Vec<Weak<Self>>>,
+    /// Of a connection: what small DATA frames lacked that bodies have read since it was last taken.
+    overhead_read: Cell<usize>,
+    /// Of a connection: whether its task is to be woken when bodies read.
+    waits_for_reads: Cell<bool>,
+}
+
+/// A DATA frame with less data than this is small: h2 bounds how many of them wait to be read.
+pub const SMALL: usize = 256;
+
+/// What a DATA frame of this length lacks; an empty one is bounded otherwise.
+pub const fn overhead(length: usize) -> usize {
+    if length == 0 { 0 } else { SMALL.saturating_sub(length) }
 }
 
 impl Peer {
@@ -46,6 +58,8 @@ impl Peer {
             activity: Activity::new(now),
             connection: None,
             streams: RefCell::default(),
+            overhead_read: Cell::new(0),
+            waits_for_reads: Cell::new(false),
         }
     }
 
@@ -61,6 +75,8 @@ impl Peer {
             activity: Activity::new(now),
             connection: Some(Rc::clone(connection)),
             streams: RefCell::default(),
+            overhead_read: Cell::new(0),
+            waits_for_reads: Cell::new(false),
         });
         let mut streams = connection.streams.borrow_mut();
         // Now and then, so that as many are looked at as have ended.
@@ -74,6 +90,32 @@ impl Peer {
     /// Whether it is a stream, which its client can leave unread while it reads others.
     pub const fn is_stream(&self) -> bool {
         self.connection.is_some()
+    }
+
+    /// The connection of a stream.
+    pub const fn connection(&self) -> Option<&Rc<Self>> {
+        self.connection.as_ref()
+    }
+
+    /// A body has read the data of one frame of this connection.
+    pub fn data_read(&self, length: usize) {
+        let lacked = overhead(length);
+        if lacked > 0 {
+            self.overhead_read.set(self.overhead_read.get().saturating_add(lacked));
+            if self.waits_for_reads.get() {
+                self.activity.wake();
+            }
+        }
+    }
+
+    /// What [`Peer::data_read`] has noted since the last call.
+    pub const fn take_overhead_read(&self) -> usize {
+        self.overhead_read.replace(0)
+    }
+
+    /// Whether the connection's task is to be woken when bodies read.
+    pub fn wait_for_reads(&self, waits: bool) {
+        self.waits_for_reads.set(waits);
     }
 
     /// Does something to each stream that is being served.

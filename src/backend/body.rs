@@ -13,6 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 
 use super::idle::IdleTimer;
+use crate::peer::Peer;
 use crate::policy::headers;
 use crate::policy::trusted_fields::TrustedFields;
 
@@ -106,6 +107,8 @@ pub enum RequestBody {
 /// See [`RequestBody::Streaming`].
 pub struct Streaming {
     incoming: Incoming,
+    /// Over HTTP/2, the client's connection.
+    connection: Option<Rc<Peer>>,
     upload: Rc<Upload>,
     left: u64,
     idle: IdleTimer,
@@ -116,13 +119,14 @@ pub struct Streaming {
 }
 
 impl RequestBody {
-    /// Takes and bounds `incoming`; the [`Upload`] follows its progress, and is `None` if the request has no body.
-    /// `trusted_fields` are dropped from its trailers.
+    /// Takes and bounds `incoming` of `peer`; the [`Upload`] follows its progress, and is `None` if the request has no
+    /// body. `trusted_fields` are dropped from its trailers.
     ///
     /// # Errors
     /// [`UploadFault::TooLarge`] where its Content-Length says so.
     pub fn new(
         incoming: &mut Option<Incoming>,
+        peer: &Peer,
         limit: u64,
         idle_timeout: Duration,
         trusted_fields: &TrustedFields,
@@ -136,6 +140,7 @@ impl RequestBody {
         let upload = Rc::new(Upload::default());
         let streaming = Streaming {
             incoming,
+            connection: peer.connection().cloned(),
             upload: Rc::clone(&upload),
             left: limit,
             idle: IdleTimer::new(idle_timeout),
@@ -151,8 +156,14 @@ const REFUSED: Duration = Duration::from_secs(1);
 
 /// Throws away the body of a refused request of HTTP/2. A stream that is reset at once takes the answer from clients
 /// that are still sending (curl before 8, httpx), though RFC 9113 section 8.1 asks them to read it.
-pub async fn throw_away(mut incoming: Incoming) {
-    let rest = async { while let Some(Ok(_)) = incoming.frame().await {} };
+pub async fn throw_away(mut incoming: Incoming, peer: Rc<Peer>) {
+    let rest = async {
+        while let Some(Ok(frame)) = incoming.frame().await {
+            if let (Some(data), Some(connection)) = (frame.data_ref(), peer.connection()) {
+                connection.data_read(data.len());
+            }
+        }
+    };
     let _ = tokio::time::timeout(REFUSED, rest).await;
 }
 
@@ -200,6 +211,9 @@ impl Streaming {
                     headers::prepare_trailers(trailers, &self.trusted_fields);
                 }
                 if let Some(data) = frame.data_ref() {
+                    if let Some(connection) = &self.connection {
+                        connection.data_read(data.len());
+                    }
                     match self.left.checked_sub(data.len() as u64) {
                         Some(left) => {
                             self.left = left;

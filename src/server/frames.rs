@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::small_data::SmallData;
 use super::transport::Watched;
 use crate::policy::refusal::Refusal;
 
@@ -29,6 +31,9 @@ const ANSWER: u32 = 10;
 const fn piece(length: u32) -> u32 {
     2 + length / 1024
 }
+
+/// Room that is needed to read straight into h2's buffer, in bytes.
+const DETOUR: usize = 256;
 
 /// RFC 9113 section 3.4.
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -57,6 +62,7 @@ struct Frame {
     length: u32,
     kind: u8,
     flags: u8,
+    stream: u32,
 }
 
 /// Finds the frames in bytes that come in any pieces.
@@ -87,8 +93,9 @@ impl Frames {
             self.header[self.came..self.came + header.len()].copy_from_slice(header);
             self.came += header.len();
             if self.came == 9 {
-                let [long, middle, short, kind, flags, ..] = self.header;
-                let frame = Frame { length: u32::from_be_bytes([0, long, middle, short]), kind, flags };
+                let [long, middle, short, kind, flags, a, b, c, d] = self.header;
+                let length = u32::from_be_bytes([0, long, middle, short]);
+                let frame = Frame { length, kind, flags, stream: u32::from_be_bytes([a & 0x7f, b, c, d]) };
                 self.frame = Some(frame);
                 self.left = frame.length;
                 self.came = 0;
@@ -183,6 +190,7 @@ pub(super) struct Counted {
     open: bool,
     went: Frames,
     purse: Purse,
+    small: SmallData,
     returned: Returned,
 }
 
@@ -198,6 +206,7 @@ impl Counted {
             open: false,
             went: Frames::after(0),
             purse: Purse { left: MOST, filled: now },
+            small: SmallData::after(PREFACE.len()),
             returned,
         }
     }
@@ -207,7 +216,7 @@ impl Counted {
         let Self { came, settled, open, purse, fault, .. } = self;
         let (mut is_first, mut completed) = (came.frame.is_none(), false);
         came.read(bytes, |frame| {
-            let Frame { length, kind, flags } = frame;
+            let Frame { length, kind, flags, .. } = frame;
             let cost = match kind {
                 HEADERS | CONTINUATION => {
                     *open = flags & END_HEADERS == 0;
@@ -240,13 +249,17 @@ impl Counted {
 
     /// Notes what went.
     fn note(&mut self, bytes: &[u8]) {
-        let Self { went, purse, .. } = self;
-        went.read(bytes, |Frame { length, kind, flags }| {
+        let Self { went, purse, small, .. } = self;
+        went.read(bytes, |Frame { length, kind, flags, stream }| {
             if kind == DATA {
                 purse.earn(piece(length));
             }
             if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
                 purse.earn(ANSWER);
+                small.ended(stream);
+            }
+            if kind == RST_STREAM {
+                small.ended(stream);
             }
         });
     }
@@ -273,6 +286,39 @@ pub(super) fn go_away(error: u32) -> [u8; 17] {
     frame
 }
 
+impl Counted {
+    /// Reads once. What h2 gets at once is then in `into`, which may be its own buffer if `may_pass`; the rest waits.
+    /// Whether the client's side has ended.
+    fn read(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+        may_pass: bool,
+    ) -> Poll<io::Result<bool>> {
+        let start = into.filled().len();
+        into.put_slice(self.small.partial());
+        let came = into.filled().len();
+        let read = Pin::new(self.watched()?).poll_read(context, into);
+        if !matches!(read, Poll::Ready(Ok(()))) {
+            into.set_filled(start);
+            return read.map_ok(|()| false);
+        }
+        if into.filled().len() == came {
+            self.small.end(&into.filled()[start..]);
+            into.set_filled(start);
+            return Poll::Ready(Ok(true));
+        }
+        self.count(&into.filled()[came..]);
+        if let Some(fault) = self.fault {
+            into.set_filled(start);
+            return Poll::Ready(Err(io::Error::other(fault)));
+        }
+        let passed = self.small.take(&into.filled()[start..], may_pass);
+        into.set_filled(start + passed);
+        Poll::Ready(Ok(false))
+    }
+}
+
 impl AsyncRead for Counted {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -280,13 +326,27 @@ impl AsyncRead for Counted {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let peer = Rc::clone(&this.watched()?.peer);
+        this.small.read(peer.take_overhead_read());
         let before = buffer.filled().len();
-        ready!(Pin::new(this.watched()?).poll_read(context, buffer))?;
-        this.count(&buffer.filled()[before..]);
-        if let Some(fault) = this.fault {
-            buffer.set_filled(before);
-            return Poll::Ready(Err(io::Error::other(fault)));
+        while !this.small.give(buffer) {
+            let ended = if buffer.remaining() >= DETOUR {
+                ready!(this.read(context, buffer, true))?
+            } else {
+                // Not even a frame's header might fit.
+                let mut detour = [MaybeUninit::uninit(); DETOUR];
+                ready!(this.read(context, &mut ReadBuf::uninit(&mut detour), false))?
+            };
+            if ended {
+                this.small.give(buffer);
+                break;
+            }
+            if buffer.filled().len() > before {
+                break;
+            }
+            peer.wait_for_reads(this.small.is_waiting());
         }
+        peer.wait_for_reads(this.small.is_waiting());
         Poll::Ready(Ok(()))
     }
 }
@@ -349,7 +409,7 @@ mod tests {
             let mut frames = Frames::after(24);
             let mut seen = Vec::new();
             for piece in bytes.chunks(size) {
-                frames.read(piece, |Frame { length, kind, flags }| seen.push((length, kind, flags)));
+                frames.read(piece, |Frame { length, kind, flags, .. }| seen.push((length, kind, flags)));
             }
             assert_eq!(seen, sent, "in pieces of {size}");
             assert!(frames.is_between());

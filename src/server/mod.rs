@@ -15,6 +15,7 @@ mod listen;
 mod proxied;
 mod redirect;
 mod reload;
+mod small_data;
 mod supervisor;
 pub mod tls;
 mod transport;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::{client, h2c};
 use crate::support::http2::{
     CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, Frame,
-    HEADERS, Http2Client, INITIAL_WINDOW_SIZE, NO_ERROR, Outcome, PING, PRIORITY, PROTOCOL_ERROR,
+    HEADERS, Http2Client, INITIAL_WINDOW_SIZE, NO_ERROR, Outcome, PADDED, PING, PRIORITY, PROTOCOL_ERROR,
     REFUSED_STREAM, SETTINGS, WINDOW_UPDATE, literals, request,
 };
 use crate::support::setting::Setting;
-use crate::support::{Answer, echo};
+use crate::support::{Answer, Verdict, echo};
 
 const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
 const ITEMS: &str = "/api/v2/items";
@@ -321,6 +321,93 @@ fn a_body_in_small_pieces_arrives() {
     client.data(stream, b"", true);
     assert_eq!(client.outcome(stream).answer().status, 200);
     assert_eq!(setting.upstream.only_request().body.len(), 5000);
+}
+
+/// Within the windows, small frames are no flood, however long nobody reads them.
+#[test]
+fn small_data_frames_within_the_windows_are_legal_while_nobody_reads() {
+    let setting = h2c("");
+    // Bodies are read once there is a verdict.
+    setting.introspector.delay(Duration::from_secs(1));
+    for (number, (what, length, padding, streams)) in [
+        ("one byte", 1, None, 1),
+        ("ten bytes", 10, None, 1),
+        ("a hundred bytes", 100, None, 1),
+        ("one byte, padded", 1, Some(9), 1),
+        ("one byte on each of four streams", 1, None, 4),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let token = format!("{number}|small");
+        setting.introspector.know(&token, Verdict::active(&["items:create"]));
+        let authorization = format!("Bearer {token}");
+        let mut client = client(&setting);
+        // The settings are known on both sides.
+        assert!(client.ping());
+        let fields = request("POST", ITEMS, &[("authorization", &authorization)]);
+        let opened: Vec<u32> = (0..streams).map(|_| client.open(&fields, false)).collect();
+        let one = |stream| {
+            let data = vec![b'x'; length];
+            match padding {
+                None => Frame::new(DATA, 0, stream, data),
+                Some(padding) => {
+                    let payload = [vec![padding], data, vec![0; padding.into()]].concat();
+                    Frame::new(DATA, PADDED, stream, payload)
+                }
+            }
+        };
+        let each = 64 * 1024 / one(1).payload.len();
+        for &stream in &opened {
+            client.send_bytes(one(stream).bytes().repeat(each));
+        }
+        for &stream in &opened {
+            client.data(stream, b"", true);
+        }
+        for stream in opened {
+            assert_eq!(client.outcome(stream).answer().status, 200, "{what}");
+        }
+        let arrived = setting.upstream.take_requests();
+        assert_eq!(arrived.len(), streams, "{what}");
+        assert!(arrived.iter().all(|request| request.body == vec![b'x'; each * length]), "{what}");
+        assert_eq!(client.away(), None, "{what}");
+    }
+}
+
+/// Neither is a slow backend a reason to end the connection, nor to keep back what came once it reads again.
+#[test]
+fn small_data_frames_go_on_after_a_backlog() {
+    let setting = h2c("");
+    setting.introspector.delay(Duration::from_secs(1));
+    let mut client = client(&setting);
+    assert!(client.ping());
+    let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
+    client.send_bytes(Frame::new(DATA, 0, stream, *b"x").bytes().repeat(5000));
+    let end = Instant::now() + Duration::from_secs(20);
+    while setting.upstream.connections() == 0 {
+        assert!(client.ping() && Instant::now() < end);
+        thread::sleep(Duration::from_millis(20));
+    }
+    for _ in 0..2000 {
+        client.data(stream, b"y", false);
+    }
+    client.data(stream, b"", true);
+    assert_eq!(client.outcome(stream).answer().status, 200);
+    assert_eq!(setting.upstream.only_request().body.len(), 7000);
+}
+
+/// In the life of a connection, more than a hundred.
+#[test]
+fn empty_data_frames_now_and_then_are_legal() {
+    let setting = h2c("");
+    let mut client = client(&setting);
+    for _ in 0..150 {
+        let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
+        client.data(stream, b"", false);
+        client.data(stream, b"x", true);
+        assert_eq!(client.outcome(stream).answer().status, 200);
+    }
+    assert_eq!(client.away(), None);
 }
 
 /// A client that opens its windows by a byte at a time earns with each piece what that costs.

@@ -1,0 +1,427 @@
+//! Merges small DATA frames of a client before h2 has them.
+//!
+//! h2 keeps each DATA frame as an entry of some 300 bytes until its body is read, and ends a connection with
+//! ENHANCE_YOUR_CALM when small frames wait that together lack [`BUDGET`] bytes of [`SMALL`] each, or when a hundred
+//! empty ones came in its life. A client can reach both within the windows that the gateway advertises: it only needs
+//! a slow backend. So as soon as half of that budget is spent, the payloads of further small frames wait here, side by
+//! side in one buffer a stream, and h2 gets them as larger frames. What flow control counts stays the same.
+//!
+//! Only frames that wait are copied. A connection whose bodies are read in time is passed on as it came.
+
+use tokio::io::ReadBuf;
+
+use crate::peer::{SMALL, overhead};
+
+/// What small frames may lack before they wait here: half of what h2 allows for a connection window of 1 MiB.
+const BUDGET: usize = 256 * 1024;
+/// Empty frames that h2 may see in a connection's life: half of what it allows. Further ones say nothing and are dropped.
+const EMPTY: usize = 50;
+/// Streams of which frames may wait: as many as are open at once. Beyond that some are not open, and h2 has to know.
+const WAITING_STREAMS: usize = 100;
+/// SETTINGS_MAX_FRAME_SIZE, which the gateway leaves at its default.
+const LARGEST: usize = 16 * 1024;
+/// What a frame can hold beside its data: the length of its padding, and the padding (RFC 9113 section 6.1).
+const MOST_PADDING: usize = 256;
+/// A frame's header (RFC 9113 section 4.1).
+const HEADER: usize = 9;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const END_STREAM: u8 = 1;
+const PADDED: u8 = 8;
+
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    length: usize,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+impl Header {
+    /// `bytes` are at least nine.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let &[long, middle, short, kind, flags, a, b, c, d] = bytes.first_chunk::<HEADER>()?;
+        let length = u32::from_be_bytes([0, long, middle, short]) as usize;
+        Some(Self { length, kind, flags, stream: u32::from_be_bytes([a & 0x7f, b, c, d]) })
+    }
+
+    fn write(self, out: &mut Vec<u8>) {
+        let [_, long, middle, short] = (self.length as u32).to_be_bytes();
+        out.extend([long, middle, short, self.kind, self.flags]);
+        out.extend(self.stream.to_be_bytes());
+    }
+
+    const fn has(self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// What waits of a stream.
+#[derive(Debug)]
+struct Waiting {
+    stream: u32,
+    data: Vec<u8>,
+    /// Padding, and the lengths of it: flow control counts them, and they go on as padding.
+    padding: usize,
+}
+
+/// A small frame whose payload has not all come.
+#[derive(Debug)]
+struct Captured {
+    header: Header,
+    payload: Vec<u8>,
+}
+
+/// What becomes of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// So many bytes of it are passed on as they are; what follows is the beginning of a frame's header.
+    Pass(usize),
+    /// Some of it has to wait.
+    Rewrite,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(super) struct SmallData {
+    /// What small frames lack that h2 holds, by the account that h2 keeps itself.
+    spent: usize,
+    /// Of that, what each stream has added; in any order.
+    streams: Vec<(u32, usize)>,
+    empty: usize,
+    /// How many bytes are passed on before the next header.
+    left: usize,
+    /// The beginning of a header.
+    partial: Vec<u8>,
+    captured: Option<Captured>,
+    waiting: Vec<Waiting>,
+    /// What h2 gets next.
+    out: Vec<u8>,
+    /// How much of that it has got.
+    given: usize,
+}
+
+impl SmallData {
+    /// A connection that begins with `skipped` bytes that are no frames.
+    pub(super) const fn after(skipped: usize) -> Self {
+        Self {
+            spent: 0,
+            streams: Vec::new(),
+            empty: 0,
+            left: skipped,
+            partial: Vec::new(),
+            captured: None,
+            waiting: Vec::new(),
+            out: Vec::new(),
+            given: 0,
+        }
+    }
+
+    /// Whether frames wait for bodies to be read.
+    pub(super) const fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The beginning of a frame's header, which is to come before the next chunk.
+    pub(super) fn partial(&self) -> &[u8] {
+        &self.partial
+    }
+
+    /// Bodies have read frames that together lacked so much.
+    pub(super) fn read(&mut self, lacked: usize) {
+        self.spent = self.spent.saturating_sub(lacked);
+        while self.spent <= BUDGET / 2
+            && let Some(waiting) = self.waiting.pop()
+        {
+            self.emit(waiting, 0);
+        }
+    }
+
+    /// A stream has ended, by the answer or by a reset: h2 drops what was not read.
+    pub(super) fn ended(&mut self, stream: u32) {
+        if self.streams.is_empty() && self.waiting.is_empty() {
+            return;
+        }
+        self.flush(stream, 0);
+        self.streams.retain(|(other, _)| *other != stream);
+        self.spent = self.spent.min(self.streams.iter().map(|(_, added)| added).sum());
+    }
+
+    /// Gives h2 what is ready for it, as far as there is room. Whether there was anything.
+    pub(super) fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let ready = &self.out[self.given..];
+        if ready.is_empty() {
+            return false;
+        }
+        let length = ready.len().min(buffer.remaining());
+        buffer.put_slice(&ready[..length]);
+        self.given += length;
+        if self.given == self.out.len() {
+            self.out.clear();
+            self.given = 0;
+        }
+        true
+    }
+
+    /// The connection's end, perhaps within a header: all that waits is ready.
+    pub(super) fn end(&mut self, partial: &[u8]) {
+        self.partial.clear();
+        self.emit_all();
+        if let Some(Captured { header, payload }) = self.captured.take() {
+            header.write(&mut self.out);
+            self.out.extend_from_slice(&payload);
+        }
+        self.out.extend_from_slice(partial);
+    }
+
+    fn emit_all(&mut self) {
+        while let Some(waiting) = self.waiting.pop() {
+            self.emit(waiting, 0);
+        }
+    }
+
+    /// Takes the next chunk, which begins with [`SmallData::partial`]. Says how much of it is passed on as it is, which is
+    /// nothing unless it `may_pass`; the rest is kept here.
+    pub(super) fn take(&mut self, chunk: &[u8], may_pass: bool) -> usize {
+        self.partial.clear();
+        let fate = if may_pass { self.fate(chunk) } else { Fate::Rewrite };
+        match fate {
+            Fate::Pass(length) => {
+                let mut left = self.left;
+                walk(&chunk[..length], &mut left, |header| {
+                    self.account(header.stream, header.kind, header.flags, header.length);
+                    true
+                });
+                self.left = left;
+                self.partial.extend_from_slice(&chunk[length..]);
+                length
+            }
+            Fate::Rewrite => {
+                self.rewrite(chunk);
+                0
+            }
+        }
+    }
+
+    fn fate(&self, chunk: &[u8]) -> Fate {
+        if self.captured.is_some() {
+            return Fate::Rewrite;
+        }
+        let (mut left, mut spent, mut empty) = (self.left, self.spent, self.empty);
+        let passed = walk(chunk, &mut left, |header| {
+            if header.kind != DATA || header.has(END_STREAM) {
+                return !(matches!(header.kind, DATA | HEADERS | RST_STREAM) && self.waits(header.stream));
+            }
+            if self.is_captured(header, spent, empty) || self.waits(header.stream) {
+                return false;
+            }
+            spent = (spent + overhead(header.length)).saturating_sub(header.length.saturating_sub(SMALL));
+            empty += usize::from(header.length == 0);
+            true
+        });
+        passed.map_or(Fate::Rewrite, Fate::Pass)
+    }
+
+    fn waits(&self, stream: u32) -> bool {
+        self.waiting.iter().any(|waiting| waiting.stream == stream)
+    }
+
+    /// Whether a frame of DATA that does not end its stream is small, and more than h2 should have now.
+    fn is_captured(&self, header: Header, spent: usize, empty: usize) -> bool {
+        if header.has(PADDED) {
+            // How small it is stands in its payload.
+            return header.length < SMALL + MOST_PADDING;
+        }
+        if header.length == 0 {
+            return empty >= EMPTY;
+        }
+        header.length < SMALL && spent + overhead(header.length) > BUDGET
+    }
+
+    /// Notes a frame that h2 gets. Frames that end their streams cost h2 nothing.
+    fn account(&mut self, stream: u32, kind: u8, flags: u8, length: usize) {
+        if kind != DATA || flags & END_STREAM != 0 {
+            return;
+        }
+        if length == 0 {
+            self.empty += 1;
+            return;
+        }
+        let lacks = overhead(length);
+        if lacks == 0 {
+            // Of a padded one the data are not known: it has at least none too many.
+            let data = if flags & PADDED == 0 { length } else { SMALL };
+            self.spent = self.spent.saturating_sub(data - SMALL);
+            return;
+        }
+        self.spent += lacks;
+        match self.streams.iter_mut().find(|(other, _)| *other == stream) {
+            Some((_, added)) => *added += lacks,
+            None => self.streams.push((stream, lacks)),
+        }
+    }
+
+    fn rewrite(&mut self, mut chunk: &[u8]) {
+        loop {
+            if let Some(captured) = &mut self.captured {
+                let missing = captured.header.length - captured.payload.len();
+                let (payload, rest) = chunk.split_at(missing.min(chunk.len()));
+                captured.payload.extend_from_slice(payload);
+                chunk = rest;
+                if payload.len() < missing {
+                    return;
+                }
+                if let Some(captured) = self.captured.take() {
+                    self.complete(captured);
+                }
+                continue;
+            }
+            let (passed, rest) = chunk.split_at(self.left.min(chunk.len()));
+            self.out.extend_from_slice(passed);
+            self.left -= passed.len();
+            chunk = rest;
+            let Some(header) = Header::read(chunk) else {
+                self.partial.extend_from_slice(chunk);
+                return;
+            };
+            chunk = &chunk[HEADER..];
+            self.begin(header);
+        }
+    }
+
+    /// A frame begins.
+    fn begin(&mut self, header: Header) {
+        let Header { kind, stream, length, .. } = header;
+        let waits = self.waits(stream);
+        if kind == DATA {
+            let may_be_small = length < SMALL || header.has(PADDED) && length < SMALL + MOST_PADDING;
+            if !header.has(END_STREAM) && !header.has(PADDED) && length == 0 && (waits || self.empty >= EMPTY)
+            {
+                return;
+            }
+            if may_be_small && (waits || !header.has(END_STREAM) && self.is_captured(header, self.spent, 0)) {
+                self.captured = Some(Captured { header, payload: Vec::with_capacity(length) });
+                return;
+            }
+            if waits && !header.has(PADDED) && self.prepend(header) {
+                return;
+            }
+        }
+        if waits && matches!(kind, DATA | HEADERS | RST_STREAM) {
+            self.flush(stream, 0);
+        }
+        self.account(stream, kind, header.flags, length);
+        header.write(&mut self.out);
+        self.left = length;
+    }
+
+    /// Puts what waits of a stream in front of a large frame of it, if one frame can hold both.
+    fn prepend(&mut self, header: Header) -> bool {
+        let Some(at) = self.waiting.iter().position(|it| it.stream == header.stream) else { return false };
+        let length = header.length + self.waiting[at].data.len();
+        if length > LARGEST || self.waiting[at].padding > 0 {
+            return false;
+        }
+        let Waiting { data, .. } = self.waiting.swap_remove(at);
+        self.account(header.stream, DATA, header.flags, length);
+        Header { length, ..header }.write(&mut self.out);
+        self.out.extend_from_slice(&data);
+        self.left = header.length;
+        true
+    }
+
+    /// A captured frame is complete.
+    fn complete(&mut self, captured: Captured) {
+        let Captured { header, payload } = captured;
+        let Header { stream, flags, .. } = header;
+        let (data, padding) = match payload.split_first() {
+            Some((length, rest)) if header.has(PADDED) => match rest.len().checked_sub((*length).into()) {
+                Some(data) => (&rest[..data], rest.len() - data + 1),
+                // Malformed: h2 says so.
+                None => return self.pass(header, &payload, 0),
+            },
+            // Of no length at all, and malformed too.
+            None if header.has(PADDED) => return self.pass(header, &payload, 0),
+            _ => (&payload[..], 0),
+        };
+        let waits = self.waits(stream);
+        if data.is_empty() && !(waits && header.has(END_STREAM))
+            || !waits && self.spent + overhead(data.len()) <= BUDGET
+        {
+            return self.pass(header, &payload, data.len());
+        }
+        let at = self.waiting.iter().position(|it| it.stream == stream).unwrap_or_else(|| {
+            self.waiting.push(Waiting { stream, data: Vec::with_capacity(2 * SMALL), padding: 0 });
+            self.waiting.len() - 1
+        });
+        let waiting = &mut self.waiting[at];
+        waiting.data.extend_from_slice(data);
+        waiting.padding += padding;
+        if flags & END_STREAM != 0 || waiting.data.len() >= SMALL {
+            self.flush(stream, flags & END_STREAM);
+        } else if self.waiting.len() > WAITING_STREAMS {
+            self.emit_all();
+        }
+    }
+
+    /// Passes a captured frame on as it came, after what waits of its stream.
+    fn pass(&mut self, header: Header, payload: &[u8], data: usize) {
+        self.flush(header.stream, 0);
+        self.account(header.stream, DATA, header.flags & !PADDED, data);
+        header.write(&mut self.out);
+        self.out.extend_from_slice(payload);
+    }
+
+    /// Has h2 get what waits of a stream, the last of it with these flags.
+    fn flush(&mut self, stream: u32, flags: u8) {
+        if let Some(at) = self.waiting.iter().position(|waiting| waiting.stream == stream) {
+            let waiting = self.waiting.swap_remove(at);
+            self.emit(waiting, flags);
+        }
+    }
+
+    /// In as many frames as its padding takes.
+    fn emit(&mut self, waiting: Waiting, flags: u8) {
+        let Waiting { stream, data, mut padding } = waiting;
+        let frames = padding.div_ceil(MOST_PADDING).max(1);
+        let mut rest = &data[..];
+        for after in (0..frames).rev() {
+            let (piece, further) = rest.split_at(rest.len().div_ceil(after + 1));
+            rest = further;
+            let padded = padding.min(MOST_PADDING);
+            padding -= padded;
+            let flags = if after == 0 { flags } else { 0 };
+            self.account(stream, DATA, flags, piece.len());
+            let padded_flag = if padded > 0 { PADDED } else { 0 };
+            let length = piece.len() + padded;
+            Header { length, kind: DATA, flags: flags | padded_flag, stream }.write(&mut self.out);
+            if padded > 0 {
+                self.out.push((padded - 1) as u8);
+            }
+            self.out.extend_from_slice(piece);
+            self.out.resize(self.out.len() + padded.saturating_sub(1), 0);
+        }
+    }
+}
+
+/// Calls `each` for every frame whose header is complete, `left` bytes after the start. Returns the length before a
+/// header that is not complete, or `None` as soon as `each` says no.
+fn walk(bytes: &[u8], left: &mut usize, mut each: impl FnMut(Header) -> bool) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let skipped = (*left).min(bytes.len() - at);
+        at += skipped;
+        *left -= skipped;
+        let Some(header) = Header::read(&bytes[at..]) else { return Some(at) };
+        if !each(header) {
+            return None;
+        }
+        at += HEADER;
+        *left = header.length;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What h2 0.4 allows for a connection window of 1 MiB.
+const H2_BUDGET: usize = 512 * 1024;
+const H2_EMPTY: usize = 100;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Header { length: payload.len(), kind, flags, stream }.write(&mut bytes);
+    bytes.extend(payload);
+    bytes
+}
+
+/// A frame of DATA with this much padding, and the length of it; none is no padding at all.
+fn data(flags: u8, stream: u32, data: &[u8], padding: Option<u8>) -> Vec<u8> {
+    match padding {
+        None => frame(DATA, flags, stream, data),
+        Some(padding) => {
+            let payload = [&[padding][..], data, &vec![0; padding.into()]].concat();
+            frame(DATA, flags | PADDED, stream, &payload)
+        }
+    }
+}
+
+/// What flows through in chunks of `size`.
+fn through(small: &mut SmallData, bytes: &[u8], size: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (number, piece) in bytes.chunks(size).enumerate() {
+        let chunk = [small.partial(), piece].concat();
+        let passed = small.take(&chunk, number % 3 < 2);
+        out.extend_from_slice(&chunk[..passed]);
+        given(small, &mut out);
+    }
+    out
+}
+
+fn given(small: &mut SmallData, out: &mut Vec<u8>) {
+    let mut space = [0; 700];
+    loop {
+        let mut buffer = ReadBuf::new(&mut space);
+        if !small.give(&mut buffer) {
+            break;
+        }
+        out.extend_from_slice(buffer.filled());
+    }
+}
+
+/// What h2 makes of frames.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// Of each stream: its data, with a `|` at its end, `H` at fields and `R` at a reset; and what flow control counts.
+    streams: BTreeMap<u32, (Vec<u8>, usize)>,
+    others: Vec<(u8, Vec<u8>)>,
+}
+
+impl Seen {
+    fn of(mut bytes: &[u8]) -> (Self, usize, usize) {
+        let (mut seen, mut lacks, mut empty) = (Self::default(), 0_usize, 0);
+        while let Some(header) = Header::read(bytes) {
+            let payload = &bytes[HEADER..HEADER + header.length];
+            bytes = &bytes[HEADER + header.length..];
+            assert!(header.length <= LARGEST);
+            let (text, counted) = seen.streams.entry(header.stream).or_default();
+            match header.kind {
+                DATA => {
+                    *counted += payload.len();
+                    let data = match header.has(PADDED) {
+                        true => &payload[1..payload.len() - usize::from(payload[0])],
+                        false => payload,
+                    };
+                    text.extend(data);
+                    if header.has(END_STREAM) {
+                        text.push(b'|');
+                    } else if data.is_empty() {
+                        empty += 1;
+                    } else {
+                        lacks =
+                            (lacks + overhead(data.len())).saturating_sub(data.len().saturating_sub(SMALL));
+                    }
+                }
+                HEADERS => text.push(b'H'),
+                RST_STREAM => text.push(b'R'),
+                kind => seen.others.push((kind, payload.to_vec())),
+            }
+        }
+        assert!(bytes.is_empty(), "whole frames: {bytes:?}");
+        seen.streams.retain(|_, (text, _)| !text.is_empty());
+        (seen, lacks, empty)
+    }
+}
+
+#[test]
+fn one_byte_frames_that_nobody_reads_stay_within_the_budget() {
+    for (length, padding) in [(1, None), (5, None), (100, None), (255, None), (1, Some(0)), (20, Some(9))] {
+        let mut small = SmallData::after(0);
+        let window = 1024 * 1024;
+        let one = data(0, 1, &vec![b'x'; length], padding);
+        let sent = one.repeat(window / (one.len() - HEADER));
+        let out = through(&mut small, &sent, 16 * 1024);
+        let (_, lacks, _) = Seen::of(&out);
+        assert!(lacks <= H2_BUDGET, "{length} {padding:?}: {lacks}");
+        small.end(&[]);
+        let mut rest = Vec::new();
+        given(&mut small, &mut rest);
+        assert_eq!(Seen::of(&[out, rest].concat()).0, Seen::of(&sent).0, "{length} {padding:?}");
+    }
+}
+
+#[test]
+fn small_and_large_frames_in_alternation_stay_within_the_budget() {
+    let mut small = SmallData::after(0);
+    let pair = [data(0, 1, b"x", None), data(0, 1, &[b'y'; 300], None)].concat();
+    let sent = pair.repeat(1024 * 1024 / 301);
+    let out = through(&mut small, &sent, 16 * 1024);
+    let (seen, lacks, _) = Seen::of(&out);
+    assert!(lacks <= H2_BUDGET, "{lacks}");
+    assert_eq!(seen, Seen::of(&sent).0);
+}
+
+#[test]
+fn empty_frames_without_end_are_dropped() {
+    let mut small = SmallData::after(0);
+    let sent = [data(0, 1, b"", None).repeat(5000), data(END_STREAM, 1, b"", None)].concat();
+    let (seen, _, empty) = Seen::of(&through(&mut small, &sent, 1000));
+    assert!(empty < H2_EMPTY);
+    assert_eq!(seen.streams[&1].0, b"|");
+}
+
+#[test]
+fn what_is_read_in_time_is_passed_on_at_once() {
+    let mut small = SmallData::after(0);
+    for _ in 0..20_000 {
+        let one = data(0, 1, b"x", None);
+        assert_eq!(through(&mut small, &one, 100), one);
+        small.read(overhead(1));
+    }
+    assert!(small.waiting.is_empty());
+}
+
+#[test]
+fn what_waits_goes_on_when_bodies_are_read_or_streams_end() {
+    let mut small = SmallData::after(0);
+    let sent = data(0, 1, b"x", None).repeat(1100);
+    let out = through(&mut small, &sent, 1000);
+    let (_, lacks, _) = Seen::of(&out);
+    assert!(small.is_waiting());
+    small.read(lacks);
+    assert!(!small.is_waiting());
+    let mut rest = Vec::new();
+    given(&mut small, &mut rest);
+    assert_eq!(Seen::of(&[out, rest].concat()).0, Seen::of(&sent).0);
+
+    let mut small = SmallData::after(0);
+    through(&mut small, &sent, 1000);
+    assert!(small.spent > BUDGET / 2);
+    small.ended(1);
+    assert_eq!((small.spent, small.is_waiting()), (0, false));
+}
+
+#[test]
+fn streams_that_are_not_open_do_not_wait_without_end() {
+    let mut small = SmallData::after(0);
+    through(&mut small, &data(0, 1, b"x", None).repeat(1100), 1000);
+    let others: Vec<u8> = (0..10_000).flat_map(|number| data(0, 3 + 2 * number, b"x", None)).collect();
+    through(&mut small, &others, 1000);
+    assert!(small.waiting.len() <= WAITING_STREAMS + 1, "{}", small.waiting.len());
+}
+
+fn sent() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let stream = prop::sample::select(vec![1_u32, 3, 5]);
+    let length =
+        prop_oneof![Just(0_usize), Just(1), 1..30_usize, 200..300_usize, 1000..3000_usize, Just(16_000)];
+    let one = (stream, length, 0..24_u8, any::<u8>()).prop_map(|(stream, length, kind, byte)| match kind {
+        0 => frame(HEADERS, END_STREAM, stream, &[byte; 20]),
+        1 => frame(RST_STREAM, 0, stream, &[byte; 4]),
+        2 => frame(6, 0, 0, &[byte; 8]),
+        3 => data(END_STREAM, stream, &vec![byte; length], None),
+        4 => data(0, stream, &vec![byte; length], Some(byte)),
+        5 => data(0, stream, &vec![byte; length % 20], Some(byte % 10)),
+        6 => data(END_STREAM, stream, &vec![byte; length % 200], Some(byte)),
+        _ => data(0, stream, &vec![byte; length % 400], None),
+    });
+    prop::collection::vec(one, 0..200)
+}
+
+proptest! {
+    /// Whatever comes in whatever pieces: h2 sees the same streams, and flow control the same lengths.
+    #[test]
+    fn streams_stay_as_they_are(
+        frames in sent(),
+        size in prop::sample::select(vec![1_usize, 7, 10, 100, 300, 5000]),
+        spent in prop::sample::select(vec![0_usize, BUDGET - 1000, BUDGET, 2 * BUDGET]),
+        reads in prop::collection::vec(0..3000_usize, 0..5),
+    ) {
+        let mut small = SmallData { spent, ..SmallData::after(0) };
+        let mut out = Vec::new();
+        let parts = frames.len() / (reads.len() + 1) + 1;
+        let mut reads = reads.into_iter();
+        for some in frames.chunks(parts) {
+            out.extend(through(&mut small, &some.concat(), size));
+            if let Some(lacked) = reads.next() {
+                small.read(lacked);
+                given(&mut small, &mut out);
+            }
+        }
+        small.end(&[]);
+        given(&mut small, &mut out);
+        prop_assert_eq!(Seen::of(&out).0, Seen::of(&frames.concat()).0);
+    }
+}
