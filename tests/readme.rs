@@ -149,7 +149,7 @@ fn its_commands_are_those_of_the_binary() {
     for command in &commands {
         assert!(text.contains(&format!("\n| `{command}")), "{command} is not in the README");
     }
-    assert_eq!(commands.len(), 12, "{commands:?}");
+    assert_eq!(commands.len(), 13, "{commands:?}");
 }
 
 #[test]
