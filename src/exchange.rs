@@ -88,7 +88,7 @@ pub struct Exchange {
     /// The request's body on its way to the backend.
     pub upload: Option<Rc<Upload>>,
     /// What the map lacks for it.
-    pub uncovered: Option<NotCovered>,
+    pub uncovered: Option<Box<NotCovered>>,
     version: Option<Version>,
     /// `None` if the access log is off.
     fields: Option<Box<LoggedFields>>,
@@ -337,7 +337,7 @@ impl Exchange {
     /// Records what an operator would add to the map.
     #[cold]
     fn record_uncovered(&self) {
-        let Some(NotCovered { path, method: Some(method) }) = &self.uncovered else { return };
+        let Some(NotCovered { path, method: Some(method) }) = self.uncovered.as_deref() else { return };
         let route = self.route_number.and_then(|number| self.settings.abilities.route(number));
         let (path, lack) = match (path, route) {
             (Some(path), _) => (&**path, Lack::Route),

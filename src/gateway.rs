@@ -328,14 +328,15 @@ impl Gateway {
         let Settings { abilities, backend, .. } = &*self.settings;
         let (found, permit) = cors::decide(abilities, &target.path, asked, backend.method_override);
         self.note_route(&found, target, exchange);
+        let permit = match &self.settings.shadow {
+            None => permit,
+            Some(shadow) => self.decide_preflight_in_shadow(shadow, target, asked, exchange, &found, permit),
+        };
         if let Some(uncovered) = &mut exchange.uncovered {
             // A preflight that goes on is followed by its request, which then counts.
             uncovered.method = cors::served(&target.path, asked).filter(|_| permit.is_err());
         }
-        match &self.settings.shadow {
-            None => permit,
-            Some(shadow) => self.decide_preflight_in_shadow(shadow, target, asked, exchange, &found, permit),
-        }
+        permit
     }
 
     /// Route, token, verdict, permit, limit: in this order, so that no introspection is spent on a request
@@ -404,7 +405,7 @@ impl Gateway {
         exchange.route = exchange.route_number.map_or(RouteLabel::Unmapped, |route| self.routes.label(route));
         if !matches!(found, Found::Rule { .. }) && !target.path.is_asterisk() {
             let path = exchange.route_number.is_none().then(|| mask(target.path.as_str()).into());
-            exchange.uncovered = Some(NotCovered { path, method: Some(exchange.method.clone()) });
+            exchange.uncovered = Some(Box::new(NotCovered { path, method: Some(exchange.method.clone()) }));
         }
     }
 

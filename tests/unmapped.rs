@@ -225,3 +225,14 @@ fn preflight_that_is_refused_counts_as_the_method_that_it_asks_about() {
     let rows = setting.wait_for(1);
     assert_eq!(rows[0]["methods"], json!({"PUT": 1}));
 }
+
+#[test]
+fn preflight_that_is_forwarded_does_not_count() {
+    let setting = setting("shadow");
+    let fields = [("Origin", "https://shop.example"), ("Access-Control-Request-Method", "PUT")];
+    let mut client = setting.gateway.client();
+    assert_eq!(client.request("OPTIONS", "/api/v2/parts", &fields, b"").status, 200);
+    client.request("PUT", "/api/v2/parts", &[("Authorization", "Bearer 17|reader")], b"");
+    let rows = setting.wait_for(1);
+    assert_eq!(rows[0]["methods"], json!({"PUT": 1}));
+}

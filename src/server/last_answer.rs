@@ -34,6 +34,9 @@ pub(super) async fn refuse(core: &Core, peer: &Rc<Peer>, scanned: Scanned, refus
     let mut transport = scanned.into_transport();
     let sent = async {
         transport.write_all(&bytes).await?;
+        if method != Method::HEAD {
+            exchange.sent(response.body().len());
+        }
         exchange.complete();
         drop(exchange);
         io::Result::Ok(())
