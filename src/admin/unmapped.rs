@@ -282,7 +282,10 @@ mod tests {
         builder.build()
     }
 
-    fn recorded(requests: &[(&str, Lack, Method, Option<(&str, &str)>)]) -> UncoveredReport {
+    /// Path, what the map lacks, method, and the token's id and name.
+    type Request<'a> = (&'a str, Lack, Method, Option<(&'a str, &'a str)>);
+
+    fn recorded(requests: &[Request<'_>]) -> UncoveredReport {
         let all = UncoveredRequests::new(1);
         for (path, lack, method, token) in requests {
             let token = token.map(|(id, name)| (Arc::<str>::from(id), Arc::<str>::from(name)));
