@@ -263,7 +263,7 @@ mod tests {
     fn address_with_most_connections_makes_room() {
         let connections = Connections::new(4);
         let admit = |address| connections.try_admit(address, Instant::now()).unwrap();
-        let v6 = |text: &str| Some(text.parse::<IpAddr>().unwrap()).map(network);
+        let v6 = |text: &str| Some(network(text.parse().unwrap()));
         let (old, first, second, unix) =
             (admit(address(1)), admit(v6("2001:db8::1")), admit(v6("2001:db8::ffff")), admit(None));
         assert_eq!(after(&connections, 110, &[&old, &first, &second, &unix]), (true, vec![1]));

@@ -73,8 +73,8 @@ impl Certificates {
         concerns: impl Fn(&PathBuf) -> bool,
         audit: &AuditLog,
     ) -> Result<(), AuditLogFull> {
-        let concerned = self.0.iter().filter(|pair| pair.settings.files().any(&concerns));
-        concerned.fold(Ok(()), |done, pair| done.and(pair.reload(audit)))
+        let mut concerned = self.0.iter().filter(|pair| pair.settings.files().any(&concerns));
+        concerned.try_for_each(|pair| pair.reload(audit))
     }
 
     /// Of each certificate, for metrics.
