@@ -29,6 +29,7 @@
 //! page/        what the web pages share: frame and look
 //! shown.rs     names that others chose, made harmless where people read them
 //! demo/        the stand-in for Stockaj
+//! secrets/     keys, certificates and secrets from files; errors that quote nothing
 //! watch.rs     whether files have changed
 //! ```
 //!
@@ -60,6 +61,7 @@ pub mod page;
 pub mod peer;
 pub mod policy;
 pub mod replicas;
+pub mod secrets;
 pub mod server;
 pub mod shown;
 pub mod telemetry;

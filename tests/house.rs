@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["client", "limits"],
     &["listener", "telemetry"],
     &["config"],
-    &["contain", "demo", "page", "peer", "policy", "shown", "watch"],
+    &["contain", "demo", "page", "peer", "policy", "secrets", "shown", "watch"],
 ];
 
 /// What `policy` must do without.

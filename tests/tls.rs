@@ -226,11 +226,14 @@ fn roots_that_cannot_be_used_are_refused() {
     let not_x509 = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let unended = "-----BEGIN CERTIFICATE-----\nAAAA\n";
     for (tls, why) in [
-        (ca(directory.path().join("missing")), "missing: I/O error: No such file"),
-        (ca(file("empty", "")), "empty has no certificate in it"),
+        (ca(directory.path().join("missing")), "missing: No such file"),
+        (ca(file("empty", "")), "empty: it has no certificate in it"),
         (ca(file("garbage", not_x509)), "garbage has an unusable certificate, the 1st: "),
-        (ca(file("unended", unended)), "unended: missing section end marker"),
-        (ClientTls { server_name: Some("a b".into()), ..ClientTls::default() }, "`a b` is not a name"),
+        (ca(file("unended", unended)), "unended: the PEM block has no END line"),
+        (
+            ClientTls { server_name: Some("a b".into()), ..ClientTls::default() },
+            "`server_name` is not a name",
+        ),
     ] {
         let error = Connector::new(&destination("localhost", address, true), &tls, TIMEOUT).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
@@ -282,22 +285,32 @@ fn certificates_that_cannot_be_served_are_refused() {
         (
             file("a", "hello"),
             key.clone(),
-            |e| matches!(e, CertificateError::NoCertificate { .. }),
-            "a has no",
+            |e| matches!(e, CertificateError::CertificateFile { .. }),
+            "a: it has no certificate in it, but no PEM block",
         ),
-        (certificate.clone(), file("b", ""), |e| matches!(e, CertificateError::NoKey { .. }), "b has no"),
-        (key.clone(), key.clone(), |e| matches!(e, CertificateError::NoCertificate { .. }), "tls.key has no"),
+        (
+            certificate.clone(),
+            file("b", ""),
+            |e| matches!(e, CertificateError::KeyFile { .. }),
+            "b: it has no private key in it: it is empty",
+        ),
+        (
+            key.clone(),
+            key.clone(),
+            |e| matches!(e, CertificateError::CertificateFile { .. }),
+            "but a private key",
+        ),
         (
             certificate.clone(),
             certificate.clone(),
-            |e| matches!(e, CertificateError::NoKey { .. }),
-            "tls.crt",
+            |e| matches!(e, CertificateError::KeyFile { .. }),
+            "but a certificate",
         ),
         (
             certificate.clone(),
             file("c", &pem("ENCRYPTED PRIVATE KEY", "AAAA")),
-            |e| matches!(e, CertificateError::NoKey { .. }),
-            "not encrypted",
+            |e| matches!(e, CertificateError::KeyFile { .. }),
+            "an encrypted private key",
         ),
         (
             file("d", &pem("CERTIFICATE", "AAAA")),
@@ -309,7 +322,7 @@ fn certificates_that_cannot_be_served_are_refused() {
             file("e", &pem("CERTIFICATE", "!!!!")),
             key,
             |e| matches!(e, CertificateError::CertificateFile { .. }),
-            "base64",
+            "is damaged",
         ),
         (
             certificate.clone(),

@@ -10,11 +10,11 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, SignatureScheme,
     SupportedProtocolVersion,
 };
-use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
 use rustls_platform_verifier::Verifier;
 
 use crate::config::settings::{ClientCertificate, ClientTls, Roots, TlsVersion};
+use crate::secrets::pem::{self, PemError};
 
 /// HTTP/1.1, as ALPN calls it (RFC 7301).
 const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -25,15 +25,16 @@ pub(super) const ALPN_HTTP2: &[u8] = b"h2";
 /// cause.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectorError {
-    /// No certificate can be for this name.
-    #[error("`{name}` is not a name that a certificate can be for: {source}")]
+    /// No certificate can be for the host of the URL, or for `server_name`. The name is not shown: it may be a part
+    /// of a secret URL, or come from the environment.
+    #[error("{of} is not a name that a certificate can be for: {source}")]
     ServerName {
-        /// The URL's host, or `server_name`.
-        name: Box<str>,
+        /// Where the name is from.
+        of: &'static str,
         /// What is wrong with it.
         source: InvalidDnsNameError,
     },
-    /// A file cannot be read, or is not PEM.
+    /// A file does not hold what it should, or cannot be read.
     #[error("cannot read the {what} {}: {source}", path.display())]
     File {
         /// What it should be.
@@ -41,15 +42,7 @@ pub enum ConnectorError {
         /// `ca_file`, `certificate` or `private_key`
         path: PathBuf,
         /// What went wrong.
-        source: pem::Error,
-    },
-    /// A file has no `CERTIFICATE` section.
-    #[error("the {what} {} has no certificate in it", path.display())]
-    NoCertificate {
-        /// What it should be.
-        what: &'static str,
-        /// `ca_file` or `certificate`
-        path: PathBuf,
+        source: PemError,
     },
     /// A section of `ca_file` is no certificate.
     #[error("the CA file {} has an unusable certificate, the {}: {source}", path.display(), ordinal(*position))]
@@ -60,12 +53,6 @@ pub enum ConnectorError {
         position: usize,
         /// What is wrong with it.
         source: rustls::Error,
-    },
-    /// The file has no `PRIVATE KEY` section of any kind; an encrypted one is none either.
-    #[error("{} has no private key in it (PKCS#8, PKCS#1 or SEC1, not encrypted)", path.display())]
-    NoKey {
-        /// `private_key`
-        path: PathBuf,
     },
     /// The certificate is for another key.
     #[error("the private key in {} does not belong to the first certificate in {}", key.display(), certificate.display())]
@@ -117,9 +104,12 @@ pub(super) struct Tls {
 
 impl Tls {
     pub(super) fn new(host: &str, settings: &ClientTls) -> Result<Self, ConnectorError> {
-        let name = settings.server_name.as_deref().unwrap_or(host);
+        let (name, of) = match settings.server_name.as_deref() {
+            Some(name) => (name, "`server_name`"),
+            None => (host, "the host of the URL"),
+        };
         let server_name = ServerName::try_from(name)
-            .map_err(|source| ConnectorError::ServerName { name: name.into(), source })?
+            .map_err(|source| ConnectorError::ServerName { of, source })?
             .to_owned();
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -242,19 +232,14 @@ fn read_certificates(
     what: &'static str,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, ConnectorError> {
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|source| ConnectorError::File { what, path: path.into(), source })?;
-    if certificates.is_empty() {
-        return Err(ConnectorError::NoCertificate { what, path: path.into() });
-    }
-    Ok(certificates)
+    pem::certificates(path).map_err(|source| ConnectorError::File { what, path: path.into(), source })
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConnectorError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|source| match source {
-        pem::Error::NoItemsFound => ConnectorError::NoKey { path: path.into() },
-        source => ConnectorError::File { what: "private key", path: path.into(), source },
+    pem::private_key(path).map_err(|source| ConnectorError::File {
+        what: "private key",
+        path: path.into(),
+        source,
     })
 }
 

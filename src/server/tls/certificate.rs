@@ -9,12 +9,12 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{HandshakeKind, InconsistentKeys, RootCertStore, ServerConfig, ServerConnection};
-use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_cert::Certificate;
 use x509_cert::der::{self, Decode};
 
 use crate::config::settings::ListenTls;
+use crate::secrets::pem::{self, Found, PemError, Wanted};
 use crate::watch::contents;
 
 /// What is agreed on to be spoken over TLS (RFC 7301), the best first.
@@ -41,22 +41,16 @@ struct Contents {
     client_ca: Option<Option<[u8; 32]>>,
 }
 
-/// Why a certificate cannot be served. `Display` names the file and includes the cause.
+/// Why a certificate cannot be served. `Display` names the file and the cause, and shows nothing of its content.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The file cannot be read, or is not PEM.
+    /// The file holds no certificate in PEM, or cannot be read.
     #[error("cannot read the certificate {}: {source}", path.display())]
     CertificateFile {
         /// `listen.tls.certificate`
         path: PathBuf,
         /// What went wrong.
-        source: pem::Error,
-    },
-    /// The file has no `CERTIFICATE` section.
-    #[error("{} has no certificate in it", path.display())]
-    NoCertificate {
-        /// `listen.tls.certificate`
-        path: PathBuf,
+        source: PemError,
     },
     /// The first `CERTIFICATE` section is not one.
     #[error("the first certificate in {} is not X.509: {source}", path.display())]
@@ -66,19 +60,13 @@ pub enum CertificateError {
         /// What is wrong with it.
         source: der::Error,
     },
-    /// The file cannot be read, or is not PEM.
+    /// The file holds no private key in PEM, an encrypted one, or cannot be read.
     #[error("cannot read the private key {}: {source}", path.display())]
     KeyFile {
         /// `listen.tls.private_key`
         path: PathBuf,
         /// What went wrong.
-        source: pem::Error,
-    },
-    /// The file has no `PRIVATE KEY` section of any kind; an encrypted one is none either.
-    #[error("{} has no private key in it (PKCS#8, PKCS#1 or SEC1, not encrypted)", path.display())]
-    NoKey {
-        /// `listen.tls.private_key`
-        path: PathBuf,
+        source: PemError,
     },
     /// The key is of a kind that is not supported, or damaged.
     #[error("the private key in {} cannot be used: {source}", path.display())]
@@ -104,15 +92,15 @@ pub enum CertificateError {
         /// What is wrong with it.
         source: rustls::Error,
     },
-    /// `client_ca` cannot be read, or is not PEM.
+    /// `client_ca` holds no certificate in PEM, or cannot be read.
     #[error("cannot read the CA file {}: {source}", path.display())]
     ClientCaFile {
         /// `listen.tls.client_ca`
         path: PathBuf,
         /// What went wrong.
-        source: pem::Error,
+        source: PemError,
     },
-    /// `client_ca` has no certificate, or one that cannot be used.
+    /// No verifier can be made of the certificates in `client_ca`.
     #[error("the CA file {} cannot be used: {source}", path.display())]
     ClientCa {
         /// `listen.tls.client_ca`
@@ -133,15 +121,20 @@ pub enum CertificateError {
 pub fn load(settings: &ListenTls, before: Option<&Served>) -> Result<Served, CertificateError> {
     let ListenTls { certificate, private_key, client_ca } = settings;
     let contents = Contents::of(settings);
-    let chain = read_chain(certificate)?;
-    let leaf =
-        chain.first().cloned().ok_or_else(|| CertificateError::NoCertificate { path: certificate.into() })?;
+    let unreadable = |source| CertificateError::CertificateFile { path: certificate.clone(), source };
+    let chain = pem::certificates(certificate).map_err(unreadable)?;
+    // There is at least one.
+    let none = PemError::Missing { wanted: Wanted::Certificate, found: Found::NoBlock };
+    let leaf = chain.first().cloned().ok_or(none).map_err(unreadable)?;
     let expires_at = not_after(certificate, &leaf)?.as_secs();
 
     let provider = Arc::new(aws_lc_rs::default_provider());
     let key = provider
         .key_provider
-        .load_private_key(read_key(private_key)?)
+        .load_private_key(
+            pem::private_key(private_key)
+                .map_err(|source| CertificateError::KeyFile { path: private_key.clone(), source })?,
+        )
         .map_err(|source| CertificateError::UnusableKey { path: private_key.clone(), source })?;
     let pair = CertifiedKey::new(chain, key);
     pair.keys_match().map_err(|source| match source {
@@ -208,11 +201,12 @@ fn read_client_ca(
     path: &Path,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
-    let unreadable = |source| CertificateError::ClientCaFile { path: path.into(), source };
+    let certificates = pem::certificates(path)
+        .map_err(|source| CertificateError::ClientCaFile { path: path.into(), source })?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
+    for certificate in certificates {
         roots
-            .add(certificate.map_err(unreadable)?)
+            .add(certificate)
             .map_err(|source| CertificateError::UnusableCertificate { path: path.into(), source })?;
     }
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
@@ -224,20 +218,6 @@ fn read_client_ca(
 pub(super) fn subject(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = Certificate::from_der(certificate).ok()?;
     Some(certificate.tbs_certificate().subject().to_string())
-}
-
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let chain = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|source| CertificateError::CertificateFile { path: path.into(), source })?;
-    if chain.is_empty() { Err(CertificateError::NoCertificate { path: path.into() }) } else { Ok(chain) }
-}
-
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|source| match source {
-        pem::Error::NoItemsFound => CertificateError::NoKey { path: path.into() },
-        source => CertificateError::KeyFile { path: path.into(), source },
-    })
 }
 
 /// The end of the leaf, since 1970.
