@@ -95,7 +95,7 @@ fn a_signed_event_forgets_its_token() {
 
 #[test]
 fn what_is_not_signed_is_not_read() {
-    let setting = setting(&format!("webhook: {{secret: {SECRET}}}\nadmin:\n  token: operator\n"));
+    let setting = setting(&format!("webhook: {{secret: {SECRET}}}\nadmin:\n  token: an-operators-token\n"));
     setting.asked();
     let good = sign(SECRET, DELETED);
     let cut = &good[..63];
@@ -105,7 +105,7 @@ fn what_is_not_signed_is_not_read() {
     let (zeros, no_digits) = ("0".repeat(64), "g".repeat(64));
     let event = ("X-Stockaj-Event", "token.deleted");
     let signature = |value| ("X-Stockaj-Signature", value);
-    let operator = ("Authorization", "Bearer operator");
+    let operator = ("Authorization", "Bearer an-operators-token");
     for fields in [
         &[event][..],
         &[event, operator],
@@ -145,8 +145,30 @@ fn what_is_not_signed_is_not_read() {
 }
 
 #[test]
+fn wrong_signatures_are_throttled_and_the_right_one_never() {
+    let setting = setting(&format!("webhook: {{secret: {SECRET}}}\n"));
+    let mut throttled = 0;
+    for number in 0..40 {
+        let answer =
+            setting.tell("the secret of a stranger", "token.deleted", &format!("{{\"id\":{number}}}"));
+        match answer.status {
+            401 => assert_eq!(answer.text(), r#"{"message":"Unauthenticated."}"#),
+            429 => {
+                throttled += 1;
+                assert_eq!(answer.text(), r#"{"message":"Too Many Attempts."}"#);
+                assert_eq!(answer.field("retry-after"), Some("1"));
+            }
+            other => panic!("{other}"),
+        }
+        assert_eq!(setting.tell(SECRET, "token.deleted", DELETED).status, 200);
+    }
+    assert!(throttled > 0);
+    assert_eq!(setting.send(&[], DELETED).status, 401, "no signature is no guess");
+}
+
+#[test]
 fn without_a_secret_there_is_no_receiver() {
-    let with_operator = setting("admin:\n  token: operator\n");
+    let with_operator = setting("admin:\n  token: an-operators-token\n");
     assert_eq!(
         with_operator.tell("", "token.deleted", DELETED).status,
         404,
@@ -181,10 +203,12 @@ fn a_secret_is_changed_without_losing_an_event() {
         std::fs::write(&path, format!("{secret}\n")).unwrap();
         path.display().to_string()
     };
-    let (old, new) = (file("old", "old-secret"), file("new", "new-secret"));
+    let (old, new) = (file("old", "the-old-webhook-secret"), file("new", "the-new-webhook-secret"));
     let setting = setting(&format!("webhook: {{secret_file: {old}}}\n"));
-    let statuses =
-        || ["old-secret", "new-secret"].map(|it| setting.tell(it, "token.deleted", DELETED).status);
+    let statuses = || {
+        ["the-old-webhook-secret", "the-new-webhook-secret"]
+            .map(|it| setting.tell(it, "token.deleted", DELETED).status)
+    };
     assert_eq!(statuses(), [200, 401]);
     setting.gateway.edit(&format!("secret_file: {old}"), &format!("secret_file: [{old}, {new}]"));
     assert!(setting.gateway.reload());

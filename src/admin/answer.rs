@@ -50,13 +50,17 @@ pub(super) async fn answer(
                     Err(refusal) => *refusal,
                 }
             }
-            Err(refusal) => {
-                if refusal.status() == StatusCode::UNAUTHORIZED
-                    && !is_challenge(request.method(), path, request.headers())
-                {
-                    admin.refused.note(path, client, Instant::now());
+            Err(Unpermitted::NoToken) => message(StatusCode::NOT_FOUND, "Not Found."),
+            Err(reason) => {
+                let now = Instant::now();
+                if !is_challenge(request.method(), path, request.headers()) {
+                    admin.refused.note(path, client, now);
                 }
-                *refusal
+                let refusal = unauthenticated(request.method());
+                match reason {
+                    Unpermitted::Wrong => admin.throttle.answer(client, now, refusal),
+                    _ => refusal,
+                }
             }
         },
     })
@@ -73,7 +77,7 @@ fn readyz(state: State) -> Answer {
 /// What only the holder of the token sees and does.
 async fn behind_token(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) -> Answer {
     let method = request.method();
-    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let reads = reads(method);
     match request.uri().path() {
         "/tokens" if reads => tokens::list(admin, caller),
         "/config" if reads => match admin.audit.reserve(AuditPriority::Read) {
@@ -113,38 +117,57 @@ async fn read(request: Request<Incoming>) -> Result<Request<Bytes>, Box<Answer>>
     }
 }
 
+/// Why a request may not do what needs the token.
+enum Unpermitted {
+    /// There is no token to show.
+    NoToken,
+    /// The request has no credentials, as a browser's first one; or the right ones, in a scheme that does not count for
+    /// its method.
+    Missing,
+    /// The request has other credentials: a guess.
+    Wrong,
+}
+
 /// How the token came, if the credentials are the token's.
 fn permitted(
     token: Option<&SecretString>,
     method: &Method,
     fields: &HeaderMap,
-) -> Result<&'static str, Box<Answer>> {
+) -> Result<&'static str, Unpermitted> {
     let token = token.map(ExposeSecret::expose_secret).filter(|token| !token.is_empty());
-    let Some(token) = token else {
-        return Err(Box::new(message(StatusCode::NOT_FOUND, "Not Found.")));
-    };
+    let token = token.ok_or(Unpermitted::NoToken)?;
+    if !fields.contains_key(AUTHORIZATION) {
+        return Err(Unpermitted::Missing);
+    }
     // Basic credentials are sent by browsers by themselves, also with a form of another site: reading only.
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    let given = match credentials(fields) {
-        Some(Credentials::Bearer(given)) => Some(("admin token (Bearer)", given)),
-        Some(Credentials::Basic(given)) if reads => Some(("admin token (Basic)", given)),
-        _ => None,
+    let (how, given) = match credentials(fields) {
+        Some(Credentials::Bearer(given)) => (Some("admin token (Bearer)"), given),
+        Some(Credentials::Basic(given)) => (reads(method).then_some("admin token (Basic)"), given),
+        None => return Err(Unpermitted::Wrong),
     };
     // By their hashes: neither how much of them is alike nor their length shows in the time that it takes.
     let hash = |token: &[u8]| -> [u8; 32] { Sha256::digest(token).into() };
-    if let Some((how, given)) = given
-        && bool::from(hash(&given).ct_eq(&hash(token.as_bytes())))
-    {
-        return Ok(how);
+    if bool::from(hash(&given).ct_eq(&hash(token.as_bytes()))) {
+        how.ok_or(Unpermitted::Missing)
+    } else {
+        Err(Unpermitted::Wrong)
     }
+}
+
+fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// 401 with the scheme that counts for the method.
+fn unauthenticated(method: &Method) -> Answer {
     let mut refusal = message(StatusCode::UNAUTHORIZED, "Unauthenticated.");
-    let challenge = if reads {
+    let challenge = if reads(method) {
         HeaderValue::from_static(r#"Basic realm="stockaj-gateway admin", charset="UTF-8""#)
     } else {
         HeaderValue::from_static(r#"Bearer realm="stockaj-gateway admin""#)
     };
     refusal.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-    Err(Box::new(refusal))
+    refusal
 }
 
 /// Whether a 401 is the challenge that a browser's first request for a page gets: nobody has tried anything yet.
@@ -178,7 +201,7 @@ fn credentials(fields: &HeaderMap) -> Option<Credentials> {
 }
 
 fn open(method: &Method, answer: impl FnOnce() -> Answer) -> Answer {
-    if matches!(*method, Method::GET | Method::HEAD) {
+    if reads(method) {
         return answer();
     }
     not_allowed("GET, HEAD")

@@ -8,6 +8,7 @@ mod accept;
 mod answer;
 mod audit;
 mod response;
+mod throttle;
 mod tokens;
 mod unmapped;
 mod usage;
@@ -33,6 +34,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 pub use self::audit::Refused;
+pub use self::throttle::Throttle;
 use crate::config::settings::Settings;
 use crate::listener::connections::{Connections, Place};
 use crate::listener::{Listener, Socket};
@@ -102,6 +104,8 @@ pub struct Admin {
     pub refused: Refused,
     /// The log of what was done with a credential.
     pub audit: AuditLog,
+    /// How often wrong credentials may be presented.
+    pub throttle: Throttle,
 }
 
 impl Admin {

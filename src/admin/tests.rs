@@ -50,6 +50,7 @@ impl Admin {
             uncovered: UncoveredRequests::new(1),
             refused: Refused::default(),
             audit: AuditLog::detached(),
+            throttle: Throttle::default(),
         }
     }
 }
@@ -148,6 +149,44 @@ fn the_rest_needs_the_token() {
     }
     let twice = "Authorization: Bearer s3cret:with colon\r\n".repeat(2);
     assert_eq!(status(&ask(running.address, "GET /x", &twice, "").0), 401);
+    running.handle.stop();
+}
+
+#[test]
+fn wrong_credentials_are_throttled_and_the_right_ones_never() {
+    let running = start(Some("s3cret:with colon"));
+    let basic = |password: &str| format!("Basic {}", BASE64_STANDARD.encode(format!("anyone:{password}")));
+    let present = |line: &str, authorization: &str| {
+        let (head, body) = ask(running.address, line, &format!("Authorization: {authorization}\r\n"), "");
+        (status(&head), head, body)
+    };
+    let mut answered = [0, 0];
+    for number in 0..40 {
+        let (line, wrong) = match number % 4 {
+            0 => ("GET /x", "Bearer wrong".to_owned()),
+            1 => ("POST /x", "Bearer wrong".to_owned()),
+            2 => ("GET /x", basic("wrong")),
+            _ => ("GET /x", "wrong".to_owned()),
+        };
+        let (status, head, body) = present(line, &wrong);
+        match status {
+            401 => answered[0] += 1,
+            429 => {
+                answered[1] += 1;
+                assert_eq!(body, r#"{"message":"Too Many Attempts."}"#);
+                assert!(head.contains("\r\nretry-after: 1") && !head.contains("www-authenticate"), "{head}");
+            }
+            other => panic!("{other}"),
+        }
+        // Whatever else happens, the token counts.
+        assert_eq!(present("POST /x", "Bearer s3cret:with colon").0, 404);
+        assert_eq!(present("GET /x", &basic("s3cret:with colon")).0, 404);
+    }
+    assert!(answered[0] >= 20 && answered[1] >= 5, "{answered:?}");
+    // Neither is a guess: a browser that has no credentials yet, and the token in a scheme that does not count.
+    assert_eq!(status(&ask(running.address, "GET /x", "", "").0), 401);
+    assert_eq!(present("POST /x", &basic("s3cret:with colon")).0, 401);
+    assert_eq!(status(&ask(running.address, "GET /healthz", "", "").0), 200);
     running.handle.stop();
 }
 

@@ -37,8 +37,13 @@ pub(super) fn receive(
     let outcome = |outcome| admin.metrics.webhook(outcome);
     if !is_signed(webhook, fields, body) {
         outcome(WebhookOutcome::Refused);
-        admin.refused.note("/webhook", client, Instant::now());
-        return message(StatusCode::UNAUTHORIZED, "Unauthenticated.");
+        let now = Instant::now();
+        admin.refused.note("/webhook", client, now);
+        let refusal = message(StatusCode::UNAUTHORIZED, "Unauthenticated.");
+        return match fields.contains_key(SIGNATURE) {
+            true => admin.throttle.answer(client, now, refusal),
+            false => refusal,
+        };
     }
     let caller = Caller { credential: "webhook signature", client };
     let event = only(fields, EVENT);

@@ -39,7 +39,7 @@ pub use self::configuration::Parts;
 use self::core::Seed;
 use self::listen::{AFTER_FAILURE, Door, Order, Seat, Seating, TurnedAway};
 use self::reload::{Adoption, Current, Reloader};
-use crate::admin::{Admin, Readiness, Refused, State};
+use crate::admin::{Admin, Readiness, Refused, State, Throttle};
 use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
 use crate::listener::{BindError, InheritError, Inherited, Listener, Role};
@@ -199,6 +199,7 @@ impl Server {
             uncovered,
             refused: Refused::default(),
             audit: log.audit_log(),
+            throttle: Throttle::default(),
         };
         let admin = admin.serve(self.admin)?;
 
