@@ -357,12 +357,12 @@ fn no_secret_is_in_the_log() {
             "introspection:\n  url: {}/introspect\n  style: rfc7662\n  client_id: gateway\n  client_secret: ${{S}}\n",
             introspector.server().url()
         ))
-        .yaml("admin:\n  token: hunter2-admin\nlog: {level: trace}\n")
+        .yaml("admin:\n  token: hunter2-of-the-admin\nlog: {level: trace}\n")
         .environment("S", "hunter2-client")
         .start();
     // Credentials that the introspector refuses are an error, which is logged.
     assert_eq!(gateway.get("/api/v2/items", Some("7|hunter2-token")).status, 503);
-    let fields = [("Authorization", "Bearer hunter2-admin")];
+    let fields = [("Authorization", "Bearer hunter2-of-the-admin")];
     let effective = RawClient::connect(gateway.admin()).request("GET", "/config", &fields, b"");
     let other = RawClient::connect(gateway.admin()).request(
         "GET",

@@ -13,7 +13,7 @@ use crate::support::redis::{Redis, Road};
 use crate::support::{Authority, Gateway, Introspector, PATIENCE, RawClient, Upstream, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
-const ADMIN: [(&str, &str); 1] = [("Authorization", "Bearer operator")];
+const ADMIN: [(&str, &str); 1] = [("Authorization", "Bearer an-operators-token")];
 
 /// Gateways before the same backend and introspector, each with its own URL of Redis.
 struct Fleet {
@@ -28,7 +28,9 @@ impl Fleet {
         let introspector = Introspector::start();
         let gateways = urls.iter().map(|url| {
             let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
-            builder.yaml(&format!("admin:\n  token: operator\nredis:\n  url: {url}\n{yaml}")).start()
+            builder
+                .yaml(&format!("admin:\n  token: an-operators-token\nredis:\n  url: {url}\n{yaml}"))
+                .start()
         });
         let fleet = Self { gateways: gateways.collect(), introspector, _upstream: upstream };
         fleet.gateways.iter().for_each(connected);

@@ -1,5 +1,7 @@
 //! Where tokens do not get: logs, metrics, standard error, core dumps.
 
+mod quoted; // damaged keys and misplaced secrets
+
 use std::time::Duration;
 
 use base64::Engine as _;

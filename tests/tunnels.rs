@@ -481,11 +481,11 @@ fn a_tunnel_ends_with_its_token() {
 /// Whatever introspection says by now: who revokes a token at night wants its connections gone.
 #[test]
 fn a_tunnel_ends_when_its_token_is_revoked() {
-    let mut scene = Scene::new("cache: {ttl: 1h}\nadmin:\n  token: an-operator\n");
+    let mut scene = Scene::new("cache: {ttl: 1h}\nadmin:\n  token: an-operators-token\n");
     scene.introspector.know("3|other", Verdict::active(&["items:read"]));
     let (mut revoked, mut backend) = scene.tunnel("/events", Some("1|reader"));
     let (mut other, mut other_backend) = scene.tunnel("/events", Some("3|other"));
-    let fields = [("Authorization", "Bearer an-operator")];
+    let fields = [("Authorization", "Bearer an-operators-token")];
     let mut admin = RawClient::connect(scene.gateway.admin());
     assert_eq!(admin.request("POST", "/tokens/revoke", &fields, br#"{"token":"1|reader"}"#).status, 200);
     closes_within_5_s(&mut revoked, &mut backend, "revoked");
@@ -502,13 +502,13 @@ fn a_tunnel_ends_when_its_token_is_revoked() {
 /// Whoever revokes while a tunnel is being decided anew is not overtaken by a verdict that is younger.
 #[test]
 fn a_tunnel_ends_when_its_token_is_revoked_while_it_is_asked_about() {
-    let yaml = "cache: {ttl: 1h, max_age: {items:read: 0s}}\nadmin:\n  token: an-operator\n";
+    let yaml = "cache: {ttl: 1h, max_age: {items:read: 0s}}\nadmin:\n  token: an-operators-token\n";
     let mut scene = Scene::new(yaml);
     let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
     let calls = scene.introspector.calls();
     scene.introspector.delay(Duration::from_millis(500));
     scene.introspector.wait_for_calls(calls + 1);
-    let fields = [("Authorization", "Bearer an-operator")];
+    let fields = [("Authorization", "Bearer an-operators-token")];
     let mut admin = RawClient::connect(scene.gateway.admin());
     assert_eq!(admin.request("POST", "/tokens/revoke", &fields, br#"{"id":"1"}"#).status, 200);
     closes_within_5_s(&mut client, &mut backend, "revoked");

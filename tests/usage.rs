@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use crate::support::{Builder, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
-const ADMIN: [(&str, &str); 1] = [("Authorization", "Bearer an-operator")];
-const OPERATOR: &str = "admin:\n  token: an-operator\n";
+const ADMIN: [(&str, &str); 1] = [("Authorization", "Bearer an-operators-token")];
+const OPERATOR: &str = "admin:\n  token: an-operators-token\n";
 
 struct Setting {
     upstream: Upstream,

@@ -233,26 +233,26 @@ impl Running {
         let gateway = Gateway::builder()
             .backend(&upstream)
             .introspector(&introspector)
-            .yaml("admin:\n  token: an-operator\n")
+            .yaml("admin:\n  token: an-operators-token\n")
             .yaml(&format!("usage:\n  path: {}\n  findings: {{least_age: 0s}}\n", path.display()))
             .start();
         assert_eq!(gateway.get("/api/v2/items", Some("17|secret")).status, 200);
         assert_eq!(gateway.get("/wp-login.php", Some("17|secret")).status, 403);
         let admin = gateway.admin();
         let yaml = format!(
-            "admin: {{address: '{admin}', token: an-operator}}\nusage: {{path: {}, findings: {{least_age: 0s}}}}\n\
+            "admin: {{address: '{admin}', token: an-operators-token}}\nusage: {{path: {}, findings: {{least_age: 0s}}}}\n\
              backend: {{tls: {{certificate: /nowhere}}}}\nabilities: bad edit\n",
             path.display()
         );
         reports.write("gateway.yaml", &yaml);
-        reports.write("other.yaml", &yaml.replace("an-operator", "another"));
-        reports.write("tokenless.yaml", &yaml.replace(", token: an-operator", ""));
-        reports.write("without.yaml", &format!("admin: {{address: '{admin}', token: an-operator}}\n"));
+        reports.write("other.yaml", &yaml.replace("an-operators-token", "another"));
+        reports.write("tokenless.yaml", &yaml.replace(", token: an-operators-token", ""));
+        reports.write("without.yaml", &format!("admin: {{address: '{admin}', token: an-operators-token}}\n"));
         Self { gateway, _upstream: upstream, _introspector: introspector }
     }
 
     fn get(&self, query: &str, accept: &str) -> Response {
-        let fields = [("Authorization", "Bearer an-operator"), ("Accept", accept)];
+        let fields = [("Authorization", "Bearer an-operators-token"), ("Accept", accept)];
         RawClient::connect(self.gateway.admin()).request("GET", &format!("/usage{query}"), &fields, b"")
     }
 }

@@ -24,7 +24,7 @@ fn send(gateway: &Gateway, token: &str, requests: &[(&str, &str, &str)]) {
 
 /// `severity kind token abilities`, line by line, in the report's order.
 fn findings(gateway: &Gateway) -> Vec<String> {
-    let operator = [("Authorization", "Bearer an-operator"), ("Accept", "application/json")];
+    let operator = [("Authorization", "Bearer an-operators-token"), ("Accept", "application/json")];
     let answer = RawClient::connect(gateway.admin()).request("GET", "/usage", &operator, b"");
     assert_eq!(answer.status, 200, "{}", answer.text());
     let report: Value = answer.json();
@@ -81,7 +81,7 @@ fn what_tokens_did_is_found_by_the_rules_of_the_configuration() {
             .backend(&upstream)
             .introspector(&introspector)
             .yaml("listen:\n  trusted_proxies: [127.0.0.0/8]\n")
-            .yaml("admin:\n  token: an-operator\n")
+            .yaml("admin:\n  token: an-operators-token\n")
             .yaml(&format!("usage:\n  path: {}\n{findings}", path.display()))
             .start()
     };

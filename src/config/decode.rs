@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use schemars::JsonSchema;
 
 use super::interpolate::{Environment, InterpolationError, interpolate};
+use super::redact::{merged, with_decoration};
 use super::report::{Mistake, Severity};
 use super::source::{Source, Span};
 use super::tree::{Entry, Key, Node, Value, parse};
@@ -219,7 +221,9 @@ impl<'a> Decoder<'a> {
     /// Keeps a value out of every report.
     pub(super) fn hide(&mut self, node: &Node) {
         if let Some(source) = self.sources.get_mut(node.span.source) {
-            source.secrets.push(node.span.start..node.span.end);
+            let secret = with_decoration(&source.text, node.span.start..node.span.end);
+            let secrets = mem::take(&mut source.secrets);
+            source.secrets = merged(&source.text, secrets.into_iter().chain([secret]));
         }
     }
 
@@ -240,7 +244,12 @@ impl<'a> Decoder<'a> {
                 let hint = "`${NAME:-default}` gives a default, `$${` is a literal `${`";
                 // A secret may hold a `${` by itself: what follows is then a part of it.
                 let label = match &error {
-                    InterpolationError::Unset(name) if **text == format!("${{{name}}}") => error.to_string(),
+                    InterpolationError::Unset(name)
+                        if **text == format!("${{{name}}}")
+                            && (is_usual_name(name) || !self.is_secret(node)) =>
+                    {
+                        error.to_string()
+                    }
                     InterpolationError::Unset(_) | InterpolationError::Name(_) if self.is_secret(node) => {
                         "what is in its `${…}` is not set in the environment".to_owned()
                     }
@@ -319,6 +328,11 @@ impl<'a> Decoder<'a> {
         let mistake = Mistake::error("missing").at(span, format!("expected the key `{name}` in here"));
         self.within(&key, |decoder| decoder.record(mistake));
     }
+}
+
+/// Whether an environment variable has a name as usual, such as `ADMIN_TOKEN`.
+fn is_usual_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 /// Adds a key to a path, quoted where it is not a plain word.

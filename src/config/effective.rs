@@ -3,13 +3,11 @@
 use serde_json::{Map, Value as Json};
 
 use super::decode::Decoder;
+use super::redact::{REDACTED, is_secret_text};
 use super::tree::{Entry, Node, Value};
 
-/// What stands where a secret is.
-const REDACTED: &str = "[redacted]";
-
-/// `tree` as JSON, by the schema that names every key and its default. Whatever it marks `writeOnly`, and a URL with
-/// credentials in it, is not shown.
+/// `tree` as JSON, by the schema that names every key and its default. Whatever it marks `writeOnly`, and whatever
+/// looks like a secret, such as a URL with credentials, is not shown.
 pub(super) fn effective(tree: &Node, schema: &Json, decoder: &mut Decoder<'_>) -> Json {
     let definitions = schema.get("definitions").unwrap_or(&Json::Null);
     Reader { definitions, decoder }.value(Some(tree), schema)
@@ -74,6 +72,9 @@ impl<'schema> Reader<'schema, '_, '_> {
             return REDACTED.into();
         }
         let Some(scalar) = self.decoder.scalar(node, "a value") else { return Json::Null };
+        if is_secret_text(&scalar.text) {
+            return REDACTED.into();
+        }
         if scalar.string {
             return scalar.text.into_owned().into();
         }

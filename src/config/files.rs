@@ -4,16 +4,12 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use secrecy::SecretString;
 
 use super::decode::{Decode, Decoder};
 use super::report::Mistake;
-use super::source::{ReadError, read};
+use super::source::ReadError;
 use super::tree::Node;
-use super::values::{leaf_schema, secret_of};
-
-/// The most of a secret's file that is read, in bytes.
-const LARGEST_SECRET: u64 = 64 * 1024;
+use super::values::leaf_schema;
 
 /// A path, relative to the file that names it.
 #[derive(Debug)]
@@ -30,6 +26,13 @@ impl Decode for FilePath {
 fn path(node: &Node, decoder: &mut Decoder<'_>) -> Option<PathBuf> {
     const PATH: &str = "the path of a file";
     let text = decoder.string(node, PATH)?;
+    if text.contains("-----BEGIN ") {
+        decoder.hide(node);
+        let mistake =
+            Mistake::error("not a path").at(node.span, "found a PEM block, expected the path of a file");
+        decoder.record(mistake.hint("put the block into a file and name it here"));
+        return None;
+    }
     if text.is_empty() || text.contains('\0') {
         decoder.mismatch(node, "not a path", PATH);
         return None;
@@ -70,28 +73,3 @@ impl Decode for ReadableFile {
 }
 
 leaf_schema!(ReadableFile, json_schema!({"type": "string", "minLength": 1}));
-
-/// The secret in a file, without line breaks at its end.
-#[derive(Debug)]
-pub(super) struct SecretFile(pub(super) SecretString);
-
-impl Decode for SecretFile {
-    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        let FilePath(path) = FilePath::decode(node, decoder)?;
-        let bytes = match read(&path, LARGEST_SECRET) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                decoder.record(Mistake::error("cannot read the file").at(node.span, error.to_string()));
-                return None;
-            }
-        };
-        let secret = std::str::from_utf8(&bytes).ok().and_then(secret_of);
-        if secret.is_none() {
-            let label = "the file is empty, or holds more than one line of text";
-            decoder.record(Mistake::error("not a secret").at(node.span, label));
-        }
-        secret.map(Self)
-    }
-}
-
-leaf_schema!(SecretFile, json_schema!({"type": "string", "minLength": 1}));

@@ -467,7 +467,7 @@ mod tests {
     fn debug_shows_no_secret() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.yaml");
-        std::fs::write(directory.path().join("token"), "hunter2-file\n").unwrap();
+        std::fs::write(directory.path().join("token"), "hunter2-in-the-file\n").unwrap();
         let text = "\
             backend: {url: 'http://127.0.0.1:8000'}\n\
             admin: {token_file: token}\n\

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use super::cases::Check;
+use super::redact::REDACTED;
 use super::source::{Source, Span};
 use crate::policy::map::Place;
 
@@ -331,7 +332,6 @@ fn visible(text: &str) -> String {
 
 /// The line on which a span starts, secrets replaced, and the span in it.
 fn shown_line(source: &Source, span: Span) -> (String, std::ops::Range<usize>) {
-    const HIDDEN: &str = "[redacted]";
     let text = source.text.as_str();
     let floor = |byte: usize| {
         let mut byte = byte.min(text.len());
@@ -366,7 +366,7 @@ fn shown_line(source: &Source, span: Span) -> (String, std::ops::Range<usize>) {
         if (from..to).contains(&start) {
             shown_start.get_or_insert(line.len());
         }
-        line.push_str(HIDDEN);
+        line.push_str(REDACTED);
         if (from + 1..=to).contains(&end) {
             shown_end.get_or_insert(line.len());
         }

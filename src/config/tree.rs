@@ -1,12 +1,17 @@
 //! YAML as a tree in which every value knows its place: granit's events, bounded.
 
 use std::collections::HashMap;
+use std::mem;
 use std::ops::Range;
 use std::rc::Rc;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, StructureStyle};
 use zeroize::Zeroize;
 
+use super::redact::{
+    REDACTED, by_line, has_secret_url, has_secrets, in_comments, is_plain_key, is_secret_text, merged,
+    names_secret, with_decoration,
+};
 use super::report::Mistake;
 use super::source::{Source, Span};
 
@@ -120,7 +125,8 @@ pub(super) fn parse(source: &mut Source, number: usize, mistakes: &mut Vec<Mista
             }
             Err(error) => {
                 builder.mistakes.push(syntax_mistake(&error, number, &source.text));
-                source.secrets = secrets_by_line(&source.text);
+                let secrets = mem::take(&mut builder.secrets);
+                source.secrets = secrets_of_broken(&source.text, secrets);
                 return None;
             }
         };
@@ -131,20 +137,22 @@ pub(super) fn parse(source: &mut Source, number: usize, mistakes: &mut Vec<Mista
             builder.mistakes.push(
                 Mistake::error("several documents in one file").at(span, "a second document starts here"),
             );
-            source.secrets = secrets_by_line(&source.text);
+            let secrets = mem::take(&mut builder.secrets);
+            source.secrets = secrets_of_broken(&source.text, secrets);
             return None;
         }
         builder.take(event, span);
     }
-    let (text, secrets) = (source.text.as_str(), builder.secrets);
-    let written = |secret: Range<usize>| match text.get(secret.clone()) {
-        // A block's span goes on to the next key.
-        Some(shown) => secret.start..secret.start + shown.trim_end().len(),
-        None => secret,
-    };
-    source.secrets = secrets.into_iter().map(written).collect();
+    let secrets = builder.secrets.into_iter().map(|secret| with_decoration(&source.text, secret));
+    source.secrets = merged(&source.text, secrets.chain(in_comments(&source.text)));
     let nothing = || Rc::new(Node::new(Span { source: number, ..Span::default() }, null()));
     Some(builder.root.unwrap_or_else(nothing))
+}
+
+/// The secrets of a file that is not read to its end: those found so far, and those that its lines show.
+fn secrets_of_broken(text: &str, found: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    let found = found.into_iter().map(|secret| with_decoration(text, secret));
+    merged(text, found.chain(by_line(text)))
 }
 
 fn null() -> Value {
@@ -193,12 +201,15 @@ impl<'a> Builder<'a> {
         }
         match event {
             Event::Scalar(text, style, anchor, _) => {
-                let secret = self.is_secret();
-                if (secret && !self.expects_key()) || user_info(&text).is_some() {
+                let (is_key, plain) = (self.expects_key(), style == ScalarStyle::Plain);
+                let secret = if is_key { self.hides_key(&text) } else { self.is_secret(false) };
+                let secret = secret || is_secret_text(&text);
+                if secret {
                     self.secrets.push(span.start..span.end);
                 }
-                let plain = style == ScalarStyle::Plain;
-                self.place(anchor, span, Value::Scalar { text: text.into(), plain });
+                // Reports name keys.
+                let text = if secret && is_key { REDACTED.into() } else { text.into() };
+                self.place(anchor, span, Value::Scalar { text, plain });
             }
             Event::SequenceStart(style, anchor, _) => {
                 self.push(span, anchor, style, Children::List(Vec::new()));
@@ -210,13 +221,19 @@ impl<'a> Builder<'a> {
             Event::SequenceEnd | Event::MappingEnd => self.close(span),
             Event::Alias(anchor) => {
                 let node = self.follow(anchor, span);
-                if self.is_secret() && !self.expects_key() {
+                if self.is_secret(false) && !self.expects_key() {
                     self.secrets.push(node.span.start..node.span.end);
                 }
                 self.add(node);
             }
             Event::UnresolvedAlias(name) => {
-                let message = format!("no anchor `&{name}`");
+                // A secret that begins with `*`.
+                let secret = self.is_secret(false);
+                let message =
+                    if secret { "no such anchor".to_owned() } else { format!("no anchor `&{name}`") };
+                if secret {
+                    self.secrets.push(span.start..span.end);
+                }
                 let label = "an alias must follow its anchor";
                 self.mistakes.push(Mistake::error(message).at(span, label));
                 self.add(Rc::new(Node::new(span, Value::Broken)));
@@ -226,7 +243,8 @@ impl<'a> Builder<'a> {
     }
 
     fn push(&mut self, span: Span, anchor: usize, style: StructureStyle, children: Children) {
-        let secret = self.is_secret();
+        // What is in a list at the top is no more likely a secret than anything else.
+        let secret = !self.open.is_empty() && self.is_secret(matches!(children, Children::Mapping { .. }));
         self.open.push(Open { span, anchor, style, secret, children });
     }
 
@@ -322,65 +340,38 @@ impl<'a> Builder<'a> {
         matches!(self.open.last(), Some(Open { children: Children::Mapping { key: None, .. }, .. }))
     }
 
-    /// Whether the next value is secret.
-    fn is_secret(&self) -> bool {
-        self.open.last().is_some_and(|open| {
-            open.secret
-                || matches!(&open.children, Children::Mapping { key: Some(Some(key)), .. } if names_secret(&key.text))
-        })
-    }
-}
-
-/// Whether a key's value is kept out of reports; generous, so that a misspelled key keeps its secret too.
-/// A route's path names none.
-fn names_secret(key: &str) -> bool {
-    const WORDS: [&str; 4] = ["secret", "token", "password", "passwd"];
-    let key = key.to_ascii_lowercase();
-    let near = |word: &str| WORDS.iter().any(|secret| strsim::osa_distance(word, secret) <= secret.len() / 3);
-    let named = WORDS.iter().any(|secret| key.contains(secret)) || key.split(['_', '-', '.', ' ']).any(near);
-    named
-        && !key.starts_with('/')
-        && !key.ends_with("_file")
-        && !matches!(&*key, "max_tokens" | "token_bytes")
-}
-
-/// Where in a text the user name and the password of a URL are.
-fn user_info(text: &str) -> Option<Range<usize>> {
-    let start = text.find("://")? + 3;
-    let authority = text[start..].split(['/', '?', '#', ' ', '"', '\'']).next()?;
-    Some(start..start + authority.rfind('@')?)
-}
-
-/// The secrets of a file whose syntax is broken: whatever follows such a key on its line, and what may go on
-/// with it on the lines below: deeper ones, and those without a key.
-fn secrets_by_line(text: &str) -> Vec<Range<usize>> {
-    let mut secrets = Vec::new();
-    let mut below = None;
-    let mut start = 0;
-    for line in text.split_inclusive('\n') {
-        let end = start + line.trim_end().len();
-        let indent = line.len() - line.trim_start().len();
-        let goes_on = |key| indent > key || line.trim_start().starts_with(':') || !line.contains(':');
-        if below.is_some_and(goes_on) {
-            secrets.push(start..end);
-        } else {
-            let value = line.char_indices().filter(|&(_, character)| character == ':').find(|&(colon, _)| {
-                let key = line[..colon].trim_end_matches(['"', '\'', ' ']);
-                let word = key.rfind(['"', '\'', ' ', '{', ',']).map_or(key, |before| &key[before + 1..]);
-                names_secret(word)
-            });
-            let explicit = line.trim().strip_prefix('?').is_some_and(|key| names_secret(key.trim()));
-            below = (explicit || value.is_some()).then_some(indent);
-            if let Some((colon, _)) = value {
-                secrets.push((start + colon + 1).min(end)..end);
-            }
-            if let Some(found) = user_info(line) {
-                secrets.push(start + found.start..start + found.end);
-            }
+    /// The key whose value comes next in an open mapping.
+    fn key_at(&self, depth: usize) -> Option<&str> {
+        match &self.open.get(depth)?.children {
+            Children::Mapping { key: Some(Some(key)), .. } => Some(&key.text),
+            _ => None,
         }
-        start += line.len();
     }
-    secrets
+
+    /// Whether the next value, which is a mapping or not, is secret.
+    fn is_secret(&self, is_mapping: bool) -> bool {
+        let Some(open) = self.open.last() else {
+            // A file that holds nothing but a text may be the file of a secret.
+            return true;
+        };
+        let depth = self.open.len() - 1;
+        let key = self.key_at(depth);
+        open.secret
+            || key.is_some_and(names_secret)
+            || depth == 0 && !is_mapping && key.is_some_and(has_secrets)
+            || depth == 1
+                && self.key_at(0).zip(key).is_some_and(|(section, key)| has_secret_url(section, key))
+    }
+
+    /// Whether the next key, whose text this is, may be a secret.
+    fn hides_key(&self, text: &str) -> bool {
+        let in_section = match self.open.len() {
+            // As in `token:17ab`.
+            1 => text.split([':', '=', ' ']).next().is_some_and(names_secret),
+            _ => self.key_at(0).is_some_and(has_secrets),
+        };
+        self.open.last().is_some_and(|open| open.secret) || in_section && !is_plain_key(text)
+    }
 }
 
 fn syntax_mistake(error: &ScanError, source: usize, text: &str) -> Mistake {

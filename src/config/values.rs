@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use secrecy::SecretString;
 
 use super::cors::Served;
 use super::decode::{Decode, Decoder, listed, nearest};
@@ -289,7 +288,9 @@ fn decode_word<T: Copy>(node: &Node, decoder: &mut Decoder<'_>, words: &[(&str, 
     let text = decoder.string(node, &expected)?;
     let found = words.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
     if found.is_none() {
-        let near = nearest(&text, names).map(|near| format!("did you mean `{near}`?"));
+        // The word that is nearest to a secret shows most of it.
+        let near = decoder.may_show(node).then(|| nearest(&text, names)).flatten();
+        let near = near.map(|near| format!("did you mean `{near}`?"));
         decoder.mismatch_with(node, "not one of the choices", expected, near);
     }
     found
@@ -373,31 +374,6 @@ impl Decode for ServerName {
 }
 
 leaf_schema!(ServerName, json_schema!({"type": "string", "minLength": 1}));
-
-/// What no log, error or `Debug` shows.
-#[derive(Clone, Debug)]
-pub(super) struct Secret(pub(super) SecretString);
-
-impl Decode for Secret {
-    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        let text = decoder.string(node, "text")?;
-        match secret_of(&text) {
-            Some(secret) => Some(Self(secret)),
-            None => {
-                decoder.mismatch(node, "an empty secret", "a secret");
-                None
-            }
-        }
-    }
-}
-
-/// The secret in a text, without line breaks at its end; none where nothing is left.
-pub(super) fn secret_of(text: &str) -> Option<SecretString> {
-    let text = text.trim_end_matches(['\r', '\n']);
-    (!text.is_empty()).then(|| SecretString::from(text.to_owned()))
-}
-
-leaf_schema!(Secret, json_schema!({"type": "string", "minLength": 1, "writeOnly": true}));
 
 impl Decode for JsonPointer {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {

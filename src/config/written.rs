@@ -5,12 +5,13 @@ use super::address::{BackendUrl, IntrospectionUrl, Network};
 use super::cors::{FieldName, Origin, Served};
 use super::decode::{Named, OneOrMore, Spanned};
 use super::denials::HelpUrl;
-use super::files::{PrivatePath, ReadableFile, SecretFile};
+use super::files::{PrivatePath, ReadableFile};
 use super::findings::EnvironmentName;
+use super::secret::{Credential, CredentialFile, Secret, SecretFile};
 use super::section::section;
 use super::settings::{BackendHost, JsonPointer, ListenAddress, LogFormat, LogLevel, Roots, TlsVersion};
 use super::trusted_fields::TrustedField;
-use super::values::{Period, Ratio, Secret, ServerName, Size, Style, Switch, Text, Timeout, Whole};
+use super::values::{Period, Ratio, ServerName, Size, Style, Switch, Text, Timeout, Whole};
 use crate::policy::cors::Preflight;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::Unmapped;
@@ -119,10 +120,10 @@ section! {
     Admin {
         /// An IP address with a port (0: any free one), or `unix:/path`.
         address: ListenAddress = "127.0.0.1:9090",
-        /// The file with the admin token; without a token only the three open paths are served.
-        token_file: Option<SecretFile>,
-        /// The admin token itself, from the environment: `${ADMIN_TOKEN}`.
-        token: Option<Secret>,
+        /// The file with the admin token, at least 16 bytes; without a token only the three open paths are served.
+        token_file: Option<CredentialFile>,
+        /// The admin token itself, from the environment: `${ADMIN_TOKEN}`. At least 16 bytes.
+        token: Option<Credential>,
     }
     exclusive { token, token_file }
 }
@@ -263,11 +264,11 @@ section! {
 section! {
     /// Webhooks of Stockaj, signed with HMAC-SHA256 of the body.
     Webhook {
-        /// What they are signed with, from the environment: `${WEBHOOK_SECRET}`. Of several, while it is being changed,
-        /// each is good.
-        secret: Option<OneOrMore<Secret>>,
-        /// The file with it, or several.
-        secret_file: Option<OneOrMore<SecretFile>>,
+        /// The secret that signs them, from the environment: `${WEBHOOK_SECRET}`. At least 16 bytes. Several are valid
+        /// at once while one replaces the other.
+        secret: Option<OneOrMore<Credential>>,
+        /// The file with the secret, or several.
+        secret_file: Option<OneOrMore<CredentialFile>>,
         /// The events, by X-Stockaj-Event, after which a token's verdict is forgotten. Others are taken and ignored.
         events: OneOrMore<Text> = ["token.updated", "token.deleted"],
         /// Where in the body the token's id stands.

@@ -6,7 +6,7 @@ use crate::support::{Authority, Gateway, Introspector, RawClient, Upstream, Verd
 
 /// Nobody listens where the spans go.
 const TRACES: &str = "traces: {otlp_endpoint: \"http://127.0.0.1:9\"}\n";
-const OPERATOR: (&str, &str) = ("Authorization", "Bearer operator");
+const OPERATOR: (&str, &str) = ("Authorization", "Bearer an-operators-token");
 
 /// What it would enforce one day: of the tokens below some would be refused, and some would be let in.
 const CANDIDATE: &str = "routes: {/up: {GET: public}, /nowhere: {GET: authenticated}}\n";
@@ -42,8 +42,8 @@ impl Scene {
             ))
             .yaml(&format!("shadow: {}\n", candidate.path().display()))
             .yaml("listen:\n  redirect_address: 127.0.0.1:0\n")
-            .yaml("admin:\n  token: operator\n")
-            .yaml(&format!("redis: {{url: {redis}}}\nwebhook: {{secret: shared}}\n"))
+            .yaml("admin:\n  token: an-operators-token\n")
+            .yaml(&format!("redis: {{url: {redis}}}\nwebhook: {{secret: shared-with-stockaj}}\n"))
             .yaml(TRACES)
             .start();
         let scene = Self {

@@ -356,8 +356,8 @@ fn its_commands_say_who_uses_what() {
     let start = || {
         let gateway = Gateway::builder().backend(&upstream).introspector(&introspector);
         let usage = format!("usage: {{path: {}, flush_interval: 200ms}}\n", at("usage.redb").display());
-        let gateway = gateway.yaml("admin:\n  token: an-operator\n").yaml(&usage).start();
-        let yaml = format!("admin: {{address: '{}', token: an-operator}}\n{usage}", gateway.admin());
+        let gateway = gateway.yaml("admin:\n  token: an-operators-token\n").yaml(&usage).start();
+        let yaml = format!("admin: {{address: '{}', token: an-operators-token}}\n{usage}", gateway.admin());
         fs::write(at("gateway.yaml"), yaml).unwrap();
         gateway
     };

@@ -219,7 +219,7 @@ fn the_gateway_lives_under_systemd() {
             }
             // For root's eyes only: the unit hands it over.
             fs::create_dir(etc.join("credentials")).unwrap();
-            fs::write(etc.join("credentials/admin-token"), "admin-secret\n").unwrap();
+            fs::write(etc.join("credentials/admin-token"), "admin-secret-of-the-test\n").unwrap();
             fs::set_permissions(etc.join("credentials"), fs::Permissions::from_mode(0o700)).unwrap();
         });
 
@@ -236,7 +236,7 @@ fn the_gateway_lives_under_systemd() {
         let mut client = RawClient::connect(admin);
         client.request("POST", "/tokens/revoke", &fields, b"{\"id\": \"17\"}").status
     };
-    assert_eq!((order("Bearer admin-secret"), order("Bearer other")), (200, 401));
+    assert_eq!((order("Bearer admin-secret-of-the-test"), order("Bearer other")), (200, 401));
 
     // It is nobody, may become nobody else, and sees next to nothing.
     let status = system.run("cat /proc/$(systemctl show -P MainPID stockaj-gateway@a)/status");
@@ -279,7 +279,7 @@ fn the_gateway_lives_under_systemd() {
     assert!(served > 10, "{served}");
 
     // The one ledger went from each to the next, and misses none of them.
-    let fields = [("Authorization", "Bearer admin-secret"), ("Accept", "application/json")];
+    let fields = [("Authorization", "Bearer admin-secret-of-the-test"), ("Accept", "application/json")];
     let usage = RawClient::connect(admin).request("GET", "/usage", &fields, b"");
     assert_eq!(usage.status, 200, "{}", usage.text());
     let rows = usage.json()["tokens"][0]["usage"].as_array().unwrap().clone();

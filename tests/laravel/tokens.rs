@@ -20,7 +20,7 @@ use super::site::copy;
 use crate::support::gateway::Builder;
 use crate::support::{Answer, Gateway, PATIENCE, RawClient, Request, Response, Upstream};
 
-const SECRET: &str = "webhook-secret";
+const SECRET: &str = "stockaj-webhook-secret";
 /// Where the files of `deploy/laravel` belong, as its README says.
 const PLACES: [(&str, &str); 6] = [
     ("ShowTokenController.php", "app/Http/Controllers/ShowTokenController.php"),
