@@ -360,13 +360,21 @@ impl Gateway {
         let token = Token::from_fields(fields, self.settings.limits.token_bytes)?;
         let requirement = map.requirement(&found)?;
         let started = exchange.started();
-        let since = self.since(requirement, started, Duration::ZERO);
+        let oldest = self.since(requirement, started, Duration::ZERO);
+        let is_denied = oldest.is_some() && self.is_known_to_lack(token, requirement, started);
+        let since = if is_denied { None } else { oldest };
         let mut caller =
             self.verdict(token, started, since, exchange.trace.as_ref(), &mut exchange.lookup).await?;
         exchange.caller = Some(Rc::clone(&caller));
         let trace = exchange.trace.as_ref();
         let permit = self.permit(token, &mut caller, requirement, trace, &mut exchange.lookup).await;
-        let permit = permit.inspect_err(|_| exchange.caller = Some(Rc::clone(&caller)))?;
+        let mut permit = permit.inspect_err(|_| exchange.caller = Some(Rc::clone(&caller)))?;
+        if is_denied && !caller.is_since(oldest) {
+            // The ability was added meanwhile, and an introspection that began before this request has found out.
+            caller = self.verdict(token, started, oldest, trace, &mut exchange.lookup).await?;
+            exchange.caller = Some(Rc::clone(&caller));
+            permit = requirement.permit(&caller.verdict.abilities)?;
+        }
         self.admit(permit, caller, token, self.body_limit(&found), started)
     }
 
@@ -398,6 +406,16 @@ impl Gateway {
     fn since(&self, requirement: &Requirement, now: Instant, least: Duration) -> Option<Instant> {
         let max_age = self.settings.cache.max_age(requirement)?;
         now.checked_sub(max_age.max(least))
+    }
+
+    /// Whether the cached verdict of a token denies it what `requirement` asks for. `cache.max_age` bounds the age of what
+    /// allows a request: a token without the ability must not cost an introspection for each of its requests. That it has
+    /// been added is found out as everywhere, once per `negative_ttl`.
+    #[cold]
+    fn is_known_to_lack(&self, token: Token<'_>, requirement: &Requirement, now: Instant) -> bool {
+        let known = self.lookup.known(&TokenHash::of(token.as_bytes()), now);
+        known
+            .is_some_and(|known| known.is_ok_and(|held| requirement.permit(&held.verdict.abilities).is_err()))
     }
 
     fn note_route(&self, found: &Found<'_>, target: &Target<'_>, exchange: &mut Exchange) {

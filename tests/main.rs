@@ -17,6 +17,7 @@ mod backend_http2; // HTTP/2 to the backend: what reaches it, what comes back, a
 mod backend_tls; // whom the gateway speaks TLS with, and what it says where it does not
 mod certificates; // what clients are shown, whom they must show, and how certificates are replaced
 mod clients; // clients that are not ours: curl, httpx, websockets, Node, a browser
+mod clock; // the wall clock is set while the gateway runs
 mod config; // what is said about a configuration: every mistake with its place, secrets never
 mod continuity; // reloads, certificates and restarts under load: every request is counted
 mod cors; // browsers: preflights, and who may read the gateway's own answers
@@ -42,6 +43,7 @@ mod large; // large bodies past a slow peer: what they cost in memory
 mod limits; // how much, how often and how many: to the last one allowed, by token and by address
 mod listening; // Unix sockets, and connections that the PROXY protocol tells about
 mod log_floods; // what strangers can provoke in the log is throttled
+mod memory; // what the token cache takes in memory
 mod model; // a model of how Laravel reads a request, and the gateway against it
 mod names; // backend and introspector by name: one address family unanswered, truncated or failing
 mod openapi; // maps beside OpenAPI documents
@@ -60,6 +62,7 @@ mod server; // connections in, signals, logs and metrics
 mod shadow; // what is not enforced: what is forwarded all the same, what is told of it, and that a candidate changes no answer
 mod slow; // slowhttptest in its four modes, while others are served
 mod soak; // floods: what they cost in memory, and what they do to everyone else
+mod spellings; // one token in many spellings, and tokens that lack an ability: what they may take from others
 mod stand_in; // the demo's stand-in for Stockaj, alone
 mod streaming; // bodies as they flow: events, Expect, early answers, clients that have left
 mod testssl; // testssl.sh looks at the listener

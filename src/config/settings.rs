@@ -408,6 +408,8 @@ pub struct Cache {
     pub negative_ttl: Duration,
     /// `cache.max_tokens`: active verdicts kept.
     pub max_tokens: u64,
+    /// `cache.max_bytes`: memory for active verdicts.
+    pub max_bytes: u64,
     /// `cache.stale_if_error`: how long after `ttl` a verdict may still serve while the introspector is out.
     pub stale_if_error: Duration,
     /// `cache.max_age`: by ability.

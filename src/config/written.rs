@@ -253,6 +253,9 @@ section! {
         negative_ttl: Period = "5s",
         /// The most active tokens kept.
         max_tokens: Whole<1, ANY> = 100_000,
+        /// The memory for active tokens, at least 64KiB. Inactive tokens and the bookkeeping take up to a quarter of it in
+        /// addition. A token of Stockaj takes 0.7 KiB.
+        max_bytes: Spanned<Size> = "64MiB",
         /// How long after `ttl` a verdict serves while the introspector is out; 0s: not at all.
         stale_if_error: Period = "0s",
         /// How old a verdict may be for a route that requires one of these abilities: `items:delete: 0s` asks anew for

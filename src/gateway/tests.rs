@@ -186,7 +186,7 @@ fn a_panic_in_an_introspection_keeps_nobody_waiting() {
         }
     });
     assert!(house.shared.cache.under_way(&TokenHash::of("7|x")).is_none());
-    let turns = [house.shared.turns.try_now(), house.shared.turns.try_now()];
+    let turns = ["one", "other"].map(|token| house.shared.turns.try_now(TokenHash::of(token), token.into()));
     assert!(turns.iter().all(Option::is_some), "both are free");
     assert!(house.is_calm());
 }

@@ -241,6 +241,7 @@ impl Core {
             });
             gateway.backend().pool().sweep(now);
             gateway.lookup().introspector().pool().sweep(now);
+            gateway.lookup().sweep();
             self.count_backend_connections();
             self.metrics.turn_window(now);
         }

@@ -47,6 +47,7 @@ use crate::replicas::Replicas;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, Metrics};
 use crate::telemetry::unmapped::UncoveredRequests;
+use crate::tokens::clock::Reading;
 use crate::tokens::revoker::Revoker;
 use crate::traces::Exports;
 use crate::usage::writer::Usage;
@@ -180,6 +181,7 @@ impl Server {
         }
         let current: Current = Arc::new(ArcSwap::new(Arc::clone(&configuration)));
         measure(&metrics, &current, log);
+        runtime.spawn(follow_wall_clock(Arc::clone(&current)));
         let path = self.source.as_ref().map(|(path, _)| path.as_path());
         let Summary { version, config, routes, mode } = Summary::of(&self.settings, path);
         tracing::info!(version, config, routes, mode, "started");
@@ -315,6 +317,21 @@ fn measure(metrics: &Arc<Metrics>, current: &Current, log: &log::Control) {
         metrics.set_shadow_mode(settings.abilities.is_shadowed());
         metrics.set_certificates(configuration.parts.tls.as_ref().map_or_else(Vec::new, |tls| tls.states()));
     }));
+}
+
+/// Compares the clocks twice a second, so that a token whose expiry the wall clock has skipped is refused.
+async fn follow_wall_clock(current: Current) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let Some(reading) = Reading::take() else { continue };
+        let configuration = current.load_full();
+        // Looks at every entry, though seldom: away from the thread that accepts connections.
+        let followed = move || configuration.shared.cache.follow_wall_clock(reading);
+        if let Ok(Some(adjustment)) = spawn_blocking(followed).await {
+            let seconds = adjustment.as_secs_f64();
+            tracing::warn!(seconds, "the wall clock was set: token expiries are checked against it anew");
+        }
+    }
 }
 
 /// SIGHUP, as it comes; none where it cannot be received.

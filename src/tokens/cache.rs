@@ -12,14 +12,36 @@ use std::time::{Duration, Instant, SystemTime};
 
 use moka::Expiry;
 use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
 use tokio::sync::watch;
 
+use self::spellings::Spellings;
+use super::clock::{ClockWatch, Reading, TOLERANCE};
 use super::hash::TokenHash;
 use super::introspection::NoVerdict;
 use super::revocation::{Revocation, Revocations, Subject};
 use super::verdict::Verdict;
 use crate::config::settings;
 use crate::limits::tokens::TokenLimit;
+
+mod spellings;
+
+/// What an active entry takes beside its verdict's texts, in bytes: the entry, moka's nodes and timer, its place in the
+/// list of spellings, its buckets if `rate_limit` is on.
+const ENTRY_BYTES: u64 = 640;
+
+/// What an inactive entry takes.
+const INACTIVE_BYTES: u64 = 288;
+
+/// What a token takes for which [`TokenCache::heed`] was asked.
+const FEEDBACK_BYTES: u64 = 288;
+
+/// The largest entry that each core's front cache may hold: evicted entries stay there until the next sweep, out of reach
+/// of `max_bytes`. Those of Stockaj have less than a quarter of it.
+const MOST_FRONT_BYTES: u32 = 4096;
+
+/// `expires_after` of a token that does not expire.
+const NEVER: u64 = u64::MAX;
 
 /// How long after its freshness an entry is kept, so that its token counts as known. It serves no request
 /// in that time, except as `stale_if_error` allows.
@@ -36,8 +58,11 @@ pub struct Entry {
     pub limit: OnceLock<TokenLimit>,
     hash: TokenHash,
     fresh_until: Instant,
-    /// The token's own expiry on the clock that deadlines use.
-    expires: Option<Instant>,
+    /// The token's own expiry on the clock that deadlines use, in nanoseconds after `asked_at`. It becomes earlier when the
+    /// wall clock is set forward.
+    expires_after: AtomicU64,
+    /// About how many bytes it takes in memory, with what moka needs for it.
+    bytes: u32,
     generation: AtomicU64,
     gone: AtomicBool,
     refreshing: AtomicBool,
@@ -71,13 +96,15 @@ impl Entry {
         fresh_until: Instant,
         expires: Option<Instant>,
     ) -> Self {
+        let bytes = ENTRY_BYTES + verdict.heap_bytes() as u64;
         Self {
             verdict,
             asked_at,
             limit: OnceLock::new(),
             hash,
             fresh_until: expires.map_or(fresh_until, |expires| fresh_until.min(expires)),
-            expires,
+            expires_after: AtomicU64::new(expires.map_or(NEVER, |expires| nanoseconds(asked_at, expires))),
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             generation: AtomicU64::new(generation),
             gone: AtomicBool::new(false),
             refreshing: AtomicBool::new(false),
@@ -91,7 +118,36 @@ impl Entry {
 
     /// Whether the token's own expiry has passed.
     pub fn is_expired(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|expires| now >= expires)
+        self.expires().is_some_and(|expires| now >= expires)
+    }
+
+    /// The token's own expiry on the clock that deadlines use.
+    fn expires(&self) -> Option<Instant> {
+        match self.expires_after.load(Ordering::Relaxed) {
+            NEVER => None,
+            after => Some(self.asked_at + Duration::from_nanos(after)),
+        }
+    }
+
+    /// Moves the deadline forward to the expiry by the wall clock, if that is earlier by now. It is never moved back: the
+    /// wall clock may be wrong, and the verdict is too old before long.
+    fn expire_by(&self, reading: Reading) {
+        if let Some(expiry) = self.verdict.expires_at {
+            let left = expiry.duration_since(reading.wall).unwrap_or_default();
+            if let Some(expires) = reading.now.checked_add(left) {
+                self.expires_after.fetch_min(nanoseconds(self.asked_at, expires), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whether a core may keep it in its front cache.
+    pub fn fits_in_front(&self) -> bool {
+        self.bytes <= MOST_FRONT_BYTES
+    }
+
+    /// Whether it was evicted, replaced or revoked, as far as anybody has noticed.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     /// Whether it was asked for at `since` or later, where that matters.
@@ -191,7 +247,10 @@ pub type OnEviction = Box<dyn Fn(RemovalCause) + Send + Sync>;
 pub struct TokenCache {
     active: moka::sync::Cache<TokenHash, Arc<Entry>>,
     inactive: moka::sync::Cache<TokenHash, (u64, Inactivity)>,
+    /// By the hash of the introspected id: its other spellings are no further reason to introspect.
     feedback: moka::sync::Cache<(TokenHash, Feedback), ()>,
+    spellings: Arc<Spellings>,
+    clock: ClockWatch,
     /// Those of the process: a revocation concerns what is in flight in the caches of earlier configurations, too.
     revocations: Arc<Revocations>,
     /// Whether another goes on from this one, so that what is heard here concerns it, too.
@@ -207,7 +266,7 @@ struct UntilForgotten {
 impl UntilForgotten {
     fn left(&self, entry: &Entry, now: Instant) -> Duration {
         let until = entry.fresh_until + self.keep;
-        entry.expires.map_or(until, |expires| until.min(expires)).saturating_duration_since(now)
+        entry.expires().map_or(until, |expires| until.min(expires)).saturating_duration_since(now)
     }
 }
 
@@ -228,31 +287,69 @@ impl Expiry<TokenHash, Arc<Entry>> for UntilForgotten {
     }
 }
 
+/// How `max_tokens` and `max_bytes` bound the active entries together. moka knows one bound, the sum of all weights.
+/// An entry weighs its bytes, but at least an equal share of all memory: then `max_tokens` entries fill the cache, however
+/// small they are.
+#[derive(Clone, Copy, Debug)]
+struct Capacity {
+    weight: u64,
+    share: u32,
+}
+
+impl Capacity {
+    fn new(settings: &settings::Cache) -> Self {
+        let share = (settings.max_bytes / settings.max_tokens.max(1)).max(1);
+        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        Self { weight: settings.max_tokens.saturating_mul(share.into()).min(settings.max_bytes), share }
+    }
+}
+
+/// How many entries of `bytes` bytes the given part of `max_bytes` holds, up to `max_tokens`.
+fn entries(settings: &settings::Cache, sixteenths: u64, bytes: u64) -> u64 {
+    (settings.max_bytes / 16 * sixteenths / bytes).clamp(1, settings.max_tokens.max(1))
+}
+
+/// From one moment to a later one, in nanoseconds; at most 584 years.
+fn nanoseconds(from: Instant, to: Instant) -> u64 {
+    let nanoseconds = to.saturating_duration_since(from).as_nanos();
+    u64::try_from(nanoseconds).unwrap_or(u64::MAX).min(NEVER - 1)
+}
+
 impl TokenCache {
     /// An empty cache, for which `revocations` hold.
     pub fn new(settings: &settings::Cache, revocations: Arc<Revocations>, on_eviction: OnEviction) -> Self {
         let keep = settings.stale_if_error.max(REMEMBERED);
+        let spellings = Arc::new(Spellings::default());
+        let known = Arc::clone(&spellings);
+        let Capacity { weight, share } = Capacity::new(settings);
         let active = moka::sync::Cache::builder()
-            .max_capacity(settings.max_tokens)
+            .max_capacity(weight)
+            .weigher(move |_, entry: &Arc<Entry>| entry.bytes.max(share))
             .expire_after(UntilForgotten { keep })
             .eviction_listener(move |_, entry: Arc<Entry>, cause| {
                 entry.gone.store(true, Ordering::Release);
+                known.remove(&entry);
                 on_eviction(cause);
             })
             .build();
         // A cache of its own: a flood of random tokens evicts other random tokens and nothing else.
         let inactive = moka::sync::Cache::builder()
-            .max_capacity(settings.max_tokens)
+            .max_capacity(entries(settings, 3, INACTIVE_BYTES))
             .time_to_live(settings.negative_ttl)
             .build();
+        // The latest is always kept, whatever others do: it would be acted upon again at once.
         let feedback = moka::sync::Cache::builder()
-            .max_capacity(settings.max_tokens)
+            .max_capacity(entries(settings, 1, FEEDBACK_BYTES))
+            .eviction_policy(EvictionPolicy::lru())
             .time_to_live(settings.negative_ttl)
             .build();
+        let clock = ClockWatch::new(Reading { now: Instant::now(), wall: SystemTime::now() });
         Self {
             active,
             inactive,
             feedback,
+            spellings,
+            clock,
             revocations,
             succeeded: AtomicBool::new(false),
             flights: Mutex::default(),
@@ -263,19 +360,22 @@ impl TokenCache {
     /// A cache of other settings that goes on from what is known now. A verdict's own limit is found anew, and
     /// none is believed for longer than by the settings of its time or by these.
     pub fn succeed(&self, settings: &settings::Cache, on_eviction: OnEviction) -> Self {
-        let next = Self::new(settings, Arc::clone(&self.revocations), on_eviction);
+        let mut next = Self::new(settings, Arc::clone(&self.revocations), on_eviction);
+        // Of the deadlines that are copied.
+        next.clock = self.clock.copy();
         // Before anything is copied: whoever forgets an entry from here on either is seen here or sees this.
         self.succeeded.store(true, Ordering::SeqCst);
         for (hash, entry) in &self.active {
             if entry.gone.load(Ordering::SeqCst) {
                 continue;
             }
-            let Entry { verdict, asked_at, expires, .. } = &*entry;
+            let Entry { verdict, asked_at, .. } = &*entry;
             let generation = entry.generation.load(Ordering::Relaxed);
             let fresh_until = entry.fresh_until.min(*asked_at + jittered(settings.ttl));
-            let copy = Entry::new(*hash, verdict.clone(), generation, *asked_at, fresh_until, *expires);
+            let copy =
+                Entry::new(*hash, verdict.clone(), generation, *asked_at, fresh_until, entry.expires());
             copy.failed_after.store(entry.failed_after.load(Ordering::Relaxed), Ordering::Relaxed);
-            next.active.insert(*hash, Arc::new(copy));
+            next.insert(&Arc::new(copy));
         }
         next
     }
@@ -307,9 +407,9 @@ impl TokenCache {
         (!self.revocations.since(generation, subject)).then_some(inactivity)
     }
 
-    /// Whether `feedback` on a token is to be acted upon: once per `negative_ttl`.
-    pub fn heed(&self, hash: TokenHash, feedback: Feedback) -> bool {
-        self.feedback.entry((hash, feedback)).or_insert(()).is_fresh()
+    /// Whether `feedback` on the token with this id is to be acted upon: once per `negative_ttl`, however it is spelled.
+    pub fn heed(&self, id: &str, feedback: Feedback) -> bool {
+        self.feedback.entry((TokenHash::of(id), feedback)).or_insert(()).is_fresh()
     }
 
     /// How far `entry` may be believed at `now`.
@@ -325,7 +425,7 @@ impl TokenCache {
             // No answer can make it outlive the token.
             let life = entry.fresh_until.saturating_duration_since(entry.asked_at);
             let refresh = now + life / 5 >= entry.fresh_until
-                && entry.expires.is_none_or(|expires| entry.fresh_until < expires)
+                && entry.expires().is_none_or(|expires| entry.fresh_until < expires)
                 && !entry.refreshing.load(Ordering::Relaxed);
             return if refresh { Standing::Refresh } else { Standing::Fresh };
         }
@@ -413,11 +513,36 @@ impl TokenCache {
                 _ => return self.store_inactive(hash, Inactivity::Expired, generation),
             },
         };
+        let mut verdict = verdict;
+        if let Some(latest) = self.spellings.latest(&verdict.id) {
+            verdict.share(&latest.verdict);
+        }
         let fresh_until = asked_at + jittered(self.settings.ttl);
         let entry = Arc::new(Entry::new(hash, verdict, generation, asked_at, fresh_until, expires));
         self.inactive.invalidate(&hash);
-        self.active.insert(hash, Arc::clone(&entry));
+        self.insert(&entry);
         Outcome::Active(entry)
+    }
+
+    /// Inserts an entry. The oldest spelling of its token leaves if there are too many.
+    fn insert(&self, entry: &Arc<Entry>) {
+        let oldest = self.spellings.add(entry);
+        self.active.insert(entry.hash, Arc::clone(entry));
+        if let Some(oldest) = oldest {
+            oldest.gone.store(true, Ordering::SeqCst);
+            self.active.invalidate(&oldest.hash);
+        }
+    }
+
+    /// Compares the clocks, and limits every token to its expiry by the wall clock if that was set. To be called about
+    /// once a second: a token is refused within that time of its expiry. Returns by how much the clock was set,
+    /// once.
+    pub fn follow_wall_clock(&self, reading: Reading) -> Option<Duration> {
+        let adjustment = self.clock.adjustment(reading)?;
+        for (_, entry) in &self.active {
+            entry.expire_by(reading);
+        }
+        (adjustment > TOLERANCE).then_some(adjustment)
     }
 
     /// Keeps that a token is not active, by an introspection begun at `generation`.
@@ -435,6 +560,14 @@ impl TokenCache {
         if self.succeeded.load(Ordering::SeqCst) {
             self.revocations.note(Revocation::Token(*hash));
         }
+    }
+
+    /// Forgets the verdicts of a token in every spelling.
+    pub fn forget_token(&self, entry: &Entry) {
+        for spelling in self.spellings.of(&entry.verdict.id) {
+            self.forget_entry(&spelling.hash);
+        }
+        self.forget_entry(&entry.hash);
     }
 
     /// Forgets every verdict that `revocation` concerns, here, in every core and in flight; says how many

@@ -13,6 +13,13 @@ impl TokenHash {
         Self(Sha256::digest(token.as_ref()).into())
     }
 
+    /// The hash of the part that Sanctum looks for: what follows the first `|`, or the whole token without one. All
+    /// spellings of one token (`17|secret`, `0017|secret`, `secret`) have this hash in common. It is not an identity:
+    /// `18|secret` has it, too.
+    pub fn of_secret(token: &str) -> Self {
+        Self::of(token.split_once('|').map_or(token, |(_id, secret)| secret))
+    }
+
     /// From the 32 bytes themselves.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)

@@ -174,8 +174,9 @@ impl Lookup {
         if old.age(now) <= pause {
             return None;
         }
-        let outcome = if cache.heed(old.hash, Feedback::Forbidden) {
-            self.outcome(token, old.hash, true, None, trace, &mut None).await
+        let id = &old.verdict.id;
+        let outcome = if cache.heed(id, Feedback::Forbidden) {
+            self.outcome(token, old.hash, Some(id), None, trace, &mut None).await
         } else if let Some(flight) = cache.under_way(&old.hash) {
             // Somebody else is asking just now, and will know more than `old` does.
             landed(flight).await.map_or(Outcome::Overloaded, |landed| landed.outcome)
@@ -204,10 +205,18 @@ impl Lookup {
             && matches!(standing, Standing::Fresh | Standing::Refresh | Standing::Stale)
     }
 
-    /// Drops a verdict that the backend contradicted with a 401; at most once per token and `negative_ttl`.
+    /// Drops the verdicts of a token that the backend contradicted with a 401, in every spelling; at most once per token
+    /// and `negative_ttl`.
     pub fn contradicted(&self, held: &Held) {
-        if self.shared.cache.heed(held.hash, Feedback::Unauthenticated) {
-            self.shared.cache.forget_entry(&held.hash);
+        if self.shared.cache.heed(&held.verdict.id, Feedback::Unauthenticated) {
+            self.shared.cache.forget_token(held);
+        }
+    }
+
+    /// Lets go of entries that have left the cache: their memory counts towards `cache.max_bytes` no more.
+    pub fn sweep(&self) {
+        for slot in &mut *self.front.borrow_mut() {
+            slot.take_if(|held| held.is_gone());
         }
     }
 
@@ -234,7 +243,9 @@ impl Lookup {
             identity: OnceCell::new(),
             usage_slot: Cell::new(0),
         });
-        if let Some(slot) = self.front.borrow_mut().get_mut(Self::slot(&hash)) {
+        if held.fits_in_front()
+            && let Some(slot) = self.front.borrow_mut().get_mut(Self::slot(&hash))
+        {
             *slot = Some(Rc::clone(&held));
         }
         held
@@ -296,7 +307,8 @@ impl Lookup {
             self.count(LookupResult::NegativeHit, noted);
             return Err(refusal(why));
         }
-        let outcome = self.outcome(token, hash, fallback.is_some(), since, trace, noted).await;
+        let id = fallback.as_ref().map(|entry| &entry.verdict.id);
+        let outcome = self.outcome(token, hash, id, since, trace, noted).await;
         let now = Instant::now();
         let refused = match outcome {
             Outcome::Active(entry) if entry.is_expired(now) => return Err(Refusal::ExpiredToken),
@@ -326,9 +338,10 @@ impl Lookup {
         };
         let (this, held) = (Rc::clone(self), Rc::clone(held));
         let token = Zeroizing::new(token.secret().to_owned());
+        let secret = TokenHash::of_secret(&token);
         let landing = Landing::new(&self.shared, held.hash, publisher);
         tokio::task::spawn_local(async move {
-            let landed = match this.shared.turns.try_now() {
+            let landed = match this.shared.turns.try_now(secret, Arc::clone(&held.verdict.id)) {
                 Some(turn) => this.introspect(&token, held.hash, turn, None).await,
                 None => Landed::overloaded(),
             };
@@ -343,12 +356,12 @@ impl Lookup {
     /// Joins the introspection of this token that is under way on any core, or starts one.
     ///
     /// It runs as a task of its own: a client that leaves takes nobody's answer with it. It is part of the `trace` of
-    /// whoever starts it.
+    /// whoever starts it. `id` is the token's id if it had an active verdict before.
     fn board(
         self: &Rc<Self>,
         token: Token<'_>,
         hash: TokenHash,
-        known: bool,
+        id: Option<&Arc<str>>,
         trace: Option<&Rc<Trace>>,
         noted: &mut Option<LookupResult>,
     ) -> Flight {
@@ -363,9 +376,10 @@ impl Lookup {
         let this = Rc::clone(self);
         let trace = trace.map(Rc::clone);
         let token = Zeroizing::new(token.secret().to_owned());
+        let (secret, id) = (TokenHash::of_secret(&token), id.map(Arc::clone));
         let landing = Landing::new(&self.shared, hash, publisher);
         tokio::task::spawn_local(async move {
-            let landed = match this.wait_for_turn(&hash, &landing.publisher, known).await {
+            let landed = match this.wait_for_turn(&hash, &landing.publisher, secret, id).await {
                 Some(turn) => this.introspect(&token, hash, turn, trace.as_deref()).await,
                 None => Landed::overloaded(),
             };
@@ -380,13 +394,13 @@ impl Lookup {
         self: &Rc<Self>,
         token: Token<'_>,
         hash: TokenHash,
-        known: bool,
+        id: Option<&Arc<str>>,
         since: Option<Instant>,
         trace: Option<&Rc<Trace>>,
         noted: &mut Option<LookupResult>,
     ) -> Outcome {
         for _ in 0..ATTEMPTS {
-            match landed(self.board(token, hash, known, trace, noted)).await {
+            match landed(self.board(token, hash, id, trace, noted)).await {
                 Some(Landed { outcome: outcome @ Outcome::Inactive(_), .. }) => return outcome,
                 // The next one begins now.
                 Some(Landed { asked_at, .. }) if since.is_some_and(|since| asked_at < since) => {}
@@ -401,9 +415,15 @@ impl Lookup {
         Outcome::Overloaded
     }
 
-    async fn wait_for_turn(&self, hash: &TokenHash, publisher: &Publisher, known: bool) -> Option<Turn<'_>> {
+    async fn wait_for_turn(
+        &self,
+        hash: &TokenHash,
+        publisher: &Publisher,
+        secret: TokenHash,
+        id: Option<Arc<str>>,
+    ) -> Option<Turn<'_>> {
         let turn = async {
-            let mut turn = std::pin::pin!(self.shared.turns.wait(known));
+            let mut turn = std::pin::pin!(self.shared.turns.wait(secret, id));
             loop {
                 tokio::select! {
                     biased;

@@ -5,6 +5,7 @@
 //! [`revoker`].
 
 pub mod cache;
+pub mod clock;
 pub mod hash;
 pub mod introspection;
 pub mod introspector;

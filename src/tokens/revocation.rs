@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::hash::TokenHash;
+use super::introspection::{LONGEST_NAME, LONGEST_TEXT};
 
 /// How many revocations are remembered one by one. A verdict that is older than the oldest of them is
 /// asked for again, which is always safe.
@@ -50,6 +51,16 @@ impl Revocation {
         let id = known_id.or_else(written);
         let itself = Self::Token(TokenHash::of(token));
         std::iter::once(itself).chain(id.map(|id| Self::Id(id.into()))).collect()
+    }
+
+    /// Whether there can be a verdict that this concerns. Ids and names over the limits of introspection are not kept in
+    /// the lists of revocations, which are bounded by number.
+    pub fn may_concern_a_token(&self) -> bool {
+        match self {
+            Self::Id(id) => id.len() <= LONGEST_TEXT,
+            Self::Name(name) => name.chars().nth(LONGEST_NAME).is_none(),
+            Self::HashedName(_) | Self::Token(_) | Self::All | Self::Missed => true,
+        }
     }
 
     /// Whether this concerns `subject`.
@@ -143,6 +154,19 @@ mod tests {
         }
         let nameless = Subject { id: None, name: None, ..SUBJECT };
         assert!(!Revocation::Id("17".into()).concerns(nameless));
+    }
+
+    #[test]
+    fn revocation_of_what_no_verdict_can_have_is_not_kept() {
+        for (revocation, is_kept) in [
+            (Revocation::Id("1".repeat(255).into()), true),
+            (Revocation::Id("1".repeat(256).into()), false),
+            (Revocation::Name("\u{e9}".repeat(255).into()), true),
+            (Revocation::Name("n".repeat(256).into()), false),
+            (Revocation::All, true),
+        ] {
+            assert_eq!(revocation.may_concern_a_token(), is_kept, "{revocation:?}");
+        }
     }
 
     #[test]

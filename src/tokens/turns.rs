@@ -1,15 +1,22 @@
 //! Whose introspection may run.
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use super::hash::TokenHash;
 
 /// The bound on introspections that run at a time, over all cores.
 ///
 /// A quarter is kept for tokens that had an active verdict before: a flood of unknown tokens can fill the
-/// rest and no more.
+/// rest and no more. One token runs and queues for one introspection at a time, however it is spelled, so that neither part
+/// can be filled by a few tokens.
 #[derive(Debug)]
 pub struct Turns {
     all: Semaphore,
     strangers: Semaphore,
+    tokens: Tokens,
 }
 
 /// The right to run one introspection, until it is dropped.
@@ -17,24 +24,116 @@ pub struct Turns {
 pub struct Turn<'a> {
     _stranger: Option<SemaphorePermit<'a>>,
     _one: SemaphorePermit<'a>,
+    _tokens: [Option<TokenPermit<'a>>; 2],
+}
+
+/// What is known of a token before its introspection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TokenKey {
+    /// [`TokenHash::of_secret`]: the same for all spellings of a Sanctum token.
+    Secret(TokenHash),
+    /// The introspected id, if the token had an active verdict before.
+    Id(Arc<str>),
+}
+
+/// One introspection at a time for each token. A token is listed while somebody waits or runs.
+#[derive(Debug, Default)]
+struct Tokens {
+    by_key: Mutex<HashMap<TokenKey, Gate>>,
+}
+
+#[derive(Debug)]
+struct Gate {
+    semaphore: Arc<Semaphore>,
+    users: usize,
+}
+
+/// The right to be the one introspection of a token.
+#[derive(Debug)]
+struct TokenPermit<'a> {
+    // Released before the token is taken off the list.
+    _permit: OwnedSemaphorePermit,
+    _listed: Listed<'a>,
+}
+
+/// Keeps a token listed.
+#[derive(Debug)]
+struct Listed<'a> {
+    tokens: &'a Tokens,
+    key: TokenKey,
+}
+
+impl Tokens {
+    fn list(&self, key: TokenKey) -> (Listed<'_>, Arc<Semaphore>) {
+        let mut by_key = self.lock();
+        let gate = by_key
+            .entry(key.clone())
+            .or_insert_with(|| Gate { semaphore: Arc::new(Semaphore::new(1)), users: 0 });
+        gate.users += 1;
+        (Listed { tokens: self, key }, Arc::clone(&gate.semaphore))
+    }
+
+    async fn wait(&self, key: TokenKey) -> Option<TokenPermit<'_>> {
+        let (listed, semaphore) = self.list(key);
+        let permit = semaphore.acquire_owned().await.ok()?;
+        Some(TokenPermit { _permit: permit, _listed: listed })
+    }
+
+    fn try_now(&self, key: TokenKey) -> Option<TokenPermit<'_>> {
+        let (listed, semaphore) = self.list(key);
+        let permit = semaphore.try_acquire_owned().ok()?;
+        Some(TokenPermit { _permit: permit, _listed: listed })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TokenKey, Gate>> {
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        let mut by_key = self.tokens.lock();
+        if let Some(gate) = by_key.get_mut(&self.key) {
+            gate.users -= 1;
+            if gate.users == 0 {
+                by_key.remove(&self.key);
+            }
+        }
+    }
 }
 
 impl Turns {
     /// At most `bound` at a time; at least one.
     pub fn new(bound: usize) -> Self {
         let bound = bound.clamp(1, Semaphore::MAX_PERMITS);
-        Self { all: Semaphore::new(bound), strangers: Semaphore::new(bound - bound / 4) }
+        Self {
+            all: Semaphore::new(bound),
+            strangers: Semaphore::new(bound - bound / 4),
+            tokens: Tokens::default(),
+        }
     }
 
-    /// Waits for a turn, for as long as it takes. `known`: the token had an active verdict before.
-    pub async fn wait(&self, known: bool) -> Option<Turn<'_>> {
-        let stranger = if known { None } else { Some(self.strangers.acquire().await.ok()?) };
-        Some(Turn { _stranger: stranger, _one: self.all.acquire().await.ok()? })
+    /// Waits for a turn, for as long as it takes: first behind the token's own introspections, then behind those of
+    /// others. `id` is the token's id if it had an active verdict before.
+    pub async fn wait(&self, secret: TokenHash, id: Option<Arc<str>>) -> Option<Turn<'_>> {
+        let is_known = id.is_some();
+        // Everybody takes the two in this order, so that no two wait for each other.
+        let by_secret = self.tokens.wait(TokenKey::Secret(secret)).await?;
+        let by_id = match id {
+            Some(id) => Some(self.tokens.wait(TokenKey::Id(id)).await?),
+            None => None,
+        };
+        let stranger = if is_known { None } else { Some(self.strangers.acquire().await.ok()?) };
+        let one = self.all.acquire().await.ok()?;
+        Some(Turn { _stranger: stranger, _one: one, _tokens: [Some(by_secret), by_id] })
     }
 
     /// A turn, if one is free now, for work that nobody waits for.
-    pub fn try_now(&self) -> Option<Turn<'_>> {
-        Some(Turn { _stranger: None, _one: self.all.try_acquire().ok()? })
+    pub fn try_now(&self, secret: TokenHash, id: Arc<str>) -> Option<Turn<'_>> {
+        let by_secret = self.tokens.try_now(TokenKey::Secret(secret))?;
+        let by_id = self.tokens.try_now(TokenKey::Id(id))?;
+        let one = self.all.try_acquire().ok()?;
+        Some(Turn { _stranger: None, _one: one, _tokens: [Some(by_secret), Some(by_id)] })
     }
 }
 
@@ -46,28 +145,74 @@ mod tests {
 
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(9);
+
+    fn secret(number: u32) -> TokenHash {
+        TokenHash::of(number.to_string())
+    }
+
+    fn id(number: u32) -> Arc<str> {
+        number.to_string().into()
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn strangers_leave_a_quarter_to_the_known() {
+    async fn unknown_tokens_leave_a_quarter_to_known_ones() {
         let turns = Turns::new(8);
         let mut held = Vec::new();
-        for _ in 0..6 {
-            held.push(turns.wait(false).await);
+        for number in 0..6 {
+            held.push(turns.wait(secret(number), None).await);
         }
-        assert!(timeout(Duration::from_secs(9), turns.wait(false)).await.is_err());
-        held.push(turns.wait(true).await);
-        held.push(turns.wait(true).await);
-        assert!(timeout(Duration::from_secs(9), turns.wait(true)).await.is_err());
-        assert!(turns.try_now().is_none());
+        assert!(timeout(LONG, turns.wait(secret(6), None)).await.is_err());
+        held.push(turns.wait(secret(7), Some(id(7))).await);
+        held.push(turns.wait(secret(8), Some(id(8))).await);
+        assert!(timeout(LONG, turns.wait(secret(9), Some(id(9)))).await.is_err());
+        assert!(turns.try_now(secret(9), id(9)).is_none());
         drop(held);
-        assert!(turns.try_now().is_some());
+        assert!(turns.try_now(secret(9), id(9)).is_some());
+        assert!(turns.tokens.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_turn_serves_all() {
         let turns = Turns::new(1);
-        drop(turns.wait(false).await);
-        let held = turns.wait(true).await;
-        assert!(timeout(Duration::from_secs(9), turns.wait(false)).await.is_err());
+        drop(turns.wait(secret(1), None).await);
+        let held = turns.wait(secret(2), Some(id(2))).await;
+        assert!(timeout(LONG, turns.wait(secret(1), None)).await.is_err());
         drop(held);
+        assert!(turns.tokens.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_token_holds_one_turn_whatever_is_known_of_it() {
+        let turns = Turns::new(4);
+        for known in [None, Some(id(1))] {
+            let held = turns.wait(secret(1), known).await;
+            assert!(timeout(LONG, turns.wait(secret(1), None)).await.is_err());
+            assert!(timeout(LONG, turns.wait(secret(1), Some(id(1)))).await.is_err());
+            assert!(turns.try_now(secret(1), id(1)).is_none());
+            drop(held);
+        }
+        let held = turns.wait(secret(1), Some(id(1))).await;
+        assert!(
+            timeout(LONG, turns.wait(secret(2), Some(id(1)))).await.is_err(),
+            "another secret, the same id"
+        );
+        assert!(timeout(LONG, turns.wait(secret(2), Some(id(2)))).await.is_ok());
+        drop(held);
+        assert!(turns.tokens.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn queue_of_one_token_delays_no_other() {
+        let turns = Turns::new(2);
+        let held = turns.wait(secret(1), None).await;
+        let mut queued: Vec<_> = (0..100).map(|_| Box::pin(turns.wait(secret(1), Some(id(1))))).collect();
+        for waiting in &mut queued {
+            assert!(timeout(Duration::from_millis(1), waiting).await.is_err());
+        }
+        assert!(timeout(Duration::from_millis(1), turns.wait(secret(2), None)).await.is_ok());
+        assert!(timeout(Duration::from_millis(1), turns.wait(secret(2), Some(id(2)))).await.is_ok());
+        drop((held, queued));
+        assert!(turns.tokens.lock().is_empty());
     }
 }

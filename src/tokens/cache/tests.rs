@@ -1,5 +1,6 @@
 use std::sync::atomic::AtomicUsize;
 
+use super::spellings::MOST_SPELLINGS;
 use super::*;
 use crate::policy::ability::Abilities;
 
@@ -12,6 +13,7 @@ fn settings() -> settings::Cache {
         ttl: TTL,
         negative_ttl: TTL,
         max_tokens: 1000,
+        max_bytes: 64 * 1024 * 1024,
         stale_if_error: STALE,
         max_age: HashMap::new(),
     }
@@ -270,12 +272,12 @@ fn others_revocations_cost_a_verdict_nothing_while_it_is_in_use() {
 #[test]
 fn feedback_is_heeded_once_per_negative_ttl() {
     let cache = cache(&settings::Cache { negative_ttl: Duration::from_millis(40), ..settings() });
-    assert!(cache.heed(hash(1), Feedback::Forbidden));
-    assert!(!cache.heed(hash(1), Feedback::Forbidden));
-    assert!(cache.heed(hash(1), Feedback::Unauthenticated));
-    assert!(cache.heed(hash(2), Feedback::Forbidden));
+    assert!(cache.heed("1", Feedback::Forbidden));
+    assert!(!cache.heed("1", Feedback::Forbidden));
+    assert!(cache.heed("1", Feedback::Unauthenticated));
+    assert!(cache.heed("2", Feedback::Forbidden));
     std::thread::sleep(Duration::from_millis(60));
-    assert!(cache.heed(hash(1), Feedback::Forbidden));
+    assert!(cache.heed("1", Feedback::Forbidden));
 }
 
 #[test]
@@ -337,4 +339,149 @@ fn what_is_heard_by_a_cache_of_before_concerns_the_one_that_goes_on() {
         let standing = |number| cache.standing(&cache.active(&hash(number)).unwrap(), Instant::now());
         assert_eq!([1, 2, 3].map(standing), [Standing::Gone, Standing::Gone, Standing::Fresh]);
     }
+}
+
+#[test]
+fn one_token_in_many_spellings_keeps_the_latest_few() {
+    let cache = cache(&settings());
+    let held: Vec<_> = (0..900).map(|number| store(&cache, hash(number), verdict("17", "scanner"))).collect();
+    let other = store(&cache, hash(1000), verdict("18", "other"));
+    cache.maintain();
+    let (active, _) = cache.sizes();
+    assert_eq!(active, MOST_SPELLINGS as u64 + 1);
+    for (number, entry) in held.iter().enumerate() {
+        let is_kept = number >= 900 - MOST_SPELLINGS;
+        assert_eq!(cache.standing(entry, Instant::now()) != Standing::Gone, is_kept, "{number}");
+        assert_eq!(cache.active(&hash(number as u32)).is_some(), is_kept, "{number}");
+    }
+    assert_eq!(cache.standing(&other, Instant::now()), Standing::Fresh);
+    // A spelling that is used again is one of the latest.
+    store(&cache, hash(892), verdict("17", "scanner"));
+    store(&cache, hash(2000), verdict("17", "scanner"));
+    assert!(cache.active(&hash(892)).is_some() && cache.active(&hash(893)).is_none());
+    cache.revoke(Revocation::Id("17".into()));
+    cache.forget_entry(&hash(1000));
+    cache.maintain();
+    assert!(cache.spellings.of("17").is_empty() && cache.spellings.of("18").is_empty());
+}
+
+#[test]
+fn spellings_share_their_texts() {
+    let cache = cache(&settings());
+    let [one, other] = [1, 2].map(|number| store(&cache, hash(number), verdict("17", "scanner")));
+    assert!(Arc::ptr_eq(&one.verdict.id, &other.verdict.id));
+    let names = |entry: &Arc<Entry>| entry.verdict.name.clone().unwrap();
+    assert!(Arc::ptr_eq(&names(&one), &names(&other)));
+    let renamed = store(&cache, hash(2), verdict("17", "renamed"));
+    assert_eq!(&*names(&renamed), "renamed");
+}
+
+#[test]
+fn contradicted_token_is_forgotten_in_every_spelling() {
+    let cache = cache(&settings());
+    let [one, other] = [1, 2].map(|number| store(&cache, hash(number), verdict("17", "scanner")));
+    let unrelated = store(&cache, hash(3), verdict("18", "scanner"));
+    cache.forget_token(&one);
+    let standing = |entry: &Arc<Entry>| cache.standing(entry, Instant::now());
+    assert_eq!([&one, &other, &unrelated].map(standing), [Standing::Gone, Standing::Gone, Standing::Fresh]);
+}
+
+#[test]
+fn both_bounds_hold_however_large_the_entries_are() {
+    let long = |number: u32| Verdict {
+        name: Some("n".repeat(1020).into()),
+        abilities: Abilities::new(
+            (0..64).map(|it| format!("{it:0255}")).collect::<Vec<_>>().iter().map(|it| &**it),
+        ),
+        ..verdict(&number.to_string(), "")
+    };
+    let small = |number: u32| verdict(&number.to_string(), "small");
+    for (max_tokens, max_bytes, make, least, most) in [
+        (1000, 1 << 20, &small as &dyn Fn(u32) -> Verdict, 900, 1000),
+        (100, 1 << 20, &small, 100, 100),
+        (10_000, 1 << 20, &small, 1000, 1700),
+        (1000, 1 << 20, &long, 40, 60),
+        (10, 1 << 20, &long, 10, 10),
+        (u64::from(u32::MAX), 64 << 10, &small, 60, 110),
+        (u64::from(u32::MAX), 64 << 10, &long, 1, 4),
+    ] {
+        let cache = cache(&settings::Cache { max_tokens, max_bytes, ..settings() });
+        for number in 0..4000 {
+            store(&cache, hash(number), make(number));
+        }
+        cache.maintain();
+        let entries: Vec<_> = cache.active.iter().map(|(_, entry)| entry).collect();
+        let bytes: u64 = entries.iter().map(|entry| u64::from(entry.bytes)).sum();
+        assert!(bytes <= max_bytes, "{bytes} of {max_bytes}");
+        assert!((least..=most).contains(&entries.len()), "{} of {max_tokens} in {max_bytes}", entries.len());
+        let listed = cache.spellings.of(&entries[0].verdict.id);
+        assert_eq!(listed.len(), 1);
+    }
+    // A verdict of any permitted length is kept by the smallest cache.
+    let cache = cache(&settings::Cache { max_bytes: 64 << 10, ..settings() });
+    let names: Vec<_> = (0..1024).map(|number| format!("{number:016}")).collect();
+    let largest = Verdict { abilities: Abilities::new(names.iter().map(|name| &**name)), ..long(1) };
+    store(&cache, hash(1), largest);
+    cache.maintain();
+    assert!(cache.active(&hash(1)).is_some());
+}
+
+#[test]
+fn inactive_tokens_and_feedback_are_bounded_in_bytes() {
+    let small = settings::Cache { max_tokens: 1_000_000, max_bytes: 1 << 20, ..settings() };
+    let cache = cache(&small);
+    for number in 0..20_000 {
+        cache.store_inactive(hash(number), Inactivity::Inactive, 0);
+        assert!(cache.heed(&number.to_string(), Feedback::Forbidden));
+        assert!(!cache.heed(&number.to_string(), Feedback::Forbidden), "the latest is always kept");
+    }
+    cache.maintain();
+    cache.feedback.run_pending_tasks();
+    let (_, inactive) = cache.sizes();
+    assert!(inactive * INACTIVE_BYTES + cache.feedback.entry_count() * FEEDBACK_BYTES <= (1 << 20) / 4);
+}
+
+#[test]
+fn token_expires_by_the_wall_clock_when_that_is_set_forward() {
+    let (cache, hour) =
+        (cache(&settings::Cache { ttl: TTL * 1000, ..settings() }), Duration::from_secs(3600));
+    let (entry, now) = expiring(&cache, 2 * hour);
+    let wall = entry.verdict.expires_at.unwrap() - 2 * hour;
+    assert_eq!(cache.standing(&entry, now + hour), Standing::Fresh);
+    // An hour is skipped after a minute.
+    let minute = hour / 60;
+    assert!(cache.follow_wall_clock(Reading { now: now + minute, wall: wall + minute }).is_none());
+    assert!(cache.follow_wall_clock(Reading { now: now + minute, wall: wall + minute + hour }).is_some());
+    assert_eq!(cache.standing(&entry, now + hour - INSTANT), Standing::Fresh);
+    assert_eq!(cache.standing(&entry, now + hour), Standing::Expired);
+    // And the skipped hour comes back: the deadline stays.
+    assert!(cache.follow_wall_clock(Reading { now: now + 2 * minute, wall: wall + 2 * minute }).is_some());
+    assert_eq!(cache.standing(&entry, now + hour), Standing::Expired);
+    // A token without expiry is left alone.
+    let lasting = store(&cache, hash(2), verdict("2", "lasting"));
+    let later = Instant::now() + minute;
+    cache.follow_wall_clock(Reading { now: later, wall: wall + 1000 * hour });
+    assert_eq!(cache.standing(&lasting, later), Standing::Fresh);
+}
+
+#[test]
+fn token_expires_by_the_monotonic_clock_when_the_wall_clock_is_set_back() {
+    let cache = cache(&settings::Cache { ttl: TTL * 1000, ..settings() });
+    let hour = Duration::from_secs(3600);
+    let (entry, now) = expiring(&cache, hour);
+    let wall = entry.verdict.expires_at.unwrap() - hour;
+    assert!(cache.follow_wall_clock(Reading { now, wall: wall - 100 * hour }).is_some());
+    assert_eq!(cache.standing(&entry, now + hour), Standing::Expired);
+}
+
+#[test]
+fn setting_the_clock_during_a_reload_is_not_lost() {
+    let old = cache(&settings());
+    let hour = Duration::from_secs(3600);
+    let (entry, now) = expiring(&old, hour);
+    let wall = entry.verdict.expires_at.unwrap() - hour;
+    let next = old.succeed(&settings(), Box::new(|_| {}));
+    assert!(next.follow_wall_clock(Reading { now, wall: wall + hour }).is_some());
+    let copy = next.active(&hash(1)).unwrap();
+    assert_eq!(next.standing(&copy, now), Standing::Expired);
 }

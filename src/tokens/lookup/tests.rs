@@ -288,7 +288,7 @@ fn a_flight_whose_core_ends_before_it_ran_lands_too() {
     let flight = core.block_on(async {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup(&settings, &shared).board(token, hash(), false, None, &mut None)
+        lookup(&settings, &shared).board(token, hash(), None, None, &mut None)
     });
     drop(core);
     assert!(shared.cache.under_way(&hash()).is_none());
@@ -299,7 +299,7 @@ fn a_flight_whose_core_ends_before_it_ran_lands_too() {
 #[test]
 fn those_who_leave_before_their_turn_leave_the_queue() {
     on_a_core("max_concurrent: 1", async |introspector, lookup| {
-        let turn = lookup.shared.turns.wait(true).await;
+        let turn = lookup.shared.turns.wait(TokenHash::of("other"), Some("other".into())).await;
         let (stays, leaves) = (ask(&lookup), ask(&lookup));
         until(|| lookup.shared.cache.under_way(&hash()).is_some()).await;
         leaves.abort();
@@ -316,7 +316,7 @@ fn those_who_leave_before_their_turn_leave_the_queue() {
 #[test]
 fn who_gets_no_turn_in_time_is_refused() {
     on_a_core("max_concurrent: 1\n  timeout: 20ms", async |introspector, lookup| {
-        let _turn = lookup.shared.turns.wait(true).await;
+        let _turn = lookup.shared.turns.wait(TokenHash::of("other"), Some("other".into())).await;
         assert_eq!(ask(&lookup).await.unwrap().unwrap_err(), Refusal::Overloaded);
         assert_eq!(introspector.calls(), 0);
     });
@@ -372,5 +372,33 @@ fn a_hot_token_is_refreshed_without_waiting() {
         assert!(at_hand(&lookup, late).is_none(), "the old verdict is replaced");
         assert_eq!(name(&ask(&lookup).await.unwrap().unwrap()), "renamed");
         assert_eq!(introspector.calls(), 2);
+    });
+}
+
+#[test]
+fn evicted_entries_leave_the_front_cache_at_the_sweep() {
+    on_a_core("", async |_, lookup| {
+        let held = ask(&lookup).await.unwrap().unwrap();
+        let in_front = || lookup.front.borrow().iter().flatten().count();
+        lookup.sweep();
+        assert_eq!(in_front(), 1);
+        lookup.shared.cache.forget_entry(&hash());
+        lookup.sweep();
+        assert_eq!((in_front(), Rc::strong_count(&held)), (0, 1));
+    });
+}
+
+#[test]
+fn large_entries_are_served_from_the_shared_cache_alone() {
+    on_a_core("", async |introspector, lookup| {
+        let abilities: Vec<String> = (0..100).map(|number| format!("\"{number:0100}\"")).collect();
+        let body =
+            format!("{{\"data\":{{\"id\":17,\"name\":\"large\",\"abilities\":[{}]}}}}", abilities.join(","));
+        introspector.set(|script| script.body = Box::leak(body.into_boxed_str()));
+        for _ in 0..3 {
+            assert_eq!(name(&ask(&lookup).await.unwrap().unwrap()), "large");
+        }
+        assert!(lookup.front.borrow().iter().all(Option::is_none));
+        assert_eq!(introspector.calls(), 1);
     });
 }

@@ -1,0 +1,176 @@
+//! One token in many spellings, and tokens that lack an ability: what they may take from others.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Gateway, Introspector, Upstream, Verdict};
+
+const MAP: &str = "\
+abilities:
+  routes:
+    /read:   {GET: items:read}
+    /delete: {GET: items:delete}
+";
+
+const ACTIVE_ENTRIES: &str = "token_cache_entries{kind=\"active\"}";
+
+struct Setting {
+    gateway: Gateway,
+    introspector: Introspector,
+    upstream: Upstream,
+}
+
+fn setting(yaml: &str) -> Setting {
+    let (upstream, introspector) = (Upstream::start(), Introspector::start());
+    let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
+    let gateway = builder.yaml(MAP).yaml(yaml).start();
+    Setting { gateway, introspector, upstream }
+}
+
+impl Setting {
+    fn status(&self, path: &str, token: &str) -> u16 {
+        self.gateway.get(path, Some(token)).status
+    }
+
+    /// The introspector knows these spellings of the token `id|secret`, with the ability to read.
+    fn spellings(&self, id: u32, count: usize) -> Vec<String> {
+        let spellings: Vec<String> = (0..count)
+            .map(|zeros| match zeros {
+                0 => format!("secret-{id}"),
+                _ => format!("{}{id}|secret-{id}", "0".repeat(zeros - 1)),
+            })
+            .collect();
+        for spelling in &spellings {
+            self.introspector.know(spelling, Verdict::active(&["items:read"]).named(id, "weak"));
+        }
+        spellings
+    }
+}
+
+#[test]
+fn cache_keeps_eight_spellings_of_a_token() {
+    let setting = setting("cache: {ttl: 1h}\n");
+    setting.introspector.know("1|other", Verdict::active(&["items:read"]));
+    assert_eq!(setting.status("/read", "1|other"), 200);
+    let spellings = setting.spellings(17, 900);
+    let mut client = setting.gateway.client();
+    for spelling in &spellings {
+        assert_eq!(client.get("/read", Some(spelling)).status, 200);
+    }
+    setting.gateway.wait_for_metric(ACTIVE_ENTRIES, 9.0);
+    // The latest is cached, and so is the other token.
+    let before = setting.introspector.calls();
+    for token in [&spellings[899], "1|other"] {
+        assert_eq!(setting.status("/read", token), 200);
+    }
+    assert_eq!(setting.introspector.calls(), before);
+    assert_eq!(setting.status("/read", &spellings[0]), 200, "introspected again");
+    assert_eq!(setting.introspector.calls(), before + 1);
+}
+
+#[test]
+fn spellings_of_a_token_are_introspected_one_at_a_time() {
+    let setting = setting("introspection:\n  max_concurrent: 8\n  timeout: 20s\n");
+    let spellings = setting.spellings(17, 30);
+    setting.introspector.delay(Duration::from_millis(20));
+    thread::scope(|scope| {
+        for spelling in &spellings {
+            let setting = &setting;
+            scope.spawn(move || assert_eq!(setting.status("/read", spelling), 200));
+        }
+    });
+    assert_eq!((setting.introspector.calls(), setting.introspector.most_concurrent()), (30, 1));
+}
+
+#[test]
+fn spelling_with_a_wrong_id_stays_inactive() {
+    let setting = setting("");
+    setting.introspector.know("17|secret", Verdict::active(&["items:read"]));
+    assert_eq!(setting.status("/read", "17|secret"), 200);
+    for wrong in ["18|secret", "secret", "|secret", "017|secret"] {
+        assert_eq!(setting.status("/read", wrong), 401, "{wrong}");
+    }
+    assert_eq!(setting.status("/read", "17|secret"), 200);
+}
+
+#[test]
+fn three_weak_tokens_do_not_delay_the_first_request_of_a_fourth() {
+    let delay = Duration::from_millis(500);
+    let setting = setting(
+        "introspection:\n  max_concurrent: 4\n  timeout: 20s\ncache: {ttl: 1h, negative_ttl: 1ms, max_age: {items:delete: 0s}}\n",
+    );
+    let tokens: Vec<_> = [1, 2, 3].into_iter().map(|id| setting.spellings(id, 8)).collect();
+    for spelling in tokens.iter().flatten() {
+        assert_eq!(setting.status("/read", spelling), 200);
+    }
+    setting.introspector.know("4|first", Verdict::active(&["items:read"]));
+    setting.introspector.delay(delay);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for spelling in tokens.iter().flatten() {
+            let (setting, done) = (&setting, &done);
+            scope.spawn(move || {
+                let mut client = setting.gateway.client();
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(client.get("/delete", Some(spelling)).status, 403);
+                }
+            });
+        }
+        // Each token is being introspected, and its other spellings wait.
+        setting.introspector.wait_for_calls(3 * 8 + 3);
+        let began = Instant::now();
+        assert_eq!(setting.status("/read", "4|first"), 200);
+        let took = began.elapsed();
+        done.store(true, Ordering::Relaxed);
+        assert!(took < 2 * delay, "{took:?}");
+    });
+    assert!(setting.introspector.most_concurrent() <= 4, "{}", setting.introspector.most_concurrent());
+}
+
+#[test]
+fn token_without_the_ability_is_introspected_once_per_negative_ttl_at_max_age_0s() {
+    let setting = setting("cache: {ttl: 1h, negative_ttl: 1h, max_age: {items:delete: 0s}}\n");
+    let spellings = setting.spellings(17, 3);
+    for _ in 0..20 {
+        for spelling in &spellings {
+            assert_eq!(setting.status("/delete", spelling), 403);
+        }
+    }
+    assert_eq!(setting.introspector.calls(), 3, "once for each spelling");
+    assert!(setting.upstream.requests().is_empty());
+}
+
+#[test]
+fn ability_added_to_a_token_is_honoured_after_negative_ttl_at_max_age_0s() {
+    let negative_ttl = Duration::from_millis(400);
+    let setting = setting("cache: {ttl: 1h, negative_ttl: 400ms, max_age: {items:delete: 0s}}\n");
+    let began = Instant::now();
+    let token = &setting.spellings(17, 1)[0];
+    assert_eq!(setting.status("/delete", token), 403);
+    setting.introspector.know(token, Verdict::active(&["items:delete"]).named(17, "strong"));
+    let status = setting.status("/delete", token);
+    assert!(status == 403 || began.elapsed() > negative_ttl, "{status}");
+    thread::sleep(negative_ttl + Duration::from_millis(50));
+    assert_eq!(setting.status("/delete", token), 200);
+    // With the ability, each request is introspected again.
+    let before = setting.introspector.calls();
+    assert_eq!((setting.status("/delete", token), setting.introspector.calls()), (200, before + 1));
+    setting.introspector.know(token, Verdict::active(&["items:read"]).named(17, "weak"));
+    assert_eq!(setting.status("/delete", token), 403, "an ability that was taken away is gone at once");
+}
+
+#[test]
+fn deleted_or_expired_token_without_the_ability_gets_401_at_max_age_0s() {
+    let setting = setting("cache: {ttl: 1h, negative_ttl: 300ms, max_age: {items:delete: 0s}}\n");
+    let token = &setting.spellings(17, 1)[0];
+    assert_eq!(setting.status("/delete", token), 403);
+    setting.introspector.forget(token);
+    thread::sleep(Duration::from_millis(350));
+    assert_eq!(setting.status("/delete", token), 401);
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    setting.introspector.know("18|brief", Verdict::active(&["items:read"]).expiring(seconds + 2));
+    assert_eq!(setting.status("/delete", "18|brief"), 403);
+    thread::sleep(Duration::from_millis(2100));
+    assert_eq!(setting.status("/delete", "18|brief"), 401);
+}
