@@ -70,7 +70,7 @@ fn cache_keeps_eight_spellings_of_a_token() {
 }
 
 #[test]
-fn spellings_of_a_token_are_introspected_one_at_a_time() {
+fn spellings_of_a_token_hold_two_introspections_at_most() {
     let setting = setting("introspection:\n  max_concurrent: 8\n  timeout: 20s\n");
     let spellings = setting.spellings(17, 30);
     setting.introspector.delay(Duration::from_millis(20));
@@ -80,7 +80,9 @@ fn spellings_of_a_token_are_introspected_one_at_a_time() {
             scope.spawn(move || assert_eq!(setting.status("/read", spelling), 200));
         }
     });
-    assert_eq!((setting.introspector.calls(), setting.introspector.most_concurrent()), (30, 1));
+    // The bare secret is one of its own.
+    assert_eq!(setting.introspector.calls(), 30);
+    assert!(setting.introspector.most_concurrent() <= 2, "{}", setting.introspector.most_concurrent());
 }
 
 #[test]

@@ -13,11 +13,19 @@ impl TokenHash {
         Self(Sha256::digest(token.as_ref()).into())
     }
 
-    /// The hash of the part that Sanctum looks for: what follows the first `|`, or the whole token without one. All
-    /// spellings of one token (`17|secret`, `0017|secret`, `secret`) have this hash in common. It is not an identity:
-    /// `18|secret` has it, too.
-    pub fn of_secret(token: &str) -> Self {
-        Self::of(token.split_once('|').map_or(token, |(_id, secret)| secret))
+    /// The hash that spellings of one Sanctum token have in common. The database compares what precedes the first `|` as a
+    /// number: `17|secret`, `0017|secret` and `17x|secret` are one token. It is not an identity: which spellings the
+    /// introspector takes is its own business, and a bare `secret` has a hash of its own.
+    pub fn of_spelling(token: &str) -> Self {
+        let Some((id, secret)) = token.split_once('|') else { return Self::of(token) };
+        let number = id.trim_start_matches(['+', '0']);
+        let end = number.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(number.len());
+        let number = if end == 0 { id } else { &number[..end] };
+        let mut hash = Sha256::new();
+        for part in [number, "|", secret] {
+            hash.update(part);
+        }
+        Self(hash.finalize().into())
     }
 
     /// From the 32 bytes themselves.
@@ -28,5 +36,23 @@ impl TokenHash {
     /// The 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_token_have_one_hash() {
+        let of = TokenHash::of_spelling;
+        for same in ["017|x", "00000017|x", "+17|x", "17abc|x", "17.0|x", "017 |x"] {
+            assert_eq!(of(same), of("17|x"), "{same}");
+        }
+        for other in ["18|x", "17|y", "170|x", "x", "|x", "17|x|", "a17|x"] {
+            assert_ne!(of(other), of("17|x"), "{other}");
+        }
+        assert_ne!(of("9c2d|x"), of("8c2d|x"));
+        assert_ne!(of("x"), of("|x"));
     }
 }

@@ -338,10 +338,10 @@ impl Lookup {
         };
         let (this, held) = (Rc::clone(self), Rc::clone(held));
         let token = Zeroizing::new(token.secret().to_owned());
-        let secret = TokenHash::of_secret(&token);
+        let spelling = TokenHash::of_spelling(&token);
         let landing = Landing::new(&self.shared, held.hash, publisher);
         tokio::task::spawn_local(async move {
-            let landed = match this.shared.turns.try_now(secret, Arc::clone(&held.verdict.id)) {
+            let landed = match this.shared.turns.try_now(spelling, Arc::clone(&held.verdict.id)) {
                 Some(turn) => this.introspect(&token, held.hash, turn, None).await,
                 None => Landed::overloaded(),
             };
@@ -376,10 +376,10 @@ impl Lookup {
         let this = Rc::clone(self);
         let trace = trace.map(Rc::clone);
         let token = Zeroizing::new(token.secret().to_owned());
-        let (secret, id) = (TokenHash::of_secret(&token), id.map(Arc::clone));
+        let (spelling, id) = (TokenHash::of_spelling(&token), id.map(Arc::clone));
         let landing = Landing::new(&self.shared, hash, publisher);
         tokio::task::spawn_local(async move {
-            let landed = match this.wait_for_turn(&hash, &landing.publisher, secret, id).await {
+            let landed = match this.wait_for_turn(&hash, &landing.publisher, spelling, id).await {
                 Some(turn) => this.introspect(&token, hash, turn, trace.as_deref()).await,
                 None => Landed::overloaded(),
             };
@@ -419,11 +419,11 @@ impl Lookup {
         &self,
         hash: &TokenHash,
         publisher: &Publisher,
-        secret: TokenHash,
+        spelling: TokenHash,
         id: Option<Arc<str>>,
     ) -> Option<Turn<'_>> {
         let turn = async {
-            let mut turn = std::pin::pin!(self.shared.turns.wait(secret, id));
+            let mut turn = std::pin::pin!(self.shared.turns.wait(spelling, id));
             loop {
                 tokio::select! {
                     biased;

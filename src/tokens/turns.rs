@@ -30,8 +30,8 @@ pub struct Turn<'a> {
 /// What is known of a token before its introspection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TokenKey {
-    /// [`TokenHash::of_secret`]: the same for all spellings of a Sanctum token.
-    Secret(TokenHash),
+    /// [`TokenHash::of_spelling`].
+    Spelling(TokenHash),
     /// The introspected id, if the token had an active verdict before.
     Id(Arc<str>),
 }
@@ -115,25 +115,25 @@ impl Turns {
 
     /// Waits for a turn, for as long as it takes: first behind the token's own introspections, then behind those of
     /// others. `id` is the token's id if it had an active verdict before.
-    pub async fn wait(&self, secret: TokenHash, id: Option<Arc<str>>) -> Option<Turn<'_>> {
+    pub async fn wait(&self, spelling: TokenHash, id: Option<Arc<str>>) -> Option<Turn<'_>> {
         let is_known = id.is_some();
         // Everybody takes the two in this order, so that no two wait for each other.
-        let by_secret = self.tokens.wait(TokenKey::Secret(secret)).await?;
+        let by_spelling = self.tokens.wait(TokenKey::Spelling(spelling)).await?;
         let by_id = match id {
             Some(id) => Some(self.tokens.wait(TokenKey::Id(id)).await?),
             None => None,
         };
         let stranger = if is_known { None } else { Some(self.strangers.acquire().await.ok()?) };
         let one = self.all.acquire().await.ok()?;
-        Some(Turn { _stranger: stranger, _one: one, _tokens: [Some(by_secret), by_id] })
+        Some(Turn { _stranger: stranger, _one: one, _tokens: [Some(by_spelling), by_id] })
     }
 
     /// A turn, if one is free now, for work that nobody waits for.
-    pub fn try_now(&self, secret: TokenHash, id: Arc<str>) -> Option<Turn<'_>> {
-        let by_secret = self.tokens.try_now(TokenKey::Secret(secret))?;
+    pub fn try_now(&self, spelling: TokenHash, id: Arc<str>) -> Option<Turn<'_>> {
+        let by_spelling = self.tokens.try_now(TokenKey::Spelling(spelling))?;
         let by_id = self.tokens.try_now(TokenKey::Id(id))?;
         let one = self.all.try_acquire().ok()?;
-        Some(Turn { _stranger: None, _one: one, _tokens: [Some(by_secret), Some(by_id)] })
+        Some(Turn { _stranger: None, _one: one, _tokens: [Some(by_spelling), Some(by_id)] })
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(9);
 
-    fn secret(number: u32) -> TokenHash {
+    fn token(number: u32) -> TokenHash {
         TokenHash::of(number.to_string())
     }
 
@@ -160,24 +160,24 @@ mod tests {
         let turns = Turns::new(8);
         let mut held = Vec::new();
         for number in 0..6 {
-            held.push(turns.wait(secret(number), None).await);
+            held.push(turns.wait(token(number), None).await);
         }
-        assert!(timeout(LONG, turns.wait(secret(6), None)).await.is_err());
-        held.push(turns.wait(secret(7), Some(id(7))).await);
-        held.push(turns.wait(secret(8), Some(id(8))).await);
-        assert!(timeout(LONG, turns.wait(secret(9), Some(id(9)))).await.is_err());
-        assert!(turns.try_now(secret(9), id(9)).is_none());
+        assert!(timeout(LONG, turns.wait(token(6), None)).await.is_err());
+        held.push(turns.wait(token(7), Some(id(7))).await);
+        held.push(turns.wait(token(8), Some(id(8))).await);
+        assert!(timeout(LONG, turns.wait(token(9), Some(id(9)))).await.is_err());
+        assert!(turns.try_now(token(9), id(9)).is_none());
         drop(held);
-        assert!(turns.try_now(secret(9), id(9)).is_some());
+        assert!(turns.try_now(token(9), id(9)).is_some());
         assert!(turns.tokens.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_turn_serves_all() {
         let turns = Turns::new(1);
-        drop(turns.wait(secret(1), None).await);
-        let held = turns.wait(secret(2), Some(id(2))).await;
-        assert!(timeout(LONG, turns.wait(secret(1), None)).await.is_err());
+        drop(turns.wait(token(1), None).await);
+        let held = turns.wait(token(2), Some(id(2))).await;
+        assert!(timeout(LONG, turns.wait(token(1), None)).await.is_err());
         drop(held);
         assert!(turns.tokens.lock().is_empty());
     }
@@ -186,18 +186,18 @@ mod tests {
     async fn one_token_holds_one_turn_whatever_is_known_of_it() {
         let turns = Turns::new(4);
         for known in [None, Some(id(1))] {
-            let held = turns.wait(secret(1), known).await;
-            assert!(timeout(LONG, turns.wait(secret(1), None)).await.is_err());
-            assert!(timeout(LONG, turns.wait(secret(1), Some(id(1)))).await.is_err());
-            assert!(turns.try_now(secret(1), id(1)).is_none());
+            let held = turns.wait(token(1), known).await;
+            assert!(timeout(LONG, turns.wait(token(1), None)).await.is_err());
+            assert!(timeout(LONG, turns.wait(token(1), Some(id(1)))).await.is_err());
+            assert!(turns.try_now(token(1), id(1)).is_none());
             drop(held);
         }
-        let held = turns.wait(secret(1), Some(id(1))).await;
+        let held = turns.wait(token(1), Some(id(1))).await;
         assert!(
-            timeout(LONG, turns.wait(secret(2), Some(id(1)))).await.is_err(),
-            "another secret, the same id"
+            timeout(LONG, turns.wait(token(2), Some(id(1)))).await.is_err(),
+            "another spelling, the same id"
         );
-        assert!(timeout(LONG, turns.wait(secret(2), Some(id(2)))).await.is_ok());
+        assert!(timeout(LONG, turns.wait(token(2), Some(id(2)))).await.is_ok());
         drop(held);
         assert!(turns.tokens.lock().is_empty());
     }
@@ -205,13 +205,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn queue_of_one_token_delays_no_other() {
         let turns = Turns::new(2);
-        let held = turns.wait(secret(1), None).await;
-        let mut queued: Vec<_> = (0..100).map(|_| Box::pin(turns.wait(secret(1), Some(id(1))))).collect();
+        let held = turns.wait(token(1), None).await;
+        let mut queued: Vec<_> = (0..100).map(|_| Box::pin(turns.wait(token(1), Some(id(1))))).collect();
         for waiting in &mut queued {
             assert!(timeout(Duration::from_millis(1), waiting).await.is_err());
         }
-        assert!(timeout(Duration::from_millis(1), turns.wait(secret(2), None)).await.is_ok());
-        assert!(timeout(Duration::from_millis(1), turns.wait(secret(2), Some(id(2)))).await.is_ok());
+        assert!(timeout(Duration::from_millis(1), turns.wait(token(2), None)).await.is_ok());
+        assert!(timeout(Duration::from_millis(1), turns.wait(token(2), Some(id(2)))).await.is_ok());
         drop((held, queued));
         assert!(turns.tokens.lock().is_empty());
     }
