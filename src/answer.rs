@@ -1,7 +1,9 @@
 //! From a refusal to the answer that the client gets: one exhaustive match.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::policy::headers::X_REQUEST_ID;
@@ -73,6 +75,8 @@ fn parts(refusal: &Refusal) -> Parts {
         Refusal::VersionNotSupported => {
             Parts::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, r#"{"message":"HTTP Version Not Supported."}"#)
         }
+        Refusal::WebSocketVersion => Parts::new(StatusCode::BAD_REQUEST, r#"{"message":"Bad Request."}"#)
+            .with(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
         Refusal::TooManyAttempts(exceeded) => {
             Parts::new(StatusCode::TOO_MANY_REQUESTS, r#"{"message":"Too Many Attempts."}"#)
                 .with(RETRY_AFTER, exceeded.retry_after.into())
@@ -186,6 +190,7 @@ mod tests {
             (Refusal::UriTooLong, 414, "URI Too Long.", None),
             (Refusal::HeaderFieldsTooLarge, 431, "Request Header Fields Too Large.", None),
             (Refusal::VersionNotSupported, 505, "HTTP Version Not Supported.", None),
+            (Refusal::WebSocketVersion, 400, "Bad Request.", Some(("sec-websocket-version", "13"))),
             (Refusal::InternalError, 500, "Server Error", None),
             (Refusal::BackendUnreachable, 502, "Bad Gateway.", None),
             (Refusal::BackendBroken, 502, "Bad Gateway.", None),

@@ -40,7 +40,8 @@ use crate::policy::map::Found;
 use crate::policy::mask::mask;
 use crate::policy::method;
 use crate::policy::refusal::{Reason, Refusal};
-use crate::policy::target::Target;
+use crate::policy::singleton;
+use crate::policy::target::{Target, add_missing_host};
 use crate::policy::upgrade::Handshake;
 use crate::telemetry::metrics::{LookupResult, RouteLabel, RouteNumbers};
 use crate::telemetry::spans::Trace;
@@ -252,7 +253,12 @@ impl Gateway {
         if head.version == Version::HTTP_2 {
             http2::translate(head, &self.settings.limits.bounds())?;
         }
+        if head.version == Version::HTTP_10 {
+            add_missing_host(&head.uri, &mut head.headers, &self.settings.backend.authority);
+        }
+        singleton::check(&head.headers)?;
         let target = Target::read(&head.method, &head.uri, &head.headers)?;
+        self.settings.abilities.check_path(&target.path)?;
         let has_body = body.as_ref().is_some_and(|body| !body.is_end_stream());
         let (mut waits, mut handshake) = (false, None);
         // Few have either, and one look at the names costs less than two lookups.

@@ -363,6 +363,15 @@ fn plain_http_is_sent_on_to_https() {
         ("GET http://evil.example/a HTTP/1.1\r\nHost: app.example\r\n\r\n", None),
         ("GET /a HTTP/1.1\r\n\r\n", None),
         ("BREW /a HTTP/1.1\r\nHost: app.example\r\n\r\n", None),
+        ("GET /a HTTP/1.1\r\nHost: app.example:\r\n\r\n", Some("https://app.example/a")),
+        // There is no name to redirect to.
+        ("GET /a HTTP/1.0\r\n\r\n", None),
+        // As on the listener that is redirected to.
+        ("GET /a#b HTTP/1.1\r\nHost: app.example\r\n\r\n", None),
+        ("GET /a HTTP/1.1\nHost: app.example\n\n", None),
+        ("GET /a HTTP/1.1\r\nHost : app.example\r\n\r\n", None),
+        ("GET /a HTTP/1.1\r\nHost: app.example\r\nContent-Type: a/b\r\nContent-Type: a/b\r\n\r\n", None),
+        ("GET /sub/index.php/a HTTP/1.1\r\nHost: app.example\r\n\r\n", None),
     ] {
         let response =
             RawClient::connect(redirect).send(request).try_response(request.starts_with("HEAD")).unwrap();
@@ -371,7 +380,7 @@ fn plain_http_is_sent_on_to_https() {
         assert_eq!(response.field("strict-transport-security"), None, "{request}");
         assert!(response.field("x-request-id").is_some());
     }
-    assert_eq!(setting.gateway.metrics().metric("redirects_total"), 4.0);
+    assert_eq!(setting.gateway.metrics().metric("redirects_total"), 5.0);
 }
 
 #[test]

@@ -92,13 +92,14 @@ fn a_preflight_goes_where_its_request_may_and_plain_options_as_the_map_says() {
             ("OPTIONS", &[][..]),
             ("OPTIONS", &[ORIGIN]),
             ("OPTIONS", &[asked]),
-            ("OPTIONS", &[ORIGIN, asked, asked]),
-            ("OPTIONS", &[ORIGIN, ORIGIN, asked]),
             ("GET", &[ORIGIN, asked]),
             ("POST", &[ORIGIN, asked]),
         ] {
             let response = client.request(method, ITEMS, fields, b"");
             assert_eq!(response.status, 401, "{method} {fields:?}");
+        }
+        for fields in [[ORIGIN, asked, asked], [ORIGIN, ORIGIN, asked]] {
+            assert_eq!(client.request("OPTIONS", ITEMS, &fields, b"").status, 400, "{fields:?}");
         }
         assert_eq!(client.request("OPTIONS", ITEMS, &[WRITER, ORIGIN], b"").status, 403, "not in the map");
         let body = client.request("OPTIONS", ITEMS, &[ORIGIN, asked], b"some");
@@ -242,7 +243,8 @@ fn scripts_of_the_allowed_origins_read_the_gateways_own_answers() {
     ] {
         let mut setting = setting(yaml);
         for (response, status) in refusals(&mut setting, origin).iter().zip(statuses) {
-            assert_eq!(response.status, status);
+            // Two Origins are 400 before anything else.
+            assert_eq!(response.status, if origin.len() > 1 { 400 } else { status });
             assert_eq!(told(response), expected, "{status} {origin:?}");
         }
     }

@@ -188,6 +188,42 @@ fn cookies_pass_on_public_routes_only_and_the_scheme_is_spelled_bearer() {
     assert_eq!(requests[1].field("authorization"), Some("Bearer 1|writer"));
 }
 
+/// RFC 9110 section 5.3, RFC 9113 section 8.2.3: what must not be read in part is one line.
+#[test]
+fn repeated_cookies_and_preconditions_are_forwarded_as_one_line() {
+    let setting = plain();
+    let sent = [
+        ("Cookie", "session=1"),
+        ("If-Match", "\"a\""),
+        ("Accept", "a/b"),
+        ("If-Match", "\"b\""),
+        ("Cookie", "theme=dark; x=y"),
+        ("Accept", "c/d"),
+    ];
+    assert_eq!(setting.gateway.client().request("GET", "/up", &sent, b"").status, 200);
+    let request = setting.upstream.only_request();
+    let lines = sorted(&request.fields);
+    let sent_by_client =
+        |line: &&String| ["cookie", "if-match", "accept"].iter().any(|name| line.starts_with(name));
+    assert_eq!(
+        lines.iter().filter(sent_by_client).collect::<Vec<_>>(),
+        ["accept: a/b", "accept: c/d", "cookie: session=1; theme=dark; x=y", "if-match: \"a\", \"b\""]
+    );
+}
+
+/// A reader that merges trailers into the head would have two lines of them.
+#[test]
+fn singleton_fields_are_dropped_from_trailers() {
+    let setting = plain();
+    let mut client = setting.gateway.client();
+    client
+        .send("POST /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\nUser-Agent: a\r\n")
+        .send("Transfer-Encoding: chunked\r\nTrailer: User-Agent, Referer, X-CSRF-TOKEN, X-Checksum\r\n\r\n")
+        .send("2\r\nup\r\n0\r\nUser-Agent: b\r\nReferer: c\r\nX-CSRF-TOKEN: d\r\nX-Checksum: 1\r\n\r\n");
+    assert_eq!(client.response().status, 200);
+    assert_eq!(sorted(&setting.upstream.only_request().trailers), ["x-checksum: 1"]);
+}
+
 #[test]
 fn no_post_can_be_made_another_method() {
     let setting = plain();
@@ -370,7 +406,7 @@ fn options_asterisk_is_about_the_server_and_has_no_prefix() {
 }
 
 #[test]
-fn http_1_0_is_served_when_it_names_a_host() {
+fn http_1_0_is_served_with_and_without_a_host() {
     let setting = plain();
     setting.upstream.answer(|_| {
         Answer::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
@@ -380,9 +416,73 @@ fn http_1_0_is_served_when_it_names_a_host() {
     assert!(answer.starts_with("HTTP/1.0 200 ") && answer.ends_with("\r\n\r\nonetwo"), "{answer}");
     assert!(!answer.to_ascii_lowercase().contains("transfer-encoding"), "{answer}");
     assert_eq!(setting.upstream.only_request().field("via"), Some("1.0 stockaj-gateway"));
+    setting.upstream.forget_requests();
+    // As HAProxy's `option httpchk GET /up` sends it.
     let answer = setting.gateway.client().send("GET /up HTTP/1.0\r\n\r\n").read_until_close();
-    assert!(answer.starts_with(b"HTTP/1.0 400 "), "{}", String::from_utf8_lossy(&answer));
-    assert_eq!(setting.upstream.requests().len(), 1);
+    assert!(answer.starts_with(b"HTTP/1.0 200 "), "{}", String::from_utf8_lossy(&answer));
+    let request = setting.upstream.only_request();
+    let authority = setting.upstream.address().to_string();
+    assert_eq!(request.field("host"), Some(&*authority));
+    assert_eq!(request.field("x-forwarded-host"), Some(&*authority));
+    setting.upstream.forget_requests();
+    let absolute = "GET http://shop.example/up HTTP/1.0\r\n\r\n";
+    assert!(setting.gateway.client().send(absolute).read_until_close().starts_with(b"HTTP/1.0 200 "));
+    assert_eq!(setting.upstream.only_request().field("host"), Some("shop.example"));
+    setting.upstream.forget_requests();
+    for (sent, status) in [
+        ("GET /up HTTP/1.1\r\nConnection: close\r\n\r\n", "HTTP/1.1 400 "),
+        ("GET /up HTTP/1.0\r\nHost:\r\n\r\n", "HTTP/1.0 400 "),
+        ("GET /up HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n", "HTTP/1.0 400 "),
+        ("GET http://u@shop.example/up HTTP/1.0\r\n\r\n", "HTTP/1.0 400 "),
+        ("GET /api/v2/items HTTP/1.0\r\n\r\n", "HTTP/1.0 401 "),
+    ] {
+        let answer = String::from_utf8(setting.gateway.client().send(sent).read_until_close()).unwrap();
+        assert!(answer.starts_with(status), "{sent}: {answer}");
+    }
+    assert_eq!(setting.upstream.requests().len(), 0);
+}
+
+/// A client of HTTP/1.0 that does not ask for more gets the end of its answer by a close.
+#[test]
+fn http_1_0_without_a_host_keeps_the_connection_only_when_asked_to() {
+    let setting = plain();
+    let mut client = setting.gateway.client();
+    for _ in 0..2 {
+        let answer = client.send("GET /up HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").response();
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.field("connection").map(str::to_ascii_lowercase).as_deref(), Some("keep-alive"));
+    }
+    assert_eq!(client.send("GET /up HTTP/1.0\r\n\r\n").response().status, 200);
+    assert!(client.read_until_close().is_empty());
+    assert_eq!(setting.upstream.requests().len(), 3);
+}
+
+/// RFC 3986 section 3.2.3: an empty port is the scheme's. One spelling is forwarded.
+#[test]
+fn empty_port_of_host_is_no_port() {
+    let setting = plain();
+    for (target, host) in [
+        ("/up", "shop.example:"),
+        ("http://shop.example/up", "shop.example:"),
+        ("http://shop.example:/up", "shop.example"),
+        ("http://shop.example:80/up", "shop.example:"),
+    ] {
+        setting.upstream.forget_requests();
+        let response = setting.gateway.client().request("GET", target, &[("Host", host)], b"");
+        assert_eq!(response.status, 200, "{target} {host}");
+        let request = setting.upstream.only_request();
+        let forwarded = ["host", "x-forwarded-host"].map(|name| request.field(name));
+        assert_eq!(forwarded, [Some("shop.example"); 2], "{target} {host}");
+    }
+    setting.upstream.forget_requests();
+    for host in [":", "a::", ":80", "a:x", "a: 80"] {
+        assert_eq!(
+            setting.gateway.client().request("GET", "/up", &[("Host", host)], b"").status,
+            400,
+            "{host}"
+        );
+    }
+    assert_eq!(setting.upstream.requests().len(), 0);
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod file_limits; // output that cannot be written: files at their size limit, an
 mod forwarding; // what reaches the backend and what comes back, to the byte
 mod framing; // where messages end: what the scanner refuses, and how
 mod freshness; // how old a verdict may be for what
+mod front_controller; // `index.php` in a path: only where the route names it
 mod fuzz; // the fuzz targets over their seeds
 mod headers; // which fields pass, which the gateway sets, and the method that they may name
 mod house; // the arrow between modules, and other habits that a scan can check

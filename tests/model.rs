@@ -80,6 +80,7 @@ fn decide(map: &AbilityMap, sent: &Sent, setting: MethodOverride) -> Option<(Req
     let decided = overriding(&method, &fields, setting).ok()?.unwrap_or_else(|| method.clone());
     let (requirement, target) = {
         let target = Target::read(&method, &uri, &fields).ok()?;
+        map.check_path(&target.path).ok()?;
         let requirement = match map.find(&decided, &target.path) {
             // Before the token, and so before `requirement`.
             Found::Rule { rule, .. } if *rule.requirement.kind() == RequirementKind::Public => {

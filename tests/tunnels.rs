@@ -332,6 +332,27 @@ fn switching_protocols_with_body_fields_opens_a_tunnel() {
     }
 }
 
+/// RFC 6455 section 4.4.
+#[test]
+fn websocket_version_other_than_13_is_answered_with_the_version_that_is_spoken() {
+    let scene = Scene::new("");
+    let good = handshake("/events", Some("1|reader"));
+    for (line, told) in [
+        ("Sec-WebSocket-Version: 8\r\n", Some("13")),
+        ("Sec-WebSocket-Version: 14\r\n", Some("13")),
+        ("Sec-WebSocket-Version: 13, 8\r\n", Some("13")),
+        ("Sec-WebSocket-Version:\r\n", Some("13")),
+        ("", Some("13")),
+        // Two lines are refused as ambiguous.
+        ("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13\r\n", None),
+    ] {
+        let sent = good.replace("Sec-WebSocket-Version: 13\r\n", line);
+        let response = scene.gateway.client().send(sent).response();
+        assert_eq!((response.status, response.text()), (400, r#"{"message":"Bad Request."}"#), "{line}");
+        assert_eq!(response.field("sec-websocket-version"), told, "{line}");
+    }
+}
+
 /// Who gets an ordinary answer to a handshake, and takes the connection for a tunnel all the same, speaks HTTP.
 #[test]
 fn what_follows_a_handshake_that_failed_is_the_next_request() {

@@ -65,6 +65,8 @@ pub fn check(data: &[u8]) {
         };
         assert_eq!(number.map(|number| templates[number]), route.map(|route| &*route.template), "{line}");
         assert_eq!(requirement.as_deref(), rule, "{line}");
+        let is_named = route.is_some_and(|route| names_front_controllers(&route.segments, path.as_str()));
+        assert_eq!(map.check_path(&path).is_ok(), is_named || !path.names_front_controller(), "{line}");
         match (map.requirement(&found), route, rule, unmapped) {
             (Ok(requirement), _, Some(rule), _) => {
                 assert!(requirement.to_string() == rule && *requirement.kind() != RequirementKind::Deny);
@@ -135,6 +137,18 @@ fn segment(text: &str) -> Segment {
         _ if text.starts_with('{') => Segment::Parameter,
         _ => Segment::Literal(decode(text.as_bytes())),
     }
+}
+
+/// Whether each segment that names the front controller, however often it is encoded, is a literal of the pattern.
+fn names_front_controllers(pattern: &[Segment], path: &str) -> bool {
+    path[1..].split('/').enumerate().all(|(index, segment)| {
+        let mut decoded = segment.as_bytes().to_vec();
+        while decode(&decoded) != decoded {
+            decoded = decode(&decoded);
+        }
+        !decoded.to_ascii_lowercase().starts_with(b"index.php")
+            || matches!(pattern.get(index), Some(Segment::Literal(_)))
+    })
 }
 
 /// HEAD follows GET unless it is named.

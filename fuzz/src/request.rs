@@ -36,7 +36,8 @@ use stockaj_gateway::policy::bearer::{Token, at_most_one};
 use stockaj_gateway::policy::expectation::waits;
 use stockaj_gateway::policy::framing::{Bounds, Fault, Scanned, Scanner};
 use stockaj_gateway::policy::map::{AbilityMap, Found};
-use stockaj_gateway::policy::target::Target;
+use stockaj_gateway::policy::singleton;
+use stockaj_gateway::policy::target::{Target, add_missing_host};
 use stockaj_gateway::policy::upgrade::Handshake;
 use stockaj_gateway::telemetry::access::AccessLog;
 use stockaj_gateway::telemetry::metrics::Metrics;
@@ -141,7 +142,13 @@ fn foretell(message: &Message, map: &AbilityMap) -> u16 {
         let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
         fields.append(name, HeaderValue::from_bytes(value).expect("a value"));
     }
+    if message.http_1_0 {
+        add_missing_host(&uri, &mut fields, &HeaderValue::from_static("localhost"));
+    }
     let Ok(target) = Target::read(&method, &uri, &fields) else { return 400 };
+    if singleton::check(&fields).is_err() || map.check_path(&target.path).is_err() {
+        return 400;
+    }
     let version = if message.http_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
     let has_length = message.all("content-length").any(|length| length != b"0");
     let has_body = has_length || message.all("transfer-encoding").next().is_some();

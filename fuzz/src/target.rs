@@ -4,6 +4,7 @@
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Uri};
+use stockaj_gateway::policy::map::AbilityMap;
 use stockaj_gateway::policy::path::CanonicalPath;
 use stockaj_gateway::policy::target::{METHODS, Target};
 
@@ -29,8 +30,11 @@ pub fn check(data: &[u8]) {
 fn check_path(raw: &str) {
     let canonical = CanonicalPath::new(raw).ok();
     let expected = reference(raw.as_bytes());
-    assert_eq!(canonical.as_ref().map(CanonicalPath::as_str), expected.as_deref(), "{raw:?}");
+    let found = canonical.as_ref().map(|it| (it.as_str(), it.names_front_controller()));
+    assert_eq!(found, expected.as_ref().map(|(path, names)| (&**path, *names)), "{raw:?}");
     let Some(canonical) = canonical else { return };
+    // A map that names nothing refuses it where it matters.
+    assert_eq!(AbilityMap::default().check_path(&canonical).is_err(), canonical.names_front_controller());
     assert_eq!(canonical.is_borrowed(), canonical.as_str() == raw);
     let again = CanonicalPath::new(canonical.as_str()).expect("canonical is canonical");
     assert!(again.is_borrowed() && again == canonical);
@@ -43,7 +47,10 @@ fn check_request(method: &Method, uri: &Uri, host: HeaderValue) {
     assert_eq!(target.query, uri.query());
     match uri.path() {
         "*" => assert!(target.path.is_asterisk() && *method == Method::OPTIONS),
-        path => assert_eq!(Some(target.path.as_str()), reference(path.as_bytes()).as_deref()),
+        path => {
+            let expected = reference(path.as_bytes()).map(|(path, _)| path);
+            assert_eq!(Some(target.path.as_str()), expected.as_deref());
+        }
     }
     let host = target.host.as_bytes();
     assert!(!host.is_empty() && !host.iter().any(|byte| b"@/?#%,\\ ".contains(byte)));
@@ -54,8 +61,8 @@ fn check_request(method: &Method, uri: &Uri, host: HeaderValue) {
     }
 }
 
-/// The canonical path; none for what is refused.
-fn reference(raw: &[u8]) -> Option<String> {
+/// The canonical path, and whether a segment names the front controller; `None` for what is refused.
+fn reference(raw: &[u8]) -> Option<(String, bool)> {
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@|[]%/".contains(byte);
     if !raw.starts_with(b"/") || !raw.iter().all(allowed) {
         return None;
@@ -86,6 +93,7 @@ fn reference(raw: &[u8]) -> Option<String> {
     let mut view = canonical.clone().into_bytes();
     let separators = view.iter().filter(|&&byte| byte == b'/').count();
     let mut times = 0;
+    let mut names_front_controller = false;
     loop {
         let is_safe = |byte: &u8| !byte.is_ascii_control() && *byte != b'\\';
         let segments: Vec<&[u8]> = view[1..].split(|&byte| byte == b'/').collect();
@@ -93,10 +101,11 @@ fn reference(raw: &[u8]) -> Option<String> {
             || !view.iter().all(is_safe)
             || segments.iter().any(|segment| matches!(*segment, b"." | b".."))
             || segments.iter().rev().skip(1).any(|segment| segment.is_empty())
-            || segments[0].to_ascii_lowercase().starts_with(b"index.php")
         {
             return None;
         }
+        names_front_controller |=
+            segments.iter().any(|segment| segment.to_ascii_lowercase().starts_with(b"index.php"));
         let next = decode(&view);
         if next == view {
             break;
@@ -110,7 +119,7 @@ fn reference(raw: &[u8]) -> Option<String> {
     if canonical.len() > 1 && canonical.ends_with('/') {
         canonical.pop();
     }
-    Some(canonical)
+    Some((canonical, names_front_controller))
 }
 
 /// Once, as a backend does that leaves a stray `%` alone.

@@ -45,7 +45,7 @@ pub fn judge(tests: &PolicyTests) -> Vec<Outcome<'_>> {
 }
 
 fn judge_one<'tests>(tests: &'tests PolicyTests, check: &'tests Check) -> Outcome<'tests> {
-    match read_request(&check.method, &check.target) {
+    match read_request(&tests.map, &check.method, &check.target) {
         Ok((method, path)) => {
             let found = tests.map.find(&method, &path);
             let decision = decide(&tests.map, &found, &check.sender.caller);

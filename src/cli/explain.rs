@@ -179,7 +179,7 @@ fn steps(
     output: &mut dyn Write,
 ) -> io::Result<Result<Reason, Refusal>> {
     step(output, "request", format_args!("{method} {target}"))?;
-    let (method, path) = match read_request(method, target) {
+    let (method, path) = match read_request(map, method, target) {
         Ok(read) => read,
         Err(refusal) => return Ok(Err(refusal)),
     };

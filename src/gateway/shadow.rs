@@ -151,7 +151,8 @@ impl Gateway {
         if let Some(candidate) = &shadow.candidate {
             let overriding = self.settings.backend.method_override;
             let (by_candidate, decided) = cors::decide(candidate, &target.path, asked, overriding);
-            let otherwise = decided.map(|_permit| Reason::Public);
+            let refused = candidate.check_path(&target.path);
+            let otherwise = refused.and(decided).map(|_permit| Reason::Public);
             self.tell(permit.is_ok(), &otherwise, (found, &by_candidate), &method, exchange, None);
         }
         permit
@@ -177,7 +178,10 @@ impl Gateway {
             (_, _, Err(refusal)) => Known::Refused(refusal),
             (_, _, Ok(_)) => Known::Token,
         };
-        let (otherwise, holder) = match (decide_by(candidate, &found, known), token) {
+        let refused = candidate.check_path(&target.path);
+        let by_candidate =
+            refused.err().map_or_else(|| decide_by(candidate, &found, known), |refusal| Some(Err(refusal)));
+        let (otherwise, holder) = match (by_candidate, token) {
             (Some(otherwise), _) => (otherwise, None),
             (None, Ok(token)) => {
                 let verdict = self.verdict_for_candidate(token, exchange, decided.is_ok()).await;

@@ -139,6 +139,8 @@ impl Gateway {
     /// Decides the request of an open tunnel as it would be decided `now`, but for the limits: it asks for nothing more.
     async fn decide_again(&self, asked: &mut Asked, now: Instant) -> Result<(), Refusal> {
         let map = &self.settings.abilities;
+        // The map may be another one by now.
+        map.check_path(&asked.path)?;
         let found = map.find(&Method::GET, &asked.path);
         if let Found::Rule { rule, .. } = &found
             && Permit::public(&rule.requirement).is_some()

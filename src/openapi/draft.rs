@@ -300,7 +300,7 @@ routes:
             let left_out: Vec<&str> = draft.notes.iter().filter_map(|it| it.message.strip_suffix(": left out: it is denied")).collect();
             for Operation { method, path, .. } in &description.operations {
                 let sample = sample(path);
-                let request = read_request(method.as_str(), &sample);
+                let request = read_request(&map, method.as_str(), &sample);
                 if left_out.contains(&&*format!("{method} {path}")) {
                     continue;
                 }

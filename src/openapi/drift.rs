@@ -104,7 +104,9 @@ fn of_operation(
     };
     let sample = sample(&operation.path);
     // A path that no request can have has no rule.
-    let Ok((method, path)) = read_request(operation.method.as_str(), &sample) else { return Some(finding) };
+    let Ok((method, path)) = read_request(map, operation.method.as_str(), &sample) else {
+        return Some(finding);
+    };
     let Found::Rule { route: number, rule } = map.find(&method, &path) else { return Some(finding) };
     let route = map.route(number)?;
     // HEAD may have found GET's.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::map::{AbilityMap, Node};
+use super::path::CanonicalPath;
 
 /// The most first parts of paths that are looked at. The map of a large API has some thousands; one that names
 /// literals behind parameters at every depth would have more than can ever be listed.
@@ -20,6 +21,9 @@ pub struct PathClass {
     pub old: Option<usize>,
     /// The number of the new map's route, none where no route matches.
     pub new: Option<usize>,
+    /// Whether [the maps refuse](AbilityMap::check_path) these paths, the old one and the new one, whatever the
+    /// routes say; never both.
+    pub refused: [bool; 2],
     /// One of the paths, a short one; `*` where there is none, which only OPTIONS can ask for.
     pub sample: String,
 }
@@ -34,12 +38,12 @@ pub struct TooMany;
 /// # Errors
 /// [`TooMany`] where literals stand behind parameters at so many depths that the walk would not end.
 pub fn classes(old: &AbilityMap, new: &AbilityMap) -> Result<Vec<PathClass>, TooMany> {
-    let mut walk = Walk { found: BTreeMap::new(), path: String::new(), steps: 0 };
+    let mut walk = Walk { maps: [old, new], found: BTreeMap::new(), path: String::new(), steps: 0 };
     walk.from(&State::root(old), &State::root(new))?;
     // `OPTIONS *` is of no path, so no route matches it.
-    walk.found.entry((None, None)).or_insert_with(|| "*".to_owned());
+    walk.found.entry((None, None, [false; 2])).or_insert_with(|| "*".to_owned());
     let classes = walk.found.into_iter();
-    Ok(classes.map(|((old, new), sample)| PathClass { old, new, sample }).collect())
+    Ok(classes.map(|((old, new, refused), sample)| PathClass { old, new, refused, sample }).collect())
 }
 
 /// A pattern that the segments so far match.
@@ -95,13 +99,16 @@ impl<'map> State<'map> {
     }
 }
 
-struct Walk {
-    found: BTreeMap<(Option<usize>, Option<usize>), String>,
+struct Walk<'map> {
+    /// The old one and the new one.
+    maps: [&'map AbilityMap; 2],
+    /// By the two routes and [`PathClass::refused`].
+    found: BTreeMap<(Option<usize>, Option<usize>, [bool; 2]), String>,
     path: String,
     steps: usize,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn from(&mut self, old: &State<'_>, new: &State<'_>) -> Result<(), TooMany> {
         self.steps += 1;
         if self.steps > MOST_STEPS {
@@ -132,7 +139,13 @@ impl Walk {
 
     fn note(&mut self, old: Option<usize>, new: Option<usize>) {
         let path = if self.path.is_empty() { "/" } else { &self.path };
-        match self.found.entry((old, new)) {
+        let canonical = CanonicalPath::new(path);
+        let refuses = |map: &AbilityMap| canonical.as_ref().is_ok_and(|path| map.check_path(path).is_err());
+        let refused = self.maps.map(refuses);
+        if refused == [true; 2] {
+            return;
+        }
+        match self.found.entry((old, new, refused)) {
             Entry::Vacant(entry) => {
                 entry.insert(path.to_owned());
             }
@@ -165,7 +178,6 @@ mod tests {
     use super::*;
     use crate::policy::ability::Requirement;
     use crate::policy::map::{MapBuilder, Unmapped};
-    use crate::policy::path::CanonicalPath;
 
     fn map(templates: &[&str]) -> AbilityMap {
         let mut builder = MapBuilder::new(Unmapped::Deny);
@@ -203,6 +215,17 @@ mod tests {
             // Back from the literal to the parameter.
             (&["/{x}/1/c"], &["/a/{y}"], &["- - /", "- /a/{y} /a/2", "/{x}/1/c - /1/1/c"]),
             (&["/a%3Fb"], &["/caf%C3%A9"], &["- - /", "- /caf%C3%A9 /caf%C3%A9", "/a%3Fb - /a%3Fb"]),
+            (
+                &["/{*r}"],
+                &["/{*r}", "/index.php"],
+                &["- - /", "/{*r} /index.php /index.php", "/{*r} /{*r} /1"],
+            ),
+            // Both refuse what neither names.
+            (
+                &["/{x}/a"],
+                &["/{*r}", "/index.php/b"],
+                &["- - /", "- /index.php/b /index.php/b", "- /{*r} /1", "/{x}/a /{*r} /1/a"],
+            ),
             (&["/1", "/2"], &["/{x}"], &["- - /", "- /{x} /3", "/1 /{x} /1", "/2 /{x} /2"]),
         ] {
             assert_eq!(listed(old, new), expected, "{old:?} {new:?}");

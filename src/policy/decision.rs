@@ -25,12 +25,18 @@ pub enum Caller {
 /// The method and the canonical path of a request; the target's query is not decided on.
 ///
 /// # Errors
-/// [`Refusal::BadRequest`] for a method that is not served, or a path that two parsers could read differently.
-pub fn read_request<'a>(method: &str, target: &'a str) -> Result<(Method, CanonicalPath<'a>), Refusal> {
+/// [`Refusal::BadRequest`] for a method that is not served, for a path that two parsers could read differently, and
+/// for one that `map` [refuses](AbilityMap::check_path).
+pub fn read_request<'a>(
+    map: &AbilityMap,
+    method: &str,
+    target: &'a str,
+) -> Result<(Method, CanonicalPath<'a>), Refusal> {
     let (path, _query) = split_query(target);
     let method = Method::from_bytes(method.as_bytes())
         .map_err(|_| Refusal::BadRequest("method that is not served"))?;
     let path = read_path(&method, path)?;
+    map.check_path(&path)?;
     Ok((method, path))
 }
 
@@ -115,7 +121,7 @@ mod tests {
             ("G T", "/a", Err(Refusal::BadRequest("method that is not served"))),
             ("TRACE", "/a", Err(Refusal::BadRequest("method that is not served"))),
         ] {
-            let read = read_request(method, target);
+            let read = read_request(&AbilityMap::default(), method, target);
             let path = read.as_ref().map(|(_, path)| path.as_str()).map_err(Clone::clone);
             assert_eq!(path, expected, "{method} {target}");
         }
@@ -151,7 +157,7 @@ mod tests {
             ("GET", holder(&["a", "b"]), Ok(Reason::Allowed)),
             ("HEAD", holder(&["*"]), Ok(Reason::Allowed)),
         ] {
-            let (read, path) = read_request(method, "/x").unwrap();
+            let (read, path) = read_request(&map, method, "/x").unwrap();
             assert_eq!(decide(&map, &map.find(&read, &path), &caller), expected, "{method} {caller:?}");
         }
     }

@@ -46,6 +46,8 @@ pub struct Change<'map> {
 pub struct Side<'map> {
     map: &'map AbilityMap,
     found: Found<'map>,
+    /// Whether the map refuses the path whatever it has found.
+    refused: bool,
 }
 
 /// Some callers, by what the one requirement is satisfied with and the other is not.
@@ -95,6 +97,9 @@ fn options_change(
     class: &PathClass,
     path: String,
 ) -> Option<OptionsChange> {
+    if class.refused != [false; 2] {
+        return None;
+    }
     // Neither hangs on the method.
     let sides = [(old, class.old), (new, class.new)].map(|(map, route)| {
         let found = map.found(route, &Method::GET);
@@ -157,8 +162,8 @@ fn changes<'map>(
         if class.sample == "*" && *method != Method::OPTIONS {
             continue;
         }
-        let old = Side { map: old, found: old.found(class.old, method) };
-        let new = Side { map: new, found: new.found(class.new, method) };
+        let old = Side { map: old, found: old.found(class.old, method), refused: class.refused[0] };
+        let new = Side { map: new, found: new.found(class.new, method), refused: class.refused[1] };
         let denied = callers(old.requirement(), new.requirement());
         let allowed = callers(new.requirement(), old.requirement());
         if denied.is_none() && allowed.is_none() {
@@ -184,8 +189,8 @@ impl<'map> Side<'map> {
     /// The rule, where there is one.
     pub const fn rule(&self) -> Option<&'map Rule> {
         match self.found {
-            Found::Rule { rule, .. } => Some(rule),
-            Found::NoMethod { .. } | Found::NoRoute => None,
+            Found::Rule { rule, .. } if !self.refused => Some(rule),
+            Found::Rule { .. } | Found::NoMethod { .. } | Found::NoRoute => None,
         }
     }
 
@@ -199,7 +204,7 @@ impl<'map> Side<'map> {
 
     /// What must be satisfied; none where nobody is allowed.
     pub fn requirement(&self) -> Option<&'map Requirement> {
-        self.map.requirement(&self.found).ok()
+        if self.refused { None } else { self.map.requirement(&self.found).ok() }
     }
 
     /// Whether this and `other`, of the same paths, are one to a reader.
@@ -216,6 +221,7 @@ impl<'map> Side<'map> {
 impl Display for Side<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         match &self.found {
+            _ if self.refused => formatter.write_str("400: `index.php` is not named by the route"),
             Found::Rule { rule, .. } => {
                 write!(formatter, "{}", rule.requirement)?;
                 match &rule.place {

@@ -4,6 +4,7 @@ use http::HeaderName;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, ORIGIN, VIA};
 
 use super::claims::is_claim;
+use super::singleton::is_singleton;
 
 /// What the gateway does with a field that a client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,9 @@ pub(super) fn fate(name: &str) -> Fate {
         return Fate::NeverSent;
     }
     let folded = folded(name);
-    if fate_of(&folded) == Fate::Passes && !is_kept(&folded) { Fate::Passes } else { Fate::NeverSent }
+    // A second spelling of a field that has one line would be a second line behind the gateway.
+    let means_something = fate_of(&folded) != Fate::Passes || is_kept(&folded) || is_singleton(&folded);
+    if means_something { Fate::NeverSent } else { Fate::Passes }
 }
 
 /// Whether a name has a character that is neither a letter nor a digit nor `-`.

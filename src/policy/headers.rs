@@ -12,6 +12,8 @@ use super::fate::{Fate, fate};
 use super::framing::{MOST_CONNECTION_OPTIONS, TOO_MANY_CONNECTION_OPTIONS};
 use super::identity::Identity;
 use super::refusal::Refusal;
+use super::singleton::{is_singleton, join_lines};
+use super::target::without_empty_port;
 use super::trusted_fields::TrustedFields;
 
 #[cfg(test)]
@@ -94,6 +96,7 @@ pub struct Dropped {
 /// # Errors
 /// [`Refusal::BadRequest`] if Connection names too many fields.
 pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> Result<Dropped, Refusal> {
+    join_lines(fields);
     let mut dropped = Dropped::default();
     let mut going = Vec::new();
     let mut wants_trailers = false;
@@ -266,6 +269,8 @@ fn trailer_allowed(name: &HeaderName, trusted_fields: &TrustedFields) -> bool {
         && !name.starts_with("if-")
         && !name.starts_with("access-control-")
         && trusted_fields.fate(name) == Fate::Passes
+        // A reader that merges trailers into the head would have two.
+        && !is_singleton(name)
         && !matches!(
             name,
             "accept-encoding"
@@ -362,8 +367,14 @@ fn set_fields(fields: &mut HeaderMap, forwarding: Forwarding<'_>, has_cookie: bo
     }
     // Of others it is gone by now.
     let has_host = forwarding.trusted && fields.contains_key(X_FORWARDED_HOST);
-    if !has_host && let Some(host) = fields.get(HOST).cloned() {
-        fields.insert(X_FORWARDED_HOST, host);
+    if let Some(mut host) = fields.get(HOST).cloned() {
+        if let Some(shorter) = without_empty_port(&host) {
+            host = shorter;
+            fields.insert(HOST, host.clone());
+        }
+        if !has_host {
+            fields.insert(X_FORWARDED_HOST, host);
+        }
     }
     fields.insert(X_REQUEST_ID, forwarding.request_id.clone());
     if let Some(host) = forwarding.host {

@@ -3,12 +3,13 @@
 //! What follows then decides on either in the same way. h2 has refused what breaks the rules of frames and of
 //! fields; here it is what HTTP/1 refuses of a head, by the same code and within the same bounds.
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST};
+use http::header::{CONTENT_LENGTH, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Uri};
 
 use super::framing::{self, Bounds};
 use super::refusal::Refusal;
+use super::singleton::join_lines;
 use super::target;
 
 /// Of a line of a head: a name's `: ` and the line's end.
@@ -32,7 +33,8 @@ pub fn translate(head: &mut Parts, bounds: &Bounds) -> Result<(), Refusal> {
         return Err(NO_PATH);
     }
     check_values(&head.headers)?;
-    join_cookies(&mut head.headers);
+    // RFC 9113 section 8.2.3: a client may send each cookie in a field of its own. Measured is what is forwarded.
+    join_lines(&mut head.headers);
     if let Some(authority) = head.uri.authority() {
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| target::MALFORMED_AUTHORITY)?;
         if head.headers.contains_key(HOST) {
@@ -67,16 +69,6 @@ fn check_values(fields: &HeaderMap) -> Result<(), Refusal> {
         framing::content_length(length.as_bytes())?;
     }
     if lengths.next().is_some() { Err(framing::SEVERAL_LENGTHS) } else { Ok(()) }
-}
-
-/// RFC 9113 section 8.2.3: a client may send each cookie in a field of its own.
-fn join_cookies(fields: &mut HeaderMap) {
-    let crumbs: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if crumbs.len() > 1
-        && let Ok(cookies) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
-    {
-        fields.insert(COOKIE, cookies);
-    }
 }
 
 #[cfg(test)]

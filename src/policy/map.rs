@@ -233,6 +233,23 @@ impl AbilityMap {
         self.found(self.root.find(remaining), method)
     }
 
+    /// Refuses a path with a segment that [names the front controller](CanonicalPath::names_front_controller), unless
+    /// the route that matches it has that segment as a literal: `{id}`, `{*rest}` and `unmapped` do not stand for it.
+    ///
+    /// # Errors
+    /// [`Refusal::BadRequest`], for every method.
+    pub fn check_path(&self, path: &CanonicalPath<'_>) -> Result<(), Refusal> {
+        const FRONT_CONTROLLER: Refusal = Refusal::BadRequest("path names the backend's front controller");
+        if !path.names_front_controller() {
+            return Ok(());
+        }
+        let route = self.find(&Method::GET, path).route().and_then(|number| self.route(number));
+        match route {
+            Some(route) if route.pattern.names_front_controllers(path) => Ok(()),
+            _ => Err(FRONT_CONTROLLER),
+        }
+    }
+
     /// What the map says of `method` on a path for which it finds the route with this number, or none.
     pub fn found(&self, route: Option<usize>, method: &Method) -> Found<'_> {
         match route {

@@ -26,6 +26,7 @@ pub mod path;
 pub mod refusal;
 pub mod route;
 pub mod shadow;
+pub mod singleton;
 pub mod target;
 pub mod trace_context;
 pub mod trusted_fields;

@@ -10,14 +10,16 @@ use super::refusal::Refusal;
 /// `/` itself. Unreserved characters (RFC 3986 section 2.3) stand for themselves, every other `%XX` as it was
 /// sent in upper case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CanonicalPath<'a>(Cow<'a, str>);
+pub struct CanonicalPath<'a> {
+    text: Cow<'a, str>,
+    names_front_controller: bool,
+}
 
 /// A refusal's text, for the log.
 type Why = &'static str;
 
 const DOT_SEGMENT: Why = "dot segment in the path";
 const EMPTY_SEGMENT: Why = "empty segment in the path";
-const FRONT_CONTROLLER: Why = "path names the backend's front controller";
 const NOT_ABSOLUTE: Why = "path does not begin with a slash";
 
 impl<'a> CanonicalPath<'a> {
@@ -28,32 +30,42 @@ impl<'a> CanonicalPath<'a> {
     /// # Errors
     /// [`Refusal::BadRequest`] where two parsers could read it differently.
     pub fn new(raw: &'a str) -> Result<Self, Refusal> {
-        canonical(raw).map(Self).map_err(Refusal::BadRequest)
+        canonical(raw).map_err(Refusal::BadRequest)
     }
 
     /// The target `*` of a server-wide OPTIONS (RFC 9112 section 3.2.4): a path that no route matches.
     pub(super) const fn asterisk() -> CanonicalPath<'static> {
-        CanonicalPath(Cow::Borrowed("*"))
+        CanonicalPath { text: Cow::Borrowed("*"), names_front_controller: false }
     }
 
     /// The same, on its own.
     pub fn into_owned(self) -> CanonicalPath<'static> {
-        CanonicalPath(Cow::Owned(self.0.into_owned()))
+        let Self { text, names_front_controller } = self;
+        CanonicalPath { text: Cow::Owned(text.into_owned()), names_front_controller }
     }
 
     /// Whether this is the target `*`, before which no prefix may be put.
     pub fn is_asterisk(&self) -> bool {
-        self.0 == "*"
+        self.text == "*"
     }
 
     /// The path itself, beginning with `/` unless it [is `*`](Self::is_asterisk).
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// Whether a segment begins with `index.php`, in any case and however often it is encoded.
+    ///
+    /// Laravel's front controller answers for any path behind it, also glued (`/index.phpapi/v2/items`) and in the
+    /// subdirectory that an application is installed in. So the map has to
+    /// [name such a segment](super::map::AbilityMap::check_path), or the request is refused.
+    pub const fn names_front_controller(&self) -> bool {
+        self.names_front_controller
     }
 
     /// Whether the raw path was canonical already, so that the target can be forwarded as it came.
     pub const fn is_borrowed(&self) -> bool {
-        matches!(self.0, Cow::Borrowed(_))
+        matches!(self.text, Cow::Borrowed(_))
     }
 }
 
@@ -64,6 +76,8 @@ enum Class {
     Plain = 0,
     Percent = 1,
     Refused = 2,
+    /// Without one there is neither a dot segment nor `index.php`.
+    Dot = 4,
 }
 
 /// RFC 3986's `pchar` but `;`, and `/`. Beside these, `|`, `[` and `]` pass: browsers send them as they are and
@@ -75,6 +89,7 @@ const CLASSES: [Class; 256] = {
     while byte < 256 {
         classes[byte] = match byte as u8 {
             b'%' => Class::Percent,
+            b'.' => Class::Dot,
             b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@'
             | b'|' | b'[' | b']' => Class::Plain,
             other if is_unreserved(other) => Class::Plain,
@@ -89,39 +104,33 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-fn canonical(raw: &str) -> Result<Cow<'_, str>, Why> {
+fn canonical(raw: &str) -> Result<CanonicalPath<'_>, Why> {
     let bytes = raw.as_bytes();
     if bytes.first() != Some(&b'/') {
         return Err(NOT_ABSOLUTE);
     }
     let mut seen = 0;
-    let mut suspicious = false;
+    let mut has_empty_segment = false;
     let mut previous = 0;
     for &byte in bytes {
         seen |= CLASSES[usize::from(byte)] as u8;
-        // An empty segment, or one that begins with a dot.
-        suspicious |= previous == b'/' && (byte == b'/' || byte == b'.');
+        has_empty_segment |= previous == b'/' && byte == b'/';
         previous = byte;
     }
     if seen & Class::Refused as u8 != 0 {
         return Err(refused_byte(bytes));
     }
-    let path = if seen & Class::Percent as u8 == 0 {
-        Cow::Borrowed(raw)
-    } else {
-        suspicious = true;
-        decode_unreserved(raw)?
-    };
-    if suspicious {
-        check_segments(path.as_bytes())?;
+    let (mut text, mut names_front_controller) =
+        if seen & Class::Percent as u8 == 0 { (Cow::Borrowed(raw), false) } else { decode_unreserved(raw)? };
+    if has_empty_segment || seen & (Class::Percent as u8 | Class::Dot as u8) != 0 {
+        names_front_controller |= check_segments(text.as_bytes())?;
     }
-    if names_front_controller(path.as_bytes()) {
-        return Err(FRONT_CONTROLLER);
+    if let Some(shorter) = text.strip_suffix('/')
+        && !shorter.is_empty()
+    {
+        text = Cow::Owned(shorter.to_owned());
     }
-    match path.strip_suffix('/') {
-        Some(shorter) if !shorter.is_empty() => Ok(Cow::Owned(shorter.to_owned())),
-        _ => Ok(path),
-    }
+    Ok(CanonicalPath { text, names_front_controller })
 }
 
 fn refused_byte(path: &[u8]) -> Why {
@@ -135,27 +144,35 @@ fn refused_byte(path: &[u8]) -> Why {
     }
 }
 
-/// Refuses dot segments and empty ones but for one at the end, which is the trailing slash.
-fn check_segments(path: &[u8]) -> Result<(), Why> {
+/// Refuses dot segments and empty ones but for one at the end, which is the trailing slash. Tells whether one of the
+/// segments names the front controller.
+fn check_segments(path: &[u8]) -> Result<bool, Why> {
+    let mut names_front_controller = false;
     let mut segments = path[1..].split(|&byte| byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         match segment {
             b"." | b".." => return Err(DOT_SEGMENT),
             b"" if segments.peek().is_some() => return Err(EMPTY_SEGMENT),
-            _ => {}
+            _ => names_front_controller |= begins_with_front_controller(segment),
         }
     }
-    Ok(())
+    Ok(names_front_controller)
 }
 
-/// Laravel's front controller answers for any path behind it, also glued: `/index.phpapi/v2/items`.
-fn names_front_controller(path: &[u8]) -> bool {
+fn begins_with_front_controller(segment: &[u8]) -> bool {
     const NAME: &[u8] = b"index.php";
-    path.get(1..=NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME))
+    segment.get(..NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME))
 }
 
-/// Checks every `%XX`, decodes the unreserved characters and raises the hex digits of the others.
-fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, Why> {
+/// Whether a segment of a canonical path names the front controller, however often a backend decodes it.
+pub(super) fn is_front_controller(segment: &[u8]) -> bool {
+    begins_with_front_controller(segment)
+        || decode_fully(segment, |_| Ok(())).is_ok_and(|decoded| begins_with_front_controller(&decoded))
+}
+
+/// Checks every `%XX`, decodes the unreserved characters and raises the hex digits of the others. Tells whether a
+/// further decoding would show the name of the front controller.
+fn decode_unreserved(raw: &str) -> Result<(Cow<'_, str>, bool), Why> {
     let bytes = raw.as_bytes();
     let mut decoded: Option<String> = None;
     let mut copied = 0;
@@ -205,10 +222,8 @@ fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, Why> {
             Cow::Owned(text)
         }
     };
-    if nested {
-        check_nested(&path)?;
-    }
-    Ok(path)
+    let names_front_controller = nested && check_nested(&path)?;
+    Ok((path, names_front_controller))
 }
 
 /// The bytes that a segment of a canonical path stands for.
@@ -260,30 +275,36 @@ fn utf8_end(bytes: &[u8], at: usize, lead: u8) -> Result<usize, Why> {
     }
 }
 
-/// Refuses what a backend that decodes more than once could read as a separator, a control character, a dot
-/// segment or its front controller.
+/// Refuses what a backend that decodes more than once could read as a separator, a control character or a dot
+/// segment. Tells whether it could read the name of the front controller.
+fn check_nested(path: &str) -> Result<bool, Why> {
+    let decoded = decode_fully(path.as_bytes(), |byte| {
+        if byte == b'/' || byte == b'\\' || byte.is_ascii_control() {
+            return Err("separator or control character in the path, encoded more than once");
+        }
+        Ok(())
+    })?;
+    check_segments(&decoded)
+}
+
+/// What any number of decodings leaves of a path, in one pass: each time the last three bytes are a `%XX` they become
+/// its byte, which may complete another. `each` checks these bytes.
 ///
-/// Decodes to the end in one pass: each time the last three bytes are a `%XX` they become its byte, which may
-/// complete another. None of the bytes looked for can be a part of a `%XX`, so what any number of decodings
-/// would show is there at the end too.
-fn check_nested(path: &str) -> Result<(), Why> {
+/// Of what is looked for no byte can be a part of a `%XX`, so what some number of decodings would show is there at
+/// the end too.
+fn decode_fully(path: &[u8], each: impl Fn(u8) -> Result<(), Why>) -> Result<Vec<u8>, Why> {
     let mut decoded: Vec<u8> = Vec::with_capacity(path.len());
-    for &byte in path.as_bytes() {
+    for &byte in path {
         decoded.push(byte);
         while let Some(start) = decoded.len().checked_sub(3)
             && let Ok(byte) = percent(&decoded, start)
         {
             decoded.truncate(start);
-            if byte == b'/' || byte == b'\\' || byte.is_ascii_control() {
-                return Err("separator or control character in the path, encoded more than once");
-            }
+            each(byte)?;
             decoded.push(byte);
         }
     }
-    if names_front_controller(&decoded) {
-        return Err(FRONT_CONTROLLER);
-    }
-    check_segments(&decoded)
+    Ok(decoded)
 }
 
 #[cfg(test)]
@@ -321,7 +342,6 @@ mod tests {
             "/a%253Bx",
             "/a%3Bx",
             "/a%22%3C%3E%5E%60%7B%7D",
-            "/a/index.php",
             "/index.ph",
             "/xindex.php",
             "/Index",
@@ -433,25 +453,56 @@ mod tests {
                 "character that a path cannot hold",
                 &["/a b", "/a\0", "/a\n", "/a\tb", "/\"", "/<a>", "/{id}", "/a^b", "/`", "/\u{7f}"],
             ),
-            (
-                FRONT_CONTROLLER,
-                &[
-                    "/index.php",
-                    "/index.php/",
-                    "/index.php/api/v2/items",
-                    "/INDEX.PHP/x",
-                    "/%69ndex.php/x",
-                    "/index%2ephp",
-                    "/index.phpapi/v2/items/5",
-                    "/index%2Ephp%20x",
-                    "/%2569ndex.php/a",
-                    "/index%252ephp",
-                ],
-            ),
         ] {
             for path in paths {
                 assert_eq!(CanonicalPath::new(path), Err(Refusal::BadRequest(why)), "{path:?}");
             }
+        }
+    }
+
+    #[test]
+    fn front_controller_is_seen_in_any_segment_case_and_encoding() {
+        for path in [
+            "/index.php",
+            "/index.php/",
+            "/index.php/api/v2/items",
+            "/INDEX.PHP/x",
+            "/%69ndex.php/x",
+            "/index%2ephp",
+            "/index.phpapi/v2/items/5",
+            "/index%2Ephp%20x",
+            "/%2569ndex.php/a",
+            "/index%252ephp",
+            "/sub/index.php",
+            "/sub/index.php/api/v2/items",
+            "/sub/dir/Index.Php/x",
+            "/sub/index%2EPHP/x",
+            "/sub/%69%6e%64%65%78%2e%70%68%70",
+            "/sub/%2569ndex.php/a",
+            "/sub/%25252569ndex.php/a",
+            "/sub/index.phpapi/v2/items/5",
+            "/a/b/c/index.php.bak",
+        ] {
+            assert!(CanonicalPath::new(path).unwrap().names_front_controller(), "{path}");
+            let owned = CanonicalPath::new(path).unwrap().into_owned();
+            assert!(owned.names_front_controller(), "{path}");
+            assert!(
+                owned.as_str().split('/').any(|segment| is_front_controller(segment.as_bytes())),
+                "{path}"
+            );
+        }
+        for path in [
+            "/",
+            "/index",
+            "/index.ph/p",
+            "/xindex.php",
+            "/a/xindex.php",
+            "/index/.php",
+            "/a.index.php",
+            "/index%20.php",
+        ] {
+            assert!(!CanonicalPath::new(path).unwrap().names_front_controller(), "{path}");
+            assert!(!path.split('/').any(|segment| is_front_controller(segment.as_bytes())), "{path}");
         }
     }
 
@@ -514,7 +565,9 @@ mod tests {
                     let segments: Vec<&[u8]> = view[1..].split(|&byte| byte == b'/').collect();
                     prop_assert!(!segments.iter().any(|segment| matches!(*segment, b"." | b"..")));
                     prop_assert!(segments.len() == 1 || !segments.contains(&&b""[..]));
-                    prop_assert!(!segments[0].to_ascii_lowercase().starts_with(b"index.php"));
+                    let is_named =
+                        segments.iter().any(|it| it.to_ascii_lowercase().starts_with(b"index.php"));
+                    prop_assert!(!is_named || path.names_front_controller());
                     let next = decode(&view);
                     if next == view {
                         break;

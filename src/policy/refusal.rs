@@ -146,6 +146,8 @@ pub enum Refusal {
     HeaderFieldsTooLarge,
     /// The request's version of HTTP is not served: 505.
     VersionNotSupported,
+    /// The handshake is not of WebSocket version 13: 400 that names the version (RFC 6455 section 4.4).
+    WebSocketVersion,
     /// A token or an address comes too often: 429.
     TooManyAttempts(Exceeded),
     /// No connection to the backend could be made: 502.
@@ -178,7 +180,7 @@ impl Refusal {
     /// The word for it in metrics and logs.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::BadRequest(_) | Self::VersionNotSupported => Reason::BadRequest,
+            Self::BadRequest(_) | Self::VersionNotSupported | Self::WebSocketVersion => Reason::BadRequest,
             Self::MissingToken => Reason::MissingToken,
             Self::MalformedToken => Reason::MalformedToken,
             Self::InactiveToken => Reason::InactiveToken,

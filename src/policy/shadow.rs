@@ -94,6 +94,7 @@ impl Leniency {
             | Refusal::UriTooLong
             | Refusal::HeaderFieldsTooLarge
             | Refusal::VersionNotSupported
+            | Refusal::WebSocketVersion
             | Refusal::TooManyAttempts(_)
             | Refusal::BackendUnreachable
             | Refusal::BackendBroken
@@ -167,6 +168,7 @@ mod tests {
             Refusal::UriTooLong,
             Refusal::HeaderFieldsTooLarge,
             Refusal::VersionNotSupported,
+            Refusal::WebSocketVersion,
             Refusal::TooManyAttempts(Exceeded { limit: 1, retry_after: 1, resets_at: 1 }),
             Refusal::BackendUnreachable,
             Refusal::BackendBroken,

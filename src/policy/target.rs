@@ -93,6 +93,22 @@ pub fn read_path<'a>(method: &Method, raw: &'a str) -> Result<CanonicalPath<'a>,
     }
 }
 
+/// Gives a request of HTTP/1.0 that has no Host one: the authority of its target, or else `default`.
+///
+/// HTTP/1.0 has no such field, and RFC 9112 section 3.2 asks for a refusal of HTTP/1.1 alone. Health checks of load
+/// balancers come this way.
+pub fn add_missing_host(uri: &Uri, fields: &mut HeaderMap, default: &HeaderValue) {
+    if !fields.contains_key(HOST) {
+        let named = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        fields.insert(HOST, named.unwrap_or_else(|| default.clone()));
+    }
+}
+
+/// Host without the `:` of an empty port; `None` if it has none.
+pub(super) fn without_empty_port(host: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(host.as_bytes().strip_suffix(b":")?).ok()
+}
+
 pub(super) const MALFORMED_AUTHORITY: Refusal = Refusal::BadRequest("malformed authority in the target");
 const MALFORMED_HOST: Refusal = Refusal::BadRequest("malformed Host");
 
@@ -115,7 +131,7 @@ fn default_port(scheme: &Scheme) -> Result<u16, Refusal> {
 }
 
 /// Host and port of an authority. Narrower than RFC 3986: names of letters, digits, `-`, `.` and `_`, IPv4
-/// addresses, IPv6 addresses in brackets; no user, no `%XX`, no empty port.
+/// addresses, IPv6 addresses in brackets; no user, no `%XX`. An empty port is none (RFC 3986 section 3.2.3).
 fn split_authority(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let length = if authority.first() == Some(&b'[') {
         let end = authority.iter().position(|&byte| byte == b']')?;
@@ -131,7 +147,7 @@ fn split_authority(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     };
     let (host, port) = authority.split_at(length);
     let port = match port {
-        [] => None,
+        [] | [b':'] => None,
         [b':', digits @ ..] => Some(port_number(digits)?),
         _ => return None,
     };
@@ -158,6 +174,7 @@ mod tests {
             ("/", "a.example", "https://a.example/"),
             ("/api/v2/items?a=%2F&b", "A.example:8080", "https://A.example/api/v2/items?a=%2F&b"),
             ("/%7Ea/", "[::1]:80", "https://[::1]/~a"),
+            ("/", "a.example:", "https://a.example/"),
             ("http://a.example/x", "a.example", "https://a.example/x"),
             ("//evil.example/x", "a.example", ""),
             ("/a", "a.example@evil.example", ""),
@@ -166,6 +183,27 @@ mod tests {
             let fields = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
             let read = Target::read(&Method::GET, &uri, &fields);
             assert_eq!(read.map_or(String::new(), |target| target.by_https()), expected, "{target} {host}");
+        }
+    }
+
+    #[test]
+    fn missing_host_is_that_of_the_target_or_the_default() {
+        for (target, sent, expected) in [
+            ("/up", None, "backend:8000"),
+            ("*", None, "backend:8000"),
+            ("http://h:81/up", None, "h:81"),
+            ("/up", Some("a"), "a"),
+            ("http://h/up", Some("a"), "a"),
+            ("/up", Some(""), ""),
+        ] {
+            let mut fields: HeaderMap =
+                sent.into_iter().map(|host| (HOST, HeaderValue::from_static(host))).collect();
+            add_missing_host(
+                &target.parse().unwrap(),
+                &mut fields,
+                &HeaderValue::from_static("backend:8000"),
+            );
+            assert_eq!(fields.get_all(HOST).iter().collect::<Vec<_>>(), [expected], "{target} {sent:?}");
         }
     }
 
@@ -200,6 +238,11 @@ mod tests {
             ("GET", "https://h:443/a", "h", "/a", None),
             ("GET", "http://h:8080/a", "h:8080", "/a", None),
             ("GET", "http://[::1]:8080/a", "[::1]:8080", "/a", None),
+            ("GET", "/a", "h:", "/a", None),
+            ("GET", "/a", "[::1]:", "/a", None),
+            ("GET", "http://h:/a", "h", "/a", None),
+            ("GET", "http://h/a", "h:", "/a", None),
+            ("GET", "http://h:80/a", "h:", "/a", None),
             ("OPTIONS", "/", "h", "/", None),
             ("OPTIONS", "*", "h", "*", None),
             ("GET", "/a", "app.stockaj.com", "/a", None),
@@ -225,7 +268,9 @@ mod tests {
             ("several Host fields", "GET", "/", &["h", "h"]),
             ("several Host fields", "GET", "/", &["h", "i"]),
             ("malformed Host", "GET", "/", &[""]),
-            ("malformed Host", "GET", "/", &["h:"]),
+            ("malformed Host", "GET", "/", &["h::"]),
+            ("malformed Host", "GET", "/", &[":"]),
+            ("target and Host name different authorities", "GET", "http://h:/", &["h:81"]),
             ("malformed Host", "GET", "/", &[":80"]),
             ("malformed Host", "GET", "/", &["h:80x"]),
             ("malformed Host", "GET", "/", &["h:65536"]),

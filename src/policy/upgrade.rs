@@ -41,7 +41,8 @@ impl Handshake {
     /// request, and are content without. HTTP/1.0 has no upgrades, HTTP/2 not these.
     ///
     /// # Errors
-    /// [`Refusal::BadRequest`] where one side could take for a handshake what the other does not.
+    /// [`Refusal::BadRequest`] where one side could take for a handshake what the other does not;
+    /// [`Refusal::WebSocketVersion`] unless the handshake is of version 13.
     pub fn begun(
         method: &Method,
         version: Version,
@@ -68,7 +69,7 @@ impl Handshake {
             return refuse("WebSocket handshake other than a GET without a body");
         }
         if only(fields, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-            return refuse("Sec-WebSocket-Version other than one `13`");
+            return Err(Refusal::WebSocketVersion);
         }
         match only(fields, &SEC_WEBSOCKET_KEY) {
             Some(key) if is_key(key.as_bytes()) => Ok(Some(Self { accept: accept(key.as_bytes()) })),
@@ -183,8 +184,9 @@ mod tests {
             Handshake,
             Ordinary,
             Refused,
+            OtherVersion,
         }
-        use Is::{Handshake, Ordinary, Refused};
+        use Is::{Handshake, Ordinary, OtherVersion, Refused};
         let key = "sec-websocket-key";
         let version = "sec-websocket-version";
         for (name, fields, expected) in [
@@ -234,10 +236,10 @@ mod tests {
                 Refused,
             ),
             ("closing", changed(&[], &[("connection", "close")]), Refused),
-            ("no version", changed(&[version], &[]), Refused),
-            ("two versions", changed(&[], &[(version, "13")]), Refused),
-            ("old version", changed(&[version], &[(version, "8")]), Refused),
-            ("list of versions", changed(&[version], &[(version, "13, 8")]), Refused),
+            ("no version", changed(&[version], &[]), OtherVersion),
+            ("two versions", changed(&[], &[(version, "13")]), OtherVersion),
+            ("old version", changed(&[version], &[(version, "8")]), OtherVersion),
+            ("list of versions", changed(&[version], &[(version, "13, 8")]), OtherVersion),
             ("no key", changed(&[key], &[]), Refused),
             ("two keys", changed(&[], &[(key, KEY)]), Refused),
             ("empty key", changed(&[key], &[(key, "")]), Refused),
@@ -251,6 +253,7 @@ mod tests {
                 Handshake => matches!(found, Ok(Some(_))),
                 Ordinary => found == Ok(None),
                 Refused => matches!(found, Err(Refusal::BadRequest(_))),
+                OtherVersion => found == Err(Refusal::WebSocketVersion),
             };
             assert!(is_expected, "{name}: {found:?}");
         }

@@ -16,18 +16,25 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
+use super::last_answer::last_answer;
 use super::listen::{AFTER_FAILURE, Accepted, Door};
 use super::proxied;
 use super::reload::Current;
 use crate::answer;
+use crate::config::settings::Settings;
 use crate::exchange::new_request_id;
 use crate::listener::Listener;
 use crate::listener::connections::{Connections, Place};
+use crate::policy::framing::{self, Bounds, Fault, Scanned, Scanner};
 use crate::policy::headers::X_REQUEST_ID;
+use crate::policy::map::AbilityMap;
 use crate::policy::refusal::Refusal;
+use crate::policy::singleton;
 use crate::policy::target::Target;
 use crate::telemetry::metrics::Metrics;
 
@@ -64,17 +71,16 @@ pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Met
                         if settings.listen.proxy_protocol && settings.listen.trusts(address.ip()) {
                             proxied::take_header(&mut stream).await.map_err(io::Error::other)?;
                         }
-                        connection(TokioIo::new(stream), &metrics, &place).await
+                        connection(stream, &settings, &metrics, &place).await
                     }
                     Accepted::Unix(stream) => {
                         let mut stream = UnixStream::from_std(stream)?;
                         if settings.listen.proxy_protocol {
                             proxied::take_header(&mut stream).await.map_err(io::Error::other)?;
                         }
-                        connection(TokioIo::new(stream), &metrics, &place).await
+                        connection(stream, &settings, &metrics, &place).await
                     }
                 }
-                io::Result::Ok(())
             };
             tokio::select! {
                 served = timeout(PATIENCE, served) => if let Ok(Err(error)) = served {
@@ -86,31 +92,70 @@ pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Met
     }
 }
 
-async fn connection<I>(io: I, metrics: &Metrics, place: &Place)
+/// Serves the one request of a connection. The scanner looks at its head first, as at those of the other listener:
+/// hyper would cut `#…` off a target, and mend line ends.
+async fn connection<S>(mut stream: S, settings: &Settings, metrics: &Metrics, place: &Place) -> io::Result<()>
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
-    let answer = async |request| {
-        place.request_began();
-        Ok::<_, Infallible>(answer(&request, metrics))
+    let bounds = settings.limits.bounds();
+    let head = match read_head(&mut stream, bounds).await? {
+        Ok(head) => head,
+        Err((refusal, to_head)) => {
+            let response = answer::refuse(&refusal, new_request_id());
+            stream.write_all(&last_answer(&response, to_head)).await?;
+            stream.shutdown().await?;
+            // What the client still sends would otherwise reset the connection, and the answer with it.
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+            return Ok(());
+        }
     };
+    let (reader, writer) = tokio::io::split(stream);
+    let io = tokio::io::join(io::Cursor::new(head).chain(reader), writer);
+    let service = service_fn(async |request| {
+        place.request_began();
+        Ok::<_, Infallible>(answer(&request, &settings.abilities, metrics))
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .keep_alive(false)
-        .max_header_size(16 * 1024)
-        .serve_connection(io, service_fn(answer));
-    if let Err(error) = served.await {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a redirected connection broke off");
+        .max_header_size(bounds.head + 1)
+        .max_headers(bounds.fields)
+        .serve_connection(TokioIo::new(io), service);
+    served.await.map_err(io::Error::other)
+}
+
+/// A head and what came behind it; or why it is refused, and whether it is that of a HEAD.
+async fn read_head(
+    stream: &mut (impl AsyncRead + Unpin),
+    bounds: Bounds,
+) -> io::Result<Result<Zeroizing<Vec<u8>>, (Refusal, bool)>> {
+    let mut scanner = Scanner::new(bounds);
+    let mut piece = Zeroizing::new(vec![0; 4096]);
+    // It may hold a token, of which a vector that grows would leave a copy behind.
+    let mut head = Zeroizing::new(Vec::with_capacity(bounds.head + piece.len()));
+    loop {
+        let length = stream.read(&mut piece).await?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        head.extend_from_slice(&piece[..length]);
+        let Scanned { clear, fault } = scanner.scan(&head);
+        match fault {
+            // What is wrong behind the head is of no interest.
+            _ if clear > 0 => return Ok(Ok(head)),
+            None => {}
+            Some(Fault::Head(refusal)) => {
+                return Ok(Err((refusal, framing::method(&head) == Some(b"HEAD"))));
+            }
+            Some(Fault::Body(why)) => return Ok(Err((Refusal::BadRequest(why), false))),
+        }
     }
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
-    let location = Target::read(request.method(), request.uri(), request.headers()).and_then(|target| {
-        HeaderValue::try_from(target.by_https())
-            .map_err(|_| Refusal::BadRequest("a target that is no field value"))
-    });
-    let location = match location {
+fn answer(request: &Request<Incoming>, abilities: &AbilityMap, metrics: &Metrics) -> Response<Full<Bytes>> {
+    let location = match location(request, abilities) {
         Ok(location) => location,
         Err(refusal) => return answer::refuse(&refusal, new_request_id()).map(Full::new),
     };
@@ -122,4 +167,13 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes
     fields.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     fields.insert(X_REQUEST_ID, new_request_id());
     response
+}
+
+/// Where a request is redirected to, unless the https listener would refuse it as ambiguous.
+fn location(request: &Request<Incoming>, abilities: &AbilityMap) -> Result<HeaderValue, Refusal> {
+    singleton::check(request.headers())?;
+    let target = Target::read(request.method(), request.uri(), request.headers())?;
+    abilities.check_path(&target.path)?;
+    HeaderValue::try_from(target.by_https())
+        .map_err(|_| Refusal::BadRequest("a target that is no field value"))
 }

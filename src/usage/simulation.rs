@@ -93,7 +93,7 @@ impl Replica {
         for call in calls {
             let token = &tokens[call.token];
             let abilities = Abilities::new(token.abilities_on(number).iter().map(String::as_str));
-            let (method, path) = read_request(call.method, &call.path).unwrap();
+            let (method, path) = read_request(map, call.method, &call.path).unwrap();
             let found = map.find(&method, &path);
             let route = match found {
                 Found::Rule { route, .. } | Found::NoMethod { route } => Some(route),

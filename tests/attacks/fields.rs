@@ -4,7 +4,7 @@
 use super::{Arrives, Case, READER, Refused, Scene, WRITER, bare, by, case};
 
 /// Name and lines of a request that is served, and of which no `evil` arrives.
-const STRIPPED: [(&str, &str); 63] = [
+const STRIPPED: [(&str, &str); 67] = [
     // Who forwarded for whom.
     ("X-Forwarded-For", "X-Forwarded-For: evil\r\n"),
     ("X-Forwarded-For twice", "X-Forwarded-For: evil\r\nX-Forwarded-For: evil\r\n"),
@@ -113,6 +113,44 @@ const STRIPPED: [(&str, &str); 63] = [
         "Connection: close, X-A\r\nConnection: X-B\r\nX-A: evil\r\nX-B: evil\r\n",
     ),
     ("a field that Connection names in other letters", "Connection: x-HOP\r\nX-Hop: evil\r\n"),
+    // Other spellings of fields that have one line: a second line to a backend that folds names.
+    ("Content.Type", "Content.Type: evil\r\nContent-Type: text/plain\r\n"),
+    ("User.Agent", "User.Agent: evil\r\nUser-Agent: a\r\n"),
+    ("If~Unmodified~Since", "If~Unmodified~Since: evil\r\n"),
+    ("X_CSRF_TOKEN and X.CSRF.TOKEN", "X_CSRF_TOKEN: evil\r\nX.CSRF.TOKEN: evil\r\nX-CSRF-TOKEN: a\r\n"),
+];
+
+/// Name and lines of a request with two lines of a field that has one.
+const REPEATED: [(&str, &str); 23] = [
+    ("two Content-Types", "Content-Type: application/json\r\nContent-Type: text/plain\r\n"),
+    ("two equal Content-Types", "Content-Type: application/json\r\nContent-Type: application/json\r\n"),
+    ("two Content-Types in other letters", "content-type: a/b\r\nX-Own: 1\r\nCONTENT-TYPE: a/b\r\n"),
+    ("three Content-Types, one of them empty", "Content-Type: a/b\r\nContent-Type:\r\nContent-Type: a/b\r\n"),
+    ("two Content-Encodings", "Content-Encoding: gzip\r\nContent-Encoding: identity\r\n"),
+    ("two Content-Locations", "Content-Location: /a\r\nContent-Location: /b\r\n"),
+    ("two Content-Ranges", "Content-Range: bytes 0-1/2\r\nContent-Range: bytes 1-2/3\r\n"),
+    ("two Content-Dispositions", "Content-Disposition: inline\r\nContent-Disposition: attachment\r\n"),
+    ("two Ranges", "Range: bytes=0-1\r\nRange: bytes=2-3\r\n"),
+    ("two If-Ranges", "If-Range: \"a\"\r\nIf-Range: \"b\"\r\n"),
+    (
+        "two If-Modified-Sinces",
+        "If-Modified-Since: Thu, 01 Jan 1970 00:00:00 GMT\r\nIf-Modified-Since: x\r\n",
+    ),
+    (
+        "two If-Unmodified-Sinces",
+        "If-Unmodified-Since: Thu, 01 Jan 1970 00:00:00 GMT\r\nIf-Unmodified-Since: x\r\n",
+    ),
+    ("two Dates", "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nDate: x\r\n"),
+    ("two Max-Forwards", "Max-Forwards: 0\r\nMax-Forwards: 1\r\n"),
+    ("two Origins", "Origin: https://a.example\r\nOrigin: https://b.example\r\n"),
+    ("two Referers", "Referer: https://a.example/\r\nReferer: https://b.example/\r\n"),
+    ("two User-Agents", "User-Agent: a\r\nUser-Agent: a\r\n"),
+    ("two Froms", "From: a@a.example\r\nFrom: b@b.example\r\n"),
+    ("two X-Requested-Withs", "X-Requested-With: XMLHttpRequest\r\nX-Requested-With: fetch\r\n"),
+    ("two X-XSRF-TOKENs", "X-XSRF-TOKEN: a\r\nX-XSRF-TOKEN: b\r\n"),
+    ("two Idempotency-Keys", "Idempotency-Key: \"a\"\r\nIdempotency-Key: \"b\"\r\n"),
+    ("two Sec-Fetch-Sites", "Sec-Fetch-Site: same-origin\r\nSec-Fetch-Site: cross-site\r\n"),
+    ("two Last-Event-IDs", "Last-Event-ID: 1\r\nLast-Event-ID: 2\r\n"),
 ];
 
 /// Name and lines of a request that is served as if it had not named anything away.
@@ -139,8 +177,24 @@ pub(super) fn cases() -> Vec<Case> {
         case(name, by(READER, "GET /api/v2/items", lines), Arrives(ITEMS))
     };
     let mut cases: Vec<Case> = STRIPPED.into_iter().chain(KEPT).map(get).collect();
+    cases.extend(
+        REPEATED
+            .into_iter()
+            .map(|(name, lines)| case(name, by(READER, "GET /api/v2/items", lines), Refused(400))),
+    );
+    let twice = "Content-Type: a/b\r\nContent-Type: a/b\r\n";
     let post = "POST /api/v2/items";
     cases.extend([
+        case("two Content-Types on a public route", bare("GET /up", twice), Refused(400)),
+        case("two Content-Types without a token", bare("GET /api/v2/items", twice), Refused(400)),
+        case("two Content-Types on a path that is not mapped", by(READER, "GET /api/v3/items", twice), Refused(400)),
+        case("two Content-Types with a body", by(WRITER, post, &format!("{twice}Content-Length: 4\r\n")) + "evil", Refused(400)),
+        case(
+            "two Content-Types of a preflight",
+            bare("OPTIONS /api/v2/items", &format!("Origin: https://a\r\nAccess-Control-Request-Method: GET\r\n{twice}")),
+            Refused(400),
+        ),
+        case("lists of several lines", by(READER, "GET /api/v2/items", "Accept: a/b\r\nAccept: c/d\r\nCache-Control: no-cache\r\nCache-Control: no-store\r\nAccept-Language: de\r\nAccept-Language: en\r\nIf-None-Match: \"a\"\r\nIf-None-Match: \"b\"\r\n"), Arrives(ITEMS)),
         case("Content-Length named away", by(WRITER, post, "Connection: Content-Length\r\nContent-Length: 4\r\n") + "evil", Arrives(&["POST /api/v2/items"])),
         case("Transfer-Encoding named away", by(WRITER, post, "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n") + "4\r\nbody\r\n0\r\n\r\n", Arrives(&["POST /api/v2/items"])),
         case("Content_Length", by(WRITER, post, "Content_Length: 9\r\nContent-Length: 4\r\n") + "body", Arrives(&["POST /api/v2/items"])),

@@ -127,12 +127,12 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "a preflight that asks twice",
             preflight("/api/v2/items", "POST", "Access-Control-Request-Method: GET\r\n"),
-            Refused(401),
+            Refused(400),
         ),
         case(
             "a preflight of two origins",
             preflight("/api/v2/items", "POST", "Origin: https://other.example\r\n"),
-            Refused(401),
+            Refused(400),
         ),
         case(
             "OPTIONS with an origin alone",

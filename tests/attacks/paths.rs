@@ -10,7 +10,7 @@ const BAD: Outcome = Refused(400);
 const UNMAPPED: Outcome = Refused(403);
 
 /// Name, target, outcome.
-const GETS: [(&str, &str, Outcome); 90] = [
+const GETS: [(&str, &str, Outcome); 102] = [
     // Encoded separators: Laravel decodes once, and `%2F` is a separator to it.
     ("encoded slash", "/api/v2/items%2F5", BAD),
     ("encoded slash in lower case", "/api/v2/items%2f5", BAD),
@@ -93,6 +93,19 @@ const GETS: [(&str, &str, Outcome); 90] = [
     ("front controller in upper case", "/INDEX.PHP/api/v2/internal", BAD),
     ("front controller twice", "/index.php/index.php/api/v2/internal", BAD),
     ("front controller and a query", "/index.php?/api/v2/internal", BAD),
+    // In the subdirectory that an application is installed in, too.
+    ("front controller in a subdirectory", "/sub/index.php/api/v2/internal", BAD),
+    ("front controller at the end", "/sub/index.php", BAD),
+    ("front controller at the end with a slash", "/sub/index.php/", BAD),
+    ("front controller deeper", "/sub/dir/other/index.php/api/v2/internal", BAD),
+    ("front controller in a subdirectory in other case", "/sub/Index.PHP/api/v2/internal", BAD),
+    ("front controller in a subdirectory with an encoded letter", "/sub/%69ndex.php/api/v2/internal", BAD),
+    ("front controller in a subdirectory with an encoded dot", "/sub/index%2Ephp/api/v2/internal", BAD),
+    ("front controller in a subdirectory glued", "/sub/index.phpapi/v2/internal", BAD),
+    ("front controller in a subdirectory encoded twice", "/sub/%2569ndex.php/api/v2/internal", BAD),
+    ("front controller as an id", "/api/v2/items/index.php", BAD),
+    ("front controller behind an id", "/api/v2/items/5/index.php/api/v2/internal", BAD),
+    ("front controller in an open route", "/open/index.php/api/v2/internal", BAD),
     // What is not mapped in this spelling is no route of the backend either.
     ("upper case", "/API/V2/internal", UNMAPPED),
     ("another version", "/api/v3/items", UNMAPPED),

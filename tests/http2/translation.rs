@@ -1,13 +1,17 @@
 //! What reaches the backend of a request over HTTP/2, and what its client gets back.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
+
+use rustls::{ClientConnection, StreamOwned};
 
 use super::{client, h2c};
 use crate::support::http2::{
     COMPRESSION_ERROR, Http2Client, NO_ERROR, Outcome, PREFACE, PROTOCOL_ERROR, request,
 };
 use crate::support::setting::setting;
-use crate::support::{Answer, Authority, Fields, Gateway, Introspector, RawClient, Upstream};
+use crate::support::{Answer, Authority, Fields, Gateway, Introspector, PATIENCE, RawClient, Upstream};
 
 const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
 
@@ -81,6 +85,9 @@ fn whom_a_request_is_for() {
         (Some("shop.example:80"), &["Shop.Example"], "shop.example:80"),
         (Some("[::1]:81"), &["[::1]:81"], "[::1]:81"),
         (None, &["shop.example"], "shop.example"),
+        (Some("shop.example:"), &[], "shop.example"),
+        (Some("shop.example:"), &["shop.example"], "shop.example"),
+        (None, &["shop.example:"], "shop.example"),
     ] {
         assert_eq!(get(authority, hosts).answer().status, 200, "{authority:?} {hosts:?}");
         assert_eq!(setting.upstream.only_request().field("host"), Some(host));
@@ -98,7 +105,7 @@ fn whom_a_request_is_for() {
         (Some("u@a"), &[]),
         (Some("u@a"), &["u@a"]),
         (Some("a:99999"), &[]),
-        (Some("a:"), &[]),
+        (Some("a:"), &["a:81"]),
     ] {
         assert_eq!(get(authority, hosts).answer().status, 400, "{authority:?} {hosts:?}");
     }
@@ -327,6 +334,29 @@ fn tls_agrees_on_a_version() {
     // A client that names no protocol speaks HTTP/1, and a preface is refused.
     assert_eq!(gateway.client().get("/up", None).status, 200);
     assert_eq!(gateway.client().send(PREFACE).response().status, 505);
+}
+
+#[test]
+fn tls_client_that_offers_only_http_1_0_is_served() {
+    let authority = Arc::new(Authority::new());
+    let upstream = Upstream::start();
+    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority).start();
+    for (offered, agreed) in
+        [(&[&b"http/1.0"[..]][..], "http/1.0"), (&[&b"http/1.0"[..], b"http/1.1"], "http/1.1")]
+    {
+        let mut config = (*authority.client()).clone();
+        config.alpn_protocols = offered.iter().map(|it| it.to_vec()).collect();
+        let session = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+        let socket = TcpStream::connect(gateway.address()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = StreamOwned::new(session, socket);
+        stream.write_all(b"GET /up HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = [0; 13];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.0 200 ");
+        assert_eq!(stream.conn.alpn_protocol(), Some(agreed.as_bytes()));
+    }
 }
 
 #[test]

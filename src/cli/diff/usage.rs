@@ -164,7 +164,8 @@ impl Comparison<'_> {
         let Ok(method) = Method::from_bytes(method.as_bytes()) else { return Some(Fate::Same) };
         let (mut other, mut same) = (false, false);
         for class in &self.difference.classes {
-            if class.sample == "*" && method != Method::OPTIONS {
+            // What the old map refuses is recorded under no route.
+            if class.refused[0] || class.sample == "*" && method != Method::OPTIONS {
                 continue;
             }
             let found = self.old.found(class.old, &method);
@@ -176,7 +177,8 @@ impl Comparison<'_> {
             };
             let was_allowed = decide(self.old, &found, &self.caller).is_ok();
             if label == route && was_allowed == (verdict == Verdict::Allowed) {
-                let is_allowed = decide(self.new, &self.new.found(class.new, &method), &self.caller).is_ok();
+                let found = self.new.found(class.new, &method);
+                let is_allowed = !class.refused[1] && decide(self.new, &found, &self.caller).is_ok();
                 if is_allowed == was_allowed { same = true } else { other = true }
             }
         }

@@ -323,7 +323,8 @@ fn is_of(
     path: &CanonicalPath<'_>,
 ) -> bool {
     let side = |map, side: &Side<'_>| {
-        let found = Side { map, found: AbilityMap::find(map, method, path) };
+        let found =
+            Side { map, found: AbilityMap::find(map, method, path), refused: map.check_path(path).is_err() };
         found.template() == side.template() && found.is_alike(side)
     };
     side(old, &change.old) && side(new, &change.new)

@@ -642,7 +642,7 @@ fn a_token_route_sends_the_token_and_no_cookie() {
 
     let authorization = HeaderValue::from_static("Bearer 17|x");
     let credentials = Credentials::Token { authorization, identity: None, cookies: true };
-    let expected = [("authorization", "Bearer 17|x"), ("cookie", "s=1"), ("cookie", "t=2")];
+    let expected = [("authorization", "Bearer 17|x"), ("cookie", "s=1; t=2")];
     assert_eq!(Case { credentials, ..PUBLIC }.prepare(&sent), set_and(&expected), "with backend.cookies");
 }
 
@@ -954,6 +954,11 @@ fn trailers_that_may_not_pass() {
         "Age",
         "Vary",
         "Access-Control-Allow-Origin",
+        "User-Agent",
+        "Referer",
+        "X-CSRF-TOKEN",
+        "X-Requested-With",
+        "Idempotency-Key",
     ] {
         assert!(!trailer_allowed(&name.parse().unwrap(), &TrustedFields::default()), "{name}");
     }
@@ -1001,5 +1006,22 @@ fn a_request_id_is_taken_over_where_it_is_one() {
     ] {
         let lines: Vec<_> = sent.iter().map(|id| ("x-request-id", *id)).collect();
         assert_eq!(trusted_request_id(&fields(&lines)).is_some(), taken, "{sent:?}");
+    }
+}
+
+#[test]
+fn empty_port_of_host_is_dropped() {
+    for (sent, forwarded) in [("app:", "app"), ("[::1]:", "[::1]"), ("app:80", "app:80"), ("app", "app")] {
+        for (trusted, others, told) in [
+            (false, &[][..], forwarded),
+            (true, &[], forwarded),
+            (true, &[("x-forwarded-host", "edge")], "edge"),
+        ] {
+            let mut fields = fields(others);
+            fields.insert(HOST, HeaderValue::from_static(sent));
+            Case { trusted, ..PUBLIC }.prepare_fields(&mut fields).unwrap();
+            assert_eq!(fields[HOST], forwarded, "{sent}");
+            assert_eq!(fields[X_FORWARDED_HOST], told, "{sent}");
+        }
     }
 }

@@ -1,3 +1,4 @@
+use http::header::COOKIE;
 use http::{Method, Request};
 use proptest::prelude::*;
 
@@ -31,6 +32,7 @@ fn the_authority_is_the_host() {
         ("http://h:80/a", &[("host", "H")], "h:80"),
         ("https://h/a", &[("host", "h:443")], "h"),
         ("/a", &[("host", "h")], "h"),
+        ("http://h:/a", &[("host", "h")], "h:"),
     ] {
         let head = translated("GET", uri, fields).unwrap();
         assert_eq!(head.headers.get_all(HOST).iter().collect::<Vec<_>>(), [host], "{uri} {fields:?}");
@@ -59,7 +61,7 @@ fn what_http_1_refuses_is_refused() {
     let six = [("a", ""), ("b", ""), ("c", ""), ("d", ""), ("e", ""), ("f", "")];
     for (why, uri, fields) in [
         ("malformed authority in the target", "http://u@h/", &[][..]),
-        ("malformed authority in the target", "http://h:/", &[]),
+        ("target and Host name different authorities", "http://h:/", &[("host", "h:81")]),
         ("scheme that is not served", "ftp://h/", &[]),
         ("target and Host name different authorities", "http://h/", &[("host", "i")]),
         ("target and Host name different authorities", "https://h/", &[("host", "h:80")]),

@@ -18,7 +18,7 @@ use crate::secrets::pem::{self, Found, PemError, Wanted};
 use crate::watch::contents;
 
 /// What is agreed on to be spoken over TLS (RFC 7301), the best first.
-const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+const PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 
 /// What an entry of `listen.tls` comes to.
 #[derive(Clone, Debug)]
