@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use super::decode::{Decode, Decoder, Named, Spanned, join};
 use super::effective::effective;
 use super::interpolate::Environment;
@@ -73,9 +71,7 @@ pub fn load_with(path: &Path, environment: &Environment<'_>) -> Result<Loaded, R
 pub fn load_text(name: &str, text: String) -> Result<Loaded, Report> {
     let environment: &Environment<'_> = &|name| std::env::var(name).ok();
     let mut decoder = Decoder::new(environment);
-    let text = Zeroizing::new(text);
-    let tree =
-        decoder.parse(Source { name: name.into(), directory: PathBuf::new(), text, secrets: Vec::new() });
+    let tree = decoder.parse(Source::of_text(name, text));
     settings(Path::new(name), tree, decoder)
 }
 

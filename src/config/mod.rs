@@ -46,3 +46,4 @@ pub use openapi::{Description, LoadedDescription, Operation, Security, load_desc
 pub use report::{Failure, Report, Severity};
 pub use schema::schema;
 pub use settings::Settings;
+pub use source::LARGEST;

@@ -14,6 +14,9 @@ use crate::policy::map::Place;
 /// How many findings a report shows: nobody reads more, and a file that is no configuration has thousands.
 const MOST_SHOWN: usize = 1000;
 
+/// The longest line that is shown, in bytes. A document without line breaks would be copied for each finding.
+const LONGEST_SHOWN: usize = 16 * 1024;
+
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -183,13 +186,9 @@ impl Report {
     /// The word that begins at a place in one of the sources.
     fn word_at(&self, place: &Place) -> Option<Span> {
         let number = self.sources.iter().position(|source| source.name == place.file)?;
-        let text = self.sources.get(number)?.text.as_str();
-        let lines = || text.split_inclusive('\n');
-        let before: usize = lines().take(place.line.checked_sub(1)?).map(str::len).sum();
-        let line = lines().nth(place.line - 1)?;
-        let column: usize = line.chars().take(place.column.checked_sub(1)?).map(char::len_utf8).sum();
-        let start = before + column;
-        let word = text.get(start..)?;
+        let source = self.sources.get(number)?;
+        let start = source.offset(place.line, place.column)?;
+        let word = source.text.get(start..)?;
         let length = match word.strip_prefix(['"', '\'']) {
             Some(quoted) => quoted.find(['"', '\'', '\n']).map_or(1, |end| end + 2),
             None => word.bytes().take_while(u8::is_ascii_alphanumeric).count(),
@@ -262,13 +261,18 @@ impl Report {
         kind: AnnotationKind,
     ) -> Group<'a> {
         let Some(source) = self.sources.get(span.source) else { return group };
+        let (number, column) = source.position(span.start);
+        if source.line_around(span.start).len() > LONGEST_SHOWN {
+            let origin = Origin::path(&*source.name).line(number).char_column(column);
+            return group.element(origin).element(Level::NOTE.message(label));
+        }
         let (line, range) = shown_line(source, span);
         if line.is_empty() {
             return group.element(Origin::path(&*source.name)).element(Level::NOTE.message(label));
         }
         group.element(
             Snippet::source(line)
-                .line_start(source.position(span.start).0)
+                .line_start(number)
                 .path(&*source.name)
                 .annotation(kind.span(range).label(label)),
         )

@@ -6,15 +6,15 @@ use std::io::{self, Read};
 use std::mem;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use zeroize::Zeroizing;
 
-/// The largest file that is read, in bytes: the full map of Stockaj takes 8 KiB.
-pub(super) const LARGEST: u64 = 1024 * 1024;
+/// The largest configuration or map file that is read, in bytes: the full map of Stockaj takes 8 KiB.
+pub const LARGEST: u64 = 1024 * 1024;
 
-/// The largest OpenAPI document, in bytes: with all its schemas it may be long.
-const LARGEST_DOCUMENT: u64 = 8 * LARGEST;
+/// The largest OpenAPI document that is read, in bytes. Public ones have up to 13 MB.
+const LARGEST_DOCUMENT: u64 = 64 * LARGEST;
 
 /// A range of bytes in one of a report's sources.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +37,63 @@ pub(super) struct Source {
     pub(super) text: Zeroizing<String>,
     /// Bytes that no report shows.
     pub(super) secrets: Vec<Range<usize>>,
+    /// Built when the first position is looked up.
+    index: OnceLock<Index>,
+}
+
+/// Checkpoints in a text, so that a position in a large document is found without reading the text from its start.
+#[derive(Debug)]
+struct Index(Vec<Checkpoint>);
+
+/// What precedes a block of [`BLOCK`] bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Checkpoint {
+    newlines: usize,
+    characters: usize,
+}
+
+const BLOCK: usize = 1024;
+
+impl Index {
+    fn new(text: &[u8]) -> Self {
+        let mut before = Checkpoint::default();
+        let blocks = text.chunks(BLOCK).map(|block| {
+            let checkpoint = before;
+            before.newlines += newlines(block);
+            before.characters += characters(block);
+            checkpoint
+        });
+        let mut checkpoints: Vec<Checkpoint> = blocks.collect();
+        if checkpoints.is_empty() {
+            checkpoints.push(Checkpoint::default());
+        }
+        Self(checkpoints)
+    }
+
+    /// The checkpoint of the block that holds `byte`, and where that block starts.
+    fn before(&self, byte: usize) -> (Checkpoint, usize) {
+        let number = (byte / BLOCK).min(self.0.len() - 1);
+        (self.0[number], number * BLOCK)
+    }
+
+    /// The same for the last block with at most `most` of what `count` counts before it.
+    fn before_count(&self, most: usize, count: impl Fn(&Checkpoint) -> usize) -> (Checkpoint, usize) {
+        let number = self.0.partition_point(|checkpoint| count(checkpoint) <= most).saturating_sub(1);
+        (self.0[number], number * BLOCK)
+    }
+}
+
+fn newlines(text: &[u8]) -> usize {
+    text.iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// How many characters of UTF-8 start in these bytes.
+fn characters(text: &[u8]) -> usize {
+    text.iter().filter(|&&byte| starts_character(byte)).count()
+}
+
+const fn starts_character(byte: u8) -> bool {
+    byte & 0b1100_0000 != 0b1000_0000
 }
 
 /// Why a file could not be read.
@@ -77,19 +134,67 @@ impl Source {
             let line = bytes[..valid].iter().filter(|&&byte| byte == b'\n').count() + 1;
             ReadError::NotText { line }
         })?;
-        Ok(Self {
-            name: path.display().to_string().into(),
-            directory: path.parent().map(Path::to_owned).unwrap_or_default(),
+        let directory = path.parent().map(Path::to_owned).unwrap_or_default();
+        Ok(Self { directory, ..Self::of_text(&path.display().to_string(), text) })
+    }
+
+    /// A text that is in no file.
+    pub(super) fn of_text(name: &str, text: String) -> Self {
+        Self {
+            name: name.into(),
+            directory: PathBuf::new(),
             text: Zeroizing::new(text),
             secrets: Vec::new(),
-        })
+            index: OnceLock::new(),
+        }
+    }
+
+    fn index(&self) -> &Index {
+        self.index.get_or_init(|| Index::new(self.text.as_bytes()))
     }
 
     /// The line and column of a byte, both from 1, the column in characters.
     pub(super) fn position(&self, byte: usize) -> (usize, usize) {
-        let before = self.text.get(..byte).unwrap_or(&self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        let byte = byte.min(self.text.len());
+        let (checkpoint, start) = self.index().before(byte);
+        let lines_before = checkpoint.newlines + newlines(&self.text.as_bytes()[start..byte]);
+        let in_line = self.characters_before(byte) - self.characters_before(self.start_of_line(lines_before));
+        (lines_before + 1, in_line + 1)
+    }
+
+    /// The byte at a line and column, both from 1; `None` if the line does not exist.
+    pub(super) fn offset(&self, line: usize, column: usize) -> Option<usize> {
+        let (lines_before, in_line) = (line.checked_sub(1)?, column.checked_sub(1)?);
+        if lines_before > newlines(self.text.as_bytes()) {
+            return None;
+        }
+        let before = self.characters_before(self.start_of_line(lines_before)) + in_line;
+        let (checkpoint, start) = self.index().before_count(before, |checkpoint| checkpoint.characters);
+        let bytes = self.text.as_bytes()[start..].iter().enumerate();
+        let mut starts = bytes.filter(|&(_, &byte)| starts_character(byte)).map(|(offset, _)| start + offset);
+        Some(starts.nth(before - checkpoint.characters).unwrap_or(self.text.len()))
+    }
+
+    /// The first byte of the line that has `lines_before` lines before it.
+    fn start_of_line(&self, lines_before: usize) -> usize {
+        let Some(wanted) = lines_before.checked_sub(1) else { return 0 };
+        let (checkpoint, start) = self.index().before_count(wanted, |checkpoint| checkpoint.newlines);
+        let bytes = self.text.as_bytes()[start..].iter().enumerate();
+        let mut ends = bytes.filter(|&(_, &byte)| byte == b'\n').map(|(offset, _)| start + offset);
+        ends.nth(wanted - checkpoint.newlines).map_or(self.text.len(), |end| end + 1)
+    }
+
+    fn characters_before(&self, byte: usize) -> usize {
+        let (checkpoint, start) = self.index().before(byte);
+        checkpoint.characters + characters(&self.text.as_bytes()[start..byte])
+    }
+
+    /// The bytes of the line that holds `byte`, without its newline.
+    pub(super) fn line_around(&self, byte: usize) -> Range<usize> {
+        let lines_before = self.position(byte).0 - 1;
+        let (start, next) = (self.start_of_line(lines_before), self.start_of_line(lines_before + 1));
+        let end = if self.text[..next].ends_with('\n') && next > start { next - 1 } else { next };
+        start..end
     }
 
     /// Whether any of these bytes is secret.
@@ -115,4 +220,38 @@ pub(super) fn read(path: &Path, largest: u64) -> Result<Zeroizing<Vec<u8>>, Read
         return Err(ReadError::TooLarge(largest));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Reads the text from its start.
+    fn slow_position(text: &str, byte: usize) -> (usize, usize) {
+        let before = &text[..byte];
+        let line = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (before.matches('\n').count() + 1, before[line..].chars().count() + 1)
+    }
+
+    proptest! {
+        #[test]
+        fn positions_are_those_of_a_scan(
+            pieces in prop::collection::vec(("[a🦀é\n]{0,3}", prop_oneof![Just(1), 1_usize..900]), 0..6),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let text: String = pieces.iter().map(|(piece, times)| piece.repeat(*times)).collect();
+            let source = Source::of_text("a", text.clone());
+            let boundaries: Vec<usize> = text.char_indices().map(|(byte, _)| byte).chain([text.len()]).collect();
+            let byte = *at.get(&boundaries);
+            let (line, column) = source.position(byte);
+            prop_assert_eq!((line, column), slow_position(&text, byte));
+            prop_assert_eq!(source.offset(line, column), Some(byte));
+            let start = text[..byte].rfind('\n').map_or(0, |newline| newline + 1);
+            let end = text[byte..].find('\n').map_or(text.len(), |newline| byte + newline);
+            prop_assert_eq!(source.line_around(byte), start..end);
+            prop_assert_eq!(source.offset(text.matches('\n').count() + 2, 1), None);
+        }
+    }
 }

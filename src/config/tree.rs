@@ -19,6 +19,9 @@ use super::source::{Source, Span};
 const DEEPEST: usize = 64;
 /// How many values all aliases of a file may stand for together.
 const MOST_ALIASED: usize = 10_000;
+/// How many keys and values a file may have; each takes some 150 bytes of memory. A configuration is too small to have as
+/// many; an OpenAPI document of 13 MB has 0.5 to 1 million.
+const MOST_VALUES: usize = 4_000_000;
 
 pub(super) struct Node {
     pub(super) span: Span,
@@ -75,11 +78,6 @@ impl Node {
             Value::Scalar { .. } | Value::Broken => {}
         }
         Self { span, value, size, depth: depth + 1 }
-    }
-
-    /// A mapping that is written in another way.
-    pub(super) fn mapping(span: Span, entries: Vec<Entry>) -> Self {
-        Self::new(span, Value::Mapping(entries))
     }
 
     /// A default, as if it had been written.
@@ -142,6 +140,13 @@ pub(super) fn parse(source: &mut Source, number: usize, mistakes: &mut Vec<Mista
             return None;
         }
         builder.take(event, span);
+        if builder.values > MOST_VALUES {
+            let label = format!("more than {MOST_VALUES} keys and values up to here");
+            builder.mistakes.push(Mistake::error("too many values").at(span, label));
+            let secrets = builder.secrets;
+            source.secrets = secrets_of_broken(&source.text, secrets);
+            return None;
+        }
     }
     let secrets = builder.secrets.into_iter().map(|secret| with_decoration(&source.text, secret));
     source.secrets = merged(&source.text, secrets.chain(in_comments(&source.text)));
@@ -184,6 +189,8 @@ struct Builder<'a> {
     open: Vec<Open>,
     anchors: HashMap<usize, Rc<Node>>,
     aliased: usize,
+    /// Keys and values so far, aliases not followed.
+    values: usize,
     root: Option<Rc<Node>>,
     secrets: Vec<Range<usize>>,
     mistakes: &'a mut Vec<Mistake>,
@@ -192,7 +199,7 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(source: usize, mistakes: &'a mut Vec<Mistake>) -> Self {
         let (open, secrets) = (Vec::new(), Vec::new());
-        Self { source, open, anchors: HashMap::new(), aliased: 0, root: None, secrets, mistakes }
+        Self { source, open, anchors: HashMap::new(), aliased: 0, values: 0, root: None, secrets, mistakes }
     }
 
     fn take(&mut self, event: Event<'_>, span: Span) {
@@ -269,6 +276,7 @@ impl<'a> Builder<'a> {
     }
 
     fn place(&mut self, anchor: usize, span: Span, value: Value) {
+        self.values += 1;
         let node = Rc::new(Node::new(span, value));
         if anchor != 0 {
             self.anchors.insert(anchor, Rc::clone(&node));
