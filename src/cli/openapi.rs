@@ -1,4 +1,4 @@
-//! `openapi`: a map from an OpenAPI document, or the two compared.
+//! `openapi`: drafts a map from an OpenAPI document, or compares the two.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,33 +9,40 @@ use super::routes::written as requirement_value;
 use super::table::{self, Side};
 use super::{ConfigArgument, Exit, Format, output, report, show};
 use crate::cases::json::place_value;
-use crate::config::{LoadedDescription, load_abilities, load_description};
+use crate::config::{LARGEST as LARGEST_MAP, LoadedDescription, load_abilities, load_description};
 use crate::openapi::draft::{Draft, Note, draft, written};
-use crate::openapi::drift::{Finding, Kind, drift};
+use crate::openapi::drift::{Drift, Finding, Kind, drift};
+use crate::openapi::ignore::{IgnoredPath, IgnoredPaths};
 use crate::policy::map::Place;
 use crate::shown::shown;
 
-/// Draft a map from an OpenAPI document, or tell how the two have drifted apart
+/// Draft a map file from an OpenAPI document, or compare the document with a map
+///
+/// A drafted rule requires the scopes of its operation. Operations without scopes get the ability that Stockaj's naming
+/// convention gives them, marked with a comment: review these.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// An OpenAPI document, 3.0 or 3.1, as YAML or JSON
+    /// The OpenAPI document, version 3.0, 3.1 or 3.2, as YAML or JSON; at most 64 MiB
     file: PathBuf,
-    /// Compare with this gateway.yaml or map file instead of drafting one; exit 1 when they have drifted apart
-    #[arg(long, value_name = "FILE")]
+    /// Compare with this gateway.yaml or map file instead of drafting one; exit 1 if they differ
+    #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Compare with the gateway.yaml that the other commands take without being told
+    /// Compare with the default gateway.yaml, which the other commands use without `--config`
     #[arg(long, conflicts_with = "config")]
     check: bool,
-    /// What stands in front of the document's paths, such as /api/v2 [default: the path of its servers]
+    /// The path in front of the document's paths, such as /api/v2 [default: the path of its first server]
     #[arg(long, value_name = "PATH", value_parser = parse_prefix)]
     prefix: Option<String>,
-    /// How it is printed; a draft is a map file unless it is json
+    /// Leave out this path, with its prefix: /api/v2/status, or /internal/* for all paths below; may be repeated
+    #[arg(long, value_name = "PATH")]
+    ignore: Vec<IgnoredPath>,
+    /// The output format; the table of a draft is a map file
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
 fn parse_prefix(text: &str) -> Result<String, &'static str> {
-    if text.is_empty() || text.starts_with('/') { Ok(text.to_owned()) } else { Err("a path begins with `/`") }
+    if text.is_empty() || text.starts_with('/') { Ok(text.to_owned()) } else { Err("a path starts with `/`") }
 }
 
 impl Arguments {
@@ -55,24 +62,30 @@ impl Arguments {
     }
 
     fn draft(&self, loaded: LoadedDescription) -> Exit {
-        let LoadedDescription { description, mut warnings } = loaded;
+        let LoadedDescription { mut description, mut warnings } = loaded;
+        let mut ignored = IgnoredPaths::new(&self.ignore);
+        description.operations.retain(|operation| !ignored.contains(&operation.path));
         let draft = draft(&description);
         for Note { place, message, why } in &draft.notes {
             warnings.warn(place.as_ref(), message.clone(), why.clone());
         }
         show(&warnings);
-        output(Exit::Fine, |out| match self.format {
-            Format::Table => {
-                let file = self.file.file_name().unwrap_or_default().to_string_lossy();
-                let title = if description.title.is_empty() {
-                    String::new()
-                } else {
-                    format!(" ({})", description.title)
-                };
-                out.write_all(written(&draft, &format!("{file}{title}")).as_bytes())
-            }
-            Format::Json => writeln!(out, "{:#}", draft_value(&draft)),
-        })
+        report_unknown(&ignored);
+        if let Format::Json = self.format {
+            return output(Exit::Fine, |out| writeln!(out, "{:#}", draft_value(&draft)));
+        }
+        let file = self.file.file_name().unwrap_or_default().to_string_lossy();
+        let title = &description.title;
+        let title = if title.is_empty() { String::new() } else { format!(" ({title})") };
+        let text = written(&draft, &format!("{file}{title}"), description.sends_requests);
+        if text.len() as u64 > LARGEST_MAP {
+            report(format_args!(
+                "warning: the draft is larger than {} MiB, which is more than a map file may have; remove what clients \
+                 do not need, for example with `--ignore`",
+                LARGEST_MAP >> 20
+            ));
+        }
+        output(Exit::Fine, |out| out.write_all(text.as_bytes()))
     }
 
     fn compare(&self, loaded: LoadedDescription, map: &Path) -> Exit {
@@ -84,7 +97,9 @@ impl Arguments {
                 return Exit::Wrong;
             }
         };
-        let findings = drift(&loaded.description, &map);
+        let mut ignored = IgnoredPaths::new(&self.ignore);
+        let Drift { findings, ignored: left_out } = drift(&loaded.description, &map, &mut ignored);
+        report_unknown(&ignored);
         let count = |kind| findings.iter().filter(|finding| finding.kind == kind).count();
         let [no_rule, no_operation, differs, covered] =
             [Kind::NoRule, Kind::NoOperation, Kind::Differs, Kind::Covered].map(count);
@@ -96,12 +111,21 @@ impl Arguments {
                 writeln!(out, "{:#}", Value::Array(values))
             }
         });
+        let ignored = if ignored.is_empty() { String::new() } else { format!("; ignored: {left_out}") };
         report(format_args!(
             "operations: {}, without a rule: {no_rule}, with another rule: {differs}, covered by a wider route: {covered}; \
-             rules without an operation: {no_operation}",
+             rules without an operation: {no_operation}{ignored}",
             loaded.description.operations.len()
         ));
         exit
+    }
+}
+
+/// Reports ignored paths that neither the document nor the map has.
+fn report_unknown(ignored: &IgnoredPaths) {
+    for (path, near) in ignored.unknown() {
+        let near = near.map_or_else(String::new, |near| format!("; did you mean `{}`?", shown(near)));
+        report(format_args!("warning: `--ignore {}` matches no path{near}", shown(path)));
     }
 }
 

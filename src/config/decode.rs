@@ -175,6 +175,12 @@ impl<'a> Decoder<'a> {
         self.record(mistake);
     }
 
+    /// The same as a warning.
+    pub(super) fn warn_mismatch(&mut self, node: &Node, message: &'static str, expected: impl Display) {
+        let label = format!("found {}, expected {expected}", self.describe(node));
+        self.record(Mistake::warning(message).at(node.span, label));
+    }
+
     /// A value in words. Nothing that is secret or came from the environment is shown.
     fn describe(&self, node: &Node) -> String {
         let secret = self.is_secret(node);

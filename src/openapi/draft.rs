@@ -18,14 +18,14 @@ use crate::policy::target::{METHODS, method_number};
 pub struct Draft {
     /// Its routes, in the order of the document.
     pub routes: Vec<Route>,
-    /// What is to be said of it.
+    /// Operations that the draft does not allow as the document does.
     pub notes: Vec<Note>,
 }
 
 /// A drafted route.
 #[derive(Debug)]
 pub struct Route {
-    /// Its pattern, as the document calls its parameters.
+    /// Its pattern, with the parameter names of the document.
     pub template: String,
     /// By the method's place in [`METHODS`].
     rules: [Option<Rule>; METHODS.len()],
@@ -34,25 +34,25 @@ pub struct Route {
 /// A drafted rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// What it asks for.
+    /// What it requires.
     pub requirement: Requirement,
-    /// Why, where the document does not say just this.
+    /// Why, if the document does not require exactly this.
     pub comment: Option<String>,
 }
 
-/// Something that the draft cannot say as the document does.
+/// An operation that the draft does not allow as the document does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// The operation.
+    /// Where the operation is written.
     pub place: Option<Place>,
-    /// What becomes of it.
+    /// What the draft does about it.
     pub message: String,
     /// Why.
     pub why: String,
 }
 
 impl Route {
-    /// Its rules in the order of [`METHODS`], without a HEAD that follows GET anyhow.
+    /// Its rules in the order of [`METHODS`], without a HEAD that requires the same as GET.
     pub fn rules(&self) -> impl Iterator<Item = (&'static Method, &Rule)> {
         static LISTED: [Method; METHODS.len()] = METHODS;
         let requirement = |method| {
@@ -68,7 +68,8 @@ impl Route {
     }
 }
 
-/// Drafts a map: what the document's scopes say, else what the convention does. What is in doubt is not allowed.
+/// Drafts a map: each operation requires its scopes, or the ability of the naming convention if it has none. Where the
+/// document is ambiguous the draft denies.
 pub fn draft(description: &Description) -> Draft {
     let mut draft = Draft { routes: Vec::new(), notes: Vec::new() };
     let mut known: BTreeMap<Pattern, usize> = BTreeMap::new();
@@ -77,7 +78,7 @@ pub fn draft(description: &Description) -> Draft {
         let pattern = match Pattern::parse(&template) {
             Ok(pattern) => pattern,
             Err(error) => {
-                draft.note(operation, "left out: it is denied", error.to_string());
+                draft.note(operation, "left out, so the map denies it", error.to_string());
                 continue;
             }
         };
@@ -97,7 +98,7 @@ impl Draft {
         self.notes.push(Note { place: place.clone(), message, why });
     }
 
-    /// Two operations of one route and method, whose paths differ in parameters' names, are one if they agree.
+    /// Adds an operation. Paths that differ in parameter names only are one route: their operations must agree.
     fn add(&mut self, number: usize, operation: &Operation) {
         let rule = rule(operation);
         let (Some(route), Some(method)) = (self.routes.get_mut(number), method_number(&operation.method))
@@ -117,50 +118,67 @@ impl Draft {
         let both = format!("{} and {}", earlier.requirement, rule.requirement);
         *earlier = Rule {
             requirement: Requirement::deny(),
-            comment: Some(format!("two operations of the same paths ask for {both}")),
+            comment: Some(format!("two operations match the same paths and require {both}")),
         };
         let template = route.template.clone();
         self.note(
             operation,
             "denied",
-            format!("{template} matches the same paths, and asks for something else"),
+            format!("`{template}` matches the same paths and requires something else"),
         );
     }
 }
 
 fn rule(operation: &Operation) -> Rule {
+    const OPTIONAL: &str = "the document makes credentials optional";
+    let of_scopes = |alternatives: &_| {
+        let OfScopes { requirement, less } = of_scopes(alternatives);
+        Rule { requirement, comment: less }
+    };
     match &operation.security {
         Security::Public => Rule { requirement: Requirement::public(), comment: None },
-        Security::Scopes(alternatives) => {
-            let OfScopes { requirement, less } = of_scopes(alternatives);
-            Rule { requirement, comment: less }
+        Security::Scopes(alternatives) => of_scopes(alternatives),
+        Security::Optional(alternatives) if alternatives.is_empty() => {
+            by_convention(operation).because(OPTIONAL)
+        }
+        Security::Optional(alternatives) => of_scopes(alternatives).because(OPTIONAL),
+        Security::Malformed => {
+            by_convention(operation).because("the document's `security` is malformed or contradictory")
         }
         Security::Credentials | Security::Unsaid => by_convention(operation),
     }
 }
 
-fn by_convention(operation: &Operation) -> Rule {
-    let ability = ability(&operation.method, &operation.path);
-    match ability.as_deref().map(|ability| Requirement::all([ability])) {
-        Some(Ok(requirement)) => Rule { requirement, comment: Some("convention".to_owned()) },
-        Some(Err(error)) => Rule {
-            requirement: Requirement::deny(),
-            comment: Some(format!("the convention gives no ability: {error}")),
-        },
-        None => Rule {
-            requirement: Requirement::deny(),
-            comment: Some("the path names no resource, so the convention gives no ability".to_owned()),
-        },
+impl Rule {
+    /// Adds a reason to the comment.
+    fn because(self, why: &str) -> Self {
+        let comment = self.comment.map_or_else(|| why.to_owned(), |comment| format!("{comment}; {why}"));
+        Self { comment: Some(comment), ..self }
     }
 }
 
-/// The draft as a map file; `source` says of what it is one.
-pub fn written(draft: &Draft, source: &str) -> String {
+fn by_convention(operation: &Operation) -> Rule {
+    let ability = ability(&operation.method, &operation.path);
+    let (requirement, comment) = match ability.as_deref().map(|ability| Requirement::all([ability])) {
+        Some(Ok(requirement)) => (requirement, "convention".to_owned()),
+        Some(Err(error)) => (Requirement::deny(), format!("the convention gives no ability: {error}")),
+        None => {
+            (Requirement::deny(), "the convention gives no ability: the path names no resource".to_owned())
+        }
+    };
+    Rule { requirement, comment: Some(comment) }
+}
+
+/// The draft as a map file; `source` names the document. `sends_requests`: the document has webhooks or callbacks.
+pub fn written(draft: &Draft, source: &str, sends_requests: bool) -> String {
     let mut text = format!(
-        "# Drafted from {}. Review it: `convention` marks what that does not say.\n\
-         # What is not in here is denied.\n",
+        "# Drafted from {}. Review it: `convention` marks abilities that the document does not name.\n\
+         # Operations that are not listed are denied.\n",
         on_one_line(source)
     );
+    if sends_requests {
+        text += "# Webhooks and callbacks are left out: these are requests that the API sends.\n";
+    }
     if draft.routes.is_empty() {
         return text + "routes: {}\n";
     }
@@ -169,7 +187,7 @@ pub fn written(draft: &Draft, source: &str) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {}:", scalar(&route.template));
         for (method, rule) in route.rules() {
-            // What looks like a variable is none.
+            // A scope that looks like a variable is text.
             let requirement = rule.requirement.to_string().replace("${", "$${");
             let comment =
                 rule.comment.as_ref().map(|it| format!("   # {}", on_one_line(it))).unwrap_or_default();
@@ -191,6 +209,8 @@ fn scalar(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::super::sample;
@@ -201,11 +221,11 @@ mod tests {
     use crate::policy::map::Found;
 
     fn described(operations: Vec<Operation>) -> Description {
-        Description { title: String::new(), operations }
+        Description { title: String::new(), operations, sends_requests: false }
     }
 
     #[test]
-    fn what_is_drafted() {
+    fn draft_has_scopes_or_convention_and_never_more_than_the_document() {
         let draft = draft(&described(vec![
             operation("GET", "/api/v2/items", Security::Credentials),
             operation("HEAD", "/api/v2/items", Security::Unsaid),
@@ -222,12 +242,16 @@ mod tests {
             operation("PUT", "/x/{b}", scopes(&["b"])),
             operation("GET", "/x/{b}/c", scopes(&["a"])),
             operation("GET", "/x/{c}/c", scopes(&["a"])),
+            operation("GET", "/api/v2/tags", Security::Optional(Vec::new())),
+            operation("PUT", "/api/v2/tags", Security::Optional(vec![BTreeSet::from(["t".to_owned()])])),
+            operation("POST", "/api/v2/tags", Security::Malformed),
+            operation("POST", "/", Security::Optional(Vec::new())),
         ]));
         assert_eq!(
-            written(&draft, "api.yaml\n(An API)"),
+            written(&draft, "api.yaml\n(An API)", false),
             "\
-# Drafted from api.yaml (An API). Review it: `convention` marks what that does not say.
-# What is not in here is denied.
+# Drafted from api.yaml (An API). Review it: `convention` marks abilities that the document does not name.
+# Operations that are not listed are denied.
 routes:
   /api/v2/items:
     GET: items:read   # convention
@@ -240,20 +264,27 @@ routes:
     GET: public
     HEAD: '$${HOME}'
   /:
-    GET: deny   # the path names no resource, so the convention gives no ability
+    GET: deny   # the convention gives no ability: the path names no resource
+    POST: deny   # the convention gives no ability: the path names no resource; the document makes credentials optional
   '/a:b/{x_y}':
     PATCH: deny   # a scope is no ability: `public` is a keyword: it stands alone, not in a list of abilities
   /x/{a}:
-    PUT: deny   # two operations of the same paths ask for a and b
+    PUT: deny   # two operations match the same paths and require a and b
   /x/{b}/c:
     GET: a
+  /api/v2/tags:
+    GET: items:read   # convention; the document makes credentials optional
+    POST: items:create   # convention; the document's `security` is malformed or contradictory
+    PUT: t   # the document makes credentials optional
 "
         );
         let notes: Vec<(&str, &str)> = draft.notes.iter().map(|it| (&*it.message, &*it.why)).collect();
         assert_eq!(notes.len(), 2, "{notes:?}");
-        assert_eq!(notes[0].0, "GET /files/{name}.json: left out: it is denied");
+        assert_eq!(notes[0].0, "GET /files/{name}.json: left out, so the map denies it");
         assert_eq!(notes[1].0, "PUT /x/{b}: denied");
-        assert_eq!(written(&super::draft(&described(Vec::new())), "a").lines().last(), Some("routes: {}"));
+        let empty = written(&super::draft(&described(Vec::new())), "a", true);
+        assert!(empty.contains("\n# Webhooks and callbacks are left out"), "{empty}");
+        assert_eq!(empty.lines().last(), Some("routes: {}"));
     }
 
     fn path() -> impl Strategy<Value = String> {
@@ -273,6 +304,8 @@ routes:
             Just(Security::Unsaid),
             Just(Security::Credentials),
             Just(Security::Public),
+            Just(Security::Malformed),
+            Just(Security::Optional(Vec::new())),
             proptest::collection::vec(alternative, 1..4).prop_map(Security::Scopes),
         ]
     }
@@ -292,12 +325,12 @@ routes:
             let draft = draft(&description);
             let directory = tempfile::tempdir().unwrap();
             let file = directory.path().join("draft.yaml");
-            std::fs::write(&file, written(&draft, "a document")).unwrap();
+            std::fs::write(&file, written(&draft, "a document", false)).unwrap();
             let map = match load_abilities(&file) {
                 Ok(loaded) => loaded.map,
                 Err(report) => return Err(TestCaseError::fail(report.render(false))),
             };
-            let left_out: Vec<&str> = draft.notes.iter().filter_map(|it| it.message.strip_suffix(": left out: it is denied")).collect();
+            let left_out: Vec<&str> = draft.notes.iter().filter_map(|it| it.message.strip_suffix(": left out, so the map denies it")).collect();
             for Operation { method, path, .. } in &description.operations {
                 let sample = sample(path);
                 let request = read_request(&map, method.as_str(), &sample);

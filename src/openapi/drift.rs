@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use http::Method;
 
+use super::ignore::IgnoredPaths;
 use super::{alternatives, of_scopes, said, sample, template};
 use crate::config::{Description, Operation, Security};
 use crate::policy::ability::{Requirement, RequirementKind};
@@ -57,21 +58,25 @@ impl Kind {
     }
 }
 
-/// All that has drifted apart: operations in the order of the document, then rules in that of the map.
-pub fn drift(description: &Description, map: &AbilityMap) -> Vec<Finding> {
-    let mut findings = Vec::new();
+/// Where a map and a document differ: operations in the order of the document, then rules in that of the map. Those of
+/// paths in `ignored` are only counted.
+pub fn drift(description: &Description, map: &AbilityMap, ignored: &mut IgnoredPaths) -> Drift {
+    let mut drift = Drift::default();
     let mut reached: HashSet<(usize, Method)> = HashSet::new();
     for operation in &description.operations {
-        findings.extend(of_operation(operation, map, &mut reached));
+        let finding = of_operation(operation, map, &mut reached);
+        drift.add(finding, ignored.contains(&operation.path));
     }
+    let reached_routes: HashSet<usize> = reached.iter().map(|(route, _)| *route).collect();
     for (number, route) in map.routes().enumerate() {
+        let is_ignored = ignored.contains(route.template());
         for (method, rule) in route.rules() {
-            // Documents seldom tell of these two.
+            // Documents rarely list these two.
             let goes_along = matches!(*method, Method::HEAD | Method::OPTIONS);
             let is_reached = reached.contains(&(number, method.clone()))
-                || (goes_along && reached.iter().any(|(reached, _)| *reached == number));
+                || (goes_along && reached_routes.contains(&number));
             if !is_reached {
-                findings.push(Finding {
+                let finding = Finding {
                     kind: Kind::NoOperation,
                     method: method.clone(),
                     path: route.template().to_owned(),
@@ -80,11 +85,31 @@ pub fn drift(description: &Description, map: &AbilityMap) -> Vec<Finding> {
                     covered_by: None,
                     operation: None,
                     rule: rule.place.clone(),
-                });
+                };
+                drift.add(Some(finding), is_ignored);
             }
         }
     }
-    findings
+    drift
+}
+
+/// Where a map and a document differ.
+#[derive(Debug, Default)]
+pub struct Drift {
+    /// Each difference, and operations that a wider route covers.
+    pub findings: Vec<Finding>,
+    /// How many were left out, since their paths are ignored.
+    pub ignored: usize,
+}
+
+impl Drift {
+    fn add(&mut self, finding: Option<Finding>, is_ignored: bool) {
+        if is_ignored {
+            self.ignored += usize::from(finding.is_some());
+        } else {
+            self.findings.extend(finding);
+        }
+    }
 }
 
 fn of_operation(
@@ -128,22 +153,28 @@ fn of_operation(
     })
 }
 
-/// Whether a rule asks for what the document says, or for as much of that as a rule can.
+/// Whether a rule requires what the document does, or the nearest that a rule can.
 fn agrees(security: &Security, requirement: &Requirement) -> bool {
     let is_public = matches!(requirement.kind(), RequirementKind::Public);
     match security {
         Security::Unsaid => true,
-        Security::Credentials => !is_public,
+        Security::Credentials | Security::Malformed => !is_public,
         Security::Public => is_public,
-        Security::Scopes(scopes) => {
-            let said: BTreeSet<BTreeSet<&str>> =
-                scopes.iter().map(|all| all.iter().map(String::as_str).collect()).collect();
-            let nearest = of_scopes(scopes).requirement;
-            let asked = alternatives(requirement);
-            asked.as_ref() == Some(&said)
-                || asked == alternatives(&nearest) && (asked.is_some() || *requirement == nearest)
+        Security::Scopes(scopes) => agrees_with_scopes(scopes, requirement),
+        // On a public route the backend decides what a request without credentials may do.
+        Security::Optional(scopes) => {
+            is_public || scopes.is_empty() || agrees_with_scopes(scopes, requirement)
         }
     }
+}
+
+fn agrees_with_scopes(scopes: &[BTreeSet<String>], requirement: &Requirement) -> bool {
+    let said: BTreeSet<BTreeSet<&str>> =
+        scopes.iter().map(|all| all.iter().map(String::as_str).collect()).collect();
+    let nearest = of_scopes(scopes).requirement;
+    let required = alternatives(requirement);
+    required.as_ref() == Some(&said)
+        || required == alternatives(&nearest) && (required.is_some() || *requirement == nearest)
 }
 
 #[cfg(test)]
@@ -182,6 +213,7 @@ mod tests {
             .unwrap();
         let description = Description {
             title: String::new(),
+            sends_requests: false,
             operations: vec![
                 operation("GET", "/items", Security::Unsaid),
                 operation("POST", "/items", scopes(&["a", "b"])),
@@ -194,7 +226,8 @@ mod tests {
                 operation("GET", "/a b", Security::Unsaid),
             ],
         };
-        let lines: Vec<String> = drift(&description, &builder.build())
+        let lines: Vec<String> = drift(&description, &builder.build(), &mut IgnoredPaths::default())
+            .findings
             .into_iter()
             .map(|it| {
                 let or = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
@@ -220,7 +253,11 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_says_what_the_document_does() {
+    fn rules_agree_with_what_the_document_requires() {
+        let optional = |alternatives: &[&str]| match scopes(alternatives) {
+            Security::Scopes(scopes) => Security::Optional(scopes),
+            other => other,
+        };
         let all = |names: &[&str]| Requirement::all(names.iter().copied()).unwrap();
         let any = |names: &[&str]| Requirement::any(names.iter().copied()).unwrap();
         for (said, requirement, expected) in [
@@ -243,6 +280,14 @@ mod tests {
             (Security::Credentials, Requirement::authenticated(), true),
             (Security::Credentials, Requirement::public(), false),
             (Security::Unsaid, Requirement::public(), true),
+            (Security::Malformed, Requirement::public(), false),
+            (Security::Malformed, all(&["a"]), true),
+            (Security::Optional(Vec::new()), Requirement::public(), true),
+            (Security::Optional(Vec::new()), all(&["a"]), true),
+            (optional(&["a"]), Requirement::public(), true),
+            (optional(&["a"]), all(&["a"]), true),
+            (optional(&["a"]), all(&["b"]), false),
+            (optional(&["a"]), Requirement::authenticated(), false),
         ] {
             assert_eq!(agrees(&said, &requirement), expected, "{said:?} {requirement}");
         }

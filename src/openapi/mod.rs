@@ -1,8 +1,9 @@
-//! A map beside the OpenAPI document of the same API: drafted from it, or compared with it.
+//! Drafts maps from OpenAPI documents, and compares the two.
 
 pub mod convention;
 pub mod draft;
 pub mod drift;
+pub mod ignore;
 
 use std::collections::BTreeSet;
 
@@ -89,16 +90,20 @@ fn words(alternatives: &[BTreeSet<String>]) -> String {
     alternatives.iter().map(all).collect::<Vec<_>>().join(", or ")
 }
 
-/// What the document says that an operation asks for, in the words of a map where they can say it.
+/// What the document requires for an operation, as a map would write it if it can. `None` if it does not say.
 fn said(operation: &Operation) -> Option<String> {
+    let of_scopes = |alternatives: &[BTreeSet<String>]| match of_scopes(alternatives) {
+        OfScopes { requirement, less: None } => requirement.to_string(),
+        OfScopes { .. } => words(alternatives),
+    };
     match &operation.security {
         Security::Unsaid => None,
+        Security::Malformed => Some("malformed".to_owned()),
         Security::Public => Some("public".to_owned()),
         Security::Credentials => Some("a token".to_owned()),
-        Security::Scopes(alternatives) => Some(match of_scopes(alternatives) {
-            OfScopes { requirement, less: None } => requirement.to_string(),
-            OfScopes { .. } => words(alternatives),
-        }),
+        Security::Scopes(alternatives) => Some(of_scopes(alternatives)),
+        Security::Optional(alternatives) if alternatives.is_empty() => Some("a token, or none".to_owned()),
+        Security::Optional(alternatives) => Some(format!("{}, or none", of_scopes(alternatives))),
     }
 }
 

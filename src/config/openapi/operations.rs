@@ -1,0 +1,223 @@
+//! Paths, path items and operations.
+
+use std::rc::Rc;
+
+use http::Method;
+
+use super::super::decode::{Decoder, nearest};
+use super::super::report::Mistake;
+use super::super::tree::{Entry, Key, Node, Value};
+use super::object::{Document, Field, Object, entry, merged};
+use super::security::{Schemes, weight};
+use super::servers::base_path;
+use super::{Operation, Security};
+
+/// How many operations a document may have: many paths may refer to one path item.
+const MOST_OPERATIONS: usize = 50_000;
+
+/// The fields of a path item that are methods which the gateway serves.
+const METHODS: [(&str, Method); 7] = [
+    ("get", Method::GET),
+    ("head", Method::HEAD),
+    ("post", Method::POST),
+    ("put", Method::PUT),
+    ("patch", Method::PATCH),
+    ("delete", Method::DELETE),
+    ("options", Method::OPTIONS),
+];
+/// Those that are methods which it does not serve.
+const NOT_SERVED: [&str; 3] = ["trace", "connect", "query"];
+/// The other fields of a path item.
+const BESIDE_METHODS: [&str; 5] = ["$ref", "summary", "description", "servers", "parameters"];
+
+/// Reads the operations of a document.
+pub(super) struct Reader<'node> {
+    document: Document<'node>,
+    schemes: Schemes<'node>,
+    /// The path in front of all paths, unless a path item or an operation has servers of its own.
+    prefix: String,
+    /// Whether the prefix was given on the command line, so that servers do not matter.
+    is_prefix_given: bool,
+    /// What operations without a `security` of their own require.
+    default: Security,
+    pub(super) operations: Vec<Operation>,
+    pub(super) has_callbacks: bool,
+    is_full: bool,
+}
+
+impl<'node> Reader<'node> {
+    pub(super) fn new(root: &'node Rc<Node>, prefix: Option<&str>, decoder: &mut Decoder<'_>) -> Self {
+        let mut document = Document::new(root);
+        let mut schemes = Schemes::new(root);
+        // An empty list at the root says nothing: it may be incomplete (OpenAPI 3.1.1 section 4.8.1).
+        let is_said = |entry: &&Entry| !matches!(&entry.value.value, Value::List(items) if items.is_empty());
+        let default = entry(root, "security").filter(is_said).map(|Entry { key, value }| {
+            decoder.within(key, |decoder| schemes.security(value, &mut document, decoder))
+        });
+        let servers = || entry(root, "servers").map(|servers| base_path(servers, decoder));
+        let base = prefix.map(|prefix| prefix.trim_end_matches('/').to_owned()).or_else(servers);
+        Self {
+            document,
+            schemes,
+            prefix: base.unwrap_or_default(),
+            is_prefix_given: prefix.is_some(),
+            default: default.unwrap_or(Security::Unsaid),
+            operations: Vec::new(),
+            has_callbacks: false,
+            is_full: false,
+        }
+    }
+
+    /// Reads the `paths` of the document.
+    pub(super) fn paths(&mut self, paths: &Rc<Node>, decoder: &mut Decoder<'_>) {
+        let Some(paths) = self.document.object(paths, "a mapping of paths", decoder) else { return };
+        for Field { entry, .. } in paths.fields() {
+            let Entry { key, value } = entry;
+            if &*key.text == "$ref" {
+                continue;
+            }
+            decoder.within(key, |decoder| {
+                if key.text.starts_with("x-") {
+                    if merged(value)
+                        .iter()
+                        .any(|field| METHODS.iter().any(|(name, _)| *name == &*field.key.text))
+                    {
+                        let label = "a path in an extension is not read";
+                        decoder.record(Mistake::warning("left out").at(key.span, label));
+                    }
+                } else if !key.text.starts_with('/') {
+                    decoder.record(Mistake::error("not a path").at(key.span, "a path starts with `/`"));
+                } else if let Some(item) = self.document.object(value, "a mapping of methods", decoder) {
+                    self.path_item(&key.text, &item, decoder);
+                }
+            });
+        }
+    }
+
+    fn path_item(&mut self, path: &str, item: &Object, decoder: &mut Decoder<'_>) {
+        let prefix = match item.get("servers").filter(|_| !self.is_prefix_given) {
+            Some(servers) => base_path(&servers.entry, decoder),
+            None => self.prefix.clone(),
+        };
+        for (name, method) in &METHODS {
+            if let Some(field) = item.get(name) {
+                decoder.within(&field.entry.key, |decoder| {
+                    self.operation(method, &prefix, path, field, decoder);
+                });
+            }
+        }
+        for Field { entry, .. } in item.fields() {
+            let name = &*entry.key.text;
+            let is_known = METHODS.iter().any(|(known, _)| *known == name) || BESIDE_METHODS.contains(&name);
+            if !is_known {
+                decoder.within(&entry.key, |decoder| report_left_out(entry, decoder));
+            }
+        }
+    }
+
+    fn operation(
+        &mut self,
+        method: &Method,
+        prefix: &str,
+        path: &str,
+        field: &Field,
+        decoder: &mut Decoder<'_>,
+    ) {
+        let Entry { key, value } = &field.entry;
+        if self.operations.len() == MOST_OPERATIONS {
+            if !std::mem::replace(&mut self.is_full, true) {
+                let label = format!("more than {MOST_OPERATIONS} operations up to here");
+                decoder.record(Mistake::error("too many operations").at(key.span, label));
+            }
+            return;
+        }
+        let Some(operation) = self.document.object(value, "an operation", decoder) else { return };
+        let Some(security) = self.security(field, &operation, decoder) else { return };
+        let own = operation.get("servers").filter(|_| !self.is_prefix_given);
+        let prefix =
+            own.map(|servers| base_path(&servers.entry, decoder)).unwrap_or_else(|| prefix.to_owned());
+        self.has_callbacks |= operation.get("callbacks").is_some();
+        for Field { entry, .. } in operation.fields() {
+            report_unknown(&entry.key, decoder);
+        }
+        self.operations.push(Operation {
+            method: method.clone(),
+            path: prefix + path,
+            security,
+            place: decoder.place(key.span),
+        });
+    }
+
+    /// What an operation requires. `None`: an error was recorded.
+    fn security(&mut self, field: &Field, operation: &Object, decoder: &mut Decoder<'_>) -> Option<Security> {
+        let Some(own) = operation.get("security") else {
+            self.document.count(weight(&self.default), &field.entry.value, decoder)?;
+            return Some(match self.default.clone() {
+                Security::Public if field.is_contested => Security::Malformed,
+                default => default,
+            });
+        };
+        decoder.within(&own.entry.key, |decoder| {
+            let security = self.schemes.security(&own.entry.value, &mut self.document, decoder);
+            if own.is_beside_reference && !own.is_contested {
+                let label = "beside a `$ref`, which OpenAPI does not define: other programs may ignore it";
+                decoder.record(Mistake::warning("beside a reference").at(own.entry.key.span, label));
+            }
+            // Where programs disagree about what counts, an operation is not public.
+            let is_doubtful = field.is_contested || own.is_beside_reference;
+            Some(if is_doubtful && security == Security::Public { Security::Malformed } else { security })
+        })
+    }
+}
+
+/// Reports a field of an operation that looks like one of another object, or like one that matters.
+fn report_unknown(key: &Key, decoder: &mut Decoder<'_>) {
+    let name = &*key.text;
+    let is_foreign = name == "paths" || METHODS.iter().any(|(method, _)| *method == name);
+    let near = nearest(name, ["security", "servers"]).filter(|near| *near != name);
+    if is_foreign || near.is_some() {
+        let mut mistake = Mistake::warning("unknown field").at(key.span, "not a field of an operation");
+        if let Some(near) = near {
+            mistake = mistake.hint(format!("did you mean `{near}`?"));
+        }
+        decoder.within(key, |decoder| decoder.record(mistake));
+    }
+}
+
+/// Reports a field of a path item that is not read.
+fn report_left_out(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) {
+    let name = &*key.text;
+    if name.starts_with("x-") {
+        if merged(value).iter().any(|field| &*field.key.text == "responses") {
+            let label = "an operation in an extension is not read";
+            decoder.record(Mistake::warning("left out").at(key.span, label));
+        }
+        return;
+    }
+    if name == "additionalOperations" {
+        for Entry { key, .. } in merged(value) {
+            let known = METHODS.iter().find(|(_, method)| method.as_str().eq_ignore_ascii_case(&key.text));
+            let mistake = Mistake::warning("left out");
+            let mistake = match known {
+                Some((known, _)) => {
+                    mistake.at(key.span, "not allowed here").hint(format!("write it as `{known}`"))
+                }
+                None => mistake.at(key.span, format!("the gateway does not serve {}", key.text)),
+            };
+            decoder.within(key, |decoder| decoder.record(mistake));
+        }
+        return;
+    }
+    let mistake = Mistake::warning("left out");
+    decoder.record(if NOT_SERVED.contains(&name) {
+        mistake.at(key.span, format!("the gateway does not serve {}", name.to_ascii_uppercase()))
+    } else if name == "security" {
+        mistake.at(key.span, "a path has no security of its own").hint("each operation may have a `security`")
+    } else {
+        let mistake = mistake.at(key.span, "not a method");
+        match nearest(name, METHODS.iter().map(|(known, _)| *known)) {
+            Some(near) => mistake.hint(format!("did you mean `{near}`?")),
+            None => mistake,
+        }
+    });
+}
