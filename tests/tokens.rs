@@ -109,25 +109,43 @@ fn tokens_are_listed_by_id_and_never_shown() {
     );
     // What is revoked is not believed, and not listed.
     let (code, stdout, _) = setting.tokens(&["revoke", "--id", "9"], "");
-    assert_eq!((code, &*stdout), (0, "2 verdicts forgotten\n"));
+    let outcome = "2 cached verdicts removed: token 9 will be introspected again at its next request; if Stockaj has not \
+                   deleted it, it still works\n";
+    assert_eq!((code, &*stdout), (0, outcome));
     assert_eq!(setting.get("/tokens", &ADMIN).json()["tokens"].as_array().unwrap().len(), 3);
 }
 
 #[test]
-fn the_command_revokes_as_it_is_told() {
+fn revoke_says_what_it_did_and_what_it_did_not_do() {
     let setting = setting(OPERATOR);
+    let one = "will be introspected again at its next request; if Stockaj has not deleted it, it still works";
+    let several =
+        "will be introspected again at their next requests; those that Stockaj has not deleted still work";
     for (words, input, stdout) in [
-        (&["revoke", "--id", "17"][..], "", "1 verdict forgotten\n"),
-        (&["revoke", "--name", "scanner"], "", "2 verdicts forgotten\n"),
-        (&["revoke", "--all"], "", "3 verdicts forgotten\n"),
-        (&["revoke", "--token-stdin"], "17|secret\n", "1 verdict forgotten\n"),
-        (&["revoke", "--token-stdin"], "18|another\nno more\n", "1 verdict forgotten\n"),
-        (&["revoke", "--id", "99"], "", "0 verdicts forgotten\n"),
+        (&["revoke", "--id", "17"][..], "", format!("1 cached verdict removed: token 17 {one}\n")),
+        (
+            &["revoke", "--name", "scanner"],
+            "",
+            format!("2 cached verdicts removed: tokens named `scanner` {several}\n"),
+        ),
+        (&["revoke", "--all"], "", format!("3 cached verdicts removed: all tokens {several}\n")),
+        (&["revoke", "--token-stdin"], "17|secret\n", format!("1 cached verdict removed: the token {one}\n")),
+        (
+            &["revoke", "--token-stdin"],
+            "18|another\nno more\n",
+            format!("1 cached verdict removed: the token {one}\n"),
+        ),
+        (&["revoke", "--id", "99"], "", format!("nothing was cached: token 99 {one}\n")),
+        (
+            &["revoke", "--name", "a\u{1b}b"],
+            "",
+            format!("nothing was cached: tokens named `a\u{fffd}b` {several}\n"),
+        ),
     ] {
         setting.use_token("17|secret", Verdict::active(&["*"]).named("17", "scanner"));
         setting.use_token("18|secret", Verdict::active(&["*"]).named("18", "scanner"));
         setting.use_token("19|secret", Verdict::active(&["*"]).named("19", "phone"));
-        assert_eq!(setting.tokens(words, input), (0, stdout.to_owned(), String::new()), "{words:?}");
+        assert_eq!(setting.tokens(words, input), (0, stdout, String::new()), "{words:?}");
     }
     for words in [
         &["revoke"][..],

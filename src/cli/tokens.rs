@@ -36,9 +36,9 @@ struct List {
     format: Format,
 }
 
-/// Forget verdicts, so that the next request with the token is asked about, and close its tunnels
+/// Remove tokens from the cache, so that each is introspected again at its next request, and close their tunnels
 ///
-/// It forgets, it does not ban: delete the token in Stockaj first.
+/// This does not block a token: while Stockaj has it, it works again at its next request. Delete it in Stockaj first.
 #[derive(Debug, clap::Args)]
 struct Revoke {
     #[command(flatten)]
@@ -50,16 +50,16 @@ struct Revoke {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Order {
-    /// Of the token with this id, however it is spelled
+    /// The token with this id
     #[arg(long)]
     id: Option<String>,
-    /// Of every token with this name
+    /// All tokens with this name
     #[arg(long)]
     name: Option<String>,
-    /// Of all tokens
+    /// All tokens
     #[arg(long)]
     all: bool,
-    /// Of the token that is the first line of standard input
+    /// The token in the first line of standard input
     #[arg(long)]
     token_stdin: bool,
 }
@@ -122,8 +122,29 @@ impl Revoke {
         let answer = ask_with_token(admin, Request::post("/tokens/revoke"), order.to_string().into())?;
         let answer: Value = serde_json::from_slice(answer.body()).map_err(|_| TokensError::Answer)?;
         let revoked = answer.get("revoked").and_then(Value::as_u64).ok_or(TokensError::Answer)?;
-        let verdicts = if revoked == 1 { "verdict" } else { "verdicts" };
-        Ok(output(Exit::Fine, |out| writeln!(out, "{revoked} {verdicts} forgotten")))
+        Ok(output(Exit::Fine, |out| writeln!(out, "{}", self.order.outcome(revoked))))
+    }
+}
+
+impl Order {
+    /// What revoking did, and what it did not do.
+    fn outcome(&self, removed: u64) -> String {
+        let (tokens, is_one) = match self {
+            Self { id: Some(id), .. } => (format!("token {}", shown(id)), true),
+            Self { name: Some(name), .. } => (format!("tokens named `{}`", shown(name)), false),
+            Self { all: true, .. } => ("all tokens".to_owned(), false),
+            Self { .. } => ("the token".to_owned(), true),
+        };
+        let count = match removed {
+            0 => "nothing was cached".to_owned(),
+            1 => "1 cached verdict removed".to_owned(),
+            removed => format!("{removed} cached verdicts removed"),
+        };
+        let remains = match is_one {
+            true => "at its next request; if Stockaj has not deleted it, it still works",
+            false => "at their next requests; those that Stockaj has not deleted still work",
+        };
+        format!("{count}: {tokens} will be introspected again {remains}")
     }
 }
 
