@@ -1,16 +1,19 @@
-//! What `explain` tells of a real token.
+//! `explain`: real tokens, and hints for requests that are not in the map.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use crate::policy::outcome;
 use crate::support::{Answer, BINARY, Introspector, Verdict};
 
-/// Exit code, standard output and standard error of `explain GET /items --token-stdin`.
+/// Exit code, standard output and standard error of `explain GET /items --token-stdin`. Nothing but the map and the
+/// introspection of the configuration can be read.
 fn explain(introspector: &Introspector, token: &str) -> (i32, String, String) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.yaml");
     let yaml = format!(
-        "backend: {{url: 'http://127.0.0.1:1'}}\n{}abilities: {{routes: {{/items: {{GET: {{all: [a, b]}}}}}}}}\n",
+        "backend: {{url: '${{UNSET}}'}}\nadmin: {{token_file: /no/such/file}}\nredis: {{url_file: /no/such/file}}\n\
+         listen: {{tls: {{certificate: /no/such/file, private_key: /no/such/file}}}}\n{}abilities: {{routes: {{/items: {{GET: {{all: [a, b]}}}}}}}}\n",
         introspector.yaml()
     );
     std::fs::write(&file, yaml).unwrap();
@@ -25,7 +28,7 @@ fn explain(introspector: &Introspector, token: &str) -> (i32, String, String) {
 }
 
 #[test]
-fn a_real_token_is_asked_about_and_never_shown() {
+fn real_token_is_introspected_without_other_secrets_and_never_shown() {
     let introspector = Introspector::start();
     let named = |abilities: &[&str]| Verdict::active(abilities).named(17, "sync\u{1b}prod");
     introspector.know("17|both", named(&["a", "b"]).expiring("2999-01-02T03:04:05Z"));
@@ -90,4 +93,45 @@ fn an_introspector_of_rfc_7662_is_asked_too() {
     assert_eq!((code, &*stderr), (0, ""), "{stdout}");
     assert!(stdout.starts_with("token of     sync-prod (id 17), expires 2999-01-01T00:00:00Z\n"), "{stdout}");
     assert_eq!(explain(&introspector, "17|unknown").0, 1);
+}
+
+#[test]
+fn requests_that_are_not_in_the_map_get_a_hint() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let routes = "routes:\n  /api/v2/items: {GET: items:read, POST: items:create}\n  /api/v2/items/{id}: {GET: items:read}\n";
+    write("map.yaml", routes);
+    let indented = routes.replace('\n', "\n  ");
+    write(
+        "gateway.yaml",
+        &format!(
+            "backend: {{url: '${{UNSET}}'}}\nadmin: {{token_file: /no/such/file}}\nabilities:\n  {indented}\n"
+        ),
+    );
+    for (method, path, hint, reason) in [
+        ("get", "/api/v2/items", Some("methods are case-sensitive: did you mean GET?"), "bad_request"),
+        ("Post", "/api/v2/items", Some("methods are case-sensitive: did you mean POST?"), "bad_request"),
+        ("GET", "/api/v2/item/5", Some("nearest route: /api/v2/items/{id}"), "unmapped"),
+        ("GET", "/api/v2/items/5/history", Some("nearest route: /api/v2/items/{id}"), "unmapped"),
+        ("GET", "/items", Some("nearest route: /api/v2/items"), "unmapped"),
+        ("GET", "/wholly/else", None, "unmapped"),
+        ("TRACE", "/api/v2/items", None, "bad_request"),
+        ("PUT", "/api/v2/items", Some("the methods of this route: GET, POST"), ""),
+        ("GET", "/api/v2/items", None, "allowed"),
+    ] {
+        for file in ["map.yaml", "gateway.yaml"] {
+            let arguments = ["explain", method, path, "--abilities", "*", "-c", file];
+            let (code, stdout, stderr) = outcome(directory.path(), &arguments);
+            assert_eq!((code, &*stderr), (i32::from(reason != "allowed"), ""), "{method} {path}: {stdout}");
+            let found = stdout.lines().find_map(|line| line.strip_prefix("hint         "));
+            assert_eq!(found, hint, "{method} {path}: {stdout}");
+            assert!(stdout.contains(&format!("({reason}")), "{method} {path}: {stdout}");
+        }
+    }
+    let (code, stdout, stderr) = outcome(
+        directory.path(),
+        &["explain", "GET", "/api/v2/items", "--token-stdin", "--config", "map.yaml"],
+    );
+    assert!(code == 1 && stdout.is_empty(), "{stdout}");
+    assert!(stderr.contains("error: `introspection`: missing"), "{stderr}");
 }

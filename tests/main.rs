@@ -16,6 +16,7 @@ mod autobahn; // the Autobahn test suite, through the gateway and without
 mod backend_http2; // HTTP/2 to the backend: what reaches it, what comes back, and what goes wrong
 mod backend_tls; // whom the gateway speaks TLS with, and what it says where it does not
 mod certificates; // what clients are shown, whom they must show, and how certificates are replaced
+mod check; // `check` on every kind of file, and its formats for programs
 mod clients; // clients that are not ours: curl, httpx, websockets, Node, a browser
 mod clock; // the wall clock is set while the gateway runs
 mod config; // what is said about a configuration: every mistake with its place, secrets never
@@ -27,7 +28,7 @@ mod denials; // what a caller is told who lacks an ability
 mod deploy; // what is shipped under deploy/
 mod diff; // what a change of the map allows or denies anew, and how `diff` ends
 mod drain; // how it ends: no request is lost, and nobody is waited for too long
-mod explain; // what `explain` tells of a real token
+mod explain; // `explain`: real tokens, and hints for requests that are not in the map
 mod file_limits; // output that cannot be written: files at their size limit, and pipes that nobody reads
 mod forwarding; // what reaches the backend and what comes back, to the byte
 mod framing; // where messages end: what the scanner refuses, and how
@@ -47,7 +48,7 @@ mod log_floods; // what strangers can provoke in the log is throttled
 mod memory; // what the token cache takes in memory
 mod model; // a model of how Laravel reads a request, and the gateway against it
 mod names; // backend and introspector by name: one address family unanswered, truncated or failing
-mod openapi; // maps beside OpenAPI documents
+mod openapi; // maps drafted from OpenAPI documents, and maps compared with them
 mod pages; // the web pages in a real browser
 mod policy; // policy as code: tests of maps
 mod readme; // what the README shows is what the binary does

@@ -308,10 +308,10 @@ fn large_document_is_read_in_linear_time() {
         }
         took
     };
-    let (small, large) = (large_document(1_000_000), large_document(10_000_000));
-    assert!(large.len() > 10_000_000 && large.lines().count() == 1, "{} bytes", large.len());
-    let yaml = as_yaml(&large);
-    assert!(yaml.len() > 10_000_000 && yaml.lines().count() > 100_000, "{} bytes", yaml.len());
+    let (small, large) = (large_document(900_000), large_document(9_000_000));
+    assert!(large.len() > 9_000_000 && large.lines().count() == 1, "{} bytes", large.len());
+    let yaml = as_yaml(&large_document(3_000_000));
+    assert!(yaml.len() > 3_000_000 && yaml.lines().count() > 50_000, "{} bytes", yaml.len());
     let few = read(small);
     for (kind, document) in [("JSON", large), ("YAML", yaml)] {
         let many = read(document);

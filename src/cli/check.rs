@@ -1,34 +1,170 @@
-//! `check`: every mistake of a configuration.
+//! `check`: every mistake of a configuration, a map file or a policy test file.
 
-use super::{ConfigArgument, Exit, output, refuse, show};
-use crate::config::load;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{ConfigArgument, Exit, output, report, show};
+use crate::config::{Checked, Expect, Finding, Report, Severity, load_checked};
 use crate::server::Parts;
 
-/// Validate a configuration and list every mistake with its place and a hint
+/// Validate a gateway.yaml, a map file or a policy test file
+///
+/// Lists every error and warning with its place and a hint. Exits with 1 if there is an error, otherwise with 0.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    config: ConfigArgument,
+    /// The file to validate; its keys tell whether it is a gateway.yaml, a map file or a policy test file [default: the
+    /// gateway.yaml that `run` would use]
+    #[arg(conflicts_with = "config")]
+    file: Option<PathBuf>,
+    /// The same as FILE; a file whose keys do not tell is validated as a gateway.yaml
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Exit with 1 if there is a warning
+    #[arg(long)]
+    strict: bool,
+    /// The output format
+    #[arg(long, value_enum, default_value_t)]
+    format: CheckFormat,
+}
+
+/// `check --format`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum CheckFormat {
+    /// For people: each finding with its line, on standard error
+    #[default]
+    Text,
+    /// A list of {file, line, column, severity, key, message, help}
+    Json,
+    /// Workflow commands of GitHub Actions, which annotate the lines of a pull request
+    Github,
 }
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        let path = self.config.path();
-        match load(&path) {
-            Ok(mut loaded) => {
-                // What `run` would build from it, certificates and roots included.
-                if let Err(error) = Parts::build(&loaded.settings) {
-                    refuse(&mut loaded.warnings, &error);
-                    return Exit::Wrong;
+        let (path, expect) = match (&self.file, &self.config) {
+            (Some(file), _) => (file.clone(), Expect::Any),
+            (None, Some(config)) => (config.clone(), Expect::GatewayOrOther),
+            (None, None) => (ConfigArgument::usual().path(), Expect::Gateway),
+        };
+        let (findings, content) = match load_checked(&path, expect) {
+            Ok(checked) => content(checked),
+            Err(findings) => (findings, String::new()),
+        };
+        let (errors, warnings) = (findings.count(Severity::Error), findings.count(Severity::Warning));
+        let exit = if errors > 0 || (self.strict && warnings > 0) { Exit::Wrong } else { Exit::Fine };
+        match self.format {
+            CheckFormat::Text => {
+                show(&findings);
+                if exit == Exit::Fine {
+                    return output(exit, |stdout| writeln!(stdout, "{}: fine, {content}", path.display()));
                 }
-                show(&loaded.warnings);
-                let routes = loaded.settings.abilities.routes().len();
-                output(Exit::Fine, |stdout| writeln!(stdout, "{}: fine, {routes} routes", path.display()))
+                if errors == 0 {
+                    report("warnings fail because of `--strict`");
+                }
+                exit
             }
-            Err(mistakes) => {
-                show(&mistakes);
-                Exit::Wrong
+            CheckFormat::Json => {
+                let values = Value::Array(findings.list().map(|finding| json_value(&finding)).collect());
+                output(exit, |stdout| writeln!(stdout, "{values:#}"))
+            }
+            CheckFormat::Github => {
+                report(findings.summary());
+                let lines: String = findings.list().map(|finding| github_command(&finding)).collect();
+                output(exit, |stdout| stdout.write_all(lines.as_bytes()))
             }
         }
+    }
+}
+
+/// What was found in a file without errors, and what it holds. Builds what `run` would build of it, certificates and
+/// roots included.
+fn content(checked: Checked) -> (Report, String) {
+    match checked {
+        Checked::Gateway(loaded) => {
+            let mut findings = loaded.warnings;
+            if let Err(error) = Parts::build(&loaded.settings) {
+                let (key, reason) = error.key().unwrap_or_else(|| (String::new(), error.to_string()));
+                findings.refuse(&key, reason);
+            }
+            (findings, format!("{} routes", loaded.settings.abilities.routes().len()))
+        }
+        Checked::Map(loaded) => {
+            let routes = loaded.map.routes().len();
+            (loaded.warnings, format!("a map file with {routes} routes"))
+        }
+        Checked::Tests(loaded) => {
+            let cases = loaded.tests.checks.len();
+            (loaded.warnings, format!("a policy test file with {cases} cases"))
+        }
+    }
+}
+
+fn json_value(finding: &Finding<'_>) -> Value {
+    let position = finding.position;
+    json!({
+        "file": finding.file,
+        "line": position.map(|(line, _)| line),
+        "column": position.map(|(_, column)| column),
+        "severity": finding.severity.word(),
+        "key": finding.key,
+        "message": finding.message,
+        "help": finding.help,
+    })
+}
+
+/// A workflow command such as `::error file=gateway.yaml,line=2,col=58::message`.
+fn github_command(finding: &Finding<'_>) -> String {
+    let command = match finding.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Note => "notice",
+    };
+    let mut line = format!("::{command} file={}", escape_property(finding.file));
+    if let Some((number, column)) = finding.position {
+        // Writing to a String cannot fail.
+        let _ = write!(line, ",line={number},col={column}");
+    }
+    let mut message = finding.key.map_or_else(String::new, |key| format!("`{key}`: "));
+    message += &finding.message;
+    if let Some(help) = finding.help {
+        let _ = write!(message, "\nhelp: {help}");
+    }
+    line + "::" + &escape_data(&message) + "\n"
+}
+
+/// Escapes a message so that it stays on its line: as GitHub's toolkit does. Other control characters are replaced.
+fn escape_data(text: &str) -> String {
+    let escaped = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    escaped.replace(char::is_control, "\u{fffd}")
+}
+
+/// Escapes the value of a property, in which `:` and `,` have a meaning, too.
+fn escape_property(text: &str) -> String {
+    escape_data(text).replace(':', "%3A").replace(',', "%2C")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workflow_commands_are_escaped() {
+        let finding = Finding {
+            file: "a,b:c%\n.yaml",
+            position: Some((2, 58)),
+            severity: Severity::Error,
+            key: Some("a.\"b::c\""),
+            message: "100 %: one\r\ntwo\u{1b}[31m, \u{9b}three".to_owned(),
+            help: Some("four\n::error::five"),
+        };
+        assert_eq!(
+            github_command(&finding),
+            "::error file=a%2Cb%3Ac%25%0A.yaml,line=2,col=58::`a.\"b::c\"`: 100 %25: \
+             one%0D%0Atwo\u{fffd}[31m, \u{fffd}three%0Ahelp: four%0A::error::five\n"
+        );
+        let finding = Finding { position: None, key: None, help: None, severity: Severity::Note, ..finding };
+        assert!(github_command(&finding).starts_with("::notice file=a%2Cb%3Ac%25%0A.yaml::100 %25: one"));
     }
 }

@@ -1,11 +1,11 @@
 //! `explain`: one decision, step by step.
 
 mod advice;
+mod nearest;
 
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use anstyle::{AnsiColor, Color, Style};
@@ -30,7 +30,7 @@ use crate::tokens::introspection::Answer;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::verdict::Verdict;
 
-/// Explain the decision on a request; exit 0 when it is allowed, 1 when it is denied
+/// Explain the decision on a request; exit 0 if it is allowed, 1 if it is denied
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The method, such as GET
@@ -39,10 +39,10 @@ pub(crate) struct Arguments {
     path: String,
     #[command(flatten)]
     config: ConfigArgument,
-    /// The token's abilities, separated by commas; without them the request carries no token
+    /// The abilities of the token, separated by commas; without this the request has no token
     #[arg(long, value_delimiter = ',', value_name = "ABILITIES", conflicts_with = "token_stdin")]
     abilities: Option<Vec<String>>,
-    /// Read a token from standard input and ask the introspector about it
+    /// Read a token from standard input and introspect it, as `introspection` in the configuration says
     #[arg(long)]
     token_stdin: bool,
 }
@@ -94,8 +94,8 @@ fn ask(path: &Path) -> Result<(Caller, Option<String>), Exit> {
         Exit::Wrong
     };
     let line = token_from_stdin().map_err(|error| wrong(&error))?;
-    let settings = match config::load(path) {
-        Ok(loaded) => Arc::new(loaded.settings),
+    let (introspection, token_bytes) = match config::load_introspection(path) {
+        Ok(loaded) => loaded,
         Err(mistakes) => {
             show(&mistakes);
             return Err(Exit::Wrong);
@@ -106,11 +106,11 @@ fn ask(path: &Path) -> Result<(Caller, Option<String>), Exit> {
         return Ok((Caller::Refused(Refusal::MalformedToken), None));
     };
     let fields = HeaderMap::from_iter([(AUTHORIZATION, field)]);
-    let token = match Token::from_fields(&fields, settings.limits.token_bytes) {
+    let token = match Token::from_fields(&fields, token_bytes) {
         Ok(token) => token,
         Err(refusal) => return Ok((Caller::Refused(refusal), None)),
     };
-    let answer = Introspector::ask_once(&settings, token.secret()).map_err(|error| wrong(&error))?;
+    let answer = Introspector::ask_once(&introspection, token.secret()).map_err(|error| wrong(&error))?;
     Ok(match answer {
         Answer::Active(verdict) => {
             let holder = holder(&verdict);
@@ -181,7 +181,12 @@ fn steps(
     step(output, "request", format_args!("{method} {target}"))?;
     let (method, path) = match read_request(map, method, target) {
         Ok(read) => read,
-        Err(refusal) => return Ok(Err(refusal)),
+        Err(refusal) => {
+            if let Some(near) = nearest::method(method) {
+                step(output, "hint", format_args!("methods are case-sensitive: did you mean {near}?"))?;
+            }
+            return Ok(Err(refusal));
+        }
     };
     let (_, query) = split_query(target);
     let how = if path.is_borrowed() { "as sent" } else { "rewritten: this is matched and forwarded" };
@@ -256,7 +261,24 @@ fn steps(
     {
         step(output, "advice", advice)?;
     }
+    if decision.is_err()
+        && let Some(hint) = hint(map, &method, path.as_str(), &found)
+    {
+        step(output, "hint", hint)?;
+    }
     Ok(decision)
+}
+
+/// What a request that the map has no rule for was probably meant to be.
+fn hint(map: &AbilityMap, method: &Method, path: &str, found: &Found<'_>) -> Option<String> {
+    match found {
+        Found::Rule { .. } => None,
+        Found::NoMethod { route } => {
+            let methods: Vec<&str> = map.route(*route)?.rules().map(|(method, _)| method.as_str()).collect();
+            Some(format!("the methods of this route: {}", methods.join(", ")))
+        }
+        Found::NoRoute => nearest::route(map, method, path).map(|near| format!("nearest route: {near}")),
+    }
 }
 
 /// Whether PHP sees a `_method` in the query. It decodes names, skips spaces before them, folds spaces and dots,

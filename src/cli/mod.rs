@@ -121,7 +121,7 @@ pub(crate) enum Format {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConfigArgument {
     /// The configuration [default: ./config/gateway.yaml, then /etc/stockaj-gateway/gateway.yaml]
-    #[arg(long, value_name = "FILE", env = "STOCKAJ_GATEWAY_CONFIG")]
+    #[arg(long, short, value_name = "FILE", env = "STOCKAJ_GATEWAY_CONFIG")]
     config: Option<PathBuf>,
 }
 

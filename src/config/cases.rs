@@ -137,7 +137,17 @@ impl std::fmt::Display for Expected {
 pub fn load_tests(path: &Path) -> Result<LoadedTests, Report> {
     let mut decoder = Decoder::new(&|name| std::env::var(name).ok());
     decoder.files.push(path.to_owned());
-    let written = decoder.read_tree(path, None).and_then(|tree| {
+    let tree = decoder.read_tree(path, None);
+    compile_tests(path, tree, decoder)
+}
+
+/// Compiles the tree of a policy test file; `None` if it could not be parsed.
+pub(super) fn compile_tests(
+    path: &Path,
+    tree: Option<Rc<Node>>,
+    mut decoder: Decoder<'_>,
+) -> Result<LoadedTests, Report> {
+    let written = tree.and_then(|tree| {
         let written = PolicyTest::decode(&tree, &mut decoder)?;
         if written.cases.is_none() && written.table.0.is_empty() {
             decoder.missing(&tree, "cases");

@@ -17,7 +17,8 @@ use super::tree::{Entry, Node, Value};
 use super::values::{Style, Whole, parse_pointer};
 use super::written::{self, Gateway, MapFile};
 use super::{
-    abilities, cors, denials, freshness, redis, shadow, tls, traces, trusted_fields, usage, webhook,
+    abilities, cors, denials, freshness, listeners, redis, shadow, tls, traces, trusted_fields, usage,
+    webhook,
 };
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
@@ -75,10 +76,18 @@ pub fn load_text(name: &str, text: String) -> Result<Loaded, Report> {
     settings(Path::new(name), tree, decoder)
 }
 
-fn settings(path: &Path, tree: Option<Rc<Node>>, mut decoder: Decoder<'_>) -> Result<Loaded, Report> {
+/// Compiles the tree of a gateway.yaml; `None` if it could not be parsed.
+pub(super) fn settings(
+    path: &Path,
+    tree: Option<Rc<Node>>,
+    mut decoder: Decoder<'_>,
+) -> Result<Loaded, Report> {
     let places = tree.as_deref().map(places).unwrap_or_default();
     let written = tree.as_ref().and_then(|tree| Gateway::decode(tree, &mut decoder));
     let mut settings = written.and_then(|written| compile(written, &mut decoder));
+    if let Some(settings) = &settings {
+        decoder.mistakes.extend(listeners::check(settings, &places));
+    }
     if let (Some(settings), Some(tree)) = (&mut settings, &tree) {
         settings.effective = effective(tree, &schema(), &mut decoder);
     }
@@ -134,8 +143,17 @@ pub fn load_abilities(path: &Path) -> Result<LoadedAbilities, Report> {
 pub fn load_abilities_with(path: &Path, environment: &Environment<'_>) -> Result<LoadedAbilities, Report> {
     let mut decoder = Decoder::new(environment);
     decoder.files.push(path.to_owned());
-    let map = decoder
-        .read_tree(path, None)
+    let tree = decoder.read_tree(path, None);
+    abilities_of(path, tree, decoder)
+}
+
+/// Compiles the map of the tree of a gateway.yaml or a map file; `None` if it could not be parsed.
+pub(super) fn abilities_of(
+    path: &Path,
+    tree: Option<Rc<Node>>,
+    mut decoder: Decoder<'_>,
+) -> Result<LoadedAbilities, Report> {
+    let map = tree
         .and_then(|tree| decode_abilities(&tree, &mut decoder))
         .map(|(written, mode)| abilities::compile(&written, mode, &mut decoder));
     let (report, files) = report(path, decoder);
@@ -352,7 +370,7 @@ fn at_least_one<const LEAST: u32, const MOST: u32>(number: Whole<LEAST, MOST>) -
     NonZeroU32::new(number.0).unwrap_or(NonZeroU32::MIN)
 }
 
-fn compile_introspection(
+pub(super) fn compile_introspection(
     written: written::Introspection,
     decoder: &mut Decoder<'_>,
 ) -> Option<settings::Introspection> {

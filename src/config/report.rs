@@ -29,7 +29,8 @@ pub enum Severity {
 }
 
 impl Severity {
-    const fn word(self) -> &'static str {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Error => "error",
             Self::Warning => "warning",
@@ -113,6 +114,23 @@ pub struct Failure {
     pub rule: Option<(Place, String)>,
     /// What would do.
     pub hint: Option<String>,
+}
+
+/// One finding, for programs. It shows nothing of the file's text but what the message says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding<'a> {
+    /// The file that it is about, as it was named.
+    pub file: &'a str,
+    /// Line and column, both from 1, the column in characters; `None` if it is about the whole file.
+    pub position: Option<(usize, usize)>,
+    /// How much it weighs.
+    pub severity: Severity,
+    /// The path of the key, such as `backend.url`; `None` if it is about no key.
+    pub key: Option<&'a str>,
+    /// What is wrong, what was found and what is expected.
+    pub message: String,
+    /// What would put it right.
+    pub help: Option<&'a str>,
 }
 
 /// Everything that was found in a configuration, each with its place.
@@ -276,6 +294,36 @@ impl Report {
                 .path(&*source.name)
                 .annotation(kind.span(range).label(label)),
         )
+    }
+
+    /// The findings in the order of their places.
+    pub fn list(&self) -> impl Iterator<Item = Finding<'_>> {
+        let place = |span: Span| {
+            let source = self.sources.get(span.source)?;
+            let (line, column) = source.position(span.start);
+            Some((&*source.name, line, column))
+        };
+        self.mistakes.iter().map(move |mistake| {
+            let mut message = mistake.message.clone().into_owned();
+            let mut found = None;
+            if let Some((span, label)) = &mistake.place {
+                message += &format!(": {label}");
+                found = place(*span);
+            }
+            if let Some((span, label)) = &mistake.related
+                && let Some((file, line, column)) = place(*span)
+            {
+                message += &format!(" ({label}: {file}:{line}:{column})");
+            }
+            Finding {
+                file: found.map_or(&*self.name, |(file, ..)| file),
+                position: found.map(|(_, line, column)| (line, column)),
+                severity: mistake.severity,
+                key: Some(&*mistake.path).filter(|path| !path.is_empty()),
+                message,
+                help: mistake.hint.as_deref(),
+            }
+        })
     }
 
     /// One line a finding, for logs: `file:line:column: error: key: message; label; hint`.

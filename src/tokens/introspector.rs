@@ -41,7 +41,39 @@ impl Introspector {
 
     /// Asks who `token` is, for a request that is part of `trace`. Takes `introspection.timeout` at most.
     pub async fn ask(&self, token: &str, hash: &TokenHash, trace: Option<&Trace>) -> Answer {
-        let settings = self.settings();
+        let Self { settings, pool } = self;
+        Introspection { settings: &settings.introspection, pool }.ask(token, hash, trace).await
+    }
+
+    /// Introspects a token once, outside of any runtime.
+    ///
+    /// # Errors
+    /// If the TLS of `introspection` cannot be set up, or the system gives no event queue.
+    pub fn ask_once(
+        introspection: &settings::Introspection,
+        token: &str,
+    ) -> Result<Answer, Box<dyn std::error::Error>> {
+        let connector =
+            Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)?;
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+        Ok(runtime.block_on(async {
+            let pool = Pool::new(Arc::new(connector), Duration::ZERO, None, introspection.timeout);
+            let once = Introspection { settings: introspection, pool: &pool };
+            once.ask(token, &TokenHash::of(token), None).await
+        }))
+    }
+}
+
+/// An introspection over a pool.
+struct Introspection<'a> {
+    settings: &'a settings::Introspection,
+    pool: &'a Rc<Pool>,
+}
+
+impl Introspection<'_> {
+    async fn ask(&self, token: &str, hash: &TokenHash, trace: Option<&Trace>) -> Answer {
+        let settings = self.settings;
         let question = trace.map(Trace::question);
         let mut status = None;
         let exchange = self.exchange(token, hash, question.as_ref(), &mut status);
@@ -59,25 +91,6 @@ impl Introspector {
         answer
     }
 
-    /// Asks once, outside of any runtime.
-    ///
-    /// # Errors
-    /// Where the introspector's TLS cannot be set up, or the system gives no event queue.
-    pub fn ask_once(
-        settings: &Arc<settings::Settings>,
-        token: &str,
-    ) -> Result<Answer, Box<dyn std::error::Error>> {
-        let introspection = &settings.introspection;
-        let connector =
-            Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)?;
-        let runtime =
-            runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-        Ok(runtime.block_on(async {
-            let pool = Pool::new(Arc::new(connector), Duration::ZERO, None, introspection.timeout);
-            Self::new(Arc::clone(settings), pool).ask(token, &TokenHash::of(token), None).await
-        }))
-    }
-
     async fn exchange(
         &self,
         token: &str,
@@ -85,7 +98,7 @@ impl Introspector {
         question: Option<&Question<'_>>,
         status: &mut Option<StatusCode>,
     ) -> Result<Answer, NoVerdict> {
-        let settings = self.settings();
+        let settings = self.settings;
         let mut request = introspection::request(settings, token)?;
         if let Some(question) = question {
             question.mark(request.headers_mut());

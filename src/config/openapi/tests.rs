@@ -192,7 +192,8 @@ fn reference_that_cannot_be_followed_is_an_error() {
             let errors: Vec<&String> = found.iter().filter(|line| line.contains(": error: ")).collect();
             if item == "{get: {$ref: '#'}}" || item == "{get: {$ref: '#/paths/~1a'}}" {
                 // The whole document, or the path item, as an operation.
-                assert!(found[1].contains("unknown field; not a field of an operation"), "{item}: {found:?}");
+                let warning = "unknown field; not a field of an operation";
+                assert!(found.iter().any(|line| line.contains(warning)), "{item}: {found:?}");
                 continue;
             }
             assert!(errors.len() == 1 && errors[0].contains(expected), "{item}: {found:?}");
