@@ -245,7 +245,7 @@ impl Running {
             path.display()
         );
         reports.write("gateway.yaml", &yaml);
-        reports.write("other.yaml", &yaml.replace("an-operators-token", "another"));
+        reports.write("other.yaml", &yaml.replace("an-operators-token", "another-admin-token"));
         reports.write("tokenless.yaml", &yaml.replace(", token: an-operators-token", ""));
         reports.write("without.yaml", &format!("admin: {{address: '{admin}', token: an-operators-token}}\n"));
         Self { gateway, _upstream: upstream, _introspector: introspector }
