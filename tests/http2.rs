@@ -1,6 +1,7 @@
 //! HTTP/2 from clients: the same answers as over HTTP/1, and what its frames may do.
 
 mod conformance; // the cases of h2spec
+mod dropped; // what h2 drops of a head, in every encoding and among other requests
 mod life; // how long connections and streams live, and how they end
 mod limits; // how much, how many and how often
 mod memory; // what clients make the gateway hold

@@ -17,16 +17,21 @@ const LINE: usize = 4;
 /// Of a request line and a head: two spaces, the version, and the ends of the line and of the head.
 const REQUEST_LINE: usize = 14;
 
+/// Stands among a request's extensions if h2 has dropped a part of its head: the refusal's text, for the log.
+#[derive(Clone, Copy, Debug)]
+pub struct DroppedPart(pub &'static str);
+
 /// Turns the head into that of HTTP/1.1: an origin-form target, `Host` for `:authority`, one Cookie field.
 ///
-/// A fragment in `:path` is not seen: the `http` crate drops it before anything reads the path.
-///
 /// # Errors
-/// [`Refusal::BadRequest`] for an `:authority` that is malformed or differs from Host, for a `:path` that is no
-/// path, for white space around a field's value, and for a Content-Length that HTTP/1 would refuse;
-/// [`Refusal::UriTooLong`] and [`Refusal::HeaderFieldsTooLarge`] for what is beyond `bounds`, of which the head is
-/// measured as it would be in HTTP/1.1.
+/// [`Refusal::BadRequest`] if a part of the head was [dropped](DroppedPart); for an `:authority` that is malformed or
+/// differs from Host, for a `:path` that is no path, for white space around a field's value, and for a Content-Length
+/// that HTTP/1 would refuse; [`Refusal::UriTooLong`] and [`Refusal::HeaderFieldsTooLarge`] for what is beyond `bounds`,
+/// of which the head is measured as it would be in HTTP/1.1.
 pub fn translate(head: &mut Parts, bounds: &Bounds) -> Result<(), Refusal> {
+    if let Some(DroppedPart(why)) = head.extensions.get() {
+        return Err(Refusal::BadRequest(why));
+    }
     let path = head.uri.path_and_query().ok_or(NO_PATH)?.clone();
     framing::check_target(path.as_str().as_bytes(), bounds)?;
     if !path.as_str().starts_with(['/', '*']) {

@@ -17,6 +17,7 @@ mod fate;
 pub mod framing;
 pub mod guide;
 pub mod headers;
+pub mod hpack;
 pub mod http2;
 pub mod identity;
 pub mod map;

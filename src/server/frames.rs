@@ -40,34 +40,45 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// RFC 9113 section 6.
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
+pub(super) const CONTINUATION: u8 = 9;
 /// Of DATA and HEADERS.
 const END_STREAM: u8 = 1;
 /// Of SETTINGS.
 const ACK: u8 = 1;
 /// Of HEADERS and CONTINUATION.
-const END_HEADERS: u8 = 4;
+pub(super) const END_HEADERS: u8 = 4;
 /// RFC 9113 section 7.
 pub(super) const NO_ERROR: u32 = 0;
 const PROTOCOL_ERROR: u32 = 1;
+const COMPRESSION_ERROR: u32 = 9;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// A frame's header (RFC 9113 section 4.1), as far as it is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Frame {
-    length: u32,
-    kind: u8,
-    flags: u8,
-    stream: u32,
+pub(super) struct Frame {
+    pub(super) length: u32,
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
+}
+
+/// What a piece of the bytes is.
+pub(super) enum Piece {
+    /// A part of a frame's header, or of what is skipped before the first one.
+    Other,
+    /// The end of a frame's header.
+    Header(Frame),
+    /// A part of a frame's payload.
+    Payload,
 }
 
 /// Finds the frames in bytes that come in any pieces.
 #[derive(Debug)]
-struct Frames {
+pub(super) struct Frames {
     header: [u8; 9],
     /// How much of a header there is.
     came: usize,
@@ -79,33 +90,46 @@ struct Frames {
 
 impl Frames {
     /// Frames after `skipped` bytes of something else.
-    const fn after(skipped: u32) -> Self {
+    pub(super) const fn after(skipped: u32) -> Self {
         Self { header: [0; 9], came: 0, left: skipped, frame: None }
+    }
+
+    /// Takes the first piece of bytes of which there are some: its length, and what it is.
+    pub(super) fn step(&mut self, bytes: &[u8]) -> (usize, Piece) {
+        if self.left > 0 {
+            let length = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            // At most what is left.
+            self.left -= length as u32;
+            return (length, if self.frame.is_some() { Piece::Payload } else { Piece::Other });
+        }
+        let length = bytes.len().min(9 - self.came);
+        self.header[self.came..self.came + length].copy_from_slice(&bytes[..length]);
+        self.came += length;
+        if self.came < 9 {
+            return (length, Piece::Other);
+        }
+        let [long, middle, short, kind, flags, stream @ ..] = self.header;
+        let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
+        let frame = Frame { length: u32::from_be_bytes([0, long, middle, short]), kind, flags, stream };
+        self.frame = Some(frame);
+        self.left = frame.length;
+        self.came = 0;
+        (length, Piece::Header(frame))
     }
 
     /// Reads on; `each` is told of a frame when its header is complete.
     fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         while !bytes.is_empty() {
-            let skipped = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-            // At most what is left.
-            self.left -= skipped as u32;
-            let (header, rest) = bytes[skipped..].split_at((9 - self.came).min(bytes.len() - skipped));
-            self.header[self.came..self.came + header.len()].copy_from_slice(header);
-            self.came += header.len();
-            if self.came == 9 {
-                let [long, middle, short, kind, flags, a, b, c, d] = self.header;
-                let length = u32::from_be_bytes([0, long, middle, short]);
-                let frame = Frame { length, kind, flags, stream: u32::from_be_bytes([a & 0x7f, b, c, d]) };
-                self.frame = Some(frame);
-                self.left = frame.length;
-                self.came = 0;
+            let (length, piece) = self.step(bytes);
+            if let Piece::Header(frame) = piece {
                 each(frame);
             }
-            bytes = rest;
+            bytes = &bytes[length..];
         }
     }
 
-    const fn is_between(&self) -> bool {
+    /// Whether a frame may begin here.
+    pub(super) const fn is_between(&self) -> bool {
         self.left == 0 && self.came == 0
     }
 }
@@ -146,6 +170,8 @@ pub(super) enum Fault {
     NotSettings,
     #[error("too many HTTP/2 frames that say nothing")]
     Flood,
+    #[error("malformed HTTP/2 header block")]
+    HeaderBlock,
 }
 
 impl Fault {
@@ -154,6 +180,7 @@ impl Fault {
         match self {
             Self::NotSettings => PROTOCOL_ERROR,
             Self::Flood => ENHANCE_YOUR_CALM,
+            Self::HeaderBlock => COMPRESSION_ERROR,
         }
     }
 
@@ -162,6 +189,7 @@ impl Fault {
         Refusal::BadRequest(match self {
             Self::NotSettings => "HTTP/2 that does not begin with SETTINGS",
             Self::Flood => "too many HTTP/2 frames that say nothing",
+            Self::HeaderBlock => "malformed HTTP/2 header block",
         })
     }
 }
@@ -262,6 +290,11 @@ impl Counted {
                 small.ended(stream);
             }
         });
+    }
+
+    /// Notes why no frame is read any more.
+    pub(super) fn fail(&mut self, fault: Fault) -> Fault {
+        *self.fault.get_or_insert(fault)
     }
 
     fn watched(&mut self) -> io::Result<&mut Watched> {

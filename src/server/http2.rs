@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -20,11 +22,14 @@ use tokio::time::{Sleep, sleep};
 
 use super::core::{Core, Serving};
 use super::frames::{Counted, Left, NO_ERROR, Returned, go_away};
+use super::header_blocks::OddHead;
 use super::last_answer::{linger, note_refused};
 use super::transport::Watched;
+use super::whole_heads::WholeHeads;
 use crate::config::settings::Limits;
 use crate::gateway::tunnel::Switch;
 use crate::peer::{Ending, Peer, Phase};
+use crate::policy::http2::DroppedPart;
 use crate::policy::refusal::Refusal;
 
 /// Requests at once. RFC 9113 section 6.5.2 asks for no fewer than this.
@@ -103,7 +108,11 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
     drop(serving);
     let limits = &settings.limits;
     let streams = Streams::default();
-    let service = service_fn(|request| {
+    let odd_head = Rc::new(OddHead::default());
+    let service = service_fn(|mut request: Request<Incoming>| {
+        if let Some(why) = odd_head.dropped() {
+            request.extensions_mut().insert(DroppedPart(why));
+        }
         let gateway = core.gateway();
         let stream = Peer::stream(peer, Instant::now());
         streams.next.replace(Some(Rc::clone(&stream)));
@@ -115,7 +124,8 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
         })
     });
     let returned = Returned::default();
-    let io = TokioIo::new(Counted::new(watched, Rc::clone(&returned), Instant::now()));
+    let counted = Counted::new(watched, Rc::clone(&returned), Instant::now());
+    let io = TokioIo::new(WholeHeads::new(counted, Rc::clone(&odd_head)));
     let ended = {
         let mut connection = pin!(builder(limits, streams.clone()).serve_connection(io, service));
         let mut closing: Option<Pin<Box<Sleep>>> = None;
@@ -143,6 +153,9 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
                         Ended::Broken
                     }
                 });
+            }
+            if odd_head.waits() {
+                context.waker().wake_by_ref();
             }
             // A client that was told to go need not be there to hear it.
             while let Some(patience) = &mut closing

@@ -8,6 +8,7 @@ mod connection;
 mod core;
 mod frames;
 mod head;
+mod header_blocks;
 mod http1;
 mod http2;
 mod last_answer;
@@ -19,6 +20,7 @@ mod small_data;
 mod supervisor;
 pub mod tls;
 mod transport;
+mod whole_heads;
 
 use std::io;
 use std::path::{Path, PathBuf};

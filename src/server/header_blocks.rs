@@ -1,0 +1,226 @@
+//! The header blocks in a client's HTTP/2 frames, and the heads of which h2 would drop a part.
+//!
+//! Which request a head becomes is not told by hyper. So such a head is handed to h2 by itself: first all that
+//! comes before it, until h2 has asked for more and every request in that has been passed on; then the head's last
+//! byte, upon which the only request that can come is the one that it belongs to; then the rest.
+
+use std::cell::Cell;
+
+use super::frames::{CONTINUATION, END_HEADERS, Frame, HEADERS};
+use crate::policy::hpack::{Malformed, Scanner};
+
+/// Flags of HEADERS (RFC 9113 section 6.2).
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+/// As much as h2 takes of one frame: SETTINGS_MAX_FRAME_SIZE is left at its default.
+const LONGEST_FRAME: u32 = 16_384;
+
+/// Finds the header blocks of a connection.
+#[derive(Debug, Default)]
+pub(super) struct HeaderBlocks {
+    scanner: Scanner,
+    /// Whether the frame that is being read is a part of a block that h2 decodes.
+    is_read: bool,
+    /// Whether a block waits for its CONTINUATION.
+    is_open: bool,
+    ends: bool,
+    flags: u8,
+    stream: u32,
+    /// What stands before the fragment of the block: the padding's length and the priority.
+    prefix: [u8; 6],
+    prefix_length: usize,
+    prefix_came: usize,
+    /// Of the fragment, which the padding follows.
+    left: u32,
+}
+
+impl HeaderBlocks {
+    /// A frame begins.
+    pub(super) fn begin(&mut self, frame: Frame) {
+        let Frame { length, kind, flags, stream } = frame;
+        // Where h2 finds an error it ends the connection, and nothing has to be read.
+        let continues = kind == CONTINUATION && self.is_open && stream == self.stream;
+        self.is_read = (kind == HEADERS || continues) && length <= LONGEST_FRAME;
+        self.ends = flags & END_HEADERS != 0;
+        self.is_open = self.is_read && !self.ends;
+        self.left = length;
+        (self.prefix_length, self.prefix_came) = (0, 0);
+        if kind == HEADERS {
+            (self.flags, self.stream) = (flags, stream);
+            let padding = usize::from(flags & PADDED != 0);
+            self.prefix_length = padding + if flags & PRIORITY != 0 { 5 } else { 0 };
+        }
+    }
+
+    /// Reads on in a frame.
+    pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
+        if !self.is_read {
+            return Ok(());
+        }
+        if self.prefix_came < self.prefix_length {
+            let (prefix, rest) = bytes.split_at(bytes.len().min(self.prefix_length - self.prefix_came));
+            self.prefix[self.prefix_came..self.prefix_came + prefix.len()].copy_from_slice(prefix);
+            self.prefix_came += prefix.len();
+            bytes = rest;
+            if self.prefix_came < self.prefix_length {
+                return Ok(());
+            }
+            self.end_prefix();
+            if !self.is_read {
+                return Ok(());
+            }
+        }
+        let length = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        // At most what is left.
+        self.left -= length as u32;
+        self.scanner.read(&bytes[..length])
+    }
+
+    fn end_prefix(&mut self) {
+        let padding = if self.flags & PADDED != 0 { u32::from(self.prefix[0]) } else { 0 };
+        // At most 6.
+        match self.left.checked_sub(self.prefix_length as u32 + padding) {
+            Some(left) => self.left = left,
+            None => self.is_read = false,
+        }
+        if self.flags & PRIORITY != 0
+            && let [.., first, second, third, fourth, _weight] = self.prefix[..self.prefix_length]
+        {
+            let dependency = u32::from_be_bytes([first, second, third, fourth]) & (u32::MAX >> 1);
+            // h2 resets such a stream and does not decode its block.
+            self.is_read &= dependency != self.stream;
+        }
+    }
+
+    /// The frame is complete: what h2 would drop of a head, if that is complete as well.
+    pub(super) fn end(&mut self) -> Result<Option<&'static str>, Malformed> {
+        if self.is_read && self.ends { self.scanner.end() } else { Ok(None) }
+    }
+}
+
+/// Where h2 is with a head of which it would drop a part.
+#[derive(Clone, Copy, Debug, Default)]
+enum Step {
+    /// There is none.
+    #[default]
+    None,
+    /// All before its last byte has been handed over.
+    Before(&'static str),
+    /// And h2 has asked for more.
+    Drained(&'static str),
+    /// And all requests in that were passed on.
+    Next(&'static str),
+    /// The last byte has been handed over.
+    Passed(&'static str),
+}
+
+/// What the frames of a connection, its requests and the one that drives it agree on.
+#[derive(Debug, Default)]
+pub(super) struct OddHead(Cell<Step>);
+
+impl OddHead {
+    /// A head came of which h2 would drop a part.
+    pub(super) fn found(&self, why: &'static str) {
+        self.0.set(Step::Before(why));
+    }
+
+    /// What h2 may read when it asks for more.
+    pub(super) fn readable(&self) -> Readable {
+        match self.0.get() {
+            Step::None => Readable::All,
+            Step::Before(why) => {
+                self.0.set(Step::Drained(why));
+                Readable::Nothing
+            }
+            Step::Next(why) => {
+                self.0.set(Step::Passed(why));
+                Readable::Byte
+            }
+            Step::Drained(_) | Step::Passed(_) => Readable::Nothing,
+        }
+    }
+
+    /// What was dropped of the head of the request that is being passed on.
+    pub(super) fn dropped(&self) -> Option<&'static str> {
+        match self.0.get() {
+            Step::Passed(why) => Some(why),
+            Step::None | Step::Before(_) | Step::Drained(_) | Step::Next(_) => None,
+        }
+    }
+
+    /// The connection waits: every request that h2 has read was passed on. Whether it has to be polled again.
+    pub(super) fn waits(&self) -> bool {
+        let (next, goes_on) = match self.0.get() {
+            Step::Drained(why) => (Step::Next(why), true),
+            Step::Passed(_) => (Step::None, true),
+            step @ (Step::None | Step::Before(_) | Step::Next(_)) => (step, false),
+        };
+        self.0.set(next);
+        goes_on
+    }
+}
+
+/// See [`OddHead::readable`].
+pub(super) enum Readable {
+    All,
+    Nothing,
+    /// The last one of the head.
+    Byte,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::hpack::Malformed;
+
+    const PATH: &[u8] = b"\x04\x04/a#b";
+    const FOUND: Result<Option<&str>, Malformed> = Ok(Some("fragment in the target"));
+
+    fn read(
+        blocks: &mut HeaderBlocks,
+        kind: u8,
+        flags: u8,
+        payload: &[u8],
+    ) -> Result<Option<&'static str>, Malformed> {
+        let length = u32::try_from(payload.len()).unwrap();
+        blocks.begin(Frame { length, kind, flags, stream: 3 });
+        for piece in payload.chunks(2) {
+            blocks.read(piece)?;
+        }
+        blocks.end()
+    }
+
+    #[test]
+    fn padding_and_priority_are_no_part_of_a_block() {
+        for (flags, prefix, padding) in [
+            (0, &[][..], 0),
+            (PADDED, &[3], 3),
+            (PADDED, &[0], 0),
+            (PRIORITY, &[0, 0, 0, 1, 9], 0),
+            (PRIORITY | PADDED, &[2, 0x80, 0, 0, 1, 9], 2),
+        ] {
+            let payload = [prefix, PATH, &vec![0xff; padding]].concat();
+            let mut blocks = HeaderBlocks::default();
+            assert_eq!(read(&mut blocks, HEADERS, flags | END_HEADERS, &payload), FOUND, "{flags:x}");
+        }
+        // h2 does not decode the block of a stream that depends on itself.
+        let mut blocks = HeaderBlocks::default();
+        let payload = [&[0, 0, 0, 3, 9], PATH].concat();
+        assert_eq!(read(&mut blocks, HEADERS, PRIORITY | END_HEADERS, &payload), Ok(None));
+        assert_eq!(read(&mut blocks, HEADERS, END_HEADERS, b"\x04\x02/a"), Ok(None));
+        // And ends the connection for padding that is longer than the frame.
+        assert_eq!(read(&mut blocks, HEADERS, PADDED | END_HEADERS, &[&[9], PATH].concat()), Ok(None));
+    }
+
+    #[test]
+    fn block_goes_on_in_continuations() {
+        for cut in 0..=PATH.len() {
+            let mut blocks = HeaderBlocks::default();
+            assert_eq!(read(&mut blocks, HEADERS, 0, &PATH[..cut]), Ok(None));
+            assert_eq!(read(&mut blocks, CONTINUATION, 0, &[]), Ok(None));
+            assert_eq!(read(&mut blocks, CONTINUATION, END_HEADERS, &PATH[cut..]), FOUND, "{cut}");
+            // None is open any more.
+            assert_eq!(read(&mut blocks, CONTINUATION, END_HEADERS, PATH), Ok(None));
+        }
+    }
+}
