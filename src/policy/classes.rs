@@ -99,11 +99,14 @@ impl<'map> State<'map> {
     }
 }
 
+/// The two routes and [`PathClass::refused`].
+type Class = (Option<usize>, Option<usize>, [bool; 2]);
+
 struct Walk<'map> {
     /// The old one and the new one.
     maps: [&'map AbilityMap; 2],
-    /// By the two routes and [`PathClass::refused`].
-    found: BTreeMap<(Option<usize>, Option<usize>, [bool; 2]), String>,
+    /// A path of each class.
+    found: BTreeMap<Class, String>,
     path: String,
     steps: usize,
 }
