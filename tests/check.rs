@@ -56,7 +56,7 @@ fn kind_of_file_is_told_by_its_keys() {
         ("table.yaml", 0, "table.yaml: fine, a policy test file with 1 cases\n"),
         ("wrong_map.yaml", 1, "error: `routes.\"/up\".GET`"),
         ("wrong_test.yaml", 1, "`cases[0].expect`"),
-        ("empty.yaml", 1, "error: unknown kind of file\n --> empty.yaml"),
+        ("empty.yaml", 1, "error: unknown kind of file\n--> empty.yaml\n"),
         ("list.yaml", 1, "error: unknown kind of file\n --> list.yaml:1:3\n"),
         ("other.yaml", 1, "= help: a gateway.yaml has `abilities`, a map file `routes`, a policy test file"),
         ("typo.yaml", 1, "= help: did you mean `abilities`?"),
