@@ -5,23 +5,21 @@
 //! the [`Permit`] that only a decision holds.
 
 use std::cell::Cell;
-use std::mem;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, STRICT_TRANSPORT_SECURITY, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::answer;
 use crate::answer_body::AnswerBody;
 use crate::backend::body::{self, RequestBody, Upload};
 use crate::backend::forward::{self, Answered, Backend, Conditions};
+use crate::backend::request::{UpstreamRequest, UpstreamTarget};
 use crate::client::call::Call;
 use crate::config::settings::{BackendHost, Settings};
 use crate::contain::{Contained, Panicked};
@@ -33,7 +31,7 @@ use crate::policy::bearer::{self, KeptToken, Token};
 use crate::policy::client;
 use crate::policy::cors::{self, Preflight};
 use crate::policy::expectation;
-use crate::policy::headers::{self, Credentials, Forwarding, X_REQUEST_ID};
+use crate::policy::headers::{self, Credentials, Forwarding, UpstreamFields, X_REQUEST_ID};
 use crate::policy::http2;
 use crate::policy::identity::Identity;
 use crate::policy::map::Found;
@@ -83,16 +81,27 @@ enum Caller {
     Stranger(Refusal),
 }
 
-/// What is set of a request that goes on.
-struct Onward {
+/// What is decided about a request that is forwarded.
+struct Onward<'a> {
     permit: Permit,
-    uri: Uri,
+    target: &'a Target<'a>,
     credentials: Credentials,
     body_limit: u64,
     /// Whether its body waits for a 100.
     waits: bool,
     /// What it begins, if it is to become a tunnel.
     handshake: Option<Handshake>,
+}
+
+/// What comes of forwarding a request. Filled in place: moving its large values is measurably slow.
+#[derive(Default)]
+struct Forwarded {
+    /// The request, whose body may still be on its way.
+    call: Option<Call<RequestBody>>,
+    /// The backend's response.
+    answered: Option<Answered>,
+    /// What a tunnel is decided by, if the request asks for one.
+    tunnel: Option<Box<Asked>>,
 }
 
 /// What a request that is not refused is answered with.
@@ -164,21 +173,20 @@ impl Gateway {
         exchange.note_scheme(&head.headers);
         let reader = self.settings.cors.allowed(&head.headers);
         // The answer too, once it has come.
-        let (mut answered, mut call, mut asked) = (None, None, None);
-        let served =
-            self.serve(peer, &mut head, &mut body, &mut exchange, &mut call, &mut answered, &mut asked);
+        let mut forwarded = Forwarded::default();
+        let served = self.serve(peer, &mut head, &mut body, &mut exchange, &mut forwarded);
         let served = Contained(pin!(served)).await;
         if let Ok(Ok((Served::Backend, reason))) = &served
-            && let Some(Answered { mut response, lease }) = answered
-            && let Some(call) = call
+            && let Forwarded { call: Some(call), answered: Some(answered), tunnel } = forwarded
         {
+            let Answered { mut response, lease } = answered;
             // The client's, whatever the backend speaks (RFC 9110 section 2.5).
             *response.version_mut() = version;
             // A backend that chose an id keeps it.
             response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| exchange.request_id.clone());
             self.pin_https(peer, response.headers_mut());
             exchange.answered(response.status(), *reason, exchange.answer_came());
-            if let Some(asked) = asked
+            if let Some(asked) = tunnel
                 && response.status() == StatusCode::SWITCHING_PROTOCOLS
             {
                 if let Some(backend) = lease.into_upgraded() {
@@ -238,17 +246,14 @@ impl Gateway {
         }
     }
 
-    /// What is `asked` of a request that is to become a tunnel is noted before it goes on, and what the backend has
-    /// `answered` before this returns.
+    /// Decides on a request and forwards it. What comes of that is in `forwarded`.
     async fn serve(
         &self,
         peer: &Rc<Peer>,
         head: &mut Parts,
         body: &mut Option<Incoming>,
         exchange: &mut Exchange,
-        call: &mut Option<Call<RequestBody>>,
-        answered: &mut Option<Answered>,
-        asked: &mut Option<Box<Asked>>,
+        forwarded: &mut Forwarded,
     ) -> Result<(Served, Reason), Refusal> {
         if head.version == Version::HTTP_2 {
             http2::translate(head, &self.settings.limits.bounds())?;
@@ -282,10 +287,10 @@ impl Gateway {
             let served = match self.settings.cors.preflight {
                 Preflight::Answer => Served::Preflight(asked),
                 Preflight::Forward => {
-                    let uri = self.backend_uri(&head.uri, &target)?;
-                    let credentials = Credentials::None;
-                    let onward = Onward { permit, uri, credentials, body_limit: 0, waits, handshake: None };
-                    Box::pin(self.forward(peer, head, body, onward, exchange, call, answered)).await?;
+                    let (credentials, target) = (Credentials::None, &target);
+                    let onward =
+                        Onward { permit, target, credentials, body_limit: 0, waits, handshake: None };
+                    Box::pin(self.forward(peer, head, body, onward, exchange, forwarded)).await?;
                     Served::Backend
                 }
             };
@@ -297,13 +302,12 @@ impl Gateway {
             decided = Box::pin(self.decide_in_shadow(shadow, fields, &target, exchange, decided)).await;
         }
         let Decision { permit, caller, body_limit } = decided?;
-        let uri = self.backend_uri(&head.uri, &target)?;
         if handshake.is_some() {
             let kept = match &caller {
                 Caller::Token(caller, field) => Some((KeptToken::new(field), Rc::clone(caller))),
                 Caller::Anybody | Caller::Stranger(_) => None,
             };
-            *asked = Some(Box::new(Asked { path: target.path.into_owned(), caller: kept }));
+            forwarded.tunnel = Some(Box::new(Asked { path: target.path.clone().into_owned(), caller: kept }));
         }
         let cookies = self.settings.backend.cookies;
         let (caller, credentials, reason) = match caller {
@@ -314,8 +318,8 @@ impl Gateway {
             }
             Caller::Stranger(_) => (None, Credentials::Unproved { cookies }, Reason::Allowed),
         };
-        let onward = Onward { permit, uri, credentials, body_limit, waits, handshake };
-        let status = self.forward(peer, head, body, onward, exchange, call, answered).await?;
+        let onward = Onward { permit, target: &target, credentials, body_limit, waits, handshake };
+        let status = self.forward(peer, head, body, onward, exchange, forwarded).await?;
         if let Some(caller) = caller
             && status == StatusCode::UNAUTHORIZED
         {
@@ -505,42 +509,22 @@ impl Gateway {
         if wanted.is_empty() { Ok(None) } else { caller.identity(wanted).map(Some) }
     }
 
-    /// The target as the backend gets it: its prefix, the canonical path, the query byte for byte.
-    fn backend_uri(&self, sent: &Uri, target: &Target<'_>) -> Result<Uri, Refusal> {
-        let prefix = &*self.settings.backend.path_prefix;
-        if prefix.is_empty() && target.path.is_borrowed() && sent.authority().is_none() {
-            return Ok(sent.clone());
-        }
-        let path = target.path.as_str();
-        let mut text =
-            String::with_capacity(prefix.len() + path.len() + 1 + target.query.map_or(0, str::len));
-        if !target.path.is_asterisk() {
-            text.push_str(prefix);
-        }
-        text.push_str(path);
-        if let Some(query) = target.query {
-            text.push('?');
-            text.push_str(query);
-        }
-        Uri::try_from(text).map_err(|_| Refusal::InternalError)
-    }
-
     /// Sends the request on, as its permit allows, as a message of our own.
     async fn forward(
         &self,
         peer: &Peer,
-        head: &mut Parts,
+        head: &Parts,
         incoming: &mut Option<Incoming>,
-        onward: Onward,
+        onward: Onward<'_>,
         exchange: &mut Exchange,
-        call: &mut Option<Call<RequestBody>>,
-        answered: &mut Option<Answered>,
+        forwarded: &mut Forwarded,
     ) -> Result<StatusCode, Refusal> {
         let Settings { listen, limits, backend, .. } = &*self.settings;
-        let Onward { permit, uri, credentials, body_limit, waits, handshake } = onward;
-        let (body, upload) =
+        let Onward { permit, target, credentials, body_limit, waits, handshake } = onward;
+        let (mut body, upload) =
             RequestBody::new(incoming, peer, body_limit, limits.body_idle_timeout, &listen.trusted_fields)
                 .map_err(forward::refusal)?;
+        let expects_continue = waits && upload.is_some();
         let forwarding = Forwarding {
             method: &head.method,
             decided: &exchange.method,
@@ -555,35 +539,23 @@ impl Gateway {
                 BackendHost::Backend => Some(&backend.authority),
             },
             credentials,
+            trace: exchange.trace.as_ref().and_then(|trace| trace.mark_request(Instant::now())),
+            chunked: upload.is_some() && !head.headers.contains_key(CONTENT_LENGTH),
+            expects_continue,
+            upgrades: handshake.is_some(),
         };
-        let dropped = headers::prepare_request(&mut head.headers, forwarding)?;
-        if dropped.untrusted {
-            warn_of_distrust();
-        }
-        if let Some(name) = &dropped.unlisted {
-            warn_of_unlisted(name);
-        }
-        if let Some(trace) = &exchange.trace {
-            trace.mark_request(&mut head.headers, Instant::now());
-        }
-        if upload.is_some() && !head.headers.contains_key(CONTENT_LENGTH) {
-            // Said outright: hyper takes a GET or HEAD of unknown length to have no body.
-            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        if let Some(handshake) = &handshake {
-            handshake.ask(&mut head.headers);
-        }
-        // Without the extensions, where hyper keeps upgrades.
-        let mut request = Request::new(body);
-        *request.method_mut() = mem::take(&mut head.method);
-        *request.uri_mut() = uri;
-        *request.headers_mut() = mem::take(&mut head.headers);
-        let mut on_continue = None;
-        if waits && upload.is_some() {
-            request.headers_mut().insert(EXPECT, expectation::CONTINUE);
-            on_continue = request.body_mut().wait_for_continue();
-        }
-        let call = call.insert(Call::new(request));
+        let request = UpstreamRequest {
+            method: &head.method,
+            target: UpstreamTarget {
+                prefix: if target.path.is_asterisk() { "" } else { &backend.path_prefix },
+                path: target.path.as_str(),
+                query: target.query,
+            },
+            fields: UpstreamFields::new(&head.headers, forwarding)?,
+        };
+        let on_continue = if expects_continue { body.wait_for_continue() } else { None };
+        let Forwarded { call, answered, .. } = forwarded;
+        let call = call.insert(Call::new(&head.method, body));
         if let Some(asked) = on_continue {
             call.on_continue(asked);
         }
@@ -595,9 +567,9 @@ impl Gateway {
             activity: &peer.activity,
             upstream: &upstream,
             may_switch: handshake.is_some(),
-            request_id: exchange.request_id.to_str().unwrap_or_default(),
+            request_id: &exchange.request_id,
         };
-        let sent = self.backend.forward(permit, call, conditions, asked, answered).await;
+        let sent = self.backend.forward(permit, &request, call, conditions, asked, answered).await;
         exchange.upstream = upstream.get();
         exchange.backend_answered(asked, Instant::now());
         sent?;
@@ -632,29 +604,6 @@ impl Gateway {
         }
         Ok(status)
     }
-}
-
-/// Warns once of forwarding or identity fields from a peer that is not trusted. If that is an ingress, the backend
-/// builds its links for the wrong scheme and host.
-fn warn_of_distrust() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        tracing::warn!(
-            "dropped X-Forwarded-* or the like from a peer that is not in listen.trusted_proxies (logged once)"
-        );
-    });
-}
-
-/// Warns once of an identity field that a trusted proxy set and the configuration does not accept.
-#[cold]
-fn warn_of_unlisted(name: &HeaderName) {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        tracing::warn!(
-            field = name.as_str(),
-            "dropped an identity field from a trusted proxy: listen.trusted_fields does not name it (logged once)"
-        );
-    });
 }
 
 /// The request's id: a trusted peer's, or one of our own.

@@ -15,7 +15,7 @@ use proptest::prop_assert;
 use proptest::test_runner::{Config, TestRunner};
 use stockaj_gateway::config;
 use stockaj_gateway::policy::ability::{Requirement, RequirementKind};
-use stockaj_gateway::policy::headers::{Credentials, Forwarding, prepare_request};
+use stockaj_gateway::policy::headers::{Credentials, Forwarding, UpstreamFields};
 use stockaj_gateway::policy::map::{AbilityMap, Found};
 use stockaj_gateway::policy::method::{MethodOverride, overriding};
 use stockaj_gateway::policy::target::Target;
@@ -100,22 +100,25 @@ fn decide(map: &AbilityMap, sent: &Sent, setting: MethodOverride) -> Option<(Req
         },
     };
     let trusted_fields = TrustedFields::default();
-    prepare_request(
-        &mut fields,
-        Forwarding {
-            method: &method,
-            decided: &decided,
-            version: Version::HTTP_11,
-            client: &HeaderValue::from_static("192.0.2.1"),
-            encrypted: false,
-            trusted: false,
-            trusted_fields: &trusted_fields,
-            request_id: &HeaderValue::from_static("id"),
-            host: None,
-            credentials,
-        },
-    )
-    .ok()?;
+    let forwarding = Forwarding {
+        method: &method,
+        decided: &decided,
+        version: Version::HTTP_11,
+        client: &HeaderValue::from_static("192.0.2.1"),
+        encrypted: false,
+        trusted: false,
+        trusted_fields: &trusted_fields,
+        request_id: &HeaderValue::from_static("id"),
+        host: None,
+        credentials,
+        trace: None,
+        chunked: false,
+        expects_continue: false,
+        upgrades: false,
+    };
+    let mut written = HeaderMap::new();
+    UpstreamFields::new(&fields, forwarding).ok()?.write(&mut written);
+    let fields = written;
     let fields = fields.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
     let forwarded =
         Sent { method: sent.method.clone(), target, fields: fields.collect(), body: sent.body.clone() };

@@ -168,8 +168,8 @@ pub async fn throw_away(mut incoming: Incoming, peer: Rc<Peer>) {
 }
 
 impl RequestBody {
-    /// Holds the body back until the backend says 100 (Continue), which the returned value is to be told, or seems never
-    /// to. `None` if there is no body.
+    /// Holds the body back until the returned value is notified of a 100 (Continue), or for [`UNTIL_ASKED`]. `None` if
+    /// there is no body.
     pub fn wait_for_continue(&mut self) -> Option<Arc<Notify>> {
         let Self::Streaming(streaming) = self else { return None };
         let asked = Arc::new(Notify::new());

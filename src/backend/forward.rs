@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::Response;
+use http::{HeaderValue, Response};
 
 use super::body::{RequestBody, Upload, UploadFault};
+use super::request::UpstreamRequest;
 use crate::client::call::Call;
 use crate::client::pool::{Lease, Pool};
 use crate::client::tls_fault;
@@ -45,7 +46,7 @@ pub struct Conditions<'a> {
     /// Whether it may change the protocol. That is the caller's to know, and what a 101 is worth.
     pub may_switch: bool,
     /// For the log.
-    pub request_id: &'a str,
+    pub request_id: &'a HeaderValue,
 }
 
 /// What went wrong with one attempt.
@@ -72,7 +73,7 @@ impl Backend {
         &self.pool
     }
 
-    /// Forwards `call`, which `permit` allows.
+    /// Forwards `request`, with the body of `call`, as `permit` allows.
     ///
     /// The backend may close a kept connection at any time. The request is then sent once more over a new one, if
     /// [that is allowed](Call::may_repeat).
@@ -84,6 +85,7 @@ impl Backend {
     pub async fn forward(
         &self,
         permit: Permit,
+        request: &UpstreamRequest<'_>,
         call: &mut Call<RequestBody>,
         conditions: Conditions<'_>,
         now: Instant,
@@ -91,12 +93,12 @@ impl Backend {
     ) -> Result<(), Refusal> {
         let Permit { .. } = permit;
         let Some(lease) = self.take_idle(call, conditions, now) else {
-            return Box::pin(self.over_new_connection(call, conditions, true, answered)).await;
+            return Box::pin(self.over_new_connection(request, call, conditions, true, answered)).await;
         };
-        match self.exchange(lease, call, conditions, now, answered).await {
+        match self.exchange(lease, request, call, conditions, now, answered).await {
             Ok(()) => Ok(()),
             Err(Failure { may_repeat: true, .. }) => {
-                Box::pin(self.over_new_connection(call, conditions, false, answered)).await
+                Box::pin(self.over_new_connection(request, call, conditions, false, answered)).await
             }
             Err(failure) => Err(failure.refusal),
         }
@@ -117,6 +119,7 @@ impl Backend {
     /// Over HTTP/2 the backend may say that it did nothing about a request: `once_more` it is sent then, too.
     async fn over_new_connection(
         &self,
+        request: &UpstreamRequest<'_>,
         call: &mut Call<RequestBody>,
         conditions: Conditions<'_>,
         mut once_more: bool,
@@ -133,7 +136,7 @@ impl Backend {
                 if error.is_exhausted() { Refusal::Overloaded } else { Refusal::BackendUnreachable }
             })?;
             once_more &= lease.is_stream();
-            match self.exchange(lease, call, conditions, Instant::now(), answered).await {
+            match self.exchange(lease, request, call, conditions, Instant::now(), answered).await {
                 Ok(()) => return Ok(()),
                 Err(Failure { may_repeat: true, .. }) if once_more => once_more = false,
                 Err(failure) => return Err(failure.refusal),
@@ -146,6 +149,7 @@ impl Backend {
     async fn exchange(
         &self,
         mut lease: Lease,
+        request: &UpstreamRequest<'_>,
         call: &mut Call<RequestBody>,
         conditions: Conditions<'_>,
         now: Instant,
@@ -157,7 +161,7 @@ impl Backend {
         activity.wait_until(now + timeout);
         let mut came = None;
         {
-            let mut answer = std::pin::pin!(lease.send(call));
+            let mut answer = std::pin::pin!(lease.send(request, call));
             let over = poll_fn(|context| {
                 if let Poll::Ready(answer) = answer.as_mut().poll(context) {
                     came = Some(answer);
@@ -190,7 +194,7 @@ impl Backend {
                 } else if cause.is_malformed() {
                     tracing::warn!(
                         error,
-                        request_id = conditions.request_id,
+                        request_id = conditions.request_id.to_str().unwrap_or_default(),
                         "malformed response of the backend"
                     );
                 } else if !may_repeat {

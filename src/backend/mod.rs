@@ -3,4 +3,5 @@
 pub mod body;
 pub mod forward;
 pub mod idle;
+pub mod request;
 pub mod tunnel;

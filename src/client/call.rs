@@ -3,53 +3,78 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Request, Uri};
+use http::{Method, Request};
 use hyper::body::Body;
 use tokio::sync::Notify;
 
 use super::fault::ExchangeError;
 use super::http1::{Outgoing, RequestHead};
 
-/// A request and what became of it so far.
-pub struct Call<B> {
+/// What the head of a request is written from, for each connection that it is sent over.
+pub trait RequestSource {
     /// Its method.
-    pub method: Method,
-    /// Its target.
-    pub uri: Uri,
-    /// Its fields.
-    pub fields: HeaderMap,
-    /// As long as no connection has begun to send it.
+    fn method(&self) -> &Method;
+
+    /// Its head, encoded for a connection of HTTP/1.1.
+    fn http1(&self) -> RequestHead;
+
+    /// Its head, for a connection of HTTP/2. Fields that concern a connection are removed there.
+    ///
+    /// # Errors
+    /// [`Unwritable`] if it has no such form.
+    fn http2(&self) -> Result<Request<()>, Unwritable>;
+}
+
+/// A request that HTTP/2 has no form for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a target that HTTP/2 cannot name")]
+pub struct Unwritable;
+
+/// A request that the gateway makes itself, written as it is.
+impl RequestSource for Request<()> {
+    fn method(&self) -> &Method {
+        self.method()
+    }
+
+    fn http1(&self) -> RequestHead {
+        let target = self.uri().path_and_query().map_or("/", |target| target.as_str());
+        let mut head = RequestHead::new(self.method(), [target]);
+        head.fields(self.headers());
+        head
+    }
+
+    fn http2(&self) -> Result<Request<()>, Unwritable> {
+        Ok(self.clone())
+    }
+}
+
+/// The body of a request, and how far the request was sent.
+pub struct Call<B> {
+    /// `None` after a connection has begun to send it.
     body: Option<B>,
-    /// After a connection of HTTP/1.1 has begun to send it.
+    /// `None` before a connection of HTTP/1.1 has begun to send it.
     outgoing: Option<Outgoing<B>>,
     has_body: bool,
-    /// The length of its body, if that is known beforehand.
-    length: Option<u64>,
+    idempotent: bool,
     /// Whether a connection of HTTP/2 may have sent any of it.
     streamed: bool,
     on_continue: Option<Arc<Notify>>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Call<B> {
-    /// A request that was not sent.
-    pub fn new(request: Request<B>) -> Self {
-        let (head, body) = request.into_parts();
-        let (has_body, length) = (!body.is_end_stream(), body.size_hint().exact());
+    /// A request with this method and this body, which was not sent.
+    pub fn new(method: &Method, body: B) -> Self {
         Self {
-            method: head.method,
-            uri: head.uri,
-            fields: head.headers,
+            has_body: !body.is_end_stream(),
+            idempotent: method.is_idempotent(),
             body: Some(body),
             outgoing: None,
-            has_body,
-            length,
             streamed: false,
             on_continue: None,
         }
     }
 
-    /// Has `asked` told when the server sends 100 (Continue).
+    /// Notifies `asked` when the server sends 100 (Continue).
     pub fn on_continue(&mut self, asked: Arc<Notify>) {
         self.on_continue = Some(asked);
     }
@@ -61,14 +86,12 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
             Some(outgoing) => outgoing.is_unsent(),
             None => !self.streamed,
         };
-        is_unsent
-            || !self.has_body
-                && (error.is_unprocessed() || self.method.is_idempotent() && error.is_unanswered())
+        is_unsent || !self.has_body && error.is_unprocessed() || self.is_repeatable() && error.is_unanswered()
     }
 
     /// Whether it may be sent again as long as no byte of a response has come.
-    pub fn is_repeatable(&self) -> bool {
-        !self.has_body && self.method.is_idempotent()
+    pub const fn is_repeatable(&self) -> bool {
+        !self.has_body && self.idempotent
     }
 
     /// Whether all of it was sent.
@@ -76,22 +99,15 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
         self.outgoing.as_ref().is_none_or(Outgoing::is_complete)
     }
 
-    /// What a connection of HTTP/2 is to be told when the server sends 100 (Continue).
+    /// What a connection of HTTP/2 notifies when the server sends 100 (Continue).
     pub(super) const fn continues(&mut self) -> Option<Arc<Notify>> {
         self.on_continue.take()
     }
 
-    /// The head and the body, for a connection of HTTP/2, which may send them from now on. The head of a request without
-    /// a body is copied, so that it can be sent again.
-    pub(super) fn stream(&mut self) -> Option<(Request<()>, B)> {
-        let body = self.body.take()?;
+    /// The body, for a connection of HTTP/2, which may send it from now on.
+    pub(super) fn stream(&mut self) -> Option<B> {
         self.streamed = true;
-        let mut request = Request::new(());
-        request.method_mut().clone_from(&self.method);
-        request.uri_mut().clone_from(&self.uri);
-        *request.headers_mut() =
-            if self.has_body { std::mem::take(&mut self.fields) } else { self.fields.clone() };
-        Some((request, body))
+        self.body.take()
     }
 
     /// Takes back the body of a request that has none: it can be sent again.
@@ -104,32 +120,21 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
         self.outgoing.as_mut()
     }
 
-    /// Encodes it for a connection of HTTP/1.1.
-    pub(super) fn encode(&mut self) -> &mut Outgoing<B> {
-        let Self { method, uri, fields, body, outgoing, has_body, length, on_continue, .. } = self;
-        let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        let mut head = RequestHead::new(method, [target]);
-        head.fields(fields);
-        if let Some(length) = *length
-            && *has_body
-            && !fields.contains_key(CONTENT_LENGTH)
-            && !fields.contains_key(TRANSFER_ENCODING)
-        {
-            head.announce_length(length);
-        }
-        let begun = match outgoing.take().filter(Outgoing::is_unsent) {
+    /// Begins to send it over a connection of HTTP/1.1.
+    pub(super) fn begin(&mut self, head: RequestHead) -> &mut Outgoing<B> {
+        let begun = match self.outgoing.take().filter(Outgoing::is_unsent) {
             Some(mut unsent) => {
                 unsent.restart(head);
                 unsent
             }
             None => {
-                let mut begun = Outgoing::new(head, body.take());
-                if let Some(asked) = on_continue.take() {
+                let mut begun = Outgoing::new(head, self.body.take());
+                if let Some(asked) = self.on_continue.take() {
                     begun.on_continue(asked);
                 }
                 begun
             }
         };
-        outgoing.insert(begun)
+        self.outgoing.insert(begun)
     }
 }

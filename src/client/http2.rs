@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 
-use super::call::Call;
+use super::call::{Call, RequestSource};
 use super::connect::ClientStream;
 use super::fault::ExchangeError;
 use super::pool::LeaseError;
@@ -219,12 +219,13 @@ async fn drive(connection: Connection<ClientStream, Bytes>, pings: Option<PingPo
     }
 }
 
-/// Sends `call` over `connection` and waits for the head of the response. The body of the request is sent by a task,
+/// Sends `request`, with the body of `call`, over `connection` and waits for the head of the response. The body of the request is sent by a task,
 /// which holds `slot` and is put into `upload`: aborting it resets the stream.
 pub(super) async fn send<B>(
     connection: &Http2,
     slot: impl Sized + 'static,
     upload: &mut Option<JoinHandle<()>>,
+    request: &impl RequestSource,
     call: &mut Call<B>,
 ) -> Result<Response<Box<received::Stream>>, ExchangeError>
 where
@@ -235,9 +236,10 @@ where
         connection.retire();
         return Err(error.into());
     }
-    let to_head = call.method == Method::HEAD;
+    let to_head = *request.method() == Method::HEAD;
+    let head = request.http2().map_err(|_| ExchangeError::Malformed("no target that HTTP/2 can name"))?;
     let asked = call.continues();
-    let (head, body) = call.stream().ok_or(ExchangeError::Malformed("a request that was sent before"))?;
+    let body = call.stream().ok_or(ExchangeError::Malformed("a request that was sent before"))?;
     let is_whole = body.is_end_stream();
     let head = translate(head, &connection.scheme, is_whole)?;
     let (mut answer, stream) = sender.send_request(head, is_whole)?;

@@ -1,20 +1,25 @@
-//! Which header fields pass, which go, and which the gateway sets.
+//! Which header fields are forwarded, which are dropped, and which the gateway sets.
 //!
-//! One pass over the names finds what must go; then the gateway's own fields are set, so that nothing a client
-//! sends can stand in their place (RFC 9110 section 7.6).
+//! The fields of an upstream request are written in one pass over those of the client's, which stay as they are: a
+//! request that is sent again is written again. Then the gateway's own fields are written, which no field of a client
+//! can replace (RFC 9110 section 7.6).
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, HeaderName, TE, TRANSFER_ENCODING, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, TE, TRANSFER_ENCODING,
+    UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
+use super::expectation;
 use super::fate::{Fate, fate};
 use super::framing::{MOST_CONNECTION_OPTIONS, TOO_MANY_CONNECTION_OPTIONS};
 use super::identity::Identity;
 use super::refusal::Refusal;
-use super::singleton::{is_singleton, join_lines};
+use super::singleton::{is_singleton, joined_line};
 use super::target::without_empty_port;
+use super::trace_context::{TRACEPARENT, TRACESTATE};
 use super::trusted_fields::TrustedFields;
+use super::upgrade::WEBSOCKET;
 
 #[cfg(test)]
 mod tests;
@@ -56,6 +61,35 @@ pub struct Forwarding<'a> {
     pub host: Option<&'a HeaderValue>,
     /// In whose name the backend is asked.
     pub credentials: Credentials,
+    /// The fields of the request's trace.
+    pub trace: Option<TraceFields>,
+    /// Whether the body has no Content-Length.
+    pub chunked: bool,
+    /// Whether the body waits for 100 (Continue).
+    pub expects_continue: bool,
+    /// Whether the request asks for WebSocket.
+    pub upgrades: bool,
+}
+
+/// The fields of W3C trace context that replace those of the client.
+#[derive(Clone, Debug)]
+pub struct TraceFields {
+    /// `traceparent`
+    pub traceparent: HeaderValue,
+    /// Whether the client's `tracestate` is dropped.
+    pub drop_tracestate: bool,
+}
+
+/// Where the fields of an upstream request are written.
+pub trait FieldSink {
+    /// Adds a field. Fields of one name stay in their order.
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue);
+}
+
+impl FieldSink for HeaderMap {
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.append(name, value.clone());
+    }
 }
 
 /// In whose name the backend is asked.
@@ -91,58 +125,172 @@ pub struct Dropped {
     pub unlisted: Option<HeaderName>,
 }
 
-/// Turns the fields of a client's request into those that the backend gets.
-///
-/// # Errors
-/// [`Refusal::BadRequest`] if Connection names too many fields.
-pub fn prepare_request(fields: &mut HeaderMap, forwarding: Forwarding<'_>) -> Result<Dropped, Refusal> {
-    join_lines(fields);
-    let mut dropped = Dropped::default();
-    let mut going = Vec::new();
-    let mut wants_trailers = false;
-    let (mut has_connection, mut has_cookie) = (false, false);
-    for name in fields.keys() {
-        let goes = match forwarding.trusted_fields.fate(name.as_str()) {
-            Fate::Passes => {
-                has_cookie |= *name == COOKIE;
-                false
-            }
-            Fate::HopByHop => {
-                has_connection |= *name == CONNECTION;
-                wants_trailers |= *name == TE && accepts_trailers(fields);
-                true
-            }
-            Fate::Forwarding => {
-                // Many clients name their requests; that does not suggest a proxy.
-                dropped.untrusted |= !forwarding.trusted && *name != X_REQUEST_ID;
-                !forwarding.trusted
-            }
-            Fate::Claim => {
-                match forwarding.trusted {
-                    true => dropped.unlisted = Some(name.clone()),
-                    false => dropped.untrusted = true,
+/// The fields of a client's request as the backend gets them.
+#[derive(Debug)]
+pub struct UpstreamFields<'a> {
+    fields: &'a HeaderMap,
+    forwarding: Forwarding<'a>,
+    /// What the client's Connection fields name, except what they cannot remove.
+    named: Vec<HeaderName>,
+}
+
+impl<'a> UpstreamFields<'a> {
+    /// Those that come of `fields`.
+    ///
+    /// # Errors
+    /// [`Refusal::BadRequest`] if Connection names too many fields.
+    pub fn new(fields: &'a HeaderMap, forwarding: Forwarding<'a>) -> Result<Self, Refusal> {
+        let mut named = Vec::new();
+        if fields.contains_key(CONNECTION) {
+            name_options(fields, forwarding.trusted_fields, &mut named).map_err(Refusal::BadRequest)?;
+        }
+        Ok(Self { fields, forwarding, named })
+    }
+
+    /// Writes them to `sink`. Returns what was dropped because of who sent it.
+    pub fn write(&self, sink: &mut impl FieldSink) -> Dropped {
+        let Forwarding { trusted, trusted_fields, credentials, .. } = &self.forwarding;
+        let mut dropped = Dropped::default();
+        let mut kept = Kept::default();
+        let mut wants_trailers = false;
+        let repeats = self.fields.len() != self.fields.keys_len();
+        let (passes_authorization, passes_cookie) = credentials.pass();
+        for (name, value) in self.fields {
+            match trusted_fields.fate(name.as_str()) {
+                Fate::HopByHop => {
+                    wants_trailers |=
+                        *name == TE && members(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
                 }
-                true
+                _ if !self.named.is_empty() && self.named.contains(name) => {}
+                Fate::Passes => {
+                    let passes = match *name {
+                        AUTHORIZATION => passes_authorization,
+                        COOKIE => passes_cookie,
+                        HOST => {
+                            kept.host = without_empty_port(value).or_else(|| Some(value.clone()));
+                            false
+                        }
+                        _ => !self.is_traced(name),
+                    };
+                    if !passes {
+                        continue;
+                    }
+                    let joined = if repeats { joined_line(self.fields, name) } else { None };
+                    match joined {
+                        None => sink.field(name, value),
+                        Some((first, joined)) if std::ptr::eq(first, value) => sink.field(name, &joined),
+                        Some(_) => {}
+                    }
+                }
+                Fate::Forwarding if *trusted => {
+                    if *name == X_FORWARDED_FOR {
+                        kept.chain.get_or_insert_default().push(value.as_bytes());
+                    } else if *name != X_REQUEST_ID {
+                        kept.proto |= *name == X_FORWARDED_PROTO;
+                        kept.forwarded_host |= *name == X_FORWARDED_HOST;
+                        sink.field(name, value);
+                    }
+                }
+                // Many clients name their requests; that does not suggest a proxy.
+                Fate::Forwarding => dropped.untrusted |= *name != X_REQUEST_ID,
+                Fate::Claim if *trusted => dropped.unlisted = Some(name.clone()),
+                Fate::Claim => dropped.untrusted = true,
+                Fate::NeverSent => {}
             }
-            Fate::NeverSent => true,
+        }
+        self.write_own(sink, kept, wants_trailers);
+        dropped
+    }
+
+    /// Whether the trace of the request replaces a field.
+    fn is_traced(&self, name: &HeaderName) -> bool {
+        self.forwarding
+            .trace
+            .as_ref()
+            .is_some_and(|trace| *name == TRACEPARENT || trace.drop_tracestate && *name == TRACESTATE)
+    }
+
+    fn write_own(&self, sink: &mut impl FieldSink, kept: Kept<'_>, wants_trailers: bool) {
+        let forwarding = &self.forwarding;
+        if forwarding.upgrades {
+            sink.field(&CONNECTION, &HeaderValue::from_static("Upgrade"));
+            sink.field(&UPGRADE, &HeaderValue::from_static(WEBSOCKET));
+        } else if wants_trailers {
+            // RFC 9110 section 10.1.4: TE goes with a Connection option of its name.
+            sink.field(&TE, &HeaderValue::from_static("trailers"));
+            sink.field(&CONNECTION, &HeaderValue::from_static("te"));
+        }
+        let via = match forwarding.version {
+            Version::HTTP_10 => "1.0 stockaj-gateway",
+            Version::HTTP_2 => "2 stockaj-gateway",
+            _ => "1.1 stockaj-gateway",
         };
-        if goes {
-            going.push(name.clone());
+        sink.field(&VIA, &HeaderValue::from_static(via));
+        match kept.chain {
+            None => sink.field(&X_FORWARDED_FOR, forwarding.client),
+            // One line: a recipient that reads only the first or the last of several would lose the chain.
+            Some(mut chain) => {
+                chain.push(forwarding.client.as_bytes());
+                let chain = HeaderValue::from_bytes(&chain.join(&b", "[..]));
+                sink.field(&X_FORWARDED_FOR, chain.as_ref().unwrap_or(forwarding.client));
+            }
+        }
+        if !kept.proto {
+            let proto = if forwarding.encrypted { "https" } else { "http" };
+            sink.field(&X_FORWARDED_PROTO, &HeaderValue::from_static(proto));
+        }
+        if let Some(host) = forwarding.host.or(kept.host.as_ref()) {
+            sink.field(&HOST, host);
+        }
+        if !kept.forwarded_host
+            && let Some(host) = &kept.host
+        {
+            sink.field(&X_FORWARDED_HOST, host);
+        }
+        sink.field(&X_REQUEST_ID, forwarding.request_id);
+        if let Credentials::Token { authorization, identity, .. } = &forwarding.credentials {
+            sink.field(&AUTHORIZATION, authorization);
+            if let Some(identity) = identity {
+                identity.fields().iter().for_each(|(name, value)| sink.field(name, value));
+            }
+        }
+        // Laravel takes the verb from here first, then from `_method` in the query or the body.
+        if *forwarding.method == Method::POST {
+            sink.field(&X_HTTP_METHOD_OVERRIDE, &method_field(forwarding.decided));
+        }
+        if let Some(trace) = &forwarding.trace {
+            sink.field(&TRACEPARENT, &trace.traceparent);
+        }
+        if forwarding.chunked {
+            sink.field(&TRANSFER_ENCODING, &HeaderValue::from_static("chunked"));
+        }
+        if forwarding.expects_continue {
+            sink.field(&EXPECT, &expectation::CONTINUE);
         }
     }
-    if has_connection {
-        name_options(fields, forwarding.trusted_fields, &mut going).map_err(Refusal::BadRequest)?;
+}
+
+/// What the pass over a client's fields found that the gateway's own fields depend on.
+#[derive(Default)]
+struct Kept<'a> {
+    /// As it is forwarded, unless the configuration names another.
+    host: Option<HeaderValue>,
+    /// The lines of X-Forwarded-For that a trusted proxy sent.
+    chain: Option<Vec<&'a [u8]>>,
+    proto: bool,
+    forwarded_host: bool,
+}
+
+impl Credentials {
+    /// Whether the client's Authorization and Cookie fields pass.
+    const fn pass(&self) -> (bool, bool) {
+        match self {
+            Self::AsSent => (true, true),
+            Self::Token { cookies, .. } => (false, *cookies),
+            Self::Unproved { cookies } => (true, *cookies),
+            Self::None => (false, false),
+        }
     }
-    for name in &going {
-        fields.remove(name);
-    }
-    if wants_trailers {
-        // RFC 9110 section 10.1.4: TE goes with a Connection option of its name.
-        fields.insert(TE, HeaderValue::from_static("trailers"));
-        fields.insert(CONNECTION, HeaderValue::from_static("te"));
-    }
-    set_fields(fields, forwarding, has_cookie);
-    Ok(dropped)
 }
 
 /// Turns the fields of the backend's answer into those that the client gets: hop-by-hop fields go, all else is
@@ -325,86 +473,11 @@ fn name_options(
 
 /// The members of a list in every line of a field, without parameters.
 pub(super) fn options<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    fields
-        .get_all(name)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
-        .map(<[u8]>::trim_ascii)
+    fields.get_all(name).iter().flat_map(members)
 }
 
-fn accepts_trailers(fields: &HeaderMap) -> bool {
-    options(fields, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
-}
-
-fn set_fields(fields: &mut HeaderMap, forwarding: Forwarding<'_>, has_cookie: bool) {
-    let told = match &forwarding.credentials {
-        Credentials::Token { identity: Some(identity), .. } => identity.len(),
-        _ => 0,
-    };
-    // For those that are added, in one step.
-    fields.reserve(6 + told);
-    let via = match forwarding.version {
-        Version::HTTP_10 => "1.0 stockaj-gateway",
-        Version::HTTP_2 => "2 stockaj-gateway",
-        _ => "1.1 stockaj-gateway",
-    };
-    fields.append(VIA, HeaderValue::from_static(via));
-
-    match fields.entry(X_FORWARDED_FOR) {
-        Entry::Vacant(entry) => {
-            entry.insert(forwarding.client.clone());
-        }
-        // One line: what reads only the first or the last of several would lose the chain.
-        Entry::Occupied(mut entry) => {
-            let lines: Vec<&[u8]> =
-                entry.iter().chain([forwarding.client]).map(HeaderValue::as_bytes).collect();
-            let chain = HeaderValue::from_bytes(&lines.join(&b", "[..]));
-            entry.insert(chain.unwrap_or_else(|_| forwarding.client.clone()));
-        }
-    }
-    if let Entry::Vacant(entry) = fields.entry(X_FORWARDED_PROTO) {
-        entry.insert(HeaderValue::from_static(if forwarding.encrypted { "https" } else { "http" }));
-    }
-    // Of others it is gone by now.
-    let has_host = forwarding.trusted && fields.contains_key(X_FORWARDED_HOST);
-    if let Some(mut host) = fields.get(HOST).cloned() {
-        if let Some(shorter) = without_empty_port(&host) {
-            host = shorter;
-            fields.insert(HOST, host.clone());
-        }
-        if !has_host {
-            fields.insert(X_FORWARDED_HOST, host);
-        }
-    }
-    fields.insert(X_REQUEST_ID, forwarding.request_id.clone());
-    if let Some(host) = forwarding.host {
-        fields.insert(HOST, host.clone());
-    }
-    match forwarding.credentials {
-        Credentials::AsSent => {}
-        Credentials::Token { authorization, identity, cookies } => {
-            fields.insert(AUTHORIZATION, authorization);
-            if has_cookie && !cookies {
-                fields.remove(COOKIE);
-            }
-            if let Some(identity) = identity {
-                identity.set(fields);
-            }
-        }
-        Credentials::Unproved { cookies } => {
-            if has_cookie && !cookies {
-                fields.remove(COOKIE);
-            }
-        }
-        Credentials::None => {
-            fields.remove(AUTHORIZATION);
-            fields.remove(COOKIE);
-        }
-    }
-    // Laravel takes the verb from here first, then from `_method` in the query or the body.
-    if *forwarding.method == Method::POST {
-        fields.insert(X_HTTP_METHOD_OVERRIDE, method_field(forwarding.decided));
-    }
+fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 
 fn method_field(method: &Method) -> HeaderValue {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use super::ability::Abilities;
 use super::refusal::Refusal;
@@ -74,16 +74,9 @@ impl Identity {
         Ok(Self(fields.collect::<Result<_, _>>()?))
     }
 
-    /// How many fields there are.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Sets the fields, in place of any others of their names.
-    pub(super) fn set(&self, fields: &mut HeaderMap) {
-        for (name, value) in &*self.0 {
-            fields.insert(name.clone(), value.clone());
-        }
+    /// The fields.
+    pub(super) fn fields(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.0
     }
 }
 
@@ -107,6 +100,7 @@ fn encoded<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
     use proptest::prelude::*;
 
     use super::*;
@@ -115,8 +109,8 @@ mod tests {
         [IdentityHeader::Id, IdentityHeader::Name, IdentityHeader::Abilities, IdentityHeader::WorkspaceId];
 
     fn lines(wanted: &[IdentityHeader], token: Described<'_>) -> Vec<(String, String)> {
-        let mut fields = HeaderMap::new();
-        Identity::new(wanted, token).unwrap().set(&mut fields);
+        let identity = Identity::new(wanted, token).unwrap();
+        let fields: HeaderMap = identity.fields().iter().cloned().collect();
         fields
             .iter()
             .map(|(name, value)| (name.as_str().to_owned(), value.to_str().unwrap().to_owned()))

@@ -105,25 +105,34 @@ fn check_each(fields: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
+/// The lists that must not be read in part, and what separates their members: RFC 9113 section 8.2.3 for cookies, RFC
+/// 9110 section 5.3 for the others.
+const WHOLE_LISTS: [(HeaderName, &str); 3] = [(COOKIE, "; "), (IF_MATCH, ", "), (IF_NONE_MATCH, ", ")];
+
+/// The first of several lines of a list that must not be read in part, and all of them as one line.
+#[cold]
+pub(super) fn joined_line<'a>(
+    fields: &'a HeaderMap,
+    name: &HeaderName,
+) -> Option<(&'a HeaderValue, HeaderValue)> {
+    let (_, separator) = WHOLE_LISTS.iter().find(|(list, _)| list == name)?;
+    let lines = fields.get_all(name);
+    let first = lines.iter().next()?;
+    let lines: Vec<&[u8]> = lines.iter().map(HeaderValue::as_bytes).collect();
+    let joined = HeaderValue::from_bytes(&lines.join(separator.as_bytes())).ok()?;
+    (lines.len() > 1).then_some((first, joined))
+}
+
 /// Makes one line of several of the lists that must not be read in part.
 ///
 /// Costs a comparison unless some field has several lines.
 pub(super) fn join_lines(fields: &mut HeaderMap) {
     if fields.len() != fields.keys_len() {
-        // RFC 9113 section 8.2.3 for cookies, RFC 9110 section 5.3 for the others.
-        for (name, separator) in [(COOKIE, "; "), (IF_MATCH, ", "), (IF_NONE_MATCH, ", ")] {
-            join(fields, name, separator);
+        for (name, _) in &WHOLE_LISTS {
+            if let Some((_, joined)) = joined_line(fields, name) {
+                fields.insert(name, joined);
+            }
         }
-    }
-}
-
-#[cold]
-fn join(fields: &mut HeaderMap, name: HeaderName, separator: &str) {
-    let lines: Vec<&[u8]> = fields.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
-    if lines.len() > 1
-        && let Ok(line) = HeaderValue::from_bytes(&lines.join(separator.as_bytes()))
-    {
-        fields.insert(name, line);
     }
 }
 

@@ -4,7 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TE,
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method, Version};
@@ -13,7 +13,8 @@ use sha1::{Digest, Sha1};
 use super::headers::{only, options};
 use super::refusal::Refusal;
 
-const WEBSOCKET: &str = "websocket";
+/// The protocol's name in Upgrade fields.
+pub(super) const WEBSOCKET: &str = "websocket";
 
 /// RFC 6455 section 1.3
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -75,14 +76,6 @@ impl Handshake {
             Some(key) if is_key(key.as_bytes()) => Ok(Some(Self { accept: accept(key.as_bytes()) })),
             _ => refuse("Sec-WebSocket-Key other than one of 16 bytes"),
         }
-    }
-
-    /// Says in a request's fields, which are those of [`prepare_request`](super::headers::prepare_request), what is
-    /// asked for.
-    pub fn ask(&self, fields: &mut HeaderMap) {
-        // It would have to be named beside.
-        fields.remove(TE);
-        set(fields);
     }
 
     /// Checks the fields of a 101, which came to this handshake.
@@ -305,14 +298,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_on_both_sides_is_our_own() {
+    fn fields_of_a_confirmed_handshake_are_the_gateways_own() {
         let handshake = begun(&changed(&[], &[])).unwrap().unwrap();
-        let mut asked = fields(&[("te", "trailers"), ("connection", "te"), ("sec-websocket-key", KEY)]);
-        handshake.ask(&mut asked);
-        assert_eq!(
-            asked,
-            fields(&[("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-key", KEY)])
-        );
         let mut confirmed = fields(&[("sec-websocket-accept", ACCEPT)]);
         handshake.confirm(&mut confirmed);
         assert_eq!(confirmed.len(), 3);

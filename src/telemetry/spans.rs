@@ -17,6 +17,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::metrics::{Metrics, SpanOutcome};
 use crate::config::settings::Destination;
+use crate::policy::headers::TraceFields;
 use crate::policy::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
 
 /// A part of a trace that has ended.
@@ -232,8 +233,8 @@ impl Trace {
         Rc::new(Self { tracer: Rc::clone(tracer), context, origin, recording })
     }
 
-    /// Tells the backend, in the `fields` of the request that goes on, which is asked from now on.
-    pub fn mark_request(&self, fields: &mut HeaderMap, now: Instant) {
+    /// The fields that tell the backend of the request's span, which begins `now`; `None` if those of the client stay.
+    pub fn mark_request(&self, now: Instant) -> Option<TraceFields> {
         let context = match (&self.recording, &self.origin) {
             (Some(recording), _) => {
                 let id = new_id();
@@ -242,12 +243,10 @@ impl Trace {
             }
             (None, Origin::Here { .. }) => self.context,
             // As it came, with what a later version may say.
-            (None, Origin::Peer { .. }) => return,
+            (None, Origin::Peer { .. }) => return None,
         };
-        fields.insert(TRACEPARENT, context.field());
-        if let Origin::Here { .. } = self.origin {
-            fields.remove(TRACESTATE);
-        }
+        let drop_tracestate = matches!(self.origin, Origin::Here { .. });
+        Some(TraceFields { traceparent: context.field(), drop_tracestate })
     }
 
     /// The introspector is about to be asked.

@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Full;
+use hyper::body::Body as _;
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
@@ -222,7 +223,8 @@ pub fn request(settings: &Introspection, token: &str) -> Result<Request<Full<Byt
                 let credentials = basic(id, client_secret.as_ref());
                 request = request.header(AUTHORIZATION, authorization("Basic ", &credentials)?);
             }
-            request.body(form(token))
+            let form = form(token);
+            request.header(CONTENT_LENGTH, form.size_hint().exact().unwrap_or_default()).body(form)
         }
     };
     Ok(request?)

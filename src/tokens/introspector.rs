@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{Request, StatusCode};
 use tokio::runtime::{self, LocalOptions};
 
 use super::hash::TokenHash;
@@ -99,26 +99,24 @@ impl Introspection<'_> {
         status: &mut Option<StatusCode>,
     ) -> Result<Answer, NoVerdict> {
         let settings = self.settings;
-        let mut request = introspection::request(settings, token)?;
+        let (mut request, body) = introspection::request(settings, token)?.into_parts();
         if let Some(question) = question {
-            question.mark(request.headers_mut());
+            question.mark(&mut request.headers);
         }
-        let mut call = Call::new(request);
+        let request = Request::from_parts(request, ());
+        let mut call = Call::new(request.method(), body.clone());
         let kept = self.pool.take_idle(Instant::now());
         let reused = kept.is_some();
         let mut lease = match kept {
             Some(lease) => lease,
             None => self.pool.connect().await?,
         };
-        let mut sent = lease.send(&mut call).await;
+        let mut sent = lease.send(&request, &mut call).await;
         if reused && sent.is_err() {
-            // The other side may have closed a kept connection meanwhile. Asking twice changes nothing.
+            // The other side may have closed a kept connection meanwhile. Introspecting twice changes nothing.
             lease = self.pool.connect().await?;
-            call = Call::new(introspection::request(settings, token)?);
-            if let Some(question) = question {
-                question.mark(&mut call.fields);
-            }
-            sent = lease.send(&mut call).await;
+            call = Call::new(request.method(), body);
+            sent = lease.send(&request, &mut call).await;
         }
         let (mut head, ()) = sent?.into_parts();
         *status = Some(head.status);

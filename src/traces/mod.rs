@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::Full;
 use prost::Message as _;
@@ -291,7 +291,7 @@ impl Export<'_> {
 
     async fn exchange(&self, message: Bytes, may_reuse: bool) -> Result<u64, ExportError> {
         let settings = self.settings;
-        let mut request = Request::new(Full::new(message));
+        let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         request.uri_mut().clone_from(&settings.target);
         request.headers_mut().clone_from(&settings.headers);
@@ -303,8 +303,9 @@ impl Export<'_> {
             Some(lease) => lease,
             None => self.pool.connect().await?,
         };
-        let mut call = Call::new(request);
-        let status = lease.send(&mut call).await?.status();
+        request.headers_mut().insert(CONTENT_LENGTH, message.len().into());
+        let mut call = Call::new(request.method(), Full::new(message));
+        let status = lease.send(&request, &mut call).await?.status();
         let answer = lease.collect(call, LONGEST_ANSWER).await.map_err(ExportError::Answer)?;
         if !status.is_success() {
             return Err(ExportError::Status(status));

@@ -11,6 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use hyper::body::{Body, Frame};
 use tokio::sync::Notify;
 
+use crate::policy::headers::FieldSink;
+
 /// A part of a body of up to this many bytes is copied behind what waits to be sent; a longer one is sent from where it
 /// is, once that is gone.
 const COPIED: usize = 4 * 1024;
@@ -52,20 +54,6 @@ impl RequestHead {
         Self { bytes, to_head: *method == Method::HEAD, encoding: Encoding::Length(0) }
     }
 
-    /// Adds a field. Content-Length and Transfer-Encoding say how the body is sent.
-    pub fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
-        if *name == CONTENT_LENGTH {
-            let digits = std::str::from_utf8(value.as_bytes()).ok();
-            self.encoding = Encoding::Length(digits.and_then(|digits| digits.parse().ok()).unwrap_or(0));
-        } else if *name == TRANSFER_ENCODING {
-            self.encoding = Encoding::Chunked;
-        }
-        self.bytes.extend_from_slice(name.as_str().as_bytes());
-        self.bytes.extend_from_slice(b": ");
-        self.bytes.extend_from_slice(value.as_bytes());
-        self.bytes.extend_from_slice(b"\r\n");
-    }
-
     /// Adds all of `fields`.
     pub fn fields(&mut self, fields: &HeaderMap) {
         for (name, value) in fields {
@@ -81,6 +69,22 @@ impl RequestHead {
     fn end(mut self) -> (Vec<u8>, bool, Encoding) {
         self.bytes.extend_from_slice(b"\r\n");
         (self.bytes, self.to_head, self.encoding)
+    }
+}
+
+impl FieldSink for RequestHead {
+    /// Content-Length and Transfer-Encoding say how the body is sent.
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
+        if *name == CONTENT_LENGTH {
+            let digits = std::str::from_utf8(value.as_bytes()).ok();
+            self.encoding = Encoding::Length(digits.and_then(|digits| digits.parse().ok()).unwrap_or(0));
+        } else if *name == TRANSFER_ENCODING {
+            self.encoding = Encoding::Chunked;
+        }
+        self.bytes.extend_from_slice(name.as_str().as_bytes());
+        self.bytes.extend_from_slice(b": ");
+        self.bytes.extend_from_slice(value.as_bytes());
+        self.bytes.extend_from_slice(b"\r\n");
     }
 }
 

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use tokio::sync::Notify;
 
 use super::*;
+use crate::policy::headers::FieldSink as _;
 
 /// What a server does, step by step.
 #[derive(Clone, Debug)]

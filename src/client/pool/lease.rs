@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use super::{OpenGuard, Pool};
-use crate::client::call::Call;
+use crate::client::call::{Call, RequestSource};
 use crate::client::connect::ClientStream;
 use crate::client::fault::{CollectError, ExchangeError};
 use crate::client::http1;
@@ -115,18 +115,22 @@ impl Lease {
         }
     }
 
-    /// Sends `call`, and waits for the head of the response. The body of the request may still be on its way when that
+    /// Sends `request`, with the body of `call`, and waits for the head of the response. The body of the request may still be on its way when that
     /// has come: [`Lease::poll_frame`] goes on with it.
     ///
     /// # Errors
     /// [`ExchangeError`]; [`Call::may_repeat`] says whether the request may be sent again, over another connection.
-    pub async fn send<B>(&mut self, call: &mut Call<B>) -> Result<Response<()>, ExchangeError>
+    pub async fn send<B>(
+        &mut self,
+        request: &impl RequestSource,
+        call: &mut Call<B>,
+    ) -> Result<Response<()>, ExchangeError>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
         match &mut self.leased {
             Leased::Http1(connection) => {
-                let outgoing = call.encode();
+                let outgoing = call.begin(request.http1());
                 connection.http1.begin();
                 let head = poll_fn(|context| connection.http1.poll_response(context, outgoing)).await?;
                 connection.idle_timeout = head.idle_timeout.or(connection.idle_timeout);
@@ -134,7 +138,7 @@ impl Lease {
             }
             // Boxed: it would make the future of every request larger.
             Leased::Http2(Stream { slot, upload, received }) => {
-                let sent = http2::send(&slot.connection, Rc::clone(slot), upload, call);
+                let sent = http2::send(&slot.connection, Rc::clone(slot), upload, request, call);
                 let (response, body) = Box::pin(sent).await?.into_parts();
                 *received = Some(body);
                 Ok(Response::from_parts(response, ()))

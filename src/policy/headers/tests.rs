@@ -82,24 +82,103 @@ impl Case {
     }
 
     fn prepare_fields(self, fields: &mut HeaderMap) -> Result<Dropped, Refusal> {
-        prepare_request(
-            fields,
-            Forwarding {
-                method: &self.method,
-                decided: self.decided.as_ref().unwrap_or(&self.method),
-                version: Version::HTTP_11,
-                client: &HeaderValue::from_static("192.0.2.1"),
-                encrypted: false,
-                trusted: self.trusted,
-                trusted_fields: &TrustedFields::new(
-                    self.trusted_fields.iter().map(|name| name.parse().unwrap()),
-                ),
-                request_id: &HeaderValue::from_static("r1"),
-                host: self.host.as_ref(),
-                credentials: self.credentials,
-            },
-        )
+        let trusted_fields = TrustedFields::new(self.trusted_fields.iter().map(|name| name.parse().unwrap()));
+        let forwarding = Forwarding {
+            method: &self.method,
+            decided: self.decided.as_ref().unwrap_or(&self.method),
+            version: Version::HTTP_11,
+            client: &HeaderValue::from_static("192.0.2.1"),
+            encrypted: false,
+            trusted: self.trusted,
+            trusted_fields: &trusted_fields,
+            request_id: &HeaderValue::from_static("r1"),
+            host: self.host.as_ref(),
+            credentials: self.credentials,
+            trace: None,
+            chunked: false,
+            expects_continue: false,
+            upgrades: false,
+        };
+        let mut written = HeaderMap::new();
+        let dropped = UpstreamFields::new(fields, forwarding)?.write(&mut written);
+        *fields = written;
+        Ok(dropped)
     }
+}
+
+#[test]
+fn request_for_websocket_has_the_gateways_own_upgrade_fields() {
+    let sent = fields(&[
+        ("te", "trailers"),
+        ("connection", "te, Upgrade, keep-alive"),
+        ("upgrade", "WebSocket"),
+        ("sec-websocket-key", "x"),
+        ("expect", "x"),
+    ]);
+    let written = written(&sent, |forwarding| forwarding.upgrades = true);
+    let found: Vec<_> = lines(&written).into_iter().filter(|(name, _)| !name.starts_with("x-")).collect();
+    let expected = [
+        ("connection", "Upgrade"),
+        ("sec-websocket-key", "x"),
+        ("upgrade", "websocket"),
+        ("via", "1.1 stockaj-gateway"),
+    ];
+    assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
+
+#[test]
+fn body_of_unknown_length_is_announced_as_chunked_and_as_expected() {
+    let sent = fields(&[("transfer-encoding", "chunked"), ("expect", "100-continue")]);
+    let written = written(&sent, |forwarding| {
+        forwarding.chunked = true;
+        forwarding.expects_continue = true;
+    });
+    assert_eq!(written.get_all("transfer-encoding").iter().collect::<Vec<_>>(), ["chunked"]);
+    assert_eq!(written.get_all("expect").iter().collect::<Vec<_>>(), ["100-continue"]);
+}
+
+#[test]
+fn trace_of_the_gateway_replaces_that_of_the_client() {
+    let sent = fields(&[
+        ("traceparent", "a"),
+        ("traceparent", "b"),
+        ("tracestate", "c"),
+        ("connection", "traceparent"),
+    ]);
+    for (drop_tracestate, states) in [(true, 0), (false, 1)] {
+        let traceparent = HeaderValue::from_static("own");
+        let written = written(&sent, |forwarding| {
+            forwarding.trace = Some(TraceFields { traceparent, drop_tracestate })
+        });
+        assert_eq!(written.get_all("traceparent").iter().collect::<Vec<_>>(), ["own"]);
+        assert_eq!(written.get_all("tracestate").iter().count(), states);
+    }
+}
+
+/// What is written of `fields` for a public GET that `change` changes.
+fn written(fields: &HeaderMap, change: impl FnOnce(&mut Forwarding<'_>)) -> HeaderMap {
+    let (client, request_id) = (HeaderValue::from_static("192.0.2.1"), HeaderValue::from_static("r1"));
+    let trusted_fields = TrustedFields::default();
+    let mut forwarding = Forwarding {
+        method: &Method::GET,
+        decided: &Method::GET,
+        version: Version::HTTP_11,
+        client: &client,
+        encrypted: false,
+        trusted: false,
+        trusted_fields: &trusted_fields,
+        request_id: &request_id,
+        host: None,
+        credentials: Credentials::AsSent,
+        trace: None,
+        chunked: false,
+        expects_continue: false,
+        upgrades: false,
+    };
+    change(&mut forwarding);
+    let mut written = HeaderMap::new();
+    UpstreamFields::new(fields, forwarding).unwrap().write(&mut written);
+    written
 }
 
 #[test]

@@ -2,8 +2,11 @@ use http::HeaderValue;
 
 use super::*;
 
+/// Data and trailers.
+type Whole = (Vec<u8>, HeaderMap);
+
 /// What comes of `pieces`, and what is left of them.
-fn decode(framing: Framing, pieces: &[&[u8]]) -> (Result<(Vec<u8>, HeaderMap), Malformed>, Vec<u8>) {
+fn decode(framing: Framing, pieces: &[&[u8]]) -> (Result<Whole, Malformed>, Vec<u8>) {
     let mut decoder = Decoder::new(framing);
     let (mut data, mut trailers) = (Vec::new(), HeaderMap::new());
     for (index, piece) in pieces.iter().enumerate() {
