@@ -200,7 +200,7 @@ fn no_verdict_is_503_and_never_401() {
         Answer::raw("garbage\r\n\r\n").then_close(),
         json(200, "garbage"),
         json(200, r#"{"data":{"id":1}}"#),
-        json(200, r#"{"data":{"id":1,"abilities":{"0":"*"}}}"#),
+        json(200, r#"{"data":{"id":1,"abilities":{"0":["*"]}}}"#),
         json(200, r#"{"data":{"id":1,"abilities":["*",1]}}"#),
         json(200, r#"{"data":{"id":1,"abilities":["*"],"expires_at":"soon"}}"#),
         json(200, &format!("{}{}", " ".repeat(2 * 1024 * 1024), active)),

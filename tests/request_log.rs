@@ -169,14 +169,13 @@ fn cache_result_of_each_request_is_logged() {
 #[test]
 fn upstream_status_stays_if_the_gateway_rejects_the_answer() {
     let mut setting = setting("");
-    setting
-        .upstream
-        .answer(|_| Answer::raw("HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc").then_close());
+    const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    setting.upstream.answer(|_| Answer::raw(SWITCHED).then_close());
     assert_eq!(setting.gateway.get("/up", None).status, 502);
     let line = setting.gateway.wait_for_log(|line| line["status"] == 502);
     assert_eq!(
         (&line["reason"], &line["upstream_status"]),
-        (&"backend_broken".into(), &204.into()),
+        (&"backend_broken".into(), &101.into()),
         "{line}"
     );
     setting.upstream.stop();

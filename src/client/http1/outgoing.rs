@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use hyper::body::{Body, Frame};
 use tokio::sync::Notify;
@@ -41,6 +41,8 @@ pub struct RequestHead {
     bytes: Vec<u8>,
     to_head: bool,
     encoding: Encoding,
+    /// The trailer fields that its Trailer field announces.
+    announced: Vec<HeaderName>,
 }
 
 impl RequestHead {
@@ -51,7 +53,7 @@ impl RequestHead {
         bytes.push(b' ');
         target.into_iter().for_each(|piece| bytes.extend_from_slice(piece.as_bytes()));
         bytes.extend_from_slice(b" HTTP/1.1\r\n");
-        Self { bytes, to_head: *method == Method::HEAD, encoding: Encoding::Length(0) }
+        Self { bytes, to_head: *method == Method::HEAD, encoding: Encoding::Length(0), announced: Vec::new() }
     }
 
     /// Adds all of `fields`.
@@ -66,9 +68,9 @@ impl RequestHead {
         self.field(&CONTENT_LENGTH, &length.into());
     }
 
-    fn end(mut self) -> (Vec<u8>, bool, Encoding) {
+    fn end(mut self) -> Self {
         self.bytes.extend_from_slice(b"\r\n");
-        (self.bytes, self.to_head, self.encoding)
+        self
     }
 }
 
@@ -80,6 +82,9 @@ impl FieldSink for RequestHead {
             self.encoding = Encoding::Length(digits.and_then(|digits| digits.parse().ok()).unwrap_or(0));
         } else if *name == TRANSFER_ENCODING {
             self.encoding = Encoding::Chunked;
+        } else if *name == TRAILER {
+            let names = value.as_bytes().split(|&byte| byte == b',');
+            self.announced.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()));
         }
         self.bytes.extend_from_slice(name.as_str().as_bytes());
         self.bytes.extend_from_slice(b": ");
@@ -107,6 +112,8 @@ pub struct Outgoing<B> {
     encoding: Encoding,
     any_sent: bool,
     to_head: bool,
+    /// The trailer fields that are sent; others are dropped, which is what most recipients do with them.
+    announced: Vec<HeaderName>,
     /// Told when the server asks for a body that waits for that.
     on_continue: Option<Arc<Notify>>,
 }
@@ -181,7 +188,7 @@ impl<B> Outgoing<B> {
     /// Sends the same request, of which nothing was sent, with another head.
     pub fn restart(&mut self, head: RequestHead) {
         // The encoding stays: it counts what was taken from the body and follows the head.
-        let (mut encoded, to_head, _) = head.end();
+        let RequestHead { bytes: mut encoded, to_head, .. } = head.end();
         let length = encoded.len();
         encoded.extend_from_slice(self.encoded.get(self.head..).unwrap_or_default());
         recycle(&mut std::mem::replace(&mut self.encoded, encoded));
@@ -192,7 +199,7 @@ impl<B> Outgoing<B> {
 impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
     /// A request with this head and this body.
     pub fn new(head: RequestHead, body: Option<B>) -> Self {
-        let (encoded, to_head, encoding) = head.end();
+        let RequestHead { bytes: encoded, to_head, encoding, announced } = head.end();
         let body = body.filter(|body| !body.is_end_stream());
         Self {
             head: encoded.len(),
@@ -204,6 +211,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
             encoding,
             any_sent: false,
             to_head,
+            announced,
             on_continue: None,
         }
     }
@@ -275,7 +283,8 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
             Encoding::Length(_) => Err(()),
             Encoding::Chunked => {
                 self.encoded.extend_from_slice(b"0\r\n");
-                for (name, value) in trailers.into_iter().flatten() {
+                let trailers = trailers.into_iter().flatten();
+                for (name, value) in trailers.filter(|(name, _)| self.announced.contains(name)) {
                     self.encoded.extend_from_slice(name.as_str().as_bytes());
                     self.encoded.extend_from_slice(b": ");
                     self.encoded.extend_from_slice(value.as_bytes());

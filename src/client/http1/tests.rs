@@ -156,6 +156,7 @@ fn parts(parts: Vec<Option<Frame<Bytes>>>) -> impl Body<Data = Bytes, Error = In
 fn chunked() -> RequestHead {
     let mut head = RequestHead::new(&Method::POST, ["/"]);
     head.field(&http::header::TRANSFER_ENCODING, &HeaderValue::from_static("chunked"));
+    head.field(&http::header::TRAILER, &HeaderValue::from_static("X-Sum, x-else"));
     head
 }
 
@@ -164,6 +165,7 @@ fn a_body_of_unknown_length_is_sent_in_chunks() {
     let large = vec![b'x'; 100_000];
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", HeaderValue::from_static("1"));
+    trailers.insert("x-unannounced", HeaderValue::from_static("2"));
     for takes in [1, 7, 4096, usize::MAX] {
         block_on(async {
             let body = parts(vec![
@@ -189,7 +191,7 @@ fn a_body_of_unknown_length_is_sent_in_chunks() {
             .await
             .unwrap();
             let expected = [
-                &b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nsmall\r\n186a0\r\n"[..],
+                &b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntrailer: X-Sum, x-else\r\n\r\n5\r\nsmall\r\n186a0\r\n"[..],
                 &large,
                 b"\r\n0\r\nx-sum: 1\r\n\r\n",
             ]
