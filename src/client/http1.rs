@@ -17,17 +17,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 mod decoder;
 mod head;
+mod malformed;
 mod outgoing;
 #[cfg(test)]
 mod tests;
 
 use decoder::{Decoded, Decoder};
 use head::end_of_head;
-pub use head::{Framing, LONGEST_HEAD, MOST_FIELDS, Malformed, ResponseHead};
+pub use head::{Framing, ResponseHead};
+use malformed::MOST_INTERIM;
+pub use malformed::{LONGEST_HEAD, MOST_FIELDS, Malformed};
 pub use outgoing::{Outgoing, RequestHead};
 
-/// The most interim responses to one request.
-const MOST_INTERIM: u32 = 100;
 /// The most bytes of line ends before a status line.
 const MOST_BLANK: u8 = 8;
 /// The size of the thread's read buffer, in bytes: that of a TLS record.

@@ -4,12 +4,8 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use httparse::Status;
 
-use super::head::{Framing, MOST_FIELDS, Malformed, collect, end_of_head};
-
-/// The longest extension of one chunk, in bytes. Extensions are dropped.
-pub(super) const LONGEST_EXTENSION: usize = 4 * 1024;
-/// The longest trailer section, in bytes.
-pub(super) const LONGEST_TRAILERS: usize = 16 * 1024;
+use super::head::{Framing, collect, end_of_head};
+use super::malformed::{LONGEST_EXTENSION, LONGEST_TRAILERS, MOST_FIELDS, Malformed};
 
 /// Finds the end of one body.
 #[derive(Debug)]

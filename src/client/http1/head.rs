@@ -9,65 +9,9 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
-/// The longest head of a response, in bytes.
-pub const LONGEST_HEAD: usize = 64 * 1024;
-/// The most fields of a head, or of a trailer section.
-pub const MOST_FIELDS: usize = 256;
+use super::malformed::{MOST_FIELDS, Malformed};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-
-/// Why a response is not HTTP, or not in one way only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// The head is longer than [`LONGEST_HEAD`].
-    #[error("a response head of more than {LONGEST_HEAD} bytes")]
-    LongHead,
-    /// The head or the trailer section has more than [`MOST_FIELDS`] fields.
-    #[error("more than {MOST_FIELDS} fields")]
-    ManyFields,
-    /// The head is not HTTP/1.0 or HTTP/1.1.
-    #[error("a malformed response head: {0}")]
-    Head(httparse::Error),
-    /// The first bytes are not those of a status line.
-    #[error("no HTTP/1 status line")]
-    NoStatusLine,
-    /// More interim responses than any server has reason to send.
-    #[error("more than {} interim responses", super::MOST_INTERIM)]
-    ManyInterim,
-    /// A status code below 100.
-    #[error("a status code below 100")]
-    StatusCode,
-    /// RFC 9112 section 6.3 lets recipients choose between the two.
-    #[error("both Content-Length and Transfer-Encoding")]
-    TwoLengths,
-    /// Several Content-Length fields, even if they are equal.
-    #[error("several Content-Length fields")]
-    ManyContentLengths,
-    /// A Content-Length that is not a number of at most 19 digits.
-    #[error("malformed Content-Length")]
-    ContentLength,
-    /// A transfer coding that the gateway does not decode, or several.
-    #[error("Transfer-Encoding other than chunked")]
-    TransferEncoding,
-    /// HTTP/1.0 has no transfer codings (RFC 9112 section 6.1).
-    #[error("Transfer-Encoding in an HTTP/1.0 response")]
-    TransferEncodingInHttp10,
-    /// A chunk size that is not hexadecimal, has more than 16 digits, or is not ended by CRLF.
-    #[error("malformed chunk size")]
-    ChunkSize,
-    /// A chunk extension that is too long.
-    #[error("a chunk extension of more than {} bytes", super::decoder::LONGEST_EXTENSION)]
-    ChunkExtension,
-    /// The data of a chunk is not followed by CRLF.
-    #[error("a chunk that is not ended by CRLF")]
-    ChunkEnd,
-    /// The trailer section is longer than allowed.
-    #[error("a trailer section of more than {} bytes", super::decoder::LONGEST_TRAILERS)]
-    LongTrailers,
-    /// The trailer section is not made of fields.
-    #[error("a malformed trailer section: {0}")]
-    Trailers(httparse::Error),
-}
 
 /// How the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
