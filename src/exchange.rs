@@ -18,7 +18,7 @@ use crate::policy::headers;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Change, Side};
 use crate::policy::target::METHODS;
-use crate::telemetry::access::{AccessLine, AccessLog, DeniedBy, Upstream};
+use crate::telemetry::access::{AccessLine, AccessLog, Client, DeniedBy, LoggedToken, Upstream};
 use crate::telemetry::metrics::{ConnectionState, CoreMetrics, LookupResult, Phase, RouteLabel};
 use crate::telemetry::spans::{Trace, Tracer};
 use crate::telemetry::unmapped::{CoreUncovered, Lack, Token, Uncovered};
@@ -352,25 +352,21 @@ impl Exchange {
     fn write_access_line(&self, status: StatusCode, reason: Reason, duration: Duration) {
         let map = &self.settings.abilities;
         let route = self.route_number.and_then(|number| map.route(number));
-        let rule = route.and_then(|route| route.rule(&self.method));
         let shadow = self.shadow.as_deref();
-        let verdict = self.holder().map(|held| &held.verdict);
+        let holder = self.holder();
         let is_denied = matches!(reason, Reason::MissingAbility | Reason::Denied);
         let would_be_denied =
             shadow.is_some_and(|it| (it.side, it.change) == (Side::Enforced, Change::WouldDeny));
-        let denied_by = rule.filter(|_| is_denied || would_be_denied).map(|rule| DeniedBy {
+        let rule = route.filter(|_| is_denied || would_be_denied).and_then(|route| route.rule(&self.method));
+        let denied_by = rule.map(|rule| DeniedBy {
             requirement: &rule.requirement,
-            abilities: verdict.map(|verdict| &verdict.abilities),
+            abilities: holder.map(|held| &held.verdict.abilities),
         });
         let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
         let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| is_denied);
-        let forwarded_for;
         let client = match self.client {
-            Some(client) if self.peer.address != Some(client) => {
-                forwarded_for = client.to_string();
-                Some(&*forwarded_for)
-            }
-            client => client.and_then(|_| self.peer.address_field.to_str().ok()),
+            Some(client) if self.peer.address != Some(client) => Some(Client::Forwarded(client)),
+            client => client.and_then(|_| self.peer.address_field.to_str().ok()).map(Client::Peer),
         };
         let fields = self.fields.as_deref();
         let destination = &self.settings.backend.destination;
@@ -398,8 +394,11 @@ impl Exchange {
             reason,
             denied_by,
             detail: detail.or(place.map(|place| place as &dyn Display)),
-            token_id: verdict.map(|verdict| &*verdict.id),
-            token_name: verdict.and_then(|verdict| verdict.name.as_deref()),
+            token: holder.map(|held| LoggedToken {
+                id: &held.verdict.id,
+                name: held.verdict.name.as_deref(),
+                fields: &held.logged,
+            }),
             cache: self.lookup.cache,
             duration,
             introspection_duration: self.lookup.waited,

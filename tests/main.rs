@@ -7,6 +7,7 @@
 mod support; // gateway, upstream, introspector and client builders, all on port 0
 
 mod abilities; // the shipped map against the authentication guide: every ability, every route
+mod access_log; // when access lines are written, and that none is lost, torn or out of order
 mod activation; // sockets that somebody else listens on, and what systemd is told
 mod admin_connections; // connections to the admin listener and the redirect: who keeps a place, and that probes get through
 mod answers; // every answer of the gateway itself, to the byte

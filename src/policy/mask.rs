@@ -99,22 +99,38 @@ fn is_part(part: &str) -> bool {
 /// Whether a field's value may hold a Sanctum token: digits before a `|`, or 40 letters and digits in a row of which
 /// some are upper case, some lower case and some digits. Such a value is not logged.
 pub fn may_hold_token(value: &[u8]) -> bool {
-    let mut digits = false;
-    for byte in value {
-        if *byte == b'|' && digits {
-            return true;
+    // The bare search for the rare byte compares many at once.
+    let has_id = value.contains(&b'|')
+        && value.windows(2).any(|pair| matches!(pair, [digit, b'|'] if digit.is_ascii_digit()));
+    has_id || long_runs(value).any(is_mixed)
+}
+
+/// The runs of [`SECRET`] letters and digits or more.
+///
+/// A run that starts at or after `start` and is long enough contains the byte [`SECRET`] - 1 further on: so this looks at
+/// that byte and backwards from it to the byte that ends the search, a few of 40 in usual text.
+fn long_runs(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let rest = value.get(start..)?;
+            match rest.get(..SECRET)?.iter().rposition(|byte| !byte.is_ascii_alphanumeric()) {
+                Some(end) => start += end + 1,
+                None => {
+                    let end = rest.iter().position(|byte| !byte.is_ascii_alphanumeric());
+                    let run = &rest[..end.unwrap_or(rest.len())];
+                    start += run.len();
+                    return Some(run);
+                }
+            }
         }
-        digits = byte.is_ascii_digit();
-    }
-    if value.len() < SECRET {
-        return false;
-    }
-    value.split(|byte| !byte.is_ascii_alphanumeric()).any(|run| {
-        run.len() >= SECRET
-            && run.iter().any(u8::is_ascii_uppercase)
-            && run.iter().any(u8::is_ascii_lowercase)
-            && run.iter().any(u8::is_ascii_digit)
     })
+}
+
+fn is_mixed(run: &[u8]) -> bool {
+    run.iter().any(u8::is_ascii_uppercase)
+        && run.iter().any(u8::is_ascii_lowercase)
+        && run.iter().any(u8::is_ascii_digit)
 }
 
 #[cfg(test)]
@@ -273,6 +289,21 @@ mod tests {
                 prop_assert!(digits <= 9, "{}", segment);
                 prop_assert!(segment.len() <= LONGEST_SEGMENT, "{}", segment);
             }
+        }
+
+        #[test]
+        fn value_that_may_hold_a_token_is_found_at_any_place(
+            value in "([A-Za-z0-9]{0,45}[ -~é]{0,3}){0,5}|[a-c0-2|A ]{0,60}|[Aa1]{38,42}[ ]?[Aa1]{38,42}"
+        ) {
+            let bytes = value.as_bytes();
+            let has_id = bytes.windows(2).any(|pair| pair[0].is_ascii_digit() && pair[1] == b'|');
+            let has_secret = bytes.split(|byte| !byte.is_ascii_alphanumeric()).any(|run| {
+                run.len() >= SECRET
+                    && run.iter().any(u8::is_ascii_uppercase)
+                    && run.iter().any(u8::is_ascii_lowercase)
+                    && run.iter().any(u8::is_ascii_digit)
+            });
+            prop_assert_eq!(may_hold_token(bytes), has_id || has_secret, "{}", value);
         }
 
         #[test]

@@ -18,7 +18,7 @@ use crate::config::settings::{Limits, Settings};
 use crate::exchange::{Recorder, UsageCount};
 use crate::gateway::Gateway;
 use crate::peer::{Activity, Ending, Peer, Phase};
-use crate::telemetry::access::AccessLog;
+use crate::telemetry::access::{AccessLog, LineBatch};
 use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Metrics};
 use crate::telemetry::unmapped::CoreUncovered;
 use crate::tokens::introspector::Introspector;
@@ -35,7 +35,7 @@ pub(super) struct Seed {
     pub(super) index: usize,
     pub(super) metrics: Arc<Metrics>,
     pub(super) configuration: Arc<Configuration>,
-    pub(super) access: AccessLog,
+    pub(super) lines: LineBatch,
     /// How many connections the core has or is about to get.
     pub(super) load: Arc<AtomicUsize>,
     /// Whether a drain is not to wait for anybody.
@@ -56,6 +56,7 @@ pub(super) struct Core {
     load: Arc<AtomicUsize>,
     usage: Rc<CoreUsage>,
     uncovered: CoreUncovered,
+    lines: Rc<LineBatch>,
 }
 
 /// What a core serves by. A connection keeps its TLS and its bounds for as long as it lasts; each request takes the
@@ -72,7 +73,7 @@ impl Serving {
     /// By `configuration`, with the connections of what the core served by `before`, where they lead to the same.
     fn new(
         configuration: &Configuration,
-        access: AccessLog,
+        lines: &Rc<LineBatch>,
         metrics: &CoreMetrics,
         usage: &Rc<CoreUsage>,
         uncovered: &CoreUncovered,
@@ -93,7 +94,7 @@ impl Serving {
             Arc::clone(limiter),
             Rc::new(Recorder {
                 metrics: metrics.clone(),
-                access,
+                access: AccessLog::new(lines, &settings.log),
                 uncovered: uncovered.clone(),
                 tracer,
                 usage,
@@ -113,7 +114,8 @@ impl Seed {
     fn grow(self) -> Rc<Core> {
         let metrics = self.metrics.core(self.index);
         let usage = self.usage.core(self.index);
-        let serving = Serving::new(&self.configuration, self.access, &metrics, &usage, &self.uncovered, None);
+        let lines = Rc::new(self.lines);
+        let serving = Serving::new(&self.configuration, &lines, &metrics, &usage, &self.uncovered, None);
         Rc::new(Core {
             serving: RefCell::new(Rc::new(serving)),
             turned_away: RefCell::new(TurnedAway::new(metrics.clone())),
@@ -124,6 +126,7 @@ impl Seed {
             load: self.load,
             usage,
             uncovered: self.uncovered,
+            lines,
         })
     }
 
@@ -134,6 +137,7 @@ impl Seed {
         let core = self.grow();
         let sweep = tokio::task::spawn_local(Rc::clone(&core).sweep());
         let handing_over = tokio::task::spawn_local(Rc::clone(&core.usage).run());
+        let logging = tokio::task::spawn_local(Rc::clone(&core.lines).run());
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Serve(admitted) => {
@@ -144,8 +148,8 @@ impl Seed {
                     });
                 }
                 Order::Announce => core.end_all(|_| Ending::Announced),
-                Order::Adopt { configuration, access, adopted } => {
-                    core.adopt(&configuration, access);
+                Order::Adopt { configuration, adopted } => {
+                    core.adopt(&configuration);
                     drop(adopted);
                 }
             }
@@ -153,6 +157,8 @@ impl Seed {
         core.drain(&hurry).await;
         sweep.abort();
         handing_over.abort();
+        logging.abort();
+        core.lines.end();
         core.load.load(Ordering::Relaxed)
     }
 }
@@ -187,10 +193,10 @@ impl Core {
         Rc::clone(&self.serving.borrow().gateway)
     }
 
-    fn adopt(&self, configuration: &Configuration, access: AccessLog) {
+    fn adopt(&self, configuration: &Configuration) {
+        let Self { metrics, usage, uncovered, lines, .. } = self;
         let before = self.serving();
-        let serving =
-            Serving::new(configuration, access, &self.metrics, &self.usage, &self.uncovered, Some(&before));
+        let serving = Serving::new(configuration, lines, metrics, usage, uncovered, Some(&before));
         self.serving.replace(Rc::new(serving));
     }
 

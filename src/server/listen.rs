@@ -22,8 +22,6 @@ use crate::limits::addresses::{Connections, Share};
 use crate::listener::{Listener, Socket, SocketFile};
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::OTHER;
-use crate::telemetry::access::AccessLog;
-use crate::telemetry::log;
 use crate::telemetry::metrics::{CoreMetrics, RouteLabel};
 
 /// A connection on its way to a core.
@@ -82,7 +80,6 @@ pub(super) enum Order {
     /// Serve by another configuration from now on.
     Adopt {
         configuration: Arc<Configuration>,
-        access: AccessLog,
         /// To be dropped when that is done.
         adopted: mpsc::Sender<Infallible>,
     },
@@ -130,20 +127,14 @@ pub(super) struct Seating {
     seats: Vec<Seat>,
     next: usize,
     settings: Arc<Settings>,
-    log: log::Control,
     per_address: Option<PerAddress>,
     turned_away: TurnedAway,
 }
 
 impl Seating {
-    pub(super) fn new(
-        seats: Vec<Seat>,
-        settings: Arc<Settings>,
-        turned_away: TurnedAway,
-        log: log::Control,
-    ) -> Self {
+    pub(super) fn new(seats: Vec<Seat>, settings: Arc<Settings>, turned_away: TurnedAway) -> Self {
         let per_address = settings.limits.connections_per_address.map(count_each);
-        Self { seats, next: 0, settings, log, per_address, turned_away }
+        Self { seats, next: 0, settings, per_address, turned_away }
     }
 
     /// By what connections are seated.
@@ -163,11 +154,7 @@ impl Seating {
             (per_address, most) => *per_address = most.map(count_each),
         }
         for seat in &self.seats {
-            let order = Order::Adopt {
-                configuration: Arc::clone(configuration),
-                access: self.log.access_log(&self.settings.log),
-                adopted: adopted.clone(),
-            };
+            let order = Order::Adopt { configuration: Arc::clone(configuration), adopted: adopted.clone() };
             // A core that is gone serves nothing.
             let _ = seat.sender.send(order);
         }

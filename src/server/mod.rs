@@ -234,7 +234,7 @@ impl Server {
             runtime.spawn(redirect::serve(listener, current, Arc::clone(&metrics)))
         });
         let turned_away = TurnedAway::new(metrics.core(self.settings.threads));
-        let seating = Seating::new(seats, Arc::clone(&configuration.settings), turned_away, log.clone());
+        let seating = Seating::new(seats, Arc::clone(&configuration.settings), turned_away);
         let (tell, mut tellings) = mpsc::unbounded_channel();
         let listening = async {
             loop {
@@ -370,7 +370,7 @@ fn start_core(
         index,
         metrics: Arc::clone(metrics),
         configuration: Arc::clone(configuration),
-        access: log.access_log(&configuration.settings.log),
+        lines: log.line_batch(),
         load: Arc::clone(&load),
         hurry: Arc::clone(hurry),
         usage: Arc::clone(usage),

@@ -1,35 +1,31 @@
 //! The access log: one line per request.
 //!
-//! A core formats a line into a buffer that it keeps and hands the bytes to the writer's queue. Lines bypass
+//! A core appends its lines to a [`LineBatch`], which hands many of them to the writer's queue at once. Lines bypass
 //! [`tracing`], which takes three times as long. `docs/logging.md` documents the fields.
 
-use std::cell::{Cell, RefCell};
-use std::io::Write as _;
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
-use self::line::write_line;
-pub use self::line::{AccessLine, DeniedBy, FIELDS, Upstream};
-use self::timestamp::Timestamp;
-use super::lines::LineQueue;
-use crate::config::settings::LogFormat;
+pub use self::batch::LineBatch;
+pub use self::line::{AccessLine, Client, DeniedBy, FIELDS, LoggedToken, TokenFields, Upstream};
+use crate::config::settings::{self, LogLevel};
 use crate::policy::refusal::Reason;
 use crate::policy::shadow::Change;
 
+mod batch;
 mod line;
 mod timestamp;
 mod value;
 
-/// One core's writer of access lines.
+/// One core's access log, by one configuration.
 #[derive(Debug)]
 pub struct AccessLog {
     /// `None` if the log is off.
-    writer: Option<RefCell<LineQueue>>,
-    format: LogFormat,
+    batch: Option<Rc<LineBatch>>,
     sample: u32,
     /// Requests that sampling left out since the last line.
     unlogged: Cell<u32>,
-    buffer: RefCell<Vec<u8>>,
-    timestamp: RefCell<Timestamp>,
     /// When a shadow decision was last reported although the log is off, and how many were not reported since.
     told: Cell<(Option<Instant>, u64)>,
 }
@@ -38,32 +34,31 @@ pub struct AccessLog {
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl AccessLog {
-    pub(super) fn new(writer: Option<LineQueue>, format: LogFormat, sample: u32) -> Self {
+    /// The log of the core that `batch` belongs to. Its format is that which the process began with.
+    pub fn new(batch: &Rc<LineBatch>, settings: &settings::Log) -> Self {
+        let is_on = settings.access && settings.level >= LogLevel::Info;
         Self {
-            writer: writer.map(RefCell::new),
-            format,
-            sample: sample.max(1),
+            batch: is_on.then(|| Rc::clone(batch)),
+            sample: settings.access_sample.max(1),
             unlogged: Cell::new(0),
-            buffer: RefCell::default(),
-            timestamp: RefCell::default(),
             told: Cell::default(),
         }
     }
 
     /// A log that is off.
     pub fn off() -> Self {
-        Self::new(None, LogFormat::Json, 1)
+        Self { batch: None, sample: 1, unlogged: Cell::new(0), told: Cell::default() }
     }
 
     /// Whether lines are written at all. If not, nothing needs to be kept of a request for its line.
     pub const fn is_on(&self) -> bool {
-        self.writer.is_some()
+        self.batch.is_some()
     }
 
     /// Whether a request that ended so gets a line; called once per request, before the line is put together. Of
     /// requests that were forwarded and answered below 400 every `access_sample`th gets one, starting with the first.
     pub fn wants(&self, reason: Reason, status: u16) -> bool {
-        if self.writer.is_none() {
+        if self.batch.is_none() {
             return false;
         }
         let ended_well = matches!(reason, Reason::Allowed | Reason::Public) && status < 400;
@@ -75,21 +70,17 @@ impl AccessLog {
         unlogged == 0
     }
 
-    /// Writes a line. If the queue is full, the line is dropped and counted.
+    /// Adds a line to the core's batch. If the queue is full when the batch is sent, its lines are dropped and counted.
     pub fn write(&self, line: &AccessLine<'_>) {
-        let Some(writer) = &self.writer else { return };
-        let mut buffer = self.buffer.borrow_mut();
-        buffer.clear();
-        let mut timestamp = self.timestamp.borrow_mut();
-        write_line(&mut buffer, timestamp.at(SystemTime::now()), line, self.format);
-        // A lossy queue does not fail.
-        let _ = writer.borrow_mut().write_all(&buffer);
+        if let Some(batch) = &self.batch {
+            batch.append(SystemTime::now(), line);
+        }
     }
 
     /// Reports a shadow decision while the access log is off, once per second at most.
     #[cold]
     pub fn report_shadow(&self, line: &AccessLine<'_>) {
-        if self.writer.is_some() {
+        if self.batch.is_some() {
             return;
         }
         let now = Instant::now();
@@ -98,8 +89,9 @@ impl AccessLog {
             return self.told.set((told_at, untold + 1));
         }
         self.told.set((Some(now), 0));
-        let AccessLine { request_id, method, route, path, status, token_id, token_name, shadow_rule, .. } =
-            *line;
+        let AccessLine { request_id, method, route, path, status, token, shadow_rule, .. } = *line;
+        let token_id = token.map(|token| token.id);
+        let token_name = token.and_then(|token| token.name);
         let shadow = line.shadow.map(Change::as_str);
         tracing::info!(
             shadow,
@@ -123,8 +115,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::config::settings::{self, LogLevel};
-    use crate::telemetry::log;
+    use crate::config::settings::LogFormat;
+    use crate::telemetry::log::{self, Guard};
 
     #[derive(Clone, Default)]
     struct Collected(Arc<Mutex<Vec<u8>>>);
@@ -144,10 +136,14 @@ mod tests {
         settings::Log { level: LogLevel::Info, format, access: true, access_sample: 1 }
     }
 
+    fn access_log(guard: &Guard, settings: &settings::Log) -> AccessLog {
+        AccessLog::new(&Rc::new(guard.control().line_batch()), settings)
+    }
+
     fn written(settings: &settings::Log, line: &AccessLine<'_>) -> String {
         let collected = Collected::default();
         let (_subscriber, guard) = log::to(collected.clone(), settings);
-        guard.control().access_log(settings).write(line);
+        access_log(&guard, settings).write(line);
         drop(guard);
         String::from_utf8(collected.0.lock().unwrap().clone()).unwrap()
     }
@@ -169,8 +165,7 @@ mod tests {
             reason: Reason::Public,
             denied_by: None,
             detail: None,
-            token_id: None,
-            token_name: None,
+            token: None,
             cache: None,
             duration: Duration::ZERO,
             introspection_duration: Duration::ZERO,
@@ -208,7 +203,7 @@ mod tests {
         ] {
             assert_eq!(written(&settings, &line()), "", "{settings:?}");
             let (_subscriber, guard) = log::to(io::sink(), &settings);
-            assert!(!guard.control().access_log(&settings).wants(Reason::InternalError, 500), "{settings:?}");
+            assert!(!access_log(&guard, &settings).wants(Reason::InternalError, 500), "{settings:?}");
         }
         assert!(!AccessLog::off().wants(Reason::InternalError, 500));
     }
@@ -217,7 +212,7 @@ mod tests {
     fn only_what_ended_well_is_sampled() {
         let settings = settings::Log { access_sample: 3, ..settings(LogFormat::Json) };
         let (_subscriber, guard) = log::to(io::sink(), &settings);
-        let access = guard.control().access_log(&settings);
+        let access = access_log(&guard, &settings);
         let wanted: Vec<bool> = (0..7).map(|_| access.wants(Reason::Allowed, 200)).collect();
         assert_eq!(wanted, [true, false, false, true, false, false, true]);
         for (reason, status) in [

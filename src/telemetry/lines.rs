@@ -1,21 +1,26 @@
 //! Log lines on their way to standard output: two bounded queues and the thread that writes them.
 //!
-//! Producers never wait. Lines that find the queue full are dropped and counted. Audit lines, which record what
-//! somebody did with a credential, have a queue of their own that the thread empties first, so that a flood of other
-//! lines cannot displace them. Their places are reserved before the action is carried out, and they stay queued
+//! Producers never wait for the output. Lines that find the queue full are dropped and counted. Audit lines, which
+//! record what somebody did with a credential, have a queue of their own that the thread empties first, so that a flood
+//! of other lines cannot displace them. Their places are reserved before the action is carried out, and they stay queued
 //! until they are written: an action whose line cannot be kept is refused instead ([`AuditLog::reserve`]).
+//!
+//! The queues are behind one lock, which is held for as long as it takes to move a pointer. The thread sleeps on a
+//! condition variable: [`std::sync::mpsc`] spins and yields before it sleeps, and wakes the receiver for every message.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Lines that may wait for the thread: some 6 MiB of access lines.
+/// Most lines that may wait for the thread, not counting audit lines.
 pub(super) const QUEUED_LINES: usize = 16 * 1024;
+/// Most bytes of those lines: 512 a line, which is more than an access line usually has.
+const QUEUED_BYTES: usize = 8 * 1024 * 1024;
 /// Audit lines that may wait, with those whose place is reserved.
 const AUDIT_LINES: usize = 1024;
 /// Lines that become one write, in bytes.
@@ -31,23 +36,19 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where lines are queued, each with its line feed.
 #[derive(Clone)]
-pub struct LineQueue {
-    sender: SyncSender<Message>,
-    shared: Arc<Shared>,
-}
+pub struct LineQueue(Arc<Shared>);
 
-enum Message {
-    Line(Box<[u8]>),
-    /// There is an audit line, or the log ends.
-    Wake,
+/// Lines that were queued together.
+struct Lines {
+    bytes: Box<[u8]>,
+    count: usize,
 }
 
 #[derive(Default)]
 struct Shared {
-    audit: Mutex<AuditQueue>,
-    /// Whether the audit queue may have lines.
-    audit_waits: AtomicBool,
-    ending: AtomicBool,
+    queues: Mutex<Queues>,
+    /// Notified if the thread waits and there is a line, or the log ends.
+    changed: Condvar,
     /// Lines that were not written.
     dropped: AtomicU64,
     /// Actions that were refused since their line had no place.
@@ -55,14 +56,53 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct AuditQueue {
-    lines: VecDeque<Box<[u8]>>,
-    reserved: usize,
+struct Queues {
+    lines: VecDeque<Lines>,
+    /// Number of lines in `lines`.
+    line_count: usize,
+    /// Number of bytes in `lines`.
+    byte_count: usize,
+    audit: VecDeque<Box<[u8]>>,
+    /// Places in `audit` that are reserved for lines to come.
+    audit_reserved: usize,
+    is_writer_waiting: bool,
+    /// Whether the thread is to end once it has written what is queued.
+    is_ending: bool,
+    /// Whether the thread has ended, or was never started.
+    is_closed: bool,
+}
+
+impl Queues {
+    fn has_room(&self, lines: usize, bytes: usize) -> bool {
+        !self.is_closed && self.line_count + lines <= QUEUED_LINES && self.byte_count + bytes <= QUEUED_BYTES
+    }
+
+    /// Moves lines to `taken`, in order, until it has [`BATCH`] bytes.
+    fn take(&mut self, taken: &mut Vec<Lines>) {
+        let mut bytes = 0;
+        while bytes < BATCH
+            && let Some(lines) = self.lines.pop_front()
+        {
+            bytes += lines.bytes.len();
+            self.line_count -= lines.count;
+            taken.push(lines);
+        }
+        self.byte_count -= bytes;
+    }
 }
 
 impl Shared {
-    fn audit(&self) -> MutexGuard<'_, AuditQueue> {
-        self.audit.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Releases the lock and wakes the thread if it waits. Notifying is a system call even if nobody waits.
+    fn wake(&self, mut queues: MutexGuard<'_, Queues>) {
+        let is_waiting = std::mem::take(&mut queues.is_writer_waiting);
+        drop(queues);
+        if is_waiting {
+            self.changed.notify_one();
+        }
     }
 
     fn drop_lines(&self, count: usize) {
@@ -73,28 +113,37 @@ impl Shared {
 impl LineQueue {
     /// Queues a line, or drops and counts it.
     pub(super) fn push(&self, line: &[u8]) {
-        if self.sender.try_send(Message::Line(line.into())).is_err() {
-            self.shared.drop_lines(1);
+        self.push_all(line, 1);
+    }
+
+    /// Queues `count` lines, or drops and counts all of them.
+    pub(super) fn push_all(&self, lines: &[u8], count: usize) {
+        let lines = Lines { bytes: lines.into(), count };
+        let mut queues = self.0.queues();
+        if !queues.has_room(count, lines.bytes.len()) {
+            drop(queues);
+            return self.0.drop_lines(count);
         }
+        queues.line_count += count;
+        queues.byte_count += lines.bytes.len();
+        queues.lines.push_back(lines);
+        self.0.wake(queues);
     }
 
     /// Queues an audit line, for which a place should have been reserved.
     pub(super) fn push_audit(&self, line: &[u8]) {
-        let mut audit = self.shared.audit();
-        if audit.lines.len() >= AUDIT_LINES {
-            drop(audit);
-            return self.shared.drop_lines(1);
+        let mut queues = self.0.queues();
+        if queues.is_closed || queues.audit.len() >= AUDIT_LINES {
+            drop(queues);
+            return self.0.drop_lines(1);
         }
-        audit.lines.push_back(line.into());
-        self.shared.audit_waits.store(true, Ordering::Release);
-        drop(audit);
-        // A full queue means that the thread is busy: it looks for audit lines before it waits.
-        let _ = self.sender.try_send(Message::Wake);
+        queues.audit.push_back(line.into());
+        self.0.wake(queues);
     }
 
     /// Number of lines that were not written.
     pub(super) fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
+        self.0.dropped.load(Ordering::Relaxed)
     }
 
     /// The audit log that ends in this queue.
@@ -103,15 +152,22 @@ impl LineQueue {
     }
 }
 
-impl Write for LineQueue {
-    /// Takes one whole line.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.push(line);
-        Ok(line.len())
+#[cfg(test)]
+impl LineQueue {
+    /// A queue that no thread empties.
+    pub(super) fn detached() -> Self {
+        Self(Arc::default())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    /// The lines that wait.
+    pub(super) fn queued(&self) -> String {
+        let bytes = |lines: &Lines| lines.bytes.to_vec();
+        String::from_utf8(self.0.queues().lines.iter().flat_map(bytes).collect()).unwrap()
+    }
+
+    /// Their number, as it is counted.
+    pub(super) fn queued_lines(&self) -> usize {
+        self.0.queues().line_count
     }
 }
 
@@ -145,8 +201,7 @@ impl AuditLog {
     /// An audit log that keeps lines and never writes them, for tests of what uses one.
     #[cfg(test)]
     pub(crate) fn detached() -> Self {
-        let (sender, _) = sync_channel(1);
-        Self(LineQueue { sender, shared: Arc::default() })
+        Self(LineQueue::detached())
     }
 
     /// Reserves the place of one audit line. The action is carried out and logged while the place is held.
@@ -159,13 +214,13 @@ impl AuditLog {
             AuditPriority::Webhook => AUDIT_LINES / 4 * 3,
             AuditPriority::Change => AUDIT_LINES,
         };
-        let shared = &self.0.shared;
-        let mut audit = shared.audit();
-        if audit.lines.len() + audit.reserved >= places {
+        let shared = &self.0.0;
+        let mut queues = shared.queues();
+        if queues.audit.len() + queues.audit_reserved >= places {
             shared.refused_actions.fetch_add(1, Ordering::Relaxed);
             return Err(AuditLogFull);
         }
-        audit.reserved += 1;
+        queues.audit_reserved += 1;
         Ok(AuditSlot(Arc::clone(shared)))
     }
 }
@@ -182,8 +237,8 @@ impl fmt::Debug for AuditSlot {
 
 impl Drop for AuditSlot {
     fn drop(&mut self) {
-        let mut audit = self.0.audit();
-        audit.reserved = audit.reserved.saturating_sub(1);
+        let mut queues = self.0.queues();
+        queues.audit_reserved = queues.audit_reserved.saturating_sub(1);
     }
 }
 
@@ -195,8 +250,10 @@ pub(super) struct Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.queue.shared.ending.store(true, Ordering::Release);
-        let _ = self.queue.sender.try_send(Message::Wake);
+        let shared = &self.queue.0;
+        let mut queues = shared.queues();
+        queues.is_ending = true;
+        shared.wake(queues);
         // The sender is dropped with the thread. One that is stuck with its reader is left behind.
         let _ = self.ended.recv_timeout(END_TIMEOUT);
     }
@@ -204,13 +261,13 @@ impl Drop for Writer {
 
 /// Starts the thread. If the system gives none, every line is dropped and counted.
 pub(super) fn start(output: impl Write + Send + 'static) -> (LineQueue, Writer) {
-    let (sender, receiver) = sync_channel(QUEUED_LINES);
-    let queue = LineQueue { sender, shared: Arc::default() };
+    let queue = LineQueue(Arc::default());
     let (end, ended) = channel();
+    let closing = Closing(Arc::clone(&queue.0));
     let state = State {
         output,
-        receiver,
-        shared: Arc::clone(&queue.shared),
+        shared: Arc::clone(&queue.0),
+        taken: Vec::new(),
         batch: Vec::with_capacity(BATCH),
         line_is_open: false,
         failing: false,
@@ -221,18 +278,46 @@ pub(super) fn start(output: impl Write + Send + 'static) -> (LineQueue, Writer) 
     };
     let run = move || {
         let _end = end;
+        let _closing = closing;
         state.run();
     };
-    // If it fails the receiver is gone, so that every line counts as dropped.
+    // If it fails, `run` is dropped and the queue is closed.
     let _ = thread::Builder::new().name("log".to_owned()).spawn(run);
     (queue.clone(), Writer { queue, ended })
+}
+
+/// Closes the queue when the thread ends, however it ends.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let mut queues = self.0.queues();
+        queues.is_closed = true;
+        let unwritten = queues.line_count + queues.audit.len();
+        (queues.line_count, queues.byte_count) = (0, 0);
+        queues.lines.clear();
+        queues.audit.clear();
+        drop(queues);
+        self.0.drop_lines(unwritten);
+    }
+}
+
+/// What the thread does next.
+enum Work {
+    WriteAudit,
+    /// Write what was taken from the queue.
+    WriteLines,
+    Report,
+    End,
 }
 
 /// What the thread works with.
 struct State<W> {
     output: W,
-    receiver: Receiver<Message>,
     shared: Arc<Shared>,
+    /// Lines that left the queue and are not written yet.
+    taken: Vec<Lines>,
+    /// The same as one write.
     batch: Vec<u8>,
     /// Whether the last write ended in the middle of a line.
     line_is_open: bool,
@@ -251,84 +336,78 @@ struct State<W> {
 impl<W: Write> State<W> {
     fn run(mut self) {
         loop {
-            self.write_audit();
-            match self.receiver.try_recv() {
-                Ok(message) => self.take(message),
-                Err(TryRecvError::Empty) => {
-                    self.write_batch();
-                    if self.audit_is_due() {
-                        continue;
-                    }
-                    if self.shared.ending.load(Ordering::Acquire) {
-                        break;
-                    }
-                    self.report();
-                    match self.wait() {
-                        Ok(message) => self.take(message),
-                        Err(RecvTimeoutError::Timeout) => {}
-                        Err(RecvTimeoutError::Disconnected) => break,
-                    }
-                }
-                Err(TryRecvError::Disconnected) => break,
+            match self.next_work() {
+                Work::WriteAudit => self.write_audit(),
+                Work::WriteLines => self.write_taken(),
+                Work::Report => self.report(),
+                Work::End => break,
             }
         }
-        self.write_batch();
-        self.retry_at = None;
         self.write_audit();
-        self.shared.drop_lines(self.shared.audit().lines.len());
     }
 
-    fn take(&mut self, message: Message) {
-        if let Message::Line(line) = message {
-            self.batch.extend_from_slice(&line);
-            if self.batch.len() >= BATCH {
-                self.write_batch();
+    /// Waits until there is something to do. Audit lines have precedence.
+    fn next_work(&mut self) -> Work {
+        let shared = Arc::clone(&self.shared);
+        let mut queues = shared.queues();
+        loop {
+            let now = Instant::now();
+            if !queues.audit.is_empty() && self.retry_at.is_none_or(|at| now >= at) {
+                return Work::WriteAudit;
             }
+            queues.take(&mut self.taken);
+            if !self.taken.is_empty() {
+                return Work::WriteLines;
+            }
+            if queues.is_ending {
+                return Work::End;
+            }
+            let report_at = self.has_unreported().then_some(self.report_at);
+            if report_at.is_some_and(|at| now >= at) {
+                return Work::Report;
+            }
+            queues.is_writer_waiting = true;
+            queues = match self.retry_at.into_iter().chain(report_at).min() {
+                Some(at) => {
+                    let waited = shared.changed.wait_timeout(queues, at.saturating_duration_since(now));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => shared.changed.wait(queues).unwrap_or_else(PoisonError::into_inner),
+            };
+            queues.is_writer_waiting = false;
         }
-    }
-
-    /// Waits for a line, or for something that is due without one.
-    fn wait(&self) -> Result<Message, RecvTimeoutError> {
-        let report_at = self.has_unreported().then_some(self.report_at);
-        match self.retry_at.into_iter().chain(report_at).min() {
-            Some(at) => self.receiver.recv_timeout(at.saturating_duration_since(Instant::now())),
-            None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        }
-    }
-
-    fn audit_is_due(&self) -> bool {
-        self.shared.audit_waits.load(Ordering::Acquire) && self.retry_at.is_none_or(|at| Instant::now() >= at)
     }
 
     /// Writes all audit lines that wait. Those that cannot be written stay.
     fn write_audit(&mut self) {
-        if !self.audit_is_due() {
+        let (count, lines) = {
+            let queues = self.shared.queues();
+            (
+                queues.audit.len(),
+                queues.audit.iter().flat_map(|line| line.iter().copied()).collect::<Vec<u8>>(),
+            )
+        };
+        if count == 0 {
             return;
         }
-        let (count, lines) = {
-            let audit = self.shared.audit();
-            (audit.lines.len(), audit.lines.iter().flat_map(|line| line.iter().copied()).collect::<Vec<u8>>())
-        };
         let written = match self.write(&lines) {
             Ok(()) => count,
             Err(written) => newlines(&lines[..written]),
         };
         self.retry_at = (written < count).then(|| Instant::now() + RETRY);
-        let mut audit = self.shared.audit();
-        audit.lines.drain(..written.min(count));
-        self.shared.audit_waits.store(!audit.lines.is_empty(), Ordering::Release);
+        self.shared.queues().audit.drain(..written.min(count));
     }
 
     /// Writes the lines that were taken. Those that cannot be written are dropped and counted.
-    fn write_batch(&mut self) {
-        if self.batch.is_empty() {
-            return;
-        }
+    fn write_taken(&mut self) {
         let mut batch = std::mem::take(&mut self.batch);
+        batch.clear();
+        for lines in self.taken.drain(..) {
+            batch.extend_from_slice(&lines.bytes);
+        }
         if let Err(written) = self.write(&batch) {
             self.shared.drop_lines(newlines(&batch[written..]));
         }
-        batch.clear();
         self.batch = batch;
     }
 

@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::format::{JsonFields, format};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{registry, reload};
 
-use super::access::AccessLog;
+use super::access::LineBatch;
 use super::lines::{self, AuditLog, LineQueue, Writer};
 use super::throttle::{Shape, Throttle, WithSuppressed};
 use crate::config::settings::{self, LogFormat, LogLevel};
@@ -67,10 +67,9 @@ pub struct Control {
 }
 
 impl Control {
-    /// A writer of access lines, one for every core. The format is that which the log began with.
-    pub fn access_log(&self, settings: &settings::Log) -> AccessLog {
-        let on = settings.access && settings.level >= LogLevel::Info;
-        AccessLog::new(on.then(|| self.queue.clone()), self.format, settings.access_sample)
+    /// Where a core collects its access lines. The format is that which the log began with.
+    pub fn line_batch(&self) -> LineBatch {
+        LineBatch::new(self.queue.clone(), self.format)
     }
 
     /// Where places for audit lines are reserved.

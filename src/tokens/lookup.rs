@@ -19,6 +19,7 @@ use super::verdict::Verdict;
 use crate::policy::bearer::Token;
 use crate::policy::identity::{Described, Identity, IdentityHeader};
 use crate::policy::refusal::Refusal;
+use crate::telemetry::access::TokenFields;
 use crate::telemetry::metrics::{CoreMetrics, IntrospectionOutcome, LookupResult, Phase};
 use crate::telemetry::spans::Trace;
 
@@ -53,6 +54,8 @@ pub struct HeldEntry {
     hash: TokenHash,
     hits: Cell<u32>,
     identity: OnceCell<Identity>,
+    /// The token's fields in access lines, once there was one.
+    pub logged: OnceCell<TokenFields>,
     /// Where this core counts what the token does; it means nothing here.
     pub usage_slot: Cell<u64>,
 }
@@ -241,6 +244,7 @@ impl Lookup {
             hash,
             hits: Cell::new(0),
             identity: OnceCell::new(),
+            logged: OnceCell::new(),
             usage_slot: Cell::new(0),
         });
         if held.fits_in_front()

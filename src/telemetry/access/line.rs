@@ -1,7 +1,8 @@
 //! What an access line says, and how it is written.
 
+use std::cell::OnceCell;
 use std::fmt::{self, Display};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::value;
@@ -33,7 +34,7 @@ pub struct AccessLine<'a> {
     /// The `X-Request-Id` that an untrusted client sent.
     pub client_request_id: Option<&'a [u8]>,
     /// The peer's address, or the client's address that a trusted proxy named; `None` for a Unix socket.
-    pub client: Option<&'a str>,
+    pub client: Option<Client<'a>>,
     /// The subject of the client's certificate.
     pub client_subject: Option<&'a str>,
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`; `None` if the gateway rejected the message before it read the version.
@@ -58,10 +59,8 @@ pub struct AccessLine<'a> {
     pub denied_by: Option<DeniedBy<'a>>,
     /// The particular cause: the place of the rule, or the request's fault.
     pub detail: Option<&'a dyn Display>,
-    /// The token's id, as introspected.
-    pub token_id: Option<&'a str>,
-    /// The token's name, as introspected.
-    pub token_name: Option<&'a str>,
+    /// The request's token, if its verdict is known.
+    pub token: Option<LoggedToken<'a>>,
     /// How the token cache answered; `None` if the gateway did not look the token up.
     pub cache: Option<LookupResult>,
     /// From the request's head to the end of its answer.
@@ -105,12 +104,7 @@ pub struct Upstream<'a> {
 impl Display for Upstream<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.address, self.destination) {
-            (Some(IpAddr::V4(address)), Destination::Tcp { port, .. }) => {
-                write!(formatter, "{address}:{port}")
-            }
-            (Some(IpAddr::V6(address)), Destination::Tcp { port, .. }) => {
-                write!(formatter, "[{address}]:{port}")
-            }
+            (Some(address), Destination::Tcp { port, .. }) => SocketAddr::new(address, *port).fmt(formatter),
             (None, Destination::Tcp { host, port, .. }) => write!(formatter, "{host}:{port}"),
             (_, Destination::Unix(path)) => write!(formatter, "unix:{}", path.display()),
         }
@@ -119,9 +113,12 @@ impl Display for Upstream<'_> {
 
 impl fmt::Debug for AccessLine<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut buffer = Vec::new();
-        write_line(&mut buffer, "-", self, LogFormat::Text);
-        formatter.write_str(String::from_utf8_lossy(&buffer).trim_end())
+        formatter
+            .debug_struct("AccessLine")
+            .field("request_id", &self.request_id)
+            .field("status", &self.status)
+            .field("reason", &self.reason)
+            .finish_non_exhaustive()
     }
 }
 
@@ -178,29 +175,51 @@ pub(super) fn write_line(buffer: &mut Vec<u8>, timestamp: &str, line: &AccessLin
             buffer.extend_from_slice(b"{\"timestamp\":\"");
             buffer.extend_from_slice(timestamp.as_bytes());
             buffer.extend_from_slice(br#"","level":"INFO","message":"request""#);
+            Fields::<true> { buffer }.write(line);
+            buffer.extend_from_slice(b"}\n");
         }
         LogFormat::Text => {
             buffer.extend_from_slice(timestamp.as_bytes());
             buffer.extend_from_slice(b"  INFO request");
+            Fields::<false> { buffer }.write(line);
+            buffer.push(b'\n');
         }
     }
-    Fields { buffer, format }.write(line);
-    buffer.extend_from_slice(match format {
-        LogFormat::Json => b"}\n",
-        LogFormat::Text => b"\n",
-    });
 }
 
-struct Fields<'a> {
+/// A token as an access line names it.
+#[derive(Clone, Copy)]
+pub struct LoggedToken<'a> {
+    /// As introspected.
+    pub id: &'a str,
+    /// As introspected.
+    pub name: Option<&'a str>,
+    /// What the token's first line wrote.
+    pub fields: &'a OnceCell<TokenFields>,
+}
+
+/// The fields `token_id` and `token_name` in the log's format, bounded and escaped.
+#[derive(Debug)]
+pub struct TokenFields(Box<[u8]>);
+
+/// The address of a client.
+#[derive(Clone, Copy)]
+pub enum Client<'a> {
+    /// The peer's, as text that its connection keeps.
+    Peer(&'a str),
+    /// The one that a trusted proxy named.
+    Forwarded(IpAddr),
+}
+
+struct Fields<'a, const JSON: bool> {
     buffer: &'a mut Vec<u8>,
-    format: LogFormat,
 }
 
-impl Fields<'_> {
+impl<const JSON: bool> Fields<'_, JSON> {
     fn write(&mut self, line: &AccessLine<'_>) {
         self.text(&REQUEST_ID, Some(line.request_id), LONGEST_NAME);
         self.bytes(&CLIENT_REQUEST_ID, line.client_request_id, LONGEST_NAME);
-        self.word(&CLIENT, line.client);
+        self.client(line.client);
         self.text(&CLIENT_SUBJECT, line.client_subject, LONGEST_NAME);
         self.word(&PROTOCOL, line.protocol);
         self.word(&TLS_VERSION, line.tls_version);
@@ -213,15 +232,13 @@ impl Fields<'_> {
         self.word(&REASON, Some(line.reason.as_str()));
         self.denied_by(line.denied_by);
         self.display(&DETAIL, line.detail, LONGEST_REQUIREMENT);
-        self.text(&TOKEN_ID, line.token_id, LONGEST_NAME);
-        self.text(&TOKEN_NAME, line.token_name, LONGEST_NAME);
+        self.token(line.token);
         self.word(&CACHE, line.cache.map(LookupResult::as_str));
         let waited = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
         self.duration(&DURATION, Some(line.duration));
         self.duration(&INTROSPECTION_DURATION, waited(line.introspection_duration));
         self.duration(&UPSTREAM_DURATION, waited(line.upstream_duration));
-        let upstream = line.upstream.as_ref().map(|upstream| upstream as &dyn Display);
-        self.display(&UPSTREAM_ADDRESS, upstream, LONGEST_NAME);
+        self.upstream(line.upstream);
         self.number(&UPSTREAM_STATUS, line.upstream_status.map(u64::from));
         self.number(&BYTES_IN, Some(line.bytes_in));
         self.number(&BYTES_OUT, Some(line.bytes_out));
@@ -229,34 +246,62 @@ impl Fields<'_> {
         self.text(&SHADOW_RULE, line.shadow_rule, usize::MAX);
     }
 
+    // Inlined, so that a key is copied by a few moves instead of a call of memcpy.
+    #[inline(always)]
     fn key(&mut self, key: &Key) {
-        let key = match self.format {
-            LogFormat::Json => key.json,
-            LogFormat::Text => key.text,
-        };
-        self.buffer.extend_from_slice(key.as_bytes());
+        self.buffer.extend_from_slice(if JSON { key.json } else { key.text }.as_bytes());
     }
 
     /// A value of the gateway's own making, which needs no escapes.
+    #[inline(always)]
     fn word(&mut self, key: &Key, word: Option<&str>) {
         let Some(word) = word else { return };
         self.key(key);
-        let quote: &[u8] = match self.format {
-            LogFormat::Json => b"\"",
-            LogFormat::Text => b"",
-        };
-        self.buffer.extend_from_slice(quote);
-        self.buffer.extend_from_slice(word.as_bytes());
-        self.buffer.extend_from_slice(quote);
+        if JSON {
+            value::plain(self.buffer, word);
+        } else {
+            self.buffer.extend_from_slice(word.as_bytes());
+        }
     }
 
+    #[inline(always)]
+    fn client(&mut self, client: Option<Client<'_>>) {
+        match client {
+            Some(Client::Forwarded(address)) => {
+                self.key(&CLIENT);
+                let quote: &[u8] = if JSON { b"\"" } else { b"" };
+                self.buffer.extend_from_slice(quote);
+                value::address(self.buffer, address);
+                self.buffer.extend_from_slice(quote);
+            }
+            Some(Client::Peer(address)) => self.word(&CLIENT, Some(address)),
+            None => {}
+        }
+    }
+
+    #[inline(always)]
     fn text(&mut self, key: &Key, text: Option<&str>, most: usize) {
         let Some(text) = text else { return };
         self.key(key);
         value::bounded_text(self.buffer, text, most);
     }
 
+    /// The token's fields. They are escaped for its first line on this core and copied to the next ones.
+    #[inline(always)]
+    fn token(&mut self, token: Option<LoggedToken<'_>>) {
+        let Some(LoggedToken { id, name, fields }) = token else { return };
+        let TokenFields(fields) = fields.get_or_init(|| {
+            let mut buffer = Vec::new();
+            let mut fields = Fields::<JSON> { buffer: &mut buffer };
+            fields.text(&TOKEN_ID, Some(id), LONGEST_NAME);
+            fields.text(&TOKEN_NAME, name, LONGEST_NAME);
+            TokenFields(buffer.into())
+        });
+        self.buffer.extend_from_slice(fields);
+    }
+
     /// A field's value that the client chose.
+    #[inline(always)]
     fn bytes(&mut self, key: &Key, bytes: Option<&[u8]>, most: usize) {
         let Some(bytes) = bytes else { return };
         self.key(key);
@@ -267,22 +312,39 @@ impl Fields<'_> {
         }
     }
 
+    #[inline(always)]
     fn display(&mut self, key: &Key, value: Option<&dyn Display>, most: usize) {
         let Some(value) = value else { return };
         self.key(key);
         value::bounded_display(self.buffer, value, most);
     }
 
+    #[inline(always)]
     fn number(&mut self, key: &Key, number: Option<u64>) {
         let Some(number) = number else { return };
         self.key(key);
         value::number(self.buffer, number);
     }
 
+    #[inline(always)]
     fn duration(&mut self, key: &Key, duration: Option<Duration>) {
         let Some(duration) = duration else { return };
         self.key(key);
         value::milliseconds(self.buffer, duration);
+    }
+
+    #[inline(always)]
+    fn upstream(&mut self, upstream: Option<Upstream<'_>>) {
+        let Some(upstream) = upstream else { return };
+        self.key(&UPSTREAM_ADDRESS);
+        match (upstream.address, upstream.destination) {
+            (Some(address), Destination::Tcp { port, .. }) => {
+                self.buffer.push(b'"');
+                value::socket_address(self.buffer, address, *port);
+                self.buffer.push(b'"');
+            }
+            _ => value::bounded_display(self.buffer, &upstream, LONGEST_NAME),
+        }
     }
 
     fn denied_by(&mut self, denied_by: Option<DeniedBy<'_>>) {
@@ -316,11 +378,12 @@ mod tests {
         requirement: &'a Requirement,
         abilities: &'a Abilities,
         destination: &'a Destination,
+        token: LoggedToken<'a>,
     ) -> AccessLine<'a> {
         AccessLine {
             request_id: "7f3a",
             client_request_id: Some(b"of-the-client"),
-            client: Some("192.0.2.7"),
+            client: Some(Client::Peer("192.0.2.7")),
             client_subject: Some("CN=scanner"),
             protocol: Some("HTTP/1.1"),
             tls_version: Some("1.3"),
@@ -333,8 +396,7 @@ mod tests {
             reason: Reason::MissingAbility,
             denied_by: Some(DeniedBy { requirement, abilities: Some(abilities) }),
             detail: Some(&"gateway.yaml\n:3"),
-            token_id: Some("17"),
-            token_name: Some("scanner \"A\"\r\n\x1b[2J"),
+            token: Some(token),
             cache: Some(LookupResult::Hit),
             duration: Duration::from_micros(1_234),
             introspection_duration: Duration::from_millis(1),
@@ -358,9 +420,16 @@ mod tests {
         String::from_utf8(buffer).unwrap()
     }
 
+    fn token<'a>(id: &'a str, name: &'a str, fields: &'a OnceCell<TokenFields>) -> LoggedToken<'a> {
+        LoggedToken { id, name: Some(name), fields }
+    }
+
+    /// A line with every field, of a token that has no line in a format yet.
     fn with_full(act: impl FnOnce(AccessLine<'_>)) {
         let requirement = Requirement::all(["items:read", "items:update"]).unwrap();
-        act(full(&requirement, &Abilities::new(["items:read"]), &tcp()));
+        let fields = OnceCell::new();
+        let token = token("17", "scanner \"A\"\r\n\x1b[2J", &fields);
+        act(full(&requirement, &Abilities::new(["items:read"]), &tcp(), token));
     }
 
     #[test]
@@ -450,8 +519,7 @@ mod tests {
             reason: Reason::BadRequest,
             denied_by: None,
             detail: None,
-            token_id: None,
-            token_name: None,
+            token: None,
             cache: None,
             duration: Duration::ZERO,
             introspection_duration: Duration::ZERO,
@@ -482,6 +550,8 @@ mod tests {
                 ..line
             };
             for format in [LogFormat::Json, LogFormat::Text] {
+                let fields = OnceCell::new();
+                let line = AccessLine { token: Some(self::token("17", "scanner", &fields)), ..line };
                 let text = written(&line, format);
                 assert!(!text.contains("Qz7m") && !text.contains("17|"), "{text}");
                 assert_eq!(text.matches(HIDDEN).count(), 3, "{text}");
@@ -494,14 +564,12 @@ mod tests {
         let many: Vec<String> = (0..40).map(|number| format!("ability-number-{number:0100}")).collect();
         let requirement = Requirement::all(many.iter().map(String::as_str)).unwrap();
         let (long, destination) = ("é".repeat(5000), tcp());
-        let abilities = Abilities::default();
+        let (abilities, fields) = (Abilities::default(), OnceCell::new());
         let line = AccessLine {
             host: Some(long.as_bytes()),
             user_agent: Some(long.as_bytes()),
-            token_id: Some(&long),
-            token_name: Some(&long),
             client_subject: Some(&long),
-            ..full(&requirement, &abilities, &destination)
+            ..full(&requirement, &abilities, &destination, token(&long, &long, &fields))
         };
         let text = written(&line, LogFormat::Json);
         let object: Value = serde_json::from_str(&text).unwrap();
@@ -529,21 +597,48 @@ mod tests {
         ] {
             let requirement = requirement.unwrap();
             let abilities = Abilities::new(held.iter().copied());
-            let line = full(&requirement, &abilities, &destination);
+            let fields = OnceCell::new();
+            let line = full(&requirement, &abilities, &destination, token("17", "scanner", &fields));
             let object: Value = serde_json::from_str(&written(&line, LogFormat::Json)).unwrap();
             assert_eq!((&object["required"], &object["missing"]), (&json!(required), &missing));
         }
     }
 
     #[test]
-    fn upstream_address_is_where_the_request_went() {
+    fn addresses_are_written_as_they_display() {
         let (tcp, unix) = (tcp(), Destination::Unix("/run/app.sock".into()));
         for (address, destination, expected) in [
             (Some(IpAddr::from([127, 0, 0, 1])), &tcp, "127.0.0.1:8000"),
             (Some(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])), &tcp, "[::1]:8000"),
+            (None, &tcp, "app:8000"),
             (None, &unix, "unix:/run/app.sock"),
         ] {
-            assert_eq!(Upstream { address, destination }.to_string(), expected);
+            let upstream = Upstream { address, destination };
+            assert_eq!(upstream.to_string(), expected);
+            with_full(|line| {
+                let client = address.map(Client::Forwarded);
+                let text = written(&AccessLine { upstream: Some(upstream), client, ..line }, LogFormat::Json);
+                let object: Value = serde_json::from_str(&text).unwrap();
+                let client = address.map_or(Value::Null, |address| address.to_string().into());
+                assert_eq!((&object["upstream_address"], &object["client"]), (&json!(expected), &client));
+            });
         }
+    }
+
+    #[test]
+    fn fields_of_a_token_are_escaped_for_its_first_line_and_copied_to_the_next() {
+        with_full(|line| {
+            let first = written(&line, LogFormat::Json);
+            let TokenFields(fields) =
+                line.token.unwrap().fields.get().expect("the first line keeps the fields");
+            assert_eq!(
+                &**fields,
+                br#","token_id":"17","token_name":"scanner \"A\"\r\n\u001b[2J""#,
+                "{}",
+                String::from_utf8_lossy(fields)
+            );
+            let other = LoggedToken { id: "not written again", ..line.token.unwrap() };
+            assert_eq!(written(&AccessLine { token: Some(other), ..line }, LogFormat::Json), first);
+        });
     }
 }

@@ -1,9 +1,19 @@
 //! The values of a line's fields: escaped, bounded, and never the start of another line.
 
 use std::fmt::{self, Display, Write as _};
+use std::io::Write as _;
+use std::net::IpAddr;
 
 /// What ends a value that was cut.
 const CUT: &str = "…";
+
+/// Appends a string that needs no escapes, in quotes.
+#[inline]
+pub(super) fn plain(buffer: &mut Vec<u8>, text: &str) {
+    buffer.push(b'"');
+    buffer.extend_from_slice(text.as_bytes());
+    buffer.push(b'"');
+}
 
 /// Appends a string in quotes, escaped as JSON. DEL and the C1 controls are escaped as well, so that no value controls
 /// a terminal.
@@ -15,6 +25,9 @@ pub(super) fn text(buffer: &mut Vec<u8>, text: &str) {
 
 /// The same for at most `most` bytes of `text`.
 pub(super) fn bounded_text(buffer: &mut Vec<u8>, text: &str, most: usize) {
+    if text.len() <= most && is_plain_ascii(text.as_bytes()) {
+        return plain(buffer, text);
+    }
     buffer.push(b'"');
     let end = text.floor_char_boundary(most);
     escape(buffer, &text[..end]);
@@ -26,6 +39,12 @@ pub(super) fn bounded_text(buffer: &mut Vec<u8>, text: &str, most: usize) {
 
 /// The same for bytes that should be UTF-8: what is not becomes U+FFFD.
 pub(super) fn bounded_bytes(buffer: &mut Vec<u8>, bytes: &[u8], most: usize) {
+    if bytes.len() <= most
+        && is_plain_ascii(bytes)
+        && let Ok(text) = std::str::from_utf8(bytes)
+    {
+        return plain(buffer, text);
+    }
     buffer.push(b'"');
     let shown = bytes.get(..most).unwrap_or(bytes);
     let mut chunks = shown.utf8_chunks().peekable();
@@ -74,6 +93,15 @@ impl fmt::Write for Bounded<'_> {
     }
 }
 
+/// Whether text is ASCII without anything to escape, as nearly every value is. Without a branch per byte, so that the
+/// compiler compares 16 bytes at once.
+fn is_plain_ascii(bytes: &[u8]) -> bool {
+    let is_special = |byte: u8| !matches!(byte, 0x20..0x7f) | (byte == b'"') | (byte == b'\\');
+    let (chunks, rest) = bytes.as_chunks::<16>();
+    let has_special = |bytes: &[u8]| bytes.iter().fold(false, |found, byte| found | is_special(*byte));
+    !chunks.iter().any(|chunk| has_special(chunk)) && !has_special(rest)
+}
+
 fn escape(buffer: &mut Vec<u8>, text: &str) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let bytes = text.as_bytes();
@@ -115,6 +143,35 @@ pub(super) fn number(buffer: &mut Vec<u8>, mut number: u64) {
         }
     }
     buffer.extend_from_slice(&digits[start..]);
+}
+
+/// Appends an address, as it displays.
+pub(super) fn address(buffer: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, rest @ ..] = address.octets();
+            number(buffer, first.into());
+            for octet in rest {
+                buffer.push(b'.');
+                number(buffer, octet.into());
+            }
+        }
+        // Writing to memory does not fail.
+        IpAddr::V6(address) => drop(write!(buffer, "{address}")),
+    }
+}
+
+/// Appends an address with a port, as [`std::net::SocketAddr`] displays.
+pub(super) fn socket_address(buffer: &mut Vec<u8>, ip: IpAddr, port: u16) {
+    if ip.is_ipv4() {
+        address(buffer, ip);
+    } else {
+        buffer.push(b'[');
+        address(buffer, ip);
+        buffer.push(b']');
+    }
+    buffer.push(b':');
+    number(buffer, port.into());
 }
 
 /// Appends a duration in milliseconds with three decimals.
@@ -198,6 +255,13 @@ mod tests {
             let json = written(|buffer| text(buffer, &value));
             prop_assert!(!json.chars().any(char::is_control));
             prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), value);
+        }
+
+        #[test]
+        fn plain_text_is_written_as_escaped_text_would_be(value in "[ -~]{0,40}|[\\x1f-\u{a0}]{0,40}") {
+            let escaped = written(|buffer| text(buffer, &value));
+            prop_assert_eq!(&written(|buffer| bounded_text(buffer, &value, 400)), &escaped);
+            prop_assert_eq!(&written(|buffer| bounded_bytes(buffer, value.as_bytes(), 400)), &escaped);
         }
 
         #[test]

@@ -172,3 +172,56 @@ fn audit_lines_that_are_never_written_are_counted() {
     drop(writer);
     assert_eq!(queue.dropped(), 2);
 }
+
+#[test]
+fn queue_is_bounded_by_lines_however_they_are_pushed() {
+    const TOGETHER: usize = 40;
+    let queue = LineQueue::detached();
+    let lines = "line\n".repeat(TOGETHER);
+    let mut pushed = 0;
+    while queue.dropped() == 0 {
+        queue.push_all(lines.as_bytes(), TOGETHER);
+        pushed += TOGETHER;
+    }
+    assert_eq!(queue.dropped(), TOGETHER as u64, "all lines of a push are dropped");
+    assert_eq!(queue.queued_lines(), pushed - TOGETHER);
+    assert!(queue.queued_lines() <= QUEUED_LINES && queue.queued_lines() + TOGETHER > QUEUED_LINES);
+}
+
+#[test]
+fn queue_is_bounded_by_bytes() {
+    let queue = LineQueue::detached();
+    let line = "x".repeat(QUEUED_BYTES / 10);
+    while queue.dropped() == 0 {
+        queue.push(line.as_bytes());
+    }
+    assert_eq!((queue.queued_lines(), queue.dropped()), (10, 1));
+    queue.push(b"short\n");
+    assert_eq!((queue.queued_lines(), queue.dropped()), (11, 1));
+}
+
+#[test]
+fn lines_after_the_end_are_counted() {
+    let disk = Disk::default();
+    let (queue, writer) = start(disk.clone());
+    queue.push_all(b"one\ntwo\n", 2);
+    drop(writer);
+    assert_eq!(disk.text(), "one\ntwo\n");
+    queue.push_all(b"three\nfour\n", 2);
+    queue.push_audit(b"five\n");
+    assert_eq!(queue.dropped(), 3);
+}
+
+#[test]
+fn idle_thread_uses_no_processor_time() {
+    let (queue, _writer) = start(Disk::default());
+    queue.push(b"line\n");
+    let is_waiting = || queue.0.queues().is_writer_waiting;
+    wait_until(is_waiting, || "the thread does not wait".to_owned());
+    // Nothing but a notification ends the wait: there is no interval at which it looks.
+    let end = Instant::now() + Duration::from_millis(200);
+    while Instant::now() < end {
+        assert!(is_waiting());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
