@@ -1,0 +1,65 @@
+//! What a response may be at most, and why one is rejected.
+
+/// The longest head of a response, in bytes.
+pub const LONGEST_HEAD: usize = 64 * 1024;
+/// The most fields of a head, or of a trailer section.
+pub const MOST_FIELDS: usize = 256;
+/// The most interim responses to one request.
+pub(super) const MOST_INTERIM: u32 = 100;
+/// The longest extension of one chunk, in bytes. Extensions are dropped.
+pub(super) const LONGEST_EXTENSION: usize = 4 * 1024;
+/// The longest trailer section, in bytes.
+pub(super) const LONGEST_TRAILERS: usize = 16 * 1024;
+
+/// Why a response is not HTTP, or not in one way only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The head is longer than [`LONGEST_HEAD`].
+    #[error("a response head of more than {LONGEST_HEAD} bytes")]
+    LongHead,
+    /// The head or the trailer section has more than [`MOST_FIELDS`] fields.
+    #[error("more than {MOST_FIELDS} fields")]
+    ManyFields,
+    /// The head is not HTTP/1.0 or HTTP/1.1.
+    #[error("a malformed response head: {0}")]
+    Head(httparse::Error),
+    /// The first bytes are not those of a status line.
+    #[error("no HTTP/1 status line")]
+    NoStatusLine,
+    /// More interim responses than any server has reason to send.
+    #[error("more than {MOST_INTERIM} interim responses")]
+    ManyInterim,
+    /// A status code below 100.
+    #[error("a status code below 100")]
+    StatusCode,
+    /// RFC 9112 section 6.3 lets recipients choose between the two.
+    #[error("both Content-Length and Transfer-Encoding")]
+    TwoLengths,
+    /// Several Content-Length fields, even if they are equal.
+    #[error("several Content-Length fields")]
+    ManyContentLengths,
+    /// A Content-Length that is not a number of at most 19 digits.
+    #[error("malformed Content-Length")]
+    ContentLength,
+    /// A transfer coding that the gateway does not decode, or several.
+    #[error("Transfer-Encoding other than chunked")]
+    TransferEncoding,
+    /// HTTP/1.0 has no transfer codings (RFC 9112 section 6.1).
+    #[error("Transfer-Encoding in an HTTP/1.0 response")]
+    TransferEncodingInHttp10,
+    /// A chunk size that is not hexadecimal, has more than 16 digits, or is not ended by CRLF.
+    #[error("malformed chunk size")]
+    ChunkSize,
+    /// A chunk extension that is too long.
+    #[error("a chunk extension of more than {LONGEST_EXTENSION} bytes")]
+    ChunkExtension,
+    /// The data of a chunk is not followed by CRLF.
+    #[error("a chunk that is not ended by CRLF")]
+    ChunkEnd,
+    /// The trailer section is longer than allowed.
+    #[error("a trailer section of more than {LONGEST_TRAILERS} bytes")]
+    LongTrailers,
+    /// The trailer section is not made of fields.
+    #[error("a malformed trailer section: {0}")]
+    Trailers(httparse::Error),
+}
