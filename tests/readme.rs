@@ -160,7 +160,7 @@ fn its_metrics_are_those_of_a_running_gateway() {
     let gateway = builder
         .yaml("redis: {url: redis+unix:///nowhere}\ntraces: {otlp_endpoint: \"unix:/nowhere\"}\n")
         .yaml("mode: shadow\nshadow_authentication: true\n")
-        .yaml("usage: {path: usage.redb, flush_interval: 100ms}\n")
+        .yaml("usage: {path: usage.redb, flush_interval: 100ms, findings: {least_age: 0s}}\n")
         .start();
     introspector.know("1|reader", Verdict::active(&["items:read"]));
     assert_eq!(gateway.get("/api/v2/items", Some("1|reader")).status, 200);
