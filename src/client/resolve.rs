@@ -27,9 +27,13 @@ use crate::watch::{Signature, signature};
 #[cfg(test)]
 mod tests;
 
-/// Timeout of one query to one name server: short enough that a lost datagram is retransmitted within the default
-/// `connect_timeout`.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Name servers that are queried at once: as many as `/etc/resolv.conf` can name (`MAXNS` of glibc). So an unresponsive
+/// one does not use up `connect_timeout`.
+const CONCURRENT_QUERIES: usize = 3;
+/// Timeout of a query: the default of resolv.conf(5), which is also the maximum. It exceeds the default
+/// `connect_timeout`, since hickory retransmits within it (three datagrams, 333 ms apart or more) and accepts the answer
+/// to each. A shorter one would discard the answer of a name server that is slower than it, at every retry.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the first family's addresses wait for the second family (RFC 8305 section 3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 /// The same for a family that has recently missed that deadline: enough for an answer from the cache.
@@ -237,6 +241,7 @@ struct NameServers {
 impl NameServers {
     fn new(config: ResolverConfig, mut options: ResolverOpts) -> Result<Self, NetError> {
         options.timeout = options.timeout.min(QUERY_TIMEOUT);
+        options.num_concurrent_reqs = CONCURRENT_QUERIES;
         options.use_hosts_file = ResolveHosts::Never;
         let ndots = options.ndots;
         let mut search: Vec<Name> = config.domain().into_iter().chain(config.search()).cloned().collect();

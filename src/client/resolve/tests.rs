@@ -23,6 +23,8 @@ enum Behaviour {
     Slow,
     /// The same, after 300 ms.
     Late,
+    /// The same, after 1.3 s.
+    VeryLate,
     /// The name exists without such an address.
     Empty,
     NoSuchName,
@@ -130,6 +132,7 @@ fn behaviour(name: &str, record: RecordType) -> Behaviour {
         "address" => Behaviour::Address,
         "slow" => Behaviour::Slow,
         "late" => Behaviour::Late,
+        "very-late" => Behaviour::VeryLate,
         "empty" => Behaviour::Empty,
         "fails" => Behaviour::Fails,
         "silent" => Behaviour::Silent,
@@ -157,6 +160,7 @@ fn answer(question: &Message, is_udp: bool, count: u8) -> Option<Vec<u8>> {
     let delay = match behaviour {
         Behaviour::Slow => 20,
         Behaviour::Late => 300,
+        Behaviour::VeryLate => 1300,
         _ => 0,
     };
     thread::sleep(Duration::from_millis(delay));
@@ -246,6 +250,38 @@ async fn without_resolv_conf_only_the_hosts_file_is_left() {
     let error = system.lookup("db.test").await.unwrap_err();
     assert!(error.to_string().contains("/etc/resolv.conf"), "{error}");
     assert!(error.to_string().contains("No such file"), "{error}");
+}
+
+/// By default `connect_timeout` is 2 s.
+#[test]
+fn name_server_that_takes_over_a_second_is_waited_for() {
+    let server = NameServer::start();
+    for name in ["very-late.empty.test", "very-late.silent.test", "very-late.fails.test"] {
+        let system = server.system("");
+        let found = blocking(async {
+            tokio::time::timeout(Duration::from_millis(1900), system.addresses(name)).await
+        });
+        assert_eq!(found.expect(name).unwrap(), [IpAddr::V4(ANSWER)], "{name}");
+    }
+}
+
+/// A configuration can name three name servers, of which the first two may be down.
+#[test]
+fn unresponsive_name_servers_do_not_delay_the_third() {
+    let silent = [2, 3].map(|host| UdpSocket::bind((Ipv4Addr::new(127, 0, 0, host), 0)).unwrap());
+    let server = NameServer::start();
+    let unresponsive = silent.iter().map(|socket| socket.local_addr().unwrap());
+    let addresses = unresponsive.chain([(Ipv4Addr::LOCALHOST, server.port).into()]);
+    let servers = addresses.map(|address| {
+        let mut connection = ConnectionConfig::udp();
+        connection.port = address.port();
+        NameServerConfig::new(address.ip(), true, vec![connection])
+    });
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+    let servers = NameServers::new(config, ResolverOpts::default()).unwrap();
+    let name = Name::from_str_relaxed("address.silent.test").unwrap();
+    let found = blocking(async { tokio::time::timeout(PROMPT, servers.lookup(&name)).await });
+    assert_eq!(found.expect("in time").unwrap().addresses, [IpAddr::V4(ANSWER)]);
 }
 
 #[test]
