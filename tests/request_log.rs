@@ -61,6 +61,39 @@ fn request_id_is_on_every_answer() {
 }
 
 #[test]
+fn request_id_is_on_every_answer_of_the_admin_listener_and_in_its_audit_lines() {
+    let setting = setting("admin:\n  token: of-the-administrator\n");
+    let token = ("Authorization", "Bearer of-the-administrator");
+    let mut ids = Vec::new();
+    for (method, path, fields, body, status, action) in [
+        ("GET", "/healthz", &[][..], "", 200, None),
+        ("GET", "/readyz", &[], "", 200, None),
+        ("GET", "/metrics", &[], "", 200, None),
+        ("DELETE", "/metrics", &[], "", 405, None),
+        ("GET", "/usage", &[], "", 401, None),
+        ("POST", "/webhook", &[], "", 404, None),
+        ("GET", "/", &[token], "", 302, None),
+        ("GET", "/nowhere", &[token], "", 404, None),
+        ("GET", "/tokens", &[token], "", 200, Some("list tokens")),
+        ("POST", "/tokens/revoke", &[token], r#"{"id":"17"}"#, 200, Some("revoke")),
+        ("POST", "/tokens/revoke", &[token, ("X-Request-Id", "of-the-client")], "?", 400, None),
+    ] {
+        let mut client = RawClient::connect(setting.gateway.admin());
+        let response = client.request(method, path, fields, body.as_bytes());
+        assert_eq!(response.status, status, "{method} {path}: {response:?}");
+        let id =
+            response.field("x-request-id").unwrap_or_else(|| panic!("{method} {path}: no id")).to_owned();
+        assert_eq!(id.len(), 32, "{method} {path}: {id}");
+        assert!(!ids.contains(&id), "{method} {path}: {id} again");
+        if let Some(action) = action {
+            let line = setting.gateway.wait_for_log(|line| line["request_id"] == *id);
+            assert_eq!((&line["message"], &line["action"]), (&"admin".into(), &action.into()), "{line}");
+        }
+        ids.push(id);
+    }
+}
+
+#[test]
 fn request_id_of_the_backend_stays() {
     let setting = setting("");
     for ids in [&["of-the-backend"][..], &["one", "two"]] {

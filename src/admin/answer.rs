@@ -17,26 +17,49 @@ use zeroize::Zeroizing;
 use super::audit::{Action, Caller, unavailable};
 use super::response::{Answer, json, message, not_allowed, text};
 use super::{Admin, State, tokens, unmapped, usage, webhook};
+use crate::exchange::new_request_id;
 use crate::listener::connections::Place;
+use crate::policy::headers::X_REQUEST_ID;
 use crate::telemetry::lines::AuditPriority;
 use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
 
 /// The largest body of a request, in bytes.
 const BODY: usize = 64 * 1024;
 
+/// Answers one request. The id of the answer is also in the audit line of what the request did.
 pub(super) async fn answer(
     admin: &Admin,
     client: &str,
     place: &Place,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
+    let request_id = new_request_id();
+    let mut answer = answer_to(admin, client, &request_id, place, request).await;
+    answer.headers_mut().insert(X_REQUEST_ID, request_id);
+    Ok(answer)
+}
+
+async fn answer_to(
+    admin: &Admin,
+    client: &str,
+    request_id: &HeaderValue,
+    place: &Place,
+    request: Request<Incoming>,
+) -> Answer {
     let settings = admin.settings.load_full();
-    Ok(match (request.uri().path(), &settings.webhook) {
+    let caller = |credential| Caller { credential, client, request_id };
+    match (request.uri().path(), &settings.webhook) {
         ("/metrics", _) => open(request.method(), || text(METRICS, admin.metrics.render())),
         ("/healthz", _) => open(request.method(), || json(StatusCode::OK, r#"{"status":"ok"}"#)),
         ("/readyz", _) => open(request.method(), || readyz(admin.readiness.get())),
         ("/webhook", Some(webhook)) if *request.method() == Method::POST => match read(request).await {
-            Ok(request) => webhook::receive(admin, webhook, client, request.headers(), request.body()),
+            Ok(request) => webhook::receive(
+                admin,
+                webhook,
+                caller("webhook signature"),
+                request.headers(),
+                request.body(),
+            ),
             Err(refusal) => *refusal,
         },
         ("/webhook", Some(_)) => not_allowed("POST"),
@@ -46,7 +69,7 @@ pub(super) async fn answer(
             Ok(credential) => {
                 place.authenticated();
                 match read(request).await {
-                    Ok(request) => behind_token(admin, Caller { credential, client }, &request).await,
+                    Ok(request) => behind_token(admin, caller(credential), &request).await,
                     Err(refusal) => *refusal,
                 }
             }
@@ -63,7 +86,7 @@ pub(super) async fn answer(
                 }
             }
         },
-    })
+    }
 }
 
 fn readyz(state: State) -> Answer {

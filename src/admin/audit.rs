@@ -24,6 +24,8 @@ pub(super) struct Caller<'a> {
     pub(super) credential: &'static str,
     /// An address and a port, or `unix`.
     pub(super) client: &'a str,
+    /// The `X-Request-Id` of the answer.
+    pub(super) request_id: &'a HeaderValue,
 }
 
 /// What was done.
@@ -40,14 +42,15 @@ pub(super) struct Action<'a> {
 impl Caller<'_> {
     /// Writes the line. Its place is reserved before the action is carried out: an action without a line must not be.
     pub(super) fn did(self, _slot: AuditSlot, action: Action<'_>) {
-        let Self { credential, client } = self;
+        let Self { credential, client, request_id } = self;
+        let request_id = request_id.to_str().ok();
         let Action { action, subject, count } = action;
         let (by, what) = subject.unzip();
         let what = what.map(|what| match what.char_indices().nth(LONGEST_SUBJECT) {
             Some((end, _)) => &what[..end],
             None => what,
         });
-        tracing::info!(target: AUDIT, action, credential, client, by, what, count, "admin");
+        tracing::info!(target: AUDIT, action, credential, client, request_id, by, what, count, "admin");
     }
 }
 

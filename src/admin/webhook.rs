@@ -30,10 +30,11 @@ const EVENT: &str = "x-stockaj-event";
 pub(super) fn receive(
     admin: &Admin,
     webhook: &Webhook,
-    client: &str,
+    caller: Caller<'_>,
     fields: &HeaderMap,
     body: &Bytes,
 ) -> Answer {
+    let client = caller.client;
     let outcome = |outcome| admin.metrics.webhook(outcome);
     if !is_signed(webhook, fields, body) {
         outcome(WebhookOutcome::Refused);
@@ -45,7 +46,6 @@ pub(super) fn receive(
             false => refusal,
         };
     }
-    let caller = Caller { credential: "webhook signature", client };
     let event = only(fields, EVENT);
     if !event.is_some_and(|event| webhook.events.iter().any(|known| known.as_bytes() == event)) {
         outcome(WebhookOutcome::Ignored);
