@@ -142,7 +142,7 @@ pub struct Ledger {
     forgotten: Day,
     /// What retention goes by; `None` until the time is asked for.
     clock: Option<RetentionClock>,
-    /// The latest time that retention went by, in milliseconds since 1970; `None` after a jump of the clock.
+    /// The latest time that retention went by, in milliseconds since 1970; `None` after a jump of the clock, in either direction.
     now: Option<i64>,
 }
 
@@ -190,7 +190,7 @@ impl Ledger {
         };
         let time = clock.advance(now, interval);
         self.clock = Some(clock);
-        self.now = time.jump.is_none().then_some(time.now);
+        self.now = (time.jump.is_none() && !clock.is_behind()).then_some(time.now);
         Ok(time)
     }
 

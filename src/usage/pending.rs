@@ -51,8 +51,8 @@ pub struct PendingToken {
 }
 
 impl PendingToken {
-    /// What is known of the token by now, with what was `known` before: as it was described last, and seen first and
-    /// last. If it was seen more than a day after this, the clock was wrong then.
+    /// What is known of the token by now, with what was `known` before: the latest description, and when it was
+    /// first and last seen. A time in the future is corrected by the ledger once the clock can be trusted.
     pub(super) fn record(&self, known: Option<&TokenRecord>) -> TokenRecord {
         let text = |text: &Option<Arc<str>>| text.as_ref().map(ToString::to_string);
         let Description { name, context, workspace_id, abilities, created_at, expires_at, .. } = &self.token;
@@ -64,10 +64,7 @@ impl PendingToken {
             created_at: created_at.map(milliseconds),
             expires_at: expires_at.map(milliseconds),
             first_seen: known.map_or(self.first_seen, |it| it.first_seen.min(self.first_seen)),
-            last_seen: known
-                .map(|it| it.last_seen)
-                .filter(|last_seen| last_seen.saturating_sub(self.last_seen) <= DAY as i64 * 1000)
-                .map_or(self.last_seen, |last_seen| last_seen.max(self.last_seen)),
+            last_seen: known.map_or(self.last_seen, |it| it.last_seen.max(self.last_seen)),
         }
     }
 }

@@ -119,6 +119,11 @@ impl RetentionClock {
         }
     }
 
+    /// Whether the system's clock is behind the measured time and has not kept that course for [`GRACE`].
+    pub const fn is_behind(&self) -> bool {
+        self.record.ahead < -TOLERANCE
+    }
+
     /// What the ledger has to keep.
     pub const fn record(&self) -> ClockRecord {
         self.record

@@ -326,6 +326,29 @@ fn clock_that_jumps_ahead_empties_no_ledger() {
 }
 
 #[test]
+fn clock_that_jumps_back_forgets_no_token() {
+    const EARLIER: Day = TODAY - 5 * 365;
+    let (rules, [get, _]) = rules();
+    let (now, get) = (Instant::now(), key(get, Outcome::Allowed));
+    // The token is used or not while the clock is wrong.
+    for pending in [Pending::default(), of(&[("1", EARLIER, get, 4)])] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("usage.redb");
+        let mut ledger = Ledger::open(&path).unwrap();
+        write(&mut ledger, &of(&[("1", TODAY, get, 2)]), &rules, moment(TODAY, now));
+        for (day, pending) in [(EARLIER, &pending), (TODAY, &Pending::default())] {
+            drop(ledger);
+            ledger = Ledger::open(&path).unwrap();
+            assert_eq!(write(&mut ledger, pending, &rules, moment(day, now)).jump, None);
+        }
+        let tokens = told(&Source::of(&ledger), &Query::default(), None);
+        assert_eq!(lines(&tokens), [format!("1: {}=2", date(TODAY))]);
+        let seen = tokens[0].last_seen.map(|at| at.as_millisecond() / MILLISECONDS_A_DAY);
+        assert_eq!(seen, Some(i64::from(TODAY)));
+    }
+}
+
+#[test]
 fn gateway_that_was_off_for_long_forgets_after_a_day_of_running() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("usage.redb");
