@@ -262,6 +262,9 @@ impl Gateway {
             add_missing_host(&head.uri, &mut head.headers, &self.settings.backend.authority);
         }
         singleton::check(&head.headers)?;
+        if peer.trusted {
+            self.settings.listen.trusted_fields.check_lines(&head.headers)?;
+        }
         let target = Target::read(&head.method, &head.uri, &head.headers)?;
         self.settings.abilities.check_path(&target.path)?;
         let has_body = body.as_ref().is_some_and(|body| !body.is_end_stream());

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::http2::{self, Http2Client};
 use crate::support::setting::{Setting, WRITER, setting};
 use crate::support::{Answer, Gateway, Introspector, Request, Upstream, Verdict};
 
@@ -347,8 +348,14 @@ fn a_pinned_post_is_decided_as_a_post() {
 
 #[test]
 fn identity_fields_pass_only_from_trusted_proxies_that_may_set_them() {
-    const CLAIMS: [&str; 16] = [
+    const CLAIMS: [&str; 22] = [
         "Remote-User",
+        "Proxy-Client-IP",
+        "LOGON-USER",
+        "SMUSER",
+        "mail",
+        "X-Hasura-Role",
+        "X-On-Behalf-Of",
         "X-Auth-Request-User",
         "Client-IP",
         "X-SSL-Client-Verify",
@@ -418,6 +425,58 @@ fn trusted_fields_are_reloaded_and_a_dropped_field_is_logged_by_name_once() {
     assert_eq!(arriving(), [None, groups], "on the same connection");
     let count = setting.gateway.logs().iter().filter(|line| line.contains("\"field\":")).count();
     assert_eq!(count, 1, "one line, however many requests");
+}
+
+/// The lines of a field that arrived.
+fn lines<'a>(request: &'a Request, name: &str) -> Vec<&'a str> {
+    let is_line = |(it, value): &'a (String, String)| it.eq_ignore_ascii_case(name).then_some(&**value);
+    request.fields.0.iter().filter_map(is_line).collect()
+}
+
+#[test]
+fn second_line_about_the_caller_is_rejected_from_a_trusted_proxy() {
+    const NAMES: [&str; 3] = ["Remote-User", "X-Badge", "X-Real-IP"];
+    let trusting = |addresses: &str| {
+        setting(&format!(
+            "listen:\n  h2c: true\n  trusted_proxies: [{addresses}]\n  trusted_fields: [Remote-User, X-Badge]\n"
+        ))
+    };
+    let (trusted, untrusted) = (trusting("127.0.0.1"), trusting("192.0.2.1"));
+    for name in NAMES {
+        for second in ["192.0.2.7", "192.0.2.8", ""] {
+            let sent = [WRITER, (name, "192.0.2.7"), ("Accept", "a/b"), (name, second)];
+            for target in [ITEM, "/up"] {
+                for (setting, status) in [(&trusted, 400), (&untrusted, 200)] {
+                    let response = setting.gateway.client().request("GET", target, &sent, b"");
+                    assert_eq!(response.status, status, "{name}: {second:?}");
+                    let arrived = setting.upstream.take_requests();
+                    assert!(arrived.iter().all(|request| lines(request, name).is_empty()), "{name}");
+                }
+            }
+            let lower = name.to_ascii_lowercase();
+            let fields = [(&*lower, "192.0.2.7"), (&*lower, second)];
+            let mut client = Http2Client::connect(trusted.gateway.address());
+            let stream = client.open(&http2::request("GET", "/up", &fields), true);
+            assert_eq!(client.outcome(stream).answer().status, 400, "{name}: {second:?}");
+        }
+        let response = trusted.gateway.client().request("GET", ITEM, &[WRITER, (name, "192.0.2.7")], b"");
+        assert_eq!(response.status, 200);
+        assert_eq!(lines(&trusted.upstream.only_request(), name), ["192.0.2.7"]);
+        trusted.upstream.forget_requests();
+    }
+}
+
+#[test]
+fn lines_of_a_forwarding_field_become_one_in_their_order() {
+    let setting = setting("listen:\n  trusted_proxies: [127.0.0.1]\n");
+    for name in ["Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-By"] {
+        setting.upstream.forget_requests();
+        let sent = [WRITER, (name, "a, b"), ("Accept", "a/b"), (name, "c"), ("Accept", "a/c")];
+        assert_eq!(setting.gateway.client().request("GET", ITEM, &sent, b"").status, 200);
+        let request = setting.upstream.only_request();
+        assert_eq!(lines(&request, name), ["a, b, c"], "{name}");
+        assert_eq!(lines(&request, "Accept"), ["a/b", "a/c"]);
+    }
 }
 
 #[test]

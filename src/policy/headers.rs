@@ -28,6 +28,8 @@ mod tests;
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `X-Forwarded-For`
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `X-Real-IP`
+pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// `X-Forwarded-Proto`
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// `X-Forwarded-Host`
@@ -175,12 +177,7 @@ impl<'a> UpstreamFields<'a> {
                     if !passes {
                         continue;
                     }
-                    let joined = if repeats { joined_line(self.fields, name) } else { None };
-                    match joined {
-                        None => sink.field(name, value),
-                        Some((first, joined)) if std::ptr::eq(first, value) => sink.field(name, &joined),
-                        Some(_) => {}
-                    }
+                    self.write_line(name, value, repeats, sink);
                 }
                 Fate::Forwarding if *trusted => {
                     if *name == X_FORWARDED_FOR {
@@ -188,7 +185,7 @@ impl<'a> UpstreamFields<'a> {
                     } else if *name != X_REQUEST_ID {
                         kept.proto |= *name == X_FORWARDED_PROTO;
                         kept.forwarded_host |= *name == X_FORWARDED_HOST;
-                        sink.field(name, value);
+                        self.write_line(name, value, repeats, sink);
                     }
                 }
                 // Many clients name their requests; that does not suggest a proxy.
@@ -200,6 +197,17 @@ impl<'a> UpstreamFields<'a> {
         }
         self.write_own(sink, kept, wants_trailers);
         dropped
+    }
+
+    /// Writes a line, or in place of the first of several all of them as one if no reader may pick one.
+    #[inline]
+    fn write_line(&self, name: &HeaderName, value: &HeaderValue, repeats: bool, sink: &mut impl FieldSink) {
+        let joined = if repeats { joined_line(self.fields, name) } else { None };
+        match joined {
+            None => sink.field(name, value),
+            Some((first, joined)) if std::ptr::eq(first, value) => sink.field(name, &joined),
+            Some(_) => {}
+        }
     }
 
     /// Whether the trace of the request replaces a field.

@@ -14,13 +14,16 @@
 //!   among answers that the token may get anyhow.
 //! - `If-Match` and `If-None-Match` decide whether a write happens, and `Cookie` selects the session. They are
 //!   [forwarded as one line](join_lines), so that no reader behind the gateway can pick one.
-//! - `Via`, `Forwarded`, `X-Forwarded-*` and `Connection` are for proxies: the gateway reads all lines.
+//! - `Forwarded` and `X-Forwarded-*` pass from trusted proxies, each as [one line](joined_line): a backend that reads
+//!   one line reads what the first proxy said.
+//! - `Via` and `Connection` are for proxies: the gateway reads all lines.
 //! - `traceparent` is no list, but a second one, which instrumented proxies add, only costs the trace (W3C Trace
 //!   Context section 3.2: a receiver starts a new one).
 
 use http::HeaderMap;
 use http::header::{COOKIE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 
+use super::fate::{Fate, fate};
 use super::refusal::Refusal;
 
 /// The fields by name, in lower case and sorted. Each has the refusal's text, for the log: what the field decides.
@@ -109,13 +112,18 @@ fn check_each(fields: &HeaderMap) -> Result<(), Refusal> {
 /// 9110 section 5.3 for the others.
 const WHOLE_LISTS: [(HeaderName, &str); 3] = [(COOKIE, "; "), (IF_MATCH, ", "), (IF_NONE_MATCH, ", ")];
 
-/// The first of several lines of a list that must not be read in part, and all of them as one line.
+/// The first of several lines of a list that must not be read in part, or of a forwarding field, and all of them as
+/// one line.
 #[cold]
 pub(super) fn joined_line<'a>(
     fields: &'a HeaderMap,
     name: &HeaderName,
 ) -> Option<(&'a HeaderValue, HeaderValue)> {
-    let (_, separator) = WHOLE_LISTS.iter().find(|(list, _)| list == name)?;
+    let separator = match WHOLE_LISTS.iter().find(|(list, _)| list == name) {
+        Some((_, separator)) => separator,
+        None if fate(name.as_str()) == Fate::Forwarding => ", ",
+        None => return None,
+    };
     let lines = fields.get_all(name);
     let first = lines.iter().next()?;
     let lines: Vec<&[u8]> = lines.iter().map(HeaderValue::as_bytes).collect();

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 
 use super::fate::{Fate, fate, fold_alike, folded, is_kept};
+use super::headers::X_REAL_IP;
+use super::refusal::Refusal;
 
 /// The fields that trusted proxies may set besides the forwarding fields.
 ///
@@ -53,6 +55,29 @@ impl TrustedFields {
             Fate::Passes if name == "via" => Err(Unfit::Own),
             Fate::Passes if is_ordinary(name) => Err(Unfit::Ordinary),
             Fate::Passes => Ok(()),
+        }
+    }
+
+    /// Refuses several lines of a field by which a trusted proxy names the caller: a listed one, or `X-Real-IP`.
+    ///
+    /// A proxy that adds its line to the client's own sends two, and a backend may read the client's.
+    /// Costs a comparison unless some field has several lines.
+    ///
+    /// # Errors
+    /// [`Refusal::BadRequest`] if one of these fields has several lines.
+    pub fn check_lines(&self, fields: &HeaderMap) -> Result<(), Refusal> {
+        if fields.len() == fields.keys_len() { Ok(()) } else { self.check_each(fields) }
+    }
+
+    #[cold]
+    fn check_each(&self, fields: &HeaderMap) -> Result<(), Refusal> {
+        let is_repeated = |name: &HeaderName| fields.get_all(name).iter().nth(1).is_some();
+        if is_repeated(&X_REAL_IP) {
+            return Err(Refusal::BadRequest("several X-Real-IP fields: which address the client has"));
+        }
+        match self.0.iter().flat_map(|listed| listed.iter()).any(is_repeated) {
+            true => Err(Refusal::BadRequest("several lines of a field of listen.trusted_fields: who is calling")),
+            false => Ok(()),
         }
     }
 
