@@ -80,7 +80,7 @@ impl AnswerBody {
     }
 
     /// The backend's answer, which comes over `lease`. Between two pieces of it `idle_timeout` may pass.
-    /// What is left of the body of the request, `call`, is sent meanwhile.
+    /// The rest of the request's body, in `call`, is sent meanwhile.
     pub fn backend(
         lease: Lease,
         call: Call<RequestBody>,

@@ -86,7 +86,7 @@ pub fn check(data: &[u8]) {
     let cut = read(bytes, usize::from(*piece).max(1), &method);
     match (whole, cut) {
         (Ok(whole), Ok(cut)) => {
-            // What comes after the response may not have been read when it is over.
+            // Bytes after the response may not have been read when it ends, so `kept` may differ.
             assert_eq!((whole.0, &whole.1, &whole.2, &whole.3), (cut.0, &cut.1, &cut.2, &cut.3));
             assert!(whole.2.len() <= bytes.len());
             let longest: usize = whole.1.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();

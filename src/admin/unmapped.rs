@@ -66,7 +66,7 @@ enum Format {
     Yaml,
 }
 
-/// What the current map does not cover of the requests so far.
+/// The requests so far that the current map does not cover.
 pub(super) fn show(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) -> Answer {
     let format = match request.uri().query().unwrap_or_default() {
         "" if accepts_yaml(request.headers()) => Format::Yaml,
@@ -110,7 +110,7 @@ fn leave_out_covered(report: &mut UncoveredReport, map: &AbilityMap) {
     report.paths.truncate(MOST_ROWS);
 }
 
-/// What the map says of a method on a masked path or template; `None` if no request can have such a path.
+/// The rule of the map for a method on a masked path or template; `None` if no request can have such a path.
 fn found<'map>(map: &'map AbilityMap, path: &str, method: &Method) -> Option<Found<'map>> {
     let segments = path.split('/').map(|segment| if segment.starts_with('{') { "0" } else { segment });
     let sample = segments.collect::<Vec<_>>().join("/");

@@ -104,7 +104,7 @@ impl Backend {
         }
     }
 
-    /// A kept connection. What may not be sent twice goes over none that its server has closed already.
+    /// A kept connection. For a request that may not be sent twice, one that the server has not closed yet.
     fn take_idle(&self, call: &Call<RequestBody>, conditions: Conditions<'_>, now: Instant) -> Option<Lease> {
         loop {
             let kept =

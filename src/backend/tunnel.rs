@@ -25,7 +25,7 @@ where
     Ok(())
 }
 
-/// What has gone through a tunnel.
+/// The bytes that have gone through a tunnel.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// Set whenever a byte goes through, either way.

@@ -78,8 +78,8 @@ impl Arguments {
     }
 }
 
-/// What was found in a file without errors, and what it holds. Builds what `run` would build of it, certificates and
-/// roots included.
+/// The warnings about a file without errors, and its content. Builds what `run` would build, certificates and roots
+/// included.
 fn content(checked: Checked) -> (Report, String) {
     match checked {
         Checked::Gateway(loaded) => {
