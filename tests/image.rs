@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::support::gateway::{Logs, spawn};
 use crate::support::{Authority, Introspector, PATIENCE, RawClient, Upstream};
 
-const MOST_BYTES: u64 = 15_000_000;
+const MOST_BYTES: u64 = 25_000_000;
 const IDLE_BYTES: u64 = 15 << 20;
 
 /// The image, in a store of its own, and its root directory.
