@@ -66,6 +66,7 @@ fn one_unresponsive_address_family_costs_milliseconds() {
     // Without an address of the other family there is none.
     let gateway = gateway("a-silent-aaaa-empty", "a-only", (&upstream, &introspector));
     assert_eq!(gateway.get("/up", None).status, 502);
-    let told = gateway.wait_for_log(|line| line["message"] == "a DNS query failed");
-    assert_eq!((&told["host"], &told["record"]), (&"a-silent-aaaa-empty.test.".into(), &"A".into()));
+    // The query itself is given up later, after the time that resolv.conf gives name servers.
+    let line = gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
+    assert_eq!(line["error"], "resolving a-silent-aaaa-empty.test took longer than 2s");
 }
