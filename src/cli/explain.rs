@@ -269,7 +269,7 @@ fn steps(
     Ok(decision)
 }
 
-/// What a request that the map has no rule for was probably meant to be.
+/// The request that was probably meant by one that the map has no rule for.
 fn hint(map: &AbilityMap, method: &Method, path: &str, found: &Found<'_>) -> Option<String> {
     match found {
         Found::Rule { .. } => None,

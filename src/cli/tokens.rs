@@ -127,7 +127,7 @@ impl Revoke {
 }
 
 impl Order {
-    /// What revoking did, and what it did not do.
+    /// The effect of revoking, and its limits.
     fn outcome(&self, removed: u64) -> String {
         let (tokens, is_one) = match self {
             Self { id: Some(id), .. } => (format!("token {}", shown(id)), true),

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::fault::ExchangeError;
 use super::http1::{Outgoing, RequestHead};
 
-/// What the head of a request is written from, for each connection that it is sent over.
+/// The source of the head of a request, written anew for each connection that it is sent over.
 pub trait RequestSource {
     /// Its method.
     fn method(&self) -> &Method;
@@ -99,7 +99,7 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
         self.outgoing.as_ref().is_none_or(Outgoing::is_complete)
     }
 
-    /// What a connection of HTTP/2 notifies when the server sends 100 (Continue).
+    /// The handle that a connection of HTTP/2 notifies when the server sends 100 (Continue).
     pub(super) const fn continues(&mut self) -> Option<Arc<Notify>> {
         self.on_continue.take()
     }
@@ -110,12 +110,12 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
         self.body.take()
     }
 
-    /// Takes back the body of a request that has none: it can be sent again.
+    /// Puts an empty body back, so that the request can be sent again.
     pub(super) fn take_back(&mut self, body: B) {
         self.body = Some(body);
     }
 
-    /// What a connection of HTTP/1.1 sends of it.
+    /// The part that a connection of HTTP/1.1 still sends.
     pub(super) const fn outgoing(&mut self) -> Option<&mut Outgoing<B>> {
         self.outgoing.as_mut()
     }

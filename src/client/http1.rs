@@ -1,6 +1,6 @@
 //! HTTP/1.1 to an upstream server (RFC 9112), without a task and without channels.
 //!
-//! A [`Connection`] carries one exchange at a time. Its functions are polled by whoever wants the response: they send
+//! A [`Connection`] carries one exchange at a time. Its caller polls its functions for the response: they send
 //! what the socket takes of the request, and then read. An idle connection holds no buffer: what is read goes through
 //! one buffer of the thread. The request stays with its owner, as [`Outgoing`], so that it can be sent again over
 //! another connection as long as that is allowed.
@@ -68,7 +68,7 @@ pub enum Http1Error {
 #[derive(Debug)]
 pub struct Connection<S> {
     stream: S,
-    /// What came and was not consumed; empty while the connection is idle.
+    /// Bytes that came and were not consumed; empty while the connection is idle.
     received: Bytes,
     /// How many bytes of `received` were searched for the end of a head.
     searched: usize,

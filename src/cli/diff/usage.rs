@@ -164,7 +164,7 @@ impl Comparison<'_> {
         let Ok(method) = Method::from_bytes(method.as_bytes()) else { return Some(Fate::Same) };
         let (mut other, mut same) = (false, false);
         for class in &self.difference.classes {
-            // What the old map refuses is recorded under no route.
+            // Requests that the old map refuses are recorded under no route.
             if class.refused[0] || class.sample == "*" && method != Method::OPTIONS {
                 continue;
             }

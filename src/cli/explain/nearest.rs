@@ -8,7 +8,7 @@ use crate::policy::target::METHODS;
 
 /// How many segments a path may have more or fewer than a route.
 const MOST_SEGMENTS_APART: usize = 2;
-/// What a segment more or less weighs, in edits.
+/// The weight of a segment more or less, in edits.
 const SEGMENT: usize = 4;
 
 /// The served method that `method` was probably meant to be.

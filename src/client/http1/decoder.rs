@@ -20,7 +20,7 @@ pub(super) enum Decoder {
     UntilClose,
 }
 
-/// What comes next of a chunked body.
+/// The part of a chunked body that comes next.
 #[derive(Debug)]
 pub(super) enum Chunks {
     /// The digits of a chunk's size: their value, and how many have come.
@@ -37,7 +37,7 @@ pub(super) enum Chunks {
     Trailers { section: Vec<u8>, searched: usize },
 }
 
-/// What was decoded.
+/// The result of one step of decoding.
 #[derive(Debug, PartialEq)]
 pub(super) enum Decoded {
     /// A part of the data.

@@ -241,7 +241,7 @@ impl Lease {
 
     /// Keeps the connection for another request, as soon as it has finished with this one: the response is over, and
     /// `call` has the time that a connection may be idle to get to its end.
-    pub fn give_back<B>(self, call: Option<Box<Call<B>>>)
+    pub fn give_back<B>(self, mut call: Option<Box<Call<B>>>)
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
@@ -250,18 +250,11 @@ impl Lease {
             Leased::Http1(connection) => connection,
             Leased::Http2(stream) => return stream.end(pool.idle_timeout, is_last),
         };
-        let mut call = call;
-        let outgoing = call.as_deref_mut().and_then(Call::outgoing);
-        if is_last {
+        if is_last || !connection.http1.may_be_reusable() {
             return;
         }
-        if outgoing.as_ref().is_none_or(|outgoing| outgoing.is_complete()) {
-            if connection.http1.is_reusable::<B>(None) {
-                pool.keep(connection);
-            }
-            return;
-        }
-        if !connection.http1.may_be_reusable() {
+        if call.as_ref().is_none_or(|call| call.is_complete()) {
+            pool.keep(connection);
             return;
         }
         tokio::task::spawn_local(async move {
