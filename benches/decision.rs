@@ -19,8 +19,9 @@ use stockaj_gateway::client::Connector;
 use stockaj_gateway::client::http1::RequestHead;
 use stockaj_gateway::client::pool::Pool;
 use stockaj_gateway::config;
-use stockaj_gateway::policy::ability::{Abilities, Permit, Requirement};
+use stockaj_gateway::policy::ability::{Abilities, Requirement};
 use stockaj_gateway::policy::bearer::Token;
+use stockaj_gateway::policy::decision::{self, Permit, Step};
 use stockaj_gateway::policy::headers::{Credentials, Forwarding, UpstreamFields, prepare_answer};
 use stockaj_gateway::policy::map::{AbilityMap, MapBuilder, Unmapped};
 use stockaj_gateway::policy::path::CanonicalPath;
@@ -144,7 +145,7 @@ fn verdict(lookup: &Rc<Lookup>, token: Token<'_>, now: Instant) -> Option<Held> 
     lookup.at_hand(&TokenHash::of(token.as_bytes()), token, now, None)
 }
 
-/// The gateway's own order, the verdict's look-up included, and the clock that it is held against.
+/// The decision, with the look-up of the verdict and a clock read.
 fn decide_with_verdict(
     map: &AbilityMap,
     method: &Method,
@@ -153,14 +154,18 @@ fn decide_with_verdict(
     lookup: &Rc<Lookup>,
 ) -> Result<Permit, Refusal> {
     let target = Target::read(method, uri, fields)?;
-    let found = map.find(method, &target.path);
-    let token = Token::from_fields(fields, 1024)?;
-    let requirement = map.requirement(&found)?;
-    let caller = verdict(lookup, token, Instant::now()).ok_or(Refusal::NoVerdict)?;
-    requirement.permit(&caller.verdict.abilities)
+    let token = Token::from_fields(fields, 1024);
+    match decision::route(map, method, &target.path).next() {
+        Step::Public(permit) => Ok(permit),
+        Step::NeedsToken(needs_token) => {
+            let (token, needs_verdict) = needs_token.with_token(token)?;
+            let caller = verdict(lookup, token, Instant::now()).ok_or(Refusal::NoVerdict)?;
+            needs_verdict.authorize(&caller.verdict.abilities)
+        }
+    }
 }
 
-/// Target, token, route and permit: the gateway's own order without the verdict's look-up.
+/// The decision without the look-up of the verdict.
 fn decide(
     map: &AbilityMap,
     method: &Method,
@@ -169,10 +174,15 @@ fn decide(
     abilities: &Abilities,
 ) -> Result<Permit, Refusal> {
     let target = Target::read(method, uri, fields)?;
-    let found = map.find(method, &target.path);
-    let token = Token::from_fields(fields, 1024)?;
-    black_box(token.secret());
-    map.requirement(&found)?.permit(abilities)
+    let token = Token::from_fields(fields, 1024);
+    match decision::route(map, method, &target.path).next() {
+        Step::Public(permit) => Ok(permit),
+        Step::NeedsToken(needs_token) => {
+            let (token, needs_verdict) = needs_token.with_token(token)?;
+            black_box(token.secret());
+            needs_verdict.authorize(abilities)
+        }
+    }
 }
 
 fn decision(criterion: &mut Criterion) {

@@ -26,10 +26,11 @@ use crate::contain::{Contained, Panicked};
 use crate::exchange::{Exchange, NotCovered, Recorder, TokenLookup, new_request_id};
 use crate::limits::Limiter;
 use crate::peer::Peer;
-use crate::policy::ability::{Permit, Requirement};
+use crate::policy::ability::Requirement;
 use crate::policy::bearer::{self, KeptToken, Token};
 use crate::policy::client;
 use crate::policy::cors::{self, Preflight};
+use crate::policy::decision::{self, NeedsVerdict, Permit, Step};
 use crate::policy::expectation;
 use crate::policy::headers::{self, Credentials, Forwarding, UpstreamFields, X_REQUEST_ID};
 use crate::policy::http2;
@@ -352,43 +353,43 @@ impl Gateway {
         permit
     }
 
-    /// Route, token, verdict, permit, limit: in this order, so that no introspection is spent on a request
-    /// that its route or its credentials refuse already.
+    /// Drives the [decision](decision) of a request, then the limits of its token. No introspection is spent on a
+    /// request that is refused by its route or its credentials.
     async fn decide(
         &self,
         fields: &HeaderMap,
         target: &Target<'_>,
         exchange: &mut Exchange,
     ) -> Result<Decision, Refusal> {
-        let map = &self.settings.abilities;
-        let found = map.find(&exchange.method, &target.path);
-        self.note_route(&found, target, exchange);
-        if let Found::Rule { rule, .. } = &found
-            && let Some(permit) = Permit::public(&rule.requirement)
-        {
-            bearer::at_most_one(fields)?;
-            let body_limit = self.body_limit(&found);
-            return Ok(Decision { permit, caller: Caller::Anybody, body_limit });
-        }
-        let token = Token::from_fields(fields, self.settings.limits.token_bytes)?;
-        let requirement = map.requirement(&found)?;
+        let routed = decision::route(&self.settings.abilities, &exchange.method, &target.path);
+        self.note_route(routed.found(), target, exchange);
+        let body_limit = self.body_limit(routed.found());
+        let needs_token = match routed.next() {
+            Step::Public(permit) => {
+                bearer::at_most_one(fields)?;
+                return Ok(Decision { permit, caller: Caller::Anybody, body_limit });
+            }
+            Step::NeedsToken(needs_token) => needs_token,
+        };
+        let token = Token::from_fields(fields, self.settings.limits.token_bytes);
+        let (token, needs_verdict) = needs_token.with_token(token)?;
         let started = exchange.started();
-        let oldest = self.since(requirement, started, Duration::ZERO);
-        let is_denied = oldest.is_some() && self.is_known_to_lack(token, requirement, started);
+        let oldest = self.since(needs_verdict.requirement(), started, Duration::ZERO);
+        let is_denied = oldest.is_some() && self.is_known_to_lack(token, needs_verdict, started);
         let since = if is_denied { None } else { oldest };
         let mut caller =
             self.verdict(token, started, since, exchange.trace.as_ref(), &mut exchange.lookup).await?;
         exchange.caller = Some(Rc::clone(&caller));
         let trace = exchange.trace.as_ref();
-        let permit = self.permit(token, &mut caller, requirement, trace, &mut exchange.lookup).await;
+        let permit = self.authorize(token, &mut caller, needs_verdict, trace, &mut exchange.lookup).await;
         let mut permit = permit.inspect_err(|_| exchange.caller = Some(Rc::clone(&caller)))?;
         if is_denied && !caller.is_since(oldest) {
             // The ability was added meanwhile, and an introspection that began before this request has found out.
             caller = self.verdict(token, started, oldest, trace, &mut exchange.lookup).await?;
             exchange.caller = Some(Rc::clone(&caller));
-            permit = requirement.permit(&caller.verdict.abilities)?;
+            permit = needs_verdict.authorize(&caller.verdict.abilities)?;
         }
-        self.admit(permit, caller, token, self.body_limit(&found), started)
+        self.admit(permit, caller, token, body_limit, started)
     }
 
     /// Lets a token's request through, within its limit.
@@ -421,14 +422,14 @@ impl Gateway {
         now.checked_sub(max_age.max(least))
     }
 
-    /// Whether the cached verdict of a token denies it what `requirement` asks for. `cache.max_age` bounds the age of what
-    /// allows a request: a token without the ability must not cost an introspection for each of its requests. That it has
-    /// been added is found out as everywhere, once per `negative_ttl`.
+    /// Whether the cached verdict of a token lacks a required ability. `cache.max_age` bounds the age of verdicts that
+    /// allow a request. A token without the ability must not cost an introspection for each of its requests: an ability
+    /// that was added is found by the re-introspection before a 403, once per `negative_ttl`.
     #[cold]
-    fn is_known_to_lack(&self, token: Token<'_>, requirement: &Requirement, now: Instant) -> bool {
+    fn is_known_to_lack(&self, token: Token<'_>, needs_verdict: NeedsVerdict<'_>, now: Instant) -> bool {
         let known = self.lookup.known(&TokenHash::of(token.as_bytes()), now);
-        known
-            .is_some_and(|known| known.is_ok_and(|held| requirement.permit(&held.verdict.abilities).is_err()))
+        let lacks = |held: Held| needs_verdict.authorize(&held.verdict.abilities).is_err();
+        known.is_some_and(|known| known.is_ok_and(lacks))
     }
 
     fn note_route(&self, found: &Found<'_>, target: &Target<'_>, exchange: &mut Exchange) {
@@ -474,17 +475,17 @@ impl Gateway {
         verdict
     }
 
-    /// The permit of a caller whose abilities satisfy `requirement`. A verdict that does not, and may be out
-    /// of date, is asked for once more: the guide's own remedy for a 403 is to update the token.
-    async fn permit(
+    /// The permit of a caller with the required abilities. A cached verdict that lacks one may be out of date, so the
+    /// token is introspected once more: the guide's remedy for a 403 is to update the token.
+    async fn authorize(
         &self,
         token: Token<'_>,
         caller: &mut Held,
-        requirement: &Requirement,
+        needs_verdict: NeedsVerdict<'_>,
         trace: Option<&Rc<Trace>>,
         lookup: &mut TokenLookup,
     ) -> Result<Permit, Refusal> {
-        let denied = match requirement.permit(&caller.verdict.abilities) {
+        let denied = match needs_verdict.authorize(&caller.verdict.abilities) {
             Ok(permit) => return Ok(permit),
             Err(denied) => denied,
         };
@@ -495,7 +496,7 @@ impl Gateway {
             None => Err(denied),
             Some(Ok(newer)) => {
                 *caller = newer;
-                requirement.permit(&caller.verdict.abilities)
+                needs_verdict.authorize(&caller.verdict.abilities)
             }
             Some(Err(Refusal::NoVerdict | Refusal::Overloaded))
                 if self.lookup.may_serve_stale(caller, Instant::now()) =>

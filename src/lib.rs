@@ -38,9 +38,8 @@
 //! imports nothing of ours. `tests/house.rs` scans the imports and keeps it so.
 //!
 //! A request, as data: `Request → CanonicalPath → &Route → Token → Arc<Verdict> → Permit → upstream
-//! request → answer`. Each step is a plain function whose result the next one needs, so that a step cannot
-//! be forgotten: [`backend`] takes a [`policy::ability::Permit`], and only the ability check, or a
-//! `public` route, can make one.
+//! request → answer`. Each step needs the result of the one before, so that none can be left out: [`backend`] takes a
+//! [`policy::decision::Permit`], and only the state machine in [`policy::decision`] makes one.
 
 pub mod admin;
 pub mod answer;

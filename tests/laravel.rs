@@ -43,7 +43,7 @@ fn violation(map: &AbilityMap, entry: &Entry) -> Option<String> {
     let requirement = entry.dispatched.requirement(map);
     let is_public = *requirement.kind() == RequirementKind::Public;
     let is_allowed = match &entry.token {
-        Some(token) => requirement.permit(&abilities(token)).is_ok(),
+        Some(token) => requirement.check(&abilities(token)).is_ok(),
         None => is_public,
     };
     (!is_allowed || (entry.cookies > 0 && !is_public)).then(|| format!("{entry:?} needs `{requirement}`"))

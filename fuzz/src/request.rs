@@ -31,7 +31,7 @@ use stockaj_gateway::gateway::Gateway;
 use stockaj_gateway::gateway::tunnel::Switch;
 use stockaj_gateway::limits::Limiter;
 use stockaj_gateway::peer::Peer;
-use stockaj_gateway::policy::ability::{Abilities, Permit, RequirementKind};
+use stockaj_gateway::policy::ability::{Abilities, RequirementKind};
 use stockaj_gateway::policy::bearer::{Token, at_most_one};
 use stockaj_gateway::policy::expectation::waits;
 use stockaj_gateway::policy::framing::{Bounds, Fault, Scanned, Scanner};
@@ -163,7 +163,7 @@ fn foretell(message: &Message, map: &AbilityMap) -> u16 {
         return foretell_preflight(message, asked, &target, map);
     }
     let found = map.find(&method, &target.path);
-    let public = matches!(&found, Found::Rule { rule, .. } if Permit::public(&rule.requirement).is_some());
+    let public = matches!(&found, Found::Rule { rule, .. } if matches!(rule.requirement.kind(), RequirementKind::Public));
     if public {
         if at_most_one(&fields).is_err() {
             return 400;
@@ -177,7 +177,7 @@ fn foretell(message: &Message, map: &AbilityMap) -> u16 {
         }
         let (read, authenticated) =
             (message.method == "GET" || message.method == "HEAD", target.path.as_str());
-        let may = requirement.permit(&abilities()).is_ok();
+        let may = requirement.check(&abilities()).is_ok();
         assert!(!may || read && (authenticated.starts_with("/items") || authenticated.starts_with("/me/")));
         if !may {
             return 403;

@@ -13,11 +13,11 @@ use http::{HeaderValue, Response};
 use super::body::{RequestBody, Upload, UploadFault};
 use super::request::UpstreamRequest;
 use crate::client::call::Call;
-use crate::client::pool::{Lease, Pool};
+use crate::client::pool::{Census, Lease, Pool};
 use crate::client::tls_fault;
 use crate::config::settings::Settings;
 use crate::peer::Activity;
-use crate::policy::ability::Permit;
+use crate::policy::decision::Permit;
 use crate::policy::refusal::Refusal;
 
 /// One core's way to the backend.
@@ -68,9 +68,26 @@ impl Backend {
         Self { settings, pool }
     }
 
-    /// Its connections.
-    pub const fn pool(&self) -> &Rc<Pool> {
-        &self.pool
+    /// The same backend and connections with other settings. The connections themselves are not accessible: a request
+    /// reaches the backend by [`forward`](Self::forward) only, which takes a permit.
+    ///
+    /// ```compile_fail,E0616
+    /// fn pool(backend: &stockaj_gateway::backend::forward::Backend) {
+    ///     let pool = &backend.pool;
+    /// }
+    /// ```
+    pub fn with_settings(&self, settings: Arc<Settings>) -> Self {
+        Self { settings, pool: Rc::clone(&self.pool) }
+    }
+
+    /// Closes connections that have been idle for too long.
+    pub fn sweep(&self, now: Instant) {
+        self.pool.sweep(now);
+    }
+
+    /// The numbers of active and idle connections.
+    pub fn census(&self) -> Census {
+        self.pool.census()
     }
 
     /// Forwards `request`, with the body of `call`, as `permit` allows.

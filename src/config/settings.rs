@@ -23,7 +23,7 @@ use crate::policy::framing::Bounds;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
 use crate::policy::method::MethodOverride;
-use crate::policy::shadow::{Leniency, Mode};
+use crate::policy::shadow::Mode;
 use crate::policy::trusted_fields::TrustedFields;
 
 mod usage;
@@ -90,13 +90,6 @@ pub struct Shadow {
     pub authentication: Mode,
     /// `shadow`: the map that is decided beside the enforced one.
     pub candidate: Option<AbilityMap>,
-}
-
-impl Shadow {
-    /// What is not enforced where the map is in this mode.
-    pub const fn leniency(&self, mode: Mode) -> Leniency {
-        Leniency { mode, authentication: self.authentication }
-    }
 }
 
 /// An address to listen on.

@@ -10,10 +10,9 @@ use http::{HeaderMap, HeaderValue, Method};
 use super::{Caller, Decision, Gateway};
 use crate::config::settings::Shadow;
 use crate::exchange::Exchange;
-use crate::policy::ability::{Permit, Requirement};
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
-use crate::policy::decision::{Known, decide_by};
+use crate::policy::decision::{self, Known, NeedsVerdict, Permit, Routed, Step, decide_by};
 use crate::policy::map::{AbilityMap, Found};
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Change, Side, Told, change};
@@ -55,31 +54,33 @@ impl Gateway {
         exchange: &mut Exchange,
         refusal: Refusal,
     ) -> Result<Decision, Refusal> {
-        let map = &self.settings.abilities;
-        let found = map.find(&exchange.method, &target.path);
-        let leniency = shadow.leniency(map.mode(&found));
+        let routed = decision::route(&self.settings.abilities, &exchange.method, &target.path);
+        let found = routed.found();
         let started = exchange.started();
-        let known = match (&exchange.caller, map.requirement(&found)) {
-            (Some(held), Ok(requirement)) => self.by_what_is_known(requirement, held, &refusal, started),
+        let token = Token::from_fields(fields, self.settings.limits.token_bytes);
+        let known = match (&exchange.caller, routed.next()) {
+            (Some(held), Step::NeedsToken(needs_token)) => {
+                let needs_verdict = needs_token.with_token(Ok(())).ok();
+                needs_verdict.and_then(|((), it)| self.by_what_is_known(it, held, &refusal, started))
+            }
             _ => None,
         };
-        let Some(permit) = Permit::shadow(leniency, known.as_ref().unwrap_or(&refusal)) else {
-            return Err(refusal);
-        };
+        let permit = |refusal: &Refusal| routed.permit_in_shadow(shadow.authentication, refusal);
+        let Some(permitted) = permit(known.as_ref().unwrap_or(&refusal)) else { return Err(refusal) };
         let refusal = known.unwrap_or(refusal);
-        let (body_limit, reason) = (self.body_limit(&found), refusal.reason());
-        let decision = match Token::from_fields(fields, self.settings.limits.token_bytes) {
+        let (body_limit, reason) = (self.body_limit(found), refusal.reason());
+        let decision = match token {
             Ok(token) => match self.holder(token, exchange, refusal).await {
-                Ok(held) => self.admit(permit, held, token, body_limit, started)?,
-                Err(refusal) if leniency.forgives(&refusal) => {
-                    Decision { permit, caller: Caller::Stranger(refusal), body_limit }
-                }
-                Err(refusal) => return Err(refusal),
+                Ok(held) => self.admit(permitted, held, token, body_limit, started)?,
+                Err(refusal) => match permit(&refusal) {
+                    Some(permit) => Decision { permit, caller: Caller::Stranger(refusal), body_limit },
+                    None => return Err(refusal),
+                },
             },
-            Err(_) => Decision { permit, caller: Caller::Stranger(refusal), body_limit },
+            Err(_) => Decision { permit: permitted, caller: Caller::Stranger(refusal), body_limit },
         };
-        let rule = Told { side: Side::Enforced, found: &found, method: &exchange.method, reason }.to_string();
-        exchange.would(Change::WouldDeny, Side::Enforced, self.label(&found, None), rule, None);
+        let rule = Told { side: Side::Enforced, found, method: &exchange.method, reason }.to_string();
+        exchange.would(Change::WouldDeny, Side::Enforced, self.label(found, None), rule, None);
         Ok(decision)
     }
 
@@ -107,25 +108,25 @@ impl Gateway {
     /// be wrong by now; where there will be no 403, what is known is enough.
     pub(super) fn by_what_is_known(
         &self,
-        requirement: &Requirement,
+        needs_verdict: NeedsVerdict<'_>,
         held: &Held,
         refusal: &Refusal,
         now: Instant,
     ) -> Option<Refusal> {
         let is_unanswered = matches!(refusal, Refusal::NoVerdict | Refusal::Overloaded);
         if is_unanswered && self.lookup.is_believed(held, now) {
-            requirement.permit(&held.verdict.abilities).err()
+            needs_verdict.authorize(&held.verdict.abilities).err()
         } else {
             None
         }
     }
 
-    /// Whether a refusal holds where the map has `found` this.
-    pub(super) fn forgiven(&self, found: &Found<'_>, refusal: Refusal) -> Result<(), Refusal> {
-        let leniency = |shadow: &Shadow| shadow.leniency(self.settings.abilities.mode(found));
-        match &self.settings.shadow {
-            Some(shadow) if leniency(shadow).forgives(&refusal) => Ok(()),
-            _ => Err(refusal),
+    /// The refusal of a request, unless shadow mode forwards it.
+    pub(super) fn forgiven(&self, routed: Routed<'_>, refusal: Refusal) -> Result<(), Refusal> {
+        let permit = |shadow: &Shadow| routed.permit_in_shadow(shadow.authentication, &refusal);
+        match self.settings.shadow.as_ref().and_then(permit) {
+            Some(_permit) => Ok(()),
+            None => Err(refusal),
         }
     }
 
@@ -141,8 +142,9 @@ impl Gateway {
     ) -> Result<Permit, Refusal> {
         let Some(method) = cors::served(&target.path, asked) else { return permit };
         let permit = permit.or_else(|refusal| {
-            let leniency = shadow.leniency(self.settings.abilities.mode(found));
-            let permit = Permit::shadow(leniency, &refusal).ok_or_else(|| refusal.clone())?;
+            let routed = Routed::of(&self.settings.abilities, *found);
+            let permit = routed.permit_in_shadow(shadow.authentication, &refusal);
+            let permit = permit.ok_or_else(|| refusal.clone())?;
             let told = Told { side: Side::Enforced, found, method: &method, reason: refusal.reason() };
             let label = self.label(found, None);
             exchange.would(Change::WouldDeny, Side::Enforced, label, told.to_string(), None);
@@ -167,7 +169,8 @@ impl Gateway {
         exchange: &mut Exchange,
         decided: &Result<Decision, Refusal>,
     ) {
-        let found = candidate.find(&exchange.method, &target.path);
+        let routed = decision::route(candidate, &exchange.method, &target.path);
+        let found = *routed.found();
         let token = Token::from_fields(fields, self.settings.limits.token_bytes);
         let known = match (decided, &exchange.caller, &token) {
             // No decision of a map, so that another would not change it.
@@ -180,7 +183,7 @@ impl Gateway {
         };
         let refused = candidate.check_path(&target.path);
         let by_candidate =
-            refused.err().map_or_else(|| decide_by(candidate, &found, known), |refusal| Some(Err(refusal)));
+            refused.err().map_or_else(|| decide_by(routed, known), |refusal| Some(Err(refusal)));
         let (otherwise, holder) = match (by_candidate, token) {
             (Some(otherwise), _) => (otherwise, None),
             (None, Ok(token)) => {
@@ -190,7 +193,7 @@ impl Gateway {
                     Some(Err(refusal)) => Known::Refused(refusal),
                     None => Known::Token,
                 };
-                match decide_by(candidate, &found, known) {
+                match decide_by(routed, known) {
                     Some(otherwise) => (otherwise, verdict.and_then(Result::ok)),
                     None => return,
                 }

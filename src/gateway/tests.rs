@@ -107,7 +107,7 @@ impl House {
     fn is_calm(&self) -> bool {
         self.counts("client_connections{state=\"active\"} 0")
             && self.counts("introspections_in_flight 0")
-            && self.gateway.backend.pool().census() == Census::default()
+            && self.gateway.backend.census() == Census::default()
     }
 }
 
@@ -221,7 +221,7 @@ fn a_panic_in_a_body_breaks_that_connection_off_and_no_other() {
         let request = "GET /items HTTP/1.1\r\nHost: h\r\n\r\n";
         let answer = exchange(&mut other, request, r#"{"message":"Unauthenticated."}"#).await;
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
-        while house.gateway.backend.pool().census() != Census::default() {
+        while house.gateway.backend.census() != Census::default() {
             tokio::task::yield_now().await;
         }
     });
@@ -236,7 +236,7 @@ fn a_panic_in_an_upload_is_the_end_of_that_request() {
         let request = "POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc";
         let answer = exchange(&mut client, request, r#"{"message":"Server Error"}"#).await;
         assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
-        while house.gateway.backend.pool().census() != Census::default() {
+        while house.gateway.backend.census() != Census::default() {
             tokio::task::yield_now().await;
         }
     });

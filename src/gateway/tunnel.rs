@@ -16,9 +16,8 @@ use crate::backend::tunnel::{self, Client, Traffic};
 use crate::client::pool::Upgraded;
 use crate::exchange::{Exchange, Recorder, TokenLookup};
 use crate::peer::{Ending, Peer};
-use crate::policy::ability::Permit;
 use crate::policy::bearer::KeptToken;
-use crate::policy::map::Found;
+use crate::policy::decision::{self, Step};
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::tokens::lookup::Held;
@@ -139,32 +138,31 @@ impl Gateway {
     /// Decides the request of an open tunnel as it would be decided `now`, but for the limits: it asks for nothing more.
     async fn decide_again(&self, asked: &mut Asked, now: Instant) -> Result<(), Refusal> {
         let map = &self.settings.abilities;
-        // The map may be another one by now.
+        // A reload may have changed the map.
         map.check_path(&asked.path)?;
-        let found = map.find(&Method::GET, &asked.path);
-        if let Found::Rule { rule, .. } = &found
-            && Permit::public(&rule.requirement).is_some()
-        {
-            return Ok(());
-        }
-        let forgiven = |refusal| self.forgiven(&found, refusal);
-        let Some((token, held)) = &mut asked.caller else { return forgiven(Refusal::MissingToken) };
-        let requirement = match map.requirement(&found) {
-            Ok(requirement) => requirement,
+        let routed = decision::route(map, &Method::GET, &asked.path);
+        let forgiven = |refusal| self.forgiven(routed, refusal);
+        let Step::NeedsToken(needs_token) = routed.next() else { return Ok(()) };
+        let token = asked.caller.as_mut().ok_or(Refusal::MissingToken);
+        let needs_verdict = match needs_token.with_token(token.as_ref().map(drop).map_err(Clone::clone)) {
+            Ok(((), needs_verdict)) => Some(needs_verdict),
+            // In shadow mode the token must still be active.
             Err(refusal) => {
                 forgiven(refusal)?;
-                map.authenticated()
+                None
             }
         };
+        let Ok((token, held)) = token else { return Ok(()) };
         let mut lookup = TokenLookup::default();
-        let since = self.since(requirement, now, PAUSE);
+        let since = needs_verdict.and_then(|it| self.since(it.requirement(), now, PAUSE));
         match self.verdict(token.token(), now, since, None, &mut lookup).await {
             Ok(verdict) => *held = verdict,
             Err(refusal) => return forgiven(refusal),
         }
-        match self.permit(token.token(), held, requirement, None, &mut lookup).await {
+        let Some(needs_verdict) = needs_verdict else { return Ok(()) };
+        match self.authorize(token.token(), held, needs_verdict, None, &mut lookup).await {
             Ok(_permit) => Ok(()),
-            Err(refusal) => match self.by_what_is_known(requirement, held, &refusal, now) {
+            Err(refusal) => match self.by_what_is_known(needs_verdict, held, &refusal, now) {
                 Some(known) => forgiven(known).map_err(|_| refusal),
                 None => forgiven(refusal),
             },

@@ -6,38 +6,11 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use super::refusal::Refusal;
-use super::shadow::Leniency;
 
 mod read;
 
 /// The longest ability name, in bytes.
 pub const LONGEST_ABILITY: usize = 128;
-
-/// Proof that a request may be forwarded.
-///
-/// Only [`Requirement::permit`], [`Permit::public`], [`Permit::preflight`] and, of what these refuse,
-/// [`Permit::shadow`] make one, and forwarding takes one by value.
-#[derive(Debug)]
-#[must_use = "a permit is made to be forwarded with"]
-pub struct Permit(());
-
-impl Permit {
-    /// The permit of a `public` route; none for any other requirement.
-    pub fn public(requirement: &Requirement) -> Option<Self> {
-        matches!(requirement.kind, RequirementKind::Public).then_some(Self(()))
-    }
-
-    /// The permit of a CORS preflight, which carries no credentials, for a request with this requirement; none
-    /// for what nobody may.
-    pub fn preflight(requirement: &Requirement) -> Option<Self> {
-        (!matches!(requirement.kind, RequirementKind::Deny)).then_some(Self(()))
-    }
-
-    /// The permit of a request that was refused where that is not enforced; none where it is.
-    pub fn shadow(leniency: Leniency, refusal: &Refusal) -> Option<Self> {
-        leniency.forgives(refusal).then_some(Self(()))
-    }
-}
 
 /// The abilities that introspection reported for a token: exact strings, of which only a lone `*` is
 /// special (Sanctum's `tokenCan`). A clone shares the names.
@@ -192,18 +165,18 @@ impl Requirement {
         self.abilities().filter(move |name| !has_one && !abilities.can(name))
     }
 
-    /// The permit for a request with an active token of these abilities.
+    /// Whether an active token with `abilities` satisfies the requirement.
     ///
     /// # Errors
-    /// [`Refusal::Denied`] for `deny`, whatever the abilities; else [`Refusal::MissingAbility`].
-    pub fn permit(&self, abilities: &Abilities) -> Result<Permit, Refusal> {
+    /// [`Refusal::Denied`] for `deny`, whatever the abilities; otherwise [`Refusal::MissingAbility`].
+    pub fn check(&self, abilities: &Abilities) -> Result<(), Refusal> {
         let satisfied = match &self.kind {
             RequirementKind::Public | RequirementKind::Authenticated => true,
             RequirementKind::Deny => return Err(Refusal::Denied),
             RequirementKind::All(names) => names.iter().all(|name| abilities.can(name)),
             RequirementKind::Any(names) => names.iter().any(|name| abilities.can(name)),
         };
-        if satisfied { Ok(Permit(())) } else { Err(Refusal::MissingAbility(Arc::clone(&self.missing))) }
+        if satisfied { Ok(()) } else { Err(Refusal::MissingAbility(Arc::clone(&self.missing))) }
     }
 }
 
@@ -313,28 +286,14 @@ mod tests {
             (&any, &["b:read"], true),
             (&any, &["x", "*"], true),
         ] {
-            let permit = requirement.permit(&abilities(held));
-            assert_eq!(permit.is_ok(), permitted, "{requirement} with {held:?}");
+            assert_eq!(requirement.check(&abilities(held)).is_ok(), permitted, "{requirement} with {held:?}");
         }
     }
 
     #[test]
     fn deny_is_denied_to_everybody() {
         for held in [&[][..], &["*"], &["deny"]] {
-            assert_eq!(Requirement::deny().permit(&abilities(held)).unwrap_err(), Refusal::Denied);
-        }
-    }
-
-    #[test]
-    fn only_public_is_public() {
-        assert!(Permit::public(&Requirement::public()).is_some());
-        for requirement in [
-            Requirement::authenticated(),
-            Requirement::deny(),
-            Requirement::from_word("*").unwrap(),
-            Requirement::any(["a"]).unwrap(),
-        ] {
-            assert!(Permit::public(&requirement).is_none(), "{requirement}");
+            assert_eq!(Requirement::deny().check(&abilities(held)).unwrap_err(), Refusal::Denied);
         }
     }
 
@@ -345,7 +304,7 @@ mod tests {
             (Requirement::all(["z", "a"]), "z a", "z, a"),
             (Requirement::any(["z", "a"]), "z a", "z | a"),
         ] {
-            let refusal = requirement.unwrap().permit(&abilities(&["other"])).unwrap_err();
+            let refusal = requirement.unwrap().check(&abilities(&["other"])).unwrap_err();
             let Refusal::MissingAbility(missing) = refusal else { panic!("{refusal:?}") };
             let challenge = format!(r#"Bearer realm="stockaj", error="insufficient_scope", scope="{scope}""#);
             assert_eq!(missing.challenge, challenge);

@@ -8,7 +8,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::ability::{Permit, RequirementKind};
+use super::ability::RequirementKind;
+use super::decision::{self, Permit};
 use super::headers::only;
 use super::map::{AbilityMap, Found};
 use super::method::MethodOverride;
@@ -99,9 +100,8 @@ pub fn decide<'map>(
         };
     };
     let decided = |method: &Method| {
-        let found = map.find(method, path);
-        let permit = map.requirement(&found).and_then(|it| Permit::preflight(it).ok_or(Refusal::Denied));
-        (found, permit)
+        let routed = decision::route(map, method, path);
+        (*routed.found(), routed.permit_preflight())
     };
     let as_sent = decided(&served);
     // The POST to come may be decided as one of these.

@@ -1,28 +1,141 @@
-//! A decision as a whole, for a caller of whom all is known beforehand.
+//! The decision on a request: one state machine without I/O.
 //!
-//! It is made of what [`gateway`](crate::gateway) makes its own of, in the same order; there introspection comes
-//! in between.
+//! [`Routed`] → [`NeedsToken`] → [`NeedsVerdict`] → [`Permit`]. Each state is made from the one before, so that no step
+//! can be left out and all users decide in one order: the gateway, tunnels, candidate maps, `explain` and `test`. The
+//! gateway reads credentials and introspects between the states; [`decide`] is for a caller that is known beforehand.
 
 use http::Method;
 
-use super::ability::{Abilities, Permit, Requirement, RequirementKind};
+use super::ability::{Abilities, Requirement, RequirementKind};
 use super::map::{AbilityMap, Found};
 use super::path::CanonicalPath;
 use super::refusal::{Reason, Refusal};
+use super::shadow::{Leniency, Mode};
 use super::target::read_path;
 
-/// Who asks.
+/// Proof that a request may be forwarded. Forwarding consumes it.
+///
+/// A decision alone makes one. Nothing else compiles:
+///
+/// ```compile_fail,E0423
+/// let permit = stockaj_gateway::policy::decision::Permit(());
+/// ```
+#[derive(Debug)]
+#[must_use = "forwarding takes the permit"]
+pub struct Permit(());
+
+/// A request whose route is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Routed<'map> {
+    map: &'map AbilityMap,
+    found: Found<'map>,
+}
+
+/// What has to be known before the request may be forwarded.
+#[derive(Debug)]
+pub enum Step<'map> {
+    /// Nothing: the route is `public`.
+    Public(Permit),
+    /// The request's credentials.
+    NeedsToken(NeedsToken<'map>),
+}
+
+/// The request of a route that is not `public`.
+#[derive(Debug)]
+pub struct NeedsToken<'map> {
+    /// An error if no token satisfies the map.
+    requirement: Result<&'map Requirement, Refusal>,
+}
+
+/// A request with a well-formed token, of which introspection has to report the abilities.
+#[derive(Clone, Copy, Debug)]
+pub struct NeedsVerdict<'map> {
+    requirement: &'map Requirement,
+}
+
+/// Looks up the route of a request. Allocates nothing.
+pub fn route<'map>(map: &'map AbilityMap, method: &Method, path: &CanonicalPath<'_>) -> Routed<'map> {
+    Routed { map, found: map.find(method, path) }
+}
+
+impl<'map> Routed<'map> {
+    /// The state of a request for which `map` found this.
+    pub const fn of(map: &'map AbilityMap, found: Found<'map>) -> Self {
+        Self { map, found }
+    }
+
+    /// What the map says about the method and the path.
+    pub const fn found(&self) -> &Found<'map> {
+        &self.found
+    }
+
+    /// What has to be known next.
+    pub fn next(&self) -> Step<'map> {
+        let requirement = self.map.requirement(&self.found);
+        match requirement {
+            Ok(requirement) if matches!(requirement.kind(), RequirementKind::Public) => {
+                Step::Public(Permit(()))
+            }
+            requirement => Step::NeedsToken(NeedsToken { requirement }),
+        }
+    }
+
+    /// The permit of a CORS preflight for this request. A browser sends a preflight without credentials, so it is
+    /// permitted if any token would be.
+    ///
+    /// # Errors
+    /// [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or [`Refusal::Denied`].
+    pub(super) fn permit_preflight(&self) -> Result<Permit, Refusal> {
+        self.map.requirement(&self.found).map(|_| Permit(()))
+    }
+
+    /// The permit of a request that was refused, if the map's mode is shadow and shadow mode forwards requests with this
+    /// `refusal`. `authentication` is `shadow_authentication`.
+    pub fn permit_in_shadow(&self, authentication: Mode, refusal: &Refusal) -> Option<Permit> {
+        let leniency = Leniency { mode: self.map.mode(&self.found), authentication };
+        leniency.forgives(refusal).then_some(Permit(()))
+    }
+}
+
+impl<'map> NeedsToken<'map> {
+    /// The next state for a request with these credentials: a well-formed token, or the refusal of what was sent.
+    ///
+    /// # Errors
+    /// The refusal of the credentials; for a well-formed token [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or
+    /// [`Refusal::Denied`] if no token satisfies the map, which saves the introspection.
+    pub fn with_token<T>(self, token: Result<T, Refusal>) -> Result<(T, NeedsVerdict<'map>), Refusal> {
+        let token = token?;
+        Ok((token, NeedsVerdict { requirement: self.requirement? }))
+    }
+}
+
+impl<'map> NeedsVerdict<'map> {
+    /// What the token's abilities must satisfy.
+    pub const fn requirement(&self) -> &'map Requirement {
+        self.requirement
+    }
+
+    /// The permit for an active token with `abilities`.
+    ///
+    /// # Errors
+    /// [`Refusal::MissingAbility`]
+    pub fn authorize(&self, abilities: &Abilities) -> Result<Permit, Refusal> {
+        self.requirement.check(abilities).map(|()| Permit(()))
+    }
+}
+
+/// The caller of a decision for which nothing has to be introspected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// Somebody without a token.
+    /// A caller without a token.
     Nobody,
     /// The holder of an active token.
     Active(Abilities),
-    /// The holder of a token for which there is no active verdict, and why.
+    /// The holder of a token that is not active or malformed, and the refusal.
     Refused(Refusal),
 }
 
-/// The method and the canonical path of a request; the target's query is not decided on.
+/// The method and the canonical path of a request. The query takes no part in a decision.
 ///
 /// # Errors
 /// [`Refusal::BadRequest`] for a method that is not served, for a path that two parsers could read differently, and
@@ -45,53 +158,49 @@ pub fn split_query(target: &str) -> (&str, Option<&str>) {
     target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
 }
 
-/// What is known of a caller while others may yet be asked.
+/// What is known about a caller before introspection.
 #[derive(Clone, Copy, Debug)]
 pub enum Known<'a> {
-    /// There is no good token, and why.
+    /// There is no active token, and the refusal says why.
     Refused(&'a Refusal),
     /// The token is active.
     Active(&'a Abilities),
-    /// The token is well-formed, and nobody has been asked about it.
+    /// The token is well-formed. Whether it is active is not known.
     Token,
 }
 
-/// What becomes of the request of `caller`, of which the map says `found`: [`Reason::Public`] or
-/// [`Reason::Allowed`].
+/// The decision on a request of `caller`: [`Reason::Public`] or [`Reason::Allowed`].
 ///
 /// # Errors
-/// The refusal, in the order of a decision: no well-formed token, nobody may, no active token, an ability is missing.
+/// The refusal.
 pub fn decide(map: &AbilityMap, found: &Found<'_>, caller: &Caller) -> Result<Reason, Refusal> {
     let known = match caller {
         Caller::Nobody => Known::Refused(&Refusal::MissingToken),
         Caller::Active(abilities) => Known::Active(abilities),
         Caller::Refused(refusal) => Known::Refused(refusal),
     };
-    decide_by(map, found, known).unwrap_or(Err(Refusal::NoVerdict))
+    decide_by(Routed::of(map, *found), known).unwrap_or(Err(Refusal::NoVerdict))
 }
 
-/// The same by what is known so far; none where that depends on the token.
-pub fn decide_by(map: &AbilityMap, found: &Found<'_>, known: Known<'_>) -> Option<Result<Reason, Refusal>> {
-    let requirement = map.requirement(found);
-    if let Ok(requirement) = requirement
-        && Permit::public(requirement).is_some()
-    {
-        return Some(Ok(Reason::Public));
+/// The decision by what is `known` about the caller; `None` if it depends on the token's verdict.
+pub fn decide_by(routed: Routed<'_>, known: Known<'_>) -> Option<Result<Reason, Refusal>> {
+    let Step::NeedsToken(needs_token) = routed.next() else { return Some(Ok(Reason::Public)) };
+    let token = match known {
+        Known::Refused(refusal @ (Refusal::MissingToken | Refusal::MalformedToken)) => Err(refusal.clone()),
+        Known::Refused(_) | Known::Active(_) | Known::Token => Ok(()),
+    };
+    let needs_verdict = match needs_token.with_token(token) {
+        Ok(((), needs_verdict)) => needs_verdict,
+        Err(refusal) => return Some(Err(refusal)),
+    };
+    match known {
+        Known::Refused(refusal) => Some(Err(refusal.clone())),
+        Known::Active(abilities) => Some(needs_verdict.authorize(abilities).map(|_permit| Reason::Allowed)),
+        Known::Token => None,
     }
-    Some(match (requirement, known) {
-        (_, Known::Refused(refusal @ (Refusal::MissingToken | Refusal::MalformedToken))) => {
-            Err(refusal.clone())
-        }
-        (Err(refusal), _) => Err(refusal),
-        (Ok(_), Known::Refused(refusal)) => Err(refusal.clone()),
-        (Ok(requirement), Known::Active(abilities)) => {
-            requirement.permit(abilities).map(|_permit| Reason::Allowed)
-        }
-        (Ok(_), Known::Token) => return None,
-    })
 }
 
-/// Of a requirement that wants all of its abilities, those that are not among `abilities`.
+/// The abilities of an `all` requirement that `abilities` lacks; empty for other requirements.
 pub fn missing<'a>(requirement: &'a Requirement, abilities: &Abilities) -> Vec<&'a str> {
     match requirement.kind() {
         RequirementKind::All(names) => {
@@ -112,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_query_is_no_part_of_what_is_decided_on() {
+    fn query_takes_no_part_in_a_decision() {
         for (method, target, expected) in [
             ("GET", "/a/b?c=/../d", Ok("/a/b")),
             ("GET", "/a?", Ok("/a")),
@@ -128,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_has_its_turn() {
+    fn refusals_have_a_fixed_order() {
         let word = |word| Requirement::from_word(word).unwrap();
         let mut builder = MapBuilder::new(Unmapped::Deny);
         let both = Requirement::all(["a", "b"]).unwrap();
@@ -163,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_was_asked_only_what_the_token_decides_is_open() {
+    fn without_a_verdict_only_mapped_requests_are_undecided() {
         let word = |word| Requirement::from_word(word).unwrap();
         let mut builder = MapBuilder::new(Unmapped::Deny);
         let rules = [(Method::GET, "a"), (Method::PUT, "public"), (Method::POST, "deny")];
@@ -177,13 +286,51 @@ mod tests {
             (Method::DELETE, "/x", Some(Err(Refusal::MethodNotMapped))),
             (Method::GET, "/y", Some(Err(Refusal::Unmapped))),
         ] {
-            let found = map.find(&method, &CanonicalPath::new(path).unwrap());
-            assert_eq!(decide_by(&map, &found, Known::Token), expected, "{method} {path}");
+            let routed = route(&map, &method, &CanonicalPath::new(path).unwrap());
+            assert_eq!(decide_by(routed, Known::Token), expected, "{method} {path}");
         }
     }
 
     #[test]
-    fn what_is_missing_is_named_where_all_is_wanted() {
+    fn only_a_public_route_permits_without_a_token() {
+        for (word, is_public, permits_preflight) in [
+            ("public", true, true),
+            ("authenticated", false, true),
+            ("a", false, true),
+            ("*", false, true),
+            ("deny", false, false),
+        ] {
+            let mut builder = MapBuilder::new(Unmapped::Authenticated);
+            let rule = (Method::GET, Requirement::from_word(word).unwrap(), None);
+            builder.route("/x", [rule]).unwrap();
+            let map = builder.build();
+            let routed = route(&map, &Method::GET, &CanonicalPath::new("/x").unwrap());
+            assert_eq!(matches!(routed.next(), Step::Public(_)), is_public, "{word}");
+            assert_eq!(routed.permit_preflight().is_ok(), permits_preflight, "{word}");
+            for mode in [Mode::Enforce, Mode::Shadow] {
+                let permit = routed.permit_in_shadow(mode, &Refusal::MissingToken);
+                assert!(permit.is_none(), "the map is enforced: {word}");
+            }
+        }
+    }
+
+    #[test]
+    fn shadow_mode_of_a_route_permits_what_the_map_refuses() {
+        let map = MapBuilder::new(Unmapped::Deny).in_mode(Mode::Shadow).build();
+        let routed = route(&map, &Method::GET, &CanonicalPath::new("/x").unwrap());
+        for (refusal, authentication, permits) in [
+            (Refusal::Unmapped, Mode::Enforce, true),
+            (Refusal::MissingToken, Mode::Enforce, false),
+            (Refusal::MissingToken, Mode::Shadow, true),
+            (Refusal::NoVerdict, Mode::Shadow, false),
+        ] {
+            let permit = routed.permit_in_shadow(authentication, &refusal);
+            assert_eq!(permit.is_some(), permits, "{refusal:?} in {authentication:?}");
+        }
+    }
+
+    #[test]
+    fn missing_abilities_are_those_of_an_all_requirement() {
         let has = Abilities::new(["a"]);
         let all = Requirement::all(["a", "b", "c"]).unwrap();
         assert_eq!(missing(&all, &has), ["b", "c"]);

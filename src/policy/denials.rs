@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn only_of_a_missing_ability_and_only_what_is_set() {
         let link = HeaderValue::from_static("<https://help.example/tokens>; rel=\"help\"");
-        let refusal = Requirement::any(["b", "a"]).unwrap().permit(&Abilities::default()).unwrap_err();
+        let refusal = Requirement::any(["b", "a"]).unwrap().check(&Abilities::default()).unwrap_err();
         let exposed = [&["a"][..], &["a", "X-Required-Ability, Link"]];
         for (required_ability, link, refusal, told, exposed) in [
             (false, None, &refusal, [None, None], exposed[0]),

@@ -245,7 +245,7 @@ impl Display for Side<'_> {
 fn callers(one: Option<&Requirement>, other: Option<&Requirement>) -> Option<Callers> {
     let allows = |names: &[&str]| {
         let abilities = Abilities::new(names.iter().copied());
-        other.is_some_and(|other| other.permit(&abilities).is_ok())
+        other.is_some_and(|other| other.check(&abilities).is_ok())
     };
     let one = one?.kind();
     let other = other.map_or(&RequirementKind::Deny, Requirement::kind);

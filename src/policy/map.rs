@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use http::Method;
 
-use super::ability::{Abilities, Permit, Requirement, RequirementKind};
+use super::ability::{Requirement, RequirementKind};
 use super::path::{CanonicalPath, decoded};
 use super::refusal::Refusal;
 use super::route::{Pattern, RouteError, Segment};
@@ -124,8 +124,8 @@ pub struct AbilityMap {
     root: Node,
 }
 
-/// What the map says of a request.
-#[derive(Debug)]
+/// What the map says about a method and a path.
+#[derive(Clone, Copy, Debug)]
 pub enum Found<'map> {
     /// A route, and its rule for the method.
     Rule {
@@ -282,19 +282,6 @@ impl AbilityMap {
                 Unmapped::Authenticated => Ok(&self.authenticated),
             },
         }
-    }
-
-    /// The permit for a path that no route matches, with an active token.
-    ///
-    /// # Errors
-    /// [`Refusal::Unmapped`] under `unmapped: deny`.
-    pub fn permit_unmapped(&self, abilities: &Abilities) -> Result<Permit, Refusal> {
-        self.requirement(&Found::NoRoute)?.permit(abilities)
-    }
-
-    /// What must be satisfied by any request for which an active token is enough.
-    pub const fn authenticated(&self) -> &Requirement {
-        &self.authenticated
     }
 
     /// What a route that was `found` says beside its methods; what a route without options does where there is none.
@@ -571,14 +558,6 @@ mod tests {
             let requirement = map.requirement(&found).map(Requirement::to_string);
             assert_eq!(requirement.as_deref(), expected.as_ref().copied(), "{unmapped:?} {method} {path}");
         }
-    }
-
-    #[test]
-    fn unmapped_paths_are_permitted_to_active_tokens_only_where_the_map_says_so() {
-        let none = Abilities::default();
-        let every = Abilities::new(["*"]);
-        assert_eq!(AbilityMap::default().permit_unmapped(&every).unwrap_err(), Refusal::Unmapped);
-        assert!(map(Unmapped::Authenticated, &[]).permit_unmapped(&none).is_ok());
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Display for Told<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ability::{Abilities, Permit, Requirement};
+    use super::super::ability::{Abilities, Requirement};
     use super::super::map::{AbilityMap, MapBuilder, Place, RouteOptions, Unmapped};
     use super::super::path::CanonicalPath;
     use super::super::refusal::Exceeded;
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn what_each_mode_forgives() {
         use Mode::{Enforce, Shadow};
-        let missing = Requirement::all(["a"]).unwrap().permit(&Abilities::default());
+        let missing = Requirement::all(["a"]).unwrap().check(&Abilities::default());
         let of_the_map = [Refusal::Unmapped, Refusal::MethodNotMapped, Refusal::Denied, missing.unwrap_err()];
         let of_the_token =
             [Refusal::MissingToken, Refusal::MalformedToken, Refusal::InactiveToken, Refusal::ExpiredToken];
@@ -186,8 +186,7 @@ mod tests {
             for (refusal, expected) in
                 forgiven.iter().flat_map(|(all, is)| all.iter().map(move |it| (it, *is)))
             {
-                let permit = Permit::shadow(leniency, refusal);
-                assert_eq!(permit.is_some(), expected, "{refusal:?} with {leniency:?}");
+                assert_eq!(leniency.forgives(refusal), expected, "{refusal:?} with {leniency:?}");
             }
             assert!(
                 forgiven.iter().all(|(all, _)| all.iter().all(|it| it.is_of_a_map() != others.contains(it)))

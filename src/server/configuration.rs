@@ -45,13 +45,8 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
-    /// The connections of one core: those that it had `before`, where they lead this way.
-    pub(super) fn pool(self: &Arc<Self>, before: Option<(&Arc<Self>, &Rc<Pool>)>) -> Rc<Pool> {
-        if let Some((way, pool)) = before
-            && Arc::ptr_eq(way, self)
-        {
-            return Rc::clone(pool);
-        }
+    /// A pool for one core.
+    pub(super) fn pool(&self) -> Rc<Pool> {
         let (connector, bound) = (Arc::clone(&self.connector), self.bound.clone());
         Pool::new(connector, self.plan.idle_timeout, bound, self.plan.patience)
     }

@@ -70,7 +70,8 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// By `configuration`, with the connections of what the core served by `before`, where they lead to the same.
+    /// The state for `configuration`. It keeps the connections of the state `before` if their destination and TLS are the
+    /// same.
     fn new(
         configuration: &Configuration,
         lines: &Rc<LineBatch>,
@@ -80,17 +81,21 @@ impl Serving {
         before: Option<&Self>,
     ) -> Self {
         let Configuration { settings, parts, routes, shared, limiter, rules } = configuration;
-        let asked = before.map(|it| (&it.introspector, it.gateway.lookup().introspector().pool()));
-        let introspection = parts.introspector.pool(asked);
-        let backend = parts.backend.pool(before.map(|it| (&it.backend, it.gateway.backend().pool())));
+        let introspector = match before.filter(|it| Arc::ptr_eq(&it.introspector, &parts.introspector)) {
+            Some(before) => before.gateway.lookup().introspector().with_settings(Arc::clone(settings)),
+            None => Introspector::new(Arc::clone(settings), parts.introspector.pool()),
+        };
+        let backend = match before.filter(|it| Arc::ptr_eq(&it.backend, &parts.backend)) {
+            Some(before) => before.gateway.backend().with_settings(Arc::clone(settings)),
+            None => Backend::new(Arc::clone(settings), parts.backend.pool()),
+        };
         let tracer = parts.traces.as_ref().and_then(|way| way.tracer(metrics.metrics(), settings.threads));
         let usage = rules.as_ref().map(|rules| UsageCount { core: Rc::clone(usage), rules: rules.clone() });
-        let introspector = Introspector::new(Arc::clone(settings), introspection);
         let gateway = Gateway::new(
             Arc::clone(settings),
             routes.clone(),
             Lookup::new(Arc::clone(shared), introspector, metrics.clone()),
-            Backend::new(Arc::clone(settings), backend),
+            backend,
             Arc::clone(limiter),
             Rc::new(Recorder {
                 metrics: metrics.clone(),
@@ -245,8 +250,8 @@ impl Core {
                 }
                 None => false,
             });
-            gateway.backend().pool().sweep(now);
-            gateway.lookup().introspector().pool().sweep(now);
+            gateway.backend().sweep(now);
+            gateway.lookup().introspector().sweep(now);
             gateway.lookup().sweep();
             self.count_backend_connections();
             self.metrics.turn_window(now);
@@ -254,7 +259,7 @@ impl Core {
     }
 
     fn count_backend_connections(&self) {
-        let now = self.gateway().backend().pool().census();
+        let now = self.gateway().backend().census();
         let before = self.counted.replace(now);
         let metrics = &self.metrics;
         let change = |now: usize, before: usize| now as i64 - before as i64;

@@ -34,9 +34,14 @@ impl Introspector {
         &self.settings.introspection
     }
 
-    /// Its connections.
-    pub const fn pool(&self) -> &Rc<Pool> {
-        &self.pool
+    /// The same introspector and connections with other settings.
+    pub fn with_settings(&self, settings: Arc<settings::Settings>) -> Self {
+        Self { settings, pool: Rc::clone(&self.pool) }
+    }
+
+    /// Closes connections that have been idle for too long.
+    pub fn sweep(&self, now: Instant) {
+        self.pool.sweep(now);
     }
 
     /// Asks who `token` is, for a request that is part of `trace`. Takes `introspection.timeout` at most.

@@ -172,7 +172,7 @@ fn decided(
 ) -> Option<(u32, Outcome)> {
     let route = map.templates().position(|it| it == template)?;
     let rule = map.route(route)?.rule(method)?;
-    let allowed = rule.requirement.permit(abilities).is_ok();
+    let allowed = rule.requirement.check(abilities).is_ok();
     let outcome = if allowed { Outcome::Allowed } else { Outcome::Denied };
     Some((numbers.number(Some(route), method)?, outcome))
 }

@@ -71,7 +71,7 @@ mod tests {
             let requirement = requirement.unwrap();
             let caller = holder(held);
             let Caller::Active(abilities) = &caller else { continue };
-            let refusal = requirement.permit(abilities).unwrap_err();
+            let refusal = requirement.check(abilities).unwrap_err();
             assert_eq!(advice(&refusal, Some(&requirement), &caller).as_deref(), Some(expected));
         }
     }

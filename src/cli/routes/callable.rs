@@ -33,7 +33,7 @@ impl<'map> Callable<'map> {
             route.rules().map(|(method, rule)| (method, route.template(), &rule.requirement))
         });
         let calls = rules
-            .filter(|(_, _, requirement)| requirement.permit(&held).is_ok())
+            .filter(|(_, _, requirement)| requirement.check(&held).is_ok())
             .map(|(method, path, requirement)| Call {
                 method,
                 path,

@@ -335,5 +335,5 @@ fn holds(callers: &Callers, change: &Change<'_>, denied: bool, held: Option<&Abi
     let Some(held) = held else { return callers.without_token };
     let other = if denied { change.new.requirement() } else { change.old.requirement() };
     callers.abilities.iter().any(|set| set.iter().all(|name| held.can(name)))
-        && other.is_none_or(|other| other.permit(held).is_err())
+        && other.is_none_or(|other| other.check(held).is_err())
 }

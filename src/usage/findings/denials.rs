@@ -78,7 +78,7 @@ fn advice(subject: &Subject<'_>, probing: bool, missing: &BTreeSet<String>) -> S
 fn still_denied(token: &TokenUsage) -> impl Iterator<Item = &UsageRow> {
     let abilities = Abilities::new(token.abilities.iter().map(String::as_str));
     let is_allowed_now = move |row: &&UsageRow| match Requirement::read(&row.requirement) {
-        Some(requirement) => requirement.permit(&abilities).is_ok(),
+        Some(requirement) => requirement.check(&abilities).is_ok(),
         None => row.ability.as_deref().is_some_and(|ability| abilities.can(ability)),
     };
     let denied = token.usage.iter().filter(|row| row.verdict == Verdict::Denied && row.count > 0);
