@@ -102,7 +102,7 @@ impl Total {
         mut failures: Report,
     ) {
         for outcome in outcomes.iter().filter(|outcome| !outcome.passed()) {
-            failures.fail(outcome.check, failure(tests, outcome));
+            failures.fail(outcome.check.span, failure(tests, outcome));
         }
         let failed = outcomes.iter().filter(|outcome| !outcome.passed()).count();
         for finding in failures.findings(true).take(MOST_SHOWN) {

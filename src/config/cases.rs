@@ -5,15 +5,16 @@ use std::rc::Rc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::abilities::{compile, decode_ability};
-use super::decode::{Decode, Decoder, Named, OneOrMore, Spanned, listed, nearest};
-use super::files::FilePath;
-use super::load::{decode_abilities, report};
-use super::report::{Mistake, Report, Severity};
-use super::section::section;
-use super::source::Span;
-use super::tree::{Entry, Key, Node};
-use super::values::{Text, leaf_schema};
+use super::ability_map;
+use super::language::decode::{Decode, Decoder, Named, OneOrMore, Spanned, listed, nearest};
+use super::language::diagnostics::{Diagnostic, Report, Severity};
+use super::language::document::{Entry, Key, Node};
+use super::language::files::FilePath;
+use super::language::scalars::{Text, leaf_schema};
+use super::language::section::{schema_of, section};
+use super::language::source::Span;
+use super::sections::SECRETS;
+use super::sections::abilities::decode_ability;
 use crate::policy::ability::Abilities;
 use crate::policy::decision::Caller;
 use crate::policy::map::{AbilityMap, Place};
@@ -92,7 +93,7 @@ pub struct Check {
     pub expected: Expected,
     /// Where that is written.
     pub place: Option<Place>,
-    pub(super) span: Span,
+    pub(crate) span: Span,
 }
 
 /// Who sends a request.
@@ -133,11 +134,10 @@ impl std::fmt::Display for Expected {
 /// two names it.
 ///
 /// # Errors
-/// Every mistake in both.
+/// Every error in both.
 pub fn load_tests(path: &Path) -> Result<LoadedTests, Report> {
-    let mut decoder = Decoder::new(&|name| std::env::var(name).ok());
-    decoder.files.push(path.to_owned());
-    let tree = decoder.read_tree(path, None);
+    let mut decoder = Decoder::new(&|name| std::env::var(name).ok(), &SECRETS);
+    let tree = decoder.read_file(path);
     compile_tests(path, tree, decoder)
 }
 
@@ -158,18 +158,13 @@ pub(super) fn compile_tests(
         let checks = Compiler::new(&written.callers).checks(&written, &mut decoder);
         (written.map, checks)
     });
-    let (report, _) = report(path, decoder);
-    match compiled {
-        Some((TestedMap { map, file }, checks)) if report.count(Severity::Error) == 0 => {
-            Ok(LoadedTests { tests: PolicyTests { map, map_file: file, checks }, warnings: report })
-        }
-        _ => Err(report),
-    }
+    let ((TestedMap { map, file }, checks), warnings) = decoder.finish(path, compiled)?;
+    Ok(LoadedTests { tests: PolicyTests { map, map_file: file, checks }, warnings })
 }
 
 /// The JSON Schema of policy test files.
 pub fn tests_schema() -> serde_json::Value {
-    super::schema::schema_of::<PolicyTest>("policy test file of stockaj-gateway")
+    schema_of::<PolicyTest>("policy test file of stockaj-gateway")
 }
 
 /// Gathers the checks of a file.
@@ -197,10 +192,10 @@ impl Compiler {
     fn checks(mut self, written: &PolicyTest, decoder: &mut Decoder<'_>) -> Vec<Check> {
         for (key, _) in &written.callers.0 {
             if [NOBODY, OTHERS].contains(&&*key.text) {
-                let mistake = Mistake::error("not a name for a caller")
-                    .of(format!("callers.{}", key.text))
+                let diagnostic = Diagnostic::error("not a name for a caller")
+                    .key(format!("callers.{}", key.text))
                     .at(key.span, "this word means something else in the table");
-                decoder.mistakes.push(mistake);
+                decoder.record(diagnostic);
             }
         }
         let cases = written.cases.iter().flat_map(|cases| &cases.0);
@@ -221,7 +216,7 @@ impl Compiler {
                 Some(sender) => sender,
                 None => {
                     let path = format!("cases[{number}].caller");
-                    return decoder.mistakes.push(self.unknown(&path, &caller.value.0, caller.span));
+                    return decoder.record(self.unknown(&path, &caller.value.0, caller.span));
                 }
             },
         };
@@ -247,8 +242,8 @@ impl Compiler {
                     Some(sender) => vec![sender],
                     None => {
                         let mut path = "table".to_owned();
-                        super::decode::join(&mut path, &row.key.text);
-                        decoder.mistakes.push(self.unknown(&path, name, key.span));
+                        super::language::decode::join(&mut path, &row.key.text);
+                        decoder.record(self.unknown(&path, name, key.span));
                         continue;
                     }
                 },
@@ -267,13 +262,13 @@ impl Compiler {
         self.senders.iter().find(|sender| sender.name.as_deref() == Some(name)).map(Rc::clone)
     }
 
-    fn unknown(&self, path: &str, name: &str, span: Span) -> Mistake {
+    fn unknown(&self, path: &str, name: &str, span: Span) -> Diagnostic {
         let known = || self.senders.iter().filter_map(|sender| sender.name.as_deref());
         let hint = match nearest(name, known().chain([NOBODY, OTHERS])) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "give them their abilities in `callers`".to_owned(),
         };
-        Mistake::error("unknown caller").of(path).at(span, "not one of `callers`").hint(hint)
+        Diagnostic::error("unknown caller").key(path).at(span, "not one of `callers`").hint(hint)
     }
 
     fn add(
@@ -299,12 +294,12 @@ impl Compiler {
         } else if !self.too_many {
             self.too_many = true;
             let label = format!("more than {MOST_CHECKS} requests up to here");
-            decoder.mistakes.push(Mistake::error("too many cases").at(span, label));
+            decoder.record(Diagnostic::error("too many cases").at(span, label));
         }
     }
 }
 
-/// The map of `map`, read where it is named, so that its mistakes are in the same report.
+/// The map of `map`, read where it is named, so that its errors are in the same report.
 #[derive(Debug)]
 pub(super) struct TestedMap {
     map: AbilityMap,
@@ -314,14 +309,12 @@ pub(super) struct TestedMap {
 impl Decode for TestedMap {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let FilePath(file) = FilePath::decode(node, decoder)?;
-        let before = decoder.mistakes.len();
-        let tree = decoder.read_tree(&file, Some(node))?;
-        let map = decoder.at_top(|decoder| {
-            decode_abilities(&tree, decoder).map(|(written, mode)| compile(&written, mode, decoder))
-        });
+        let before = decoder.diagnostics.len();
+        let tree = decoder.read_included(&file, node)?;
+        let map = decoder.at_top(|decoder| ability_map::compile(&tree, decoder));
         // What else is to be said of the map, `check` says.
-        let of_the_map = decoder.mistakes.split_off(before);
-        decoder.mistakes.extend(of_the_map.into_iter().filter(|it| it.severity == Severity::Error));
+        let of_the_map = decoder.diagnostics.split_off(before);
+        decoder.diagnostics.extend(of_the_map.into_iter().filter(|it| it.severity == Severity::Error));
         Some(Self { map: map?, file })
     }
 }
@@ -459,7 +452,7 @@ impl Decode for Table {
 fn decode_row(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) -> Option<Row> {
     let request = WrittenRequest::parse(&key.text);
     if request.is_none() {
-        decoder.record(Mistake::error("not a request").at(key.span, format!("expected {REQUEST}")));
+        decoder.record(Diagnostic::error("not a request").at(key.span, format!("expected {REQUEST}")));
     }
     decoder.mapping(value, "a mapping such as `{reader: allow, nobody: 401}`")?;
     let Named(cells) = Named::decode(value, decoder)?;

@@ -1,52 +1,31 @@
-//! `gateway.yaml`: as written, then compiled; every mistake collected with its place.
+//! `gateway.yaml` and map files: from text to validated [`Settings`], or to a report of every error with its place.
 //!
 //! ```text
-//! source → tree → decode (section, written, abilities, values, address, cors, files, trusted_fields) → load → Settings
-//!                    └──────────────── report ────────────────┘
+//! kind, section_only
+//! gateway, ability_map
+//! sections          a file for each section of gateway.yaml
+//! settings   language
 //! ```
 
-mod abilities;
-mod address;
-mod alone;
+mod ability_map;
 mod cases;
-mod cors;
-mod decode;
-mod denials;
-mod effective;
-mod files;
-mod findings;
-mod freshness;
-mod interpolate;
+mod gateway;
 mod kind;
-mod listeners;
-mod load;
+mod language;
+mod listener_overlap;
 mod openapi;
-mod redact;
-mod redis;
-mod report;
-mod schema;
-mod secret;
-mod section;
+mod section_only;
+mod sections;
 pub mod settings;
-mod shadow;
-mod source;
-mod tls;
-mod traces;
-mod tree;
-mod trusted_fields;
-mod usage;
-mod values;
-mod webhook;
-mod written;
 
-pub use alone::{load_admin, load_introspection, load_usage};
+pub use ability_map::{LoadedAbilities, load_abilities, load_abilities_with};
 pub use cases::{Check, Expected, LoadedTests, PolicyTests, Sender, load_tests, tests_schema};
-pub use decode::nearest;
-pub use interpolate::Environment;
+pub use gateway::{Loaded, load, load_text, load_with, schema};
 pub use kind::{Checked, Expect, load_checked};
-pub use load::{Loaded, LoadedAbilities, load, load_abilities, load_abilities_with, load_text, load_with};
+pub use language::decode::nearest;
+pub use language::diagnostics::{Failure, Finding, Report, Severity};
+pub use language::interpolate::Environment;
+pub use language::source::LARGEST;
 pub use openapi::{Description, LoadedDescription, Operation, Security, load_description};
-pub use report::{Failure, Finding, Report, Severity};
-pub use schema::schema;
+pub use section_only::{load_admin, load_introspection, load_usage};
 pub use settings::Settings;
-pub use source::LARGEST;

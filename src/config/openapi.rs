@@ -16,12 +16,15 @@ use http::Method;
 
 use self::object::{entry, merged, text};
 use self::operations::Reader;
-use super::decode::{Decoder, nearest};
-use super::load::report;
-use super::report::{Mistake, Report, Severity};
-use super::source::{Source, Span};
-use super::tree::{Entry, Node, Value};
+use super::language::decode::{Decoder, nearest};
+use super::language::diagnostics::{Diagnostic, Report};
+use super::language::document::{Entry, Node, Value};
+use super::language::source::{Source, Span};
+use super::sections::SECRETS;
 use crate::policy::map::Place;
+
+/// The largest document, in bytes. Public ones have up to 13 MB.
+const LARGEST_DOCUMENT: u64 = 64 * 1024 * 1024;
 
 /// The fields of a document's root.
 const ROOT_FIELDS: [&str; 10] = [
@@ -94,21 +97,16 @@ pub enum Security {
 /// Everything that makes its operations or their requirements uncertain.
 pub fn load_description(path: &Path, prefix: Option<&str>) -> Result<LoadedDescription, Report> {
     // `${NAME}` in a document is an example, not a variable.
-    let mut decoder = Decoder::new(&|_| None);
-    let description = match Source::read_document(path) {
+    let mut decoder = Decoder::new(&|_| None, &SECRETS);
+    let description = match Source::read(path, LARGEST_DOCUMENT) {
         Ok(source) => decoder.parse(source).and_then(|tree| read(&tree, prefix, &mut decoder)),
         Err(error) => {
-            decoder.record(Mistake::error(format!("cannot read `{}`: {error}", path.display())));
+            decoder.record(Diagnostic::error(format!("cannot read `{}`: {error}", path.display())));
             None
         }
     };
-    let (report, _) = report(path, decoder);
-    match description {
-        Some(description) if report.count(Severity::Error) == 0 => {
-            Ok(LoadedDescription { description, warnings: report })
-        }
-        _ => Err(report),
-    }
+    let (description, warnings) = decoder.finish(path, description)?;
+    Ok(LoadedDescription { description, warnings })
 }
 
 fn read(root: &Rc<Node>, prefix: Option<&str>, decoder: &mut Decoder<'_>) -> Option<Description> {
@@ -119,14 +117,14 @@ fn read(root: &Rc<Node>, prefix: Option<&str>, decoder: &mut Decoder<'_>) -> Opt
         decoder.missing(root, "paths");
         return None;
     };
-    let errors = decoder.mistakes_so_far();
+    let errors = decoder.error_count();
     let mut reader = Reader::new(root, prefix, decoder);
     decoder.within(key, |decoder| reader.paths(paths, decoder));
     let Reader { operations, has_callbacks, .. } = reader;
-    if operations.is_empty() && decoder.mistakes_so_far() == errors {
-        let mistake =
-            Mistake::error("no operations").at(key.span, "expected at least one path with a method");
-        decoder.within(key, |decoder| decoder.record(mistake));
+    if operations.is_empty() && decoder.error_count() == errors {
+        let diagnostic =
+            Diagnostic::error("no operations").at(key.span, "expected at least one path with a method");
+        decoder.within(key, |decoder| decoder.record(diagnostic));
     }
     Some(Description { title: title(root), operations, sends_requests: has_webhooks || has_callbacks })
 }
@@ -158,10 +156,10 @@ fn check_version(root: &Node, decoder: &mut Decoder<'_>) -> Option<()> {
     }
     let Some(version) = entry(root, "openapi") else {
         let other = OTHERS.iter().find_map(|(name, what, help)| Some((entry(root, name)?, what, help)));
-        let mistake = Mistake::error("not an OpenAPI document");
+        let diagnostic = Diagnostic::error("not an OpenAPI document");
         decoder.record(match other {
-            Some((found, what, help)) => mistake.at(found.key.span, format!("this is {what}")).hint(*help),
-            None => mistake.at(start_of(root), "expected the key `openapi` in here").hint(HINT),
+            Some((found, what, help)) => diagnostic.at(found.key.span, format!("this is {what}")).hint(*help),
+            None => diagnostic.at(start_of(root), "expected the key `openapi` in here").hint(HINT),
         });
         return None;
     };
@@ -186,15 +184,17 @@ fn check_fields(root: &Node, decoder: &mut Decoder<'_>) {
         let name = &*key.text;
         if name.starts_with("x-") {
             if merged(value).iter().any(|entry| entry.key.text.starts_with('/')) {
-                let mistake = Mistake::warning("left out").at(key.span, "paths in an extension are not read");
-                decoder.within(key, |decoder| decoder.record(mistake));
+                let diagnostic =
+                    Diagnostic::warning("left out").at(key.span, "paths in an extension are not read");
+                decoder.within(key, |decoder| decoder.record(diagnostic));
             }
         } else if !ROOT_FIELDS.contains(&name) && !matches!(name, "externalDocs" | "<<") {
-            let mut mistake = Mistake::warning("unknown field").at(key.span, "not a field of OpenAPI 3");
+            let mut diagnostic =
+                Diagnostic::warning("unknown field").at(key.span, "not a field of OpenAPI 3");
             if let Some(near) = nearest(name, ROOT_FIELDS) {
-                mistake = mistake.hint(format!("did you mean `{near}`?"));
+                diagnostic = diagnostic.hint(format!("did you mean `{near}`?"));
             }
-            decoder.within(key, |decoder| decoder.record(mistake));
+            decoder.within(key, |decoder| decoder.record(diagnostic));
         }
     }
 }

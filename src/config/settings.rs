@@ -26,10 +26,6 @@ use crate::policy::method::MethodOverride;
 use crate::policy::shadow::Mode;
 use crate::policy::trusted_fields::TrustedFields;
 
-mod usage;
-
-pub use self::usage::Usage;
-
 /// A whole `gateway.yaml`, valid and resolved.
 #[derive(Debug)]
 pub struct Settings {
@@ -553,6 +549,21 @@ pub struct RateLimit {
     pub by_name: HashMap<Box<str>, Rate>,
     /// `rate_limit.by_id`: instead of the default.
     pub by_id: HashMap<Box<str>, Rate>,
+}
+
+/// `usage`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// `usage.path`
+    pub path: PathBuf,
+    /// `usage.flush_interval`
+    pub flush_interval: Duration,
+    /// `usage.retention`
+    pub retention: Duration,
+    /// `usage.max_size`, in bytes.
+    pub max_size: u64,
+    /// `usage.findings`
+    pub findings: FindingRules,
 }
 
 /// `usage.findings`: from when on something is a finding.

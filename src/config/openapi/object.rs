@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use percent_encoding::percent_decode_str;
 
-use super::super::decode::Decoder;
-use super::super::report::Mistake;
-use super::super::tree::{Entry, Node, Value};
+use super::super::language::decode::Decoder;
+use super::super::language::diagnostics::Diagnostic;
+use super::super::language::document::{Entry, Node, Value};
 use super::start_of;
 
 /// How many references may lead from one object to the next.
@@ -92,11 +92,11 @@ impl Object {
                 && let Some(field) = self.fields.get_mut(number)
                 && !std::mem::replace(&mut field.is_contested, true)
             {
-                let mistake = Mistake::warning("given twice")
+                let diagnostic = Diagnostic::warning("given twice")
                     .at(field.entry.key.span, "this one counts, which stands beside a `$ref`")
-                    .see(entry.key.span, "what the `$ref` refers to has it, too")
+                    .related(entry.key.span, "what the `$ref` refers to has it, too")
                     .hint("remove one of them: OpenAPI does not define which one counts");
-                decoder.within(&entry.key, |decoder| decoder.record(mistake));
+                decoder.within(&entry.key, |decoder| decoder.record(diagnostic));
             }
         }
     }
@@ -127,7 +127,7 @@ impl<'node> Document<'node> {
             let label = format!(
                 "more than {MOST_READ} keys and scopes up to here, with references and aliases followed"
             );
-            decoder.record(Mistake::error("too much to read").at(start_of(at), label));
+            decoder.record(Diagnostic::error("too much to read").at(start_of(at), label));
         }
         None
     }
@@ -167,7 +167,7 @@ impl<'node> Document<'node> {
         }
         let label =
             format!("more than {MOST_REFERENCES} references in a row, or one that leads back to itself");
-        decoder.record(Mistake::error("references without an end").at(start_of(&node), label));
+        decoder.record(Diagnostic::error("references without an end").at(start_of(&node), label));
         None
     }
 
@@ -179,16 +179,16 @@ impl<'node> Document<'node> {
             return None;
         };
         let Some(fragment) = written.strip_prefix('#') else {
-            let mistake = Mistake::error("reference to another document")
+            let diagnostic = Diagnostic::error("reference to another document")
                 .at(reference.span, "expected a reference into this document, which starts with `#/`")
                 .hint("bundle the documents into one first; most API tools can");
-            decoder.record(mistake);
+            decoder.record(diagnostic);
             return None;
         };
         let fragment = percent_decode_str(fragment).decode_utf8().unwrap_or_default();
         if !fragment.is_empty() && !fragment.starts_with('/') {
             let label = "expected a JSON Pointer, which starts with `#/`";
-            decoder.record(Mistake::error("reference by name").at(reference.span, label));
+            decoder.record(Diagnostic::error("reference by name").at(reference.span, label));
             return None;
         }
         let mut node = Rc::clone(self.root);
@@ -197,7 +197,7 @@ impl<'node> Document<'node> {
             let step = step.replace("~1", "/").replace("~0", "~");
             let Some(next) = self.child(&node, &step) else {
                 let label = format!("there is no `{step}` in what `$ref` refers to");
-                decoder.record(Mistake::error("reference to nothing").at(reference.span, label));
+                decoder.record(Diagnostic::error("reference to nothing").at(reference.span, label));
                 return None;
             };
             node = next;

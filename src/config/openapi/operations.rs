@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use http::Method;
 
-use super::super::decode::{Decoder, nearest};
-use super::super::report::Mistake;
-use super::super::tree::{Entry, Key, Node, Value};
+use super::super::language::decode::{Decoder, nearest};
+use super::super::language::diagnostics::Diagnostic;
+use super::super::language::document::{Entry, Key, Node, Value};
 use super::object::{Document, Field, Object, entry, merged};
 use super::security::{Schemes, weight};
 use super::servers::base_path;
@@ -83,10 +83,10 @@ impl<'node> Reader<'node> {
                         .any(|field| METHODS.iter().any(|(name, _)| *name == &*field.key.text))
                     {
                         let label = "a path in an extension is not read";
-                        decoder.record(Mistake::warning("left out").at(key.span, label));
+                        decoder.record(Diagnostic::warning("left out").at(key.span, label));
                     }
                 } else if !key.text.starts_with('/') {
-                    decoder.record(Mistake::error("not a path").at(key.span, "a path starts with `/`"));
+                    decoder.record(Diagnostic::error("not a path").at(key.span, "a path starts with `/`"));
                 } else if let Some(item) = self.document.object(value, "a mapping of methods", decoder) {
                     self.path_item(&key.text, &item, decoder);
                 }
@@ -127,7 +127,7 @@ impl<'node> Reader<'node> {
         if self.operations.len() == MOST_OPERATIONS {
             if !std::mem::replace(&mut self.is_full, true) {
                 let label = format!("more than {MOST_OPERATIONS} operations up to here");
-                decoder.record(Mistake::error("too many operations").at(key.span, label));
+                decoder.record(Diagnostic::error("too many operations").at(key.span, label));
             }
             return;
         }
@@ -161,7 +161,7 @@ impl<'node> Reader<'node> {
             let security = self.schemes.security(&own.entry.value, &mut self.document, decoder);
             if own.is_beside_reference && !own.is_contested {
                 let label = "beside a `$ref`, which OpenAPI does not define: other programs may ignore it";
-                decoder.record(Mistake::warning("beside a reference").at(own.entry.key.span, label));
+                decoder.record(Diagnostic::warning("beside a reference").at(own.entry.key.span, label));
             }
             // Where programs disagree about what counts, an operation is not public.
             let is_doubtful = field.is_contested || own.is_beside_reference;
@@ -176,11 +176,11 @@ fn report_unknown(key: &Key, decoder: &mut Decoder<'_>) {
     let is_foreign = name == "paths" || METHODS.iter().any(|(method, _)| *method == name);
     let near = nearest(name, ["security", "servers"]).filter(|near| *near != name);
     if is_foreign || near.is_some() {
-        let mut mistake = Mistake::warning("unknown field").at(key.span, "not a field of an operation");
+        let mut diagnostic = Diagnostic::warning("unknown field").at(key.span, "not a field of an operation");
         if let Some(near) = near {
-            mistake = mistake.hint(format!("did you mean `{near}`?"));
+            diagnostic = diagnostic.hint(format!("did you mean `{near}`?"));
         }
-        decoder.within(key, |decoder| decoder.record(mistake));
+        decoder.within(key, |decoder| decoder.record(diagnostic));
     }
 }
 
@@ -190,34 +190,36 @@ fn report_left_out(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) {
     if name.starts_with("x-") {
         if merged(value).iter().any(|field| &*field.key.text == "responses") {
             let label = "an operation in an extension is not read";
-            decoder.record(Mistake::warning("left out").at(key.span, label));
+            decoder.record(Diagnostic::warning("left out").at(key.span, label));
         }
         return;
     }
     if name == "additionalOperations" {
         for Entry { key, .. } in merged(value) {
             let known = METHODS.iter().find(|(_, method)| method.as_str().eq_ignore_ascii_case(&key.text));
-            let mistake = Mistake::warning("left out");
-            let mistake = match known {
+            let diagnostic = Diagnostic::warning("left out");
+            let diagnostic = match known {
                 Some((known, _)) => {
-                    mistake.at(key.span, "not allowed here").hint(format!("write it as `{known}`"))
+                    diagnostic.at(key.span, "not allowed here").hint(format!("write it as `{known}`"))
                 }
-                None => mistake.at(key.span, format!("the gateway does not serve {}", key.text)),
+                None => diagnostic.at(key.span, format!("the gateway does not serve {}", key.text)),
             };
-            decoder.within(key, |decoder| decoder.record(mistake));
+            decoder.within(key, |decoder| decoder.record(diagnostic));
         }
         return;
     }
-    let mistake = Mistake::warning("left out");
+    let diagnostic = Diagnostic::warning("left out");
     decoder.record(if NOT_SERVED.contains(&name) {
-        mistake.at(key.span, format!("the gateway does not serve {}", name.to_ascii_uppercase()))
+        diagnostic.at(key.span, format!("the gateway does not serve {}", name.to_ascii_uppercase()))
     } else if name == "security" {
-        mistake.at(key.span, "a path has no security of its own").hint("each operation may have a `security`")
+        diagnostic
+            .at(key.span, "a path has no security of its own")
+            .hint("each operation may have a `security`")
     } else {
-        let mistake = mistake.at(key.span, "not a method");
+        let diagnostic = diagnostic.at(key.span, "not a method");
         match nearest(name, METHODS.iter().map(|(known, _)| *known)) {
-            Some(near) => mistake.hint(format!("did you mean `{near}`?")),
-            None => mistake,
+            Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
+            None => diagnostic,
         }
     });
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use super::super::decode::{Decoder, nearest};
-use super::super::report::Mistake;
-use super::super::tree::{Entry, Node, Value};
+use super::super::language::decode::{Decoder, nearest};
+use super::super::language::diagnostics::Diagnostic;
+use super::super::language::document::{Entry, Node, Value};
 use super::object::{Document, entry, merged, text};
 use super::{Security, start_of};
 
@@ -29,21 +29,21 @@ impl<'node> Schemes<'node> {
 
     /// Warns about a scheme that the document does not define; once if it defines none.
     fn check(&mut self, Entry { key, .. }: &Entry, decoder: &mut Decoder<'_>) {
-        let mistake = match &self.names {
+        let diagnostic = match &self.names {
             Some(names) if names.contains(&*key.text) => return,
             Some(names) => {
-                let mistake = Mistake::warning("unknown security scheme")
+                let diagnostic = Diagnostic::warning("unknown security scheme")
                     .at(key.span, "not one of `components.securitySchemes`");
                 match nearest(&key.text, names.iter().copied()) {
-                    Some(near) => mistake.hint(format!("did you mean `{near}`?")),
-                    None => mistake,
+                    Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
+                    None => diagnostic,
                 }
             }
             None if std::mem::replace(&mut self.has_warned, true) => return,
-            None => Mistake::warning("unknown security scheme")
+            None => Diagnostic::warning("unknown security scheme")
                 .at(key.span, "the document has no `components.securitySchemes`"),
         };
-        decoder.record(mistake);
+        decoder.record(diagnostic);
     }
 
     /// Reads a `security` field. What is malformed is a warning and never makes an operation public.
@@ -60,7 +60,7 @@ impl<'node> Schemes<'node> {
         let size: usize = alternatives.iter().map(|alternative| size(alternative)).sum();
         if size > MOST_SCOPES {
             let label = format!("more than {MOST_SCOPES} scopes and alternatives");
-            decoder.record(Mistake::error("too many scopes").at(start_of(node), label));
+            decoder.record(Diagnostic::error("too many scopes").at(start_of(node), label));
             return Security::Malformed;
         }
         // The alternatives are compared with each other below.

@@ -1,8 +1,8 @@
 //! The path that a document's servers put in front of its paths.
 
-use super::super::decode::Decoder;
-use super::super::report::Mistake;
-use super::super::tree::{Entry, Node, Value};
+use super::super::language::decode::Decoder;
+use super::super::language::diagnostics::Diagnostic;
+use super::super::language::document::{Entry, Node, Value};
 use super::object::{entry, merged, text};
 
 /// The longest address of a server, in bytes: defaults of variables may name variables.
@@ -28,15 +28,15 @@ pub(super) fn base_path(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>)
                 }
                 None => {
                     let label = format!("its URL has at most {LONGEST_URL} bytes");
-                    decoder.record(Mistake::error("too long").at(server.span, label));
+                    decoder.record(Diagnostic::error("too long").at(server.span, label));
                 }
             }
         }
         let Some((first, _)) = paths.first() else { return String::new() };
         if let Some((_, other)) = paths.iter().find(|(path, _)| path != first) {
             let label = format!("this one is left out; the path of the first one is `{first}`");
-            let mistake = Mistake::warning("servers with different paths").at(other.span, label);
-            decoder.record(mistake.hint("`--prefix PATH` selects another path"));
+            let diagnostic = Diagnostic::warning("servers with different paths").at(other.span, label);
+            decoder.record(diagnostic.hint("`--prefix PATH` selects another path"));
         }
         first.clone()
     })
@@ -47,7 +47,7 @@ fn check_variables(written: &str, path: &str, server: &Node, decoder: &mut Decod
     const HINT: &str = "`--prefix PATH` selects another path";
     if path.contains(['{', '}']) {
         let label = format!("a variable in its path has no default: `{path}`");
-        decoder.record(Mistake::warning("unknown path").at(server.span, label).hint(HINT));
+        decoder.record(Diagnostic::warning("unknown path").at(server.span, label).hint(HINT));
     }
     let Some(variables) = entry(server, "variables") else { return };
     for variable in merged(&variables.value) {
@@ -55,8 +55,9 @@ fn check_variables(written: &str, path: &str, server: &Node, decoder: &mut Decod
         let has_several = matches!(values, Some(Value::List(values)) if values.len() > 1);
         if has_several && written.contains(&format!("{{{}}}", variable.key.text)) {
             let label = format!("only its default is used: the path is `{path}`");
-            let mistake = Mistake::warning("a variable with several values").at(variable.key.span, label);
-            decoder.record(mistake.hint(HINT));
+            let diagnostic =
+                Diagnostic::warning("a variable with several values").at(variable.key.span, label);
+            decoder.record(diagnostic.hint(HINT));
         }
     }
 }

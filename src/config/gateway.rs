@@ -1,0 +1,267 @@
+//! `gateway.yaml`: assembles the sections into [`Settings`], or reports every error.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::language::decode::{Decode, Decoder, Spanned};
+use super::language::diagnostics::Report;
+use super::language::document::{Entry, Node, Value};
+use super::language::effective::effective;
+use super::language::interpolate::Environment;
+use super::language::scalars::Switch;
+use super::language::section::{schema_of, section};
+use super::language::source::{Source, Span};
+use super::listener_overlap;
+use super::sections::abilities::{self, Abilities, IncludedMap};
+use super::sections::admin::{self, Admin};
+use super::sections::backend::{self, Backend};
+use super::sections::cache::{self, Cache};
+use super::sections::cors::{self, Cors};
+use super::sections::denials::{self, Denials};
+use super::sections::introspection::{self, Introspection};
+use super::sections::limits::{self, Limits};
+use super::sections::listen::{self, Listen};
+use super::sections::log::{self, Log};
+use super::sections::rate_limit::{self, RateLimit};
+use super::sections::redis::{self, Redis};
+use super::sections::runtime::{self, Runtime};
+use super::sections::traces::{self, Traces};
+use super::sections::usage::{self, Usage};
+use super::sections::webhook::{self, Webhook};
+use super::sections::{SECRETS, identity_headers, shadow};
+use super::settings::Settings;
+use crate::policy::identity::IdentityHeader;
+use crate::policy::shadow::Mode;
+
+section! {
+    /// The configuration of stockaj-gateway. Durations are `250ms`, `2s`, `5m`, `1h`, `90d`; sizes `64KiB`,
+    /// `10MiB`. `${NAME}` and `${NAME:-default}` in a string read the environment.
+    Gateway {
+        /// The proxy's own listener.
+        listen: Listen,
+        /// The admin listener.
+        admin: Admin,
+        /// Where permitted requests go.
+        backend: Backend,
+        /// Who knows the tokens.
+        introspection: Introspection,
+        /// What of a token the backend is told, on routes that ask for one: `id` in X-Token-Id, `name` in
+        /// X-Token-Name, `abilities` in X-Token-Abilities, `workspace_id` in X-Workspace-Id.
+        identity_headers: Vec<Spanned<IdentityHeader>> = [],
+        /// What browsers are told of cross-origin requests.
+        cors: Cors,
+        /// What a caller is told who lacks an ability.
+        denials: Denials,
+        /// How long a verdict lives.
+        cache: Cache,
+        /// Bounds on what a client may send or hold.
+        limits: Limits,
+        /// How often one token may come, whatever its spelling; without it, as often as it likes.
+        rate_limit: Option<RateLimit>,
+        /// Where replicas tell each other of revocations; without it each is alone.
+        redis: Option<Spanned<Redis>>,
+        /// How Stockaj tells that a token was changed or deleted: a signed POST to `/webhook` on the admin listener.
+        webhook: Option<Spanned<Webhook>>,
+        /// What is told of requests to those who follow them through several services.
+        traces: Traces,
+        /// Whether requests that the ability map refuses are refused (`enforce`), or forwarded, logged and counted
+        /// (`shadow`). A token is asked for in both.
+        mode: Spanned<Mode> = "enforce",
+        /// A map file, `{routes: {…}}`, that is decided beside the map of `abilities` and never enforced: what it would
+        /// refuse or allow other than that is logged and counted. `mode` beside a route in it means nothing.
+        shadow: Option<IncludedMap>,
+        /// Whether, in shadow mode, requests without a good token are forwarded, too.
+        shadow_authentication: Spanned<Switch> = false,
+        /// What is kept of what each token does; without it nothing is.
+        usage: Option<Spanned<Usage>>,
+        /// What serves.
+        runtime: Runtime,
+        /// What is logged.
+        log: Log,
+        /// The ability map.
+        abilities: Spanned<Abilities>,
+    }
+}
+
+/// A valid configuration.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The compiled configuration.
+    pub settings: Settings,
+    /// Warnings and notes.
+    pub warnings: Report,
+    /// Every file that it was read from or that it names, itself first.
+    pub files: Vec<PathBuf>,
+}
+
+/// Loads a gateway.yaml with the environment of the process.
+///
+/// # Errors
+/// A report of every error in it.
+pub fn load(path: &Path) -> Result<Loaded, Report> {
+    load_with(path, &|name| std::env::var(name).ok())
+}
+
+/// Loads a gateway.yaml with the given environment.
+///
+/// # Errors
+/// A report of every error in it.
+pub fn load_with(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Report> {
+    let mut decoder = Decoder::new(environment, &SECRETS);
+    let tree = decoder.read_file(path);
+    compile_document(path, tree, decoder)
+}
+
+/// Loads a gateway.yaml from a text, which reports call `name`.
+///
+/// # Errors
+/// A report of every error in it.
+pub fn load_text(name: &str, text: String) -> Result<Loaded, Report> {
+    let environment: &Environment<'_> = &|name| std::env::var(name).ok();
+    let mut decoder = Decoder::new(environment, &SECRETS);
+    let tree = decoder.parse(Source::of_text(name, text));
+    compile_document(Path::new(name), tree, decoder)
+}
+
+/// The JSON Schema of gateway.yaml.
+pub fn schema() -> Json {
+    schema_of::<Gateway>("gateway.yaml of stockaj-gateway")
+}
+
+/// Decodes and compiles the document of a gateway.yaml; `None` if it could not be parsed.
+pub(crate) fn compile_document(
+    path: &Path,
+    tree: Option<Rc<Node>>,
+    mut decoder: Decoder<'_>,
+) -> Result<Loaded, Report> {
+    let places = tree.as_deref().map(places).unwrap_or_default();
+    let settings = tree.as_deref().and_then(|tree| {
+        let mut settings = compile(Gateway::decode(tree, &mut decoder)?, &mut decoder);
+        listener_overlap::check(&settings, &places, &mut decoder);
+        settings.effective = effective(tree, &schema(), &mut decoder);
+        Some(settings)
+    });
+    let (settings, warnings) = decoder.finish(path, settings)?;
+    let files = warnings.files().to_vec();
+    Ok(Loaded { settings, warnings: warnings.with_places(places), files })
+}
+
+/// The places of addresses and `tls` sections, which only a start of the gateway can validate completely.
+fn places(tree: &Node) -> Vec<(String, Span)> {
+    let Value::Mapping(sections) = &tree.value else { return Vec::new() };
+    let keys = sections.iter().flat_map(|Entry { key: section, value }| {
+        let entries = match &value.value {
+            Value::Mapping(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().map(move |Entry { key, value }| (format!("{}.{}", section.text, key.text), key, value))
+    });
+    let wanted = keys.filter(|(_, key, _)| matches!(&*key.text, "address" | "redirect_address" | "tls"));
+    let mut places = Vec::new();
+    for (path, key, value) in wanted {
+        if let Value::List(items) = &value.value {
+            let numbered = items.iter().enumerate();
+            places.extend(numbered.map(|(number, item)| (format!("{path}[{number}]"), item.span)));
+        }
+        places.push((path, if value.is_scalar() { value.span } else { key.span }));
+    }
+    places
+}
+
+fn compile(raw: Gateway, decoder: &mut Decoder<'_>) -> Settings {
+    let map = abilities::compile(&raw.abilities.value, raw.mode.value, decoder);
+    let introspection = introspection::compile(raw.introspection, decoder);
+    Settings {
+        listen: listen::compile(raw.listen, decoder),
+        admin: admin::compile(raw.admin),
+        backend: backend::compile(raw.backend, decoder),
+        identity_headers: identity_headers::compile(raw.identity_headers, &introspection.response, decoder),
+        introspection,
+        cors: cors::compile(raw.cors, decoder),
+        denials: denials::compile(raw.denials),
+        cache: cache::compile(raw.cache, &map, decoder),
+        limits: limits::compile(raw.limits),
+        rate_limit: raw.rate_limit.map(|raw| rate_limit::compile(raw, decoder)),
+        redis: raw.redis.and_then(|raw| redis::compile(raw, decoder)),
+        webhook: raw.webhook.and_then(|raw| webhook::compile(raw, decoder)),
+        traces: traces::compile(raw.traces, decoder),
+        usage: raw.usage.map(|raw| usage::compile(raw.value, decoder)),
+        threads: runtime::compile(raw.runtime),
+        log: log::compile(raw.log),
+        shadow: shadow::compile(&raw.mode, raw.shadow.as_ref(), &raw.shadow_authentication, &map, decoder),
+        abilities: Arc::new(map),
+        effective: Json::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    /// Every file of tests/config.
+    fn corpus() -> Vec<String> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
+        let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        let yaml = files.filter(|path| path.extension().is_some_and(|it| it == "yaml"));
+        yaml.map(|path| std::fs::read_to_string(path).unwrap()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Damages files in two places, loads them and renders their reports.
+        #[test]
+        fn damaged_files_never_panic(
+            text in select(corpus()),
+            edits in prop::collection::vec(
+                (any::<prop::sample::Index>(), 0_usize..8, "[\\[\\]{}:,\"'&*?|>\\-#%!$ \\n\ta1é🦀\u{85}\u{feff}]{0,3}"),
+                2,
+            ),
+        ) {
+            let mut characters: Vec<char> = text.chars().collect();
+            for (index, removed, inserted) in edits {
+                let start = index.index(characters.len());
+                let end = (start + removed).min(characters.len());
+                characters.splice(start..end, inserted.chars());
+                characters.push('\n');
+            }
+            let report = match load_text("edited.yaml", characters.into_iter().collect()) {
+                Ok(loaded) => loaded.warnings,
+                Err(report) => report,
+            };
+            prop_assert!(report.lines().count() < 1000 && report.render(true).ends_with("edited.yaml\n"));
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.yaml");
+        std::fs::write(directory.path().join("token"), "hunter2-in-the-file\n").unwrap();
+        let text = "\
+            backend: {url: 'http://127.0.0.1:8000'}\n\
+            admin: {token_file: token}\n\
+            introspection: {url: 'http://127.0.0.1:8000/', client_id: a, client_secret: SECRET, style: rfc7662}\n\
+            abilities: {routes: {/up: {GET: item:read}}}\n";
+        let environment: &Environment<'_> = &|_| Some("hunter2-environment".to_owned());
+        for secret in ["hunter2-literal", "'${NAME}'"] {
+            std::fs::write(&file, text.replace("SECRET", secret)).unwrap();
+            let loaded = load_with(&file, environment).unwrap();
+            assert!(loaded.settings.admin.token.is_some() && !loaded.warnings.is_empty());
+            let shown = format!("{loaded:?} {:#?}", loaded.settings);
+            assert!(shown.contains("127.0.0.1") && !shown.contains("hunter2"), "{shown}");
+
+            std::fs::write(&file, text.replace("SECRET", secret).replace("url", "uri")).unwrap();
+            let refused = load_with(&file, environment).unwrap_err();
+            let lines: Vec<String> = refused.lines().collect();
+            let shown = format!("{refused:?} {refused} {} {lines:?}", refused.render(true));
+            assert!(shown.contains("introspection.uri") && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Secrets in the configuration, the environment or files. Reports quote no part of them.
+
+use schemars::json_schema;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::decode::{Decode, Decoder};
+use super::diagnostics::Diagnostic;
+use super::document::{Node, Value};
+use super::files::FilePath;
+use super::scalars::{FROM_ENVIRONMENT, leaf_schema};
+use super::source::read;
+use crate::secrets::text::{BYTE_ORDER_MARK, decode};
+
+/// The largest file with a secret, in bytes.
+const LARGEST: u64 = 64 * 1024;
+
+/// The shortest secret that authenticates others, in bytes: 128 random bits cannot be guessed.
+pub(crate) const SHORTEST_CREDENTIAL: usize = 16;
+
+/// A secret that authenticates the gateway to others, who decide about its strength.
+#[derive(Clone, Debug)]
+pub(crate) struct Secret(pub(crate) SecretString);
+
+/// A [`Secret`] in a file.
+#[derive(Debug)]
+pub(crate) struct SecretFile(pub(crate) SecretString);
+
+/// A secret that authenticates others to the gateway; at least [`SHORTEST_CREDENTIAL`] bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Credential(pub(crate) SecretString);
+
+/// A [`Credential`] in a file.
+#[derive(Debug)]
+pub(crate) struct CredentialFile(pub(crate) SecretString);
+
+impl Decode for Secret {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        inline(node, decoder).map(Self)
+    }
+}
+
+impl Decode for SecretFile {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        in_file(node, decoder).map(Self)
+    }
+}
+
+impl Decode for Credential {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let secret = inline(node, decoder)?;
+        strong(secret, "the secret", node, decoder).map(Self)
+    }
+}
+
+impl Decode for CredentialFile {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let secret = in_file(node, decoder)?;
+        strong(secret, "the secret in the file", node, decoder).map(Self)
+    }
+}
+
+/// A secret in the configuration or the environment.
+fn inline(node: &Node, decoder: &mut Decoder<'_>) -> Option<SecretString> {
+    decoder.hide(node);
+    let text = decoder.string(node, "text")?;
+    let secret = trimmed(&text);
+    if secret.is_none() {
+        decoder.mismatch(node, "an empty secret", "a secret");
+    }
+    secret
+}
+
+fn in_file(node: &Node, decoder: &mut Decoder<'_>) -> Option<SecretString> {
+    let FilePath(path) = FilePath::decode(node, decoder)?;
+    let bytes = match read(&path, LARGEST) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let diagnostic = Diagnostic::error("cannot read the file").at(node.span, error.to_string());
+            if is_path(node) {
+                decoder.record(diagnostic);
+            } else {
+                decoder.hide(node);
+                decoder
+                    .record(diagnostic.hint("this key is for the path of a file, not for the secret itself"));
+            }
+            return None;
+        }
+    };
+    match decode(&bytes) {
+        Ok(text) => trimmed(text),
+        Err(error) => {
+            decoder.record(Diagnostic::error("not a secret").at(node.span, format!("of the file: {error}")));
+            None
+        }
+    }
+}
+
+/// Whether a value looks like a path, and not like a secret in place of one.
+fn is_path(node: &Node) -> bool {
+    matches!(&node.value, Value::Scalar { text, .. } if text.contains("${")
+        || text.contains(['/', '.']) && !text.contains(['+', '=', '|']))
+}
+
+/// The secret in a text, without a byte order mark and without line breaks at its end; `None` if nothing is left.
+fn trimmed(text: &str) -> Option<SecretString> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim_end_matches(['\r', '\n']);
+    (!text.is_empty()).then(|| SecretString::from(text.to_owned()))
+}
+
+/// Rejects a secret that can be guessed.
+fn strong(
+    secret: SecretString,
+    what: &'static str,
+    node: &Node,
+    decoder: &mut Decoder<'_>,
+) -> Option<SecretString> {
+    // White space around a secret makes it no harder to guess.
+    if secret.expose_secret().trim().len() >= SHORTEST_CREDENTIAL {
+        return Some(secret);
+    }
+    let label = format!("{what} is shorter than {SHORTEST_CREDENTIAL} bytes and can be guessed");
+    let diagnostic = Diagnostic::error("a weak secret").at(node.span, label);
+    decoder.record(diagnostic.hint("`openssl rand -hex 32` prints a good one"));
+    None
+}
+
+leaf_schema!(Secret, json_schema!({"type": "string", "minLength": 1, "writeOnly": true}));
+leaf_schema!(SecretFile, json_schema!({"type": "string", "minLength": 1}));
+// JSON Schema counts characters, `check` counts bytes.
+leaf_schema!(
+    Credential,
+    json_schema!({
+        "type": "string", "minLength": 1, "writeOnly": true,
+        "pattern": format!(r"^\s*\S[\s\S]{{14,}}\S\s*$|[^\x00-\x7f]|{FROM_ENVIRONMENT}"),
+    })
+);
+leaf_schema!(CredentialFile, json_schema!({"type": "string", "minLength": 1}));

@@ -1,0 +1,61 @@
+//! Single sections, for commands that need no other: they work without the secrets, and despite errors, of the rest.
+
+use std::path::Path;
+
+use super::language::decode::{Decode, Decoder};
+use super::language::diagnostics::Report;
+use super::language::document::Value;
+use super::language::interpolate::Environment;
+use super::sections::{SECRETS, admin, introspection, limits, usage};
+use super::settings;
+
+/// Loads `admin`.
+///
+/// # Errors
+/// A report of every error in `admin`, or why the file cannot be read.
+pub fn load_admin(path: &Path) -> Result<settings::Admin, Report> {
+    load(path, "admin", |raw, _| admin::compile(raw))
+}
+
+/// Loads `usage`. Returns `None` if the section is absent.
+///
+/// # Errors
+/// A report of every error in `usage`, or why the file cannot be read.
+pub fn load_usage(path: &Path) -> Result<Option<settings::Usage>, Report> {
+    load(path, "usage", |raw: Option<usage::Usage>, decoder| Some(usage::compile(raw?, decoder)))
+}
+
+/// Loads `introspection` and `limits.token_bytes`.
+///
+/// # Errors
+/// A report of every error in `introspection` or `limits`, or why the file cannot be read.
+pub fn load_introspection(path: &Path) -> Result<(settings::Introspection, usize), Report> {
+    let limits = load(path, "limits", |raw, _| limits::compile(raw))?;
+    Ok((load(path, "introspection", introspection::compile)?, limits.token_bytes))
+}
+
+fn load<R: Decode, S>(
+    path: &Path,
+    name: &str,
+    compile: impl FnOnce(R, &mut Decoder<'_>) -> S,
+) -> Result<S, Report> {
+    let environment: &Environment<'_> = &|name| std::env::var(name).ok();
+    let mut decoder = Decoder::new(environment, &SECRETS);
+    let tree = decoder.read_file(path);
+    let raw = tree.as_deref().and_then(|tree| {
+        let entry = match &tree.value {
+            Value::Mapping(entries) => entries.iter().find(|entry| &*entry.key.text == name),
+            _ => None,
+        };
+        if let Some(entry) = entry {
+            return decoder.within(&entry.key, |decoder| R::decode(&entry.value, decoder));
+        }
+        let absent = R::absent(&mut decoder);
+        if absent.is_none() {
+            decoder.missing(tree, name);
+        }
+        absent
+    });
+    let section = raw.map(|raw| compile(raw, &mut decoder));
+    decoder.finish(path, section).map(|(section, _)| section)
+}

@@ -1,0 +1,422 @@
+//! `abilities`, and map files: the ability map.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use http::Method;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use crate::config::language::decode::{Decode, Decoder, Spanned, nearest};
+use crate::config::language::diagnostics::Diagnostic;
+use crate::config::language::document::{Entry, Key, Node, Value};
+use crate::config::language::files::FilePath;
+use crate::config::language::scalars::{Size, leaf_schema, words};
+use crate::config::language::section::section;
+use crate::config::language::source::Span;
+use crate::policy::ability::{Requirement, RequirementError};
+use crate::policy::guide;
+use crate::policy::map::{AbilityMap, MapBuilder, Place, RouteOptions, Unmapped};
+use crate::policy::route::RouteError;
+use crate::policy::shadow::Mode;
+use crate::policy::target::METHODS;
+
+section! {
+    /// The ability map: which abilities open which path.
+    Abilities {
+        /// A map file: `{routes: {…}}`. A route in `routes` replaces its equal one as a whole.
+        file: Option<IncludedMap>,
+        /// What becomes of paths that no route matches.
+        unmapped: Unmapped = "deny",
+        /// Patterns and, for each method, what it asks of a token.
+        routes: Routes,
+    }
+}
+
+section! {
+    /// A map file.
+    MapFile {
+        /// Patterns and, for each method, what it asks of a token.
+        routes: Spanned<Routes>,
+    }
+}
+
+words!(Unmapped { "deny" => Self::Deny, "authenticated" => Self::Authenticated });
+
+/// Requirements other than abilities. They are case-sensitive: `Deny` is an ability, which a token with `*` has.
+const KEYWORDS: [&str; 3] = ["public", "authenticated", "deny"];
+
+/// The routes of one file. No two match the same paths.
+#[derive(Debug, Default)]
+pub(crate) struct Routes(Vec<Route>);
+
+#[derive(Debug)]
+struct Route {
+    pattern: Key,
+    raw: RawRoute,
+}
+
+/// The methods and options of a route.
+#[derive(Debug, Default)]
+struct RawRoute {
+    options: RouteOptions,
+    /// The place of `mode`.
+    mode: Option<Span>,
+    rules: Vec<(Method, Requirement, Option<Place>)>,
+}
+
+/// The options of a route.
+const OPTIONS: [&str; 2] = ["body", "mode"];
+
+impl Decode for Routes {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let entries = decoder.mapping(node, "a mapping of paths")?;
+        let before = decoder.error_count();
+        let mut builder = MapBuilder::new(Unmapped::Deny);
+        let mut routes = Self::default();
+        for Entry { key, value } in entries {
+            decoder.within(key, |decoder| {
+                warn_of_foreign_segments(key, decoder);
+                let raw = decode_route(value, decoder).unwrap_or_default();
+                if let Err(error) = builder.route(&key.text, raw.rules.iter().cloned()) {
+                    let earlier = routes.span_of(&error);
+                    let mut diagnostic = Diagnostic::error("not a route").at(key.span, error.to_string());
+                    if let Some(span) = earlier {
+                        diagnostic = Diagnostic::error("two equal routes")
+                            .at(key.span, error.to_string())
+                            .related(span, "the other one");
+                    }
+                    decoder.record(diagnostic);
+                }
+                routes.0.push(Route { pattern: key.clone(), raw });
+            });
+        }
+        (decoder.error_count() == before).then_some(routes)
+    }
+
+    fn absent(_decoder: &mut Decoder<'_>) -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+impl Routes {
+    fn span_of(&self, error: &RouteError) -> Option<Span> {
+        let RouteError::Equal { earlier, .. } = error else { return None };
+        self.0.iter().find(|route| route.pattern.text == *earlier).map(|route| route.pattern.span)
+    }
+}
+
+fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
+    let entries = decoder.mapping(node, "a mapping such as `{GET: items:read}`")?;
+    let RawRoute { mut options, mut mode, mut rules } = RawRoute::default();
+    for Entry { key, value } in entries {
+        match &*key.text {
+            "body" => {
+                options.body = decoder.within(key, |decoder| Size::decode(value, decoder)).map(|size| size.0);
+                continue;
+            }
+            "mode" => {
+                options.mode = decoder.within(key, |decoder| Mode::decode(value, decoder));
+                mode = Some(value.span);
+                continue;
+            }
+            _ => {}
+        }
+        decoder.within(key, |decoder| match METHODS.iter().find(|method| method.as_str() == &*key.text) {
+            Some(method) => {
+                if let Some(requirement) = decode_requirement(value, decoder) {
+                    rules.push((method.clone(), requirement, decoder.place(key.span)));
+                }
+            }
+            None => {
+                let methods = METHODS.each_ref().map(Method::as_str);
+                let hint = match nearest(&key.text, methods.into_iter().chain(OPTIONS)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => {
+                        format!("methods are {}; the options are `body` and `mode`", methods.join(" "))
+                    }
+                };
+                let diagnostic =
+                    Diagnostic::error("unknown method").at(key.span, "not a method that is served");
+                decoder.record(diagnostic.hint(hint));
+            }
+        });
+    }
+    Some(RawRoute { options, mode, rules })
+}
+
+fn decode_requirement(node: &Node, decoder: &mut Decoder<'_>) -> Option<Requirement> {
+    const REQUIREMENT: &str = "an ability, `{all: […]}`, `{any: […]}`, `public`, `authenticated` or `deny`";
+    match &node.value {
+        Value::Mapping(entries) => {
+            decoder.refuse_unknown(entries, &["all", "any"]);
+            let mut lists = entries.iter().filter(|entry| matches!(&*entry.key.text, "all" | "any"));
+            match (lists.next(), lists.next()) {
+                (Some(Entry { key, value }), None) => {
+                    decoder.within(key, |decoder| decode_abilities(&key.text, value, decoder))
+                }
+                (Some(first), Some(second)) => {
+                    let diagnostic = Diagnostic::error("`all` and `any` together")
+                        .at(second.key.span, "expected only one of them")
+                        .related(first.key.span, "the other one");
+                    decoder.record(diagnostic);
+                    None
+                }
+                (None, _) => {
+                    if entries.is_empty() {
+                        decoder.mismatch(node, "not a requirement", REQUIREMENT);
+                    }
+                    None
+                }
+            }
+        }
+        Value::List(_) => {
+            let hint = "say which: `{all: […]}` or `{any: […]}`".to_owned();
+            decoder.mismatch_with(node, "not a requirement", REQUIREMENT, Some(hint));
+            None
+        }
+        Value::Scalar { .. } | Value::Broken => {
+            let word = decoder.string(node, REQUIREMENT)?;
+            let requirement = checked(Requirement::from_word(&word), node, decoder)?;
+            requirement.abilities().for_each(|ability| warn_of_typo(ability, node, decoder));
+            Some(requirement)
+        }
+    }
+}
+
+/// Decodes the list of `all` or `any`.
+fn decode_abilities(kind: &str, node: &Node, decoder: &mut Decoder<'_>) -> Option<Requirement> {
+    let items = decoder.list(node, "a list of abilities")?;
+    let mut abilities: Vec<Cow<'_, str>> = Vec::new();
+    for item in items {
+        // Validated one by one, so that an error has the place of its item.
+        abilities.extend(decode_ability(item, decoder));
+    }
+    if abilities.len() < items.len() {
+        return None;
+    }
+    let abilities = abilities.iter().map(|ability| &**ability);
+    let requirement = if kind == "all" { Requirement::all(abilities) } else { Requirement::any(abilities) };
+    checked(requirement, node, decoder)
+}
+
+/// Decodes an ability of a list.
+pub(crate) fn decode_ability<'node>(node: &'node Node, decoder: &mut Decoder<'_>) -> Option<Cow<'node, str>> {
+    let ability = decoder.string(node, "an ability")?;
+    checked(Requirement::all([&*ability]), node, decoder)?;
+    warn_of_typo(&ability, node, decoder);
+    Some(ability)
+}
+
+fn checked(
+    requirement: Result<Requirement, RequirementError>,
+    node: &Node,
+    decoder: &mut Decoder<'_>,
+) -> Option<Requirement> {
+    let error = match requirement {
+        Ok(requirement) => return Some(requirement),
+        Err(error) => error,
+    };
+    // The text of the error may quote the environment.
+    let label = if decoder.may_show_all(node) { error.to_string() } else { "this is no ability".to_owned() };
+    decoder.record(Diagnostic::error("not a requirement").at(node.span, label));
+    None
+}
+
+/// Warns of `/files/*` and `/items/:id`, which are patterns in other programs.
+fn warn_of_foreign_segments(pattern: &Key, decoder: &mut Decoder<'_>) {
+    let parameter = pattern.text.split('/').find_map(|segment| match segment.strip_prefix(':') {
+        Some(name) if !name.is_empty() => Some(format!("{{{name}}}")),
+        _ => matches!(segment, "*" | "**").then(|| "{*rest}".to_owned()),
+    });
+    if let Some(parameter) = parameter {
+        let diagnostic = Diagnostic::warning("matches only itself")
+            .at(pattern.span, "`*` and `:name` are no parameters")
+            .hint(format!("did you mean `{parameter}`?"));
+        decoder.record(diagnostic);
+    }
+}
+
+fn warn_of_typo(ability: &str, node: &Node, decoder: &mut Decoder<'_>) {
+    // An ability that resembles one of the guide is probably a typing error.
+    if guide::abilities().any(|known| known == ability) || !decoder.may_show(node) {
+        return;
+    }
+    let near = guide::abilities().min_by_key(|known| strsim::osa_distance(ability, known));
+    let near = near.filter(|known| strsim::osa_distance(ability, known) <= 2);
+    if let Some(near) = near.or_else(|| nearest(ability, KEYWORDS)) {
+        let diagnostic = Diagnostic::warning("not an ability that Stockaj documents")
+            .at(node.span, format!("found `{ability}`"))
+            .hint(format!("did you mean `{near}`?"));
+        decoder.record(diagnostic);
+    }
+}
+
+/// Builds the map: `routes` replace equal ones of `file`, each with a note. `mode` applies to routes without their own.
+pub(crate) fn compile(abilities: &Abilities, mode: Mode, decoder: &mut Decoder<'_>) -> AbilityMap {
+    let mut builder = MapBuilder::new(abilities.unmapped).in_mode(mode);
+    let mut below: HashMap<&str, Span> = HashMap::new();
+    let of_file = || abilities.file.iter().flat_map(|file| &file.0.routes.value.0);
+    for route in of_file() {
+        below.insert(&route.pattern.text, route.pattern.span);
+        let RawRoute { options, rules, .. } = &route.raw;
+        recorded(builder.route_with(&route.pattern.text, *options, rules.iter().cloned()), route, decoder);
+    }
+    let mut replaced_templates: HashSet<Box<str>> = HashSet::new();
+    for route in &abilities.routes.0 {
+        let RawRoute { options, rules, .. } = &route.raw;
+        let replaced = builder.replace(&route.pattern.text, *options, rules.iter().cloned());
+        if let Some(replaced) = recorded(replaced, route, decoder).flatten() {
+            let mut note = Diagnostic::note("replaces the route of the file as a whole")
+                .key(format!("abilities.routes.\"{}\"", route.pattern.text))
+                .at(route.pattern.span, "this one counts");
+            if let Some(span) = below.get(replaced.template()) {
+                note = note.related(*span, "this one is replaced");
+            }
+            decoder.record(note);
+            replaced_templates.insert(replaced.template().into());
+        }
+    }
+    if mode == Mode::Enforce {
+        let of_file = of_file().filter(|route| !replaced_templates.contains(&*route.pattern.text));
+        warn_of_shadow(of_file.chain(&abilities.routes.0), decoder);
+    }
+    builder.build()
+}
+
+/// Warns once of all routes that have `mode: shadow`.
+fn warn_of_shadow<'a>(routes: impl Iterator<Item = &'a Route>, decoder: &mut Decoder<'_>) {
+    let is_shadowed = |route: &&Route| route.raw.options.mode == Some(Mode::Shadow);
+    let mut shadowed = routes.filter(is_shadowed).filter_map(|route| Some((route, route.raw.mode?)));
+    if let Some((route, span)) = shadowed.next() {
+        let label = match shadowed.count() {
+            0 => "what the map refuses here is forwarded".to_owned(),
+            others => {
+                format!("what the map refuses on {} routes, this one first, is forwarded", others + 1)
+            }
+        };
+        let warning = Diagnostic::warning("not enforced")
+            .key(format!("abilities.routes.\"{}\".mode", route.pattern.text))
+            .at(span, label);
+        decoder.record(warning);
+    }
+}
+
+/// Builds the candidate map of `shadow`, and ignores the `mode` of its routes.
+pub(crate) fn compile_candidate(
+    candidate: &IncludedMap,
+    unmapped: Unmapped,
+    decoder: &mut Decoder<'_>,
+) -> AbilityMap {
+    let mut builder = MapBuilder::new(unmapped);
+    for route in &candidate.0.routes.value.0 {
+        let RawRoute { options, rules, .. } = &route.raw;
+        let options = RouteOptions { mode: None, ..*options };
+        recorded(builder.route_with(&route.pattern.text, options, rules.iter().cloned()), route, decoder);
+    }
+    builder.build()
+}
+
+/// Records the error if a route is rejected. Does not happen: decoding has added every route to a builder before.
+fn recorded<T>(added: Result<T, RouteError>, route: &Route, decoder: &mut Decoder<'_>) -> Option<T> {
+    added
+        .map_err(|error| {
+            decoder.record(Diagnostic::error("not a route").at(route.pattern.span, error.to_string()));
+        })
+        .ok()
+}
+
+/// Decodes the abilities of a gateway.yaml, and nothing else of it, or those of a map file, with the mode of routes without
+/// their own.
+pub(crate) fn decode_document(tree: &Node, decoder: &mut Decoder<'_>) -> Option<(Abilities, Mode)> {
+    let entries = decoder.mapping(tree, "a gateway.yaml or a map file")?;
+    let entry = |name: &str| entries.iter().find(|entry| &*entry.key.text == name);
+    if entry("routes").is_some() {
+        let MapFile { routes } = MapFile::decode(tree, decoder)?;
+        let abilities = Abilities { file: None, unmapped: Unmapped::default(), routes: routes.value };
+        return Some((abilities, Mode::default()));
+    }
+    let Some(Entry { key, value }) = entry("abilities") else {
+        decoder.missing(tree, "abilities");
+        return None;
+    };
+    let abilities = decoder.within(key, |decoder| Abilities::decode(value, decoder))?;
+    Some((abilities, entry("mode").map_or_else(Mode::default, |entry| decode_mode(&entry.value, decoder))))
+}
+
+/// Decodes the `mode` of a gateway.yaml without its errors: they are not about the map, and the variables that it reads
+/// may be set elsewhere.
+fn decode_mode(node: &Node, decoder: &mut Decoder<'_>) -> Mode {
+    let before = decoder.diagnostics.len();
+    let mode = Mode::decode(node, decoder);
+    decoder.diagnostics.truncate(before);
+    mode.unwrap_or_default()
+}
+
+/// `abilities.file` or `shadow`: decoded with the file that names it, so that their errors are in one report.
+#[derive(Debug)]
+pub(crate) struct IncludedMap(MapFile);
+
+impl Decode for IncludedMap {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let FilePath(path) = Decode::decode(node, decoder)?;
+        let tree = decoder.read_included(&path, node)?;
+        decoder.at_top(|decoder| MapFile::decode(&tree, decoder)).map(Self)
+    }
+}
+
+leaf_schema!(IncludedMap, json_schema!({"type": "string", "minLength": 1}));
+
+/// Stands for requirements in the schema.
+struct RequirementSchema;
+
+impl JsonSchema for RequirementSchema {
+    fn schema_name() -> Cow<'static, str> {
+        "Requirement".into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        let abilities = json_schema!({
+            "type": "array", "minItems": 1,
+            "items": {"type": "string", "minLength": 1, "not": {"enum": KEYWORDS}},
+        });
+        json_schema!({
+            "description": "An ability; all or any of several; `public`, `authenticated` or `deny`.",
+            "anyOf": [
+                {"enum": KEYWORDS},
+                {"enum": guide::abilities().collect::<Vec<_>>()},
+                {"type": "string", "minLength": 1},
+                {
+                    "type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": false,
+                    "properties": {"all": abilities, "any": abilities},
+                },
+            ],
+        })
+    }
+}
+
+impl JsonSchema for Routes {
+    fn schema_name() -> Cow<'static, str> {
+        "Routes".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let requirement = generator.subschema_for::<RequirementSchema>();
+        let mut body = generator.subschema_for::<Size>();
+        body.insert("description".to_owned(), "Of a request's body, instead of `limits.body`.".into());
+        let mut properties: serde_json::Map<String, serde_json::Value> = METHODS
+            .iter()
+            .map(|method| (method.as_str().to_owned(), requirement.clone().to_value()))
+            .collect();
+        let mut mode = generator.subschema_for::<Mode>();
+        mode.insert("description".to_owned(), "Of this route, instead of the global `mode`.".into());
+        properties.insert("body".to_owned(), body.to_value());
+        properties.insert("mode".to_owned(), mode.to_value());
+        json_schema!({
+            "type": "object",
+            "patternProperties": {
+                "^/": {"type": "object", "properties": properties, "additionalProperties": false},
+            },
+            "additionalProperties": false,
+        })
+    }
+}

@@ -1,0 +1,202 @@
+//! Addresses to listen on, networks, and URLs to connect to.
+
+use std::net::IpAddr;
+
+use http::{HeaderValue, Uri};
+use ipnet::IpNet;
+use schemars::json_schema;
+
+use crate::config::language::decode::{Decode, Decoder};
+use crate::config::language::diagnostics::Diagnostic;
+use crate::config::language::document::Node;
+use crate::config::language::scalars::{FROM_ENVIRONMENT, leaf_schema};
+use crate::config::settings::{Destination, ListenAddress};
+
+impl Decode for ListenAddress {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const ADDRESS: &str = "an IP address with a port such as `0.0.0.0:8080`, or `unix:/path`";
+        let text = decoder.string(node, ADDRESS)?;
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            return Some(Self::Unix(decoder.directory(node).join(path)));
+        }
+        if let Ok(address) = text.parse() {
+            return Some(Self::Tcp(address));
+        }
+        let hint = if text.starts_with("localhost:") {
+            Some("names are not resolved here: `127.0.0.1:…`")
+        } else if text.starts_with(':') {
+            Some("every interface is `0.0.0.0:…` or `[::]:…`")
+        } else if text.parse::<IpAddr>().is_ok() {
+            Some("add a port")
+        } else {
+            None
+        };
+        decoder.mismatch_with(node, "not an address", ADDRESS, hint.map(str::to_owned));
+        None
+    }
+}
+
+leaf_schema!(
+    ListenAddress,
+    json_schema!({"type": "string", "pattern": format!(r"^unix:.|^[0-9.]+:[0-9]+$|^\[[0-9a-fA-F:.%]+\]:[0-9]+$|{FROM_ENVIRONMENT}")})
+);
+
+/// A network; a single address is a network of one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Network(pub(super) IpNet);
+
+impl Decode for Network {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const NETWORK: &str = "a network such as `10.0.0.0/8` or `fd00::/8`";
+        let text = decoder.string(node, NETWORK)?;
+        let network = text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into())).map(Self);
+        if network.is_none() {
+            decoder.mismatch(node, "not a network", NETWORK);
+        }
+        network
+    }
+}
+
+leaf_schema!(
+    Network,
+    json_schema!({"type": "string", "pattern": format!(r"^[0-9a-fA-F.:]+(/[0-9]+)?$|{FROM_ENVIRONMENT}")})
+);
+
+/// A http or https URL.
+#[derive(Clone, Debug)]
+pub(super) struct Url {
+    pub(super) destination: Destination,
+    pub(super) authority: HeaderValue,
+    /// Path and query.
+    pub(super) target: Uri,
+}
+
+/// A http or https URL without a query, or a Unix socket.
+#[derive(Clone, Debug)]
+pub(super) struct BaseUrl {
+    pub(super) destination: Destination,
+    pub(super) authority: HeaderValue,
+    /// Without a `/` at its end.
+    pub(super) path_prefix: Box<str>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum UrlError {
+    #[error("it has no host")]
+    NoHost,
+    #[error("it has no scheme")]
+    NoScheme,
+    #[error("its scheme is neither http nor https")]
+    Scheme,
+    #[error("it must not hold a user name or a password")]
+    UserInfo,
+    #[error("its port is not a number from 1 to 65535")]
+    Port,
+    #[error("a fragment (`#…`) is never sent")]
+    Fragment,
+    #[error("it has a query")]
+    Query,
+    #[error("{0}")]
+    Uri(#[from] http::uri::InvalidUri),
+    #[error("{0}")]
+    Authority(#[from] http::header::InvalidHeaderValue),
+}
+
+fn parse_url(text: &str) -> Result<Url, UrlError> {
+    let (scheme, rest) = text.split_once("://").ok_or(UrlError::NoScheme)?;
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "http" => false,
+        "https" => true,
+        _ => return Err(UrlError::Scheme),
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err(UrlError::UserInfo);
+    }
+    if text.contains('#') {
+        return Err(UrlError::Fragment);
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() {
+        return Err(UrlError::NoHost);
+    }
+    let port = match port {
+        Some(port) => port.parse().ok().filter(|&port| port != 0).ok_or(UrlError::Port)?,
+        None if tls => 443,
+        None => 80,
+    };
+    let uri: Uri = text.parse()?;
+    let target = uri.path_and_query().map_or("/", |target| target.as_str()).parse()?;
+    let authority = HeaderValue::from_str(authority)?;
+    Ok(Url { destination: Destination::Tcp { host: host.into(), port, tls }, authority, target })
+}
+
+/// Records an error in a URL. Does not show a URL with a user name or a password.
+fn reject(node: &Node, decoder: &mut Decoder<'_>, error: &UrlError, expected: &str) {
+    let hint = match error {
+        UrlError::NoScheme => "put `http://` or `https://` before it".to_owned(),
+        UrlError::UserInfo => {
+            decoder.hide(node);
+            let diagnostic = Diagnostic::error("credentials in a URL").at(node.span, error.to_string());
+            decoder.record(diagnostic.hint("they would end up in logs; take them out"));
+            return;
+        }
+        other => other.to_string(),
+    };
+    decoder.mismatch_with(node, "not a usable URL", expected, Some(hint));
+}
+
+impl Decode for BaseUrl {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const URL: &str = "a URL such as `http://127.0.0.1:8000`, or `unix:/path`";
+        let text = decoder.string(node, URL)?;
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            return Some(Self {
+                destination: Destination::Unix(decoder.directory(node).join(path)),
+                authority: HeaderValue::from_static("localhost"),
+                path_prefix: "".into(),
+            });
+        }
+        let url = parse_url(&text).and_then(|url| match url.target.query() {
+            Some(_) => Err(UrlError::Query),
+            None => Ok(url),
+        });
+        match url {
+            Ok(Url { destination, authority, target }) => {
+                let path_prefix = target.path().trim_end_matches('/').into();
+                Some(Self { destination, authority, path_prefix })
+            }
+            Err(error) => {
+                reject(node, decoder, &error, URL);
+                None
+            }
+        }
+    }
+}
+
+impl Decode for Url {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const URL: &str = "a URL such as `https://stockaj.example/api/v2/token`";
+        let text = decoder.string(node, URL)?;
+        parse_url(&text).map_err(|error| reject(node, decoder, &error, URL)).ok()
+    }
+}
+
+leaf_schema!(
+    BaseUrl,
+    json_schema!({
+        "type": "string",
+        "pattern": format!(r"^[hH][tT][tT][pP][sS]?://[^/?#@:][^/?#@]*(/[^?#]*)?$|^unix:.|{FROM_ENVIRONMENT}"),
+    })
+);
+leaf_schema!(
+    Url,
+    json_schema!({
+        "type": "string",
+        "pattern": format!(r"^[hH][tT][tT][pP][sS]?://[^/?#@:][^/?#@]*(/[^#]*)?$|{FROM_ENVIRONMENT}"),
+    })
+);

@@ -1,0 +1,255 @@
+//! `cors`: cross-origin requests of browsers.
+
+use http::{HeaderName, HeaderValue};
+use schemars::json_schema;
+
+use crate::config::language::decode::{Decode, Decoder, Spanned};
+use crate::config::language::diagnostics::Diagnostic;
+use crate::config::language::document::Node;
+use crate::config::language::scalars::{FROM_ENVIRONMENT, Period, Switch, leaf_schema, words};
+use crate::config::language::section::section;
+use crate::config::language::source::Span;
+use crate::policy::cors::{self, Origins, Preflight};
+
+section! {
+    /// What browsers are told of cross-origin requests.
+    Cors {
+        /// Whose scripts may read the gateway's own answers: origins such as `https://shop.example`, or `*`. What
+        /// the backend answers is the backend's.
+        origins: Vec<Spanned<Origin>> = [],
+        /// For `preflight: answer`: the header fields that scripts may send, beside those that need no
+        /// permission. No token is sent unless Authorization is among them.
+        headers: Vec<Spanned<FieldName>> = [],
+        /// For `preflight: answer`: the methods that scripts may use; none: what the map has.
+        methods: Vec<Spanned<ServedMethod>> = [],
+        /// Whether scripts may send cookies.
+        credentials: Spanned<Switch> = false,
+        /// For `preflight: answer`: how long a browser may remember the answer.
+        max_age: Period = "10m",
+        /// Who answers a preflight: the backend, which gets it without credentials (`forward`), or the gateway
+        /// (`answer`).
+        preflight: Spanned<Preflight> = "forward",
+    }
+}
+
+/// An origin, or `*`.
+#[derive(Clone, Debug)]
+struct Origin(HeaderValue);
+
+const ORIGIN: &str = "an origin such as `https://shop.example`, or `*`";
+
+impl Decode for Origin {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let text = decoder.string(node, ORIGIN)?;
+        let hint = match check_origin(&text) {
+            Ok(()) => match HeaderValue::from_str(&text) {
+                Ok(value) => return Some(Self(value)),
+                Err(_) => None,
+            },
+            Err(hint) => hint,
+        };
+        decoder.mismatch_with(node, "not an origin", ORIGIN, hint.map(str::to_owned));
+        None
+    }
+}
+
+leaf_schema!(
+    Origin,
+    json_schema!({"type": "string", "pattern": format!(
+        r"^(\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{{1,5}})?)$|{FROM_ENVIRONMENT}"
+    )})
+);
+
+/// Whether a browser could send this as an Origin (RFC 6454 section 6.2). Errors are hints, if there are any.
+fn check_origin(text: &str) -> Result<(), Option<&'static str>> {
+    if text == "*" {
+        return Ok(());
+    }
+    if text == "null" {
+        return Err(Some("`null` is what every sandboxed page sends, whoever wrote it"));
+    }
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err(Some("browsers send it in lower case"));
+    }
+    let (scheme, authority) = text.split_once("://").ok_or(None)?;
+    let is_scheme_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    if !scheme.starts_with(|first: char| first.is_ascii_lowercase()) || !scheme.bytes().all(is_scheme_byte) {
+        return Err(None);
+    }
+    if authority.contains(['/', '?', '#']) {
+        return Err(Some("nothing follows the host and its port, no `/` either"));
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(is_host_byte),
+    };
+    if !is_host {
+        return Err(host.contains('*').then_some("each origin by itself: patterns are not read"));
+    }
+    match (scheme, port) {
+        ("http", Some("80")) | ("https", Some("443")) => {
+            Err(Some("browsers leave out the port of the scheme"))
+        }
+        (_, Some(port)) if port.starts_with('0') || port.parse::<u16>().is_err() => {
+            Err(Some("its port is none"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The name of a header field.
+#[derive(Clone, Debug)]
+struct FieldName(Box<str>);
+
+impl Decode for FieldName {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const NAME: &str = "the name of a header field such as `Authorization`";
+        let text = decoder.string(node, NAME)?;
+        if text == "*" || HeaderName::from_bytes(text.as_bytes()).is_err() {
+            let hint = (text == "*").then(|| "to browsers `*` is every field but Authorization".to_owned());
+            decoder.mismatch_with(node, "not a field's name", NAME, hint);
+            return None;
+        }
+        Some(Self(text.into()))
+    }
+}
+
+leaf_schema!(
+    FieldName,
+    json_schema!({"type": "string", "pattern": format!(
+        r"^(\*[!#$%&'*+.^_`|~0-9A-Za-z-]|[!#$%&'+.^_`|~0-9A-Za-z-])[!#$%&'*+.^_`|~0-9A-Za-z-]*$|{FROM_ENVIRONMENT}"
+    )})
+);
+
+/// A method that the gateway serves.
+#[derive(Clone, Copy, Debug)]
+struct ServedMethod(&'static str);
+
+words!(ServedMethod {
+    "GET" => Self("GET"), "HEAD" => Self("HEAD"), "POST" => Self("POST"), "PUT" => Self("PUT"),
+    "PATCH" => Self("PATCH"), "DELETE" => Self("DELETE"), "OPTIONS" => Self("OPTIONS"),
+});
+words!(Preflight { "forward" => Self::Forward, "answer" => Self::Answer });
+
+pub(crate) fn compile(raw: Cors, decoder: &mut Decoder<'_>) -> cors::Cors {
+    let Cors { origins, headers, methods, credentials, max_age, preflight } = raw;
+    let mut warn = |key: &str, span: Span, message: &'static str, label: &'static str| {
+        decoder.record(Diagnostic::warning(message).key(format!("cors.{key}")).at(span, label));
+    };
+    match preflight.value {
+        Preflight::Forward => {
+            let unused = [
+                ("headers", headers.first().map(|it| it.span)),
+                ("methods", methods.first().map(|it| it.span)),
+            ];
+            for (key, span) in unused {
+                if let Some(span) = span {
+                    warn(key, span, "has no effect", "used by `preflight: answer` alone");
+                }
+            }
+        }
+        Preflight::Answer if origins.is_empty() => {
+            warn(
+                "preflight",
+                preflight.span,
+                "nobody is let in",
+                "without `origins` every browser is refused",
+            );
+        }
+        Preflight::Answer => {
+            if !headers.iter().any(|it| it.value.0.eq_ignore_ascii_case("authorization")) {
+                let label = "no browser sends a token unless `headers` has Authorization";
+                warn("preflight", preflight.span, "no token is let through", label);
+            }
+        }
+    }
+    let any = origins.iter().find(|origin| origin.value.0 == "*").map(|origin| origin.span);
+    if let Some(span) = any {
+        let other = origins.iter().find(|origin| origin.value.0 != "*").map(|origin| origin.span);
+        if let Some(other) = other {
+            let diagnostic = Diagnostic::error("`*` beside others").key("cors.origins");
+            decoder.record(diagnostic.at(span, "it stands for all of them").related(other, "another one"));
+        }
+        if credentials.value.0 {
+            let diagnostic = Diagnostic::error("`*` with credentials").key("cors.origins");
+            decoder.record(
+                diagnostic
+                    .at(span, "any site could act with the cookies of whoever visits it")
+                    .related(credentials.span, "allowed here")
+                    .hint("name the origins"),
+            );
+        }
+    }
+    let list = |words: Vec<&str>| match words.is_empty() {
+        true => None,
+        // A list of names or methods is always a valid field value.
+        false => HeaderValue::try_from(words.join(", ")).ok(),
+    };
+    cors::Cors {
+        origins: match (any, origins.is_empty()) {
+            (Some(_), _) => Origins::Any,
+            (None, true) => Origins::None,
+            (None, false) => Origins::These(origins.into_iter().map(|origin| origin.value.0).collect()),
+        },
+        credentials: credentials.value.0,
+        preflight: preflight.value,
+        methods: list(methods.iter().map(|method| method.value.0).collect()),
+        headers: list(headers.iter().map(|header| &*header.value.0).collect()),
+        max_age: max_age.0.as_secs(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_that_no_browser_sends_are_rejected() {
+        for good in [
+            "*",
+            "https://shop.example",
+            "http://localhost:3000",
+            "http://127.0.0.1",
+            "https://[2001:db8::1]:8443",
+            "capacitor://localhost",
+            "chrome-extension://abcdef",
+            "https://xn--bcher-kva.example",
+            "http://a:443",
+        ] {
+            assert_eq!(check_origin(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "null",
+            "shop.example",
+            "https://",
+            "https:shop.example",
+            "https://Shop.example",
+            "HTTPS://shop.example",
+            "https://shop.example/",
+            "https://shop.example/path",
+            "https://shop.example?x",
+            "https://shop.example:443",
+            "http://shop.example:80",
+            "https://shop.example:",
+            "https://shop.example:0",
+            "https://shop.example:65536",
+            "https://shop.example:0443",
+            "https://u@shop.example",
+            "https://*.shop.example",
+            "https://bücher.example",
+            "https://[::1",
+            "https://[shop]",
+            "https://a b",
+            "https://a, https://b",
+            "1http://a",
+        ] {
+            assert!(check_origin(bad).is_err(), "{bad}");
+        }
+    }
+}

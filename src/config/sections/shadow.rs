@@ -1,0 +1,45 @@
+//! `mode`, `shadow` and `shadow_authentication`: decisions that are not enforced.
+
+use super::abilities::{self, IncludedMap};
+use crate::config::language::decode::{Decoder, Spanned};
+use crate::config::language::diagnostics::Diagnostic;
+use crate::config::language::scalars::{Switch, words};
+use crate::config::settings;
+use crate::policy::map::AbilityMap;
+use crate::policy::shadow::Mode;
+
+words!(Mode { "enforce" => Self::Enforce, "shadow" => Self::Shadow });
+
+/// Returns `None` if everything is enforced and there is no candidate map. Warns of everything that is not enforced.
+pub(crate) fn compile(
+    mode: &Spanned<Mode>,
+    candidate: Option<&IncludedMap>,
+    authentication: &Spanned<Switch>,
+    map: &AbilityMap,
+    decoder: &mut Decoder<'_>,
+) -> Option<settings::Shadow> {
+    if mode.value == Mode::Shadow {
+        decoder.record(
+            Diagnostic::warning("nothing is enforced")
+                .key("mode")
+                .at(mode.span, "what the map refuses is forwarded, but for routes with `mode: enforce`")
+                .hint("`stockaj_gateway_shadow_total` and the log tell what would be refused"),
+        );
+    }
+    if authentication.value.0 {
+        let warning = if map.is_shadowed() {
+            Diagnostic::warning("nobody is asked who they are")
+                .at(authentication.span, "in shadow mode requests go on without a good token, too")
+                .hint("whatever protects the backend beside the gateway is all that does")
+        } else {
+            Diagnostic::warning("has no effect").at(authentication.span, "there is no `mode: shadow`")
+        };
+        decoder.record(warning.key("shadow_authentication"));
+    }
+    let candidate =
+        candidate.map(|candidate| abilities::compile_candidate(candidate, map.unmapped(), decoder));
+    (map.is_shadowed() || candidate.is_some()).then(|| settings::Shadow {
+        authentication: if authentication.value.0 { Mode::Shadow } else { Mode::Enforce },
+        candidate,
+    })
+}

@@ -1,0 +1,133 @@
+//! `traces`: spans for an OpenTelemetry collector.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use secrecy::ExposeSecret;
+
+use super::address::BaseUrl;
+use super::client_tls::{self, ClientTls};
+use super::rate_limit::MOST_REQUESTS;
+use crate::config::language::decode::{Decoder, Spanned};
+use crate::config::language::diagnostics::Diagnostic;
+use crate::config::language::scalars::{Ratio, Text, Timeout, Whole};
+use crate::config::language::secrets::{Secret, SecretFile};
+use crate::config::language::section::section;
+use crate::config::settings;
+
+section! {
+    /// Spans of OpenTelemetry, of which requests and where they go.
+    Traces {
+        /// The base URL of a collector that takes OTLP over HTTP: http or https, or `unix:/path`. Spans go to
+        /// `/v1/traces` below it. Without it nothing is traced.
+        otlp_endpoint: Option<Spanned<BaseUrl>>,
+        /// Of the requests with which a trace begins, how many are traced, from 0 to 1. A trusted proxy has decided
+        /// for those that it sends a `traceparent` with.
+        sample_ratio: Ratio = 1,
+        /// The most requests that are traced in a second, whoever decided so; each core has its share, and at least one.
+        max_per_second: Whole<1, MOST_REQUESTS> = 100,
+        /// `service.name` of the spans.
+        service_name: Text = "stockaj-gateway",
+        /// Header fields for the collector, `Name: value`, one a line, from the environment: `${OTLP_HEADERS}`.
+        secret_headers: Option<Spanned<Secret>>,
+        /// The file with the header fields.
+        secret_headers_file: Option<Spanned<SecretFile>>,
+        /// How long spans are gathered before they are sent.
+        flush_interval: Timeout = "1s",
+        /// Of one attempt to send them.
+        timeout: Timeout = "5s",
+        /// How https is spoken.
+        tls: ClientTls,
+    }
+    exclusive { secret_headers, secret_headers_file }
+}
+
+/// The path for spans in OTLP over HTTP.
+const PATH: &str = "/v1/traces";
+
+/// Fields that the gateway sets itself, or that frame a message.
+const OURS: [HeaderName; 8] =
+    [CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT];
+
+/// An error in a line. It does not quote the line, whose value is a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum LineError {
+    #[error("a line is not `Name: value`")]
+    Syntax,
+    #[error("a name is no name of a header field")]
+    Name,
+    #[error("a value cannot stand in a header field")]
+    Value,
+    #[error("one of the fields is the gateway's to set")]
+    Ours,
+}
+
+/// Returns `None` if there is no endpoint.
+pub(crate) fn compile(raw: Traces, decoder: &mut Decoder<'_>) -> Option<settings::Traces> {
+    let headers = raw.secret_headers.map(|it| (it.value.0, it.span, "traces.secret_headers"));
+    let file = raw.secret_headers_file.map(|it| (it.value.0, it.span, "traces.secret_headers_file"));
+    let headers = match headers.or(file) {
+        None => HeaderMap::new(),
+        Some((secret, span, key)) => fields(secret.expose_secret()).unwrap_or_else(|error| {
+            let diagnostic = Diagnostic::error("not header fields").key(key).at(span, error.to_string());
+            decoder.record(diagnostic.hint("such as `Authorization: Bearer 17ab`, one a line"));
+            HeaderMap::new()
+        }),
+    };
+    let tls = client_tls::compile(raw.tls, "traces", decoder);
+    let BaseUrl { destination, authority, path_prefix } = raw.otlp_endpoint?.value;
+    Some(settings::Traces {
+        destination,
+        authority,
+        // The path of a URL is valid with more behind it.
+        target: Uri::try_from(format!("{path_prefix}{PATH}")).unwrap_or(Uri::from_static(PATH)),
+        headers,
+        sample_ratio: raw.sample_ratio.0,
+        max_per_second: raw.max_per_second.0,
+        service_name: raw.service_name.0,
+        flush_interval: raw.flush_interval.0,
+        timeout: raw.timeout.0,
+        tls,
+    })
+}
+
+fn fields(text: &str) -> Result<HeaderMap, LineError> {
+    let mut fields = HeaderMap::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').ok_or(LineError::Syntax)?;
+        let name = HeaderName::try_from(name.trim()).map_err(|_| LineError::Name)?;
+        let mut value = HeaderValue::try_from(value.trim()).map_err(|_| LineError::Value)?;
+        if OURS.contains(&name) {
+            return Err(LineError::Ours);
+        }
+        value.set_sensitive(true);
+        fields.append(name, value);
+    }
+    Ok(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_fields_are_lines_of_name_and_value() {
+        let read = fields("Authorization: Bearer a:b\r\n\n x-team :  17 \n").unwrap();
+        assert_eq!(
+            (read.len(), read["authorization"].as_bytes(), read["x-team"].as_bytes()),
+            (2, &b"Bearer a:b"[..], &b"17"[..])
+        );
+        assert!(!format!("{read:?}").contains("17"), "{read:?}");
+        for (text, error) in [
+            ("Bearer", LineError::Syntax),
+            ("a b: c", LineError::Name),
+            (": c", LineError::Name),
+            ("a: b\u{1}", LineError::Value),
+            ("a: b\nContent-Length: 7", LineError::Ours),
+            ("host: a", LineError::Ours),
+        ] {
+            assert_eq!(fields(text).unwrap_err(), error, "{text}");
+        }
+    }
+}

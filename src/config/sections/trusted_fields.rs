@@ -1,0 +1,82 @@
+//! `listen.trusted_fields`: identity fields from trusted proxies.
+
+use http::HeaderName;
+use schemars::json_schema;
+
+use crate::config::language::decode::{Decode, Decoder, Spanned};
+use crate::config::language::diagnostics::Diagnostic;
+use crate::config::language::document::Node;
+use crate::config::language::scalars::{FROM_ENVIRONMENT, leaf_schema};
+use crate::policy::trusted_fields::{TrustedFields, Unfit};
+
+const KEY: &str = "listen.trusted_fields";
+
+/// The name of a field.
+#[derive(Clone, Debug)]
+pub(super) struct TrustedField(HeaderName);
+
+impl Decode for TrustedField {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const NAME: &str = "the name of a header field such as `Remote-User`";
+        let text = decoder.string(node, NAME)?;
+        match HeaderName::from_bytes(text.as_bytes()) {
+            // `*` is valid in a name (RFC 9110 section 5.6.2), but is meant as a pattern.
+            Ok(name) if !name.as_str().contains('*') => Some(Self(name)),
+            _ => {
+                let hint = text.contains('*').then(|| "list each field by its name".to_owned());
+                decoder.mismatch_with(node, "not a field's name", NAME, hint);
+                None
+            }
+        }
+    }
+}
+
+leaf_schema!(
+    TrustedField,
+    json_schema!({"type": "string", "pattern": format!(
+        r"^[!#$%&'+.^_`|~0-9A-Za-z-]+$|{FROM_ENVIRONMENT}"
+    )})
+);
+
+/// `has_proxies`: whether there are trusted proxies.
+pub(super) fn compile(
+    raw: &[Spanned<TrustedField>],
+    has_proxies: bool,
+    decoder: &mut Decoder<'_>,
+) -> TrustedFields {
+    if let Some(first) = raw.first().filter(|_| !has_proxies) {
+        decoder.record(
+            Diagnostic::warning("has no effect")
+                .key(KEY)
+                .at(first.span, "no peer may set the field")
+                .hint("name the proxies that set it in `listen.trusted_proxies`"),
+        );
+    }
+    let mut names: Vec<&Spanned<TrustedField>> = Vec::new();
+    for field in raw {
+        let span = field.span;
+        match TrustedFields::check(&field.value.0) {
+            Ok(()) => {}
+            Err(Unfit::Forwarding) => {
+                let label = Unfit::Forwarding.to_string();
+                decoder.record(Diagnostic::warning("has no effect").key(KEY).at(span, label));
+                continue;
+            }
+            Err(unfit) => {
+                let diagnostic = Diagnostic::error("not a field that identifies a caller").key(KEY);
+                decoder.record(diagnostic.at(span, unfit.to_string()));
+                continue;
+            }
+        }
+        match names.iter().find(|it| TrustedFields::are_alike(&it.value.0, &field.value.0)) {
+            Some(first) => decoder.record(
+                Diagnostic::error("listed twice")
+                    .key(KEY)
+                    .at(span, "backends that fold names take both for one")
+                    .related(first.span, "listed here first"),
+            ),
+            None => names.push(field),
+        }
+    }
+    TrustedFields::new(names.into_iter().map(|field| field.value.0.clone()))
+}

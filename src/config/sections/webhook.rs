@@ -1,0 +1,43 @@
+//! `webhook`: signed events from Stockaj.
+
+use secrecy::SecretString;
+
+use crate::config::language::decode::{Decoder, OneOrMore, Spanned};
+use crate::config::language::diagnostics::Diagnostic;
+use crate::config::language::scalars::Text;
+use crate::config::language::secrets::{Credential, CredentialFile};
+use crate::config::language::section::section;
+use crate::config::settings::{self, JsonPointer};
+
+section! {
+    /// Webhooks of Stockaj, signed with HMAC-SHA256 of the body.
+    Webhook {
+        /// The secret that signs them, from the environment: `${WEBHOOK_SECRET}`. At least 16 bytes. Several are valid
+        /// at once while one replaces the other.
+        secret: Option<OneOrMore<Credential>>,
+        /// The file with the secret, or several.
+        secret_file: Option<OneOrMore<CredentialFile>>,
+        /// The events, by X-Stockaj-Event, after which a token's verdict is forgotten. Others are taken and ignored.
+        events: OneOrMore<Text> = ["token.updated", "token.deleted"],
+        /// Where in the body the token's id stands.
+        id: JsonPointer = "/data/id",
+    }
+    exclusive { secret, secret_file }
+}
+/// Returns `None` if it recorded an error.
+pub(crate) fn compile(
+    Spanned { value: raw, span }: Spanned<Webhook>,
+    decoder: &mut Decoder<'_>,
+) -> Option<settings::Webhook> {
+    let secrets: Box<[SecretString]> = match (raw.secret, raw.secret_file) {
+        (Some(secrets), _) => secrets.0.into_iter().map(|secret| secret.0).collect(),
+        (None, Some(files)) => files.0.into_iter().map(|file| file.0).collect(),
+        (None, None) => {
+            let error = Diagnostic::error("missing key `secret_file`").key("webhook");
+            decoder.record(error.at(span, "needs `secret_file` or `secret`"));
+            return None;
+        }
+    };
+    let events = raw.events.0.into_iter().map(|event| event.0).collect();
+    Some(settings::Webhook { secrets, events, id: raw.id })
+}
