@@ -40,6 +40,7 @@ mod headers; // which fields pass, which the gateway sets, and the method that t
 mod house; // the arrow between modules, and other habits that a scan can check
 mod http2; // HTTP/2 from clients: the same answers as over HTTP/1, and what its frames may do
 mod image; // the container image: what is in it, and that it runs
+mod instructions; // what a request costs in instructions, of the binary that ships
 mod kept_connections; // connections to the backend that are kept, and backends that end them
 mod laravel; // a real Laravel behind the gateway
 mod large; // large bodies past a slow peer: what they cost in memory

@@ -43,6 +43,7 @@ pub struct Builder {
     inherited: Vec<OwnedFd>,
     file_size_limit: Option<u32>,
     name_server: Option<String>,
+    command: Option<Command>,
 }
 
 impl Builder {
@@ -141,18 +142,28 @@ impl Builder {
         self
     }
 
+    /// Runs `command` instead of the binary under test; the gateway's arguments are added to it. It may take six times
+    /// as long to start.
+    pub fn command(mut self, command: Command) -> Self {
+        self.command = Some(command);
+        self
+    }
+
     /// Starts the gateway and waits until it listens.
     pub fn start(self) -> Gateway {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.yaml");
         std::fs::write(&file, self.text()).unwrap();
-        let mut command = match (self.file_size_limit, self.name_server) {
-            (Some(kibibytes), _) => limited(kibibytes),
-            (None, Some(address)) => resolving_by(&address, directory.path()),
-            (None, None) => passing(self.inherited.len()),
+        let patience = if self.command.is_some() { 6 * PATIENCE } else { PATIENCE };
+        let mut command = match (self.command, self.file_size_limit, self.name_server) {
+            (Some(command), ..) => command,
+            (None, Some(kibibytes), _) => limited(kibibytes),
+            (None, None, Some(address)) => resolving_by(&address, directory.path()),
+            (None, None, None) => passing(self.inherited.len()),
         };
         command.arg("run").arg("--config").arg(&file).envs(self.environment);
         let (child, logs) = spawn_with(&mut command, self.inherited);
+        logs.wait_for(patience, |line| line.contains("\"listening\"").then_some(()));
         let mut gateway = Gateway {
             child,
             logs,
@@ -187,6 +198,7 @@ impl Gateway {
             inherited: Vec::new(),
             file_size_limit: None,
             name_server: None,
+            command: None,
         };
         empty
             .yaml("listen:\n  address: 127.0.0.1:0\nadmin:\n  address: 127.0.0.1:0\n")
@@ -361,7 +373,12 @@ impl Logs {
 
     /// The first line that `wanted` takes; none where it does not come in time or the process ends first.
     pub fn wait<T>(&self, wanted: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let end = Instant::now() + PATIENCE;
+        self.wait_for(PATIENCE, wanted)
+    }
+
+    /// The same with another deadline.
+    pub fn wait_for<T>(&self, patience: Duration, wanted: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let end = Instant::now() + patience;
         let mut lines = self.lines.lock().unwrap();
         let mut seen = 0;
         loop {
