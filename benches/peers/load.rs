@@ -1,20 +1,21 @@
-//! wrk and h2load, and what a run of them measured.
+//! wrk and h2load: as many requests as a proxy answers.
 
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::backend::BODY;
 use crate::front::Front;
-use crate::peer::{BACKEND_BODY, Peer, PeerKind, TOKEN};
-use crate::process;
+use crate::install;
+use crate::peer::{Peer, TOKEN};
 
-/// wrk rounds what it prints for people; this is what it knows. It runs once, after the load.
-const SCRIPT: &str = r#"
+/// wrk rounds what it prints; this prints what it knows. It runs once, after the load.
+const RESULT: &str = r#"
 done = function(summary, latency)
    local e = summary.errors
    io.write(string.format(
@@ -24,94 +25,68 @@ done = function(summary, latency)
 end
 "#;
 
-/// How every peer is driven.
+/// Streams that an HTTP/2 client has open at a time on each connection.
+const STREAMS: u32 = 10;
+
+/// The tools, and where they write.
 #[derive(Debug)]
 pub(crate) struct Load {
     wrk: PathBuf,
     h2load: PathBuf,
     script: PathBuf,
-    /// Where h2load writes a line a request.
+    /// Where h2load writes a line per request.
     log: PathBuf,
     duration: Duration,
 }
 
-/// Streams that an HTTP/2 client has open at a time on each connection.
-const STREAMS: u32 = 10;
-
-/// What one peer did in one run.
-#[derive(Clone, Debug)]
-pub(crate) struct Run {
-    pub(crate) peer: PeerKind,
-    pub(crate) front: Front,
-    pub(crate) round: u32,
-    pub(crate) connections: u32,
+/// What a tool measured in one run.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Measured {
     pub(crate) requests: u64,
     /// Answers above 399, and what failed on the way.
     pub(crate) errors: u64,
     pub(crate) duration_us: u64,
-    pub(crate) cpu: Duration,
     pub(crate) p50_us: u64,
     pub(crate) p99_us: u64,
 }
 
-impl Run {
-    /// Microseconds of the proxy's CPU per request.
-    pub(crate) fn cpu_us(&self) -> f64 {
-        self.cpu.as_secs_f64() * 1e6 / self.requests as f64
-    }
-}
-
-impl fmt::Display for Run {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:<13}, round {}, {:>3} connections, {:<18} {:>6.2} µs/request, {} requests",
-            self.front,
-            self.round + 1,
-            self.connections,
-            self.peer,
-            self.cpu_us(),
-            self.requests
-        )
+impl Measured {
+    pub(crate) fn per_second(&self) -> f64 {
+        self.requests as f64 * 1e6 / self.duration_us as f64
     }
 }
 
 impl Load {
     pub(crate) fn prepare(directory: &Path, duration: Duration) -> Result<Self> {
-        let script = directory.join("result.lua");
-        fs::write(&script, SCRIPT)?;
+        let script = write_script(directory, "result.lua", "")?;
         let log = directory.join("h2load.log");
-        Ok(Self { wrk: process::find("wrk")?, h2load: process::find("h2load")?, script, log, duration })
+        Ok(Self { wrk: install::find("wrk")?, h2load: install::find("h2load")?, script, log, duration })
     }
 
-    /// Fills pools and caches.
+    /// Expects the backend's answer to one request, and fills pools and caches.
     pub(crate) fn warm_up(&self, peer: &Peer) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        // Traefik listens before it has its routes.
+        while let Err(error) = self.probe(peer) {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
         self.run(peer, 64, Duration::from_secs(1)).map(drop)
     }
 
-    /// One run.
-    pub(crate) fn drive(&self, peer: &Peer, round: u32, connections: u32) -> Result<Run> {
-        let before = peer.server.cpu_time()?;
-        let result = self.run(peer, connections, self.duration)?;
-        let cpu = peer.server.cpu_time()?.saturating_sub(before);
-        let figure =
-            |name: &str| result[name].as_u64().ok_or_else(|| format!("wrk told no {name}: {result}"));
-        Ok(Run {
-            peer: peer.kind,
-            front: peer.front,
-            round,
-            connections,
-            requests: figure("requests")?,
-            errors: figure("errors")?,
-            duration_us: figure("duration_us")?,
-            cpu,
-            p50_us: figure("p50_us")?,
-            p99_us: figure("p99_us")?,
-        })
+    /// One run against a proxy.
+    pub(crate) fn drive(&self, peer: &Peer, connections: u32) -> Result<Measured> {
+        self.run(peer, connections, self.duration)
     }
 
-    /// One request whose answer must be the backend's.
-    pub(crate) fn probe(&self, peer: &Peer) -> Result<()> {
+    /// One run of wrk with a script of [`write_script`].
+    pub(crate) fn drive_script(&self, url: &str, connections: u32, script: &Path) -> Result<Measured> {
+        self.wrk(url, connections, self.duration, script)
+    }
+
+    fn probe(&self, peer: &Peer) -> Result<()> {
         let version = if peer.front == Front::Http2 { "--http2" } else { "--http1.1" };
         let output = Command::new("curl")
             .args(["--silent", "--show-error", "--insecure", "--max-time", "5", version])
@@ -119,23 +94,50 @@ impl Load {
             .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
             .arg(peer.url())
             .output()?;
-        let said = String::from_utf8_lossy(&output.stdout);
+        let answer = String::from_utf8_lossy(&output.stdout);
         let expected = if peer.front == Front::Http2 { "200 2" } else { "200 1.1" };
-        if said == format!("{BACKEND_BODY}{expected}") {
+        if answer == format!("{BODY}{expected}") {
             return Ok(());
         }
         let errors = String::from_utf8_lossy(&output.stderr);
-        Err(format!("{} answers the first request with:\n{said}{errors}", peer.kind).into())
+        Err(format!("{} answers the first request with:\n{answer}{errors}", peer.kind).into())
     }
 
-    fn run(&self, peer: &Peer, connections: u32, duration: Duration) -> Result<Value> {
+    fn run(&self, peer: &Peer, connections: u32, duration: Duration) -> Result<Measured> {
         match peer.front {
-            Front::Http1 | Front::Tls => self.wrk(peer, connections, duration),
-            Front::Http2 => self.h2load(peer, connections, duration),
+            Front::Http1 | Front::Tls => self.wrk(&peer.url(), connections, duration, &self.script),
+            Front::Http2 => self.h2load(&peer.url(), connections, duration),
         }
     }
 
-    fn h2load(&self, peer: &Peer, connections: u32, duration: Duration) -> Result<Value> {
+    /// One run of wrk.
+    pub(crate) fn wrk(
+        &self,
+        url: &str,
+        connections: u32,
+        duration: Duration,
+        script: &Path,
+    ) -> Result<Measured> {
+        let output = Command::new(&self.wrk)
+            .args(["--threads", "1", "--latency", "--timeout", "10s"])
+            .args(["--connections", &connections.to_string()])
+            .args(["--duration", &format!("{}s", duration.as_secs())])
+            .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
+            .args(["--header", "Accept: application/json"])
+            .arg("--script")
+            .arg(script)
+            .arg(url)
+            .stdin(Stdio::null())
+            .output()?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let result = printed.lines().find_map(|line| line.strip_prefix("RESULT "));
+        let result = result.ok_or_else(|| {
+            format!("wrk against {url} failed: {printed}{}", String::from_utf8_lossy(&output.stderr))
+        })?;
+        Ok(serde_json::from_str(result)?)
+    }
+
+    fn h2load(&self, url: &str, connections: u32, duration: Duration) -> Result<Measured> {
         let _ = fs::remove_file(&self.log);
         let output = Command::new(&self.h2load)
             .args(["--threads", "1", "--max-concurrent-streams", &STREAMS.to_string()])
@@ -144,10 +146,10 @@ impl Load {
             .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
             .args(["--header", "Accept: application/json"])
             .arg(format!("--log-file={}", self.log.display()))
-            .arg(peer.url())
+            .arg(url)
             .stdin(Stdio::null())
             .output()?;
-        // A line a request: when it began, its status, how long it took, in microseconds.
+        // A line per request: when it began, its status, and its duration in microseconds.
         let log = fs::read_to_string(&self.log)?;
         let mut errors = 0;
         let mut times = Vec::new();
@@ -160,39 +162,19 @@ impl Load {
             }
         }
         times.sort_unstable();
-        let at = |share: usize| times.get(times.len().saturating_sub(1) * share / 100).copied();
-        if times.is_empty() {
-            let said = [output.stdout, output.stderr].concat();
-            return Err(
-                format!("h2load against {} failed: {}", peer.kind, String::from_utf8_lossy(&said)).into()
-            );
-        }
-        Ok(serde_json::json!({
-            "requests": times.len(),
-            "errors": errors,
-            "duration_us": duration.as_micros() as u64,
-            "p50_us": at(50),
-            "p99_us": at(99),
-        }))
+        let at = |percent: usize| times.get(times.len().saturating_sub(1) * percent / 100).copied();
+        let (Some(p50_us), Some(p99_us)) = (at(50), at(99)) else {
+            let printed = [output.stdout, output.stderr].concat();
+            return Err(format!("h2load against {url} failed: {}", String::from_utf8_lossy(&printed)).into());
+        };
+        let duration_us = duration.as_micros() as u64;
+        Ok(Measured { requests: times.len() as u64, errors, duration_us, p50_us, p99_us })
     }
+}
 
-    fn wrk(&self, peer: &Peer, connections: u32, duration: Duration) -> Result<Value> {
-        let output = Command::new(&self.wrk)
-            .args(["--threads", "1", "--latency", "--timeout", "10s"])
-            .args(["--connections", &connections.to_string()])
-            .args(["--duration", &format!("{}s", duration.as_secs())])
-            .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
-            .args(["--header", "Accept: application/json"])
-            .arg("--script")
-            .arg(&self.script)
-            .arg(peer.url())
-            .stdin(Stdio::null())
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        let result = said.lines().find_map(|line| line.strip_prefix("RESULT "));
-        let result = result.ok_or_else(|| {
-            format!("wrk against {} failed: {said}{}", peer.kind, String::from_utf8_lossy(&output.stderr))
-        })?;
-        Ok(serde_json::from_str(result)?)
-    }
+/// A script for wrk that has `requests`, Lua code that defines `request`, and prints what was measured.
+pub(crate) fn write_script(directory: &Path, name: &str, requests: &str) -> Result<PathBuf> {
+    let path = directory.join(name);
+    fs::write(&path, format!("{requests}{RESULT}"))?;
+    Ok(path)
 }

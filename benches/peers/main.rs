@@ -1,21 +1,35 @@
-//! The gateway beside what a user would pick instead, on one machine: nginx, nginx with `auth_request`,
-//! haproxy and an haproxy TCP relay; in front of them plain HTTP/1.1, HTTP/1.1 over TLS and HTTP/2 over TLS.
+//! The binary that ships beside what a user would pick instead, on one machine.
 //!
-//! `cargo bench --bench peers` installs what is missing, starts a backend and the proxies on loopback,
-//! drives them in turn with wrk or h2load, round after round, and prints one table. The measure is CPU time of the
-//! proxy per request: unlike throughput it does not depend on how wrk, the backend and the proxy share the
-//! cores. Ratios are taken within a round and their median is shown, so that a machine that slows down
-//! for a while slows both sides of a ratio.
+//! `cargo bench --bench peers` installs what is missing, starts a backend and the proxies on loopback, drives them in
+//! turn, round after round, and prints a table per part:
+//!
+//! - `throughput`: as many requests as each answers, by wrk or h2load. The measure is CPU time per request: unlike
+//!   requests per second it does not depend on how wrk, the backend and the proxy share the cores.
+//! - `fixed-rate`: latency at half of what nginx answers at most, by a client that does not wait for answers.
+//! - `tokens` and `routes`: CPU time per request of the gateway as they grow in number.
+//!
+//! Ratios are taken within a round and their median is shown, so that a machine that slows down for a while slows both
+//! sides of a ratio.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
+mod backend;
+mod fixed_rate;
 mod front;
+mod growth;
+mod install;
 mod load;
+mod open_loop;
 mod peer;
 mod process;
+mod proxies;
 mod report;
+mod session;
+mod statistics;
+mod throughput;
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,43 +38,70 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
+use backend::Backend;
 use front::{Front, Identity};
-use load::{Load, Run};
-use peer::{Backend, Peer, PeerKind};
+use growth::Grown;
+use load::Load;
+use peer::PeerKind;
+use report::Machine;
+use session::{Part, Session};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Compare the gateway with nginx and haproxy: CPU per request and latency
+/// Compare the gateway with other proxies: CPU per request and latency
 #[derive(Debug, clap::Parser)]
-struct Options {
+pub(crate) struct Options {
+    /// The gateway to measure; by default `target/image/stockaj-gateway`, which `deploy/build-static` builds
+    #[arg(long, value_name = "PATH", env = "PEERS_GATEWAY")]
+    gateway: Option<PathBuf>,
+    /// What to measure, separated by commas
+    #[arg(
+        long,
+        default_value = "throughput,fixed-rate,tokens,routes",
+        value_delimiter = ',',
+        env = "PEERS_PARTS"
+    )]
+    parts: Vec<PartName>,
     /// How often each proxy is driven at each number of connections
     #[arg(long, default_value_t = 5, env = "PEERS_ROUNDS", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How long each run takes
     #[arg(long, default_value_t = 3, env = "PEERS_SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Client connections, separated by commas
+    /// Client connections of `throughput`, separated by commas
     #[arg(long, default_value = "16,64,256", value_delimiter = ',', env = "PEERS_CONNECTIONS",
           value_parser = clap::value_parser!(u32).range(1..))]
     connections: Vec<u32>,
     /// The proxies to drive, separated by commas
     #[arg(
         long,
-        default_value = "gateway,nginx,haproxy,auth-request,relay",
+        default_value = "gateway,gateway-log,gateway-public,nginx,nginx-log,auth-request,haproxy,relay,envoy,caddy,traefik",
         value_delimiter = ',',
         env = "PEERS_ONLY"
     )]
     only: Vec<PeerKind>,
-    /// What clients speak, separated by commas; over TLS only gateway, nginx and haproxy are driven
+    /// What clients of `throughput` speak, separated by commas; over TLS only gateway, nginx and haproxy are driven
     #[arg(long, default_value = "http1,tls,http2", value_delimiter = ',', env = "PEERS_FRONTS")]
     fronts: Vec<Front>,
+    /// Requests per second of `fixed-rate`; by default half of nginx's maximum
+    #[arg(long, env = "PEERS_RATE", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
     /// Passed by `cargo bench` to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum PartName {
+    Throughput,
+    FixedRate,
+    Tokens,
+    Routes,
+}
+
 fn main() -> ExitCode {
-    match measure(&Options::parse()) {
+    match measure(Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -69,58 +110,47 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(options: &Options) -> Result<()> {
+fn measure(options: Options) -> Result<()> {
     let interrupted = watch_signals()?;
-    process::install(&[
+    install::packages(&[
         ("nginx", "nginx"),
         ("haproxy", "haproxy"),
         ("wrk", "wrk"),
         ("curl", "curl"),
         ("h2load", "nghttp2-client"),
     ])?;
+    let gateway = options.gateway.clone().map_or_else(install::gateway, Ok)?;
 
     // Declared first, removed last: after the processes that write into it.
     let directory = tempfile::Builder::new().prefix("stockaj-gateway-peers-").tempdir()?;
-    let backend = Backend::start(directory.path())?;
-    let load = Load::prepare(directory.path(), Duration::from_secs(options.seconds))?;
-    let identity = Identity::write(directory.path())?;
-    let mut runs = Vec::new();
-    let mut driven = Vec::new();
-    for front in &options.fronts {
-        let kinds = options.only.iter().filter(|kind| kind.speaks(*front));
-        let peers = kinds
-            .map(|kind| Peer::start(*kind, *front, &backend, &identity, directory.path()))
-            .collect::<Result<Vec<_>>>()?;
-        for peer in &peers {
-            load.probe(peer)?;
-            load.warm_up(peer)?;
-        }
-        for round in 0..options.rounds {
-            for connections in &options.connections {
-                // Each goes first in its turn.
-                let first = round as usize % peers.len().max(1);
-                for place in 0..peers.len() {
-                    if interrupted.load(Ordering::Relaxed) {
-                        return Err("interrupted".into());
-                    }
-                    let peer = &peers[(first + place) % peers.len()];
-                    let run = load.drive(peer, round, *connections)?;
-                    eprintln!("{run}");
-                    runs.push(run);
-                }
-            }
-        }
-        driven.extend(peers.into_iter().map(|peer| (peer.kind, peer.version)));
+    let session = Session {
+        gateway,
+        backend: Backend::start(directory.path())?,
+        identity: Identity::write(directory.path())?,
+        load: Load::prepare(directory.path(), Duration::from_secs(options.seconds))?,
+        directory: directory.path().to_owned(),
+        interrupted,
+        options,
+    };
+    let machine = Machine::look();
+    let mut parts = Vec::new();
+    for name in &session.options.parts {
+        parts.push(match name {
+            PartName::Throughput => throughput::measure(&session)?,
+            PartName::FixedRate => fixed_rate::measure(&session)?,
+            PartName::Tokens => growth::measure(&session, Grown::Tokens)?,
+            PartName::Routes => growth::measure(&session, Grown::Routes)?,
+        });
     }
-    let path = report::save(&runs, &driven)?;
-    report::print(&runs, &options.fronts, &options.connections, &options.only);
-    println!("\nRaw figures: {}", path.display());
-    refuse_errors(&runs)
+    let tables = report::tables(&parts, &machine);
+    let path = report::save(&parts, &machine, &tables)?;
+    println!("\n{tables}\nRaw figures: {}", path.display());
+    refuse_errors(&parts)
 }
 
 /// A proxy that answers errors quickly must not win.
-fn refuse_errors(runs: &[Run]) -> Result<()> {
-    let errors: u64 = runs.iter().map(|run| run.errors).sum();
+fn refuse_errors(parts: &[Part]) -> Result<()> {
+    let errors: u64 = parts.iter().map(|part| part.errors).sum();
     if errors == 0 {
         Ok(())
     } else {

@@ -1,4 +1,4 @@
-//! Processes of others: installed, started, timed, and ended with their owner.
+//! Processes: started, timed, and ended with their owner.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,39 +14,6 @@ use crate::Result;
 
 /// The unit of times in `/proc`: USER_HZ, 100 on every architecture that we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
-
-/// Installs the programs that are missing, each with its Debian package.
-pub(crate) fn install(programs: &[(&str, &str)]) -> Result<()> {
-    let missing: Vec<_> =
-        programs.iter().filter(|(program, _)| find(program).is_err()).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let root = rustix::process::geteuid().is_root();
-    let apt_get = |arguments: &[&str]| -> Result<()> {
-        let mut command = if root { Command::new("env") } else { Command::new("sudo") };
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]).args(arguments);
-        let status = command.stdout(Stdio::null()).status()?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(format!("apt-get {} failed: {status}", arguments.join(" ")).into())
-        }
-    };
-    eprintln!("installing {missing:?}");
-    apt_get(&["update"])?;
-    apt_get(&[&["install", "--yes", "--no-install-recommends"], &missing[..]].concat())
-}
-
-/// Where a program is. Debian keeps servers in `/usr/sbin`, which is not in everyone's `PATH`.
-pub(crate) fn find(program: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into()])
-        .map(|directory| directory.join(program))
-        .find(|candidate| candidate.is_file())
-        .ok_or_else(|| format!("`{program}` is not installed").into())
-}
 
 /// A port of loopback that was free a moment ago.
 pub(crate) fn free_address() -> io::Result<SocketAddr> {

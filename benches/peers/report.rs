@@ -1,119 +1,55 @@
-//! The table, and the raw figures in a file.
+//! The tables and the raw figures, and the machine that they are of.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use crate::Result;
-use crate::front::Front;
-use crate::load::Run;
-use crate::peer::PeerKind;
+use crate::session::Part;
+use crate::{Result, install};
 
-/// Writes every run to `benches/results/peers-<seconds since 1970>.json`.
-pub(crate) fn save(runs: &[Run], peers: &[(PeerKind, String)]) -> Result<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
+/// The line that names the machine, and a table per part.
+pub(crate) fn tables(parts: &[Part], machine: &Machine) -> String {
+    let mut text = format!("{}, {} cores, Linux {}\n", machine.cpu, machine.cores, machine.kernel);
+    for part in parts {
+        text += &format!("\n## {}\n\n{}", part.name, part.table);
+    }
+    text
+}
+
+/// Writes every run to `benches/results/peers-<seconds since 1970>.json`, and the tables beside it.
+pub(crate) fn save(parts: &[Part], machine: &Machine, tables: &str) -> Result<PathBuf> {
+    let directory = install::root().join("benches/results");
     fs::create_dir_all(&directory)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let path = directory.join(format!("peers-{now}.json"));
-    let machine = Machine::look();
+    let versions: Map<String, Value> = parts
+        .iter()
+        .flat_map(|part| &part.versions)
+        .map(|(kind, version)| (kind.to_string(), json!(version)))
+        .collect();
+    let runs: Map<String, Value> =
+        parts.iter().map(|part| (part.name.to_owned(), part.runs.clone())).collect();
     let raw = json!({
         "machine": {"cpu": machine.cpu, "cores": machine.cores, "kernel": machine.kernel},
-        "peers": peers.iter().map(|(kind, version)| json!({"peer": kind.to_string(), "version": version}))
-            .collect::<Vec<_>>(),
-        "runs": runs.iter().map(|run| json!({
-            "peer": run.peer.to_string(),
-            "front": run.front.to_string(),
-            "round": run.round,
-            "connections": run.connections,
-            "requests": run.requests,
-            "errors": run.errors,
-            "duration_us": run.duration_us,
-            "cpu_us": run.cpu.as_micros(),
-            "p50_us": run.p50_us,
-            "p99_us": run.p99_us,
-        })).collect::<Vec<_>>(),
+        "versions": versions,
+        "runs": runs,
     });
     fs::write(&path, serde_json::to_string_pretty(&raw)?)?;
+    fs::write(path.with_extension("md"), tables)?;
     Ok(path)
 }
 
-/// Prints a Markdown table: medians over the rounds, and medians of the ratios within a round.
-pub(crate) fn print(runs: &[Run], fronts: &[Front], connections: &[u32], peers: &[PeerKind]) {
-    let machine = Machine::look();
-    println!("\n{}, {} cores, Linux {}\n", machine.cpu, machine.cores, machine.kernel);
-    println!(
-        "| clients speak | connections | proxy              | CPU µs/request | × nginx | × haproxy | × relay |  p50 ms |  p99 ms | p99 × nginx | requests/s | errors |"
-    );
-    println!("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
-    for (front, connections) in fronts.iter().flat_map(|front| connections.iter().map(move |it| (front, it)))
-    {
-        for peer in peers.iter().filter(|peer| peer.speaks(*front)) {
-            let row = Row { runs, front: *front, connections: *connections, peer: *peer };
-            println!(
-                "| {front:<13} | {connections:>11} | {peer:<18} | {:>14.2} | {:>7} | {:>9} | {:>7} | {:>7.2} | {:>7.2} | {:>11} | {:>10.0} | {:>6} |",
-                row.median(Run::cpu_us),
-                row.ratio(PeerKind::Nginx, Run::cpu_us),
-                row.ratio(PeerKind::Haproxy, Run::cpu_us),
-                row.ratio(PeerKind::Relay, Run::cpu_us),
-                row.median(|run| run.p50_us as f64 / 1e3),
-                row.median(|run| run.p99_us as f64 / 1e3),
-                row.ratio(PeerKind::Nginx, |run| run.p99_us as f64),
-                row.median(|run| run.requests as f64 * 1e6 / run.duration_us as f64),
-                row.errors(),
-            );
-        }
-    }
-}
-
-struct Row<'a> {
-    runs: &'a [Run],
-    front: Front,
-    connections: u32,
-    peer: PeerKind,
-}
-
-impl Row<'_> {
-    /// The runs of `peer` at this row's connections, in the order of the rounds.
-    fn of(&self, peer: PeerKind) -> impl Iterator<Item = &Run> {
-        let (front, connections) = (self.front, self.connections);
-        let is_one =
-            move |run: &&Run| run.peer == peer && run.front == front && run.connections == connections;
-        self.runs.iter().filter(is_one)
-    }
-
-    fn median(&self, figure: impl Fn(&Run) -> f64) -> f64 {
-        median(self.of(self.peer).map(figure).collect())
-    }
-
-    fn ratio(&self, to: PeerKind, figure: impl Fn(&Run) -> f64) -> String {
-        let ratios: Vec<_> =
-            self.of(self.peer).zip(self.of(to)).map(|(run, other)| figure(run) / figure(other)).collect();
-        if ratios.is_empty() { "–".to_owned() } else { format!("{:.2}", median(ratios)) }
-    }
-
-    fn errors(&self) -> u64 {
-        self.of(self.peer).map(|run| run.errors).sum()
-    }
-}
-
-/// Of at least one figure.
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    if figures.len() % 2 == 1 { figures[middle] } else { (figures[middle - 1] + figures[middle]) / 2.0 }
-}
-
 /// Where it was measured.
-struct Machine {
-    cpu: String,
-    cores: usize,
-    kernel: String,
+pub(crate) struct Machine {
+    pub(crate) cpu: String,
+    pub(crate) cores: usize,
+    pub(crate) kernel: String,
 }
 
 impl Machine {
-    fn look() -> Self {
+    pub(crate) fn look() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let cpu = read("/proc/cpuinfo")
             .lines()

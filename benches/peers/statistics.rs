@@ -1,0 +1,18 @@
+//! Medians of figures, and of ratios within a round.
+
+/// NaN of no figures.
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    match figures.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => figures[middle],
+        _ => (figures[middle - 1] + figures[middle]) / 2.0,
+    }
+}
+
+/// The median of the ratios of two series, whose figures of one round are at one place; `–` without a pair.
+pub(crate) fn ratio(of: &[f64], to: &[f64]) -> String {
+    let ratios: Vec<f64> = of.iter().zip(to).map(|(of, to)| of / to).collect();
+    if ratios.is_empty() { "–".to_owned() } else { format!("{:.2}", median(ratios)) }
+}
