@@ -5,13 +5,13 @@
 //! ```text
 //! main.rs      the command line in, an exit code out; nothing else
 //! cli/         one file a command
-//! config/      gateway.yaml: as written, then compiled; every mistake collected with its place
+//! config/      gateway.yaml: a language below, a file per section above; every error with its place
 //! policy/      PURE: framing, path, route, map, ability, bearer, headers, refusal; no I/O
 //! gateway.rs   THE request path, top to bottom in one file
 //! answer.rs    Refusal → status, body, header fields
 //! answer_body.rs  the body of an answer, and with its end the end of the exchange
-//! openapi/     a map from an OpenAPI document, or beside it
-//! cases/       policy tests: requests, and what the map must make of them
+//! openapi/     OpenAPI documents: reads them, drafts maps from them, compares them with maps
+//! cases/       policy tests: reads their files, compares decisions with the expected ones
 //! exchange.rs  the record of one request: metrics and access line, once, however it ends
 //! contain.rs   a panic ends in its request
 //! peer.rs      the client's side of a connection, and what it is doing

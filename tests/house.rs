@@ -1,6 +1,6 @@
 //! Conventions that the compiler does not check.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,16 @@ const LAYERS: [&[&str]; 10] = [
     &["config"],
     &["contain", "demo", "page", "peer", "policy", "secrets", "shown", "watch"],
 ];
+
+/// The modules of `config` from top to bottom.
+const CONFIG_LAYERS: [&[&str]; 3] = [
+    &["ability_map", "gateway", "section_only"],
+    &["listener_overlap", "sections"],
+    &["language", "settings"],
+];
+
+/// Modules without circles of files, except between a parent and its children.
+const ACYCLIC: [&str; 3] = ["cases", "config", "openapi"];
 
 /// What `policy` must do without.
 const IMPURE: [&str; 13] = [
@@ -52,6 +62,57 @@ fn arrows_point_down() {
         })
         .collect();
     assert!(violations.is_empty(), "{}", violations.join("\n"));
+}
+
+#[test]
+fn config_has_a_language_below_and_sections_above() {
+    let modules = modules();
+    let place = |module: &str| {
+        let name = module.strip_prefix("config::")?.split("::").next()?.to_owned();
+        let layer = CONFIG_LAYERS.iter().position(|names| names.contains(&&*name));
+        Some((layer.unwrap_or_else(|| panic!("`{module}` has no layer in tests/house.rs")), name))
+    };
+    for (module, text) in &modules {
+        let Some((layer, name)) = place(module) else { continue };
+        for imported in imported_files(module, text, &modules) {
+            let is_allowed = place(&imported).is_none_or(|(other, it)| layer < other || it == name);
+            assert!(is_allowed, "`{module}` imports `{imported}`");
+        }
+    }
+}
+
+#[test]
+fn no_circle_of_files() {
+    let modules = modules();
+    let mut imports: BTreeMap<&String, BTreeSet<String>> = modules
+        .iter()
+        .filter(|(module, _)| ACYCLIC.contains(&module.split("::").next().unwrap_or_default()))
+        .map(|(module, text)| (module, imported_files(module, text, &modules)))
+        .collect();
+    // Files that import none of the rest are in no circle.
+    while let Some(free) = imports
+        .iter()
+        .find(|(_, imported)| !imported.iter().any(|it| imports.contains_key(it)))
+        .map(|(module, _)| *module)
+    {
+        imports.remove(free);
+    }
+    assert!(imports.is_empty(), "in circles, or above one: {imports:#?}");
+}
+
+#[test]
+fn imported_files_are_found_through_paths_and_groups() {
+    let names = ["a", "a::b", "a::b::c", "a::d", "e"];
+    let modules = names.map(|name| (name.to_owned(), String::new())).into();
+    for (module, text, expected) in [
+        ("a::d", "use super::b::c::It;", &["a::b::c"][..]),
+        ("a::d", "use super::b::{c, It};", &["a::b", "a::b::c"]),
+        ("a::b::c", "use super::It; use super::super::d;", &["a::d"]),
+        ("e", "use crate::a::{self, b::It};", &["a", "a::b"]),
+    ] {
+        let found: Vec<String> = imported_files(module, text, &modules).into_iter().collect();
+        assert_eq!(found, expected, "{module}: {text}");
+    }
 }
 
 #[test]
@@ -137,6 +198,51 @@ fn violations(module: &str, text: &str) -> Vec<String> {
         found.extend(used.map(|name| format!("`policy` uses `{name}`")));
     }
     found
+}
+
+/// The code of every module.
+fn modules() -> BTreeMap<String, String> {
+    sources("src").into_iter().filter_map(|file| Some((module_path(&file)?, code(&read(&file))))).collect()
+}
+
+/// The modules whose files a module imports from, without its parents and children.
+fn imported_files(module: &str, text: &str, modules: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut base = Some(module);
+    let mut prefix = String::new();
+    while let Some(current) = base {
+        prefix += "super::";
+        base = current.rsplit_once("::").map(|(parent, _)| parent);
+        follow(text, &prefix, base.unwrap_or_default(), modules, &mut found);
+    }
+    follow(text, "crate::", "", modules, &mut found);
+    let is_below = |one: &str, other: &str| one.starts_with(&format!("{other}::"));
+    found.retain(|it| it != module && !is_below(it, module) && !is_below(module, it));
+    found
+}
+
+/// Adds the modules that paths below `prefix`, which stands for `base`, lead to.
+fn follow(
+    text: &str,
+    prefix: &str,
+    base: &str,
+    modules: &BTreeMap<String, String>,
+    found: &mut BTreeSet<String>,
+) {
+    for name in imports(text, prefix) {
+        let module = if base.is_empty() { name.clone() } else { format!("{base}::{name}") };
+        if !modules.contains_key(&module) {
+            found.extend(modules.get_key_value(base).map(|(base, _)| base.clone()));
+            continue;
+        }
+        let deeper = format!("{prefix}{name}::");
+        match text.contains(&deeper) {
+            true => follow(text, &deeper, &module, modules, found),
+            false => {
+                found.insert(module);
+            }
+        }
+    }
 }
 
 /// The first names after `prefix`, through one level of braces.

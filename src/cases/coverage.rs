@@ -4,8 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Outcome;
-use crate::config::PolicyTests;
+use super::{Outcome, PolicyTests};
 use crate::policy::map::{Found, Place, Route};
 
 /// The rules of each map that was tested, and which of them some check has reached.

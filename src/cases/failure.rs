@@ -2,8 +2,8 @@
 
 use strsim::osa_distance;
 
-use super::Outcome;
-use crate::config::{Check, Failure, PolicyTests};
+use super::{Check, Outcome, PolicyTests};
+use crate::config::Failure;
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
 use crate::policy::decision::{Caller, missing, split_query};
 use crate::policy::map::{AbilityMap, Found, Unmapped};

@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use super::coverage::Covered;
-use super::{Outcome, described, failure};
-use crate::config::{Expected, PolicyTests};
+use super::{Expected, Outcome, PolicyTests, described, failure};
 use crate::policy::decision::Caller;
 use crate::policy::map::{Found, Place};
 use crate::policy::refusal::Refusal;

@@ -1,17 +1,19 @@
-//! Policy tests: what the map makes of each request of a file, beside what it must.
+//! Policy tests: reads their files, and compares the decisions of a map with the expected ones.
 
 pub mod coverage;
 mod failure;
+mod file;
 pub mod json;
 pub mod junit;
 
 use crate::answer::status;
-use crate::config::{Check, Expected, PolicyTests};
 use crate::policy::decision::{decide, read_request};
 use crate::policy::map::Found;
 use crate::policy::refusal::{Reason, Refusal};
 
 pub use failure::{described, failure};
+pub(crate) use file::compile_tests;
+pub use file::{Check, Expected, LoadedTests, PolicyTests, Sender, load_tests, tests_schema};
 
 /// What became of a check.
 #[derive(Debug)]

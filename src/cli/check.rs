@@ -1,12 +1,15 @@
-//! `check`: every mistake of a configuration, a map file or a policy test file.
+//! `check`: validates a gateway.yaml, a map file or a policy test file.
+
+mod kind;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use self::kind::{Checked, Expect, load_checked};
 use super::{ConfigArgument, Exit, output, report, show};
-use crate::config::{Checked, Expect, Finding, Report, Severity, load_checked};
+use crate::config::{Finding, Report, Severity};
 use crate::server::Parts;
 
 /// Validate a gateway.yaml, a map file or a policy test file

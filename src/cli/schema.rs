@@ -1,7 +1,8 @@
 //! `schema`: JSON Schemas.
 
 use super::{Exit, output};
-use crate::config::{schema, tests_schema};
+use crate::cases::tests_schema;
+use crate::config::schema;
 
 /// Print the JSON Schema of gateway.yaml, or of policy test files, for editors
 #[derive(Debug, clap::Args)]

@@ -11,8 +11,8 @@ use super::{Exit, Format, output, report, show};
 use crate::cases::coverage::{Coverage, Covered};
 use crate::cases::json::{outcome_value, unreached_value};
 use crate::cases::junit::{Case, Ended, Suite, document};
-use crate::cases::{Outcome, described, failure, judge};
-use crate::config::{LoadedTests, PolicyTests, Report, load_tests};
+use crate::cases::{LoadedTests, Outcome, PolicyTests, described, failure, judge, load_tests};
+use crate::config::Report;
 
 /// How many failures of a file people are shown: who has more has one cause.
 const MOST_SHOWN: usize = 100;

@@ -3,10 +3,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use super::language::decode::Decoder;
-use super::language::diagnostics::Report;
-use super::language::document::Node;
-use super::language::interpolate::Environment;
+use super::language::{Decoder, Environment, Node, Report};
 use super::sections::{SECRETS, abilities};
 use crate::policy::map::AbilityMap;
 

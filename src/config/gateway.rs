@@ -6,32 +6,15 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::language::decode::{Decode, Decoder, Spanned};
-use super::language::diagnostics::Report;
-use super::language::document::{Entry, Node, Value};
-use super::language::effective::effective;
-use super::language::interpolate::Environment;
-use super::language::scalars::Switch;
-use super::language::section::{schema_of, section};
-use super::language::source::{Source, Span};
+use super::language::{
+    Decode, Decoder, Entry, Environment, Node, Report, Source, Span, Spanned, Switch, Value, effective,
+    schema_of, section,
+};
 use super::listener_overlap;
-use super::sections::abilities::{self, Abilities, IncludedMap};
-use super::sections::admin::{self, Admin};
-use super::sections::backend::{self, Backend};
-use super::sections::cache::{self, Cache};
-use super::sections::cors::{self, Cors};
-use super::sections::denials::{self, Denials};
-use super::sections::introspection::{self, Introspection};
-use super::sections::limits::{self, Limits};
-use super::sections::listen::{self, Listen};
-use super::sections::log::{self, Log};
-use super::sections::rate_limit::{self, RateLimit};
-use super::sections::redis::{self, Redis};
-use super::sections::runtime::{self, Runtime};
-use super::sections::traces::{self, Traces};
-use super::sections::usage::{self, Usage};
-use super::sections::webhook::{self, Webhook};
-use super::sections::{SECRETS, identity_headers, shadow};
+use super::sections::{
+    SECRETS, abilities, admin, backend, cache, cors, denials, identity_headers, introspection, limits,
+    listen, log, rate_limit, redis, runtime, shadow, traces, usage, webhook,
+};
 use super::settings::Settings;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::shadow::Mode;
@@ -41,48 +24,48 @@ section! {
     /// `10MiB`. `${NAME}` and `${NAME:-default}` in a string read the environment.
     Gateway {
         /// The proxy's own listener.
-        listen: Listen,
+        listen: listen::Listen,
         /// The admin listener.
-        admin: Admin,
+        admin: admin::Admin,
         /// Where permitted requests go.
-        backend: Backend,
+        backend: backend::Backend,
         /// Who knows the tokens.
-        introspection: Introspection,
+        introspection: introspection::Introspection,
         /// What of a token the backend is told, on routes that ask for one: `id` in X-Token-Id, `name` in
         /// X-Token-Name, `abilities` in X-Token-Abilities, `workspace_id` in X-Workspace-Id.
         identity_headers: Vec<Spanned<IdentityHeader>> = [],
         /// What browsers are told of cross-origin requests.
-        cors: Cors,
+        cors: cors::Cors,
         /// What a caller is told who lacks an ability.
-        denials: Denials,
+        denials: denials::Denials,
         /// How long a verdict lives.
-        cache: Cache,
+        cache: cache::Cache,
         /// Bounds on what a client may send or hold.
-        limits: Limits,
+        limits: limits::Limits,
         /// How often one token may come, whatever its spelling; without it, as often as it likes.
-        rate_limit: Option<RateLimit>,
+        rate_limit: Option<rate_limit::RateLimit>,
         /// Where replicas tell each other of revocations; without it each is alone.
-        redis: Option<Spanned<Redis>>,
+        redis: Option<Spanned<redis::Redis>>,
         /// How Stockaj tells that a token was changed or deleted: a signed POST to `/webhook` on the admin listener.
-        webhook: Option<Spanned<Webhook>>,
+        webhook: Option<Spanned<webhook::Webhook>>,
         /// What is told of requests to those who follow them through several services.
-        traces: Traces,
+        traces: traces::Traces,
         /// Whether requests that the ability map refuses are refused (`enforce`), or forwarded, logged and counted
         /// (`shadow`). A token is asked for in both.
         mode: Spanned<Mode> = "enforce",
         /// A map file, `{routes: {…}}`, that is decided beside the map of `abilities` and never enforced: what it would
         /// refuse or allow other than that is logged and counted. `mode` beside a route in it means nothing.
-        shadow: Option<IncludedMap>,
+        shadow: Option<abilities::IncludedMap>,
         /// Whether, in shadow mode, requests without a good token are forwarded, too.
         shadow_authentication: Spanned<Switch> = false,
         /// What is kept of what each token does; without it nothing is.
-        usage: Option<Spanned<Usage>>,
+        usage: Option<Spanned<usage::Usage>>,
         /// What serves.
-        runtime: Runtime,
+        runtime: runtime::Runtime,
         /// What is logged.
-        log: Log,
+        log: log::Log,
         /// The ability map.
-        abilities: Spanned<Abilities>,
+        abilities: Spanned<abilities::Abilities>,
     }
 }
 

@@ -3,9 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
-use super::language::decode::Decoder;
-use super::language::diagnostics::Diagnostic;
-use super::language::source::Span;
+use super::language::{Decoder, Diagnostic, Span};
 use super::settings::{ListenAddress, Settings};
 
 /// Records an error for each listener whose address is, or contains, that of another one: binding the second would fail, or

@@ -1,31 +1,21 @@
 //! `gateway.yaml` and map files: from text to validated [`Settings`], or to a report of every error with its place.
 //!
 //! ```text
-//! kind, section_only
-//! gateway, ability_map
+//! gateway   ability_map   section_only
 //! sections          a file for each section of gateway.yaml
 //! settings   language
 //! ```
 
-mod ability_map;
-mod cases;
-mod gateway;
-mod kind;
-mod language;
+pub(crate) mod ability_map;
+pub(crate) mod gateway;
+pub(crate) mod language;
 mod listener_overlap;
-mod openapi;
 mod section_only;
-mod sections;
+pub(crate) mod sections;
 pub mod settings;
 
 pub use ability_map::{LoadedAbilities, load_abilities, load_abilities_with};
-pub use cases::{Check, Expected, LoadedTests, PolicyTests, Sender, load_tests, tests_schema};
 pub use gateway::{Loaded, load, load_text, load_with, schema};
-pub use kind::{Checked, Expect, load_checked};
-pub use language::decode::nearest;
-pub use language::diagnostics::{Failure, Finding, Report, Severity};
-pub use language::interpolate::Environment;
-pub use language::source::LARGEST;
-pub use openapi::{Description, LoadedDescription, Operation, Security, load_description};
+pub use language::{Environment, Failure, Finding, LARGEST, Report, Severity, nearest};
 pub use section_only::{load_admin, load_introspection, load_usage};
 pub use settings::Settings;

@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-use super::language::decode::{Decode, Decoder};
-use super::language::diagnostics::Report;
-use super::language::document::Value;
-use super::language::interpolate::Environment;
+use super::language::{Decode, Decoder, Environment, Report, Value};
 use super::sections::{SECRETS, admin, introspection, limits, usage};
 use super::settings;
 

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use http::Method;
 
 use super::convention::ability;
+use super::document::{Description, Operation, Security};
 use super::{OfScopes, of_scopes, template};
-use crate::config::{Description, Operation, Security};
 use crate::policy::ability::Requirement;
 use crate::policy::map::Place;
 use crate::policy::route::Pattern;

@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashSet};
 
 use http::Method;
 
+use super::document::{Description, Operation, Security};
 use super::ignore::IgnoredPaths;
 use super::{alternatives, of_scopes, said, sample, template};
-use crate::config::{Description, Operation, Security};
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::decision::read_request;
 use crate::policy::map::{AbilityMap, Found, Place};

@@ -1,13 +1,14 @@
-//! Drafts maps from OpenAPI documents, and compares the two.
+//! OpenAPI documents: reads them, drafts maps from them, and compares them with maps.
 
 pub mod convention;
+pub mod document;
 pub mod draft;
 pub mod drift;
 pub mod ignore;
 
 use std::collections::BTreeSet;
 
-use crate::config::{Operation, Security};
+use self::document::{Operation, Security};
 use crate::policy::ability::{Requirement, RequirementError, RequirementKind};
 
 /// What stands for a parameter in a sample path: no literal segment is called that.

@@ -2,21 +2,38 @@
 //! It knows none of our sections.
 //!
 //! ```text
-//! section, scalars, files, secrets, effective
+//! section   scalars   files   secrets   effective
 //! decode
 //! document      interpolate
 //! diagnostics
-//! source, redact
+//! source    redact
 //! ```
 
-pub(crate) mod decode;
-pub(crate) mod diagnostics;
-pub(crate) mod document;
-pub(crate) mod effective;
-pub(crate) mod files;
-pub(crate) mod interpolate;
-pub(crate) mod redact;
+mod decode;
+mod diagnostics;
+mod document;
+mod effective;
+mod files;
+mod interpolate;
+mod redact;
 pub(crate) mod scalars;
-pub(crate) mod secrets;
+mod secrets;
 pub(crate) mod section;
-pub(crate) mod source;
+mod source;
+
+pub use self::decode::nearest;
+pub(crate) use self::decode::{Decode, Decoder, Named, OneOrMore, Spanned, join, listed};
+pub(crate) use self::diagnostics::Diagnostic;
+pub use self::diagnostics::{Failure, Finding, Report, Severity};
+pub(crate) use self::document::{Entry, Key, Node, Value};
+pub(crate) use self::effective::effective;
+pub(crate) use self::files::{FilePath, PrivatePath, ReadableFile};
+pub use self::interpolate::Environment;
+pub(crate) use self::redact::SecretSections;
+pub(crate) use self::scalars::{
+    ANY, FROM_ENVIRONMENT, Period, Ratio, Size, Switch, Text, Timeout, Whole, leaf_schema, words,
+};
+pub(crate) use self::secrets::{Credential, CredentialFile, Secret, SecretFile};
+pub(crate) use self::section::{schema_of, section};
+pub use self::source::LARGEST;
+pub(crate) use self::source::{Source, Span};

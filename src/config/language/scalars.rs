@@ -300,19 +300,19 @@ pub(crate) fn decode_word<T: Copy>(node: &Node, decoder: &mut Decoder<'_>, words
 /// Implements `Decode` and `JsonSchema` for a type whose values are written as words.
 macro_rules! words {
     ($type:ty { $($word:literal => $value:expr),* $(,)? }) => {
-        impl $crate::config::language::decode::Decode for $type {
+        impl $crate::config::language::Decode for $type {
             fn decode(
-                node: &$crate::config::language::document::Node,
-                decoder: &mut $crate::config::language::decode::Decoder<'_>,
+                node: &$crate::config::language::Node,
+                decoder: &mut $crate::config::language::Decoder<'_>,
             ) -> Option<Self> {
                 $crate::config::language::scalars::decode_word(node, decoder, &[$(($word, $value)),*])
             }
         }
 
-        $crate::config::language::scalars::leaf_schema!($type, schemars::json_schema!({
+        $crate::config::language::leaf_schema!($type, schemars::json_schema!({
             "anyOf": [
                 {"enum": [$($word),*]},
-                {"type": "string", "pattern": $crate::config::language::scalars::FROM_ENVIRONMENT},
+                {"type": "string", "pattern": $crate::config::language::FROM_ENVIRONMENT},
             ],
         }));
     };

@@ -23,10 +23,10 @@ macro_rules! section {
         #[derive(Debug)]
         pub(crate) struct $name { $( $(#[doc = $doc])* $field: $type, )* }
 
-        impl $crate::config::language::decode::Decode for $name {
+        impl $crate::config::language::Decode for $name {
             fn decode(
-                node: &$crate::config::language::document::Node,
-                decoder: &mut $crate::config::language::decode::Decoder<'_>,
+                node: &$crate::config::language::Node,
+                decoder: &mut $crate::config::language::Decoder<'_>,
             ) -> Option<Self> {
                 let entries = decoder.mapping(node, "a mapping")?;
                 decoder.refuse_unknown(entries, &[$(stringify!($field)),*]);
@@ -35,7 +35,7 @@ macro_rules! section {
                     let name = stringify!($field);
                     let $field = match entries.iter().find(|entry| &*entry.key.text == name) {
                         Some(entry) => decoder.within(&entry.key, |decoder| {
-                            <$type as $crate::config::language::decode::Decode>::decode(&entry.value, decoder)
+                            <$type as $crate::config::language::Decode>::decode(&entry.value, decoder)
                         }),
                         None => {
                             let value: Option<$type> = section!(@absent decoder, $type $(, $default)?);
@@ -49,7 +49,7 @@ macro_rules! section {
                 Some(Self { $( $field: $field?, )* })
             }
 
-            fn absent(decoder: &mut $crate::config::language::decode::Decoder<'_>) -> Option<Self> {
+            fn absent(decoder: &mut $crate::config::language::Decoder<'_>) -> Option<Self> {
                 Some(Self { $( $field: section!(@absent decoder, $type $(, $default)?)?, )* })
             }
         }
@@ -89,11 +89,11 @@ macro_rules! section {
         }
     };
     (@absent $decoder:ident, $type:ty, $default:tt) => {{
-        let node = $crate::config::language::document::Node::of_default(&serde_json::json!($default));
-        <$type as $crate::config::language::decode::Decode>::decode(&node, $decoder)
+        let node = $crate::config::language::Node::of_default(&serde_json::json!($default));
+        <$type as $crate::config::language::Decode>::decode(&node, $decoder)
     }};
     (@absent $decoder:ident, $type:ty) => {
-        <$type as $crate::config::language::decode::Decode>::absent($decoder)
+        <$type as $crate::config::language::Decode>::absent($decoder)
     };
     (@schema $property:ident, $required:ident, $name:expr, $type:ty, $default:tt) => {
         $property.insert("default".to_owned(), serde_json::json!($default));

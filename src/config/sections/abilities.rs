@@ -6,13 +6,10 @@ use std::collections::{HashMap, HashSet};
 use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use crate::config::language::decode::{Decode, Decoder, Spanned, nearest};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::document::{Entry, Key, Node, Value};
-use crate::config::language::files::FilePath;
-use crate::config::language::scalars::{Size, leaf_schema, words};
-use crate::config::language::section::section;
-use crate::config::language::source::Span;
+use crate::config::language::{
+    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Node, Size, Span, Spanned, Value, leaf_schema,
+    nearest, section, words,
+};
 use crate::policy::ability::{Requirement, RequirementError};
 use crate::policy::guide;
 use crate::policy::map::{AbilityMap, MapBuilder, Place, RouteOptions, Unmapped};

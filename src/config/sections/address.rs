@@ -6,10 +6,7 @@ use http::{HeaderValue, Uri};
 use ipnet::IpNet;
 use schemars::json_schema;
 
-use crate::config::language::decode::{Decode, Decoder};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::document::Node;
-use crate::config::language::scalars::{FROM_ENVIRONMENT, leaf_schema};
+use crate::config::language::{Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, leaf_schema};
 use crate::config::settings::{Destination, ListenAddress};
 
 impl Decode for ListenAddress {

@@ -1,7 +1,6 @@
 //! `admin`: the admin listener.
 
-use crate::config::language::secrets::{Credential, CredentialFile};
-use crate::config::language::section::section;
+use crate::config::language::{Credential, CredentialFile, section};
 use crate::config::settings::{self, ListenAddress};
 
 section! {

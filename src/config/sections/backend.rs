@@ -2,10 +2,9 @@
 
 use super::address::BaseUrl;
 use super::client_tls::{self, ClientTls};
-use crate::config::language::decode::{Decoder, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::scalars::{ANY, Period, Switch, Timeout, Whole, words};
-use crate::config::language::section::section;
+use crate::config::language::{
+    ANY, Decoder, Diagnostic, Period, Spanned, Switch, Timeout, Whole, section, words,
+};
 use crate::config::settings::{self, BackendHost};
 use crate::policy::method::MethodOverride;
 

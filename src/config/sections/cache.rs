@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::language::decode::{Decoder, Named, Spanned, join, nearest};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::scalars::{ANY, Period, Size, Whole};
-use crate::config::language::section::section;
+use crate::config::language::{
+    ANY, Decoder, Diagnostic, Named, Period, Size, Spanned, Whole, join, nearest, section,
+};
 use crate::config::settings;
 use crate::policy::map::AbilityMap;
 

@@ -2,12 +2,9 @@
 
 use schemars::json_schema;
 
-use crate::config::language::decode::{Decode, Decoder, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::document::Node;
-use crate::config::language::files::ReadableFile;
-use crate::config::language::scalars::{Switch, leaf_schema, words};
-use crate::config::language::section::section;
+use crate::config::language::{
+    Decode, Decoder, Diagnostic, Node, ReadableFile, Spanned, Switch, leaf_schema, section, words,
+};
 use crate::config::settings::{self, Roots, TlsVersion};
 
 section! {

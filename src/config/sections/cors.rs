@@ -3,12 +3,10 @@
 use http::{HeaderName, HeaderValue};
 use schemars::json_schema;
 
-use crate::config::language::decode::{Decode, Decoder, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::document::Node;
-use crate::config::language::scalars::{FROM_ENVIRONMENT, Period, Switch, leaf_schema, words};
-use crate::config::language::section::section;
-use crate::config::language::source::Span;
+use crate::config::language::{
+    Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, Period, Span, Spanned, Switch, leaf_schema, section,
+    words,
+};
 use crate::policy::cors::{self, Origins, Preflight};
 
 section! {

@@ -3,10 +3,7 @@
 use http::{HeaderValue, Uri};
 use schemars::json_schema;
 
-use crate::config::language::decode::{Decode, Decoder};
-use crate::config::language::document::Node;
-use crate::config::language::scalars::{FROM_ENVIRONMENT, Switch, leaf_schema};
-use crate::config::language::section::section;
+use crate::config::language::{Decode, Decoder, FROM_ENVIRONMENT, Node, Switch, leaf_schema, section};
 use crate::policy::denials;
 
 section! {

@@ -1,8 +1,6 @@
 //! `identity_headers`: fields that tell the backend about a token.
 
-use crate::config::language::decode::{Decoder, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::scalars::words;
+use crate::config::language::{Decoder, Diagnostic, Spanned, words};
 use crate::config::settings::ResponsePointers;
 use crate::policy::identity::IdentityHeader;
 

@@ -5,13 +5,10 @@ use secrecy::SecretString;
 
 use super::address::Url;
 use super::client_tls::{self, ClientTls};
-use crate::config::language::decode::{Decode, Decoder, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::document::Node;
-use crate::config::language::scalars::{FROM_ENVIRONMENT, Text, Timeout, Whole, leaf_schema, words};
-use crate::config::language::secrets::{Secret, SecretFile};
-use crate::config::language::section::section;
-use crate::config::language::source::Span;
+use crate::config::language::{
+    Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, Secret, SecretFile, Span, Spanned, Text, Timeout,
+    Whole, leaf_schema, section, words,
+};
 use crate::config::settings::{self, IntrospectionStyle, JsonPointer, ResponsePointers};
 
 section! {

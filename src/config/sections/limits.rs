@@ -3,8 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::rate_limit::MOST_REQUESTS;
-use crate::config::language::scalars::{ANY, Size, Timeout, Whole};
-use crate::config::language::section::section;
+use crate::config::language::{ANY, Size, Timeout, Whole, section};
 use crate::config::settings;
 
 section! {

@@ -4,11 +4,9 @@ use http::HeaderValue;
 
 use super::address::Network;
 use super::trusted_fields::{self, TrustedField};
-use crate::config::language::decode::{Decoder, OneOrMore, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::files::ReadableFile;
-use crate::config::language::scalars::{Period, Switch};
-use crate::config::language::section::section;
+use crate::config::language::{
+    Decoder, Diagnostic, OneOrMore, Period, ReadableFile, Spanned, Switch, section,
+};
 use crate::config::settings::{self, ListenAddress};
 
 section! {

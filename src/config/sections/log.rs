@@ -1,7 +1,6 @@
 //! `log`: lines on standard output.
 
-use crate::config::language::scalars::{ANY, Switch, Whole, words};
-use crate::config::language::section::section;
+use crate::config::language::{ANY, Switch, Whole, section, words};
 use crate::config::settings::{self, LogFormat, LogLevel};
 
 section! {

@@ -24,7 +24,7 @@ mod address;
 mod client_tls;
 mod trusted_fields;
 
-use super::language::redact::SecretSections;
+use super::language::SecretSections;
 
 /// The sections with secrets.
 pub(crate) const SECRETS: SecretSections = SecretSections {

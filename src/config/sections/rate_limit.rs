@@ -3,10 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 
-use crate::config::language::decode::{Decoder, Named, join};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::scalars::Whole;
-use crate::config::language::section::section;
+use crate::config::language::{Decoder, Diagnostic, Named, Whole, join, section};
 use crate::config::settings::{self, Rate};
 
 /// The most requests per second that can be configured; a gateway serves fewer.

@@ -7,11 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use super::client_tls::{self, ClientTls};
-use crate::config::language::decode::{Decoder, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::scalars::Text;
-use crate::config::language::secrets::{Secret, SecretFile};
-use crate::config::language::section::section;
+use crate::config::language::{Decoder, Diagnostic, Secret, SecretFile, Spanned, Text, section};
 use crate::config::settings::{self, Destination};
 
 section! {

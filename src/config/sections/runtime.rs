@@ -2,8 +2,7 @@
 
 use std::thread::available_parallelism;
 
-use crate::config::language::scalars::Whole;
-use crate::config::language::section::section;
+use crate::config::language::{Whole, section};
 
 section! {
     /// What serves.

@@ -1,9 +1,7 @@
 //! `mode`, `shadow` and `shadow_authentication`: decisions that are not enforced.
 
 use super::abilities::{self, IncludedMap};
-use crate::config::language::decode::{Decoder, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::scalars::{Switch, words};
+use crate::config::language::{Decoder, Diagnostic, Spanned, Switch, words};
 use crate::config::settings;
 use crate::policy::map::AbilityMap;
 use crate::policy::shadow::Mode;

@@ -9,11 +9,9 @@ use secrecy::ExposeSecret;
 use super::address::BaseUrl;
 use super::client_tls::{self, ClientTls};
 use super::rate_limit::MOST_REQUESTS;
-use crate::config::language::decode::{Decoder, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::scalars::{Ratio, Text, Timeout, Whole};
-use crate::config::language::secrets::{Secret, SecretFile};
-use crate::config::language::section::section;
+use crate::config::language::{
+    Decoder, Diagnostic, Ratio, Secret, SecretFile, Spanned, Text, Timeout, Whole, section,
+};
 use crate::config::settings;
 
 section! {

@@ -3,10 +3,7 @@
 use http::HeaderName;
 use schemars::json_schema;
 
-use crate::config::language::decode::{Decode, Decoder, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::document::Node;
-use crate::config::language::scalars::{FROM_ENVIRONMENT, leaf_schema};
+use crate::config::language::{Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, Spanned, leaf_schema};
 use crate::policy::trusted_fields::{TrustedFields, Unfit};
 
 const KEY: &str = "listen.trusted_fields";

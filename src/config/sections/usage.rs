@@ -4,14 +4,10 @@ use std::time::Duration;
 
 use schemars::json_schema;
 
-use crate::config::language::decode::{Decode, Decoder, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::document::Node;
-use crate::config::language::files::PrivatePath;
-use crate::config::language::scalars::{
-    ANY, FROM_ENVIRONMENT, Period, Size, Switch, Timeout, Whole, leaf_schema,
+use crate::config::language::{
+    ANY, Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, Period, PrivatePath, Size, Spanned, Switch,
+    Timeout, Whole, leaf_schema, section,
 };
-use crate::config::language::section::section;
 use crate::config::settings::{self, FindingRules};
 
 /// Each flush waits for the disk.
@@ -155,7 +151,7 @@ impl Default for FindingRules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::language::redact::SecretSections;
+    use crate::config::language::SecretSections;
 
     #[test]
     fn default_rules_equal_the_defaults_of_the_keys() {

@@ -2,11 +2,9 @@
 
 use secrecy::SecretString;
 
-use crate::config::language::decode::{Decoder, OneOrMore, Spanned};
-use crate::config::language::diagnostics::Diagnostic;
-use crate::config::language::scalars::Text;
-use crate::config::language::secrets::{Credential, CredentialFile};
-use crate::config::language::section::section;
+use crate::config::language::{
+    Credential, CredentialFile, Decoder, Diagnostic, OneOrMore, Spanned, Text, section,
+};
 use crate::config::settings::{self, JsonPointer};
 
 section! {

@@ -1,29 +1,26 @@
-//! Policy test files: requests, and what a map must make of them.
+//! Policy test files: requests, and the decisions that are expected of a map.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::ability_map;
-use super::language::decode::{Decode, Decoder, Named, OneOrMore, Spanned, listed, nearest};
-use super::language::diagnostics::{Diagnostic, Report, Severity};
-use super::language::document::{Entry, Key, Node};
-use super::language::files::FilePath;
-use super::language::scalars::{Text, leaf_schema};
-use super::language::section::{schema_of, section};
-use super::language::source::Span;
-use super::sections::SECRETS;
-use super::sections::abilities::decode_ability;
+use crate::config::ability_map;
+use crate::config::language::{
+    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Named, Node, OneOrMore, Report, Severity, Span,
+    Spanned, Text, join, leaf_schema, listed, nearest, schema_of, section,
+};
+use crate::config::sections::SECRETS;
+use crate::config::sections::abilities::decode_ability;
 use crate::policy::ability::Abilities;
 use crate::policy::decision::Caller;
 use crate::policy::map::{AbilityMap, Place};
 
-/// How many requests a file may decide on: a row times its callers adds up.
+/// The most checks of a file: each row is multiplied by its callers.
 const MOST_CHECKS: usize = 100_000;
-/// In a table, who has no token.
+/// The caller without a token.
 const NOBODY: &str = "nobody";
-/// In a table, every caller that the row does not name.
+/// In a row of the table, all callers that it does not name.
 const OTHERS: &str = "others";
 
 section! {
@@ -32,7 +29,7 @@ section! {
         /// The gateway.yaml or map file that is tested, relative to this file.
         map: TestedMap,
         /// The abilities of tokens, by names that cases and the table use.
-        callers: Named<Granted>,
+        callers: Named<AbilityList>,
         /// Requests one by one.
         cases: Option<OneOrMore<Spanned<Case>>>,
         /// Requests such as `GET /api/v2/items`, and for each what its callers get: those of `callers`, `nobody`
@@ -47,9 +44,9 @@ section! {
         /// What a report calls it.
         name: Option<Text>,
         /// Such as `GET /api/v2/items`, or a list of such.
-        request: OneOrMore<Spanned<WrittenRequest>>,
+        request: OneOrMore<Spanned<RawRequest>>,
         /// The token's abilities; `[]` is a token without any. With neither these nor a `caller` there is no token.
-        abilities: Token,
+        abilities: CaseAbilities,
         /// One of `callers`.
         caller: Option<Spanned<Text>>,
         /// `allow`, or the status of the refusal: 400, 401 or 403.
@@ -58,59 +55,59 @@ section! {
     exclusive { abilities, caller }
 }
 
-/// A policy test file, read.
+/// A valid policy test file.
 #[derive(Debug)]
 pub struct LoadedTests {
-    /// What it says.
+    /// The tests.
     pub tests: PolicyTests,
     /// Warnings about it; a [failure](Report::fail) can be added.
     pub warnings: Report,
 }
 
-/// A map, and requests to decide on.
+/// A map and the checks of it.
 #[derive(Debug)]
 pub struct PolicyTests {
     /// The map that is tested.
     pub map: AbilityMap,
     /// Its file.
     pub map_file: PathBuf,
-    /// The requests, in the order of the file.
+    /// The checks in the order of the file.
     pub checks: Vec<Check>,
 }
 
-/// A request, and what must become of it.
+/// A request and the expected decision.
 #[derive(Debug)]
 pub struct Check {
-    /// What the file calls it.
+    /// The name of its case.
     pub name: Option<Rc<str>>,
     /// The method as written.
     pub method: Box<str>,
-    /// The path as written, and perhaps a query.
+    /// The path as written, optionally with a query.
     pub target: Box<str>,
-    /// Who sends it.
+    /// The sender of the request.
     pub sender: Rc<Sender>,
-    /// What must become of it.
+    /// The expected decision.
     pub expected: Expected,
-    /// Where that is written.
+    /// Its place in the file.
     pub place: Option<Place>,
     pub(crate) span: Span,
 }
 
-/// Who sends a request.
+/// The sender of a request.
 #[derive(Debug)]
 pub struct Sender {
-    /// What the file calls them.
+    /// The name in the file.
     pub name: Option<Box<str>>,
-    /// Their token.
+    /// The token.
     pub caller: Caller,
 }
 
-/// What must become of a request.
+/// An expected decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// It is forwarded.
+    /// The gateway forwards the request.
     Allow,
-    /// It is refused with this status.
+    /// The gateway refuses the request with this status.
     Refuse(u16),
 }
 
@@ -130,33 +127,32 @@ impl std::fmt::Display for Expected {
     }
 }
 
-/// Reads a policy test file and the map that it names. Needs no secret, and the environment only where one of the
-/// two names it.
+/// Loads a policy test file and the map that it names. Needs no secret, and only the variables that the files read.
 ///
 /// # Errors
-/// Every error in both.
+/// A report of every error in both.
 pub fn load_tests(path: &Path) -> Result<LoadedTests, Report> {
     let mut decoder = Decoder::new(&|name| std::env::var(name).ok(), &SECRETS);
     let tree = decoder.read_file(path);
     compile_tests(path, tree, decoder)
 }
 
-/// Compiles the tree of a policy test file; `None` if it could not be parsed.
-pub(super) fn compile_tests(
+/// Decodes and compiles the document of a policy test file; `None` if it could not be parsed.
+pub(crate) fn compile_tests(
     path: &Path,
     tree: Option<Rc<Node>>,
     mut decoder: Decoder<'_>,
 ) -> Result<LoadedTests, Report> {
-    let written = tree.and_then(|tree| {
-        let written = PolicyTest::decode(&tree, &mut decoder)?;
-        if written.cases.is_none() && written.table.0.is_empty() {
+    let raw = tree.and_then(|tree| {
+        let raw = PolicyTest::decode(&tree, &mut decoder)?;
+        if raw.cases.is_none() && raw.table.0.is_empty() {
             decoder.missing(&tree, "cases");
         }
-        Some(written)
+        Some(raw)
     });
-    let compiled = written.map(|written| {
-        let checks = Compiler::new(&written.callers).checks(&written, &mut decoder);
-        (written.map, checks)
+    let compiled = raw.map(|raw| {
+        let checks = Compiler::new(&raw.callers).checks(&raw, &mut decoder);
+        (raw.map, checks)
     });
     let ((TestedMap { map, file }, checks), warnings) = decoder.finish(path, compiled)?;
     Ok(LoadedTests { tests: PolicyTests { map, map_file: file, checks }, warnings })
@@ -167,7 +163,7 @@ pub fn tests_schema() -> serde_json::Value {
     schema_of::<PolicyTest>("policy test file of stockaj-gateway")
 }
 
-/// Gathers the checks of a file.
+/// Collects the checks of a file.
 struct Compiler {
     senders: Vec<Rc<Sender>>,
     nobody: Rc<Sender>,
@@ -176,8 +172,8 @@ struct Compiler {
 }
 
 impl Compiler {
-    fn new(callers: &Named<Granted>) -> Self {
-        let sender = |(key, granted): &(Key, Granted)| {
+    fn new(callers: &Named<AbilityList>) -> Self {
+        let sender = |(key, granted): &(Key, AbilityList)| {
             let caller = Caller::Active(granted.0.clone());
             Rc::new(Sender { name: Some(key.text.clone()), caller })
         };
@@ -189,8 +185,8 @@ impl Compiler {
         }
     }
 
-    fn checks(mut self, written: &PolicyTest, decoder: &mut Decoder<'_>) -> Vec<Check> {
-        for (key, _) in &written.callers.0 {
+    fn checks(mut self, raw: &PolicyTest, decoder: &mut Decoder<'_>) -> Vec<Check> {
+        for (key, _) in &raw.callers.0 {
             if [NOBODY, OTHERS].contains(&&*key.text) {
                 let diagnostic = Diagnostic::error("not a name for a caller")
                     .key(format!("callers.{}", key.text))
@@ -198,11 +194,11 @@ impl Compiler {
                 decoder.record(diagnostic);
             }
         }
-        let cases = written.cases.iter().flat_map(|cases| &cases.0);
+        let cases = raw.cases.iter().flat_map(|cases| &cases.0);
         for (number, Spanned { value: case, span }) in cases.enumerate() {
             self.add_case(number, case, *span, decoder);
         }
-        for row in &written.table.0 {
+        for row in &raw.table.0 {
             self.add_row(row, decoder);
         }
         self.checks
@@ -242,7 +238,7 @@ impl Compiler {
                     Some(sender) => vec![sender],
                     None => {
                         let mut path = "table".to_owned();
-                        super::language::decode::join(&mut path, &row.key.text);
+                        join(&mut path, &row.key.text);
                         decoder.record(self.unknown(&path, name, key.span));
                         continue;
                     }
@@ -274,14 +270,14 @@ impl Compiler {
     fn add(
         &mut self,
         name: Option<Rc<str>>,
-        request: &WrittenRequest,
+        request: &RawRequest,
         sender: &Rc<Sender>,
         expected: Expected,
         (span, place): (Span, Option<Place>),
         decoder: &mut Decoder<'_>,
     ) {
         if self.checks.len() < MOST_CHECKS {
-            let WrittenRequest { method, target } = request.clone();
+            let RawRequest { method, target } = request.clone();
             self.checks.push(Check {
                 name,
                 method,
@@ -299,9 +295,9 @@ impl Compiler {
     }
 }
 
-/// The map of `map`, read where it is named, so that its errors are in the same report.
+/// `map`: decoded with the file that names it, so that their errors are in one report.
 #[derive(Debug)]
-pub(super) struct TestedMap {
+struct TestedMap {
     map: AbilityMap,
     file: PathBuf,
 }
@@ -312,7 +308,7 @@ impl Decode for TestedMap {
         let before = decoder.diagnostics.len();
         let tree = decoder.read_included(&file, node)?;
         let map = decoder.at_top(|decoder| ability_map::compile(&tree, decoder));
-        // What else is to be said of the map, `check` says.
+        // `check` on the map reports its warnings and notes.
         let of_the_map = decoder.diagnostics.split_off(before);
         decoder.diagnostics.extend(of_the_map.into_iter().filter(|it| it.severity == Severity::Error));
         Some(Self { map: map?, file })
@@ -321,11 +317,11 @@ impl Decode for TestedMap {
 
 leaf_schema!(TestedMap, json_schema!({"type": "string", "minLength": 1}));
 
-/// The abilities that a token has.
+/// The abilities of a token.
 #[derive(Debug)]
-pub(super) struct Granted(Abilities);
+struct AbilityList(Abilities);
 
-impl Decode for Granted {
+impl Decode for AbilityList {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         const ABILITIES: &str = "a list of abilities";
         if node.is_null() {
@@ -340,15 +336,15 @@ impl Decode for Granted {
     }
 }
 
-leaf_schema!(Granted, json_schema!({"type": "array", "items": {"type": "string", "minLength": 1}}));
+leaf_schema!(AbilityList, json_schema!({"type": "array", "items": {"type": "string", "minLength": 1}}));
 
-/// The abilities of a case's token; without the key there are none, nor a token.
+/// The abilities of the token of a case; `None` if the key is absent and there is no token.
 #[derive(Debug)]
-pub(super) struct Token(Option<Abilities>);
+struct CaseAbilities(Option<Abilities>);
 
-impl Decode for Token {
+impl Decode for CaseAbilities {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        Granted::decode(node, decoder).map(|granted| Self(Some(granted.0)))
+        AbilityList::decode(node, decoder).map(|granted| Self(Some(granted.0)))
     }
 
     fn absent(_decoder: &mut Decoder<'_>) -> Option<Self> {
@@ -356,17 +352,17 @@ impl Decode for Token {
     }
 }
 
-impl JsonSchema for Token {
+impl JsonSchema for CaseAbilities {
     fn inline_schema() -> bool {
         true
     }
 
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Token".into()
+        "CaseAbilities".into()
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        Granted::json_schema(generator)
+        AbilityList::json_schema(generator)
     }
 }
 
@@ -379,7 +375,7 @@ impl Decode for Expected {
         if found.is_none() {
             let hint = match &*text {
                 "deny" | "denied" | "refuse" => Some("403 with a token, 401 without one".to_owned()),
-                // Of another status another one is not what was meant.
+                // Another status is not a misspelling.
                 text if text.starts_with(|first: char| first.is_ascii_digit()) => None,
                 text => nearest(text, words).map(|near| format!("did you mean `{near}`?")),
             };
@@ -392,17 +388,17 @@ impl Decode for Expected {
 leaf_schema!(Expected, json_schema!({"enum": ["allow", 400, 401, 403, "400", "401", "403"]}));
 
 const REQUEST: &str = "a method and a path such as `GET /api/v2/items`";
-/// That of a method, a space, and a target.
+/// A method, a space, and a target.
 const REQUEST_PATTERN: &str = "^[^ ]+ [^ ]+$";
 
 /// A method and a target.
 #[derive(Clone, Debug)]
-pub(super) struct WrittenRequest {
+struct RawRequest {
     method: Box<str>,
     target: Box<str>,
 }
 
-impl WrittenRequest {
+impl RawRequest {
     fn parse(text: &str) -> Option<Self> {
         let (method, target) = text.split_once(' ')?;
         let is_word = |word: &str| !word.is_empty() && !word.chars().any(|it| it == ' ' || it.is_control());
@@ -410,7 +406,7 @@ impl WrittenRequest {
     }
 }
 
-impl Decode for WrittenRequest {
+impl Decode for RawRequest {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let text = decoder.string(node, REQUEST)?;
         let read = Self::parse(&text);
@@ -421,16 +417,16 @@ impl Decode for WrittenRequest {
     }
 }
 
-leaf_schema!(WrittenRequest, json_schema!({"type": "string", "pattern": REQUEST_PATTERN}));
+leaf_schema!(RawRequest, json_schema!({"type": "string", "pattern": REQUEST_PATTERN}));
 
-/// Requests, and what their callers get.
+/// The rows of `table`.
 #[derive(Debug)]
-pub(super) struct Table(Vec<Row>);
+struct Table(Vec<Row>);
 
 #[derive(Debug)]
-pub(super) struct Row {
+struct Row {
     key: Key,
-    request: WrittenRequest,
+    request: RawRequest,
     cells: Vec<(Key, Expected)>,
 }
 
@@ -450,7 +446,7 @@ impl Decode for Table {
 }
 
 fn decode_row(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) -> Option<Row> {
-    let request = WrittenRequest::parse(&key.text);
+    let request = RawRequest::parse(&key.text);
     if request.is_none() {
         decoder.record(Diagnostic::error("not a request").at(key.span, format!("expected {REQUEST}")));
     }

@@ -4,13 +4,11 @@ use std::rc::Rc;
 
 use http::Method;
 
-use super::super::language::decode::{Decoder, nearest};
-use super::super::language::diagnostics::Diagnostic;
-use super::super::language::document::{Entry, Key, Node, Value};
 use super::object::{Document, Field, Object, entry, merged};
 use super::security::{Schemes, weight};
 use super::servers::base_path;
 use super::{Operation, Security};
+use crate::config::language::{Decoder, Diagnostic, Entry, Key, Node, Value, nearest};
 
 /// How many operations a document may have: many paths may refer to one path item.
 const MOST_OPERATIONS: usize = 50_000;

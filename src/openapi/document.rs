@@ -1,7 +1,7 @@
-//! OpenAPI documents (3.0, 3.1 and 3.2): which operations an API has, and which credentials each requires.
+//! Reads OpenAPI documents (3.0, 3.1 and 3.2): the operations of an API, and the credentials that each requires.
 //!
-//! Only what decides who may call an operation is read. Whatever of that is not understood is an error, a warning or
-//! a note with its place.
+//! Reads only the fields that decide who may call an operation. Each of these that is not understood is an error, a warning
+//! or a note with its place.
 
 mod object;
 mod operations;
@@ -16,11 +16,8 @@ use http::Method;
 
 use self::object::{entry, merged, text};
 use self::operations::Reader;
-use super::language::decode::{Decoder, nearest};
-use super::language::diagnostics::{Diagnostic, Report};
-use super::language::document::{Entry, Node, Value};
-use super::language::source::{Source, Span};
-use super::sections::SECRETS;
+use crate::config::language::{Decoder, Diagnostic, Entry, Node, Report, Source, Span, Value, nearest};
+use crate::config::sections::SECRETS;
 use crate::policy::map::Place;
 
 /// The largest document, in bytes. Public ones have up to 13 MB.
@@ -40,16 +37,16 @@ const ROOT_FIELDS: [&str; 10] = [
     "tags",
 ];
 
-/// An OpenAPI document that was read.
+/// A valid OpenAPI document.
 #[derive(Debug)]
 pub struct LoadedDescription {
-    /// What it describes.
+    /// The API that it describes.
     pub description: Description,
     /// Warnings and notes about it.
     pub warnings: Report,
 }
 
-/// An API as a document describes it.
+/// An API.
 #[derive(Debug)]
 pub struct Description {
     /// Its title and version.
@@ -69,18 +66,18 @@ pub struct Operation {
     pub path: String,
     /// The credentials that it requires.
     pub security: Security,
-    /// Where it is written.
+    /// Its place in the document.
     pub place: Option<Place>,
 }
 
 /// Which credentials an operation requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Security {
-    /// The document does not say.
+    /// The document does not specify it.
     Unsaid,
-    /// What the document says is malformed or contradictory.
+    /// The specification is malformed or contradictory.
     Malformed,
-    /// None: every alternative is empty.
+    /// No credentials: every alternative is empty.
     Public,
     /// Credentials without scopes.
     Credentials,
@@ -91,12 +88,11 @@ pub enum Security {
     Optional(Vec<BTreeSet<String>>),
 }
 
-/// Reads an OpenAPI document. `prefix` replaces the path of its servers.
+/// Loads an OpenAPI document. `prefix` replaces the path of its servers.
 ///
 /// # Errors
-/// Everything that makes its operations or their requirements uncertain.
+/// A report of everything that makes its operations or their requirements uncertain.
 pub fn load_description(path: &Path, prefix: Option<&str>) -> Result<LoadedDescription, Report> {
-    // `${NAME}` in a document is an example, not a variable.
     let mut decoder = Decoder::new(&|_| None, &SECRETS);
     let description = match Source::read(path, LARGEST_DOCUMENT) {
         Ok(source) => decoder.parse(source).and_then(|tree| read(&tree, prefix, &mut decoder)),

@@ -5,10 +5,8 @@ use std::rc::Rc;
 
 use percent_encoding::percent_decode_str;
 
-use super::super::language::decode::Decoder;
-use super::super::language::diagnostics::Diagnostic;
-use super::super::language::document::{Entry, Node, Value};
 use super::start_of;
+use crate::config::language::{Decoder, Diagnostic, Entry, Node, Value};
 
 /// How many references may lead from one object to the next.
 const MOST_REFERENCES: usize = 16;

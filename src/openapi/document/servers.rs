@@ -1,9 +1,7 @@
 //! The path that a document's servers put in front of its paths.
 
-use super::super::language::decode::Decoder;
-use super::super::language::diagnostics::Diagnostic;
-use super::super::language::document::{Entry, Node, Value};
 use super::object::{entry, merged, text};
+use crate::config::language::{Decoder, Diagnostic, Entry, Node, Value};
 
 /// The longest address of a server, in bytes: defaults of variables may name variables.
 const LONGEST_URL: usize = 8 * 1024;

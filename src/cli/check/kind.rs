@@ -1,21 +1,17 @@
-//! Files that `check` validates, told apart by their content.
+//! The kinds of files that `check` validates, distinguished by their keys.
 
 use std::path::Path;
 
-use super::ability_map::{self, LoadedAbilities};
-use super::cases::{LoadedTests, compile_tests, tests_schema};
-use super::gateway::{self, Loaded};
-use super::language::decode::{Decoder, nearest};
-use super::language::diagnostics::{Diagnostic, Report};
-use super::language::document::{Entry, Node, Value};
-use super::language::section::schema_of;
-use super::language::source::Span;
-use super::sections::SECRETS;
-use super::sections::abilities::MapFile;
+use crate::cases::{LoadedTests, compile_tests, tests_schema};
+use crate::config::ability_map::{self, LoadedAbilities};
+use crate::config::gateway::{self, Loaded};
+use crate::config::language::{Decoder, Diagnostic, Entry, Node, Report, Span, Value, nearest, schema_of};
+use crate::config::sections::SECRETS;
+use crate::config::sections::abilities::MapFile;
 
-/// A file without errors.
+/// A valid file.
 #[derive(Debug)]
-pub enum Checked {
+pub(super) enum Checked {
     /// A gateway.yaml.
     Gateway(Box<Loaded>),
     /// A map file.
@@ -24,14 +20,14 @@ pub enum Checked {
     Tests(Box<LoadedTests>),
 }
 
-/// How the kind of a file is found.
+/// How to determine the kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expect {
+pub(super) enum Expect {
     /// It is a gateway.yaml.
     Gateway,
-    /// By its keys; a gateway.yaml if they do not tell.
+    /// By its keys; a gateway.yaml if they are inconclusive.
     GatewayOrOther,
-    /// By its keys; an error if they do not tell.
+    /// By its keys; an error if they are inconclusive.
     Any,
 }
 
@@ -42,11 +38,8 @@ enum Kind {
     Tests,
 }
 
-/// Reads a gateway.yaml, a map file or a policy test file, with the process's environment.
-///
-/// # Errors
-/// Every error in it.
-pub fn load_checked(path: &Path, expect: Expect) -> Result<Checked, Report> {
+/// Loads a gateway.yaml, a map file or a policy test file, with the environment of the process.
+pub(super) fn load_checked(path: &Path, expect: Expect) -> Result<Checked, Report> {
     let environment = |name: &str| std::env::var(name).ok();
     let mut decoder = Decoder::new(&environment, &SECRETS);
     let tree = decoder.read_file(path);
@@ -62,20 +55,20 @@ pub fn load_checked(path: &Path, expect: Expect) -> Result<Checked, Report> {
         }
         Ok(Kind::Map) => ability_map::compile_document(path, tree, decoder).map(Box::new).map(Checked::Map),
         Ok(Kind::Tests) => compile_tests(path, tree, decoder).map(Box::new).map(Checked::Tests),
-        Err(diagnostic) => {
-            decoder.record(*diagnostic);
+        Err(error) => {
+            decoder.record(*error);
             decoder.finish(path, None).map(|(checked, _)| checked)
         }
     }
 }
 
-/// The kind of file that the keys at the top of `tree` belong to.
+/// Determines the kind of a file by the keys at its top.
 fn kind_of(tree: &Node) -> Result<Kind, Box<Diagnostic>> {
     const HINT: &str = "a gateway.yaml has `abilities`, a map file `routes`, a policy test file `map` and `cases` or `table`";
     let start = Span { end: tree.span.start, ..tree.span };
     let Value::Mapping(entries) = &tree.value else {
-        let diagnostic = Diagnostic::error("unknown kind of file").at(start, "expected a mapping");
-        return Err(Box::new(diagnostic.hint(HINT)));
+        let error = Diagnostic::error("unknown kind of file").at(start, "expected a mapping");
+        return Err(Box::new(error.hint(HINT)));
     };
     let kinds = [
         (Kind::Gateway, "a gateway.yaml", keys(&gateway::schema())),
@@ -90,31 +83,31 @@ fn kind_of(tree: &Node) -> Result<Kind, Box<Diagnostic>> {
         [(_, one, first), (_, other, second), ..] => {
             let message = "keys of different kinds of files";
             let label = |entry: &Entry, name| format!("`{}` belongs to {name}", entry.key.text);
-            let diagnostic = Diagnostic::error(message).at(second.key.span, label(second, other));
-            Err(Box::new(diagnostic.related(first.key.span, label(first, one)).hint(HINT)))
+            let error = Diagnostic::error(message).at(second.key.span, label(second, other));
+            Err(Box::new(error.related(first.key.span, label(first, one)).hint(HINT)))
         }
         [] => {
             let known = || kinds.iter().flat_map(|(.., keys)| keys.iter().map(String::as_str));
             let near = entries.iter().find_map(|entry| Some((entry, nearest(&entry.key.text, known())?)));
             let foreign = entries.iter().find(|entry| matches!(&*entry.key.text, "openapi" | "swagger"));
-            let diagnostic = Diagnostic::error("unknown kind of file");
+            let error = Diagnostic::error("unknown kind of file");
             Err(Box::new(match (foreign, near) {
-                (Some(entry), _) => diagnostic
+                (Some(entry), _) => error
                     .at(entry.key.span, "this is an OpenAPI document")
                     .hint("`stockaj-gateway openapi FILE` reads it"),
                 (None, Some((entry, near))) => {
                     let label = "not a key of any file that `check` validates";
-                    diagnostic.at(entry.key.span, label).hint(format!("did you mean `{near}`?"))
+                    error.at(entry.key.span, label).hint(format!("did you mean `{near}`?"))
                 }
-                (None, None) => diagnostic
-                    .at(start, "none of its keys belongs to a file that `check` validates")
-                    .hint(HINT),
+                (None, None) => {
+                    error.at(start, "none of its keys belongs to a file that `check` validates").hint(HINT)
+                }
             }))
         }
     }
 }
 
-/// The keys that a schema names.
+/// The keys of a schema.
 fn keys(schema: &serde_json::Value) -> Vec<String> {
     let properties = schema.get("properties").and_then(serde_json::Value::as_object);
     properties.into_iter().flat_map(|properties| properties.keys().cloned()).collect()

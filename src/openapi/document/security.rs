@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use super::super::language::decode::{Decoder, nearest};
-use super::super::language::diagnostics::Diagnostic;
-use super::super::language::document::{Entry, Node, Value};
 use super::object::{Document, entry, merged, text};
 use super::{Security, start_of};
+use crate::config::language::{Decoder, Diagnostic, Entry, Node, Value, nearest};
 
 /// How many scopes and alternatives one operation may name.
 const MOST_SCOPES: usize = 100;
