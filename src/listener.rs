@@ -1,4 +1,4 @@
-//! A bound socket, of the proxy or of the admin listener, and the connections of one that answers short requests.
+//! Bound listening sockets, and the connection slots of listeners that serve short requests.
 
 pub mod connections;
 
@@ -12,20 +12,20 @@ use socket2::{Domain, Protocol, SockRef, Type};
 
 use crate::config::settings::ListenAddress;
 
-/// Connections that may wait to be accepted; the system's own bound may be lower.
+/// The length of the accept queue. The kernel may cap it (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
-/// The address cannot be listened on.
+/// An address cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {source}")]
 pub struct BindError {
-    /// Where it was tried.
+    /// The configured address.
     pub address: ListenAddress,
-    /// Why not.
+    /// The error of the system.
     pub source: io::Error,
 }
 
-/// A bound socket that nothing is served on yet.
+/// A bound socket that does not accept connections yet.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -34,16 +34,16 @@ pub struct Listener {
     inherited: bool,
 }
 
-/// A listening socket, not blocking.
+/// A non-blocking listening socket.
 #[derive(Debug)]
 pub enum Socket {
-    /// By TCP.
+    /// A TCP socket.
     Tcp(net::TcpListener),
-    /// By a file.
+    /// A Unix socket, bound to a file or an abstract name.
     Unix(unix::UnixListener),
 }
 
-/// Removes the file of a Unix socket when it is dropped.
+/// Removes the file of a Unix socket when dropped.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
@@ -54,10 +54,10 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Binds `address`. A Unix socket that a dead process left behind is replaced.
+    /// Binds `address`. Replaces the file of a Unix socket that no process listens on.
     ///
     /// # Errors
-    /// Where the address is in use, not ours, or not allowed.
+    /// Returns an error if the address is in use, is not one of this host, or may not be bound.
     pub fn bind(address: &ListenAddress) -> Result<Self, BindError> {
         let bound = match address {
             ListenAddress::Tcp(address) => bind_tcp(*address),
@@ -66,17 +66,17 @@ impl Listener {
         bound.map_err(|source| BindError { address: address.clone(), source })
     }
 
-    /// Where it listens, with the port that the system chose.
+    /// The bound address, with the port that the system chose for port 0.
     pub const fn address(&self) -> &ListenAddress {
         &self.address
     }
 
-    /// Whether somebody else listened before this process, and goes on after it.
+    /// Whether the process that started this one bound the socket, which then outlives this process.
     pub const fn is_inherited(&self) -> bool {
         self.inherited
     }
 
-    /// The socket, and what is to be kept for as long as it listens.
+    /// The socket, and a guard to keep while the socket is used.
     pub fn into_parts(self) -> (Socket, Option<SocketFile>) {
         (self.socket, self.file)
     }
@@ -84,7 +84,7 @@ impl Listener {
 
 fn bind_tcp(address: net::SocketAddr) -> io::Result<Listener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of a process that has ended may linger; they keep nobody from listening.
+    // Otherwise connections in TIME_WAIT of a previous process would block the address.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -114,7 +114,7 @@ fn is_dead_socket(path: &Path) -> bool {
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// What a listening socket is for.
+/// The purpose of a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// `listen.address`
@@ -126,10 +126,10 @@ pub enum Role {
 }
 
 impl Role {
-    /// In the order in which sockets without names are taken.
+    /// The order in which inherited sockets without names are assigned.
     const ALL: [Self; 3] = [Self::Proxy, Self::Admin, Self::Redirect];
 
-    /// The word for it in logs, and the name of its socket.
+    /// The name in logs and in `LISTEN_FDNAMES`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Proxy => "proxy",
@@ -145,58 +145,58 @@ impl fmt::Display for Role {
     }
 }
 
-/// Sockets that whoever started this process listens on already: systemd's socket activation (sd_listen_fds(3)).
+/// Listening sockets of the parent process: systemd's socket activation (sd_listen_fds(3)).
 #[derive(Debug, Default)]
 pub struct Inherited(Vec<(Role, Listener)>);
 
-/// Why the sockets that were passed cannot be taken.
+/// The inherited sockets cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
-    /// `LISTEN_FDS` is not a number, or larger than there are listeners.
+    /// `LISTEN_FDS` is not a number, or exceeds the number of listeners.
     #[error(
         "LISTEN_FDS is `{0}`: expected the number of sockets that are passed, 3 at most: proxy, admin, redirect"
     )]
     Count(String),
-    /// As many names as sockets are needed.
+    /// The number of names differs from the number of sockets.
     #[error("LISTEN_FDNAMES has {names} names for {sockets} sockets")]
     Names {
-        /// In `LISTEN_FDNAMES`.
+        /// The number of names in `LISTEN_FDNAMES`.
         names: usize,
-        /// In `LISTEN_FDS`.
+        /// The value of `LISTEN_FDS`.
         sockets: usize,
     },
-    /// A name is known beside one that is not.
+    /// One name is a listener's, another is unknown.
     #[error(
         "LISTEN_FDNAMES names a socket `{0}`: expected `proxy`, `admin` or `redirect`, or none of these at all"
     )]
     Unknown(String),
-    /// A name is there twice.
+    /// Two sockets have the same name.
     #[error("LISTEN_FDNAMES names two sockets `{0}`")]
     Twice(Role),
-    /// A socket is not one of those that can be listened on.
+    /// A file descriptor is not a listening TCP or Unix stream socket.
     #[error("the socket that is passed for `{role}` (file descriptor {number}) cannot be used: {source}")]
     Socket {
-        /// What it is passed for.
+        /// The listener that the socket is for.
         role: Role,
-        /// Its file descriptor.
+        /// The file descriptor.
         number: usize,
-        /// What is wrong with it.
+        /// What is wrong with the socket.
         source: io::Error,
     },
-    /// TLS is for TCP alone.
+    /// TLS is supported on TCP only.
     #[error("a Unix socket is passed for `proxy`, but listen.tls is set")]
     Unencrypted,
-    /// Nothing says that it is to be served.
+    /// The redirect listener has no configuration.
     #[error("a socket is passed for `redirect`, but listen.redirect_address is not set")]
     NotConfigured,
 }
 
 impl Inherited {
-    /// Takes what the environment says was passed; nothing where it says nothing. To be called once, before there
-    /// are other threads: it changes the environment.
+    /// Takes the sockets that `LISTEN_FDS` announces; none if it is unset. Call it once, before other threads exist:
+    /// it changes the environment.
     ///
     /// # Errors
-    /// Where what was passed is not what can be served on.
+    /// [`InheritError`]
     pub fn take() -> Result<Self, InheritError> {
         let sockets = count()?;
         let names = env::var("LISTEN_FDNAMES").ok().filter(|names| !names.is_empty());
@@ -209,18 +209,18 @@ impl Inherited {
         roles.into_iter().enumerate().map(take).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The one for that, if it was passed.
+    /// Takes the socket for `role`, if one was inherited.
     pub fn remove(&mut self, role: Role) -> Option<Listener> {
         let index = self.0.iter().position(|(its, _)| *its == role)?;
         Some(self.0.swap_remove(index).1)
     }
 }
 
-/// How many sockets were passed to this process.
+/// The number of sockets that were passed to this process.
 fn count() -> Result<usize, InheritError> {
     let other = |id: String| !id.is_empty() && id != process::id().to_string();
     let Some(count) = env::var_os("LISTEN_FDS") else { return Ok(0) };
-    // Passed to a parent of ours, which did not clean up.
+    // The variables were meant for a parent process that did not remove them.
     if env::var("LISTEN_PID").is_ok_and(other) {
         return Ok(0);
     }
@@ -230,8 +230,8 @@ fn count() -> Result<usize, InheritError> {
         .ok_or_else(|| InheritError::Count(count.to_string_lossy().into_owned()))
 }
 
-/// What each of so many sockets is for. systemd names a socket after its unit unless it is told otherwise: where no
-/// name is one of ours, their order counts.
+/// The role of each of `sockets` sockets. systemd names a socket after its unit by default: if no name is the name of
+/// a listener, the order of the sockets decides.
 fn roles(sockets: usize, names: Option<&str>) -> Result<Vec<Role>, InheritError> {
     let names: Vec<&str> =
         names.filter(|_| sockets > 0).map_or_else(Vec::new, |names| names.split(':').collect());
@@ -278,7 +278,7 @@ fn inherit(passed: &mut ListenFd, index: usize) -> io::Result<Listener> {
     if !listens? {
         return Err(wrong("it does not listen"));
     }
-    // Its file is whoever's who bound it.
+    // The process that bound the socket owns its file.
     Ok(Listener { socket, address, file: None, inherited: true })
 }
 
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_each_socket_is_for() {
+    fn inherited_sockets_get_their_role_by_name_or_order() {
         use Role::{Admin, Proxy, Redirect};
         for (sockets, names, expected) in [
             (0, None, &[][..]),

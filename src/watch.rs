@@ -1,8 +1,8 @@
-//! Whether files have changed.
+//! Detects changes of files.
 //!
-//! They are looked at once in a while: a `stat` a file. Notifications of the kernel would tell sooner, but not of
-//! every change: Kubernetes swaps a symlink two directories away from the file, some file systems have none, and a
-//! file that is mounted alone has no directory to watch.
+//! The files are polled with one `stat` each. Kernel notifications would be faster, but miss changes: Kubernetes
+//! swaps a symlink two directories away from the file, some file systems send none, and a file that is mounted alone
+//! has no directory to watch.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,29 +11,29 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-/// Files, as they were when they were last looked at.
+/// A set of files, and their signatures at the last poll.
 #[derive(Debug, Default)]
-pub struct Watch(Vec<Watched>);
+pub struct FileWatcher(Vec<Watched>);
 
 #[derive(Debug)]
 struct Watched {
     path: PathBuf,
-    /// As it was when it was last reported.
-    known: Option<Signature>,
-    /// As it was at the last look.
-    seen: Option<Signature>,
+    /// The signature when the last change was reported.
+    reported: Option<FileSignature>,
+    /// The signature at the last poll.
+    polled: Option<FileSignature>,
 }
 
 impl Watched {
     fn new(path: PathBuf) -> Self {
-        let now = signature(&path);
-        Self { path, known: now, seen: now }
+        let now = file_signature(&path);
+        Self { path, reported: now, polled: now }
     }
 }
 
-/// What differs between two states of a file, or between two files of one name, symlinks followed.
+/// Differs between two states of a file, and between two files of the same name. Symlinks are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Signature {
+pub struct FileSignature {
     device: u64,
     inode: u64,
     size: u64,
@@ -41,10 +41,10 @@ pub struct Signature {
     changed: (i64, i64),
 }
 
-/// How a file looks from outside. None: there is no such file, or it cannot be seen.
-pub fn signature(path: &Path) -> Option<Signature> {
+/// Returns `None` if the file does not exist or its metadata cannot be read.
+pub fn file_signature(path: &Path) -> Option<FileSignature> {
     let metadata = fs::metadata(path).ok()?;
-    Some(Signature {
+    Some(FileSignature {
         device: metadata.dev(),
         inode: metadata.ino(),
         size: metadata.size(),
@@ -53,19 +53,18 @@ pub fn signature(path: &Path) -> Option<Signature> {
     })
 }
 
-/// SHA-256 of what is in a file, which may be a key; none where it cannot be read. It may be another file under the
-/// same name, and the same contents in another file.
-pub fn contents(path: &Path) -> Option<[u8; 32]> {
+/// The SHA-256 of the contents of a file, which may hold a key. Returns `None` if the file cannot be read.
+pub fn content_hash(path: &Path) -> Option<[u8; 32]> {
     fs::read(path).ok().map(|bytes| Sha256::digest(&*Zeroizing::new(bytes)).into())
 }
 
-impl Watch {
-    /// From now on these files. To be called before they are read, so that no change falls in between.
+impl FileWatcher {
+    /// Watches `paths`. Call it before reading the files, so that no change is missed in between.
     pub fn new(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         Self(paths.into_iter().map(Watched::new).collect())
     }
 
-    /// From now on these, of which those that were watched before go on.
+    /// Watches `paths` from now on. Files that were watched before keep their state.
     pub fn replace(&mut self, paths: &[PathBuf]) {
         self.0.retain(|file| paths.contains(&file.path));
         for path in paths {
@@ -75,28 +74,28 @@ impl Watch {
         }
     }
 
-    /// Takes the files as they are now as reported: for whoever reads them now anyway.
-    pub fn take_as_known(&mut self) {
+    /// Marks the current state of all files as reported, since the caller reads them now.
+    pub fn mark_reported(&mut self) {
         for file in &mut self.0 {
-            file.seen = signature(&file.path);
-            file.known = file.seen;
+            file.polled = file_signature(&file.path);
+            file.reported = file.polled;
         }
     }
 
-    /// The files that are not as they were when they were last reported. Nothing is reported while one of them has
-    /// changed since the last look: a file may be half written, and a certificate come without its key.
+    /// Returns the files that differ from their last reported state. Returns nothing if a file has changed since the
+    /// last poll: it may be half written, or a certificate may arrive before its key.
     pub fn changed(&mut self) -> Vec<PathBuf> {
         let mut settled = true;
         for file in &mut self.0 {
-            let now = signature(&file.path);
-            settled &= now == file.seen;
-            file.seen = now;
+            let now = file_signature(&file.path);
+            settled &= now == file.polled;
+            file.polled = now;
         }
         if !settled {
             return Vec::new();
         }
-        let changed = self.0.iter_mut().filter(|file| file.seen != file.known).map(|file| {
-            file.known = file.seen;
+        let changed = self.0.iter_mut().filter(|file| file.polled != file.reported).map(|file| {
+            file.reported = file.polled;
             file.path.clone()
         });
         changed.collect()
@@ -110,11 +109,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_reported_once_and_when_it_has_settled() {
+    fn change_is_reported_once_and_only_after_it_has_settled() {
         let directory = tempfile::tempdir().unwrap();
         let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
         fs::write(&one, "1").unwrap();
-        let mut watch = Watch::new([one.clone(), other.clone()]);
+        let mut watch = FileWatcher::new([one.clone(), other.clone()]);
         let nothing: [PathBuf; 0] = [];
         assert_eq!(watch.changed(), nothing);
         assert_eq!(watch.changed(), nothing);
@@ -127,7 +126,7 @@ mod tests {
         fs::remove_file(&other).unwrap();
         assert_eq!(watch.changed(), nothing);
         assert_eq!(watch.changed().first(), Some(&other));
-        // Of the same size and time, as a file that is moved into place may be.
+        // Same size and time, as a file that is moved into place may have.
         let times = fs::metadata(&one).unwrap().modified().unwrap();
         fs::write(&other, "34").unwrap();
         fs::File::open(&other).unwrap().set_modified(times).unwrap();
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_symlinks_of_a_kubernetes_volume_are_followed() {
+    fn symlink_swap_of_a_kubernetes_volume_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         for (version, text) in [("..first", "1"), ("..second", "2")] {
@@ -146,7 +145,7 @@ mod tests {
         }
         symlink("..first", at("..data")).unwrap();
         symlink("..data/tls.crt", at("tls.crt")).unwrap();
-        let mut watch = Watch::new([at("tls.crt")]);
+        let mut watch = FileWatcher::new([at("tls.crt")]);
         symlink("..second", at("..new")).unwrap();
         fs::rename(at("..new"), at("..data")).unwrap();
         assert!(watch.changed().is_empty());

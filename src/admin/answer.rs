@@ -18,7 +18,7 @@ use super::audit::{Action, Caller, unavailable};
 use super::response::{Answer, json, message, not_allowed, text};
 use super::{Admin, State, tokens, unmapped, usage, webhook};
 use crate::exchange::new_request_id;
-use crate::listener::connections::Place;
+use crate::listener::connections::ConnectionSlot;
 use crate::policy::headers::X_REQUEST_ID;
 use crate::telemetry::lines::AuditPriority;
 use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
@@ -30,7 +30,7 @@ const BODY: usize = 64 * 1024;
 pub(super) async fn answer(
     admin: &Admin,
     client: &str,
-    place: &Place,
+    place: &ConnectionSlot,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let request_id = new_request_id();
@@ -43,7 +43,7 @@ async fn answer_to(
     admin: &Admin,
     client: &str,
     request_id: &HeaderValue,
-    place: &Place,
+    place: &ConnectionSlot,
     request: Request<Incoming>,
 ) -> Answer {
     let settings = admin.settings.load_full();

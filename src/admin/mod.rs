@@ -36,7 +36,7 @@ use tokio::time::{sleep, timeout};
 pub use self::audit::Refused;
 pub use self::throttle::Throttle;
 use crate::config::settings::Settings;
-use crate::listener::connections::{Connections, Place};
+use crate::listener::connections::{ConnectionSlot, ConnectionSlots};
 use crate::listener::{Listener, Socket};
 use crate::telemetry::lines::AuditLog;
 use crate::telemetry::metrics::Metrics;
@@ -187,7 +187,7 @@ async fn accept<I>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connections = Connections::new(CONNECTIONS);
+    let connections = ConnectionSlots::new(CONNECTIONS);
     loop {
         match next().await {
             Ok((io, address)) => {
@@ -206,12 +206,12 @@ where
 }
 
 /// `client` is the address at the other end, for the audit.
-async fn connection<I>(io: I, client: Box<str>, place: Place, admin: Arc<Admin>)
+async fn connection<I>(io: I, client: Box<str>, place: ConnectionSlot, admin: Arc<Admin>)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
     let answer = |request| {
-        place.request_began();
+        place.start_request();
         answer::answer(&admin, &client, &place, request)
     };
     let served = http1::Builder::new()

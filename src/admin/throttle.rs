@@ -11,7 +11,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::response::{Answer, message};
 use crate::config::settings::Rate;
-use crate::limits::addresses::Addresses;
+use crate::limits::addresses::AddressLimits;
 use crate::limits::bucket::Bucket;
 use crate::policy::refusal::Exceeded;
 
@@ -34,13 +34,13 @@ const fn at_least_one(number: u32) -> NonZeroU32 {
 /// Counts wrong credentials by address and overall. Remembers a bounded number of addresses.
 #[derive(Debug)]
 pub struct Throttle {
-    addresses: Addresses,
+    addresses: AddressLimits,
     all: Bucket,
 }
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self { addresses: Addresses::new(OF_ADDRESS), all: Bucket::new(OF_ALL, Instant::now()) }
+        Self { addresses: AddressLimits::new(OF_ADDRESS), all: Bucket::new(OF_ALL, Instant::now()) }
     }
 }
 

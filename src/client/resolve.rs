@@ -22,7 +22,7 @@ use tokio::runtime;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::watch::{Signature, signature};
+use crate::watch::{FileSignature, file_signature};
 
 #[cfg(test)]
 mod tests;
@@ -367,10 +367,10 @@ struct System {
 }
 
 /// The signatures of the two files.
-type Files = [Option<Signature>; 2];
+type Files = [Option<FileSignature>; 2];
 
 fn files() -> Files {
-    ["/etc/hosts", "/etc/resolv.conf"].map(|path| signature(Path::new(path)))
+    ["/etc/hosts", "/etc/resolv.conf"].map(|path| file_signature(Path::new(path)))
 }
 
 /// The addresses of each lower-case name. hickory's type of this kind leaves out names with a `_`.

@@ -1,4 +1,4 @@
-//! What the stand-in answers: a request as plain data in, a reply out.
+//! The routes of the stand-in, without I/O.
 
 use std::time::SystemTime;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::records::{Fields, Records, merge};
 use super::tokens::{self, SampleToken};
 
-/// A reply: a status, and the JSON that goes with it.
+/// A response: a status and a JSON body.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -36,7 +36,7 @@ impl Reply {
     }
 }
 
-/// The application: its records, and who may ask for them.
+/// The state of the stand-in.
 #[derive(Debug)]
 pub(super) struct Application {
     records: Records,
@@ -48,7 +48,7 @@ impl Application {
         Self { records: Records::sample(), start }
     }
 
-    /// The reply to a request. Abilities are not looked at: they are what the gateway is for.
+    /// Answers a request. Checks the token but no abilities, since the gateway checks those.
     pub(super) fn answer(
         &mut self,
         method: &Method,
@@ -78,13 +78,13 @@ impl Application {
         let Some(token) = self.token(fields) else {
             return Reply::message(StatusCode::UNAUTHORIZED, "Unauthenticated.");
         };
-        // A body that is no JSON object has no fields, as in Laravel.
+        // As in Laravel, a body that is not a JSON object has no fields.
         let input: Fields = serde_json::from_slice(body).unwrap_or_default();
         let method = if method == Method::HEAD { "GET" } else { method.as_str() };
         self.resource(method, resource, query, token, input)
     }
 
-    /// The methods of a path, as `Allow` lists them; none where there is no such path.
+    /// The methods of a path in the form of `Allow`; `None` if the path does not exist.
     fn allow(&self, segments: &[&str]) -> Option<&'static str> {
         let ["api", "v2", resource @ ..] = segments else {
             return (segments == ["up"]).then_some("GET, HEAD");
@@ -109,7 +109,7 @@ impl Application {
         input: Fields,
     ) -> Reply {
         match (method, resource) {
-            (_, ["token"]) => Reply::data(token.introspected(self.start)),
+            (_, ["token"]) => Reply::data(token.introspection(self.start)),
             (_, ["kiosk", "scan"]) => self.scan(&input),
             (_, ["kiosk", "search"]) => self.search(query),
             ("GET", ["instance"]) => Reply::data(self.records.instance.clone()),
@@ -157,7 +157,7 @@ impl Application {
         }
     }
 
-    /// What a kiosk shows of the item whose code was scanned: the item, and its rental if it is out.
+    /// The item with the scanned code, and its rental if it is out.
     fn scan(&self, input: &Fields) -> Reply {
         let Some(code) = input.get("code").and_then(Value::as_str) else {
             return Reply::invalid("code");
@@ -172,7 +172,7 @@ impl Application {
         Reply::data(json!({"item": item, "rental": rental}))
     }
 
-    /// Items whose name or code contains `q`, in any case; all of them without one.
+    /// The items whose name or code contains `q`, ignoring case; all items without `q`.
     fn search(&self, query: Option<&str>) -> Reply {
         let wanted = query
             .and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("q=")))
@@ -188,7 +188,7 @@ impl Application {
         Reply::data(self.records.all("items").filter(contains).cloned().collect::<Vec<_>>())
     }
 
-    /// The caller, if it is a known token that has not expired.
+    /// The token of the request; `None` if it is unknown or has expired.
     fn token(&self, fields: &HeaderMap) -> Option<SampleToken> {
         let value = fields.get(header::AUTHORIZATION)?.to_str().ok()?;
         let secret = value.strip_prefix("Bearer ")?.trim();

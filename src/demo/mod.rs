@@ -1,9 +1,9 @@
-//! A stand-in for Stockaj: the part of its API that shows what the gateway does, in memory.
+//! An in-memory stand-in for Stockaj with the part of its API that demonstrates the gateway.
 //!
-//! It speaks Laravel's dialect (`data` around results, `message` around errors) and trusts nobody: every
-//! path but `/up` needs a known token. Like Stockaj behind the gateway it leaves abilities alone. Paths
-//! under `/api/v2`: `token` (introspection), `kiosk/scan`, `kiosk/search`, `instance`, and the collections
-//! `items`, `variants`, `types`, `tags`, `renters`, `rentals`, `webhooks`, `notifications`.
+//! It answers in Laravel's format (`data` around results, `message` around errors). Every path except `/up` requires
+//! a known token. Like Stockaj behind the gateway, it does not check abilities. Paths under `/api/v2`: `token`
+//! (introspection), `kiosk/scan`, `kiosk/search`, `instance`, and the collections `items`, `variants`, `types`,
+//! `tags`, `renters`, `rentals`, `webhooks`, `notifications`.
 
 mod application;
 mod records;
@@ -26,10 +26,10 @@ use tokio::net::TcpListener;
 
 use application::{Application, Reply};
 
-/// The largest body of a request, in bytes.
+/// The largest request body, in bytes.
 const LARGEST_BODY: usize = 1024 * 1024;
 
-/// The stand-in, listening but not yet serving: connections wait until [`Stockaj::serve`].
+/// The bound stand-in. Connections wait in the accept queue until [`Stockaj::serve`].
 #[derive(Debug)]
 pub struct Stockaj {
     listener: TcpListener,
@@ -37,22 +37,22 @@ pub struct Stockaj {
 }
 
 impl Stockaj {
-    /// Listens on `address`; port 0 takes a free port.
+    /// Binds `address`. Port 0 selects a free port.
     ///
     /// # Errors
-    /// The system's, where it cannot listen there.
+    /// Returns the error of the system if the address cannot be bound.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
     }
 
-    /// Where it listens.
+    /// The bound address.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves on the caller's runtime until `shutdown` is done, then drops what is in flight.
+    /// Serves until `shutdown` completes, then drops the open connections.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
         let application = Arc::new(Mutex::new(Application::new(SystemTime::now())));
         let mut connections = tokio::task::JoinSet::new();
@@ -70,10 +70,10 @@ impl Stockaj {
                                 .serve_connection(TokioIo::new(stream), service),
                         );
                     }
-                    // Out of descriptors, or a connection that is gone already: the next may be fine.
+                    // Out of file descriptors, or the client has disconnected: the next connection may succeed.
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 },
-                // What became of a connection is its client's business.
+                // Errors of a connection concern only its client.
                 Some(_) = connections.join_next() => {}
             }
         }

@@ -1,4 +1,4 @@
-//! What the stand-in remembers.
+//! The records of the stand-in.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 /// The fields of one record.
 pub(super) type Fields = Map<String, Value>;
 
-/// The records of a workspace, by collection and id. Deleted ones stay, so that they can be restored.
+/// The records of a workspace, by collection and id. Deleted records are kept so that they can be restored.
 #[derive(Debug)]
 pub(super) struct Records {
     collections: BTreeMap<&'static str, BTreeMap<u64, Record>>,
-    /// The workspace's settings.
+    /// The settings of the workspace.
     pub(super) instance: Fields,
 }
 
@@ -22,7 +22,7 @@ struct Record {
 }
 
 impl Records {
-    /// A small workspace.
+    /// Creates a small sample workspace.
     pub(super) fn sample() -> Self {
         let mut records = Self {
             collections: BTreeMap::new(),
@@ -53,24 +53,24 @@ impl Records {
         records
     }
 
-    /// Whether there is such a collection.
+    /// Whether the collection exists.
     pub(super) fn has(&self, collection: &str) -> bool {
         self.collections.contains_key(collection)
     }
 
-    /// The records of a collection that are not deleted, by id.
+    /// The records of a collection in the order of their ids, without deleted ones.
     pub(super) fn all(&self, collection: &str) -> impl Iterator<Item = &Fields> {
         let records = self.collections.get(collection).into_iter().flat_map(BTreeMap::values);
         records.filter(|record| !record.deleted).map(|record| &record.fields)
     }
 
-    /// One record, unless it is deleted.
+    /// Finds a record that is not deleted.
     pub(super) fn find(&mut self, collection: &str, id: &str) -> Option<&mut Fields> {
         let record = self.record(collection, id)?;
         (!record.deleted).then_some(&mut record.fields)
     }
 
-    /// A new record, with the next id.
+    /// Creates a record with the next id. Returns `None` if the collection does not exist.
     pub(super) fn create(&mut self, collection: &str, fields: Fields) -> Option<&Fields> {
         let records = self.collections.get_mut(collection)?;
         let id = records.last_key_value().map_or(1, |(last, _)| last + 1);
@@ -79,13 +79,13 @@ impl Records {
         Some(&records.entry(id).or_insert(record).fields)
     }
 
-    /// Deletes a record, and says whether there was one.
+    /// Deletes a record. Returns whether it existed.
     pub(super) fn delete(&mut self, collection: &str, id: &str) -> bool {
         let record = self.record(collection, id).filter(|record| !record.deleted);
         record.map(|record| record.deleted = true).is_some()
     }
 
-    /// Restores a deleted record; one that is not deleted stays as it is.
+    /// Restores a deleted record. A record that is not deleted stays unchanged.
     pub(super) fn restore(&mut self, collection: &str, id: &str) -> Option<&Fields> {
         let record = self.record(collection, id)?;
         record.deleted = false;
@@ -97,7 +97,7 @@ impl Records {
     }
 }
 
-/// Overwrites fields with those of a request; the id is not for clients to choose.
+/// Overwrites fields with those of a request, except the id, which clients cannot choose.
 pub(super) fn merge(fields: &mut Fields, changes: Fields) {
     fields.extend(changes.into_iter().filter(|(name, _)| name != "id"));
 }

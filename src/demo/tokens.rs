@@ -1,34 +1,33 @@
-//! The stand-in's tokens: one of each kind that the authentication guide knows.
+//! The sample tokens of the stand-in: one of each kind in the authentication guide.
 //!
-//! They are public by design, so that documentation can quote them; all they open is the stand-in's own
-//! memory.
+//! The tokens are public, so that documentation can quote them. They give access only to the memory of the stand-in.
 
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// How far from the start of the stand-in a token's expiry lies.
+/// The expiry of a token, relative to the start of the stand-in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// It has none, as most Sanctum tokens.
+    /// No expiry, like most Sanctum tokens.
     Never,
-    /// That long after.
+    /// After the start.
     After(Duration),
-    /// That long before: expired.
+    /// Before the start: the token has expired.
     Before(Duration),
 }
 
-/// A token that the stand-in knows.
+/// A token that the stand-in accepts.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleToken {
-    /// Its id, which also stands before the `|`.
+    /// The id, which is also the part before the `|`.
     pub id: u32,
-    /// Its name, by the guide's conventions.
+    /// The name, by the conventions of the guide.
     pub name: &'static str,
-    /// What it can do; `*` for a User token.
+    /// The abilities; `*` for a User token.
     pub abilities: &'static [&'static str],
-    /// When it expires.
+    /// The expiry.
     pub expiry: Expiry,
     entropy: &'static str,
 }
@@ -96,7 +95,7 @@ impl SampleToken {
         format!("{}|{}{:08x}", self.id, self.entropy, crc32(self.entropy.as_bytes()))
     }
 
-    /// The instant of its expiry, for a stand-in that started at `start`.
+    /// The expiry as a time, if the stand-in started at `start`.
     pub fn expires_at(&self, start: SystemTime) -> Option<SystemTime> {
         match self.expiry {
             Expiry::Never => None,
@@ -105,8 +104,8 @@ impl SampleToken {
         }
     }
 
-    /// What introspection says of it.
-    pub(super) fn introspected(&self, start: SystemTime) -> Value {
+    /// The introspection response.
+    pub(super) fn introspection(&self, start: SystemTime) -> Value {
         let expires_at = self
             .expires_at(start)
             .and_then(|instant| Timestamp::try_from(instant).ok())
@@ -127,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_have_the_shape_and_the_checksum_of_sanctum() {
+    fn sample_tokens_have_the_format_and_checksum_of_sanctum() {
         assert_eq!(crc32(b"123456789"), 0xCBF4_3926, "the check value of CRC-32/ISO-HDLC");
         assert_eq!(USER.plain_text(), "1|u8jzPde0IgxLd6GncfBAepfJBd0Kh8oOOL8dKLzd69838e04");
         for token in ALL {

@@ -1,4 +1,4 @@
-//! Limits by the client's address: IPv4 by the address, IPv6 by the /64 that one client is given.
+//! Limits by client address: an IPv4 address, or an IPv6 /64 network, since one client gets a whole /64.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,14 +10,14 @@ use super::table::Table;
 use crate::config::settings::Rate;
 use crate::policy::refusal::Exceeded;
 
-/// How many addresses are told apart at a time; some 6 MiB. Beyond it, some of them start anew.
-const MOST_ADDRESSES: usize = 65_536;
+/// The number of addresses tracked at a time, some 6 MiB. If there are more, some of them get a full bucket again.
+const MAX_ADDRESSES: usize = 65_536;
 
-/// Whom an address belongs to.
+/// The client that an address belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Origin {
     V4(Ipv4Addr),
-    /// The upper half.
+    /// The upper 64 bits.
     V6(u64),
 }
 
@@ -30,23 +30,23 @@ impl From<IpAddr> for Origin {
     }
 }
 
-/// `limits.requests_per_address`, for all cores.
+/// `limits.requests_per_address`, shared by all workers.
 #[derive(Debug)]
-pub struct Addresses {
+pub struct AddressLimits {
     rate: Rate,
     buckets: Table<Origin, Bucket>,
 }
 
-impl Addresses {
-    /// So many requests from one address.
+impl AddressLimits {
+    /// Limits each address to `rate`.
     pub fn new(rate: Rate) -> Self {
-        Self { rate, buckets: Table::new(MOST_ADDRESSES) }
+        Self { rate, buckets: Table::new(MAX_ADDRESSES) }
     }
 
-    /// Takes one request that came from an address at `now`.
+    /// Takes one request that arrived from `address` at `now`.
     ///
     /// # Errors
-    /// Where none is left.
+    /// [`Exceeded`] if the bucket of the address is empty.
     pub fn take(&self, address: IpAddr, now: Instant) -> Result<(), Exceeded> {
         let new = || Bucket::new(self.rate, now);
         let is_idle = |bucket: &Bucket| bucket.drain_if_full(now);
@@ -54,43 +54,43 @@ impl Addresses {
     }
 }
 
-/// `limits.connections_per_address`, for the one thread that accepts.
+/// `limits.connections_per_address`: counts the open connections of each address.
 #[derive(Debug)]
-pub struct Connections {
-    most: usize,
-    /// Each connection of an address holds a share of what is kept for the address.
-    shares: HashMap<Origin, Arc<()>>,
-    room: usize,
+pub struct AddressConnections {
+    max: usize,
+    /// The strong count of each `Arc`, less the one in this map, is the number of open connections.
+    counters: HashMap<Origin, Arc<()>>,
+    capacity: usize,
 }
 
-/// Counts as a connection of its address until it is dropped, wherever that is.
+/// Counts as a connection of its address until it is dropped.
 #[derive(Debug)]
-pub struct Share(#[expect(dead_code, reason = "held, not read")] Arc<()>);
+pub struct ConnectionGuard(#[expect(dead_code, reason = "its reference count is read")] Arc<()>);
 
-/// How many addresses are kept before those without a connection go.
-const LEAST_ROOM: usize = 1024;
+/// The number of addresses above which those without a connection are dropped.
+const MIN_CAPACITY: usize = 1024;
 
-impl Connections {
-    /// At most so many connections of one address at a time.
-    pub fn new(most: usize) -> Self {
-        Self { most, shares: HashMap::new(), room: LEAST_ROOM }
+impl AddressConnections {
+    /// Allows `max` open connections per address.
+    pub fn new(max: usize) -> Self {
+        Self { max, counters: HashMap::new(), capacity: MIN_CAPACITY }
     }
 
-    /// From now on at most so many; what is open stays.
-    pub fn set_most(&mut self, most: usize) {
-        self.most = most;
+    /// Changes the maximum. Open connections stay.
+    pub fn set_max(&mut self, max: usize) {
+        self.max = max;
     }
 
-    /// Counts one more connection of an address; none where it has as many as it may.
-    pub fn admit(&mut self, address: IpAddr) -> Option<Share> {
-        if self.shares.len() >= self.room {
-            self.shares.retain(|_, share| Arc::strong_count(share) > 1);
-            // So many at most as there are connections, of which there is a bound.
-            self.room = (self.shares.len() * 2).max(LEAST_ROOM);
-            self.shares.shrink_to(self.room);
+    /// Counts one more connection of `address`. Returns `None` if the address has the maximum already.
+    pub fn admit(&mut self, address: IpAddr) -> Option<ConnectionGuard> {
+        if self.counters.len() >= self.capacity {
+            self.counters.retain(|_, counter| Arc::strong_count(counter) > 1);
+            // At most one entry per open connection is left, and `limits.connections` bounds those.
+            self.capacity = (self.counters.len() * 2).max(MIN_CAPACITY);
+            self.counters.shrink_to(self.capacity);
         }
-        let share = self.shares.entry(address.into()).or_default();
-        (Arc::strong_count(share) - 1 < self.most).then(|| Share(Arc::clone(share)))
+        let counter = self.counters.entry(address.into()).or_default();
+        (Arc::strong_count(counter) - 1 < self.max).then(|| ConnectionGuard(Arc::clone(counter)))
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_an_address_is() {
+    fn ipv6_addresses_of_one_64_network_are_one_client() {
         for (one, other, same) in [
             ("192.0.2.1", "192.0.2.1", true),
             ("192.0.2.1", "192.0.2.2", false),
@@ -124,11 +124,11 @@ mod tests {
         }
     }
 
-    fn addresses(requests: u32) -> Addresses {
-        Addresses::new(rate(requests, requests))
+    fn addresses(requests: u32) -> AddressLimits {
+        AddressLimits::new(rate(requests, requests))
     }
 
-    fn taken(addresses: &Addresses, text: &str, now: Instant) -> usize {
+    fn take_all(addresses: &AddressLimits, text: &str, now: Instant) -> usize {
         (0..).take_while(|_| addresses.take(address(text), now).is_ok()).count()
     }
 
@@ -143,31 +143,34 @@ mod tests {
             ("2001:db8::2", 0),
             ("2001:db8:0:1::1", 3),
         ] {
-            assert_eq!(taken(&addresses, text, now), expected, "{text}");
+            assert_eq!(take_all(&addresses, text, now), expected, "{text}");
         }
         let later = now + Duration::from_millis(334);
-        assert_eq!((taken(&addresses, "192.0.2.1", later), taken(&addresses, "192.0.2.2", later)), (1, 1));
+        assert_eq!(
+            (take_all(&addresses, "192.0.2.1", later), take_all(&addresses, "192.0.2.2", later)),
+            (1, 1)
+        );
     }
 
     #[test]
-    fn a_flood_of_addresses_gives_nobody_more() {
+    fn flood_of_addresses_does_not_refill_a_bucket() {
         let (addresses, mut now) = (addresses(10), Instant::now());
-        assert_eq!(taken(&addresses, "192.0.2.1", now), 10);
+        assert_eq!(take_all(&addresses, "192.0.2.1", now), 10);
         for number in 0..40_000 {
             addresses.take(network(number), now).unwrap();
-            // 200,000 in a second.
+            // 200,000 requests per second.
             now += Duration::from_micros(5);
         }
-        assert_eq!(taken(&addresses, "192.0.2.1", now), 2, "a fifth of a second has passed");
+        assert_eq!(take_all(&addresses, "192.0.2.1", now), 2, "a fifth of a second has passed");
     }
 
     #[test]
-    fn a_flood_of_addresses_takes_a_bounded_memory() {
+    fn flood_of_addresses_uses_bounded_memory() {
         let (addresses, mut now) = (addresses(10), Instant::now());
         for number in 0..200_000 {
             addresses.take(network(number), now).unwrap();
         }
-        assert!(addresses.buckets.len() <= MOST_ADDRESSES);
+        assert!(addresses.buckets.len() <= MAX_ADDRESSES);
         for number in 0..100_000 {
             addresses.take(network(number), now).unwrap();
             now += Duration::from_millis(1);
@@ -176,34 +179,34 @@ mod tests {
     }
 
     #[test]
-    fn connections_count_until_they_end() {
-        let mut connections = Connections::new(2);
+    fn connections_count_until_they_are_closed() {
+        let mut connections = AddressConnections::new(2);
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
         let held: Vec<_> = (0..2).map(|_| connections.admit(one).unwrap()).collect();
         assert!(connections.admit(one).is_none());
-        assert!(connections.admit(one).is_none(), "being turned away counts nothing");
+        assert!(connections.admit(one).is_none(), "a refused connection does not count");
         assert!(connections.admit(other).is_some());
         drop(held);
         let _held = (connections.admit(one).unwrap(), connections.admit(one).unwrap());
         assert!(connections.admit(one).is_none());
         let (first, second) = (address("2001:db8::1"), address("2001:db8::2"));
         let _held = (connections.admit(first).unwrap(), connections.admit(second).unwrap());
-        assert!(connections.admit(first).is_none(), "of one network");
+        assert!(connections.admit(first).is_none(), "both are in one network");
     }
 
     #[test]
-    fn addresses_without_a_connection_are_forgotten() {
-        let mut connections = Connections::new(1);
+    fn addresses_without_a_connection_are_dropped() {
+        let mut connections = AddressConnections::new(1);
         let held: Vec<_> = (0..5000).map(|number| connections.admit(network(number)).unwrap()).collect();
         for number in 5000..200_000 {
             assert!(connections.admit(network(number)).is_some());
         }
-        assert!(connections.shares.len() <= 12_000, "{}", connections.shares.len());
+        assert!(connections.counters.len() <= 12_000, "{}", connections.counters.len());
         assert!((0..5000).all(|number| connections.admit(network(number)).is_none()));
         drop(held);
         for number in 200_000..220_000 {
             drop(connections.admit(network(number)));
         }
-        assert!(connections.shares.len() <= 2 * LEAST_ROOM, "{}", connections.shares.len());
+        assert!(connections.counters.len() <= 2 * MIN_CAPACITY, "{}", connections.counters.len());
     }
 }

@@ -1,4 +1,4 @@
-//! What one caller has left.
+//! The token bucket of one client.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,12 +16,12 @@ thread_local! {
     static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The moment that was passed to [`Bucket::take`]: to read the system's clock would be four fifths of what a
-/// request costs here.
+/// Returns the instant that was passed to [`Bucket::take`]. Reading the system clock would be four fifths of the cost
+/// of a check.
 #[derive(Debug)]
-struct Passed;
+struct PassedClock;
 
-impl Clock for Passed {
+impl Clock for PassedClock {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
@@ -29,44 +29,44 @@ impl Clock for Passed {
     }
 }
 
-/// Holds as many requests as the burst and gets new ones steadily: the generic cell rate algorithm, in one
-/// word that any number of cores may change at once.
+/// A token bucket by the generic cell rate algorithm: it holds `burst` requests and refills steadily. Its state is
+/// one atomic word, which any number of workers may change at once.
 #[derive(Debug)]
 pub struct Bucket {
-    limiter: RateLimiter<NotKeyed, InMemoryState, Passed, NoOpMiddleware<Nanos>>,
+    limiter: RateLimiter<NotKeyed, InMemoryState, PassedClock, NoOpMiddleware<Nanos>>,
     rate: Rate,
-    since: Instant,
+    start: Instant,
 }
 
 impl Bucket {
-    /// A full bucket.
+    /// Creates a full bucket.
     pub fn new(rate: Rate, now: Instant) -> Self {
         NOW.set(0);
         let quota = Quota::per_second(rate.requests_per_second).allow_burst(rate.burst);
-        Self { limiter: RateLimiter::direct_with_clock(quota, Passed), rate, since: now }
+        Self { limiter: RateLimiter::direct_with_clock(quota, PassedClock), rate, start: now }
     }
 
-    /// Takes one request that came at `now`.
+    /// Takes one request that arrived at `now`.
     ///
     /// # Errors
-    /// Where none is left.
+    /// [`Exceeded`] if the bucket is empty.
     pub fn take(&self, now: Instant) -> Result<(), Exceeded> {
-        self.pass(now);
+        self.set_clock(now);
         self.limiter.check().map_err(|until| {
-            let wait = until.wait_time_from(Passed.now());
+            let wait = until.wait_time_from(PassedClock.now());
             exceeded(self.rate, wait, SystemTime::now())
         })
     }
 
-    /// Whether it was full, and so no more than a new one; it is empty then.
+    /// Returns whether the bucket was full, and so equal to a new one. If so, the bucket is empty afterwards.
     pub(super) fn drain_if_full(&self, now: Instant) -> bool {
-        self.pass(now);
+        self.set_clock(now);
         matches!(self.limiter.check_n(self.rate.burst), Ok(Ok(())))
     }
 
-    fn pass(&self, now: Instant) {
-        // 584 years fit.
-        NOW.set(now.saturating_duration_since(self.since).as_nanos() as u64);
+    fn set_clock(&self, now: Instant) {
+        // 64 bits of nanoseconds last 584 years.
+        NOW.set(now.saturating_duration_since(self.start).as_nanos() as u64);
     }
 }
 
@@ -82,14 +82,14 @@ mod tests {
     use super::super::rate;
     use super::*;
 
-    fn taken(bucket: &Bucket, now: Instant) -> u32 {
+    fn take_all(bucket: &Bucket, now: Instant) -> u32 {
         (0..).take_while(|_| bucket.take(now).is_ok()).count() as u32
     }
 
     #[test]
-    fn a_burst_and_then_the_rate() {
+    fn bucket_allows_a_burst_and_then_the_rate() {
         for (requests_per_second, burst, waits) in [
-            // After each wait so many are there: never more than the burst.
+            // (wait in ms, requests available after it), never more than the burst.
             (10, 1, &[(0, 0), (99, 0), (1, 1), (100, 1), (5000, 1)][..]),
             (10, 3, &[(0, 0), (99, 0), (1, 1), (250, 2), (50, 1), (10_000, 3)]),
             (1, 2, &[(999, 0), (1, 1), (2000, 2), (3_600_000, 2)]),
@@ -97,29 +97,33 @@ mod tests {
         ] {
             let mut now = Instant::now();
             let bucket = Bucket::new(rate(requests_per_second, burst), now);
-            assert_eq!(taken(&bucket, now), burst, "the burst is inclusive");
+            assert_eq!(take_all(&bucket, now), burst, "the burst is inclusive");
             for (wait, expected) in waits {
                 now += Duration::from_millis(*wait);
-                assert_eq!(taken(&bucket, now), *expected, "{requests_per_second}/{burst} after {wait} ms");
+                assert_eq!(
+                    take_all(&bucket, now),
+                    *expected,
+                    "{requests_per_second}/{burst} after {wait} ms"
+                );
             }
         }
     }
 
-    /// A request that waited for its verdict is judged by when it came, and a core's clock may be behind.
+    /// A request that waited for introspection counts by its arrival, and clocks of workers may differ.
     #[test]
-    fn time_that_goes_back_gives_nothing() {
+    fn clock_that_goes_back_refills_nothing() {
         let now = Instant::now() + Duration::from_secs(100);
         let bucket = Bucket::new(rate(1, 2), now);
-        assert_eq!(taken(&bucket, now + Duration::from_secs(10)), 2);
+        assert_eq!(take_all(&bucket, now + Duration::from_secs(10)), 2);
         for seconds in [9, 1, 0] {
-            assert_eq!(taken(&bucket, now + Duration::from_secs(seconds)), 0);
-            assert_eq!(taken(&bucket, now - Duration::from_secs(seconds)), 0);
+            assert_eq!(take_all(&bucket, now + Duration::from_secs(seconds)), 0);
+            assert_eq!(take_all(&bucket, now - Duration::from_secs(seconds)), 0);
         }
-        assert_eq!(taken(&bucket, now + Duration::from_secs(11)), 1);
+        assert_eq!(take_all(&bucket, now + Duration::from_secs(11)), 1);
     }
 
     #[test]
-    fn the_largest_rate_does_not_overflow() {
+    fn largest_rate_and_burst_do_not_overflow() {
         for (requests_per_second, burst) in [(1, u32::MAX), (u32::MAX, u32::MAX), (u32::MAX, 1), (1, 1)] {
             let start = Instant::now();
             let bucket = Bucket::new(rate(requests_per_second, burst), start);
@@ -132,28 +136,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_the_next_try() {
+    fn retry_after_is_rounded_up_and_sufficient() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
         for (wait, retry_after) in [(0, 1), (1, 1), (999, 1), (1000, 1), (1001, 2), (59_500, 60)] {
-            let said = exceeded(rate(1, 7), Duration::from_millis(wait), now);
-            assert_eq!(said, Exceeded { limit: 7, retry_after, resets_at: 1_700_000_000 + retry_after });
+            let found = exceeded(rate(1, 7), Duration::from_millis(wait), now);
+            assert_eq!(found, Exceeded { limit: 7, retry_after, resets_at: 1_700_000_000 + retry_after });
         }
         let now = Instant::now();
         let bucket = Bucket::new(rate(1, 2), now);
-        assert_eq!(taken(&bucket, now), 2);
+        assert_eq!(take_all(&bucket, now), 2);
         let refused = bucket.take(now).unwrap_err();
         assert_eq!((refused.limit, refused.retry_after), (2, 1));
         let then = now + Duration::from_secs(refused.retry_after);
-        assert!(bucket.take(then).is_ok(), "it is there when it was said to be");
+        assert!(bucket.take(then).is_ok(), "a request is available after retry_after");
     }
 
     #[test]
-    fn only_a_full_bucket_can_go() {
+    fn only_a_full_bucket_is_drained() {
         let now = Instant::now();
         let bucket = Bucket::new(rate(10, 5), now);
         bucket.take(now).unwrap();
         assert!(!bucket.drain_if_full(now));
-        assert_eq!(taken(&bucket, now), 4, "asking takes nothing");
+        assert_eq!(take_all(&bucket, now), 4, "the check takes nothing");
         assert!(!bucket.drain_if_full(now + Duration::from_millis(499)));
         assert!(bucket.drain_if_full(now + Duration::from_millis(500)));
     }

@@ -1,31 +1,31 @@
-//! How often one caller may come: by token, by address.
+//! Rate limits by token and by client address.
 //!
-//! All cores share the buckets: whoever spreads requests over many connections gains nothing.
+//! All workers share the buckets, so that a client gains nothing by spreading requests over connections.
 
 pub mod addresses;
 pub mod bucket;
 mod table;
 pub mod tokens;
 
-use self::addresses::Addresses;
-use self::tokens::Tokens;
+use self::addresses::AddressLimits;
+use self::tokens::TokenLimits;
 use crate::config::settings::Settings;
 
-/// The limits that count requests, for all cores; what is off is none.
+/// The request limits, shared by all workers. A limit that is off is `None`.
 #[derive(Debug)]
 pub struct Limiter {
     /// `rate_limit`
-    pub tokens: Option<Tokens>,
+    pub tokens: Option<TokenLimits>,
     /// `limits.requests_per_address`
-    pub addresses: Option<Addresses>,
+    pub addresses: Option<AddressLimits>,
 }
 
 impl Limiter {
-    /// As `settings` say.
+    /// Creates empty limits from `settings`.
     pub fn new(settings: &Settings) -> Self {
         Self {
-            tokens: settings.rate_limit.clone().map(Tokens::new),
-            addresses: settings.limits.requests_per_address.map(Addresses::new),
+            tokens: settings.rate_limit.clone().map(TokenLimits::new),
+            addresses: settings.limits.requests_per_address.map(AddressLimits::new),
         }
     }
 }

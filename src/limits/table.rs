@@ -1,44 +1,44 @@
-//! Values by key, for all cores, and no more of them than are of use.
+//! A sharded hash table that drops idle values.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 
-/// So many parts with a lock each: a sweep holds up a small part of those who ask.
+/// Each shard has its own lock, so that a sweep blocks one sixteenth of the requests.
 const SHARDS: usize = 16;
 
-/// How many values a shard has before it is first swept.
-const LEAST_ROOM: usize = 64;
+/// The number of values that a shard holds before its first sweep.
+const MIN_CAPACITY: usize = 64;
 
-/// Values by key. Where a shard has no room for another, what is idle goes first: the sweeps cost, spread
-/// over the insertions, a constant for each.
+/// A concurrent map. A full shard first drops its idle values. Sweeps have amortised constant cost per insertion.
 #[derive(Debug)]
 pub(super) struct Table<K, V> {
     shards: [Mutex<Shard<K, V>>; SHARDS],
     hasher: RandomState,
-    /// The most values of a shard.
-    most: usize,
+    /// The maximum number of values in a shard.
+    max: usize,
 }
 
 #[derive(Debug)]
 struct Shard<K, V> {
     values: HashMap<K, V>,
-    room: usize,
+    capacity: usize,
 }
 
 impl<K: Eq + Hash, V> Table<K, V> {
-    /// An empty table, for `most` values at most. A shard that is full of values in use forgets them all.
-    pub(super) fn new(most: usize) -> Self {
-        let shard = |_| Mutex::new(Shard { values: HashMap::new(), room: LEAST_ROOM });
+    /// Creates an empty table for at most `max` values. A shard whose values are all in use is cleared when it is
+    /// full.
+    pub(super) fn new(max: usize) -> Self {
+        let shard = |_| Mutex::new(Shard { values: HashMap::new(), capacity: MIN_CAPACITY });
         Self {
             shards: std::array::from_fn(shard),
             hasher: RandomState::new(),
-            most: (most / SHARDS).max(LEAST_ROOM),
+            max: (max / SHARDS).max(MIN_CAPACITY),
         }
     }
 
-    /// What `then` makes of the value of `key`, which is a `new` one where there is none. A value `is_idle`
-    /// when it is no more than a new one and nobody holds it.
+    /// Passes the value of `key` to `then`, and inserts `new()` first if there is none. `is_idle` must return `true`
+    /// only if nothing holds the value and it equals a new one.
     pub(super) fn with<T>(
         &self,
         key: K,
@@ -51,20 +51,20 @@ impl<K: Eq + Hash, V> Table<K, V> {
         if let Some(value) = shard.values.get(&key) {
             return then(value);
         }
-        if shard.values.len() >= shard.room {
-            self.make_room(&mut shard, is_idle);
+        if shard.values.len() >= shard.capacity {
+            self.sweep(&mut shard, is_idle);
         }
         then(shard.values.entry(key).or_insert_with(new))
     }
 
-    fn make_room(&self, shard: &mut Shard<K, V>, is_idle: impl Fn(&V) -> bool) {
-        let Shard { values, room } = shard;
+    fn sweep(&self, shard: &mut Shard<K, V>, is_idle: impl Fn(&V) -> bool) {
+        let Shard { values, capacity } = shard;
         values.retain(|_, value| !is_idle(value));
-        if values.len() >= self.most {
+        if values.len() >= self.max {
             values.clear();
         }
-        *room = values.len().saturating_mul(2).clamp(LEAST_ROOM, self.most);
-        values.shrink_to(*room);
+        *capacity = values.len().saturating_mul(2).clamp(MIN_CAPACITY, self.max);
+        values.shrink_to(*capacity);
     }
 
     #[cfg(test)]
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_idle_goes_and_the_rest_stays() {
+    fn idle_values_are_dropped_and_others_stay() {
         let table: Table<u32, Cell<bool>> = Table::new(usize::MAX);
         for key in 0..1000 {
             table.with(key, || Cell::new(false), Cell::get, |_| ());
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_more_than_the_most() {
+    fn table_never_exceeds_its_maximum() {
         let table: Table<u32, ()> = Table::new(32_000);
         let mut largest = 0;
         for key in 0..500_000 {

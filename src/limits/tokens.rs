@@ -1,4 +1,4 @@
-//! `rate_limit`: how often one token may come, however it is spelled and whichever core serves it.
+//! `rate_limit`: the request rate of a token, in all its spellings and on all workers.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,12 +10,11 @@ use crate::policy::refusal::Exceeded;
 
 /// The buckets of all tokens.
 ///
-/// A verdict keeps the buckets of its token, so that a request neither hashes nor locks: 16 ns, against 90 to
-/// 190 in a keyed table, and again twice that when two cores are at it. Here they are kept
-/// for the verdicts that come later or from other spellings; a bucket that no verdict holds goes when it has
-/// filled up again.
+/// A cached verdict holds the buckets of its token, so that a request neither hashes nor locks: 16 ns, against 90 to
+/// 190 ns in a keyed table, and twice that when two cores contend. This table keeps the buckets for later verdicts
+/// and for other spellings of a token. A bucket that no verdict holds is dropped once it is full.
 #[derive(Debug)]
-pub struct Tokens {
+pub struct TokenLimits {
     settings: RateLimit,
     buckets: Table<Key, Arc<Bucket>>,
 }
@@ -23,23 +22,24 @@ pub struct Tokens {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
     id: Box<str>,
-    /// Of the bucket that `by_name` adds.
+    /// Set for the bucket that `by_name` adds.
     name: Option<Box<str>>,
 }
 
-/// What limits one token.
+/// The limit of one token.
 #[derive(Debug)]
 pub struct TokenLimit {
     own: Arc<Bucket>,
-    /// A name can be chosen and changed by the token's owner. Whatever it is, its bucket comes on top.
+    /// A second bucket, in addition to `own`: the owner of the token can change its name, so a name may only lower
+    /// the limit.
     by_name: Option<Arc<Bucket>>,
 }
 
 impl TokenLimit {
-    /// Takes one request that came at `now`.
+    /// Takes one request that arrived at `now`.
     ///
     /// # Errors
-    /// Where none is left.
+    /// [`Exceeded`] if a bucket is empty.
     pub fn take(&self, now: Instant) -> Result<(), Exceeded> {
         if let Some(bucket) = &self.by_name {
             bucket.take(now)?;
@@ -48,13 +48,13 @@ impl TokenLimit {
     }
 }
 
-impl Tokens {
-    /// Limits as configured.
+impl TokenLimits {
+    /// Creates the table for `settings`.
     pub fn new(settings: RateLimit) -> Self {
         Self { settings, buckets: Table::new(usize::MAX) }
     }
 
-    /// What limits the token of this id and name, as introspection says them.
+    /// The limit of the token with this introspected id and name.
     pub fn limit(&self, id: &str, name: Option<&str>, now: Instant) -> TokenLimit {
         let RateLimit { default, by_name, by_id } = &self.settings;
         let own = *by_id.get(id).unwrap_or(default);
@@ -78,7 +78,7 @@ mod tests {
     use super::super::rate;
     use super::*;
 
-    fn tokens() -> Tokens {
+    fn tokens() -> TokenLimits {
         let settings = RateLimit {
             default: rate(10, 20),
             by_name: [
@@ -91,15 +91,15 @@ mod tests {
             .into(),
             by_id: [("7", rate(100, 200)), ("8", rate(1, 1))].map(|(id, rate)| (id.into(), rate)).into(),
         };
-        Tokens::new(settings)
+        TokenLimits::new(settings)
     }
 
-    fn taken(limit: &TokenLimit, now: Instant) -> usize {
+    fn take_all(limit: &TokenLimit, now: Instant) -> usize {
         (0..).take_while(|_| limit.take(now).is_ok()).count()
     }
 
     #[test]
-    fn a_name_lowers_and_an_id_does_both() {
+    fn by_name_lowers_a_limit_and_by_id_replaces_it() {
         for (id, name, at_once, in_a_second) in [
             ("1", None, 20, 10),
             ("1", Some("unknown"), 20, 10),
@@ -116,13 +116,13 @@ mod tests {
         ] {
             let now = Instant::now();
             let limit = tokens().limit(id, name, now);
-            assert_eq!(taken(&limit, now), at_once, "{id} {name:?}");
-            assert_eq!(taken(&limit, now + Duration::from_secs(1)), in_a_second, "{id} {name:?}");
+            assert_eq!(take_all(&limit, now), at_once, "{id} {name:?}");
+            assert_eq!(take_all(&limit, now + Duration::from_secs(1)), in_a_second, "{id} {name:?}");
         }
     }
 
     #[test]
-    fn one_id_has_one_bucket_whatever_its_names() {
+    fn tokens_with_one_id_share_a_bucket_whatever_their_names() {
         let (tokens, now) = (tokens(), Instant::now());
         let limit = |id, name| tokens.limit(id, name, now);
         let (one, other) = (limit("1", None), limit("1", Some("renamed")));
@@ -130,19 +130,19 @@ mod tests {
             one.take(now).unwrap();
             other.take(now).unwrap();
         }
-        let again = limit("1", Some("again"));
-        assert_eq!((taken(&one, now), taken(&other, now), taken(&again, now)), (0, 0, 0));
-        assert_eq!(taken(&limit("2", None), now), 20, "of another token");
-        // Nor does a name that was lowered, and left, give anything back.
+        let third = limit("1", Some("again"));
+        assert_eq!((take_all(&one, now), take_all(&other, now), take_all(&third, now)), (0, 0, 0));
+        assert_eq!(take_all(&limit("2", None), now), 20, "another token has its own bucket");
+        // A renamed token does not get back what it took under its old name.
         let (named, plain) = (limit("3", Some("slow")), limit("3", None));
-        assert_eq!((taken(&named, now), taken(&plain, now)), (5, 15));
+        assert_eq!((take_all(&named, now), take_all(&plain, now)), (5, 15));
     }
 
     #[test]
-    fn a_bucket_outlives_its_verdict_until_it_is_full() {
+    fn bucket_outlives_its_verdict_until_it_is_full() {
         let (tokens, mut now) = (tokens(), Instant::now());
-        let in_all = |id, now| taken(&tokens.limit(id, None, now), now);
-        assert_eq!(in_all("1", now), 20);
+        let take_all_of = |id, now| take_all(&tokens.limit(id, None, now), now);
+        assert_eq!(take_all_of("1", now), 20);
         let held = tokens.limit("2", None, now);
         let flood = |ids: std::ops::Range<u32>, now| {
             for id in ids {
@@ -151,18 +151,18 @@ mod tests {
             tokens.buckets.len()
         };
         assert!(flood(0..50_000, now) < 3000);
-        assert_eq!(in_all("1", now), 0, "it is not full yet");
+        assert_eq!(take_all_of("1", now), 0, "a bucket that is not full is kept");
         now += Duration::from_secs(1);
-        assert_eq!(in_all("1", now), 10);
+        assert_eq!(take_all_of("1", now), 10);
         now += Duration::from_secs(100);
         assert!(flood(50_000..100_000, now) < 3000);
-        assert_eq!(taken(&held, now), 20);
-        assert_eq!(in_all("2", now), 0, "a bucket that is held is the only one of its token");
+        assert_eq!(take_all(&held, now), 20);
+        assert_eq!(take_all_of("2", now), 0, "a bucket in use is never replaced");
     }
 
     #[test]
-    fn cores_share_a_bucket() {
-        let tokens = Tokens::new(RateLimit {
+    fn threads_share_a_bucket() {
+        let tokens = TokenLimits::new(RateLimit {
             default: rate(1, 1000),
             by_name: Default::default(),
             by_id: Default::default(),

@@ -1,10 +1,10 @@
-//! The live connections of a listener that answers short requests, such as the admin listener: bounded, and open to
-//! newcomers whatever others do.
+//! Connection slots of a listener that serves short requests, such as the admin listener. Their number is bounded,
+//! and new connections get one even during a flood.
 //!
-//! When every place is taken, a newcomer gets the place of a connection without a complete request head, or else of
-//! one whose anonymous request takes long: the oldest such connection of the address that has the most of them. A
-//! connection keeps its place for a moment in which an honest client sends its request and reads the response.
-//! A request with credentials is never interrupted.
+//! If every slot is taken, a new connection evicts one without a complete request head, or else one whose anonymous
+//! request takes too long: the oldest such connection of the address with the most connections. Each connection keeps
+//! its slot for a grace period that suffices for an honest client. A request with valid credentials is never
+//! interrupted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -14,28 +14,28 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// How long a connection keeps its place without a complete request head.
+/// How long a connection without a complete request head cannot be evicted.
 const HEAD_GRACE: Duration = Duration::from_millis(100);
-/// How long an anonymous request keeps its place, from its head to the end of its response.
+/// How long an anonymous request cannot be evicted, from its head to the end of its response.
 const REQUEST_GRACE: Duration = Duration::from_millis(500);
 
-/// At most this part of all connections makes room at once, so that a flood does not cost a search for each newcomer.
-const PART: usize = 32;
+/// One eviction frees at most 1/32 of all slots, so that a flood does not cost a search per connection.
+const MAX_EVICTED_PART: usize = 32;
 
-/// The connections that are open now.
+/// The slots of a listener, and the open connections in them.
 #[derive(Debug)]
-pub struct Connections {
-    /// How many there may be.
-    most: usize,
+pub struct ConnectionSlots {
+    /// The number of slots.
+    max: usize,
     live: Mutex<Live>,
-    /// A place became free.
+    /// Notified when a slot becomes free.
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Live {
     next: u64,
-    /// By number, which rises with time.
+    /// By number. Numbers rise with time.
     connections: BTreeMap<u64, Connection>,
 }
 
@@ -43,24 +43,24 @@ struct Live {
 struct Connection {
     /// `None` for a Unix socket.
     network: Option<IpAddr>,
-    phase: Phase,
-    /// When the phase began.
-    since: Instant,
+    phase: ConnectionPhase,
+    /// The start of the phase.
+    phase_start: Instant,
     evicted: Arc<Notify>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    /// Without a complete request head.
+enum ConnectionPhase {
+    /// No complete request head yet.
     Waiting,
-    /// With a request, and without credentials so far.
+    /// A request without verified credentials.
     Anonymous,
-    /// With a request whose credentials are good.
+    /// A request with valid credentials.
     Authenticated,
 }
 
-impl Phase {
-    /// How long it keeps a place that others wait for; `None` for as long as it takes.
+impl ConnectionPhase {
+    /// How long a connection in this phase cannot be evicted; `None` if it is never evicted.
     const fn grace(self) -> Option<Duration> {
         match self {
             Self::Waiting => Some(HEAD_GRACE),
@@ -70,23 +70,23 @@ impl Phase {
     }
 }
 
-impl Connections {
-    /// At most so many at a time.
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, live: Mutex::default(), freed: Notify::new() })
+impl ConnectionSlots {
+    /// Creates `max` slots.
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { max, live: Mutex::default(), freed: Notify::new() })
     }
 
-    /// A place for a new connection from `address`, `None` for a Unix socket. Waits while every place is taken and
-    /// none may be taken away; only one caller may wait at a time.
-    pub async fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Place {
+    /// Takes a slot for a new connection from `address`, which is `None` for a Unix socket. Waits while every slot is
+    /// taken and no connection can be evicted. Only one caller may wait at a time, since a freed slot wakes one.
+    pub async fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> ConnectionSlot {
         let network = address.map(network);
         if self.is_full() {
-            // Requests that have arrived are read before their connections are judged.
+            // Lets the connections read requests that have arrived, which changes their phase.
             tokio::task::yield_now().await;
         }
         loop {
             match self.try_admit(network, Instant::now()) {
-                Ok(place) => return place,
+                Ok(slot) => return slot,
                 Err(Some(at)) => {
                     let _ = tokio::time::timeout_at(at.into(), self.freed.notified()).await;
                 }
@@ -96,15 +96,19 @@ impl Connections {
     }
 
     /// # Errors
-    /// When the next connection can be made to leave, if one can.
-    fn try_admit(self: &Arc<Self>, network: Option<IpAddr>, now: Instant) -> Result<Place, Option<Instant>> {
+    /// Returns when the next connection can be evicted, or `None` if none ever can.
+    fn try_admit(
+        self: &Arc<Self>,
+        network: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<ConnectionSlot, Option<Instant>> {
         let mut live = self.live();
-        if live.connections.len() >= self.most {
-            let chosen = live.choose(now, (self.most / PART).max(1));
-            if chosen.is_empty() {
-                return Err(live.next_choice());
+        if live.connections.len() >= self.max {
+            let victims = live.victims(now, (self.max / MAX_EVICTED_PART).max(1));
+            if victims.is_empty() {
+                return Err(live.next_expiry());
             }
-            for number in chosen {
+            for number in victims {
                 if let Some(connection) = live.connections.remove(&number) {
                     connection.evicted.notify_one();
                 }
@@ -113,14 +117,18 @@ impl Connections {
         let number = live.next;
         live.next += 1;
         let evicted = Arc::<Notify>::default();
-        let connection =
-            Connection { network, phase: Phase::Waiting, since: now, evicted: Arc::clone(&evicted) };
+        let connection = Connection {
+            network,
+            phase: ConnectionPhase::Waiting,
+            phase_start: now,
+            evicted: Arc::clone(&evicted),
+        };
         live.connections.insert(number, connection);
-        Ok(Place { number, evicted, connections: Arc::clone(self) })
+        Ok(ConnectionSlot { number, evicted, connections: Arc::clone(self) })
     }
 
     fn is_full(&self) -> bool {
-        self.live().connections.len() >= self.most
+        self.live().connections.len() >= self.max
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
@@ -129,37 +137,37 @@ impl Connections {
 }
 
 impl Live {
-    /// The connections that have to make room, `most` of them at most and all in the same phase.
-    fn choose(&self, now: Instant, most: usize) -> Vec<u64> {
+    /// The connections to evict, at most `max` and all in the same phase.
+    fn victims(&self, now: Instant, max: usize) -> Vec<u64> {
         let mut by_network = HashMap::<Option<IpAddr>, usize>::new();
         for connection in self.connections.values() {
             *by_network.entry(connection.network).or_default() += 1;
         }
-        let overdue = self.connections.iter().filter(|(_, it)| it.keeps_until().is_some_and(|at| at <= now));
-        let mut overdue: Vec<(Phase, Reverse<usize>, u64)> = overdue
+        let overdue = self.connections.iter().filter(|(_, it)| it.grace_end().is_some_and(|at| at <= now));
+        let mut overdue: Vec<(ConnectionPhase, Reverse<usize>, u64)> = overdue
             .map(|(number, it)| {
                 (it.phase, Reverse(by_network.get(&it.network).copied().unwrap_or_default()), *number)
             })
             .collect();
         overdue.sort_unstable();
         let first = overdue.first().map(|(phase, ..)| *phase);
-        let alike = overdue.into_iter().take_while(|(phase, ..)| Some(*phase) == first);
-        alike.take(most).map(|(.., number)| number).collect()
+        let same_phase = overdue.into_iter().take_while(|(phase, ..)| Some(*phase) == first);
+        same_phase.take(max).map(|(.., number)| number).collect()
     }
 
-    /// When there is one next.
-    fn next_choice(&self) -> Option<Instant> {
-        self.connections.values().filter_map(Connection::keeps_until).min()
+    /// When the next connection can be evicted.
+    fn next_expiry(&self) -> Option<Instant> {
+        self.connections.values().filter_map(Connection::grace_end).min()
     }
 }
 
 impl Connection {
-    fn keeps_until(&self) -> Option<Instant> {
-        self.phase.grace().map(|grace| self.since + grace)
+    fn grace_end(&self) -> Option<Instant> {
+        self.phase.grace().map(|grace| self.phase_start + grace)
     }
 }
 
-/// IPv6 hosts have 2^64 addresses, so that their network stands for them.
+/// An IPv6 host may use all 2^64 addresses of its network, so the network stands for it.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -167,39 +175,39 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The place of one connection, for as long as it lives.
+/// The slot of one connection. Dropping it frees the slot.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionSlot {
     number: u64,
     evicted: Arc<Notify>,
-    connections: Arc<Connections>,
+    connections: Arc<ConnectionSlots>,
 }
 
-impl Place {
-    /// Notes that the head of a request has come.
-    pub fn request_began(&self) {
-        self.set(Phase::Anonymous);
+impl ConnectionSlot {
+    /// Records that the head of a request is complete.
+    pub fn start_request(&self) {
+        self.set(ConnectionPhase::Anonymous);
     }
 
-    /// Notes that the request has good credentials: it is not interrupted from here on.
+    /// Records that the request has valid credentials. The connection is not evicted from now on.
     pub fn authenticated(&self) {
-        self.set(Phase::Authenticated);
+        self.set(ConnectionPhase::Authenticated);
     }
 
-    /// Completes when a newcomer has got the place: the connection is to be closed.
+    /// Completes when the connection is evicted. The caller must close it.
     pub async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    fn set(&self, phase: Phase) {
+    fn set(&self, phase: ConnectionPhase) {
         if let Some(connection) = self.connections.live().connections.get_mut(&self.number) {
             connection.phase = phase;
-            connection.since = Instant::now();
+            connection.phase_start = Instant::now();
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         if self.connections.live().connections.remove(&self.number).is_some() {
             self.connections.freed.notify_one();
@@ -215,23 +223,27 @@ mod tests {
         Some(IpAddr::from([192, 0, 2, last]))
     }
 
-    fn is_evicted(place: &Place) -> bool {
-        !place.connections.live().connections.contains_key(&place.number)
+    fn is_evicted(slot: &ConnectionSlot) -> bool {
+        !slot.connections.live().connections.contains_key(&slot.number)
     }
 
-    /// Whether a newcomer gets a place after so many milliseconds; which of the others lost theirs.
-    fn after(connections: &Arc<Connections>, milliseconds: u64, others: &[&Place]) -> (bool, Vec<usize>) {
+    /// Whether a new connection gets a slot after `milliseconds`, and the indices of the evicted ones among `others`.
+    fn after(
+        connections: &Arc<ConnectionSlots>,
+        milliseconds: u64,
+        others: &[&ConnectionSlot],
+    ) -> (bool, Vec<usize>) {
         let now = Instant::now() + Duration::from_millis(milliseconds);
         let admitted = connections.try_admit(address(9), now);
-        let lost = others.iter().enumerate().filter(|(_, place)| is_evicted(place));
+        let lost = others.iter().enumerate().filter(|(_, slot)| is_evicted(slot));
         (admitted.is_ok(), lost.map(|(index, _)| index).collect())
     }
 
     #[test]
-    fn finished_connection_leaves_its_place_to_others() {
-        let connections = Connections::new(2);
+    fn finished_connection_frees_its_slot() {
+        let connections = ConnectionSlots::new(2);
         let busy = connections.try_admit(address(1), Instant::now()).unwrap();
-        busy.request_began();
+        busy.start_request();
         for _ in 0..100 {
             drop(connections.try_admit(address(2), Instant::now()).unwrap());
         }
@@ -239,29 +251,33 @@ mod tests {
     }
 
     #[test]
-    fn waiting_connections_leave_first_and_authenticated_ones_never() {
-        let connections = Connections::new(3);
+    fn waiting_connections_are_evicted_first_and_authenticated_ones_never() {
+        let connections = ConnectionSlots::new(3);
         let admit = || connections.try_admit(address(1), Instant::now()).unwrap();
         let (authenticated, anonymous, waiting) = (admit(), admit(), admit());
-        authenticated.request_began();
+        authenticated.start_request();
         authenticated.authenticated();
-        anonymous.request_began();
+        anonymous.start_request();
         let all = [&authenticated, &anonymous, &waiting];
-        assert_eq!(after(&connections, 10, &all), (false, vec![]), "each had its chance");
+        assert_eq!(after(&connections, 10, &all), (false, vec![]), "within the grace period");
         assert_eq!(after(&connections, 110, &all), (true, vec![2]));
         let newcomer = connections.try_admit(address(9), Instant::now()).unwrap();
         newcomer.authenticated();
-        assert_eq!(after(&connections, 110, &all), (false, vec![2]), "an answer is under way");
+        assert_eq!(
+            after(&connections, 110, &all),
+            (false, vec![2]),
+            "the anonymous request is within its grace period"
+        );
         assert_eq!(after(&connections, 600, &all), (true, vec![1, 2]));
         let other = connections.try_admit(address(9), Instant::now()).unwrap();
         other.authenticated();
         assert_eq!(after(&connections, 3_600_000, &all), (false, vec![1, 2]));
-        assert_eq!(connections.live().next_choice(), None);
+        assert_eq!(connections.live().next_expiry(), None);
     }
 
     #[test]
-    fn address_with_most_connections_makes_room() {
-        let connections = Connections::new(4);
+    fn address_with_most_connections_is_evicted() {
+        let connections = ConnectionSlots::new(4);
         let admit = |address| connections.try_admit(address, Instant::now()).unwrap();
         let v6 = |text: &str| Some(network(text.parse().unwrap()));
         let (old, first, second, unix) =
@@ -270,8 +286,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn newcomer_waits_until_a_place_is_free() {
-        let connections = Connections::new(1);
+    async fn new_connection_waits_until_a_slot_is_free() {
+        let connections = ConnectionSlots::new(1);
         let busy = connections.admit(None).await;
         busy.authenticated();
         let other = Arc::clone(&connections);

@@ -1,20 +1,21 @@
-//! What the web pages share: their frame and their look.
+//! The layout and style of all web pages.
 //!
-//! A page is one file: no script, nothing that is loaded from elsewhere, and a policy that would forbid it.
+//! A page is one document without scripts or external resources. Its Content-Security-Policy forbids both.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
-/// For light and dark, for screen and paper. Colours only repeat what the text says.
+/// For light and dark schemes, screen and print. Colours only repeat what the text says.
 ///
-/// `code`; `.quiet`; `.tag` with `.good`, `.warn` or `.bad`; in tables `.number`.
+/// Classes: `code`, `.quiet`, `.tag` with `.good`, `.warn` or `.bad`, and `.number` in tables.
 const STYLE: &str = include_str!("style.css");
 
-/// A whole page: `title` is its heading too, `style` what only this page needs, `body` what comes below the heading.
+/// Renders a page. `title` is also its heading, `style` is added to the shared style, and `body` follows the heading.
 ///
-/// The policy allows the style by its hash: an attribute `style` has no effect, attributes of SVG do.
+/// The policy allows the style sheet by its hash. `style` attributes have no effect, but SVG presentation attributes
+/// do.
 pub fn page(title: &str, style: &str, body: &Markup) -> Markup {
     let policy = policy(style);
     let style = format!("{STYLE}{style}");
@@ -27,7 +28,7 @@ pub fn page(title: &str, style: &str, body: &Markup) -> Markup {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="referrer" content="no-referrer";
                 title { (title) }
-                // Else a browser asks for /favicon.ico.
+                // Without it, browsers request /favicon.ico.
                 link rel="icon" href="data:,";
                 style { (PreEscaped(&style)) }
             }
@@ -41,8 +42,8 @@ pub fn page(title: &str, style: &str, body: &Markup) -> Markup {
     }
 }
 
-/// The Content-Security-Policy of a page with this style of its own: nothing but its styles, whatever else comes to be
-/// in it; forms ask where the page is from. Who serves a page sends it as a field, too.
+/// The Content-Security-Policy of a page with this `style`. It allows the style sheet, and forms that target the
+/// origin of the page. The server also sends it as a header field.
 pub fn policy(style: &str) -> String {
     let hash = Sha256::new().chain_update(STYLE).chain_update(style).finalize();
     let hash = STANDARD.encode(hash);
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_loads_nothing_and_escapes_what_it_is_given() {
+    fn page_loads_nothing_and_escapes_its_arguments() {
         let text = page("<i>&", "td { color: red }", &html! { p { "\"<script>" } }).into_string();
         assert!(text.starts_with("<!DOCTYPE html><html lang=\"en\">"), "{text}");
         assert!(text.contains("<title>&lt;i&gt;&amp;</title>") && text.contains("<h1>&lt;i&gt;&amp;</h1>"));

@@ -1,4 +1,4 @@
-//! A connection that lets no more through than somebody has an eye on.
+//! A stream that bounds the bytes between two messages.
 
 use std::io;
 use std::pin::Pin;
@@ -8,35 +8,35 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What may come between two things that were understood, in bytes. The parser behind it has no bound of its own.
-const MOST: usize = 4 * 1024 * 1024;
+/// The most bytes between two complete messages. The Redis parser behind the stream has no bound of its own.
+const MAX_UNPARSED_BYTES: usize = 4 * 1024 * 1024;
 
-/// How much has come since [`Eye::open`]ed last.
+/// The bytes read since the last [`ReadBudget::reset`].
 #[derive(Clone, Debug, Default)]
-pub(super) struct Eye(Arc<AtomicUsize>);
+pub(super) struct ReadBudget(Arc<AtomicUsize>);
 
-impl Eye {
-    /// What came so far was understood.
-    pub(super) fn open(&self) {
+impl ReadBudget {
+    /// Restores the budget after a complete message.
+    pub(super) fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 }
 
-/// The connection.
+/// Fails reads once the budget is exceeded.
 #[derive(Debug)]
-pub(super) struct Bounded<S> {
+pub(super) struct BoundedStream<S> {
     stream: S,
-    eye: Eye,
+    budget: ReadBudget,
 }
 
-impl<S> Bounded<S> {
-    /// Breaks `stream` off when too much has come unseen.
-    pub(super) const fn new(stream: S, eye: Eye) -> Self {
-        Self { stream, eye }
+impl<S> BoundedStream<S> {
+    /// Wraps `stream`. Clones of `budget` reset it.
+    pub(super) const fn new(stream: S, budget: ReadBudget) -> Self {
+        Self { stream, budget }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for BoundedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -44,15 +44,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let came = buffer.filled().len() - before;
-        if self.eye.0.fetch_add(came, Ordering::Relaxed).saturating_add(came) > MOST {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "more than 4 MiB at once")));
+        let count = buffer.filled().len() - before;
+        if self.budget.0.fetch_add(count, Ordering::Relaxed).saturating_add(count) > MAX_UNPARSED_BYTES {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "more than 4 MiB without a complete message",
+            )));
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

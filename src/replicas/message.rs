@@ -1,26 +1,26 @@
-//! What replicas tell each other. Nothing of it can grant anything: whoever hears it can only forget.
+//! The messages between replicas. A message can only revoke, never grant.
 
 use serde::{Deserialize, Serialize};
 
 use crate::tokens::hash::TokenHash;
 use crate::tokens::revocation::Revocation;
 
-/// The longest message that is read, in bytes: an id may be long, if introspection says so.
-const LONGEST: usize = 64 * 1024;
+/// The longest message that is read, in bytes. Introspected ids may be long.
+const MAX_BYTES: usize = 64 * 1024;
 
-/// A revocation on its way to the other replicas.
+/// A revocation for other replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Message {
-    /// The number that the sender has drawn for as long as it runs.
+    /// The random number of the sending process.
     pub(super) from: u64,
-    forget: Forget,
+    forget: WireRevocation,
 }
 
-/// A [`Revocation`], with hashes for what might tell something.
+/// A [`Revocation`] with hashes instead of names and tokens, which must not be readable in Redis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Forget {
+enum WireRevocation {
     Id(Box<str>),
     NameSha256(Sha256),
     TokenSha256(Sha256),
@@ -28,7 +28,7 @@ enum Forget {
     Missed,
 }
 
-/// 64 hexadecimal digits.
+/// Serialised as 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 struct Sha256([u8; 32]);
@@ -49,48 +49,48 @@ impl TryFrom<String> for Sha256 {
 }
 
 impl Message {
-    /// What is to be said of `revocation`.
+    /// The message for `revocation`.
     pub(super) fn new(from: u64, revocation: Revocation) -> Self {
         let forget = match revocation {
-            Revocation::Id(id) => Forget::Id(id),
-            Revocation::Name(name) => Forget::NameSha256(Sha256(*TokenHash::of(&*name).as_bytes())),
-            Revocation::HashedName(hash) => Forget::NameSha256(Sha256(hash)),
-            Revocation::Token(hash) => Forget::TokenSha256(Sha256(*hash.as_bytes())),
-            Revocation::All => Forget::All,
-            Revocation::Missed => Forget::Missed,
+            Revocation::Id(id) => WireRevocation::Id(id),
+            Revocation::Name(name) => WireRevocation::NameSha256(Sha256(*TokenHash::of(&*name).as_bytes())),
+            Revocation::HashedName(hash) => WireRevocation::NameSha256(Sha256(hash)),
+            Revocation::Token(hash) => WireRevocation::TokenSha256(Sha256(*hash.as_bytes())),
+            Revocation::All => WireRevocation::All,
+            Revocation::Missed => WireRevocation::Missed,
         };
         Self { from, forget }
     }
 
-    /// What the other one has revoked.
+    /// The revocation in the message.
     pub(super) fn revocation(self) -> Revocation {
         match self.forget {
-            Forget::Id(id) => Revocation::Id(id),
-            Forget::NameSha256(Sha256(hash)) => Revocation::HashedName(hash),
-            Forget::TokenSha256(Sha256(hash)) => Revocation::Token(TokenHash::from_bytes(hash)),
-            Forget::All => Revocation::All,
-            Forget::Missed => Revocation::Missed,
+            WireRevocation::Id(id) => Revocation::Id(id),
+            WireRevocation::NameSha256(Sha256(hash)) => Revocation::HashedName(hash),
+            WireRevocation::TokenSha256(Sha256(hash)) => Revocation::Token(TokenHash::from_bytes(hash)),
+            WireRevocation::All => Revocation::All,
+            WireRevocation::Missed => Revocation::Missed,
         }
     }
 
-    /// As it travels.
+    /// Serialises the message; `None` on an error.
     pub(super) fn to_json(&self) -> Option<String> {
         serde_json::to_string(self).ok()
     }
 }
 
-/// The epoch and the message of what came by the channel; none of what no replica has sent.
-pub(super) fn read(bytes: &[u8]) -> Option<(u64, Message)> {
-    let text = std::str::from_utf8(bytes.get(..bytes.len().min(LONGEST + 1))?).ok()?;
-    if text.len() > LONGEST {
+/// Parses a published payload: the epoch, a space, the message as JSON. Returns `None` for anything else.
+pub(super) fn parse(bytes: &[u8]) -> Option<(u64, Message)> {
+    let text = std::str::from_utf8(bytes.get(..bytes.len().min(MAX_BYTES + 1))?).ok()?;
+    if text.len() > MAX_BYTES {
         return None;
     }
     let (epoch, message) = text.split_once(' ')?;
-    Some((epoch_of(epoch)?, serde_json::from_str(message).ok()?))
+    Some((parse_epoch(epoch)?, serde_json::from_str(message).ok()?))
 }
 
-/// An epoch as Redis writes it.
-pub(super) fn epoch_of(text: &str) -> Option<u64> {
+/// Parses an epoch in the format of Redis.
+pub(super) fn parse_epoch(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
@@ -101,9 +101,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_revocation_travels() {
+    fn every_revocation_can_be_sent_and_parsed() {
         let hashed = Revocation::HashedName(*TokenHash::of("scanner").as_bytes());
-        for (revocation, heard) in [
+        for (revocation, received) in [
             (Revocation::Id("17 \"\u{e9}\"\n".into()), Revocation::Id("17 \"\u{e9}\"\n".into())),
             (Revocation::Name("scanner".into()), hashed.clone()),
             (hashed.clone(), hashed),
@@ -113,13 +113,13 @@ mod tests {
         ] {
             let sent = Message::new(7, revocation).to_json().unwrap();
             assert!(!sent.contains("scanner") && !sent.contains('|'), "{sent}");
-            let (epoch, message) = read(format!("41 {sent}").as_bytes()).unwrap();
-            assert_eq!((epoch, message.from, message.revocation()), (41, 7, heard), "{sent}");
+            let (epoch, message) = parse(format!("41 {sent}").as_bytes()).unwrap();
+            assert_eq!((epoch, message.from, message.revocation()), (41, 7, received), "{sent}");
         }
     }
 
     #[test]
-    fn what_no_replica_sends_says_nothing() {
+    fn malformed_messages_are_rejected() {
         for text in [
             "",
             "1",
@@ -137,28 +137,28 @@ mod tests {
             r#"1 {"from":1,"forget":{"token_sha256":"ab"}}"#,
             r#"1 {"from":1,"forget":{"grant":"17"}}"#,
         ] {
-            assert_eq!(read(text.as_bytes()), None, "{text}");
+            assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
         let sized = |length: usize| {
             let message = Message::new(1, Revocation::Id("1".repeat(length - 32).into()));
             format!("1 {}", message.to_json().unwrap())
         };
-        assert!(read(sized(LONGEST - 8).as_bytes()).is_some());
-        assert!(read(sized(LONGEST + 100).as_bytes()).is_none());
+        assert!(parse(sized(MAX_BYTES - 8).as_bytes()).is_some());
+        assert!(parse(sized(MAX_BYTES + 100).as_bytes()).is_none());
     }
 
     proptest! {
         #[test]
-        fn nothing_that_comes_is_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            read(&bytes);
+        fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            parse(&bytes);
         }
 
         #[test]
-        fn ids_arrive_as_they_are(id in ".*", from: u64, epoch: u64) {
+        fn ids_are_received_unchanged(id in ".*", from: u64, epoch: u64) {
             let message = Message::new(from, Revocation::Id(id.clone().into()));
             let sent = format!("{epoch} {}", message.to_json().unwrap());
-            let heard = read(sent.as_bytes()).unwrap();
-            prop_assert_eq!(heard, (epoch, message));
+            let received = parse(sent.as_bytes()).unwrap();
+            prop_assert_eq!(received, (epoch, message));
         }
     }
 }

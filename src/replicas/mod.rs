@@ -1,25 +1,26 @@
-//! Revocations from and to other replicas, by way of a Redis.
+//! Exchanges revocations with other replicas through Redis.
 //!
-//! A thread of its own, so that no request ever waits for Redis. Each revocation raises an *epoch*, a number in Redis,
-//! and is published with it, by one script. Whoever hears one finds by its epoch whether the one before was heard too;
-//! whoever was cut off, by the epoch of its return. What was missed is not to be had any more: all verdicts are then
-//! asked for again ([`Revocation::Missed`]), which is always safe. So nothing has to be kept in Redis but one number,
-//! and nothing that is written there can do more than make a replica forget.
+//! A separate thread does it, so that no request waits for Redis. One Lua script increments the *epoch*, a number in
+//! Redis, and publishes the revocation with it. By the epoch, a replica detects whether it missed an earlier message,
+//! also after a reconnection. Missed revocations cannot be recovered: the replica introspects all tokens again
+//! ([`Revocation::Missed`]), which is always safe. So Redis stores a single number, and nothing written there can do
+//! more than revoke.
 //!
-//! A stream would bring what was missed, but it has to be kept and trimmed, and where it was, the same has to be done.
+//! A Redis stream would deliver missed revocations, but it must be stored and trimmed, and a trimmed stream needs the
+//! same fallback.
 //!
-//! Redis may lose what it took: it ends, and comes back with what it had saved, or another takes its place. An epoch
-//! counts only as long as it is the same process with the same history, by its `run_id` and `master_replid`. Where it is
-//! not, all is asked for again, and what this replica told in the last minutes is told again.
+//! Redis may lose what it acknowledged: it restarts from a snapshot, or a replica of it is promoted. An epoch is
+//! valid only for one process with one replication history, identified by `run_id` and `master_replid`. If either
+//! changes, the replica introspects all tokens again and publishes its recent revocations again.
 //!
-//! While Redis is away the gateway goes on alone: what it revokes itself holds here at once and is passed on later, and
-//! what others revoke holds here when `cache.ttl` has passed.
+//! While Redis is unreachable, the gateway keeps serving. Its own revocations take effect here at once and are
+//! published later. Revocations of other replicas take effect here once `cache.ttl` has passed.
 
 mod bounded;
 mod message;
 mod outbox;
-mod pace;
 mod session;
+mod throttle;
 
 use std::io;
 use std::pin::pin;
@@ -32,57 +33,61 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use self::outbox::Outbox;
-use self::session::{Heard, Session, SessionError};
+use self::session::{Session, SessionError, Subscriber};
 use crate::client::{Connector, ConnectorError};
 use crate::config::settings;
 use crate::telemetry::metrics::Metrics;
 use crate::tokens::revoker::Revoker;
-use crate::watch::contents;
+use crate::watch::content_hash;
 
 #[cfg(doc)]
 use crate::tokens::revocation::Revocation;
 
-/// For connecting, and for every answer.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause after a first failure; each further one doubles it.
+/// For connecting, and for each response of Redis.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause after the first failure. Each further failure doubles it.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-/// The longest pause: whoever returns is heard within a second.
+/// The longest pause, so that a replica reconnects within a second.
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);
-/// A connection that has lasted this long was a good one: the next pause is short again.
-const STEADY: Duration = Duration::from_secs(5);
-/// How often the log tells of a connection that is lost: one that comes and goes is in the metric.
-const COMPLAINT: Duration = Duration::from_secs(60);
-/// For telling the others what waits, when this replica leaves.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// A connection that lasted this long resets the pause.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+/// The minimum interval between log messages about lost connections. The metric has all of them.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the shutdown may publish pending revocations.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The way to a Redis. As long as it is the same, so are the connections.
+/// A configured Redis. While it stays the same across reloads, its connections are kept.
 #[derive(Debug)]
-pub struct Way {
+pub struct RedisClient {
     settings: settings::Redis,
     connector: Connector,
-    /// What is in the files that `redis.tls` names; none where one cannot be read.
-    contents: Vec<Option<[u8; 32]>>,
+    /// The hash of each file in `redis.tls`; `None` for a file that cannot be read.
+    file_hashes: Vec<Option<[u8; 32]>>,
 }
 
-impl Way {
-    /// By these settings: the one `before`, where that leads there.
+impl RedisClient {
+    /// Creates the client for `settings`, or returns `previous` if its settings and files are the same.
     ///
     /// # Errors
-    /// Where TLS cannot be set up as asked.
-    pub fn to(settings: &settings::Redis, before: Option<&Arc<Self>>) -> Result<Arc<Self>, ConnectorError> {
-        let contents: Vec<_> = settings.tls.files().map(contents).collect();
-        if let Some(before) = before
-            && before.settings == *settings
-            && before.contents == contents
+    /// Returns an error if TLS cannot be set up.
+    pub fn for_settings(
+        settings: &settings::Redis,
+        previous: Option<&Arc<Self>>,
+    ) -> Result<Arc<Self>, ConnectorError> {
+        let file_hashes: Vec<_> = settings.tls.files().map(content_hash).collect();
+        if let Some(previous) = previous
+            && previous.settings == *settings
+            && previous.file_hashes == file_hashes
         {
-            return Ok(Arc::clone(before));
+            return Ok(Arc::clone(previous));
         }
-        let connector = Connector::new(&settings.destination, &settings.tls, PATIENCE)?.naming_no_protocol();
-        Ok(Arc::new(Self { settings: settings.clone(), connector, contents }))
+        let connector =
+            Connector::new(&settings.destination, &settings.tls, REDIS_TIMEOUT)?.naming_no_protocol();
+        Ok(Arc::new(Self { settings: settings.clone(), connector, file_hashes }))
     }
 }
 
-/// The replicas that this one tells of revocations, and hears them of: by the configuration of now.
+/// The exchange of revocations with other replicas, by the current configuration.
 pub struct Replicas {
     revoker: Arc<Revoker>,
     metrics: Arc<Metrics>,
@@ -90,68 +95,68 @@ pub struct Replicas {
 }
 
 struct Running {
-    way: Arc<Way>,
+    client: Arc<RedisClient>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<Outbox>,
 }
 
 impl Replicas {
-    /// None yet.
+    /// Creates the exchange without a connection.
     pub fn new(revoker: Arc<Revoker>, metrics: Arc<Metrics>) -> Self {
         Self { revoker, metrics, running: Mutex::default() }
     }
 
-    /// From now on by this way, or alone. Where it is the same nothing changes.
+    /// Uses `client` from now on, or no Redis if it is `None`. Does nothing if `client` is the current one.
     ///
     /// # Errors
-    /// Where the system gives no thread or no event queue; there is no connection then.
-    pub fn adopt(&self, way: Option<&Arc<Way>>) -> io::Result<()> {
+    /// Returns an error if the thread or its runtime cannot be created. There is no connection then.
+    pub fn apply(&self, client: Option<&Arc<RedisClient>>) -> io::Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(running), Some(way)) = (&*running, way)
-            && Arc::ptr_eq(&running.way, way)
+        if let (Some(running), Some(client)) = (&*running, client)
+            && Arc::ptr_eq(&running.client, client)
         {
             return Ok(());
         }
-        // What waits there is for whoever is at the next one.
+        // Pending revocations move to the next Redis.
         let outbox = running.take().and_then(Running::stop);
-        self.metrics.redis_connected(way.map(|_| false));
-        if let Some(way) = way {
-            *running = Some(self.start(way, outbox)?);
+        self.metrics.redis_connected(client.map(|_| false));
+        if let Some(client) = client {
+            *running = Some(self.start(client, outbox)?);
         }
         Ok(())
     }
 
-    /// Leaves the others, once they are told what was ordered here, if that is a matter of a second.
+    /// Publishes pending revocations for up to 1 s, then disconnects.
     pub fn stop(&self) {
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
             running.stop();
         }
     }
 
-    fn start(&self, way: &Arc<Way>, outbox: Option<Outbox>) -> io::Result<Running> {
+    fn start(&self, client: &Arc<RedisClient>, outbox: Option<Outbox>) -> io::Result<Running> {
         let (stop, stopped) = oneshot::channel();
-        let mut member = Member {
-            way: Arc::clone(way),
-            heard: Heard::new(Arc::clone(&self.revoker), Arc::clone(&self.metrics)),
+        let mut task = ReplicaTask {
+            client: Arc::clone(client),
+            subscriber: Subscriber::new(Arc::clone(&self.revoker), Arc::clone(&self.metrics)),
             outbox: outbox.unwrap_or_else(|| Outbox::new(self.revoker.subscribe())),
             session: None,
         };
-        // The runtime cannot leave its thread.
+        // The runtime is not `Send`, so the thread creates it.
         let thread = thread::Builder::new().name("replicas".to_owned()).spawn(move || {
             let runtime =
                 runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
             match runtime {
                 Ok(runtime) => runtime.block_on(async {
                     tokio::select! {
-                        () = member.take_part() => {}
-                        _ = stopped => member.leave().await,
+                        () = task.run() => {}
+                        _ = stopped => task.shut_down().await,
                     }
                 }),
-                Err(error) => tracing::error!(%error, "there is no connection to other replicas"),
+                Err(error) => tracing::error!(%error, "cannot exchange revocations with other replicas"),
             }
-            member.outbox
+            task.outbox
         })?;
-        Ok(Running { way: Arc::clone(way), stop, thread })
+        Ok(Running { client: Arc::clone(client), stop, thread })
     }
 }
 
@@ -161,75 +166,79 @@ impl Running {
         drop(stop);
         let ended = thread.join();
         if ended.is_err() {
-            tracing::error!("the connection to other replicas had failed");
+            tracing::error!("the thread for other replicas panicked");
         }
         ended.ok()
     }
 }
 
-/// This replica among the others.
-struct Member {
-    way: Arc<Way>,
-    heard: Heard,
+/// The state of the thread.
+struct ReplicaTask {
+    client: Arc<RedisClient>,
+    subscriber: Subscriber,
     outbox: Outbox,
     session: Option<Session>,
 }
 
-impl Member {
-    /// Connects, again and again, for as long as it is polled.
-    async fn take_part(&mut self) {
+impl ReplicaTask {
+    /// Connects to Redis and reconnects, until the future is dropped.
+    async fn run(&mut self) {
         let mut pause = SHORTEST_PAUSE;
-        let mut said = Said::default();
+        let mut log = ConnectionLog::default();
         loop {
             let lost = match self.connect().await {
                 Ok(session) => {
-                    self.heard.connected(true);
-                    said.connected();
-                    let since = Instant::now();
+                    self.subscriber.set_connected(true);
+                    log.connected();
+                    let connected_at = Instant::now();
                     let session = self.session.insert(session);
-                    let lost = session.run(&mut self.heard, &mut self.outbox).await;
+                    let lost = session.run(&mut self.subscriber, &mut self.outbox).await;
                     self.session = None;
-                    self.heard.connected(false);
-                    self.heard.settle(Instant::now());
-                    if since.elapsed() >= STEADY {
+                    self.subscriber.set_connected(false);
+                    self.subscriber.apply_deferred(Instant::now());
+                    if connected_at.elapsed() >= STABLE_AFTER {
                         pause = SHORTEST_PAUSE;
                     }
                     lost
                 }
                 Err(error) => error,
             };
-            said.lost(&lost, Instant::now());
+            log.lost(&lost, Instant::now());
             self.wait(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// Nothing that was heard or ordered is lost by the end.
-    async fn leave(&mut self) {
-        self.heard.settle(Instant::now());
+    /// Applies deferred revocations and publishes the pending ones.
+    async fn shut_down(&mut self) {
+        self.subscriber.apply_deferred(Instant::now());
         self.outbox.collect_all();
         if let Some(session) = &mut self.session {
-            let _ = timeout(FAREWELL, session.tell(&self.heard, &mut self.outbox, usize::MAX)).await;
+            let _ = timeout(
+                SHUTDOWN_TIMEOUT,
+                session.publish_pending(&self.subscriber, &mut self.outbox, usize::MAX),
+            )
+            .await;
         }
     }
 
     async fn connect(&mut self) -> Result<Session, SessionError> {
-        let Self { way, heard, outbox, .. } = self;
-        let connecting = Session::open(&way.connector, &way.settings);
-        let mut connecting = pin!(timeout(PATIENCE * 2, connecting));
-        let (session, arrival) = loop {
+        let Self { client, subscriber, outbox, .. } = self;
+        let connecting = Session::open(&client.connector, &client.settings);
+        let mut connecting = pin!(timeout(REDIS_TIMEOUT * 2, connecting));
+        let (session, state) = loop {
             tokio::select! {
-                opened = &mut connecting => break opened.unwrap_or(Err(SessionError::Silent))?,
+                opened = &mut connecting => break opened.unwrap_or(Err(SessionError::Timeout))?,
                 () = outbox.collect() => {}
             }
         };
-        if heard.joined(arrival) {
-            outbox.again(Instant::now());
+        if subscriber.start_session(state) {
+            outbox.queue_resend(Instant::now());
         }
         Ok(session)
     }
 
-    /// Keeps what is ordered meanwhile.
+    /// Waits, and collects local revocations meanwhile.
     async fn wait(&mut self, pause: Duration) {
         let mut pause = pin!(sleep(pause));
         loop {
@@ -241,14 +250,14 @@ impl Member {
     }
 }
 
-/// What the log says of the connection.
+/// Logs changes of the connection state.
 #[derive(Default)]
-struct Said {
+struct ConnectionLog {
     is_lost: Option<bool>,
-    at: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
-impl Said {
+impl ConnectionLog {
     fn connected(&mut self) {
         if self.is_lost != Some(false) {
             tracing::info!("connected to other replicas");
@@ -257,11 +266,14 @@ impl Said {
     }
 
     fn lost(&mut self, error: &SessionError, now: Instant) {
-        let is_due = self.at.is_none_or(|at| now.duration_since(at) >= COMPLAINT);
+        let is_due = self.logged_at.is_none_or(|logged_at| now.duration_since(logged_at) >= LOG_INTERVAL);
         if self.is_lost != Some(true) && is_due {
             let error: &dyn std::error::Error = error;
-            tracing::warn!(error, "no connection to other replicas: revocations are heard after cache.ttl");
-            *self = Self { is_lost: Some(true), at: Some(now) };
+            tracing::warn!(
+                error,
+                "no connection to other replicas: their revocations take effect after cache.ttl"
+            );
+            *self = Self { is_lost: Some(true), logged_at: Some(now) };
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the others have yet to be told, and what they may have to be told again.
+//! The revocations to publish, and those to publish again.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,77 +7,78 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::tokens::revocation::Revocation;
 
-/// How many revocations are kept while Redis is away. More than that become one that says so.
-const MOST_WAITING: usize = 10_000;
-/// How many are remembered once they are told. Again, more than that become one.
-const MOST_TOLD: usize = 1_000;
-/// For how long. A Redis loses what it took in the seconds before its end; one without a log, since its last snapshot.
-const REMEMBERED: Duration = Duration::from_secs(600);
+/// How many revocations wait while Redis is unreachable. More are replaced by one that revokes all.
+const MAX_QUEUED: usize = 10_000;
+/// How many published revocations are kept. More are replaced by one that revokes all.
+const MAX_SENT: usize = 1_000;
+/// How long published revocations are kept. After a crash, Redis lacks the last seconds of its log, or everything
+/// since its last snapshot.
+const RESEND_WINDOW: Duration = Duration::from_secs(600);
 
-/// The orders that are passed on: in the order in which they came, and none left out.
+/// The revocations of this replica, in their order.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    orders: UnboundedReceiver<Revocation>,
+    revocations: UnboundedReceiver<Revocation>,
     /// Oldest first.
     waiting: VecDeque<Revocation>,
-    /// With the time at which Redis took it.
-    told: VecDeque<(Instant, Revocation)>,
+    /// With the time at which Redis acknowledged each.
+    sent: VecDeque<(Instant, Revocation)>,
 }
 
 impl Outbox {
-    /// Of what is ordered here.
-    pub(super) const fn new(orders: UnboundedReceiver<Revocation>) -> Self {
-        Self { orders, waiting: VecDeque::new(), told: VecDeque::new() }
+    /// Reads from `revocations`.
+    pub(super) const fn new(revocations: UnboundedReceiver<Revocation>) -> Self {
+        Self { revocations, waiting: VecDeque::new(), sent: VecDeque::new() }
     }
 
-    /// Keeps the next order, once it comes. To drop the future loses nothing.
+    /// Waits for the next local revocation and queues it. Cancel-safe.
     pub(super) async fn collect(&mut self) {
-        match self.orders.recv().await {
-            Some(order) => self.keep(order),
+        match self.revocations.recv().await {
+            Some(revocation) => self.push(revocation),
             None => std::future::pending().await,
         }
     }
 
-    /// Keeps what was ordered until now.
+    /// Queues all local revocations up to now.
     pub(super) fn collect_all(&mut self) {
-        while let Ok(order) = self.orders.try_recv() {
-            self.keep(order);
+        while let Ok(revocation) = self.revocations.try_recv() {
+            self.push(revocation);
         }
     }
 
-    /// What is to be told next.
+    /// The next revocation to publish.
     pub(super) fn next(&self) -> Option<&Revocation> {
         self.waiting.front()
     }
 
-    /// Notes that Redis took the next one.
-    pub(super) fn took(&mut self, now: Instant) {
+    /// Records that Redis acknowledged the next revocation.
+    pub(super) fn mark_sent(&mut self, now: Instant) {
         let Some(taken) = self.waiting.pop_front() else { return };
-        if self.told.len() >= MOST_TOLD {
-            self.told.clear();
-            self.told.push_back((now, Revocation::Missed));
+        if self.sent.len() >= MAX_SENT {
+            self.sent.clear();
+            self.sent.push_back((now, Revocation::Missed));
         }
-        self.told.push_back((now, taken));
+        self.sent.push_back((now, taken));
     }
 
-    /// Is to tell again what Redis may have lost.
-    pub(super) fn again(&mut self, now: Instant) {
-        for (at, order) in std::mem::take(&mut self.told) {
-            if now.duration_since(at) < REMEMBERED {
-                self.keep(order);
+    /// Queues the recently published revocations again, since Redis may have lost them.
+    pub(super) fn queue_resend(&mut self, now: Instant) {
+        for (at, revocation) in std::mem::take(&mut self.sent) {
+            if now.duration_since(at) < RESEND_WINDOW {
+                self.push(revocation);
             }
         }
     }
 
-    fn keep(&mut self, order: Revocation) {
+    fn push(&mut self, revocation: Revocation) {
         let Self { waiting, .. } = self;
-        if waiting.len() >= MOST_WAITING {
-            // One that closes tunnels is not weakened.
+        if waiting.len() >= MAX_QUEUED {
+            // `All` also closes tunnels, so `Missed` cannot replace it.
             let all = waiting.contains(&Revocation::All);
             waiting.clear();
             waiting.push_back(if all { Revocation::All } else { Revocation::Missed });
         }
-        waiting.push_back(order);
+        waiting.push_back(revocation);
     }
 }
 
@@ -98,48 +99,48 @@ mod tests {
     fn drain(outbox: &mut Outbox, now: Instant) -> Vec<Revocation> {
         std::iter::from_fn(|| {
             let next = outbox.next().cloned();
-            outbox.took(now);
+            outbox.mark_sent(now);
             next
         })
         .collect()
     }
 
     #[test]
-    fn what_waits_is_bounded_and_the_latest_is_kept() {
+    fn queue_is_bounded_and_keeps_the_latest_revocation() {
         let mut outbox = outbox();
-        for number in 0..MOST_WAITING {
-            outbox.keep(id(number));
+        for number in 0..MAX_QUEUED {
+            outbox.push(id(number));
         }
-        assert_eq!((outbox.waiting.len(), outbox.next()), (MOST_WAITING, Some(&id(0))));
-        outbox.keep(id(7));
+        assert_eq!((outbox.waiting.len(), outbox.next()), (MAX_QUEUED, Some(&id(0))));
+        outbox.push(id(7));
         assert_eq!(outbox.waiting, [Revocation::Missed, id(7)]);
-        outbox.keep(Revocation::All);
-        for number in 0..MOST_WAITING {
-            outbox.keep(id(number));
+        outbox.push(Revocation::All);
+        for number in 0..MAX_QUEUED {
+            outbox.push(id(number));
         }
-        assert_eq!(outbox.waiting[0], Revocation::All, "which closes tunnels, too");
+        assert_eq!(outbox.waiting[0], Revocation::All, "All also closes tunnels");
         assert!(outbox.waiting.len() < 10);
     }
 
     #[test]
-    fn what_may_be_lost_is_told_again_and_not_for_ever() {
+    fn published_revocations_are_published_again_for_a_limited_time() {
         let (mut outbox, begin) = (outbox(), Instant::now());
-        outbox.again(begin);
+        outbox.queue_resend(begin);
         assert_eq!(outbox.next(), None);
-        outbox.keep(id(1));
+        outbox.push(id(1));
         assert_eq!(drain(&mut outbox, begin), [id(1)]);
-        let later = begin + REMEMBERED / 2;
-        outbox.keep(id(2));
+        let later = begin + RESEND_WINDOW / 2;
+        outbox.push(id(2));
         assert_eq!(drain(&mut outbox, later), [id(2)]);
-        outbox.keep(id(3));
-        outbox.again(begin + REMEMBERED);
+        outbox.push(id(3));
+        outbox.queue_resend(begin + RESEND_WINDOW);
         assert_eq!(drain(&mut outbox, later), [id(3), id(2)]);
-        for number in 0..=MOST_TOLD {
-            outbox.keep(id(number));
+        for number in 0..=MAX_SENT {
+            outbox.push(id(number));
         }
         drain(&mut outbox, later);
-        outbox.again(later);
-        let again = drain(&mut outbox, later);
-        assert!(again.contains(&Revocation::Missed) && again.contains(&id(MOST_TOLD)) && again.len() < 10);
+        outbox.queue_resend(later);
+        let resent = drain(&mut outbox, later);
+        assert!(resent.contains(&Revocation::Missed) && resent.contains(&id(MAX_SENT)) && resent.len() < 10);
     }
 }

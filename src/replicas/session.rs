@@ -1,4 +1,4 @@
-//! One time of being connected to Redis, and what is heard in it.
+//! One session with Redis, and the state of the subscription across sessions.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,78 +10,79 @@ use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
-use super::bounded::{Bounded, Eye};
+use super::bounded::{BoundedStream, ReadBudget};
 use super::message::{self, Message};
 use super::outbox::Outbox;
-use super::pace::Pace;
-use super::{COMPLAINT, PATIENCE};
+use super::throttle::RevocationThrottle;
+use super::{LOG_INTERVAL, REDIS_TIMEOUT};
 use crate::client::{ConnectError, Connector, Protocol};
 use crate::config::settings;
 use crate::telemetry::metrics::{Metrics, RedisMessage, RevocationSource};
 use crate::tokens::revocation::Revocation;
 use crate::tokens::revoker::Revoker;
 
-/// How often the epoch is looked at. What is missed is noticed at the second look.
-const LOOK: Duration = Duration::from_millis(400);
-/// How many of those that wait are sent before what came is heard.
-const AT_ONCE: usize = 64;
-/// How often in a row an epoch is seen of which nothing was heard, before the subscription is taken for dead.
-const DEAF: usize = 2;
+/// How often the epoch in Redis is polled. A missed message is detected at the second poll.
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
+/// How many pending revocations are published before received messages are processed.
+const MAX_PUBLISHED_AT_ONCE: usize = 64;
+/// After this many consecutive polls with a missed message, the subscription counts as dead.
+const MAX_MISSED_POLLS: usize = 2;
 
-/// Raises the epoch and publishes with it, at once. A number where there is none begins anywhere, so that an emptied
-/// Redis is not taken for the one before. It goes by its text: Lua's own numbers are not exact.
+/// Increments the epoch and publishes the message with it, atomically. A missing epoch starts at a random number, so
+/// that an emptied Redis is not mistaken for the previous one. The script passes the epoch as text, since Lua's
+/// numbers lose precision.
 const PUBLISH: &str = "\
 if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SET', KEYS[1], ARGV[1]) end
 redis.call('INCR', KEYS[1])
 redis.call('PUBLISH', ARGV[2], redis.call('GET', KEYS[1]) .. ' ' .. ARGV[3])
 return redis.status_reply('OK')";
 
-/// Why a session did not begin, or has ended.
+/// A session could not start or has ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SessionError {
     #[error("no connection to Redis")]
     Connect(#[from] ConnectError),
     #[error("Redis: {step}")]
     Redis {
-        /// What was being done.
+        /// The failed step.
         step: &'static str,
         #[source]
         source: RedisError,
     },
-    #[error("Redis does not answer")]
-    Silent,
-    #[error("Redis has ended the subscription")]
-    Ended,
+    #[error("Redis does not respond")]
+    Timeout,
+    #[error("Redis closed the subscription")]
+    SubscriptionEnded,
     #[error("the epoch in Redis cannot be read")]
     Epoch,
-    #[error("nothing comes by the subscription")]
-    Deaf,
+    #[error("the subscription delivers no messages")]
+    SubscriptionDead,
 }
 
-fn at(step: &'static str) -> impl FnOnce(RedisError) -> SessionError {
+fn failed_step(step: &'static str) -> impl FnOnce(RedisError) -> SessionError {
     move |source| SessionError::Redis { step, source }
 }
 
-/// What was found in Redis once the subscription had begun.
+/// The state of Redis at the start of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Arrival {
+pub(super) struct RedisState {
     epoch: u64,
-    /// Which process it is, with which history; none where Redis does not tell.
+    /// `run_id` and `master_replid`; `None` if Redis does not show them.
     history: Option<[Box<str>; 2]>,
 }
 
-/// Both connections: one that hears, and one that speaks.
+/// Two connections: one for the subscription, one for commands.
 pub(super) struct Session {
     commands: MultiplexedConnection,
     driver: JoinHandle<()>,
-    /// Of the one that speaks.
-    answers: Eye,
+    /// The budget of the command connection.
+    command_budget: ReadBudget,
     messages: PubSubStream,
-    /// The subscription ends with it.
+    /// Keeps the subscription alive.
     _sink: PubSubSink,
-    /// Of the one that hears.
-    heard: Eye,
-    look: Interval,
+    /// The budget of the subscription.
+    subscription_budget: ReadBudget,
+    poll: Interval,
     channel: Box<str>,
     key: String,
 }
@@ -93,97 +94,107 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// Connects, subscribes, and finds out how far Redis has come.
+    /// Connects, subscribes, and reads the state of Redis.
     pub(super) async fn open(
         connector: &Connector,
         settings: &settings::Redis,
-    ) -> Result<(Self, Arrival), SessionError> {
+    ) -> Result<(Self, RedisState), SessionError> {
         let info = info(settings);
-        let answers = Eye::default();
-        let stream = Bounded::new(connector.connect(Protocol::Http1).await?, answers.clone());
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let command_budget = ReadBudget::default();
+        let stream = BoundedStream::new(connector.connect(Protocol::Http1).await?, command_budget.clone());
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(REDIS_TIMEOUT));
         let (commands, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
             .await
-            .map_err(at("cannot log in"))?;
+            .map_err(failed_step("cannot log in"))?;
         let driver = tokio::task::spawn_local(driver);
-        let heard = Eye::default();
-        let stream = Bounded::new(connector.connect(Protocol::Http1).await?, heard.clone());
-        let pubsub = PubSub::new(&info, stream).await.map_err(at("cannot log in"))?;
+        let subscription_budget = ReadBudget::default();
+        let stream =
+            BoundedStream::new(connector.connect(Protocol::Http1).await?, subscription_budget.clone());
+        let pubsub = PubSub::new(&info, stream).await.map_err(failed_step("cannot log in"))?;
         let (mut sink, messages) = pubsub.split();
-        sink.subscribe(&*settings.channel).await.map_err(at("cannot subscribe"))?;
+        sink.subscribe(&*settings.channel).await.map_err(failed_step("cannot subscribe"))?;
         let channel = settings.channel.clone();
         let key = format!("{channel}:epoch");
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut session =
-            Self { commands, driver, answers, messages, _sink: sink, heard, look, channel, key };
-        // After subscribing: what is published from here on is heard.
-        let arrival = Arrival { history: session.history().await?, epoch: session.epoch().await? };
-        Ok((session, arrival))
+        let mut poll = interval(POLL_INTERVAL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut session = Self {
+            commands,
+            driver,
+            command_budget,
+            messages,
+            _sink: sink,
+            subscription_budget,
+            poll,
+            channel,
+            key,
+        };
+        // Read after subscribing, so that every later message is received.
+        let state = RedisState { history: session.history().await?, epoch: session.epoch().await? };
+        Ok((session, state))
     }
 
-    /// Tells and hears until the connection is lost.
-    pub(super) async fn run(&mut self, heard: &mut Heard, outbox: &mut Outbox) -> SessionError {
+    /// Publishes and receives until the connection is lost.
+    pub(super) async fn run(&mut self, subscriber: &mut Subscriber, outbox: &mut Outbox) -> SessionError {
         loop {
-            if let Err(error) = self.tell(heard, outbox, AT_ONCE).await {
+            if let Err(error) = self.publish_pending(subscriber, outbox, MAX_PUBLISHED_AT_ONCE).await {
                 return error;
             }
-            let due = heard.pace.due();
+            let due = subscriber.throttle.due();
             tokio::select! {
                 message = self.messages.next() => {
-                    let Some(message) = message else { return SessionError::Ended };
-                    self.heard.open();
-                    heard.message(message.get_payload_bytes(), Instant::now());
+                    let Some(message) = message else { return SessionError::SubscriptionEnded };
+                    self.subscription_budget.reset();
+                    subscriber.receive(message.get_payload_bytes(), Instant::now());
                 }
                 () = outbox.collect() => {}
-                () = until(due) => {
-                    heard.settle(Instant::now());
+                () = sleep_until_due(due) => {
+                    subscriber.apply_deferred(Instant::now());
                 }
-                _ = self.look.tick() => match self.epoch().await {
-                    Ok(epoch) => heard.looked(epoch, Instant::now()),
+                _ = self.poll.tick() => match self.epoch().await {
+                    Ok(epoch) => subscriber.check_epoch(epoch, Instant::now()),
                     Err(error) => return error,
                 },
                 () = std::future::ready(()), if outbox.next().is_some() => {}
             }
-            if heard.deaf >= DEAF {
-                return SessionError::Deaf;
+            if subscriber.missed_polls >= MAX_MISSED_POLLS {
+                return SessionError::SubscriptionDead;
             }
         }
     }
 
-    /// Tells the others what waits, at most so much of it.
-    pub(super) async fn tell(
+    /// Publishes at most `max` pending revocations.
+    pub(super) async fn publish_pending(
         &mut self,
-        heard: &Heard,
+        subscriber: &Subscriber,
         outbox: &mut Outbox,
-        most: usize,
+        max: usize,
     ) -> Result<(), SessionError> {
-        for _ in 0..most {
-            let Some(order) = outbox.next() else { break };
-            self.publish(&Message::new(heard.own, order.clone())).await?;
-            heard.metrics.redis_message(RedisMessage::Sent);
-            outbox.took(Instant::now());
+        for _ in 0..max {
+            let Some(revocation) = outbox.next() else { break };
+            self.publish(&Message::new(subscriber.process, revocation.clone())).await?;
+            subscriber.metrics.redis_message(RedisMessage::Sent);
+            outbox.mark_sent(Instant::now());
         }
         Ok(())
     }
 
-    /// Which process this is, and with which history. A user who may not know it has no answer.
+    /// `run_id` and `master_replid`. Returns `None` if the Redis user may not run `INFO`.
     async fn history(&mut self) -> Result<Option<[Box<str>; 2]>, SessionError> {
         let mut history = [Box::<str>::default(), Box::default()];
         for (place, (section, field)) in
             history.iter_mut().zip([("server", "run_id:"), ("replication", "master_replid:")])
         {
-            self.answers.open();
-            let told: Result<Vec<u8>, _> =
+            self.command_budget.reset();
+            let info: Result<Vec<u8>, _> =
                 redis::cmd("INFO").arg(section).query_async(&mut self.commands).await;
-            let told = match told {
-                Ok(told) => told,
-                Err(error) if is_refusal(&error) => return Ok(None),
-                Err(error) => return Err(at("cannot ask which Redis it is")(error)),
+            let info = match info {
+                Ok(info) => info,
+                Err(error) if is_command_error(&error) => return Ok(None),
+                Err(error) => return Err(failed_step("cannot read which Redis it is")(error)),
             };
-            let value = std::str::from_utf8(&told)
+            let value = std::str::from_utf8(&info)
                 .ok()
-                .and_then(|told| told.lines().find_map(|line| line.strip_prefix(field)))
+                .and_then(|info| info.lines().find_map(|line| line.strip_prefix(field)))
                 .filter(|value| !value.is_empty());
             let Some(value) = value else { return Ok(None) };
             *place = value.into();
@@ -191,23 +202,24 @@ impl Session {
         Ok(Some(history))
     }
 
-    /// The epoch in Redis. Where there is none, or what is none, it begins anew: that is noticed as one that is missed.
+    /// The epoch in Redis. A missing or invalid epoch is replaced by a new one, which all replicas detect as a missed
+    /// message.
     async fn epoch(&mut self) -> Result<u64, SessionError> {
         for _ in 0..3 {
-            self.answers.open();
-            // Not more of it than an epoch has, whatever is there.
+            self.command_budget.reset();
+            // An epoch has at most 20 digits. The value may be anything, so its length is bounded.
             let read: Result<Vec<u8>, _> =
                 redis::cmd("GETRANGE").arg(&self.key).arg(0).arg(31).query_async(&mut self.commands).await;
             match read {
                 Ok(text) if text.is_empty() => {}
                 Ok(text) => {
-                    if let Some(epoch) = std::str::from_utf8(&text).ok().and_then(message::epoch_of) {
+                    if let Some(epoch) = std::str::from_utf8(&text).ok().and_then(message::parse_epoch) {
                         return Ok(epoch);
                     }
                     self.remove_epoch().await?;
                 }
-                Err(error) if is_refusal(&error) => self.remove_epoch().await?,
-                Err(error) => return Err(at("cannot read the epoch")(error)),
+                Err(error) if is_command_error(&error) => self.remove_epoch().await?,
+                Err(error) => return Err(failed_step("cannot read the epoch")(error)),
             }
             let begin: Result<(), _> = redis::cmd("SET")
                 .arg(&self.key)
@@ -215,21 +227,21 @@ impl Session {
                 .arg("NX")
                 .query_async(&mut self.commands)
                 .await;
-            begin.map_err(at("cannot begin an epoch"))?;
+            begin.map_err(failed_step("cannot start an epoch"))?;
         }
         Err(SessionError::Epoch)
     }
 
     async fn remove_epoch(&mut self) -> Result<(), SessionError> {
-        self.answers.open();
+        self.command_budget.reset();
         let removed = redis::cmd("DEL").arg(&self.key).query_async(&mut self.commands).await;
-        removed.map_err(at("cannot remove what is no epoch"))
+        removed.map_err(failed_step("cannot remove an invalid epoch"))
     }
 
     async fn publish(&mut self, message: &Message) -> Result<(), SessionError> {
         let Some(json) = message.to_json() else { return Ok(()) };
         for step in ["cannot publish", "cannot publish again"] {
-            self.answers.open();
+            self.command_budget.reset();
             let published: Result<(), _> = redis::cmd("EVAL")
                 .arg(PUBLISH)
                 .arg(1)
@@ -241,25 +253,27 @@ impl Session {
                 .await;
             match published {
                 Ok(()) => return Ok(()),
-                // What is under the key is no number, or the highest.
-                Err(error) if is_refusal(&error) && step == "cannot publish" => self.remove_epoch().await?,
-                Err(error) => return Err(at(step)(error)),
+                // The key holds no number, or the highest.
+                Err(error) if is_command_error(&error) && step == "cannot publish" => {
+                    self.remove_epoch().await?
+                }
+                Err(error) => return Err(failed_step(step)(error)),
             }
         }
         Ok(())
     }
 }
 
-/// For ever, where there is no such time.
-async fn until(time: Option<Instant>) {
+/// Sleeps until `time`; forever if it is `None`.
+async fn sleep_until_due(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time.into()).await,
         None => std::future::pending().await,
     }
 }
 
-/// Whether Redis has answered that it will not do what it was told; not as one that is about to change its part.
-fn is_refusal(error: &RedisError) -> bool {
+/// Whether Redis rejected the command itself, rather than being temporarily unable to execute it.
+fn is_command_error(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(
             ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown,
@@ -269,7 +283,7 @@ fn is_refusal(error: &RedisError) -> bool {
     }
 }
 
-/// Somewhere in the lower half of what Redis can count.
+/// A random start in the lower half of Redis' integers, so that there is room to count.
 fn new_epoch() -> u64 {
     fastrand::u64(1..1 << 62)
 }
@@ -287,109 +301,113 @@ fn info(settings: &settings::Redis) -> RedisConnectionInfo {
     info
 }
 
-/// What was heard so far, over all sessions.
-pub(super) struct Heard {
+/// The receiving side, across all sessions.
+pub(super) struct Subscriber {
     revoker: Arc<Revoker>,
     metrics: Arc<Metrics>,
-    /// Drawn anew whenever the process starts.
-    own: u64,
-    /// The highest up to which everything was heard, or forgotten for.
+    /// A random number that identifies this process as a sender.
+    process: u64,
+    /// The epoch up to which every message was received or compensated by [`Revocation::Missed`].
     epoch: Option<u64>,
-    /// Of the Redis that had it.
+    /// `run_id` and `master_replid` of the Redis with that epoch.
     history: Option<[Box<str>; 2]>,
-    /// What was in Redis at the last look of this session.
-    seen: Option<u64>,
-    /// How often in a row nothing was heard that should have been.
-    deaf: usize,
-    pace: Pace,
-    complained_at: Option<Instant>,
+    /// The epoch at the last poll of this session.
+    polled_epoch: Option<u64>,
+    /// The number of consecutive polls with a missed message.
+    missed_polls: usize,
+    throttle: RevocationThrottle,
+    logged_at: Option<Instant>,
 }
 
-impl Heard {
+impl Subscriber {
     pub(super) fn new(revoker: Arc<Revoker>, metrics: Arc<Metrics>) -> Self {
         Self {
             revoker,
             metrics,
-            own: fastrand::u64(..),
+            process: fastrand::u64(..),
             epoch: None,
             history: None,
-            seen: None,
-            deaf: 0,
-            pace: Pace::default(),
-            complained_at: None,
+            polled_epoch: None,
+            missed_polls: 0,
+            throttle: RevocationThrottle::default(),
+            logged_at: None,
         }
     }
 
-    pub(super) fn connected(&self, connected: bool) {
+    pub(super) fn set_connected(&self, connected: bool) {
         self.metrics.redis_connected(Some(connected));
     }
 
-    /// A subscription has begun. Says whether this Redis may have lost what the one before was told.
-    pub(super) fn joined(&mut self, Arrival { epoch, history }: Arrival) -> bool {
+    /// Starts a session. Returns whether Redis may have lost earlier messages, because it is another one or has
+    /// another history.
+    pub(super) fn start_session(&mut self, RedisState { epoch, history }: RedisState) -> bool {
         let is_same = history.is_some() && self.history == history;
         if !is_same || self.epoch != Some(epoch) {
             self.epoch = Some(epoch);
-            // At once: nobody is connected before.
-            self.forget(Revocation::Missed);
+            // Not throttled: no message can arrive before the session starts.
+            self.revoke(Revocation::Missed);
         }
         self.history = history;
-        self.seen = None;
-        self.deaf = 0;
+        self.polled_epoch = None;
+        self.missed_polls = 0;
         !is_same
     }
 
-    /// `epoch` was in Redis just now. What was there at the look before has had its time to be heard.
-    fn looked(&mut self, epoch: u64, now: Instant) {
-        let lags = self.seen.is_some_and(|seen| self.epoch < Some(seen));
-        if lags || self.epoch > Some(epoch) {
-            self.missed(epoch, now);
+    /// Compares with the epoch in Redis. Messages up to the epoch of the previous poll must have arrived by now.
+    fn check_epoch(&mut self, epoch: u64, now: Instant) {
+        let is_behind = self.polled_epoch.is_some_and(|polled_epoch| self.epoch < Some(polled_epoch));
+        if is_behind || self.epoch > Some(epoch) {
+            self.record_gap(epoch, now);
         }
-        if lags {
-            self.deaf += 1;
+        if is_behind {
+            self.missed_polls += 1;
         }
-        self.seen = Some(epoch);
+        self.polled_epoch = Some(epoch);
     }
 
-    fn message(&mut self, bytes: &[u8], now: Instant) {
-        self.deaf = 0;
-        let Some((epoch, message)) = message::read(bytes) else {
+    fn receive(&mut self, bytes: &[u8], now: Instant) {
+        self.missed_polls = 0;
+        let Some((epoch, message)) = message::parse(bytes) else {
             self.metrics.redis_message(RedisMessage::Refused);
-            if self.complained_at.is_none_or(|at| now.duration_since(at) >= COMPLAINT) {
-                self.complained_at = Some(now);
-                tracing::warn!(bytes = bytes.len(), "a message came by Redis that no replica sends");
+            if self.logged_at.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
+                self.logged_at = Some(now);
+                tracing::warn!(
+                    bytes = bytes.len(),
+                    "the channel in Redis delivered a message that no replica sends"
+                );
             }
             return;
         };
-        if message.from != self.own {
+        if message.from != self.process {
             self.metrics.redis_message(RedisMessage::Received);
-            self.pass(message.revocation(), now);
+            self.apply_throttled(message.revocation(), now);
         }
         match self.epoch {
             Some(known) if known.checked_add(1) == Some(epoch) => self.epoch = Some(epoch),
-            Some(known) if epoch > known => self.missed(epoch, now),
+            Some(known) if epoch > known => self.record_gap(epoch, now),
             _ => {}
         }
     }
 
-    fn missed(&mut self, epoch: u64, now: Instant) {
+    fn record_gap(&mut self, epoch: u64, now: Instant) {
         self.epoch = Some(epoch);
-        self.pass(Revocation::Missed, now);
+        self.apply_throttled(Revocation::Missed, now);
     }
 
-    fn pass(&mut self, revocation: Revocation, now: Instant) {
-        if let Some(revocation) = self.pace.pass(revocation, now) {
-            self.forget(revocation);
+    fn apply_throttled(&mut self, revocation: Revocation, now: Instant) {
+        if let Some(revocation) = self.throttle.admit(revocation, now) {
+            self.revoke(revocation);
         }
     }
 
-    /// What was put off takes effect.
-    pub(super) fn settle(&mut self, now: Instant) {
-        if let Some(revocation) = self.pace.take(now) {
-            self.forget(revocation);
+    /// Applies the deferred revocation.
+    pub(super) fn apply_deferred(&mut self, now: Instant) {
+        if let Some(revocation) = self.throttle.take(now) {
+            self.revoke(revocation);
         }
     }
 
-    fn forget(&self, revocation: Revocation) {
+    fn revoke(&self, revocation: Revocation) {
         self.revoker.forget(vec![revocation], RevocationSource::Redis);
     }
 }

@@ -12,7 +12,7 @@ use crate::client::pool::{ConnectionBound, Pool};
 use crate::client::{Connector, ConnectorError};
 use crate::config::settings::{ClientTls, Destination, Introspection, Settings};
 use crate::limits::Limiter;
-use crate::replicas::Way;
+use crate::replicas::RedisClient;
 use crate::telemetry::metrics::{EntryKind, EvictionCause, Metrics, RouteNumbers};
 use crate::tokens::cache::TokenCache;
 use crate::tokens::lookup::Shared;
@@ -20,7 +20,7 @@ use crate::tokens::turns::Turns;
 use crate::traces;
 use crate::usage::rules::RuleNumbers;
 use crate::usage::writer::Usage;
-use crate::watch::contents;
+use crate::watch::content_hash;
 
 /// How long a connection of HTTP/2 may be silent, while an answer is awaited, before it is asked whether it lives: often
 /// enough to notice before every request over it has timed out, and seldom enough for a backend that counts pings.
@@ -32,9 +32,9 @@ pub struct Parts {
     pub(super) backend: Arc<Outbound>,
     pub(super) introspector: Arc<Outbound>,
     /// The way to other replicas.
-    pub(super) redis: Option<Arc<Way>>,
+    pub(super) redis: Option<Arc<RedisClient>>,
     /// The way to a collector of spans.
-    pub(super) traces: Option<Arc<traces::Way>>,
+    pub(super) traces: Option<Arc<traces::CollectorClient>>,
 }
 
 /// The way to one destination, and how connections to it are kept. As long as it is the same, so are they.
@@ -77,7 +77,7 @@ impl Plan {
             idle_timeout: backend.idle_timeout,
             max_connections: backend.max_connections,
             http2: backend.http2.then(|| MOST_SILENCE.min(backend.timeout / 3)),
-            contents: backend.tls.files().map(contents).collect(),
+            contents: backend.tls.files().map(content_hash).collect(),
         }
     }
 
@@ -90,7 +90,7 @@ impl Plan {
             idle_timeout: settings.backend.idle_timeout,
             max_connections: None,
             http2: None,
-            contents: introspection.tls.files().map(contents).collect(),
+            contents: introspection.tls.files().map(content_hash).collect(),
         }
     }
 
@@ -138,10 +138,14 @@ impl Parts {
             .carry_out(before.map(|before| &before.introspector))
             .map_err(|source| StartError::Connector { section: "introspection", source })?;
         let known = before.and_then(|before| before.redis.as_ref());
-        let redis = settings.redis.as_ref().map(|redis| Way::to(redis, known)).transpose();
+        let redis = settings.redis.as_ref().map(|redis| RedisClient::for_settings(redis, known)).transpose();
         let redis = redis.map_err(|source| StartError::Connector { section: "redis", source })?;
         let known = before.and_then(|before| before.traces.as_ref());
-        let traces = settings.traces.as_ref().map(|traces| traces::Way::to(traces, known)).transpose();
+        let traces = settings
+            .traces
+            .as_ref()
+            .map(|traces| traces::CollectorClient::for_settings(traces, known))
+            .transpose();
         let traces = traces.map_err(|source| StartError::Connector { section: "traces", source })?;
         Ok(Self { tls, backend, introspector, redis, traces })
     }

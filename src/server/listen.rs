@@ -18,7 +18,7 @@ use super::reload::Adoption;
 use crate::answer;
 use crate::config::settings::Settings;
 use crate::exchange::new_request_id;
-use crate::limits::addresses::{Connections, Share};
+use crate::limits::addresses::{AddressConnections, ConnectionGuard};
 use crate::listener::{Listener, Socket, SocketFile};
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::OTHER;
@@ -42,7 +42,7 @@ pub(super) struct Admitted {
 #[derive(Debug)]
 pub(super) enum Counted {
     Not,
-    As(#[expect(dead_code, reason = "held, not read")] Share),
+    As(#[expect(dead_code, reason = "held, not read")] ConnectionGuard),
     /// Of the address that its PROXY header tells, once that has come.
     AsTold(PerAddress),
 }
@@ -61,9 +61,9 @@ impl Counted {
 }
 
 /// `limits.connections_per_address`, for the thread that accepts, and for cores that are told addresses.
-type PerAddress = Arc<Mutex<Connections>>;
+type PerAddress = Arc<Mutex<AddressConnections>>;
 
-fn admit(per_address: &PerAddress, address: IpAddr) -> Result<Share, TooMany> {
+fn admit(per_address: &PerAddress, address: IpAddr) -> Result<ConnectionGuard, TooMany> {
     per_address.lock().unwrap_or_else(PoisonError::into_inner).admit(address).ok_or(TooMany)
 }
 
@@ -149,7 +149,7 @@ impl Seating {
         self.settings = Arc::clone(&configuration.settings);
         match (&mut self.per_address, self.settings.limits.connections_per_address) {
             (Some(connections), Some(most)) => {
-                connections.lock().unwrap_or_else(PoisonError::into_inner).set_most(most);
+                connections.lock().unwrap_or_else(PoisonError::into_inner).set_max(most);
             }
             (per_address, most) => *per_address = most.map(count_each),
         }
@@ -187,7 +187,7 @@ impl Seating {
 }
 
 fn count_each(most: usize) -> PerAddress {
-    Arc::new(Mutex::new(Connections::new(most)))
+    Arc::new(Mutex::new(AddressConnections::new(most)))
 }
 
 impl Seating {

@@ -51,9 +51,9 @@ use crate::telemetry::metrics::{EntryKind, Metrics};
 use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::clock::Reading;
 use crate::tokens::revoker::Revoker;
-use crate::traces::Exports;
+use crate::traces::TraceExporter;
 use crate::usage::writer::Usage;
-use crate::watch::Watch;
+use crate::watch::FileWatcher;
 
 /// Why a configuration that is valid cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +105,7 @@ pub struct Server {
     admin: Listener,
     redirect: Option<Listener>,
     parts: Parts,
-    source: Option<(PathBuf, Watch)>,
+    source: Option<(PathBuf, FileWatcher)>,
 }
 
 impl Server {
@@ -135,7 +135,7 @@ impl Server {
 
     /// Loads the configuration anew, at SIGHUP and when one of `files` changes: `path`, and what it names.
     pub fn reloading(self, path: PathBuf, files: Vec<PathBuf>) -> Self {
-        let watch = Watch::new(files);
+        let watch = FileWatcher::new(files);
         if let Some(certificates) = &self.parts.tls {
             // They may have changed between their reading and now.
             // The audit log is empty at a start.
@@ -168,8 +168,8 @@ impl Server {
         let configuration = Arc::new(configuration);
         // Before anybody is told that we listen: until then SIGHUP would end the process.
         let hangups = self.source.as_ref().and_then(|_| hangups(&runtime));
-        let exports = Arc::new(Exports::new(Arc::clone(&metrics)));
-        exports.adopt(configuration.parts.traces.as_ref())?;
+        let exports = Arc::new(TraceExporter::new(Arc::clone(&metrics)));
+        exports.apply(configuration.parts.traces.as_ref())?;
         usage.adopt(self.settings.usage.as_ref())?;
         let log = self.log.control();
         let hurry = Arc::new(AtomicBool::new(false));
@@ -193,7 +193,7 @@ impl Server {
         let settings = Arc::new(ArcSwap::new(Arc::clone(&self.settings)));
         let revoker = Arc::new(Revoker::new(Arc::clone(&configuration.shared), Arc::clone(&metrics)));
         let replicas = Arc::new(Replicas::new(Arc::clone(&revoker), Arc::clone(&metrics)));
-        replicas.adopt(configuration.parts.redis.as_ref())?;
+        replicas.apply(configuration.parts.redis.as_ref())?;
         let admin = Admin {
             metrics: Arc::clone(&metrics),
             readiness: Arc::clone(&readiness),

@@ -29,7 +29,7 @@ use crate::answer;
 use crate::config::settings::Settings;
 use crate::exchange::new_request_id;
 use crate::listener::Listener;
-use crate::listener::connections::{Connections, Place};
+use crate::listener::connections::{ConnectionSlot, ConnectionSlots};
 use crate::policy::framing::{self, Bounds, Fault, Scanned, Scanner};
 use crate::policy::headers::X_REQUEST_ID;
 use crate::policy::map::AbilityMap;
@@ -46,7 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Redirects, for as long as it is polled.
 pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Metrics>) -> io::Result<()> {
     let (door, _file) = Door::open(listener)?;
-    let connections = Connections::new(CONNECTIONS);
+    let connections = ConnectionSlots::new(CONNECTIONS);
     loop {
         let accepted = match door.accept().await {
             Ok(accepted) => accepted,
@@ -94,7 +94,12 @@ pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Met
 
 /// Serves the one request of a connection. The scanner looks at its head first, as at those of the other listener:
 /// hyper would cut `#…` off a target, and mend line ends.
-async fn connection<S>(mut stream: S, settings: &Settings, metrics: &Metrics, place: &Place) -> io::Result<()>
+async fn connection<S>(
+    mut stream: S,
+    settings: &Settings,
+    metrics: &Metrics,
+    place: &ConnectionSlot,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -113,7 +118,7 @@ where
     let (reader, writer) = tokio::io::split(stream);
     let io = tokio::io::join(io::Cursor::new(head).chain(reader), writer);
     let service = service_fn(async |request| {
-        place.request_began();
+        place.start_request();
         Ok::<_, Infallible>(answer(&request, &settings.abilities, metrics))
     });
     let served = http1::Builder::new()

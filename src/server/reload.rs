@@ -23,9 +23,9 @@ use crate::telemetry::lines::AuditPriority;
 use crate::telemetry::log::{self, AUDIT};
 use crate::telemetry::metrics::Metrics;
 use crate::tokens::revoker::Revoker;
-use crate::traces::Exports;
+use crate::traces::TraceExporter;
 use crate::usage::writer::Usage;
-use crate::watch::Watch;
+use crate::watch::FileWatcher;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ pub(super) struct Reloader {
     /// `gateway.yaml`
     pub(super) path: PathBuf,
     /// It, and the files that it names.
-    pub(super) watch: Watch,
+    pub(super) watch: FileWatcher,
     pub(super) current: Current,
     pub(super) adoptions: UnboundedSender<Adoption>,
     pub(super) metrics: Arc<Metrics>,
@@ -57,7 +57,7 @@ pub(super) struct Reloader {
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) revoker: Arc<Revoker>,
     pub(super) replicas: Arc<Replicas>,
-    pub(super) exports: Arc<Exports>,
+    pub(super) exports: Arc<TraceExporter>,
     pub(super) usage: Arc<Usage>,
     /// The cause of a reload that the log could not take a line about.
     pub(super) postponed: Option<String>,
@@ -133,7 +133,7 @@ impl Reloader {
 
     fn load(&mut self) -> Result<Configuration, Refused> {
         // What changes from here on is seen at the next look.
-        self.watch.take_as_known();
+        self.watch.mark_reported();
         let loaded = config::load(&self.path);
         self.watch.replace(match &loaded {
             Ok(loaded) => &loaded.files,
@@ -170,7 +170,7 @@ impl Reloader {
 
     fn hand_over(&self, next: Configuration) -> Result<(), Refused> {
         let next = Arc::new(next);
-        if let Err(error) = self.exports.adopt(next.parts.traces.as_ref()) {
+        if let Err(error) = self.exports.apply(next.parts.traces.as_ref()) {
             let error: &dyn std::error::Error = &error;
             tracing::error!(error, "no spans are sent");
         }
@@ -188,7 +188,7 @@ impl Reloader {
         self.log.set_level(settings.log.level);
         self.settings.store(Arc::clone(settings));
         self.revoker.adopt(Arc::clone(&next.shared));
-        if let Err(error) = self.replicas.adopt(next.parts.redis.as_ref()) {
+        if let Err(error) = self.replicas.apply(next.parts.redis.as_ref()) {
             let error: &dyn std::error::Error = &error;
             tracing::error!(error, "there is no connection to other replicas");
         }

@@ -1,7 +1,7 @@
-//! OTLP: spans as a collector reads them, the messages of `opentelemetry/proto/collector/trace/v1` and what is in them.
+//! The OTLP messages of `opentelemetry/proto/collector/trace/v1`, as far as they are sent.
 //!
-//! Only what is sent: what a message leaves out has its default. The tests read it by OpenTelemetry's own definitions,
-//! whose crate needs the whole of its SDK.
+//! Omitted fields have their default. The tests decode the messages with OpenTelemetry's own definitions, whose crate
+//! needs its whole SDK.
 
 use std::time::SystemTime;
 
@@ -148,14 +148,14 @@ enum Value {
     Fraction(f64),
 }
 
-/// That it is known whether the parent is remote, and that it is (`SpanFlags`).
+/// `SpanFlags`: whether the parent is remote is known, and the parent is remote.
 const HAS_IS_REMOTE: u32 = 0x100;
 const IS_REMOTE: u32 = 0x200;
 
-/// The conventions that attributes are named by.
+/// The semantic conventions of the attribute names.
 const SCHEMA: &str = "https://opentelemetry.io/schemas/1.37.0";
 
-/// Spans as a collector reads them, of the service `name`, of which this process is the `instance`.
+/// The request that exports `spans` of the service `name`, whose instance id is `instance`.
 pub(super) fn request(
     spans: impl IntoIterator<Item = spans::Span>,
     name: &str,
@@ -236,7 +236,7 @@ impl From<spans::Span> for Span {
     }
 }
 
-/// Since 1970; until 2554.
+/// Nanoseconds since 1970. They last until 2554.
 fn nanoseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)

@@ -325,15 +325,15 @@ async fn an_answer_expires_with_its_ttl() {
 fn a_file_that_is_written_or_replaced_looks_otherwise() {
     let directory = tempfile::tempdir().unwrap();
     let (file, beside) = (directory.path().join("hosts"), directory.path().join("hosts.new"));
-    let mut looks = vec![signature(&file)];
+    let mut looks = vec![file_signature(&file)];
     std::fs::write(&file, "10.0.0.1 app\n").unwrap();
-    looks.push(signature(&file));
-    assert!(signature(&file) == looks[1]);
+    looks.push(file_signature(&file));
+    assert!(file_signature(&file) == looks[1]);
     std::fs::write(&file, "10.0.0.22 app\n").unwrap();
-    looks.push(signature(&file));
+    looks.push(file_signature(&file));
     std::fs::write(&beside, "10.0.0.33 app\n").unwrap();
     std::fs::rename(&beside, &file).unwrap();
-    looks.push(signature(&file));
+    looks.push(file_signature(&file));
     assert!(looks.windows(2).all(|pair| pair[0] != pair[1]));
     assert!(looks[0].is_none());
 }

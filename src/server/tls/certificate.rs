@@ -15,7 +15,7 @@ use x509_cert::der::{self, Decode};
 
 use crate::config::settings::ListenTls;
 use crate::secrets::pem::{self, Found, PemError, Wanted};
-use crate::watch::contents;
+use crate::watch::content_hash;
 
 /// What is agreed on to be spoken over TLS (RFC 7301), the best first.
 const PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
@@ -191,8 +191,8 @@ impl Served {
 impl Contents {
     fn of(settings: &ListenTls) -> Self {
         Self {
-            pair: [&settings.certificate, &settings.private_key].map(|path| contents(path)),
-            client_ca: settings.client_ca.as_deref().map(contents),
+            pair: [&settings.certificate, &settings.private_key].map(|path| content_hash(path)),
+            client_ca: settings.client_ca.as_deref().map(content_hash),
         }
     }
 }
