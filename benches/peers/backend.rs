@@ -7,7 +7,7 @@ use crate::Result;
 use crate::process::{self, Server};
 use crate::proxies::nginx;
 
-/// What the backend answers with.
+/// Body of every answer of the backend.
 pub(crate) const BODY: &str = r#"{"data":[{"id":1,"name":"Aerial lift 12 m","available":true},{"id":2,"name":"Generator 20 kVA","available":false}],"meta":{"page":1,"total":2}}"#;
 
 /// Kept connections are never closed by a server that is not measured.
@@ -40,8 +40,8 @@ impl Backend {
     }
 }
 
-/// An authorization service that checks nothing: nginx with one worker that answers 200. What a real one would add to
-/// this is not counted against the proxy that asks it.
+/// An authorization service that checks nothing: nginx with one worker that answers 200. A
+/// real one would cost more.
 pub(crate) fn start_authorizer(name: &str, directory: &Path) -> Result<(Server, SocketAddr)> {
     let address = process::free_address()?;
     let http = format!("{KEPT} server {{ listen {address} backlog=4096; location / {{ return 200; }} }}");

@@ -1,4 +1,4 @@
-//! What clients speak to a proxy.
+//! Protocols between clients and a proxy.
 
 use std::fmt;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Result;
 
-/// What clients speak.
+/// Protocol between clients and a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Front {
     /// HTTP/1.1, plain.

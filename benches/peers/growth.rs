@@ -1,4 +1,4 @@
-//! What a request costs the gateway as tokens or routes grow in number: each is requested in turn.
+//! CPU time per request of the gateway as tokens or routes grow in number: each is requested in turn.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,7 +19,7 @@ use crate::{Result, install};
 
 const CONNECTIONS: u32 = 64;
 
-/// What grows.
+/// The dimension that grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grown {
     /// Cached tokens.
@@ -87,7 +87,7 @@ impl Grown {
     }
 }
 
-/// A gateway with so many.
+/// A gateway with `size` tokens or routes.
 struct Subject {
     size: u32,
     address: SocketAddr,

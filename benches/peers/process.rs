@@ -1,10 +1,10 @@
 //! Processes: started, timed, and ended with their owner.
 
 use std::fs::{self, File};
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,18 @@ use crate::Result;
 /// The unit of times in `/proc`: USER_HZ, 100 on every architecture that we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A port of loopback that was free a moment ago.
-pub(crate) fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+/// A port of loopback that was free a moment ago. It is below the range that Linux takes ports of outgoing connections
+/// from (32768 and up), so that no proxy's connection takes it before the server binds it.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 100) as u16 * 100;
+    for _ in 0..1000 {
+        let address = (Ipv4Addr::LOCALHOST, first + NEXT.fetch_add(1, Ordering::Relaxed) % 2000);
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address.into());
+        }
+    }
+    Err(format!("no port is free from {first} on").into())
 }
 
 /// A server in the foreground; ended when dropped, and by the kernel should we die first.

@@ -16,7 +16,7 @@ use crate::front::{Front, Identity};
 /// Worker threads or processes of every proxy.
 pub(crate) const WORKERS: u8 = 2;
 
-/// Where a proxy listens, what it forwards to, and where its files are.
+/// Addresses, protocol and files of a proxy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     pub(crate) address: SocketAddr,

@@ -41,7 +41,7 @@ pub(crate) fn save(parts: &[Part], machine: &Machine, tables: &str) -> Result<Pa
     Ok(path)
 }
 
-/// Where it was measured.
+/// The machine of the measurements.
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cores: usize,

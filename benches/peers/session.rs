@@ -1,4 +1,4 @@
-//! What all parts of the comparison share.
+//! State that all parts of the comparison share.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(crate) struct Session {
     pub(crate) interrupted: Arc<AtomicBool>,
 }
 
-/// What came of one part.
+/// Result of one part.
 pub(crate) struct Part {
     pub(crate) name: &'static str,
     /// A Markdown table.

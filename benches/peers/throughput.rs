@@ -12,7 +12,7 @@ use crate::peer::{Cpu, PeerKind};
 use crate::session::{Part, Session};
 use crate::statistics::{median, ratio};
 
-/// What one proxy did in one run.
+/// One run of one proxy.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     peer: PeerKind,

@@ -9,12 +9,14 @@ use crate::Result;
 use crate::install;
 use crate::process::Server;
 
+/// By default 32 connections to an upstream are kept; nginx and the gateway keep as many as are in use.
+const TRANSPORT: &str = "transport http {
+            keepalive_idle_conns_per_host 512
+        }";
+
 pub(crate) fn start(place: &Place<'_>, authorizer: SocketAddr) -> Result<Server> {
     let Place { address, backend, directory, .. } = place;
     let storage = directory.join("caddy");
-    // By default 32 connections to an upstream are kept; nginx and the gateway keep as many as are in use.
-    let transport = "transport http { keepalive_idle_conns_per_host 512 }";
-    let transport = transport.replace("{ ", "{\n").replace(" }", "\n}");
     let configuration = format!(
         "{{
     admin off
@@ -29,10 +31,10 @@ http://{address} {{
     bind {ip}
     forward_auth {authorizer} {{
         uri /authorize
-        {transport}
+        {TRANSPORT}
     }}
     reverse_proxy {backend} {{
-        {transport}
+        {TRANSPORT}
     }}
 }}
 ",
