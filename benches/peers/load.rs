@@ -118,7 +118,7 @@ impl Load {
         duration: Duration,
         script: &Path,
     ) -> Result<Measured> {
-        let output = Command::new(&self.wrk)
+        let output = bounded(&self.wrk, duration)
             .args(["--threads", "1", "--latency", "--timeout", "10s"])
             .args(["--connections", &connections.to_string()])
             .args(["--duration", &format!("{}s", duration.as_secs())])
@@ -139,7 +139,7 @@ impl Load {
 
     fn h2load(&self, url: &str, connections: u32, duration: Duration) -> Result<Measured> {
         let _ = fs::remove_file(&self.log);
-        let output = Command::new(&self.h2load)
+        let output = bounded(&self.h2load, duration)
             .args(["--threads", "1", "--max-concurrent-streams", &STREAMS.to_string()])
             .args(["--clients", &connections.to_string()])
             .args(["--duration", &duration.as_secs().to_string()])
@@ -170,6 +170,13 @@ impl Load {
         let duration_us = duration.as_micros() as u64;
         Ok(Measured { requests: times.len() as u64, errors, duration_us, p50_us, p99_us })
     }
+}
+
+/// A tool that is ended if it runs a minute longer than its load.
+fn bounded(tool: &Path, duration: Duration) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg(format!("{}s", duration.as_secs() + 60)).arg(tool);
+    command
 }
 
 /// A script for wrk that has `requests`, Lua code that defines `request`, and prints what was measured.
