@@ -159,6 +159,8 @@ pub struct Activity {
     blocked_since: Cell<Option<Instant>>,
     finished_at: Cell<Option<Instant>>,
     ending: Cell<Ending>,
+    unread: Cell<bool>,
+    watches_end: Cell<bool>,
     served: Cell<u64>,
     deadline: Cell<Option<Instant>>,
     overdue: Cell<bool>,
@@ -192,6 +194,8 @@ impl Activity {
             blocked_since: Cell::new(None),
             finished_at: Cell::new(None),
             ending: Cell::new(Ending::Not),
+            unread: Cell::new(false),
+            watches_end: Cell::new(false),
             served: Cell::new(0),
             deadline: Cell::new(None),
             overdue: Cell::new(false),
@@ -230,6 +234,26 @@ impl Activity {
         } else if self.blocked_since.get().is_none() {
             self.blocked_since.set(Some(now()));
         }
+    }
+
+    /// Whether the connection is not read while a request is being served, so that its task has to look for the client's
+    /// end by other means.
+    pub fn unread_while_serving(&self, unread: bool) {
+        self.unread.set(unread);
+    }
+
+    /// For the sweep: has the connection's task look for the client's end until the request is over. Most requests are
+    /// over before the sweep finds them, and cost nothing.
+    pub fn watch_end(&self) {
+        if self.unread.get() && self.finished_at.get().is_none() {
+            self.watches_end.set(true);
+            self.wake();
+        }
+    }
+
+    /// Whether the connection's task is to look for the client's end.
+    pub const fn watches_end(&self) -> bool {
+        self.watches_end.get()
     }
 
     /// The client's side has ended while a request of its is being served: it has left, or said all it had to.
@@ -343,6 +367,7 @@ impl Activity {
     fn enter(&self, phase: Phase, now: Instant) {
         self.phase.set(phase);
         self.since.set(now);
+        self.watches_end.set(false);
     }
 
     /// Asks for the connection's end, and wakes its task.

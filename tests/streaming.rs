@@ -149,9 +149,10 @@ fn a_body_that_ends_too_early_is_no_body() {
 #[test]
 fn a_client_that_leaves_takes_the_backends_request_with_it() {
     type Act = fn(&mut Held);
-    let cases: [(&str, String, Act); 5] = [
+    let cases: [(&str, String, Act); 6] = [
         ("before the head of the answer", get("1.1"), |_| {}),
         ("HTTP/1.0", get("1.0"), |_| {}),
+        ("ahead of the next request", get("1.1") + &get("1.1"), |_| {}),
         ("in an answer that stands still", get("1.1"), |backend| {
             backend.send(EVENTS).send("3\r\none\r\n");
         }),
@@ -191,6 +192,15 @@ fn a_client_that_leaves_takes_the_backends_request_with_it() {
                     });
                 }
             }
+            scope.spawn(move || {
+                let mut scene = Scene::new(tls, "");
+                let (client, mut backend, _) = scene.begin(&get("1.1"));
+                client.reset();
+                let took = backend.until_close();
+                // Nobody could read an answer, so that nothing is waited for once that is noticed.
+                assert!(took < Duration::from_millis(1400), "reset, TLS {tls}: {took:?}");
+                scene.gateway.wait_for_metric("requests_total{reason=\"client_gone\",status=\"499\"}", 1.0);
+            });
             // Bytes that nobody takes are the quickest way to find out.
             scope.spawn(move || {
                 let mut scene = Scene::new(tls, "");

@@ -30,6 +30,12 @@ use crate::usage::writer::Usage;
 /// request may be under way, and would be lost.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
 
+/// The longest rest of the sweep.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The same while requests are being served, whose clients may leave.
+const PAUSE_WHILE_SERVING: Duration = Duration::from_millis(250);
+
 /// What a core is made from, in the thread that starts it.
 pub(super) struct Seed {
     pub(super) index: usize,
@@ -238,18 +244,28 @@ impl Core {
 
     /// Ends what takes too long, again and again: one timer for all connections of the core.
     async fn sweep(self: Rc<Self>) {
+        let (mut longest, mut swept_at) = (LONGEST_PAUSE, Instant::now());
         loop {
-            tokio::time::sleep(pause(self.gateway().settings())).await;
+            let pause = pause(self.gateway().settings());
+            tokio::time::sleep(pause.min(longest)).await;
             let gateway = self.gateway();
             let limits = &gateway.settings().limits;
             let now = Instant::now();
+            longest = LONGEST_PAUSE;
             self.peers.borrow_mut().retain(|peer| match peer.upgrade() {
                 Some(peer) => {
                     end_if_overdue(&peer, limits, now);
+                    if peer.activity.phase().0 == Phase::Serving {
+                        longest = PAUSE_WHILE_SERVING;
+                    }
                     true
                 }
                 None => false,
             });
+            if now.duration_since(swept_at) < pause {
+                continue;
+            }
+            swept_at = now;
             gateway.backend().sweep(now);
             gateway.lookup().introspector().sweep(now);
             gateway.lookup().sweep();
@@ -272,7 +288,7 @@ impl Core {
 fn pause(settings: &Settings) -> Duration {
     let Limits { header_timeout, idle_timeout, body_idle_timeout, .. } = settings.limits;
     let shortest = header_timeout.min(idle_timeout).min(body_idle_timeout).min(settings.backend.timeout);
-    (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    (shortest / 4).clamp(Duration::from_millis(10), LONGEST_PAUSE)
 }
 
 fn end_if_overdue(peer: &Peer, limits: &Limits, now: Instant) {
@@ -284,7 +300,8 @@ fn end_if_overdue(peer: &Peer, limits: &Limits, now: Instant) {
         Phase::Idle if waited >= limits.idle_timeout => activity.end(Ending::Soon),
         Phase::Head if waited >= limits.header_timeout => activity.end(Ending::TimedOut),
         Phase::Serving if activity.has_left(now) => activity.end(Ending::Now),
-        Phase::Idle | Phase::Head | Phase::Serving => {}
+        Phase::Serving => activity.watch_end(),
+        Phase::Idle | Phase::Head => {}
     }
     if let Some(since) = activity.blocked_since()
         && now.saturating_duration_since(since) >= limits.body_idle_timeout

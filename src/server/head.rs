@@ -9,7 +9,8 @@ use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::transport::Watched;
+use super::transport::{ClientEnd, Watched};
+use crate::peer::Ending;
 use crate::policy::framing::{self, Bounds, Fault, Scanner};
 use crate::policy::refusal::Refusal;
 
@@ -88,6 +89,23 @@ impl Scanned {
     /// The transport, to answer over what its reader has left.
     pub(super) fn into_transport(self) -> Watched {
         self.watched
+    }
+
+    /// Looks whether the client has ended its side: whoever has asked for all it wants may do so, and wait for the
+    /// answer.
+    fn look_for_end(&mut self, context: &mut Context<'_>) {
+        if !self.is_serving() {
+            return;
+        }
+        let mid_body = self.is_mid_body();
+        let end = self.watched.transport.client_end(context, mid_body);
+        let activity = &self.watched.peer.activity;
+        match end {
+            ClientEnd::Finished if !mid_body => activity.finished(Instant::now),
+            // Of a body that ended too early its reader tells.
+            ClientEnd::Open | ClientEnd::Finished => {}
+            ClientEnd::Gone => activity.end(Ending::Now),
+        }
     }
 
     /// Lets the reader have what it may have of `buffer`, which holds new bytes after the first `before`.
@@ -220,8 +238,13 @@ impl AsyncWrite for Scanned {
         self.watched.is_write_vectored()
     }
 
+    /// hyper calls this whenever the connection's task is polled, also if there is nothing to flush.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().watched).poll_flush(context)
+        let this = self.get_mut();
+        if this.watched.peer.activity.watches_end() {
+            this.look_for_end(context);
+        }
+        Pin::new(&mut this.watched).poll_flush(context)
     }
 
     /// Leaves the connection open where an answer of ours has yet to be sent.

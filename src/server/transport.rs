@@ -1,13 +1,13 @@
 //! A client's connection as bytes, watched: what it is doing tells the sweep what takes too long.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
@@ -22,7 +22,58 @@ pub(super) enum Transport {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// Whether the client has ended its side of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClientEnd {
+    /// It has not.
+    Open,
+    /// It sends nothing after what may still wait to be read.
+    Finished,
+    /// It reads nothing either: the connection was reset or, if it is a Unix socket, closed.
+    Gone,
+}
+
+/// The end of a socket, as far as the runtime's reactor has seen it: that costs no system call and takes nothing of what
+/// waits to be read. The task is woken when something comes.
+macro_rules! socket_end {
+    ($stream:expr, $context:expr) => {{
+        let _ = $stream.poll_read_ready($context);
+        let ready = pin!($stream.ready(Interest::READABLE | Interest::WRITABLE));
+        match ready.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(ready)) if ready.is_write_closed() => ClientEnd::Gone,
+            Poll::Ready(Ok(ready)) if ready.is_read_closed() => ClientEnd::Finished,
+            Poll::Ready(Ok(_)) | Poll::Pending => ClientEnd::Open,
+            // The runtime has ended.
+            Poll::Ready(Err(_)) => ClientEnd::Gone,
+        }
+    }};
+}
+
 impl Transport {
+    /// Whether the client has ended its side, in the midst of a message or after one. What it has sent stays there to be
+    /// read. If not, the task is woken when something comes.
+    pub(super) fn client_end(&mut self, context: &mut Context<'_>, mid_message: bool) -> ClientEnd {
+        match self {
+            Self::Tcp(stream) => socket_end!(stream, context),
+            Self::Unix(stream) => socket_end!(stream, context),
+            Self::Tls(stream) => {
+                let end = socket_end!(stream.get_ref().0, context);
+                if mid_message || end == ClientEnd::Gone {
+                    return end;
+                }
+                match Pin::new(&mut **stream).poll_fill_buf(context) {
+                    // The alert; the socket may stay open.
+                    Poll::Ready(Ok([])) => ClientEnd::Finished,
+                    // The next message is ahead of the end.
+                    Poll::Ready(Ok(_)) => end,
+                    // Also an end without the alert.
+                    Poll::Ready(Err(_)) => ClientEnd::Gone,
+                    Poll::Pending => ClientEnd::Open,
+                }
+            }
+        }
+    }
+
     /// Closes with a reset instead of an end, where the transport has one.
     pub(super) fn reset(self) {
         if let Self::Tcp(stream) = self {

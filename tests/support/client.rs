@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::certificate::Authority;
 use super::wire::{Body, Fields, Head};
@@ -181,6 +181,11 @@ impl RawClient {
             None => self.socket.shutdown(Shutdown::Write).unwrap(),
         }
         self
+    }
+
+    /// Closes the connection with a reset.
+    pub fn reset(self) {
+        SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     /// The next final answer, to any request but HEAD; 1xx are skipped.
