@@ -14,11 +14,13 @@ use crate::backend::body::Upload;
 use crate::config::settings::Settings;
 use crate::peer::Peer;
 use crate::policy::client;
-use crate::policy::headers;
+use crate::policy::headers::{self, X_REQUEST_ID};
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Change, Side};
 use crate::policy::target::METHODS;
-use crate::telemetry::access::{AccessLine, AccessLog, Client, DeniedBy, LoggedToken, Upstream};
+use crate::telemetry::access::{
+    AccessLine, AccessLog, Client, DeniedBy, LoggedToken, RequestFields, Upstream,
+};
 use crate::telemetry::metrics::{ConnectionState, CoreMetrics, LookupResult, Phase, RouteLabel};
 use crate::telemetry::spans::{Trace, Tracer};
 use crate::telemetry::unmapped::{CoreUncovered, Lack, Token, Uncovered};
@@ -91,7 +93,8 @@ pub struct Exchange {
     pub uncovered: Option<Box<NotCovered>>,
     version: Option<Version>,
     /// `None` if the access log is off.
-    fields: Option<Box<LoggedFields>>,
+    fields: Option<Rc<RequestFields>>,
+    client_request_id: Option<HeaderValue>,
     bytes_in: u64,
     bytes_out: u64,
     answer_came: Option<Instant>,
@@ -119,13 +122,6 @@ pub struct TokenLookup {
     pub waited: Duration,
     /// How the cache answered.
     pub cache: Option<LookupResult>,
-}
-
-/// Fields of a request that only its access line repeats.
-struct LoggedFields {
-    host: Option<HeaderValue>,
-    user_agent: Option<HeaderValue>,
-    client_request_id: Option<HeaderValue>,
 }
 
 /// nginx's number for a client that left before it was answered.
@@ -186,6 +182,7 @@ impl Exchange {
             uncovered: None,
             version: None,
             fields: None,
+            client_request_id: None,
             bytes_in: 0,
             bytes_out: 0,
             answer_came: None,
@@ -202,13 +199,23 @@ impl Exchange {
         if !self.recorder.access.is_on() {
             return;
         }
-        let authority = || HeaderValue::from_str(head.uri.authority()?.as_str()).ok();
-        let id = headers::client_request_id(&head.headers);
-        self.fields = Some(Box::new(LoggedFields {
-            host: head.headers.get(HOST).cloned().or_else(authority),
-            user_agent: head.headers.get(USER_AGENT).cloned(),
-            client_request_id: id.filter(|id| **id != self.request_id).cloned(),
-        }));
+        let (mut host, mut user_agent, mut names_itself) = (None, None, false);
+        // One pass costs less than three lookups. Of several lines the first counts.
+        for (name, value) in &head.headers {
+            if *name == HOST {
+                host.get_or_insert(value.as_bytes());
+            } else if *name == USER_AGENT {
+                user_agent.get_or_insert(value.as_bytes());
+            } else if *name == X_REQUEST_ID {
+                names_itself = true;
+            }
+        }
+        let authority = || Some(head.uri.authority()?.as_str().as_bytes());
+        self.fields = self.recorder.access.request_fields(host.or_else(authority), user_agent);
+        if names_itself {
+            let id = headers::client_request_id(&head.headers);
+            self.client_request_id = id.filter(|id| **id != self.request_id).cloned();
+        }
     }
 
     /// Counts bytes of the answer's body that the connection took.
@@ -364,25 +371,24 @@ impl Exchange {
         });
         let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
         let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| is_denied);
-        let client = match self.client {
-            Some(client) if self.peer.address != Some(client) => Some(Client::Forwarded(client)),
-            client => client.and_then(|_| self.peer.address_field.to_str().ok()).map(Client::Peer),
+        let client = Client {
+            forwarded: self.client.filter(|_| self.client != self.peer.address),
+            peer: self.peer.address,
+            subject: self.peer.subject.as_deref(),
+            fields: &self.peer.connection().unwrap_or(&self.peer).logged,
         };
-        let fields = self.fields.as_deref();
         let destination = &self.settings.backend.destination;
         let line = AccessLine {
-            request_id: self.request_id.to_str().unwrap_or("-"),
-            client_request_id: fields.and_then(|it| Some(it.client_request_id.as_ref()?.as_bytes())),
+            request_id: self.request_id.as_bytes(),
+            client_request_id: self.client_request_id.as_ref().map(HeaderValue::as_bytes),
             client,
-            client_subject: self.peer.subject.as_deref(),
             protocol: self.version.map(|version| match version {
                 Version::HTTP_2 => "HTTP/2.0",
                 Version::HTTP_10 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             }),
             tls_version: self.peer.tls_version,
-            host: fields.and_then(|it| Some(it.host.as_ref()?.as_bytes())),
-            user_agent: fields.and_then(|it| Some(it.user_agent.as_ref()?.as_bytes())),
+            request: self.fields.as_deref(),
             method: if METHODS.contains(&self.method) { self.method.as_str() } else { "other" },
             route: match (route, self.route) {
                 (Some(route), _) => route.template(),

@@ -1,6 +1,6 @@
 //! The client's side of one connection.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::task::Waker;
@@ -23,6 +23,8 @@ pub struct Peer {
     pub tls_version: Option<&'static str>,
     /// Whom its certificate names, where it had to show one.
     pub subject: Option<Rc<str>>,
+    /// What access lines say of it, encoded, once there was one.
+    pub logged: OnceCell<Box<[u8]>>,
     /// What it is doing.
     pub activity: Activity,
     /// Of a stream: its connection.
@@ -55,6 +57,7 @@ impl Peer {
             encrypted,
             tls_version: None,
             subject: None,
+            logged: OnceCell::new(),
             activity: Activity::new(now),
             connection: None,
             streams: RefCell::default(),
@@ -72,6 +75,7 @@ impl Peer {
             encrypted: connection.encrypted,
             tls_version: connection.tls_version,
             subject: connection.subject.clone(),
+            logged: OnceCell::new(),
             activity: Activity::new(now),
             connection: Some(Rc::clone(connection)),
             streams: RefCell::default(),

@@ -8,12 +8,15 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use self::batch::LineBatch;
+pub use self::fields::RequestFields;
+use self::fields::RequestFieldsCache;
 pub use self::line::{AccessLine, Client, DeniedBy, FIELDS, LoggedToken, TokenFields, Upstream};
 use crate::config::settings::{self, LogLevel};
 use crate::policy::refusal::Reason;
 use crate::policy::shadow::Change;
 
 mod batch;
+mod fields;
 mod line;
 mod timestamp;
 mod value;
@@ -23,6 +26,7 @@ mod value;
 pub struct AccessLog {
     /// `None` if the log is off.
     batch: Option<Rc<LineBatch>>,
+    requests: RequestFieldsCache,
     sample: u32,
     /// Requests that sampling left out since the last line.
     unlogged: Cell<u32>,
@@ -39,6 +43,7 @@ impl AccessLog {
         let is_on = settings.access && settings.level >= LogLevel::Info;
         Self {
             batch: is_on.then(|| Rc::clone(batch)),
+            requests: RequestFieldsCache::default(),
             sample: settings.access_sample.max(1),
             unlogged: Cell::new(0),
             told: Cell::default(),
@@ -47,12 +52,27 @@ impl AccessLog {
 
     /// A log that is off.
     pub fn off() -> Self {
-        Self { batch: None, sample: 1, unlogged: Cell::new(0), told: Cell::default() }
+        Self {
+            batch: None,
+            requests: RequestFieldsCache::default(),
+            sample: 1,
+            unlogged: Cell::new(0),
+            told: Cell::default(),
+        }
     }
 
     /// Whether lines are written at all. If not, nothing needs to be kept of a request for its line.
     pub const fn is_on(&self) -> bool {
         self.batch.is_some()
+    }
+
+    /// The fields `host` and `user_agent` of a request, which outlast its head; `None` if the log is off.
+    pub fn request_fields(
+        &self,
+        host: Option<&[u8]>,
+        user_agent: Option<&[u8]>,
+    ) -> Option<Rc<RequestFields>> {
+        self.batch.as_ref().map(|batch| self.requests.get(batch.format(), host, user_agent))
     }
 
     /// Whether a request that ended so gets a line; called once per request, before the line is put together. Of
@@ -90,6 +110,7 @@ impl AccessLog {
         }
         self.told.set((Some(now), 0));
         let AccessLine { request_id, method, route, path, status, token, shadow_rule, .. } = *line;
+        let request_id = std::str::from_utf8(request_id).unwrap_or("-");
         let token_id = token.map(|token| token.id);
         let token_name = token.and_then(|token| token.name);
         let shadow = line.shadow.map(Change::as_str);
@@ -150,14 +171,12 @@ mod tests {
 
     fn line() -> AccessLine<'static> {
         AccessLine {
-            request_id: "7f3a",
+            request_id: b"7f3a",
             client_request_id: None,
-            client: None,
-            client_subject: None,
+            client: Client::unknown(),
             protocol: None,
             tls_version: None,
-            host: None,
-            user_agent: None,
+            request: None,
             method: "GET",
             route: "/up",
             path: None,

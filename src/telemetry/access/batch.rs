@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
-use super::line::{AccessLine, write_line};
+use super::line::{AccessLine, LastUpstream, write_line};
 use super::timestamp::Timestamp;
 use crate::config::settings::LogFormat;
 use crate::telemetry::lines::LineQueue;
@@ -38,6 +38,7 @@ struct Pending {
     complete: usize,
     lines: usize,
     timestamp: Timestamp,
+    upstream: LastUpstream,
 }
 
 impl Pending {
@@ -64,11 +65,15 @@ impl LineBatch {
         }
     }
 
+    pub(super) const fn format(&self) -> LogFormat {
+        self.format
+    }
+
     pub(super) fn append(&self, now: SystemTime, line: &AccessLine<'_>) {
         let mut pending = self.pending.borrow_mut();
-        let Pending { bytes, complete, lines, timestamp } = &mut *pending;
+        let Pending { bytes, complete, lines, timestamp, upstream } = &mut *pending;
         bytes.truncate(*complete);
-        write_line(bytes, timestamp.at(now), line, self.format);
+        write_line(bytes, timestamp.at(now), line, self.format, upstream);
         *complete = bytes.len();
         *lines += 1;
         if *complete >= BATCH || self.is_ended.get() {

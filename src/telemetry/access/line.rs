@@ -5,7 +5,8 @@ use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::value;
+use super::fields::RequestFields;
+use super::{timestamp, value};
 use crate::config::settings::{Destination, LogFormat};
 use crate::policy::ability::{Abilities, Requirement};
 use crate::policy::mask::may_hold_token;
@@ -30,21 +31,18 @@ const HIDDEN: &str = "(hidden: it may hold a token)";
 #[derive(Clone, Copy)]
 pub struct AccessLine<'a> {
     /// `X-Request-Id`
-    pub request_id: &'a str,
+    pub request_id: &'a [u8],
     /// The `X-Request-Id` that an untrusted client sent.
     pub client_request_id: Option<&'a [u8]>,
-    /// The peer's address, or the client's address that a trusted proxy named; `None` for a Unix socket.
-    pub client: Option<Client<'a>>,
-    /// The subject of the client's certificate.
-    pub client_subject: Option<&'a str>,
+    /// The client of the connection.
+    pub client: Client<'a>,
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`; `None` if the gateway rejected the message before it read the version.
     pub protocol: Option<&'static str>,
     /// The version of TLS, such as `1.3`; `None` without TLS.
     pub tls_version: Option<&'static str>,
-    /// The Host field, or `:authority`.
-    pub host: Option<&'a [u8]>,
-    /// The User-Agent field.
-    pub user_agent: Option<&'a [u8]>,
+    /// The Host field or `:authority`, and the User-Agent field; `None` if the gateway rejected the message before it
+    /// read them.
+    pub request: Option<&'a RequestFields>,
     /// The method; `other` for one that is not served, which could be any text, a token too.
     pub method: &'a str,
     /// The route's template, `unmapped` or `none`: the same word as in metrics.
@@ -169,21 +167,47 @@ fields! {
 }
 
 /// Appends a line, with the newline that ends it.
-pub(super) fn write_line(buffer: &mut Vec<u8>, timestamp: &str, line: &AccessLine<'_>, format: LogFormat) {
+pub(super) fn write_line(
+    buffer: &mut Vec<u8>,
+    timestamp: &[u8; timestamp::LENGTH],
+    line: &AccessLine<'_>,
+    format: LogFormat,
+    addresses: &mut LastUpstream,
+) {
+    // A usual line, so that its pieces seldom have to make room.
+    buffer.reserve(1024);
     match format {
         LogFormat::Json => {
             buffer.extend_from_slice(b"{\"timestamp\":\"");
-            buffer.extend_from_slice(timestamp.as_bytes());
+            buffer.extend_from_slice(timestamp);
             buffer.extend_from_slice(br#"","level":"INFO","message":"request""#);
-            Fields::<true> { buffer }.write(line);
+            Fields::<true> { buffer }.write(line, addresses);
             buffer.extend_from_slice(b"}\n");
         }
         LogFormat::Text => {
-            buffer.extend_from_slice(timestamp.as_bytes());
+            buffer.extend_from_slice(timestamp);
             buffer.extend_from_slice(b"  INFO request");
-            Fields::<false> { buffer }.write(line);
+            Fields::<false> { buffer }.write(line, addresses);
             buffer.push(b'\n');
         }
+    }
+}
+
+/// The address that the last line named as its upstream, encoded. Most lines of a core name the same.
+#[derive(Debug, Default)]
+pub(super) struct LastUpstream {
+    address: Option<(IpAddr, u16)>,
+    encoded: Vec<u8>,
+}
+
+impl LastUpstream {
+    fn encode(&mut self, address: IpAddr, port: u16) -> &[u8] {
+        if self.address != Some((address, port)) {
+            self.address = Some((address, port));
+            self.encoded.clear();
+            value::socket_address(&mut self.encoded, address, port);
+        }
+        &self.encoded
     }
 }
 
@@ -202,29 +226,43 @@ pub struct LoggedToken<'a> {
 #[derive(Debug)]
 pub struct TokenFields(Box<[u8]>);
 
-/// The address of a client.
+/// The client of a connection.
 #[derive(Clone, Copy)]
-pub enum Client<'a> {
-    /// The peer's, as text that its connection keeps.
-    Peer(&'a str),
-    /// The one that a trusted proxy named.
-    Forwarded(IpAddr),
+pub struct Client<'a> {
+    /// The client's address that a trusted proxy named, if it is not the peer's.
+    pub forwarded: Option<IpAddr>,
+    /// The peer's address; `None` for a Unix socket.
+    pub peer: Option<IpAddr>,
+    /// The subject of the client's certificate.
+    pub subject: Option<&'a str>,
+    /// What the connection's first line wrote of the peer.
+    pub fields: &'a OnceCell<Box<[u8]>>,
 }
 
-struct Fields<'a, const JSON: bool> {
-    buffer: &'a mut Vec<u8>,
+#[cfg(test)]
+impl Client<'_> {
+    /// Of a Unix socket.
+    pub(super) fn unknown() -> Self {
+        let fields = Box::leak(Box::default());
+        Self { forwarded: None, peer: None, subject: None, fields }
+    }
+}
+
+pub(super) struct Fields<'a, const JSON: bool> {
+    pub(super) buffer: &'a mut Vec<u8>,
 }
 
 impl<const JSON: bool> Fields<'_, JSON> {
-    fn write(&mut self, line: &AccessLine<'_>) {
-        self.text(&REQUEST_ID, Some(line.request_id), LONGEST_NAME);
+    fn write(&mut self, line: &AccessLine<'_>, addresses: &mut LastUpstream) {
+        self.key(&REQUEST_ID);
+        value::bounded_bytes(self.buffer, line.request_id, LONGEST_NAME);
         self.bytes(&CLIENT_REQUEST_ID, line.client_request_id, LONGEST_NAME);
         self.client(line.client);
-        self.text(&CLIENT_SUBJECT, line.client_subject, LONGEST_NAME);
         self.word(&PROTOCOL, line.protocol);
         self.word(&TLS_VERSION, line.tls_version);
-        self.bytes(&HOST, line.host, LONGEST_HOST);
-        self.bytes(&USER_AGENT, line.user_agent, LONGEST_USER_AGENT);
+        if let Some(fields) = line.request {
+            self.buffer.extend_from_slice(fields.encoded());
+        }
         self.word(&METHOD, Some(line.method));
         self.text(&ROUTE, Some(line.route), usize::MAX);
         self.word(&PATH, line.path);
@@ -238,7 +276,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
         self.duration(&DURATION, Some(line.duration));
         self.duration(&INTROSPECTION_DURATION, waited(line.introspection_duration));
         self.duration(&UPSTREAM_DURATION, waited(line.upstream_duration));
-        self.upstream(line.upstream);
+        self.upstream(line.upstream, addresses);
         self.number(&UPSTREAM_STATUS, line.upstream_status.map(u64::from));
         self.number(&BYTES_IN, Some(line.bytes_in));
         self.number(&BYTES_OUT, Some(line.bytes_out));
@@ -258,25 +296,42 @@ impl<const JSON: bool> Fields<'_, JSON> {
         let Some(word) = word else { return };
         self.key(key);
         if JSON {
-            value::plain(self.buffer, word);
+            value::plain(self.buffer, word.as_bytes());
         } else {
             self.buffer.extend_from_slice(word.as_bytes());
         }
     }
 
+    /// What the client chose and most of its requests repeat.
+    pub(super) fn request(&mut self, host: Option<&[u8]>, user_agent: Option<&[u8]>) {
+        self.bytes(&HOST, host, LONGEST_HOST);
+        self.bytes(&USER_AGENT, user_agent, LONGEST_USER_AGENT);
+    }
+
     #[inline(always)]
-    fn client(&mut self, client: Option<Client<'_>>) {
+    fn client(&mut self, client: Client<'_>) {
         match client {
-            Some(Client::Forwarded(address)) => {
-                self.key(&CLIENT);
-                let quote: &[u8] = if JSON { b"\"" } else { b"" };
-                self.buffer.extend_from_slice(quote);
-                value::address(self.buffer, address);
-                self.buffer.extend_from_slice(quote);
+            Client { forwarded: Some(address), subject, .. } => self.named_client(Some(address), subject),
+            Client { forwarded: None, peer, subject, fields } => {
+                let fields = fields.get_or_init(|| {
+                    let mut buffer = Vec::new();
+                    Fields::<JSON> { buffer: &mut buffer }.named_client(peer, subject);
+                    buffer.into()
+                });
+                self.buffer.extend_from_slice(fields);
             }
-            Some(Client::Peer(address)) => self.word(&CLIENT, Some(address)),
-            None => {}
         }
+    }
+
+    fn named_client(&mut self, address: Option<IpAddr>, subject: Option<&str>) {
+        if let Some(address) = address {
+            self.key(&CLIENT);
+            let quote: &[u8] = if JSON { b"\"" } else { b"" };
+            self.buffer.extend_from_slice(quote);
+            value::address(self.buffer, address);
+            self.buffer.extend_from_slice(quote);
+        }
+        self.text(&CLIENT_SUBJECT, subject, LONGEST_NAME);
     }
 
     #[inline(always)]
@@ -334,13 +389,13 @@ impl<const JSON: bool> Fields<'_, JSON> {
     }
 
     #[inline(always)]
-    fn upstream(&mut self, upstream: Option<Upstream<'_>>) {
+    fn upstream(&mut self, upstream: Option<Upstream<'_>>, addresses: &mut LastUpstream) {
         let Some(upstream) = upstream else { return };
         self.key(&UPSTREAM_ADDRESS);
         match (upstream.address, upstream.destination) {
             (Some(address), Destination::Tcp { port, .. }) => {
                 self.buffer.push(b'"');
-                value::socket_address(self.buffer, address, *port);
+                self.buffer.extend_from_slice(addresses.encode(address, *port));
                 self.buffer.push(b'"');
             }
             _ => value::bounded_display(self.buffer, &upstream, LONGEST_NAME),
@@ -373,22 +428,22 @@ mod tests {
 
     use super::*;
 
-    /// A line with every field.
+    /// A line with every field but those of the request's head.
     fn full<'a>(
         requirement: &'a Requirement,
         abilities: &'a Abilities,
         destination: &'a Destination,
         token: LoggedToken<'a>,
     ) -> AccessLine<'a> {
+        let client =
+            Client { peer: Some([192, 0, 2, 7].into()), subject: Some("CN=scanner"), ..Client::unknown() };
         AccessLine {
-            request_id: "7f3a",
+            request_id: b"7f3a",
             client_request_id: Some(b"of-the-client"),
-            client: Some(Client::Peer("192.0.2.7")),
-            client_subject: Some("CN=scanner"),
+            client,
             protocol: Some("HTTP/1.1"),
             tls_version: Some("1.3"),
-            host: Some(b"app.example:8443"),
-            user_agent: Some(b"curl/8.5 \"x\"\x1b[2J"),
+            request: None,
             method: "GET",
             route: "/api/v2/items/{id}",
             path: Some("/api/v2/items/{id}"),
@@ -416,8 +471,18 @@ mod tests {
 
     fn written(line: &AccessLine<'_>, format: LogFormat) -> String {
         let mut buffer = Vec::new();
-        write_line(&mut buffer, "2026-11-30T03:04:50.123456Z", line, format);
+        write_line(&mut buffer, b"2026-11-30T03:04:50.123456Z", line, format, &mut LastUpstream::default());
         String::from_utf8(buffer).unwrap()
+    }
+
+    fn request(format: LogFormat, host: &[u8], user_agent: &[u8]) -> RequestFields {
+        RequestFields::encode(format, Some(host), Some(user_agent), &mut Vec::new())
+    }
+
+    /// A line with every field, and what the client says of itself.
+    fn written_with_request(line: &AccessLine<'_>, format: LogFormat) -> String {
+        let request = request(format, b"app.example:8443", b"curl/8.5 \"x\"\x1b[2J");
+        written(&AccessLine { request: Some(&request), ..*line }, format)
     }
 
     fn token<'a>(id: &'a str, name: &'a str, fields: &'a OnceCell<TokenFields>) -> LoggedToken<'a> {
@@ -435,7 +500,7 @@ mod tests {
     #[test]
     fn json_line_has_every_field() {
         with_full(|line| {
-            let text = written(&line, LogFormat::Json);
+            let text = written_with_request(&line, LogFormat::Json);
             assert!(text.ends_with("}\n") && text.lines().count() == 1 && !text.contains('\x1b'), "{text}");
             let object: Value = serde_json::from_str(&text).unwrap();
             let expected = json!({
@@ -485,7 +550,7 @@ mod tests {
     #[test]
     fn text_line_has_every_field() {
         with_full(|line| {
-            let text = written(&line, LogFormat::Text);
+            let text = written_with_request(&line, LogFormat::Text);
             assert_eq!(
                 text,
                 "2026-11-30T03:04:50.123456Z  INFO request request_id=\"7f3a\" client_request_id=\"of-the-client\" \
@@ -504,14 +569,12 @@ mod tests {
     #[test]
     fn unknown_values_are_omitted() {
         let line = AccessLine {
-            request_id: "7f3a",
+            request_id: b"7f3a",
             client_request_id: None,
-            client: None,
-            client_subject: None,
+            client: Client::unknown(),
             protocol: None,
             tls_version: None,
-            host: None,
-            user_agent: None,
+            request: None,
             method: "other",
             route: "none",
             path: None,
@@ -543,13 +606,10 @@ mod tests {
     fn values_that_may_hold_a_token_are_hidden() {
         with_full(|line| {
             let token = b"17|Qz7mXw4LkP9vTs2RbN6yHc8JdG5fUa3EeWiOx1Zq";
-            let line = AccessLine {
-                user_agent: Some(token),
-                client_request_id: Some(&token[3..]),
-                host: Some(b"17|x.example"),
-                ..line
-            };
+            let line = AccessLine { client_request_id: Some(&token[3..]), ..line };
             for format in [LogFormat::Json, LogFormat::Text] {
+                let request = request(format, b"17|x.example", token);
+                let line = AccessLine { request: Some(&request), ..line };
                 let fields = OnceCell::new();
                 let line = AccessLine { token: Some(self::token("17", "scanner", &fields)), ..line };
                 let text = written(&line, format);
@@ -565,10 +625,10 @@ mod tests {
         let requirement = Requirement::all(many.iter().map(String::as_str)).unwrap();
         let (long, destination) = ("é".repeat(5000), tcp());
         let (abilities, fields) = (Abilities::default(), OnceCell::new());
+        let request = request(LogFormat::Json, long.as_bytes(), long.as_bytes());
         let line = AccessLine {
-            host: Some(long.as_bytes()),
-            user_agent: Some(long.as_bytes()),
-            client_subject: Some(&long),
+            request: Some(&request),
+            client: Client { subject: Some(&long), ..Client::unknown() },
             ..full(&requirement, &abilities, &destination, token(&long, &long, &fields))
         };
         let text = written(&line, LogFormat::Json);
@@ -616,11 +676,14 @@ mod tests {
             let upstream = Upstream { address, destination };
             assert_eq!(upstream.to_string(), expected);
             with_full(|line| {
-                let client = address.map(Client::Forwarded);
-                let text = written(&AccessLine { upstream: Some(upstream), client, ..line }, LogFormat::Json);
-                let object: Value = serde_json::from_str(&text).unwrap();
-                let client = address.map_or(Value::Null, |address| address.to_string().into());
-                assert_eq!((&object["upstream_address"], &object["client"]), (&json!(expected), &client));
+                let expected_client = address.map_or(Value::Null, |address| address.to_string().into());
+                let peer = Client { peer: address, ..Client::unknown() };
+                for client in [peer, Client { forwarded: address, ..Client::unknown() }] {
+                    let line = AccessLine { upstream: Some(upstream), client, ..line };
+                    let object: Value = serde_json::from_str(&written(&line, LogFormat::Json)).unwrap();
+                    let found = (&object["upstream_address"], &object["client"]);
+                    assert_eq!(found, (&json!(expected), &expected_client));
+                }
             });
         }
     }
@@ -640,5 +703,31 @@ mod tests {
             let other = LoggedToken { id: "not written again", ..line.token.unwrap() };
             assert_eq!(written(&AccessLine { token: Some(other), ..line }, LogFormat::Json), first);
         });
+    }
+    #[test]
+    fn fields_of_a_connection_are_encoded_for_its_first_line_unless_a_proxy_names_the_client() {
+        with_full(|line| {
+            let first = written(&line, LogFormat::Json);
+            let other = Client { peer: Some([192, 0, 2, 8].into()), ..line.client };
+            assert_eq!(written(&AccessLine { client: other, ..line }, LogFormat::Json), first);
+            let forwarded = Client { forwarded: Some([198, 51, 100, 1].into()), ..line.client };
+            let text = written(&AccessLine { client: forwarded, ..line }, LogFormat::Json);
+            let object: Value = serde_json::from_str(&text).unwrap();
+            let found = (&object["client"], &object["client_subject"]);
+            assert_eq!(found, (&json!("198.51.100.1"), &json!("CN=scanner")));
+        });
+    }
+
+    #[test]
+    fn last_upstream_is_not_taken_for_another() {
+        let mut last = LastUpstream::default();
+        for (address, port, expected) in [
+            ("127.0.0.1", 80, "127.0.0.1:80"),
+            ("127.0.0.1", 80, "127.0.0.1:80"),
+            ("127.0.0.1", 81, "127.0.0.1:81"),
+            ("::1", 81, "[::1]:81"),
+        ] {
+            assert_eq!(last.encode(address.parse().unwrap(), port), expected.as_bytes());
+        }
     }
 }

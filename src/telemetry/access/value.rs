@@ -9,9 +9,9 @@ const CUT: &str = "…";
 
 /// Appends a string that needs no escapes, in quotes.
 #[inline]
-pub(super) fn plain(buffer: &mut Vec<u8>, text: &str) {
+pub(super) fn plain(buffer: &mut Vec<u8>, text: &[u8]) {
     buffer.push(b'"');
-    buffer.extend_from_slice(text.as_bytes());
+    buffer.extend_from_slice(text);
     buffer.push(b'"');
 }
 
@@ -26,7 +26,7 @@ pub(super) fn text(buffer: &mut Vec<u8>, text: &str) {
 /// The same for at most `most` bytes of `text`.
 pub(super) fn bounded_text(buffer: &mut Vec<u8>, text: &str, most: usize) {
     if text.len() <= most && is_plain_ascii(text.as_bytes()) {
-        return plain(buffer, text);
+        return plain(buffer, text.as_bytes());
     }
     buffer.push(b'"');
     let end = text.floor_char_boundary(most);
@@ -39,11 +39,8 @@ pub(super) fn bounded_text(buffer: &mut Vec<u8>, text: &str, most: usize) {
 
 /// The same for bytes that should be UTF-8: what is not becomes U+FFFD.
 pub(super) fn bounded_bytes(buffer: &mut Vec<u8>, bytes: &[u8], most: usize) {
-    if bytes.len() <= most
-        && is_plain_ascii(bytes)
-        && let Ok(text) = std::str::from_utf8(bytes)
-    {
-        return plain(buffer, text);
+    if bytes.len() <= most && is_plain_ascii(bytes) {
+        return plain(buffer, bytes);
     }
     buffer.push(b'"');
     let shown = bytes.get(..most).unwrap_or(bytes);
@@ -131,18 +128,34 @@ fn escape(buffer: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends a number in decimal.
-pub(super) fn number(buffer: &mut Vec<u8>, mut number: u64) {
+#[inline]
+pub(super) fn number(buffer: &mut Vec<u8>, number: u64) {
+    match number {
+        0..10 => buffer.push(digit(number)),
+        10..100 => buffer.extend_from_slice(&[digit(number / 10), digit(number % 10)]),
+        100..1000 => buffer.extend_from_slice(&three_digits(number)),
+        _ => long_number(buffer, number),
+    }
+}
+
+fn long_number(buffer: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut start = digits.len();
-    loop {
+    while number > 0 {
         start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
+        digits[start] = digit(number % 10);
         number /= 10;
-        if number == 0 {
-            break;
-        }
     }
     buffer.extend_from_slice(&digits[start..]);
+}
+
+const fn digit(value: u64) -> u8 {
+    b'0' + value as u8
+}
+
+/// Of a number below 1000.
+const fn three_digits(number: u64) -> [u8; 3] {
+    [digit(number / 100), digit(number / 10 % 10), digit(number % 10)]
 }
 
 /// Appends an address, as it displays.
@@ -176,11 +189,10 @@ pub(super) fn socket_address(buffer: &mut Vec<u8>, ip: IpAddr, port: u16) {
 
 /// Appends a duration in milliseconds with three decimals.
 pub(super) fn milliseconds(buffer: &mut Vec<u8>, duration: std::time::Duration) {
-    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    number(buffer, micros / 1000);
-    let rest = micros % 1000;
-    let digit = |value: u64| b'0' + (value % 10) as u8;
-    buffer.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
+    let micros = u64::from(duration.subsec_micros());
+    number(buffer, duration.as_secs().saturating_mul(1000).saturating_add(micros / 1000));
+    let [first, second, third] = three_digits(micros % 1000);
+    buffer.extend_from_slice(&[b'.', first, second, third]);
 }
 
 #[cfg(test)]

@@ -3,19 +3,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 use crate::policy::refusal::Reason;
+use crate::telemetry::access::Client;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn line(request_id: &str) -> AccessLine<'_> {
     AccessLine {
-        request_id,
+        request_id: request_id.as_bytes(),
         client_request_id: None,
-        client: None,
-        client_subject: None,
+        client: Client::unknown(),
         protocol: None,
         tls_version: None,
-        host: None,
-        user_agent: None,
+        request: None,
         method: "GET",
         route: "/up",
         path: None,
