@@ -1,7 +1,18 @@
 //! What a field's name means between a client, the proxies and a backend: whether it passes.
 
 use http::HeaderName;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, ORIGIN, VIA};
+use http::header::{
+    ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, ACCEPT_RANGES,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AGE, ALLOW, AUTHORIZATION, CACHE_CONTROL,
+    CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, DATE, DNT, ETAG, EXPIRES, FORWARDED, HOST, IF_MATCH,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, LINK, LOCATION, ORIGIN,
+    PRAGMA, RANGE, REFERER, REFERRER_POLICY, RETRY_AFTER, SERVER, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
+    UPGRADE_INSECURE_REQUESTS, USER_AGENT, VARY, VIA, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS, X_XSS_PROTECTION,
+};
 
 use super::claims::is_claim;
 use super::singleton::is_singleton;
@@ -18,6 +29,79 @@ pub(super) enum Fate {
     Claim,
     /// Passes from nobody.
     NeverSent,
+}
+
+/// Calls a macro with the names of common fields, which all pass. [`HeaderName`] keeps them as numbers.
+macro_rules! with_common {
+    ($macro:ident) => {
+        $macro!(
+            ACCEPT,
+            ACCEPT_CHARSET,
+            ACCEPT_ENCODING,
+            ACCEPT_LANGUAGE,
+            ACCEPT_RANGES,
+            ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            ACCESS_CONTROL_ALLOW_METHODS,
+            ACCESS_CONTROL_ALLOW_ORIGIN,
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            ACCESS_CONTROL_MAX_AGE,
+            ACCESS_CONTROL_REQUEST_HEADERS,
+            ACCESS_CONTROL_REQUEST_METHOD,
+            AGE,
+            ALLOW,
+            AUTHORIZATION,
+            CACHE_CONTROL,
+            CONTENT_DISPOSITION,
+            CONTENT_ENCODING,
+            CONTENT_LANGUAGE,
+            CONTENT_LENGTH,
+            CONTENT_LOCATION,
+            CONTENT_RANGE,
+            CONTENT_SECURITY_POLICY,
+            CONTENT_TYPE,
+            COOKIE,
+            DATE,
+            DNT,
+            ETAG,
+            EXPIRES,
+            HOST,
+            IF_MATCH,
+            IF_MODIFIED_SINCE,
+            IF_NONE_MATCH,
+            IF_RANGE,
+            IF_UNMODIFIED_SINCE,
+            LAST_MODIFIED,
+            LINK,
+            LOCATION,
+            ORIGIN,
+            PRAGMA,
+            RANGE,
+            REFERER,
+            REFERRER_POLICY,
+            RETRY_AFTER,
+            SERVER,
+            SET_COOKIE,
+            STRICT_TRANSPORT_SECURITY,
+            UPGRADE_INSECURE_REQUESTS,
+            USER_AGENT,
+            VARY,
+            VIA,
+            WWW_AUTHENTICATE,
+            X_CONTENT_TYPE_OPTIONS,
+            X_FRAME_OPTIONS,
+            X_XSS_PROTECTION
+        )
+    };
+}
+
+/// [`fate`] of a field, without a look at its name's bytes if it is a common one.
+#[inline]
+pub(super) fn fate_of_field(name: &HeaderName) -> Fate {
+    macro_rules! is_one_of {
+        ($($common:ident),+) => { matches!(*name, $($common)|+) };
+    }
+    if with_common!(is_one_of) { Fate::Passes } else { fate(name.as_str()) }
 }
 
 /// `name` is in lower case, as [`HeaderName`] keeps it.
@@ -144,5 +228,22 @@ fn special_extension(name: &str) -> Fate {
         [b't', ..] if matches!(name, "token-id" | "token-name" | "token-abilities") => Fate::NeverSent,
         [b'w', ..] if name == "workspace-id" => Fate::NeverSent,
         _ => Fate::Passes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_fields_pass() {
+        macro_rules! check {
+            ($($common:ident),+) => {
+                for name in [$($common),+] {
+                    assert_eq!(fate(name.as_str()), Fate::Passes, "{name}");
+                }
+            };
+        }
+        with_common!(check);
     }
 }

@@ -11,7 +11,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use super::expectation;
-use super::fate::{Fate, fate};
+use super::fate::{Fate, fate_of_field};
 use super::framing::{MOST_CONNECTION_OPTIONS, TOO_MANY_CONNECTION_OPTIONS};
 use super::identity::Identity;
 use super::refusal::Refusal;
@@ -158,7 +158,7 @@ impl<'a> UpstreamFields<'a> {
         let repeats = self.fields.len() != self.fields.keys_len();
         let (passes_authorization, passes_cookie) = credentials.pass();
         for (name, value) in self.fields {
-            match trusted_fields.fate(name.as_str()) {
+            match trusted_fields.fate(name) {
                 Fate::HopByHop => {
                     wants_trailers |=
                         *name == TE && members(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
@@ -317,7 +317,7 @@ pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), 
             has_connection = true;
             // What most backends send names nothing: it goes, and nothing else with it.
             names_options |= !matches!(value.as_bytes(), b"keep-alive" | b"close");
-        } else if fate(name.as_str()) == Fate::HopByHop {
+        } else if fate_of_field(name) == Fate::HopByHop {
             has_coding |= *name == TRANSFER_ENCODING;
             going.push(name.clone());
         }
@@ -419,12 +419,12 @@ pub fn prepare_trailers(trailers: &mut HeaderMap, trusted_fields: &TrustedFields
 
 /// Whether a trailer field of this name may pass (RFC 9110 section 6.5.1): none that frames, routes,
 /// authenticates or controls a message, and none that may not be in a head.
-fn trailer_allowed(name: &HeaderName, trusted_fields: &TrustedFields) -> bool {
-    let name = name.as_str();
+fn trailer_allowed(field: &HeaderName, trusted_fields: &TrustedFields) -> bool {
+    let name = field.as_str();
     !name.starts_with("content-")
         && !name.starts_with("if-")
         && !name.starts_with("access-control-")
-        && trusted_fields.fate(name) == Fate::Passes
+        && trusted_fields.fate(field) == Fate::Passes
         // A reader that merges trailers into the head would have two.
         && !is_singleton(name)
         && !matches!(

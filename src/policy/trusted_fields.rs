@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
-use super::fate::{Fate, fate, fold_alike, folded, is_kept};
+use super::fate::{Fate, fate, fate_of_field, fold_alike, folded, is_kept};
 use super::headers::X_REAL_IP;
 use super::refusal::Refusal;
 
@@ -90,10 +90,10 @@ impl TrustedFields {
 
     /// What becomes of a field of this name: a listed one passes like a forwarding field.
     #[inline]
-    pub(super) fn fate(&self, name: &str) -> Fate {
+    pub(super) fn fate(&self, name: &HeaderName) -> Fate {
         match &self.0 {
-            None => fate(name),
-            Some(listed) => fate_beside(listed, name),
+            None => fate_of_field(name),
+            Some(listed) => fate_beside(listed, name.as_str()),
         }
     }
 
@@ -210,10 +210,11 @@ mod tests {
             ("accept", Fate::Passes),
             ("connection", Fate::HopByHop),
         ] {
-            assert_eq!(listed.fate(name), expected, "{name}");
+            assert_eq!(listed.fate(&HeaderName::from_static(name)), expected, "{name}");
         }
         assert!(listed.keep("x-our-own") && !listed.keep("x-our-other") && listed.keep("remote-groups"));
         let none = TrustedFields::new([]);
-        assert!(none.0.is_none() && none.fate("x-our-own") == Fate::Passes && !none.keep("x-our-own"));
+        let own = HeaderName::from_static("x-our-own");
+        assert!(none.0.is_none() && none.fate(&own) == Fate::Passes && !none.keep("x-our-own"));
     }
 }
