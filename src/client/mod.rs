@@ -9,9 +9,11 @@ pub mod pool;
 mod race;
 mod received;
 mod resolve;
+mod spare;
 mod tls;
 
 pub use connect::{Attempt, ClientStream, ConnectError, Connector, Step};
 pub use fault::{Chain, CollectError, ExchangeError, tls_fault};
 pub use resolve::ResolveError;
+pub use spare::recycle;
 pub use tls::{ConnectorError, Protocol};

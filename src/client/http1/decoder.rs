@@ -189,7 +189,7 @@ fn trailers(section: &mut Vec<u8>, searched: &mut usize, input: &mut Bytes) -> R
     let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
     match httparse::parse_headers(&section, &mut fields) {
         Ok(Status::Complete((length, fields))) if length == section.len() => {
-            let (fields, _) = collect(fields, &section)?;
+            let (fields, _) = collect(fields, &section, |_, _| true)?;
             Ok(Decoded::Trailers(fields))
         }
         Ok(_) => Err(Malformed::Trailers(httparse::Error::NewLine)),

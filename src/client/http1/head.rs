@@ -10,6 +10,7 @@ use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
 use super::malformed::{MOST_FIELDS, Malformed};
+use crate::client::spare;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -31,7 +32,8 @@ pub enum Framing {
 pub struct ResponseHead {
     /// Its status code.
     pub status: StatusCode,
-    /// Its fields; those that contradict [`ResponseHead::framing`] are removed.
+    /// Its fields, except those that contradict [`ResponseHead::framing`], and Connection fields that name no other
+    /// field.
     pub fields: HeaderMap,
     /// The reason phrase, if it is not the one that RFC 9110 gives the status code.
     pub reason: Option<ReasonPhrase>,
@@ -96,33 +98,34 @@ pub(super) fn parse(head: &Bytes, to_head: bool) -> Result<ResponseHead, Malform
     }
     let status =
         response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::StatusCode)?;
-    let (map, spaced) = collect(response.headers, head)?;
+    let mut noted = Noted::default();
+    let (fields, spaced) = collect(response.headers, head, |name, value| noted.note(name, value))?;
     let reason = response
         .reason
         .filter(|reason| !reason.is_empty() && status.canonical_reason() != Some(reason))
         .and_then(|reason| ReasonPhrase::try_from(head.slice_ref(reason.as_bytes())).ok());
     let is_http10 = response.version == Some(0);
+    let persists = (!is_http10 || noted.keep_alive) && !noted.close;
     let mut head = ResponseHead {
         status,
-        fields: map,
+        fields,
         reason,
         framing: Framing::None,
-        reusable: !spaced,
-        idle_timeout: None,
+        reusable: !spaced && persists,
+        idle_timeout: noted.idle_timeout,
     };
-    let persistence = persistence(&head.fields);
-    head.reusable &= if is_http10 { persistence.keep_alive } else { true } && !persistence.close;
-    head.idle_timeout = persistence.idle_timeout;
-    frame(&mut head, is_http10, to_head)?;
+    noted.frame(&mut head, is_http10, to_head)?;
     Ok(head)
 }
 
-/// The fields, which share the memory of `source`; and whether white space was between a name and its colon.
+/// The fields, which share the memory of `source`, except those that `keep` drops; and whether white space was between a
+/// name and its colon.
 pub(super) fn collect(
     parsed: &[httparse::Header<'_>],
     source: &Bytes,
+    mut keep: impl FnMut(&HeaderName, &HeaderValue) -> bool,
 ) -> Result<(HeaderMap, bool), Malformed> {
-    let mut fields = HeaderMap::with_capacity(parsed.len());
+    let mut fields = spare::take(parsed.len());
     let mut spaced = false;
     let base = source.as_ptr() as usize;
     for field in parsed {
@@ -136,29 +139,100 @@ pub(super) fn collect(
         } else {
             HeaderValue::from_maybe_shared(source.slice_ref(field.value)).map_err(malformed)?
         };
-        fields.append(name, value);
+        if keep(&name, &value) {
+            fields.append(name, value);
+        }
     }
     Ok((fields, spaced))
 }
 
-/// What `Connection` and `Keep-Alive` say.
+/// What the fields of a response say about its connection and its body.
 #[derive(Default)]
-struct Persistence {
+struct Noted {
     close: bool,
     keep_alive: bool,
+    names_timeout: bool,
     idle_timeout: Option<Duration>,
+    lengths: usize,
+    /// Of the first Content-Length; `None` if it is malformed.
+    length: Option<u64>,
+    /// Whether the first Content-Length is `0`, spelled so.
+    is_zero: bool,
+    codings: usize,
+    /// Whether the first Transfer-Encoding is `chunked`.
+    is_chunked: bool,
 }
 
-fn persistence(fields: &HeaderMap) -> Persistence {
-    let mut found = Persistence::default();
-    for line in fields.get_all(CONNECTION) {
-        for option in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-            found.close |= option.eq_ignore_ascii_case(b"close");
-            found.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+impl Noted {
+    /// Says whether the field is kept: a Connection field that names no other field is only for the connection.
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> bool {
+        let bytes = value.as_bytes();
+        match *name {
+            CONTENT_LENGTH => {
+                if self.lengths == 0 {
+                    (self.length, self.is_zero) = (content_length(bytes), bytes == b"0");
+                }
+                self.lengths += 1;
+            }
+            TRANSFER_ENCODING => {
+                self.is_chunked |= self.codings == 0 && bytes.eq_ignore_ascii_case(b"chunked");
+                self.codings += 1;
+            }
+            CONNECTION => {
+                let mut names_field = false;
+                for option in bytes.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                    let (close, keep_alive) =
+                        (option.eq_ignore_ascii_case(b"close"), option.eq_ignore_ascii_case(b"keep-alive"));
+                    self.close |= close;
+                    self.keep_alive |= keep_alive;
+                    names_field |= !close && !keep_alive;
+                }
+                return names_field;
+            }
+            _ if *name == KEEP_ALIVE && !self.names_timeout => {
+                (self.names_timeout, self.idle_timeout) = (true, keep_alive_timeout(value));
+            }
+            _ => {}
         }
+        true
     }
-    found.idle_timeout = fields.get(KEEP_ALIVE).and_then(keep_alive_timeout);
-    found
+
+    /// Where the body ends (RFC 9112 section 6.3).
+    fn frame(&self, head: &mut ResponseHead, is_http10: bool, to_head: bool) -> Result<(), Malformed> {
+        let ResponseHead { status, fields, framing, reusable, .. } = head;
+        let has_coding = self.codings > 0;
+        if *status == StatusCode::NO_CONTENT || status.is_informational() {
+            // Such a response ends with its head, and may have neither field (RFC 9110 section 8.6, RFC 9112 section
+            // 6.1). A server that sends one may send the body that it announces, too.
+            *reusable &= !has_coding && (self.lengths == 0 || self.lengths == 1 && self.is_zero);
+            fields.remove(CONTENT_LENGTH);
+            fields.remove(TRANSFER_ENCODING);
+            return Ok(());
+        }
+        if has_coding {
+            *framing = match (self.lengths, is_http10) {
+                (1.., _) => return Err(Malformed::TwoLengths),
+                (0, true) => return Err(Malformed::TransferEncodingInHttp10),
+                (0, false) if self.is_chunked && self.codings == 1 => Framing::Chunked,
+                (0, false) => return Err(Malformed::TransferEncoding),
+            };
+        } else if self.lengths > 0 {
+            if self.lengths > 1 {
+                return Err(Malformed::ManyContentLengths);
+            }
+            *framing = match self.length.ok_or(Malformed::ContentLength)? {
+                0 => Framing::None,
+                length => Framing::Length(length),
+            };
+        } else {
+            *framing = Framing::UntilClose;
+        }
+        if to_head || *status == StatusCode::NOT_MODIFIED {
+            *framing = Framing::None;
+        }
+        *reusable &= *framing != Framing::UntilClose;
+        Ok(())
+    }
 }
 
 /// `timeout=5, max=100`: four seconds, since the server's clock started before ours.
@@ -171,48 +245,6 @@ fn keep_alive_timeout(value: &HeaderValue) -> Option<Duration> {
         let seconds: u32 = value.trim().trim_matches('"').parse().ok()?;
         Some(Duration::from_secs(seconds.saturating_sub(1).into()))
     })
-}
-
-/// Where the body ends (RFC 9112 section 6.3).
-fn frame(head: &mut ResponseHead, is_http10: bool, to_head: bool) -> Result<(), Malformed> {
-    let ResponseHead { status, fields, framing, reusable, .. } = head;
-    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
-    let (length, another) = (lengths.next(), lengths.next().is_some());
-    let has_coding = fields.contains_key(TRANSFER_ENCODING);
-    if *status == StatusCode::NO_CONTENT || status.is_informational() {
-        // Such a response ends with its head, and may have neither field (RFC 9110 section 8.6, RFC 9112 section
-        // 6.1). A server that sends one may send the body that it announces, too.
-        let is_zero = !another && length.is_none_or(|length| length.as_bytes() == b"0");
-        *reusable &= is_zero && !has_coding;
-        fields.remove(CONTENT_LENGTH);
-        fields.remove(TRANSFER_ENCODING);
-        return Ok(());
-    }
-    if has_coding {
-        let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
-        let is_chunked = codings.next().is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        *framing = match (length, is_http10) {
-            (Some(_), _) => return Err(Malformed::TwoLengths),
-            (None, true) => return Err(Malformed::TransferEncodingInHttp10),
-            (None, false) if is_chunked && codings.next().is_none() => Framing::Chunked,
-            (None, false) => return Err(Malformed::TransferEncoding),
-        };
-    } else if let Some(length) = length {
-        if another {
-            return Err(Malformed::ManyContentLengths);
-        }
-        *framing = match content_length(length.as_bytes()).ok_or(Malformed::ContentLength)? {
-            0 => Framing::None,
-            length => Framing::Length(length),
-        };
-    } else {
-        *framing = Framing::UntilClose;
-    }
-    if to_head || *status == StatusCode::NOT_MODIFIED {
-        *framing = Framing::None;
-    }
-    *reusable &= *framing != Framing::UntilClose;
-    Ok(())
 }
 
 /// Up to 19 digits, which always fit 64 bits.
