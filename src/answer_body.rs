@@ -3,7 +3,7 @@
 use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -25,7 +25,7 @@ use crate::policy::trusted_fields::TrustedFields;
 pub struct AnswerBody {
     source: Source,
     /// None where another goes on with it.
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
 }
 
 enum Source {
@@ -40,6 +40,8 @@ struct FromBackend {
     /// The request, as long as its body is on its way.
     call: Option<Box<Call<RequestBody>>>,
     idle: IdleTimer,
+    /// When the head came, as long as nothing was waited for since.
+    came_at: Option<Instant>,
     /// What came and has yet to be handed on.
     rest: Bytes,
     /// Why nothing more comes. It is reported at the next poll, so that what came before it is sent first.
@@ -63,7 +65,7 @@ pub enum AnswerFault {
 
 impl AnswerBody {
     /// The gateway's own answer.
-    pub fn own(mut response: Response<Bytes>, mut exchange: Exchange) -> Response<Self> {
+    pub fn own(mut response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<Self> {
         if exchange.method == Method::HEAD {
             // Nothing of it is sent. HTTP/1 asks for nothing, HTTP/2 sends what is there.
             exchange.complete();
@@ -83,14 +85,18 @@ impl AnswerBody {
     /// The rest of the request's body, in `call`, is sent meanwhile.
     pub fn backend(
         lease: Lease,
-        call: Call<RequestBody>,
-        exchange: Exchange,
+        call: Option<Box<Call<RequestBody>>>,
+        exchange: Box<Exchange>,
         idle_timeout: Duration,
     ) -> Self {
-        let lease = Some(lease);
-        let call = if call.is_complete() { None } else { Some(Box::new(call)) };
-        let source =
-            FromBackend { lease, call, idle: IdleTimer::new(idle_timeout), rest: Bytes::new(), fault: None };
+        let source = FromBackend {
+            lease: Some(lease),
+            call,
+            idle: IdleTimer::new(idle_timeout),
+            came_at: Some(exchange.answer_came()),
+            rest: Bytes::new(),
+            fault: None,
+        };
         let mut body = Self { source: Source::Backend(source), exchange: Some(exchange) };
         body.settle();
         body
@@ -139,7 +145,7 @@ impl FromBackend {
 
     fn give_back(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.give_back(self.call.take());
+            lease.give_back(self.call.take(), self.came_at.unwrap_or_else(Instant::now));
         }
     }
 
@@ -184,7 +190,10 @@ impl FromBackend {
                     frame => Poll::Ready(frame.map(|frame| frame.map_err(AnswerFault::Broken))),
                 }
             }
-            Poll::Pending => self.idle.poll_waiting(context).map(|()| Some(Err(AnswerFault::TimedOut))),
+            Poll::Pending => {
+                self.came_at = None;
+                self.idle.poll_waiting(context).map(|()| Some(Err(AnswerFault::TimedOut)))
+            }
         }
     }
 }
@@ -202,7 +211,7 @@ impl Body for AnswerBody {
         let frame = match &mut this.source {
             Source::Own(bytes) if bytes.is_empty() => None,
             Source::Own(bytes) => Some(Ok(Frame::data(mem::take(bytes)))),
-            Source::Backend(from) if this.exchange.as_ref().is_some_and(Exchange::is_stream) => {
+            Source::Backend(from) if this.exchange.as_ref().is_some_and(|exchange| exchange.is_stream()) => {
                 ready!(from.poll_piece(context, PIECE))
             }
             Source::Backend(from) => ready!(from.poll(context)),

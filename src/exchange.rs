@@ -1,11 +1,13 @@
 //! The record of one request, from its head to the end of its answer.
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
@@ -127,8 +129,30 @@ pub struct TokenLookup {
 /// nginx's number for a client that left before it was answered.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
+/// The length of an id of ours, in bytes.
+const REQUEST_ID: usize = 32;
+
+/// How many ids are made at once. They share one allocation, which lasts as long as any of them.
+const IDS_AT_ONCE: usize = 32;
+
+thread_local! {
+    static UNUSED_IDS: Cell<Bytes> = const { Cell::new(Bytes::new()) };
+}
+
 /// An id for a request: 32 random hex digits.
 pub fn new_request_id() -> HeaderValue {
+    let mut unused = UNUSED_IDS.take();
+    if unused.len() < REQUEST_ID {
+        let mut ids = Vec::with_capacity(IDS_AT_ONCE * REQUEST_ID);
+        (0..IDS_AT_ONCE).for_each(|_| ids.extend_from_slice(&random_id()));
+        unused = ids.into();
+    }
+    let id = unused.split_to(REQUEST_ID);
+    UNUSED_IDS.set(unused);
+    HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("-"))
+}
+
+fn random_id() -> [u8; REQUEST_ID] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     const PAIRS: [[u8; 2]; 256] = {
         let mut pairs = [[0; 2]; 256];
@@ -139,15 +163,16 @@ pub fn new_request_id() -> HeaderValue {
         }
         pairs
     };
-    let mut text = [[0; 2]; 16];
-    for (pair, byte) in text.iter_mut().zip(fastrand::u128(..).to_be_bytes()) {
+    let mut text = [0; REQUEST_ID];
+    let (pairs, _) = text.as_chunks_mut::<2>();
+    for (pair, byte) in pairs.iter_mut().zip(fastrand::u128(..).to_be_bytes()) {
         *pair = PAIRS[usize::from(byte)];
     }
-    HeaderValue::from_bytes(text.as_flattened()).unwrap_or(HeaderValue::from_static("-"))
+    text
 }
 
 impl Exchange {
-    /// A request whose head has come.
+    /// A request whose head has come. Boxed: it is moved into the answer's body, and with that several times.
     pub fn new(
         recorder: &Rc<Recorder>,
         settings: &Arc<Settings>,
@@ -155,12 +180,12 @@ impl Exchange {
         method: &Method,
         request_id: HeaderValue,
         now: Instant,
-    ) -> Self {
+    ) -> Box<Self> {
         if peer.serving(now) {
             recorder.metrics.client_connections(ConnectionState::Idle, -1);
             recorder.metrics.client_connections(ConnectionState::Active, 1);
         }
-        Self {
+        Box::new(Self {
             recorder: Rc::clone(recorder),
             settings: Arc::clone(settings),
             peer: Rc::clone(peer),
@@ -190,7 +215,7 @@ impl Exchange {
             is_refused: false,
             complete: false,
             plain_http: false,
-        }
+        })
     }
 
     /// Keeps of the request's head what its access line says; nothing but the version if the access log is off.
@@ -419,6 +444,23 @@ impl Exchange {
         self.recorder.access.write(&line);
         if line.shadow.is_some() {
             self.recorder.access.report_shadow(&line);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn request_ids_are_32_hex_digits_and_differ() {
+        let ids: HashSet<HeaderValue> = (0..10 * IDS_AT_ONCE).map(|_| new_request_id()).collect();
+        assert_eq!(ids.len(), 10 * IDS_AT_ONCE);
+        for id in ids {
+            assert_eq!(id.len(), REQUEST_ID);
+            assert!(id.as_bytes().iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "{id:?}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! the [`Permit`] that only a decision holds.
 
 use std::cell::Cell;
+use std::mem;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::backend::body::{self, RequestBody, Upload};
 use crate::backend::forward::{self, Answered, Backend, Conditions};
 use crate::backend::request::{UpstreamRequest, UpstreamTarget};
 use crate::client::call::Call;
+use crate::client::recycle;
 use crate::config::settings::{BackendHost, Settings};
 use crate::contain::{Contained, Panicked};
 use crate::exchange::{Exchange, NotCovered, Recorder, TokenLookup, new_request_id};
@@ -154,7 +156,7 @@ impl Gateway {
         request: Request<Incoming>,
         switch: &Switch,
     ) -> Response<AnswerBody> {
-        let now = Instant::now();
+        let now = peer.activity.take_came_at().unwrap_or_else(Instant::now);
         // From here on by reference: a request is large, and every step it is moved through copies it.
         let (mut head, body) = request.into_parts();
         let mut body = Some(body);
@@ -178,16 +180,17 @@ impl Gateway {
         let served = self.serve(peer, &mut head, &mut body, &mut exchange, &mut forwarded);
         let served = Contained(pin!(served)).await;
         if let Ok(Ok((Served::Backend, reason))) = &served
-            && let Forwarded { call: Some(call), answered: Some(answered), tunnel } = forwarded
+            && let Forwarded { call, answered, tunnel } = &mut forwarded
+            && let Some(Answered { mut response, lease }) = answered.take()
         {
-            let Answered { mut response, lease } = answered;
+            recycle(mem::take(&mut head.headers));
             // The client's, whatever the backend speaks (RFC 9110 section 2.5).
             *response.version_mut() = version;
             // A backend that chose an id keeps it.
             response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| exchange.request_id.clone());
             self.pin_https(peer, response.headers_mut());
             exchange.answered(response.status(), *reason, exchange.answer_came());
-            if let Some(asked) = tunnel
+            if let Some(asked) = tunnel.take()
                 && response.status() == StatusCode::SWITCHING_PROTOCOLS
             {
                 if let Some(backend) = lease.into_upgraded() {
@@ -197,6 +200,8 @@ impl Gateway {
                 return response.map(|()| AnswerBody::tunnel());
             }
             let idle_timeout = self.settings.limits.body_idle_timeout;
+            // Nearly always there is nothing left to send, and the call is dropped where it is.
+            let call = call.take_if(|call| !call.is_complete()).map(Box::new);
             return response.map(|()| AnswerBody::backend(lease, call, exchange, idle_timeout));
         }
         let refusal = match served {

@@ -160,6 +160,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Activity {
     phase: Cell<Phase>,
     since: Cell<Instant>,
+    came_at: Cell<Option<Instant>>,
     blocked_since: Cell<Option<Instant>>,
     finished_at: Cell<Option<Instant>>,
     ending: Cell<Ending>,
@@ -195,6 +196,7 @@ impl Activity {
         Self {
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
+            came_at: Cell::new(None),
             blocked_since: Cell::new(None),
             finished_at: Cell::new(None),
             ending: Cell::new(Ending::Not),
@@ -223,9 +225,17 @@ impl Activity {
 
     /// Bytes came. `now` is read only where they begin a request.
     pub fn received(&self, now: impl FnOnce() -> Instant) {
-        if self.phase.get() == Phase::Idle {
-            self.enter(Phase::Head, now());
+        let came_at = (self.phase.get() == Phase::Idle).then(now);
+        self.came_at.set(came_at);
+        if let Some(now) = came_at {
+            self.enter(Phase::Head, now);
         }
+    }
+
+    /// When the head came that a request begins with, if all of it came at once and it is asked for the first time:
+    /// the clock is not read again then.
+    pub const fn take_came_at(&self) -> Option<Instant> {
+        self.came_at.replace(None)
     }
 
     /// The client took bytes, or not.

@@ -446,8 +446,7 @@ impl Pool {
         Census { active: self.open.get().saturating_sub(idle), idle }
     }
 
-    fn keep(&self, connection: Box<Connection>) {
-        let now = Instant::now();
+    fn keep(&self, connection: Box<Connection>, now: Instant) {
         if self.yields(now) || self.has_moved(connection.peer) {
             return;
         }

@@ -43,7 +43,7 @@ pub struct Tunnel {
     pub(super) asked: Asked,
     /// By whom the request was decided last.
     pub(super) decided_by: Rc<Gateway>,
-    pub(super) exchange: Exchange,
+    pub(super) exchange: Box<Exchange>,
     /// The backend's connection, which is counted as long as it is held.
     pub(super) backend: Upgraded,
 }

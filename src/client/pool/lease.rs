@@ -201,7 +201,7 @@ impl Lease {
             }
             whole.extend_from_slice(&data);
         }
-        self.give_back(Some(Box::new(call)));
+        self.give_back(Some(Box::new(call)), Instant::now());
         Ok(whole)
     }
 
@@ -227,7 +227,7 @@ impl Lease {
     /// Keeps a connection that is still to carry its first request.
     pub(super) fn keep_unused(self) {
         if let Leased::Http1(connection) = self.leased {
-            self.pool.keep(connection);
+            self.pool.keep(connection, Instant::now());
         }
     }
 
@@ -241,7 +241,7 @@ impl Lease {
 
     /// Keeps the connection for another request, as soon as it has finished with this one: the response is over, and
     /// `call` has the time that a connection may be idle to get to its end.
-    pub fn give_back<B>(self, mut call: Option<Box<Call<B>>>)
+    pub fn give_back<B>(self, mut call: Option<Box<Call<B>>>, now: Instant)
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
@@ -254,7 +254,7 @@ impl Lease {
             return;
         }
         if call.as_ref().is_none_or(|call| call.is_complete()) {
-            pool.keep(connection);
+            pool.keep(connection, now);
             return;
         }
         tokio::task::spawn_local(async move {
@@ -263,7 +263,7 @@ impl Lease {
             if let Ok(Ok(())) = tokio::time::timeout(pool.idle_timeout, finished).await
                 && connection.http1.is_reusable(Some(outgoing))
             {
-                pool.keep(connection);
+                pool.keep(connection, Instant::now());
             }
         });
     }
