@@ -188,10 +188,10 @@ impl Compiler {
     fn checks(mut self, raw: &PolicyTest, decoder: &mut Decoder<'_>) -> Vec<Check> {
         for (key, _) in &raw.callers.0 {
             if [NOBODY, OTHERS].contains(&&*key.text) {
-                let diagnostic = Diagnostic::error("not a name for a caller")
+                let error = Diagnostic::error("not a name for a caller")
                     .key(format!("callers.{}", key.text))
                     .at(key.span, "this word means something else in the table");
-                decoder.record(diagnostic);
+                decoder.record(error);
             }
         }
         let cases = raw.cases.iter().flat_map(|cases| &cases.0);
@@ -326,8 +326,7 @@ impl Decode for AbilityList {
         const ABILITIES: &str = "a list of abilities";
         if node.is_null() {
             let hint = "`[]` is a token without abilities; there is no token without the key".to_owned();
-            decoder.mismatch_with(node, "wrong type", ABILITIES, Some(hint));
-            return None;
+            return decoder.mismatch_with(node, "wrong type", ABILITIES, Some(hint));
         }
         let items = decoder.list(node, ABILITIES)?;
         let names: Vec<Option<_>> = items.iter().map(|item| decode_ability(item, decoder)).collect();
@@ -371,17 +370,16 @@ impl Decode for Expected {
         let words = EXPECTED.map(|(word, _)| word);
         let expected = listed(&words);
         let text = decoder.scalar(node, &expected)?.text;
-        let found = EXPECTED.into_iter().find(|(word, _)| *word == text).map(|(_, value)| value);
-        if found.is_none() {
-            let hint = match &*text {
-                "deny" | "denied" | "refuse" => Some("403 with a token, 401 without one".to_owned()),
-                // Another status is not a misspelling.
-                text if text.starts_with(|first: char| first.is_ascii_digit()) => None,
-                text => nearest(text, words).map(|near| format!("did you mean `{near}`?")),
-            };
-            decoder.mismatch_with(node, "not one of the choices", expected, hint);
+        if let Some((_, value)) = EXPECTED.into_iter().find(|(word, _)| *word == text) {
+            return Some(value);
         }
-        found
+        let hint = match &*text {
+            "deny" | "denied" | "refuse" => Some("403 with a token, 401 without one".to_owned()),
+            // Another status is not a misspelling.
+            text if text.starts_with(|first: char| first.is_ascii_digit()) => None,
+            text => nearest(text, words).map(|near| format!("did you mean `{near}`?")),
+        };
+        decoder.mismatch_with(node, "not one of the choices", expected, hint)
     }
 }
 
@@ -409,11 +407,7 @@ impl RawRequest {
 impl Decode for RawRequest {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let text = decoder.string(node, REQUEST)?;
-        let read = Self::parse(&text);
-        if read.is_none() {
-            decoder.mismatch(node, "not a request", REQUEST);
-        }
-        read
+        Self::parse(&text).or_else(|| decoder.mismatch(node, "not a request", REQUEST))
     }
 }
 
@@ -453,7 +447,7 @@ fn decode_row(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) -> Option
     decoder.mapping(value, "a mapping such as `{reader: allow, nobody: 401}`")?;
     let Named(cells) = Named::decode(value, decoder)?;
     if cells.is_empty() {
-        decoder.mismatch(value, "a row without a cell", "at least one caller");
+        decoder.mismatch::<()>(value, "a row without a cell", "at least one caller");
     }
     Some(Row { key: key.clone(), request: request?, cells })
 }

@@ -134,13 +134,9 @@ pub(crate) fn compile_document(
 
 /// The places of addresses and `tls` sections, which only a start of the gateway can validate completely.
 fn places(tree: &Node) -> Vec<(String, Span)> {
-    let Value::Mapping(sections) = &tree.value else { return Vec::new() };
-    let keys = sections.iter().flat_map(|Entry { key: section, value }| {
-        let entries = match &value.value {
-            Value::Mapping(entries) => entries.as_slice(),
-            _ => &[],
-        };
-        entries.iter().map(move |Entry { key, value }| (format!("{}.{}", section.text, key.text), key, value))
+    let keys = tree.entries().iter().flat_map(|Entry { key: section, value }| {
+        let keys = value.entries().iter();
+        keys.map(move |Entry { key, value }| (format!("{}.{}", section.text, key.text), key, value))
     });
     let wanted = keys.filter(|(_, key, _)| matches!(&*key.text, "address" | "redirect_address" | "tls"));
     let mut places = Vec::new();

@@ -6,8 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use super::language::{Decoder, Diagnostic, Span};
 use super::settings::{ListenAddress, Settings};
 
-/// Records an error for each listener whose address is, or contains, that of another one: binding the second would fail, or
-/// the two would share connections. `places` are those of the keys in the file.
+/// Records an error for each listener whose address is, or contains, that of another one: binding the second would
+/// fail, or the two would share connections. `places` are those of the keys in the file.
 pub(super) fn check(settings: &Settings, places: &[(String, Span)], decoder: &mut Decoder<'_>) {
     let listeners = [
         ("listen.address", Some(&settings.listen.address)),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::language::{Decode, Decoder, Environment, Report, Value};
+use super::language::{Decode, Decoder, Entry, Environment, Report, find_entry};
 use super::sections::{SECRETS, admin, introspection, limits, usage};
 use super::settings;
 
@@ -40,12 +40,8 @@ fn load<R: Decode, S>(
     let mut decoder = Decoder::new(environment, &SECRETS);
     let tree = decoder.read_file(path);
     let raw = tree.as_deref().and_then(|tree| {
-        let entry = match &tree.value {
-            Value::Mapping(entries) => entries.iter().find(|entry| &*entry.key.text == name),
-            _ => None,
-        };
-        if let Some(entry) = entry {
-            return decoder.within(&entry.key, |decoder| R::decode(&entry.value, decoder));
+        if let Some(Entry { key, value }) = find_entry(tree.entries(), name) {
+            return decoder.within(key, |decoder| R::decode(value, decoder));
         }
         let absent = R::absent(&mut decoder);
         if absent.is_none() {

@@ -1,7 +1,5 @@
-//! The compiled configuration: the only one that the request path sees.
-//!
-//! Nothing here is text that still has to be parsed. Secrets are [`SecretString`]s, whose `Debug` is
-//! redacted.
+//! The compiled configuration, which the request path uses. All text in it is parsed. Secrets are [`SecretString`]s,
+//! whose `Debug` is redacted.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,52 +24,51 @@ use crate::policy::method::MethodOverride;
 use crate::policy::shadow::Mode;
 use crate::policy::trusted_fields::TrustedFields;
 
-/// A whole `gateway.yaml`, valid and resolved.
+/// A valid `gateway.yaml`.
 #[derive(Debug)]
 pub struct Settings {
-    /// The proxy's own listener.
+    /// The proxy listener.
     pub listen: Listen,
     /// The admin listener.
     pub admin: Admin,
     /// Where permitted requests go.
     pub backend: Backend,
-    /// Who knows the tokens.
+    /// The introspector.
     pub introspection: Introspection,
-    /// `identity_headers`: what of a token the backend is told.
+    /// `identity_headers`: fields that tell the backend about a token.
     pub identity_headers: Box<[IdentityHeader]>,
-    /// What browsers are told of cross-origin requests.
+    /// Cross-origin requests of browsers.
     pub cors: Cors,
-    /// What a caller is told who lacks an ability.
+    /// Fields of a response that rejects a token for a missing ability.
     pub denials: Denials,
-    /// How long a verdict lives.
+    /// The lifetime of verdicts.
     pub cache: Cache,
     /// Bounds on what a client may send or hold.
     pub limits: Limits,
-    /// How often one token may come; none: as often as it likes.
+    /// The request rate of each token; `None` if unlimited.
     pub rate_limit: Option<RateLimit>,
-    /// Where other replicas are told of revocations; none: there are none.
+    /// The Redis for revocations of other replicas; `None` if the gateway runs alone.
     pub redis: Option<Redis>,
-    /// How Stockaj tells that a token was changed or deleted; none: it does not.
+    /// Webhooks of Stockaj about changed and deleted tokens; `None` if off.
     pub webhook: Option<Webhook>,
-    /// Where spans go, and of which requests; none: nowhere.
+    /// Spans for a collector; `None` if off.
     pub traces: Option<Traces>,
-    /// What is kept of what each token does; none: nothing.
+    /// The usage ledger; `None` if off.
     pub usage: Option<Usage>,
-    /// How many runtimes serve requests, at least 1: `runtime.threads`, or for 0 the available cores and
-    /// 4 at most.
+    /// The number of threads that serve requests, at least 1: `runtime.threads`, or for 0 the available cores, up to 4.
     pub threads: usize,
-    /// What is logged.
+    /// The log.
     pub log: Log,
     /// The ability map.
     pub abilities: Arc<AbilityMap>,
-    /// What is decided and not enforced; none: nothing is.
+    /// Decisions that are not enforced; `None` if all are enforced and there is no candidate map.
     pub shadow: Option<Shadow>,
-    /// All of it as people are shown it: what is written, defaults filled in, secrets left out.
+    /// The effective configuration for people, with defaults and without secrets.
     pub effective: Value,
 }
 
 impl Settings {
-    /// The templates of every route by which requests are counted: those of the ability map by their numbers, then those
+    /// The templates of the routes by which requests are counted: those of the ability map by their numbers, then those
     /// of the candidate.
     pub fn templates(&self) -> impl Iterator<Item = &str> {
         let candidate = self.shadow.iter().flat_map(|shadow| &shadow.candidate);
@@ -82,22 +79,22 @@ impl Settings {
 /// `shadow_authentication` and `shadow`. The mode itself is the ability map's.
 #[derive(Debug)]
 pub struct Shadow {
-    /// `shadow_authentication`: [`Mode::Shadow`] where it is true.
+    /// `shadow_authentication`: [`Mode::Shadow`] if true.
     pub authentication: Mode,
-    /// `shadow`: the map that is decided beside the enforced one.
+    /// `shadow`: the candidate map, which is evaluated beside the enforced one.
     pub candidate: Option<AbilityMap>,
 }
 
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// An IP address and port; port 0 lets the system choose.
+    /// An IP address and port; for port 0 the system chooses one.
     Tcp(SocketAddr),
     /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
-/// As `gateway.yaml` writes it.
+/// In the syntax of `gateway.yaml`.
 impl fmt::Display for ListenAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -112,28 +109,28 @@ impl fmt::Display for ListenAddress {
 pub struct Listen {
     /// `listen.address`
     pub address: ListenAddress,
-    /// `listen.tls`: none serves plain HTTP; the first is for clients that name no other.
+    /// `listen.tls`: empty for plain HTTP; the first is the default.
     pub tls: Box<[ListenTls]>,
-    /// `listen.redirect_address`: where plain HTTP is sent on to https.
+    /// `listen.redirect_address`: redirects plain HTTP to https.
     pub redirect_address: Option<ListenAddress>,
-    /// `listen.hsts`, as the field says it; none: off.
+    /// `listen.hsts`: the value of the field; `None` if off.
     pub hsts: Option<HeaderValue>,
-    /// `listen.trusted_proxies`: peers whose forwarding headers are believed.
+    /// `listen.trusted_proxies`: peers whose forwarding fields are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// `listen.trusted_fields`: what else trusted proxies may say about the caller.
+    /// `listen.trusted_fields`: identity fields that trusted proxies may set.
     pub trusted_fields: TrustedFields,
-    /// `listen.proxy_protocol`: whether trusted proxies begin their connections with a PROXY header.
+    /// `listen.proxy_protocol`: whether trusted proxies start their connections with a PROXY header.
     pub proxy_protocol: bool,
-    /// `listen.h2c`: whether clients may speak HTTP/2 without TLS.
+    /// `listen.h2c`: whether clients may use HTTP/2 without TLS.
     pub h2c: bool,
     /// `listen.drain_delay`: from SIGTERM to closing the listener.
     pub drain_delay: Duration,
-    /// `listen.drain_timeout`: how long requests in flight may take after that.
+    /// `listen.drain_timeout`: the time for requests in flight after that.
     pub drain_timeout: Duration,
 }
 
 impl Listen {
-    /// Whether the forwarding headers of a peer with this address are believed.
+    /// Whether the forwarding fields of a peer with this address are trusted.
     pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.trusted_proxies.iter().any(|network| network.contains(&address))
@@ -147,7 +144,7 @@ pub struct ListenTls {
     pub certificate: PathBuf,
     /// The private key: PKCS#8, PKCS#1 or SEC1.
     pub private_key: PathBuf,
-    /// Those whose certificates clients must show; none: clients show none.
+    /// The authorities of client certificates; `None` if clients need none.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -163,40 +160,40 @@ impl ListenTls {
 pub struct Admin {
     /// `admin.address`
     pub address: ListenAddress,
-    /// `admin.token_file` or `admin.token`; without it only `/metrics`, `/healthz` and `/readyz` are served.
+    /// `admin.token_file` or `admin.token`; if absent, only `/metrics`, `/healthz` and `/readyz` are served.
     pub token: Option<SecretString>,
 }
 
-/// Where a connection out goes.
+/// The destination of an outgoing connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Destination {
     /// A host name or IP address (IPv6 without brackets) and a port, by TCP.
     Tcp {
         /// The name to resolve, or an address.
         host: Box<str>,
-        /// 80 or 443 unless the URL named one.
+        /// The port of the URL, by default 80 or 443.
         port: u16,
-        /// Whether TLS is spoken: the URL's scheme was https.
+        /// Whether to use TLS, as for https.
         tls: bool,
     },
     /// A Unix socket.
     Unix(PathBuf),
 }
 
-/// A `tls` section of `backend` or `introspection`.
+/// The `tls` of a section with outgoing connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientTls {
-    /// `roots`: whose certificates are believed when `ca_file` is not given.
+    /// `roots`: the trusted authorities if there is no `ca_file`.
     pub roots: Roots,
     /// `ca_file`: a PEM bundle that replaces the roots.
     pub ca_file: Option<PathBuf>,
-    /// `certificate` and `private_key`: what the gateway shows where it is asked who it is.
+    /// `certificate` and `private_key`: for servers that request a client certificate.
     pub identity: Option<ClientCertificate>,
     /// `minimum_version`
     pub minimum_version: TlsVersion,
-    /// `server_name`: what the certificate must be for, where it is not the URL's host.
+    /// `server_name`: the name that the certificate must be for, if it is not the host of the URL.
     pub server_name: Option<Box<str>>,
-    /// `danger_accept_any_certificate`: whether strangers are spoken to, tokens and all.
+    /// `danger_accept_any_certificate`: disables the verification of certificates.
     pub danger_accept_any_certificate: bool,
 }
 
@@ -228,39 +225,39 @@ pub enum TlsVersion {
     Tls13,
 }
 
-/// Whose server certificates are believed.
+/// Trusted certificate authorities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Roots {
-    /// Mozilla's, compiled in.
+    /// Those of Mozilla, compiled in.
     #[default]
     Bundled,
-    /// The operating system's.
+    /// Those of the operating system.
     Platform,
 }
 
-/// What the `Host` field of a forwarded request says.
+/// The `Host` field of a forwarded request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendHost {
-    /// What the client sent.
+    /// The field of the client.
     Preserve,
-    /// The backend URL's authority.
+    /// The authority of the backend's URL.
     Backend,
 }
 
 /// `backend`
 #[derive(Debug)]
 pub struct Backend {
-    /// Where it is, from `backend.url`.
+    /// From `backend.url`.
     pub destination: Destination,
     /// The authority of `backend.url`, for `Host`; `localhost` for a Unix socket.
     pub authority: HeaderValue,
-    /// The path of `backend.url` without a trailing `/`; empty for none. Stands before every forwarded path.
+    /// The path of `backend.url` without a trailing `/`; prepended to every forwarded path.
     pub path_prefix: Box<str>,
     /// `backend.host`
     pub host: BackendHost,
     /// `backend.method_override`
     pub method_override: MethodOverride,
-    /// `backend.cookies`: whether they pass on routes that ask for a token.
+    /// `backend.cookies`: whether cookies pass on routes that require a token.
     pub cookies: bool,
     /// `backend.tls`
     pub tls: ClientTls,
@@ -268,20 +265,20 @@ pub struct Backend {
     pub http2: bool,
     /// `backend.connect_timeout`: name resolution, TCP and TLS together.
     pub connect_timeout: Duration,
-    /// `backend.timeout`: from the end of the request's body to the first byte of the answer.
+    /// `backend.timeout`: from the end of the request body to the first byte of the response.
     pub timeout: Duration,
     /// `backend.idle_timeout`: of a kept connection.
     pub idle_timeout: Duration,
-    /// `backend.max_connections`, over all cores; none: no bound.
+    /// `backend.max_connections`, over all cores; `None` if unbounded.
     pub max_connections: Option<usize>,
 }
 
-/// How the introspector is asked.
+/// The style of introspection requests.
 #[derive(Debug)]
 pub enum IntrospectionStyle {
-    /// GET with the caller's own token.
+    /// GET with the token of the caller.
     Bearer,
-    /// RFC 7662: POST `token=…`, with HTTP Basic client credentials where given.
+    /// RFC 7662: POST `token=…`, with HTTP Basic client credentials if configured.
     Rfc7662 {
         /// `client_id`
         client_id: Option<Box<str>>,
@@ -291,7 +288,7 @@ pub enum IntrospectionStyle {
 }
 
 impl IntrospectionStyle {
-    /// The method that it asks with.
+    /// The method of the request.
     pub const fn method(&self) -> Method {
         match self {
             Self::Bearer => Method::GET,
@@ -300,12 +297,12 @@ impl IntrospectionStyle {
     }
 }
 
-/// A JSON Pointer (RFC 6901), parsed: the unescaped reference tokens. Empty: the whole document.
+/// A JSON Pointer (RFC 6901) as its unescaped reference tokens. If empty, it points to the whole document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonPointer(pub Box<[Box<str>]>);
 
 impl JsonPointer {
-    /// What it points to in `document` (RFC 6901 section 4).
+    /// The value that it points to in `document` (RFC 6901 section 4).
     pub fn find<'a>(&self, document: &'a Value) -> Option<&'a Value> {
         self.0.iter().try_fold(document, |value, token| match value {
             Value::Object(members) => members.get(&**token),
@@ -315,13 +312,13 @@ impl JsonPointer {
     }
 }
 
-/// Decimal without a sign or leading zeros.
+/// Parses a decimal number without a sign or leading zeros.
 fn index(token: &str) -> Option<usize> {
     let plain = token == "0" || (!token.starts_with('0') && token.bytes().all(|byte| byte.is_ascii_digit()));
     plain.then(|| token.parse().ok()).flatten()
 }
 
-/// As `gateway.yaml` writes it.
+/// In the syntax of `gateway.yaml`.
 impl fmt::Display for JsonPointer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0
@@ -330,7 +327,7 @@ impl fmt::Display for JsonPointer {
     }
 }
 
-/// Two secrets are equal where what they hold is.
+/// Compares the exposed secrets.
 impl PartialEq for IntrospectionStyle {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
@@ -348,7 +345,7 @@ impl PartialEq for IntrospectionStyle {
     }
 }
 
-/// Where in the introspector's answer a thing stands.
+/// Pointers into the response of the introspector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponsePointers {
     /// `abilities`
@@ -370,17 +367,17 @@ pub struct ResponsePointers {
 /// `introspection`
 #[derive(Debug)]
 pub struct Introspection {
-    /// Where it is, from `introspection.url`.
+    /// From `introspection.url`.
     pub destination: Destination,
     /// The authority of `introspection.url`, for `Host`.
     pub authority: HeaderValue,
-    /// The path and query of `introspection.url`: the request's target.
+    /// The path and query of `introspection.url`.
     pub target: Uri,
     /// `introspection.style`
     pub style: IntrospectionStyle,
     /// `introspection.tls`
     pub tls: ClientTls,
-    /// `introspection.timeout`: of one call, and of the wait for its turn.
+    /// `introspection.timeout`: of a request, and of the wait for a permit.
     pub timeout: Duration,
     /// `introspection.max_concurrent`, at least 1.
     pub max_concurrent: usize,
@@ -391,23 +388,22 @@ pub struct Introspection {
 /// `cache`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
-    /// `cache.ttl`: how long an active verdict is believed.
+    /// `cache.ttl`: the lifetime of active verdicts.
     pub ttl: Duration,
-    /// `cache.negative_ttl`: how long 'inactive' is believed.
+    /// `cache.negative_ttl`: the lifetime of inactive verdicts.
     pub negative_ttl: Duration,
-    /// `cache.max_tokens`: active verdicts kept.
+    /// `cache.max_tokens`: the most active verdicts.
     pub max_tokens: u64,
     /// `cache.max_bytes`: memory for active verdicts.
     pub max_bytes: u64,
-    /// `cache.stale_if_error`: how long after `ttl` a verdict may still serve while the introspector is out.
+    /// `cache.stale_if_error`: how long after `ttl` a verdict may be used while the introspector is unavailable.
     pub stale_if_error: Duration,
     /// `cache.max_age`: by ability.
     pub max_age: HashMap<Box<str>, Duration>,
 }
 
 impl Cache {
-    /// How old a verdict may be that allows what `requirement` asks for, at most; none: as old as it is believed.
-    /// Where several of its abilities have a bound it is the lowest.
+    /// The oldest verdict that may satisfy `requirement`: the lowest `max_age` of its abilities; `None` if unbounded.
     pub fn max_age(&self, requirement: &Requirement) -> Option<Duration> {
         if self.max_age.is_empty() {
             return None;
@@ -419,20 +415,20 @@ impl Cache {
 /// `webhook`
 #[derive(Clone, Debug)]
 pub struct Webhook {
-    /// `webhook.secret` or `webhook.secret_file`: whatever is signed with one of them counts. At least one.
+    /// `webhook.secret` or `webhook.secret_file`: at least one. An event is valid if it is signed with any of them.
     pub secrets: Box<[SecretString]>,
-    /// `webhook.events`: the names of those that say that a verdict is out of date. At least one.
+    /// `webhook.events`: the names of events that invalidate a verdict. At least one.
     pub events: Box<[Box<str>]>,
-    /// `webhook.id`: where in the body the token's id stands.
+    /// `webhook.id`: points to the token's id in the body.
     pub id: JsonPointer,
 }
 
 /// `redis`
 #[derive(Clone, Debug)]
 pub struct Redis {
-    /// Where it is, from `redis.url`.
+    /// From `redis.url`.
     pub destination: Destination,
-    /// The user of its access control list; none: the default one.
+    /// The user of its access control list; `None` for the default one.
     pub user: Option<Box<str>>,
     /// The user's password.
     pub password: Option<SecretString>,
@@ -444,7 +440,7 @@ pub struct Redis {
     pub channel: Box<str>,
 }
 
-/// Two secrets are equal where what they hold is.
+/// Compares the exposed secrets.
 impl PartialEq for Redis {
     fn eq(&self, other: &Self) -> bool {
         let Self { destination, user, password, database, tls, channel } = self;
@@ -460,14 +456,14 @@ impl PartialEq for Redis {
     }
 }
 
-/// `traces`, where there is an endpoint.
+/// `traces` with an endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traces {
-    /// Where the collector is, from `traces.otlp_endpoint`.
+    /// The collector, from `traces.otlp_endpoint`.
     pub destination: Destination,
-    /// What Host says there.
+    /// The authority of `traces.otlp_endpoint`, for `Host`.
     pub authority: HeaderValue,
-    /// The path that spans are sent to.
+    /// The path for spans.
     pub target: Uri,
     /// `traces.secret_headers` or `traces.secret_headers_file`; their `Debug` is redacted.
     pub headers: HeaderMap,
@@ -488,40 +484,40 @@ pub struct Traces {
 /// `limits`
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// `limits.header_bytes`: of a request's head.
+    /// `limits.header_bytes`: of a request head.
     pub header_bytes: usize,
-    /// `limits.header_count`: fields in a request's head.
+    /// `limits.header_count`: fields in a request head.
     pub header_count: usize,
-    /// `limits.target_bytes`: of a request's target.
+    /// `limits.target_bytes`: of a request target.
     pub target_bytes: usize,
     /// `limits.token_bytes`: of a bearer token.
     pub token_bytes: usize,
-    /// `limits.body`: of a request's body, in bytes, inclusive.
+    /// `limits.body`: of a request body, in bytes, inclusive.
     pub body: u64,
     /// `limits.connections`: of all clients.
     pub connections: usize,
-    /// `limits.connections_per_address`; none: no bound.
+    /// `limits.connections_per_address`; `None` if unbounded.
     pub connections_per_address: Option<usize>,
-    /// `limits.requests_per_address`, in a second and at once; none: no bound.
+    /// `limits.requests_per_address`, per second and as a burst; `None` if unbounded.
     pub requests_per_address: Option<Rate>,
-    /// `limits.header_timeout`: from a head's first byte to its last.
+    /// `limits.header_timeout`: from the first to the last byte of a head.
     pub header_timeout: Duration,
-    /// `limits.idle_timeout`: of a client's connection between requests.
+    /// `limits.idle_timeout`: of a client connection between requests.
     pub idle_timeout: Duration,
-    /// `limits.body_idle_timeout`: between two pieces of a body, in either direction.
+    /// `limits.body_idle_timeout`: between two chunks of a body, in either direction.
     pub body_idle_timeout: Duration,
-    /// `limits.tunnel_idle_timeout`: of a tunnel through which nothing comes, from either side.
+    /// `limits.tunnel_idle_timeout`: of a tunnel without data from either side.
     pub tunnel_idle_timeout: Duration,
 }
 
 impl Limits {
-    /// What a client may send in one head.
+    /// The bounds of a request head.
     pub const fn bounds(&self) -> Bounds {
         Bounds { head: self.header_bytes, fields: self.header_count, target: self.target_bytes }
     }
 }
 
-/// How many requests a second are served in the long run, and how many at once.
+/// A request rate: the average per second, and the burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// `requests_per_second`
@@ -531,7 +527,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// The lower of both, in each respect.
+    /// The lower value of each field.
     pub fn min(self, other: Self) -> Self {
         Self {
             requests_per_second: self.requests_per_second.min(other.requests_per_second),
@@ -543,9 +539,9 @@ impl Rate {
 /// `rate_limit`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimit {
-    /// For every token that is not named below.
+    /// For tokens without a rate of their own.
     pub default: Rate,
-    /// `rate_limit.by_name`: names are the token owner's choice, so that these only lower.
+    /// `rate_limit.by_name`: these only lower the rate, as token owners choose the names.
     pub by_name: HashMap<Box<str>, Rate>,
     /// `rate_limit.by_id`: instead of the default.
     pub by_id: HashMap<Box<str>, Rate>,
@@ -566,46 +562,46 @@ pub struct Usage {
     pub findings: FindingRules,
 }
 
-/// `usage.findings`: from when on something is a finding.
+/// `usage.findings`: the thresholds of findings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FindingRules {
-    /// `rotation_age`: how old a token may get; none: as old as it likes.
+    /// `rotation_age`: the highest age of a token; `None` if unlimited.
     pub rotation_age: Option<Duration>,
-    /// `silent_after`: for how long a token may go unused; none: for as long as it likes.
+    /// `silent_after`: the longest time without a request; `None` if unlimited.
     pub silent_after: Option<Duration>,
-    /// `addresses`: from how many addresses in one day on a token is shared; none: no number says so.
+    /// `addresses`: a token with this many addresses in one day is shared; `None` if off.
     pub addresses: Option<u64>,
-    /// `denials`: from how many denied requests on it is no accident; none: no number says so.
+    /// `denials`: this many denied requests are no accident; `None` if off.
     pub denials: Option<u64>,
-    /// `least_age`: how old a token is before it is judged; zero judges every token.
+    /// `least_age`: younger tokens are not judged.
     pub least_age: Duration,
-    /// `naming` and `environments`: what a token's name may end with, beside a version; none: names are not looked at.
+    /// `naming` and `environments`: the valid ends of token names, beside versions; `None` if names are not checked.
     pub environments: Option<Box<[Box<str>]>>,
 }
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// For people.
     Text,
 }
 
-/// The least severity that is logged.
+/// The lowest severity that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
-    /// Nothing at all.
+    /// Nothing.
     Off,
     /// Faults.
     Error,
-    /// Faults to come.
+    /// Likely faults.
     Warn,
-    /// What an operator wants to know.
+    /// Events for operators.
     Info,
-    /// What a developer wants to know.
+    /// Events for developers.
     Debug,
-    /// What else there is.
+    /// Everything else.
     Trace,
 }
 
@@ -616,9 +612,9 @@ pub struct Log {
     pub level: LogLevel,
     /// `log.format`
     pub format: LogFormat,
-    /// `log.access`: one line a request.
+    /// `log.access`: one line per request.
     pub access: bool,
-    /// `log.access_sample`: of forwarded requests that ended well, one in this many has its line; every
-    /// other request always has one. At least 1.
+    /// `log.access_sample`: one in this many forwarded requests without an error has a line; all others have one. At
+    /// least 1.
     pub access_sample: u32,
 }

@@ -96,10 +96,7 @@ pub fn load_description(path: &Path, prefix: Option<&str>) -> Result<LoadedDescr
     let mut decoder = Decoder::new(&|_| None, &SECRETS);
     let description = match Source::read(path, LARGEST_DOCUMENT) {
         Ok(source) => decoder.parse(source).and_then(|tree| read(&tree, prefix, &mut decoder)),
-        Err(error) => {
-            decoder.record(Diagnostic::error(format!("cannot read `{}`: {error}", path.display())));
-            None
-        }
+        Err(error) => decoder.reject(Diagnostic::error(format!("cannot read `{}`: {error}", path.display()))),
     };
     let (description, warnings) = decoder.finish(path, description)?;
     Ok(LoadedDescription { description, warnings })
@@ -118,9 +115,9 @@ fn read(root: &Rc<Node>, prefix: Option<&str>, decoder: &mut Decoder<'_>) -> Opt
     decoder.within(key, |decoder| reader.paths(paths, decoder));
     let Reader { operations, has_callbacks, .. } = reader;
     if operations.is_empty() && decoder.error_count() == errors {
-        let diagnostic =
+        let error =
             Diagnostic::error("no operations").at(key.span, "expected at least one path with a method");
-        decoder.within(key, |decoder| decoder.record(diagnostic));
+        decoder.record_within(key, error);
     }
     Some(Description { title: title(root), operations, sends_requests: has_webhooks || has_callbacks })
 }
@@ -147,17 +144,15 @@ fn check_version(root: &Node, decoder: &mut Decoder<'_>) -> Option<()> {
         ("abilities", "a gateway.yaml", "`openapi DOCUMENT --config MAP` compares a document with a map"),
     ];
     if !matches!(root.value, Value::Mapping(_)) {
-        decoder.mismatch_with(root, "not an OpenAPI document", "a mapping", Some(HINT.to_owned()));
-        return None;
+        return decoder.mismatch_with(root, "not an OpenAPI document", "a mapping", Some(HINT.to_owned()));
     }
     let Some(version) = entry(root, "openapi") else {
         let other = OTHERS.iter().find_map(|(name, what, help)| Some((entry(root, name)?, what, help)));
-        let diagnostic = Diagnostic::error("not an OpenAPI document");
-        decoder.record(match other {
-            Some((found, what, help)) => diagnostic.at(found.key.span, format!("this is {what}")).hint(*help),
-            None => diagnostic.at(start_of(root), "expected the key `openapi` in here").hint(HINT),
+        let error = Diagnostic::error("not an OpenAPI document");
+        return decoder.reject(match other {
+            Some((found, what, help)) => error.at(found.key.span, format!("this is {what}")).hint(*help),
+            None => error.at(start_of(root), "expected the key `openapi` in here").hint(HINT),
         });
-        return None;
     };
     let found = text(&version.value).unwrap_or_default();
     let is_known = |known: &str| {
@@ -169,9 +164,8 @@ fn check_version(root: &Node, decoder: &mut Decoder<'_>) -> Option<()> {
     decoder.within(&version.key, |decoder| {
         let expected = "3.0, 3.1 or 3.2, such as `3.1.0`";
         let hint = found.starts_with("2.").then(|| "convert the document to OpenAPI 3 first".to_owned());
-        decoder.mismatch_with(&version.value, "unsupported version", expected, hint);
-    });
-    None
+        decoder.mismatch_with(&version.value, "unsupported version", expected, hint)
+    })
 }
 
 /// Reports fields of the root that are not read: unknown ones, and paths in extensions.
@@ -180,17 +174,13 @@ fn check_fields(root: &Node, decoder: &mut Decoder<'_>) {
         let name = &*key.text;
         if name.starts_with("x-") {
             if merged(value).iter().any(|entry| entry.key.text.starts_with('/')) {
-                let diagnostic =
+                let warning =
                     Diagnostic::warning("left out").at(key.span, "paths in an extension are not read");
-                decoder.within(key, |decoder| decoder.record(diagnostic));
+                decoder.record_within(key, warning);
             }
         } else if !ROOT_FIELDS.contains(&name) && !matches!(name, "externalDocs" | "<<") {
-            let mut diagnostic =
-                Diagnostic::warning("unknown field").at(key.span, "not a field of OpenAPI 3");
-            if let Some(near) = nearest(name, ROOT_FIELDS) {
-                diagnostic = diagnostic.hint(format!("did you mean `{near}`?"));
-            }
-            decoder.within(key, |decoder| decoder.record(diagnostic));
+            let warning = Diagnostic::warning("unknown field").at(key.span, "not a field of OpenAPI 3");
+            decoder.record_within(key, warning.suggest(nearest(name, ROOT_FIELDS)));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use schemars::JsonSchema;
 
 use super::diagnostics::{Diagnostic, Report, Severity};
-use super::document::{Entry, Key, Node, Value, parse};
+use super::document::{Entry, Key, Node, Value, find_entry, parse};
 use super::interpolate::{Environment, InterpolationError, interpolate};
 use super::redact::{SecretSections, merge, with_decoration};
 use super::source::{LARGEST, Source, Span};
@@ -70,7 +70,8 @@ impl<'a> Decoder<'a> {
         Self { environment, sections, sources, diagnostics, files, path }
     }
 
-    /// Ends the decoding of the file at `path`: the value and a report of warnings and notes, or a report of all errors.
+    /// Ends the decoding of the file at `path`. Returns the value and a report of warnings and notes, or a report with
+    /// all errors.
     /// `value` is `None` if an error was recorded.
     pub(crate) fn finish<T>(self, path: &Path, value: Option<T>) -> Result<(T, Report), Report> {
         let is_valid = self.error_count() == 0;
@@ -138,12 +139,10 @@ impl<'a> Decoder<'a> {
         let source = match Source::read(path, LARGEST) {
             Ok(source) => source,
             Err(error) => {
-                let diagnostic = match named_by {
+                return self.reject(match named_by {
                     Some(node) => Diagnostic::error("cannot read the file").at(node.span, error.to_string()),
                     None => Diagnostic::error(format!("cannot read `{}`: {error}", path.display())),
-                };
-                self.record(diagnostic);
-                return None;
+                });
             }
         };
         self.parse(source)
@@ -174,28 +173,44 @@ impl<'a> Decoder<'a> {
         self.diagnostics.push(if path.is_empty() { diagnostic } else { diagnostic.key(path) });
     }
 
-    /// Records an invalid value: `expected` completes 'found …, expected …'.
-    pub(crate) fn mismatch(&mut self, node: &Node, message: &'static str, expected: impl Display) {
-        self.mismatch_with(node, message, expected, None);
+    /// Records a finding about a key within the one that is being decoded.
+    pub(crate) fn record_within(&mut self, key: &Key, diagnostic: Diagnostic) {
+        self.within(key, |decoder| decoder.record(diagnostic));
+    }
+
+    /// Records an error and returns `None`.
+    pub(crate) fn reject<T>(&mut self, error: Diagnostic) -> Option<T> {
+        self.record(error);
+        None
+    }
+
+    /// Rejects a value: `expected` completes 'found …, expected …'.
+    pub(crate) fn mismatch<T>(
+        &mut self,
+        node: &Node,
+        message: &'static str,
+        expected: impl Display,
+    ) -> Option<T> {
+        self.mismatch_with(node, message, expected, None)
     }
 
     /// Like [`mismatch`](Self::mismatch), with a hint.
-    pub(crate) fn mismatch_with(
+    pub(crate) fn mismatch_with<T>(
         &mut self,
         node: &Node,
         message: &'static str,
         expected: impl Display,
         hint: Option<String>,
-    ) {
+    ) -> Option<T> {
         if matches!(node.value, Value::Broken) {
-            return;
+            return None;
         }
         let label = format!("found {}, expected {expected}", self.describe(node));
-        let mut diagnostic = Diagnostic::error(message).at(node.span, label);
-        if let Some(hint) = hint {
-            diagnostic = diagnostic.hint(hint);
-        }
-        self.record(diagnostic);
+        let error = Diagnostic::error(message).at(node.span, label);
+        self.reject(match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        })
     }
 
     /// Like [`mismatch`](Self::mismatch), as a warning.
@@ -264,8 +279,7 @@ impl<'a> Decoder<'a> {
     /// A scalar after interpolation; anything else is an error.
     pub(crate) fn scalar<'node>(&mut self, node: &'node Node, expected: &str) -> Option<Scalar<'node>> {
         let Value::Scalar { text, plain } = &node.value else {
-            self.mismatch(node, "wrong type", expected);
-            return None;
+            return self.mismatch(node, "wrong type", expected);
         };
         match interpolate(text, self.environment) {
             Ok(found) => Some(Scalar { string: !(*plain || found.changed), text: found.text }),
@@ -284,8 +298,7 @@ impl<'a> Decoder<'a> {
                     }
                     _ => error.to_string(),
                 };
-                self.record(Diagnostic::error("cannot read the environment").at(node.span, label).hint(hint));
-                None
+                self.reject(Diagnostic::error("cannot read the environment").at(node.span, label).hint(hint))
             }
         }
     }
@@ -296,8 +309,7 @@ impl<'a> Decoder<'a> {
             && (node.is_null() || plain_kind(text).is_some())
         {
             let hint = (!node.is_null()).then(|| "quotes make it text".to_owned());
-            self.mismatch_with(node, "wrong type", expected, hint);
-            return None;
+            return self.mismatch_with(node, "wrong type", expected, hint);
         }
         Some(self.scalar(node, expected)?.text)
     }
@@ -306,8 +318,7 @@ impl<'a> Decoder<'a> {
     pub(crate) fn mapping<'node>(&mut self, node: &'node Node, expected: &str) -> Option<&'node [Entry]> {
         let Value::Mapping(entries) = &node.value else {
             let hint = node.is_null().then(|| "without the key its defaults hold".to_owned());
-            self.mismatch_with(node, "wrong type", expected, hint.filter(|_| !self.path.is_empty()));
-            return None;
+            return self.mismatch_with(node, "wrong type", expected, hint.filter(|_| !self.path.is_empty()));
         };
         Some(entries)
     }
@@ -315,14 +326,13 @@ impl<'a> Decoder<'a> {
     /// The items of a list.
     pub(crate) fn list<'node>(&mut self, node: &'node Node, expected: &str) -> Option<&'node [Rc<Node>]> {
         let Value::List(items) = &node.value else {
-            self.mismatch(node, "wrong type", expected);
-            return None;
+            return self.mismatch(node, "wrong type", expected);
         };
         Some(items)
     }
 
     /// Records an error for each key that is not among `known`.
-    pub(crate) fn refuse_unknown(&mut self, entries: &[Entry], known: &[&str]) {
+    pub(crate) fn reject_unknown(&mut self, entries: &[Entry], known: &[&str]) {
         for Entry { key, .. } in entries {
             if known.contains(&&*key.text) {
                 continue;
@@ -331,21 +341,18 @@ impl<'a> Decoder<'a> {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known keys are {}", listed(known)),
             };
-            let diagnostic =
-                Diagnostic::error("unknown key").at(key.span, "not a key of this section").hint(hint);
-            self.within(key, |decoder| decoder.record(diagnostic));
+            let error = Diagnostic::error("unknown key").at(key.span, "not a key of this section").hint(hint);
+            self.record_within(key, error);
         }
     }
 
     /// Records an error if both keys are present.
-    pub(crate) fn refuse_both(&mut self, entries: &[Entry], first: &str, second: &str) {
-        let find = |name: &str| entries.iter().find(|entry| &*entry.key.text == name);
-        if let (Some(first), Some(second)) = (find(first), find(second)) {
-            let diagnostic =
-                Diagnostic::error(format!("`{}` and `{}` together", first.key.text, second.key.text))
-                    .at(second.key.span, "expected only one of them")
-                    .related(first.key.span, "the other one");
-            self.record(diagnostic);
+    pub(crate) fn reject_both(&mut self, entries: &[Entry], first: &str, second: &str) {
+        if let (Some(first), Some(second)) = (find_entry(entries, first), find_entry(entries, second)) {
+            let error = Diagnostic::error(format!("`{}` and `{}` together", first.key.text, second.key.text))
+                .at(second.key.span, "expected only one of them")
+                .related(first.key.span, "the other one");
+            self.record(error);
         }
     }
 
@@ -356,8 +363,8 @@ impl<'a> Decoder<'a> {
             _ => Span { end: node.span.start, ..node.span },
         };
         let key = Key { text: name.into(), span };
-        let diagnostic = Diagnostic::error("missing").at(span, format!("expected the key `{name}` in here"));
-        self.within(&key, |decoder| decoder.record(diagnostic));
+        let error = Diagnostic::error("missing").at(span, format!("expected the key `{name}` in here"));
+        self.record_within(&key, error);
     }
 }
 
@@ -443,8 +450,7 @@ impl<T: Decode> Decode for OneOrMore<T> {
             return T::decode(node, decoder).map(|one| Self(vec![one]));
         };
         if items.is_empty() {
-            decoder.mismatch(node, "an empty list", "one, or a list of them");
-            return None;
+            return decoder.mismatch(node, "an empty list", "one, or a list of them");
         }
         let numbered = items.iter().enumerate();
         let read: Vec<Option<T>> = numbered

@@ -93,6 +93,14 @@ impl Diagnostic {
         self
     }
 
+    /// Suggests the word that was probably meant, if there is one.
+    pub(crate) fn suggest(self, near: Option<&str>) -> Self {
+        match near {
+            Some(near) => self.hint(format!("did you mean `{near}`?")),
+            None => self,
+        }
+    }
+
     fn title(&self) -> Cow<'_, str> {
         if self.path.is_empty() {
             Cow::Borrowed(&self.message)
@@ -179,24 +187,24 @@ impl Report {
 
     /// Adds a failed test case.
     pub(crate) fn fail(&mut self, span: Span, failure: Failure) {
-        let mut diagnostic = Diagnostic::error(failure.message).at(span, failure.why);
+        let mut error = Diagnostic::error(failure.message).at(span, failure.why);
         if let Some((place, about)) = failure.rule
             && let Some(span) = self.word_at(&place)
         {
-            diagnostic = diagnostic.related(span, about);
+            error = error.related(span, about);
         }
         if let Some(hint) = failure.hint {
-            diagnostic = diagnostic.hint(hint);
+            error = error.hint(hint);
         }
-        self.diagnostics.push(diagnostic);
+        self.diagnostics.push(error);
     }
 
     /// Adds a warning about a place in one of the files, and the reason for it.
     pub fn warn(&mut self, place: Option<&Place>, message: String, why: String) {
-        let diagnostic = Diagnostic::warning(message);
+        let warning = Diagnostic::warning(message);
         self.diagnostics.push(match place.and_then(|place| self.word_at(place)) {
-            Some(span) => diagnostic.at(span, why),
-            None => diagnostic.hint(why),
+            Some(span) => warning.at(span, why),
+            None => warning.hint(why),
         });
     }
 

@@ -93,6 +93,14 @@ impl Node {
         Self::new(Span::default(), value)
     }
 
+    /// The entries of a mapping; empty for other values.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        match &self.value {
+            Value::Mapping(entries) => entries,
+            _ => &[],
+        }
+    }
+
     pub(crate) const fn is_scalar(&self) -> bool {
         matches!(self.value, Value::Scalar { .. })
     }
@@ -102,6 +110,11 @@ impl Node {
         matches!(&self.value, Value::Scalar { text, plain: true }
             if matches!(&**text, "" | "~" | "null" | "Null" | "NULL"))
     }
+}
+
+/// The entry with the key `name`.
+pub(crate) fn find_entry<'node>(entries: &'node [Entry], name: &str) -> Option<&'node Entry> {
+    entries.iter().find(|entry| &*entry.key.text == name)
 }
 
 /// Parses a source with one document. Returns `None` if its syntax is broken. Adds the secrets that it finds to the
@@ -408,10 +421,10 @@ fn syntax_error(error: &ScanError, source: usize, text: &str) -> Diagnostic {
             Diagnostic::error("nested too deep").at(span, format!("deeper than {DEEPEST} levels"))
         }
         kind => {
-            let diagnostic = Diagnostic::error("not valid YAML").at(span, kind.to_string());
+            let error = Diagnostic::error("not valid YAML").at(span, kind.to_string());
             match text[..byte.min(text.len())].ends_with("$") {
-                true => diagnostic.hint("between braces `${…}` must be in quotes"),
-                false => diagnostic,
+                true => error.hint("between braces `${…}` must be in quotes"),
+                false => error,
             }
         }
     }

@@ -28,14 +28,12 @@ fn path(node: &Node, decoder: &mut Decoder<'_>) -> Option<PathBuf> {
     let text = decoder.string(node, PATH)?;
     if text.contains("-----BEGIN ") {
         decoder.hide(node);
-        let diagnostic =
+        let error =
             Diagnostic::error("not a path").at(node.span, "found a PEM block, expected the path of a file");
-        decoder.record(diagnostic.hint("put the block into a file and name it here"));
-        return None;
+        return decoder.reject(error.hint("put the block into a file and name it here"));
     }
     if text.is_empty() || text.contains('\0') {
-        decoder.mismatch(node, "not a path", PATH);
-        return None;
+        return decoder.mismatch(node, "not a path", PATH);
     }
     Some(decoder.directory(node).join(&*text))
 }
@@ -67,8 +65,7 @@ impl Decode for ReadableFile {
             Ok(_) => return Some(Self(path)),
             Err(error) => error,
         };
-        decoder.record(Diagnostic::error("cannot read the file").at(node.span, error.to_string()));
-        None
+        decoder.reject(Diagnostic::error("cannot read the file").at(node.span, error.to_string()))
     }
 }
 

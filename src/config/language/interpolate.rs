@@ -25,8 +25,8 @@ pub(crate) struct Interpolated<'a> {
     pub(crate) changed: bool,
 }
 
-/// Replaces `${NAME}` and `${NAME:-default}`; as in a shell, the default also replaces an empty value. `$${` is a literal
-/// `${`. Interpolated values are not interpolated again.
+/// Replaces `${NAME}` and `${NAME:-default}`; as in a shell, the default also replaces an empty value. `$${` is a
+/// literal `${`. Interpolated values are not interpolated again.
 pub(crate) fn interpolate<'a>(
     text: &'a str,
     environment: &Environment<'_>,

@@ -25,7 +25,7 @@ pub use self::decode::nearest;
 pub(crate) use self::decode::{Decode, Decoder, Named, OneOrMore, Spanned, join, listed};
 pub(crate) use self::diagnostics::Diagnostic;
 pub use self::diagnostics::{Failure, Finding, Report, Severity};
-pub(crate) use self::document::{Entry, Key, Node, Value};
+pub(crate) use self::document::{Entry, Key, Node, Value, find_entry};
 pub(crate) use self::effective::effective;
 pub(crate) use self::files::{FilePath, PrivatePath, ReadableFile};
 pub use self::interpolate::Environment;

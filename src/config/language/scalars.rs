@@ -118,8 +118,7 @@ fn decode_duration(node: &Node, decoder: &mut Decoder<'_>) -> Option<Duration> {
         UnitError::Unit => "units are `ms`, `s`, `m`, `h` and `d`, one number and one unit".to_owned(),
         other => other.to_string(),
     };
-    decoder.mismatch_with(node, "not a duration", DURATION, Some(hint));
-    None
+    decoder.mismatch_with(node, "not a duration", DURATION, Some(hint))
 }
 
 impl Decode for Period {
@@ -132,8 +131,7 @@ impl Decode for Timeout {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let duration = decode_duration(node, decoder)?;
         if duration.is_zero() {
-            decoder.mismatch(node, "not a time-out", "a duration of more than zero");
-            return None;
+            return decoder.mismatch(node, "not a time-out", "a duration of more than zero");
         }
         Some(Self(duration))
     }
@@ -143,6 +141,7 @@ leaf_schema!(
     Period,
     json_schema!({"type": "string", "pattern": format!(r"^[0-9]+(ms|s|m|h|d)$|{FROM_ENVIRONMENT}")})
 );
+
 leaf_schema!(
     Timeout,
     json_schema!({"type": "string", "pattern": format!(r"^0*[1-9][0-9]*(ms|s|m|h|d)$|{FROM_ENVIRONMENT}")})
@@ -170,8 +169,7 @@ impl Decode for Size {
             Err(UnitError::Unit) => "units are `B`, `KiB`, `MiB` and `GiB`".to_owned(),
             Err(other) => other.to_string(),
         };
-        decoder.mismatch_with(node, "not a size", SIZE, Some(hint));
-        None
+        decoder.mismatch_with(node, "not a size", SIZE, Some(hint))
     }
 }
 
@@ -211,8 +209,7 @@ impl<const LEAST: u32, const MOST: u32> Decode for Whole<LEAST, MOST> {
             Some(number) => Some(Self(number)),
             None => {
                 let hint = (scalar.string && number.is_some()).then(|| "remove the quotes".to_owned());
-                decoder.mismatch_with(node, "not such a number", expected, hint);
-                None
+                decoder.mismatch_with(node, "not such a number", expected, hint)
             }
         }
     }
@@ -249,8 +246,7 @@ impl Decode for Ratio {
             Some(number) => Some(Self(number)),
             None => {
                 let hint = (scalar.string && number.is_some()).then(|| "remove the quotes".to_owned());
-                decoder.mismatch_with(node, "not such a number", RATIO, hint);
-                None
+                decoder.mismatch_with(node, "not such a number", RATIO, hint)
             }
         }
     }
@@ -272,10 +268,7 @@ impl Decode for Switch {
         match scalar.text.as_ref() {
             "true" | "True" | "TRUE" if !scalar.string => Some(Self(true)),
             "false" | "False" | "FALSE" if !scalar.string => Some(Self(false)),
-            _ => {
-                decoder.mismatch(node, "not a switch", SWITCH);
-                None
-            }
+            _ => decoder.mismatch(node, "not a switch", SWITCH),
         }
     }
 }
@@ -287,14 +280,13 @@ pub(crate) fn decode_word<T: Copy>(node: &Node, decoder: &mut Decoder<'_>, words
     let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
     let expected = listed(&names);
     let text = decoder.string(node, &expected)?;
-    let found = words.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-    if found.is_none() {
-        // The word that is nearest to a secret shows most of it.
-        let near = decoder.may_show(node).then(|| nearest(&text, names)).flatten();
-        let near = near.map(|near| format!("did you mean `{near}`?"));
-        decoder.mismatch_with(node, "not one of the choices", expected, near);
+    if let Some((_, value)) = words.iter().find(|(name, _)| *name == text) {
+        return Some(*value);
     }
-    found
+    // The word that is nearest to a secret shows most of it.
+    let near = decoder.may_show(node).then(|| nearest(&text, names)).flatten();
+    let near = near.map(|near| format!("did you mean `{near}`?"));
+    decoder.mismatch_with(node, "not one of the choices", expected, near)
 }
 
 /// Implements `Decode` and `JsonSchema` for a type whose values are written as words.
@@ -327,8 +319,7 @@ impl Decode for Text {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let text = decoder.string(node, "text")?;
         if text.is_empty() || text.chars().any(char::is_control) {
-            decoder.mismatch(node, "not such text", "text on one line that is not empty");
-            return None;
+            return decoder.mismatch(node, "not such text", "text on one line that is not empty");
         }
         Some(Self(text.into()))
     }

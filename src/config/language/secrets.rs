@@ -63,11 +63,7 @@ impl Decode for CredentialFile {
 fn inline(node: &Node, decoder: &mut Decoder<'_>) -> Option<SecretString> {
     decoder.hide(node);
     let text = decoder.string(node, "text")?;
-    let secret = trimmed(&text);
-    if secret.is_none() {
-        decoder.mismatch(node, "an empty secret", "a secret");
-    }
-    secret
+    trimmed(&text).or_else(|| decoder.mismatch(node, "an empty secret", "a secret"))
 }
 
 fn in_file(node: &Node, decoder: &mut Decoder<'_>) -> Option<SecretString> {
@@ -75,13 +71,12 @@ fn in_file(node: &Node, decoder: &mut Decoder<'_>) -> Option<SecretString> {
     let bytes = match read(&path, LARGEST) {
         Ok(bytes) => bytes,
         Err(error) => {
-            let diagnostic = Diagnostic::error("cannot read the file").at(node.span, error.to_string());
+            let error = Diagnostic::error("cannot read the file").at(node.span, error.to_string());
             if is_path(node) {
-                decoder.record(diagnostic);
+                decoder.record(error);
             } else {
                 decoder.hide(node);
-                decoder
-                    .record(diagnostic.hint("this key is for the path of a file, not for the secret itself"));
+                decoder.record(error.hint("this key is for the path of a file, not for the secret itself"));
             }
             return None;
         }
@@ -89,8 +84,7 @@ fn in_file(node: &Node, decoder: &mut Decoder<'_>) -> Option<SecretString> {
     match decode(&bytes) {
         Ok(text) => trimmed(text),
         Err(error) => {
-            decoder.record(Diagnostic::error("not a secret").at(node.span, format!("of the file: {error}")));
-            None
+            decoder.reject(Diagnostic::error("not a secret").at(node.span, format!("of the file: {error}")))
         }
     }
 }
@@ -119,9 +113,8 @@ fn strong(
         return Some(secret);
     }
     let label = format!("{what} is shorter than {SHORTEST_CREDENTIAL} bytes and can be guessed");
-    let diagnostic = Diagnostic::error("a weak secret").at(node.span, label);
-    decoder.record(diagnostic.hint("`openssl rand -hex 32` prints a good one"));
-    None
+    let error = Diagnostic::error("a weak secret").at(node.span, label);
+    decoder.reject(error.hint("`openssl rand -hex 32` prints a good one"))
 }
 
 leaf_schema!(Secret, json_schema!({"type": "string", "minLength": 1, "writeOnly": true}));
@@ -134,4 +127,5 @@ leaf_schema!(
         "pattern": format!(r"^\s*\S[\s\S]{{14,}}\S\s*$|[^\x00-\x7f]|{FROM_ENVIRONMENT}"),
     })
 );
+
 leaf_schema!(CredentialFile, json_schema!({"type": "string", "minLength": 1}));

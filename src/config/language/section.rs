@@ -29,11 +29,11 @@ macro_rules! section {
                 decoder: &mut $crate::config::language::Decoder<'_>,
             ) -> Option<Self> {
                 let entries = decoder.mapping(node, "a mapping")?;
-                decoder.refuse_unknown(entries, &[$(stringify!($field)),*]);
-                $(decoder.refuse_both(entries, stringify!($one), stringify!($other));)?
+                decoder.reject_unknown(entries, &[$(stringify!($field)),*]);
+                $(decoder.reject_both(entries, stringify!($one), stringify!($other));)?
                 $(
                     let name = stringify!($field);
-                    let $field = match entries.iter().find(|entry| &*entry.key.text == name) {
+                    let $field = match $crate::config::language::find_entry(entries, name) {
                         Some(entry) => decoder.within(&entry.key, |decoder| {
                             <$type as $crate::config::language::Decode>::decode(&entry.value, decoder)
                         }),

@@ -7,8 +7,8 @@ use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::config::language::{
-    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Node, Size, Span, Spanned, Value, leaf_schema,
-    nearest, section, words,
+    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Node, Size, Span, Spanned, Value, find_entry,
+    leaf_schema, nearest, section, words,
 };
 use crate::policy::ability::{Requirement, RequirementError};
 use crate::policy::guide;
@@ -75,14 +75,13 @@ impl Decode for Routes {
                 warn_of_foreign_segments(key, decoder);
                 let raw = decode_route(value, decoder).unwrap_or_default();
                 if let Err(error) = builder.route(&key.text, raw.rules.iter().cloned()) {
-                    let earlier = routes.span_of(&error);
-                    let mut diagnostic = Diagnostic::error("not a route").at(key.span, error.to_string());
-                    if let Some(span) = earlier {
-                        diagnostic = Diagnostic::error("two equal routes")
-                            .at(key.span, error.to_string())
-                            .related(span, "the other one");
-                    }
-                    decoder.record(diagnostic);
+                    let label = error.to_string();
+                    decoder.record(match routes.span_of(&error) {
+                        Some(earlier) => Diagnostic::error("two equal routes")
+                            .at(key.span, label)
+                            .related(earlier, "the other one"),
+                        None => Diagnostic::error("not a route").at(key.span, label),
+                    });
                 }
                 routes.0.push(Route { pattern: key.clone(), raw });
             });
@@ -132,9 +131,8 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
                         format!("methods are {}; the options are `body` and `mode`", methods.join(" "))
                     }
                 };
-                let diagnostic =
-                    Diagnostic::error("unknown method").at(key.span, "not a method that is served");
-                decoder.record(diagnostic.hint(hint));
+                let error = Diagnostic::error("unknown method").at(key.span, "not a method that is served");
+                decoder.record(error.hint(hint));
             }
         });
     }
@@ -145,31 +143,26 @@ fn decode_requirement(node: &Node, decoder: &mut Decoder<'_>) -> Option<Requirem
     const REQUIREMENT: &str = "an ability, `{all: […]}`, `{any: […]}`, `public`, `authenticated` or `deny`";
     match &node.value {
         Value::Mapping(entries) => {
-            decoder.refuse_unknown(entries, &["all", "any"]);
+            decoder.reject_unknown(entries, &["all", "any"]);
             let mut lists = entries.iter().filter(|entry| matches!(&*entry.key.text, "all" | "any"));
             match (lists.next(), lists.next()) {
                 (Some(Entry { key, value }), None) => {
                     decoder.within(key, |decoder| decode_abilities(&key.text, value, decoder))
                 }
                 (Some(first), Some(second)) => {
-                    let diagnostic = Diagnostic::error("`all` and `any` together")
+                    let error = Diagnostic::error("`all` and `any` together")
                         .at(second.key.span, "expected only one of them")
                         .related(first.key.span, "the other one");
-                    decoder.record(diagnostic);
-                    None
+                    decoder.reject(error)
                 }
-                (None, _) => {
-                    if entries.is_empty() {
-                        decoder.mismatch(node, "not a requirement", REQUIREMENT);
-                    }
-                    None
-                }
+                (None, _) if entries.is_empty() => decoder.mismatch(node, "not a requirement", REQUIREMENT),
+                // Unknown keys are reported.
+                (None, _) => None,
             }
         }
         Value::List(_) => {
             let hint = "say which: `{all: […]}` or `{any: […]}`".to_owned();
-            decoder.mismatch_with(node, "not a requirement", REQUIREMENT, Some(hint));
-            None
+            decoder.mismatch_with(node, "not a requirement", REQUIREMENT, Some(hint))
         }
         Value::Scalar { .. } | Value::Broken => {
             let word = decoder.string(node, REQUIREMENT)?;
@@ -215,8 +208,7 @@ fn checked(
     };
     // The text of the error may quote the environment.
     let label = if decoder.may_show_all(node) { error.to_string() } else { "this is no ability".to_owned() };
-    decoder.record(Diagnostic::error("not a requirement").at(node.span, label));
-    None
+    decoder.reject(Diagnostic::error("not a requirement").at(node.span, label))
 }
 
 /// Warns of `/files/*` and `/items/:id`, which are patterns in other programs.
@@ -226,10 +218,10 @@ fn warn_of_foreign_segments(pattern: &Key, decoder: &mut Decoder<'_>) {
         _ => matches!(segment, "*" | "**").then(|| "{*rest}".to_owned()),
     });
     if let Some(parameter) = parameter {
-        let diagnostic = Diagnostic::warning("matches only itself")
+        let warning = Diagnostic::warning("matches only itself")
             .at(pattern.span, "`*` and `:name` are no parameters")
             .hint(format!("did you mean `{parameter}`?"));
-        decoder.record(diagnostic);
+        decoder.record(warning);
     }
 }
 
@@ -241,10 +233,10 @@ fn warn_of_typo(ability: &str, node: &Node, decoder: &mut Decoder<'_>) {
     let near = guide::abilities().min_by_key(|known| strsim::osa_distance(ability, known));
     let near = near.filter(|known| strsim::osa_distance(ability, known) <= 2);
     if let Some(near) = near.or_else(|| nearest(ability, KEYWORDS)) {
-        let diagnostic = Diagnostic::warning("not an ability that Stockaj documents")
+        let warning = Diagnostic::warning("not an ability that Stockaj documents")
             .at(node.span, format!("found `{ability}`"))
             .hint(format!("did you mean `{near}`?"));
-        decoder.record(diagnostic);
+        decoder.record(warning);
     }
 }
 
@@ -287,14 +279,10 @@ fn warn_of_shadow<'a>(routes: impl Iterator<Item = &'a Route>, decoder: &mut Dec
     if let Some((route, span)) = shadowed.next() {
         let label = match shadowed.count() {
             0 => "what the map refuses here is forwarded".to_owned(),
-            others => {
-                format!("what the map refuses on {} routes, this one first, is forwarded", others + 1)
-            }
+            more => format!("what the map refuses on {} routes, this one first, is forwarded", more + 1),
         };
-        let warning = Diagnostic::warning("not enforced")
-            .key(format!("abilities.routes.\"{}\".mode", route.pattern.text))
-            .at(span, label);
-        decoder.record(warning);
+        let key = format!("abilities.routes.\"{}\".mode", route.pattern.text);
+        decoder.record(Diagnostic::warning("not enforced").key(key).at(span, label));
     }
 }
 
@@ -315,29 +303,28 @@ pub(crate) fn compile_candidate(
 
 /// Records the error if a route is rejected. Does not happen: decoding has added every route to a builder before.
 fn recorded<T>(added: Result<T, RouteError>, route: &Route, decoder: &mut Decoder<'_>) -> Option<T> {
-    added
-        .map_err(|error| {
-            decoder.record(Diagnostic::error("not a route").at(route.pattern.span, error.to_string()));
-        })
-        .ok()
+    let reject = |error: RouteError| {
+        decoder.reject(Diagnostic::error("not a route").at(route.pattern.span, error.to_string()))
+    };
+    added.map_or_else(reject, Some)
 }
 
-/// Decodes the abilities of a gateway.yaml, and nothing else of it, or those of a map file, with the mode of routes without
-/// their own.
+/// Decodes the abilities of a gateway.yaml, and nothing else of it, or those of a map file. Also returns the mode of
+/// routes without their own.
 pub(crate) fn decode_document(tree: &Node, decoder: &mut Decoder<'_>) -> Option<(Abilities, Mode)> {
     let entries = decoder.mapping(tree, "a gateway.yaml or a map file")?;
-    let entry = |name: &str| entries.iter().find(|entry| &*entry.key.text == name);
-    if entry("routes").is_some() {
+    if find_entry(entries, "routes").is_some() {
         let MapFile { routes } = MapFile::decode(tree, decoder)?;
         let abilities = Abilities { file: None, unmapped: Unmapped::default(), routes: routes.value };
         return Some((abilities, Mode::default()));
     }
-    let Some(Entry { key, value }) = entry("abilities") else {
+    let Some(Entry { key, value }) = find_entry(entries, "abilities") else {
         decoder.missing(tree, "abilities");
         return None;
     };
     let abilities = decoder.within(key, |decoder| Abilities::decode(value, decoder))?;
-    Some((abilities, entry("mode").map_or_else(Mode::default, |entry| decode_mode(&entry.value, decoder))))
+    let mode = find_entry(entries, "mode").map(|entry| decode_mode(&entry.value, decoder));
+    Some((abilities, mode.unwrap_or_default()))
 }
 
 /// Decodes the `mode` of a gateway.yaml without its errors: they are not about the map, and the variables that it reads

@@ -28,8 +28,7 @@ impl Decode for ListenAddress {
         } else {
             None
         };
-        decoder.mismatch_with(node, "not an address", ADDRESS, hint.map(str::to_owned));
-        None
+        decoder.mismatch_with(node, "not an address", ADDRESS, hint.map(str::to_owned))
     }
 }
 
@@ -47,10 +46,7 @@ impl Decode for Network {
         const NETWORK: &str = "a network such as `10.0.0.0/8` or `fd00::/8`";
         let text = decoder.string(node, NETWORK)?;
         let network = text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into())).map(Self);
-        if network.is_none() {
-            decoder.mismatch(node, "not a network", NETWORK);
-        }
-        network
+        network.or_else(|| decoder.mismatch(node, "not a network", NETWORK))
     }
 }
 
@@ -133,18 +129,17 @@ fn parse_url(text: &str) -> Result<Url, UrlError> {
 }
 
 /// Records an error in a URL. Does not show a URL with a user name or a password.
-fn reject(node: &Node, decoder: &mut Decoder<'_>, error: &UrlError, expected: &str) {
+fn reject<T>(node: &Node, decoder: &mut Decoder<'_>, error: &UrlError, expected: &str) -> Option<T> {
     let hint = match error {
         UrlError::NoScheme => "put `http://` or `https://` before it".to_owned(),
         UrlError::UserInfo => {
             decoder.hide(node);
-            let diagnostic = Diagnostic::error("credentials in a URL").at(node.span, error.to_string());
-            decoder.record(diagnostic.hint("they would end up in logs; take them out"));
-            return;
+            let error = Diagnostic::error("credentials in a URL").at(node.span, error.to_string());
+            return decoder.reject(error.hint("they would end up in logs; take them out"));
         }
         other => other.to_string(),
     };
-    decoder.mismatch_with(node, "not a usable URL", expected, Some(hint));
+    decoder.mismatch_with(node, "not a usable URL", expected, Some(hint))
 }
 
 impl Decode for BaseUrl {
@@ -167,10 +162,7 @@ impl Decode for BaseUrl {
                 let path_prefix = target.path().trim_end_matches('/').into();
                 Some(Self { destination, authority, path_prefix })
             }
-            Err(error) => {
-                reject(node, decoder, &error, URL);
-                None
-            }
+            Err(error) => reject(node, decoder, &error, URL),
         }
     }
 }
@@ -179,7 +171,7 @@ impl Decode for Url {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         const URL: &str = "a URL such as `https://stockaj.example/api/v2/token`";
         let text = decoder.string(node, URL)?;
-        parse_url(&text).map_err(|error| reject(node, decoder, &error, URL)).ok()
+        parse_url(&text).map_or_else(|error| reject(node, decoder, &error, URL), Some)
     }
 }
 
@@ -190,6 +182,7 @@ leaf_schema!(
         "pattern": format!(r"^[hH][tT][tT][pP][sS]?://[^/?#@:][^/?#@]*(/[^?#]*)?$|^unix:.|{FROM_ENVIRONMENT}"),
     })
 );
+
 leaf_schema!(
     Url,
     json_schema!({

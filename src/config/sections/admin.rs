@@ -15,6 +15,7 @@ section! {
     }
     exclusive { token, token_file }
 }
+
 pub(crate) fn compile(raw: Admin) -> settings::Admin {
     let token = raw.token.map(|token| token.0).or(raw.token_file.map(|file| file.0));
     settings::Admin { address: raw.address, token }

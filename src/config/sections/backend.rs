@@ -36,8 +36,10 @@ section! {
         max_connections: Whole<0, ANY> = 0,
     }
 }
+
 words!(BackendHost { "preserve" => Self::Preserve, "backend" => Self::Backend });
 words!(MethodOverride { "pin" => Self::Pin, "honour" => Self::Honour });
+
 pub(crate) fn compile(raw: Backend, decoder: &mut Decoder<'_>) -> settings::Backend {
     if raw.cookies.value.0 {
         decoder.record(

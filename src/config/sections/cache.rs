@@ -30,6 +30,7 @@ section! {
         max_age: Named<Period>,
     }
 }
+
 /// Warns of a `max_age` for an ability that no route requires: it has no effect, and is probably a typing error.
 pub(crate) fn compile(raw: Cache, map: &AbilityMap, decoder: &mut Decoder<'_>) -> settings::Cache {
     let rules = map.routes().flat_map(|route| route.rules());
@@ -42,10 +43,7 @@ pub(crate) fn compile(raw: Cache, map: &AbilityMap, decoder: &mut Decoder<'_>) -
         join(&mut path, &ability.text);
         let warning =
             Diagnostic::warning("has no effect").key(path).at(ability.span, "no route requires this ability");
-        decoder.record(match nearest(&ability.text, required.iter().copied()) {
-            Some(near) => warning.hint(format!("did you mean `{near}`?")),
-            None => warning,
-        });
+        decoder.record(warning.suggest(nearest(&ability.text, required.iter().copied())));
     }
     if raw.max_bytes.value.0 < LEAST_BYTES {
         decoder.record(

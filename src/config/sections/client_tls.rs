@@ -26,8 +26,10 @@ section! {
         danger_accept_any_certificate: Spanned<Switch> = false,
     }
 }
+
 words!(Roots { "bundled" => Self::Bundled, "platform" => Self::Platform });
 words!(TlsVersion { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
+
 /// A subject of certificates: a DNS name or an IP address.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerName(pub(crate) Box<str>);
@@ -37,8 +39,7 @@ impl Decode for ServerName {
         const NAME: &str = "a DNS name or an IP address";
         let text = decoder.string(node, NAME)?;
         if rustls_pki_types::ServerName::try_from(&*text).is_err() {
-            decoder.mismatch(node, "not a name that a certificate can be for", NAME);
-            return None;
+            return decoder.mismatch(node, "not a name that a certificate can be for", NAME);
         }
         Some(Self(text.into()))
     }

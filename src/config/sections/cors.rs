@@ -46,8 +46,7 @@ impl Decode for Origin {
             },
             Err(hint) => hint,
         };
-        decoder.mismatch_with(node, "not an origin", ORIGIN, hint.map(str::to_owned));
-        None
+        decoder.mismatch_with(node, "not an origin", ORIGIN, hint.map(str::to_owned))
     }
 }
 
@@ -110,8 +109,7 @@ impl Decode for FieldName {
         let text = decoder.string(node, NAME)?;
         if text == "*" || HeaderName::from_bytes(text.as_bytes()).is_err() {
             let hint = (text == "*").then(|| "to browsers `*` is every field but Authorization".to_owned());
-            decoder.mismatch_with(node, "not a field's name", NAME, hint);
-            return None;
+            return decoder.mismatch_with(node, "not a field's name", NAME, hint);
         }
         Some(Self(text.into()))
     }
@@ -132,6 +130,7 @@ words!(ServedMethod {
     "GET" => Self("GET"), "HEAD" => Self("HEAD"), "POST" => Self("POST"), "PUT" => Self("PUT"),
     "PATCH" => Self("PATCH"), "DELETE" => Self("DELETE"), "OPTIONS" => Self("OPTIONS"),
 });
+
 words!(Preflight { "forward" => Self::Forward, "answer" => Self::Answer });
 
 pub(crate) fn compile(raw: Cors, decoder: &mut Decoder<'_>) -> cors::Cors {
@@ -170,13 +169,13 @@ pub(crate) fn compile(raw: Cors, decoder: &mut Decoder<'_>) -> cors::Cors {
     if let Some(span) = any {
         let other = origins.iter().find(|origin| origin.value.0 != "*").map(|origin| origin.span);
         if let Some(other) = other {
-            let diagnostic = Diagnostic::error("`*` beside others").key("cors.origins");
-            decoder.record(diagnostic.at(span, "it stands for all of them").related(other, "another one"));
+            let error = Diagnostic::error("`*` beside others").key("cors.origins");
+            decoder.record(error.at(span, "it stands for all of them").related(other, "another one"));
         }
         if credentials.value.0 {
-            let diagnostic = Diagnostic::error("`*` with credentials").key("cors.origins");
+            let error = Diagnostic::error("`*` with credentials").key("cors.origins");
             decoder.record(
-                diagnostic
+                error
                     .at(span, "any site could act with the cookies of whoever visits it")
                     .related(credentials.span, "allowed here")
                     .hint("name the origins"),

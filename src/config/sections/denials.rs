@@ -31,10 +31,7 @@ impl Decode for HelpUrl {
             Ok(url) if is_web(&url) && is_quoted => {
                 HeaderValue::try_from(format!("<{text}>; rel=\"help\"")).ok().map(Self)
             }
-            _ => {
-                decoder.mismatch(node, "not a URL", URL);
-                None
-            }
+            _ => decoder.mismatch(node, "not a URL", URL),
         }
     }
 }

@@ -8,6 +8,7 @@ words!(IdentityHeader {
     "id" => Self::Id, "name" => Self::Name, "abilities" => Self::Abilities,
     "workspace_id" => Self::WorkspaceId,
 });
+
 /// Sorts and deduplicates the headers, and rejects those that introspection has no value for.
 pub(crate) fn compile(
     raw: Vec<Spanned<IdentityHeader>>,

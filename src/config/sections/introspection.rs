@@ -36,6 +36,7 @@ section! {
     }
     exclusive { client_secret, client_secret_file }
 }
+
 section! {
     /// Where in the introspector's answer things stand: JSON Pointers (RFC 6901).
     Response {
@@ -55,6 +56,7 @@ section! {
         workspace_id: Option<JsonPointer>,
     }
 }
+
 /// `introspection.style`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
@@ -63,17 +65,13 @@ enum Style {
 }
 
 words!(Style { "bearer" => Self::Bearer, "rfc7662" => Self::Rfc7662 });
+
 pub(crate) fn compile(raw: Introspection, decoder: &mut Decoder<'_>) -> settings::Introspection {
+    let secret = raw.client_secret.map(|secret| (secret.value.0, secret.span, "client_secret"));
+    let file = raw.client_secret_file.map(|file| (file.value.0, file.span, "client_secret_file"));
     settings::Introspection {
         response: compile_response(raw.response, raw.style),
-        style: compile_style(
-            raw.style,
-            raw.client_id,
-            raw.client_secret
-                .map(|secret| (secret.value.0, secret.span, "client_secret"))
-                .or(raw.client_secret_file.map(|file| (file.value.0, file.span, "client_secret_file"))),
-            decoder,
-        ),
+        style: compile_style(raw.style, raw.client_id, secret.or(file), decoder),
         destination: raw.url.destination,
         authority: raw.url.authority,
         target: raw.url.target,
@@ -140,12 +138,10 @@ impl Decode for JsonPointer {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         const POINTER: &str = "a JSON Pointer such as `/data/id`";
         let text = decoder.string(node, POINTER)?;
-        let pointer = parse_pointer(&text);
-        if pointer.is_none() {
+        parse_pointer(&text).or_else(|| {
             let hint = "RFC 6901: it begins with `/`; in a name `~` is `~0` and `/` is `~1`".to_owned();
-            decoder.mismatch_with(node, "not a JSON Pointer", POINTER, Some(hint));
-        }
-        pointer
+            decoder.mismatch_with(node, "not a JSON Pointer", POINTER, Some(hint))
+        })
     }
 }
 

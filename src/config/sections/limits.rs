@@ -36,6 +36,7 @@ section! {
         tunnel_idle_timeout: Timeout = "5m",
     }
 }
+
 pub(crate) fn compile(raw: Limits) -> settings::Limits {
     settings::Limits {
         header_bytes: raw.header_bytes.length(),

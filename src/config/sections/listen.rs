@@ -38,6 +38,7 @@ section! {
         drain_timeout: Period = "30s",
     }
 }
+
 section! {
     /// A certificate and its key; read again when the files change.
     ListenTls {
@@ -49,6 +50,7 @@ section! {
         client_ca: Option<Spanned<ReadableFile>>,
     }
 }
+
 pub(crate) fn compile(raw: Listen, decoder: &mut Decoder<'_>) -> settings::Listen {
     let is_tcp = matches!(raw.address, ListenAddress::Tcp(_));
     let has_proxies = !raw.trusted_proxies.is_empty();

@@ -16,11 +16,13 @@ section! {
         access_sample: Whole<1, ANY> = 1,
     }
 }
+
 words!(LogFormat { "json" => Self::Json, "text" => Self::Text });
 words!(LogLevel {
     "off" => Self::Off, "error" => Self::Error, "warn" => Self::Warn,
     "info" => Self::Info, "debug" => Self::Debug, "trace" => Self::Trace,
 });
+
 pub(crate) fn compile(raw: Log) -> settings::Log {
     settings::Log {
         level: raw.level,

@@ -1,5 +1,5 @@
-//! The sections of `gateway.yaml`, one file each: the raw type with its defaults and schema, and `compile`, which validates it
-//! and turns it into a type of `settings` or `policy`.
+//! The sections of `gateway.yaml`, one file each: the raw type with its defaults and schema, and `compile`, which
+//! validates it and turns it into a type of `settings` or `policy`.
 
 pub(crate) mod abilities;
 pub(super) mod admin;

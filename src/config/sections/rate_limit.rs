@@ -22,6 +22,7 @@ section! {
         by_id: Named<RateOverride>,
     }
 }
+
 section! {
     /// For some tokens; what is left out is as for all.
     RateOverride {
@@ -31,6 +32,7 @@ section! {
         burst: Option<Whole<1, MOST_REQUESTS>>,
     }
 }
+
 pub(crate) fn compile(raw: RateLimit, decoder: &mut Decoder<'_>) -> settings::RateLimit {
     let default =
         Rate { requests_per_second: at_least_one(raw.requests_per_second), burst: at_least_one(raw.burst) };

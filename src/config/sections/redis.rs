@@ -59,8 +59,7 @@ pub(crate) fn compile(
     let tls = client_tls::compile(raw.tls, "redis", decoder);
     let Some((secret, at, key)) = url.or(file) else {
         let error = Diagnostic::error("missing key `url`").key("redis");
-        decoder.record(error.at(span, "needs `url` or `url_file`"));
-        return None;
+        return decoder.reject(error.at(span, "needs `url` or `url_file`"));
     };
     match parse(secret.expose_secret()) {
         Ok(Address { destination, user, password, database }) => {
@@ -73,8 +72,7 @@ pub(crate) fn compile(
         }
         Err(error) => {
             let error = Diagnostic::error("not the URL of a Redis").key(key).at(at, error.to_string());
-            decoder.record(error.hint("such as `rediss://user:password@host:6379/0`"));
-            None
+            decoder.reject(error.hint("such as `rediss://user:password@host:6379/0`"))
         }
     }
 }

@@ -11,6 +11,7 @@ section! {
         threads: Whole<0, 256> = 0,
     }
 }
+
 /// The number of threads, at least 1.
 pub(crate) fn compile(raw: Runtime) -> usize {
     match raw.threads.count() {

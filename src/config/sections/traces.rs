@@ -68,8 +68,8 @@ pub(crate) fn compile(raw: Traces, decoder: &mut Decoder<'_>) -> Option<settings
     let headers = match headers.or(file) {
         None => HeaderMap::new(),
         Some((secret, span, key)) => fields(secret.expose_secret()).unwrap_or_else(|error| {
-            let diagnostic = Diagnostic::error("not header fields").key(key).at(span, error.to_string());
-            decoder.record(diagnostic.hint("such as `Authorization: Bearer 17ab`, one a line"));
+            let error = Diagnostic::error("not header fields").key(key).at(span, error.to_string());
+            decoder.record(error.hint("such as `Authorization: Bearer 17ab`, one a line"));
             HeaderMap::new()
         }),
     };

@@ -21,8 +21,7 @@ impl Decode for TrustedField {
             Ok(name) if !name.as_str().contains('*') => Some(Self(name)),
             _ => {
                 let hint = text.contains('*').then(|| "list each field by its name".to_owned());
-                decoder.mismatch_with(node, "not a field's name", NAME, hint);
-                None
+                decoder.mismatch_with(node, "not a field's name", NAME, hint)
             }
         }
     }
@@ -60,8 +59,8 @@ pub(super) fn compile(
                 continue;
             }
             Err(unfit) => {
-                let diagnostic = Diagnostic::error("not a field that identifies a caller").key(KEY);
-                decoder.record(diagnostic.at(span, unfit.to_string()));
+                let error = Diagnostic::error("not a field that identifies a caller").key(KEY);
+                decoder.record(error.at(span, unfit.to_string()));
                 continue;
             }
         }

@@ -52,6 +52,7 @@ section! {
         findings: Findings,
     }
 }
+
 section! {
     /// From when on something is worth a finding.
     Findings {
@@ -72,6 +73,7 @@ section! {
         environments: Vec<EnvironmentName> = [],
     }
 }
+
 /// `usage.findings.environments`
 #[derive(Clone, Debug)]
 struct EnvironmentName(Box<str>);
@@ -82,8 +84,7 @@ impl Decode for EnvironmentName {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let text = decoder.string(node, ENVIRONMENT)?;
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
-            decoder.mismatch(node, "not such a word", ENVIRONMENT);
-            return None;
+            return decoder.mismatch(node, "not such a word", ENVIRONMENT);
         }
         Some(Self(text.into()))
     }

@@ -22,6 +22,7 @@ section! {
     }
     exclusive { secret, secret_file }
 }
+
 /// Returns `None` if it recorded an error.
 pub(crate) fn compile(
     Spanned { value: raw, span }: Spanned<Webhook>,
@@ -32,8 +33,7 @@ pub(crate) fn compile(
         (None, Some(files)) => files.0.into_iter().map(|file| file.0).collect(),
         (None, None) => {
             let error = Diagnostic::error("missing key `secret_file`").key("webhook");
-            decoder.record(error.at(span, "needs `secret_file` or `secret`"));
-            return None;
+            return decoder.reject(error.at(span, "needs `secret_file` or `secret`"));
         }
     };
     let events = raw.events.0.into_iter().map(|event| event.0).collect();

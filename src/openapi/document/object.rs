@@ -6,7 +6,7 @@ use std::rc::Rc;
 use percent_encoding::percent_decode_str;
 
 use super::start_of;
-use crate::config::language::{Decoder, Diagnostic, Entry, Node, Value};
+use crate::config::language::{Decoder, Diagnostic, Entry, Node, Value, find_entry};
 
 /// How many references may lead from one object to the next.
 const MOST_REFERENCES: usize = 16;
@@ -17,16 +17,14 @@ const INDEXED: usize = 16;
 
 /// The value of a key, also if a merge key (`<<`) brings it.
 pub(super) fn entry<'node>(node: &'node Node, name: &str) -> Option<&'node Entry> {
-    let Value::Mapping(entries) = &node.value else { return None };
-    let own = entries.iter().find(|entry| &*entry.key.text == name);
-    own.or_else(|| merge_sources(entries).find_map(|source| entry(source, name)))
+    let own = find_entry(node.entries(), name);
+    own.or_else(|| merge_sources(node.entries()).find_map(|source| entry(source, name)))
 }
 
 /// All entries of a mapping; those of merge keys follow its own. The first of equal keys counts.
 pub(super) fn merged(node: &Node) -> Vec<&Entry> {
-    let Value::Mapping(entries) = &node.value else { return Vec::new() };
-    let own = entries.iter().filter(|entry| !is_merge(entry));
-    own.chain(merge_sources(entries).flat_map(|source| merged(source))).collect()
+    let own = node.entries().iter().filter(|entry| !is_merge(entry));
+    own.chain(merge_sources(node.entries()).flat_map(|source| merged(source))).collect()
 }
 
 fn is_merge(entry: &Entry) -> bool {
@@ -90,11 +88,11 @@ impl Object {
                 && let Some(field) = self.fields.get_mut(number)
                 && !std::mem::replace(&mut field.is_contested, true)
             {
-                let diagnostic = Diagnostic::warning("given twice")
+                let warning = Diagnostic::warning("given twice")
                     .at(field.entry.key.span, "this one counts, which stands beside a `$ref`")
                     .related(entry.key.span, "what the `$ref` refers to has it, too")
                     .hint("remove one of them: OpenAPI does not define which one counts");
-                decoder.within(&entry.key, |decoder| decoder.record(diagnostic));
+                decoder.record_within(&entry.key, warning);
             }
         }
     }
@@ -141,8 +139,7 @@ impl<'node> Document<'node> {
         let mut node = Rc::clone(node);
         for _ in 0..=MOST_REFERENCES {
             let Value::Mapping(entries) = &node.value else {
-                decoder.mismatch(&node, "wrong type", expected);
-                return None;
+                return decoder.mismatch(&node, "wrong type", expected);
             };
             for merge in entries.iter().filter(|entry| &*entry.key.text == "<<") {
                 let is_mapping = |node: &Node| matches!(node.value, Value::Mapping(_));
@@ -151,10 +148,9 @@ impl<'node> Document<'node> {
                     _ => is_mapping(&merge.value),
                 };
                 if !is_mergeable {
-                    decoder.within(&merge.key, |decoder| {
-                        decoder.mismatch(&merge.value, "wrong type", "a mapping to merge");
+                    return decoder.within(&merge.key, |decoder| {
+                        decoder.mismatch(&merge.value, "wrong type", "a mapping to merge")
                     });
-                    return None;
                 }
             }
             self.count(merged(&node).len() + 1, &node, decoder)?;
@@ -165,29 +161,29 @@ impl<'node> Document<'node> {
         }
         let label =
             format!("more than {MOST_REFERENCES} references in a row, or one that leads back to itself");
-        decoder.record(Diagnostic::error("references without an end").at(start_of(&node), label));
-        None
+        decoder.reject(Diagnostic::error("references without an end").at(start_of(&node), label))
     }
 
     /// The value that a reference leads to: a URI fragment (RFC 3986) that is a JSON Pointer (RFC 6901) into this
     /// document.
     fn follow(&mut self, reference: &Node, decoder: &mut Decoder<'_>) -> Option<Rc<Node>> {
         let Some(written) = text(reference) else {
-            decoder.mismatch(reference, "wrong type", "a reference such as `#/components/pathItems/item`");
-            return None;
+            return decoder.mismatch(
+                reference,
+                "wrong type",
+                "a reference such as `#/components/pathItems/item`",
+            );
         };
         let Some(fragment) = written.strip_prefix('#') else {
-            let diagnostic = Diagnostic::error("reference to another document")
+            let error = Diagnostic::error("reference to another document")
                 .at(reference.span, "expected a reference into this document, which starts with `#/`")
                 .hint("bundle the documents into one first; most API tools can");
-            decoder.record(diagnostic);
-            return None;
+            return decoder.reject(error);
         };
         let fragment = percent_decode_str(fragment).decode_utf8().unwrap_or_default();
         if !fragment.is_empty() && !fragment.starts_with('/') {
             let label = "expected a JSON Pointer, which starts with `#/`";
-            decoder.record(Diagnostic::error("reference by name").at(reference.span, label));
-            return None;
+            return decoder.reject(Diagnostic::error("reference by name").at(reference.span, label));
         }
         let mut node = Rc::clone(self.root);
         for step in fragment.split('/').skip(1) {
@@ -195,8 +191,7 @@ impl<'node> Document<'node> {
             let step = step.replace("~1", "/").replace("~0", "~");
             let Some(next) = self.child(&node, &step) else {
                 let label = format!("there is no `{step}` in what `$ref` refers to");
-                decoder.record(Diagnostic::error("reference to nothing").at(reference.span, label));
-                return None;
+                return decoder.reject(Diagnostic::error("reference to nothing").at(reference.span, label));
             };
             node = next;
         }

@@ -174,11 +174,8 @@ fn report_unknown(key: &Key, decoder: &mut Decoder<'_>) {
     let is_foreign = name == "paths" || METHODS.iter().any(|(method, _)| *method == name);
     let near = nearest(name, ["security", "servers"]).filter(|near| *near != name);
     if is_foreign || near.is_some() {
-        let mut diagnostic = Diagnostic::warning("unknown field").at(key.span, "not a field of an operation");
-        if let Some(near) = near {
-            diagnostic = diagnostic.hint(format!("did you mean `{near}`?"));
-        }
-        decoder.within(key, |decoder| decoder.record(diagnostic));
+        let warning = Diagnostic::warning("unknown field").at(key.span, "not a field of an operation");
+        decoder.record_within(key, warning.suggest(near));
     }
 }
 
@@ -195,29 +192,24 @@ fn report_left_out(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) {
     if name == "additionalOperations" {
         for Entry { key, .. } in merged(value) {
             let known = METHODS.iter().find(|(_, method)| method.as_str().eq_ignore_ascii_case(&key.text));
-            let diagnostic = Diagnostic::warning("left out");
-            let diagnostic = match known {
+            let warning = Diagnostic::warning("left out");
+            let warning = match known {
                 Some((known, _)) => {
-                    diagnostic.at(key.span, "not allowed here").hint(format!("write it as `{known}`"))
+                    warning.at(key.span, "not allowed here").hint(format!("write it as `{known}`"))
                 }
-                None => diagnostic.at(key.span, format!("the gateway does not serve {}", key.text)),
+                None => warning.at(key.span, format!("the gateway does not serve {}", key.text)),
             };
-            decoder.within(key, |decoder| decoder.record(diagnostic));
+            decoder.record_within(key, warning);
         }
         return;
     }
-    let diagnostic = Diagnostic::warning("left out");
+    let warning = Diagnostic::warning("left out");
     decoder.record(if NOT_SERVED.contains(&name) {
-        diagnostic.at(key.span, format!("the gateway does not serve {}", name.to_ascii_uppercase()))
+        warning.at(key.span, format!("the gateway does not serve {}", name.to_ascii_uppercase()))
     } else if name == "security" {
-        diagnostic
-            .at(key.span, "a path has no security of its own")
-            .hint("each operation may have a `security`")
+        warning.at(key.span, "a path has no security of its own").hint("each operation may have a `security`")
     } else {
-        let diagnostic = diagnostic.at(key.span, "not a method");
-        match nearest(name, METHODS.iter().map(|(known, _)| *known)) {
-            Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
-            None => diagnostic,
-        }
+        let known = METHODS.iter().map(|(known, _)| *known);
+        warning.at(key.span, "not a method").suggest(nearest(name, known))
     });
 }

@@ -29,14 +29,9 @@ impl<'node> Schemes<'node> {
     fn check(&mut self, Entry { key, .. }: &Entry, decoder: &mut Decoder<'_>) {
         let diagnostic = match &self.names {
             Some(names) if names.contains(&*key.text) => return,
-            Some(names) => {
-                let diagnostic = Diagnostic::warning("unknown security scheme")
-                    .at(key.span, "not one of `components.securitySchemes`");
-                match nearest(&key.text, names.iter().copied()) {
-                    Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
-                    None => diagnostic,
-                }
-            }
+            Some(names) => Diagnostic::warning("unknown security scheme")
+                .at(key.span, "not one of `components.securitySchemes`")
+                .suggest(nearest(&key.text, names.iter().copied())),
             None if std::mem::replace(&mut self.has_warned, true) => return,
             None => Diagnostic::warning("unknown security scheme")
                 .at(key.span, "the document has no `components.securitySchemes`"),

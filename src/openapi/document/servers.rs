@@ -33,8 +33,8 @@ pub(super) fn base_path(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>)
         let Some((first, _)) = paths.first() else { return String::new() };
         if let Some((_, other)) = paths.iter().find(|(path, _)| path != first) {
             let label = format!("this one is left out; the path of the first one is `{first}`");
-            let diagnostic = Diagnostic::warning("servers with different paths").at(other.span, label);
-            decoder.record(diagnostic.hint("`--prefix PATH` selects another path"));
+            let warning = Diagnostic::warning("servers with different paths").at(other.span, label);
+            decoder.record(warning.hint("`--prefix PATH` selects another path"));
         }
         first.clone()
     })
@@ -53,9 +53,8 @@ fn check_variables(written: &str, path: &str, server: &Node, decoder: &mut Decod
         let has_several = matches!(values, Some(Value::List(values)) if values.len() > 1);
         if has_several && written.contains(&format!("{{{}}}", variable.key.text)) {
             let label = format!("only its default is used: the path is `{path}`");
-            let diagnostic =
-                Diagnostic::warning("a variable with several values").at(variable.key.span, label);
-            decoder.record(diagnostic.hint(HINT));
+            let warning = Diagnostic::warning("a variable with several values").at(variable.key.span, label);
+            decoder.record(warning.hint(HINT));
         }
     }
 }
