@@ -53,6 +53,7 @@ mod names; // backend and introspector by name: one address family unanswered, t
 mod openapi; // maps drafted from OpenAPI documents, and maps compared with them
 mod pages; // the web pages in a real browser
 mod policy; // policy as code: tests of maps
+mod profile; // the profile that the shipped binary is optimised with belongs to it
 mod readme; // what the README shows is what the binary does
 mod reload; // another configuration while requests are served
 mod replicas; // several gateways and a real Redis: what one revokes no other serves

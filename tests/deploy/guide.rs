@@ -310,11 +310,11 @@ fn its_commands_do_what_it_says() {
     let root = sandbox.path().join("root");
     let repository = sandbox.path().join("repository");
     for name in ["deploy", "config"] {
-        fs::create_dir_all(repository.join("target/release")).unwrap();
+        fs::create_dir_all(repository.join("target/image")).unwrap();
         let from = Path::new(ROOT).join(name);
         assert!(Command::new("cp").arg("-R").arg(from).arg(&repository).status().unwrap().success());
     }
-    fs::copy(BINARY, repository.join("target/release/stockaj-gateway")).unwrap();
+    fs::copy(BINARY, repository.join("target/image/stockaj-gateway")).unwrap();
     fs::create_dir_all(root.join("usr/local/bin")).unwrap();
     let path = format!(
         "{}:{ROOT}/target/kubernetes/bin:{}",
