@@ -14,14 +14,12 @@ use super::text::{BYTE_ORDER_MARK, TextError, decode};
 /// The largest file that is read, in bytes. Mozilla's whole bundle has 0.2 MiB.
 const LARGEST: u64 = 16 << 20;
 
-/// Begins the first line of a block.
 const BEGIN: &str = "-----BEGIN ";
-/// Begins the last line of a block.
 const END: &str = "-----END ";
-/// Ends the first and the last line of a block.
+/// Ends the BEGIN line and the END line.
 const DASHES: &str = "-----";
 
-/// What a file should hold.
+/// The content that a file must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// At least one certificate.
@@ -39,31 +37,31 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// What a file holds in place of what it should.
+/// The content of a file that lacks the wanted one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Found {
-    /// No block.
+    /// No PEM block.
     #[error("no PEM block (`-----BEGIN …`)")]
     NoBlock,
-    /// The binary form, which PEM encodes.
+    /// The binary form, without PEM's base64.
     #[error("DER, which `openssl` converts to PEM (`-inform DER -outform PEM`)")]
     Der,
-    /// A certificate.
+    /// A certificate in place of a key.
     #[error("a certificate")]
     Certificate,
-    /// A private key.
+    /// A private key in place of a certificate.
     #[error("a private key")]
     PrivateKey,
     /// A private key of another kind, such as that of OpenSSH.
     #[error("a private key that is neither PKCS#8, PKCS#1 nor SEC1")]
     ForeignKey,
-    /// A key that a password protects, which a gateway without a terminal cannot ask for.
+    /// A key encrypted with a password. The gateway has no terminal to prompt for it.
     #[error("an encrypted private key, which `openssl pkey -in FILE -out DECRYPTED` decrypts")]
     EncryptedKey,
     /// The public half of a key.
     #[error("a public key")]
     PublicKey,
-    /// A request to sign a certificate.
+    /// A certificate signing request.
     #[error("a certificate request, which an authority has yet to sign")]
     Request,
     /// Blocks of other kinds, such as parameters.
@@ -80,18 +78,18 @@ pub enum Damage {
     /// Line breaks are the two characters `\` and `n`, as in JSON.
     #[error("the PEM block has `\\n` in place of line breaks")]
     EscapedLineBreaks,
-    /// Blocks begin at the start of a line.
+    /// A BEGIN or END line does not start in the first column.
     #[error("the PEM block is indented")]
     Indented,
     /// The file was cut off.
     #[error("the PEM block has no END line")]
     NoEnd,
-    /// What is between the two lines is not base64, or not all of it.
+    /// The text between the BEGIN and END lines is not base64, or is incomplete.
     #[error("the PEM block is damaged or cut off between its BEGIN and END lines")]
     Base64,
 }
 
-/// Why a file cannot be used. Never shows anything of its content.
+/// Why a file cannot be used. Contains nothing of the file's content.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
     /// The file cannot be read.
@@ -103,17 +101,17 @@ pub enum PemError {
     /// The file is empty or not UTF-8.
     #[error("it has no {wanted} in it: {source}")]
     NotText {
-        /// What it should hold.
+        /// The content that the file must have.
         wanted: Wanted,
-        /// What it is.
+        /// Why the file is not text.
         source: TextError,
     },
-    /// The file holds something else.
+    /// The file has other content.
     #[error("it has no {wanted} in it, but {found}")]
     Missing {
-        /// What it should hold.
+        /// The content that the file must have.
         wanted: Wanted,
-        /// What it holds.
+        /// The content that the file has.
         found: Found,
     },
     /// A block cannot be read.
@@ -121,7 +119,7 @@ pub enum PemError {
     Damaged(Damage),
 }
 
-/// The certificates of a file, at least one, in their order.
+/// Reads the certificates of a file in their order, at least one.
 ///
 /// # Errors
 /// If the file cannot be read, a block of it is damaged, or it holds no certificate.
@@ -129,34 +127,34 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemErro
     let bytes = read(path)?;
     let text = text(&bytes, Wanted::Certificate)?;
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    // The parser's own error quotes the file.
+    // The parser's error is dropped: it quotes the file.
     match read {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err(diagnose(&text, Wanted::Certificate)),
     }
 }
 
-/// The first private key of a file: PKCS#8, PKCS#1 or SEC1.
+/// Reads the first private key of a file: PKCS#8, PKCS#1 or SEC1.
 ///
 /// # Errors
-/// If the file cannot be read, a block of it is damaged, or it holds no private key that is not encrypted.
+/// If the file cannot be read, a block of it is damaged, or it has no unencrypted private key.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     let bytes = read(path)?;
     let text = text(&bytes, Wanted::PrivateKey)?;
-    // The parser's own error quotes the file.
+    // The parser's error is dropped: it quotes the file.
     PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| diagnose(&text, Wanted::PrivateKey))
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
     let file = File::open(path)?;
-    // Room for all: growing would leave a copy of the key behind.
+    // A buffer that grows would leave a copy of the key in memory that is not erased.
     let room = usize::try_from(file.metadata()?.len().min(LARGEST) + 1).unwrap_or_default();
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     file.take(LARGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST { Err(PemError::TooLarge) } else { Ok(bytes) }
 }
 
-/// The text of a file, without the byte order marks that remain in the middle where files were concatenated.
+/// Decodes a file and removes all byte order marks: concatenated files have some in the middle.
 fn text(bytes: &[u8], wanted: Wanted) -> Result<Zeroizing<String>, PemError> {
     if is_der(bytes) {
         return Err(PemError::Missing { wanted, found: Found::Der });
@@ -165,7 +163,7 @@ fn text(bytes: &[u8], wanted: Wanted) -> Result<Zeroizing<String>, PemError> {
     Ok(Zeroizing::new(text.replace(BYTE_ORDER_MARK, "")))
 }
 
-/// Whether bytes are one ASN.1 SEQUENCE, as every certificate and key is.
+/// Whether the bytes are one ASN.1 SEQUENCE, as in the DER form of every certificate and key.
 fn is_der(bytes: &[u8]) -> bool {
     match bytes {
         [0x30, 0x80..=0x84, ..] => true,
@@ -174,7 +172,7 @@ fn is_der(bytes: &[u8]) -> bool {
     }
 }
 
-/// Says what is wrong with a text in which the parser did not find what was wanted.
+/// Finds the reason why the parser did not find the wanted content.
 fn diagnose(text: &str, wanted: Wanted) -> PemError {
     match (damage(text), found(text, wanted)) {
         (Some(_), _) if text.contains("\\n") => PemError::Damaged(Damage::EscapedLineBreaks),
@@ -188,9 +186,8 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.split(['\n', '\r'])
 }
 
-/// What keeps a block from being read, most telling first; `None` if every block is whole.
+/// The fault that keeps a block from being parsed, the most specific first; `None` if every block is whole.
 fn damage(text: &str) -> Option<Damage> {
-    // A BEGIN line ends with the dashes that close its label.
     let is_begin = |line: &str| {
         let label = line.trim().strip_prefix(BEGIN).and_then(|label| label.strip_suffix(DASHES));
         label.is_some_and(|label| !label.contains('-'))
@@ -230,7 +227,7 @@ fn is_base64_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b' ' | b'\t')
 }
 
-/// What a text holds in place of what is wanted; `None` if it has a block of the wanted kind.
+/// The content in place of the wanted one; `None` if the text has a block of the wanted kind.
 fn found(text: &str, wanted: Wanted) -> Option<Found> {
     let labels = || lines(text).filter_map(|line| line.trim_end().strip_prefix(BEGIN)?.strip_suffix(DASHES));
     let has = |words: &str| labels().any(|label| label.contains(words));

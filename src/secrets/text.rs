@@ -1,29 +1,29 @@
-//! Bytes that should be UTF-8 text.
+//! Decodes UTF-8 text and recognises UTF-16.
 
-/// The byte order mark that Windows programs put before UTF-8 text.
+/// The byte order mark that Windows programs write before UTF-8 text.
 pub const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// Why bytes are not text. Never shows any of them.
+/// Why bytes are not text. Contains none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// There is nothing but white space.
+    /// The text is only white space.
     #[error("it is empty")]
     Empty,
     /// The bytes are UTF-16, with or without a byte order mark.
     #[error("it is UTF-16, not UTF-8")]
     Utf16,
-    /// The bytes are neither of the two.
+    /// The bytes are neither UTF-8 nor UTF-16.
     #[error("it is not UTF-8 text")]
     NotUtf8,
 }
 
-/// The text of a file without its byte order mark.
+/// Decodes a file's text, without its byte order mark.
 ///
 /// # Errors
-/// If the file is empty or not UTF-8.
+/// If the bytes are empty or not UTF-8.
 pub fn decode(bytes: &[u8]) -> Result<&str, TextError> {
     let is_nul = |byte: Option<&u8>| byte == Some(&0);
-    // ASCII characters have a NUL beside them in UTF-16.
+    // In UTF-16, one of the two bytes of an ASCII character is NUL.
     if matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) || is_nul(bytes.first()) ^ is_nul(bytes.get(1)) {
         return Err(TextError::Utf16);
     }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn byte_order_marks_are_removed_or_named() {
+    fn utf8_mark_is_removed_and_utf16_is_named() {
         let utf16 = |text: &str, swap: bool| -> Vec<u8> {
             let unit = |unit: u16| if swap { unit.to_be_bytes() } else { unit.to_le_bytes() };
             text.encode_utf16().flat_map(unit).collect()

@@ -5,13 +5,13 @@ use rcgen::generate_simple_self_signed;
 use super::*;
 
 /// A certificate and its key, in PEM.
-fn pair() -> [String; 2] {
-    let made = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    [made.cert.pem(), made.signing_key.serialize_pem()]
+fn key_pair() -> [String; 2] {
+    let generated = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    [generated.cert.pem(), generated.signing_key.serialize_pem()]
 }
 
-/// What either function says of a file with this content, in every form in which an error is shown.
-fn refusal(content: impl AsRef<[u8]>, wanted: Wanted) -> String {
+/// The error for a file with this content, in every form in which errors are shown.
+fn error_text(content: impl AsRef<[u8]>, wanted: Wanted) -> String {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), content).unwrap();
     let error = match wanted {
@@ -22,7 +22,7 @@ fn refusal(content: impl AsRef<[u8]>, wanted: Wanted) -> String {
     format!("{error}\n{error:?}\n{:?}", error.source())
 }
 
-fn is_taken(content: impl AsRef<[u8]>, wanted: Wanted) -> bool {
+fn is_accepted(content: impl AsRef<[u8]>, wanted: Wanted) -> bool {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), content).unwrap();
     match wanted {
@@ -31,7 +31,7 @@ fn is_taken(content: impl AsRef<[u8]>, wanted: Wanted) -> bool {
     }
 }
 
-/// Six characters in a row of what `pem` encodes.
+/// Six consecutive characters of the base64 text of `pem` that `shown` contains.
 fn leak<'a>(pem: &'a str, shown: &str) -> Option<&'a str> {
     let body = pem.lines().filter(|line| !line.starts_with(DASHES));
     body.flat_map(|line| (0..line.len().saturating_sub(5)).map(move |start| &line[start..start + 6]))
@@ -39,8 +39,8 @@ fn leak<'a>(pem: &'a str, shown: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn whole_blocks_are_read_whatever_their_line_breaks() {
-    let [certificate, key] = pair();
+fn whole_blocks_are_read_with_any_line_breaks() {
+    let [certificate, key] = key_pair();
     for (content, wanted) in [(&certificate, Wanted::Certificate), (&key, Wanted::PrivateKey)] {
         let variants = [
             content.clone(),
@@ -54,14 +54,14 @@ fn whole_blocks_are_read_whatever_their_line_breaks() {
             content.trim_end().to_owned(),
         ];
         for variant in variants {
-            assert!(is_taken(&variant, wanted), "{variant}");
+            assert!(is_accepted(&variant, wanted), "{variant}");
         }
     }
 }
 
 #[test]
-fn damage_is_named_and_nothing_is_quoted() {
-    let [certificate, key] = pair().map(|pem| pem.replace("\r\n", "\n"));
+fn errors_name_the_damage_and_quote_nothing() {
+    let [certificate, key] = key_pair().map(|pem| pem.replace("\r\n", "\n"));
     let der = |pem: &str| -> Vec<u8> {
         let (_, der) =
             <(rustls_pki_types::pem::SectionKind, Vec<u8>)>::from_pem_slice(pem.as_bytes()).unwrap();
@@ -108,7 +108,7 @@ fn damage_is_named_and_nothing_is_quoted() {
             (relabel(pem, "CERTIFICATE REQUEST").into(), "in it, but a certificate request"),
             (relabel(pem, "DH PARAMETERS").into(), "in it, but PEM blocks of other kinds"),
         ] {
-            let shown = refusal(&content, wanted);
+            let shown = error_text(&content, wanted);
             assert!(shown.contains(expected), "{}: {shown}", String::from_utf8_lossy(&content));
             assert_eq!(leak(pem, &shown), None, "{shown}");
         }
@@ -128,15 +128,15 @@ fn damage_is_named_and_nothing_is_quoted() {
             "but an encrypted private key",
         ),
     ] {
-        let shown = refusal(&content, wanted);
+        let shown = error_text(&content, wanted);
         assert!(shown.contains(expected), "{content}: {shown}");
         assert_eq!(leak(&key, &shown), None, "{shown}");
     }
 }
 
 #[test]
-fn a_leak_is_found() {
-    let [_, key] = pair();
+fn leak_finds_six_characters_of_a_key() {
+    let [_, key] = key_pair();
     let line = key.lines().nth(1).unwrap();
     assert!(leak(&key, &format!("a {} b", &line[10..16])).is_some());
     assert!(leak(&key, &key.replace('\n', "")).is_some());
@@ -144,7 +144,7 @@ fn a_leak_is_found() {
 }
 
 #[test]
-fn files_that_cannot_be_read_say_why() {
+fn io_errors_are_reported() {
     assert!(certificates(Path::new("/nowhere/tls.crt")).unwrap_err().to_string().contains("No such file"));
     assert!(private_key(Path::new("/")).unwrap_err().to_string().contains("directory"));
 }
