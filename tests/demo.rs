@@ -210,7 +210,10 @@ fn without_room_for_a_ledger_there_is_all_the_rest() {
     let (child, logs) = spawn(command.env("TMPDIR", "/nowhere"));
     let demo = Demo { child, logs, directory: tempfile::tempdir().unwrap() };
     let welcome = demo.welcome();
-    assert!(welcome.iter().any(|line| line.contains("usage    none, as it has no place: ")), "{welcome:#?}");
+    assert!(
+        welcome.iter().any(|line| line.contains("usage    not recorded: no directory for the ledger: ")),
+        "{welcome:#?}"
+    );
     let (status, reader) = calls(&welcome).remove(0);
     assert_eq!(curl(&reader).status, status);
 }

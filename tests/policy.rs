@@ -157,8 +157,8 @@ fn coverage_is_what_the_cases_of_all_files_reach() {
     write("two.yaml", "{map: ./map.yaml, table: {POST /a: {nobody: 401}, GET /nowhere: {nobody: 401}}}\n");
     let lines = |rules: &[&str]| -> String { rules.iter().map(|rule| format!("{rule}\n")).collect() };
     let (b_get, a_post) = (
-        "map.yaml:2:8: no case reaches GET /b, which asks for items:read",
-        "map.yaml:3:21: no case reaches POST /a, which asks for items:create",
+        "map.yaml:2:8: no case reaches GET /b, which requires items:read",
+        "map.yaml:3:21: no case reaches POST /a, which requires items:create",
     );
     write("one.yaml", "{map: map.yaml, table: {HEAD /a: {nobody: allow}, HEAD /b: {nobody: 401}}}\n");
     for (arguments, code, unreached, summary) in [

@@ -142,7 +142,7 @@ fn json_can_be_added_again() {
     for words in [["--add", "sum.json", "a.json"], ["--add", "a.json", "sum.json"]] {
         let (code, stdout, stderr) = reports.usage(&[&["--format", "json"][..], &words].concat());
         assert_eq!(code, 0);
-        assert!(stderr.contains(&format!("warning: {}: left out, since the ledger ", words[2])), "{stderr}");
+        assert!(stderr.contains(&format!("warning: {}: skipped, since the ledger ", words[2])), "{stderr}");
         assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()["tokens"].as_array().unwrap().len(), 1);
     }
     std::fs::remove_file(file).unwrap();
@@ -172,7 +172,7 @@ fn nobodys_name_does_anything_to_a_terminal() {
             let words = [&["--format", format, "--add", "a.json", "b.json"], token].concat();
             let (code, stdout, stderr) = reports.usage(&words);
             assert_eq!(code, 0, "{stderr}");
-            assert!(stderr.contains("left out"), "{stderr}");
+            assert!(stderr.contains("skipped"), "{stderr}");
             assert!(
                 !format!("{stdout}{stderr}").contains(['\u{1b}', '\u{9b}']),
                 "{format}: {stdout:?} {stderr:?}"
@@ -190,13 +190,13 @@ fn what_is_no_report_is_named() {
     for (words, expected) in [
         (
             &["--add", "a.json", "broken.json"][..],
-            "error: broken.json:2:11: no report of usage: invalid type: integer `17`, expected a string",
+            "error: broken.json:2:11: not a usage report: invalid type: integer `17`, expected a string",
         ),
-        (&["--add", "openapi.json"], "error: openapi.json:1:20: no report of usage: missing field `tokens`"),
+        (&["--add", "openapi.json"], "error: openapi.json:1:20: not a usage report: missing field `tokens`"),
         (&["--add", "nowhere.json"], "error: nowhere.json: No such file or directory"),
         (
             &["--add", "a.json", "--token", "9\u{1b}"],
-            "error: nothing is known of a token with the id `9\u{fffd}` in this time",
+            "error: no usage of a token with the id `9\u{fffd}` is recorded in this period",
         ),
         (&[], "error: cannot read `config/gateway.yaml`"),
     ] {
@@ -213,7 +213,7 @@ fn a_report_of_other_days_is_told_of() {
     let reports = Reports::new();
     reports.write("a.json", &report("a", "scanner", 40));
     let (code, _, stderr) = reports.usage(&["--since", "7d", "--add", "a.json"]);
-    assert_eq!((code, &*stderr), (0, "warning: a.json: it tells of all days, and all of it is added\n"));
+    assert_eq!((code, &*stderr), (0, "warning: a.json: it covers all days, and all of them are added\n"));
 }
 
 /// A gateway with a ledger, one request allowed and one denied; and its configuration, as `usage` reads it.
@@ -269,7 +269,7 @@ fn the_gateway_is_asked_while_it_runs_and_its_ledger_afterwards() {
     for (config, expected) in [
         ("other.yaml", "is not the one that the gateway runs with"),
         ("tokenless.yaml", "neither `admin.token_file` nor `admin.token` is set"),
-        ("without.yaml", "error: without.yaml: no usage is kept: there is no `usage`\n"),
+        ("without.yaml", "error: without.yaml: no usage is recorded: `usage` is not set\n"),
     ] {
         let (code, stdout, stderr) = reports.usage(&["--config", config]);
         assert_eq!((code, &*stdout), (1, ""), "{config}");
@@ -282,14 +282,17 @@ fn the_gateway_is_asked_while_it_runs_and_its_ledger_afterwards() {
     assert_eq!(sum["tokens"][0]["usage"].as_array().unwrap().len(), 4, "{sum}");
     reports.write("own.json", &told.to_string());
     let (code, _, stderr) = reports.usage(&[&words[..], &["--add", "own.json"]].concat());
-    assert!(code == 0 && stderr.starts_with("warning: own.json: left out"), "{stderr}");
+    assert!(code == 0 && stderr.starts_with("warning: own.json: skipped"), "{stderr}");
 
     running.gateway.signal(Signal::TERM);
     assert!(running.gateway.wait_exit(PATIENCE).success());
     let afterwards: Value = serde_json::from_str(&reports.prints(&words)).unwrap();
     assert_eq!(afterwards, told);
     let (code, _, stderr) = reports.usage(&[&words[..], &["--token", "9"]].concat());
-    assert_eq!((code, &*stderr), (1, "error: nothing is known of a token with the id `9` in this time\n"));
+    assert_eq!(
+        (code, &*stderr),
+        (1, "error: no usage of a token with the id `9` is recorded in this period\n")
+    );
 }
 
 #[test]

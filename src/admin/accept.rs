@@ -1,9 +1,9 @@
-//! Page or JSON: what a client would rather have (RFC 9110 section 12.5.1).
+//! Content negotiation by the `Accept` field (RFC 9110 section 12.5.1).
 
 use http::HeaderMap;
 use http::header::ACCEPT;
 
-/// Whether `Accept` prefers `text/html` to `application/json`. Who does not care gets JSON: only browsers care.
+/// Whether `Accept` prefers `text/html` to `application/json`. Clients without a preference get JSON: browsers have one.
 pub(super) fn accepts_html(fields: &HeaderMap) -> bool {
     let ranges = ranges(fields);
     quality(&ranges, "text", "html") > quality(&ranges, "application", "json")
@@ -21,7 +21,7 @@ pub(super) fn accepts_yaml(fields: &HeaderMap) -> bool {
 /// The media ranges of every `Accept` field.
 fn ranges(fields: &HeaderMap) -> Vec<Range<'_>> {
     let texts = fields.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    texts.flat_map(|text| text.split(',')).filter_map(Range::read).collect()
+    texts.flat_map(|text| text.split(',')).filter_map(Range::parse).collect()
 }
 
 /// A media range: `text/html`, `text/*` or `*/*`, with its weight.
@@ -33,8 +33,9 @@ struct Range<'a> {
 }
 
 impl<'a> Range<'a> {
-    /// None for what is not one, and for what asks for parameters: no answer has any but its character encoding.
-    fn read(text: &'a str) -> Option<Self> {
+    /// `None` if `text` is no media range, or if it requires a parameter other than `charset=utf-8`: no response has
+    /// another one.
+    fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let (main, sub) = parts.next()?.split_once('/')?;
         let mut quality = 1000;
@@ -50,8 +51,8 @@ impl<'a> Range<'a> {
         Some(Self { main, sub, quality })
     }
 
-    /// How precisely it names a type; none: it does not.
-    fn names(&self, main: &str, sub: &str) -> Option<u8> {
+    /// How precisely the range names a type, from 0 (`*/*`) to 2; `None` if it does not match.
+    fn precision(&self, main: &str, sub: &str) -> Option<u8> {
         let is_main = self.main.eq_ignore_ascii_case(main);
         match (self.main, self.sub) {
             (_, it) if is_main && it.eq_ignore_ascii_case(sub) => Some(2),
@@ -62,13 +63,13 @@ impl<'a> Range<'a> {
     }
 }
 
-/// The weight of the range that names the type most precisely; 0 where none does.
+/// The weight of the range that matches the type most precisely; 0 if none matches.
 fn quality(ranges: &[Range<'_>], main: &str, sub: &str) -> u16 {
-    let named = ranges.iter().filter_map(|range| Some((range.names(main, sub)?, range.quality)));
-    named.max().map(|(_, quality)| quality).unwrap_or_default()
+    let matching = ranges.iter().filter_map(|range| Some((range.precision(main, sub)?, range.quality)));
+    matching.max().map(|(_, quality)| quality).unwrap_or_default()
 }
 
-/// Of `0`, `1`, `0.85`: at most three digits after the point, and 1 at most.
+/// Parses a weight such as `0`, `1` or `0.85`: at most 1, with at most three digits after the point.
 fn thousandths(text: &str) -> Option<u16> {
     let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
     let digits = rest.bytes().all(|byte| byte.is_ascii_digit());
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn browsers_get_the_page_and_programs_json() {
+    fn browsers_get_html_and_programs_get_json() {
         for (accept, expected) in [
             // Chromium, Firefox, Safari.
             ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8", true),
@@ -96,7 +97,7 @@ mod tests {
             ("text/html ;\tq=0.001", true),
             ("*/*, application/json;q=0.9", true),
             ("text/html;q=1.000, */*;q=0.999", true),
-            // curl, fetch, and who says nothing.
+            // curl, fetch, and clients without a preference.
             ("*/*", false),
             ("", false),
             ("application/json", false),
@@ -106,7 +107,7 @@ mod tests {
             ("text/html;q=0.4, */*;q=0.5", false),
             ("text/html;q=0, text/*;q=1", false),
             ("text/html;q=0", false),
-            // No media range, no weight, or of something that there is not.
+            // Invalid media ranges and weights, and types that are not served.
             ("text/html;q=2", false),
             ("text/html;q=1.001", false),
             ("text/html;q=0.1234", false),
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn several_fields_are_one_list() {
+    fn several_accept_fields_are_one_list() {
         let mut fields = HeaderMap::new();
         assert!(!accepts_html(&fields));
         fields.append(ACCEPT, "application/json;q=0.5".parse().unwrap());

@@ -1,4 +1,4 @@
-//! Who did what: a line for every action that needs a credential.
+//! The audit log: a line for every action that needs a credential.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,42 +6,40 @@ use std::time::{Duration, Instant};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 
-use super::response::{Answer, message};
+use super::response::{AdminResponse, message};
 use crate::telemetry::lines::AuditSlot;
 use crate::telemetry::log::AUDIT;
 
-/// The longest subject that a line names, in characters.
+/// The longest logged subject, in characters.
 const LONGEST_SUBJECT: usize = 256;
-/// How often refused attempts are worth a line.
-const PAUSE: Duration = Duration::from_secs(1);
-/// What needs a credential: the paths that a line names.
+/// The shortest interval between two lines about rejected attempts.
+const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// The paths that a line about rejected attempts may contain: those that need a credential.
 const PATHS: [&str; 6] = ["/tokens", "/tokens/revoke", "/config", "/usage", "/unmapped", "/webhook"];
 
-/// Who asks: what they showed, and from where.
+/// The authenticated sender of a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Caller<'a> {
-    /// The credential, and how it came; never what it is.
+pub(super) struct Actor<'a> {
+    /// The kind of the credential and its scheme; never the credential itself.
     pub(super) credential: &'static str,
     /// An address and a port, or `unix`.
     pub(super) client: &'a str,
-    /// The `X-Request-Id` of the answer.
+    /// The `X-Request-Id` of the response.
     pub(super) request_id: &'a HeaderValue,
 }
 
-/// What was done.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Action<'a> {
-    /// A word.
     pub(super) action: &'static str,
-    /// By which property the tokens were named that it concerns, and that property; never a token.
+    /// The property that selects the tokens, and its value; never a token.
     pub(super) subject: Option<(&'static str, &'a str)>,
-    /// How many it has concerned; none where that is not counted.
+    /// The number of affected tokens or listed items; `None` if the action has no count.
     pub(super) count: Option<usize>,
 }
 
-impl Caller<'_> {
-    /// Writes the line. Its place is reserved before the action is carried out: an action without a line must not be.
-    pub(super) fn did(self, _slot: AuditSlot, action: Action<'_>) {
+impl Actor<'_> {
+    /// Writes the audit line. The slot is reserved before the action is carried out, so that no action lacks its line.
+    pub(super) fn record(self, _slot: AuditSlot, action: Action<'_>) {
         let Self { credential, client, request_id } = self;
         let request_id = request_id.to_str().ok();
         let Action { action, subject, count } = action;
@@ -54,35 +52,37 @@ impl Caller<'_> {
     }
 }
 
-/// Answers an action that is not carried out since the log cannot take its line.
-pub(super) fn unavailable() -> Answer {
-    let mut answer = message(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable.");
-    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-    answer
+/// The response if the audit log has no room for the action's line. The action is not carried out.
+pub(super) fn unavailable() -> AdminResponse {
+    let mut response = message(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable.");
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    response
 }
 
-/// Attempts without a good credential. Whoever knocks without end does not fill the log.
+/// Counts requests without valid credentials. Logs them once a second at most, so that they cannot fill the log.
 #[derive(Debug, Default)]
-pub struct Refused(Mutex<Attempts>);
+pub struct RejectedAttempts(Mutex<Attempts>);
 
 #[derive(Debug, Default)]
 struct Attempts {
-    told_at: Option<Instant>,
-    untold: u64,
+    logged_at: Option<Instant>,
+    /// Since the last line.
+    count: u64,
 }
 
-impl Refused {
-    /// Notes an attempt by `client` at `path`, and writes a line of it and those before, once a second at most.
-    pub(super) fn note(&self, path: &str, client: &str, now: Instant) {
+impl RejectedAttempts {
+    /// Counts an attempt of `client` at `path`, and logs the count if the interval has passed.
+    pub(super) fn record(&self, path: &str, client: &str, now: Instant) {
         let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        attempts.untold += 1;
-        if attempts.told_at.is_some_and(|at| now.saturating_duration_since(at) < PAUSE) {
+        attempts.count += 1;
+        let elapsed = attempts.logged_at.map(|at| now.saturating_duration_since(at));
+        if elapsed.is_some_and(|elapsed| elapsed < REJECTION_LOG_INTERVAL) {
             return;
         }
-        let count = std::mem::take(&mut attempts.untold);
-        attempts.told_at = Some(now);
+        let count = std::mem::take(&mut attempts.count);
+        attempts.logged_at = Some(now);
         drop(attempts);
-        // Another path is the stranger's choice, and can be a token that was pasted in the wrong place.
+        // The client chooses any other path. It may contain a token that was pasted in the wrong place.
         let action = PATHS.into_iter().find(|known| *known == path).unwrap_or("another path");
         tracing::warn!(action, client, count, "admin: refused");
     }

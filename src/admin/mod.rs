@@ -1,18 +1,19 @@
-//! The admin listener: metrics and probes for everyone who reaches it, the rest behind its token.
+//! The admin listener: metrics and probes without credentials, everything else with the admin token.
 //!
-//! It has a thread and a runtime of its own, so that a scrape never delays a request. Every connection
-//! carries one request and has 30 seconds. When too many are open, those that hold a place without using it make
-//! room for newcomers ([`Connections`]), so that probes get through.
+//! It has a thread and a runtime of its own, so that a scrape never delays a proxied request. Every connection
+//! carries one request and is closed after 30 seconds. When too many are open, [`ConnectionSlots`] evicts idle ones for new
+//! ones, so that probes get through.
 
 mod accept;
-mod answer;
 mod audit;
+mod handler;
 mod response;
 mod throttle;
 mod tokens;
 mod unmapped;
 mod usage;
 mod usage_page;
+mod usage_query;
 mod webhook;
 
 use std::io;
@@ -33,7 +34,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-pub use self::audit::Refused;
+pub use self::audit::RejectedAttempts;
 pub use self::throttle::Throttle;
 use crate::config::settings::Settings;
 use crate::listener::connections::{ConnectionSlot, ConnectionSlots};
@@ -44,16 +45,13 @@ use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::revoker::Revoker;
 use crate::usage::writer::Usage;
 
-/// Connections that may be open at a time.
-const CONNECTIONS: usize = 1024;
-/// For a request's head.
+const MAX_CONNECTIONS: usize = 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a whole connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// For answers under way when the listener is told to stop.
+/// How long the listener waits at shutdown for responses in progress.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether the proxy takes requests: what `/readyz` says.
+/// Whether the proxy accepts requests, as `/readyz` reports it.
 #[derive(Debug, Default)]
 pub struct Readiness(AtomicU8);
 
@@ -61,11 +59,11 @@ pub struct Readiness(AtomicU8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
-    /// Not yet: 503.
+    /// `/readyz` answers 503.
     Starting = 0,
-    /// Yes: 200.
+    /// `/readyz` answers 200.
     Ready = 1,
-    /// No longer: 503.
+    /// `/readyz` answers 503.
     Draining = 2,
 }
 
@@ -75,7 +73,7 @@ impl Readiness {
         self.0.store(state as u8, Ordering::Release);
     }
 
-    /// The state; at first [`State::Starting`].
+    /// The state; initially [`State::Starting`].
     pub fn get(&self) -> State {
         match self.0.load(Ordering::Acquire) {
             0 => State::Starting,
@@ -85,40 +83,40 @@ impl Readiness {
     }
 }
 
-/// What the admin listener shows, and what it acts upon.
+/// The parts of the gateway that the admin listener reports on and acts on.
 pub struct Admin {
-    /// `/metrics`
+    /// Served at `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// `/readyz`
+    /// Served at `/readyz`.
     pub readiness: Arc<Readiness>,
-    /// The configuration of now: `admin.token` opens all but `/metrics`, `/healthz` and `/readyz`; without one, or
-    /// with an empty one, there are only those.
+    /// The current configuration. Without `admin.token`, or with an empty one, only `/metrics`, `/healthz`, `/readyz`
+    /// and a configured `/webhook` are served.
     pub settings: Arc<ArcSwap<Settings>>,
-    /// Who forgets verdicts.
+    /// Drops cached verdicts.
     pub revoker: Arc<Revoker>,
-    /// What tokens do.
+    /// The usage ledger.
     pub usage: Arc<Usage>,
     /// Requests that the ability map does not cover.
     pub uncovered: Arc<UncoveredRequests>,
-    /// Attempts without a good credential.
-    pub refused: Refused,
-    /// The log of what was done with a credential.
+    /// Requests without valid credentials.
+    pub refused: RejectedAttempts,
+    /// The log of authenticated actions.
     pub audit: AuditLog,
-    /// How often wrong credentials may be presented.
+    /// The rate limit for wrong credentials.
     pub throttle: Throttle,
 }
 
 impl Admin {
-    /// Serves on a thread of its own until the handle is told to stop, or is dropped.
+    /// Serves on a thread of its own until [`Handle::stop`], or until the handle is dropped.
     ///
     /// # Errors
-    /// Where the system gives no thread or no event queue.
+    /// If the operating system creates no thread or no event queue.
     pub fn serve(self, listener: Listener) -> io::Result<Handle> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(move || {
             serve(&runtime, listener, Arc::new(self), stopped);
-            // A report under way is nobody's any more: the end does not wait for it.
+            // Nobody reads a report that is still being written. Shutdown does not wait for it.
             runtime.shutdown_background();
         })?;
         Ok(Handle { stop, thread })
@@ -133,12 +131,12 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Takes no further connections and waits for answers under way, for two seconds at most.
+    /// Stops accepting and waits for responses in progress, for two seconds at most.
     pub fn stop(self) {
         let Self { stop, thread } = self;
         drop(stop);
         if thread.join().is_err() {
-            tracing::error!("the admin listener had failed");
+            tracing::error!("the admin listener thread panicked");
         }
     }
 }
@@ -178,7 +176,7 @@ fn serve(runtime: &Runtime, listener: Listener, admin: Arc<Admin>, stopped: ones
     });
 }
 
-/// Accepts connections for as long as it is polled. `next` returns one with its address, `None` for a Unix socket.
+/// Accepts connections for as long as it is polled. `next` returns one with its address; `None` for a Unix socket.
 async fn accept<I>(
     next: impl AsyncFn() -> io::Result<(I, Option<SocketAddr>)>,
     admin: &Arc<Admin>,
@@ -187,7 +185,7 @@ async fn accept<I>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connections = ConnectionSlots::new(CONNECTIONS);
+    let connections = ConnectionSlots::new(MAX_CONNECTIONS);
     loop {
         match next().await {
             Ok((io, address)) => {
@@ -196,37 +194,37 @@ where
                 let client = address.map_or_else(|| "unix".into(), |address| address.to_string().into());
                 tasks.spawn(connection(io, client, place, Arc::clone(admin)));
             }
-            // Too many open files, or the peer has left already.
+            // Too many open files, or the client has closed the connection.
             Err(error) => {
-                tracing::debug!(%error, "the admin listener accepts nothing");
+                tracing::debug!(%error, "the admin listener cannot accept a connection");
                 sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-/// `client` is the address at the other end, for the audit.
+/// Serves one connection. `client` is its remote address, for the audit log.
 async fn connection<I>(io: I, client: Box<str>, place: ConnectionSlot, admin: Arc<Admin>)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let answer = |request| {
+    let handle = |request| {
         place.start_request();
-        answer::answer(&admin, &client, &place, request)
+        handler::handle(&admin, &client, &place, request)
     };
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .keep_alive(false)
         .max_header_size(16 * 1024)
-        .serve_connection(TokioIo::new(io), service_fn(answer));
+        .serve_connection(TokioIo::new(io), service_fn(handle));
     tokio::select! {
         served = timeout(CONNECTION_TIMEOUT, served) => match served {
-            Ok(Err(error)) => tracing::debug!(%error, "admin connection"),
-            Err(error) => tracing::debug!(%error, "admin connection"),
+            Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
+            Err(error) => tracing::debug!(%error, "admin connection failed"),
             Ok(Ok(())) => {}
         },
-        () = place.evicted() => tracing::debug!("an admin connection made room for another"),
+        () = place.evicted() => tracing::debug!("admin connection evicted for a new one"),
     }
 }
 

@@ -28,8 +28,8 @@ struct Running {
 }
 
 impl Admin {
-    /// Without a gateway around it.
-    pub(crate) fn alone(token: Option<&str>, readiness: Arc<Readiness>) -> Self {
+    /// An admin listener without a gateway.
+    pub(crate) fn standalone(token: Option<&str>, readiness: Arc<Readiness>) -> Self {
         let text = "backend: {url: http://127.0.0.1:9}\nintrospection: {url: http://127.0.0.1:9}\n\
                     abilities: {routes: {/up: {GET: public}}}\n";
         let mut settings = config::load_text("test", text.to_owned()).unwrap().settings;
@@ -48,7 +48,7 @@ impl Admin {
             revoker,
             usage,
             uncovered: UncoveredRequests::new(1),
-            refused: Refused::default(),
+            refused: RejectedAttempts::default(),
             audit: AuditLog::detached(),
             throttle: Throttle::default(),
         }
@@ -59,7 +59,7 @@ fn start(token: Option<&str>) -> Running {
     let listener = Listener::bind(&LOOPBACK).unwrap();
     let ListenAddress::Tcp(address) = *listener.address() else { panic!("not TCP") };
     let readiness = Arc::<Readiness>::default();
-    let admin = Admin::alone(token, Arc::clone(&readiness));
+    let admin = Admin::standalone(token, Arc::clone(&readiness));
     Running { handle: admin.serve(listener).unwrap(), address, readiness }
 }
 
@@ -69,14 +69,14 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Head and body of the answer to a request with these further lines in its head.
-fn ask(address: SocketAddr, line: &str, fields: &str, body: &str) -> (String, String) {
+/// Sends a request with these additional header lines. Returns the head, in lower case, and the body of the response.
+fn send(address: SocketAddr, line: &str, fields: &str, body: &str) -> (String, String) {
     let mut stream = connect(address);
     let length = body.len();
     write!(stream, "{line} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n{fields}\r\n{body}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     (head.to_ascii_lowercase(), body.to_owned())
 }
 
@@ -85,37 +85,37 @@ fn status(head: &str) -> u16 {
 }
 
 #[test]
-fn what_is_open() {
+fn metrics_and_probes_need_no_token() {
     let running = start(None);
     let ready = |state| {
         running.readiness.set(state);
-        let (head, body) = ask(running.address, "GET /readyz", "", "");
+        let (head, body) = send(running.address, "GET /readyz", "", "");
         (status(&head), body)
     };
-    let (head, body) = ask(running.address, "GET /readyz", "", "");
+    let (head, body) = send(running.address, "GET /readyz", "", "");
     assert_eq!((status(&head), body.as_str()), (503, r#"{"status":"starting"}"#));
     assert_eq!(ready(State::Ready), (200, r#"{"status":"ready"}"#.to_owned()));
     assert_eq!(ready(State::Draining), (503, r#"{"status":"draining"}"#.to_owned()));
 
-    let (head, body) = ask(running.address, "GET /healthz", "", "");
+    let (head, body) = send(running.address, "GET /healthz", "", "");
     assert_eq!((status(&head), body.as_str()), (200, r#"{"status":"ok"}"#));
     assert!(head.contains("content-type: application/json"), "{head}");
 
-    let (head, body) = ask(running.address, "GET /metrics?x=1", "", "");
+    let (head, body) = send(running.address, "GET /metrics?x=1", "", "");
     assert_eq!(status(&head), 200);
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
     assert!(body.contains("stockaj_gateway_build_info{"), "{body}");
 
-    let (head, body) = ask(running.address, "HEAD /metrics", "", "");
+    let (head, body) = send(running.address, "HEAD /metrics", "", "");
     assert_eq!((status(&head), body.as_str()), (200, ""));
-    let (head, body) = ask(running.address, "POST /metrics", "", "");
+    let (head, body) = send(running.address, "POST /metrics", "", "");
     assert_eq!((status(&head), body.as_str()), (405, r#"{"message":"Method Not Allowed."}"#));
     assert!(head.contains("allow: get, head"), "{head}");
     running.handle.stop();
 }
 
 #[test]
-fn the_rest_needs_the_token() {
+fn other_paths_need_the_admin_token() {
     let basic = |credentials: &str| format!("Basic {}", BASE64_STANDARD.encode(credentials));
     let running = start(Some("s3cret:with colon"));
     for (line, authorization, expected) in [
@@ -137,7 +137,7 @@ fn the_rest_needs_the_token() {
         ("GET //metrics", None, 401),
     ] {
         let fields = authorization.as_ref().map(|value| format!("Authorization: {value}\r\n"));
-        let (head, body) = ask(running.address, line, &fields.unwrap_or_default(), "");
+        let (head, body) = send(running.address, line, &fields.unwrap_or_default(), "");
         assert_eq!(status(&head), expected, "{line} {authorization:?}");
         if expected == 401 {
             assert_eq!(body, r#"{"message":"Unauthenticated."}"#);
@@ -148,19 +148,19 @@ fn the_rest_needs_the_token() {
         }
     }
     let twice = "Authorization: Bearer s3cret:with colon\r\n".repeat(2);
-    assert_eq!(status(&ask(running.address, "GET /x", &twice, "").0), 401);
+    assert_eq!(status(&send(running.address, "GET /x", &twice, "").0), 401);
     running.handle.stop();
 }
 
 #[test]
-fn wrong_credentials_are_throttled_and_the_right_ones_never() {
+fn wrong_credentials_are_limited_and_the_right_ones_never() {
     let running = start(Some("s3cret:with colon"));
     let basic = |password: &str| format!("Basic {}", BASE64_STANDARD.encode(format!("anyone:{password}")));
     let present = |line: &str, authorization: &str| {
-        let (head, body) = ask(running.address, line, &format!("Authorization: {authorization}\r\n"), "");
+        let (head, body) = send(running.address, line, &format!("Authorization: {authorization}\r\n"), "");
         (status(&head), head, body)
     };
-    let mut answered = [0, 0];
+    let mut statuses = [0, 0];
     for number in 0..40 {
         let (line, wrong) = match number % 4 {
             0 => ("GET /x", "Bearer wrong".to_owned()),
@@ -170,32 +170,32 @@ fn wrong_credentials_are_throttled_and_the_right_ones_never() {
         };
         let (status, head, body) = present(line, &wrong);
         match status {
-            401 => answered[0] += 1,
+            401 => statuses[0] += 1,
             429 => {
-                answered[1] += 1;
+                statuses[1] += 1;
                 assert_eq!(body, r#"{"message":"Too Many Attempts."}"#);
                 assert!(head.contains("\r\nretry-after: 1") && !head.contains("www-authenticate"), "{head}");
             }
             other => panic!("{other}"),
         }
-        // Whatever else happens, the token counts.
+        // The right token is accepted throughout.
         assert_eq!(present("POST /x", "Bearer s3cret:with colon").0, 404);
         assert_eq!(present("GET /x", &basic("s3cret:with colon")).0, 404);
     }
-    assert!(answered[0] >= 20 && answered[1] >= 5, "{answered:?}");
-    // Neither is a guess: a browser that has no credentials yet, and the token in a scheme that does not count.
-    assert_eq!(status(&ask(running.address, "GET /x", "", "").0), 401);
+    assert!(statuses[0] >= 20 && statuses[1] >= 5, "{statuses:?}");
+    // Neither is a guess: a browser without credentials, and the token in a scheme that the method does not accept.
+    assert_eq!(status(&send(running.address, "GET /x", "", "").0), 401);
     assert_eq!(present("POST /x", &basic("s3cret:with colon")).0, 401);
-    assert_eq!(status(&ask(running.address, "GET /healthz", "", "").0), 200);
+    assert_eq!(status(&send(running.address, "GET /healthz", "", "").0), 200);
     running.handle.stop();
 }
 
 #[test]
-fn without_a_token_there_is_nothing_else() {
+fn other_paths_are_404_without_a_configured_token() {
     for token in [None, Some("")] {
         let running = start(token);
         for fields in ["", "Authorization: Bearer \r\n", "Authorization: Basic Og==\r\n"] {
-            let (head, body) = ask(running.address, "GET /tokens", fields, "");
+            let (head, body) = send(running.address, "GET /tokens", fields, "");
             assert_eq!((status(&head), body.as_str()), (404, r#"{"message":"Not Found."}"#), "{fields}");
             assert!(!head.contains("www-authenticate"), "{head}");
         }
@@ -204,11 +204,11 @@ fn without_a_token_there_is_nothing_else() {
 }
 
 #[test]
-fn bodies_are_bounded() {
+fn body_over_the_limit_is_413() {
     let running = start(Some("token"));
     let post = |length: usize| {
         let (head, _) =
-            ask(running.address, "POST /x", "Authorization: Bearer token\r\n", &"x".repeat(length));
+            send(running.address, "POST /x", "Authorization: Bearer token\r\n", &"x".repeat(length));
         status(&head)
     };
     assert_eq!(post(64 * 1024), 404);
@@ -217,55 +217,55 @@ fn bodies_are_bounded() {
 }
 
 #[test]
-fn action_whose_audit_line_has_no_place_is_refused_with_503() {
+fn action_without_room_for_its_audit_line_is_503() {
     let listener = Listener::bind(&LOOPBACK).unwrap();
     let ListenAddress::Tcp(address) = *listener.address() else { panic!("not TCP") };
-    let admin = Admin::alone(Some("token"), Arc::default());
+    let admin = Admin::standalone(Some("token"), Arc::default());
     let audit = admin.audit.clone();
     let handle = admin.serve(listener).unwrap();
-    let places: Vec<_> = std::iter::from_fn(|| audit.reserve(AuditPriority::Change).ok()).collect();
+    let slots: Vec<_> = std::iter::from_fn(|| audit.reserve(AuditPriority::Change).ok()).collect();
     let authorization = "Authorization: Bearer token\r\n";
-    let answers = || {
+    let responses = || {
         ["POST /tokens/revoke", "GET /tokens", "GET /config"].map(|line| {
             let body = if line.starts_with("POST") { r#"{"id":"17"}"# } else { "" };
-            ask(address, line, authorization, body)
+            send(address, line, authorization, body)
         })
     };
-    for (head, body) in answers() {
+    for (head, body) in responses() {
         assert_eq!((status(&head), body.as_str()), (503, r#"{"message":"Service Unavailable."}"#));
         assert!(head.contains("retry-after: 5"), "{head}");
     }
-    assert_eq!(status(&ask(address, "GET /readyz", "", "").0), 503, "it is not ready, and says so");
-    assert_eq!(status(&ask(address, "GET /healthz", "", "").0), 200, "probes need no line");
-    drop(places);
-    for (head, body) in answers() {
+    assert_eq!(status(&send(address, "GET /readyz", "", "").0), 503, "the gateway is not ready");
+    assert_eq!(status(&send(address, "GET /healthz", "", "").0), 200, "probes need no audit line");
+    drop(slots);
+    for (head, body) in responses() {
         assert_eq!(status(&head), 200, "{body}");
     }
     handle.stop();
 }
 
 #[test]
-fn silent_connections_keep_nobody_out() {
+fn silent_connections_do_not_block_probes() {
     let running = start(None);
-    let silent: Vec<TcpStream> = (0..CONNECTIONS + 8).map(|_| connect(running.address)).collect();
-    let (head, _) = ask(running.address, "GET /healthz", "", "");
+    let silent: Vec<TcpStream> = (0..MAX_CONNECTIONS + 8).map(|_| connect(running.address)).collect();
+    let (head, _) = send(running.address, "GET /healthz", "", "");
     assert_eq!(status(&head), 200);
     drop(silent);
     running.handle.stop();
 }
 
 #[test]
-fn stops() {
+fn stopped_listener_frees_its_port() {
     let running = start(None);
-    let (head, _) = ask(running.address, "GET /healthz", "", "");
+    let (head, _) = send(running.address, "GET /healthz", "", "");
     assert_eq!(status(&head), 200);
     running.handle.stop();
     assert_eq!(TcpStream::connect(running.address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-    assert!(Listener::bind(&ListenAddress::Tcp(running.address)).is_ok(), "the port is free again");
+    assert!(Listener::bind(&ListenAddress::Tcp(running.address)).is_ok(), "the port is free");
 }
 
 #[test]
-fn a_port_in_use_is_an_error() {
+fn bind_fails_if_the_port_is_in_use() {
     let listener = Listener::bind(&LOOPBACK).unwrap();
     let error = Listener::bind(listener.address()).unwrap_err();
     assert_eq!(error.source.kind(), ErrorKind::AddrInUse);
@@ -273,22 +273,22 @@ fn a_port_in_use_is_an_error() {
 }
 
 #[test]
-fn unix_sockets() {
+fn unix_socket_replaces_a_dead_socket_but_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
     let address = ListenAddress::Unix(path.clone());
-    // What a dead process leaves behind.
+    // The socket file of a process that has ended.
     drop(unix::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let listener = Listener::bind(&address).unwrap();
     assert_eq!(Listener::bind(&address).unwrap_err().source.kind(), ErrorKind::AddrInUse);
-    let admin = Admin::alone(None, Arc::default());
+    let admin = Admin::standalone(None, Arc::default());
     let handle = admin.serve(listener).unwrap();
     let mut stream = unix::UnixStream::connect(&path).unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     handle.stop();
     assert!(!path.exists());
 

@@ -1,6 +1,6 @@
-//! How often wrong credentials may be presented.
+//! The rate limit for wrong credentials.
 //!
-//! The right credentials are verified first and are never throttled: an attacker cannot lock the operator out.
+//! Credentials are verified first, and the right ones are never limited: an attacker cannot lock the operator out.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -9,16 +9,16 @@ use std::time::Instant;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 
-use super::response::{Answer, message};
+use super::response::{AdminResponse, message};
 use crate::config::settings::Rate;
 use crate::limits::addresses::AddressLimits;
 use crate::limits::bucket::Bucket;
 use crate::policy::refusal::Exceeded;
 
-/// Attempts of one address (IPv6: of one /64): one a second, and 20 at once.
-const OF_ADDRESS: Rate = rate(1, 20);
-/// Attempts of all addresses together: 10 a second, and 100 at once.
-const OF_ALL: Rate = rate(10, 100);
+/// Attempts per address, or per /64 of IPv6: 1 per second, with bursts of 20.
+const PER_ADDRESS: Rate = rate(1, 20);
+/// Attempts of all addresses together: 10 per second, with bursts of 100.
+const TOTAL: Rate = rate(10, 100);
 
 const fn rate(requests_per_second: u32, burst: u32) -> Rate {
     Rate { requests_per_second: at_least_one(requests_per_second), burst: at_least_one(burst) }
@@ -31,29 +31,29 @@ const fn at_least_one(number: u32) -> NonZeroU32 {
     }
 }
 
-/// Counts wrong credentials by address and overall. Remembers a bounded number of addresses.
+/// Counts wrong credentials per address and in total. The number of tracked addresses is bounded.
 #[derive(Debug)]
 pub struct Throttle {
     addresses: AddressLimits,
-    all: Bucket,
+    total: Bucket,
 }
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self { addresses: AddressLimits::new(OF_ADDRESS), all: Bucket::new(OF_ALL, Instant::now()) }
+        Self { addresses: AddressLimits::new(PER_ADDRESS), total: Bucket::new(TOTAL, Instant::now()) }
     }
 }
 
 impl Throttle {
-    /// Answers an attempt with wrong credentials that `client`, an address and a port or `unix`, made at `now`: as
-    /// `refusal` says, or with 429 if there were too many.
-    pub(super) fn answer(&self, client: &str, now: Instant, refusal: Answer) -> Answer {
+    /// The response to wrong credentials: `rejection`, or 429 if `client` exceeds a limit. `client` is an address with a
+    /// port, or `unix`.
+    pub(super) fn limit(&self, client: &str, now: Instant, rejection: AdminResponse) -> AdminResponse {
         match self.take(client, now) {
-            Ok(()) => refusal,
+            Ok(()) => rejection,
             Err(exceeded) => {
-                let mut refusal = message(StatusCode::TOO_MANY_REQUESTS, "Too Many Attempts.");
-                refusal.headers_mut().insert(RETRY_AFTER, HeaderValue::from(exceeded.retry_after));
-                refusal
+                let mut rejection = message(StatusCode::TOO_MANY_REQUESTS, "Too Many Attempts.");
+                rejection.headers_mut().insert(RETRY_AFTER, HeaderValue::from(exceeded.retry_after));
+                rejection
             }
         }
     }
@@ -61,9 +61,9 @@ impl Throttle {
     fn take(&self, client: &str, now: Instant) -> Result<(), Exceeded> {
         // All clients of a Unix socket share one address.
         let address = client.parse().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer: SocketAddr| peer.ip());
-        // An address that is over its own limit takes nothing from the others.
+        // The address comes first: attempts above its limit do not count against the total.
         self.addresses.take(address, now)?;
-        self.all.take(now)
+        self.total.take(now)
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_throttled_by_themselves_and_together() {
+    fn wrong_credentials_are_limited_per_address_and_in_total() {
         let throttle = Throttle::default();
         let now = Instant::now();
         for (client, expected) in [
@@ -89,7 +89,7 @@ mod tests {
             ("[2001:db8::ffff:ffff:ffff:ffff]:1", 0),
             ("[2001:db8:0:1::1]:1", 20),
             ("unix", 20),
-            // The last of what all may have.
+            // These use up the total.
             ("192.0.2.2:1", 20),
             ("192.0.2.3:1", 0),
         ] {

@@ -1,4 +1,4 @@
-//! What is known of tokens, and what can be ordered about them.
+//! `GET /tokens` and `POST /tokens/revoke`.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -10,31 +10,31 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Admin;
-use super::audit::{Action, Caller, unavailable};
-use super::response::{Answer, json, message};
+use super::audit::{Action, Actor, unavailable};
+use super::response::{AdminResponse, json, message};
 use crate::telemetry::lines::AuditPriority;
 use crate::tokens::cache::Entry;
 use crate::tokens::revocation::Revocation;
 use crate::usage::report::by_id;
 
-/// What is wrong with an order that is none.
-const NO_ORDER: &str =
+/// The error for a malformed body.
+const MALFORMED: &str =
     r#"The body must be one of {"id": "17"}, {"token": "17|…"}, {"name": "…"} and {"all": true}."#;
 
-/// What is wrong with an order that has a token where none belongs: it would forget nothing, and be told to others.
-const A_TOKEN: &str = r#"That is a token: send it as {"token": "17|…"}."#;
+/// The error for a token in place of an id or a name: it would match nothing, and be published to the other replicas.
+const IS_TOKEN: &str = r#"That is a token: send it as {"token": "17|…"}."#;
 
-/// The body of `POST /tokens/revoke`: one key, and nothing beside it.
+/// The body of `POST /tokens/revoke`: exactly one key.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Order {
+enum RevokeRequest {
     Id(Id),
     Token(String),
     Name(String),
     All(bool),
 }
 
-/// As Laravel and as the contract write it.
+/// The contract has a string, Laravel a number.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Id {
@@ -42,21 +42,21 @@ enum Id {
     Number(u64),
 }
 
-/// Forgets verdicts. They are gone before this is answered.
-pub(super) fn revoke(admin: &Admin, caller: Caller<'_>, body: &Bytes) -> Answer {
-    let Ok(order) = serde_json::from_slice::<Order>(body) else {
-        return message(StatusCode::BAD_REQUEST, NO_ORDER);
+/// Drops cached verdicts before it responds.
+pub(super) fn revoke(admin: &Admin, actor: Actor<'_>, body: &Bytes) -> AdminResponse {
+    let Ok(request) = serde_json::from_slice::<RevokeRequest>(body) else {
+        return message(StatusCode::BAD_REQUEST, MALFORMED);
     };
-    // What is said of it in the log is never a token.
-    let (by, what, revocations) = match order {
-        Order::Id(id) => {
+    // `by` and `what` are logged. They never contain a token.
+    let (by, what, revocations) = match request {
+        RevokeRequest::Id(id) => {
             let id = match id {
                 Id::Text(id) => id,
                 Id::Number(id) => id.to_string(),
             };
             ("id", id.clone(), vec![Revocation::Id(id.into())])
         }
-        Order::Token(token) => {
+        RevokeRequest::Token(token) => {
             let revocations = admin.revoker.revocations_of(&token);
             let id = revocations.iter().find_map(|revocation| match revocation {
                 Revocation::Id(id) => Some(id.to_string()),
@@ -65,36 +65,36 @@ pub(super) fn revoke(admin: &Admin, caller: Caller<'_>, body: &Bytes) -> Answer 
             let what = if token.is_empty() { String::new() } else { id.unwrap_or_else(|| "-".to_owned()) };
             ("token", what, revocations)
         }
-        Order::Name(name) => ("name", name.clone(), vec![Revocation::Name(name.into())]),
-        Order::All(true) => ("all", "-".to_owned(), vec![Revocation::All]),
-        Order::All(false) => ("all", String::new(), Vec::new()),
+        RevokeRequest::Name(name) => ("name", name.clone(), vec![Revocation::Name(name.into())]),
+        RevokeRequest::All(true) => ("all", "-".to_owned(), vec![Revocation::All]),
+        RevokeRequest::All(false) => ("all", String::new(), Vec::new()),
     };
     if what.is_empty() {
-        return message(StatusCode::BAD_REQUEST, NO_ORDER);
+        return message(StatusCode::BAD_REQUEST, MALFORMED);
     }
     if by != "token" && is_token(&what) {
-        return message(StatusCode::BAD_REQUEST, A_TOKEN);
+        return message(StatusCode::BAD_REQUEST, IS_TOKEN);
     }
     let Ok(slot) = admin.audit.reserve(AuditPriority::Change) else { return unavailable() };
     let revoked = admin.revoker.revoke(revocations);
-    caller.did(slot, Action { action: "revoke", subject: Some((by, &what)), count: Some(revoked) });
+    actor.record(slot, Action { action: "revoke", subject: Some((by, &what)), count: Some(revoked) });
     json(StatusCode::OK, json!({ "revoked": revoked }).to_string())
 }
 
-/// Whether a text looks as Sanctum's tokens do.
+/// Whether a text has the form of Sanctum's tokens: digits before a `|`.
 pub(super) fn is_token(text: &str) -> bool {
     text.split_once('|').is_some_and(|(id, _)| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The answer to `GET /tokens`.
+/// The response to `GET /tokens`.
 #[derive(Serialize)]
 struct Listing<'a> {
-    tokens: Vec<Row<'a>>,
+    tokens: Vec<TokenRow<'a>>,
 }
 
-/// A token that introspection told of, and whose verdict is in the cache.
+/// A token with a cached active verdict.
 #[derive(Serialize)]
-struct Row<'a> {
+struct TokenRow<'a> {
     id: &'a str,
     name: Option<&'a str>,
     abilities: Vec<&'a str>,
@@ -104,23 +104,23 @@ struct Row<'a> {
     expires_at: Option<String>,
     /// Of the latest verdict.
     verdict_age_seconds: f64,
-    /// How many verdicts there are: each spelling of a token has its own.
+    /// The number of cached verdicts: each spelling of a token has its own.
     verdicts: usize,
 }
 
-/// One row for each id, numbers first and in their order. Some 300 bytes a token.
-pub(super) fn list(admin: &Admin, caller: Caller<'_>) -> Answer {
+/// Lists one row per id, in numerical order, other ids last. A row has about 300 bytes.
+pub(super) fn list(admin: &Admin, actor: Actor<'_>) -> AdminResponse {
     let Ok(slot) = admin.audit.reserve(AuditPriority::Read) else { return unavailable() };
     let mut entries = admin.revoker.entries();
     entries.sort_unstable_by(|one, other| {
         by_id(&one.verdict.id, &other.verdict.id).then(other.asked_at.cmp(&one.asked_at))
     });
     let now = Instant::now();
-    let tokens: Vec<Row<'_>> = entries
+    let tokens: Vec<TokenRow<'_>> = entries
         .chunk_by(|one, other| one.verdict.id == other.verdict.id)
         .filter_map(|same| same.first().map(|latest| row(latest, same.len(), now)))
         .collect();
-    caller.did(slot, Action { action: "list tokens", subject: None, count: Some(tokens.len()) });
+    actor.record(slot, Action { action: "list tokens", subject: None, count: Some(tokens.len()) });
     match serde_json::to_vec(&Listing { tokens }) {
         Ok(listing) => json(StatusCode::OK, listing),
         Err(error) => {
@@ -130,10 +130,10 @@ pub(super) fn list(admin: &Admin, caller: Caller<'_>) -> Answer {
     }
 }
 
-fn row(entry: &Arc<Entry>, verdicts: usize, now: Instant) -> Row<'_> {
+fn row(entry: &Arc<Entry>, verdicts: usize, now: Instant) -> TokenRow<'_> {
     let verdict = &entry.verdict;
     let time = |at: SystemTime| Timestamp::try_from(at).ok().map(|at| at.to_string());
-    Row {
+    TokenRow {
         id: &verdict.id,
         name: verdict.name.as_deref(),
         abilities: verdict.abilities.names().collect(),

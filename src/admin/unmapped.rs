@@ -1,4 +1,4 @@
-//! Requests that the ability map does not cover: as JSON, or as a map to paste.
+//! `GET /unmapped`: the requests that the ability map does not cover, as JSON or as a map file to paste from.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 
 use super::Admin;
 use super::accept::accepts_yaml;
-use super::audit::{Action, Caller, unavailable};
-use super::response::{Answer, json, message, text};
+use super::audit::{Action, Actor, unavailable};
+use super::response::{AdminResponse, json, message, text};
 use crate::openapi::convention;
 use crate::policy::guide;
 use crate::policy::map::{AbilityMap, Found};
@@ -25,14 +25,13 @@ use crate::shown::shown;
 use crate::telemetry::lines::AuditPriority;
 use crate::telemetry::unmapped::{TokenCount, UncoveredPath, UncoveredReport};
 
-/// The most paths of an answer.
-const MOST_ROWS: usize = 1000;
+/// The largest number of paths in a response.
+const MAX_ROWS: usize = 1000;
 
-/// The answer to `GET /unmapped`.
 #[derive(Serialize)]
 struct Listing<'a> {
     unmapped: Vec<Row<'a>>,
-    /// How many paths the tables had no room for.
+    /// The number of paths for which the tables had no room.
     evicted_paths: u64,
 }
 
@@ -52,9 +51,9 @@ struct Row<'a> {
     last_seen: Option<String>,
 }
 
-/// Null id: no token, or one without a verdict.
 #[derive(Serialize)]
 struct TokenRow<'a> {
+    /// Null for requests without a token, or with one that has no verdict.
     id: Option<&'a str>,
     name: Option<&'a str>,
     count: u64,
@@ -66,8 +65,8 @@ enum Format {
     Yaml,
 }
 
-/// The requests so far that the current map does not cover.
-pub(super) fn show(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) -> Answer {
+/// Lists the recorded requests that the current map does not cover.
+pub(super) fn show(admin: &Admin, actor: Actor<'_>, request: &Request<Bytes>) -> AdminResponse {
     let format = match request.uri().query().unwrap_or_default() {
         "" if accepts_yaml(request.headers()) => Format::Yaml,
         "" | "format=json" => Format::Json,
@@ -78,12 +77,12 @@ pub(super) fn show(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) 
     let settings = admin.settings.load();
     let map = &settings.abilities;
     let mut report = admin.uncovered.report();
-    leave_out_covered(&mut report, map);
-    caller.did(
+    remove_covered(&mut report, map);
+    actor.record(
         slot,
         Action { action: "show unmapped requests", subject: None, count: Some(report.paths.len()) },
     );
-    let mut answer = match format {
+    let mut response = match format {
         Format::Yaml => text("application/yaml", snippet(&report, map)),
         Format::Json => match serde_json::to_vec(&listing(&report, map)) {
             Ok(listing) => json(StatusCode::OK, listing),
@@ -93,12 +92,12 @@ pub(super) fn show(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) 
             }
         },
     };
-    answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
-    answer
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    response
 }
 
-/// Removes what a map that was loaded since covers, and more than [`MOST_ROWS`] paths.
-fn leave_out_covered(report: &mut UncoveredReport, map: &AbilityMap) {
+/// Removes requests that the map covers since a reload, and all paths after the first [`MAX_ROWS`].
+fn remove_covered(report: &mut UncoveredReport, map: &AbilityMap) {
     for path in &mut report.paths {
         for (count, method) in path.methods.iter_mut().zip(METHODS) {
             if *count > 0 && matches!(found(map, &path.path, &method), Some(Found::Rule { .. })) {
@@ -107,10 +106,10 @@ fn leave_out_covered(report: &mut UncoveredReport, map: &AbilityMap) {
         }
     }
     report.paths.retain(|path| path.count() > 0);
-    report.paths.truncate(MOST_ROWS);
+    report.paths.truncate(MAX_ROWS);
 }
 
-/// The rule of the map for a method on a masked path or template; `None` if no request can have such a path.
+/// Looks up a method and a masked path or template; `None` if no request can have such a path.
 fn found<'map>(map: &'map AbilityMap, path: &str, method: &Method) -> Option<Found<'map>> {
     let segments = path.split('/').map(|segment| if segment.starts_with('{') { "0" } else { segment });
     let sample = segments.collect::<Vec<_>>().join("/");
@@ -154,17 +153,17 @@ fn methods(path: &UncoveredPath) -> impl Iterator<Item = (Method, u64)> {
     METHODS.into_iter().zip(path.methods).filter(|(_, count)| *count > 0)
 }
 
-/// To the second.
+/// A time without fractions of a second.
 fn seconds(at: SystemTime) -> Option<Timestamp> {
     let since = at.duration_since(UNIX_EPOCH).ok()?;
     Timestamp::from_second(i64::try_from(since.as_secs()).ok()?).ok()
 }
 
-/// A map file of the paths that no route matches. Every rule says `deny`, so that pasting it opens nothing.
+/// A map file with the paths that no route matches. Every rule is `deny`, so that pasting it permits nothing.
 fn snippet(report: &UncoveredReport, map: &AbilityMap) -> String {
     let mut text = String::from(
         "# Paths that the ability map lacks, most requests first. `deny` is a placeholder: replace it by an ability,\n\
-         # `authenticated` or `public`. The comment behind it is what the naming of the other routes suggests.\n",
+         # `authenticated` or `public`. The comment after it is an ability that follows the naming of the other routes.\n",
     );
     if report.evicted > 0 {
         let _ = writeln!(text, "# The list is incomplete: there was no room for {} paths.", report.evicted);
@@ -215,7 +214,7 @@ fn snippet(report: &UncoveredReport, map: &AbilityMap) -> String {
     text
 }
 
-/// A pattern with a name of its own for each parameter: `/parts/{id}/items/{id2}`.
+/// A pattern whose parameters have distinct names: `/parts/{id}/items/{id2}`.
 fn pattern(path: &str) -> String {
     let mut parameters = 0;
     let segments = path.split('/').map(|segment| match segment {
@@ -235,7 +234,7 @@ fn key(pattern: &str) -> String {
     if is_plain { pattern.to_owned() } else { format!("'{}'", pattern.replace('\'', "''")) }
 }
 
-/// How often, with which methods, by which tokens and when.
+/// The number of requests, the methods, the tokens and the time of the last request.
 fn comment(path: &UncoveredPath) -> String {
     let mut text = requests(path.count());
     let counts: Vec<String> = methods(path).map(|(method, count)| format!("{method} {count}")).collect();
@@ -251,7 +250,7 @@ fn comment(path: &UncoveredPath) -> String {
     text
 }
 
-/// `token 17 "scanner"`. Neither an id nor a name ends the comment's line.
+/// `token "17" "scanner"`. Ids and names are escaped, so that none ends the line of the comment.
 fn token(token: &TokenCount) -> String {
     match (&token.id, &token.name) {
         (None, _) => "no known token".to_owned(),
@@ -282,7 +281,7 @@ mod tests {
         builder.build()
     }
 
-    /// Path, what the map lacks, method, and the token's id and name.
+    /// Path, missing part of the map, method, and the token's id and name.
     type Request<'a> = (&'a str, Lack, Method, Option<(&'a str, &'a str)>);
 
     fn recorded(requests: &[Request<'_>]) -> UncoveredReport {
@@ -296,8 +295,8 @@ mod tests {
         all.report()
     }
 
-    /// The routes of a snippet, by its own reader.
-    fn read(snippet: &str) -> Vec<String> {
+    /// The routes of a snippet, as the configuration loader reads them.
+    fn load(snippet: &str) -> Vec<String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), snippet).unwrap();
         let loaded = config::load_abilities(file.path());
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn snippet_is_a_map_that_opens_nothing() {
+    fn snippet_is_a_map_that_permits_nothing() {
         let hostile =
             Some(("17\n/evil: {GET: public}", "a\r\n  /evil:\n    GET: public # \u{2028}\u{85}\u{ffff}"));
         let report = recorded(&[
@@ -322,14 +321,14 @@ mod tests {
             ("/only-options", Lack::Route, Method::OPTIONS, None),
             ("/{id}", Lack::Route, Method::POST, hostile),
             ("/", Lack::Route, Method::GET, None),
-            // Of a route that a reload removed.
+            // A reload has removed this route.
             ("/api/v2/variants/{variant}/tags/{tag}", Lack::Method, Method::PUT, None),
             ("/api/v2/a:b/it's", Lack::Method, Method::PUT, None),
             ("/api/v2/items", Lack::Method, Method::DELETE, None),
         ]);
         let snippet = snippet(&report, &map(Unmapped::Deny));
         assert_eq!(
-            read(&snippet),
+            load(&snippet),
             [
                 "/: GET deny",
                 "/.well-known/{*rest}: GET deny",
@@ -345,11 +344,11 @@ mod tests {
         );
         assert!(snippet.contains("; last 2026-11-30T03:04:50Z\n"), "{snippet}");
         assert!(snippet.contains("#   /api/v2/items: DELETE, 1 request # items:delete\n"), "{snippet}");
-        assert_eq!(read(&super::snippet(&UncoveredReport::default(), &map(Unmapped::Deny))), [""; 0]);
+        assert_eq!(load(&super::snippet(&UncoveredReport::default(), &map(Unmapped::Deny))), [""; 0]);
     }
 
     #[test]
-    fn what_a_new_map_covers_is_left_out() {
+    fn requests_that_a_new_map_covers_are_not_listed() {
         let mut report = recorded(&[
             ("/api/v2/items", Lack::Route, Method::GET, None),
             ("/api/v2/items", Lack::Route, Method::POST, None),
@@ -357,7 +356,7 @@ mod tests {
             ("/api/v2/other", Lack::Route, Method::GET, None),
         ]);
         let map = map(Unmapped::Authenticated);
-        leave_out_covered(&mut report, &map);
+        remove_covered(&mut report, &map);
         let listing = listing(&report, &map);
         let rows: Vec<_> =
             listing.unmapped.iter().map(|row| (row.path, row.route, row.reason, row.count)).collect();

@@ -1,4 +1,4 @@
-//! What tokens do, as the ledger has it.
+//! `GET /usage`: a page for browsers, JSON for other clients.
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,131 +8,84 @@ use http::header::{RETRY_AFTER, VARY};
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Either;
 use http_body_util::channel::{Channel, Sender};
-use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use super::Admin;
 use super::accept::accepts_html;
-use super::audit::{Action, Caller};
-use super::response::{Answer, json, message};
-use super::tokens::is_token;
+use super::audit::Actor;
+use super::response::{AdminResponse, json, message};
 use super::usage_page;
-use crate::config::settings::FindingRules;
-use crate::telemetry::lines::AuditPriority;
-use crate::usage::message::{NoView, Turn, View};
-use crate::usage::question::Question;
+use super::usage_query::{UsageQuery, open};
 use crate::usage::tell::{TellError, Telling};
 
-/// How much of a report is made before it is sent, in bytes.
-const PIECE: usize = 64 * 1024;
-/// How many pieces wait for a slow reader.
-const PIECES: usize = 2;
+/// The size of a chunk of the streamed report, in bytes.
+const CHUNK: usize = 64 * 1024;
+/// The number of chunks that are buffered for a slow client.
+const BUFFERED_CHUNKS: usize = 2;
 
-/// What is asked, and what there is to answer it from.
-pub(super) struct Asked {
-    pub(super) view: View,
-    pub(super) question: Question,
-    pub(super) rules: FindingRules,
-    pub(super) now: Timestamp,
-    #[expect(dead_code, reason = "held until the report is made")]
-    pub(super) turn: Turn,
-}
-
-/// Usage, as a page for browsers and as JSON for everybody else.
-pub(super) async fn show(admin: &Admin, caller: Caller<'_>, request: &Request<Bytes>) -> Answer {
-    let mut answer = match (asked(admin, caller, request).await, accepts_html(request.headers())) {
-        (Ok(asked), true) => usage_page::show(asked).await,
-        (Ok(asked), false) => tell_all(asked),
+pub(super) async fn show(admin: &Admin, actor: Actor<'_>, request: &Request<Bytes>) -> AdminResponse {
+    let mut response = match (open(admin, actor, request).await, accepts_html(request.headers())) {
+        (Ok(query), true) => usage_page::show(query).await,
+        (Ok(query), false) => stream_json(query),
         (Err((status, text)), is_page) => {
-            let mut answer =
+            let mut response =
                 if is_page { usage_page::problem(status, &text) } else { message(status, &text) };
             if status == StatusCode::SERVICE_UNAVAILABLE {
-                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
             }
-            answer
+            response
         }
     };
-    answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
-    answer
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    response
 }
 
-async fn asked(
-    admin: &Admin,
-    caller: Caller<'_>,
-    request: &Request<Bytes>,
-) -> Result<Asked, (StatusCode, String)> {
-    let question = Question::parse(request.uri().query().unwrap_or_default())
-        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
-    if question.token.as_deref().is_some_and(is_token) {
-        let text = "That is a token: ask by its id, which stands before the `|`.";
-        return Err((StatusCode::BAD_REQUEST, text.to_owned()));
-    }
-    let (view, turn) = admin.usage.view().await.map_err(|error| match error {
-        NoView::NotKept => (StatusCode::NOT_FOUND, error.to_string()),
-        NoView::Busy => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-    })?;
-    let slot = admin
-        .audit
-        .reserve(AuditPriority::Read)
-        .map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable.".to_owned()))?;
-    let (action, subject) = match question.token.as_deref() {
-        // What is nobody's id may be a token that was pasted in the wrong place.
-        Some(id) if !view.knows(id) => ("show usage of an unknown token", None),
-        id => ("show usage", id.map(|id| ("id", id))),
-    };
-    caller.did(slot, Action { action, subject, count: None });
-    let rules = admin.settings.load().usage.as_ref().map(|usage| usage.findings.clone()).unwrap_or_default();
-    Ok(Asked { view, question, rules, now: Timestamp::now(), turn })
+/// Streams the report while the ledger is read, since it may exceed the memory.
+fn stream_json(query: UsageQuery) -> AdminResponse {
+    let body = stream(move |chunks| {
+        let UsageQuery { view, question, rules, now, .. } = &query;
+        Telling::new(view, question, rules, *now)?.write_json(chunks)
+    });
+    let mut response = json(StatusCode::OK, Bytes::new());
+    *response.body_mut() = Either::Right(body);
+    response
 }
 
-/// A report, from a ledger that goes on being written. It is made as it is read, so that it may be longer than memory.
-fn tell_all(asked: Asked) -> Answer {
-    let body = in_pieces(move |pieces| tell(&asked, pieces));
-    let mut answer = json(StatusCode::OK, Bytes::new());
-    *answer.body_mut() = Either::Right(body);
-    answer
-}
-
-/// What `tell` writes, as it does so.
-fn in_pieces(
-    tell: impl FnOnce(&mut Pieces) -> Result<(), TellError> + Send + 'static,
+/// A body with what `write` writes on a thread for blocking work. The body ends with an error if `write` fails.
+fn stream(
+    write: impl FnOnce(&mut Chunks) -> Result<(), TellError> + Send + 'static,
 ) -> Channel<Bytes, io::Error> {
-    let (sender, body) = Channel::new(PIECES);
+    let (sender, body) = Channel::new(BUFFERED_CHUNKS);
     let runtime = Handle::current();
-    let mut pieces = Pieces { sender, runtime, piece: Vec::with_capacity(PIECE) };
+    let mut chunks = Chunks { sender, runtime, chunk: Vec::with_capacity(CHUNK) };
     spawn_blocking(move || {
-        // A damaged file can make the library panic, which has told of itself: no reader takes what came for all.
-        let told = catch_unwind(AssertUnwindSafe(|| tell(&mut pieces)));
-        match told.unwrap_or_else(|_| Err(io::Error::other("the report could not be made").into())) {
+        // A damaged ledger can make its library panic, which the panic hook logs. The body must not look complete.
+        let result = catch_unwind(AssertUnwindSafe(|| write(&mut chunks)));
+        match result.unwrap_or_else(|_| Err(io::Error::other("the report could not be written").into())) {
             Ok(()) => {}
-            Err(error) => pieces.give_up(error),
+            Err(error) => chunks.abort(error),
         }
     });
     body
 }
 
-fn tell(asked: &Asked, pieces: &mut Pieces) -> Result<(), TellError> {
-    let Asked { view, question, rules, now, .. } = asked;
-    Telling::new(view, question, rules, *now)?.write_json(pieces)
-}
-
-/// What is written, sent in pieces.
-struct Pieces {
+/// Sends what is written as the chunks of a body.
+struct Chunks {
     sender: Sender<Bytes, io::Error>,
     runtime: Handle,
-    piece: Vec<u8>,
+    chunk: Vec<u8>,
 }
 
-impl Pieces {
+impl Chunks {
     fn send(&mut self) -> io::Result<()> {
-        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
-        let sent = self.runtime.block_on(self.sender.send_data(piece.into()));
+        let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK));
+        let sent = self.runtime.block_on(self.sender.send_data(chunk.into()));
         sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 
-    /// Breaks the answer off, which its reader can tell from its end.
-    fn give_up(self, error: TellError) {
+    /// Ends the body with an error, so that the client can tell that it is incomplete.
+    fn abort(self, error: TellError) {
         if let TellError::Ledger(error) = &error {
             let error: &dyn std::error::Error = error;
             tracing::error!(error, "usage: the ledger cannot be read");
@@ -141,17 +94,17 @@ impl Pieces {
     }
 }
 
-impl Write for Pieces {
+impl Write for Chunks {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.piece.extend_from_slice(bytes);
-        if self.piece.len() >= PIECE {
+        self.chunk.extend_from_slice(bytes);
+        if self.chunk.len() >= CHUNK {
             self.send()?;
         }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() { Ok(()) } else { self.send() }
+        if self.chunk.is_empty() { Ok(()) } else { self.send() }
     }
 }
 
@@ -162,16 +115,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_breaks_off_does_not_look_whole() {
-        let whole = in_pieces(|pieces| Ok(pieces.write_all(b"[]").and_then(|()| pieces.flush())?));
+    async fn failed_or_panicked_report_ends_its_body_with_an_error() {
+        let whole = stream(|chunks| Ok(chunks.write_all(b"[]").and_then(|()| chunks.flush())?));
         assert_eq!(whole.collect().await.unwrap().to_bytes(), "[]");
-        let failed = in_pieces(|pieces| {
-            pieces.write_all(&[b'['; PIECE])?;
+        let failed = stream(|chunks| {
+            chunks.write_all(&[b'['; CHUNK])?;
             Err(io::Error::other("gone").into())
         });
         assert!(failed.collect().await.is_err());
-        let panicked = in_pieces(|pieces| {
-            pieces.write_all(&[b'['; PIECE])?;
+        let panicked = stream(|chunks| {
+            chunks.write_all(&[b'['; CHUNK])?;
             panic!("damaged")
         });
         assert!(panicked.collect().await.is_err());

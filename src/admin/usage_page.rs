@@ -1,4 +1,4 @@
-//! Usage as a web page.
+//! The usage ledger as a web page.
 
 use std::ops::ControlFlow;
 
@@ -7,39 +7,39 @@ use http::{HeaderValue, StatusCode};
 use jiff::tz::TimeZone;
 use tokio::task::spawn_blocking;
 
-use super::response::{Answer, text};
-use super::usage::Asked;
+use super::response::{AdminResponse, text};
+use super::usage_query::UsageQuery;
 use crate::usage::findings::findings;
 use crate::usage::ledger::LedgerError;
 use crate::usage::overview::Overview;
 use crate::usage::page::{self, View};
 use crate::usage::tell::Telling;
 
-/// The page of all tokens, or of the one that is asked for.
-pub(super) async fn show(asked: Asked) -> Answer {
-    match spawn_blocking(move || draw(&asked)).await {
-        Ok(Ok((status, page))) => answer(status, page),
+/// The page of all tokens, or of the token in the query.
+pub(super) async fn show(query: UsageQuery) -> AdminResponse {
+    match spawn_blocking(move || render(&query)).await {
+        Ok(Ok((status, page))) => respond(status, page),
         Ok(Err(error)) => {
             let error: &dyn std::error::Error = &error;
             tracing::error!(error, "usage: the ledger cannot be read");
             problem(StatusCode::INTERNAL_SERVER_ERROR, "The ledger cannot be read: the log says why.")
         }
-        // A panic, which has told of itself.
+        // The task panicked. The panic hook has logged it.
         Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "Server Error"),
     }
 }
 
-/// The page that says why there is no other.
-pub(super) fn problem(status: StatusCode, text: &str) -> Answer {
-    answer(status, page::problem(text))
+/// An error page.
+pub(super) fn problem(status: StatusCode, text: &str) -> AdminResponse {
+    respond(status, page::problem(text))
 }
 
-/// Token by token: what is in memory is what is shown.
-fn draw(asked: &Asked) -> Result<(StatusCode, String), LedgerError> {
-    let Asked { view, question, rules, now, .. } = asked;
+/// Renders token by token, so that memory holds only what the page shows.
+fn render(query: &UsageQuery) -> Result<(StatusCode, String), LedgerError> {
+    let UsageQuery { view, question, rules, now, .. } = query;
     let since = question.since.map(|since| since.first_day(TimeZone::UTC.to_datetime(*now).date()));
     let telling = Telling::new(view, question, rules, *now)?;
-    // One more than is offered tells the page that there are more.
+    // One more than the page offers shows it that there are more.
     let tokens = telling.names(page::OFFERED + 1)?;
     let shown = View { question: question.clone(), since, made_at: *now, served: true, tokens };
     let Some(id) = &question.token else {
@@ -61,15 +61,15 @@ fn draw(asked: &Asked) -> Result<(StatusCode, String), LedgerError> {
     })
 }
 
-fn answer(status: StatusCode, page: String) -> Answer {
-    let mut answer = text("text/html; charset=utf-8", page);
-    *answer.status_mut() = status;
-    let fields = answer.headers_mut();
-    // The policy stands in the page, too: without it there is no style, and still no script.
+fn respond(status: StatusCode, page: String) -> AdminResponse {
+    let mut response = text("text/html; charset=utf-8", page);
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    // The page itself contains the policy, too. The fallback blocks styles, and scripts as well.
     let policy =
         HeaderValue::try_from(page::policy()).unwrap_or(HeaderValue::from_static("default-src 'none'"));
     fields.insert(CONTENT_SECURITY_POLICY, policy);
     fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     fields.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    answer
+    response
 }

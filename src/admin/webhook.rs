@@ -1,4 +1,4 @@
-//! What Stockaj tells by itself: that a token was changed or deleted.
+//! Stockaj's webhook, which reports a changed or deleted token.
 
 use std::time::Instant;
 
@@ -10,8 +10,8 @@ use serde_json::Value;
 use sha2::Sha256;
 
 use super::Admin;
-use super::audit::{Action, Caller, unavailable};
-use super::response::{Answer, message};
+use super::audit::{Action, Actor, unavailable};
+use super::response::{AdminResponse, message};
 use crate::config::settings::Webhook;
 use crate::telemetry::lines::AuditPriority;
 use crate::telemetry::metrics::{RevocationSource, WebhookOutcome};
@@ -20,33 +20,32 @@ use crate::tokens::revocation::Revocation;
 
 /// HMAC-SHA256 of the raw body, in hexadecimal digits.
 const SIGNATURE: &str = "x-stockaj-signature";
-/// The event's name. It is not signed: see below.
 const EVENT: &str = "x-stockaj-event";
 
-/// Forgets what a signed webhook says is out of date.
+/// Drops the cached verdict of the token that a signed webhook names.
 ///
-/// The event's name is no part of what is signed, so that whoever holds a signed body can send it under another name,
-/// and again. All that comes of it is that a verdict is asked for again.
+/// The signature does not cover the event's name. A captured body can therefore be replayed, also under another name.
+/// The only effect is one more introspection.
 pub(super) fn receive(
     admin: &Admin,
     webhook: &Webhook,
-    caller: Caller<'_>,
+    actor: Actor<'_>,
     fields: &HeaderMap,
     body: &Bytes,
-) -> Answer {
-    let client = caller.client;
+) -> AdminResponse {
+    let client = actor.client;
     let outcome = |outcome| admin.metrics.webhook(outcome);
     if !is_signed(webhook, fields, body) {
         outcome(WebhookOutcome::Refused);
         let now = Instant::now();
-        admin.refused.note("/webhook", client, now);
-        let refusal = message(StatusCode::UNAUTHORIZED, "Unauthenticated.");
+        admin.refused.record("/webhook", client, now);
+        let rejection = message(StatusCode::UNAUTHORIZED, "Unauthenticated.");
         return match fields.contains_key(SIGNATURE) {
-            true => admin.throttle.answer(client, now, refusal),
-            false => refusal,
+            true => admin.throttle.limit(client, now, rejection),
+            false => rejection,
         };
     }
-    let event = only(fields, EVENT);
+    let event = single_value(fields, EVENT);
     if !event.is_some_and(|event| webhook.events.iter().any(|known| known.as_bytes() == event)) {
         outcome(WebhookOutcome::Ignored);
         return message(StatusCode::OK, "Ignored.");
@@ -56,11 +55,7 @@ pub(super) fn receive(
     else {
         outcome(WebhookOutcome::Refused);
         let pointer = webhook.id.to_string();
-        tracing::warn!(
-            client,
-            pointer,
-            "a webhook was signed, and names no token's id where `webhook.id` points"
-        );
+        tracing::warn!(client, pointer, "signed webhook without a token id at the pointer `webhook.id`");
         return message(StatusCode::UNPROCESSABLE_ENTITY, &format!("No id at `{pointer}`."));
     };
     let Ok(slot) = admin.audit.reserve(AuditPriority::Webhook) else {
@@ -69,23 +64,23 @@ pub(super) fn receive(
     };
     admin.revoker.forget(vec![Revocation::Id((*id).into())], RevocationSource::Webhook);
     outcome(WebhookOutcome::Forgotten);
-    caller.did(slot, Action { action: "webhook", subject: Some(("id", &id)), count: None });
+    actor.record(slot, Action { action: "webhook", subject: Some(("id", &id)), count: None });
     message(StatusCode::OK, "Forgotten.")
 }
 
 fn is_signed(webhook: &Webhook, fields: &HeaderMap, body: &Bytes) -> bool {
     let mut signature = [0; 32];
-    let decoded = only(fields, SIGNATURE).map(|digits| hex::decode_to_slice(digits, &mut signature));
+    let decoded = single_value(fields, SIGNATURE).map(|digits| hex::decode_to_slice(digits, &mut signature));
     let Some(Ok(())) = decoded else { return false };
-    // Each is tried, so that the time it takes does not tell which.
+    // Every secret is tried, so that the duration does not reveal which one matched.
     webhook.secrets.iter().fold(false, |signed, secret| {
         let mac = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes());
         signed | mac.is_ok_and(|mac| mac.chain_update(body).verify_slice(&signature).is_ok())
     })
 }
 
-/// The value of a field that comes once.
-fn only<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+/// The value of a field that occurs exactly once.
+fn single_value<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let mut values = fields.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => Some(value.as_bytes()),
@@ -102,7 +97,7 @@ mod tests {
 
     /// RFC 4231 section 4.
     #[test]
-    fn signatures_are_those_of_the_rfc() {
+    fn signatures_match_the_vectors_of_rfc_4231() {
         for (key, data, hex) in [
             (
                 "Jefe",

@@ -17,11 +17,11 @@ use crate::server::Parts;
 /// Lists every error and warning with its place and a hint. Exits with 1 if there is an error, otherwise with 0.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The file to validate; its keys tell whether it is a gateway.yaml, a map file or a policy test file [default: the
-    /// gateway.yaml that `run` would use]
+    /// The file to validate; its keys determine whether it is a gateway.yaml, a map file or a policy test file
+    /// [default: the gateway.yaml that `run` would use]
     #[arg(conflicts_with = "config")]
     file: Option<PathBuf>,
-    /// The same as FILE; a file whose keys do not tell is validated as a gateway.yaml
+    /// The same as FILE; a file without distinctive keys is validated as a gateway.yaml
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Exit with 1 if there is a warning
@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
 /// `check --format`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum CheckFormat {
-    /// For people: each finding with its line, on standard error
+    /// Each finding with its line, on standard error
     #[default]
     Text,
     /// A list of {file, line, column, severity, key, message, help}
@@ -49,18 +49,18 @@ impl Arguments {
         let (path, expect) = match (&self.file, &self.config) {
             (Some(file), _) => (file.clone(), Expect::Any),
             (None, Some(config)) => (config.clone(), Expect::GatewayOrOther),
-            (None, None) => (ConfigArgument::usual().path(), Expect::Gateway),
+            (None, None) => (ConfigArgument::from_environment().path(), Expect::Gateway),
         };
         let (findings, content) = match load_checked(&path, expect) {
             Ok(checked) => content(checked),
             Err(findings) => (findings, String::new()),
         };
         let (errors, warnings) = (findings.count(Severity::Error), findings.count(Severity::Warning));
-        let exit = if errors > 0 || (self.strict && warnings > 0) { Exit::Wrong } else { Exit::Fine };
+        let exit = if errors > 0 || (self.strict && warnings > 0) { Exit::Failure } else { Exit::Success };
         match self.format {
             CheckFormat::Text => {
                 show(&findings);
-                if exit == Exit::Fine {
+                if exit == Exit::Success {
                     return output(exit, |stdout| writeln!(stdout, "{}: fine, {content}", path.display()));
                 }
                 if errors == 0 {
@@ -81,8 +81,8 @@ impl Arguments {
     }
 }
 
-/// The warnings about a file without errors, and its content. Builds what `run` would build, certificates and roots
-/// included.
+/// The diagnostics of a parsed file and a description of its content. Builds what `run` would build, certificates and
+/// roots included, to find the errors of that.
 fn content(checked: Checked) -> (Report, String) {
     match checked {
         Checked::Gateway(loaded) => {
@@ -137,13 +137,13 @@ fn github_command(finding: &Finding<'_>) -> String {
     line + "::" + &escape_data(&message) + "\n"
 }
 
-/// Escapes a message so that it stays on its line: as GitHub's toolkit does. Other control characters are replaced.
+/// Escapes line breaks and `%` as GitHub's toolkit does, and replaces other control characters.
 fn escape_data(text: &str) -> String {
     let escaped = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     escaped.replace(char::is_control, "\u{fffd}")
 }
 
-/// Escapes the value of a property, in which `:` and `,` have a meaning, too.
+/// Escapes the value of a property, in which `:` and `,` are special as well.
 fn escape_property(text: &str) -> String {
     escape_data(text).replace(':', "%3A").replace(',', "%2C")
 }

@@ -1,4 +1,4 @@
-//! `demo`: the main job with nothing installed.
+//! `demo`: a gateway in front of an embedded stand-in for Stockaj.
 
 mod ledger;
 mod month;
@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use anstyle::{AnsiColor, Style};
 
-use self::ledger::Folder;
+use self::ledger::LedgerDirectory;
 use super::run::shutdown;
 use super::{Exit, output, report};
 use crate::config;
@@ -22,7 +22,7 @@ use crate::listener::Inherited;
 use crate::server::Server;
 use crate::telemetry::{log, panics};
 
-/// The shipped map: what `abilities.file: stockaj.yaml` would read.
+/// The shipped ability map.
 const MAP: &str = include_str!("../../config/stockaj.yaml");
 
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -34,16 +34,16 @@ const DIM: Style = Style::new().dimmed();
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// Show the main job with nothing installed: a stand-in for Stockaj behind a real gateway
+/// Run a gateway in front of an embedded stand-in for Stockaj, with sample tokens
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where the gateway listens [default: 127.0.0.1:8080, or a free port if that is taken]
+    /// The address of the gateway [default: 127.0.0.1:8080, or a free port if that is taken]
     #[arg(long, value_name = "ADDRESS")]
     address: Option<SocketAddr>,
-    /// Where its admin listener listens [default: 127.0.0.1:9090, or a free port if that is taken]
+    /// The address of its admin listener [default: 127.0.0.1:9090, or a free port if that is taken]
     #[arg(long, value_name = "ADDRESS")]
     admin_address: Option<SocketAddr>,
-    /// Where the stand-in for Stockaj listens, which takes tokens that everybody knows [default: a free port]
+    /// The address of the stand-in for Stockaj, whose tokens are public knowledge [default: a free port]
     #[arg(long, value_name = "ADDRESS")]
     stockaj_address: Option<SocketAddr>,
 }
@@ -54,7 +54,7 @@ impl Arguments {
             Ok(exit) => exit,
             Err(error) => {
                 report(format_args!("error: {error}"));
-                Exit::Wrong
+                Exit::Failure
             }
         }
     }
@@ -65,8 +65,8 @@ impl Arguments {
         let mut taken = Vec::new();
         let address = choose(self.address, ADDRESS, &mut taken);
         let admin = choose(self.admin_address, ADMIN_ADDRESS, &mut taken);
-        // For as long as it serves. A system without room for it has all the rest.
-        let ledger = Folder::new();
+        // Lives as long as the server. The demo also runs without a ledger, if its directory cannot be created.
+        let ledger = LedgerDirectory::new();
         let usage = ledger.as_ref().ok();
         let yaml = gateway_yaml(address, admin, stockaj, usage);
         let settings = config::load_text("the demo's gateway.yaml", yaml)?.settings;
@@ -82,24 +82,24 @@ impl Arguments {
             usage: ledger.as_ref().map(|usage| usage.admin_token.as_str()).map_err(ToString::to_string),
             taken,
         };
-        let exit = output(Exit::Fine, |out| welcome.write(out));
+        let exit = output(Exit::Success, |out| welcome.write(out));
         server.serve(shutdown)?;
         Ok(exit)
     }
 }
 
-/// Serves the stand-in on a thread of its own, for as long as the process lives. Returns where this machine reaches it.
-fn start_stockaj(asked: SocketAddr) -> io::Result<SocketAddr> {
+/// Serves the stand-in on a thread of its own until the process ends. Returns an address that this machine can reach.
+fn start_stockaj(requested: SocketAddr) -> io::Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let stockaj = runtime.block_on(Stockaj::bind(asked))?;
-    let address = reachable(&ListenAddress::Tcp(stockaj.address()), asked);
+    let stockaj = runtime.block_on(Stockaj::bind(requested))?;
+    let address = reachable(&ListenAddress::Tcp(stockaj.address()), requested);
     std::thread::Builder::new()
         .name("stockaj".to_owned())
         .spawn(move || runtime.block_on(stockaj.serve(std::future::pending())))?;
     Ok(address)
 }
 
-/// A request to try, and what becomes of it.
+/// A request to try, and its expected status.
 struct Call {
     status: u16,
     why: &'static str,
@@ -114,7 +114,7 @@ impl Call {
         Self { status, why, token, method: "GET", path, body: None }
     }
 
-    /// The line to paste into a shell.
+    /// The shell command that sends the request.
     fn curl(&self, gateway: SocketAddr) -> String {
         let mut line = "curl -i".to_owned();
         if self.method != "GET" {
@@ -158,7 +158,7 @@ const CALLS: [Call; 11] = [
         body: Some(r#"{"name":"Ladder","code":"LADDER-01"}"#),
     },
     Call::get(200, "a User token may do everything", Some(USER), "/api/v2/instance"),
-    Call::get(200, "a public route asks for no token", None, "/up"),
+    Call::get(200, "a public route needs no token", None, "/up"),
     Call::get(401, "no token", None, "/api/v2/items"),
     Call::get(401, "an expired token", Some(EXPIRED), "/api/v2/items"),
     Call {
@@ -177,17 +177,17 @@ const CALLS: [Call; 11] = [
         path: "/api/v2/items/1",
         body: None,
     },
-    Call::get(403, "what the map does not name is denied", Some(READER), "/api/v2/internals"),
+    Call::get(403, "a path that the map lacks is denied", Some(READER), "/api/v2/internals"),
 ];
 
-/// What a person needs to know to try the demo.
+/// The text that the demo prints when it has started.
 struct Welcome<'a> {
     stockaj: SocketAddr,
     gateway: SocketAddr,
     admin: SocketAddr,
-    /// The admin token, which opens the page of usage; or why there is none.
+    /// The admin token, for the usage page; or why there is no ledger.
     usage: Result<&'a str, String>,
-    /// The defaults that were taken.
+    /// The default addresses that were in use.
     taken: Vec<SocketAddr>,
 }
 
@@ -205,9 +205,11 @@ impl Welcome<'_> {
                 out,
                 "  usage    http://demo:{token}@{admin}/usage {DIM}(the month before today is made up){DIM:#}"
             )?,
-            Err(error) => writeln!(out, "  usage    {DIM}none, as it has no place: {error}{DIM:#}")?,
+            Err(error) => {
+                writeln!(out, "  usage    {DIM}not recorded: no directory for the ledger: {error}{DIM:#}")?
+            }
         }
-        writeln!(out, "  Stockaj  http://{stockaj} {DIM}(by-passes the gateway){DIM:#}\n")?;
+        writeln!(out, "  Stockaj  http://{stockaj} {DIM}(bypasses the gateway){DIM:#}\n")?;
 
         writeln!(out, "{BOLD}Tokens{BOLD:#}\n")?;
         let longest = ALL.iter().map(|token| token.name.len()).max().unwrap_or_default();
@@ -232,12 +234,12 @@ impl Welcome<'_> {
     }
 }
 
-/// A gateway.yaml in front of `stockaj`, with the shipped map in it.
+/// A gateway.yaml for the backend `stockaj`, with the shipped map.
 fn gateway_yaml(
     address: SocketAddr,
     admin: SocketAddr,
     stockaj: SocketAddr,
-    usage: Option<&Folder>,
+    usage: Option<&LedgerDirectory>,
 ) -> String {
     let (token, usage) = match usage {
         Some(usage) => (
@@ -261,10 +263,10 @@ fn gateway_yaml(
     text
 }
 
-/// The address that was asked for, or the default; where that is taken, a free port of the same host, and
-/// the default is noted in `taken`.
-fn choose(asked: Option<SocketAddr>, default: SocketAddr, taken: &mut Vec<SocketAddr>) -> SocketAddr {
-    match asked {
+/// The requested address, or the default. If the default is in use, adds it to `taken` and returns its IP address with
+/// port 0.
+fn choose(requested: Option<SocketAddr>, default: SocketAddr, taken: &mut Vec<SocketAddr>) -> SocketAddr {
+    match requested {
         Some(address) => address,
         None if TcpListener::bind(default).is_ok() => default,
         None => {
@@ -274,11 +276,11 @@ fn choose(asked: Option<SocketAddr>, default: SocketAddr, taken: &mut Vec<Socket
     }
 }
 
-/// Where a client on this machine reaches a listener: `bound`, which has a port where `asked` says 0.
-fn reachable(bound: &ListenAddress, asked: SocketAddr) -> SocketAddr {
+/// The address at which a client on this machine reaches a listener. `bound` has the port if `requested` has port 0.
+fn reachable(bound: &ListenAddress, requested: SocketAddr) -> SocketAddr {
     let mut address = match bound {
         ListenAddress::Tcp(address) => *address,
-        ListenAddress::Unix(_) => asked,
+        ListenAddress::Unix(_) => requested,
     };
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),

@@ -1,4 +1,4 @@
-//! `diff`: what a change of the map allows or denies anew.
+//! `diff`: the requests that a change of the map newly allows or denies.
 
 mod usage;
 
@@ -11,28 +11,28 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::usage::Affected;
-use super::routes::written;
-use super::usage::kept;
+use super::routes::requirement_json;
+use super::usage::load_report;
 use super::{ConfigArgument, Exit, Format, output, report, show};
 use crate::config::{self, LoadedAbilities};
 use crate::policy::difference::{Callers, Change, Difference, OptionsChange, Side, difference};
 use crate::usage::question::{Question, Since};
 use crate::usage::report::Report;
 
-/// Tell what a change of the map allows or denies anew; exit 1 when it changes a decision
+/// Show what a change of the map newly allows or denies; exit 1 if it changes a decision
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The map as it is: a map file or a gateway.yaml
+    /// The current map: a map file or a gateway.yaml
     old: PathBuf,
-    /// The map as it would be
+    /// The changed map: a map file or a gateway.yaml
     new: PathBuf,
-    /// How it is printed
+    /// The output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Tell of recorded usage, too: which tokens would be denied how many calls. What `usage --format json` prints
+    /// Also count the recorded calls whose decision would change, by token; FILE is the output of `usage --format json`
     #[arg(long, value_name = "FILE")]
     usage: Option<PathBuf>,
-    /// The same of the last days, such as 30d, in the ledger of --config
+    /// The same for the last days, such as 30d, of the ledger of --config
     #[arg(long, value_name = "DAYS", conflicts_with = "usage")]
     since: Option<Since>,
     #[command(flatten)]
@@ -47,11 +47,11 @@ impl Arguments {
             Ok(difference) => difference,
             Err(too_many) => {
                 report(format_args!("error: the maps differ, and {too_many}"));
-                return Exit::Wrong;
+                return Exit::Failure;
             }
         };
         let affected = usage.as_ref().map(|usage| usage::affected(&old.map, &new.map, &difference, usage));
-        let exit = if difference.is_empty() { Exit::Fine } else { Exit::Wrong };
+        let exit = if difference.is_empty() { Exit::Success } else { Exit::Failure };
         output(exit, |out| match self.format {
             Format::Table => table(&difference, affected.as_ref(), out),
             Format::Json => json(&difference, affected.as_ref(), out),
@@ -60,11 +60,12 @@ impl Arguments {
 }
 
 impl Arguments {
-    /// The recorded usage that is to be told of. What is wrong has been told.
+    /// The recorded usage, if the arguments select one. An error has been reported.
     fn recorded(&self) -> Result<Option<Report>, Exit> {
         if let Some(since) = self.since {
             let question = Question { since: Some(since), ..Question::default() };
-            return kept(&self.config.path(), &question, Timestamp::now()).map(|own| Some(own.report));
+            return load_report(&self.config.path(), &question, Timestamp::now())
+                .map(|local| Some(local.report));
         }
         self.usage.as_deref().map(usage::read).transpose().map_err(|error| {
             report(format_args!("error: {error}"));
@@ -73,7 +74,7 @@ impl Arguments {
     }
 }
 
-/// A map; what is wrong with it is shown, and what may be.
+/// Loads a map; `None` if it has errors, which have been reported.
 fn load(path: &Path) -> Option<LoadedAbilities> {
     match config::load_abilities(path) {
         Ok(loaded) => Some(loaded),
@@ -86,7 +87,7 @@ fn load(path: &Path) -> Option<LoadedAbilities> {
 
 const HEADING: Style = Style::new().bold();
 
-/// First what is denied anew, then what is allowed anew: a rule that does both is in both.
+/// Writes the newly denied requests, then the newly allowed ones. A change that does both is in both sections.
 fn table(
     difference: &Difference<'_>,
     affected: Option<&Affected<'_>>,
@@ -95,7 +96,7 @@ fn table(
     let denied = section(difference, |it| it.denied.as_ref());
     let allowed = section(difference, |it| it.allowed.as_ref());
     for (title, colour, changes) in
-        [("Denied anew", AnsiColor::Red, &denied), ("Allowed anew", AnsiColor::Yellow, &allowed)]
+        [("Newly denied", AnsiColor::Red, &denied), ("Newly allowed", AnsiColor::Yellow, &allowed)]
     {
         if !changes.is_empty() {
             let style = HEADING.fg_color(Some(Color::Ansi(colour)));
@@ -109,7 +110,7 @@ fn table(
         }
     }
     if !difference.options.is_empty() {
-        writeln!(output, "{HEADING}Beside what is decided{HEADING:#}")?;
+        writeln!(output, "{HEADING}Options{HEADING:#}")?;
     }
     for OptionsChange { path, body: (body, body_now), mode: (mode, mode_now) } in &difference.options {
         if body != body_now {
@@ -153,10 +154,10 @@ struct PrintedChange<'a> {
     allowed: Option<PrintedCallers<'a>>,
 }
 
-/// Without a requirement nobody is allowed: by `deny`, or since nothing is said of the method or the path.
 #[derive(Serialize)]
 struct PrintedSide<'a> {
     route: Option<&'a str>,
+    /// Null if the requests are denied: by `deny`, or because the map lacks the path or the method.
     requirement: Option<Value>,
     place: Option<String>,
 }
@@ -213,7 +214,7 @@ fn json(
 fn side<'a>(side: &Side<'a>) -> PrintedSide<'a> {
     PrintedSide {
         route: side.template(),
-        requirement: side.requirement().map(written),
+        requirement: side.requirement().map(requirement_json),
         place: side
             .rule()
             .and_then(|rule| rule.place.as_ref())

@@ -1,4 +1,4 @@
-//! `explain`: one decision, step by step.
+//! `explain`: shows the steps of one decision.
 
 mod advice;
 mod nearest;
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     /// The abilities of the token, separated by commas; without this the request has no token
     #[arg(long, value_delimiter = ',', value_name = "ABILITIES", conflicts_with = "token_stdin")]
     abilities: Option<Vec<String>>,
-    /// Read a token from standard input and introspect it, as `introspection` in the configuration says
+    /// Read a token from standard input and introspect it with the `introspection` of the configuration
     #[arg(long)]
     token_stdin: bool,
 }
@@ -54,7 +54,7 @@ impl Arguments {
             Ok(loaded) => loaded,
             Err(mistakes) => {
                 show(&mistakes);
-                return Exit::Wrong;
+                return Exit::Failure;
             }
         };
         let caller = match self.caller(&path) {
@@ -62,21 +62,21 @@ impl Arguments {
             Err(exit) => return exit,
         };
         let (caller, holder) = caller;
-        let mut verdict = Exit::Wrong;
-        let printed = output(Exit::Fine, |out| {
+        let mut verdict = Exit::Failure;
+        let printed = output(Exit::Success, |out| {
             if let Some(holder) = holder {
                 step(out, "token of", holder)?;
             }
             verdict = explain(&loaded.map, &self.method, &self.path, &caller, out)?;
             Ok(())
         });
-        if printed == Exit::Fine { verdict } else { printed }
+        if printed == Exit::Success { verdict } else { printed }
     }
 
-    /// Who asks, and what the introspector said of whose token it is.
+    /// The caller, and the description of an introspected token.
     fn caller(&self, path: &Path) -> Result<(Caller, Option<String>), Exit> {
         if self.token_stdin {
-            return ask(path);
+            return introspect(path);
         }
         let caller = match &self.abilities {
             // `--abilities ''` is a token without abilities.
@@ -87,18 +87,18 @@ impl Arguments {
     }
 }
 
-/// Asks the introspector of the configuration at `path` about the token on standard input.
-fn ask(path: &Path) -> Result<(Caller, Option<String>), Exit> {
-    let wrong = |error: &dyn Display| {
+/// Introspects the token on standard input with the configuration at `path`.
+fn introspect(path: &Path) -> Result<(Caller, Option<String>), Exit> {
+    let fail = |error: &dyn Display| {
         report(format_args!("error: {error}"));
-        Exit::Wrong
+        Exit::Failure
     };
-    let line = token_from_stdin().map_err(|error| wrong(&error))?;
+    let line = token_from_stdin().map_err(|error| fail(&error))?;
     let (introspection, token_bytes) = match config::load_introspection(path) {
         Ok(loaded) => loaded,
         Err(mistakes) => {
             show(&mistakes);
-            return Err(Exit::Wrong);
+            return Err(Exit::Failure);
         }
     };
     let field = Zeroizing::new([b"Bearer ", line.trim().as_bytes()].concat());
@@ -110,7 +110,7 @@ fn ask(path: &Path) -> Result<(Caller, Option<String>), Exit> {
         Ok(token) => token,
         Err(refusal) => return Ok((Caller::Refused(refusal), None)),
     };
-    let answer = Introspector::ask_once(&introspection, token.secret()).map_err(|error| wrong(&error))?;
+    let answer = Introspector::ask_once(&introspection, token.secret()).map_err(|error| fail(&error))?;
     Ok(match answer {
         Answer::Active(verdict) => {
             let holder = holder(&verdict);
@@ -122,26 +122,26 @@ fn ask(path: &Path) -> Result<(Caller, Option<String>), Exit> {
         }
         Answer::Inactive => (Caller::Refused(Refusal::InactiveToken), None),
         Answer::NoVerdict(why) => {
-            wrong(&why);
+            fail(&why);
             (Caller::Refused(Refusal::NoVerdict), None)
         }
     })
 }
 
-/// Name, id and expiry of a token. Never the token, nor its hash, which is the id where the introspector names none.
+/// Name, id and expiry of a token. Never the token or its hash, which is the id if the introspector reports none.
 fn holder(verdict: &Verdict) -> String {
     let is_hash = verdict.id.len() == 64 && verdict.id.bytes().all(|byte| byte.is_ascii_hexdigit());
     let id = if is_hash { String::new() } else { format!(" (id {})", shown(&verdict.id)) };
     let name = verdict.name.as_deref().map_or("no name".to_owned(), shown);
     let expiry = match verdict.expires_at.map(Timestamp::try_from) {
         Some(Ok(expiry)) => format!("expires {expiry}"),
-        Some(Err(_)) => "expires in a far future".to_owned(),
+        Some(Err(_)) => "expires in the distant future".to_owned(),
         None => "does not expire".to_owned(),
     };
     format!("{name}{id}, {expiry}")
 }
 
-/// Writes the steps of a decision in the order in which the gateway takes them.
+/// Writes the steps of a decision in the gateway's order.
 fn explain(
     map: &AbilityMap,
     method: &str,
@@ -156,7 +156,7 @@ fn explain(
     match steps(map, method, target, caller, output)? {
         Ok(reason) => {
             verdict(output, AnsiColor::Green, format!("allowed ({})", reason.as_str()))?;
-            Ok(Exit::Fine)
+            Ok(Exit::Success)
         }
         Err(refusal) => {
             let why = match &refusal {
@@ -166,7 +166,7 @@ fn explain(
             let text =
                 format!("denied with {} ({}){why}", status(&refusal).as_u16(), refusal.reason().as_str());
             verdict(output, AnsiColor::Red, text)?;
-            Ok(Exit::Wrong)
+            Ok(Exit::Failure)
         }
     }
 }
@@ -182,8 +182,8 @@ fn steps(
     let (method, path) = match read_request(map, method, target) {
         Ok(read) => read,
         Err(refusal) => {
-            if let Some(near) = nearest::method(method) {
-                step(output, "hint", format_args!("methods are case-sensitive: did you mean {near}?"))?;
+            if let Some(nearest) = nearest::method(method) {
+                step(output, "hint", format_args!("methods are case-sensitive: did you mean {nearest}?"))?;
             }
             return Ok(Err(refusal));
         }
@@ -198,7 +198,7 @@ fn steps(
         let text = "POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` says `honour`";
         step(output, "method", text)?;
     } else if method == Method::OPTIONS {
-        step(output, "method", "OPTIONS; of a CORS preflight the method that it asks about is decided on")?;
+        step(output, "method", "OPTIONS; for a CORS preflight, the method that it requests is decided")?;
     } else if query.is_some_and(names_a_method) {
         step(output, "method", format_args!("{method}; `_method` is ignored"))?;
     }
@@ -222,7 +222,7 @@ fn steps(
             step(
                 output,
                 "route",
-                format_args!("{} (it has no {method}, and no other route is tried)", template(*route)),
+                format_args!("{} (has no {method}; no other route is tried)", template(*route)),
             )?;
         }
         Found::NoRoute => step(output, "route", "none: unmapped")?,
@@ -252,7 +252,7 @@ fn steps(
         let leniency = Leniency { mode: Mode::Shadow, authentication: Mode::Enforce };
         let text = match leniency.forgives(refusal) {
             true => "shadow: the request is forwarded; the verdict is only logged and counted",
-            false => "shadow, but a token is asked for, unless `shadow_authentication` says otherwise",
+            false => "shadow, but a token is required unless `shadow_authentication` is true",
         };
         step(output, "mode", text)?;
     }
@@ -269,7 +269,7 @@ fn steps(
     Ok(decision)
 }
 
-/// The request that was probably meant by one that the map has no rule for.
+/// The request that was probably meant, if the map has no rule for this one.
 fn hint(map: &AbilityMap, method: &Method, path: &str, found: &Found<'_>) -> Option<String> {
     match found {
         Found::Rule { .. } => None,
@@ -281,8 +281,8 @@ fn hint(map: &AbilityMap, method: &Method, path: &str, found: &Found<'_>) -> Opt
     }
 }
 
-/// Whether PHP sees a `_method` in the query. It decodes names, skips spaces before them, folds spaces and dots,
-/// and reads no further than a NUL.
+/// Whether PHP sees a `_method` parameter in the query. PHP decodes names, skips leading spaces, replaces spaces and
+/// dots by `_`, and stops at a NUL.
 fn names_a_method(query: &str) -> bool {
     query.split('&').any(|pair| {
         let name = pair.split('=').next().unwrap_or_default().replace('+', " ");
@@ -297,7 +297,7 @@ fn step(output: &mut dyn Write, name: &str, what: impl Display) -> io::Result<()
     writeln!(output, "{name:11}  {what}")
 }
 
-/// A number of bytes as a configuration would say it.
+/// A number of bytes in the syntax of the configuration.
 pub(crate) fn size(bytes: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let unit = units.into_iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
@@ -342,14 +342,14 @@ mod tests {
     }
 
     #[test]
-    fn an_allowed_request() {
+    fn allowed_request_shows_every_step() {
         let (exit, text) = explained(
             Unmapped::Deny,
             "GET",
             "/api/v2/items/%35/?a=%2F",
             &holder(&["rents:read", "items:read"]),
         );
-        assert_eq!(exit, Exit::Fine);
+        assert_eq!(exit, Exit::Success);
         assert_eq!(
             text,
             "\
@@ -365,9 +365,9 @@ verdict      allowed (allowed)
     }
 
     #[test]
-    fn a_route_with_a_bound_on_bodies_of_its_own() {
+    fn body_limit_of_a_route_is_shown() {
         let (exit, text) = explained(Unmapped::Deny, "POST", "/uploads", &holder(&["items:create"]));
-        assert_eq!(exit, Exit::Fine);
+        assert_eq!(exit, Exit::Success);
         assert_eq!(
             text,
             "\
@@ -389,9 +389,9 @@ verdict      allowed (allowed)
     }
 
     #[test]
-    fn a_public_request_needs_no_token() {
+    fn public_route_needs_no_token() {
         let (exit, text) = explained(Unmapped::Deny, "HEAD", "/up", &Caller::Nobody);
-        assert_eq!(exit, Exit::Fine);
+        assert_eq!(exit, Exit::Success);
         assert_eq!(
             text,
             "\
@@ -405,9 +405,9 @@ verdict      allowed (public)
     }
 
     #[test]
-    fn a_missing_ability() {
+    fn missing_abilities_are_listed_with_advice() {
         let (exit, text) = explained(Unmapped::Deny, "POST", "/api/v2/items/5", &holder(&["items:read"]));
-        assert_eq!(exit, Exit::Wrong);
+        assert_eq!(exit, Exit::Failure);
         assert_eq!(
             text,
             "\
@@ -425,8 +425,8 @@ verdict      denied with 403 (missing_ability)
     }
 
     #[test]
-    fn a_method_in_the_query_is_said_to_be_ignored() {
-        for (method, query, told) in [
+    fn method_parameter_in_the_query_is_reported_as_ignored() {
+        for (method, query, is_reported) in [
             ("GET", "_method=DELETE", true),
             ("DELETE", "a=b&%5Fmethod=DELETE", true),
             ("GET", ".method=DELETE", true),
@@ -442,37 +442,36 @@ verdict      denied with 403 (missing_ability)
             let (_, text) = explained(Unmapped::Deny, method, &target, &holder(&["items:read"]));
             let line = text.lines().find(|line| line.starts_with("method       "));
             let line = line.map(|line| line.contains(method) && line.contains("`_method` is ignored"));
-            assert_eq!(line, told.then_some(true), "{method} {query}\n{text}");
+            assert_eq!(line, is_reported.then_some(true), "{method} {query}\n{text}");
         }
     }
 
     #[test]
-    fn what_is_not_enforced_is_denied_and_said_to_be_forwarded() {
+    fn shadow_mode_shows_the_denial_and_that_it_is_not_enforced() {
         let rule = [(Method::GET, Requirement::from_word("items:read").unwrap(), None)];
         let mut builder = MapBuilder::new(Unmapped::Deny).in_mode(Mode::Shadow);
         builder.route("/items", rule).unwrap();
         let map = builder.build();
         let forwarded =
             "mode         shadow: the request is forwarded; the verdict is only logged and counted";
-        let asked =
-            "mode         shadow, but a token is asked for, unless `shadow_authentication` says otherwise";
-        for (target, caller, told, exit) in [
-            ("/items", holder(&["items:create"]), Some(forwarded), Exit::Wrong),
-            ("/nowhere", holder(&["*"]), Some(forwarded), Exit::Wrong),
-            ("/items", Caller::Nobody, Some(asked), Exit::Wrong),
-            ("/items", holder(&["items:read"]), None, Exit::Fine),
+        let required = "mode         shadow, but a token is required unless `shadow_authentication` is true";
+        for (target, caller, expected, exit) in [
+            ("/items", holder(&["items:create"]), Some(forwarded), Exit::Failure),
+            ("/nowhere", holder(&["*"]), Some(forwarded), Exit::Failure),
+            ("/items", Caller::Nobody, Some(required), Exit::Failure),
+            ("/items", holder(&["items:read"]), None, Exit::Success),
         ] {
             let mut output = anstream::StripStream::new(Vec::new());
             assert_eq!(explain(&map, "GET", target, &caller, &mut output).unwrap(), exit);
             let text = String::from_utf8(output.into_inner()).unwrap();
-            assert_eq!(text.lines().find(|line| line.starts_with("mode ")), told, "{text}");
+            assert_eq!(text.lines().find(|line| line.starts_with("mode ")), expected, "{text}");
         }
     }
 
     #[test]
-    fn a_request_that_is_never_matched() {
+    fn rejected_path_is_not_matched() {
         let (exit, text) = explained(Unmapped::Deny, "GET", "/api/v2/%2e%2e/up", &Caller::Nobody);
-        assert_eq!(exit, Exit::Wrong);
+        assert_eq!(exit, Exit::Failure);
         assert_eq!(
             text,
             "\
@@ -482,9 +481,8 @@ verdict      denied with 400 (bad_request): dot segment in the path
         );
     }
 
-    /// The contract's order of a decision, one line a case.
     #[test]
-    fn verdicts_come_in_the_order_of_a_decision() {
+    fn verdicts_follow_the_order_of_a_decision() {
         let nobody = || Caller::Nobody;
         let malformed = || Caller::Refused(Refusal::MalformedToken);
         let inactive = || Caller::Refused(Refusal::InactiveToken);
@@ -547,17 +545,17 @@ verdict      denied with 400 (bad_request): dot segment in the path
             let (exit, text) = explained(unmapped, method, target, &caller);
             let verdict = text.lines().last().and_then(|line| line.strip_prefix("verdict      "));
             assert_eq!(verdict, Some(expected), "{method} {target}\n{text}");
-            assert_eq!(exit == Exit::Fine, expected.starts_with("allowed"), "{method} {target}");
+            assert_eq!(exit == Exit::Success, expected.starts_with("allowed"), "{method} {target}");
         }
     }
 
     #[test]
-    fn abilities_are_those_of_the_command_line() {
+    fn abilities_are_parsed_from_the_command_line() {
         for (abilities, expected) in [
-            (None, Exit::Wrong),
-            (Some(vec![]), Exit::Wrong),
-            (Some(vec![String::new()]), Exit::Wrong),
-            (Some(vec!["rents:read".to_owned(), " items:read".to_owned()]), Exit::Fine),
+            (None, Exit::Failure),
+            (Some(vec![]), Exit::Failure),
+            (Some(vec![String::new()]), Exit::Failure),
+            (Some(vec!["rents:read".to_owned(), " items:read".to_owned()]), Exit::Success),
         ] {
             let arguments = Arguments {
                 method: "GET".to_owned(),

@@ -1,19 +1,18 @@
-//! `health`: the container's own probe.
+//! `health`: the health check of a container.
 
 use std::time::Duration;
 
 use http::Request;
 use http_body_util::Full;
 
-use super::ask_admin::{AdminError, ask_admin};
+use super::admin_client::{AdminError, send};
 use super::{ConfigArgument, Exit, report, show};
 use crate::config;
 use crate::config::settings::ListenAddress;
 
-/// For all of it.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Ask the admin listener's /readyz; exit 0 when it is ready, 1 otherwise
+/// Request /readyz of the admin listener; exit 0 if the gateway is ready, 1 otherwise
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -23,38 +22,37 @@ pub(crate) struct Arguments {
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
         match config::load_admin(&self.config.path()) {
-            Ok(admin) => ask(&admin.address),
+            Ok(admin) => probe(&admin.address),
             Err(mistakes) => {
                 show(&mistakes);
-                Exit::Wrong
+                Exit::Failure
             }
         }
     }
 }
 
-/// Asks the admin listener at `address` whether it is ready, and says on standard error why it is not.
-fn ask(address: &ListenAddress) -> Exit {
+/// Requests `/readyz` and reports on standard error why the gateway is not ready.
+fn probe(address: &ListenAddress) -> Exit {
     match status(address) {
-        Ok(200) => Exit::Fine,
+        Ok(200) => Exit::Success,
         Ok(503) => {
             report(format_args!("not ready: {address} answers 503"));
-            Exit::Wrong
+            Exit::Failure
         }
         Ok(status) => {
             report(format_args!("not ready: {address} answers {status}; is it the admin listener?"));
-            Exit::Wrong
+            Exit::Failure
         }
         Err(error) => {
             report(format_args!("not ready: {address}: {error}"));
-            Exit::Wrong
+            Exit::Failure
         }
     }
 }
 
-/// The status of `/readyz`.
 fn status(address: &ListenAddress) -> Result<u16, AdminError> {
     let request = Request::get("/readyz").body(Full::default())?;
-    Ok(ask_admin(address, request, TIMEOUT)?.status().as_u16())
+    Ok(send(address, request, TIMEOUT)?.status().as_u16())
 }
 
 #[cfg(test)]
@@ -69,29 +67,29 @@ mod tests {
     use crate::listener::Listener;
 
     #[test]
-    fn asks_the_admin_listener() {
+    fn exit_code_follows_readyz() {
         let listener = Listener::bind(&ListenAddress::Tcp("0.0.0.0:0".parse().unwrap())).unwrap();
         let address = listener.address().clone();
         let readiness = Arc::<admin::Readiness>::default();
-        let admin = Admin::alone(None, Arc::clone(&readiness));
+        let admin = Admin::standalone(None, Arc::clone(&readiness));
         let handle = admin.serve(listener).unwrap();
         for (state, status_, exit) in [
-            (State::Starting, 503, Exit::Wrong),
-            (State::Ready, 200, Exit::Fine),
-            (State::Draining, 503, Exit::Wrong),
+            (State::Starting, 503, Exit::Failure),
+            (State::Ready, 200, Exit::Success),
+            (State::Draining, 503, Exit::Failure),
         ] {
             readiness.set(state);
             assert_eq!(status(&address).unwrap(), status_, "{state:?}");
-            assert_eq!(ask(&address), exit, "{state:?}");
+            assert_eq!(probe(&address), exit, "{state:?}");
         }
         handle.stop();
         let refused = status(&address).unwrap_err();
         assert!(matches!(&refused, AdminError::Io(error) if error.kind() == ErrorKind::ConnectionRefused));
-        assert_eq!(ask(&address), Exit::Wrong);
+        assert_eq!(probe(&address), Exit::Failure);
     }
 
     #[test]
-    fn what_is_no_admin_listener() {
+    fn invalid_http_response_is_an_error() {
         for answer in ["", "SSH-2.0-OpenSSH\r\n", "HTTP/1.1 2", "HTTP/1.1 \u{20ac}\u{20ac} OK\r\n"] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = ListenAddress::Tcp(listener.local_addr().unwrap());

@@ -1,21 +1,21 @@
-//! What is in the process's memory stays there: tokens pass through it.
+//! Protects the process's memory, which contains tokens, from other processes and core dumps.
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// What could not be done, and why.
+/// A protection that is missing, and why.
 pub(super) type Failure = (&'static str, io::Error);
 
-/// Keeps the memory out of core dumps, and out of reach for other processes of the same user. To be called before
-/// there is any secret in it; what fails is for the caller to report, and no reason not to serve.
+/// Disables core dumps and access by other processes of the same user. Must be called before a secret is read. Failures
+/// are for the caller to report; the gateway serves all the same.
 ///
-/// Two ways, as neither does it alone: a `core_pattern` that is a pipe gets a dump whatever the limit is; and a
-/// process that is not dumpable, which can be neither dumped nor traced and whose `/proc` belongs to root, can
-/// become so again.
-pub(super) fn keep_private() -> Vec<Failure> {
+/// It sets two things, since neither is enough. A `core_pattern` that is a pipe receives dumps at any limit. A process
+/// that is not dumpable can be neither dumped nor traced, and its `/proc` belongs to root, but it can become dumpable
+/// again.
+pub(super) fn protect() -> Vec<Failure> {
     let limited = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    let limited = limited.map_err(|error| ("core dumps cannot be limited to nothing", error.into()));
+    let limited = limited.map_err(|error| ("core dumps cannot be disabled", error.into()));
     [limited, not_dumpable()].into_iter().filter_map(Result::err).collect()
 }
 
@@ -40,26 +40,26 @@ mod tests {
 
     use super::*;
 
-    /// Set: [`keeps_itself_private`] may change its process.
+    /// If set, [`protects_this_process`] may change its process.
     const ALLOWED: &str = "STOCKAJ_GATEWAY_TEST_MEMORY";
 
     #[test]
-    fn a_process_becomes_private() {
+    fn protected_process_cannot_be_dumped_or_traced() {
         let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "cli::memory::tests::keeps_itself_private", "--ignored", "--nocapture"])
+            .args(["--exact", "cli::memory::tests::protects_this_process", "--ignored", "--nocapture"])
             .env(ALLOWED, "1")
             .status();
         assert_eq!(status.unwrap().code(), Some(42));
     }
 
     #[test]
-    #[ignore = "a part of a_process_becomes_private"]
-    fn keeps_itself_private() {
+    #[ignore = "a part of protected_process_cannot_be_dumped_or_traced"]
+    fn protects_this_process() {
         if std::env::var_os(ALLOWED).is_none() {
             return;
         }
         assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);
-        assert!(keep_private().is_empty());
+        assert!(protect().is_empty());
         let limit = getrlimit(Resource::Core);
         assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));
         assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);

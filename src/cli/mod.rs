@@ -1,8 +1,8 @@
-//! The command line: one file a command.
+//! The command line, one file per command.
 //!
-//! Results go to standard output, reports for people to standard error.
+//! Results go to standard output, diagnostics to standard error.
 
-mod ask_admin;
+mod admin_client;
 mod check;
 mod demo;
 mod diff;
@@ -58,9 +58,9 @@ enum Command {
 }
 
 impl CommandLine {
-    /// The command line of this process. Ends the process if it is wrong or asks for help.
+    /// Parses the arguments of this process. Exits if they are invalid, or after `--help` and `--version`.
     pub fn from_arguments() -> Self {
-        // Help is output, too.
+        // Before parsing, which may already write to a file: clap prints the help.
         if let Err(error) = signals::survive_file_size_limit() {
             report(format_args!("warning: a file at its size limit will end this process: {error}"));
         }
@@ -87,17 +87,17 @@ impl CommandLine {
     }
 }
 
-/// How a command ended.
+/// The exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// As it should.
-    Fine = 0,
-    /// The thing asked about is wrong.
-    Wrong = 1,
-    /// The command line makes no sense; clap reports most of these by itself.
+    /// The command succeeded, or what it checks is valid.
+    Success = 0,
+    /// The command failed, or what it checks is invalid, denied or different.
+    Failure = 1,
+    /// The command line is invalid. clap reports most of these errors itself.
     Usage = 2,
-    /// `run` refused its configuration (`EX_CONFIG` of sysexits.h).
+    /// `run` rejected its configuration (`EX_CONFIG` of sysexits.h).
     Configuration = 78,
 }
 
@@ -117,7 +117,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// `--config`, and where a configuration is looked for without it.
+/// `--config` and its default paths.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConfigArgument {
     /// The configuration [default: ./config/gateway.yaml, then /etc/stockaj-gateway/gateway.yaml]
@@ -126,18 +126,17 @@ pub(crate) struct ConfigArgument {
 }
 
 impl ConfigArgument {
-    /// That of a command line which names none.
-    pub(crate) fn usual() -> Self {
+    /// The value without `--config`.
+    pub(crate) fn from_environment() -> Self {
         Self { config: std::env::var_os("STOCKAJ_GATEWAY_CONFIG").map(PathBuf::from) }
     }
 
-    /// Whether a file was named, by the option or in the environment.
+    /// Whether the option or the environment names a file.
     pub(crate) const fn is_named(&self) -> bool {
         self.config.is_some()
     }
 
-    /// The file to read. Where none of the usual places has one, the first: its name is what the report
-    /// then shows.
+    /// The file to read. If no default path exists, the first one, which the error then names.
     pub(crate) fn path(&self) -> PathBuf {
         const LOCAL: &str = "config/gateway.yaml";
         const SYSTEM: &str = "/etc/stockaj-gateway/gateway.yaml";
@@ -149,15 +148,15 @@ impl ConfigArgument {
     }
 }
 
-/// Of standard input, in bytes: more than any token that is accepted.
+/// The longest line that is read from standard input, in bytes: longer than any accepted token.
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// The token that is the first line of standard input: there nobody else sees it, as they would an argument.
+/// Reads a token from the first line of standard input. Other users could see it as an argument.
 pub(crate) fn token_from_stdin() -> io::Result<Zeroizing<String>> {
-    for (what, error) in memory::keep_private() {
+    for (what, error) in memory::protect() {
         report(format_args!("warning: {what}: {error}"));
     }
-    // Room for all: growing would leave a copy behind.
+    // A buffer that grows would leave a copy of the token in memory that is not erased.
     let mut line = Zeroizing::new(String::with_capacity(LONGEST_LINE as usize));
     io::stdin().lock().take(LONGEST_LINE).read_line(&mut line)?;
     let length = line.trim_end().len();
@@ -165,10 +164,10 @@ pub(crate) fn token_from_stdin() -> io::Result<Zeroizing<String>> {
     Ok(line)
 }
 
-/// The largest report of usage that is read, in bytes.
+/// The largest usage report that is read, in bytes.
 pub(crate) const LARGEST_REPORT: u64 = 512 * 1024 * 1024;
 
-/// The text of a report of usage. A file without an end is not read to it.
+/// Reads a usage report. The size is limited, since a file such as a device may have no end.
 pub(crate) fn read_report(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     let mut text = Vec::new();
@@ -181,13 +180,13 @@ pub(crate) fn read_report(path: &Path) -> io::Result<Vec<u8>> {
     Err(io::Error::other(format!("it is larger than {} MiB", LARGEST_REPORT >> 20)))
 }
 
-/// The abilities of an option, whose list may be empty: `''` is one empty name.
+/// The abilities of an option. `''`, which clap parses as one empty name, is the empty list.
 pub(crate) fn abilities(names: &[String]) -> Abilities {
     Abilities::new(names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()))
 }
 
-/// Writes a command's result to standard output, coloured only on a terminal, and says how the command
-/// ends. A reader that has left is no mistake.
+/// Writes a command's result to standard output, with colours only on a terminal. Returns `exit`, or
+/// [`Exit::Failure`] if writing fails. A closed pipe is no failure.
 pub(crate) fn output(exit: Exit, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Exit {
     let mut stdout = anstream::stdout().lock();
     match write(&mut stdout).and_then(|()| stdout.flush()) {
@@ -195,12 +194,13 @@ pub(crate) fn output(exit: Exit, write: impl FnOnce(&mut dyn Write) -> io::Resul
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => exit,
         Err(error) => {
             report(format_args!("error: cannot write the result: {error}"));
-            Exit::Wrong
+            Exit::Failure
         }
     }
 }
 
-/// Writes JSON that a terminal shows as text: serde_json leaves DEL and the C1 controls unescaped.
+/// Writes JSON without control characters, which a terminal would interpret: serde_json leaves DEL and the C1 controls
+/// unescaped.
 pub(crate) fn print_json(value: &impl serde::Serialize, output: &mut dyn Write) -> io::Result<()> {
     let text = serde_json::to_string_pretty(value)?;
     let mut escaped = String::with_capacity(text.len());
@@ -213,17 +213,17 @@ pub(crate) fn print_json(value: &impl serde::Serialize, output: &mut dyn Write) 
     writeln!(output, "{escaped}")
 }
 
-/// Shows what was found in a configuration, if anything was.
+/// Writes the diagnostics of a configuration to standard error.
 pub(crate) fn show(findings: &config::Report) {
     if !findings.is_empty() {
         let mut stderr = anstream::stderr().lock();
-        // anstream takes the colours out where they do not belong.
+        // anstream removes the colours unless standard error is a terminal.
         let _ = stderr.write_all(findings.render(true).as_bytes());
     }
 }
 
-/// Shows why a configuration cannot be served, with what else was found in it.
-pub(crate) fn refuse(findings: &mut config::Report, error: &StartError) {
+/// Reports why the gateway cannot start, together with the diagnostics of its configuration.
+pub(crate) fn report_start_error(findings: &mut config::Report, error: &StartError) {
     match error.key() {
         Some((key, reason)) => {
             findings.refuse(&key, reason);
@@ -233,8 +233,7 @@ pub(crate) fn refuse(findings: &mut config::Report, error: &StartError) {
     }
 }
 
-/// Writes a line for people to standard error, coloured only on a terminal. Where even that is closed,
-/// nobody is left to tell.
+/// Writes a line to standard error, with colours only on a terminal. Ignores errors: there is no other place for them.
 pub(crate) fn report(message: impl Display) {
     let _ = writeln!(anstream::stderr().lock(), "{message}");
 }

@@ -1,12 +1,12 @@
-//! `openapi`: drafts a map from an OpenAPI document, or compares the two.
+//! `openapi`: drafts a map from an OpenAPI document, or compares a map with the document.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::routes::written as requirement_value;
-use super::table::{self, Side};
+use super::routes::requirement_json;
+use super::table::{self, Align};
 use super::{ConfigArgument, Exit, Format, output, report, show};
 use crate::cases::json::place_value;
 use crate::config::{LARGEST as LARGEST_MAP, load_abilities};
@@ -19,8 +19,8 @@ use crate::shown::shown;
 
 /// Draft a map file from an OpenAPI document, or compare the document with a map
 ///
-/// A drafted rule requires the scopes of its operation. Operations without scopes get the ability that Stockaj's naming
-/// convention gives them, marked with a comment: review these.
+/// A drafted rule requires the scopes of its operation. An operation without scopes gets the ability of Stockaj's naming
+/// convention and a comment: review these.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The OpenAPI document, version 3.0, 3.1 or 3.2, as YAML or JSON; at most 64 MiB
@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     /// The path in front of the document's paths, such as /api/v2 [default: the path of its first server]
     #[arg(long, value_name = "PATH", value_parser = parse_prefix)]
     prefix: Option<String>,
-    /// Leave out this path, with its prefix: /api/v2/status, or /internal/* for all paths below; may be repeated
+    /// Ignore this path, with its prefix: /api/v2/status, or /internal/* for all paths below; may be repeated
     #[arg(long, value_name = "PATH")]
     ignore: Vec<IgnoredPath>,
     /// The output format; the table of a draft is a map file
@@ -52,12 +52,12 @@ impl Arguments {
             Ok(loaded) => loaded,
             Err(mistakes) => {
                 show(&mistakes);
-                return Exit::Wrong;
+                return Exit::Failure;
             }
         };
         match (&self.config, self.check) {
             (Some(map), _) => self.compare(loaded, map),
-            (None, true) => self.compare(loaded, &ConfigArgument::usual().path()),
+            (None, true) => self.compare(loaded, &ConfigArgument::from_environment().path()),
             (None, false) => self.draft(loaded),
         }
     }
@@ -73,7 +73,7 @@ impl Arguments {
         show(&warnings);
         report_unknown(&ignored);
         if let Format::Json = self.format {
-            return output(Exit::Fine, |out| writeln!(out, "{:#}", draft_value(&draft)));
+            return output(Exit::Success, |out| writeln!(out, "{:#}", draft_value(&draft)));
         }
         let file = self.file.file_name().unwrap_or_default().to_string_lossy();
         let title = &description.title;
@@ -86,7 +86,7 @@ impl Arguments {
                 LARGEST_MAP >> 20
             ));
         }
-        output(Exit::Fine, |out| out.write_all(text.as_bytes()))
+        output(Exit::Success, |out| out.write_all(text.as_bytes()))
     }
 
     fn compare(&self, loaded: LoadedDescription, map: &Path) -> Exit {
@@ -95,7 +95,7 @@ impl Arguments {
             Ok(loaded) => loaded.map,
             Err(mistakes) => {
                 show(&mistakes);
-                return Exit::Wrong;
+                return Exit::Failure;
             }
         };
         let mut ignored = IgnoredPaths::new(&self.ignore);
@@ -105,7 +105,7 @@ impl Arguments {
         let [no_rule, no_operation, differs, covered] =
             [Kind::NoRule, Kind::NoOperation, Kind::Differs, Kind::Covered].map(count);
         let has_drifted = no_rule + no_operation + differs > 0;
-        let exit = output(if has_drifted { Exit::Wrong } else { Exit::Fine }, |out| match self.format {
+        let exit = output(if has_drifted { Exit::Failure } else { Exit::Success }, |out| match self.format {
             Format::Table => print(&findings, out),
             Format::Json => {
                 let values: Vec<Value> = findings.iter().map(finding_value).collect();
@@ -130,7 +130,7 @@ fn report_unknown(ignored: &IgnoredPaths) {
     }
 }
 
-/// A row for each finding; nothing without any.
+/// Writes a row for each finding.
 fn print(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
     if findings.is_empty() {
         return Ok(());
@@ -139,7 +139,7 @@ fn print(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
     let rows: Vec<[String; 6]> = findings
         .iter()
         .map(|finding| {
-            let asks = match (&finding.requirement, &finding.covered_by) {
+            let required = match (&finding.requirement, &finding.covered_by) {
                 (Some(requirement), Some(route)) => format!("{requirement} by {route}"),
                 (requirement, _) => requirement.clone().unwrap_or_else(|| "-".to_owned()),
             };
@@ -149,12 +149,12 @@ fn print(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
                 finding.method.to_string(),
                 shown(&finding.path),
                 shown(finding.said.as_deref().unwrap_or("-")),
-                shown(&asks),
+                shown(&required),
                 shown(&places.into_iter().flatten().collect::<Vec<_>>().join(", ")),
             ]
         })
         .collect();
-    let left = |name| (name, Side::Left);
+    let left = |name| (name, Align::Left);
     table::write(["DRIFT", "METHOD", "PATH", "DOCUMENT", "MAP", "WHERE"].map(left), &rows, output)
 }
 
@@ -177,7 +177,7 @@ fn draft_value(draft: &Draft) -> Value {
             json!({
                 "path": route.template,
                 "method": method.as_str(),
-                "requirement": requirement_value(&rule.requirement),
+                "requirement": requirement_json(&rule.requirement),
                 "comment": rule.comment,
             })
         })

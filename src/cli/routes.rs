@@ -1,4 +1,4 @@
-//! `routes`: the effective ability map.
+//! `routes`: prints the effective ability map.
 
 mod callable;
 mod matrix;
@@ -16,15 +16,15 @@ use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::map::{AbilityMap, Found, Unmapped};
 use crate::policy::shadow::Mode;
 
-/// Print the effective ability map in matching order; needs no secret and no environment
+/// Print the effective ability map in matching order; reads no secrets and no environment
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// How it is printed
+    /// The output format
     #[arg(long, value_enum, default_value_t)]
     format: RoutesFormat,
-    /// Only what a token with these abilities can call, separated by commas; '' is a token without any
+    /// Only the requests that a token with these abilities allows, separated by commas; '' is a token without abilities
     #[arg(long = "for", value_delimiter = ',', value_name = "ABILITIES")]
     held: Option<Vec<String>>,
 }
@@ -37,7 +37,7 @@ enum RoutesFormat {
     Table,
     /// JSON for programs
     Json,
-    /// A web page: which ability opens what
+    /// A web page of abilities and routes
     Html,
 }
 
@@ -45,15 +45,15 @@ impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
         let path = self.config.path();
         match config::load_abilities(&path) {
-            Ok(loaded) => output(Exit::Fine, |out| self.print(&loaded.map, &path, out)),
+            Ok(loaded) => output(Exit::Success, |out| self.print(&loaded.map, &path, out)),
             Err(mistakes) => {
                 show(&mistakes);
-                Exit::Wrong
+                Exit::Failure
             }
         }
     }
 
-    /// Prints the map in the format that was asked for. `path` is where it is from.
+    /// Prints the map of the file `path`.
     fn print(&self, map: &AbilityMap, path: &Path, output: &mut dyn Write) -> io::Result<()> {
         if let Some(names) = &self.held {
             let callable = Callable::new(map, abilities(names));
@@ -76,7 +76,7 @@ impl Arguments {
 
 const HEADING: Style = Style::new().bold();
 
-/// A row for each method of each route, then one for what no route matches.
+/// Writes a row for each method of each route, then one for unmapped paths.
 fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
     let unmapped = match map.unmapped() {
         Unmapped::Deny => Requirement::deny(),
@@ -98,7 +98,7 @@ fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
     writeln!(output, "{HEADING}{:7}  {:width$}  REQUIREMENT{HEADING:#}", "METHOD", "PATH")?;
     for (method, path, requirement, mode) in rows {
         let style = colour(requirement);
-        // A public rule refuses nothing.
+        // A public rule denies nothing, so its mode has no effect.
         let is_shadowed = mode == Mode::Shadow && *requirement.kind() != RequirementKind::Public;
         let mode = if is_shadowed { "  (shadow: not enforced)" } else { "" };
         writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}{mode}")?;
@@ -106,7 +106,7 @@ fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// What needs no token stands out, and so does what nobody may do.
+/// Highlights `public` and `deny`.
 pub(crate) const fn colour(requirement: &Requirement) -> Style {
     use anstyle::{AnsiColor, Color};
     match requirement.kind() {
@@ -116,12 +116,12 @@ pub(crate) const fn colour(requirement: &Requirement) -> Style {
     }
 }
 
-/// `[{"path", "method", "requirement"}]`, one rule a line.
+/// Writes `[{"path", "method", "requirement"}]`, one rule per line.
 fn list(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
     let rules = map.routes().flat_map(|route| {
         route.rules().map(|(method, rule)| {
-            let requirement = written(&rule.requirement);
-            // `json!` sorts the keys of an object; the contract names them in this order.
+            let requirement = requirement_json(&rule.requirement);
+            // Formatted by hand: `json!` sorts keys, and the contract fixes this order.
             format!(
                 r#"  {{"path": {}, "method": {}, "requirement": {requirement}}}"#,
                 Value::from(route.template()),
@@ -132,7 +132,7 @@ fn list(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
     lines(rules, output)
 }
 
-/// A JSON array of values that are JSON already, one a line.
+/// Writes a JSON array of values in JSON, one per line.
 fn lines(values: impl Iterator<Item = String>, output: &mut dyn Write) -> io::Result<()> {
     let values: Vec<String> = values.collect();
     match values.is_empty() {
@@ -141,8 +141,8 @@ fn lines(values: impl Iterator<Item = String>, output: &mut dyn Write) -> io::Re
     }
 }
 
-/// What the YAML would say, as JSON.
-pub(crate) fn written(requirement: &Requirement) -> Value {
+/// The requirement as it is written in YAML, as JSON.
+pub(crate) fn requirement_json(requirement: &Requirement) -> Value {
     let names: Vec<&str> = requirement.abilities().collect();
     match requirement.kind() {
         RequirementKind::Public => json!("public"),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_aligned_and_in_matching_order() {
+    fn table_is_aligned_and_in_matching_order() {
         let arguments = arguments(RoutesFormat::Table);
         assert_eq!(
             printed(|output| arguments.print(&map(), Path::new("gateway.yaml"), output)),
@@ -211,7 +211,7 @@ GET      /up                 public
     }
 
     #[test]
-    fn a_table_says_what_is_not_enforced() {
+    fn table_marks_rules_in_shadow_mode() {
         let mut builder = MapBuilder::new(Unmapped::Deny).in_mode(Mode::Shadow);
         let rule = |word| [(Method::GET, Requirement::from_word(word).unwrap(), None)];
         let enforced = RouteOptions { mode: Some(Mode::Enforce), ..RouteOptions::default() };
@@ -231,7 +231,7 @@ GET      /up         public
     }
 
     #[test]
-    fn json_says_what_the_yaml_would() {
+    fn json_has_requirements_as_in_yaml() {
         let arguments = arguments(RoutesFormat::Json);
         assert_eq!(
             printed(|output| arguments.print(&map(), Path::new("gateway.yaml"), output)),
@@ -252,7 +252,7 @@ GET      /up         public
     }
 
     #[test]
-    fn keywords_are_coloured_where_the_output_takes_colours() {
+    fn keywords_are_coloured() {
         let mut output = Vec::new();
         table(&map(), &mut output).unwrap();
         let text = String::from_utf8(output).unwrap();

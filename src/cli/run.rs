@@ -1,16 +1,16 @@
-//! `run`: serves.
+//! `run`: runs the gateway.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::memory::keep_private;
-use super::{ConfigArgument, Exit, refuse, report, show};
+use super::memory::protect;
+use super::{ConfigArgument, Exit, report, report_start_error, show};
 use crate::config;
 use crate::listener::Inherited;
 use crate::server::Server;
 use crate::telemetry::{log, panics};
 
-/// Serve: check each request's token and forward what its abilities allow
+/// Run the gateway: check the token of each request and forward what its abilities allow
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
         panics::tell_places_only();
-        let failures = keep_private();
+        let failures = protect();
         let path = self.config.path();
         let mut loaded = match config::load(&path) {
             Ok(loaded) => loaded,
@@ -29,7 +29,7 @@ impl Arguments {
                 return Exit::Configuration;
             }
         };
-        // Before the log, which has a thread.
+        // Before the log starts its thread: this changes the environment.
         let inherited = match Inherited::take() {
             Ok(inherited) => inherited,
             Err(error) => {
@@ -48,33 +48,33 @@ impl Arguments {
         let server = match Server::bind(loaded.settings, guard, inherited) {
             Ok(server) => server.reloading(path, loaded.files),
             Err(error) => {
-                refuse(&mut loaded.warnings, &error);
+                report_start_error(&mut loaded.warnings, &error);
                 return Exit::Configuration;
             }
         };
-        // The text of the configuration, with the secrets in it, is of no more use.
+        // The diagnostics hold the text of the configuration, which may contain secrets.
         drop(loaded.warnings);
         match server.serve(shutdown) {
-            Ok(()) => Exit::Fine,
+            Ok(()) => Exit::Success,
             Err(error) => {
                 report(format_args!("error: {error}"));
-                Exit::Wrong
+                Exit::Failure
             }
         }
     }
 }
 
-/// Every client and every connection to the backend takes a file descriptor, and the usual soft limit of
-/// 1024 is for programs that call `select`.
+/// Raises the limit of open files to the hard limit: every connection needs a file descriptor. The usual soft limit of
+/// 1024 exists for programs that call `select`.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        // What cannot be raised stays: the gateway then serves fewer connections.
+        // Ignored: without it the gateway serves fewer connections.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
 }
 
-/// Done at SIGTERM or SIGINT. Must be awaited on a runtime.
+/// Completes at SIGTERM or SIGINT. Must be awaited on a runtime.
 pub(super) async fn shutdown() {
     let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     match (terminate, interrupt) {
@@ -86,7 +86,7 @@ pub(super) async fn shutdown() {
         }
         (Err(error), _) | (_, Err(error)) => {
             let error: &dyn std::error::Error = &error;
-            tracing::error!(error, "cannot be told to drain: signals cannot be received");
+            tracing::error!(error, "cannot receive signals: the gateway does not drain on SIGTERM");
             std::future::pending::<()>().await;
         }
     }

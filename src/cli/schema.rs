@@ -1,4 +1,4 @@
-//! `schema`: JSON Schemas.
+//! `schema`: prints JSON Schemas.
 
 use super::{Exit, output};
 use crate::cases::tests_schema;
@@ -7,7 +7,7 @@ use crate::config::schema;
 /// Print the JSON Schema of gateway.yaml, or of policy test files, for editors
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Of which file
+    /// The kind of file
     #[arg(long = "for", value_enum, default_value_t, value_name = "FILE")]
     file: File,
 }
@@ -27,6 +27,6 @@ impl Arguments {
             File::Gateway => schema(),
             File::Test => tests_schema(),
         };
-        output(Exit::Fine, |stdout| writeln!(stdout, "{schema:#}"))
+        output(Exit::Success, |stdout| writeln!(stdout, "{schema:#}"))
     }
 }

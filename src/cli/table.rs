@@ -1,4 +1,4 @@
-//! Tables for people: aligned columns under a heading.
+//! Tables: aligned columns under a heading.
 
 use std::io::{self, Write};
 
@@ -6,18 +6,18 @@ use anstyle::Style;
 
 const HEADING: Style = Style::new().bold();
 
-/// To which side the cells of a column are set.
+/// The alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    /// Texts.
+pub(super) enum Align {
+    /// For texts.
     Left,
-    /// Numbers.
+    /// For numbers.
     Right,
 }
 
-/// Writes a table. Cells are what they are: what others chose goes through [`shown`](crate::shown::shown) before.
+/// Writes a table. Cells are written unchanged: untrusted text must pass [`shown`](crate::shown::shown) before.
 pub(super) fn write<const N: usize>(
-    columns: [(&str, Side); N],
+    columns: [(&str, Align); N],
     rows: &[[String; N]],
     output: &mut dyn Write,
 ) -> io::Result<()> {
@@ -28,9 +28,9 @@ pub(super) fn write<const N: usize>(
     let line = |cells: [&str; N]| -> String {
         let cells = cells.into_iter().zip(columns).zip(widths);
         let cells: Vec<String> = cells
-            .map(|((cell, (_, side)), width)| match side {
-                Side::Left => format!("{cell:width$}"),
-                Side::Right => format!("{cell:>width$}"),
+            .map(|((cell, (_, align)), width)| match align {
+                Align::Left => format!("{cell:width$}"),
+                Align::Right => format!("{cell:>width$}"),
             })
             .collect();
         cells.join("  ").trim_end().to_owned()
@@ -47,13 +47,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_what_is_in_them() {
+    fn columns_fit_their_widest_cell() {
         let mut output = anstream::StripStream::new(Vec::new());
         let rows = [
             ["1".to_owned(), "äöü".to_owned(), String::new()],
             ["23".to_owned(), "a".to_owned(), "b".to_owned()],
         ];
-        write([("N", Side::Right), ("NAME", Side::Left), ("REST", Side::Left)], &rows, &mut output).unwrap();
+        write([("N", Align::Right), ("NAME", Align::Left), ("REST", Align::Left)], &rows, &mut output)
+            .unwrap();
         assert_eq!(String::from_utf8(output.into_inner()).unwrap(), " N  NAME  REST\n 1  äöü\n23  a     b\n");
     }
 }

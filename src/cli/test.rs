@@ -1,4 +1,4 @@
-//! `test`: policy tests.
+//! `test`: runs policy tests.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,25 +14,25 @@ use crate::cases::junit::{Case, Ended, Suite, document};
 use crate::cases::{LoadedTests, Outcome, PolicyTests, described, failure, judge, load_tests};
 use crate::config::Report;
 
-/// How many failures of a file people are shown: who has more has one cause.
-const MOST_SHOWN: usize = 100;
+/// The largest number of failures that the table shows per file. More of them usually have one cause.
+const MAX_SHOWN: usize = 100;
 
-/// Test the ability map with files of requests; exit 0 when all become what they must
+/// Test the ability map with files of requests; exit 0 if all cases pass
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Policy test files: the README says what is in them
+    /// Policy test files; the README describes their format
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// How the outcome is printed
+    /// The output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Write the outcome as JUnit XML, too
+    /// Also write the results as JUnit XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     /// List the rules of the maps that no case reaches
     #[arg(long)]
     coverage: bool,
-    /// The same, and exit 1 where there is one
+    /// The same, and exit 1 if there are any
     #[arg(long)]
     require_coverage: bool,
 }
@@ -57,8 +57,8 @@ impl Arguments {
         }
         let coverage = self.coverage || self.require_coverage;
         let unreached = if coverage { total.coverage.unreached() } else { Vec::new() };
-        let printed = output(Exit::Fine, |out| match self.format {
-            Format::Table => write!(out, "{}{}", total.text, listed(&unreached)),
+        let printed = output(Exit::Success, |out| match self.format {
+            Format::Table => write!(out, "{}{}", total.text, unreached_text(&unreached)),
             Format::Json => {
                 let rules = coverage.then(|| unreached.iter().map(|rule| unreached_value(rule)).collect());
                 writeln!(out, "{:#}", json!({"cases": total.values, "unreached": rules.map(Value::Array)}))
@@ -68,31 +68,31 @@ impl Arguments {
             && let Err(error) = std::fs::write(file, document(&total.suites))
         {
             report(format_args!("error: cannot write `{}`: {error}", file.display()));
-            return Exit::Wrong;
+            return Exit::Failure;
         }
         report(total.summary(coverage.then_some(unreached.len())));
         let uncovered = self.require_coverage && !unreached.is_empty();
-        if total.failed > 0 || total.broken > 0 || uncovered { Exit::Wrong } else { printed }
+        if total.failed > 0 || total.broken > 0 || uncovered { Exit::Failure } else { printed }
     }
 }
 
-/// What has become of all files.
+/// The results of all files.
 #[derive(Default)]
 struct Total {
-    /// What people are told of each file.
+    /// For `--format table`.
     text: String,
-    /// What programs are told of each check.
+    /// For `--format json`: a value for each check.
     values: Vec<Value>,
     suites: Vec<Suite>,
     coverage: Coverage,
     passed: usize,
     failed: usize,
-    /// Files with mistakes.
+    /// The number of invalid files.
     broken: usize,
 }
 
 impl Total {
-    /// Adds a file, over whose sources `failures` are to be shown.
+    /// Adds the outcomes of a file. `failures` is an empty report with the sources of the file.
     fn add(
         &mut self,
         file: &Path,
@@ -105,12 +105,12 @@ impl Total {
             failures.fail(outcome.check.span, failure(tests, outcome));
         }
         let failed = outcomes.iter().filter(|outcome| !outcome.passed()).count();
-        for finding in failures.findings(true).take(MOST_SHOWN) {
+        for finding in failures.findings(true).take(MAX_SHOWN) {
             self.text += &finding;
             self.text += "\n\n";
         }
-        if failed > MOST_SHOWN {
-            self.text += &format!("the first {MOST_SHOWN} of {failed} failures\n");
+        if failed > MAX_SHOWN {
+            self.text += &format!("the first {MAX_SHOWN} of {failed} failures\n");
         }
         self.text += &line(file, outcomes.len() - failed, failed);
         self.values.extend(outcomes.iter().map(|outcome| outcome_value(tests, outcome)));
@@ -133,7 +133,7 @@ impl Total {
         self.suites.push(Suite { name: file.display().to_string(), took, cases: cases.collect() });
     }
 
-    /// Adds a file with mistakes.
+    /// Adds an invalid file.
     fn add_broken(&mut self, file: &Path, took: Duration, mistakes: &Report) {
         self.broken += 1;
         let ended = Ended::Broken(mistakes.summary(), mistakes.render(false));
@@ -157,7 +157,7 @@ impl Total {
     }
 }
 
-/// What is said of a file, whatever it holds.
+/// The summary line of a file.
 fn line(file: &Path, passed: usize, failed: usize) -> String {
     let (colour, text) = match failed {
         0 => (AnsiColor::Green, format!("{passed} passed")),
@@ -167,12 +167,12 @@ fn line(file: &Path, passed: usize, failed: usize) -> String {
     format!("{}: {style}{text}{style:#}\n", file.display())
 }
 
-/// The rules that no check has reached, each with its place.
-fn listed(unreached: &[&Covered]) -> String {
+/// The rules that no check has reached, each with its location.
+fn unreached_text(unreached: &[&Covered]) -> String {
     let mut text = String::new();
     for Covered { method, template, requirement, place, .. } in unreached {
         let place = place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
-        text += &format!("{place}no case reaches {method} {template}, which asks for {requirement}\n");
+        text += &format!("{place}no case reaches {method} {template}, which requires {requirement}\n");
     }
     text
 }

@@ -1,4 +1,4 @@
-//! `tokens`: what a running gateway knows of tokens, and forgetting it.
+//! `tokens`: lists and revokes the cached tokens of a running gateway.
 
 use std::io::{self, Write};
 
@@ -6,14 +6,14 @@ use bytes::Bytes;
 use http::Request;
 use serde_json::{Value, json};
 
-use super::ask_admin::{AdminError, ask_with_token};
-use super::table::Side::{Left, Right};
+use super::admin_client::{AdminError, send_authenticated};
+use super::table::Align::{Left, Right};
 use super::{ConfigArgument, Exit, Format, output, report, show, table, token_from_stdin};
 use crate::config;
 use crate::config::settings::Admin;
 use crate::shown::shown;
 
-/// List or revoke the tokens that a running gateway knows, by its admin listener
+/// List or revoke the cached tokens of a running gateway, through its admin listener
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -26,30 +26,30 @@ enum Command {
     Revoke(Revoke),
 }
 
-/// List the tokens whose verdicts are in the cache; never the tokens themselves
+/// List the tokens with cached verdicts, by id and name
 #[derive(Debug, clap::Args)]
 struct List {
     #[command(flatten)]
     config: ConfigArgument,
-    /// How they are printed
+    /// The output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
 /// Remove tokens from the cache, so that each is introspected again at its next request, and close their tunnels
 ///
-/// This does not block a token: while Stockaj has it, it works again at its next request. Delete it in Stockaj first.
+/// This does not block a token: as long as Stockaj has it, its next request succeeds. Delete it in Stockaj first.
 #[derive(Debug, clap::Args)]
 struct Revoke {
     #[command(flatten)]
     config: ConfigArgument,
     #[command(flatten)]
-    order: Order,
+    selection: Selection,
 }
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-struct Order {
+struct Selection {
     /// The token with this id
     #[arg(long)]
     id: Option<String>,
@@ -74,7 +74,7 @@ impl Arguments {
             Ok(admin) => admin,
             Err(mistakes) => {
                 show(&mistakes);
-                return Exit::Wrong;
+                return Exit::Failure;
             }
         };
         let done = match &self.command {
@@ -83,28 +83,27 @@ impl Arguments {
         };
         done.unwrap_or_else(|error| {
             report(format_args!("error: {}: {error}", admin.address));
-            Exit::Wrong
+            Exit::Failure
         })
     }
 }
 
-/// Why nothing came of it.
 #[derive(Debug, thiserror::Error)]
 enum TokensError {
     #[error("the token cannot be read: {0}")]
     Input(#[from] io::Error),
     #[error(transparent)]
     Admin(#[from] AdminError),
-    #[error("the answer is not understood")]
-    Answer,
+    #[error("the response is malformed")]
+    Response,
 }
 
 impl List {
     fn execute(&self, admin: &Admin) -> Result<Exit, TokensError> {
-        let answer = ask_with_token(admin, Request::get("/tokens"), Bytes::new())?;
-        let listing: Value = serde_json::from_slice(answer.body()).map_err(|_| TokensError::Answer)?;
-        let tokens = listing.get("tokens").and_then(Value::as_array).ok_or(TokensError::Answer)?;
-        Ok(output(Exit::Fine, |out| match self.format {
+        let response = send_authenticated(admin, Request::get("/tokens"), Bytes::new())?;
+        let listing: Value = serde_json::from_slice(response.body()).map_err(|_| TokensError::Response)?;
+        let tokens = listing.get("tokens").and_then(Value::as_array).ok_or(TokensError::Response)?;
+        Ok(output(Exit::Success, |out| match self.format {
             Format::Json => writeln!(out, "{listing:#}"),
             Format::Table => table(tokens, out),
         }))
@@ -113,21 +112,21 @@ impl List {
 
 impl Revoke {
     fn execute(&self, admin: &Admin) -> Result<Exit, TokensError> {
-        let order = match &self.order {
-            Order { id: Some(id), .. } => json!({ "id": id }),
-            Order { name: Some(name), .. } => json!({ "name": name }),
-            Order { all: true, .. } => json!({"all": true}),
-            Order { .. } => json!({ "token": &*token_from_stdin()? }),
+        let body = match &self.selection {
+            Selection { id: Some(id), .. } => json!({ "id": id }),
+            Selection { name: Some(name), .. } => json!({ "name": name }),
+            Selection { all: true, .. } => json!({"all": true}),
+            Selection { .. } => json!({ "token": &*token_from_stdin()? }),
         };
-        let answer = ask_with_token(admin, Request::post("/tokens/revoke"), order.to_string().into())?;
-        let answer: Value = serde_json::from_slice(answer.body()).map_err(|_| TokensError::Answer)?;
-        let revoked = answer.get("revoked").and_then(Value::as_u64).ok_or(TokensError::Answer)?;
-        Ok(output(Exit::Fine, |out| writeln!(out, "{}", self.order.outcome(revoked))))
+        let response = send_authenticated(admin, Request::post("/tokens/revoke"), body.to_string().into())?;
+        let response: Value = serde_json::from_slice(response.body()).map_err(|_| TokensError::Response)?;
+        let revoked = response.get("revoked").and_then(Value::as_u64).ok_or(TokensError::Response)?;
+        Ok(output(Exit::Success, |out| writeln!(out, "{}", self.selection.outcome(revoked))))
     }
 }
 
-impl Order {
-    /// The effect of revoking, and its limits.
+impl Selection {
+    /// Describes the effect of revoking and its limits.
     fn outcome(&self, removed: u64) -> String {
         let (tokens, is_one) = match self {
             Self { id: Some(id), .. } => (format!("token {}", shown(id)), true),

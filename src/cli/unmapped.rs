@@ -1,4 +1,4 @@
-//! `unmapped`: the requests that the ability map of a running gateway does not cover.
+//! `unmapped`: lists the requests that the ability map of a running gateway does not cover.
 
 use std::cmp::Reverse;
 use std::io::{self, Write};
@@ -7,21 +7,21 @@ use bytes::Bytes;
 use http::Request;
 use serde_json::Value;
 
-use super::ask_admin::{AdminError, ask_with_token};
-use super::table::Side::{Left, Right};
+use super::admin_client::{AdminError, send_authenticated};
+use super::table::Align::{Left, Right};
 use super::{ConfigArgument, Exit, output, print_json, report, show, table};
 use crate::config;
 use crate::config::settings::Admin;
 use crate::shown::shown;
 
-/// List what the map of a running gateway does not cover, most frequent first
+/// List the requests that the map of a running gateway does not cover, most frequent first
 ///
 /// Identifiers and secrets in paths are masked as {id}. `--format yaml` prints a map to paste and complete.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// How they are printed
+    /// The output format
     #[arg(long, value_enum, default_value_t)]
     format: UnmappedFormat,
 }
@@ -37,13 +37,12 @@ enum UnmappedFormat {
     Yaml,
 }
 
-/// Why there is no list.
 #[derive(Debug, thiserror::Error)]
 enum UnmappedError {
     #[error(transparent)]
     Admin(#[from] AdminError),
-    #[error("the answer is no list of unmapped requests")]
-    Answer,
+    #[error("the response is no list of unmapped requests")]
+    Response,
 }
 
 impl Arguments {
@@ -52,12 +51,12 @@ impl Arguments {
             Ok(admin) => admin,
             Err(mistakes) => {
                 show(&mistakes);
-                return Exit::Wrong;
+                return Exit::Failure;
             }
         };
         self.print(&admin).unwrap_or_else(|error| {
             report(format_args!("error: {}: {error}", admin.address));
-            Exit::Wrong
+            Exit::Failure
         })
     }
 
@@ -66,20 +65,20 @@ impl Arguments {
             UnmappedFormat::Yaml => "/unmapped?format=yaml",
             UnmappedFormat::Table | UnmappedFormat::Json => "/unmapped?format=json",
         };
-        let answer = ask_with_token(admin, Request::get(path), Bytes::new())?;
+        let response = send_authenticated(admin, Request::get(path), Bytes::new())?;
         if self.format == UnmappedFormat::Yaml {
-            let text = str::from_utf8(answer.body()).map_err(|_| UnmappedError::Answer)?;
-            return Ok(output(Exit::Fine, |out| {
+            let text = str::from_utf8(response.body()).map_err(|_| UnmappedError::Response)?;
+            return Ok(output(Exit::Success, |out| {
                 text.lines().try_for_each(|line| writeln!(out, "{}", shown(line)))
             }));
         }
-        let listing: Value = serde_json::from_slice(answer.body()).map_err(|_| UnmappedError::Answer)?;
-        let rows = listing.get("unmapped").and_then(Value::as_array).ok_or(UnmappedError::Answer)?;
+        let listing: Value = serde_json::from_slice(response.body()).map_err(|_| UnmappedError::Response)?;
+        let rows = listing.get("unmapped").and_then(Value::as_array).ok_or(UnmappedError::Response)?;
         let evicted = listing.get("evicted_paths").and_then(Value::as_u64).unwrap_or_default();
         if evicted > 0 {
             report(format_args!("warning: the list is incomplete: there was no room for {evicted} paths"));
         }
-        Ok(output(Exit::Fine, |out| match self.format {
+        Ok(output(Exit::Success, |out| match self.format {
             UnmappedFormat::Json => print_json(&listing, out),
             UnmappedFormat::Table | UnmappedFormat::Yaml => table(rows, out),
         }))

@@ -1,4 +1,4 @@
-//! `usage`: who uses what.
+//! `usage`: prints the recorded usage of tokens and the findings about it.
 
 mod csv;
 mod tables;
@@ -12,7 +12,7 @@ use http::Request;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::ask_admin::{AdminError, ask_with_token};
+use super::admin_client::{AdminError, send_authenticated};
 use super::{ConfigArgument, Exit, output, print_json, read_report, report, show};
 use crate::config;
 use crate::config::settings::{Admin, FindingRules, ListenAddress, Usage};
@@ -27,23 +27,23 @@ use crate::usage::report::Report;
 use crate::usage::source::Source;
 use crate::usage::tell::Telling;
 
-/// Print who uses what, and what to do about it
+/// Print which tokens use which abilities and routes, with findings and advice
 ///
-/// From the configuration's ledger, by way of its gateway while one runs; or from files alone.
+/// Reads the ledger of the configuration, through the gateway while it runs, and the files of `--add`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Only of the token with this id
+    /// Only the token with this id
     #[arg(long, value_name = "ID")]
     token: Option<String>,
-    /// Only of the last days, such as 30d [default: all that are kept]
+    /// Only the last days, such as 30d [default: all recorded days]
     #[arg(long, value_name = "DAYS")]
     since: Option<Since>,
-    /// How it is printed
+    /// The output format
     #[arg(long, value_enum, default_value_t)]
     format: UsageFormat,
-    /// Reports of other replicas to add, as `--format json` prints them; without --config only these
+    /// Add the reports of other replicas, the output of `--format json`; without --config, only these are read
     #[arg(long, value_name = "FILE", num_args = 1..)]
     add: Vec<PathBuf>,
 }
@@ -61,39 +61,38 @@ enum UsageFormat {
     Html,
 }
 
-/// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 enum UsageError {
-    #[error("{}: no usage is kept: there is no `usage`", .0.display())]
-    NotKept(PathBuf),
+    #[error("{}: no usage is recorded: `usage` is not set", .0.display())]
+    NotRecorded(PathBuf),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("a gateway holds the ledger, and does not tell of it: {address}: {source}")]
+    #[error("the gateway that holds the ledger did not send its report: {address}: {source}")]
     Admin { address: ListenAddress, source: AdminError },
-    #[error("{address}: the answer is no report: {source}")]
-    Answer { address: ListenAddress, source: serde_json::Error },
+    #[error("{address}: the response is not a usage report: {source}")]
+    Response { address: ListenAddress, source: serde_json::Error },
     #[error("{}: {source}", file.display())]
     File { file: PathBuf, source: io::Error },
-    #[error("{}:{}:{}: no report of usage: {source}", file.display(), source.line(), source.column())]
-    NoReport { file: PathBuf, source: serde_json::Error },
+    #[error("{}:{}:{}: not a usage report: {source}", file.display(), source.line(), source.column())]
+    NotReport { file: PathBuf, source: serde_json::Error },
     #[error("{}: {source}", file.display())]
     Add { file: PathBuf, source: AddError },
-    #[error("nothing is known of a token with the id `{0}` in this time")]
+    #[error("no usage of a token with the id `{0}` is recorded in this period")]
     UnknownToken(String),
 }
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
         let made_at = Timestamp::now();
-        let own = match self.own(made_at) {
-            Ok(own) => own,
+        let local = match self.local(made_at) {
+            Ok(local) => local,
             Err(exit) => return exit,
         };
-        match self.sum(own, made_at) {
-            Ok(report) => output(Exit::Fine, |out| self.print(&report, made_at, out)),
+        match self.merge(local, made_at) {
+            Ok(report) => output(Exit::Success, |out| self.print(&report, made_at, out)),
             Err(error) => {
                 report(format_args!("error: {error}"));
-                Exit::Wrong
+                Exit::Failure
             }
         }
     }
@@ -102,18 +101,18 @@ impl Arguments {
         Question { since: self.since, token: self.token.clone(), page: 0 }
     }
 
-    /// The report of the configuration's ledger; none where only files were named. What is wrong has been told.
-    fn own(&self, now: Timestamp) -> Result<Option<Own>, Exit> {
+    /// The report of the configuration's ledger; `None` if the arguments name only files. An error has been reported.
+    fn local(&self, now: Timestamp) -> Result<Option<LocalReport>, Exit> {
         if !self.add.is_empty() && !self.config.is_named() {
             return Ok(None);
         }
-        kept(&self.config.path(), &self.question(), now).map(Some)
+        load_report(&self.config.path(), &self.question(), now).map(Some)
     }
 
-    /// The own report and those of the files, with their findings.
-    fn sum(&self, own: Option<Own>, now: Timestamp) -> Result<Report, UsageError> {
-        let (mut sum, rules) = match own {
-            Some(Own { report, rules }) => (Some(report), rules),
+    /// Adds the reports of the files and computes the findings.
+    fn merge(&self, local: Option<LocalReport>, now: Timestamp) -> Result<Report, UsageError> {
+        let (mut sum, rules) = match local {
+            Some(LocalReport { report, rules }) => (Some(report), rules),
             None => (None, FindingRules::default()),
         };
         for file in &self.add {
@@ -138,15 +137,14 @@ impl Arguments {
         Ok(sum)
     }
 
-    /// A file's report.
     fn read_file(&self, file: &Path, now: Timestamp) -> Result<Report, UsageError> {
         let text = read_report(file).map_err(|source| UsageError::File { file: file.to_owned(), source })?;
         let read: Report = serde_json::from_slice(&text)
-            .map_err(|source| UsageError::NoReport { file: file.to_owned(), source })?;
-        let asked = self.since.map(|since| since.first_day(TimeZone::UTC.to_datetime(now).date()));
-        if asked.is_some() && asked != read.since {
+            .map_err(|source| UsageError::NotReport { file: file.to_owned(), source })?;
+        let since = self.since.map(|since| since.first_day(TimeZone::UTC.to_datetime(now).date()));
+        if since.is_some() && since != read.since {
             let days = read.since.map_or("all days".to_owned(), |day| format!("the days since {day}"));
-            report(format_args!("warning: {}: it tells of {days}, and all of it is added", file.display()));
+            report(format_args!("warning: {}: it covers {days}, and all of them are added", file.display()));
         }
         Ok(read)
     }
@@ -175,39 +173,39 @@ impl Arguments {
     }
 }
 
-/// The report of a configuration's ledger, by way of its gateway while one runs. What is wrong has been told.
-pub(super) fn kept(file: &Path, question: &Question, now: Timestamp) -> Result<Own, Exit> {
-    let mistaken = |mistakes| {
+/// The report of a configuration's ledger, through its gateway while that runs. An error has been reported.
+pub(super) fn load_report(file: &Path, question: &Question, now: Timestamp) -> Result<LocalReport, Exit> {
+    let invalid = |mistakes| {
         show(&mistakes);
-        Exit::Wrong
+        Exit::Failure
     };
-    let wrong = |error| {
+    let fail = |error| {
         report(format_args!("error: {error}"));
-        Exit::Wrong
+        Exit::Failure
     };
-    let Some(usage) = config::load_usage(file).map_err(mistaken)? else {
-        return Err(wrong(UsageError::NotKept(file.to_owned())));
+    let Some(usage) = config::load_usage(file).map_err(invalid)? else {
+        return Err(fail(UsageError::NotRecorded(file.to_owned())));
     };
-    let kept = match read(&usage, question, now) {
+    let report = match read(&usage, question, now) {
         Err(LedgerError::InUse { .. }) => {
-            let admin = config::load_admin(file).map_err(mistaken)?;
-            ask(&admin, question).map_err(wrong)?
+            let admin = config::load_admin(file).map_err(invalid)?;
+            fetch(&admin, question).map_err(fail)?
         }
-        other => other.map_err(|error| wrong(error.into()))?,
+        other => other.map_err(|error| fail(error.into()))?,
     };
-    Ok(Own { report: kept, rules: usage.findings })
+    Ok(LocalReport { report, rules: usage.findings })
 }
 
-/// A configuration's own report, and what it takes for a finding.
-pub(super) struct Own {
+/// The report of the configuration's ledger, and the configuration's rules for findings.
+pub(super) struct LocalReport {
     pub(super) report: Report,
     rules: FindingRules,
 }
 
-/// Reads the ledger of a gateway that does not run.
+/// Reads the ledger of a gateway that is not running.
 fn read(usage: &Usage, question: &Question, now: Timestamp) -> Result<Report, LedgerError> {
     let hook = panic::take_hook();
-    // That the file is damaged is told by the error, and to people.
+    // The library panics on a damaged file. The error reports that; a panic message would confuse.
     panic::set_hook(Box::new(|_| {}));
     let report = contained(&usage.path, || {
         let view = LedgerView { source: Some(Source::open(&usage.path)?), unwritten: None };
@@ -217,22 +215,22 @@ fn read(usage: &Usage, question: &Question, now: Timestamp) -> Result<Report, Le
     report
 }
 
-/// Asks the gateway that holds the ledger.
-fn ask(admin: &Admin, question: &Question) -> Result<Report, UsageError> {
+/// Requests the report from the gateway that holds the ledger.
+fn fetch(admin: &Admin, question: &Question) -> Result<Report, UsageError> {
     let request = Request::get(format!("/usage{}", question.query()));
-    let answer = ask_with_token(admin, request, Bytes::new())
+    let response = send_authenticated(admin, request, Bytes::new())
         .map_err(|source| UsageError::Admin { address: admin.address.clone(), source })?;
-    serde_json::from_slice(answer.body())
-        .map_err(|source| UsageError::Answer { address: admin.address.clone(), source })
+    serde_json::from_slice(response.body())
+        .map_err(|source| UsageError::Response { address: admin.address.clone(), source })
 }
 
-/// Adds a file's report. A ledger that is in the sum already counts once.
+/// Adds a file's report. Skips it if the sum already contains its ledger.
 fn add(sum: &mut Report, report: Report, file: &Path) -> Result<(), UsageError> {
     match sum.add(report) {
         Ok(()) => Ok(()),
         Err(AddError::Twice(ledger)) => {
             super::report(format_args!(
-                "warning: {}: left out, since the ledger {} is added already",
+                "warning: {}: skipped, since the ledger {} is already included",
                 file.display(),
                 shown(&ledger)
             ));
@@ -250,7 +248,7 @@ mod tests {
     use crate::usage::ledger::Ledger;
 
     #[test]
-    fn a_damaged_ledger_is_an_error() {
+    fn damaged_ledger_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("usage.redb");
         drop(Ledger::open(&path).unwrap());
@@ -271,9 +269,9 @@ mod tests {
                 bytes[written[random.usize(..written.len())]] = random.u8(..);
             }
             std::fs::write(&usage.path, &bytes).unwrap();
-            let told = read(&usage, &Question::default(), Timestamp::now());
-            damaged += usize::from(matches!(told, Err(LedgerError::Damaged { .. })));
+            let result = read(&usage, &Question::default(), Timestamp::now());
+            damaged += usize::from(matches!(result, Err(LedgerError::Damaged { .. })));
         }
-        assert!(damaged > 0, "the library panics at none of these any more");
+        assert!(damaged > 0, "the library panics on none of these files");
     }
 }

@@ -41,7 +41,7 @@ pub use self::configuration::Parts;
 use self::core::Seed;
 use self::listen::{AFTER_FAILURE, Door, Order, Seat, Seating, TurnedAway};
 use self::reload::{Adoption, Current, Reloader};
-use crate::admin::{Admin, Readiness, Refused, State, Throttle};
+use crate::admin::{Admin, Readiness, RejectedAttempts, State, Throttle};
 use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
 use crate::listener::{BindError, InheritError, Inherited, Listener, Role};
@@ -201,7 +201,7 @@ impl Server {
             revoker: Arc::clone(&revoker),
             usage: Arc::clone(&usage),
             uncovered,
-            refused: Refused::default(),
+            refused: RejectedAttempts::default(),
             audit: log.audit_log(),
             throttle: Throttle::default(),
         };

@@ -1,20 +1,20 @@
-//! Where the demo's ledger is: a directory of its own that goes with it.
+//! The temporary directory of the demo's ledger.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
-/// Removed when dropped.
+/// Removes the directory when dropped.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct LedgerDirectory {
     path: PathBuf,
-    /// Of this demo only, since it opens the page.
+    /// Random, since it gives access to the usage page.
     pub(super) admin_token: String,
 }
 
-impl Folder {
-    /// A directory that only its owner enters, under a name that nobody else can have taken.
+impl LedgerDirectory {
+    /// Creates a directory that only its owner can access. Its random name cannot be taken in advance.
     pub(super) fn new() -> io::Result<Self> {
         let mut random = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
@@ -24,15 +24,14 @@ impl Folder {
         Ok(Self { path, admin_token: hex::encode(token) })
     }
 
-    /// The ledger.
     pub(super) fn file(&self) -> PathBuf {
         self.path.join("usage.redb")
     }
 }
 
-impl Drop for Folder {
+impl Drop for LedgerDirectory {
     fn drop(&mut self) {
-        // What is left behind is the system's to clear.
+        // If this fails, the operating system cleans its temporary directory.
         let _ = fs::remove_dir_all(&self.path);
     }
 }

@@ -1,4 +1,4 @@
-//! A month that the demo makes up, so that there is something to see of usage before the first call.
+//! Invented usage of the past month, so that the demo's usage page has content before the first request.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -16,31 +16,35 @@ use crate::usage::rules::{RuleNumbers, Rules};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a token does on each day of a stretch.
-struct Habit {
+/// The requests of a token on each day of a period.
+struct Pattern {
     token: Token,
-    /// The first and the last day, so many before today.
+    /// The first and the last day, counted back from today.
     days: (Day, Day),
-    /// Method, route, and how often on a working day; a third of it at weekends.
+    /// Method, route, and requests per working day; at weekends a third of them.
     calls: &'static [(Method, &'static str, u64)],
-    /// How many of them come by plain HTTP.
+    /// Requests per day by plain HTTP.
     plain_http: u64,
-    /// From how many addresses they come.
+    /// Distinct client addresses per day.
     addresses: u32,
 }
 
-/// A sample token, or one that nobody can use any more.
 enum Token {
     Sample(SampleToken),
-    Gone { id: u32, name: &'static str, abilities: &'static [&'static str] },
+    /// A token that the demo's Stockaj does not have.
+    Deleted {
+        id: u32,
+        name: &'static str,
+        abilities: &'static [&'static str],
+    },
 }
 
 const ITEMS: &str = "/api/v2/items";
 const ITEM: &str = "/api/v2/items/{id}";
 const RENTAL: &str = "/api/v2/rentals/{id}";
 
-const HABITS: [Habit; 8] = [
-    Habit {
+const PATTERNS: [Pattern; 8] = [
+    Pattern {
         token: Token::Sample(USER),
         days: (29, 1),
         calls: &[
@@ -52,7 +56,7 @@ const HABITS: [Habit; 8] = [
         plain_http: 0,
         addresses: 4,
     },
-    Habit {
+    Pattern {
         token: Token::Sample(READER),
         days: (29, 1),
         calls: &[
@@ -63,7 +67,7 @@ const HABITS: [Habit; 8] = [
         plain_http: 0,
         addresses: 1,
     },
-    Habit {
+    Pattern {
         token: Token::Sample(SCANNER),
         days: (29, 1),
         calls: &[
@@ -75,38 +79,38 @@ const HABITS: [Habit; 8] = [
         plain_http: 0,
         addresses: 14,
     },
-    // Since a week its scanners have a button that nobody has given them the ability for.
-    Habit {
+    // For a week, the scanners have sent requests for which their token lacks the ability.
+    Pattern {
         token: Token::Sample(SCANNER),
         days: (7, 1),
         calls: &[(Method::DELETE, ITEM, 9)],
         plain_http: 0,
         addresses: 3,
     },
-    Habit {
+    Pattern {
         token: Token::Sample(WRITER),
         days: (29, 1),
         calls: &[(Method::GET, ITEMS, 24), (Method::PATCH, ITEM, 11), (Method::POST, ITEMS, 3)],
         plain_http: 0,
         addresses: 1,
     },
-    Habit {
-        token: Token::Gone { id: 8, name: "website", abilities: &["items:read", "rents:create"] },
+    Pattern {
+        token: Token::Deleted { id: 8, name: "website", abilities: &["items:read", "rents:create"] },
         days: (29, 1),
         calls: &[(Method::GET, ITEM, 210), (Method::POST, "/api/v2/rentals", 13)],
         plain_http: 0,
         addresses: 2,
     },
-    // Before somebody noticed.
-    Habit {
-        token: Token::Gone { id: 8, name: "website", abilities: &["items:read", "rents:create"] },
+    // Plain HTTP, until it was fixed.
+    Pattern {
+        token: Token::Deleted { id: 8, name: "website", abilities: &["items:read", "rents:create"] },
         days: (26, 24),
         calls: &[(Method::GET, ITEM, 70)],
         plain_http: 70,
         addresses: 1,
     },
-    Habit {
-        token: Token::Gone { id: 9, name: "stocktaking-test", abilities: &["items:read", "items:update"] },
+    Pattern {
+        token: Token::Deleted { id: 9, name: "stocktaking-test", abilities: &["items:read", "items:update"] },
         days: (29, 22),
         calls: &[(Method::GET, ITEM, 15), (Method::GET, "/api/v2/webhooks", 2)],
         plain_http: 0,
@@ -114,30 +118,29 @@ const HABITS: [Habit; 8] = [
     },
 ];
 
-/// Writes the month before `now` to a ledger, as requests under `map` would have.
+/// Writes the usage of the month before `now` to a ledger, with the decisions of `map`.
 pub(super) fn write(path: &Path, map: &AbilityMap, now: SystemTime) -> Result<(), LedgerError> {
     let rules = Rules::default();
     let numbers = rules.of(map);
-    // The same month each time.
+    // A fixed seed: each run has the same numbers.
     let mut random = fastrand::Rng::with_seed(7);
     let mut pending = Pending::default();
-    for habit in &HABITS {
-        pending.insert(lived(habit, map, &numbers, now, &mut random));
+    for pattern in &PATTERNS {
+        pending.insert(pending_token(pattern, map, &numbers, now, &mut random));
     }
     Ledger::open(path)?.write(&pending, &rules, Bounds { since: 0, max_size: u64::MAX })?;
     Ok(())
 }
 
-fn lived(
-    habit: &Habit,
+fn pending_token(
+    pattern: &Pattern,
     map: &AbilityMap,
     numbers: &RuleNumbers,
     now: SystemTime,
     random: &mut fastrand::Rng,
 ) -> PendingToken {
-    let token = habit.token.describe(now);
-    let (first, last) = habit.days;
-    // At ten in the morning and at five in the afternoon.
+    let token = pattern.token.describe(now);
+    let (first, last) = pattern.days;
     let at = |before: Day, hour: u32| {
         let midnight = SystemTime::UNIX_EPOCH + DAY * (day(now) - before);
         milliseconds(midnight + Duration::from_secs(60 * 60) * hour)
@@ -145,15 +148,15 @@ fn lived(
     let days = (last..=first).rev().map(|before| {
         let today = day(now) - before;
         let mut counts = Counts::default();
-        for (method, template, often) in habit.calls {
-            let Some((rule, outcome)) = decided(map, numbers, method, template, &token.abilities) else {
+        for (method, template, per_day) in pattern.calls {
+            let Some((rule, outcome)) = decide(map, numbers, method, template, &token.abilities) else {
                 continue;
             };
-            let count = varied(*often, today, random);
+            let count = vary(*per_day, today, random);
             *counts.by_key.entry(key(rule, outcome)).or_default() += count;
         }
-        counts.plain_http = habit.plain_http;
-        for address in 0..habit.addresses {
+        counts.plain_http = pattern.plain_http;
+        for address in 0..pattern.addresses {
             counts.addresses.note(Ipv4Addr::from(0xc000_0201 + address).into());
         }
         (today, counts)
@@ -162,8 +165,8 @@ fn lived(
     PendingToken { token, first_seen: at(first, 10), last_seen: at(last, 17), days }
 }
 
-/// The rule's number, and what the map says.
-fn decided(
+/// The rule's number in the ledger, and the decision.
+fn decide(
     map: &AbilityMap,
     numbers: &RuleNumbers,
     method: &Method,
@@ -177,19 +180,19 @@ fn decided(
     Some((numbers.number(Some(route), method)?, outcome))
 }
 
-/// Days are not alike, least of all those of a weekend.
-fn varied(often: u64, today: Day, random: &mut fastrand::Rng) -> u64 {
-    // The first day of 1970 was a Thursday.
+/// Varies the number of requests per working day by up to 20 %, and reduces it at weekends.
+fn vary(per_day: u64, today: Day, random: &mut fastrand::Rng) -> u64 {
+    // Day 0, 1970-01-01, was a Thursday.
     let is_weekend = (today + 3) % 7 >= 5;
-    let often = if is_weekend { often.div_ceil(3) } else { often };
-    often * random.u64(80..=120) / 100
+    let per_day = if is_weekend { per_day.div_ceil(3) } else { per_day };
+    per_day * random.u64(80..=120) / 100
 }
 
 impl Token {
     fn describe(&self, now: SystemTime) -> Description {
         let (id, name, abilities, expires_at) = match self {
             Self::Sample(token) => (token.id, token.name, token.abilities, token.expires_at(now)),
-            Self::Gone { id, name, abilities } => (*id, *name, *abilities, Some(now + DAY * 60)),
+            Self::Deleted { id, name, abilities } => (*id, *name, *abilities, Some(now + DAY * 60)),
         };
         Description {
             id: id.to_string().into(),
@@ -209,7 +212,7 @@ mod tests {
     use crate::config;
 
     #[test]
-    fn every_call_of_the_month_has_its_rule() {
+    fn every_sample_request_has_a_rule() {
         let text = super::super::gateway_yaml(
             "127.0.0.1:0".parse().unwrap(),
             "127.0.0.1:0".parse().unwrap(),
@@ -219,12 +222,12 @@ mod tests {
         let map = config::load_text("demo", text).unwrap().settings.abilities;
         let rules = Rules::default();
         let numbers = rules.of(&map);
-        let denied: Vec<&str> = HABITS
+        let denied: Vec<&str> = PATTERNS
             .iter()
-            .flat_map(|habit| habit.calls.iter().map(|call| (habit.token.describe(SystemTime::now()), call)))
+            .flat_map(|it| it.calls.iter().map(|call| (it.token.describe(SystemTime::now()), call)))
             .filter_map(|(token, (method, template, _))| {
                 let (_, outcome) =
-                    decided(&map, &numbers, method, template, &token.abilities).expect(template);
+                    decide(&map, &numbers, method, template, &token.abilities).expect(template);
                 (outcome == Outcome::Denied).then_some(*template)
             })
             .collect();
@@ -232,10 +235,10 @@ mod tests {
     }
 
     #[test]
-    fn weekends_are_quiet() {
+    fn weekends_have_a_third_of_the_requests() {
         let mut random = fastrand::Rng::with_seed(1);
-        // 2026-11-27 and the day after.
-        assert!((80..=120).contains(&varied(100, 20_784, &mut random)));
-        assert!((26..=41).contains(&varied(100, 20_785, &mut random)));
+        // 2026-11-27, a Friday, and the day after.
+        assert!((80..=120).contains(&vary(100, 20_784, &mut random)));
+        assert!((26..=41).contains(&vary(100, 20_785, &mut random)));
     }
 }

@@ -1,4 +1,4 @@
-//! What a change of the map does to the calls that were recorded.
+//! Compares the decisions of two maps on recorded calls.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,45 +16,35 @@ use crate::policy::map::{AbilityMap, Found};
 use crate::shown::shown;
 use crate::usage::report::{Report, TokenUsage, UsageRow, Verdict};
 
-/// What the ledger calls requests that no rule was found for.
+/// The ledger's route of requests without a rule.
 const UNMAPPED: &str = "unmapped";
 
-/// Why recorded usage cannot be told of.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UsageError {
-    /// The file.
     #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// As it was named.
-        path: PathBuf,
-        source: io::Error,
-    },
-    /// What is in it.
+    Read { path: PathBuf, source: io::Error },
     #[error("{} is not what `usage --format json` prints: {source}", path.display())]
-    Json {
-        /// As it was named.
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    Json { path: PathBuf, source: serde_json::Error },
 }
 
-/// Reads a report of usage.
+/// Reads a usage report.
 pub(super) fn read(path: &Path) -> Result<Report, UsageError> {
     let text = read_report(path).map_err(|source| UsageError::Read { path: path.to_owned(), source })?;
     serde_json::from_slice(&text).map_err(|source| UsageError::Json { path: path.to_owned(), source })
 }
 
-/// Recorded calls that would be decided differently.
+/// The recorded calls whose decision changes.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub(super) struct Affected<'a> {
-    /// The first day of the record; none: all of it.
+    /// The first day of the report; `None` if it is unbounded.
     since: Option<Date>,
-    /// Calls that were allowed.
+    /// Calls that were allowed and would be denied.
     denied: Vec<AffectedToken<'a>>,
-    /// Calls that were denied.
+    /// Calls that were denied and would be allowed.
     allowed: Vec<AffectedToken<'a>>,
-    /// Calls on routes that the old map does not have, of which nothing can be told.
-    untold: u64,
+    /// The number of calls on routes that the old map lacks. Their decisions cannot be compared.
+    #[serde(rename = "untold")]
+    unknown: u64,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -64,21 +54,20 @@ struct AffectedToken<'a> {
     calls: Vec<AffectedCalls<'a>>,
 }
 
-/// Calls of one token with one method on one route.
+/// The calls of one token with one method on one route.
 #[derive(Debug, PartialEq, Serialize)]
 struct AffectedCalls<'a> {
     method: &'a str,
-    /// The route by which they were recorded.
+    /// The route of the record.
     route: &'a str,
     count: u64,
-    /// Whether there may have been fewer: the new map decides differently on some paths of the route only, or the
-    /// record has a call for each of several abilities.
+    /// Whether `count` is an upper bound: the new map decides differently on only some paths of the route, or the report
+    /// counts one call under several abilities.
     up_to: bool,
 }
 
-/// What becomes of recorded calls. The record tells the route, not the path: a call counts where the new map
-/// decides otherwise on all the paths for which the old one found that route, and counts as `up_to` where it does so on
-/// some.
+/// Finds the recorded calls whose decision changes. The report has their route, not their path. A call counts if the
+/// new map decides differently on all paths for which the old map finds that route, and counts as `up_to` if on some.
 pub(super) fn affected<'a>(
     old: &AbilityMap,
     new: &AbilityMap,
@@ -91,15 +80,15 @@ pub(super) fn affected<'a>(
         let change = Comparison { old, new, difference, caller: Caller::Active(abilities) };
         let (mut denied, mut allowed) = (Vec::new(), Vec::new());
         for ((route, method, verdict), (count, several)) in calls(token) {
-            let Some(fate) = change.fate(route, method, verdict) else {
-                affected.untold = affected.untold.saturating_add(count);
+            let Some(effect) = change.effect(route, method, verdict) else {
+                affected.unknown = affected.unknown.saturating_add(count);
                 continue;
             };
             let into = if verdict == Verdict::Allowed { &mut denied } else { &mut allowed };
-            match fate {
-                Fate::Same => {}
-                Fate::Other => into.push(AffectedCalls { method, route, count, up_to: several }),
-                Fate::Mixed => into.push(AffectedCalls { method, route, count, up_to: true }),
+            match effect {
+                Effect::Unchanged => {}
+                Effect::Changed => into.push(AffectedCalls { method, route, count, up_to: several }),
+                Effect::PartlyChanged => into.push(AffectedCalls { method, route, count, up_to: true }),
             }
         }
         for (calls, into) in [(denied, &mut affected.denied), (allowed, &mut affected.allowed)] {
@@ -113,17 +102,18 @@ pub(super) fn affected<'a>(
 
 type Calls<'a> = BTreeMap<(&'a str, &'a str, Verdict), (u64, bool)>;
 
-/// The calls of a token by route, method and verdict; and whether there may have been fewer. A call that `all` of
-/// several abilities stand for is in the row of each: all of them where it was allowed, those missing where it was not.
+/// The calls of a token by route, method and verdict, and whether their number is an upper bound. The report counts a
+/// call on an `all` requirement in the row of each ability of it: of all abilities if it was allowed, of the missing
+/// ones if it was denied.
 fn calls(token: &TokenUsage) -> Calls<'_> {
-    let mut alike: BTreeMap<(&str, &str, Verdict, &str), Vec<u64>> = BTreeMap::new();
+    let mut grouped: BTreeMap<(&str, &str, Verdict, &str), Vec<u64>> = BTreeMap::new();
     for UsageRow { route, verdict, methods, requirement, .. } in &token.usage {
         for (method, count) in methods {
-            alike.entry((route, method, *verdict, requirement)).or_default().push(*count);
+            grouped.entry((route, method, *verdict, requirement)).or_default().push(*count);
         }
     }
     let mut calls = Calls::new();
-    for ((route, method, verdict, requirement), counts) in alike {
+    for ((route, method, verdict, requirement), counts) in grouped {
         let total = calls.entry((route, method, verdict)).or_default();
         match verdict {
             Verdict::Allowed if requirement.starts_with("{all:") => {
@@ -138,13 +128,11 @@ fn calls(token: &TokenUsage) -> Calls<'_> {
     calls
 }
 
-enum Fate {
-    /// Nothing changes.
-    Same,
-    /// They would be decided otherwise.
-    Other,
-    /// Some of them might be.
-    Mixed,
+/// The effect of a change on the decisions on all paths of a route.
+enum Effect {
+    Unchanged,
+    Changed,
+    PartlyChanged,
 }
 
 /// The maps, for one token.
@@ -156,15 +144,16 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// What becomes of calls that the old map decides as they were; none where it has no such route.
-    fn fate(&self, route: &str, method: &str, verdict: Verdict) -> Option<Fate> {
+    /// The effect on the paths for which the old map finds `route` and has the recorded `verdict`; `None` if it lacks
+    /// the route.
+    fn effect(&self, route: &str, method: &str, verdict: Verdict) -> Option<Effect> {
         if route != UNMAPPED && !self.old.templates().any(|template| template == route) {
             return None;
         }
-        let Ok(method) = Method::from_bytes(method.as_bytes()) else { return Some(Fate::Same) };
-        let (mut other, mut same) = (false, false);
+        let Ok(method) = Method::from_bytes(method.as_bytes()) else { return Some(Effect::Unchanged) };
+        let (mut changed, mut unchanged) = (false, false);
         for class in &self.difference.classes {
-            // Requests that the old map refuses are recorded under no route.
+            // Requests whose path the old map rejects are recorded without a route.
             if class.refused[0] || class.sample == "*" && method != Method::OPTIONS {
                 continue;
             }
@@ -179,13 +168,13 @@ impl Comparison<'_> {
             if label == route && was_allowed == (verdict == Verdict::Allowed) {
                 let found = self.new.found(class.new, &method);
                 let is_allowed = !class.refused[1] && decide(self.new, &found, &self.caller).is_ok();
-                if is_allowed == was_allowed { same = true } else { other = true }
+                if is_allowed == was_allowed { unchanged = true } else { changed = true }
             }
         }
-        Some(match (other, same) {
-            (false, _) => Fate::Same,
-            (true, false) => Fate::Other,
-            (true, true) => Fate::Mixed,
+        Some(match (changed, unchanged) {
+            (false, _) => Effect::Unchanged,
+            (true, false) => Effect::Changed,
+            (true, true) => Effect::PartlyChanged,
         })
     }
 }
@@ -194,20 +183,15 @@ impl Affected<'_> {
     pub(super) fn print(&self, output: &mut dyn Write) -> io::Result<()> {
         let period = self.since.map(|day| format!(" since {day}")).unwrap_or_default();
         writeln!(output, "Over the recorded usage{period}")?;
-        let none = [("would be denied", &self.denied), ("would be allowed", &self.allowed)];
-        for (what, tokens) in none {
+        for (what, tokens) in [("would be denied", &self.denied), ("would be allowed", &self.allowed)] {
             print_tokens(what, tokens, output)?;
         }
         if self.denied.is_empty() && self.allowed.is_empty() {
-            writeln!(output, "  no call would be decided otherwise")?;
+            writeln!(output, "  no decision would change")?;
         }
-        match self.untold {
+        match self.unknown {
             0 => Ok(()),
-            calls => writeln!(
-                output,
-                "  nothing can be told of {} on routes that the old map lacks",
-                count(calls, "call")
-            ),
+            calls => writeln!(output, "  unknown: {} on routes that the old map lacks", count(calls, "call")),
         }
     }
 }
@@ -276,7 +260,7 @@ mod tests {
         })
     }
 
-    fn told(old: &AbilityMap, new: &AbilityMap, tokens: &serde_json::Value) -> String {
+    fn printed(old: &AbilityMap, new: &AbilityMap, tokens: &serde_json::Value) -> String {
         let report: Report = serde_json::from_value(json!({"tokens": tokens})).unwrap();
         let difference = difference(old, new).unwrap();
         let mut output = Vec::new();
@@ -285,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_counted_where_every_path_of_their_route_changes() {
+    fn calls_count_in_full_only_if_every_path_of_their_route_changes() {
         let item = [("GET", word("r")), ("PUT", word("u")), ("DELETE", word("d"))];
         let old = map(&[("/items/{id}", &item)]);
         let changed = [("GET", word("r")), ("PUT", word("w")), ("DELETE", word("d"))];
@@ -297,22 +281,22 @@ mod tests {
         let tokens = json!([
             {"id": "17", "name": "sync-prod", "abilities": ["r", "u"], "usage": [
                 row("u", "/items/{id}", "allowed", "PUT", 300, "u"),
-                // To `/items/search` perhaps.
+                // Possibly `/items/search`.
                 row("r", "/items/{id}", "allowed", "GET", 7, "r"),
                 // Still denied.
                 row("d", "/items/{id}", "denied", "DELETE", 9, "d"),
-                // Perhaps to `/x`, which wants an ability now.
+                // Possibly `/x`, which requires an ability in the new map.
                 row("", "unmapped", "allowed", "GET", 4, "authenticated"),
             ]},
-            // Had the ability, and was denied then.
+            // Has the ability now, but was denied.
             {"id": "18", "name": null, "abilities": ["u", "w"], "usage": [row("u", "/items/{id}", "denied", "PUT", 2, "u")]},
             {"id": "19", "name": "new", "abilities": ["w"], "usage": [row("u", "/items/{id}", "denied", "PUT", 1, "u")]},
             {"id": "20", "name": "old", "abilities": ["u"], "usage": [row("u", "/gone", "allowed", "PUT", 5, "u")]},
-            // What nobody may do: to put `/items/search`.
+            // Possibly `/items/search`, which has no PUT in the new map.
             {"id": "21", "name": "all", "abilities": ["*"], "usage": [row("u", "/items/{id}", "allowed", "PUT", 6, "u")]},
         ]);
         assert_eq!(
-            told(&old, &new, &tokens),
+            printed(&old, &new, &tokens),
             "\
 Over the recorded usage
   2 tokens would be denied up to 317 calls
@@ -322,14 +306,14 @@ Over the recorded usage
     21 all: PUT /items/{id}, up to 6 calls
   1 token would be allowed up to 1 call
     19 new: PUT /items/{id}, up to 1 call
-  nothing can be told of 5 calls on routes that the old map lacks
+  unknown: 5 calls on routes that the old map lacks
 "
         );
-        assert_eq!(told(&old, &old, &json!([tokens[1]])), told(&old, &old, &json!([])));
+        assert_eq!(printed(&old, &old, &json!([tokens[1]])), printed(&old, &old, &json!([])));
     }
 
     #[test]
-    fn counts_that_are_too_great_to_be_summed_stay_at_the_greatest() {
+    fn sums_of_large_counts_saturate() {
         let old = map(&[("/x", &[("GET", word("a"))])]);
         let new = map(&[("/x", &[("GET", word("deny"))])]);
         let rows = |route, requirement: &str| {
@@ -340,13 +324,13 @@ Over the recorded usage
         };
         let usage = [rows("/x", "a"), rows("/x", "{all: [a, b]}"), rows("/gone", "a")].concat();
         let tokens = json!([{"id": "1", "name": "n", "abilities": ["a"], "usage": usage}, {"id": "2", "name": "n", "abilities": ["a"], "usage": usage}]);
-        let told = told(&old, &new, &tokens);
-        assert!(told.contains("2 tokens would be denied 18446744073709551615 calls"), "{told}");
-        assert!(told.contains("nothing can be told of 18446744073709551615 calls"), "{told}");
+        let text = printed(&old, &new, &tokens);
+        assert!(text.contains("2 tokens would be denied 18446744073709551615 calls"), "{text}");
+        assert!(text.contains("unknown: 18446744073709551615 calls"), "{text}");
     }
 
     #[test]
-    fn a_call_that_several_abilities_stand_for_is_one() {
+    fn call_recorded_under_several_abilities_counts_once() {
         let all = Requirement::all(["a", "b", "c"]).unwrap();
         let old = map(&[("/x", &[("GET", all), ("PUT", word("public"))])]);
         let new = map(&[("/x", &[("GET", word("deny"))])]);
@@ -356,14 +340,14 @@ Over the recorded usage
         };
         let holder = json!([{"id": "1", "name": "n", "abilities": ["a", "b", "c"], "usage": rows("allowed", &["a", "b", "c"])}]);
         assert_eq!(
-            told(&old, &new, &holder),
+            printed(&old, &new, &holder),
             "Over the recorded usage\n  1 token would be denied 3 calls\n    1 n: GET /x, 3 calls\n"
         );
         let open = map(&[("/x", &[("GET", word("a"))])]);
         let other =
             json!([{"id": "1", "name": "n", "abilities": ["a"], "usage": rows("denied", &["b", "c"])}]);
         assert_eq!(
-            told(&old, &open, &other),
+            printed(&old, &open, &other),
             "Over the recorded usage\n  1 token would be allowed up to 6 calls\n    1 n: GET /x, up to 6 calls\n"
         );
     }

@@ -1,10 +1,10 @@
-//! What helps a caller who is refused: the guide's own remedies, with the abilities named.
+//! Advice for denied requests: the remedies of Stockaj's guide, with the abilities named.
 
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
 use crate::policy::decision::{Caller, missing};
 use crate::policy::refusal::Refusal;
 
-/// What to do about a refusal by the map or of the token; none where nothing of either would help.
+/// How to get the request allowed; `None` if neither a change of the token nor of the map would help.
 pub(super) fn advice(
     refusal: &Refusal,
     requirement: Option<&Requirement>,
@@ -12,10 +12,10 @@ pub(super) fn advice(
 ) -> Option<String> {
     match (refusal, caller, requirement) {
         (Refusal::MissingAbility(_), Caller::Active(held), Some(requirement)) => {
-            Some(of_abilities(requirement, held))
+            Some(missing_abilities(requirement, held))
         }
         (Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied, ..) => {
-            Some("no ability opens this; only the map can".to_owned())
+            Some("no ability allows this request; change the map".to_owned())
         }
         (Refusal::ExpiredToken, ..) => Some("create a new token: this one has expired".to_owned()),
         (Refusal::InactiveToken, ..) => {
@@ -25,7 +25,7 @@ pub(super) fn advice(
     }
 }
 
-fn of_abilities(requirement: &Requirement, held: &Abilities) -> String {
+fn missing_abilities(requirement: &Requirement, held: &Abilities) -> String {
     let new = |more: &[&str]| {
         let names: Vec<&str> = held.names().chain(more.iter().copied()).collect();
         names.join(",")
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_abilities_that_would_do_are_named() {
+    fn advice_names_the_missing_abilities() {
         let holder = |names: &[&str]| Caller::Active(Abilities::new(names.iter().copied()));
         for (requirement, held, expected) in [
             (Requirement::all(["b"]), &["a"][..], "add b to the token, or create a new one with: a,b"),
@@ -77,12 +77,12 @@ mod tests {
     }
 
     #[test]
-    fn other_refusals_have_their_own_remedy_or_none() {
+    fn other_refusals_have_fixed_advice_or_none() {
         let caller = Caller::Nobody;
         for (refusal, expected) in [
-            (Refusal::Unmapped, Some("no ability opens")),
-            (Refusal::MethodNotMapped, Some("no ability opens")),
-            (Refusal::Denied, Some("no ability opens")),
+            (Refusal::Unmapped, Some("no ability allows")),
+            (Refusal::MethodNotMapped, Some("no ability allows")),
+            (Refusal::Denied, Some("no ability allows")),
             (Refusal::ExpiredToken, Some("create a new token")),
             (Refusal::InactiveToken, Some("create a new token")),
             (Refusal::NoVerdict, None),

@@ -1,4 +1,4 @@
-//! What a request that is not in the map was probably meant to be.
+//! Finds the method and the route that an unmapped request probably meant.
 
 use http::Method;
 
@@ -6,19 +6,19 @@ use crate::config::nearest;
 use crate::policy::map::AbilityMap;
 use crate::policy::target::METHODS;
 
-/// How many segments a path may have more or fewer than a route.
-const MOST_SEGMENTS_APART: usize = 2;
-/// The weight of a segment more or less, in edits.
-const SEGMENT: usize = 4;
+/// The largest difference between the numbers of segments of a path and a route.
+const MAX_SEGMENT_DIFFERENCE: usize = 2;
+/// The weight of a missing or additional segment, in edits.
+const SEGMENT_WEIGHT: usize = 4;
 
-/// The served method that `method` was probably meant to be.
+/// The supported method nearest to `method`; `None` if none is near, or if `method` is supported.
 pub(super) fn method(method: &str) -> Option<&'static str> {
     static SERVED: [Method; METHODS.len()] = METHODS;
     nearest(method, SERVED.iter().map(Method::as_str)).filter(|near| *near != method)
 }
 
-/// The template of the route whose paths are most like `path`; `None` if none is alike. Of equally near routes one
-/// with `method` is preferred.
+/// The template of the route nearest to `path`; `None` if none is near. Prefers a route with `method` among equally
+/// near ones.
 pub(super) fn route<'map>(map: &'map AbilityMap, method: &Method, path: &str) -> Option<&'map str> {
     let segments = split(path);
     let routes = map.routes().filter_map(|route| {
@@ -33,17 +33,17 @@ fn split(path: &str) -> Vec<&str> {
     path.split('/').filter(|segment| !segment.is_empty()).collect()
 }
 
-/// How many edits lead from a path to a template, if they have a literal segment in common: typos in segments, and
-/// segments that are missing or too many at either end.
+/// The number of edits from a path to a template: typos in segments, and missing or additional segments at either end.
+/// `None` if they are not near, or share no literal segment.
 fn distance(path: &[&str], template: &[&str]) -> Option<usize> {
-    // The remainder takes as many segments as there are.
+    // `{*rest}` matches any number of segments.
     let path = match template.last() {
         Some(last) if last.starts_with("{*") && path.len() > template.len() => &path[..template.len()],
         _ => path,
     };
     let (shorter, longer) = if path.len() < template.len() { (path, template) } else { (template, path) };
     let apart = longer.len() - shorter.len();
-    if shorter.is_empty() || apart > MOST_SEGMENTS_APART {
+    if shorter.is_empty() || apart > MAX_SEGMENT_DIFFERENCE {
         return None;
     }
     let at_start = &longer[..shorter.len()];
@@ -52,11 +52,11 @@ fn distance(path: &[&str], template: &[&str]) -> Option<usize> {
         let (path, template) = if path.len() < template.len() { (path, part) } else { (part, template) };
         edits(path, template)
     });
-    Some(edits.min()? + apart * SEGMENT)
+    Some(edits.min()? + apart * SEGMENT_WEIGHT)
 }
 
-/// How many edits lead from segments to as many of a template; `None` if one of them is another word, or none is a
-/// literal.
+/// The number of edits from segments to the same number of template segments; `None` if a segment differs too much, or
+/// if the template has no literal.
 fn edits(path: &[&str], template: &[&str]) -> Option<usize> {
     let mut sum = 0;
     let mut has_literal = false;
@@ -66,7 +66,7 @@ fn edits(path: &[&str], template: &[&str]) -> Option<usize> {
         }
         has_literal = true;
         if segment != expected {
-            // A different case alone is an edit, too.
+            // Segments that differ only in case have one edit.
             let edits = strsim::osa_distance(&segment.to_lowercase(), &expected.to_lowercase()).max(1);
             if edits > (expected.chars().count() / 3).max(1) {
                 return None;
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_are_served_in_upper_case_only() {
+    fn nearest_method_corrects_case_and_typos() {
         for (written, expected) in [
             ("get", Some("GET")),
             ("Delete", Some("DELETE")),

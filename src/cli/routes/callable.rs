@@ -1,20 +1,20 @@
-//! `routes --for`: what a token can call.
+//! `routes --for`: the requests that a token's abilities allow.
 
 use std::io::{self, Write};
 
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{HEADING, lines, written};
+use super::{HEADING, lines, requirement_json};
 use crate::config::nearest;
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
 use crate::policy::map::{AbilityMap, Unmapped};
 
-/// What a token with some abilities can call of a map.
+/// The methods and routes that a token with the abilities `held` can call.
 pub(super) struct Callable<'map> {
     map: &'map AbilityMap,
     pub(super) held: Abilities,
-    /// In matching order, implied HEAD left out.
+    /// In matching order, without implied HEAD.
     pub(super) calls: Vec<Call<'map>>,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Call<'map> {
     pub(super) method: &'static Method,
     pub(super) path: &'map str,
     requirement: &'map Requirement,
-    /// Of the token's abilities those that it can be called by; none where any token can, or anyone.
+    /// The abilities of the token that satisfy the requirement; empty if the requirement names no ability.
     by: Vec<String>,
 }
 
@@ -44,22 +44,23 @@ impl<'map> Callable<'map> {
         Self { map, held, calls }
     }
 
-    /// Whether it can call what no route matches.
+    /// Whether the token can call unmapped paths.
     pub(super) fn unmapped(&self) -> bool {
         self.map.unmapped() == Unmapped::Authenticated
     }
 
-    /// Of the abilities that no rule asks for: they open nothing. And of shadow mode, which opens more.
+    /// Notes about abilities that no rule requires, and about shadow mode, which forwards more than is listed.
     pub(super) fn notes(&self) -> Vec<String> {
         let rules = || self.map.routes().flat_map(|route| route.rules());
-        let asked = || rules().flat_map(|(_, rule)| rule.requirement.abilities());
-        let idle = self.held.names().filter(|held| *held != "*" && !asked().any(|name| name == *held));
-        let idle = idle.map(|name| {
-            let hint = nearest(name, asked()).map(|near| format!(": did you mean `{near}`?"));
-            format!("`{name}` opens nothing, no rule asks for it{}", hint.unwrap_or_default())
+        let required = || rules().flat_map(|(_, rule)| rule.requirement.abilities());
+        let unused = self.held.names().filter(|held| *held != "*" && !required().any(|name| name == *held));
+        let unused = unused.map(|name| {
+            let hint = nearest(name, required()).map(|nearest| format!("; did you mean `{nearest}`?"));
+            format!("no rule requires `{name}`{}", hint.unwrap_or_default())
         });
-        let shadow = self.map.is_shadowed().then(|| "in shadow mode more is forwarded".to_owned());
-        idle.chain(shadow).collect()
+        let shadow =
+            self.map.is_shadowed().then(|| "shadow mode forwards more requests than these".to_owned());
+        unused.chain(shadow).collect()
     }
 
     pub(super) fn table(&self, output: &mut dyn Write) -> io::Result<()> {
@@ -74,14 +75,14 @@ impl<'map> Callable<'map> {
         Ok(())
     }
 
-    /// As without `--for`, and with `by`.
+    /// Writes the same list as without `--for`, with `by` added.
     pub(super) fn json(&self, output: &mut dyn Write) -> io::Result<()> {
         let calls = self.calls.iter().map(|Call { method, path, requirement, by }| {
             format!(
                 r#"  {{"path": {}, "method": {}, "requirement": {}, "by": {}}}"#,
                 Value::from(*path),
                 Value::from(method.as_str()),
-                written(requirement),
+                requirement_json(requirement),
                 json!(by),
             )
         });
@@ -92,7 +93,7 @@ impl<'map> Callable<'map> {
 const ANY_TOKEN: &str = "any token";
 
 impl Call<'_> {
-    /// Why it can be called.
+    /// The abilities that allow the call, or `public` or `any token`.
     pub(super) fn by(&self) -> String {
         match self.requirement.kind() {
             RequirementKind::Public => "public".to_owned(),
@@ -102,7 +103,7 @@ impl Call<'_> {
     }
 }
 
-/// Which of the abilities satisfy the requirement, as it does; `*` where they do not without it.
+/// The abilities in `held` that satisfy a satisfied requirement; `*` if it is satisfied only by that.
 fn satisfying(requirement: &Requirement, held: &Abilities) -> Vec<String> {
     let has = |name: &&str| held.names().any(|held| held == *name);
     let named: Vec<String> = requirement.abilities().filter(has).map(str::to_owned).collect();
@@ -133,7 +134,7 @@ mod tests {
         builder.build()
     }
 
-    fn told(unmapped: Unmapped, names: &[&str]) -> String {
+    fn printed(unmapped: Unmapped, names: &[&str]) -> String {
         let map = map(unmapped);
         let mut output = anstream::StripStream::new(Vec::new());
         Callable::new(&map, Abilities::new(names.iter().copied())).table(&mut output).unwrap();
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_called_and_by_what() {
+    fn table_lists_calls_and_the_abilities_that_allow_them() {
         for (unmapped, names, expected) in [
             (Unmapped::Deny, &[][..], "GET      /c    any token\nGET      /up   public\n"),
             (
@@ -157,14 +158,14 @@ mod tests {
                  GET      /c    any token\nGET      /up   public\n",
             ),
         ] {
-            let told = told(unmapped, names);
-            assert_eq!(told.split_once('\n').unwrap(), ("METHOD   PATH  BY", expected), "{names:?}");
+            let text = printed(unmapped, names);
+            assert_eq!(text.split_once('\n').unwrap(), ("METHOD   PATH  BY", expected), "{names:?}");
         }
-        assert!(told(Unmapped::Authenticated, &[]).ends_with("\n*        (unmapped)  any token\n"));
+        assert!(printed(Unmapped::Authenticated, &[]).ends_with("\n*        (unmapped)  any token\n"));
     }
 
     #[test]
-    fn json_is_that_of_the_map_and_what_it_is_by() {
+    fn json_has_the_abilities_that_allow_each_call() {
         let map = map(Unmapped::Deny);
         let mut output = Vec::new();
         Callable::new(&map, Abilities::new(["c"])).json(&mut output).unwrap();
@@ -180,16 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn an_ability_that_opens_nothing_is_told() {
+    fn ability_that_no_rule_requires_has_a_note() {
         let map = map(Unmapped::Deny);
         let notes = |names: &[&str]| Callable::new(&map, Abilities::new(names.iter().copied())).notes();
         assert_eq!(notes(&["a:read", "*"]), [""; 0]);
         assert_eq!(
             notes(&["a:raed", "other:thing"]),
-            [
-                "`a:raed` opens nothing, no rule asks for it: did you mean `a:read`?",
-                "`other:thing` opens nothing, no rule asks for it",
-            ]
+            ["no rule requires `a:raed`; did you mean `a:read`?", "no rule requires `other:thing`",]
         );
     }
 }

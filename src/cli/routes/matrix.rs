@@ -1,4 +1,4 @@
-//! The map as a web page: abilities against routes.
+//! The ability map as a web page.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,37 +12,37 @@ use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::guide::{self, GROUPS};
 use crate::policy::map::{AbilityMap, Route, Unmapped};
 
-/// What only these pages need.
+/// Styles in addition to those of all pages.
 const STYLE: &str = include_str!("matrix.css");
 
-/// Abilities under a title, and what each is for as far as the guide says.
 struct Group<'map> {
     title: &'static str,
+    /// Abilities, and their purposes according to the guide; empty if it does not mention them.
     abilities: Vec<(&'map str, &'static str)>,
 }
 
-/// The whole map, for who chooses the abilities of a token.
+/// The whole map, for choosing the abilities of a token.
 pub(super) fn page(map: &AbilityMap, source: &Path) -> String {
-    let asked: BTreeSet<&str> = rules(map).flat_map(|(_, requirement)| requirement.abilities()).collect();
-    let groups = groups(&asked);
+    let required: BTreeSet<&str> = rules(map).flat_map(|(_, requirement)| requirement.abilities()).collect();
+    let groups = groups(&required);
     let body = html! {
         p.quiet { "The ability map " code { (source.display()) } }
         p {
-            "Grant a token the abilities that its integration needs, and no other. "
-            "What an ability opens is in its column below; what a token with several can call, "
-            code { "stockaj-gateway routes --for items:read,items:update" } " lists."
+            "Grant a token only the abilities that its integration needs. "
+            "The column of an ability below has the requests that it allows. For a token with several abilities, run "
+            code { "stockaj-gateway routes --for items:read,items:update" } "."
         }
         (abilities(map, &groups))
         (matrix(map, &groups))
     };
-    page::page("Abilities and what they open", STYLE, &body).into_string()
+    page::page("Abilities and the requests that they allow", STYLE, &body).into_string()
 }
 
-/// What a token with some abilities can call.
+/// The requests that a token can send.
 pub(super) fn callable_page(callable: &Callable<'_>, source: &Path) -> String {
     let names: Vec<&str> = callable.held.names().collect();
     let body = html! {
-        p.quiet { "By the ability map " code { (source.display()) } }
+        p.quiet { "The ability map " code { (source.display()) } }
         @if names.is_empty() {
             p { "The token has no abilities." }
         } @else {
@@ -52,8 +52,8 @@ pub(super) fn callable_page(callable: &Callable<'_>, source: &Path) -> String {
             p { span.tag.warn { "Note" } " " (note) }
         }
         table {
-            caption { "What it can call: HEAD follows GET" }
-            thead { tr { th scope="col" { "Route" } th scope="col" { "Method" } th scope="col" { "By" } } }
+            caption { "Allowed requests; HEAD follows GET" }
+            thead { tr { th scope="col" { "Route" } th scope="col" { "Method" } th scope="col" { "Allowed by" } } }
             tbody {
                 @for call in &callable.calls {
                     tr { th scope="row" { code { (call.path) } } td { (tag(call.method)) } td { (call.by()) } }
@@ -63,39 +63,39 @@ pub(super) fn callable_page(callable: &Callable<'_>, source: &Path) -> String {
                 }
             }
         }
-        p { "Everything else is denied to it." }
+        p { "All other requests of this token are denied." }
     };
-    page::page("What a token can call", STYLE, &body).into_string()
+    page::page("Requests that a token can send", STYLE, &body).into_string()
 }
 
 fn rules(map: &AbilityMap) -> impl Iterator<Item = (&'static Method, &Requirement)> {
     map.routes().flat_map(|route| route.rules().map(|(method, rule)| (method, &rule.requirement)))
 }
 
-/// The guide's groups, and those of the map's abilities that the guide does not know.
-fn groups<'map>(asked: &BTreeSet<&'map str>) -> Vec<Group<'map>> {
+/// The guide's groups, and one with the abilities that only the map has.
+fn groups<'map>(required: &BTreeSet<&'map str>) -> Vec<Group<'map>> {
     let documented = |name: &str| guide::abilities().any(|known| known == name);
     let mut groups: Vec<Group<'map>> = GROUPS
         .iter()
         .map(|group| Group { title: group.title, abilities: group.abilities.to_vec() })
         .collect();
     let others: Vec<(&str, &str)> =
-        asked.iter().filter(|name| !documented(name)).map(|name| (*name, "")).collect();
+        required.iter().filter(|name| !documented(name)).map(|name| (*name, "")).collect();
     if !others.is_empty() {
         groups.push(Group { title: "Other abilities of this map", abilities: others });
     }
     groups
 }
 
-/// What each is for, and how much it opens.
+/// The abilities with their purposes and the number of rules that require them.
 fn abilities(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
-    let opens =
+    let rule_count =
         |ability: &str| rules(map).filter(|(_, it)| it.abilities().any(|name| name == ability)).count();
     html! {
         h2 { "Abilities" }
         table {
-            caption { "What they are for, in the words of Stockaj's authentication guide" }
-            thead { tr { th scope="col" { "Ability" } th scope="col" { "For" } th.number scope="col" { "Calls it opens" } } }
+            caption { "Their purposes, quoted from Stockaj's authentication guide" }
+            thead { tr { th scope="col" { "Ability" } th scope="col" { "Purpose" } th.number scope="col" { "Rules" } } }
             @for Group { title, abilities } in groups {
                 tbody {
                     tr.group { th colspan="3" scope="rowgroup" { (title) } }
@@ -103,7 +103,7 @@ fn abilities(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
                         tr {
                             th scope="row" { code { (ability) } }
                             td { (purpose) }
-                            td.number { @match opens(ability) { 0 => { "none in this map" } calls => { (calls) } } }
+                            td.number { @match rule_count(ability) { 0 => { "none in this map" } count => { (count) } } }
                         }
                     }
                 }
@@ -113,26 +113,26 @@ fn abilities(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
 }
 
 fn matrix(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
-    let asked = |ability: &str| rules(map).any(|(_, it)| it.abilities().any(|name| name == ability));
+    let is_required = |ability: &str| rules(map).any(|(_, it)| it.abilities().any(|name| name == ability));
     let columns: Vec<(&str, Vec<&str>)> = groups
         .iter()
         .map(|group| {
             let abilities = group.abilities.iter().map(|(ability, _)| *ability);
-            (group.title, abilities.filter(|ability| asked(ability)).collect::<Vec<_>>())
+            (group.title, abilities.filter(|ability| is_required(ability)).collect::<Vec<_>>())
         })
         .filter(|(_, abilities)| !abilities.is_empty())
         .collect();
     let width = 1 + columns.iter().map(|(_, abilities)| abilities.len()).sum::<usize>();
     html! {
-        h2 { "What they open" }
+        h2 { "Allowed requests" }
         ul {
             li { "A cell has the methods that a token with the ability can use on the route; HEAD follows GET." }
-            li { "“with …”: the token needs that ability, too. A method in several columns without it: any of them is enough." }
-            li { "Without an ability: “anyone” needs no token, “any token” is one that is active, “nobody” is nobody, whatever the token." }
-            li { "A token with " code { "*" } " can do all that is not for nobody. What is in no cell is denied." }
+            li { "“with …”: the token needs that ability as well. If a method is in several columns without “with”, each of these abilities is enough." }
+            li { "Without an ability: “anyone” needs no token, “any token” is any active token, “nobody” denies every token." }
+            li { "A token with " code { "*" } " can send every request in the table except those for “nobody”. Requests in no cell are denied." }
         }
         table.matrix {
-            caption { "Routes and the abilities that open them" }
+            caption { "Routes and the abilities that allow them" }
             colgroup { col; }
             colgroup { col; }
             @for (_, abilities) in &columns { colgroup span=(abilities.len()) {} }
@@ -167,9 +167,9 @@ fn matrix(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
     }
 }
 
-/// The methods of a route that ask for no ability.
+/// The methods of a route that require no ability.
 fn without(route: &Route) -> Markup {
-    let who = |kind: &RequirementKind| match kind {
+    let callers = |kind: &RequirementKind| match kind {
         RequirementKind::Public => Some("anyone"),
         RequirementKind::Authenticated => Some("any token"),
         RequirementKind::Deny => Some("nobody"),
@@ -177,12 +177,12 @@ fn without(route: &Route) -> Markup {
     };
     html! {
         @for (method, rule) in route.rules() {
-            @if let Some(who) = who(rule.requirement.kind()) { div { (tag(method)) " " (who) } }
+            @if let Some(callers) = callers(rule.requirement.kind()) { div { (tag(method)) " " (callers) } }
         }
     }
 }
 
-/// The methods of a route that an ability opens, and what else they ask for.
+/// The methods of a route that require an ability, and the other abilities that they require.
 fn cell(route: &Route, ability: &str) -> Markup {
     html! {
         @for (method, rule) in route.rules() {
@@ -198,7 +198,7 @@ fn cell(route: &Route, ability: &str) -> Markup {
     }
 }
 
-/// Its colour tells at a glance what the word says.
+/// A method, coloured by its risk.
 fn tag(method: &Method) -> Markup {
     let class = match *method {
         Method::GET | Method::HEAD | Method::OPTIONS => "tag good",
@@ -208,7 +208,7 @@ fn tag(method: &Method) -> Markup {
     html! { span class=(class) { (method.as_str()) } }
 }
 
-/// The routes in matching order, those of a resource together.
+/// The routes in matching order, grouped by resource.
 fn resources(map: &AbilityMap) -> Vec<Vec<&Route>> {
     let mut resources: Vec<Vec<&Route>> = Vec::new();
     for route in map.routes() {
@@ -220,7 +220,7 @@ fn resources(map: &AbilityMap) -> Vec<Vec<&Route>> {
     resources
 }
 
-/// What of a template names the resource: `/api/v2/items` of `/api/v2/items/{id}/restore`.
+/// The part of a template that names the resource: `/api/v2/items` of `/api/v2/items/{id}/restore`.
 fn resource(route: &Route) -> &str {
     let template = route.template();
     let is_version = |segment: &str| {

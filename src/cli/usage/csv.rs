@@ -1,4 +1,4 @@
-//! Usage for spreadsheets: CSV as RFC 4180 has it.
+//! Usage as CSV (RFC 4180).
 
 use std::io::{self, Write};
 
@@ -7,13 +7,13 @@ use crate::usage::report::{Report, TokenUsage, UsageRow, Verdict};
 
 const HEADING: &str = "token,name,ability,route,method,verdict,count,first_day,last_day\r\n";
 
-/// A row for each token, ability, route, method and verdict. The days are those of all its methods together.
+/// Writes a row for each token, ability, route, method and verdict. The days are those of all methods together.
 pub(super) fn write(report: &Report, output: &mut dyn Write) -> io::Result<()> {
     output.write_all(HEADING.as_bytes())?;
     for token in &report.tokens {
         for row in &token.usage {
             let methods = row.methods.iter().map(|(method, count)| (method.as_str(), *count));
-            // A report may leave the methods out.
+            // A report may lack the methods.
             let unknown = row.methods.is_empty().then_some(("", row.count));
             for (method, count) in methods.chain(unknown) {
                 line(token, row, method, count, output)?;
@@ -41,7 +41,7 @@ fn line(
     write!(output, "{id},{name},{ability},{route},{method},{verdict},{count},{first},{last}\r\n")
 }
 
-/// Quoted where it must be. An apostrophe keeps a spreadsheet from taking somebody's name for a formula.
+/// Quotes a cell if necessary. An apostrophe prevents a spreadsheet from reading a name as a formula.
 fn cell(text: &str) -> String {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
     let text = format!("{}{}", if formula { "'" } else { "" }, shown(text));
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cell_is_one_cell_and_no_formula() {
+    fn cell_cannot_be_split_or_read_as_a_formula() {
         for (text, expected) in [
             ("", ""),
             ("items:read", "items:read"),

@@ -1,4 +1,4 @@
-//! Usage for people: tables, and what to do.
+//! Usage as tables, followed by the findings with advice.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 
-use super::super::table::Side::{Left, Right};
+use super::super::table::Align::{Left, Right};
 use super::super::table::write;
 use crate::shown::shown;
 use crate::usage::overview::{Calls, TokenLine};
@@ -14,7 +14,7 @@ use crate::usage::report::{Finding, FindingKind, Report, Severity, TokenUsage, U
 
 const BOLD: Style = Style::new().bold();
 
-/// A row for each token, then what to do.
+/// Writes a row for each token, then the findings.
 pub(super) fn all(report: &Report, output: &mut dyn Write) -> io::Result<()> {
     let mut findings = std::collections::HashMap::<&str, [usize; 3]>::new();
     for finding in &report.findings {
@@ -60,7 +60,7 @@ fn counts(findings: [usize; 3]) -> String {
     if named.is_empty() { "-".to_owned() } else { named.join(", ") }
 }
 
-/// All that is known of one.
+/// Writes the properties of one token, its usage and its findings.
 pub(super) fn token(token: &TokenUsage, findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
     let Calls { allowed, denied } = Calls::of(token);
     let abilities =
@@ -112,14 +112,14 @@ fn usage(row: &UsageRow) -> [String; 7] {
     ]
 }
 
-/// The findings, the most severe kind first: one entry for each kind, with the tokens that have it.
+/// Writes the findings grouped by kind, the most severe kind first.
 fn advice(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
     let mut kinds = BTreeMap::<FindingKind, Vec<&Finding>>::new();
     for finding in findings {
         kinds.entry(finding.kind).or_default().push(finding);
     }
     let mut kinds: Vec<(FindingKind, Vec<&Finding>)> = kinds.into_iter().collect();
-    // Within a kind they are in the order of the report: the most severe first.
+    // Within a kind, the findings keep the order of the report: the most severe first.
     kinds.sort_by_key(|(kind, findings)| (findings.iter().map(|it| it.severity).min(), *kind));
     for (kind, findings) in kinds {
         match findings.as_slice() {
@@ -144,7 +144,7 @@ fn advice(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// A token, what was seen of it, and what to do.
+/// Writes the token of a finding, the evidence and the advice.
 fn entry(finding: &Finding, indent: &str, output: &mut dyn Write) -> io::Result<()> {
     let (id, name) = (shown(&finding.token), shown(finding.name.as_deref().unwrap_or_default()));
     let token = format!("{id} {name}");
@@ -165,7 +165,7 @@ fn name(name: Option<&str>) -> String {
     name.map_or("-".to_owned(), shown)
 }
 
-/// In UTC.
+/// A time in UTC, to the minute.
 fn minute(at: Option<Timestamp>) -> String {
     at.map_or("-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M").to_string())
 }

@@ -15,7 +15,7 @@ fn map(unmapped: Unmapped) -> AbilityMap {
     builder.build()
 }
 
-/// The text of a page, a row of a table a line, its cells between bars.
+/// The text of a page: one line per table row, with a bar after each cell.
 fn text(page: &str) -> String {
     let page = page.split("<body>").nth(1).unwrap();
     let page = page.replace("</tr>", "\n").replace("</th>", "|").replace("</td>", "|").replace("</p>", "\n");
@@ -33,7 +33,7 @@ fn text(page: &str) -> String {
 }
 
 #[test]
-fn each_kind_of_rule_is_where_it_belongs() {
+fn rules_are_in_the_cells_of_their_abilities() {
     let page = page(&map(Unmapped::Deny), Path::new("a.yaml"));
     let text = text(&page);
     for line in [
@@ -55,7 +55,7 @@ fn each_kind_of_rule_is_where_it_belongs() {
 }
 
 #[test]
-fn routes_of_a_resource_are_together() {
+fn routes_are_grouped_by_resource() {
     let map = map(Unmapped::Deny);
     let resources: Vec<Vec<&str>> =
         resources(&map).iter().map(|routes| routes.iter().map(|route| route.template()).collect()).collect();
@@ -63,7 +63,7 @@ fn routes_of_a_resource_are_together() {
 }
 
 #[test]
-fn a_token_sees_what_it_can_call_and_by_what() {
+fn callable_page_lists_calls_and_the_abilities_that_allow_them() {
     let shown = |unmapped, names: &[&str]| {
         let map = map(unmapped);
         let callable = Callable::new(&map, Abilities::new(names.iter().copied()));
@@ -72,7 +72,7 @@ fn a_token_sees_what_it_can_call_and_by_what() {
     let text = shown(Unmapped::Deny, &["items:read", "items:raed"]);
     for line in [
         "The token has items:raed, items:read.",
-        "Note `items:raed` opens nothing, no rule asks for it: did you mean `items:read`?",
+        "Note no rule requires `items:raed`; did you mean `items:read`?",
         "/api/v2/items|GET|items:read|",
         "/api/v2/items/{id}|GET|items:read|",
         "/api/v2/me|GET|any token|",

@@ -1,4 +1,4 @@
-//! A question to the admin listener of a gateway that runs.
+//! Sends requests to the admin listener of a running gateway.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,23 +22,23 @@ use super::LARGEST_REPORT;
 use crate::config::settings::{Admin, ListenAddress};
 use crate::shown::shown;
 
-/// An order looks at every verdict; a list of very many takes its time.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Long enough to list or revoke many tokens: both read every cached verdict.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why there is no answer.
+/// Why a request has no successful response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AdminError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("no answer within {0:?}")]
+    #[error("no response within {0:?}")]
     Timeout(Duration),
-    #[error("the answer is not HTTP: {0}")]
+    #[error("the response is not HTTP: {0}")]
     Http(#[from] hyper::Error),
-    #[error("the question cannot be asked: {0}")]
+    #[error("the request cannot be sent: {0}")]
     Request(#[from] http::Error),
-    #[error("the answer breaks off: {0}")]
+    #[error("the response is incomplete: {0}")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("neither `admin.token_file` nor `admin.token` is set, so that nobody may ask")]
+    #[error("neither `admin.token_file` nor `admin.token` is set, and the request needs the admin token")]
     NoToken,
     #[error("the admin token cannot be sent")]
     Token(#[from] http::header::InvalidHeaderValue),
@@ -49,11 +49,14 @@ pub(super) enum AdminError {
     #[error("it runs without an admin token, or is no admin listener")]
     NotFound,
     #[error("it answers {status}: {message}")]
-    Refused { status: u16, message: String },
+    Rejected { status: u16, message: String },
 }
 
-/// Asks what only the holder of the admin token may, and takes no answer but 200.
-pub(super) fn ask_with_token(
+/// Sends a request with the admin token.
+///
+/// # Errors
+/// Also for any status other than 200.
+pub(super) fn send_authenticated(
     admin: &Admin,
     request: http::request::Builder,
     body: Bytes,
@@ -63,28 +66,28 @@ pub(super) fn ask_with_token(
     let mut credentials = HeaderValue::from_str(&bearer)?;
     credentials.set_sensitive(true);
     let request = request.header(AUTHORIZATION, credentials).body(Full::new(body))?;
-    let answer = ask_admin(&admin.address, request, PATIENCE)?;
-    let status = answer.status().as_u16();
+    let response = send(&admin.address, request, TIMEOUT)?;
+    let status = response.status().as_u16();
     if status == 200 {
-        return Ok(answer);
+        return Ok(response);
     }
-    let said: Option<Value> = serde_json::from_slice(answer.body()).ok();
-    let message = said.as_ref().and_then(|said| said.get("message")?.as_str());
+    let body: Option<Value> = serde_json::from_slice(response.body()).ok();
+    let message = body.as_ref().and_then(|body| body.get("message")?.as_str());
     Err(match (status, message) {
         (401, _) => AdminError::Unauthenticated,
         (404, None | Some("Not Found.")) => AdminError::NotFound,
-        (_, message) => AdminError::Refused { status, message: shown(message.unwrap_or("-")) },
+        (_, message) => AdminError::Rejected { status, message: shown(message.unwrap_or("-")) },
     })
 }
 
-/// Asks, and waits for the whole answer for as long as `patience`.
-pub(super) fn ask_admin(
+/// Sends a request and reads the whole response. `limit` bounds both together.
+pub(super) fn send(
     address: &ListenAddress,
     request: Request<Full<Bytes>>,
-    patience: Duration,
+    limit: Duration,
 ) -> Result<Response<Bytes>, AdminError> {
     runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let answer = async {
+        let response = async {
             match address {
                 ListenAddress::Tcp(address) => {
                     exchange(TcpStream::connect(reachable(*address)).await?, request).await
@@ -92,11 +95,11 @@ pub(super) fn ask_admin(
                 ListenAddress::Unix(path) => exchange(UnixStream::connect(path).await?, request).await,
             }
         };
-        timeout(patience, answer).await.unwrap_or(Err(AdminError::Timeout(patience)))
+        timeout(limit, response).await.unwrap_or(Err(AdminError::Timeout(limit)))
     })
 }
 
-/// Who listens on every address is asked on the loopback one.
+/// The address to connect to: the loopback address for a listener on every address.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -114,15 +117,15 @@ where
     fields.insert(HOST, HeaderValue::from_static("localhost"));
     fields.insert(CONNECTION, HeaderValue::from_static("close"));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let answer = async {
+    let response = async {
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, LARGEST_REPORT as usize).collect().await.map_err(AdminError::Body)?;
         Ok(Response::from_parts(head, body.to_bytes()))
     };
     tokio::select! {
         biased;
-        answer = answer => answer,
-        // What is wrong with the connection the answer says.
+        response = response => response,
+        // An error of the connection also ends `response`.
         never = async {
             let _ = connection.await;
             std::future::pending().await
@@ -135,13 +138,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_address_is_asked_on_loopback() {
-        for (listening, asked) in [
+    fn unspecified_address_is_reached_on_loopback() {
+        for (listening, expected) in [
             ("0.0.0.0:9090", "127.0.0.1:9090"),
             ("[::]:9090", "[::1]:9090"),
             ("192.0.2.1:9090", "192.0.2.1:9090"),
         ] {
-            assert_eq!(reachable(listening.parse().unwrap()), asked.parse().unwrap());
+            assert_eq!(reachable(listening.parse().unwrap()), expected.parse().unwrap());
         }
     }
 }
