@@ -134,8 +134,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::policy::ability::Missing;
-    use crate::policy::refusal::Exceeded;
+    use crate::policy::refusal::{Exceeded, Missing};
 
     #[test]
     fn who_comes_too_often_is_told_as_laravel_does() {

@@ -229,7 +229,7 @@ impl Gateway {
         }
         let mut response = answer::refuse(&refusal, exchange.request_id.clone());
         if let Some(reader) = reader {
-            self.settings.cors.let_read(reader, response.headers_mut());
+            self.settings.cors.expose(reader, response.headers_mut());
         }
         self.settings.denials.advise(&refusal, response.headers_mut());
         self.pin_https(peer, response.headers_mut());
@@ -287,7 +287,7 @@ impl Gateway {
         if let (Some(addresses), Some(address)) = (&self.limiter.addresses, exchange.client) {
             addresses.take(address, exchange.started()).map_err(Refusal::TooManyAttempts)?;
         }
-        if let Some(asked) = cors::asked(&head.method, &head.headers) {
+        if let Some(asked) = cors::requested_method(&head.method, &head.headers) {
             let asked = asked.clone();
             if has_body {
                 return Err(Refusal::BadRequest("CORS preflight with a body"));
@@ -353,7 +353,7 @@ impl Gateway {
         };
         if let Some(uncovered) = &mut exchange.uncovered {
             // A preflight that goes on is followed by its request, which then counts.
-            uncovered.method = cors::served(&target.path, asked).filter(|_| permit.is_err());
+            uncovered.method = cors::supported_method(&target.path, asked).filter(|_| permit.is_err());
         }
         permit
     }

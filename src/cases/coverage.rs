@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Outcome, PolicyTests};
-use crate::policy::map::{Found, Place, Route};
+use crate::policy::map::{Found, Route};
+use crate::policy::source_location::SourceLocation;
 
 /// The rules of each map that was tested, and which of them some check has reached.
 #[derive(Debug, Default)]
@@ -23,7 +24,7 @@ pub struct Covered {
     /// What the rule asks for.
     pub requirement: String,
     /// Where it is written.
-    pub place: Option<Place>,
+    pub place: Option<SourceLocation>,
     reached: bool,
 }
 
@@ -62,7 +63,7 @@ impl Coverage {
         let mut unreached = Vec::new();
         for (_, rules) in &self.maps {
             let mut of_map: Vec<&Covered> = rules.iter().filter(|rule| !rule.reached).collect();
-            let position = |place: &Place| (Arc::clone(&place.file), place.line, place.column);
+            let position = |place: &SourceLocation| (Arc::clone(&place.file), place.line, place.column);
             of_map.sort_by_key(|rule| rule.place.as_ref().map(position));
             unreached.extend(of_map);
         }

@@ -14,7 +14,8 @@ use crate::config::sections::SECRETS;
 use crate::config::sections::abilities::decode_ability;
 use crate::policy::ability::Abilities;
 use crate::policy::decision::Caller;
-use crate::policy::map::{AbilityMap, Place};
+use crate::policy::map::AbilityMap;
+use crate::policy::source_location::SourceLocation;
 
 /// The most checks of a file: each row is multiplied by its callers.
 const MOST_CHECKS: usize = 100_000;
@@ -89,7 +90,7 @@ pub struct Check {
     /// The expected decision.
     pub expected: Expected,
     /// Its place in the file.
-    pub place: Option<Place>,
+    pub place: Option<SourceLocation>,
     pub(crate) span: Span,
 }
 
@@ -273,7 +274,7 @@ impl Compiler {
         request: &RawRequest,
         sender: &Rc<Sender>,
         expected: Expected,
-        (span, place): (Span, Option<Place>),
+        (span, place): (Span, Option<SourceLocation>),
         decoder: &mut Decoder<'_>,
     ) {
         if self.checks.len() < MOST_CHECKS {

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::coverage::Covered;
 use super::{Expected, Outcome, PolicyTests, described, failure};
 use crate::policy::decision::Caller;
-use crate::policy::map::{Found, Place};
+use crate::policy::map::Found;
 use crate::policy::refusal::Refusal;
+use crate::policy::source_location::SourceLocation;
 
 /// What became of a check.
 pub fn outcome_value(tests: &PolicyTests, outcome: &Outcome<'_>) -> Value {
@@ -67,7 +68,7 @@ fn word(expected: Expected) -> Value {
 }
 
 /// Where something is.
-pub fn place_value(place: Option<&Place>) -> Value {
+pub fn place_value(place: Option<&SourceLocation>) -> Value {
     place.map_or(
         Value::Null,
         |place| json!({"file": &*place.file, "line": place.line, "column": place.column}),

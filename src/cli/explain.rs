@@ -308,10 +308,11 @@ pub(crate) fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
     use crate::policy::ability::{Abilities, Requirement};
-    use crate::policy::map::{MapBuilder, Place, RouteOptions, Unmapped};
+    use crate::policy::map::{MapBuilder, RouteOptions, Unmapped};
+    use crate::policy::source_location::SourceLocation;
 
     fn map(unmapped: Unmapped) -> AbilityMap {
-        let place = |line| Some(Place { file: "stockaj.yaml".into(), line, column: 5 });
+        let place = |line| Some(SourceLocation { file: "stockaj.yaml".into(), line, column: 5 });
         let word = |word| Requirement::from_word(word).unwrap();
         let mut builder = MapBuilder::new(unmapped);
         builder.route("/up", [(Method::GET, word("public"), place(3))]).unwrap();

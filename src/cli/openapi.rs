@@ -14,7 +14,7 @@ use crate::openapi::document::{LoadedDescription, load_description};
 use crate::openapi::draft::{Draft, Note, draft, written};
 use crate::openapi::drift::{Drift, Finding, Kind, drift};
 use crate::openapi::ignore::{IgnoredPath, IgnoredPaths};
-use crate::policy::map::Place;
+use crate::policy::source_location::SourceLocation;
 use crate::shown::shown;
 
 /// Draft a map file from an OpenAPI document, or compare the document with a map
@@ -135,7 +135,7 @@ fn print(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
     if findings.is_empty() {
         return Ok(());
     }
-    let place = |place: &Option<Place>| place.as_ref().map(|it| format!("{}:{}", it.file, it.line));
+    let place = |place: &Option<SourceLocation>| place.as_ref().map(|it| format!("{}:{}", it.file, it.line));
     let rows: Vec<[String; 6]> = findings
         .iter()
         .map(|finding| {

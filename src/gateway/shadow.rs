@@ -2,6 +2,7 @@
 //!
 //! A request comes here after it was decided as ever, and only where the configuration speaks of shadow mode.
 
+use std::fmt::{self, Display, Formatter};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::policy::cors;
 use crate::policy::decision::{self, Known, NeedsVerdict, Permit, Routed, Step, decide_by};
 use crate::policy::map::{AbilityMap, Found};
 use crate::policy::refusal::{Reason, Refusal};
-use crate::policy::shadow::{Change, Side, Told, change};
+use crate::policy::shadow::{Change, Side, change};
 use crate::policy::target::Target;
 use crate::telemetry::metrics::RouteLabel;
 use crate::tokens::hash::TokenHash;
@@ -79,7 +80,7 @@ impl Gateway {
             },
             Err(_) => Decision { permit: permitted, caller: Caller::Stranger(refusal), body_limit },
         };
-        let rule = Told { side: Side::Enforced, found, method: &exchange.method, reason }.to_string();
+        let rule = LogRule { side: Side::Enforced, found, method: &exchange.method, reason }.to_string();
         exchange.would(Change::WouldDeny, Side::Enforced, self.label(found, None), rule, None);
         Ok(decision)
     }
@@ -140,12 +141,12 @@ impl Gateway {
         found: &Found<'_>,
         permit: Result<Permit, Refusal>,
     ) -> Result<Permit, Refusal> {
-        let Some(method) = cors::served(&target.path, asked) else { return permit };
+        let Some(method) = cors::supported_method(&target.path, asked) else { return permit };
         let permit = permit.or_else(|refusal| {
             let routed = Routed::of(&self.settings.abilities, *found);
             let permit = routed.permit_in_shadow(shadow.authentication, &refusal);
             let permit = permit.ok_or_else(|| refusal.clone())?;
-            let told = Told { side: Side::Enforced, found, method: &method, reason: refusal.reason() };
+            let told = LogRule { side: Side::Enforced, found, method: &method, reason: refusal.reason() };
             let label = self.label(found, None);
             exchange.would(Change::WouldDeny, Side::Enforced, label, told.to_string(), None);
             Ok(permit)
@@ -234,7 +235,7 @@ impl Gateway {
     ) {
         let Some(change) = change(forwarded, otherwise) else { return };
         let reason = otherwise.as_ref().map_or_else(Refusal::reason, |reason| *reason);
-        let rule = Told { side: Side::Candidate, found, method, reason }.to_string();
+        let rule = LogRule { side: Side::Candidate, found, method, reason }.to_string();
         let label = self.label(enforced, found.route());
         exchange.would(change, Side::Candidate, label, rule, holder);
     }
@@ -245,5 +246,77 @@ impl Gateway {
         let behind = |number| self.settings.abilities.routes().len() + number;
         let number = enforced.route().or_else(|| candidate.map(behind));
         number.map_or(RouteLabel::Unmapped, |number| self.routes.label(number))
+    }
+}
+
+/// The rule that decides, for the log: `candidate candidate.yaml:7:12 items:read (missing_ability)`.
+struct LogRule<'a> {
+    side: Side,
+    /// The result of that side's map.
+    found: &'a Found<'a>,
+    /// The method that was looked up.
+    method: &'a Method,
+    /// The outcome of the decision.
+    reason: Reason,
+}
+
+impl Display for LogRule<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.side.as_str())?;
+        match self.found {
+            Found::Rule { rule, .. } => {
+                if let Some(place) = &rule.place {
+                    write!(formatter, " {place}")?;
+                }
+                write!(formatter, " {}", rule.requirement)?;
+            }
+            Found::NoMethod { .. } => write!(formatter, " without {}", self.method)?,
+            Found::NoRoute => formatter.write_str(" without a route")?,
+        }
+        write!(formatter, " ({})", self.reason.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::ability::Requirement;
+    use crate::policy::map::{MapBuilder, Unmapped};
+    use crate::policy::path::CanonicalPath;
+    use crate::policy::source_location::SourceLocation;
+
+    #[test]
+    fn log_names_the_map_the_rule_and_its_location() {
+        let location = SourceLocation { file: "candidate.yaml".into(), line: 7, column: 12 };
+        let mut builder = MapBuilder::new(Unmapped::Deny);
+        let rule = (Method::GET, Requirement::from_word("items:read").unwrap(), Some(location));
+        builder.route("/items", [rule]).unwrap();
+        let map = builder.build();
+        for (side, method, path, reason, text) in [
+            (
+                Side::Candidate,
+                Method::GET,
+                "/items",
+                Reason::MissingAbility,
+                "candidate candidate.yaml:7:12 items:read (missing_ability)",
+            ),
+            (
+                Side::Enforced,
+                Method::PUT,
+                "/items",
+                Reason::MethodNotMapped,
+                "enforced without PUT (method_not_mapped)",
+            ),
+            (
+                Side::Candidate,
+                Method::GET,
+                "/nowhere",
+                Reason::Unmapped,
+                "candidate without a route (unmapped)",
+            ),
+        ] {
+            let found = map.find(&method, &CanonicalPath::new(path).unwrap());
+            assert_eq!(LogRule { side, found: &found, method: &method, reason }.to_string(), text);
+        }
     }
 }

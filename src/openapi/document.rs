@@ -18,7 +18,7 @@ use self::object::{entry, merged, text};
 use self::operations::Reader;
 use crate::config::language::{Decoder, Diagnostic, Entry, Node, Report, Source, Span, Value, nearest};
 use crate::config::sections::SECRETS;
-use crate::policy::map::Place;
+use crate::policy::source_location::SourceLocation;
 
 /// The largest document, in bytes. Public ones have up to 13 MB.
 const LARGEST_DOCUMENT: u64 = 64 * 1024 * 1024;
@@ -67,7 +67,7 @@ pub struct Operation {
     /// The credentials that it requires.
     pub security: Security,
     /// Its place in the document.
-    pub place: Option<Place>,
+    pub place: Option<SourceLocation>,
 }
 
 /// Which credentials an operation requires.

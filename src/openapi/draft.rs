@@ -9,8 +9,8 @@ use super::convention::ability;
 use super::document::{Description, Operation, Security};
 use super::{OfScopes, of_scopes, template};
 use crate::policy::ability::Requirement;
-use crate::policy::map::Place;
 use crate::policy::route::Pattern;
+use crate::policy::source_location::SourceLocation;
 use crate::policy::target::{METHODS, method_number};
 
 /// A drafted map.
@@ -44,7 +44,7 @@ pub struct Rule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// Where the operation is written.
-    pub place: Option<Place>,
+    pub place: Option<SourceLocation>,
     /// What the draft does about it.
     pub message: String,
     /// Why.

@@ -9,8 +9,9 @@ use super::ignore::IgnoredPaths;
 use super::{alternatives, of_scopes, said, sample, template};
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::decision::read_request;
-use crate::policy::map::{AbilityMap, Found, Place};
+use crate::policy::map::{AbilityMap, Found};
 use crate::policy::route::Pattern;
+use crate::policy::source_location::SourceLocation;
 
 /// One thing that a map and a document do not say alike, or just alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +29,9 @@ pub struct Finding {
     /// The route that decides, where it is another than the operation's own.
     pub covered_by: Option<String>,
     /// Where the operation is.
-    pub operation: Option<Place>,
+    pub operation: Option<SourceLocation>,
     /// Where the rule is.
-    pub rule: Option<Place>,
+    pub rule: Option<SourceLocation>,
 }
 
 /// What is not alike.

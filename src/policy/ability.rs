@@ -1,37 +1,37 @@
-//! What a token may do, what a route requires, and the proof that the one satisfies the other.
+//! The abilities of a token and the requirement of a rule.
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::refusal::Refusal;
+use super::refusal::{Missing, Refusal};
 
 mod read;
 
 /// The longest ability name, in bytes.
 pub const LONGEST_ABILITY: usize = 128;
 
-/// The abilities that introspection reported for a token: exact strings, of which only a lone `*` is
-/// special (Sanctum's `tokenCan`). A clone shares the names.
+/// The abilities of a token as introspection reports them. They are exact strings; only a lone `*` is special, as in
+/// Sanctum's `tokenCan`. A clone shares the names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Abilities {
-    every: bool,
+    has_all: bool,
     names: Arc<[Box<str>]>,
 }
 
 impl Abilities {
-    /// From the names as introspection gave them.
+    /// Sorts the names and removes duplicates.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let mut names: Vec<Box<str>> = names.into_iter().map(Into::into).collect();
         names.sort_unstable();
         names.dedup();
-        Self { every: names.iter().any(|name| &**name == "*"), names: names.into() }
+        Self { has_all: names.iter().any(|name| &**name == "*"), names: names.into() }
     }
 
     /// Whether the token can do `ability`.
     pub fn can(&self, ability: &str) -> bool {
-        self.every || self.names.binary_search_by(|name| (**name).cmp(ability)).is_ok()
+        self.has_all || self.names.binary_search_by(|name| (**name).cmp(ability)).is_ok()
     }
 
     /// The names, sorted.
@@ -40,57 +40,48 @@ impl Abilities {
     }
 }
 
-/// What a route's method asks of a token, compiled.
+/// The compiled requirement of a rule.
 ///
-/// `Display` writes what the map's YAML would say: `items:read`, `{any: [items:read, rents:read]}`.
+/// `Display` writes the YAML of the map: `items:read`, `{any: [items:read, rents:read]}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirement {
     kind: RequirementKind,
     missing: Arc<Missing>,
 }
 
-/// What a caller is told who does not satisfy a requirement: made once, shared by every refusal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missing {
-    /// `WWW-Authenticate`
-    pub challenge: HeaderValue,
-    /// `X-Required-Ability`: `a, b` where all are required, `a | b` where any is.
-    pub required: HeaderValue,
-}
-
 /// The forms of a requirement in the ability map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequirementKind {
-    /// No token is asked for.
+    /// No token is required.
     Public,
     /// Any active token.
     Authenticated,
-    /// Nobody.
+    /// No token satisfies it.
     Deny,
-    /// Every one of these (Sanctum's `abilities` middleware); a single ability is a list of one.
+    /// All of these abilities (Sanctum's `abilities` middleware). A single ability is a list of one.
     All(Box<[Box<str>]>),
     /// At least one of these (Sanctum's `ability` middleware).
     Any(Box<[Box<str>]>),
 }
 
-/// Why a text is no requirement.
+/// Why a text is not a requirement.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequirementError {
-    /// A list without an ability.
+    /// An empty list.
     #[error("a list of abilities must not be empty")]
     Empty,
-    /// `public`, `authenticated` or `deny` among abilities.
+    /// `public`, `authenticated` or `deny` in a list of abilities.
     #[error("`{0}` is a keyword: it stands alone, not in a list of abilities")]
     Keyword(Box<str>),
     /// An empty name, or one of more than [`LONGEST_ABILITY`] bytes.
     #[error("an ability has 1 to {LONGEST_ABILITY} characters, this one has {0}")]
     Length(usize),
-    /// A character that the `scope` of a challenge cannot hold (RFC 6749 appendix A.4).
+    /// A character that is not allowed in the `scope` of a challenge (RFC 6749 appendix A.4).
     #[error("an ability is visible ASCII without `\"` and `\\`: `{ability}` has {character:?}")]
     Character {
-        /// The name.
+        /// The ability.
         ability: Box<str>,
-        /// Its first wrong character.
+        /// Its first invalid character.
         character: char,
     },
 }
@@ -111,10 +102,10 @@ impl Requirement {
         Self::keyword(RequirementKind::Deny)
     }
 
-    /// A lone word of the map: `public`, `authenticated`, `deny` or one ability.
+    /// A single word of the map: `public`, `authenticated`, `deny` or one ability.
     ///
     /// # Errors
-    /// [`RequirementError`] where the word is no ability either.
+    /// If the word is neither a keyword nor a valid ability.
     pub fn from_word(word: &str) -> Result<Self, RequirementError> {
         match keyword(word) {
             Some(kind) => Ok(Self::keyword(kind)),
@@ -122,19 +113,19 @@ impl Requirement {
         }
     }
 
-    /// `{all: […]}`: every one of the abilities.
+    /// `{all: […]}`
     ///
     /// # Errors
-    /// [`RequirementError`] where the list is empty or holds anything but abilities.
+    /// If the list is empty or contains anything but valid abilities.
     pub fn all<'a>(abilities: impl IntoIterator<Item = &'a str>) -> Result<Self, RequirementError> {
         let abilities = checked(abilities)?;
         Ok(Self { missing: missing(&abilities, ", "), kind: RequirementKind::All(abilities) })
     }
 
-    /// `{any: […]}`: at least one of the abilities.
+    /// `{any: […]}`
     ///
     /// # Errors
-    /// [`RequirementError`] where the list is empty or holds anything but abilities.
+    /// If the list is empty or contains anything but valid abilities.
     pub fn any<'a>(abilities: impl IntoIterator<Item = &'a str>) -> Result<Self, RequirementError> {
         let abilities = checked(abilities)?;
         Ok(Self { missing: missing(&abilities, " | "), kind: RequirementKind::Any(abilities) })
@@ -144,12 +135,12 @@ impl Requirement {
         Self { kind, missing: missing(&[], "") }
     }
 
-    /// What it asks for.
+    /// The form of the requirement.
     pub const fn kind(&self) -> &RequirementKind {
         &self.kind
     }
 
-    /// The abilities that it names, as the map lists them; none for a keyword.
+    /// The abilities in the order of the map; empty for a keyword.
     pub fn abilities(&self) -> impl Iterator<Item = &str> {
         let names: &[Box<str>] = match &self.kind {
             RequirementKind::All(names) | RequirementKind::Any(names) => names,
@@ -158,17 +149,18 @@ impl Requirement {
         names.iter().map(|name| &**name)
     }
 
-    /// The abilities that a token with `abilities` lacks: of `any`, all of them unless it has one; none of a keyword.
+    /// The abilities that a token with `abilities` lacks. For `any`, all of them unless the token has one. Empty for a
+    /// keyword.
     pub fn missing<'a>(&'a self, abilities: &'a Abilities) -> impl Iterator<Item = &'a str> {
         let has_one =
             matches!(&self.kind, RequirementKind::Any(names) if names.iter().any(|it| abilities.can(it)));
         self.abilities().filter(move |name| !has_one && !abilities.can(name))
     }
 
-    /// Whether an active token with `abilities` satisfies the requirement.
+    /// Checks that an active token with `abilities` satisfies the requirement.
     ///
     /// # Errors
-    /// [`Refusal::Denied`] for `deny`, whatever the abilities; otherwise [`Refusal::MissingAbility`].
+    /// [`Refusal::Denied`] for `deny` with any abilities; otherwise [`Refusal::MissingAbility`].
     pub fn check(&self, abilities: &Abilities) -> Result<(), Refusal> {
         let satisfied = match &self.kind {
             RequirementKind::Public | RequirementKind::Authenticated => true,
@@ -215,13 +207,13 @@ const fn is_scope_character(character: char) -> bool {
 
 fn missing(abilities: &[Box<str>], separator: &str) -> Arc<Missing> {
     let required = HeaderValue::try_from(abilities.join(separator));
-    // The names are checked, so there is no other value.
+    // Cannot fail: the names have been validated.
     let required = required.unwrap_or_else(|_| HeaderValue::from_static(""));
     Arc::new(Missing { challenge: challenge(abilities), required })
 }
 
-/// RFC 6750 section 3. The names are checked, so the value is always well-formed; were it not, the
-/// challenge would go without its scope.
+/// RFC 6750 section 3. The value is always well-formed, since the names have been validated. The fallback is a challenge
+/// without a scope.
 fn challenge(abilities: &[Box<str>]) -> HeaderValue {
     const INSUFFICIENT: &str = r#"Bearer realm="stockaj", error="insufficient_scope""#;
     if abilities.is_empty() {
@@ -248,7 +240,7 @@ impl Display for Requirement {
     }
 }
 
-/// A name as YAML would have it: quoted where a plain scalar would mean something else.
+/// A name as a YAML scalar, quoted if a plain scalar would have another meaning.
 fn scalar(name: &str) -> String {
     let plain = name.starts_with(|first: char| first.is_ascii_alphabetic())
         && !name.ends_with(':')
@@ -266,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn requirements_are_satisfied_by_exactly_the_right_abilities() {
+    fn requirement_is_satisfied_by_its_abilities_only() {
         let all = Requirement::all(["b:read", "a:read"]).unwrap();
         let any = Requirement::any(["b:read", "a:read"]).unwrap();
         let one = Requirement::from_word("a:read").unwrap();
@@ -291,14 +283,14 @@ mod tests {
     }
 
     #[test]
-    fn deny_is_denied_to_everybody() {
+    fn deny_refuses_every_token() {
         for held in [&[][..], &["*"], &["deny"]] {
             assert_eq!(Requirement::deny().check(&abilities(held)).unwrap_err(), Refusal::Denied);
         }
     }
 
     #[test]
-    fn who_is_refused_is_told_the_whole_requirement_in_its_order() {
+    fn refusal_names_the_whole_requirement_in_its_order() {
         for (requirement, scope, required) in [
             (Requirement::from_word("items:read"), "items:read", "items:read"),
             (Requirement::all(["z", "a"]), "z a", "z, a"),
@@ -313,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_requirement_is_said() {
+    fn invalid_requirement_is_an_error() {
         let long = "a".repeat(LONGEST_ABILITY + 1);
         for (names, message) in [
             (&[][..], "a list of abilities must not be empty"),
@@ -337,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_requirement_is_written_as_the_map_has_it() {
+    fn display_writes_the_yaml_of_the_map() {
         for (requirement, text) in [
             (Requirement::from_word("public"), "public"),
             (Requirement::from_word("authenticated"), "authenticated"),
@@ -355,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_are_sorted_and_each_there_once() {
+    fn abilities_are_sorted_without_duplicates() {
         assert_eq!(abilities(&["b", "a", "b"]).names().collect::<Vec<_>>(), ["a", "b"]);
     }
 }

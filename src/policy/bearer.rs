@@ -1,4 +1,4 @@
-//! From the Authorization fields to one token.
+//! Extracts the bearer token from the Authorization field.
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
@@ -8,29 +8,29 @@ use zeroize::Zeroizing;
 use super::framing::is_token_byte;
 use super::refusal::Refusal;
 
-/// A bearer token as the caller sent it: visible ASCII, no comma. `Debug` shows nothing of it.
+/// A bearer token as the client sent it: visible ASCII without a comma. `Debug` does not show it.
 ///
-/// It borrows the bytes that came, which are hyper's: they are freed with the request's fields, not zeroed. So is what
-/// hyper writes to the backend and to the introspector. Every copy that the gateway itself makes is zeroed when it is
-/// dropped: at the end of the request or its tunnel, or of the introspection that the request began. What is kept is
-/// the SHA-256.
+/// It borrows the received bytes, which belong to hyper: they are freed with the request's fields, not zeroed. The same
+/// holds for what hyper writes to the backend and to the introspector. Every copy that the gateway makes is zeroed when
+/// dropped: at the end of the request, its tunnel, or the introspection that the request started. Only the SHA-256 is
+/// kept.
 ///
-/// Wider than RFC 6750's `b64token`, which would refuse each Sanctum token for its `|`.
+/// The syntax is wider than RFC 6750's `b64token`, which excludes the `|` of Sanctum's tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Token<'a> {
     secret: &'a [u8],
     field: &'a HeaderValue,
 }
 
-/// How the scheme is spelled in what is sent on.
-const SPELLING: &[u8] = b"Bearer ";
+/// The spelling of the scheme in forwarded fields.
+const SCHEME: &[u8] = b"Bearer ";
 
 impl<'a> Token<'a> {
-    /// The token of a request's fields.
+    /// Extracts the token from a request's fields.
     ///
     /// # Errors
-    /// [`Refusal::MissingToken`] where there are no Bearer credentials at all, [`Refusal::MalformedToken`]
-    /// where there is anything but one well-formed token of at most `longest` bytes.
+    /// [`Refusal::MissingToken`] without Bearer credentials; [`Refusal::MalformedToken`] for anything but one well-formed
+    /// token of at most `longest` bytes.
     pub fn from_fields(fields: &'a HeaderMap, longest: usize) -> Result<Self, Refusal> {
         let mut values = fields.get_all(AUTHORIZATION).iter();
         let field = values.next().ok_or(Refusal::MissingToken)?;
@@ -39,7 +39,7 @@ impl<'a> Token<'a> {
         }
         let rest = after_scheme(field.as_bytes()).ok_or(Refusal::MissingToken)?;
         let token = rest.trim_ascii_start();
-        // White space other than spaces is refused as a part of the token, or for want of a space.
+        // Other white space fails one of the next two checks: it is part of the token, or no space precedes the token.
         let separated =
             rest.len() > token.len() && rest[..rest.len() - token.len()].iter().all(|&byte| byte == b' ');
         if !separated || token.is_empty() || token.len() > longest || !are_token_bytes(token) {
@@ -48,25 +48,25 @@ impl<'a> Token<'a> {
         Ok(Self { secret: token, field })
     }
 
-    /// The token itself: a secret.
+    /// The token itself, which is secret.
     pub fn secret(&self) -> &'a str {
-        // It is visible ASCII.
+        // Cannot fail: the token is ASCII.
         std::str::from_utf8(self.secret).unwrap_or_default()
     }
 
-    /// The same as bytes, for its hash.
+    /// The token as bytes, for hashing.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.secret
     }
 
-    /// The Authorization field to send on: `Bearer`, one space, the token that was decided on. Marked as
-    /// sensitive. Copies nothing where the caller spelled it so.
+    /// The Authorization field to forward: `Bearer`, one space, the token. It is marked as sensitive. Copies nothing if
+    /// the client used the same spelling.
     pub fn authorization(&self) -> HeaderValue {
         let sent = self.field.as_bytes();
-        let mut value = if sent.len() == SPELLING.len() + self.secret.len() && sent.starts_with(SPELLING) {
+        let mut value = if sent.len() == SCHEME.len() + self.secret.len() && sent.starts_with(SCHEME) {
             self.field.clone()
         } else {
-            let field = Zeroizing::new([SPELLING, self.secret].concat());
+            let field = Zeroizing::new([SCHEME, self.secret].concat());
             HeaderValue::from_maybe_shared(Bytes::from_owner(field)).unwrap_or_else(|_| self.field.clone())
         };
         value.set_sensitive(true);
@@ -74,11 +74,11 @@ impl<'a> Token<'a> {
     }
 }
 
-/// A token that outlives its request, as that of a tunnel does. Zeroed when it is dropped.
+/// A token that outlives its request, such as that of a tunnel. Zeroed when dropped.
 pub struct KeptToken(HeaderValue);
 
 impl KeptToken {
-    /// Keeps [what is sent on](Token::authorization) of a token.
+    /// Copies a [forwarded Authorization field](Token::authorization).
     pub fn new(authorization: &HeaderValue) -> Self {
         let copy = Zeroizing::new(authorization.as_bytes().to_vec());
         let mut field =
@@ -89,13 +89,13 @@ impl KeptToken {
 
     /// The token.
     pub fn token(&self) -> Token<'_> {
-        let secret = self.0.as_bytes().get(SPELLING.len()..).unwrap_or_default();
+        let secret = self.0.as_bytes().get(SCHEME.len()..).unwrap_or_default();
         Token { secret, field: &self.0 }
     }
 }
 
-/// Refuses several Authorization fields where no token is asked for: what passes on a `public` route passes
-/// as it came, and two parsers could read two of them differently.
+/// Refuses several Authorization fields on a `public` route. They are forwarded unchanged there, and two parsers could
+/// read different ones.
 ///
 /// # Errors
 /// [`Refusal::BadRequest`]
@@ -106,14 +106,14 @@ pub fn at_most_one(fields: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// What follows the scheme `Bearer`, if that is the scheme (RFC 9110 section 11.4).
+/// The text after the scheme, if the scheme is `Bearer` (RFC 9110 section 11.4).
 fn after_scheme(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked("Bearer".len())?;
     let ends = rest.first().is_none_or(|&byte| !is_token_byte(byte));
     (ends && scheme.eq_ignore_ascii_case(b"Bearer")).then_some(rest)
 }
 
-/// Visible ASCII without a comma. Without an early end, so that the compiler takes sixteen bytes at a time.
+/// Whether all bytes are visible ASCII other than a comma. Without an early return, so that the compiler vectorizes it.
 fn are_token_bytes(bytes: &[u8]) -> bool {
     let mut odd = false;
     for &byte in bytes {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn one_token_or_a_refusal() {
+    fn exactly_one_well_formed_token_is_accepted() {
         const LONGEST: usize = 12;
         let missing = Err(Refusal::MissingToken);
         let malformed = Err(Refusal::MalformedToken);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_goes_on_in_one_spelling() {
+    fn token_is_forwarded_in_one_spelling() {
         for value in [&b"Bearer 17|abc"[..], b"bearer 17|abc", b"Bearer    17|abc", b"BEARER  17|abc"] {
             let fields = fields(&[value]);
             let sent = Token::from_fields(&fields, 99).unwrap().authorization();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_token_is_the_same_token() {
+    fn kept_token_equals_the_original() {
         let fields = fields(&[b"bearer  17|abc"]);
         let kept = KeptToken::new(&Token::from_fields(&fields, 99).unwrap().authorization());
         assert_eq!(kept.token().secret(), "17|abc");
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_route_takes_one_field_at_most() {
+    fn second_authorization_field_is_refused_on_public_routes() {
         assert_eq!(at_most_one(&fields(&[])), Ok(()));
         assert_eq!(at_most_one(&fields(&[b"Basic dTpw, Bearer x"])), Ok(()));
         let refusal = at_most_one(&fields(&[b"Bearer a", b"Bearer a"])).unwrap_err();
@@ -222,7 +222,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn debug_shows_nothing(secret in "[!-+\\--~]{1,40}") {
+        fn debug_hides_the_token(secret in "[!-+\\--~]{1,40}") {
             let fields = fields(&[format!("Bearer {secret}").as_bytes()]);
             let token = Token::from_fields(&fields, 40).unwrap();
             prop_assert_eq!(token.secret(), &secret);
@@ -230,7 +230,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_accepted_is_in_the_field_after_the_scheme(value in "(?i:bearer)?[ -~]{0,30}") {
+        fn accepted_token_is_the_text_after_the_scheme(value in "(?i:bearer)?[ -~]{0,30}") {
             let fields = fields(&[value.as_bytes()]);
             if let Ok(token) = Token::from_fields(&fields, 30) {
                 let (scheme, rest) = value.split_once(' ').unwrap();

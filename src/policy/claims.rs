@@ -1,12 +1,12 @@
-//! Header fields that claim who is calling: the user, its groups, the client's certificate or address.
+//! Identity fields: header fields that state the user, its groups, the client's certificate or its address.
 //!
-//! An authenticating proxy, a load balancer or a content delivery network sets such a field, and an application
-//! behind it trusts the field. Nobody else may set one: the gateway forwards a claim only if
-//! [`listen.trusted_fields`](super::trusted_fields) names it and a trusted proxy sent it.
+//! An authenticating proxy, a load balancer or a content delivery network sets such a field, and the application
+//! behind it trusts the field. The gateway forwards one only if [`listen.trusted_fields`](super::trusted_fields) names it
+//! and a trusted proxy sent it.
 //!
-//! The table errs towards dropping: an operator can accept a field, but cannot know which ones to drop.
+//! In doubt the table contains a name: an operator can accept a field, but cannot know which ones to drop.
 
-/// A name, or the beginning of names, in lower case with `-` between words.
+/// A name or a prefix of names, in lower case with `-` between words.
 #[derive(Clone, Copy)]
 enum Rule {
     Name(&'static str),
@@ -14,9 +14,9 @@ enum Rule {
 }
 use Rule::{Name, Prefix};
 
-/// Every known claim. [`Index`] numbers them in a byte.
+/// All known identity fields. At most 255: [`Index`] numbers them in a byte.
 const RULES: &[Rule] = &[
-    // CGI (RFC 3875) and what web servers call the same: REMOTE_USER, REMOTE_IDENT, REMOTE_ADDR, AUTH_TYPE. Also
+    // CGI variables (RFC 3875) and web servers' names for them: REMOTE_USER, REMOTE_IDENT, REMOTE_ADDR, AUTH_TYPE. Also
     // Authelia's Remote-Groups, Remote-Name and Remote-Email.
     Prefix("remote-"),
     Prefix("auth-user"),
@@ -108,7 +108,7 @@ const RULES: &[Rule] = &[
     Prefix("x-azure-socketip"),
     Prefix("x-ms-forwarded-client-"),
     Prefix("x-ms-adfs-"),
-    // The client's scheme, under names that are not among the forwarding fields.
+    // The client's scheme, under names other than those of the forwarding fields.
     Name("front-end-https"),
     Name("cf-visitor"),
     Name("fastly-ssl"),
@@ -148,7 +148,7 @@ const RULES: &[Rule] = &[
     Prefix("x-proxy-remote-"),
     Prefix("x-proxied-"),
     Prefix("x-proxiedentit"),
-    // The same as services of a cloud: Google (IAP, App Engine, API Gateway, Cloud Tasks), AWS (load balancer, API
+    // The same as cloud services: Google (IAP, App Engine, API Gateway, Cloud Tasks), AWS (load balancer, API
     // Gateway, Lambda, Verified Access), Azure App Service, Cloudflare Access, CloudFront, Replit, Snowflake, Posit.
     Prefix("x-goog-authenticated-"),
     Prefix("x-goog-iap-"),
@@ -172,7 +172,8 @@ const RULES: &[Rule] = &[
     Prefix("sf-context-"),
     Prefix("rstudio-connect-"),
     // API gateways and meshes: Kong and APISIX (X-Consumer-*, X-Credential-*, X-Userinfo), WSO2 (X-JWT-Assertion),
-    // KrakenD, Ory Oathkeeper, Zitadel, Hasura, Envoy (X-Envoy-*, which also tells a proxy behind us how to route and how long to wait), Istio, Linkerd.
+    // KrakenD, Ory Oathkeeper, Zitadel, Hasura, Envoy (X-Envoy-*, which also controls routing and timeouts of an Envoy
+    // behind the gateway), Istio, Linkerd.
     Prefix("x-consumer-"),
     Prefix("x-credential-"),
     Prefix("x-anonymous-consumer"),
@@ -218,7 +219,7 @@ const RULES: &[Rule] = &[
     Prefix("osso-"),
     Prefix("cas-"),
     Prefix("x-openam-"),
-    // Whom to act as: Kubernetes (also X-Remote-User, -Group and -Extra-*), Elasticsearch.
+    // Impersonation: Kubernetes (also X-Remote-User, -Group and -Extra-*), Elasticsearch.
     Prefix("impersonate-"),
     Prefix("x-impersonate"),
     Prefix("x-remote-"),
@@ -226,7 +227,7 @@ const RULES: &[Rule] = &[
     Prefix("x-on-behalf-"),
     Prefix("on-behalf-"),
     Prefix("es-security-runas-"),
-    // Names that guides and applications give to a user whom a proxy has authenticated.
+    // Names that guides and applications use for a user that a proxy has authenticated.
     Prefix("x-user"),
     Prefix("authenticated-"),
     Prefix("x-orig-user"),
@@ -273,12 +274,12 @@ const RULES: &[Rule] = &[
     Name("x-up-calling-line-id"),
 ];
 
-/// Names that begin like a claim and are none: what clients say about themselves or prefer.
+/// Names with a prefix of the table that are no identity fields: properties and preferences of clients.
 const ORDINARY: [&str; 4] = ["x-user-agent", "x-user-language", "x-user-locale", "x-user-timezone"];
 
-/// Whether a field of this name claims who is calling. `name` is in lower case, with `-` between words.
+/// Whether a field is an identity field. `name` is in lower case, with `-` between words.
 pub(super) fn is_claim(name: &str) -> bool {
-    // Every name of every request comes here, and hardly one is a claim: one load tells that for most.
+    // Called for every field of every request, of which hardly any is an identity field. One load decides most names.
     let (group, bit) = place(name.as_bytes());
     INDEX.third_letters[group] >> bit & 1 != 0 && is_listed(name, group)
 }
@@ -292,15 +293,15 @@ fn is_listed(name: &str, group: usize) -> bool {
     })
 }
 
-/// The rules by the first letter, and which third letters occur there.
+/// The rules grouped by first letter, with the set of third letters of each group.
 struct Index {
     rules: [Rule; RULES.len()],
-    /// Where in `rules` a group begins.
+    /// The start of each group in `rules`.
     starts: [u8; GROUPS + 1],
     third_letters: [u32; GROUPS],
 }
 
-/// One for each first letter, and one for each letter after `x-`.
+/// A group for each first letter, and one for each first letter after `x-`.
 const GROUPS: usize = 64;
 
 static INDEX: Index = {
@@ -326,7 +327,7 @@ static INDEX: Index = {
     index
 };
 
-/// The group of a name and the bit of its third letter, not counting an `x-`. All shorter names share a place.
+/// The group of a name and the bit of its third letter, not counting `x-`. Shorter names have bit 0.
 const fn place(name: &[u8]) -> (usize, u32) {
     let (group, stem) = match name {
         [b'x', b'-', stem @ ..] => (GROUPS / 2, stem),
@@ -343,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_rule_is_found_and_written_as_names_are_compared() {
+    fn every_rule_is_unique_in_lower_case_and_found() {
         for rule in RULES {
             let (Name(text) | Prefix(text)) = rule;
             assert!(
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_names_are_no_claims() {
+    fn ordinary_names_are_no_identity_fields() {
         for name in
             ORDINARY.into_iter().chain(["", "x", "x-", "x-a", "x-ab", "te", "id", "x-us", "remote", "host"])
         {

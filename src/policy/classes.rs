@@ -1,8 +1,8 @@
-//! Which paths two maps can tell apart.
+//! Divides all paths into classes for which two maps find the same routes.
 //!
-//! Both maps are walked at once: after some first segments each is at those of its patterns that may still match, and
-//! the next segment is one that either of them names, or another. What is found at the end of a path holds for every
-//! path that is told apart from it nowhere, so that finitely many stand for all.
+//! Walks the tries of both maps together. The state after some segments is the set of patterns of each map that may
+//! still match. The next segment is a literal that either map has, or any other segment. All paths that lead to the same
+//! states have the same routes, so that finitely many sample paths represent all paths.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -10,52 +10,51 @@ use std::collections::btree_map::Entry;
 use super::map::{AbilityMap, Node};
 use super::path::CanonicalPath;
 
-/// The most first parts of paths that are looked at. The map of a large API has some thousands; one that names
-/// literals behind parameters at every depth would have more than can ever be listed.
-const MOST_STEPS: usize = 200_000;
+/// The largest number of path prefixes to visit. The map of a large API has some thousands. Literals after parameters at
+/// every depth make the number exponential.
+const MAX_STEPS: usize = 200_000;
 
-/// The paths for which the one map finds this route and the other that.
+/// The paths for which the old map finds one route and the new map another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathClass {
-    /// The number of the old map's route, none where no route matches.
+    /// The number of the old map's route; `None` if no route matches.
     pub old: Option<usize>,
-    /// The number of the new map's route, none where no route matches.
+    /// The number of the new map's route; `None` if no route matches.
     pub new: Option<usize>,
-    /// Whether [the maps refuse](AbilityMap::check_path) these paths, the old one and the new one, whatever the
-    /// routes say; never both.
+    /// Whether the old and the new map [refuse](AbilityMap::check_path) these paths for every route. Never both.
     pub refused: [bool; 2],
-    /// One of the paths, a short one; `*` where there is none, which only OPTIONS can ask for.
+    /// A short path of the class; `*`, the target of OPTIONS, if the class has no path.
     pub sample: String,
 }
 
-/// Two maps tell more paths apart than can be listed.
+/// The maps have too many classes of paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the maps tell too many kinds of paths apart")]
 pub struct TooMany;
 
-/// The classes of all paths, by the routes' numbers.
+/// Lists the classes of all paths, sorted by the routes' numbers.
 ///
 /// # Errors
-/// [`TooMany`] where literals stand behind parameters at so many depths that the walk would not end.
+/// [`TooMany`] if the walk exceeds its limit, because literals follow parameters at many depths.
 pub fn classes(old: &AbilityMap, new: &AbilityMap) -> Result<Vec<PathClass>, TooMany> {
     let mut walk = Walk { maps: [old, new], found: BTreeMap::new(), path: String::new(), steps: 0 };
     walk.from(&State::root(old), &State::root(new))?;
-    // `OPTIONS *` is of no path, so no route matches it.
+    // `OPTIONS *` has no path, so no route matches it.
     walk.found.entry((None, None, [false; 2])).or_insert_with(|| "*".to_owned());
     let classes = walk.found.into_iter();
     Ok(classes.map(|((old, new, refused), sample)| PathClass { old, new, refused, sample }).collect())
 }
 
-/// A pattern that the segments so far match.
+/// A pattern that matches the segments so far.
 #[derive(Clone, Copy)]
 enum Candidate<'map> {
-    /// More segments may follow, or must.
+    /// A node of the trie, with or without a route.
     Node(&'map Node),
-    /// Whatever follows: this route's `{*rest}` has begun.
+    /// A route whose `{*rest}` has begun: it matches any further segments.
     Rest(usize),
 }
 
-/// The candidates of one map, the most specific first. Behind a [`Candidate::Rest`] none would ever be found.
+/// The candidates of one map, the most specific first. A [`Candidate::Rest`] is the last: it hides all others.
 struct State<'map>(Vec<Candidate<'map>>);
 
 impl<'map> State<'map> {
@@ -63,7 +62,7 @@ impl<'map> State<'map> {
         Self(vec![Candidate::Node(map.root())])
     }
 
-    /// After one more segment: this literal, or one that no candidate names.
+    /// The state after one more segment: this literal, or a segment that is a literal of no candidate.
     fn after(&self, literal: Option<&[u8]>) -> Self {
         let mut candidates = Vec::new();
         for candidate in &self.0 {
@@ -103,9 +102,9 @@ impl<'map> State<'map> {
 type Class = (Option<usize>, Option<usize>, [bool; 2]);
 
 struct Walk<'map> {
-    /// The old one and the new one.
+    /// The old and the new map.
     maps: [&'map AbilityMap; 2],
-    /// A path of each class.
+    /// The sample path of each class.
     found: BTreeMap<Class, String>,
     path: String,
     steps: usize,
@@ -114,25 +113,25 @@ struct Walk<'map> {
 impl Walk<'_> {
     fn from(&mut self, old: &State<'_>, new: &State<'_>) -> Result<(), TooMany> {
         self.steps += 1;
-        if self.steps > MOST_STEPS {
+        if self.steps > MAX_STEPS {
             return Err(TooMany);
         }
-        self.note(old.route(), new.route());
+        self.record(old.route(), new.route());
         let nodes = || old.nodes().chain(new.nodes());
         if nodes().next().is_none() {
-            // No further segment changes anything.
+            // Further segments do not change the routes.
             return Ok(());
         }
-        let mut literals: Vec<&[u8]> = nodes().flat_map(Node::named).collect();
+        let mut literals: Vec<&[u8]> = nodes().flat_map(Node::literals).collect();
         literals.sort_unstable();
         literals.dedup();
         let length = self.path.len();
-        // The other segment first, as the plainest example.
+        // A segment without a literal first: it is the plainest sample.
         for literal in [None].into_iter().chain(literals.iter().copied().map(Some)) {
             self.path.push('/');
             match literal {
                 Some(literal) => encode(literal, &mut self.path),
-                None => self.path.push_str(&another(&literals)),
+                None => self.path.push_str(&other_segment(&literals)),
             }
             self.from(&old.after(literal), &new.after(literal))?;
             self.path.truncate(length);
@@ -140,7 +139,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn note(&mut self, old: Option<usize>, new: Option<usize>) {
+    fn record(&mut self, old: Option<usize>, new: Option<usize>) {
         let path = if self.path.is_empty() { "/" } else { &self.path };
         let canonical = CanonicalPath::new(path);
         let refuses = |map: &AbilityMap| canonical.as_ref().is_ok_and(|path| map.check_path(path).is_err());
@@ -158,14 +157,14 @@ impl Walk<'_> {
     }
 }
 
-/// A segment that is none of these, which are sorted.
-fn another(literals: &[&[u8]]) -> String {
-    // One of more numbers than there are literals is free.
+/// A segment that differs from all `literals`, which are sorted.
+fn other_segment(literals: &[&[u8]]) -> String {
+    // There are more numbers than literals, so one differs.
     let mut numbers = (1..=literals.len() + 1).map(|number| number.to_string());
     numbers.find(|text| literals.binary_search(&text.as_bytes()).is_err()).unwrap_or_default()
 }
 
-/// Writes a decoded segment as a request's canonical path may have it.
+/// Appends a decoded segment in its canonical form.
 fn encode(segment: &[u8], path: &mut String) {
     for &byte in segment {
         if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&byte) {
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_for_each_two_routes_that_share_a_path() {
+    fn each_pair_of_routes_that_share_a_path_is_a_class() {
         for (old, new, expected) in [
             (&[][..], &[][..], &["- - /"][..]),
             (&["/{*r}", "/"], &["/{*r}", "/"], &["- - *", "/ / /", "/{*r} /{*r} /1"]),
@@ -215,7 +214,7 @@ mod tests {
             ),
             // `/a/{*rest}` is more specific than `/{x}/b`.
             (&["/{x}/b"], &["/a/{*r}"], &["- - /", "- /a/{*r} /a/1", "/{x}/b - /1/b", "/{x}/b /a/{*r} /a/b"]),
-            // Back from the literal to the parameter.
+            // Backtracks from the literal to the parameter.
             (&["/{x}/1/c"], &["/a/{y}"], &["- - /", "- /a/{y} /a/2", "/{x}/1/c - /1/1/c"]),
             (&["/a%3Fb"], &["/caf%C3%A9"], &["- - /", "- /caf%C3%A9 /caf%C3%A9", "/a%3Fb - /a%3Fb"]),
             (
@@ -223,7 +222,7 @@ mod tests {
                 &["/{*r}", "/index.php"],
                 &["- - /", "/{*r} /index.php /index.php", "/{*r} /{*r} /1"],
             ),
-            // Both refuse what neither names.
+            // Both maps refuse `index.php` unless a route has it as a literal.
             (
                 &["/{x}/a"],
                 &["/{*r}", "/index.php/b"],
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_would_not_end_is_given_up() {
+    fn walk_over_its_limit_is_an_error() {
         let templates: Vec<String> = (0..40)
             .map(|literal| {
                 (0..40)

@@ -1,4 +1,4 @@
-//! Whose request a trusted proxy brings.
+//! The client's address and scheme, as trusted proxies report them.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,19 +6,19 @@ use http::HeaderMap;
 
 use super::headers::{X_FORWARDED_FOR, X_FORWARDED_PROTO};
 
-/// The client's address as a trusted `peer` tells it: the right-most in X-Forwarded-For that is not itself
-/// `trusted`. What stands left of that one, anybody may have written. Where the chain ends before, or holds
-/// what is no address, it is the last that was trusted.
+/// The client's address behind a trusted `peer`: the right-most address of X-Forwarded-For that is not itself `trusted`.
+/// Clients can forge the addresses to the left of it. If all are trusted, or an element is no address, it is the last
+/// trusted address.
 pub fn address(fields: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
     let mut nearest = peer;
     let lines = fields.get_all(X_FORWARDED_FOR).iter().rev();
     for element in lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b',')) {
         let element = element.trim_ascii();
         if element.is_empty() {
-            // RFC 9110 section 5.6.1: a list may have empty elements, which count for nothing.
+            // RFC 9110 section 5.6.1: recipients ignore empty list elements.
             continue;
         }
-        let Some(address) = std::str::from_utf8(element).ok().and_then(read) else { break };
+        let Some(address) = std::str::from_utf8(element).ok().and_then(parse) else { break };
         nearest = address;
         if !trusted(address) {
             break;
@@ -27,11 +27,11 @@ pub fn address(fields: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> boo
     nearest
 }
 
-/// Whether a request came over the network without TLS, as far as that is known. A trusted peer says by what scheme its
-/// client came. Otherwise a request of an untrusted peer did, unless the peer is on this machine (`is_local`).
+/// Whether a request crossed the network without TLS, as far as is known. A trusted peer reports the scheme of its
+/// client. Without that report, only an unencrypted request of an untrusted peer on another machine counts.
 pub fn came_by_plain_http(fields: &HeaderMap, trusted: bool, encrypted: bool, is_local: bool) -> bool {
     match fields.get(X_FORWARDED_PROTO).filter(|_| trusted) {
-        // The first is the client's, where several proxies have added theirs.
+        // If several proxies have added their scheme, the first is that of the client.
         Some(schemes) => {
             let first = schemes.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default();
             first.trim_ascii().eq_ignore_ascii_case(b"http")
@@ -40,8 +40,8 @@ pub fn came_by_plain_http(fields: &HeaderMap, trusted: bool, encrypted: bool, is
     }
 }
 
-/// An address, which some proxies write with its port or in brackets.
-fn read(text: &str) -> Option<IpAddr> {
+/// Parses an address, with or without a port or brackets: proxies write all of these.
+fn parse(text: &str) -> Option<IpAddr> {
     let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     let with_port = || text.parse().ok().map(|address: SocketAddr| address.ip());
     let address: IpAddr = text.parse().ok().or_else(with_port).or_else(bare)?;
@@ -55,8 +55,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_what_is_known_to_be() {
-        for (trusted, encrypted, told, expected) in [
+    fn plain_http_is_recognised_by_peer_and_reported_scheme() {
+        for (trusted, encrypted, reported, expected) in [
             (false, false, None, true),
             (false, true, None, false),
             (false, false, Some("https"), true),
@@ -68,17 +68,17 @@ mod tests {
             (true, true, Some("http , https"), true),
             (true, false, Some(""), false),
         ] {
-            let fields = told.map(|told| (X_FORWARDED_PROTO, HeaderValue::from_static(told)));
+            let fields = reported.map(|scheme| (X_FORWARDED_PROTO, HeaderValue::from_static(scheme)));
             let fields = fields.into_iter().collect();
             let came = |is_local| came_by_plain_http(&fields, trusted, encrypted, is_local);
-            assert_eq!(came(false), expected, "{trusted} {encrypted} {told:?}");
-            // What never left the machine crossed no network; a trusted peer knows where its client is.
-            assert_eq!(came(true), expected && trusted, "{trusted} {encrypted} {told:?}");
+            assert_eq!(came(false), expected, "{trusted} {encrypted} {reported:?}");
+            // A local request crossed no network, unless a trusted peer reports its client's scheme.
+            assert_eq!(came(true), expected && trusted, "{trusted} {encrypted} {reported:?}");
         }
     }
 
     #[test]
-    fn the_right_most_address_that_is_not_trusted() {
+    fn client_is_the_right_most_untrusted_address() {
         for (lines, expected) in [
             (&[][..], "10.0.0.1"),
             (&["198.51.100.7"], "198.51.100.7"),
@@ -86,18 +86,18 @@ mod tests {
             (&["203.0.113.9, 198.51.100.7, 10.0.0.2,10.0.0.3"], "198.51.100.7"),
             (&["203.0.113.9", "198.51.100.7", "10.0.0.2"], "198.51.100.7"),
             (&["203.0.113.9", "198.51.100.7 , 10.0.0.2", "10.0.0.3"], "198.51.100.7"),
-            // Written by whoever sent it to the first proxy.
+            // The client itself may have sent the addresses on the left.
             (&["127.0.0.1, 10.0.0.9, 198.51.100.7"], "198.51.100.7"),
-            // Everybody is trusted: the furthest.
+            // All are trusted: the left-most.
             (&["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
-            // No address: the last that was one, and nothing left of it.
+            // An element that is no address: the last address to the right of it.
             (&["unknown"], "10.0.0.1"),
             (&["198.51.100.7, unknown, 10.0.0.2"], "10.0.0.2"),
             (&["198.51.100.7, _hidden"], "10.0.0.1"),
             (&["198.51.100.7, \u{e9}"], "10.0.0.1"),
             (&["198.51.100.7, 1.2.3.4.5"], "10.0.0.1"),
             (&["198.51.100.7, [::1"], "10.0.0.1"),
-            // Empty elements, and forms that proxies use.
+            // Empty elements, ports and brackets.
             (&["", "198.51.100.7,, ,"], "198.51.100.7"),
             (&["198.51.100.7:4711"], "198.51.100.7"),
             (&["2001:db8::7"], "2001:db8::7"),

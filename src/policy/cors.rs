@@ -1,5 +1,5 @@
-//! Cross-origin requests of browsers: which are preflights, where they may go, and who may read the gateway's
-//! own answers (the Fetch standard, "CORS protocol").
+//! CORS (the Fetch standard, "CORS protocol"): recognises and authorises preflights, and lets allowed origins read the
+//! gateway's own responses.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -10,60 +10,60 @@ use http::{HeaderMap, HeaderValue, Method};
 
 use super::ability::RequirementKind;
 use super::decision::{self, Permit};
-use super::headers::only;
+use super::field_values::only;
 use super::map::{AbilityMap, Found};
 use super::method::MethodOverride;
 use super::path::CanonicalPath;
 use super::refusal::Refusal;
 use super::target::METHODS;
 
-/// What of the gateway's own answers a script may read beside the body.
+/// The fields of the gateway's own responses that scripts may read.
 const EXPOSED: &str = "WWW-Authenticate, X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset";
 
-/// A value that stands for every origin.
+/// The value of Access-Control-Allow-Origin for [`Origins::Any`].
 static ANY: HeaderValue = HeaderValue::from_static("*");
 
-/// Who answers a preflight.
+/// `cors.preflight`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preflight {
-    /// The backend.
+    /// The backend responds to preflights.
     #[default]
     Forward,
-    /// The gateway.
+    /// The gateway responds to preflights.
     Answer,
 }
 
-/// Whose scripts may read answers.
+/// `cors.origins`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origins {
-    /// Nobody's.
+    /// No origin is allowed.
     #[default]
     None,
-    /// Everybody's, but for those without an origin: `null`.
+    /// Every origin except `null` is allowed.
     Any,
-    /// Those of these, byte for byte.
+    /// These origins are allowed, compared byte for byte.
     These(Box<[HeaderValue]>),
 }
 
-/// What browsers are told.
+/// The `cors` section of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Cors {
-    /// Whose scripts may read the gateway's own answers, and whose preflights it answers well.
+    /// The origins whose scripts may read the gateway's own responses, and whose preflights it permits.
     pub origins: Origins,
-    /// Whether they may send cookies.
+    /// Whether scripts may send cookies.
     pub credentials: bool,
-    /// Who answers preflights.
+    /// Whether the gateway or the backend responds to preflights.
     pub preflight: Preflight,
-    /// For [`Preflight::Answer`], the methods that are allowed, as a list; none: what the map has.
+    /// For [`Preflight::Answer`], the list of allowed methods; `None` for the requested one, which the map has.
     pub methods: Option<HeaderValue>,
-    /// For [`Preflight::Answer`], the fields that are allowed, as a list; none: those that need no permission.
+    /// For [`Preflight::Answer`], the list of allowed fields; `None` for those that need no permission.
     pub headers: Option<HeaderValue>,
-    /// For [`Preflight::Answer`], how many seconds a browser may remember it.
+    /// For [`Preflight::Answer`], how long browsers may cache the response, in seconds.
     pub max_age: u64,
 }
 
-/// The method that a preflight asks about; none for every other request.
-pub fn asked<'a>(method: &Method, fields: &'a HeaderMap) -> Option<&'a HeaderValue> {
+/// The method that a preflight requests; `None` if the request is no preflight.
+pub fn requested_method<'a>(method: &Method, fields: &'a HeaderMap) -> Option<&'a HeaderValue> {
     if *method != Method::OPTIONS {
         return None;
     }
@@ -71,20 +71,19 @@ pub fn asked<'a>(method: &Method, fields: &'a HeaderMap) -> Option<&'a HeaderVal
     only(fields, &ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// What the map says of the request that a preflight for `path` asks about, and whether the preflight may go
-/// on.
+/// Looks up the request that a preflight for `path` announces, and decides whether to permit the preflight.
 ///
-/// A browser sends it without credentials, so it is not asked for any: it may go on where the request that it
-/// asks about may be allowed to somebody. That opens nothing: it goes without a token and without cookies, Laravel
-/// answers it before it asks who it is, and dispatches an OPTIONS as nothing else, since overrides are read of a
-/// POST alone. `OPTIONS: deny` in the map keeps preflights out as well.
+/// Browsers send preflights without credentials. So a preflight is permitted if some token could send the announced
+/// request. That gives no access: the preflight is forwarded without a token and cookies, Laravel responds to it before
+/// authentication, and Laravel reads method overrides from POST alone, so an OPTIONS stays an OPTIONS. `OPTIONS: deny`
+/// in the map refuses preflights, too.
 ///
 /// # Errors
-/// [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or [`Refusal::Denied`], inside.
+/// The inner result is [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or [`Refusal::Denied`].
 pub fn decide<'map>(
     map: &'map AbilityMap,
     path: &CanonicalPath<'_>,
-    asked: &HeaderValue,
+    requested: &HeaderValue,
     overriding: MethodOverride,
 ) -> (Found<'map>, Result<Permit, Refusal>) {
     let options = map.find(&Method::OPTIONS, path);
@@ -93,7 +92,7 @@ pub fn decide<'map>(
     {
         return (options, Err(Refusal::Denied));
     }
-    let Some(served) = served(path, asked) else {
+    let Some(requested) = supported_method(path, requested) else {
         return match options.route() {
             Some(route) => (Found::NoMethod { route }, Err(Refusal::MethodNotMapped)),
             None => (Found::NoRoute, Err(Refusal::Unmapped)),
@@ -103,9 +102,9 @@ pub fn decide<'map>(
         let routed = decision::route(map, method, path);
         (*routed.found(), routed.permit_preflight())
     };
-    let as_sent = decided(&served);
-    // The POST to come may be decided as one of these.
-    if as_sent.1.is_err() && served == Method::POST && overriding == MethodOverride::Honour {
+    let as_sent = decided(&requested);
+    // The announced POST may override its method.
+    if as_sent.1.is_err() && requested == Method::POST && overriding == MethodOverride::Honour {
         for method in [Method::PUT, Method::PATCH, Method::DELETE] {
             let overridden = decided(&method);
             if overridden.1.is_ok() {
@@ -116,14 +115,14 @@ pub fn decide<'map>(
     as_sent
 }
 
-/// The method that a preflight for `path` asks about, where a request of it could be served.
-pub fn served(path: &CanonicalPath<'_>, asked: &HeaderValue) -> Option<Method> {
-    let is_asked = |method: &Method| method.as_str().as_bytes() == asked.as_bytes();
-    METHODS.into_iter().find(is_asked).filter(|_| !path.is_asterisk())
+/// The method that a preflight requests, if the gateway supports it for `path`.
+pub fn supported_method(path: &CanonicalPath<'_>, requested: &HeaderValue) -> Option<Method> {
+    let is_requested = |method: &Method| method.as_str().as_bytes() == requested.as_bytes();
+    METHODS.into_iter().find(is_requested).filter(|_| !path.is_asterisk())
 }
 
 impl Cors {
-    /// What Access-Control-Allow-Origin says to a request of these fields; none: nothing.
+    /// The value of Access-Control-Allow-Origin for a request; `None` if its origin is not allowed.
     pub fn allowed(&self, fields: &HeaderMap) -> Option<&HeaderValue> {
         match &self.origins {
             Origins::None => None,
@@ -135,27 +134,27 @@ impl Cors {
         }
     }
 
-    /// Lets a script of the [allowed](Self::allowed) origin read an answer.
-    pub fn let_read(&self, origin: &HeaderValue, fields: &mut HeaderMap) {
-        self.name_origin(origin, fields);
+    /// Adds the fields that let scripts of the [allowed](Self::allowed) origin read a response.
+    pub fn expose(&self, origin: &HeaderValue, fields: &mut HeaderMap) {
+        self.allow_origin(origin, fields);
         fields.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
         self.vary(fields);
     }
 
-    /// The answer to a preflight of an [allowed](Self::allowed) origin, or of another, that asks about the
-    /// method `asked`, which the map has.
-    pub fn answer(&self, origin: Option<&HeaderValue>, asked: &HeaderValue, fields: &mut HeaderMap) {
+    /// Adds the fields of the response to a preflight for the method `requested`, which the map has. `origin` is the
+    /// [allowed](Self::allowed) origin.
+    pub fn answer(&self, origin: Option<&HeaderValue>, requested: &HeaderValue, fields: &mut HeaderMap) {
         self.vary(fields);
         let Some(origin) = origin else { return };
-        self.name_origin(origin, fields);
-        fields.insert(ACCESS_CONTROL_ALLOW_METHODS, self.methods.as_ref().unwrap_or(asked).clone());
+        self.allow_origin(origin, fields);
+        fields.insert(ACCESS_CONTROL_ALLOW_METHODS, self.methods.as_ref().unwrap_or(requested).clone());
         if let Some(headers) = &self.headers {
             fields.insert(ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
         }
         fields.insert(ACCESS_CONTROL_MAX_AGE, self.max_age.into());
     }
 
-    fn name_origin(&self, origin: &HeaderValue, fields: &mut HeaderMap) {
+    fn allow_origin(&self, origin: &HeaderValue, fields: &mut HeaderMap) {
         fields.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         if self.credentials {
             fields.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
@@ -185,26 +184,26 @@ mod tests {
     }
 
     const ORIGIN: (&str, &str) = ("Origin", "https://shop.example");
-    const ASKED: (&str, &str) = ("Access-Control-Request-Method", "PUT");
+    const REQUESTED: (&str, &str) = ("Access-Control-Request-Method", "PUT");
 
     #[test]
-    fn a_preflight_is_options_with_one_origin_and_one_method_asked_about() {
+    fn preflight_is_options_with_one_origin_and_one_requested_method() {
         for (method, lines, expected) in [
-            (Method::OPTIONS, &[ORIGIN, ASKED][..], Some("PUT")),
+            (Method::OPTIONS, &[ORIGIN, REQUESTED][..], Some("PUT")),
             (Method::OPTIONS, &[("origin", "null"), ("access-control-request-method", "x")], Some("x")),
-            (Method::OPTIONS, &[ORIGIN, ASKED, ("Access-Control-Request-Headers", "a, b")], Some("PUT")),
+            (Method::OPTIONS, &[ORIGIN, REQUESTED, ("Access-Control-Request-Headers", "a, b")], Some("PUT")),
             (Method::OPTIONS, &[], None),
             (Method::OPTIONS, &[ORIGIN], None),
-            (Method::OPTIONS, &[ASKED], None),
-            (Method::OPTIONS, &[ORIGIN, ORIGIN, ASKED], None),
-            (Method::OPTIONS, &[ORIGIN, ASKED, ASKED], None),
+            (Method::OPTIONS, &[REQUESTED], None),
+            (Method::OPTIONS, &[ORIGIN, ORIGIN, REQUESTED], None),
+            (Method::OPTIONS, &[ORIGIN, REQUESTED, REQUESTED], None),
             (Method::OPTIONS, &[ORIGIN, ("Access_Control_Request_Method", "PUT")], None),
-            (Method::GET, &[ORIGIN, ASKED], None),
-            (Method::POST, &[ORIGIN, ASKED], None),
-            (Method::HEAD, &[ORIGIN, ASKED], None),
+            (Method::GET, &[ORIGIN, REQUESTED], None),
+            (Method::POST, &[ORIGIN, REQUESTED], None),
+            (Method::HEAD, &[ORIGIN, REQUESTED], None),
         ] {
             let fields = fields(lines);
-            let found = asked(&method, &fields).map(|value| value.to_str().unwrap());
+            let found = requested_method(&method, &fields).map(|value| value.to_str().unwrap());
             assert_eq!(found, expected, "{method} {lines:?}");
         }
     }
@@ -226,11 +225,11 @@ mod tests {
     }
 
     #[test]
-    fn a_preflight_may_go_where_its_request_may() {
+    fn preflight_is_permitted_if_some_token_may_send_its_request() {
         use MethodOverride::{Honour, Pin};
         let (unmapped, denied) = (Err(Refusal::Unmapped), Err(Refusal::Denied));
         let no_method = Err(Refusal::MethodNotMapped);
-        for (setting, overriding, path, asked, expected) in [
+        for (setting, overriding, path, requested, expected) in [
             (Unmapped::Deny, Pin, "/up", "GET", Ok(())),
             (Unmapped::Deny, Pin, "/up", "HEAD", Ok(())),
             (Unmapped::Deny, Pin, "/up", "POST", no_method.clone()),
@@ -256,25 +255,29 @@ mod tests {
             (Unmapped::Authenticated, Pin, "/items/5", "GET", no_method),
         ] {
             let (map, path) = (map(setting), CanonicalPath::new(path).unwrap());
-            let asked = HeaderValue::from_static(asked);
-            let found = decide(&map, &path, &asked, overriding).1.map(|_permit| ());
-            assert_eq!(found, expected, "{asked:?} {} of {setting:?}, {overriding:?}", path.as_str());
+            let requested = HeaderValue::from_static(requested);
+            let found = decide(&map, &path, &requested, overriding).1.map(|_permit| ());
+            assert_eq!(found, expected, "{requested:?} {} of {setting:?}, {overriding:?}", path.as_str());
         }
         let map = map(Unmapped::Authenticated);
-        let asked = HeaderValue::from_static("GET");
-        let (_, found) = decide(&map, &CanonicalPath::asterisk(), &asked, Pin);
-        assert!(found.is_err(), "`*` is nothing that a browser asks for");
+        let requested = HeaderValue::from_static("GET");
+        let (_, found) = decide(&map, &CanonicalPath::asterisk(), &requested, Pin);
+        assert!(found.is_err(), "browsers send no preflight for `*`");
     }
 
     #[test]
-    fn a_method_that_is_served_is_named_byte_for_byte() {
+    fn requested_method_is_compared_byte_for_byte() {
         let path = CanonicalPath::new("/items").unwrap();
-        for (asked, expected) in
+        for (requested, expected) in
             [("PUT", Some(Method::PUT)), ("put", None), ("PURGE", None), ("", None), ("GET, PUT", None)]
         {
-            assert_eq!(served(&path, &HeaderValue::from_static(asked)), expected, "{asked}");
+            assert_eq!(
+                supported_method(&path, &HeaderValue::from_static(requested)),
+                expected,
+                "{requested}"
+            );
         }
-        assert_eq!(served(&CanonicalPath::asterisk(), &HeaderValue::from_static("GET")), None);
+        assert_eq!(supported_method(&CanonicalPath::asterisk(), &HeaderValue::from_static("GET")), None);
     }
 
     fn cors(origins: &[&'static str], credentials: bool) -> Cors {
@@ -287,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_equal_byte_for_byte() {
+    fn origins_are_compared_byte_for_byte() {
         const SHOP: &str = "https://shop.example";
         for (origins, sent, expected) in [
             (&[][..], &[SHOP][..], None),
@@ -325,31 +328,31 @@ mod tests {
     }
 
     #[test]
-    fn what_browsers_are_told() {
+    fn fields_of_exposed_responses_and_preflights() {
         let shop = HeaderValue::from_static("https://shop.example");
         let put = HeaderValue::from_static("PUT");
         let exposed = format!("access-control-expose-headers: {EXPOSED}");
-        let told = |tell: &dyn Fn(&mut HeaderMap)| {
+        let added = |add: &dyn Fn(&mut HeaderMap)| {
             let mut fields = HeaderMap::new();
-            tell(&mut fields);
+            add(&mut fields);
             lines(&fields)
         };
 
         let these = cors(&["https://shop.example"], false);
         let read = ["access-control-allow-origin: https://shop.example", &exposed, "vary: Origin"];
-        assert_eq!(told(&|fields| these.let_read(&shop, fields)), read);
+        assert_eq!(added(&|fields| these.expose(&shop, fields)), read);
         let answer = [
             "access-control-allow-methods: PUT",
             "access-control-allow-origin: https://shop.example",
             "access-control-max-age: 600",
             "vary: Origin",
         ];
-        assert_eq!(told(&|fields| these.answer(Some(&shop), &put, fields)), answer);
-        assert_eq!(told(&|fields| these.answer(None, &put, fields)), ["vary: Origin"]);
+        assert_eq!(added(&|fields| these.answer(Some(&shop), &put, fields)), answer);
+        assert_eq!(added(&|fields| these.answer(None, &put, fields)), ["vary: Origin"]);
 
         let any = cors(&["*"], false);
         let read = ["access-control-allow-origin: *", &exposed];
-        assert_eq!(told(&|fields| any.let_read(&ANY, fields)), read);
+        assert_eq!(added(&|fields| any.expose(&ANY, fields)), read);
 
         let more = Cors {
             methods: Some(HeaderValue::from_static("GET, PUT")),
@@ -364,8 +367,8 @@ mod tests {
             "access-control-max-age: 600",
             "vary: Origin",
         ];
-        assert_eq!(told(&|fields| more.answer(Some(&shop), &put, fields)), answer);
-        let read = told(&|fields| more.let_read(&shop, fields));
+        assert_eq!(added(&|fields| more.answer(Some(&shop), &put, fields)), answer);
+        let read = added(&|fields| more.expose(&shop, fields));
         assert!(read.contains(&"access-control-allow-credentials: true".to_owned()), "{read:?}");
     }
 }

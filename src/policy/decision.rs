@@ -216,8 +216,8 @@ mod tests {
 
     use http::HeaderValue;
 
-    use super::super::ability::Missing;
     use super::super::map::{MapBuilder, Unmapped};
+    use super::super::refusal::Missing;
     use super::*;
 
     #[test]

@@ -1,27 +1,26 @@
-//! What a caller is told who lacks an ability, beside what every 403 says.
+//! `denials`: additional response fields for a 403 because of a missing ability.
 
 use http::HeaderValue;
 use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, HeaderMap, HeaderName, LINK};
 
 use super::refusal::Refusal;
 
-/// The abilities that were required.
 const X_REQUIRED_ABILITY: HeaderName = HeaderName::from_static("x-required-ability");
-/// For scripts, which may read only what is named.
+/// Cross-origin scripts can read only exposed fields.
 const EXPOSED: HeaderValue = HeaderValue::from_static("X-Required-Ability, Link");
 
-/// What is told; by default nothing.
+/// The configured fields; none by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Denials {
-    /// Whether `X-Required-Ability` is.
+    /// Whether to add `X-Required-Ability`.
     pub required_ability: bool,
-    /// The value of `Link` (RFC 8288), where a person finds help.
+    /// The value of `Link` (RFC 8288), which points to help.
     pub link: Option<HeaderValue>,
 }
 
 impl Denials {
-    /// Adds the advice to the gateway's own answer, if it is for a missing ability. A script that may read the answer
-    /// may read the advice.
+    /// Adds the fields to the gateway's own response if an ability is missing. A script that may read the response may
+    /// read them.
     pub fn advise(&self, refusal: &Refusal, fields: &mut HeaderMap) {
         let Refusal::MissingAbility(missing) = refusal else { return };
         if self.required_ability {
@@ -44,11 +43,11 @@ mod tests {
     use crate::policy::ability::{Abilities, Requirement};
 
     #[test]
-    fn only_of_a_missing_ability_and_only_what_is_set() {
+    fn configured_fields_are_added_for_a_missing_ability_only() {
         let link = HeaderValue::from_static("<https://help.example/tokens>; rel=\"help\"");
         let refusal = Requirement::any(["b", "a"]).unwrap().check(&Abilities::default()).unwrap_err();
         let exposed = [&["a"][..], &["a", "X-Required-Ability, Link"]];
-        for (required_ability, link, refusal, told, exposed) in [
+        for (required_ability, link, refusal, added, exposed) in [
             (false, None, &refusal, [None, None], exposed[0]),
             (true, None, &refusal, [Some("b | a"), None], exposed[1]),
             (false, Some(&link), &refusal, [None, link.to_str().ok()], exposed[1]),
@@ -66,9 +65,9 @@ mod tests {
                 }
                 denials.advise(refusal, &mut fields);
                 let value = |name| fields.get(name).map(|value| value.to_str().unwrap());
-                assert_eq!([value("x-required-ability"), value("link")], told, "{refusal:?}");
-                let said: Vec<_> = fields.get_all(ACCESS_CONTROL_EXPOSE_HEADERS).iter().collect();
-                assert_eq!(said, if readable { exposed } else { &[] }, "{refusal:?}");
+                assert_eq!([value("x-required-ability"), value("link")], added, "{refusal:?}");
+                let found: Vec<_> = fields.get_all(ACCESS_CONTROL_EXPOSE_HEADERS).iter().collect();
+                assert_eq!(found, if readable { exposed } else { &[] }, "{refusal:?}");
             }
         }
     }

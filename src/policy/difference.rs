@@ -1,4 +1,4 @@
-//! What a change of the map allows or denies anew.
+//! Compares two ability maps: the requests that a change newly allows or denies.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
@@ -11,73 +11,73 @@ use super::map::{AbilityMap, Found, Rule, Unmapped};
 use super::shadow::Mode;
 use super::target::METHODS;
 
-/// All that a change of the map changes.
+/// The differences between two maps.
 #[derive(Debug)]
 pub struct Difference<'map> {
-    /// What is decided differently, by path.
+    /// The changed decisions, sorted by path.
     pub changes: Vec<Change<'map>>,
-    /// Paths for which something else holds than what is decided.
+    /// The changed route options, sorted by path.
     pub options: Vec<OptionsChange>,
-    /// Every kind of path that the two maps tell apart; none where they are the same throughout.
+    /// The classes of paths of both maps; empty if the maps are equal.
     pub classes: Vec<PathClass>,
 }
 
-/// Methods on paths for which another rule, or none, has taken the place of a rule or of none.
+/// A change of the decisions on some methods and paths.
 #[derive(Debug)]
 pub struct Change<'map> {
-    /// The methods, for all of which it is so: rules of one line that ask for the same are one.
+    /// The methods with this change. Methods whose rules stand in one line and have equal requirements share a change.
     pub methods: Vec<&'static Method>,
-    /// What the paths have in common, as a route would say it, such as `/api/v2/items/{id}`; `(unmapped)`.
+    /// The paths as a pattern, such as `/api/v2/items/{id}`; `(unmapped)` without a route.
     pub path: String,
     /// One of the paths.
     pub sample: String,
-    /// What the old map says.
+    /// The old map's rule.
     pub old: Side<'map>,
-    /// What the new map says.
+    /// The new map's rule.
     pub new: Side<'map>,
-    /// Whom the old map allowed and the new one does not.
+    /// The callers that only the old map allows.
     pub denied: Option<Callers>,
-    /// Whom the old map did not allow and the new one does.
+    /// The callers that only the new map allows.
     pub allowed: Option<Callers>,
 }
 
-/// What one of the maps says of a request.
+/// The lookup of a request in one of the maps.
 #[derive(Debug)]
 pub struct Side<'map> {
     map: &'map AbilityMap,
     found: Found<'map>,
-    /// Whether the map refuses the path whatever it has found.
+    /// Whether the map [refuses](AbilityMap::check_path) the path, so that `found` has no effect.
     refused: bool,
 }
 
-/// Some callers, by what the one requirement is satisfied with and the other is not.
+/// The callers that satisfy one requirement and not another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Callers {
-    /// Whether callers without a token are among them.
+    /// Whether callers without a token are included.
     pub without_token: bool,
-    /// The smallest sets of abilities with which a token is among them. An empty set: a token without any.
+    /// The smallest sets of abilities of the included tokens. The empty set is a token without abilities.
     pub abilities: Vec<Vec<Box<str>>>,
     text: String,
 }
 
-/// Paths for which something else holds beside what is decided.
+/// A change of the route options for some paths. Each pair is the old value and the new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptionsChange {
-    /// As of [`Change::path`].
+    /// See [`Change::path`].
     pub path: String,
-    /// `body`, before and now, in bytes; none is `limits.body`.
+    /// `body`, in bytes; `None` for `limits.body`.
     pub body: (Option<u64>, Option<u64>),
-    /// Whether refusals are enforced, before and now.
+    /// `mode`
     pub mode: (Mode, Mode),
 }
 
 /// Compares two maps over all paths, methods and abilities.
 ///
 /// # Errors
-/// [`TooMany`] where they differ and cannot be walked through.
+/// [`TooMany`] if the maps differ and have too many classes of paths.
 pub fn difference<'map>(old: &'map AbilityMap, new: &'map AbilityMap) -> Result<Difference<'map>, TooMany> {
     let mut difference = Difference { changes: Vec::new(), options: Vec::new(), classes: Vec::new() };
-    if says_the_same(old, new) {
+    if are_equal(old, new) {
         return Ok(difference);
     }
     difference.classes = classes(old, new)?;
@@ -100,7 +100,7 @@ fn options_change(
     if class.refused != [false; 2] {
         return None;
     }
-    // Neither hangs on the method.
+    // The options do not depend on the method.
     let sides = [(old, class.old), (new, class.new)].map(|(map, route)| {
         let found = map.found(route, &Method::GET);
         (map.options(&found).body, map.mode(&found))
@@ -108,7 +108,7 @@ fn options_change(
     let [(body, mode), (body_now, mode_now)] = sides;
     let everywhere = (old.mode(&Found::NoRoute), new.mode(&Found::NoRoute));
     let is_everywhere = (mode, mode_now) == everywhere;
-    // Told once, of what no route matches.
+    // A change of the default mode is reported once, for the paths without a route.
     let path = match (class.old, class.new) {
         (None, None) => "(without a mode of its own)".to_owned(),
         (_, _) if body == body_now && is_everywhere => return None,
@@ -119,13 +119,14 @@ fn options_change(
 }
 
 impl Difference<'_> {
-    /// Whether nothing is decided or bounded differently.
+    /// Whether no decision and no option changes.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.options.is_empty()
     }
 }
 
-fn says_the_same(old: &AbilityMap, new: &AbilityMap) -> bool {
+/// Whether routes, requirements and options are equal. Source locations do not count.
+fn are_equal(old: &AbilityMap, new: &AbilityMap) -> bool {
     old.unmapped() == new.unmapped()
         && old.mode(&Found::NoRoute) == new.mode(&Found::NoRoute)
         && old.routes().len() == new.routes().len()
@@ -169,7 +170,7 @@ fn changes<'map>(
         if denied.is_none() && allowed.is_none() {
             continue;
         }
-        match changes.iter_mut().find(|it| it.old.is_alike(&old) && it.new.is_alike(&new)) {
+        match changes.iter_mut().find(|it| it.old.has_same_rule(&old) && it.new.has_same_rule(&new)) {
             Some(change) => change.methods.push(method),
             None => changes.push(Change {
                 methods: vec![method],
@@ -186,7 +187,7 @@ fn changes<'map>(
 }
 
 impl<'map> Side<'map> {
-    /// The rule, where there is one.
+    /// The rule; `None` if the map has none or refuses the path.
     pub const fn rule(&self) -> Option<&'map Rule> {
         match self.found {
             Found::Rule { rule, .. } if !self.refused => Some(rule),
@@ -194,7 +195,7 @@ impl<'map> Side<'map> {
         }
     }
 
-    /// The template of the route, where one matches.
+    /// The template of the route; `None` if no route matches.
     pub fn template(&self) -> Option<&'map str> {
         match self.found {
             Found::Rule { route, .. } | Found::NoMethod { route } => self.map.templates().nth(route),
@@ -202,13 +203,13 @@ impl<'map> Side<'map> {
         }
     }
 
-    /// What must be satisfied; none where nobody is allowed.
+    /// The requirement; `None` if no caller is allowed.
     pub fn requirement(&self) -> Option<&'map Requirement> {
         if self.refused { None } else { self.map.requirement(&self.found).ok() }
     }
 
-    /// Whether this and `other`, of the same paths, are one to a reader.
-    fn is_alike(&self, other: &Self) -> bool {
+    /// Whether this and `other`, for the same paths, are reported as one: equal requirements in the same line.
+    fn has_same_rule(&self, other: &Self) -> bool {
         let line = |rule: &Rule| rule.place.as_ref().map(|place| (place.file.clone(), place.line));
         match (self.rule(), other.rule()) {
             (Some(one), Some(other)) => one.requirement == other.requirement && line(one) == line(other),
@@ -240,8 +241,8 @@ impl Display for Side<'_> {
     }
 }
 
-/// The callers who satisfy `one` and not `other`. Requirements are monotone: who has more abilities satisfies no
-/// less. So it is enough to look at the smallest sets.
+/// The callers that satisfy `one` and not `other`. Requirements are monotone: more abilities never satisfy less. So the
+/// smallest sets of abilities are sufficient.
 fn callers(one: Option<&Requirement>, other: Option<&Requirement>) -> Option<Callers> {
     let allows = |names: &[&str]| {
         let abilities = Abilities::new(names.iter().copied());
@@ -278,32 +279,34 @@ fn names(kind: &RequirementKind) -> BTreeSet<&str> {
     }
 }
 
-/// Who satisfies `one` and not `other`, in words.
+/// Describes the callers that satisfy `one` and not `other`.
 fn text(one: &RequirementKind, other: &RequirementKind, without_token: bool, sets: &[Vec<&str>]) -> String {
-    const STRANGERS: &str = "callers without a token";
+    const UNAUTHENTICATED: &str = "callers without a token";
     let has = names(one);
     let tokens = match (one, sets) {
-        (_, []) => return STRANGERS.to_owned(),
+        (_, []) => return UNAUTHENTICATED.to_owned(),
         (RequirementKind::Any(_), sets) => format!("tokens with {}", sets.concat().join(" or ")),
         (RequirementKind::All(_), _) => format!("tokens with {}", joined(&has, " and ")),
         _ => "tokens".to_owned(),
     };
-    let asked = names(other);
+    let required = names(other);
     let lacking = match other {
-        RequirementKind::All(_) if matches!(one, RequirementKind::Any(_)) && asked.len() > 1 => {
-            format!(" that do not have all of {}", joined(&asked, ", "))
+        RequirementKind::All(_) if matches!(one, RequirementKind::Any(_)) && required.len() > 1 => {
+            format!(" that do not have all of {}", joined(&required, ", "))
         }
         RequirementKind::All(_) => {
             let held = if matches!(one, RequirementKind::All(_)) { has } else { BTreeSet::new() };
-            format!(" that lack {}", joined(&asked.difference(&held).copied().collect(), " or "))
+            format!(" that lack {}", joined(&required.difference(&held).copied().collect(), " or "))
         }
-        RequirementKind::Any(_) if asked.len() > 1 => format!(" that have none of {}", joined(&asked, ", ")),
-        RequirementKind::Any(_) => format!(" that lack {}", joined(&asked, "")),
+        RequirementKind::Any(_) if required.len() > 1 => {
+            format!(" that have none of {}", joined(&required, ", "))
+        }
+        RequirementKind::Any(_) => format!(" that lack {}", joined(&required, "")),
         RequirementKind::Public | RequirementKind::Authenticated | RequirementKind::Deny => String::new(),
     };
     match (without_token, &*lacking, &*tokens) {
         (true, "", "tokens") => "everybody".to_owned(),
-        (true, ..) => format!("{STRANGERS}, and {tokens}{lacking}"),
+        (true, ..) => format!("{UNAUTHENTICATED}, and {tokens}{lacking}"),
         (false, "", "tokens") => "every token".to_owned(),
         (false, ..) => format!("{tokens}{lacking}"),
     }

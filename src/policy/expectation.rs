@@ -1,22 +1,22 @@
-//! What a request expects before it sends its body (RFC 9110 section 10.1.1).
+//! The Expect field (RFC 9110 section 10.1.1).
 
 use http::header::EXPECT;
 use http::{HeaderMap, HeaderValue, Version};
 
 use super::refusal::Refusal;
 
-/// The one expectation that there is, as the backend gets it.
+/// The only defined expectation.
 pub const CONTINUE: HeaderValue = HeaderValue::from_static("100-continue");
 
-/// Whether a request of `version` waits for a 100 before it sends its body.
+/// Whether the client waits for 100 (Continue) before it sends its body.
 ///
 /// # Errors
-/// [`Refusal::BadRequest`] for any other expectation, or more than one. RFC 9110 has 417 for it, which nobody has
-/// a use for that a 400 would not serve (section 15.5): clients have sent nothing but this one for decades.
+/// [`Refusal::BadRequest`] for any other expectation, or more than one. A 400 serves as well as the 417 of RFC 9110
+/// section 15.5.18, since clients send no other expectation.
 pub fn waits(version: Version, fields: &HeaderMap) -> Result<bool, Refusal> {
     let Some(expected) = fields.get(EXPECT) else { return Ok(false) };
     if version < Version::HTTP_11 {
-        // Such a client would not understand the 100.
+        // RFC 9110 section 10.1.1: the expectation of an HTTP/1.0 client is ignored, since it does not know the 100.
         return Ok(false);
     }
     let is_only = fields.get_all(EXPECT).iter().nth(1).is_none();
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_expectation_is_met_and_no_other() {
+    fn only_100_continue_is_accepted() {
         let refused = Err(Refusal::BadRequest("Expect other than `100-continue`"));
         for (version, lines, expected) in [
             (Version::HTTP_11, &[][..], Ok(false)),

@@ -1,10 +1,10 @@
-//! Where one HTTP/1 message ends and the next begins, read in the one way that every parser would.
+//! The framing of HTTP/1 messages: accepts only bytes that every parser frames in the same way.
 //!
-//! hyper mends much by itself and tells nobody: it drops a Content-Length beside a Transfer-Encoding, merges
-//! equal Content-Lengths, and takes a bare LF for the end of a line. What protects the backend is that every
-//! message is written anew. What protects whatever stands in front of the gateway, and may read the same bytes
-//! differently (request smuggling, RFC 9112 section 11.2), is that such bytes are refused. So the
-//! [`Scanner`] looks at every byte of a head, and at the framing of every body, before hyper has them.
+//! hyper silently repairs malformed framing: it drops a Content-Length next to a Transfer-Encoding, merges equal
+//! Content-Lengths, and accepts a bare LF as a line end. The backend is safe all the same, since the gateway writes
+//! every message anew. A proxy in front of the gateway is not: it may frame the same bytes differently (request
+//! smuggling, RFC 9112 section 11.2). So the [`Scanner`] checks every byte of a head, and the framing of every body,
+//! before hyper reads them, and refuses such bytes.
 
 use http::Version;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
@@ -13,89 +13,90 @@ use memchr::memchr;
 use super::refusal::Refusal;
 use super::upgrade;
 
-/// What a client may send in one head.
+/// The limits of a message's head and trailers.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes of a head, its last empty line included. Also of a body's chunk extensions and trailers.
+    /// The largest head in bytes, with its final empty line. Also the limit for the chunk extensions and trailers of a
+    /// body together.
     pub head: usize,
-    /// Fields of a head.
+    /// The largest number of fields of a head.
     pub fields: usize,
-    /// Bytes of a target.
+    /// The longest target in bytes.
     pub target: usize,
 }
 
-/// What was found in the bytes that have come.
+/// The result of a scan.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Scanned {
-    /// How many of them may go on. What follows is the beginning of a head, or comes [too soon](Scanner::awaits): it
-    /// is to be held, and given to the scanner again in front of what comes after it.
+    /// How many bytes may be passed on. The bytes after them belong to an incomplete head, or arrived
+    /// [too early](Scanner::awaits). The caller keeps them and scans them again, followed by the next bytes.
     pub clear: usize,
-    /// Why nothing that follows may go on.
+    /// Why none of the following bytes may be passed on.
     pub fault: Option<Fault>,
 }
 
-/// What keeps a connection from going on.
+/// The error that ends a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A message that is refused before anybody has seen any of it.
+    /// A head is refused. None of its bytes have been passed on.
     Head(Refusal),
-    /// A body that breaks off, of a message whose head was passed on.
+    /// A body is malformed. The head of its message has been passed on.
     Body(&'static str),
 }
 
-/// Follows the messages of one client's connection. After a fault it is of no more use.
+/// Scans the messages of one client connection. Must not be used after a fault.
 #[derive(Debug)]
 pub struct Scanner {
     bounds: Bounds,
     state: State,
     messages: u64,
-    /// Of the last of them.
+    /// Of the last message.
     version: Version,
 }
 
 #[derive(Debug)]
 enum State {
     Head(Head),
-    /// Bytes of a body of known length.
+    /// In a body with Content-Length.
     Length {
         left: u64,
         last: bool,
     },
     Chunked(Chunked),
-    /// The message before may change the protocol: what follows is a head only if it does not.
+    /// The last message may change the protocol. The following bytes are a head only if it does not.
     Awaiting {
         last: bool,
     },
-    /// The client said that the message before was its last one: what it sends yet is nobody's business.
+    /// The client has announced that the last message is its last one. Further bytes are ignored.
     Over,
 }
 
-/// A head of which lines have come.
+/// The progress in a head.
 #[derive(Debug, Default)]
 struct Head {
-    /// Where the line begins that is to be read next.
+    /// The start of the next line.
     line: usize,
-    /// Up to where its end was looked for.
+    /// The end of the bytes that have been searched for a line end.
     searched: usize,
-    /// An empty line stood before the request line (RFC 9112 section 2.2).
+    /// Whether an empty line precedes the request line (RFC 9112 section 2.2).
     preceded: bool,
     fields: usize,
-    /// The request line's, once that has come.
+    /// `None` until the request line is complete.
     version: Option<Version>,
     length: Option<u64>,
     chunked: bool,
-    /// How many options Connection has.
+    /// The number of options in Connection fields.
     options: usize,
     close: bool,
     keep_alive: bool,
-    /// Whether another protocol is asked for.
+    /// Whether an Upgrade field names WebSocket.
     upgrade: bool,
 }
 
 #[derive(Debug)]
 struct Chunked {
     at: ChunkedAt,
-    /// Of extensions and trailers.
+    /// The bytes of chunk extensions and trailers.
     spent: usize,
     trailers: usize,
     last: bool,
@@ -116,11 +117,11 @@ enum ChunkedAt {
     EndLf,
 }
 
-/// A fault's text, for the log.
+/// The reason of a refusal or a fault, for the log.
 type Why = &'static str;
 
 pub(super) const SEVERAL_LENGTHS: Refusal = bad("several Content-Length fields");
-/// The most options in all Connection fields of one message, counting empty ones.
+/// The largest number of options in all Connection fields of a message, including empty ones.
 pub(super) const MOST_CONNECTION_OPTIONS: usize = 100;
 pub(super) const TOO_MANY_CONNECTION_OPTIONS: Why = "more than 100 options in Connection";
 const BARE_CR: Why = "CR without LF, or a control character, in the head";
@@ -134,8 +135,8 @@ const fn bad(why: Why) -> Refusal {
 const IN_PATH: u8 = 1;
 const IN_QUERY: u8 = 2;
 
-/// Where in a target a byte may stand: what the `http` crate takes. A `?` begins a query, and may be in one.
-/// Raw bytes beyond ASCII are refused, since each parser has a character set of its own for them.
+/// The parts of a target in which a byte is allowed, as the `http` crate has them. A `?` begins the query and is allowed
+/// in it. Raw bytes beyond ASCII are refused, since parsers assume different character sets for them.
 const TARGET: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0x21;
@@ -165,19 +166,19 @@ const TOKEN: [bool; 256] = {
     table
 };
 
-/// Whether a token (RFC 9110 section 5.6.2) may hold this.
+/// Whether a byte is allowed in a token (RFC 9110 section 5.6.2).
 pub(super) const fn is_token_byte(byte: u8) -> bool {
     TOKEN[byte as usize]
 }
 
-/// How many of the first `bytes` are of a kind.
+/// The length of the longest prefix whose bytes all match.
 #[inline]
-fn span(bytes: &[u8], is_of_kind: impl Fn(u8) -> bool) -> usize {
-    bytes.iter().position(|&byte| !is_of_kind(byte)).unwrap_or(bytes.len())
+fn span(bytes: &[u8], matches: impl Fn(u8) -> bool) -> usize {
+    bytes.iter().position(|&byte| !matches(byte)).unwrap_or(bytes.len())
 }
 
-/// How many control characters there are but tabs. In pieces that a byte can count, so that the compiler takes
-/// sixteen at a time.
+/// Counts control characters other than tabs. Each piece is short enough for a counter of one byte, so that the compiler
+/// vectorizes the loop.
 fn count_controls(bytes: &[u8]) -> usize {
     let in_piece = |piece: &[u8]| {
         piece
@@ -187,7 +188,7 @@ fn count_controls(bytes: &[u8]) -> usize {
     bytes.chunks(128).map(|piece| usize::from(in_piece(piece))).sum()
 }
 
-/// The method of a head of which at least the beginning has come.
+/// The method of a complete or incomplete head; `None` until the method is complete, or if it is malformed.
 pub fn method(head: &[u8]) -> Option<&[u8]> {
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
     let end = span(head, is_token_byte);
@@ -195,12 +196,12 @@ pub fn method(head: &[u8]) -> Option<&[u8]> {
 }
 
 impl Scanner {
-    /// Of a connection over which nothing has come yet.
+    /// A scanner for a new connection.
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, state: State::Head(Head::default()), messages: 0, version: Version::HTTP_11 }
     }
 
-    /// Looks at bytes. They begin where what was clear the last time ended.
+    /// Scans bytes that begin where the last [`clear`](Scanned::clear) ones ended.
     pub fn scan(&mut self, bytes: &[u8]) -> Scanned {
         let mut clear = 0;
         loop {
@@ -242,34 +243,36 @@ impl Scanner {
         }
     }
 
-    /// How many messages have begun whose heads went on.
+    /// The number of messages whose heads have been passed on.
     pub const fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// Whether the last of them is of HTTP/1.0, whose clients take the connection's close for an answer's end.
+    /// Whether the last of these messages is HTTP/1.0. Such a client takes the close of the connection as the end of a
+    /// response.
     pub fn is_http_1_0(&self) -> bool {
         self.version == Version::HTTP_10
     }
 
-    /// Whether a body has begun whose end has not come.
+    /// Whether a body is incomplete.
     pub const fn is_mid_body(&self) -> bool {
         matches!(self.state, State::Length { .. } | State::Chunked(_))
     }
 
-    /// Whether nothing that follows can be read before the last message is answered.
+    /// Whether the following bytes cannot be scanned before the response to the last message, which may change the
+    /// protocol.
     pub const fn awaits(&self) -> bool {
         matches!(self.state, State::Awaiting { .. })
     }
 
-    /// Goes on after a message that was [awaited](Self::awaits) and changed nothing.
+    /// Continues after a message that was [awaited](Self::awaits) and did not change the protocol.
     pub fn go_on(&mut self) {
         if let State::Awaiting { last } = self.state {
             self.state = after(last);
         }
     }
 
-    /// Whether what follows is to be thrown away, since the client's last message is complete.
+    /// Whether further bytes are to be discarded, since the client's last message is complete.
     pub const fn is_over(&self) -> bool {
         matches!(self.state, State::Over)
     }
@@ -285,11 +288,11 @@ fn after(last: bool) -> State {
 }
 
 impl Head {
-    /// Reads on in a head, which begins at the first of `bytes`. None: its end has not come.
+    /// Continues to scan a head that begins at the start of `bytes`. `None` if it is incomplete.
     fn read(&mut self, bytes: &[u8], bounds: &Bounds) -> Result<Option<Step>, Refusal> {
         while let Some(offset) = memchr(b'\n', &bytes[self.searched..]) {
             let end = self.searched + offset;
-            // Checked ahead of what the line says, so that the bound is one for well-formed heads too.
+            // Checked before the line itself, so that the limit holds for well-formed heads, too.
             if end + 1 > bounds.head {
                 return Err(self.too_large(bytes, bounds));
             }
@@ -305,7 +308,7 @@ impl Head {
                 continue;
             };
             if line.is_empty() {
-                // Every line ends with two; more would be in a value (RFC 9110 section 5.5).
+                // Every line ends with two control characters. Any other is in a value (RFC 9110 section 5.5).
                 if count_controls(&bytes[..self.line]) != 2 * (self.fields + 2 + usize::from(self.preceded)) {
                     return Err(bad(BARE_CR));
                 }
@@ -325,8 +328,8 @@ impl Head {
         Ok(None)
     }
 
-    /// The refusal of a head that is beyond its bound: by its target, if that alone is too long. Whatever has come
-    /// beyond the bound does not count, so that it is the same in pieces.
+    /// The refusal of a head over its limit. If its target alone is over the target's limit, that one counts. Bytes after
+    /// the limit are ignored, so that the result does not depend on how the bytes are divided.
     fn too_large(&self, bytes: &[u8], bounds: &Bounds) -> Refusal {
         if self.version.is_none() {
             let line = bytes.get(self.line..bounds.head.min(bytes.len())).unwrap_or_default();
@@ -346,7 +349,7 @@ impl Head {
             return Err(bad(not_a_field(line)));
         }
         let (name, value) = (&line[..colon], &line[colon + 1..]);
-        // Names of these four lengths are looked at closer.
+        // Comparing lengths first skips most names.
         match name.len() {
             7 if name.eq_ignore_ascii_case(UPGRADE.as_str().as_bytes()) => {
                 self.upgrade |= upgrade::names_websocket(value);
@@ -378,14 +381,14 @@ impl Head {
         Ok(())
     }
 
-    /// What follows the head, which is complete.
+    /// The state after the complete head.
     fn body(&self, version: Version) -> Result<State, Refusal> {
         let is_http_1_0 = version == Version::HTTP_10;
         // RFC 9112 section 9.3
         let last = self.close || is_http_1_0 && !self.keep_alive;
         match (self.chunked, self.length) {
             (true, Some(_)) => Err(bad("both Transfer-Encoding and Content-Length")),
-            // RFC 9112 section 6.1: the framing of such a message is faulty.
+            // RFC 9112 section 6.1: such a message must be treated as if its framing were faulty.
             (true, None) if is_http_1_0 => Err(bad("Transfer-Encoding in HTTP/1.0")),
             (true, None) => {
                 let at = ChunkedAt::Size { digits: 0, size: 0 };
@@ -398,7 +401,7 @@ impl Head {
     }
 }
 
-/// What is wrong with a line that does not begin with a name and a colon.
+/// The reason why a line is no field.
 fn not_a_field(line: &[u8]) -> Why {
     let Some(colon) = memchr(b':', line) else { return "line without a colon in the head" };
     match (line[..colon].first(), line[..colon].last()) {
@@ -408,7 +411,7 @@ fn not_a_field(line: &[u8]) -> Why {
     }
 }
 
-/// How many of the first `bytes` are a target.
+/// The length of the target at the start of `bytes`.
 fn target(bytes: &[u8]) -> usize {
     let path = span(bytes, |byte| TARGET[usize::from(byte)] & IN_PATH != 0);
     let query = match bytes.get(path) {
@@ -418,7 +421,7 @@ fn target(bytes: &[u8]) -> usize {
     path + query
 }
 
-/// Checks a target that did not come in a line: as long as it may be, and of characters that it may hold.
+/// Checks the characters and the length of a target that is not part of a request line.
 pub(super) fn check_target(bytes: &[u8], bounds: &Bounds) -> Result<(), Refusal> {
     if target(bytes) != bytes.len() {
         return Err(bad(ODD_TARGET));
@@ -426,7 +429,7 @@ pub(super) fn check_target(bytes: &[u8], bounds: &Bounds) -> Result<(), Refusal>
     if bytes.len() > bounds.target { Err(Refusal::UriTooLong) } else { Ok(()) }
 }
 
-/// `method SP request-target SP HTTP-version` (RFC 9112 section 3), with one space each: the version.
+/// Checks `method SP request-target SP HTTP-version` (RFC 9112 section 3), with single spaces. Returns the version.
 fn request_line(line: &[u8], bounds: &Bounds) -> Result<Version, Refusal> {
     const MALFORMED: Refusal = bad("malformed request line");
     let method = span(line, is_token_byte);
@@ -444,7 +447,8 @@ fn request_line(line: &[u8], bounds: &Bounds) -> Result<Version, Refusal> {
     if target.len() > bounds.target {
         return Err(Refusal::UriTooLong);
     }
-    // Absolute, `*`, or what hyper would refuse with an empty answer. An authority is refused later.
+    // Absolute targets and `*` pass. hyper would reject others with an empty response. `Target::read` refuses an
+    // authority.
     if target[0] != b'/' && http::Uri::try_from(target).is_err() {
         return Err(bad("malformed target"));
     }
@@ -460,7 +464,7 @@ fn request_line(line: &[u8], bounds: &Bounds) -> Result<Version, Refusal> {
     }
 }
 
-/// Without the optional white space of RFC 9110 section 5.6.3: spaces and tabs, nothing else.
+/// Removes optional white space (RFC 9110 section 5.6.3): only spaces and tabs.
 fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
@@ -468,7 +472,7 @@ fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// Digits alone, and no zero before others, which some parsers take for an octal number.
+/// Parses digits without a leading zero, which some parsers take for an octal number.
 pub(super) fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     const ODD: Refusal = bad("malformed Content-Length");
     let digits = trim(value);
@@ -480,12 +484,13 @@ pub(super) fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     })
 }
 
-/// Of chunk extensions and trailers, in bytes, however large a head may be: hyper takes no more extensions.
-const MOST_SPENT: usize = 16 * 1024 - 1;
+/// The limit for chunk extensions and trailers in bytes if the limit for heads is larger: hyper accepts no more
+/// extensions.
+const MAX_SPENT: usize = 16 * 1024 - 1;
 
 impl Chunked {
-    /// Reads on in a chunked body (RFC 9112 section 7.1): how many of `bytes` are its, and whether it is at its
-    /// end with them.
+    /// Continues to scan a chunked body (RFC 9112 section 7.1). Returns how many bytes belong to it, and whether it ends
+    /// with them.
     fn read(&mut self, bytes: &[u8], bounds: &Bounds) -> Result<(usize, bool), (usize, Why)> {
         let mut index = 0;
         while let Some(&byte) = bytes.get(index) {
@@ -516,13 +521,13 @@ impl Chunked {
         let is_text = byte >= 0x20 && byte != 0x7f || byte == b'\t';
         if matches!(self.at, Extension { .. } | Trailer | TrailerName | TrailerValue | TrailerLf | EndLf) {
             self.spent += 1;
-            if self.spent > bounds.head.min(MOST_SPENT) {
+            if self.spent > bounds.head.min(MAX_SPENT) {
                 return Err("chunk extensions or trailers are too large");
             }
         }
         match (self.at, byte) {
             (Size { digits, size }, _) if byte.is_ascii_hexdigit() => {
-                // Fifteen digits are a petabyte, and cannot overflow.
+                // Fifteen digits, over a thousand terabytes, cannot overflow.
                 if digits == 15 {
                     return Err("chunk size of too many digits");
                 }

@@ -1,11 +1,11 @@
-//! The abilities of Stockaj's authentication guide, in its own groups and words.
+//! The abilities of Stockaj's authentication guide, with its groups and descriptions.
 
 /// A table of the guide.
 #[derive(Debug)]
 pub struct Group {
-    /// What it is called.
+    /// The heading of the table.
     pub title: &'static str,
-    /// Its abilities, and what each is for.
+    /// The abilities with their descriptions.
     pub abilities: &'static [(&'static str, &'static str)],
 }
 
@@ -47,7 +47,7 @@ pub const GROUPS: [Group; 3] = [
     },
 ];
 
-/// Every ability of the guide, in its order.
+/// All abilities in the order of the guide.
 pub fn abilities() -> impl Iterator<Item = &'static str> {
     GROUPS.iter().flat_map(|group| group.abilities).map(|(ability, _)| *ability)
 }

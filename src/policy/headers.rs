@@ -1,8 +1,8 @@
-//! Which header fields are forwarded, which are dropped, and which the gateway sets.
+//! Header fields: which the gateway forwards, drops and sets.
 //!
-//! The fields of an upstream request are written in one pass over those of the client's, which stay as they are: a
-//! request that is sent again is written again. Then the gateway's own fields are written, which no field of a client
-//! can replace (RFC 9110 section 7.6).
+//! The fields of an upstream request are written in one pass over the client's fields. These are not modified, so that a
+//! retried request can be written again. The gateway's own fields follow, and no field of a client can replace them (RFC
+//! 9110 section 7.6).
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, TE, TRANSFER_ENCODING,
@@ -11,11 +11,13 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use super::expectation;
-use super::fate::{Fate, fate_of_field};
+use super::field_class::{FieldClass, classify_field};
+use super::field_values::{members, only, options};
 use super::framing::{MOST_CONNECTION_OPTIONS, TOO_MANY_CONNECTION_OPTIONS};
 use super::identity::Identity;
+use super::joined_lines::joined_line;
 use super::refusal::Refusal;
-use super::singleton::{is_singleton, joined_line};
+use super::singleton::is_singleton;
 use super::target::without_empty_port;
 use super::trace_context::{TRACEPARENT, TRACESTATE};
 use super::trusted_fields::TrustedFields;
@@ -28,8 +30,6 @@ mod tests;
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `X-Forwarded-For`
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// `X-Real-IP`
-pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// `X-Forwarded-Proto`
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// `X-Forwarded-Host`
@@ -40,40 +40,40 @@ pub const X_HTTP_METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-m
 /// The longest `X-Request-Id` that the gateway uses or logs, in bytes.
 const LONGEST_REQUEST_ID: usize = 128;
 
-/// What the gateway knows of a request and says in the fields that it sets.
+/// The properties of a request that determine the gateway's own fields.
 #[derive(Debug)]
 pub struct Forwarding<'a> {
-    /// As the client sent it.
+    /// The method that the client sent.
     pub method: &'a Method,
-    /// The method that was decided on, which a POST names.
+    /// The method of the decision, which a POST may override.
     pub decided: &'a Method,
-    /// As the client sent it, for `Via`.
+    /// The version that the client sent, for `Via`.
     pub version: Version,
     /// The peer's address as text.
     pub client: &'a HeaderValue,
     /// Whether the client's connection is encrypted.
     pub encrypted: bool,
-    /// Whether the peer is one whose forwarding fields are believed.
+    /// Whether the peer is a trusted proxy.
     pub trusted: bool,
-    /// What else such a peer may say.
+    /// The identity fields that trusted proxies may set.
     pub trusted_fields: &'a TrustedFields,
     /// The request's id.
     pub request_id: &'a HeaderValue,
-    /// What Host says behind the gateway, where it is not what the client sent.
+    /// The Host of the upstream request; `None` for the client's.
     pub host: Option<&'a HeaderValue>,
-    /// In whose name the backend is asked.
+    /// The credentials of the upstream request.
     pub credentials: Credentials,
     /// The fields of the request's trace.
     pub trace: Option<TraceFields>,
-    /// Whether the body has no Content-Length.
+    /// Whether the body is chunked, since it has no Content-Length.
     pub chunked: bool,
-    /// Whether the body waits for 100 (Continue).
+    /// Whether the client waits for 100 (Continue).
     pub expects_continue: bool,
-    /// Whether the request asks for WebSocket.
+    /// Whether the request is a WebSocket handshake.
     pub upgrades: bool,
 }
 
-/// The fields of W3C trace context that replace those of the client.
+/// The W3C Trace Context fields that replace the client's.
 #[derive(Clone, Debug)]
 pub struct TraceFields {
     /// `traceparent`
@@ -82,9 +82,9 @@ pub struct TraceFields {
     pub drop_tracestate: bool,
 }
 
-/// Where the fields of an upstream request are written.
+/// Receives the fields of an upstream request.
 pub trait FieldSink {
-    /// Adds a field. Fields of one name stay in their order.
+    /// Adds a field. Fields with the same name must keep their order.
     fn field(&mut self, name: &HeaderName, value: &HeaderValue);
 }
 
@@ -94,50 +94,49 @@ impl FieldSink for HeaderMap {
     }
 }
 
-/// In whose name the backend is asked.
+/// The credentials of an upstream request.
 #[derive(Debug)]
 pub enum Credentials {
-    /// As the client says: on a `public` route Authorization and Cookie pass as they came.
+    /// On a `public` route: Authorization and Cookie are forwarded unchanged.
     AsSent,
-    /// In that of the token that was decided on.
+    /// The authorised token.
     Token {
-        /// [Its field](super::bearer::Token::authorization).
+        /// [The forwarded field](super::bearer::Token::authorization).
         authorization: HeaderValue,
-        /// Who it is, where the backend is told.
+        /// The identity headers, if configured.
         identity: Option<Identity>,
-        /// Whether the client's cookies pass, although a backend may put a session above a token.
+        /// Whether the client's cookies are forwarded. A backend may prefer a session to a token.
         cookies: bool,
     },
-    /// In that of whoever the backend takes the client for: without a good token, which only shadow mode forwards.
-    /// Authorization passes as it came.
+    /// An unauthenticated request that shadow mode forwards: Authorization is forwarded unchanged.
     Unproved {
-        /// Whether the client's cookies pass, as beside a token.
+        /// Whether the client's cookies are forwarded.
         cookies: bool,
     },
-    /// In nobody's: neither Authorization nor Cookie passes.
+    /// Neither Authorization nor Cookie is forwarded.
     None,
 }
 
-/// Fields that were dropped because of who sent them.
+/// Reports fields that were dropped because of the peer that sent them.
 #[derive(Debug, Default)]
 pub struct Dropped {
-    /// A peer that is not trusted sent a field about forwarding or about the caller.
+    /// An untrusted peer sent a forwarding or identity field.
     pub untrusted: bool,
-    /// A trusted peer sent this field about the caller, which `listen.trusted_fields` does not name.
+    /// A trusted peer sent this identity field, which `listen.trusted_fields` does not list.
     pub unlisted: Option<HeaderName>,
 }
 
-/// The fields of a client's request as the backend gets them.
+/// The fields of an upstream request.
 #[derive(Debug)]
 pub struct UpstreamFields<'a> {
     fields: &'a HeaderMap,
     forwarding: Forwarding<'a>,
-    /// What the client's Connection fields name, except what they cannot remove.
+    /// The fields that Connection names and can remove.
     named: Vec<HeaderName>,
 }
 
 impl<'a> UpstreamFields<'a> {
-    /// Those that come of `fields`.
+    /// The upstream fields for the client's `fields`.
     ///
     /// # Errors
     /// [`Refusal::BadRequest`] if Connection names too many fields.
@@ -149,7 +148,7 @@ impl<'a> UpstreamFields<'a> {
         Ok(Self { fields, forwarding, named })
     }
 
-    /// Writes them to `sink`. Returns what was dropped because of who sent it.
+    /// Writes the fields to `sink`.
     pub fn write(&self, sink: &mut impl FieldSink) -> Dropped {
         let Forwarding { trusted, trusted_fields, credentials, .. } = &self.forwarding;
         let mut dropped = Dropped::default();
@@ -158,13 +157,13 @@ impl<'a> UpstreamFields<'a> {
         let repeats = self.fields.len() != self.fields.keys_len();
         let (passes_authorization, passes_cookie) = credentials.pass();
         for (name, value) in self.fields {
-            match trusted_fields.fate(name) {
-                Fate::HopByHop => {
+            match trusted_fields.classify(name) {
+                FieldClass::HopByHop => {
                     wants_trailers |=
                         *name == TE && members(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
                 }
                 _ if !self.named.is_empty() && self.named.contains(name) => {}
-                Fate::Passes => {
+                FieldClass::Passes => {
                     let passes = match *name {
                         AUTHORIZATION => passes_authorization,
                         COOKIE => passes_cookie,
@@ -179,7 +178,7 @@ impl<'a> UpstreamFields<'a> {
                     }
                     self.write_line(name, value, repeats, sink);
                 }
-                Fate::Forwarding if *trusted => {
+                FieldClass::Forwarding if *trusted => {
                     if *name == X_FORWARDED_FOR {
                         kept.chain.get_or_insert_default().push(value.as_bytes());
                     } else if *name != X_REQUEST_ID {
@@ -188,18 +187,19 @@ impl<'a> UpstreamFields<'a> {
                         self.write_line(name, value, repeats, sink);
                     }
                 }
-                // Many clients name their requests; that does not suggest a proxy.
-                Fate::Forwarding => dropped.untrusted |= *name != X_REQUEST_ID,
-                Fate::Claim if *trusted => dropped.unlisted = Some(name.clone()),
-                Fate::Claim => dropped.untrusted = true,
-                Fate::NeverSent => {}
+                // Not reported: many clients send a request id.
+                FieldClass::Forwarding => dropped.untrusted |= *name != X_REQUEST_ID,
+                FieldClass::Claim if *trusted => dropped.unlisted = Some(name.clone()),
+                FieldClass::Claim => dropped.untrusted = true,
+                FieldClass::NeverSent => {}
             }
         }
         self.write_own(sink, kept, wants_trailers);
         dropped
     }
 
-    /// Writes a line, or in place of the first of several all of them as one if no reader may pick one.
+    /// Writes a line. Of several lines that no reader may pick from, writes one [joined line](joined_line) in place of
+    /// the first and skips the others.
     #[inline]
     fn write_line(&self, name: &HeaderName, value: &HeaderValue, repeats: bool, sink: &mut impl FieldSink) {
         let joined = if repeats { joined_line(self.fields, name) } else { None };
@@ -210,7 +210,7 @@ impl<'a> UpstreamFields<'a> {
         }
     }
 
-    /// Whether the trace of the request replaces a field.
+    /// Whether the trace context of the gateway replaces a field.
     fn is_traced(&self, name: &HeaderName) -> bool {
         self.forwarding
             .trace
@@ -236,7 +236,7 @@ impl<'a> UpstreamFields<'a> {
         sink.field(&VIA, &HeaderValue::from_static(via));
         match kept.chain {
             None => sink.field(&X_FORWARDED_FOR, forwarding.client),
-            // One line: a recipient that reads only the first or the last of several would lose the chain.
+            // One line: a recipient that reads only the first or the last of several lines would lose the chain.
             Some(mut chain) => {
                 chain.push(forwarding.client.as_bytes());
                 let chain = HeaderValue::from_bytes(&chain.join(&b", "[..]));
@@ -262,7 +262,7 @@ impl<'a> UpstreamFields<'a> {
                 identity.fields().iter().for_each(|(name, value)| sink.field(name, value));
             }
         }
-        // Laravel takes the verb from here first, then from `_method` in the query or the body.
+        // Laravel reads the method from this field first, then from `_method` in the query or the body.
         if *forwarding.method == Method::POST {
             sink.field(&X_HTTP_METHOD_OVERRIDE, &method_field(forwarding.decided));
         }
@@ -278,19 +278,19 @@ impl<'a> UpstreamFields<'a> {
     }
 }
 
-/// What the pass over a client's fields found that the gateway's own fields depend on.
+/// The client's fields on which the gateway's own fields depend.
 #[derive(Default)]
 struct Kept<'a> {
-    /// As it is forwarded, unless the configuration names another.
+    /// The client's Host without an empty port.
     host: Option<HeaderValue>,
-    /// The lines of X-Forwarded-For that a trusted proxy sent.
+    /// The X-Forwarded-For lines of a trusted proxy.
     chain: Option<Vec<&'a [u8]>>,
     proto: bool,
     forwarded_host: bool,
 }
 
 impl Credentials {
-    /// Whether the client's Authorization and Cookie fields pass.
+    /// Whether the client's Authorization and its Cookie are forwarded.
     const fn pass(&self) -> (bool, bool) {
         match self {
             Self::AsSent => (true, true),
@@ -301,11 +301,10 @@ impl Credentials {
     }
 }
 
-/// Turns the fields of the backend's answer into those that the client gets: hop-by-hop fields go, all else is
-/// as it came.
+/// Removes the hop-by-hop fields of the backend's response. All other fields are forwarded unchanged.
 ///
 /// # Errors
-/// Says why the answer may not be passed on or believed: two parsers would find its end in different places.
+/// The reason why the response must not be forwarded: two parsers could disagree where it ends.
 pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
     let mut going: Vec<HeaderName> = Vec::new();
     let (mut has_connection, mut names_options, mut has_coding) = (false, false, false);
@@ -315,9 +314,9 @@ pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), 
             lengths.add(value);
         } else if *name == CONNECTION {
             has_connection = true;
-            // What most backends send names nothing: it goes, and nothing else with it.
+            // The usual values name no fields, so only Connection itself is removed.
             names_options |= !matches!(value.as_bytes(), b"keep-alive" | b"close");
-        } else if fate_of_field(name) == Fate::HopByHop {
+        } else if classify_field(name) == FieldClass::HopByHop {
             has_coding |= *name == TRANSFER_ENCODING;
             going.push(name.clone());
         }
@@ -327,7 +326,7 @@ pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), 
     } else if lengths.count > 0 {
         lengths.check(status)?;
         if status == StatusCode::NO_CONTENT {
-            // RFC 9110 section 8.6: it may not be there at all.
+            // RFC 9110 section 8.6: a 204 must not have a Content-Length.
             fields.remove(CONTENT_LENGTH);
         }
     }
@@ -343,7 +342,7 @@ pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), 
     Ok(())
 }
 
-/// The Content-Length fields of an answer. hyper merges equal ones, and reads none of them in an answer to HEAD.
+/// The Content-Length fields of a response. hyper merges equal ones, and ignores them in a response to HEAD.
 #[derive(Default)]
 struct Lengths {
     count: usize,
@@ -355,7 +354,7 @@ impl Lengths {
     fn add(&mut self, value: &HeaderValue) {
         let digits = value.as_bytes();
         self.count += 1;
-        // As many as 64 bits have for sure.
+        // Every number of 19 digits fits into 64 bits.
         self.malformed |= digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit);
         self.is_zero = digits.iter().all(|&digit| digit == b'0');
     }
@@ -370,8 +369,8 @@ impl Lengths {
     }
 }
 
-/// Of an answer with Transfer-Encoding. hyper takes every coding before `chunked`, or in its place, and passes
-/// the body on without its name.
+/// Checks the framing of a response with Transfer-Encoding. hyper accepts any coding before or instead of `chunked`, and
+/// would forward the encoded body without naming the coding.
 fn check_coding(status: StatusCode, fields: &HeaderMap, has_length: bool) -> Result<(), &'static str> {
     if has_length {
         return Err("both Content-Length and Transfer-Encoding");
@@ -384,8 +383,7 @@ fn check_coding(status: StatusCode, fields: &HeaderMap, has_length: bool) -> Res
     }
 }
 
-/// The `X-Request-Id` that a trusted peer gave a request: one of letters, digits, `-`, `_`, `.`, `:`, `/`, `+`
-/// and `=`, at most 128.
+/// The `X-Request-Id` of a trusted peer: one field of at most 128 letters, digits, `-`, `_`, `.`, `:`, `/`, `+` and `=`.
 pub fn trusted_request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
     let value = only(fields, &X_REQUEST_ID)?;
     let is_fit = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
@@ -393,7 +391,7 @@ pub fn trusted_request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
     ((1..=LONGEST_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(is_fit)).then_some(value)
 }
 
-/// The `X-Request-Id` that a client chose, for the log alone: visible ASCII, at most 128 bytes.
+/// The `X-Request-Id` of a client, for the log only: one field of at most 128 bytes of visible ASCII.
 pub fn client_request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
     let value = only(fields, &X_REQUEST_ID)?;
     let bytes = value.as_bytes();
@@ -401,14 +399,8 @@ pub fn client_request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
         .then_some(value)
 }
 
-/// The one value of a field; none where there are several, since two parsers could take two of them.
-pub(super) fn only<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = fields.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
-}
-
-/// Removes the trailer fields that may not pass, in either direction. `trusted_fields` are for heads alone: a proxy
-/// that authenticates a request does so before it sends the request on.
+/// Removes the trailer fields that must not be forwarded, in either direction. A trusted field in trailers is removed,
+/// too: an authenticating proxy sets its fields in the head.
 pub fn prepare_trailers(trailers: &mut HeaderMap, trusted_fields: &TrustedFields) {
     let going: Vec<HeaderName> =
         trailers.keys().filter(|name| !trailer_allowed(name, trusted_fields)).cloned().collect();
@@ -417,15 +409,15 @@ pub fn prepare_trailers(trailers: &mut HeaderMap, trusted_fields: &TrustedFields
     }
 }
 
-/// Whether a trailer field of this name may pass (RFC 9110 section 6.5.1): none that frames, routes,
-/// authenticates or controls a message, and none that may not be in a head.
+/// Whether a trailer field may be forwarded (RFC 9110 section 6.5.1): no field that frames, routes, authenticates or
+/// controls a message, and none that is dropped in a head.
 fn trailer_allowed(field: &HeaderName, trusted_fields: &TrustedFields) -> bool {
     let name = field.as_str();
     !name.starts_with("content-")
         && !name.starts_with("if-")
         && !name.starts_with("access-control-")
-        && trusted_fields.fate(field) == Fate::Passes
-        // A reader that merges trailers into the head would have two.
+        && trusted_fields.classify(field) == FieldClass::Passes
+        // A reader that merges trailers into the head would get a second line.
         && !is_singleton(name)
         && !matches!(
             name,
@@ -453,10 +445,10 @@ fn trailer_allowed(field: &HeaderName, trusted_fields: &TrustedFields) -> bool {
         )
 }
 
-/// Adds the fields that `Connection` lines name (RFC 9110 section 7.6.1) to those that are `going`.
+/// Adds the fields that Connection names (RFC 9110 section 7.6.1) to `going`.
 ///
 /// # Errors
-/// For more than [`MOST_CONNECTION_OPTIONS`]: each costs a look-up, and no message has that many fields to name.
+/// For more than [`MOST_CONNECTION_OPTIONS`]: each costs a lookup, and no message has that many fields.
 fn name_options(
     fields: &HeaderMap,
     trusted_fields: &TrustedFields,
@@ -477,15 +469,6 @@ fn name_options(
         }
     }
     Ok(())
-}
-
-/// The members of a list in every line of a field, without parameters.
-pub(super) fn options<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    fields.get_all(name).iter().flat_map(members)
-}
-
-fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 
 fn method_field(method: &Method) -> HeaderValue {

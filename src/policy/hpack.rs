@@ -1,19 +1,19 @@
-//! What the HTTP/2 library drops from the head of a request before the request is read.
+//! Detects the parts of an HTTP/2 request's head that the h2 library drops.
 //!
-//! h2 cuts `#…` off `:path`, and forgets `:scheme` if there is no `:authority`. HTTP/1.1 refuses both. So header
-//! blocks (RFC 7541) are scanned for these two before h2 has them. Nothing is stored of any other field.
+//! h2 removes a fragment (`#…`) from `:path`, and ignores `:scheme` if `:authority` is missing. The gateway refuses both
+//! in HTTP/1.1. So this scanner checks header blocks (RFC 7541) for these two before h2 reads them. It stores nothing of
+//! other fields.
 //!
-//! What a literal with an indexed name is depends on the dynamic table. Its sizes and evictions do not matter here:
-//! indices count from the newest insertion, only the oldest entries are evicted, and an entry that does not fit
-//! leaves the table empty. So an index that is valid for h2 means the same insertion here, if as many insertions are
-//! remembered as the table can hold entries. Where h2 and this scanner could differ about what is valid, h2 ends the
-//! connection.
+//! The name of a literal can be an index into the dynamic table. The table's size and evictions do not matter here:
+//! indices count from the newest insertion, only the oldest entries are evicted, and an entry that does not fit empties
+//! the table. So if this scanner keeps as many insertions as the table can hold entries, an index that is valid for h2
+//! means the same insertion here. An index that is invalid for h2 ends the connection.
 
 use std::collections::VecDeque;
 
-/// How many entries the dynamic table of 4096 bytes, the default, can hold: each counts for 32 at least (RFC 7541
-/// section 4.1).
-const MOST_ENTRIES: usize = 128;
+/// The largest number of entries in the dynamic table, which has 4096 bytes by default: each entry counts as 32 bytes or
+/// more (RFC 7541 section 4.1).
+const MAX_ENTRIES: usize = 128;
 /// RFC 7541 appendix A.
 const STATIC_ENTRIES: u32 = 61;
 
@@ -23,26 +23,26 @@ const HUFFMAN_SCHEME: &[u8] = b"\xb8\x82\x4e\x5a\x4b";
 const HUFFMAN_HTTP: &[u8] = b"\x9d\x29\xaf";
 const HUFFMAN_HTTPS: &[u8] = b"\x9d\x29\xad\x1f";
 
-/// A header block that no decoder can read.
+/// A header block that no decoder accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed header block")]
 pub struct Malformed;
 
-/// Scans the header blocks of one connection, in the order in which they come.
+/// Scans the header blocks of one connection in their order.
 #[derive(Debug, Default)]
 pub struct Scanner {
-    /// What was inserted into the dynamic table, the newest first.
+    /// The insertions into the dynamic table, the newest first.
     inserted: VecDeque<Field>,
     at: At,
-    /// Of the literal that is being read.
+    /// Whether the current literal is inserted into the table.
     inserts: bool,
     name: Name,
     text: Text,
-    /// What the block has of which a part would be dropped.
+    /// The first field of the block of which h2 drops a part.
     dropped: Option<Name>,
 }
 
-/// The fields that are looked at.
+/// The checked fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Name {
     Path,
@@ -54,7 +54,7 @@ enum Name {
 #[derive(Clone, Copy, Debug)]
 struct Field {
     name: Name,
-    /// Whether h2 would drop a part of the value.
+    /// Whether h2 drops a part of the value.
     is_odd: bool,
 }
 
@@ -67,11 +67,11 @@ enum At {
     Integer { value: u32, shift: u32, of: Integer },
     /// The first byte of a string's length.
     Length(Part),
-    /// So many bytes of a string.
+    /// In a string with `left` bytes to come.
     Text { left: u32, of: Part },
 }
 
-/// What an integer is.
+/// The meaning of an integer.
 #[derive(Clone, Copy, Debug)]
 enum Integer {
     /// The index of a whole field.
@@ -92,10 +92,10 @@ enum Part {
 }
 
 impl Scanner {
-    /// Reads on in a block.
+    /// Continues to scan a block.
     ///
     /// # Errors
-    /// [`Malformed`] for an integer that is longer than a decoder has to take.
+    /// [`Malformed`] for an integer that is longer than decoders must accept.
     pub fn read(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
         while let Some((&byte, rest)) = bytes.split_first() {
             match self.at {
@@ -114,7 +114,7 @@ impl Scanner {
                     let value = value + (u32::from(byte & 0x7f) << shift);
                     match (byte & 0x80, shift) {
                         (0, _) => self.end_integer(value, of),
-                        // h2 takes four further bytes, too.
+                        // h2 accepts four further bytes, too.
                         (_, 21..) => return Err(Malformed),
                         (_, _) => self.at = At::Integer { value, shift: shift + 7, of },
                     }
@@ -142,7 +142,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// Ends the block, and tells what h2 would drop of it: a refusal's text, for the log.
+    /// Ends the block. Returns the reason to refuse it, for the log, if h2 drops a part of it.
     ///
     /// # Errors
     /// [`Malformed`] if it ends within a field.
@@ -172,7 +172,7 @@ impl Scanner {
     fn end_integer(&mut self, value: u32, of: Integer) {
         self.at = match of {
             Integer::Field => {
-                self.note(self.field(value));
+                self.check(self.field(value));
                 At::Field
             }
             Integer::Name if value == 0 => At::Length(Part::Name),
@@ -180,7 +180,7 @@ impl Scanner {
                 self.name = self.field(value).name;
                 At::Length(Part::Value)
             }
-            // Where it makes the table smaller, what is evicted is the oldest.
+            // A smaller table evicts the oldest entries, which does not matter here.
             Integer::TableSize => At::Field,
             Integer::Length { of, is_huffman } => {
                 self.text = Text { is_huffman, ..Text::default() };
@@ -214,16 +214,16 @@ impl Scanner {
                 };
                 let field = Field { name: self.name, is_odd };
                 if self.inserts {
-                    self.inserted.truncate(MOST_ENTRIES - 1);
+                    self.inserted.truncate(MAX_ENTRIES - 1);
                     self.inserted.push_front(field);
                 }
-                self.note(field);
+                self.check(field);
                 self.at = At::Field;
             }
         }
     }
 
-    /// RFC 7541 section 2.3.3. What is in neither table is an error that h2 finds.
+    /// Looks up an index (RFC 7541 section 2.3.3). h2 rejects an index outside both tables.
     fn field(&self, index: u32) -> Field {
         let name = match index {
             4 | 5 => Name::Path,
@@ -235,48 +235,48 @@ impl Scanner {
         inserted.copied().unwrap_or(Field { name, is_odd: false })
     }
 
-    fn note(&mut self, field: Field) {
+    fn check(&mut self, field: Field) {
         if field.is_odd {
             self.dropped.get_or_insert(field.name);
         }
     }
 }
 
-/// A string that is being read: its first bytes, and whether there is a `#` in it.
+/// The string that is being scanned: its first bytes, and whether it contains a `#`.
 #[derive(Debug, Default)]
 struct Text {
     is_huffman: bool,
     start: [u8; 8],
-    /// How many bytes have come.
+    /// The number of scanned bytes.
     length: usize,
     has_hash: bool,
-    /// Of the Huffman code, the last bits that have come, and how many of them are not decoded.
+    /// The last scanned bits of the Huffman code, and how many of them are not decoded.
     bits: u64,
     undecoded: u32,
 }
 
 impl Text {
-    fn read(&mut self, bytes: &[u8], looks_for_hash: bool) {
+    fn read(&mut self, bytes: &[u8], find_hash: bool) {
         if let Some(free) = self.start.get_mut(self.length..) {
             let length = free.len().min(bytes.len());
             free[..length].copy_from_slice(&bytes[..length]);
         }
         self.length += bytes.len();
-        if looks_for_hash {
+        if find_hash {
             self.has_hash |=
                 if self.is_huffman { self.decode(bytes) } else { memchr::memchr(b'#', bytes).is_some() };
         }
     }
 
-    /// Whether this is the whole string.
+    /// Whether the whole string equals `raw`, whose Huffman code is `huffman`.
     fn is(&self, raw: &[u8], huffman: &[u8]) -> bool {
         self.start.get(..self.length) == Some(if self.is_huffman { huffman } else { raw })
     }
 
-    /// Whether a `#` ends in these bytes of a Huffman code.
+    /// Whether the code of a `#` ends in these bytes.
     ///
-    /// The code is canonical: how long a symbol is follows from the size of the bits that it begins with, so that no
-    /// symbol but `#` has to be known.
+    /// The code is canonical: the length of a symbol follows from the numeric value of its first bits. So no symbol other
+    /// than `#` needs a table entry.
     fn decode(&mut self, bytes: &[u8]) -> bool {
         const HASH: u64 = 0xffa;
         const HASH_BITS: u32 = 12;
@@ -284,7 +284,7 @@ impl Text {
         for &byte in bytes {
             self.bits = self.bits << 8 | u64::from(byte);
             self.undecoded += 8;
-            // Bits that have not come yet are taken for zeros: a symbol that would end before them is whole.
+            // Missing bits are zeros in `window`. A symbol that ends before them is complete.
             while self.undecoded > 0 {
                 let window = self.bits << (64 - self.undecoded);
                 let length = symbol_bits(window);
@@ -299,15 +299,15 @@ impl Text {
     }
 }
 
-/// How many bits the first symbol has in bits that begin at the left.
+/// The length in bits of the first symbol of `window`, which begins at the most significant bit.
 fn symbol_bits(window: u64) -> u32 {
-    // At most 30, and so 37 undecoded ones.
+    // At most 30, so that at most 37 bits are undecoded and fit into 64.
     SYMBOLS.iter().find(|(end, _)| window < *end).map_or(30, |&(_, bits)| bits)
 }
 
-/// RFC 7541 appendix B: below which bits symbols have no more than so many bits.
+/// RFC 7541 appendix B: for each length of symbols, the exclusive upper bound of their first bits, and the length.
 const SYMBOLS: [(u64, u32); 20] = {
-    // How many symbols there are of how many bits, the shortest first.
+    // The lengths in bits, ascending, and the number of symbols of each.
     let counts: [(u32, u64); 20] = [
         (5, 10),
         (6, 26),

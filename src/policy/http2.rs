@@ -1,33 +1,33 @@
-//! From the head of an HTTP/2 request (RFC 9113 section 8.3) to that of the HTTP/1.1 request that says the same.
+//! Translates the head of an HTTP/2 request (RFC 9113 section 8.3) to that of the equivalent HTTP/1.1 request.
 //!
-//! What follows then decides on either in the same way. h2 has refused what breaks the rules of frames and of
-//! fields; here it is what HTTP/1 refuses of a head, by the same code and within the same bounds.
+//! So all later code handles both versions in the same way. h2 has already refused violations of HTTP/2's rules for frames
+//! and fields. This module refuses what HTTP/1 refuses in a head, with the same code and the same limits.
 
 use http::header::{CONTENT_LENGTH, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Uri};
 
 use super::framing::{self, Bounds};
+use super::joined_lines::join_lines;
 use super::refusal::Refusal;
-use super::singleton::join_lines;
 use super::target;
 
-/// Of a line of a head: a name's `: ` and the line's end.
+/// The bytes of a field line in addition to name and value: `: ` and CRLF.
 const LINE: usize = 4;
-/// Of a request line and a head: two spaces, the version, and the ends of the line and of the head.
+/// The bytes of a request line and a head in addition to method and target: two spaces, the version, and two CRLFs.
 const REQUEST_LINE: usize = 14;
 
-/// Stands among a request's extensions if h2 has dropped a part of its head: the refusal's text, for the log.
+/// A request extension: h2 has dropped a part of the head. Holds the reason of the refusal, for the log.
 #[derive(Clone, Copy, Debug)]
 pub struct DroppedPart(pub &'static str);
 
-/// Turns the head into that of HTTP/1.1: an origin-form target, `Host` for `:authority`, one Cookie field.
+/// Translates a head to HTTP/1.1: an origin-form target, `Host` for `:authority`, one Cookie field.
 ///
 /// # Errors
-/// [`Refusal::BadRequest`] if a part of the head was [dropped](DroppedPart); for an `:authority` that is malformed or
-/// differs from Host, for a `:path` that is no path, for white space around a field's value, and for a Content-Length
-/// that HTTP/1 would refuse; [`Refusal::UriTooLong`] and [`Refusal::HeaderFieldsTooLarge`] for what is beyond `bounds`,
-/// of which the head is measured as it would be in HTTP/1.1.
+/// [`Refusal::BadRequest`] if a part of the head was [dropped](DroppedPart), if `:authority` is malformed or differs from
+/// Host, if `:path` is no path, if white space surrounds a field's value, and for a Content-Length that HTTP/1 refuses.
+/// [`Refusal::UriTooLong`] and [`Refusal::HeaderFieldsTooLarge`] if `bounds` are exceeded by the size that the head has in
+/// HTTP/1.1.
 pub fn translate(head: &mut Parts, bounds: &Bounds) -> Result<(), Refusal> {
     if let Some(DroppedPart(why)) = head.extensions.get() {
         return Err(Refusal::BadRequest(why));
@@ -38,7 +38,8 @@ pub fn translate(head: &mut Parts, bounds: &Bounds) -> Result<(), Refusal> {
         return Err(NO_PATH);
     }
     check_values(&head.headers)?;
-    // RFC 9113 section 8.2.3: a client may send each cookie in a field of its own. Measured is what is forwarded.
+    // RFC 9113 section 8.2.3: a client may send each cookie in a field of its own. Joined first, since the limits hold for
+    // the forwarded fields.
     join_lines(&mut head.headers);
     if let Some(authority) = head.uri.authority() {
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| target::MALFORMED_AUTHORITY)?;
@@ -47,7 +48,7 @@ pub fn translate(head: &mut Parts, bounds: &Bounds) -> Result<(), Refusal> {
         } else {
             target::check_authority(&head.uri, &host)?;
         }
-        // RFC 9113 section 8.3.1: whatever spelling Host had.
+        // RFC 9113 section 8.3.1: `:authority` replaces Host.
         head.headers.insert(HOST, host);
     }
     let fields: usize =
@@ -62,7 +63,7 @@ pub fn translate(head: &mut Parts, bounds: &Bounds) -> Result<(), Refusal> {
 
 const NO_PATH: Refusal = Refusal::BadRequest("`:path` that is no path");
 
-/// What a reader of lines would take for another value or another length.
+/// Refuses values and lengths that an HTTP/1 parser would read differently.
 fn check_values(fields: &HeaderMap) -> Result<(), Refusal> {
     for value in fields.values() {
         if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value.as_bytes() {

@@ -1,4 +1,4 @@
-//! Who is calling, in the fields that tell the backend.
+//! `identity_headers`: the fields that describe the token to the backend.
 
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -17,7 +17,7 @@ pub const X_TOKEN_ABILITIES: HeaderName = HeaderName::from_static("x-token-abili
 /// `X-Workspace-Id`
 pub const X_WORKSPACE_ID: HeaderName = HeaderName::from_static("x-workspace-id");
 
-/// What of a token the backend can be told.
+/// A field that describes the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IdentityHeader {
     /// `X-Token-Id`
@@ -30,41 +30,41 @@ pub enum IdentityHeader {
     WorkspaceId,
 }
 
-/// What is known of a token.
+/// The properties of a token, as introspection reports them.
 #[derive(Clone, Copy, Debug)]
 pub struct Described<'a> {
-    /// Its id.
+    /// The id.
     pub id: &'a str,
-    /// Its name, where it has one.
+    /// The name; `None` if unknown.
     pub name: Option<&'a str>,
-    /// What it may do.
+    /// The abilities.
     pub abilities: &'a Abilities,
-    /// Its workspace, where the introspector names one.
+    /// The workspace; `None` if unknown.
     pub workspace_id: Option<&'a str>,
 }
 
-/// The fields that tell the backend of one token, written once and cloned into its requests.
+/// The fields that describe one token. Encoded once and cloned into its requests.
 #[derive(Clone, Debug)]
 pub struct Identity(Rc<[(HeaderName, HeaderValue)]>);
 
 impl Identity {
-    /// The wanted fields of a token. What is not known has no field; a token without abilities has an empty one.
+    /// Encodes the `wanted` fields of a token. Unknown values are omitted; a token without abilities has an empty field.
     ///
-    /// Values are percent-encoded but for visible ASCII other than `%` and `,`: no two tokens look the same,
-    /// nothing in a name ends the field or is trimmed, and `rawurldecode` gives back what introspection said.
+    /// All bytes except visible ASCII other than `%` and `,` are percent-encoded. So different tokens have different
+    /// values, nothing in a name ends the field or is trimmed, and PHP's `rawurldecode` restores the value.
     ///
     /// # Errors
-    /// [`Refusal::InternalError`] where a value cannot stand in a field. Encoded, none is like that.
+    /// [`Refusal::InternalError`] if a value is invalid in a field. Encoded values never are.
     pub fn new(wanted: &[IdentityHeader], token: Described<'_>) -> Result<Self, Refusal> {
         let fields = wanted.iter().filter_map(|wanted| {
             Some(match wanted {
-                IdentityHeader::Id => (X_TOKEN_ID, encoded([token.id])),
-                IdentityHeader::Name => (X_TOKEN_NAME, encoded([token.name?])),
-                // An empty one allows nothing, and would only hide among the spaces.
+                IdentityHeader::Id => (X_TOKEN_ID, encode([token.id])),
+                IdentityHeader::Name => (X_TOKEN_NAME, encode([token.name?])),
+                // An empty ability allows nothing, and would not be visible between the spaces.
                 IdentityHeader::Abilities => {
-                    (X_TOKEN_ABILITIES, encoded(token.abilities.names().filter(|name| !name.is_empty())))
+                    (X_TOKEN_ABILITIES, encode(token.abilities.names().filter(|name| !name.is_empty())))
                 }
-                IdentityHeader::WorkspaceId => (X_WORKSPACE_ID, encoded([token.workspace_id?])),
+                IdentityHeader::WorkspaceId => (X_WORKSPACE_ID, encode([token.workspace_id?])),
             })
         });
         let fields = fields.map(|(name, value)| match HeaderValue::try_from(value) {
@@ -74,14 +74,13 @@ impl Identity {
         Ok(Self(fields.collect::<Result<_, _>>()?))
     }
 
-    /// The fields.
     pub(super) fn fields(&self) -> &[(HeaderName, HeaderValue)] {
         &self.0
     }
 }
 
-/// The words, separated by spaces, each without a space in it.
-fn encoded<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+/// Encodes words and separates them by spaces. Encoded words contain no space.
+fn encode<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let mut text = String::new();
     for (number, word) in words.into_iter().enumerate() {
         if number > 0 {
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_has_no_field() {
+    fn unknown_values_are_omitted() {
         let nothing = Abilities::default();
         let token = Described { id: "17", name: None, abilities: &nothing, workspace_id: None };
         let expected =
@@ -149,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_comes_back_as_it_was(name in any::<String>()) {
+        fn decoding_restores_the_name(name in any::<String>()) {
             let nothing = Abilities::default();
             let token = Described { id: "", name: Some(&name), abilities: &nothing, workspace_id: None };
             let sent = lines(&[IdentityHeader::Name], token).remove(0).1;
@@ -158,7 +157,7 @@ mod tests {
         }
 
         #[test]
-        fn abilities_come_back_as_they_were(names in prop::collection::btree_set("[ -~é\n]{1,6}", 0..5)) {
+        fn decoding_restores_the_abilities(names in prop::collection::btree_set("[ -~é\n]{1,6}", 0..5)) {
             let abilities = Abilities::new(names.iter().map(String::as_str));
             let token = Described { id: "", name: None, abilities: &abilities, workspace_id: None };
             let sent = lines(&[IdentityHeader::Abilities], token).remove(0).1;

@@ -1,4 +1,4 @@
-//! The ability map: built once, immutable, and asked once per request.
+//! The compiled ability map.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -10,59 +10,43 @@ use super::path::{CanonicalPath, decoded};
 use super::refusal::Refusal;
 use super::route::{Pattern, RouteError, Segment};
 use super::shadow::Mode;
+use super::source_location::SourceLocation;
 use super::target::{METHODS, method_number};
 
-/// What becomes of a path that no route matches.
+/// The decision on paths that no route matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unmapped {
-    /// Refused.
+    /// The request is refused.
     #[default]
     Deny,
-    /// Forwarded with any active token.
+    /// The request is forwarded with any active token.
     Authenticated,
 }
 
-/// Where in a file a rule stands, for `explain`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The file as it was named.
-    pub file: std::sync::Arc<str>,
-    /// From 1.
-    pub line: usize,
-    /// From 1, in characters.
-    pub column: usize,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}:{}:{}", self.file, self.line, self.column)
-    }
-}
-
-/// One method of one route.
+/// The rule for one method of a route.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// What it asks for.
+    /// The requirement.
     pub requirement: Requirement,
-    /// Where it is written.
-    pub place: Option<Place>,
+    /// Its location in a file.
+    pub place: Option<SourceLocation>,
 }
 
-/// What a route says beside its methods.
+/// The options of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RouteOptions {
-    /// `body`: the most that a request's body may have, in bytes, instead of `limits.body`.
+    /// `body`: the largest request body in bytes; `None` for `limits.body`.
     pub body: Option<u64>,
-    /// `mode`: whether what the map refuses here is refused, instead of the global `mode`.
+    /// `mode`: whether refusals are enforced; `None` for the global `mode`.
     pub mode: Option<Mode>,
 }
 
-/// A route: a pattern and a rule for each of its methods.
+/// A pattern with options and a rule for each of its methods.
 #[derive(Clone, Debug)]
 pub struct Route {
     pattern: Pattern,
     options: RouteOptions,
-    /// By the method's place in [`METHODS`].
+    /// Indexed by [`method_number`].
     rules: [Option<Rule>; METHODS.len()],
 }
 
@@ -70,7 +54,7 @@ impl Route {
     fn new(
         pattern: Pattern,
         options: RouteOptions,
-        methods: impl IntoIterator<Item = (Method, Requirement, Option<Place>)>,
+        methods: impl IntoIterator<Item = (Method, Requirement, Option<SourceLocation>)>,
     ) -> Result<Self, RouteError> {
         let mut rules = [const { None }; METHODS.len()];
         for (method, requirement, place) in methods {
@@ -83,28 +67,28 @@ impl Route {
         Ok(Self { pattern, options, rules })
     }
 
-    /// Its pattern.
+    /// The pattern.
     pub const fn pattern(&self) -> &Pattern {
         &self.pattern
     }
 
-    /// What it says beside its methods.
+    /// The options.
     pub const fn options(&self) -> &RouteOptions {
         &self.options
     }
 
-    /// Its pattern as written, such as `/api/v2/items/{id}`.
+    /// The pattern as written, such as `/api/v2/items/{id}`.
     pub fn template(&self) -> &str {
         self.pattern.template()
     }
 
-    /// Its methods and their rules in the order of [`METHODS`], implied HEAD left out.
+    /// The methods and their rules in the order of [`METHODS`], without implied HEAD.
     pub fn rules(&self) -> impl Iterator<Item = (&'static Method, &Rule)> {
         static LISTED: [Method; METHODS.len()] = METHODS;
         LISTED.iter().zip(&self.rules).filter_map(|(method, rule)| Some((method, rule.as_ref()?)))
     }
 
-    /// The rule for a method. HEAD follows GET unless it is named.
+    /// The rule for a method. HEAD uses the rule for GET unless it has its own.
     pub fn rule(&self, method: &Method) -> Option<&Rule> {
         let rule = self.rules[method_number(method)?].as_ref();
         if *method == Method::HEAD { rule.or_else(|| self.rule(&Method::GET)) } else { rule }
@@ -115,21 +99,21 @@ impl Route {
 #[derive(Debug)]
 pub struct AbilityMap {
     unmapped: Unmapped,
-    /// Of what has none of its own.
+    /// The mode of routes without one, and of unmapped paths.
     mode: Mode,
-    /// What `unmapped: authenticated` asks for.
+    /// The requirement of `unmapped: authenticated`.
     authenticated: Requirement,
     /// In matching order.
     routes: Box<[Route]>,
     root: Node,
 }
 
-/// What the map says about a method and a path.
+/// The result of looking up a method and a path.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'map> {
-    /// A route, and its rule for the method.
+    /// A route has a rule for the method.
     Rule {
-        /// The number of the route: its index among [`AbilityMap::templates`].
+        /// The number of the route: its index in [`AbilityMap::routes`].
         route: usize,
         /// The rule.
         rule: &'map Rule,
@@ -144,7 +128,7 @@ pub enum Found<'map> {
 }
 
 impl Found<'_> {
-    /// The number of the route, where one matches.
+    /// The number of the route; `None` if no route matches.
     pub const fn route(&self) -> Option<usize> {
         match self {
             Self::Rule { route, .. } | Self::NoMethod { route } => Some(*route),
@@ -153,12 +137,12 @@ impl Found<'_> {
     }
 }
 
-/// The patterns that share their first segments.
+/// A node of the trie of patterns: the patterns with the same first segments.
 #[derive(Debug, Default)]
 pub(super) struct Node {
     /// The route whose pattern ends here.
     pub(super) route: Option<usize>,
-    /// Sorted by their segment.
+    /// The decoded literals that may follow, sorted.
     literals: Vec<(Box<[u8]>, Node)>,
     pub(super) parameter: Option<Box<Node>>,
     /// The route whose pattern ends here with `{*rest}`.
@@ -184,8 +168,8 @@ impl Node {
         }
     }
 
-    /// The most specific route for the segments that remain, none for the end of the path. Visits each node
-    /// at most once, since a node is reached by one way only.
+    /// The most specific route for the remaining segments, `None` at the end of the path. Visits each node at most once,
+    /// since the trie has one path to it.
     fn find(&self, remaining: Option<&[u8]>) -> Option<usize> {
         let Some(remaining) = remaining else { return self.route };
         let mut is_encoded = false;
@@ -203,8 +187,8 @@ impl Node {
             .or(self.rest)
     }
 
-    /// The literals that may come next, decoded.
-    pub(super) fn named(&self) -> impl Iterator<Item = &[u8]> {
+    /// The decoded literals that may follow.
+    pub(super) fn literals(&self) -> impl Iterator<Item = &[u8]> {
         self.literals.iter().map(|(literal, _)| &**literal)
     }
 
@@ -219,14 +203,14 @@ impl Node {
 }
 
 impl Default for AbilityMap {
-    /// The map without a route, which denies everything.
+    /// The map without routes, which denies every request.
     fn default() -> Self {
         MapBuilder::default().build()
     }
 }
 
 impl AbilityMap {
-    /// What the map says of `method` on `path`. Allocates nothing.
+    /// Looks up `method` and `path`. Allocates nothing.
     pub fn find<'map>(&'map self, method: &Method, path: &CanonicalPath<'_>) -> Found<'map> {
         let Some(below_root) = path.as_str().strip_prefix('/') else { return Found::NoRoute };
         let remaining = (!below_root.is_empty()).then_some(below_root.as_bytes());
@@ -234,7 +218,7 @@ impl AbilityMap {
     }
 
     /// Refuses a path with a segment that [names the front controller](CanonicalPath::names_front_controller), unless
-    /// the route that matches it has that segment as a literal: `{id}`, `{*rest}` and `unmapped` do not stand for it.
+    /// the matching route has that segment as a literal. `{id}`, `{*rest}` and `unmapped` do not match such a segment.
     ///
     /// # Errors
     /// [`Refusal::BadRequest`], for every method.
@@ -250,7 +234,7 @@ impl AbilityMap {
         }
     }
 
-    /// What the map says of `method` on a path for which it finds the route with this number, or none.
+    /// The result for `method` on a path that matches the route with this number, or no route.
     pub fn found(&self, route: Option<usize>, method: &Method) -> Found<'_> {
         match route {
             Some(route) => match self.routes[route].rule(method) {
@@ -265,7 +249,7 @@ impl AbilityMap {
         &self.root
     }
 
-    /// What must be satisfied by a request of which the map says `found`.
+    /// The requirement of a request for which [`find`](Self::find) returned `found`.
     ///
     /// # Errors
     /// [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] and [`Refusal::Denied`] if no token can satisfy the
@@ -284,7 +268,7 @@ impl AbilityMap {
         }
     }
 
-    /// What a route that was `found` says beside its methods; what a route without options does where there is none.
+    /// The options of the found route; the defaults without a route.
     pub fn options(&self, found: &Found<'_>) -> RouteOptions {
         found
             .route()
@@ -292,27 +276,27 @@ impl AbilityMap {
             .map_or_else(RouteOptions::default, |it| it.options)
     }
 
-    /// Whether it is enforced what the map refuses of a request of which it says `found`.
+    /// Whether refusals of a request for which [`find`](Self::find) returned `found` are enforced.
     pub fn mode(&self, found: &Found<'_>) -> Mode {
         self.options(found).mode.unwrap_or(self.mode)
     }
 
-    /// The mode of routes without one of their own, and of paths that no route matches.
+    /// The mode of routes without one of their own, and of unmapped paths.
     pub const fn default_mode(&self) -> Mode {
         self.mode
     }
 
-    /// Whether there is anything that is not enforced.
+    /// Whether any route or the default is in shadow mode.
     pub fn is_shadowed(&self) -> bool {
         self.mode == Mode::Shadow || self.routes.iter().any(|route| route.options.mode == Some(Mode::Shadow))
     }
 
-    /// What becomes of a path that no route matches.
+    /// The decision on paths that no route matches.
     pub const fn unmapped(&self) -> Unmapped {
         self.unmapped
     }
 
-    /// The routes by their numbers, which is the order of matching.
+    /// The routes in matching order, indexed by their numbers.
     pub fn routes(&self) -> impl ExactSizeIterator<Item = &Route> {
         self.routes.iter()
     }
@@ -322,24 +306,24 @@ impl AbilityMap {
         self.routes.get(number)
     }
 
-    /// The routes' templates as written, such as `/api/v2/items/{id}`, by their numbers.
+    /// The templates of the routes, such as `/api/v2/items/{id}`, indexed by their numbers.
     pub fn templates(&self) -> impl ExactSizeIterator<Item = &str> {
         self.routes.iter().map(Route::template)
     }
 }
 
-/// Gathers the routes of an [`AbilityMap`].
+/// Builds an [`AbilityMap`].
 #[derive(Debug, Default)]
 pub struct MapBuilder {
     unmapped: Unmapped,
     mode: Mode,
-    routes: BTreeMap<Pattern, Gathered>,
+    routes: BTreeMap<Pattern, AddedRoute>,
 }
 
 #[derive(Debug)]
-struct Gathered {
+struct AddedRoute {
     route: Route,
-    /// Whether it came by [`MapBuilder::replace`].
+    /// Whether [`MapBuilder::replace`] added it.
     replaces: bool,
 }
 
@@ -349,47 +333,46 @@ impl MapBuilder {
         Self { unmapped, mode: Mode::default(), routes: BTreeMap::new() }
     }
 
-    /// The mode of what has none of its own; without this it is [`Mode::Enforce`].
+    /// Sets the default mode, initially [`Mode::Enforce`].
     pub fn in_mode(self, mode: Mode) -> Self {
         Self { mode, ..self }
     }
 
-    /// Adds a route of the file that others may replace.
+    /// Adds a route that [`replace`](Self::replace) may replace.
     ///
     /// # Errors
-    /// [`RouteError`] for a mistake in the pattern or the methods, or where a route that matches the same paths
-    /// is there already; the builder is as it was then.
+    /// [`RouteError`] for an invalid pattern or method, or if a route for the same paths exists. The builder is unchanged
+    /// then.
     pub fn route(
         &mut self,
         pattern: &str,
-        methods: impl IntoIterator<Item = (Method, Requirement, Option<Place>)>,
+        methods: impl IntoIterator<Item = (Method, Requirement, Option<SourceLocation>)>,
     ) -> Result<(), RouteError> {
         self.route_with(pattern, RouteOptions::default(), methods)
     }
 
-    /// The same with options.
+    /// Adds a route with options that [`replace`](Self::replace) may replace.
     ///
     /// # Errors
-    /// As for [`route`](Self::route).
+    /// See [`route`](Self::route).
     pub fn route_with(
         &mut self,
         pattern: &str,
         options: RouteOptions,
-        methods: impl IntoIterator<Item = (Method, Requirement, Option<Place>)>,
+        methods: impl IntoIterator<Item = (Method, Requirement, Option<SourceLocation>)>,
     ) -> Result<(), RouteError> {
         self.add(pattern, options, methods, false).map(drop)
     }
 
-    /// Adds a route that replaces the equal one of [`route`](Self::route) as a whole, and gives back what it
-    /// replaced.
+    /// Adds a route that replaces the equal one of [`route`](Self::route) as a whole. Returns the replaced route.
     ///
     /// # Errors
-    /// As for [`route`](Self::route), but that only a route which itself came by `replace` is in the way.
+    /// See [`route`](Self::route). Of equal routes only one that `replace` added is an error.
     pub fn replace(
         &mut self,
         pattern: &str,
         options: RouteOptions,
-        methods: impl IntoIterator<Item = (Method, Requirement, Option<Place>)>,
+        methods: impl IntoIterator<Item = (Method, Requirement, Option<SourceLocation>)>,
     ) -> Result<Option<Route>, RouteError> {
         self.add(pattern, options, methods, true)
     }
@@ -398,18 +381,18 @@ impl MapBuilder {
         &mut self,
         pattern: &str,
         options: RouteOptions,
-        methods: impl IntoIterator<Item = (Method, Requirement, Option<Place>)>,
+        methods: impl IntoIterator<Item = (Method, Requirement, Option<SourceLocation>)>,
         replaces: bool,
     ) -> Result<Option<Route>, RouteError> {
         let pattern = Pattern::parse(pattern)?;
         let route = Route::new(pattern.clone(), options, methods)?;
         match self.routes.entry(pattern) {
             Entry::Vacant(entry) => {
-                entry.insert(Gathered { route, replaces });
+                entry.insert(AddedRoute { route, replaces });
                 Ok(None)
             }
             Entry::Occupied(mut entry) if replaces && !entry.get().replaces => {
-                Ok(Some(entry.insert(Gathered { route, replaces }).route))
+                Ok(Some(entry.insert(AddedRoute { route, replaces }).route))
             }
             Entry::Occupied(entry) => {
                 let earlier = &entry.get().route;
@@ -421,10 +404,10 @@ impl MapBuilder {
         }
     }
 
-    /// The map.
+    /// Compiles the map.
     pub fn build(self) -> AbilityMap {
         let Self { unmapped, mode, routes } = self;
-        let routes: Box<[Route]> = routes.into_values().map(|gathered| gathered.route).collect();
+        let routes: Box<[Route]> = routes.into_values().map(|added| added.route).collect();
         let mut root = Node::default();
         for (number, route) in routes.iter().enumerate() {
             root.insert(route.pattern.segments(), number);
@@ -441,7 +424,7 @@ mod tests {
 
     type Written<'a> = &'a [(&'a str, &'a [(&'a str, &'a str)])];
 
-    fn methods(written: &[(&str, &str)]) -> Vec<(Method, Requirement, Option<Place>)> {
+    fn methods(written: &[(&str, &str)]) -> Vec<(Method, Requirement, Option<SourceLocation>)> {
         written
             .iter()
             .map(|(method, word)| (method.parse().unwrap(), Requirement::from_word(word).unwrap(), None))
@@ -467,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_route_wins_whatever_the_order() {
+    fn most_specific_route_wins_in_any_order() {
         let mut routes: Vec<(&str, &[(&str, &str)])> = vec![
             ("/", &[("GET", "root")]),
             ("/{*rest}", &[("GET", "all")]),
@@ -501,17 +484,17 @@ mod tests {
                 ("GET", "/api/items/5", "/api/items/{id} read"),
                 ("GET", "/api/items/%2B", "/api/items/{id} read"),
                 ("GET", "/api/items/search", "/api/items/search search"),
-                // No falling through to `{id}`, which would delete the item 'search'.
+                // No fallback to `{id}`, which would delete the item `search`.
                 ("DELETE", "/api/items/search", "/api/items/search -"),
                 ("DELETE", "/api/items/searchx", "/api/items/{id} delete"),
                 ("HEAD", "/api/items/5/restore", "/api/items/{id}/restore deny"),
-                // Back from the literal `search` to `{id}`, and from there to `{*rest}`.
+                // Backtracks from the literal `search` to `{id}`, and from there to `{*rest}`.
                 ("POST", "/api/items/search/restore", "/api/items/{id}/restore restore"),
                 ("GET", "/api/items/search/1/deep", "/api/items/search/{x}/deep deep"),
                 ("GET", "/api/items/search/1/flat", "/api/{*rest} api"),
                 ("GET", "/api/other/5/restore", "/api/{kind}/5/restore kind"),
                 ("GET", "/api/other/6/restore", "/api/{*rest} api"),
-                // The backend decodes before it compares.
+                // The backend decodes a path before it matches routes.
                 ("POST", "/api/items:scan", "/api/items:scan scan"),
                 ("POST", "/api/items%3Ascan", "/api/items:scan scan"),
                 ("POST", "/api/items%3ascan", "/api/items:scan scan"),
@@ -524,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rest_is_not_empty() {
+    fn rest_matches_at_least_one_segment() {
         let map = map(Unmapped::Deny, &[("/a/{*rest}", &[("GET", "x")]), ("/b/{id}", &[("GET", "y")])]);
         for (path, expected) in [
             ("/a", "-"),
@@ -540,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_token_can_have_is_refused_before_introspection() {
+    fn requirement_is_a_refusal_if_no_token_can_satisfy_the_map() {
         let routes: Written<'_> = &[("/up", &[("GET", "public"), ("PUT", "deny"), ("POST", "a")])];
         for (unmapped, method, path, expected) in [
             (Unmapped::Deny, "GET", "/up", Ok("public")),
@@ -561,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_of_a_server_wide_options_has_no_route() {
+    fn options_asterisk_has_no_route() {
         let map = map(Unmapped::Deny, &[("/{*rest}", &[("OPTIONS", "a")]), ("/", &[("OPTIONS", "a")])]);
         assert!(matches!(map.find(&Method::OPTIONS, &CanonicalPath::asterisk()), Found::NoRoute));
     }
@@ -592,9 +575,9 @@ mod tests {
     }
 
     #[test]
-    fn equal_routes_are_a_mistake_within_one_file() {
-        let place = Some(Place { file: "a.yaml".into(), line: 3, column: 5 });
-        let rule = |place: &Option<Place>| [(Method::GET, Requirement::public(), place.clone())];
+    fn equal_routes_of_one_file_are_an_error() {
+        let place = Some(SourceLocation { file: "a.yaml".into(), line: 3, column: 5 });
+        let rule = |place: &Option<SourceLocation>| [(Method::GET, Requirement::public(), place.clone())];
         let mut builder = MapBuilder::default();
         builder.route("/a/{id}", rule(&place)).unwrap();
         builder.route("/b", rule(&None)).unwrap();
@@ -615,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_are_those_that_are_served_and_each_there_once() {
+    fn unsupported_and_duplicate_methods_are_errors() {
         let mut builder = MapBuilder::default();
         for (written, error) in [
             (&[("TRACE", "a")][..], RouteError::Method(Method::TRACE)),
@@ -628,7 +611,7 @@ mod tests {
         assert!(builder.route("/a", methods(&[("GET", "a")])).is_ok(), "nothing was added before");
     }
 
-    /// The contract's rule, said naively: of the patterns that match, the least.
+    /// The rule of the contract: the least of the matching patterns.
     fn naive<'a>(templates: &'a [String], path: &str) -> Option<&'a str> {
         let segments: Vec<&str> = path[1..].split('/').collect();
         let matches = |template: &str| {
@@ -650,7 +633,7 @@ mod tests {
     }
 
     fn templates() -> impl Strategy<Value = Vec<String>> {
-        // A parameter is called after its depth, as matchit wants it.
+        // Parameters are named by depth: matchit requires equal names for equal positions.
         let segment = prop_oneof![3 => Just("a"), 2 => Just("b"), 2 => Just("{}")];
         let template =
             (proptest::collection::vec(segment, 1..5), any::<bool>()).prop_map(|(segments, rest)| {
@@ -670,7 +653,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_map_agrees_with_a_naive_matcher_and_with_matchit(
+        fn lookup_agrees_with_a_naive_matcher_and_with_matchit(
             templates in templates(),
             paths in proptest::collection::vec("(/[abc]){1,6}", 1..24),
         ) {
@@ -683,11 +666,11 @@ mod tests {
             let accepted = templates.iter().all(|template| router.insert(template, template).is_ok());
             for path in &paths {
                 let expected = naive(&templates, path);
-                let answer = match map.find(&Method::GET, &CanonicalPath::new(path).unwrap()) {
+                let found = match map.find(&Method::GET, &CanonicalPath::new(path).unwrap()) {
                     Found::Rule { route, .. } => map.templates().nth(route),
                     Found::NoMethod { .. } | Found::NoRoute => None,
                 };
-                prop_assert_eq!(answer, expected, "{}", path);
+                prop_assert_eq!(found, expected, "{}", path);
                 if accepted {
                     prop_assert_eq!(router.at(path).ok().map(|it| it.value.as_str()), expected, "matchit, {}", path);
                 }

@@ -1,36 +1,37 @@
-//! What a log may show of a path or a field that a stranger chose.
+//! Masks identifiers and secrets in paths and fields before they are logged.
 
 /// The longest masked path, in bytes.
 pub const LONGEST_PATH: usize = 256;
 
-/// The most segments of a masked path; the rest becomes `{*rest}`.
+/// The largest number of segments of a masked path.
 pub const MOST_SEGMENTS: usize = 16;
 
-/// What stands for a segment that may be an identifier or a secret.
+/// The placeholder for a segment that may be an identifier or a secret.
 pub const PARAMETER: &str = "{id}";
 
-/// What stands for the segments that are left out.
+/// The placeholder for the segments after the limits.
 pub const REST: &str = "{*rest}";
 
-/// The longest segment that is shown, in bytes.
+/// The longest segment that is not masked, in bytes.
 const LONGEST_SEGMENT: usize = 48;
 
-/// The longest part of a shown segment, in bytes: the parts are what `-`, `_` and `.` separate.
+/// The longest part of a segment that is not masked, in bytes. `-`, `_` and `.` separate the parts.
 const LONGEST_PART: usize = 20;
 
-/// From this length on, hexadecimal digits are an identifier.
+/// The shortest run of hexadecimal digits that counts as an identifier.
 const HEX: usize = 8;
 
-/// The most digits of a shown segment that is no version.
+/// The largest number of digits of a segment that is not masked, unless it is a version.
 const DIGITS: usize = 2;
 
-/// The random part of a Sanctum token, in bytes.
+/// The length of the random part of a Sanctum token, in bytes.
 const SECRET: usize = 40;
 
-/// A canonical path in a form that is safe to log and is a pattern of the ability map: every segment that is not
-/// plainly a word becomes `{id}`, and what exceeds [`LONGEST_PATH`] or [`MOST_SEGMENTS`] becomes `{*rest}`.
+/// Masks a canonical path so that it is safe to log. Every segment that is not clearly a word becomes `{id}`, and the
+/// segments over [`LONGEST_PATH`] or [`MOST_SEGMENTS`] become `{*rest}`.
 ///
-/// The result consists of ASCII letters, digits, `-`, `_`, `.`, `/` and these placeholders.
+/// The result is a pattern of the ability map. It consists of ASCII letters, digits, `-`, `_`, `.`, `/` and the
+/// placeholders.
 pub fn mask(path: &str) -> String {
     let below_root = path.strip_prefix('/').unwrap_or_default();
     if below_root.is_empty() {
@@ -50,7 +51,7 @@ pub fn mask(path: &str) -> String {
     masked
 }
 
-/// Whether a segment is a word that a developer chose, such as `rental-items` or `v2`. In doubt it is not.
+/// Whether a segment is clearly a word that a developer chose, such as `rental-items` or `v2`.
 fn is_word(segment: &str) -> bool {
     if segment.is_empty() || segment.len() > LONGEST_SEGMENT {
         return false;
@@ -91,24 +92,24 @@ fn is_part(part: &str) -> bool {
         return is_lower && digits < bytes.len() && numbers == 1;
     }
     let is_single_case = bytes.iter().all(u8::is_ascii_lowercase) || bytes.iter().all(u8::is_ascii_uppercase);
-    // In `getItems` and `PDFExport` no lower-case letter stands alone; in base64 most do.
+    // `getItems` and `PDFExport` have no single lower-case letters; base64 has many.
     is_single_case
         || bytes.split(u8::is_ascii_uppercase).filter(|run| !run.is_empty()).all(|run| run.len() > 1)
 }
 
-/// Whether a field's value may hold a Sanctum token: digits before a `|`, or 40 letters and digits in a row of which
-/// some are upper case, some lower case and some digits. Such a value is not logged.
+/// Whether a field's value may contain a Sanctum token: a digit before a `|`, or a run of 40 letters and digits with
+/// upper case, lower case and digits. Such a value is not logged.
 pub fn may_hold_token(value: &[u8]) -> bool {
-    // The bare search for the rare byte compares many at once.
+    // Searching for the rare byte first is faster: the compiler vectorizes it.
     let has_id = value.contains(&b'|')
         && value.windows(2).any(|pair| matches!(pair, [digit, b'|'] if digit.is_ascii_digit()));
     has_id || long_runs(value).any(is_mixed)
 }
 
-/// The runs of [`SECRET`] letters and digits or more.
+/// The runs of at least [`SECRET`] letters and digits.
 ///
-/// A run that starts at or after `start` and is long enough contains the byte [`SECRET`] - 1 further on: so this looks at
-/// that byte and backwards from it to the byte that ends the search, a few of 40 in usual text.
+/// Such a run at or after `start` contains the byte at `start + SECRET - 1`, or begins later. So the search goes backwards
+/// from that byte to the nearest other character: a few steps for 40 bytes of usual text.
 fn long_runs(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut start = 0;
     std::iter::from_fn(move || {
@@ -142,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_shown() {
+    fn words_are_not_masked() {
         for segment in [
             "api",
             "v2",
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_masked_segment_by_segment() {
+    fn segments_are_masked_individually() {
         for (path, expected) in [
             ("/", "/"),
             ("*", "/"),
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_path_ends_with_rest() {
+    fn long_path_ends_with_the_rest_placeholder() {
         assert_eq!(mask(&"/a".repeat(16)), "/a".repeat(16));
         assert_eq!(mask(&"/a".repeat(17)), format!("{}/{{*rest}}", "/a".repeat(16)));
         assert_eq!(mask(&"/a".repeat(5000)), format!("{}/{{*rest}}", "/a".repeat(16)));
@@ -278,7 +279,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_masked_path_is_short_plain_and_stable(path in "(/([a-zA-Z0-9._|%@é~-]{0,60}|[a-z]{1,9}|[0-9a-f]{8,40})){1,40}") {
+        fn masked_path_is_short_and_has_no_special_characters(path in "(/([a-zA-Z0-9._|%@é~-]{0,60}|[a-z]{1,9}|[0-9a-f]{8,40})){1,40}") {
             let masked = mask(&path);
             prop_assert!(masked.len() <= LONGEST_PATH, "{}", masked);
             let plain = masked.replace(PARAMETER, "").replace(REST, "");
@@ -292,7 +293,7 @@ mod tests {
         }
 
         #[test]
-        fn value_that_may_hold_a_token_is_found_at_any_place(
+        fn token_is_recognised_at_any_position(
             value in "([A-Za-z0-9]{0,45}[ -~é]{0,3}){0,5}|[a-c0-2|A ]{0,60}|[Aa1]{38,42}[ ]?[Aa1]{38,42}"
         ) {
             let bytes = value.as_bytes();
@@ -307,7 +308,7 @@ mod tests {
         }
 
         #[test]
-        fn random_identifiers_are_never_shown(
+        fn random_identifiers_are_always_masked(
             id in prop_oneof![
                 "[0-9]{1,20}",
                 "[0-9a-f]{8,64}",
@@ -321,7 +322,7 @@ mod tests {
         }
 
         #[test]
-        fn a_masked_canonical_path_is_a_pattern(path in "(/[a-z0-9._-]{1,30}){1,20}") {
+        fn masked_canonical_path_is_a_pattern(path in "(/[a-z0-9._-]{1,30}){1,20}") {
             if let Ok(path) = CanonicalPath::new(&path) {
                 let mut number = 0;
                 let pattern: Vec<String> = mask(path.as_str()).split('/').map(|segment| match segment {

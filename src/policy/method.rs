@@ -1,32 +1,31 @@
-//! The method that a request is decided as.
+//! Method overrides: the method of the decision on a request.
 
 use http::{HeaderMap, Method};
 
-use super::fate::folded;
+use super::field_class::folded;
 use super::headers::X_HTTP_METHOD_OVERRIDE;
 use super::refusal::Refusal;
 
-/// What becomes of a POST that says in a field that it means another method.
+/// `backend.method_override`: the treatment of a POST with a field that overrides its method.
 ///
-/// On the wire it stays a POST in any case, and carries one override field of the gateway's: PHP parses forms
-/// and files of a POST alone.
+/// The request is forwarded as POST in any case, with one override field set by the gateway: PHP parses forms and files
+/// of POST requests only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MethodOverride {
-    /// The field goes, and the request is decided as a POST.
+    /// The gateway drops the field and decides on a POST.
     #[default]
     Pin,
-    /// The request is decided as what the field says.
+    /// The gateway decides on the method in the field.
     Honour,
 }
 
-/// The method to decide on in place of that of the request line; none where it is that one.
+/// The method to decide on instead of the request's own; `None` if it is not overridden.
 ///
-/// Only `X-HTTP-Method-Override` is honoured, which is all that Symfony reads, and only where nothing about it
-/// can be read in two ways.
+/// Only an unambiguous `X-HTTP-Method-Override` is honoured, the one field that Symfony reads.
 ///
 /// # Errors
-/// [`Refusal::BadRequest`] for a POST with anything but one such field of PUT, PATCH or DELETE, where
-/// [honoured](MethodOverride::Honour).
+/// [`Refusal::BadRequest`] if overrides are [honoured](MethodOverride::Honour) and a POST has override fields other than
+/// exactly one `X-HTTP-Method-Override` with PUT, PATCH or DELETE.
 pub fn overriding(
     method: &Method,
     fields: &HeaderMap,
@@ -49,7 +48,7 @@ pub fn overriding(
     }
 }
 
-/// Whether some backend takes a method from a field of this name, which is in lower case.
+/// Whether backends read a method from a field of this name, which is in lower case.
 fn is_override(name: &str) -> bool {
     const NAMES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
     name.starts_with('x') && NAMES.contains(&&*folded(name))
@@ -74,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn one_field_of_one_method_or_a_refusal() {
+    fn only_one_unambiguous_override_is_honoured() {
         const NAME: &str = "X-HTTP-Method-Override";
         let honour = |fields: &[(&str, &str)]| read(&Method::POST, fields, MethodOverride::Honour);
         for method in [Method::PUT, Method::PATCH, Method::DELETE] {
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_another_method() {
+    fn pinned_post_and_other_methods_are_not_overridden() {
         let fields = [("X-HTTP-Method-Override", "DELETE"), ("X_HTTP_Method_Override", "?")];
         assert_eq!(read(&Method::POST, &fields, MethodOverride::Pin), Ok(None));
         for method in super::super::target::METHODS.iter().filter(|method| **method != Method::POST) {

@@ -1,7 +1,7 @@
-//! The pure core: what decides, without anything that waits.
+//! The pure core: all decisions on requests and responses, without I/O.
 //!
-//! Imports `std`, the `http` crate's types and nothing of ours; no runtime, clock, environment or log, so
-//! that every function here can be tested exhaustively.
+//! It imports `std`, the `http` crate's types and none of the other modules. It has no runtime, clock, environment or
+//! log, so that every function can be tested exhaustively.
 
 pub mod ability;
 pub mod bearer;
@@ -13,13 +13,15 @@ pub mod decision;
 pub mod denials;
 pub mod difference;
 pub mod expectation;
-mod fate;
+mod field_class;
+mod field_values;
 pub mod framing;
 pub mod guide;
 pub mod headers;
 pub mod hpack;
 pub mod http2;
 pub mod identity;
+mod joined_lines;
 pub mod map;
 pub mod mask;
 pub mod method;
@@ -28,6 +30,7 @@ pub mod refusal;
 pub mod route;
 pub mod shadow;
 pub mod singleton;
+pub mod source_location;
 pub mod target;
 pub mod trace_context;
 pub mod trusted_fields;

@@ -1,21 +1,20 @@
-//! From a request's target to the one path that is matched and forwarded.
+//! Canonicalises the path of a request for matching and forwarding.
 
 use std::borrow::Cow;
 
 use super::refusal::Refusal;
 
-/// A path in its one spelling: what the map matches is what the backend is sent, byte for byte.
+/// A path in its canonical spelling. The gateway matches and forwards the same bytes.
 ///
-/// Segments are separated by single `/`, none is `.` or `..`, and there is no `/` at the end but in the path
-/// `/` itself. Unreserved characters (RFC 3986 section 2.3) stand for themselves, every other `%XX` as it was
-/// sent in upper case.
+/// Single `/` separate the segments, no segment is `.` or `..`, and only the path `/` ends with `/`. Unreserved
+/// characters (RFC 3986 section 2.3) are decoded. Other `%XX` are kept, with hex digits in upper case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CanonicalPath<'a> {
     text: Cow<'a, str>,
     names_front_controller: bool,
 }
 
-/// A refusal's text, for the log.
+/// The reason of a refusal, for the log.
 type Why = &'static str;
 
 const DOT_SEGMENT: Why = "dot segment in the path";
@@ -23,66 +22,66 @@ const EMPTY_SEGMENT: Why = "empty segment in the path";
 const NOT_ABSOLUTE: Why = "path does not begin with a slash";
 
 impl<'a> CanonicalPath<'a> {
-    /// The canonical form of a raw path (the target without its query).
+    /// Canonicalises a raw path, the target without its query.
     ///
-    /// Allocates only where the form differs from what was sent, or for a `%25`.
+    /// Allocates only if the canonical form differs from `raw`, or for a `%25`.
     ///
     /// # Errors
-    /// [`Refusal::BadRequest`] where two parsers could read it differently.
+    /// [`Refusal::BadRequest`] if two parsers could read the path differently.
     pub fn new(raw: &'a str) -> Result<Self, Refusal> {
         canonical(raw).map_err(Refusal::BadRequest)
     }
 
-    /// The target `*` of a server-wide OPTIONS (RFC 9112 section 3.2.4): a path that no route matches.
+    /// The target `*` of a server-wide OPTIONS (RFC 9112 section 3.2.4). No route matches it.
     pub(super) const fn asterisk() -> CanonicalPath<'static> {
         CanonicalPath { text: Cow::Borrowed("*"), names_front_controller: false }
     }
 
-    /// The same, on its own.
+    /// Copies the text.
     pub fn into_owned(self) -> CanonicalPath<'static> {
         let Self { text, names_front_controller } = self;
         CanonicalPath { text: Cow::Owned(text.into_owned()), names_front_controller }
     }
 
-    /// Whether this is the target `*`, before which no prefix may be put.
+    /// Whether this is the target `*`, which must not get a path prefix.
     pub fn is_asterisk(&self) -> bool {
         self.text == "*"
     }
 
-    /// The path itself, beginning with `/` unless it [is `*`](Self::is_asterisk).
+    /// The path. It begins with `/` unless it [is `*`](Self::is_asterisk).
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether a segment begins with `index.php`, in any case and however often it is encoded.
+    /// Whether a segment begins with `index.php`, in any case and with any number of encodings.
     ///
-    /// Laravel's front controller answers for any path behind it, also glued (`/index.phpapi/v2/items`) and in the
-    /// subdirectory that an application is installed in. So the map has to
-    /// [name such a segment](super::map::AbilityMap::check_path), or the request is refused.
+    /// Laravel's front controller handles any path after it, also without a separator (`/index.phpapi/v2/items`) and in
+    /// the subdirectory of an application. So the request is refused unless the route
+    /// [has the segment as a literal](super::map::AbilityMap::check_path).
     pub const fn names_front_controller(&self) -> bool {
         self.names_front_controller
     }
 
-    /// Whether the raw path was canonical already, so that the target can be forwarded as it came.
+    /// Whether the raw path was canonical, so that the target can be forwarded unchanged.
     pub const fn is_borrowed(&self) -> bool {
         matches!(self.text, Cow::Borrowed(_))
     }
 }
 
-/// What a byte of a raw path means.
+/// The class of a byte in a raw path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Class {
     Plain = 0,
     Percent = 1,
     Refused = 2,
-    /// Without one there is neither a dot segment nor `index.php`.
+    /// A path without one has neither a dot segment nor `index.php`.
     Dot = 4,
 }
 
-/// RFC 3986's `pchar` but `;`, and `/`. Beside these, `|`, `[` and `]` pass: browsers send them as they are and
-/// nobody reads them as anything else. All other bytes are refused rather than mended, as RFC 9112 section 3.2
-/// asks for: raw bytes beyond ASCII too, for which each parser has a character set of its own.
+/// The accepted bytes: `/` and RFC 3986's `pchar` without `;`, and also `|`, `[` and `]`, which browsers send unencoded
+/// and no parser gives another meaning. All other bytes are refused rather than repaired (RFC 9112 section 3.2). So are
+/// raw bytes beyond ASCII, for which parsers assume different character sets.
 const CLASSES: [Class; 256] = {
     let mut classes = [Class::Refused; 256];
     let mut byte = 0;
@@ -144,8 +143,8 @@ fn refused_byte(path: &[u8]) -> Why {
     }
 }
 
-/// Refuses dot segments and empty ones but for one at the end, which is the trailing slash. Tells whether one of the
-/// segments names the front controller.
+/// Refuses dot segments, and empty segments except the last, which is a trailing slash. Returns whether a segment names
+/// the front controller.
 fn check_segments(path: &[u8]) -> Result<bool, Why> {
     let mut names_front_controller = false;
     let mut segments = path[1..].split(|&byte| byte == b'/').peekable();
@@ -164,14 +163,14 @@ fn begins_with_front_controller(segment: &[u8]) -> bool {
     segment.get(..NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME))
 }
 
-/// Whether a segment of a canonical path names the front controller, however often a backend decodes it.
+/// Whether a segment of a canonical path names the front controller after any number of decodings.
 pub(super) fn is_front_controller(segment: &[u8]) -> bool {
     begins_with_front_controller(segment)
         || decode_fully(segment, |_| Ok(())).is_ok_and(|decoded| begins_with_front_controller(&decoded))
 }
 
-/// Checks every `%XX`, decodes the unreserved characters and raises the hex digits of the others. Tells whether a
-/// further decoding would show the name of the front controller.
+/// Checks every `%XX`, decodes unreserved characters and converts the hex digits of others to upper case. Returns whether
+/// further decoding would reveal the name of the front controller.
 fn decode_unreserved(raw: &str) -> Result<(Cow<'_, str>, bool), Why> {
     let bytes = raw.as_bytes();
     let mut decoded: Option<String> = None;
@@ -226,7 +225,7 @@ fn decode_unreserved(raw: &str) -> Result<(Cow<'_, str>, bool), Why> {
     Ok((path, names_front_controller))
 }
 
-/// The bytes that a segment of a canonical path stands for.
+/// The percent-decoded bytes of a segment of a canonical path.
 pub fn decoded(segment: &[u8]) -> impl Iterator<Item = u8> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -237,7 +236,7 @@ pub fn decoded(segment: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
-/// The byte that the `%XX` at `at` stands for.
+/// Decodes the `%XX` at `at`.
 fn percent(bytes: &[u8], at: usize) -> Result<u8, Why> {
     let digit = |offset: usize| bytes.get(at + offset).and_then(|&digit| hex(digit));
     match (bytes.get(at), digit(1), digit(2)) {
@@ -255,7 +254,7 @@ const fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// Where the encoded UTF-8 character that begins at `at` with the byte `lead` ends.
+/// The end of the percent-encoded UTF-8 character that begins at `at` with the byte `lead`.
 fn utf8_end(bytes: &[u8], at: usize, lead: u8) -> Result<usize, Why> {
     const NOT_UTF8: Why = "path is not UTF-8 once decoded";
     let length = match lead {
@@ -275,8 +274,8 @@ fn utf8_end(bytes: &[u8], at: usize, lead: u8) -> Result<usize, Why> {
     }
 }
 
-/// Refuses what a backend that decodes more than once could read as a separator, a control character or a dot
-/// segment. Tells whether it could read the name of the front controller.
+/// Refuses a path in which a backend that decodes more than once could find a separator, a control character or a dot
+/// segment. Returns whether it could find the name of the front controller.
 fn check_nested(path: &str) -> Result<bool, Why> {
     let decoded = decode_fully(path.as_bytes(), |byte| {
         if byte == b'/' || byte == b'\\' || byte.is_ascii_control() {
@@ -287,12 +286,12 @@ fn check_nested(path: &str) -> Result<bool, Why> {
     check_segments(&decoded)
 }
 
-/// What any number of decodings leaves of a path, in one pass: each time the last three bytes are a `%XX` they become
-/// its byte, which may complete another. `each` checks these bytes.
+/// Decodes a path until no `%XX` is left, in one pass: whenever the last three bytes are a `%XX`, the decoded byte
+/// replaces them and may complete another `%XX`. `check` is called with each decoded byte.
 ///
-/// Of what is looked for no byte can be a part of a `%XX`, so what some number of decodings would show is there at
-/// the end too.
-fn decode_fully(path: &[u8], each: impl Fn(u8) -> Result<(), Why>) -> Result<Vec<u8>, Why> {
+/// The final form is sufficient for the callers: no byte that they search for can be part of a `%XX`, so what an
+/// intermediate decoding would show is still there at the end.
+fn decode_fully(path: &[u8], check: impl Fn(u8) -> Result<(), Why>) -> Result<Vec<u8>, Why> {
     let mut decoded: Vec<u8> = Vec::with_capacity(path.len());
     for &byte in path {
         decoded.push(byte);
@@ -300,7 +299,7 @@ fn decode_fully(path: &[u8], each: impl Fn(u8) -> Result<(), Why>) -> Result<Vec
             && let Ok(byte) = percent(&decoded, start)
         {
             decoded.truncate(start);
-            each(byte)?;
+            check(byte)?;
             decoded.push(byte);
         }
     }
@@ -314,7 +313,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_in_their_canonical_form() {
+    fn canonical_paths_are_borrowed() {
         for path in [
             "/",
             "/up",
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_in_another_form() {
+    fn other_spellings_are_canonicalised() {
         for (path, expected) in [
             ("/up/", "/up"),
             ("/api/v2/items/", "/api/v2/items"),
@@ -374,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_two_parsers_could_read_differently() {
+    fn ambiguous_paths_are_refused() {
         for (why, paths) in [
             (NOT_ABSOLUTE, &["", "a", "*", "api/v2", "?", "http://h/"][..]),
             (EMPTY_SEGMENT, &["//", "//a", "/a//", "/a//b", "///", "/%61//b"]),
@@ -507,14 +506,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_nest_of_encodings_takes_one_pass() {
+    fn nested_encodings_are_decoded_in_one_pass() {
         let path = format!("/a%{}2F", "25".repeat(100_000));
         assert!(CanonicalPath::new(&path).is_err());
         let path = format!("/a{}x", "%25".repeat(100_000));
         assert!(CanonicalPath::new(&path).is_ok());
     }
 
-    /// What a decoder that leaves a stray `%` alone makes of a path.
+    /// Decodes like a decoder that keeps a stray `%`.
     fn decode(path: &[u8]) -> Vec<u8> {
         decoded(path).collect()
     }
@@ -539,13 +538,13 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1024))]
 
         #[test]
-        fn canonical_is_canonical(raw in raw_path()) {
+        fn canonicalisation_is_idempotent_and_keeps_the_meaning(raw in raw_path()) {
             if let Ok(path) = CanonicalPath::new(&raw) {
                 let again = CanonicalPath::new(path.as_str()).unwrap();
                 prop_assert_eq!(again.as_str(), path.as_str());
                 prop_assert!(again.is_borrowed());
                 prop_assert_eq!(path.is_borrowed(), path.as_str() == raw);
-                // It means what was sent, but for the slash at the end.
+                // The decoded bytes are those of the raw path, without a trailing slash.
                 let mut sent = decode(raw.as_bytes());
                 if sent.len() > 1 && sent.ends_with(b"/") {
                     sent.pop();
@@ -555,7 +554,7 @@ mod tests {
         }
 
         #[test]
-        fn no_number_of_decodings_shows_another_path(raw in raw_path()) {
+        fn no_number_of_decodings_reveals_another_path(raw in raw_path()) {
             if let Ok(path) = CanonicalPath::new(&raw) {
                 let separators = path.as_str().matches('/').count();
                 let mut view = path.as_str().as_bytes().to_vec();

@@ -1,22 +1,22 @@
-//! Why a request stops.
+//! The outcomes of a request: [`Reason`] for all of them, [`Refusal`] for a response of the gateway itself.
 
 use std::sync::Arc;
 
-use super::ability::Missing;
+use http::HeaderValue;
 
-/// Why a request ended as it did: the word that log lines, metrics and tests share.
+/// The outcome of a request. Logs, metrics and tests use the same words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Reason {
     /// Forwarded: the token's abilities satisfied the requirement.
     Allowed,
-    /// Forwarded: the route asks for no token.
+    /// Forwarded: the route requires no token.
     Public,
-    /// No Bearer credentials at all.
+    /// No Bearer credentials.
     MissingToken,
-    /// Credentials that are not one well-formed bearer token.
+    /// Bearer credentials other than exactly one well-formed token.
     MalformedToken,
-    /// Introspection said that the token is unknown or revoked.
+    /// Introspection reported that the token is unknown or revoked.
     InactiveToken,
     /// The token's own expiry has passed.
     ExpiredToken,
@@ -24,13 +24,13 @@ pub enum Reason {
     Unmapped,
     /// The most specific route that matches the path lacks the method.
     MethodNotMapped,
-    /// The route says `deny`.
+    /// The rule is `deny`.
     Denied,
     /// The token lacks an ability that the route requires.
     MissingAbility,
     /// The introspector gave no verdict.
     NoVerdict,
-    /// More introspections wait than may run.
+    /// A concurrency limit, such as that of introspections, is reached.
     Overloaded,
     /// Two parsers could read the request differently.
     BadRequest,
@@ -38,18 +38,18 @@ pub enum Reason {
     Limited,
     /// No connection to the backend.
     BackendUnreachable,
-    /// The backend's answer was malformed or broke off.
+    /// The backend's response was malformed or incomplete.
     BackendBroken,
     /// The backend took too long.
     BackendTimeout,
-    /// The client left before its answer was complete.
+    /// The client disconnected before its response was complete.
     ClientGone,
-    /// A fault of ours.
+    /// A fault of the gateway.
     InternalError,
 }
 
 impl Reason {
-    /// Every reason, in the order of their numbers.
+    /// All reasons, in the order of their numbers.
     pub const ALL: [Self; 19] = [
         Self::Allowed,
         Self::Public,
@@ -72,7 +72,7 @@ impl Reason {
         Self::InternalError,
     ];
 
-    /// The word for it in metrics and logs.
+    /// The word in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -98,45 +98,52 @@ impl Reason {
     }
 }
 
-/// What a caller is told who comes too often.
+/// The rate limit that a request exceeds, for the response's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exceeded {
-    /// How many requests it has at once.
+    /// The largest number of requests at once.
     pub limit: u32,
-    /// In how many seconds it may come again: at least one.
+    /// Seconds until the next request is allowed; at least 1.
     pub retry_after: u64,
-    /// When that is, in seconds of the epoch.
+    /// The time of that, in seconds since the Unix epoch.
     pub resets_at: u64,
 }
 
-/// Why the gateway answers a request itself instead of the backend.
-///
-/// A status is chosen in one place, `answer.rs`; a variant says what happened.
+/// The fields of a response to a token that does not satisfy a requirement. Built once per requirement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// `WWW-Authenticate`
+    pub challenge: HeaderValue,
+    /// `X-Required-Ability`: `a, b` if all are required, `a | b` if one is enough.
+    pub required: HeaderValue,
+}
+
+/// Why the gateway itself responds to a request instead of the backend. `answer.rs` alone chooses the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Two parsers could read the request differently: 400. The text says what, for the log only.
+    /// Two parsers could read the request differently: 400. The text is for the log only.
     BadRequest(&'static str),
-    /// No Bearer credentials at all: 401.
+    /// No Bearer credentials: 401.
     MissingToken,
-    /// Credentials that are not exactly one well-formed bearer token: 401.
+    /// Bearer credentials other than exactly one well-formed token: 401.
     MalformedToken,
-    /// Unknown, revoked or otherwise inactive: 401.
+    /// The token is unknown, revoked or otherwise inactive: 401.
     InactiveToken,
-    /// Past its own expiry: 401.
+    /// The token's own expiry has passed: 401.
     ExpiredToken,
     /// No route matches the path: 403.
     Unmapped,
     /// The most specific route that matches the path lacks the method: 403.
     MethodNotMapped,
-    /// The route says `deny`: 403.
+    /// The rule is `deny`: 403.
     Denied,
-    /// An ability is missing: 403 with this advice.
+    /// The token lacks an ability: 403 with these fields.
     MissingAbility(Arc<Missing>),
     /// The introspector gave no verdict: 503.
     NoVerdict,
-    /// Too much is waiting already: 503.
+    /// A concurrency limit is reached: 503.
     Overloaded,
-    /// The request's body did not come in time: 408.
+    /// The request's body did not arrive in time: 408.
     RequestTimeout,
     /// The request's body is too large: 413.
     PayloadTooLarge,
@@ -144,25 +151,24 @@ pub enum Refusal {
     UriTooLong,
     /// The request's head is too large, or has too many fields: 431.
     HeaderFieldsTooLarge,
-    /// The request's version of HTTP is not served: 505.
+    /// The HTTP version is not supported: 505.
     VersionNotSupported,
-    /// The handshake is not of WebSocket version 13: 400 that names the version (RFC 6455 section 4.4).
+    /// The WebSocket version is not 13: 400 with the supported version (RFC 6455 section 4.4).
     WebSocketVersion,
-    /// A token or an address comes too often: 429.
+    /// A token or an address exceeds its rate limit: 429.
     TooManyAttempts(Exceeded),
-    /// No connection to the backend could be made: 502.
+    /// No connection to the backend: 502.
     BackendUnreachable,
-    /// The backend's answer broke off or made no sense: 502.
+    /// The backend's response was malformed or incomplete: 502.
     BackendBroken,
-    /// The backend did not answer in time: 504.
+    /// The backend did not respond in time: 504.
     BackendTimeout,
-    /// A fault of ours: 500.
+    /// A fault of the gateway: 500.
     InternalError,
 }
 
 impl Refusal {
-    /// Whether it is decided by the ability map and the token: no fault of the request, of others or of ours, and no
-    /// limit.
+    /// Whether the ability map and the token cause the refusal, rather than a fault or a limit.
     pub const fn is_of_a_map(&self) -> bool {
         matches!(
             self.reason(),
@@ -177,7 +183,7 @@ impl Refusal {
         )
     }
 
-    /// The word for it in metrics and logs.
+    /// The reason in metrics and logs.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::BadRequest(_) | Self::VersionNotSupported | Self::WebSocketVersion => Reason::BadRequest,

@@ -1,22 +1,21 @@
-//! A route's pattern and its precedence.
+//! The patterns of routes and their precedence.
 
 use std::cmp::Ordering;
 use std::fmt::{self, Display, Formatter};
 
 use http::Method;
 
-use super::map::Place;
 use super::path::{CanonicalPath, decoded, is_front_controller};
 use super::refusal::Refusal;
+use super::source_location::SourceLocation;
 
-/// The most segments of a pattern: the depth of the map, and so of a lookup.
+/// The largest number of segments of a pattern. It bounds the depth of the map, and so the recursion of a lookup.
 pub const MOST_SEGMENTS: usize = 64;
 
 /// The pattern of a route, such as `/api/v2/items/{id}`.
 ///
-/// `Ord` is precedence: of two patterns that match a path the lesser one wins. From the left, a literal comes
-/// before `{name}` before `{*rest}`. Patterns that match the same paths are equal, whatever their parameters
-/// are called.
+/// `Ord` is precedence: the least of the matching patterns wins. From the left, a literal precedes `{name}`, which
+/// precedes `{*rest}`. Patterns that match the same paths are equal; the names of parameters do not count.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     template: Box<str>,
@@ -26,30 +25,30 @@ pub struct Pattern {
 /// One segment of a pattern, in the order of precedence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Segment {
-    /// The very segment, percent-decoded: a backend decodes before it compares, so `a%3Ab` is `a:b`.
+    /// An exact segment, percent-decoded: a backend decodes before it compares, so `a%3Ab` is `a:b`.
     Literal(Box<[u8]>),
-    /// `{name}`: any one segment.
+    /// `{name}`: any single segment.
     Parameter,
-    /// `{*rest}`: one segment or more.
+    /// `{*rest}`: one or more segments.
     Rest,
 }
 
-/// Why a route cannot be taken into the map.
+/// Why a route cannot be added to the map.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     /// The pattern does not begin with `/`.
     #[error("a path begins with `/`")]
     NotAbsolute,
-    /// Two `/` in a row.
+    /// Two consecutive `/`.
     #[error("a path has no empty segment")]
     EmptySegment,
-    /// A `/` at the end: it is removed from requests before they are matched.
+    /// A `/` at the end, which is removed from requests before matching.
     #[error("a path has no `/` at its end: `{0}` matches both spellings")]
     TrailingSlash(Box<str>),
     /// More than [`MOST_SEGMENTS`].
     #[error("a path has at most {MOST_SEGMENTS} segments, this one has {0}")]
     TooDeep(usize),
-    /// Braces that are neither `{name}` nor `{*rest}`, or stand for less than a segment.
+    /// Braces other than a whole segment `{name}` or `{*rest}`.
     #[error(
         "`{0}` is no parameter: one is a whole segment, `{{name}}` or at the end `{{*rest}}`, of letters, digits and `_`"
     )]
@@ -57,46 +56,46 @@ pub enum RouteError {
     /// `{*rest}` before the end.
     #[error("`{0}` matches the remainder of a path, so nothing can follow it")]
     RestNotLast(Box<str>),
-    /// Two parameters of one name.
+    /// Two parameters with the same name.
     #[error("the parameter `{0}` is there twice")]
     DuplicateParameter(Box<str>),
-    /// A literal that no request's canonical path contains, since it has another spelling.
+    /// A literal that is not in its canonical spelling.
     #[error("`{literal}` never matches, since requests are matched with `{canonical}`")]
     NotCanonical {
-        /// As written.
+        /// The literal as written.
         literal: Box<str>,
-        /// As requests spell it.
+        /// Its canonical spelling.
         canonical: Box<str>,
     },
     /// A literal that is refused in a request.
     #[error("`{literal}` never matches, since requests with it are refused: {why}")]
     Refused {
-        /// As written.
+        /// The literal as written.
         literal: Box<str>,
-        /// What is wrong with it.
+        /// The reason of the refusal.
         why: &'static str,
     },
-    /// A method that is not served.
+    /// An unsupported method.
     #[error("the method `{0}` is not served")]
     Method(Method),
-    /// One method twice.
+    /// A duplicate method.
     #[error("the method `{0}` is there twice")]
     DuplicateMethod(Method),
     /// Another route of the same file matches the same paths.
     #[error("`{earlier}` matches the same paths")]
     Equal {
-        /// The template of the other.
+        /// The template of the other route.
         earlier: Box<str>,
-        /// Where the other one's first method is written.
-        place: Option<Place>,
+        /// The location of its first method.
+        place: Option<SourceLocation>,
     },
 }
 
 impl Pattern {
-    /// Reads a pattern as the map writes it.
+    /// Parses a pattern of the map.
     ///
     /// # Errors
-    /// The first mistake, as a [`RouteError`].
+    /// The first error in it.
     pub fn parse(template: &str) -> Result<Self, RouteError> {
         let path = template.strip_prefix('/').ok_or(RouteError::NotAbsolute)?;
         if let Some(shorter) = template.strip_suffix('/')
@@ -135,7 +134,7 @@ impl Pattern {
         &self.template
     }
 
-    /// As a pattern, the paths that both this and `other` match. Only of patterns that have some in common.
+    /// The paths that both this and `other` match, as a pattern. The patterns must have common paths.
     pub fn meet(&self, other: &Self) -> String {
         let (mut mine, mut theirs) = (self.written(), other.written());
         let mut template = String::new();
@@ -161,12 +160,12 @@ impl Pattern {
         if template.is_empty() { "/".to_owned() } else { template }
     }
 
-    /// Its segments and how each is written.
+    /// The segments with their text.
     fn written(&self) -> impl Iterator<Item = (&Segment, &str)> {
         self.segments.iter().zip(self.template[1..].split('/'))
     }
 
-    /// Whether it has a literal for every segment of `path`, which it matches, that names the front controller.
+    /// Whether every segment of `path`, which the pattern matches, that names the front controller matches a literal.
     pub(super) fn names_front_controllers(&self, path: &CanonicalPath<'_>) -> bool {
         let segments = path.as_str().split('/').skip(1);
         let named = self.segments.iter().map(Some).chain(std::iter::repeat(None));
@@ -180,7 +179,7 @@ impl Pattern {
     }
 }
 
-/// `{name}` or `{*rest}`, and the name in it.
+/// Parses `{name}` or `{*rest}`. Returns the segment and the name.
 fn parameter(text: &str) -> Option<(Segment, &str)> {
     let inner = text.strip_prefix('{')?.strip_suffix('}')?;
     let (segment, name) = match inner.strip_prefix('*') {
@@ -239,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_as_the_map_writes_them() {
+    fn valid_patterns_are_parsed() {
         for template in [
             "/",
             "/up",
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_patterns() {
+    fn invalid_patterns_are_errors() {
         let deep = "/a".repeat(MOST_SEGMENTS + 1);
         for (template, message) in [
             ("", "a path begins with `/`"),
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn precedence_is_an_order() {
+    fn patterns_sort_by_precedence() {
         let ascending = [
             "/",
             "/a",
@@ -328,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_is_what_matches_the_same_paths() {
+    fn patterns_for_the_same_paths_are_equal() {
         let equal = |one, other| Pattern::parse(one).unwrap() == Pattern::parse(other).unwrap();
         assert!(equal("/a/{id}", "/a/{item}"));
         assert!(equal("/{*rest}", "/{*all}"));

@@ -1,24 +1,19 @@
-//! Shadow mode: what a map would refuse, or allow anew, is told and not enforced.
+//! Shadow mode: refusals of a map that are recorded but not enforced.
 
-use std::fmt::{self, Display, Formatter};
-
-use http::Method;
-
-use super::map::Found;
 use super::refusal::{Reason, Refusal};
 
 /// Whether refusals are enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// They are.
+    /// Refused requests are not forwarded.
     #[default]
     Enforce,
-    /// They are told, and the request is forwarded.
+    /// Refusals are recorded, and the request is forwarded.
     Shadow,
 }
 
 impl Mode {
-    /// The word for it in a configuration.
+    /// The word in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",
@@ -27,17 +22,17 @@ impl Mode {
     }
 }
 
-/// What would become of a request, other than what does.
+/// How a decision that is not enforced differs from the enforced one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// It is forwarded, and would be refused.
+    /// The request is forwarded and would be refused.
     WouldDeny,
-    /// It is refused, and would be forwarded.
+    /// The request is refused and would be forwarded.
     WouldAllow,
 }
 
 impl Change {
-    /// The word for it in metrics and logs.
+    /// The word in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::WouldDeny => "would_deny",
@@ -46,17 +41,17 @@ impl Change {
     }
 }
 
-/// Whose decision it would be.
+/// The map whose decision differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    /// That of `abilities`, where it is not enforced.
+    /// The map of `abilities`, on a route in shadow mode.
     Enforced,
-    /// That of the candidate map beside it.
+    /// The candidate map of `shadow`.
     Candidate,
 }
 
 impl Side {
-    /// The word for it in metrics and logs.
+    /// The word in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Enforced => "enforced",
@@ -65,18 +60,18 @@ impl Side {
     }
 }
 
-/// Which refusals of a request are not enforced.
+/// The refusals of a request that are not enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leniency {
-    /// The route's: what the map refuses.
+    /// The route's mode, for refusals by the map.
     pub mode: Mode,
-    /// `shadow_authentication`: whether, where the map is not enforced, tokens are not asked for either.
+    /// `shadow_authentication`, for refusals of the token on routes in shadow mode.
     pub authentication: Mode,
 }
 
 impl Leniency {
-    /// Whether what was refused so is forwarded all the same. An ambiguous request, a limit and the want of a verdict
-    /// are no decision of a map: they hold in every mode.
+    /// Whether a request with this refusal is forwarded. Ambiguous requests, limits and missing verdicts are no decisions
+    /// of a map: their refusals are enforced in every mode.
     pub const fn forgives(self, refusal: &Refusal) -> bool {
         let forgiven = match refusal {
             Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied | Refusal::MissingAbility(_) => {
@@ -105,7 +100,7 @@ impl Leniency {
     }
 }
 
-/// What another decision would change of a request that was forwarded or not; none: nothing.
+/// How the decision `otherwise` differs for a request that was forwarded or not; `None` if it does not.
 pub const fn change(forwarded: bool, otherwise: &Result<Reason, Refusal>) -> Option<Change> {
     match (forwarded, otherwise) {
         (true, Err(_)) => Some(Change::WouldDeny),
@@ -114,46 +109,18 @@ pub const fn change(forwarded: bool, otherwise: &Result<Reason, Refusal>) -> Opt
     }
 }
 
-/// Which rule would decide, for a log: `candidate candidate.yaml:7:12 items:read (missing_ability)`.
-#[derive(Clone, Copy, Debug)]
-pub struct Told<'a> {
-    /// Of which map.
-    pub side: Side,
-    /// What it says of the request.
-    pub found: &'a Found<'a>,
-    /// The method that it was asked about.
-    pub method: &'a Method,
-    /// What would come of it.
-    pub reason: Reason,
-}
-
-impl Display for Told<'_> {
-    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.side.as_str())?;
-        match self.found {
-            Found::Rule { rule, .. } => {
-                if let Some(place) = &rule.place {
-                    write!(formatter, " {place}")?;
-                }
-                write!(formatter, " {}", rule.requirement)?;
-            }
-            Found::NoMethod { .. } => write!(formatter, " without {}", self.method)?,
-            Found::NoRoute => formatter.write_str(" without a route")?,
-        }
-        write!(formatter, " ({})", self.reason.as_str())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::super::ability::{Abilities, Requirement};
-    use super::super::map::{AbilityMap, MapBuilder, Place, RouteOptions, Unmapped};
+    use super::super::map::{AbilityMap, MapBuilder, RouteOptions, Unmapped};
     use super::super::path::CanonicalPath;
     use super::super::refusal::Exceeded;
     use super::*;
 
     #[test]
-    fn what_each_mode_forgives() {
+    fn shadow_mode_forgives_only_refusals_of_the_map_and_token() {
         use Mode::{Enforce, Shadow};
         let missing = Requirement::all(["a"]).unwrap().check(&Abilities::default());
         let of_the_map = [Refusal::Unmapped, Refusal::MethodNotMapped, Refusal::Denied, missing.unwrap_err()];
@@ -195,10 +162,7 @@ mod tests {
     }
 
     fn map(global: Mode) -> AbilityMap {
-        let rule = |word| {
-            let place = Place { file: "candidate.yaml".into(), line: 7, column: 12 };
-            [(Method::GET, Requirement::from_word(word).unwrap(), Some(place))]
-        };
+        let rule = |word| [(Method::GET, Requirement::from_word(word).unwrap(), None)];
         let mode = |mode| RouteOptions { mode: Some(mode), ..RouteOptions::default() };
         let mut builder = MapBuilder::new(Unmapped::Deny).in_mode(global);
         builder.route("/items", rule("items:read")).unwrap();
@@ -208,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_has_its_own_mode_or_that_of_all() {
+    fn route_has_its_own_mode_or_the_default() {
         use Mode::{Enforce, Shadow};
         for (method, path, in_enforce, in_shadow) in [
             (Method::GET, "/items", Enforce, Shadow),
@@ -231,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_what_is_not_as_it_is() {
+    fn change_is_a_different_decision() {
         for (forwarded, otherwise, expected) in [
             (true, Ok(Reason::Allowed), None),
             (true, Err(Refusal::Denied), Some(Change::WouldDeny)),
@@ -240,37 +204,6 @@ mod tests {
             (false, Err(Refusal::Unmapped), None),
         ] {
             assert_eq!(change(forwarded, &otherwise), expected, "{forwarded} {otherwise:?}");
-        }
-    }
-
-    #[test]
-    fn a_rule_is_told_with_its_place() {
-        let map = map(Mode::Enforce);
-        for (side, method, path, reason, text) in [
-            (
-                Side::Candidate,
-                Method::GET,
-                "/items",
-                Reason::MissingAbility,
-                "candidate candidate.yaml:7:12 items:read (missing_ability)",
-            ),
-            (
-                Side::Enforced,
-                Method::PUT,
-                "/items",
-                Reason::MethodNotMapped,
-                "enforced without PUT (method_not_mapped)",
-            ),
-            (
-                Side::Candidate,
-                Method::GET,
-                "/nowhere",
-                Reason::Unmapped,
-                "candidate without a route (unmapped)",
-            ),
-        ] {
-            let found = map.find(&method, &CanonicalPath::new(path).unwrap());
-            assert_eq!(Told { side, found: &found, method: &method, reason }.to_string(), text);
         }
     }
 }

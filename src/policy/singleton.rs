@@ -1,32 +1,30 @@
-//! Fields of which a request has one at most.
+//! Singleton fields: fields that a request may have at most once.
 //!
-//! RFC 9110 section 5.3 lets a field have several lines only if its definition is a list. Of two lines of any other
-//! field PHP-FPM and Apache keep the last or join them, nginx and Symfony keep the first, and a cache in between
-//! does as it likes. So two lines of a field in this table are refused, equal ones too: two readers could join them.
+//! RFC 9110 section 5.3 allows several lines only for fields that are defined as lists. Of two lines of another field,
+//! PHP-FPM and Apache keep the last or join them, nginx and Symfony keep the first, and caches vary. So the gateway
+//! refuses two lines of a field in this table, also equal ones, which a reader could join.
 //!
-//! These have a check of their own elsewhere and are not in the table: Host ([`target`](super::target)),
+//! These have checks elsewhere and are not in the table: Host ([`target`](super::target)),
 //! Content-Length ([`framing`](super::framing), [`http2`](super::http2)), Expect
 //! ([`expectation`](super::expectation)) and Authorization ([`bearer`](super::bearer)). Fields that never reach the
 //! backend, such as `X-HTTP-Method-Override`, need none.
 //!
 //! Lists may have several lines, which mean the same as one line with all members:
-//! - `Accept`, `Accept-*`, `Cache-Control`, `Content-Language`, `Pragma`, `Prefer`, `Priority` and the like choose
-//!   among answers that the token may get anyhow.
+//! - `Accept`, `Accept-*`, `Cache-Control`, `Content-Language`, `Pragma`, `Prefer`, `Priority` and similar fields choose
+//!   among responses that the token may get in any case.
 //! - `If-Match` and `If-None-Match` decide whether a write happens, and `Cookie` selects the session. They are
-//!   [forwarded as one line](join_lines), so that no reader behind the gateway can pick one.
-//! - `Forwarded` and `X-Forwarded-*` pass from trusted proxies, each as [one line](joined_line): a backend that reads
-//!   one line reads what the first proxy said.
+//!   [forwarded as one line](super::joined_lines), so that no reader behind the gateway can pick one.
+//! - `Forwarded` and `X-Forwarded-*` pass from trusted proxies, each as [one line](super::joined_lines), so that a backend that
+//!   reads one line reads the first proxy's value.
 //! - `Via` and `Connection` are for proxies: the gateway reads all lines.
-//! - `traceparent` is no list, but a second one, which instrumented proxies add, only costs the trace (W3C Trace
-//!   Context section 3.2: a receiver starts a new one).
+//! - `traceparent` is no list, but a second one, which instrumented proxies add, only loses the trace (W3C Trace Context
+//!   section 3.2: a receiver starts a new one).
 
 use http::HeaderMap;
-use http::header::{COOKIE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 
-use super::fate::{Fate, fate};
 use super::refusal::Refusal;
 
-/// The fields by name, in lower case and sorted. Each has the refusal's text, for the log: what the field decides.
+/// The fields, sorted, in lower case. The text is the reason of the refusal, for the log: what the field decides.
 const SINGLETONS: [(&str, &str); 36] = [
     (
         "access-control-request-headers",
@@ -41,7 +39,7 @@ const SINGLETONS: [(&str, &str); 36] = [
         "several Access-Control-Request-Private-Network fields: what a preflight asks for",
     ),
     ("content-disposition", "several Content-Disposition fields: how the body is read"),
-    // A list, but the codings of one body are one line in practice, and readers that take one line decode less.
+    // A list, but in practice all codings are in one line, and a reader of one line would skip a decoding.
     ("content-encoding", "several Content-Encoding fields: how the body is read"),
     ("content-location", "several Content-Location fields: what the body stands for"),
     ("content-md5", "several Content-MD5 fields: whether the body is intact"),
@@ -84,17 +82,15 @@ fn row(name: &str) -> Option<&'static (&'static str, &'static str)> {
     SINGLETONS.binary_search_by_key(&name, |(name, _)| name).ok().map(|index| &SINGLETONS[index])
 }
 
-/// Whether a request has at most one field of this name, which is in lower case.
+/// Whether the field is a singleton. `name` is in lower case.
 pub(super) fn is_singleton(name: &str) -> bool {
     row(name).is_some()
 }
 
-/// Refuses several lines of a field that has one.
-///
-/// Costs a comparison unless some field has several lines.
+/// Refuses several lines of a singleton field. The check is one comparison unless some field has several lines.
 ///
 /// # Errors
-/// [`Refusal::BadRequest`] that names the first such field of the table.
+/// [`Refusal::BadRequest`] with the first such field of the table.
 pub fn check(fields: &HeaderMap) -> Result<(), Refusal> {
     if fields.len() == fields.keys_len() { Ok(()) } else { check_each(fields) }
 }
@@ -108,44 +104,9 @@ fn check_each(fields: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// The lists that must not be read in part, and what separates their members: RFC 9113 section 8.2.3 for cookies, RFC
-/// 9110 section 5.3 for the others.
-const WHOLE_LISTS: [(HeaderName, &str); 3] = [(COOKIE, "; "), (IF_MATCH, ", "), (IF_NONE_MATCH, ", ")];
-
-/// The first of several lines of a list that must not be read in part, or of a forwarding field, and all of them as
-/// one line.
-#[cold]
-pub(super) fn joined_line<'a>(
-    fields: &'a HeaderMap,
-    name: &HeaderName,
-) -> Option<(&'a HeaderValue, HeaderValue)> {
-    let separator = match WHOLE_LISTS.iter().find(|(list, _)| list == name) {
-        Some((_, separator)) => separator,
-        None if fate(name.as_str()) == Fate::Forwarding => ", ",
-        None => return None,
-    };
-    let lines = fields.get_all(name);
-    let first = lines.iter().next()?;
-    let lines: Vec<&[u8]> = lines.iter().map(HeaderValue::as_bytes).collect();
-    let joined = HeaderValue::from_bytes(&lines.join(separator.as_bytes())).ok()?;
-    (lines.len() > 1).then_some((first, joined))
-}
-
-/// Makes one line of several of the lists that must not be read in part.
-///
-/// Costs a comparison unless some field has several lines.
-pub(super) fn join_lines(fields: &mut HeaderMap) {
-    if fields.len() != fields.keys_len() {
-        for (name, _) in &WHOLE_LISTS {
-            if let Some((_, joined)) = joined_line(fields, name) {
-                fields.insert(name, joined);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header::{HeaderName, HeaderValue};
     use proptest::prelude::*;
     use proptest::sample::select;
 
@@ -213,29 +174,6 @@ mod tests {
         ] {
             assert_eq!(check(&fields([(name, "a"), (name, "b")])), Ok(()), "{name}");
         }
-    }
-
-    #[test]
-    fn cookies_and_preconditions_become_one_line() {
-        let mut sent = fields([
-            ("if-match", "\"a\""),
-            ("cookie", "a=b"),
-            ("accept", "x"),
-            ("if-none-match", "\"c\", \"d\""),
-            ("cookie", "c=d; e=f"),
-            ("if-match", "\"b\""),
-            ("if-none-match", "W/\"e\""),
-            ("accept", "y"),
-        ]);
-        join_lines(&mut sent);
-        let joined = fields([
-            ("if-match", "\"a\", \"b\""),
-            ("cookie", "a=b; c=d; e=f"),
-            ("if-none-match", "\"c\", \"d\", W/\"e\""),
-            ("accept", "x"),
-            ("accept", "y"),
-        ]);
-        assert_eq!(sent, joined);
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! From a request's line and Host field to what is asked for.
+//! The target of a request: its method, authority, path and query.
 
 use http::header::HOST;
 use http::uri::Scheme;
@@ -7,36 +7,36 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 use super::path::CanonicalPath;
 use super::refusal::Refusal;
 
-/// The methods that are served, in the order in which they are listed.
+/// The supported methods, in the order of listings.
 pub const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
-/// Stands for a method that is not known or not served, which logs and metrics call `other`.
+/// Represents every unsupported method; `other` in logs and metrics.
 pub const OTHER: Method = Method::CONNECT;
 
-/// The place of a method in [`METHODS`]; none for one that is not served. Byte for byte: `get` is not `GET`.
+/// The index of a method in [`METHODS`]; `None` if it is not supported. Methods are case-sensitive.
 pub fn method_number(method: &Method) -> Option<usize> {
     METHODS.iter().position(|served| served == method)
 }
 
-/// What a request asks for, read in the one way that every parser would.
+/// The target of a request that every parser reads in the same way.
 #[derive(Debug)]
 pub struct Target<'a> {
-    /// The path, canonical.
+    /// The canonical path.
     pub path: CanonicalPath<'a>,
-    /// The query, byte for byte and without its `?`.
+    /// The query as sent, without its `?`.
     pub query: Option<&'a str>,
-    /// The Host field, which is the authority of an absolute target too.
+    /// The Host field. The authority of an absolute target equals it.
     pub host: &'a HeaderValue,
 }
 
 impl<'a> Target<'a> {
-    /// The target of an HTTP/1 request (RFC 9112 section 3.2).
+    /// Reads the target of an HTTP/1 request (RFC 9112 section 3.2).
     ///
     /// # Errors
-    /// [`Refusal::BadRequest`] for a method that is not served; for no Host, several or a malformed one; for an
-    /// absolute target with another authority than Host; for an authority alone, or `*` without OPTIONS; for a
-    /// path that has [no canonical form](CanonicalPath::new).
+    /// [`Refusal::BadRequest`] for an unsupported method; for no Host, several or a malformed one; for an absolute target
+    /// with an authority other than Host; for an authority alone, or `*` without OPTIONS; for a path that has
+    /// [no canonical form](CanonicalPath::new).
     pub fn read(method: &Method, uri: &'a Uri, fields: &'a HeaderMap) -> Result<Self, Refusal> {
         let host = host(fields)?;
         check_authority(uri, host)?;
@@ -45,10 +45,10 @@ impl<'a> Target<'a> {
 }
 
 impl Target<'_> {
-    /// The same by https, at its own port: where who comes by plain HTTP is sent.
+    /// The target as an https URL with the default port, for redirects from plain HTTP.
     pub fn by_https(&self) -> String {
         let host = split_authority(self.host.as_bytes()).map_or(&[][..], |(host, _)| host);
-        // ASCII, as it was checked to be.
+        // Not lossy: the host is ASCII.
         let mut url = format!("https://{}", String::from_utf8_lossy(host));
         url.push_str(if self.path.is_asterisk() { "/" } else { self.path.as_str() });
         if let Some(query) = self.query {
@@ -78,10 +78,10 @@ pub(super) fn check_authority(uri: &Uri, host: &HeaderValue) -> Result<(), Refus
     }
 }
 
-/// The canonical path of a request, of which `raw` is the target without its query.
+/// The canonical path of a request. `raw` is the target without its query.
 ///
 /// # Errors
-/// As for [`Target::read`].
+/// [`Refusal::BadRequest`] for an unsupported method, `*` without OPTIONS, or a path without a canonical form.
 pub fn read_path<'a>(method: &Method, raw: &'a str) -> Result<CanonicalPath<'a>, Refusal> {
     if method_number(method).is_none() {
         return Err(Refusal::BadRequest("method that is not served"));
@@ -93,10 +93,10 @@ pub fn read_path<'a>(method: &Method, raw: &'a str) -> Result<CanonicalPath<'a>,
     }
 }
 
-/// Gives a request of HTTP/1.0 that has no Host one: the authority of its target, or else `default`.
+/// Adds the missing Host of an HTTP/1.0 request: the authority of its target, or else `default`.
 ///
-/// HTTP/1.0 has no such field, and RFC 9112 section 3.2 asks for a refusal of HTTP/1.1 alone. Health checks of load
-/// balancers come this way.
+/// HTTP/1.0 has no such field, and RFC 9112 section 3.2 requires its refusal in HTTP/1.1 only. Health checks of load
+/// balancers lack it.
 pub fn add_missing_host(uri: &Uri, fields: &mut HeaderMap, default: &HeaderValue) {
     if !fields.contains_key(HOST) {
         let named = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
@@ -104,7 +104,7 @@ pub fn add_missing_host(uri: &Uri, fields: &mut HeaderMap, default: &HeaderValue
     }
 }
 
-/// Host without the `:` of an empty port; `None` if it has none.
+/// The Host without the `:` of an empty port; `None` if it has no empty port.
 pub(super) fn without_empty_port(host: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_bytes(host.as_bytes().strip_suffix(b":")?).ok()
 }
@@ -112,7 +112,10 @@ pub(super) fn without_empty_port(host: &HeaderValue) -> Option<HeaderValue> {
 pub(super) const MALFORMED_AUTHORITY: Refusal = Refusal::BadRequest("malformed authority in the target");
 const MALFORMED_HOST: Refusal = Refusal::BadRequest("malformed Host");
 
-/// The one Host field (RFC 9112 section 3.2), well-formed.
+/// The Host field (RFC 9112 section 3.2).
+///
+/// # Errors
+/// If it is missing, repeated or malformed.
 pub(super) fn host(fields: &HeaderMap) -> Result<&HeaderValue, Refusal> {
     let mut values = fields.get_all(HOST).iter();
     let host = values.next().ok_or(Refusal::BadRequest("no Host"))?;
@@ -130,8 +133,8 @@ fn default_port(scheme: &Scheme) -> Result<u16, Refusal> {
     }
 }
 
-/// Host and port of an authority. Narrower than RFC 3986: names of letters, digits, `-`, `.` and `_`, IPv4
-/// addresses, IPv6 addresses in brackets; no user, no `%XX`. An empty port is none (RFC 3986 section 3.2.3).
+/// Splits an authority into host and port. Stricter than RFC 3986: names of letters, digits, `-`, `.` and `_`, IPv4
+/// addresses, IPv6 addresses in brackets; no user, no `%XX`. An empty port counts as none (RFC 3986 section 3.2.3).
 fn split_authority(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let length = if authority.first() == Some(&b'[') {
         let end = authority.iter().position(|&byte| byte == b']')?;
@@ -169,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_https_it_is_the_same_at_the_usual_port() {
+    fn https_url_keeps_the_target_and_drops_the_port() {
         for (target, host, expected) in [
             ("/", "a.example", "https://a.example/"),
             ("/api/v2/items?a=%2F&b", "A.example:8080", "https://A.example/api/v2/items?a=%2F&b"),
@@ -187,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_host_is_that_of_the_target_or_the_default() {
+    fn missing_host_is_taken_from_the_target_or_the_default() {
         for (target, sent, expected) in [
             ("/up", None, "backend:8000"),
             ("*", None, "backend:8000"),
@@ -207,7 +210,7 @@ mod tests {
         }
     }
 
-    /// `path ? query`, or why not.
+    /// The path and the query, or the refusal.
     fn read(method: &str, target: &str, hosts: &[&str]) -> Result<(String, Option<String>), Refusal> {
         let uri: Uri = target.parse().unwrap();
         let fields: HeaderMap =
@@ -217,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_and_what_they_ask_for() {
+    fn valid_targets_are_read() {
         for (method, target, host, path, query) in [
             ("GET", "/", "h", "/", None),
             ("GET", "/a/", "h", "/a", None),
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_that_two_parsers_could_read_differently() {
+    fn ambiguous_targets_are_refused() {
         for (why, method, target, hosts) in [
             ("method that is not served", "TRACE", "/", &["h"][..]),
             ("method that is not served", "CONNECT", "/", &["h"]),

@@ -1,46 +1,46 @@
-//! W3C Trace Context: the trace that a request is part of, as it says and as the backend is told.
+//! W3C Trace Context: parses and writes `traceparent`.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::headers::only;
+use super::field_values::only;
 
 /// `traceparent`
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `tracestate`
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// The trace is recorded by whoever says so (section 3.2.2.5.1).
+/// The sender may have recorded the trace (section 3.2.2.5.1).
 const SAMPLED: u8 = 1;
-/// The trace's id is random (Level 2, section 2.2.2.5.2). It is passed on.
+/// The trace's id is random (Level 2, section 2.2.2.5.2). The flag is propagated.
 const RANDOM: u8 = 2;
 
-/// How long `traceparent` is in version 00.
+/// The length of `traceparent` in version 00, in bytes.
 const LENGTH: usize = 55;
 
-/// A trace, and a span in it, which is the parent of what follows.
+/// A trace and its current span, the parent of the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The trace's id; not 0.
+    /// The id of the trace; not 0.
     pub trace: u128,
-    /// The span's id; not 0.
+    /// The id of the span; not 0.
     pub span: u64,
     flags: u8,
 }
 
 impl TraceContext {
-    /// The beginning of a trace. Neither id is 0.
+    /// A new trace. The ids must not be 0.
     pub const fn new(trace: u128, span: u64, sampled: bool) -> Self {
         Self { trace, span, flags: sampled as u8 }
     }
 
-    /// The one that `traceparent` says (section 3.2); none where it says none, is malformed or is there twice: then
-    /// `tracestate` says nothing, either.
+    /// Parses `traceparent` (section 3.2). `None` if the field is missing, malformed or repeated; `tracestate` must be
+    /// ignored then.
     pub fn read(fields: &HeaderMap) -> Option<Self> {
         let (text, rest) = only(fields, &TRACEPARENT)?.as_bytes().split_first_chunk::<LENGTH>()?;
         if [2, 35, 52].iter().any(|&place| text[place] != b'-') {
             return None;
         }
-        // Later versions may say more, after another dash.
+        // Later versions may have more fields after another dash.
         let fits = match hexadecimal(&text[..2])? {
             0 => rest.is_empty(),
             0xff => false,
@@ -52,22 +52,22 @@ impl TraceContext {
         fits.then_some(Self { trace, span, flags })
     }
 
-    /// Whether the trace is recorded.
+    /// Whether the `sampled` flag is set.
     pub const fn is_sampled(self) -> bool {
         self.flags & SAMPLED != 0
     }
 
-    /// Those of its flags that are known.
+    /// The known flags.
     pub const fn flags(self) -> u8 {
         self.flags
     }
 
-    /// The same trace, with another span for parent.
+    /// The same trace with another current span.
     pub const fn below(self, span: u64, sampled: bool) -> Self {
         Self { span, flags: self.flags & RANDOM | sampled as u8, ..self }
     }
 
-    /// What `traceparent` says of it.
+    /// The value of `traceparent`.
     pub fn field(self) -> HeaderValue {
         let Self { trace, span, flags } = self;
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
@@ -78,7 +78,7 @@ impl TraceContext {
     }
 }
 
-/// Lower case alone (section 3.2.2).
+/// Parses hexadecimal digits in lower case (section 3.2.2).
 fn hexadecimal(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number, digit| {
         let digit = match digit {
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_traceparent_says() {
+    fn traceparent_is_parsed_or_ignored() {
         let trace = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
         let known = |flags| Some(TraceContext { trace, span: 0x00f0_67aa_0ba9_02b7, flags });
         for (line, expected) in [
@@ -138,20 +138,20 @@ mod tests {
             assert_eq!(read(&[line]), expected, "{line}");
         }
         let line = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!((read(&[]), read(&[line, line])), (None, None), "two parsers could take two of them");
+        assert_eq!((read(&[]), read(&[line, line])), (None, None), "a repeated field is ambiguous");
         assert_eq!(known(3).unwrap().below(1, false), TraceContext { trace, span: 1, flags: 2 });
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(trace in 1_u128.., span in 1_u64.., sampled: bool) {
+        fn field_and_read_are_inverse(trace in 1_u128.., span in 1_u64.., sampled: bool) {
             let context = TraceContext::new(trace, span, sampled);
             prop_assert_eq!(read(&[context.field().to_str().unwrap()]), Some(context));
             prop_assert_eq!(context.is_sampled(), sampled);
         }
 
         #[test]
-        fn never_panics(line in "[0-9a-f-]{0,60}") {
+        fn read_never_panics(line in "[0-9a-f-]{0,60}") {
             let _ = read(&[&line]);
         }
     }

@@ -4,37 +4,37 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
-use super::fate::{Fate, fate, fate_of_field, fold_alike, folded, is_kept};
-use super::headers::X_REAL_IP;
+use super::field_class::{FieldClass, classify, classify_field, fold_alike, folded, is_kept};
 use super::refusal::Refusal;
 
-/// The fields that trusted proxies may set besides the forwarding fields.
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// The identity fields that trusted proxies may set in addition to the forwarding fields.
 ///
-/// To list a name is to declare that it says who is calling. So a listed field is dropped from every peer that is not
-/// trusted, whether or not the gateway knows the name, and another spelling that a backend would take for it is
-/// dropped from all peers.
+/// Listing a name declares it an identity field. So the gateway drops a listed field from every untrusted peer, also if
+/// its own table lacks the name. It drops other spellings that a backend would read as the field from all peers.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedFields(Option<Arc<[HeaderName]>>);
 
 /// Why a field cannot be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// Concerns a connection, or frames or describes the body.
+    /// The field concerns a connection, or frames or describes the body.
     #[error("it concerns the connection or frames the message")]
     Framing,
-    /// Set or removed by the gateway.
+    /// The gateway sets or removes the field.
     #[error("the gateway itself sets or removes it")]
     Own,
-    /// Passes from trusted proxies as it is.
+    /// The field passes from trusted proxies without being listed.
     #[error("it passes from trusted proxies without being listed")]
     Forwarding,
-    /// A field that clients send.
+    /// Clients send the field.
     #[error("ordinary clients send it, and a listed field is dropped from all but trusted proxies")]
     Ordinary,
 }
 
 impl TrustedFields {
-    /// Those of these names.
+    /// The listed fields.
     pub fn new(names: impl IntoIterator<Item = HeaderName>) -> Self {
         let names: Arc<[HeaderName]> = names.into_iter().collect();
         Self(Some(names).filter(|names| !names.is_empty()))
@@ -46,22 +46,22 @@ impl TrustedFields {
     /// [`Unfit`], for a name whose trust would break requests or change nothing.
     pub fn check(name: &HeaderName) -> Result<(), Unfit> {
         let name = &*folded(name.as_str());
-        match fate(name) {
-            Fate::HopByHop => Err(Unfit::Framing),
+        match classify(name) {
+            FieldClass::HopByHop => Err(Unfit::Framing),
             _ if name.starts_with("content-") || name == "trailer" => Err(Unfit::Framing),
-            Fate::NeverSent => Err(Unfit::Own),
-            Fate::Forwarding => Err(Unfit::Forwarding),
-            Fate::Claim => Ok(()),
-            Fate::Passes if name == "via" => Err(Unfit::Own),
-            Fate::Passes if is_ordinary(name) => Err(Unfit::Ordinary),
-            Fate::Passes => Ok(()),
+            FieldClass::NeverSent => Err(Unfit::Own),
+            FieldClass::Forwarding => Err(Unfit::Forwarding),
+            FieldClass::Claim => Ok(()),
+            FieldClass::Passes if name == "via" => Err(Unfit::Own),
+            FieldClass::Passes if is_ordinary(name) => Err(Unfit::Ordinary),
+            FieldClass::Passes => Ok(()),
         }
     }
 
-    /// Refuses several lines of a field by which a trusted proxy names the caller: a listed one, or `X-Real-IP`.
+    /// Refuses several lines of a listed field or of `X-Real-IP`, with which a trusted proxy identifies the client.
     ///
-    /// A proxy that adds its line to the client's own sends two, and a backend may read the client's.
-    /// Costs a comparison unless some field has several lines.
+    /// A proxy that adds its line to the client's own sends two, and a backend may read the client's. The check is one
+    /// comparison unless some field has several lines.
     ///
     /// # Errors
     /// [`Refusal::BadRequest`] if one of these fields has several lines.
@@ -83,31 +83,31 @@ impl TrustedFields {
         }
     }
 
-    /// Whether a backend takes both names for one field.
+    /// Whether a backend may read both names as one field.
     pub fn are_alike(one: &HeaderName, other: &HeaderName) -> bool {
         fold_alike(one.as_str(), other.as_str())
     }
 
-    /// What becomes of a field of this name: a listed one passes like a forwarding field.
+    /// Classifies a field. A listed one is treated as a forwarding field.
     #[inline]
-    pub(super) fn fate(&self, name: &HeaderName) -> Fate {
+    pub(super) fn classify(&self, name: &HeaderName) -> FieldClass {
         match &self.0 {
-            None => fate_of_field(name),
-            Some(listed) => fate_beside(listed, name.as_str()),
+            None => classify_field(name),
+            Some(listed) => classify_with_listed(listed, name.as_str()),
         }
     }
 
-    /// Whether `Connection` cannot name the field away.
+    /// Whether `Connection` cannot remove the field.
     pub(super) fn keep(&self, name: &str) -> bool {
         is_kept(name) || self.0.as_ref().is_some_and(|listed| listed.iter().any(|it| it == name))
     }
 }
 
-fn fate_beside(listed: &[HeaderName], name: &str) -> Fate {
+fn classify_with_listed(listed: &[HeaderName], name: &str) -> FieldClass {
     match listed.iter().find(|it| fold_alike(it.as_str(), name)) {
-        Some(it) if it == name => Fate::Forwarding,
-        Some(_) => Fate::NeverSent,
-        None => fate(name),
+        Some(it) if it == name => FieldClass::Forwarding,
+        Some(_) => FieldClass::NeverSent,
+        None => classify(name),
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_cannot_be_listed() {
+    fn only_identity_fields_can_be_listed() {
         for (unfit, names) in [
             (
                 Unfit::Framing,
@@ -194,27 +194,27 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_field_passes_in_its_own_spelling_only() {
+    fn listed_field_passes_in_its_own_spelling_only() {
         let listed = TrustedFields::new(["remote-user", "x-our-own", "oidc_claim_email"].map(name));
         for (name, expected) in [
-            ("remote-user", Fate::Forwarding),
-            ("remote_user", Fate::NeverSent),
-            ("remote.user", Fate::NeverSent),
-            ("remote-groups", Fate::Claim),
-            ("x-our-own", Fate::Forwarding),
-            ("x.our-own", Fate::NeverSent),
-            ("x-our-owns", Fate::Passes),
-            ("oidc_claim_email", Fate::Forwarding),
-            ("oidc-claim-email", Fate::NeverSent),
-            ("oidc_claim_name", Fate::NeverSent),
-            ("accept", Fate::Passes),
-            ("connection", Fate::HopByHop),
+            ("remote-user", FieldClass::Forwarding),
+            ("remote_user", FieldClass::NeverSent),
+            ("remote.user", FieldClass::NeverSent),
+            ("remote-groups", FieldClass::Claim),
+            ("x-our-own", FieldClass::Forwarding),
+            ("x.our-own", FieldClass::NeverSent),
+            ("x-our-owns", FieldClass::Passes),
+            ("oidc_claim_email", FieldClass::Forwarding),
+            ("oidc-claim-email", FieldClass::NeverSent),
+            ("oidc_claim_name", FieldClass::NeverSent),
+            ("accept", FieldClass::Passes),
+            ("connection", FieldClass::HopByHop),
         ] {
-            assert_eq!(listed.fate(&HeaderName::from_static(name)), expected, "{name}");
+            assert_eq!(listed.classify(&HeaderName::from_static(name)), expected, "{name}");
         }
         assert!(listed.keep("x-our-own") && !listed.keep("x-our-other") && listed.keep("remote-groups"));
         let none = TrustedFields::new([]);
         let own = HeaderName::from_static("x-our-own");
-        assert!(none.0.is_none() && none.fate(&own) == Fate::Passes && !none.keep("x-our-own"));
+        assert!(none.0.is_none() && none.classify(&own) == FieldClass::Passes && !none.keep("x-our-own"));
     }
 }

@@ -1,5 +1,4 @@
-//! Whether a connection may change to another protocol (RFC 9110 section 7.8): to WebSocket (RFC 6455), and to
-//! nothing else.
+//! Upgrades of connections (RFC 9110 section 7.8). The only supported protocol is WebSocket (RFC 6455).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,23 +9,23 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Version};
 use sha1::{Digest, Sha1};
 
-use super::headers::{only, options};
+use super::field_values::{only, options};
 use super::refusal::Refusal;
 
-/// The protocol's name in Upgrade fields.
+/// The name of the protocol in Upgrade fields.
 pub(super) const WEBSOCKET: &str = "websocket";
 
 /// RFC 6455 section 1.3
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// A handshake that a client has begun as it should.
+/// A valid WebSocket handshake of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handshake {
-    /// What proves that the answer is one to this handshake.
+    /// The Sec-WebSocket-Accept that the response must have.
     accept: String,
 }
 
-/// Whether a value of the Upgrade field names WebSocket. Where none of a message does, it changes to nothing.
+/// Whether a value of the Upgrade field names WebSocket.
 pub(super) fn names_websocket(value: &[u8]) -> bool {
     value.split(|&byte| byte == b',').any(|protocol| {
         let name = protocol.split(|&byte| byte == b'/').next().unwrap_or_default();
@@ -35,15 +34,15 @@ pub(super) fn names_websocket(value: &[u8]) -> bool {
 }
 
 impl Handshake {
-    /// The handshake that a request begins; none where it asks for no WebSocket.
+    /// The handshake of a request; `None` if the request does not ask for WebSocket.
     ///
-    /// Other protocols are not changed to, as a server may choose (RFC 9110 section 7.8), and the request is
-    /// served as it is: clients that would like `h2c` (curl `--http2`, Java's own client) ask for it with every
-    /// request, and are content without. HTTP/1.0 has no upgrades, HTTP/2 not these.
+    /// The gateway ignores other protocols, as RFC 9110 section 7.8 allows, and serves the request without an upgrade:
+    /// curl `--http2` and Java's own client offer `h2c` with every request. HTTP/1.0 has no upgrades, and HTTP/2 has other
+    /// ones.
     ///
     /// # Errors
-    /// [`Refusal::BadRequest`] where one side could take for a handshake what the other does not;
-    /// [`Refusal::WebSocketVersion`] unless the handshake is of version 13.
+    /// [`Refusal::BadRequest`] if only one of the two sides could read the request as a handshake;
+    /// [`Refusal::WebSocketVersion`] if the version is not 13.
     pub fn begun(
         method: &Method,
         version: Version,
@@ -78,10 +77,10 @@ impl Handshake {
         }
     }
 
-    /// Checks the fields of a 101, which came to this handshake.
+    /// Checks the fields of the 101 response to this handshake.
     ///
     /// # Errors
-    /// Says why it does not change to WebSocket, or not at a place that two parsers would agree on.
+    /// The reason why it does not upgrade to WebSocket, or why two parsers could disagree where its head ends.
     pub fn check(&self, fields: &HeaderMap) -> Result<(), &'static str> {
         if !is_only(fields, WEBSOCKET) {
             return Err("101 to another protocol than `websocket`");
@@ -100,8 +99,8 @@ impl Handshake {
         Ok(())
     }
 
-    /// Says in the fields of a 101, which are those of [`prepare_answer`](super::headers::prepare_answer), what the
-    /// connection changes to.
+    /// Adds Connection and Upgrade to the fields of a 101, from which
+    /// [`prepare_answer`](super::headers::prepare_answer) has removed them.
     pub fn confirm(&self, fields: &mut HeaderMap) {
         set(fields);
     }
@@ -112,7 +111,7 @@ fn set(fields: &mut HeaderMap) {
     fields.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
 }
 
-/// Whether the Upgrade field, in one line, names this protocol and no other.
+/// Whether there is one Upgrade field, with this protocol and no other.
 fn is_only(fields: &HeaderMap, protocol: &str) -> bool {
     only(fields, &UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(protocol.as_bytes()))
 }
@@ -122,7 +121,8 @@ fn is_key(key: &[u8]) -> bool {
     key.len() == 24 && STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)
 }
 
-/// RFC 6455 section 4.2.2: SHA-1 is no secret here, it shows that the handshake was understood.
+/// Computes Sec-WebSocket-Accept (RFC 6455 section 4.2.2). It proves that the server understood the handshake and needs
+/// no secure hash.
 fn accept(key: &[u8]) -> String {
     STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
@@ -145,7 +145,7 @@ mod tests {
         lines.iter().map(line).collect()
     }
 
-    /// A good handshake without the lines of these names, and with others.
+    /// The fields of a valid handshake without the lines `without`, and with the lines `with`.
     fn changed(without: &[&str], with: &[(&str, &str)]) -> HeaderMap {
         let good = [
             ("host", "a"),
@@ -167,12 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_rfc() {
+    fn accept_matches_the_example_of_rfc_6455() {
         assert_eq!(begun(&changed(&[], &[])).unwrap().unwrap().accept, ACCEPT);
     }
 
     #[test]
-    fn what_is_a_handshake_what_is_none_and_what_could_be_either() {
+    fn ambiguous_handshakes_are_refused_and_other_upgrades_ignored() {
         enum Is {
             Handshake,
             Ordinary,
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn by_get_over_http_1_1_and_without_a_body() {
+    fn handshake_is_a_get_over_http_1_1_without_a_body() {
         let good = changed(&[], &[]);
         for method in [Method::HEAD, Method::POST, Method::OPTIONS, Method::DELETE] {
             let found = Handshake::begun(&method, Version::HTTP_11, &good, false);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_101_is_believed_where_it_answers_this_handshake() {
+    fn only_a_101_that_accepts_this_handshake_is_valid() {
         let handshake = begun(&changed(&[], &[])).unwrap().unwrap();
         let accept = "sec-websocket-accept";
         let upgrade = ("upgrade", "WebSocket");
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_a_confirmed_handshake_are_the_gateways_own() {
+    fn confirmed_handshake_has_connection_and_upgrade_of_the_gateway() {
         let handshake = begun(&changed(&[], &[])).unwrap().unwrap();
         let mut confirmed = fields(&[("sec-websocket-accept", ACCEPT)]);
         handshake.confirm(&mut confirmed);
@@ -308,7 +308,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_key_of_a_client_is_taken(bytes: [u8; 16]) {
+        fn every_key_of_16_bytes_is_accepted(bytes: [u8; 16]) {
             let key = STANDARD.encode(bytes);
             let fields = changed(&["sec-websocket-key"], &[("sec-websocket-key", &key)]);
             prop_assert!(begun(&fields).unwrap().is_some());

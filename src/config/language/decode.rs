@@ -13,7 +13,7 @@ use super::document::{Entry, Key, Node, Value, find_entry, parse};
 use super::interpolate::{Environment, InterpolationError, interpolate};
 use super::redact::{SecretSections, merge, with_decoration};
 use super::source::{LARGEST, Source, Span};
-use crate::policy::map::Place;
+use crate::policy::source_location::SourceLocation;
 
 /// A type that can be decoded, and that describes its values in the schema.
 pub(crate) trait Decode: JsonSchema + Sized {
@@ -156,10 +156,10 @@ impl<'a> Decoder<'a> {
     }
 
     /// The start of a span as file, line and column.
-    pub(crate) fn place(&self, span: Span) -> Option<Place> {
+    pub(crate) fn place(&self, span: Span) -> Option<SourceLocation> {
         let source = self.sources.get(span.source)?;
         let (line, column) = source.position(span.start);
-        Some(Place { file: source.name.clone(), line, column })
+        Some(SourceLocation { file: source.name.clone(), line, column })
     }
 
     /// How many errors were recorded.

@@ -8,7 +8,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 
 use super::redact::REDACTED;
 use super::source::{Source, Span};
-use crate::policy::map::Place;
+use crate::policy::source_location::SourceLocation;
 
 /// The most findings that a report shows: a file that is no configuration has thousands.
 const MOST_SHOWN: usize = 1000;
@@ -118,7 +118,7 @@ pub struct Failure {
     /// The reason of the actual decision.
     pub why: String,
     /// The place of the rule that decided, and a description of it.
-    pub rule: Option<(Place, String)>,
+    pub rule: Option<(SourceLocation, String)>,
     /// A hint at a correction.
     pub hint: Option<String>,
 }
@@ -200,7 +200,7 @@ impl Report {
     }
 
     /// Adds a warning about a place in one of the files, and the reason for it.
-    pub fn warn(&mut self, place: Option<&Place>, message: String, why: String) {
+    pub fn warn(&mut self, place: Option<&SourceLocation>, message: String, why: String) {
         let warning = Diagnostic::warning(message);
         self.diagnostics.push(match place.and_then(|place| self.word_at(place)) {
             Some(span) => warning.at(span, why),
@@ -209,7 +209,7 @@ impl Report {
     }
 
     /// The word that starts at a place in one of the sources.
-    fn word_at(&self, place: &Place) -> Option<Span> {
+    fn word_at(&self, place: &SourceLocation) -> Option<Span> {
         let number = self.sources.iter().position(|source| source.name == place.file)?;
         let source = self.sources.get(number)?;
         let start = source.offset(place.line, place.column)?;

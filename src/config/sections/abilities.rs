@@ -12,9 +12,10 @@ use crate::config::language::{
 };
 use crate::policy::ability::{Requirement, RequirementError};
 use crate::policy::guide;
-use crate::policy::map::{AbilityMap, MapBuilder, Place, RouteOptions, Unmapped};
+use crate::policy::map::{AbilityMap, MapBuilder, RouteOptions, Unmapped};
 use crate::policy::route::RouteError;
 use crate::policy::shadow::Mode;
+use crate::policy::source_location::SourceLocation;
 use crate::policy::target::METHODS;
 
 section! {
@@ -58,7 +59,7 @@ struct RawRoute {
     options: RouteOptions,
     /// The place of `mode`.
     mode: Option<Span>,
-    rules: Vec<(Method, Requirement, Option<Place>)>,
+    rules: Vec<(Method, Requirement, Option<SourceLocation>)>,
 }
 
 /// The options of a route.

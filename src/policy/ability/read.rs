@@ -1,9 +1,9 @@
-//! A requirement from its own words: what reports and ledgers keep of it.
+//! Parses the text form of a requirement, which reports and the ledger store.
 
 use super::Requirement;
 
 impl Requirement {
-    /// Reads what [`Display`](std::fmt::Display) writes; none: `text` is nothing of the kind.
+    /// Parses what [`Display`](std::fmt::Display) writes; `None` if `text` is something else.
     pub fn read(text: &str) -> Option<Self> {
         let list = |word: &str| text.strip_prefix(word)?.strip_suffix("]}");
         let of_list = |text: &str, any: bool| {
@@ -23,12 +23,12 @@ impl Requirement {
     }
 }
 
-/// Names behind commas, plain or quoted.
+/// Parses names separated by `, `, plain or quoted.
 fn names(text: &str) -> Option<Vec<String>> {
     let (mut names, mut rest) = (Vec::new(), text);
     loop {
         let (name, after) = match rest.strip_prefix('\'') {
-            Some(quoted) => unquoted(quoted)?,
+            Some(quoted) => unquote(quoted)?,
             None => {
                 let end = rest.find(',').unwrap_or(rest.len());
                 (rest[..end].to_owned(), &rest[end..])
@@ -42,8 +42,8 @@ fn names(text: &str) -> Option<Vec<String>> {
     }
 }
 
-/// What stands before the closing quote, of which two are one, and what follows it.
-fn unquoted(text: &str) -> Option<(String, &str)> {
+/// The text before the closing quote, in which `''` is one quote, and the text after it.
+fn unquote(text: &str) -> Option<(String, &str)> {
     let (mut name, mut rest) = (String::new(), text);
     loop {
         let (before, after) = rest.split_once('\'')?;
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_nothing_of_the_kind() {
+    fn other_text_is_not_parsed() {
         for text in [
             "",
             "{any: []}",
@@ -84,7 +84,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(names in prop::collection::vec("[!#-\\[\\]-~]{1,6}", 1..4)) {
+        fn display_and_read_are_inverse(names in prop::collection::vec("[!#-\\[\\]-~]{1,6}", 1..4)) {
             let names = || names.iter().map(String::as_str);
             for requirement in [Requirement::all(names()), Requirement::any(names())].into_iter().flatten() {
                 prop_assert_eq!(Requirement::read(&requirement.to_string()), Some(requirement));
@@ -92,13 +92,13 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(text in "(\\{a(ll|ny): \\[)?[a', ]{0,8}(\\]\\})?|\\PC{0,20}") {
+        fn read_never_panics(text in "(\\{a(ll|ny): \\[)?[a', ]{0,8}(\\]\\})?|\\PC{0,20}") {
             let _ = Requirement::read(&text);
         }
     }
 
     #[test]
-    fn keywords() {
+    fn keywords_are_parsed() {
         for requirement in [Requirement::public(), Requirement::authenticated(), Requirement::deny()] {
             assert_eq!(Requirement::read(&requirement.to_string()), Some(requirement));
         }

@@ -35,8 +35,8 @@ fn map(unmapped: Unmapped, routes: &[(&str, &[(&'static str, &str)])]) -> Abilit
     built(unmapped, &routes.collect())
 }
 
-/// `- METHODS path: who` for what is denied anew, `+` for what is allowed anew.
-fn told(old: &AbilityMap, new: &AbilityMap) -> Vec<String> {
+/// `- METHODS path: callers` for newly denied callers, `+ …` for newly allowed ones.
+fn changes_of(old: &AbilityMap, new: &AbilityMap) -> Vec<String> {
     let mut lines = Vec::new();
     for change in difference(old, new).unwrap().changes {
         let methods: Vec<&str> = change.methods.iter().map(|method| method.as_str()).collect();
@@ -50,7 +50,7 @@ fn told(old: &AbilityMap, new: &AbilityMap) -> Vec<String> {
 }
 
 #[test]
-fn whom_another_requirement_denies_and_allows() {
+fn changed_requirement_denies_and_allows_callers() {
     const TOKENLESS: &str = "callers without a token";
     for (old, new, denied, allowed) in [
         ("a", "a", None, None),
@@ -102,7 +102,7 @@ fn whom_another_requirement_denies_and_allows() {
 }
 
 #[test]
-fn one_changed_rule_is_one_change() {
+fn changed_rules_are_reported_by_path() {
     let items: &[_] = &[("GET", "r"), ("DELETE", "d")];
     let before = map(Unmapped::Deny, &[("/items/{id}", items)]);
     for (after, expected) in [
@@ -114,12 +114,12 @@ fn one_changed_rule_is_one_change() {
                 "+ GET HEAD /items/{id}: tokens with x that lack r",
             ],
         ),
-        // HEAD of its own.
+        // A rule for HEAD.
         (
             map(Unmapped::Deny, &[("/items/{id}", &[("GET", "r"), ("DELETE", "d"), ("HEAD", "public")])]),
             &["+ HEAD /items/{id}: callers without a token, and tokens that lack r"],
         ),
-        // Takes paths away from the other, and lacks a method of it.
+        // A new route takes a path from another one and lacks one of its methods.
         (
             map(Unmapped::Deny, &[("/items/{id}", items), ("/items/search", &[("GET", "r"), ("POST", "s")])]),
             &["+ POST /items/search: tokens with s", "- DELETE /items/search: tokens with d"],
@@ -133,53 +133,53 @@ fn one_changed_rule_is_one_change() {
             &["+ GET HEAD POST PUT PATCH DELETE OPTIONS (unmapped): every token"],
         ),
     ] {
-        assert_eq!(told(&before, &after), expected);
+        assert_eq!(changes_of(&before, &after), expected);
     }
 }
 
 #[test]
-fn a_request_for_no_path_is_unmapped_where_every_path_has_a_route() {
+fn options_asterisk_is_unmapped_even_if_every_path_has_a_route() {
     let routes: &[(&str, &[_])] = &[("/", &[("GET", "a")]), ("/{*rest}", &[("GET", "a")])];
     let (deny, authenticated) = (map(Unmapped::Deny, routes), map(Unmapped::Authenticated, routes));
-    assert_eq!(told(&deny, &authenticated), ["+ OPTIONS (unmapped): every token"]);
+    assert_eq!(changes_of(&deny, &authenticated), ["+ OPTIONS (unmapped): every token"]);
     assert_eq!(difference(&deny, &authenticated).unwrap().changes[0].sample, "*");
 }
 
 #[test]
-fn what_holds_beside_the_methods_is_told() {
+fn changed_options_are_reported() {
     let build = |mode, body, own| {
         let mut builder = MapBuilder::default().in_mode(mode);
         let rule = || [(Method::POST, requirement("a"), None)];
         builder.route_with("/up/{id}", RouteOptions { body, mode: own }, rule()).unwrap();
         builder.build()
     };
-    let told = |old: &AbilityMap, new: &AbilityMap| {
+    let options_of = |old: &AbilityMap, new: &AbilityMap| {
         let options = difference(old, new).unwrap().options;
         options.into_iter().map(|it| (it.path, it.body, it.mode)).collect::<Vec<_>>()
     };
     let up = "/up/{id}".to_owned();
     let plain = build(Mode::Enforce, None, None);
     assert_eq!(
-        told(&build(Mode::Enforce, Some(1), None), &plain),
+        options_of(&build(Mode::Enforce, Some(1), None), &plain),
         [(up.clone(), (Some(1), None), (Mode::Enforce, Mode::Enforce))]
     );
     assert_eq!(
-        told(&plain, &build(Mode::Enforce, None, Some(Mode::Shadow))),
+        options_of(&plain, &build(Mode::Enforce, None, Some(Mode::Shadow))),
         [(up, (None, None), (Mode::Enforce, Mode::Shadow))]
     );
     assert_eq!(
-        told(&plain, &build(Mode::Shadow, None, Some(Mode::Enforce))),
+        options_of(&plain, &build(Mode::Shadow, None, Some(Mode::Enforce))),
         [("(without a mode of its own)".to_owned(), (None, None), (Mode::Enforce, Mode::Shadow))]
     );
-    assert_eq!(told(&plain, &build(Mode::Shadow, None, None)).len(), 1);
+    assert_eq!(options_of(&plain, &build(Mode::Shadow, None, None)).len(), 1);
     assert_eq!(
-        told(&plain, &build(Mode::Shadow, Some(1), None))[1],
+        options_of(&plain, &build(Mode::Shadow, Some(1), None))[1],
         ("/up/{id}".to_owned(), (None, Some(1)), (Mode::Enforce, Mode::Shadow))
     );
 }
 
 #[test]
-fn the_common_paths_of_two_patterns() {
+fn meet_is_the_pattern_of_common_paths() {
     for (one, other, expected) in [
         ("/", "/", "/"),
         ("/a/{x}", "/a/{y}", "/a/{x}"),
@@ -196,7 +196,7 @@ fn the_common_paths_of_two_patterns() {
 }
 
 #[test]
-fn maps_that_are_the_same_are_not_walked() {
+fn equal_maps_are_not_walked() {
     let templates: Vec<String> = (0..40)
         .map(|literal| {
             (0..40).map(|at| if at == literal { "/a".to_owned() } else { format!("/{{p{at}}}") }).collect()
@@ -238,8 +238,8 @@ fn allows(map: &AbilityMap, method: &Method, path: &CanonicalPath<'_>, held: Opt
     decide(map, &map.find(method, path), &caller).is_ok()
 }
 
-/// Every caller that the requirements above can tell apart.
-fn everybody() -> Vec<Option<Abilities>> {
+/// A caller for each outcome of the requirements above.
+fn all_callers() -> Vec<Option<Abilities>> {
     let names = ["x", "y", "z", "*"];
     let sets = (0..1_u32 << names.len()).map(|set| {
         let held = names.iter().enumerate().filter(|(at, _)| set & (1 << at) != 0);
@@ -248,8 +248,8 @@ fn everybody() -> Vec<Option<Abilities>> {
     [None].into_iter().chain(sets).collect()
 }
 
-/// Every path that the routes above can tell apart, and one for no path.
-fn every_path() -> Vec<CanonicalPath<'static>> {
+/// A path for each outcome of the routes above, and `*`.
+fn all_paths() -> Vec<CanonicalPath<'static>> {
     let mut texts = vec![String::new()];
     let mut last = texts.clone();
     for _ in 0..4 {
@@ -266,38 +266,38 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn what_is_told_is_what_differs(
+    fn reported_changes_are_the_differing_decisions(
         (old, new) in (routes(), routes()), (before, after) in (unmapped(), unmapped()), share in any::<bool>(),
     ) {
-        // Half of the time the new map is the old one and more, since maps that are wholly different show less.
+        // In half of the cases the new map extends the old one: unrelated maps test less.
         let new = if share { old.clone().into_iter().chain(new).collect() } else { new };
         let (old, new) = (built(before, &old), built(after, &new));
-        let told = difference(&old, &new).unwrap();
+        let reported = difference(&old, &new).unwrap();
         let mut differing = 0;
-        for path in every_path() {
+        for path in all_paths() {
             for method in METHODS {
                 if path.is_asterisk() && method != Method::OPTIONS {
                     continue;
                 }
-                for held in everybody() {
+                for held in all_callers() {
                     let verdicts = [&old, &new].map(|map| allows(map, &method, &path, held.as_ref()));
                     differing += usize::from(verdicts[0] != verdicts[1]);
                     let ways = [(true, false), (false, true)];
                     for (way, (was, is)) in ways.into_iter().enumerate() {
-                        // The class of this path, and what was told of it.
-                        let is_told = told.changes.iter().any(|change| {
+                        // The class of this path, and its changes.
+                        let is_reported = reported.changes.iter().any(|change| {
                             let callers = if way == 0 { &change.denied } else { &change.allowed };
                             change.methods.contains(&&method)
                                 && is_of(&old, &new, change, &method, &path)
                                 && callers.as_ref().is_some_and(|it| holds(it, change, way == 0, held.as_ref()))
                         });
-                        prop_assert_eq!(is_told, verdicts == [was, is], "{:?} {} {:?}", &method, path.as_str(), &held);
+                        prop_assert_eq!(is_reported, verdicts == [was, is], "{:?} {} {:?}", &method, path.as_str(), &held);
                     }
                 }
             }
         }
-        prop_assert_eq!(differing > 0, !told.changes.is_empty());
-        for change in &told.changes {
+        prop_assert_eq!(differing > 0, !reported.changes.is_empty());
+        for change in &reported.changes {
             let path = if change.sample == "*" { CanonicalPath::asterisk() } else { CanonicalPath::new(&change.sample).unwrap() };
             for method in &change.methods {
                 for (callers, was, is) in [(&change.denied, true, false), (&change.allowed, false, true)] {
@@ -314,7 +314,7 @@ proptest! {
     }
 }
 
-/// Whether the two sides of a change are what is found for the request.
+/// Whether the two sides of a change are the lookups of the request.
 fn is_of(
     old: &AbilityMap,
     new: &AbilityMap,
@@ -325,12 +325,12 @@ fn is_of(
     let side = |map, side: &Side<'_>| {
         let found =
             Side { map, found: AbilityMap::find(map, method, path), refused: map.check_path(path).is_err() };
-        found.template() == side.template() && found.is_alike(side)
+        found.template() == side.template() && found.has_same_rule(side)
     };
     side(old, &change.old) && side(new, &change.new)
 }
 
-/// Whether a caller is among these: has one of the smallest sets, and does not satisfy the other side.
+/// Whether a caller is included: it has one of the smallest sets, and does not satisfy the other side.
 fn holds(callers: &Callers, change: &Change<'_>, denied: bool, held: Option<&Abilities>) -> bool {
     let Some(held) = held else { return callers.without_token };
     let other = if denied { change.new.requirement() } else { change.old.requirement() };

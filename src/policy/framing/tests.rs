@@ -4,24 +4,24 @@ use super::*;
 
 const BOUNDS: Bounds = Bounds { head: 200, fields: 4, target: 40 };
 
-/// What is clear of `bytes` when they come at once, and the fault.
+/// The number of clear bytes if all bytes are scanned at once, and the fault.
 fn at_once(bytes: &[u8]) -> (usize, Option<Fault>) {
     let Scanned { clear, fault } = Scanner::new(BOUNDS).scan(bytes);
     (clear, fault)
 }
 
-/// The same when they come in pieces of the given lengths, over and over.
+/// The same if the bytes are scanned in pieces of these lengths, repeated.
 fn in_pieces(bytes: &[u8], lengths: &[usize]) -> (usize, Option<Fault>) {
     let mut scanner = Scanner::new(BOUNDS);
-    let (mut clear, mut come) = (0, 0);
+    let (mut clear, mut received) = (0, 0);
     for length in lengths.iter().cycle() {
-        come = bytes.len().min(come + length);
-        let scanned = scanner.scan(&bytes[clear..come]);
+        received = bytes.len().min(received + length);
+        let scanned = scanner.scan(&bytes[clear..received]);
         clear += scanned.clear;
         if scanned.fault.is_some() {
             return (clear, scanned.fault);
         }
-        if come == bytes.len() {
+        if received == bytes.len() {
             break;
         }
     }
@@ -33,7 +33,7 @@ fn head(lines: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-fn messages_that_go_on() {
+fn well_formed_messages_are_passed_on() {
     let many = ["GET / HTTP/1.1", "A: 1", "B: 2", "C: 3", "D: 4"];
     let target = format!("GET /{} HTTP/1.1", "x".repeat(39));
     let large = format!("A: {}", "x".repeat(200 - "GET / HTTP/1.1\r\nA: \r\n\r\n".len()));
@@ -73,7 +73,7 @@ fn messages_that_go_on() {
 }
 
 #[test]
-fn after_the_last_message_nothing_goes_on() {
+fn bytes_after_the_last_message_are_not_passed_on() {
     for message in [
         head(&["GET / HTTP/1.1", "Connection: close"]),
         head(&["GET / HTTP/1.1", "Connection: x,\tCLOSE ,"]),
@@ -96,7 +96,7 @@ fn after_the_last_message_nothing_goes_on() {
 }
 
 #[test]
-fn heads_that_two_parsers_could_read_differently() {
+fn ambiguous_heads_are_refused() {
     let line = "malformed request line";
     let target = "character that a target cannot hold";
     let length = "malformed Content-Length";
@@ -188,7 +188,7 @@ fn heads_that_two_parsers_could_read_differently() {
 }
 
 #[test]
-fn other_versions() {
+fn unsupported_versions_are_refused() {
     for version in ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/9.9"] {
         let bytes = head(&[&format!("GET / {version}")]);
         assert_eq!(at_once(&bytes), (0, Some(Fault::Head(Refusal::VersionNotSupported))), "{version}");
@@ -198,7 +198,7 @@ fn other_versions() {
 }
 
 #[test]
-fn heads_beyond_their_bounds() {
+fn heads_over_their_limits_are_refused() {
     let large = Refusal::HeaderFieldsTooLarge;
     let long = Refusal::UriTooLong;
     let field = format!("A: {}", "x".repeat(201 - "GET / HTTP/1.1\r\nA: \r\n\r\n".len()));
@@ -220,7 +220,7 @@ fn heads_beyond_their_bounds() {
 }
 
 #[test]
-fn bodies_that_break_off() {
+fn malformed_chunked_bodies_are_faults() {
     let size = "malformed chunk size";
     let chunk = "chunk without its CRLF";
     let trailer = "malformed trailer";
@@ -273,7 +273,7 @@ fn bodies_that_break_off() {
 }
 
 #[test]
-fn the_method_of_a_head() {
+fn method_is_found_in_an_incomplete_head() {
     for (head, expected) in [
         (&b"GET / HTTP/1.1\r\n"[..], Some(&b"GET"[..])),
         (b"\r\nPOST /", Some(b"POST")),
@@ -286,7 +286,7 @@ fn the_method_of_a_head() {
     }
 }
 
-/// Pieces of messages, good and bad.
+/// Concatenated parts of well-formed and malformed messages.
 fn message() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         6 => Just("GET / HTTP/1.1\r\n"),
@@ -311,15 +311,14 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
-    /// In whatever pieces bytes come, the same of them go on.
     #[test]
-    fn pieces_make_no_difference(bytes in message(), lengths in prop::collection::vec(1_usize..9, 1..6)) {
+    fn result_does_not_depend_on_how_bytes_are_divided(bytes in message(), lengths in prop::collection::vec(1_usize..9, 1..6)) {
         prop_assert_eq!(in_pieces(&bytes, &lengths), at_once(&bytes));
     }
 
-    /// A head that went on is read by hyper's parser to the same end.
+    /// hyper's parser finds the same end of every accepted head.
     #[test]
-    fn heads_are_read_as_httparse_reads_them(bytes in message()) {
+    fn accepted_heads_end_where_httparse_ends_them(bytes in message()) {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
         if let (Some(end), (clear, _)) = (end, at_once(&bytes))
             && clear >= end
@@ -332,7 +331,7 @@ proptest! {
 }
 
 #[test]
-fn what_follows_a_request_that_may_change_the_protocol_is_nobodys_until_it_is_answered() {
+fn bytes_after_an_upgrade_request_wait_for_its_response() {
     let asks = head(&["GET / HTTP/1.1", "uPGRADE: h2c,\t WebSocket"]);
     let next = head(&["GET /next HTTP/1.1"]);
     for follows in [next.clone(), b"\x81\x05\r\n\r\n\0".to_vec(), b"G".to_vec()] {
@@ -349,7 +348,7 @@ fn what_follows_a_request_that_may_change_the_protocol_is_nobodys_until_it_is_an
         let (clear, fault) = at_once(&follows);
         assert_eq!(scanner.scan(&follows), Scanned { clear, fault }, "as the first request of a connection");
     }
-    // None of these can.
+    // None of these requests can change the protocol.
     for asks in [
         head(&["GET / HTTP/1.1", "Upgrade: h2c"]),
         head(&["GET / HTTP/1.0", "Upgrade: websocket", "Connection: keep-alive"]),
@@ -359,7 +358,7 @@ fn what_follows_a_request_that_may_change_the_protocol_is_nobodys_until_it_is_an
         let both = [asks, next.clone()].concat();
         assert_eq!(at_once(&both), (both.len(), None));
     }
-    // The last request stays the last.
+    // A last request remains the last after `go_on`.
     let last = head(&["GET / HTTP/1.1", "Upgrade: websocket", "Connection: close"]);
     let mut scanner = Scanner::new(BOUNDS);
     scanner.scan(&last);

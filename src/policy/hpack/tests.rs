@@ -6,7 +6,7 @@ use super::*;
 const FRAGMENT: Option<&str> = Some("fragment in the target");
 const SCHEME: Option<&str> = Some("scheme that is not served");
 
-/// What is found in each of these blocks of one connection, read in pieces of `size`.
+/// The result for each of these blocks of one connection, scanned in pieces of `size`.
 fn found(blocks: &[Vec<u8>], size: usize) -> Vec<Option<&'static str>> {
     let mut scanner = Scanner::default();
     let mut read = |block: &Vec<u8>| {
@@ -28,7 +28,7 @@ fn string(text: &str) -> Vec<u8> {
     [&[length], text.as_bytes()].concat()
 }
 
-/// A literal with the name that the first byte says.
+/// A literal whose first byte selects the name.
 fn literal(first: u8, value: &str) -> Vec<u8> {
     [vec![first], string(value)].concat()
 }
@@ -54,7 +54,7 @@ fn fragment_is_found_in_every_representation_of_a_path() {
             assert_found(&[named(name, "/a#b")], &[None]);
         }
     }
-    // Static entries, a field and the end of a table's size.
+    // Static entries, a field and a table size update.
     assert_found(&[vec![0x82, 0x84, 0x85, 0x86, 0x87, 0x3f, 0x01]], &[None]);
 }
 
@@ -78,17 +78,17 @@ fn fragment_is_found_in_a_huffman_code() {
 }
 
 #[test]
-fn length_of_every_symbol_follows_from_its_first_bits() {
+fn symbol_length_follows_from_its_first_bits() {
     for symbol in 0..=u8::MAX {
         for count in 1..=8 {
             let mut block = Vec::new();
             let value = vec![symbol; count];
             Encoder::default().encode((b"a".to_vec(), value, Encoder::HUFFMAN_VALUE), &mut block).unwrap();
-            // A byte for the kind, two for the name, one for the length.
+            // One byte for the representation, two for the name, one for the length.
             let code = &block[4..];
             let mut text = Text { is_huffman: true, ..Text::default() };
             assert_eq!(text.decode(code), symbol == b'#', "{symbol}");
-            // What is left is the padding: ones, and fewer than a byte.
+            // The remainder is padding: less than a byte of ones.
             assert!(text.undecoded < 8, "{symbol}: {} bits", text.undecoded);
             let padding = (1_u64 << text.undecoded) - 1;
             assert_eq!(text.bits & padding, padding, "{symbol}");
@@ -97,7 +97,7 @@ fn length_of_every_symbol_follows_from_its_first_bits() {
 }
 
 #[test]
-fn codes_of_the_names_and_schemes_are_those_of_the_table() {
+fn huffman_constants_encode_their_names_and_schemes() {
     for (text, code) in [
         (":path", HUFFMAN_PATH),
         (":scheme", HUFFMAN_SCHEME),
@@ -127,10 +127,10 @@ fn only_http_and_https_are_schemes() {
 }
 
 #[test]
-fn inserted_fields_are_known_by_their_index() {
+fn index_of_an_inserted_field_is_resolved() {
     let insert_path = literal(0x44, "/a#b");
     let insert_other = literal(0x40 | 32, "a#b");
-    // 62 is the newest.
+    // Index 62 is the newest insertion.
     let newest = vec![0x80 | 62];
     let newest_name = |value: &str| literal(0x40 | 62, value);
     assert_found(&[insert_path.clone(), newest.clone()], &[FRAGMENT, FRAGMENT]);
@@ -146,7 +146,7 @@ fn inserted_fields_are_known_by_their_index() {
     // A size of 0 empties h2's table; the next insertion is the newest in both.
     let emptied = [vec![0x20], literal(0x44, "/x")].concat();
     assert_found(&[insert_path.clone(), emptied, newest_name("/y#")], &[FRAGMENT, None, FRAGMENT]);
-    // As many as there can be.
+    // The largest number of entries.
     let many: Vec<u8> = (0..127).flat_map(|_| literal(0x40 | 32, "")).collect();
     // 62 + 127 = 189 = 127 + 62, and in a literal 63 + 126.
     let oldest = vec![0xff, 62];
@@ -155,7 +155,7 @@ fn inserted_fields_are_known_by_their_index() {
     for _ in 0..10_000 {
         scanner.read(&insert_path).unwrap();
     }
-    assert!(scanner.inserted.len() == MOST_ENTRIES && scanner.inserted.capacity() <= 2 * MOST_ENTRIES);
+    assert!(scanner.inserted.len() == MAX_ENTRIES && scanner.inserted.capacity() <= 2 * MAX_ENTRIES);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn block_that_ends_within_a_field_is_malformed() {
     for block in [&[0xff; 6][..], &[0x00, 0x7f, 0xff, 0xff, 0xff, 0xff], &[0x1f, 0x80, 0x80, 0x80, 0x80]] {
         assert_eq!(Scanner::default().read(block), Err(Malformed), "{block:x?}");
     }
-    // As much as h2 takes.
+    // The longest integer that h2 accepts.
     assert_eq!(Scanner::default().read(&[0xff, 0xff, 0xff, 0xff, 0x7f]), Ok(()));
 }
 
@@ -180,7 +180,7 @@ fn field() -> impl Strategy<Value = (String, String)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Against an encoder that has a dynamic table, whatever form it gives to each field.
+    /// Compares with an encoder that has a dynamic table, for every representation of fields.
     #[test]
     fn what_is_found_is_what_was_encoded(
         blocks in prop::collection::vec(prop::collection::vec((field(), 0_u8..32), 0..8), 1..12),

@@ -1,4 +1,4 @@
-//! What a field's name means between a client, the proxies and a backend: whether it passes.
+//! Classifies the fields of clients by name: which pass, which are dropped, and which only trusted proxies may set.
 
 use http::HeaderName;
 use http::header::{
@@ -17,17 +17,18 @@ use http::header::{
 use super::claims::is_claim;
 use super::singleton::is_singleton;
 
-/// What the gateway does with a field that a client sends.
+/// What the gateway does with a field of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum FieldClass {
+    /// Forwarded.
     Passes,
     /// Concerns one connection only (RFC 9110 section 7.6.1).
     HopByHop,
-    /// Says for whom, and how received, a proxy forwards the request: passes from trusted peers.
+    /// Describes the client and its connection to a proxy. Forwarded from trusted peers.
     Forwarding,
-    /// [Claims](super::claims) who is calling: passes from trusted peers if `listen.trusted_fields` names it.
+    /// An [identity field](super::claims). Forwarded from trusted peers if `listen.trusted_fields` lists it.
     Claim,
-    /// Passes from nobody.
+    /// Always dropped.
     NeverSent,
 }
 
@@ -95,51 +96,52 @@ macro_rules! with_common {
     };
 }
 
-/// [`fate`] of a field, without a look at its name's bytes if it is a common one.
+/// Classifies a field. Compares no bytes if the name is a common one.
 #[inline]
-pub(super) fn fate_of_field(name: &HeaderName) -> Fate {
+pub(super) fn classify_field(name: &HeaderName) -> FieldClass {
     macro_rules! is_one_of {
         ($($common:ident),+) => { matches!(*name, $($common)|+) };
     }
-    if with_common!(is_one_of) { Fate::Passes } else { fate(name.as_str()) }
+    if with_common!(is_one_of) { FieldClass::Passes } else { classify(name.as_str()) }
 }
 
-/// `name` is in lower case, as [`HeaderName`] keeps it.
+/// Classifies a name in lower case, as [`HeaderName`] stores it.
 ///
-/// CGI makes one variable of `X-User` and `X_User`, PHP of `X.User` too, and lighttpd of all names that differ
-/// in no letter or digit. So a name with an underscore is dropped, and a name with another odd character is dropped
-/// if the name that it folds into means something here.
-pub(super) fn fate(name: &str) -> Fate {
+/// CGI maps `X-User` and `X_User` to one variable, PHP also `X.User`, and lighttpd all names that have the same letters
+/// and digits. So the gateway drops names with an underscore, and names with another odd character if the folded name is
+/// not an ordinary one.
+pub(super) fn classify(name: &str) -> FieldClass {
     if !is_odd(name) {
-        return fate_of(name);
+        return classify_plain(name);
     }
     if name.contains('_') {
-        return Fate::NeverSent;
+        return FieldClass::NeverSent;
     }
     let folded = folded(name);
-    // A second spelling of a field that has one line would be a second line behind the gateway.
-    let means_something = fate_of(&folded) != Fate::Passes || is_kept(&folded) || is_singleton(&folded);
-    if means_something { Fate::NeverSent } else { Fate::Passes }
+    // For the backend, another spelling of a singleton field would be a second line of it.
+    let is_special =
+        classify_plain(&folded) != FieldClass::Passes || is_kept(&folded) || is_singleton(&folded);
+    if is_special { FieldClass::NeverSent } else { FieldClass::Passes }
 }
 
 /// Whether a name has a character that is neither a letter nor a digit nor `-`.
 pub(super) fn is_odd(name: &str) -> bool {
-    // Without a branch for each byte: this is done to every name of every message.
+    // Without a branch per byte: this runs for every field of every message.
     name.bytes().fold(false, |odd, byte| odd | ODD[usize::from(byte)])
 }
 
-/// A name as backends that fold see it, its words separated by `-`.
+/// The name after folding by a backend, with `-` between words.
 pub(super) fn folded(name: &str) -> String {
     name.chars().map(|it| if it.is_ascii_alphanumeric() { it } else { '-' }).collect()
 }
 
-/// Whether a backend takes both names for one, as PHP and lighttpd do.
+/// Whether a backend such as PHP or lighttpd may read both names as one.
 pub(super) fn fold_alike(one: &str, other: &str) -> bool {
     let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
     one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(one, other)| fold(one) == fold(other))
 }
 
-/// Whether `Connection` cannot name the field away: fields that identify the caller or the target, that make a
+/// Whether `Connection` cannot remove the field: fields that identify the caller or the target, that belong to a
 /// preflight, that frame the body, and that the gateway sets.
 pub(super) fn is_kept(name: &str) -> bool {
     [AUTHORIZATION, HOST, ORIGIN, CONTENT_LENGTH, COOKIE, VIA, FORWARDED]
@@ -147,10 +149,10 @@ pub(super) fn is_kept(name: &str) -> bool {
         .any(|it: &HeaderName| it == name)
         || name.starts_with("content-")
         || name.starts_with("access-control-")
-        || matches!(fate_of(name), Fate::Forwarding | Fate::Claim | Fate::NeverSent)
+        || matches!(classify_plain(name), FieldClass::Forwarding | FieldClass::Claim | FieldClass::NeverSent)
 }
 
-/// What is neither a letter nor a digit nor `-`.
+/// All bytes except letters, digits and `-`.
 const ODD: [bool; 256] = {
     let mut odd = [true; 256];
     let mut byte = 0;
@@ -161,73 +163,73 @@ const ODD: [bool; 256] = {
     odd
 };
 
-/// Of a name without odd characters.
-fn fate_of(name: &str) -> Fate {
+/// Classifies a name without odd characters.
+fn classify_plain(name: &str) -> FieldClass {
     match special(name) {
-        Fate::Passes if is_claim(name) => Fate::Claim,
-        fate => fate,
+        FieldClass::Passes if is_claim(name) => FieldClass::Claim,
+        class => class,
     }
 }
 
-/// What a name means to the gateway itself, or to what routes and frames requests.
-fn special(name: &str) -> Fate {
+/// Classifies the names that concern the gateway, or the routing and framing of requests.
+fn special(name: &str) -> FieldClass {
     match name.as_bytes() {
         [b'x', b'-', ..] => special_extension(&name[2..]),
-        [b'c', ..] if name == "connection" => Fate::HopByHop,
-        // The gateway sets it again if it may be sent.
-        [b'e', ..] if name == "expect" => Fate::HopByHop,
-        [b'f', ..] if name == "forwarded" => Fate::Forwarding,
-        [b'h', ..] if name == "http2-settings" => Fate::HopByHop,
-        [b'k', ..] if name == "keep-alive" => Fate::HopByHop,
+        [b'c', ..] if name == "connection" => FieldClass::HopByHop,
+        // The gateway sets it again if the client waits for 100 (Continue).
+        [b'e', ..] if name == "expect" => FieldClass::HopByHop,
+        [b'f', ..] if name == "forwarded" => FieldClass::Forwarding,
+        [b'h', ..] if name == "http2-settings" => FieldClass::HopByHop,
+        [b'k', ..] if name == "keep-alive" => FieldClass::HopByHop,
         [b'p', ..] => match name {
-            "proxy-connection" | "proxy-authenticate" | "proxy-authorization" => Fate::HopByHop,
-            // CGI makes HTTP_PROXY of it, which HTTP clients of the backend obey.
-            "proxy" => Fate::NeverSent,
-            // Symfony makes an Authorization field of these if there is none (ServerBag).
-            "php-auth-user" | "php-auth-pw" | "php-auth-digest" => Fate::NeverSent,
-            _ => Fate::Passes,
+            "proxy-connection" | "proxy-authenticate" | "proxy-authorization" => FieldClass::HopByHop,
+            // CGI maps it to HTTP_PROXY, which HTTP clients in the backend obey.
+            "proxy" => FieldClass::NeverSent,
+            // Symfony derives a missing Authorization field from these (ServerBag).
+            "php-auth-user" | "php-auth-pw" | "php-auth-digest" => FieldClass::NeverSent,
+            _ => FieldClass::Passes,
         },
-        [b't', ..] if matches!(name, "te" | "transfer-encoding") => Fate::HopByHop,
-        [b'u', ..] if name == "upgrade" => Fate::HopByHop,
-        _ => Fate::Passes,
+        [b't', ..] if matches!(name, "te" | "transfer-encoding") => FieldClass::HopByHop,
+        [b'u', ..] if name == "upgrade" => FieldClass::HopByHop,
+        _ => FieldClass::Passes,
     }
 }
 
-/// As [`special`], of what follows `x-`.
-fn special_extension(name: &str) -> Fate {
+/// The same as [`special`] for the part of a name after `x-`.
+fn special_extension(name: &str) -> FieldClass {
     match name.as_bytes() {
-        // With X-Sendfile-Type, Symfony takes from it what path nginx is to serve (BinaryFileResponse).
-        [b'a', ..] if name.starts_with("accel-") => Fate::NeverSent,
+        // With X-Sendfile-Type, Symfony derives from it the path that nginx serves (BinaryFileResponse).
+        [b'a', ..] if name.starts_with("accel-") => FieldClass::NeverSent,
         [b'f', ..] => match name.strip_prefix("forwarded") {
-            None => Fate::Passes,
+            None => FieldClass::Passes,
             Some(
                 "" | "-for" | "-proto" | "-protocol" | "-host" | "-port" | "-server" | "-scheme" | "-ssl"
                 | "-by",
-            ) => Fate::Forwarding,
-            // The request line says what the client requested.
-            Some("-prefix" | "-uri" | "-path" | "-method") => Fate::NeverSent,
-            // X-Forwarded-User, -Email, -Groups, -Client-Cert, -Access-Token: all others may say who is calling.
-            Some(_) => Fate::Claim,
+            ) => FieldClass::Forwarding,
+            // They would contradict the request line.
+            Some("-prefix" | "-uri" | "-path" | "-method") => FieldClass::NeverSent,
+            // All others may identify the caller: X-Forwarded-User, -Email, -Groups, -Client-Cert, -Access-Token.
+            Some(_) => FieldClass::Claim,
         },
         [b'h', ..] => match name {
-            // Symfony reads the first of them alone, other frameworks the others.
-            "http-method-override" | "http-method" => Fate::NeverSent,
-            "host" | "http-host-override" => Fate::NeverSent,
-            _ => Fate::Passes,
+            // Symfony reads only the first of these, other frameworks the others.
+            "http-method-override" | "http-method" => FieldClass::NeverSent,
+            "host" | "http-host-override" => FieldClass::NeverSent,
+            _ => FieldClass::Passes,
         },
-        [b'm', ..] if name == "method-override" => Fate::NeverSent,
+        [b'm', ..] if name == "method-override" => FieldClass::NeverSent,
         // X-Original-URL of IIS, which Symfony once obeyed (CVE-2018-14773); -URI, -Method, -Host of nginx.
-        [b'o', ..] if name.starts_with("original-") => Fate::NeverSent,
+        [b'o', ..] if name.starts_with("original-") => FieldClass::NeverSent,
         [b'r', ..] => match name {
-            "rewrite-url" => Fate::NeverSent,
-            "real-ip" | "request-id" => Fate::Forwarding,
-            _ => Fate::Passes,
+            "rewrite-url" => FieldClass::NeverSent,
+            "real-ip" | "request-id" => FieldClass::Forwarding,
+            _ => FieldClass::Passes,
         },
-        [b's', ..] if name == "sendfile-type" => Fate::NeverSent,
-        // What the gateway itself says about a token, enabled or not.
-        [b't', ..] if matches!(name, "token-id" | "token-name" | "token-abilities") => Fate::NeverSent,
-        [b'w', ..] if name == "workspace-id" => Fate::NeverSent,
-        _ => Fate::Passes,
+        [b's', ..] if name == "sendfile-type" => FieldClass::NeverSent,
+        // The gateway's own identity headers, also if they are not configured.
+        [b't', ..] if matches!(name, "token-id" | "token-name" | "token-abilities") => FieldClass::NeverSent,
+        [b'w', ..] if name == "workspace-id" => FieldClass::NeverSent,
+        _ => FieldClass::Passes,
     }
 }
 
@@ -240,7 +242,7 @@ mod tests {
         macro_rules! check {
             ($($common:ident),+) => {
                 for name in [$($common),+] {
-                    assert_eq!(fate(name.as_str()), Fate::Passes, "{name}");
+                    assert_eq!(classify(name.as_str()), FieldClass::Passes, "{name}");
                 }
             };
         }
