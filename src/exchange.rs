@@ -352,7 +352,7 @@ impl Drop for Exchange {
             self.record_uncovered();
         }
         if self.shadow.is_some() || self.recorder.access.wants(reason, status.as_u16()) {
-            self.write_access_line(status, reason, duration);
+            self.write_access_line(status, reason, now);
         }
         if let Some(trace) = &self.trace {
             self.tell(trace, reason, now);
@@ -381,7 +381,7 @@ impl Exchange {
         self.recorder.uncovered.record(&Uncovered { path, lack, method, token, now: SystemTime::now() });
     }
 
-    fn write_access_line(&self, status: StatusCode, reason: Reason, duration: Duration) {
+    fn write_access_line(&self, status: StatusCode, reason: Reason, now: Instant) {
         let map = &self.settings.abilities;
         let route = self.route_number.and_then(|number| map.route(number));
         let shadow = self.shadow.as_deref();
@@ -431,7 +431,7 @@ impl Exchange {
                 fields: &held.logged,
             }),
             cache: self.lookup.cache,
-            duration,
+            duration: now.duration_since(self.started),
             introspection_duration: self.lookup.waited,
             upstream_duration: self.backend,
             upstream: self.upstream.map(|address| Upstream { address, destination }),
@@ -441,7 +441,7 @@ impl Exchange {
             shadow: shadow.map(|shadow| shadow.change),
             shadow_rule: shadow.map(|shadow| &*shadow.rule),
         };
-        self.recorder.access.write(&line);
+        self.recorder.access.write(now, &line);
         if line.shadow.is_some() {
             self.recorder.access.report_shadow(&line);
         }

@@ -27,12 +27,17 @@ pub struct AccessLog {
     /// `None` if the log is off.
     batch: Option<Rc<LineBatch>>,
     requests: RequestFieldsCache,
+    /// When the time of day was read, and what it was.
+    clock: Cell<Option<(Instant, SystemTime)>>,
     sample: u32,
     /// Requests that sampling left out since the last line.
     unlogged: Cell<u32>,
     /// When a shadow decision was last reported although the log is off, and how many were not reported since.
     told: Cell<(Option<Instant>, u64)>,
 }
+
+/// How old a reading of the time of day may be that lines are dated by.
+const CLOCK_READ_EVERY: Duration = Duration::from_millis(100);
 
 /// How often shadow decisions are reported while the access log is off.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -44,6 +49,7 @@ impl AccessLog {
         Self {
             batch: is_on.then(|| Rc::clone(batch)),
             requests: RequestFieldsCache::default(),
+            clock: Cell::new(None),
             sample: settings.access_sample.max(1),
             unlogged: Cell::new(0),
             told: Cell::default(),
@@ -55,6 +61,7 @@ impl AccessLog {
         Self {
             batch: None,
             requests: RequestFieldsCache::default(),
+            clock: Cell::new(None),
             sample: 1,
             unlogged: Cell::new(0),
             told: Cell::default(),
@@ -90,11 +97,25 @@ impl AccessLog {
         unlogged == 0
     }
 
-    /// Adds a line to the core's batch. If the queue is full when the batch is sent, its lines are dropped and counted.
-    pub fn write(&self, line: &AccessLine<'_>) {
+    /// Adds the line of a request that ends `now` to the core's batch. If the queue is full when the batch is sent, its
+    /// lines are dropped and counted.
+    pub fn write(&self, now: Instant, line: &AccessLine<'_>) {
         if let Some(batch) = &self.batch {
-            batch.append(SystemTime::now(), line);
+            batch.append(self.wall_clock(now), line);
         }
+    }
+
+    /// The time of day at `now`, which is seldom read: that it is set shows [`CLOCK_READ_EVERY`] later.
+    fn wall_clock(&self, now: Instant) -> SystemTime {
+        if let Some((read_at, wall)) = self.clock.get()
+            && let passed = now.saturating_duration_since(read_at)
+            && passed < CLOCK_READ_EVERY
+        {
+            return wall + passed;
+        }
+        let wall = SystemTime::now();
+        self.clock.set(Some((now, wall)));
+        wall
     }
 
     /// Reports a shadow decision while the access log is off, once per second at most.
@@ -164,7 +185,7 @@ mod tests {
     fn written(settings: &settings::Log, line: &AccessLine<'_>) -> String {
         let collected = Collected::default();
         let (_subscriber, guard) = log::to(collected.clone(), settings);
-        access_log(&guard, settings).write(line);
+        access_log(&guard, settings).write(Instant::now(), line);
         drop(guard);
         String::from_utf8(collected.0.lock().unwrap().clone()).unwrap()
     }
@@ -210,6 +231,22 @@ mod tests {
                 "route=\"/up\" status=200 reason=public duration_ms=0.000 bytes_in=0 bytes_out=0\n"
             )
         );
+    }
+
+    #[test]
+    fn time_of_day_is_read_every_100_ms() {
+        let (_subscriber, guard) = log::to(io::sink(), &settings(LogFormat::Json));
+        let access = access_log(&guard, &settings(LogFormat::Json));
+        let now = Instant::now();
+        let wall = access.wall_clock(now);
+        let passed = Duration::from_millis(99);
+        assert_eq!(access.wall_clock(now + passed), wall + passed);
+        let later = now + CLOCK_READ_EVERY;
+        assert!(
+            access.wall_clock(later) < wall + CLOCK_READ_EVERY,
+            "the clock of the test has not gone on so far"
+        );
+        assert_eq!(access.clock.get().map(|(read_at, _)| read_at), Some(later));
     }
 
     #[test]

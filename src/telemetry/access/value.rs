@@ -95,8 +95,10 @@ impl fmt::Write for Bounded<'_> {
 fn is_plain_ascii(bytes: &[u8]) -> bool {
     let is_special = |byte: u8| !matches!(byte, 0x20..0x7f) | (byte == b'"') | (byte == b'\\');
     let (chunks, rest) = bytes.as_chunks::<16>();
-    let has_special = |bytes: &[u8]| bytes.iter().fold(false, |found, byte| found | is_special(*byte));
-    !chunks.iter().any(|chunk| has_special(chunk)) && !has_special(rest)
+    let has_special = |chunk: &[u8; 16]| chunk.iter().fold(false, |found, byte| found | is_special(*byte));
+    let mut last = [b' '; 16];
+    last[..rest.len()].copy_from_slice(rest);
+    !chunks.iter().any(has_special) && !has_special(&last)
 }
 
 fn escape(buffer: &mut Vec<u8>, text: &str) {
