@@ -1,4 +1,4 @@
-//! Which rules no check has reached.
+//! The rules of a map that checks reach.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -8,30 +8,30 @@ use super::{Outcome, PolicyTests};
 use crate::policy::map::{Found, Route};
 use crate::policy::source_location::SourceLocation;
 
-/// The rules of each map that was tested, and which of them some check has reached.
+/// The rules of each tested map, and whether a check reaches them.
 #[derive(Debug, Default)]
 pub struct Coverage {
-    maps: Vec<(PathBuf, Vec<Covered>)>,
+    maps: Vec<(PathBuf, Vec<RuleCoverage>)>,
 }
 
-/// A rule, and whether a check has reached it.
+/// A rule, and whether a check reaches it.
 #[derive(Debug)]
-pub struct Covered {
+pub struct RuleCoverage {
     /// The route's template.
     pub template: String,
     /// The method.
     pub method: &'static str,
-    /// What the rule asks for.
+    /// The requirement of the rule.
     pub requirement: String,
-    /// Where it is written.
+    /// Its place.
     pub place: Option<SourceLocation>,
     reached: bool,
 }
 
 impl Coverage {
-    /// Adds what the checks of a file have reached. Files that test the same map add to each other.
+    /// Adds the outcomes of a file. Files that test the same map share its coverage.
     pub fn add(&mut self, tests: &PolicyTests, outcomes: &[Outcome<'_>]) {
-        // Several files may name one map in several ways.
+        // Files may name the same map by different paths.
         let file = tests.map_file.canonicalize().unwrap_or_else(|_| tests.map_file.clone());
         let rules = match self.maps.iter().position(|(known, _)| *known == file) {
             Some(index) => &mut self.maps[index].1,
@@ -46,7 +46,7 @@ impl Coverage {
             .filter_map(|outcome| match &outcome.found {
                 Some(Found::Rule { route, rule }) => {
                     let route = tests.map.route(*route)?;
-                    // HEAD may have reached GET's.
+                    // HEAD may reach the rule of GET.
                     let (method, _) = route.rules().find(|(_, it)| std::ptr::eq(*it, *rule))?;
                     Some((route.template(), method.as_str()))
                 }
@@ -58,11 +58,11 @@ impl Coverage {
         }
     }
 
-    /// The rules that no check has reached, map by map, in the order of their places.
-    pub fn unreached(&self) -> Vec<&Covered> {
+    /// The rules that no check reaches, by map, in the order of their places.
+    pub fn unreached(&self) -> Vec<&RuleCoverage> {
         let mut unreached = Vec::new();
         for (_, rules) in &self.maps {
-            let mut of_map: Vec<&Covered> = rules.iter().filter(|rule| !rule.reached).collect();
+            let mut of_map: Vec<&RuleCoverage> = rules.iter().filter(|rule| !rule.reached).collect();
             let position = |place: &SourceLocation| (Arc::clone(&place.file), place.line, place.column);
             of_map.sort_by_key(|rule| rule.place.as_ref().map(position));
             unreached.extend(of_map);
@@ -70,14 +70,14 @@ impl Coverage {
         unreached
     }
 
-    /// How many rules there are.
+    /// The number of rules.
     pub fn rules(&self) -> usize {
         self.maps.iter().map(|(_, rules)| rules.len()).sum()
     }
 }
 
-fn rules(route: &Route) -> impl Iterator<Item = Covered> {
-    route.rules().map(|(method, rule)| Covered {
+fn rules(route: &Route) -> impl Iterator<Item = RuleCoverage> {
+    route.rules().map(|(method, rule)| RuleCoverage {
         template: route.template().to_owned(),
         method: method.as_str(),
         requirement: rule.requirement.to_string(),

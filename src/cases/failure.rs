@@ -1,4 +1,4 @@
-//! What is said of a check that failed.
+//! Descriptions of failed checks.
 
 use strsim::osa_distance;
 
@@ -9,7 +9,7 @@ use crate::policy::decision::{Caller, missing, split_query};
 use crate::policy::map::{AbilityMap, Found, Unmapped};
 use crate::policy::refusal::{Reason, Refusal};
 
-/// What a check is called: `items are read: GET /api/v2/items as reader`.
+/// Describes a check: `items are read: GET /api/v2/items as reader`.
 pub fn described(check: &Check) -> String {
     let name = check.name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
     let sender = match (&check.sender.name, &check.sender.caller) {
@@ -20,7 +20,7 @@ pub fn described(check: &Check) -> String {
     format!("{name}{} {} {sender}", check.method, check.target)
 }
 
-/// Why a check failed, for people.
+/// Describes a failed check for people.
 pub fn failure(tests: &PolicyTests, outcome: &Outcome<'_>) -> Failure {
     let Outcome { check, found, .. } = outcome;
     let rule = match found {
@@ -38,7 +38,7 @@ pub fn failure(tests: &PolicyTests, outcome: &Outcome<'_>) -> Failure {
     }
 }
 
-/// Why it was decided so.
+/// The reason of the decision.
 fn why(map: &AbilityMap, outcome: &Outcome<'_>) -> String {
     let requirement = outcome.found.as_ref().and_then(|found| map.requirement(found).ok());
     let template = |route| map.templates().nth(route).unwrap_or_default();
@@ -47,7 +47,7 @@ fn why(map: &AbilityMap, outcome: &Outcome<'_>) -> String {
         (Ok(_), Some(Found::NoRoute), _) => {
             "no route matches, and `unmapped: authenticated` lets every token through".to_owned()
         }
-        (Ok(_), _, Caller::Active(abilities)) => has_what_it_takes(requirement, abilities),
+        (Ok(_), _, Caller::Active(abilities)) => satisfied_by(requirement, abilities),
         (Err(Refusal::BadRequest(why)), ..) => (*why).to_owned(),
         (Err(Refusal::MissingToken), ..) => "there is no token, and the route is not public".to_owned(),
         (Err(Refusal::MethodNotMapped), Some(Found::NoMethod { route }), _) => {
@@ -61,8 +61,8 @@ fn why(map: &AbilityMap, outcome: &Outcome<'_>) -> String {
     }
 }
 
-/// By what a token is let through.
-fn has_what_it_takes(requirement: Option<&Requirement>, abilities: &Abilities) -> String {
+/// The abilities that satisfy a requirement.
+fn satisfied_by(requirement: Option<&Requirement>, abilities: &Abilities) -> String {
     let named = |name: &str| abilities.names().any(|it| it == name);
     match requirement.map(Requirement::kind) {
         Some(RequirementKind::Authenticated) => "any active token will do".to_owned(),
@@ -77,7 +77,7 @@ fn has_what_it_takes(requirement: Option<&Requirement>, abilities: &Abilities) -
     }
 }
 
-/// What a token is refused for.
+/// The abilities that are missing.
 fn lacks(requirement: Option<&Requirement>, abilities: &Abilities) -> String {
     let Some(requirement) = requirement else { return "an ability is missing".to_owned() };
     let lacked = match requirement.kind() {
@@ -87,7 +87,7 @@ fn lacks(requirement: Option<&Requirement>, abilities: &Abilities) -> String {
     format!("the token has {lacked}; it has {}", listed(abilities))
 }
 
-/// What would do instead.
+/// A hint at a correction of the map or the request.
 fn hint(map: &AbilityMap, outcome: &Outcome<'_>) -> Option<String> {
     let found = outcome.found.as_ref()?;
     match (&outcome.decision, found) {
@@ -113,7 +113,7 @@ fn hint(map: &AbilityMap, outcome: &Outcome<'_>) -> Option<String> {
     }
 }
 
-/// The template that a path misses by a letter or two in one of its literal segments.
+/// The template that differs from a path by at most two letters of its literal segments.
 fn nearest_template<'map>(map: &'map AbilityMap, path: &str) -> Option<&'map str> {
     const FURTHEST: usize = 2;
     const LONGEST: usize = 64;

@@ -61,7 +61,7 @@ section! {
 pub struct LoadedTests {
     /// The tests.
     pub tests: PolicyTests,
-    /// Warnings about it; a [failure](Report::fail) can be added.
+    /// Warnings about it.
     pub warnings: Report,
 }
 

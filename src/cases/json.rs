@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::coverage::Covered;
+use super::coverage::RuleCoverage;
 use super::{Expected, Outcome, PolicyTests, described, failure};
 use crate::policy::decision::Caller;
 use crate::policy::map::Found;
 use crate::policy::refusal::Refusal;
 use crate::policy::source_location::SourceLocation;
 
-/// What became of a check.
+/// The outcome of a check.
 pub fn outcome_value(tests: &PolicyTests, outcome: &Outcome<'_>) -> Value {
     let check = outcome.check;
     let reason = match &outcome.decision {
@@ -50,8 +50,8 @@ pub fn outcome_value(tests: &PolicyTests, outcome: &Outcome<'_>) -> Value {
     value
 }
 
-/// A rule that no check has reached.
-pub fn unreached_value(rule: &Covered) -> Value {
+/// A rule that no check reaches.
+pub fn unreached_value(rule: &RuleCoverage) -> Value {
     json!({
         "path": rule.template,
         "method": rule.method,
@@ -67,7 +67,7 @@ fn word(expected: Expected) -> Value {
     }
 }
 
-/// Where something is.
+/// A place as file, line and column.
 pub fn place_value(place: Option<&SourceLocation>) -> Value {
     place.map_or(
         Value::Null,

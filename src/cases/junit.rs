@@ -1,42 +1,42 @@
-//! JUnit's XML, as CI systems read it: a `testsuite` a file, a `testcase` a check.
+//! JUnit XML for CI systems: a `testsuite` for each file, a `testcase` for each check.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// A file's checks.
+/// The checks of a file.
 #[derive(Debug)]
 pub struct Suite {
     /// The file.
     pub name: String,
-    /// How long it took.
+    /// Its duration.
     pub took: Duration,
-    /// Its checks; where the file has mistakes, one that is [broken](Ended::Broken).
+    /// Its checks; if the file has errors, one that is [broken](CaseResult::Broken).
     pub cases: Vec<Case>,
 }
 
 /// A check.
 #[derive(Debug)]
 pub struct Case {
-    /// What it is called.
+    /// Its name.
     pub name: String,
-    /// Where it is.
+    /// Its line in the file.
     pub line: Option<usize>,
-    /// How it ended.
-    pub ended: Ended,
+    /// Its result.
+    pub result: CaseResult,
 }
 
-/// How a check ended.
+/// The result of a check.
 #[derive(Debug)]
-pub enum Ended {
-    /// As it must.
+pub enum CaseResult {
+    /// The decision is the expected one.
     Passed,
-    /// Otherwise: in a line, and the whole report.
+    /// Another decision: a line about it, and the whole report.
     Failed(String, String),
-    /// It could not be made, because of mistakes in the file: in a line, and the whole report.
+    /// Errors in the file: a line about them, and the whole report.
     Broken(String, String),
 }
 
-/// The document.
+/// Renders the document.
 pub fn document(suites: &[Suite]) -> String {
     let all = || suites.iter().flat_map(|suite| &suite.cases);
     let took: Duration = suites.iter().map(|suite| suite.took).sum();
@@ -54,10 +54,10 @@ pub fn document(suites: &[Suite]) -> String {
                 xml,
                 "    <testcase name=\"{case_name}\" classname=\"{name}\" file=\"{name}\"{line} time=\"{share:.6}\""
             );
-            let _ = match &case.ended {
-                Ended::Passed => writeln!(xml, "/>"),
-                Ended::Failed(message, report) => problem(&mut xml, "failure", message, report),
-                Ended::Broken(message, report) => problem(&mut xml, "error", message, report),
+            let _ = match &case.result {
+                CaseResult::Passed => writeln!(xml, "/>"),
+                CaseResult::Failed(message, report) => problem(&mut xml, "failure", message, report),
+                CaseResult::Broken(message, report) => problem(&mut xml, "error", message, report),
             };
         }
         xml.push_str("  </testsuite>\n");
@@ -78,17 +78,17 @@ fn counts<'a>(cases: impl Iterator<Item = &'a Case>, took: Duration) -> String {
     let (mut tests, mut failures, mut errors) = (0, 0, 0);
     for case in cases {
         tests += 1;
-        match case.ended {
-            Ended::Passed => {}
-            Ended::Failed(..) => failures += 1,
-            Ended::Broken(..) => errors += 1,
+        match case.result {
+            CaseResult::Passed => {}
+            CaseResult::Failed(..) => failures += 1,
+            CaseResult::Broken(..) => errors += 1,
         }
     }
     let time = took.as_secs_f64();
     format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" time=\"{time:.3}\"")
 }
 
-/// As text or in an attribute. What XML 1.0 cannot hold at all is replaced.
+/// Escapes text for content and attributes, and replaces characters that XML 1.0 does not allow.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_xml_cannot_hold_is_escaped_or_replaced() {
+    fn characters_that_xml_does_not_allow_are_escaped_or_replaced() {
         for (text, expected) in [
             ("a<b>&\"c\" 'd'", "a&lt;b&gt;&amp;&quot;c&quot; &apos;d&apos;"),
             ("]]>", "]]&gt;"),
@@ -125,19 +125,19 @@ mod tests {
     }
 
     #[test]
-    fn a_suite_a_file_and_a_case_a_check() {
-        let case = |name: &str, line, ended| Case { name: name.to_owned(), line, ended };
-        let failed = Ended::Failed("a < b".to_owned(), "at\n<there>".to_owned());
+    fn files_are_suites_and_checks_are_cases() {
+        let case = |name: &str, line, result| Case { name: name.to_owned(), line, result };
+        let failed = CaseResult::Failed("a < b".to_owned(), "at\n<there>".to_owned());
         let suites = [
             Suite {
                 name: "a.yaml".to_owned(),
                 took: Duration::from_micros(2400),
-                cases: vec![case("GET /a", Some(3), Ended::Passed), case("GET /b", Some(4), failed)],
+                cases: vec![case("GET /a", Some(3), CaseResult::Passed), case("GET /b", Some(4), failed)],
             },
             Suite {
                 name: "b.yaml".to_owned(),
                 took: Duration::from_millis(1),
-                cases: vec![case("it", None, Ended::Broken("no".to_owned(), "none".to_owned()))],
+                cases: vec![case("it", None, CaseResult::Broken("no".to_owned(), "none".to_owned()))],
             },
         ];
         assert_eq!(

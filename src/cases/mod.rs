@@ -15,24 +15,24 @@ pub use failure::{described, failure};
 pub(crate) use file::compile_tests;
 pub use file::{Check, Expected, LoadedTests, PolicyTests, Sender, load_tests, tests_schema};
 
-/// What became of a check.
+/// The outcome of a check.
 #[derive(Debug)]
 pub struct Outcome<'tests> {
     /// The check.
     pub check: &'tests Check,
-    /// What the map says of its request; none where that is refused before it is matched.
+    /// The matching route and rule; `None` if the request is rejected before it is matched.
     pub found: Option<Found<'tests>>,
     /// The decision.
     pub decision: Result<Reason, Refusal>,
 }
 
 impl Outcome<'_> {
-    /// Whether it is what it must be.
+    /// Whether the decision is the expected one.
     pub fn passed(&self) -> bool {
         self.decided() == self.check.expected
     }
 
-    /// What came, in the words of the file.
+    /// The decision in the words of the file.
     pub fn decided(&self) -> Expected {
         match &self.decision {
             Ok(_) => Expected::Allow,
@@ -41,7 +41,7 @@ impl Outcome<'_> {
     }
 }
 
-/// The outcome of every check, in the order of the file.
+/// Runs every check, in the order of the file.
 pub fn judge(tests: &PolicyTests) -> Vec<Outcome<'_>> {
     tests.checks.iter().map(|check| judge_one(tests, check)).collect()
 }

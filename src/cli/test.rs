@@ -8,9 +8,9 @@ use anstyle::{AnsiColor, Color, Style};
 use serde_json::{Value, json};
 
 use super::{Exit, Format, output, report, show};
-use crate::cases::coverage::{Coverage, Covered};
+use crate::cases::coverage::{Coverage, RuleCoverage};
 use crate::cases::json::{outcome_value, unreached_value};
-use crate::cases::junit::{Case, Ended, Suite, document};
+use crate::cases::junit::{Case, CaseResult, Suite, document};
 use crate::cases::{LoadedTests, Outcome, PolicyTests, described, failure, judge, load_tests};
 use crate::config::Report;
 
@@ -122,11 +122,11 @@ impl Total {
         let cases = outcomes.iter().map(|outcome| Case {
             name: described(outcome.check),
             line: outcome.check.place.as_ref().map(|place| place.line),
-            ended: match outcome.passed() {
-                true => Ended::Passed,
+            result: match outcome.passed() {
+                true => CaseResult::Passed,
                 false => {
                     let (line, whole) = reports.next().unwrap_or_default();
-                    Ended::Failed(line, whole)
+                    CaseResult::Failed(line, whole)
                 }
             },
         });
@@ -136,8 +136,8 @@ impl Total {
     /// Adds an invalid file.
     fn add_broken(&mut self, file: &Path, took: Duration, mistakes: &Report) {
         self.broken += 1;
-        let ended = Ended::Broken(mistakes.summary(), mistakes.render(false));
-        let case = Case { name: "the file can be read".to_owned(), line: None, ended };
+        let result = CaseResult::Broken(mistakes.summary(), mistakes.render(false));
+        let case = Case { name: "the file can be read".to_owned(), line: None, result };
         self.suites.push(Suite { name: file.display().to_string(), took, cases: vec![case] });
     }
 
@@ -168,9 +168,9 @@ fn line(file: &Path, passed: usize, failed: usize) -> String {
 }
 
 /// The rules that no check has reached, each with its location.
-fn unreached_text(unreached: &[&Covered]) -> String {
+fn unreached_text(unreached: &[&RuleCoverage]) -> String {
     let mut text = String::new();
-    for Covered { method, template, requirement, place, .. } in unreached {
+    for RuleCoverage { method, template, requirement, place, .. } in unreached {
         let place = place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
         text += &format!("{place}no case reaches {method} {template}, which requires {requirement}\n");
     }

@@ -1,8 +1,8 @@
-//! The ability that Stockaj's naming has for an operation: of REST, and of its authentication guide.
+//! The ability of an operation by Stockaj's naming convention: that of REST and of its authentication guide.
 
 use http::Method;
 
-/// The ability of a method on a path, such as `items:read`; none where the path names no resource.
+/// The ability of a method on a path, such as `items:read`; `None` if the path names no resource.
 pub fn ability(method: &Method, path: &str) -> Option<String> {
     let literals = || path.split('/').filter(|segment| !segment.is_empty() && !segment.starts_with('{'));
     let resource = literals().find(|segment| *segment != "api" && !is_version(segment))?;
@@ -16,7 +16,7 @@ pub fn ability(method: &Method, path: &str) -> Option<String> {
     let action = match *method {
         Method::GET | Method::HEAD | Method::OPTIONS => "read",
         _ if matches!(resource, "webhooks" | "notifications" | "instance") => "manage",
-        // To restore is of who may delete.
+        // Restoring requires the ability to delete.
         Method::DELETE => "delete",
         _ if literals().next_back() == Some("restore") => "delete",
         Method::POST => "create",

@@ -1,7 +1,7 @@
 //! Reads OpenAPI documents (3.0, 3.1 and 3.2): the operations of an API, and the credentials that each requires.
 //!
-//! Reads only the fields that decide who may call an operation. Each of these that is not understood is an error, a warning
-//! or a note with its place.
+//! Reads only the fields that decide who may call an operation. Unknown content in them is an error, a warning or a
+//! note.
 
 mod object;
 mod operations;
@@ -122,10 +122,10 @@ fn read(root: &Rc<Node>, prefix: Option<&str>, decoder: &mut Decoder<'_>) -> Opt
     Some(Description { title: title(root), operations, sends_requests: has_webhooks || has_callbacks })
 }
 
-/// Checks that this is an OpenAPI document of a known version. `None`: an error was recorded.
+/// Checks that this is an OpenAPI document of a known version. Returns `None` if it recorded an error.
 fn check_version(root: &Node, decoder: &mut Decoder<'_>) -> Option<()> {
     const HINT: &str = "an OpenAPI document starts with `openapi: 3.1.0` or a similar version";
-    /// Keys that other kinds of files start with, and what to do about it.
+    /// Keys of other kinds of files, with descriptions and hints.
     const OTHERS: [(&str, &str, &str); 7] = [
         (
             "swagger",

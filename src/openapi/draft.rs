@@ -1,4 +1,4 @@
-//! A map file from an OpenAPI document.
+//! Drafts a map file from an OpenAPI document.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use http::Method;
 
 use super::convention::ability;
 use super::document::{Description, Operation, Security};
-use super::{OfScopes, of_scopes, template};
+use super::{ScopeRequirement, requirement_of_scopes, template};
 use crate::policy::ability::Requirement;
 use crate::policy::route::Pattern;
 use crate::policy::source_location::SourceLocation;
@@ -27,14 +27,14 @@ pub struct Draft {
 pub struct Route {
     /// Its pattern, with the parameter names of the document.
     pub template: String,
-    /// By the method's place in [`METHODS`].
+    /// Indexed like [`METHODS`].
     rules: [Option<Rule>; METHODS.len()],
 }
 
 /// A drafted rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// What it requires.
+    /// Its requirement.
     pub requirement: Requirement,
     /// Why, if the document does not require exactly this.
     pub comment: Option<String>,
@@ -43,11 +43,11 @@ pub struct Rule {
 /// An operation that the draft does not allow as the document does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// Where the operation is written.
+    /// The place of the operation.
     pub place: Option<SourceLocation>,
-    /// What the draft does about it.
+    /// The rule of the draft.
     pub message: String,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
@@ -131,17 +131,17 @@ impl Draft {
 
 fn rule(operation: &Operation) -> Rule {
     const OPTIONAL: &str = "the document makes credentials optional";
-    let of_scopes = |alternatives: &_| {
-        let OfScopes { requirement, less } = of_scopes(alternatives);
+    let requirement_of_scopes = |alternatives: &_| {
+        let ScopeRequirement { requirement, less } = requirement_of_scopes(alternatives);
         Rule { requirement, comment: less }
     };
     match &operation.security {
         Security::Public => Rule { requirement: Requirement::public(), comment: None },
-        Security::Scopes(alternatives) => of_scopes(alternatives),
+        Security::Scopes(alternatives) => requirement_of_scopes(alternatives),
         Security::Optional(alternatives) if alternatives.is_empty() => {
             by_convention(operation).because(OPTIONAL)
         }
-        Security::Optional(alternatives) => of_scopes(alternatives).because(OPTIONAL),
+        Security::Optional(alternatives) => requirement_of_scopes(alternatives).because(OPTIONAL),
         Security::Malformed => {
             by_convention(operation).because("the document's `security` is malformed or contradictory")
         }
@@ -313,7 +313,7 @@ routes:
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]
 
-        /// The file is taken as it is, and its map finds for every operation just what was drafted.
+        /// The file is valid, and its map has the drafted rule for every operation.
         #[test]
         fn the_drafted_map_finds_what_was_drafted(
             operations in proptest::collection::vec((0..METHODS.len(), path(), security()), 0..12),

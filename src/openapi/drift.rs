@@ -1,4 +1,4 @@
-//! Where a map and an OpenAPI document have drifted apart.
+//! The differences between a map and an OpenAPI document.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -6,44 +6,44 @@ use http::Method;
 
 use super::document::{Description, Operation, Security};
 use super::ignore::IgnoredPaths;
-use super::{alternatives, of_scopes, said, sample, template};
+use super::{alternatives, requirement_of_scopes, said, sample, template};
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::decision::read_request;
 use crate::policy::map::{AbilityMap, Found};
 use crate::policy::route::Pattern;
 use crate::policy::source_location::SourceLocation;
 
-/// One thing that a map and a document do not say alike, or just alike.
+/// A difference between a map and a document, or an operation that a wider route covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// The method.
     pub method: Method,
-    /// The path of the operation, or the route's where there is none.
+    /// The path of the operation, or of the route if there is none.
     pub path: String,
-    /// What the document says that the operation asks for.
+    /// The requirement of the document.
     pub said: Option<String>,
-    /// What the map asks for.
+    /// The requirement of the map.
     pub requirement: Option<String>,
-    /// The route that decides, where it is another than the operation's own.
+    /// The route that decides, if it is not that of the operation.
     pub covered_by: Option<String>,
-    /// Where the operation is.
+    /// The place of the operation.
     pub operation: Option<SourceLocation>,
-    /// Where the rule is.
+    /// The place of the rule.
     pub rule: Option<SourceLocation>,
 }
 
-/// What is not alike.
+/// The kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// The document has an operation for which the map has no rule: it is denied.
+    /// The map has no rule for an operation and denies it.
     NoRule,
-    /// The map has a rule for which the document has no operation.
+    /// The document has no operation for a rule.
     NoOperation,
-    /// The rule asks for something else than the operation.
+    /// Rule and operation have different requirements.
     Differs,
-    /// The operation is decided by a route that matches more than it. That is no drift.
+    /// A wider route decides the operation. This is no difference.
     Covered,
 }
 
@@ -59,8 +59,8 @@ impl Kind {
     }
 }
 
-/// Where a map and a document differ: operations in the order of the document, then rules in that of the map. Those of
-/// paths in `ignored` are only counted.
+/// Compares a map with a document: operations in the order of the document, then rules in that of the map. Only counts
+/// those of paths in `ignored`.
 pub fn drift(description: &Description, map: &AbilityMap, ignored: &mut IgnoredPaths) -> Drift {
     let mut drift = Drift::default();
     let mut reached: HashSet<(usize, Method)> = HashSet::new();
@@ -94,12 +94,12 @@ pub fn drift(description: &Description, map: &AbilityMap, ignored: &mut IgnoredP
     drift
 }
 
-/// Where a map and a document differ.
+/// The result of a comparison.
 #[derive(Debug, Default)]
 pub struct Drift {
     /// Each difference, and operations that a wider route covers.
     pub findings: Vec<Finding>,
-    /// How many were left out, since their paths are ignored.
+    /// The number of findings with ignored paths.
     pub ignored: usize,
 }
 
@@ -129,13 +129,13 @@ fn of_operation(
         rule: None,
     };
     let sample = sample(&operation.path);
-    // A path that no request can have has no rule.
+    // A path that is invalid in a request has no rule.
     let Ok((method, path)) = read_request(map, operation.method.as_str(), &sample) else {
         return Some(finding);
     };
     let Found::Rule { route: number, rule } = map.find(&method, &path) else { return Some(finding) };
     let route = map.route(number)?;
-    // HEAD may have found GET's.
+    // HEAD may find the rule of GET.
     if let Some((method, _)) = route.rules().find(|(_, it)| std::ptr::eq(*it, rule)) {
         reached.insert((number, method.clone()));
     }
@@ -154,7 +154,7 @@ fn of_operation(
     })
 }
 
-/// Whether a rule requires what the document does, or the nearest that a rule can.
+/// Whether a rule has the requirement of the document, or the nearest one that a rule can have.
 fn agrees(security: &Security, requirement: &Requirement) -> bool {
     let is_public = matches!(requirement.kind(), RequirementKind::Public);
     match security {
@@ -162,7 +162,7 @@ fn agrees(security: &Security, requirement: &Requirement) -> bool {
         Security::Credentials | Security::Malformed => !is_public,
         Security::Public => is_public,
         Security::Scopes(scopes) => agrees_with_scopes(scopes, requirement),
-        // On a public route the backend decides what a request without credentials may do.
+        // On a public route the backend decides about requests without credentials.
         Security::Optional(scopes) => {
             is_public || scopes.is_empty() || agrees_with_scopes(scopes, requirement)
         }
@@ -172,7 +172,7 @@ fn agrees(security: &Security, requirement: &Requirement) -> bool {
 fn agrees_with_scopes(scopes: &[BTreeSet<String>], requirement: &Requirement) -> bool {
     let said: BTreeSet<BTreeSet<&str>> =
         scopes.iter().map(|all| all.iter().map(String::as_str).collect()).collect();
-    let nearest = of_scopes(scopes).requirement;
+    let nearest = requirement_of_scopes(scopes).requirement;
     let required = alternatives(requirement);
     required.as_ref() == Some(&said)
         || required == alternatives(&nearest) && (required.is_some() || *requirement == nearest)
@@ -185,7 +185,7 @@ mod tests {
     use crate::policy::map::{MapBuilder, Unmapped};
 
     #[test]
-    fn what_has_drifted() {
+    fn differences_have_a_kind_and_both_requirements() {
         let mut builder = MapBuilder::new(Unmapped::Authenticated);
         let word = |word| Requirement::from_word(word).unwrap();
         let any = Requirement::any(["b", "a"]).unwrap();

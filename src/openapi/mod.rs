@@ -11,10 +11,10 @@ use std::collections::BTreeSet;
 use self::document::{Operation, Security};
 use crate::policy::ability::{Requirement, RequirementError, RequirementKind};
 
-/// What stands for a parameter in a sample path: no literal segment is called that.
+/// Stands for a parameter in a sample path, and equals no literal segment.
 const SAMPLE: &str = "0-sample-0";
 
-/// An operation's path as the map has it: parameters of letters, digits and `_`, no slash at the end.
+/// The path of an operation in the syntax of maps: parameters of letters, digits and `_`, no slash at the end.
 fn template(path: &str) -> String {
     let segments = path.split('/').map(|segment| {
         let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
@@ -43,16 +43,16 @@ pub fn sample(path: &str) -> String {
     sample + rest
 }
 
-/// What of the scopes a requirement can say.
+/// A requirement that represents scopes.
 #[derive(Debug)]
-struct OfScopes {
+struct ScopeRequirement {
     requirement: Requirement,
-    /// Why it is less than what the document says; none where it is just that.
+    /// Why it differs from the document; `None` if it does not.
     less: Option<String>,
 }
 
-/// The requirement that is as wide as the alternatives, or the nearest that is not wider.
-fn of_scopes(alternatives: &[BTreeSet<String>]) -> OfScopes {
+/// The requirement that equals the alternatives, or the nearest stricter one.
+fn requirement_of_scopes(alternatives: &[BTreeSet<String>]) -> ScopeRequirement {
     let mut problem = None;
     let usable: Vec<(&BTreeSet<String>, Requirement)> = alternatives
         .iter()
@@ -78,7 +78,7 @@ fn of_scopes(alternatives: &[BTreeSet<String>]) -> OfScopes {
     };
     let less = problem
         .or_else(|| (said < alternatives.len()).then(|| format!("narrower than {}", words(alternatives))));
-    OfScopes { requirement, less }
+    ScopeRequirement { requirement, less }
 }
 
 fn all(scopes: &BTreeSet<String>) -> Result<Requirement, RequirementError> {
@@ -91,24 +91,25 @@ fn words(alternatives: &[BTreeSet<String>]) -> String {
     alternatives.iter().map(all).collect::<Vec<_>>().join(", or ")
 }
 
-/// What the document requires for an operation, as a map would write it if it can. `None` if it does not say.
+/// Describes what the document requires, in the syntax of maps if possible. `None` if the document does not specify it.
 fn said(operation: &Operation) -> Option<String> {
-    let of_scopes = |alternatives: &[BTreeSet<String>]| match of_scopes(alternatives) {
-        OfScopes { requirement, less: None } => requirement.to_string(),
-        OfScopes { .. } => words(alternatives),
+    let requirement_of_scopes = |alternatives: &[BTreeSet<String>]| match requirement_of_scopes(alternatives)
+    {
+        ScopeRequirement { requirement, less: None } => requirement.to_string(),
+        ScopeRequirement { .. } => words(alternatives),
     };
     match &operation.security {
         Security::Unsaid => None,
         Security::Malformed => Some("malformed".to_owned()),
         Security::Public => Some("public".to_owned()),
         Security::Credentials => Some("a token".to_owned()),
-        Security::Scopes(alternatives) => Some(of_scopes(alternatives)),
+        Security::Scopes(alternatives) => Some(requirement_of_scopes(alternatives)),
         Security::Optional(alternatives) if alternatives.is_empty() => Some("a token, or none".to_owned()),
-        Security::Optional(alternatives) => Some(format!("{}, or none", of_scopes(alternatives))),
+        Security::Optional(alternatives) => Some(format!("{}, or none", requirement_of_scopes(alternatives))),
     }
 }
 
-/// The alternatives of a requirement; none for a keyword.
+/// The alternatives of a requirement; empty for a keyword.
 fn alternatives(requirement: &Requirement) -> Option<BTreeSet<BTreeSet<&str>>> {
     match requirement.kind() {
         RequirementKind::All(names) => Some(BTreeSet::from([names.iter().map(|name| &**name).collect()])),
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_as_the_map_has_them() {
+    fn paths_become_templates_of_the_map() {
         for (path, expected, request) in [
             ("/items/{id}", "/items/{id}", "/items/0-sample-0"),
             ("/items/{item-id}/", "/items/{item_id}", "/items/0-sample-0/"),
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_as_the_map_can_say_them() {
+    fn scopes_become_the_nearest_requirement_that_is_not_wider() {
         let narrower = |text: &str| Some(format!("narrower than {text}"));
         for (scopes, expected, less) in [
             (&["a"][..], "a", None),
@@ -160,7 +161,7 @@ mod tests {
         ] {
             let alternatives: Vec<BTreeSet<String>> =
                 scopes.iter().map(|it| it.split(' ').map(str::to_owned).collect()).collect();
-            let found = of_scopes(&alternatives);
+            let found = requirement_of_scopes(&alternatives);
             assert_eq!((found.requirement.to_string().as_str(), found.less), (expected, less), "{scopes:?}");
         }
     }

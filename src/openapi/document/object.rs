@@ -8,14 +8,14 @@ use percent_encoding::percent_decode_str;
 use super::start_of;
 use crate::config::language::{Decoder, Diagnostic, Entry, Node, Value, find_entry};
 
-/// How many references may lead from one object to the next.
+/// The most references from one object to the next.
 const MOST_REFERENCES: usize = 16;
-/// How many keys and scopes may be read of a document. With references and aliases it may stand for more than it has.
+/// The most keys and scopes that are read of a document, with references and aliases resolved.
 const MOST_READ: usize = 2_000_000;
-/// From how many keys on a mapping that references lead through is indexed.
+/// References through mappings with at least this many keys use an index.
 const INDEXED: usize = 16;
 
-/// The value of a key, also if a merge key (`<<`) brings it.
+/// The entry of a key, also from a merge key (`<<`).
 pub(super) fn entry<'node>(node: &'node Node, name: &str) -> Option<&'node Entry> {
     let own = find_entry(node.entries(), name);
     own.or_else(|| merge_sources(node.entries()).find_map(|source| entry(source, name)))
@@ -46,16 +46,16 @@ pub(super) fn text(node: &Node) -> Option<&str> {
     }
 }
 
-/// A field of an object whose references were followed.
+/// A field of an object with its references resolved.
 pub(super) struct Field {
     pub(super) entry: Entry,
-    /// It stands beside a `$ref`, where programs disagree about what counts.
+    /// It is next to a `$ref`: programs disagree about which of them counts.
     pub(super) is_beside_reference: bool,
-    /// What the `$ref` refers to has it, too.
+    /// The object that the `$ref` refers to has it, too.
     pub(super) is_contested: bool,
 }
 
-/// The fields of an object whose references were followed, in the order of the document.
+/// The fields of an object with its references resolved, in the order of the document.
 #[derive(Default)]
 pub(super) struct Object {
     fields: Vec<Field>,
@@ -71,7 +71,7 @@ impl Object {
         self.fields.iter()
     }
 
-    /// Adds the entries of one mapping. Those that are there already stay.
+    /// Adds the entries of a mapping, except those that exist already.
     fn add(&mut self, node: &Node, is_beside_reference: bool, decoder: &mut Decoder<'_>) {
         let earlier = self.fields.len();
         for entry in merged(node) {
@@ -98,13 +98,13 @@ impl Object {
     }
 }
 
-/// A document, and how much of it was read.
+/// A document, and a count of what was read.
 pub(super) struct Document<'node> {
     root: &'node Rc<Node>,
     read: usize,
     is_exhausted: bool,
-    /// Entries by their keys, of the mappings with many keys that references lead through. The root keeps the nodes
-    /// alive, so that their addresses are unique.
+    /// Entries by their keys, of mappings with many keys. The root keeps the nodes alive, so that their addresses are
+    /// unique.
     indexes: HashMap<*const Node, HashMap<Box<str>, Rc<Node>>>,
 }
 
@@ -113,7 +113,7 @@ impl<'node> Document<'node> {
         Self { root, read: 0, is_exhausted: false, indexes: HashMap::new() }
     }
 
-    /// Counts what is read. `None`: that is too much, and an error was recorded.
+    /// Counts what is read. Returns `None` if it recorded an error, as that is too much.
     pub(super) fn count(&mut self, amount: usize, at: &Node, decoder: &mut Decoder<'_>) -> Option<()> {
         self.read = self.read.saturating_add(amount);
         if self.read <= MOST_READ {
@@ -128,7 +128,7 @@ impl<'node> Document<'node> {
         None
     }
 
-    /// The fields of an object, its `$ref` followed. `None`: an error was recorded.
+    /// The fields of an object, with its `$ref` resolved. Returns `None` if it recorded an error.
     pub(super) fn object(
         &mut self,
         node: &Rc<Node>,
@@ -164,8 +164,7 @@ impl<'node> Document<'node> {
         decoder.reject(Diagnostic::error("references without an end").at(start_of(&node), label))
     }
 
-    /// The value that a reference leads to: a URI fragment (RFC 3986) that is a JSON Pointer (RFC 6901) into this
-    /// document.
+    /// Resolves a reference: a URI fragment (RFC 3986) with a JSON Pointer (RFC 6901) into this document.
     fn follow(&mut self, reference: &Node, decoder: &mut Decoder<'_>) -> Option<Rc<Node>> {
         let Some(written) = text(reference) else {
             return decoder.mismatch(

@@ -10,7 +10,7 @@ use super::servers::base_path;
 use super::{Operation, Security};
 use crate::config::language::{Decoder, Diagnostic, Entry, Key, Node, Value, nearest};
 
-/// How many operations a document may have: many paths may refer to one path item.
+/// The most operations of a document: many paths may refer to one path item.
 const MOST_OPERATIONS: usize = 50_000;
 
 /// The fields of a path item that are methods which the gateway serves.
@@ -34,9 +34,9 @@ pub(super) struct Reader<'node> {
     schemes: Schemes<'node>,
     /// The path in front of all paths, unless a path item or an operation has servers of its own.
     prefix: String,
-    /// Whether the prefix was given on the command line, so that servers do not matter.
+    /// Whether the command line has a prefix, which replaces servers.
     is_prefix_given: bool,
-    /// What operations without a `security` of their own require.
+    /// The requirement of operations without their own `security`.
     default: Security,
     pub(super) operations: Vec<Operation>,
     pub(super) has_callbacks: bool,
@@ -47,7 +47,7 @@ impl<'node> Reader<'node> {
     pub(super) fn new(root: &'node Rc<Node>, prefix: Option<&str>, decoder: &mut Decoder<'_>) -> Self {
         let mut document = Document::new(root);
         let mut schemes = Schemes::new(root);
-        // An empty list at the root says nothing: it may be incomplete (OpenAPI 3.1.1 section 4.8.1).
+        // An empty list at the root may be incomplete (OpenAPI 3.1.1 section 4.8.1).
         let is_said = |entry: &&Entry| !matches!(&entry.value.value, Value::List(items) if items.is_empty());
         let default = entry(root, "security").filter(is_said).map(|Entry { key, value }| {
             decoder.within(key, |decoder| schemes.security(value, &mut document, decoder))
@@ -146,7 +146,7 @@ impl<'node> Reader<'node> {
         });
     }
 
-    /// What an operation requires. `None`: an error was recorded.
+    /// The credentials that an operation requires. Returns `None` if it recorded an error.
     fn security(&mut self, field: &Field, operation: &Object, decoder: &mut Decoder<'_>) -> Option<Security> {
         let Some(own) = operation.get("security") else {
             self.document.count(weight(&self.default), &field.entry.value, decoder)?;
@@ -161,14 +161,14 @@ impl<'node> Reader<'node> {
                 let label = "beside a `$ref`, which OpenAPI does not define: other programs may ignore it";
                 decoder.record(Diagnostic::warning("beside a reference").at(own.entry.key.span, label));
             }
-            // Where programs disagree about what counts, an operation is not public.
+            // An operation is not public if programs disagree about its security.
             let is_doubtful = field.is_contested || own.is_beside_reference;
             Some(if is_doubtful && security == Security::Public { Security::Malformed } else { security })
         })
     }
 }
 
-/// Reports a field of an operation that looks like one of another object, or like one that matters.
+/// Reports a field of an operation that resembles a field of another object, or one that is read.
 fn report_unknown(key: &Key, decoder: &mut Decoder<'_>) {
     let name = &*key.text;
     let is_foreign = name == "paths" || METHODS.iter().any(|(method, _)| *method == name);

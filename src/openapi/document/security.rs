@@ -7,12 +7,12 @@ use super::object::{Document, entry, merged, text};
 use super::{Security, start_of};
 use crate::config::language::{Decoder, Diagnostic, Entry, Node, Value, nearest};
 
-/// How many scopes and alternatives one operation may name.
+/// The most scopes and alternatives of an operation.
 const MOST_SCOPES: usize = 100;
 
 /// The security schemes of a document.
 pub(super) struct Schemes<'node> {
-    /// `None`: the document has no `components.securitySchemes`.
+    /// `None` if the document has no `components.securitySchemes`.
     names: Option<BTreeSet<&'node str>>,
     has_warned: bool,
 }
@@ -39,7 +39,7 @@ impl<'node> Schemes<'node> {
         decoder.record(diagnostic);
     }
 
-    /// Reads a `security` field. What is malformed is a warning and never makes an operation public.
+    /// Reads a `security` field. Malformed fields are warnings and never make an operation public.
     pub(super) fn security(
         &mut self,
         node: &Rc<Node>,
@@ -80,7 +80,7 @@ impl<'node> Schemes<'node> {
         }
     }
 
-    /// The scopes of an alternative; `Some(None)` if it requires nothing. `None`: a warning was recorded.
+    /// The scopes of an alternative; `Some(None)` if it requires nothing. Returns `None` if it recorded a warning.
     fn alternative(
         &mut self,
         node: &Rc<Node>,
@@ -128,8 +128,8 @@ fn size(alternative: &Node) -> usize {
     scopes.sum::<usize>().max(1)
 }
 
-/// The alternatives with scopes that contain no other one. An alternative without scopes does not say which
-/// abilities its credentials need.
+/// The alternatives with scopes that contain no other one. An alternative without scopes does not specify the abilities
+/// that its credentials need.
 fn least(mut alternatives: Vec<BTreeSet<String>>) -> Vec<BTreeSet<String>> {
     alternatives.retain(|scopes| !scopes.is_empty());
     let is_least = |(number, scopes): &(usize, &BTreeSet<String>)| {
@@ -141,7 +141,7 @@ fn least(mut alternatives: Vec<BTreeSet<String>>) -> Vec<BTreeSet<String>> {
     alternatives.iter().enumerate().filter(is_least).map(|(_, scopes)| scopes.clone()).collect()
 }
 
-/// How much memory a copy takes, in scopes.
+/// The memory of a copy, in scopes.
 pub(super) fn weight(security: &Security) -> usize {
     match security {
         Security::Scopes(alternatives) | Security::Optional(alternatives) => {

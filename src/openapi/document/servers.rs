@@ -1,4 +1,4 @@
-//! The path that a document's servers put in front of its paths.
+//! The path of a document's servers, which precedes all its paths.
 
 use super::object::{entry, merged, text};
 use crate::config::language::{Decoder, Diagnostic, Entry, Node, Value};
