@@ -70,9 +70,8 @@ impl<'a> Decoder<'a> {
         Self { environment, sections, sources, diagnostics, files, path }
     }
 
-    /// Ends the decoding of the file at `path`. Returns the value and a report of warnings and notes, or a report with
-    /// all errors.
-    /// `value` is `None` if an error was recorded.
+    /// Ends the decoding of the file at `path`, whose `value` is `None` if an error was recorded. Returns the value and a
+    /// report of warnings and notes, or a report with all errors.
     pub(crate) fn finish<T>(self, path: &Path, value: Option<T>) -> Result<(T, Report), Report> {
         let is_valid = self.error_count() == 0;
         let report = Report::new(path.display().to_string(), self.sources, self.diagnostics, self.files);
