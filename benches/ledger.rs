@@ -17,9 +17,9 @@ use stockaj_gateway::config::settings::{self, FindingRules};
 use stockaj_gateway::policy::ability::{Abilities, Requirement};
 use stockaj_gateway::policy::map::{MapBuilder, Unmapped};
 use stockaj_gateway::telemetry::metrics::Metrics;
-use stockaj_gateway::usage::batch::{Description, Outcome, Request};
-use stockaj_gateway::usage::question::Question;
-use stockaj_gateway::usage::tell::Telling;
+use stockaj_gateway::usage::batch::{CountedOutcome, CountedRequest, TokenDescription};
+use stockaj_gateway::usage::query::ReportQuery;
+use stockaj_gateway::usage::report_stream::ReportStream;
 use stockaj_gateway::usage::writer::Usage;
 use tokio::task::LocalSet;
 
@@ -58,13 +58,13 @@ async fn measure(settings: &settings::Usage, tokens: usize) {
     let metrics = Metrics::new(1);
     let usage = Usage::new(Arc::clone(&metrics), 1);
     let rules = usage.rules(&map);
-    usage.adopt(Some(settings)).expect("a thread");
-    let core = usage.core(0);
+    usage.apply(Some(settings)).expect("a thread");
+    let core = usage.worker(0);
     let handing_over = tokio::task::spawn_local(std::rc::Rc::clone(&core).run());
 
     let abilities = Abilities::new(names.iter().map(String::as_str));
-    let described: Vec<Description> = (0..tokens)
-        .map(|number| Description {
+    let described: Vec<TokenDescription> = (0..tokens)
+        .map(|number| TokenDescription {
             id: number.to_string().into(),
             name: Some(format!("integration-{number}-prod").into()),
             context: Some("instance".into()),
@@ -84,8 +84,8 @@ async fn measure(settings: &settings::Usage, tokens: usize) {
         for (number, (slot, token)) in slots.iter().zip(&described).enumerate() {
             for rule in &numbers {
                 let client = Some(std::net::Ipv4Addr::from(number as u32).into());
-                let (outcome, now) = (Outcome::Allowed, begun);
-                let request = Request { rule: *rule, outcome, client, plain_http: false, now };
+                let (outcome, now) = (CountedOutcome::Allowed, begun);
+                let request = CountedRequest { rule: *rule, outcome, client, plain_http: false, now };
                 core.count(slot, &request, || token.clone());
             }
             if number % 1000 == 0 {
@@ -108,7 +108,8 @@ async fn measure(settings: &settings::Usage, tokens: usize) {
         let (begun, before) = (Instant::now(), resident());
         let (mut told, mut requests) = (0, 0);
         let now = Timestamp::now();
-        let telling = Telling::new(&view, &Question::default(), &settings.findings, now).expect("a ledger");
+        let telling =
+            ReportStream::new(&view, &ReportQuery::default(), &settings.findings, now).expect("a ledger");
         let count = |token: stockaj_gateway::usage::report::TokenUsage| {
             told += 1;
             requests += token.usage.iter().map(|row| row.count).sum::<u64>();

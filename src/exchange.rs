@@ -27,7 +27,7 @@ use crate::telemetry::metrics::{ConnectionState, CoreMetrics, LookupResult, Phas
 use crate::telemetry::spans::{Trace, Tracer};
 use crate::telemetry::unmapped::{CoreUncovered, Lack, Token, Uncovered};
 use crate::tokens::lookup::Held;
-use crate::usage::count::CoreUsage;
+use crate::usage::count::WorkerUsage;
 use crate::usage::rules::RuleNumbers;
 
 mod shadow;
@@ -53,7 +53,7 @@ pub struct Recorder {
 /// Where one core counts what tokens do, by the rules of one map.
 pub struct UsageCount {
     /// The core's counts.
-    pub core: Rc<CoreUsage>,
+    pub core: Rc<WorkerUsage>,
     /// What its map's rules are counted by.
     pub rules: RuleNumbers,
 }

@@ -205,7 +205,10 @@ fn what_is_no_report_is_named() {
         assert!(stderr.starts_with(expected), "{words:?}: {stderr}");
     }
     let (code, _, stderr) = reports.usage(&["--since", "30"]);
-    assert!(code == 2 && stderr.contains("`since` is a number of days such as `30d`"), "{stderr}");
+    assert!(
+        code == 2 && stderr.contains("`since` must be a number of days from `1d` to `3650d`, such as `30d`"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -305,7 +308,7 @@ fn a_browser_gets_a_page_that_may_load_nothing() {
         ("?since=30d&token=", 200, "<option value=\"30d\" selected>"),
         ("?token=17", 200, "<h1>Token 17</h1>"),
         ("?token=9", 404, "<h1>No such token</h1>"),
-        ("?since=soon", 400, "`since` is a number of days"),
+        ("?since=soon", 400, "`since` must be a number of days"),
         ("?token=17%7Csecret", 400, "That is a token"),
     ] {
         let answer = running.get(query, html);

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use stockaj_gateway::config::settings::FindingRules;
 use stockaj_gateway::usage::findings::findings;
 use stockaj_gateway::usage::overview::{Calls, Overview};
-use stockaj_gateway::usage::page::{self, View};
-use stockaj_gateway::usage::question::Question;
+use stockaj_gateway::usage::page::{self, PageContext};
+use stockaj_gateway::usage::query::ReportQuery;
 use stockaj_gateway::usage::report::Report;
 
 pub fn check(data: &[u8]) {
@@ -29,16 +29,16 @@ pub fn check(data: &[u8]) {
     }
 
     for served in [false, true] {
-        let view = View {
-            question: Question::default(),
+        let context = PageContext {
+            query: ReportQuery::default(),
             since: sum.since,
-            made_at: now,
+            created_at: now,
             served,
             tokens: Vec::new(),
         };
-        check_page(&page::overview(&Overview::of(&sum, &view.question), &view));
+        check_page(&page::overview(&Overview::of(&sum, &context.query), &context));
         for token in sum.tokens.iter().take(3) {
-            check_page(&page::token(token, &findings(token, &rules, now), &view));
+            check_page(&page::token(token, &findings(token, &rules, now), &context));
         }
     }
 }

@@ -15,7 +15,7 @@ use super::response::{AdminResponse, json, message};
 use crate::telemetry::lines::AuditPriority;
 use crate::tokens::cache::Entry;
 use crate::tokens::revocation::Revocation;
-use crate::usage::report::by_id;
+use crate::usage::report::compare_ids;
 
 /// The error for a malformed body.
 const MALFORMED: &str =
@@ -113,7 +113,7 @@ pub(super) fn list(admin: &Admin, actor: Actor<'_>) -> AdminResponse {
     let Ok(slot) = admin.audit.reserve(AuditPriority::Read) else { return unavailable() };
     let mut entries = admin.revoker.entries();
     entries.sort_unstable_by(|one, other| {
-        by_id(&one.verdict.id, &other.verdict.id).then(other.asked_at.cmp(&one.asked_at))
+        compare_ids(&one.verdict.id, &other.verdict.id).then(other.asked_at.cmp(&one.asked_at))
     });
     let now = Instant::now();
     let tokens: Vec<TokenRow<'_>> = entries

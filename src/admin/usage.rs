@@ -17,7 +17,7 @@ use super::audit::Actor;
 use super::response::{AdminResponse, json, message};
 use super::usage_page;
 use super::usage_query::{UsageQuery, open};
-use crate::usage::tell::{TellError, Telling};
+use crate::usage::report_stream::{ReportError, ReportStream};
 
 /// The size of a chunk of the streamed report, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -44,8 +44,8 @@ pub(super) async fn show(admin: &Admin, actor: Actor<'_>, request: &Request<Byte
 /// Streams the report while the ledger is read, since it may exceed the memory.
 fn stream_json(query: UsageQuery) -> AdminResponse {
     let body = stream(move |chunks| {
-        let UsageQuery { view, question, rules, now, .. } = &query;
-        Telling::new(view, question, rules, *now)?.write_json(chunks)
+        let UsageQuery { view, report_query, rules, now, .. } = &query;
+        ReportStream::new(view, report_query, rules, *now)?.write_json(chunks)
     });
     let mut response = json(StatusCode::OK, Bytes::new());
     *response.body_mut() = Either::Right(body);
@@ -54,7 +54,7 @@ fn stream_json(query: UsageQuery) -> AdminResponse {
 
 /// A body with what `write` writes on a thread for blocking work. The body ends with an error if `write` fails.
 fn stream(
-    write: impl FnOnce(&mut Chunks) -> Result<(), TellError> + Send + 'static,
+    write: impl FnOnce(&mut Chunks) -> Result<(), ReportError> + Send + 'static,
 ) -> Channel<Bytes, io::Error> {
     let (sender, body) = Channel::new(BUFFERED_CHUNKS);
     let runtime = Handle::current();
@@ -85,8 +85,8 @@ impl Chunks {
     }
 
     /// Ends the body with an error, so that the client can tell that it is incomplete.
-    fn abort(self, error: TellError) {
-        if let TellError::Ledger(error) = &error {
+    fn abort(self, error: ReportError) {
+        if let ReportError::Ledger(error) = &error {
             let error: &dyn std::error::Error = error;
             tracing::error!(error, "usage: the ledger cannot be read");
         }

@@ -12,8 +12,8 @@ use super::usage_query::UsageQuery;
 use crate::usage::findings::findings;
 use crate::usage::ledger::LedgerError;
 use crate::usage::overview::Overview;
-use crate::usage::page::{self, View};
-use crate::usage::tell::Telling;
+use crate::usage::page::{self, PageContext};
+use crate::usage::report_stream::ReportStream;
 
 /// The page of all tokens, or of the token in the query.
 pub(super) async fn show(query: UsageQuery) -> AdminResponse {
@@ -36,28 +36,28 @@ pub(super) fn problem(status: StatusCode, text: &str) -> AdminResponse {
 
 /// Renders token by token, so that memory holds only what the page shows.
 fn render(query: &UsageQuery) -> Result<(StatusCode, String), LedgerError> {
-    let UsageQuery { view, question, rules, now, .. } = query;
-    let since = question.since.map(|since| since.first_day(TimeZone::UTC.to_datetime(*now).date()));
-    let telling = Telling::new(view, question, rules, *now)?;
+    let UsageQuery { view, report_query, rules, now, .. } = query;
+    let since = report_query.since.map(|since| since.first_day(TimeZone::UTC.to_datetime(*now).date()));
+    let stream = ReportStream::new(view, report_query, rules, *now)?;
     // One more than the page offers shows it that there are more.
-    let tokens = telling.names(page::OFFERED + 1)?;
-    let shown = View { question: question.clone(), since, made_at: *now, served: true, tokens };
-    let Some(id) = &question.token else {
-        let mut overview = Overview::new(question);
-        telling.tokens(|token| {
+    let tokens = stream.names(page::MAX_OFFERED_TOKENS + 1)?;
+    let context = PageContext { query: report_query.clone(), since, created_at: *now, served: true, tokens };
+    let Some(id) = &report_query.token else {
+        let mut overview = Overview::new(report_query);
+        stream.tokens(|token| {
             overview.add(&token, &findings(&token, rules, *now));
             ControlFlow::Continue(())
         })?;
-        return Ok((StatusCode::OK, page::overview(&overview, &shown)));
+        return Ok((StatusCode::OK, page::overview(&overview, &context)));
     };
     let mut found = None;
-    telling.tokens(|token| {
+    stream.tokens(|token| {
         found = Some(token);
         ControlFlow::Break(())
     })?;
     Ok(match found {
-        Some(token) => (StatusCode::OK, page::token(&token, &findings(&token, rules, *now), &shown)),
-        None => (StatusCode::NOT_FOUND, page::unknown_token(id, &shown)),
+        Some(token) => (StatusCode::OK, page::token(&token, &findings(&token, rules, *now), &context)),
+        None => (StatusCode::NOT_FOUND, page::unknown_token(id, &context)),
     })
 }
 

@@ -16,7 +16,7 @@ use super::usage::load_report;
 use super::{ConfigArgument, Exit, Format, output, report, show};
 use crate::config::{self, LoadedAbilities};
 use crate::policy::difference::{Callers, Change, Difference, OptionsChange, Side, difference};
-use crate::usage::question::{Question, Since};
+use crate::usage::query::{ReportQuery, Since};
 use crate::usage::report::Report;
 
 /// Show what a change of the map newly allows or denies; exit 1 if it changes a decision
@@ -63,8 +63,8 @@ impl Arguments {
     /// The recorded usage, if the arguments select one. An error has been reported.
     fn recorded(&self) -> Result<Option<Report>, Exit> {
         if let Some(since) = self.since {
-            let question = Question { since: Some(since), ..Question::default() };
-            return load_report(&self.config.path(), &question, Timestamp::now())
+            let report_query = ReportQuery { since: Some(since), ..ReportQuery::default() };
+            return load_report(&self.config.path(), &report_query, Timestamp::now())
                 .map(|local| Some(local.report));
         }
         self.usage.as_deref().map(usage::read).transpose().map_err(|error| {

@@ -18,14 +18,14 @@ use crate::config;
 use crate::config::settings::{Admin, FindingRules, ListenAddress, Usage};
 use crate::shown::shown;
 use crate::usage::add::AddError;
-use crate::usage::ledger::{LedgerError, contained};
-use crate::usage::message::View as LedgerView;
+use crate::usage::ledger::{LedgerError, catch_panics};
+use crate::usage::message::LedgerView;
 use crate::usage::overview::Overview;
-use crate::usage::page::{self, View};
-use crate::usage::question::{Question, Since};
+use crate::usage::page::{self, PageContext};
+use crate::usage::query::{ReportQuery, Since};
 use crate::usage::report::Report;
+use crate::usage::report_stream::ReportStream;
 use crate::usage::source::Source;
-use crate::usage::tell::Telling;
 
 /// Print which tokens use which abilities and routes, with findings and advice
 ///
@@ -83,13 +83,13 @@ enum UsageError {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        let made_at = Timestamp::now();
-        let local = match self.local(made_at) {
+        let created_at = Timestamp::now();
+        let local = match self.local(created_at) {
             Ok(local) => local,
             Err(exit) => return exit,
         };
-        match self.merge(local, made_at) {
-            Ok(report) => output(Exit::Success, |out| self.print(&report, made_at, out)),
+        match self.merge(local, created_at) {
+            Ok(report) => output(Exit::Success, |out| self.print(&report, created_at, out)),
             Err(error) => {
                 report(format_args!("error: {error}"));
                 Exit::Failure
@@ -97,8 +97,8 @@ impl Arguments {
         }
     }
 
-    fn question(&self) -> Question {
-        Question { since: self.since, token: self.token.clone(), page: 0 }
+    fn report_query(&self) -> ReportQuery {
+        ReportQuery { since: self.since, token: self.token.clone(), page: 0 }
     }
 
     /// The report of the configuration's ledger; `None` if the arguments name only files. An error has been reported.
@@ -106,7 +106,7 @@ impl Arguments {
         if !self.add.is_empty() && !self.config.is_named() {
             return Ok(None);
         }
-        load_report(&self.config.path(), &self.question(), now).map(Some)
+        load_report(&self.config.path(), &self.report_query(), now).map(Some)
     }
 
     /// Adds the reports of the files and computes the findings.
@@ -149,7 +149,7 @@ impl Arguments {
         Ok(read)
     }
 
-    fn print(&self, report: &Report, made_at: Timestamp, output: &mut dyn Write) -> io::Result<()> {
+    fn print(&self, report: &Report, created_at: Timestamp, output: &mut dyn Write) -> io::Result<()> {
         match (self.format, report.tokens.as_slice()) {
             (UsageFormat::Table, [token]) if self.token.is_some() => {
                 tables::token(token, &report.findings, output)
@@ -158,14 +158,20 @@ impl Arguments {
             (UsageFormat::Json, _) => print_json(report, output),
             (UsageFormat::Csv, _) => csv::write(report, output),
             (UsageFormat::Html, tokens) => {
-                let question = self.question();
-                let view = View { since: report.since, made_at, served: false, question, tokens: Vec::new() };
+                let report_query = self.report_query();
+                let context = PageContext {
+                    since: report.since,
+                    created_at,
+                    served: false,
+                    query: report_query,
+                    tokens: Vec::new(),
+                };
                 writeln!(
                     output,
                     "{}",
                     match tokens {
-                        [token] if self.token.is_some() => page::token(token, &report.findings, &view),
-                        _ => page::overview(&Overview::of(report, &view.question), &view),
+                        [token] if self.token.is_some() => page::token(token, &report.findings, &context),
+                        _ => page::overview(&Overview::of(report, &context.query), &context),
                     }
                 )
             }
@@ -174,7 +180,11 @@ impl Arguments {
 }
 
 /// The report of a configuration's ledger, through its gateway while that runs. An error has been reported.
-pub(super) fn load_report(file: &Path, question: &Question, now: Timestamp) -> Result<LocalReport, Exit> {
+pub(super) fn load_report(
+    file: &Path,
+    report_query: &ReportQuery,
+    now: Timestamp,
+) -> Result<LocalReport, Exit> {
     let invalid = |mistakes| {
         show(&mistakes);
         Exit::Failure
@@ -186,10 +196,10 @@ pub(super) fn load_report(file: &Path, question: &Question, now: Timestamp) -> R
     let Some(usage) = config::load_usage(file).map_err(invalid)? else {
         return Err(fail(UsageError::NotRecorded(file.to_owned())));
     };
-    let report = match read(&usage, question, now) {
+    let report = match read(&usage, report_query, now) {
         Err(LedgerError::InUse { .. }) => {
             let admin = config::load_admin(file).map_err(invalid)?;
-            fetch(&admin, question).map_err(fail)?
+            fetch(&admin, report_query).map_err(fail)?
         }
         other => other.map_err(|error| fail(error.into()))?,
     };
@@ -203,21 +213,21 @@ pub(super) struct LocalReport {
 }
 
 /// Reads the ledger of a gateway that is not running.
-fn read(usage: &Usage, question: &Question, now: Timestamp) -> Result<Report, LedgerError> {
+fn read(usage: &Usage, report_query: &ReportQuery, now: Timestamp) -> Result<Report, LedgerError> {
     let hook = panic::take_hook();
     // The library panics on a damaged file. The error reports that; a panic message would confuse.
     panic::set_hook(Box::new(|_| {}));
-    let report = contained(&usage.path, || {
+    let report = catch_panics(&usage.path, || {
         let view = LedgerView { source: Some(Source::open(&usage.path)?), unwritten: None };
-        Telling::new(&view, question, &usage.findings, now)?.report()
+        ReportStream::new(&view, report_query, &usage.findings, now)?.report()
     });
     panic::set_hook(hook);
     report
 }
 
 /// Requests the report from the gateway that holds the ledger.
-fn fetch(admin: &Admin, question: &Question) -> Result<Report, UsageError> {
-    let request = Request::get(format!("/usage{}", question.query()));
+fn fetch(admin: &Admin, report_query: &ReportQuery) -> Result<Report, UsageError> {
+    let request = Request::get(format!("/usage{}", report_query.query_string()));
     let response = send_authenticated(admin, request, Bytes::new())
         .map_err(|source| UsageError::Admin { address: admin.address.clone(), source })?;
     serde_json::from_slice(response.body())
@@ -228,7 +238,7 @@ fn fetch(admin: &Admin, question: &Question) -> Result<Report, UsageError> {
 fn add(sum: &mut Report, report: Report, file: &Path) -> Result<(), UsageError> {
     match sum.add(report) {
         Ok(()) => Ok(()),
-        Err(AddError::Twice(ledger)) => {
+        Err(AddError::Duplicate(ledger)) => {
             super::report(format_args!(
                 "warning: {}: skipped, since the ledger {} is already included",
                 file.display(),
@@ -269,7 +279,7 @@ mod tests {
                 bytes[written[random.usize(..written.len())]] = random.u8(..);
             }
             std::fs::write(&usage.path, &bytes).unwrap();
-            let result = read(&usage, &Question::default(), Timestamp::now());
+            let result = read(&usage, &ReportQuery::default(), Timestamp::now());
             damaged += usize::from(matches!(result, Err(LedgerError::Damaged { .. })));
         }
         assert!(damaged > 0, "the library panics on none of these files");

@@ -7,7 +7,7 @@ use super::{Exchange, UsageCount};
 use crate::policy::refusal::Reason;
 use crate::policy::shadow::{Change, Side};
 use crate::tokens::verdict::Verdict;
-use crate::usage::batch::{Description, Outcome, Request};
+use crate::usage::batch::{CountedOutcome, CountedRequest, TokenDescription};
 
 impl Exchange {
     /// Counts it, if the map has decided it for its token.
@@ -16,13 +16,13 @@ impl Exchange {
         let shadow = self.shadow.as_deref().map(|shadow| (shadow.side, shadow.change));
         let Some(outcome) = outcome(reason, shadow) else { return };
         let Some(rule) = usage.rules.number(self.route_number, &self.method) else { return };
-        let request = Request { rule, outcome, client: self.client, plain_http: self.plain_http, now };
+        let request = CountedRequest { rule, outcome, client: self.client, plain_http: self.plain_http, now };
         usage.core.count(&caller.usage_slot, &request, || describe(&caller.verdict));
     }
 }
 
 /// What the enforced map said, whatever came of it afterwards; none where it did not come to that.
-const fn outcome(reason: Reason, shadow: Option<(Side, Change)>) -> Option<Outcome> {
+const fn outcome(reason: Reason, shadow: Option<(Side, Change)>) -> Option<CountedOutcome> {
     match reason {
         Reason::Allowed
         | Reason::Limited
@@ -31,14 +31,14 @@ const fn outcome(reason: Reason, shadow: Option<(Side, Change)>) -> Option<Outco
         | Reason::BackendTimeout
         | Reason::ClientGone
         | Reason::InternalError => Some(match shadow {
-            None | Some((_, Change::WouldAllow)) => Outcome::Allowed,
-            Some((Side::Candidate, Change::WouldDeny)) => Outcome::AllowedWouldDeny,
-            Some((Side::Enforced, Change::WouldDeny)) => Outcome::DeniedShadowed,
+            None | Some((_, Change::WouldAllow)) => CountedOutcome::Allowed,
+            Some((Side::Candidate, Change::WouldDeny)) => CountedOutcome::AllowedWouldDeny,
+            Some((Side::Enforced, Change::WouldDeny)) => CountedOutcome::DeniedShadowed,
         }),
         Reason::Unmapped | Reason::MethodNotMapped | Reason::Denied | Reason::MissingAbility => {
             Some(match shadow {
-                Some((_, Change::WouldAllow)) => Outcome::DeniedShadowed,
-                None | Some((_, Change::WouldDeny)) => Outcome::Denied,
+                Some((_, Change::WouldAllow)) => CountedOutcome::DeniedShadowed,
+                None | Some((_, Change::WouldDeny)) => CountedOutcome::Denied,
             })
         }
         Reason::Public
@@ -52,8 +52,8 @@ const fn outcome(reason: Reason, shadow: Option<(Side, Change)>) -> Option<Outco
     }
 }
 
-fn describe(verdict: &Verdict) -> Description {
-    Description {
+fn describe(verdict: &Verdict) -> TokenDescription {
+    TokenDescription {
         id: Arc::clone(&verdict.id),
         name: verdict.name.clone(),
         context: verdict.context.clone(),

@@ -23,7 +23,7 @@ use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Metrics};
 use crate::telemetry::unmapped::CoreUncovered;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::lookup::Lookup;
-use crate::usage::count::CoreUsage;
+use crate::usage::count::WorkerUsage;
 use crate::usage::writer::Usage;
 
 /// How long a drain leaves an idle connection open, and a client that was told of the end to close its side. A
@@ -60,7 +60,7 @@ pub(super) struct Core {
     open: Cell<usize>,
     counted: Cell<Census>,
     load: Arc<AtomicUsize>,
-    usage: Rc<CoreUsage>,
+    usage: Rc<WorkerUsage>,
     uncovered: CoreUncovered,
     lines: Rc<LineBatch>,
 }
@@ -82,7 +82,7 @@ impl Serving {
         configuration: &Configuration,
         lines: &Rc<LineBatch>,
         metrics: &CoreMetrics,
-        usage: &Rc<CoreUsage>,
+        usage: &Rc<WorkerUsage>,
         uncovered: &CoreUncovered,
         before: Option<&Self>,
     ) -> Self {
@@ -124,7 +124,7 @@ impl Serving {
 impl Seed {
     fn grow(self) -> Rc<Core> {
         let metrics = self.metrics.core(self.index);
-        let usage = self.usage.core(self.index);
+        let usage = self.usage.worker(self.index);
         let lines = Rc::new(self.lines);
         let serving = Serving::new(&self.configuration, &lines, &metrics, &usage, &self.uncovered, None);
         Rc::new(Core {

@@ -170,7 +170,7 @@ impl Server {
         let hangups = self.source.as_ref().and_then(|_| hangups(&runtime));
         let exports = Arc::new(TraceExporter::new(Arc::clone(&metrics)));
         exports.apply(configuration.parts.traces.as_ref())?;
-        usage.adopt(self.settings.usage.as_ref())?;
+        usage.apply(self.settings.usage.as_ref())?;
         let log = self.log.control();
         let hurry = Arc::new(AtomicBool::new(false));
         let uncovered = UncoveredRequests::new(self.settings.threads);

@@ -174,7 +174,7 @@ impl Reloader {
             let error: &dyn std::error::Error = &error;
             tracing::error!(error, "no spans are sent");
         }
-        if let Err(error) = self.usage.adopt(next.settings.usage.as_ref()) {
+        if let Err(error) = self.usage.apply(next.settings.usage.as_ref()) {
             let error: &dyn std::error::Error = &error;
             tracing::error!(error, "no usage is kept");
         }

@@ -1,49 +1,49 @@
-//! Adding what another replica has counted.
+//! Sums the reports of several replicas.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use jiff::civil::Date;
 
-use super::addresses::Addresses;
-use super::report::{DayUsage, Report, TokenUsage, UsageRow, Verdict, by_id};
+use super::addresses::AddressSketch;
+use super::report::{DayUsage, Report, TokenUsage, UsageRow, Verdict, compare_ids};
 
-/// The most tokens of a report.
-const MOST_TOKENS: usize = 1_000_000;
-/// The most of anything that one token has, in one report: rows, days, abilities.
-const MOST_ENTRIES: usize = 20_000;
+/// The most tokens in a sum.
+const MAX_TOKENS: usize = 1_000_000;
+/// The most rows, days or abilities of one token.
+const MAX_ENTRIES: usize = 20_000;
 
-/// Why a report is not added. Nothing of it is, then.
+/// A report cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddError {
-    /// A ledger that it is from is in the sum already.
-    #[error("the ledger {0} is added already: each counts once")]
-    Twice(String),
-    /// More tokens than there can be, both together.
-    #[error("there are more than {MOST_TOKENS} tokens")]
+    /// The sum already contains a ledger of the report.
+    #[error("the sum already contains the ledger {0}")]
+    Duplicate(String),
+    /// The sum would have too many tokens.
+    #[error("the reports have more than {MAX_TOKENS} tokens")]
     Tokens,
-    /// More of one token than there can be.
-    #[error("the token {0} has more than {MOST_ENTRIES} rows, days or abilities")]
+    /// A token of the report has too many entries.
+    #[error("the token {0} has more than {MAX_ENTRIES} rows, days or abilities")]
     Entries(String),
 }
 
 impl Report {
-    /// Adds another ledger's report of the same days: counts are summed, addresses united, and a token is what it was to
-    /// whoever saw it last. Counts that are too great to be summed stay at the greatest. Findings go: they are to be made
-    /// anew ([`Report::assess`]).
+    /// Adds the report of another ledger for the same days. Counts are summed and saturate, addresses are merged, and
+    /// the latest report of a token determines its description. Findings are cleared: call [`Report::assess`]
+    /// afterwards.
     ///
     /// # Errors
-    /// [`AddError`], and nothing has changed.
+    /// [`AddError`]. The sum is unchanged then.
     pub fn add(&mut self, other: Self) -> Result<(), AddError> {
         if let Some(twice) = self.ledgers.intersection(&other.ledgers).next() {
-            return Err(AddError::Twice(twice.clone()));
+            return Err(AddError::Duplicate(twice.clone()));
         }
         check_tokens(self.tokens.len().saturating_add(other.tokens.len()))?;
         if let Some(token) = other.tokens.iter().find(|token| is_beyond_bounds(token)) {
             return Err(AddError::Entries(token.id.clone()));
         }
         self.ledgers.extend(other.ledgers);
-        // None is the longest.
+        // `None`, the longest period, is the minimum.
         self.since = self.since.min(other.since);
         self.findings.clear();
         let mut tokens: BTreeMap<String, TokenUsage> = BTreeMap::new();
@@ -54,13 +54,13 @@ impl Report {
             }
         }
         self.tokens = tokens.into_values().collect();
-        self.tokens.sort_by(|one, other| by_id(&one.id, &other.id));
+        self.tokens.sort_by(|one, other| compare_ids(&one.id, &other.id));
         Ok(())
     }
 }
 
 const fn check_tokens(count: usize) -> Result<(), AddError> {
-    if count > MOST_TOKENS { Err(AddError::Tokens) } else { Ok(()) }
+    if count > MAX_TOKENS { Err(AddError::Tokens) } else { Ok(()) }
 }
 
 fn is_beyond_bounds(token: &TokenUsage) -> bool {
@@ -68,11 +68,11 @@ fn is_beyond_bounds(token: &TokenUsage) -> bool {
     [token.usage.len(), token.days.len(), token.abilities.len()]
         .into_iter()
         .chain(rows)
-        .any(|count| count > MOST_ENTRIES)
+        .any(|count| count > MAX_ENTRIES)
 }
 
 impl TokenUsage {
-    /// Adds what the same token did elsewhere.
+    /// Adds the usage of the same token in another ledger.
     fn add(&mut self, other: Self) {
         let Self { id: _, name, context, workspace_id, abilities, created_at, expires_at, .. } = other;
         if other.last_seen > self.last_seen {
@@ -91,8 +91,8 @@ impl TokenUsage {
         for (day, usage) in other.days {
             self.days.entry(day).or_default().add(&usage);
         }
-        let mut united = Addresses::default();
-        self.days.values().for_each(|day| united.add(&day.addresses));
+        let mut united = AddressSketch::default();
+        self.days.values().for_each(|day| united.merge(&day.addresses));
         self.addresses = united.estimate().max(self.addresses).max(other.addresses);
         self.usage = add_rows(std::mem::take(&mut self.usage), other.usage);
     }
@@ -103,15 +103,15 @@ impl DayUsage {
         add(&mut self.allowed, other.allowed);
         add(&mut self.denied, other.denied);
         add(&mut self.plain_http, other.plain_http);
-        self.addresses.add(&other.addresses);
+        self.addresses.merge(&other.addresses);
     }
 }
 
-/// What tells rows of one token apart.
-type Key = (Option<String>, String, Verdict, String);
+/// Identifies a row of a token.
+type RowKey = (Option<String>, String, Verdict, String);
 
 fn add_rows(one: Vec<UsageRow>, other: Vec<UsageRow>) -> Vec<UsageRow> {
-    let mut rows: BTreeMap<Key, UsageRow> = BTreeMap::new();
+    let mut rows: BTreeMap<RowKey, UsageRow> = BTreeMap::new();
     for row in one.into_iter().chain(other) {
         let key = (row.ability.clone(), row.route.clone(), row.verdict, row.requirement.clone());
         match rows.entry(key) {
@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
     use crate::config::settings::FindingRules;
-    use crate::usage::findings::tests::{fine, row};
+    use crate::usage::findings::tests::{good_token, row};
 
     fn report(ledger: &str, tokens: Vec<TokenUsage>) -> Report {
         Report { ledgers: [ledger.to_owned()].into(), tokens, ..Report::default() }
@@ -158,12 +158,12 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_is_added_once() {
-        let mut sum = report("a", vec![fine()]);
-        sum.add(report("b", vec![fine()])).unwrap();
+    fn ledger_cannot_be_added_twice() {
+        let mut sum = report("a", vec![good_token()]);
+        sum.add(report("b", vec![good_token()])).unwrap();
         let before = sum.clone();
-        for twice in [report("a", vec![fine()]), before.clone()] {
-            assert_eq!(sum.add(twice), Err(AddError::Twice("a".to_owned())));
+        for twice in [report("a", vec![good_token()]), before.clone()] {
+            assert_eq!(sum.add(twice), Err(AddError::Duplicate("a".to_owned())));
             assert_eq!(sum, before);
         }
         assert_eq!(sum.ledgers.len(), 2);
@@ -177,14 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_what_it_was_to_whoever_saw_it_last() {
-        let earlier = seen("2026-11-27T00:00:00Z", fine());
+    fn latest_report_determines_the_description_of_a_token() {
+        let earlier = seen("2026-11-27T00:00:00Z", good_token());
         let later = TokenUsage {
             name: Some("later".to_owned()),
             abilities: vec!["rents:read".to_owned()],
             expires_at: None,
             first_seen: None,
-            ..seen("2026-11-28T00:00:00Z", fine())
+            ..seen("2026-11-28T00:00:00Z", good_token())
         };
         for (one, other) in [(&earlier, &later), (&later, &earlier)] {
             let mut sum = report("a", vec![one.clone()]);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_days_of_a_sum_are_all_days() {
+    fn sum_covers_the_longest_period() {
         let day = |text: &str| Some(text.parse().unwrap());
         for (one, other, sum) in [
             (day("2026-11-02"), day("2026-11-01"), day("2026-11-01")),
@@ -211,13 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_does_no_harm() {
-        let full = TokenUsage { usage: vec![row(Some("items:read"), "/items", i64::MIN)], ..fine() };
+    fn malformed_reports_saturate_or_are_rejected() {
+        let full = TokenUsage { usage: vec![row(Some("items:read"), "/items", i64::MIN)], ..good_token() };
         let mut full = TokenUsage { addresses: u64::MAX, ..full };
         full.usage[0].count = u64::MAX;
         let day = full.days.values_mut().next().unwrap();
         (day.allowed, day.denied, day.plain_http) = (u64::MAX, u64::MAX, u64::MAX);
-        // The same token twice in one report, too.
+        // The same token appears twice in one report.
         let mut sum = report("a", vec![full.clone(), full.clone()]);
         sum.add(report("b", vec![full.clone(), full])).unwrap();
         assert_eq!((sum.tokens.len(), sum.tokens[0].usage[0].count), (1, u64::MAX));
@@ -225,25 +225,22 @@ mod tests {
         assert!(!sum.findings.is_empty());
 
         let before = sum.clone();
-        let mut many = fine();
-        many.abilities = vec![String::new(); MOST_ENTRIES + 1];
+        let mut many = good_token();
+        many.abilities = vec![String::new(); MAX_ENTRIES + 1];
         assert_eq!(sum.add(report("c", vec![many])), Err(AddError::Entries("17".to_owned())));
-        let mut many = fine();
+        let mut many = good_token();
         many.usage[0].days =
-            (0..=MOST_ENTRIES).map(|day| (Date::ZERO.saturating_add((day as i64).days()), 1)).collect();
+            (0..=MAX_ENTRIES).map(|day| (Date::ZERO.saturating_add((day as i64).days()), 1)).collect();
         assert_eq!(sum.add(report("c", vec![many])), Err(AddError::Entries("17".to_owned())));
         assert_eq!(sum, before);
-        assert_eq!(
-            (check_tokens(MOST_TOKENS), check_tokens(MOST_TOKENS + 1)),
-            (Ok(()), Err(AddError::Tokens))
-        );
+        assert_eq!((check_tokens(MAX_TOKENS), check_tokens(MAX_TOKENS + 1)), (Ok(()), Err(AddError::Tokens)));
     }
 
-    /// One request: token, day, route, whether it is denied, address, whether it came by plain HTTP.
+    /// One request: token, day, route, whether it is denied, address, whether it came over plain HTTP.
     type Event = (u8, i8, u8, bool, u8, bool);
 
-    /// What a ledger would tell after these.
-    fn told(ledger: &str, events: &[Event]) -> Report {
+    /// The report of a ledger after these requests.
+    fn report_of(ledger: &str, events: &[Event]) -> Report {
         let mut report = report(ledger, vec![]);
         for &(id, day, route, denied, address, plain) in events {
             let date: Date = jiff::civil::date(2026, 11, 1).saturating_add(i64::from(day).days());
@@ -251,7 +248,7 @@ mod tests {
             let one = u64::from(!denied);
             let mut usage =
                 DayUsage { allowed: one, denied: 1 - one, plain_http: plain.into(), ..DayUsage::default() };
-            usage.addresses.note(Ipv4Addr::new(192, 0, 2, address).into());
+            usage.addresses.insert(Ipv4Addr::new(192, 0, 2, address).into());
             let ability = format!("a{}:read", route % 3);
             let mut row = row(Some(&ability), &format!("/{route}"), if denied { -1 } else { 1 });
             row.days = [(date, 1)].into();
@@ -264,7 +261,7 @@ mod tests {
                 first_seen: Some(seen),
                 last_seen: Some(seen),
                 expires_at: None,
-                ..fine()
+                ..good_token()
             };
             let one = Report { tokens: vec![token], ..Report::default() };
             report.add(one).unwrap();
@@ -274,17 +271,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_two_replicas_saw_is_what_one_would_have_seen(
+        fn sum_of_two_replicas_equals_the_report_of_one(
             events in prop::collection::vec((0_u8..4, 0_i8..25, 0_u8..4, any::<bool>(), 0_u8..40, prop::bool::weighted(0.05)), 0..80),
             split in any::<prop::sample::Index>(),
         ) {
             let (one, other) = events.split_at(if events.is_empty() { 0 } else { split.index(events.len()) });
             let rules = FindingRules { addresses: Some(3), denials: Some(3), ..FindingRules::default() };
             let now = "2026-12-12T00:00:00Z".parse().unwrap();
-            let mut all = told("a", &events);
+            let mut all = report_of("a", &events);
             all.ledgers.insert("b".to_owned());
-            let mut sum = told("a", one);
-            sum.add(told("b", other)).unwrap();
+            let mut sum = report_of("a", one);
+            sum.add(report_of("b", other)).unwrap();
             all.assess(&rules, now);
             sum.assess(&rules, now);
             prop_assert_eq!(&sum.findings, &all.findings);

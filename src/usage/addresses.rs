@@ -1,39 +1,40 @@
-//! From how many addresses a token comes: a bounded estimate.
+//! Estimates the number of client addresses of a token in bounded memory.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// How many addresses are told apart exactly.
+/// The number of addresses up to which the count is exact.
 const EXACT: usize = 32;
 
-/// Distinct client addresses, as the least [`EXACT`] of their hashes ("k minimum values"): up to that many are counted
-/// exactly, more are estimated, with a standard error of a sixth. 128 bytes at most, most tokens have four.
+/// A sketch of distinct client addresses: the [`EXACT`] least of their hashes ("k minimum values"). Up to that number
+/// the count is exact; above, it is an estimate with a standard error of a sixth. A sketch has at most 128 bytes, and
+/// 4 for most tokens.
 ///
-/// The hashes of two are those of both together, so that days, cores and replicas can be added. An address cannot be
-/// read out of its hash, but whoever has the ledger can test whether one that he guesses was among them.
+/// Merged sketches equal the sketch of the union, so that days, workers and replicas can be summed. An address cannot
+/// be computed from its hash, but anyone who reads the ledger can test a guess.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<u32>", into = "Vec<u32>")]
-pub struct Addresses {
-    /// Sorted, each once.
+pub struct AddressSketch {
+    /// Sorted, without duplicates.
     least: Vec<u32>,
 }
 
-impl Addresses {
-    /// Notes an address: of IPv6 its network of 64 bits, since a client has all of it.
-    pub fn note(&mut self, address: IpAddr) {
-        self.insert(hash(address));
+impl AddressSketch {
+    /// Inserts an address. Of an IPv6 address only the /64 network counts, since one client has all of it.
+    pub fn insert(&mut self, address: IpAddr) {
+        self.insert_hash(hash(address));
     }
 
-    /// Adds all of another's.
-    pub fn add(&mut self, other: &Self) {
-        other.least.iter().for_each(|hash| self.insert(*hash));
+    /// Inserts all addresses of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        other.least.iter().for_each(|hash| self.insert_hash(*hash));
     }
 
-    /// How many there are, about.
+    /// The approximate number of addresses.
     pub fn estimate(&self) -> u64 {
         match self.least.last() {
-            // Evenly spread, the k-th least of n is at k of n parts of the whole.
+            // The hashes are uniformly distributed, so the k-th least of n is expected at k/n of the range.
             Some(greatest) if self.least.len() == EXACT => {
                 ((EXACT as u64 - 1) << 32) / (u64::from(*greatest) + 1)
             }
@@ -41,12 +42,12 @@ impl Addresses {
         }
     }
 
-    /// The hashes, least first.
+    /// The hashes in ascending order.
     pub fn hashes(&self) -> &[u32] {
         &self.least
     }
 
-    fn insert(&mut self, hash: u32) {
+    fn insert_hash(&mut self, hash: u32) {
         let Err(index) = self.least.binary_search(&hash) else { return };
         if index < EXACT {
             self.least.truncate(EXACT - 1);
@@ -55,22 +56,22 @@ impl Addresses {
     }
 }
 
-impl From<Vec<u32>> for Addresses {
+impl From<Vec<u32>> for AddressSketch {
     fn from(hashes: Vec<u32>) -> Self {
         let mut addresses = Self::default();
-        hashes.into_iter().for_each(|hash| addresses.insert(hash));
+        hashes.into_iter().for_each(|hash| addresses.insert_hash(hash));
         addresses
     }
 }
 
-impl From<Addresses> for Vec<u32> {
-    fn from(addresses: Addresses) -> Self {
+impl From<AddressSketch> for Vec<u32> {
+    fn from(addresses: AddressSketch) -> Self {
         addresses.least
     }
 }
 
-/// The same on every machine and in every version, since ledgers are kept and added: FNV-1a of 64 bits, and
-/// MurmurHash3's finish, which spreads it evenly.
+/// FNV-1a with 64 bits, finished by the mixer of MurmurHash3 for a uniform distribution. Ledgers are kept and summed,
+/// so the hash must never change between versions or machines.
 fn hash(address: IpAddr) -> u32 {
     let hash = |bytes: &[u8]| {
         let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -92,14 +93,14 @@ mod tests {
 
     use super::*;
 
-    fn of(range: std::ops::Range<u32>) -> Addresses {
-        let mut addresses = Addresses::default();
-        range.for_each(|number| addresses.note(Ipv4Addr::from(0x0a00_0000 + number).into()));
+    fn of(range: std::ops::Range<u32>) -> AddressSketch {
+        let mut addresses = AddressSketch::default();
+        range.for_each(|number| addresses.insert(Ipv4Addr::from(0x0a00_0000 + number).into()));
         addresses
     }
 
     #[test]
-    fn few_are_counted_exactly_and_many_estimated() {
+    fn few_addresses_are_counted_exactly_and_many_estimated() {
         for count in [0, 1, 2, 5, 17, 31] {
             assert_eq!(of(0..count).estimate(), u64::from(count));
         }
@@ -111,33 +112,33 @@ mod tests {
     }
 
     #[test]
-    fn adding_is_as_noting_all() {
+    fn merged_sketches_equal_the_sketch_of_the_union() {
         for (one, other) in [(0..5, 3..9), (0..40, 20..400), (0..0, 0..3)] {
             let mut sum = of(one.clone());
-            sum.add(&of(other.clone()));
+            sum.merge(&of(other.clone()));
             let mut all = of(one);
-            other.for_each(|number| all.note(Ipv4Addr::from(0x0a00_0000 + number).into()));
+            other.for_each(|number| all.insert(Ipv4Addr::from(0x0a00_0000 + number).into()));
             assert_eq!(sum, all);
         }
     }
 
     #[test]
-    fn a_place_of_ipv6_is_its_network() {
-        let mut addresses = Addresses::default();
+    fn ipv6_addresses_count_by_64_network() {
+        let mut addresses = AddressSketch::default();
         for text in ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "::ffff:192.0.2.1", "192.0.2.1"] {
-            addresses.note(text.parse().unwrap());
+            addresses.insert(text.parse().unwrap());
         }
         assert_eq!(addresses.estimate(), 3);
         assert_ne!(hash(Ipv6Addr::LOCALHOST.into()), hash(Ipv4Addr::LOCALHOST.into()));
     }
 
     #[test]
-    fn it_is_written_as_its_hashes() {
+    fn sketch_is_serialised_as_its_hashes() {
         let addresses = of(0..3);
         let text = serde_json::to_string(&addresses).unwrap();
-        assert_eq!(serde_json::from_str::<Addresses>(&text).unwrap(), addresses);
-        // Whatever a file says, it is sorted, bounded and without duplicates.
+        assert_eq!(serde_json::from_str::<AddressSketch>(&text).unwrap(), addresses);
+        // Input is sorted, truncated and deduplicated.
         let many: Vec<u32> = (0..100).rev().chain(0..100).collect();
-        assert_eq!(Addresses::from(many).hashes(), (0..32).collect::<Vec<_>>());
+        assert_eq!(AddressSketch::from(many).hashes(), (0..32).collect::<Vec<_>>());
     }
 }

@@ -1,4 +1,4 @@
-//! What a core has counted since it last handed over: a row a token.
+//! The requests that a worker has counted since its last batch, with one row per token.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -6,41 +6,41 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::addresses::Addresses;
+use super::addresses::AddressSketch;
 use super::report::Verdict;
 use crate::policy::ability::Abilities;
 
-/// How many tokens a batch has at most. More are counted in the next one.
-pub const MOST_TOKENS: usize = 16 * 1024;
-/// How many counters a batch has at most.
-pub(super) const MOST_COUNTERS: usize = 256 * 1024;
-/// From how many bytes of descriptions on there is no room for a further token: as many as [`MOST_TOKENS`] of Stockaj's
-/// have. What introspection tells of one may be long.
-pub(super) const MOST_BYTES: usize = 16 * 1024 * 1024;
-/// How many different rules are counted for a token until the next batch.
-const MOST_RULES: usize = 4096;
+/// The most tokens in a batch. Further tokens are counted in the next one.
+pub const MAX_TOKENS: usize = 16 * 1024;
+/// The most counters in a batch.
+pub(super) const MAX_COUNTERS: usize = 256 * 1024;
+/// A batch whose descriptions exceed this size, in bytes, accepts no further tokens. It suffices for [`MAX_TOKENS`]
+/// tokens of Stockaj, but an introspection endpoint may send long descriptions.
+pub(super) const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// The most rules counted per token and batch.
+const MAX_RULES: usize = 4096;
 
-/// What introspection told of a token; a clone shares it.
+/// The introspected fields of a token. Clones share their texts.
 #[derive(Clone, Debug)]
-pub struct Description {
+pub struct TokenDescription {
     /// The introspected id.
     pub id: Arc<str>,
-    /// The name that its owner gave it.
+    /// The name chosen by its owner.
     pub name: Option<Arc<str>>,
-    /// User or instance, in the introspector's words.
+    /// User or instance, as the introspection endpoint calls it.
     pub context: Option<Arc<str>>,
-    /// The workspace that it belongs to.
+    /// The workspace of the token.
     pub workspace_id: Option<Arc<str>>,
-    /// What it may do.
+    /// The abilities of the token.
     pub abilities: Abilities,
-    /// When it was made.
+    /// When the token was created.
     pub created_at: Option<SystemTime>,
-    /// From when on it is no longer valid.
+    /// When the token expires.
     pub expires_at: Option<SystemTime>,
 }
 
-impl Description {
-    /// About how much room it takes, in bytes.
+impl TokenDescription {
+    /// The approximate size in bytes.
     pub fn size(&self) -> usize {
         let texts = [&self.name, &self.context, &self.workspace_id].into_iter().flatten();
         let texts: usize = texts.map(|text| text.len()).sum();
@@ -49,23 +49,23 @@ impl Description {
     }
 }
 
-/// What the map said of a request, and what another mode or map would have said.
+/// The decision of the enforced map, and whether the candidate map or shadow mode differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Outcome {
-    /// Its token satisfies the requirement.
+pub enum CountedOutcome {
+    /// The token satisfies the requirement.
     Allowed = 0,
-    /// It does not: 403.
+    /// The token does not satisfy the requirement: 403.
     Denied = 1,
-    /// As [`Outcome::Allowed`], and the candidate map would deny it.
+    /// Allowed, but the candidate map would deny it.
     AllowedWouldDeny = 2,
-    /// As [`Outcome::Denied`], and the candidate map would allow it, or shadow mode has let it pass.
+    /// Denied, but the candidate map would allow it, or shadow mode let it pass.
     DeniedShadowed = 3,
 }
 
-impl Outcome {
-    /// Those of a counter's key.
-    pub const fn of(key: u32) -> Self {
+impl CountedOutcome {
+    /// The outcome in a key of [`key`].
+    pub const fn from_key(key: u32) -> Self {
         match key & 3 {
             0 => Self::Allowed,
             1 => Self::Denied,
@@ -74,7 +74,7 @@ impl Outcome {
         }
     }
 
-    /// What the enforced map said.
+    /// The decision of the enforced map.
     pub const fn verdict(self) -> Verdict {
         match self {
             Self::Allowed | Self::AllowedWouldDeny => Verdict::Allowed,
@@ -82,74 +82,74 @@ impl Outcome {
         }
     }
 
-    /// Whether another mode or map said otherwise.
+    /// Whether the candidate map or shadow mode differs.
     pub const fn is_shadowed(self) -> bool {
         matches!(self, Self::AllowedWouldDeny | Self::DeniedShadowed)
     }
 }
 
-/// One request of a token.
+/// A request to count.
 #[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// The rule that decided it, from [`super::rules::RuleNumbers`].
+pub struct CountedRequest {
+    /// The number of the rule that decided, from [`super::rules::RuleNumbers`].
     pub rule: u32,
-    /// What it came to.
-    pub outcome: Outcome,
-    /// Whose it was; none over a Unix socket.
+    /// The decision.
+    pub outcome: CountedOutcome,
+    /// The client address; `None` over a Unix socket.
     pub client: Option<IpAddr>,
-    /// Whether it came by plain HTTP, as far as that can be told.
+    /// Whether it came over plain HTTP, as far as the gateway knows.
     pub plain_http: bool,
-    /// When it ended.
+    /// When the request ended.
     pub now: Instant,
 }
 
-/// What a core has counted since the last one.
+/// The counts of one worker.
 #[derive(Debug)]
 pub struct Batch {
-    /// Tells the slots of this batch from those of others.
+    /// Identifies the batch in the slots of tokens.
     pub(super) epoch: u32,
-    /// When its first request was counted, by both clocks.
+    /// The time of the first request, by both clocks.
     pub began: (Instant, SystemTime),
-    /// A row a token.
+    /// One row per token.
     pub rows: Vec<Row>,
     by_id: HashMap<Arc<str>, u32>,
     pub(super) counters: usize,
-    /// Of all descriptions.
+    /// The total size of the descriptions, in bytes.
     pub(super) bytes: usize,
-    /// How many requests found no room.
+    /// The number of requests that were not counted for lack of room.
     pub dropped: u64,
 }
 
-/// What one token did.
+/// The requests of one token.
 #[derive(Debug)]
 pub struct Row {
-    /// The token.
-    pub token: Description,
-    /// By rule and outcome, as [`key`] makes one of both.
+    /// The latest description of the token.
+    pub token: TokenDescription,
+    /// Pairs of a [`key`] and its count.
     pub counts: Vec<(u32, u32)>,
-    /// Requests by plain HTTP.
+    /// The number of requests over plain HTTP.
     pub plain_http: u32,
-    /// Where they came from.
-    pub addresses: Addresses,
-    /// The first request's end.
+    /// The client addresses.
+    pub addresses: AddressSketch,
+    /// The end of the first request.
     pub first: Instant,
-    /// The last request's end.
+    /// The end of the last request.
     pub last: Instant,
-    /// The address that was noted last, which most often is the next one's too.
-    noted: Option<IpAddr>,
+    /// The last inserted address. Most often it is also the next one.
+    last_address: Option<IpAddr>,
 }
 
 #[cfg(test)]
 impl Row {
-    /// What a token did at one moment.
-    pub fn with_counts(token: Description, counts: Vec<(u32, u32)>, at: Instant) -> Self {
-        let addresses = Addresses::default();
-        Self { token, counts, plain_http: 0, addresses, first: at, last: at, noted: None }
+    /// A row whose requests all ended at `at`.
+    pub fn with_counts(token: TokenDescription, counts: Vec<(u32, u32)>, at: Instant) -> Self {
+        let addresses = AddressSketch::default();
+        Self { token, counts, plain_http: 0, addresses, first: at, last: at, last_address: None }
     }
 }
 
-/// A rule and an outcome in one number.
-pub const fn key(rule: u32, outcome: Outcome) -> u32 {
+/// Packs a rule number and an outcome into one number.
+pub const fn key(rule: u32, outcome: CountedOutcome) -> u32 {
     (rule << 2) | outcome as u32
 }
 
@@ -166,16 +166,20 @@ impl Batch {
         }
     }
 
-    /// Counts a request, and says whether the batch has grown. `slot` is where its token was counted last.
+    /// Counts a request. Returns whether the batch has grown. `slot` holds the epoch of a batch and the index of the
+    /// row of the token in it.
     pub(super) fn count(
         &mut self,
         slot: &Cell<u64>,
-        request: &Request,
-        describe: impl FnOnce() -> Description,
+        request: &CountedRequest,
+        describe: impl FnOnce() -> TokenDescription,
     ) -> bool {
-        let known = slot.get();
-        let index =
-            if (known >> 32) as u32 == self.epoch { known as u32 } else { self.seat(request.now, describe) };
+        let stored = slot.get();
+        let index = if (stored >> 32) as u32 == self.epoch {
+            stored as u32
+        } else {
+            self.row_index(request.now, describe)
+        };
         let Some(row) = self.rows.get_mut(index as usize) else {
             self.dropped += 1;
             return false;
@@ -183,18 +187,18 @@ impl Batch {
         slot.set(u64::from(self.epoch) << 32 | u64::from(index));
         row.last = request.now;
         row.plain_http += u32::from(request.plain_http);
-        if row.noted != request.client
+        if row.last_address != request.client
             && let Some(address) = request.client
         {
-            row.noted = request.client;
-            row.addresses.note(address);
+            row.last_address = request.client;
+            row.addresses.insert(address);
         }
         let key = key(request.rule, request.outcome);
-        if let Some((_, count)) = row.counts.iter_mut().find(|(known, _)| *known == key) {
+        if let Some((_, count)) = row.counts.iter_mut().find(|(stored, _)| *stored == key) {
             *count = count.saturating_add(1);
             return false;
         }
-        if row.counts.len() == MOST_RULES || self.counters >= MOST_COUNTERS {
+        if row.counts.len() == MAX_RULES || self.counters >= MAX_COUNTERS {
             self.dropped += 1;
             return false;
         }
@@ -203,41 +207,41 @@ impl Batch {
         true
     }
 
-    /// The index of a token's row; beyond the last where there is no room for one.
+    /// The index of the row of a token, or an index past the end if there is no room for it.
     #[cold]
-    fn seat(&mut self, now: Instant, describe: impl FnOnce() -> Description) -> u32 {
+    fn row_index(&mut self, now: Instant, describe: impl FnOnce() -> TokenDescription) -> u32 {
         let token = describe();
         if let Some(index) = self.by_id.get(&token.id) {
             if let Some(row) = self.rows.get_mut(*index as usize) {
-                // Another spelling, or a later verdict.
+                // Another spelling of the token, or a newer verdict.
                 self.bytes = self.bytes.saturating_sub(row.token.size()) + token.size();
                 row.token = token;
             }
             return *index;
         }
         if self.rows.is_empty() {
-            // A core may have had nothing to count for days.
+            // The worker may have been idle for days.
             self.began = (Instant::now(), SystemTime::now());
         }
         let index = self.rows.len() as u32;
-        if self.rows.len() < MOST_TOKENS && self.bytes < MOST_BYTES {
+        if self.rows.len() < MAX_TOKENS && self.bytes < MAX_BYTES {
             self.bytes += token.size();
             self.by_id.insert(Arc::clone(&token.id), index);
             self.rows.push(Row {
                 token,
                 counts: Vec::new(),
                 plain_http: 0,
-                addresses: Addresses::default(),
+                addresses: AddressSketch::default(),
                 first: now,
                 last: now,
-                noted: None,
+                last_address: None,
             });
         }
         index
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.rows.len() >= MOST_TOKENS || self.counters >= MOST_COUNTERS || self.bytes >= MOST_BYTES
+        self.rows.len() >= MAX_TOKENS || self.counters >= MAX_COUNTERS || self.bytes >= MAX_BYTES
     }
 
     pub(super) fn is_empty(&self) -> bool {

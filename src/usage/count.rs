@@ -1,4 +1,4 @@
-//! Counting, by each core for itself: no lock, and no allocation once a token and its rule have been seen.
+//! Counts requests per worker, without locks, and without allocations for a known token and rule.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -7,84 +7,89 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::batch::{Batch, Description, Request};
+use super::batch::{Batch, CountedRequest, TokenDescription};
 use super::message::{Message, send};
 
-/// Where one core counts. It lives as long as the core, whatever is configured meanwhile.
+/// The counters of one worker. They live as long as the worker, across reloads.
 #[derive(Debug)]
-pub struct CoreUsage {
+pub struct WorkerUsage {
     batch: RefCell<Batch>,
     sender: SyncSender<Message>,
     schedule: watch::Receiver<Schedule>,
-    /// The latest flush that was taken part in.
+    /// The latest flush that this worker has performed.
     flushed: Cell<u64>,
-    index: usize,
+    worker: usize,
 }
 
-/// When cores hand over what they have counted.
+/// When workers send their batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
-    /// How often; none: nothing is counted.
-    pub pause: Option<Duration>,
-    /// A number that is raised to ask for it at once.
+    /// The interval; `None` if usage is not counted.
+    pub interval: Option<Duration>,
+    /// Incremented to request a flush at once.
     pub flush: u64,
 }
 
-impl CoreUsage {
-    /// Of one core, which hands its batches to `sender` as `schedule` says.
+impl WorkerUsage {
+    /// Creates the counters of a worker that sends its batches to `sender`.
     pub(super) fn new(
-        index: usize,
+        worker: usize,
         sender: SyncSender<Message>,
         schedule: watch::Receiver<Schedule>,
     ) -> Self {
         let flushed = Cell::new(schedule.borrow().flush);
-        Self { batch: RefCell::new(Batch::new(1)), sender, schedule, flushed, index }
+        Self { batch: RefCell::new(Batch::new(1)), sender, schedule, flushed, worker }
     }
 
-    /// Counts a request. `slot` is its token's, which this alone writes.
-    pub fn count(&self, slot: &Cell<u64>, request: &Request, describe: impl FnOnce() -> Description) {
+    /// Counts a request. `slot` belongs to its token, and only this method writes it.
+    pub fn count(
+        &self,
+        slot: &Cell<u64>,
+        request: &CountedRequest,
+        describe: impl FnOnce() -> TokenDescription,
+    ) {
         let mut batch = self.batch.borrow_mut();
         if batch.count(slot, request, describe) && batch.is_full() {
             drop(batch);
-            self.hand_over();
+            self.send_batch();
         }
     }
 
-    /// Hands over what was counted, unless those before it have not been taken yet.
+    /// Sends the batch. Keeps counting into it if the queue is full.
     #[cold]
-    fn hand_over(&self) {
+    fn send_batch(&self) {
         let mut batch = self.batch.borrow_mut();
         if batch.is_empty() {
             return;
         }
-        // Never 0, which is the slot of a token that has not been counted.
+        // 0 is the slot of a token that was never counted.
         let next = batch.epoch.wrapping_add(1).max(1);
         let full = std::mem::replace(&mut *batch, Batch::new(next));
         match self.sender.try_send(Message::Batch(Box::new(full))) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            // It goes on where it was; its slots are still good.
+            // Slots that point into this batch stay valid.
             Err(TrySendError::Full(Message::Batch(back))) => *batch = *back,
             Err(TrySendError::Full(_)) => {}
         }
     }
 
-    /// Hands over again and again, for as long as the core lives.
+    /// Sends batches until the writer ends.
     pub async fn run(self: Rc<Self>) {
         let mut schedule = self.schedule.clone();
         loop {
-            let Schedule { pause, flush } = *schedule.borrow_and_update();
+            let Schedule { interval, flush } = *schedule.borrow_and_update();
             if flush != self.flushed.get() {
-                self.hand_over();
-                if self.sender.try_send(Message::Flushed { core: self.index, flush }).is_ok() {
+                self.send_batch();
+                if self.sender.try_send(Message::Flushed { worker: self.worker, flush }).is_ok() {
                     self.flushed.set(flush);
                 }
             }
             let changed = schedule.changed();
-            let ended = match pause {
-                Some(pause) => tokio::select! {
+            let ended = match interval {
+                Some(interval) => tokio::select! {
                     changed = changed => changed.is_err(),
-                    () = tokio::time::sleep(pause) => {
-                        self.hand_over();
+                    () = tokio::time::sleep(interval) => {
+                        self.send_batch();
                         false
                     }
                 },
@@ -97,14 +102,14 @@ impl CoreUsage {
     }
 }
 
-impl Drop for CoreUsage {
+impl Drop for WorkerUsage {
     fn drop(&mut self) {
         let batch = self.batch.get_mut();
         if !batch.is_empty() {
-            // The core has ended: there is time to wait for those before it, but not for a disk that hangs.
+            // The worker has ended, so this may wait for the queue, but not for a disk that hangs.
             let last = std::mem::replace(batch, Batch::new(1));
             if send(&self.sender, Message::Batch(Box::new(last))).is_err() {
-                tracing::warn!("usage: the last requests of a core are not counted");
+                tracing::warn!("usage: the last requests of a worker were not counted");
             }
         }
     }

@@ -1,10 +1,9 @@
-//! What there is to do about a token, by what it did and by what introspection told of it. No clock and no I/O.
+//! Findings about a token, from its usage and its introspected description. No clock and no I/O.
 //!
-//! What introspection does not tell makes no finding, nor does what a token that has expired still has: of such a one only
-//! what was done with it is told.
+//! A field that introspection omits causes no finding. An expired token has only findings about its requests.
 
 mod denials;
-mod least;
+mod minimal_abilities;
 mod name;
 #[cfg(test)]
 pub(super) mod tests;
@@ -16,15 +15,15 @@ use jiff::Timestamp;
 use jiff::civil::{Date, Time};
 use jiff::tz::Offset;
 
-use super::report::{Finding, FindingKind, Report, Severity, TokenUsage, Verdict, by_id};
+use super::report::{Finding, FindingKind, Report, Severity, TokenUsage, Verdict, compare_ids};
 use crate::config::settings::FindingRules;
 
-/// The most of one kind that evidence names.
-const NAMED: usize = 8;
-/// The longest of them, in characters.
-const LONGEST: usize = 120;
+/// The most names in the evidence of a finding.
+const MAX_NAMES: usize = 8;
+/// The longest name in evidence, in characters.
+const MAX_NAME_CHARS: usize = 120;
 
-/// What there is to do about `token`, the most severe first. Nothing if it is younger than `rules.least_age`.
+/// The findings about `token`, most severe first. There are none if it is younger than `rules.least_age`.
 pub fn findings(token: &TokenUsage, rules: &FindingRules, now: Timestamp) -> Vec<Finding> {
     if is_young(token, rules.least_age, now) {
         return Vec::new();
@@ -48,61 +47,63 @@ pub fn findings(token: &TokenUsage, rules: &FindingRules, now: Timestamp) -> Vec
     findings
 }
 
-/// Whether a token is younger than that: by when it was created, or else by its first request. One of unknown age is not.
+/// Whether a token is younger than `least_age`, by its creation or else its first request. A token of unknown age is
+/// not.
 fn is_young(token: &TokenUsage, least_age: Duration, now: Timestamp) -> bool {
     let since = token.created_at.or(token.first_seen);
     !least_age.is_zero() && since.is_some_and(|since| age(since, now) < least_age)
 }
 
-/// The most severe first, then by kind, then by token: numeric ids first and in their order.
+/// Sorts by severity, kind and token id, with numeric ids first and in numeric order.
 pub fn sort(findings: &mut [Finding]) {
     findings.sort_by(|one, other| {
         let rank = |finding: &Finding| (finding.severity, finding.kind);
-        rank(one).cmp(&rank(other)).then_with(|| by_id(&one.token, &other.token))
+        rank(one).cmp(&rank(other)).then_with(|| compare_ids(&one.token, &other.token))
     });
 }
 
 impl Report {
-    /// Makes its findings anew.
+    /// Recomputes the findings.
     pub fn assess(&mut self, rules: &FindingRules, now: Timestamp) {
         self.findings = self.tokens.iter().flat_map(|token| findings(token, rules, now)).collect();
         sort(&mut self.findings);
     }
 }
 
-/// A token, and what several findings ask about it.
+/// A token with facts that several findings use.
 struct Subject<'token> {
     token: &'token TokenUsage,
     now: Timestamp,
-    /// Whether it may do everything.
-    every: bool,
-    /// Whether it is no longer valid.
+    /// Whether the token has every ability (`*`).
+    has_wildcard: bool,
+    /// Whether the token has expired.
     expired: bool,
-    /// Its requests that were allowed.
+    /// The number of allowed requests.
     allowed: u64,
-    /// The fewest of its abilities that allowed requests have needed.
-    least: BTreeSet<String>,
-    /// From when on its requests are told; none: of no request is told when it was.
+    /// The smallest set of its abilities that suffices for the allowed requests.
+    minimal: BTreeSet<String>,
+    /// The start of the recorded usage; `None` if the report has no days.
     since: Option<Timestamp>,
 }
 
 impl<'token> Subject<'token> {
     fn new(token: &'token TokenUsage, now: Timestamp) -> Self {
-        let every = token.abilities.iter().any(|ability| ability == "*");
+        let has_wildcard = token.abilities.iter().any(|ability| ability == "*");
         let allowed = token.usage.iter().filter(|row| row.verdict == Verdict::Allowed && row.count > 0);
-        // What the token has lost since cannot be taken from it.
+        // Abilities that the token has lost cannot be removed from it.
         let granted: HashSet<&String> = token.abilities.iter().collect();
-        let may = |ability: &String| every || granted.contains(ability);
-        let needs = allowed.flat_map(least::needs).map(|need| need.into_iter().filter(may).collect());
+        let may = |ability: &String| has_wildcard || granted.contains(ability);
+        let needs =
+            allowed.flat_map(minimal_abilities::needs).map(|need| need.into_iter().filter(may).collect());
         let first_day = token.days.keys().next().copied();
         Self {
             token,
             now,
-            every,
+            has_wildcard,
             expired: token.expires_at.is_some_and(|expiry| expiry <= now),
             allowed: token.days.values().fold(0, |sum, day| sum.saturating_add(day.allowed)),
-            least: least::least(&needs.collect()),
-            // What came before the first day of the report is not in it.
+            minimal: minimal_abilities::minimal(&needs.collect()),
+            // The report lacks requests before its first day.
             since: first_day.and_then(start_of).map(|day| token.first_seen.map_or(day, |seen| seen.max(day))),
         }
     }
@@ -120,34 +121,34 @@ impl<'token> Subject<'token> {
         }
     }
 
-    /// A token instead of this one, that can do what this one needs.
+    /// A description of a token that can replace this one.
     fn replacement(&self) -> String {
-        if self.least.is_empty() {
+        if self.minimal.is_empty() {
             "a new token with only the abilities that its integration needs".to_owned()
         } else {
-            format!("a new token with {}", all_of(&self.least))
+            format!("a new token with {}", all_of(&self.minimal))
         }
     }
 
-    /// ` since 2026-10-01`, where that is known.
+    /// ` since 2026-10-01`; empty if unknown.
     fn since_day(&self) -> String {
         self.since.map(|since| format!(" since {}", day_of(since))).unwrap_or_default()
     }
 }
 
 fn plain_http(subject: &Subject<'_>) -> Option<Finding> {
-    let days: Vec<(&Date, u64)> = counted(subject.token.days.iter().map(|(day, it)| (day, it.plain_http)));
+    let days: Vec<(&Date, u64)> = nonzero(subject.token.days.iter().map(|(day, it)| (day, it.plain_http)));
     let ((first, _), (last, _)) = (days.first()?, days.last()?);
     let requests = days.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
     let advice = if subject.expired {
-        "Let its integration call https://: whoever is on the way reads its next token, too."
+        "Make its integration use https://: anyone on the network path can read its next token, too."
     } else {
-        "Let its integration call https://, then create a new token and revoke this one: whoever was on the way has \
-         read it. If something in front of the gateway speaks TLS, name its network in listen.trusted_proxies instead."
+        "Make its integration use https://, then create a new token and revoke this one: anyone on the network path can \
+         have read it. If a proxy in front of the gateway terminates TLS, add its network to listen.trusted_proxies."
     };
     Some(Finding {
         since: start_of(**first),
-        evidence: format!("{} by plain HTTP, the last on {last}.", of(requests, "request")),
+        evidence: format!("{} by plain HTTP, the last on {last}.", count_of(requests, "request")),
         advice: advice.to_owned(),
         ..subject.finding(FindingKind::PlainHttp, Severity::High)
     })
@@ -158,24 +159,24 @@ fn many_addresses(subject: &Subject<'_>, rules: &FindingRules) -> Option<Finding
     let days = subject.token.days.iter().map(|(day, it)| (day, it.addresses.estimate()));
     let days: Vec<(&Date, u64)> = days.filter(|(_, addresses)| *addresses >= many).collect();
     let (first, _) = days.first()?;
-    // The first of the days with the most.
-    let (day, most) = days.iter().rev().max_by_key(|(_, addresses)| addresses)?;
+    // The first day with the maximum.
+    let (day, max) = days.iter().rev().max_by_key(|(_, addresses)| addresses)?;
     Some(Finding {
         since: start_of(**first),
         evidence: format!(
             "About {} on {day}; {many} or more on {}.",
-            of(*most, "address"),
-            of(days.len() as u64, "day")
+            count_of(*max, "address"),
+            count_of(days.len() as u64, "day")
         ),
-        advice: "Give each integration a token of its own, so that each can be revoked by itself; if there is only one \
-                 integration, find out who else has its token."
+        advice: "Give each integration its own token, so that each can be revoked separately. If there is only one \
+                 integration, find out who else has the token."
             .to_owned(),
         ..subject.finding(FindingKind::ManyAddresses, Severity::Medium)
     })
 }
 
 fn wildcard(subject: &Subject<'_>) -> Option<Finding> {
-    if !subject.every || subject.expired {
+    if !subject.has_wildcard || subject.expired {
         return None;
     }
     let (severity, advice) = match subject.token.context.as_deref() {
@@ -185,15 +186,15 @@ fn wildcard(subject: &Subject<'_>) -> Option<Finding> {
         Some(_) => (Severity::High, "Create"),
         None => (Severity::Medium, "Create"),
     };
-    let needed = match (subject.allowed, subject.least.is_empty()) {
+    let needed = match (subject.allowed, subject.minimal.is_empty()) {
         (0, _) => "none of its requests was allowed".to_owned(),
-        (allowed, true) => format!("{} needed no ability", of(allowed, "allowed request")),
+        (allowed, true) => format!("{} needed no ability", count_of(allowed, "allowed request")),
         (allowed, false) => {
-            format!("{} needed only {}", of(allowed, "allowed request"), some_of(&subject.least))
+            format!("{} needed only {}", count_of(allowed, "allowed request"), some_of(&subject.minimal))
         }
     };
     Some(Finding {
-        abilities: subject.least.iter().cloned().collect(),
+        abilities: subject.minimal.iter().cloned().collect(),
         since: subject.token.created_at.or(subject.token.first_seen),
         evidence: format!("It may do everything (*);{} {needed}.", subject.since_day()),
         advice: format!("{advice} {} instead, and revoke this one.", subject.replacement()),
@@ -204,16 +205,16 @@ fn wildcard(subject: &Subject<'_>) -> Option<Finding> {
 fn unused_abilities(subject: &Subject<'_>, rules: &FindingRules) -> Option<Finding> {
     let seen = subject.token.first_seen.map(|since| age(since, subject.now));
     let seen_for_long = rules.least_age.is_zero() || seen.is_some_and(|seen| seen >= rules.least_age);
-    if subject.every || subject.expired || !seen_for_long {
+    if subject.has_wildcard || subject.expired || !seen_for_long {
         return None;
     }
     let granted: BTreeSet<String> = subject.token.abilities.iter().cloned().collect();
-    let unused: Vec<String> = granted.difference(&subject.least).cloned().collect();
+    let unused: Vec<String> = granted.difference(&subject.minimal).cloned().collect();
     if unused.is_empty() {
         return None;
     }
-    let writes = unused.iter().any(|ability| !least::only_reads(ability));
-    let advice = if subject.least.is_empty() {
+    let writes = unused.iter().any(|ability| !minimal_abilities::only_reads(ability));
+    let advice = if subject.minimal.is_empty() {
         format!("Revoke this token if nothing needs it, else create {} instead.", subject.replacement())
     } else {
         format!("Create {} instead, or update this token's permissions.", subject.replacement())
@@ -222,8 +223,8 @@ fn unused_abilities(subject: &Subject<'_>, rules: &FindingRules) -> Option<Findi
         evidence: format!(
             "{} of {} never needed in {}{}: {}.",
             unused.len(),
-            of(granted.len() as u64, "ability"),
-            of(subject.allowed, "allowed request"),
+            count_of(granted.len() as u64, "ability"),
+            count_of(subject.allowed, "allowed request"),
             subject.since_day(),
             some_of(&unused)
         ),
@@ -241,33 +242,38 @@ fn no_expiry(subject: &Subject<'_>, rules: &FindingRules) -> Option<Finding> {
     let within = rules.rotation_age.map(|age| format!(" within {}", days(age))).unwrap_or_default();
     Some(Finding {
         since: subject.token.created_at.or(subject.token.first_seen),
-        evidence: "Introspection tells of no expiry.".to_owned(),
+        evidence: "Introspection reports no expiry.".to_owned(),
         advice: format!("Create a new token that expires{within}, and revoke this one."),
         ..subject.finding(FindingKind::NoExpiry, Severity::Low)
     })
 }
 
 fn old_token(subject: &Subject<'_>, rules: &FindingRules) -> Option<Finding> {
-    let (most, created_at) = (rules.rotation_age?, subject.token.created_at?);
+    let (max, created_at) = (rules.rotation_age?, subject.token.created_at?);
     let age = age(created_at, subject.now);
-    if age < most || subject.expired {
+    if age < max || subject.expired {
         return None;
     }
     Some(Finding {
-        since: created_at.checked_add(most).ok(),
-        evidence: format!("Made on {}, {} ago; {} are the most.", day_of(created_at), days(age), days(most)),
+        since: created_at.checked_add(max).ok(),
+        evidence: format!(
+            "Created on {}, {} ago; the limit is {}.",
+            day_of(created_at),
+            days(age),
+            days(max)
+        ),
         advice: format!(
             "Create {}, give it to the integration, and revoke this one.",
-            if subject.every { "a new token".to_owned() } else { subject.replacement() }
+            if subject.has_wildcard { "a new token".to_owned() } else { subject.replacement() }
         ),
         ..subject.finding(FindingKind::OldToken, Severity::Medium)
     })
 }
 
 fn silent(subject: &Subject<'_>, rules: &FindingRules) -> Option<Finding> {
-    let (most, last_seen) = (rules.silent_after?, subject.token.last_seen?);
+    let (max, last_seen) = (rules.silent_after?, subject.token.last_seen?);
     let silence = age(last_seen, subject.now);
-    if silence < most || subject.expired {
+    if silence < max || subject.expired {
         return None;
     }
     Some(Finding {
@@ -292,17 +298,17 @@ fn naming(subject: &Subject<'_>, rules: &FindingRules) -> Option<Finding> {
     })
 }
 
-/// Days with a count that is not zero.
-fn counted<'a>(days: impl Iterator<Item = (&'a Date, u64)>) -> Vec<(&'a Date, u64)> {
+/// The days with a count above zero.
+fn nonzero<'a>(days: impl Iterator<Item = (&'a Date, u64)>) -> Vec<(&'a Date, u64)> {
     days.filter(|(_, count)| *count > 0).collect()
 }
 
-/// How long ago `since` was; zero where it is to come.
+/// The age of `since`; zero if it is in the future.
 fn age(since: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 
-/// In UTC.
+/// The day in UTC.
 fn day_of(time: Timestamp) -> Date {
     Offset::UTC.to_datetime(time).date()
 }
@@ -311,14 +317,14 @@ fn start_of(day: Date) -> Option<Timestamp> {
     Offset::UTC.to_timestamp(day.to_datetime(Time::midnight())).ok()
 }
 
-/// `90 days`, or what less there is in hours.
+/// `90 days`, or hours below one day.
 fn days(period: Duration) -> String {
     let hours = period.as_secs() / 3600;
-    if hours < 24 { of(hours, "hour") } else { of(hours / 24, "day") }
+    if hours < 24 { count_of(hours, "hour") } else { count_of(hours / 24, "day") }
 }
 
 /// `1 request`, `2 requests`.
-fn of(count: u64, what: &str) -> String {
+fn count_of(count: u64, what: &str) -> String {
     match (count, what) {
         (1, what) => format!("1 {what}"),
         (count, "ability") => format!("{count} abilities"),
@@ -327,22 +333,22 @@ fn of(count: u64, what: &str) -> String {
     }
 }
 
-/// All of them: what is to be done must be complete.
+/// Joins all names, since advice must be complete.
 fn all_of(names: &BTreeSet<String>) -> String {
     names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// The first of them, and how many more there are: what was seen has its bound.
+/// Joins the first names and counts the rest, since evidence is bounded.
 fn some_of<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
     let names: Vec<&String> = names.into_iter().collect();
-    let named: Vec<String> = names.iter().take(NAMED).map(|name| clipped(name)).collect();
+    let named: Vec<String> = names.iter().take(MAX_NAMES).map(|name| truncate(name)).collect();
     let more = names.len() - named.len();
     let named = named.join(", ");
     if more > 0 { format!("{named} and {more} more") } else { named }
 }
 
-fn clipped(name: &str) -> String {
-    match name.char_indices().nth(LONGEST) {
+fn truncate(name: &str) -> String {
+    match name.char_indices().nth(MAX_NAME_CHARS) {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name.to_owned(),
     }

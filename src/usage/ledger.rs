@@ -1,7 +1,7 @@
 //! The ledger: usage by token and day, in a file that survives restarts and crashes.
 //!
-//! A table a day, so that forgetting one is dropping it. Everything that is written at once is one transaction of
-//! redb: after a crash the file is as it was after one of them.
+//! Each day has its own table, so that dropping a day drops one table. Each write is one transaction of redb, so that
+//! a crash leaves a consistent file.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
@@ -19,42 +19,43 @@ use redb::{
     ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
 
-use super::addresses::Addresses;
-use super::batch::{self, Outcome};
+use super::addresses::AddressSketch;
+use super::batch::{self, CountedOutcome};
 use super::pending::{Counts, Day, Pending, PendingToken};
-use super::record::{DayRecord, LONGEST_ID, RuleRecord, TokenRecord, token_key};
+use super::record::{DayRecord, MAX_ID_BYTES, RuleRecord, TokenRecord, token_key};
 use super::retention::{ClockRecord, Moment, RetentionClock, RetentionTime};
 use super::rules::{Rule, Rules};
 
-/// What is kept of the file in memory, in bytes.
-pub(super) const CACHE: usize = 8 * 1024 * 1024;
-/// What this program writes.
+/// The size of redb's page cache, in bytes.
+pub(super) const CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// The format version of the file.
 const FORMAT: &str = "1";
 const MILLISECONDS_A_DAY: i64 = 24 * 60 * 60 * 1000;
 
-/// Of every key and every value: each further pair of types would bring a tree of its own, 150 kB of code.
+/// The type of all keys and values. Each further pair of types would add another B-tree implementation, 150 kB of
+/// code.
 type Bytes = &'static [u8];
 
-/// `format`, `id` and `clock`, which is a [`ClockRecord`].
+/// Metadata: `format`, `id` and `clock` (a [`ClockRecord`]).
 pub(super) const ABOUT: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("about");
 /// Rules by number.
 pub(super) const RULES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("rules");
-/// Tokens by [`token_key`].
+/// Tokens by [`token_key`]. The values are [`TokenRecord`]s.
 pub(super) const TOKENS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("tokens");
-/// How many bytes the records of a day come to; of tokens, under [`OF_TOKENS`].
+/// The total size of the records of each day, in bytes, and that of the tokens under [`OF_TOKENS`].
 pub(super) const SIZES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("sizes");
 const OF_TOKENS: Day = 0;
 
-/// The name of a day's table.
+/// The name of the table of a day.
 pub(super) fn day_table(day: Day) -> String {
     format!("day {day}")
 }
 
-/// Why the ledger cannot be read or written.
+/// The ledger cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// Somebody else has it: a gateway that runs.
-    #[error("{}: it is in use by another process", .path.display())]
+    /// Another process has opened the file: a running gateway.
+    #[error("{} is in use by another process", .path.display())]
     InUse {
         /// The file.
         path: PathBuf,
@@ -64,27 +65,27 @@ pub enum LedgerError {
     Io {
         /// The file, or its directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The file is none of ours, or damaged.
-    #[error("{}: {source}; move it away to begin a new one", .path.display())]
+    /// The file is not a redb database, or is damaged.
+    #[error("{}: {source}; move it away to start a new ledger", .path.display())]
     Open {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of redb.
         source: DatabaseError,
     },
-    /// Reading the file is not possible, whatever is in it.
-    #[error("{}: it is damaged; move it away to begin a new one", .path.display())]
+    /// redb panicked while reading the file.
+    #[error("{} is damaged; move it away to start a new ledger", .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
     },
-    /// The file is of another version of this program.
-    #[error("it is in format {0}; this program knows {FORMAT}")]
+    /// Another version of this program wrote the file.
+    #[error("the ledger has format {0}; this version supports format {FORMAT}")]
     Format(String),
-    /// It cannot be read or written.
+    /// A read or write failed.
     #[error(transparent)]
     Storage(#[from] redb::Error),
 }
@@ -101,34 +102,34 @@ macro_rules! storage_errors {
 
 storage_errors! { StorageError TableError TransactionError CommitError }
 
-/// A damaged file can make the library panic: that ends here.
+/// Runs `act` and catches a panic of redb, which a damaged file can cause.
 ///
 /// # Errors
-/// Those of `act`; [`LedgerError::Damaged`] where it panics.
-pub fn contained<T>(path: &Path, act: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+/// Those of `act`, and [`LedgerError::Damaged`] after a panic.
+pub fn catch_panics<T>(path: &Path, act: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
     catch_unwind(AssertUnwindSafe(act))
         .unwrap_or_else(|_| Err(LedgerError::Damaged { path: path.to_owned() }))
 }
 
-/// How long and how much is kept.
+/// The retention of the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// The first day that is kept.
     pub since: Day,
-    /// The most that the records come to, in bytes; the oldest days go first.
+    /// The maximum total size of the records, in bytes. The oldest days are dropped first.
     pub max_size: u64,
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Written {
-    /// How many days had to go before their time because of [`Bounds::max_size`].
-    pub days_forgotten: usize,
-    /// How many requests found no room even so.
+pub struct WriteSummary {
+    /// The number of days dropped because of [`Bounds::max_size`].
+    pub days_dropped: usize,
+    /// The number of requests that were dropped because there was still no room.
     pub dropped: u64,
-    /// How many tokens there are.
+    /// The number of tokens in the ledger.
     pub tokens: u64,
-    /// What the records come to, in bytes.
+    /// The total size of the records, in bytes.
     pub size: u64,
 }
 
@@ -136,21 +137,22 @@ pub struct Written {
 #[derive(Debug)]
 pub struct Ledger {
     database: Arc<Database>,
-    /// The ledger's numbers of rules.
+    /// The numbers of rules in the file.
     rules: HashMap<Rule, u32>,
-    /// Up to which day older ones have been forgotten.
-    forgotten: Day,
-    /// What retention goes by; `None` until the time is asked for.
+    /// Days before this one have been dropped.
+    dropped_before: Day,
+    /// The clock of the retention; `None` until [`Ledger::time`] is called.
     clock: Option<RetentionClock>,
-    /// The latest time that retention went by, in milliseconds since 1970; `None` after a jump of the clock, in either direction.
+    /// The latest retention time, in milliseconds since 1970; `None` after a clock jump in either direction.
     now: Option<i64>,
 }
 
 impl Ledger {
-    /// Opens the ledger, or begins one that only its owner may read. Where its directory is missing, it is made.
+    /// Opens the ledger, or creates one that only its owner can read. Creates its directory if necessary, but not the
+    /// parents.
     ///
     /// # Errors
-    /// Where the file cannot be opened, is in use, or is none of ours.
+    /// Returns an error if the file cannot be opened, is in use, or is not a ledger.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let io = |source| LedgerError::Io { path: path.to_owned(), source };
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
@@ -161,28 +163,27 @@ impl Ledger {
         }
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let backend = FileBackend::new(file.map_err(io)?).map_err(|error| at(path, error))?;
+        let backend = FileBackend::new(file.map_err(io)?).map_err(|error| open_error(path, error))?;
         let database = Builder::new()
-            .set_cache_size(CACHE)
+            .set_cache_size(CACHE_BYTES)
             .create_with_backend(backend)
-            .map_err(|error| at(path, error))?;
+            .map_err(|error| open_error(path, error))?;
         let database = Arc::new(database);
-        // A disk that is full by now can be read all the same.
+        // Writes only to a new file, so that a ledger on a full disk can still be read.
         let rules = match Self::rules(&database)? {
             Some(rules) => rules,
             None => {
-                Self::begin(&database)?;
+                Self::initialise(&database)?;
                 HashMap::new()
             }
         };
-        Ok(Self { database, rules, forgotten: 0, clock: None, now: None })
+        Ok(Self { database, rules, dropped_before: 0, clock: None, now: None })
     }
 
-    /// The time that retention goes by, which is asked for every `interval`. What it needs to survive a restart is
-    /// written with the next write.
+    /// The time that retention uses. Call it every `interval`. The next write stores its state.
     ///
     /// # Errors
-    /// If the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     pub fn time(&mut self, now: Moment, interval: Duration) -> Result<RetentionTime, LedgerError> {
         let mut clock = match self.clock {
             Some(clock) => clock,
@@ -206,7 +207,7 @@ impl Ledger {
         Ok(RetentionClock::new(record, newest_end, now))
     }
 
-    /// The rules of a ledger that has been begun.
+    /// The rules in the file; `None` if the file is new.
     fn rules(database: &Database) -> Result<Option<HashMap<Rule, u32>>, LedgerError> {
         let transaction = database.begin_read()?;
         let format = match transaction.open_table(ABOUT) {
@@ -225,7 +226,7 @@ impl Ledger {
         Ok(Some(rules))
     }
 
-    fn begin(database: &Database) -> Result<(), LedgerError> {
+    fn initialise(database: &Database) -> Result<(), LedgerError> {
         let transaction = database.begin_write()?;
         {
             let mut about = transaction.open_table(ABOUT)?;
@@ -239,43 +240,44 @@ impl Ledger {
         Ok(())
     }
 
-    /// The file, to be read while this goes on writing.
+    /// The database, for concurrent readers.
     pub(super) fn database(&self) -> Arc<Database> {
         Arc::clone(&self.database)
     }
 
-    /// Writes what has been counted, and forgets what is out of bounds: all of it, or nothing.
+    /// Writes pending usage and drops what is beyond `bounds`, in one transaction.
     ///
     /// # Errors
-    /// Where the disk is full or the file cannot be written. The ledger is as it was.
+    /// Returns an error if the disk is full or the file cannot be written. The ledger is unchanged then.
     pub fn write(
         &mut self,
         pending: &Pending,
         rules: &Rules,
         bounds: Bounds,
-    ) -> Result<Written, LedgerError> {
+    ) -> Result<WriteSummary, LedgerError> {
         let transaction = self.database.begin_write()?;
         let mut sizes = Sizes::read(&transaction, bounds.max_size)?;
-        sizes.forget_before(bounds.since, &transaction)?;
+        sizes.drop_before(bounds.since, &transaction)?;
         let tokens = {
             let mut table = transaction.open_table(TOKENS)?;
-            if bounds.since > self.forgotten {
+            if bounds.since > self.dropped_before {
                 if let Some(now) = self.now {
                     correct_tokens(&mut table, now)?;
                 }
-                forget_tokens(&mut table, bounds.since, &mut sizes)?;
+                drop_tokens(&mut table, bounds.since, &mut sizes)?;
             }
-            for (id, token) in kept(pending) {
+            for (id, token) in writable(pending) {
                 write_token(&mut table, id, token, &mut sizes)?;
             }
             table.len()?
         };
         let mut numbers = Numbers { known: &self.rules, added: HashMap::new() };
-        let days: BTreeSet<Day> = kept(pending).flat_map(|(_, token)| token.days.keys().copied()).collect();
+        let days: BTreeSet<Day> =
+            writable(pending).flat_map(|(_, token)| token.days.keys().copied()).collect();
         for day in days.into_iter().filter(|day| *day >= bounds.since) {
             let name = day_table(day);
             let mut table = transaction.open_table(TableDefinition::<Bytes, Bytes>::new(&name))?;
-            for (id, token) in kept(pending) {
+            for (id, token) in writable(pending) {
                 if let Some(counts) = token.days.get(&day) {
                     sizes.make_room(day, &transaction)?;
                     write_day(&mut table, day, id, counts, rules, &mut numbers, &mut sizes)?;
@@ -296,13 +298,13 @@ impl Ledger {
         }
         transaction.commit()?;
         self.rules.extend(added);
-        self.forgotten = self.forgotten.max(bounds.since);
-        let Sizes { days_forgotten, dropped, .. } = sizes;
-        Ok(Written { days_forgotten, dropped, tokens, size: sizes.sum() })
+        self.dropped_before = self.dropped_before.max(bounds.since);
+        let Sizes { days_dropped, dropped, .. } = sizes;
+        Ok(WriteSummary { days_dropped, dropped, tokens, size: sizes.sum() })
     }
 }
 
-/// The rules that the ledger knows, by its numbers; what is damaged is left out.
+/// The rules in the file by number, without damaged records.
 pub(super) fn read_rules(transaction: &ReadTransaction) -> Result<Vec<(u32, Rule)>, LedgerError> {
     let mut rules = Vec::new();
     for entry in transaction.open_table(RULES)?.iter()? {
@@ -314,26 +316,26 @@ pub(super) fn read_rules(transaction: &ReadTransaction) -> Result<Vec<(u32, Rule
     Ok(rules)
 }
 
-/// The number of a rule or a day, as a key has it; none of what is damaged.
+/// Decodes the key of a rule or a day; `None` if it is damaged.
 pub(super) fn number_of(key: &[u8]) -> Option<u32> {
     key.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// What can be kept: an id beyond the longest is none of Stockaj's.
-fn kept(pending: &Pending) -> impl Iterator<Item = (&str, &PendingToken)> {
-    pending.tokens().filter(|(id, _)| id.len() <= LONGEST_ID)
+/// The tokens to write: ids longer than [`MAX_ID_BYTES`] cannot be Stockaj's.
+fn writable(pending: &Pending) -> impl Iterator<Item = (&str, &PendingToken)> {
+    pending.tokens().filter(|(id, _)| id.len() <= MAX_ID_BYTES)
 }
 
-/// How many bytes the records come to, by day.
+/// The total sizes of the records by day.
 struct Sizes {
     by_day: BTreeMap<Day, u64>,
-    most: u64,
-    days_forgotten: usize,
+    max: u64,
+    days_dropped: usize,
     dropped: u64,
 }
 
 impl Sizes {
-    fn read(transaction: &WriteTransaction, most: u64) -> Result<Self, LedgerError> {
+    fn read(transaction: &WriteTransaction, max: u64) -> Result<Self, LedgerError> {
         let mut by_day = BTreeMap::new();
         for entry in transaction.open_table(SIZES)?.iter()? {
             let (day, size) = entry?;
@@ -341,7 +343,7 @@ impl Sizes {
                 by_day.insert(day, u64::from_be_bytes(size));
             }
         }
-        Ok(Self { by_day, most, days_forgotten: 0, dropped: 0 })
+        Ok(Self { by_day, max, days_dropped: 0, dropped: 0 })
     }
 
     fn sum(&self) -> u64 {
@@ -349,29 +351,29 @@ impl Sizes {
     }
 
     fn has_room(&self) -> bool {
-        self.sum() < self.most
+        self.sum() < self.max
     }
 
-    /// Notes that a record of a day has another size than before.
-    fn replaced(&mut self, day: Day, before: u64, now: u64) {
+    /// Records that the size of a record of `day` has changed.
+    fn resize(&mut self, day: Day, before: u64, now: u64) {
         let size = self.by_day.entry(day).or_default();
         *size = size.saturating_sub(before).saturating_add(now);
     }
 
-    fn forget_before(&mut self, since: Day, transaction: &WriteTransaction) -> Result<(), LedgerError> {
+    fn drop_before(&mut self, since: Day, transaction: &WriteTransaction) -> Result<(), LedgerError> {
         while let Some(day) = self.oldest().filter(|day| *day < since) {
-            self.forget(day, transaction)?;
+            self.drop_day(day, transaction)?;
         }
         Ok(())
     }
 
-    /// Forgets the oldest days, but none from `day` on, until there is room.
+    /// Drops the oldest days before `day` until there is room.
     fn make_room(&mut self, day: Day, transaction: &WriteTransaction) -> Result<(), LedgerError> {
         while !self.has_room()
             && let Some(oldest) = self.oldest().filter(|oldest| *oldest < day)
         {
-            self.forget(oldest, transaction)?;
-            self.days_forgotten += 1;
+            self.drop_day(oldest, transaction)?;
+            self.days_dropped += 1;
         }
         Ok(())
     }
@@ -380,7 +382,7 @@ impl Sizes {
         self.by_day.keys().copied().find(|day| *day != OF_TOKENS)
     }
 
-    fn forget(&mut self, day: Day, transaction: &WriteTransaction) -> Result<(), LedgerError> {
+    fn drop_day(&mut self, day: Day, transaction: &WriteTransaction) -> Result<(), LedgerError> {
         transaction.delete_table(TableDefinition::<Bytes, Bytes>::new(&day_table(day)))?;
         self.by_day.remove(&day);
         Ok(())
@@ -396,13 +398,14 @@ impl Sizes {
     }
 }
 
-/// What a record costs: its bytes, and about as much again for its place in the tree, whose pages are two thirds full.
+/// The cost of a record, in bytes: its own bytes, and about half as much for the B-tree, whose pages are two thirds
+/// full.
 const fn size(key: &[u8], value: &[u8]) -> u64 {
     let bytes = (key.len() + value.len() + 16) as u64;
     bytes + bytes / 2
 }
 
-/// Corrects tokens that a wrong clock has seen in the future: they would be kept for as long as that is to come.
+/// Corrects tokens whose last use a wrong clock has dated in the future. They would be kept until that time.
 fn correct_tokens(table: &mut Table<'_, Bytes, Bytes>, now: i64) -> Result<(), LedgerError> {
     let mut wrong = Vec::new();
     for entry in table.iter()? {
@@ -420,8 +423,8 @@ fn correct_tokens(table: &mut Table<'_, Bytes, Bytes>, now: i64) -> Result<(), L
     Ok(())
 }
 
-/// Forgets the tokens that were last seen before a day.
-fn forget_tokens(
+/// Drops tokens that were last used before `since`.
+fn drop_tokens(
     table: &mut Table<'_, Bytes, Bytes>,
     since: Day,
     sizes: &mut Sizes,
@@ -433,7 +436,7 @@ fn forget_tokens(
         freed += if keep { 0 } else { size(key, record) };
         keep
     })?;
-    sizes.replaced(OF_TOKENS, freed, 0);
+    sizes.resize(OF_TOKENS, freed, 0);
     Ok(())
 }
 
@@ -452,7 +455,7 @@ fn write_token(
     let record = pending.record(known.as_ref());
     let record = record.encode_to_vec();
     let freed = before.map_or(0, |before| size(&key, &before));
-    sizes.replaced(OF_TOKENS, freed, size(&key, &record));
+    sizes.resize(OF_TOKENS, freed, size(&key, &record));
     table.insert(key.as_slice(), record.as_slice())?;
     Ok(())
 }
@@ -475,21 +478,21 @@ fn write_day(
     let mut record = before.as_deref().and_then(|it| DayRecord::decode(it).ok()).unwrap_or_default();
     for (key, count) in &counts.by_key {
         if let Some(rule) = rules.get(key >> 2) {
-            record.add(batch::key(numbers.of(&rule), Outcome::of(*key)), *count);
+            record.add(batch::key(numbers.of(&rule), CountedOutcome::from_key(*key)), *count);
         }
     }
     record.plain_http = record.plain_http.saturating_add(counts.plain_http);
-    let mut addresses = Addresses::from(mem::take(&mut record.addresses));
-    addresses.add(&counts.addresses);
+    let mut addresses = AddressSketch::from(mem::take(&mut record.addresses));
+    addresses.merge(&counts.addresses);
     record.addresses = addresses.into();
     let record = record.encode_to_vec();
     let freed = before.map_or(0, |before| size(&key, &before));
-    sizes.replaced(day, freed, size(&key, &record));
+    sizes.resize(day, freed, size(&key, &record));
     table.insert(key.as_slice(), record.as_slice())?;
     Ok(())
 }
 
-/// The ledger's numbers of rules, with those that are to be added.
+/// Maps rules to their numbers in the file, and adds new ones.
 struct Numbers<'a> {
     known: &'a HashMap<Rule, u32>,
     added: HashMap<Rule, u32>,
@@ -506,7 +509,7 @@ impl Numbers<'_> {
     }
 }
 
-pub(super) fn at(path: &Path, error: DatabaseError) -> LedgerError {
+pub(super) fn open_error(path: &Path, error: DatabaseError) -> LedgerError {
     let path = path.to_owned();
     match error {
         DatabaseError::DatabaseAlreadyOpen => LedgerError::InUse { path },

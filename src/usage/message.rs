@@ -1,4 +1,4 @@
-//! What the writer of the ledger is told, and what it lets read.
+//! The messages to the ledger's writer, and the views that it returns.
 
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread;
@@ -11,74 +11,74 @@ use super::read::Unwritten;
 use super::source::Source;
 use crate::config::settings;
 
-/// How long it is tried to tell the thread something.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-/// How often.
-pub(super) const PAUSE: Duration = Duration::from_millis(5);
+/// How long a sender waits for room in the queue.
+pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// The interval between attempts to send.
+pub(super) const SEND_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What the thread is told.
+/// A message to the writer.
 pub(super) enum Message {
-    /// What a core has counted.
+    /// The counts of a worker.
     Batch(Box<Batch>),
-    /// A core has handed over all that it had when this flush was asked for.
-    Flushed { core: usize, flush: u64 },
-    /// Somebody wants to read.
-    Read(oneshot::Sender<View>),
-    /// Another configuration.
-    Adopt(Option<Box<settings::Usage>>),
-    /// No core is left.
+    /// A worker has sent everything that it had counted when `flush` was requested.
+    Flushed { worker: usize, flush: u64 },
+    /// A request for a view.
+    Read(oneshot::Sender<LedgerView>),
+    /// The settings have changed; `None` stops recording.
+    Apply(Option<Box<settings::Usage>>),
+    /// All workers have ended.
     Stop,
 }
 
-/// Tells the thread something, and waits until it can be told, but no longer than [`PATIENCE`]: it may be waiting for a
+/// Sends a message. Waits for room in the queue, but at most [`SEND_TIMEOUT`], since the writer may be blocked by a
 /// disk that hangs.
-pub(super) fn send(sender: &SyncSender<Message>, mut message: Message) -> Result<(), Hangs> {
-    let asked = Instant::now();
+pub(super) fn send(sender: &SyncSender<Message>, mut message: Message) -> Result<(), WriterBlocked> {
+    let started = Instant::now();
     loop {
         match sender.try_send(message) {
             Ok(()) => return Ok(()),
-            Err(TrySendError::Full(back)) if asked.elapsed() < PATIENCE => message = back,
-            Err(_) => return Err(Hangs),
+            Err(TrySendError::Full(back)) if started.elapsed() < SEND_TIMEOUT => message = back,
+            Err(_) => return Err(WriterBlocked),
         }
-        thread::sleep(PAUSE);
+        thread::sleep(SEND_RETRY_INTERVAL);
     }
 }
 
-/// The thread takes nothing, or is no more.
+/// The writer is blocked or has ended.
 #[derive(Debug)]
-pub(super) struct Hangs;
+pub(super) struct WriterBlocked;
 
-/// What there is to read.
+/// A snapshot of the recorded usage.
 #[derive(Clone, Debug)]
-pub struct View {
-    /// The ledger; none where it cannot be opened.
+pub struct LedgerView {
+    /// The ledger; `None` if it cannot be opened.
     pub source: Option<Source>,
-    /// What could not be written to it; none: all was.
+    /// The usage that is not written yet; `None` if all is.
     pub unwritten: Option<Unwritten>,
 }
 
-impl View {
-    /// Whether anything is known of a token with this id.
-    pub fn knows(&self, id: &str) -> bool {
-        let is_written = |source: &Source| source.snapshot().and_then(|it| it.knows(id)).unwrap_or(false);
+impl LedgerView {
+    /// Whether the ledger or the unwritten usage has a token with this id.
+    pub fn has_token(&self, id: &str) -> bool {
+        let is_written = |source: &Source| source.snapshot().and_then(|it| it.has_token(id)).unwrap_or(false);
         self.source.as_ref().is_some_and(is_written)
             || self.unwritten.as_ref().is_some_and(|it| it.pending.token(id).is_some())
     }
 }
 
-/// The right to make a report, for as long as it lives.
+/// Bounds the reports in progress. Keep it until the report is complete.
 #[derive(Debug)]
-pub struct Turn(
-    #[expect(dead_code, reason = "what counts is when it is dropped")] pub(super) OwnedSemaphorePermit,
+pub struct ReportPermit(
+    #[expect(dead_code, reason = "dropping it releases the permit")] pub(super) OwnedSemaphorePermit,
 );
 
-/// Why there is nothing to read.
+/// There is no view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoView {
-    /// Nothing is kept.
-    #[error("No usage is kept: `usage` is not configured.")]
-    NotKept,
-    /// Others read already, or the disk does not answer.
-    #[error("Other reports are being made, or the disk is slow: ask again.")]
+pub enum ViewError {
+    /// Usage is not recorded.
+    #[error("Usage is not recorded: `usage` is not configured.")]
+    NotConfigured,
+    /// Too many reports are in progress, or the disk does not respond.
+    #[error("Other reports are in progress, or the disk is slow. Try again later.")]
     Busy,
 }

@@ -1,4 +1,4 @@
-//! What tokens do: counted by each core, kept in a ledger on disk, and told as a report with findings.
+//! Usage of tokens: counted by each worker, written to a ledger on disk, and reported with findings.
 
 pub mod add;
 pub mod addresses;
@@ -10,14 +10,14 @@ pub mod message;
 pub mod overview;
 pub mod page;
 pub mod pending;
-pub mod question;
+pub mod query;
 pub mod read;
 mod record;
 pub mod report;
+pub mod report_stream;
 pub mod retention;
 pub mod rules;
 #[cfg(test)]
 mod simulation;
 pub mod source;
-pub mod tell;
 pub mod writer;

@@ -1,4 +1,4 @@
-//! All tokens together: folded one by one, so that a page of very many needs no more memory than it shows.
+//! Aggregates all tokens one by one, so that a page needs memory only for what it shows.
 
 use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
@@ -7,66 +7,66 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::question::Question;
+use super::query::ReportQuery;
 use super::report::{Finding, FindingKind, Report, Severity, TokenUsage, Verdict};
 
-/// Tokens in one part of the list.
-pub const PART: usize = 200;
-/// Findings of one kind that are shown.
-pub const FINDINGS: usize = 50;
-/// Abilities of one finding that are shown: several times as many as the guide has.
-const ABILITIES: usize = 100;
-/// Abilities, and pairs of route and ability, that are told apart. The map has fewer; what introspection calls an
-/// ability is anybody's choice.
-const DISTINCT: usize = 500;
-/// Days that are told apart: more than ten years of them are somebody's invention.
-const DAYS: usize = 3660;
-/// The longest text of somebody's choice that is kept, in characters.
-const LONGEST: usize = 200;
-/// The longest evidence and advice, in characters: both may quote abilities.
-const SENTENCE: usize = 2000;
+/// The number of tokens per page of the list.
+pub const PAGE_SIZE: usize = 200;
+/// The most findings shown per kind.
+pub const MAX_FINDINGS: usize = 50;
+/// The most abilities shown per finding: several times as many as the guide has.
+const MAX_ABILITIES: usize = 100;
+/// The most abilities, and pairs of route and ability, that are counted separately. A map has fewer, but the
+/// abilities in introspection responses are arbitrary.
+const MAX_DISTINCT: usize = 500;
+/// The most days that are counted separately. More than ten years of days come from a forged or damaged report.
+const MAX_DAYS: usize = 3660;
+/// The longest text from outside, in characters.
+const MAX_CHARS: usize = 200;
+/// The longest evidence and advice, in characters. Both may quote abilities.
+const MAX_SENTENCE_CHARS: usize = 2000;
 
-/// What many tokens did, bounded.
+/// The aggregated usage of all tokens, in bounded memory.
 #[derive(Debug, Default)]
 pub struct Overview {
-    /// How many tokens there are.
+    /// The number of tokens.
     pub tokens: usize,
-    /// Their requests.
+    /// The number of requests.
     pub calls: Calls,
-    /// By day.
+    /// Requests by day.
     pub days: BTreeMap<Date, Calls>,
-    /// By ability.
+    /// Usage by ability.
     pub abilities: BTreeMap<String, AbilityLine>,
-    /// What was denied.
+    /// Denied requests by route and missing ability.
     pub denials: BTreeMap<Denial, DenialLine>,
-    /// Whether there were more abilities or pairs than are told apart.
-    pub cut: bool,
-    /// By kind.
-    pub findings: BTreeMap<FindingKind, Group>,
-    /// The first so many tokens, those with most to do about them, then those with most requests.
+    /// Whether there were more abilities or pairs than [`MAX_DISTINCT`].
+    pub is_truncated: bool,
+    /// Findings by kind.
+    pub findings: BTreeMap<FindingKind, FindingGroup>,
+    /// The first `max` tokens by rank.
     rows: BTreeMap<Rank, TokenLine>,
-    /// How many of them are kept.
-    most: usize,
-    /// Which of them are shown begins here.
+    /// The number of tokens that are kept.
+    max: usize,
+    /// The index of the first token that is shown.
     first: usize,
 }
 
-/// How many requests.
+/// Numbers of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
     /// Allowed by the map.
     pub allowed: u64,
-    /// Denied by it.
+    /// Denied by the map.
     pub denied: u64,
 }
 
 impl Calls {
-    /// All of them.
+    /// The total.
     pub const fn all(self) -> u64 {
         self.allowed.saturating_add(self.denied)
     }
 
-    /// So many more.
+    /// Adds `count` requests.
     pub const fn add(&mut self, verdict: Verdict, count: u64) {
         match verdict {
             Verdict::Allowed => self.allowed = self.allowed.saturating_add(count),
@@ -74,19 +74,19 @@ impl Calls {
         }
     }
 
-    /// All of both.
+    /// Adds both counts of `other`.
     pub const fn add_all(&mut self, other: Self) {
         self.add(Verdict::Allowed, other.allowed);
         self.add(Verdict::Denied, other.denied);
     }
 
-    /// The requests of a token. A request that several abilities stand for is one, although each has a row.
+    /// The requests of a token. A request that needed several abilities counts once, although each ability has a row.
     pub fn of(token: &TokenUsage) -> Self {
         let mut calls = Self::default();
         for day in token.days.values() {
             calls.add_all(Self { allowed: day.allowed, denied: day.denied });
         }
-        // A report may leave the days out.
+        // A report may omit the days.
         if token.days.is_empty() {
             token.usage.iter().for_each(|row| calls.add(row.verdict, row.count));
         }
@@ -94,134 +94,134 @@ impl Calls {
     }
 }
 
-/// What there is to say of an ability.
+/// The usage of one ability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AbilityLine {
-    /// Requests that it allowed, and that it was missing for.
+    /// The requests that it allowed, and those denied because it was missing.
     pub calls: Calls,
-    /// How many tokens have it by name.
+    /// The number of tokens that have it by name.
     pub granted: u64,
-    /// How many tokens used it.
+    /// The number of tokens that used it.
     pub used: u64,
 }
 
-/// Requests that are denied alike.
+/// A group of denied requests.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Denial {
-    /// The route's template, or `unmapped`.
+    /// The route template, or `unmapped`.
     pub route: String,
-    /// What was missing; none where nothing would have helped.
+    /// The missing ability; `None` if no ability would have sufficed.
     pub ability: Option<String>,
 }
 
-/// How often.
+/// The size of a group of denied requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DenialLine {
-    /// Requests.
+    /// The number of requests.
     pub count: u64,
-    /// Tokens.
+    /// The number of tokens.
     pub tokens: u64,
 }
 
-/// Findings of one kind: one for each token that has it.
+/// The findings of one kind, at most one per token.
 #[derive(Debug, Default)]
-pub struct Group {
-    /// All of them.
+pub struct FindingGroup {
+    /// The number of findings.
     pub count: usize,
-    /// The first [`FINDINGS`], the most severe first, then as they came.
+    /// The first [`MAX_FINDINGS`] by severity, then in the order of insertion.
     pub first: BTreeMap<(Severity, usize), FindingLine>,
 }
 
-impl Group {
-    /// The greatest severity; `None` if there is no finding.
+impl FindingGroup {
+    /// The highest severity; `None` if there is no finding.
     pub fn severity(&self) -> Option<Severity> {
         self.first.keys().next().map(|(severity, _)| *severity)
     }
 }
 
-/// A finding in a list: its texts cut.
+/// A finding in a list, with truncated texts.
 #[derive(Clone, Debug)]
 pub struct FindingLine {
-    /// Whose it is.
+    /// The token.
     pub token: TokenName,
-    /// The first [`ABILITIES`] that it is about.
+    /// The first [`MAX_ABILITIES`] abilities.
     pub abilities: Vec<String>,
-    /// How many more it is about.
+    /// The number of further abilities.
     pub more: usize,
-    /// Since when it is so.
+    /// The start of the condition.
     pub since: Option<Timestamp>,
-    /// What was seen.
+    /// What was observed.
     pub evidence: String,
     /// What to do.
     pub advice: String,
 }
 
-/// What a token is called.
+/// The id and name of a token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenName {
-    /// Its id, cut.
+    /// The id, truncated.
     pub id: String,
-    /// Whether that is all of it.
-    pub whole: bool,
-    /// Its name, cut.
+    /// Whether the id is complete.
+    pub is_complete: bool,
+    /// The name, truncated.
     pub name: Option<String>,
 }
 
 /// A token in the list.
 #[derive(Clone, Debug, Default)]
 pub struct TokenLine {
-    /// What it is called.
+    /// The id and name.
     pub token: TokenName,
-    /// `user` or `instance`, cut.
+    /// `user` or `instance`, truncated.
     pub context: Option<String>,
-    /// Whether it may do everything.
-    pub everything: bool,
-    /// How many abilities it has by name.
+    /// Whether the token has every ability (`*`).
+    pub has_wildcard: bool,
+    /// The number of abilities that it has by name.
     pub granted: usize,
-    /// How many abilities it used.
+    /// The number of abilities that it used.
     pub used: usize,
-    /// Its requests.
+    /// The number of requests.
     pub calls: Calls,
-    /// About how many addresses it came from.
+    /// The approximate number of client addresses.
     pub addresses: u64,
-    /// Its latest request.
+    /// The latest request.
     pub last_seen: Option<Timestamp>,
-    /// How many findings of each severity, high first.
+    /// The number of findings by severity, high first.
     pub findings: [usize; 3],
 }
 
-/// Most findings of the highest severity first, then most requests, then as they came.
+/// Orders by findings of the highest severity, then by requests, then by insertion.
 type Rank = (Reverse<[usize; 3]>, Reverse<u64>, usize);
 
 impl Overview {
-    /// An empty one, that will show the part of the list that `question` asks for.
-    pub fn new(question: &Question) -> Self {
-        let first = question.page.saturating_mul(PART);
-        Self { first, most: first.saturating_add(PART), ..Self::default() }
+    /// Creates an empty overview that shows the page of `query`.
+    pub fn new(query: &ReportQuery) -> Self {
+        let first = query.page.saturating_mul(PAGE_SIZE);
+        Self { first, max: first.saturating_add(PAGE_SIZE), ..Self::default() }
     }
 
-    /// Of a whole report.
-    pub fn of(report: &Report, question: &Question) -> Self {
+    /// Aggregates a complete report.
+    pub fn of(report: &Report, query: &ReportQuery) -> Self {
         let mut findings = HashMap::<&str, Vec<Finding>>::new();
         for finding in &report.findings {
             findings.entry(&finding.token).or_default().push(finding.clone());
         }
-        let mut overview = Self::new(question);
+        let mut overview = Self::new(query);
         for token in &report.tokens {
             overview.add(token, findings.get(&*token.id).map_or(&[], Vec::as_slice));
         }
         overview
     }
 
-    /// Adds a token, with the findings about it.
+    /// Adds a token and its findings.
     pub fn add(&mut self, token: &TokenUsage, findings: &[Finding]) {
         let line = TokenLine::of(token, findings);
         self.tokens += 1;
         self.calls.add_all(line.calls);
         for (date, day) in &token.days {
             let calls = Calls { allowed: day.allowed, denied: day.denied };
-            // Not one that is told apart no longer: the total has it.
-            if let Some(sum) = within(&mut self.days, *date, DAYS) {
+            // Days beyond the maximum still count in the total.
+            if let Some(sum) = entry_within(&mut self.days, *date, MAX_DAYS) {
                 sum.add_all(calls);
             }
         }
@@ -231,13 +231,13 @@ impl Overview {
             let group = self.findings.entry(finding.kind).or_default();
             group.first.insert((finding.severity, group.count), FindingLine::of(finding));
             group.count += 1;
-            if group.first.len() > FINDINGS {
+            if group.first.len() > MAX_FINDINGS {
                 group.first.pop_last();
             }
         }
         let rank = (Reverse(line.findings), Reverse(line.calls.all()), self.tokens);
         self.rows.insert(rank, line);
-        if self.rows.len() > self.most {
+        if self.rows.len() > self.max {
             self.rows.pop_last();
         }
     }
@@ -254,13 +254,13 @@ impl Overview {
         let names: BTreeSet<&str> = granted.iter().chain(used.keys()).copied().collect();
         for name in names {
             let calls = used.get(name).copied().unwrap_or_default();
-            match within(&mut self.abilities, cut(name), DISTINCT) {
+            match entry_within(&mut self.abilities, truncate(name), MAX_DISTINCT) {
                 Some(line) => {
                     line.calls.add_all(calls);
                     line.granted += u64::from(granted.contains(name));
                     line.used += u64::from(calls.allowed > 0);
                 }
-                None => self.cut = true,
+                None => self.is_truncated = true,
             }
         }
     }
@@ -269,23 +269,24 @@ impl Overview {
         let denied = token.usage.iter().filter(|row| row.verdict == Verdict::Denied && row.count > 0);
         let mut kinds = BTreeMap::<Denial, u64>::new();
         for row in denied {
-            let denial = Denial { route: cut(&row.route), ability: row.ability.as_deref().map(cut) };
+            let denial =
+                Denial { route: truncate(&row.route), ability: row.ability.as_deref().map(truncate) };
             let count = kinds.entry(denial).or_default();
             *count = count.saturating_add(row.count);
         }
         for (denial, count) in kinds {
-            match within(&mut self.denials, denial, DISTINCT) {
+            match entry_within(&mut self.denials, denial, MAX_DISTINCT) {
                 Some(line) => {
                     line.count = line.count.saturating_add(count);
                     line.tokens += 1;
                 }
-                None => self.cut = true,
+                None => self.is_truncated = true,
             }
         }
     }
 
-    /// The kinds of findings, the most severe first.
-    pub fn groups(&self) -> Vec<(Severity, FindingKind, &Group)> {
+    /// The kinds of findings, most severe first.
+    pub fn groups(&self) -> Vec<(Severity, FindingKind, &FindingGroup)> {
         let groups = self.findings.iter();
         let mut groups: Vec<_> =
             groups.filter_map(|(kind, group)| Some((group.severity()?, *kind, group))).collect();
@@ -293,47 +294,47 @@ impl Overview {
         groups
     }
 
-    /// The tokens of the part that was asked for.
+    /// The tokens of the requested page.
     pub fn shown(&self) -> impl Iterator<Item = &TokenLine> {
         self.rows.values().skip(self.first)
     }
 
-    /// How many parts the list has: one at least.
-    pub fn parts(&self) -> usize {
-        self.tokens.div_ceil(PART).max(1)
+    /// The number of pages, at least 1.
+    pub fn pages(&self) -> usize {
+        self.tokens.div_ceil(PAGE_SIZE).max(1)
     }
 }
 
 impl TokenName {
-    /// Of a token with this id and this name.
+    /// Truncates both texts.
     pub fn of(id: &str, name: Option<&str>) -> Self {
-        let shown = cut(id);
-        Self { whole: shown == id, id: shown, name: name.map(cut) }
+        let shown = truncate(id);
+        Self { is_complete: shown == id, id: shown, name: name.map(truncate) }
     }
 }
 
 impl FindingLine {
-    /// A finding's line.
+    /// Truncates the texts of a finding.
     pub fn of(finding: &Finding) -> Self {
         Self {
             token: TokenName::of(&finding.token, finding.name.as_deref()),
-            abilities: finding.abilities.iter().take(ABILITIES).map(|name| cut(name)).collect(),
-            more: finding.abilities.len().saturating_sub(ABILITIES),
+            abilities: finding.abilities.iter().take(MAX_ABILITIES).map(|name| truncate(name)).collect(),
+            more: finding.abilities.len().saturating_sub(MAX_ABILITIES),
             since: finding.since,
-            evidence: cut_at(&finding.evidence, SENTENCE),
-            advice: cut_at(&finding.advice, SENTENCE),
+            evidence: truncate_to(&finding.evidence, MAX_SENTENCE_CHARS),
+            advice: truncate_to(&finding.advice, MAX_SENTENCE_CHARS),
         }
     }
 }
 
 impl TokenLine {
-    /// A token's line.
+    /// Summarises a token.
     pub fn of(token: &TokenUsage, findings: &[Finding]) -> Self {
         let of = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
         Self {
             token: TokenName::of(&token.id, token.name.as_deref()),
-            context: token.context.as_deref().map(cut),
-            everything: token.abilities.iter().any(|name| name == "*"),
+            context: token.context.as_deref().map(truncate),
+            has_wildcard: token.abilities.iter().any(|name| name == "*"),
             granted: token.abilities.iter().filter(|name| *name != "*").count(),
             used: used_abilities(token).len(),
             calls: Calls::of(token),
@@ -350,21 +351,21 @@ pub fn used_abilities(token: &TokenUsage) -> BTreeSet<&str> {
     used.filter_map(|row| row.ability.as_deref()).collect()
 }
 
-/// At most [`LONGEST`] characters, and an ellipsis for the rest.
-pub(super) fn cut(text: &str) -> String {
-    cut_at(text, LONGEST)
+/// Truncates to [`MAX_CHARS`] characters, plus an ellipsis.
+pub(super) fn truncate(text: &str) -> String {
+    truncate_to(text, MAX_CHARS)
 }
 
-fn cut_at(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
+fn truncate_to(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
 }
 
-/// The value for a key. None where there are `most` others already.
-fn within<K: Ord, V: Default>(map: &mut BTreeMap<K, V>, key: K, most: usize) -> Option<&mut V> {
-    let full = map.len() >= most;
+/// The value of `key`; `None` if it is new and the map already has `max` entries.
+fn entry_within<K: Ord, V: Default>(map: &mut BTreeMap<K, V>, key: K, max: usize) -> Option<&mut V> {
+    let full = map.len() >= max;
     match map.entry(key) {
         Entry::Occupied(entry) => Some(entry.into_mut()),
         Entry::Vacant(entry) if !full => Some(entry.insert(V::default())),

@@ -1,4 +1,4 @@
-//! The web page: who uses what, and what to do about it. One document without a script, for browsers and for files.
+//! The usage web page: one document without scripts, served by the admin listener or written to a file.
 
 mod charts;
 mod findings;
@@ -9,78 +9,79 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use maud::{Markup, html};
 
-use super::overview::{Calls, Overview, TokenName, cut};
-use super::question::Question;
+use super::overview::{Calls, Overview, TokenName, truncate};
+use super::query::ReportQuery;
 use super::report::{Finding, TokenUsage};
 use crate::page;
 use crate::shown::shown;
 
-/// What only this page needs.
+/// The style of this page, in addition to the shared style.
 const STYLE: &str = include_str!("page/style.css");
-/// The periods that a form offers.
+/// The periods offered in the form.
 const PERIODS: [&str; 5] = ["1d", "7d", "30d", "90d", "365d"];
 
-/// How many tokens a form offers.
-pub const OFFERED: usize = 500;
+/// The most tokens offered in the form.
+pub const MAX_OFFERED_TOKENS: usize = 500;
 
-/// What a page is of.
+/// What a page shows, and how.
 #[derive(Clone, Debug)]
-pub struct View {
-    /// What was asked.
-    pub question: Question,
-    /// The first day that it tells of; none: all that is kept.
+pub struct PageContext {
+    /// The query that the page answers.
+    pub query: ReportQuery,
+    /// The first day of the report; `None` if it covers all recorded days.
     pub since: Option<Date>,
-    /// When it was made.
-    pub made_at: Timestamp,
-    /// Whether it is where other questions can be asked: a file has no links and no form.
+    /// When the report was created.
+    pub created_at: Timestamp,
+    /// Whether the page is served. A page in a file has no links and no form.
     pub served: bool,
-    /// The tokens that a form offers, by id.
+    /// The tokens offered in the form, in the order of their ids.
     pub tokens: Vec<TokenName>,
 }
 
-/// The Content-Security-Policy to send with a page: what stands in it, and that nobody frames it.
+/// The Content-Security-Policy for the response: that of the page, plus `frame-ancestors`, which works only as a
+/// header field.
 pub fn policy() -> String {
     format!("{}; frame-ancestors 'none'", page::policy(STYLE))
 }
 
-/// All tokens.
-pub fn overview(overview: &Overview, view: &View) -> String {
+/// The page of all tokens.
+pub fn overview(overview: &Overview, context: &PageContext) -> String {
     let body = html! {
-        (view.heading())
+        (context.heading())
         (figures(overview))
-        (findings::section(overview, view))
+        (findings::section(overview, context))
         (charts::abilities(overview))
         (charts::days(&overview.days))
         (charts::denials(overview))
-        (tokens::section(overview, view))
+        (tokens::section(overview, context))
     };
     page::page("Token usage", STYLE, &body).into_string()
 }
 
-/// One token.
-pub fn token(token: &TokenUsage, findings: &[Finding], view: &View) -> String {
-    let title = format!("Token {}", cut(&shown(&token.id)));
-    page::page(&title, STYLE, &token::body(token, findings, view)).into_string()
+/// The page of one token.
+pub fn token(token: &TokenUsage, findings: &[Finding], context: &PageContext) -> String {
+    let title = format!("Token {}", truncate(&shown(&token.id)));
+    page::page(&title, STYLE, &token::body(token, findings, context)).into_string()
 }
 
-/// For an id that nothing is known of.
-pub fn unknown_token(id: &str, view: &View) -> String {
+/// The page for an unknown token id.
+pub fn unknown_token(id: &str, context: &PageContext) -> String {
     let body = html! {
-        (view.heading())
-        p { "Nothing is known of a token with the id " bdi { code { (cut(&shown(id))) } } " in this time." }
-        (view.back())
+        (context.heading())
+        p { "Nothing is known of a token with the id " bdi { code { (truncate(&shown(id))) } } " in this time." }
+        (context.back())
     };
     page::page("No such token", STYLE, &body).into_string()
 }
 
-/// Instead of a page, why there is none.
+/// An error page.
 pub fn problem(text: &str) -> String {
     let body = html! { p { (shown(text)) } p { a href="?" { "All tokens" } } };
     page::page("No page", STYLE, &body).into_string()
 }
 
-impl View {
-    /// What it is of, and the form that asks for something else.
+impl PageContext {
+    /// The period of the report, and the form.
     fn heading(&self) -> Markup {
         let version = env!("CARGO_PKG_VERSION");
         html! {
@@ -89,20 +90,20 @@ impl View {
                     Some(day) => { "Since " time { (day) } ", by day in UTC" }
                     None => { "All days that are kept, in UTC" }
                 }
-                "; as of " (time(self.made_at)) "; stockaj-gateway " (version)
+                "; as of " (time(self.created_at)) "; stockaj-gateway " (version)
             }
             @if self.served { (self.form()) }
         }
     }
 
     fn form(&self) -> Markup {
-        let since = self.question.since.map(|since| since.to_string());
-        let asked = self.question.token.as_deref();
-        // Of very many tokens the first are offered, and every id can be typed.
-        let offered = &self.tokens[..self.tokens.len().min(OFFERED)];
+        let since = self.query.since.map(|since| since.to_string());
+        let requested = self.query.token.as_deref();
+        // If there are too many tokens for a list, the form has a text field that suggests the first ones.
+        let offered = &self.tokens[..self.tokens.len().min(MAX_OFFERED_TOKENS)];
         let all_offered = offered.len() == self.tokens.len()
-            && asked.is_none_or(|asked| offered.iter().any(|token| token.id == asked));
-        // One that was asked by hand stays.
+            && requested.is_none_or(|requested| offered.iter().any(|token| token.id == requested));
+        // A period that the form does not offer stays selected.
         let other = since.as_deref().filter(|since| !PERIODS.contains(since));
         html! {
             form method="get" role="search" aria-label="Period and token" {
@@ -119,9 +120,9 @@ impl View {
                     label {
                         "Token"
                         select name="token" {
-                            option value="" selected[asked.is_none()] { "all tokens" }
+                            option value="" selected[requested.is_none()] { "all tokens" }
                             @for token in offered {
-                                option value=(token.id) selected[asked == Some(&*token.id)] { (called(token)) }
+                                option value=(token.id) selected[requested == Some(&*token.id)] { (label(token)) }
                             }
                         }
                     }
@@ -129,12 +130,12 @@ impl View {
                     label {
                         "Token id"
                         input name="token" autocomplete="off" spellcheck="false" size="12" list="tokens-by-id"
-                            // A whole token would be in the address, and so in the history.
+                            // Rejects complete tokens, which would end up in the address bar and the history.
                             pattern="[^|]*" title="The id alone: what stands before the |"
-                            value=(shown(asked.unwrap_or_default()));
+                            value=(shown(requested.unwrap_or_default()));
                     }
                     datalist #tokens-by-id {
-                        @for token in offered { option value=(token.id) { (called(token)) } }
+                        @for token in offered { option value=(token.id) { (label(token)) } }
                     }
                 }
                 button { "Show" }
@@ -142,46 +143,46 @@ impl View {
         }
     }
 
-    /// The way back to all tokens.
+    /// A link to the page of all tokens.
     fn back(&self) -> Markup {
-        let question = Question { token: None, page: 0, ..self.question.clone() };
-        html! { @if self.served { nav { a href=(link(&question)) { "All tokens" } } } }
+        let query = ReportQuery { token: None, page: 0, ..self.query.clone() };
+        html! { @if self.served { nav { a href=(link(&query)) { "All tokens" } } } }
     }
 
-    /// A token's name and id, as the link to its page where there is one.
+    /// The name and id of a token, as a link if the page is served.
     fn token(&self, token: &TokenName) -> Markup {
-        let question = Question { token: Some(token.id.clone()), page: 0, ..self.question.clone() };
-        let called = html! {
+        let query = ReportQuery { token: Some(token.id.clone()), page: 0, ..self.query.clone() };
+        let label = html! {
             @if let Some(name) = &token.name { bdi { (shown(name)) } " " bdi.quiet { (shown(&token.id)) } }
             @else { bdi { (shown(&token.id)) } }
         };
         html! {
-            @if self.served && token.whole {
-                a href=(link(&question)) { (called) }
+            @if self.served && token.is_complete {
+                a href=(link(&query)) { (label) }
             } @else {
-                (called)
+                (label)
             }
         }
     }
 }
 
-/// A token as a form offers it.
-fn called(token: &TokenName) -> String {
+/// The label of a token in the form.
+fn label(token: &TokenName) -> String {
     match &token.name {
         Some(name) => format!("{} ({})", shown(name), token.id),
         None => token.id.clone(),
     }
 }
 
-/// Where a question is answered. Never empty: that would be the question of now.
-fn link(question: &Question) -> String {
-    match question.query() {
+/// The link for a query. It is never empty, since an empty link is the current query.
+fn link(query: &ReportQuery) -> String {
+    match query.query_string() {
         query if query.is_empty() => "?".to_owned(),
         query => query,
     }
 }
 
-/// `30d` as people say it.
+/// The label of a period such as `30d`.
 fn days(period: &str) -> String {
     match period.trim_end_matches('d') {
         "1" => "today".to_owned(),
@@ -205,7 +206,7 @@ fn figure(name: &str, number: u64) -> Markup {
     html! { div { dt { (name) } dd { (grouped(number)) } } }
 }
 
-/// A cell with a number.
+/// A table cell with a number.
 fn number(number: u64) -> Markup {
     html! { td.number { (grouped(number)) } }
 }
@@ -229,7 +230,7 @@ fn counted(number: u64, one: &str) -> String {
     format!("{} {one}{ending}", grouped(number))
 }
 
-/// A share of two, `12 %`; none where there is nothing to share.
+/// The share of denied requests, `12 %`; `None` without requests.
 fn share(calls: Calls) -> Option<String> {
     let all = calls.all();
     (all > 0).then(|| match calls.denied.saturating_mul(100) / all {
@@ -238,17 +239,17 @@ fn share(calls: Calls) -> Option<String> {
     })
 }
 
-/// To the minute, in UTC.
+/// A time to the minute, in UTC.
 fn time(at: Timestamp) -> Markup {
     html! { time datetime=(at) { (at.strftime("%Y-%m-%d %H:%M")) } }
 }
 
-/// The day, in UTC.
+/// A day in UTC.
 fn day(at: Timestamp) -> Markup {
     html! { time datetime=(at) { (at.strftime("%Y-%m-%d")) } }
 }
 
-/// A wide table in a box that scrolls, also by keyboard.
+/// Wraps a wide table in a box that scrolls, also by keyboard.
 fn scrolling(name: &str, table: &Markup) -> Markup {
     html! { div.scroll tabindex="0" role="group" aria-label=(name) { (table) } }
 }

@@ -1,4 +1,4 @@
-//! From the ledger to what is told: token by token, so that memory stays bounded.
+//! Reads the ledger token by token, so that memory stays bounded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::iter::Peekable;
@@ -11,12 +11,12 @@ use jiff::{Timestamp, ToSpan};
 use prost::Message;
 use redb::{Range, ReadOnlyTable, ReadTransaction, ReadableTable, StorageError, TableDefinition};
 
-use super::addresses::Addresses;
-use super::batch::Outcome;
+use super::addresses::AddressSketch;
+use super::batch::CountedOutcome;
 use super::ledger::{ABOUT, LedgerError, SIZES, TOKENS, day_table, number_of, read_rules};
 use super::overview::TokenName;
 use super::pending::{Day, Pending, PendingToken};
-use super::question::Question;
+use super::query::ReportQuery;
 use super::record::{DayRecord, TokenRecord, token_id, token_key};
 use super::report::{TokenUsage, UsageRow, Verdict};
 use super::rules::{Rule, Rules};
@@ -24,55 +24,55 @@ use crate::policy::ability::Abilities;
 
 type Bytes = &'static [u8];
 
-/// What is asked of the ledger.
+/// Selects the days and tokens to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Query {
-    /// The first day that is told of; none: all that is kept.
+pub struct LedgerQuery {
+    /// The first day; `None` for all recorded days.
     pub since: Option<Day>,
-    /// The token that is told of; none: all of them.
+    /// The id of a token; `None` for all tokens.
     pub token: Option<Box<str>>,
-    /// The day of the report. Later days, which a wrong clock has dated, count as this one; `None` if there are none.
+    /// The day of the report. Later days, dated by a wrong clock, count as this one. `None` keeps them.
     pub today: Option<Day>,
 }
 
-impl Query {
-    /// What `question` asks for, `now`.
-    pub fn of(question: &Question, now: Timestamp) -> Self {
+impl LedgerQuery {
+    /// Converts a query at the time `now`.
+    pub fn new(query: &ReportQuery, now: Timestamp) -> Self {
         let today = TimeZone::UTC.to_datetime(now).date();
-        let since = question.since.map(|since| day_of(since.first_day(today)));
-        Self { since, token: question.token.as_deref().map(Into::into), today: Some(day_of(today)) }
+        let since = query.since.map(|since| day_of(since.first_day(today)));
+        Self { since, token: query.token.as_deref().map(Into::into), today: Some(day_of(today)) }
     }
 
-    /// The day under which a day is told: clocks differ by a day at most.
-    fn told_day(&self, day: Day) -> Day {
+    /// The day that usage of `day` is reported under. Clocks of replicas may differ by a day.
+    fn report_day(&self, day: Day) -> Day {
         self.today.filter(|today| day > today.saturating_add(1)).unwrap_or(day)
     }
 
-    /// When something was seen, in milliseconds since 1970, if a wrong clock has seen it in the future.
-    fn told_time(&self, at: i64) -> i64 {
+    /// A time in milliseconds since 1970. Times in the future, dated by a wrong clock, become today.
+    fn report_time(&self, at: i64) -> i64 {
         const DAY: i64 = 24 * 60 * 60 * 1000;
         let today = self.today.map(|today| i64::from(today) * DAY);
         today.filter(|today| at.saturating_sub(*today) >= 2 * DAY).unwrap_or(at)
     }
 }
 
-/// Tells of the tokens that only memory knows.
+/// Visits the tokens that are only in memory.
 pub(super) fn unwritten_tokens(
-    query: &Query,
+    query: &LedgerQuery,
     unwritten: Option<&Unwritten>,
-    mut tell: impl FnMut(TokenUsage) -> ControlFlow<()>,
+    mut visit: impl FnMut(TokenUsage) -> ControlFlow<()>,
 ) {
-    let asked = |id: &str| query.token.as_deref().is_none_or(|asked| asked == id);
-    for (id, _) in unwritten.iter().flat_map(|it| it.pending.tokens()).filter(|(id, _)| asked(id)) {
+    let requested = |id: &str| query.token.as_deref().is_none_or(|requested| requested == id);
+    for (id, _) in unwritten.iter().flat_map(|it| it.pending.tokens()).filter(|(id, _)| requested(id)) {
         if let Some(token) = Tally::new(None, query).finish(id, &HashMap::new(), unwritten)
-            && tell(token).is_break()
+            && visit(token).is_break()
         {
             return;
         }
     }
 }
 
-/// The ledger at one moment.
+/// A consistent view of the ledger.
 pub struct Snapshot {
     transaction: ReadTransaction,
     id: Option<String>,
@@ -80,12 +80,12 @@ pub struct Snapshot {
     days: Vec<Day>,
 }
 
-/// What is not on disk yet, with the rules of this process.
+/// Usage that is not written yet.
 #[derive(Clone, Debug)]
 pub struct Unwritten {
-    /// What was counted.
+    /// The counts.
     pub pending: Arc<Pending>,
-    /// What its rules' numbers mean.
+    /// The rules of this process, which the counts refer to by number.
     pub rules: Arc<Rules>,
 }
 
@@ -102,22 +102,22 @@ impl Snapshot {
         Ok(Self { transaction, id, rules, days })
     }
 
-    /// The ledger's own random id.
+    /// The random id of the ledger.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    pub(super) fn knows(&self, id: &str) -> Result<bool, LedgerError> {
+    pub(super) fn has_token(&self, id: &str) -> Result<bool, LedgerError> {
         Ok(self.transaction.open_table(TOKENS)?.get(token_key(id).as_slice())?.is_some())
     }
 
-    /// Adds the first `most` tokens by key.
+    /// Adds the first `max` tokens in the order of their keys.
     pub(super) fn names(
         &self,
         names: &mut BTreeMap<Vec<u8>, TokenName>,
-        most: usize,
+        max: usize,
     ) -> Result<(), LedgerError> {
-        for entry in self.transaction.open_table(TOKENS)?.iter()?.take(most) {
+        for entry in self.transaction.open_table(TOKENS)?.iter()?.take(max) {
             let (key, record) = entry?;
             if let (Some(id), Ok(token)) = (token_id(key.value()), TokenRecord::decode(record.value())) {
                 names.insert(key.value().to_vec(), TokenName::of(&id, token.name.as_deref()));
@@ -126,21 +126,21 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Tells of each token that the query asks for and that did something since its first day, or is known from before,
-    /// numeric ids first and in their order, until `tell` breaks.
+    /// Visits each token of the query in the order of the ledger (numeric ids first) until `visit` breaks. Tokens
+    /// without requests in the period are included.
     ///
     /// # Errors
-    /// Where the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     pub fn tokens(
         &self,
-        query: &Query,
+        query: &LedgerQuery,
         unwritten: Option<&Unwritten>,
-        mut tell: impl FnMut(TokenUsage) -> ControlFlow<()>,
+        mut visit: impl FnMut(TokenUsage) -> ControlFlow<()>,
     ) -> Result<(), LedgerError> {
         let days = self.days.iter().copied().filter(|day| *day >= query.since.unwrap_or(1).max(1));
         if let Some(id) = &query.token {
             if let Some(token) = self.token(id, days, query, unwritten)? {
-                let _ = tell(token);
+                let _ = visit(token);
             }
             return Ok(());
         }
@@ -148,25 +148,25 @@ impl Snapshot {
         for day in days {
             cursors.push(Cursor::new(&self.transaction, day)?);
         }
-        // Those that only memory knows, in the same order.
+        // Tokens that are only in memory, in the same order.
         let mut new = unwritten.iter().flat_map(|unwritten| unwritten.pending.tokens()).peekable();
-        let mut tell_new = |key: Option<&[u8]>, tell: &mut dyn FnMut(TokenUsage) -> ControlFlow<()>| {
+        let mut visit_new = |key: Option<&[u8]>, visit: &mut dyn FnMut(TokenUsage) -> ControlFlow<()>| {
             let is_before = |(id, _): &(&str, _)| key.is_none_or(|key| token_key(id).as_slice() < key);
             while let Some((id, _)) = new.next_if(is_before) {
                 if let Some(token) = Tally::new(None, query).finish(id, &self.rules, unwritten)
-                    && tell(token).is_break()
+                    && visit(token).is_break()
                 {
                     return ControlFlow::Break(());
                 }
             }
-            // This one is told with what is on disk.
+            // Skips a token that is also on disk: its counts are merged.
             new.next_if(|(id, _)| key == Some(&token_key(id)));
             ControlFlow::Continue(())
         };
         for entry in self.transaction.open_table(TOKENS)?.iter()? {
             let (key, record) = entry?;
             let (key, Some(id)) = (key.value(), token_id(key.value())) else { continue };
-            if tell_new(Some(key), &mut tell).is_break() {
+            if visit_new(Some(key), &mut visit).is_break() {
                 return Ok(());
             }
             let mut tally = Tally::new(TokenRecord::decode(record.value()).ok(), query);
@@ -176,12 +176,12 @@ impl Snapshot {
                 }
             }
             if let Some(token) = tally.finish(&id, &self.rules, unwritten)
-                && tell(token).is_break()
+                && visit(token).is_break()
             {
                 return Ok(());
             }
         }
-        let _ = tell_new(None, &mut tell);
+        let _ = visit_new(None, &mut visit);
         Ok(())
     }
 
@@ -189,7 +189,7 @@ impl Snapshot {
         &self,
         id: &str,
         days: impl Iterator<Item = Day>,
-        query: &Query,
+        query: &LedgerQuery,
         unwritten: Option<&Unwritten>,
     ) -> Result<Option<TokenUsage>, LedgerError> {
         let key = token_key(id);
@@ -206,7 +206,7 @@ impl Snapshot {
     }
 }
 
-/// A day's table, read in step with the tokens.
+/// Reads the table of a day in step with the tokens.
 struct Cursor {
     day: Day,
     rows: Peekable<Range<'static, Bytes, Bytes>>,
@@ -219,7 +219,7 @@ impl Cursor {
         Ok(Self { day, rows: table.range::<&[u8]>(..)?.peekable() })
     }
 
-    /// The record of a token, which comes after all that were asked for before.
+    /// The record of the token with `key`. Keys must be passed in ascending order.
     fn of(&mut self, key: &[u8]) -> Result<Option<DayRecord>, StorageError> {
         let past = |row: &Result<_, StorageError>| match row {
             Ok((known, _)) => redb::AccessGuard::<'_, Bytes>::value(known) <= key,
@@ -236,13 +236,13 @@ impl Cursor {
     }
 }
 
-/// One token's sums.
+/// The sums of one token.
 struct Tally<'a> {
-    about: Option<TokenRecord>,
-    query: &'a Query,
+    record: Option<TokenRecord>,
+    query: &'a LedgerQuery,
     token: TokenUsage,
-    addresses: Addresses,
-    /// What is on disk, by the ledger's numbers of rules; in memory, by the rules themselves.
+    addresses: AddressSketch,
+    /// Counts on disk by the rule numbers of the ledger; counts in memory by rule.
     by_number: HashMap<(u32, Verdict), Sums>,
     by_rule: HashMap<(Arc<Rule>, Verdict), Sums>,
 }
@@ -254,7 +254,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, day: Date, outcome: Outcome, count: u64) {
+    fn add(&mut self, day: Date, outcome: CountedOutcome, count: u64) {
         let sum = self.days.entry(day).or_default();
         *sum = sum.saturating_add(count);
         if outcome.is_shadowed() {
@@ -264,22 +264,22 @@ impl Sums {
 }
 
 impl<'a> Tally<'a> {
-    fn new(about: Option<TokenRecord>, query: &'a Query) -> Self {
+    fn new(record: Option<TokenRecord>, query: &'a LedgerQuery) -> Self {
         Self {
-            about,
+            record,
             query,
             token: TokenUsage::default(),
-            addresses: Addresses::default(),
+            addresses: AddressSketch::default(),
             by_number: HashMap::new(),
             by_rule: HashMap::new(),
         }
     }
 
     fn add(&mut self, day: Day, record: DayRecord) {
-        let day = self.query.told_day(day);
-        self.add_day(day, record.plain_http, &Addresses::from(record.addresses));
+        let day = self.query.report_day(day);
+        self.add_day(day, record.plain_http, &AddressSketch::from(record.addresses));
         for (key, count) in record.keys.iter().zip(&record.counts) {
-            let outcome = Outcome::of(*key);
+            let outcome = CountedOutcome::from_key(*key);
             self.add_to_day(day, outcome, *count);
             let sums = self.by_number.entry((key >> 2, outcome.verdict())).or_default();
             sums.add(date(day), outcome, *count);
@@ -289,11 +289,11 @@ impl<'a> Tally<'a> {
     fn add_pending(&mut self, pending: &PendingToken, rules: &Rules) {
         let since = self.query.since.unwrap_or_default();
         for (day, counts) in pending.days.range(since..) {
-            let day = &self.query.told_day(*day);
+            let day = &self.query.report_day(*day);
             self.add_day(*day, counts.plain_http, &counts.addresses);
             for (key, count) in &counts.by_key {
                 if let Some(rule) = rules.get(key >> 2) {
-                    let outcome = Outcome::of(*key);
+                    let outcome = CountedOutcome::from_key(*key);
                     self.add_to_day(*day, outcome, *count);
                     let sums = self.by_rule.entry((rule, outcome.verdict())).or_default();
                     sums.add(date(*day), outcome, *count);
@@ -302,14 +302,14 @@ impl<'a> Tally<'a> {
         }
     }
 
-    fn add_day(&mut self, day: Day, plain_http: u64, addresses: &Addresses) {
-        self.addresses.add(addresses);
+    fn add_day(&mut self, day: Day, plain_http: u64, addresses: &AddressSketch) {
+        self.addresses.merge(addresses);
         let usage = self.token.days.entry(date(day)).or_default();
         usage.plain_http = usage.plain_http.saturating_add(plain_http);
-        usage.addresses.add(addresses);
+        usage.addresses.merge(addresses);
     }
 
-    fn add_to_day(&mut self, day: Day, outcome: Outcome, count: u64) {
+    fn add_to_day(&mut self, day: Day, outcome: CountedOutcome, count: u64) {
         let usage = self.token.days.entry(date(day)).or_default();
         let sum = match outcome.verdict() {
             Verdict::Allowed => &mut usage.allowed,
@@ -318,7 +318,7 @@ impl<'a> Tally<'a> {
         *sum = sum.saturating_add(count);
     }
 
-    /// None: nothing is known of this token.
+    /// Completes the token. Returns `None` if the token is unknown.
     fn finish(
         mut self,
         id: &str,
@@ -329,24 +329,24 @@ impl<'a> Tally<'a> {
         if let Some((pending, rules)) = pending {
             self.add_pending(pending, rules);
         }
-        let about = match (self.about.take(), pending) {
-            (about, Some((pending, _))) => pending.record(about.as_ref()),
-            (Some(about), None) => about,
+        let record = match (self.record.take(), pending) {
+            (record, Some((pending, _))) => pending.record(record.as_ref()),
+            (Some(record), None) => record,
             (None, None) => return None,
         };
         let time = |at: i64| Timestamp::from_millisecond(at).ok();
         let mut token = self.token;
         token.id = id.to_owned();
-        token.name = about.name;
-        token.context = about.context;
-        token.workspace_id = about.workspace_id;
-        token.created_at = about.created_at.and_then(time);
-        token.expires_at = about.expires_at.and_then(time);
-        token.first_seen = time(self.query.told_time(about.first_seen));
-        token.last_seen = time(self.query.told_time(about.last_seen));
+        token.name = record.name;
+        token.context = record.context;
+        token.workspace_id = record.workspace_id;
+        token.created_at = record.created_at.and_then(time);
+        token.expires_at = record.expires_at.and_then(time);
+        token.first_seen = time(self.query.report_time(record.first_seen));
+        token.last_seen = time(self.query.report_time(record.last_seen));
         token.addresses = self.addresses.estimate();
-        let abilities = Abilities::new(about.abilities.iter().map(String::as_str));
-        token.abilities = about.abilities;
+        let abilities = Abilities::new(record.abilities.iter().map(String::as_str));
+        token.abilities = record.abilities;
         let on_disk = self
             .by_number
             .into_iter()
@@ -357,12 +357,12 @@ impl<'a> Tally<'a> {
     }
 }
 
-/// Rows by ability, route, verdict and requirement, whatever the method.
+/// Groups by ability, route, verdict and requirement, across methods.
 fn rows(by_rule: impl Iterator<Item = (Arc<Rule>, Verdict, Sums)>, abilities: &Abilities) -> Vec<UsageRow> {
     let mut rows: BTreeMap<(Option<String>, String, Verdict, String), UsageRow> = BTreeMap::new();
     for (rule, verdict, sums) in by_rule {
         let count = sums.days.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
-        for ability in stand_for(&rule, verdict, abilities) {
+        for ability in row_abilities(&rule, verdict, abilities) {
             let (route, requirement) = (rule.route.to_string(), rule.requirement.to_string());
             let key = (ability.clone(), route.clone(), verdict, requirement.clone());
             let row = rows.entry(key).or_insert_with(|| UsageRow {
@@ -388,8 +388,8 @@ fn rows(by_rule: impl Iterator<Item = (Arc<Rule>, Verdict, Sums)>, abilities: &A
     rows.into_values().collect()
 }
 
-/// The abilities that a rule's requests of a token stand for: those that allowed them, or that were missing.
-fn stand_for(rule: &Rule, verdict: Verdict, abilities: &Abilities) -> Vec<Option<String>> {
+/// The abilities under which requests are reported: those that allowed them, or that were missing.
+fn row_abilities(rule: &Rule, verdict: Verdict, abilities: &Abilities) -> Vec<Option<String>> {
     let names = rule.abilities.iter().map(|name| &**name);
     let chosen: Vec<&str> = match verdict {
         _ if rule.is_any => {
@@ -399,7 +399,7 @@ fn stand_for(rule: &Rule, verdict: Verdict, abilities: &Abilities) -> Vec<Option
         Verdict::Denied => names.clone().filter(|name| !abilities.can(name)).collect(),
     };
     match chosen.is_empty() {
-        // The token has been given them since.
+        // The token has been granted them since.
         true if !rule.abilities.is_empty() => names.map(|name| Some(name.to_owned())).collect(),
         true => vec![None],
         false => chosen.into_iter().map(|name| Some(name.to_owned())).collect(),
@@ -408,15 +408,15 @@ fn stand_for(rule: &Rule, verdict: Verdict, abilities: &Abilities) -> Vec<Option
 
 /// The first of all days.
 const FIRST: Date = jiff::civil::date(1970, 1, 1);
-/// The number of the last of them, 9999-12-31. A damaged file has later ones.
+/// The last day, 9999-12-31. A damaged file may have later ones.
 const LAST: Day = 2_932_896;
 
-/// The number of a day; that of the first for all before it.
+/// The number of a day; 0 for days before 1970.
 fn day_of(date: Date) -> Day {
     FIRST.duration_until(date).as_hours().max(0) as Day / 24
 }
 
-/// A day as people write it.
+/// The date of a day number.
 pub fn date(day: Day) -> Date {
     FIRST.saturating_add(i64::from(day.min(LAST)).days())
 }

@@ -1,10 +1,10 @@
-//! What is in the ledger, as bytes: protobuf, which later versions may add to.
+//! The records in the ledger: protobuf messages, which later versions may extend.
 
 use prost::Message;
 
 use super::rules::Rule;
 
-/// A rule, by the ledger's own number.
+/// A rule.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RuleRecord {
     #[prost(string, tag = "1")]
@@ -19,7 +19,7 @@ pub(super) struct RuleRecord {
     pub(super) is_any: bool,
 }
 
-/// A token, as introspection described it last.
+/// The latest description of a token.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TokenRecord {
     #[prost(string, optional, tag = "1")]
@@ -30,7 +30,7 @@ pub(super) struct TokenRecord {
     pub(super) workspace_id: Option<String>,
     #[prost(string, repeated, tag = "4")]
     pub(super) abilities: Vec<String>,
-    /// This and the following in milliseconds of the epoch.
+    /// This and the following times are in milliseconds since 1970.
     #[prost(int64, optional, tag = "5")]
     pub(super) created_at: Option<i64>,
     #[prost(int64, optional, tag = "6")]
@@ -41,13 +41,13 @@ pub(super) struct TokenRecord {
     pub(super) last_seen: i64,
 }
 
-/// A token's requests of one day.
+/// The requests of a token on one day.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct DayRecord {
-    /// Rules and outcomes, each pair as one number: [`super::batch::key`].
+    /// Rules and outcomes, packed by [`super::batch::key`], with the rule numbers of the ledger.
     #[prost(uint32, repeated, tag = "1")]
     pub(super) keys: Vec<u32>,
-    /// How many requests each of these had.
+    /// The number of requests for each key.
     #[prost(uint64, repeated, tag = "2")]
     pub(super) counts: Vec<u64>,
     #[prost(uint64, tag = "3")]
@@ -57,7 +57,7 @@ pub(super) struct DayRecord {
 }
 
 impl DayRecord {
-    /// Adds to what has this key.
+    /// Adds `count` to the counter of `key`.
     pub(super) fn add(&mut self, key: u32, count: u64) {
         match self.keys.iter().position(|known| *known == key) {
             Some(index) if index < self.counts.len() => {
@@ -96,19 +96,19 @@ impl From<RuleRecord> for Rule {
     }
 }
 
-/// The longest id that is kept, in bytes: a longer one is none of Stockaj's.
-pub(super) const LONGEST_ID: usize = 512;
+/// The longest id that is recorded, in bytes. Ids of Stockaj are shorter.
+pub(super) const MAX_ID_BYTES: usize = 512;
 
-/// The key of a token: numeric ids first and in their order, as Stockaj gives them.
+/// The key of a token. Numeric ids come first and in numeric order.
 pub(super) fn token_key(id: &str) -> Vec<u8> {
     match id.parse::<u64>() {
-        // Only as it is written: `07` is another id than `7`.
+        // Canonical numbers only: `07` is another id than `7`.
         Ok(number) if number.to_string() == id => [&[0], &number.to_be_bytes()[..]].concat(),
         _ => [&[1], id.as_bytes()].concat(),
     }
 }
 
-/// The id of a key; none of what is no key.
+/// The id in a key; `None` if the key is damaged.
 pub(super) fn token_id(key: &[u8]) -> Option<String> {
     match key.split_first()? {
         (0, number) => Some(u64::from_be_bytes(number.try_into().ok()?).to_string()),
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_in_the_order_of_numbers() {
+    fn keys_sort_numeric_ids_in_numeric_order() {
         let mut ids = ["10", "9", "07", "abc", "18446744073709551615", "0", "", "-1"].map(String::from);
         for id in &ids {
             assert_eq!(token_id(&token_key(id)).as_ref(), Some(id));
@@ -135,13 +135,13 @@ mod tests {
     }
 
     #[test]
-    fn a_day_adds_up() {
+    fn counts_of_a_day_are_summed_and_saturate() {
         let mut day = DayRecord::default();
         for (key, count) in [(4, 1), (8, 2), (4, u64::MAX)] {
             day.add(key, count);
         }
         assert_eq!((day.keys, day.counts), (vec![4, 8], vec![u64::MAX, 2]));
-        // As a damaged record may be.
+        // A damaged record may lack counts.
         let mut short = DayRecord { keys: vec![4, 8], ..DayRecord::default() };
         short.add(8, 3);
         assert_eq!(short.keys.len(), short.counts.len());

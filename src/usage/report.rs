@@ -1,4 +1,4 @@
-//! What is told of usage: one form for the command, the admin listener and other replicas.
+//! The usage report, exchanged as JSON between the command, the admin listener and replicas.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,135 +7,133 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::addresses::Addresses;
+use super::addresses::AddressSketch;
 
-/// What tokens did, and what there is to say of it.
+/// The usage of tokens, and findings about them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The ledgers that it is from, each by a random id of its own: what keeps one from being added twice.
+    /// The random ids of the ledgers in the report, so that none is added twice.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub ledgers: BTreeSet<String>,
-    /// The first day that it tells of; none: all that is kept.
+    /// The first day of the report; `None` if it covers all recorded days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Date>,
-    /// Numeric ids first and in their order.
+    /// Sorted by id: numeric ids first and in numeric order.
     pub tokens: Vec<TokenUsage>,
-    /// The most severe first.
+    /// Sorted by severity, highest first.
     #[serde(default)]
     pub findings: Vec<Finding>,
 }
 
-/// What one token did.
+/// The usage of one token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenUsage {
     /// The introspected id.
     pub id: String,
-    /// The name that its owner gave it.
+    /// The name chosen by its owner.
     pub name: Option<String>,
-    /// `user` or `instance`, in the introspector's words; none where it does not tell.
+    /// `user` or `instance`, as the introspection endpoint calls it; `None` if it omits it.
     #[serde(default)]
     pub context: Option<String>,
-    /// The workspace that it belongs to; none where the introspector does not tell.
+    /// The workspace of the token; `None` if the introspection endpoint omits it.
     #[serde(default)]
     pub workspace_id: Option<String>,
-    /// What introspection said last that it may do, sorted; `*` is everything.
+    /// The latest introspected abilities, sorted. `*` is every ability.
     #[serde(default)]
     pub abilities: Vec<String>,
-    /// When it was made; none where the introspector does not tell.
+    /// When the token was created; `None` if the introspection endpoint omits it.
     #[serde(default)]
     pub created_at: Option<Timestamp>,
-    /// When it ends; none: it does not.
+    /// When the token expires; `None` if it never does.
     #[serde(default)]
     pub expires_at: Option<Timestamp>,
-    /// Its first request that is known, whenever that was.
+    /// The first recorded request, even before `since`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_seen: Option<Timestamp>,
-    /// Its latest request.
+    /// The latest request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
-    /// About how many addresses it came from, in all.
+    /// The approximate total number of client addresses.
     #[serde(default)]
     pub addresses: u64,
-    /// Its requests. One that several abilities stand for (`all`) is in the row of each.
+    /// Requests by ability and route. A request that needed several abilities (`all`) counts in the row of each.
     pub usage: Vec<UsageRow>,
-    /// What each day brought.
+    /// Requests by day.
     #[serde(default)]
     pub days: BTreeMap<Date, DayUsage>,
 }
 
-/// Requests of one token that are alike.
+/// Requests of one token with the same ability, route, verdict and requirement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UsageRow {
-    /// The ability that allowed them, or that was missing; none where the route asks for any token, or for none that
-    /// there is. Of `any` the first that the token has.
+    /// The ability that allowed the requests or was missing. Of `any`, the first that the token has. `None` if the
+    /// route requires no particular ability or denies every token.
     pub ability: Option<String>,
-    /// The route's template, or `unmapped`.
+    /// The route template, or `unmapped`.
     pub route: String,
-    /// Whether the map allows them.
+    /// The decision of the map.
     pub verdict: Verdict,
-    /// How many there were.
+    /// The number of requests.
     pub count: u64,
-    /// How many there were by method.
+    /// The number of requests by method.
     #[serde(default)]
     pub methods: BTreeMap<String, u64>,
-    /// How many there were by day, in UTC.
+    /// The number of requests by day, in UTC.
     #[serde(default)]
     pub days: BTreeMap<Date, u64>,
-    /// What the route asks for, as the map says it.
+    /// The requirement of the route, as written in the map.
     #[serde(default)]
     pub requirement: String,
-    /// Of these, how many the other mode or map would have decided otherwise: were denied and passed (allowed, and
-    /// would be denied), or would be allowed.
+    /// How many of the requests the candidate map would have decided differently, or shadow mode let pass.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub shadow: u64,
 }
 
-/// What the map says of a request.
+/// The decision of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// The token's abilities satisfy the route's requirement, whatever came of it afterwards.
+    /// The abilities of the token satisfy the requirement of the route, even if the request failed later.
     Allowed,
-    /// They do not: 403.
+    /// The abilities do not satisfy the requirement: 403.
     Denied,
 }
 
-/// A token's day.
+/// The requests of a token on one day.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DayUsage {
-    /// Requests that were allowed.
+    /// The number of allowed requests.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub allowed: u64,
-    /// Requests that were denied.
+    /// The number of denied requests.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub denied: u64,
-    /// Requests that came by plain HTTP.
+    /// The number of requests over plain HTTP.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub plain_http: u64,
-    /// The addresses that they came from.
+    /// The client addresses.
     #[serde(default)]
-    pub addresses: Addresses,
+    pub addresses: AddressSketch,
 }
 
-/// Something to do about a token.
+/// A problem of a token, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What it is.
+    /// The kind.
     pub kind: FindingKind,
-    /// How much it matters.
+    /// The severity.
     pub severity: Severity,
-    /// The token's id.
+    /// The id of the token.
     pub token: String,
-    /// The token's name.
+    /// The name of the token.
     #[serde(default)]
     pub name: Option<String>,
-    /// The abilities that it is about, sorted: those never used, those that would have sufficed, those that were
-    /// missing.
+    /// The abilities concerned, sorted. Depending on the kind: never used, sufficient, or missing.
     pub abilities: Vec<String>,
-    /// Since when it is so.
+    /// The start of the condition.
     #[serde(default)]
     pub since: Option<Timestamp>,
-    /// What was seen.
+    /// What was observed.
     pub evidence: String,
     /// What to do.
     pub advice: String,
@@ -145,40 +143,40 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
-    /// Calls are denied again and again: a misconfigured integration, or probing.
+    /// Repeatedly denied requests: a misconfigured integration, or probing.
     RepeatedDenials,
-    /// It came by plain HTTP.
+    /// The token was sent over plain HTTP.
     PlainHttp,
-    /// It may do everything (`*`).
+    /// The token has every ability (`*`).
     Wildcard,
-    /// It came from many addresses in one day: shared between integrations.
+    /// Many client addresses in one day: integrations share the token.
     ManyAddresses,
-    /// Abilities that were granted and never used.
+    /// Granted abilities that were never used.
     UnusedAbilities,
-    /// It does not expire.
+    /// The token does not expire.
     NoExpiry,
-    /// It is older than tokens should get.
+    /// The token is due for rotation.
     OldToken,
-    /// It has not been used for long.
+    /// The token has not been used for a long time.
     Silent,
-    /// Its name does not say purpose and environment.
+    /// The name lacks purpose or environment.
     Naming,
 }
 
-/// How much a finding matters, most first.
+/// How urgent a finding is, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Today.
+    /// To be fixed today.
     High,
-    /// This month.
+    /// To be fixed this month.
     Medium,
-    /// At the next rotation.
+    /// To be fixed at the next rotation.
     Low,
 }
 
-/// The order of tokens: numeric ids first and in their order.
-pub fn by_id(one: &str, other: &str) -> Ordering {
+/// Compares ids: numeric ids first and in numeric order.
+pub fn compare_ids(one: &str, other: &str) -> Ordering {
     match (one.parse::<u64>(), other.parse::<u64>()) {
         (Ok(one), Ok(other)) => one.cmp(&other),
         (Ok(_), Err(_)) => Ordering::Less,
@@ -189,7 +187,7 @@ pub fn by_id(one: &str, other: &str) -> Ordering {
 }
 
 impl FindingKind {
-    /// The word for it, as JSON and metrics have it.
+    /// The name in JSON and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::RepeatedDenials => "repeated_denials",
@@ -206,7 +204,7 @@ impl FindingKind {
 }
 
 impl FindingKind {
-    /// The title of a list of tokens that have it.
+    /// The heading of the list of tokens with such a finding.
     pub const fn title(self) -> &'static str {
         match self {
             Self::RepeatedDenials => "Denied again and again",
@@ -223,7 +221,7 @@ impl FindingKind {
 }
 
 impl Severity {
-    /// The word for it, as JSON and metrics have it.
+    /// The name in JSON and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::High => "high",

@@ -1,27 +1,27 @@
-//! The time that retention goes by: the system's clock, unless that has jumped.
+//! The time that retention uses: the system clock, unless it has jumped.
 //!
-//! Days are forgotten by date, so that a clock that jumps years ahead for a moment would empty the ledger. Time is
-//! therefore also measured by the monotonic clock. When the system's clock is more than a day ahead of that, nothing
-//! is forgotten on its account until it has kept its new course for a day. What was measured is kept in the ledger,
-//! since the monotonic clock does not survive a restart.
+//! Days are dropped by date, so that a clock that jumps years ahead for a moment would empty the ledger. Therefore
+//! the monotonic clock measures the time as well. If the system clock is more than a day ahead of the measured time,
+//! retention ignores it until it has kept its new course for a day. The ledger stores the measurement, since the
+//! monotonic clock does not survive a restart.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use super::pending::milliseconds;
 
-/// How far the system's clock may be from the measured time.
+/// The tolerated difference between the system clock and the measured time, in milliseconds.
 const TOLERANCE: i64 = 24 * 60 * 60 * 1000;
-/// How long the system's clock must keep its course before it is the measured time.
+/// How long the system clock must keep its course before the measured time is set to it, in milliseconds.
 const GRACE: i64 = 24 * 60 * 60 * 1000;
-/// The most that may pass between two measurements. A monotonic clock that claims more has jumped as well.
+/// The longest time between two measurements. If the monotonic clock shows more, it has jumped as well.
 const LONGEST_STEP: Duration = Duration::from_secs(60 * 60);
 
-/// A moment by both clocks.
+/// An instant by both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// By the system's clock, which can be set.
+    /// By the system clock, which can be set.
     pub wall: SystemTime,
-    /// By the clock that cannot.
+    /// By the monotonic clock, which cannot be set.
     pub monotonic: Instant,
 }
 
@@ -32,19 +32,19 @@ impl Moment {
     }
 }
 
-/// What a ledger keeps of its [`RetentionClock`], in milliseconds.
+/// The stored state of a [`RetentionClock`], in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockRecord {
-    /// The measured time, since 1970.
+    /// The measured time since 1970.
     pub expected: i64,
-    /// By how much the system's clock was ahead of that.
+    /// How far the system clock was ahead of it.
     pub ahead: i64,
-    /// For how long it has been ahead by about as much.
+    /// How long it has been ahead by about that much.
     pub steady: i64,
 }
 
 impl ClockRecord {
-    /// Three numbers of eight bytes.
+    /// Three big-endian numbers of 8 bytes.
     pub fn to_bytes(self) -> [u8; 24] {
         let mut bytes = [0; 24];
         for (place, number) in bytes.chunks_exact_mut(8).zip([self.expected, self.ahead, self.steady]) {
@@ -53,7 +53,7 @@ impl ClockRecord {
         bytes
     }
 
-    /// `None` if it is damaged.
+    /// Returns `None` if the record is damaged.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; 24] = bytes.try_into().ok()?;
         let mut numbers =
@@ -62,26 +62,26 @@ impl ClockRecord {
     }
 }
 
-/// Measures time for retention.
+/// Measures the time for retention.
 #[derive(Clone, Copy, Debug)]
 pub struct RetentionClock {
     record: ClockRecord,
-    /// When it was measured last; `None` in another process.
+    /// The last measurement; `None` before the first one of this process.
     at: Option<Instant>,
 }
 
-/// What retention goes by.
+/// The time that retention uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetentionTime {
-    /// The time, in milliseconds since 1970: never later than the system's clock says.
+    /// Milliseconds since 1970, never later than the system clock.
     pub now: i64,
-    /// By how much the system's clock has jumped ahead, if nothing is forgotten on its account.
+    /// How far the system clock has jumped ahead, while retention ignores it; `None` without a jump.
     pub jump: Option<Duration>,
 }
 
 impl RetentionClock {
-    /// The clock of a ledger with this record. One without a record goes by the end of the newest day that it has
-    /// (milliseconds since 1970), and an empty one by the system's clock.
+    /// The clock of a ledger with this record. A ledger without a record starts at the end of its newest day, in
+    /// milliseconds since 1970, and an empty one at the system time.
     pub fn new(record: Option<ClockRecord>, newest_day_end: Option<i64>, now: Moment) -> Self {
         let wall = milliseconds(now.wall);
         let record = record.unwrap_or_else(|| {
@@ -91,7 +91,7 @@ impl RetentionClock {
         Self { record, at: None }
     }
 
-    /// Measures up to `now`. `interval` is how often this is called.
+    /// Measures the time up to `now`. Call it every `interval`.
     pub fn advance(&mut self, now: Moment, interval: Duration) -> RetentionTime {
         let longest = LONGEST_STEP.max(interval.saturating_mul(2));
         let step =
@@ -119,12 +119,12 @@ impl RetentionClock {
         }
     }
 
-    /// Whether the system's clock is behind the measured time and has not kept that course for [`GRACE`].
+    /// Whether the system clock is behind the measured time, and has not kept that course for [`GRACE`] yet.
     pub const fn is_behind(&self) -> bool {
         self.record.ahead < -TOLERANCE
     }
 
-    /// What the ledger has to keep.
+    /// The state to store in the ledger.
     pub const fn record(&self) -> ClockRecord {
         self.record
     }
@@ -141,7 +141,7 @@ mod tests {
     const START: i64 = 20_000 * DAY;
     const INTERVAL: Duration = Duration::from_secs(10);
 
-    /// Both clocks of a machine.
+    /// A simulated machine with both clocks.
     struct Machine {
         wall: i64,
         monotonic: Instant,
@@ -159,7 +159,7 @@ mod tests {
             Self { wall: START, monotonic, clock }
         }
 
-        /// Lets so many milliseconds pass, measured every 30 minutes and at their end.
+        /// Advances both clocks by `milliseconds`, with a measurement every 30 minutes and at the end.
         fn pass(&mut self, mut milliseconds: i64) -> RetentionTime {
             loop {
                 let step = milliseconds.min(HOUR / 2);
@@ -185,11 +185,11 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_time_is_the_time_of_the_system() {
+    fn without_jumps_retention_uses_the_system_clock() {
         let mut machine = Machine::new();
         assert_eq!(machine.pass(0), at(START));
         assert_eq!(machine.pass(100 * DAY), at(START + 100 * DAY));
-        // Corrections, summer time, a laptop that slept, a gateway that was stopped for some hours.
+        // Corrections, daylight saving time, a suspended laptop, a gateway that was stopped for some hours.
         for correction in [3000, -3000, HOUR, -HOUR, 8 * HOUR, 8 * HOUR] {
             machine.wall += correction;
             assert_eq!(machine.pass(HOUR).jump, None, "{correction}");
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn jump_ahead_forgets_nothing_until_it_has_lasted_for_a_day() {
+    fn jump_ahead_is_ignored_until_it_has_lasted_for_a_day() {
         for jump in [25 * HOUR, 30 * DAY, 20 * 365 * DAY] {
             let mut machine = Machine::new();
             machine.pass(0);
@@ -208,20 +208,20 @@ mod tests {
             assert_eq!(time.now, START + 2500);
             assert_eq!(time.jump, Some(Duration::from_millis(jump.unsigned_abs())));
             assert_eq!(machine.pass(23 * HOUR).now, START + 2500 + 23 * HOUR);
-            // Later than that it is the time.
+            // After a full day the new time is accepted.
             assert_eq!(machine.pass(HOUR), at(machine.wall));
         }
     }
 
     #[test]
-    fn jump_that_is_taken_back_leaves_no_trace() {
+    fn reverted_jump_has_no_effect() {
         let mut machine = Machine::new();
         machine.pass(0);
         machine.wall += 20 * 365 * DAY;
         assert!(machine.pass(2500).jump.is_some());
         machine.wall -= 20 * 365 * DAY;
         assert_eq!(machine.pass(HOUR), at(machine.wall));
-        // The next one has its own day of grace.
+        // The next jump has its own day of grace.
         machine.wall += 40 * DAY;
         assert!(machine.pass(23 * HOUR).jump.is_some());
         machine.wall += 40 * DAY;
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn gateway_that_was_stopped_for_long_needs_a_day_of_running_in_all() {
+    fn gateway_stopped_for_weeks_accepts_the_time_after_a_day_of_running_in_total() {
         let mut machine = Machine::new();
         machine.pass(HOUR);
         machine.wall += 40 * DAY;
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn monotonic_clock_that_jumps_as_well_is_not_believed() {
+    fn jump_of_both_clocks_is_ignored() {
         let mut machine = Machine::new();
         machine.pass(0);
         machine.wall += 20 * 365 * DAY;
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_that_is_behind_is_believed() {
+    fn clock_that_is_behind_is_used() {
         let mut machine = Machine::new();
         machine.pass(0);
         machine.wall = HOUR;
@@ -276,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn ledger_without_a_record_goes_by_its_newest_day() {
+    fn ledger_without_a_record_starts_at_its_newest_day() {
         let now = moment(START, Instant::now());
         for (newest, expected) in [(None, None), (Some(START), None), (Some(START - DAY), None)] {
             assert_eq!(RetentionClock::new(None, newest, now).advance(now, INTERVAL).jump, expected);
         }
         let time = RetentionClock::new(None, Some(START - 60 * DAY), now).advance(now, INTERVAL);
         assert_eq!(time.now, START - 60 * DAY);
-        // Days that a wrong clock has dated in the future.
+        // Days dated in the future by a wrong clock.
         assert_eq!(
             RetentionClock::new(None, Some(START + 9000 * DAY), now).advance(now, INTERVAL),
             at(START)

@@ -1,4 +1,4 @@
-//! The rules that requests are counted by: a route, a method and what it asks for.
+//! The rules that requests are counted under: route, method and requirement.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,21 +9,21 @@ use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::map::{AbilityMap, Unmapped};
 use crate::policy::target::{METHODS, method_number};
 
-/// What is counted where no route has the path and the method.
+/// The route of requests that match no route.
 pub const UNMAPPED: &str = "unmapped";
 
-/// What requests that are counted together have in common, whichever map they were decided by.
+/// A rule, independent of the map that contains it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
-    /// The route's template, or [`UNMAPPED`].
+    /// The route template, or [`UNMAPPED`].
     pub route: Arc<str>,
     /// The method.
     pub method: Box<str>,
-    /// What it asks for, as the map's YAML says it.
+    /// The requirement, as written in YAML.
     pub requirement: Box<str>,
-    /// The abilities that this names, in its order.
+    /// The abilities in the requirement, in its order.
     pub abilities: Box<[Box<str>]>,
-    /// Whether one of them is enough.
+    /// Whether one of the abilities suffices.
     pub is_any: bool,
 }
 
@@ -39,7 +39,7 @@ impl Rule {
     }
 }
 
-/// Every rule of the process by its number, which it keeps whatever map is loaded later.
+/// All rules of the process. A rule keeps its number across reloads.
 #[derive(Debug, Default)]
 pub struct Rules(Mutex<Registry>);
 
@@ -49,15 +49,16 @@ struct Registry {
     numbers: HashMap<Arc<Rule>, u32>,
 }
 
-/// The numbers of one map's rules.
+/// The numbers of the rules of one map.
 #[derive(Clone, Debug)]
 pub struct RuleNumbers {
-    /// For each method those of no route, then those of each route.
+    /// A row of numbers by method: first for unmapped paths, then for each route.
     numbers: Arc<[u32]>,
 }
 
 impl RuleNumbers {
-    /// The number of what was asked of a route, by its number in the map; none: of no route.
+    /// The number of a rule by the number of its route in the map, or `None` for an unmapped path. Returns `None` for
+    /// an unknown method.
     pub fn number(&self, route: Option<usize>, method: &Method) -> Option<u32> {
         let row = route.map_or(0, |route| route + 1);
         self.numbers.get(row * METHODS.len() + method_number(method)?).copied()
@@ -65,8 +66,8 @@ impl RuleNumbers {
 }
 
 impl Rules {
-    /// The numbers of a map's rules. For every load of a map, ahead of its first request.
-    pub fn of(&self, map: &AbilityMap) -> RuleNumbers {
+    /// Numbers the rules of a map. Call it for each loaded map, before its first request.
+    pub fn register(&self, map: &AbilityMap) -> RuleNumbers {
         let mut registry = self.registry();
         let unmapped = match map.unmapped() {
             Unmapped::Deny => Requirement::deny(),
@@ -115,7 +116,7 @@ mod tests {
     use crate::policy::map::MapBuilder;
 
     #[test]
-    fn a_rule_keeps_its_number_in_every_map() {
+    fn rule_keeps_its_number_across_maps() {
         let map = |unmapped, word: &str| {
             let mut builder = MapBuilder::new(unmapped);
             let any = Requirement::any(["a", "b"]).unwrap();
@@ -124,8 +125,8 @@ mod tests {
             builder.build()
         };
         let rules = Rules::default();
-        let first = rules.of(&map(Unmapped::Deny, "a"));
-        let second = rules.of(&map(Unmapped::Authenticated, "b"));
+        let first = rules.register(&map(Unmapped::Deny, "a"));
+        let second = rules.register(&map(Unmapped::Authenticated, "b"));
         let number = |numbers: &RuleNumbers, route, method: &Method| numbers.number(route, method).unwrap();
         let named = |number| {
             let rule: Arc<Rule> = rules.get(number).unwrap();

@@ -1,5 +1,5 @@
-//! A month of 500 tokens: decided by the shipped map, counted and kept as the gateway does, and the findings are those
-//! that were planted, and no other.
+//! Simulates a month of 500 tokens with the shipped map, counted and written as the gateway does. The report must
+//! have exactly the findings that were planted.
 
 mod population;
 mod traffic;
@@ -18,30 +18,30 @@ use tokio::sync::watch;
 
 use self::population::{Token, population};
 use self::traffic::{Call, Traffic};
-use super::batch::{Description, Outcome, Request};
-use super::count::{CoreUsage, Schedule};
+use super::batch::{CountedOutcome, CountedRequest, TokenDescription};
+use super::count::{Schedule, WorkerUsage};
 use super::findings::sort;
 use super::ledger::{Bounds, Ledger};
-use super::message::{Message, View};
+use super::message::{LedgerView, Message};
 use super::pending::{Pending, day};
-use super::question::Question;
+use super::query::ReportQuery;
 use super::report::{FindingKind, Report};
+use super::report_stream::ReportStream;
 use super::rules::Rules;
 use super::source::Source;
-use super::tell::Telling;
 use crate::config;
 use crate::config::settings::FindingRules;
 use crate::policy::ability::Abilities;
 use crate::policy::decision::{Caller, decide, read_request};
 use crate::policy::map::{AbilityMap, Found};
 
-/// The first day, and how many there are.
+/// The first day, and the number of days.
 const FIRST: Date = jiff::civil::date(2026, 10, 29);
 const DAYS: u32 = 30;
-/// When the report is read: at noon of the day after the last.
+/// The time of the report: noon of the day after the last.
 const NOW: &str = "2026-11-28T12:00:00Z";
 
-/// The moment of a day.
+/// A time on a simulated day.
 fn moment(number: u32, second: u32) -> Timestamp {
     let date = FIRST.saturating_add(i64::from(number).days());
     let start: Timestamp = format!("{date}T00:00:00Z").parse().unwrap();
@@ -56,7 +56,7 @@ fn now() -> Timestamp {
     NOW.parse().unwrap()
 }
 
-/// The shipped map with two routes of the README that ask for several abilities.
+/// The shipped map, plus two routes of the README with several abilities.
 fn map(directory: &Path) -> AbilityMap {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/stockaj.yaml");
     let text = format!(
@@ -70,7 +70,7 @@ fn map(directory: &Path) -> AbilityMap {
     config::load_abilities(&file).unwrap().map
 }
 
-/// A gateway with a ledger of its own.
+/// A gateway with its own ledger.
 struct Replica {
     rules: Arc<Rules>,
     ledger: Ledger,
@@ -81,14 +81,14 @@ impl Replica {
         Self { rules: Arc::default(), ledger: Ledger::open(path).unwrap() }
     }
 
-    /// Counts and writes what came on one day.
+    /// Counts and writes the calls of one day.
     fn serve(&mut self, map: &AbilityMap, tokens: &[Token], number: u32, calls: &[&Call]) {
-        let numbers = self.rules.of(map);
+        let numbers = self.rules.register(map);
         let (sender, receiver) = sync_channel(8);
         let (_schedule, schedule) = watch::channel(Schedule::default());
-        let core = CoreUsage::new(0, sender, schedule);
+        let worker = WorkerUsage::new(0, sender, schedule);
         let slots: Vec<Cell<u64>> = tokens.iter().map(|_| Cell::new(0)).collect();
-        // The day's beginning by the clock of the core.
+        // The monotonic time of the start of the day.
         let start = Instant::now();
         for call in calls {
             let token = &tokens[call.token];
@@ -100,19 +100,19 @@ impl Replica {
                 Found::NoRoute => None,
             };
             let outcome = match decide(map, &found, &Caller::Active(abilities.clone())) {
-                Ok(_) => Outcome::Allowed,
-                Err(_) => Outcome::Denied,
+                Ok(_) => CountedOutcome::Allowed,
+                Err(_) => CountedOutcome::Denied,
             };
-            let request = Request {
+            let request = CountedRequest {
                 rule: numbers.number(route, &method).unwrap(),
                 outcome,
                 client: Some(call.client),
                 plain_http: call.plain_http,
                 now: start + Duration::from_secs(call.second.into()),
             };
-            core.count(&slots[call.token], &request, || describe(token, abilities));
+            worker.count(&slots[call.token], &request, || describe(token, abilities));
         }
-        drop(core);
+        drop(worker);
         let mut pending = Pending::default();
         for message in receiver {
             let Message::Batch(mut batch) = message else { continue };
@@ -125,13 +125,16 @@ impl Replica {
     }
 
     fn report(&self) -> Report {
-        let view = View { source: Some(Source::of(&self.ledger)), unwritten: None };
-        Telling::new(&view, &Question::default(), &FindingRules::default(), now()).unwrap().report().unwrap()
+        let view = LedgerView { source: Some(Source::of(&self.ledger)), unwritten: None };
+        ReportStream::new(&view, &ReportQuery::default(), &FindingRules::default(), now())
+            .unwrap()
+            .report()
+            .unwrap()
     }
 }
 
-fn describe(token: &Token, abilities: Abilities) -> Description {
-    Description {
+fn describe(token: &Token, abilities: Abilities) -> TokenDescription {
+    TokenDescription {
         id: token.id.to_string().into(),
         name: token.name.as_deref().map(Into::into),
         context: token.context.map(Into::into),
@@ -142,10 +145,10 @@ fn describe(token: &Token, abilities: Abilities) -> Description {
     }
 }
 
-/// Kind, token and abilities.
+/// Kind, token and abilities of each planted finding.
 type Planted = BTreeSet<(FindingKind, String, Vec<String>)>;
 
-/// A month that so many replicas share, and what is said of it.
+/// Simulates a month with `replicas` replicas. Returns their summed report and the planted findings.
 fn simulate(replicas: usize, seed: u64) -> (Report, Planted) {
     let directory = tempfile::tempdir().unwrap();
     let map = map(directory.path());
@@ -179,9 +182,9 @@ fn assert_planted(replicas: usize, seed: u64) {
     let found: Planted =
         report.findings.iter().map(|it| (it.kind, it.token.clone(), it.abilities.clone())).collect();
     let missed: Vec<_> = planted.difference(&found).collect();
-    let invented: Vec<_> = found.difference(&planted).collect();
-    assert!(missed.is_empty() && invented.is_empty(), "missed: {missed:#?}\ninvented: {invented:#?}");
-    assert_eq!(found.len(), report.findings.len(), "each once");
+    let unexpected: Vec<_> = found.difference(&planted).collect();
+    assert!(missed.is_empty() && unexpected.is_empty(), "missed: {missed:#?}\nunexpected: {unexpected:#?}");
+    assert_eq!(found.len(), report.findings.len(), "no finding is repeated");
     let kinds: BTreeSet<FindingKind> = found.iter().map(|(kind, _, _)| *kind).collect();
     assert_eq!(kinds.len(), 9, "{kinds:?}");
     let mut sorted = report.findings.clone();
@@ -193,11 +196,11 @@ fn assert_planted(replicas: usize, seed: u64) {
 }
 
 #[test]
-fn a_month_of_500_tokens_gives_exactly_the_findings_planted_in_it() {
+fn month_of_500_tokens_has_exactly_the_planted_findings() {
     assert_planted(1, 7);
 }
 
 #[test]
-fn and_so_do_two_replicas_together() {
+fn two_replicas_together_have_exactly_the_planted_findings() {
     assert_planted(2, 11);
 }

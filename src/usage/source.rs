@@ -1,4 +1,4 @@
-//! The ledger, to be read.
+//! Read access to the ledger.
 
 use std::fmt;
 use std::path::Path;
@@ -6,45 +6,45 @@ use std::sync::Arc;
 
 use redb::{Builder, Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase};
 
-use super::ledger::{CACHE, Ledger, LedgerError, at};
+use super::ledger::{CACHE_BYTES, Ledger, LedgerError, open_error};
 use super::read::Snapshot;
 
-/// A ledger to read, whoever writes it.
+/// An open ledger.
 #[derive(Clone)]
 pub enum Source {
-    /// Of this process.
+    /// Opened for writing by this process.
     Shared(Arc<Database>),
-    /// Of nobody: no gateway runs.
-    Alone(Arc<ReadOnlyDatabase>),
+    /// Opened for reading only, while no gateway runs.
+    ReadOnly(Arc<ReadOnlyDatabase>),
 }
 
 impl Source {
-    /// Opens the ledger of a gateway that does not run.
+    /// Opens the ledger while no gateway runs.
     ///
     /// # Errors
-    /// [`LedgerError::InUse`] where one does; else where the file cannot be read, or is none of ours.
+    /// [`LedgerError::InUse`] if a gateway runs. Other errors if the file cannot be read or is not a ledger.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        match Builder::new().set_cache_size(CACHE).open_read_only(path) {
-            Ok(database) => Ok(Self::Alone(Arc::new(database))),
-            // The gateway was killed: what is needed to mend the file only its owner may do.
+        match Builder::new().set_cache_size(CACHE_BYTES).open_read_only(path) {
+            Ok(database) => Ok(Self::ReadOnly(Arc::new(database))),
+            // After a crash the file must be repaired, which requires write access.
             Err(DatabaseError::RepairAborted) => Ok(Self::of(&Ledger::open(path)?)),
-            Err(error) => Err(at(path, error)),
+            Err(error) => Err(open_error(path, error)),
         }
     }
 
-    /// What may be read while `ledger` goes on being written.
+    /// Shares a ledger that is being written.
     pub fn of(ledger: &Ledger) -> Self {
         Self::Shared(ledger.database())
     }
 
-    /// The ledger as it is now, whatever is written meanwhile.
+    /// A consistent view of the ledger, which later writes do not change.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// Returns an error if the ledger cannot be read.
     pub fn snapshot(&self) -> Result<Snapshot, LedgerError> {
         let transaction = match self {
             Self::Shared(database) => database.begin_read()?,
-            Self::Alone(database) => database.begin_read()?,
+            Self::ReadOnly(database) => database.begin_read()?,
         };
         Snapshot::new(transaction)
     }

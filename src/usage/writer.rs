@@ -1,7 +1,7 @@
-//! The thread that gathers what the cores have counted, and writes it to the ledger.
+//! The thread that collects the counts of the workers and writes them to the ledger.
 //!
-//! Nothing here can stop a request: cores hand over without waiting, and what the disk does not take is kept in memory,
-//! within bounds, until it does.
+//! It never delays a request: workers send without waiting, and unwritten counts stay in memory, within bounds, until
+//! the disk accepts them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -17,138 +17,139 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::timeout;
 
-use super::batch::{Batch, Outcome};
-use super::count::{CoreUsage, Schedule};
+use super::batch::{Batch, CountedOutcome};
+use super::count::{Schedule, WorkerUsage};
 use super::findings::findings;
-use super::ledger::{Bounds, Ledger, LedgerError, Written, contained};
-use super::message::{Message, NoView, PATIENCE, PAUSE, Turn, View, send};
+use super::ledger::{Bounds, Ledger, LedgerError, WriteSummary, catch_panics};
+use super::message::{LedgerView, Message, ReportPermit, SEND_RETRY_INTERVAL, SEND_TIMEOUT, ViewError, send};
 use super::pending::{Day, Pending};
-use super::question::Question;
+use super::query::ReportQuery;
 use super::read::Unwritten;
 use super::report::Verdict;
+use super::report_stream::ReportStream;
 use super::retention::Moment;
 use super::rules::{RuleNumbers, Rules};
 use super::source::Source;
-use super::tell::Telling;
 use crate::config::settings;
 use crate::policy::map::AbilityMap;
 use crate::telemetry::metrics::Metrics;
 
-/// How many messages may wait: more are with the cores until these are taken.
-const MOST_WAITING: usize = 8;
-/// How long a question waits for the cores to hand over what they have.
-const HANDING_OVER: Duration = Duration::from_secs(5);
-/// How long the end waits for the last write.
-const LAST_WRITE: Duration = Duration::from_secs(5);
-/// How many reports are made at a time: each takes a core, and keeps what the ledger was when it began.
-const REPORTS: usize = 2;
-/// How long another one waits for its turn.
-const TURN: Duration = Duration::from_secs(5);
-/// How often it is said that the ledger cannot be written.
-const SILENCE: Duration = Duration::from_secs(60);
-/// How often it is said that the clock has jumped.
-const JUMP_SILENCE: Duration = Duration::from_secs(60 * 60);
+/// The length of the queue. While it is full, workers keep their batches.
+const QUEUE_LENGTH: usize = 8;
+/// How long a report waits for the workers to send their counts.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the shutdown waits for the last write.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most reports in progress. Each uses a CPU core, and keeps old pages of the ledger from being reused.
+const MAX_REPORTS: usize = 2;
+/// How long a further report waits to start.
+const REPORT_START_TIMEOUT: Duration = Duration::from_secs(5);
+/// The minimum interval between log messages about write failures.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// The minimum interval between log messages about a clock jump.
+const JUMP_LOG_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// Usage, as the whole process keeps it.
+/// Records the usage of tokens for the whole process.
 pub struct Usage {
     metrics: Arc<Metrics>,
     rules: Arc<Rules>,
     sender: SyncSender<Message>,
     schedule: watch::Sender<Schedule>,
-    cores: usize,
+    workers: usize,
     reports: Arc<Semaphore>,
-    thread: Mutex<Thread>,
+    thread: Mutex<WriterThread>,
 }
 
-enum Thread {
-    /// Nothing is to be kept, and was never.
-    NotYet(Receiver<Message>),
+enum WriterThread {
+    /// Recording has never been enabled.
+    NotStarted(Receiver<Message>),
     Running(JoinHandle<()>),
-    Over,
+    Stopped,
 }
 
 impl Usage {
-    /// Of a process with so many cores; nothing is counted yet.
-    pub fn new(metrics: Arc<Metrics>, cores: usize) -> Self {
-        let (sender, receiver) = sync_channel(MOST_WAITING);
+    /// Creates the recorder of a process with `workers` workers. It counts nothing yet.
+    pub fn new(metrics: Arc<Metrics>, workers: usize) -> Self {
+        let (sender, receiver) = sync_channel(QUEUE_LENGTH);
         Self {
             metrics,
             rules: Arc::default(),
             sender,
             schedule: watch::Sender::new(Schedule::default()),
-            cores,
-            reports: Arc::new(Semaphore::new(REPORTS)),
-            thread: Mutex::new(Thread::NotYet(receiver)),
+            workers,
+            reports: Arc::new(Semaphore::new(MAX_REPORTS)),
+            thread: Mutex::new(WriterThread::NotStarted(receiver)),
         }
     }
 
-    /// The numbers of a map's rules.
+    /// Numbers the rules of a map.
     pub fn rules(&self, map: &AbilityMap) -> RuleNumbers {
-        self.rules.of(map)
+        self.rules.register(map)
     }
 
-    /// Where one core counts, by its number; to be asked for once by each, on its own thread.
-    pub fn core(&self, index: usize) -> Rc<CoreUsage> {
-        Rc::new(CoreUsage::new(index, self.sender.clone(), self.schedule.subscribe()))
+    /// The counters of the worker with this index. Each worker calls it once, on its own thread.
+    pub fn worker(&self, index: usize) -> Rc<WorkerUsage> {
+        Rc::new(WorkerUsage::new(index, self.sender.clone(), self.schedule.subscribe()))
     }
 
-    /// From now on kept by these settings, or not at all. What was counted before is written as it would have been.
+    /// Records with `settings` from now on, or not at all if they are `None`. Earlier counts go to the previous
+    /// ledger.
     ///
     /// # Errors
-    /// Where the system gives no thread.
-    pub fn adopt(&self, settings: Option<&settings::Usage>) -> io::Result<()> {
+    /// Returns an error if the thread cannot be started.
+    pub fn apply(&self, settings: Option<&settings::Usage>) -> io::Result<()> {
         let mut thread = self.thread();
-        if let (Thread::NotYet(_), None) = (&*thread, settings) {
+        if let (WriterThread::NotStarted(_), None) = (&*thread, settings) {
             return Ok(());
         }
-        *thread = match std::mem::replace(&mut *thread, Thread::Over) {
-            Thread::NotYet(receiver) => Thread::Running(self.start(receiver)?),
+        *thread = match std::mem::replace(&mut *thread, WriterThread::Stopped) {
+            WriterThread::NotStarted(receiver) => WriterThread::Running(self.start(receiver)?),
             other => other,
         };
-        let message = Message::Adopt(settings.cloned().map(Box::new));
-        if matches!(&*thread, Thread::Running(_)) && send(&self.sender, message).is_ok() {
-            // Two waits, the core's and the writer's: both together are shorter than the interval.
-            let pause = settings.map(|settings| settings.flush_interval * 2 / 5);
-            self.schedule.send_modify(|schedule| schedule.pause = pause);
+        let message = Message::Apply(settings.cloned().map(Box::new));
+        if matches!(&*thread, WriterThread::Running(_)) && send(&self.sender, message).is_ok() {
+            // Counts wait twice: in the worker and in the writer. Together that is shorter than the interval.
+            let interval = settings.map(|settings| settings.flush_interval * 2 / 5);
+            self.schedule.send_modify(|schedule| schedule.interval = interval);
         }
         Ok(())
     }
 
-    /// What there is to read, with everything that was counted up to now, and the right to make a report of it.
+    /// A view of all usage up to now, and the permit to create a report from it.
     ///
     /// # Errors
-    /// [`NoView`].
-    pub async fn view(&self) -> Result<(View, Turn), NoView> {
-        self.schedule.borrow().pause.ok_or(NoView::NotKept)?;
-        let turn = timeout(TURN, Arc::clone(&self.reports).acquire_owned()).await;
-        let turn = turn.map_err(|_| NoView::Busy)?.map_err(|_| NoView::Busy)?;
+    /// [`ViewError`]
+    pub async fn view(&self) -> Result<(LedgerView, ReportPermit), ViewError> {
+        self.schedule.borrow().interval.ok_or(ViewError::NotConfigured)?;
+        let permit = timeout(REPORT_START_TIMEOUT, Arc::clone(&self.reports).acquire_owned()).await;
+        let permit = permit.map_err(|_| ViewError::Busy)?.map_err(|_| ViewError::Busy)?;
         let (reply, view) = oneshot::channel();
-        // Never waits in the admin listener's thread.
+        // The admin listener's thread must not block.
         let mut message = Message::Read(reply);
-        let asked = Instant::now();
+        let started = Instant::now();
         loop {
             match self.sender.try_send(message) {
                 Ok(()) => break,
-                Err(TrySendError::Full(back)) if asked.elapsed() < PATIENCE => {
+                Err(TrySendError::Full(back)) if started.elapsed() < SEND_TIMEOUT => {
                     message = back;
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(SEND_RETRY_INTERVAL).await;
                 }
-                Err(_) => return Err(NoView::Busy),
+                Err(_) => return Err(ViewError::Busy),
             }
         }
-        Ok((view.await.map_err(|_| NoView::Busy)?, Turn(turn)))
+        Ok((view.await.map_err(|_| ViewError::Busy)?, ReportPermit(permit)))
     }
 
-    /// Writes the last of it, for a few seconds at most. To be called when all cores have ended.
+    /// Writes the last counts, for up to 5 s. Call it after all workers have ended.
     pub fn stop(&self) {
-        if let Thread::Running(thread) = std::mem::replace(&mut *self.thread(), Thread::Over) {
-            let asked = Instant::now();
-            let told = send(&self.sender, Message::Stop).is_ok();
-            while told && !thread.is_finished() && asked.elapsed() < LAST_WRITE {
-                thread::sleep(PAUSE);
+        if let WriterThread::Running(thread) = std::mem::replace(&mut *self.thread(), WriterThread::Stopped) {
+            let started = Instant::now();
+            let was_sent = send(&self.sender, Message::Stop).is_ok();
+            while was_sent && !thread.is_finished() && started.elapsed() < SHUTDOWN_TIMEOUT {
+                thread::sleep(SEND_RETRY_INTERVAL);
             }
             if !thread.is_finished() || thread.join().is_err() {
-                tracing::error!("usage: the last of it is not written");
+                tracing::error!("usage: the last counts were not written");
             }
         }
     }
@@ -159,54 +160,54 @@ impl Usage {
             rules: Arc::clone(&self.rules),
             receiver,
             schedule: self.schedule.clone(),
-            flushed: vec![0; self.cores],
+            flushed: vec![0; self.workers],
             settings: None,
             ledger: None,
             pending: Arc::default(),
             write_at: Instant::now(),
             waiting: VecDeque::new(),
-            complained_at: None,
-            jump_told_at: None,
+            failure_logged_at: None,
+            jump_logged_at: None,
             assess_at: Arc::new(Mutex::new(Instant::now())),
         };
         thread::Builder::new().name("usage".to_owned()).spawn(move || writer.run())
     }
 
-    fn thread(&self) -> MutexGuard<'_, Thread> {
+    fn thread(&self) -> MutexGuard<'_, WriterThread> {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The thread's own.
+/// The state of the thread.
 struct Writer {
     metrics: Arc<Metrics>,
     rules: Arc<Rules>,
     receiver: Receiver<Message>,
     schedule: watch::Sender<Schedule>,
-    /// The latest flush that each core took part in.
+    /// The latest flush of each worker.
     flushed: Vec<u64>,
     settings: Option<Box<settings::Usage>>,
     ledger: Option<Ledger>,
     pending: Arc<Pending>,
     write_at: Instant,
-    waiting: VecDeque<Waiting>,
-    complained_at: Option<Instant>,
-    /// When it was last said that the clock has jumped; `None` if it has not.
-    jump_told_at: Option<Instant>,
-    /// When findings are to be counted again; held by who counts them.
+    waiting: VecDeque<PendingAction>,
+    failure_logged_at: Option<Instant>,
+    /// The last log message about a clock jump; `None` without a jump.
+    jump_logged_at: Option<Instant>,
+    /// When findings are counted next. Locked while they are counted.
     assess_at: Arc<Mutex<Instant>>,
 }
 
-/// What is to be done when the cores have handed over what they have counted up to now.
-struct Waiting {
+/// An action that waits until all workers have sent their counts.
+struct PendingAction {
     flush: u64,
     until: Instant,
-    purpose: Purpose,
+    action: Action,
 }
 
-enum Purpose {
-    Read(oneshot::Sender<View>),
-    Adopt(Option<Box<settings::Usage>>),
+enum Action {
+    Read(oneshot::Sender<LedgerView>),
+    Apply(Option<Box<settings::Usage>>),
 }
 
 impl Writer {
@@ -216,17 +217,17 @@ impl Writer {
             let next = self.waiting.front().map_or(self.write_at, |waiting| waiting.until.min(self.write_at));
             match self.receiver.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Message::Batch(batch)) => self.add(*batch),
-                Ok(Message::Flushed { core, flush }) => {
-                    if let Some(latest) = self.flushed.get_mut(core) {
+                Ok(Message::Flushed { worker, flush }) => {
+                    if let Some(latest) = self.flushed.get_mut(worker) {
                         *latest = flush;
                     }
                 }
-                Ok(Message::Read(reply)) => self.wait(Purpose::Read(reply)),
-                // What was counted for the ledger before still belongs to it.
-                Ok(Message::Adopt(settings)) if self.settings.is_some() => {
-                    self.wait(Purpose::Adopt(settings));
+                Ok(Message::Read(reply)) => self.flush_then(Action::Read(reply)),
+                // Earlier counts belong to the current ledger.
+                Ok(Message::Apply(settings)) if self.settings.is_some() => {
+                    self.flush_then(Action::Apply(settings));
                 }
-                Ok(Message::Adopt(settings)) => self.adopt(settings),
+                Ok(Message::Apply(settings)) => self.apply(settings),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.write();
                     return;
@@ -237,7 +238,7 @@ impl Writer {
             if now >= self.write_at {
                 self.write();
             }
-            self.go_on(now);
+            self.run_ready_actions(now);
         }
     }
 
@@ -248,7 +249,7 @@ impl Writer {
         for row in &batch.rows {
             for (key, count) in &row.counts {
                 if let Some(rule) = self.rules.get(key >> 2) {
-                    let is_allowed = Outcome::of(*key).verdict() == Verdict::Allowed;
+                    let is_allowed = CountedOutcome::from_key(*key).verdict() == Verdict::Allowed;
                     self.metrics.usage().counted(&rule.abilities, is_allowed, u64::from(*count));
                 }
             }
@@ -257,56 +258,56 @@ impl Writer {
         self.metrics.usage().dropped(dropped);
     }
 
-    fn wait(&mut self, purpose: Purpose) {
+    fn flush_then(&mut self, action: Action) {
         let mut flush = 0;
         self.schedule.send_modify(|schedule| {
             schedule.flush += 1;
             flush = schedule.flush;
         });
-        self.waiting.push_back(Waiting { flush, until: Instant::now() + HANDING_OVER, purpose });
+        self.waiting.push_back(PendingAction { flush, until: Instant::now() + FLUSH_TIMEOUT, action });
     }
 
-    /// Does, in their order, what has waited for the cores for long enough.
-    fn go_on(&mut self, now: Instant) {
+    /// Performs the actions, in their order, for which all workers have sent their counts or the time is up.
+    fn run_ready_actions(&mut self, now: Instant) {
         let all = self.flushed.iter().copied().min().unwrap_or(u64::MAX);
         while let Some(waiting) = self.waiting.pop_front_if(|it| it.flush <= all || now >= it.until) {
             self.write();
-            match waiting.purpose {
-                Purpose::Read(reply) => {
+            match waiting.action {
+                Action::Read(reply) => {
                     let _ = reply.send(self.view());
                 }
-                Purpose::Adopt(settings) => self.adopt(settings),
+                Action::Apply(settings) => self.apply(settings),
             }
         }
     }
 
-    fn view(&mut self) -> View {
+    fn view(&mut self) -> LedgerView {
         if let (None, Some(settings)) = (&self.ledger, &self.settings) {
-            // What cannot be written may still be read.
-            self.ledger = contained(&settings.path, || Ledger::open(&settings.path)).ok();
+            // A ledger that cannot be written may still be readable.
+            self.ledger = catch_panics(&settings.path, || Ledger::open(&settings.path)).ok();
         }
         let unwritten = (!self.pending.is_empty())
             .then(|| Unwritten { pending: Arc::clone(&self.pending), rules: Arc::clone(&self.rules) });
-        View { source: self.ledger.as_ref().map(Source::of), unwritten }
+        LedgerView { source: self.ledger.as_ref().map(Source::of), unwritten }
     }
 
-    fn adopt(&mut self, settings: Option<Box<settings::Usage>>) {
+    fn apply(&mut self, settings: Option<Box<settings::Usage>>) {
         let path = |settings: &Option<Box<settings::Usage>>| settings.as_ref().map(|it| it.path.clone());
         if path(&settings) != path(&self.settings) {
-            // What its file did not take, the next one does not get: it would be another's.
+            // Unwritten counts belong to the previous file, so they are dropped.
             self.ledger = None;
             self.pending = Arc::default();
         }
         self.settings = settings;
-        self.complained_at = None;
+        self.failure_logged_at = None;
         self.metrics.usage().kept(self.settings.is_some());
         self.write();
     }
 
-    /// Writes what there is. What cannot be written is kept for the next time.
+    /// Writes the pending counts. They are kept if that fails.
     fn write(&mut self) {
         let Some(settings) = &self.settings else {
-            self.write_at = Instant::now() + SILENCE;
+            self.write_at = Instant::now() + LOG_INTERVAL;
             return;
         };
         self.write_at = Instant::now() + settings.flush_interval * 2 / 5;
@@ -314,7 +315,7 @@ impl Writer {
             (settings.retention, settings.max_size, settings.flush_interval);
         let path = settings.path.clone();
         let (ledger, pending, rules) = (&mut self.ledger, &self.pending, &self.rules);
-        let written = contained(&path, || {
+        let written = catch_panics(&path, || {
             let ledger = match ledger {
                 Some(ledger) => ledger,
                 None => ledger.insert(Ledger::open(&path)?),
@@ -325,21 +326,21 @@ impl Writer {
         });
         match written {
             Ok((written, jump)) => {
-                self.wrote(written);
-                self.tell_jump(jump, Instant::now());
+                self.record_success(written);
+                self.log_jump(jump, Instant::now());
             }
-            Err(error) => self.failed(&error),
+            Err(error) => self.record_failure(&error),
         }
     }
 
-    fn wrote(&mut self, written: Written) {
-        if self.complained_at.take().is_some() {
+    fn record_success(&mut self, written: WriteSummary) {
+        if self.failure_logged_at.take().is_some() {
             tracing::info!("usage: the ledger is written again");
         }
-        if written.days_forgotten > 0 {
+        if written.days_dropped > 0 {
             tracing::warn!(
-                days = written.days_forgotten,
-                "usage: the oldest days were forgotten, since `usage.max_size` was reached"
+                days = written.days_dropped,
+                "usage: the oldest days were dropped, since the ledger reached `usage.max_size`"
             );
         }
         self.pending = Arc::default();
@@ -349,25 +350,24 @@ impl Writer {
         self.assess();
     }
 
-    /// Says that the clock has jumped ahead, and when it is right again.
-    fn tell_jump(&mut self, jump: Option<Duration>, now: Instant) {
+    /// Logs that the clock has jumped ahead, and when it is right again.
+    fn log_jump(&mut self, jump: Option<Duration>, now: Instant) {
         let Some(jump) = jump else {
-            if self.jump_told_at.take().is_some() {
-                tracing::info!("usage: old days are forgotten by the clock again");
+            if self.jump_logged_at.take().is_some() {
+                tracing::info!("usage: the clock is right again; retention uses it");
             }
             return;
         };
-        if self.jump_told_at.is_none_or(|at| now.saturating_duration_since(at) >= JUMP_SILENCE) {
-            self.jump_told_at = Some(now);
+        if self.jump_logged_at.is_none_or(|at| now.saturating_duration_since(at) >= JUMP_LOG_INTERVAL) {
+            self.jump_logged_at = Some(now);
             tracing::warn!(
                 hours = jump.as_secs() / 3600,
-                "usage: the clock has jumped ahead; no day is forgotten for that until it has stayed so for 24 h"
+                "usage: the clock has jumped ahead; retention ignores it until it has kept its course for 24 h"
             );
         }
     }
 
-    /// Counts findings, now and then, in a thread of its own: with very many tokens it takes its time, which writing does
-    /// not have.
+    /// Counts the findings on another thread, since that may take long with many tokens.
     fn assess(&self) {
         let (Some(settings), Some(ledger)) = (&self.settings, &self.ledger) else { return };
         match self.assess_at.try_lock() {
@@ -375,8 +375,8 @@ impl Writer {
             _ => return,
         }
         let (view, rules) =
-            (View { source: Some(Source::of(ledger)), unwritten: None }, settings.findings.clone());
-        let pause = settings.flush_interval;
+            (LedgerView { source: Some(Source::of(ledger)), unwritten: None }, settings.findings.clone());
+        let interval = settings.flush_interval;
         let (metrics, assess_at) = (Arc::clone(&self.metrics), Arc::clone(&self.assess_at));
         let assess = move || {
             let mut at = assess_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -385,35 +385,35 @@ impl Writer {
             if let Ok(Ok(counts)) = counted {
                 metrics.usage().found(counts);
             }
-            // A hundredth of one core at most.
-            *at = Instant::now() + pause.max(began.elapsed() * 100);
+            // At most 1 % of one CPU core.
+            *at = Instant::now() + interval.max(began.elapsed() * 100);
         };
         if let Err(error) = thread::Builder::new().name("findings".to_owned()).spawn(assess) {
             tracing::warn!(%error, "usage: findings are not counted");
         }
     }
 
-    fn failed(&mut self, error: &LedgerError) {
-        // After a failure redb takes nothing more until the file is opened again.
+    fn record_failure(&mut self, error: &LedgerError) {
+        // After an error, redb rejects all operations until the file is opened again.
         self.ledger = None;
         self.metrics.usage().write_failed();
         let now = Instant::now();
-        if self.complained_at.is_none_or(|at| now >= at + SILENCE) {
-            self.complained_at = Some(now);
+        if self.failure_logged_at.is_none_or(|at| now >= at + LOG_INTERVAL) {
+            self.failure_logged_at = Some(now);
             let error: &dyn std::error::Error = error;
-            tracing::error!(error, "usage: the ledger cannot be written; requests are served all the same");
+            tracing::error!(error, "usage: the ledger cannot be written; requests are still served");
         }
     }
 }
 
-/// How many findings there are, by kind and severity.
+/// The number of findings by kind and severity.
 fn count_findings(
-    view: &View,
+    view: &LedgerView,
     rules: &settings::FindingRules,
 ) -> Result<BTreeMap<(&'static str, &'static str), u64>, LedgerError> {
     let now = Timestamp::now();
     let mut counts = BTreeMap::new();
-    Telling::new(view, &Question::default(), rules, now)?.tokens(|token| {
+    ReportStream::new(view, &ReportQuery::default(), rules, now)?.tokens(|token| {
         for finding in findings(&token, rules, now) {
             *counts.entry((finding.kind.as_str(), finding.severity.as_str())).or_default() += 1;
         }
@@ -422,7 +422,7 @@ fn count_findings(
     Ok(counts)
 }
 
-/// The first day that is kept, `now` in milliseconds since 1970.
+/// The first day that is kept. `now` is in milliseconds since 1970.
 fn first_day(now: i64, retention: Duration) -> Day {
     const DAY: i64 = 24 * 60 * 60 * 1000;
     let since = now.saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
@@ -435,10 +435,10 @@ mod tests {
     use crate::config::settings::FindingRules;
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_reports_are_made_at_a_time() {
+    async fn number_of_concurrent_reports_is_bounded() {
         let directory = tempfile::tempdir().unwrap();
         let usage = Usage::new(Metrics::new(1), 0);
-        assert!(matches!(usage.view().await, Err(NoView::NotKept)));
+        assert!(matches!(usage.view().await, Err(ViewError::NotConfigured)));
         let settings = settings::Usage {
             path: directory.path().join("usage.redb"),
             flush_interval: Duration::from_secs(10),
@@ -446,17 +446,17 @@ mod tests {
             max_size: 1 << 30,
             findings: FindingRules::default(),
         };
-        usage.adopt(Some(&settings)).unwrap();
-        let mut turns = Vec::new();
-        for _ in 0..REPORTS {
-            let (view, turn) = usage.view().await.unwrap();
+        usage.apply(Some(&settings)).unwrap();
+        let mut permits = Vec::new();
+        for _ in 0..MAX_REPORTS {
+            let (view, permit) = usage.view().await.unwrap();
             assert!(view.source.is_some());
-            turns.push(turn);
+            permits.push(permit);
         }
-        assert!(matches!(usage.view().await, Err(NoView::Busy)));
-        turns.pop();
+        assert!(matches!(usage.view().await, Err(ViewError::Busy)));
+        permits.pop();
         assert!(usage.view().await.is_ok());
         usage.stop();
-        assert!(matches!(usage.view().await, Err(NoView::Busy)), "the writer has ended");
+        assert!(matches!(usage.view().await, Err(ViewError::Busy)), "the writer has ended");
     }
 }

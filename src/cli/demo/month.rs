@@ -9,7 +9,7 @@ use http::Method;
 use crate::demo::tokens::{READER, SCANNER, SampleToken, USER, WRITER};
 use crate::policy::ability::Abilities;
 use crate::policy::map::AbilityMap;
-use crate::usage::batch::{Description, Outcome, key};
+use crate::usage::batch::{CountedOutcome, TokenDescription, key};
 use crate::usage::ledger::{Bounds, Ledger, LedgerError};
 use crate::usage::pending::{Counts, Day, Pending, PendingToken, day, milliseconds};
 use crate::usage::rules::{RuleNumbers, Rules};
@@ -121,7 +121,7 @@ const PATTERNS: [Pattern; 8] = [
 /// Writes the usage of the month before `now` to a ledger, with the decisions of `map`.
 pub(super) fn write(path: &Path, map: &AbilityMap, now: SystemTime) -> Result<(), LedgerError> {
     let rules = Rules::default();
-    let numbers = rules.of(map);
+    let numbers = rules.register(map);
     // A fixed seed: each run has the same numbers.
     let mut random = fastrand::Rng::with_seed(7);
     let mut pending = Pending::default();
@@ -157,7 +157,7 @@ fn pending_token(
         }
         counts.plain_http = pattern.plain_http;
         for address in 0..pattern.addresses {
-            counts.addresses.note(Ipv4Addr::from(0xc000_0201 + address).into());
+            counts.addresses.insert(Ipv4Addr::from(0xc000_0201 + address).into());
         }
         (today, counts)
     });
@@ -172,11 +172,11 @@ fn decide(
     method: &Method,
     template: &str,
     abilities: &Abilities,
-) -> Option<(u32, Outcome)> {
+) -> Option<(u32, CountedOutcome)> {
     let route = map.templates().position(|it| it == template)?;
     let rule = map.route(route)?.rule(method)?;
     let allowed = rule.requirement.check(abilities).is_ok();
-    let outcome = if allowed { Outcome::Allowed } else { Outcome::Denied };
+    let outcome = if allowed { CountedOutcome::Allowed } else { CountedOutcome::Denied };
     Some((numbers.number(Some(route), method)?, outcome))
 }
 
@@ -189,12 +189,12 @@ fn vary(per_day: u64, today: Day, random: &mut fastrand::Rng) -> u64 {
 }
 
 impl Token {
-    fn describe(&self, now: SystemTime) -> Description {
+    fn describe(&self, now: SystemTime) -> TokenDescription {
         let (id, name, abilities, expires_at) = match self {
             Self::Sample(token) => (token.id, token.name, token.abilities, token.expires_at(now)),
             Self::Deleted { id, name, abilities } => (*id, *name, *abilities, Some(now + DAY * 60)),
         };
-        Description {
+        TokenDescription {
             id: id.to_string().into(),
             name: Some(name.into()),
             context: None,
@@ -221,14 +221,14 @@ mod tests {
         );
         let map = config::load_text("demo", text).unwrap().settings.abilities;
         let rules = Rules::default();
-        let numbers = rules.of(&map);
+        let numbers = rules.register(&map);
         let denied: Vec<&str> = PATTERNS
             .iter()
             .flat_map(|it| it.calls.iter().map(|call| (it.token.describe(SystemTime::now()), call)))
             .filter_map(|(token, (method, template, _))| {
                 let (_, outcome) =
                     decide(&map, &numbers, method, template, &token.abilities).expect(template);
-                (outcome == Outcome::Denied).then_some(*template)
+                (outcome == CountedOutcome::Denied).then_some(*template)
             })
             .collect();
         assert_eq!(denied, [ITEM, "/api/v2/webhooks"]);

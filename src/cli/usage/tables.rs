@@ -41,7 +41,7 @@ pub(super) fn all(report: &Report, output: &mut dyn Write) -> io::Result<()> {
 
 fn row(token: &TokenUsage, findings: [usize; 3]) -> [String; 7] {
     let line = TokenLine::of(token, &[]);
-    let granted = if line.everything { "all".to_owned() } else { line.granted.to_string() };
+    let granted = if line.has_wildcard { "all".to_owned() } else { line.granted.to_string() };
     [
         shown(&token.id),
         name(token.name.as_deref()),

@@ -3,22 +3,28 @@ use std::time::{Instant, SystemTime};
 
 use super::*;
 use crate::policy::ability::Abilities;
-use crate::usage::batch::{MOST_BYTES, MOST_COUNTERS, MOST_TOKENS, Outcome, key};
+use crate::usage::batch::{CountedOutcome, MAX_BYTES, MAX_COUNTERS, MAX_TOKENS, key};
 
-fn core(room: usize) -> (CoreUsage, Receiver<Message>, watch::Sender<Schedule>) {
-    let (sender, receiver) = sync_channel(room);
-    let (tell, schedule) = watch::channel(Schedule::default());
-    (CoreUsage::new(0, sender, schedule), receiver, tell)
+fn worker(queue_length: usize) -> (WorkerUsage, Receiver<Message>, watch::Sender<Schedule>) {
+    let (sender, receiver) = sync_channel(queue_length);
+    let (schedule_sender, schedule) = watch::channel(Schedule::default());
+    (WorkerUsage::new(0, sender, schedule), receiver, schedule_sender)
 }
 
-fn described(id: &str) -> Description {
+fn described(id: &str) -> TokenDescription {
     let (name, context, workspace_id, created_at, expires_at) = (None, None, None, None, None);
     let abilities = Abilities::default();
-    Description { id: id.into(), name, context, workspace_id, abilities, created_at, expires_at }
+    TokenDescription { id: id.into(), name, context, workspace_id, abilities, created_at, expires_at }
 }
 
-fn request(rule: u32, outcome: Outcome) -> Request {
-    Request { rule, outcome, client: Some([192, 0, 2, 1].into()), plain_http: true, now: Instant::now() }
+fn request(rule: u32, outcome: CountedOutcome) -> CountedRequest {
+    CountedRequest {
+        rule,
+        outcome,
+        client: Some([192, 0, 2, 1].into()),
+        plain_http: true,
+        now: Instant::now(),
+    }
 }
 
 fn batches(receiver: &Receiver<Message>) -> Vec<Batch> {
@@ -30,8 +36,8 @@ fn batches(receiver: &Receiver<Message>) -> Vec<Batch> {
 }
 
 #[test]
-fn a_token_is_described_once_a_batch() {
-    let (core, receiver, _schedule) = core(8);
+fn token_is_described_once_per_batch() {
+    let (worker, receiver, _schedule) = worker(8);
     let (slot, again) = (Cell::new(0), Cell::new(0));
     let described_times = Cell::new(0);
     let describe = || {
@@ -39,21 +45,22 @@ fn a_token_is_described_once_a_batch() {
         described("7")
     };
     for rule in [3, 3, 4, 3] {
-        core.count(&slot, &request(rule, Outcome::Allowed), describe);
+        worker.count(&slot, &request(rule, CountedOutcome::Allowed), describe);
     }
-    core.count(&slot, &request(3, Outcome::Denied), describe);
+    worker.count(&slot, &request(3, CountedOutcome::Denied), describe);
     assert_eq!(described_times.get(), 1);
-    // Another spelling of the same token, or a later verdict.
-    core.count(&again, &request(4, Outcome::Allowed), describe);
+    // Another spelling of the same token, or a newer verdict.
+    worker.count(&again, &request(4, CountedOutcome::Allowed), describe);
     assert_eq!(described_times.get(), 2);
-    core.hand_over();
-    core.count(&slot, &request(3, Outcome::Allowed), describe);
-    assert_eq!(described_times.get(), 3, "what was handed over is not counted into any more");
-    core.hand_over();
+    worker.send_batch();
+    worker.count(&slot, &request(3, CountedOutcome::Allowed), describe);
+    assert_eq!(described_times.get(), 3, "a sent batch does not change any more");
+    worker.send_batch();
     let batches = batches(&receiver);
     let counts = |batch: &Batch| batch.rows.iter().map(|row| row.counts.clone()).collect::<Vec<_>>();
     let [three, denied, four] =
-        [(3, Outcome::Allowed), (3, Outcome::Denied), (4, Outcome::Allowed)].map(|(rule, it)| key(rule, it));
+        [(3, CountedOutcome::Allowed), (3, CountedOutcome::Denied), (4, CountedOutcome::Allowed)]
+            .map(|(rule, it)| key(rule, it));
     assert_eq!(
         batches.iter().map(counts).collect::<Vec<_>>(),
         [vec![vec![(three, 3), (four, 2), (denied, 1)]], vec![vec![(three, 1)]]]
@@ -61,84 +68,87 @@ fn a_token_is_described_once_a_batch() {
     assert_eq!((batches[0].rows[0].plain_http, batches[0].rows[0].addresses.estimate()), (6, 1));
 }
 
-/// A core may be idle for days: a batch belongs to the day of its first request.
+/// A worker may be idle for days, and a batch counts for the day of its first request.
 #[test]
-fn a_batch_begins_with_its_first_request() {
-    let (core, receiver, _schedule) = core(8);
-    core.batch.borrow_mut().began.1 = SystemTime::UNIX_EPOCH;
-    core.count(&Cell::new(0), &request(1, Outcome::Allowed), || described("7"));
-    core.hand_over();
+fn batch_starts_with_its_first_request() {
+    let (worker, receiver, _schedule) = worker(8);
+    worker.batch.borrow_mut().began.1 = SystemTime::UNIX_EPOCH;
+    worker.count(&Cell::new(0), &request(1, CountedOutcome::Allowed), || described("7"));
+    worker.send_batch();
     let age = batches(&receiver)[0].began.1.elapsed().unwrap();
     assert!(age < Duration::from_secs(60), "{age:?}");
 }
 
 #[test]
-fn what_is_not_taken_goes_on_being_counted_within_bounds() {
-    let (core, receiver, _schedule) = core(1);
+fn full_queue_keeps_the_batch_within_bounds() {
+    let (worker, receiver, _schedule) = worker(1);
     let slot = Cell::new(0);
-    core.count(&slot, &request(1, Outcome::Allowed), || described("7"));
-    core.hand_over();
-    // There is no room for a second one.
+    worker.count(&slot, &request(1, CountedOutcome::Allowed), || described("7"));
+    worker.send_batch();
+    // The queue has room for one batch.
     for _ in 0..2 {
-        core.count(&slot, &request(1, Outcome::Allowed), || described("7"));
-        core.hand_over();
+        worker.count(&slot, &request(1, CountedOutcome::Allowed), || described("7"));
+        worker.send_batch();
     }
-    let slots: Vec<Cell<u64>> = (0..MOST_TOKENS + 10).map(|_| Cell::new(0)).collect();
+    let slots: Vec<Cell<u64>> = (0..MAX_TOKENS + 10).map(|_| Cell::new(0)).collect();
     for (number, slot) in slots.iter().enumerate() {
-        core.count(slot, &request(1, Outcome::Allowed), || described(&format!("t{number}")));
+        worker.count(slot, &request(1, CountedOutcome::Allowed), || described(&format!("t{number}")));
     }
     let [first] = &batches(&receiver)[..] else { panic!("not one") };
-    assert_eq!(first.rows[0].counts, [(key(1, Outcome::Allowed), 1)]);
-    core.hand_over();
+    assert_eq!(first.rows[0].counts, [(key(1, CountedOutcome::Allowed), 1)]);
+    worker.send_batch();
     let [second] = &batches(&receiver)[..] else { panic!("not one") };
-    assert_eq!(second.rows[0].counts, [(key(1, Outcome::Allowed), 2)]);
-    assert_eq!((second.rows.len(), second.dropped), (MOST_TOKENS, 11));
+    assert_eq!(second.rows[0].counts, [(key(1, CountedOutcome::Allowed), 2)]);
+    assert_eq!((second.rows.len(), second.dropped), (MAX_TOKENS, 11));
 }
 
 #[test]
-fn what_is_left_is_handed_over_at_the_end() {
-    let (core, receiver, _schedule) = core(8);
-    core.count(&Cell::new(0), &request(1, Outcome::Allowed), || described("7"));
-    drop(core);
+fn last_batch_is_sent_when_the_worker_ends() {
+    let (worker, receiver, _schedule) = worker(8);
+    worker.count(&Cell::new(0), &request(1, CountedOutcome::Allowed), || described("7"));
+    drop(worker);
     assert_eq!(batches(&receiver).len(), 1);
 }
 
-fn count_of(core: &CoreUsage, id: &str, ability: &str) {
+fn count_of(worker: &WorkerUsage, id: &str, ability: &str) {
     let abilities = Abilities::new([ability]);
-    core.count(&Cell::new(0), &request(0, Outcome::Allowed), || Description { abilities, ..described(id) });
+    worker.count(&Cell::new(0), &request(0, CountedOutcome::Allowed), || TokenDescription {
+        abilities,
+        ..described(id)
+    });
 }
 
-/// How many requests of a batch were counted and dropped, of how many tokens.
+/// The number of counted requests, dropped requests and tokens of a batch.
 fn sums(batch: &Batch) -> (u64, u64, usize) {
     let counts = batch.rows.iter().flat_map(|row| &row.counts);
     (counts.map(|(_, count)| u64::from(*count)).sum(), batch.dropped, batch.rows.len())
 }
 
 #[test]
-fn tokens_of_which_much_is_told_fill_a_batch_before_they_fill_the_memory() {
+fn batch_of_long_descriptions_is_bounded_in_bytes() {
     let long = "a".repeat(64 * 1024);
-    let (core, receiver, _schedule) = core(1);
-    (0..1000).for_each(|number| count_of(&core, &number.to_string(), &long));
-    let most = MOST_BYTES / long.len();
-    assert_eq!(batches(&receiver).iter().map(sums).collect::<Vec<_>>(), [(most as u64, 0, most)]);
-    // The next one waits until somebody takes it, and what has no room in it is told.
-    assert_eq!(sums(&core.batch.borrow()), (most as u64, 1000 - 2 * most as u64, most));
+    let (worker, receiver, _schedule) = worker(1);
+    (0..1000).for_each(|number| count_of(&worker, &number.to_string(), &long));
+    let max = MAX_BYTES / long.len();
+    assert_eq!(batches(&receiver).iter().map(sums).collect::<Vec<_>>(), [(max as u64, 0, max)]);
+    // The second batch waits for room in the queue. Requests that do not fit count as dropped.
+    assert_eq!(sums(&worker.batch.borrow()), (max as u64, 1000 - 2 * max as u64, max));
 }
 
 #[test]
-fn one_token_that_is_described_again_and_again_takes_the_room_of_one() {
+fn repeated_description_of_a_token_counts_once() {
     let long = "a".repeat(64 * 1024);
-    let (core, _receiver, _schedule) = core(1);
-    (0..1000).for_each(|_| count_of(&core, "17", &long));
-    let batch = core.batch.borrow();
+    let (worker, _receiver, _schedule) = worker(1);
+    (0..1000).for_each(|_| count_of(&worker, "17", &long));
+    let batch = worker.batch.borrow();
     assert_eq!(sums(&batch), (1000, 0, 1));
     assert!(batch.bytes < 2 * long.len(), "{}", batch.bytes);
 }
 
 #[test]
-fn counters_that_are_not_handed_over_are_bounded() {
-    let (core, _receiver, _schedule) = core(0);
-    core.batch.borrow_mut().counters = MOST_COUNTERS - 1;
-    (0..3).for_each(|number| count_of(&core, &number.to_string(), "a"));
-    assert_eq!(sums(&core.batch.borrow()), (1, 2, 3));
+fn counters_of_an_unsent_batch_are_bounded() {
+    let (worker, _receiver, _schedule) = worker(0);
+    worker.batch.borrow_mut().counters = MAX_COUNTERS - 1;
+    (0..3).for_each(|number| count_of(&worker, &number.to_string(), "a"));
+    assert_eq!(sums(&worker.batch.borrow()), (1, 2, 3));
 }

@@ -1,15 +1,15 @@
-//! Calls that are denied again and again: a misconfigured integration, or probing.
+//! Repeated denials: a misconfigured integration, or probing.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::least::{Need, least, needs};
-use super::{Subject, all_of, of, some_of, start_of};
+use super::minimal_abilities::{Need, minimal, needs};
+use super::{Subject, all_of, count_of, some_of, start_of};
 use crate::config::settings::FindingRules;
 use crate::policy::ability::{Abilities, Requirement};
 use crate::usage::report::{Finding, FindingKind, Severity, TokenUsage, UsageRow, Verdict};
 
-/// From so many routes on, and so many different things that were missing, nobody has merely forgotten an ability:
-/// somebody is trying what he may.
+/// An integration that merely lacks an ability is denied on few routes. At least this many routes and different
+/// missing abilities count as probing.
 const PROBED_ROUTES: usize = 5;
 const PROBED_ABILITIES: usize = 4;
 
@@ -20,17 +20,17 @@ pub(super) fn repeated(subject: &Subject<'_>, rules: &FindingRules) -> Option<Fi
     if denied < rules.denials? {
         return None;
     }
-    // Of `all` it may have some.
+    // With `all`, the token may have some of the abilities.
     let granted: HashSet<&String> = subject.token.abilities.iter().collect();
     let lacks = |need: &Need| need.iter().all(|ability| !granted.contains(ability));
-    let missing = least(&rows.iter().flat_map(|row| needs(row)).filter(lacks).collect());
+    let missing = minimal(&rows.iter().flat_map(|row| needs(row)).filter(lacks).collect());
     let routes: BTreeSet<&str> = rows.iter().map(|row| &*row.route).collect();
     let forbidden: BTreeSet<&str> =
         rows.iter().filter(|row| needs(row).is_empty()).map(|row| &*row.route).collect();
     let probing = routes.len() >= PROBED_ROUTES && missing.len() + forbidden.len() >= PROBED_ABILITIES;
-    let mut most: Vec<(&(&str, &str), &u64)> = calls.iter().collect();
-    most.sort_by_key(|(call, count)| (std::cmp::Reverse(**count), **call));
-    let most: Vec<String> = most
+    let mut most_frequent: Vec<(&(&str, &str), &u64)> = calls.iter().collect();
+    most_frequent.sort_by_key(|(call, count)| (std::cmp::Reverse(**count), **call));
+    let most_frequent: Vec<String> = most_frequent
         .into_iter()
         .map(|((route, method), count)| format!("{method} {route} ({count})").trim_start().to_owned())
         .collect();
@@ -39,9 +39,9 @@ pub(super) fn repeated(subject: &Subject<'_>, rules: &FindingRules) -> Option<Fi
         since: rows.iter().filter_map(|row| row.days.keys().next()).min().and_then(|day| start_of(*day)),
         evidence: format!(
             "{} on {}: {}{lacked}.",
-            of(denied, "denied request"),
-            of(routes.len() as u64, "route"),
-            some_of(&most)
+            count_of(denied, "denied request"),
+            count_of(routes.len() as u64, "route"),
+            some_of(&most_frequent)
         ),
         advice: advice(subject, probing, &missing),
         abilities: missing.into_iter().collect(),
@@ -64,7 +64,7 @@ fn advice(subject: &Subject<'_>, probing: bool, missing: &BTreeSet<String>) -> S
         }
         (false, true) => format!("Create its successor with {} as well, or {stop}.", all_of(missing)),
         (false, false) => {
-            let list: BTreeSet<String> = subject.least.union(missing).cloned().collect();
+            let list: BTreeSet<String> = subject.minimal.union(missing).cloned().collect();
             format!(
                 "If it needs {}, create a new token with {} or update this token's permissions; else {stop}.",
                 all_of(missing),
@@ -74,7 +74,7 @@ fn advice(subject: &Subject<'_>, probing: bool, missing: &BTreeSet<String>) -> S
     }
 }
 
-/// What would be denied today as well: that a token has got the ability since is no longer a fault.
+/// The denied rows that would be denied today, too. A token that has received the ability since has no problem.
 fn still_denied(token: &TokenUsage) -> impl Iterator<Item = &UsageRow> {
     let abilities = Abilities::new(token.abilities.iter().map(String::as_str));
     let is_allowed_now = move |row: &&UsageRow| match Requirement::read(&row.requirement) {
@@ -85,15 +85,15 @@ fn still_denied(token: &TokenUsage) -> impl Iterator<Item = &UsageRow> {
     denied.filter(move |row| !is_allowed_now(row))
 }
 
-/// How often each route was called with each method. A request that lacked several abilities has a row for each.
+/// The number of requests by route and method. A request that lacked several abilities has a row for each.
 fn calls<'a>(rows: &[&'a UsageRow]) -> BTreeMap<(&'a str, &'a str), u64> {
     let mut calls = BTreeMap::new();
     for row in rows {
         let without = row.methods.is_empty().then_some(("", row.count));
         let methods = row.methods.iter().map(|(method, count)| (method.as_str(), *count));
         for (method, count) in methods.chain(without) {
-            let known: &mut u64 = calls.entry((&*row.route, method)).or_default();
-            *known = (*known).max(count);
+            let max: &mut u64 = calls.entry((&*row.route, method)).or_default();
+            *max = (*max).max(count);
         }
     }
     calls

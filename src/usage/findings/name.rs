@@ -1,20 +1,21 @@
-//! Whether a token's name says what the guide wants it to say.
+//! Checks the name of a token against the naming convention of the guide.
 
-/// What a name lacks.
+/// A violation of the naming convention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Flaw {
-    /// Something else than lower-case letters, digits and single hyphens between them.
-    #[error("Its name is not words of lower-case letters and digits with hyphens between them.")]
+    /// The name has other characters than lower-case letters, digits and single hyphens between them.
+    #[error("Its name does not consist of words of lower-case letters and digits, joined by hyphens.")]
     Form,
-    /// One word.
-    #[error("Its name is a single word: it does not say both purpose and environment.")]
+    /// The name is one word.
+    #[error("Its name is a single word: it lacks a purpose or an environment.")]
     Single,
-    /// The last word is neither.
-    #[error("Its name ends with no environment and no version.")]
+    /// The last word is neither an environment nor a version.
+    #[error("Its name does not end with an environment or a version.")]
     Environment,
 }
 
-/// What a name lacks of `purpose-environment`, such as `warehouse-scanner-prod`; `v2` is as good as an environment.
+/// The violation of `purpose-environment`, such as `warehouse-scanner-prod`. A version such as `v2` may replace the
+/// environment.
 pub(super) fn flaw(name: &str, environments: &[Box<str>]) -> Option<Flaw> {
     let words: Vec<&str> = name.split('-').collect();
     let is_word = |word: &&str| {
@@ -39,7 +40,7 @@ mod tests {
     use crate::config::settings::FindingRules;
 
     #[test]
-    fn purpose_and_environment() {
+    fn names_need_a_purpose_and_an_environment_or_version() {
         let environments = FindingRules::default().environments.unwrap();
         for (name, expected) in [
             ("warehouse-scanner-prod", None),

@@ -14,7 +14,7 @@ fn day(text: &str) -> Date {
     text.parse().unwrap()
 }
 
-/// Requests of a kind that were allowed, or denied where `count` is negative.
+/// A row of allowed requests, or denied ones if `count` is negative.
 pub(in crate::usage) fn row(ability: Option<&str>, route: &str, count: i64) -> UsageRow {
     UsageRow {
         ability: ability.map(str::to_owned),
@@ -32,8 +32,8 @@ fn requiring(requirement: &str, row: UsageRow) -> UsageRow {
     UsageRow { requirement: requirement.to_owned(), ..row }
 }
 
-/// A token about which there is nothing to say: it used this morning all that it may.
-pub(in crate::usage) fn fine() -> TokenUsage {
+/// A token without findings: it used all its abilities this morning.
+pub(in crate::usage) fn good_token() -> TokenUsage {
     TokenUsage {
         id: "17".to_owned(),
         name: Some("warehouse-scanner-prod".to_owned()),
@@ -50,14 +50,14 @@ pub(in crate::usage) fn fine() -> TokenUsage {
 }
 
 fn with_abilities(abilities: &[&str], usage: Vec<UsageRow>) -> TokenUsage {
-    TokenUsage { abilities: abilities.iter().map(|it| (*it).to_owned()).collect(), usage, ..fine() }
+    TokenUsage { abilities: abilities.iter().map(|it| (*it).to_owned()).collect(), usage, ..good_token() }
 }
 
 fn found(token: &TokenUsage) -> Vec<Finding> {
     findings(token, &FindingRules::default(), time(NOW))
 }
 
-/// The kinds, and the abilities that they are about.
+/// The kinds of findings, and their abilities.
 fn kinds(token: &TokenUsage) -> Vec<(FindingKind, Vec<String>)> {
     found(token).into_iter().map(|it| (it.kind, it.abilities)).collect()
 }
@@ -68,7 +68,7 @@ fn only(token: &TokenUsage) -> Finding {
     found.remove(0)
 }
 
-/// That the kind is found in each of these or not, and nothing else.
+/// Asserts that each token has this finding or none, and no other.
 fn assert_found(kind: FindingKind, cases: impl IntoIterator<Item = (TokenUsage, bool)>) {
     for (token, expected) in cases {
         let kinds: Vec<FindingKind> = found(&token).iter().map(|it| it.kind).collect();
@@ -77,14 +77,14 @@ fn assert_found(kind: FindingKind, cases: impl IntoIterator<Item = (TokenUsage, 
 }
 
 #[test]
-fn nothing_is_said_of_a_token_that_is_fine() {
-    assert_eq!(found(&fine()), []);
-    let unknown = TokenUsage { name: None, context: None, created_at: None, ..fine() };
-    assert_eq!(found(&unknown), [], "what introspection does not tell");
+fn token_with_good_practice_has_no_finding() {
+    assert_eq!(found(&good_token()), []);
+    let unknown = TokenUsage { name: None, context: None, created_at: None, ..good_token() };
+    assert_eq!(found(&unknown), [], "fields that introspection omits");
 }
 
 #[test]
-fn abilities_that_were_never_needed() {
+fn abilities_that_were_never_needed_are_found() {
     let all = "{all: [a, b]}";
     let any = "{any: [b, a]}";
     for (abilities, usage, unused) in [
@@ -95,14 +95,14 @@ fn abilities_that_were_never_needed() {
         (&["a", "b"], vec![], &["a", "b"]),
         (&["a", "b"], vec![row(None, "/me", 7)], &["a", "b"]),
         (&["a"], vec![row(Some("a"), "/a", 1), row(Some("z"), "/z", 1)], &[]),
-        // Each request of `all` needs both, in whichever row it is.
+        // A request on an `all` route needs both abilities, whichever row it is in.
         (&["a", "b"], vec![requiring(all, row(Some("a"), "/a", 1))], &[]),
-        // Of `any` one is enough: the one that is needed anyway, or the first by name, wherever it was counted.
+        // A request on an `any` route needs one: one that is needed anyway, or else the first by name.
         (&["a", "b"], vec![requiring(any, row(Some("b"), "/c", 1)), row(Some("a"), "/a", 1)], &["b"]),
         (&["a", "b"], vec![requiring(any, row(Some("b"), "/c", 1)), row(Some("b"), "/b", 1)], &["a"]),
         (&["a", "b"], vec![requiring(any, row(Some("b"), "/c", 1))], &["b"]),
         (&["b", "c"], vec![requiring(any, row(Some("b"), "/c", 1))], &["c"]),
-        // What it had then and has no longer is no choice.
+        // An ability that the token has lost cannot be chosen.
         (&["b"], vec![requiring(any, row(Some("a"), "/c", 1))], &[]),
         (&["c"], vec![requiring(any, row(Some("a"), "/c", 1)), row(Some("c"), "/c", 1)], &[]),
         (&[], vec![], &[]),
@@ -120,13 +120,13 @@ fn abilities_that_were_never_needed() {
 }
 
 #[test]
-fn unused_abilities_are_told_with_the_list_that_suffices() {
+fn unused_abilities_are_reported_with_a_sufficient_set() {
     let usage = vec![row(Some("items:read"), "/items", 5), row(Some("rents:read"), "/rentals", 4)];
     let abilities = ["items:read", "rents:read", "items:delete", "renters:read"];
     let finding = only(&with_abilities(&abilities, usage.clone()));
     assert_eq!((finding.kind, finding.severity), (FindingKind::UnusedAbilities, Severity::Medium));
     assert_eq!(finding.abilities, ["items:delete", "renters:read"]);
-    assert_eq!(finding.since, fine().first_seen);
+    assert_eq!(finding.since, good_token().first_seen);
     assert_eq!(
         finding.evidence,
         "2 of 4 abilities never needed in 9 allowed requests since 2026-11-20: items:delete, renters:read."
@@ -136,9 +136,9 @@ fn unused_abilities_are_told_with_the_list_that_suffices() {
         "Create a new token with items:read, rents:read instead, or update this token's permissions."
     );
     let finding = only(&with_abilities(&["items:read", "rents:read", "renters:read"], usage));
-    assert_eq!(finding.severity, Severity::Low, "it may only read");
+    assert_eq!(finding.severity, Severity::Low, "the unused ability is read-only");
     let finding = only(&with_abilities(&["items:read"], vec![]));
-    assert_eq!(finding.since, fine().first_seen);
+    assert_eq!(finding.since, good_token().first_seen);
     assert_eq!(
         finding.advice,
         "Revoke this token if nothing needs it, else create a new token with only the abilities that its integration \
@@ -147,8 +147,8 @@ fn unused_abilities_are_told_with_the_list_that_suffices() {
 }
 
 #[test]
-fn a_token_is_seen_for_a_while_before_it_is_said_what_it_does_not_use() {
-    let token = with_abilities(&["items:read", "rents:read"], fine().usage);
+fn unused_abilities_are_reported_only_after_least_age() {
+    let token = with_abilities(&["items:read", "rents:read"], good_token().usage);
     let seen = age(token.first_seen.unwrap(), time(NOW));
     let second = Duration::from_secs(1);
     for (least_age, expected) in
@@ -164,8 +164,8 @@ fn a_token_is_seen_for_a_while_before_it_is_said_what_it_does_not_use() {
 }
 
 #[test]
-fn young_token_is_not_judged() {
-    let old = with_abilities(&["*"], fine().usage);
+fn young_token_has_no_findings() {
+    let old = with_abilities(&["*"], good_token().usage);
     let day = "2026-11-22T12:00:00Z";
     let created = TokenUsage { created_at: Some(time(day)), ..old.clone() };
     let seen = TokenUsage { created_at: None, first_seen: Some(time(day)), ..old.clone() };
@@ -183,8 +183,8 @@ fn young_token_is_not_judged() {
 }
 
 #[test]
-fn who_may_do_everything() {
-    let token = with_abilities(&["*"], fine().usage);
+fn wildcard_token_is_reported_with_the_abilities_it_needs() {
+    let token = with_abilities(&["*"], good_token().usage);
     let finding = only(&token);
     assert_eq!((finding.kind, finding.severity), (FindingKind::Wildcard, Severity::High));
     assert_eq!((finding.abilities, finding.since), (vec!["items:read".to_owned()], token.created_at));
@@ -199,7 +199,7 @@ fn who_may_do_everything() {
         let finding = only(&TokenUsage { context: context.map(str::to_owned), ..token.clone() });
         assert_eq!((finding.kind, finding.severity), (FindingKind::Wildcard, severity));
     }
-    // The least list has no `*`, whatever `any` had to choose from.
+    // The minimal set never contains `*`.
     let any = requiring("{any: [rents:delete, rents:read]}", row(Some("rents:delete"), "/rentals", 1));
     assert_eq!(only(&with_abilities(&["*", "a"], vec![any])).abilities, ["rents:read"]);
     let unused = TokenUsage { days: BTreeMap::new(), ..with_abilities(&["*"], vec![]) };
@@ -207,12 +207,12 @@ fn who_may_do_everything() {
 }
 
 #[test]
-fn many_addresses_in_one_day() {
+fn many_addresses_on_one_day_are_found() {
     let on = |days: &[(&str, u32)]| {
-        let mut token = fine();
+        let mut token = good_token();
         for (date, addresses) in days {
             let usage = token.days.entry(day(date)).or_default();
-            (0..*addresses).for_each(|number| usage.addresses.note(Ipv4Addr::from(number).into()));
+            (0..*addresses).for_each(|number| usage.addresses.insert(Ipv4Addr::from(number).into()));
         }
         token
     };
@@ -222,7 +222,7 @@ fn many_addresses_in_one_day() {
             (on(&[("2026-11-20", 9)]), false),
             (on(&[("2026-11-20", 10)]), true),
             (on(&[("2026-11-20", 11)]), true),
-            // A client's address changes over a month.
+            // The address of a client may change within a month.
             (on(&[("2026-11-20", 9), ("2026-11-21", 9), ("2026-11-22", 9)]), false),
         ],
     );
@@ -232,9 +232,9 @@ fn many_addresses_in_one_day() {
 }
 
 #[test]
-fn age_silence_and_expiry_at_their_bounds() {
+fn age_silence_and_missing_expiry_are_found_at_their_limits() {
     let at = |text: &str| Some(time(text));
-    let created = |text| TokenUsage { created_at: at(text), ..fine() };
+    let created = |text| TokenUsage { created_at: at(text), ..good_token() };
     assert_found(
         FindingKind::OldToken,
         [
@@ -242,40 +242,40 @@ fn age_silence_and_expiry_at_their_bounds() {
             (created("2026-08-30T12:00:00Z"), true),
             (created("2026-08-30T11:59:59Z"), true),
             (created("2027-01-01T00:00:00Z"), false),
-            (TokenUsage { created_at: None, ..fine() }, false),
+            (TokenUsage { created_at: None, ..good_token() }, false),
         ],
     );
     let finding = only(&created("2026-08-01T12:00:00Z"));
     assert_eq!(finding.since, at("2026-10-30T12:00:00Z"));
-    assert_eq!(finding.evidence, "Made on 2026-08-01, 119 days ago; 90 days are the most.");
+    assert_eq!(finding.evidence, "Created on 2026-08-01, 119 days ago; the limit is 90 days.");
     assert_eq!(
         finding.advice,
         "Create a new token with items:read, give it to the integration, and revoke this one."
     );
 
-    let seen = |text| TokenUsage { last_seen: at(text), ..fine() };
+    let seen = |text| TokenUsage { last_seen: at(text), ..good_token() };
     assert_found(
         FindingKind::Silent,
         [
             (seen("2026-10-29T12:00:01Z"), false),
             (seen("2026-10-29T12:00:00Z"), true),
             (seen("2026-10-29T11:59:59Z"), true),
-            (TokenUsage { last_seen: None, ..fine() }, false),
+            (TokenUsage { last_seen: None, ..good_token() }, false),
         ],
     );
     let finding = only(&seen("2026-10-01T12:00:00Z"));
     assert_eq!(finding.since, at("2026-10-01T12:00:00Z"));
     assert_eq!(finding.evidence, "Its last request was on 2026-10-01, 58 days ago.");
 
-    assert_found(FindingKind::NoExpiry, [(TokenUsage { expires_at: None, ..fine() }, true)]);
-    let finding = only(&TokenUsage { expires_at: None, ..fine() });
+    assert_found(FindingKind::NoExpiry, [(TokenUsage { expires_at: None, ..good_token() }, true)]);
+    let finding = only(&TokenUsage { expires_at: None, ..good_token() });
     assert_eq!(finding.advice, "Create a new token that expires within 90 days, and revoke this one.");
 }
 
 #[test]
-fn plain_http_is_the_worst() {
+fn plain_http_has_high_severity() {
     let plain = |requests| {
-        let mut token = fine();
+        let mut token = good_token();
         token.days.entry(day("2026-11-22")).or_default().plain_http = requests;
         token
     };
@@ -286,8 +286,9 @@ fn plain_http_is_the_worst() {
 }
 
 #[test]
-fn repeated_denials_tell_a_mistake_from_probing() {
-    let denied = |rows: Vec<UsageRow>| TokenUsage { usage: [fine().usage, rows].concat(), ..fine() };
+fn repeated_denials_are_distinguished_from_probing() {
+    let denied =
+        |rows: Vec<UsageRow>| TokenUsage { usage: [good_token().usage, rows].concat(), ..good_token() };
     assert_found(
         FindingKind::RepeatedDenials,
         [
@@ -295,9 +296,9 @@ fn repeated_denials_tell_a_mistake_from_probing() {
             (denied(vec![row(Some("items:update"), "/items/{id}", -5)]), true),
             (denied(vec![row(Some("items:update"), "/items/{id}", -6)]), true),
             (denied(vec![row(None, "unmapped", -5)]), true),
-            // The token has got it since.
+            // The token has received the ability since.
             (denied(vec![row(Some("items:read"), "/items/{id}", -50)]), false),
-            // Two abilities were missing for the same four requests.
+            // Both abilities were missing for the same four requests.
             (
                 denied(
                     ["a", "b"]
@@ -327,7 +328,7 @@ fn repeated_denials_tell_a_mistake_from_probing() {
          this token's permissions; else let its integration stop these calls."
     );
     let all = requiring("{all: [items:read, rents:read]}", row(Some("rents:read"), "/exports", -5));
-    assert_eq!(only(&denied(vec![all])).abilities, ["rents:read"], "one of both it has");
+    assert_eq!(only(&denied(vec![all])).abilities, ["rents:read"], "the token has one of both");
     let finding = only(&denied(vec![row(None, "/internal", -7)]));
     assert_eq!((finding.severity, finding.abilities.len()), (Severity::Medium, 0));
     assert!(finding.advice.starts_with("No token may make these calls: "), "{}", finding.advice);
@@ -338,13 +339,13 @@ fn repeated_denials_tell_a_mistake_from_probing() {
         only(&denied(rows.collect())).severity
     };
     assert_eq!(many(5, 4), Severity::High);
-    assert_eq!(many(5, 3), Severity::Medium, "an integration that lacks three");
+    assert_eq!(many(5, 3), Severity::Medium, "an integration that lacks three abilities");
     assert_eq!(many(4, 4), Severity::Medium);
     assert_eq!(many(40, 30), Severity::High);
 }
 
 #[test]
-fn a_rule_can_be_off() {
+fn disabled_rules_find_nothing() {
     let rules = FindingRules {
         rotation_age: None,
         silent_after: None,
@@ -358,22 +359,22 @@ fn a_rule_can_be_off() {
         created_at: Some(Timestamp::MIN),
         last_seen: Some(Timestamp::MIN),
         usage: vec![row(Some("items:read"), "/items", 9), row(Some("a"), "/a", -99)],
-        ..fine()
+        ..good_token()
     };
     let usage = token.days.entry(day("2026-11-20")).or_default();
-    (0..99).for_each(|number| usage.addresses.note(Ipv4Addr::from(number).into()));
+    (0..99).for_each(|number| usage.addresses.insert(Ipv4Addr::from(number).into()));
     assert_eq!(findings(&token, &rules, time(NOW)), []);
     assert_eq!(found(&token).len(), 5);
 }
 
 #[test]
-fn what_has_expired_is_not_to_be_replaced() {
+fn expired_token_is_not_to_be_replaced() {
     let expiring = |expires_at: &str| TokenUsage {
         name: Some("x".to_owned()),
         created_at: Some(Timestamp::MIN),
         last_seen: Some(Timestamp::MIN),
         expires_at: Some(time(expires_at)),
-        ..with_abilities(&["*"], fine().usage)
+        ..with_abilities(&["*"], good_token().usage)
     };
     assert_eq!(found(&expiring("2026-11-28T12:00:01Z")).len(), 4);
     let mut token = expiring(NOW);
@@ -387,14 +388,14 @@ fn what_has_expired_is_not_to_be_replaced() {
 }
 
 #[test]
-fn the_order_is_by_severity_kind_and_token() {
+fn findings_are_sorted_by_severity_kind_and_token() {
     let tokens = ["9", "10", "a", "2"].map(|id| TokenUsage {
         id: id.to_owned(),
         expires_at: None,
         name: Some("x".to_owned()),
-        ..fine()
+        ..good_token()
     });
-    let mut loud = TokenUsage { id: "1000".to_owned(), ..fine() };
+    let mut loud = TokenUsage { id: "1000".to_owned(), ..good_token() };
     loud.days.entry(day("2026-11-20")).or_default().plain_http = 1;
     let mut report = Report { tokens: [&tokens[..], &[loud]].concat(), ..Default::default() };
     report.assess(&FindingRules::default(), time(NOW));
@@ -409,7 +410,7 @@ fn the_order_is_by_severity_kind_and_token() {
 }
 
 #[test]
-fn evidence_has_its_bound() {
+fn evidence_is_bounded() {
     let long = "x".repeat(1000);
     let rows = (0..100).map(|number| row(Some(&format!("{number}{long}")), &format!("/{number}{long}"), -9));
     let mut token = with_abilities(&["*"], rows.clone().collect());

@@ -1,4 +1,4 @@
-//! Charts: bars in tables, whose numbers stand beside them, and columns by day with a table below.
+//! Charts: bars within tables of numbers, and columns by day with a table.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,16 @@ use maud::{Markup, html};
 use super::super::overview::{AbilityLine, Calls, Denial, DenialLine, Overview};
 use super::{counted, grouped, number, scrolling, share, shown};
 
-/// At most this many columns: of more days several are one.
-const COLUMNS: i32 = 62;
-/// Rows of a chart.
-const BARS: usize = 40;
+/// The most columns. If there are more days, each column covers several.
+const MAX_COLUMNS: i32 = 62;
+/// The most rows in a chart.
+const MAX_ROWS: usize = 40;
 
-/// Calls per ability, most first.
+/// The requests by ability, most first.
 pub(super) fn abilities(overview: &Overview) -> Markup {
     let mut lines: Vec<(&String, &AbilityLine)> = overview.abilities.iter().collect();
     lines.sort_by(|one, other| other.1.calls.all().cmp(&one.1.calls.all()).then(one.0.cmp(other.0)));
-    let most = lines.first().map_or(0, |(_, line)| line.calls.all());
+    let max = lines.first().map_or(0, |(_, line)| line.calls.all());
     html! {
         section aria-labelledby="abilities" {
             h2 #abilities { "Calls per ability" }
@@ -39,10 +39,10 @@ pub(super) fn abilities(overview: &Overview) -> Markup {
                             }
                         }
                         tbody {
-                            @for (name, line) in lines.iter().take(BARS) {
+                            @for (name, line) in lines.iter().take(MAX_ROWS) {
                                 tr {
                                     th scope="row" { bdi { code { (shown(name)) } } }
-                                    td.bar { (bar(line.calls, most)) }
+                                    td.bar { (bar(line.calls, max)) }
                                     (number(line.calls.allowed))
                                     (number(line.calls.denied))
                                     (number(line.granted))
@@ -52,17 +52,17 @@ pub(super) fn abilities(overview: &Overview) -> Markup {
                         }
                     }
                 }))
-                (rest(lines.len(), "ability", "abilities", overview.cut))
+                (more_rows(lines.len(), "ability", "abilities", overview.is_truncated))
             }
         }
     }
 }
 
-/// What was denied, most first.
+/// The denied requests, most first.
 pub(super) fn denials(overview: &Overview) -> Markup {
     let mut lines: Vec<(&Denial, &DenialLine)> = overview.denials.iter().collect();
     lines.sort_by(|one, other| other.1.count.cmp(&one.1.count).then(one.0.cmp(other.0)));
-    let most = lines.first().map_or(0, |(_, line)| line.count);
+    let max = lines.first().map_or(0, |(_, line)| line.count);
     html! {
         section aria-labelledby="denials" {
             h2 #denials { "What was denied" }
@@ -82,11 +82,11 @@ pub(super) fn denials(overview: &Overview) -> Markup {
                             }
                         }
                         tbody {
-                            @for (denial, line) in lines.iter().take(BARS) {
+                            @for (denial, line) in lines.iter().take(MAX_ROWS) {
                                 tr {
                                     th scope="row" { bdi { code { (shown(&denial.route)) } } }
                                     td { (ability(denial.ability.as_deref())) }
-                                    td.bar { (bar(Calls { allowed: 0, denied: line.count }, most)) }
+                                    td.bar { (bar(Calls { allowed: 0, denied: line.count }, max)) }
                                     (number(line.count))
                                     (number(line.tokens))
                                 }
@@ -94,13 +94,13 @@ pub(super) fn denials(overview: &Overview) -> Markup {
                         }
                     }
                 }))
-                (rest(lines.len(), "pair of route and ability", "pairs of route and ability", overview.cut))
+                (more_rows(lines.len(), "pair of route and ability", "pairs of route and ability", overview.is_truncated))
             }
         }
     }
 }
 
-/// What was missing.
+/// A missing ability.
 pub(super) fn ability(ability: Option<&str>) -> Markup {
     html! {
         @match ability {
@@ -110,16 +110,16 @@ pub(super) fn ability(ability: Option<&str>) -> Markup {
     }
 }
 
-fn rest(lines: usize, one: &str, several: &str, cut: bool) -> Markup {
-    let rest = lines.saturating_sub(BARS);
+fn more_rows(lines: usize, one: &str, several: &str, cut: bool) -> Markup {
+    let more_rows = lines.saturating_sub(MAX_ROWS);
     html! {
-        @if rest > 0 || cut {
+        @if more_rows > 0 || cut {
             p.quiet {
                 "And "
-                @match rest {
+                @match more_rows {
                     0 => "others",
                     1 => (format!("1 more {one}")),
-                    _ => (format!("{} more {several}", grouped(rest as u64))),
+                    _ => (format!("{} more {several}", grouped(more_rows as u64))),
                 }
                 ": all of them by " code { "usage --format csv" } "."
             }
@@ -134,9 +134,9 @@ fn legend() -> Markup {
     }
 }
 
-/// A bar of two parts. The numbers stand beside it.
-fn bar(calls: Calls, most: u64) -> Markup {
-    let (allowed, denied) = (width(calls.allowed, most), width(calls.denied, most));
+/// A bar with two segments. It is hidden from screen readers, since the numbers are in the same row.
+fn bar(calls: Calls, max: u64) -> Markup {
+    let (allowed, denied) = (width(calls.allowed, max), width(calls.denied, max));
     html! {
         svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true" focusable="false" {
             rect.allowed width=(format!("{allowed:.1}")) height="10" {}
@@ -145,12 +145,12 @@ fn bar(calls: Calls, most: u64) -> Markup {
     }
 }
 
-/// Of 100. What is there at all is seen.
-fn width(part: u64, most: u64) -> f64 {
-    if part == 0 || most == 0 { 0.0 } else { (part as f64 / most as f64 * 100.0).max(0.6) }
+/// A length out of 100. Values above zero have a visible minimum.
+fn width(part: u64, max: u64) -> f64 {
+    if part == 0 || max == 0 { 0.0 } else { (part as f64 / max as f64 * 100.0).max(0.6) }
 }
 
-/// Some days of a chart: one column.
+/// A column of a chart: one or more days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Column {
     first: Date,
@@ -158,14 +158,14 @@ pub(super) struct Column {
     calls: Calls,
 }
 
-/// All days from the first to the last, those without a request as well; as many a column as it takes.
+/// Divides all days from the first to the last into columns, including days without requests.
 pub(super) fn columns(days: &BTreeMap<Date, Calls>) -> Vec<Column> {
     let (Some(&first), Some(&last)) = (days.keys().next(), days.keys().next_back()) else {
         return Vec::new();
     };
     let since_first = |date: Date| first.until(date).as_ref().map_or(0, Span::get_days);
     let length = since_first(last);
-    let each = (length + COLUMNS) / COLUMNS;
+    let each = (length + MAX_COLUMNS) / MAX_COLUMNS;
     let mut columns: Vec<Column> = (0..=length / each)
         .map(|index| Column {
             first: first.saturating_add((index * each).days()),
@@ -182,7 +182,7 @@ pub(super) fn columns(days: &BTreeMap<Date, Calls>) -> Vec<Column> {
     columns
 }
 
-/// Calls and denials by day, each with a scale of its own: denials are few.
+/// Requests and denials by day. Each chart has its own scale, since denials are few.
 pub(super) fn days(days: &BTreeMap<Date, Calls>) -> Markup {
     let columns = columns(days);
     html! {
@@ -206,14 +206,14 @@ fn figure(name: &str, class: &str, columns: &[Column], value: fn(Calls) -> u64) 
     const HEIGHT: f64 = 100.0;
     let sum: u64 = columns.iter().fold(0, |sum, column| sum.saturating_add(value(column.calls)));
     let highest = columns.iter().max_by_key(|column| value(column.calls));
-    let most = highest.map_or(0, |column| value(column.calls));
+    let max = highest.map_or(0, |column| value(column.calls));
     let summary = match highest {
-        Some(highest) if most > 0 => {
-            format!("{name}: {} in all, at most {} on {}", grouped(sum), grouped(most), highest.label())
+        Some(highest) if max > 0 => {
+            format!("{name}: {} in all, at most {} on {}", grouped(sum), grouped(max), highest.label())
         }
         _ => format!("{name}: none"),
     };
-    let heights = columns.iter().map(|column| width(value(column.calls), most) / 100.0 * HEIGHT);
+    let heights = columns.iter().map(|column| width(value(column.calls), max) / 100.0 * HEIGHT);
     html! {
         figure {
             figcaption { (summary) }
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_day_has_its_place_in_a_bounded_number_of_columns() {
+    fn days_are_grouped_into_a_bounded_number_of_columns() {
         let calls = |allowed| Calls { allowed, denied: 1 };
         for (last, count, each) in [
             (date(2026, 1, 1), 1, 1),
@@ -295,11 +295,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_seen() {
-        for (part, most, expected) in
+    fn nonzero_values_have_a_visible_bar() {
+        for (part, max, expected) in
             [(0, 0, 0.0), (0, 5, 0.0), (5, 5, 100.0), (1, 4, 25.0), (1, u64::MAX, 0.6)]
         {
-            assert!((width(part, most) - expected).abs() < 1e-9, "{part} {most}");
+            assert!((width(part, max) - expected).abs() < 1e-9, "{part} {max}");
         }
     }
 }

@@ -1,23 +1,23 @@
-//! What there is to do, the most severe first.
+//! The findings, most severe first.
 
 use maud::{Markup, html};
 
-use super::super::overview::{FindingLine, Group, Overview};
+use super::super::overview::{FindingGroup, FindingLine, Overview};
 use super::super::report::{FindingKind, Severity};
-use super::{View, counted, day, scrolling, shown};
+use super::{PageContext, counted, day, scrolling, shown};
 
-/// Lists up to this length are open, if they can not wait.
-const OPEN: usize = 5;
+/// Lists up to this length are expanded if their severity is medium.
+const MAX_EXPANDED: usize = 5;
 
-const fn is_open(severity: Severity, count: usize) -> bool {
+const fn is_expanded(severity: Severity, count: usize) -> bool {
     match severity {
         Severity::High => true,
-        Severity::Medium => count <= OPEN,
+        Severity::Medium => count <= MAX_EXPANDED,
         Severity::Low => false,
     }
 }
 
-pub(super) fn section(overview: &Overview, view: &View) -> Markup {
+pub(super) fn section(overview: &Overview, context: &PageContext) -> Markup {
     html! {
         section aria-labelledby="findings" {
             h2 #findings { "What to do" }
@@ -25,22 +25,22 @@ pub(super) fn section(overview: &Overview, view: &View) -> Markup {
                 p { "Nothing: every token has what it needs, and no more." }
             }
             @for (severity, kind, group) in overview.groups() {
-                (of_kind(severity, kind, group, view))
+                (of_kind(severity, kind, group, context))
             }
         }
     }
 }
 
-fn of_kind(severity: Severity, kind: FindingKind, group: &Group, view: &View) -> Markup {
+fn of_kind(severity: Severity, kind: FindingKind, group: &FindingGroup, context: &PageContext) -> Markup {
     let title = kind.title();
     let hidden = group.count - group.first.len();
     html! {
-        details.findings open[is_open(severity, group.count)] {
+        details.findings open[is_expanded(severity, group.count)] {
             summary {
                 h3 { (tag(severity)) " " (title) }
                 span.quiet { (counted(group.count as u64, "token")) }
             }
-            (scrolling(title, &table(title, group, view)))
+            (scrolling(title, &table(title, group, context)))
             @if hidden > 0 {
                 p.quiet { "And " (counted(hidden as u64, "more token")) ": in the list below, or by " code { "usage --format csv" } "." }
             }
@@ -48,12 +48,12 @@ fn of_kind(severity: Severity, kind: FindingKind, group: &Group, view: &View) ->
     }
 }
 
-fn table(title: &str, group: &Group, view: &View) -> Markup {
-    // If all are equally severe, the title says how severe they are.
+fn table(title: &str, group: &FindingGroup, context: &PageContext) -> Markup {
+    // If all severities are equal, the title shows them.
     let mut severities = group.first.keys().map(|(severity, _)| severity);
     let differs = severities.next().is_some_and(|first| severities.any(|other| other != first));
     html! {
-        // In a narrow window the cells stand below each other, and what they are must be said.
+        // In narrow windows the cells are stacked by CSS, so the roles must be explicit.
         table role="table" {
             caption.aside { (title) }
             thead role="rowgroup" {
@@ -68,10 +68,10 @@ fn table(title: &str, group: &Group, view: &View) -> Markup {
                 @for ((severity, _), line) in &group.first {
                     tr role="row" {
                         th scope="row" role="rowheader" {
-                            (view.token(&line.token))
+                            (context.token(&line.token))
                             @if differs { " " (tag(*severity)) }
                         }
-                        td role="cell" { (seen(line)) }
+                        td role="cell" { (evidence(line)) }
                         td role="cell" { (abilities(line)) }
                         td role="cell" { (shown(&line.advice)) }
                     }
@@ -87,7 +87,7 @@ pub(super) fn list(lines: &[(Severity, FindingKind, FindingLine)]) -> Markup {
         @for (severity, kind, line) in lines {
             div.finding {
                 h3 { (tag(*severity)) " " (kind.title()) }
-                p { (seen(line)) }
+                p { (evidence(line)) }
                 p { (shown(&line.advice)) }
                 @if !line.abilities.is_empty() { p { (abilities(line)) } }
             }
@@ -95,7 +95,7 @@ pub(super) fn list(lines: &[(Severity, FindingKind, FindingLine)]) -> Markup {
     }
 }
 
-fn seen(line: &FindingLine) -> Markup {
+fn evidence(line: &FindingLine) -> Markup {
     html! {
         (shown(&line.evidence))
         @if let Some(since) = line.since { " " span.quiet { "Since " (day(since)) "." } }
@@ -113,7 +113,7 @@ fn abilities(line: &FindingLine) -> Markup {
     }
 }
 
-/// How soon, in a word.
+/// The severity as a deadline.
 fn tag(severity: Severity) -> Markup {
     match severity {
         Severity::High => html! { span.tag.bad { "today" } },

@@ -2,17 +2,17 @@ use std::collections::BTreeSet;
 
 use jiff::civil::date;
 
-use super::super::addresses::Addresses;
-use super::super::overview::PART;
+use super::super::addresses::AddressSketch;
+use super::super::overview::PAGE_SIZE;
 use super::super::report::{DayUsage, FindingKind, Report, Severity, UsageRow, Verdict};
 use super::*;
 
-fn view(query: &str, served: bool) -> View {
-    let made_at = "2026-11-28T09:12:34Z".parse().unwrap();
-    let question = Question::parse(query).unwrap();
+fn context(query: &str, served: bool) -> PageContext {
+    let created_at = "2026-11-28T09:12:34Z".parse().unwrap();
+    let query = ReportQuery::parse(query).unwrap();
     let tokens = [("2", "reporting-prod"), ("3", "scanner"), ("b-1", "mobile-app-v2")];
     let tokens = tokens.map(|(id, name)| TokenName::of(id, Some(name))).into();
-    View { question, since: Some(date(2026, 10, 30)), made_at, served, tokens }
+    PageContext { query, since: Some(date(2026, 10, 30)), created_at, served, tokens }
 }
 
 fn row(ability: Option<&str>, route: &str, verdict: Verdict, count: u64) -> UsageRow {
@@ -35,7 +35,7 @@ fn token(id: &str, name: &str, abilities: &[&str], usage: Vec<UsageRow>) -> Toke
         allowed: calls.allowed,
         denied: calls.denied,
         plain_http: 0,
-        addresses: Addresses::default(),
+        addresses: AddressSketch::default(),
     };
     TokenUsage {
         id: id.to_owned(),
@@ -92,15 +92,15 @@ fn report() -> Report {
     Report { tokens, findings, ..Report::default() }
 }
 
-/// What a browser shows, roughly: without tags, one space between.
+/// Approximates the visible text: without tags, with single spaces.
 fn text(page: &str) -> String {
     let body = page.split("<body>").nth(1).unwrap();
     let text = body.split('<').filter_map(|part| part.split_once('>')).map(|(_, text)| text);
     text.collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What holds for every page.
-fn judge(page: &str) {
+/// Asserts what must hold for every page.
+fn assert_valid(page: &str) {
     for word in [
         "<script",
         "javascript:",
@@ -125,10 +125,10 @@ fn judge(page: &str) {
 }
 
 #[test]
-fn all_tokens_are_told_of() {
-    let question = Question::default();
-    let page = overview(&Overview::of(&report(), &question), &view("since=30d", true));
-    judge(&page);
+fn page_of_all_tokens_shows_findings_charts_and_tokens() {
+    let query = ReportQuery::default();
+    let page = overview(&Overview::of(&report(), &query), &context("since=30d", true));
+    assert_valid(&page);
     let text = text(&page);
     for expected in [
         "Since 2026-10-30 , by day in UTC; as of 2026-11-28 09:12 ; stockaj-gateway",
@@ -139,7 +139,7 @@ fn all_tokens_are_told_of() {
         "Requests: 1,861 in all, at most 1,861 on 2026-11-02",
         "/api/v2/items/{id} items:delete 310 1",
         "unmapped – 4 1",
-        // The one with most to do first.
+        // The token with the most urgent findings is first.
         "scanner 3 – 1 of 2 354 314 2 2026-11-02 10:20 1 today 1 next rotation mobile-app-v2 b-1 – 1 of all 7",
         "reporting-prod 2 – 1 of 2 1,500 0 2 2026-11-02 10:20 none",
     ] {
@@ -150,11 +150,11 @@ fn all_tokens_are_told_of() {
 }
 
 #[test]
-fn one_token_is_told_of() {
+fn page_of_one_token_shows_its_abilities_and_routes() {
     let report = report();
     let about = &report.tokens[1];
-    let page = super::token(about, &report.findings[..1], &view("token=3", true));
-    judge(&page);
+    let page = super::token(about, &report.findings[..1], &context("token=3", true));
+    assert_valid(&page);
     let text = text(&page);
     for expected in [
         "Token 3 All tokens",
@@ -168,32 +168,32 @@ fn one_token_is_told_of() {
         assert!(text.contains(expected), "{expected}\n{text}");
     }
     assert!(page.contains("<a href=\"?\">All tokens</a>"));
-    judge(&unknown_token("<b>", &view("token=%3Cb%3E", true)));
+    assert_valid(&unknown_token("<b>", &context("token=%3Cb%3E", true)));
 }
 
 #[test]
 fn form_offers_tokens_by_name_and_id() {
-    let page = |view: &View| overview(&Overview::of(&report(), &view.question), view);
-    let all = page(&view("", true));
-    judge(&all);
+    let page = |context: &PageContext| overview(&Overview::of(&report(), &context.query), context);
+    let all = page(&context("", true));
+    assert_valid(&all);
     assert!(all.contains("<option value=\"\" selected>all tokens</option>"), "{all}");
     assert!(all.contains("<option value=\"3\">scanner (3)</option>"), "{all}");
-    assert!(!all.contains("<input"), "one is chosen, not typed");
-    let one = page(&view("token=3", true));
+    assert!(!all.contains("<input"), "a token is selected, not typed");
+    let one = page(&context("token=3", true));
     assert!(one.contains("<option value=\"3\" selected>scanner (3)</option>"), "{one}");
-    // One that is not offered, or more than are, can be typed.
-    let other = page(&view("token=99", true));
-    judge(&other);
+    // If a token is not offered, or too many are, an id can be typed.
+    let other = page(&context("token=99", true));
+    assert_valid(&other);
     assert!(other.contains("value=\"99\"") && other.contains("<datalist"), "{other}");
-    let mut view = view("", true);
-    view.tokens = (0..=OFFERED).map(|id| TokenName::of(&id.to_string(), None)).collect();
-    let many = page(&view);
-    judge(&many);
-    assert!(many.contains("<input") && many.matches("<option").count() == 6 + OFFERED, "{many}");
+    let mut context = context("", true);
+    context.tokens = (0..=MAX_OFFERED_TOKENS).map(|id| TokenName::of(&id.to_string(), None)).collect();
+    let many = page(&context);
+    assert_valid(&many);
+    assert!(many.contains("<input") && many.matches("<option").count() == 6 + MAX_OFFERED_TOKENS, "{many}");
 }
 
 #[test]
-fn kind_of_finding_is_one_entry_with_its_tokens() {
+fn findings_of_one_kind_are_one_entry() {
     let tokens = report().tokens;
     let findings = vec![
         finding(FindingKind::Wildcard, Severity::Low, &tokens[0]),
@@ -201,9 +201,9 @@ fn kind_of_finding_is_one_entry_with_its_tokens() {
         finding(FindingKind::Naming, Severity::Low, &tokens[2]),
     ];
     let report = Report { tokens, findings, ..Report::default() };
-    let view = view("", true);
-    let page = overview(&Overview::of(&report, &view.question), &view);
-    judge(&page);
+    let context = context("", true);
+    let page = overview(&Overview::of(&report, &context.query), &context);
+    assert_valid(&page);
     let text = text(&page);
     assert_eq!(text.matches("May do everything").count(), 2, "title and caption of one entry: {text}");
     for expected in
@@ -215,16 +215,16 @@ fn kind_of_finding_is_one_entry_with_its_tokens() {
 }
 
 #[test]
-fn in_a_file_nothing_can_be_asked() {
+fn page_in_a_file_has_no_links_and_no_form() {
     let report = report();
-    let view = view("", false);
+    let context = context("", false);
     for page in [
-        overview(&Overview::of(&report, &view.question), &view),
-        super::token(&report.tokens[0], &[], &view),
-        unknown_token("9", &view),
-        overview(&Overview::default(), &view),
+        overview(&Overview::of(&report, &context.query), &context),
+        super::token(&report.tokens[0], &[], &context),
+        unknown_token("9", &context),
+        overview(&Overview::default(), &context),
     ] {
-        judge(&page);
+        assert_valid(&page);
         for word in ["<a ", "<form", "<input"] {
             assert!(!page.contains(word), "{word}");
         }
@@ -232,7 +232,7 @@ fn in_a_file_nothing_can_be_asked() {
 }
 
 #[test]
-fn nobodys_name_is_more_than_a_name() {
+fn texts_from_outside_cannot_inject_markup() {
     let long = "<script>alert(1)</script>".repeat(400);
     let names = [
         "<script>alert(1)</script>",
@@ -251,13 +251,13 @@ fn nobodys_name_is_more_than_a_name() {
             ..finding(FindingKind::Naming, Severity::Low, &token)
         };
         let report = Report { tokens: vec![token], findings: vec![finding], ..Report::default() };
-        let mut view = view("", true);
-        let all = overview(&Overview::of(&report, &view.question), &view);
-        view.question.token = Some(name.to_owned());
+        let mut context = context("", true);
+        let all = overview(&Overview::of(&report, &context.query), &context);
+        context.query.token = Some(name.to_owned());
         for page in
-            [all, super::token(&report.tokens[0], &report.findings, &view), unknown_token(name, &view)]
+            [all, super::token(&report.tokens[0], &report.findings, &context), unknown_token(name, &context)]
         {
-            judge(&page);
+            assert_valid(&page);
             assert!(!page.contains(['\u{202e}', '\u{1b}']) && !page.contains("<svg onload"), "{page}");
             assert!(page.len() < 200_000, "{}", page.len());
         }
@@ -265,22 +265,22 @@ fn nobodys_name_is_more_than_a_name() {
 }
 
 #[test]
-fn a_page_of_very_many_tokens_is_bounded() {
+fn page_of_very_many_tokens_is_bounded() {
     const MANY: usize = 20_000;
     let name = "x".repeat(10_000);
     let fold = |query: &str| {
-        let view = view(query, true);
-        let mut overview = Overview::new(&view.question);
+        let context = context(query, true);
+        let mut overview = Overview::new(&context.query);
         for number in 0..MANY {
-            // Everybody has an ability and a route of its own: more than are told apart.
+            // Each token has its own ability and route: more than are counted separately.
             let (ability, route) = (format!("made-up:{number}"), format!("/{number}/{name}"));
             let usage = vec![row(Some(&ability), &route, Verdict::Denied, number as u64)];
             let token = token(&number.to_string(), &name, &[&ability], usage);
             overview.add(&token, &[finding(FindingKind::Naming, Severity::Low, &token)]);
         }
-        let page = super::overview(&overview, &view);
-        assert_eq!(overview.shown().count(), PART);
-        judge(&page);
+        let page = super::overview(&overview, &context);
+        assert_eq!(overview.shown().count(), PAGE_SIZE);
+        assert_valid(&page);
         assert!(page.len() < 600_000, "{}", page.len());
         text(&page)
     };
@@ -299,22 +299,22 @@ fn a_page_of_very_many_tokens_is_bounded() {
 }
 
 #[test]
-fn a_part_that_there_is_not_is_empty() {
-    let view = view("page=9999", true);
-    let page = overview(&Overview::of(&report(), &view.question), &view);
-    judge(&page);
+fn page_past_the_end_is_valid() {
+    let context = context("page=9999", true);
+    let page = overview(&Overview::of(&report(), &context.query), &context);
+    assert_valid(&page);
 }
 
 #[test]
-fn the_policy_of_the_field_is_that_of_the_page() {
-    let page = overview(&Overview::default(), &view("", true));
+fn policy_of_the_header_field_equals_that_of_the_page() {
+    let page = overview(&Overview::default(), &context("", true));
     let policy = policy();
     let inside = policy.strip_suffix("; frame-ancestors 'none'").unwrap();
     assert!(page.contains(&format!("content=\"{inside}\"")), "{policy}");
 }
 
 #[test]
-fn numbers_are_grouped() {
+fn numbers_are_grouped_by_thousands() {
     for (number, text) in [
         (0, "0"),
         (999, "999"),

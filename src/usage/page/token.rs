@@ -1,4 +1,4 @@
-//! One token: what it may do, what it does.
+//! The page of one token.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,16 +6,16 @@ use maud::{Markup, html};
 
 use super::super::overview::{Calls, FindingLine, used_abilities};
 use super::super::report::{Finding, TokenUsage, UsageRow, Verdict};
-use super::{View, charts, figure, findings, grouped, number, scrolling, shown, time};
+use super::{PageContext, charts, figure, findings, grouped, number, scrolling, shown, time};
 
-/// Abilities and rows that are shown: several times as many as the guide's map has.
-const ROWS: usize = 500;
+/// The most rows of a table: several times as many as the map of the guide has.
+const MAX_ROWS: usize = 500;
 
-pub(super) fn body(token: &TokenUsage, findings: &[Finding], view: &View) -> Markup {
+pub(super) fn body(token: &TokenUsage, findings: &[Finding], context: &PageContext) -> Markup {
     let calls = Calls::of(token);
     let lines: Vec<_> = findings
         .iter()
-        .take(ROWS)
+        .take(MAX_ROWS)
         .map(|finding| (finding.severity, finding.kind, FindingLine::of(finding)))
         .collect();
     let days: BTreeMap<_, _> = token
@@ -24,8 +24,8 @@ pub(super) fn body(token: &TokenUsage, findings: &[Finding], view: &View) -> Mar
         .map(|(date, day)| (*date, Calls { allowed: day.allowed, denied: day.denied }))
         .collect();
     html! {
-        (view.back())
-        (view.heading())
+        (context.back())
+        (context.heading())
         (facts(token))
         dl.figures {
             (figure("Requests", calls.all()))
@@ -65,7 +65,7 @@ fn facts(token: &TokenUsage) -> Markup {
     }
 }
 
-/// What it may do, and whether it does; and what it tried without being allowed to.
+/// The abilities of the token, whether it uses them, and the missing abilities that it tried to use.
 fn abilities(token: &TokenUsage) -> Markup {
     let mut calls = BTreeMap::<&str, Calls>::new();
     for row in &token.usage {
@@ -74,14 +74,14 @@ fn abilities(token: &TokenUsage) -> Markup {
         }
     }
     let used = used_abilities(token);
-    let everything = token.abilities.iter().any(|name| name == "*");
+    let has_wildcard = token.abilities.iter().any(|name| name == "*");
     let granted: BTreeSet<&str> =
         token.abilities.iter().map(String::as_str).filter(|name| *name != "*").collect();
     let names: BTreeSet<&str> = granted.iter().chain(calls.keys()).copied().collect();
     html! {
         section aria-labelledby="abilities" {
             h2 #abilities { "Abilities" }
-            @if everything { p { "It has " code { "*" } ": it may do everything." } }
+            @if has_wildcard { p { "It has " code { "*" } ": it may do everything." } }
             @if names.is_empty() { p { "None was used." } }
             @if !names.is_empty() {
                 (scrolling("Abilities", &html! {
@@ -89,11 +89,11 @@ fn abilities(token: &TokenUsage) -> Markup {
                         caption.aside { "Abilities, and whether they are used" }
                         thead { tr { th scope="col" { "Ability" } th scope="col" { "State" } th.number scope="col" { "Allowed" } th.number scope="col" { "Denied" } } }
                         tbody {
-                            @for name in names.iter().take(ROWS) {
+                            @for name in names.iter().take(MAX_ROWS) {
                                 @let calls = calls.get(name).copied().unwrap_or_default();
                                 tr {
                                     th scope="row" { bdi { code { (shown(name)) } } }
-                                    td { (state(everything || granted.contains(name), used.contains(name))) }
+                                    td { (state(has_wildcard || granted.contains(name), used.contains(name))) }
                                     (number(calls.allowed))
                                     (number(calls.denied))
                                 }
@@ -101,7 +101,7 @@ fn abilities(token: &TokenUsage) -> Markup {
                         }
                     }
                 }))
-                (left_out(names.len()))
+                (omitted_rows(names.len()))
             }
         }
     }
@@ -138,10 +138,10 @@ fn rows(token: &TokenUsage) -> Markup {
                                 th scope="col" { "Last day" }
                             }
                         }
-                        tbody { @for row in rows.iter().take(ROWS) { (route(row)) } }
+                        tbody { @for row in rows.iter().take(MAX_ROWS) { (route(row)) } }
                     }
                 }))
-                (left_out(rows.len()))
+                (omitted_rows(rows.len()))
             }
         }
     }
@@ -168,10 +168,10 @@ fn route(row: &UsageRow) -> Markup {
     }
 }
 
-fn left_out(rows: usize) -> Markup {
+fn omitted_rows(rows: usize) -> Markup {
     html! {
-        @if rows > ROWS {
-            p.quiet { "And " (grouped((rows - ROWS) as u64)) " more: by " code { "usage --format csv" } "." }
+        @if rows > MAX_ROWS {
+            p.quiet { "And " (grouped((rows - MAX_ROWS) as u64)) " more: by " code { "usage --format csv" } "." }
         }
     }
 }

@@ -2,25 +2,25 @@
 
 use maud::{Markup, html};
 
-use super::super::overview::{Overview, PART, TokenLine};
-use super::super::question::Question;
-use super::{View, grouped, link, number, scrolling, shown, time};
+use super::super::overview::{Overview, PAGE_SIZE, TokenLine};
+use super::super::query::ReportQuery;
+use super::{PageContext, grouped, link, number, scrolling, shown, time};
 
-pub(super) fn section(overview: &Overview, view: &View) -> Markup {
+pub(super) fn section(overview: &Overview, context: &PageContext) -> Markup {
     html! {
         section aria-labelledby="tokens" {
             h2 #tokens { "Tokens" }
             @if overview.tokens == 0 {
                 p { "No token was seen." }
             } @else {
-                (scrolling("Tokens", &table(overview, view)))
-                (parts(overview, view))
+                (scrolling("Tokens", &table(overview, context)))
+                (pages(overview, context))
             }
         }
     }
 }
 
-fn table(overview: &Overview, view: &View) -> Markup {
+fn table(overview: &Overview, context: &PageContext) -> Markup {
     html! {
         table.tokens {
             caption { "Those with most to do first, then the busiest" }
@@ -37,21 +37,21 @@ fn table(overview: &Overview, view: &View) -> Markup {
                 }
             }
             tbody {
-                @for line in overview.shown() { (row(line, view)) }
+                @for line in overview.shown() { (row(line, context)) }
             }
         }
     }
 }
 
-fn row(line: &TokenLine, view: &View) -> Markup {
+fn row(line: &TokenLine, context: &PageContext) -> Markup {
     let [high, medium, low] = line.findings;
     html! {
         tr {
-            th scope="row" { (view.token(&line.token)) }
+            th scope="row" { (context.token(&line.token)) }
             td { bdi { (shown(line.context.as_deref().unwrap_or("–"))) } }
             td.number {
                 (line.used) " of "
-                @if line.everything { "all" } @else { (line.granted) }
+                @if line.has_wildcard { "all" } @else { (line.granted) }
             }
             (number(line.calls.all()))
             (number(line.calls.denied))
@@ -67,23 +67,23 @@ fn row(line: &TokenLine, view: &View) -> Markup {
     }
 }
 
-/// Which part this is, and the ways to the others.
-fn parts(overview: &Overview, view: &View) -> Markup {
-    let (page, parts) = (view.question.page, overview.parts());
-    let to = |page| link(&Question { page, ..view.question.clone() });
-    let first = page.saturating_mul(PART);
-    let last = first.saturating_add(PART).min(overview.tokens);
+/// The position of the page in the list, and links to the next and previous ones.
+fn pages(overview: &Overview, context: &PageContext) -> Markup {
+    let (page, pages) = (context.query.page, overview.pages());
+    let to = |page| link(&ReportQuery { page, ..context.query.clone() });
+    let first = page.saturating_mul(PAGE_SIZE);
+    let last = first.saturating_add(PAGE_SIZE).min(overview.tokens);
     html! {
-        @if parts > 1 {
-            nav.parts aria-label="Parts of the list" {
+        @if pages > 1 {
+            nav.pages aria-label="Parts of the list" {
                 @if first < last {
                     span { (grouped(first as u64 + 1)) "–" (grouped(last as u64)) " of " (grouped(overview.tokens as u64)) }
                 } @else {
                     span { "The list of " (grouped(overview.tokens as u64)) " tokens ends before." }
                 }
-                @if view.served {
-                    @if page > 0 { a href=(to((page - 1).min(parts - 1))) rel="prev" { "Previous" } }
-                    @if page + 1 < parts { a href=(to(page + 1)) rel="next" { "Next" } }
+                @if context.served {
+                    @if page > 0 { a href=(to((page - 1).min(pages - 1))) rel="prev" { "Previous" } }
+                    @if page + 1 < pages { a href=(to(page + 1)) rel="next" { "Next" } }
                 }
             }
         }

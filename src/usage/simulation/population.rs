@@ -1,4 +1,4 @@
-//! Who the tokens are, and what is planted in them.
+//! The simulated tokens and their planted findings.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
@@ -32,7 +32,7 @@ const GUIDE: [&str; 19] = [
     "webhooks:read",
 ];
 
-/// What integrations are for, and what they use.
+/// The purposes of integrations, and the abilities they use.
 const PURPOSES: [(&str, &[&str]); 10] = [
     ("mobile-app", &["items:read", "renters:read", "rents:create", "rents:read"]),
     ("warehouse-scanner", &["items:read", "kiosk:scan"]),
@@ -61,19 +61,19 @@ pub(super) struct Token {
     pub(super) created_at: Option<Timestamp>,
     pub(super) expires_at: Option<Timestamp>,
     abilities: Vec<String>,
-    /// Until a day it had others.
+    /// The abilities before the given day, if they were different.
     earlier: Option<(u32, Vec<String>)>,
-    /// The abilities that it goes on using.
+    /// The abilities that the token uses regularly.
     pub(super) uses: Vec<&'static str>,
-    /// The days on which it does.
+    /// The days with regular use.
     pub(super) days: Range<u32>,
-    /// The seconds of a day within which it does.
+    /// The seconds of a day with regular use.
     pub(super) hours: Range<u32>,
-    /// From how many addresses.
+    /// The number of client addresses.
     pub(super) spread: u32,
-    /// Days on which it tries what takes an ability that it lacks, or what there is not.
-    pub(super) stumbles: Vec<(u32, Option<&'static str>)>,
-    /// What else it calls.
+    /// Days with a denied request: for a missing ability, or for an unmapped path.
+    pub(super) denials: Vec<(u32, Option<&'static str>)>,
+    /// Additional requests by day.
     pub(super) calls: Vec<(u32, PlantedCall)>,
     planted: Vec<(FindingKind, Vec<String>)>,
 }
@@ -101,12 +101,12 @@ fn owned(abilities: &[&str]) -> Vec<String> {
 }
 
 impl Token {
-    /// One about which there is nothing to say, unless it is a user's: those may do everything.
+    /// A token without findings, except that a user token has the wildcard.
     fn usual(id: u32, random: &mut fastrand::Rng) -> Self {
         let (purpose, uses) = PURPOSES[id as usize % PURPOSES.len()];
         let environment = ["prod", "staging", "testing", "dev", "v2", "v13"][random.usize(..6)];
         let is_user = id.is_multiple_of(10);
-        let stumbles = |random: &mut fastrand::Rng| {
+        let denials = |random: &mut fastrand::Rng| {
             let ability = GUIDE[random.usize(..GUIDE.len())];
             let lacking = !is_user && !uses.contains(&ability);
             (random.u32(10..DAYS), lacking.then_some(ability))
@@ -123,8 +123,8 @@ impl Token {
             days: random.u32(0..9)..random.u32(20..=DAYS),
             hours: EIGHT..EIGHT + 10 * 60 * 60,
             spread: random.u32(1..10),
-            // Fewer than make a finding.
-            stumbles: (0..random.usize(..5)).map(|_| stumbles(random)).collect(),
+            // Too few for a finding.
+            denials: (0..random.usize(..5)).map(|_| denials(random)).collect(),
             calls: Vec::new(),
             planted: if is_user { vec![(Wildcard, owned(uses))] } else { Vec::new() },
         }
@@ -142,11 +142,11 @@ impl Token {
         self.planted.into_iter().map(move |(kind, abilities)| (kind, id.clone(), abilities))
     }
 
-    /// It has these abilities and uses those, and makes no mistakes.
+    /// Sets the granted and the used abilities, without denied requests.
     fn has(&mut self, abilities: &[&str], uses: &[&'static str]) -> &mut Self {
         self.abilities = owned(abilities);
         self.uses = uses.to_vec();
-        self.without_stumbles()
+        self.without_denials()
     }
 
     fn had(&mut self, until: u32, abilities: &[&str]) -> &mut Self {
@@ -154,17 +154,17 @@ impl Token {
         self
     }
 
-    fn without_stumbles(&mut self) -> &mut Self {
-        self.stumbles.clear();
+    fn without_denials(&mut self) -> &mut Self {
+        self.denials.clear();
         self
     }
 
-    fn called(&mut self, named: &'static str) -> &mut Self {
+    fn named(&mut self, named: &'static str) -> &mut Self {
         self.name = Some(named.to_owned());
         self
     }
 
-    /// It calls this so often on a day.
+    /// Adds `times` requests on a day.
     fn calls(&mut self, day: u32, times: u32, (method, path): (&'static str, &'static str)) -> &mut Self {
         (0..times).fold(self, |token, number| {
             let client = address(token.id, 0);
@@ -173,7 +173,7 @@ impl Token {
         })
     }
 
-    /// It reads items, which it may, once from each of these.
+    /// Adds an allowed request from each client.
     fn comes_from(&mut self, day: u32, clients: impl IntoIterator<Item = IpAddr>) -> &mut Self {
         self.has(&["items:read"], &["items:read"]).spread = 1;
         clients.into_iter().fold(self, |token, client| {
@@ -190,7 +190,7 @@ impl Token {
         })
     }
 
-    /// Its last request comes at this second of the first day.
+    /// Makes the token silent after this second of the first day.
     fn falls_silent(&mut self, second: u32) -> &mut Self {
         let (method, path, client) = ("GET", "/api/v2/items", address(self.id, 0));
         self.has(&["items:read"], &["items:read"]);
@@ -210,7 +210,7 @@ impl Token {
     }
 }
 
-/// What is found, and beside it what nearly is.
+/// Plants findings, and cases that narrowly miss one.
 fn plant(token: &mut Token) {
     match token.id {
         11..=29 => abilities(token),
@@ -220,7 +220,7 @@ fn plant(token: &mut Token) {
         61..=69 => silences(token),
         71..=79 => names(token),
         81..=89 => plain_http(token),
-        91..=99 => denials(token),
+        91..=99 => repeated_denials(token),
         101..=109 => expired(token),
         _ => {}
     }
@@ -237,14 +237,14 @@ fn abilities(token: &mut Token) {
             .has(&["items:read", "renters:read"], &["items:read"])
             .found(UnusedAbilities, &["renters:read"]),
         13 => token.has(&GUIDE, &["items:read"]).found(UnusedAbilities, &rest),
-        // Once in a month is enough.
+        // One use in a month suffices.
         14 => token.has(&["items:delete", "items:read"], &["items:read"]).calls(
             17,
             1,
             ("DELETE", "/api/v2/items/5"),
         ),
         15 => token.has(&BOTH, &["rents:read"]).calls(3, 1, ("HEAD", "/api/v2/items/5")),
-        // One of `any` would have done: the one that is needed anyway, or either.
+        // For `any`, one ability suffices: one that is needed anyway, or either.
         16 => token.has(&BOTH, &["rents:read"]).calls(9, 3, REPORT).found(UnusedAbilities, &["items:read"]),
         17 => token
             .has(&BOTH, &[])
@@ -252,7 +252,7 @@ fn abilities(token: &mut Token) {
             .calls(28, 1, REPORT)
             .found(UnusedAbilities, &["rents:read"]),
         18 => token.has(&BOTH, &[]).calls(9, 3, EXPORT),
-        // What was denied was no use of what it has.
+        // Denied requests do not count as use.
         19 => token
             .has(&["items:read", "webhooks:read"], &["webhooks:read"])
             .calls(9, 4, EXPORT)
@@ -261,21 +261,21 @@ fn abilities(token: &mut Token) {
         22 => token
             .has(&["exports:run", "items:read"], &["items:read"])
             .found(UnusedAbilities, &["exports:run"]),
-        // What it has lost since, used or not.
+        // Abilities that the token has lost, used or not.
         23 => token.has(&["items:read"], &["items:read"]).had(15, &["items:delete", "items:read"]),
         24 => token.has(&["items:read"], &["items:read"]).had(15, &["items:delete", "items:read"]).calls(
             9,
             1,
             ("DELETE", "/api/v2/items/5"),
         ),
-        // What it lacked at first.
+        // Abilities that the token lacked at first.
         25 => token
             .has(&BOTH, &["items:read"])
             .had(10, &["items:read"])
             .calls(5, 50, ("GET", "/api/v2/rentals"))
             .calls(12, 1, ("GET", "/api/v2/rentals")),
         26 => token.has(&[], &[]).calls(20, 4, REPORT),
-        // Of `any`, what it has lost since is no choice.
+        // For `any`, a lost ability cannot be chosen.
         27 => token.has(&["rents:read"], &[]).had(15, &BOTH).calls(9, 3, REPORT).calls(20, 1, REPORT),
         _ => token,
     };
@@ -303,7 +303,7 @@ fn addresses(token: &mut Token) {
         IpAddr::from(Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(network) << 64 | u128::from(host)))
     };
     match id {
-        // With its usual one, which is the first.
+        // The usual address is the first of them.
         41 => token.comes_from(15, v4(1..10)).found(ManyAddresses, &[]),
         42 => token.comes_from(15, v4(1..9)),
         43 => (0..DAYS).fold(token, |token, day| token.comes_from(day, v4(day * 9 + 1..day * 9 + 9))),
@@ -349,7 +349,7 @@ fn silences(token: &mut Token) {
         61 => token.falls_silent(NOON - 2).found(Silent, &[]),
         62 => token.falls_silent(NOON + 2),
         63 => token.falls_silent(EIGHT).found(Silent, &[]),
-        // A month in which it does nothing but try.
+        // Only denied requests for a month.
         64 => token.falls_silent(EIGHT).calls(25, 4, UPDATE),
         _ => token,
     };
@@ -357,14 +357,14 @@ fn silences(token: &mut Token) {
 
 fn names(token: &mut Token) {
     match token.id {
-        71 => token.called("Warehouse-Scanner-Prod").found(Naming, &[]),
-        72 => token.called("warehouse_scanner_prod").found(Naming, &[]),
-        73 => token.called("scanner").found(Naming, &[]),
-        74 => token.called("prod-scanner").found(Naming, &[]),
-        75 => token.called("scanner-prod\u{1b}[2J").found(Naming, &[]),
-        76 => token.called("mobile-app-v2"),
-        77 => token.called("ci-testing"),
-        78 => token.called("3pl-uat"),
+        71 => token.named("Warehouse-Scanner-Prod").found(Naming, &[]),
+        72 => token.named("warehouse_scanner_prod").found(Naming, &[]),
+        73 => token.named("scanner").found(Naming, &[]),
+        74 => token.named("prod-scanner").found(Naming, &[]),
+        75 => token.named("scanner-prod\u{1b}[2J").found(Naming, &[]),
+        76 => token.named("mobile-app-v2"),
+        77 => token.named("ci-testing"),
+        78 => token.named("3pl-uat"),
         _ => {
             token.name = None;
             token
@@ -380,7 +380,7 @@ fn plain_http(token: &mut Token) {
     };
 }
 
-fn denials(token: &mut Token) {
+fn repeated_denials(token: &mut Token) {
     let lacked: Vec<&str> = GUIDE.into_iter().filter(|it| *it != "items:read").collect();
     token.has(&["items:read"], &["items:read"]);
     match token.id {
@@ -391,26 +391,26 @@ fn denials(token: &mut Token) {
             .calls(20, 2, ("GET", "/api/v2/renters"))
             .found(RepeatedDenials, &["items:update", "renters:read"]),
         94 => token.calls(15, 5, ("GET", "/api/v2/nothing")).found(RepeatedDenials, &[]),
-        // A method that its path does not have.
+        // A method that the path lacks.
         95 => token.calls(15, 5, ("POST", "/api/v2/items/5")).found(RepeatedDenials, &[]),
         96 => token.calls(15, 5, EXPORT).found(RepeatedDenials, &["rents:read"]),
         97 => token
             .has(&["kiosk:scan"], &["kiosk:scan"])
             .calls(15, 5, REPORT)
             .found(RepeatedDenials, &["items:read"]),
-        // Somebody tries everything.
+        // Probing.
         98 => {
-            token.stumbles = GUIDE.into_iter().cycle().take(57).map(|ability| (15, Some(ability))).collect();
+            token.denials = GUIDE.into_iter().cycle().take(57).map(|ability| (15, Some(ability))).collect();
             token.found(RepeatedDenials, &lacked)
         }
-        // One that lacks two things for the same four requests.
+        // The token lacks two abilities for the same four requests.
         _ => token.has(&["kiosk:scan"], &["kiosk:scan"]).calls(15, 4, EXPORT),
     };
 }
 
 fn expired(token: &mut Token) {
     let everything = |token: &mut Token, expires_at: Option<Timestamp>| {
-        token.falls_silent(EIGHT).called("x").has(&["*"], &["items:read"]);
+        token.falls_silent(EIGHT).named("x").has(&["*"], &["items:read"]);
         token.created_at = Some(now() - (400 * 24).hours());
         token.expires_at = expires_at;
     };

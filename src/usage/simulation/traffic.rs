@@ -1,4 +1,4 @@
-//! What tokens call, day by day.
+//! The requests of the simulated tokens, day by day.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,22 +8,22 @@ use crate::policy::map::AbilityMap;
 
 /// One request.
 pub(super) struct Call {
-    /// The index of its token.
+    /// The index of the token.
     pub(super) token: usize,
     pub(super) method: &'static str,
     pub(super) path: String,
-    /// Of the day.
+    /// The second of the day.
     pub(super) second: u32,
     pub(super) client: IpAddr,
     pub(super) plain_http: bool,
 }
 
-/// What there is to call with each ability alone.
+/// The routes that each ability alone allows.
 pub(super) struct Traffic {
     by_ability: BTreeMap<String, Vec<(&'static str, String)>>,
 }
 
-/// Where a token's integration is, and its other addresses.
+/// The addresses of a token; number 0 is its usual one.
 pub(super) fn address(token: u32, number: u32) -> IpAddr {
     Ipv4Addr::from(0x0a00_0000 + token * 1024 + number).into()
 }
@@ -44,14 +44,14 @@ impl Traffic {
         Self { by_ability }
     }
 
-    /// A request that `ability` allows.
+    /// A random request that `ability` allows.
     fn any_of(&self, ability: &str, random: &mut fastrand::Rng) -> (&'static str, String) {
         let calls = &self.by_ability[ability];
         let (method, template) = &calls[random.usize(..calls.len())];
         (method, template.replace("{id}", &random.u32(1..10_000).to_string()))
     }
 
-    /// All requests of a day, in their order.
+    /// All requests of a day in the order of their time.
     pub(super) fn of_day(&self, day: u32, tokens: &[Token], random: &mut fastrand::Rng) -> Vec<Call> {
         let mut calls = Vec::new();
         for (index, token) in tokens.iter().enumerate() {
@@ -78,14 +78,14 @@ impl Traffic {
             if day == token.days.start {
                 token.uses.iter().for_each(|ability| call(self.any_of(ability, random), random));
             }
-            // Few on most days, many on some.
+            // Few requests on most days, many on some.
             let most = if random.u8(..10) == 0 { 60 } else { 9 };
             for _ in 0..if token.uses.is_empty() { 0 } else { random.u32(1..most) } {
                 let ability = token.uses[random.usize(..token.uses.len())];
                 call(self.any_of(ability, random), random);
             }
         }
-        for (_, ability) in token.stumbles.iter().filter(|(on, _)| *on == day) {
+        for (_, ability) in token.denials.iter().filter(|(on, _)| *on == day) {
             match ability {
                 Some(ability) => call(self.any_of(ability, random), random),
                 None => call(("GET", "/api/v2/invoices".to_owned()), random),
