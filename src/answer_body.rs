@@ -2,10 +2,11 @@
 
 use std::mem;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::header::CONTENT_LENGTH;
 use http::{Method, Response, Version};
 use hyper::body::{Body, Frame, SizeHint};
@@ -16,6 +17,7 @@ use crate::client::ExchangeError;
 use crate::client::call::Call;
 use crate::client::pool::Lease;
 use crate::exchange::Exchange;
+use crate::peer::Peer;
 use crate::policy::headers;
 use crate::policy::refusal::Reason;
 use crate::policy::trusted_fields::TrustedFields;
@@ -48,9 +50,49 @@ struct FromBackend {
     fault: Option<AnswerFault>,
 }
 
-/// The most that is handed on at once over a stream of HTTP/2, in bytes. It asks for more only when it has room,
-/// and then its client reads: however slowly, since a piece is no larger than a frame.
-const PIECE: usize = 16 * 1024;
+/// A piece of an answer's body, counted by its stream until it was written.
+pub struct Piece {
+    bytes: Bytes,
+    /// `None` over HTTP/1, whose connection takes the next piece when it has written this one.
+    _counted: Option<Counted>,
+}
+
+struct Counted {
+    stream: Rc<Peer>,
+    length: usize,
+}
+
+impl Piece {
+    const fn uncounted(bytes: Bytes) -> Self {
+        Self { bytes, _counted: None }
+    }
+
+    fn counted(bytes: Bytes, stream: &Rc<Peer>) -> Self {
+        let length = bytes.len();
+        stream.hold_response(length);
+        Self { bytes, _counted: Some(Counted { stream: Rc::clone(stream), length }) }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.stream.release_response(self.length);
+    }
+}
 
 /// Why the client sees a broken message instead of a short good one.
 #[derive(Debug, thiserror::Error)]
@@ -113,9 +155,11 @@ impl AnswerBody {
         }
     }
 
-    fn waits_for_client(&self, waits: bool) {
-        if let Some(exchange) = &self.exchange {
-            exchange.waits_for_client(waits);
+    /// Notes that a piece waits for the client. Only a stream of HTTP/2 has a window of its own, of which the
+    /// connection's bytes do not tell.
+    fn waits_for_client(&self) {
+        if let Some(stream) = self.exchange.as_ref().and_then(|exchange| exchange.stream()) {
+            stream.activity.wrote(true, Instant::now);
         }
     }
 
@@ -149,23 +193,30 @@ impl FromBackend {
         }
     }
 
-    /// The next piece of what has come, or what comes next, in pieces of at most `most` bytes.
+    /// The next piece of at most `room` bytes, for `stream`: of what has come, or else of what comes next.
     fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
-        most: usize,
-    ) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
+        stream: &Rc<Peer>,
+        room: usize,
+    ) -> Poll<Option<Result<Frame<Piece>, AnswerFault>>> {
         if self.rest.is_empty() {
+            if let Some(lease) = &mut self.lease {
+                lease.limit_reads(stream.response_read_room());
+            }
             let frame = ready!(self.poll(context));
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => self.rest = data,
-                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Ok(Err(other))) => {
+                    return Poll::Ready(Some(Ok(other.map_data(Piece::uncounted))));
+                }
                 Some(Err(fault)) => return Poll::Ready(Some(Err(fault))),
                 None => return Poll::Ready(None),
             }
         }
-        let piece = self.rest.split_to(most.min(self.rest.len()));
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        let piece = self.rest.split_to(room.min(self.rest.len()));
+        stream.set_read_ahead(self.rest.len() + self.lease.as_ref().map_or(0, Lease::read_ahead));
+        Poll::Ready(Some(Ok(Frame::data(Piece::counted(piece, stream)))))
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
@@ -199,29 +250,35 @@ impl FromBackend {
 }
 
 impl Body for AnswerBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = AnswerFault;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, AnswerFault>>> {
         let this = self.get_mut();
-        this.waits_for_client(false);
+        let stream = this.exchange.as_ref().and_then(|exchange| exchange.stream());
         let frame = match &mut this.source {
             Source::Own(bytes) if bytes.is_empty() => None,
-            Source::Own(bytes) => Some(Ok(Frame::data(mem::take(bytes)))),
-            Source::Backend(from) if this.exchange.as_ref().is_some_and(|exchange| exchange.is_stream()) => {
-                ready!(from.poll_piece(context, PIECE))
-            }
-            Source::Backend(from) => ready!(from.poll(context)),
+            Source::Own(bytes) => Some(Ok(Frame::data(Piece::uncounted(mem::take(bytes))))),
+            Source::Backend(from) => match stream {
+                Some(stream) => {
+                    // Without room it waits for its client, as it did since the piece before.
+                    let room = ready!(stream.poll_response_room(context));
+                    stream.activity.wrote(false, Instant::now);
+                    ready!(from.poll_piece(context, stream, room))
+                }
+                None => ready!(from.poll(context))
+                    .map(|frame| frame.map(|frame| frame.map_data(Piece::uncounted))),
+            },
         };
         match &frame {
             Some(Ok(frame)) => {
                 if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
-                    exchange.sent(data.len());
+                    exchange.sent(data.remaining());
                 }
-                this.waits_for_client(true);
+                this.waits_for_client();
                 this.settle();
             }
             Some(Err(AnswerFault::TimedOut)) => {

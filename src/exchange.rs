@@ -301,17 +301,9 @@ impl Exchange {
         self.answered(status, refusal.reason(), now);
     }
 
-    /// Whether the answer goes over a stream of HTTP/2.
-    pub fn is_stream(&self) -> bool {
-        self.peer.is_stream()
-    }
-
-    /// Notes whether a piece of the answer's body waits for the client. Only a stream of HTTP/2 has a window of its
-    /// own, of which the connection's bytes do not tell.
-    pub fn waits_for_client(&self, waits: bool) {
-        if self.is_stream() {
-            self.peer.activity.wrote(waits, Instant::now);
-        }
+    /// The stream of HTTP/2 that the answer goes over.
+    pub fn stream(&self) -> Option<&Rc<Peer>> {
+        Some(&self.peer).filter(|peer| peer.is_stream())
     }
 
     /// Notes that the answer's body is at its end.

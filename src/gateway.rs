@@ -568,6 +568,9 @@ impl Gateway {
         if let Some(asked) = on_continue {
             call.on_continue(asked);
         }
+        if let Some(stream) = exchange.stream() {
+            call.answers(stream);
+        }
         let asked = Instant::now();
         exchange.upload = upload;
         let upstream = Cell::new(None);

@@ -3,10 +3,15 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+
+pub mod budget;
+
+use budget::{ResponseBudget, UploadBudget};
 
 /// Who is at the other end of a connection, and what the connection is doing; or, of HTTP/2, one of its streams.
 #[derive(Debug)]
@@ -35,6 +40,16 @@ pub struct Peer {
     overhead_read: Cell<usize>,
     /// Of a connection: whether its task is to be woken when bodies read.
     waits_for_reads: Cell<bool>,
+    responses: ResponseBudget,
+    /// Of a connection of HTTP/2 with a request that has a body.
+    uploads: OnceCell<Arc<UploadBudget>>,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Of a response that came to no body.
+        self.set_read_ahead(0);
+    }
 }
 
 /// A DATA frame with less data than this is small: h2 bounds how many of them wait to be read.
@@ -63,6 +78,8 @@ impl Peer {
             streams: RefCell::default(),
             overhead_read: Cell::new(0),
             waits_for_reads: Cell::new(false),
+            responses: ResponseBudget::default(),
+            uploads: OnceCell::new(),
         }
     }
 
@@ -81,6 +98,8 @@ impl Peer {
             streams: RefCell::default(),
             overhead_read: Cell::new(0),
             waits_for_reads: Cell::new(false),
+            responses: ResponseBudget::default(),
+            uploads: OnceCell::new(),
         });
         let mut streams = connection.streams.borrow_mut();
         // Now and then, so that as many are looked at as have ended.

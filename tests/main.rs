@@ -47,7 +47,7 @@ mod large; // large bodies past a slow peer: what they cost in memory
 mod limits; // how much, how often and how many: to the last one allowed, by token and by address
 mod listening; // Unix sockets, and connections that the PROXY protocol tells about
 mod log_floods; // what strangers can provoke in the log is throttled
-mod memory; // what the token cache takes in memory
+mod memory; // what the token cache and connections that stand still take in memory
 mod model; // a model of how Laravel reads a request, and the gateway against it
 mod names; // backend and introspector by name: one address family unanswered, truncated or failing
 mod openapi; // maps drafted from OpenAPI documents, and maps compared with them

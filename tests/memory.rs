@@ -1,11 +1,26 @@
-//! What the token cache takes in memory, of the real process.
+//! What the token cache, and connections that stand still, take in memory, of the real process.
 
 use std::thread;
 
+use rustix::process::{Resource, getrlimit};
+
+use crate::support::stalled::{Phase, STREAMS, measure};
 use crate::support::{Gateway, Introspector, Upstream, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
+const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
+
+/// What a connection and its exchange cost beside what they hold of a body, with some for the allocator, in bytes.
+const OVERHEAD: u64 = 36 * KIB;
+/// The same if one of its connections is over TLS, which keeps records, in bytes.
+const TLS_OVERHEAD: u64 = 64 * KIB;
+/// The same for a stream of HTTP/2.
+const STREAM_OVERHEAD: u64 = 10 * KIB;
+/// What is held of a body, in bytes.
+const BODY: u64 = 64 * KIB;
+/// What is held of all bodies of one connection, in bytes.
+const BODIES: u64 = MIB;
 
 fn setting(yaml: &str) -> (Gateway, Upstream, Introspector) {
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
@@ -49,4 +64,77 @@ fn verdicts_of_any_size_stay_within_max_bytes() {
     println!("{entries} of {TOKENS} entries: {} KiB more", grown / 1024);
     assert!((500.0..1200.0).contains(&entries), "{entries}");
     assert!(grown < 8 * MIB * 5 / 4 + 4 * MIB, "{} KiB more", grown / 1024);
+}
+
+/// Stalls connections in a phase, which may take `each` bytes of memory and give it back.
+fn assert_bounded(phase: Phase, connections: u64, each: u64) {
+    // A socket here and two of the gateway's, all of which the test opens twice.
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let connections = connections.min(limit.saturating_sub(500) / 6);
+    let cost = measure(phase, connections as usize);
+    let (stalled, closed) = (cost.stalled / KIB, cost.closed / KIB);
+    println!("{phase:?}: {connections} connections, {stalled} KiB, {closed} KiB after closing");
+    assert!(cost.stalled <= connections * each, "{phase:?}: {stalled} KiB for {connections} connections");
+    assert!(cost.closed <= cost.stalled / 4 + 4 * MIB, "{phase:?}: {closed} of {stalled} KiB are left");
+}
+
+#[test]
+fn clients_that_stop_within_a_head_or_a_handshake_hold_little() {
+    assert_bounded(Phase::Head, 1000, OVERHEAD);
+    assert_bounded(Phase::Handshake, 200, OVERHEAD);
+}
+
+#[test]
+fn slow_readers_hold_64_kib_each() {
+    assert_bounded(Phase::Length, 1000, BODY + OVERHEAD);
+    assert_bounded(Phase::Chunked, 200, BODY + OVERHEAD);
+    assert_bounded(Phase::UntilClose, 200, BODY + OVERHEAD);
+}
+
+#[test]
+fn slow_readers_over_tls_hold_64_kib_each() {
+    assert_bounded(Phase::LengthTls, 200, BODY + TLS_OVERHEAD);
+    assert_bounded(Phase::LengthTlsBackend, 200, BODY + TLS_OVERHEAD);
+    assert_bounded(Phase::LengthHttp2Backend, 200, BODY + OVERHEAD);
+}
+
+#[test]
+fn uploads_to_a_backend_that_does_not_read_hold_64_kib_each() {
+    assert_bounded(Phase::Upload, 1000, BODY + OVERHEAD);
+    assert_bounded(Phase::UploadChunked, 200, BODY + OVERHEAD);
+    assert_bounded(Phase::UploadHttp2Backend, 200, BODY + OVERHEAD);
+}
+
+#[test]
+fn uploads_over_tls_hold_64_kib_each() {
+    assert_bounded(Phase::UploadTls, 200, BODY + TLS_OVERHEAD);
+    assert_bounded(Phase::UploadTlsBackend, 200, BODY + TLS_OVERHEAD);
+}
+
+#[test]
+fn idle_connections_hold_no_body() {
+    assert_bounded(Phase::Idle, 200, OVERHEAD);
+    assert_bounded(Phase::IdleAfterLarge, 200, BODY / 2 + OVERHEAD);
+}
+
+#[test]
+fn tunnels_hold_8_kib_each_way() {
+    assert_bounded(Phase::TunnelDown, 200, 16 * KIB + OVERHEAD);
+    assert_bounded(Phase::TunnelUp, 200, 16 * KIB + OVERHEAD);
+}
+
+#[test]
+fn http2_client_with_100_unread_streams_holds_1_mib() {
+    let each = BODIES + STREAMS as u64 * STREAM_OVERHEAD;
+    for phase in [Phase::Http2Wide, Phase::Http2Narrow, Phase::Http2Shut, Phase::Http2WideTls] {
+        assert_bounded(phase, 4, each);
+    }
+    assert_bounded(Phase::Http2WideHttp2Backend, 4, each);
+}
+
+#[test]
+fn http2_client_with_100_stalled_uploads_holds_1_mib() {
+    let each = BODIES + STREAMS as u64 * STREAM_OVERHEAD;
+    assert_bounded(Phase::Http2Upload, 4, each);
+    assert_bounded(Phase::Http2UploadHttp2Backend, 4, each);
 }

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::idle::IdleTimer;
 use crate::peer::Peer;
+use crate::peer::budget::UploadBudget;
 use crate::policy::headers;
 use crate::policy::trusted_fields::TrustedFields;
 
@@ -109,6 +110,8 @@ pub struct Streaming {
     incoming: Incoming,
     /// Over HTTP/2, the client's connection.
     connection: Option<Rc<Peer>>,
+    /// Over HTTP/2, the bound on what is taken for backends that do not read.
+    budget: Option<Arc<UploadBudget>>,
     upload: Rc<Upload>,
     left: u64,
     idle: IdleTimer,
@@ -141,6 +144,7 @@ impl RequestBody {
         let streaming = Streaming {
             incoming,
             connection: peer.connection().cloned(),
+            budget: peer.uploads(),
             upload: Rc::clone(&upload),
             left: limit,
             idle: IdleTimer::new(idle_timeout),
@@ -192,6 +196,9 @@ impl Streaming {
             self.asked = None;
             self.upload.hold.set(Hold::None);
         }
+        if let Some(budget) = &self.budget {
+            ready!(budget.poll_room(context));
+        }
         let frame = match Pin::new(&mut self.incoming).poll_frame(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
@@ -225,7 +232,10 @@ impl Streaming {
                 if self.incoming.is_end_stream() {
                     self.upload.ended_at.set(Some(Instant::now()));
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(match &self.budget {
+                    Some(budget) => frame.map_data(|data| budget.hold(data)),
+                    None => frame,
+                })))
             }
             Some(Err(_)) => Poll::Ready(Some(Err(self.fail(UploadFault::Broken)))),
             None => {

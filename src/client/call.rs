@@ -1,5 +1,6 @@
 //! A request that may be sent over more than one connection, until one of them brings a response.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::fault::ExchangeError;
 use super::http1::{Outgoing, RequestHead};
+use crate::peer::Peer;
 
 /// The source of the head of a request, written anew for each connection that it is sent over.
 pub trait RequestSource {
@@ -59,6 +61,7 @@ pub struct Call<B> {
     /// Whether a connection of HTTP/2 may have sent any of it.
     streamed: bool,
     on_continue: Option<Arc<Notify>>,
+    reader: Option<Rc<Peer>>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Call<B> {
@@ -71,7 +74,18 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
             outgoing: None,
             streamed: false,
             on_continue: None,
+            reader: None,
         }
+    }
+
+    /// Names the stream of HTTP/2 that the response is for, which bounds what is read of it.
+    pub fn answers(&mut self, stream: &Rc<Peer>) {
+        self.reader = Some(Rc::clone(stream));
+    }
+
+    /// See [`Call::answers`].
+    pub(super) fn reader(&self) -> Option<Rc<Peer>> {
+        self.reader.clone()
     }
 
     /// Notifies `asked` when the server sends 100 (Continue).

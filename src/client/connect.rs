@@ -28,6 +28,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long IPv4 comes first after it was faster than IPv6 (RFC 8305 section 4 allows such a history).
 const WINNER_MEMORY: Duration = Duration::from_secs(600);
+/// How much rustls encrypts before the socket has taken it, in bytes: one record, instead of its default of 64 KiB.
+const TLS_BUFFER: usize = 16 * 1024;
 
 /// The addresses of a name.
 #[derive(Clone, Debug, Default)]
@@ -227,6 +229,10 @@ impl Connector {
             .await
             .map_err(|_| self.timed_out(Step::Tls, format!("{host} at {address}")))?
             .map_err(|source| ConnectError::Tls { host: host.into(), address, source })
+            .map(|mut stream| {
+                stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+                stream
+            })
     }
 
     fn timed_out(&self, step: Step, peer: impl Into<Box<str>>) -> ConnectError {

@@ -7,13 +7,13 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
 use hyper::body::{Body, Frame};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 mod decoder;
 mod head;
@@ -31,10 +31,9 @@ pub use outgoing::{Outgoing, RequestHead};
 
 /// The most bytes of line ends before a status line.
 const MOST_BLANK: u8 = 8;
-/// The size of the thread's read buffer, in bytes: that of a TLS record.
+/// The size of the thread's read buffer, in bytes: that of a TLS record. The server side takes two such pieces before it
+/// waits for its client, so that larger ones would let it hold more.
 const READ_BUFFER: usize = 16 * 1024;
-/// The most that is read at once of a body that fills the read buffer, in bytes.
-const BULK_READ: usize = 32 * 1024;
 
 thread_local! {
     /// Borrowed only while the socket is read, never while a request body is polled.
@@ -84,8 +83,8 @@ pub struct Connection<S> {
     /// Whether the socket takes nothing more. A response may have come before it refused.
     send_failed: bool,
     needs_flush: bool,
-    /// Whether the last read filled the read buffer, so that the next is worth a buffer of its own.
-    bulk: bool,
+    /// How much is read at once, in bytes: at most [`READ_BUFFER`].
+    read_limit: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -102,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             reusable: true,
             send_failed: false,
             needs_flush: false,
-            bulk: false,
+            read_limit: READ_BUFFER,
         }
     }
 
@@ -139,7 +138,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.blank = 0;
         self.answered = false;
         self.reusable = false;
-        self.bulk = false;
+        self.read_limit = READ_BUFFER;
+    }
+
+    /// Reads at most so many bytes at a time from now on, until another exchange begins.
+    pub fn limit_reads(&mut self, bytes: usize) {
+        self.read_limit = bytes.min(READ_BUFFER);
+    }
+
+    /// How many bytes were read and not consumed.
+    pub const fn read_ahead(&self) -> usize {
+        self.received.len()
     }
 
     /// Sends `outgoing`, as far as the socket takes it, and waits for the head of the response. 100 (Continue) releases
@@ -304,23 +313,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Reads once, and adds what came to `received`. Says how much: nothing at the end of the connection.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let run = self.decoder.run();
-        if self.bulk && self.received.is_empty() && run > READ_BUFFER as u64 {
-            let size = usize::try_from(run).map_or(BULK_READ, |run| run.min(BULK_READ));
-            let mut buffer = BytesMut::with_capacity(size);
-            let read = pin!(self.stream.read_buf(&mut buffer)).poll(context);
-            self.bulk = matches!(read, Poll::Ready(Ok(read)) if read >= READ_BUFFER);
-            self.received = buffer.freeze();
-            return read;
-        }
         READ.with_borrow_mut(|scratch| {
             if scratch.is_empty() {
                 *scratch = vec![0; READ_BUFFER].into_boxed_slice();
             }
-            let mut buffer = ReadBuf::new(scratch);
+            let mut buffer = ReadBuf::new(scratch.get_mut(..self.read_limit).unwrap_or_default());
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
             let came = buffer.filled();
-            self.bulk = came.len() == READ_BUFFER;
             if self.received.is_empty() {
                 self.received = Bytes::copy_from_slice(came);
             } else {

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -31,16 +32,20 @@ use super::fault::ExchangeError;
 use super::pool::LeaseError;
 use super::received;
 
-/// What one stream may hold here of an answer that its client does not take, in bytes.
-const STREAM_WINDOW: u32 = 128 * 1024;
+/// What one stream may hold here of a response that its client does not take, in bytes, by how many streams there are.
+/// All of them together hold less than 1 MiB, even if each has filled the window that was current when it began.
+const STREAM_WINDOWS: [(usize, u32); 3] = [(4, STREAM_WINDOW), (16, 16 * 1024), (MOST_STREAMS, 4 * 1024)];
+/// The window of one stream among few, in bytes.
+const STREAM_WINDOW: u32 = 64 * 1024;
 /// Streams at once over one connection, where the other side allows so many.
 const MOST_STREAMS: usize = 100;
 /// Room for every stream's window: a client that does not read must not hold up the answers to others.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MOST_STREAMS as u32;
 /// Of the head of an answer, and of its trailers, in bytes as RFC 9113 section 6.5.2 counts them.
 const HEADER_LIST: u32 = 64 * 1024;
-/// What one stream may hold here of a request's body that the other side does not take, in bytes.
-const SEND_BUFFER: usize = 64 * 1024;
+/// What one stream may hold here of a request's body that the other side does not take, in bytes, beside the frame that
+/// follows it.
+const SEND_BUFFER: usize = 16 * 1024;
 /// More interim answers to one request are an attack.
 const MOST_INTERIM: usize = 100;
 
@@ -202,7 +207,30 @@ impl Watch {
     }
 }
 
-async fn drive(connection: Connection<ClientStream, Bytes>, pings: Option<PingPong>, watch: Watch) {
+/// The window of each of so many streams.
+fn stream_window(streams: usize) -> u32 {
+    STREAM_WINDOWS.iter().find(|(most, _)| streams <= *most).map_or(4 * 1024, |(_, window)| *window)
+}
+
+/// The window that `streams` should have which have `current`. A wider one has to suit twice as many, so that it does not
+/// change back and forth.
+fn next_window(current: u32, streams: usize) -> u32 {
+    let window = stream_window(streams);
+    if window > current { stream_window(2 * streams).max(current) } else { window }
+}
+
+async fn drive(mut connection: Connection<ClientStream, Bytes>, pings: Option<PingPong>, watch: Watch) {
+    let streams = Rc::clone(&watch.streams);
+    let mut window = STREAM_WINDOW;
+    let connection = poll_fn(|context| {
+        // Before the heads of new requests are sent, which follow it. As long as the other side has not acknowledged
+        // the change before, another is refused.
+        let next = next_window(window, streams.get());
+        if next != window && connection.set_initial_window_size(next).is_ok() {
+            window = next;
+        }
+        Pin::new(&mut connection).poll(context)
+    });
     let lost = async {
         match pings {
             Some(pings) => watch.until_lost(pings).await,
@@ -318,7 +346,7 @@ async fn receive(
                 _ => {}
             }
         }
-        std::pin::Pin::new(&mut *answer).poll(context).map_err(ExchangeError::from)
+        Pin::new(&mut *answer).poll(context).map_err(ExchangeError::from)
     });
     let (head, mut stream) = answer.await?.into_parts();
     heard.set(true);

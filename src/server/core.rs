@@ -1,6 +1,7 @@
 //! One core: a thread with a runtime of its own, its connections, its pools and its gateway.
 
 use std::cell::{Cell, RefCell};
+use std::hint::black_box;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -35,6 +36,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The same while requests are being served, whose clients may leave.
 const PAUSE_WHILE_SERVING: Duration = Duration::from_millis(250);
+
+/// How often a core has the allocator give memory back, at most.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
+/// The largest allocation that shares its page with others, in bytes (`MI_LARGE_MAX_OBJ_SIZE` of mimalloc).
+const LARGEST_SHARED: usize = 512 * 1024;
 
 /// What a core is made from, in the thread that starts it.
 pub(super) struct Seed {
@@ -245,6 +251,7 @@ impl Core {
     /// Ends what takes too long, again and again: one timer for all connections of the core.
     async fn sweep(self: Rc<Self>) {
         let (mut longest, mut swept_at) = (LONGEST_PAUSE, Instant::now());
+        let mut collected_at = Instant::now();
         loop {
             let pause = pause(self.gateway().settings());
             tokio::time::sleep(pause.min(longest)).await;
@@ -252,6 +259,10 @@ impl Core {
             let limits = &gateway.settings().limits;
             let now = Instant::now();
             longest = LONGEST_PAUSE;
+            if now.saturating_duration_since(collected_at) >= COLLECT_INTERVAL {
+                collected_at = now;
+                collect_memory();
+            }
             self.peers.borrow_mut().retain(|peer| match peer.upgrade() {
                 Some(peer) => {
                     end_if_overdue(&peer, limits, now);
@@ -282,6 +293,14 @@ impl Core {
         metrics.backend_connections(ConnectionState::Active, change(now.active, before.active));
         metrics.backend_connections(ConnectionState::Idle, change(now.idle, before.idle));
     }
+}
+
+/// Has the allocator give free memory back to the operating system.
+///
+/// mimalloc purges memory a second after it was freed, but only looks at it when it frees a page, which a core without
+/// work does not do. An allocation beyond [`LARGEST_SHARED`] has a page of its own; nothing is written to it.
+fn collect_memory() {
+    drop(black_box(Vec::<u8>::with_capacity(2 * LARGEST_SHARED)));
 }
 
 /// How long the sweep rests: no time-out is late by more than a quarter.

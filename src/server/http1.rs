@@ -25,6 +25,10 @@ use crate::policy::refusal::Refusal;
 /// hyper's own number of header fields, for which it needs no allocation.
 const FIELDS_ON_THE_STACK: usize = 100;
 
+/// The least that hyper reads of a request's body, or keeps of a response's, before it waits for the other side, in
+/// bytes. It has one size for both; a head has to fit in it, too.
+const LEAST_BUFFER: usize = 16 * 1024;
+
 /// How connections are read.
 pub(super) fn builder(limits: &Limits) -> http1::Builder {
     let mut http1 = http1::Builder::new();
@@ -37,7 +41,7 @@ pub(super) fn builder(limits: &Limits) -> http1::Builder {
     http1.max_header_size(limits.header_bytes + 1);
     // See the pool's connections: the same saving.
     http1.writev(false);
-    http1.max_buf_size(limits.header_bytes.max(64 * 1024) + 1);
+    http1.max_buf_size(limits.header_bytes.max(LEAST_BUFFER) + 1);
     if limits.header_count != FIELDS_ON_THE_STACK {
         http1.max_headers(limits.header_count);
     }

@@ -34,12 +34,12 @@ use crate::policy::refusal::Refusal;
 
 /// Requests at once. RFC 9113 section 6.5.2 asks for no fewer than this.
 const STREAMS: u32 = 100;
-/// How much of a body may wait for the backend, in bytes.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// How much of all bodies together: the most that a connection makes us hold of them.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How much of an answer may wait for its client, in bytes, beside the piece that the backend sent last.
-const SEND_BUFFER: usize = 64 * 1024;
+/// How much of a request's body may wait for the backend, in bytes, beside the frame that is being sent.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// How much of all bodies together. With the frames that are being sent it is less than 1 MiB.
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// How much of a response h2 takes before it is written, in bytes: more than a stream's budget lets it have.
+const SEND_BUFFER: usize = 128 * 1024;
 /// How many streams a client may have us reset or refuse for its mistakes, in a connection's life (CVE-2025-8671).
 const MISTAKES: usize = 100;
 /// How many streams may be reset before anybody has looked at them (CVE-2023-44487).

@@ -12,8 +12,8 @@ use tokio::io::ReadBuf;
 
 use crate::peer::{SMALL, overhead};
 
-/// What small frames may lack before they wait here: half of what h2 allows for a connection window of 1 MiB.
-const BUDGET: usize = 256 * 1024;
+/// What small frames may lack before they wait here: half of what h2 allows for a connection window of 512 KiB.
+const BUDGET: usize = 128 * 1024;
 /// Empty frames that h2 may see in a connection's life: half of what it allows. Further ones say nothing and are dropped.
 const EMPTY: usize = 50;
 /// Streams of which frames may wait: as many as are open at once. Beyond that some are not open, and h2 has to know.

@@ -31,13 +31,13 @@ fn the_settings_that_are_announced() {
         announced,
         [
             (3, 100),                        // SETTINGS_MAX_CONCURRENT_STREAMS
-            (4, 256 * 1024),                 // SETTINGS_INITIAL_WINDOW_SIZE
+            (4, 64 * 1024),                  // SETTINGS_INITIAL_WINDOW_SIZE
             (5, 16 * 1024),                  // SETTINGS_MAX_FRAME_SIZE
             (6, 16 * 1024 + 32 * (100 + 4)), // SETTINGS_MAX_HEADER_LIST_SIZE
         ]
     );
     let window = std::iter::from_fn(|| client.frame()).find(|frame| frame.kind == WINDOW_UPDATE).unwrap();
-    assert_eq!(window, Frame::window_update(0, 1024 * 1024 - 65_535));
+    assert_eq!(window, Frame::window_update(0, 512 * 1024 - 65_535));
 }
 
 /// The same bounds as over HTTP/1, to the last byte.
@@ -435,7 +435,7 @@ fn bodies_that_nobody_takes_are_held_within_the_windows() {
     // Bodies of requests that wait for a verdict are not read at all.
     let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
     assert!(client.ping());
-    for _ in 0..16 {
+    for _ in 0..4 {
         client.data(stream, &piece, false);
     }
     assert!(client.ping(), "as much as the stream's window");
@@ -444,9 +444,9 @@ fn bodies_that_nobody_takes_are_held_within_the_windows() {
     // All together.
     let mut client = super::client(&setting);
     assert!(client.ping());
-    let streams: Vec<u32> = (0..4).map(|_| client.open(&request("POST", ITEMS, &[WRITER]), false)).collect();
+    let streams: Vec<u32> = (0..8).map(|_| client.open(&request("POST", ITEMS, &[WRITER]), false)).collect();
     for stream in streams {
-        for _ in 0..16 {
+        for _ in 0..4 {
             client.data(stream, &piece, false);
         }
     }

@@ -48,7 +48,7 @@ fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
     let body: Vec<u8> = (0..8_u32 << 20).map(|it| (it % 251) as u8).collect();
     let mut client = Http2Client::connect(setting.gateway.address());
     assert!(client.ping());
-    let answer = client.upload("/api/v2/items", &[WRITER], &body, [1 << 20, 1 << 18]).answer();
+    let answer = client.upload("/api/v2/items", &[WRITER], &body, [1 << 19, 1 << 16]).answer();
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(setting.upstream.only_request().body == body, "a changed body");
     let grown = setting.gateway.resident_memory().saturating_sub(before);

@@ -22,6 +22,7 @@ pub mod introspector;
 pub mod name_server;
 pub mod redis;
 pub mod setting;
+pub mod stalled;
 pub mod upstream;
 pub mod wire;
 

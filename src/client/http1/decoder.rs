@@ -75,16 +75,6 @@ impl Decoder {
         }
     }
 
-    /// How many bytes of data come next without anything between them, at most.
-    pub(super) const fn run(&self) -> u64 {
-        match self {
-            Self::Done => 0,
-            Self::Length(left) | Self::Chunked(Chunks::Data { left }) => *left,
-            Self::Chunked(_) => 1,
-            Self::UntilClose => u64::MAX,
-        }
-    }
-
     /// Decodes from the start of `input`, which it takes away.
     ///
     /// # Errors

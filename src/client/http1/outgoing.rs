@@ -179,8 +179,12 @@ impl<B> Outgoing<B> {
             }
         } else {
             self.part.advance(length);
-            if self.part.is_empty() && std::mem::take(&mut self.ends_chunk) {
-                self.encoded.extend_from_slice(b"\r\n");
+            if self.part.is_empty() {
+                // What is left of it would keep all of it.
+                self.part = Bytes::new();
+                if std::mem::take(&mut self.ends_chunk) {
+                    self.encoded.extend_from_slice(b"\r\n");
+                }
             }
         }
     }

@@ -130,9 +130,19 @@ impl Lease {
     {
         match &mut self.leased {
             Leased::Http1(connection) => {
+                let reader = call.reader();
                 let outgoing = call.begin(request.http1());
                 connection.http1.begin();
-                let head = poll_fn(|context| connection.http1.poll_response(context, outgoing)).await?;
+                let response = poll_fn(|context| {
+                    if let Some(stream) = &reader {
+                        connection.http1.limit_reads(stream.response_read_room());
+                    }
+                    connection.http1.poll_response(context, outgoing)
+                });
+                let head = response.await?;
+                if let Some(stream) = &reader {
+                    stream.set_read_ahead(connection.http1.read_ahead());
+                }
                 connection.idle_timeout = head.idle_timeout.or(connection.idle_timeout);
                 Ok(head.into_response())
             }
@@ -162,6 +172,21 @@ impl Lease {
             }
             Leased::Http2(Stream { received: Some(received), .. }) => received.poll_frame(context),
             Leased::Http2(_) => Poll::Ready(None),
+        }
+    }
+
+    /// Reads at most so many bytes at a time from now on, over HTTP/1.1. HTTP/2 has its window.
+    pub fn limit_reads(&mut self, bytes: usize) {
+        if let Leased::Http1(connection) = &mut self.leased {
+            connection.http1.limit_reads(bytes);
+        }
+    }
+
+    /// How many bytes were read that [`Lease::poll_frame`] has yet to bring, over HTTP/1.1.
+    pub fn read_ahead(&self) -> usize {
+        match &self.leased {
+            Leased::Http1(connection) => connection.http1.read_ahead(),
+            Leased::Http2(_) => 0,
         }
     }
 

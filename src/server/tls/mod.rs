@@ -23,6 +23,9 @@ use crate::telemetry::lines::{AuditLog, AuditLogFull, AuditPriority};
 use crate::telemetry::log::AUDIT;
 use crate::telemetry::metrics::{CertificateState, HandshakeFailure};
 
+/// How much rustls encrypts before the socket has taken it, in bytes: one record, instead of its default of 64 KiB.
+const TLS_BUFFER: usize = 16 * 1024;
+
 /// What `listen.tls` comes to. The first certificate is for clients that name no server, or one that none is for.
 #[derive(Debug)]
 pub struct Certificates(Box<[Pair]>);
@@ -97,7 +100,8 @@ impl Certificates {
     {
         let handshake = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), transport).await?;
         let served = self.choose(&handshake.client_hello()).ok_or(io::ErrorKind::NotFound)?;
-        let stream = handshake.into_stream(Arc::clone(&served.config)).await?;
+        let mut stream = handshake.into_stream(Arc::clone(&served.config)).await?;
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
         served.admit(stream.get_ref().1).map_err(io::Error::other)?;
         Ok(stream)
     }
