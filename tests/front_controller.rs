@@ -103,7 +103,7 @@ fn diff_tells_that_a_route_opens_the_front_controller() {
     };
     let (code, told) = diff("old.yaml", "new.yaml");
     assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("/a/index.php: everybody"), "{told}");
+    assert!(told.contains("/a/index.php: every caller"), "{told}");
     assert!(told.contains("400: `index.php` is not named by the route"), "{told}");
     assert_eq!(diff("new.yaml", "new.yaml").0, Some(0));
 }

@@ -195,7 +195,7 @@ fn steps(
         step(output, "query", "forwarded as sent; the decision does not read it")?;
     }
     if method == Method::POST {
-        let text = "POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` says `honour`";
+        let text = "POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` is `honour`";
         step(output, "method", text)?;
     } else if method == Method::OPTIONS {
         step(output, "method", "OPTIONS; for a CORS preflight, the method that it requests is decided")?;
@@ -225,7 +225,7 @@ fn steps(
                 format_args!("{} (has no {method}; no other route is tried)", template(*route)),
             )?;
         }
-        Found::NoRoute => step(output, "route", "none: unmapped")?,
+        Found::NoRoute => step(output, "route", "none (unmapped)")?,
     }
     let decision = decide(map, &found, caller);
     if decision == Ok(Reason::Public) {
@@ -374,7 +374,7 @@ verdict      allowed (allowed)
             "\
 request      POST /uploads
 path         /uploads (as sent)
-method       POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` says `honour`
+method       POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` is `honour`
 route        /uploads
 requirement  items:create (stockaj.yaml:9)
 body         500MiB at most, instead of `limits.body`
@@ -414,7 +414,7 @@ verdict      allowed (public)
             "\
 request      POST /api/v2/items/5
 path         /api/v2/items/5 (as sent)
-method       POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` says `honour`
+method       POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` is `honour`
 route        /api/v2/items/{id}
 requirement  {all: [items:read, items:update]} (stockaj.yaml:8)
 token        active, with items:read

@@ -25,7 +25,7 @@ pub struct Difference<'map> {
 /// A change of the decisions on some methods and paths.
 #[derive(Debug)]
 pub struct Change<'map> {
-    /// The methods with this change. Methods whose rules stand in one line and have equal requirements share a change.
+    /// The methods with this change. Methods whose rules are on the same line and have equal requirements share a change.
     pub methods: Vec<&'static Method>,
     /// The paths as a pattern, such as `/api/v2/items/{id}`; `(unmapped)` without a route.
     pub path: String,
@@ -305,7 +305,7 @@ fn text(one: &RequirementKind, other: &RequirementKind, without_token: bool, set
         RequirementKind::Public | RequirementKind::Authenticated | RequirementKind::Deny => String::new(),
     };
     match (without_token, &*lacking, &*tokens) {
-        (true, "", "tokens") => "everybody".to_owned(),
+        (true, "", "tokens") => "every caller".to_owned(),
         (true, ..) => format!("{UNAUTHENTICATED}, and {tokens}{lacking}"),
         (false, "", "tokens") => "every token".to_owned(),
         (false, ..) => format!("{tokens}{lacking}"),

@@ -61,7 +61,7 @@ fn changed_requirement_denies_and_allows_callers() {
         ("deny", "deny", None, None),
         ("public", "authenticated", Some(TOKENLESS), None),
         ("public", "a", Some("callers without a token, and tokens that lack a"), None),
-        ("public", "deny", Some("everybody"), None),
+        ("public", "deny", Some("every caller"), None),
         ("authenticated", "a", Some("tokens that lack a"), None),
         ("authenticated", "all a b", Some("tokens that lack a or b"), None),
         ("authenticated", "any a b", Some("tokens that have none of a, b"), None),

@@ -21,7 +21,7 @@ fn lines(fields: &HeaderMap) -> Vec<(String, String)> {
     lines
 }
 
-/// What the gateway sets on a GET of 192.0.2.1 for `Host: app`, in order.
+/// The fields that the gateway sets on a GET from 192.0.2.1 for `Host: app`, in order.
 const SET: [(&str, &str); 6] = [
     ("host", "app"),
     ("via", "1.1 stockaj-gateway"),
@@ -35,7 +35,7 @@ struct Case {
     trusted: bool,
     trusted_fields: &'static [&'static str],
     method: Method,
-    /// None: that of the request line.
+    /// `None` for the method of the request line.
     decided: Option<Method>,
     credentials: Credentials,
     host: Option<HeaderValue>,
@@ -127,7 +127,7 @@ fn request_for_websocket_has_the_gateways_own_upgrade_fields() {
 }
 
 #[test]
-fn body_of_unknown_length_is_announced_as_chunked_and_as_expected() {
+fn body_of_unknown_length_is_chunked_and_keeps_its_expectation() {
     let sent = fields(&[("transfer-encoding", "chunked"), ("expect", "100-continue")]);
     let written = written(&sent, |forwarding| {
         forwarding.chunked = true;
@@ -138,7 +138,7 @@ fn body_of_unknown_length_is_announced_as_chunked_and_as_expected() {
 }
 
 #[test]
-fn trace_of_the_gateway_replaces_that_of_the_client() {
+fn trace_context_of_the_gateway_replaces_that_of_the_client() {
     let sent = fields(&[
         ("traceparent", "a"),
         ("traceparent", "b"),
@@ -155,7 +155,7 @@ fn trace_of_the_gateway_replaces_that_of_the_client() {
     }
 }
 
-/// What is written of `fields` for a public GET that `change` changes.
+/// The upstream fields of a public GET with `fields`, modified by `change`.
 fn written(fields: &HeaderMap, change: impl FnOnce(&mut Forwarding<'_>)) -> HeaderMap {
     let (client, request_id) = (HeaderValue::from_static("192.0.2.1"), HeaderValue::from_static("r1"));
     let trusted_fields = TrustedFields::default();
@@ -206,7 +206,7 @@ fn forwarding_and_identity_fields_of_an_untrusted_peer_are_reported() {
 }
 
 #[test]
-fn an_identity_field_of_a_trusted_proxy_that_is_not_listed_is_reported() {
+fn unlisted_identity_field_of_a_trusted_proxy_is_reported() {
     for (name, reported) in [
         ("Remote-User", false),
         ("Remote-Groups", true),
@@ -222,7 +222,7 @@ fn an_identity_field_of_a_trusted_proxy_that_is_not_listed_is_reported() {
     }
 }
 
-/// [`SET`] with these lines instead of those of the same name.
+/// [`SET`] with these lines in place of those with the same name.
 fn set_and(others: &[(&str, &str)]) -> Vec<(String, String)> {
     let mut expected: Vec<_> = SET
         .iter()
@@ -235,7 +235,7 @@ fn set_and(others: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn what_passes_and_what_goes() {
+fn hop_by_hop_and_named_fields_are_dropped_and_others_forwarded() {
     for (sent, passes) in [
         (&[][..], &[][..]),
         (
@@ -256,7 +256,7 @@ fn what_passes_and_what_goes() {
                 ("range", "f"),
             ],
         ),
-        // Authorization and cookies of a public route are as they came.
+        // On a public route, Authorization and cookies are forwarded unchanged.
         (
             &[("Authorization", "bEARER  x"), ("Cookie", "s=1")],
             &[("authorization", "bEARER  x"), ("cookie", "s=1")],
@@ -281,7 +281,7 @@ fn what_passes_and_what_goes() {
             &[("trailer", "X-Checksum"), ("content-length", "3")],
         ),
         (&[("TE", "gzip;q=1, Trailers"), ("Connection", "TE")], &[("te", "trailers"), ("connection", "te")]),
-        // What each line of Connection names.
+        // Fields that the lines of Connection name.
         (
             &[
                 ("Connection", "close, X-A,,x-b "),
@@ -294,7 +294,7 @@ fn what_passes_and_what_goes() {
             &[("x-d", "4")],
         ),
         (&[("Connection", "\"x-a\", é, ,"), ("X-A", "1")], &[("x-a", "1")]),
-        // What Connection cannot name.
+        // Fields that Connection cannot remove.
         (
             &[
                 ("Connection", "authorization, Host, content-length, content-type, cookie, via, origin"),
@@ -339,7 +339,7 @@ const FORWARDING: [&str; 14] = [
     "X-FORWARDED-PORT",
 ];
 
-/// Claims about who is calling, by what sets them.
+/// Identity fields, grouped by the software that sets them.
 const CLAIMS: [(&str, &[&str]); 14] = [
     (
         "CGI",
@@ -550,7 +550,7 @@ fn forwarding_fields_pass_from_trusted_peers_only() {
     for name in FORWARDING {
         assert_eq!(PUBLIC.prepare(&[(name, "1"), (name, "2")]), set_and(&[]), "{name}");
         let trusted = Case { trusted: true, ..PUBLIC }.prepare(&[(name, "1")]);
-        // The gateway sets its own request id, and adds the peer to the chain of addresses.
+        // The gateway sets its own request id, and appends the peer to X-Forwarded-For.
         if !matches!(name, "X-Request-Id" | "X-Forwarded-For") {
             assert_eq!(trusted, set_and(&[(&*name.to_ascii_lowercase(), "1")]), "{name}");
         }
@@ -558,7 +558,7 @@ fn forwarding_fields_pass_from_trusted_peers_only() {
 }
 
 #[test]
-fn claims_about_the_caller_pass_from_nobody_unless_listed() {
+fn identity_fields_pass_from_trusted_peers_only_if_listed() {
     let connection = claims().collect::<Vec<_>>().join(", ");
     for name in claims() {
         for trusted in [false, true] {
@@ -577,7 +577,7 @@ fn claims_about_the_caller_pass_from_nobody_unless_listed() {
         let case =
             Case { trusted: true, trusted_fields: vec![lower.clone().leak() as &str].leak(), ..PUBLIC };
         assert!(TrustedFields::check(&lower.parse().unwrap()).is_ok(), "{name}");
-        // Not even Connection takes it away.
+        // Connection cannot remove it.
         let first = connection.split(", ").take(50).chain([name]).collect::<Vec<_>>().join(", ");
         let sent = [(name, "1"), ("Connection", &*first)];
         assert_eq!(case.prepare(&sent), set_and(&[(&lower, "1")]), "{name} is listed");
@@ -585,7 +585,7 @@ fn claims_about_the_caller_pass_from_nobody_unless_listed() {
 }
 
 #[test]
-fn a_listed_field_of_any_name_is_dropped_from_untrusted_peers() {
+fn listed_field_with_any_name_is_dropped_from_untrusted_peers() {
     let case = |trusted| Case { trusted, trusted_fields: &["x-our-own", "oidc_claim_email"], ..PUBLIC };
     let sent = [
         ("X-Our-Own", "1"),
@@ -628,7 +628,7 @@ fn connection_with_more_than_100_options_is_an_error() {
 }
 
 #[test]
-fn nobody_says_what_only_the_gateway_may_or_what_rewrites_the_request() {
+fn fields_of_the_gateway_and_fields_that_rewrite_requests_never_pass() {
     for name in [
         "X-Token-Id",
         "X-Token-Name",
@@ -655,7 +655,7 @@ fn nobody_says_what_only_the_gateway_may_or_what_rewrites_the_request() {
         "PHP-Auth-PW",
         "PHP-Auth-Digest",
         "Proxy",
-        // Folded, these are others.
+        // These fold into dropped names.
         "X_Token_Id",
         "X_Token-Id",
         "X-Token_Abilities",
@@ -696,7 +696,7 @@ fn nobody_says_what_only_the_gateway_may_or_what_rewrites_the_request() {
 }
 
 #[test]
-fn a_trusted_peer_sets_the_forwarding_fields_and_extends_the_chain_of_addresses() {
+fn trusted_peer_sets_forwarding_fields_and_is_appended_to_the_chain() {
     let trusted = Case { trusted: true, ..PUBLIC };
     let sent = [
         ("forwarded", "for=1"),
@@ -714,7 +714,7 @@ fn a_trusted_peer_sets_the_forwarding_fields_and_extends_the_chain_of_addresses(
 }
 
 #[test]
-fn a_token_route_sends_the_token_and_no_cookie() {
+fn token_route_forwards_the_token_and_no_cookie() {
     let case = Case { credentials: token("Bearer 17|x"), ..PUBLIC };
     let sent = [("Authorization", "bearer   17|x"), ("Cookie", "s=1"), ("Cookie", "t=2")];
     assert_eq!(case.prepare(&sent), set_and(&[("authorization", "Bearer 17|x")]));
@@ -726,7 +726,7 @@ fn a_token_route_sends_the_token_and_no_cookie() {
 }
 
 #[test]
-fn a_preflight_is_nobodys() {
+fn preflight_is_forwarded_without_credentials() {
     let case = Case { method: Method::OPTIONS, credentials: Credentials::None, ..PUBLIC };
     let sent = [
         ("Authorization", "Bearer 17|x"),
@@ -740,7 +740,7 @@ fn a_preflight_is_nobodys() {
 }
 
 #[test]
-fn the_backend_is_told_who_is_calling() {
+fn identity_headers_describe_the_token() {
     for (wanted, name, value) in IDENTITY {
         let authorization = HeaderValue::from_static("Bearer 17|x");
         let identity = Some(identity(&[wanted]));
@@ -843,7 +843,7 @@ fn ordinary_names_pass() {
     }
 }
 
-/// What a client might call a field that a backend takes for one of the gateway's.
+/// Names of clients that a backend might read as one of the gateway's fields.
 fn spelling() -> impl Strategy<Value = String> {
     const NAMES: [&str; 8] = [
         "x-token-id",
@@ -870,7 +870,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn a_backend_that_folds_names_sees_the_gateways_fields_alone(
+    fn folding_backend_sees_only_the_fields_of_the_gateway(
         sent in prop::collection::vec((spelling(), "[a-z]{0,3}"), 0..8),
         named in prop::collection::vec(spelling(), 0..4),
         trusted: bool,
@@ -909,7 +909,7 @@ proptest! {
 }
 
 #[test]
-fn a_post_stays_a_post() {
+fn post_is_forwarded_with_the_decided_method_override() {
     let sent = [("X-HTTP-Method-Override", "DELETE"), ("X-HTTP-Method-Override", "PUT")];
     for (method, expected) in [
         (Method::POST, &[("x-http-method-override", "POST")][..]),
@@ -927,13 +927,13 @@ fn a_post_stays_a_post() {
 }
 
 #[test]
-fn another_host_behind_the_gateway() {
+fn configured_host_replaces_that_of_the_client() {
     let case = Case { host: Some(HeaderValue::from_static("backend:8000")), ..PUBLIC };
     assert_eq!(case.prepare(&[]), set_and(&[("host", "backend:8000"), ("x-forwarded-host", "app")]));
 }
 
 #[test]
-fn an_answer_loses_what_concerns_the_connection_only() {
+fn response_loses_its_hop_by_hop_fields() {
     let mut answer = fields(&[
         ("Connection", "X-Hop, Content-Length, close"),
         ("X-Hop", "1"),
@@ -964,7 +964,7 @@ fn an_answer_loses_what_concerns_the_connection_only() {
 }
 
 #[test]
-fn an_answer_has_one_end() {
+fn response_with_ambiguous_framing_is_rejected() {
     const LENGTH: &str = "Content-Length";
     const CODING: &str = "Transfer-Encoding";
     for (why, status, lines) in [
@@ -1001,7 +1001,7 @@ fn an_answer_has_one_end() {
 }
 
 #[test]
-fn trailers_that_may_not_pass() {
+fn forbidden_trailers_are_removed() {
     for name in [
         "Authorization",
         "Host",
@@ -1070,7 +1070,7 @@ fn client_request_id_is_visible_ascii_of_at_most_128_bytes() {
 }
 
 #[test]
-fn a_request_id_is_taken_over_where_it_is_one() {
+fn valid_request_id_of_a_trusted_peer_is_used() {
     let long = "a".repeat(LONGEST_REQUEST_ID + 1);
     for (sent, taken) in [
         (&[][..], false),

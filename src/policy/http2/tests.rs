@@ -24,7 +24,7 @@ fn translated(method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<Parts,
 }
 
 #[test]
-fn the_authority_is_the_host() {
+fn authority_becomes_host() {
     for (uri, fields, host) in [
         ("http://h/a?b", &[][..], "h"),
         ("https://H:8443/a", &[], "H:8443"),
@@ -42,7 +42,7 @@ fn the_authority_is_the_host() {
 }
 
 #[test]
-fn one_cookie_field() {
+fn cookie_fields_are_joined() {
     for (crumbs, joined) in [
         (&[][..], None),
         (&[("cookie", "a=b")], Some("a=b")),
@@ -55,7 +55,7 @@ fn one_cookie_field() {
 }
 
 #[test]
-fn what_http_1_refuses_is_refused() {
+fn heads_that_http_1_refuses_are_refused() {
     let long = "x".repeat(400);
     let too_long = format!("http://h/{}", "x".repeat(40));
     let six = [("a", ""), ("b", ""), ("c", ""), ("d", ""), ("e", ""), ("f", "")];
@@ -91,7 +91,7 @@ fn what_http_1_refuses_is_refused() {
 }
 
 #[test]
-fn a_head_is_as_large_as_it_would_be_in_http_1() {
+fn limits_apply_to_the_size_in_http_1() {
     let spent = "GET /a HTTP/1.1\r\nhost: h\r\nb: \r\n\r\n".len();
     let fits = "x".repeat(BOUNDS.head - spent);
     assert!(translated("GET", "http://h/a", &[("b", &fits)]).is_ok());
@@ -99,7 +99,7 @@ fn a_head_is_as_large_as_it_would_be_in_http_1() {
     assert_eq!(refusal, Refusal::HeaderFieldsTooLarge);
 }
 
-/// What the gateway decides by, once a head has come: its method, path, query and host, or why it is refused.
+/// The inputs of the decision on a head: method, path, query and host; or the refusal.
 fn asked(head: &Parts) -> Result<(String, String, Option<String>, String), Refusal> {
     let target = Target::read(&head.method, &head.uri, &head.headers)?;
     Ok((
@@ -110,7 +110,7 @@ fn asked(head: &Parts) -> Result<(String, String, Option<String>, String), Refus
     ))
 }
 
-/// The same request as HTTP/1.1 would bring it: by the scanner, then as the `http` crate reads it.
+/// The same request over HTTP/1.1: scanned, then parsed by the `http` crate.
 fn over_http_1(
     method: &str,
     path: &str,
@@ -139,9 +139,9 @@ fn over_http_1(
 }
 
 proptest! {
-    /// Whatever is refused or asked for over HTTP/1 is so over HTTP/2.
+    /// A request has the same target or refusal over HTTP/1 and HTTP/2.
     #[test]
-    fn both_versions_ask_for_the_same(
+    fn both_versions_have_the_same_target_or_refusal(
         method in "(GET|POST|OPTIONS|TRACE|get|X)",
         path in "(/|\\*|/[a-c./%2eF5;\\[\\]|{}^é\\\\-]{0,12}(\\?[a-c?/=%é\"<^]{0,6})?|/a{30,45})",
         host in "(h|h:80|H|u@h|h:|\\[::1\\]|h h)",
@@ -152,7 +152,7 @@ proptest! {
         fields.extend(lengths.iter().map(|length| ("content-length".to_owned(), length.clone())));
         let mut named: Vec<(&str, &str)> =
             fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        // What h2 itself refuses has no `Uri`.
+        // h2 itself refuses a target that is no `Uri`.
         prop_assume!(path.parse::<http::uri::PathAndQuery>().is_ok());
         let authority = host.parse::<http::uri::Authority>();
         let uri = match &authority {
@@ -162,7 +162,7 @@ proptest! {
                 .path_and_query(path.as_str())
                 .build()
                 .unwrap(),
-            // In Host alone.
+            // Only in Host.
             Err(_) => {
                 named.push(("host", &host));
                 Uri::builder().path_and_query(path.as_str()).build().unwrap()
@@ -173,7 +173,7 @@ proptest! {
         let over_http_2 = translate(&mut head, &BOUNDS).and_then(|()| asked(&head));
         match (over_http_2, over_http_1(&method, &path, &host, &fields)) {
             (Ok(one), Ok(other)) => prop_assert_eq!(one, other),
-            // A request may be refused for several reasons, of which either version finds another first.
+            // If a request has several faults, the versions may report different ones.
             (Err(_), Err(_)) => {}
             (one, other) => prop_assert!(false, "{:?} over HTTP/2, {:?} over HTTP/1", one, other),
         }
@@ -181,7 +181,7 @@ proptest! {
 }
 
 #[test]
-fn connect_asks_for_nothing_that_is_served() {
+fn connect_is_refused() {
     let mut head = head("CONNECT", "h:443", &[]);
     assert_eq!(head.method, Method::CONNECT);
     assert!(translate(&mut head, &BOUNDS).and_then(|()| asked(&head).map(drop)).is_err());
