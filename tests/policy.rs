@@ -115,7 +115,7 @@ fn several_files_add_up() {
             "place": {"file": "map.yaml", "line": 3, "column": 36},
         },
         "why": "the token has no items:create; it has [items:read]",
-        "hint": "`items:create` would do, and so would `*`",
+        "hint": "`items:create` would suffice, as would `*`",
     });
     assert_eq!(failed[0], &expected);
 }

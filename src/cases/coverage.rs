@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Outcome, PolicyTests};
+use super::{CheckResult, PolicyTests};
 use crate::policy::map::{Found, Route};
 use crate::policy::source_location::SourceLocation;
 
@@ -30,7 +30,7 @@ pub struct RuleCoverage {
 
 impl Coverage {
     /// Adds the outcomes of a file. Files that test the same map share its coverage.
-    pub fn add(&mut self, tests: &PolicyTests, outcomes: &[Outcome<'_>]) {
+    pub fn add(&mut self, tests: &PolicyTests, outcomes: &[CheckResult<'_>]) {
         // Files may name the same map by different paths.
         let file = tests.map_file.canonicalize().unwrap_or_else(|_| tests.map_file.clone());
         let rules = match self.maps.iter().position(|(known, _)| *known == file) {

@@ -2,7 +2,7 @@
 
 use strsim::osa_distance;
 
-use super::{Check, Outcome, PolicyTests};
+use super::{Check, CheckResult, PolicyTests};
 use crate::config::Failure;
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
 use crate::policy::decision::{Caller, missing, split_query};
@@ -10,7 +10,7 @@ use crate::policy::map::{AbilityMap, Found, Unmapped};
 use crate::policy::refusal::{Reason, Refusal};
 
 /// Describes a check: `items are read: GET /api/v2/items as reader`.
-pub fn described(check: &Check) -> String {
+pub fn label(check: &Check) -> String {
     let name = check.name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
     let sender = match (&check.sender.name, &check.sender.caller) {
         (Some(name), _) => format!("as {name}"),
@@ -21,8 +21,8 @@ pub fn described(check: &Check) -> String {
 }
 
 /// Describes a failed check for people.
-pub fn failure(tests: &PolicyTests, outcome: &Outcome<'_>) -> Failure {
-    let Outcome { check, found, .. } = outcome;
+pub fn explain(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Failure {
+    let CheckResult { check, found, .. } = outcome;
     let rule = match found {
         Some(Found::Rule { route, rule }) => rule.place.clone().map(|place| {
             let template = tests.map.templates().nth(*route).unwrap_or_default();
@@ -31,7 +31,7 @@ pub fn failure(tests: &PolicyTests, outcome: &Outcome<'_>) -> Failure {
         _ => None,
     };
     Failure {
-        message: format!("{}: expected {}, decided {}", described(check), check.expected, outcome.decided()),
+        message: format!("{}: expected {}, decided {}", label(check), check.expected, outcome.actual()),
         why: why(&tests.map, outcome),
         rule,
         hint: hint(&tests.map, outcome),
@@ -39,33 +39,35 @@ pub fn failure(tests: &PolicyTests, outcome: &Outcome<'_>) -> Failure {
 }
 
 /// The reason of the decision.
-fn why(map: &AbilityMap, outcome: &Outcome<'_>) -> String {
+fn why(map: &AbilityMap, outcome: &CheckResult<'_>) -> String {
     let requirement = outcome.found.as_ref().and_then(|found| map.requirement(found).ok());
     let template = |route| map.templates().nth(route).unwrap_or_default();
     match (&outcome.decision, &outcome.found, &outcome.check.sender.caller) {
-        (Ok(Reason::Public), ..) => "the route is public: it asks for no token".to_owned(),
+        (Ok(Reason::Public), ..) => "the route is public and requires no token".to_owned(),
         (Ok(_), Some(Found::NoRoute), _) => {
-            "no route matches, and `unmapped: authenticated` lets every token through".to_owned()
+            "no route matches, and `unmapped: authenticated` allows every active token".to_owned()
         }
-        (Ok(_), _, Caller::Active(abilities)) => satisfied_by(requirement, abilities),
+        (Ok(_), _, Caller::Active(abilities)) => allowed_because(requirement, abilities),
         (Err(Refusal::BadRequest(why)), ..) => (*why).to_owned(),
         (Err(Refusal::MissingToken), ..) => "there is no token, and the route is not public".to_owned(),
         (Err(Refusal::MethodNotMapped), Some(Found::NoMethod { route }), _) => {
             format!("{} has no {}, and no other route is tried", template(*route), outcome.check.method)
         }
         (Err(Refusal::Unmapped), ..) => "no route matches".to_owned(),
-        (Err(Refusal::Denied), ..) => "the rule is `deny`: nobody may".to_owned(),
-        (Err(Refusal::MissingAbility(_)), _, Caller::Active(abilities)) => lacks(requirement, abilities),
+        (Err(Refusal::Denied), ..) => "the rule is `deny`, which denies every token".to_owned(),
+        (Err(Refusal::MissingAbility(_)), _, Caller::Active(abilities)) => {
+            denied_because(requirement, abilities)
+        }
         (Ok(reason), ..) => reason.as_str().to_owned(),
         (Err(refusal), ..) => refusal.reason().as_str().to_owned(),
     }
 }
 
 /// The abilities that satisfy a requirement.
-fn satisfied_by(requirement: Option<&Requirement>, abilities: &Abilities) -> String {
+fn allowed_because(requirement: Option<&Requirement>, abilities: &Abilities) -> String {
     let named = |name: &str| abilities.names().any(|it| it == name);
     match requirement.map(Requirement::kind) {
-        Some(RequirementKind::Authenticated) => "any active token will do".to_owned(),
+        Some(RequirementKind::Authenticated) => "any active token suffices".to_owned(),
         Some(RequirementKind::All(names)) if names.iter().all(|name| named(name)) => {
             format!("the token has {}", names.join(" and "))
         }
@@ -73,12 +75,12 @@ fn satisfied_by(requirement: Option<&Requirement>, abilities: &Abilities) -> Str
             let has: Vec<&str> = names.iter().map(|name| &**name).filter(|name| named(name)).collect();
             format!("the token has {}, and one is enough", has.join(" and "))
         }
-        _ => "the token has `*`, which is every ability".to_owned(),
+        _ => "the token has `*`, which grants every ability".to_owned(),
     }
 }
 
 /// The abilities that are missing.
-fn lacks(requirement: Option<&Requirement>, abilities: &Abilities) -> String {
+fn denied_because(requirement: Option<&Requirement>, abilities: &Abilities) -> String {
     let Some(requirement) = requirement else { return "an ability is missing".to_owned() };
     let lacked = match requirement.kind() {
         RequirementKind::Any(names) => format!("none of {}", names.join(", ")),
@@ -88,7 +90,7 @@ fn lacks(requirement: Option<&Requirement>, abilities: &Abilities) -> String {
 }
 
 /// A hint at a correction of the map or the request.
-fn hint(map: &AbilityMap, outcome: &Outcome<'_>) -> Option<String> {
+fn hint(map: &AbilityMap, outcome: &CheckResult<'_>) -> Option<String> {
     let found = outcome.found.as_ref()?;
     match (&outcome.decision, found) {
         (Err(Refusal::MissingAbility(_)), _) => {
@@ -99,7 +101,7 @@ fn hint(map: &AbilityMap, outcome: &Outcome<'_>) -> Option<String> {
                 (names, RequirementKind::Any(_)) => format!("any one of {}", names.join(", ")),
                 (names, _) => format!("all of {}", names.join(", ")),
             };
-            Some(format!("{enough} would do, and so would `*`"))
+            Some(format!("{enough} would suffice, as would `*`"))
         }
         (Err(Refusal::MethodNotMapped), Found::NoMethod { route }) => {
             let methods: Vec<&str> = map.route(*route)?.rules().map(|(method, _)| method.as_str()).collect();

@@ -18,35 +18,35 @@ use crate::policy::map::AbilityMap;
 use crate::policy::source_location::SourceLocation;
 
 /// The most checks of a file: each row is multiplied by its callers.
-const MOST_CHECKS: usize = 100_000;
-/// The caller without a token.
+const MAX_CHECKS: usize = 100_000;
+/// The name of the sender without a token.
 const NOBODY: &str = "nobody";
-/// In a row of the table, all callers that it does not name.
+/// The name for all callers that a row of the table does not list.
 const OTHERS: &str = "others";
 
 section! {
-    /// A policy test file of stockaj-gateway: requests, and what an ability map must make of them.
+    /// A policy test file of stockaj-gateway: requests, and the expected decisions of an ability map.
     PolicyTest {
         /// The gateway.yaml or map file that is tested, relative to this file.
         map: TestedMap,
-        /// The abilities of tokens, by names that cases and the table use.
+        /// The abilities of tokens by caller. `cases` and `table` refer to callers by name.
         callers: Named<AbilityList>,
-        /// Requests one by one.
+        /// Single requests.
         cases: Option<OneOrMore<Spanned<Case>>>,
-        /// Requests such as `GET /api/v2/items`, and for each what its callers get: those of `callers`, `nobody`
-        /// for no token, and `others` for all of `callers` that the row does not name.
+        /// The expected decisions by request, such as `GET /api/v2/items`, and caller: one of `callers`, `nobody` for
+        /// no token, or `others` for all callers that the row does not list.
         table: Table,
     }
 }
 
 section! {
-    /// A request, or several, and what must become of each.
+    /// One or several requests with the same expected decision.
     Case {
-        /// What a report calls it.
+        /// A name for reports.
         name: Option<Text>,
-        /// Such as `GET /api/v2/items`, or a list of such.
+        /// A request such as `GET /api/v2/items`, or a list of requests.
         request: OneOrMore<Spanned<RawRequest>>,
-        /// The token's abilities; `[]` is a token without any. With neither these nor a `caller` there is no token.
+        /// The abilities of the token; `[]` is a token without abilities. Without this key and `caller`, there is no token.
         abilities: CaseAbilities,
         /// One of `callers`.
         caller: Option<Spanned<Text>>,
@@ -191,7 +191,7 @@ impl Compiler {
             if [NOBODY, OTHERS].contains(&&*key.text) {
                 let error = Diagnostic::error("not a name for a caller")
                     .key(format!("callers.{}", key.text))
-                    .at(key.span, "this word means something else in the table");
+                    .at(key.span, "this name is reserved in the table");
                 decoder.record(error);
             }
         }
@@ -263,7 +263,7 @@ impl Compiler {
         let known = || self.senders.iter().filter_map(|sender| sender.name.as_deref());
         let hint = match nearest(name, known().chain([NOBODY, OTHERS])) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => "give them their abilities in `callers`".to_owned(),
+            None => "define its abilities in `callers`".to_owned(),
         };
         Diagnostic::error("unknown caller").key(path).at(span, "not one of `callers`").hint(hint)
     }
@@ -277,7 +277,7 @@ impl Compiler {
         (span, place): (Span, Option<SourceLocation>),
         decoder: &mut Decoder<'_>,
     ) {
-        if self.checks.len() < MOST_CHECKS {
+        if self.checks.len() < MAX_CHECKS {
             let RawRequest { method, target } = request.clone();
             self.checks.push(Check {
                 name,
@@ -290,7 +290,7 @@ impl Compiler {
             });
         } else if !self.too_many {
             self.too_many = true;
-            let label = format!("more than {MOST_CHECKS} requests up to here");
+            let label = format!("more than {MAX_CHECKS} requests up to here");
             decoder.record(Diagnostic::error("too many cases").at(span, label));
         }
     }

@@ -3,21 +3,21 @@
 use serde_json::{Value, json};
 
 use super::coverage::RuleCoverage;
-use super::{Expected, Outcome, PolicyTests, described, failure};
+use super::{CheckResult, Expected, PolicyTests, explain, label};
 use crate::policy::decision::Caller;
 use crate::policy::map::Found;
 use crate::policy::refusal::Refusal;
 use crate::policy::source_location::SourceLocation;
 
 /// The outcome of a check.
-pub fn outcome_value(tests: &PolicyTests, outcome: &Outcome<'_>) -> Value {
+pub fn result_value(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Value {
     let check = outcome.check;
     let reason = match &outcome.decision {
         Ok(reason) => *reason,
         Err(refusal) => refusal.reason(),
     };
     let mut value = json!({
-        "case": described(check),
+        "case": label(check),
         "place": place_value(check.place.as_ref()),
         "name": check.name.as_deref(),
         "method": check.method,
@@ -28,7 +28,7 @@ pub fn outcome_value(tests: &PolicyTests, outcome: &Outcome<'_>) -> Value {
             _ => Value::Null,
         },
         "expected": word(check.expected),
-        "decided": word(outcome.decided()),
+        "decided": word(outcome.actual()),
         "reason": reason.as_str(),
         "passed": outcome.passed(),
     });
@@ -40,7 +40,7 @@ pub fn outcome_value(tests: &PolicyTests, outcome: &Outcome<'_>) -> Value {
         });
     }
     if !outcome.passed() {
-        let failure = failure(tests, outcome);
+        let failure = explain(tests, outcome);
         value["why"] = failure.why.into();
         value["hint"] = failure.hint.into();
     }

@@ -11,13 +11,13 @@ use crate::policy::decision::{decide, read_request};
 use crate::policy::map::Found;
 use crate::policy::refusal::{Reason, Refusal};
 
-pub use failure::{described, failure};
+pub use failure::{explain, label};
 pub(crate) use file::compile_tests;
 pub use file::{Check, Expected, LoadedTests, PolicyTests, Sender, load_tests, tests_schema};
 
 /// The outcome of a check.
 #[derive(Debug)]
-pub struct Outcome<'tests> {
+pub struct CheckResult<'tests> {
     /// The check.
     pub check: &'tests Check,
     /// The matching route and rule; `None` if the request is rejected before it is matched.
@@ -26,14 +26,14 @@ pub struct Outcome<'tests> {
     pub decision: Result<Reason, Refusal>,
 }
 
-impl Outcome<'_> {
+impl CheckResult<'_> {
     /// Whether the decision is the expected one.
     pub fn passed(&self) -> bool {
-        self.decided() == self.check.expected
+        self.actual() == self.check.expected
     }
 
     /// The decision in the words of the file.
-    pub fn decided(&self) -> Expected {
+    pub fn actual(&self) -> Expected {
         match &self.decision {
             Ok(_) => Expected::Allow,
             Err(refusal) => Expected::Refuse(status(refusal).as_u16()),
@@ -42,17 +42,17 @@ impl Outcome<'_> {
 }
 
 /// Runs every check, in the order of the file.
-pub fn judge(tests: &PolicyTests) -> Vec<Outcome<'_>> {
-    tests.checks.iter().map(|check| judge_one(tests, check)).collect()
+pub fn run_checks(tests: &PolicyTests) -> Vec<CheckResult<'_>> {
+    tests.checks.iter().map(|check| run_check(tests, check)).collect()
 }
 
-fn judge_one<'tests>(tests: &'tests PolicyTests, check: &'tests Check) -> Outcome<'tests> {
+fn run_check<'tests>(tests: &'tests PolicyTests, check: &'tests Check) -> CheckResult<'tests> {
     match read_request(&tests.map, &check.method, &check.target) {
         Ok((method, path)) => {
             let found = tests.map.find(&method, &path);
             let decision = decide(&tests.map, &found, &check.sender.caller);
-            Outcome { check, found: Some(found), decision }
+            CheckResult { check, found: Some(found), decision }
         }
-        Err(refusal) => Outcome { check, found: None, decision: Err(refusal) },
+        Err(refusal) => CheckResult { check, found: None, decision: Err(refusal) },
     }
 }

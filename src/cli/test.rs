@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::{Exit, Format, output, report, show};
 use crate::cases::coverage::{Coverage, RuleCoverage};
-use crate::cases::json::{outcome_value, unreached_value};
+use crate::cases::json::{result_value, unreached_value};
 use crate::cases::junit::{Case, CaseResult, Suite, document};
-use crate::cases::{LoadedTests, Outcome, PolicyTests, described, failure, judge, load_tests};
+use crate::cases::{CheckResult, LoadedTests, PolicyTests, explain, label, load_tests, run_checks};
 use crate::config::Report;
 
 /// The largest number of failures that the table shows per file. More of them usually have one cause.
@@ -45,7 +45,7 @@ impl Arguments {
             match load_tests(file) {
                 Ok(LoadedTests { tests, warnings }) => {
                     show(&warnings);
-                    let outcomes = judge(&tests);
+                    let outcomes = run_checks(&tests);
                     let took = started.elapsed();
                     total.add(file, took, &tests, &outcomes, warnings.without_findings());
                 }
@@ -98,11 +98,11 @@ impl Total {
         file: &Path,
         took: Duration,
         tests: &PolicyTests,
-        outcomes: &[Outcome<'_>],
+        outcomes: &[CheckResult<'_>],
         mut failures: Report,
     ) {
         for outcome in outcomes.iter().filter(|outcome| !outcome.passed()) {
-            failures.fail(outcome.check.span, failure(tests, outcome));
+            failures.fail(outcome.check.span, explain(tests, outcome));
         }
         let failed = outcomes.iter().filter(|outcome| !outcome.passed()).count();
         for finding in failures.findings(true).take(MAX_SHOWN) {
@@ -113,14 +113,14 @@ impl Total {
             self.text += &format!("the first {MAX_SHOWN} of {failed} failures\n");
         }
         self.text += &line(file, outcomes.len() - failed, failed);
-        self.values.extend(outcomes.iter().map(|outcome| outcome_value(tests, outcome)));
+        self.values.extend(outcomes.iter().map(|outcome| result_value(tests, outcome)));
         self.coverage.add(tests, outcomes);
         self.passed += outcomes.len() - failed;
         self.failed += failed;
 
         let mut reports = failures.lines().zip(failures.findings(false));
         let cases = outcomes.iter().map(|outcome| Case {
-            name: described(outcome.check),
+            name: label(outcome.check),
             line: outcome.check.place.as_ref().map(|place| place.line),
             result: match outcome.passed() {
                 true => CaseResult::Passed,

@@ -21,7 +21,7 @@ use crate::config::sections::SECRETS;
 use crate::policy::source_location::SourceLocation;
 
 /// The largest document, in bytes. Public ones have up to 13 MB.
-const LARGEST_DOCUMENT: u64 = 64 * 1024 * 1024;
+const MAX_DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The fields of a document's root.
 const ROOT_FIELDS: [&str; 10] = [
@@ -74,7 +74,7 @@ pub struct Operation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Security {
     /// The document does not specify it.
-    Unsaid,
+    Unspecified,
     /// The specification is malformed or contradictory.
     Malformed,
     /// No credentials: every alternative is empty.
@@ -94,7 +94,7 @@ pub enum Security {
 /// A report of everything that makes its operations or their requirements uncertain.
 pub fn load_description(path: &Path, prefix: Option<&str>) -> Result<LoadedDescription, Report> {
     let mut decoder = Decoder::new(&|_| None, &SECRETS);
-    let description = match Source::read(path, LARGEST_DOCUMENT) {
+    let description = match Source::read(path, MAX_DOCUMENT_BYTES) {
         Ok(source) => decoder.parse(source).and_then(|tree| read(&tree, prefix, &mut decoder)),
         Err(error) => decoder.reject(Diagnostic::error(format!("cannot read `{}`: {error}", path.display()))),
     };

@@ -145,7 +145,7 @@ fn rule(operation: &Operation) -> Rule {
         Security::Malformed => {
             by_convention(operation).because("the document's `security` is malformed or contradictory")
         }
-        Security::Credentials | Security::Unsaid => by_convention(operation),
+        Security::Credentials | Security::Unspecified => by_convention(operation),
     }
 }
 
@@ -228,16 +228,16 @@ mod tests {
     fn draft_has_scopes_or_convention_and_never_more_than_the_document() {
         let draft = draft(&described(vec![
             operation("GET", "/api/v2/items", Security::Credentials),
-            operation("HEAD", "/api/v2/items", Security::Unsaid),
+            operation("HEAD", "/api/v2/items", Security::Unspecified),
             operation("POST", "/api/v2/items", scopes(&["items:create"])),
             operation("GET", "/api/v2/items/{id}", scopes(&["items:read", "rents:read"])),
             operation("DELETE", "/api/v2/items/{itemId}", scopes(&["items:delete items:read"])),
             operation("PUT", "/api/v2/items/{id}", scopes(&["a b", "c"])),
             operation("GET", "/up", Security::Public),
             operation("HEAD", "/up", scopes(&["${HOME}"])),
-            operation("GET", "/", Security::Unsaid),
+            operation("GET", "/", Security::Unspecified),
             operation("PATCH", "/a:b/{x y}", scopes(&["public"])),
-            operation("GET", "/files/{name}.json", Security::Unsaid),
+            operation("GET", "/files/{name}.json", Security::Unspecified),
             operation("PUT", "/x/{a}", scopes(&["a"])),
             operation("PUT", "/x/{b}", scopes(&["b"])),
             operation("GET", "/x/{b}/c", scopes(&["a"])),
@@ -267,7 +267,7 @@ routes:
     GET: deny   # the convention gives no ability: the path names no resource
     POST: deny   # the convention gives no ability: the path names no resource; the document makes credentials optional
   '/a:b/{x_y}':
-    PATCH: deny   # a scope is no ability: `public` is a keyword: it stands alone, not in a list of abilities
+    PATCH: deny   # a scope is not an ability: `public` is a keyword: it stands alone, not in a list of abilities
   /x/{a}:
     PUT: deny   # two operations match the same paths and require a and b
   /x/{b}/c:
@@ -301,7 +301,7 @@ routes:
         let scope = prop_oneof![8 => "[a-c$#'{},:*]{1,3}", 1 => Just("deny".to_owned()), 1 => Just("true".to_owned())];
         let alternative = proptest::collection::btree_set(scope, 1..4);
         prop_oneof![
-            Just(Security::Unsaid),
+            Just(Security::Unspecified),
             Just(Security::Credentials),
             Just(Security::Public),
             Just(Security::Malformed),

@@ -158,7 +158,7 @@ fn of_operation(
 fn agrees(security: &Security, requirement: &Requirement) -> bool {
     let is_public = matches!(requirement.kind(), RequirementKind::Public);
     match security {
-        Security::Unsaid => true,
+        Security::Unspecified => true,
         Security::Credentials | Security::Malformed => !is_public,
         Security::Public => is_public,
         Security::Scopes(scopes) => agrees_with_scopes(scopes, requirement),
@@ -216,7 +216,7 @@ mod tests {
             title: String::new(),
             sends_requests: false,
             operations: vec![
-                operation("GET", "/items", Security::Unsaid),
+                operation("GET", "/items", Security::Unspecified),
                 operation("POST", "/items", scopes(&["a", "b"])),
                 operation("DELETE", "/items", scopes(&["c"])),
                 operation("HEAD", "/items/{itemId}", scopes(&["items:write"])),
@@ -224,7 +224,7 @@ mod tests {
                 operation("GET", "/files/{a}/{b}", scopes(&["items:read"])),
                 operation("GET", "/up", Security::Credentials),
                 operation("GET", "/new", Security::Public),
-                operation("GET", "/a b", Security::Unsaid),
+                operation("GET", "/a b", Security::Unspecified),
             ],
         };
         let lines: Vec<String> = drift(&description, &builder.build(), &mut IgnoredPaths::default())
@@ -280,7 +280,7 @@ mod tests {
             (Security::Public, Requirement::authenticated(), false),
             (Security::Credentials, Requirement::authenticated(), true),
             (Security::Credentials, Requirement::public(), false),
-            (Security::Unsaid, Requirement::public(), true),
+            (Security::Unspecified, Requirement::public(), true),
             (Security::Malformed, Requirement::public(), false),
             (Security::Malformed, all(&["a"]), true),
             (Security::Optional(Vec::new()), Requirement::public(), true),

@@ -59,7 +59,7 @@ fn requirement_of_scopes(alternatives: &[BTreeSet<String>]) -> ScopeRequirement 
         .filter_map(|alternative| match all(alternative) {
             Ok(requirement) => Some((alternative, requirement)),
             Err(error) => {
-                problem = Some(format!("a scope is no ability: {error}"));
+                problem = Some(format!("a scope is not an ability: {error}"));
                 None
             }
         })
@@ -99,7 +99,7 @@ fn said(operation: &Operation) -> Option<String> {
         ScopeRequirement { .. } => words(alternatives),
     };
     match &operation.security {
-        Security::Unsaid => None,
+        Security::Unspecified => None,
         Security::Malformed => Some("malformed".to_owned()),
         Security::Public => Some("public".to_owned()),
         Security::Credentials => Some("a token".to_owned()),
@@ -156,8 +156,8 @@ mod tests {
             (&["a b", "c"], "c", narrower("a and b, or c")),
             (&["a b", "c", "d"], "{any: [c, d]}", narrower("a and b, or c, or d")),
             (&["a b c", "d e"], "{all: [d, e]}", narrower("a and b and c, or d and e")),
-            (&["public"], "deny", Some("a scope is no ability: `public` is a keyword: it stands alone, not in a list of abilities".to_owned())),
-            (&["a", "deny b"], "a", Some("a scope is no ability: `deny` is a keyword: it stands alone, not in a list of abilities".to_owned())),
+            (&["public"], "deny", Some("a scope is not an ability: `public` is a keyword: it stands alone, not in a list of abilities".to_owned())),
+            (&["a", "deny b"], "a", Some("a scope is not an ability: `deny` is a keyword: it stands alone, not in a list of abilities".to_owned())),
         ] {
             let alternatives: Vec<BTreeSet<String>> =
                 scopes.iter().map(|it| it.split(' ').map(str::to_owned).collect()).collect();

@@ -9,9 +9,9 @@ use super::start_of;
 use crate::config::language::{Decoder, Diagnostic, Entry, Node, Value, find_entry};
 
 /// The most references from one object to the next.
-const MOST_REFERENCES: usize = 16;
+const MAX_REFERENCES: usize = 16;
 /// The most keys and scopes that are read of a document, with references and aliases resolved.
-const MOST_READ: usize = 2_000_000;
+const MAX_READ: usize = 2_000_000;
 /// References through mappings with at least this many keys use an index.
 const INDEXED: usize = 16;
 
@@ -116,12 +116,12 @@ impl<'node> Document<'node> {
     /// Counts what is read. Returns `None` if it recorded an error, as that is too much.
     pub(super) fn count(&mut self, amount: usize, at: &Node, decoder: &mut Decoder<'_>) -> Option<()> {
         self.read = self.read.saturating_add(amount);
-        if self.read <= MOST_READ {
+        if self.read <= MAX_READ {
             return Some(());
         }
         if !std::mem::replace(&mut self.is_exhausted, true) {
             let label = format!(
-                "more than {MOST_READ} keys and scopes up to here, with references and aliases followed"
+                "more than {MAX_READ} keys and scopes up to here, with references and aliases followed"
             );
             decoder.record(Diagnostic::error("too much to read").at(start_of(at), label));
         }
@@ -137,7 +137,7 @@ impl<'node> Document<'node> {
     ) -> Option<Object> {
         let mut object = Object::default();
         let mut node = Rc::clone(node);
-        for _ in 0..=MOST_REFERENCES {
+        for _ in 0..=MAX_REFERENCES {
             let Value::Mapping(entries) = &node.value else {
                 return decoder.mismatch(&node, "wrong type", expected);
             };
@@ -160,7 +160,7 @@ impl<'node> Document<'node> {
             node = decoder.within(&reference.key, |decoder| self.follow(&reference.value, decoder))?;
         }
         let label =
-            format!("more than {MOST_REFERENCES} references in a row, or one that leads back to itself");
+            format!("more than {MAX_REFERENCES} references in a row, or one that leads back to itself");
         decoder.reject(Diagnostic::error("references without an end").at(start_of(&node), label))
     }
 

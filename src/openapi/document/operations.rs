@@ -11,7 +11,7 @@ use super::{Operation, Security};
 use crate::config::language::{Decoder, Diagnostic, Entry, Key, Node, Value, nearest};
 
 /// The most operations of a document: many paths may refer to one path item.
-const MOST_OPERATIONS: usize = 50_000;
+const MAX_OPERATIONS: usize = 50_000;
 
 /// The fields of a path item that are methods which the gateway serves.
 const METHODS: [(&str, Method); 7] = [
@@ -59,7 +59,7 @@ impl<'node> Reader<'node> {
             schemes,
             prefix: base.unwrap_or_default(),
             is_prefix_given: prefix.is_some(),
-            default: default.unwrap_or(Security::Unsaid),
+            default: default.unwrap_or(Security::Unspecified),
             operations: Vec::new(),
             has_callbacks: false,
             is_full: false,
@@ -122,9 +122,9 @@ impl<'node> Reader<'node> {
         decoder: &mut Decoder<'_>,
     ) {
         let Entry { key, value } = &field.entry;
-        if self.operations.len() == MOST_OPERATIONS {
+        if self.operations.len() == MAX_OPERATIONS {
             if !std::mem::replace(&mut self.is_full, true) {
-                let label = format!("more than {MOST_OPERATIONS} operations up to here");
+                let label = format!("more than {MAX_OPERATIONS} operations up to here");
                 decoder.record(Diagnostic::error("too many operations").at(key.span, label));
             }
             return;

@@ -8,7 +8,7 @@ use super::{Security, start_of};
 use crate::config::language::{Decoder, Diagnostic, Entry, Node, Value, nearest};
 
 /// The most scopes and alternatives of an operation.
-const MOST_SCOPES: usize = 100;
+const MAX_SCOPES: usize = 100;
 
 /// The security schemes of a document.
 pub(super) struct Schemes<'node> {
@@ -51,8 +51,8 @@ impl<'node> Schemes<'node> {
             return Security::Malformed;
         };
         let size: usize = alternatives.iter().map(|alternative| size(alternative)).sum();
-        if size > MOST_SCOPES {
-            let label = format!("more than {MOST_SCOPES} scopes and alternatives");
+        if size > MAX_SCOPES {
+            let label = format!("more than {MAX_SCOPES} scopes and alternatives");
             decoder.record(Diagnostic::error("too many scopes").at(start_of(node), label));
             return Security::Malformed;
         }

@@ -4,7 +4,7 @@ use super::object::{entry, merged, text};
 use crate::config::language::{Decoder, Diagnostic, Entry, Node, Value};
 
 /// The longest address of a server, in bytes: defaults of variables may name variables.
-const LONGEST_URL: usize = 8 * 1024;
+const MAX_URL_BYTES: usize = 8 * 1024;
 
 /// The path of the first server; a warning if another one has another path.
 pub(super) fn base_path(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) -> String {
@@ -25,7 +25,7 @@ pub(super) fn base_path(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>)
                     paths.push((path, server));
                 }
                 None => {
-                    let label = format!("its URL has at most {LONGEST_URL} bytes");
+                    let label = format!("its URL has at most {MAX_URL_BYTES} bytes");
                     decoder.record(Diagnostic::error("too long").at(server.span, label));
                 }
             }
@@ -68,12 +68,13 @@ fn with_defaults(url: &str, server: &Node) -> Option<String> {
             continue;
         };
         let name = format!("{{{}}}", variable.key.text);
-        if url.len().saturating_add(url.matches(&name).count().saturating_mul(default.len())) > LONGEST_URL {
+        if url.len().saturating_add(url.matches(&name).count().saturating_mul(default.len())) > MAX_URL_BYTES
+        {
             return None;
         }
         url = url.replace(&name, default);
     }
-    (url.len() <= LONGEST_URL).then_some(url)
+    (url.len() <= MAX_URL_BYTES).then_some(url)
 }
 
 /// The path of a URL that may be relative, without a slash at its end.

@@ -76,12 +76,12 @@ fn security_of_operations() {
         assert_eq!(described(&document(&operation)), [format!("GET /a {expected}")], "{security}");
         let by_global = document(&format!("security: {security}, paths: {{/a: {{get: {{}}}}}}"));
         // An empty list at the root says nothing.
-        let by_default = if security == "[]" { "Unsaid" } else { expected };
+        let by_default = if security == "[]" { "Unspecified" } else { expected };
         assert_eq!(described(&by_global), [format!("GET /a {by_default}")], "{security}");
         let over_global = document(&format!("security: [{{o: [z]}}], {operation}"));
         assert_eq!(described(&over_global), [format!("GET /a {expected}")], "{security}");
     }
-    assert_eq!(described(&document("paths: {/a: {get: {}}}")), ["GET /a Unsaid"]);
+    assert_eq!(described(&document("paths: {/a: {get: {}}}")), ["GET /a Unspecified"]);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn references_are_followed_everywhere() {
         ("{/a: {get: {$ref: '#/x-operations/Read', summary: s}}}", &["GET /a r"]),
         ("{/a: {get: {$ref: '#/x-operations/a~1b%20c'}}}", &["GET /a Public"]),
         ("{/a: {get: {$ref: '#/x-operations/a%7E1b c'}}}", &["GET /a Public"]),
-        ("{/a: {$ref: '#/x-list/0'}}", &["GET /a Unsaid"]),
+        ("{/a: {$ref: '#/x-list/0'}}", &["GET /a Unspecified"]),
         (
             "{'/a/{id}': {put: {security: [{o: [u]}]}}, /b: {$ref: '#/paths/~1a~1%7Bid%7D'}}",
             &["PUT /a/{id} u", "PUT /b u"],
@@ -210,10 +210,10 @@ fn fields_beside_a_reference_count_unless_programs_disagree() {
     let reference = "$ref: '#/components/pathItems/A'";
     assert_eq!(
         described(&text(&format!("{{/a: {{{reference}, post: {{security: []}}}}}}"))),
-        ["GET /a Unsaid", "POST /a Public", "PUT /a a"]
+        ["GET /a Unspecified", "POST /a Public", "PUT /a a"]
     );
     let found = described(&text(&format!("{{/a: {{{reference}, put: {{security: []}}}}}}")));
-    assert_eq!(found[..2], ["GET /a Unsaid", "PUT /a Malformed"]);
+    assert_eq!(found[..2], ["GET /a Unspecified", "PUT /a Malformed"]);
     assert!(found[2].contains("`paths.\"/a\".put`: given twice; this one counts"), "{found:?}");
 
     let operation = "$ref: '#/components/pathItems/A/put'";
@@ -250,7 +250,7 @@ fn yaml_merge_keys_and_anchors_are_followed() {
             "PUT /a w",
             "GET /b Public",
             "GET /c [r]",
-            "DELETE /c Unsaid",
+            "DELETE /c Unspecified",
             "GET /p r",
             found[6].as_str()
         ]
@@ -272,12 +272,17 @@ fn innermost_servers_count() {
         (
             "servers: [{url: 'https://{host}/{base}', variables: {host: {default: h}, base: {default: api/v2}}}], paths: \
              {/a: {get: {}}, /b: {servers: [{url: /v3}], put: {}, post: {servers: [{url: /v4/}]}}, /c: {servers: [], get: {}}}",
-            &["GET /api/v2/a Unsaid", "POST /v4/b Unsaid", "PUT /v3/b Unsaid", "GET /c Unsaid"][..],
+            &[
+                "GET /api/v2/a Unspecified",
+                "POST /v4/b Unspecified",
+                "PUT /v3/b Unspecified",
+                "GET /c Unspecified",
+            ][..],
         ),
         (
             "servers: [{url: /a}, {url: /b}], paths: {/c: {get: {}}}",
             &[
-                "GET /a/c Unsaid",
+                "GET /a/c Unspecified",
                 "api.yaml:1:39: warning: `servers`: servers with different paths; this one is left out; the path of the \
                  first one is `/a`; `--prefix PATH` selects another path",
             ],
@@ -285,7 +290,7 @@ fn innermost_servers_count() {
         (
             "servers: [{url: '/{v}', variables: {v: {default: v1, enum: [v1, v2]}}}], paths: {/c: {get: {}}}",
             &[
-                "GET /v1/c Unsaid",
+                "GET /v1/c Unspecified",
                 "api.yaml:1:54: warning: `servers`: a variable with several values; only its default is used: the path is \
                  `/v1`; `--prefix PATH` selects another path",
             ],
@@ -293,7 +298,7 @@ fn innermost_servers_count() {
         (
             "servers: [{url: '/{v}'}], paths: {/c: {get: {}}}",
             &[
-                "GET /{v}/c Unsaid",
+                "GET /{v}/c Unspecified",
                 "api.yaml:1:28: warning: `servers`: unknown path; a variable in its path has no default: `/{v}`; `--prefix \
                  PATH` selects another path",
             ],
@@ -309,7 +314,7 @@ fn what_is_left_out_is_reported_with_its_place() {
         (
             "paths: {/a: {get: {}, trace: {}, gte: {}, GET: {}, x-get: 5, parameters: [], security: [], query: {}}, x-b: 1}",
             &[
-                "GET /a Unsaid",
+                "GET /a Unspecified",
                 "api.yaml:1:40: warning: `paths.\"/a\".trace`: left out; the gateway does not serve TRACE",
                 "api.yaml:1:51: warning: `paths.\"/a\".gte`: left out; not a method; did you mean `get`?",
                 "api.yaml:1:60: warning: `paths.\"/a\".GET`: left out; not a method; did you mean `get`?",
@@ -321,7 +326,7 @@ fn what_is_left_out_is_reported_with_its_place() {
         (
             "paths: {/a: {get: {}, additionalOperations: {LINK: {}, POST: {}}}}",
             &[
-                "GET /a Unsaid",
+                "GET /a Unspecified",
                 "api.yaml:1:63: warning: `paths.\"/a\".additionalOperations.LINK`: left out; the gateway does not serve LINK",
                 "api.yaml:1:73: warning: `paths.\"/a\".additionalOperations.POST`: left out; not allowed here; write it as `post`",
             ],
@@ -329,7 +334,7 @@ fn what_is_left_out_is_reported_with_its_place() {
         (
             "paths: {/a: {get: {}, x-put: {responses: {}}}, x-c: {get: {}}}, x-ms-paths: {'/a?b=c': {get: {}}}",
             &[
-                "GET /a Unsaid",
+                "GET /a Unspecified",
                 "api.yaml:1:40: warning: `paths.\"/a\".\"x-put\"`: left out; an operation in an extension is not read",
                 "api.yaml:1:65: warning: `paths.\"x-c\"`: left out; a path in an extension is not read",
                 "api.yaml:1:82: warning: `\"x-ms-paths\"`: left out; paths in an extension are not read",
@@ -338,8 +343,8 @@ fn what_is_left_out_is_reported_with_its_place() {
         (
             "paths: {/a: {get: {callbacks: {}, Security: []}, put: {callbacks: {}}}}, webhooks: {a: {}}, secuirty: [], tags: []",
             &[
-                "GET /a Unsaid",
-                "PUT /a Unsaid",
+                "GET /a Unspecified",
+                "PUT /a Unspecified",
                 "api.yaml:1:52: warning: `paths.\"/a\".get.Security`: unknown field; not a field of an operation; did you mean \
                  `security`?",
                 "api.yaml:1:110: warning: `secuirty`: unknown field; not a field of OpenAPI 3; did you mean `security`?",
@@ -400,7 +405,7 @@ fn other_documents_are_refused_with_what_they_are() {
     for version in ["3.0.0", "3.0.4", "3.1.0", "3.1", "'3.1.1'", "3.2.0", "3.1.0-rc1"] {
         assert_eq!(
             described(&format!("{{openapi: {version}, paths: {{/a: {{get: {{}}}}}}}}")),
-            ["GET /a Unsaid"]
+            ["GET /a Unspecified"]
         );
     }
 }
