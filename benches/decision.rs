@@ -32,9 +32,9 @@ use stockaj_gateway::telemetry::metrics::Metrics;
 use stockaj_gateway::tokens::Verdict;
 use stockaj_gateway::tokens::cache::TokenCache;
 use stockaj_gateway::tokens::hash::TokenHash;
+use stockaj_gateway::tokens::introspection_limiter::IntrospectionLimiter;
 use stockaj_gateway::tokens::introspector::Introspector;
-use stockaj_gateway::tokens::lookup::{Held, Lookup, Shared};
-use stockaj_gateway::tokens::turns::Turns;
+use stockaj_gateway::tokens::lookup::{CachedToken, Lookup, Shared};
 use tokio::runtime::{self, LocalOptions};
 
 type Failure = Box<dyn std::error::Error>;
@@ -116,7 +116,8 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     let connector = Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)?;
     let pool = Pool::new(Arc::new(connector), Duration::ZERO, None, introspection.timeout);
     let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {}));
-    let shared = Arc::new(Shared { cache, turns: Turns::new(introspection.max_concurrent) });
+    let shared =
+        Arc::new(Shared { cache, introspections: IntrospectionLimiter::new(introspection.max_concurrent) });
     let introspector = Introspector::new(Arc::clone(&settings), pool);
     let lookup = Lookup::new(Arc::clone(&shared), introspector, Metrics::new(1).core(0));
 
@@ -135,14 +136,14 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     shared.cache.store(hash, verdict, shared.cache.generation(), now, now, SystemTime::now());
     let runtime = runtime::Builder::new_current_thread().build_local(LocalOptions::default())?;
     runtime
-        .block_on(lookup.look_further(hash, token, now, None, None, &mut None))
+        .block_on(lookup.get_or_introspect(hash, token, now, None, None, &mut None))
         .map_err(|refusal| format!("{refusal:?}"))?;
     Ok(lookup)
 }
 
 /// The verdict's look-up: hash, front cache, standing.
-fn verdict(lookup: &Rc<Lookup>, token: Token<'_>, now: Instant) -> Option<Held> {
-    lookup.at_hand(&TokenHash::of(token.as_bytes()), token, now, None)
+fn verdict(lookup: &Rc<Lookup>, token: Token<'_>, now: Instant) -> Option<Rc<CachedToken>> {
+    lookup.get_local(&TokenHash::of(token.as_bytes()), token, now, None)
 }
 
 /// The decision, with the look-up of the verdict and a clock read.

@@ -26,7 +26,7 @@ use crate::telemetry::access::{
 use crate::telemetry::metrics::{ConnectionState, CoreMetrics, LookupResult, Phase, RouteLabel};
 use crate::telemetry::spans::{Trace, Tracer};
 use crate::telemetry::unmapped::{CoreUncovered, Lack, Token, Uncovered};
-use crate::tokens::lookup::Held;
+use crate::tokens::lookup::CachedToken;
 use crate::usage::count::WorkerUsage;
 use crate::usage::rules::RuleNumbers;
 
@@ -78,7 +78,7 @@ pub struct Exchange {
     /// The route's number in the map.
     pub route_number: Option<usize>,
     /// Whose token it carries.
-    pub caller: Option<Held>,
+    pub caller: Option<Rc<CachedToken>>,
     /// What would become of it, other than what does.
     pub shadow: Option<Box<Shadowed>>,
     /// How the token was looked up.
@@ -354,7 +354,7 @@ impl Drop for Exchange {
 
 impl Exchange {
     /// Whose token it carries, also where the enforced map did not ask.
-    fn holder(&self) -> Option<&Held> {
+    fn holder(&self) -> Option<&Rc<CachedToken>> {
         self.caller.as_ref().or_else(|| self.shadow.as_deref()?.caller.as_ref())
     }
 

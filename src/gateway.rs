@@ -1,8 +1,7 @@
 //! The request path, from top to bottom.
 //!
-//! [`Gateway::answer`] is the outer function: it alone turns a refusal into an answer. Inside it, a request
-//! goes from its target to a decision, each step needing what the one before it found, and forwarding needs
-//! the [`Permit`] that only a decision holds.
+//! [`Gateway::answer`] is the outer function: it alone turns a refusal into a response. Inside, each step needs the result
+//! of the one before, and forwarding needs the [`Permit`] that only a decision makes.
 
 use std::cell::Cell;
 use std::mem;
@@ -19,7 +18,7 @@ use hyper::body::{Body as _, Incoming};
 use crate::answer;
 use crate::answer_body::AnswerBody;
 use crate::backend::body::{self, RequestBody, Upload};
-use crate::backend::forward::{self, Answered, Backend, Conditions};
+use crate::backend::forward::{self, Backend, Conditions, UpstreamResponse};
 use crate::backend::request::{UpstreamRequest, UpstreamTarget};
 use crate::client::call::Call;
 use crate::client::recycle;
@@ -47,14 +46,14 @@ use crate::policy::upgrade::Handshake;
 use crate::telemetry::metrics::{LookupResult, RouteLabel, RouteNumbers};
 use crate::telemetry::spans::Trace;
 use crate::tokens::hash::TokenHash;
-use crate::tokens::lookup::{Held, Lookup};
+use crate::tokens::lookup::{CachedToken, Lookup};
 
 mod shadow;
 pub mod tunnel;
 
-use tunnel::{Asked, Switch, Tunnel};
+use tunnel::{Switch, Tunnel, UpgradeRequest};
 
-/// One core's gateway.
+/// The gateway of one worker.
 pub struct Gateway {
     settings: Arc<Settings>,
     routes: RouteNumbers,
@@ -66,57 +65,57 @@ pub struct Gateway {
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
-/// What allows a request.
+/// The decision on a request that is allowed.
 struct Decision {
     permit: Permit,
     caller: Caller,
-    /// The most that the request's body may have, in bytes.
+    /// Limit of the request's body, in bytes.
     body_limit: u64,
 }
 
-/// In whose name a request goes on.
+/// The caller of a request that is allowed.
 enum Caller {
-    /// Whoever it is: the route is public.
-    Anybody,
-    /// That of a token with this verdict, and the Authorization field that says so.
-    Token(Held, HeaderValue),
-    /// Somebody who would be refused so, if that were not forgiven in shadow mode.
-    Stranger(Refusal),
+    /// Any caller: the route is public.
+    Public,
+    /// The holder of a token with this verdict, and the Authorization field for the backend.
+    Token(Rc<CachedToken>, HeaderValue),
+    /// An unauthenticated request that shadow mode forwards; holds the refusal that it would have got.
+    Unauthenticated(Refusal),
 }
 
-/// What is decided about a request that is forwarded.
-struct Onward<'a> {
+/// How a request is forwarded.
+struct ForwardPlan<'a> {
     permit: Permit,
     target: &'a Target<'a>,
     credentials: Credentials,
     body_limit: u64,
-    /// Whether its body waits for a 100.
+    /// Whether the client waits for a 100 (Continue) before it sends the body.
     waits: bool,
-    /// What it begins, if it is to become a tunnel.
+    /// The handshake, if the request asks for a tunnel.
     handshake: Option<Handshake>,
 }
 
-/// What comes of forwarding a request. Filled in place: moving its large values is measurably slow.
+/// The results of forwarding a request. Filled in place: moving its large values is measurably slow.
 #[derive(Default)]
 struct Forwarded {
-    /// The request, whose body may still be on its way.
+    /// The request, of which the body may still be in transit.
     call: Option<Call<RequestBody>>,
     /// The backend's response.
-    answered: Option<Answered>,
-    /// What a tunnel is decided by, if the request asks for one.
-    tunnel: Option<Box<Asked>>,
+    answered: Option<UpstreamResponse>,
+    /// The data for later decisions on the tunnel, if the request asks for one.
+    tunnel: Option<Box<UpgradeRequest>>,
 }
 
-/// What a request that is not refused is answered with.
-enum Served {
-    /// The backend's answer.
+/// The kind of response to a request that is not refused.
+enum Outcome {
+    /// The backend's response.
     Backend,
-    /// What a preflight that asks about this method is told.
+    /// The gateway's own response to a preflight for this method.
     Preflight(HeaderValue),
 }
 
 impl Gateway {
-    /// The gateway of one core. `routes` numbers the routes of the settings' map.
+    /// A gateway. `routes` numbers the routes of the settings' map.
     pub const fn new(
         settings: Arc<Settings>,
         routes: RouteNumbers,
@@ -128,17 +127,17 @@ impl Gateway {
         Self { settings, routes, lookup, backend, limiter, recorder }
     }
 
-    /// The way to verdicts.
+    /// The lookup of verdicts.
     pub const fn lookup(&self) -> &Rc<Lookup> {
         &self.lookup
     }
 
-    /// The way to the backend.
+    /// The backend.
     pub const fn backend(&self) -> &Backend {
         &self.backend
     }
 
-    /// Where requests are recorded.
+    /// The recorder of requests.
     pub const fn recorder(&self) -> &Rc<Recorder> {
         &self.recorder
     }
@@ -148,8 +147,7 @@ impl Gateway {
         &self.settings
     }
 
-    /// Answers one request, whatever it is. Where the answer is a 101 there is a [`Tunnel`] in `switch` afterwards, which
-    /// its connection is to become.
+    /// Answers one request. If the response is a 101, `switch` contains the [`Tunnel`] that its connection becomes.
     pub async fn answer(
         self: &Rc<Self>,
         peer: &Rc<Peer>,
@@ -157,7 +155,7 @@ impl Gateway {
         switch: &Switch,
     ) -> Response<AnswerBody> {
         let now = peer.activity.take_came_at().unwrap_or_else(Instant::now);
-        // From here on by reference: a request is large, and every step it is moved through copies it.
+        // By reference from here on: a request is large, and each move copies it.
         let (mut head, body) = request.into_parts();
         let mut body = Some(body);
         let id = request_id(peer, &head.headers);
@@ -175,20 +173,20 @@ impl Gateway {
         exchange.note_head(&head);
         exchange.note_scheme(&head.headers);
         let reader = self.settings.cors.allowed(&head.headers);
-        // The answer too, once it has come.
+        // The response, too.
         let mut forwarded = Forwarded::default();
         let served = self.serve(peer, &mut head, &mut body, &mut exchange, &mut forwarded);
         let served = Contained(pin!(served)).await;
-        if let Ok(Ok((Served::Backend, reason))) = &served
+        if let Ok(Ok((Outcome::Backend, reason))) = &served
             && let Forwarded { call, answered, tunnel } = &mut forwarded
-            && let Some(Answered { mut response, lease }) = answered.take()
+            && let Some(UpstreamResponse { mut response, lease }) = answered.take()
         {
             recycle(mem::take(&mut head.headers));
-            // The client's, whatever the backend speaks (RFC 9110 section 2.5).
+            // The version of the client's connection, not of the backend's (RFC 9110 section 2.5).
             *response.version_mut() = version;
-            // A backend that chose an id keeps it.
+            // The backend's own id takes precedence.
             response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| exchange.request_id.clone());
-            self.pin_https(peer, response.headers_mut());
+            self.add_hsts(peer, response.headers_mut());
             exchange.answered(response.status(), *reason, exchange.answer_came());
             if let Some(asked) = tunnel.take()
                 && response.status() == StatusCode::SWITCHING_PROTOCOLS
@@ -200,15 +198,15 @@ impl Gateway {
                 return response.map(|()| AnswerBody::tunnel());
             }
             let idle_timeout = self.settings.limits.body_idle_timeout;
-            // Nearly always there is nothing left to send, and the call is dropped where it is.
+            // The request is nearly always complete, and the call is then dropped without a move.
             let call = call.take_if(|call| !call.is_complete()).map(Box::new);
             return response.map(|()| AnswerBody::backend(lease, call, exchange, idle_timeout));
         }
         let refusal = match served {
-            Ok(Ok((Served::Preflight(asked), reason))) => {
+            Ok(Ok((Outcome::Preflight(asked), reason))) => {
                 let mut response = answer::preflight(exchange.request_id.clone());
                 self.settings.cors.answer(reader, &asked, response.headers_mut());
-                self.pin_https(peer, response.headers_mut());
+                self.add_hsts(peer, response.headers_mut());
                 *response.version_mut() = version;
                 exchange.answered(response.status(), reason, Instant::now());
                 return AnswerBody::own(response, exchange);
@@ -221,20 +219,20 @@ impl Gateway {
                 }
                 refusal
             }
-            Ok(Ok((Served::Backend, _))) | Err(Panicked) => Refusal::InternalError,
+            Ok(Ok((Outcome::Backend, _))) | Err(Panicked) => Refusal::InternalError,
         };
         let is_uncovered = matches!(refusal, Refusal::Unmapped | Refusal::MethodNotMapped);
         if is_uncovered || (matches!(refusal, Refusal::Denied) && self.recorder.usage.is_some()) {
-            self.note_holder(&head.headers, &mut exchange);
+            self.attribute_token(&head.headers, &mut exchange);
         }
         let mut response = answer::refuse(&refusal, exchange.request_id.clone());
         if let Some(reader) = reader {
             self.settings.cors.expose(reader, response.headers_mut());
         }
         self.settings.denials.advise(&refusal, response.headers_mut());
-        self.pin_https(peer, response.headers_mut());
+        self.add_hsts(peer, response.headers_mut());
         if head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT) {
-            // A body that may never come would be waited for.
+            // Otherwise hyper waits for a body that the client may never send.
             response.headers_mut().insert(CONNECTION, CLOSE);
         }
         *response.version_mut() = version;
@@ -242,9 +240,8 @@ impl Gateway {
         AnswerBody::own(response, exchange)
     }
 
-    /// Tells a browser to come by https only (RFC 6797 section 7.2: over https alone), unless the backend has said
-    /// for how long.
-    pub fn pin_https(&self, peer: &Peer, fields: &mut HeaderMap) {
+    /// Adds Strict-Transport-Security to a response over TLS (RFC 6797 section 7.2), unless the backend has set it.
+    pub fn add_hsts(&self, peer: &Peer, fields: &mut HeaderMap) {
         if peer.encrypted
             && let Some(hsts) = &self.settings.listen.hsts
         {
@@ -252,7 +249,7 @@ impl Gateway {
         }
     }
 
-    /// Decides on a request and forwards it. What comes of that is in `forwarded`.
+    /// Decides on a request and forwards it; the results are in `forwarded`.
     async fn serve(
         &self,
         peer: &Rc<Peer>,
@@ -260,7 +257,7 @@ impl Gateway {
         body: &mut Option<Incoming>,
         exchange: &mut Exchange,
         forwarded: &mut Forwarded,
-    ) -> Result<(Served, Reason), Refusal> {
+    ) -> Result<(Outcome, Reason), Refusal> {
         if head.version == Version::HTTP_2 {
             http2::translate(head, &self.settings.limits.bounds())?;
         }
@@ -275,7 +272,7 @@ impl Gateway {
         self.settings.abilities.check_path(&target.path)?;
         let has_body = body.as_ref().is_some_and(|body| !body.is_end_stream());
         let (mut waits, mut handshake) = (false, None);
-        // Few have either, and one look at the names costs less than two lookups.
+        // Few requests have either field, and one pass over the names costs less than two lookups.
         if head.headers.keys().any(|name| *name == EXPECT || *name == UPGRADE) {
             waits = expectation::waits(head.version, &head.headers)?;
             handshake = Handshake::begun(&head.method, head.version, &head.headers, has_body)?;
@@ -294,13 +291,13 @@ impl Gateway {
             }
             let permit = self.decide_preflight(&target, &asked, exchange)?;
             let served = match self.settings.cors.preflight {
-                Preflight::Answer => Served::Preflight(asked),
+                Preflight::Answer => Outcome::Preflight(asked),
                 Preflight::Forward => {
                     let (credentials, target) = (Credentials::None, &target);
-                    let onward =
-                        Onward { permit, target, credentials, body_limit: 0, waits, handshake: None };
-                    Box::pin(self.forward(peer, head, body, onward, exchange, forwarded)).await?;
-                    Served::Backend
+                    let plan =
+                        ForwardPlan { permit, target, credentials, body_limit: 0, waits, handshake: None };
+                    Box::pin(self.forward(peer, head, body, plan, exchange, forwarded)).await?;
+                    Outcome::Backend
                 }
             };
             return Ok((served, Reason::Public));
@@ -314,30 +311,31 @@ impl Gateway {
         if handshake.is_some() {
             let kept = match &caller {
                 Caller::Token(caller, field) => Some((KeptToken::new(field), Rc::clone(caller))),
-                Caller::Anybody | Caller::Stranger(_) => None,
+                Caller::Public | Caller::Unauthenticated(_) => None,
             };
-            forwarded.tunnel = Some(Box::new(Asked { path: target.path.clone().into_owned(), caller: kept }));
+            forwarded.tunnel =
+                Some(Box::new(UpgradeRequest { path: target.path.clone().into_owned(), caller: kept }));
         }
         let cookies = self.settings.backend.cookies;
         let (caller, credentials, reason) = match caller {
-            Caller::Anybody => (None, Credentials::AsSent, Reason::Public),
+            Caller::Public => (None, Credentials::AsSent, Reason::Public),
             Caller::Token(caller, authorization) => {
                 let identity = self.identity(&caller)?;
                 (Some(caller), Credentials::Token { authorization, identity, cookies }, Reason::Allowed)
             }
-            Caller::Stranger(_) => (None, Credentials::Unproved { cookies }, Reason::Allowed),
+            Caller::Unauthenticated(_) => (None, Credentials::Unproved { cookies }, Reason::Allowed),
         };
-        let onward = Onward { permit, target: &target, credentials, body_limit, waits, handshake };
-        let status = self.forward(peer, head, body, onward, exchange, forwarded).await?;
+        let plan = ForwardPlan { permit, target: &target, credentials, body_limit, waits, handshake };
+        let status = self.forward(peer, head, body, plan, exchange, forwarded).await?;
         if let Some(caller) = caller
             && status == StatusCode::UNAUTHORIZED
         {
-            self.lookup.contradicted(&caller);
+            self.lookup.invalidate(&caller);
         }
-        Ok((Served::Backend, reason))
+        Ok((Outcome::Backend, reason))
     }
 
-    /// Whether a CORS preflight may go on: by the request that it asks about, and without any credentials.
+    /// Decides on a CORS preflight by the request that it announces, without credentials.
     fn decide_preflight(
         &self,
         target: &Target<'_>,
@@ -352,7 +350,7 @@ impl Gateway {
             Some(shadow) => self.decide_preflight_in_shadow(shadow, target, asked, exchange, &found, permit),
         };
         if let Some(uncovered) = &mut exchange.uncovered {
-            // A preflight that goes on is followed by its request, which then counts.
+            // After a preflight that is forwarded, its request counts.
             uncovered.method = cors::supported_method(&target.path, asked).filter(|_| permit.is_err());
         }
         permit
@@ -372,14 +370,14 @@ impl Gateway {
         let needs_token = match routed.next() {
             Step::Public(permit) => {
                 bearer::at_most_one(fields)?;
-                return Ok(Decision { permit, caller: Caller::Anybody, body_limit });
+                return Ok(Decision { permit, caller: Caller::Public, body_limit });
             }
             Step::NeedsToken(needs_token) => needs_token,
         };
         let token = Token::from_fields(fields, self.settings.limits.token_bytes);
         let (token, needs_verdict) = needs_token.with_token(token)?;
         let started = exchange.started();
-        let oldest = self.since(needs_verdict.requirement(), started, Duration::ZERO);
+        let oldest = self.oldest_acceptable(needs_verdict.requirement(), started, Duration::ZERO);
         let is_denied = oldest.is_some() && self.is_known_to_lack(token, needs_verdict, started);
         let since = if is_denied { None } else { oldest };
         let mut caller =
@@ -388,8 +386,8 @@ impl Gateway {
         let trace = exchange.trace.as_ref();
         let permit = self.authorize(token, &mut caller, needs_verdict, trace, &mut exchange.lookup).await;
         let mut permit = permit.inspect_err(|_| exchange.caller = Some(Rc::clone(&caller)))?;
-        if is_denied && !caller.is_since(oldest) {
-            // The ability was added meanwhile, and an introspection that began before this request has found out.
+        if is_denied && !caller.is_introspected_since(oldest) {
+            // The ability was added, and an introspection that began before this request has reported it.
             caller = self.verdict(token, started, oldest, trace, &mut exchange.lookup).await?;
             exchange.caller = Some(Rc::clone(&caller));
             permit = needs_verdict.authorize(&caller.verdict.abilities)?;
@@ -397,11 +395,11 @@ impl Gateway {
         self.admit(permit, caller, token, body_limit, started)
     }
 
-    /// Lets a token's request through, within its limit.
+    /// Applies the token's rate limit.
     fn admit(
         &self,
         permit: Permit,
-        caller: Held,
+        caller: Rc<CachedToken>,
         token: Token<'_>,
         body_limit: u64,
         started: Instant,
@@ -415,14 +413,14 @@ impl Gateway {
         Ok(Decision { permit, caller: Caller::Token(caller, token.authorization()), body_limit })
     }
 
-    /// The most that the body of a request may have of which the map says `found`, in bytes.
+    /// Limit of the request's body by its route or `limits.body`, in bytes.
     fn body_limit(&self, found: &Found<'_>) -> u64 {
         self.settings.abilities.options(found).body.unwrap_or(self.settings.limits.body)
     }
 
-    /// When a verdict must have been asked for, at the earliest, that is to allow what `requirement` asks for at `now`:
-    /// none where `cache.max_age` says nothing of it. `least` is an age that may be too old for nothing.
-    fn since(&self, requirement: &Requirement, now: Instant, least: Duration) -> Option<Instant> {
+    /// Oldest acceptable introspection time for `requirement`; `None` if `cache.max_age` does not limit it. Verdicts of at
+    /// most the age `least` are always acceptable.
+    fn oldest_acceptable(&self, requirement: &Requirement, now: Instant, least: Duration) -> Option<Instant> {
         let max_age = self.settings.cache.max_age(requirement)?;
         now.checked_sub(max_age.max(least))
     }
@@ -432,8 +430,8 @@ impl Gateway {
     /// that was added is found by the re-introspection before a 403, once per `negative_ttl`.
     #[cold]
     fn is_known_to_lack(&self, token: Token<'_>, needs_verdict: NeedsVerdict<'_>, now: Instant) -> bool {
-        let known = self.lookup.known(&TokenHash::of(token.as_bytes()), now);
-        let lacks = |held: Held| needs_verdict.authorize(&held.verdict.abilities).is_err();
+        let known = self.lookup.peek(&TokenHash::of(token.as_bytes()), now);
+        let lacks = |held: Rc<CachedToken>| needs_verdict.authorize(&held.verdict.abilities).is_err();
         known.is_some_and(|known| known.is_ok_and(lacks))
     }
 
@@ -446,19 +444,19 @@ impl Gateway {
         }
     }
 
-    /// Notes whose request was refused before anybody had asked about its token, where that is known: who probes is worth
-    /// knowing, but no introspection.
+    /// Attributes a request that was refused before its introspection to its token, if the verdict is cached. Operators
+    /// want to know who probes, but that is not worth an introspection.
     #[cold]
-    fn note_holder(&self, fields: &HeaderMap, exchange: &mut Exchange) {
+    fn attribute_token(&self, fields: &HeaderMap, exchange: &mut Exchange) {
         if let (None, Ok(token)) =
             (&exchange.caller, Token::from_fields(fields, self.settings.limits.token_bytes))
         {
-            let known = self.lookup.known(&TokenHash::of(token.as_bytes()), exchange.started());
+            let known = self.lookup.peek(&TokenHash::of(token.as_bytes()), exchange.started());
             exchange.caller = known.and_then(Result::ok);
         }
     }
 
-    /// Who the token is, as introspection says, or has said at `since` or later.
+    /// The verdict of a token, from the cache or introspection. An active verdict's introspection began at `since` or later.
     async fn verdict(
         &self,
         token: Token<'_>,
@@ -466,16 +464,17 @@ impl Gateway {
         since: Option<Instant>,
         trace: Option<&Rc<Trace>>,
         lookup: &mut TokenLookup,
-    ) -> Result<Held, Refusal> {
+    ) -> Result<Rc<CachedToken>, Refusal> {
         let hash = TokenHash::of(token.as_bytes());
-        if let Some(caller) = self.lookup.at_hand(&hash, token, now, since) {
+        if let Some(caller) = self.lookup.get_local(&hash, token, now, since) {
             lookup.cache = Some(LookupResult::Hit);
             return Ok(caller);
         }
         let asked = Instant::now();
-        // Boxed, as all that is seldom waited for: it would make the future of every request larger.
+        // Boxed, since this future is rarely needed and would enlarge that of every request.
         let verdict =
-            Box::pin(self.lookup.look_further(hash, token, asked, since, trace, &mut lookup.cache)).await;
+            Box::pin(self.lookup.get_or_introspect(hash, token, asked, since, trace, &mut lookup.cache))
+                .await;
         lookup.waited += asked.elapsed();
         verdict
     }
@@ -485,7 +484,7 @@ impl Gateway {
     async fn authorize(
         &self,
         token: Token<'_>,
-        caller: &mut Held,
+        caller: &mut Rc<CachedToken>,
         needs_verdict: NeedsVerdict<'_>,
         trace: Option<&Rc<Trace>>,
         lookup: &mut TokenLookup,
@@ -495,7 +494,7 @@ impl Gateway {
             Err(denied) => denied,
         };
         let asked = Instant::now();
-        let again = Box::pin(self.lookup.ask_again(token, caller, asked, trace)).await;
+        let again = Box::pin(self.lookup.reintrospect(token, caller, asked, trace)).await;
         lookup.waited += asked.elapsed();
         match again {
             None => Err(denied),
@@ -512,24 +511,24 @@ impl Gateway {
         }
     }
 
-    /// What the backend is told of the caller.
-    fn identity(&self, caller: &Held) -> Result<Option<Identity>, Refusal> {
+    /// The identity fields for the backend.
+    fn identity(&self, caller: &Rc<CachedToken>) -> Result<Option<Identity>, Refusal> {
         let wanted = &self.settings.identity_headers;
         if wanted.is_empty() { Ok(None) } else { caller.identity(wanted).map(Some) }
     }
 
-    /// Sends the request on, as its permit allows, as a message of our own.
+    /// Forwards the request as a new message and validates the head of the response.
     async fn forward(
         &self,
         peer: &Peer,
         head: &Parts,
         incoming: &mut Option<Incoming>,
-        onward: Onward<'_>,
+        plan: ForwardPlan<'_>,
         exchange: &mut Exchange,
         forwarded: &mut Forwarded,
     ) -> Result<StatusCode, Refusal> {
         let Settings { listen, limits, backend, .. } = &*self.settings;
-        let Onward { permit, target, credentials, body_limit, waits, handshake } = onward;
+        let ForwardPlan { permit, target, credentials, body_limit, waits, handshake } = plan;
         let (mut body, upload) =
             RequestBody::new(incoming, peer, body_limit, limits.body_idle_timeout, &listen.trusted_fields)
                 .map_err(forward::refusal)?;
@@ -585,7 +584,7 @@ impl Gateway {
         exchange.upstream = upstream.get();
         exchange.backend_answered(asked, Instant::now());
         sent?;
-        let Answered { response, lease } = answered.as_mut().ok_or(Refusal::InternalError)?;
+        let UpstreamResponse { response, lease } = answered.as_mut().ok_or(Refusal::InternalError)?;
         let status = response.status();
         exchange.upstream_status = Some(status);
         let fields = response.headers_mut();
@@ -608,7 +607,7 @@ impl Gateway {
             Refusal::BackendBroken
         })?;
         if exchange.upload.as_deref().is_some_and(Upload::answered) {
-            // Neither side can tell whether the body that was not asked for will come.
+            // The client may or may not send the body that the backend did not ask for.
             lease.close_afterwards();
             if head.version == Version::HTTP_11 {
                 response.headers_mut().insert(CONNECTION, CLOSE);
@@ -618,7 +617,7 @@ impl Gateway {
     }
 }
 
-/// The request's id: a trusted peer's, or one of our own.
+/// The id that a trusted peer sent, or a new one.
 fn request_id(peer: &Peer, fields: &HeaderMap) -> HeaderValue {
     if peer.trusted
         && let Some(id) = headers::trusted_request_id(fields)

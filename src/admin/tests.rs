@@ -14,8 +14,8 @@ use crate::config;
 use crate::config::settings::ListenAddress;
 use crate::telemetry::lines::AuditPriority;
 use crate::tokens::cache::TokenCache;
+use crate::tokens::introspection_limiter::IntrospectionLimiter;
 use crate::tokens::lookup::Shared;
-use crate::tokens::turns::Turns;
 use crate::usage::writer::Usage;
 
 const LOOPBACK: ListenAddress =
@@ -37,7 +37,7 @@ impl Admin {
         let metrics = Metrics::new(1);
         let shared = Arc::new(Shared {
             cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
-            turns: Turns::new(1),
+            introspections: IntrospectionLimiter::new(1),
         });
         let revoker = Arc::new(Revoker::new(shared, Arc::clone(&metrics)));
         let usage = Arc::new(Usage::new(Arc::clone(&metrics), 1));

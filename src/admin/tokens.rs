@@ -13,7 +13,7 @@ use super::Admin;
 use super::audit::{Action, Actor, unavailable};
 use super::response::{AdminResponse, json, message};
 use crate::telemetry::lines::AuditPriority;
-use crate::tokens::cache::Entry;
+use crate::tokens::cache::CacheEntry;
 use crate::tokens::revocation::Revocation;
 use crate::usage::report::compare_ids;
 
@@ -130,7 +130,7 @@ pub(super) fn list(admin: &Admin, actor: Actor<'_>) -> AdminResponse {
     }
 }
 
-fn row(entry: &Arc<Entry>, verdicts: usize, now: Instant) -> TokenRow<'_> {
+fn row(entry: &Arc<CacheEntry>, verdicts: usize, now: Instant) -> TokenRow<'_> {
     let verdict = &entry.verdict;
     let time = |at: SystemTime| Timestamp::try_from(at).ok().map(|at| at.to_string());
     TokenRow {

@@ -27,7 +27,7 @@ pub struct Backend {
 }
 
 /// The backend's answer, and the connection that its body comes over.
-pub struct Answered {
+pub struct UpstreamResponse {
     /// The head.
     pub response: Response<()>,
     /// Brings the body; to be given back when that is at its end.
@@ -106,7 +106,7 @@ impl Backend {
         call: &mut Call<RequestBody>,
         conditions: Conditions<'_>,
         now: Instant,
-        answered: &mut Option<Answered>,
+        answered: &mut Option<UpstreamResponse>,
     ) -> Result<(), Refusal> {
         let Permit { .. } = permit;
         let Some(lease) = self.take_idle(call, conditions, now) else {
@@ -140,7 +140,7 @@ impl Backend {
         call: &mut Call<RequestBody>,
         conditions: Conditions<'_>,
         mut once_more: bool,
-        answered: &mut Option<Answered>,
+        answered: &mut Option<UpstreamResponse>,
     ) -> Result<(), Refusal> {
         loop {
             let lease = if conditions.may_switch {
@@ -170,7 +170,7 @@ impl Backend {
         call: &mut Call<RequestBody>,
         conditions: Conditions<'_>,
         now: Instant,
-        answered: &mut Option<Answered>,
+        answered: &mut Option<UpstreamResponse>,
     ) -> Result<(), Failure> {
         let Conditions { upload, activity, upstream, .. } = conditions;
         upstream.set(Some(lease.peer()));
@@ -197,7 +197,7 @@ impl Backend {
         activity.wait_no_longer();
         match came {
             Some(Ok(response)) => {
-                *answered = Some(Answered { response, lease });
+                *answered = Some(UpstreamResponse { response, lease });
                 Ok(())
             }
             Some(Err(cause)) => {

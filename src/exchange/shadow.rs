@@ -1,9 +1,11 @@
 //! What shadow mode finds of a request.
 
+use std::rc::Rc;
+
 use super::Exchange;
 use crate::policy::shadow::{Change, Side};
 use crate::telemetry::metrics::RouteLabel;
-use crate::tokens::lookup::Held;
+use crate::tokens::lookup::CachedToken;
 
 /// What would become of a request, other than what does.
 pub struct Shadowed {
@@ -14,7 +16,7 @@ pub struct Shadowed {
     /// By which rules, one of each map that would change it, as the log tells them.
     pub rule: String,
     /// Whose token it carries, where the enforced map did not ask.
-    pub caller: Option<Held>,
+    pub caller: Option<Rc<CachedToken>>,
 }
 
 impl Exchange {
@@ -27,7 +29,7 @@ impl Exchange {
         side: Side,
         label: RouteLabel,
         rule: String,
-        caller: Option<Held>,
+        caller: Option<Rc<CachedToken>>,
     ) {
         self.recorder.metrics.shadow(change, side, label, &self.method);
         self.shadow = Some(Box::new(match self.shadow.take() {

@@ -1,6 +1,6 @@
-//! What becomes of a request where not everything is enforced, and what another map would make of it.
+//! Shadow mode: forwards requests that a map in shadow mode refuses, and compares decisions with a candidate map.
 //!
-//! A request comes here after it was decided as ever, and only where the configuration speaks of shadow mode.
+//! Used only if shadow mode is configured, after the ordinary decision.
 
 use std::fmt::{self, Display, Formatter};
 use std::rc::Rc;
@@ -20,10 +20,10 @@ use crate::policy::shadow::{Change, Side, change};
 use crate::policy::target::Target;
 use crate::telemetry::metrics::RouteLabel;
 use crate::tokens::hash::TokenHash;
-use crate::tokens::lookup::Held;
+use crate::tokens::lookup::CachedToken;
 
 impl Gateway {
-    /// The decision on a request that was `decided` as if all were enforced. What the candidate says changes nothing.
+    /// The decision on a request that the ordinary decision has `decided`. The candidate map does not change it.
     pub(super) async fn decide_in_shadow(
         &self,
         shadow: &Shadow,
@@ -33,7 +33,7 @@ impl Gateway {
         decided: Result<Decision, Refusal>,
     ) -> Result<Decision, Refusal> {
         if bearer::at_most_one(fields).is_err() {
-            // Refused by every map in every mode.
+            // Refused in every mode.
             return decided;
         }
         let decided = match decided {
@@ -46,7 +46,7 @@ impl Gateway {
         decided
     }
 
-    /// The decision on a request that was refused, if that is not enforced.
+    /// The decision on a refused request, which shadow mode may forward.
     async fn forgive(
         &self,
         shadow: &Shadow,
@@ -74,24 +74,24 @@ impl Gateway {
             Ok(token) => match self.holder(token, exchange, refusal).await {
                 Ok(held) => self.admit(permitted, held, token, body_limit, started)?,
                 Err(refusal) => match permit(&refusal) {
-                    Some(permit) => Decision { permit, caller: Caller::Stranger(refusal), body_limit },
+                    Some(permit) => Decision { permit, caller: Caller::Unauthenticated(refusal), body_limit },
                     None => return Err(refusal),
                 },
             },
-            Err(_) => Decision { permit: permitted, caller: Caller::Stranger(refusal), body_limit },
+            Err(_) => Decision { permit: permitted, caller: Caller::Unauthenticated(refusal), body_limit },
         };
         let rule = LogRule { side: Side::Enforced, found, method: &exchange.method, reason }.to_string();
         exchange.would(Change::WouldDeny, Side::Enforced, self.label(found, None), rule, None);
         Ok(decision)
     }
 
-    /// Whose token it is with which a request was refused.
+    /// The verdict of the token of a refused request.
     async fn holder(
         &self,
         token: Token<'_>,
         exchange: &mut Exchange,
         refusal: Refusal,
-    ) -> Result<Held, Refusal> {
+    ) -> Result<Rc<CachedToken>, Refusal> {
         if matches!(refusal, Refusal::InactiveToken | Refusal::ExpiredToken) {
             return Err(refusal);
         }
@@ -105,17 +105,17 @@ impl Gateway {
         Ok(held)
     }
 
-    /// Why `held` is refused by itself, where it was asked about again and nobody answered. That is 503, for a 403 might
-    /// be wrong by now; where there will be no 403, what is known is enough.
+    /// The refusal by the cached verdict `held` after a re-introspection without a verdict. That is a 503 in enforced mode,
+    /// since a 403 could be wrong; in shadow mode, which sends no 403, the cached verdict is enough.
     pub(super) fn by_what_is_known(
         &self,
         needs_verdict: NeedsVerdict<'_>,
-        held: &Held,
+        held: &Rc<CachedToken>,
         refusal: &Refusal,
         now: Instant,
     ) -> Option<Refusal> {
         let is_unanswered = matches!(refusal, Refusal::NoVerdict | Refusal::Overloaded);
-        if is_unanswered && self.lookup.is_believed(held, now) {
+        if is_unanswered && self.lookup.is_usable(held, now) {
             needs_verdict.authorize(&held.verdict.abilities).err()
         } else {
             None
@@ -131,7 +131,7 @@ impl Gateway {
         }
     }
 
-    /// The same for a preflight, which goes on where the request that it asks about does.
+    /// The decision on a preflight, which is forwarded if the request that it announces would be.
     pub(super) fn decide_preflight_in_shadow(
         &self,
         shadow: &Shadow,
@@ -161,7 +161,7 @@ impl Gateway {
         permit
     }
 
-    /// What the candidate would have made of a request that was decided otherwise, or alike.
+    /// Compares the decision on a request with that of the candidate map.
     async fn compare(
         &self,
         candidate: &AbilityMap,
@@ -174,10 +174,10 @@ impl Gateway {
         let found = *routed.found();
         let token = Token::from_fields(fields, self.settings.limits.token_bytes);
         let known = match (decided, &exchange.caller, &token) {
-            // No decision of a map, so that another would not change it.
+            // Not a refusal by the map: another map would not change it.
             (Err(refusal), ..) if !refusal.is_of_a_map() => return,
             (_, Some(held), _) => Known::Active(&held.verdict.abilities),
-            (Ok(Decision { caller: Caller::Stranger(refusal), .. }), ..) => Known::Refused(refusal),
+            (Ok(Decision { caller: Caller::Unauthenticated(refusal), .. }), ..) => Known::Refused(refusal),
             (Err(refusal @ (Refusal::InactiveToken | Refusal::ExpiredToken)), ..) => Known::Refused(refusal),
             (_, _, Err(refusal)) => Known::Refused(refusal),
             (_, _, Ok(_)) => Known::Token,
@@ -206,24 +206,23 @@ impl Gateway {
         self.tell(decided.is_ok(), &otherwise, (&enforced, &found), &method, exchange, holder);
     }
 
-    /// Who a token is that the enforced map did not ask for. It is asked for here only where the request is refused
-    /// anyhow: one that goes on does not wait for it, and spends no introspection.
+    /// The verdict of a token that the enforced map did not need. Only a refused request is introspected for it: a request
+    /// that is forwarded neither waits nor costs an introspection.
     async fn verdict_for_candidate(
         &self,
         token: Token<'_>,
         exchange: &mut Exchange,
         forwarded: bool,
-    ) -> Option<Result<Held, Refusal>> {
+    ) -> Option<Result<Rc<CachedToken>, Refusal>> {
         let started = exchange.started();
         if forwarded {
-            return self.lookup.known(&TokenHash::of(token.as_bytes()), started);
+            return self.lookup.peek(&TokenHash::of(token.as_bytes()), started);
         }
         let trace = exchange.trace.as_ref();
         Some(self.verdict(token, started, None, trace, &mut exchange.lookup).await)
     }
 
-    /// Notes what the candidate would change, if anything. `holder` is whose token it is where the exchange does not
-    /// know it.
+    /// Records a difference between the decisions. `holder` is the token's verdict if the record does not have it.
     fn tell(
         &self,
         forwarded: bool,
@@ -231,7 +230,7 @@ impl Gateway {
         (enforced, found): (&Found<'_>, &Found<'_>),
         method: &Method,
         exchange: &mut Exchange,
-        holder: Option<Held>,
+        holder: Option<Rc<CachedToken>>,
     ) {
         let Some(change) = change(forwarded, otherwise) else { return };
         let reason = otherwise.as_ref().map_or_else(Refusal::reason, |reason| *reason);
@@ -240,8 +239,8 @@ impl Gateway {
         exchange.would(change, Side::Candidate, label, rule, holder);
     }
 
-    /// Under which route it is counted: that of the enforced map, or else of the candidate, whose routes are numbered
-    /// behind.
+    /// The route of the metric: that of the enforced map, or else of the candidate, whose routes are numbered after those
+    /// of the enforced map.
     fn label(&self, enforced: &Found<'_>, candidate: Option<usize>) -> RouteLabel {
         let behind = |number| self.settings.abilities.routes().len() + number;
         let number = enforced.route().or_else(|| candidate.map(behind));

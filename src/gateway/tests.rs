@@ -21,10 +21,10 @@ use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::cache::TokenCache;
+use crate::tokens::introspection_limiter::IntrospectionLimiter;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::lookup::Shared;
 use crate::tokens::revocation::Revocation;
-use crate::tokens::turns::Turns;
 use crate::tokens::verdict::Verdict;
 
 const PANICS: Duration = Duration::MAX;
@@ -50,7 +50,7 @@ fn house(port: u16, backend_timeout: Duration, change: impl FnOnce(&mut Settings
     let routes = metrics.routes(settings.abilities.templates());
     let shared = Arc::new(Shared {
         cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
-        turns: Turns::new(settings.introspection.max_concurrent),
+        introspections: IntrospectionLimiter::new(settings.introspection.max_concurrent),
     });
     let introspection = &settings.introspection;
     let connector = Connector::new(&introspection.destination, &introspection.tls, PANICS).unwrap();
@@ -185,9 +185,10 @@ fn a_panic_in_an_introspection_keeps_nobody_waiting() {
             assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         }
     });
-    assert!(house.shared.cache.under_way(&TokenHash::of("7|x")).is_none());
-    let turns = ["one", "other"].map(|token| house.shared.turns.try_now(TokenHash::of(token), token.into()));
-    assert!(turns.iter().all(Option::is_some), "both are free");
+    assert!(house.shared.cache.find_in_flight(&TokenHash::of("7|x")).is_none());
+    let introspections = ["one", "other"]
+        .map(|token| house.shared.introspections.try_acquire(TokenHash::of(token), token.into()));
+    assert!(introspections.iter().all(Option::is_some), "both are free");
     assert!(house.is_calm());
 }
 

@@ -1,4 +1,4 @@
-//! A connection that has changed to another protocol, and for how long it may stay so.
+//! Tunnels of upgraded connections, and the periodic decisions on them.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -20,49 +20,49 @@ use crate::policy::bearer::KeptToken;
 use crate::policy::decision::{self, Step};
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
-use crate::tokens::lookup::Held;
+use crate::tokens::lookup::CachedToken;
 
-/// How often a tunnel is looked at, at most: no verdict is too old for it before that.
+/// Shortest pause between two decisions on a tunnel. A verdict of this age is always acceptable.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long deciding anew may take. With the pause before it a tunnel is closed within 5 s of its token's end.
+/// Time limit of a decision on an open tunnel. With the pause before it, a tunnel closes within 5 s of its token's end.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Where a connection's tunnel is left for whoever serves the connection.
+/// Passes a tunnel to the code that serves its connection.
 pub type Switch = Cell<Option<Box<Tunnel>>>;
 
-/// What a tunnel's request asked for, so that it can be decided anew.
-pub(super) struct Asked {
+/// The request of a tunnel, as far as later decisions need it.
+pub(super) struct UpgradeRequest {
     pub(super) path: CanonicalPath<'static>,
-    /// None on a public route.
-    pub(super) caller: Option<(KeptToken, Held)>,
+    /// `None` on a public route.
+    pub(super) caller: Option<(KeptToken, Rc<CachedToken>)>,
 }
 
-/// A tunnel that the backend has agreed to.
+/// A tunnel that the backend has accepted.
 pub struct Tunnel {
-    pub(super) asked: Asked,
-    /// By whom the request was decided last.
+    pub(super) asked: UpgradeRequest,
+    /// The gateway of the latest decision.
     pub(super) decided_by: Rc<Gateway>,
     pub(super) exchange: Box<Exchange>,
-    /// The backend's connection, which is counted as long as it is held.
+    /// The backend's connection, which counts as active until it is dropped.
     pub(super) backend: Upgraded,
 }
 
 /// Why a tunnel ended.
 enum Ended {
-    /// Both sides were at their ends, or one broke.
+    /// Both sides closed it, or one failed.
     ByItself(io::Result<()>),
-    /// Nothing came through it for too long.
+    /// No byte was sent for `limits.tunnel_idle_timeout`.
     Idle,
-    /// Its request would be refused by now.
+    /// Its request would now be refused.
     Refused(Refusal),
-    /// Somebody has revoked its token, whatever introspection says by now.
+    /// A revocation named its token, even if introspection reports it as active.
     Revoked,
-    /// Its client took nothing for too long.
+    /// Its client did not read for too long.
     Blocked,
 }
 
-/// A tunnel that counts among the open ones.
+/// Counts an open tunnel until it is dropped.
 struct Open<'a>(&'a Recorder);
 
 impl<'a> Open<'a> {
@@ -79,9 +79,9 @@ impl Drop for Open<'_> {
 }
 
 impl Tunnel {
-    /// Lets bytes through between `client`, which has said `early` already, and the backend, until one of them ends
-    /// it, nothing comes for `limits.tunnel_idle_timeout`, or its request would be refused: `gateway` gives the one
-    /// that would decide it now.
+    /// Copies bytes between `client`, which has sent `early` already, and the backend. Ends when one of them closes it, when
+    /// no byte was sent for `limits.tunnel_idle_timeout`, or when its request would be refused. `gateway` returns the
+    /// present gateway.
     pub async fn run<C>(
         self,
         client: C,
@@ -92,7 +92,7 @@ impl Tunnel {
         C: AsyncRead + AsyncWrite + Unpin,
     {
         let Self { mut asked, decided_by, mut exchange, backend } = self;
-        // However it ends, its client got what it asked for.
+        // However it ends, the client got its 101.
         exchange.complete();
         let recorder = Rc::clone(decided_by.recorder());
         let _open = Open::new(&recorder);
@@ -135,8 +135,8 @@ impl Tunnel {
 }
 
 impl Gateway {
-    /// Decides the request of an open tunnel as it would be decided `now`, but for the limits: it asks for nothing more.
-    async fn decide_again(&self, asked: &mut Asked, now: Instant) -> Result<(), Refusal> {
+    /// Decides on an open tunnel as on a new request, without rate limits.
+    async fn decide_again(&self, asked: &mut UpgradeRequest, now: Instant) -> Result<(), Refusal> {
         let map = &self.settings.abilities;
         // A reload may have changed the map.
         map.check_path(&asked.path)?;
@@ -154,7 +154,7 @@ impl Gateway {
         };
         let Ok((token, held)) = token else { return Ok(()) };
         let mut lookup = TokenLookup::default();
-        let since = needs_verdict.and_then(|it| self.since(it.requirement(), now, PAUSE));
+        let since = needs_verdict.and_then(|it| self.oldest_acceptable(it.requirement(), now, PAUSE));
         match self.verdict(token.token(), now, since, None, &mut lookup).await {
             Ok(verdict) => *held = verdict,
             Err(refusal) => return forgiven(refusal),
@@ -170,10 +170,9 @@ impl Gateway {
     }
 }
 
-/// Looks about once a second whether the tunnel has stood still for too long, and whether its request would still be
-/// allowed.
+/// Checks about once a second whether the tunnel has been idle for too long and whether its request is still allowed.
 async fn watch(
-    asked: &mut Asked,
+    asked: &mut UpgradeRequest,
     mut decided_by: Rc<Gateway>,
     moved: &Cell<bool>,
     gateway: impl Fn() -> Rc<Gateway>,
@@ -190,7 +189,7 @@ async fn watch(
             return Ended::Idle;
         }
         if let Some((_, held)) = &asked.caller
-            && decided_by.lookup().was_revoked(held)
+            && decided_by.lookup().was_named_in_revocation(held)
         {
             return Ended::Revoked;
         }
@@ -200,8 +199,8 @@ async fn watch(
         }
         let before = asked.caller.as_ref().map(|(_, held)| Rc::clone(held));
         let decided = tokio::time::timeout(PATIENCE, gateway.decide_again(asked, now)).await;
-        // While it was decided, too: the new verdict may be younger than the revocation.
-        if before.is_some_and(|held| gateway.lookup().was_revoked(&held)) {
+        // Also during the decision: the new verdict may be younger than the revocation.
+        if before.is_some_and(|held| gateway.lookup().was_named_in_revocation(&held)) {
             return Ended::Revoked;
         }
         match decided.unwrap_or(Err(Refusal::NoVerdict)) {
@@ -211,18 +210,18 @@ async fn watch(
     }
 }
 
-/// Whether deciding anew, by the same gateway as before, would find the same.
-fn is_settled(gateway: &Gateway, asked: &Asked, now: Instant) -> bool {
+/// Whether a new decision by the same gateway would have the same result.
+fn is_settled(gateway: &Gateway, asked: &UpgradeRequest, now: Instant) -> bool {
     asked.caller.as_ref().is_none_or(|(_, held)| {
         let settings = gateway.settings();
         let requirement = settings.abilities.requirement(&settings.abilities.find(&Method::GET, &asked.path));
-        let since = requirement.ok().and_then(|requirement| gateway.since(requirement, now, PAUSE));
-        held.is_since(since) && gateway.lookup().is_fresh(held, now)
+        let since =
+            requirement.ok().and_then(|requirement| gateway.oldest_acceptable(requirement, now, PAUSE));
+        held.is_introspected_since(since) && gateway.lookup().is_fresh(held, now)
     })
 }
 
-/// Ready when the sweep has found that the client takes nothing. That requests are to end soon is no reason: a tunnel
-/// may go on until the drain is over.
+/// Ready when the sweep has found that the client does not read. A drain does not end a tunnel before `drain_timeout`.
 async fn blocked(peer: &Peer) {
     poll_fn(|context| {
         peer.activity.driven_by(context.waker());

@@ -15,8 +15,8 @@ use crate::limits::Limiter;
 use crate::replicas::RedisClient;
 use crate::telemetry::metrics::{EntryKind, EvictionCause, Metrics, RouteNumbers};
 use crate::tokens::cache::TokenCache;
+use crate::tokens::introspection_limiter::IntrospectionLimiter;
 use crate::tokens::lookup::Shared;
-use crate::tokens::turns::Turns;
 use crate::traces;
 use crate::usage::rules::RuleNumbers;
 use crate::usage::writer::Usage;
@@ -173,7 +173,10 @@ impl Configuration {
         let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(count_evictions(metrics)));
         Self {
             routes: metrics.routes(settings.templates()),
-            shared: Arc::new(Shared { cache, turns: Turns::new(settings.introspection.max_concurrent) }),
+            shared: Arc::new(Shared {
+                cache,
+                introspections: IntrospectionLimiter::new(settings.introspection.max_concurrent),
+            }),
             limiter: Arc::new(Limiter::new(&settings)),
             rules: settings.usage.as_ref().map(|_| usage.rules(&settings.abilities)),
             settings,
@@ -214,18 +217,18 @@ impl Configuration {
     fn share(&self, settings: &Settings, limiter: &Arc<Limiter>, metrics: &Arc<Metrics>) -> Arc<Shared> {
         let before = &*self.settings;
         let (next, asked) = (&settings.introspection, &before.introspection);
-        let turns = || Turns::new(next.max_concurrent);
+        let introspections = || IntrospectionLimiter::new(next.max_concurrent);
         if !says_the_same(next, asked) {
             let revocations = Arc::clone(self.shared.cache.revocations());
             let cache = TokenCache::new(&settings.cache, revocations, Box::new(count_evictions(metrics)));
-            return Arc::new(Shared { cache, turns: turns() });
+            return Arc::new(Shared { cache, introspections: introspections() });
         }
         let same_limits = Arc::ptr_eq(limiter, &self.limiter);
         if settings.cache == before.cache && next.max_concurrent == asked.max_concurrent && same_limits {
             return Arc::clone(&self.shared);
         }
-        let cache = self.shared.cache.succeed(&settings.cache, Box::new(count_evictions(metrics)));
-        Arc::new(Shared { cache, turns: turns() })
+        let cache = self.shared.cache.successor(&settings.cache, Box::new(count_evictions(metrics)));
+        Arc::new(Shared { cache, introspections: introspections() })
     }
 
     /// Leaves what only a start can change as it is, whatever `next` says of it, and tells the keys that say something

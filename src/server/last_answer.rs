@@ -28,7 +28,7 @@ pub(super) async fn refuse(core: &Core, peer: &Rc<Peer>, scanned: Scanned, refus
     let (recorder, settings) = (gateway.recorder(), gateway.settings());
     let mut exchange = Exchange::new(recorder, settings, peer, &method, id.clone(), now);
     let mut response = answer::refuse(refusal, id);
-    gateway.pin_https(peer, response.headers_mut());
+    gateway.add_hsts(peer, response.headers_mut());
     exchange.refused(refusal, response.status(), now);
     let bytes = last_answer(&response, method == Method::HEAD);
     let mut transport = scanned.into_transport();

@@ -1,9 +1,8 @@
-//! What introspection said of each token, for all cores.
+//! The verdicts of all tokens, shared by all workers.
 //!
-//! moka owns the verdicts and decides which to evict. What it cannot promise is checked at every use
-//! instead: it applies expiry in its own time, and an `invalidate` loses against an insertion that runs
-//! beside it. So each entry carries its own deadlines, its generation and a flag that it is gone; whoever
-//! holds one, a core's front cache included, asks [`TokenCache::standing`] before believing it.
+//! moka owns the entries and evicts them. It applies expiry late, and an `invalidate` can lose against a concurrent
+//! insertion. Each entry therefore has its own deadlines, generation and eviction flag, and every use checks
+//! [`TokenCache::freshness`], also of entries in a worker's front cache.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,68 +25,68 @@ use crate::limits::tokens::TokenLimit;
 
 mod spellings;
 
-/// What an active entry takes beside its verdict's texts, in bytes: the entry, moka's nodes and timer, its place in the
-/// list of spellings, its buckets if `rate_limit` is on.
+/// Memory of an active entry without the texts of its verdict, in bytes: the entry, moka's nodes and timer, its element in
+/// the list of spellings, and its buckets if `rate_limit` is on.
 const ENTRY_BYTES: u64 = 640;
 
-/// What an inactive entry takes.
+/// Memory of an inactive entry, in bytes.
 const INACTIVE_BYTES: u64 = 288;
 
-/// What a token takes for which [`TokenCache::heed`] was asked.
+/// Memory of a token in [`TokenCache::should_act_on`], in bytes.
 const FEEDBACK_BYTES: u64 = 288;
 
 /// The largest entry that each core's front cache may hold: evicted entries stay there until the next sweep, out of reach
 /// of `max_bytes`. Those of Stockaj have less than a quarter of it.
-const MOST_FRONT_BYTES: u32 = 4096;
+const MAX_FRONT_BYTES: u32 = 4096;
 
 /// `expires_after` of a token that does not expire.
 const NEVER: u64 = u64::MAX;
 
-/// How long after its freshness an entry is kept, so that its token counts as known. It serves no request
-/// in that time, except as `stale_if_error` allows.
-const REMEMBERED: Duration = Duration::from_secs(600);
+/// Time for which an entry is kept after it was fresh, so that the limiter of introspections knows its token. It serves
+/// no request in that time, except under `stale_if_error`.
+const KEPT_WHEN_OUTDATED: Duration = Duration::from_secs(600);
 
-/// An active verdict and how far it may be believed.
+/// An active verdict and its deadlines.
 #[derive(Debug)]
-pub struct Entry {
+pub struct CacheEntry {
     /// What introspection said.
     pub verdict: Verdict,
-    /// When the introspection began.
+    /// The time at which the introspection began.
     pub asked_at: Instant,
-    /// How often the token may come, once it was asked for.
+    /// The token's rate limit, looked up by its first request.
     pub limit: OnceLock<TokenLimit>,
     hash: TokenHash,
     fresh_until: Instant,
     /// The token's own expiry on the clock that deadlines use, in nanoseconds after `asked_at`. It becomes earlier when the
     /// wall clock is set forward.
     expires_after: AtomicU64,
-    /// About how many bytes it takes in memory, with what moka needs for it.
+    /// Estimated memory with moka's share, in bytes.
     bytes: u32,
     generation: AtomicU64,
     gone: AtomicBool,
     refreshing: AtomicBool,
-    /// Milliseconds after `asked_at` of the latest asking that brought no verdict; 0: none.
+    /// Milliseconds from `asked_at` to the latest introspection without a verdict; 0 if there was none.
     failed_after: AtomicU64,
 }
 
-/// How far an entry may be believed now.
+/// Whether an entry may serve requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Believe it.
+pub enum Freshness {
+    /// It serves.
     Fresh,
-    /// Believe it, and ask again in the background.
+    /// It serves, and the token should be introspected in the background.
     Refresh,
-    /// Ask again; while nobody answers, believe it.
+    /// It serves if introspection gives no verdict (`stale_if_error`).
     Stale,
-    /// Ask again; it only tells that the token was active once.
-    Old,
+    /// It does not serve. The token was active once.
+    Outdated,
     /// The token itself has expired.
     Expired,
-    /// Evicted, replaced or revoked: it says nothing.
-    Gone,
+    /// It was evicted, replaced or revoked.
+    Evicted,
 }
 
-impl Entry {
+impl CacheEntry {
     fn new(
         hash: TokenHash,
         verdict: Verdict,
@@ -142,41 +141,41 @@ impl Entry {
 
     /// Whether a core may keep it in its front cache.
     pub fn fits_in_front(&self) -> bool {
-        self.bytes <= MOST_FRONT_BYTES
+        self.bytes <= MAX_FRONT_BYTES
     }
 
-    /// Whether it was evicted, replaced or revoked, as far as anybody has noticed.
+    /// Whether it was evicted or replaced, or found to be revoked.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }
 
-    /// Whether it was asked for at `since` or later, where that matters.
-    pub fn is_since(&self, since: Option<Instant>) -> bool {
+    /// Whether its introspection began at `since` or later; true for `None`.
+    pub fn is_introspected_since(&self, since: Option<Instant>) -> bool {
         since.is_none_or(|since| self.asked_at >= since)
     }
 
-    /// How long ago the verdict was asked for.
+    /// The time since its introspection began.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.asked_at)
     }
 
-    /// Takes on the refresh of this entry; false where somebody has already.
+    /// Claims the refresh of this entry; false if it is claimed already.
     pub fn claim_refresh(&self) -> bool {
         !self.refreshing.swap(true, Ordering::AcqRel)
     }
 
-    /// Lays the refresh down again, so that a later request may take it on.
+    /// Releases the refresh, so that a later request may claim it.
     pub fn release_refresh(&self) {
         self.refreshing.store(false, Ordering::Release);
     }
 
-    /// Notes that asking again brought no verdict.
+    /// Notes an introspection without a verdict.
     pub fn note_failure(&self, now: Instant) {
         let after = u64::try_from(self.age(now).as_millis()).unwrap_or(u64::MAX).max(1);
         self.failed_after.store(after, Ordering::Relaxed);
     }
 
-    /// Whether asking again brought no verdict less than `pause` ago.
+    /// Whether an introspection gave no verdict less than `pause` ago.
     pub fn failed_within(&self, pause: Duration, now: Instant) -> bool {
         match self.failed_after.load(Ordering::Relaxed) {
             0 => false,
@@ -185,41 +184,41 @@ impl Entry {
     }
 }
 
-/// What an introspection came to, for all who waited for it.
+/// The outcome of an introspection, for all requests that wait for it.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// Active, and now in the cache.
-    Active(Arc<Entry>),
+    Active(Arc<CacheEntry>),
     /// Not active.
     Inactive(Inactivity),
     /// No verdict.
     NoVerdict(Arc<NoVerdict>),
-    /// It never had its turn.
+    /// The limiter did not permit it in time.
     Overloaded,
 }
 
-/// What an introspection came to, and when it had begun.
+/// A completed introspection.
 #[derive(Clone, Debug)]
-pub struct Landed {
-    /// What it came to.
+pub struct Completed {
+    /// Its outcome.
     pub outcome: Outcome,
-    /// When it was asked. Where it never was: when that was given up.
+    /// When it began, or was given up before it began.
     pub asked_at: Instant,
 }
 
-/// An introspection under way, shared by all who wait for its token.
-pub type Flight = watch::Receiver<Option<Landed>>;
+/// An introspection in flight, for a request that waits for it.
+pub type InFlight = watch::Receiver<Option<Completed>>;
 
-/// Who publishes what an introspection comes to.
-pub type Publisher = Arc<watch::Sender<Option<Landed>>>;
+/// The task's side of an introspection in flight.
+pub type Publisher = Arc<watch::Sender<Option<Completed>>>;
 
-/// Who starts an introspection and who joins one.
+/// Whether a request joins an introspection or has to start it.
 #[derive(Debug)]
-pub enum Boarding {
-    /// One is under way.
-    Joined(Flight),
-    /// There is none: the caller runs it, calls [`TokenCache::land`], whatever happens, and publishes.
-    Started(Flight, Publisher),
+pub enum Join {
+    /// One is in flight.
+    Joined(InFlight),
+    /// There is none. The caller runs it, calls [`TokenCache::complete`] however it ends, and publishes.
+    Started(InFlight, Publisher),
 }
 
 /// Why a token is not active.
@@ -231,7 +230,7 @@ pub enum Inactivity {
     Expired,
 }
 
-/// What the backend's answer said about a verdict.
+/// An event that casts doubt on a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Feedback {
     /// 401: the backend does not know the token any more.
@@ -245,7 +244,7 @@ pub type OnEviction = Box<dyn Fn(RemovalCause) + Send + Sync>;
 
 /// The verdicts of all cores.
 pub struct TokenCache {
-    active: moka::sync::Cache<TokenHash, Arc<Entry>>,
+    active: moka::sync::Cache<TokenHash, Arc<CacheEntry>>,
     inactive: moka::sync::Cache<TokenHash, (u64, Inactivity)>,
     /// By the hash of the introspected id: its other spellings are no further reason to introspect.
     feedback: moka::sync::Cache<(TokenHash, Feedback), ()>,
@@ -253,9 +252,9 @@ pub struct TokenCache {
     clock: ClockWatch,
     /// Those of the process: a revocation concerns what is in flight in the caches of earlier configurations, too.
     revocations: Arc<Revocations>,
-    /// Whether another goes on from this one, so that what is heard here concerns it, too.
-    succeeded: AtomicBool,
-    flights: Mutex<HashMap<TokenHash, Publisher>>,
+    /// Whether the cache of a newer configuration has copied the entries, so that revocations here concern it, too.
+    has_successor: AtomicBool,
+    in_flight: Mutex<HashMap<TokenHash, Publisher>>,
     settings: settings::Cache,
 }
 
@@ -264,14 +263,14 @@ struct UntilForgotten {
 }
 
 impl UntilForgotten {
-    fn left(&self, entry: &Entry, now: Instant) -> Duration {
+    fn left(&self, entry: &CacheEntry, now: Instant) -> Duration {
         let until = entry.fresh_until + self.keep;
         entry.expires().map_or(until, |expires| until.min(expires)).saturating_duration_since(now)
     }
 }
 
-impl Expiry<TokenHash, Arc<Entry>> for UntilForgotten {
-    fn expire_after_create(&self, _: &TokenHash, entry: &Arc<Entry>, now: Instant) -> Option<Duration> {
+impl Expiry<TokenHash, Arc<CacheEntry>> for UntilForgotten {
+    fn expire_after_create(&self, _: &TokenHash, entry: &Arc<CacheEntry>, now: Instant) -> Option<Duration> {
         Some(self.left(entry, now))
     }
 
@@ -279,7 +278,7 @@ impl Expiry<TokenHash, Arc<Entry>> for UntilForgotten {
     fn expire_after_update(
         &self,
         _: &TokenHash,
-        entry: &Arc<Entry>,
+        entry: &Arc<CacheEntry>,
         now: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
@@ -318,15 +317,15 @@ fn nanoseconds(from: Instant, to: Instant) -> u64 {
 impl TokenCache {
     /// An empty cache, for which `revocations` hold.
     pub fn new(settings: &settings::Cache, revocations: Arc<Revocations>, on_eviction: OnEviction) -> Self {
-        let keep = settings.stale_if_error.max(REMEMBERED);
+        let keep = settings.stale_if_error.max(KEPT_WHEN_OUTDATED);
         let spellings = Arc::new(Spellings::default());
         let known = Arc::clone(&spellings);
         let Capacity { weight, share } = Capacity::new(settings);
         let active = moka::sync::Cache::builder()
             .max_capacity(weight)
-            .weigher(move |_, entry: &Arc<Entry>| entry.bytes.max(share))
+            .weigher(move |_, entry: &Arc<CacheEntry>| entry.bytes.max(share))
             .expire_after(UntilForgotten { keep })
-            .eviction_listener(move |_, entry: Arc<Entry>, cause| {
+            .eviction_listener(move |_, entry: Arc<CacheEntry>, cause| {
                 entry.gone.store(true, Ordering::Release);
                 known.remove(&entry);
                 on_eviction(cause);
@@ -351,41 +350,41 @@ impl TokenCache {
             spellings,
             clock,
             revocations,
-            succeeded: AtomicBool::new(false),
-            flights: Mutex::default(),
+            has_successor: AtomicBool::new(false),
+            in_flight: Mutex::default(),
             settings: settings.clone(),
         }
     }
 
-    /// A cache of other settings that goes on from what is known now. A verdict's own limit is found anew, and
-    /// none is believed for longer than by the settings of its time or by these.
-    pub fn succeed(&self, settings: &settings::Cache, on_eviction: OnEviction) -> Self {
+    /// A cache with other settings and copies of the entries. A verdict's rate limit is looked up anew, and no verdict
+    /// serves for longer than the settings of its time or these allow.
+    pub fn successor(&self, settings: &settings::Cache, on_eviction: OnEviction) -> Self {
         let mut next = Self::new(settings, Arc::clone(&self.revocations), on_eviction);
         // Of the deadlines that are copied.
         next.clock = self.clock.copy();
-        // Before anything is copied: whoever forgets an entry from here on either is seen here or sees this.
-        self.succeeded.store(true, Ordering::SeqCst);
+        // Before any copy: an entry that is forgotten from here on is either skipped below or forgotten in both caches.
+        self.has_successor.store(true, Ordering::SeqCst);
         for (hash, entry) in &self.active {
             if entry.gone.load(Ordering::SeqCst) {
                 continue;
             }
-            let Entry { verdict, asked_at, .. } = &*entry;
+            let CacheEntry { verdict, asked_at, .. } = &*entry;
             let generation = entry.generation.load(Ordering::Relaxed);
             let fresh_until = entry.fresh_until.min(*asked_at + jittered(settings.ttl));
             let copy =
-                Entry::new(*hash, verdict.clone(), generation, *asked_at, fresh_until, entry.expires());
+                CacheEntry::new(*hash, verdict.clone(), generation, *asked_at, fresh_until, entry.expires());
             copy.failed_after.store(entry.failed_after.load(Ordering::Relaxed), Ordering::Relaxed);
             next.insert(&Arc::new(copy));
         }
         next
     }
 
-    /// How this cache was configured.
+    /// The settings of this cache.
     pub const fn settings(&self) -> &settings::Cache {
         &self.settings
     }
 
-    /// What was revoked, whoever believes what.
+    /// The revocations of the process.
     pub const fn revocations(&self) -> &Arc<Revocations> {
         &self.revocations
     }
@@ -395,8 +394,8 @@ impl TokenCache {
         self.revocations.generation()
     }
 
-    /// The entry of a token, whatever its standing. Tells moka that the token is in use.
-    pub fn active(&self, hash: &TokenHash) -> Option<Arc<Entry>> {
+    /// The entry of a token, whatever its freshness. Counts as a use in moka's eviction policy.
+    pub fn active(&self, hash: &TokenHash) -> Option<Arc<CacheEntry>> {
         self.active.get(hash)
     }
 
@@ -408,17 +407,17 @@ impl TokenCache {
     }
 
     /// Whether `feedback` on the token with this id is to be acted upon: once per `negative_ttl`, however it is spelled.
-    pub fn heed(&self, id: &str, feedback: Feedback) -> bool {
+    pub fn should_act_on(&self, id: &str, feedback: Feedback) -> bool {
         self.feedback.entry((TokenHash::of(id), feedback)).or_insert(()).is_fresh()
     }
 
-    /// How far `entry` may be believed at `now`.
-    pub fn standing(&self, entry: &Entry, now: Instant) -> Standing {
+    /// Whether `entry` may serve requests at `now`.
+    pub fn freshness(&self, entry: &CacheEntry, now: Instant) -> Freshness {
         if entry.gone.load(Ordering::Acquire) || self.is_revoked(entry) {
-            return Standing::Gone;
+            return Freshness::Evicted;
         }
         if entry.is_expired(now) {
-            return Standing::Expired;
+            return Freshness::Expired;
         }
         if now < entry.fresh_until {
             // The last fifth of its life: long enough to ask again before it ends, if it is in use at all.
@@ -427,13 +426,17 @@ impl TokenCache {
             let refresh = now + life / 5 >= entry.fresh_until
                 && entry.expires().is_none_or(|expires| entry.fresh_until < expires)
                 && !entry.refreshing.load(Ordering::Relaxed);
-            return if refresh { Standing::Refresh } else { Standing::Fresh };
+            return if refresh { Freshness::Refresh } else { Freshness::Fresh };
         }
-        if now < entry.fresh_until + self.settings.stale_if_error { Standing::Stale } else { Standing::Old }
+        if now < entry.fresh_until + self.settings.stale_if_error {
+            Freshness::Stale
+        } else {
+            Freshness::Outdated
+        }
     }
 
     /// Whether a revocation concerned `entry` after its introspection began.
-    pub fn is_revoked(&self, entry: &Entry) -> bool {
+    pub fn is_revoked(&self, entry: &CacheEntry) -> bool {
         let checked = entry.generation.load(Ordering::Relaxed);
         let generation = self.revocations.generation();
         if checked == generation {
@@ -447,55 +450,55 @@ impl TokenCache {
         false
     }
 
-    /// Whether somebody has revoked the token of `entry` since it was asked for.
-    pub fn was_revoked(&self, entry: &Entry) -> bool {
+    /// Whether a revocation has named the token of `entry` since its introspection.
+    pub fn was_named_in_revocation(&self, entry: &CacheEntry) -> bool {
         self.revocations.named_since(entry.generation.load(Ordering::Relaxed), entry.subject())
     }
 
-    /// Joins the introspection of a token that is under way, or starts one.
-    pub fn board(&self, hash: TokenHash) -> Boarding {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(publisher) = flights.get(&hash) {
-            return Boarding::Joined(publisher.subscribe());
+    /// Joins the introspection of a token that is in flight, or registers a new one.
+    pub fn join(&self, hash: TokenHash) -> Join {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(publisher) = in_flight.get(&hash) {
+            return Join::Joined(publisher.subscribe());
         }
         let (sender, flight) = watch::channel(None);
         let publisher = Arc::new(sender);
-        flights.insert(hash, Arc::clone(&publisher));
-        Boarding::Started(flight, publisher)
+        in_flight.insert(hash, Arc::clone(&publisher));
+        Join::Started(flight, publisher)
     }
 
-    /// The introspection of a token that is under way, if there is one.
-    pub fn under_way(&self, hash: &TokenHash) -> Option<Flight> {
-        let flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        flights.get(hash).map(|publisher| publisher.subscribe())
+    /// The introspection of a token that is in flight, if there is one.
+    pub fn find_in_flight(&self, hash: &TokenHash) -> Option<InFlight> {
+        let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        in_flight.get(hash).map(|publisher| publisher.subscribe())
     }
 
-    /// Ends the introspection that `publisher` speaks for: the next who asks starts another. One that was
-    /// abandoned may have a successor, which stays.
-    pub fn land(&self, hash: &TokenHash, publisher: &Publisher) {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if flights.get(hash).is_some_and(|current| Arc::ptr_eq(current, publisher)) {
-            flights.remove(hash);
+    /// Removes the introspection of `publisher`: the next lookup starts another. Keeps a newer introspection of the same
+    /// token, which starts if this one was abandoned.
+    pub fn complete(&self, hash: &TokenHash, publisher: &Publisher) {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_flight.get(hash).is_some_and(|current| Arc::ptr_eq(current, publisher)) {
+            in_flight.remove(hash);
         }
     }
 
-    /// Ends an introspection that waits for its turn, unless somebody still waits for it.
-    pub fn land_if_abandoned(&self, hash: &TokenHash, publisher: &Publisher) -> bool {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Removes an introspection that waits for a permit, unless a request still waits for it.
+    pub fn complete_if_abandoned(&self, hash: &TokenHash, publisher: &Publisher) -> bool {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         let abandoned = publisher.receiver_count() == 0;
         if abandoned {
-            flights.remove(hash);
+            in_flight.remove(hash);
         }
         abandoned
     }
 
-    /// Whether an introspection that began at `generation` is worth nothing, as its token was revoked since.
+    /// Whether the token was revoked since its introspection began at `generation`, so that the outcome is not used.
     pub fn is_overtaken(&self, generation: u64, subject: Subject<'_>) -> bool {
         self.revocations.since(generation, subject)
     }
 
-    /// Keeps what introspection said, and says what that comes to. `asked_at` and `generation` are of the
-    /// moment before the question was sent, `wall` is the wall clock's reading of `now`.
+    /// Stores an active verdict and returns the outcome. `asked_at` and `generation` were read before the introspection
+    /// was sent; `wall` is the wall clock's reading at `now`.
     pub fn store(
         &self,
         hash: TokenHash,
@@ -509,7 +512,7 @@ impl TokenCache {
             None => None,
             Some(at) => match at.duration_since(wall) {
                 Ok(left) if !left.is_zero() => now.checked_add(left),
-                // The token is at its end: as inactive as any unknown one, and remembered as briefly.
+                // An expired token is cached like any inactive one.
                 _ => return self.store_inactive(hash, Inactivity::Expired, generation),
             },
         };
@@ -518,14 +521,14 @@ impl TokenCache {
             verdict.share(&latest.verdict);
         }
         let fresh_until = asked_at + jittered(self.settings.ttl);
-        let entry = Arc::new(Entry::new(hash, verdict, generation, asked_at, fresh_until, expires));
+        let entry = Arc::new(CacheEntry::new(hash, verdict, generation, asked_at, fresh_until, expires));
         self.inactive.invalidate(&hash);
         self.insert(&entry);
         Outcome::Active(entry)
     }
 
-    /// Inserts an entry. The oldest spelling of its token leaves if there are too many.
-    fn insert(&self, entry: &Arc<Entry>) {
+    /// Inserts an entry, and evicts the oldest spelling of its token if there are too many.
+    fn insert(&self, entry: &Arc<CacheEntry>) {
         let oldest = self.spellings.add(entry);
         self.active.insert(entry.hash, Arc::clone(entry));
         if let Some(oldest) = oldest {
@@ -545,33 +548,33 @@ impl TokenCache {
         (adjustment > TOLERANCE).then_some(adjustment)
     }
 
-    /// Keeps that a token is not active, by an introspection begun at `generation`.
+    /// Stores that a token is not active, by an introspection that began at `generation`.
     pub fn store_inactive(&self, hash: TokenHash, why: Inactivity, generation: u64) -> Outcome {
         self.forget_entry(&hash);
         self.inactive.insert(hash, (generation, why));
         Outcome::Inactive(why)
     }
 
-    /// Forgets the verdict of one token, as it was sent; where another cache goes on from this one, there too.
+    /// Forgets the verdict of one spelling of a token, also in a successor.
     pub fn forget_entry(&self, hash: &TokenHash) {
         if let Some(entry) = self.active.remove(hash) {
             entry.gone.store(true, Ordering::SeqCst);
         }
-        if self.succeeded.load(Ordering::SeqCst) {
+        if self.has_successor.load(Ordering::SeqCst) {
             self.revocations.note(Revocation::Token(*hash));
         }
     }
 
     /// Forgets the verdicts of a token in every spelling.
-    pub fn forget_token(&self, entry: &Entry) {
+    pub fn forget_token(&self, entry: &CacheEntry) {
         for spelling in self.spellings.of(&entry.verdict.id) {
             self.forget_entry(&spelling.hash);
         }
         self.forget_entry(&entry.hash);
     }
 
-    /// Forgets every verdict that `revocation` concerns, here, in every core and in flight; says how many
-    /// entries that were. To note it in [`TokenCache::revocations`] does the same, but for their number and their room.
+    /// Forgets every verdict that `revocation` names, in all workers and in flight, and returns the number of entries. A
+    /// revocation in [`TokenCache::revocations`] alone has the same effect, but neither counts nor removes the entries.
     pub fn revoke(&self, revocation: Revocation) -> usize {
         self.revocations.note(revocation.clone());
         let mut revoked = 0;
@@ -585,31 +588,31 @@ impl TokenCache {
         revoked
     }
 
-    /// What forgetting `token` comes to: it, and every other spelling with the same id.
+    /// The spellings that a revocation of `token` names: itself, and all others with the same id.
     pub fn revocations_of(&self, token: &str) -> Vec<Revocation> {
         let known = self.active.get(&TokenHash::of(token));
         Revocation::of_token(token, known.as_ref().map(|entry| &*entry.verdict.id))
     }
 
-    /// Every active verdict that is believed now, in no order.
-    pub fn entries(&self) -> Vec<Arc<Entry>> {
-        let gone = |entry: &Entry| entry.gone.load(Ordering::Acquire) || self.is_revoked(entry);
+    /// All active verdicts that are usable now, in no order.
+    pub fn entries(&self) -> Vec<Arc<CacheEntry>> {
+        let gone = |entry: &CacheEntry| entry.gone.load(Ordering::Acquire) || self.is_revoked(entry);
         self.active.iter().map(|(_, entry)| entry).filter(|entry| !gone(entry)).collect()
     }
 
-    /// How many entries there are now: active, inactive.
+    /// The numbers of active and inactive entries.
     pub fn sizes(&self) -> (u64, u64) {
         (self.active.entry_count(), self.inactive.entry_count())
     }
 
-    /// Does what moka puts off: evicts what is expired or too much.
+    /// Runs moka's pending maintenance: evicts entries that expired or exceed the bound.
     pub fn maintain(&self) {
         self.active.run_pending_tasks();
         self.inactive.run_pending_tasks();
     }
 }
 
-/// `ttl` less up to a tenth, so that tokens that were first seen together do not expire together.
+/// `ttl` minus a random tenth at most, so that tokens that were first seen together do not expire together.
 fn jittered(ttl: Duration) -> Duration {
     ttl.mul_f64(1.0 - 0.1 * fastrand::f64())
 }

@@ -1,4 +1,5 @@
-//! One core's way to a verdict: its front cache, the cache of all cores, the introspector.
+//! Looks up the verdict of a token: in the worker's front cache, in the cache that all workers share, at the
+//! introspector.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
@@ -8,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime};
 use zeroize::Zeroizing;
 
 use super::cache::{
-    Boarding, Entry, Feedback, Flight, Inactivity, Landed, Outcome, Publisher, Standing, TokenCache,
+    CacheEntry, Completed, Feedback, Freshness, InFlight, Inactivity, Join, Outcome, Publisher, TokenCache,
 };
 use super::hash::TokenHash;
 use super::introspection::{Answer, NoVerdict};
+use super::introspection_limiter::{IntrospectionLimiter, IntrospectionPermit};
 use super::introspector::Introspector;
 use super::revocation::Subject;
-use super::turns::{Turn, Turns};
 use super::verdict::Verdict;
 use crate::policy::bearer::Token;
 use crate::policy::identity::{Described, Identity, IdentityHeader};
@@ -23,46 +24,43 @@ use crate::telemetry::access::TokenFields;
 use crate::telemetry::metrics::{CoreMetrics, IntrospectionOutcome, LookupResult, Phase};
 use crate::telemetry::spans::Trace;
 
-/// How many verdicts one core keeps at hand; a power of two.
+/// Slots of the front cache of one worker; a power of two.
 const FRONT_SLOTS: usize = 1024;
 
-/// One hit in this many tells moka that the token is in use: moka's own bookkeeping of a hit costs 130 ns
-/// on one core and 800 ns when two cores do it at once.
+/// One hit in this many is reported to moka, whose bookkeeping of a hit costs 130 ns on one core and 800 ns if two cores
+/// do it at once.
 const HITS_PER_TOUCH: u32 = 64;
 
-/// After an introspection without a verdict, `stale_if_error` serves this long without trying again.
+/// Pause after an introspection without a verdict, in which `stale_if_error` serves without another attempt.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often an introspection is repeated that a revocation overtook.
+/// Attempts at an introspection if revocations arrive while it runs.
 const ATTEMPTS: usize = 3;
 
-/// What all cores share.
+/// The state that all workers share.
 pub struct Shared {
     /// The verdicts.
     pub cache: TokenCache,
-    /// The bound on introspections.
-    pub turns: Turns,
+    /// The bound on concurrent introspections.
+    pub introspections: IntrospectionLimiter,
 }
 
-/// An entry that one core holds. Cloned without an atomic instruction.
-pub type Held = Rc<HeldEntry>;
-
-/// See [`Held`].
+/// A cache entry in use by one worker, behind an `Rc`: a clone takes no atomic instruction.
 #[derive(Debug)]
-pub struct HeldEntry {
-    entry: Arc<Entry>,
+pub struct CachedToken {
+    entry: Arc<CacheEntry>,
     hash: TokenHash,
     hits: Cell<u32>,
     identity: OnceCell<Identity>,
-    /// The token's fields in access lines, once there was one.
+    /// The token's fields of access lines, encoded by the first line.
     pub logged: OnceCell<TokenFields>,
-    /// Where this core counts what the token does; it means nothing here.
+    /// The index of the token's usage counters in this worker's table. Only `usage` interprets it.
     pub usage_slot: Cell<u64>,
 }
 
-impl HeldEntry {
-    /// The wanted fields that tell the backend of the token: written at the first request, and cloned without
-    /// an instruction that another core waits for.
+impl CachedToken {
+    /// The identity fields for the backend. The first request writes them; later ones clone them without an atomic
+    /// instruction.
     ///
     /// # Errors
     /// As [`Identity::new`].
@@ -78,111 +76,112 @@ impl HeldEntry {
     }
 }
 
-impl std::ops::Deref for HeldEntry {
-    type Target = Entry;
+impl std::ops::Deref for CachedToken {
+    type Target = CacheEntry;
 
-    fn deref(&self) -> &Entry {
+    fn deref(&self) -> &CacheEntry {
         &self.entry
     }
 }
 
-/// One core's way to a verdict.
+/// Looks up verdicts for one worker.
 pub struct Lookup {
     shared: Arc<Shared>,
-    front: RefCell<Box<[Option<Held>]>>,
+    front: RefCell<Box<[Option<Rc<CachedToken>>]>>,
     introspector: Introspector,
     metrics: CoreMetrics,
-    complained_at: Cell<Option<Instant>>,
+    logged_at: Cell<Option<Instant>>,
 }
 
 impl Lookup {
-    /// A way through `shared` to `introspector`.
+    /// A lookup with an empty front cache.
     pub fn new(shared: Arc<Shared>, introspector: Introspector, metrics: CoreMetrics) -> Rc<Self> {
         let front = RefCell::new(vec![None; FRONT_SLOTS].into_boxed_slice());
-        Rc::new(Self { shared, front, introspector, metrics, complained_at: Cell::new(None) })
+        Rc::new(Self { shared, front, introspector, metrics, logged_at: Cell::new(None) })
     }
 
-    /// The way to the introspector.
+    /// The introspector.
     pub const fn introspector(&self) -> &Introspector {
         &self.introspector
     }
 
-    /// Who a token is, where this core knows by what was asked at `since` or later: what almost every request is served
-    /// by. Waits for nothing.
-    pub fn at_hand(
+    /// The verdict in the front cache, if it is usable and its introspection began at `since` or later. Serves almost
+    /// every request, without waiting.
+    pub fn get_local(
         self: &Rc<Self>,
         hash: &TokenHash,
         token: Token<'_>,
         now: Instant,
         since: Option<Instant>,
-    ) -> Option<Held> {
-        let held = self.in_front(hash).filter(|held| held.is_since(since))?;
-        match self.shared.cache.standing(&held, now) {
-            Standing::Fresh => {}
-            Standing::Refresh => self.refresh(token, &held),
-            Standing::Stale | Standing::Old | Standing::Expired | Standing::Gone => return None,
+    ) -> Option<Rc<CachedToken>> {
+        let held = self.in_front(hash).filter(|held| held.is_introspected_since(since))?;
+        match self.shared.cache.freshness(&held, now) {
+            Freshness::Fresh => {}
+            Freshness::Refresh => self.refresh(token, &held),
+            Freshness::Stale | Freshness::Outdated | Freshness::Expired | Freshness::Evicted => return None,
         }
         self.metrics.cache_lookup(LookupResult::Hit);
         Some(held)
     }
 
-    /// Whether nothing needs to be asked about `held`, which this lookup gave, for it to be believed. Counts as no look
-    /// into the cache.
-    pub fn is_fresh(&self, held: &Held, now: Instant) -> bool {
-        self.shared.cache.standing(held, now) == Standing::Fresh
+    /// Whether the verdict is fresh. Does not count as a cache lookup.
+    pub fn is_fresh(&self, held: &Rc<CachedToken>, now: Instant) -> bool {
+        self.shared.cache.freshness(held, now) == Freshness::Fresh
     }
 
-    /// Who a token is, where that is known: it asks nobody and counts as no look into the cache.
+    /// The cached verdict of a token; `None` if there is none that is usable. Does not introspect and does not count as a
+    /// cache lookup.
     ///
     /// # Errors
-    /// [`Refusal::InactiveToken`] and [`Refusal::ExpiredToken`], inside.
-    pub fn known(&self, hash: &TokenHash, now: Instant) -> Option<Result<Held, Refusal>> {
+    /// Inside, [`Refusal::InactiveToken`] or [`Refusal::ExpiredToken`] if the cache has that.
+    pub fn peek(&self, hash: &TokenHash, now: Instant) -> Option<Result<Rc<CachedToken>, Refusal>> {
         let cache = &self.shared.cache;
-        if let Some(held) = self.in_front(hash).filter(|held| self.is_believed(held, now)) {
+        if let Some(held) = self.in_front(hash).filter(|held| self.is_usable(held, now)) {
             return Some(Ok(held));
         }
-        let known = cache.active(hash).map(|entry| (cache.standing(&entry, now), entry));
+        let known = cache.active(hash).map(|entry| (cache.freshness(&entry, now), entry));
         match known {
-            Some((Standing::Fresh | Standing::Refresh, entry)) => Some(Ok(self.keep_at_hand(*hash, entry))),
-            Some((Standing::Expired, _)) => Some(Err(Refusal::ExpiredToken)),
-            Some((Standing::Stale | Standing::Old, _)) => None,
-            Some((Standing::Gone, _)) | None => cache.inactive(hash).map(|why| Err(refusal(why))),
+            Some((Freshness::Fresh | Freshness::Refresh, entry)) => Some(Ok(self.keep_local(*hash, entry))),
+            Some((Freshness::Expired, _)) => Some(Err(Refusal::ExpiredToken)),
+            Some((Freshness::Stale | Freshness::Outdated, _)) => None,
+            Some((Freshness::Evicted, _)) | None => cache.inactive(hash).map(|why| Err(refusal(why))),
         }
     }
 
-    /// Whether a request may be served by `held`, which this lookup gave, without a question.
-    pub fn is_believed(&self, held: &Held, now: Instant) -> bool {
-        matches!(self.shared.cache.standing(held, now), Standing::Fresh | Standing::Refresh)
+    /// Whether the verdict may serve a request without introspection.
+    pub fn is_usable(&self, held: &Rc<CachedToken>, now: Instant) -> bool {
+        matches!(self.shared.cache.freshness(held, now), Freshness::Fresh | Freshness::Refresh)
     }
 
-    /// Whether somebody has revoked the token of `held`. That introspection might say otherwise by now does not matter.
-    pub fn was_revoked(&self, held: &Held) -> bool {
-        self.shared.cache.was_revoked(held)
+    /// Whether a revocation has named the token of `held` since its introspection, even if a newer introspection reports
+    /// it as active.
+    pub fn was_named_in_revocation(&self, held: &Rc<CachedToken>) -> bool {
+        self.shared.cache.was_named_in_revocation(held)
     }
 
-    /// Who `token` is by now, asked again because the verdict `old` denied it an ability. At most once per
-    /// token and `negative_ttl`: none where `old` is younger than that.
+    /// Introspects a token again because its cached verdict `old` lacks an ability; at most once per token and
+    /// `negative_ttl`. `None` if `old` is younger than that.
     ///
     /// # Errors
-    /// As [`Lookup::look_further`].
-    pub async fn ask_again(
+    /// As [`Lookup::get_or_introspect`].
+    pub async fn reintrospect(
         self: &Rc<Self>,
         token: Token<'_>,
-        old: &Held,
+        old: &Rc<CachedToken>,
         now: Instant,
         trace: Option<&Rc<Trace>>,
-    ) -> Option<Result<Held, Refusal>> {
+    ) -> Option<Result<Rc<CachedToken>, Refusal>> {
         let cache = &self.shared.cache;
         let pause = cache.settings().negative_ttl;
         if old.age(now) <= pause {
             return None;
         }
         let id = &old.verdict.id;
-        let outcome = if cache.heed(id, Feedback::Forbidden) {
+        let outcome = if cache.should_act_on(id, Feedback::Forbidden) {
             self.outcome(token, old.hash, Some(id), None, trace, &mut None).await
-        } else if let Some(flight) = cache.under_way(&old.hash) {
-            // Somebody else is asking just now, and will know more than `old` does.
-            landed(flight).await.map_or(Outcome::Overloaded, |landed| landed.outcome)
+        } else if let Some(in_flight) = cache.find_in_flight(&old.hash) {
+            // The introspection in in_flight began after that of `old`.
+            completed(in_flight).await.map_or(Outcome::Overloaded, |completed| completed.outcome)
         } else {
             return old.failed_within(pause, now).then_some(Err(Refusal::NoVerdict));
         };
@@ -191,7 +190,7 @@ impl Lookup {
                 return Some(Err(Refusal::ExpiredToken));
             }
             Outcome::Active(entry) if !cache.is_revoked(&entry) => {
-                return Some(Ok(self.keep_at_hand(old.hash, entry)));
+                return Some(Ok(self.keep_local(old.hash, entry)));
             }
             Outcome::Inactive(why) => return Some(Err(refusal(why))),
             Outcome::Active(_) | Outcome::NoVerdict(_) => Refusal::NoVerdict,
@@ -201,22 +200,22 @@ impl Lookup {
         Some(Err(refused))
     }
 
-    /// Whether `stale_if_error` lets `held` serve where asking again brought no verdict.
-    pub fn may_serve_stale(&self, held: &Held, now: Instant) -> bool {
-        let standing = self.shared.cache.standing(held, now);
+    /// Whether `stale_if_error` lets the verdict serve after an introspection without a verdict.
+    pub fn may_serve_stale(&self, held: &Rc<CachedToken>, now: Instant) -> bool {
+        let standing = self.shared.cache.freshness(held, now);
         !self.shared.cache.settings().stale_if_error.is_zero()
-            && matches!(standing, Standing::Fresh | Standing::Refresh | Standing::Stale)
+            && matches!(standing, Freshness::Fresh | Freshness::Refresh | Freshness::Stale)
     }
 
-    /// Drops the verdicts of a token that the backend contradicted with a 401, in every spelling; at most once per token
-    /// and `negative_ttl`.
-    pub fn contradicted(&self, held: &Held) {
-        if self.shared.cache.heed(&held.verdict.id, Feedback::Unauthenticated) {
+    /// Drops the verdicts of a token, in every spelling, because the backend answered 401; at most once per token and
+    /// `negative_ttl`.
+    pub fn invalidate(&self, held: &Rc<CachedToken>) {
+        if self.shared.cache.should_act_on(&held.verdict.id, Feedback::Unauthenticated) {
             self.shared.cache.forget_token(held);
         }
     }
 
-    /// Lets go of entries that have left the cache: their memory counts towards `cache.max_bytes` no more.
+    /// Drops entries that were evicted from the shared cache. `cache.max_bytes` does not count their memory any more.
     pub fn sweep(&self) {
         for slot in &mut *self.front.borrow_mut() {
             slot.take_if(|held| held.is_gone());
@@ -228,7 +227,7 @@ impl Lookup {
         usize::from(u16::from_le_bytes([low, high])) & (FRONT_SLOTS - 1)
     }
 
-    fn in_front(&self, hash: &TokenHash) -> Option<Held> {
+    fn in_front(&self, hash: &TokenHash) -> Option<Rc<CachedToken>> {
         let front = self.front.borrow();
         let held = front.get(Self::slot(hash))?.as_ref().filter(|held| held.hash == *hash)?;
         held.hits.set(held.hits.get().wrapping_add(1));
@@ -238,8 +237,8 @@ impl Lookup {
         Some(Rc::clone(held))
     }
 
-    fn keep_at_hand(&self, hash: TokenHash, entry: Arc<Entry>) -> Held {
-        let held = Rc::new(HeldEntry {
+    fn keep_local(&self, hash: TokenHash, entry: Arc<CacheEntry>) -> Rc<CachedToken> {
+        let held = Rc::new(CachedToken {
             entry,
             hash,
             hits: Cell::new(0),
@@ -255,13 +254,13 @@ impl Lookup {
         held
     }
 
-    /// Who a token is, from what all cores know, or else from the introspector; active by what was asked at `since` or
-    /// later, also where `stale_if_error` has to do. `noted` gets how the cache answered.
+    /// The verdict in the shared cache, or else that of an introspection. An active verdict is one whose introspection
+    /// began at `since` or later, also under `stale_if_error`. `noted` receives the result of the cache lookup.
     ///
     /// # Errors
-    /// [`Refusal::InactiveToken`] and [`Refusal::ExpiredToken`] as introspection says;
-    /// [`Refusal::NoVerdict`] and [`Refusal::Overloaded`] where it says nothing.
-    pub async fn look_further(
+    /// [`Refusal::InactiveToken`] and [`Refusal::ExpiredToken`] by the verdict; [`Refusal::NoVerdict`] and
+    /// [`Refusal::Overloaded`] if there is none.
+    pub async fn get_or_introspect(
         self: &Rc<Self>,
         hash: TokenHash,
         token: Token<'_>,
@@ -269,41 +268,41 @@ impl Lookup {
         since: Option<Instant>,
         trace: Option<&Rc<Trace>>,
         noted: &mut Option<LookupResult>,
-    ) -> Result<Held, Refusal> {
+    ) -> Result<Rc<CachedToken>, Refusal> {
         let cache = &self.shared.cache;
         let generation = cache.generation();
         let known = cache.active(&hash).map(|entry| {
-            let standing = cache.standing(&entry, now);
+            let standing = cache.freshness(&entry, now);
             (entry, standing)
         });
         let fallback = match known {
-            Some((entry, Standing::Fresh | Standing::Refresh | Standing::Stale))
-                if !entry.is_since(since) =>
+            Some((entry, Freshness::Fresh | Freshness::Refresh | Freshness::Stale))
+                if !entry.is_introspected_since(since) =>
             {
                 Some(entry)
             }
-            Some((entry, standing @ (Standing::Fresh | Standing::Refresh))) => {
+            Some((entry, standing @ (Freshness::Fresh | Freshness::Refresh))) => {
                 self.count(LookupResult::Hit, noted);
-                let held = self.keep_at_hand(hash, entry);
-                if standing == Standing::Refresh {
+                let held = self.keep_local(hash, entry);
+                if standing == Freshness::Refresh {
                     self.refresh(token, &held);
                 }
                 return Ok(held);
             }
-            Some((_, Standing::Expired)) => {
+            Some((_, Freshness::Expired)) => {
                 cache.store_inactive(hash, Inactivity::Expired, generation);
                 self.count(LookupResult::NegativeHit, noted);
                 return Err(Refusal::ExpiredToken);
             }
-            Some((entry, Standing::Stale)) => {
+            Some((entry, Freshness::Stale)) => {
                 if entry.failed_within(OUTAGE_PAUSE, now) {
                     self.count(LookupResult::Stale, noted);
-                    return Ok(self.keep_at_hand(hash, entry));
+                    return Ok(self.keep_local(hash, entry));
                 }
                 Some(entry)
             }
-            Some((entry, Standing::Old)) => Some(entry),
-            Some((_, Standing::Gone)) | None => None,
+            Some((entry, Freshness::Outdated)) => Some(entry),
+            Some((_, Freshness::Evicted)) | None => None,
         };
         if fallback.is_none()
             && let Some(why) = cache.inactive(&hash)
@@ -316,84 +315,86 @@ impl Lookup {
         let now = Instant::now();
         let refused = match outcome {
             Outcome::Active(entry) if entry.is_expired(now) => return Err(Refusal::ExpiredToken),
-            Outcome::Active(entry) => return Ok(self.keep_at_hand(hash, entry)),
+            Outcome::Active(entry) => return Ok(self.keep_local(hash, entry)),
             Outcome::Inactive(why) => return Err(refusal(why)),
             Outcome::NoVerdict(_) => Refusal::NoVerdict,
             Outcome::Overloaded => Refusal::Overloaded,
         };
         match fallback {
-            Some(entry) if entry.is_since(since) && cache.standing(&entry, now) == Standing::Stale => {
+            Some(entry)
+                if entry.is_introspected_since(since) && cache.freshness(&entry, now) == Freshness::Stale =>
+            {
                 entry.note_failure(now);
                 self.count(LookupResult::Stale, noted);
-                Ok(self.keep_at_hand(hash, entry))
+                Ok(self.keep_local(hash, entry))
             }
             _ => Err(refused),
         }
     }
 
-    /// Asks again in the background, if there is a turn for it, so that no request has to wait.
-    fn refresh(self: &Rc<Self>, token: Token<'_>, held: &Held) {
+    /// Introspects in the background, if the limiter permits it at once, so that no request has to wait.
+    fn refresh(self: &Rc<Self>, token: Token<'_>, held: &Rc<CachedToken>) {
         if held.failed_within(OUTAGE_PAUSE, Instant::now()) || !held.claim_refresh() {
             return;
         }
-        let Boarding::Started(_, publisher) = self.shared.cache.board(held.hash) else {
+        let Join::Started(_, publisher) = self.shared.cache.join(held.hash) else {
             held.release_refresh();
             return;
         };
         let (this, held) = (Rc::clone(self), Rc::clone(held));
         let token = Zeroizing::new(token.secret().to_owned());
         let spelling = TokenHash::of_spelling(&token);
-        let landing = Landing::new(&self.shared, held.hash, publisher);
+        let completion = Completion::new(&self.shared, held.hash, publisher);
         tokio::task::spawn_local(async move {
-            let landed = match this.shared.turns.try_now(spelling, Arc::clone(&held.verdict.id)) {
-                Some(turn) => this.introspect(&token, held.hash, turn, None).await,
-                None => Landed::overloaded(),
-            };
-            if matches!(landed.outcome, Outcome::NoVerdict(_) | Outcome::Overloaded) {
+            let completed =
+                match this.shared.introspections.try_acquire(spelling, Arc::clone(&held.verdict.id)) {
+                    Some(permit) => this.introspect(&token, held.hash, permit, None).await,
+                    None => Completed::overloaded(),
+                };
+            if matches!(completed.outcome, Outcome::NoVerdict(_) | Outcome::Overloaded) {
                 held.note_failure(Instant::now());
                 held.release_refresh();
             }
-            landing.publish(landed);
+            completion.publish(completed);
         });
     }
 
-    /// Joins the introspection of this token that is under way on any core, or starts one.
+    /// Joins the introspection of this token that is in in_flight on any worker, or starts one.
     ///
-    /// It runs as a task of its own: a client that leaves takes nobody's answer with it. It is part of the `trace` of
-    /// whoever starts it. `id` is the token's id if it had an active verdict before.
-    fn board(
+    /// An introspection is a task of its own, so that a client that leaves does not cancel it for others. It is part of
+    /// the `trace` of the request that starts it. `id` is the token's id if it had an active verdict before.
+    fn join(
         self: &Rc<Self>,
         token: Token<'_>,
         hash: TokenHash,
         id: Option<&Arc<str>>,
         trace: Option<&Rc<Trace>>,
         noted: &mut Option<LookupResult>,
-    ) -> Flight {
-        let (flight, publisher) = match self.shared.cache.board(hash) {
-            Boarding::Joined(flight) => {
+    ) -> InFlight {
+        let (in_flight, publisher) = match self.shared.cache.join(hash) {
+            Join::Joined(in_flight) => {
                 self.count(LookupResult::Coalesced, noted);
-                return flight;
+                return in_flight;
             }
-            Boarding::Started(flight, publisher) => (flight, publisher),
+            Join::Started(in_flight, publisher) => (in_flight, publisher),
         };
         self.count(LookupResult::Miss, noted);
         let this = Rc::clone(self);
         let trace = trace.map(Rc::clone);
         let token = Zeroizing::new(token.secret().to_owned());
         let (spelling, id) = (TokenHash::of_spelling(&token), id.map(Arc::clone));
-        let landing = Landing::new(&self.shared, hash, publisher);
+        let completion = Completion::new(&self.shared, hash, publisher);
         tokio::task::spawn_local(async move {
-            let landed = match this.wait_for_turn(&hash, &landing.publisher, spelling, id).await {
-                Some(turn) => this.introspect(&token, hash, turn, trace.as_deref()).await,
-                None => Landed::overloaded(),
+            let completed = match this.acquire_permit(&hash, &completion.publisher, spelling, id).await {
+                Some(permit) => this.introspect(&token, hash, permit, trace.as_deref()).await,
+                None => Completed::overloaded(),
             };
-            landing.publish(landed);
+            completion.publish(completed);
         });
-        flight
+        in_flight
     }
 
-    /// What an introspection of the token comes to, be it under way or not. One that began before `since` is good for
-    /// 'inactive' only.
+    /// The outcome of an introspection, which this joins or starts. If it began before `since`, only `Inactive` counts.
     async fn outcome(
         self: &Rc<Self>,
         token: Token<'_>,
@@ -404,52 +405,52 @@ impl Lookup {
         noted: &mut Option<LookupResult>,
     ) -> Outcome {
         for _ in 0..ATTEMPTS {
-            match landed(self.board(token, hash, id, trace, noted)).await {
-                Some(Landed { outcome: outcome @ Outcome::Inactive(_), .. }) => return outcome,
-                // The next one begins now.
-                Some(Landed { asked_at, .. }) if since.is_some_and(|since| asked_at < since) => {}
-                // It may have been revoked between landing and our waking.
-                Some(Landed { outcome: Outcome::Active(entry), .. })
+            match completed(self.join(token, hash, id, trace, noted)).await {
+                Some(Completed { outcome: outcome @ Outcome::Inactive(_), .. }) => return outcome,
+                // It began too early. The next one begins now.
+                Some(Completed { asked_at, .. }) if since.is_some_and(|since| asked_at < since) => {}
+                // A revocation may have arrived since the introspection completed.
+                Some(Completed { outcome: Outcome::Active(entry), .. })
                     if self.shared.cache.is_revoked(&entry) => {}
-                Some(landed) => return landed.outcome,
-                // The core that asked ended before it had an answer: ask from this one.
+                Some(completed) => return completed.outcome,
+                // The worker that introspected has ended without an outcome.
                 None => {}
             }
         }
         Outcome::Overloaded
     }
 
-    async fn wait_for_turn(
+    async fn acquire_permit(
         &self,
         hash: &TokenHash,
         publisher: &Publisher,
         spelling: TokenHash,
         id: Option<Arc<str>>,
-    ) -> Option<Turn<'_>> {
-        let turn = async {
-            let mut turn = std::pin::pin!(self.shared.turns.wait(spelling, id));
+    ) -> Option<IntrospectionPermit<'_>> {
+        let permit = async {
+            let mut permit = std::pin::pin!(self.shared.introspections.acquire(spelling, id));
             loop {
                 tokio::select! {
                     biased;
-                    turn = &mut turn => return turn,
+                    permit = &mut permit => return permit,
                     () = publisher.closed() => {
-                        if self.shared.cache.land_if_abandoned(hash, publisher) {
+                        if self.shared.cache.complete_if_abandoned(hash, publisher) {
                             return None;
                         }
                     }
                 }
             }
         };
-        tokio::time::timeout(self.introspector.settings().timeout, turn).await.ok().flatten()
+        tokio::time::timeout(self.introspector.settings().timeout, permit).await.ok().flatten()
     }
 
     async fn introspect(
         &self,
         token: &str,
         hash: TokenHash,
-        _turn: Turn<'_>,
+        _permit: IntrospectionPermit<'_>,
         trace: Option<&Trace>,
-    ) -> Landed {
+    ) -> Completed {
         let cache = &self.shared.cache;
         for _ in 0..ATTEMPTS {
             let generation = cache.generation();
@@ -467,39 +468,39 @@ impl Lookup {
                     if !cache.is_overtaken(generation, subject) {
                         let wall = SystemTime::now();
                         let outcome = cache.store(hash, verdict, generation, asked_at, now, wall);
-                        return Landed { outcome, asked_at };
+                        return Completed { outcome, asked_at };
                     }
                 }
                 Answer::Inactive => {
                     self.metrics.introspection(IntrospectionOutcome::Inactive);
                     if !cache.is_overtaken(generation, Subject { hash: &hash, id: None, name: None }) {
                         let outcome = cache.store_inactive(hash, Inactivity::Inactive, generation);
-                        return Landed { outcome, asked_at };
+                        return Completed { outcome, asked_at };
                     }
                 }
                 Answer::NoVerdict(why) => {
                     self.metrics.introspection(IntrospectionOutcome::NoVerdict);
-                    self.complain(&why, now);
-                    return Landed { outcome: Outcome::NoVerdict(Arc::new(why)), asked_at };
+                    self.log_no_verdict(&why, now);
+                    return Completed { outcome: Outcome::NoVerdict(Arc::new(why)), asked_at };
                 }
             }
         }
-        Landed::overloaded()
+        Completed::overloaded()
     }
 
-    /// Counts how the cache answered, and notes it for the request.
+    /// Counts the result of a cache lookup, and notes it for the request.
     fn count(&self, result: LookupResult, noted: &mut Option<LookupResult>) {
         self.metrics.cache_lookup(result);
         *noted = Some(result);
     }
 
-    /// Logs why there is no verdict, once a second at most: an outage concerns every request.
-    fn complain(&self, why: &NoVerdict, now: Instant) {
+    /// Logs why there is no verdict, at most once a second: an outage affects every request.
+    fn log_no_verdict(&self, why: &NoVerdict, now: Instant) {
         let pause = Duration::from_secs(1);
-        if self.complained_at.get().is_some_and(|at| now.duration_since(at) < pause) {
+        if self.logged_at.get().is_some_and(|at| now.duration_since(at) < pause) {
             return;
         }
-        self.complained_at.set(Some(now));
+        self.logged_at.set(Some(now));
         let error: &dyn std::error::Error = why;
         if why.is_misconfiguration() {
             tracing::error!(error, "the introspector refused the gateway's own credential");
@@ -509,40 +510,40 @@ impl Lookup {
     }
 }
 
-/// What a flight came to; none where it ended without an outcome.
-async fn landed(mut flight: Flight) -> Option<Landed> {
-    flight.wait_for(Option::is_some).await.ok()?.clone()
+/// The result of an introspection in in_flight; `None` if its worker ended before it.
+async fn completed(mut in_flight: InFlight) -> Option<Completed> {
+    in_flight.wait_for(Option::is_some).await.ok()?.clone()
 }
 
-impl Landed {
+impl Completed {
     fn overloaded() -> Self {
         Self { outcome: Outcome::Overloaded, asked_at: Instant::now() }
     }
 }
 
-/// Removes a flight when it ends, also by a panic or the end of its runtime: nobody waits in vain. Made
-/// before the flight's task, which may be dropped before it ever runs.
-struct Landing {
+/// Completes an introspection when dropped, also by a panic or the end of its runtime, so that no request waits for it in
+/// vain. Created before the task, which may be dropped before it runs.
+struct Completion {
     shared: Arc<Shared>,
     hash: TokenHash,
     publisher: Publisher,
 }
 
-impl Landing {
+impl Completion {
     fn new(shared: &Arc<Shared>, hash: TokenHash, publisher: Publisher) -> Self {
         Self { shared: Arc::clone(shared), hash, publisher }
     }
 
-    /// In this order: whoever comes in between finds the answer in the cache.
-    fn publish(self, landed: Landed) {
-        self.shared.cache.land(&self.hash, &self.publisher);
-        self.publisher.send_replace(Some(landed));
+    /// First the cache, then the waiting requests: a request that arrives in between finds the verdict in the cache.
+    fn publish(self, completed: Completed) {
+        self.shared.cache.complete(&self.hash, &self.publisher);
+        self.publisher.send_replace(Some(completed));
     }
 }
 
-impl Drop for Landing {
+impl Drop for Completion {
     fn drop(&mut self) {
-        self.shared.cache.land(&self.hash, &self.publisher);
+        self.shared.cache.complete(&self.hash, &self.publisher);
     }
 }
 

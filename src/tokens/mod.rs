@@ -8,11 +8,11 @@ pub mod cache;
 pub mod clock;
 pub mod hash;
 pub mod introspection;
+pub mod introspection_limiter;
 pub mod introspector;
 pub mod lookup;
 pub mod revocation;
 pub mod revoker;
-pub mod turns;
 pub mod verdict;
 
 pub use verdict::Verdict;

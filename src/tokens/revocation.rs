@@ -13,7 +13,7 @@ use super::introspection::{LONGEST_NAME, LONGEST_TEXT};
 
 /// How many revocations are remembered one by one. A verdict that is older than the oldest of them is
 /// asked for again, which is always safe.
-const REMEMBERED: usize = 1024;
+const KEPT_WHEN_OUTDATED: usize = 1024;
 
 /// Whose verdicts are forgotten.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl Revocations {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so that whoever sees the new generation also finds the revocation in the list.
         let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
-        if latest.len() == REMEMBERED {
+        if latest.len() == KEPT_WHEN_OUTDATED {
             latest.pop_front();
         }
         latest.push_back((generation, revocation));
@@ -217,7 +217,7 @@ mod tests {
     fn a_verdict_older_than_what_is_remembered_is_asked_for_again() {
         let revocations = Revocations::default();
         let before = revocations.generation();
-        for _ in 0..=REMEMBERED {
+        for _ in 0..=KEPT_WHEN_OUTDATED {
             revocations.note(Revocation::Id("18".into()));
         }
         assert!(revocations.since(before, SUBJECT));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::cache::Entry;
+use super::cache::CacheEntry;
 use super::lookup::Shared;
 use super::revocation::Revocation;
 use crate::telemetry::metrics::{Metrics, RevocationSource};
@@ -69,7 +69,7 @@ impl Revoker {
     }
 
     /// Every active verdict that is believed now, in no order.
-    pub fn entries(&self) -> Vec<Arc<Entry>> {
+    pub fn entries(&self) -> Vec<Arc<CacheEntry>> {
         self.verdicts.load().cache.entries()
     }
 

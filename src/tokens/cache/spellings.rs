@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Entry;
+use super::CacheEntry;
 
 /// How many spellings of one introspected id are cached. A client uses one.
 pub(super) const MOST_SPELLINGS: usize = 8;
@@ -14,12 +14,12 @@ pub(super) const MOST_SPELLINGS: usize = 8;
 /// The cached entries by introspected id.
 #[derive(Debug, Default)]
 pub(super) struct Spellings {
-    by_id: Mutex<HashMap<Arc<str>, Vec<Arc<Entry>>>>,
+    by_id: Mutex<HashMap<Arc<str>, Vec<Arc<CacheEntry>>>>,
 }
 
 impl Spellings {
     /// Adds the entry of a spelling in place of its earlier one. Returns the oldest spelling if it has to go.
-    pub(super) fn add(&self, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
+    pub(super) fn add(&self, entry: &Arc<CacheEntry>) -> Option<Arc<CacheEntry>> {
         let mut by_id = self.lock();
         // Few tokens have a second spelling.
         let known = by_id.entry(Arc::clone(&entry.verdict.id)).or_insert_with(|| Vec::with_capacity(1));
@@ -30,7 +30,7 @@ impl Spellings {
     }
 
     /// Removes an entry that has left the cache.
-    pub(super) fn remove(&self, entry: &Arc<Entry>) {
+    pub(super) fn remove(&self, entry: &Arc<CacheEntry>) {
         let mut by_id = self.lock();
         if let Some(known) = by_id.get_mut(&entry.verdict.id) {
             known.retain(|other| !Arc::ptr_eq(other, entry));
@@ -41,16 +41,16 @@ impl Spellings {
     }
 
     /// The latest entry of a token.
-    pub(super) fn latest(&self, id: &str) -> Option<Arc<Entry>> {
+    pub(super) fn latest(&self, id: &str) -> Option<Arc<CacheEntry>> {
         self.lock().get(id)?.last().cloned()
     }
 
     /// Every entry of a token.
-    pub(super) fn of(&self, id: &str) -> Vec<Arc<Entry>> {
+    pub(super) fn of(&self, id: &str) -> Vec<Arc<CacheEntry>> {
         self.lock().get(id).cloned().unwrap_or_default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Arc<Entry>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Arc<CacheEntry>>>> {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -39,7 +39,7 @@ fn verdict(id: &str, name: &str) -> Verdict {
     }
 }
 
-fn store_at(cache: &TokenCache, hash: TokenHash, verdict: Verdict, generation: u64) -> Arc<Entry> {
+fn store_at(cache: &TokenCache, hash: TokenHash, verdict: Verdict, generation: u64) -> Arc<CacheEntry> {
     let now = Instant::now();
     match cache.store(hash, verdict, generation, now, now, SystemTime::now()) {
         Outcome::Active(entry) => entry,
@@ -47,12 +47,12 @@ fn store_at(cache: &TokenCache, hash: TokenHash, verdict: Verdict, generation: u
     }
 }
 
-fn store(cache: &TokenCache, hash: TokenHash, verdict: Verdict) -> Arc<Entry> {
+fn store(cache: &TokenCache, hash: TokenHash, verdict: Verdict) -> Arc<CacheEntry> {
     store_at(cache, hash, verdict, cache.generation())
 }
 
 /// An entry of a token that expires `after` the moment returned.
-fn expiring(cache: &TokenCache, after: Duration) -> (Arc<Entry>, Instant) {
+fn expiring(cache: &TokenCache, after: Duration) -> (Arc<CacheEntry>, Instant) {
     let (now, wall) = (Instant::now(), SystemTime::now());
     let verdict = Verdict { expires_at: Some(wall + after), ..verdict("1", "brief") };
     match cache.store(hash(1), verdict, cache.generation(), now, now, wall) {
@@ -68,16 +68,16 @@ fn standing_goes_from_fresh_to_old() {
     let (from, until) = (entry.asked_at, entry.fresh_until);
     let fifth = (until - from) / 5;
     let table = [
-        (from, Standing::Fresh),
-        (until - fifth - INSTANT, Standing::Fresh),
-        (until - fifth, Standing::Refresh),
-        (until - INSTANT, Standing::Refresh),
-        (until, Standing::Stale),
-        (until + STALE - INSTANT, Standing::Stale),
-        (until + STALE, Standing::Old),
+        (from, Freshness::Fresh),
+        (until - fifth - INSTANT, Freshness::Fresh),
+        (until - fifth, Freshness::Refresh),
+        (until - INSTANT, Freshness::Refresh),
+        (until, Freshness::Stale),
+        (until + STALE - INSTANT, Freshness::Stale),
+        (until + STALE, Freshness::Outdated),
     ];
     for (now, standing) in table {
-        assert_eq!(cache.standing(&entry, now), standing, "{:?} after asking", now - from);
+        assert_eq!(cache.freshness(&entry, now), standing, "{:?} after asking", now - from);
     }
 }
 
@@ -85,7 +85,7 @@ fn standing_goes_from_fresh_to_old() {
 fn nothing_is_stale_unless_asked_for() {
     let cache = cache(&settings::Cache { stale_if_error: Duration::ZERO, ..settings() });
     let entry = store(&cache, hash(1), verdict("1", "one"));
-    assert_eq!(cache.standing(&entry, entry.fresh_until), Standing::Old);
+    assert_eq!(cache.freshness(&entry, entry.fresh_until), Freshness::Outdated);
 }
 
 #[test]
@@ -93,15 +93,15 @@ fn a_token_expires_to_the_instant_in_every_standing() {
     let cache = cache(&settings());
     let seconds = Duration::from_secs;
     for (expiry, before) in
-        [(seconds(20), Standing::Fresh), (TTL, Standing::Refresh), (TTL + STALE / 2, Standing::Stale)]
+        [(seconds(20), Freshness::Fresh), (TTL, Freshness::Refresh), (TTL + STALE / 2, Freshness::Stale)]
     {
         let (entry, now) = expiring(&cache, expiry);
         assert!(entry.fresh_until <= now + TTL.min(expiry));
-        let last = cache.standing(&entry, now + expiry - INSTANT);
+        let last = cache.freshness(&entry, now + expiry - INSTANT);
         // With an expiry of `ttl` itself the jitter may have ended freshness before.
-        assert!(last == before || expiry == TTL && last == Standing::Stale, "{last:?} at {expiry:?}");
+        assert!(last == before || expiry == TTL && last == Freshness::Stale, "{last:?} at {expiry:?}");
         for after in [Duration::ZERO, INSTANT, seconds(1000)] {
-            assert_eq!(cache.standing(&entry, now + expiry + after), Standing::Expired);
+            assert_eq!(cache.freshness(&entry, now + expiry + after), Freshness::Expired);
             assert!(entry.is_expired(now + expiry + after));
         }
     }
@@ -137,7 +137,7 @@ fn inactive_tokens_are_bounded_and_evict_no_active_one() {
     cache.maintain();
     let (active, inactive) = cache.sizes();
     assert!(active == 1 && inactive <= 100, "{active} and {inactive}");
-    assert_eq!(cache.standing(&entry, Instant::now()), Standing::Fresh);
+    assert_eq!(cache.freshness(&entry, Instant::now()), Freshness::Fresh);
     assert!(cache.active(&hash(0)).is_some());
 }
 
@@ -158,7 +158,7 @@ fn what_moka_evicts_is_gone_wherever_it_is_held() {
     for (number, entry) in (0..).zip(&held) {
         let is_kept = cache.active(&hash(number)).is_some();
         kept += usize::from(is_kept);
-        let gone = cache.standing(entry, entry.asked_at) == Standing::Gone;
+        let gone = cache.freshness(entry, entry.asked_at) == Freshness::Evicted;
         assert_eq!(gone, !is_kept, "{number}");
     }
     assert_eq!((kept, evicted.load(Ordering::Relaxed)), (10, 490));
@@ -170,17 +170,17 @@ fn the_newest_answer_replaces_what_was_held() {
     let first = store(&cache, hash(1), verdict("1", "one"));
     let second = store(&cache, hash(1), verdict("1", "one"));
     let now = Instant::now();
-    assert_eq!(cache.standing(&first, now), Standing::Gone);
-    assert_eq!(cache.standing(&second, now), Standing::Fresh);
+    assert_eq!(cache.freshness(&first, now), Freshness::Evicted);
+    assert_eq!(cache.freshness(&second, now), Freshness::Fresh);
 
     cache.store_inactive(hash(1), Inactivity::Inactive, 0);
-    assert_eq!(cache.standing(&second, now), Standing::Gone);
+    assert_eq!(cache.freshness(&second, now), Freshness::Evicted);
     assert_eq!(cache.inactive(&hash(1)), Some(Inactivity::Inactive));
 
     let third = store(&cache, hash(1), verdict("1", "one"));
     assert_eq!(cache.inactive(&hash(1)), None);
     cache.forget_entry(&hash(1));
-    assert_eq!(cache.standing(&third, now), Standing::Gone);
+    assert_eq!(cache.freshness(&third, now), Freshness::Evicted);
     assert!(cache.active(&hash(1)).is_none());
 }
 
@@ -204,13 +204,13 @@ fn revoking_forgets_what_it_names_wherever_it_is_held() {
         let revoked = cache.revoke(revocation.clone());
         assert_eq!(revoked, forgotten.iter().filter(|it| **it).count(), "{revocation:?}");
         for ((number, entry), forgotten) in (1..).zip(&held).zip(forgotten) {
-            let gone = cache.standing(entry, Instant::now()) == Standing::Gone;
+            let gone = cache.freshness(entry, Instant::now()) == Freshness::Evicted;
             assert_eq!(gone, forgotten, "{revocation:?} of {number}");
             assert_eq!(cache.active(&hash(number)).is_none(), forgotten, "{revocation:?} of {number}");
         }
         // It forgets, it does not ban.
         let again = store(&cache, hash(1), verdict("17", "scanner"));
-        assert_eq!(cache.standing(&again, Instant::now()), Standing::Fresh);
+        assert_eq!(cache.freshness(&again, Instant::now()), Freshness::Fresh);
     }
 }
 
@@ -245,7 +245,7 @@ fn an_introspection_that_a_revocation_overtook_is_worth_nothing() {
         // The revocation may also come between that check and the insertion.
         let entry = store_at(&cache, hash(1), verdict("17", "scanner"), generation);
         assert!(cache.is_revoked(&entry), "{revocation:?}");
-        assert_eq!(cache.standing(&entry, Instant::now()), Standing::Gone, "{revocation:?}");
+        assert_eq!(cache.freshness(&entry, Instant::now()), Freshness::Evicted, "{revocation:?}");
     }
     cache.store_inactive(hash(2), Inactivity::Inactive, before);
     assert_eq!(cache.inactive(&hash(2)), None, "it began before all were revoked");
@@ -264,45 +264,45 @@ fn others_revocations_cost_a_verdict_nothing_while_it_is_in_use() {
         for _ in 0..1000 {
             cache.revoke(Revocation::Token(hash(9)));
         }
-        assert_eq!(cache.standing(&used, Instant::now()), Standing::Fresh);
+        assert_eq!(cache.freshness(&used, Instant::now()), Freshness::Fresh);
     }
-    assert_eq!(cache.standing(&unused, Instant::now()), Standing::Gone, "nobody knows any more");
+    assert_eq!(cache.freshness(&unused, Instant::now()), Freshness::Evicted, "nobody knows any more");
 }
 
 #[test]
 fn feedback_is_heeded_once_per_negative_ttl() {
     let cache = cache(&settings::Cache { negative_ttl: Duration::from_millis(40), ..settings() });
-    assert!(cache.heed("1", Feedback::Forbidden));
-    assert!(!cache.heed("1", Feedback::Forbidden));
-    assert!(cache.heed("1", Feedback::Unauthenticated));
-    assert!(cache.heed("2", Feedback::Forbidden));
+    assert!(cache.should_act_on("1", Feedback::Forbidden));
+    assert!(!cache.should_act_on("1", Feedback::Forbidden));
+    assert!(cache.should_act_on("1", Feedback::Unauthenticated));
+    assert!(cache.should_act_on("2", Feedback::Forbidden));
     std::thread::sleep(Duration::from_millis(60));
-    assert!(cache.heed("1", Feedback::Forbidden));
+    assert!(cache.should_act_on("1", Feedback::Forbidden));
 }
 
 #[test]
 fn one_takes_off_and_the_others_join() {
     let cache = cache(&settings());
-    let Boarding::Started(_flight, publisher) = cache.board(hash(1)) else { panic!("none is under way") };
-    assert!(matches!(cache.board(hash(1)), Boarding::Joined(_)));
-    assert!(matches!(cache.board(hash(2)), Boarding::Started(..)));
-    assert!(cache.under_way(&hash(1)).is_some());
-    cache.land(&hash(1), &publisher);
-    assert!(cache.under_way(&hash(1)).is_none());
+    let Join::Started(_flight, publisher) = cache.join(hash(1)) else { panic!("none is under way") };
+    assert!(matches!(cache.join(hash(1)), Join::Joined(_)));
+    assert!(matches!(cache.join(hash(2)), Join::Started(..)));
+    assert!(cache.find_in_flight(&hash(1)).is_some());
+    cache.complete(&hash(1), &publisher);
+    assert!(cache.find_in_flight(&hash(1)).is_none());
 }
 
 #[test]
 fn a_flight_that_all_have_left_lands_and_leaves_its_successor_alone() {
     let cache = cache(&settings());
-    let Boarding::Started(flight, first) = cache.board(hash(1)) else { panic!("none is under way") };
-    assert!(!cache.land_if_abandoned(&hash(1), &first));
+    let Join::Started(flight, first) = cache.join(hash(1)) else { panic!("none is under way") };
+    assert!(!cache.complete_if_abandoned(&hash(1), &first));
     drop(flight);
-    assert!(cache.land_if_abandoned(&hash(1), &first));
-    let Boarding::Started(_flight, second) = cache.board(hash(1)) else { panic!("it has landed") };
-    cache.land(&hash(1), &first);
-    assert!(matches!(cache.board(hash(1)), Boarding::Joined(_)));
-    cache.land(&hash(1), &second);
-    assert!(cache.under_way(&hash(1)).is_none());
+    assert!(cache.complete_if_abandoned(&hash(1), &first));
+    let Join::Started(_flight, second) = cache.join(hash(1)) else { panic!("it has landed") };
+    cache.complete(&hash(1), &first);
+    assert!(matches!(cache.join(hash(1)), Join::Joined(_)));
+    cache.complete(&hash(1), &second);
+    assert!(cache.find_in_flight(&hash(1)).is_none());
 }
 
 #[test]
@@ -312,9 +312,9 @@ fn a_refresh_is_claimed_once_and_failures_are_remembered() {
     let late = entry.fresh_until - INSTANT;
     assert!(entry.claim_refresh());
     assert!(!entry.claim_refresh());
-    assert_eq!(cache.standing(&entry, late), Standing::Fresh, "it is being refreshed");
+    assert_eq!(cache.freshness(&entry, late), Freshness::Fresh, "it is being refreshed");
     entry.release_refresh();
-    assert_eq!(cache.standing(&entry, late), Standing::Refresh);
+    assert_eq!(cache.freshness(&entry, late), Freshness::Refresh);
 
     let pause = Duration::from_secs(1);
     assert!(!entry.failed_within(pause, late));
@@ -331,13 +331,13 @@ fn what_is_heard_by_a_cache_of_before_concerns_the_one_that_goes_on() {
     for number in 1..=3 {
         store(&old, hash(number), verdict(&number.to_string(), "kept"));
     }
-    let next = old.succeed(&settings(), Box::new(|_| {}));
-    let after = next.succeed(&settings(), Box::new(|_| {}));
+    let next = old.successor(&settings(), Box::new(|_| {}));
+    let after = next.successor(&settings(), Box::new(|_| {}));
     old.forget_entry(&hash(1));
     old.store_inactive(hash(2), Inactivity::Inactive, old.generation());
     for cache in [&next, &after] {
-        let standing = |number| cache.standing(&cache.active(&hash(number)).unwrap(), Instant::now());
-        assert_eq!([1, 2, 3].map(standing), [Standing::Gone, Standing::Gone, Standing::Fresh]);
+        let standing = |number| cache.freshness(&cache.active(&hash(number)).unwrap(), Instant::now());
+        assert_eq!([1, 2, 3].map(standing), [Freshness::Evicted, Freshness::Evicted, Freshness::Fresh]);
     }
 }
 
@@ -351,10 +351,10 @@ fn one_token_in_many_spellings_keeps_the_latest_few() {
     assert_eq!(active, MOST_SPELLINGS as u64 + 1);
     for (number, entry) in held.iter().enumerate() {
         let is_kept = number >= 900 - MOST_SPELLINGS;
-        assert_eq!(cache.standing(entry, Instant::now()) != Standing::Gone, is_kept, "{number}");
+        assert_eq!(cache.freshness(entry, Instant::now()) != Freshness::Evicted, is_kept, "{number}");
         assert_eq!(cache.active(&hash(number as u32)).is_some(), is_kept, "{number}");
     }
-    assert_eq!(cache.standing(&other, Instant::now()), Standing::Fresh);
+    assert_eq!(cache.freshness(&other, Instant::now()), Freshness::Fresh);
     // A spelling that is used again is one of the latest.
     store(&cache, hash(892), verdict("17", "scanner"));
     store(&cache, hash(2000), verdict("17", "scanner"));
@@ -370,7 +370,7 @@ fn spellings_share_their_texts() {
     let cache = cache(&settings());
     let [one, other] = [1, 2].map(|number| store(&cache, hash(number), verdict("17", "scanner")));
     assert!(Arc::ptr_eq(&one.verdict.id, &other.verdict.id));
-    let names = |entry: &Arc<Entry>| entry.verdict.name.clone().unwrap();
+    let names = |entry: &Arc<CacheEntry>| entry.verdict.name.clone().unwrap();
     assert!(Arc::ptr_eq(&names(&one), &names(&other)));
     let renamed = store(&cache, hash(2), verdict("17", "renamed"));
     assert_eq!(&*names(&renamed), "renamed");
@@ -382,8 +382,11 @@ fn contradicted_token_is_forgotten_in_every_spelling() {
     let [one, other] = [1, 2].map(|number| store(&cache, hash(number), verdict("17", "scanner")));
     let unrelated = store(&cache, hash(3), verdict("18", "scanner"));
     cache.forget_token(&one);
-    let standing = |entry: &Arc<Entry>| cache.standing(entry, Instant::now());
-    assert_eq!([&one, &other, &unrelated].map(standing), [Standing::Gone, Standing::Gone, Standing::Fresh]);
+    let standing = |entry: &Arc<CacheEntry>| cache.freshness(entry, Instant::now());
+    assert_eq!(
+        [&one, &other, &unrelated].map(standing),
+        [Freshness::Evicted, Freshness::Evicted, Freshness::Fresh]
+    );
 }
 
 #[test]
@@ -432,8 +435,8 @@ fn inactive_tokens_and_feedback_are_bounded_in_bytes() {
     let cache = cache(&small);
     for number in 0..20_000 {
         cache.store_inactive(hash(number), Inactivity::Inactive, 0);
-        assert!(cache.heed(&number.to_string(), Feedback::Forbidden));
-        assert!(!cache.heed(&number.to_string(), Feedback::Forbidden), "the latest is always kept");
+        assert!(cache.should_act_on(&number.to_string(), Feedback::Forbidden));
+        assert!(!cache.should_act_on(&number.to_string(), Feedback::Forbidden), "the latest is always kept");
     }
     cache.maintain();
     cache.feedback.run_pending_tasks();
@@ -447,21 +450,21 @@ fn token_expires_by_the_wall_clock_when_that_is_set_forward() {
         (cache(&settings::Cache { ttl: TTL * 1000, ..settings() }), Duration::from_secs(3600));
     let (entry, now) = expiring(&cache, 2 * hour);
     let wall = entry.verdict.expires_at.unwrap() - 2 * hour;
-    assert_eq!(cache.standing(&entry, now + hour), Standing::Fresh);
+    assert_eq!(cache.freshness(&entry, now + hour), Freshness::Fresh);
     // An hour is skipped after a minute.
     let minute = hour / 60;
     assert!(cache.follow_wall_clock(Reading { now: now + minute, wall: wall + minute }).is_none());
     assert!(cache.follow_wall_clock(Reading { now: now + minute, wall: wall + minute + hour }).is_some());
-    assert_eq!(cache.standing(&entry, now + hour - INSTANT), Standing::Fresh);
-    assert_eq!(cache.standing(&entry, now + hour), Standing::Expired);
+    assert_eq!(cache.freshness(&entry, now + hour - INSTANT), Freshness::Fresh);
+    assert_eq!(cache.freshness(&entry, now + hour), Freshness::Expired);
     // And the skipped hour comes back: the deadline stays.
     assert!(cache.follow_wall_clock(Reading { now: now + 2 * minute, wall: wall + 2 * minute }).is_some());
-    assert_eq!(cache.standing(&entry, now + hour), Standing::Expired);
+    assert_eq!(cache.freshness(&entry, now + hour), Freshness::Expired);
     // A token without expiry is left alone.
     let lasting = store(&cache, hash(2), verdict("2", "lasting"));
     let later = Instant::now() + minute;
     cache.follow_wall_clock(Reading { now: later, wall: wall + 1000 * hour });
-    assert_eq!(cache.standing(&lasting, later), Standing::Fresh);
+    assert_eq!(cache.freshness(&lasting, later), Freshness::Fresh);
 }
 
 #[test]
@@ -471,7 +474,7 @@ fn token_expires_by_the_monotonic_clock_when_the_wall_clock_is_set_back() {
     let (entry, now) = expiring(&cache, hour);
     let wall = entry.verdict.expires_at.unwrap() - hour;
     assert!(cache.follow_wall_clock(Reading { now, wall: wall - 100 * hour }).is_some());
-    assert_eq!(cache.standing(&entry, now + hour), Standing::Expired);
+    assert_eq!(cache.freshness(&entry, now + hour), Freshness::Expired);
 }
 
 #[test]
@@ -480,8 +483,8 @@ fn setting_the_clock_during_a_reload_is_not_lost() {
     let hour = Duration::from_secs(3600);
     let (entry, now) = expiring(&old, hour);
     let wall = entry.verdict.expires_at.unwrap() - hour;
-    let next = old.succeed(&settings(), Box::new(|_| {}));
+    let next = old.successor(&settings(), Box::new(|_| {}));
     assert!(next.follow_wall_clock(Reading { now, wall: wall + hour }).is_some());
     let copy = next.active(&hash(1)).unwrap();
-    assert_eq!(next.standing(&copy, now), Standing::Expired);
+    assert_eq!(next.freshness(&copy, now), Freshness::Expired);
 }

@@ -88,7 +88,7 @@ impl Introspected {
 fn share(settings: &Settings) -> Arc<Shared> {
     Arc::new(Shared {
         cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
-        turns: Turns::new(settings.introspection.max_concurrent),
+        introspections: IntrospectionLimiter::new(settings.introspection.max_concurrent),
     })
 }
 
@@ -122,18 +122,18 @@ fn fields(token: &str) -> HeaderMap {
 }
 
 /// Asks for `1|a` as a request does that the front cache could not serve.
-fn ask(lookup: &Rc<Lookup>) -> JoinHandle<Result<Held, Refusal>> {
+fn ask(lookup: &Rc<Lookup>) -> JoinHandle<Result<Rc<CachedToken>, Refusal>> {
     let lookup = Rc::clone(lookup);
     spawn_local(async move {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup.look_further(hash(), token, Instant::now(), None, None, &mut None).await
+        lookup.get_or_introspect(hash(), token, Instant::now(), None, None, &mut None).await
     })
 }
 
-fn at_hand(lookup: &Rc<Lookup>, now: Instant) -> Option<Held> {
+fn get_local(lookup: &Rc<Lookup>, now: Instant) -> Option<Rc<CachedToken>> {
     let fields = fields("1|a");
-    lookup.at_hand(&hash(), Token::from_fields(&fields, 1024).unwrap(), now, None)
+    lookup.get_local(&hash(), Token::from_fields(&fields, 1024).unwrap(), now, None)
 }
 
 fn hash() -> TokenHash {
@@ -148,7 +148,7 @@ async fn until(condition: impl Fn() -> bool) {
     }
 }
 
-fn name(held: &Held) -> &str {
+fn name(held: &Rc<CachedToken>) -> &str {
     held.verdict.name.as_deref().unwrap()
 }
 
@@ -165,7 +165,7 @@ fn one_flight_serves_all_who_wait_but_not_those_who_left() {
             served += usize::from(waiting.await.is_ok_and(|held| held.is_ok()));
         }
         assert_eq!((served, introspector.calls()), (99, 1));
-        assert!(at_hand(&lookup, Instant::now()).is_some());
+        assert!(get_local(&lookup, Instant::now()).is_some());
     });
 }
 
@@ -175,17 +175,17 @@ fn a_front_cache_serves_nothing_that_is_gone_or_past_its_time() {
         let cache = &lookup.shared.cache;
         let held = ask(&lookup).await.unwrap().unwrap();
         let ttl = cache.settings().ttl;
-        assert!(at_hand(&lookup, held.asked_at + ttl / 2).is_some());
-        assert!(at_hand(&lookup, held.asked_at + ttl).is_none());
+        assert!(get_local(&lookup, held.asked_at + ttl / 2).is_some());
+        assert!(get_local(&lookup, held.asked_at + ttl).is_none());
         assert_eq!(cache.revoke(Revocation::Id("17".into())), 1);
-        assert!(at_hand(&lookup, held.asked_at).is_none());
+        assert!(get_local(&lookup, held.asked_at).is_none());
     });
 }
 
 #[test]
 fn what_is_known_is_told_without_a_question() {
     on_a_core("timeout: 1s\ncache: {ttl: 1h, stale_if_error: 1h}", async |introspector, lookup| {
-        let known = |at| lookup.known(&hash(), at).map(|known| known.map(|held| name(&held).to_owned()));
+        let known = |at| lookup.peek(&hash(), at).map(|known| known.map(|held| name(&held).to_owned()));
         assert_eq!(known(Instant::now()), None);
         let held = ask(&lookup).await.unwrap().unwrap();
         let ttl = lookup.shared.cache.settings().ttl;
@@ -218,7 +218,7 @@ fn an_answer_that_a_revocation_overtook_is_asked_for_again() {
             introspector.set(|script| (script.open, script.body) = (true, RENAMED));
             let held = waiting.await.unwrap().unwrap();
             assert_eq!((name(&held), introspector.calls()), ("renamed", 2), "{revocation:?}");
-            assert_eq!(name(&at_hand(&lookup, Instant::now()).unwrap()), "renamed");
+            assert_eq!(name(&get_local(&lookup, Instant::now()).unwrap()), "renamed");
         });
     }
 }
@@ -288,10 +288,10 @@ fn a_flight_whose_core_ends_before_it_ran_lands_too() {
     let flight = core.block_on(async {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup(&settings, &shared).board(token, hash(), None, None, &mut None)
+        lookup(&settings, &shared).join(token, hash(), None, None, &mut None)
     });
     drop(core);
-    assert!(shared.cache.under_way(&hash()).is_none());
+    assert!(shared.cache.find_in_flight(&hash()).is_none());
     assert!(flight.has_changed().is_err(), "whoever waits is told");
     assert_eq!(introspector.calls(), 0);
 }
@@ -299,14 +299,14 @@ fn a_flight_whose_core_ends_before_it_ran_lands_too() {
 #[test]
 fn those_who_leave_before_their_turn_leave_the_queue() {
     on_a_core("max_concurrent: 1", async |introspector, lookup| {
-        let turn = lookup.shared.turns.wait(TokenHash::of("other"), Some("other".into())).await;
+        let turn = lookup.shared.introspections.acquire(TokenHash::of("other"), Some("other".into())).await;
         let (stays, leaves) = (ask(&lookup), ask(&lookup));
-        until(|| lookup.shared.cache.under_way(&hash()).is_some()).await;
+        until(|| lookup.shared.cache.find_in_flight(&hash()).is_some()).await;
         leaves.abort();
         assert!(leaves.await.is_err());
-        assert!(lookup.shared.cache.under_way(&hash()).is_some(), "one still waits");
+        assert!(lookup.shared.cache.find_in_flight(&hash()).is_some(), "one still waits");
         stays.abort();
-        until(|| lookup.shared.cache.under_way(&hash()).is_none()).await;
+        until(|| lookup.shared.cache.find_in_flight(&hash()).is_none()).await;
         drop(turn);
         assert!(ask(&lookup).await.unwrap().is_ok());
         assert_eq!(introspector.calls(), 1);
@@ -316,7 +316,7 @@ fn those_who_leave_before_their_turn_leave_the_queue() {
 #[test]
 fn who_gets_no_turn_in_time_is_refused() {
     on_a_core("max_concurrent: 1\n  timeout: 20ms", async |introspector, lookup| {
-        let _turn = lookup.shared.turns.wait(TokenHash::of("other"), Some("other".into())).await;
+        let _turn = lookup.shared.introspections.acquire(TokenHash::of("other"), Some("other".into())).await;
         assert_eq!(ask(&lookup).await.unwrap().unwrap_err(), Refusal::Overloaded);
         assert_eq!(introspector.calls(), 0);
     });
@@ -334,7 +334,7 @@ fn those_denied_at_once_share_one_asking_and_its_answer() {
             let late = old.asked_at + lookup.shared.cache.settings().negative_ttl * 2;
             let fields = fields("1|a");
             let token = Token::from_fields(&fields, 1024).unwrap();
-            assert!(lookup.ask_again(token, &old, old.asked_at, None).await.is_none(), "it is young");
+            assert!(lookup.reintrospect(token, &old, old.asked_at, None).await.is_none(), "it is young");
 
             introspector.set(|script| (script.open, script.status, script.body) = (false, status, body));
             let open = async {
@@ -342,8 +342,8 @@ fn those_denied_at_once_share_one_asking_and_its_answer() {
                 introspector.set(|script| script.open = true);
             };
             let (first, second, ()) = tokio::join!(
-                lookup.ask_again(token, &old, late, None),
-                lookup.ask_again(token, &old, late, None),
+                lookup.reintrospect(token, &old, late, None),
+                lookup.reintrospect(token, &old, late, None),
                 open
             );
             for answer in [first, second] {
@@ -363,13 +363,13 @@ fn a_hot_token_is_refreshed_without_waiting() {
         // The last instants of the shortest life that jitter leaves, in which the verdict is refreshed.
         let late = held.asked_at + lookup.shared.cache.settings().ttl * 89 / 100;
         for _ in 0..10 {
-            assert_eq!(name(&at_hand(&lookup, late).unwrap()), "scanner");
+            assert_eq!(name(&get_local(&lookup, late).unwrap()), "scanner");
         }
         until(|| introspector.calls() == 2).await;
-        assert_eq!(name(&at_hand(&lookup, late).unwrap()), "scanner");
+        assert_eq!(name(&get_local(&lookup, late).unwrap()), "scanner");
         introspector.set(|script| script.open = true);
-        until(|| lookup.shared.cache.under_way(&hash()).is_none()).await;
-        assert!(at_hand(&lookup, late).is_none(), "the old verdict is replaced");
+        until(|| lookup.shared.cache.find_in_flight(&hash()).is_none()).await;
+        assert!(get_local(&lookup, late).is_none(), "the old verdict is replaced");
         assert_eq!(name(&ask(&lookup).await.unwrap().unwrap()), "renamed");
         assert_eq!(introspector.calls(), 2);
     });

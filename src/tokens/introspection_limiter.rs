@@ -1,4 +1,4 @@
-//! Whose introspection may run.
+//! The bound on concurrent introspections.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,27 +7,26 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::hash::TokenHash;
 
-/// The bound on introspections that run at a time, over all cores.
+/// Bounds the concurrent introspections of all workers.
 ///
-/// A quarter is kept for tokens that had an active verdict before: a flood of unknown tokens can fill the
-/// rest and no more. One token runs and queues for one introspection at a time, however it is spelled, so that neither part
-/// can be filled by a few tokens.
+/// A quarter is reserved for tokens that had an active verdict before, which a flood of unknown tokens cannot use. Each
+/// token runs one introspection at a time, in whatever spelling, so that a few tokens cannot fill either part.
 #[derive(Debug)]
-pub struct Turns {
+pub struct IntrospectionLimiter {
     all: Semaphore,
-    strangers: Semaphore,
+    unknown_tokens: Semaphore,
     tokens: Tokens,
 }
 
-/// The right to run one introspection, until it is dropped.
+/// A permit for one introspection, until it is dropped.
 #[derive(Debug)]
-pub struct Turn<'a> {
-    _stranger: Option<SemaphorePermit<'a>>,
+pub struct IntrospectionPermit<'a> {
+    _unknown_token: Option<SemaphorePermit<'a>>,
     _one: SemaphorePermit<'a>,
     _tokens: [Option<TokenPermit<'a>>; 2],
 }
 
-/// What is known of a token before its introspection.
+/// Identifies a token before its introspection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TokenKey {
     /// [`TokenHash::of_spelling`].
@@ -36,7 +35,7 @@ pub enum TokenKey {
     Id(Arc<str>),
 }
 
-/// One introspection at a time for each token. A token is listed while somebody waits or runs.
+/// One introspection at a time for each token. A token is listed while an introspection of it runs or waits.
 #[derive(Debug, Default)]
 struct Tokens {
     by_key: Mutex<HashMap<TokenKey, Gate>>,
@@ -48,7 +47,7 @@ struct Gate {
     users: usize,
 }
 
-/// The right to be the one introspection of a token.
+/// A permit for the one introspection of a token.
 #[derive(Debug)]
 struct TokenPermit<'a> {
     // Released before the token is taken off the list.
@@ -102,20 +101,24 @@ impl Drop for Listed<'_> {
     }
 }
 
-impl Turns {
+impl IntrospectionLimiter {
     /// At most `bound` at a time; at least one.
     pub fn new(bound: usize) -> Self {
         let bound = bound.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             all: Semaphore::new(bound),
-            strangers: Semaphore::new(bound - bound / 4),
+            unknown_tokens: Semaphore::new(bound - bound / 4),
             tokens: Tokens::default(),
         }
     }
 
-    /// Waits for a turn, for as long as it takes: first behind the token's own introspections, then behind those of
-    /// others. `id` is the token's id if it had an active verdict before.
-    pub async fn wait(&self, spelling: TokenHash, id: Option<Arc<str>>) -> Option<Turn<'_>> {
+    /// Waits for a permit without a time limit: first for the token's own introspections, then for those of others. `id` is
+    /// the token's id if it had an active verdict before.
+    pub async fn acquire(
+        &self,
+        spelling: TokenHash,
+        id: Option<Arc<str>>,
+    ) -> Option<IntrospectionPermit<'_>> {
         let is_known = id.is_some();
         // Everybody takes the two in this order, so that no two wait for each other.
         let by_spelling = self.tokens.wait(TokenKey::Spelling(spelling)).await?;
@@ -123,17 +126,25 @@ impl Turns {
             Some(id) => Some(self.tokens.wait(TokenKey::Id(id)).await?),
             None => None,
         };
-        let stranger = if is_known { None } else { Some(self.strangers.acquire().await.ok()?) };
+        let unknown_token = if is_known { None } else { Some(self.unknown_tokens.acquire().await.ok()?) };
         let one = self.all.acquire().await.ok()?;
-        Some(Turn { _stranger: stranger, _one: one, _tokens: [Some(by_spelling), by_id] })
+        Some(IntrospectionPermit {
+            _unknown_token: unknown_token,
+            _one: one,
+            _tokens: [Some(by_spelling), by_id],
+        })
     }
 
-    /// A turn, if one is free now, for work that nobody waits for.
-    pub fn try_now(&self, spelling: TokenHash, id: Arc<str>) -> Option<Turn<'_>> {
+    /// A permit if one is free, for a refresh that no request waits for.
+    pub fn try_acquire(&self, spelling: TokenHash, id: Arc<str>) -> Option<IntrospectionPermit<'_>> {
         let by_spelling = self.tokens.try_now(TokenKey::Spelling(spelling))?;
         let by_id = self.tokens.try_now(TokenKey::Id(id))?;
         let one = self.all.try_acquire().ok()?;
-        Some(Turn { _stranger: None, _one: one, _tokens: [Some(by_spelling), Some(by_id)] })
+        Some(IntrospectionPermit {
+            _unknown_token: None,
+            _one: one,
+            _tokens: [Some(by_spelling), Some(by_id)],
+        })
     }
 }
 
@@ -157,62 +168,62 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn unknown_tokens_leave_a_quarter_to_known_ones() {
-        let turns = Turns::new(8);
+        let limiter = IntrospectionLimiter::new(8);
         let mut held = Vec::new();
         for number in 0..6 {
-            held.push(turns.wait(token(number), None).await);
+            held.push(limiter.acquire(token(number), None).await);
         }
-        assert!(timeout(LONG, turns.wait(token(6), None)).await.is_err());
-        held.push(turns.wait(token(7), Some(id(7))).await);
-        held.push(turns.wait(token(8), Some(id(8))).await);
-        assert!(timeout(LONG, turns.wait(token(9), Some(id(9)))).await.is_err());
-        assert!(turns.try_now(token(9), id(9)).is_none());
+        assert!(timeout(LONG, limiter.acquire(token(6), None)).await.is_err());
+        held.push(limiter.acquire(token(7), Some(id(7))).await);
+        held.push(limiter.acquire(token(8), Some(id(8))).await);
+        assert!(timeout(LONG, limiter.acquire(token(9), Some(id(9)))).await.is_err());
+        assert!(limiter.try_acquire(token(9), id(9)).is_none());
         drop(held);
-        assert!(turns.try_now(token(9), id(9)).is_some());
-        assert!(turns.tokens.lock().is_empty());
+        assert!(limiter.try_acquire(token(9), id(9)).is_some());
+        assert!(limiter.tokens.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_turn_serves_all() {
-        let turns = Turns::new(1);
-        drop(turns.wait(token(1), None).await);
-        let held = turns.wait(token(2), Some(id(2))).await;
-        assert!(timeout(LONG, turns.wait(token(1), None)).await.is_err());
+        let limiter = IntrospectionLimiter::new(1);
+        drop(limiter.acquire(token(1), None).await);
+        let held = limiter.acquire(token(2), Some(id(2))).await;
+        assert!(timeout(LONG, limiter.acquire(token(1), None)).await.is_err());
         drop(held);
-        assert!(turns.tokens.lock().is_empty());
+        assert!(limiter.tokens.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_token_holds_one_turn_whatever_is_known_of_it() {
-        let turns = Turns::new(4);
+        let limiter = IntrospectionLimiter::new(4);
         for known in [None, Some(id(1))] {
-            let held = turns.wait(token(1), known).await;
-            assert!(timeout(LONG, turns.wait(token(1), None)).await.is_err());
-            assert!(timeout(LONG, turns.wait(token(1), Some(id(1)))).await.is_err());
-            assert!(turns.try_now(token(1), id(1)).is_none());
+            let held = limiter.acquire(token(1), known).await;
+            assert!(timeout(LONG, limiter.acquire(token(1), None)).await.is_err());
+            assert!(timeout(LONG, limiter.acquire(token(1), Some(id(1)))).await.is_err());
+            assert!(limiter.try_acquire(token(1), id(1)).is_none());
             drop(held);
         }
-        let held = turns.wait(token(1), Some(id(1))).await;
+        let held = limiter.acquire(token(1), Some(id(1))).await;
         assert!(
-            timeout(LONG, turns.wait(token(2), Some(id(1)))).await.is_err(),
+            timeout(LONG, limiter.acquire(token(2), Some(id(1)))).await.is_err(),
             "another spelling, the same id"
         );
-        assert!(timeout(LONG, turns.wait(token(2), Some(id(2)))).await.is_ok());
+        assert!(timeout(LONG, limiter.acquire(token(2), Some(id(2)))).await.is_ok());
         drop(held);
-        assert!(turns.tokens.lock().is_empty());
+        assert!(limiter.tokens.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn queue_of_one_token_delays_no_other() {
-        let turns = Turns::new(2);
-        let held = turns.wait(token(1), None).await;
-        let mut queued: Vec<_> = (0..100).map(|_| Box::pin(turns.wait(token(1), Some(id(1))))).collect();
+        let limiter = IntrospectionLimiter::new(2);
+        let held = limiter.acquire(token(1), None).await;
+        let mut queued: Vec<_> = (0..100).map(|_| Box::pin(limiter.acquire(token(1), Some(id(1))))).collect();
         for waiting in &mut queued {
             assert!(timeout(Duration::from_millis(1), waiting).await.is_err());
         }
-        assert!(timeout(Duration::from_millis(1), turns.wait(token(2), None)).await.is_ok());
-        assert!(timeout(Duration::from_millis(1), turns.wait(token(2), Some(id(2)))).await.is_ok());
+        assert!(timeout(Duration::from_millis(1), limiter.acquire(token(2), None)).await.is_ok());
+        assert!(timeout(Duration::from_millis(1), limiter.acquire(token(2), Some(id(2)))).await.is_ok());
         drop((held, queued));
-        assert!(turns.tokens.lock().is_empty());
+        assert!(limiter.tokens.lock().is_empty());
     }
 }
