@@ -1,4 +1,4 @@
-//! From a refusal to the answer that the client gets: one exhaustive match.
+//! The response to each refusal: one exhaustive match.
 
 use bytes::Bytes;
 use http::header::{
@@ -14,11 +14,11 @@ const INVALID_TOKEN: HeaderValue =
     HeaderValue::from_static("Bearer realm=\"stockaj\", error=\"invalid_token\"");
 const INSUFFICIENT_SCOPE: HeaderValue =
     HeaderValue::from_static("Bearer realm=\"stockaj\", error=\"insufficient_scope\"");
-/// As Laravel's throttling calls them.
+// Laravel's names.
 const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
-/// Seconds. An introspector that is down is asked again with every request; a client need not hurry.
+/// Retry-After of a 503, in seconds. Each request to a failed introspector starts another introspection.
 const A_SECOND: HeaderValue = HeaderValue::from_static("1");
 
 struct Parts {
@@ -94,12 +94,12 @@ fn parts(refusal: &Refusal) -> Parts {
     }
 }
 
-/// The status of a request that is refused.
+/// The status of a refused request.
 pub fn status(refusal: &Refusal) -> StatusCode {
     parts(refusal).status
 }
 
-/// The answer to a request that is refused.
+/// The response to a refused request.
 pub fn refuse(refusal: &Refusal, request_id: HeaderValue) -> Response<Bytes> {
     let Parts { status, body, field } = parts(refusal);
     let mut response = Response::new(Bytes::from_static(body.as_bytes()));
@@ -119,7 +119,7 @@ pub fn refuse(refusal: &Refusal, request_id: HeaderValue) -> Response<Bytes> {
     response
 }
 
-/// The answer to a CORS preflight, in which nothing is allowed yet.
+/// The response to a CORS preflight, without fields that allow anything.
 pub fn preflight(request_id: HeaderValue) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;

@@ -1,4 +1,4 @@
-//! The body of an answer on its way to the client: the gateway's own, or the backend's.
+//! The body of a response to the client: the gateway's own, or the backend's.
 
 use std::mem;
 use std::pin::Pin;
@@ -22,11 +22,11 @@ use crate::policy::headers;
 use crate::policy::refusal::Reason;
 use crate::policy::trusted_fields::TrustedFields;
 
-/// An answer's body. With it ends the [`Exchange`], and with its last byte the use of the connection that
-/// it came over.
+/// A response's body. The [`Exchange`] ends with it, and the backend's connection is returned to the pool with its last
+/// byte.
 pub struct AnswerBody {
     source: Source,
-    /// None where another goes on with it.
+    /// `None` for a tunnel, which owns it.
     exchange: Option<Box<Exchange>>,
 }
 
@@ -36,24 +36,24 @@ enum Source {
 }
 
 struct FromBackend {
-    /// Brings the body, and is given back at its end. If the body does not get there the lease is dropped, which closes
-    /// the connection. `None` after the end.
+    /// The backend's connection, returned to the pool at the end of the body; `None` afterwards. Dropping it earlier closes
+    /// the connection.
     lease: Option<Lease>,
-    /// The request, as long as its body is on its way.
+    /// The request, until its body is sent.
     call: Option<Box<Call<RequestBody>>>,
     idle: IdleTimer,
-    /// When the head came, as long as nothing was waited for since.
+    /// When the head arrived; `None` as soon as the body had to be waited for.
     came_at: Option<Instant>,
-    /// What came and has yet to be handed on.
+    /// Received bytes that were not handed on yet.
     rest: Bytes,
-    /// Why nothing more comes. It is reported at the next poll, so that what came before it is sent first.
+    /// The fault that ended the body, reported at the next poll so that earlier bytes are sent first.
     fault: Option<AnswerFault>,
 }
 
-/// A piece of an answer's body, counted by its stream until it was written.
+/// A piece of a body, counted by its stream until it is written.
 pub struct Piece {
     bytes: Bytes,
-    /// `None` over HTTP/1, whose connection takes the next piece when it has written this one.
+    /// `None` over HTTP/1, where the connection takes the next piece after it has written this one.
     _counted: Option<Counted>,
 }
 
@@ -94,22 +94,22 @@ impl Drop for Counted {
     }
 }
 
-/// Why the client sees a broken message instead of a short good one.
+/// Why a response is broken off, so that the client sees an incomplete message.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerFault {
-    /// Nothing came from the backend for `limits.body_idle_timeout`.
+    /// The backend sent nothing for `limits.body_idle_timeout`.
     #[error("the backend's answer stopped")]
     TimedOut,
-    /// It broke off or was malformed.
+    /// The backend's response broke off or was malformed.
     #[error("the backend's answer broke off")]
     Broken(#[source] ExchangeError),
 }
 
 impl AnswerBody {
-    /// The gateway's own answer.
+    /// The gateway's own response.
     pub fn own(mut response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<Self> {
         if exchange.method == Method::HEAD {
-            // Nothing of it is sent. HTTP/1 asks for nothing, HTTP/2 sends what is there.
+            // No body is sent. hyper does not poll it over HTTP/1 and would send it over HTTP/2.
             exchange.complete();
             if response.version() == Version::HTTP_2 {
                 let length = mem::take(response.body_mut()).len();
@@ -123,8 +123,8 @@ impl AnswerBody {
         })
     }
 
-    /// The backend's answer, which comes over `lease`. Between two pieces of it `idle_timeout` may pass.
-    /// The rest of the request's body, in `call`, is sent meanwhile.
+    /// The body of the backend's response over `lease`, with at most `idle_timeout` between two pieces. Meanwhile the rest
+    /// of the request's body in `call` is sent.
     pub fn backend(
         lease: Lease,
         call: Option<Box<Call<RequestBody>>>,
@@ -144,7 +144,7 @@ impl AnswerBody {
         body
     }
 
-    /// None: a tunnel takes its place, and ends the exchange.
+    /// The empty body of a tunnel's 101. The tunnel ends the exchange.
     pub const fn tunnel() -> Self {
         Self { source: Source::Own(Bytes::new()), exchange: None }
     }
@@ -169,7 +169,7 @@ impl AnswerBody {
         }
     }
 
-    /// Ends the exchange, and the use of the connection, as soon as nothing is left to come.
+    /// Ends the exchange and returns the connection if the body is complete.
     fn settle(&mut self) {
         match &mut self.source {
             Source::Own(bytes) if bytes.is_empty() => self.complete(),
@@ -193,7 +193,7 @@ impl FromBackend {
         }
     }
 
-    /// The next piece of at most `room` bytes, for `stream`: of what has come, or else of what comes next.
+    /// The next piece for `stream`, of at most `room` bytes.
     fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
@@ -264,7 +264,7 @@ impl Body for AnswerBody {
             Source::Own(bytes) => Some(Ok(Frame::data(Piece::uncounted(mem::take(bytes))))),
             Source::Backend(from) => match stream {
                 Some(stream) => {
-                    // Without room it waits for its client, as it did since the piece before.
+                    // Without room it still waits for its client.
                     let room = ready!(stream.poll_response_room(context));
                     stream.activity.wrote(false, Instant::now);
                     ready!(from.poll_piece(context, stream, room))
@@ -288,7 +288,7 @@ impl Body for AnswerBody {
                 this.broke_off(Reason::BackendBroken, "the backend's answer broke off");
             }
             None => {
-                // Trailers, or their absence, come after what `is_end_stream` can tell.
+                // `is_end_stream` does not know about trailers.
                 if let Source::Backend(from) = &mut this.source {
                     from.give_back();
                 }

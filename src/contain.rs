@@ -1,18 +1,17 @@
-//! A panic ends where it began: in one request.
+//! Limits a panic to its request.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// The future panicked. What it had to say is in the log, but for its message: see [`crate::telemetry::panics`].
+/// The future panicked. The log has the place, but not the message: see [`crate::telemetry::panics`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panicked;
 
-/// A future whose panic is its result. It allocates nothing, and takes a pinned future by reference, so that the
-/// future is not held twice.
+/// Turns a panic of a future into a result. Allocates nothing, and takes a pinned future by reference, so that the future is
+/// not moved.
 ///
-/// Whatever else the future can reach must be sound at any point where it may panic: the guards of this program
-/// give back in their `Drop` what they took.
+/// All state that the future can reach must be valid wherever it may panic: guards release in `Drop` what they acquired.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Contained<'a, F>(pub Pin<&'a mut F>);

@@ -1,4 +1,4 @@
-//! The record of one request, from its head to the end of its answer.
+//! The record of one request, from its head to the end of its response.
 
 use std::cell::Cell;
 use std::fmt::Display;
@@ -36,62 +36,62 @@ mod usage;
 
 pub use shadow::Shadowed;
 
-/// Where one core's requests are recorded.
+/// Records the requests of one worker.
 pub struct Recorder {
-    /// The core's metrics.
+    /// The worker's metrics.
     pub metrics: CoreMetrics,
     /// The access log.
     pub access: AccessLog,
-    /// Requests that the map does not cover.
+    /// Counts requests that the map does not cover.
     pub uncovered: CoreUncovered,
-    /// Traces, where there are any.
+    /// Creates spans; `None` if traces are off.
     pub tracer: Option<Rc<Tracer>>,
-    /// The usage ledger, where there is one.
+    /// Counts usage; `None` if the ledger is off.
     pub usage: Option<UsageCount>,
 }
 
-/// Where one core counts what tokens do, by the rules of one map.
+/// Counts the usage of one worker by the rules of one map.
 pub struct UsageCount {
-    /// The core's counts.
+    /// The worker's counters.
     pub core: Rc<WorkerUsage>,
-    /// What its map's rules are counted by.
+    /// The numbers of the map's rules.
     pub rules: RuleNumbers,
 }
 
-/// What is known of a request so far. Dropped with the answer's body, it records the request once:
-/// complete, broken off, or left by its client.
+/// The record of one request. When it is dropped with the response's body, it is written to metrics, log, usage and traces
+/// exactly once, however the request ended.
 pub struct Exchange {
     recorder: Rc<Recorder>,
     settings: Arc<Settings>,
     peer: Rc<Peer>,
     started: Instant,
-    /// The client's address: the peer's, or that which a trusted peer tells.
+    /// The client's address: that of the connection, or the one that a trusted proxy reports.
     pub client: Option<IpAddr>,
-    /// Its method, as it is decided on.
+    /// The method of the decision, after an override.
     pub method: Method,
-    /// Its id, ours or that of a trusted peer.
+    /// The request id: a new one, or that of a trusted proxy.
     pub request_id: HeaderValue,
-    /// The trace that it is part of, where there are any.
+    /// The trace; `None` if traces are off.
     pub trace: Option<Rc<Trace>>,
-    /// The route's label in metrics, as soon as there is one.
+    /// The route's label in metrics.
     pub route: RouteLabel,
     /// The route's number in the map.
     pub route_number: Option<usize>,
-    /// Whose token it carries.
+    /// The verdict of the request's token.
     pub caller: Option<Rc<CachedToken>>,
-    /// What would become of it, other than what does.
+    /// The decision in shadow mode, if it differs.
     pub shadow: Option<Box<Shadowed>>,
     /// How the token was looked up.
     pub lookup: TokenLookup,
-    /// Time from the first attempt to reach the backend to the head of its answer.
+    /// Time from the first attempt to reach the backend to the head of its response.
     pub backend: Duration,
-    /// The backend's address that the request was sent to, `None` inside for a Unix socket.
+    /// The address that the request was sent to; inside, `None` for a Unix socket.
     pub upstream: Option<Option<IpAddr>>,
-    /// The status of the backend's answer.
+    /// The status of the backend's response.
     pub upstream_status: Option<StatusCode>,
-    /// The request's body on its way to the backend.
+    /// The progress of the request's body.
     pub upload: Option<Rc<Upload>>,
-    /// What the map lacks for it.
+    /// The missing rule, if the map does not cover the request.
     pub uncovered: Option<Box<NotCovered>>,
     version: Option<Version>,
     /// `None` if the access log is off.
@@ -101,7 +101,7 @@ pub struct Exchange {
     bytes_out: u64,
     answer_came: Option<Instant>,
     answer: Option<(StatusCode, Reason)>,
-    /// Whether the answer is a refusal of the gateway's own.
+    /// Whether the gateway refused the request.
     is_refused: bool,
     detail: Option<&'static str>,
     complete: bool,
@@ -122,24 +122,24 @@ pub struct NotCovered {
 pub struct TokenLookup {
     /// Time spent waiting for a verdict.
     pub waited: Duration,
-    /// How the cache answered.
+    /// The result of the cache lookup.
     pub cache: Option<LookupResult>,
 }
 
-/// nginx's number for a client that left before it was answered.
+/// nginx's status for a client that left before the response.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// The length of an id of ours, in bytes.
+/// Length of a request id, in bytes.
 const REQUEST_ID: usize = 32;
 
-/// How many ids are made at once. They share one allocation, which lasts as long as any of them.
+/// Request ids per allocation, which is freed with the last of them.
 const IDS_AT_ONCE: usize = 32;
 
 thread_local! {
     static UNUSED_IDS: Cell<Bytes> = const { Cell::new(Bytes::new()) };
 }
 
-/// An id for a request: 32 random hex digits.
+/// A new request id: 32 random hex digits.
 pub fn new_request_id() -> HeaderValue {
     let mut unused = UNUSED_IDS.take();
     if unused.len() < REQUEST_ID {
@@ -172,7 +172,7 @@ fn random_id() -> [u8; REQUEST_ID] {
 }
 
 impl Exchange {
-    /// A request whose head has come. Boxed: it is moved into the answer's body, and with that several times.
+    /// The record of a request with a complete head. Boxed, since it moves with the response's body several times.
     pub fn new(
         recorder: &Rc<Recorder>,
         settings: &Arc<Settings>,
@@ -218,14 +218,14 @@ impl Exchange {
         })
     }
 
-    /// Keeps of the request's head what its access line says; nothing but the version if the access log is off.
+    /// Keeps the fields of the access line; only the version if the access log is off.
     pub fn note_head(&mut self, head: &Parts) {
         self.version = Some(head.version);
         if !self.recorder.access.is_on() {
             return;
         }
         let (mut host, mut user_agent, mut names_itself) = (None, None, false);
-        // One pass costs less than three lookups. Of several lines the first counts.
+        // One pass costs less than three lookups. The first of several lines counts.
         for (name, value) in &head.headers {
             if *name == HOST {
                 host.get_or_insert(value.as_bytes());
@@ -243,18 +243,18 @@ impl Exchange {
         }
     }
 
-    /// Counts bytes of the answer's body that the connection took.
+    /// Counts bytes of the response's body that the connection took.
     pub const fn sent(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
     }
 
-    /// Counts the bytes that went through a tunnel.
+    /// Counts the bytes of a tunnel.
     pub const fn tunnelled(&mut self, from_client: u64, to_client: u64) {
         self.bytes_in += from_client;
         self.bytes_out += to_client;
     }
 
-    /// Notes by what scheme the request came, where that is counted.
+    /// Notes whether the request came over plain HTTP, if usage is counted.
     pub fn note_scheme(&mut self, fields: &HeaderMap) {
         if self.recorder.usage.is_some() {
             let Peer { trusted, encrypted, address, .. } = *self.peer;
@@ -265,23 +265,23 @@ impl Exchange {
         }
     }
 
-    /// When the request's head had come.
+    /// When the request's head was complete.
     pub const fn started(&self) -> Instant {
         self.started
     }
 
-    /// Notes when the head of the backend's answer came, or its failure.
+    /// Notes when the head of the backend's response arrived, or the attempt failed.
     pub fn backend_answered(&mut self, asked: Instant, now: Instant) {
         self.backend = now.duration_since(asked);
         self.answer_came = Some(now);
     }
 
-    /// When the backend answered; now where it was not asked.
+    /// When the backend answered; now if the request was not forwarded.
     pub fn answer_came(&self) -> Instant {
         self.answer_came.unwrap_or_else(Instant::now)
     }
 
-    /// Notes the answer's head, which is about to be sent.
+    /// Notes the head of the response before it is sent.
     pub fn answered(&mut self, status: StatusCode, reason: Reason, now: Instant) {
         self.answer = Some((status, reason));
         let metrics = &self.recorder.metrics;
@@ -301,17 +301,17 @@ impl Exchange {
         self.answered(status, refusal.reason(), now);
     }
 
-    /// The stream of HTTP/2 that the answer goes over.
+    /// The HTTP/2 stream of the response.
     pub fn stream(&self) -> Option<&Rc<Peer>> {
         Some(&self.peer).filter(|peer| peer.is_stream())
     }
 
-    /// Notes that the answer's body is at its end.
+    /// Notes that the response's body is complete.
     pub const fn complete(&mut self) {
         self.complete = true;
     }
 
-    /// Notes that the answer's body broke off, and why.
+    /// Notes that the response's body broke off, and why.
     pub const fn broke_off(&mut self, reason: Reason, detail: &'static str) {
         self.complete = true;
         self.detail = Some(detail);
@@ -353,12 +353,12 @@ impl Drop for Exchange {
 }
 
 impl Exchange {
-    /// Whose token it carries, also where the enforced map did not ask.
+    /// The verdict of the request's token, also if only the candidate map needed it.
     fn holder(&self) -> Option<&Rc<CachedToken>> {
         self.caller.as_ref().or_else(|| self.shadow.as_deref()?.caller.as_ref())
     }
 
-    /// Records what an operator would add to the map.
+    /// Records the missing rule for the operator.
     #[cold]
     fn record_uncovered(&self) {
         let Some(NotCovered { path, method: Some(method) }) = self.uncovered.as_deref() else { return };

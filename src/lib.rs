@@ -1,44 +1,44 @@
-//! stockaj-gateway: the reverse proxy that puts token abilities in front of Stockaj.
+//! stockaj-gateway: a reverse proxy that enforces token abilities in front of Stockaj.
 //!
-//! The map of the house, one line a module:
+//! The modules, one line each:
 //!
 //! ```text
-//! main.rs      the command line in, an exit code out; nothing else
-//! cli/         one file a command
+//! main.rs      command line in, exit code out
+//! cli/         one file per command
 //! config/      gateway.yaml: a language below, a file per section above; every error with its place
-//! policy/      PURE: framing, path, route, map, ability, bearer, headers, refusal; no I/O
-//! gateway.rs   THE request path, top to bottom in one file
+//! policy/      PURE: framing, path, route, map, ability, bearer, headers, refusal, decision; no I/O
+//! gateway.rs   the request path in one file
 //! answer.rs    Refusal → status, body, header fields
-//! answer_body.rs  the body of an answer, and with its end the end of the exchange
+//! answer_body.rs  the response's body; its end is the end of the request's record
 //! openapi/     OpenAPI documents: reads them, drafts maps from them, compares them with maps
 //! cases/       policy tests: reads their files, compares decisions with the expected ones
-//! exchange.rs  the record of one request: metrics and access line, once, however it ends
-//! contain.rs   a panic ends in its request
-//! peer.rs      the client's side of a connection, and what it is doing
-//! listener.rs  a bound socket, of the proxy or of the admin listener
-//! limits/      how often one caller may come
-//! tokens/      who is calling: verdict, introspection, cache
-//! replicas/    revocations from and to other replicas, by Redis
-//! backend/     forward (takes a Permit), tunnel
-//! client/      connections out: resolve, TLS, keep-alive pool
-//! server/      listen, head (the scanner before hyper), connection, tls, drain
+//! exchange.rs  the record of one request: metrics, log, usage and traces, exactly once
+//! contain.rs   limits a panic to its request
+//! peer.rs      a client's connection: address, TLS, activity
+//! listener.rs  a bound socket of the proxy or the admin listener
+//! limits/      rate limits by token and address
+//! tokens/      verdict, introspection, cache, revocation
+//! replicas/    revocations from and to other replicas, through Redis
+//! backend/     request (writes the upstream request), forward (takes a Permit), tunnel
+//! client/      connections out: resolve, connect, TLS, HTTP/1.1 and HTTP/2, pool
+//! server/      listen, head (the scanner before hyper), worker, connection, TLS, drain
 //! telemetry/   metrics, spans, access log
-//! traces/      spans to a collector, by OTLP
-//! usage/       what tokens do: counted, kept in a ledger, reported
+//! traces/      exports spans to a collector by OTLP
+//! usage/       counts what tokens use, keeps it in a ledger, reports it
 //! admin/       the admin listener
-//! page/        what the web pages share: frame and look
-//! shown.rs     names that others chose, made harmless where people read them
+//! page/        frame and style of the web pages
+//! shown.rs     makes names from outside harmless for terminals
 //! demo/        the stand-in for Stockaj
 //! secrets/     keys, certificates and secrets from files; errors that quote nothing
-//! watch.rs     whether files have changed
+//! watch.rs     detects changed files
 //! ```
 //!
-//! The arrow: `main → cli → server → gateway → {tokens, backend} → {client, limits, policy}`; `config → policy`;
-//! `telemetry` may be imported by all but `policy`. Siblings do not import each other, and `policy`
-//! imports nothing of ours. `tests/house.rs` scans the imports and keeps it so.
+//! Layers: `main → cli → server → gateway → {tokens, backend} → {client, limits, policy}`; `config → policy`; every
+//! module but `policy` may import `telemetry`. Siblings do not import each other, and `policy` imports no other module.
+//! `tests/house.rs` enforces it.
 //!
-//! A request, as data: `Request → CanonicalPath → &Route → Token → Arc<Verdict> → Permit → upstream
-//! request → answer`. Each step needs the result of the one before, so that none can be left out: [`backend`] takes a
+//! A request as data: `Request → CanonicalPath → &Route → Token → Arc<Verdict> → Permit → upstream request →
+//! response`. Each step needs the result of the one before, so that none can be left out: [`backend`] takes a
 //! [`policy::decision::Permit`], and only the state machine in [`policy::decision`] makes one.
 
 pub mod admin;

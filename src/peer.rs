@@ -1,4 +1,4 @@
-//! The client's side of one connection.
+//! A client's connection: its address, its TLS, and what it is doing.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
@@ -13,28 +13,28 @@ pub mod budget;
 
 use budget::{ResponseBudget, UploadBudget};
 
-/// Who is at the other end of a connection, and what the connection is doing; or, of HTTP/2, one of its streams.
+/// A client's connection, or one stream of an HTTP/2 connection.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its address; none for a Unix socket.
+    /// The client's address; `None` for a Unix socket.
     pub address: Option<IpAddr>,
-    /// The same for X-Forwarded-For: `unknown` (RFC 7239 section 6.2) for a Unix socket.
+    /// The address as in X-Forwarded-For: `unknown` (RFC 7239 section 6.2) for a Unix socket.
     pub address_field: HeaderValue,
-    /// Whether it is among `listen.trusted_proxies`.
+    /// Whether the address is in `listen.trusted_proxies`.
     pub trusted: bool,
     /// Whether the connection is TLS.
     pub encrypted: bool,
     /// The version of TLS, such as `1.3`; `None` without TLS.
     pub tls_version: Option<&'static str>,
-    /// Whom its certificate names, where it had to show one.
+    /// The subject of the client's certificate.
     pub subject: Option<Rc<str>>,
-    /// What access lines say of it, encoded, once there was one.
+    /// The connection's fields of access lines, encoded by the first line.
     pub logged: OnceCell<Box<[u8]>>,
-    /// What it is doing.
+    /// What the connection is doing.
     pub activity: Activity,
-    /// Of a stream: its connection.
+    /// The connection of a stream.
     connection: Option<Rc<Self>>,
-    /// Of a connection: its streams, and some that have ended.
+    /// The streams of a connection, and some that have ended.
     streams: RefCell<Vec<Weak<Self>>>,
     /// Of a connection: what small DATA frames lacked that bodies have read since it was last taken.
     overhead_read: Cell<usize>,
@@ -61,7 +61,7 @@ pub const fn overhead(length: usize) -> usize {
 }
 
 impl Peer {
-    /// A peer that has just connected.
+    /// A client that has just connected.
     pub fn new(address: Option<IpAddr>, trusted: bool, encrypted: bool, now: Instant) -> Self {
         let address = address.map(|address| address.to_canonical());
         let field = address.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
@@ -83,7 +83,7 @@ impl Peer {
         }
     }
 
-    /// A new stream of `connection`, which is watched with it.
+    /// A new stream of `connection`.
     pub fn stream(connection: &Rc<Self>, now: Instant) -> Rc<Self> {
         let stream = Rc::new(Self {
             address: connection.address,
@@ -110,7 +110,7 @@ impl Peer {
         stream
     }
 
-    /// Whether it is a stream, which its client can leave unread while it reads others.
+    /// Whether it is a stream, which a client can leave unread while it reads others.
     pub const fn is_stream(&self) -> bool {
         self.connection.is_some()
     }
@@ -141,40 +141,40 @@ impl Peer {
         self.waits_for_reads.set(waits);
     }
 
-    /// Does something to each stream that is being served.
+    /// Calls a function with each stream that is being served.
     pub fn for_each_stream(&self, mut act: impl FnMut(&Self)) {
         self.streams.borrow().iter().filter_map(Weak::upgrade).for_each(|stream| act(&stream));
     }
 
-    /// A request's head is complete. Says whether its connection has no other request.
+    /// Notes that a request's head is complete. Returns whether its connection has no other request.
     pub fn serving(&self, now: Instant) -> bool {
         self.activity.serving(now);
         self.connection.as_ref().is_none_or(|connection| connection.activity.stream_began(now))
     }
 
-    /// A request is over. Says whether its connection has no other request.
+    /// Notes that a request is over. Returns whether its connection has no other request.
     pub fn served(&self, now: Instant) -> bool {
         self.activity.served(now);
         self.connection.as_ref().is_none_or(|connection| connection.activity.stream_ended(now))
     }
 }
 
-/// What a connection is waiting for.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// A request's first byte.
+    /// Waiting for the first byte of a request.
     Idle,
-    /// The rest of a request's head.
+    /// Waiting for the rest of a request's head.
     Head,
-    /// A request is being served.
+    /// Serving a request.
     Serving,
 }
 
-/// How long an answer may stand still whose client has ended its side of the connection.
+/// Time for which a request is served without progress after its client has ended its side of the connection.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a connection is doing and since when, so that one sweep a core can end what takes too long:
-/// no request sets a timer of its own.
+/// What a connection is doing, and since when. The sweep of its worker enforces time limits by it, so that no request sets a
+/// timer.
 #[derive(Debug)]
 pub struct Activity {
     phase: Cell<Phase>,
@@ -195,16 +195,16 @@ pub struct Activity {
     waker: RefCell<Option<Waker>>,
 }
 
-/// Whether, and how, a connection is to end.
+/// Whether and how a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ending {
-    /// Not yet.
+    /// It does not end.
     Not,
-    /// After the next answer, which says so. A client cannot know before: its request may be under way.
+    /// After the next response, which announces it: a request may be in transit.
     Announced,
-    /// After the request that is being served.
+    /// After the request in service.
     Soon,
-    /// At once, with an answer that says that the request's head did not come in time.
+    /// At once, with a 408: the request's head did not arrive in time.
     TimedOut,
     /// At once.
     Now,
@@ -232,17 +232,17 @@ impl Activity {
         }
     }
 
-    /// What it waits for, and since when.
+    /// The phase, and its begin.
     pub fn phase(&self) -> (Phase, Instant) {
         (self.phase.get(), self.since.get())
     }
 
-    /// Since when the client has read nothing of what waits for it.
+    /// Since when the client has not read what was sent to it; `None` if it reads.
     pub fn blocked_since(&self) -> Option<Instant> {
         self.blocked_since.get()
     }
 
-    /// Bytes came. `now` is read only where they begin a request.
+    /// Notes that bytes arrived. `now` is called only if they begin a request.
     pub fn received(&self, now: impl FnOnce() -> Instant) {
         let came_at = (self.phase.get() == Phase::Idle).then(now);
         self.came_at.set(came_at);
@@ -251,13 +251,12 @@ impl Activity {
         }
     }
 
-    /// When the head came that a request begins with, if all of it came at once and it is asked for the first time:
-    /// the clock is not read again then.
+    /// The arrival time of a head that arrived as a whole, which saves a clock read. `None` at the second call.
     pub const fn take_came_at(&self) -> Option<Instant> {
         self.came_at.replace(None)
     }
 
-    /// The client took bytes, or not.
+    /// Notes whether the client takes what is sent.
     pub fn wrote(&self, blocked: bool, now: impl FnOnce() -> Instant) {
         if !blocked {
             self.blocked_since.set(None);
@@ -269,14 +268,14 @@ impl Activity {
         }
     }
 
-    /// Whether the connection is not read while a request is being served, so that its task has to look for the client's
+    /// Sets whether the connection is not read while a request is served, so that its task has to check for the client's
     /// end by other means.
     pub fn unread_while_serving(&self, unread: bool) {
         self.unread.set(unread);
     }
 
-    /// For the sweep: has the connection's task look for the client's end until the request is over. Most requests are
-    /// over before the sweep finds them, and cost nothing.
+    /// For the sweep: makes the connection's task check for the client's end until the request is over. Most requests end
+    /// before a sweep and cost nothing.
     pub fn watch_end(&self) {
         if self.unread.get() && self.finished_at.get().is_none() {
             self.watches_end.set(true);
@@ -284,31 +283,31 @@ impl Activity {
         }
     }
 
-    /// Whether the connection's task is to look for the client's end.
+    /// Whether the connection's task checks for the client's end.
     pub const fn watches_end(&self) -> bool {
         self.watches_end.get()
     }
 
-    /// The client's side has ended while a request of its is being served: it has left, or said all it had to.
+    /// Notes that the client has ended its side while its request is served: it has left, or sends nothing more.
     pub fn finished(&self, now: impl FnOnce() -> Instant) {
         if self.finished_at.get().is_none() {
             self.finished_at.set(Some(now()));
         }
     }
 
-    /// Whether the client, whose side has ended, is taken to have left: it was sent nothing for a while, and nothing
-    /// waits for it. Of one that is still there only sending can tell.
+    /// Whether a client that has ended its side counts as gone: for a while nothing was sent to it, and nothing waits to be
+    /// sent. Only sending could show that it is still there.
     pub fn has_left(&self, now: Instant) -> bool {
         let quiet = self.finished_at.get().map(|at| now.saturating_duration_since(at));
         quiet.is_some_and(|quiet| quiet >= PATIENCE) && self.blocked_since.get().is_none()
     }
 
-    /// A request's head is complete.
+    /// Notes that a request's head is complete.
     pub fn serving(&self, now: Instant) {
         self.enter(Phase::Serving, now);
     }
 
-    /// A request is over.
+    /// Notes that a request is over.
     pub fn served(&self, now: Instant) {
         self.served.set(self.served.get() + 1);
         self.enter(if self.head_begun.get() { Phase::Head } else { Phase::Idle }, now);
@@ -334,7 +333,7 @@ impl Activity {
         others == 0
     }
 
-    /// The connection is of HTTP/2: what it does is what its streams do, and its preface is awaited.
+    /// Notes that the connection is HTTP/2 and waits for its preface. Its streams have their own activity.
     pub fn speaks_http2(&self, now: Instant) {
         self.enter(Phase::Idle, now);
         self.incomplete(Some(now));
@@ -350,14 +349,13 @@ impl Activity {
         self.incomplete_since.set(since);
     }
 
-    /// Waits until `deadline`, which replaces the one before: the sweep then notes that it has passed, and wakes
-    /// the connection's task.
+    /// Sets a deadline, which replaces the one before. When it passes, the sweep notes it and wakes the connection's task.
     pub fn wait_until(&self, deadline: Instant) {
         self.deadline.set(Some(deadline));
         self.overdue.set(false);
     }
 
-    /// Waits no longer.
+    /// Removes the deadline.
     pub fn wait_no_longer(&self) {
         self.deadline.set(None);
     }
@@ -376,17 +374,17 @@ impl Activity {
         }
     }
 
-    /// How many requests are over.
+    /// The number of requests that are over.
     pub fn count_served(&self) -> u64 {
         self.served.get()
     }
 
-    /// Whether a part of the next request's head has come while this one is being served.
+    /// Whether a part of the next request's head has arrived while this one is served.
     pub fn head_begun(&self, begun: bool) {
         self.head_begun.set(begun);
     }
 
-    /// Wakes the connection's task once the request that is being served is over.
+    /// Wakes the connection's task when the request in service is over.
     pub fn wake_when_served(&self) {
         self.wake_when_served.set(true);
     }
@@ -403,7 +401,7 @@ impl Activity {
         self.watches_end.set(false);
     }
 
-    /// Asks for the connection's end, and wakes its task.
+    /// Requests the connection's end, and wakes its task.
     pub fn end(&self, ending: Ending) {
         if ending > self.ending.get() {
             self.ending.set(ending);
@@ -411,12 +409,12 @@ impl Activity {
         }
     }
 
-    /// Whether its end was asked for.
+    /// Whether and how its end was requested.
     pub fn ending(&self) -> Ending {
         self.ending.get()
     }
 
-    /// The task that drives the connection.
+    /// Sets the task that drives the connection.
     pub fn driven_by(&self, waker: &Waker) {
         let mut kept = self.waker.borrow_mut();
         if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {

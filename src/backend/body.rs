@@ -1,4 +1,4 @@
-//! The body of a request on its way to the backend: streamed, bounded, and never waited for without end.
+//! The body of a request to the backend: streamed, limited in size, and limited in idle time.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -18,53 +18,52 @@ use crate::peer::budget::UploadBudget;
 use crate::policy::headers;
 use crate::policy::trusted_fields::TrustedFields;
 
-/// How long a body waits for the backend to ask for it: an older one never does (RFC 9110 section 10.1.1).
+/// Longest wait for a 100 (Continue), which older backends never send (RFC 9110 section 10.1.1).
 const UNTIL_ASKED: Duration = Duration::from_secs(1);
 
 /// What ended an upload before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UploadFault {
-    /// More than the route's `body`, or else `limits.body`.
+    /// It exceeds the route's `body` or `limits.body`.
     #[error("the request's body is too large")]
     TooLarge,
-    /// Nothing came for `limits.body_idle_timeout`.
+    /// The client sent nothing for `limits.body_idle_timeout`.
     #[error("the request's body did not come in time")]
     TimedOut,
-    /// Malformed, or cut off.
+    /// It is malformed or incomplete.
     #[error("the request's body broke off")]
     Broken,
 }
 
-/// What is known of an upload while the answer is awaited.
+/// The progress of an upload.
 #[derive(Debug, Default)]
 pub struct Upload {
     ended_at: Cell<Option<Instant>>,
     fault: Cell<Option<UploadFault>>,
-    /// Whether the backend took a piece since [`Upload::extension`] was last asked.
+    /// Whether the backend took a piece since the last call of [`Upload::extension`].
     taken: Cell<bool>,
-    /// Since when the next piece is waited for, as far as the backend takes any.
+    /// Since when the backend waits for the next piece from the client.
     awaited_since: Cell<Option<Instant>>,
     hold: Cell<Hold>,
     forwarded: Cell<u64>,
 }
 
-/// Whether a body is held back that its client sends only when it is asked for it.
+/// Whether a body waits for a 100 (Continue).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Hold {
-    /// It is not.
+    /// It does not.
     #[default]
     None,
-    /// Until the backend asks.
+    /// It waits.
     Held,
-    /// For ever: the backend answered without it.
+    /// It is never sent: the backend has answered without it.
     Unwanted,
 }
 
 impl Upload {
-    /// Until when the backend may take its time for an answer, after its `timeout` seemed to be over: that
-    /// begins when it has the whole request. None when it is over indeed, or when the backend took nothing
-    /// of the request meanwhile and the client is not to blame: of it [`UploadFault::TimedOut`] would tell
-    /// after `idle_timeout`.
+    /// The new deadline for a response, when the present one has passed: `timeout` begins when the backend has the whole
+    /// request. `None` if it has passed indeed, or if the backend took nothing although the client sent. If the client
+    /// sends nothing, [`UploadFault::TimedOut`] ends the upload after `idle_timeout`.
     pub fn extension(&self, timeout: Duration, idle_timeout: Duration) -> Option<Instant> {
         let now = Instant::now();
         let deadline = match (self.ended_at.get(), self.awaited_since.get()) {
@@ -76,8 +75,7 @@ impl Upload {
         Some(deadline).filter(|deadline| *deadline > now)
     }
 
-    /// Notes that the backend has answered, so that a body that was not asked for never will be. Says whether that
-    /// is so.
+    /// Notes that the backend has answered. Returns whether the body still waited for a 100 (Continue) and will not be sent.
     pub fn answered(&self) -> bool {
         let held = self.hold.get() != Hold::None;
         if held {
@@ -86,12 +84,12 @@ impl Upload {
         held
     }
 
-    /// How many bytes the backend's connection has taken.
+    /// Bytes that the backend's connection has taken.
     pub fn forwarded(&self) -> u64 {
         self.forwarded.get()
     }
 
-    /// What ended it early.
+    /// The fault that ended the upload.
     pub fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
     }
@@ -99,34 +97,34 @@ impl Upload {
 
 /// A request's body.
 pub enum RequestBody {
-    /// None.
+    /// No body.
     Empty,
-    /// From the client.
+    /// A body that the client sends.
     Streaming(Box<Streaming>),
 }
 
 /// See [`RequestBody::Streaming`].
 pub struct Streaming {
     incoming: Incoming,
-    /// Over HTTP/2, the client's connection.
+    /// The client's connection, over HTTP/2.
     connection: Option<Rc<Peer>>,
-    /// Over HTTP/2, the bound on what is taken for backends that do not read.
+    /// The limit of bytes for backends that do not read, over HTTP/2.
     budget: Option<Arc<UploadBudget>>,
     upload: Rc<Upload>,
     left: u64,
     idle: IdleTimer,
-    /// Ready when a body that is [held](Upload::hold) may be asked for.
+    /// Ready when a body that [waits](Hold::Held) may be sent.
     asked: Option<Pin<Box<dyn Future<Output = ()>>>>,
-    /// Dropped from its trailers.
+    /// Fields that are dropped from the trailers.
     trusted_fields: TrustedFields,
 }
 
 impl RequestBody {
-    /// Takes and bounds `incoming` of `peer`; the [`Upload`] follows its progress, and is `None` if the request has no
-    /// body. `trusted_fields` are dropped from its trailers.
+    /// Takes `incoming` of `peer` and limits it; the [`Upload`] is `None` if there is no body. `trusted_fields` are dropped
+    /// from the trailers.
     ///
     /// # Errors
-    /// [`UploadFault::TooLarge`] where its Content-Length says so.
+    /// [`UploadFault::TooLarge`] by its Content-Length.
     pub fn new(
         incoming: &mut Option<Incoming>,
         peer: &Peer,
@@ -155,11 +153,11 @@ impl RequestBody {
     }
 }
 
-/// How long a body may go on whose request is refused.
+/// Longest time for which the body of a refused request is read.
 const REFUSED: Duration = Duration::from_secs(1);
 
-/// Throws away the body of a refused request of HTTP/2. A stream that is reset at once takes the answer from clients
-/// that are still sending (curl before 8, httpx), though RFC 9113 section 8.1 asks them to read it.
+/// Reads and discards the body of a refused HTTP/2 request. After an immediate reset, clients that are still sending (curl
+/// before 8, httpx) lose the response, although RFC 9113 section 8.1 asks them to read it.
 pub async fn throw_away(mut incoming: Incoming, peer: Rc<Peer>) {
     let rest = async {
         while let Some(Ok(frame)) = incoming.frame().await {
@@ -172,8 +170,8 @@ pub async fn throw_away(mut incoming: Incoming, peer: Rc<Peer>) {
 }
 
 impl RequestBody {
-    /// Holds the body back until the returned value is notified of a 100 (Continue), or for [`UNTIL_ASKED`]. `None` if
-    /// there is no body.
+    /// Delays the body until the returned value is notified of a 100 (Continue), for at most [`UNTIL_ASKED`]. `None` if there
+    /// is no body.
     pub fn wait_for_continue(&mut self) -> Option<Arc<Notify>> {
         let Self::Streaming(streaming) = self else { return None };
         let asked = Arc::new(Notify::new());

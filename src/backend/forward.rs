@@ -1,4 +1,4 @@
-//! Sends a permitted request to the backend and brings the head of its answer.
+//! Sends a permitted request to the backend and receives the head of the response.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -20,39 +20,39 @@ use crate::peer::Activity;
 use crate::policy::decision::Permit;
 use crate::policy::refusal::Refusal;
 
-/// One core's way to the backend.
+/// The backend of one worker.
 pub struct Backend {
     settings: Arc<Settings>,
     pool: Rc<Pool>,
 }
 
-/// The backend's answer, and the connection that its body comes over.
+/// The head of the backend's response, and the connection of its body.
 pub struct UpstreamResponse {
     /// The head.
     pub response: Response<()>,
-    /// Brings the body; to be given back when that is at its end.
+    /// The connection; to be returned to the pool at the end of the body.
     pub lease: Lease,
 }
 
-/// How a request is sent, whichever connection it takes.
+/// The parameters of forwarding.
 #[derive(Clone, Copy)]
 pub struct Conditions<'a> {
-    /// Its body, where it has one.
+    /// The progress of the body; `None` if there is none.
     pub upload: Option<&'a Upload>,
-    /// Who watches over the time-out.
+    /// The connection's activity, by which the sweep enforces the time limit.
     pub activity: &'a Activity,
-    /// Where the address that it was sent to is noted, `None` inside for a Unix socket.
+    /// Receives the address that the request was sent to; inside, `None` for a Unix socket.
     pub upstream: &'a Cell<Option<Option<IpAddr>>>,
-    /// Whether it may change the protocol. That is the caller's to know, and what a 101 is worth.
+    /// Whether the request asks for an upgrade. The caller validates the 101.
     pub may_switch: bool,
     /// For the log.
     pub request_id: &'a HeaderValue,
 }
 
-/// What went wrong with one attempt.
+/// The failure of one attempt.
 struct Failure {
     refusal: Refusal,
-    /// Whether the request may be sent again.
+    /// Whether the request may be sent once more.
     may_repeat: bool,
 }
 
@@ -95,10 +95,10 @@ impl Backend {
     /// The backend may close a kept connection at any time. The request is then sent once more over a new one, if
     /// [that is allowed](Call::may_repeat).
     ///
-    /// The response is put into `answered`: it is large, and every function that returns it copies it.
+    /// The response is written to `answered`: it is large, and returning it would copy it.
     ///
     /// # Errors
-    /// The refusal that the client is to be answered with; why is in the log.
+    /// The refusal for the client. The log has the cause.
     pub async fn forward(
         &self,
         permit: Permit,
@@ -121,7 +121,7 @@ impl Backend {
         }
     }
 
-    /// A kept connection. For a request that may not be sent twice, one that the server has not closed yet.
+    /// A kept connection. For a request that must not be sent twice, one that the server has not closed.
     fn take_idle(&self, call: &Call<RequestBody>, conditions: Conditions<'_>, now: Instant) -> Option<Lease> {
         loop {
             let kept =
@@ -133,7 +133,7 @@ impl Backend {
         }
     }
 
-    /// Over HTTP/2 the backend may say that it did nothing about a request: `once_more` it is sent then, too.
+    /// If `once_more`, a request that an HTTP/2 backend has not processed (GOAWAY, REFUSED_STREAM) is sent again.
     async fn over_new_connection(
         &self,
         request: &UpstreamRequest<'_>,
@@ -161,8 +161,8 @@ impl Backend {
         }
     }
 
-    /// Sends a request, and waits for the head of its answer. The sweep watches over the time-out: a timer for each
-    /// request would be set and taken back for nothing.
+    /// Sends a request and waits for the head of the response. The sweep enforces the time limit, which costs less than a
+    /// timer per request.
     async fn exchange(
         &self,
         mut lease: Lease,
@@ -224,7 +224,7 @@ impl Backend {
     }
 }
 
-/// The refusal for an upload that cannot go on.
+/// The refusal for a failed upload.
 pub const fn refusal(fault: UploadFault) -> Refusal {
     match fault {
         UploadFault::TooLarge => Refusal::PayloadTooLarge,

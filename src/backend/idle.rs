@@ -1,4 +1,4 @@
-//! How long a body may stand still.
+//! The idle time of a body.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// Bounds the wait for the next piece of a body. A body whose pieces are all there sets no timer.
+/// Limits the wait for the next piece of a body. Sets no timer until a piece has to be waited for.
 pub struct IdleTimer {
     timeout: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -15,17 +15,17 @@ pub struct IdleTimer {
 }
 
 impl IdleTimer {
-    /// At most `timeout` between two pieces.
+    /// A timer of `timeout` between two pieces.
     pub const fn new(timeout: Duration) -> Self {
         Self { timeout, sleep: None, waiting: false }
     }
 
-    /// A piece came.
+    /// Notes that a piece arrived.
     pub const fn progressed(&mut self) {
         self.waiting = false;
     }
 
-    /// None came; ready when that has been so for too long.
+    /// Ready when no piece has arrived for the time limit.
     pub fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout)));
         if !self.waiting {

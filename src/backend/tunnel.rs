@@ -1,4 +1,4 @@
-//! Bytes both ways, once a connection has become a tunnel.
+//! Copies the bytes of a tunnel in both directions.
 
 use std::cell::Cell;
 use std::io;
@@ -10,13 +10,13 @@ use zeroize::Zeroizing;
 
 use crate::client::pool::Upgraded;
 
-/// Of the buffer of one direction, in bytes: that is all that a tunnel holds for someone who does not read.
+/// Buffer of each direction, in bytes: the most that a tunnel holds for a side that does not read.
 const BUFFER: usize = 8 * 1024;
 
-/// Copies both ways until both sides have ended. The end of one is passed on to the other, which may yet speak.
+/// Copies in both directions until both sides have ended. Forwards the end of one side to the other, which may still send.
 ///
 /// # Errors
-/// As soon as one side breaks.
+/// The first I/O error of either side.
 pub async fn copy<C>(mut client: Client<'_, C>, mut backend: Upgraded) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -25,14 +25,14 @@ where
     Ok(())
 }
 
-/// The bytes that have gone through a tunnel.
+/// The traffic of a tunnel.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// Set whenever a byte goes through, either way.
+    /// Set by each byte in either direction.
     pub moved: Cell<bool>,
     /// Bytes that the client sent.
     pub from_client: Cell<u64>,
-    /// Bytes that the client took.
+    /// Bytes that were written to the client.
     pub to_client: Cell<u64>,
 }
 
@@ -45,17 +45,17 @@ impl Traffic {
     }
 }
 
-/// A tunnel's client. All that goes through the tunnel goes by here, so this is where it is noted.
+/// The client of a tunnel. It counts the traffic, all of which passes here.
 pub struct Client<'a, C> {
     connection: C,
-    /// What it said before it was answered; how much of it was read.
+    /// Bytes that it sent before the response, and how many of them were read.
     early: Zeroizing<Vec<u8>>,
     read: usize,
     traffic: &'a Traffic,
 }
 
 impl<'a, C> Client<'a, C> {
-    /// The client at the other end of `connection`, which has said `early` already. `traffic` counts what goes through.
+    /// The client of `connection`, which has sent `early` already. `traffic` counts the bytes.
     pub const fn new(connection: C, early: Zeroizing<Vec<u8>>, traffic: &'a Traffic) -> Self {
         Self { connection, early, read: 0, traffic }
     }

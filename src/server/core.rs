@@ -1,4 +1,4 @@
-//! One core: a thread with a runtime of its own, its connections, its pools and its gateway.
+//! One worker: a thread with its own runtime, connections, pools and gateway.
 
 use std::cell::{Cell, RefCell};
 use std::hint::black_box;
@@ -27,40 +27,40 @@ use crate::tokens::lookup::Lookup;
 use crate::usage::count::WorkerUsage;
 use crate::usage::writer::Usage;
 
-/// How long a drain leaves an idle connection open, and a client that was told of the end to close its side. A
-/// request may be under way, and would be lost.
+/// Time for which a drain keeps an idle connection open, and waits for a client to close its side after its last response.
+/// A request may be in transit, and would be lost.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
 
-/// The longest rest of the sweep.
+/// Longest pause of the sweep.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The same while requests are being served, whose clients may leave.
+/// Longest pause of the sweep while requests are served, since their clients may leave.
 const PAUSE_WHILE_SERVING: Duration = Duration::from_millis(250);
 
-/// How often a core has the allocator give memory back, at most.
+/// Shortest pause between two purges of the allocator.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest allocation that shares its page with others, in bytes (`MI_LARGE_MAX_OBJ_SIZE` of mimalloc).
 const LARGEST_SHARED: usize = 512 * 1024;
 
-/// What a core is made from, in the thread that starts it.
+/// The parts of a worker, in the thread that starts it.
 pub(super) struct Seed {
     pub(super) index: usize,
     pub(super) metrics: Arc<Metrics>,
     pub(super) configuration: Arc<Configuration>,
     pub(super) lines: LineBatch,
-    /// How many connections the core has or is about to get.
+    /// Connections that the worker has or will be handed.
     pub(super) load: Arc<AtomicUsize>,
-    /// Whether a drain is not to wait for anybody.
+    /// Whether a drain ends at once.
     pub(super) hurry: Arc<AtomicBool>,
     pub(super) usage: Arc<Usage>,
     pub(super) uncovered: CoreUncovered,
 }
 
-/// One core.
+/// One worker.
 pub(super) struct Core {
     serving: RefCell<Rc<Serving>>,
     pub(super) metrics: CoreMetrics,
-    /// Of those whose address was told by their PROXY header.
+    /// Limits of connections whose address comes from a PROXY header.
     pub(super) turned_away: RefCell<TurnedAway>,
     peers: RefCell<Vec<Weak<Peer>>>,
     open: Cell<usize>,
@@ -71,8 +71,8 @@ pub(super) struct Core {
     lines: Rc<LineBatch>,
 }
 
-/// What a core serves by. A connection keeps its TLS and its bounds for as long as it lasts; each request takes the
-/// gateway of its time, and keeps that one.
+/// The state that a reload replaces. A connection keeps its TLS configuration and hyper's settings until it ends. Each
+/// request uses the gateway that is current when it begins.
 pub(super) struct Serving {
     pub(super) gateway: Rc<Gateway>,
     pub(super) tls: Option<Arc<Certificates>>,
@@ -147,8 +147,8 @@ impl Seed {
         })
     }
 
-    /// Does as `orders` say until they end, then waits until the connections have ended, for `drain_timeout` at
-    /// most. Says how many had to be cut.
+    /// Executes `orders` until they end, then waits until the connections have ended, for at most `drain_timeout`. Returns
+    /// the number of connections that were cut.
     pub(super) async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) -> usize {
         let hurry = Arc::clone(&self.hurry);
         let core = self.grow();
@@ -180,7 +180,7 @@ impl Seed {
     }
 }
 
-/// A connection that counts as its core's load.
+/// Counts a connection as load of its worker until it is dropped.
 struct Carried<'a>(&'a AtomicUsize);
 
 impl Drop for Carried<'_> {
@@ -189,7 +189,7 @@ impl Drop for Carried<'_> {
     }
 }
 
-/// A connection that the sweep watches.
+/// Keeps a connection in the sweep's list until it is dropped.
 pub(super) struct Open<'a>(&'a Core);
 
 impl Drop for Open<'_> {
@@ -200,12 +200,12 @@ impl Drop for Open<'_> {
 }
 
 impl Core {
-    /// What connections that begin now are served by.
+    /// The state for connections that begin now.
     pub(super) fn serving(&self) -> Rc<Serving> {
         Rc::clone(&self.serving.borrow())
     }
 
-    /// What a request that begins now is served by.
+    /// The gateway for requests that begin now.
     pub(super) fn gateway(&self) -> Rc<Gateway> {
         Rc::clone(&self.serving.borrow().gateway)
     }
@@ -217,7 +217,7 @@ impl Core {
         self.serving.replace(Rc::new(serving));
     }
 
-    /// Puts a connection under the sweep's watch.
+    /// Adds a connection to the sweep's list.
     pub(super) fn enter(&self, peer: &Rc<Peer>) -> Open<'_> {
         self.open.set(self.open.get() + 1);
         self.metrics.client_connections(ConnectionState::Idle, 1);
@@ -231,7 +231,7 @@ impl Core {
         }
     }
 
-    /// Waits until every connection has ended, for `drain_timeout` at most.
+    /// Waits until all connections have ended, for at most `drain_timeout`.
     async fn drain(&self, hurry: &AtomicBool) {
         let timeout = self.gateway().settings().listen.drain_timeout;
         let (began, grace) = (Instant::now(), GRACE.min(timeout / 2));
@@ -248,7 +248,7 @@ impl Core {
         }
     }
 
-    /// Ends what takes too long, again and again: one timer for all connections of the core.
+    /// Enforces time limits with one timer for all connections of the worker.
     async fn sweep(self: Rc<Self>) {
         let (mut longest, mut swept_at) = (LONGEST_PAUSE, Instant::now());
         let mut collected_at = Instant::now();
@@ -295,15 +295,15 @@ impl Core {
     }
 }
 
-/// Has the allocator give free memory back to the operating system.
+/// Makes the allocator return free memory to the operating system.
 ///
-/// mimalloc purges memory a second after it was freed, but only looks at it when it frees a page, which a core without
-/// work does not do. An allocation beyond [`LARGEST_SHARED`] has a page of its own; nothing is written to it.
+/// mimalloc purges memory a second after it was freed, but only when it frees a page, which an idle worker does not do.
+/// An allocation beyond [`LARGEST_SHARED`] has its own page; nothing is written to it.
 fn collect_memory() {
     drop(black_box(Vec::<u8>::with_capacity(2 * LARGEST_SHARED)));
 }
 
-/// How long the sweep rests: no time-out is late by more than a quarter.
+/// Pause of the sweep: no time limit is late by more than a quarter.
 fn pause(settings: &Settings) -> Duration {
     let Limits { header_timeout, idle_timeout, body_idle_timeout, .. } = settings.limits;
     let shortest = header_timeout.min(idle_timeout).min(body_idle_timeout).min(settings.backend.timeout);

@@ -1,4 +1,4 @@
-//! One client's connection of HTTP/1, from its first byte to its last.
+//! An HTTP/1 connection of a client.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -22,24 +22,23 @@ use crate::gateway::tunnel::Switch;
 use crate::peer::{Ending, Peer};
 use crate::policy::refusal::Refusal;
 
-/// hyper's own number of header fields, for which it needs no allocation.
+/// Number of header fields for which hyper needs no allocation.
 const FIELDS_ON_THE_STACK: usize = 100;
 
-/// The least that hyper reads of a request's body, or keeps of a response's, before it waits for the other side, in
-/// bytes. It has one size for both; a head has to fit in it, too.
+/// Smallest buffer of hyper, in bytes. hyper has one size for reading and writing, and a head has to fit in it.
 const LEAST_BUFFER: usize = 16 * 1024;
 
-/// How connections are read.
+/// hyper's settings for connections.
 pub(super) fn builder(limits: &Limits) -> http1::Builder {
     let mut http1 = http1::Builder::new();
-    // Otherwise hyper reads while it serves, only to see whether the client leaves: two allocations of 8 KiB a request.
-    // Instead the sweep has `Scanned` look for that.
+    // Otherwise hyper reads while it serves, only to notice a client that leaves: two allocations of 8 KiB per request.
+    // The sweep makes `Scanned` check for that instead.
     http1.half_close(true);
-    // The sweep watches over time-outs: hyper's own sets a timer for every request.
+    // The sweep enforces the time limit. hyper's own sets a timer for every request.
     http1.header_read_timeout(None);
-    // The scanner in front of hyper has refused what is beyond the bounds, with an answer of ours.
+    // The scanner in front of hyper refuses larger heads, with the gateway's response.
     http1.max_header_size(limits.header_bytes + 1);
-    // See the pool's connections: the same saving.
+    // Copying a small response costs less than a vectored write.
     http1.writev(false);
     http1.max_buf_size(limits.header_bytes.max(LEAST_BUFFER) + 1);
     if limits.header_count != FIELDS_ON_THE_STACK {
@@ -48,7 +47,7 @@ pub(super) fn builder(limits: &Limits) -> http1::Builder {
     http1
 }
 
-/// A connection that becomes a tunnel stays open.
+/// Announces the end of the connection, unless it becomes a tunnel.
 #[cold]
 fn say_that_it_is_the_last<B>(response: &mut Response<B>) {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -77,7 +76,7 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
     let io = TokioIo::new(Scanned::new(watched, limits.bounds()));
     peer.activity.unread_while_serving(true);
     let mut connection = serving.http1.serve_connection(io, service);
-    // The gateway of this moment is not kept for as long as the connection lasts.
+    // A connection must not keep the gateway of an earlier configuration.
     drop(serving);
     let (mut is_last, mut broke_off, mut is_good) = (false, false, true);
     let ended = poll_fn(|context| {
@@ -123,7 +122,7 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
     } else if scanned.is_mid_body() {
         linger(scanned.into_transport(), limits.header_timeout).await;
     } else if peer.activity.ending() == Ending::Announced {
-        // Of a client that sends several requests at once, further ones may have come.
+        // A client that pipelines may have sent further requests.
         linger(scanned.into_transport(), GRACE).await;
     }
 }

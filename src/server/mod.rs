@@ -1,7 +1,7 @@
-//! Connections in: listening, one thread a core, draining.
+//! Listeners, workers and draining.
 //!
-//! The thread that calls [`Server::serve`] accepts connections and hands each to the core that has the
-//! fewest. Every core runs alone: its runtime, pools and front cache are shared with nobody.
+//! The thread that calls [`Server::serve`] accepts connections and hands each to the worker with the fewest. Workers share
+//! neither runtime nor pools nor front caches.
 
 mod configuration;
 mod connection;
@@ -58,12 +58,12 @@ use crate::watch::FileWatcher;
 /// Why a configuration that is valid cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// An address cannot be bound.
     #[error("{key}: {source}")]
     Bind {
         /// `listen.address`, `listen.redirect_address` or `admin.address`
         key: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         source: BindError,
     },
     /// A certificate of `listen.tls` cannot be served.
@@ -74,19 +74,19 @@ pub enum StartError {
     Connector {
         /// `backend`, `introspection`, `redis` or `traces`
         section: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         source: ConnectorError,
     },
-    /// A socket was passed that cannot be served on.
+    /// An inherited socket cannot be used.
     #[error("{0}")]
     Inherit(#[from] InheritError),
-    /// The system gives no thread or no event queue.
+    /// A thread or an event queue cannot be created.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
 
 impl StartError {
-    /// The key that it is about, and what is wrong with that key's value.
+    /// The key of the configuration and the error in its value; `None` if the error concerns no key.
     pub fn key(&self) -> Option<(String, String)> {
         match self {
             Self::Bind { key, source } => Some(((*key).to_owned(), source.to_string())),
@@ -97,7 +97,7 @@ impl StartError {
     }
 }
 
-/// Everything that can fail before the first request, done: bound, but not yet serving.
+/// A server that is bound and does not serve yet. All that can fail before the first request has succeeded.
 pub struct Server {
     settings: Arc<Settings>,
     log: log::Guard,
@@ -112,7 +112,7 @@ impl Server {
     /// Binds the listeners that were not `inherited`, and reads certificates and roots.
     ///
     /// # Errors
-    /// Whatever keeps the configuration from being served. Nothing is left half-started.
+    /// [`StartError`]. Nothing is left half-started.
     pub fn bind(settings: Settings, log: log::Guard, mut inherited: Inherited) -> Result<Self, StartError> {
         let parts = Parts::build(&settings)?;
         let mut listen = |role, address, key| match inherited.remove(role) {
@@ -133,32 +133,30 @@ impl Server {
         Ok(Self { settings: Arc::new(settings), log, proxy, admin, redirect, parts, source: None })
     }
 
-    /// Loads the configuration anew, at SIGHUP and when one of `files` changes: `path`, and what it names.
+    /// Enables reloading on SIGHUP and when one of `files` changes: `path` and the files that it names.
     pub fn reloading(self, path: PathBuf, files: Vec<PathBuf>) -> Self {
         let watch = FileWatcher::new(files);
         if let Some(certificates) = &self.parts.tls {
-            // They may have changed between their reading and now.
-            // The audit log is empty at a start.
+            // They may have changed since they were read. The audit log is empty at a start.
             let _ = certificates.reload(|_| true, &self.log.control().audit_log());
         }
         Self { source: Some((path, watch)), ..self }
     }
 
-    /// Where requests are taken.
+    /// The address of the proxy listener.
     pub const fn proxy_address(&self) -> &ListenAddress {
         self.proxy.address()
     }
 
-    /// Where the admin listener is.
+    /// The address of the admin listener.
     pub const fn admin_address(&self) -> &ListenAddress {
         self.admin.address()
     }
 
-    /// Serves until it is `told` to end and what was in flight then has ended, for `drain_timeout` at most. Where it is
-    /// told again it waits no longer.
+    /// Serves until `told` completes, then drains for at most `drain_timeout`. If `told` completes again, it ends at once.
     ///
     /// # Errors
-    /// Where the system gives no thread or no event queue.
+    /// [`StartError::System`]
     pub fn serve(self, told: impl AsyncFn()) -> Result<(), StartError> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let metrics = Metrics::new(self.settings.threads);
@@ -166,7 +164,7 @@ impl Server {
         let usage = Arc::new(Usage::new(Arc::clone(&metrics), self.settings.threads));
         let configuration = Configuration::new(Arc::clone(&self.settings), self.parts, &metrics, &usage);
         let configuration = Arc::new(configuration);
-        // Before anybody is told that we listen: until then SIGHUP would end the process.
+        // Before the log says that the gateway listens: until then SIGHUP would end the process.
         let hangups = self.source.as_ref().and_then(|_| hangups(&runtime));
         let exports = Arc::new(TraceExporter::new(Arc::clone(&metrics)));
         exports.apply(configuration.parts.traces.as_ref())?;
@@ -270,16 +268,16 @@ impl Server {
         usage.stop();
         tracing::info!("drained");
         admin.stop();
-        // After the last order.
+        // After the last revocation.
         replicas.stop();
         Ok(())
     }
 }
 
-/// What the log says of a configuration that is served from now on.
+/// The configuration in the log line `started` or `reloaded`.
 struct Summary {
     version: &'static str,
-    /// The path of `gateway.yaml`; `None` if the configuration is no file.
+    /// The path of `gateway.yaml`; `None` for the demo.
     config: Option<String>,
     routes: usize,
     mode: &'static str,
@@ -302,7 +300,7 @@ fn tell_of(role: Role, listener: &Listener) {
     tracing::info!(listener = role.name(), address = %listener.address(), inherited, "listening");
 }
 
-/// What only a scrape brings up to date.
+/// Updates metrics that are read only when they are scraped.
 fn measure(metrics: &Arc<Metrics>, current: &Current, log: &log::Control) {
     let current = Arc::clone(current);
     let dropped = log.dropped_lines();
@@ -327,7 +325,7 @@ async fn follow_wall_clock(current: Current) {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let Some(reading) = Reading::take() else { continue };
         let configuration = current.load_full();
-        // Looks at every entry, though seldom: away from the thread that accepts connections.
+        // Visits every entry, so not in the thread that accepts connections.
         let followed = move || configuration.shared.cache.follow_wall_clock(reading);
         if let Ok(Some(adjustment)) = spawn_blocking(followed).await {
             let seconds = adjustment.as_secs_f64();
@@ -336,7 +334,7 @@ async fn follow_wall_clock(current: Current) {
     }
 }
 
-/// SIGHUP, as it comes; none where it cannot be received.
+/// SIGHUP; `None` if it cannot be received.
 fn hangups(runtime: &Runtime) -> Option<Signal> {
     let _context = runtime.enter();
     signal(SignalKind::hangup())
@@ -347,7 +345,7 @@ fn hangups(runtime: &Runtime) -> Option<Signal> {
         .ok()
 }
 
-/// Passes every SIGHUP on. The channel stays open without them: files are looked at all the same.
+/// Forwards every SIGHUP. The channel stays open without them, since the reloader also watches files.
 async fn tell_hangups(hangups: Option<Signal>, hung_up: Sender<()>) {
     if let Some(mut hangups) = hangups {
         while hangups.recv().await.is_some() && hung_up.send(()).is_ok() {}
@@ -376,7 +374,7 @@ fn start_core(
         usage: Arc::clone(usage),
         uncovered: uncovered.core(index),
     };
-    // The runtime cannot leave its thread, so the thread has to say whether it got one.
+    // The runtime cannot leave its thread, so the thread reports whether it could create one.
     let (started, is_started) = std::sync::mpsc::sync_channel(1);
     let core = thread::Builder::new().name(format!("core-{index}")).spawn(move || {
         let runtime =
@@ -396,8 +394,8 @@ fn start_core(
     Ok((Seat { load, sender }, core))
 }
 
-/// Accepts until it is told to end and `drain_delay` has passed since. What waits to be accepted then is still
-/// served. Says whether it was told again meanwhile.
+/// Accepts connections until `drain_delay` after the first shutdown request, then those that wait to be accepted. Returns
+/// whether a second request has arrived.
 async fn accept(
     listener: Listener,
     mut seating: Seating,
@@ -420,7 +418,7 @@ async fn accept(
                 tracing::info!("draining");
                 readiness.set(State::Draining);
                 supervisor::stopping();
-                // Whoever comes from now on still does so for want of another place.
+                // Clients that connect from now on have found no other instance.
                 seating.announce_the_end();
                 closes_at = Some(Instant::now() + seating.settings().listen.drain_delay);
             }
@@ -434,14 +432,14 @@ async fn accept(
             }
         }
     };
-    // At a socket that outlives this process, whoever comes next will serve them, or is serving already.
+    // An inherited socket outlives this process: another instance accepts what waits there.
     while !is_inherited && let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, door.accept()).await {
         seating.seat(accepted);
     }
     Ok(in_a_hurry)
 }
 
-/// For ever, where there is no such time.
+/// Waits for ever for `None`.
 async fn wait_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,

@@ -1,4 +1,4 @@
-//! A client's connection as bytes, watched: what it is doing tells the sweep what takes too long.
+//! The byte stream of a client's connection. It records activity, by which the sweep enforces time limits.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -14,27 +14,27 @@ use zeroize::Zeroizing;
 
 use crate::peer::Peer;
 
-/// What bytes come and go through.
+/// The socket of a connection, with or without TLS.
 pub(super) enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),
-    // Large, and seldom what is measured against a plain relay.
+    // Boxed because it is large.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// Whether the client has ended its side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientEnd {
-    /// It has not.
+    /// It has not ended it.
     Open,
-    /// It sends nothing after what may still wait to be read.
+    /// It sends nothing more; unread bytes may be left.
     Finished,
-    /// It reads nothing either: the connection was reset or, if it is a Unix socket, closed.
+    /// It does not read either: the connection was reset or, if it is a Unix socket, closed.
     Gone,
 }
 
-/// The end of a socket, as far as the runtime's reactor has seen it: that costs no system call and takes nothing of what
-/// waits to be read. The task is woken when something comes.
+/// The end of a socket according to the runtime's readiness, without a system call and without reading. Wakes the task when
+/// the socket becomes readable.
 macro_rules! socket_end {
     ($stream:expr, $context:expr) => {{
         let _ = $stream.poll_read_ready($context);
@@ -50,8 +50,8 @@ macro_rules! socket_end {
 }
 
 impl Transport {
-    /// Whether the client has ended its side, in the midst of a message or after one. What it has sent stays there to be
-    /// read. If not, the task is woken when something comes.
+    /// Whether the client has ended its side. Consumes nothing that it has sent. If it has not, wakes the task when the
+    /// socket becomes readable.
     pub(super) fn client_end(&mut self, context: &mut Context<'_>, mid_message: bool) -> ClientEnd {
         match self {
             Self::Tcp(stream) => socket_end!(stream, context),
@@ -62,11 +62,11 @@ impl Transport {
                     return end;
                 }
                 match Pin::new(&mut **stream).poll_fill_buf(context) {
-                    // The alert; the socket may stay open.
+                    // A close_notify alert; the socket may stay open.
                     Poll::Ready(Ok([])) => ClientEnd::Finished,
-                    // The next message is ahead of the end.
+                    // The next message precedes the end.
                     Poll::Ready(Ok(_)) => end,
-                    // Also an end without the alert.
+                    // Also an end without close_notify.
                     Poll::Ready(Err(_)) => ClientEnd::Gone,
                     Poll::Pending => ClientEnd::Open,
                 }
@@ -74,20 +74,20 @@ impl Transport {
         }
     }
 
-    /// Closes with a reset instead of an end, where the transport has one.
+    /// Closes a TCP connection with a reset.
     pub(super) fn reset(self) {
         if let Self::Tcp(stream) = self {
-            // Where that fails the client sees an end, as it would have.
+            // If this fails, the client sees an ordinary end.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         }
     }
 }
 
-/// A transport whose traffic is noted with its peer.
+/// A transport that records its activity.
 pub(super) struct Watched {
     pub(super) transport: Transport,
     pub(super) peer: Rc<Peer>,
-    /// What was read to find out what the connection speaks. It may hold a token.
+    /// Bytes that were read to detect the protocol. They may contain a token.
     pub(super) unread: Zeroizing<Vec<u8>>,
 }
 
@@ -148,7 +148,7 @@ impl AsyncWrite for Watched {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = on_transport!(&mut this.transport, poll_flush, context);
-        // What TLS has taken of an answer may still wait for the client.
+        // TLS may have buffered a response that the client does not read.
         this.peer.activity.wrote(flushed.is_pending(), Instant::now);
         flushed
     }
