@@ -136,7 +136,10 @@ fn a_default_that_is_taken_is_replaced_by_a_free_port() {
 
 #[test]
 fn the_stand_in_can_be_asked_for_at_an_address_of_its_own() {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Linux takes the ports of outgoing connections, which other tests open, and those of port 0 from 32768 up.
+    let unused = |port: &u16| TcpListener::bind(("0.0.0.0", *port)).is_ok();
+    let port = (30_000..32_000).find(unused).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
     let free = ["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"];
     let anywhere = format!("0.0.0.0:{}", address.port());
     let demo = Demo::start(&[&free[..], &["--stockaj-address", &*anywhere]].concat());
