@@ -34,11 +34,10 @@ use tokio::time::{sleep, timeout};
 
 use self::outbox::Outbox;
 use self::session::{Session, SessionError, Subscriber};
-use crate::client::{Connector, ConnectorError};
+use crate::client::{ClientKey, Connector, ConnectorError};
 use crate::config::settings;
 use crate::telemetry::metrics::Metrics;
 use crate::tokens::revoker::Revoker;
-use crate::watch::content_hash;
 
 #[cfg(doc)]
 use crate::tokens::revocation::Revocation;
@@ -59,10 +58,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// A configured Redis. While it stays the same across reloads, its connections are kept.
 #[derive(Debug)]
 pub struct RedisClient {
-    settings: settings::Redis,
+    key: ClientKey<settings::Redis>,
     connector: Connector,
-    /// The hash of each file in `redis.tls`; `None` for a file that cannot be read.
-    file_hashes: Vec<Option<[u8; 32]>>,
 }
 
 impl RedisClient {
@@ -74,16 +71,13 @@ impl RedisClient {
         settings: &settings::Redis,
         previous: Option<&Arc<Self>>,
     ) -> Result<Arc<Self>, ConnectorError> {
-        let file_hashes: Vec<_> = settings.tls.files().map(content_hash).collect();
-        if let Some(previous) = previous
-            && previous.settings == *settings
-            && previous.file_hashes == file_hashes
-        {
+        let key = ClientKey::new(settings.clone(), |settings| &settings.tls);
+        if let Some(previous) = previous.filter(|previous| previous.key == key) {
             return Ok(Arc::clone(previous));
         }
         let connector =
             Connector::new(&settings.destination, &settings.tls, REDIS_TIMEOUT)?.naming_no_protocol();
-        Ok(Arc::new(Self { settings: settings.clone(), connector, file_hashes }))
+        Ok(Arc::new(Self { key, connector }))
     }
 }
 
@@ -224,7 +218,7 @@ impl ReplicaTask {
 
     async fn connect(&mut self) -> Result<Session, SessionError> {
         let Self { client, subscriber, outbox, .. } = self;
-        let connecting = Session::open(&client.connector, &client.settings);
+        let connecting = Session::open(&client.connector, client.key.settings());
         let mut connecting = pin!(timeout(REDIS_TIMEOUT * 2, connecting));
         let (session, state) = loop {
             tokio::select! {

@@ -9,7 +9,7 @@ use moka::notification::RemovalCause;
 use super::StartError;
 use super::tls::Certificates;
 use crate::client::pool::{ConnectionBound, Pool};
-use crate::client::{Connector, ConnectorError};
+use crate::client::{ClientKey, Connector, ConnectorError};
 use crate::config::settings::{ClientTls, Destination, Introspection, Settings};
 use crate::limits::Limiter;
 use crate::replicas::RedisClient;
@@ -20,7 +20,6 @@ use crate::tokens::lookup::Shared;
 use crate::traces;
 use crate::usage::rules::RuleNumbers;
 use crate::usage::writer::Usage;
-use crate::watch::content_hash;
 
 /// How long a connection of HTTP/2 may be silent, while an answer is awaited, before it is asked whether it lives: often
 /// enough to notice before every request over it has timed out, and seldom enough for a backend that counts pings.
@@ -37,34 +36,49 @@ pub struct Parts {
     pub(super) traces: Option<Arc<traces::CollectorClient>>,
 }
 
-/// The way to one destination, and how connections to it are kept. As long as it is the same, so are they.
+/// The backend or the introspector. A reload keeps the connections to it if its key stays the same.
 pub(super) struct Outbound {
     connector: Arc<Connector>,
     bound: Option<Arc<ConnectionBound>>,
-    plan: Plan,
+    key: ClientKey<Plan>,
 }
 
 impl Outbound {
+    /// The client for `plan`, or `before` if its plan and files are the same.
+    fn for_plan(plan: Plan, before: Option<&Arc<Self>>) -> Result<Arc<Self>, ConnectorError> {
+        let key = ClientKey::new(plan, |plan| &plan.tls);
+        if let Some(before) = before.filter(|before| before.key == key) {
+            return Ok(Arc::clone(before));
+        }
+        let plan = key.settings();
+        let connector = Connector::new(&plan.destination, &plan.tls, plan.patience)?;
+        let connector = Arc::new(match plan.http2 {
+            Some(silence) => connector.speaking_http2(silence),
+            None => connector,
+        });
+        let bound = plan.max_connections.map(ConnectionBound::new);
+        Ok(Arc::new(Self { connector, bound, key }))
+    }
+
     /// A pool for one core.
     pub(super) fn pool(&self) -> Rc<Pool> {
         let (connector, bound) = (Arc::clone(&self.connector), self.bound.clone());
-        Pool::new(connector, self.plan.idle_timeout, bound, self.plan.patience)
+        let plan = self.key.settings();
+        Pool::new(connector, plan.idle_timeout, bound, plan.patience)
     }
 }
 
-/// What an [`Outbound`] is made from.
+/// The settings of an [`Outbound`].
 #[derive(PartialEq)]
 struct Plan {
     destination: Destination,
     tls: ClientTls,
-    /// For connecting, and for the wait for one of `max_connections`.
+    /// Time limit for connecting, and for the wait for one of `max_connections`.
     patience: Duration,
     idle_timeout: Duration,
     max_connections: Option<usize>,
-    /// Where HTTP/2 is asked for: how long a connection may be silent.
+    /// Time without a frame after which an HTTP/2 connection is pinged; `None` for HTTP/1.1.
     http2: Option<Duration>,
-    /// What is in the files that `tls` names; none where one cannot be read.
-    contents: Vec<Option<[u8; 32]>>,
 }
 
 impl Plan {
@@ -77,7 +91,6 @@ impl Plan {
             idle_timeout: backend.idle_timeout,
             max_connections: backend.max_connections,
             http2: backend.http2.then(|| MOST_SILENCE.min(backend.timeout / 3)),
-            contents: backend.tls.files().map(content_hash).collect(),
         }
     }
 
@@ -90,22 +103,7 @@ impl Plan {
             idle_timeout: settings.backend.idle_timeout,
             max_connections: None,
             http2: None,
-            contents: introspection.tls.files().map(content_hash).collect(),
         }
-    }
-
-    /// The way as planned: the one before, where that was planned alike.
-    fn carry_out(self, before: Option<&Arc<Outbound>>) -> Result<Arc<Outbound>, ConnectorError> {
-        if let Some(before) = before.filter(|before| before.plan == self) {
-            return Ok(Arc::clone(before));
-        }
-        let connector = Connector::new(&self.destination, &self.tls, self.patience)?;
-        let connector = Arc::new(match self.http2 {
-            Some(silence) => connector.speaking_http2(silence),
-            None => connector,
-        });
-        let bound = self.max_connections.map(ConnectionBound::new);
-        Ok(Arc::new(Outbound { connector, bound, plan: self }))
     }
 }
 
@@ -131,11 +129,10 @@ impl Parts {
         settings: &Settings,
         before: Option<&Self>,
     ) -> Result<Self, StartError> {
-        let backend = Plan::backend(settings)
-            .carry_out(before.map(|before| &before.backend))
+        let backend = Outbound::for_plan(Plan::backend(settings), before.map(|before| &before.backend))
             .map_err(|source| StartError::Connector { section: "backend", source })?;
-        let introspector = Plan::introspector(settings)
-            .carry_out(before.map(|before| &before.introspector))
+        let known = before.map(|before| &before.introspector);
+        let introspector = Outbound::for_plan(Plan::introspector(settings), known)
             .map_err(|source| StartError::Connector { section: "introspection", source })?;
         let known = before.and_then(|before| before.redis.as_ref());
         let redis = settings.redis.as_ref().map(|redis| RedisClient::for_settings(redis, known)).transpose();

@@ -25,11 +25,10 @@ use tokio::time::{sleep, timeout};
 use self::otlp::ExportResponse;
 use crate::client::call::Call;
 use crate::client::pool::{LeaseError, Pool};
-use crate::client::{CollectError, Connector, ConnectorError, ExchangeError};
+use crate::client::{ClientKey, CollectError, Connector, ConnectorError, ExchangeError};
 use crate::config::settings;
 use crate::telemetry::metrics::{Metrics, SpanOutcome};
 use crate::telemetry::spans::{Span, Tracer};
-use crate::watch::content_hash;
 
 /// The size of the queue, in spans. Further spans are dropped.
 const QUEUE_LENGTH: usize = 2048;
@@ -55,10 +54,8 @@ const USER_AGENT_VALUE: HeaderValue =
 /// A connection to a collector and the queue of spans for it.
 #[derive(Debug)]
 pub struct CollectorClient {
-    settings: settings::Traces,
+    key: ClientKey<settings::Traces>,
     connector: Arc<Connector>,
-    /// The hash of each file in `traces.tls`; `None` for a file that cannot be read.
-    file_hashes: Vec<Option<[u8; 32]>>,
     /// `None` once the queue is closed.
     sender: Mutex<Option<Sender<Span>>>,
     /// `None` once the export thread has taken it.
@@ -74,19 +71,15 @@ impl CollectorClient {
         settings: &settings::Traces,
         previous: Option<&Arc<Self>>,
     ) -> Result<Arc<Self>, ConnectorError> {
-        let file_hashes: Vec<_> = settings.tls.files().map(content_hash).collect();
-        if let Some(previous) = previous
-            && previous.settings == *settings
-            && previous.file_hashes == file_hashes
-        {
+        let key = ClientKey::new(settings.clone(), |settings| &settings.tls);
+        if let Some(previous) = previous.filter(|previous| previous.key == key) {
             return Ok(Arc::clone(previous));
         }
         let connector = Arc::new(Connector::new(&settings.destination, &settings.tls, settings.timeout)?);
         let (sender, receiver) = channel(QUEUE_LENGTH);
         Ok(Arc::new(Self {
-            settings: settings.clone(),
+            key,
             connector,
-            file_hashes,
             sender: Mutex::new(Some(sender)),
             receiver: Mutex::new(Some(receiver)),
         }))
@@ -97,7 +90,7 @@ impl CollectorClient {
     pub fn tracer(&self, metrics: &Arc<Metrics>, workers: usize) -> Option<Rc<Tracer>> {
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
-        let settings::Traces { sample_ratio, max_per_second, .. } = self.settings;
+        let settings::Traces { sample_ratio, max_per_second, .. } = *self.key.settings();
         let max_per_second = max_per_second.div_ceil(workers.max(1));
         Some(Rc::new(Tracer::new(sender, Arc::clone(metrics), sample_ratio, max_per_second)))
     }
@@ -160,11 +153,11 @@ impl TraceExporter {
                         Arc::clone(&thread_client.connector),
                         IDLE_TIMEOUT,
                         None,
-                        thread_client.settings.timeout,
+                        thread_client.key.settings().timeout,
                     );
                     let logged = metrics.spans_dropped();
                     let export = Export {
-                        settings: &thread_client.settings,
+                        settings: thread_client.key.settings(),
                         pool,
                         metrics: &metrics,
                         instance: &instance,
