@@ -8,14 +8,15 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use self::batch::LineBatch;
-pub use self::fields::RequestFields;
+pub use self::encoder::FIELDS;
 use self::fields::RequestFieldsCache;
-pub use self::line::{AccessLine, Client, DeniedBy, FIELDS, LoggedToken, TokenFields, Upstream};
+pub use self::line::{AccessLine, Client, DeniedBy, LoggedToken, RequestFields, TokenFields, Upstream};
 use crate::config::settings::{self, LogLevel};
 use crate::policy::refusal::Reason;
 use crate::policy::shadow::Change;
 
 mod batch;
+mod encoder;
 mod fields;
 mod line;
 mod timestamp;

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
-use super::line::{AccessLine, LastUpstream, write_line};
+use super::encoder::{LastUpstream, write_line};
+use super::line::AccessLine;
 use super::timestamp::Timestamp;
 use crate::config::settings::LogFormat;
 use crate::telemetry::lines::LineQueue;

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::line::Fields;
+use super::encoder::Fields;
+use super::line::RequestFields;
 use crate::config::settings::LogFormat;
 use crate::policy::mask::may_hold_token;
 
@@ -11,45 +12,6 @@ use crate::policy::mask::may_hold_token;
 const SLOTS: usize = 128;
 /// The most bytes of Host and User-Agent together that are kept to be recognised.
 const LONGEST_KEPT: usize = 512;
-
-/// The fields `host` and `user_agent` of a request, encoded.
-#[derive(Debug)]
-pub struct RequestFields {
-    host: Option<usize>,
-    user_agent: Option<usize>,
-    /// What the client sent, Host first, then how a line says it.
-    bytes: Box<[u8]>,
-    encoded: usize,
-}
-
-impl RequestFields {
-    fn sent(&self) -> (Option<&[u8]>, Option<&[u8]>) {
-        let (host, user_agent) = self.bytes[..self.encoded].split_at(self.host.unwrap_or(0));
-        (self.host.map(|_| host), self.user_agent.map(|_| user_agent))
-    }
-
-    pub(super) fn encoded(&self) -> &[u8] {
-        &self.bytes[self.encoded..]
-    }
-
-    pub(super) fn encode(
-        format: LogFormat,
-        host: Option<&[u8]>,
-        user_agent: Option<&[u8]>,
-        buffer: &mut Vec<u8>,
-    ) -> Self {
-        buffer.clear();
-        buffer.extend_from_slice(host.unwrap_or_default());
-        buffer.extend_from_slice(user_agent.unwrap_or_default());
-        let encoded = buffer.len();
-        match format {
-            LogFormat::Json => Fields::<true> { buffer }.request(host, user_agent),
-            LogFormat::Text => Fields::<false> { buffer }.request(host, user_agent),
-        }
-        let length = <[u8]>::len;
-        Self { host: host.map(length), user_agent: user_agent.map(length), bytes: (**buffer).into(), encoded }
-    }
-}
 
 /// The pairs of Host and User-Agent that a core has seen lately. Most requests repeat one of a few.
 #[derive(Debug, Default)]
@@ -77,7 +39,7 @@ impl RequestFieldsCache {
         {
             return Rc::clone(kept);
         }
-        let fields = RequestFields::encode(format, host, user_agent, &mut self.buffer.borrow_mut());
+        let fields = encode(format, host, user_agent, &mut self.buffer.borrow_mut());
         let (is_short, fields) = (fields.encoded <= LONGEST_KEPT, Rc::new(fields));
         let may_hold_token = |value: Option<&[u8]>| value.is_some_and(may_hold_token);
         if is_short
@@ -88,6 +50,30 @@ impl RequestFieldsCache {
             *slot = Some(Rc::clone(&fields));
         }
         fields
+    }
+}
+
+/// Encodes the fields in `buffer`.
+pub(super) fn encode(
+    format: LogFormat,
+    host: Option<&[u8]>,
+    user_agent: Option<&[u8]>,
+    buffer: &mut Vec<u8>,
+) -> RequestFields {
+    buffer.clear();
+    buffer.extend_from_slice(host.unwrap_or_default());
+    buffer.extend_from_slice(user_agent.unwrap_or_default());
+    let encoded = buffer.len();
+    match format {
+        LogFormat::Json => Fields::<true> { buffer }.request(host, user_agent),
+        LogFormat::Text => Fields::<false> { buffer }.request(host, user_agent),
+    }
+    let length = <[u8]>::len;
+    RequestFields {
+        host: host.map(length),
+        user_agent: user_agent.map(length),
+        bytes: (**buffer).into(),
+        encoded,
     }
 }
 
