@@ -1,4 +1,4 @@
-//! What connections that stand still cost in memory: `cargo bench --bench memory`.
+//! Measures the memory of stalled connections: `cargo bench --bench memory`.
 //!
 //! Stalls connections of each kind against the built binary, and prints what it holds for them and what is left after
 //! they were closed. Only the gateway's resident memory counts: what waits in sockets is the kernel's. Names of phases

@@ -30,7 +30,7 @@ pub struct Peer {
     pub subject: Option<Rc<str>>,
     /// The connection's fields of access lines, encoded by the first line.
     pub logged: OnceCell<Box<[u8]>>,
-    /// What the connection is doing.
+    /// The connection's phase and time limits.
     pub activity: Activity,
     /// The connection of a stream.
     connection: Option<Rc<Self>>,
@@ -173,7 +173,7 @@ pub enum Phase {
 /// Time for which a request is served without progress after its client has ended its side of the connection.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a connection is doing, and since when. The sweep of its worker enforces time limits by it, so that no request sets a
+/// The phase of a connection, and its begin. The sweep of its worker enforces time limits by it, so that no request sets a
 /// timer.
 #[derive(Debug)]
 pub struct Activity {

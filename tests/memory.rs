@@ -1,4 +1,4 @@
-//! What the token cache, and connections that stand still, take in memory, of the real process.
+//! Memory of the token cache and of stalled connections, measured on the real process.
 
 use std::thread;
 
@@ -11,15 +11,15 @@ const ITEMS: &str = "/api/v2/items";
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// What a connection and its exchange cost beside what they hold of a body, with some for the allocator, in bytes.
+/// Memory of a connection and its exchange without bodies, with slack for the allocator, in bytes.
 const OVERHEAD: u64 = 36 * KIB;
-/// The same if one of its connections is over TLS, which keeps records, in bytes.
+/// The same with one connection over TLS, which buffers records, in bytes.
 const TLS_OVERHEAD: u64 = 64 * KIB;
 /// The same for a stream of HTTP/2.
 const STREAM_OVERHEAD: u64 = 10 * KIB;
-/// What is held of a body, in bytes.
+/// Limit of the buffered bytes of one body.
 const BODY: u64 = 64 * KIB;
-/// What is held of all bodies of one connection, in bytes.
+/// Limit of the buffered bytes of all bodies of one connection.
 const BODIES: u64 = MIB;
 
 fn setting(yaml: &str) -> (Gateway, Upstream, Introspector) {

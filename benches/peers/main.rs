@@ -54,7 +54,7 @@ pub(crate) struct Options {
     /// The gateway to measure; by default `target/image/stockaj-gateway`, which `deploy/build-static` builds
     #[arg(long, value_name = "PATH", env = "PEERS_GATEWAY")]
     gateway: Option<PathBuf>,
-    /// What to measure, separated by commas
+    /// The parts to measure, separated by commas
     #[arg(
         long,
         default_value = "throughput,fixed-rate,tokens,routes",
@@ -80,7 +80,7 @@ pub(crate) struct Options {
         env = "PEERS_ONLY"
     )]
     only: Vec<PeerKind>,
-    /// What clients of `throughput` speak, separated by commas; over TLS only gateway, nginx and haproxy are driven
+    /// The protocols of clients in `throughput`, separated by commas; over TLS it drives gateway, nginx and haproxy only
     #[arg(long, default_value = "http1,tls,http2", value_delimiter = ',', env = "PEERS_FRONTS")]
     fronts: Vec<Front>,
     /// Requests per second of `fixed-rate`; by default half of nginx's maximum

@@ -32,8 +32,8 @@ use super::fault::ExchangeError;
 use super::pool::LeaseError;
 use super::received;
 
-/// What one stream may hold here of a response that its client does not take, in bytes, by how many streams there are.
-/// All of them together hold less than 1 MiB, even if each has filled the window that was current when it began.
+/// Receive windows of streams, in bytes, by the number of streams: the buffer for a response that the client does not read.
+/// All streams together hold less than 1 MiB, even if each has filled the window that was current when it began.
 const STREAM_WINDOWS: [(usize, u32); 3] = [(4, STREAM_WINDOW), (16, 16 * 1024), (MOST_STREAMS, 4 * 1024)];
 /// The window of one stream among few, in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -43,7 +43,7 @@ const MOST_STREAMS: usize = 100;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MOST_STREAMS as u32;
 /// Of the head of an answer, and of its trailers, in bytes as RFC 9113 section 6.5.2 counts them.
 const HEADER_LIST: u32 = 64 * 1024;
-/// What one stream may hold here of a request's body that the other side does not take, in bytes, beside the frame that
+/// Send buffer of a stream, in bytes: the part of a request's body that the backend does not read, without the frame that
 /// follows it.
 const SEND_BUFFER: usize = 16 * 1024;
 /// More interim answers to one request are an attack.

@@ -1,13 +1,13 @@
-//! How much the streams of one HTTP/2 connection make the gateway hold, in either direction.
+//! Limits the body bytes that the streams of one HTTP/2 connection buffer, in each direction.
 //!
-//! **Responses.** h2 takes a piece of a response whether or not its client reads, so a stream reads from its backend
-//! only as much as it may hold: [`PIECE`] as long as all streams of the connection together hold less than [`SHARED`],
-//! and [`LEAST`] if it holds nothing else. A stream that waits for room thus waits for its own pieces only, never for
-//! another stream: one whose window its client does not open cannot stop one that could send.
+//! **Responses.** h2 accepts a piece of a response even if the client does not read. A stream therefore reads from its
+//! backend only as much as it may buffer: [`PIECE`] while all streams of the connection together buffer less than
+//! [`SHARED`], and [`LEAST`] if it buffers nothing. A stream without room waits for its own pieces only, so that a stream
+//! whose client does not open its window cannot block others.
 //!
-//! **Requests.** What h2 holds is bounded by the window of the connection. Beyond that, the frames that were taken for
-//! backends which do not read are bounded by [`UPLOADS`]. h2 hands out whole frames, so a stream may have to wait for
-//! another here, as it does when uploads have used up the window. `backend.timeout` ends what does not move.
+//! **Requests.** The window of the connection limits the bytes in h2. [`UPLOADS`] limits the frames that streams have taken
+//! from h2 for backends that do not read. h2 hands out whole frames, so a stream may have to wait for another, as it does
+//! if uploads use up the window. `backend.timeout` ends stalled uploads.
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,35 +18,35 @@ use bytes::Bytes;
 
 use super::Peer;
 
-/// The most of a response that a stream reads, and hands on, at a time, in bytes: a frame.
+/// Largest piece of a response that a stream reads and hands to h2, in bytes: one frame.
 pub const PIECE: usize = 16 * 1024;
-/// What a stream may read that holds nothing, in bytes, whatever the others hold.
+/// Bytes that a stream which buffers nothing may always read.
 const LEAST: usize = 2 * 1024;
-/// What a stream may hold of its response, in bytes.
+/// Limit of a stream's buffered response, in bytes.
 const STREAM: usize = 64 * 1024;
-/// What all streams of a connection may hold before each is down to [`LEAST`], in bytes.
+/// Buffered responses of all streams of a connection above which each stream may read [`LEAST`] only, in bytes.
 const SHARED: usize = 256 * 1024;
-/// What all streams of a connection may hold of frames that were taken for their backends, in bytes.
+/// Limit of the frames that all streams of a connection have taken for their backends, in bytes.
 const UPLOADS: usize = 256 * 1024;
 
-/// What is held of a stream's response, or by all streams of a connection.
+/// The buffered response bytes of a stream, or of all streams of a connection.
 #[derive(Debug, Default)]
 pub(super) struct ResponseBudget {
-    /// Read from backends, and not yet written to the client's connection, in bytes.
+    /// Bytes that were read from backends and not yet written to the client's connection.
     held: Cell<usize>,
-    /// Of a stream: the part of it that h2 does not have yet.
+    /// The part of `held` that a stream has not handed to h2 yet.
     ahead: Cell<usize>,
-    /// Of a stream: its task, if it waits for room.
+    /// The task of a stream that waits for room.
     waiting: RefCell<Option<Waker>>,
 }
 
 impl Peer {
-    /// How much a stream may read from its backend at a time, in bytes.
+    /// Bytes that a stream may read from its backend at a time.
     pub fn response_read_room(&self) -> usize {
         if self.may_share() { PIECE } else { LEAST }
     }
 
-    /// How much of its response a stream may hand on now, in bytes.
+    /// Bytes that a stream may hand to h2 now.
     pub fn poll_response_room(&self, context: &Context<'_>) -> Poll<usize> {
         let ResponseBudget { held, ahead, waiting } = &self.responses;
         let with_h2 = held.get() - ahead.get();
@@ -64,7 +64,7 @@ impl Peer {
         self.connection.as_ref().is_none_or(|connection| connection.responses.held.get() + PIECE <= SHARED)
     }
 
-    /// Notes how much was read ahead of what was handed on.
+    /// Sets the number of bytes that were read and not handed to h2 yet.
     pub fn set_read_ahead(&self, bytes: usize) {
         let before = self.responses.ahead.replace(bytes);
         if bytes != before {
@@ -93,13 +93,13 @@ impl Peer {
         }
     }
 
-    /// Of a stream: the bound on frames that were taken for backends.
+    /// The upload budget of a stream's connection.
     pub fn uploads(&self) -> Option<Arc<UploadBudget>> {
         self.connection.as_ref().map(|connection| Arc::clone(connection.uploads.get_or_init(Arc::default)))
     }
 }
 
-/// What all streams of a connection hold of frames that were taken for their backends.
+/// The frames that all streams of a connection have taken for their backends.
 #[derive(Debug, Default)]
 pub struct UploadBudget {
     held: AtomicUsize,
@@ -145,7 +145,7 @@ impl Drop for Taken {
     fn drop(&mut self) {
         let Self { data, budget } = self;
         let before = budget.held.fetch_sub(data.len(), Ordering::Relaxed);
-        // Streams wait only from there on.
+        // Below the limit no stream waits.
         if before >= UPLOADS {
             let mut waiting = budget.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.drain(..).for_each(Waker::wake);
@@ -186,7 +186,7 @@ mod tests {
         let last = &streams[99];
         last.release_response(LEAST);
         assert_eq!(room(last), Poll::Ready(LEAST));
-        // Two who have gone make room for all.
+        // Streams that have ended make room for all.
         for stream in &streams[..16] {
             stream.release_response(stream.responses.held.get());
         }

@@ -31,12 +31,12 @@ pub struct Routed<'map> {
     found: Found<'map>,
 }
 
-/// What has to be known before the request may be forwarded.
+/// The next step of a decision.
 #[derive(Debug)]
 pub enum Step<'map> {
-    /// Nothing: the route is `public`.
+    /// The request may be forwarded: the route is `public`.
     Public(Permit),
-    /// The request's credentials.
+    /// The decision needs the request's credentials.
     NeedsToken(NeedsToken<'map>),
 }
 
@@ -64,12 +64,12 @@ impl<'map> Routed<'map> {
         Self { map, found }
     }
 
-    /// What the map says about the method and the path.
+    /// The map's result for the method and the path.
     pub const fn found(&self) -> &Found<'map> {
         &self.found
     }
 
-    /// What has to be known next.
+    /// The next step.
     pub fn next(&self) -> Step<'map> {
         let requirement = self.map.requirement(&self.found);
         match requirement {
@@ -110,7 +110,7 @@ impl<'map> NeedsToken<'map> {
 }
 
 impl<'map> NeedsVerdict<'map> {
-    /// What the token's abilities must satisfy.
+    /// The requirement on the token's abilities.
     pub const fn requirement(&self) -> &'map Requirement {
         self.requirement
     }
@@ -158,7 +158,7 @@ pub fn split_query(target: &str) -> (&str, Option<&str>) {
     target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
 }
 
-/// What is known about a caller before introspection.
+/// The knowledge about a caller before introspection.
 #[derive(Clone, Copy, Debug)]
 pub enum Known<'a> {
     /// There is no active token, and the refusal says why.

@@ -17,7 +17,7 @@ use http::header::{
 use super::claims::is_claim;
 use super::singleton::is_singleton;
 
-/// What the gateway does with a field of a client.
+/// The gateway's treatment of a client's field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FieldClass {
     /// Forwarded.

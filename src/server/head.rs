@@ -91,8 +91,8 @@ impl Scanned {
         self.watched
     }
 
-    /// Looks whether the client has ended its side: whoever has asked for all it wants may do so, and wait for the
-    /// answer.
+    /// Checks whether the client has ended its side. A client may do so after its last request and still wait for the
+    /// response.
     fn look_for_end(&mut self, context: &mut Context<'_>) {
         if !self.is_serving() {
             return;
@@ -102,7 +102,7 @@ impl Scanned {
         let activity = &self.watched.peer.activity;
         match end {
             ClientEnd::Finished if !mid_body => activity.finished(Instant::now),
-            // Of a body that ended too early its reader tells.
+            // The reader of an incomplete body reports it.
             ClientEnd::Open | ClientEnd::Finished => {}
             ClientEnd::Gone => activity.end(Ending::Now),
         }

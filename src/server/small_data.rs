@@ -12,7 +12,7 @@ use tokio::io::ReadBuf;
 
 use crate::peer::{SMALL, overhead};
 
-/// What small frames may lack before they wait here: half of what h2 allows for a connection window of 512 KiB.
+/// Bytes that small frames may lack before they wait here: half of h2's limit for a connection window of 512 KiB.
 const BUDGET: usize = 128 * 1024;
 /// Empty frames that h2 may see in a connection's life: half of what it allows. Further ones say nothing and are dropped.
 const EMPTY: usize = 50;

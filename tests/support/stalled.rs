@@ -186,7 +186,7 @@ enum BackendKind {
     Http2,
 }
 
-/// What stalled connections cost, in bytes of the gateway's resident memory.
+/// The gateway's resident memory for stalled connections, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
     /// Beside what it held before.
@@ -375,7 +375,7 @@ fn tls(mut socket: TcpStream, authority: &Authority, protocol: &[u8]) -> Box<dyn
 struct Http2Sender {
     stream: Box<dyn Stream>,
     uploads: bool,
-    /// What came and is no whole frame yet.
+    /// Received bytes of an incomplete frame.
     came: Vec<u8>,
     connection_window: i64,
     initial_window: i64,

@@ -146,7 +146,7 @@ pub(super) fn collect(
     Ok((fields, spaced))
 }
 
-/// What the fields of a response say about its connection and its body.
+/// The connection options and the body framing of a response, collected while its fields are read.
 #[derive(Default)]
 struct Noted {
     close: bool,

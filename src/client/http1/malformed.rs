@@ -1,4 +1,4 @@
-//! What a response may be at most, and why one is rejected.
+//! Limits of a response, and the reasons to reject one.
 
 /// The longest head of a response, in bytes.
 pub const LONGEST_HEAD: usize = 64 * 1024;

@@ -180,7 +180,7 @@ impl<B> Outgoing<B> {
         } else {
             self.part.advance(length);
             if self.part.is_empty() {
-                // What is left of it would keep all of it.
+                // An empty `Bytes` would still keep the allocation.
                 self.part = Bytes::new();
                 if std::mem::take(&mut self.ends_chunk) {
                     self.encoded.extend_from_slice(b"\r\n");

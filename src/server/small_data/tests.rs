@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What h2 0.4 allows for a connection window of 512 KiB.
+/// The limit of h2 0.4 for a connection window of 512 KiB.
 const H2_BUDGET: usize = 256 * 1024;
 const H2_EMPTY: usize = 100;
 
