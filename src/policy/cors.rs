@@ -170,18 +170,10 @@ impl Cors {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::*;
     use crate::policy::ability::Requirement;
     use crate::policy::map::{MapBuilder, Unmapped};
-
-    fn fields(lines: &[(&str, &str)]) -> HeaderMap {
-        let line = |(name, value): &(&str, &str)| {
-            (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
-        };
-        lines.iter().map(line).collect()
-    }
+    use crate::policy::test_fields::fields;
 
     const ORIGIN: (&str, &str) = ("Origin", "https://shop.example");
     const REQUESTED: (&str, &str) = ("Access-Control-Request-Method", "PUT");

@@ -43,13 +43,7 @@ pub(super) fn join_lines(fields: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn fields<'a>(lines: impl IntoIterator<Item = (&'a str, &'a str)>) -> HeaderMap {
-        let line = |(name, value): (&str, &str)| {
-            (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap())
-        };
-        lines.into_iter().map(line).collect()
-    }
+    use crate::policy::test_fields::fields;
 
     #[test]
     fn cookies_and_preconditions_become_one_line() {

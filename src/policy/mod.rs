@@ -32,6 +32,8 @@ pub mod shadow;
 pub mod singleton;
 pub mod source_location;
 pub mod target;
+#[cfg(test)]
+mod test_fields;
 pub mod trace_context;
 pub mod trusted_fields;
 pub mod upgrade;

@@ -106,18 +106,11 @@ fn check_each(fields: &HeaderMap) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use http::header::{HeaderName, HeaderValue};
     use proptest::prelude::*;
     use proptest::sample::select;
 
     use super::*;
-
-    fn fields<'a>(lines: impl IntoIterator<Item = (&'a str, &'a str)>) -> HeaderMap {
-        let line = |(name, value): (&str, &str)| {
-            (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap())
-        };
-        lines.into_iter().map(line).collect()
-    }
+    use crate::policy::test_fields::fields;
 
     #[test]
     fn table_is_sorted_and_in_lower_case() {

@@ -129,21 +129,14 @@ fn accept(key: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::policy::test_fields::fields;
 
     /// RFC 6455 section 1.3
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
     const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-
-    fn fields(lines: &[(&str, &str)]) -> HeaderMap {
-        let line = |(name, value): &(&str, &str)| {
-            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
-        };
-        lines.iter().map(line).collect()
-    }
 
     /// The fields of a valid handshake without the lines `without`, and with the lines `with`.
     fn changed(without: &[&str], with: &[(&str, &str)]) -> HeaderMap {

@@ -4,13 +4,7 @@ use proptest::sample::select;
 use super::*;
 use crate::policy::ability::Abilities;
 use crate::policy::identity::{Described, IdentityHeader};
-
-fn fields(lines: &[(&str, &str)]) -> HeaderMap {
-    lines
-        .iter()
-        .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap()))
-        .collect()
-}
+use crate::policy::test_fields::fields;
 
 fn lines(fields: &HeaderMap) -> Vec<(String, String)> {
     let mut lines: Vec<_> = fields
