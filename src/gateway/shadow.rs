@@ -13,7 +13,7 @@ use crate::config::settings::Shadow;
 use crate::exchange::Exchange;
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
-use crate::policy::decision::{self, Known, NeedsVerdict, Permit, Routed, Step, decide_by};
+use crate::policy::decision::{self, Known, NeedsVerdict, Permit, Routed, decide_by};
 use crate::policy::map::{AbilityMap, Found};
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Change, Side, change};
@@ -59,13 +59,10 @@ impl Gateway {
         let found = routed.found();
         let started = exchange.started();
         let token = Token::from_fields(fields, self.settings.limits.token_bytes);
-        let known = match (&exchange.caller, routed.next()) {
-            (Some(held), Step::NeedsToken(needs_token)) => {
-                let needs_verdict = needs_token.with_token(Ok(())).ok();
-                needs_verdict.and_then(|((), it)| self.by_what_is_known(it, held, &refusal, started))
-            }
-            _ => None,
-        };
+        let known =
+            exchange.caller.as_ref().zip(routed.with_any_token()).and_then(|(held, needs_verdict)| {
+                self.by_what_is_known(needs_verdict, held, &refusal, started)
+            });
         let permit = |refusal: &Refusal| routed.permit_in_shadow(shadow.authentication, refusal);
         let Some(permitted) = permit(known.as_ref().unwrap_or(&refusal)) else { return Err(refusal) };
         let refusal = known.unwrap_or(refusal);

@@ -213,10 +213,10 @@ async fn watch(
 /// Whether a new decision by the same gateway would have the same result.
 fn is_settled(gateway: &Gateway, asked: &UpgradeRequest, now: Instant) -> bool {
     asked.caller.as_ref().is_none_or(|(_, held)| {
-        let settings = gateway.settings();
-        let requirement = settings.abilities.requirement(&settings.abilities.find(&Method::GET, &asked.path));
-        let since =
-            requirement.ok().and_then(|requirement| gateway.oldest_acceptable(requirement, now, PAUSE));
+        let routed = decision::route(&gateway.settings.abilities, &Method::GET, &asked.path);
+        let since = routed
+            .with_any_token()
+            .and_then(|needs_verdict| gateway.oldest_acceptable(needs_verdict.requirement(), now, PAUSE));
         held.is_introspected_since(since) && gateway.lookup().is_fresh(held, now)
     })
 }

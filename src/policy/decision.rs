@@ -80,6 +80,14 @@ impl<'map> Routed<'map> {
         }
     }
 
+    /// The state of this request with a well-formed token; `None` if the route is public or no token satisfies the map.
+    pub fn with_any_token(&self) -> Option<NeedsVerdict<'map>> {
+        match self.next() {
+            Step::Public(_permit) => None,
+            Step::NeedsToken(needs_token) => needs_token.with_token(Ok(())).ok().map(|((), state)| state),
+        }
+    }
+
     /// The permit of a CORS preflight for this request. A browser sends a preflight without credentials, so it is
     /// permitted if any token would be.
     ///
