@@ -15,18 +15,15 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
-use crate::answer;
-use crate::answer_body::AnswerBody;
 use crate::backend::body::{self, RequestBody, Upload};
 use crate::backend::forward::{self, Backend, Conditions, UpstreamResponse};
 use crate::backend::request::{UpstreamRequest, UpstreamTarget};
+use crate::catch_panic::{CatchPanic, Panicked};
 use crate::client::call::Call;
 use crate::client::recycle;
 use crate::config::settings::{BackendHost, Settings};
-use crate::contain::{Contained, Panicked};
-use crate::exchange::{Exchange, NotCovered, Recorder, TokenLookup, new_request_id};
+use crate::downstream::Downstream;
 use crate::limits::Limiter;
-use crate::peer::Peer;
 use crate::policy::ability::Requirement;
 use crate::policy::bearer::{self, KeptToken, Token};
 use crate::policy::client;
@@ -43,6 +40,9 @@ use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::singleton;
 use crate::policy::target::{Target, add_missing_host};
 use crate::policy::upgrade::Handshake;
+use crate::response::body::ResponseBody;
+use crate::response::own;
+use crate::response::record::{MissingRule, Recorder, RequestRecord, TokenLookup, new_request_id};
 use crate::telemetry::metrics::{LookupResult, RouteLabel, RouteNumbers};
 use crate::telemetry::spans::Trace;
 use crate::tokens::hash::TokenHash;
@@ -150,33 +150,34 @@ impl Gateway {
     /// Answers one request. If the response is a 101, `switch` contains the [`Tunnel`] that its connection becomes.
     pub async fn answer(
         self: &Rc<Self>,
-        peer: &Rc<Peer>,
+        downstream: &Rc<Downstream>,
         request: Request<Incoming>,
         switch: &Switch,
-    ) -> Response<AnswerBody> {
-        let now = peer.activity.take_came_at().unwrap_or_else(Instant::now);
+    ) -> Response<ResponseBody> {
+        let now = downstream.state.take_arrival().unwrap_or_else(Instant::now);
         // By reference from here on: a request is large, and each move copies it.
         let (mut head, body) = request.into_parts();
         let mut body = Some(body);
-        let id = request_id(peer, &head.headers);
+        let id = request_id(downstream, &head.headers);
         let version = if head.version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
-        let mut exchange = Exchange::new(&self.recorder, &self.settings, peer, &head.method, id, now);
+        let mut record =
+            RequestRecord::new(&self.recorder, &self.settings, downstream, &head.method, id, now);
         if let Some(tracer) = &self.recorder.tracer {
-            exchange.trace = Some(Trace::begin(tracer, &head, peer.trusted, now));
+            record.trace = Some(Trace::begin(tracer, &head, downstream.trusted, now));
         }
-        if peer.trusted
-            && let Some(address) = peer.address
+        if downstream.trusted
+            && let Some(address) = downstream.address
         {
             let trusts = |address| self.settings.listen.trusts(address);
-            exchange.client = Some(client::address(&head.headers, address, trusts));
+            record.client = Some(client::address(&head.headers, address, trusts));
         }
-        exchange.note_head(&head);
-        exchange.note_scheme(&head.headers);
+        record.note_head(&head);
+        record.note_scheme(&head.headers);
         let reader = self.settings.cors.allowed(&head.headers);
         // The response, too.
         let mut forwarded = Forwarded::default();
-        let served = self.serve(peer, &mut head, &mut body, &mut exchange, &mut forwarded);
-        let served = Contained(pin!(served)).await;
+        let served = self.serve(downstream, &mut head, &mut body, &mut record, &mut forwarded);
+        let served = CatchPanic(pin!(served)).await;
         if let Ok(Ok((Outcome::Backend, reason))) = &served
             && let Forwarded { call, answered, tunnel } = &mut forwarded
             && let Some(UpstreamResponse { mut response, lease }) = answered.take()
@@ -185,37 +186,37 @@ impl Gateway {
             // The version of the client's connection, not of the backend's (RFC 9110 section 2.5).
             *response.version_mut() = version;
             // The backend's own id takes precedence.
-            response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| exchange.request_id.clone());
-            self.add_hsts(peer, response.headers_mut());
-            exchange.answered(response.status(), *reason, exchange.answer_came());
+            response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| record.request_id.clone());
+            self.add_hsts(downstream, response.headers_mut());
+            record.note_response(response.status(), *reason, record.response_arrived());
             if let Some(asked) = tunnel.take()
                 && response.status() == StatusCode::SWITCHING_PROTOCOLS
             {
                 if let Some(backend) = lease.into_upgraded() {
                     let decided_by = Rc::clone(self);
-                    switch.set(Some(Box::new(Tunnel { asked: *asked, decided_by, exchange, backend })));
+                    switch.set(Some(Box::new(Tunnel { asked: *asked, decided_by, record, backend })));
                 }
-                return response.map(|()| AnswerBody::tunnel());
+                return response.map(|()| ResponseBody::tunnel());
             }
             let idle_timeout = self.settings.limits.body_idle_timeout;
             // The request is nearly always complete, and the call is then dropped without a move.
             let call = call.take_if(|call| !call.is_complete()).map(Box::new);
-            return response.map(|()| AnswerBody::backend(lease, call, exchange, idle_timeout));
+            return response.map(|()| ResponseBody::backend(lease, call, record, idle_timeout));
         }
         let refusal = match served {
             Ok(Ok((Outcome::Preflight(asked), reason))) => {
-                let mut response = answer::preflight(exchange.request_id.clone());
+                let mut response = own::preflight(record.request_id.clone());
                 self.settings.cors.answer(reader, &asked, response.headers_mut());
-                self.add_hsts(peer, response.headers_mut());
+                self.add_hsts(downstream, response.headers_mut());
                 *response.version_mut() = version;
-                exchange.answered(response.status(), reason, Instant::now());
-                return AnswerBody::own(response, exchange);
+                record.note_response(response.status(), reason, Instant::now());
+                return ResponseBody::own(response, record);
             }
             Ok(Err(refusal)) => {
                 if version == Version::HTTP_2
                     && let Some(body) = body.filter(|body| !body.is_end_stream())
                 {
-                    tokio::task::spawn_local(body::throw_away(body, Rc::clone(peer)));
+                    tokio::task::spawn_local(body::throw_away(body, Rc::clone(downstream)));
                 }
                 refusal
             }
@@ -223,26 +224,26 @@ impl Gateway {
         };
         let is_uncovered = matches!(refusal, Refusal::Unmapped | Refusal::MethodNotMapped);
         if is_uncovered || (matches!(refusal, Refusal::Denied) && self.recorder.usage.is_some()) {
-            self.attribute_token(&head.headers, &mut exchange);
+            self.attribute_token(&head.headers, &mut record);
         }
-        let mut response = answer::refuse(&refusal, exchange.request_id.clone());
+        let mut response = own::refuse(&refusal, record.request_id.clone());
         if let Some(reader) = reader {
             self.settings.cors.expose(reader, response.headers_mut());
         }
         self.settings.denials.advise(&refusal, response.headers_mut());
-        self.add_hsts(peer, response.headers_mut());
+        self.add_hsts(downstream, response.headers_mut());
         if head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT) {
             // Otherwise hyper waits for a body that the client may never send.
             response.headers_mut().insert(CONNECTION, CLOSE);
         }
         *response.version_mut() = version;
-        exchange.refused(&refusal, response.status(), Instant::now());
-        AnswerBody::own(response, exchange)
+        record.note_refusal(&refusal, response.status(), Instant::now());
+        ResponseBody::own(response, record)
     }
 
     /// Adds Strict-Transport-Security to a response over TLS (RFC 6797 section 7.2), unless the backend has set it.
-    pub fn add_hsts(&self, peer: &Peer, fields: &mut HeaderMap) {
-        if peer.encrypted
+    pub fn add_hsts(&self, downstream: &Downstream, fields: &mut HeaderMap) {
+        if downstream.encrypted
             && let Some(hsts) = &self.settings.listen.hsts
         {
             fields.entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
@@ -252,10 +253,10 @@ impl Gateway {
     /// Decides on a request and forwards it; the results are in `forwarded`.
     async fn serve(
         &self,
-        peer: &Rc<Peer>,
+        downstream: &Rc<Downstream>,
         head: &mut Parts,
         body: &mut Option<Incoming>,
-        exchange: &mut Exchange,
+        record: &mut RequestRecord,
         forwarded: &mut Forwarded,
     ) -> Result<(Outcome, Reason), Refusal> {
         if head.version == Version::HTTP_2 {
@@ -265,7 +266,7 @@ impl Gateway {
             add_missing_host(&head.uri, &mut head.headers, &self.settings.backend.authority);
         }
         singleton::check(&head.headers)?;
-        if peer.trusted {
+        if downstream.trusted {
             self.settings.listen.trusted_fields.check_lines(&head.headers)?;
         }
         let target = Target::read(&head.method, &head.uri, &head.headers)?;
@@ -279,33 +280,33 @@ impl Gateway {
         }
         let setting = self.settings.backend.method_override;
         if let Some(method) = method::overriding(&head.method, &head.headers, setting)? {
-            exchange.method = method;
+            record.method = method;
         }
-        if let (Some(addresses), Some(address)) = (&self.limiter.addresses, exchange.client) {
-            addresses.take(address, exchange.started()).map_err(Refusal::TooManyAttempts)?;
+        if let (Some(addresses), Some(address)) = (&self.limiter.addresses, record.client) {
+            addresses.take(address, record.started()).map_err(Refusal::TooManyAttempts)?;
         }
         if let Some(asked) = cors::requested_method(&head.method, &head.headers) {
             let asked = asked.clone();
             if has_body {
                 return Err(Refusal::BadRequest("CORS preflight with a body"));
             }
-            let permit = self.decide_preflight(&target, &asked, exchange)?;
+            let permit = self.decide_preflight(&target, &asked, record)?;
             let served = match self.settings.cors.preflight {
                 Preflight::Answer => Outcome::Preflight(asked),
                 Preflight::Forward => {
                     let (credentials, target) = (Credentials::None, &target);
                     let plan =
                         ForwardPlan { permit, target, credentials, body_limit: 0, waits, handshake: None };
-                    Box::pin(self.forward(peer, head, body, plan, exchange, forwarded)).await?;
+                    Box::pin(self.forward(downstream, head, body, plan, record, forwarded)).await?;
                     Outcome::Backend
                 }
             };
             return Ok((served, Reason::Public));
         }
-        let mut decided = self.decide(&head.headers, &target, exchange).await;
+        let mut decided = self.decide(&head.headers, &target, record).await;
         if let Some(shadow) = &self.settings.shadow {
             let fields = &head.headers;
-            decided = Box::pin(self.decide_in_shadow(shadow, fields, &target, exchange, decided)).await;
+            decided = Box::pin(self.decide_in_shadow(shadow, fields, &target, record, decided)).await;
         }
         let Decision { permit, caller, body_limit } = decided?;
         if handshake.is_some() {
@@ -326,7 +327,7 @@ impl Gateway {
             Caller::Unauthenticated(_) => (None, Credentials::Unproved { cookies }, Reason::Allowed),
         };
         let plan = ForwardPlan { permit, target: &target, credentials, body_limit, waits, handshake };
-        let status = self.forward(peer, head, body, plan, exchange, forwarded).await?;
+        let status = self.forward(downstream, head, body, plan, record, forwarded).await?;
         if let Some(caller) = caller
             && status == StatusCode::UNAUTHORIZED
         {
@@ -340,16 +341,16 @@ impl Gateway {
         &self,
         target: &Target<'_>,
         asked: &HeaderValue,
-        exchange: &mut Exchange,
+        record: &mut RequestRecord,
     ) -> Result<Permit, Refusal> {
         let Settings { abilities, backend, .. } = &*self.settings;
         let (found, permit) = cors::decide(abilities, &target.path, asked, backend.method_override);
-        self.note_route(&found, target, exchange);
+        self.note_route(&found, target, record);
         let permit = match &self.settings.shadow {
             None => permit,
-            Some(shadow) => self.decide_preflight_in_shadow(shadow, target, asked, exchange, &found, permit),
+            Some(shadow) => self.decide_preflight_in_shadow(shadow, target, asked, record, &found, permit),
         };
-        if let Some(uncovered) = &mut exchange.uncovered {
+        if let Some(uncovered) = &mut record.uncovered {
             // After a preflight that is forwarded, its request counts.
             uncovered.method = cors::supported_method(&target.path, asked).filter(|_| permit.is_err());
         }
@@ -362,10 +363,10 @@ impl Gateway {
         &self,
         fields: &HeaderMap,
         target: &Target<'_>,
-        exchange: &mut Exchange,
+        record: &mut RequestRecord,
     ) -> Result<Decision, Refusal> {
-        let routed = decision::route(&self.settings.abilities, &exchange.method, &target.path);
-        self.note_route(routed.found(), target, exchange);
+        let routed = decision::route(&self.settings.abilities, &record.method, &target.path);
+        self.note_route(routed.found(), target, record);
         let body_limit = self.body_limit(routed.found());
         let needs_token = match routed.next() {
             Step::Public(permit) => {
@@ -376,20 +377,20 @@ impl Gateway {
         };
         let token = Token::from_fields(fields, self.settings.limits.token_bytes);
         let (token, needs_verdict) = needs_token.with_token(token)?;
-        let started = exchange.started();
+        let started = record.started();
         let oldest = self.oldest_acceptable(needs_verdict.requirement(), started, Duration::ZERO);
         let is_denied = oldest.is_some() && self.is_known_to_lack(token, needs_verdict, started);
         let since = if is_denied { None } else { oldest };
         let mut caller =
-            self.verdict(token, started, since, exchange.trace.as_ref(), &mut exchange.lookup).await?;
-        exchange.caller = Some(Rc::clone(&caller));
-        let trace = exchange.trace.as_ref();
-        let permit = self.authorize(token, &mut caller, needs_verdict, trace, &mut exchange.lookup).await;
-        let mut permit = permit.inspect_err(|_| exchange.caller = Some(Rc::clone(&caller)))?;
+            self.verdict(token, started, since, record.trace.as_ref(), &mut record.lookup).await?;
+        record.caller = Some(Rc::clone(&caller));
+        let trace = record.trace.as_ref();
+        let permit = self.authorize(token, &mut caller, needs_verdict, trace, &mut record.lookup).await;
+        let mut permit = permit.inspect_err(|_| record.caller = Some(Rc::clone(&caller)))?;
         if is_denied && !caller.is_introspected_since(oldest) {
             // The ability was added, and an introspection that began before this request has reported it.
-            caller = self.verdict(token, started, oldest, trace, &mut exchange.lookup).await?;
-            exchange.caller = Some(Rc::clone(&caller));
+            caller = self.verdict(token, started, oldest, trace, &mut record.lookup).await?;
+            record.caller = Some(Rc::clone(&caller));
             permit = needs_verdict.authorize(&caller.verdict.abilities)?;
         }
         self.admit(permit, caller, token, body_limit, started)
@@ -435,24 +436,24 @@ impl Gateway {
         known.is_some_and(|known| known.is_ok_and(lacks))
     }
 
-    fn note_route(&self, found: &Found<'_>, target: &Target<'_>, exchange: &mut Exchange) {
-        exchange.route_number = found.route();
-        exchange.route = exchange.route_number.map_or(RouteLabel::Unmapped, |route| self.routes.label(route));
+    fn note_route(&self, found: &Found<'_>, target: &Target<'_>, record: &mut RequestRecord) {
+        record.route_number = found.route();
+        record.route = record.route_number.map_or(RouteLabel::Unmapped, |route| self.routes.label(route));
         if !matches!(found, Found::Rule { .. }) && !target.path.is_asterisk() {
-            let path = exchange.route_number.is_none().then(|| mask(target.path.as_str()).into());
-            exchange.uncovered = Some(Box::new(NotCovered { path, method: Some(exchange.method.clone()) }));
+            let path = record.route_number.is_none().then(|| mask(target.path.as_str()).into());
+            record.uncovered = Some(Box::new(MissingRule { path, method: Some(record.method.clone()) }));
         }
     }
 
     /// Attributes a request that was refused before its introspection to its token, if the verdict is cached. Operators
     /// want to know who probes, but that is not worth an introspection.
     #[cold]
-    fn attribute_token(&self, fields: &HeaderMap, exchange: &mut Exchange) {
+    fn attribute_token(&self, fields: &HeaderMap, record: &mut RequestRecord) {
         if let (None, Ok(token)) =
-            (&exchange.caller, Token::from_fields(fields, self.settings.limits.token_bytes))
+            (&record.caller, Token::from_fields(fields, self.settings.limits.token_bytes))
         {
-            let known = self.lookup.peek(&TokenHash::of(token.as_bytes()), exchange.started());
-            exchange.caller = known.and_then(Result::ok);
+            let known = self.lookup.peek(&TokenHash::of(token.as_bytes()), record.started());
+            record.caller = known.and_then(Result::ok);
         }
     }
 
@@ -520,34 +521,39 @@ impl Gateway {
     /// Forwards the request as a new message and validates the head of the response.
     async fn forward(
         &self,
-        peer: &Peer,
+        downstream: &Downstream,
         head: &Parts,
         incoming: &mut Option<Incoming>,
         plan: ForwardPlan<'_>,
-        exchange: &mut Exchange,
+        record: &mut RequestRecord,
         forwarded: &mut Forwarded,
     ) -> Result<StatusCode, Refusal> {
         let Settings { listen, limits, backend, .. } = &*self.settings;
         let ForwardPlan { permit, target, credentials, body_limit, waits, handshake } = plan;
-        let (mut body, upload) =
-            RequestBody::new(incoming, peer, body_limit, limits.body_idle_timeout, &listen.trusted_fields)
-                .map_err(forward::refusal)?;
+        let (mut body, upload) = RequestBody::new(
+            incoming,
+            downstream,
+            body_limit,
+            limits.body_idle_timeout,
+            &listen.trusted_fields,
+        )
+        .map_err(forward::refusal)?;
         let expects_continue = waits && upload.is_some();
         let forwarding = Forwarding {
             method: &head.method,
-            decided: &exchange.method,
+            decided: &record.method,
             version: head.version,
-            client: &peer.address_field,
-            encrypted: peer.encrypted,
-            trusted: peer.trusted,
+            client: &downstream.address_field,
+            encrypted: downstream.encrypted,
+            trusted: downstream.trusted,
             trusted_fields: &listen.trusted_fields,
-            request_id: &exchange.request_id,
+            request_id: &record.request_id,
             host: match backend.host {
                 BackendHost::Preserve => None,
                 BackendHost::Backend => Some(&backend.authority),
             },
             credentials,
-            trace: exchange.trace.as_ref().and_then(|trace| trace.mark_request(Instant::now())),
+            trace: record.trace.as_ref().and_then(|trace| trace.mark_request(Instant::now())),
             chunked: upload.is_some() && !head.headers.contains_key(CONTENT_LENGTH),
             expects_continue,
             upgrades: handshake.is_some(),
@@ -567,26 +573,26 @@ impl Gateway {
         if let Some(asked) = on_continue {
             call.on_continue(asked);
         }
-        if let Some(stream) = exchange.stream() {
+        if let Some(stream) = record.stream() {
             call.answers(stream);
         }
         let asked = Instant::now();
-        exchange.upload = upload;
+        record.upload = upload;
         let upstream = Cell::new(None);
         let conditions = Conditions {
-            upload: exchange.upload.as_deref(),
-            activity: &peer.activity,
+            upload: record.upload.as_deref(),
+            state: &downstream.state,
             upstream: &upstream,
             may_switch: handshake.is_some(),
-            request_id: &exchange.request_id,
+            request_id: &record.request_id,
         };
         let sent = self.backend.forward(permit, &request, call, conditions, asked, answered).await;
-        exchange.upstream = upstream.get();
-        exchange.backend_answered(asked, Instant::now());
+        record.upstream = upstream.get();
+        record.note_upstream_response(asked, Instant::now());
         sent?;
         let UpstreamResponse { response, lease } = answered.as_mut().ok_or(Refusal::InternalError)?;
         let status = response.status();
-        exchange.upstream_status = Some(status);
+        record.upstream_status = Some(status);
         let fields = response.headers_mut();
         let switches = match (status, &handshake) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(handshake)) => {
@@ -606,7 +612,7 @@ impl Gateway {
             tracing::warn!(why, "the backend's answer is ambiguous");
             Refusal::BackendBroken
         })?;
-        if exchange.upload.as_deref().is_some_and(Upload::answered) {
+        if record.upload.as_deref().is_some_and(Upload::answered) {
             // The client may or may not send the body that the backend did not ask for.
             lease.close_afterwards();
             if head.version == Version::HTTP_11 {
@@ -618,8 +624,8 @@ impl Gateway {
 }
 
 /// The id that a trusted peer sent, or a new one.
-fn request_id(peer: &Peer, fields: &HeaderMap) -> HeaderValue {
-    if peer.trusted
+fn request_id(downstream: &Downstream, fields: &HeaderMap) -> HeaderValue {
+    if downstream.trusted
         && let Some(id) = headers::trusted_request_id(fields)
     {
         return id.clone();

@@ -8,13 +8,11 @@
 //! config/      gateway.yaml: a language below, a file per section above; every error with its place
 //! policy/      PURE: framing, path, route, map, ability, bearer, headers, refusal, decision; no I/O
 //! gateway.rs   the request path in one file
-//! answer.rs    Refusal → status, body, header fields
-//! answer_body.rs  the response's body; its end is the end of the request's record
+//! response/    the gateway's own responses, response bodies, and the record of each request
 //! openapi/     OpenAPI documents: reads them, drafts maps from them, compares them with maps
 //! cases/       policy tests: reads their files, compares decisions with the expected ones
-//! exchange.rs  the record of one request: metrics, log, usage and traces, exactly once
-//! contain.rs   limits a panic to its request
-//! peer.rs      a client's connection: address, TLS, activity
+//! catch_panic.rs  limits a panic to its request
+//! downstream.rs a client's connection: address, TLS, state
 //! listener.rs  a bound socket of the proxy or the admin listener
 //! limits/      rate limits by token and address
 //! tokens/      verdict, introspection, cache, revocation
@@ -27,7 +25,7 @@
 //! usage/       counts what tokens use, keeps it in a ledger, reports it
 //! admin/       the admin listener
 //! page/        frame and style of the web pages
-//! shown.rs     makes names from outside harmless for terminals
+//! sanitize.rs  makes names from outside harmless for terminals
 //! demo/        the stand-in for Stockaj
 //! secrets/     keys, certificates and secrets from files; errors that quote nothing
 //! watch.rs     detects changed files
@@ -42,27 +40,25 @@
 //! [`policy::decision::Permit`], and only the state machine in [`policy::decision`] makes one.
 
 pub mod admin;
-pub mod answer;
-pub mod answer_body;
 pub mod backend;
 pub mod cases;
+pub mod catch_panic;
 pub mod cli;
 pub mod client;
 pub mod config;
-pub mod contain;
 pub mod demo;
-pub mod exchange;
+pub mod downstream;
 pub mod gateway;
 pub mod limits;
 pub mod listener;
 pub mod openapi;
 pub mod page;
-pub mod peer;
 pub mod policy;
 pub mod replicas;
+pub mod response;
+pub mod sanitize;
 pub mod secrets;
 pub mod server;
-pub mod shown;
 pub mod telemetry;
 pub mod tokens;
 pub mod traces;

@@ -10,13 +10,13 @@ const LAYERS: [&[&str]; 10] = [
     &["cli"],
     &["server"],
     &["admin", "gateway", "replicas", "traces"],
-    &["answer_body"],
-    &["cases", "exchange", "openapi"],
-    &["answer", "backend", "tokens", "usage"],
+    &["cases", "openapi"],
+    &["response"],
+    &["backend", "tokens", "usage"],
     &["client", "limits"],
     &["listener", "telemetry"],
     &["config"],
-    &["contain", "demo", "page", "peer", "policy", "secrets", "shown", "watch"],
+    &["catch_panic", "demo", "downstream", "page", "policy", "sanitize", "secrets", "watch"],
 ];
 
 /// The modules of `config` from top to bottom.
@@ -121,7 +121,7 @@ fn the_scan_sees_every_way_to_import() {
         ("tokens", "use crate::server::Server;", &["server"][..]),
         ("tokens", "use crate::{client::Pool, gateway};", &["gateway"]),
         ("tokens", "use crate::{\n    config::{Settings, Cache},\n    backend::forward,\n};", &["backend"]),
-        ("tokens", "let it = crate::answer::answer();", &["answer"]),
+        ("tokens", "let it = crate::response::own::refuse();", &["response"]),
         ("tokens", "use super::backend;", &["backend"]),
         ("tokens::cache", "use super::super::backend;", &["backend"]),
         ("tokens::cache", "use super::backend; // of tokens", &[]),

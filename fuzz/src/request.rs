@@ -26,19 +26,19 @@ use stockaj_gateway::client::Connector;
 use stockaj_gateway::client::pool::Pool;
 use stockaj_gateway::config;
 use stockaj_gateway::config::settings::Destination;
-use stockaj_gateway::exchange::Recorder;
+use stockaj_gateway::downstream::Downstream;
 use stockaj_gateway::gateway::Gateway;
 use stockaj_gateway::gateway::tunnel::Switch;
 use stockaj_gateway::limits::Limiter;
-use stockaj_gateway::peer::Peer;
 use stockaj_gateway::policy::ability::{Abilities, RequirementKind};
 use stockaj_gateway::policy::bearer::{Token, at_most_one};
 use stockaj_gateway::policy::expectation::waits;
-use stockaj_gateway::policy::framing::{Bounds, Fault, Scanned, Scanner};
+use stockaj_gateway::policy::framing::{Bounds, Fault, Scan, Scanner};
 use stockaj_gateway::policy::map::{AbilityMap, Found};
 use stockaj_gateway::policy::singleton;
 use stockaj_gateway::policy::target::{Target, add_missing_host};
 use stockaj_gateway::policy::upgrade::Handshake;
+use stockaj_gateway::response::record::Recorder;
 use stockaj_gateway::telemetry::access::AccessLog;
 use stockaj_gateway::telemetry::metrics::Metrics;
 use stockaj_gateway::telemetry::unmapped::UncoveredRequests;
@@ -117,7 +117,7 @@ fn scan(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Option<Fault>, u64) {
     for piece in pieces {
         held.extend_from_slice(piece);
         loop {
-            let Scanned { clear, fault } = scanner.scan(&held);
+            let Scan { clear, fault } = scanner.scan(&held);
             let rest = held.split_off(clear);
             through.push(std::mem::replace(&mut held, rest));
             if fault.is_some() || scanner.is_over() {
@@ -308,12 +308,12 @@ impl House {
     /// What the gateway answers, message by message.
     fn decide(&self, pieces: &[Vec<u8>]) -> Vec<u16> {
         let statuses: Rc<RefCell<Vec<u16>>> = Rc::default();
-        let peer = Rc::new(Peer::new(None, false, false, Instant::now()));
+        let downstream = Rc::new(Downstream::new(None, false, false, Instant::now()));
         let service = |request: Request<Incoming>| {
-            let (statuses, gateway, peer) =
-                (Rc::clone(&statuses), Rc::clone(&self.gateway), Rc::clone(&peer));
+            let (statuses, gateway, downstream) =
+                (Rc::clone(&statuses), Rc::clone(&self.gateway), Rc::clone(&downstream));
             async move {
-                let response = gateway.answer(&peer, request, &Switch::default()).await;
+                let response = gateway.answer(&downstream, request, &Switch::default()).await;
                 statuses.borrow_mut().push(response.status().as_u16());
                 Ok::<_, Infallible>(response)
             }

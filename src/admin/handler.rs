@@ -17,9 +17,9 @@ use zeroize::Zeroizing;
 use super::audit::{Action, Actor, unavailable};
 use super::response::{AdminResponse, json, message, not_allowed, text};
 use super::{Admin, State, tokens, unmapped, usage, webhook};
-use crate::exchange::new_request_id;
 use crate::listener::connections::ConnectionSlot;
 use crate::policy::headers::X_REQUEST_ID;
+use crate::response::record::new_request_id;
 use crate::telemetry::lines::AuditPriority;
 use crate::telemetry::metrics::CONTENT_TYPE as METRICS;
 

@@ -21,7 +21,7 @@ use crate::policy::map::{AbilityMap, Found};
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::Reason;
 use crate::policy::target::METHODS;
-use crate::shown::shown;
+use crate::sanitize::sanitize;
 use crate::telemetry::lines::AuditPriority;
 use crate::telemetry::unmapped::{TokenCount, UncoveredPath, UncoveredReport};
 
@@ -254,8 +254,8 @@ fn comment(path: &UncoveredPath) -> String {
 fn token(token: &TokenCount) -> String {
     match (&token.id, &token.name) {
         (None, _) => "no known token".to_owned(),
-        (Some(id), None) => format!("token {:?}", shown(id)),
-        (Some(id), Some(name)) => format!("token {:?} {:?}", shown(id), shown(name)),
+        (Some(id), None) => format!("token {:?}", sanitize(id)),
+        (Some(id), Some(name)) => format!("token {:?} {:?}", sanitize(id), sanitize(name)),
     }
 }
 

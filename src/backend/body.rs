@@ -13,8 +13,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 
 use super::idle::IdleTimer;
-use crate::peer::Peer;
-use crate::peer::budget::UploadBudget;
+use crate::downstream::Downstream;
+use crate::downstream::budget::UploadBudget;
 use crate::policy::headers;
 use crate::policy::trusted_fields::TrustedFields;
 
@@ -107,7 +107,7 @@ pub enum RequestBody {
 pub struct Streaming {
     incoming: Incoming,
     /// The client's connection, over HTTP/2.
-    connection: Option<Rc<Peer>>,
+    connection: Option<Rc<Downstream>>,
     /// The limit of bytes for backends that do not read, over HTTP/2.
     budget: Option<Arc<UploadBudget>>,
     upload: Rc<Upload>,
@@ -120,14 +120,14 @@ pub struct Streaming {
 }
 
 impl RequestBody {
-    /// Takes `incoming` of `peer` and limits it; the [`Upload`] is `None` if there is no body. `trusted_fields` are dropped
+    /// Takes the body `incoming` of `downstream` and limits it; the [`Upload`] is `None` if there is no body. `trusted_fields` are dropped
     /// from the trailers.
     ///
     /// # Errors
     /// [`UploadFault::TooLarge`] by its Content-Length.
     pub fn new(
         incoming: &mut Option<Incoming>,
-        peer: &Peer,
+        downstream: &Downstream,
         limit: u64,
         idle_timeout: Duration,
         trusted_fields: &TrustedFields,
@@ -141,8 +141,8 @@ impl RequestBody {
         let upload = Rc::new(Upload::default());
         let streaming = Streaming {
             incoming,
-            connection: peer.connection().cloned(),
-            budget: peer.uploads(),
+            connection: downstream.connection().cloned(),
+            budget: downstream.uploads(),
             upload: Rc::clone(&upload),
             left: limit,
             idle: IdleTimer::new(idle_timeout),
@@ -158,10 +158,10 @@ const REFUSED: Duration = Duration::from_secs(1);
 
 /// Reads and discards the body of a refused HTTP/2 request. After an immediate reset, clients that are still sending (curl
 /// before 8, httpx) lose the response, although RFC 9113 section 8.1 asks them to read it.
-pub async fn throw_away(mut incoming: Incoming, peer: Rc<Peer>) {
+pub async fn throw_away(mut incoming: Incoming, downstream: Rc<Downstream>) {
     let rest = async {
         while let Some(Ok(frame)) = incoming.frame().await {
-            if let (Some(data), Some(connection)) = (frame.data_ref(), peer.connection()) {
+            if let (Some(data), Some(connection)) = (frame.data_ref(), downstream.connection()) {
                 connection.data_read(data.len());
             }
         }

@@ -16,7 +16,7 @@ use crate::client::call::Call;
 use crate::client::pool::{Census, Lease, Pool};
 use crate::client::tls_fault;
 use crate::config::settings::Settings;
-use crate::peer::Activity;
+use crate::downstream::state::ConnectionState;
 use crate::policy::decision::Permit;
 use crate::policy::refusal::Refusal;
 
@@ -39,8 +39,8 @@ pub struct UpstreamResponse {
 pub struct Conditions<'a> {
     /// The progress of the body; `None` if there is none.
     pub upload: Option<&'a Upload>,
-    /// The connection's activity, by which the sweep enforces the time limit.
-    pub activity: &'a Activity,
+    /// The connection's state, by which the sweep enforces the time limit.
+    pub state: &'a ConnectionState,
     /// Receives the address that the request was sent to; inside, `None` for a Unix socket.
     pub upstream: &'a Cell<Option<Option<IpAddr>>>,
     /// Whether the request asks for an upgrade. The caller validates the 101.
@@ -172,10 +172,10 @@ impl Backend {
         now: Instant,
         answered: &mut Option<UpstreamResponse>,
     ) -> Result<(), Failure> {
-        let Conditions { upload, activity, upstream, .. } = conditions;
-        upstream.set(Some(lease.peer()));
+        let Conditions { upload, state, upstream, .. } = conditions;
+        upstream.set(Some(lease.remote_address()));
         let (timeout, idle_timeout) = (self.settings.backend.timeout, self.settings.limits.body_idle_timeout);
-        activity.wait_until(now + timeout);
+        state.set_deadline(now + timeout);
         let mut came = None;
         {
             let mut answer = std::pin::pin!(lease.send(request, call));
@@ -184,9 +184,9 @@ impl Backend {
                     came = Some(answer);
                     return Poll::Ready(());
                 }
-                if activity.is_overdue() {
+                if state.is_overdue() {
                     match upload.and_then(|upload| upload.extension(timeout, idle_timeout)) {
-                        Some(later) => activity.wait_until(later),
+                        Some(later) => state.set_deadline(later),
                         None => return Poll::Ready(()),
                     }
                 }
@@ -194,7 +194,7 @@ impl Backend {
             });
             over.await;
         }
-        activity.wait_no_longer();
+        state.clear_deadline();
         match came {
             Some(Ok(response)) => {
                 *answered = Some(UpstreamResponse { response, lease });
@@ -215,7 +215,7 @@ impl Backend {
                         "malformed response of the backend"
                     );
                 } else if !may_repeat {
-                    tracing::debug!(error, "the exchange with the backend broke off");
+                    tracing::debug!(error, "the exchange with the backend was cut off");
                 }
                 Err(Failure { refusal: Refusal::BackendBroken, may_repeat })
             }

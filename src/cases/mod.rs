@@ -6,10 +6,10 @@ mod file;
 pub mod json;
 pub mod junit;
 
-use crate::answer::status;
 use crate::policy::decision::{decide, read_request};
 use crate::policy::map::Found;
 use crate::policy::refusal::{Reason, Refusal};
+use crate::response::own::status;
 
 pub use failure::{explain, label};
 pub(crate) use file::compile_tests;

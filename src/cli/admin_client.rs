@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::LARGEST_REPORT;
 use crate::config::settings::{Admin, ListenAddress};
-use crate::shown::shown;
+use crate::sanitize::sanitize;
 
 /// Long enough to list or revoke many tokens: both read every cached verdict.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -76,7 +76,7 @@ pub(super) fn send_authenticated(
     Err(match (status, message) {
         (401, _) => AdminError::Unauthenticated,
         (404, None | Some("Not Found.")) => AdminError::NotFound,
-        (_, message) => AdminError::Rejected { status, message: shown(message.unwrap_or("-")) },
+        (_, message) => AdminError::Rejected { status, message: sanitize(message.unwrap_or("-")) },
     })
 }
 

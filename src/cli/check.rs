@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use self::kind::{Checked, Expect, load_checked};
 use super::{ConfigArgument, Exit, output, report, show};
 use crate::config::{Finding, Report, Severity};
-use crate::server::Parts;
+use crate::server::Resources;
 
 /// Validate a gateway.yaml, a map file or a policy test file
 ///
@@ -87,7 +87,7 @@ fn content(checked: Checked) -> (Report, String) {
     match checked {
         Checked::Gateway(loaded) => {
             let mut findings = loaded.warnings;
-            if let Err(error) = Parts::build(&loaded.settings) {
+            if let Err(error) = Resources::build(&loaded.settings) {
                 let (key, reason) = error.key().unwrap_or_else(|| (String::new(), error.to_string()));
                 findings.refuse(&key, reason);
             }

@@ -17,7 +17,6 @@ use zeroize::Zeroizing;
 
 use super::routes::colour;
 use super::{ConfigArgument, Exit, abilities, output, report, show, token_from_stdin};
-use crate::answer::status;
 use crate::config;
 use crate::policy::bearer::Token;
 use crate::policy::decision::{Caller, decide, missing, read_request, split_query};
@@ -25,7 +24,8 @@ use crate::policy::map::{AbilityMap, Found};
 use crate::policy::path::decoded;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Leniency, Mode};
-use crate::shown::shown;
+use crate::response::own::status;
+use crate::sanitize::sanitize;
 use crate::tokens::introspection::Answer;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::verdict::Verdict;
@@ -131,8 +131,8 @@ fn introspect(path: &Path) -> Result<(Caller, Option<String>), Exit> {
 /// Name, id and expiry of a token. Never the token or its hash, which is the id if the introspector reports none.
 fn holder(verdict: &Verdict) -> String {
     let is_hash = verdict.id.len() == 64 && verdict.id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let id = if is_hash { String::new() } else { format!(" (id {})", shown(&verdict.id)) };
-    let name = verdict.name.as_deref().map_or("no name".to_owned(), shown);
+    let id = if is_hash { String::new() } else { format!(" (id {})", sanitize(&verdict.id)) };
+    let name = verdict.name.as_deref().map_or("no name".to_owned(), sanitize);
     let expiry = match verdict.expires_at.map(Timestamp::try_from) {
         Some(Ok(expiry)) => format!("expires {expiry}"),
         Some(Err(_)) => "expires in the distant future".to_owned(),

@@ -15,7 +15,7 @@ use crate::openapi::draft::{Draft, Note, draft, written};
 use crate::openapi::drift::{Drift, Finding, Kind, drift};
 use crate::openapi::ignore::{IgnoredPath, IgnoredPaths};
 use crate::policy::source_location::SourceLocation;
-use crate::shown::shown;
+use crate::sanitize::sanitize;
 
 /// Draft a map file from an OpenAPI document, or compare the document with a map
 ///
@@ -125,8 +125,8 @@ impl Arguments {
 /// Reports ignored paths that neither the document nor the map has.
 fn report_unknown(ignored: &IgnoredPaths) {
     for (path, near) in ignored.unknown() {
-        let near = near.map_or_else(String::new, |near| format!("; did you mean `{}`?", shown(near)));
-        report(format_args!("warning: `--ignore {}` matches no path{near}", shown(path)));
+        let near = near.map_or_else(String::new, |near| format!("; did you mean `{}`?", sanitize(near)));
+        report(format_args!("warning: `--ignore {}` matches no path{near}", sanitize(path)));
     }
 }
 
@@ -147,10 +147,10 @@ fn print(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
             [
                 finding.kind.as_str().to_owned(),
                 finding.method.to_string(),
-                shown(&finding.path),
-                shown(finding.said.as_deref().unwrap_or("-")),
-                shown(&required),
-                shown(&places.into_iter().flatten().collect::<Vec<_>>().join(", ")),
+                sanitize(&finding.path),
+                sanitize(finding.said.as_deref().unwrap_or("-")),
+                sanitize(&required),
+                sanitize(&places.into_iter().flatten().collect::<Vec<_>>().join(", ")),
             ]
         })
         .collect();

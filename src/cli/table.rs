@@ -15,7 +15,7 @@ pub(super) enum Align {
     Right,
 }
 
-/// Writes a table. Cells are written unchanged: untrusted text must pass [`shown`](crate::shown::shown) before.
+/// Writes a table. Cells are written unchanged: untrusted text must pass [`sanitize`](crate::sanitize::sanitize) before.
 pub(super) fn write<const N: usize>(
     columns: [(&str, Align); N],
     rows: &[[String; N]],

@@ -11,7 +11,7 @@ use super::table::Align::{Left, Right};
 use super::{ConfigArgument, Exit, Format, output, report, show, table, token_from_stdin};
 use crate::config;
 use crate::config::settings::Admin;
-use crate::shown::shown;
+use crate::sanitize::sanitize;
 
 /// List or revoke the cached tokens of a running gateway, through its admin listener
 #[derive(Debug, clap::Args)]
@@ -129,8 +129,8 @@ impl Selection {
     /// Describes the effect of revoking and its limits.
     fn outcome(&self, removed: u64) -> String {
         let (tokens, is_one) = match self {
-            Self { id: Some(id), .. } => (format!("token {}", shown(id)), true),
-            Self { name: Some(name), .. } => (format!("tokens named `{}`", shown(name)), false),
+            Self { id: Some(id), .. } => (format!("token {}", sanitize(id)), true),
+            Self { name: Some(name), .. } => (format!("tokens named `{}`", sanitize(name)), false),
             Self { all: true, .. } => ("all tokens".to_owned(), false),
             Self { .. } => ("the token".to_owned(), true),
         };
@@ -148,7 +148,7 @@ impl Selection {
 }
 
 fn table(tokens: &[Value], output: &mut dyn Write) -> io::Result<()> {
-    let text = |token: &Value, key: &str| shown(token.get(key).and_then(Value::as_str).unwrap_or("-"));
+    let text = |token: &Value, key: &str| sanitize(token.get(key).and_then(Value::as_str).unwrap_or("-"));
     let rows: Vec<[String; 5]> = tokens
         .iter()
         .map(|token| {
@@ -160,7 +160,7 @@ fn table(tokens: &[Value], output: &mut dyn Write) -> io::Result<()> {
                 text(token, "name"),
                 format!("{age:.0}s"),
                 text(token, "expires_at"),
-                shown(&abilities.join(" ")),
+                sanitize(&abilities.join(" ")),
             ]
         })
         .collect();

@@ -12,7 +12,7 @@ use super::table::Align::{Left, Right};
 use super::{ConfigArgument, Exit, output, print_json, report, show, table};
 use crate::config;
 use crate::config::settings::Admin;
-use crate::shown::shown;
+use crate::sanitize::sanitize;
 
 /// List the requests that the map of a running gateway does not cover, most frequent first
 ///
@@ -69,7 +69,7 @@ impl Arguments {
         if self.format == UnmappedFormat::Yaml {
             let text = str::from_utf8(response.body()).map_err(|_| UnmappedError::Response)?;
             return Ok(output(Exit::Success, |out| {
-                text.lines().try_for_each(|line| writeln!(out, "{}", shown(line)))
+                text.lines().try_for_each(|line| writeln!(out, "{}", sanitize(line)))
             }));
         }
         let listing: Value = serde_json::from_slice(response.body()).map_err(|_| UnmappedError::Response)?;
@@ -86,7 +86,7 @@ impl Arguments {
 }
 
 fn table(rows: &[Value], output: &mut dyn Write) -> io::Result<()> {
-    let text = |value: Option<&Value>| shown(value.and_then(Value::as_str).unwrap_or("-"));
+    let text = |value: Option<&Value>| sanitize(value.and_then(Value::as_str).unwrap_or("-"));
     let rows: Vec<[String; 6]> = rows
         .iter()
         .map(|row| {
@@ -95,7 +95,7 @@ fn table(rows: &[Value], output: &mut dyn Write) -> io::Result<()> {
                 methods.map(|(method, count)| (method, count.as_u64().unwrap_or_default())).collect();
             methods.sort_by_key(|(_, count)| Reverse(*count));
             let methods: Vec<String> =
-                methods.iter().map(|(method, count)| format!("{}={count}", shown(method))).collect();
+                methods.iter().map(|(method, count)| format!("{}={count}", sanitize(method))).collect();
             let tokens = row.get("tokens").and_then(Value::as_array).into_iter().flatten();
             let name = |token: &Value| {
                 text(token.get("name").filter(|name| name.is_string()).or_else(|| token.get("id")))

@@ -16,7 +16,7 @@ use super::admin_client::{AdminError, send_authenticated};
 use super::{ConfigArgument, Exit, output, print_json, read_report, report, show};
 use crate::config;
 use crate::config::settings::{Admin, FindingRules, ListenAddress, Usage};
-use crate::shown::shown;
+use crate::sanitize::sanitize;
 use crate::usage::add::AddError;
 use crate::usage::ledger::{LedgerError, catch_panics};
 use crate::usage::message::LedgerView;
@@ -126,7 +126,7 @@ impl Arguments {
         if let Some(token) = &self.token {
             sum.tokens.retain(|it| it.id == *token);
             if sum.tokens.is_empty() {
-                return Err(UsageError::UnknownToken(shown(token)));
+                return Err(UsageError::UnknownToken(sanitize(token)));
             }
         }
         if self.add.is_empty() {
@@ -242,7 +242,7 @@ fn add(sum: &mut Report, report: Report, file: &Path) -> Result<(), UsageError> 
             super::report(format_args!(
                 "warning: {}: skipped, since the ledger {} is already included",
                 file.display(),
-                shown(&ledger)
+                sanitize(&ledger)
             ));
             Ok(())
         }

@@ -8,9 +8,9 @@ use http::{Method, Request};
 use hyper::body::Body;
 use tokio::sync::Notify;
 
-use super::fault::ExchangeError;
+use super::error::ExchangeError;
 use super::http1::{Outgoing, RequestHead};
-use crate::peer::Peer;
+use crate::downstream::Downstream;
 
 /// The source of the head of a request, written anew for each connection that it is sent over.
 pub trait RequestSource {
@@ -61,7 +61,7 @@ pub struct Call<B> {
     /// Whether a connection of HTTP/2 may have sent any of it.
     streamed: bool,
     on_continue: Option<Arc<Notify>>,
-    reader: Option<Rc<Peer>>,
+    reader: Option<Rc<Downstream>>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Call<B> {
@@ -79,12 +79,12 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
     }
 
     /// Names the stream of HTTP/2 that the response is for, which bounds what is read of it.
-    pub fn answers(&mut self, stream: &Rc<Peer>) {
+    pub fn answers(&mut self, stream: &Rc<Downstream>) {
         self.reader = Some(Rc::clone(stream));
     }
 
     /// See [`Call::answers`].
-    pub(super) fn reader(&self) -> Option<Rc<Peer>> {
+    pub(super) fn reader(&self) -> Option<Rc<Downstream>> {
         self.reader.clone()
     }
 

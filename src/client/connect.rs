@@ -346,7 +346,7 @@ pub enum ClientStream {
 
 impl ClientStream {
     /// The address at the other end; none of a Unix socket.
-    pub(super) fn peer(&self) -> Option<IpAddr> {
+    pub(super) fn remote_address(&self) -> Option<IpAddr> {
         let stream = match self {
             Self::Tcp(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,

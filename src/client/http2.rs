@@ -28,9 +28,9 @@ use tokio::time::{sleep, timeout};
 
 use super::call::{Call, RequestSource};
 use super::connect::ClientStream;
-use super::fault::ExchangeError;
+use super::error::ExchangeError;
 use super::pool::LeaseError;
-use super::received;
+use super::response_stream;
 
 /// Receive windows of streams, in bytes, by the number of streams: the buffer for a response that the client does not read.
 /// All streams together hold less than 1 MiB, even if each has filled the window that was current when it began.
@@ -63,7 +63,7 @@ pub(super) struct Http2 {
     used_at: Cell<Instant>,
     /// Whether it takes no further requests.
     retired: Cell<bool>,
-    peer: Option<IpAddr>,
+    address: Option<IpAddr>,
 }
 
 impl Drop for Http2 {
@@ -83,7 +83,7 @@ impl Http2 {
         patience: Duration,
         counted: impl Sized + 'static,
     ) -> Result<Self, LeaseError> {
-        let peer = stream.peer();
+        let address = stream.remote_address();
         let scheme = if matches!(stream, ClientStream::Tls(_)) { Scheme::HTTPS } else { Scheme::HTTP };
         let begin = async {
             let handshake = builder().handshake::<_, Bytes>(stream).await;
@@ -116,7 +116,7 @@ impl Http2 {
             heard,
             used_at: Cell::new(Instant::now()),
             retired: Cell::new(false),
-            peer,
+            address,
         })
     }
 
@@ -146,8 +146,8 @@ impl Http2 {
     }
 
     /// The address at the other end.
-    pub(super) const fn peer(&self) -> Option<IpAddr> {
-        self.peer
+    pub(super) const fn remote_address(&self) -> Option<IpAddr> {
+        self.address
     }
 
     /// Counts one more request.
@@ -255,7 +255,7 @@ pub(super) async fn send<B>(
     upload: &mut Option<JoinHandle<()>>,
     request: &impl RequestSource,
     call: &mut Call<B>,
-) -> Result<Response<Box<received::Stream>>, ExchangeError>
+) -> Result<Response<Box<response_stream::ResponseStream>>, ExchangeError>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
 {
@@ -327,7 +327,7 @@ async fn receive(
     asked: Option<Arc<Notify>>,
     to_head: bool,
     heard: &Rc<Cell<bool>>,
-) -> Result<Response<Box<received::Stream>>, ExchangeError> {
+) -> Result<Response<Box<response_stream::ResponseStream>>, ExchangeError> {
     let mut interim = 0;
     let answer = poll_fn(|context| {
         while let Poll::Ready(Some(came)) = answer.poll_informational(context) {
@@ -357,7 +357,7 @@ async fn receive(
     // Whether there is but one, and what it says, is for whoever prepares the answer to see.
     let length = head.headers.get(CONTENT_LENGTH).filter(|_| !has_no_body);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    let body = received::Stream::new(stream, length, Rc::clone(heard));
+    let body = response_stream::ResponseStream::new(stream, length, Rc::clone(heard));
     Ok(Response::from_parts(head, Box::new(body)))
 }
 

@@ -2,20 +2,20 @@
 
 pub mod call;
 pub mod connect;
-mod fault;
+mod error;
 pub mod http1;
 mod http2;
 mod key;
 pub mod pool;
 mod race;
-mod received;
+mod recycled_fields;
 mod resolve;
-mod spare;
+mod response_stream;
 mod tls;
 
 pub use connect::{Attempt, ClientStream, ConnectError, Connector, Step};
-pub use fault::{Chain, CollectError, ExchangeError, tls_fault};
+pub use error::{Chain, CollectError, ExchangeError, tls_fault};
 pub use key::ClientKey;
+pub use recycled_fields::recycle;
 pub use resolve::ResolveError;
-pub use spare::recycle;
 pub use tls::{ConnectorError, Protocol};

@@ -293,7 +293,7 @@ impl Pool {
             },
         };
         let stream = self.connector.connect(protocol).await?;
-        self.note(stream.peer());
+        self.note(stream.remote_address());
         let leased = match &self.http2 {
             Some(shared) if protocol == Protocol::Any => {
                 if stream.may_speak_http2() {
@@ -328,7 +328,7 @@ impl Pool {
 
     fn begin_http1(&self, stream: ClientStream, permit: Option<OwnedSemaphorePermit>) -> Leased {
         Leased::Http1(Box::new(Connection {
-            peer: stream.peer(),
+            address: stream.remote_address(),
             http1: http1::Connection::new(stream),
             idle_timeout: None,
             counted: (OpenGuard::new(&self.open), permit),
@@ -402,11 +402,11 @@ impl Pool {
     }
 
     fn keep_only(&self, addresses: Addresses) {
-        let has = |peer: Option<IpAddr>| peer.is_none_or(|peer| addresses.include(peer));
-        self.idle.borrow_mut().retain(|kept| has(kept.connection.peer));
+        let has = |address: Option<IpAddr>| address.is_none_or(|address| addresses.include(address));
+        self.idle.borrow_mut().retain(|kept| has(kept.connection.address));
         if let Some(shared) = &self.http2 {
             shared.connections.borrow_mut().retain(|connection| {
-                let stays = has(connection.peer());
+                let stays = has(connection.remote_address());
                 if !stays {
                     connection.retire();
                 }
@@ -447,7 +447,7 @@ impl Pool {
     }
 
     fn keep(&self, connection: Box<Connection>, now: Instant) {
-        if self.yields(now) || self.has_moved(connection.peer) {
+        if self.yields(now) || self.has_moved(connection.address) {
             return;
         }
         self.idle.borrow_mut().push(Idle { connection, since: now });
@@ -462,20 +462,20 @@ impl Pool {
     }
 
     /// Notes the address of a new connection: the name has it now.
-    fn note(&self, peer: Option<IpAddr>) {
+    fn note(&self, address: Option<IpAddr>) {
         let mut addresses = self.addresses.borrow_mut();
-        if let Some(peer) = peer
+        if let Some(address) = address
             && !addresses.known.is_empty()
-            && !addresses.known.contains(&peer)
+            && !addresses.known.contains(&address)
         {
-            addresses.known.push(peer);
+            addresses.known.push(address);
         }
     }
 
     /// Whether the destination's name no longer has the address of a connection, as far as is known.
-    fn has_moved(&self, peer: Option<IpAddr>) -> bool {
+    fn has_moved(&self, address: Option<IpAddr>) -> bool {
         let addresses = self.addresses.borrow();
-        !addresses.known.is_empty() && peer.is_some_and(|peer| !addresses.include(peer))
+        !addresses.known.is_empty() && address.is_some_and(|address| !addresses.include(address))
     }
 
     /// Whether a connection is to be closed that could be used again, so that another core may open one: this one

@@ -10,7 +10,6 @@ use http::{HeaderMap, HeaderValue, Method};
 
 use super::{Caller, Decision, Gateway};
 use crate::config::settings::Shadow;
-use crate::exchange::Exchange;
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
 use crate::policy::decision::{self, Known, NeedsVerdict, Permit, Routed, decide_by};
@@ -18,6 +17,7 @@ use crate::policy::map::{AbilityMap, Found};
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Change, Side, change};
 use crate::policy::target::Target;
+use crate::response::record::RequestRecord;
 use crate::telemetry::metrics::RouteLabel;
 use crate::tokens::hash::TokenHash;
 use crate::tokens::lookup::CachedToken;
@@ -29,7 +29,7 @@ impl Gateway {
         shadow: &Shadow,
         fields: &HeaderMap,
         target: &Target<'_>,
-        exchange: &mut Exchange,
+        record: &mut RequestRecord,
         decided: Result<Decision, Refusal>,
     ) -> Result<Decision, Refusal> {
         if bearer::at_most_one(fields).is_err() {
@@ -38,10 +38,10 @@ impl Gateway {
         }
         let decided = match decided {
             Ok(decision) => Ok(decision),
-            Err(refusal) => self.forgive(shadow, fields, target, exchange, refusal).await,
+            Err(refusal) => self.forgive(shadow, fields, target, record, refusal).await,
         };
         if let Some(candidate) = &shadow.candidate {
-            self.compare(candidate, fields, target, exchange, &decided).await;
+            self.compare(candidate, fields, target, record, &decided).await;
         }
         decided
     }
@@ -52,15 +52,15 @@ impl Gateway {
         shadow: &Shadow,
         fields: &HeaderMap,
         target: &Target<'_>,
-        exchange: &mut Exchange,
+        record: &mut RequestRecord,
         refusal: Refusal,
     ) -> Result<Decision, Refusal> {
-        let routed = decision::route(&self.settings.abilities, &exchange.method, &target.path);
+        let routed = decision::route(&self.settings.abilities, &record.method, &target.path);
         let found = routed.found();
-        let started = exchange.started();
+        let started = record.started();
         let token = Token::from_fields(fields, self.settings.limits.token_bytes);
         let known =
-            exchange.caller.as_ref().zip(routed.with_any_token()).and_then(|(held, needs_verdict)| {
+            record.caller.as_ref().zip(routed.with_any_token()).and_then(|(held, needs_verdict)| {
                 self.by_what_is_known(needs_verdict, held, &refusal, started)
             });
         let permit = |refusal: &Refusal| routed.permit_in_shadow(shadow.authentication, refusal);
@@ -68,7 +68,7 @@ impl Gateway {
         let refusal = known.unwrap_or(refusal);
         let (body_limit, reason) = (self.body_limit(found), refusal.reason());
         let decision = match token {
-            Ok(token) => match self.holder(token, exchange, refusal).await {
+            Ok(token) => match self.cached_token(token, record, refusal).await {
                 Ok(held) => self.admit(permitted, held, token, body_limit, started)?,
                 Err(refusal) => match permit(&refusal) {
                     Some(permit) => Decision { permit, caller: Caller::Unauthenticated(refusal), body_limit },
@@ -77,28 +77,28 @@ impl Gateway {
             },
             Err(_) => Decision { permit: permitted, caller: Caller::Unauthenticated(refusal), body_limit },
         };
-        let rule = LogRule { side: Side::Enforced, found, method: &exchange.method, reason }.to_string();
-        exchange.would(Change::WouldDeny, Side::Enforced, self.label(found, None), rule, None);
+        let rule = LogRule { side: Side::Enforced, found, method: &record.method, reason }.to_string();
+        record.note_shadow_change(Change::WouldDeny, Side::Enforced, self.label(found, None), rule, None);
         Ok(decision)
     }
 
     /// The verdict of the token of a refused request.
-    async fn holder(
+    async fn cached_token(
         &self,
         token: Token<'_>,
-        exchange: &mut Exchange,
+        record: &mut RequestRecord,
         refusal: Refusal,
     ) -> Result<Rc<CachedToken>, Refusal> {
         if matches!(refusal, Refusal::InactiveToken | Refusal::ExpiredToken) {
             return Err(refusal);
         }
-        if let Some(held) = &exchange.caller {
+        if let Some(held) = &record.caller {
             return Ok(Rc::clone(held));
         }
-        let started = exchange.started();
-        let trace = exchange.trace.as_ref();
-        let held = self.verdict(token, started, None, trace, &mut exchange.lookup).await?;
-        exchange.caller = Some(Rc::clone(&held));
+        let started = record.started();
+        let trace = record.trace.as_ref();
+        let held = self.verdict(token, started, None, trace, &mut record.lookup).await?;
+        record.caller = Some(Rc::clone(&held));
         Ok(held)
     }
 
@@ -134,7 +134,7 @@ impl Gateway {
         shadow: &Shadow,
         target: &Target<'_>,
         asked: &HeaderValue,
-        exchange: &mut Exchange,
+        record: &mut RequestRecord,
         found: &Found<'_>,
         permit: Result<Permit, Refusal>,
     ) -> Result<Permit, Refusal> {
@@ -145,7 +145,7 @@ impl Gateway {
             let permit = permit.ok_or_else(|| refusal.clone())?;
             let told = LogRule { side: Side::Enforced, found, method: &method, reason: refusal.reason() };
             let label = self.label(found, None);
-            exchange.would(Change::WouldDeny, Side::Enforced, label, told.to_string(), None);
+            record.note_shadow_change(Change::WouldDeny, Side::Enforced, label, told.to_string(), None);
             Ok(permit)
         });
         if let Some(candidate) = &shadow.candidate {
@@ -153,7 +153,7 @@ impl Gateway {
             let (by_candidate, decided) = cors::decide(candidate, &target.path, asked, overriding);
             let refused = candidate.check_path(&target.path);
             let otherwise = refused.and(decided).map(|_permit| Reason::Public);
-            self.tell(permit.is_ok(), &otherwise, (found, &by_candidate), &method, exchange, None);
+            self.tell(permit.is_ok(), &otherwise, (found, &by_candidate), &method, record, None);
         }
         permit
     }
@@ -164,13 +164,13 @@ impl Gateway {
         candidate: &AbilityMap,
         fields: &HeaderMap,
         target: &Target<'_>,
-        exchange: &mut Exchange,
+        record: &mut RequestRecord,
         decided: &Result<Decision, Refusal>,
     ) {
-        let routed = decision::route(candidate, &exchange.method, &target.path);
+        let routed = decision::route(candidate, &record.method, &target.path);
         let found = *routed.found();
         let token = Token::from_fields(fields, self.settings.limits.token_bytes);
-        let known = match (decided, &exchange.caller, &token) {
+        let known = match (decided, &record.caller, &token) {
             // Not a refusal by the map: another map would not change it.
             (Err(refusal), ..) if !refusal.is_of_a_map() => return,
             (_, Some(held), _) => Known::Active(&held.verdict.abilities),
@@ -185,7 +185,7 @@ impl Gateway {
         let (otherwise, holder) = match (by_candidate, token) {
             (Some(otherwise), _) => (otherwise, None),
             (None, Ok(token)) => {
-                let verdict = self.verdict_for_candidate(token, exchange, decided.is_ok()).await;
+                let verdict = self.verdict_for_candidate(token, record, decided.is_ok()).await;
                 let known = match &verdict {
                     Some(Ok(held)) => Known::Active(&held.verdict.abilities),
                     Some(Err(refusal)) => Known::Refused(refusal),
@@ -198,9 +198,9 @@ impl Gateway {
             }
             (None, Err(_)) => return,
         };
-        let method = exchange.method.clone();
+        let method = record.method.clone();
         let enforced = self.settings.abilities.find(&method, &target.path);
-        self.tell(decided.is_ok(), &otherwise, (&enforced, &found), &method, exchange, holder);
+        self.tell(decided.is_ok(), &otherwise, (&enforced, &found), &method, record, holder);
     }
 
     /// The verdict of a token that the enforced map did not need. Only a refused request is introspected for it: a request
@@ -208,15 +208,15 @@ impl Gateway {
     async fn verdict_for_candidate(
         &self,
         token: Token<'_>,
-        exchange: &mut Exchange,
+        record: &mut RequestRecord,
         forwarded: bool,
     ) -> Option<Result<Rc<CachedToken>, Refusal>> {
-        let started = exchange.started();
+        let started = record.started();
         if forwarded {
             return self.lookup.peek(&TokenHash::of(token.as_bytes()), started);
         }
-        let trace = exchange.trace.as_ref();
-        Some(self.verdict(token, started, None, trace, &mut exchange.lookup).await)
+        let trace = record.trace.as_ref();
+        Some(self.verdict(token, started, None, trace, &mut record.lookup).await)
     }
 
     /// Records a difference between the decisions. `holder` is the token's verdict if the record does not have it.
@@ -226,14 +226,14 @@ impl Gateway {
         otherwise: &Result<Reason, Refusal>,
         (enforced, found): (&Found<'_>, &Found<'_>),
         method: &Method,
-        exchange: &mut Exchange,
+        record: &mut RequestRecord,
         holder: Option<Rc<CachedToken>>,
     ) {
         let Some(change) = change(forwarded, otherwise) else { return };
         let reason = otherwise.as_ref().map_or_else(Refusal::reason, |reason| *reason);
         let rule = LogRule { side: Side::Candidate, found, method, reason }.to_string();
         let label = self.label(enforced, found.route());
-        exchange.would(change, Side::Candidate, label, rule, holder);
+        record.note_shadow_change(change, Side::Candidate, label, rule, holder);
     }
 
     /// The route of the metric: that of the enforced map, or else of the candidate, whose routes are numbered after those

@@ -78,18 +78,20 @@ impl House {
     fn connect(&self) -> (DuplexStream, tokio::task::JoinHandle<()>) {
         let (client, server) = duplex(64 * 1024);
         let gateway = Rc::clone(&self.gateway);
-        let peer = Rc::new(Peer::new(None, false, false, Instant::now()));
+        let downstream = Rc::new(Downstream::new(None, false, false, Instant::now()));
         let serving = tokio::task::spawn_local(async move {
             let switch = Switch::default();
             let service = service_fn(|request| {
-                let (gateway, peer, switch) = (Rc::clone(&gateway), Rc::clone(&peer), &switch);
-                async move { Ok::<_, std::convert::Infallible>(gateway.answer(&peer, request, switch).await) }
+                let (gateway, downstream, switch) = (Rc::clone(&gateway), Rc::clone(&downstream), &switch);
+                async move {
+                    Ok::<_, std::convert::Infallible>(gateway.answer(&downstream, request, switch).await)
+                }
             });
             let mut connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
             let _ = (&mut connection).await;
             let server = connection.into_parts().io.into_inner();
             if let Some(tunnel) = switch.take() {
-                tunnel.run(server, Default::default(), &peer, || Rc::clone(&gateway)).await;
+                tunnel.run(server, Default::default(), &downstream, || Rc::clone(&gateway)).await;
             }
         });
         (client, serving)

@@ -14,12 +14,13 @@ use zeroize::Zeroizing;
 use super::Gateway;
 use crate::backend::tunnel::{self, Client, Traffic};
 use crate::client::pool::Upgraded;
-use crate::exchange::{Exchange, Recorder, TokenLookup};
-use crate::peer::{Ending, Peer};
+use crate::downstream::Downstream;
+use crate::downstream::state::Shutdown;
 use crate::policy::bearer::KeptToken;
 use crate::policy::decision::{self, Step};
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
+use crate::response::record::{Recorder, RequestRecord, TokenLookup};
 use crate::tokens::lookup::CachedToken;
 
 /// Shortest pause between two decisions on a tunnel. A verdict of this age is always acceptable.
@@ -43,7 +44,7 @@ pub struct Tunnel {
     pub(super) asked: UpgradeRequest,
     /// The gateway of the latest decision.
     pub(super) decided_by: Rc<Gateway>,
-    pub(super) exchange: Box<Exchange>,
+    pub(super) record: Box<RequestRecord>,
     /// The backend's connection, which counts as active until it is dropped.
     pub(super) backend: Upgraded,
 }
@@ -86,24 +87,24 @@ impl Tunnel {
         self,
         client: C,
         early: Zeroizing<Vec<u8>>,
-        peer: &Peer,
+        downstream: &Downstream,
         gateway: impl Fn() -> Rc<Gateway>,
     ) where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { mut asked, decided_by, mut exchange, backend } = self;
+        let Self { mut asked, decided_by, mut record, backend } = self;
         // However it ends, the client got its 101.
-        exchange.complete();
+        record.mark_complete();
         let recorder = Rc::clone(decided_by.recorder());
         let _open = Open::new(&recorder);
         let traffic = Traffic::default();
         let ended = tokio::select! {
             ended = tunnel::copy(Client::new(client, early, &traffic), backend) => Ended::ByItself(ended),
             ended = watch(&mut asked, decided_by, &traffic.moved, gateway) => ended,
-            () = blocked(peer) => Ended::Blocked,
+            () = blocked(downstream) => Ended::Blocked,
         };
-        exchange.tunnelled(traffic.from_client.get(), traffic.to_client.get());
-        let id = exchange.request_id.to_str().unwrap_or("-").to_owned();
+        record.add_tunnelled(traffic.from_client.get(), traffic.to_client.get());
+        let id = record.request_id.to_str().unwrap_or("-").to_owned();
         match ended {
             Ended::ByItself(Ok(())) => {}
             Ended::ByItself(Err(error)) => {
@@ -113,13 +114,13 @@ impl Tunnel {
                     "a tunnel broke off"
                 );
             }
-            Ended::Idle => exchange.broke_off(Reason::Limited, "nothing came through the tunnel in time"),
+            Ended::Idle => record.mark_truncated(Reason::Limited, "nothing came through the tunnel in time"),
             Ended::Blocked => {
-                exchange.broke_off(Reason::ClientGone, "the client took nothing from the tunnel")
+                record.mark_truncated(Reason::ClientGone, "the client took nothing from the tunnel")
             }
             Ended::Revoked => {
                 tracing::info!(request_id = id, "a tunnel was closed whose token was revoked");
-                exchange.broke_off(Reason::InactiveToken, "the tunnel's token was revoked");
+                record.mark_truncated(Reason::InactiveToken, "the tunnel's token was revoked");
             }
             Ended::Refused(refusal) => {
                 let reason = refusal.reason();
@@ -128,7 +129,7 @@ impl Tunnel {
                     reason = reason.as_str(),
                     "a tunnel was closed that would be refused"
                 );
-                exchange.broke_off(reason, "the tunnel would be refused by now");
+                record.mark_truncated(reason, "the tunnel would be refused by now");
             }
         }
     }
@@ -222,10 +223,10 @@ fn is_settled(gateway: &Gateway, asked: &UpgradeRequest, now: Instant) -> bool {
 }
 
 /// Ready when the sweep has found that the client does not read. A drain does not end a tunnel before `drain_timeout`.
-async fn blocked(peer: &Peer) {
+async fn blocked(downstream: &Downstream) {
     poll_fn(|context| {
-        peer.activity.driven_by(context.waker());
-        if peer.activity.ending() == Ending::Now { Poll::Ready(()) } else { Poll::Pending }
+        downstream.state.set_waker(context.waker());
+        if downstream.state.shutdown() == Shutdown::Immediate { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }

@@ -43,14 +43,14 @@ struct Live {
 struct Connection {
     /// `None` for a Unix socket.
     network: Option<IpAddr>,
-    phase: ConnectionPhase,
+    phase: AdminPhase,
     /// The start of the phase.
     phase_start: Instant,
     evicted: Arc<Notify>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum ConnectionPhase {
+enum AdminPhase {
     /// No complete request head yet.
     Waiting,
     /// A request without verified credentials.
@@ -59,7 +59,7 @@ enum ConnectionPhase {
     Authenticated,
 }
 
-impl ConnectionPhase {
+impl AdminPhase {
     /// How long a connection in this phase cannot be evicted; `None` if it is never evicted.
     const fn grace(self) -> Option<Duration> {
         match self {
@@ -119,7 +119,7 @@ impl ConnectionSlots {
         let evicted = Arc::<Notify>::default();
         let connection = Connection {
             network,
-            phase: ConnectionPhase::Waiting,
+            phase: AdminPhase::Waiting,
             phase_start: now,
             evicted: Arc::clone(&evicted),
         };
@@ -144,7 +144,7 @@ impl Live {
             *by_network.entry(connection.network).or_default() += 1;
         }
         let overdue = self.connections.iter().filter(|(_, it)| it.grace_end().is_some_and(|at| at <= now));
-        let mut overdue: Vec<(ConnectionPhase, Reverse<usize>, u64)> = overdue
+        let mut overdue: Vec<(AdminPhase, Reverse<usize>, u64)> = overdue
             .map(|(number, it)| {
                 (it.phase, Reverse(by_network.get(&it.network).copied().unwrap_or_default()), *number)
             })
@@ -186,12 +186,12 @@ pub struct ConnectionSlot {
 impl ConnectionSlot {
     /// Records that the head of a request is complete.
     pub fn start_request(&self) {
-        self.set(ConnectionPhase::Anonymous);
+        self.set(AdminPhase::Anonymous);
     }
 
     /// Records that the request has valid credentials. The connection is not evicted from now on.
     pub fn authenticated(&self) {
-        self.set(ConnectionPhase::Authenticated);
+        self.set(AdminPhase::Authenticated);
     }
 
     /// Completes when the connection is evicted. The caller must close it.
@@ -199,7 +199,7 @@ impl ConnectionSlot {
         self.evicted.notified().await;
     }
 
-    fn set(&self, phase: ConnectionPhase) {
+    fn set(&self, phase: AdminPhase) {
         if let Some(connection) = self.connections.live().connections.get_mut(&self.number) {
             connection.phase = phase;
             connection.phase_start = Instant::now();

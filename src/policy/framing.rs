@@ -27,7 +27,7 @@ pub struct Bounds {
 
 /// The result of a scan.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Scanned {
+pub struct Scan {
     /// How many bytes may be passed on. The bytes after them belong to an incomplete head, or arrived
     /// [too early](Scanner::awaits). The caller keeps them and scans them again, followed by the next bytes.
     pub clear: usize,
@@ -201,23 +201,23 @@ impl Scanner {
         Self { bounds, state: State::Head(Head::default()), messages: 0, version: Version::HTTP_11 }
     }
 
-    /// Scans bytes that begin where the last [`clear`](Scanned::clear) ones ended.
-    pub fn scan(&mut self, bytes: &[u8]) -> Scanned {
+    /// Scans bytes that begin where the last [`clear`](Scan::clear) ones ended.
+    pub fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut clear = 0;
         loop {
             let rest = &bytes[clear..];
             if rest.is_empty() {
-                return Scanned { clear, fault: None };
+                return Scan { clear, fault: None };
             }
             let step = match &mut self.state {
                 State::Head(head) => match head.read(rest, &self.bounds) {
-                    Ok(None) => return Scanned { clear, fault: None },
+                    Ok(None) => return Scan { clear, fault: None },
                     Ok(Some(step)) => {
                         self.messages += 1;
                         self.version = head.version.unwrap_or(Version::HTTP_11);
                         step
                     }
-                    Err(refusal) => return Scanned { clear, fault: Some(Fault::Head(refusal)) },
+                    Err(refusal) => return Scan { clear, fault: Some(Fault::Head(refusal)) },
                 },
                 State::Length { left, last } => {
                     let taken = u64::try_from(rest.len()).unwrap_or(u64::MAX).min(*left);
@@ -225,18 +225,18 @@ impl Scanner {
                     // At most the length of `rest`.
                     let taken = taken as usize;
                     if *left > 0 {
-                        return Scanned { clear: clear + taken, fault: None };
+                        return Scan { clear: clear + taken, fault: None };
                     }
                     Step { taken, next: after(*last) }
                 }
                 State::Chunked(chunked) => match chunked.read(rest, &self.bounds) {
                     Ok((taken, true)) => Step { taken, next: after(chunked.last) },
-                    Ok((taken, false)) => return Scanned { clear: clear + taken, fault: None },
+                    Ok((taken, false)) => return Scan { clear: clear + taken, fault: None },
                     Err((taken, why)) => {
-                        return Scanned { clear: clear + taken, fault: Some(Fault::Body(why)) };
+                        return Scan { clear: clear + taken, fault: Some(Fault::Body(why)) };
                     }
                 },
-                State::Awaiting { .. } | State::Over => return Scanned { clear, fault: None },
+                State::Awaiting { .. } | State::Over => return Scan { clear, fault: None },
             };
             clear += step.taken;
             self.state = step.next;

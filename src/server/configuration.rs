@@ -26,10 +26,10 @@ use crate::usage::writer::Usage;
 const MOST_SILENCE: Duration = Duration::from_secs(10);
 
 /// What the configuration's certificates, roots and addresses out come to.
-pub struct Parts {
+pub struct Resources {
     pub(super) tls: Option<Arc<Certificates>>,
-    pub(super) backend: Arc<Outbound>,
-    pub(super) introspector: Arc<Outbound>,
+    pub(super) backend: Arc<UpstreamClient>,
+    pub(super) introspector: Arc<UpstreamClient>,
     /// The way to other replicas.
     pub(super) redis: Option<Arc<RedisClient>>,
     /// The way to a collector of spans.
@@ -37,15 +37,15 @@ pub struct Parts {
 }
 
 /// The backend or the introspector. A reload keeps the connections to it if its key stays the same.
-pub(super) struct Outbound {
+pub(super) struct UpstreamClient {
     connector: Arc<Connector>,
     bound: Option<Arc<ConnectionBound>>,
-    key: ClientKey<Plan>,
+    key: ClientKey<UpstreamKey>,
 }
 
-impl Outbound {
+impl UpstreamClient {
     /// The client for `plan`, or `before` if its plan and files are the same.
-    fn for_plan(plan: Plan, before: Option<&Arc<Self>>) -> Result<Arc<Self>, ConnectorError> {
+    fn for_plan(plan: UpstreamKey, before: Option<&Arc<Self>>) -> Result<Arc<Self>, ConnectorError> {
         let key = ClientKey::new(plan, |plan| &plan.tls);
         if let Some(before) = before.filter(|before| before.key == key) {
             return Ok(Arc::clone(before));
@@ -68,9 +68,9 @@ impl Outbound {
     }
 }
 
-/// The settings of an [`Outbound`].
+/// The settings of an [`UpstreamClient`].
 #[derive(PartialEq)]
-struct Plan {
+struct UpstreamKey {
     destination: Destination,
     tls: ClientTls,
     /// Time limit for connecting, and for the wait for one of `max_connections`.
@@ -81,7 +81,7 @@ struct Plan {
     http2: Option<Duration>,
 }
 
-impl Plan {
+impl UpstreamKey {
     fn backend(settings: &Settings) -> Self {
         let backend = &settings.backend;
         Self {
@@ -107,7 +107,7 @@ impl Plan {
     }
 }
 
-impl Parts {
+impl Resources {
     /// Reads what `settings` name.
     ///
     /// # Errors
@@ -118,7 +118,7 @@ impl Parts {
     }
 
     /// The same for the configuration after this one: what stays the same goes on, with its connections.
-    fn succeed(&self, settings: &Settings, before: &Settings) -> Result<Self, StartError> {
+    fn next_from(&self, settings: &Settings, before: &Settings) -> Result<Self, StartError> {
         let tls =
             if settings.listen.tls == before.listen.tls { self.tls.clone() } else { certificates(settings)? };
         Self::with_tls(tls, settings, Some(self))
@@ -129,10 +129,11 @@ impl Parts {
         settings: &Settings,
         before: Option<&Self>,
     ) -> Result<Self, StartError> {
-        let backend = Outbound::for_plan(Plan::backend(settings), before.map(|before| &before.backend))
-            .map_err(|source| StartError::Connector { section: "backend", source })?;
+        let backend =
+            UpstreamClient::for_plan(UpstreamKey::backend(settings), before.map(|before| &before.backend))
+                .map_err(|source| StartError::Connector { section: "backend", source })?;
         let known = before.map(|before| &before.introspector);
-        let introspector = Outbound::for_plan(Plan::introspector(settings), known)
+        let introspector = UpstreamClient::for_plan(UpstreamKey::introspector(settings), known)
             .map_err(|source| StartError::Connector { section: "introspection", source })?;
         let known = before.and_then(|before| before.redis.as_ref());
         let redis = settings.redis.as_ref().map(|redis| RedisClient::for_settings(redis, known)).transpose();
@@ -156,7 +157,7 @@ fn certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, StartE
 /// What every core makes its gateway from.
 pub(super) struct Configuration {
     pub(super) settings: Arc<Settings>,
-    pub(super) parts: Parts,
+    pub(super) parts: Resources,
     pub(super) routes: RouteNumbers,
     pub(super) shared: Arc<Shared>,
     pub(super) limiter: Arc<Limiter>,
@@ -166,7 +167,12 @@ pub(super) struct Configuration {
 
 impl Configuration {
     /// The first of a process.
-    pub(super) fn new(settings: Arc<Settings>, parts: Parts, metrics: &Arc<Metrics>, usage: &Usage) -> Self {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        parts: Resources,
+        metrics: &Arc<Metrics>,
+        usage: &Usage,
+    ) -> Self {
         let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(count_evictions(metrics)));
         Self {
             routes: metrics.routes(settings.templates()),
@@ -185,14 +191,14 @@ impl Configuration {
     ///
     /// # Errors
     /// Where `settings` cannot be served by. This one is as it was.
-    pub(super) fn succeed(
+    pub(super) fn next_from(
         &self,
         settings: Settings,
         metrics: &Arc<Metrics>,
         usage: &Usage,
     ) -> Result<Self, StartError> {
         let before = &*self.settings;
-        let parts = self.parts.succeed(&settings, before)?;
+        let parts = self.parts.next_from(&settings, before)?;
         let limiter = if settings.rate_limit == before.rate_limit
             && settings.limits.requests_per_address == before.limits.requests_per_address
         {
@@ -243,10 +249,10 @@ impl Configuration {
         keep("log.format", &now.log.format, &mut next.log.format, &mut kept);
         for key in &kept {
             let pointer = format!("/{}", key.replace('.', "/"));
-            if let (Some(shown), Some(is)) =
+            if let (Some(next), Some(now)) =
                 (next.effective.pointer_mut(&pointer), now.effective.pointer(&pointer))
             {
-                shown.clone_from(is);
+                next.clone_from(now);
             }
         }
         kept

@@ -12,14 +12,15 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
-use super::core::{Core, Serving};
-use super::frames::PREFACE;
-use super::listen::{Accepted, Admitted, TooMany, too_many};
-use super::proxied::{self, HeaderError};
+use super::http2_flood::PREFACE;
+use super::listen::{Accepted, Admitted, TooManyConnections, overload_response};
+use super::proxy_protocol::{self, HeaderError};
 use super::transport::{Transport, Watched};
+use super::worker::{Worker, WorkerState};
 use super::{http1, http2, tls};
 use crate::config::settings::Settings;
-use crate::peer::{Ending, Peer};
+use crate::downstream::Downstream;
+use crate::downstream::state::Shutdown;
 use crate::policy::refusal::Reason;
 use crate::policy::target::OTHER;
 use crate::telemetry::metrics::{HandshakeFailure, RouteLabel};
@@ -32,7 +33,7 @@ enum Protocol {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(core: Rc<Core>, admitted: Admitted) {
+pub(super) async fn serve(core: Rc<Worker>, admitted: Admitted) {
     let Admitted { accepted, mut counted } = admitted;
     let serving = core.serving();
     let settings = serving.gateway.settings();
@@ -62,29 +63,29 @@ pub(super) async fn serve(core: Rc<Core>, admitted: Admitted) {
             if !trusted {
                 counted = match counted.told(told) {
                     Ok(counted) => counted,
-                    Err(TooMany) => return turn_away(&core, &serving, stream).await,
+                    Err(TooManyConnections) => return turn_away(&core, &serving, stream).await,
                 };
             }
         }
     }
     let agreed = encrypt(&core, &serving, stream, address).await;
     let Some(Agreed { transport, protocol, tls_version, subject }) = agreed else { return };
-    let mut peer = Peer::new(address, trusted, serving.tls.is_some(), Instant::now());
-    peer.tls_version = tls_version;
-    peer.subject = subject;
-    let peer = Rc::new(peer);
+    let mut downstream = Downstream::new(address, trusted, serving.tls.is_some(), Instant::now());
+    downstream.tls_version = tls_version;
+    downstream.subject = subject;
+    let downstream = Rc::new(downstream);
 
-    let _open = core.enter(&peer);
-    let mut watched = Watched { transport, peer: Rc::clone(&peer), unread: Zeroizing::default() };
+    let _open = core.enter(&downstream);
+    let mut watched = Watched { transport, downstream: Rc::clone(&downstream), unread: Zeroizing::default() };
     let protocol = match protocol {
         Some(protocol) => protocol,
         None if settings.listen.h2c => Box::pin(tell_apart(&mut watched)).await,
         None => Protocol::Http1,
     };
     match protocol {
-        Protocol::Http1 => http1::serve(&core, serving, &peer, watched).await,
+        Protocol::Http1 => http1::serve(&core, serving, &downstream, watched).await,
         // Boxed, so that connections of HTTP/1 are no larger.
-        Protocol::Http2 => Box::pin(http2::serve(&core, serving, &peer, watched)).await,
+        Protocol::Http2 => Box::pin(http2::serve(&core, serving, &downstream, watched)).await,
     }
     drop(counted);
 }
@@ -92,7 +93,7 @@ pub(super) async fn serve(core: Rc<Core>, admitted: Admitted) {
 /// What the PROXY header of a connection tells: none where there is none to be served. Said of a connection that
 /// `proxy` passes on.
 async fn hear(
-    core: &Core,
+    core: &Worker,
     stream: &mut Transport,
     settings: &Settings,
     proxy: Option<IpAddr>,
@@ -100,8 +101,8 @@ async fn hear(
     let began = Instant::now();
     let header = async {
         match stream {
-            Transport::Tcp(stream) => proxied::take_header(stream).await,
-            Transport::Unix(stream) => proxied::take_header(stream).await,
+            Transport::Tcp(stream) => proxy_protocol::take_header(stream).await,
+            Transport::Unix(stream) => proxy_protocol::take_header(stream).await,
             // The header comes before TLS.
             Transport::Tls(_) => Ok(None),
         }
@@ -122,11 +123,11 @@ async fn hear(
     None
 }
 
-async fn turn_away(core: &Core, serving: &Serving, mut stream: Transport) {
-    core.turned_away.borrow_mut().count(Instant::now());
+async fn turn_away(core: &Worker, serving: &WorkerState, mut stream: Transport) {
+    core.rejected.borrow_mut().count(Instant::now());
     // A client that awaits a handshake could not read it.
     if serving.tls.is_none() {
-        let answer = too_many();
+        let answer = overload_response();
         let _ = match &mut stream {
             Transport::Tcp(stream) => stream.write(&answer).await,
             Transport::Unix(stream) => stream.write(&answer).await,
@@ -147,8 +148,8 @@ struct Agreed {
 
 /// The transport under TLS, where the listener has it.
 async fn encrypt(
-    core: &Core,
-    serving: &Serving,
+    core: &Worker,
+    serving: &WorkerState,
     transport: Transport,
     address: Option<IpAddr>,
 ) -> Option<Agreed> {
@@ -194,11 +195,11 @@ async fn encrypt(
 /// refuse.
 async fn tell_apart(watched: &mut Watched) -> Protocol {
     let mut came = Zeroizing::new(Vec::with_capacity(PREFACE.len()));
-    let peer = Rc::clone(&watched.peer);
+    let downstream = Rc::clone(&watched.downstream);
     let protocol = poll_fn(|context| {
         loop {
-            peer.activity.driven_by(context.waker());
-            if peer.activity.ending() > Ending::Announced {
+            downstream.state.set_waker(context.waker());
+            if downstream.state.shutdown() > Shutdown::Announced {
                 return Poll::Ready(Protocol::Http1);
             }
             let mut bytes = [0; PREFACE.len()];
@@ -213,7 +214,7 @@ async fn tell_apart(watched: &mut Watched) -> Protocol {
             if read.is_err() || filled == 0 || !PREFACE.starts_with(&came) {
                 return Poll::Ready(Protocol::Http1);
             }
-            peer.activity.received(Instant::now);
+            downstream.state.received(Instant::now);
         }
     });
     let protocol = protocol.await;

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 
-use super::frames::{CONTINUATION, END_HEADERS, Frame, HEADERS};
+use super::http2_flood::{CONTINUATION, END_HEADERS, Frame, HEADERS};
 use crate::policy::hpack::{Malformed, Scanner};
 
 /// Flags of HEADERS (RFC 9113 section 6.2).

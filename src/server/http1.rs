@@ -13,13 +13,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
-use super::core::{Core, GRACE, Serving};
-use super::head::Scanned;
 use super::last_answer::{linger, refuse};
+use super::scanned_io::ScannedIo;
 use super::transport::Watched;
+use super::worker::{GRACE, Worker, WorkerState};
 use crate::config::settings::Limits;
+use crate::downstream::Downstream;
+use crate::downstream::state::Shutdown;
 use crate::gateway::tunnel::Switch;
-use crate::peer::{Ending, Peer};
 use crate::policy::refusal::Refusal;
 
 /// Number of header fields for which hyper needs no allocation.
@@ -32,7 +33,7 @@ const LEAST_BUFFER: usize = 16 * 1024;
 pub(super) fn builder(limits: &Limits) -> http1::Builder {
     let mut http1 = http1::Builder::new();
     // Otherwise hyper reads while it serves, only to notice a client that leaves: two allocations of 8 KiB per request.
-    // The sweep makes `Scanned` check for that instead.
+    // The sweep makes `ScannedIo` check for that instead.
     http1.half_close(true);
     // The sweep enforces the time limit. hyper's own sets a timer for every request.
     http1.header_read_timeout(None);
@@ -56,40 +57,45 @@ fn say_that_it_is_the_last<B>(response: &mut Response<B>) {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>, watched: Watched) {
+pub(super) async fn serve(
+    core: &Rc<Worker>,
+    serving: Rc<WorkerState>,
+    downstream: &Rc<Downstream>,
+    watched: Watched,
+) {
     let settings = Arc::clone(serving.gateway.settings());
     let limits = &settings.limits;
     let switch = Switch::default();
     let service = service_fn(|request| {
         let gateway = core.gateway();
-        let (peer, switch) = (Rc::clone(peer), &switch);
+        let (downstream, switch) = (Rc::clone(downstream), &switch);
         async move {
-            let mut answered = Ok::<_, Infallible>(gateway.answer(&peer, request, switch).await);
+            let mut answered = Ok::<_, Infallible>(gateway.answer(&downstream, request, switch).await);
             if let Ok(response) = &mut answered
-                && peer.activity.ending() != Ending::Not
+                && downstream.state.shutdown() != Shutdown::None
             {
                 say_that_it_is_the_last(response);
             }
             answered
         }
     });
-    let io = TokioIo::new(Scanned::new(watched, limits.bounds()));
-    peer.activity.unread_while_serving(true);
+    let io = TokioIo::new(ScannedIo::new(watched, limits.bounds()));
+    downstream.state.set_unread_while_serving(true);
     let mut connection = serving.http1.serve_connection(io, service);
     // A connection must not keep the gateway of an earlier configuration.
     drop(serving);
     let (mut is_last, mut broke_off, mut is_good) = (false, false, true);
     let ended = poll_fn(|context| {
-        peer.activity.driven_by(context.waker());
-        match peer.activity.ending() {
-            Ending::Not | Ending::Announced => {}
-            Ending::Soon if is_last => {}
-            Ending::Soon => {
+        downstream.state.set_waker(context.waker());
+        match downstream.state.shutdown() {
+            Shutdown::None | Shutdown::Announced => {}
+            Shutdown::Graceful if is_last => {}
+            Shutdown::Graceful => {
                 is_last = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            Ending::TimedOut => return Poll::Ready(Some(Refusal::RequestTimeout)),
-            Ending::Now => {
+            Shutdown::HeaderTimeout => return Poll::Ready(Some(Refusal::RequestTimeout)),
+            Shutdown::Immediate => {
                 (broke_off, is_good) = (true, false);
                 return Poll::Ready(None);
             }
@@ -103,7 +109,7 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
         })
     });
     let timed_out = ended.await;
-    peer.activity.unread_while_serving(false);
+    downstream.state.set_unread_while_serving(false);
     let parts = connection.into_parts();
     let scanned = parts.io.into_inner();
     if let Some(tunnel) = switch.take()
@@ -112,16 +118,16 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
     {
         let (client, mut early) = scanned.into_parts();
         early.splice(..0, parts.read_buf);
-        tunnel.run(client, early, peer, || core.gateway()).await;
+        tunnel.run(client, early, downstream, || core.gateway()).await;
         return;
     }
     if let Some(refusal) = timed_out.or_else(|| scanned.refused()) {
-        refuse(core, peer, scanned, &refusal).await;
+        refuse(core, downstream, scanned, &refusal).await;
     } else if broke_off {
         scanned.break_off();
     } else if scanned.is_mid_body() {
         linger(scanned.into_transport(), limits.header_timeout).await;
-    } else if peer.activity.ending() == Ending::Announced {
+    } else if downstream.state.shutdown() == Shutdown::Announced {
         // A client that pipelines may have sent further requests.
         linger(scanned.into_transport(), GRACE).await;
     }

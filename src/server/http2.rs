@@ -20,15 +20,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
-use super::core::{Core, Serving};
-use super::frames::{Counted, Left, NO_ERROR, Returned, go_away};
 use super::header_blocks::OddHead;
+use super::http2_flood::{Counted, Left, NO_ERROR, Returned, go_away};
 use super::last_answer::{linger, note_refused};
 use super::transport::Watched;
 use super::whole_heads::WholeHeads;
+use super::worker::{Worker, WorkerState};
 use crate::config::settings::Limits;
+use crate::downstream::Downstream;
+use crate::downstream::state::{ConnectionPhase, Shutdown};
 use crate::gateway::tunnel::Switch;
-use crate::peer::{Ending, Peer, Phase};
 use crate::policy::http2::DroppedPart;
 use crate::policy::refusal::Refusal;
 
@@ -53,7 +54,7 @@ const PSEUDO_FIELDS: usize = 4;
 #[derive(Clone, Default)]
 struct Streams {
     /// The one that is about to be spawned.
-    next: Rc<RefCell<Option<Rc<Peer>>>>,
+    next: Rc<RefCell<Option<Rc<Downstream>>>>,
     tasks: Rc<RefCell<JoinSet<()>>>,
 }
 
@@ -67,15 +68,15 @@ impl Streams {
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let peer = self.next.take();
+        let downstream = self.next.take();
         let mut tasks = self.tasks.borrow_mut();
         while tasks.try_join_next().is_some() {}
         tasks.spawn_local(async move {
             let mut stream = pin!(stream);
             poll_fn(|context| {
-                if let Some(Peer { activity, .. }) = peer.as_deref() {
-                    activity.driven_by(context.waker());
-                    if activity.ending() > Ending::Soon {
+                if let Some(Downstream { state, .. }) = downstream.as_deref() {
+                    state.set_waker(context.waker());
+                    if state.shutdown() > Shutdown::Graceful {
                         // Dropped, it is reset.
                         return Poll::Ready(());
                     }
@@ -102,7 +103,12 @@ fn builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>, watched: Watched) {
+pub(super) async fn serve(
+    core: &Rc<Worker>,
+    serving: Rc<WorkerState>,
+    downstream: &Rc<Downstream>,
+    watched: Watched,
+) {
     let settings = Arc::clone(serving.gateway.settings());
     // The gateway of this moment is not kept for as long as the connection lasts.
     drop(serving);
@@ -114,7 +120,7 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
             request.extensions_mut().insert(DroppedPart(why));
         }
         let gateway = core.gateway();
-        let stream = Peer::stream(peer, Instant::now());
+        let stream = Downstream::stream(downstream, Instant::now());
         streams.next.replace(Some(Rc::clone(&stream)));
         // Boxed, as hyper moves it about.
         Box::pin(async move {
@@ -130,17 +136,17 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
         let mut connection = pin!(builder(limits, streams.clone()).serve_connection(io, service));
         let mut closing: Option<Pin<Box<Sleep>>> = None;
         poll_fn(|context| {
-            peer.activity.driven_by(context.waker());
-            match peer.activity.ending() {
-                Ending::Not => {}
-                Ending::Announced | Ending::Soon if closing.is_some() => {}
+            downstream.state.set_waker(context.waker());
+            match downstream.state.shutdown() {
+                Shutdown::None => {}
+                Shutdown::Announced | Shutdown::Graceful if closing.is_some() => {}
                 // GOAWAY leaves whatever the client has sent meanwhile its answer.
-                Ending::Announced | Ending::Soon => {
+                Shutdown::Announced | Shutdown::Graceful => {
                     closing = Some(Box::pin(sleep(limits.header_timeout)));
                     connection.as_mut().graceful_shutdown();
                 }
-                Ending::TimedOut => return Poll::Ready(Ended::TimedOut),
-                Ending::Now => return Poll::Ready(Ended::Now),
+                Shutdown::HeaderTimeout => return Poll::Ready(Ended::TimedOut),
+                Shutdown::Immediate => return Poll::Ready(Ended::Now),
             }
             if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                 return Poll::Ready(match ended {
@@ -161,7 +167,7 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
             while let Some(patience) = &mut closing
                 && patience.as_mut().poll(context).is_ready()
             {
-                if peer.activity.phase().0 == Phase::Idle {
+                if downstream.state.phase().0 == ConnectionPhase::Idle {
                     return Poll::Ready(Ended::Now);
                 }
                 closing = Some(Box::pin(sleep(limits.header_timeout)));
@@ -178,7 +184,7 @@ pub(super) async fn serve(core: &Rc<Core>, serving: Rc<Serving>, peer: &Rc<Peer>
         (Ended::Broken, Some(fault)) => (fault.refusal(), fault.code()),
         (Ended::TimedOut, _) => (Refusal::RequestTimeout, NO_ERROR),
     };
-    note_refused(core, peer, &refusal);
+    note_refused(core, downstream, &refusal);
     let farewell = async {
         if is_between && watched.write_all(&go_away(code)).await.is_ok() {
             linger(watched, limits.header_timeout).await;

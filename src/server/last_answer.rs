@@ -10,35 +10,40 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::core::Core;
-use super::head::Scanned;
+use super::scanned_io::ScannedIo;
 use super::transport::Watched;
-use crate::answer;
-use crate::exchange::{Exchange, new_request_id};
-use crate::peer::Peer;
+use super::worker::Worker;
+use crate::downstream::Downstream;
 use crate::policy::refusal::Refusal;
 use crate::policy::target::OTHER;
+use crate::response::own;
+use crate::response::record::{RequestRecord, new_request_id};
 
 /// Answers a message that hyper has not seen, and closes the connection.
-pub(super) async fn refuse(core: &Core, peer: &Rc<Peer>, scanned: Scanned, refusal: &Refusal) {
+pub(super) async fn refuse(
+    core: &Worker,
+    downstream: &Rc<Downstream>,
+    scanned: ScannedIo,
+    refusal: &Refusal,
+) {
     let now = Instant::now();
     let gateway = core.gateway();
     let method = scanned.method().unwrap_or(OTHER);
     let id = new_request_id();
     let (recorder, settings) = (gateway.recorder(), gateway.settings());
-    let mut exchange = Exchange::new(recorder, settings, peer, &method, id.clone(), now);
-    let mut response = answer::refuse(refusal, id);
-    gateway.add_hsts(peer, response.headers_mut());
-    exchange.refused(refusal, response.status(), now);
+    let mut record = RequestRecord::new(recorder, settings, downstream, &method, id.clone(), now);
+    let mut response = own::refuse(refusal, id);
+    gateway.add_hsts(downstream, response.headers_mut());
+    record.note_refusal(refusal, response.status(), now);
     let bytes = last_answer(&response, method == Method::HEAD);
     let mut transport = scanned.into_transport();
     let sent = async {
         transport.write_all(&bytes).await?;
         if method != Method::HEAD {
-            exchange.sent(response.body().len());
+            record.add_sent(response.body().len());
         }
-        exchange.complete();
-        drop(exchange);
+        record.mark_complete();
+        drop(record);
         io::Result::Ok(())
     };
     let patience = settings.limits.header_timeout;
@@ -48,15 +53,15 @@ pub(super) async fn refuse(core: &Core, peer: &Rc<Peer>, scanned: Scanned, refus
 }
 
 /// Records that a connection ended for what its client sent, as if that were a request.
-pub(super) fn note_refused(core: &Core, peer: &Rc<Peer>, refusal: &Refusal) {
+pub(super) fn note_refused(core: &Worker, downstream: &Rc<Downstream>, refusal: &Refusal) {
     let now = Instant::now();
     let gateway = core.gateway();
     let (recorder, settings) = (gateway.recorder(), gateway.settings());
     // Beside what the connection may have been doing.
-    let stream = Peer::stream(peer, now);
-    let mut exchange = Exchange::new(recorder, settings, &stream, &OTHER, new_request_id(), now);
-    exchange.refused(refusal, answer::status(refusal), now);
-    exchange.complete();
+    let stream = Downstream::stream(downstream, now);
+    let mut record = RequestRecord::new(recorder, settings, &stream, &OTHER, new_request_id(), now);
+    record.note_refusal(refusal, own::status(refusal), now);
+    record.mark_complete();
 }
 
 /// Closes a connection over which the client may yet be sending, as a body that was answered before its end. A

@@ -14,14 +14,14 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::configuration::Configuration;
 use super::last_answer::last_answer;
-use super::reload::Adoption;
-use crate::answer;
+use super::reload::ApplyConfiguration;
 use crate::config::settings::Settings;
-use crate::exchange::new_request_id;
 use crate::limits::addresses::{AddressConnections, ConnectionGuard};
 use crate::listener::{Listener, Socket, SocketFile};
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::OTHER;
+use crate::response::own;
+use crate::response::record::new_request_id;
 use crate::telemetry::metrics::{CoreMetrics, RouteLabel};
 
 /// A connection on its way to a core.
@@ -52,7 +52,7 @@ impl Counted {
     ///
     /// # Errors
     /// Where that has as many as it may.
-    pub(super) fn told(self, address: IpAddr) -> Result<Self, TooMany> {
+    pub(super) fn told(self, address: IpAddr) -> Result<Self, TooManyConnections> {
         match self {
             Self::AsTold(per_address) => admit(&per_address, address).map(Self::As),
             counted => Ok(counted),
@@ -63,16 +63,16 @@ impl Counted {
 /// `limits.connections_per_address`, for the thread that accepts, and for cores that are told addresses.
 type PerAddress = Arc<Mutex<AddressConnections>>;
 
-fn admit(per_address: &PerAddress, address: IpAddr) -> Result<ConnectionGuard, TooMany> {
-    per_address.lock().unwrap_or_else(PoisonError::into_inner).admit(address).ok_or(TooMany)
+fn admit(per_address: &PerAddress, address: IpAddr) -> Result<ConnectionGuard, TooManyConnections> {
+    per_address.lock().unwrap_or_else(PoisonError::into_inner).admit(address).ok_or(TooManyConnections)
 }
 
 /// An address has as many connections as it may.
 #[derive(Debug)]
-pub(super) struct TooMany;
+pub(super) struct TooManyConnections;
 
 /// What a core is told.
-pub(super) enum Order {
+pub(super) enum WorkerCommand {
     /// Serve a connection.
     Serve(Admitted),
     /// Have each connection of now end after its next answer.
@@ -86,12 +86,12 @@ pub(super) enum Order {
 }
 
 /// The listening socket, on the runtime that accepts.
-pub(super) enum Door {
+pub(super) enum Acceptor {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Door {
+impl Acceptor {
     /// Opens a bound socket; with it what is to be kept for as long as it is open.
     pub(super) fn open(listener: Listener) -> io::Result<(Self, Option<SocketFile>)> {
         let (socket, file) = listener.into_parts();
@@ -116,25 +116,29 @@ impl Door {
 }
 
 /// A core, as the acceptor sees it.
-pub(super) struct Seat {
+pub(super) struct WorkerHandle {
     pub(super) load: Arc<AtomicUsize>,
-    pub(super) sender: UnboundedSender<Order>,
+    pub(super) sender: UnboundedSender<WorkerCommand>,
 }
 
 /// Spreads connections evenly over the cores. SO_REUSEPORT would spread them by a hash of their addresses:
 /// of four connections one core may get all.
-pub(super) struct Seating {
-    seats: Vec<Seat>,
+pub(super) struct Dispatcher {
+    seats: Vec<WorkerHandle>,
     next: usize,
     settings: Arc<Settings>,
     per_address: Option<PerAddress>,
-    turned_away: TurnedAway,
+    rejected: RejectedConnections,
 }
 
-impl Seating {
-    pub(super) fn new(seats: Vec<Seat>, settings: Arc<Settings>, turned_away: TurnedAway) -> Self {
+impl Dispatcher {
+    pub(super) fn new(
+        seats: Vec<WorkerHandle>,
+        settings: Arc<Settings>,
+        rejected: RejectedConnections,
+    ) -> Self {
         let per_address = settings.limits.connections_per_address.map(count_each);
-        Self { seats, next: 0, settings, per_address, turned_away }
+        Self { seats, next: 0, settings, per_address, rejected }
     }
 
     /// By what connections are seated.
@@ -144,8 +148,8 @@ impl Seating {
 
     /// Seats by another configuration from now on, and has every core serve by it. A connection that is seated
     /// after this is served by it as well.
-    pub(super) fn adopt(&mut self, adoption: &Adoption) {
-        let Adoption { configuration, adopted } = adoption;
+    pub(super) fn adopt(&mut self, adoption: &ApplyConfiguration) {
+        let ApplyConfiguration { configuration, adopted } = adoption;
         self.settings = Arc::clone(&configuration.settings);
         match (&mut self.per_address, self.settings.limits.connections_per_address) {
             (Some(connections), Some(most)) => {
@@ -154,7 +158,8 @@ impl Seating {
             (per_address, most) => *per_address = most.map(count_each),
         }
         for seat in &self.seats {
-            let order = Order::Adopt { configuration: Arc::clone(configuration), adopted: adopted.clone() };
+            let order =
+                WorkerCommand::Adopt { configuration: Arc::clone(configuration), adopted: adopted.clone() };
             // A core that is gone serves nothing.
             let _ = seat.sender.send(order);
         }
@@ -164,7 +169,7 @@ impl Seating {
     pub(super) fn announce_the_end(&self) {
         for seat in &self.seats {
             // A core that is gone has no connection.
-            let _ = seat.sender.send(Order::Announce);
+            let _ = seat.sender.send(WorkerCommand::Announce);
         }
     }
 
@@ -180,7 +185,7 @@ impl Seating {
         let Some(seat) = best.and_then(|index| self.seats.get(index)) else { return };
         self.next = best.map_or(0, |index| index + 1);
         seat.load.fetch_add(1, Ordering::Relaxed);
-        if seat.sender.send(Order::Serve(Admitted { accepted, counted })).is_err() {
+        if seat.sender.send(WorkerCommand::Serve(Admitted { accepted, counted })).is_err() {
             seat.load.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -190,8 +195,8 @@ fn count_each(most: usize) -> PerAddress {
     Arc::new(Mutex::new(AddressConnections::new(most)))
 }
 
-impl Seating {
-    fn count(&self, accepted: &Accepted) -> Result<Counted, TooMany> {
+impl Dispatcher {
+    fn count(&self, accepted: &Accepted) -> Result<Counted, TooManyConnections> {
         let Some(per_address) = &self.per_address else { return Ok(Counted::Not) };
         let listen = &self.settings.listen;
         match accepted {
@@ -204,10 +209,10 @@ impl Seating {
     }
 
     fn turn_away(&mut self, accepted: Accepted) {
-        self.turned_away.count(Instant::now());
+        self.rejected.count(Instant::now());
         // A client that awaits a handshake could not read it.
         if self.settings.listen.tls.is_empty() {
-            let answer = too_many();
+            let answer = overload_response();
             // If it can be told without waiting.
             let _ = match accepted {
                 Accepted::Tcp(mut stream, _) => stream.write(&answer),
@@ -218,13 +223,13 @@ impl Seating {
 }
 
 /// What becomes known of the connections that were turned away.
-pub(super) struct TurnedAway {
+pub(super) struct RejectedConnections {
     metrics: CoreMetrics,
     unlogged: u64,
     logged_at: Option<Instant>,
 }
 
-impl TurnedAway {
+impl RejectedConnections {
     /// `metrics` are those of the thread that turns them away.
     pub(super) const fn new(metrics: CoreMetrics) -> Self {
         Self { metrics, unlogged: 0, logged_at: None }
@@ -248,8 +253,8 @@ impl TurnedAway {
 }
 
 /// What a client is told where there are too many.
-pub(super) fn too_many() -> Vec<u8> {
-    last_answer(&answer::refuse(&Refusal::Overloaded, new_request_id()), false)
+pub(super) fn overload_response() -> Vec<u8> {
+    last_answer(&own::refuse(&Refusal::Overloaded, new_request_id()), false)
 }
 
 /// How long to wait after an accept that failed, as it does while no file descriptor is left.

@@ -5,22 +5,22 @@
 
 mod configuration;
 mod connection;
-mod core;
-mod frames;
-mod head;
 mod header_blocks;
 mod http1;
 mod http2;
+mod http2_flood;
 mod last_answer;
 mod listen;
-mod proxied;
+mod proxy_protocol;
 mod redirect;
 mod reload;
+mod scanned_io;
 mod small_data;
 mod supervisor;
 pub mod tls;
 mod transport;
 mod whole_heads;
+mod worker;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,10 +37,10 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use self::configuration::Configuration;
-pub use self::configuration::Parts;
-use self::core::Seed;
-use self::listen::{AFTER_FAILURE, Door, Order, Seat, Seating, TurnedAway};
-use self::reload::{Adoption, Current, Reloader};
+pub use self::configuration::Resources;
+use self::listen::{AFTER_FAILURE, Acceptor, Dispatcher, RejectedConnections, WorkerCommand, WorkerHandle};
+use self::reload::{ApplyConfiguration, Current, Reloader};
+use self::worker::WorkerBuilder;
 use crate::admin::{Admin, Readiness, RejectedAttempts, State, Throttle};
 use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
@@ -104,7 +104,7 @@ pub struct Server {
     proxy: Listener,
     admin: Listener,
     redirect: Option<Listener>,
-    parts: Parts,
+    parts: Resources,
     source: Option<(PathBuf, FileWatcher)>,
 }
 
@@ -114,7 +114,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]. Nothing is left half-started.
     pub fn bind(settings: Settings, log: log::Guard, mut inherited: Inherited) -> Result<Self, StartError> {
-        let parts = Parts::build(&settings)?;
+        let parts = Resources::build(&settings)?;
         let mut listen = |role, address, key| match inherited.remove(role) {
             Some(listener) => Ok(listener),
             None => Listener::bind(address).map_err(|source| StartError::Bind { key, source }),
@@ -231,8 +231,8 @@ impl Server {
             tell_of(Role::Redirect, &listener);
             runtime.spawn(redirect::serve(listener, current, Arc::clone(&metrics)))
         });
-        let turned_away = TurnedAway::new(metrics.core(self.settings.threads));
-        let seating = Seating::new(seats, Arc::clone(&configuration.settings), turned_away);
+        let rejected = RejectedConnections::new(metrics.core(self.settings.threads));
+        let seating = Dispatcher::new(seats, Arc::clone(&configuration.settings), rejected);
         let (tell, mut tellings) = mpsc::unbounded_channel();
         let listening = async {
             loop {
@@ -361,10 +361,10 @@ fn start_core(
     hurry: &Arc<AtomicBool>,
     usage: &Arc<Usage>,
     uncovered: &Arc<UncoveredRequests>,
-) -> io::Result<(Seat, JoinHandle<usize>)> {
-    let (sender, orders) = mpsc::unbounded_channel::<Order>();
+) -> io::Result<(WorkerHandle, JoinHandle<usize>)> {
+    let (sender, orders) = mpsc::unbounded_channel::<WorkerCommand>();
     let load = Arc::new(AtomicUsize::new(0));
-    let seed = Seed {
+    let seed = WorkerBuilder {
         index,
         metrics: Arc::clone(metrics),
         configuration: Arc::clone(configuration),
@@ -391,20 +391,20 @@ fn start_core(
         }
     })?;
     is_started.recv().map_err(io::Error::other)??;
-    Ok((Seat { load, sender }, core))
+    Ok((WorkerHandle { load, sender }, core))
 }
 
 /// Accepts connections until `drain_delay` after the first shutdown request, then those that wait to be accepted. Returns
 /// whether a second request has arrived.
 async fn accept(
     listener: Listener,
-    mut seating: Seating,
-    mut adoptions: mpsc::UnboundedReceiver<Adoption>,
+    mut seating: Dispatcher,
+    mut adoptions: mpsc::UnboundedReceiver<ApplyConfiguration>,
     readiness: &Readiness,
     tellings: &mut mpsc::UnboundedReceiver<()>,
 ) -> io::Result<bool> {
     let is_inherited = listener.is_inherited();
-    let (door, _file) = Door::open(listener)?;
+    let (door, _file) = Acceptor::open(listener)?;
     readiness.set(State::Ready);
     supervisor::ready();
     let mut closes_at = None;

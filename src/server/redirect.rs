@@ -22,20 +22,20 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::last_answer::last_answer;
-use super::listen::{AFTER_FAILURE, Accepted, Door};
-use super::proxied;
+use super::listen::{AFTER_FAILURE, Accepted, Acceptor};
+use super::proxy_protocol;
 use super::reload::Current;
-use crate::answer;
 use crate::config::settings::Settings;
-use crate::exchange::new_request_id;
 use crate::listener::Listener;
 use crate::listener::connections::{ConnectionSlot, ConnectionSlots};
-use crate::policy::framing::{self, Bounds, Fault, Scanned, Scanner};
+use crate::policy::framing::{self, Bounds, Fault, Scan, Scanner};
 use crate::policy::headers::X_REQUEST_ID;
 use crate::policy::map::AbilityMap;
 use crate::policy::refusal::Refusal;
 use crate::policy::singleton;
 use crate::policy::target::Target;
+use crate::response::own;
+use crate::response::record::new_request_id;
 use crate::telemetry::metrics::Metrics;
 
 /// Connections that may be open at a time.
@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Redirects, for as long as it is polled.
 pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Metrics>) -> io::Result<()> {
-    let (door, _file) = Door::open(listener)?;
+    let (door, _file) = Acceptor::open(listener)?;
     let connections = ConnectionSlots::new(CONNECTIONS);
     loop {
         let accepted = match door.accept().await {
@@ -69,14 +69,14 @@ pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Met
                     Accepted::Tcp(stream, address) => {
                         let mut stream = TcpStream::from_std(stream)?;
                         if settings.listen.proxy_protocol && settings.listen.trusts(address.ip()) {
-                            proxied::take_header(&mut stream).await.map_err(io::Error::other)?;
+                            proxy_protocol::take_header(&mut stream).await.map_err(io::Error::other)?;
                         }
                         connection(stream, &settings, &metrics, &place).await
                     }
                     Accepted::Unix(stream) => {
                         let mut stream = UnixStream::from_std(stream)?;
                         if settings.listen.proxy_protocol {
-                            proxied::take_header(&mut stream).await.map_err(io::Error::other)?;
+                            proxy_protocol::take_header(&mut stream).await.map_err(io::Error::other)?;
                         }
                         connection(stream, &settings, &metrics, &place).await
                     }
@@ -107,7 +107,7 @@ where
     let head = match read_head(&mut stream, bounds).await? {
         Ok(head) => head,
         Err((refusal, to_head)) => {
-            let response = answer::refuse(&refusal, new_request_id());
+            let response = own::refuse(&refusal, new_request_id());
             stream.write_all(&last_answer(&response, to_head)).await?;
             stream.shutdown().await?;
             // What the client still sends would otherwise reset the connection, and the answer with it.
@@ -146,7 +146,7 @@ async fn read_head(
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         head.extend_from_slice(&piece[..length]);
-        let Scanned { clear, fault } = scanner.scan(&head);
+        let Scan { clear, fault } = scanner.scan(&head);
         match fault {
             // What is wrong behind the head is of no interest.
             _ if clear > 0 => return Ok(Ok(head)),
@@ -162,7 +162,7 @@ async fn read_head(
 fn answer(request: &Request<Incoming>, abilities: &AbilityMap, metrics: &Metrics) -> Response<Full<Bytes>> {
     let location = match location(request, abilities) {
         Ok(location) => location,
-        Err(refusal) => return answer::refuse(&refusal, new_request_id()).map(Full::new),
+        Err(refusal) => return own::refuse(&refusal, new_request_id()).map(Full::new),
     };
     metrics.redirected();
     let mut response = Response::new(Full::default());

@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const TAKEN_OVER: Duration = Duration::from_secs(10);
 
 /// What the cores are to serve by from now on.
-pub(super) struct Adoption {
+pub(super) struct ApplyConfiguration {
     pub(super) configuration: Arc<Configuration>,
     /// Dropped by every core that does.
     pub(super) adopted: Sender<Infallible>,
@@ -50,7 +50,7 @@ pub(super) struct Reloader {
     /// It, and the files that it names.
     pub(super) watch: FileWatcher,
     pub(super) current: Current,
-    pub(super) adoptions: UnboundedSender<Adoption>,
+    pub(super) adoptions: UnboundedSender<ApplyConfiguration>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: log::Control,
     /// What the admin listener goes by.
@@ -146,7 +146,7 @@ impl Reloader {
         })?;
         let current = self.current();
         let fixed = current.keep_fixed(&mut loaded.settings);
-        let next = current.succeed(loaded.settings, &self.metrics, &self.usage).map_err(|error| {
+        let next = current.next_from(loaded.settings, &self.metrics, &self.usage).map_err(|error| {
             match error.key() {
                 Some((key, reason)) => {
                     loaded.warnings.refuse(&key, reason);
@@ -179,7 +179,7 @@ impl Reloader {
             tracing::error!(error, "no usage is kept");
         }
         let (adopted, adoptions) = channel();
-        let adoption = Adoption { configuration: Arc::clone(&next), adopted };
+        let adoption = ApplyConfiguration { configuration: Arc::clone(&next), adopted };
         self.adoptions.send(adoption).map_err(|_| {
             tracing::warn!("draining: nothing is taken over any more");
             Refused

@@ -1,7 +1,7 @@
 //! Merges small DATA frames of a client before h2 has them.
 //!
 //! h2 keeps each DATA frame as an entry of some 300 bytes until its body is read, and ends a connection with
-//! ENHANCE_YOUR_CALM when small frames wait that together lack [`BUDGET`] bytes of [`SMALL`] each, or when a hundred
+//! ENHANCE_YOUR_CALM when small frames wait that together lack [`BUDGET`] bytes of [`SMALL_FRAME`] each, or when a hundred
 //! empty ones came in its life. A client can reach both within the windows that the gateway advertises: it only needs
 //! a slow backend. So as soon as half of that budget is spent, the payloads of further small frames wait here, side by
 //! side in one buffer a stream, and h2 gets them as larger frames. What flow control counts stays the same.
@@ -10,7 +10,7 @@
 
 use tokio::io::ReadBuf;
 
-use crate::peer::{SMALL, overhead};
+use crate::downstream::{SMALL_FRAME, frame_overhead};
 
 /// Bytes that small frames may lack before they wait here: half of h2's limit for a connection window of 512 KiB.
 const BUDGET: usize = 128 * 1024;
@@ -217,7 +217,8 @@ impl SmallData {
             if self.is_captured(header, spent, empty) || self.waits(header.stream) {
                 return false;
             }
-            spent = (spent + overhead(header.length)).saturating_sub(header.length.saturating_sub(SMALL));
+            spent = (spent + frame_overhead(header.length))
+                .saturating_sub(header.length.saturating_sub(SMALL_FRAME));
             empty += usize::from(header.length == 0);
             true
         });
@@ -232,12 +233,12 @@ impl SmallData {
     fn is_captured(&self, header: Header, spent: usize, empty: usize) -> bool {
         if header.has(PADDED) {
             // How small it is stands in its payload.
-            return header.length < SMALL + MOST_PADDING;
+            return header.length < SMALL_FRAME + MOST_PADDING;
         }
         if header.length == 0 {
             return empty >= EMPTY;
         }
-        header.length < SMALL && spent + overhead(header.length) > BUDGET
+        header.length < SMALL_FRAME && spent + frame_overhead(header.length) > BUDGET
     }
 
     /// Notes a frame that h2 gets. Frames that end their streams cost h2 nothing.
@@ -249,11 +250,11 @@ impl SmallData {
             self.empty += 1;
             return;
         }
-        let lacks = overhead(length);
+        let lacks = frame_overhead(length);
         if lacks == 0 {
             // Of a padded one the data are not known: it has at least none too many.
-            let data = if flags & PADDED == 0 { length } else { SMALL };
-            self.spent = self.spent.saturating_sub(data - SMALL);
+            let data = if flags & PADDED == 0 { length } else { SMALL_FRAME };
+            self.spent = self.spent.saturating_sub(data - SMALL_FRAME);
             return;
         }
         self.spent += lacks;
@@ -296,7 +297,8 @@ impl SmallData {
         let Header { kind, stream, length, .. } = header;
         let waits = self.waits(stream);
         if kind == DATA {
-            let may_be_small = length < SMALL || header.has(PADDED) && length < SMALL + MOST_PADDING;
+            let may_be_small =
+                length < SMALL_FRAME || header.has(PADDED) && length < SMALL_FRAME + MOST_PADDING;
             if !header.has(END_STREAM) && !header.has(PADDED) && length == 0 && (waits || self.empty >= EMPTY)
             {
                 return;
@@ -348,18 +350,18 @@ impl SmallData {
         };
         let waits = self.waits(stream);
         if data.is_empty() && !(waits && header.has(END_STREAM))
-            || !waits && self.spent + overhead(data.len()) <= BUDGET
+            || !waits && self.spent + frame_overhead(data.len()) <= BUDGET
         {
             return self.pass(header, &payload, data.len());
         }
         let at = self.waiting.iter().position(|it| it.stream == stream).unwrap_or_else(|| {
-            self.waiting.push(Waiting { stream, data: Vec::with_capacity(2 * SMALL), padding: 0 });
+            self.waiting.push(Waiting { stream, data: Vec::with_capacity(2 * SMALL_FRAME), padding: 0 });
             self.waiting.len() - 1
         });
         let waiting = &mut self.waiting[at];
         waiting.data.extend_from_slice(data);
         waiting.padding += padding;
-        if flags & END_STREAM != 0 || waiting.data.len() >= SMALL {
+        if flags & END_STREAM != 0 || waiting.data.len() >= SMALL_FRAME {
             self.flush(stream, flags & END_STREAM);
         } else if self.waiting.len() > WAITING_STREAMS {
             self.emit_all();

@@ -1,4 +1,4 @@
-//! The byte stream of a client's connection. It records activity, by which the sweep enforces time limits.
+//! The byte stream of a client's connection. It records the connection state, by which the sweep enforces time limits.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
-use crate::peer::Peer;
+use crate::downstream::Downstream;
 
 /// The socket of a connection, with or without TLS.
 pub(super) enum Transport {
@@ -83,10 +83,10 @@ impl Transport {
     }
 }
 
-/// A transport that records its activity.
+/// A transport that records the connection state.
 pub(super) struct Watched {
     pub(super) transport: Transport,
-    pub(super) peer: Rc<Peer>,
+    pub(super) downstream: Rc<Downstream>,
     /// Bytes that were read to detect the protocol. They may contain a token.
     pub(super) unread: Zeroizing<Vec<u8>>,
 }
@@ -122,7 +122,7 @@ impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = on_transport!(&mut this.transport, poll_write, context, buffer);
-        this.peer.activity.wrote(written.is_pending(), Instant::now);
+        this.downstream.state.note_write(written.is_pending(), Instant::now);
         written
     }
 
@@ -133,7 +133,7 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = on_transport!(&mut this.transport, poll_write_vectored, context, buffers);
-        this.peer.activity.wrote(written.is_pending(), Instant::now);
+        this.downstream.state.note_write(written.is_pending(), Instant::now);
         written
     }
 
@@ -149,7 +149,7 @@ impl AsyncWrite for Watched {
         let this = self.get_mut();
         let flushed = on_transport!(&mut this.transport, poll_flush, context);
         // TLS may have buffered a response that the client does not read.
-        this.peer.activity.wrote(flushed.is_pending(), Instant::now);
+        this.downstream.state.note_write(flushed.is_pending(), Instant::now);
         flushed
     }
 

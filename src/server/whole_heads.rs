@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::frames::{Counted, Fault, Frames, PREFACE, Piece};
 use super::header_blocks::{HeaderBlocks, OddHead, Readable};
+use super::http2_flood::{Counted, Fault, Frames, PREFACE, Piece};
 use crate::policy::hpack::Malformed;
 
 /// A transport whose frames are counted and whose heads are looked at.

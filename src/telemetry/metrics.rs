@@ -91,7 +91,7 @@ macro_rules! labels {
 
 labels! {
     /// A part of a request's time: `phase`.
-    Phase {
+    TimedPhase {
         /// Waiting for a verdict.
         Introspection = "introspection",
         /// From the first attempt to reach the backend to the head of its answer.
@@ -155,7 +155,7 @@ labels! {
 
 labels! {
     /// What a connection does: `state`.
-    ConnectionState {
+    ConnectionUse {
         /// Carries a request.
         Active = "active",
         /// Waits for one.
@@ -563,7 +563,7 @@ impl CoreMetrics {
     }
 
     /// Adds to the time spent in a phase.
-    pub fn phase(&self, phase: Phase, duration: Duration) {
+    pub fn phase(&self, phase: TimedPhase, duration: Duration) {
         self.0.shard.phases[phase as usize].observe(nanoseconds(duration));
     }
 
@@ -602,12 +602,12 @@ impl CoreMetrics {
     }
 
     /// Adds to the clients' connections in `state`; a change of state is two calls.
-    pub fn client_connections(&self, state: ConnectionState, change: i64) {
+    pub fn client_connections(&self, state: ConnectionUse, change: i64) {
         shard::add_signed(&self.0.shard.client_connections[state as usize], change);
     }
 
     /// Adds to the connections to the backend in `state`; a change of state is two calls.
-    pub fn backend_connections(&self, state: ConnectionState, change: i64) {
+    pub fn backend_connections(&self, state: ConnectionUse, change: i64) {
         shard::add_signed(&self.0.shard.backend_connections[state as usize], change);
     }
 

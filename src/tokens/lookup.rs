@@ -21,7 +21,7 @@ use crate::policy::bearer::Token;
 use crate::policy::identity::{Described, Identity, IdentityHeader};
 use crate::policy::refusal::Refusal;
 use crate::telemetry::access::TokenFields;
-use crate::telemetry::metrics::{CoreMetrics, IntrospectionOutcome, LookupResult, Phase};
+use crate::telemetry::metrics::{CoreMetrics, IntrospectionOutcome, LookupResult, TimedPhase};
 use crate::telemetry::spans::Trace;
 
 /// Slots of the front cache of one worker; a power of two.
@@ -459,7 +459,7 @@ impl Lookup {
             let answer = self.introspector.ask(token, &hash, trace).await;
             drop(in_flight);
             let now = Instant::now();
-            self.metrics.phase(Phase::Introspection, now.duration_since(asked_at));
+            self.metrics.phase(TimedPhase::Introspection, now.duration_since(asked_at));
             match answer {
                 Answer::Active(verdict) => {
                     self.metrics.introspection(IntrospectionOutcome::Active);

@@ -13,7 +13,7 @@ use super::overview::{Calls, Overview, TokenName, truncate};
 use super::query::ReportQuery;
 use super::report::{Finding, TokenUsage};
 use crate::page;
-use crate::shown::shown;
+use crate::sanitize::sanitize;
 
 /// The style of this page, in addition to the shared style.
 const STYLE: &str = include_str!("page/style.css");
@@ -60,7 +60,7 @@ pub fn overview(overview: &Overview, context: &PageContext) -> String {
 
 /// The page of one token.
 pub fn token(token: &TokenUsage, findings: &[Finding], context: &PageContext) -> String {
-    let title = format!("Token {}", truncate(&shown(&token.id)));
+    let title = format!("Token {}", truncate(&sanitize(&token.id)));
     page::page(&title, STYLE, &token::body(token, findings, context)).into_string()
 }
 
@@ -68,7 +68,7 @@ pub fn token(token: &TokenUsage, findings: &[Finding], context: &PageContext) ->
 pub fn unknown_token(id: &str, context: &PageContext) -> String {
     let body = html! {
         (context.heading())
-        p { "Nothing is known of a token with the id " bdi { code { (truncate(&shown(id))) } } " in this time." }
+        p { "Nothing is known of a token with the id " bdi { code { (truncate(&sanitize(id))) } } " in this time." }
         (context.back())
     };
     page::page("No such token", STYLE, &body).into_string()
@@ -76,7 +76,7 @@ pub fn unknown_token(id: &str, context: &PageContext) -> String {
 
 /// An error page.
 pub fn problem(text: &str) -> String {
-    let body = html! { p { (shown(text)) } p { a href="?" { "All tokens" } } };
+    let body = html! { p { (sanitize(text)) } p { a href="?" { "All tokens" } } };
     page::page("No page", STYLE, &body).into_string()
 }
 
@@ -132,7 +132,7 @@ impl PageContext {
                         input name="token" autocomplete="off" spellcheck="false" size="12" list="tokens-by-id"
                             // Rejects complete tokens, which would end up in the address bar and the history.
                             pattern="[^|]*" title="The id alone: what stands before the |"
-                            value=(shown(requested.unwrap_or_default()));
+                            value=(sanitize(requested.unwrap_or_default()));
                     }
                     datalist #tokens-by-id {
                         @for token in offered { option value=(token.id) { (label(token)) } }
@@ -153,8 +153,8 @@ impl PageContext {
     fn token(&self, token: &TokenName) -> Markup {
         let query = ReportQuery { token: Some(token.id.clone()), page: 0, ..self.query.clone() };
         let label = html! {
-            @if let Some(name) = &token.name { bdi { (shown(name)) } " " bdi.quiet { (shown(&token.id)) } }
-            @else { bdi { (shown(&token.id)) } }
+            @if let Some(name) = &token.name { bdi { (sanitize(name)) } " " bdi.quiet { (sanitize(&token.id)) } }
+            @else { bdi { (sanitize(&token.id)) } }
         };
         html! {
             @if self.served && token.is_complete {
@@ -169,7 +169,7 @@ impl PageContext {
 /// The label of a token in the form.
 fn label(token: &TokenName) -> String {
     match &token.name {
-        Some(name) => format!("{} ({})", shown(name), token.id),
+        Some(name) => format!("{} ({})", sanitize(name), token.id),
         None => token.id.clone(),
     }
 }

@@ -15,7 +15,7 @@ use super::read::{LedgerQuery, Snapshot, date};
 use super::record::token_key;
 use super::report::{Finding, Report, TokenUsage};
 use crate::config::settings::FindingRules;
-use crate::shown::shown;
+use crate::sanitize::sanitize;
 
 /// A report failed.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,7 @@ impl<'a> ReportStream<'a> {
         // Ids that are changed for display cannot be sent back by the form.
         Ok(names
             .into_values()
-            .filter(|name| name.is_complete && shown(&name.id) == name.id)
+            .filter(|name| name.is_complete && sanitize(&name.id) == name.id)
             .take(max)
             .collect())
     }

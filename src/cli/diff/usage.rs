@@ -13,7 +13,7 @@ use crate::policy::ability::Abilities;
 use crate::policy::decision::{Caller, decide};
 use crate::policy::difference::Difference;
 use crate::policy::map::{AbilityMap, Found};
-use crate::shown::shown;
+use crate::sanitize::sanitize;
 use crate::usage::report::{Report, TokenUsage, UsageRow, Verdict};
 
 /// The ledger's route of requests without a rule.
@@ -207,11 +207,11 @@ fn print_tokens(what: &str, tokens: &[AffectedToken<'_>], output: &mut dyn Write
     for AffectedToken { id, name, calls } in tokens {
         for AffectedCalls { method, route, count: number, up_to } in calls {
             let bound = if *up_to { "up to " } else { "" };
-            let name = shown(name.unwrap_or("(no name)"));
+            let name = sanitize(name.unwrap_or("(no name)"));
             writeln!(
                 output,
                 "    {} {name}: {method} {route}, {bound}{}",
-                shown(id),
+                sanitize(id),
                 count(*number, "call")
             )?;
         }

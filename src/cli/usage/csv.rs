@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::shown::shown;
+use crate::sanitize::sanitize;
 use crate::usage::report::{Report, TokenUsage, UsageRow, Verdict};
 
 const HEADING: &str = "token,name,ability,route,method,verdict,count,first_day,last_day\r\n";
@@ -44,7 +44,7 @@ fn line(
 /// Quotes a cell if necessary. An apostrophe prevents a spreadsheet from reading a name as a formula.
 fn cell(text: &str) -> String {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
-    let text = format!("{}{}", if formula { "'" } else { "" }, shown(text));
+    let text = format!("{}{}", if formula { "'" } else { "" }, sanitize(text));
     if text.contains([',', '"', '\'']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 

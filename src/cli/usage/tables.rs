@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::super::table::Align::{Left, Right};
 use super::super::table::write;
-use crate::shown::shown;
+use crate::sanitize::sanitize;
 use crate::usage::overview::{Calls, TokenLine};
 use crate::usage::report::{Finding, FindingKind, Report, Severity, TokenUsage, UsageRow, Verdict};
 
@@ -43,7 +43,7 @@ fn row(token: &TokenUsage, findings: [usize; 3]) -> [String; 7] {
     let line = TokenLine::of(token, &[]);
     let granted = if line.has_wildcard { "all".to_owned() } else { line.granted.to_string() };
     [
-        shown(&token.id),
+        sanitize(&token.id),
         name(token.name.as_deref()),
         format!("{} of {granted}", line.used),
         line.calls.all().to_string(),
@@ -64,9 +64,9 @@ fn counts(findings: [usize; 3]) -> String {
 pub(super) fn token(token: &TokenUsage, findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
     let Calls { allowed, denied } = Calls::of(token);
     let abilities =
-        if token.abilities.is_empty() { "-".to_owned() } else { shown(&token.abilities.join(" ")) };
+        if token.abilities.is_empty() { "-".to_owned() } else { sanitize(&token.abilities.join(" ")) };
     for (key, value) in [
-        ("token", shown(&token.id)),
+        ("token", sanitize(&token.id)),
         ("name", name(token.name.as_deref())),
         ("context", name(token.context.as_deref())),
         ("abilities", abilities),
@@ -103,8 +103,8 @@ fn usage(row: &UsageRow) -> [String; 7] {
     let day = |day: Option<&jiff::civil::Date>| day.map_or("-".to_owned(), ToString::to_string);
     [
         name(row.ability.as_deref()),
-        shown(&row.route),
-        shown(&methods.join(" ")),
+        sanitize(&row.route),
+        sanitize(&methods.join(" ")),
         verdict.to_owned(),
         row.count.to_string(),
         day(row.days.keys().next()),
@@ -146,10 +146,10 @@ fn advice(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
 
 /// Writes the token of a finding, the evidence and the advice.
 fn entry(finding: &Finding, indent: &str, output: &mut dyn Write) -> io::Result<()> {
-    let (id, name) = (shown(&finding.token), shown(finding.name.as_deref().unwrap_or_default()));
+    let (id, name) = (sanitize(&finding.token), sanitize(finding.name.as_deref().unwrap_or_default()));
     let token = format!("{id} {name}");
-    writeln!(output, "{}: {}", token.trim_end(), shown(&finding.evidence))?;
-    writeln!(output, "{indent}{}", shown(&finding.advice))
+    writeln!(output, "{}: {}", token.trim_end(), sanitize(&finding.evidence))?;
+    writeln!(output, "{indent}{}", sanitize(&finding.advice))
 }
 
 fn severity(severity: Severity) -> String {
@@ -162,7 +162,7 @@ fn severity(severity: Severity) -> String {
 }
 
 fn name(name: Option<&str>) -> String {
-    name.map_or("-".to_owned(), shown)
+    name.map_or("-".to_owned(), sanitize)
 }
 
 /// A time in UTC, to the minute.

@@ -10,7 +10,7 @@ use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
 use super::malformed::{MOST_FIELDS, Malformed};
-use crate::client::spare;
+use crate::client::recycled_fields;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -125,7 +125,7 @@ pub(super) fn collect(
     source: &Bytes,
     mut keep: impl FnMut(&HeaderName, &HeaderValue) -> bool,
 ) -> Result<(HeaderMap, bool), Malformed> {
-    let mut fields = spare::take(parsed.len());
+    let mut fields = recycled_fields::take(parsed.len());
     let mut spaced = false;
     let base = source.as_ptr() as usize;
     for field in parsed {

@@ -18,15 +18,15 @@ use tokio::task::JoinHandle;
 use super::{OpenGuard, Pool};
 use crate::client::call::{Call, RequestSource};
 use crate::client::connect::ClientStream;
-use crate::client::fault::{CollectError, ExchangeError};
+use crate::client::error::{CollectError, ExchangeError};
 use crate::client::http1;
 use crate::client::http2::{self, Http2};
-use crate::client::received;
+use crate::client::response_stream;
 
 /// One connection of HTTP/1.1; closed when it is dropped.
 pub(super) struct Connection {
     pub(super) http1: http1::Connection<ClientStream>,
-    pub(super) peer: Option<IpAddr>,
+    pub(super) address: Option<IpAddr>,
     /// How long its server keeps it idle, if the server said so.
     pub(super) idle_timeout: Option<Duration>,
     /// Its place among the open connections, and within the bound on them.
@@ -76,7 +76,7 @@ pub(super) struct Stream {
     /// Sends the request's body.
     upload: Option<JoinHandle<()>>,
     /// The response's body, after its head came.
-    received: Option<Box<received::Stream>>,
+    received: Option<Box<response_stream::ResponseStream>>,
 }
 
 impl Stream {
@@ -108,10 +108,10 @@ impl Lease {
     }
 
     /// The address at the other end; `None` for a Unix socket.
-    pub fn peer(&self) -> Option<IpAddr> {
+    pub fn remote_address(&self) -> Option<IpAddr> {
         match &self.leased {
-            Leased::Http1(connection) => connection.peer,
-            Leased::Http2(stream) => stream.slot.connection.peer(),
+            Leased::Http1(connection) => connection.address,
+            Leased::Http2(stream) => stream.slot.connection.remote_address(),
         }
     }
 

@@ -470,7 +470,7 @@ fn candidates_follow_ndots() {
     assert_eq!(candidates("db.", 5), ["db."]);
 }
 
-/// Connects by a name whose AAAA or A queries are never answered, with the whole `connect_timeout` to spare.
+/// Connects by a name whose AAAA or A queries are never answered, with the whole `connect_timeout` to recycled_fields.
 #[tokio::test]
 async fn a_connector_connects_with_one_family_unanswered() {
     use crate::client::{Connector, Protocol};

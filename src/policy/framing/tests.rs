@@ -6,7 +6,7 @@ const BOUNDS: Bounds = Bounds { head: 200, fields: 4, target: 40 };
 
 /// The number of clear bytes if all bytes are scanned at once, and the fault.
 fn at_once(bytes: &[u8]) -> (usize, Option<Fault>) {
-    let Scanned { clear, fault } = Scanner::new(BOUNDS).scan(bytes);
+    let Scan { clear, fault } = Scanner::new(BOUNDS).scan(bytes);
     (clear, fault)
 }
 
@@ -342,11 +342,11 @@ fn bytes_after_an_upgrade_request_wait_for_its_response() {
         let mut scanner = Scanner::new(BOUNDS);
         scanner.scan(&both);
         assert!(scanner.awaits());
-        assert_eq!(scanner.scan(&follows), Scanned { clear: 0, fault: None });
+        assert_eq!(scanner.scan(&follows), Scan { clear: 0, fault: None });
         scanner.go_on();
         assert!(!scanner.awaits());
         let (clear, fault) = at_once(&follows);
-        assert_eq!(scanner.scan(&follows), Scanned { clear, fault }, "as the first request of a connection");
+        assert_eq!(scanner.scan(&follows), Scan { clear, fault }, "as the first request of a connection");
     }
     // None of these requests can change the protocol.
     for asks in [

@@ -3,7 +3,7 @@ use http::{Method, Request};
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::framing::{Scanned, Scanner};
+use crate::policy::framing::{Scan, Scanner};
 use crate::policy::target::Target;
 
 const BOUNDS: Bounds = Bounds { head: 400, fields: 5, target: 40 };
@@ -122,7 +122,7 @@ fn over_http_1(
         text += &format!("{name}: {value}\r\n");
     }
     text += "\r\n";
-    let Scanned { fault, .. } = Scanner::new(BOUNDS).scan(text.as_bytes());
+    let Scan { fault, .. } = Scanner::new(BOUNDS).scan(text.as_bytes());
     match fault {
         None => {}
         Some(framing::Fault::Head(refusal)) => return Err(refusal),

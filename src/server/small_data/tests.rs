@@ -78,8 +78,8 @@ impl Seen {
                     } else if data.is_empty() {
                         empty += 1;
                     } else {
-                        lacks =
-                            (lacks + overhead(data.len())).saturating_sub(data.len().saturating_sub(SMALL));
+                        lacks = (lacks + frame_overhead(data.len()))
+                            .saturating_sub(data.len().saturating_sub(SMALL_FRAME));
                     }
                 }
                 HEADERS => text.push(b'H'),
@@ -136,7 +136,7 @@ fn what_is_read_in_time_is_passed_on_at_once() {
     for _ in 0..20_000 {
         let one = data(0, 1, b"x", None);
         assert_eq!(through(&mut small, &one, 100), one);
-        small.read(overhead(1));
+        small.read(frame_overhead(1));
     }
     assert!(small.waiting.is_empty());
 }

@@ -12,8 +12,8 @@ use prometheus::proto::{
 
 use super::shard::{BOUNDS, Histogram};
 use super::{
-    ConnectionState, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult, Phase,
-    RedisMessage, RevocationSource, Shared, SpanOutcome, WebhookOutcome,
+    ConnectionUse, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult,
+    RedisMessage, RevocationSource, Shared, SpanOutcome, TimedPhase, WebhookOutcome,
 };
 use super::{process, shard};
 
@@ -177,7 +177,7 @@ impl Sum {
 
     fn cores(&self, families: &mut Vec<MetricFamily>) {
         let shards = &self.shared.shards;
-        families.push(PHASE_DURATION.each(Phase::ALL, |shape, phase| {
+        families.push(PHASE_DURATION.each(TimedPhase::ALL, |shape, phase| {
             let sum = HistogramSum::of(shards.iter().map(|shard| &shard.phases[*phase as usize]));
             shape.histogram(&[phase.as_str()], &sum)
         }));
@@ -189,11 +189,11 @@ impl Sum {
             let sum: u64 = shards.iter().map(|shard| read(&shard.handshake_failures[*reason as usize])).sum();
             shape.counter(&[reason.as_str()], sum as f64)
         }));
-        families.push(CLIENT_CONNECTIONS.each(ConnectionState::ALL, |shape, state| {
+        families.push(CLIENT_CONNECTIONS.each(ConnectionUse::ALL, |shape, state| {
             let one = |shard: &Arc<shard::Shard>| shard.client_connections[*state as usize].load(Relaxed);
             shape.gauge(&[state.as_str()], shards.iter().map(one).sum::<i64>() as f64)
         }));
-        families.push(BACKEND_CONNECTIONS.each(ConnectionState::ALL, |shape, state| {
+        families.push(BACKEND_CONNECTIONS.each(ConnectionUse::ALL, |shape, state| {
             let one = |shard: &Arc<shard::Shard>| shard.backend_connections[*state as usize].load(Relaxed);
             shape.gauge(&[state.as_str()], shards.iter().map(one).sum::<i64>() as f64)
         }));

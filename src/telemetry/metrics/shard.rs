@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use super::{ConnectionState, HandshakeFailure, LookupResult, Phase};
+use super::{ConnectionUse, HandshakeFailure, LookupResult, TimedPhase};
 use crate::policy::refusal::Reason;
 
 /// Adds without a locked instruction: right only where one thread writes.
@@ -28,11 +28,11 @@ pub(super) fn nanoseconds(duration: Duration) -> u64 {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Shard {
-    pub(super) phases: [Histogram; Phase::ALL.len()],
+    pub(super) phases: [Histogram; TimedPhase::ALL.len()],
     pub(super) cache_lookups: [AtomicU64; LookupResult::ALL.len()],
     pub(super) handshake_failures: [AtomicU64; HandshakeFailure::ALL.len()],
-    pub(super) client_connections: [AtomicI64; ConnectionState::ALL.len()],
-    pub(super) backend_connections: [AtomicI64; ConnectionState::ALL.len()],
+    pub(super) client_connections: [AtomicI64; ConnectionUse::ALL.len()],
+    pub(super) backend_connections: [AtomicI64; ConnectionUse::ALL.len()],
     pub(super) tunnels: AtomicI64,
     /// The age of the oldest verdict that served, in nanoseconds: in this window, and in the one before.
     pub(super) oldest_verdicts: [AtomicU64; 2],

@@ -43,10 +43,10 @@ fn all() -> Arc<Metrics> {
             Reason::Unmapped,
             Duration::ZERO,
         );
-        core.phase(Phase::Backend, Duration::from_millis(2));
+        core.phase(TimedPhase::Backend, Duration::from_millis(2));
         core.cache_lookup(LookupResult::Coalesced);
-        core.client_connections(ConnectionState::Idle, 1);
-        core.backend_connections(ConnectionState::Active, 2);
+        core.client_connections(ConnectionUse::Idle, 1);
+        core.backend_connections(ConnectionUse::Active, 2);
     }
     let brew = Method::from_bytes(b"BREW").unwrap();
     let core = metrics.core(0);
@@ -232,7 +232,7 @@ fn a_scrape_during_writes_loses_nothing() {
                         let label = numbers.label(round % 5);
                         core.request(label, &Method::GET, status, Reason::Allowed, Duration::from_micros(1));
                         core.cache_lookup(LookupResult::Hit);
-                        core.client_connections(ConnectionState::Active, if round % 2 == 0 { 1 } else { -1 });
+                        core.client_connections(ConnectionUse::Active, if round % 2 == 0 { 1 } else { -1 });
                         core.introspection(IntrospectionOutcome::Active);
                     }
                 })

@@ -7,7 +7,7 @@ use jiff::{Span, ToSpan};
 use maud::{Markup, html};
 
 use super::super::overview::{AbilityLine, Calls, Denial, DenialLine, Overview};
-use super::{counted, grouped, number, scrolling, share, shown};
+use super::{counted, grouped, number, sanitize, scrolling, share};
 
 /// The most columns. If there are more days, each column covers several.
 const MAX_COLUMNS: i32 = 62;
@@ -41,7 +41,7 @@ pub(super) fn abilities(overview: &Overview) -> Markup {
                         tbody {
                             @for (name, line) in lines.iter().take(MAX_ROWS) {
                                 tr {
-                                    th scope="row" { bdi { code { (shown(name)) } } }
+                                    th scope="row" { bdi { code { (sanitize(name)) } } }
                                     td.bar { (bar(line.calls, max)) }
                                     (number(line.calls.allowed))
                                     (number(line.calls.denied))
@@ -84,7 +84,7 @@ pub(super) fn denials(overview: &Overview) -> Markup {
                         tbody {
                             @for (denial, line) in lines.iter().take(MAX_ROWS) {
                                 tr {
-                                    th scope="row" { bdi { code { (shown(&denial.route)) } } }
+                                    th scope="row" { bdi { code { (sanitize(&denial.route)) } } }
                                     td { (ability(denial.ability.as_deref())) }
                                     td.bar { (bar(Calls { allowed: 0, denied: line.count }, max)) }
                                     (number(line.count))
@@ -104,7 +104,7 @@ pub(super) fn denials(overview: &Overview) -> Markup {
 pub(super) fn ability(ability: Option<&str>) -> Markup {
     html! {
         @match ability {
-            Some(ability) => bdi { code { (shown(ability)) } },
+            Some(ability) => bdi { code { (sanitize(ability)) } },
             None => "–",
         }
     }

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::super::overview::{FindingGroup, FindingLine, Overview};
 use super::super::report::{FindingKind, Severity};
-use super::{PageContext, counted, day, scrolling, shown};
+use super::{PageContext, counted, day, sanitize, scrolling};
 
 /// Lists up to this length are expanded if their severity is medium.
 const MAX_EXPANDED: usize = 5;
@@ -73,7 +73,7 @@ fn table(title: &str, group: &FindingGroup, context: &PageContext) -> Markup {
                         }
                         td role="cell" { (evidence(line)) }
                         td role="cell" { (abilities(line)) }
-                        td role="cell" { (shown(&line.advice)) }
+                        td role="cell" { (sanitize(&line.advice)) }
                     }
                 }
             }
@@ -88,7 +88,7 @@ pub(super) fn list(lines: &[(Severity, FindingKind, FindingLine)]) -> Markup {
             div.finding {
                 h3 { (tag(*severity)) " " (kind.title()) }
                 p { (evidence(line)) }
-                p { (shown(&line.advice)) }
+                p { (sanitize(&line.advice)) }
                 @if !line.abilities.is_empty() { p { (abilities(line)) } }
             }
         }
@@ -97,7 +97,7 @@ pub(super) fn list(lines: &[(Severity, FindingKind, FindingLine)]) -> Markup {
 
 fn evidence(line: &FindingLine) -> Markup {
     html! {
-        (shown(&line.evidence))
+        (sanitize(&line.evidence))
         @if let Some(since) = line.since { " " span.quiet { "Since " (day(since)) "." } }
     }
 }
@@ -107,7 +107,7 @@ fn abilities(line: &FindingLine) -> Markup {
         @if line.abilities.is_empty() { "–" }
         @for (index, ability) in line.abilities.iter().enumerate() {
             @if index > 0 { ", " }
-            bdi { code { (shown(ability)) } }
+            bdi { code { (sanitize(ability)) } }
         }
         @if line.more > 0 { " and " (line.more) " more" }
     }

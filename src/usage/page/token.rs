@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::super::overview::{Calls, FindingLine, used_abilities};
 use super::super::report::{Finding, TokenUsage, UsageRow, Verdict};
-use super::{PageContext, charts, figure, findings, grouped, number, scrolling, shown, time};
+use super::{PageContext, charts, figure, findings, grouped, number, sanitize, scrolling, time};
 
 /// The most rows of a table: several times as many as the map of the guide has.
 const MAX_ROWS: usize = 500;
@@ -55,7 +55,7 @@ fn facts(token: &TokenUsage) -> Markup {
     html! {
         dl.facts {
             @for (name, text) in texts {
-                @if let Some(text) = text { div { dt { (name) } dd { bdi { (shown(text)) } } } }
+                @if let Some(text) = text { div { dt { (name) } dd { bdi { (sanitize(text)) } } } }
             }
             @for (name, at) in times {
                 @if let Some(at) = at { div { dt { (name) } dd { (time(at)) } } }
@@ -92,7 +92,7 @@ fn abilities(token: &TokenUsage) -> Markup {
                             @for name in names.iter().take(MAX_ROWS) {
                                 @let calls = calls.get(name).copied().unwrap_or_default();
                                 tr {
-                                    th scope="row" { bdi { code { (shown(name)) } } }
+                                    th scope="row" { bdi { code { (sanitize(name)) } } }
                                     td { (state(has_wildcard || granted.contains(name), used.contains(name))) }
                                     (number(calls.allowed))
                                     (number(calls.denied))
@@ -151,8 +151,8 @@ fn route(row: &UsageRow) -> Markup {
     let methods: Vec<&str> = row.methods.keys().map(String::as_str).collect();
     html! {
         tr {
-            th scope="row" { bdi { code { (shown(&row.route)) } } }
-            td { (shown(&methods.join(" "))) }
+            th scope="row" { bdi { code { (sanitize(&row.route)) } } }
+            td { (sanitize(&methods.join(" "))) }
             td { (charts::ability(row.ability.as_deref())) }
             td {
                 @match row.verdict {

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::super::overview::{Overview, PAGE_SIZE, TokenLine};
 use super::super::query::ReportQuery;
-use super::{PageContext, grouped, link, number, scrolling, shown, time};
+use super::{PageContext, grouped, link, number, sanitize, scrolling, time};
 
 pub(super) fn section(overview: &Overview, context: &PageContext) -> Markup {
     html! {
@@ -37,7 +37,7 @@ fn table(overview: &Overview, context: &PageContext) -> Markup {
                 }
             }
             tbody {
-                @for line in overview.shown() { (row(line, context)) }
+                @for line in overview.sanitize() { (row(line, context)) }
             }
         }
     }
@@ -48,7 +48,7 @@ fn row(line: &TokenLine, context: &PageContext) -> Markup {
     html! {
         tr {
             th scope="row" { (context.token(&line.token)) }
-            td { bdi { (shown(line.context.as_deref().unwrap_or("–"))) } }
+            td { bdi { (sanitize(line.context.as_deref().unwrap_or("–"))) } }
             td.number {
                 (line.used) " of "
                 @if line.has_wildcard { "all" } @else { (line.granted) }

@@ -225,7 +225,7 @@ pub(super) struct Counted {
 impl Counted {
     /// A connection over which nothing was read, and where to leave it.
     pub(super) fn new(watched: Watched, returned: Returned, now: Instant) -> Self {
-        watched.peer.activity.speaks_http2(now);
+        watched.downstream.state.begin_http2(now);
         Self {
             watched: Some(watched),
             fault: None,
@@ -266,11 +266,11 @@ impl Counted {
         *settled |= came.left == 0 && came.frame.is_some();
         let is_incomplete = !*settled || *open || is_partial;
         if let Some(watched) = &self.watched {
-            let activity = &watched.peer.activity;
+            let state = &watched.downstream.state;
             if !is_incomplete {
-                activity.incomplete(None);
-            } else if completed || activity.incomplete_since().is_none() {
-                activity.incomplete(Some(Instant::now()));
+                state.set_incomplete_since(None);
+            } else if completed || state.incomplete_since().is_none() {
+                state.set_incomplete_since(Some(Instant::now()));
             }
         }
     }
@@ -359,8 +359,8 @@ impl AsyncRead for Counted {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let peer = Rc::clone(&this.watched()?.peer);
-        this.small.read(peer.take_overhead_read());
+        let downstream = Rc::clone(&this.watched()?.downstream);
+        this.small.read(downstream.take_overhead_read());
         let before = buffer.filled().len();
         while !this.small.give(buffer) {
             let ended = if buffer.remaining() >= DETOUR {
@@ -377,9 +377,9 @@ impl AsyncRead for Counted {
             if buffer.filled().len() > before {
                 break;
             }
-            peer.wait_for_reads(this.small.is_waiting());
+            downstream.set_waits_for_reads(this.small.is_waiting());
         }
-        peer.wait_for_reads(this.small.is_waiting());
+        downstream.set_waits_for_reads(this.small.is_waiting());
         Poll::Ready(Ok(()))
     }
 }

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::Peer;
+use super::Downstream;
 
 /// Largest piece of a response that a stream reads and hands to h2, in bytes: one frame.
 pub const PIECE: usize = 16 * 1024;
@@ -40,7 +40,7 @@ pub(super) struct ResponseBudget {
     waiting: RefCell<Option<Waker>>,
 }
 
-impl Peer {
+impl Downstream {
     /// Bytes that a stream may read from its backend at a time.
     pub fn response_read_room(&self) -> usize {
         if self.may_share() { PIECE } else { LEAST }
@@ -160,22 +160,22 @@ mod tests {
 
     use super::*;
 
-    fn connection() -> Rc<Peer> {
-        Rc::new(Peer::new(None, false, false, Instant::now()))
+    fn connection() -> Rc<Downstream> {
+        Rc::new(Downstream::new(None, false, false, Instant::now()))
     }
 
-    fn room(stream: &Peer) -> Poll<usize> {
+    fn room(stream: &Downstream) -> Poll<usize> {
         stream.poll_response_room(&Context::from_waker(Waker::noop()))
     }
 
-    fn held(connection: &Peer) -> usize {
+    fn held(connection: &Downstream) -> usize {
         connection.responses.held.get()
     }
 
     #[test]
     fn stream_that_holds_nothing_always_has_room() {
         let connection = connection();
-        let streams: Vec<_> = (0..100).map(|_| Peer::stream(&connection, Instant::now())).collect();
+        let streams: Vec<_> = (0..100).map(|_| Downstream::stream(&connection, Instant::now())).collect();
         for stream in &streams {
             while let Poll::Ready(bytes) = room(stream) {
                 stream.hold_response(bytes);
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn stream_holds_no_more_than_its_part() {
         let connection = connection();
-        let stream = Peer::stream(&connection, Instant::now());
+        let stream = Downstream::stream(&connection, Instant::now());
         while let Poll::Ready(bytes) = room(&stream) {
             stream.hold_response(bytes);
         }
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn what_was_read_ahead_is_held_until_the_stream_ends() {
         let connection = connection();
-        let stream = Peer::stream(&connection, Instant::now());
+        let stream = Downstream::stream(&connection, Instant::now());
         stream.set_read_ahead(5000);
         assert_eq!(held(&connection), 5000);
         stream.hold_response(2000);
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn frames_are_counted_until_their_last_byte_is_dropped() {
-        let stream = Peer::stream(&connection(), Instant::now());
+        let stream = Downstream::stream(&connection(), Instant::now());
         let uploads = stream.uploads().unwrap();
         let context = Context::from_waker(Waker::noop());
         let mut frames = Vec::new();

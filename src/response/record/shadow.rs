@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
-use super::Exchange;
+use super::RequestRecord;
 use crate::policy::shadow::{Change, Side};
 use crate::telemetry::metrics::RouteLabel;
 use crate::tokens::lookup::CachedToken;
 
 /// What would become of a request, other than what does.
-pub struct Shadowed {
+pub struct ShadowResult {
     /// What.
     pub change: Change,
     /// By which map, the first of them.
@@ -19,11 +19,11 @@ pub struct Shadowed {
     pub caller: Option<Rc<CachedToken>>,
 }
 
-impl Exchange {
+impl RequestRecord {
     /// Counts and notes what would become of the request, counted under `label`. Where the enforced map is in shadow
     /// mode, the candidate beside it may find the same once more.
     #[cold]
-    pub fn would(
+    pub fn note_shadow_change(
         &mut self,
         change: Change,
         side: Side,
@@ -33,8 +33,8 @@ impl Exchange {
     ) {
         self.recorder.metrics.shadow(change, side, label, &self.method);
         self.shadow = Some(Box::new(match self.shadow.take() {
-            Some(before) => Shadowed { rule: format!("{}; {rule}", before.rule), ..*before },
-            None => Shadowed { change, side, rule, caller },
+            Some(before) => ShadowResult { rule: format!("{}; {rule}", before.rule), ..*before },
+            None => ShadowResult { change, side, rule, caller },
         }));
     }
 }

@@ -2,7 +2,7 @@
 
 /// Without what a terminal or a browser would obey or hide: controls, and what turns the direction of the text or takes
 /// no room.
-pub fn shown(text: &str) -> String {
+pub fn sanitize(text: &str) -> String {
     text.chars().map(|char| if is_harmful(char) { '\u{fffd}' } else { char }).collect()
 }
 
@@ -31,7 +31,7 @@ mod tests {
             ("\u{1b}[2J\n\u{9b}31m\u{7f}", "\u{fffd}[2J\u{fffd}\u{fffd}31m\u{fffd}"),
             ("a\u{202e}b\u{2066}c\u{200b}d", "a\u{fffd}b\u{fffd}c\u{fffd}d"),
         ] {
-            assert_eq!(shown(text), expected);
+            assert_eq!(sanitize(text), expected);
         }
     }
 }

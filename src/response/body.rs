@@ -16,18 +16,18 @@ use crate::backend::idle::IdleTimer;
 use crate::client::ExchangeError;
 use crate::client::call::Call;
 use crate::client::pool::Lease;
-use crate::exchange::Exchange;
-use crate::peer::Peer;
+use crate::downstream::Downstream;
 use crate::policy::headers;
 use crate::policy::refusal::Reason;
 use crate::policy::trusted_fields::TrustedFields;
+use crate::response::record::RequestRecord;
 
-/// A response's body. The [`Exchange`] ends with it, and the backend's connection is returned to the pool with its last
+/// A response's body. The [`RequestRecord`] ends with it, and the backend's connection is returned to the pool with its last
 /// byte.
-pub struct AnswerBody {
+pub struct ResponseBody {
     source: Source,
     /// `None` for a tunnel, which owns it.
-    exchange: Option<Box<Exchange>>,
+    record: Option<Box<RequestRecord>>,
 }
 
 enum Source {
@@ -43,11 +43,11 @@ struct FromBackend {
     call: Option<Box<Call<RequestBody>>>,
     idle: IdleTimer,
     /// When the head arrived; `None` as soon as the body had to be waited for.
-    came_at: Option<Instant>,
+    arrived_at: Option<Instant>,
     /// Received bytes that were not handed on yet.
     rest: Bytes,
     /// The fault that ended the body, reported at the next poll so that earlier bytes are sent first.
-    fault: Option<AnswerFault>,
+    fault: Option<ResponseFault>,
 }
 
 /// A piece of a body, counted by its stream until it is written.
@@ -58,7 +58,7 @@ pub struct Piece {
 }
 
 struct Counted {
-    stream: Rc<Peer>,
+    stream: Rc<Downstream>,
     length: usize,
 }
 
@@ -67,7 +67,7 @@ impl Piece {
         Self { bytes, _counted: None }
     }
 
-    fn counted(bytes: Bytes, stream: &Rc<Peer>) -> Self {
+    fn counted(bytes: Bytes, stream: &Rc<Downstream>) -> Self {
         let length = bytes.len();
         stream.hold_response(length);
         Self { bytes, _counted: Some(Counted { stream: Rc::clone(stream), length }) }
@@ -96,7 +96,7 @@ impl Drop for Counted {
 
 /// Why a response is broken off, so that the client sees an incomplete message.
 #[derive(Debug, thiserror::Error)]
-pub enum AnswerFault {
+pub enum ResponseFault {
     /// The backend sent nothing for `limits.body_idle_timeout`.
     #[error("the backend's answer stopped")]
     TimedOut,
@@ -105,19 +105,19 @@ pub enum AnswerFault {
     Broken(#[source] ExchangeError),
 }
 
-impl AnswerBody {
+impl ResponseBody {
     /// The gateway's own response.
-    pub fn own(mut response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<Self> {
-        if exchange.method == Method::HEAD {
+    pub fn own(mut response: Response<Bytes>, mut record: Box<RequestRecord>) -> Response<Self> {
+        if record.method == Method::HEAD {
             // No body is sent. hyper does not poll it over HTTP/1 and would send it over HTTP/2.
-            exchange.complete();
+            record.mark_complete();
             if response.version() == Version::HTTP_2 {
                 let length = mem::take(response.body_mut()).len();
                 response.headers_mut().insert(CONTENT_LENGTH, length.into());
             }
         }
         response.map(|bytes| {
-            let mut body = Self { source: Source::Own(bytes), exchange: Some(exchange) };
+            let mut body = Self { source: Source::Own(bytes), record: Some(record) };
             body.settle();
             body
         })
@@ -128,48 +128,48 @@ impl AnswerBody {
     pub fn backend(
         lease: Lease,
         call: Option<Box<Call<RequestBody>>>,
-        exchange: Box<Exchange>,
+        record: Box<RequestRecord>,
         idle_timeout: Duration,
     ) -> Self {
         let source = FromBackend {
             lease: Some(lease),
             call,
             idle: IdleTimer::new(idle_timeout),
-            came_at: Some(exchange.answer_came()),
+            arrived_at: Some(record.response_arrived()),
             rest: Bytes::new(),
             fault: None,
         };
-        let mut body = Self { source: Source::Backend(source), exchange: Some(exchange) };
+        let mut body = Self { source: Source::Backend(source), record: Some(record) };
         body.settle();
         body
     }
 
-    /// The empty body of a tunnel's 101. The tunnel ends the exchange.
+    /// The empty body of a tunnel's 101. The tunnel ends the record.
     pub const fn tunnel() -> Self {
-        Self { source: Source::Own(Bytes::new()), exchange: None }
+        Self { source: Source::Own(Bytes::new()), record: None }
     }
 
     fn complete(&mut self) {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.complete();
+        if let Some(record) = &mut self.record {
+            record.mark_complete();
         }
     }
 
     /// Notes that a piece waits for the client. Only a stream of HTTP/2 has a window of its own, of which the
     /// connection's bytes do not tell.
     fn waits_for_client(&self) {
-        if let Some(stream) = self.exchange.as_ref().and_then(|exchange| exchange.stream()) {
-            stream.activity.wrote(true, Instant::now);
+        if let Some(stream) = self.record.as_ref().and_then(|record| record.stream()) {
+            stream.state.note_write(true, Instant::now);
         }
     }
 
     fn broke_off(&mut self, reason: Reason, detail: &'static str) {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.broke_off(reason, detail);
+        if let Some(record) = &mut self.record {
+            record.mark_truncated(reason, detail);
         }
     }
 
-    /// Ends the exchange and returns the connection if the body is complete.
+    /// Ends the record and returns the connection if the body is complete.
     fn settle(&mut self) {
         match &mut self.source {
             Source::Own(bytes) if bytes.is_empty() => self.complete(),
@@ -189,7 +189,7 @@ impl FromBackend {
 
     fn give_back(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.give_back(self.call.take(), self.came_at.unwrap_or_else(Instant::now));
+            lease.give_back(self.call.take(), self.arrived_at.unwrap_or_else(Instant::now));
         }
     }
 
@@ -197,9 +197,9 @@ impl FromBackend {
     fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
-        stream: &Rc<Peer>,
+        stream: &Rc<Downstream>,
         room: usize,
-    ) -> Poll<Option<Result<Frame<Piece>, AnswerFault>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, ResponseFault>>> {
         if self.rest.is_empty() {
             if let Some(lease) = &mut self.lease {
                 lease.limit_reads(stream.response_read_room());
@@ -219,7 +219,7 @@ impl FromBackend {
         Poll::Ready(Some(Ok(Frame::data(Piece::counted(piece, stream)))))
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseFault>>> {
         if let Some(fault) = self.fault.take() {
             return Poll::Ready(Some(Err(fault)));
         }
@@ -234,31 +234,31 @@ impl FromBackend {
                 }
                 match frame {
                     Some(Err(error)) => {
-                        self.fault = Some(AnswerFault::Broken(error));
+                        self.fault = Some(ResponseFault::Broken(error));
                         context.waker().wake_by_ref();
                         Poll::Pending
                     }
-                    frame => Poll::Ready(frame.map(|frame| frame.map_err(AnswerFault::Broken))),
+                    frame => Poll::Ready(frame.map(|frame| frame.map_err(ResponseFault::Broken))),
                 }
             }
             Poll::Pending => {
-                self.came_at = None;
-                self.idle.poll_waiting(context).map(|()| Some(Err(AnswerFault::TimedOut)))
+                self.arrived_at = None;
+                self.idle.poll_waiting(context).map(|()| Some(Err(ResponseFault::TimedOut)))
             }
         }
     }
 }
 
-impl Body for AnswerBody {
+impl Body for ResponseBody {
     type Data = Piece;
-    type Error = AnswerFault;
+    type Error = ResponseFault;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, AnswerFault>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, ResponseFault>>> {
         let this = self.get_mut();
-        let stream = this.exchange.as_ref().and_then(|exchange| exchange.stream());
+        let stream = this.record.as_ref().and_then(|record| record.stream());
         let frame = match &mut this.source {
             Source::Own(bytes) if bytes.is_empty() => None,
             Source::Own(bytes) => Some(Ok(Frame::data(Piece::uncounted(mem::take(bytes))))),
@@ -266,7 +266,7 @@ impl Body for AnswerBody {
                 Some(stream) => {
                     // Without room it still waits for its client.
                     let room = ready!(stream.poll_response_room(context));
-                    stream.activity.wrote(false, Instant::now);
+                    stream.state.note_write(false, Instant::now);
                     ready!(from.poll_piece(context, stream, room))
                 }
                 None => ready!(from.poll(context))
@@ -275,16 +275,16 @@ impl Body for AnswerBody {
         };
         match &frame {
             Some(Ok(frame)) => {
-                if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
-                    exchange.sent(data.remaining());
+                if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
+                    record.add_sent(data.remaining());
                 }
                 this.waits_for_client();
                 this.settle();
             }
-            Some(Err(AnswerFault::TimedOut)) => {
+            Some(Err(ResponseFault::TimedOut)) => {
                 this.broke_off(Reason::BackendTimeout, "the backend's answer stopped");
             }
-            Some(Err(AnswerFault::Broken(_))) => {
+            Some(Err(ResponseFault::Broken(_))) => {
                 this.broke_off(Reason::BackendBroken, "the backend's answer broke off");
             }
             None => {

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use h2::RecvStream;
 use hyper::body::{Frame, SizeHint};
 
-use super::fault::ExchangeError;
+use super::error::ExchangeError;
 
 /// The body of a response over HTTP/2. At most its flow control window is held in memory: what was handed on makes room for more
 /// when the next piece is asked for.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(super) struct ResponseStream {
     stream: RecvStream,
     data_is_over: bool,
     /// Of the window, in bytes: handed on, and not yet given back.
@@ -23,7 +23,7 @@ pub(super) struct Stream {
     heard: Rc<Cell<bool>>,
 }
 
-impl Stream {
+impl ResponseStream {
     pub(super) fn new(stream: RecvStream, length: Option<u64>, heard: Rc<Cell<bool>>) -> Self {
         Self { stream, data_is_over: false, taken: 0, left: length, heard }
     }

@@ -5,14 +5,14 @@
 
 use std::time::Instant;
 
-use super::Exchange;
+use super::RequestRecord;
 use crate::policy::refusal::Reason;
 use crate::policy::target::METHODS;
 use crate::telemetry::spans::Trace;
 
-impl Exchange {
+impl RequestRecord {
     /// Hands the spans of the request over, and of what the backend was asked for it, which ended both `now`.
-    pub(super) fn tell(&self, trace: &Trace, reason: Reason, now: Instant) {
+    pub(super) fn send_spans(&self, trace: &Trace, reason: Reason, now: Instant) {
         let settings = &self.settings;
         let template = self.route_number.and_then(|number| settings.abilities.route(number));
         let template = template.map(|route| route.template());
@@ -23,7 +23,7 @@ impl Exchange {
         };
         let Some(mut span) = trace.request(name(), now) else { return };
         span.note("http.request.method", known.unwrap_or("_OTHER").to_owned());
-        span.note("url.scheme", if self.peer.encrypted { "https" } else { "http" });
+        span.note("url.scheme", if self.downstream.encrypted { "https" } else { "http" });
         if let Some(template) = template {
             span.note("http.route", template.to_owned());
         }

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::backend::body::Upload;
 use crate::config::settings::Settings;
-use crate::peer::Peer;
+use crate::downstream::Downstream;
 use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
 use crate::policy::refusal::{Reason, Refusal};
@@ -23,7 +23,7 @@ use crate::policy::target::METHODS;
 use crate::telemetry::access::{
     AccessLine, AccessLog, Client, DeniedBy, LoggedToken, RequestFields, Upstream,
 };
-use crate::telemetry::metrics::{ConnectionState, CoreMetrics, LookupResult, Phase, RouteLabel};
+use crate::telemetry::metrics::{ConnectionUse, CoreMetrics, LookupResult, RouteLabel, TimedPhase};
 use crate::telemetry::spans::{Trace, Tracer};
 use crate::telemetry::unmapped::{CoreUncovered, Lack, Token, Uncovered};
 use crate::tokens::lookup::CachedToken;
@@ -34,7 +34,7 @@ mod shadow;
 mod spans;
 mod usage;
 
-pub use shadow::Shadowed;
+pub use shadow::ShadowResult;
 
 /// Records the requests of one worker.
 pub struct Recorder {
@@ -60,10 +60,10 @@ pub struct UsageCount {
 
 /// The record of one request. When it is dropped with the response's body, it is written to metrics, log, usage and traces
 /// exactly once, however the request ended.
-pub struct Exchange {
+pub struct RequestRecord {
     recorder: Rc<Recorder>,
     settings: Arc<Settings>,
-    peer: Rc<Peer>,
+    downstream: Rc<Downstream>,
     started: Instant,
     /// The client's address: that of the connection, or the one that a trusted proxy reports.
     pub client: Option<IpAddr>,
@@ -80,7 +80,7 @@ pub struct Exchange {
     /// The verdict of the request's token.
     pub caller: Option<Rc<CachedToken>>,
     /// The decision in shadow mode, if it differs.
-    pub shadow: Option<Box<Shadowed>>,
+    pub shadow: Option<Box<ShadowResult>>,
     /// How the token was looked up.
     pub lookup: TokenLookup,
     /// Time from the first attempt to reach the backend to the head of its response.
@@ -92,14 +92,14 @@ pub struct Exchange {
     /// The progress of the request's body.
     pub upload: Option<Rc<Upload>>,
     /// The missing rule, if the map does not cover the request.
-    pub uncovered: Option<Box<NotCovered>>,
+    pub uncovered: Option<Box<MissingRule>>,
     version: Option<Version>,
     /// `None` if the access log is off.
     fields: Option<Rc<RequestFields>>,
     client_request_id: Option<HeaderValue>,
     bytes_in: u64,
     bytes_out: u64,
-    answer_came: Option<Instant>,
+    response_arrived_at: Option<Instant>,
     answer: Option<(StatusCode, Reason)>,
     /// Whether the gateway refused the request.
     is_refused: bool,
@@ -110,7 +110,7 @@ pub struct Exchange {
 
 /// A request that no rule of the map covers.
 #[derive(Debug)]
-pub struct NotCovered {
+pub struct MissingRule {
     /// The masked path; `None` if a route matches it, which then lacks the method.
     pub path: Option<Box<str>>,
     /// The method that is counted; `None` if the request is not.
@@ -171,26 +171,26 @@ fn random_id() -> [u8; REQUEST_ID] {
     text
 }
 
-impl Exchange {
+impl RequestRecord {
     /// The record of a request with a complete head. Boxed, since it moves with the response's body several times.
     pub fn new(
         recorder: &Rc<Recorder>,
         settings: &Arc<Settings>,
-        peer: &Rc<Peer>,
+        downstream: &Rc<Downstream>,
         method: &Method,
         request_id: HeaderValue,
         now: Instant,
     ) -> Box<Self> {
-        if peer.serving(now) {
-            recorder.metrics.client_connections(ConnectionState::Idle, -1);
-            recorder.metrics.client_connections(ConnectionState::Active, 1);
+        if downstream.begin_request(now) {
+            recorder.metrics.client_connections(ConnectionUse::Idle, -1);
+            recorder.metrics.client_connections(ConnectionUse::Active, 1);
         }
         Box::new(Self {
             recorder: Rc::clone(recorder),
             settings: Arc::clone(settings),
-            peer: Rc::clone(peer),
+            downstream: Rc::clone(downstream),
             started: now,
-            client: peer.address,
+            client: downstream.address,
             method: method.clone(),
             request_id,
             trace: None,
@@ -210,7 +210,7 @@ impl Exchange {
             client_request_id: None,
             bytes_in: 0,
             bytes_out: 0,
-            answer_came: None,
+            response_arrived_at: None,
             answer: None,
             is_refused: false,
             complete: false,
@@ -244,12 +244,12 @@ impl Exchange {
     }
 
     /// Counts bytes of the response's body that the connection took.
-    pub const fn sent(&mut self, bytes: usize) {
+    pub const fn add_sent(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
     }
 
     /// Counts the bytes of a tunnel.
-    pub const fn tunnelled(&mut self, from_client: u64, to_client: u64) {
+    pub const fn add_tunnelled(&mut self, from_client: u64, to_client: u64) {
         self.bytes_in += from_client;
         self.bytes_out += to_client;
     }
@@ -257,7 +257,7 @@ impl Exchange {
     /// Notes whether the request came over plain HTTP, if usage is counted.
     pub fn note_scheme(&mut self, fields: &HeaderMap) {
         if self.recorder.usage.is_some() {
-            let Peer { trusted, encrypted, address, .. } = *self.peer;
+            let Downstream { trusted, encrypted, address, .. } = *self.downstream;
             self.plain_http = address.is_some_and(|address| {
                 let is_local = address.to_canonical().is_loopback();
                 client::came_by_plain_http(fields, trusted, encrypted, is_local)
@@ -271,48 +271,48 @@ impl Exchange {
     }
 
     /// Notes when the head of the backend's response arrived, or the attempt failed.
-    pub fn backend_answered(&mut self, asked: Instant, now: Instant) {
+    pub fn note_upstream_response(&mut self, asked: Instant, now: Instant) {
         self.backend = now.duration_since(asked);
-        self.answer_came = Some(now);
+        self.response_arrived_at = Some(now);
     }
 
     /// When the backend answered; now if the request was not forwarded.
-    pub fn answer_came(&self) -> Instant {
-        self.answer_came.unwrap_or_else(Instant::now)
+    pub fn response_arrived(&self) -> Instant {
+        self.response_arrived_at.unwrap_or_else(Instant::now)
     }
 
     /// Notes the head of the response before it is sent.
-    pub fn answered(&mut self, status: StatusCode, reason: Reason, now: Instant) {
+    pub fn note_response(&mut self, status: StatusCode, reason: Reason, now: Instant) {
         self.answer = Some((status, reason));
         let metrics = &self.recorder.metrics;
         let waited = self.backend + self.lookup.waited;
-        metrics.phase(Phase::Gateway, now.duration_since(self.started).saturating_sub(waited));
+        metrics.phase(TimedPhase::Gateway, now.duration_since(self.started).saturating_sub(waited));
         if !self.backend.is_zero() {
-            metrics.phase(Phase::Backend, self.backend);
+            metrics.phase(TimedPhase::Backend, self.backend);
         }
     }
 
     /// Notes a refusal.
-    pub fn refused(&mut self, refusal: &Refusal, status: StatusCode, now: Instant) {
+    pub fn note_refusal(&mut self, refusal: &Refusal, status: StatusCode, now: Instant) {
         if let Refusal::BadRequest(why) = refusal {
             self.detail = Some(why);
         }
         self.is_refused = true;
-        self.answered(status, refusal.reason(), now);
+        self.note_response(status, refusal.reason(), now);
     }
 
     /// The HTTP/2 stream of the response.
-    pub fn stream(&self) -> Option<&Rc<Peer>> {
-        Some(&self.peer).filter(|peer| peer.is_stream())
+    pub fn stream(&self) -> Option<&Rc<Downstream>> {
+        Some(&self.downstream).filter(|downstream| downstream.is_stream())
     }
 
     /// Notes that the response's body is complete.
-    pub const fn complete(&mut self) {
+    pub const fn mark_complete(&mut self) {
         self.complete = true;
     }
 
     /// Notes that the response's body broke off, and why.
-    pub const fn broke_off(&mut self, reason: Reason, detail: &'static str) {
+    pub const fn mark_truncated(&mut self, reason: Reason, detail: &'static str) {
         self.complete = true;
         self.detail = Some(detail);
         if let Some((_, noted)) = &mut self.answer {
@@ -321,13 +321,13 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         let now = Instant::now();
         let metrics = &self.recorder.metrics;
-        if self.peer.served(now) {
-            metrics.client_connections(ConnectionState::Active, -1);
-            metrics.client_connections(ConnectionState::Idle, 1);
+        if self.downstream.end_request(now) {
+            metrics.client_connections(ConnectionUse::Active, -1);
+            metrics.client_connections(ConnectionUse::Idle, 1);
         }
         let left = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or(StatusCode::BAD_REQUEST);
         let (status, reason) = match self.answer {
@@ -347,29 +347,28 @@ impl Drop for Exchange {
             self.write_access_line(status, reason, now);
         }
         if let Some(trace) = &self.trace {
-            self.tell(trace, reason, now);
+            self.send_spans(trace, reason, now);
         }
     }
 }
 
-impl Exchange {
+impl RequestRecord {
     /// The verdict of the request's token, also if only the candidate map needed it.
-    fn holder(&self) -> Option<&Rc<CachedToken>> {
+    fn token(&self) -> Option<&Rc<CachedToken>> {
         self.caller.as_ref().or_else(|| self.shadow.as_deref()?.caller.as_ref())
     }
 
     /// Records the missing rule for the operator.
     #[cold]
     fn record_uncovered(&self) {
-        let Some(NotCovered { path, method: Some(method) }) = self.uncovered.as_deref() else { return };
+        let Some(MissingRule { path, method: Some(method) }) = self.uncovered.as_deref() else { return };
         let route = self.route_number.and_then(|number| self.settings.abilities.route(number));
         let (path, lack) = match (path, route) {
             (Some(path), _) => (&**path, Lack::Route),
             (None, Some(route)) => (route.template(), Lack::Method),
             (None, None) => return,
         };
-        let token =
-            self.holder().map(|held| Token { id: &held.verdict.id, name: held.verdict.name.as_ref() });
+        let token = self.token().map(|held| Token { id: &held.verdict.id, name: held.verdict.name.as_ref() });
         self.recorder.uncovered.record(&Uncovered { path, lack, method, token, now: SystemTime::now() });
     }
 
@@ -377,7 +376,7 @@ impl Exchange {
         let map = &self.settings.abilities;
         let route = self.route_number.and_then(|number| map.route(number));
         let shadow = self.shadow.as_deref();
-        let holder = self.holder();
+        let holder = self.token();
         let is_denied = matches!(reason, Reason::MissingAbility | Reason::Denied);
         let would_be_denied =
             shadow.is_some_and(|it| (it.side, it.change) == (Side::Enforced, Change::WouldDeny));
@@ -389,10 +388,10 @@ impl Exchange {
         let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
         let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| is_denied);
         let client = Client {
-            forwarded: self.client.filter(|_| self.client != self.peer.address),
-            peer: self.peer.address,
-            subject: self.peer.subject.as_deref(),
-            fields: &self.peer.connection().unwrap_or(&self.peer).logged,
+            forwarded: self.client.filter(|_| self.client != self.downstream.address),
+            peer: self.downstream.address,
+            subject: self.downstream.subject.as_deref(),
+            fields: &self.downstream.connection().unwrap_or(&self.downstream).logged,
         };
         let destination = &self.settings.backend.destination;
         let line = AccessLine {
@@ -404,7 +403,7 @@ impl Exchange {
                 Version::HTTP_10 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             }),
-            tls_version: self.peer.tls_version,
+            tls_version: self.downstream.tls_version,
             request: self.fields.as_deref(),
             method: if METHODS.contains(&self.method) { self.method.as_str() } else { "other" },
             route: match (route, self.route) {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::transport::{ClientEnd, Watched};
-use crate::peer::Ending;
+use crate::downstream::state::Shutdown;
 use crate::policy::framing::{self, Bounds, Fault, Scanner};
 use crate::policy::refusal::Refusal;
 
@@ -18,8 +18,8 @@ use crate::policy::refusal::Refusal;
 const MOST_HELD: usize = 16 * 1024;
 
 /// A transport whose bytes the scanner has looked at. A head that is to be refused never gets to its reader:
-/// that one sees the connection end after the message before, and [`Scanned::refused`] tells why.
-pub(super) struct Scanned {
+/// that one sees the connection end after the message before, and [`ScannedIo::refused`] tells why.
+pub(super) struct ScannedIo {
     watched: Watched,
     scanner: Scanner,
     /// What came of a head that is not complete yet, that waits to be read or is refused; or what came too soon. It
@@ -38,7 +38,7 @@ pub(super) struct Scanned {
 #[error("malformed body: {0}")]
 struct MalformedBody(&'static str);
 
-impl Scanned {
+impl ScannedIo {
     pub(super) fn new(watched: Watched, bounds: Bounds) -> Self {
         let scanner = Scanner::new(bounds);
         Self { watched, scanner, held: Zeroizing::default(), clear: 0, fault: None, ended: false }
@@ -68,7 +68,7 @@ impl Scanned {
 
     /// Whether a message is being served whose head was passed on.
     fn is_serving(&self) -> bool {
-        self.watched.peer.activity.count_served() < self.scanner.messages()
+        self.watched.downstream.state.requests_served() < self.scanner.messages()
     }
 
     /// Whether a body has begun whose end has not come.
@@ -99,12 +99,12 @@ impl Scanned {
         }
         let mid_body = self.is_mid_body();
         let end = self.watched.transport.client_end(context, mid_body);
-        let activity = &self.watched.peer.activity;
+        let state = &self.watched.downstream.state;
         match end {
-            ClientEnd::Finished if !mid_body => activity.finished(Instant::now),
+            ClientEnd::Finished if !mid_body => state.note_client_end(Instant::now),
             // The reader of an incomplete body reports it.
             ClientEnd::Open | ClientEnd::Finished => {}
-            ClientEnd::Gone => activity.end(Ending::Now),
+            ClientEnd::Gone => state.request_shutdown(Shutdown::Immediate),
         }
     }
 
@@ -112,7 +112,7 @@ impl Scanned {
     fn scan_in_place(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
         let came = &buffer.filled()[before..];
         if self.held.is_empty() {
-            let framing::Scanned { clear, fault } = self.scanner.scan(came);
+            let framing::Scan { clear, fault } = self.scanner.scan(came);
             hold(&mut self.held, &came[clear..]);
             buffer.set_filled(before + clear);
             self.fault = fault;
@@ -125,7 +125,7 @@ impl Scanned {
     }
 
     fn scan_held(&mut self) {
-        let framing::Scanned { clear, fault } = self.scanner.scan(&self.held);
+        let framing::Scan { clear, fault } = self.scanner.scan(&self.held);
         self.clear = clear;
         self.fault = fault;
     }
@@ -134,7 +134,7 @@ impl Scanned {
         if self.scanner.is_over() {
             self.held.truncate(self.clear);
         }
-        self.watched.peer.activity.head_begun(self.held.len() > self.clear && self.fault.is_none());
+        self.watched.downstream.state.set_head_begun(self.held.len() > self.clear && self.fault.is_none());
     }
 
     /// Hands out what was held and may be read.
@@ -160,7 +160,7 @@ fn hold(held: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
     held.extend_from_slice(bytes);
 }
 
-impl AsyncRead for Scanned {
+impl AsyncRead for ScannedIo {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -182,7 +182,7 @@ impl AsyncRead for Scanned {
                     continue;
                 }
                 None => {
-                    this.watched.peer.activity.wake_when_served();
+                    this.watched.downstream.state.wake_when_served();
                     if this.held.len() >= MOST_HELD {
                         return Poll::Pending;
                     }
@@ -192,7 +192,7 @@ impl AsyncRead for Scanned {
                 }
                 // An end now would take the answer from a request that is being served.
                 Some(Fault::Head(_)) if this.is_serving() => {
-                    this.watched.peer.activity.wake_when_served();
+                    this.watched.downstream.state.wake_when_served();
                     return Poll::Pending;
                 }
                 Some(Fault::Head(_)) => {
@@ -205,14 +205,14 @@ impl AsyncRead for Scanned {
             if buffer.filled().len() == before {
                 if this.is_serving() && !this.is_mid_body() {
                     // The same: who has asked for all it wants may end its side, and wait for the answer.
-                    let activity = &this.watched.peer.activity;
-                    activity.finished(Instant::now);
-                    activity.wake_when_served();
+                    let state = &this.watched.downstream.state;
+                    state.note_client_end(Instant::now);
+                    state.wake_when_served();
                     return Poll::Pending;
                 }
                 return Poll::Ready(Ok(()));
             }
-            this.watched.peer.activity.received(Instant::now);
+            this.watched.downstream.state.received(Instant::now);
             this.scan_in_place(buffer, before);
             if buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));
@@ -221,7 +221,7 @@ impl AsyncRead for Scanned {
     }
 }
 
-impl AsyncWrite for Scanned {
+impl AsyncWrite for ScannedIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().watched).poll_write(context, buffer)
     }
@@ -241,7 +241,7 @@ impl AsyncWrite for Scanned {
     /// hyper calls this whenever the connection's task is polled, also if there is nothing to flush.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.watched.peer.activity.watches_end() {
+        if this.watched.downstream.state.watches_end() {
             this.look_for_end(context);
         }
         Pin::new(&mut this.watched).poll_flush(context)

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Exchange, UsageCount};
+use super::{RequestRecord, UsageCount};
 use crate::policy::refusal::Reason;
 use crate::policy::shadow::{Change, Side};
 use crate::tokens::verdict::Verdict;
 use crate::usage::batch::{CountedOutcome, CountedRequest, TokenDescription};
 
-impl Exchange {
+impl RequestRecord {
     /// Counts it, if the map has decided it for its token.
     pub(super) fn count_usage(&self, usage: &UsageCount, now: Instant) {
-        let (Some((_, reason)), Some(caller)) = (self.answer, self.holder()) else { return };
+        let (Some((_, reason)), Some(caller)) = (self.answer, self.token()) else { return };
         let shadow = self.shadow.as_deref().map(|shadow| (shadow.side, shadow.change));
         let Some(outcome) = outcome(reason, shadow) else { return };
         let Some(rule) = usage.rules.number(self.route_number, &self.method) else { return };

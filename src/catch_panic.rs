@@ -14,9 +14,9 @@ pub struct Panicked;
 /// All state that the future can reach must be valid wherever it may panic: guards release in `Drop` what they acquired.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct Contained<'a, F>(pub Pin<&'a mut F>);
+pub struct CatchPanic<'a, F>(pub Pin<&'a mut F>);
 
-impl<F: Future> Future for Contained<'_, F> {
+impl<F: Future> Future for CatchPanic<'_, F> {
     type Output = Result<F::Output, Panicked>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -42,7 +42,7 @@ mod tests {
             tokio::task::yield_now().await;
             5
         };
-        assert_eq!(Contained(pin!(later)).await, Ok(5));
+        assert_eq!(CatchPanic(pin!(later)).await, Ok(5));
     }
 
     #[tokio::test]
@@ -64,7 +64,7 @@ mod tests {
             poll_fn(|_| -> Poll<()> { panic!("on purpose") }).await;
         };
         let mut panics = pin!(panics);
-        assert_eq!(Contained(panics.as_mut()).await, Err(Panicked));
+        assert_eq!(CatchPanic(panics.as_mut()).await, Err(Panicked));
         assert_eq!(dropped.get(), 2, "before the future itself is dropped");
     }
 }

@@ -14,9 +14,9 @@ thread_local! {
 /// An empty map with room for so many fields.
 pub(super) fn take(fields: usize) -> HeaderMap {
     match SPARE.take() {
-        Some(mut spare) => {
-            spare.reserve(fields);
-            spare
+        Some(mut recycled_fields) => {
+            recycled_fields.reserve(fields);
+            recycled_fields
         }
         None => HeaderMap::with_capacity(fields),
     }

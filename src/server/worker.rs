@@ -9,18 +9,19 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::configuration::{Configuration, Outbound};
-use super::listen::{Order, TurnedAway};
+use super::configuration::{Configuration, UpstreamClient};
+use super::listen::{RejectedConnections, WorkerCommand};
 use super::tls::Certificates;
 use super::{connection, http1};
 use crate::backend::forward::Backend;
 use crate::client::pool::Census;
 use crate::config::settings::{Limits, Settings};
-use crate::exchange::{Recorder, UsageCount};
+use crate::downstream::Downstream;
+use crate::downstream::state::{ConnectionPhase, ConnectionState, Shutdown};
 use crate::gateway::Gateway;
-use crate::peer::{Activity, Ending, Peer, Phase};
+use crate::response::record::{Recorder, UsageCount};
 use crate::telemetry::access::{AccessLog, LineBatch};
-use crate::telemetry::metrics::{ConnectionState, CoreMetrics, Metrics};
+use crate::telemetry::metrics::{ConnectionUse, CoreMetrics, Metrics};
 use crate::telemetry::unmapped::CoreUncovered;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::lookup::Lookup;
@@ -43,7 +44,7 @@ const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
 const LARGEST_SHARED: usize = 512 * 1024;
 
 /// The parts of a worker, in the thread that starts it.
-pub(super) struct Seed {
+pub(super) struct WorkerBuilder {
     pub(super) index: usize,
     pub(super) metrics: Arc<Metrics>,
     pub(super) configuration: Arc<Configuration>,
@@ -57,12 +58,12 @@ pub(super) struct Seed {
 }
 
 /// One worker.
-pub(super) struct Core {
-    serving: RefCell<Rc<Serving>>,
+pub(super) struct Worker {
+    serving: RefCell<Rc<WorkerState>>,
     pub(super) metrics: CoreMetrics,
     /// Limits of connections whose address comes from a PROXY header.
-    pub(super) turned_away: RefCell<TurnedAway>,
-    peers: RefCell<Vec<Weak<Peer>>>,
+    pub(super) rejected: RefCell<RejectedConnections>,
+    connections: RefCell<Vec<Weak<Downstream>>>,
     open: Cell<usize>,
     counted: Cell<Census>,
     load: Arc<AtomicUsize>,
@@ -73,15 +74,15 @@ pub(super) struct Core {
 
 /// The state that a reload replaces. A connection keeps its TLS configuration and hyper's settings until it ends. Each
 /// request uses the gateway that is current when it begins.
-pub(super) struct Serving {
+pub(super) struct WorkerState {
     pub(super) gateway: Rc<Gateway>,
     pub(super) tls: Option<Arc<Certificates>>,
     pub(super) http1: hyper::server::conn::http1::Builder,
-    backend: Arc<Outbound>,
-    introspector: Arc<Outbound>,
+    backend: Arc<UpstreamClient>,
+    introspector: Arc<UpstreamClient>,
 }
 
-impl Serving {
+impl WorkerState {
     /// The state for `configuration`. It keeps the connections of the state `before` if their destination and TLS are the
     /// same.
     fn new(
@@ -127,17 +128,17 @@ impl Serving {
     }
 }
 
-impl Seed {
-    fn grow(self) -> Rc<Core> {
+impl WorkerBuilder {
+    fn grow(self) -> Rc<Worker> {
         let metrics = self.metrics.core(self.index);
         let usage = self.usage.worker(self.index);
         let lines = Rc::new(self.lines);
-        let serving = Serving::new(&self.configuration, &lines, &metrics, &usage, &self.uncovered, None);
-        Rc::new(Core {
+        let serving = WorkerState::new(&self.configuration, &lines, &metrics, &usage, &self.uncovered, None);
+        Rc::new(Worker {
             serving: RefCell::new(Rc::new(serving)),
-            turned_away: RefCell::new(TurnedAway::new(metrics.clone())),
+            rejected: RefCell::new(RejectedConnections::new(metrics.clone())),
             metrics,
-            peers: RefCell::default(),
+            connections: RefCell::default(),
             open: Cell::new(0),
             counted: Cell::default(),
             load: self.load,
@@ -149,7 +150,7 @@ impl Seed {
 
     /// Executes `orders` until they end, then waits until the connections have ended, for at most `drain_timeout`. Returns
     /// the number of connections that were cut.
-    pub(super) async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) -> usize {
+    pub(super) async fn run(self, mut orders: mpsc::UnboundedReceiver<WorkerCommand>) -> usize {
         let hurry = Arc::clone(&self.hurry);
         let core = self.grow();
         let sweep = tokio::task::spawn_local(Rc::clone(&core).sweep());
@@ -157,15 +158,15 @@ impl Seed {
         let logging = tokio::task::spawn_local(Rc::clone(&core.lines).run());
         while let Some(order) = orders.recv().await {
             match order {
-                Order::Serve(admitted) => {
+                WorkerCommand::Serve(admitted) => {
                     let core = Rc::clone(&core);
                     tokio::task::spawn_local(async move {
                         let _counted = Carried(&core.load);
                         connection::serve(Rc::clone(&core), admitted).await;
                     });
                 }
-                Order::Announce => core.end_all(|_| Ending::Announced),
-                Order::Adopt { configuration, adopted } => {
+                WorkerCommand::Announce => core.end_all(|_| Shutdown::Announced),
+                WorkerCommand::Adopt { configuration, adopted } => {
                     core.adopt(&configuration);
                     drop(adopted);
                 }
@@ -190,18 +191,18 @@ impl Drop for Carried<'_> {
 }
 
 /// Keeps a connection in the sweep's list until it is dropped.
-pub(super) struct Open<'a>(&'a Core);
+pub(super) struct Open<'a>(&'a Worker);
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
-        self.0.metrics.client_connections(ConnectionState::Idle, -1);
+        self.0.metrics.client_connections(ConnectionUse::Idle, -1);
     }
 }
 
-impl Core {
+impl Worker {
     /// The state for connections that begin now.
-    pub(super) fn serving(&self) -> Rc<Serving> {
+    pub(super) fn serving(&self) -> Rc<WorkerState> {
         Rc::clone(&self.serving.borrow())
     }
 
@@ -213,21 +214,21 @@ impl Core {
     fn adopt(&self, configuration: &Configuration) {
         let Self { metrics, usage, uncovered, lines, .. } = self;
         let before = self.serving();
-        let serving = Serving::new(configuration, lines, metrics, usage, uncovered, Some(&before));
+        let serving = WorkerState::new(configuration, lines, metrics, usage, uncovered, Some(&before));
         self.serving.replace(Rc::new(serving));
     }
 
     /// Adds a connection to the sweep's list.
-    pub(super) fn enter(&self, peer: &Rc<Peer>) -> Open<'_> {
+    pub(super) fn enter(&self, downstream: &Rc<Downstream>) -> Open<'_> {
         self.open.set(self.open.get() + 1);
-        self.metrics.client_connections(ConnectionState::Idle, 1);
-        self.peers.borrow_mut().push(Rc::downgrade(peer));
+        self.metrics.client_connections(ConnectionUse::Idle, 1);
+        self.connections.borrow_mut().push(Rc::downgrade(downstream));
         Open(self)
     }
 
-    fn end_all(&self, how: impl Fn(&Activity) -> Ending) {
-        for peer in self.peers.borrow().iter().filter_map(Weak::upgrade) {
-            peer.activity.end(how(&peer.activity));
+    fn end_all(&self, how: impl Fn(&ConnectionState) -> Shutdown) {
+        for downstream in self.connections.borrow().iter().filter_map(Weak::upgrade) {
+            downstream.state.request_shutdown(how(&downstream.state));
         }
     }
 
@@ -240,9 +241,9 @@ impl Core {
                 break;
             }
             let now = Instant::now();
-            self.end_all(|activity| match activity.phase() {
-                (Phase::Idle, since) if now >= since.max(began) + grace => Ending::Soon,
-                _ => Ending::Announced,
+            self.end_all(|state| match state.phase() {
+                (ConnectionPhase::Idle, since) if now >= since.max(began) + grace => Shutdown::Graceful,
+                _ => Shutdown::Announced,
             });
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -263,10 +264,10 @@ impl Core {
                 collected_at = now;
                 collect_memory();
             }
-            self.peers.borrow_mut().retain(|peer| match peer.upgrade() {
-                Some(peer) => {
-                    end_if_overdue(&peer, limits, now);
-                    if peer.activity.phase().0 == Phase::Serving {
+            self.connections.borrow_mut().retain(|downstream| match downstream.upgrade() {
+                Some(downstream) => {
+                    end_if_overdue(&downstream, limits, now);
+                    if downstream.state.phase().0 == ConnectionPhase::Serving {
                         longest = PAUSE_WHILE_SERVING;
                     }
                     true
@@ -290,8 +291,8 @@ impl Core {
         let before = self.counted.replace(now);
         let metrics = &self.metrics;
         let change = |now: usize, before: usize| now as i64 - before as i64;
-        metrics.backend_connections(ConnectionState::Active, change(now.active, before.active));
-        metrics.backend_connections(ConnectionState::Idle, change(now.idle, before.idle));
+        metrics.backend_connections(ConnectionUse::Active, change(now.active, before.active));
+        metrics.backend_connections(ConnectionUse::Idle, change(now.idle, before.idle));
     }
 }
 
@@ -310,27 +311,29 @@ fn pause(settings: &Settings) -> Duration {
     (shortest / 4).clamp(Duration::from_millis(10), LONGEST_PAUSE)
 }
 
-fn end_if_overdue(peer: &Peer, limits: &Limits, now: Instant) {
-    let activity = &peer.activity;
-    activity.note_deadline(now);
-    let (phase, since) = activity.phase();
+fn end_if_overdue(downstream: &Downstream, limits: &Limits, now: Instant) {
+    let state = &downstream.state;
+    state.check_deadline(now);
+    let (phase, since) = state.phase();
     let waited = now.saturating_duration_since(since);
     match phase {
-        Phase::Idle if waited >= limits.idle_timeout => activity.end(Ending::Soon),
-        Phase::Head if waited >= limits.header_timeout => activity.end(Ending::TimedOut),
-        Phase::Serving if activity.has_left(now) => activity.end(Ending::Now),
-        Phase::Serving => activity.watch_end(),
-        Phase::Idle | Phase::Head => {}
+        ConnectionPhase::Idle if waited >= limits.idle_timeout => state.request_shutdown(Shutdown::Graceful),
+        ConnectionPhase::Head if waited >= limits.header_timeout => {
+            state.request_shutdown(Shutdown::HeaderTimeout)
+        }
+        ConnectionPhase::Serving if state.client_has_left(now) => state.request_shutdown(Shutdown::Immediate),
+        ConnectionPhase::Serving => state.watch_end(),
+        ConnectionPhase::Idle | ConnectionPhase::Head => {}
     }
-    if let Some(since) = activity.blocked_since()
+    if let Some(since) = state.blocked_since()
         && now.saturating_duration_since(since) >= limits.body_idle_timeout
     {
-        activity.end(Ending::Now);
+        state.request_shutdown(Shutdown::Immediate);
     }
-    if let Some(since) = activity.incomplete_since()
+    if let Some(since) = state.incomplete_since()
         && now.saturating_duration_since(since) >= limits.header_timeout
     {
-        activity.end(Ending::TimedOut);
+        state.request_shutdown(Shutdown::HeaderTimeout);
     }
-    peer.for_each_stream(|stream| end_if_overdue(stream, limits, now));
+    downstream.for_each_stream(|stream| end_if_overdue(stream, limits, now));
 }

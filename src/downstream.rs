@@ -1,0 +1,161 @@
+//! A client's connection: its address, its TLS, and what it is doing.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::IpAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::HeaderValue;
+
+pub mod budget;
+pub mod state;
+
+use budget::{ResponseBudget, UploadBudget};
+use state::ConnectionState;
+
+/// A client's connection, or one stream of an HTTP/2 connection.
+#[derive(Debug)]
+pub struct Downstream {
+    /// The client's address; `None` for a Unix socket.
+    pub address: Option<IpAddr>,
+    /// The address as in X-Forwarded-For: `unknown` (RFC 7239 section 6.2) for a Unix socket.
+    pub address_field: HeaderValue,
+    /// Whether the address is in `listen.trusted_proxies`.
+    pub trusted: bool,
+    /// Whether the connection is TLS.
+    pub encrypted: bool,
+    /// The version of TLS, such as `1.3`; `None` without TLS.
+    pub tls_version: Option<&'static str>,
+    /// The subject of the client's certificate.
+    pub subject: Option<Rc<str>>,
+    /// The connection's fields of access lines, encoded by the first line.
+    pub logged: OnceCell<Box<[u8]>>,
+    /// The connection's phase and time limits.
+    pub state: ConnectionState,
+    /// The connection of a stream.
+    connection: Option<Rc<Self>>,
+    /// The streams of a connection, and some that have ended.
+    streams: RefCell<Vec<Weak<Self>>>,
+    /// Of a connection: what small DATA frames lacked that bodies have read since it was last taken.
+    overhead_read: Cell<usize>,
+    /// Of a connection: whether its task is to be woken when bodies read.
+    waits_for_reads: Cell<bool>,
+    responses: ResponseBudget,
+    /// Of a connection of HTTP/2 with a request that has a body.
+    uploads: OnceCell<Arc<UploadBudget>>,
+}
+
+impl Drop for Downstream {
+    fn drop(&mut self) {
+        // Of a response that came to no body.
+        self.set_read_ahead(0);
+    }
+}
+
+/// A DATA frame with less data than this is small: h2 bounds how many of them wait to be read.
+pub const SMALL_FRAME: usize = 256;
+
+/// What a DATA frame of this length lacks; an empty one is bounded otherwise.
+pub const fn frame_overhead(length: usize) -> usize {
+    if length == 0 { 0 } else { SMALL_FRAME.saturating_sub(length) }
+}
+
+impl Downstream {
+    /// A client that has just connected.
+    pub fn new(address: Option<IpAddr>, trusted: bool, encrypted: bool, now: Instant) -> Self {
+        let address = address.map(|address| address.to_canonical());
+        let field = address.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
+        Self {
+            address,
+            address_field: field.unwrap_or(HeaderValue::from_static("unknown")),
+            trusted,
+            encrypted,
+            tls_version: None,
+            subject: None,
+            logged: OnceCell::new(),
+            state: ConnectionState::new(now),
+            connection: None,
+            streams: RefCell::default(),
+            overhead_read: Cell::new(0),
+            waits_for_reads: Cell::new(false),
+            responses: ResponseBudget::default(),
+            uploads: OnceCell::new(),
+        }
+    }
+
+    /// A new stream of `connection`.
+    pub fn stream(connection: &Rc<Self>, now: Instant) -> Rc<Self> {
+        let stream = Rc::new(Self {
+            address: connection.address,
+            address_field: connection.address_field.clone(),
+            trusted: connection.trusted,
+            encrypted: connection.encrypted,
+            tls_version: connection.tls_version,
+            subject: connection.subject.clone(),
+            logged: OnceCell::new(),
+            state: ConnectionState::new(now),
+            connection: Some(Rc::clone(connection)),
+            streams: RefCell::default(),
+            overhead_read: Cell::new(0),
+            waits_for_reads: Cell::new(false),
+            responses: ResponseBudget::default(),
+            uploads: OnceCell::new(),
+        });
+        let mut streams = connection.streams.borrow_mut();
+        // Now and then, so that as many are looked at as have ended.
+        if streams.len() == streams.capacity() {
+            streams.retain(|stream| stream.strong_count() > 0);
+        }
+        streams.push(Rc::downgrade(&stream));
+        stream
+    }
+
+    /// Whether it is a stream, which a client can leave unread while it reads others.
+    pub const fn is_stream(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// The connection of a stream.
+    pub const fn connection(&self) -> Option<&Rc<Self>> {
+        self.connection.as_ref()
+    }
+
+    /// A body has read the data of one frame of this connection.
+    pub fn data_read(&self, length: usize) {
+        let lacked = frame_overhead(length);
+        if lacked > 0 {
+            self.overhead_read.set(self.overhead_read.get().saturating_add(lacked));
+            if self.waits_for_reads.get() {
+                self.state.wake();
+            }
+        }
+    }
+
+    /// What [`Downstream::data_read`] has noted since the last call.
+    pub const fn take_overhead_read(&self) -> usize {
+        self.overhead_read.replace(0)
+    }
+
+    /// Whether the connection's task is to be woken when bodies read.
+    pub fn set_waits_for_reads(&self, waits: bool) {
+        self.waits_for_reads.set(waits);
+    }
+
+    /// Calls a function with each stream that is being served.
+    pub fn for_each_stream(&self, mut act: impl FnMut(&Self)) {
+        self.streams.borrow().iter().filter_map(Weak::upgrade).for_each(|stream| act(&stream));
+    }
+
+    /// Notes that a request's head is complete. Returns whether its connection has no other request.
+    pub fn begin_request(&self, now: Instant) -> bool {
+        self.state.begin_request(now);
+        self.connection.as_ref().is_none_or(|connection| connection.state.begin_stream(now))
+    }
+
+    /// Notes that a request is over. Returns whether its connection has no other request.
+    pub fn end_request(&self, now: Instant) -> bool {
+        self.state.end_request(now);
+        self.connection.as_ref().is_none_or(|connection| connection.state.end_stream(now))
+    }
+}
