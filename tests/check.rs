@@ -143,7 +143,7 @@ fn formats_for_programs_list_every_finding_with_its_place() {
     let (code, stdout, stderr) = files.check(&["fine.yaml", "--format", "json"]);
     assert_eq!((code, &*stdout, &*stderr), (0, "[]\n", ""));
     let (code, stdout, stderr) = files.check(&["fine.yaml", "--format", "github"]);
-    assert_eq!((code, &*stdout, &*stderr), (0, "", "no mistakes in fine.yaml\n"));
+    assert_eq!((code, &*stdout, &*stderr), (0, "", "no errors in fine.yaml\n"));
 
     let (code, stdout, stderr) = files.check(&["a,b:c.yaml", "--format", "json"]);
     assert_eq!((code, &*stderr), (1, ""));
@@ -165,7 +165,7 @@ fn formats_for_programs_list_every_finding_with_its_place() {
     );
 
     let (code, stdout, stderr) = files.check(&["a,b:c.yaml", "--format", "github"]);
-    assert_eq!((code, &*stderr), (1, "2 mistakes in a,b:c.yaml\n"));
+    assert_eq!((code, &*stderr), (1, "2 errors in a,b:c.yaml\n"));
     let lines: Vec<&str> = stdout.lines().collect();
     assert!(
         lines[0].starts_with("::error file=a%2Cb%3Ac.yaml,line=3,col=20::`backend.cookies`: "),
@@ -175,7 +175,7 @@ fn formats_for_programs_list_every_finding_with_its_place() {
 
     let (_, stdout, _) = files.check(&["map.yaml", "--format", "json"]);
     let found: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(found[0]["message"], "duplicate key `GET`: given again here (given first here: map.yaml:2:8)");
+    assert_eq!(found[0]["message"], "duplicate key `GET`: second value (first value: map.yaml:2:8)");
     let (code, stdout, _) = files.check(&["missing.yaml", "--format", "json"]);
     let found: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &found[0]["file"], &found[0]["line"]), (1, &json!("missing.yaml"), &Value::Null));
@@ -225,7 +225,7 @@ fn listeners_with_overlapping_addresses_are_an_error() {
             continue;
         };
         assert!(code == 1 && stdout.is_empty(), "{listen} {admin}: {stderr}");
-        assert!(stderr.contains(&format!("error: `{key}`: address in use\n")), "{stderr}");
+        assert!(stderr.contains(&format!("error: `{key}`: overlapping listener addresses\n")), "{stderr}");
         if !listen.is_empty() && !admin.is_empty() {
             assert!(
                 stderr.contains("gateway.yaml:2:") && stderr.contains("gateway.yaml:1:"),
@@ -233,6 +233,6 @@ fn listeners_with_overlapping_addresses_are_an_error() {
             );
         }
         let found = outcome(files.0.path(), &["run", "--config", "gateway.yaml"]);
-        assert!(found.0 == 78 && found.2.contains("address in use"), "{found:?}");
+        assert!(found.0 == 78 && found.2.contains("overlapping listener addresses"), "{found:?}");
     }
 }

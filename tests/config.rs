@@ -157,7 +157,7 @@ fn files_that_cannot_be_read() {
         ("binary.yaml", "it is not UTF-8: line 2 has an invalid byte"),
         ("large.yaml", "it is larger than 1 MiB"),
     ] {
-        let report = format!("error: cannot read `{file}`: {reason}\n\n1 mistake in {file}\n");
+        let report = format!("error: cannot read `{file}`: {reason}\n\n1 error in {file}\n");
         for (command, code) in [("check", 1), ("routes", 1), ("run", 78)] {
             let found = outcome(directory.path(), &[command, "--config", file]);
             assert_eq!(found, (code, String::new(), report.clone()), "{command}");
@@ -187,7 +187,7 @@ fn a_report_has_its_bound() {
     let lines = (0..20_000).map(|line| format!("k{line}: 1\n")).collect::<String>();
     let (code, report) = check(FINE.to_owned() + &lines);
     assert_eq!((code, report.matches("error: ").count()), (1, 1000));
-    assert!(report.ends_with("the first 1000 of 20000 mistakes in gateway.yaml\n"), "{report}");
+    assert!(report.ends_with("the first 1000 of 20000 errors in gateway.yaml\n"), "{report}");
 }
 
 /// A line that is as long as a file may be is not printed as a whole.

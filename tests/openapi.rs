@@ -83,10 +83,10 @@ routes:
     );
     for told in [
         "servers with different paths",
-        "`paths.\"/items\".trace`: left out",
+        "`paths.\"/items\".trace`: ignored",
         "the gateway does not serve TRACE",
         "unknown security scheme",
-        "warning: GET /api/v2/exports/{file}.csv: left out, so the map denies it\n  --> mixed.json:20:29\n",
+        "warning: GET /api/v2/exports/{file}.csv: not in the draft, so the gateway denies it\n  --> mixed.json:20:29\n",
         "4 warnings in mixed.json\n",
     ] {
         assert!(stderr.contains(told), "{told}\n{stderr}");

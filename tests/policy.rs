@@ -79,7 +79,7 @@ fn usage_is_told_from_failures() {
     assert_eq!(outcome(root(), &["test", "--format", "yaml", "x"]).0, 2);
     let found = outcome(root(), &["test", "nowhere.yaml"]);
     let report = "error: cannot read `nowhere.yaml`: No such file or directory (os error 2)\n\n\
-                  1 mistake in nowhere.yaml\n0 passed, 0 failed, 1 file has mistakes\n";
+                  1 error in nowhere.yaml\n0 passed, 0 failed, 1 file with errors\n";
     assert_eq!(found, (1, String::new(), report.to_owned()));
     let junit = ["test", "tests/policy/passes.yaml", "--junit", "/no/such/directory/junit.xml"];
     let (code, _, stderr) = outcome(root(), &junit);
@@ -91,7 +91,7 @@ fn several_files_add_up() {
     let directory = root().join("tests/policy");
     let files = ["test", "passes.yaml", "failures.yaml", "no_cases.yaml", "--format", "json"];
     let (code, stdout, stderr) = outcome(&directory, &files);
-    assert_eq!((code, stderr.lines().last()), (1, Some("40 passed, 15 failed, 1 file has mistakes")));
+    assert_eq!((code, stderr.lines().last()), (1, Some("40 passed, 15 failed, 1 file with errors")));
     let value: Value = serde_json::from_str(&stdout).unwrap();
     let cases = value["cases"].as_array().unwrap();
     assert_eq!((cases.len(), &value["unreached"]), (55, &Value::Null));
@@ -282,6 +282,6 @@ for suite in suites:
     assert_eq!(lines.iter().filter(|line| line.starts_with("Failure ")).count(), 15);
     assert_eq!(
         lines[17..19],
-        ["no_cases.yaml 1 0 1 1", "Error the file can be read 1 mistake in no_cases.yaml 7"]
+        ["no_cases.yaml 1 0 1 1", "Error the file can be read 1 error in no_cases.yaml 7"]
     );
 }

@@ -584,7 +584,8 @@ fn a_changed_candidate_is_taken_over_and_a_bad_one_is_not() {
 #[test]
 fn the_mode_is_taken_over_and_told() {
     let scene = Scene::new("mode: shadow\nabilities: {routes: {/items: {GET: items:read}}}\n");
-    let told = |line: &Value| line["message"].as_str().is_some_and(|it| it.contains("nothing is enforced"));
+    let told =
+        |line: &Value| line["message"].as_str().is_some_and(|it| it.contains("ability map is not enforced"));
     scene.gateway.wait_for_log(|line| line["level"] == "WARN" && told(line));
     let mut client = scene.gateway.client();
     let mut get = |status| assert_eq!(send(&mut client, "GET", "/items", Some(CREATOR)).status, status);

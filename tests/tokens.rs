@@ -157,7 +157,7 @@ fn revoke_says_what_it_did_and_what_it_did_not_do() {
         assert_eq!(setting.tokens(words, "").0, 2, "{words:?}");
     }
     let (code, _, stderr) = setting.tokens(&["revoke", "--token-stdin"], "\n");
-    assert!(code == 1 && stderr.contains("answers 400: The body must be one of"), "{stderr}");
+    assert!(code == 1 && stderr.contains("responds with 400: The body must be one of"), "{stderr}");
 }
 
 #[test]
@@ -173,12 +173,12 @@ fn what_keeps_the_command_from_asking_is_said() {
         (format!("{{address: '{address}'}}"), "neither `admin.token_file` nor `admin.token` is set"),
         (
             format!("{{address: '{address}', token_file: {}}}", token.display()),
-            "is not the one that the gateway runs with",
+            "is not that of the running gateway",
         ),
         (format!("{{address: '{closed}', token: an-operators-token}}"), "Connection refused"),
         (
             format!("{{address: '{}', token: an-operators-token}}", other.gateway.admin()),
-            "it runs without an admin token",
+            "the gateway runs without an admin token",
         ),
         (
             "{address: 'unix:/nowhere/admin.sock', token: an-operators-token}".to_owned(),

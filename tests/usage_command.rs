@@ -270,7 +270,7 @@ fn the_gateway_is_asked_while_it_runs_and_its_ledger_afterwards() {
     assert_eq!(told["tokens"][0]["usage"].as_array().unwrap().len(), 2, "{told}");
     assert_eq!(told["findings"][0]["kind"], "unused_abilities");
     for (config, expected) in [
-        ("other.yaml", "is not the one that the gateway runs with"),
+        ("other.yaml", "is not that of the running gateway"),
         ("tokenless.yaml", "neither `admin.token_file` nor `admin.token` is set"),
         ("without.yaml", "error: without.yaml: no usage is recorded: `usage` is not set\n"),
     ] {

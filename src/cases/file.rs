@@ -189,9 +189,9 @@ impl Compiler {
     fn checks(mut self, raw: &PolicyTest, decoder: &mut Decoder<'_>) -> Vec<Check> {
         for (key, _) in &raw.callers.0 {
             if [NOBODY, OTHERS].contains(&&*key.text) {
-                let error = Diagnostic::error("not a name for a caller")
+                let error = Diagnostic::error("reserved caller name")
                     .key(format!("callers.{}", key.text))
-                    .at(key.span, "this name is reserved in the table");
+                    .at(key.span, "`table` uses this name");
                 decoder.record(error);
             }
         }
@@ -290,7 +290,7 @@ impl Compiler {
             });
         } else if !self.too_many {
             self.too_many = true;
-            let label = format!("more than {MAX_CHECKS} requests up to here");
+            let label = format!("the file has more than {MAX_CHECKS} requests");
             decoder.record(Diagnostic::error("too many cases").at(span, label));
         }
     }
@@ -326,7 +326,7 @@ impl Decode for AbilityList {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         const ABILITIES: &str = "a list of abilities";
         if node.is_null() {
-            let hint = "`[]` is a token without abilities; there is no token without the key".to_owned();
+            let hint = "write `[]` for a token without abilities, or remove the key for no token".to_owned();
             return decoder.mismatch_with(node, "wrong type", ABILITIES, Some(hint));
         }
         let items = decoder.list(node, ABILITIES)?;
@@ -380,7 +380,7 @@ impl Decode for Expected {
             text if text.starts_with(|first: char| first.is_ascii_digit()) => None,
             text => nearest(text, words).map(|near| format!("did you mean `{near}`?")),
         };
-        decoder.mismatch_with(node, "not one of the choices", expected, hint)
+        decoder.mismatch_with(node, "invalid value", expected, hint)
     }
 }
 
@@ -408,7 +408,7 @@ impl RawRequest {
 impl Decode for RawRequest {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let text = decoder.string(node, REQUEST)?;
-        Self::parse(&text).or_else(|| decoder.mismatch(node, "not a request", REQUEST))
+        Self::parse(&text).or_else(|| decoder.mismatch(node, "invalid request", REQUEST))
     }
 }
 
@@ -443,12 +443,12 @@ impl Decode for Table {
 fn decode_row(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) -> Option<Row> {
     let request = RawRequest::parse(&key.text);
     if request.is_none() {
-        decoder.record(Diagnostic::error("not a request").at(key.span, format!("expected {REQUEST}")));
+        decoder.record(Diagnostic::error("invalid request").at(key.span, format!("expected {REQUEST}")));
     }
     decoder.mapping(value, "a mapping such as `{reader: allow, nobody: 401}`")?;
     let Named(cells) = Named::decode(value, decoder)?;
     if cells.is_empty() {
-        decoder.mismatch::<()>(value, "a row without a cell", "at least one caller");
+        decoder.mismatch::<()>(value, "empty row", "at least one caller");
     }
     Some(Row { key: key.clone(), request: request?, cells })
 }

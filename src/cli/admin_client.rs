@@ -42,13 +42,11 @@ pub(super) enum AdminError {
     NoToken,
     #[error("the admin token cannot be sent")]
     Token(#[from] http::header::InvalidHeaderValue),
-    #[error(
-        "the admin token of `admin.token_file` or `admin.token` is not the one that the gateway runs with"
-    )]
+    #[error("the admin token of `admin.token_file` or `admin.token` is not that of the running gateway")]
     Unauthenticated,
-    #[error("it runs without an admin token, or is no admin listener")]
+    #[error("the gateway runs without an admin token, or this is not its admin listener")]
     NotFound,
-    #[error("it answers {status}: {message}")]
+    #[error("the gateway responds with {status}: {message}")]
     Rejected { status: u16, message: String },
 }
 

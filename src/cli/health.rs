@@ -36,11 +36,11 @@ fn probe(address: &ListenAddress) -> Exit {
     match status(address) {
         Ok(200) => Exit::Success,
         Ok(503) => {
-            report(format_args!("not ready: {address} answers 503"));
+            report(format_args!("not ready: {address} responds with 503"));
             Exit::Failure
         }
         Ok(status) => {
-            report(format_args!("not ready: {address} answers {status}; is it the admin listener?"));
+            report(format_args!("not ready: {address} responds with {status}; is it the admin listener?"));
             Exit::Failure
         }
         Err(error) => {

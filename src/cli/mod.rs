@@ -32,7 +32,7 @@ use crate::config;
 use crate::policy::ability::Abilities;
 use crate::server::StartError;
 
-/// A reverse proxy that puts token abilities in front of Stockaj.
+/// A reverse proxy that enforces token abilities in front of Stockaj.
 #[derive(Debug, clap::Parser)]
 #[command(name = "stockaj-gateway", version, about, arg_required_else_help = true)]
 pub struct CommandLine {

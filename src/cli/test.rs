@@ -146,8 +146,8 @@ impl Total {
         // Writing to a String cannot fail.
         let _ = match self.broken {
             0 => Ok(()),
-            1 => write!(summary, ", 1 file has mistakes"),
-            files => write!(summary, ", {files} files have mistakes"),
+            1 => write!(summary, ", 1 file with errors"),
+            files => write!(summary, ", {files} files with errors"),
         };
         if let Some(unreached) = unreached {
             let rules = self.coverage.rules();

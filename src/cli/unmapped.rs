@@ -41,7 +41,7 @@ enum UnmappedFormat {
 enum UnmappedError {
     #[error(transparent)]
     Admin(#[from] AdminError),
-    #[error("the response is no list of unmapped requests")]
+    #[error("the response is not a list of unmapped requests")]
     Response,
 }
 
@@ -76,7 +76,7 @@ impl Arguments {
         let rows = listing.get("unmapped").and_then(Value::as_array).ok_or(UnmappedError::Response)?;
         let evicted = listing.get("evicted_paths").and_then(Value::as_u64).unwrap_or_default();
         if evicted > 0 {
-            report(format_args!("warning: the list is incomplete: there was no room for {evicted} paths"));
+            report(format_args!("warning: the list is incomplete: {evicted} paths did not fit"));
         }
         Ok(output(Exit::Success, |out| match self.format {
             UnmappedFormat::Json => print_json(&listing, out),

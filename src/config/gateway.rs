@@ -20,49 +20,51 @@ use crate::policy::identity::IdentityHeader;
 use crate::policy::shadow::Mode;
 
 section! {
-    /// The configuration of stockaj-gateway. Durations are `250ms`, `2s`, `5m`, `1h`, `90d`; sizes `64KiB`,
-    /// `10MiB`. `${NAME}` and `${NAME:-default}` in a string read the environment.
+    /// The configuration of stockaj-gateway. Durations have one unit: `250ms`, `2s`, `5m`, `1h`, `90d`. Sizes are
+    /// bytes, or have a unit: `64KiB`, `10MiB`. `${NAME}` and `${NAME:-default}` in a string are replaced by
+    /// environment variables.
     Gateway {
-        /// The proxy's own listener.
+        /// The proxy listener.
         listen: listen::Listen,
         /// The admin listener.
         admin: admin::Admin,
-        /// Where permitted requests go.
+        /// The backend, which receives permitted requests.
         backend: backend::Backend,
-        /// Who knows the tokens.
+        /// The introspector, which validates tokens.
         introspection: introspection::Introspection,
-        /// What of a token the backend is told, on routes that ask for one: `id` in X-Token-Id, `name` in
-        /// X-Token-Name, `abilities` in X-Token-Abilities, `workspace_id` in X-Workspace-Id.
+        /// Token details that the gateway sends to the backend on routes that require a token: `id` in X-Token-Id,
+        /// `name` in X-Token-Name, `abilities` in X-Token-Abilities, `workspace_id` in X-Workspace-Id.
         identity_headers: Vec<Spanned<IdentityHeader>> = [],
-        /// What browsers are told of cross-origin requests.
+        /// Cross-origin requests of browsers (CORS).
         cors: cors::Cors,
-        /// What a caller is told who lacks an ability.
+        /// Additional header fields of a 403 response for a missing ability.
         denials: denials::Denials,
-        /// How long a verdict lives.
+        /// The cache of introspected tokens.
         cache: cache::Cache,
-        /// Bounds on what a client may send or hold.
+        /// Limits on the size, duration and number of requests and connections.
         limits: limits::Limits,
-        /// How often one token may come, whatever its spelling; without it, as often as it likes.
+        /// The request rate of each token. Without this section it is unlimited.
         rate_limit: Option<rate_limit::RateLimit>,
-        /// Where replicas tell each other of revocations; without it each is alone.
+        /// The Redis through which replicas share revocations. Without this section replicas share none.
         redis: Option<Spanned<redis::Redis>>,
-        /// How Stockaj tells that a token was changed or deleted: a signed POST to `/webhook` on the admin listener.
+        /// Receives webhooks of Stockaj about changed and deleted tokens: a signed POST to `/webhook` on the admin
+        /// listener. Without this section the path does not exist.
         webhook: Option<Spanned<webhook::Webhook>>,
-        /// What is told of requests to those who follow them through several services.
+        /// OpenTelemetry traces of requests.
         traces: traces::Traces,
-        /// Whether requests that the ability map refuses are refused (`enforce`), or forwarded, logged and counted
-        /// (`shadow`). A token is asked for in both.
+        /// `enforce`: the gateway refuses requests that the ability map denies. `shadow`: it forwards, logs and counts
+        /// them. Both modes require a valid token.
         mode: Spanned<Mode> = "enforce",
-        /// A map file, `{routes: {…}}`, that is decided beside the map of `abilities` and never enforced: what it would
-        /// refuse or allow other than that is logged and counted. `mode` beside a route in it means nothing.
+        /// A candidate map file, `{routes: {…}}`. The gateway evaluates it beside the map of `abilities`, logs and
+        /// counts where their decisions differ, and never enforces it. A route's `mode` has no effect in it.
         shadow: Option<abilities::IncludedMap>,
-        /// Whether, in shadow mode, requests without a good token are forwarded, too.
+        /// Whether shadow mode also forwards requests without a valid token.
         shadow_authentication: Spanned<Switch> = false,
-        /// What is kept of what each token does; without it nothing is.
+        /// The usage ledger. Without this section no usage is recorded.
         usage: Option<Spanned<usage::Usage>>,
-        /// What serves.
+        /// The threads that serve requests.
         runtime: runtime::Runtime,
-        /// What is logged.
+        /// The log, on standard output.
         log: log::Log,
         /// The ability map.
         abilities: Spanned<abilities::Abilities>,

@@ -25,12 +25,12 @@ pub(super) fn check(settings: &Settings, places: &[(String, Span)], decoder: &mu
         let Some((other, _)) = listeners[..number].iter().find(|(_, other)| overlap(address, other)) else {
             continue;
         };
-        let error = Diagnostic::error("address in use").key(*key);
+        let error = Diagnostic::error("overlapping listener addresses").key(*key);
         let label = format!("overlaps with `{other}`");
         decoder.record(match (place(key), place(other)) {
             (Some(own), Some(other)) => error.at(own, label).related(other, "the other listener"),
             // A key that is not in the file has its default.
-            (Some(own), None) => error.at(own, format!("{label}, whose default it is")),
+            (Some(own), None) => error.at(own, format!("{label}, which has this default")),
             (None, Some(other)) => error.at(other, format!("overlaps with the default of `{key}`")),
             (None, None) => error.hint(label),
         });

@@ -151,7 +151,7 @@ fn check_version(root: &Node, decoder: &mut Decoder<'_>) -> Option<()> {
         let error = Diagnostic::error("not an OpenAPI document");
         return decoder.reject(match other {
             Some((found, what, help)) => error.at(found.key.span, format!("this is {what}")).hint(*help),
-            None => error.at(start_of(root), "expected the key `openapi` in here").hint(HINT),
+            None => error.at(start_of(root), "expected the key `openapi` here").hint(HINT),
         });
     };
     let found = text(&version.value).unwrap_or_default();
@@ -175,7 +175,7 @@ fn check_fields(root: &Node, decoder: &mut Decoder<'_>) {
         if name.starts_with("x-") {
             if merged(value).iter().any(|entry| entry.key.text.starts_with('/')) {
                 let warning =
-                    Diagnostic::warning("left out").at(key.span, "paths in an extension are not read");
+                    Diagnostic::warning("ignored").at(key.span, "paths in extensions are not supported");
                 decoder.record_within(key, warning);
             }
         } else if !ROOT_FIELDS.contains(&name) && !matches!(name, "externalDocs" | "<<") {

@@ -78,7 +78,7 @@ pub fn draft(description: &Description) -> Draft {
         let pattern = match Pattern::parse(&template) {
             Ok(pattern) => pattern,
             Err(error) => {
-                draft.note(operation, "left out, so the map denies it", error.to_string());
+                draft.note(operation, "not in the draft, so the gateway denies it", error.to_string());
                 continue;
             }
         };
@@ -124,7 +124,7 @@ impl Draft {
         self.note(
             operation,
             "denied",
-            format!("`{template}` matches the same paths and requires something else"),
+            format!("`{template}` matches the same paths and has another requirement"),
         );
     }
 }
@@ -177,7 +177,7 @@ pub fn written(draft: &Draft, source: &str, sends_requests: bool) -> String {
         on_one_line(source)
     );
     if sends_requests {
-        text += "# Webhooks and callbacks are left out: these are requests that the API sends.\n";
+        text += "# Webhooks and callbacks are not in the map: they are requests that the API sends.\n";
     }
     if draft.routes.is_empty() {
         return text + "routes: {}\n";
@@ -187,7 +187,7 @@ pub fn written(draft: &Draft, source: &str, sends_requests: bool) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {}:", scalar(&route.template));
         for (method, rule) in route.rules() {
-            // A scope that looks like a variable is text.
+            // Escapes a scope that looks like a variable.
             let requirement = rule.requirement.to_string().replace("${", "$${");
             let comment =
                 rule.comment.as_ref().map(|it| format!("   # {}", on_one_line(it))).unwrap_or_default();
@@ -280,10 +280,10 @@ routes:
         );
         let notes: Vec<(&str, &str)> = draft.notes.iter().map(|it| (&*it.message, &*it.why)).collect();
         assert_eq!(notes.len(), 2, "{notes:?}");
-        assert_eq!(notes[0].0, "GET /files/{name}.json: left out, so the map denies it");
+        assert_eq!(notes[0].0, "GET /files/{name}.json: not in the draft, so the gateway denies it");
         assert_eq!(notes[1].0, "PUT /x/{b}: denied");
         let empty = written(&super::draft(&described(Vec::new())), "a", true);
-        assert!(empty.contains("\n# Webhooks and callbacks are left out"), "{empty}");
+        assert!(empty.contains("\n# Webhooks and callbacks are not in the map"), "{empty}");
         assert_eq!(empty.lines().last(), Some("routes: {}"));
     }
 
@@ -330,7 +330,7 @@ routes:
                 Ok(loaded) => loaded.map,
                 Err(report) => return Err(TestCaseError::fail(report.render(false))),
             };
-            let left_out: Vec<&str> = draft.notes.iter().filter_map(|it| it.message.strip_suffix(": left out, so the map denies it")).collect();
+            let left_out: Vec<&str> = draft.notes.iter().filter_map(|it| it.message.strip_suffix(": not in the draft, so the gateway denies it")).collect();
             for Operation { method, path, .. } in &description.operations {
                 let sample = sample(path);
                 let request = read_request(&map, method.as_str(), &sample);

@@ -72,7 +72,7 @@ pub fn drift(description: &Description, map: &AbilityMap, ignored: &mut IgnoredP
     for (number, route) in map.routes().enumerate() {
         let is_ignored = ignored.contains(route.template());
         for (method, rule) in route.rules() {
-            // Documents rarely list these two.
+            // Documents rarely list HEAD and OPTIONS.
             let goes_along = matches!(*method, Method::HEAD | Method::OPTIONS);
             let is_reached = reached.contains(&(number, method.clone()))
                 || (goes_along && reached_routes.contains(&number));

@@ -16,7 +16,7 @@ pub struct IgnoredPath {
 /// Why a path cannot be ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IgnoredPathError {
-    /// It does not start with `/`.
+    /// The path does not start with `/`.
     #[error("a path starts with `/`")]
     NotAbsolute,
     /// A `*` that is not the last segment.

@@ -104,7 +104,7 @@ fn said(operation: &Operation) -> Option<String> {
         Security::Public => Some("public".to_owned()),
         Security::Credentials => Some("a token".to_owned()),
         Security::Scopes(alternatives) => Some(requirement_of_scopes(alternatives)),
-        Security::Optional(alternatives) if alternatives.is_empty() => Some("a token, or none".to_owned()),
+        Security::Optional(alternatives) if alternatives.is_empty() => Some("optional token".to_owned()),
         Security::Optional(alternatives) => Some(format!("{}, or none", requirement_of_scopes(alternatives))),
     }
 }

@@ -94,13 +94,13 @@ fn kind_of(tree: &Node) -> Result<Kind, Box<Diagnostic>> {
             Err(Box::new(match (foreign, near) {
                 (Some(entry), _) => error
                     .at(entry.key.span, "this is an OpenAPI document")
-                    .hint("`stockaj-gateway openapi FILE` reads it"),
+                    .hint("use `stockaj-gateway openapi FILE`"),
                 (None, Some((entry, near))) => {
-                    let label = "not a key of any file that `check` validates";
+                    let label = "no file that `check` validates has this key";
                     error.at(entry.key.span, label).hint(format!("did you mean `{near}`?"))
                 }
                 (None, None) => {
-                    error.at(start, "none of its keys belongs to a file that `check` validates").hint(HINT)
+                    error.at(start, "no file that `check` validates has one of these keys").hint(HINT)
                 }
             }))
         }

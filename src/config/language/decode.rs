@@ -224,19 +224,19 @@ impl<'a> Decoder<'a> {
         match &node.value {
             Value::List(_) => "a list".to_owned(),
             Value::Mapping(_) => "a mapping".to_owned(),
-            Value::Broken => "something broken".to_owned(),
+            Value::Broken => "an invalid value".to_owned(),
             Value::Scalar { .. } if node.is_null() => "nothing".to_owned(),
             Value::Scalar { text, plain } => {
                 let kind = match plain.then(|| plain_kind(text)).flatten() {
                     Some(kind) => kind,
-                    None if text.is_empty() => return "empty text".to_owned(),
+                    None if text.is_empty() => return "an empty text".to_owned(),
                     None => "",
                 };
                 match (secret, text.chars().count() <= 60 && !text.contains('\n')) {
                     (true, _) if kind.is_empty() => "text".to_owned(),
                     (true, _) => kind.trim().replacen("the", "a", 1),
                     (false, true) => format!("{kind}`{text}`"),
-                    (false, false) => "long text".to_owned(),
+                    (false, false) => "a long text".to_owned(),
                 }
             }
         }
@@ -283,7 +283,7 @@ impl<'a> Decoder<'a> {
         match interpolate(text, self.environment) {
             Ok(found) => Some(Scalar { string: !(*plain || found.changed), text: found.text }),
             Err(error) => {
-                let hint = "`${NAME:-default}` gives a default, `$${` is a literal `${`";
+                let hint = "write `${NAME:-default}` for a default, or `$${` for a literal `${`";
                 // A `${` in a secret may be a part of it, and so is what follows.
                 let label = match &error {
                     InterpolationError::Unset(name)
@@ -293,11 +293,11 @@ impl<'a> Decoder<'a> {
                         error.to_string()
                     }
                     InterpolationError::Unset(_) | InterpolationError::Name(_) if self.is_secret(node) => {
-                        "what is in its `${…}` is not set in the environment".to_owned()
+                        "the variable in `${…}` is not set in the environment".to_owned()
                     }
                     _ => error.to_string(),
                 };
-                self.reject(Diagnostic::error("cannot read the environment").at(node.span, label).hint(hint))
+                self.reject(Diagnostic::error("cannot resolve `${…}`").at(node.span, label).hint(hint))
             }
         }
     }
@@ -307,7 +307,7 @@ impl<'a> Decoder<'a> {
         if let Value::Scalar { text, plain: true } = &node.value
             && (node.is_null() || plain_kind(text).is_some())
         {
-            let hint = (!node.is_null()).then(|| "quotes make it text".to_owned());
+            let hint = (!node.is_null()).then(|| "put the value in quotes".to_owned());
             return self.mismatch_with(node, "wrong type", expected, hint);
         }
         Some(self.scalar(node, expected)?.text)
@@ -316,7 +316,7 @@ impl<'a> Decoder<'a> {
     /// The entries of a mapping.
     pub(crate) fn mapping<'node>(&mut self, node: &'node Node, expected: &str) -> Option<&'node [Entry]> {
         let Value::Mapping(entries) = &node.value else {
-            let hint = node.is_null().then(|| "without the key its defaults hold".to_owned());
+            let hint = node.is_null().then(|| "remove the key to use the defaults".to_owned());
             return self.mismatch_with(node, "wrong type", expected, hint.filter(|_| !self.path.is_empty()));
         };
         Some(entries)
@@ -338,9 +338,10 @@ impl<'a> Decoder<'a> {
             }
             let hint = match nearest(&key.text, known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known keys are {}", listed(known)),
+                None => format!("expected {}", listed(known)),
             };
-            let error = Diagnostic::error("unknown key").at(key.span, "not a key of this section").hint(hint);
+            let error =
+                Diagnostic::error("unknown key").at(key.span, "this section has no such key").hint(hint);
             self.record_within(key, error);
         }
     }
@@ -349,8 +350,8 @@ impl<'a> Decoder<'a> {
     pub(crate) fn reject_both(&mut self, entries: &[Entry], first: &str, second: &str) {
         if let (Some(first), Some(second)) = (find_entry(entries, first), find_entry(entries, second)) {
             let error = Diagnostic::error(format!("`{}` and `{}` together", first.key.text, second.key.text))
-                .at(second.key.span, "expected only one of them")
-                .related(first.key.span, "the other one");
+                .at(second.key.span, "expected only one of the two")
+                .related(first.key.span, "the other key");
             self.record(error);
         }
     }
@@ -362,7 +363,7 @@ impl<'a> Decoder<'a> {
             _ => Span { end: node.span.start, ..node.span },
         };
         let key = Key { text: name.into(), span };
-        let error = Diagnostic::error("missing").at(span, format!("expected the key `{name}` in here"));
+        let error = Diagnostic::error("missing key").at(span, format!("expected the key `{name}` here"));
         self.record_within(&key, error);
     }
 }
@@ -449,7 +450,7 @@ impl<T: Decode> Decode for OneOrMore<T> {
             return T::decode(node, decoder).map(|one| Self(vec![one]));
         };
         if items.is_empty() {
-            return decoder.mismatch(node, "an empty list", "one, or a list of them");
+            return decoder.mismatch(node, "an empty list", "one value or a list of values");
         }
         let numbered = items.iter().enumerate();
         let read: Vec<Option<T>> = numbered

@@ -21,7 +21,7 @@ const LONGEST_SHOWN: usize = 16 * 1024;
 pub enum Severity {
     /// The gateway rejects the file.
     Error,
-    /// Probably a mistake.
+    /// Probably an error.
     Warning,
     /// Worth knowing.
     Note,
@@ -356,7 +356,7 @@ impl Report {
 
     /// Such as `2 errors and 1 warning in gateway.yaml`.
     pub fn summary(&self) -> String {
-        let kinds = [(Severity::Error, "mistake"), (Severity::Warning, "warning"), (Severity::Note, "note")];
+        let kinds = [(Severity::Error, "error"), (Severity::Warning, "warning"), (Severity::Note, "note")];
         let counts: Vec<String> = kinds
             .iter()
             .filter_map(|&(severity, noun)| match self.count(severity) {
@@ -366,7 +366,7 @@ impl Report {
             })
             .collect();
         let counts = match counts.as_slice() {
-            [] => "no mistakes".to_owned(),
+            [] => "no errors".to_owned(),
             [rest @ .., last] if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
             all => all.concat(),
         };

@@ -216,12 +216,12 @@ impl<'a> Builder<'a> {
             }
             if documents > 1 {
                 let error = Diagnostic::error("several documents in one file");
-                self.diagnostics.push(error.at(span, "a second document starts here"));
+                self.diagnostics.push(error.at(span, "the second document starts here"));
                 return None;
             }
             self.add_event(event, span);
             if self.values > MOST_VALUES {
-                let label = format!("more than {MOST_VALUES} keys and values up to here");
+                let label = format!("the file has more than {MOST_VALUES} keys and values");
                 self.diagnostics.push(Diagnostic::error("too many values").at(span, label));
                 return None;
             }
@@ -231,8 +231,10 @@ impl<'a> Builder<'a> {
 
     fn add_event(&mut self, event: Event<'_>, span: Span) {
         if event.tag().is_some() {
-            self.diagnostics
-                .push(Diagnostic::error("a tag").at(span, "found a tag, expected a value without one"));
+            self.diagnostics.push(
+                Diagnostic::error("unexpected tag")
+                    .at(span, "found unexpected tag, expected a value without one"),
+            );
         }
         match event {
             Event::Scalar(text, style, anchor, _) => {
@@ -269,7 +271,7 @@ impl<'a> Builder<'a> {
                 if secret {
                     self.secrets.push(span.start..span.end);
                 }
-                let label = "an alias must follow its anchor";
+                let label = "an anchor must precede its aliases";
                 self.diagnostics.push(Diagnostic::error(message).at(span, label));
                 self.add(Rc::new(Node::new(span, Value::Broken)));
             }
@@ -316,14 +318,14 @@ impl<'a> Builder<'a> {
     /// nothing.
     fn follow(&mut self, anchor: usize, span: Span) -> Rc<Node> {
         let (message, label) = match self.anchors.get(&anchor) {
-            None => ("an alias inside its own anchor", "this would contain itself".to_owned()),
+            None => ("recursive alias", "the value would contain itself".to_owned()),
             Some(node) => {
                 self.aliased = self.aliased.saturating_add(node.size);
                 if self.aliased > MOST_ALIASED {
-                    let label = format!("more than {MOST_ALIASED} values by alias up to here");
-                    ("the aliases explode", label)
+                    let label = format!("aliases expand to more than {MOST_ALIASED} values");
+                    ("too many aliased values", label)
                 } else if self.open.len() + node.depth > DEEPEST {
-                    ("the aliases nest too deep", format!("deeper than {DEEPEST} levels"))
+                    ("aliases nested too deep", format!("deeper than {DEEPEST} levels"))
                 } else {
                     return Rc::clone(node);
                 }
@@ -349,8 +351,8 @@ impl<'a> Builder<'a> {
                     if let Some(earlier) = first.get(&key.text) {
                         self.diagnostics.push(
                             Diagnostic::error(format!("duplicate key `{}`", key.text))
-                                .at(key.span, "given again here")
-                                .related(*earlier, "given first here"),
+                                .at(key.span, "second value")
+                                .related(*earlier, "first value"),
                         );
                         return;
                     }
@@ -359,8 +361,8 @@ impl<'a> Builder<'a> {
                 }
                 None => {
                     let Value::Scalar { text, .. } = &node.value else {
-                        let label = "expected a key that is text";
-                        self.diagnostics.push(Diagnostic::error("not a key").at(node.span, label));
+                        let label = "expected a string";
+                        self.diagnostics.push(Diagnostic::error("invalid key").at(node.span, label));
                         *key = Some(None);
                         return;
                     };
@@ -423,7 +425,7 @@ fn syntax_error(error: &ScanError, source: usize, text: &str) -> Diagnostic {
         kind => {
             let error = Diagnostic::error("not valid YAML").at(span, kind.to_string());
             match text[..byte.min(text.len())].ends_with("$") {
-                true => error.hint("between braces `${…}` must be in quotes"),
+                true => error.hint("put `${…}` in quotes inside `{…}`"),
                 false => error,
             }
         }

@@ -29,11 +29,11 @@ fn path(node: &Node, decoder: &mut Decoder<'_>) -> Option<PathBuf> {
     if text.contains("-----BEGIN ") {
         decoder.hide(node);
         let error =
-            Diagnostic::error("not a path").at(node.span, "found a PEM block, expected the path of a file");
-        return decoder.reject(error.hint("put the block into a file and name it here"));
+            Diagnostic::error("invalid path").at(node.span, "found a PEM block, expected the path of a file");
+        return decoder.reject(error.hint("write the block to a file and use its path here"));
     }
     if text.is_empty() || text.contains('\0') {
-        return decoder.mismatch(node, "not a path", PATH);
+        return decoder.mismatch(node, "invalid path", PATH);
     }
     Some(decoder.directory(node).join(&*text))
 }

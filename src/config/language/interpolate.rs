@@ -10,9 +10,9 @@ pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
 pub(crate) enum InterpolationError {
     #[error("`{0}` is not set in the environment and has no default")]
     Unset(String),
-    #[error("a `${{` without its `}}`")]
+    #[error("`${{` without a closing `}}`")]
     Unclosed,
-    #[error("`{0}` is not the name of an environment variable")]
+    #[error("`{0}` is not a valid variable name")]
     Name(String),
 }
 

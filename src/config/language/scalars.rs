@@ -43,17 +43,17 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnitError {
-    #[error("a unit is missing")]
+    #[error("the unit is missing")]
     NoUnit,
-    #[error("it must not be negative")]
+    #[error("the value must not be negative")]
     Negative,
-    #[error("fractions are not read: take a smaller unit")]
+    #[error("use a smaller unit instead of a fraction")]
     Fraction,
-    #[error("the unit is not known")]
+    #[error("the unit is unknown")]
     Unit,
-    #[error("that is not a number with a unit")]
+    #[error("the value must be a number with a unit")]
     Shape,
-    #[error("that is too much")]
+    #[error("the value is too large")]
     TooMuch,
 }
 
@@ -114,11 +114,11 @@ fn decode_duration(node: &Node, decoder: &mut Decoder<'_>) -> Option<Duration> {
     let hint = match error {
         UnitError::NoUnit if decoder.may_show(node) => format!("add a unit: `{text}s` or `{text}ms`"),
         UnitError::NoUnit => "add a unit".to_owned(),
-        UnitError::TooMuch => "ten years are the most".to_owned(),
-        UnitError::Unit => "units are `ms`, `s`, `m`, `h` and `d`, one number and one unit".to_owned(),
+        UnitError::TooMuch => "use at most ten years".to_owned(),
+        UnitError::Unit => "use one number and one unit: `ms`, `s`, `m`, `h` or `d`".to_owned(),
         other => other.to_string(),
     };
-    decoder.mismatch_with(node, "not a duration", DURATION, Some(hint))
+    decoder.mismatch_with(node, "invalid duration", DURATION, Some(hint))
 }
 
 impl Decode for Period {
@@ -131,7 +131,7 @@ impl Decode for Timeout {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let duration = decode_duration(node, decoder)?;
         if duration.is_zero() {
-            return decoder.mismatch(node, "not a time-out", "a duration of more than zero");
+            return decoder.mismatch(node, "invalid timeout", "a duration of more than zero");
         }
         Some(Self(duration))
     }
@@ -164,12 +164,12 @@ impl Decode for Size {
         let scalar = decoder.scalar(node, SIZE)?;
         let text = scalar.text.as_ref();
         let hint = match parse_size(text) {
-            Ok(0) => "a limit of nothing refuses every request".to_owned(),
+            Ok(0) => "use a size of at least one byte".to_owned(),
             Ok(size) => return Some(Self(size)),
-            Err(UnitError::Unit) => "units are `B`, `KiB`, `MiB` and `GiB`".to_owned(),
+            Err(UnitError::Unit) => "use one of the units `B`, `KiB`, `MiB` and `GiB`".to_owned(),
             Err(other) => other.to_string(),
         };
-        decoder.mismatch_with(node, "not a size", SIZE, Some(hint))
+        decoder.mismatch_with(node, "invalid size", SIZE, Some(hint))
     }
 }
 
@@ -181,7 +181,7 @@ leaf_schema!(
     ]})
 );
 
-/// As the maximum of a [`Whole`]: no bound but that of its type.
+/// The maximum of a [`Whole`] that is bounded only by its type.
 pub(crate) const ANY: u32 = u32::MAX;
 
 /// A whole number from `LEAST` to `MOST`.
@@ -209,7 +209,7 @@ impl<const LEAST: u32, const MOST: u32> Decode for Whole<LEAST, MOST> {
             Some(number) => Some(Self(number)),
             None => {
                 let hint = (scalar.string && number.is_some()).then(|| "remove the quotes".to_owned());
-                decoder.mismatch_with(node, "not such a number", expected, hint)
+                decoder.mismatch_with(node, "invalid number", expected, hint)
             }
         }
     }
@@ -246,7 +246,7 @@ impl Decode for Ratio {
             Some(number) => Some(Self(number)),
             None => {
                 let hint = (scalar.string && number.is_some()).then(|| "remove the quotes".to_owned());
-                decoder.mismatch_with(node, "not such a number", RATIO, hint)
+                decoder.mismatch_with(node, "invalid number", RATIO, hint)
             }
         }
     }
@@ -268,7 +268,7 @@ impl Decode for Switch {
         match scalar.text.as_ref() {
             "true" | "True" | "TRUE" if !scalar.string => Some(Self(true)),
             "false" | "False" | "FALSE" if !scalar.string => Some(Self(false)),
-            _ => decoder.mismatch(node, "not a switch", SWITCH),
+            _ => decoder.mismatch(node, "invalid boolean", SWITCH),
         }
     }
 }
@@ -286,7 +286,7 @@ pub(crate) fn decode_word<T: Copy>(node: &Node, decoder: &mut Decoder<'_>, words
     // The word that is nearest to a secret shows most of it.
     let near = decoder.may_show(node).then(|| nearest(&text, names)).flatten();
     let near = near.map(|near| format!("did you mean `{near}`?"));
-    decoder.mismatch_with(node, "not one of the choices", expected, near)
+    decoder.mismatch_with(node, "invalid value", expected, near)
 }
 
 /// Implements `Decode` and `JsonSchema` for a type whose values are written as words.
@@ -319,7 +319,7 @@ impl Decode for Text {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let text = decoder.string(node, "text")?;
         if text.is_empty() || text.chars().any(char::is_control) {
-            return decoder.mismatch(node, "not such text", "text on one line that is not empty");
+            return decoder.mismatch(node, "invalid text", "one non-empty line of text");
         }
         Some(Self(text.into()))
     }

@@ -63,7 +63,7 @@ impl Decode for CredentialFile {
 fn inline(node: &Node, decoder: &mut Decoder<'_>) -> Option<SecretString> {
     decoder.hide(node);
     let text = decoder.string(node, "text")?;
-    trimmed(&text).or_else(|| decoder.mismatch(node, "an empty secret", "a secret"))
+    trimmed(&text).or_else(|| decoder.mismatch(node, "empty secret", "a secret"))
 }
 
 fn in_file(node: &Node, decoder: &mut Decoder<'_>) -> Option<SecretString> {
@@ -76,7 +76,7 @@ fn in_file(node: &Node, decoder: &mut Decoder<'_>) -> Option<SecretString> {
                 decoder.record(error);
             } else {
                 decoder.hide(node);
-                decoder.record(error.hint("this key is for the path of a file, not for the secret itself"));
+                decoder.record(error.hint("set this key to the path of a file, not to the secret itself"));
             }
             return None;
         }
@@ -84,7 +84,7 @@ fn in_file(node: &Node, decoder: &mut Decoder<'_>) -> Option<SecretString> {
     match decode(&bytes) {
         Ok(text) => trimmed(text),
         Err(error) => {
-            decoder.reject(Diagnostic::error("not a secret").at(node.span, format!("of the file: {error}")))
+            decoder.reject(Diagnostic::error("invalid secret").at(node.span, format!("in the file: {error}")))
         }
     }
 }
@@ -112,9 +112,9 @@ fn strong(
     if secret.expose_secret().trim().len() >= SHORTEST_CREDENTIAL {
         return Some(secret);
     }
-    let label = format!("{what} is shorter than {SHORTEST_CREDENTIAL} bytes and can be guessed");
-    let error = Diagnostic::error("a weak secret").at(node.span, label);
-    decoder.reject(error.hint("`openssl rand -hex 32` prints a good one"))
+    let label = format!("{what} is shorter than {SHORTEST_CREDENTIAL} bytes and could be guessed");
+    let error = Diagnostic::error("weak secret").at(node.span, label);
+    decoder.reject(error.hint("generate one with `openssl rand -hex 32`"))
 }
 
 leaf_schema!(Secret, json_schema!({"type": "string", "minLength": 1, "writeOnly": true}));

@@ -19,13 +19,13 @@ use crate::policy::source_location::SourceLocation;
 use crate::policy::target::METHODS;
 
 section! {
-    /// The ability map: which abilities open which path.
+    /// The ability map: the abilities that each route requires.
     Abilities {
-        /// A map file: `{routes: {…}}`. A route in `routes` replaces its equal one as a whole.
+        /// A map file: `{routes: {…}}`. A route in `routes` replaces the whole route with the same pattern in the file.
         file: Option<IncludedMap>,
-        /// What becomes of paths that no route matches.
+        /// Paths that no route matches: `deny` refuses them, `authenticated` forwards them with any valid token.
         unmapped: Unmapped = "deny",
-        /// Patterns and, for each method, what it asks of a token.
+        /// Path patterns, each with the requirement of every method.
         routes: Routes,
     }
 }
@@ -33,7 +33,7 @@ section! {
 section! {
     /// A map file.
     MapFile {
-        /// Patterns and, for each method, what it asks of a token.
+        /// Path patterns, each with the requirement of every method.
         routes: Spanned<Routes>,
     }
 }
@@ -67,7 +67,7 @@ const OPTIONS: [&str; 2] = ["body", "mode"];
 
 impl Decode for Routes {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        let entries = decoder.mapping(node, "a mapping of paths")?;
+        let entries = decoder.mapping(node, "a mapping of path patterns")?;
         let before = decoder.error_count();
         let mut builder = MapBuilder::new(Unmapped::Deny);
         let mut routes = Self::default();
@@ -78,10 +78,10 @@ impl Decode for Routes {
                 if let Err(error) = builder.route(&key.text, raw.rules.iter().cloned()) {
                     let label = error.to_string();
                     decoder.record(match routes.span_of(&error) {
-                        Some(earlier) => Diagnostic::error("two equal routes")
+                        Some(earlier) => Diagnostic::error("duplicate route")
                             .at(key.span, label)
-                            .related(earlier, "the other one"),
-                        None => Diagnostic::error("not a route").at(key.span, label),
+                            .related(earlier, "first defined here"),
+                        None => Diagnostic::error("invalid route").at(key.span, label),
                     });
                 }
                 routes.0.push(Route { pattern: key.clone(), raw });
@@ -129,10 +129,11 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
                 let hint = match nearest(&key.text, methods.into_iter().chain(OPTIONS)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => {
-                        format!("methods are {}; the options are `body` and `mode`", methods.join(" "))
+                        format!("the methods are {}, the options `body` and `mode`", methods.join(" "))
                     }
                 };
-                let error = Diagnostic::error("unknown method").at(key.span, "not a method that is served");
+                let error = Diagnostic::error("unknown method")
+                    .at(key.span, "the gateway does not serve this method");
                 decoder.record(error.hint(hint));
             }
         });
@@ -152,18 +153,18 @@ fn decode_requirement(node: &Node, decoder: &mut Decoder<'_>) -> Option<Requirem
                 }
                 (Some(first), Some(second)) => {
                     let error = Diagnostic::error("`all` and `any` together")
-                        .at(second.key.span, "expected only one of them")
-                        .related(first.key.span, "the other one");
+                        .at(second.key.span, "expected only one of the two")
+                        .related(first.key.span, "the other key");
                     decoder.reject(error)
                 }
-                (None, _) if entries.is_empty() => decoder.mismatch(node, "not a requirement", REQUIREMENT),
+                (None, _) if entries.is_empty() => decoder.mismatch(node, "invalid requirement", REQUIREMENT),
                 // Unknown keys are reported.
                 (None, _) => None,
             }
         }
         Value::List(_) => {
-            let hint = "say which: `{all: […]}` or `{any: […]}`".to_owned();
-            decoder.mismatch_with(node, "not a requirement", REQUIREMENT, Some(hint))
+            let hint = "write `{all: […]}` or `{any: […]}`".to_owned();
+            decoder.mismatch_with(node, "invalid requirement", REQUIREMENT, Some(hint))
         }
         Value::Scalar { .. } | Value::Broken => {
             let word = decoder.string(node, REQUIREMENT)?;
@@ -208,19 +209,19 @@ fn checked(
         Err(error) => error,
     };
     // The text of the error may quote the environment.
-    let label = if decoder.may_show_all(node) { error.to_string() } else { "this is no ability".to_owned() };
-    decoder.reject(Diagnostic::error("not a requirement").at(node.span, label))
+    let label = if decoder.may_show_all(node) { error.to_string() } else { "not an ability".to_owned() };
+    decoder.reject(Diagnostic::error("invalid requirement").at(node.span, label))
 }
 
-/// Warns of `/files/*` and `/items/:id`, which are patterns in other programs.
+/// Warns of `/files/*` and `/items/:id`, which are patterns in other routers.
 fn warn_of_foreign_segments(pattern: &Key, decoder: &mut Decoder<'_>) {
     let parameter = pattern.text.split('/').find_map(|segment| match segment.strip_prefix(':') {
         Some(name) if !name.is_empty() => Some(format!("{{{name}}}")),
         _ => matches!(segment, "*" | "**").then(|| "{*rest}".to_owned()),
     });
     if let Some(parameter) = parameter {
-        let warning = Diagnostic::warning("matches only itself")
-            .at(pattern.span, "`*` and `:name` are no parameters")
+        let warning = Diagnostic::warning("segment matches only literally")
+            .at(pattern.span, "`*` and `:name` are not parameters")
             .hint(format!("did you mean `{parameter}`?"));
         decoder.record(warning);
     }
@@ -234,8 +235,8 @@ fn warn_of_typo(ability: &str, node: &Node, decoder: &mut Decoder<'_>) {
     let near = guide::abilities().min_by_key(|known| strsim::osa_distance(ability, known));
     let near = near.filter(|known| strsim::osa_distance(ability, known) <= 2);
     if let Some(near) = near.or_else(|| nearest(ability, KEYWORDS)) {
-        let warning = Diagnostic::warning("not an ability that Stockaj documents")
-            .at(node.span, format!("found `{ability}`"))
+        let warning = Diagnostic::warning("unknown ability")
+            .at(node.span, format!("Stockaj does not document `{ability}`"))
             .hint(format!("did you mean `{near}`?"));
         decoder.record(warning);
     }
@@ -256,11 +257,11 @@ pub(crate) fn compile(abilities: &Abilities, mode: Mode, decoder: &mut Decoder<'
         let RawRoute { options, rules, .. } = &route.raw;
         let replaced = builder.replace(&route.pattern.text, *options, rules.iter().cloned());
         if let Some(replaced) = recorded(replaced, route, decoder).flatten() {
-            let mut note = Diagnostic::note("replaces the route of the file as a whole")
+            let mut note = Diagnostic::note("replaces a route of the file")
                 .key(format!("abilities.routes.\"{}\"", route.pattern.text))
-                .at(route.pattern.span, "this one counts");
+                .at(route.pattern.span, "the whole of this route applies");
             if let Some(span) = below.get(replaced.template()) {
-                note = note.related(*span, "this one is replaced");
+                note = note.related(*span, "replaced");
             }
             decoder.record(note);
             replaced_templates.insert(replaced.template().into());
@@ -279,11 +280,11 @@ fn warn_of_shadow<'a>(routes: impl Iterator<Item = &'a Route>, decoder: &mut Dec
     let mut shadowed = routes.filter(is_shadowed).filter_map(|route| Some((route, route.raw.mode?)));
     if let Some((route, span)) = shadowed.next() {
         let label = match shadowed.count() {
-            0 => "what the map refuses here is forwarded".to_owned(),
-            more => format!("what the map refuses on {} routes, this one first, is forwarded", more + 1),
+            0 => "requests that the map denies here are forwarded".to_owned(),
+            more => format!("requests that the map denies on this and {} more routes are forwarded", more),
         };
         let key = format!("abilities.routes.\"{}\".mode", route.pattern.text);
-        decoder.record(Diagnostic::warning("not enforced").key(key).at(span, label));
+        decoder.record(Diagnostic::warning("route not enforced").key(key).at(span, label));
     }
 }
 
@@ -305,7 +306,7 @@ pub(crate) fn compile_candidate(
 /// Records the error if a route is rejected. Does not happen: decoding has added every route to a builder before.
 fn recorded<T>(added: Result<T, RouteError>, route: &Route, decoder: &mut Decoder<'_>) -> Option<T> {
     let reject = |error: RouteError| {
-        decoder.reject(Diagnostic::error("not a route").at(route.pattern.span, error.to_string()))
+        decoder.reject(Diagnostic::error("invalid route").at(route.pattern.span, error.to_string()))
     };
     added.map_or_else(reject, Some)
 }
@@ -365,7 +366,7 @@ impl JsonSchema for RequirementSchema {
             "items": {"type": "string", "minLength": 1, "not": {"enum": KEYWORDS}},
         });
         json_schema!({
-            "description": "An ability; all or any of several; `public`, `authenticated` or `deny`.",
+            "description": "An ability, `all` or `any` of several abilities, `public` (no token), `authenticated` (any valid token) or `deny`.",
             "anyOf": [
                 {"enum": KEYWORDS},
                 {"enum": guide::abilities().collect::<Vec<_>>()},
@@ -387,13 +388,16 @@ impl JsonSchema for Routes {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let requirement = generator.subschema_for::<RequirementSchema>();
         let mut body = generator.subschema_for::<Size>();
-        body.insert("description".to_owned(), "Of a request's body, instead of `limits.body`.".into());
+        body.insert(
+            "description".to_owned(),
+            "Largest request body on this route, in bytes; overrides `limits.body`.".into(),
+        );
         let mut properties: serde_json::Map<String, serde_json::Value> = METHODS
             .iter()
             .map(|method| (method.as_str().to_owned(), requirement.clone().to_value()))
             .collect();
         let mut mode = generator.subschema_for::<Mode>();
-        mode.insert("description".to_owned(), "Of this route, instead of the global `mode`.".into());
+        mode.insert("description".to_owned(), "Mode of this route; overrides the global `mode`.".into());
         properties.insert("body".to_owned(), body.to_value());
         properties.insert("mode".to_owned(), mode.to_value());
         json_schema!({

@@ -20,15 +20,15 @@ impl Decode for ListenAddress {
             return Some(Self::Tcp(address));
         }
         let hint = if text.starts_with("localhost:") {
-            Some("names are not resolved here: `127.0.0.1:…`")
+            Some("write the IP address, such as `127.0.0.1:…`; host names are not resolved")
         } else if text.starts_with(':') {
-            Some("every interface is `0.0.0.0:…` or `[::]:…`")
+            Some("write `0.0.0.0:…` or `[::]:…` for all interfaces")
         } else if text.parse::<IpAddr>().is_ok() {
             Some("add a port")
         } else {
             None
         };
-        decoder.mismatch_with(node, "not an address", ADDRESS, hint.map(str::to_owned))
+        decoder.mismatch_with(node, "invalid address", ADDRESS, hint.map(str::to_owned))
     }
 }
 
@@ -37,7 +37,7 @@ leaf_schema!(
     json_schema!({"type": "string", "pattern": format!(r"^unix:.|^[0-9.]+:[0-9]+$|^\[[0-9a-fA-F:.%]+\]:[0-9]+$|{FROM_ENVIRONMENT}")})
 );
 
-/// A network; a single address is a network of one.
+/// A network. A single address is a network of one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Network(pub(super) IpNet);
 
@@ -46,7 +46,7 @@ impl Decode for Network {
         const NETWORK: &str = "a network such as `10.0.0.0/8` or `fd00::/8`";
         let text = decoder.string(node, NETWORK)?;
         let network = text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into())).map(Self);
-        network.or_else(|| decoder.mismatch(node, "not a network", NETWORK))
+        network.or_else(|| decoder.mismatch(node, "invalid network", NETWORK))
     }
 }
 
@@ -55,7 +55,7 @@ leaf_schema!(
     json_schema!({"type": "string", "pattern": format!(r"^[0-9a-fA-F.:]+(/[0-9]+)?$|{FROM_ENVIRONMENT}")})
 );
 
-/// A http or https URL.
+/// An http or https URL.
 #[derive(Clone, Debug)]
 pub(super) struct Url {
     pub(super) destination: Destination,
@@ -64,30 +64,30 @@ pub(super) struct Url {
     pub(super) target: Uri,
 }
 
-/// A http or https URL without a query, or a Unix socket.
+/// An http or https URL without a query, or a Unix socket.
 #[derive(Clone, Debug)]
 pub(super) struct BaseUrl {
     pub(super) destination: Destination,
     pub(super) authority: HeaderValue,
-    /// Without a `/` at its end.
+    /// Without a trailing `/`.
     pub(super) path_prefix: Box<str>,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum UrlError {
-    #[error("it has no host")]
+    #[error("the URL has no host")]
     NoHost,
-    #[error("it has no scheme")]
+    #[error("the URL has no scheme")]
     NoScheme,
-    #[error("its scheme is neither http nor https")]
+    #[error("the scheme must be `http` or `https`")]
     Scheme,
-    #[error("it must not hold a user name or a password")]
+    #[error("a URL must not contain a user name or password")]
     UserInfo,
-    #[error("its port is not a number from 1 to 65535")]
+    #[error("the port must be a number from 1 to 65535")]
     Port,
-    #[error("a fragment (`#…`) is never sent")]
+    #[error("the URL must not have a fragment (`#…`)")]
     Fragment,
-    #[error("it has a query")]
+    #[error("the URL must not have a query (`?…`)")]
     Query,
     #[error("{0}")]
     Uri(#[from] http::uri::InvalidUri),
@@ -131,15 +131,15 @@ fn parse_url(text: &str) -> Result<Url, UrlError> {
 /// Records an error in a URL. Does not show a URL with a user name or a password.
 fn reject<T>(node: &Node, decoder: &mut Decoder<'_>, error: &UrlError, expected: &str) -> Option<T> {
     let hint = match error {
-        UrlError::NoScheme => "put `http://` or `https://` before it".to_owned(),
+        UrlError::NoScheme => "start the URL with `http://` or `https://`".to_owned(),
         UrlError::UserInfo => {
             decoder.hide(node);
             let error = Diagnostic::error("credentials in a URL").at(node.span, error.to_string());
-            return decoder.reject(error.hint("they would end up in logs; take them out"));
+            return decoder.reject(error.hint("remove them: URLs are logged"));
         }
         other => other.to_string(),
     };
-    decoder.mismatch_with(node, "not a usable URL", expected, Some(hint))
+    decoder.mismatch_with(node, "invalid URL", expected, Some(hint))
 }
 
 impl Decode for BaseUrl {

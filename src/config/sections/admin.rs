@@ -4,13 +4,13 @@ use crate::config::language::{Credential, CredentialFile, section};
 use crate::config::settings::{self, ListenAddress};
 
 section! {
-    /// The admin listener: `/metrics`, `/healthz` and `/readyz` are open, all else needs the token.
+    /// The admin listener. `/metrics`, `/healthz` and `/readyz` are public, all other paths require the admin token.
     Admin {
-        /// An IP address with a port (0: any free one), or `unix:/path`.
+        /// Address to listen on: an IP address with a port (0 picks a free one), or `unix:/path`.
         address: ListenAddress = "127.0.0.1:9090",
-        /// The file with the admin token, at least 16 bytes; without a token only the three open paths are served.
+        /// File with the admin token, at least 16 bytes long. Without a token only the three public paths are served.
         token_file: Option<CredentialFile>,
-        /// The admin token itself, from the environment: `${ADMIN_TOKEN}`. At least 16 bytes.
+        /// The admin token, at least 16 bytes long. Take it from the environment: `${ADMIN_TOKEN}`.
         token: Option<Credential>,
     }
     exclusive { token, token_file }

@@ -9,30 +9,30 @@ use crate::config::settings::{self, BackendHost};
 use crate::policy::method::MethodOverride;
 
 section! {
-    /// Where permitted requests go.
+    /// The backend, which receives permitted requests.
     Backend {
-        /// http or https with an optional path prefix, or `unix:/path`.
+        /// Base URL of the backend: http or https with an optional path prefix, or `unix:/path`.
         url: BaseUrl,
-        /// The Host that the backend sees: the client's (`preserve`), or the URL's (`backend`).
+        /// The Host field that the backend receives: the client's (`preserve`) or the authority of `url` (`backend`).
         host: BackendHost = "preserve",
-        /// A POST with X-HTTP-Method-Override is decided as a POST (`pin`), or as the PUT, PATCH or DELETE that
-        /// the field names (`honour`).
+        /// The method that is authorised for a POST with X-HTTP-Method-Override: POST (`pin`), or the field's PUT,
+        /// PATCH or DELETE (`honour`).
         method_override: MethodOverride = "pin",
-        /// Whether cookies pass on routes that ask for a token; a session may do more there than the token.
+        /// Whether to forward cookies on routes that require a token. A session may grant more than the token.
         cookies: Spanned<Switch> = false,
-        /// How https is spoken.
+        /// TLS of connections to the backend, if `url` is https.
         tls: ClientTls,
-        /// Whether HTTP/2 is spoken: over TLS where the backend chooses it, else HTTP/1.1; without TLS the backend must
-        /// know it.
+        /// Whether to use HTTP/2. Over TLS it is negotiated by ALPN, with HTTP/1.1 as fallback; without TLS the backend
+        /// must support HTTP/2 with prior knowledge.
         http2: Switch = false,
-        /// For name resolution, TCP and TLS together.
+        /// Longest time for name resolution, TCP and TLS handshake together.
         connect_timeout: Timeout = "2s",
-        /// From the end of the request's body to the first byte of the answer.
+        /// Longest time from the end of the request body to the first byte of the response.
         timeout: Timeout = "30s",
-        /// How long an idle connection is kept. It must be shorter than the backend's own keep-alive time: Node.js and
-        /// Apache close after 5 s. `Keep-Alive: timeout=N` in a response lowers it to one second less than N.
+        /// How long an idle connection is kept. It must be shorter than the backend's keep-alive timeout, which is 5 s
+        /// in Node.js and Apache. `Keep-Alive: timeout=N` in a response lowers it to N - 1 seconds.
         idle_timeout: Period = "4s",
-        /// The most connections, over all cores; 0: no bound.
+        /// Largest number of connections to the backend; 0: unlimited.
         max_connections: Whole<0, ANY> = 0,
     }
 }
@@ -43,10 +43,10 @@ words!(MethodOverride { "pin" => Self::Pin, "honour" => Self::Honour });
 pub(crate) fn compile(raw: Backend, decoder: &mut Decoder<'_>) -> settings::Backend {
     if raw.cookies.value.0 {
         decoder.record(
-            Diagnostic::warning("cookies beside a token")
+            Diagnostic::warning("cookies are forwarded beside tokens")
                 .key("backend.cookies")
-                .at(raw.cookies.span, "a session is asked before the token, and may do all its user may")
-                .hint("Sanctum tries the session first: what the token lacks, a cookie can add"),
+                .at(raw.cookies.span, "a session cookie may grant more than the token's abilities")
+                .hint("Sanctum tries the session before the token; remove `cookies` unless the backend needs it"),
         );
     }
     settings::Backend {

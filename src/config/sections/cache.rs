@@ -8,30 +8,31 @@ use crate::config::language::{
 use crate::config::settings;
 use crate::policy::map::AbilityMap;
 
-/// The memory that any one verdict fits into.
+/// Any single verdict fits into this.
 const LEAST_BYTES: u64 = 64 * 1024;
 
 section! {
-    /// How long a verdict lives.
+    /// The cache of introspected tokens.
     Cache {
-        /// Of an active token; never past the token's own expiry.
+        /// How long the verdict on an active token is used, never beyond the token's expiry.
         ttl: Period = "60s",
-        /// Of an inactive token.
+        /// How long the verdict on an inactive token is used.
         negative_ttl: Period = "5s",
-        /// The most active tokens kept.
+        /// Largest number of cached active tokens.
         max_tokens: Whole<1, ANY> = 100_000,
-        /// The memory for active tokens, at least 64KiB. Inactive tokens and the bookkeeping take up to a quarter of it in
-        /// addition. A token of Stockaj takes 0.7 KiB.
+        /// Memory for active tokens, in bytes, at least 64KiB. Inactive tokens and bookkeeping take up to a quarter of
+        /// it in addition. A token of Stockaj takes 0.7 KiB.
         max_bytes: Spanned<Size> = "64MiB",
-        /// How long after `ttl` a verdict serves while the introspector is out; 0s: not at all.
+        /// How long after `ttl` a verdict is still used while the introspector is unavailable; 0s: not at all.
         stale_if_error: Period = "0s",
-        /// How old a verdict may be for a route that requires one of these abilities: `items:delete: 0s` asks anew for
-        /// every request, or shares what was asked since it came. `stale_if_error` never exceeds it.
+        /// Oldest acceptable verdict, by ability, for routes that require the ability. `items:delete: 0s` introspects
+        /// for every request; concurrent requests of a token share one introspection that started after they arrived.
+        /// `stale_if_error` does not extend it.
         max_age: Named<Period>,
     }
 }
 
-/// Warns of a `max_age` for an ability that no route requires: it has no effect, and is probably a typing error.
+/// Warns of a `max_age` for an ability that no route requires. It has no effect, and is probably a typing error.
 pub(crate) fn compile(raw: Cache, map: &AbilityMap, decoder: &mut Decoder<'_>) -> settings::Cache {
     let rules = map.routes().flat_map(|route| route.rules());
     let required: BTreeSet<&str> = rules.flat_map(|(_, rule)| rule.requirement.abilities()).collect();
@@ -47,10 +48,10 @@ pub(crate) fn compile(raw: Cache, map: &AbilityMap, decoder: &mut Decoder<'_>) -
     }
     if raw.max_bytes.value.0 < LEAST_BYTES {
         decoder.record(
-            Diagnostic::error("too small")
+            Diagnostic::error("value too small")
                 .key("cache.max_bytes")
-                .at(raw.max_bytes.span, "less than one token may take")
-                .hint("at least `64KiB`"),
+                .at(raw.max_bytes.span, "one token can need more")
+                .hint("use at least `64KiB`"),
         );
     }
     settings::Cache {

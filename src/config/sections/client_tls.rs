@@ -1,4 +1,4 @@
-//! `tls` of sections with connections out: certificates to show and to trust.
+//! `tls` of sections with outgoing connections: client certificates and trusted authorities.
 
 use schemars::json_schema;
 
@@ -8,21 +8,21 @@ use crate::config::language::{
 use crate::config::settings::{self, Roots, TlsVersion};
 
 section! {
-    /// How https is spoken.
+    /// TLS of outgoing connections.
     ClientTls {
-        /// Whose certificates are believed: Mozilla's, compiled in, or the operating system's.
+        /// Trusted certificate authorities: Mozilla's, compiled in (`bundled`), or the operating system's (`platform`).
         roots: Roots = "bundled",
-        /// A PEM bundle that replaces the roots.
+        /// PEM file with certificate authorities, which replaces `roots`.
         ca_file: Option<ReadableFile>,
-        /// The certificate chain in PEM, leaf first, that is shown to a server that asks for one.
+        /// PEM file with the client certificate chain, leaf first, for servers that request one.
         certificate: Option<Spanned<ReadableFile>>,
-        /// The certificate's private key in PEM.
+        /// PEM file with the private key of `certificate`.
         private_key: Option<Spanned<ReadableFile>>,
-        /// What the certificate must be for, where it is not the URL's host.
+        /// Name that the server's certificate must be valid for. Default: the host of the URL.
         server_name: Option<ServerName>,
-        /// The oldest version of TLS that is spoken: `1.2` or `1.3`.
+        /// Oldest accepted TLS version: `1.2` or `1.3`.
         minimum_version: TlsVersion = "1.2",
-        /// Believes whoever answers, a stranger who reads every token included. Never in production.
+        /// Disables certificate verification: anyone on the path can read every token. Never use it in production.
         danger_accept_any_certificate: Spanned<Switch> = false,
     }
 }
@@ -30,7 +30,7 @@ section! {
 words!(Roots { "bundled" => Self::Bundled, "platform" => Self::Platform });
 words!(TlsVersion { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
 
-/// A subject of certificates: a DNS name or an IP address.
+/// The subject of a certificate: a DNS name or an IP address.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerName(pub(crate) Box<str>);
 
@@ -39,7 +39,7 @@ impl Decode for ServerName {
         const NAME: &str = "a DNS name or an IP address";
         let text = decoder.string(node, NAME)?;
         if rustls_pki_types::ServerName::try_from(&*text).is_err() {
-            return decoder.mismatch(node, "not a name that a certificate can be for", NAME);
+            return decoder.mismatch(node, "invalid certificate name", NAME);
         }
         Some(Self(text.into()))
     }
@@ -60,9 +60,9 @@ pub(super) fn compile(raw: ClientTls, section: &str, decoder: &mut Decoder<'_>) 
     };
     if let Some((span, key, missing)) = alone {
         decoder.record(
-            Diagnostic::error("half of a client certificate")
+            Diagnostic::error("incomplete client certificate")
                 .key(format!("{section}.tls.{key}"))
-                .at(span, format!("expected `{missing}` beside it")),
+                .at(span, format!("`{missing}` is missing")),
         );
     }
     let accept_any = raw.danger_accept_any_certificate;
@@ -72,9 +72,9 @@ pub(super) fn compile(raw: ClientTls, section: &str, decoder: &mut Decoder<'_>) 
                 .key(format!("{section}.tls.danger_accept_any_certificate"))
                 .at(
                     accept_any.span,
-                    "whoever is between reads every token, and answers in the server's place",
+                    "anyone between the gateway and the server can read every token and forge responses",
                 )
-                .hint("`ca_file` names whom to believe"),
+                .hint("use `ca_file` to trust a private certificate authority"),
         );
     }
     settings::ClientTls {

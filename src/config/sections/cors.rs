@@ -10,21 +10,21 @@ use crate::config::language::{
 use crate::policy::cors::{self, Origins, Preflight};
 
 section! {
-    /// What browsers are told of cross-origin requests.
+    /// Cross-origin requests of browsers (CORS).
     Cors {
-        /// Whose scripts may read the gateway's own answers: origins such as `https://shop.example`, or `*`. What
-        /// the backend answers is the backend's.
+        /// Origins such as `https://shop.example`, or `*`, whose scripts may read the gateway's own responses. The
+        /// backend sets the CORS fields of its responses itself.
         origins: Vec<Spanned<Origin>> = [],
-        /// For `preflight: answer`: the header fields that scripts may send, beside those that need no
-        /// permission. No token is sent unless Authorization is among them.
+        /// With `preflight: answer`: request header fields that scripts may set, in addition to the safelisted ones.
+        /// Scripts can send a token only if this has Authorization.
         headers: Vec<Spanned<FieldName>> = [],
-        /// For `preflight: answer`: the methods that scripts may use; none: what the map has.
+        /// With `preflight: answer`: methods that scripts may use. Default: the requested method, if the map has it.
         methods: Vec<Spanned<ServedMethod>> = [],
-        /// Whether scripts may send cookies.
+        /// Whether scripts may send cookies and other credentials.
         credentials: Spanned<Switch> = false,
-        /// For `preflight: answer`: how long a browser may remember the answer.
+        /// With `preflight: answer`: how long browsers may cache the response to a preflight.
         max_age: Period = "10m",
-        /// Who answers a preflight: the backend, which gets it without credentials (`forward`), or the gateway
+        /// Where preflights are answered: by the backend, without credentials (`forward`), or by the gateway
         /// (`answer`).
         preflight: Spanned<Preflight> = "forward",
     }
@@ -46,7 +46,7 @@ impl Decode for Origin {
             },
             Err(hint) => hint,
         };
-        decoder.mismatch_with(node, "not an origin", ORIGIN, hint.map(str::to_owned))
+        decoder.mismatch_with(node, "invalid origin", ORIGIN, hint.map(str::to_owned))
     }
 }
 
@@ -57,16 +57,16 @@ leaf_schema!(
     )})
 );
 
-/// Whether a browser could send this as an Origin (RFC 6454 section 6.2). Errors are hints, if there are any.
+/// Whether a browser could send this as an Origin (RFC 6454 section 6.2). The error is a hint, if there is one.
 fn check_origin(text: &str) -> Result<(), Option<&'static str>> {
     if text == "*" {
         return Ok(());
     }
     if text == "null" {
-        return Err(Some("`null` is what every sandboxed page sends, whoever wrote it"));
+        return Err(Some("any sandboxed page has the origin `null`"));
     }
     if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return Err(Some("browsers send it in lower case"));
+        return Err(Some("use lower case, as browsers do"));
     }
     let (scheme, authority) = text.split_once("://").ok_or(None)?;
     let is_scheme_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
@@ -74,7 +74,7 @@ fn check_origin(text: &str) -> Result<(), Option<&'static str>> {
         return Err(None);
     }
     if authority.contains(['/', '?', '#']) {
-        return Err(Some("nothing follows the host and its port, no `/` either"));
+        return Err(Some("end the origin after the host and port, without `/`"));
     }
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -86,14 +86,14 @@ fn check_origin(text: &str) -> Result<(), Option<&'static str>> {
         None => !host.is_empty() && host.bytes().all(is_host_byte),
     };
     if !is_host {
-        return Err(host.contains('*').then_some("each origin by itself: patterns are not read"));
+        return Err(host.contains('*').then_some("list each origin: patterns are not supported"));
     }
     match (scheme, port) {
         ("http", Some("80")) | ("https", Some("443")) => {
-            Err(Some("browsers leave out the port of the scheme"))
+            Err(Some("omit the scheme's default port, as browsers do"))
         }
         (_, Some(port)) if port.starts_with('0') || port.parse::<u16>().is_err() => {
-            Err(Some("its port is none"))
+            Err(Some("the port must be a number from 1 to 65535"))
         }
         _ => Ok(()),
     }
@@ -108,8 +108,9 @@ impl Decode for FieldName {
         const NAME: &str = "the name of a header field such as `Authorization`";
         let text = decoder.string(node, NAME)?;
         if text == "*" || HeaderName::from_bytes(text.as_bytes()).is_err() {
-            let hint = (text == "*").then(|| "to browsers `*` is every field but Authorization".to_owned());
-            return decoder.mismatch_with(node, "not a field's name", NAME, hint);
+            let hint = (text == "*")
+                .then(|| "list each field: for browsers `*` does not include Authorization".to_owned());
+            return decoder.mismatch_with(node, "invalid field name", NAME, hint);
         }
         Some(Self(text.into()))
     }
@@ -146,7 +147,7 @@ pub(crate) fn compile(raw: Cors, decoder: &mut Decoder<'_>) -> cors::Cors {
             ];
             for (key, span) in unused {
                 if let Some(span) = span {
-                    warn(key, span, "has no effect", "used by `preflight: answer` alone");
+                    warn(key, span, "has no effect", "used only with `preflight: answer`");
                 }
             }
         }
@@ -154,14 +155,14 @@ pub(crate) fn compile(raw: Cors, decoder: &mut Decoder<'_>) -> cors::Cors {
             warn(
                 "preflight",
                 preflight.span,
-                "nobody is let in",
-                "without `origins` every browser is refused",
+                "no origin is allowed",
+                "every preflight is refused, because `origins` is empty",
             );
         }
         Preflight::Answer => {
             if !headers.iter().any(|it| it.value.0.eq_ignore_ascii_case("authorization")) {
-                let label = "no browser sends a token unless `headers` has Authorization";
-                warn("preflight", preflight.span, "no token is let through", label);
+                let label = "browsers send a token only if `headers` has Authorization";
+                warn("preflight", preflight.span, "tokens are not allowed", label);
             }
         }
     }
@@ -169,16 +170,17 @@ pub(crate) fn compile(raw: Cors, decoder: &mut Decoder<'_>) -> cors::Cors {
     if let Some(span) = any {
         let other = origins.iter().find(|origin| origin.value.0 != "*").map(|origin| origin.span);
         if let Some(other) = other {
-            let error = Diagnostic::error("`*` beside others").key("cors.origins");
-            decoder.record(error.at(span, "it stands for all of them").related(other, "another one"));
+            let error = Diagnostic::error("`*` together with other origins").key("cors.origins");
+            decoder
+                .record(error.at(span, "`*` already allows every origin").related(other, "another origin"));
         }
         if credentials.value.0 {
             let error = Diagnostic::error("`*` with credentials").key("cors.origins");
             decoder.record(
                 error
-                    .at(span, "any site could act with the cookies of whoever visits it")
+                    .at(span, "any site could send requests with the cookies of its visitors")
                     .related(credentials.span, "allowed here")
-                    .hint("name the origins"),
+                    .hint("list the origins instead"),
             );
         }
     }

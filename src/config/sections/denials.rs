@@ -7,11 +7,11 @@ use crate::config::language::{Decode, Decoder, FROM_ENVIRONMENT, Node, Switch, l
 use crate::policy::denials;
 
 section! {
-    /// What a caller is told whose token lacks an ability, beside the 403 of every answer.
+    /// Additional header fields of a 403 response for a missing ability.
     Denials {
-        /// Whether `X-Required-Ability` names the abilities: `a, b` where all of them are required, `a | b` where any is.
+        /// Whether to send `X-Required-Ability` with the required abilities: `a, b` for all of them, `a | b` for any.
         required_ability: Switch = false,
-        /// The URL of a page that helps, for `Link: <…>; rel="help"`.
+        /// URL of a help page, sent as `Link: <…>; rel="help"`.
         link: Option<HelpUrl>,
     }
 }
@@ -31,7 +31,7 @@ impl Decode for HelpUrl {
             Ok(url) if is_web(&url) && is_quoted => {
                 HeaderValue::try_from(format!("<{text}>; rel=\"help\"")).ok().map(Self)
             }
-            _ => decoder.mismatch(node, "not a URL", URL),
+            _ => decoder.mismatch(node, "invalid URL", URL),
         }
     }
 }

@@ -18,10 +18,13 @@ pub(crate) fn compile(
     for header in &raw {
         if header.value == IdentityHeader::WorkspaceId && response.workspace_id.is_none() {
             decoder.record(
-                Diagnostic::error("not known")
+                Diagnostic::error("no value for this field")
                     .key("identity_headers")
-                    .at(header.span, "nothing says where the introspector's answer has it")
-                    .hint("`introspection.response.workspace_id` is the place"),
+                    .at(
+                        header.span,
+                        "`introspection.response` does not say where the introspector returns it",
+                    )
+                    .hint("set `introspection.response.workspace_id`"),
             );
         }
     }

@@ -12,47 +12,48 @@ use crate::config::language::{
 use crate::config::settings::{self, IntrospectionStyle, JsonPointer, ResponsePointers};
 
 section! {
-    /// Who knows the tokens.
+    /// The introspector, which validates tokens.
     Introspection {
-        /// Where tokens are asked about.
+        /// URL of the introspection endpoint.
         url: Url,
-        /// `bearer`: GET with the caller's own token. `rfc7662`: POST with client credentials.
+        /// `bearer`: GET with the token to introspect. `rfc7662`: POST with the gateway's client credentials.
         style: Style = "bearer",
-        /// The client's name, for `rfc7662`.
+        /// Client id for `rfc7662`.
         client_id: Option<Spanned<Text>>,
-        /// The client's secret, from the environment: `${CLIENT_SECRET}`.
+        /// Client secret for `rfc7662`. Take it from the environment: `${CLIENT_SECRET}`.
         client_secret: Option<Spanned<Secret>>,
-        /// The file with the client's secret.
+        /// File with the client secret.
         client_secret_file: Option<Spanned<SecretFile>>,
-        /// How https is spoken.
+        /// TLS of connections to the introspector, if `url` is https.
         tls: ClientTls,
-        /// Of one call, and of the wait for its turn.
+        /// Longest time of one introspection, including the wait for a free slot of `max_concurrent`.
         timeout: Timeout = "2s",
-        /// The most calls at once.
+        /// Largest number of concurrent introspections.
         max_concurrent: Whole<1, 100_000> = 32,
-        /// Where in the answer things stand: JSON Pointers (RFC 6901). `rfc7662` has its own defaults:
-        /// /scope /exp /jti /client_id.
+        /// Where the introspector's response has its values, as JSON Pointers (RFC 6901). `rfc7662` has its own
+        /// defaults: /scope /exp /jti /client_id.
         response: Response,
     }
     exclusive { client_secret, client_secret_file }
 }
 
 section! {
-    /// Where in the introspector's answer things stand: JSON Pointers (RFC 6901).
+    /// Where the introspector's response has its values, as JSON Pointers (RFC 6901).
     Response {
-        /// The abilities: a list of strings, or one string. Default `/data/abilities`, or `/scope`.
+        /// The abilities: a list of strings, or one space-separated string. Default: `/data/abilities`, or `/scope` for
+        /// `rfc7662`.
         abilities: Option<JsonPointer>,
-        /// When the token expires. Default `/data/expires_at`, or `/exp`.
+        /// The expiry of the token. Default: `/data/expires_at`, or `/exp` for `rfc7662`.
         expires_at: Option<JsonPointer>,
-        /// The token's id. Default `/data/id`, or `/jti`.
+        /// The token id. Default: `/data/id`, or `/jti` for `rfc7662`.
         id: Option<JsonPointer>,
-        /// The token's name. Default `/data/name`, or `/client_id`.
+        /// The token name. Default: `/data/name`, or `/client_id` for `rfc7662`.
         name: Option<JsonPointer>,
-        /// Whether it is a user's or an instance's token.
+        /// Whether the token belongs to a user or an instance. No default.
         context: Option<JsonPointer>,
-        /// When the token was made.
+        /// The creation time of the token. No default.
         created_at: Option<JsonPointer>,
-        /// The workspace that it belongs to.
+        /// The workspace of the token. No default.
         workspace_id: Option<JsonPointer>,
     }
 }
@@ -92,9 +93,9 @@ fn compile_style(
         Style::Rfc7662 => {
             if let (None, Some((_, span, key))) = (&client_id, &client_secret) {
                 decoder.record(
-                    Diagnostic::error("a secret without a client")
+                    Diagnostic::error("client secret without client id")
                         .key(format!("introspection.{key}"))
-                        .at(*span, "expected `client_id` beside it"),
+                        .at(*span, "`client_id` is missing"),
                 );
             }
             IntrospectionStyle::Rfc7662 {
@@ -109,7 +110,7 @@ fn compile_style(
                 decoder.record(
                     Diagnostic::warning("has no effect")
                         .key(format!("introspection.{key}"))
-                        .at(span, "used by `style: rfc7662` alone"),
+                        .at(span, "used only with `style: rfc7662`"),
                 );
             }
             IntrospectionStyle::Bearer
@@ -139,8 +140,8 @@ impl Decode for JsonPointer {
         const POINTER: &str = "a JSON Pointer such as `/data/id`";
         let text = decoder.string(node, POINTER)?;
         parse_pointer(&text).or_else(|| {
-            let hint = "RFC 6901: it begins with `/`; in a name `~` is `~0` and `/` is `~1`".to_owned();
-            decoder.mismatch_with(node, "not a JSON Pointer", POINTER, Some(hint))
+            let hint = "start it with `/`; write `~` as `~0` and `/` as `~1` in names (RFC 6901)".to_owned();
+            decoder.mismatch_with(node, "invalid JSON Pointer", POINTER, Some(hint))
         })
     }
 }
@@ -150,7 +151,7 @@ leaf_schema!(
     json_schema!({"type": "string", "pattern": format!("^(/([^~/]|~[01])*)*$|{FROM_ENVIRONMENT}")})
 );
 
-/// Reads RFC 6901.
+/// Parses a JSON Pointer (RFC 6901).
 pub(crate) fn parse_pointer(text: &str) -> Option<JsonPointer> {
     if text.is_empty() {
         return Some(JsonPointer([].into()));

@@ -7,32 +7,34 @@ use crate::config::language::{ANY, Size, Timeout, Whole, section};
 use crate::config::settings;
 
 section! {
-    /// Bounds on what a client may send or hold.
+    /// Limits on the size, duration and number of requests and connections.
     Limits {
-        /// Of a request's head.
+        /// Largest request head, in bytes.
         header_bytes: Size = "16KiB",
-        /// Fields in a request's head.
+        /// Largest number of header fields in a request.
         header_count: Whole<1, 10_000> = 100,
-        /// Of a request's target.
+        /// Largest request target, in bytes.
         target_bytes: Size = "8KiB",
-        /// Of a bearer token.
+        /// Largest bearer token, in bytes.
         token_bytes: Size = "1KiB",
-        /// Of a request's body, inclusive.
+        /// Largest request body, in bytes.
         body: Size = "100MiB",
-        /// Of all clients.
+        /// Largest number of client connections.
         connections: Whole<1, ANY> = 10_000,
-        /// Of one client address (IPv6: of one /64); 0: no bound. Trusted proxies have none.
+        /// Largest number of connections per client address (IPv6: per /64 network); 0: unlimited. Connections of
+        /// trusted proxies do not count.
         connections_per_address: Whole<0, ANY> = 0,
-        /// In a second, and at once, of one client address (IPv6: of one /64); 0: no bound. Behind a trusted
-        /// proxy the address is the right-most in X-Forwarded-For that is not itself trusted.
+        /// Largest number of requests per second and client address (IPv6: per /64 network), which is also the burst;
+        /// 0: unlimited. Behind a trusted proxy the client address is the right-most one in X-Forwarded-For that is not
+        /// itself trusted.
         requests_per_address: Whole<0, MOST_REQUESTS> = 0,
-        /// From a head's first byte to its last.
+        /// Longest time from the first to the last byte of a request head.
         header_timeout: Timeout = "10s",
-        /// Of a client's connection between requests.
+        /// How long a client connection may be idle between requests.
         idle_timeout: Timeout = "75s",
-        /// Between two pieces of a body, in either direction.
+        /// Longest pause between two pieces of a body, in either direction.
         body_idle_timeout: Timeout = "30s",
-        /// Of a tunnel (WebSocket) through which nothing comes, from either side.
+        /// Longest pause in a tunnel (WebSocket) without data in either direction.
         tunnel_idle_timeout: Timeout = "5m",
     }
 }

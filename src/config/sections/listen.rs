@@ -1,4 +1,4 @@
-//! `listen`: the proxy's own listener.
+//! `listen`: the proxy listener.
 
 use http::HeaderValue;
 
@@ -10,43 +10,43 @@ use crate::config::language::{
 use crate::config::settings::{self, ListenAddress};
 
 section! {
-    /// The proxy's own listener.
+    /// The proxy listener.
     Listen {
-        /// An IP address with a port (0: any free one), or `unix:/path`.
+        /// Address to listen on: an IP address with a port (0 picks a free one), or `unix:/path`.
         address: ListenAddress = "0.0.0.0:8080",
-        /// The certificate to serve, or several: each client meets the first that is for the name it asks for, or
-        /// the first of all. Without it plain HTTP is served.
+        /// One certificate or several. A client gets the first that is valid for the server name it requests, or else
+        /// the first of all. Without certificates the listener serves plain HTTP.
         tls: Option<OneOrMore<ListenTls>>,
-        /// A second address, where plain HTTP is answered 308 to https.
+        /// Second address, which redirects plain HTTP to https with status 308.
         redirect_address: Option<Spanned<ListenAddress>>,
-        /// Tells browsers for how long to come by https only (Strict-Transport-Security); 0: does not.
+        /// `max-age` of Strict-Transport-Security, for which browsers use https only; 0: the field is not sent.
         hsts: Spanned<Period> = "0s",
-        /// Networks whose forwarding header fields are trusted: X-Forwarded-For and the like, Forwarded, X-Real-IP and
-        /// X-Request-Id.
+        /// Networks of proxies whose X-Forwarded-For, Forwarded, X-Real-IP, X-Request-Id and similar fields are
+        /// trusted. Any host in these networks can claim any client address.
         trusted_proxies: Vec<Network> = [],
-        /// Fields about the caller that trusted proxies may set as well, such as `Remote-User`. All others of their
-        /// kind are dropped.
+        /// Identity fields such as `Remote-User` that trusted proxies may set. The gateway removes all other identity
+        /// fields.
         trusted_fields: Vec<Spanned<TrustedField>> = [],
-        /// Whether trusted proxies, and whoever connects to a Unix socket, begin each connection with a header of
-        /// the PROXY protocol (v1 or v2), which tells whose connection it is.
+        /// Whether connections of trusted proxies and Unix socket peers start with a PROXY protocol header (v1 or v2),
+        /// which has the client address.
         proxy_protocol: Spanned<Switch> = false,
-        /// Whether clients may speak HTTP/2 without TLS, if they know beforehand that they may.
+        /// Whether clients may use HTTP/2 without TLS, with prior knowledge.
         h2c: Switch = false,
-        /// From SIGTERM to closing the listener.
+        /// Time from SIGTERM to closing the listener.
         drain_delay: Period = "0s",
-        /// How long requests in flight may take after that.
+        /// Longest time for requests in flight after the listener is closed.
         drain_timeout: Period = "30s",
     }
 }
 
 section! {
-    /// A certificate and its key; read again when the files change.
+    /// A certificate and its key. The gateway reads the files again when they change.
     ListenTls {
-        /// The certificate chain in PEM, leaf first.
+        /// PEM file with the certificate chain, leaf first.
         certificate: Spanned<ReadableFile>,
-        /// The private key in PEM.
+        /// PEM file with the private key.
         private_key: Spanned<ReadableFile>,
-        /// Clients must show a certificate of one of these authorities, in PEM.
+        /// PEM file with certificate authorities. Clients must present a certificate issued by one of them.
         client_ca: Option<Spanned<ReadableFile>>,
     }
 }
@@ -58,8 +58,8 @@ pub(crate) fn compile(raw: Listen, decoder: &mut Decoder<'_>) -> settings::Liste
         decoder.record(
             Diagnostic::warning("has no effect")
                 .key("listen.proxy_protocol")
-                .at(raw.proxy_protocol.span, "only trusted proxies are asked for a PROXY header")
-                .hint("name their networks in `listen.trusted_proxies`"),
+                .at(raw.proxy_protocol.span, "only trusted proxies send a PROXY header")
+                .hint("list their networks in `listen.trusted_proxies`"),
         );
     }
     settings::Listen {
@@ -80,7 +80,7 @@ pub(crate) fn compile(raw: Listen, decoder: &mut Decoder<'_>) -> settings::Liste
 fn compile_tls(raw: &Listen, decoder: &mut Decoder<'_>) -> Box<[settings::ListenTls]> {
     let Some(tls) = &raw.tls else {
         let only = |key: &'static str, span| {
-            Diagnostic::error("only beside `listen.tls`").key(key).at(span, "nothing is served by https")
+            Diagnostic::error("requires `listen.tls`").key(key).at(span, "the listener does not serve https")
         };
         if let Some(address) = &raw.redirect_address {
             decoder.record(only("listen.redirect_address", address.span));
@@ -92,20 +92,20 @@ fn compile_tls(raw: &Listen, decoder: &mut Decoder<'_>) -> Box<[settings::Listen
     };
     if let (ListenAddress::Unix(_), Some(first)) = (&raw.address, tls.0.first()) {
         decoder.record(
-            Diagnostic::error("not over a Unix socket")
+            Diagnostic::error("TLS on a Unix socket")
                 .key("listen.tls")
-                .at(first.certificate.span, "nobody would be shown it, nor have to show one")
-                .hint("`listen.address` with an IP address and a port has TLS"),
+                .at(first.certificate.span, "a Unix socket does not use certificates")
+                .hint("use an IP address and a port in `listen.address`"),
         );
     }
     for (number, entry) in tls.0.iter().enumerate() {
         let is_same = |other: &&ListenTls| other.certificate.value.0 == entry.certificate.value.0;
         if let Some(first) = tls.0.iter().take(number).find(is_same) {
             decoder.record(
-                Diagnostic::error("the same certificate again")
+                Diagnostic::error("duplicate certificate")
                     .key(format!("listen.tls[{number}].certificate"))
-                    .at(entry.certificate.span, "nobody would meet this one")
-                    .related(first.certificate.span, "the first one"),
+                    .at(entry.certificate.span, "never used")
+                    .related(first.certificate.span, "first used here"),
             );
         }
     }
@@ -114,10 +114,10 @@ fn compile_tls(raw: &Listen, decoder: &mut Decoder<'_>) -> Box<[settings::Listen
     if let Some(other) = tls.0.iter().find(|entry| authority(entry) != first) {
         let span = other.client_ca.as_ref().map_or(other.certificate.span, |file| file.span);
         decoder.record(
-            Diagnostic::error("another `client_ca` than that of the first certificate")
+            Diagnostic::error("different `client_ca`")
                 .key("listen.tls")
-                .at(span, "a client chooses by the name that it asks for which of them it meets")
-                .hint("give every certificate the same `client_ca`, or none"),
+                .at(span, "a client could choose the `client_ca` by the server name it requests")
+                .hint("use the same `client_ca` for every certificate, or for none"),
         );
     }
     let entry = |entry: &ListenTls| settings::ListenTls {

@@ -4,15 +4,16 @@ use crate::config::language::{ANY, Switch, Whole, section, words};
 use crate::config::settings::{self, LogFormat, LogLevel};
 
 section! {
-    /// What is logged, on standard output.
+    /// The log, on standard output.
     Log {
-        /// The least severity.
+        /// Lowest severity that is logged.
         level: LogLevel = "info",
-        /// JSON, or text for people.
+        /// Format of a line: JSON, or text for terminals.
         format: LogFormat = "json",
-        /// One line a request.
+        /// Whether to write one access log line per request.
         access: Switch = true,
-        /// Of forwarded requests that ended well, one in this many has its line.
+        /// Writes one access log line per this many successful forwarded requests. All other requests have their own
+        /// line.
         access_sample: Whole<1, ANY> = 1,
     }
 }

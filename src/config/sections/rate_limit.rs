@@ -1,4 +1,4 @@
-//! `rate_limit`: requests of one token.
+//! `rate_limit`: the request rate of each token.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -6,29 +6,29 @@ use std::num::NonZeroU32;
 use crate::config::language::{Decoder, Diagnostic, Named, Whole, join, section};
 use crate::config::settings::{self, Rate};
 
-/// The most requests per second that can be configured; a gateway serves fewer.
+/// The highest configurable rate, in requests per second; more than a gateway can serve.
 pub(super) const MOST_REQUESTS: u32 = 1_000_000;
 
 section! {
-    /// How often one token may come. Tokens are known by the id that introspection names.
+    /// The request rate of each token, identified by the id that introspection returns.
     RateLimit {
-        /// In the long run.
+        /// Sustained rate, in requests per second.
         requests_per_second: Whole<1, MOST_REQUESTS> = 50,
-        /// At once, after a pause.
+        /// Largest burst after a pause, in requests.
         burst: Whole<1, MOST_REQUESTS> = 100,
-        /// By the token's name, which is its owner's choice: lower values hold, higher ones do not.
+        /// Overrides by token name. Token owners choose names, so values can only lower the limits above.
         by_name: Named<RateOverride>,
-        /// By the token's id: values that hold instead of those above, lower or higher.
+        /// Overrides by token id. Values can lower or raise the limits above.
         by_id: Named<RateOverride>,
     }
 }
 
 section! {
-    /// For some tokens; what is left out is as for all.
+    /// The rate of some tokens. Absent keys keep the common value.
     RateOverride {
-        /// In the long run.
+        /// Sustained rate, in requests per second.
         requests_per_second: Option<Whole<1, MOST_REQUESTS>>,
-        /// At once, after a pause.
+        /// Largest burst after a pause, in requests.
         burst: Option<Whole<1, MOST_REQUESTS>>,
     }
 }
@@ -52,8 +52,8 @@ pub(crate) fn compile(raw: RateLimit, decoder: &mut Decoder<'_>) -> settings::Ra
             decoder.record(
                 Diagnostic::warning("has no effect")
                     .key(path)
-                    .at(name.span, "names are their owners' choice: this can only lower a limit")
-                    .hint("`by_id` can raise it"),
+                    .at(name.span, "`by_name` can only lower a limit, because token owners choose names")
+                    .hint("use `by_id` to raise it"),
             );
         }
     }

@@ -1,4 +1,4 @@
-//! `redis`: where it is, from its URL.
+//! `redis`: the connection for revocations of other replicas, from a URL.
 
 use std::path::PathBuf;
 
@@ -11,16 +11,17 @@ use crate::config::language::{Decoder, Diagnostic, Secret, SecretFile, Spanned, 
 use crate::config::settings::{self, Destination};
 
 section! {
-    /// A Redis or Valkey where replicas tell each other of revocations.
+    /// The Redis or Valkey through which replicas share revocations.
     Redis {
-        /// `redis://`, or `rediss://` for TLS, with a host and, where needed, user, password, port and database:
-        /// `rediss://user:password@host:6379/0`; or `redis+unix:///path`. From the environment: `${REDIS_URL}`.
+        /// `redis://`, or `rediss://` for TLS, with a host and optional user, password, port and database:
+        /// `rediss://user:password@host:6379/0`. For a Unix socket `redis+unix:///path`. Take it from the environment:
+        /// `${REDIS_URL}`.
         url: Option<Spanned<Secret>>,
-        /// The file with the URL.
+        /// File with the URL.
         url_file: Option<Spanned<SecretFile>>,
-        /// How TLS is spoken.
+        /// TLS of the connection, if the URL is `rediss://`.
         tls: ClientTls,
-        /// What replicas have in common that tell each other: a channel, and the prefix of a key.
+        /// Name of the Pub/Sub channel and prefix of the key. Replicas with the same name share revocations.
         channel: Text = "stockaj-gateway",
     }
     exclusive { url, url_file }
@@ -31,21 +32,21 @@ const PORT: u16 = 6379;
 /// An error in a URL. It does not quote the URL, most of which may be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum UrlError {
-    #[error("it is no URL")]
+    #[error("it is not a URL")]
     Syntax,
-    #[error("its scheme is not `redis`, `rediss` or `redis+unix`")]
+    #[error("the scheme must be `redis`, `rediss` or `redis+unix`")]
     Scheme,
-    #[error("it names no host")]
+    #[error("the URL has no host")]
     Host,
-    #[error("`redis+unix` needs an absolute path, and nothing before it")]
+    #[error("`redis+unix` needs an absolute path and no host")]
     Path,
-    #[error("its path is not the number of a database")]
+    #[error("the path must be the number of a database")]
     Database,
-    #[error("user and password must be UTF-8")]
+    #[error("the user and password must be UTF-8")]
     Encoding,
-    #[error("a user needs a password")]
+    #[error("the URL has a user but no password")]
     Password,
-    #[error("it has a query or a fragment")]
+    #[error("the URL must not have a query or fragment")]
     Query,
 }
 
@@ -59,20 +60,20 @@ pub(crate) fn compile(
     let tls = client_tls::compile(raw.tls, "redis", decoder);
     let Some((secret, at, key)) = url.or(file) else {
         let error = Diagnostic::error("missing key `url`").key("redis");
-        return decoder.reject(error.at(span, "needs `url` or `url_file`"));
+        return decoder.reject(error.at(span, "expected `url` or `url_file`"));
     };
     match parse(secret.expose_secret()) {
         Ok(Address { destination, user, password, database }) => {
             let has_tls_keys = tls.ca_file.is_some() || tls.identity.is_some() || tls.server_name.is_some();
             if has_tls_keys && !matches!(destination, Destination::Tcp { tls: true, .. }) {
-                let error = Diagnostic::error("TLS that is not spoken").key("redis.tls");
-                decoder.record(error.at(at, "this speaks none").hint("`rediss://` does"));
+                let error = Diagnostic::error("`tls` without TLS").key("redis.tls");
+                decoder.record(error.at(at, "this URL does not use TLS").hint("use `rediss://` for TLS"));
             }
             Some(settings::Redis { destination, user, password, database, tls, channel: raw.channel.0 })
         }
         Err(error) => {
-            let error = Diagnostic::error("not the URL of a Redis").key(key).at(at, error.to_string());
-            decoder.reject(error.hint("such as `rediss://user:password@host:6379/0`"))
+            let error = Diagnostic::error("invalid Redis URL").key(key).at(at, error.to_string());
+            decoder.reject(error.hint("write it like `rediss://user:password@host:6379/0`"))
         }
     }
 }
@@ -98,7 +99,7 @@ fn parse(text: &str) -> Result<Address, UrlError> {
     }
     let host = match url.host().ok_or(UrlError::Host)? {
         Host::Domain("") => return Err(UrlError::Host),
-        // IPv4 addresses are names: the scheme is not one of the special ones of the URL standard.
+        // The URL standard does not parse IPv4 addresses for schemes that are not special.
         Host::Domain(name) => decoded(name)?,
         Host::Ipv4(address) => address.to_string().into(),
         Host::Ipv6(address) => address.to_string().into(),

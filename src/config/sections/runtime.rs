@@ -5,9 +5,9 @@ use std::thread::available_parallelism;
 use crate::config::language::{Whole, section};
 
 section! {
-    /// What serves.
+    /// The threads that serve requests.
     Runtime {
-        /// Threads that serve requests; 0: the available cores, 4 at most.
+        /// Number of threads that serve requests; 0: the number of available cores, at most 4.
         threads: Whole<0, 256> = 0,
     }
 }

@@ -18,19 +18,19 @@ pub(crate) fn compile(
 ) -> Option<settings::Shadow> {
     if mode.value == Mode::Shadow {
         decoder.record(
-            Diagnostic::warning("nothing is enforced")
+            Diagnostic::warning("the ability map is not enforced")
                 .key("mode")
-                .at(mode.span, "what the map refuses is forwarded, but for routes with `mode: enforce`")
-                .hint("`stockaj_gateway_shadow_total` and the log tell what would be refused"),
+                .at(mode.span, "denied requests are forwarded, except on routes with `mode: enforce`")
+                .hint("`stockaj_gateway_shadow_total` and the log show which requests would be refused"),
         );
     }
     if authentication.value.0 {
         let warning = if map.is_shadowed() {
-            Diagnostic::warning("nobody is asked who they are")
-                .at(authentication.span, "in shadow mode requests go on without a good token, too")
-                .hint("whatever protects the backend beside the gateway is all that does")
+            Diagnostic::warning("authentication is not enforced")
+                .at(authentication.span, "shadow mode also forwards requests without a valid token")
+                .hint("keep another protection in front of the backend")
         } else {
-            Diagnostic::warning("has no effect").at(authentication.span, "there is no `mode: shadow`")
+            Diagnostic::warning("has no effect").at(authentication.span, "used only with `mode: shadow`")
         };
         decoder.record(warning.key("shadow_authentication"));
     }

@@ -15,27 +15,29 @@ use crate::config::language::{
 use crate::config::settings;
 
 section! {
-    /// Spans of OpenTelemetry, of which requests and where they go.
+    /// OpenTelemetry traces of requests.
     Traces {
-        /// The base URL of a collector that takes OTLP over HTTP: http or https, or `unix:/path`. Spans go to
-        /// `/v1/traces` below it. Without it nothing is traced.
+        /// Base URL of a collector with OTLP over HTTP: http or https, or `unix:/path`. Spans are sent to `/v1/traces`
+        /// below it. Without it nothing is traced.
         otlp_endpoint: Option<Spanned<BaseUrl>>,
-        /// Of the requests with which a trace begins, how many are traced, from 0 to 1. A trusted proxy has decided
-        /// for those that it sends a `traceparent` with.
+        /// Fraction of the requests without a trusted `traceparent` that start a trace, from 0 to 1. A trusted proxy
+        /// that sends a `traceparent` decides for its requests.
         sample_ratio: Ratio = 1,
-        /// The most requests that are traced in a second, whoever decided so; each core has its share, and at least one.
+        /// Largest number of traced requests per second, divided among the cores, at least one each. It also bounds
+        /// those that a trusted proxy decided to trace.
         max_per_second: Whole<1, MOST_REQUESTS> = 100,
         /// `service.name` of the spans.
         service_name: Text = "stockaj-gateway",
-        /// Header fields for the collector, `Name: value`, one a line, from the environment: `${OTLP_HEADERS}`.
+        /// Header fields for the collector, one `Name: value` per line. Take them from the environment:
+        /// `${OTLP_HEADERS}`.
         secret_headers: Option<Spanned<Secret>>,
-        /// The file with the header fields.
+        /// File with header fields for the collector.
         secret_headers_file: Option<Spanned<SecretFile>>,
-        /// How long spans are gathered before they are sent.
+        /// How long spans are collected before they are sent.
         flush_interval: Timeout = "1s",
-        /// Of one attempt to send them.
+        /// Longest time of one export attempt.
         timeout: Timeout = "5s",
-        /// How https is spoken.
+        /// TLS of connections to the collector, if `otlp_endpoint` is https.
         tls: ClientTls,
     }
     exclusive { secret_headers, secret_headers_file }
@@ -53,11 +55,11 @@ const OURS: [HeaderName; 8] =
 enum LineError {
     #[error("a line is not `Name: value`")]
     Syntax,
-    #[error("a name is no name of a header field")]
+    #[error("a line does not start with a valid field name")]
     Name,
-    #[error("a value cannot stand in a header field")]
+    #[error("a line has an invalid field value")]
     Value,
-    #[error("one of the fields is the gateway's to set")]
+    #[error("one of the fields is reserved: the gateway sets it")]
     Ours,
 }
 
@@ -68,8 +70,8 @@ pub(crate) fn compile(raw: Traces, decoder: &mut Decoder<'_>) -> Option<settings
     let headers = match headers.or(file) {
         None => HeaderMap::new(),
         Some((secret, span, key)) => fields(secret.expose_secret()).unwrap_or_else(|error| {
-            let error = Diagnostic::error("not header fields").key(key).at(span, error.to_string());
-            decoder.record(error.hint("such as `Authorization: Bearer 17ab`, one a line"));
+            let error = Diagnostic::error("invalid header fields").key(key).at(span, error.to_string());
+            decoder.record(error.hint("write one field per line, such as `Authorization: Bearer 17ab`"));
             HeaderMap::new()
         }),
     };
@@ -78,7 +80,7 @@ pub(crate) fn compile(raw: Traces, decoder: &mut Decoder<'_>) -> Option<settings
     Some(settings::Traces {
         destination,
         authority,
-        // The path of a URL is valid with more behind it.
+        // The path of a valid URL stays valid with a path appended.
         target: Uri::try_from(format!("{path_prefix}{PATH}")).unwrap_or(Uri::from_static(PATH)),
         headers,
         sample_ratio: raw.sample_ratio.0,

@@ -21,7 +21,7 @@ impl Decode for TrustedField {
             Ok(name) if !name.as_str().contains('*') => Some(Self(name)),
             _ => {
                 let hint = text.contains('*').then(|| "list each field by its name".to_owned());
-                decoder.mismatch_with(node, "not a field's name", NAME, hint)
+                decoder.mismatch_with(node, "invalid field name", NAME, hint)
             }
         }
     }
@@ -44,8 +44,8 @@ pub(super) fn compile(
         decoder.record(
             Diagnostic::warning("has no effect")
                 .key(KEY)
-                .at(first.span, "no peer may set the field")
-                .hint("name the proxies that set it in `listen.trusted_proxies`"),
+                .at(first.span, "there are no trusted proxies that could set the field")
+                .hint("list the networks of the proxies in `listen.trusted_proxies`"),
         );
     }
     let mut names: Vec<&Spanned<TrustedField>> = Vec::new();
@@ -59,17 +59,17 @@ pub(super) fn compile(
                 continue;
             }
             Err(unfit) => {
-                let error = Diagnostic::error("not a field that identifies a caller").key(KEY);
+                let error = Diagnostic::error("not an identity field").key(KEY);
                 decoder.record(error.at(span, unfit.to_string()));
                 continue;
             }
         }
         match names.iter().find(|it| TrustedFields::are_alike(&it.value.0, &field.value.0)) {
             Some(first) => decoder.record(
-                Diagnostic::error("listed twice")
+                Diagnostic::error("duplicate field")
                     .key(KEY)
-                    .at(span, "backends that fold names take both for one")
-                    .related(first.span, "listed here first"),
+                    .at(span, "some backends do not distinguish the two names")
+                    .related(first.span, "first listed here"),
             ),
             None => names.push(field),
         }

@@ -13,7 +13,7 @@ use crate::config::settings::{self, FindingRules};
 /// Each flush waits for the disk.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Usual names of environments, which names of tokens end with: those of Stockaj's guide, and others.
+/// Common environment names, with which token names end: those of Stockaj's guide, and others.
 const ENVIRONMENTS: [&str; 20] = [
     "ci",
     "demo",
@@ -38,38 +38,39 @@ const ENVIRONMENTS: [&str; 20] = [
 ];
 
 section! {
-    /// The usage ledger: requests by token, ability, route and day.
+    /// The usage ledger: counts of requests by token, ability, route and day.
     Usage {
-        /// The file, which one gateway alone writes; where its directory is missing, it is made.
+        /// Ledger file. Only one gateway can use it. The gateway creates a missing directory.
         path: PrivatePath = "/var/lib/stockaj-gateway/usage.redb",
-        /// How much may be lost at most when the gateway is killed.
+        /// How often counts are written to disk. A crash loses at most this much.
         flush_interval: Spanned<Timeout> = "10s",
-        /// How long it is kept, in whole days.
+        /// How long a day is kept, in whole days.
         retention: Timeout = "90d",
-        /// The most that is kept; the oldest days go first.
+        /// Largest size of the ledger, in bytes. The oldest days are deleted first.
         max_size: Size = "1GiB",
-        /// From when on something is worth a finding.
+        /// Thresholds of the findings in usage reports.
         findings: Findings,
     }
 }
 
 section! {
-    /// From when on something is worth a finding.
+    /// Thresholds of the findings in usage reports.
     Findings {
-        /// How old a token may get before it is to be replaced; 0s: as old as it likes.
+        /// Age from which a token should be rotated; 0s: never.
         rotation_age: Period = "90d",
-        /// For how long a token may go unused before it is to be revoked; 0s: for as long as it likes.
+        /// Time without requests from which a token should be revoked; 0s: never.
         silent_after: Period = "30d",
-        /// From how many addresses (IPv6: of how many /64) in one day on a token is shared; 0: no number says so.
+        /// Number of client addresses (IPv6: /64 networks) per day from which a token counts as shared; 0: never.
         addresses: Whole<0, ANY> = 10,
-        /// From how many denied requests on it is no accident; 0: no number says so.
+        /// Number of denied requests from which denials are reported; 0: never.
         denials: Whole<0, ANY> = 5,
-        /// How old a token is before it is judged, by its creation or else by its first request, and for how long it has
-        /// been seen before it is said what it does not use; 0s: every token is judged.
+        /// Youngest token that findings report on, by its creation or else its first request. Also the shortest
+        /// observation before its unused abilities are reported. 0s: report on every token.
         least_age: Period = "7d",
-        /// Whether names must say purpose and environment or version: `warehouse-scanner-prod`, `mobile-app-v2`.
+        /// Whether to report token names without purpose and environment or version, such as `warehouse-scanner-prod`
+        /// or `mobile-app-v2`.
         naming: Switch = true,
-        /// Environments beside the usual ones, such as `canary`.
+        /// Environment names for `naming` in addition to the common ones, such as `canary`.
         environments: Vec<EnvironmentName> = [],
     }
 }
@@ -84,7 +85,7 @@ impl Decode for EnvironmentName {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let text = decoder.string(node, ENVIRONMENT)?;
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
-            return decoder.mismatch(node, "not such a word", ENVIRONMENT);
+            return decoder.mismatch(node, "invalid environment name", ENVIRONMENT);
         }
         Some(Self(text.into()))
     }
@@ -99,10 +100,10 @@ pub(crate) fn compile(raw: Usage, decoder: &mut Decoder<'_>) -> settings::Usage 
     let interval = raw.flush_interval;
     if interval.value.0 < SHORTEST_INTERVAL {
         decoder.record(
-            Diagnostic::error("too short")
+            Diagnostic::error("value too small")
                 .key("usage.flush_interval")
                 .at(interval.span, "each flush waits for the disk")
-                .hint("`100ms` is the least"),
+                .hint("use at least `100ms`"),
         );
     }
     settings::Usage {
@@ -134,7 +135,7 @@ fn number<const MOST: u32>(number: Whole<0, MOST>) -> Option<u64> {
     Some(u64::from(number.0)).filter(|number| *number > 0)
 }
 
-/// The defaults of the keys, for reports that are made without a configuration.
+/// The defaults of the keys, for reports without a configuration.
 impl Default for FindingRules {
     fn default() -> Self {
         let days = |days: u64| Duration::from_secs(days * 24 * 60 * 60);

@@ -10,14 +10,14 @@ use crate::config::settings::{self, JsonPointer};
 section! {
     /// Webhooks of Stockaj, signed with HMAC-SHA256 of the body.
     Webhook {
-        /// The secret that signs them, from the environment: `${WEBHOOK_SECRET}`. At least 16 bytes. Several are valid
-        /// at once while one replaces the other.
+        /// Signing secret, at least 16 bytes long. Take it from the environment: `${WEBHOOK_SECRET}`. A list has
+        /// several valid secrets, for rotation.
         secret: Option<OneOrMore<Credential>>,
-        /// The file with the secret, or several.
+        /// File with the signing secret, or a list of files.
         secret_file: Option<OneOrMore<CredentialFile>>,
-        /// The events, by X-Stockaj-Event, after which a token's verdict is forgotten. Others are taken and ignored.
+        /// Values of X-Stockaj-Event that invalidate the token. Other events are accepted and ignored.
         events: OneOrMore<Text> = ["token.updated", "token.deleted"],
-        /// Where in the body the token's id stands.
+        /// JSON Pointer to the token id in the body.
         id: JsonPointer = "/data/id",
     }
     exclusive { secret, secret_file }
@@ -33,7 +33,7 @@ pub(crate) fn compile(
         (None, Some(files)) => files.0.into_iter().map(|file| file.0).collect(),
         (None, None) => {
             let error = Diagnostic::error("missing key `secret_file`").key("webhook");
-            return decoder.reject(error.at(span, "needs `secret_file` or `secret`"));
+            return decoder.reject(error.at(span, "expected `secret_file` or `secret`"));
         }
     };
     let events = raw.events.0.into_iter().map(|event| event.0).collect();

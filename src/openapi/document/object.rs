@@ -88,10 +88,10 @@ impl Object {
                 && let Some(field) = self.fields.get_mut(number)
                 && !std::mem::replace(&mut field.is_contested, true)
             {
-                let warning = Diagnostic::warning("given twice")
-                    .at(field.entry.key.span, "this one counts, which stands beside a `$ref`")
-                    .related(entry.key.span, "what the `$ref` refers to has it, too")
-                    .hint("remove one of them: OpenAPI does not define which one counts");
+                let warning = Diagnostic::warning("duplicate field")
+                    .at(field.entry.key.span, "this one, next to the `$ref`, applies")
+                    .related(entry.key.span, "the target of the `$ref` has the field too")
+                    .hint("remove one of the two: OpenAPI does not define which one applies");
                 decoder.record_within(&entry.key, warning);
             }
         }
@@ -113,17 +113,16 @@ impl<'node> Document<'node> {
         Self { root, read: 0, is_exhausted: false, indexes: HashMap::new() }
     }
 
-    /// Counts what is read. Returns `None` if it recorded an error, as that is too much.
+    /// Counts what is read. Returns `None` if it recorded an error because the limit is exceeded.
     pub(super) fn count(&mut self, amount: usize, at: &Node, decoder: &mut Decoder<'_>) -> Option<()> {
         self.read = self.read.saturating_add(amount);
         if self.read <= MAX_READ {
             return Some(());
         }
         if !std::mem::replace(&mut self.is_exhausted, true) {
-            let label = format!(
-                "more than {MAX_READ} keys and scopes up to here, with references and aliases followed"
-            );
-            decoder.record(Diagnostic::error("too much to read").at(start_of(at), label));
+            let label =
+                format!("more than {MAX_READ} keys and scopes, including those of references and aliases");
+            decoder.record(Diagnostic::error("document too large").at(start_of(at), label));
         }
         None
     }
@@ -159,9 +158,8 @@ impl<'node> Document<'node> {
             let Some(reference) = reference else { return Some(object) };
             node = decoder.within(&reference.key, |decoder| self.follow(&reference.value, decoder))?;
         }
-        let label =
-            format!("more than {MAX_REFERENCES} references in a row, or one that leads back to itself");
-        decoder.reject(Diagnostic::error("references without an end").at(start_of(&node), label))
+        let label = format!("more than {MAX_REFERENCES} references in a row, or a circular reference");
+        decoder.reject(Diagnostic::error("too many references").at(start_of(&node), label))
     }
 
     /// Resolves a reference: a URI fragment (RFC 3986) with a JSON Pointer (RFC 6901) into this document.
@@ -182,15 +180,15 @@ impl<'node> Document<'node> {
         let fragment = percent_decode_str(fragment).decode_utf8().unwrap_or_default();
         if !fragment.is_empty() && !fragment.starts_with('/') {
             let label = "expected a JSON Pointer, which starts with `#/`";
-            return decoder.reject(Diagnostic::error("reference by name").at(reference.span, label));
+            return decoder.reject(Diagnostic::error("unsupported reference").at(reference.span, label));
         }
         let mut node = Rc::clone(self.root);
         for step in fragment.split('/').skip(1) {
             self.count(1, &node, decoder)?;
             let step = step.replace("~1", "/").replace("~0", "~");
             let Some(next) = self.child(&node, &step) else {
-                let label = format!("there is no `{step}` in what `$ref` refers to");
-                return decoder.reject(Diagnostic::error("reference to nothing").at(reference.span, label));
+                let label = format!("the document has no `{step}` here");
+                return decoder.reject(Diagnostic::error("unresolved reference").at(reference.span, label));
             };
             node = next;
         }

@@ -23,7 +23,7 @@ const METHODS: [(&str, Method); 7] = [
     ("delete", Method::DELETE),
     ("options", Method::OPTIONS),
 ];
-/// Those that are methods which it does not serve.
+/// The fields that are methods which the gateway does not serve.
 const NOT_SERVED: [&str; 3] = ["trace", "connect", "query"];
 /// The other fields of a path item.
 const BESIDE_METHODS: [&str; 5] = ["$ref", "summary", "description", "servers", "parameters"];
@@ -80,11 +80,11 @@ impl<'node> Reader<'node> {
                         .iter()
                         .any(|field| METHODS.iter().any(|(name, _)| *name == &*field.key.text))
                     {
-                        let label = "a path in an extension is not read";
-                        decoder.record(Diagnostic::warning("left out").at(key.span, label));
+                        let label = "paths in extensions are not supported";
+                        decoder.record(Diagnostic::warning("ignored").at(key.span, label));
                     }
                 } else if !key.text.starts_with('/') {
-                    decoder.record(Diagnostic::error("not a path").at(key.span, "a path starts with `/`"));
+                    decoder.record(Diagnostic::error("invalid path").at(key.span, "a path starts with `/`"));
                 } else if let Some(item) = self.document.object(value, "a mapping of methods", decoder) {
                     self.path_item(&key.text, &item, decoder);
                 }
@@ -124,7 +124,7 @@ impl<'node> Reader<'node> {
         let Entry { key, value } = &field.entry;
         if self.operations.len() == MAX_OPERATIONS {
             if !std::mem::replace(&mut self.is_full, true) {
-                let label = format!("more than {MAX_OPERATIONS} operations up to here");
+                let label = format!("the document has more than {MAX_OPERATIONS} operations");
                 decoder.record(Diagnostic::error("too many operations").at(key.span, label));
             }
             return;
@@ -158,8 +158,9 @@ impl<'node> Reader<'node> {
         decoder.within(&own.entry.key, |decoder| {
             let security = self.schemes.security(&own.entry.value, &mut self.document, decoder);
             if own.is_beside_reference && !own.is_contested {
-                let label = "beside a `$ref`, which OpenAPI does not define: other programs may ignore it";
-                decoder.record(Diagnostic::warning("beside a reference").at(own.entry.key.span, label));
+                let label = "OpenAPI does not define fields next to a `$ref`: other tools may ignore it";
+                decoder
+                    .record(Diagnostic::warning("`security` next to a `$ref`").at(own.entry.key.span, label));
             }
             // An operation is not public if programs disagree about its security.
             let is_doubtful = field.is_contested || own.is_beside_reference;
@@ -184,15 +185,15 @@ fn report_left_out(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) {
     let name = &*key.text;
     if name.starts_with("x-") {
         if merged(value).iter().any(|field| &*field.key.text == "responses") {
-            let label = "an operation in an extension is not read";
-            decoder.record(Diagnostic::warning("left out").at(key.span, label));
+            let label = "operations in extensions are not supported";
+            decoder.record(Diagnostic::warning("ignored").at(key.span, label));
         }
         return;
     }
     if name == "additionalOperations" {
         for Entry { key, .. } in merged(value) {
             let known = METHODS.iter().find(|(_, method)| method.as_str().eq_ignore_ascii_case(&key.text));
-            let warning = Diagnostic::warning("left out");
+            let warning = Diagnostic::warning("ignored");
             let warning = match known {
                 Some((known, _)) => {
                     warning.at(key.span, "not allowed here").hint(format!("write it as `{known}`"))
@@ -203,11 +204,11 @@ fn report_left_out(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) {
         }
         return;
     }
-    let warning = Diagnostic::warning("left out");
+    let warning = Diagnostic::warning("ignored");
     decoder.record(if NOT_SERVED.contains(&name) {
         warning.at(key.span, format!("the gateway does not serve {}", name.to_ascii_uppercase()))
     } else if name == "security" {
-        warning.at(key.span, "a path has no security of its own").hint("each operation may have a `security`")
+        warning.at(key.span, "paths do not have `security`").hint("set `security` in each operation")
     } else {
         let known = METHODS.iter().map(|(known, _)| *known);
         warning.at(key.span, "not a method").suggest(nearest(name, known))

@@ -47,7 +47,7 @@ impl<'node> Schemes<'node> {
         decoder: &mut Decoder<'_>,
     ) -> Security {
         let Value::List(alternatives) = &node.value else {
-            decoder.warn_mismatch(node, "malformed", "a list of alternatives");
+            decoder.warn_mismatch(node, "malformed `security`", "a list of alternatives");
             return Security::Malformed;
         };
         let size: usize = alternatives.iter().map(|alternative| size(alternative)).sum();
@@ -88,7 +88,7 @@ impl<'node> Schemes<'node> {
     ) -> Option<Option<BTreeSet<String>>> {
         const EXPECTED: &str = "a mapping of security schemes such as `{oauth: [items:read]}`";
         if !matches!(node.value, Value::Mapping(_)) {
-            decoder.warn_mismatch(node, "malformed", EXPECTED);
+            decoder.warn_mismatch(node, "malformed `security`", EXPECTED);
             return None;
         }
         let schemes = merged(node);
@@ -101,7 +101,7 @@ impl<'node> Schemes<'node> {
             self.check(scheme, decoder);
             decoder.within(&scheme.key, |decoder| {
                 let Value::List(scopes) = &scheme.value.value else {
-                    decoder.warn_mismatch(&scheme.value, "malformed", "a list of scopes");
+                    decoder.warn_mismatch(&scheme.value, "malformed `security`", "a list of scopes");
                     is_malformed = true;
                     return;
                 };
@@ -109,7 +109,7 @@ impl<'node> Schemes<'node> {
                     match text(scope).filter(|_| !scope.is_null()) {
                         Some(text) => drop(wanted.insert(text.to_owned())),
                         None => {
-                            decoder.warn_mismatch(scope, "malformed", "a scope");
+                            decoder.warn_mismatch(scope, "malformed `security`", "a scope");
                             is_malformed = true;
                         }
                     }

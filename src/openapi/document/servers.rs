@@ -25,14 +25,14 @@ pub(super) fn base_path(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>)
                     paths.push((path, server));
                 }
                 None => {
-                    let label = format!("its URL has at most {MAX_URL_BYTES} bytes");
-                    decoder.record(Diagnostic::error("too long").at(server.span, label));
+                    let label = format!("a server URL has at most {MAX_URL_BYTES} bytes");
+                    decoder.record(Diagnostic::error("server URL too long").at(server.span, label));
                 }
             }
         }
         let Some((first, _)) = paths.first() else { return String::new() };
         if let Some((_, other)) = paths.iter().find(|(path, _)| path != first) {
-            let label = format!("this one is left out; the path of the first one is `{first}`");
+            let label = format!("ignored; the first server has the path `{first}`");
             let warning = Diagnostic::warning("servers with different paths").at(other.span, label);
             decoder.record(warning.hint("`--prefix PATH` selects another path"));
         }
@@ -44,16 +44,16 @@ pub(super) fn base_path(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>)
 fn check_variables(written: &str, path: &str, server: &Node, decoder: &mut Decoder<'_>) {
     const HINT: &str = "`--prefix PATH` selects another path";
     if path.contains(['{', '}']) {
-        let label = format!("a variable in its path has no default: `{path}`");
-        decoder.record(Diagnostic::warning("unknown path").at(server.span, label).hint(HINT));
+        let label = format!("a variable in the path has no default: `{path}`");
+        decoder.record(Diagnostic::warning("unresolved variable").at(server.span, label).hint(HINT));
     }
     let Some(variables) = entry(server, "variables") else { return };
     for variable in merged(&variables.value) {
         let values = entry(&variable.value, "enum").map(|entry| &entry.value.value);
         let has_several = matches!(values, Some(Value::List(values)) if values.len() > 1);
         if has_several && written.contains(&format!("{{{}}}", variable.key.text)) {
-            let label = format!("only its default is used: the path is `{path}`");
-            let warning = Diagnostic::warning("a variable with several values").at(variable.key.span, label);
+            let label = format!("only the default is used: the path is `{path}`");
+            let warning = Diagnostic::warning("variable with several values").at(variable.key.span, label);
             decoder.record(warning.hint(HINT));
         }
     }

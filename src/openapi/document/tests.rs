@@ -87,23 +87,31 @@ fn security_of_operations() {
 #[test]
 fn malformed_security_is_a_warning_and_never_public() {
     for (security, expected, warning) in [
-        ("[[]]", "Malformed", "malformed; found a list, expected a mapping of security schemes such as"),
-        ("[[], []]", "Malformed", "malformed; found a list"),
-        ("[[], {}]", "Malformed", "malformed; found a list"),
-        ("[[], {o: [a]}]", "a", "malformed; found a list"),
-        ("[null]", "Malformed", "malformed; found nothing"),
-        ("[o]", "Malformed", "malformed; found `o`"),
-        ("o", "Malformed", "malformed; found `o`, expected a list of alternatives"),
-        ("''", "Malformed", "malformed; found empty text, expected a list of alternatives"),
-        ("null", "Malformed", "malformed; found nothing, expected a list of alternatives"),
-        ("false", "Malformed", "malformed; found the boolean `false`, expected a list of alternatives"),
-        ("{}", "Malformed", "malformed; found a mapping, expected a list of alternatives"),
-        ("{o: [a]}", "Malformed", "malformed; found a mapping, expected a list of alternatives"),
-        ("[{o: a}]", "Malformed", "malformed; found `a`, expected a list of scopes"),
-        ("[{o: {}}, {}]", "Malformed", "malformed; found a mapping, expected a list of scopes"),
-        ("[{o: null}]", "Malformed", "malformed; found nothing, expected a list of scopes"),
-        ("[{o: [a, [b]]}]", "Malformed", "malformed; found a list, expected a scope"),
-        ("[{o: [null]}]", "Malformed", "malformed; found nothing, expected a scope"),
+        (
+            "[[]]",
+            "Malformed",
+            "malformed `security`; found a list, expected a mapping of security schemes such as",
+        ),
+        ("[[], []]", "Malformed", "malformed `security`; found a list"),
+        ("[[], {}]", "Malformed", "malformed `security`; found a list"),
+        ("[[], {o: [a]}]", "a", "malformed `security`; found a list"),
+        ("[null]", "Malformed", "malformed `security`; found nothing"),
+        ("[o]", "Malformed", "malformed `security`; found `o`"),
+        ("o", "Malformed", "malformed `security`; found `o`, expected a list of alternatives"),
+        ("''", "Malformed", "malformed `security`; found an empty text, expected a list of alternatives"),
+        ("null", "Malformed", "malformed `security`; found nothing, expected a list of alternatives"),
+        (
+            "false",
+            "Malformed",
+            "malformed `security`; found the boolean `false`, expected a list of alternatives",
+        ),
+        ("{}", "Malformed", "malformed `security`; found a mapping, expected a list of alternatives"),
+        ("{o: [a]}", "Malformed", "malformed `security`; found a mapping, expected a list of alternatives"),
+        ("[{o: a}]", "Malformed", "malformed `security`; found `a`, expected a list of scopes"),
+        ("[{o: {}}, {}]", "Malformed", "malformed `security`; found a mapping, expected a list of scopes"),
+        ("[{o: null}]", "Malformed", "malformed `security`; found nothing, expected a list of scopes"),
+        ("[{o: [a, [b]]}]", "Malformed", "malformed `security`; found a list, expected a scope"),
+        ("[{o: [null]}]", "Malformed", "malformed `security`; found nothing, expected a scope"),
         ("[{q: []}]", "Credentials", "unknown security scheme; not one of `components.securitySchemes`"),
         ("[{q: [a]}, {}]", "[a]", "unknown security scheme"),
         ("[{$ref: '#/x'}]", "Malformed", "unknown security scheme"),
@@ -169,17 +177,17 @@ fn reference_that_cannot_be_followed_is_an_error() {
         ("'./api.yaml#/paths'", "reference to another document"),
         ("'https://example.com/api.yaml'", "reference to another document"),
         ("''", "reference to another document"),
-        ("'#/nothing/here'", "reference to nothing; there is no `nothing` in what `$ref` refers to"),
-        ("'#/paths/~1b'", "reference to nothing; there is no `/b`"),
-        ("'#/paths/%2Fa'", "reference to nothing; there is no ``"),
-        ("'#/x/01'", "reference to nothing; there is no `01`"),
-        ("'#item'", "reference by name; expected a JSON Pointer"),
-        ("'#item/x'", "reference by name"),
+        ("'#/nothing/here'", "unresolved reference; the document has no `nothing` here"),
+        ("'#/paths/~1b'", "unresolved reference; the document has no `/b` here"),
+        ("'#/paths/%2Fa'", "unresolved reference; the document has no `` here"),
+        ("'#/x/01'", "unresolved reference; the document has no `01` here"),
+        ("'#item'", "unsupported reference; expected a JSON Pointer"),
+        ("'#item/x'", "unsupported reference"),
         ("5", "reference to another document"),
         ("[a]", "wrong type; found a list, expected a reference such as"),
         ("{}", "wrong type; found a mapping, expected a reference such as"),
-        ("'#/paths/~1a'", "references without an end; more than 16 references in a row"),
-        ("'#/components/x'", "references without an end"),
+        ("'#/paths/~1a'", "too many references; more than 16 references in a row"),
+        ("'#/components/x'", "too many references"),
         ("'#'", "no operations"),
         ("'#/x'", "wrong type; found a list, expected a"),
     ] {
@@ -214,16 +222,19 @@ fn fields_beside_a_reference_count_unless_programs_disagree() {
     );
     let found = described(&text(&format!("{{/a: {{{reference}, put: {{security: []}}}}}}")));
     assert_eq!(found[..2], ["GET /a Unspecified", "PUT /a Malformed"]);
-    assert!(found[2].contains("`paths.\"/a\".put`: given twice; this one counts"), "{found:?}");
+    assert!(
+        found[2].contains("`paths.\"/a\".put`: duplicate field; this one, next to the `$ref`, applies"),
+        "{found:?}"
+    );
 
     let operation = "$ref: '#/components/pathItems/A/put'";
     let found = described(&text(&format!("{{/a: {{get: {{{operation}, security: []}}}}}}")));
     assert!(found.len() == 2 && found[0] == "GET /a Malformed", "{found:?}");
-    assert!(found[1].contains("given twice"), "{found:?}");
+    assert!(found[1].contains("duplicate field"), "{found:?}");
     let operation = "$ref: '#/components/pathItems/A/get'";
     let found = described(&text(&format!("{{/a: {{get: {{{operation}, security: []}}}}}}")));
     assert!(found.len() == 2 && found[0] == "GET /a Malformed", "{found:?}");
-    assert!(found[1].contains("beside a `$ref`, which OpenAPI does not define"), "{found:?}");
+    assert!(found[1].contains("OpenAPI does not define fields next to a `$ref`"), "{found:?}");
     let found = described(&text(&format!("{{/a: {{get: {{{operation}, security: [{{o: [b]}}]}}}}}}")));
     assert_eq!(found[0], "GET /a b");
 }
@@ -256,7 +267,7 @@ fn yaml_merge_keys_and_anchors_are_followed() {
         ]
     );
     assert!(
-        found.len() == 7 && found[6].contains("`\"x-paths\"`: left out; paths in an extension"),
+        found.len() == 7 && found[6].contains("`\"x-paths\"`: ignored; paths in extensions"),
         "{found:?}"
     );
     let found = described("{openapi: 3.1.0, paths: {/a: {<<: [5], get: {}}}}");
@@ -283,15 +294,15 @@ fn innermost_servers_count() {
             "servers: [{url: /a}, {url: /b}], paths: {/c: {get: {}}}",
             &[
                 "GET /a/c Unspecified",
-                "api.yaml:1:39: warning: `servers`: servers with different paths; this one is left out; the path of the \
-                 first one is `/a`; `--prefix PATH` selects another path",
+                "api.yaml:1:39: warning: `servers`: servers with different paths; ignored; the first server has the path \
+                 `/a`; `--prefix PATH` selects another path",
             ],
         ),
         (
             "servers: [{url: '/{v}', variables: {v: {default: v1, enum: [v1, v2]}}}], paths: {/c: {get: {}}}",
             &[
                 "GET /v1/c Unspecified",
-                "api.yaml:1:54: warning: `servers`: a variable with several values; only its default is used: the path is \
+                "api.yaml:1:54: warning: `servers`: variable with several values; only the default is used: the path is \
                  `/v1`; `--prefix PATH` selects another path",
             ],
         ),
@@ -299,8 +310,8 @@ fn innermost_servers_count() {
             "servers: [{url: '/{v}'}], paths: {/c: {get: {}}}",
             &[
                 "GET /{v}/c Unspecified",
-                "api.yaml:1:28: warning: `servers`: unknown path; a variable in its path has no default: `/{v}`; `--prefix \
-                 PATH` selects another path",
+                "api.yaml:1:28: warning: `servers`: unresolved variable; a variable in the path has no default: \
+                 `/{v}`; `--prefix PATH` selects another path",
             ],
         ),
     ] {
@@ -315,29 +326,29 @@ fn what_is_left_out_is_reported_with_its_place() {
             "paths: {/a: {get: {}, trace: {}, gte: {}, GET: {}, x-get: 5, parameters: [], security: [], query: {}}, x-b: 1}",
             &[
                 "GET /a Unspecified",
-                "api.yaml:1:40: warning: `paths.\"/a\".trace`: left out; the gateway does not serve TRACE",
-                "api.yaml:1:51: warning: `paths.\"/a\".gte`: left out; not a method; did you mean `get`?",
-                "api.yaml:1:60: warning: `paths.\"/a\".GET`: left out; not a method; did you mean `get`?",
-                "api.yaml:1:95: warning: `paths.\"/a\".security`: left out; a path has no security of its own; each \
-                 operation may have a `security`",
-                "api.yaml:1:109: warning: `paths.\"/a\".query`: left out; the gateway does not serve QUERY",
+                "api.yaml:1:40: warning: `paths.\"/a\".trace`: ignored; the gateway does not serve TRACE",
+                "api.yaml:1:51: warning: `paths.\"/a\".gte`: ignored; not a method; did you mean `get`?",
+                "api.yaml:1:60: warning: `paths.\"/a\".GET`: ignored; not a method; did you mean `get`?",
+                "api.yaml:1:95: warning: `paths.\"/a\".security`: ignored; paths do not have `security`; set `security` in \
+                 each operation",
+                "api.yaml:1:109: warning: `paths.\"/a\".query`: ignored; the gateway does not serve QUERY",
             ][..],
         ),
         (
             "paths: {/a: {get: {}, additionalOperations: {LINK: {}, POST: {}}}}",
             &[
                 "GET /a Unspecified",
-                "api.yaml:1:63: warning: `paths.\"/a\".additionalOperations.LINK`: left out; the gateway does not serve LINK",
-                "api.yaml:1:73: warning: `paths.\"/a\".additionalOperations.POST`: left out; not allowed here; write it as `post`",
+                "api.yaml:1:63: warning: `paths.\"/a\".additionalOperations.LINK`: ignored; the gateway does not serve LINK",
+                "api.yaml:1:73: warning: `paths.\"/a\".additionalOperations.POST`: ignored; not allowed here; write it as `post`",
             ],
         ),
         (
             "paths: {/a: {get: {}, x-put: {responses: {}}}, x-c: {get: {}}}, x-ms-paths: {'/a?b=c': {get: {}}}",
             &[
                 "GET /a Unspecified",
-                "api.yaml:1:40: warning: `paths.\"/a\".\"x-put\"`: left out; an operation in an extension is not read",
-                "api.yaml:1:65: warning: `paths.\"x-c\"`: left out; a path in an extension is not read",
-                "api.yaml:1:82: warning: `\"x-ms-paths\"`: left out; paths in an extension are not read",
+                "api.yaml:1:40: warning: `paths.\"/a\".\"x-put\"`: ignored; operations in extensions are not supported",
+                "api.yaml:1:65: warning: `paths.\"x-c\"`: ignored; paths in extensions are not supported",
+                "api.yaml:1:82: warning: `\"x-ms-paths\"`: ignored; paths in extensions are not supported",
             ],
         ),
         (
@@ -369,7 +380,7 @@ fn other_documents_are_refused_with_what_they_are() {
         ("[]", "not an OpenAPI document; found a list, expected a mapping; an OpenAPI document starts with"),
         (
             "{a: b}",
-            "not an OpenAPI document; expected the key `openapi` in here; an OpenAPI document starts with",
+            "not an OpenAPI document; expected the key `openapi` here; an OpenAPI document starts with",
         ),
         ("", "not an OpenAPI document; found nothing"),
         ("routes: {}", "this is a map file; `openapi DOCUMENT --config MAP` compares a document with a map"),
@@ -388,15 +399,15 @@ fn other_documents_are_refused_with_what_they_are() {
             "unsupported version; found `2.0`, expected 3.0, 3.1 or 3.2, such as `3.1.0`; convert",
         ),
         ("{openapi: {}, paths: {}}", "`openapi`: unsupported version; found a mapping"),
-        ("openapi: 3.0.0", "`paths`: missing; expected the key `paths` in here"),
+        ("openapi: 3.0.0", "`paths`: missing key; expected the key `paths` here"),
         ("{openapi: 3.1.0, components: {}, webhooks: {}}", "`paths`: missing"),
         ("{openapi: 3.0.0, paths: {}}", "`paths`: no operations; expected at least one path with a method"),
         ("{openapi: 3.0.0, paths: {/a: {}, x-b: {}}}", "`paths`: no operations"),
         ("{openapi: 3.0.0, paths: null}", "`paths`: wrong type; found nothing, expected a mapping of paths"),
         ("{openapi: 3.0.0, paths: []}", "`paths`: wrong type; found a list, expected a mapping of paths"),
-        ("{openapi: 3.0.0, paths: {a: {}}}", "`paths.a`: not a path; a path starts with `/`"),
+        ("{openapi: 3.0.0, paths: {a: {}}}", "`paths.a`: invalid path; a path starts with `/`"),
         ("{openapi: 3.0.0, paths: {/a: {get: 5}}}", "`paths.\"/a\".get`: wrong type; found the number `5`"),
-        ("{openapi: 3.0.0, paths: {/a: {get: {}}, /a: {put: {}}}}", "duplicate key `/a`; given again here"),
+        ("{openapi: 3.0.0, paths: {/a: {get: {}}, /a: {put: {}}}}", "duplicate key `/a`; second value"),
     ] {
         let found = described(text);
         assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
@@ -414,8 +425,8 @@ fn other_documents_are_refused_with_what_they_are() {
 fn operations_are_bounded() {
     const ITEM: &str = "{get: {}, put: {}, post: {}, patch: {}, delete: {}, head: {}}";
     for (anchor, item, expected) in [
-        ("&item ", "*item", "the aliases explode"),
-        ("", "{$ref: '#/x'}", "more than 50000 operations up to here"),
+        ("&item ", "*item", "too many aliased values"),
+        ("", "{$ref: '#/x'}", "the document has more than 50000 operations"),
     ] {
         let paths: String = (0..9000).map(|number| format!("  /p{number}: {item}\n")).collect();
         let found = described(&format!("openapi: 3.1.0\nx: {anchor}{ITEM}\npaths:\n{paths}"));
@@ -432,7 +443,7 @@ fn documents_that_expand_are_bounded() {
     let has_error = |found: &[String], text: &str| {
         found.iter().any(|line| line.contains(": error: ") && line.contains(text))
     };
-    for (alternatives, expected) in [(3000, "too many scopes; more than 100"), (100, "too much to read")] {
+    for (alternatives, expected) in [(3000, "too many scopes; more than 100"), (100, "document too large")] {
         let alternatives = list(alternatives, &|number| format!("{{o: [s{number}]}}"));
         let own = format!("/own: {{get: {{security: [{alternatives}]}}}}");
         let copies = list(300, &|number| format!("/q{number}: {{get: {{$ref: '#/paths/~1own/get'}}}}"));
@@ -445,7 +456,7 @@ fn documents_that_expand_are_bounded() {
     let found = described(&format!(
         "{{openapi: 3.1.0, paths: {{{references}}}, components: {{pathItems: {{x: {{{keys}}}}}}}}}"
     ));
-    assert!(has_error(&found, "too much to read; more than 2000000"), "{:?}", found.first());
+    assert!(has_error(&found, "document too large; more than 2000000"), "{:?}", found.first());
 
     let variables = list(30, &|number| {
         format!("v{number}: {{default: '{}'}}", format!("{{v{}}}", number + 1).repeat(10))
@@ -453,7 +464,11 @@ fn documents_that_expand_are_bounded() {
     let found = described(&format!(
         "{{openapi: 3.1.0, servers: [{{url: '/{{v0}}', variables: {{{variables}}}}}], paths: {{/a: {{get: {{}}}}}}}}"
     ));
-    assert!(has_error(&found, "too long; its URL has at most 8192 bytes"), "{:?}", found.first());
+    assert!(
+        has_error(&found, "server URL too long; a server URL has at most 8192 bytes"),
+        "{:?}",
+        found.first()
+    );
 }
 
 /// As many references as a large document has, each through a mapping with as many keys, are no problem.
