@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_result_is_the_result() {
+    async fn result_without_panic_is_returned() {
         let later = async {
             tokio::task::yield_now().await;
             5
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_a_result_and_everything_is_dropped() {
+    async fn panic_becomes_an_error_and_values_are_dropped() {
         struct Guard<'a>(&'a Cell<u32>);
 
         impl Drop for Guard<'_> {

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_be_obeyed_is_replaced() {
+    fn control_and_direction_characters_are_replaced() {
         for (text, expected) in [
             ("warehouse-scanner-prod", "warehouse-scanner-prod"),
             ("Lager 3 – Ä – ماسح – 🛠", "Lager 3 – Ä – ماسح – 🛠"),

@@ -153,7 +153,7 @@ fn assert_forbidden(response: &Response, method: &str, scope: Option<&str>, cont
 }
 
 #[test]
-fn each_ability_opens_what_the_guide_says_and_nothing_without_it_does() {
+fn each_ability_permits_exactly_the_requests_of_the_guide() {
     let setting = setting();
     let mut client = setting.gateway.client();
     for ((method, path), ability) in guide() {
@@ -168,7 +168,7 @@ fn each_ability_opens_what_the_guide_says_and_nothing_without_it_does() {
 }
 
 #[test]
-fn the_shipped_map_has_the_guide_s_routes_and_no_others() {
+fn shipped_map_has_exactly_the_routes_of_the_guide() {
     let shipped: BTreeMap<(String, String), String> = shipped_routes()
         .iter()
         .filter(|route| route["requirement"] != "public")
@@ -186,7 +186,7 @@ fn the_shipped_map_has_the_guide_s_routes_and_no_others() {
 }
 
 #[test]
-fn the_backend_never_sees_what_a_token_s_abilities_do_not_cover() {
+fn backend_never_receives_requests_beyond_the_abilities_of_a_token() {
     let setting = setting();
     let guide = guide();
     let paths: BTreeSet<&str> = guide.keys().map(|(_, path)| path.as_str()).collect();

@@ -27,7 +27,7 @@ fn address(listener: &TcpListener) -> SocketAddr {
 }
 
 #[test]
-fn inherited_sockets_take_the_place_of_addresses() {
+fn inherited_sockets_replace_configured_addresses() {
     for (names, swapped) in [
         (None, false),
         (Some("proxy:admin"), false),
@@ -55,7 +55,7 @@ fn inherited_sockets_take_the_place_of_addresses() {
 }
 
 #[test]
-fn the_redirect_has_a_socket_too() {
+fn redirect_listener_uses_an_inherited_socket() {
     let authority = Arc::new(Authority::new());
     let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let (first, second) = (address(&sockets[0]), address(&sockets[1]));
@@ -77,7 +77,7 @@ fn the_redirect_has_a_socket_too() {
 }
 
 #[test]
-fn an_inherited_socket_is_left_as_it_was() {
+fn inherited_unix_socket_outlives_the_gateway() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("front.sock");
     let socket = UnixListener::bind(&path).unwrap();
@@ -118,7 +118,7 @@ fn refused(sockets: Vec<OwnedFd>, environment: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn what_cannot_be_served_on_is_told() {
+fn unusable_inherited_sockets_are_startup_errors() {
     let tcp = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
     let udp = || OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
     let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
@@ -145,13 +145,13 @@ fn what_cannot_be_served_on_is_told() {
 }
 
 #[test]
-fn sockets_of_another_process_are_none_of_ours() {
+fn sockets_for_another_process_are_ignored() {
     let gateway = builder().environment("LISTEN_PID", "1").environment("LISTEN_FDS", "5").start();
     assert_eq!(listening(&gateway, "proxy")["inherited"], Value::Null);
 }
 
 #[test]
-fn systemd_is_told_what_it_is_doing() {
+fn gateway_notifies_systemd_of_ready_reload_and_stop() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify.sock");
     let systemd = UnixDatagram::bind(&path).unwrap();

@@ -80,7 +80,7 @@ fn probe(connect: impl Fn() -> RawClient, what: &str) {
 }
 
 #[test]
-fn finished_probes_do_not_cut_a_request_in_flight() {
+fn finished_probes_do_not_close_a_request_in_flight() {
     let gateway = gateway();
     let body = r#"{"id": "17"}"#;
     let mut operator = RawClient::connect(gateway.admin());
@@ -113,7 +113,7 @@ fn probes_get_through_a_flood_of_connections() {
 }
 
 #[test]
-fn operator_is_not_cut_by_a_flood_of_connections() {
+fn flood_of_connections_does_not_close_the_operators_connection() {
     let gateway = gateway();
     let admin = gateway.admin();
     let body = r#"{"id": "17"}"#;
@@ -165,7 +165,7 @@ fn start(file: &Path, yaml: &str, socket: &Path) -> impl Drop + use<> {
 }
 
 #[test]
-fn client_that_holds_connections_keeps_nobody_from_being_redirected() {
+fn client_that_holds_connections_does_not_block_redirects() {
     let authority = Arc::new(Authority::new());
     let gateway = Gateway::builder()
         .tls(&authority)

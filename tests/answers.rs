@@ -39,7 +39,7 @@ fn setting(yaml: &str) -> Setting {
 }
 
 #[test]
-fn unauthenticated_401() {
+fn unauthenticated_request_is_401() {
     let setting = setting("");
     let long = format!("Bearer {}", "x".repeat(1025));
     let mut client = setting.gateway.client();
@@ -84,7 +84,7 @@ fn unauthenticated_401() {
 }
 
 #[test]
-fn unauthorized_403() {
+fn missing_ability_is_403() {
     let setting = setting("");
     let mut client = setting.gateway.client();
     for (request, reason, scope) in [
@@ -112,7 +112,7 @@ fn unauthorized_403() {
 }
 
 #[test]
-fn what_two_parsers_could_read_differently_is_400() {
+fn ambiguous_requests_are_400() {
     let setting = setting("");
     for request in [
         "GET /api/v2/items HTTP/1.1\r\nAuthorization: Bearer 1|reader\r\n\r\n",
@@ -132,7 +132,7 @@ fn what_two_parsers_could_read_differently_is_400() {
 }
 
 #[test]
-fn a_body_or_a_target_over_its_limit_is_413_or_414() {
+fn body_over_its_limit_is_413_and_target_414() {
     let setting = setting("limits: {body: 10, target_bytes: 100}");
     let mut client = setting.gateway.client();
     setting.introspector.know("3|writer", Verdict::active(&["*"]));
@@ -153,7 +153,7 @@ fn a_body_or_a_target_over_its_limit_is_413_or_414() {
 }
 
 #[test]
-fn a_backend_that_fails_is_502_or_504() {
+fn failed_backend_is_502_or_504() {
     let mut setting = setting("backend:\n  timeout: 200ms\n");
     let garbage = || Answer::raw("nothing that HTTP would say\r\n\r\n").then_close();
     for (status, message, reason, answer) in [
@@ -184,7 +184,7 @@ fn a_backend_that_fails_is_502_or_504() {
 }
 
 #[test]
-fn no_verdict_is_503_and_never_401() {
+fn failed_introspection_is_503_and_never_401() {
     let mut setting = setting("introspection:\n  timeout: 200ms\n");
     let json = |status, body: &str| Answer::with(status, &[("Content-Type", "application/json")], body);
     let active = r#"{"data":{"id":1,"name":"n","abilities":["*"],"expires_at":null}}"#;
@@ -224,7 +224,7 @@ fn no_verdict_is_503_and_never_401() {
 }
 
 #[test]
-fn null_abilities_are_none() {
+fn null_abilities_permit_nothing() {
     let setting = setting("");
     let body = r#"{"data":{"id":4,"name":"n","abilities":null,"expires_at":null}}"#;
     setting.introspector.know("4|none", Verdict::Answer(Answer::with(200, &[], body)));
@@ -239,7 +239,7 @@ fn null_abilities_are_none() {
 }
 
 #[test]
-fn an_answer_to_head_has_the_same_fields_and_no_body() {
+fn response_to_head_has_the_fields_of_get_and_no_body() {
     let setting = setting("backend:\n  timeout: 200ms\n");
     setting.upstream.answer(|_| Answer::close());
     setting.introspector.know("5|none", Verdict::Answer(Answer::message(500, "Server Error")));
@@ -273,7 +273,7 @@ fn an_answer_to_head_has_the_same_fields_and_no_body() {
 }
 
 #[test]
-fn a_refused_head_is_counted_by_why_it_was_refused() {
+fn rejected_heads_are_counted_by_reason() {
     let setting = setting("");
     let mut client = setting.gateway.client();
     assert_eq!(client.request("HEAD", "/api/v2/items", &[], b"").status, 401);
@@ -283,7 +283,7 @@ fn a_refused_head_is_counted_by_why_it_was_refused() {
 }
 
 #[test]
-fn what_the_backend_answers_is_passed_on() {
+fn responses_of_the_backend_are_forwarded() {
     let setting = setting("");
     let mut client = setting.gateway.client();
     for (status, body) in
@@ -299,7 +299,7 @@ fn what_the_backend_answers_is_passed_on() {
 }
 
 #[test]
-fn a_head_over_its_limit_is_431() {
+fn head_over_its_limit_is_431() {
     let setting = setting("");
     let mut client: RawClient = setting.gateway.client();
     client.send(format!("GET /up HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(64 * 1024)));

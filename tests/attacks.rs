@@ -273,7 +273,7 @@ fn tables() -> [Vec<Case>; 7] {
 }
 
 #[test]
-fn each_of_the_attacks_has_a_name_of_its_own() {
+fn attack_names_are_unique() {
     let mut names: Vec<String> = tables().iter().flatten().map(|case| case.name.to_owned()).collect();
     names.extend(cache::SEQUENCES.map(|(name, _)| name.to_owned()));
     names.extend(backend::answers().map(|(name, ..)| format!("an answer: {name}")));

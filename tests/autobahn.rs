@@ -51,7 +51,7 @@ fn passes(outcome: &str) -> bool {
 
 #[test]
 #[ignore = "needs wstest: tests/run"]
-fn no_case_fails_that_passes_without_the_gateway() {
+fn autobahn_cases_pass_through_the_gateway_as_without_it() {
     let echo = Echo::start();
     let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
     let gateway = Gateway::builder()

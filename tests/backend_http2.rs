@@ -55,7 +55,7 @@ fn only(upstream: &Http2Upstream) -> Seen {
 }
 
 #[test]
-fn a_request_is_translated() {
+fn request_is_translated_to_http2() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     let head = "POST /api/v2/items?a=%2f&b HTTP/1.1\r\nHost: Shop.Example:8080\r\nAuthorization: Bearer 1|writer\r\n\
                 Connection: keep-alive, x-own\r\nKeep-Alive: timeout=5\r\nX-Own: 1\r\nTE: trailers, gzip\r\n\
@@ -87,7 +87,7 @@ fn a_request_is_translated() {
 }
 
 #[test]
-fn lengths_cookies_and_methods() {
+fn lengths_cookies_and_methods_are_translated_to_http2() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     let mut client = gateway.client();
     for (method, body, length) in [
@@ -114,7 +114,7 @@ fn lengths_cookies_and_methods() {
 }
 
 #[test]
-fn the_authority_is_the_urls_where_the_configuration_says_so() {
+fn host_backend_sends_the_authority_of_the_url() {
     let Setting { upstream, gateway, introspector: _introspector } =
         before(Http2Upstream::start(), "  host: backend\n");
     assert_eq!(gateway.get("/up", None).status, 200);
@@ -123,7 +123,7 @@ fn the_authority_is_the_urls_where_the_configuration_says_so() {
 }
 
 #[test]
-fn an_answer_is_translated() {
+fn http2_response_is_translated_to_http1() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     let mut client = gateway.client();
     // A body of unknown length, with trailers, after interim answers.
@@ -175,7 +175,7 @@ fn an_answer_is_translated() {
 }
 
 #[test]
-fn over_tls_the_backend_chooses() {
+fn backend_chooses_its_http_version_by_alpn() {
     let authority = Authority::new();
     let mut config = authority.issue(NAMES, |_| {}).server(ALL_VERSIONS, None);
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -201,7 +201,7 @@ fn over_tls_the_backend_chooses() {
 }
 
 #[test]
-fn who_does_not_speak_it_is_502_and_the_log_says_why() {
+fn backend_without_http2_is_502_and_the_cause_is_logged() {
     let upstream = Upstream::start();
     let gateway = Gateway::builder()
         .introspector(&Introspector::start())
@@ -222,7 +222,7 @@ fn at_once(gateway: &Gateway, count: usize) -> Vec<u16> {
 }
 
 #[test]
-fn many_requests_share_a_connection() {
+fn concurrent_requests_share_one_http2_connection() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     upstream.answer(|_| Reply { wait: Duration::from_millis(300), ..Reply::new(200, "slow") });
     assert_eq!(at_once(&gateway, 40), [200; 40]);
@@ -232,7 +232,7 @@ fn many_requests_share_a_connection() {
 }
 
 #[test]
-fn the_backends_bound_on_streams_is_kept() {
+fn max_concurrent_streams_of_the_backend_is_respected() {
     let bounded = |backend: &str| {
         let upstream = Http2Upstream::start_with(None, |builder| {
             builder.max_concurrent_streams(2);
@@ -257,7 +257,7 @@ fn the_backends_bound_on_streams_is_kept() {
 
 /// As one that is overloaded may do. Another connection would be of no more use.
 #[test]
-fn a_backend_that_allows_no_streams_is_502_and_is_not_connected_to_again_and_again() {
+fn backend_that_allows_no_streams_is_502_without_repeated_connections() {
     let upstream = Http2Upstream::start_with(None, |builder| {
         builder.max_concurrent_streams(0);
     });
@@ -270,7 +270,7 @@ fn a_backend_that_allows_no_streams_is_502_and_is_not_connected_to_again_and_aga
 }
 
 #[test]
-fn goaway_loses_no_request() {
+fn goaway_of_the_backend_fails_no_request() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     let address = gateway.address();
     let answered: Arc<[AtomicUsize; 4]> = Arc::default();
@@ -306,7 +306,7 @@ fn goaway_loses_no_request() {
 
 /// A backend that restarts may do so once. One that does nothing else is not connected to without end.
 #[test]
-fn a_connection_that_is_ended_before_it_takes_a_request_is_tried_three_times() {
+fn request_is_tried_on_three_connections_that_end_before_they_take_it() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let backend = listener.local_addr().unwrap();
     let accepted = Arc::new(AtomicUsize::new(0));
@@ -331,7 +331,7 @@ fn a_connection_that_is_ended_before_it_takes_a_request_is_tried_three_times() {
 }
 
 #[test]
-fn what_was_refused_unseen_is_sent_once_more() {
+fn stream_refused_unprocessed_is_retried_once() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     let mut client = gateway.client();
     for (method, body, refused, status, seen) in [
@@ -359,7 +359,7 @@ fn what_was_refused_unseen_is_sent_once_more() {
 }
 
 #[test]
-fn an_answer_that_is_broken_off_is_no_short_good_one() {
+fn truncated_http2_response_is_not_completed() {
     for reason in [Reason::NO_ERROR, Reason::CANCEL, Reason::INTERNAL_ERROR] {
         let Setting { upstream, gateway, introspector: _introspector } = setting();
         upstream.answer(move |_| Reply { break_off: Some(reason), ..Reply::new(200, "hello") });
@@ -377,7 +377,7 @@ fn an_answer_that_is_broken_off_is_no_short_good_one() {
 }
 
 #[test]
-fn a_client_that_leaves_takes_its_stream_with_it() {
+fn client_disconnect_resets_its_backend_stream() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     // While its answer is awaited.
     upstream.answer(|_| Reply { wait: Duration::from_secs(20), ..Reply::new(200, "late") });
@@ -411,7 +411,7 @@ fn a_client_that_leaves_takes_its_stream_with_it() {
 }
 
 #[test]
-fn an_early_answer_is_an_answer() {
+fn early_http2_response_is_forwarded() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     upstream.answer(|_| Reply { early: true, ..Reply::new(413, "too much") });
     let mut client = gateway.client();
@@ -426,7 +426,7 @@ fn an_early_answer_is_an_answer() {
 }
 
 #[test]
-fn the_backend_is_asked_whether_a_body_is_wanted() {
+fn expectation_is_forwarded_to_an_http2_backend() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     upstream.answer(|seen| Reply { interim: vec![100], ..echo(seen) });
     let mut client = gateway.client();
@@ -444,7 +444,7 @@ fn the_backend_is_asked_whether_a_body_is_wanted() {
 }
 
 #[test]
-fn whoever_does_not_read_holds_up_nobody_and_holds_little() {
+fn stalled_http2_stream_delays_no_other_and_holds_little_memory() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     upstream.answer(|seen| match &*seen.path {
         "/up" => Reply::new(200, "up"),
@@ -470,7 +470,7 @@ fn whoever_does_not_read_holds_up_nobody_and_holds_little() {
 }
 
 #[test]
-fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
+fn backpressure_of_an_http2_backend_reaches_the_client() {
     let Setting { upstream, gateway, introspector: _introspector } = setting();
     // Its body is read when the answer has been sent.
     upstream.answer(|_| Reply {
@@ -492,7 +492,7 @@ fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_in_time() {
+fn idle_http2_connection_is_closed_after_its_timeout() {
     let Setting { upstream, gateway, introspector: _introspector } =
         before(Http2Upstream::start(), "  idle_timeout: 1s\n");
     assert_eq!(gateway.get("/up", None).status, 200);

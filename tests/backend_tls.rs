@@ -53,7 +53,7 @@ fn as_client(section: &str, [certificate, key]: &[PathBuf; 2]) -> String {
 }
 
 #[test]
-fn who_does_not_fit_is_spoken_to_by_neither_and_the_log_says_why() {
+fn servers_that_fail_verification_are_refused_and_the_cause_is_logged() {
     let (ours, strangers) = (Authority::new(), Authority::new());
     let good = || ours.issue(NAMES, |_| {});
     let of = |issued: Issued| issued.server(ALL_VERSIONS, None);
@@ -173,7 +173,7 @@ fn who_does_not_fit_is_spoken_to_by_neither_and_the_log_says_why() {
 
 /// Whoever turns verification off is told so by `check`, at the start, and at every reload.
 #[test]
-fn turning_verification_off_is_told_again_and_again() {
+fn disabled_verification_is_warned_of_at_every_start_and_reload() {
     let (authority, introspector) = (Authority::new(), Introspector::start());
     let upstream = Upstream::start_tls(&authority);
     let gateway = Gateway::builder()
@@ -202,7 +202,7 @@ fn check(config: &Path) -> String {
 
 /// Kept connections end with the certificate that they were opened with, and the next show the new one.
 #[test]
-fn another_client_certificate_is_shown_after_the_files_change() {
+fn changed_client_certificate_files_are_used_for_new_connections() {
     let (ours, strangers) = (Authority::new(), Authority::new());
     let pair = ours.issue(NAMES, |_| {});
     let upstream = Upstream::start_with_tls(pair.server(ALL_VERSIONS, Some(&ours)));

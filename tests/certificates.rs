@@ -125,7 +125,7 @@ fn der(issued: &Issued) -> Vec<u8> {
 }
 
 #[test]
-fn each_client_meets_the_certificate_of_the_name_that_it_asks_for() {
+fn certificate_is_selected_by_server_name() {
     let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
     let issued = [
         ("first", authority.issue(&["app.example"], |_| {})),
@@ -154,7 +154,7 @@ fn each_client_meets_the_certificate_of_the_name_that_it_asks_for() {
 }
 
 #[test]
-fn tickets_of_one_certificate_are_not_taken_by_another() {
+fn session_tickets_are_bound_to_their_certificate() {
     let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
     let both = ["one.example", "two.example"].map(|name| {
         let issued = authority.issue(&[name], |_| {});
@@ -173,7 +173,7 @@ fn tickets_of_one_certificate_are_not_taken_by_another() {
 }
 
 #[test]
-fn clients_must_show_a_certificate_where_one_is_asked_for() {
+fn client_ca_requires_a_client_certificate() {
     let (authority, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
     let entry = format!(
         "listen:\n  tls: {{certificate: {}, private_key: {}, client_ca: {}}}\n",
@@ -215,7 +215,7 @@ fn clients_must_show_a_certificate_where_one_is_asked_for() {
 }
 
 #[test]
-fn a_resumed_session_is_worth_no_more_than_its_certificate() {
+fn session_cannot_be_resumed_after_its_client_certificate_expired() {
     let (authority, clients) = (Authority::new(), Authority::new());
     let entry = format!(
         "listen:\n  tls: {{certificate: {}, private_key: {}, client_ca: {}}}\n",
@@ -253,7 +253,7 @@ fn wait_until_shown(gateway: &Gateway, expected: &Issued) {
 }
 
 #[test]
-fn a_new_certificate_is_taken_over_and_no_open_connection_notices() {
+fn renewed_certificate_is_used_without_closing_connections() {
     let authority = Authority::new();
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
@@ -290,7 +290,7 @@ fn a_new_certificate_is_taken_over_and_no_open_connection_notices() {
 }
 
 #[test]
-fn an_unusable_pair_changes_nothing_and_is_told() {
+fn unusable_certificate_keeps_the_current_one_and_is_logged() {
     let authority = Authority::new();
     let directory = tempfile::tempdir().unwrap();
     let first = authority.issue(&["localhost"], |_| {});
@@ -325,7 +325,7 @@ fn an_unusable_pair_changes_nothing_and_is_told() {
 }
 
 #[test]
-fn another_listen_tls_is_taken_over_with_the_configuration() {
+fn reload_applies_changed_listen_tls() {
     let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
     let issued = [(); 2].map(|()| authority.issue(&["localhost"], |_| {}));
     let files = [0, 1].map(|index| write(directory.path(), &index.to_string(), &issued[index]));
@@ -341,7 +341,7 @@ fn another_listen_tls_is_taken_over_with_the_configuration() {
 }
 
 #[test]
-fn plain_http_is_sent_on_to_https() {
+fn plain_http_is_redirected_to_https() {
     let authority = Arc::new(Authority::new());
     let files = (authority.certificate(), authority.private_key());
     let setting = setting(&format!(
@@ -384,7 +384,7 @@ fn plain_http_is_sent_on_to_https() {
 }
 
 #[test]
-fn browsers_are_told_to_come_by_https_only() {
+fn hsts_is_sent_as_configured() {
     let authority = Arc::new(Authority::new());
     let files = (authority.certificate(), authority.private_key());
     let with = setting(&format!("listen:\n  tls: {}\n  hsts: 1h\n", entry(&files, "")));

@@ -33,7 +33,7 @@ impl Files {
 }
 
 #[test]
-fn kind_of_file_is_told_by_its_keys() {
+fn kind_of_file_is_detected_by_its_keys() {
     let files = Files::new(&[
         ("gateway.yaml", FINE),
         ("map.yaml", "routes: {/up: {GET: public}, /a: {GET: items:read}}\n"),

@@ -111,7 +111,7 @@ fn curl_reads_and_uploads_over_both_versions() {
 
 #[test]
 #[ignore = "needs clients: tests/run"]
-fn httpx_and_websockets_of_python() {
+fn python_httpx_and_websockets_work_through_the_gateway() {
     let scene = Scene::new();
     let mut command = Command::new(file("target/python-clients/bin/python"));
     command.arg(file("tests/clients/clients.py")).arg(scene.gateway.address().port().to_string());
@@ -121,7 +121,7 @@ fn httpx_and_websockets_of_python() {
 
 #[test]
 #[ignore = "needs clients: tests/run"]
-fn fetch_of_node() {
+fn node_fetch_reads_streams_and_uploads() {
     let scene = Scene::new();
     let mut command = Command::new("node");
     command.arg(file("tests/clients/fetch.mjs")).arg(scene.url());
@@ -131,7 +131,7 @@ fn fetch_of_node() {
 
 #[test]
 #[ignore = "needs browser: tests/run"]
-fn a_browser_streams_and_tunnels() {
+fn browser_reads_event_streams_and_opens_websockets() {
     let scene = Scene::new();
     let browser = Browser::believing(&scene.authority);
     browser.command("POST", "/url", &json!({"url": format!("{}/page", scene.url())}));

@@ -96,7 +96,7 @@ fn name(path: &Path) -> &str {
 
 /// `BLESS=1` writes the expected reports anew.
 #[test]
-fn every_mistake_is_reported_with_its_place() {
+fn every_error_is_reported_with_its_location() {
     let mut wrong = Vec::new();
     for path in topics() {
         let (code, stdout, stderr) = outcome(&corpus(), &["check", "--config", name(&path)]);
@@ -115,7 +115,7 @@ fn every_mistake_is_reported_with_its_place() {
 }
 
 #[test]
-fn every_expected_report_has_its_file() {
+fn every_expected_report_has_a_configuration() {
     let stems = |extension: &str| -> BTreeSet<PathBuf> {
         let files = fs::read_dir(corpus()).unwrap().map(|entry| entry.unwrap().path());
         files
@@ -128,7 +128,7 @@ fn every_expected_report_has_its_file() {
 
 /// `run` refuses what `check` finds wrong, with the same report, and says nothing else.
 #[test]
-fn run_refuses_with_the_same_report() {
+fn run_rejects_a_configuration_with_the_report_of_check() {
     let mut refused = 0;
     for path in topics() {
         let expected = fs::read_to_string(path.with_extension("expected")).unwrap();
@@ -142,7 +142,7 @@ fn run_refuses_with_the_same_report() {
 }
 
 #[test]
-fn files_that_cannot_be_read() {
+fn unreadable_files_are_reported() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("directory.yaml")).unwrap();
     fs::write(directory.path().join("binary.yaml"), b"listen:\n  address: \xff\xfe\n").unwrap();
@@ -166,7 +166,7 @@ fn files_that_cannot_be_read() {
 }
 
 #[test]
-fn nesting_is_bounded() {
+fn nesting_of_a_configuration_is_bounded() {
     for text in
         ["- ".repeat(60_000), "[".repeat(60_000), "{a: ".repeat(60_000), "a:\n".to_owned() + &deep(300)]
     {
@@ -183,7 +183,7 @@ fn deep(levels: usize) -> String {
 
 /// A file of another kind has a mistake in each line.
 #[test]
-fn a_report_has_its_bound() {
+fn report_of_very_many_errors_is_bounded() {
     let lines = (0..20_000).map(|line| format!("k{line}: 1\n")).collect::<String>();
     let (code, report) = check(FINE.to_owned() + &lines);
     assert_eq!((code, report.matches("error: ").count()), (1, 1000));
@@ -192,7 +192,7 @@ fn a_report_has_its_bound() {
 
 /// A line that is as long as a file may be is not printed as a whole.
 #[test]
-fn a_long_line_makes_no_long_report() {
+fn long_line_is_shortened_in_the_report() {
     let text = format!("log: {{level: loud, format: \"{}\"}}\n{FINE}", "x".repeat(500_000));
     let (code, report) = check(text);
     assert_eq!(code, 1);
@@ -200,7 +200,7 @@ fn a_long_line_makes_no_long_report() {
 }
 
 #[test]
-fn certificates_must_fit_their_keys() {
+fn certificates_must_match_their_keys() {
     let (one, other) = (Authority::new(), Authority::new());
     let tls = |certificate: &Path, key: &Path| {
         let tls = format!("tls: {{certificate: {}, private_key: {}}}", certificate.display(), key.display());
@@ -229,7 +229,7 @@ fn certificates_must_fit_their_keys() {
 
 /// The process holds no port when it refuses one of them.
 #[test]
-fn a_port_in_use_is_refused() {
+fn port_in_use_is_a_startup_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for listener in ["listen", "admin"] {
@@ -251,7 +251,7 @@ fn a_port_in_use_is_refused() {
 
 /// Neither a secret nor a variable is there: only `abilities` is read.
 #[test]
-fn the_map_is_read_without_secrets_and_environment() {
+fn routes_and_explain_need_no_secrets_or_environment() {
     let directory = tempfile::tempdir().unwrap();
     let map = "routes: {/api/v2/items: {GET: items:read}}\n";
     fs::write(directory.path().join("map.yaml"), map).unwrap();
@@ -289,7 +289,7 @@ fn json(path: &Path) -> Option<Value> {
 }
 
 #[test]
-fn the_shipped_schema_is_the_printed_one() {
+fn shipped_schema_equals_the_printed_one() {
     let file = fs::read_to_string(root().join("config/gateway.schema.json")).unwrap();
     let (_, printed, _) = outcome(root(), &["schema"]);
     assert!(file == printed, "`stockaj-gateway schema > config/gateway.schema.json` makes them equal");
@@ -314,7 +314,7 @@ fn shipped() -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_schema_accepts_what_is_shipped() {
+fn schema_accepts_every_shipped_configuration() {
     let schema = jsonschema::validator_for(&schema()).unwrap();
     let shipped = shipped();
     assert!(shipped.len() >= 3, "{shipped:?}");
@@ -330,7 +330,7 @@ fn the_schema_accepts_what_is_shipped() {
 }
 
 #[test]
-fn the_schema_rejects_what_a_schema_can() {
+fn schema_rejects_every_error_it_can_express() {
     let schema = jsonschema::validator_for(&schema()).unwrap();
     for path in topics() {
         let text = fs::read_to_string(&path).unwrap();
@@ -348,7 +348,7 @@ fn the_schema_rejects_what_a_schema_can() {
 
 /// From the file and from the environment, through a whole life of the process.
 #[test]
-fn no_secret_is_in_the_log() {
+fn log_contains_no_secret_of_the_configuration() {
     let upstream = Upstream::start();
     let introspector = Introspector::start_rfc7662("gateway", "another secret");
     let gateway = Gateway::builder()

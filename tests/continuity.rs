@@ -282,7 +282,7 @@ fn count_under_load(authority: Option<&Authority>) {
 
 #[test]
 #[ignore = "load: 32 s of it: tests/run"]
-fn no_request_is_dropped() {
+fn reloads_certificates_and_restarts_drop_no_request() {
     let authority = Authority::new();
     thread::scope(|scope| {
         scope.spawn(|| count_under_load(None));

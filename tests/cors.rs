@@ -27,7 +27,7 @@ fn told(response: &Response) -> Vec<String> {
 }
 
 #[test]
-fn a_preflight_goes_to_the_backend_in_nobodys_name() {
+fn preflight_is_forwarded_without_token_cookie_or_identity() {
     for yaml in ["", "cors: {origins: [https://shop.example]}\n"] {
         let setting = setting(yaml);
         let fields = [("Access-Control-Allow-Origin", SHOP), ("Access-Control-Allow-Methods", "*")];
@@ -62,7 +62,7 @@ fn a_preflight_goes_to_the_backend_in_nobodys_name() {
 }
 
 #[test]
-fn a_preflight_goes_where_its_request_may_and_plain_options_as_the_map_says() {
+fn preflight_is_forwarded_if_some_token_may_send_its_request() {
     for yaml in ["", "cors: {origins: [https://shop.example], headers: [Authorization], preflight: answer}\n"]
     {
         let setting = setting(yaml);
@@ -112,7 +112,7 @@ fn a_preflight_goes_where_its_request_may_and_plain_options_as_the_map_says() {
 }
 
 #[test]
-fn a_preflight_may_ask_about_unmapped_paths_where_tokens_may_go_there() {
+fn preflight_for_an_unmapped_path_is_permitted_with_unmapped_authenticated() {
     let setting = setting(
         "abilities: {unmapped: authenticated, routes: {/closed: {GET: authenticated, OPTIONS: deny}}}\n",
     );
@@ -130,7 +130,7 @@ fn a_preflight_may_ask_about_unmapped_paths_where_tokens_may_go_there() {
 }
 
 #[test]
-fn a_preflight_may_ask_about_a_post_that_is_to_become_another_method() {
+fn preflight_for_an_overridden_post_is_permitted() {
     for (mode, status) in [("pin", 403), ("honour", 200)] {
         let setting = setting(&format!("backend:\n  method_override: {mode}\n"));
         let response = preflight(&mut setting.gateway.client(), "/api/v2/items/5", "POST", &[]);
@@ -139,7 +139,7 @@ fn a_preflight_may_ask_about_a_post_that_is_to_become_another_method() {
 }
 
 #[test]
-fn the_gateway_answers_preflights_itself_where_it_is_to() {
+fn preflight_answer_is_sent_by_the_gateway_as_configured() {
     let yaml = "\
 cors:
   origins: [https://shop.example, http://localhost:3000]
@@ -178,7 +178,7 @@ cors:
 }
 
 #[test]
-fn any_origin_but_none() {
+fn wildcard_origin_matches_every_origin() {
     let setting =
         setting("cors: {origins: [\"*\"], headers: [Authorization], preflight: answer, max_age: 0s}\n");
     let mut client = setting.gateway.client();
@@ -223,7 +223,7 @@ fn refusals(setting: &mut Setting, origin: &[(&str, &str)]) -> Vec<Response> {
 }
 
 #[test]
-fn scripts_of_the_allowed_origins_read_the_gateways_own_answers() {
+fn own_responses_are_readable_by_allowed_origins_only() {
     let yaml = "cors: {origins: [http://localhost:3000, https://shop.example], credentials: true}\nlimits: {body: 5}\n";
     let statuses = [400, 401, 401, 403, 413, 502, 503];
     let exposed = format!("access-control-expose-headers: {EXPOSED}");
@@ -251,7 +251,7 @@ fn scripts_of_the_allowed_origins_read_the_gateways_own_answers() {
 }
 
 #[test]
-fn what_the_backend_answers_is_the_backends() {
+fn cors_fields_of_backend_responses_are_unchanged() {
     let setting = setting("cors: {origins: [https://shop.example]}\n");
     let mut client = setting.gateway.client();
     for (status, fields) in [

@@ -87,7 +87,7 @@ fn is_reason(word: &str) -> bool {
 }
 
 #[test]
-fn selectors_are_found() {
+fn selectors_of_a_query_are_parsed() {
     let found = selectors(
         "sum by (up_to) (rate(stockaj_gateway_a_total{b=\"process_x\", c=~\"d\"}[5m])) / job:e:f > up{g=\"h\"}",
     );
@@ -99,7 +99,7 @@ fn selectors_are_found() {
 
 /// Rules and panels name nothing but what is scraped, down to the labels' values, and what the rules record.
 #[test]
-fn what_is_asked_for_is_there() {
+fn rules_and_panels_query_only_existing_metrics() {
     let recorded = alerts::recorded();
     let scene = Scene::new("redis+unix:///nowhere");
     let scrape = scene.gateway.metrics();

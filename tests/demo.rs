@@ -97,7 +97,7 @@ fn curl(line: &str) -> Response {
 }
 
 #[test]
-fn the_printed_curl_lines_do_what_they_announce() {
+fn printed_curl_commands_return_the_announced_status() {
     let demo = Demo::start(&["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
     let welcome = demo.welcome();
     assert!(welcome.iter().all(|line| !line.contains('\u{1b}')), "no colours in a pipe: {welcome:#?}");
@@ -124,7 +124,7 @@ fn the_printed_curl_lines_do_what_they_announce() {
 }
 
 #[test]
-fn a_default_that_is_taken_is_replaced_by_a_free_port() {
+fn default_port_in_use_is_replaced_by_a_free_one() {
     // Where something else listens there, it is taken just as well.
     let _taken = [TcpListener::bind("127.0.0.1:8080"), TcpListener::bind("127.0.0.1:9090")];
     let welcome = Demo::start(&[]).welcome();
@@ -135,7 +135,7 @@ fn a_default_that_is_taken_is_replaced_by_a_free_port() {
 }
 
 #[test]
-fn the_stand_in_can_be_asked_for_at_an_address_of_its_own() {
+fn stand_in_listens_on_a_requested_address() {
     // Linux takes the ports of outgoing connections, which other tests open, and those of port 0 from 32768 up.
     let unused = |port: &u16| TcpListener::bind(("0.0.0.0", *port)).is_ok();
     let port = (30_000..32_000).find(unused).unwrap();
@@ -149,7 +149,7 @@ fn the_stand_in_can_be_asked_for_at_an_address_of_its_own() {
 }
 
 #[test]
-fn an_address_that_was_asked_for_is_not_replaced() {
+fn requested_address_in_use_is_an_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address: SocketAddr = taken.local_addr().unwrap();
     for arguments in [
@@ -165,7 +165,7 @@ fn an_address_that_was_asked_for_is_not_replaced() {
 }
 
 #[test]
-fn its_page_shows_a_month_and_what_was_called() {
+fn demo_usage_page_shows_a_month_and_recent_requests() {
     let demo = Demo::start(&["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
     let (_, reader) = calls(&demo.welcome()).remove(0);
     let url = demo.usage();
@@ -196,7 +196,7 @@ fn its_page_shows_a_month_and_what_was_called() {
 }
 
 #[test]
-fn its_ledger_goes_with_it() {
+fn demo_ledger_is_deleted_when_the_demo_ends() {
     let mut demo = Demo::start(&["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
     let (_, reader) = calls(&demo.welcome()).remove(0);
     assert_eq!(curl(&reader).status, 200);
@@ -207,7 +207,7 @@ fn its_ledger_goes_with_it() {
 }
 
 #[test]
-fn without_room_for_a_ledger_there_is_all_the_rest() {
+fn demo_runs_without_a_ledger_on_a_full_disk() {
     let mut command = Command::new(BINARY);
     command.args(["demo", "--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
     let (child, logs) = spawn(command.env("TMPDIR", "/nowhere"));

@@ -40,7 +40,7 @@ fn values<'a>(fields: &'a Fields, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn advice_is_given_where_it_is_asked_for() {
+fn configured_denials_name_the_required_ability_and_a_link() {
     let yaml = "denials: {required_ability: true, link: 'https://help.example/tokens#abilities'}\n";
     let scene = told(yaml);
     for (method, required, scope) in [
@@ -73,7 +73,7 @@ fn advice_is_given_where_it_is_asked_for() {
 }
 
 #[test]
-fn without_a_word_of_it_nothing_is_told() {
+fn denials_have_no_extra_fields_by_default() {
     let scene = told("");
     for answer in both(&scene, "GET", ITEM, &[]) {
         assert_eq!(answer.status, 403);
@@ -84,7 +84,7 @@ fn without_a_word_of_it_nothing_is_told() {
 }
 
 #[test]
-fn a_script_that_may_read_the_answer_may_read_the_advice() {
+fn allowed_origins_can_read_the_fields_of_a_denial() {
     let scene = told("denials: {required_ability: true}\ncors: {origins: ['https://shop.example']}\n");
     for answer in both(&scene, "GET", ITEM, &[("origin", SHOP)]) {
         assert_eq!(values(&answer.fields, "access-control-allow-origin"), [SHOP]);
@@ -97,7 +97,7 @@ fn a_script_that_may_read_the_answer_may_read_the_advice() {
 }
 
 #[test]
-fn what_the_backend_says_under_these_names_passes() {
+fn denial_fields_of_the_backend_are_forwarded() {
     for yaml in ["", "denials: {required_ability: true, link: 'https://help.example/'}\n"] {
         let scene = told(yaml);
         let fields = [("Link", "</api/v2/mine?page=2>; rel=\"next\""), ("X-Required-Ability", "its:own")];

@@ -18,7 +18,7 @@ fn diff(words: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
-fn it_exits_1_when_something_changed_and_only_then() {
+fn diff_exits_1_only_for_a_changed_decision() {
     assert_eq!(diff(&[SHIPPED, SHIPPED]), (0, "no difference\n".to_owned(), String::new()));
     // A gateway.yaml beside the map file that it names.
     assert_eq!(diff(&["config/gateway.yaml", SHIPPED]).0, 0);
@@ -28,7 +28,7 @@ fn it_exits_1_when_something_changed_and_only_then() {
 }
 
 #[test]
-fn what_cannot_be_told_is_no_change() {
+fn diff_errors_exit_with_another_code_than_changes() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = directory.path().join(name);
@@ -53,7 +53,7 @@ fn what_cannot_be_told_is_no_change() {
 }
 
 #[test]
-fn json_says_who_and_where() {
+fn diff_json_names_tokens_and_locations() {
     let (exit, told, _) = diff(&[SHIPPED, CANDIDATE, "--format", "json"]);
     assert_eq!(exit, 1);
     let told: Value = serde_json::from_str(&told).unwrap();
@@ -75,7 +75,7 @@ fn json_says_who_and_where() {
 }
 
 #[test]
-fn recorded_usage_names_the_tokens() {
+fn diff_names_the_tokens_of_recorded_usage() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("usage.json");
     let row = |ability, route, method: &str, count| {
@@ -105,7 +105,7 @@ Over the recorded usage since 2026-10-29
 }
 
 #[test]
-fn the_ledger_of_a_gateway_names_the_tokens() {
+fn diff_names_the_tokens_of_a_ledger() {
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     introspector.know("17|secret", Verdict::active(&["items:read"]).named("17", "sync-prod"));
     let map = "abilities:\n  routes:\n    /items/{id}: {GET: items:read, PUT: items:read}\n";

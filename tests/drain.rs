@@ -49,7 +49,7 @@ fn slow(milliseconds: u64) -> Setting {
 }
 
 #[test]
-fn what_is_in_flight_is_finished() {
+fn drain_finishes_requests_in_flight() {
     let mut setting = slow(600);
     let mut busy: Vec<_> = (0..4).map(|_| setting.gateway.client()).collect();
     for client in &mut busy {
@@ -72,7 +72,7 @@ fn what_is_in_flight_is_finished() {
 
 /// A client cannot know that a connection is about to be closed before it is told.
 #[test]
-fn an_idle_connection_is_waited_for_and_told() {
+fn drain_sends_connection_close_on_idle_connections() {
     let mut setting = slow(0);
     let connect = || setting.gateway.client();
     let (mut kept, mut fresh, mut begun) = (connect(), connect(), connect());
@@ -101,7 +101,7 @@ fn an_idle_connection_is_waited_for_and_told() {
 }
 
 #[test]
-fn who_sends_several_at_once_gets_to_read_the_last_answer() {
+fn drain_delivers_the_last_response_to_a_pipelining_client() {
     let setting = slow(200);
     let mut client = setting.gateway.client();
     client.send(REQUEST);
@@ -116,7 +116,7 @@ fn who_sends_several_at_once_gets_to_read_the_last_answer() {
 }
 
 #[test]
-fn it_ends_after_its_time() {
+fn drain_ends_after_its_timeout() {
     let mut setting = setting("listen:\n  drain_timeout: 300ms\n");
     setting.upstream.answer(|_| Answer::hang());
     let mut client = setting.gateway.client();
@@ -134,7 +134,7 @@ fn it_ends_after_its_time() {
 }
 
 #[test]
-fn during_the_drain_delay_it_serves_but_is_not_ready() {
+fn drain_delay_serves_requests_and_fails_readiness() {
     let mut setting = setting("listen:\n  drain_delay: 900ms\n");
     let ask = |path: &str| RawClient::connect(setting.gateway.admin()).get(path, None).status;
     let (mut old, mut idle) = (setting.gateway.client(), setting.gateway.client());
@@ -160,7 +160,7 @@ fn during_the_drain_delay_it_serves_but_is_not_ready() {
 }
 
 #[test]
-fn told_twice_it_waits_for_nobody() {
+fn second_signal_ends_the_drain() {
     for (yaml, signals) in [
         ("listen:\n  drain_timeout: 1m\n", [Signal::TERM, Signal::TERM]),
         ("listen:\n  drain_timeout: 1m\n", [Signal::INT, Signal::INT]),
@@ -184,7 +184,7 @@ fn told_twice_it_waits_for_nobody() {
 }
 
 #[test]
-fn a_large_answer_is_finished() {
+fn drain_finishes_a_large_response() {
     let mut setting = setting("");
     let body = vec![b'a'; 8 << 20];
     let sent = body.clone();

@@ -28,7 +28,7 @@ fn explain(introspector: &Introspector, token: &str) -> (i32, String, String) {
 }
 
 #[test]
-fn real_token_is_introspected_without_other_secrets_and_never_shown() {
+fn explain_introspects_a_token_and_never_shows_it() {
     let introspector = Introspector::start();
     let named = |abilities: &[&str]| Verdict::active(abilities).named(17, "sync\u{1b}prod");
     introspector.know("17|both", named(&["a", "b"]).expiring("2999-01-02T03:04:05Z"));
@@ -85,7 +85,7 @@ fn real_token_is_introspected_without_other_secrets_and_never_shown() {
 }
 
 #[test]
-fn an_introspector_of_rfc_7662_is_asked_too() {
+fn explain_introspects_by_rfc_7662() {
     let introspector = Introspector::start_rfc7662("gateway", "secret");
     introspector
         .know("17|both", Verdict::active(&["a", "b"]).named(17, "sync-prod").expiring(32_472_144_000_u64));
@@ -96,7 +96,7 @@ fn an_introspector_of_rfc_7662_is_asked_too() {
 }
 
 #[test]
-fn requests_that_are_not_in_the_map_get_a_hint() {
+fn explain_suggests_the_nearest_route_of_an_unmapped_request() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
     let routes = "routes:\n  /api/v2/items: {GET: items:read, POST: items:create}\n  /api/v2/items/{id}: {GET: items:read}\n";

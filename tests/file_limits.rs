@@ -43,7 +43,7 @@ fn address(line: &str) -> Option<SocketAddr> {
 }
 
 #[test]
-fn a_log_file_at_its_size_limit_stops_no_request() {
+fn log_file_at_its_size_limit_fails_no_request() {
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     let directory = tempfile::tempdir().unwrap();
     let file = configuration(directory.path(), &upstream, &introspector);
@@ -77,7 +77,7 @@ fn a_log_file_at_its_size_limit_stops_no_request() {
 }
 
 #[test]
-fn a_closed_log_pipe_stops_no_request() {
+fn closed_log_pipe_fails_no_request() {
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     let directory = tempfile::tempdir().unwrap();
     let file = configuration(directory.path(), &upstream, &introspector);
@@ -101,7 +101,7 @@ fn a_closed_log_pipe_stops_no_request() {
 }
 
 #[test]
-fn a_result_beyond_the_size_limit_is_an_error_and_no_signal() {
+fn output_beyond_the_file_size_limit_is_an_error_not_a_signal() {
     let directory = tempfile::tempdir().unwrap();
     let results = directory.path().join("results");
     for arguments in [&["schema"][..], &["--help"]] {

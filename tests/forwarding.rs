@@ -43,7 +43,7 @@ fn sorted_but_id(fields: &Fields) -> Vec<String> {
 }
 
 #[test]
-fn the_target_is_canonical_and_the_query_as_it_came() {
+fn path_is_forwarded_canonical_and_query_unchanged() {
     let setting = plain();
     let mut client = setting.gateway.client();
     for (sent, received) in [
@@ -65,7 +65,7 @@ fn the_target_is_canonical_and_the_query_as_it_came() {
 }
 
 #[test]
-fn the_prefix_of_the_backends_url_goes_before_the_path() {
+fn path_of_the_backend_url_is_prepended() {
     let setting =
         setting(|builder, upstream| builder.yaml(&format!("backend:\n  url: {}/stock/aj\n", upstream.url())));
     assert_eq!(setting.gateway.get("/api/v2/items?page=2", Some("1|writer")).status, 200);
@@ -75,7 +75,7 @@ fn the_prefix_of_the_backends_url_goes_before_the_path() {
 }
 
 #[test]
-fn host_is_preserved_or_the_backends() {
+fn host_is_preserved_or_replaced_as_configured() {
     for (host, expected) in [("preserve", None), ("backend", Some(()))] {
         let setting = setting(|builder, upstream| {
             builder.backend(upstream).yaml(&format!("backend:\n  host: {host}\n"))
@@ -90,7 +90,7 @@ fn host_is_preserved_or_the_backends() {
 }
 
 #[test]
-fn a_stranger_cannot_say_who_forwarded_the_request() {
+fn untrusted_forwarding_fields_are_replaced() {
     let setting = plain();
     let sent = [
         WRITER,
@@ -144,7 +144,7 @@ fn a_stranger_cannot_say_who_forwarded_the_request() {
 }
 
 #[test]
-fn a_trusted_proxy_is_believed() {
+fn forwarding_fields_of_a_trusted_proxy_are_extended() {
     let setting = setting(|builder, upstream| {
         builder.backend(upstream).yaml("listen:\n  trusted_proxies: [127.0.0.0/8]\n")
     });
@@ -175,7 +175,7 @@ fn a_trusted_proxy_is_believed() {
 }
 
 #[test]
-fn cookies_pass_on_public_routes_only_and_the_scheme_is_spelled_bearer() {
+fn cookies_are_forwarded_on_public_routes_only() {
     let setting = plain();
     let sent = [("Authorization", "bEARER   1|writer"), ("Cookie", "session=1")];
     let mut client = setting.gateway.client();
@@ -225,7 +225,7 @@ fn singleton_fields_are_dropped_from_trailers() {
 }
 
 #[test]
-fn no_post_can_be_made_another_method() {
+fn post_cannot_be_overridden_at_the_backend() {
     let setting = plain();
     let overrides = [("X-HTTP-Method-Override", "DELETE"), ("X_HTTP_Method_Override", "DELETE")];
     for fields in [&[WRITER][..], &[WRITER, overrides[0]], &[WRITER, overrides[0], overrides[1]]] {
@@ -242,7 +242,7 @@ fn no_post_can_be_made_another_method() {
 }
 
 #[test]
-fn an_answer_comes_back_as_the_backend_gave_it() {
+fn response_reaches_the_client_unchanged() {
     let setting = plain();
     let fields = [
         ("Content-Type", "text/x-own; charset=latin1"),
@@ -271,7 +271,7 @@ fn an_answer_comes_back_as_the_backend_gave_it() {
 }
 
 #[test]
-fn the_gateway_speaks_its_own_version_to_the_client() {
+fn http11_is_spoken_to_the_client_whatever_the_backend_speaks() {
     let setting = plain();
     setting.upstream.answer(|_| Answer::raw("HTTP/1.0 200 OK\r\nX-Own: 1\r\n\r\nuntil the end").then_close());
     let mut client = setting.gateway.client();
@@ -288,7 +288,7 @@ fn the_gateway_speaks_its_own_version_to_the_client() {
 }
 
 #[test]
-fn answers_without_a_body_have_none_and_keep_their_fields() {
+fn responses_without_a_body_keep_their_fields() {
     let setting = plain();
     let mut client = setting.gateway.client();
     setting.upstream.answer(|request| match request.method.as_str() {
@@ -312,7 +312,7 @@ fn answers_without_a_body_have_none_and_keep_their_fields() {
 }
 
 #[test]
-fn request_bodies_arrive_whatever_their_method_and_framing() {
+fn request_bodies_are_forwarded_for_every_method_and_framing() {
     let setting = plain();
     let mut client = setting.gateway.client();
     for method in ["GET", "DELETE", "PUT", "PATCH"] {
@@ -337,7 +337,7 @@ fn request_bodies_arrive_whatever_their_method_and_framing() {
 }
 
 #[test]
-fn declared_trailers_pass_both_ways_but_none_that_decides_anything() {
+fn declared_trailers_are_forwarded_without_authentication_routing_or_framing_fields() {
     let setting = plain();
     setting.upstream.answer(|_| {
         Answer::raw(
@@ -378,7 +378,7 @@ fn expect_100_continue_is_answered_when_the_request_is_permitted_and_only_then()
 }
 
 #[test]
-fn an_answer_may_come_before_the_request_is_complete() {
+fn response_before_the_end_of_the_request_is_forwarded() {
     let setting = plain();
     setting.upstream.answer_early(|_| Some(Answer::message(413, "That is too much.")));
     for length in [100, 100_000_000] {
@@ -392,7 +392,7 @@ fn an_answer_may_come_before_the_request_is_complete() {
 }
 
 #[test]
-fn options_asterisk_is_about_the_server_and_has_no_prefix() {
+fn options_asterisk_is_forwarded_without_a_prefix() {
     let setting = setting(|builder, upstream| {
         builder
             .yaml(&format!("backend:\n  url: {}/prefix\n", upstream.url()))
@@ -406,7 +406,7 @@ fn options_asterisk_is_about_the_server_and_has_no_prefix() {
 }
 
 #[test]
-fn http_1_0_is_served_with_and_without_a_host() {
+fn http10_requests_are_served_with_and_without_host() {
     let setting = plain();
     setting.upstream.answer(|_| {
         Answer::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
@@ -444,7 +444,7 @@ fn http_1_0_is_served_with_and_without_a_host() {
 
 /// A client of HTTP/1.0 that does not ask for more gets the end of its answer by a close.
 #[test]
-fn http_1_0_without_a_host_keeps_the_connection_only_when_asked_to() {
+fn http10_connection_is_kept_only_on_request() {
     let setting = plain();
     let mut client = setting.gateway.client();
     for _ in 0..2 {
@@ -486,7 +486,7 @@ fn empty_port_of_host_is_no_port() {
 }
 
 #[test]
-fn connections_to_the_backend_are_kept() {
+fn backend_connections_are_reused() {
     let setting = plain();
     for _ in 0..20 {
         let mut client = setting.gateway.client();
@@ -509,7 +509,7 @@ fn pattern() -> Vec<u8> {
 }
 
 #[test]
-fn a_large_answer_waits_for_a_slow_reader_outside_the_gateway() {
+fn backpressure_of_a_slow_client_reaches_the_backend() {
     let setting = plain();
     let body = pattern();
     let sent = body.clone();
@@ -531,7 +531,7 @@ fn a_large_answer_waits_for_a_slow_reader_outside_the_gateway() {
 }
 
 #[test]
-fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
+fn backpressure_of_a_slow_backend_reaches_the_client() {
     let setting = plain();
     let body = pattern();
     let before = setting.gateway.resident_memory();

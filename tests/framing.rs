@@ -36,7 +36,7 @@ fn assert_refused(response: &Response, status: u16, message: &str) {
 }
 
 #[test]
-fn what_is_refused_is_answered_counted_and_logged() {
+fn rejected_heads_are_answered_counted_and_logged() {
     let setting = setting("limits: {header_bytes: 1KiB, header_count: 10, target_bytes: 100}");
     let long = format!("GET /{} HTTP/1.1", "x".repeat(100));
     let field = format!("A: {}", "x".repeat(1100));
@@ -104,7 +104,7 @@ fn what_is_refused_is_answered_counted_and_logged() {
 }
 
 #[test]
-fn an_answer_to_head_has_no_body() {
+fn rejected_head_request_gets_no_body() {
     let setting = setting("");
     let mut client = setting.gateway.client();
     let response = last(client.send("HEAD /up HTTP/1.1\nHost: h\n\n"), true);
@@ -113,7 +113,7 @@ fn an_answer_to_head_has_no_body() {
 
 /// The request before gets its answer, the refused one its own, and what comes after it nothing.
 #[test]
-fn pipelined_requests_are_answered_up_to_the_refused_one() {
+fn pipelined_requests_before_a_rejected_one_are_answered() {
     let setting = setting("");
     for pause in [Duration::ZERO, Duration::from_millis(100)] {
         setting.upstream.answer(move |request| echo(request).after(pause));
@@ -137,7 +137,7 @@ fn pipelined_requests_are_answered_up_to_the_refused_one() {
 
 /// The gateway goes away after its answer, which says that it is the last one.
 #[test]
-fn after_the_last_answer_nothing_is_refused() {
+fn nothing_is_answered_after_the_last_response_of_a_drain() {
     let setting = setting("");
     setting.upstream.answer(|request| echo(request).after(Duration::from_millis(300)));
     let mut client = setting.gateway.client();
@@ -149,7 +149,7 @@ fn after_the_last_answer_nothing_is_refused() {
 }
 
 #[test]
-fn what_follows_the_last_request_is_not_read() {
+fn bytes_after_connection_close_are_not_served() {
     let setting = setting("");
     for request in [
         head("GET /up HTTP/1.1", &["Connection: close"]),
@@ -168,7 +168,7 @@ fn what_follows_the_last_request_is_not_read() {
 }
 
 #[test]
-fn a_head_in_pieces_is_one_head() {
+fn fragmented_head_is_served() {
     let setting = setting("");
     let value = "x".repeat(12_000);
     let request = head("GET /up?q HTTP/1.1", &[&format!("A: {value}")]);
@@ -191,7 +191,7 @@ fn a_head_in_pieces_is_one_head() {
 }
 
 #[test]
-fn bodies_in_pieces_and_requests_after_them() {
+fn fragmented_bodies_and_pipelined_requests_are_served() {
     let setting = setting("");
     let fields = [&*format!("{}: {}", WRITER.0, WRITER.1), "Transfer-Encoding: chunked"];
     let request = head("POST /api/v2/items HTTP/1.1", &fields)
@@ -209,7 +209,7 @@ fn bodies_in_pieces_and_requests_after_them() {
 }
 
 #[test]
-fn a_malformed_body_breaks_off_the_request_to_the_backend() {
+fn malformed_body_aborts_the_request_to_the_backend() {
     let setting = setting("");
     let fields = [&*format!("{}: {}", WRITER.0, WRITER.1), "Transfer-Encoding: chunked"];
     for body in [
@@ -230,7 +230,7 @@ fn a_malformed_body_breaks_off_the_request_to_the_backend() {
 }
 
 #[test]
-fn a_head_that_stands_still_is_408() {
+fn stalled_head_is_408() {
     let setting = setting("limits: {header_timeout: 200ms}");
     for (start, method) in [("GET /up HTTP/1.1\r\nHo", "GET"), ("G", "other"), ("\r\n", "other")] {
         let mut client = setting.gateway.client();
@@ -249,7 +249,7 @@ fn a_head_that_stands_still_is_408() {
 
 /// A client that is still sending when it is answered gets to read the answer.
 #[test]
-fn an_answer_before_the_bodys_end_is_not_lost() {
+fn response_before_the_end_of_the_body_is_delivered() {
     let setting = setting("limits: {body: 1MiB}");
     let body = vec![b'x'; 8 * 1024 * 1024];
     for (token, status) in [("7|unknown", 401), ("1|writer", 413)] {

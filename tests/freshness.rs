@@ -44,7 +44,7 @@ impl Setting {
 }
 
 #[test]
-fn a_route_asks_anew_as_its_abilities_say() {
+fn max_age_of_an_ability_forces_introspection_on_its_routes() {
     let setting = setting("ttl: 1h, max_age: {items:delete: 0s, rents:read: 1h}");
     assert_eq!(setting.asked("/read", 200), 1);
     for (path, asked) in [
@@ -66,7 +66,7 @@ fn a_route_asks_anew_as_its_abilities_say() {
 }
 
 #[test]
-fn a_verdict_serves_until_it_is_too_old_for_the_route() {
+fn verdict_is_used_until_its_max_age() {
     let setting = setting("ttl: 1h, max_age: {rents:read: 400ms}");
     let began = Instant::now();
     assert_eq!(setting.asked("/rents", 200), 1);
@@ -81,7 +81,7 @@ fn a_verdict_serves_until_it_is_too_old_for_the_route() {
 
 /// What was asked before a request came may have been answered before the token was revoked.
 #[test]
-fn with_0s_only_what_was_asked_since_is_shared() {
+fn max_age_0s_shares_only_introspections_begun_after_the_request() {
     let setting = setting("ttl: 1h, max_age: {items:delete: 0s}");
     setting.introspector.delay(Duration::from_millis(400));
     thread::scope(|scope| {
@@ -101,7 +101,7 @@ fn with_0s_only_what_was_asked_since_is_shared() {
 }
 
 #[test]
-fn a_revoked_token_deletes_nothing_however_long_verdicts_live() {
+fn revoked_token_cannot_use_a_max_age_ability_within_ttl() {
     let setting = setting("ttl: 1h, max_age: {items:delete: 0s}");
     assert_eq!(setting.status("/delete"), 200);
     setting.introspector.forget("1|all");
@@ -111,7 +111,7 @@ fn a_revoked_token_deletes_nothing_however_long_verdicts_live() {
 }
 
 #[test]
-fn stale_if_error_never_exceeds_it() {
+fn stale_if_error_never_exceeds_max_age() {
     let cache = "ttl: 200ms, stale_if_error: 1h, max_age: {items:delete: 0s, rents:read: 1500ms}";
     let setting = setting(cache);
     let began = Instant::now();
@@ -131,7 +131,7 @@ fn stale_if_error_never_exceeds_it() {
 }
 
 #[test]
-fn unknown_tokens_ask_no_more_than_elsewhere() {
+fn max_age_causes_no_introspections_for_inactive_tokens() {
     let setting = setting("negative_ttl: 1h, max_age: {items:delete: 0s}");
     for _ in 0..10 {
         assert_eq!(setting.gateway.get("/delete", Some("9|unknown")).status, 401);
@@ -140,7 +140,7 @@ fn unknown_tokens_ask_no_more_than_elsewhere() {
 }
 
 #[test]
-fn it_can_be_changed() {
+fn reload_applies_changed_max_age() {
     let setting = setting("ttl: 1h, max_age: {items:delete: 1h}");
     assert_eq!((setting.asked("/delete", 200), setting.asked("/delete", 200)), (1, 0));
     setting.gateway.edit("items:delete: 1h", "items:delete: 0s");
@@ -149,7 +149,7 @@ fn it_can_be_changed() {
 }
 
 #[test]
-fn the_oldest_verdict_that_served_is_a_gauge() {
+fn gauge_reports_the_oldest_verdict_served() {
     let setting = setting("ttl: 1h");
     let oldest = || setting.gateway.metrics().metric("oldest_verdict_served_seconds");
     assert_eq!(oldest(), 0.0);

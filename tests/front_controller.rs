@@ -91,7 +91,7 @@ fn explain_and_test_agree_with_the_gateway_about_front_controllers() {
 }
 
 #[test]
-fn diff_tells_that_a_route_opens_the_front_controller() {
+fn diff_reports_a_route_that_opens_the_front_controller() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
     write("old.yaml", "routes:\n  /a/{*rest}: {GET: public}\n");
@@ -110,7 +110,7 @@ fn diff_tells_that_a_route_opens_the_front_controller() {
 
 /// A candidate map that does not name what the enforced one names.
 #[test]
-fn candidate_map_that_does_not_name_the_front_controller_would_deny() {
+fn candidate_map_denies_an_unnamed_front_controller() {
     let directory = tempfile::tempdir().unwrap();
     let candidate = directory.path().join("candidate.yaml");
     fs::write(&candidate, "routes:\n  /legacy/{*rest}: {GET: public}\n").unwrap();

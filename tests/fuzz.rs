@@ -37,42 +37,42 @@ fn over(directories: &[&str], check: fn(&[u8])) {
 }
 
 #[test]
-fn target() {
+fn fuzz_seeds_of_target_pass() {
     over(&["fuzz/seeds/target"], target::check);
 }
 
 #[test]
-fn configuration() {
+fn fuzz_seeds_of_configuration_pass() {
     over(&["fuzz/seeds/configuration", "tests/config", "config"], configuration::check);
 }
 
 #[test]
-fn ability_map() {
+fn fuzz_seeds_of_ability_map_pass() {
     over(&["fuzz/seeds/ability_map"], ability_map::check);
 }
 
 #[test]
-fn introspection() {
+fn fuzz_seeds_of_introspection_pass() {
     over(&["fuzz/seeds/introspection"], introspection::check);
 }
 
 #[test]
-fn request() {
+fn fuzz_seeds_of_request_pass() {
     over(&["fuzz/seeds/request"], request::check);
 }
 
 #[test]
-fn response() {
+fn fuzz_seeds_of_response_pass() {
     over(&["fuzz/seeds/response"], response::check);
 }
 
 #[test]
-fn usage() {
+fn fuzz_seeds_of_usage_pass() {
     over(&["fuzz/seeds/usage"], usage::check);
 }
 
 #[test]
-fn every_target_has_seeds_and_a_test() {
+fn every_fuzz_target_has_seeds_and_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let names = |directory: &str| -> Vec<String> {
         let entries = std::fs::read_dir(root.join(directory)).unwrap();

@@ -56,7 +56,7 @@ fn telling(wanted: &str, data: &Value) -> Setting {
 const TOKEN: (&str, &str) = ("Authorization", "Bearer 7|token");
 
 #[test]
-fn the_backend_is_told_who_is_calling_by_nobody_but_the_gateway() {
+fn only_the_gateway_sets_identity_headers() {
     let data = json!({
         "id": 7, "name": "Scanner", "abilities": ["items:read", "items:update"], "workspace": {"id": "w-3"},
         "expires_at": null,
@@ -110,7 +110,7 @@ fn the_backend_is_told_who_is_calling_by_nobody_but_the_gateway() {
 }
 
 #[test]
-fn whatever_a_token_is_called_it_ends_no_field_and_looks_like_no_other() {
+fn token_name_cannot_inject_or_imitate_a_field() {
     for (name, expected) in [
         (json!("Süd 1"), Some("S%C3%BCd%201")),
         (json!(" a"), Some("%20a")),
@@ -137,7 +137,7 @@ fn whatever_a_token_is_called_it_ends_no_field_and_looks_like_no_other() {
 }
 
 #[test]
-fn a_renewed_verdict_is_told_anew() {
+fn identity_headers_follow_a_renewed_verdict() {
     let setting = telling("name", &json!({"id": 7, "name": "old", "abilities": ["items:read"]}));
     let mut client = setting.gateway.client();
     assert_eq!(client.get(ITEM, Some("7|token")).status, 200);
@@ -153,7 +153,7 @@ fn a_renewed_verdict_is_told_anew() {
 }
 
 #[test]
-fn cookies_pass_beside_a_token_only_where_the_configuration_says_so() {
+fn cookies_are_forwarded_with_a_token_only_if_configured() {
     for (yaml, expected) in [("", None), ("backend:\n  cookies: true\n", Some("session=1; theme=dark"))] {
         let setting = setting(yaml);
         let sent = [WRITER, ("Cookie", "session=1; theme=dark"), ("Connection", "Cookie")];
@@ -164,7 +164,7 @@ fn cookies_pass_beside_a_token_only_where_the_configuration_says_so() {
 }
 
 #[test]
-fn a_token_in_the_query_or_the_body_is_none() {
+fn token_in_query_or_body_does_not_authenticate() {
     let setting = setting("");
     let mut client = setting.gateway.client();
     for (target, fields, body) in [
@@ -197,7 +197,7 @@ fn a_token_in_the_query_or_the_body_is_none() {
 }
 
 #[test]
-fn an_upgrade_is_not_forwarded_and_the_request_served_as_it_is() {
+fn upgrades_other_than_websocket_are_not_forwarded() {
     let setting = setting("");
     let mut client = setting.gateway.client();
     for fields in [
@@ -248,7 +248,7 @@ fn bearer(token: &str) -> String {
 }
 
 #[test]
-fn an_honoured_override_is_decided_and_forwarded_as_the_method_it_names() {
+fn honoured_override_is_decided_and_forwarded_as_its_method() {
     let setting = honouring("honour");
     let mut client = setting.gateway.client();
     for (token, method, name, status) in [
@@ -287,7 +287,7 @@ fn an_honoured_override_is_decided_and_forwarded_as_the_method_it_names() {
 }
 
 #[test]
-fn an_override_that_could_be_read_in_two_ways_is_400() {
+fn ambiguous_method_override_is_400() {
     let setting = honouring("honour");
     let mut client = setting.gateway.client();
     let mut count = 0.0;
@@ -328,7 +328,7 @@ fn an_override_that_could_be_read_in_two_ways_is_400() {
 }
 
 #[test]
-fn a_pinned_post_is_decided_as_a_post() {
+fn pinned_post_is_decided_and_forwarded_as_post() {
     let setting = honouring("pin");
     let mut client = setting.gateway.client();
     for value in ["PUT", "DELETE", "", "put, x"] {
@@ -434,7 +434,7 @@ fn lines<'a>(request: &'a Request, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn second_line_about_the_caller_is_rejected_from_a_trusted_proxy() {
+fn second_identity_line_of_a_trusted_proxy_is_rejected() {
     const NAMES: [&str; 3] = ["Remote-User", "X-Badge", "X-Real-IP"];
     let trusting = |addresses: &str| {
         setting(&format!(
@@ -467,7 +467,7 @@ fn second_line_about_the_caller_is_rejected_from_a_trusted_proxy() {
 }
 
 #[test]
-fn lines_of_a_forwarding_field_become_one_in_their_order() {
+fn lines_of_a_forwarding_field_are_joined_in_order() {
     let setting = setting("listen:\n  trusted_proxies: [127.0.0.1]\n");
     for name in ["Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-By"] {
         setting.upstream.forget_requests();
@@ -480,7 +480,7 @@ fn lines_of_a_forwarding_field_become_one_in_their_order() {
 }
 
 #[test]
-fn connection_of_either_side_has_at_most_100_options() {
+fn connection_field_of_either_side_has_at_most_100_options() {
     let setting = setting("");
     let options = |count: usize| vec!["x-hop"; count].join(",");
     for (lines, status) in [

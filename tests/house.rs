@@ -53,7 +53,7 @@ fn layer(module: &str) -> usize {
 }
 
 #[test]
-fn arrows_point_down() {
+fn modules_import_only_lower_layers() {
     let violations: Vec<String> = sources("src")
         .into_iter()
         .filter_map(|file| Some((module_path(&file)?, file)))
@@ -65,7 +65,7 @@ fn arrows_point_down() {
 }
 
 #[test]
-fn config_has_a_language_below_and_sections_above() {
+fn config_language_imports_no_section() {
     let modules = modules();
     let place = |module: &str| {
         let name = module.strip_prefix("config::")?.split("::").next()?.to_owned();
@@ -82,7 +82,7 @@ fn config_has_a_language_below_and_sections_above() {
 }
 
 #[test]
-fn no_circle_of_files() {
+fn layered_modules_have_no_import_cycle() {
     let modules = modules();
     let mut imports: BTreeMap<&String, BTreeSet<String>> = modules
         .iter()
@@ -116,7 +116,7 @@ fn imported_files_are_found_through_paths_and_groups() {
 }
 
 #[test]
-fn the_scan_sees_every_way_to_import() {
+fn import_scan_finds_every_form_of_import() {
     for (path, text, expected) in [
         ("tokens", "use crate::server::Server;", &["server"][..]),
         ("tokens", "use crate::{client::Pool, gateway};", &["gateway"]),
@@ -142,7 +142,7 @@ fn the_scan_sees_every_way_to_import() {
 }
 
 #[test]
-fn the_map_of_the_house_is_complete() {
+fn every_module_is_described_in_lib_rs() {
     let text = read(Path::new("src/lib.rs"));
     let modules: Vec<&str> = text
         .lines()
@@ -160,7 +160,7 @@ fn the_map_of_the_house_is_complete() {
 }
 
 #[test]
-fn nothing_is_unsafe() {
+fn code_contains_no_unsafe() {
     assert!(read(Path::new("Cargo.toml")).contains(concat!("uns", "afe_code = \"forbid\"")));
     let word = concat!("uns", "afe");
     for (file, line, text) in lines() {
@@ -171,7 +171,7 @@ fn nothing_is_unsafe() {
 }
 
 #[test]
-fn what_is_ignored_says_why() {
+fn ignored_tests_state_a_reason() {
     let ignored = concat!("#[", "ignore");
     for (file, line, text) in lines() {
         if let Some((_, rest)) = text.split_once(ignored) {

@@ -132,7 +132,7 @@ fn name_server(address: &str) {
 
 #[test]
 #[ignore = "needs image: tests/run"]
-fn the_image_holds_little_and_runs_as_nobody_and_writes_nothing() {
+fn image_is_minimal_unprivileged_and_read_only() {
     let image = Image::build();
     let config = &image.config;
     assert_eq!(config["User"], "65532:65532");
@@ -398,7 +398,7 @@ fn listening(logs: &Logs) -> std::net::SocketAddr {
 
 #[test]
 #[ignore = "needs hadolint: tests/run"]
-fn the_dockerfile_has_no_finding() {
+fn dockerfile_passes_hadolint() {
     let output = Command::new("target/hadolint/bin/hadolint").arg("deploy/Dockerfile").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.is_empty(), "{said}{}", String::from_utf8_lossy(&output.stderr));

@@ -101,7 +101,7 @@ const SCENARIOS: [Scenario; 7] = [
 /// instructions of another binary and compares nothing.
 #[test]
 #[ignore = "needs valgrind: tests/run"]
-fn a_request_takes_no_more_instructions_than_the_tree_says() {
+fn request_instructions_stay_within_the_recorded_figures() {
     let other = std::env::var_os("STOCKAJ_GATEWAY_BINARY").map(PathBuf::from);
     let program = other.as_deref().unwrap_or(Path::new(SHIPPED));
     assert!(program.is_file(), "no {}: deploy/build-static writes {SHIPPED}", program.display());
@@ -141,7 +141,7 @@ fn every_scenario_has_a_figure_for_a_build_without_pgo() {
 }
 
 #[test]
-fn three_percent_more_instructions_are_tolerated_and_not_more() {
+fn instruction_tolerance_is_three_percent() {
     let mut figures = Figures(BTreeMap::new());
     figures.set("GET", "pgo", 10_000);
     for (measured, exceeded, text) in [

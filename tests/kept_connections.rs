@@ -18,7 +18,7 @@ const ITEMS: &str = "/api/v2/items";
 const MAP: &str = "abilities:\n  routes:\n    /up: {GET: public, POST: public}\n";
 
 #[test]
-fn response_that_nobody_asked_for_reaches_no_client() {
+fn unsolicited_response_closes_its_connection() {
     let mut backend = ByHand::start();
     let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
     let gateway = Gateway::builder().introspector(&introspector).yaml(&backend.yaml()).yaml(MAP).start();
@@ -160,7 +160,7 @@ impl Drop for Nginx {
 
 #[test]
 #[ignore = "needs nginx: tests/run"]
-fn reloads_of_nginx_cost_no_get() {
+fn nginx_reloads_fail_no_get() {
     let nginx = Nginx::start();
     let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
     let backend = format!("backend:\n  url: http://127.0.0.1:{}\n", nginx.port);

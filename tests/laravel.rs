@@ -111,7 +111,7 @@ fn by_case(cases: &[Case], entries: Vec<Entry>) -> BTreeMap<usize, (&Case, Entry
 
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn no_route_is_dispatched_without_its_ability() {
+fn laravel_dispatches_no_route_without_its_ability() {
     // May do nothing, and may do what the weak rules of a map ask for.
     const POWERLESS: [&str; 2] = ["2|", "3|items:read"];
     let maps = model::maps();
@@ -157,7 +157,7 @@ fn no_route_is_dispatched_without_its_ability() {
 /// that the gateway has to keep away.
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn the_model_foretells_what_laravel_dispatches() {
+fn model_predicts_the_dispatch_of_laravel() {
     let strict = model::compile(&model::maps()[0].1);
     let laravel = Laravel::with_routes_of(&strict);
     let cases = tricks::all(&strict);
@@ -193,7 +193,7 @@ fn the_model_foretells_what_laravel_dispatches() {
 
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn ordinary_requests_come_back_unchanged() {
+fn ordinary_requests_get_the_response_of_laravel_unchanged() {
     const TOKEN: &str = "9|*";
     let maps = model::maps();
     let laravel = Laravel::with_routes_of(&model::compile(&maps[0].1));

@@ -115,7 +115,7 @@ fn end(mut client: RawClient, mut backend: Held, answer: &str) {
 }
 
 #[test]
-fn a_large_body_leaves_memory_as_it_was() {
+fn large_body_does_not_grow_memory() {
     for tls in [false, true] {
         let mut scene = Scene::new(tls);
         let pieces = if tls { 16 } else { 64 } * MIB / PIECE as u64;

@@ -45,7 +45,7 @@ fn is_allowed(response: &Response) -> bool {
 }
 
 #[test]
-fn a_token_that_comes_too_often_is_429() {
+fn token_over_its_rate_limit_is_429() {
     let setting = setting("rate_limit: {requests_per_second: 1, burst: 3}");
     setting.introspector.know("2|reader", Verdict::active(&["items:read"]));
     let mut client = setting.gateway.client();
@@ -68,7 +68,7 @@ fn a_token_that_comes_too_often_is_429() {
 }
 
 #[test]
-fn it_comes_after_the_requirement_and_before_the_body() {
+fn rate_limit_applies_after_the_requirement_and_before_the_body() {
     let setting = setting("rate_limit: {requests_per_second: 1, burst: 2}\nlimits: {body: 10}");
     setting.introspector.know("2|reader", Verdict::active(&["items:read"]));
     let reader = ("Authorization", "Bearer 2|reader");
@@ -95,7 +95,7 @@ fn it_comes_after_the_requirement_and_before_the_body() {
 
 /// Four connections lie on two cores.
 #[test]
-fn every_spelling_and_every_core_takes_from_one_bucket() {
+fn token_spellings_and_cores_share_one_rate_limit() {
     let setting = setting("rate_limit: {requests_per_second: 1, burst: 12}");
     let spellings = ["1|writer", "01|writer", "001|writer", "writer"];
     for (number, spelling) in spellings.into_iter().enumerate() {
@@ -115,7 +115,7 @@ fn every_spelling_and_every_core_takes_from_one_bucket() {
 }
 
 #[test]
-fn a_name_only_lowers_and_an_id_does_both() {
+fn limit_by_name_only_lowers_and_by_id_replaces() {
     let setting = setting(
         "rate_limit:\n  requests_per_second: 1\n  burst: 4\n\
          \x20 by_name: {greedy: {requests_per_second: 1000, burst: 1000}, slow: {burst: 2}}\n\
@@ -139,7 +139,7 @@ fn a_name_only_lowers_and_an_id_does_both() {
 }
 
 #[test]
-fn a_token_may_come_again_when_its_time_has_passed() {
+fn limited_token_is_served_again_after_retry_after() {
     let setting = setting("rate_limit: {requests_per_second: 20, burst: 2}");
     let mut client = setting.gateway.client();
     let mut get = || client.get(ITEMS, Some("1|writer"));
@@ -154,7 +154,7 @@ fn a_token_may_come_again_when_its_time_has_passed() {
 
 /// The backend may have limits of its own, of which its fields tell.
 #[test]
-fn an_answer_of_the_backend_keeps_its_own_fields() {
+fn rate_limit_fields_of_the_backend_are_kept() {
     let setting = setting("rate_limit: {requests_per_second: 1, burst: 2}");
     setting.upstream.answer(|_| {
         let fields = [("X-RateLimit-Limit", "60"), ("X-RateLimit-Remaining", "59")];
@@ -169,7 +169,7 @@ fn an_answer_of_the_backend_keeps_its_own_fields() {
 }
 
 #[test]
-fn an_address_that_comes_too_often_is_429_before_its_route() {
+fn address_over_its_rate_limit_is_429_before_routing() {
     let setting = setting("limits: {requests_per_address: 5}");
     let address = setting.gateway.address();
     // On two connections, and so on both cores; whatever the answer, it counts.
@@ -200,7 +200,7 @@ fn an_address_that_comes_too_often_is_429_before_its_route() {
 }
 
 #[test]
-fn behind_a_trusted_proxy_the_address_is_the_clients() {
+fn limits_count_the_client_address_behind_a_trusted_proxy() {
     let setting =
         setting("limits: {requests_per_address: 3}\nlisten:\n  trusted_proxies: [127.0.0.1, 10.0.0.0/8]\n");
     let mut proxy = setting.gateway.client();
@@ -242,7 +242,7 @@ fn served(source: &str, setting: &Setting) -> Option<RawClient> {
 const TURNED_AWAY: &str = r#"requests_total{route="none",method="other",status="503",reason="overloaded"}"#;
 
 #[test]
-fn an_address_has_its_number_of_connections() {
+fn connections_per_address_are_limited() {
     let setting = setting("limits: {connections_per_address: 2}\nlisten:\n  trusted_proxies: [127.0.0.9]\n");
     let mut held: Vec<_> = (0..2).map(|_| served("127.0.0.2", &setting).unwrap()).collect();
     for _ in 0..3 {
@@ -262,7 +262,7 @@ fn an_address_has_its_number_of_connections() {
 }
 
 #[test]
-fn who_is_turned_away_is_counted_and_logged_once_a_second() {
+fn rejected_connections_are_counted_and_logged_once_a_second() {
     let setting = setting("limits: {connections: 2}");
     let _held: Vec<_> = (0..2).map(|_| served("127.0.0.1", &setting).unwrap()).collect();
     let started = Instant::now();
@@ -293,7 +293,7 @@ fn who_is_turned_away_is_counted_and_logged_once_a_second() {
 
 /// Plain text is nothing that it could read.
 #[test]
-fn a_client_that_would_speak_tls_is_turned_away_without_a_word() {
+fn tls_connection_over_the_limit_is_closed_silently() {
     let authority = Arc::new(Authority::new());
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority);
@@ -306,7 +306,7 @@ fn a_client_that_would_speak_tls_is_turned_away_without_a_word() {
 }
 
 #[test]
-fn a_route_has_its_own_bound_on_bodies() {
+fn body_limit_of_a_route_overrides_the_general_one() {
     let setting = setting(
         "limits: {body: 100}\nabilities:\n  routes:\n    /small: {POST: public, body: 10}\n    \
          /large: {POST: items:create, PUT: public, body: 1KiB}\n    /other: {POST: public}\n",

@@ -36,7 +36,7 @@ fn hearing(listen: &str, sections: &str) -> Setting {
 }
 
 #[test]
-fn a_sidecar_without_a_port() {
+fn gateway_runs_between_two_unix_sockets() {
     let directory = tempfile::tempdir().unwrap();
     let (front, back) = (directory.path().join("front.sock"), directory.path().join("back.sock"));
     let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
@@ -82,7 +82,7 @@ fn a_sidecar_without_a_port() {
 }
 
 #[test]
-fn a_file_that_is_no_socket_is_left_alone() {
+fn file_at_the_path_of_a_unix_socket_is_not_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let (front, yaml) = (directory.path().join("front.sock"), directory.path().join("gateway.yaml"));
     std::fs::write(&front, "mine").unwrap();
@@ -101,7 +101,7 @@ fn umask() -> u32 {
 }
 
 #[test]
-fn the_client_is_whom_the_header_tells() {
+fn proxy_header_names_the_client() {
     let setting = hearing("", "");
     let v4 = [192, 0, 2, 7, 10, 0, 0, 1, 0x12, 0x34, 1, 187];
     let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[9], &[0; 15], &[1], &[0x12, 0x34, 1, 187]].concat();
@@ -145,7 +145,7 @@ fn the_client_is_whom_the_header_tells() {
 }
 
 #[test]
-fn who_is_told_must_be_trusted_himself_to_be_believed() {
+fn forwarding_fields_need_a_trusted_address_in_the_proxy_header() {
     let setting = hearing("", "");
     let claims =
         "X-Forwarded-For: 203.0.113.1\r\nX-Forwarded-Proto: https\r\nX-Request-Id: of-the-client\r\n";
@@ -168,7 +168,7 @@ fn who_is_told_must_be_trusted_himself_to_be_believed() {
 }
 
 #[test]
-fn strangers_and_gateways_that_do_not_hear_take_no_header() {
+fn proxy_header_is_400_from_untrusted_peers_or_if_disabled() {
     let hearing = hearing("", "");
     let deaf = setting("listen:\n  trusted_proxies: [127.0.0.1]\n");
     let from_elsewhere = || RawClient::connect_from("127.0.0.2", hearing.gateway.address());
@@ -184,7 +184,7 @@ fn strangers_and_gateways_that_do_not_hear_take_no_header() {
 }
 
 #[test]
-fn a_connection_without_a_header_is_closed_counted_and_logged() {
+fn connection_without_a_proxy_header_is_closed_counted_and_logged() {
     let setting = hearing("", "limits: {header_timeout: 400ms}");
     let gateway = &setting.gateway;
     // A load balancer that only looks whether there is somebody.
@@ -221,7 +221,7 @@ fn a_connection_without_a_header_is_closed_counted_and_logged() {
 }
 
 #[test]
-fn the_header_comes_before_tls() {
+fn proxy_header_precedes_tls() {
     let authority = Arc::new(Authority::new());
     let upstream = Upstream::start();
     let listen =
@@ -257,7 +257,7 @@ fn the_header_comes_before_tls() {
 }
 
 #[test]
-fn a_unix_sockets_peers_are_asked_for_a_header() {
+fn proxy_protocol_applies_to_unix_socket_peers() {
     let directory = tempfile::tempdir().unwrap();
     let front = directory.path().join("front.sock");
     let upstream = Upstream::start();
@@ -285,7 +285,7 @@ fn a_unix_sockets_peers_are_asked_for_a_header() {
 }
 
 #[test]
-fn a_reload_turns_it_on_and_off() {
+fn reload_enables_and_disables_the_proxy_protocol() {
     let setting = setting("listen:\n  trusted_proxies: [127.0.0.1]\n  proxy_protocol: false\n");
     let status =
         |bytes: &[u8]| setting.gateway.client().send(bytes).try_response(false).map(|it| it.status).ok();
@@ -303,7 +303,7 @@ fn a_reload_turns_it_on_and_off() {
 }
 
 #[test]
-fn limits_by_address_count_for_the_told_one() {
+fn limits_count_the_address_of_the_proxy_header() {
     let setting = hearing("", "limits: {connections_per_address: 2}");
     let connect = |header: &[u8]| {
         let mut client = setting.gateway.client();

@@ -79,7 +79,7 @@ fn assert_bounded(phase: Phase, connections: u64, each: u64) {
 }
 
 #[test]
-fn clients_that_stop_within_a_head_or_a_handshake_hold_little() {
+fn clients_stalled_within_a_head_or_handshake_hold_little_memory() {
     assert_bounded(Phase::Head, 1000, OVERHEAD);
     assert_bounded(Phase::Handshake, 200, OVERHEAD);
 }

@@ -178,7 +178,7 @@ fn hold_against_model(
 }
 
 #[test]
-fn laravel_never_dispatches_what_was_not_asked_for() {
+fn model_never_dispatches_an_undecided_route() {
     let pin = maps().map(|(name, abilities)| (name, abilities, MethodOverride::Pin));
     let [.., (name, abilities)] = maps();
     for (name, abilities, setting) in pin.into_iter().chain([(name, abilities, MethodOverride::Honour)]) {
@@ -191,7 +191,7 @@ fn laravel_never_dispatches_what_was_not_asked_for() {
 
 /// The differential sees what a naive gateway lets pass.
 #[test]
-fn a_naive_gateway_does_not_stand_the_model() {
+fn model_finds_violations_of_a_naive_gateway() {
     for (name, abilities) in maps() {
         let [.., violations] = hold_against_model(&abilities, naive, 4_000, false);
         println!("{name}: {violations} violations");
@@ -247,7 +247,7 @@ pub fn seen() -> Vec<(Sent, Option<(&'static str, &'static str)>)> {
 }
 
 #[test]
-fn the_model_reads_as_laravel_does() {
+fn model_agrees_with_recorded_dispatches_of_laravel() {
     let laravel = Laravel::with_routes_of(&compile(&maps()[0].1));
     for (sent, expected) in seen() {
         let dispatched = laravel.dispatches(&sent);

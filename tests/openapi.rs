@@ -31,7 +31,7 @@ fn routes(directory: &Path, map: &str) -> Vec<(String, String, Value)> {
 
 /// The naming convention is that of the authentication guide.
 #[test]
-fn the_draft_of_stockaj_is_the_shipped_map() {
+fn draft_of_the_stockaj_document_is_the_shipped_map() {
     let directory = tempfile::tempdir().unwrap();
     let document = root().join("tests/openapi/stockaj.yaml");
     let document = document.to_str().unwrap();
@@ -193,7 +193,7 @@ no operation  GET     /old                            -             items:read  
 }
 
 #[test]
-fn file_that_is_no_usable_document_is_an_error_with_its_place() {
+fn unusable_document_is_an_error_with_its_location() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
     write("map.yaml", "routes: {/a: {GET: public}}\n");

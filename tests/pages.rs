@@ -18,7 +18,7 @@ fn routes(directory: &Path, words: &[&str]) -> String {
 
 #[test]
 #[ignore = "needs browser: tests/run"]
-fn what_is_wrong_with_a_page_is_found() {
+fn page_check_finds_faults() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("page.html");
     let page = "<title>t</title><main><h1 style='color: #888'>h</h1><table><tr><th>a</table><img src=absent.png></main>";
@@ -41,7 +41,7 @@ fn what_is_wrong_with_a_page_is_found() {
 
 #[test]
 #[ignore = "needs browser: tests/run"]
-fn the_matrix_of_the_map() {
+fn matrix_page_is_valid_and_accessible() {
     let directory = tempfile::tempdir().unwrap();
     let browser = Browser::start();
     // Every kind of rule.

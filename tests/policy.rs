@@ -21,7 +21,7 @@ pub fn outcome(directory: &Path, arguments: &[&str]) -> (i32, String, String) {
 
 /// `BLESS=1` writes the expected outcomes anew.
 #[test]
-fn every_file_has_its_outcome() {
+fn test_files_have_the_expected_outcome() {
     let directory = root().join("tests/policy");
     let files = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> =
@@ -46,7 +46,7 @@ fn every_file_has_its_outcome() {
 
 /// The form that other tools rely on, on a gateway.yaml whose secrets are not there.
 #[test]
-fn the_promised_form() {
+fn documented_test_form_needs_no_secrets() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
     write(
@@ -74,7 +74,7 @@ fn the_promised_form() {
 }
 
 #[test]
-fn usage_is_told_from_failures() {
+fn usage_errors_exit_2_and_failures_1() {
     assert_eq!(outcome(root(), &["test"]).0, 2);
     assert_eq!(outcome(root(), &["test", "--format", "yaml", "x"]).0, 2);
     let found = outcome(root(), &["test", "nowhere.yaml"]);
@@ -87,7 +87,7 @@ fn usage_is_told_from_failures() {
 }
 
 #[test]
-fn several_files_add_up() {
+fn results_of_several_files_are_summed() {
     let directory = root().join("tests/policy");
     let files = ["test", "passes.yaml", "failures.yaml", "no_cases.yaml", "--format", "json"];
     let (code, stdout, stderr) = outcome(&directory, &files);
@@ -122,7 +122,7 @@ fn several_files_add_up() {
 
 /// What `test` says and what `explain` says of the same request.
 #[test]
-fn explain_agrees() {
+fn test_and_explain_agree() {
     let directory = root().join("tests/policy");
     let (_, stdout, _) = outcome(&directory, &["test", "passes.yaml", "failures.yaml", "--format", "json"]);
     let value: Value = serde_json::from_str(&stdout).unwrap();
@@ -143,7 +143,7 @@ fn explain_agrees() {
 }
 
 #[test]
-fn coverage_is_what_the_cases_of_all_files_reach() {
+fn coverage_counts_the_cases_of_all_files() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
     write(
@@ -195,7 +195,7 @@ fn coverage_is_what_the_cases_of_all_files_reach() {
 }
 
 #[test]
-fn the_shipped_test_is_passed_by_the_shipped_map() {
+fn shipped_map_passes_its_shipped_test() {
     let found = outcome(root(), &["test", "config/stockaj.test.yaml", "--require-coverage"]);
     let (stdout, stderr) =
         ("config/stockaj.test.yaml: 1341 passed\n", "1341 passed, 0 failed; 60 of 60 rules reached\n");
@@ -204,7 +204,7 @@ fn the_shipped_test_is_passed_by_the_shipped_map() {
 
 /// A rule that goes, and one that asks for something else.
 #[test]
-fn the_shipped_test_notices_every_change_of_the_shipped_map() {
+fn shipped_test_detects_every_change_of_the_map() {
     let map = fs::read_to_string(root().join("config/stockaj.yaml")).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
@@ -232,7 +232,7 @@ fn the_shipped_test_notices_every_change_of_the_shipped_map() {
 }
 
 #[test]
-fn the_schema_knows_what_a_test_file_is() {
+fn schema_accepts_and_rejects_test_files() {
     let (_, printed, _) = outcome(root(), &["schema", "--for", "test"]);
     let file = fs::read_to_string(root().join("config/test.schema.json")).unwrap();
     assert!(
@@ -255,7 +255,7 @@ fn the_schema_knows_what_a_test_file_is() {
 /// By what CI systems in Python read it with.
 #[test]
 #[ignore = "needs junitparser: tests/run"]
-fn junit_is_read_by_others() {
+fn junit_report_is_read_by_junitparser() {
     const READ: &str = "\
 import sys, junitparser
 suites = junitparser.JUnitXml.fromfile(sys.argv[1])

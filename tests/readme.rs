@@ -21,7 +21,7 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn its_commands_print_what_it_shows() {
+fn readme_commands_print_the_documented_output() {
     let text = readme();
     let blocks = blocks(&text, "console");
     assert!(!blocks.is_empty());
@@ -34,7 +34,7 @@ fn its_commands_print_what_it_shows() {
 }
 
 #[test]
-fn its_configurations_pass_check() {
+fn readme_configurations_pass_check() {
     let text = readme();
     let blocks = blocks(&text, "yaml");
     assert!(!blocks.is_empty());
@@ -134,7 +134,7 @@ fn files_for_laravel_are_marked_as_new_or_merged() {
 }
 
 #[test]
-fn its_commands_are_those_of_the_binary() {
+fn readme_commands_exist_in_the_binary() {
     let help = Command::new(BINARY).arg("--help").output().unwrap().stdout;
     let help = String::from_utf8(help).unwrap();
     let commands: Vec<&str> = help
@@ -153,7 +153,7 @@ fn its_commands_are_those_of_the_binary() {
 }
 
 #[test]
-fn its_metrics_are_those_of_a_running_gateway() {
+fn readme_metrics_are_those_of_a_running_gateway() {
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     let tls = Arc::new(Authority::new());
     let builder = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&tls);

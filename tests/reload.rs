@@ -16,7 +16,7 @@ const ITEMS_READ: &str = "/api/v2/items:           {GET: items:read";
 const ITEMS_DENIED: &str = "/api/v2/items:           {GET: deny";
 
 #[test]
-fn the_next_request_is_decided_by_the_new_map_and_one_in_flight_by_the_old() {
+fn reload_applies_a_new_map_to_new_requests_only() {
     let setting = setting("");
     let gateway = &setting.gateway;
     let mut kept = gateway.client();
@@ -49,7 +49,7 @@ fn the_next_request_is_decided_by_the_new_map_and_one_in_flight_by_the_old() {
 }
 
 #[test]
-fn a_bad_file_keeps_what_is_and_says_all_that_is_wrong() {
+fn invalid_configuration_is_rejected_with_all_errors_and_the_old_one_stays() {
     let setting = setting("");
     let gateway = &setting.gateway;
     let loaded_at = gateway.metrics().metric("config_reload_timestamp_seconds");
@@ -76,7 +76,7 @@ fn a_bad_file_keeps_what_is_and_says_all_that_is_wrong() {
 }
 
 #[test]
-fn what_only_a_start_can_judge_is_judged_too() {
+fn reload_rejects_an_unusable_tls_file() {
     let setting = setting("introspection:\n  timeout: 2s\n");
     let gateway = &setting.gateway;
     let url = setting.upstream.url();
@@ -91,7 +91,7 @@ fn what_only_a_start_can_judge_is_judged_too() {
 }
 
 #[test]
-fn verdicts_survive_unless_another_introspector_would_say_them() {
+fn reload_keeps_verdicts_unless_the_introspector_changes() {
     let setting = setting("cache: {ttl: 1h}");
     let gateway = &setting.gateway;
     let other = Introspector::start();
@@ -124,7 +124,7 @@ fn verdicts_survive_unless_another_introspector_would_say_them() {
 }
 
 #[test]
-fn a_shorter_ttl_holds_for_what_is_known_already() {
+fn shorter_ttl_applies_to_cached_verdicts() {
     let setting = setting("cache: {ttl: 1h}");
     assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200);
     setting.introspector.forget("1|writer");
@@ -138,7 +138,7 @@ fn a_shorter_ttl_holds_for_what_is_known_already() {
 }
 
 #[test]
-fn limits_are_those_of_now() {
+fn reload_applies_changed_limits() {
     let setting = setting("rate_limit: {requests_per_second: 1, burst: 2}\nlimits: {body: 10B}");
     let gateway = &setting.gateway;
     let mut client = gateway.client();
@@ -157,7 +157,7 @@ fn limits_are_those_of_now() {
 }
 
 #[test]
-fn connections_to_the_backend_are_kept_unless_it_is_another_one() {
+fn reload_keeps_backend_connections_unless_the_backend_changes() {
     let setting = setting("");
     let gateway = &setting.gateway;
     let other = Upstream::answering(|_| Answer::with(203, &[], ""));
@@ -176,7 +176,7 @@ fn connections_to_the_backend_are_kept_unless_it_is_another_one() {
 }
 
 #[test]
-fn what_only_a_start_can_change_is_said_and_the_rest_is_taken_over() {
+fn reload_reports_keys_that_need_a_restart_and_applies_the_rest() {
     let setting = setting("log: {format: json}");
     let gateway = &setting.gateway;
     gateway.edit("listen:\n  address: 127.0.0.1:0", "listen:\n  address: 127.0.0.1:1");
@@ -194,7 +194,7 @@ fn what_only_a_start_can_change_is_said_and_the_rest_is_taken_over() {
 }
 
 #[test]
-fn the_log_changes_its_level_and_what_it_tells_of_requests() {
+fn reload_applies_changed_log_settings() {
     let setting = setting("log: {level: info}");
     let gateway = &setting.gateway;
     let requests = || gateway.logs().iter().filter(|line| line.contains("\"message\":\"request\"")).count();
@@ -225,7 +225,7 @@ fn the_log_changes_its_level_and_what_it_tells_of_requests() {
 }
 
 #[test]
-fn the_admin_token_is_that_of_now() {
+fn reload_applies_a_changed_admin_token() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
     std::fs::write(&file, "first-admin-token").unwrap();
@@ -241,7 +241,7 @@ fn the_admin_token_is_that_of_now() {
 }
 
 #[test]
-fn no_request_fails_while_configurations_come_and_go() {
+fn repeated_reloads_fail_no_request() {
     let setting = setting("");
     let gateway = &setting.gateway;
     let stop = Arc::new(AtomicBool::new(false));
@@ -284,7 +284,7 @@ fn wait_for_status(setting: &Setting, expected: u16) {
 }
 
 #[test]
-fn a_changed_file_is_taken_over_by_itself() {
+fn changed_file_is_reloaded_automatically() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     // A map as a Kubernetes volume has it.
@@ -315,7 +315,7 @@ fn a_changed_file_is_taken_over_by_itself() {
 }
 
 #[test]
-fn tls_stays_with_the_address_that_stays() {
+fn reload_with_a_changed_address_keeps_tls_of_the_old_one() {
     let authority = Arc::new(Authority::new());
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority).start();

@@ -137,7 +137,7 @@ fn under_load(fleet: &Fleet, test: impl FnOnce()) -> usize {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn what_one_revokes_all_forget_within_a_second() {
+fn revocation_reaches_every_replica_within_a_second() {
     let redis = Redis::start();
     let fleet = Fleet::at(&redis, 3);
     let served = under_load(&fleet, || {
@@ -167,7 +167,7 @@ fn what_one_revokes_all_forget_within_a_second() {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn every_kind_of_order_travels_and_no_token_does() {
+fn every_revocation_reaches_other_replicas_without_its_token() {
     let redis = Redis::start();
     let log = redis.directory().join("monitor");
     let mut monitor = std::process::Command::new("redis-cli")
@@ -201,7 +201,7 @@ fn every_kind_of_order_travels_and_no_token_does() {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn with_tls_user_and_password() {
+fn redis_is_reached_by_tls_user_and_password() {
     let authority = Authority::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let (certificate, key, ca) = (authority.certificate(), authority.private_key(), authority.ca_file());
@@ -237,7 +237,7 @@ fn with_tls_user_and_password() {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn what_keeps_it_from_redis_is_said_once_and_without_the_password() {
+fn failed_redis_connection_is_logged_once_without_the_password() {
     let redis = Redis::start_with(&["--requirepass", "right"]);
     let road = Road::to(&redis);
     let upstream = Upstream::start();
@@ -259,7 +259,7 @@ fn what_keeps_it_from_redis_is_said_once_and_without_the_password() {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn a_reload_leads_to_another_redis_and_away_from_it() {
+fn reload_connects_to_another_redis_or_none() {
     let (one, other) = (Redis::start(), Redis::start());
     let fleet = Fleet::at(&one, 2);
     fleet.know("17|deleted");
@@ -282,7 +282,7 @@ fn a_reload_leads_to_another_redis_and_away_from_it() {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn a_password_that_is_changed_in_its_file_is_taken_over() {
+fn changed_redis_password_file_is_used() {
     let redis = Redis::start();
     let file = redis.directory().join("url");
     let address = Road::to(&redis);
@@ -302,7 +302,7 @@ fn a_password_that_is_changed_in_its_file_is_taken_over() {
 }
 
 #[test]
-fn without_redis_there_is_no_thread_and_no_metric() {
+fn without_redis_no_thread_and_no_metric_exists() {
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).start();
     // Once the admin listener answers, the threads beside it have begun.

@@ -131,7 +131,7 @@ fn unmapped_method_is_reported_with_its_route() {
 }
 
 #[test]
-fn access_line_says_what_was_sent_where() {
+fn access_line_names_client_target_and_backend() {
     let setting = setting("listen:\n  h2c: true");
     setting.upstream.answer(|_| Answer::with(201, &[], "created"));
     let fields = [WRITER, ("User-Agent", "scanner/1.2 \"x\"")];
@@ -174,7 +174,7 @@ fn access_line_says_what_was_sent_where() {
 }
 
 #[test]
-fn access_line_has_the_version_of_tls() {
+fn access_line_has_the_tls_version() {
     let authority = Arc::new(Authority::new());
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     let gateway =

@@ -33,7 +33,7 @@ fn first_echo_then(second: Answer) -> impl Fn(&Request) -> Answer + Send + Sync 
 }
 
 #[test]
-fn a_backend_that_goes_and_comes_back_is_502_in_between() {
+fn backend_outage_is_502_until_it_recovers() {
     let mut setting = setting("");
     let (stopping, done) = (AtomicBool::new(false), AtomicBool::new(false));
     let statuses = Mutex::new(HashMap::<u16, usize>::new());
@@ -84,7 +84,7 @@ fn kept_connection_closed_by_backend_retries_only_what_may_be_repeated() {
 }
 
 #[test]
-fn a_request_is_repeated_once_and_only_where_no_byte_of_an_answer_came() {
+fn request_is_retried_once_and_only_before_any_response_byte() {
     for (second, seen) in [
         (Answer::raw("nothing that HTTP would say\r\n\r\n").then_close(), 2),
         (Answer::raw("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"), 2),
@@ -107,7 +107,7 @@ fn a_request_is_repeated_once_and_only_where_no_byte_of_an_answer_came() {
 
 /// The gateway stands still while its kept connection closes and a request comes: it finds both at once.
 #[test]
-fn what_was_never_sent_goes_out_again_whatever_the_method() {
+fn unsent_request_is_retried_for_every_method() {
     let setting = setting("");
     let mut client = setting.gateway.client();
     for round in 1..=5 {
@@ -151,7 +151,7 @@ fn malformed_answers_are_502() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_is_no_short_good_one() {
+fn truncated_response_is_not_completed() {
     let setting = setting("limits: {body_idle_timeout: 300ms}");
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
     let mut broken = 0.0;
@@ -186,7 +186,7 @@ fn an_answer_that_breaks_off_is_no_short_good_one() {
 
 /// Its end is the connection's, so that an end alone would be a good one.
 #[test]
-fn an_answer_that_breaks_off_is_a_reset_to_http_1_0() {
+fn truncated_response_resets_an_http10_connection() {
     let setting = setting("limits: {body_idle_timeout: 300ms}");
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
     for (answer, whole) in [
@@ -222,7 +222,7 @@ fn an_answer_that_breaks_off_is_a_reset_to_http_1_0() {
 }
 
 #[test]
-fn the_backends_time_begins_at_the_end_of_the_requests_body() {
+fn backend_timeout_starts_at_the_end_of_the_request_body() {
     let setting = setting("backend:\n  timeout: 300ms\n");
     let mut client = setting.gateway.client();
     let slowly = |client: &mut RawClient| {
@@ -249,7 +249,7 @@ fn the_backends_time_begins_at_the_end_of_the_requests_body() {
 }
 
 #[test]
-fn an_upload_that_stands_still_is_408() {
+fn stalled_upload_is_408() {
     let setting = setting("limits: {body_idle_timeout: 300ms}");
     for sent in [upload_head(10) + "half", upload_head(10)] {
         let started = Instant::now();
@@ -272,7 +272,7 @@ fn an_upload_that_stands_still_is_408() {
 }
 
 #[test]
-fn a_backend_that_takes_nothing_of_an_upload_is_504() {
+fn backend_that_reads_no_upload_is_504() {
     let setting = setting("backend:\n  timeout: 200ms\nlimits: {body_idle_timeout: 300ms}");
     setting.upstream.answer_early(|_| Some(Answer::hang()));
     let mut client = setting.gateway.client();
@@ -290,7 +290,7 @@ fn a_backend_that_takes_nothing_of_an_upload_is_504() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_of_its_answer_is_let_go() {
+fn client_that_does_not_read_its_response_is_disconnected() {
     let setting = setting("limits: {body_idle_timeout: 300ms}");
     let body = vec![b'x'; 64 * 1024 * 1024];
     setting.upstream.answer(move |_| Answer::with(200, &[], &body));
@@ -302,7 +302,7 @@ fn a_client_that_reads_nothing_of_its_answer_is_let_go() {
 }
 
 #[test]
-fn a_backend_that_accepts_no_connection_in_time_is_502() {
+fn backend_connect_timeout_is_502() {
     let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -325,7 +325,7 @@ fn a_backend_that_accepts_no_connection_in_time_is_502() {
 }
 
 #[test]
-fn an_introspector_that_goes_and_comes_back_never_turns_a_no_into_a_yes_or_a_yes_into_a_no() {
+fn introspector_outage_changes_no_decision() {
     for (stale, known_may_be) in [("0s", &[200, 503][..]), ("60s", &[200])] {
         let mut setting =
             setting(&format!("cache: {{ttl: 50ms, negative_ttl: 50ms, stale_if_error: {stale}}}"));
@@ -363,7 +363,7 @@ fn an_introspector_that_goes_and_comes_back_never_turns_a_no_into_a_yes_or_a_yes
 }
 
 #[test]
-fn a_client_that_leaves_takes_its_request_to_the_backend_with_it() {
+fn client_disconnect_closes_the_backend_connection() {
     let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
     let backend = TcpListener::bind("127.0.0.1:0").unwrap();
     let gateway = Gateway::builder()
@@ -396,7 +396,7 @@ fn a_client_that_leaves_takes_its_request_to_the_backend_with_it() {
 }
 
 #[test]
-fn the_bound_on_backend_connections_holds_over_all_cores_and_starves_neither() {
+fn max_connections_is_shared_fairly_by_all_cores() {
     for bound in [1, 3] {
         let setting = setting(&format!("backend:\n  max_connections: {bound}\n"));
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -60,7 +60,7 @@ const TOKENS: [(&str, &str, &str); 5] = [
 ];
 
 #[test]
-fn what_is_named_is_forgotten_and_nothing_else() {
+fn revocation_evicts_exactly_the_named_tokens() {
     let setting = setting("cache: {ttl: 1h}");
     for (token, id, name) in TOKENS {
         setting.know(token, id, name);
@@ -116,7 +116,7 @@ fn what_is_named_is_forgotten_and_nothing_else() {
 }
 
 #[test]
-fn what_is_no_order_forgets_nothing() {
+fn malformed_revocation_evicts_nothing() {
     let setting = setting("cache: {ttl: 1h}");
     setting.know("17|one", "17", "scanner");
     assert_eq!(setting.status("17|one"), 200);
@@ -163,7 +163,7 @@ fn what_is_no_order_forgets_nothing() {
 }
 
 #[test]
-fn only_the_admin_tokens_bearer_may() {
+fn revocation_needs_the_admin_token_as_bearer() {
     let setting = setting("");
     let ask = |method: &str, fields: &[(&str, &str)]| {
         RawClient::connect(setting.gateway.admin()).request(
@@ -196,7 +196,7 @@ fn only_the_admin_tokens_bearer_may() {
 
 /// As it is in life: the token is deleted, then revoked, while a request with it is on its way.
 #[test]
-fn an_introspection_in_flight_loses_against_a_revocation_every_time() {
+fn revocation_discards_an_introspection_in_flight() {
     let setting = setting("cache: {ttl: 1h, negative_ttl: 1h}\nintrospection:\n  max_concurrent: 64\n");
     setting.introspector.delay(Duration::from_millis(2));
     let mut overtaken = 0;
@@ -232,7 +232,7 @@ fn an_introspection_in_flight_loses_against_a_revocation_every_time() {
 }
 
 #[test]
-fn stale_if_error_does_not_bring_back_what_was_revoked() {
+fn stale_if_error_does_not_restore_a_revoked_token() {
     let setting = setting("cache: {ttl: 200ms, stale_if_error: 1h}");
     setting.know("17|one", "17", "scanner");
     assert_eq!(setting.status("17|one"), 200);
@@ -247,7 +247,7 @@ fn stale_if_error_does_not_bring_back_what_was_revoked() {
 
 /// A revocation holds for what was asked before it, whatever was reloaded in between.
 #[test]
-fn a_revocation_concerns_every_configuration() {
+fn revocation_applies_across_reloads() {
     let setting = setting("cache: {ttl: 1h}\n");
     setting.know("17|one", "17", "scanner");
     assert_eq!(setting.status("17|one"), 200);

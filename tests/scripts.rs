@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::{Answer, Authority, Introspector, Metrics, RawClient, Upstream, Verdict};
 
 #[test]
-fn an_upstream_records_every_byte_and_echoes() {
+fn scripted_upstream_records_every_byte_and_echoes() {
     let upstream = Upstream::start();
     let mut client = RawClient::connect(upstream.address());
     let head = "POST /a?b HTTP/1.1\r\nhost: x\r\nX-Odd:  v\r\nX-Odd: w\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -27,7 +27,7 @@ fn an_upstream_records_every_byte_and_echoes() {
 }
 
 #[test]
-fn an_upstream_can_misbehave() {
+fn scripted_upstream_sends_malformed_responses() {
     let mut upstream = Upstream::start();
     let connect = || RawClient::connect(upstream.address());
     upstream.answer(|_| Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc").then_close());
@@ -52,14 +52,14 @@ fn an_upstream_can_misbehave() {
 }
 
 #[test]
-fn tls_is_spoken_by_both_sides() {
+fn scripted_client_and_upstream_speak_tls() {
     let authority = Authority::new();
     let upstream = Upstream::start_tls(&authority);
     assert_eq!(RawClient::connect_tls(upstream.address(), &authority).get("/", None).status, 200);
 }
 
 #[test]
-fn an_introspector_gives_the_verdicts_it_is_told() {
+fn scripted_introspector_returns_its_verdicts() {
     let introspector = Introspector::knowing([("7|secret", &["items:read"][..])]);
     let get = |token| {
         let fields = [("Accept", "application/json"), ("Authorization", token)];
@@ -87,7 +87,7 @@ fn an_introspector_gives_the_verdicts_it_is_told() {
 }
 
 #[test]
-fn an_introspector_speaks_rfc_7662() {
+fn scripted_introspector_speaks_rfc_7662() {
     let introspector = Introspector::start_rfc7662("gateway", "s3cret");
     introspector.know("7|a b", Verdict::active(&["a", "b"]).expiring(99));
     let post = |credentials, form: &str| {
@@ -109,7 +109,7 @@ fn an_introspector_speaks_rfc_7662() {
 }
 
 #[test]
-fn metrics_are_found_by_any_of_their_labels() {
+fn metric_samples_are_selected_by_any_labels() {
     let metrics = Metrics(
         "# HELP stockaj_gateway_a_total x\n\
          stockaj_gateway_a_total{route=\"/x/{id}\",status=\"200\"} 2\n\

@@ -31,14 +31,14 @@ fn leak(text: &str) -> Option<&str> {
 }
 
 #[test]
-fn a_leak_is_found() {
+fn leak_check_finds_eight_characters() {
     assert_eq!(leak(&format!("a\nb {} c\nd", token(1))), Some(&*format!("b {} c", token(1))));
     assert!(leak(&SECRET[20..28]).is_some() && leak(&SECRET[20..27]).is_none());
     assert!(leak(&BASE64_STANDARD.encode(format!("user:{}", token(9)))).is_some());
 }
 
 #[test]
-fn a_gateway_leaves_no_core() {
+fn gateway_leaves_no_core_dump() {
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).start();
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.process())).unwrap();
@@ -202,7 +202,7 @@ fn tokens_reach_no_log_and_no_metric() {
 }
 
 #[test]
-fn nor_where_the_introspector_is_asked_by_form() {
+fn tokens_reach_no_log_and_no_metric_with_rfc_7662() {
     let introspector = Introspector::start_rfc7662("gateway", &format!("c{}", &SECRET[1..]));
     let mut setting = Setting::new(introspector);
     setting.provoke();

@@ -23,7 +23,7 @@ fn until_close(client: &mut RawClient) -> (u128, String) {
 }
 
 #[test]
-fn a_connection_that_stands_still_is_closed() {
+fn idle_connection_is_closed() {
     let setting = setting("limits: {header_timeout: 300ms, idle_timeout: 800ms}");
     let address = setting.gateway.address();
     let close_after = |client: &mut RawClient, expected: u128, answer: &str| {
@@ -54,7 +54,7 @@ fn a_connection_that_stands_still_is_closed() {
 }
 
 #[test]
-fn connections_over_the_limit_are_503_until_others_have_gone() {
+fn connections_over_the_limit_are_503_until_others_close() {
     let setting = setting("limits: {connections: 4}");
     let mut clients: Vec<_> = (0..4).map(|_| setting.gateway.client()).collect();
     for client in &mut clients {
@@ -76,7 +76,7 @@ fn connections_over_the_limit_are_503_until_others_have_gone() {
 
 /// Each core keeps a connection of its own to the backend, so the backend sees who is served by whom.
 #[test]
-fn connections_are_spread_evenly_over_the_cores() {
+fn connections_are_distributed_evenly_over_cores() {
     for count in [2, 4, 10] {
         let setting = setting("");
         let mut clients: Vec<_> = (0..count).map(|_| setting.gateway.client()).collect();
@@ -96,7 +96,7 @@ fn connections_are_spread_evenly_over_the_cores() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_no_request_up() {
+fn unread_log_delays_no_request() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.yaml");
     let yaml = Gateway::builder()
@@ -147,7 +147,7 @@ fn a_log_that_nobody_reads_holds_no_request_up() {
 }
 
 #[test]
-fn access_lines_say_who_asked_for_what_and_never_the_token() {
+fn access_lines_name_the_subject_and_never_the_token() {
     let setting = setting("log: {level: debug}");
     let mut client = setting.gateway.client();
     const SECRETS: [&str; 4] = ["S3cretReader", "S3cretUnknown", "S3cretQuery", "S3cretPath"];
@@ -202,7 +202,7 @@ fn access_lines_say_who_asked_for_what_and_never_the_token() {
 }
 
 #[test]
-fn metrics_count_what_happened() {
+fn metrics_count_requests_introspections_and_connections() {
     let setting = setting("");
     let mut client = setting.gateway.client();
     setting.introspector.know("2|reader", Verdict::active(&["items:read"]));
@@ -270,7 +270,7 @@ fn metrics_count_what_happened() {
 }
 
 #[test]
-fn tls_on_all_three_sides() {
+fn tls_works_with_client_backend_and_introspector() {
     let authority = Arc::new(Authority::new());
     let upstream = Upstream::start_tls(&authority);
     let introspector = Introspector::start_tls(&authority);
@@ -299,7 +299,7 @@ fn tls_on_all_three_sides() {
 }
 
 #[test]
-fn a_backend_with_a_strangers_certificate_is_502() {
+fn backend_with_an_untrusted_certificate_is_502() {
     let (ours, strangers) = (Authority::new(), Authority::new());
     let upstream = Upstream::start_tls(&strangers);
     let introspector = Introspector::knowing([("1|writer", &["*"][..])]);

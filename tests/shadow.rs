@@ -99,7 +99,7 @@ abilities:
 ";
 
 #[test]
-fn what_the_map_refuses_is_forwarded_told_and_counted() {
+fn shadow_mode_forwards_logs_and_counts_denied_requests() {
     // In the global mode, or the route's; which status, and counted under which route where it would be refused.
     for (mode, rows) in [
         (
@@ -166,7 +166,7 @@ fn what_the_map_refuses_is_forwarded_told_and_counted() {
 }
 
 #[test]
-fn the_line_names_the_token_and_the_rule() {
+fn shadow_access_line_names_the_token_and_the_rule() {
     let scene = Scene::new(&format!("mode: shadow\nlog: {{access_sample: 1000}}\n{MAP}"));
     let mut client = scene.gateway.client();
     for (count, (method, target, rule)) in [
@@ -191,7 +191,7 @@ fn the_line_names_the_token_and_the_rule() {
 }
 
 #[test]
-fn without_an_access_log_it_is_told_about_once_a_second() {
+fn shadow_denials_are_logged_once_a_second_without_an_access_log() {
     let scene = Scene::new(&format!("mode: shadow\nlog: {{access: false}}\n{MAP}"));
     let mut client = scene.gateway.client();
     for _ in 0..10 {
@@ -218,7 +218,7 @@ const STRANGERS: [(&[(&str, &str)], u16); 8] = [
 ];
 
 #[test]
-fn a_token_is_asked_for_in_shadow_mode() {
+fn shadow_mode_requires_an_active_token() {
     let scene = Scene::new(&format!("mode: shadow\n{MAP}"));
     let mut client = scene.gateway.client();
     for target in ["/items", "/me", "/closed", "/nowhere", "/strict", "/tried"] {
@@ -234,7 +234,7 @@ fn a_token_is_asked_for_in_shadow_mode() {
 }
 
 #[test]
-fn nobody_is_asked_where_the_configuration_says_so() {
+fn shadow_authentication_forwards_unauthenticated_requests() {
     for (cookies, yaml) in [(false, ""), (true, "backend:\n  cookies: true\n")] {
         let scene = Scene::with(
             &format!(
@@ -279,7 +279,7 @@ fn nobody_is_asked_where_the_configuration_says_so() {
 }
 
 #[test]
-fn who_is_known_is_told_to_the_backend_and_cookies_stay_behind() {
+fn shadow_mode_sends_identity_headers_and_no_cookies() {
     let scene = Scene::new(&format!("mode: shadow\nidentity_headers: [id, abilities]\n{MAP}"));
     let mut client = scene.gateway.client();
     let token = format!("bearer   {CREATOR}");
@@ -300,7 +300,7 @@ fn who_is_known_is_told_to_the_backend_and_cookies_stay_behind() {
 }
 
 #[test]
-fn what_is_no_decision_of_the_map_holds_in_shadow_mode() {
+fn shadow_mode_enforces_everything_but_the_map() {
     let yaml = "mode: shadow\nshadow_authentication: true\nlimits: {body: 10B}\n\
         rate_limit: {requests_per_second: 1, burst: 3}\n";
     let scene = Scene::new(&format!("{yaml}{MAP}"));
@@ -339,7 +339,7 @@ fn what_is_no_decision_of_the_map_holds_in_shadow_mode() {
 /// A verdict that denies is asked for once more. Where nobody answers it is 503, for the 403 might be wrong by now; in
 /// shadow mode there is no 403.
 #[test]
-fn an_active_token_is_not_stopped_by_an_outage_of_the_second_asking() {
+fn shadow_mode_forwards_a_denied_token_if_its_renewed_introspection_fails() {
     for (mode, expected) in [("enforce", 503), ("shadow", 200)] {
         let scene = Scene::new(&format!("mode: {mode}\ncache: {{ttl: 1h, negative_ttl: 50ms}}\n{MAP}"));
         let mut client = scene.gateway.client();
@@ -353,7 +353,7 @@ fn an_active_token_is_not_stopped_by_an_outage_of_the_second_asking() {
 }
 
 #[test]
-fn who_is_asked_about_again_goes_on_as_who_it_is_by_now() {
+fn shadow_mode_forwards_the_identity_of_the_renewed_verdict() {
     let scene = Scene::new(&format!(
         "mode: shadow\nidentity_headers: [abilities]\ncache: {{ttl: 1h, negative_ttl: 50ms}}\n{MAP}"
     ));
@@ -372,7 +372,7 @@ fn who_is_asked_about_again_goes_on_as_who_it_is_by_now() {
 const ORIGIN: (&str, &str) = ("Origin", "https://shop.example");
 
 #[test]
-fn a_preflight_passes_where_its_request_would() {
+fn shadow_mode_forwards_preflights_of_forwarded_requests() {
     let scene = Scene::with(
         &format!("mode: shadow\n{MAP}    /quiet: {{GET: items:read, OPTIONS: deny, mode: enforce}}\n"),
         "routes: {/items: {GET: items:read}}\n",
@@ -418,7 +418,7 @@ routes:
 ";
 
 #[test]
-fn a_candidate_is_told_of_and_changes_no_answer() {
+fn candidate_map_is_logged_and_changes_no_response() {
     let scene = Scene::with(MAP, CANDIDATE, |builder| builder.one_core());
     let mut client = scene.gateway.client();
     let (deny, allow) = (Some("would_deny"), Some("would_allow"));
@@ -496,7 +496,7 @@ fn seen(response: &Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
 }
 
 #[test]
-fn a_candidate_with_a_mistake_names_the_tokens_that_it_would_break() {
+fn candidate_map_names_the_tokens_it_would_deny() {
     let shipped = |builder: Builder| builder.shipped_map();
     let (alone, beside) = (Scene::with("", "", shipped), Scene::with("", &misspelled(), shipped));
     let all = ["items:read", "items:create", "rents:read", "kiosk:scan"];
@@ -555,7 +555,7 @@ fn a_candidate_with_a_mistake_names_the_tokens_that_it_would_break() {
 }
 
 #[test]
-fn a_changed_candidate_is_taken_over_and_a_bad_one_is_not() {
+fn changed_candidate_map_is_reloaded_and_an_invalid_one_rejected() {
     let scene = Scene::with(MAP, "routes: {/items: {GET: items:read}}\n", |builder| builder);
     let mut client = scene.gateway.client();
     let denied = "{change=\"would_deny\"}";
@@ -582,7 +582,7 @@ fn a_changed_candidate_is_taken_over_and_a_bad_one_is_not() {
 }
 
 #[test]
-fn the_mode_is_taken_over_and_told() {
+fn reload_applies_and_logs_a_changed_mode() {
     let scene = Scene::new("mode: shadow\nabilities: {routes: {/items: {GET: items:read}}}\n");
     let told =
         |line: &Value| line["message"].as_str().is_some_and(|it| it.contains("ability map is not enforced"));
@@ -603,7 +603,7 @@ fn the_mode_is_taken_over_and_told() {
 
 /// They read only the map, and its mode, whatever else is wrong or not set.
 #[test]
-fn the_commands_say_what_is_not_enforced() {
+fn commands_mark_rules_that_are_not_enforced() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.yaml");
     for (mode, routes, explained) in [

@@ -83,7 +83,7 @@ fn suffer(setting: &Setting, options: &[&str]) {
 
 #[test]
 #[ignore = "needs slowhttptest: tests/run"]
-fn slow_heads() {
+fn slow_heads_delay_no_other_client() {
     let setting = setting(&format!("{SHORT}{OPEN}"));
     suffer(&setting, &["-H", "-c", CONNECTIONS, "-i", "1", "-x", "24"]);
     let timed_out = setting.gateway.metrics().metric("requests_total{status=\"408\"}");
@@ -92,7 +92,7 @@ fn slow_heads() {
 
 #[test]
 #[ignore = "needs slowhttptest: tests/run"]
-fn slow_bodies() {
+fn slow_bodies_delay_no_other_client() {
     let setting = setting(&format!("{SHORT}{OPEN}"));
     suffer(&setting, &["-B", "-c", CONNECTIONS, "-i", "2", "-s", "8192", "-x", "10"]);
     let timed_out = setting.gateway.metrics().metric("requests_total{status=\"408\"}");
@@ -101,14 +101,14 @@ fn slow_bodies() {
 
 #[test]
 #[ignore = "needs slowhttptest: tests/run"]
-fn many_ranges() {
+fn requests_for_many_ranges_are_served_beside_others() {
     let setting = setting(&format!("{SHORT}{OPEN}"));
     suffer(&setting, &["-R", "-c", CONNECTIONS, "-t", "HEAD", "-a", "10", "-b", "3000"]);
 }
 
 #[test]
 #[ignore = "needs slowhttptest: tests/run"]
-fn slow_reads() {
+fn slow_reads_delay_no_other_client() {
     let setting = setting(&format!("{SHORT}{OPEN}"));
     // More than the kernel takes from the gateway for a client that does not read.
     let large = vec![b'x'; 6 << 20];

@@ -67,7 +67,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 
 #[test]
 #[ignore = "soak: 200,000 introspections"]
-fn random_tokens_leave_memory_bounded_and_a_known_token_undisturbed() {
+fn random_tokens_leave_memory_bounded_and_a_cached_token_undisturbed() {
     // Longer lives than any default, so that nothing but the bound on entries can hold memory down.
     let (gateway, upstream, introspector) = setting("cache: {ttl: 1h, negative_ttl: 1h, max_tokens: 50000}");
     assert_eq!(gateway.get(ITEMS, Some(KNOWN)).status, 200);
@@ -99,7 +99,7 @@ fn random_tokens_leave_memory_bounded_and_a_known_token_undisturbed() {
 
 #[test]
 #[ignore = "soak: a flood of 60 s"]
-fn a_flood_and_a_slow_introspector_do_not_slow_a_known_token() {
+fn token_flood_with_a_slow_introspector_does_not_delay_a_cached_token() {
     const BOUND: usize = 32;
     const CLIENTS: usize = 400;
     // More than the introspector manages in the time that a request may wait for it, yet not so many a second that
@@ -165,7 +165,7 @@ fn tls_connection(gateway: &Gateway, authority: &Authority) -> StreamOwned<Clien
 
 #[test]
 #[ignore = "soak: 10,000 TLS connections"]
-fn idle_tls_connections_cost_little_memory() {
+fn idle_tls_connections_hold_little_memory() {
     const CONNECTIONS: usize = 10_000;
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();

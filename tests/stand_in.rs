@@ -24,7 +24,7 @@ fn ask(client: &mut RawClient, request: &str, token: &str, body: &str) -> Respon
 }
 
 #[test]
-fn introspection_tells_what_each_token_can_do() {
+fn stand_in_introspection_returns_the_abilities_of_each_token() {
     let mut client = RawClient::connect(stand_in());
     for token in [USER, READER, SCANNER, WRITER] {
         let response = client.get("/api/v2/token", Some(&token.plain_text()));
@@ -45,7 +45,7 @@ fn introspection_tells_what_each_token_can_do() {
 }
 
 #[test]
-fn it_speaks_laravel() {
+fn stand_in_answers_like_laravel() {
     let mut client = RawClient::connect(stand_in());
     let token = USER.plain_text();
     for (request, body, status, expected) in [
@@ -109,7 +109,7 @@ fn it_speaks_laravel() {
 }
 
 #[test]
-fn it_trusts_nobody() {
+fn stand_in_rejects_missing_unknown_and_expired_tokens() {
     let mut client = RawClient::connect(stand_in());
     for request in ["GET /api/v2/items", "POST /api/v2/kiosk/scan", "PATCH /api/v2/rentals/1"] {
         for token in ["", "1|unknown", &EXPIRED.plain_text()] {

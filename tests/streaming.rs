@@ -53,7 +53,7 @@ fn text(bytes: impl AsRef<[u8]>) -> String {
 }
 
 #[test]
-fn each_event_reaches_the_client_when_it_happens() {
+fn each_event_is_forwarded_at_once() {
     for tls in [false, true] {
         let mut scene = Scene::new(tls, "limits: {body_idle_timeout: 2s}\nbackend:\n  timeout: 500ms\n");
         let (mut client, mut backend, _) = scene.begin(&get("1.1"));
@@ -85,7 +85,7 @@ fn client_sees(client: &mut RawClient, act: impl FnOnce()) -> Vec<u8> {
 }
 
 #[test]
-fn a_client_that_has_said_all_is_served_as_long_as_its_answer_flows() {
+fn half_closed_client_is_served_while_its_response_flows() {
     for (tls, version) in [(false, "1.1"), (false, "1.0"), (true, "1.1")] {
         let mut scene = Scene::new(tls, "");
         let (mut client, mut backend, _) = scene.begin(&get(version));
@@ -104,7 +104,7 @@ fn a_client_that_has_said_all_is_served_as_long_as_its_answer_flows() {
 }
 
 #[test]
-fn what_a_client_sent_before_it_ended_its_side_is_answered() {
+fn requests_before_a_half_close_are_answered() {
     let setting = setting("");
     setting.upstream.answer(|request| {
         Answer::with(200, &[], format!("{} {}", request.target, request.text()))
@@ -134,7 +134,7 @@ fn what_a_client_sent_before_it_ended_its_side_is_answered() {
 }
 
 #[test]
-fn a_body_that_ends_too_early_is_no_body() {
+fn truncated_request_body_is_never_complete() {
     let setting = setting("");
     for body in ["Content-Length: 8\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"] {
         let mut client = setting.gateway.client();
@@ -147,7 +147,7 @@ fn a_body_that_ends_too_early_is_no_body() {
 }
 
 #[test]
-fn a_client_that_leaves_takes_the_backends_request_with_it() {
+fn client_disconnect_aborts_the_backend_request() {
     type Act = fn(&mut Held);
     let cases: [(&str, String, Act); 6] = [
         ("before the head of the answer", get("1.1"), |_| {}),
@@ -219,7 +219,7 @@ fn a_client_that_leaves_takes_the_backends_request_with_it() {
 }
 
 #[test]
-fn the_backend_is_asked_whether_a_body_is_wanted() {
+fn expectation_is_forwarded_and_only_100_continue_permits_the_body() {
     let mut scene = Scene::new(false, "");
     for expect in ["100-continue", "100-Continue"] {
         let (mut client, mut backend, request) =
@@ -245,7 +245,7 @@ fn the_backend_is_asked_whether_a_body_is_wanted() {
 }
 
 #[test]
-fn a_backend_that_never_asks_gets_the_body_all_the_same() {
+fn body_is_sent_after_a_second_without_100_continue() {
     let mut scene = Scene::new(false, "");
     for body in ["Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n"] {
         let began = Instant::now();
@@ -266,7 +266,7 @@ fn a_backend_that_never_asks_gets_the_body_all_the_same() {
 }
 
 #[test]
-fn a_body_that_nobody_wants_is_not_asked_for() {
+fn final_response_to_an_expectation_suppresses_100_continue() {
     let refusal = "HTTP/1.1 422 Unprocessable Content\r\nContent-Length: 4\r\n\r\nno!!";
     for sends_it_anyway in [false, true] {
         let mut scene = Scene::new(false, "");
@@ -293,7 +293,7 @@ fn a_body_that_nobody_wants_is_not_asked_for() {
 }
 
 #[test]
-fn who_is_refused_is_not_asked_for_a_body() {
+fn rejected_request_gets_no_100_continue() {
     let mut scene = Scene::new(false, "limits: {body: 1MiB}");
     let expect = "Expect: 100-continue\r\nContent-Length: 4\r\n";
     for (request, status) in [
@@ -328,7 +328,7 @@ fn who_is_refused_is_not_asked_for_a_body() {
 }
 
 #[test]
-fn an_answer_may_overtake_its_upload_which_goes_on() {
+fn upload_continues_after_an_early_response() {
     let mut scene = Scene::new(false, "");
     for framing in ["Content-Length: 8\r\n", "Transfer-Encoding: chunked\r\n"] {
         let chunked = framing.starts_with("T");
@@ -350,7 +350,7 @@ fn an_answer_may_overtake_its_upload_which_goes_on() {
 }
 
 #[test]
-fn an_answer_may_come_instead_of_reading_the_upload() {
+fn response_without_reading_the_upload_is_forwarded() {
     for tls in [false, true] {
         let mut scene = Scene::new(tls, "");
         for fields in ["", "Connection: close\r\n"] {
@@ -373,7 +373,7 @@ fn an_answer_may_come_instead_of_reading_the_upload() {
 }
 
 #[test]
-fn the_framing_of_an_answer_is_kept() {
+fn response_framing_is_kept() {
     const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
     const CHUNKS: &str = "2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n";
     let mut scene = Scene::new(false, "");

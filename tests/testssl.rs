@@ -9,7 +9,7 @@ use crate::support::{Authority, Gateway, Introspector, Upstream};
 
 #[test]
 #[ignore = "needs testssl: tests/run"]
-fn nothing_is_found_in_protocols_ciphers_and_vulnerabilities() {
+fn testssl_finds_no_weakness() {
     let authority = Arc::new(Authority::new());
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority).start();

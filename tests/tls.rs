@@ -66,7 +66,7 @@ async fn echo(stream: &mut ClientStream) {
 }
 
 #[tokio::test]
-async fn a_believed_server_is_spoken_to_and_its_session_resumed() {
+async fn trusted_server_is_connected_and_its_session_resumed() {
     let authority = Authority::new();
     let address = serve(&authority).await;
     for host in ["localhost", "127.0.0.1"] {
@@ -85,7 +85,7 @@ async fn a_believed_server_is_spoken_to_and_its_session_resumed() {
 }
 
 #[tokio::test]
-async fn tls_1_2_is_served_too() {
+async fn listener_accepts_tls_1_2() {
     let authority = Authority::new();
     let address = serve(&authority).await;
     let mut roots = rustls::RootCertStore::empty();
@@ -103,7 +103,7 @@ async fn tls_1_2_is_served_too() {
 }
 
 #[tokio::test]
-async fn an_unwanted_certificate_is_refused_and_the_log_says_why() {
+async fn untrusted_certificate_is_refused_and_the_cause_logged() {
     let authority = Authority::new();
     let address = serve(&authority).await;
     let named = |name: &str| ClientTls { server_name: Some(name.into()), ..believing(&authority) };
@@ -123,7 +123,7 @@ async fn an_unwanted_certificate_is_refused_and_the_log_says_why() {
 }
 
 #[tokio::test]
-async fn plain_tcp_and_unix_sockets() {
+async fn connector_reaches_plain_tcp_and_unix_sockets() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("backend.sock");
     let unix = UnixListener::bind(&path).unwrap();
@@ -151,7 +151,7 @@ async fn plain_tcp_and_unix_sockets() {
 }
 
 #[tokio::test]
-async fn what_failed_is_named() {
+async fn connect_errors_name_the_failed_step() {
     let refused = vacant().await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -214,7 +214,7 @@ fn one_connector_serves_several_runtimes() {
 }
 
 #[test]
-fn roots_that_cannot_be_used_are_refused() {
+fn unusable_root_certificates_are_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = directory.path().join(name);
@@ -247,7 +247,7 @@ fn roots_that_cannot_be_used_are_refused() {
 }
 
 #[test]
-fn the_leafs_end_is_known() {
+fn expiry_of_the_leaf_certificate_is_read() {
     let directory = tempfile::tempdir().unwrap();
     let (certificate, private_key) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
     for (year, expected) in [(2031, 1_924_992_000), (2051, 2_556_144_000)] {
@@ -264,7 +264,7 @@ fn the_leafs_end_is_known() {
 }
 
 #[test]
-fn certificates_that_cannot_be_served_are_refused() {
+fn unusable_server_certificates_are_rejected() {
     let (authority, other) = (Authority::new(), Authority::new());
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {

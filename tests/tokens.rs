@@ -116,7 +116,7 @@ fn tokens_are_listed_by_id_and_never_shown() {
 }
 
 #[test]
-fn revoke_says_what_it_did_and_what_it_did_not_do() {
+fn revoke_command_reports_its_result() {
     let setting = setting(OPERATOR);
     let one = "will be introspected again at its next request; if Stockaj has not deleted it, it still works";
     let several =
@@ -161,7 +161,7 @@ fn revoke_says_what_it_did_and_what_it_did_not_do() {
 }
 
 #[test]
-fn what_keeps_the_command_from_asking_is_said() {
+fn tokens_command_names_the_cause_of_a_failure() {
     let directory = tempfile::tempdir().unwrap();
     let setting = setting(OPERATOR);
     let token = directory.path().join("token");
@@ -201,7 +201,7 @@ fn what_keeps_the_command_from_asking_is_said() {
 }
 
 #[test]
-fn by_a_unix_socket() {
+fn tokens_command_works_over_a_unix_socket() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("admin.sock");
     let file = directory.path().join("gateway.yaml");
@@ -224,7 +224,7 @@ fn by_a_unix_socket() {
 }
 
 #[test]
-fn the_configuration_is_shown_as_it_counts_without_its_secrets() {
+fn effective_configuration_is_shown_without_secrets() {
     let yaml = "\
 admin:
   token: an-operators-token
@@ -301,7 +301,7 @@ fn strip_nulls(value: Value) -> Value {
 
 /// Whoever wants to read of faults alone still reads of these.
 #[test]
-fn an_action_leaves_its_line_whatever_the_level_of_the_log() {
+fn audit_line_is_written_at_every_log_level() {
     let setting = setting(&format!("{OPERATOR}log: {{level: info}}\n"));
     setting.gateway.edit("level: info", "level: error");
     setting.gateway.signal(Signal::HUP);
@@ -317,7 +317,7 @@ fn an_action_leaves_its_line_whatever_the_level_of_the_log() {
 
 /// Who, what, how many: a line for each.
 #[test]
-fn every_action_leaves_its_line() {
+fn every_admin_action_has_an_audit_line() {
     let setting = setting(OPERATOR);
     setting.use_token("17|secret", Verdict::active(&["*"]).named("17", "scanner"));
     let post = |fields: &[(&str, &str)], body: &str| {

@@ -20,7 +20,7 @@ const ITEM: &str = "/api/v2/items/5";
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 #[test]
-fn without_an_endpoint_the_context_passes_as_it_came_whatever_it_is() {
+fn without_an_endpoint_trace_context_is_forwarded_unchanged() {
     let setting = setting("");
     for fields in [
         &[("traceparent", TRACEPARENT), ("tracestate", "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7")][..],
@@ -85,7 +85,7 @@ fn by_name(spans: Vec<Told>) -> (Told, BTreeMap<String, Told>) {
 }
 
 #[test]
-fn a_request_is_a_tree_of_spans_which_backend_and_introspector_are_told() {
+fn request_has_a_span_tree_propagated_to_backend_and_introspector() {
     let scene = Scene::new("identity_headers: [id]\n");
     let response =
         scene.request("GET", "/api/v2/items/5?token=1|writer", &[WRITER, ("Host", "shop.example:81")]);
@@ -169,7 +169,7 @@ fn a_request_is_a_tree_of_spans_which_backend_and_introspector_are_told() {
 }
 
 #[test]
-fn what_is_refused_has_a_span_with_its_reason() {
+fn rejected_request_has_a_span_with_its_reason() {
     let scene = Scene::new("traces:\n  service_name: gate\n");
     let mut count = 0;
     for (method, target, token, status, reason, route, more) in [
@@ -208,7 +208,7 @@ fn what_is_refused_has_a_span_with_its_reason() {
 }
 
 #[test]
-fn a_failure_is_the_spans_whose_it_is() {
+fn span_of_the_failed_side_has_the_error() {
     let upstream = Upstream::answering(|request| match request.target.as_str() {
         "/api/v2/items/404" => Answer::message(404, "No."),
         "/api/v2/items/500" => Answer::message(500, "Oh."),
@@ -251,7 +251,7 @@ fn a_failure_is_the_spans_whose_it_is() {
 }
 
 #[test]
-fn a_span_ends_with_the_answers_body() {
+fn span_ends_with_the_response_body() {
     const PAUSE: Duration = Duration::from_millis(150);
     let upstream = Upstream::answering(|_| {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n";
@@ -265,7 +265,7 @@ fn a_span_ends_with_the_answers_body() {
 }
 
 #[test]
-fn a_client_that_leaves_is_told_of() {
+fn span_records_a_client_disconnect() {
     let mut backend = ByHand::start();
     let (introspector, collector) = (Introspector::knowing([("1|writer", &["*"][..])]), Collector::start());
     let builder = Gateway::builder().yaml(&backend.yaml()).introspector(&introspector);
@@ -284,7 +284,7 @@ fn a_client_that_leaves_is_told_of() {
 }
 
 #[test]
-fn http2_and_websocket_have_their_spans() {
+fn http2_and_websocket_requests_have_spans() {
     let scene = Scene::new("listen:\n  h2c: true\n");
     assert_eq!(Http2Client::connect(scene.gateway.address()).get(ITEM, Some("1|writer")).status, 200);
     let (server, clients) = by_name(scene.collector.wait(3));
@@ -318,7 +318,7 @@ fn http2_and_websocket_have_their_spans() {
 }
 
 #[test]
-fn a_trusted_peers_trace_goes_on_and_a_strangers_is_linked_to() {
+fn trace_of_a_trusted_peer_continues_and_of_another_is_linked() {
     let sampled = ("traceparent", TRACEPARENT);
     let unsampled = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
     let state = [("tracestate", "congo=t61rcWkgMzE"), ("tracestate", "rojo=00f067aa0ba902b7")];
@@ -366,7 +366,7 @@ fn a_trusted_peers_trace_goes_on_and_a_strangers_is_linked_to() {
 }
 
 #[test]
-fn a_context_that_is_none_begins_another_trace() {
+fn invalid_trace_context_starts_a_new_trace() {
     let scene = Scene::new("listen:\n  trusted_proxies: [127.0.0.1]\n");
     let upper = TRACEPARENT.to_uppercase();
     let long = format!("{TRACEPARENT}-more");
@@ -398,7 +398,7 @@ fn a_context_that_is_none_begins_another_trace() {
 }
 
 #[test]
-fn no_more_is_traced_than_asked_for() {
+fn traces_are_limited_by_max_per_second() {
     let scene = Scene::new("listen:\n  trusted_proxies: [127.0.0.1]\ntraces:\n  max_per_second: 2\n");
     let started = Instant::now();
     let mut client = scene.gateway.client();
@@ -426,7 +426,7 @@ fn no_more_is_traced_than_asked_for() {
 }
 
 #[test]
-fn a_collector_that_is_away_slow_or_unwilling_hinders_nobody() {
+fn failing_collector_delays_no_request() {
     let tried = |how: &str| {
         let mut scene = Scene::new("traces:\n  timeout: 100ms\n");
         match how {
@@ -461,7 +461,7 @@ fn a_collector_that_is_away_slow_or_unwilling_hinders_nobody() {
 }
 
 #[test]
-fn what_a_collector_takes_later_or_in_part_is_counted() {
+fn retried_and_partially_accepted_exports_are_counted() {
     let scene = Scene::new("");
     let first = AtomicBool::new(true);
     scene.collector.0.answer(move |_| match first.swap(false, Ordering::SeqCst) {
@@ -478,7 +478,7 @@ fn what_a_collector_takes_later_or_in_part_is_counted() {
 }
 
 #[test]
-fn the_end_sends_what_there_is_and_waits_for_nobody_long() {
+fn shutdown_exports_pending_spans_within_a_bound() {
     let mut scene = Scene::new("");
     scene.gateway.edit("flush_interval: 20ms", "flush_interval: 1h");
     assert!(scene.gateway.reload());
@@ -499,7 +499,7 @@ fn the_end_sends_what_there_is_and_waits_for_nobody_long() {
 }
 
 #[test]
-fn a_reload_turns_traces_on_off_and_elsewhere() {
+fn reload_enables_disables_and_redirects_traces() {
     let scene = Scene::new("");
     let other = Collector::start();
     scene.request("GET", "/up", &[]);
@@ -528,7 +528,7 @@ fn a_reload_turns_traces_on_off_and_elsewhere() {
 }
 
 #[test]
-fn by_https_with_its_fields_and_never_with_a_secret() {
+fn spans_are_exported_over_https_with_fields_and_without_secrets() {
     const SECRET: &str = "Qz7mXw4LkP9vTs2RbN6yHc8JdG5fUa3EeWiOx1Zq";
     let authority = Authority::new();
     let collector = Collector(Upstream::start_tls(&authority));

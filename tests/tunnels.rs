@@ -96,7 +96,7 @@ fn in_seconds(seconds: f64) -> f64 {
 }
 
 #[test]
-fn a_websocket_goes_through_to_the_byte() {
+fn websocket_is_forwarded_byte_for_byte() {
     let authority = Arc::new(Authority::new());
     for tls in [None, Some(&authority)] {
         let mut scene = Scene::with(tls, "");
@@ -196,7 +196,7 @@ fn a_websocket_goes_through_to_the_byte() {
 }
 
 #[test]
-fn a_tunnel_is_decided_like_any_request() {
+fn handshake_is_decided_like_any_request() {
     let scene = Scene::new("");
     let good = handshake("/events", Some("1|reader"));
     let mut client = scene.gateway.client();
@@ -226,7 +226,7 @@ fn a_tunnel_is_decided_like_any_request() {
 
 /// Until the map is enforced, or the token has expired.
 #[test]
-fn a_tunnel_that_shadow_mode_lets_through_stays_open() {
+fn tunnel_permitted_by_shadow_mode_stays_open() {
     for authentication in [false, true] {
         let mut scene = Scene::new(&format!("mode: shadow\nshadow_authentication: {authentication}\n"));
         let end = in_seconds(1.5);
@@ -255,7 +255,7 @@ fn a_tunnel_that_shadow_mode_lets_through_stays_open() {
 }
 
 #[test]
-fn another_upgrade_is_not_made_and_the_request_served_without() {
+fn other_upgrades_are_served_as_plain_requests() {
     let mut scene = Scene::new("");
     for upgrade in ["h2c", "TLS/1.0, HTTP/1.1", "websockets", "foo/2"] {
         let mut client = scene.gateway.client();
@@ -287,7 +287,7 @@ fn another_upgrade_is_not_made_and_the_request_served_without() {
 }
 
 #[test]
-fn a_101_that_does_not_answer_the_handshake_is_502() {
+fn invalid_101_response_is_502() {
     let mut scene = Scene::new("");
     for answer in [
         SWITCHED.replace("xOo=", "xOO="),
@@ -334,7 +334,7 @@ fn switching_protocols_with_body_fields_opens_a_tunnel() {
 
 /// RFC 6455 section 4.4.
 #[test]
-fn websocket_version_other_than_13_is_answered_with_the_version_that_is_spoken() {
+fn other_websocket_version_is_426_with_version_13() {
     let scene = Scene::new("");
     let good = handshake("/events", Some("1|reader"));
     for (line, told) in [
@@ -355,7 +355,7 @@ fn websocket_version_other_than_13_is_answered_with_the_version_that_is_spoken()
 
 /// Who gets an ordinary answer to a handshake, and takes the connection for a tunnel all the same, speaks HTTP.
 #[test]
-fn what_follows_a_handshake_that_failed_is_the_next_request() {
+fn bytes_after_a_failed_handshake_are_the_next_request() {
     let mut scene = Scene::new("");
     let next = "GET /api/v2/items HTTP/1.1\r\nHost: a\r\n";
     for (failed, answer) in [
@@ -415,7 +415,7 @@ fn what_follows_a_handshake_that_failed_is_the_next_request() {
 }
 
 #[test]
-fn a_handshake_may_be_the_last_of_many_requests() {
+fn pipelined_handshake_opens_a_tunnel_after_earlier_responses() {
     let mut scene = Scene::new("");
     let mut client = scene.gateway.client();
     let first = "GET /open HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -455,7 +455,7 @@ fn closes_within_5_s(client: &mut RawClient, backend: &mut Held, what: &str) -> 
 }
 
 #[test]
-fn a_tunnel_ends_with_its_token() {
+fn tunnel_closes_when_its_token_becomes_inactive() {
     type Change = fn(&Scene);
     let cases: [(&str, &str, &str, Change); 5] = [
         ("expired", "cache: {ttl: 1h}\n", "expired_token", |_| {}),
@@ -501,7 +501,7 @@ fn a_tunnel_ends_with_its_token() {
 
 /// Whatever introspection says by now: who revokes a token at night wants its connections gone.
 #[test]
-fn a_tunnel_ends_when_its_token_is_revoked() {
+fn revocation_closes_the_tunnels_of_a_token() {
     let mut scene = Scene::new("cache: {ttl: 1h}\nadmin:\n  token: an-operators-token\n");
     scene.introspector.know("3|other", Verdict::active(&["items:read"]));
     let (mut revoked, mut backend) = scene.tunnel("/events", Some("1|reader"));
@@ -522,7 +522,7 @@ fn a_tunnel_ends_when_its_token_is_revoked() {
 
 /// Whoever revokes while a tunnel is being decided anew is not overtaken by a verdict that is younger.
 #[test]
-fn a_tunnel_ends_when_its_token_is_revoked_while_it_is_asked_about() {
+fn revocation_during_introspection_closes_the_tunnel() {
     let yaml = "cache: {ttl: 1h, max_age: {items:read: 0s}}\nadmin:\n  token: an-operators-token\n";
     let mut scene = Scene::new(yaml);
     let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
@@ -537,7 +537,7 @@ fn a_tunnel_ends_when_its_token_is_revoked_while_it_is_asked_about() {
 }
 
 #[test]
-fn a_tunnel_lives_as_long_as_its_request_would_be_allowed() {
+fn tunnel_stays_open_while_its_request_is_permitted() {
     let yaml = "cache: {ttl: 1s, stale_if_error: 1h}\n";
     let mut scene = Scene::new(yaml);
     let began = Instant::now();
@@ -566,7 +566,7 @@ fn a_tunnel_lives_as_long_as_its_request_would_be_allowed() {
 }
 
 #[test]
-fn many_tunnels_of_one_token_ask_once() {
+fn tunnels_of_one_token_share_an_introspection() {
     let mut scene = Scene::new("cache: {ttl: 1s}\n");
     let began = Instant::now();
     let mut tunnels: Vec<_> = (0..20).map(|_| scene.tunnel("/events", Some("1|reader"))).collect();
@@ -580,7 +580,7 @@ fn many_tunnels_of_one_token_ask_once() {
 }
 
 #[test]
-fn a_tunnel_is_decided_by_the_configuration_of_now() {
+fn reloaded_map_decides_open_tunnels() {
     let mut scene = Scene::new("");
     let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
     let (mut guest, mut guests) = scene.tunnel("/open", None);
@@ -599,7 +599,7 @@ fn a_tunnel_is_decided_by_the_configuration_of_now() {
 }
 
 #[test]
-fn a_tunnel_that_stands_still_is_closed() {
+fn idle_tunnel_is_closed() {
     let mut scene =
         Scene::new("limits: {tunnel_idle_timeout: 800ms, idle_timeout: 300ms, body_idle_timeout: 300ms}\n");
     let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
@@ -627,7 +627,7 @@ fn a_tunnel_that_stands_still_is_closed() {
 }
 
 #[test]
-fn a_tunnel_ends_with_either_side() {
+fn tunnel_closes_with_either_side() {
     let mut scene = Scene::new("");
     let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
     echoes(&mut client, &mut backend);
@@ -647,7 +647,7 @@ fn a_tunnel_ends_with_either_side() {
 }
 
 #[test]
-fn who_does_not_read_is_waited_for_outside_the_gateway() {
+fn backpressure_of_either_side_passes_through_a_tunnel() {
     const PIECE: usize = 64 * 1024;
     const PIECES: usize = 1024;
     let mut scene = Scene::new("");
@@ -677,7 +677,7 @@ fn read_exactly(client: &mut RawClient, length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_drain_lets_tunnels_go_on_for_its_time() {
+fn drain_keeps_tunnels_open_until_its_timeout() {
     let mut scene = Scene::new("listen:\n  drain_timeout: 1500ms\n");
     let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
     let (gone, mut left) = scene.tunnel("/open", None);
@@ -701,7 +701,7 @@ fn a_drain_lets_tunnels_go_on_for_its_time() {
 }
 
 #[test]
-fn a_drain_ends_with_its_last_tunnel() {
+fn drain_ends_with_its_last_tunnel() {
     let mut scene = Scene::new("listen:\n  drain_timeout: 1m\n");
     let (client, mut backend) = scene.tunnel("/events", Some("1|reader"));
     scene.gateway.signal(Signal::TERM);
@@ -713,7 +713,7 @@ fn a_drain_ends_with_its_last_tunnel() {
 }
 
 #[test]
-fn a_tunnel_is_one_of_the_backends_connections() {
+fn tunnel_counts_towards_max_connections() {
     let mut scene = Scene::new("backend:\n  max_connections: 1\n  connect_timeout: 300ms\n");
     let (client, mut backend) = scene.tunnel("/events", Some("1|reader"));
     assert_eq!(scene.gateway.get("/open", None).status, 503, "there is no other");

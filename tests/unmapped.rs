@@ -177,7 +177,7 @@ fn list_needs_the_admin_token() {
 }
 
 #[test]
-fn flood_of_strangers_displaces_no_path_of_a_known_token() {
+fn flood_of_unknown_tokens_displaces_no_path_of_a_known_one() {
     let setting = setting("enforce");
     let mut client = setting.gateway.client();
     client.get("/api/v2/items", Some("17|reader"));
@@ -211,7 +211,7 @@ fn flood_of_strangers_displaces_no_path_of_a_known_token() {
 }
 
 #[test]
-fn preflight_that_is_refused_counts_as_the_method_that_it_asks_about() {
+fn refused_preflight_counts_as_its_requested_method() {
     let setting = setting("enforce");
     for method in ["PUT", "PURGE"] {
         let fields = [("Origin", "https://shop.example"), ("Access-Control-Request-Method", method)];
@@ -227,7 +227,7 @@ fn preflight_that_is_refused_counts_as_the_method_that_it_asks_about() {
 }
 
 #[test]
-fn preflight_that_is_forwarded_does_not_count() {
+fn forwarded_preflight_is_not_listed_as_unmapped() {
     let setting = setting("shadow");
     let fields = [("Origin", "https://shop.example"), ("Access-Control-Request-Method", "PUT")];
     let mut client = setting.gateway.client();

@@ -174,7 +174,7 @@ fn requests_are_counted_by_ability_route_and_verdict() {
 }
 
 #[test]
-fn root_of_the_admin_listener_leads_to_what_there_is_to_see() {
+fn root_of_the_admin_listener_redirects_to_usage_or_configuration() {
     let setting = setting();
     let with_usage = setting.start("usage.redb");
     let without = Gateway::builder()
@@ -196,7 +196,7 @@ fn root_of_the_admin_listener_leads_to_what_there_is_to_see() {
 }
 
 #[test]
-fn browsers_first_request_without_credentials_is_no_failed_attempt() {
+fn request_without_credentials_is_no_failed_attempt() {
     let gateway = setting().start("usage.redb");
     for path in ["/", "/usage", "/usage?since=30d", "/tokens", "/config"] {
         assert_eq!(RawClient::connect(gateway.admin()).get(path, None).status, 401, "{path}");
@@ -211,7 +211,7 @@ fn browsers_first_request_without_credentials_is_no_failed_attempt() {
 /// What shadow mode finds is in the ledger, by token.
 /// Whoever gets hold of the file has no token, and not what was asked for, and reads no address.
 #[test]
-fn the_ledger_holds_no_token_no_path_and_no_address() {
+fn ledger_contains_no_token_path_or_address() {
     let setting = setting();
     let gateway = setting.start("usage.redb");
     let path = "/api/v2/items/5-of-somebody?search=somebody%40example.com";
@@ -259,7 +259,7 @@ fn shadow_decisions_are_counted_by_token() {
 }
 
 #[test]
-fn a_question_has_its_bounds() {
+fn usage_query_is_bounded_by_token_and_time() {
     let setting = setting();
     let gateway = setting.start("usage.redb");
     for token in ["1|reader", "2|everything"] {
@@ -293,7 +293,7 @@ fn a_question_has_its_bounds() {
 }
 
 #[test]
-fn without_the_section_nothing_is_kept() {
+fn without_the_usage_section_nothing_is_recorded() {
     let setting = setting();
     let builder = Gateway::builder().backend(&setting.upstream).introspector(&setting.introspector);
     let gateway = builder.yaml(OPERATOR).start();
@@ -305,7 +305,7 @@ fn without_the_section_nothing_is_kept() {
 }
 
 #[test]
-fn the_ledger_survives_a_restart_and_goes_on() {
+fn ledger_continues_after_a_restart() {
     let setting = setting();
     for round in 1..=3 {
         let mut gateway = setting.start("usage.redb");
@@ -323,7 +323,7 @@ fn the_ledger_survives_a_restart_and_goes_on() {
 
 /// Kills a gateway in the middle of its work, several times: each time all is there but the last moments.
 #[test]
-fn whoever_kills_it_loses_the_flush_interval_at_most() {
+fn killed_gateway_loses_at_most_the_flush_interval() {
     let setting = setting();
     let mut least = 0;
     for _ in 0..3 {
@@ -368,7 +368,7 @@ fn gateway_is_killed(gateway: &Gateway) {
 }
 
 #[test]
-fn a_ledger_that_cannot_be_opened_stops_no_request() {
+fn unusable_ledger_fails_no_request() {
     let setting = setting();
     // A file where the directory should be.
     let in_the_way = setting.directory.path().join("lost");
@@ -390,7 +390,7 @@ fn a_ledger_that_cannot_be_opened_stops_no_request() {
 }
 
 #[test]
-fn what_is_no_ledger_is_left_as_it_is() {
+fn file_that_is_not_a_ledger_is_not_changed() {
     let setting = setting();
     let file = setting.directory.path().join("usage.redb");
     let text = "the only copy of somebody's thesis ".repeat(1000);
@@ -404,7 +404,7 @@ fn what_is_no_ledger_is_left_as_it_is() {
 }
 
 #[test]
-fn a_second_gateway_waits_for_the_ledger() {
+fn second_gateway_waits_for_the_ledger() {
     let setting = setting();
     let mut first = setting.start("usage.redb");
     first.get(ITEMS, Some("1|reader"));
@@ -419,7 +419,7 @@ fn a_second_gateway_waits_for_the_ledger() {
 }
 
 #[test]
-fn a_reload_turns_it_on_and_off_and_moves_it() {
+fn reload_enables_disables_and_moves_the_ledger() {
     let setting = setting();
     let gateway = setting.start("one.redb");
     gateway.get(ITEMS, Some("1|reader"));
@@ -449,7 +449,7 @@ fn a_reload_turns_it_on_and_off_and_moves_it() {
 
 /// A limit on the size of files is what a full disk is: a write that fails.
 #[test]
-fn a_full_disk_stops_no_request() {
+fn full_disk_of_the_ledger_fails_no_request() {
     let setting = setting();
     let gateway = setting.builder("usage.redb").file_size_limit(128).start();
     for number in 0..300 {

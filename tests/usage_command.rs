@@ -64,7 +64,7 @@ fn report(ledger: &str, name: &str, allowed: u64) -> String {
 }
 
 #[test]
-fn a_report_is_a_table_for_people() {
+fn usage_prints_an_aligned_table() {
     let reports = Reports::new();
     reports.write("a.json", &report("a", "warehouse-scanner-prod", 40));
     let table = reports.prints(&["--add", "a.json"]);
@@ -100,7 +100,7 @@ fn a_report_is_a_table_for_people() {
 }
 
 #[test]
-fn kind_of_finding_is_told_once_with_its_tokens() {
+fn findings_are_grouped_by_kind() {
     let reports = Reports::new();
     reports.write("a.json", &report("a", "warehouse-scanner-prod", 40));
     let other = report("b", "reporting-prod", 40).replace(r#""id":"17""#, r#""id":"18""#);
@@ -114,7 +114,7 @@ fn kind_of_finding_is_told_once_with_its_tokens() {
 }
 
 #[test]
-fn a_report_is_a_table_for_spreadsheets() {
+fn usage_prints_csv() {
     let reports = Reports::new();
     reports.write("a.json", &report("a", "=HYPERLINK(\"http://evil\", \"x\")\r\n", 40));
     assert_eq!(
@@ -127,7 +127,7 @@ fn a_report_is_a_table_for_spreadsheets() {
 }
 
 #[test]
-fn json_can_be_added_again() {
+fn json_report_can_be_added_again() {
     let reports = Reports::new();
     reports.write("a.json", &report("a", "scanner", 40));
     reports.write("b.json", &report("b", "scanner", 2));
@@ -149,7 +149,7 @@ fn json_can_be_added_again() {
 }
 
 #[test]
-fn a_page_is_one_file() {
+fn usage_page_is_one_file() {
     let reports = Reports::new();
     reports.write("a.json", &report("a", "<script>alert(1)</script>", 40));
     for (words, title) in
@@ -163,7 +163,7 @@ fn a_page_is_one_file() {
 }
 
 #[test]
-fn nobodys_name_does_anything_to_a_terminal() {
+fn token_name_cannot_control_the_terminal() {
     let reports = Reports::new();
     reports.write("a.json", &report("a\u{9b}2J", "\u{1b}[2J\u{9b}31m\u{202e}", 40));
     reports.write("b.json", &report("a\u{9b}2J", "b", 40));
@@ -182,7 +182,7 @@ fn nobodys_name_does_anything_to_a_terminal() {
 }
 
 #[test]
-fn what_is_no_report_is_named() {
+fn invalid_report_is_an_error_with_its_file() {
     let reports = Reports::new();
     reports.write("a.json", &report("a", "scanner", 40));
     reports.write("broken.json", "{\"tokens\": [\n  {\"id\": 17}]}");
@@ -212,7 +212,7 @@ fn what_is_no_report_is_named() {
 }
 
 #[test]
-fn a_report_of_other_days_is_told_of() {
+fn added_report_of_another_period_is_a_warning() {
     let reports = Reports::new();
     reports.write("a.json", &report("a", "scanner", 40));
     let (code, _, stderr) = reports.usage(&["--since", "7d", "--add", "a.json"]);
@@ -261,7 +261,7 @@ impl Running {
 }
 
 #[test]
-fn the_gateway_is_asked_while_it_runs_and_its_ledger_afterwards() {
+fn usage_reads_the_running_gateway_or_its_ledger() {
     let reports = Reports::new();
     let mut running = Running::start(&reports);
     let words = ["--config", "gateway.yaml", "--format", "json"];
@@ -299,7 +299,7 @@ fn the_gateway_is_asked_while_it_runs_and_its_ledger_afterwards() {
 }
 
 #[test]
-fn a_browser_gets_a_page_that_may_load_nothing() {
+fn usage_page_may_load_nothing() {
     let reports = Reports::new();
     let running = Running::start(&reports);
     let html = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";

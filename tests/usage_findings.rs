@@ -46,7 +46,7 @@ fn findings(gateway: &Gateway) -> Vec<String> {
 }
 
 #[test]
-fn what_tokens_did_is_found_by_the_rules_of_the_configuration() {
+fn configured_rules_find_what_tokens_did() {
     let introspector = Introspector::start();
     let know = |id: &str, name: &str, abilities: &[&str], expires_at: Option<&str>| {
         let verdict = Verdict::active(abilities).named(id, name);

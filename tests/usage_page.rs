@@ -56,7 +56,7 @@ fn axe(browser: &Browser) -> Value {
 
 #[test]
 #[ignore = "needs browser: tests/run"]
-fn everybody_can_read_it() {
+fn usage_page_is_accessible() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     fs::write(path("a.json"), report().to_string()).unwrap();
@@ -107,7 +107,7 @@ fn spoken(browser: &Browser) -> Vec<(String, String)> {
 
 #[test]
 #[ignore = "needs browser: tests/run"]
-fn an_operator_opens_it_and_goes_to_a_token() {
+fn operator_opens_the_usage_page_and_selects_a_token() {
     let demo = Demo::start(&["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
     let url = demo.usage();
     let (credentials, plain) = url.strip_prefix("http://").unwrap().split_once('@').unwrap();

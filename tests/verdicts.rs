@@ -22,7 +22,7 @@ fn seconds_from_now(seconds: u64) -> u64 {
 }
 
 #[test]
-fn a_thousand_first_requests_cause_one_introspection() {
+fn thousand_first_requests_cause_one_introspection() {
     let (gateway, upstream, introspector) = setting("");
     introspector.delay(Duration::from_millis(300));
     thread::scope(|scope| {
@@ -35,7 +35,7 @@ fn a_thousand_first_requests_cause_one_introspection() {
 }
 
 #[test]
-fn a_client_that_leaves_does_not_fail_those_who_wait_with_it() {
+fn client_disconnect_does_not_cancel_a_shared_introspection() {
     let (gateway, _upstream, introspector) = setting("");
     introspector.delay(Duration::from_millis(300));
     thread::scope(|scope| {
@@ -51,7 +51,7 @@ fn a_client_that_leaves_does_not_fail_those_who_wait_with_it() {
 }
 
 #[test]
-fn no_token_outlives_its_expiry() {
+fn token_is_rejected_after_its_expiry() {
     let (gateway, upstream, introspector) = setting("");
     let expiry = seconds_from_now(2);
     introspector.know("2|brief", Verdict::active(&["items:read"]).expiring(expiry));
@@ -67,7 +67,7 @@ fn no_token_outlives_its_expiry() {
 }
 
 #[test]
-fn an_inactive_token_is_asked_about_once_and_a_flood_of_them_evicts_nobody() {
+fn inactive_tokens_are_cached_and_evict_no_active_one() {
     let (gateway, upstream, introspector) = setting("cache: {max_tokens: 100, negative_ttl: 60s}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     let mut client = gateway.client();
@@ -83,7 +83,7 @@ fn an_inactive_token_is_asked_about_once_and_a_flood_of_them_evicts_nobody() {
 }
 
 #[test]
-fn introspections_wait_for_their_turn() {
+fn concurrent_introspections_are_limited() {
     let (gateway, _upstream, introspector) = setting("introspection:\n  max_concurrent: 4\n");
     introspector.delay(Duration::from_millis(20));
     thread::scope(|scope| {
@@ -101,7 +101,7 @@ fn introspections_wait_for_their_turn() {
 }
 
 #[test]
-fn a_verdict_is_asked_for_again_after_its_time() {
+fn verdict_is_introspected_again_after_its_ttl() {
     let (gateway, _upstream, introspector) = setting("cache: {ttl: 100ms}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.forget("1|reader");
@@ -110,7 +110,7 @@ fn a_verdict_is_asked_for_again_after_its_time() {
 }
 
 #[test]
-fn an_outage_is_bridged_only_for_known_tokens_and_only_as_long_as_configured() {
+fn stale_if_error_serves_cached_tokens_only_and_within_its_duration() {
     let (gateway, _upstream, introspector) = setting("cache: {ttl: 50ms, stale_if_error: 600ms}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.fail_with(Answer::message(500, "Server Error"));
@@ -125,7 +125,7 @@ fn an_outage_is_bridged_only_for_known_tokens_and_only_as_long_as_configured() {
 }
 
 #[test]
-fn a_dead_introspector_is_a_503_for_everyone_until_it_is_back() {
+fn introspector_outage_is_503_until_it_recovers() {
     let (gateway, upstream, mut introspector) = setting("cache: {ttl: 50ms}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.stop();
@@ -142,7 +142,7 @@ fn a_dead_introspector_is_a_503_for_everyone_until_it_is_back() {
 }
 
 #[test]
-fn a_bridged_outage_is_probed_once_a_second_and_counted() {
+fn stale_verdicts_are_counted_and_the_introspector_probed_once_a_second() {
     let (gateway, _upstream, introspector) = setting("cache: {ttl: 50ms, stale_if_error: 1h}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.fail_with(Answer::message(500, "Server Error"));
@@ -179,7 +179,7 @@ fn steady_traffic_never_waits_for_a_refresh() {
 }
 
 #[test]
-fn a_flood_of_unknown_tokens_leaves_a_quarter_of_the_introspector_to_known_ones() {
+fn flood_of_unknown_tokens_leaves_a_quarter_of_introspections_to_known_ones() {
     let yaml = "introspection:\n  max_concurrent: 8\n  timeout: 10s\ncache: {ttl: 50ms}\n";
     let (gateway, _upstream, introspector) = setting(yaml);
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
@@ -200,7 +200,7 @@ fn a_flood_of_unknown_tokens_leaves_a_quarter_of_the_introspector_to_known_ones(
 }
 
 #[test]
-fn a_401_of_the_backend_drops_the_verdict_once_per_negative_ttl() {
+fn backend_401_evicts_the_verdict_once_per_negative_ttl() {
     let (gateway, upstream, introspector) = setting("cache: {negative_ttl: 60s}");
     upstream.answer(|_| Answer::message(401, "Unauthenticated."));
     for _ in 0..5 {
@@ -210,7 +210,7 @@ fn a_401_of_the_backend_drops_the_verdict_once_per_negative_ttl() {
 }
 
 #[test]
-fn a_403_by_an_old_verdict_is_asked_again_before_it_is_answered() {
+fn denial_by_an_old_verdict_is_introspected_again() {
     let (gateway, upstream, introspector) = setting("cache: {negative_ttl: 500ms}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.know("1|reader", Verdict::active(&["items:read", "items:create"]));
@@ -225,7 +225,7 @@ fn a_403_by_an_old_verdict_is_asked_again_before_it_is_answered() {
 }
 
 #[test]
-fn rfc_7662_is_spoken_too() {
+fn rfc_7662_introspection_works() {
     let upstream = Upstream::start();
     let introspector = Introspector::start_rfc7662("gateway", "s3cret");
     introspector
@@ -264,7 +264,7 @@ fn token_that_expires_in_the_year_9999_is_served() {
 }
 
 #[test]
-fn abilities_of_an_object_are_its_values_and_json_in_a_string_is_logged() {
+fn abilities_are_the_values_of_an_object_and_json_strings_are_logged() {
     let (gateway, upstream, introspector) = setting("");
     let answers = |abilities: serde_json::Value| {
         let data = json!({"data": {"id": 5, "name": "holes", "abilities": abilities, "expires_at": null}});

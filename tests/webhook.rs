@@ -56,7 +56,7 @@ impl Setting {
 }
 
 #[test]
-fn a_signed_event_forgets_its_token() {
+fn signed_webhook_evicts_its_token() {
     let setting = setting(&format!("webhook: {{secret: {SECRET}}}\n"));
     setting.asked();
     for (event, body, status, message, asked) in [
@@ -94,7 +94,7 @@ fn a_signed_event_forgets_its_token() {
 }
 
 #[test]
-fn what_is_not_signed_is_not_read() {
+fn unsigned_webhook_is_not_parsed() {
     let setting = setting(&format!("webhook: {{secret: {SECRET}}}\nadmin:\n  token: an-operators-token\n"));
     setting.asked();
     let good = sign(SECRET, DELETED);
@@ -145,7 +145,7 @@ fn what_is_not_signed_is_not_read() {
 }
 
 #[test]
-fn wrong_signatures_are_throttled_and_the_right_one_never() {
+fn wrong_webhook_signatures_are_throttled_and_valid_ones_never() {
     let setting = setting(&format!("webhook: {{secret: {SECRET}}}\n"));
     let mut throttled = 0;
     for number in 0..40 {
@@ -167,7 +167,7 @@ fn wrong_signatures_are_throttled_and_the_right_one_never() {
 }
 
 #[test]
-fn without_a_secret_there_is_no_receiver() {
+fn without_a_secret_there_is_no_webhook_endpoint() {
     let with_operator = setting("admin:\n  token: an-operators-token\n");
     assert_eq!(
         with_operator.tell("", "token.deleted", DELETED).status,
@@ -184,7 +184,7 @@ fn without_a_secret_there_is_no_receiver() {
 }
 
 #[test]
-fn event_names_and_pointer_are_the_operators() {
+fn webhook_events_and_id_pointer_are_configurable() {
     let yaml =
         format!("webhook: {{secret: {SECRET}, events: api_token.revoked, id: /payload/tokens/0/the~1id}}\n");
     let setting = setting(&yaml);
@@ -196,7 +196,7 @@ fn event_names_and_pointer_are_the_operators() {
 }
 
 #[test]
-fn a_secret_is_changed_without_losing_an_event() {
+fn secret_rotation_loses_no_webhook() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, secret: &str| {
         let path = directory.path().join(name);

@@ -133,7 +133,7 @@ async fn exchange(client: &mut DuplexStream, request: &str, end: &str) -> String
 }
 
 #[test]
-fn a_panic_in_a_request_is_answered_and_the_connection_goes_on() {
+fn panic_in_a_request_is_500_and_keeps_the_connection() {
     let house = house(9, PANICS, |_| {});
     on_a_core(async {
         let (mut client, _serving) = house.connect();
@@ -157,7 +157,7 @@ fn a_panic_in_a_request_is_answered_and_the_connection_goes_on() {
 }
 
 #[test]
-fn a_panic_gives_back_its_place_among_the_connections() {
+fn panic_frees_its_connection_slot() {
     let house = house(9, PANICS, |_| {});
     on_a_core(async {
         // More at once than the two connections that are allowed.
@@ -174,7 +174,7 @@ fn a_panic_gives_back_its_place_among_the_connections() {
 }
 
 #[test]
-fn a_panic_in_an_introspection_keeps_nobody_waiting() {
+fn panic_in_an_introspection_fails_its_waiting_requests() {
     let house = house(9, PATIENCE, |_| {});
     on_a_core(async {
         let mut clients: Vec<_> = (0..4).map(|_| house.connect()).collect();
@@ -211,7 +211,7 @@ fn stuck_backend() -> u16 {
 }
 
 #[test]
-fn a_panic_in_a_body_breaks_that_connection_off_and_no_other() {
+fn panic_in_a_body_closes_only_its_connection() {
     let house = house(stuck_backend(), PATIENCE, |settings| settings.limits.body_idle_timeout = PANICS);
     on_a_core(async {
         let (mut other, _serving) = house.connect();
@@ -232,7 +232,7 @@ fn a_panic_in_a_body_breaks_that_connection_off_and_no_other() {
 }
 
 #[test]
-fn a_panic_in_an_upload_is_the_end_of_that_request() {
+fn panic_in_an_upload_ends_only_its_request() {
     let house = house(stuck_backend(), PATIENCE, |settings| settings.limits.body_idle_timeout = PANICS);
     on_a_core(async {
         let (mut client, _serving) = house.connect();
@@ -269,7 +269,7 @@ fn echoing_backend() -> u16 {
 }
 
 #[test]
-fn a_revocation_closes_the_tunnels_of_its_token_and_no_other() {
+fn revocation_closes_only_the_tunnels_of_its_token() {
     let house = house(echoing_backend(), PATIENCE, |_| {});
     let cache = &house.shared.cache;
     for (token, id) in [("7|x", "7"), ("8|y", "8")] {

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn abilities_by_convention() {
+    fn ability_follows_from_method_and_path_by_convention() {
         for (method, path, expected) in [
             ("GET", "/api/v2/items", Some("items:read")),
             ("HEAD", "/v2.1/items/{id}", Some("items:read")),

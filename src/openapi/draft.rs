@@ -315,7 +315,7 @@ routes:
 
         /// The file is valid, and its map has the drafted rule for every operation.
         #[test]
-        fn the_drafted_map_finds_what_was_drafted(
+        fn drafted_map_matches_every_drafted_operation(
             operations in proptest::collection::vec((0..METHODS.len(), path(), security()), 0..12),
         ) {
             let operations = operations.into_iter().map(|(method, path, security)| {

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_in_fields() {
+    fn identity_fields_are_percent_encoded() {
         let abilities = Abilities::new(["rents:read", "items:read", "", "a b", "c,d", "*"]);
         let token = Described {
             id: "17",
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_values_are_omitted() {
+    fn unknown_name_and_workspace_are_omitted() {
         let nothing = Abilities::default();
         let token = Described { id: "17", name: None, abilities: &nothing, workspace_id: None };
         let expected =

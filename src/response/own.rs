@@ -137,7 +137,7 @@ mod tests {
     use crate::policy::refusal::{Exceeded, Missing};
 
     #[test]
-    fn who_comes_too_often_is_told_as_laravel_does() {
+    fn rate_limit_response_equals_that_of_laravel() {
         let exceeded = Exceeded { limit: 100, retry_after: 3, resets_at: 1_700_000_003 };
         let response = refuse(&Refusal::TooManyAttempts(exceeded), HeaderValue::from_static("17"));
         assert_eq!(response.status(), 429);

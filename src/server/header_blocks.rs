@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_and_priority_are_no_part_of_a_block() {
+    fn padding_and_priority_are_not_part_of_a_header_block() {
         for (flags, prefix, padding) in [
             (0, &[][..], 0),
             (PADDED, &[3], 3),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn block_goes_on_in_continuations() {
+    fn header_block_continues_in_continuation_frames() {
         for cut in 0..=PATH.len() {
             let mut blocks = HeaderBlocks::default();
             assert_eq!(read(&mut blocks, HEADERS, 0, &PATH[..cut]), Ok(None));

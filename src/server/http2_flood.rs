@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_in_any_pieces() {
+    fn frames_do_not_depend_on_how_bytes_are_divided() {
         let sent =
             [(0, 4, 0), (300, DATA, END_STREAM), (0, DATA, 0), (70_000, HEADERS, END_HEADERS), (4, 3, 0)];
         let mut bytes = PREFACE.to_vec();
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_spent_comes_back_with_time_and_with_answers() {
+    fn budget_is_refilled_by_time_and_responses() {
         let start = Instant::now();
         let mut purse = Purse { left: MOST, filled: start };
         for _ in 0..MOST / RESET {

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_headers() {
+    fn valid_proxy_headers_name_the_client() {
         let with_tlvs = [&V4[..], &[0x05, 0, 3, 1, 2, 3]].concat();
         for (header, expected) in [
             (b"PROXY TCP4 192.0.2.1 10.0.0.1 4711 80\r\n".to_vec(), Some("192.0.2.1")),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none() {
+    fn missing_and_malformed_proxy_headers_are_errors() {
         let missing =
             [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01", b"PROXI ", b"PROXYTCP4 ", b"\r\n\r\nG", b"proxy "];
         for bytes in missing {
@@ -205,7 +205,7 @@ mod tests {
     proptest! {
         /// Whatever comes, a header lies within what came, and bytes after one do not change it.
         #[test]
-        fn no_bytes_make_it_panic(
+        fn arbitrary_proxy_headers_do_not_panic(
             start in prop::sample::select(vec![&b""[..], b"PROXY ", b"PROXY TCP4 ", b"PROXY TCP6 ::1 ", SIGNATURE]),
             bytes in prop::collection::vec(any::<u8>(), 0..300),
             after in prop::collection::vec(any::<u8>(), 0..20),

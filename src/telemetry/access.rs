@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn line_has_the_time_of_day() {
+    fn access_line_has_the_time_of_day() {
         let text = written(&settings(LogFormat::Json), &line());
         let object: serde_json::Value = serde_json::from_str(&text).unwrap();
         let timestamp: jiff::Timestamp = object["timestamp"].as_str().unwrap().parse().unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn off() {
+    fn disabled_access_log_writes_nothing() {
         let on = settings(LogFormat::Json);
         for settings in [
             settings::Log { access: false, ..on.clone() },
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_ended_well_is_sampled() {
+    fn only_successful_requests_are_sampled() {
         let settings = settings::Log { access_sample: 3, ..settings(LogFormat::Json) };
         let (_subscriber, guard) = log::to(io::sink(), &settings);
         let access = access_log(&guard, &settings);

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_flat() {
+    fn json_lines_are_flat() {
         let text = logged(LogLevel::Info, LogFormat::Json, || {
             tracing::info!(listener = "proxy", address = %"127.0.0.1:80", "listening");
         });
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_cannot_begin_a_line() {
+    fn value_cannot_begin_a_new_line() {
         for format in [LogFormat::Json, LogFormat::Text] {
             let text = logged(LogLevel::Info, format, || {
                 tracing::warn!(reason = %"a\r\n2026 INFO forged \x1b[2J\u{9b}2J", "odd\nmessage");
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn levels() {
+    fn level_filters_lines() {
         let all = [
             (LogLevel::Off, 0),
             (LogLevel::Error, 1),
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_cannot_fill_the_log() {
+    fn one_place_cannot_fill_the_log() {
         for format in [LogFormat::Json, LogFormat::Text] {
             let text = logged(LogLevel::Info, format, || {
                 let strange = |number| tracing::warn!(target: "h2", number, "a library's line");
@@ -339,14 +339,19 @@ mod tests {
         }
     }
 
-    /// Set: [`floods_and_leaves`] may end the process.
+    /// Set: [`child_process_floods_the_log_and_exits`] may end the process.
     const FLOOD: &str = "STOCKAJ_GATEWAY_TEST_FLOOD";
 
-    /// Runs [`floods_and_leaves`] in a process whose output nobody reads.
+    /// Runs [`child_process_floods_the_log_and_exits`] in a process whose output nobody reads.
     #[test]
-    fn a_stuck_reader_does_not_keep_the_process() {
+    fn stuck_reader_does_not_delay_the_exit() {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "telemetry::log::tests::floods_and_leaves", "--ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "telemetry::log::tests::child_process_floods_the_log_and_exits",
+                "--ignored",
+                "--nocapture",
+            ])
             .env(FLOOD, "1")
             .stdout(Stdio::piped())
             .spawn()
@@ -366,8 +371,8 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "a part of a_stuck_reader_does_not_keep_the_process"]
-    fn floods_and_leaves() {
+    #[ignore = "a part of stuck_reader_does_not_delay_the_exit"]
+    fn child_process_floods_the_log_and_exits() {
         if std::env::var_os(FLOOD).is_none() {
             return;
         }

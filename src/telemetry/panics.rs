@@ -35,9 +35,14 @@ mod tests {
     const ALLOWED: &str = "STOCKAJ_GATEWAY_TEST_PANICS";
 
     #[test]
-    fn a_panic_is_told_by_its_place_alone() {
+    fn panic_log_has_the_location_and_no_message() {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "telemetry::panics::tests::panics_twice", "--ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "telemetry::panics::tests::child_process_panics_twice",
+                "--ignored",
+                "--nocapture",
+            ])
             .env(ALLOWED, "1")
             .output()
             .unwrap();
@@ -53,8 +58,8 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "a part of a_panic_is_told_by_its_place_alone"]
-    fn panics_twice() {
+    #[ignore = "a part of panic_log_has_the_location_and_no_message"]
+    fn child_process_panics_twice() {
         if std::env::var_os(ALLOWED).is_none() {
             return;
         }

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_logs_a_burst_and_then_one_line_a_second() {
+    fn one_place_logs_a_burst_and_then_one_line_a_second() {
         let start = Instant::now();
         let mut allowance = Allowance { left: BURST, refilled: start, suppressed: 0 };
         for _ in 0..BURST {

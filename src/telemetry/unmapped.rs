@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn stranger_displaces_no_path_of_a_known_token() {
+    fn unknown_token_displaces_no_path_of_a_known_one() {
         let all = UncoveredRequests::new(1);
         let core = all.core(0);
         for number in 0..MOST_PATHS {

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn small_differences_add_up() {
+    fn small_clock_differences_add_up() {
         let start = Reading { now: Instant::now(), wall: SystemTime::now() };
         let watch = ClockWatch::new(start);
         let step = Duration::from_millis(200);

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_turn_serves_all() {
+    async fn released_permit_serves_the_next_token() {
         let limiter = IntrospectionLimiter::new(1);
         drop(limiter.acquire(token(1), None).await);
         let held = limiter.acquire(token(2), Some(id(2))).await;
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_token_holds_one_turn_whatever_is_known_of_it() {
+    async fn one_token_holds_one_permit() {
         let limiter = IntrospectionLimiter::new(4);
         for known in [None, Some(id(1))] {
             let held = limiter.acquire(token(1), known).await;

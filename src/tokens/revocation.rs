@@ -135,7 +135,7 @@ mod tests {
     const SUBJECT: Subject<'_> = Subject { hash: &HASH, id: Some("17"), name: Some("scanner") };
 
     #[test]
-    fn a_revocation_concerns_what_it_names() {
+    fn revocation_applies_to_the_named_tokens() {
         let other = TokenHash::from_bytes([8; 32]);
         let table = [
             (Revocation::Id("17".into()), true),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn revocation_of_what_no_verdict_can_have_is_not_kept() {
+    fn revocation_longer_than_any_id_or_name_is_not_kept() {
         for (revocation, is_kept) in [
             (Revocation::Id("1".repeat(255).into()), true),
             (Revocation::Id("1".repeat(256).into()), false),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn revoking_a_token_names_its_id() {
+    fn revocation_by_token_includes_its_id() {
         let table = [
             ("17|secret", None, Some("17")),
             ("0017|secret", None, Some("17")),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_came_after_counts() {
+    fn only_revocations_after_a_generation_count() {
         let revocations = Revocations::default();
         revocations.note(Revocation::Id("17".into()));
         let after = revocations.generation();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_names_nobody() {
+    fn missed_revocations_name_no_token() {
         let revocations = Revocations::default();
         let before = revocations.generation();
         revocations.note(Revocation::Missed);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_older_than_what_is_remembered_is_asked_for_again() {
+    fn verdict_older_than_the_kept_revocations_is_revoked() {
         let revocations = Revocations::default();
         let before = revocations.generation();
         for _ in 0..=KEPT_WHEN_OUTDATED {

@@ -303,17 +303,17 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn ambiguous_heads() {
+fn ambiguous_heads_are_rejected() {
     Scene::new("").suffers(&heads());
 }
 
 #[test]
-fn ambiguous_lengths() {
+fn ambiguous_lengths_are_rejected() {
     Scene::new("").suffers(&lengths());
 }
 
 #[test]
-fn ambiguous_targets_and_sequences() {
+fn ambiguous_targets_and_sequences_are_rejected() {
     let mut cases = targets();
     cases.extend(sequences());
     Scene::new("").suffers(&cases);
@@ -321,7 +321,7 @@ fn ambiguous_targets_and_sequences() {
 
 /// Records of TLS come and go beneath the scanner.
 #[test]
-fn ambiguous_sequences_over_tls() {
+fn ambiguous_sequences_are_rejected_over_tls() {
     let authority = Arc::new(Authority::new());
     let cases: Vec<Case> = [sequences(), chunks()].into_iter().flatten().collect();
     Scene::with(|builder| builder.tls(&authority)).suffers(&cases);

@@ -130,7 +130,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn authentication() {
+fn attacks_on_authentication_fail() {
     let scene = Scene::new("");
     scene.suffers(&cases());
     // What is no token is nobody's business but ours.

@@ -149,7 +149,7 @@ pub(super) fn answers() -> impl Iterator<Item = (&'static str, &'static str, &'s
 }
 
 #[test]
-fn answers_of_the_backend() {
+fn malformed_responses_of_the_backend_are_502() {
     let scene = Scene::new("");
     for (name, method, bytes, then, seen) in answers() {
         let context = format!("`{name}`: {}", bytes.escape_debug());
@@ -222,7 +222,7 @@ fn others_get_their_own(scene: &Scene, client: &mut RawClient, context: &str) {
 }
 
 #[test]
-fn answers_that_are_too_large() {
+fn oversized_responses_of_the_backend_are_502() {
     let scene = Scene::new("");
     let many: String = (0..1000).map(|number| format!("X-{number}: x\r\n")).collect();
     for head in [
@@ -245,7 +245,7 @@ fn answers_that_are_too_large() {
 }
 
 #[test]
-fn an_answer_that_nobody_asked_for() {
+fn unsolicited_response_of_the_backend_reaches_no_client() {
     let scene = Scene::new("");
     let late = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
     scene.upstream.answer(move |request| match request.target.contains("attack") {
@@ -265,7 +265,7 @@ fn an_answer_that_nobody_asked_for() {
 
 /// The rest of a request that was answered already is that request's, on either side.
 #[test]
-fn an_answer_before_the_request_is_complete() {
+fn early_response_of_the_backend_does_not_desynchronise_its_connection() {
     let introspector = Introspector::knowing(super::ABILITIES);
     let backend = TcpListener::bind("127.0.0.1:0").unwrap();
     let gateway = Gateway::builder()

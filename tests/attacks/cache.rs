@@ -175,7 +175,7 @@ pub(super) const SEQUENCES: [(&str, &[Step]); 24] = [
 ];
 
 #[test]
-fn verdicts_of_others_and_of_old() {
+fn cached_verdict_serves_neither_another_token_nor_a_revoked_one() {
     thread::scope(|scope| {
         for half in SEQUENCES.chunks(SEQUENCES.len().div_ceil(4)) {
             scope.spawn(move || half.iter().for_each(|(name, steps)| suffer(name, steps)));

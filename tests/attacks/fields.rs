@@ -221,13 +221,13 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn fields() {
+fn attacks_by_header_fields_fail() {
     Scene::new("").suffers(&cases());
 }
 
 /// A trusted proxy sets the forwarding fields, and no other field about the caller.
 #[test]
-fn fields_of_a_trusted_proxy() {
+fn attacks_by_fields_through_a_trusted_proxy_fail() {
     let forwarding = ["X-Forwarded", "X-FORWARDED", "Forwarded", "X-Real-IP", "X-Request-Id"];
     let said = |name: &str| {
         forwarding.iter().any(|it| name.starts_with(it))

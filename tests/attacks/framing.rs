@@ -156,20 +156,20 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn framing() {
+fn attacks_on_framing_fail() {
     let mut cases = sequences();
     cases.extend(after_close());
     Scene::new("").suffers(&cases);
 }
 
 #[test]
-fn bodies_that_are_malformed() {
+fn malformed_bodies_are_rejected() {
     Scene::new("").suffers(&chunks());
 }
 
 /// The client leaves in the middle.
 #[test]
-fn requests_that_are_cut_off() {
+fn truncated_requests_are_not_served() {
     let scene = Scene::new("");
     for (name, sent) in [
         ("nothing", ""),

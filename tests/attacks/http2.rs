@@ -116,7 +116,7 @@ impl Scene {
 const H2C: &str = "listen:\n  h2c: true\n";
 
 #[test]
-fn the_same_is_decided_over_http_2() {
+fn attacks_fail_over_http2_as_over_http1() {
     let scene = Scene::new(H2C);
     for (name, cases, least) in [
         ("paths", paths::cases(), 90),

@@ -73,7 +73,7 @@ fn attack(scene: &Scene, answer: Answer) {
 }
 
 #[test]
-fn answers_that_are_no_verdict() {
+fn unusable_introspection_responses_are_no_verdict() {
     let scene = Scene::new("");
     for (number, (name, before, after)) in ANSWERS.into_iter().enumerate() {
         attack(&scene, Answer::raw(format!("{before}{ALL}{after}")).then_close());
@@ -84,7 +84,7 @@ fn answers_that_are_no_verdict() {
 }
 
 #[test]
-fn what_is_too_much_of_an_answer_is_no_verdict() {
+fn oversized_introspection_response_is_no_verdict() {
     let scene = Scene::new("");
     let all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{ALL}", ALL.len());
     let unknown = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
@@ -109,7 +109,7 @@ fn what_is_too_much_of_an_answer_is_no_verdict() {
 }
 
 #[test]
-fn an_answer_that_is_too_late_is_no_verdict() {
+fn late_introspection_response_is_no_verdict() {
     let scene = Scene::new("introspection:\n  timeout: 200ms\n");
     let all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{ALL}", ALL.len());
     for number in 0..4 {

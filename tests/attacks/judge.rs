@@ -199,7 +199,7 @@ fn fold(name: &str) -> String {
 }
 
 #[test]
-fn the_judge_condemns_what_it_should() {
+fn judge_rejects_every_harmful_request() {
     let judged = |head: &str| {
         let mut stream = head.as_bytes();
         let head = crate::support::wire::Head::read(&mut stream).unwrap().unwrap();

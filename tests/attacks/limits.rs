@@ -91,7 +91,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn limits() {
+fn requests_at_a_limit_pass_and_beyond_it_are_rejected() {
     let scene = Scene::new(LIMITS);
     scene.suffers(&cases());
     let asked: Vec<_> =

@@ -228,6 +228,6 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn methods() {
+fn attacks_by_methods_fail() {
     Scene::new("").suffers(&cases());
 }

@@ -171,12 +171,12 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn paths() {
+fn attacks_by_paths_fail() {
     Scene::new("").suffers(&cases());
 }
 
 #[test]
-fn paths_where_a_token_is_enough_for_what_is_not_mapped() {
+fn attacks_by_paths_fail_with_unmapped_authenticated() {
     let mut cases = cases();
     // Nobody's abilities: were a mapped route to be reached by way of an unmapped one, the judge would see it.
     for case in &mut cases {

@@ -25,7 +25,7 @@ fn cases() -> impl Iterator<Item = Case> {
 }
 
 #[test]
-fn a_candidate_opens_nothing() {
+fn candidate_map_permits_no_attack() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), OPEN).unwrap();
     let scene = Scene::new(&format!("shadow: {}\n", file.path().display()));
@@ -34,7 +34,7 @@ fn a_candidate_opens_nothing() {
 }
 
 #[test]
-fn shadow_mode_forgives_nothing_but_the_map_s_refusals() {
+fn shadow_mode_permits_only_denials_of_the_map() {
     let scene = Scene::new("mode: shadow\n");
     let of_the_map = |case: &Case| matches!(case.outcome, Refused(403) | ArrivesThenRefused(_, 403));
     let (forgiven, rest): (Vec<_>, Vec<_>) = cases().partition(of_the_map);

@@ -36,7 +36,7 @@ fn promtool(arguments: &[&str]) {
 
 #[test]
 #[ignore = "needs promtool: tests/run"]
-fn promtool_takes_the_configuration_and_the_rules() {
+fn promtool_accepts_configuration_and_rules() {
     for (what, file) in
         [("check config", "prometheus.yml"), ("check rules", "rules.yml"), ("test rules", "rules.test.yml")]
     {
@@ -49,7 +49,7 @@ fn promtool_takes_the_configuration_and_the_rules() {
 /// promtool's opinion of names, types, help and text format, after traffic of every kind.
 #[test]
 #[ignore = "needs promtool: tests/run"]
-fn promtool_takes_a_scrape() {
+fn promtool_accepts_a_scrape() {
     let scene = Scene::new("redis+unix:///nowhere");
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -64,7 +64,7 @@ fn promtool_takes_a_scrape() {
 
 /// What somebody who is woken up needs.
 #[test]
-fn every_alert_says_what_it_is_and_where_to_read_on() {
+fn every_alert_has_a_summary_and_a_runbook() {
     let guide = read("README.md");
     let section = guide.split_once("\n## Alerts\n").unwrap().1.split("\n## ").next().unwrap();
     let headings: BTreeSet<&str> = section.lines().filter_map(|line| line.strip_prefix("### ")).collect();
@@ -86,7 +86,7 @@ fn every_alert_says_what_it_is_and_where_to_read_on() {
 
 /// Of each alert, and of each of its severities, a test says when it fires and when it does not.
 #[test]
-fn every_alert_is_tested_both_ways() {
+fn every_alert_has_a_firing_and_a_silent_test() {
     let file = yaml("prometheus/rules.test.yml");
     let checks: Vec<&Value> =
         list(&file["tests"]).iter().flat_map(|test| list(&test["promql_expr_test"])).collect();

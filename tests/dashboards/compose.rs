@@ -28,7 +28,7 @@ fn services(file: &str) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn what_they_name_is_there() {
+fn compose_files_name_only_existing_images_volumes_and_files() {
     for file in FILES {
         let (whole, services) = (yaml(file), services(file));
         let is_declared = |kind: &str, name: &str| whole[kind].get(name).is_some();
@@ -83,7 +83,7 @@ fn free() -> SocketAddr {
 /// Each container's command as it stands, with the addresses of this machine instead of those of the networks.
 #[test]
 #[ignore = "needs curl: tests/run"]
-fn the_demo_s_clients_are_answered() {
+fn compose_demo_clients_get_responses() {
     let demo = yaml("compose.demo.yaml");
     let (stockaj, proxy, admin) = (free(), free(), free());
     let words: Vec<String> = list(&demo["services"]["stockaj"]["command"])

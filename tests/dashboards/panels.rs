@@ -50,7 +50,7 @@ const UNITS: [&str; 9] =
     ["reqps", "ops", "percentunit", "s", "d", "none", "bytes", "bool_yes_no", "dateTimeFromNow"];
 
 #[test]
-fn every_panel_is_whole() {
+fn every_panel_has_a_title_a_place_and_a_query() {
     let dashboard = dashboard();
     let source = serde_json::json!({"type": "prometheus", "uid": "${datasource}"});
     let (mut ids, mut taken) = (BTreeSet::new(), BTreeSet::new());
@@ -86,7 +86,7 @@ fn every_panel_is_whole() {
 
 /// compose.yaml's Grafana finds both: the data source by its uid, the dashboard by its directory.
 #[test]
-fn grafana_is_told_where_both_are() {
+fn grafana_provisioning_finds_data_source_and_dashboard() {
     let sources = yaml("grafana/provisioning/datasources/prometheus.yaml");
     let source = &list(&sources["datasources"])[0];
     assert_eq!((text(&source["type"]), text(&source["url"])), ("prometheus", "http://prometheus:9090"));

@@ -74,7 +74,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn its_links_lead_somewhere() {
+fn guide_links_have_a_target() {
     let mut count = 0;
     for guide in GUIDES {
         let text = read(guide);
@@ -94,7 +94,7 @@ fn its_links_lead_somewhere() {
 }
 
 #[test]
-fn its_metrics_are_the_readme_s() {
+fn guide_metrics_are_documented_in_the_readme() {
     let known = read("README.md");
     let mut count = 0;
     for guide in GUIDES {
@@ -141,7 +141,7 @@ fn is_key(path: &str, schema: &Value) -> bool {
 }
 
 #[test]
-fn its_keys_are_those_of_the_schema() {
+fn guide_keys_are_in_the_schema() {
     let schema: Value = serde_json::from_str(&read("config/gateway.schema.json")).unwrap();
     let sections: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
     assert!(is_key("listen.tls.certificate", &schema) && !is_key("listen.tls.certificat", &schema));
@@ -178,7 +178,7 @@ fn help(command: &[&str]) -> String {
 
 /// The gateway's own commands and options, in blocks and in prose, are those that it has.
 #[test]
-fn its_commands_are_those_of_the_binary() {
+fn guide_commands_exist_in_the_binary() {
     let mut count = 0;
     for guide in GUIDES {
         let text = read(guide);
@@ -217,7 +217,7 @@ fn its_commands_are_those_of_the_binary() {
 
 /// What a command names in the repository is there, unless an earlier command makes it.
 #[test]
-fn its_files_are_there() {
+fn guide_commands_name_only_existing_files() {
     let mut count = 0;
     for guide in GUIDES {
         let mut made = BTreeSet::new();
@@ -248,7 +248,7 @@ fn its_files_are_there() {
 
 /// A gateway.yaml passes `check`; where only a part of one is shown, with the rest of the one that is shipped.
 #[test]
-fn its_configurations_pass_check() {
+fn guide_configurations_pass_check() {
     let shipped = read("config/gateway.yaml");
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
@@ -303,7 +303,7 @@ fn whole(block: &str, shipped: &str) -> String {
 /// repository, under a root of its own.
 #[test]
 #[ignore = "needs guide: tests/run"]
-fn its_commands_do_what_it_says() {
+fn guide_commands_print_the_documented_output() {
     let text = read(GUIDES[0]);
     let (mut ran, mut left) = (0, Vec::new());
     let sandbox = tempfile::tempdir().unwrap();
@@ -348,7 +348,7 @@ fn its_commands_do_what_it_says() {
 
 /// Each line of "Who uses what" as it stands: asked of a gateway that runs, and with a ledger that is damaged.
 #[test]
-fn its_commands_say_who_uses_what() {
+fn guide_usage_commands_run_against_gateway_and_ledger() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let (upstream, introspector) = (Upstream::start(), Introspector::start());

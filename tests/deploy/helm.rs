@@ -42,7 +42,7 @@ fn resources(text: &str) -> BTreeMap<String, Value> {
 
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
-fn the_chart_s_defaults_are_the_kustomization() {
+fn chart_defaults_render_the_kustomization() {
     let copy = copy_with("resources: [../base]\ncomponents: [../components/prometheus-operator]\n");
     for (values, kustomization) in
         [("{}", directory("base")), ("serviceMonitor: {enabled: true}", copy.path().join("own"))]
@@ -60,7 +60,7 @@ fn the_chart_s_defaults_are_the_kustomization() {
 /// With `usage` in its gateway.yaml it is the kustomization with the component.
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
-fn the_chart_has_a_volume_for_a_ledger() {
+fn chart_has_a_volume_for_a_usage_ledger() {
     let copy = copy_with("resources: [../base]\ncomponents: [../components/usage]\n");
     let kustomized = resources(&rendered(&copy.path().join("own")));
     let base = fs::read_to_string(directory("base").join("gateway.yaml")).unwrap();
@@ -85,7 +85,7 @@ fn the_chart_has_a_volume_for_a_ledger() {
 /// How long a pod may take to end follows from gateway.yaml, and its ports do.
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
-fn the_chart_follows_its_gateway_yaml() {
+fn chart_renders_resources_for_its_gateway_yaml() {
     let base = fs::read_to_string(directory("base").join("gateway.yaml")).unwrap();
     for (from, to, pre_stop, grace) in [
         ("timeout: 30s", "timeout: 2m", 135, 160),
@@ -110,7 +110,7 @@ fn the_chart_follows_its_gateway_yaml() {
 
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
-fn a_release_has_what_its_values_name() {
+fn release_has_the_resources_of_its_values() {
     let values = json!({
         "gateway": {
             "image": {"repository": "registry.example/gateway", "tag": "1.2.3", "pullPolicy": "Always"},
@@ -141,7 +141,7 @@ fn a_release_has_what_its_values_name() {
 
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
-fn the_chart_refuses_what_would_not_hold() {
+fn chart_rejects_values_the_gateway_cannot_run_with() {
     for (values, expected) in [
         (json!({"replica": 3}), "additional properties 'replica' not allowed"),
         (json!({"networkPolicy": {"clients": []}}), "minItems"),
@@ -171,7 +171,7 @@ fn the_chart_refuses_what_would_not_hold() {
 }
 
 #[test]
-fn the_chart_is_of_this_version() {
+fn chart_version_equals_the_crate_version() {
     let chart = fs::read_to_string(Path::new(CHART).join("Chart.yaml")).unwrap();
     assert!(chart.contains(&format!("\nappVersion: {}\n", env!("CARGO_PKG_VERSION"))));
 }

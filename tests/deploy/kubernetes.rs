@@ -1,6 +1,6 @@
 //! The manifests: what holds of them as written, and what Kubernetes' own tools say of them.
 //!
-//! A map in a ConfigMap of its own is `reload::a_changed_file_is_taken_over_by_itself`.
+//! A map in a ConfigMap of its own is `reload::changed_file_is_reloaded_automatically`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -186,14 +186,14 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
 }
 
 #[test]
-fn the_base_fits_the_gateway_in_it() {
+fn kubernetes_base_matches_its_gateway_yaml() {
     assert_sound(&written(), &settings(&directory("base").join("gateway.yaml")));
 }
 
 /// As the kubelet brings another content of a mounted ConfigMap: a new directory beside, one symlink swapped, the old
 /// directory removed.
 #[test]
-fn a_config_map_s_new_content_is_taken_over() {
+fn changed_config_map_is_reloaded() {
     let upstream = Upstream::start();
     let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
     let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).start();
@@ -310,7 +310,7 @@ pub(super) fn copy_with(kustomization: &str) -> tempfile::TempDir {
 
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
-fn kubernetes_takes_the_base() {
+fn kubernetes_accepts_the_base() {
     let base = directory("base");
     let text = rendered(&base);
     assert_taken("base", &text, &base.join("gateway.yaml"));
@@ -320,7 +320,7 @@ fn kubernetes_takes_the_base() {
 
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
-fn prometheus_finds_every_gateway_and_no_client_its_admin_listener() {
+fn prometheus_reaches_every_admin_listener_and_clients_none() {
     let copy = copy_with("resources: [../base]\ncomponents: [../components/prometheus-operator]\n");
     let text = rendered(&copy.path().join("own"));
     let resources = assert_taken("prometheus-operator", &text, &directory("base").join("gateway.yaml"));
@@ -349,7 +349,7 @@ fn prometheus_finds_every_gateway_and_no_client_its_admin_listener() {
 /// The component and the line that it asks for.
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
-fn each_pod_has_a_ledger_of_its_own() {
+fn each_pod_has_its_own_usage_ledger() {
     const LINE: &str = "usage: {path: /var/lib/stockaj-gateway/usage.redb}";
     let component = directory("components/usage/kustomization.yaml");
     assert!(fs::read_to_string(component).unwrap().contains(LINE));
@@ -366,7 +366,7 @@ fn each_pod_has_a_ledger_of_its_own() {
 /// The kustomization that the guide begins with, as it stands.
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
-fn kubernetes_takes_what_the_guide_says_to_write() {
+fn kubernetes_accepts_the_manifests_of_the_guide() {
     let guide = fs::read_to_string(Path::new(ROOT).join("deploy/README.md")).unwrap();
     let block = guide
         .split("```yaml\n# deploy/kubernetes/production/kustomization.yaml")

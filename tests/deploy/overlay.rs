@@ -34,7 +34,7 @@ impl Drop for Process {
 
 #[test]
 #[ignore = "needs overlay: tests/run"]
-fn replicas_share_a_redis_that_lets_nobody_else_in() {
+fn replicas_share_a_redis_closed_to_other_clients() {
     let copy = copy_with("");
     let overlay = copy.path().join("overlays/replicas");
     let make = || {

@@ -33,7 +33,7 @@ fn write_units(directory: &Path, replacements: &[(&str, &str)]) {
 
 #[test]
 #[ignore = "needs systemd-analyze: tests/run"]
-fn systemd_takes_the_units() {
+fn systemd_accepts_the_units() {
     let directory = tempfile::tempdir().unwrap();
     // Where the program is, the unit is told.
     write_units(directory.path(), &[(PROGRAM, BINARY)]);
@@ -47,7 +47,7 @@ fn systemd_takes_the_units() {
 /// From 0, nothing that it may do, to 10.
 #[test]
 #[ignore = "needs systemd-analyze: tests/run"]
-fn the_exposure_is_what_the_guide_says() {
+fn systemd_exposure_is_the_documented_one() {
     let directory = tempfile::tempdir().unwrap();
     write_units(directory.path(), &[(PROGRAM, BINARY)]);
     let mut command = Command::new("systemd-analyze");
@@ -192,7 +192,7 @@ fn as_root(program: &str) -> Command {
 /// its restrictions, takes another configuration over, and is replaced under load without a failed request.
 #[test]
 #[ignore = "needs systemd-nspawn: tests/run"]
-fn the_gateway_lives_under_systemd() {
+fn gateway_starts_reloads_and_stops_under_systemd() {
     const ITEMS: &str = "/api/v2/items";
     let authority = Arc::new(Authority::new());
     let upstream = Upstream::start_tls(&authority);

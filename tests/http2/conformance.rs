@@ -427,7 +427,7 @@ fn messages() -> Vec<Case> {
 }
 
 #[test]
-fn the_cases_of_h2spec() {
+fn h2spec_cases_pass() {
     let setting = h2c("");
     let tables = [generic(), hpack(), frames_and_streams(), kinds_of_frames(), messages()];
     let mut failed = Vec::new();
@@ -469,7 +469,7 @@ fn suffer(client: &mut Http2Client, frames: &[Frame], comes: Comes) {
 
 /// Section 3.5.
 #[test]
-fn a_preface_that_is_none() {
+fn invalid_connection_preface_is_a_protocol_error() {
     let setting = h2c("");
     // What follows it has to be SETTINGS. What is no preface is for HTTP/1 to refuse.
     let mut odd = Http2Client::silent(setting.gateway.address());
@@ -479,7 +479,7 @@ fn a_preface_that_is_none() {
 
 /// Section 5.1: frames that a client may have sent before it knew of a reset.
 #[test]
-fn frames_after_a_reset_of_ours_are_let_pass() {
+fn frames_after_a_reset_of_the_gateway_are_ignored() {
     let setting = h2c("limits: {body: 1B}");
     let mut client = client(&setting);
     let stream =
@@ -493,7 +493,7 @@ fn frames_after_a_reset_of_ours_are_let_pass() {
 
 /// Sections 6.5.3 and 6.9: what a client's window allows comes, and no more.
 #[test]
-fn windows_are_kept_to_the_byte() {
+fn flow_control_windows_are_respected_to_the_byte() {
     let setting = h2c("");
     for settings in [&[(INITIAL_WINDOW_SIZE, 1)][..], &[(INITIAL_WINDOW_SIZE, 100), (INITIAL_WINDOW_SIZE, 1)]]
     {
@@ -538,7 +538,7 @@ fn settings_are_acknowledged() {
 
 /// Section 8.1.2.1. h2 does not say so of trailers; none of it is passed on.
 #[test]
-fn pseudo_fields_in_trailers_go_nowhere() {
+fn pseudo_fields_in_trailers_are_not_forwarded() {
     let setting = h2c("");
     let mut client = client(&setting);
     let fields = [("authorization", "Bearer 1|writer"), ("trailer", "x-test, method")];

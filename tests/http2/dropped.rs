@@ -65,7 +65,7 @@ fn fragment_in_path_is_rejected_in_every_encoding_and_the_connection_goes_on() {
 
 /// RFC 7541 section 6.2.1: a name may be that of an inserted field.
 #[test]
-fn fragment_in_path_is_rejected_where_the_name_is_an_inserted_one() {
+fn fragment_in_path_is_rejected_for_a_dynamic_table_name() {
     let setting = h2c("");
     let mut client = client(&setting);
     let others = [(":method", "GET"), (":scheme", "http"), (":authority", "a")];
@@ -131,7 +131,7 @@ fn fragment_in_path_is_rejected_in_every_framing() {
 
 /// Requests that come together are told apart, in whatever pieces they come.
 #[test]
-fn only_the_request_with_the_fragment_is_rejected_among_others() {
+fn request_with_a_fragment_is_rejected_alone() {
     let setting = h2c("");
     for size in [usize::MAX, 1, 7, 100] {
         let mut client = client(&setting);
@@ -191,7 +191,7 @@ fn request_after_a_refused_head_with_a_fragment_is_served() {
 
 /// h2 forgets the scheme of a request without `:authority`.
 #[test]
-fn scheme_that_is_not_served_is_rejected_without_an_authority_too() {
+fn unserved_scheme_is_rejected_without_an_authority() {
     let setting = h2c("");
     for (scheme, status) in
         [("http", 200), ("https", 200), ("ftp", 400), ("HTTP", 400), ("httpx", 400), ("h", 400)]

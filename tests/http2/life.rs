@@ -32,7 +32,7 @@ fn assert_ends(what: &str, client: &mut Http2Client, expected: u128) {
 }
 
 #[test]
-fn a_connection_that_stands_still_is_closed() {
+fn idle_http2_connection_is_closed() {
     let setting = h2c("limits: {header_timeout: 300ms, idle_timeout: 800ms}");
     let address = setting.gateway.address();
     let block = literals(&request("GET", "/up", &[]));
@@ -61,7 +61,7 @@ fn a_connection_that_stands_still_is_closed() {
 }
 
 #[test]
-fn a_ping_now_and_then_does_not_keep_a_connection() {
+fn pings_do_not_keep_an_idle_connection_open() {
     let setting = h2c("limits: {header_timeout: 300ms, idle_timeout: 800ms}");
     let mut client = client(&setting);
     let started = Instant::now();
@@ -74,7 +74,7 @@ fn a_ping_now_and_then_does_not_keep_a_connection() {
 
 /// Nor do fields that come byte by byte, while another stream is served.
 #[test]
-fn fields_that_drip_end_the_connection() {
+fn slow_http2_header_block_closes_the_connection() {
     let setting = h2c("limits: {header_timeout: 300ms}");
     setting.upstream.answer(|request| echo(request).after(Duration::from_secs(5)));
     let mut client = client(&setting);
@@ -92,14 +92,14 @@ fn fields_that_drip_end_the_connection() {
 
 /// What is being served is no idle connection, however long it takes.
 #[test]
-fn a_slow_answer_is_waited_for() {
+fn slow_http2_response_is_delivered() {
     let setting = h2c("limits: {header_timeout: 200ms, idle_timeout: 300ms}");
     setting.upstream.answer(|request| echo(request).after(Duration::from_millis(1500)));
     assert_eq!(client(&setting).get("/up", None).status, 200);
 }
 
 #[test]
-fn a_backend_that_is_too_slow_is_so_for_its_stream_alone() {
+fn backend_timeout_fails_only_its_stream() {
     let setting = h2c("backend:\n  timeout: 400ms\n");
     setting.upstream.answer(|request| match &*request.target {
         SLOW => Answer::hang(),
@@ -113,7 +113,7 @@ fn a_backend_that_is_too_slow_is_so_for_its_stream_alone() {
 }
 
 #[test]
-fn a_body_that_stops_is_408() {
+fn stalled_http2_body_is_408() {
     let setting = h2c("limits: {body_idle_timeout: 300ms}");
     let mut client = client(&setting);
     let stream = client.open(&request("POST", "/api/v2/items", &[WRITER]), false);
@@ -124,7 +124,7 @@ fn a_body_that_stops_is_408() {
 
 /// A client that leaves an answer unread holds its stream, and what was read of the backend for it.
 #[test]
-fn an_answer_that_is_not_read_is_given_up() {
+fn unread_http2_response_is_reset_after_its_timeout() {
     let setting = h2c("limits: {body_idle_timeout: 300ms}");
     let body = "x".repeat(2 * 1024 * 1024);
     setting.upstream.answer(move |request| match &*request.target {
@@ -159,7 +159,7 @@ fn an_answer_that_is_not_read_is_given_up() {
 }
 
 #[test]
-fn a_stream_that_its_client_leaves_is_left_by_the_backend_too() {
+fn reset_stream_aborts_its_backend_request() {
     let setting = h2c("");
     setting.upstream.answer(|request| if request.target == SLOW { Answer::hang() } else { echo(request) });
     let mut client = client(&setting);
@@ -180,7 +180,7 @@ fn a_stream_that_its_client_leaves_is_left_by_the_backend_too() {
 
 /// A connection is active while any of its streams is.
 #[test]
-fn connections_are_counted_whatever_their_streams() {
+fn http2_connection_is_active_while_any_stream_is() {
     const ACTIVE: &str = r#"client_connections{state="active"}"#;
     const IDLE: &str = r#"client_connections{state="idle"}"#;
     let setting = h2c("");
@@ -206,7 +206,7 @@ fn connections_are_counted_whatever_their_streams() {
 }
 
 #[test]
-fn a_drain_finishes_the_streams_that_are_in_flight() {
+fn http2_drain_finishes_streams_in_flight() {
     let Setting { upstream, introspector: _introspector, mut gateway } = h2c("");
     upstream.answer(|request| echo(request).after(Duration::from_millis(600)));
     let mut idle = Http2Client::connect(gateway.address());
@@ -228,7 +228,7 @@ fn a_drain_finishes_the_streams_that_are_in_flight() {
 
 /// A client that does not answer is not waited for, however long the drain may take.
 #[test]
-fn a_drain_does_not_wait_for_who_is_not_there() {
+fn http2_drain_does_not_wait_for_an_unresponsive_client() {
     let Setting { upstream: _upstream, introspector: _introspector, mut gateway } =
         h2c("limits: {header_timeout: 400ms}");
     let mut deaf = Http2Client::connect(gateway.address());
@@ -240,7 +240,7 @@ fn a_drain_does_not_wait_for_who_is_not_there() {
 }
 
 #[test]
-fn a_drain_ends_after_its_time() {
+fn http2_drain_ends_after_its_timeout() {
     let Setting { upstream, introspector: _introspector, mut gateway } = h2c("  drain_timeout: 300ms\n");
     upstream.answer(|_| Answer::hang());
     let mut client = Http2Client::connect(gateway.address());
@@ -254,7 +254,7 @@ fn a_drain_ends_after_its_time() {
 
 /// Streams are served side by side, and each answer is its own request's.
 #[test]
-fn streams_do_not_wait_for_each_other() {
+fn slow_stream_does_not_delay_others() {
     let setting = h2c("");
     setting.upstream.answer(|request| {
         let late = request.target.ends_with('0');
@@ -271,7 +271,7 @@ fn streams_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn frames_after_the_last_word_are_harmless() {
+fn frames_after_the_end_of_a_stream_are_ignored() {
     let setting = h2c("");
     let mut client = client(&setting);
     let stream = client.ask("GET", "/up", &[]);
@@ -285,7 +285,7 @@ fn frames_after_the_last_word_are_harmless() {
 
 /// RFC 9113 section 8.1: an early answer is no reason to reset what is still coming.
 #[test]
-fn who_is_refused_while_sending_gets_to_read_why() {
+fn client_rejected_while_sending_reads_the_response() {
     let setting = h2c("limits: {body: 1MiB}");
     for (fields, status) in [(&[][..], 401), (&[WRITER, ("content-length", "2000000")], 413)] {
         let mut client = Http2Client::connect(setting.gateway.address());

@@ -17,7 +17,7 @@ const ITEMS: &str = "/api/v2/items";
 
 /// What the gateway says of itself first.
 #[test]
-fn the_settings_that_are_announced() {
+fn announced_settings_are_the_documented_ones() {
     let setting = h2c("");
     let mut client = client(&setting);
     let settings = client.frame().unwrap();
@@ -42,7 +42,7 @@ fn the_settings_that_are_announced() {
 
 /// The same bounds as over HTTP/1, to the last byte.
 #[test]
-fn a_head_may_be_as_large_as_over_http_1() {
+fn http2_head_limit_equals_that_of_http1() {
     let setting = h2c("limits: {header_bytes: 1KiB, header_count: 10, target_bytes: 200B}");
     let over_http_1 = |path: &str, fields: &[(&str, &str)]| {
         setting.gateway.client().request("GET", path, fields, b"").status
@@ -80,7 +80,7 @@ fn a_head_may_be_as_large_as_over_http_1() {
 }
 
 #[test]
-fn a_body_beyond_its_bound_is_413() {
+fn http2_body_over_its_limit_is_413() {
     let setting = h2c("limits: {body: 20KiB}");
     let mut client = client(&setting);
     let body = vec![b'x'; 20 * 1024];
@@ -94,7 +94,7 @@ fn a_body_beyond_its_bound_is_413() {
 }
 
 #[test]
-fn a_stream_too_many_is_refused() {
+fn stream_beyond_the_maximum_is_refused() {
     const SLOW: &str = "/up?slow";
     let setting = h2c("");
     setting.upstream.answer(|request| if request.target == SLOW { Answer::hang() } else { echo(request) });
@@ -142,7 +142,7 @@ fn closed_for_a_flood(setting: &Setting) -> f64 {
 
 /// What h2 reads without end, if nobody counts.
 #[test]
-fn frames_that_say_nothing_are_counted() {
+fn flood_of_control_frames_closes_the_connection() {
     let setting = h2c("log: {access: true}");
     let unknown = Frame::new(0xbe, 0, 0, []);
     let priority = Frame::new(PRIORITY, 0, 5, [0, 0, 0, 0, 1]);
@@ -181,7 +181,7 @@ fn frames_that_say_nothing_are_counted() {
 
 /// A client that is told why gets to read it.
 #[test]
-fn a_flood_ends_with_a_word() {
+fn frame_flood_ends_with_enhance_your_calm() {
     let setting = h2c("");
     let mut client = client(&setting);
     assert_eq!(client.get("/up", None).status, 200);
@@ -191,7 +191,7 @@ fn a_flood_ends_with_a_word() {
 
 /// CVE-2023-44487: streams that are opened and reset at once.
 #[test]
-fn rapid_reset() {
+fn rapid_reset_closes_the_connection() {
     let setting = h2c("");
     setting.upstream.answer(|_| Answer::hang());
     let mut client = client(&setting);
@@ -204,7 +204,7 @@ fn rapid_reset() {
 
 /// A browser that leaves a page now and then is no attacker.
 #[test]
-fn resets_of_a_page_that_is_left_are_fine() {
+fn resets_of_an_abandoned_page_are_accepted() {
     let setting = h2c("");
     setting.upstream.answer(|request| match &*request.target {
         "/up?slow" => Answer::hang(),
@@ -227,7 +227,7 @@ fn resets_of_a_page_that_is_left_are_fine() {
 
 /// CVE-2025-8671: mistakes by which a client has us reset its own streams.
 #[test]
-fn made_you_reset() {
+fn made_you_reset_closes_the_connection() {
     let setting = h2c("");
     setting.upstream.answer(|_| Answer::hang());
     type Mistake = fn(u32) -> Vec<u8>;
@@ -253,7 +253,7 @@ fn made_you_reset() {
 
 /// CVE-2024-27316 and its like: fields without end.
 #[test]
-fn continuation_flood() {
+fn continuation_flood_closes_the_connection() {
     let setting = h2c("");
     let block = literals(&[("a", "x".repeat(1000))]);
     for (what, first, more) in [
@@ -281,7 +281,7 @@ fn continuation_flood() {
 
 /// RFC 7541 section 7.3: a few bytes that stand for many.
 #[test]
-fn a_field_that_is_repeated_by_its_index() {
+fn indexed_field_repetition_is_bounded() {
     let setting = h2c("");
     // With indexing: `a` of 4000 bytes; then by its index, 62, again and again.
     let mut block = literals(&request("GET", "/up", &[]));
@@ -297,7 +297,7 @@ fn a_field_that_is_repeated_by_its_index() {
 }
 
 #[test]
-fn empty_data_is_counted() {
+fn empty_data_flood_closes_the_connection() {
     let setting = h2c("");
     let mut client = client(&setting);
     let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
@@ -307,7 +307,7 @@ fn empty_data_is_counted() {
 
 /// Bodies in small pieces are read as long as the backend takes them.
 #[test]
-fn a_body_in_small_pieces_arrives() {
+fn body_in_small_data_frames_is_forwarded() {
     let setting = h2c("");
     let mut client = client(&setting);
     assert_eq!(client.get(ITEMS, Some("1|writer")).status, 200);
@@ -325,7 +325,7 @@ fn a_body_in_small_pieces_arrives() {
 
 /// Within the windows, small frames are no flood, however long nobody reads them.
 #[test]
-fn small_data_frames_within_the_windows_are_legal_while_nobody_reads() {
+fn unread_small_data_frames_within_the_windows_are_accepted() {
     let setting = h2c("");
     // Bodies are read once there is a verdict.
     setting.introspector.delay(Duration::from_secs(1));
@@ -376,7 +376,7 @@ fn small_data_frames_within_the_windows_are_legal_while_nobody_reads() {
 
 /// Neither is a slow backend a reason to end the connection, nor to keep back what came once it reads again.
 #[test]
-fn small_data_frames_go_on_after_a_backlog() {
+fn small_data_frames_continue_after_a_backlog() {
     let setting = h2c("");
     setting.introspector.delay(Duration::from_secs(1));
     let mut client = client(&setting);
@@ -398,7 +398,7 @@ fn small_data_frames_go_on_after_a_backlog() {
 
 /// In the life of a connection, more than a hundred.
 #[test]
-fn empty_data_frames_now_and_then_are_legal() {
+fn occasional_empty_data_frames_are_accepted() {
     let setting = h2c("");
     let mut client = client(&setting);
     for _ in 0..150 {
@@ -412,7 +412,7 @@ fn empty_data_frames_now_and_then_are_legal() {
 
 /// A client that opens its windows by a byte at a time earns with each piece what that costs.
 #[test]
-fn windows_that_are_opened_for_each_piece_are_fine() {
+fn window_updates_of_each_piece_are_accepted() {
     let setting = h2c("");
     let body = "x".repeat(4 << 20);
     setting.upstream.answer(move |_| Answer::with(200, &[], &body));
@@ -426,7 +426,7 @@ fn windows_that_are_opened_for_each_piece_are_fine() {
 
 /// What a connection makes us hold of bodies that their backend does not take is its window.
 #[test]
-fn bodies_that_nobody_takes_are_held_within_the_windows() {
+fn unread_http2_uploads_are_bounded_by_the_windows() {
     let setting = h2c("");
     setting.upstream.answer_early(|_| None);
     setting.introspector.delay(Duration::from_secs(8));
@@ -458,7 +458,7 @@ fn bodies_that_nobody_takes_are_held_within_the_windows() {
 
 /// Settings that would have us hold or send more than is good.
 #[test]
-fn settings_of_a_client_that_ask_for_much() {
+fn extreme_client_settings_are_bounded_or_rejected() {
     let setting = h2c("");
     let mut large = Http2Client::silent(setting.gateway.address());
     large.greet(&[(1, u32::MAX), (INITIAL_WINDOW_SIZE, 0x7fff_ffff), (5, 0x00ff_ffff), (6, u32::MAX)]);

@@ -12,7 +12,7 @@ const LARGE: &str = "/up?large";
 
 /// As many streams as may be, each with an answer that is not read, by windows or by the socket alone.
 #[test]
-fn answers_that_nobody_reads_are_held_in_pieces() {
+fn unread_http2_responses_hold_bounded_memory() {
     for window in [0, 65_535, 1 << 30] {
         let setting = h2c("");
         let body = "x".repeat(4 << 20);
@@ -38,7 +38,7 @@ fn answers_that_nobody_reads_are_held_in_pieces() {
 
 /// An upload to a backend that does not take it is held within the stream's window.
 #[test]
-fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
+fn backpressure_of_a_slow_backend_reaches_the_http2_client() {
     let setting = h2c("");
     setting.upstream.answer_early(|_| {
         thread::sleep(Duration::from_millis(500));
@@ -57,7 +57,7 @@ fn a_large_request_waits_for_a_slow_backend_outside_the_gateway() {
 }
 
 #[test]
-fn connections_that_do_nothing_are_small() {
+fn idle_http2_connection_holds_under_64_kib() {
     const CONNECTIONS: u64 = 200;
     let setting = h2c("");
     let connect = || {

@@ -24,7 +24,7 @@ fn sorted(fields: &Fields) -> Vec<String> {
 }
 
 #[test]
-fn a_request_arrives_as_one_of_http_1() {
+fn http2_request_reaches_the_backend_as_http1() {
     let setting = h2c("");
     let mut client = client(&setting);
     let fields = [
@@ -60,7 +60,7 @@ fn a_request_arrives_as_one_of_http_1() {
 }
 
 #[test]
-fn cookie_crumbs_are_one_field() {
+fn http2_cookie_fields_are_joined() {
     let setting = h2c("");
     let crumbs = [("cookie", "a=b"), ("accept", "x"), ("cookie", "c=d"), ("cookie", "e=f; g=h")];
     let answer = client(&setting).request("GET", "/up", &crumbs, b"").answer();
@@ -70,7 +70,7 @@ fn cookie_crumbs_are_one_field() {
 
 /// Whether the request arrives, by its fields as they are sent.
 #[test]
-fn whom_a_request_is_for() {
+fn http2_authority_and_host_must_agree() {
     let setting = h2c("");
     let get = |authority: Option<&'static str>, hosts: &[&'static str]| {
         let mut fields = vec![(":method", "GET"), (":scheme", "http"), (":path", "/up")];
@@ -118,7 +118,7 @@ fn whom_a_request_is_for() {
 
 /// Paths that are refused, in the same words as over HTTP/1 or as malformed frames.
 #[test]
-fn what_is_no_path() {
+fn invalid_http2_paths_are_rejected() {
     let setting = h2c("");
     for (method, path) in [
         ("GET", "*"),
@@ -150,7 +150,7 @@ fn what_is_no_path() {
 
 /// RFC 9113 section 8.2: what is malformed never arrives.
 #[test]
-fn fields_that_http_2_does_not_have() {
+fn connection_specific_fields_reset_the_http2_stream() {
     let setting = h2c("");
     for (name, value) in [
         ("connection", "close"),
@@ -196,7 +196,7 @@ fn fields_that_http_2_does_not_have() {
 }
 
 #[test]
-fn a_length_is_what_comes() {
+fn http2_content_length_must_equal_the_body() {
     let setting = h2c("");
     for (length, body) in [("3", "body"), ("5", "body"), ("0", "body")] {
         let fields = [WRITER, ("content-length", length)];
@@ -215,7 +215,7 @@ fn a_length_is_what_comes() {
 }
 
 #[test]
-fn connect_is_refused() {
+fn http2_connect_is_rejected() {
     let setting = h2c("");
     let mut plain = client(&setting);
     let stream = plain.open(&[(":method", "CONNECT"), (":authority", "stockaj.example:80")], false);
@@ -227,7 +227,7 @@ fn connect_is_refused() {
 }
 
 #[test]
-fn an_answer_has_nothing_of_its_connection() {
+fn http2_response_has_no_connection_fields() {
     let setting = h2c("");
     let fields = [
         ("Connection", "keep-alive, X-Hop"),
@@ -255,7 +255,7 @@ fn an_answer_has_nothing_of_its_connection() {
 }
 
 #[test]
-fn answers_without_a_body() {
+fn http2_responses_without_a_body_are_forwarded() {
     let setting = h2c("");
     let mut client = client(&setting);
     // The backend's.
@@ -278,7 +278,7 @@ fn answers_without_a_body() {
 
 /// As gRPC has them.
 #[test]
-fn trailers_pass_both_ways() {
+fn http2_trailers_are_forwarded_both_ways() {
     let setting = h2c("");
     setting.upstream.answer(|_| {
         let head =
@@ -307,7 +307,7 @@ fn trailers_pass_both_ways() {
 }
 
 #[test]
-fn a_broken_answer_is_a_reset_stream() {
+fn truncated_response_resets_the_http2_stream() {
     let setting = h2c("");
     setting
         .upstream
@@ -320,7 +320,7 @@ fn a_broken_answer_is_a_reset_stream() {
 }
 
 #[test]
-fn tls_agrees_on_a_version() {
+fn alpn_selects_the_http_version() {
     let authority = Arc::new(Authority::new());
     let upstream = Upstream::start();
     let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
@@ -359,14 +359,14 @@ fn tls_client_that_offers_only_http_1_0_is_served() {
 }
 
 #[test]
-fn h2c_is_off_unless_it_is_on() {
+fn h2c_is_disabled_by_default() {
     let setting = setting("");
     assert_eq!(setting.gateway.client().send(PREFACE).response().status, 505);
 }
 
 /// RFC 9113 has no upgrade any more.
 #[test]
-fn an_upgrade_to_h2c_is_not_heard() {
+fn upgrade_to_h2c_is_ignored() {
     let setting = h2c("");
     let fields =
         [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABk")];
@@ -376,7 +376,7 @@ fn an_upgrade_to_h2c_is_not_heard() {
 }
 
 #[test]
-fn the_first_bytes_tell_the_versions_apart() {
+fn http_version_is_detected_by_the_first_bytes() {
     let setting = h2c("limits: {header_timeout: 300ms}");
     let address = setting.gateway.address();
     for size in [1, 3, 23, 24] {
@@ -408,7 +408,7 @@ fn the_first_bytes_tell_the_versions_apart() {
 }
 
 #[test]
-fn go_away_says_that_all_is_well() {
+fn goaway_of_a_drain_has_no_error() {
     let setting = h2c("limits: {idle_timeout: 200ms}");
     let mut client = client(&setting);
     assert_eq!(client.get("/up", None).status, 200);

@@ -30,7 +30,7 @@ const UPLOAD: &str = "\
 
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn an_honoured_put_brings_its_files() {
+fn honoured_put_keeps_its_uploaded_files() {
     let (site, map) = site();
     let introspector = introspector(["1|items:update"].into_iter());
     let yaml = format!("backend:\n  method_override: honour\n{map}");
@@ -56,7 +56,7 @@ fn an_honoured_put_brings_its_files() {
 
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn laravel_is_told_who_is_calling_and_by_nobody_else() {
+fn laravel_receives_identity_headers_from_the_gateway_only() {
     const NAMES: [&str; 4] = ["X-Token-Id", "X-Token-Name", "X-Token-Abilities", "X-Workspace-Id"];
     let (site, map) = site();
     let introspector = Introspector::start();
@@ -89,7 +89,7 @@ fn laravel_is_told_who_is_calling_and_by_nobody_else() {
 /// What a preflight may carry, Laravel dispatches to no controller: neither here nor straight to it.
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn a_preflight_is_dispatched_to_nobody() {
+fn laravel_dispatches_a_preflight_to_no_controller() {
     let (site, map) = site();
     let introspector = introspector(["1|items:read"].into_iter());
     let gateway = gateway(&site, Front::Plain, &map, &introspector);

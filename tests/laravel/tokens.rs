@@ -158,7 +158,7 @@ impl Drop for Application {
 
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn sanctum_says_of_every_token_what_it_may_do_and_how_long() {
+fn introspection_controller_returns_abilities_and_expiry() {
     const ITEMS: &str = "/api/v2/items";
     for (expiration, cases) in [
         (
@@ -217,7 +217,7 @@ fn sanctum_says_of_every_token_what_it_may_do_and_how_long() {
 /// What the documentation says of tokens, and the gateway relies on.
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn tokens_are_read_stored_and_checked_as_documented() {
+fn sanctum_tokens_are_read_and_checked_as_documented() {
     const TOKEN: &str = "/api/v2/token";
     let application = Application::start(&[]);
     let token = application.token("'a', ['items:read']");
@@ -268,7 +268,7 @@ fn tokens_are_read_stored_and_checked_as_documented() {
 
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn abilities_are_exact_names_and_null_allows_nothing() {
+fn sanctum_abilities_are_exact_names_and_null_permits_nothing() {
     let application = Application::start(&[]);
     let gateway = application.builder("").start();
     for (number, abilities, every, some, wildcard) in [
@@ -303,7 +303,7 @@ fn abilities_are_exact_names_and_null_allows_nothing() {
 /// Why the gateway forwards no cookies beside a token.
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn a_session_of_a_stateful_host_goes_before_the_token() {
+fn session_of_a_stateful_host_takes_precedence_over_the_token() {
     const FROM: (&str, &str) = ("Referer", "http://stateful.example/items");
     let application = Application::start(&[]);
     let weak = format!("Bearer {}", application.token("'a', ['items:read']"));
@@ -335,7 +335,7 @@ fn a_session_of_a_stateful_host_goes_before_the_token() {
 /// Every path that an example names is in the controller's answer, for a user's token and for a workspace's.
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn the_controller_answers_every_path_that_an_example_names() {
+fn controller_answers_every_documented_introspection_path() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut named = BTreeSet::new();
     for file in ["README.md", "deploy/README.md", "deploy/laravel/README.md", "config/gateway.schema.json"] {
@@ -377,7 +377,7 @@ fn the_controller_answers_every_path_that_an_example_names() {
 
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn introspection_is_not_throttled_where_clients_are() {
+fn introspection_is_exempt_from_the_throttle_of_clients() {
     let application = Application::start(&[("A_MINUTE", "5")]);
     let token = application.token("'a', ['items:read']");
     let statuses = |path| -> Vec<u16> { (0..7).map(|_| application.get(path, &token).status).collect() };
@@ -398,7 +398,7 @@ fn event(request: &Request) -> (String, Value) {
 
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn a_token_s_change_is_told_and_its_use_is_not() {
+fn webhook_is_sent_for_changes_of_a_token_and_not_for_its_use() {
     let gateways = [Upstream::start(), Upstream::start()];
     for gateway in &gateways {
         gateway.answer(|_| Answer::with(204, &[], "").then_close());
@@ -460,7 +460,7 @@ fn a_token_s_change_is_told_and_its_use_is_not() {
 
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn a_gateway_that_cannot_be_told_is_told_later() {
+fn failed_webhook_is_retried_by_a_queued_job() {
     let receiver = Upstream::start();
     receiver.answer(|_| Answer::with(503, &[], "").then_close());
     let url = format!("{}/webhook", receiver.url());
@@ -487,7 +487,7 @@ fn a_gateway_that_cannot_be_told_is_told_later() {
 /// though it believes a verdict for an hour.
 #[test]
 #[ignore = "needs laravel: tests/run"]
-fn a_token_is_changed_and_deleted_and_the_gateway_knows_at_once() {
+fn changed_and_deleted_tokens_take_effect_at_once() {
     const ITEMS: &str = "/api/v2/items";
     // The application has to know where the gateway will be, which has to know where the application is.
     let admin = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -45,19 +45,19 @@ fn cut_off(time: Duration, ttl: &str) {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn who_was_cut_off_believes_nothing_old_after_its_return() {
+fn reconnected_replica_uses_no_verdict_from_before() {
     cut_off(Duration::from_secs(1), "1h");
 }
 
 #[test]
 #[ignore = "soak: half a minute"]
-fn who_was_cut_off_for_30_s_believes_nothing_old_after_its_return() {
+fn replica_reconnected_after_30_s_uses_no_verdict_from_before() {
     cut_off(Duration::from_secs(30), "1h");
 }
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn who_is_cut_off_believes_nothing_beyond_its_ttl() {
+fn disconnected_replica_uses_no_verdict_beyond_its_ttl() {
     let redis = Redis::start();
     let (road, other) = (Road::to(&redis), Road::to(&redis));
     let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 2s}\n");
@@ -72,7 +72,7 @@ fn who_is_cut_off_believes_nothing_beyond_its_ttl() {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn redis_may_die_and_come_back_empty_and_no_request_notices() {
+fn redis_restarted_empty_fails_no_request() {
     let mut redis = Redis::start();
     let fleet = Fleet::at(&redis, 3);
     let served = under_load(&fleet, || {
@@ -103,7 +103,7 @@ fn redis_may_die_and_come_back_empty_and_no_request_notices() {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn what_was_revoked_without_redis_is_told_later() {
+fn revocations_during_an_outage_are_published_later() {
     let redis = Redis::start();
     let (road, other) = (Road::to(&redis), Road::to(&redis));
     let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 1h}\n");
@@ -120,7 +120,7 @@ fn what_was_revoked_without_redis_is_told_later() {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn a_redis_that_hangs_holds_nobody_up() {
+fn hanging_redis_delays_no_request() {
     let redis = Redis::start();
     let fleet = Fleet::at(&redis, 2);
     fleet.know("17|deleted");
@@ -143,7 +143,7 @@ fn a_redis_that_hangs_holds_nobody_up() {
 /// Whoever is on the other side of a lost message notices.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn a_message_that_is_lost_is_noticed() {
+fn lost_redis_message_is_detected() {
     let redis = Redis::start();
     let fleet = Fleet::at(&redis, 1);
     fleet.know("17|kept");
@@ -164,7 +164,7 @@ fn a_message_that_is_lost_is_noticed() {
 /// What Redis had saved may be older than what it was told: the number of then comes again, in another process.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn a_redis_that_comes_back_as_it_was_before_deceives_nobody() {
+fn redis_restored_from_an_old_snapshot_hides_no_revocation() {
     for later_orders in [0, 2] {
         let mut redis = Redis::start_with(&["--dbfilename", "saved.rdb"]);
         let (road, other) = (Road::to(&redis), Road::to(&redis));
@@ -197,7 +197,7 @@ fn a_redis_that_comes_back_as_it_was_before_deceives_nobody() {
 /// What a Redis was told that has lost it since is told again: others may have returned to it in between.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn what_redis_may_have_lost_is_told_again() {
+fn revocations_lost_by_redis_are_published_again() {
     let mut redis = Redis::start();
     let (road, other) = (Road::to(&redis), Road::to(&redis));
     let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 1h}\n");
@@ -217,7 +217,7 @@ fn what_redis_may_have_lost_is_told_again() {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn redis_may_die_and_come_back_with_what_it_had_and_no_request_notices() {
+fn redis_restarted_with_its_data_fails_no_request() {
     let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let fleet = Fleet::at(&redis, 3);
     let served = under_load(&fleet, || {
@@ -240,7 +240,7 @@ fn redis_may_die_and_come_back_with_what_it_had_and_no_request_notices() {
 
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn what_waits_for_redis_is_told_to_the_next_one() {
+fn queued_revocations_are_published_to_a_newly_configured_redis() {
     let (one, other) = (Redis::start(), Redis::start());
     let way = url(&one);
     let fleet = Fleet::at(&one, 2);
@@ -262,7 +262,7 @@ fn what_waits_for_redis_is_told_to_the_next_one() {
 /// An order is answered at once, and told before the end.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn who_ends_tells_what_waits() {
+fn shutdown_publishes_queued_revocations() {
     let redis = Redis::start();
     let fleet = Fleet::at(&redis, 2);
     fleet.know("17|deleted");
@@ -282,7 +282,7 @@ fn who_ends_tells_what_waits() {
 /// A subscription by which nothing comes, though nobody has ended it, is replaced.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn a_subscription_that_is_dead_is_replaced() {
+fn dead_redis_subscription_is_replaced() {
     let redis = Redis::start();
     let road = Road::to(&redis);
     let fleet = Fleet::new(&[road.url(), url(&redis)], "cache: {ttl: 1h}\n");
@@ -304,7 +304,7 @@ fn a_subscription_that_is_dead_is_replaced() {
 /// A connection that is lost costs no introspection, where nothing was said meanwhile and it is known to be the same Redis.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn who_was_cut_off_and_missed_nothing_goes_on() {
+fn reconnected_replica_that_missed_nothing_keeps_its_verdicts() {
     let redis = Redis::start();
     let rules = "on >word ~stockaj-gateway:* resetchannels &stockaj-gateway +@connection +subscribe +publish +eval \
                  +exists +incr +get +getrange +set +del";

@@ -8,7 +8,7 @@ use crate::support::redis::Redis;
 /// Whoever can write to Redis can make replicas forget, and nothing else.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn what_is_written_by_hand_grants_nothing_and_stops_nothing() {
+fn forged_redis_messages_grant_nothing_and_fail_no_request() {
     let redis = Redis::start();
     let fleet = Fleet::at(&redis, 2);
     const EPOCH: &str = "stockaj-gateway:epoch";
@@ -98,7 +98,7 @@ fn what_is_written_by_hand_grants_nothing_and_stops_nothing() {
 /// However often somebody says so, all is forgotten twice a second, and a real order is as quick as ever.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
-fn a_flood_of_orders_costs_two_introspections_a_second() {
+fn flood_of_revocations_costs_two_introspections_a_second() {
     let redis = Redis::start();
     let fleet = Fleet::at(&redis, 1);
     fleet.know("17|kept");

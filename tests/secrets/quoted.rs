@@ -24,7 +24,7 @@ fn quoted<'a>(secret: &'a str, shown: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn a_quotation_is_found() {
+fn quotation_check_finds_parts_of_a_secret() {
     assert_eq!(quoted(SECRET, &format!("a {} b", &SECRET[20..26])), Some(&SECRET[20..26]));
     assert_eq!(quoted(SECRET, &SECRET[20..25]), None);
 }
@@ -237,7 +237,7 @@ fn texts(secret: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_secret_in_the_configuration_is_quoted_by_no_error() {
+fn errors_quote_no_secret_of_the_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let reloading = Reloading::start();
     let (mut refused, mut number) = (0, 0);
@@ -281,7 +281,7 @@ fn scalars(schema: &Value, root: &Value, path: &mut Vec<String>, found: &mut Vec
 }
 
 #[test]
-fn a_value_from_the_environment_is_quoted_by_no_error() {
+fn errors_quote_no_value_of_the_environment() {
     let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/gateway.schema.json");
     let schema: Value = serde_json::from_slice(&fs::read(schema).unwrap()).unwrap();
     let mut keys = Vec::new();
@@ -316,7 +316,7 @@ fn a_value_from_the_environment_is_quoted_by_no_error() {
 }
 
 #[test]
-fn a_secret_in_a_file_is_quoted_by_no_error() {
+fn errors_quote_no_secret_of_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let utf16: Vec<u8> = SECRET.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let mut good = 0;
@@ -388,7 +388,7 @@ fn damages(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn a_damaged_key_is_quoted_by_no_error() {
+fn errors_quote_no_damaged_key() {
     let authority = Authority::new();
     let (certificate, key) = (authority.certificate(), authority.private_key());
     let pem = fs::read_to_string(&key).unwrap();
@@ -454,7 +454,7 @@ fn a_damaged_key_is_quoted_by_no_error() {
 }
 
 #[test]
-fn a_damaged_key_is_quoted_by_no_reload() {
+fn reload_errors_quote_no_damaged_key() {
     let authority = std::sync::Arc::new(Authority::new());
     let pem = fs::read_to_string(authority.private_key()).unwrap();
     let (upstream, introspector) = (Upstream::start(), Introspector::start());

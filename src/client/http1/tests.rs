@@ -121,7 +121,7 @@ async fn exchange<B: Body<Data = Bytes> + Unpin>(
 }
 
 #[test]
-fn a_request_is_sent_as_it_was_encoded() {
+fn request_is_sent_as_encoded() {
     block_on(async {
         let mut head = RequestHead::new(&Method::POST, ["/prefix", "/a", "?b=c"]);
         let mut fields = HeaderMap::new();
@@ -161,7 +161,7 @@ fn chunked() -> RequestHead {
 }
 
 #[test]
-fn a_body_of_unknown_length_is_sent_in_chunks() {
+fn body_of_unknown_length_is_sent_in_chunks() {
     let large = vec![b'x'; 100_000];
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", HeaderValue::from_static("1"));
@@ -203,7 +203,7 @@ fn a_body_of_unknown_length_is_sent_in_chunks() {
 }
 
 #[test]
-fn a_body_that_is_not_as_long_as_announced_breaks_the_exchange_off() {
+fn body_of_the_wrong_length_aborts_the_exchange() {
     for (length, body) in [(3, "body"), (5, "body")] {
         block_on(async {
             let mut head = RequestHead::new(&Method::POST, ["/"]);
@@ -217,7 +217,7 @@ fn a_body_that_is_not_as_long_as_announced_breaks_the_exchange_off() {
 }
 
 #[test]
-fn a_held_body_is_released_by_100() {
+fn interim_100_releases_a_held_body() {
     block_on(async {
         let asked = Arc::new(Notify::new());
         let released = Arc::clone(&asked);
@@ -238,7 +238,7 @@ fn a_held_body_is_released_by_100() {
 }
 
 #[test]
-fn a_response_that_comes_before_the_end_of_the_request_is_passed_on() {
+fn response_before_the_end_of_the_request_is_returned() {
     block_on(async {
         let body = StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>());
         let mut outgoing = Outgoing::new(chunked(), Some(body));
@@ -253,7 +253,7 @@ fn a_response_that_comes_before_the_end_of_the_request_is_passed_on() {
 }
 
 #[test]
-fn a_response_of_a_server_that_reads_no_more_is_passed_on() {
+fn response_of_a_server_that_stopped_reading_is_returned() {
     block_on(async {
         let mut script = server([sends("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")]);
         script.refuses = true;
@@ -265,7 +265,7 @@ fn a_response_of_a_server_that_reads_no_more_is_passed_on() {
 }
 
 #[test]
-fn a_request_of_which_nothing_was_sent_can_be_sent_with_another_head() {
+fn unsent_request_can_be_sent_with_another_head() {
     block_on(async {
         let mut script = server([Step::Fails(io::ErrorKind::ConnectionReset)]);
         script.refuses = true;
@@ -286,7 +286,7 @@ fn a_request_of_which_nothing_was_sent_can_be_sent_with_another_head() {
 }
 
 #[test]
-fn a_connection_that_ends_says_how_far_the_response_came() {
+fn error_of_a_closed_connection_tells_if_a_response_began() {
     type Expected = fn(&Http1Error) -> bool;
     let cases: [(Vec<Step>, Expected); 7] = [
         (vec![], |it| matches!(it, Http1Error::Closed)),
@@ -325,7 +325,7 @@ fn bytes_after_a_response_close_the_connection() {
 }
 
 #[test]
-fn an_idle_connection_that_ended_or_speaks_is_not_used() {
+fn idle_connection_that_ended_or_has_bytes_is_not_used() {
     for (steps, stays, idle) in [
         (vec![], true, true),
         (vec![], false, false),
@@ -340,7 +340,7 @@ fn an_idle_connection_that_ended_or_speaks_is_not_used() {
 }
 
 #[test]
-fn switching_protocols_leaves_what_came_after_the_head() {
+fn switching_protocols_keeps_bytes_after_the_head() {
     block_on(async {
         let mut connection = Connection::new(server([sends(
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nearly",
@@ -377,7 +377,7 @@ fn heads_and_interim_responses_are_bounded() {
 }
 
 #[test]
-fn a_large_body_is_read_whole() {
+fn large_body_is_read_completely() {
     let body: Vec<u8> = (0..1_000_000u32).map(|number| number as u8).collect();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
     let steps = [sends(head), sends(&body[..500_000]), Step::Waits, sends(&body[500_000..])];
@@ -476,7 +476,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn a_response_is_read_alike_however_it_is_cut(
+    fn response_does_not_depend_on_how_bytes_are_divided(
         bytes in response(),
         cuts in prop::collection::vec((1usize..20_000, any::<bool>()), 0..8),
     ) {
@@ -505,7 +505,7 @@ proptest! {
     }
 
     #[test]
-    fn a_well_formed_response_is_read(
+    fn well_formed_response_is_read(
         sizes in prop::collection::vec(1usize..9_000, 0..6),
         kind in 0usize..3,
     ) {

@@ -16,7 +16,7 @@ fn locally<T>(future: impl Future<Output = T>) -> T {
 /// A connection that waits is closed as soon as its address is none of the name's, and one that is in use when it has
 /// ended what it carries.
 #[test]
-fn an_address_that_the_name_no_longer_has_is_not_used_again() {
+fn address_removed_from_dns_is_not_reused() {
     locally(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -50,7 +50,7 @@ fn an_address_that_the_name_no_longer_has_is_not_used_again() {
 
 /// The addresses of a family whose query failed are unknown: its connections are kept.
 #[test]
-fn a_connection_of_an_unanswered_family_is_kept() {
+fn connection_of_an_unanswered_family_is_kept() {
     use crate::client::resolve::Family;
     locally(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -71,7 +71,7 @@ fn a_connection_of_an_unanswered_family_is_kept() {
 
 /// An HTTP/2 connection that waits for requests keeps its place within the bound from nobody who needs HTTP/1.1.
 #[test]
-fn an_idle_connection_of_http_2_makes_room_for_one_of_http_1() {
+fn idle_http2_connection_makes_room_for_http1() {
     locally(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

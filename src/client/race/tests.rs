@@ -54,7 +54,7 @@ fn listener(address: Ipv4Addr, port: u16) -> TcpListener {
 }
 
 #[tokio::test]
-async fn a_blackholed_address_costs_the_attempt_delay() {
+async fn unresponsive_address_costs_the_attempt_delay() {
     let hole = BlackHole::at(FIRST, 0);
     let open = listener(SECOND, hole.port());
     let start = Instant::now();
@@ -66,7 +66,7 @@ async fn a_blackholed_address_costs_the_attempt_delay() {
 }
 
 #[tokio::test]
-async fn a_short_deadline_is_shared_by_all_addresses() {
+async fn short_deadline_is_shared_by_all_addresses() {
     let hole = BlackHole::at(FIRST, 0);
     let open = listener(SECOND, hole.port());
     let won = run(&[FIRST, SECOND], hole.port(), Duration::from_millis(240)).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_short_deadline_is_shared_by_all_addresses() {
 }
 
 #[tokio::test]
-async fn a_refusal_starts_the_next_attempt_at_once() {
+async fn refused_connection_starts_the_next_attempt_at_once() {
     let open = listener(THIRD, 0);
     let port = open.local_addr().unwrap().port();
     let start = Instant::now();
@@ -101,7 +101,7 @@ async fn failures_name_every_address() {
 
 /// An attempt that was overtaken goes on, and may still win.
 #[tokio::test]
-async fn an_overtaken_attempt_may_win() {
+async fn earlier_attempt_can_win_after_a_later_one_started() {
     let hole = BlackHole::at(SECOND, 0);
     let port = hole.port();
     let connect = async |address: SocketAddr| {
@@ -121,7 +121,7 @@ async fn an_overtaken_attempt_may_win() {
 
 /// Losers do not stay open.
 #[tokio::test]
-async fn the_attempts_that_lose_are_closed() {
+async fn losing_attempts_are_closed() {
     let hole = BlackHole::at(FIRST, 0);
     let _open = listener(SECOND, hole.port());
     let won = run(&[FIRST, SECOND], hole.port(), Duration::from_secs(10)).await.unwrap();
@@ -133,7 +133,7 @@ async fn the_attempts_that_lose_are_closed() {
 }
 
 #[test]
-fn families_alternate() {
+fn addresses_of_both_families_alternate() {
     let [a, b, c] = [FIRST, SECOND, THIRD].map(IpAddr::V4);
     let [d, e] = ["fd00::1", "fd00::2"].map(|text| text.parse::<IpAddr>().unwrap());
     assert_eq!(interleave(vec![d, e], vec![a, b, c]), [d, a, e, b, c]);

@@ -203,7 +203,7 @@ async fn addresses_and_localhost_need_no_files() {
 }
 
 #[tokio::test]
-async fn a_name_in_the_hosts_file_is_not_queried() {
+async fn name_in_the_hosts_file_is_not_queried() {
     let server = NameServer::start();
     let system = server.system(
         "# 10.9.9.9 silent.test\n10.0.0.1\tsilent.test # 10.9.9.9 silent.test\nfd00::2 both.test\n\
@@ -285,7 +285,7 @@ fn unresponsive_name_servers_do_not_delay_the_third() {
 }
 
 #[test]
-fn a_lost_query_is_retransmitted_within_the_default_time() {
+fn lost_query_is_retransmitted_within_the_default_timeout() {
     let server = NameServer::start();
     let system = server.system("");
     let asked = blocking(async {
@@ -311,7 +311,7 @@ fn each_runtime_has_its_own_view() {
 }
 
 #[tokio::test]
-async fn an_answer_expires_with_its_ttl() {
+async fn answer_expires_with_its_ttl() {
     let server = NameServer::start();
     let system = server.system("");
     let first = system.addresses("moving.test").await.unwrap();
@@ -322,7 +322,7 @@ async fn an_answer_expires_with_its_ttl() {
 }
 
 #[test]
-fn a_file_that_is_written_or_replaced_looks_otherwise() {
+fn changed_or_replaced_file_has_another_signature() {
     let directory = tempfile::tempdir().unwrap();
     let (file, beside) = (directory.path().join("hosts"), directory.path().join("hosts.new"));
     let mut looks = vec![file_signature(&file)];
@@ -381,7 +381,7 @@ async fn both_families_are_used_if_the_second_answers_within_the_delay() {
 }
 
 #[tokio::test]
-async fn a_late_answer_is_added_and_cached() {
+async fn late_answer_is_added_and_cached() {
     let server = NameServer::start();
     let system = server.system("");
     for (host, first, second) in [("address.late.test", V4, V6), ("late.address.test", V6, V4)] {
@@ -397,7 +397,7 @@ async fn a_late_answer_is_added_and_cached() {
 }
 
 #[tokio::test]
-async fn a_family_that_was_late_is_not_waited_for_again() {
+async fn late_family_is_not_waited_for_again() {
     let server = NameServer::start();
     let system = server.system("");
     let first = system.lookup("address.silent.test").await.unwrap();
@@ -411,7 +411,7 @@ async fn a_family_that_was_late_is_not_waited_for_again() {
 }
 
 #[tokio::test]
-async fn an_error_names_what_each_family_met() {
+async fn error_names_the_failure_of_each_family() {
     let server = NameServer::start();
     let system = server.system("");
     for (host, expected) in [
@@ -472,7 +472,7 @@ fn candidates_follow_ndots() {
 
 /// Connects by a name whose AAAA or A queries are never answered, with the whole `connect_timeout` to recycled_fields.
 #[tokio::test]
-async fn a_connector_connects_with_one_family_unanswered() {
+async fn connector_connects_with_one_family_unanswered() {
     use crate::client::{Connector, Protocol};
     use crate::config::settings::{ClientTls, Destination};
 

@@ -2,7 +2,7 @@ use super::servers::path_of_url;
 use super::*;
 
 #[test]
-fn paths_of_servers() {
+fn path_of_a_server_url_is_the_prefix() {
     for (url, path) in [
         ("https://app.stockaj.com/api/v2", "/api/v2"),
         ("https://app.stockaj.com/api/v2/", "/api/v2"),
@@ -55,7 +55,7 @@ fn document(rest: &str) -> String {
 }
 
 #[test]
-fn security_of_operations() {
+fn security_of_an_operation_becomes_its_requirement() {
     for (security, expected) in [
         ("[{o: [a]}]", "a"),
         ("[{o: [b, a], p: [c]}]", "a+b+c"),
@@ -320,7 +320,7 @@ fn innermost_servers_count() {
 }
 
 #[test]
-fn what_is_left_out_is_reported_with_its_place() {
+fn omitted_operations_are_reported_with_their_location() {
     for (text, expected) in [
         (
             "paths: {/a: {get: {}, trace: {}, gte: {}, GET: {}, x-get: 5, parameters: [], security: [], query: {}}, x-b: 1}",
@@ -375,7 +375,7 @@ fn what_is_left_out_is_reported_with_its_place() {
 }
 
 #[test]
-fn other_documents_are_refused_with_what_they_are() {
+fn other_documents_are_rejected_by_kind() {
     for (text, expected) in [
         ("[]", "not an OpenAPI document; found a list, expected a mapping; an OpenAPI document starts with"),
         (

@@ -750,7 +750,7 @@ fn identity_headers_describe_the_token() {
 }
 
 #[test]
-fn ordinary_names_pass() {
+fn ordinary_field_names_are_forwarded() {
     for name in [
         "X-Token",
         "X-Token-Type",

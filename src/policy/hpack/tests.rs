@@ -182,7 +182,7 @@ proptest! {
 
     /// Compares with an encoder that has a dynamic table, for every representation of fields.
     #[test]
-    fn what_is_found_is_what_was_encoded(
+    fn decoded_fields_equal_the_encoded_ones(
         blocks in prop::collection::vec(prop::collection::vec((field(), 0_u8..32), 0..8), 1..12),
         size in 1..40_usize,
     ) {
@@ -205,7 +205,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..8)) {
+    fn arbitrary_header_blocks_do_not_panic(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..8)) {
         let mut scanner = Scanner::default();
         for piece in pieces {
             if scanner.read(&piece).is_err() || piece.len() > 60 && scanner.end().is_err() {

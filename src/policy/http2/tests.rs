@@ -181,7 +181,7 @@ proptest! {
 }
 
 #[test]
-fn connect_is_refused() {
+fn connect_request_is_refused() {
     let mut head = head("CONNECT", "h:443", &[]);
     assert_eq!(head.method, Method::CONNECT);
     assert!(translate(&mut head, &BOUNDS).and_then(|()| asked(&head).map(drop)).is_err());

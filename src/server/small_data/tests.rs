@@ -94,7 +94,7 @@ impl Seen {
 }
 
 #[test]
-fn one_byte_frames_that_nobody_reads_stay_within_the_budget() {
+fn unread_one_byte_frames_stay_within_the_budget() {
     for (length, padding) in [(1, None), (5, None), (100, None), (255, None), (1, Some(0)), (20, Some(9))] {
         let mut small = SmallData::after(0);
         let window = 512 * 1024;
@@ -111,7 +111,7 @@ fn one_byte_frames_that_nobody_reads_stay_within_the_budget() {
 }
 
 #[test]
-fn small_and_large_frames_in_alternation_stay_within_the_budget() {
+fn alternating_small_and_large_frames_stay_within_the_budget() {
     let mut small = SmallData::after(0);
     let pair = [data(0, 1, b"x", None), data(0, 1, &[b'y'; 300], None)].concat();
     let sent = pair.repeat(512 * 1024 / 301);
@@ -122,7 +122,7 @@ fn small_and_large_frames_in_alternation_stay_within_the_budget() {
 }
 
 #[test]
-fn empty_frames_without_end_are_dropped() {
+fn endless_empty_frames_are_dropped() {
     let mut small = SmallData::after(0);
     let sent = [data(0, 1, b"", None).repeat(5000), data(END_STREAM, 1, b"", None)].concat();
     let (seen, _, empty) = Seen::of(&through(&mut small, &sent, 1000));
@@ -131,7 +131,7 @@ fn empty_frames_without_end_are_dropped() {
 }
 
 #[test]
-fn what_is_read_in_time_is_passed_on_at_once() {
+fn frames_of_read_bodies_are_forwarded_at_once() {
     let mut small = SmallData::after(0);
     for _ in 0..20_000 {
         let one = data(0, 1, b"x", None);
@@ -142,7 +142,7 @@ fn what_is_read_in_time_is_passed_on_at_once() {
 }
 
 #[test]
-fn what_waits_goes_on_when_bodies_are_read_or_streams_end() {
+fn waiting_frames_continue_when_bodies_are_read_or_streams_end() {
     let mut small = SmallData::after(0);
     let sent = data(0, 1, b"x", None).repeat(1100);
     let out = through(&mut small, &sent, 1000);
@@ -162,7 +162,7 @@ fn what_waits_goes_on_when_bodies_are_read_or_streams_end() {
 }
 
 #[test]
-fn streams_that_are_not_open_do_not_wait_without_end() {
+fn frames_of_closed_streams_do_not_wait_forever() {
     let mut small = SmallData::after(0);
     through(&mut small, &data(0, 1, b"x", None).repeat(1100), 1000);
     let others: Vec<u8> = (0..10_000).flat_map(|number| data(0, 3 + 2 * number, b"x", None)).collect();
@@ -190,7 +190,7 @@ fn sent() -> impl Strategy<Value = Vec<Vec<u8>>> {
 proptest! {
     /// Whatever comes in whatever pieces: h2 sees the same streams, and flow control the same lengths.
     #[test]
-    fn streams_stay_as_they_are(
+    fn delayed_frames_preserve_every_stream(
         frames in sent(),
         size in prop::sample::select(vec![1_usize, 7, 10, 100, 300, 5000]),
         spent in prop::sample::select(vec![0_usize, BUDGET - 1000, BUDGET, 2 * BUDGET]),

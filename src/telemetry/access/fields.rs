@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_fields_are_encoded_once_and_told_apart() {
+    fn repeated_fields_are_encoded_once() {
         let cache = RequestFieldsCache::default();
         let get = |host: Option<&'static str>, user_agent: Option<&'static str>| {
             cache.get(LogFormat::Json, host.map(str::as_bytes), user_agent.map(str::as_bytes))
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn long_fields_and_tokens_are_not_kept() {
+    fn long_fields_and_tokens_are_not_cached() {
         let cache = RequestFieldsCache::default();
         let long = "x".repeat(LONGEST_KEPT + 1);
         for user_agent in [&long, "17|Qz7mXw4LkP9vTs2RbN6yHc8JdG5fUa3EeWiOx1Zq"] {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_spread() {
+    fn values_are_spread_over_the_slots() {
         let agents: Vec<String> = (0..64).map(|number| format!("Mozilla/5.0 Chrome/{number}.0")).collect();
         let slots: std::collections::HashSet<_> =
             agents.iter().map(|agent| slot(Some(b"app.example"), Some(agent.as_bytes()))).collect();

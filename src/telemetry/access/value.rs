@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_durations() {
+    fn numbers_and_durations_are_formatted() {
         for value in [0, 7, 10, 65_535, u64::MAX] {
             assert_eq!(written(|buffer| number(buffer, value)), value.to_string());
         }
@@ -265,21 +265,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_one_json_string(value in "\\PC{0,20}|[\\x00-\\u{ff}]{0,20}") {
+        fn arbitrary_text_becomes_one_json_string(value in "\\PC{0,20}|[\\x00-\\u{ff}]{0,20}") {
             let json = written(|buffer| text(buffer, &value));
             prop_assert!(!json.chars().any(char::is_control));
             prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), value);
         }
 
         #[test]
-        fn plain_text_is_written_as_escaped_text_would_be(value in "[ -~]{0,40}|[\\x1f-\u{a0}]{0,40}") {
+        fn plain_text_is_written_like_escaped_text(value in "[ -~]{0,40}|[\\x1f-\u{a0}]{0,40}") {
             let escaped = written(|buffer| text(buffer, &value));
             prop_assert_eq!(&written(|buffer| bounded_text(buffer, &value, 400)), &escaped);
             prop_assert_eq!(&written(|buffer| bounded_bytes(buffer, value.as_bytes(), 400)), &escaped);
         }
 
         #[test]
-        fn any_bytes_are_one_json_string(bytes: Vec<u8>, most in 0_usize..40) {
+        fn arbitrary_bytes_become_one_json_string(bytes: Vec<u8>, most in 0_usize..40) {
             let json = written(|buffer| bounded_bytes(buffer, &bytes, most));
             let read: String = serde_json::from_str(&json).unwrap();
             prop_assert!(read.chars().count() <= most + 1);

@@ -71,7 +71,7 @@ fn stuck() -> (Sender<()>, Disk, LineQueue, Writer) {
 }
 
 #[test]
-fn a_stuck_reader_costs_lines_and_no_time() {
+fn stuck_reader_drops_lines_and_delays_nothing() {
     let (release, disk, queue, writer) = stuck();
     let start = Instant::now();
     let count = 2 * QUEUED_LINES as u64;
@@ -87,7 +87,7 @@ fn a_stuck_reader_costs_lines_and_no_time() {
 }
 
 #[test]
-fn an_audit_line_overtakes_a_flood_of_other_lines() {
+fn audit_line_overtakes_a_flood_of_other_lines() {
     let (release, disk, queue, writer) = stuck();
     let flood = |what: &str| {
         for number in 0..QUEUED_LINES + 2000 {
@@ -107,7 +107,7 @@ fn an_audit_line_overtakes_a_flood_of_other_lines() {
 }
 
 #[test]
-fn an_action_whose_audit_line_has_no_place_is_refused() {
+fn action_without_room_for_its_audit_line_is_refused() {
     use AuditPriority::{Change, Read, Webhook};
     let log = AuditLog::detached();
     let mut slots = Vec::new();
@@ -201,7 +201,7 @@ fn queue_is_bounded_by_bytes() {
 }
 
 #[test]
-fn lines_after_the_end_are_counted() {
+fn lines_after_shutdown_are_counted() {
     let disk = Disk::default();
     let (queue, writer) = start(disk.clone());
     queue.push_all(b"one\ntwo\n", 2);

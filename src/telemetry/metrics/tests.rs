@@ -77,7 +77,7 @@ fn all() -> Arc<Metrics> {
 }
 
 #[test]
-fn values() {
+fn recorded_events_are_the_rendered_samples() {
     let metrics = all();
     let in_flight = metrics.introspection_started();
     let samples = samples(&metrics.render());
@@ -132,7 +132,7 @@ fn every_metric_has_help_and_type() {
 }
 
 #[test]
-fn what_is_not_known_is_absent() {
+fn unknown_gauges_are_omitted() {
     let metrics = Metrics::new(1);
     let text = metrics.render();
     for name in ["config_reload_success", "config_reload_timestamp", "certificate_expiry"] {
@@ -146,7 +146,7 @@ fn what_is_not_known_is_absent() {
 }
 
 #[test]
-fn a_template_keeps_its_counters_across_maps() {
+fn route_template_keeps_its_counters_across_maps() {
     let metrics = Metrics::new(1);
     let core = metrics.core(0);
     let count = |label| core.request(label, &Method::GET, StatusCode::OK, Reason::Public, Duration::ZERO);
@@ -163,14 +163,14 @@ fn a_template_keeps_its_counters_across_maps() {
 }
 
 #[test]
-fn a_route_that_the_map_lacks_counts_as_unmapped() {
+fn route_missing_from_the_map_counts_as_unmapped() {
     let numbers = Metrics::new(1).routes(["/up"].into_iter());
     assert_eq!(numbers.label(1), RouteLabel::Unmapped);
     assert_eq!(RouteNumbers::default().label(0), RouteLabel::Unmapped);
 }
 
 #[test]
-fn bounds_are_inclusive_and_rising() {
+fn histogram_bounds_are_inclusive_and_ascending() {
     assert!(shard::BOUNDS.is_sorted());
     let histogram = shard::Histogram::default();
     let bounds = shard::BOUNDS;
@@ -184,7 +184,7 @@ fn bounds_are_inclusive_and_rising() {
 }
 
 #[test]
-fn what_finds_no_slot_is_counted_as_other() {
+fn series_beyond_the_table_are_counted_as_other() {
     let metrics = Metrics::new(1);
     let core = metrics.core(0);
     for round in 1..=2 {
@@ -203,7 +203,7 @@ fn what_finds_no_slot_is_counted_as_other() {
 }
 
 #[test]
-fn a_scrape_during_writes_loses_nothing() {
+fn scrape_during_writes_loses_no_count() {
     const CORES: usize = 4;
     const ROUNDS: usize = 20_000;
     let metrics = Metrics::new(CORES);
@@ -253,7 +253,7 @@ fn a_scrape_during_writes_loses_nothing() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn the_process_is_known() {
+fn process_metrics_are_present() {
     let process = process::read();
     let now = epoch_seconds(SystemTime::now()) as f64;
     assert!(process.cpu_seconds.is_some_and(|seconds| seconds < 100_000.0), "{process:?}");
@@ -264,7 +264,7 @@ fn the_process_is_known() {
 
 #[test]
 #[ignore = "needs promtool: tests/run"]
-fn promtool_finds_nothing_to_say() {
+fn promtool_accepts_all_metrics() {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

@@ -62,7 +62,7 @@ fn expiring(cache: &TokenCache, after: Duration) -> (Arc<CacheEntry>, Instant) {
 }
 
 #[test]
-fn standing_goes_from_fresh_to_old() {
+fn freshness_declines_from_fresh_to_outdated() {
     let cache = cache(&settings());
     let entry = store(&cache, hash(1), verdict("1", "one"));
     let (from, until) = (entry.asked_at, entry.fresh_until);
@@ -82,14 +82,14 @@ fn standing_goes_from_fresh_to_old() {
 }
 
 #[test]
-fn nothing_is_stale_unless_asked_for() {
+fn verdicts_are_never_stale_by_default() {
     let cache = cache(&settings::Cache { stale_if_error: Duration::ZERO, ..settings() });
     let entry = store(&cache, hash(1), verdict("1", "one"));
     assert_eq!(cache.freshness(&entry, entry.fresh_until), Freshness::Outdated);
 }
 
 #[test]
-fn a_token_expires_to_the_instant_in_every_standing() {
+fn token_expires_to_the_instant_in_every_freshness() {
     let cache = cache(&settings());
     let seconds = Duration::from_secs;
     for (expiry, before) in
@@ -108,7 +108,7 @@ fn a_token_expires_to_the_instant_in_every_standing() {
 }
 
 #[test]
-fn a_token_at_its_end_is_inactive() {
+fn token_at_its_expiry_is_inactive() {
     let cache = cache(&settings());
     let (now, wall) = (Instant::now(), SystemTime::now());
     for ago in [Duration::ZERO, INSTANT, TTL] {
@@ -121,7 +121,7 @@ fn a_token_at_its_end_is_inactive() {
 }
 
 #[test]
-fn jitter_shortens_a_life_by_a_tenth_at_most() {
+fn jitter_shortens_a_ttl_by_at_most_a_tenth() {
     let lives: Vec<_> = (0..1000).map(|_| jittered(TTL)).collect();
     assert!(lives.iter().all(|life| (TTL * 9 / 10..=TTL).contains(life)), "{lives:?}");
     assert!(lives.iter().any(|life| *life != lives[0]));
@@ -142,7 +142,7 @@ fn inactive_tokens_are_bounded_and_evict_no_active_one() {
 }
 
 #[test]
-fn what_moka_evicts_is_gone_wherever_it_is_held() {
+fn entry_evicted_by_moka_is_evicted_from_every_front_cache() {
     let evicted = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&evicted);
     let on_eviction = move |cause| {
@@ -165,7 +165,7 @@ fn what_moka_evicts_is_gone_wherever_it_is_held() {
 }
 
 #[test]
-fn the_newest_answer_replaces_what_was_held() {
+fn newest_verdict_replaces_the_cached_one() {
     let cache = cache(&settings());
     let first = store(&cache, hash(1), verdict("1", "one"));
     let second = store(&cache, hash(1), verdict("1", "one"));
@@ -185,7 +185,7 @@ fn the_newest_answer_replaces_what_was_held() {
 }
 
 #[test]
-fn revoking_forgets_what_it_names_wherever_it_is_held() {
+fn revocation_evicts_named_tokens_from_every_cache() {
     // What is cached: the id and the name of the tokens `1` to `4`.
     let cached = [("17", "scanner"), ("17", "scanner"), ("18", "scanner"), ("19", "report")];
     let table = [
@@ -215,7 +215,7 @@ fn revoking_forgets_what_it_names_wherever_it_is_held() {
 }
 
 #[test]
-fn revoking_a_token_forgets_its_other_spellings() {
+fn revocation_evicts_every_spelling_of_a_token() {
     for (revoked, count) in [("17|a", 3), ("17|unseen", 3), ("0017|unseen", 3), ("a", 3), ("18|b", 1)] {
         let cache = cache(&settings());
         let spellings: Vec<_> = [("17|a", "17"), ("017|a", "17"), ("a", "17"), ("18|b", "18")]
@@ -229,7 +229,7 @@ fn revoking_a_token_forgets_its_other_spellings() {
 }
 
 #[test]
-fn an_introspection_that_a_revocation_overtook_is_worth_nothing() {
+fn introspection_begun_before_a_revocation_is_discarded() {
     let cache = cache(&settings());
     let before = cache.generation();
     for revocation in [
@@ -256,7 +256,7 @@ fn an_introspection_that_a_revocation_overtook_is_worth_nothing() {
 }
 
 #[test]
-fn others_revocations_cost_a_verdict_nothing_while_it_is_in_use() {
+fn revocations_of_other_tokens_keep_a_used_verdict_fresh() {
     let cache = cache(&settings());
     let used = store(&cache, hash(1), verdict("1", "one"));
     let unused = store(&cache, hash(2), verdict("2", "two"));
@@ -270,7 +270,7 @@ fn others_revocations_cost_a_verdict_nothing_while_it_is_in_use() {
 }
 
 #[test]
-fn feedback_is_heeded_once_per_negative_ttl() {
+fn backend_feedback_applies_once_per_negative_ttl() {
     let cache = cache(&settings::Cache { negative_ttl: Duration::from_millis(40), ..settings() });
     assert!(cache.should_act_on("1", Feedback::Forbidden));
     assert!(!cache.should_act_on("1", Feedback::Forbidden));
@@ -281,7 +281,7 @@ fn feedback_is_heeded_once_per_negative_ttl() {
 }
 
 #[test]
-fn one_takes_off_and_the_others_join() {
+fn concurrent_lookups_join_one_introspection() {
     let cache = cache(&settings());
     let Join::Started(_flight, publisher) = cache.join(hash(1)) else { panic!("none is under way") };
     assert!(matches!(cache.join(hash(1)), Join::Joined(_)));
@@ -292,7 +292,7 @@ fn one_takes_off_and_the_others_join() {
 }
 
 #[test]
-fn a_flight_that_all_have_left_lands_and_leaves_its_successor_alone() {
+fn abandoned_introspection_completes_without_its_successor() {
     let cache = cache(&settings());
     let Join::Started(flight, first) = cache.join(hash(1)) else { panic!("none is under way") };
     assert!(!cache.complete_if_abandoned(&hash(1), &first));
@@ -306,7 +306,7 @@ fn a_flight_that_all_have_left_lands_and_leaves_its_successor_alone() {
 }
 
 #[test]
-fn a_refresh_is_claimed_once_and_failures_are_remembered() {
+fn refresh_is_claimed_once_and_failures_are_recorded() {
     let cache = cache(&settings());
     let entry = store(&cache, hash(1), verdict("1", "one"));
     let late = entry.fresh_until - INSTANT;
@@ -326,7 +326,7 @@ fn a_refresh_is_claimed_once_and_failures_are_remembered() {
 }
 
 #[test]
-fn what_is_heard_by_a_cache_of_before_concerns_the_one_that_goes_on() {
+fn feedback_to_an_old_cache_applies_to_its_successors() {
     let old = cache(&settings());
     for number in 1..=3 {
         store(&old, hash(number), verdict(&number.to_string(), "kept"));
@@ -377,7 +377,7 @@ fn spellings_share_their_texts() {
 }
 
 #[test]
-fn contradicted_token_is_forgotten_in_every_spelling() {
+fn invalidated_token_is_evicted_in_every_spelling() {
     let cache = cache(&settings());
     let [one, other] = [1, 2].map(|number| store(&cache, hash(number), verdict("17", "scanner")));
     let unrelated = store(&cache, hash(3), verdict("18", "scanner"));

@@ -93,7 +93,7 @@ async fn body(request: Request<Full<Bytes>>) -> Bytes {
 }
 
 #[tokio::test]
-async fn bearer_asks_with_the_callers_own_token() {
+async fn bearer_style_sends_the_token_of_the_client() {
     let request = request(&bearer(), "17|a+b/c=%").unwrap();
     assert_eq!(request.method(), Method::GET);
     assert_eq!(request.uri(), "/api/v2/token?full=1");
@@ -138,14 +138,14 @@ async fn rfc7662_posts_a_form_with_the_clients_credentials() {
 }
 
 #[test]
-fn a_token_that_no_field_can_carry_is_refused() {
+fn token_invalid_in_a_header_field_is_refused() {
     for token in ["a\r\nX-Evil: 1", "a\0"] {
         assert!(matches!(request(&bearer(), token), Err(NoVerdict::Request(_))));
     }
 }
 
 #[test]
-fn status_alone() {
+fn status_other_than_200_is_no_active_verdict() {
     let good = json!({"data": {"abilities": ["items:read"]}, "scope": "items:read", "active": true});
     let good = good.to_string();
     let (bearer, rfc7662) = (bearer(), rfc7662(Some("gateway"), None));
@@ -337,7 +337,7 @@ fn last_of_duplicate_members_counts_as_in_php() {
 }
 
 #[test]
-fn answer_longer_than_what_is_kept_of_a_token_is_no_verdict() {
+fn response_longer_than_the_limits_of_a_token_is_no_verdict() {
     let many = |count: usize, length: usize| -> Vec<String> {
         (0..count).map(|number| format!("{number:0length$}")).collect()
     };
@@ -407,7 +407,7 @@ fn active_is_a_boolean() {
 }
 
 #[test]
-fn who_the_token_is() {
+fn token_id_is_a_string_or_integer_else_the_hash() {
     let hash = "a5".repeat(32);
     for (value, expected) in [
         (json!("17"), "17"),
@@ -444,7 +444,7 @@ fn who_the_token_is() {
 }
 
 #[test]
-fn expiry_counts_from_its_very_instant() {
+fn token_is_expired_from_the_instant_of_its_expiry() {
     let mut verdict = verdict(&bearer(), &json!({"data": {"abilities": [], "expires_at": 1000}}));
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     assert!(!verdict.has_expired(at(999)) && verdict.has_expired(at(1000)) && verdict.has_expired(at(1001)));
@@ -544,7 +544,7 @@ fn documents() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic_or_invent_a_verdict(
+    fn arbitrary_responses_neither_panic_nor_yield_a_verdict(
         status in 100_u16..1000,
         body in prop::collection::vec(any::<u8>(), 0..256),
     ) {
@@ -556,7 +556,7 @@ proptest! {
     }
 
     #[test]
-    fn only_readable_abilities_make_it_active(document in documents(), status in prop_oneof![Just(200_u16), Just(201), Just(401)]) {
+    fn rfc7662_token_needs_readable_abilities_to_be_active(document in documents(), status in prop_oneof![Just(200_u16), Just(201), Just(401)]) {
         let status = StatusCode::from_u16(status).unwrap();
         let body = document.to_string();
         for (settings, abilities, willing) in [

@@ -153,7 +153,7 @@ fn name(held: &Rc<CachedToken>) -> &str {
 }
 
 #[test]
-fn one_flight_serves_all_who_wait_but_not_those_who_left() {
+fn one_introspection_serves_all_waiting_requests() {
     on_a_core("", async |introspector, lookup| {
         introspector.set(|script| script.open = false);
         let waiting: Vec<_> = (0..100).map(|_| ask(&lookup)).collect();
@@ -170,7 +170,7 @@ fn one_flight_serves_all_who_wait_but_not_those_who_left() {
 }
 
 #[test]
-fn a_front_cache_serves_nothing_that_is_gone_or_past_its_time() {
+fn front_cache_serves_no_evicted_or_expired_entry() {
     on_a_core("", async |_, lookup| {
         let cache = &lookup.shared.cache;
         let held = ask(&lookup).await.unwrap().unwrap();
@@ -183,7 +183,7 @@ fn a_front_cache_serves_nothing_that_is_gone_or_past_its_time() {
 }
 
 #[test]
-fn what_is_known_is_told_without_a_question() {
+fn peek_returns_cached_verdicts_without_introspection() {
     on_a_core("timeout: 1s\ncache: {ttl: 1h, stale_if_error: 1h}", async |introspector, lookup| {
         let known = |at| lookup.peek(&hash(), at).map(|known| known.map(|held| name(&held).to_owned()));
         assert_eq!(known(Instant::now()), None);
@@ -203,7 +203,7 @@ fn what_is_known_is_told_without_a_question() {
 }
 
 #[test]
-fn an_answer_that_a_revocation_overtook_is_asked_for_again() {
+fn verdict_overtaken_by_a_revocation_is_introspected_again() {
     for revocation in [
         Revocation::Token(hash()),
         Revocation::Id("17".into()),
@@ -224,7 +224,7 @@ fn an_answer_that_a_revocation_overtook_is_asked_for_again() {
 }
 
 #[test]
-fn nor_does_an_overtaken_no_count() {
+fn rejection_overtaken_by_a_revocation_is_introspected_again() {
     on_a_core("", async |introspector, lookup| {
         introspector.set(|script| (script.open, script.status) = (false, 401));
         let waiting = ask(&lookup);
@@ -236,7 +236,7 @@ fn nor_does_an_overtaken_no_count() {
 }
 
 #[test]
-fn a_revoked_token_gets_no_stale_answer() {
+fn revoked_token_gets_no_stale_verdict() {
     on_a_core("timeout: 1s\ncache: {ttl: 1ms, stale_if_error: 1h}", async |introspector, lookup| {
         ask(&lookup).await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -248,7 +248,7 @@ fn a_revoked_token_gets_no_stale_answer() {
 }
 
 #[test]
-fn a_core_that_ends_leaves_nobody_waiting() {
+fn ended_core_completes_its_introspections() {
     let introspector = Introspected::start();
     let settings = introspector.settings("");
     let shared = share(&settings);
@@ -280,7 +280,7 @@ fn a_core_that_ends_leaves_nobody_waiting() {
 }
 
 #[test]
-fn a_flight_whose_core_ends_before_it_ran_lands_too() {
+fn introspection_of_a_core_that_ends_unpolled_completes() {
     let introspector = Introspected::start();
     let settings = introspector.settings("");
     let shared = share(&settings);
@@ -297,7 +297,7 @@ fn a_flight_whose_core_ends_before_it_ran_lands_too() {
 }
 
 #[test]
-fn those_who_leave_before_their_turn_leave_the_queue() {
+fn cancelled_requests_leave_the_introspection_queue() {
     on_a_core("max_concurrent: 1", async |introspector, lookup| {
         let turn = lookup.shared.introspections.acquire(TokenHash::of("other"), Some("other".into())).await;
         let (stays, leaves) = (ask(&lookup), ask(&lookup));
@@ -314,7 +314,7 @@ fn those_who_leave_before_their_turn_leave_the_queue() {
 }
 
 #[test]
-fn who_gets_no_turn_in_time_is_refused() {
+fn request_without_a_permit_in_time_is_overloaded() {
     on_a_core("max_concurrent: 1\n  timeout: 20ms", async |introspector, lookup| {
         let _turn = lookup.shared.introspections.acquire(TokenHash::of("other"), Some("other".into())).await;
         assert_eq!(ask(&lookup).await.unwrap().unwrap_err(), Refusal::Overloaded);
@@ -323,7 +323,7 @@ fn who_gets_no_turn_in_time_is_refused() {
 }
 
 #[test]
-fn those_denied_at_once_share_one_asking_and_its_answer() {
+fn concurrent_denials_share_one_renewed_introspection() {
     for (status, body, expected) in [
         (200, RENAMED, Ok("renamed")),
         (401, "", Err(Refusal::InactiveToken)),
@@ -356,7 +356,7 @@ fn those_denied_at_once_share_one_asking_and_its_answer() {
 }
 
 #[test]
-fn a_hot_token_is_refreshed_without_waiting() {
+fn frequently_used_token_is_refreshed_without_waiting() {
     on_a_core("", async |introspector, lookup| {
         let held = ask(&lookup).await.unwrap().unwrap();
         introspector.set(|script| (script.open, script.body) = (false, RENAMED));
@@ -389,7 +389,7 @@ fn evicted_entries_leave_the_front_cache_at_the_sweep() {
 }
 
 #[test]
-fn large_entries_are_served_from_the_shared_cache_alone() {
+fn large_entries_are_served_from_the_shared_cache_only() {
     on_a_core("", async |introspector, lookup| {
         let abilities: Vec<String> = (0..100).map(|number| format!("\"{number:0100}\"")).collect();
         let body =

@@ -299,7 +299,7 @@ fn page_of_very_many_tokens_is_bounded() {
 }
 
 #[test]
-fn page_past_the_end_is_valid() {
+fn page_past_the_end_lists_no_token() {
     let context = context("page=9999", true);
     let page = overview(&Overview::of(&report(), &context.query), &context);
     assert_valid(&page);

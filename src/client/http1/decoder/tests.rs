@@ -29,7 +29,7 @@ fn decode(framing: Framing, pieces: &[&[u8]]) -> (Result<Whole, Malformed>, Vec<
 }
 
 #[test]
-fn a_chunked_body_is_decoded_wherever_it_is_cut() {
+fn chunked_body_is_decoded_wherever_it_is_divided() {
     let body = b"5\r\nhello\r\n006;x=\"y\"\r\n world\r\n0 \r\nX-Sum: 1\r\nY: 2\r\n\r\nrest";
     for cut in 0..body.len() {
         let (decoded, rest) = decode(Framing::Chunked, &[&body[..cut], &body[cut..]]);
@@ -78,7 +78,7 @@ fn trailers_keep_repeated_fields() {
 }
 
 #[test]
-fn a_body_of_a_length_ends_with_its_last_byte() {
+fn body_with_a_length_ends_with_its_last_byte() {
     let (decoded, rest) = decode(Framing::Length(4), &[b"bo", b"dyrest"]);
     assert_eq!((decoded.unwrap().0, rest), (b"body".to_vec(), b"rest".to_vec()));
     assert!(Decoder::new(Framing::None).is_done());

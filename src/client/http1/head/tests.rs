@@ -5,7 +5,7 @@ fn parsed(head: &'static str, to_head: bool) -> Result<ResponseHead, Malformed> 
 }
 
 #[test]
-fn the_end_of_a_body_follows_rfc_9112_section_6_3() {
+fn end_of_a_body_follows_rfc_9112_section_6_3() {
     use Framing::{Chunked, Length, None, UntilClose};
     for (line, fields, framing, reusable) in [
         ("HTTP/1.1 200 OK", "Content-Length: 4\r\n", Length(4), true),
@@ -34,7 +34,7 @@ fn the_end_of_a_body_follows_rfc_9112_section_6_3() {
 }
 
 #[test]
-fn a_response_to_head_has_no_body() {
+fn response_to_head_has_no_body() {
     for fields in ["Content-Length: 9\r\n", "Transfer-Encoding: chunked\r\n", ""] {
         let head: &'static str = format!("HTTP/1.1 200 OK\r\n{fields}\r\n").leak();
         let found = parsed(head, true).unwrap();
@@ -75,7 +75,7 @@ fn ambiguous_and_malformed_heads_are_rejected() {
 }
 
 #[test]
-fn a_head_may_have_256_fields() {
+fn head_of_256_fields_is_parsed() {
     for (number, expected) in [(MOST_FIELDS, Ok(())), (MOST_FIELDS + 1, Err(Malformed::ManyFields))] {
         let head = format!("HTTP/1.1 204 No Content\r\n{}\r\n", "X-Own: 1\r\n".repeat(number));
         assert_eq!(parsed(head.leak(), false).map(|_| ()), expected, "{number}");
@@ -101,7 +101,7 @@ fn keep_alive_says_how_long_a_connection_may_be_idle() {
 }
 
 #[test]
-fn an_unusual_reason_phrase_is_kept() {
+fn unusual_reason_phrase_is_kept() {
     for (line, expected) in [
         ("HTTP/1.1 200 OK", None),
         ("HTTP/1.1 200 Fine", Some("Fine")),
@@ -114,7 +114,7 @@ fn an_unusual_reason_phrase_is_kept() {
 }
 
 #[test]
-fn the_end_of_a_head_is_found_wherever_it_is_cut() {
+fn end_of_a_head_is_found_wherever_it_is_divided() {
     for head in
         ["HTTP/1.1 200 OK\r\nA: b\r\n\r\nrest", "HTTP/1.1 200 OK\nA: b\n\nrest", "HTTP/1.1 200\n\r\nrest"]
     {

@@ -88,7 +88,7 @@ fn batch_of_16_kib_is_queued_at_once() {
 }
 
 #[test]
-fn after_the_end_every_line_is_queued_at_once() {
+fn after_shutdown_every_line_is_queued_at_once() {
     let (queue, batch) = batch();
     batch.append(NOW, &line("before"));
     assert_eq!(queued(&queue), [""; 0]);
@@ -107,7 +107,7 @@ fn dropped_batch_is_queued() {
 }
 
 #[test]
-fn every_line_of_a_batch_that_finds_the_queue_full_is_counted() {
+fn lines_of_a_batch_dropped_by_a_full_queue_are_counted() {
     let (queue, batch) = batch();
     while queue.dropped() == 0 {
         queue.push(b"{\"request_id\":\"other\"}\n");
@@ -123,7 +123,7 @@ fn every_line_of_a_batch_that_finds_the_queue_full_is_counted() {
 }
 
 #[test]
-fn a_panic_in_the_middle_of_a_line_leaves_nothing_of_it() {
+fn panic_within_a_line_removes_that_line() {
     struct Panics;
 
     impl Display for Panics {

@@ -146,7 +146,7 @@ fn text_line_has_every_field() {
 }
 
 #[test]
-fn unknown_values_are_omitted() {
+fn unknown_values_of_a_line_are_omitted() {
     let line = AccessLine {
         request_id: b"7f3a",
         client_request_id: None,
@@ -199,7 +199,7 @@ fn values_that_may_hold_a_token_are_hidden() {
 }
 
 #[test]
-fn what_strangers_and_tokens_say_is_bounded() {
+fn values_of_clients_and_tokens_are_bounded() {
     let many: Vec<String> = (0..40).map(|number| format!("ability-number-{number:0100}")).collect();
     let requirement = Requirement::all(many.iter().map(String::as_str)).unwrap();
     let (long, destination) = ("é".repeat(5000), tcp());
@@ -297,7 +297,7 @@ fn fields_of_a_connection_are_encoded_for_its_first_line_unless_a_proxy_names_th
 }
 
 #[test]
-fn last_upstream_is_not_taken_for_another() {
+fn encoded_upstream_is_not_reused_for_another() {
     let mut last = LastUpstream::default();
     for (address, port, expected) in [
         ("127.0.0.1", 80, "127.0.0.1:80"),
