@@ -34,7 +34,7 @@ use stockaj_gateway::tokens::cache::TokenCache;
 use stockaj_gateway::tokens::hash::TokenHash;
 use stockaj_gateway::tokens::introspection_limiter::IntrospectionLimiter;
 use stockaj_gateway::tokens::introspector::Introspector;
-use stockaj_gateway::tokens::lookup::{CachedToken, Lookup, Shared};
+use stockaj_gateway::tokens::lookup::{CachedToken, Lookup, LookupRequest, LookupStats, Shared};
 use tokio::runtime::{self, LocalOptions};
 
 type Failure = Box<dyn std::error::Error>;
@@ -136,14 +136,18 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     shared.cache.store(hash, verdict, shared.cache.generation(), now, now, SystemTime::now());
     let runtime = runtime::Builder::new_current_thread().build_local(LocalOptions::default())?;
     runtime
-        .block_on(lookup.get_or_introspect(hash, token, now, None, None, &mut None))
+        .block_on(lookup.verdict(&request(token, now), &mut LookupStats::default()))
         .map_err(|refusal| format!("{refusal:?}"))?;
     Ok(lookup)
 }
 
 /// The verdict's look-up: hash, front cache, standing.
 fn verdict(lookup: &Rc<Lookup>, token: Token<'_>, now: Instant) -> Option<Rc<CachedToken>> {
-    lookup.get_local(&TokenHash::of(token.as_bytes()), token, now, None)
+    lookup.get_local(&TokenHash::of(token.as_bytes()), &request(token, now))
+}
+
+fn request(token: Token<'_>, now: Instant) -> LookupRequest<'_> {
+    LookupRequest { token, now, since: None, trace: None }
 }
 
 /// The decision, with the look-up of the verdict and a clock read.

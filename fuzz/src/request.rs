@@ -28,7 +28,7 @@ use stockaj_gateway::config;
 use stockaj_gateway::config::settings::Destination;
 use stockaj_gateway::downstream::Downstream;
 use stockaj_gateway::gateway::Gateway;
-use stockaj_gateway::gateway::tunnel::Switch;
+use stockaj_gateway::gateway::tunnel::TunnelSlot;
 use stockaj_gateway::limits::Limiter;
 use stockaj_gateway::policy::ability::{Abilities, RequirementKind};
 use stockaj_gateway::policy::bearer::{Token, at_most_one};
@@ -313,7 +313,7 @@ impl House {
             let (statuses, gateway, downstream) =
                 (Rc::clone(&statuses), Rc::clone(&self.gateway), Rc::clone(&downstream));
             async move {
-                let response = gateway.answer(&downstream, request, &Switch::default()).await;
+                let response = gateway.answer(&downstream, request, &TunnelSlot::default()).await;
                 statuses.borrow_mut().push(response.status().as_u16());
                 Ok::<_, Infallible>(response)
             }

@@ -158,7 +158,7 @@ const REFUSED: Duration = Duration::from_secs(1);
 
 /// Reads and discards the body of a refused HTTP/2 request. After an immediate reset, clients that are still sending (curl
 /// before 8, httpx) lose the response, although RFC 9113 section 8.1 asks them to read it.
-pub async fn throw_away(mut incoming: Incoming, downstream: Rc<Downstream>) {
+pub async fn discard(mut incoming: Incoming, downstream: Rc<Downstream>) {
     let rest = async {
         while let Some(Ok(frame)) = incoming.frame().await {
             if let (Some(data), Some(connection)) = (frame.data_ref(), downstream.connection()) {

@@ -1,6 +1,5 @@
 //! Sends a permitted request to the backend and receives the head of the response.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -8,13 +7,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::{HeaderValue, Response};
-
 use super::body::{RequestBody, Upload, UploadFault};
 use super::request::UpstreamRequest;
+use super::response::UpstreamResponse;
 use crate::client::call::Call;
 use crate::client::pool::{Census, Lease, Pool};
-use crate::client::tls_fault;
+use crate::client::{ExchangeError, tls_fault};
 use crate::config::settings::Settings;
 use crate::downstream::state::ConnectionState;
 use crate::policy::decision::Permit;
@@ -26,27 +24,20 @@ pub struct Backend {
     pool: Rc<Pool>,
 }
 
-/// The head of the backend's response, and the connection of its body.
-pub struct UpstreamResponse {
-    /// The head.
-    pub response: Response<()>,
-    /// The connection; to be returned to the pool at the end of the body.
-    pub lease: Lease,
-}
-
-/// The parameters of forwarding.
-#[derive(Clone, Copy)]
-pub struct Conditions<'a> {
+/// One request to the backend, and the place of its response.
+pub struct UpstreamExchange<'a> {
+    /// The request.
+    pub request: &'a UpstreamRequest<'a>,
+    /// Its body, and how far it was sent.
+    pub call: &'a mut Call<RequestBody>,
     /// The progress of the body; `None` if there is none.
     pub upload: Option<&'a Upload>,
-    /// The connection's state, by which the sweep enforces the time limit.
+    /// The state of the client's connection, by which the sweep enforces the time limit.
     pub state: &'a ConnectionState,
     /// Receives the address that the request was sent to; inside, `None` for a Unix socket.
-    pub upstream: &'a Cell<Option<Option<IpAddr>>>,
-    /// Whether the request asks for an upgrade. The caller validates the 101.
-    pub may_switch: bool,
-    /// For the log.
-    pub request_id: &'a HeaderValue,
+    pub address: Option<Option<IpAddr>>,
+    /// Receives the response: it is large, and returning it would copy it.
+    pub response: &'a mut Option<UpstreamResponse>,
 }
 
 /// The failure of one attempt.
@@ -90,44 +81,42 @@ impl Backend {
         self.pool.census()
     }
 
-    /// Forwards `request`, with the body of `call`, as `permit` allows.
+    /// Forwards a request as `permit` allows, and waits for the head of the response.
     ///
     /// The backend may close a kept connection at any time. The request is then sent once more over a new one, if
     /// [that is allowed](Call::may_repeat).
-    ///
-    /// The response is written to `answered`: it is large, and returning it would copy it.
     ///
     /// # Errors
     /// The refusal for the client. The log has the cause.
     pub async fn forward(
         &self,
         permit: Permit,
-        request: &UpstreamRequest<'_>,
-        call: &mut Call<RequestBody>,
-        conditions: Conditions<'_>,
+        exchange: &mut UpstreamExchange<'_>,
         now: Instant,
-        answered: &mut Option<UpstreamResponse>,
     ) -> Result<(), Refusal> {
         let Permit { .. } = permit;
-        let Some(lease) = self.take_idle(call, conditions, now) else {
-            return Box::pin(self.over_new_connection(request, call, conditions, true, answered)).await;
+        let Some(lease) = self.take_idle(exchange, now) else {
+            return Box::pin(self.over_new_connection(exchange, true)).await;
         };
-        match self.exchange(lease, request, call, conditions, now, answered).await {
+        match self.attempt(lease, exchange, now).await {
             Ok(()) => Ok(()),
             Err(Failure { may_repeat: true, .. }) => {
-                Box::pin(self.over_new_connection(request, call, conditions, false, answered)).await
+                Box::pin(self.over_new_connection(exchange, false)).await
             }
             Err(failure) => Err(failure.refusal),
         }
     }
 
     /// A kept connection. For a request that must not be sent twice, one that the server has not closed.
-    fn take_idle(&self, call: &Call<RequestBody>, conditions: Conditions<'_>, now: Instant) -> Option<Lease> {
+    fn take_idle(&self, exchange: &UpstreamExchange<'_>, now: Instant) -> Option<Lease> {
         loop {
-            let kept =
-                if conditions.may_switch { self.pool.take_http1(now) } else { self.pool.take_idle(now) };
+            let kept = if exchange.request.is_upgrade {
+                self.pool.take_http1(now)
+            } else {
+                self.pool.take_idle(now)
+            };
             match kept {
-                Some(lease) if !call.is_repeatable() && lease.has_ended() => drop(lease),
+                Some(lease) if !exchange.call.is_repeatable() && lease.has_ended() => drop(lease),
                 kept => return kept,
             }
         }
@@ -136,14 +125,11 @@ impl Backend {
     /// If `once_more`, a request that an HTTP/2 backend has not processed (GOAWAY, REFUSED_STREAM) is sent again.
     async fn over_new_connection(
         &self,
-        request: &UpstreamRequest<'_>,
-        call: &mut Call<RequestBody>,
-        conditions: Conditions<'_>,
+        exchange: &mut UpstreamExchange<'_>,
         mut once_more: bool,
-        answered: &mut Option<UpstreamResponse>,
     ) -> Result<(), Refusal> {
         loop {
-            let lease = if conditions.may_switch {
+            let lease = if exchange.request.is_upgrade {
                 self.pool.connect_http1().await
             } else {
                 self.pool.connect().await
@@ -153,7 +139,7 @@ impl Backend {
                 if error.is_exhausted() { Refusal::Overloaded } else { Refusal::BackendUnreachable }
             })?;
             once_more &= lease.is_stream();
-            match self.exchange(lease, request, call, conditions, Instant::now(), answered).await {
+            match self.attempt(lease, exchange, Instant::now()).await {
                 Ok(()) => return Ok(()),
                 Err(Failure { may_repeat: true, .. }) if once_more => once_more = false,
                 Err(failure) => return Err(failure.refusal),
@@ -163,25 +149,22 @@ impl Backend {
 
     /// Sends a request and waits for the head of the response. The sweep enforces the time limit, which costs less than a
     /// timer per request.
-    async fn exchange(
+    async fn attempt(
         &self,
         mut lease: Lease,
-        request: &UpstreamRequest<'_>,
-        call: &mut Call<RequestBody>,
-        conditions: Conditions<'_>,
+        exchange: &mut UpstreamExchange<'_>,
         now: Instant,
-        answered: &mut Option<UpstreamResponse>,
     ) -> Result<(), Failure> {
-        let Conditions { upload, state, upstream, .. } = conditions;
-        upstream.set(Some(lease.remote_address()));
+        let UpstreamExchange { request, call, upload, state, address, response } = exchange;
+        *address = Some(lease.remote_address());
         let (timeout, idle_timeout) = (self.settings.backend.timeout, self.settings.limits.body_idle_timeout);
         state.set_deadline(now + timeout);
-        let mut came = None;
+        let mut received = None;
         {
-            let mut answer = std::pin::pin!(lease.send(request, call));
+            let mut sending = std::pin::pin!(lease.send(*request, call));
             let over = poll_fn(|context| {
-                if let Poll::Ready(answer) = answer.as_mut().poll(context) {
-                    came = Some(answer);
+                if let Poll::Ready(head) = sending.as_mut().poll(context) {
+                    received = Some(head);
                     return Poll::Ready(());
                 }
                 if state.is_overdue() {
@@ -195,37 +178,38 @@ impl Backend {
             over.await;
         }
         state.clear_deadline();
-        match came {
-            Some(Ok(response)) => {
-                *answered = Some(UpstreamResponse { response, lease });
+        match received {
+            Some(Ok(head)) => {
+                **response = Some(UpstreamResponse { head, lease });
                 Ok(())
             }
-            Some(Err(cause)) => {
-                if let Some(fault) = upload.and_then(Upload::fault) {
-                    return Err(refusal(fault).into());
-                }
-                let error: &dyn std::error::Error = &cause;
-                let may_repeat = call.may_repeat(&cause);
-                if let Some(fault) = tls_fault(&cause) {
-                    tracing::warn!(error = fault as &dyn std::error::Error, "no TLS with the backend");
-                } else if cause.is_malformed() {
-                    tracing::warn!(
-                        error,
-                        request_id = conditions.request_id.to_str().unwrap_or_default(),
-                        "malformed response of the backend"
-                    );
-                } else if !may_repeat {
-                    tracing::debug!(error, "the exchange with the backend was cut off");
-                }
-                Err(Failure { refusal: Refusal::BackendBroken, may_repeat })
-            }
+            Some(Err(cause)) => Err(failure(exchange, &cause)),
             None => Err(Refusal::BackendTimeout.into()),
         }
     }
 }
 
+/// The failure of an exchange that was cut off by `cause`. Logs the cause.
+#[cold]
+fn failure(exchange: &UpstreamExchange<'_>, cause: &ExchangeError) -> Failure {
+    if let Some(fault) = exchange.upload.and_then(Upload::fault) {
+        return upload_refusal(fault).into();
+    }
+    let error: &dyn std::error::Error = cause;
+    let may_repeat = exchange.call.may_repeat(cause);
+    if let Some(fault) = tls_fault(cause) {
+        tracing::warn!(error = fault as &dyn std::error::Error, "no TLS with the backend");
+    } else if cause.is_malformed() {
+        let request_id = exchange.request.request_id.to_str().unwrap_or_default();
+        tracing::warn!(error, request_id, "malformed response of the backend");
+    } else if !may_repeat {
+        tracing::debug!(error, "the exchange with the backend was cut off");
+    }
+    Failure { refusal: Refusal::BackendBroken, may_repeat }
+}
+
 /// The refusal for a failed upload.
-pub const fn refusal(fault: UploadFault) -> Refusal {
+pub const fn upload_refusal(fault: UploadFault) -> Refusal {
     match fault {
         UploadFault::TooLarge => Refusal::PayloadTooLarge,
         UploadFault::TimedOut => Refusal::RequestTimeout,

@@ -4,4 +4,5 @@ pub mod body;
 pub mod forward;
 pub mod idle;
 pub mod request;
+pub mod response;
 pub mod tunnel;

@@ -2,11 +2,16 @@
 
 use std::sync::Once;
 
-use http::{HeaderMap, HeaderName, Method, Request, Uri};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::client::call::{RequestSource, Unwritable};
 use crate::client::http1::RequestHead;
-use crate::policy::headers::{Dropped, UpstreamFields};
+use crate::config::settings::{BackendHost, Settings};
+use crate::downstream::Downstream;
+use crate::policy::headers::{Credentials, Dropped, Forwarding, TraceFields, UpstreamFields};
+use crate::policy::refusal::Refusal;
+use crate::policy::target::Target;
 
 /// A target as the backend gets it: its prefix, the canonical path, and the query byte for byte.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +31,30 @@ impl<'a> UpstreamTarget<'a> {
     }
 }
 
+/// The parts of a request that is to be forwarded.
+pub struct ForwardPlan<'a> {
+    /// The client's head.
+    pub head: &'a Parts,
+    /// The canonical target.
+    pub target: &'a Target<'a>,
+    /// The method of the decision, after an override.
+    pub method: &'a Method,
+    /// The client's connection.
+    pub downstream: &'a Downstream,
+    /// The request id.
+    pub request_id: &'a HeaderValue,
+    /// The credentials of the upstream request.
+    pub credentials: Credentials,
+    /// The fields of the request's trace.
+    pub trace: Option<TraceFields>,
+    /// Whether there is a body without Content-Length.
+    pub chunked: bool,
+    /// Whether the client waits for 100 (Continue).
+    pub expects_continue: bool,
+    /// Whether the request is a WebSocket handshake.
+    pub is_upgrade: bool,
+}
+
 /// A client's request as the backend gets it.
 #[derive(Debug)]
 pub struct UpstreamRequest<'a> {
@@ -35,6 +64,47 @@ pub struct UpstreamRequest<'a> {
     pub target: UpstreamTarget<'a>,
     /// Its fields.
     pub fields: UpstreamFields<'a>,
+    /// Its id, for the log.
+    pub request_id: &'a HeaderValue,
+    /// Whether it asks for an upgrade. The caller validates the 101.
+    pub is_upgrade: bool,
+}
+
+impl<'a> UpstreamRequest<'a> {
+    /// The upstream request of `plan`.
+    ///
+    /// # Errors
+    /// [`Refusal::BadRequest`] if Connection names too many fields.
+    pub fn new(settings: &'a Settings, plan: ForwardPlan<'a>) -> Result<Self, Refusal> {
+        let Settings { listen, backend, .. } = settings;
+        let ForwardPlan { head, target, downstream, request_id, is_upgrade, .. } = plan;
+        let forwarding = Forwarding {
+            method: &head.method,
+            decided: plan.method,
+            version: head.version,
+            client: &downstream.address_field,
+            encrypted: downstream.encrypted,
+            trusted: downstream.trusted,
+            trusted_fields: &listen.trusted_fields,
+            request_id,
+            host: match backend.host {
+                BackendHost::Preserve => None,
+                BackendHost::Backend => Some(&backend.authority),
+            },
+            credentials: plan.credentials,
+            trace: plan.trace,
+            chunked: plan.chunked,
+            expects_continue: plan.expects_continue,
+            upgrades: is_upgrade,
+        };
+        let target = UpstreamTarget {
+            prefix: if target.path.is_asterisk() { "" } else { &backend.path_prefix },
+            path: target.path.as_str(),
+            query: target.query,
+        };
+        let fields = UpstreamFields::new(&head.headers, forwarding)?;
+        Ok(Self { method: &head.method, target, fields, request_id, is_upgrade })
+    }
 }
 
 impl RequestSource for UpstreamRequest<'_> {

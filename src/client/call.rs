@@ -78,19 +78,19 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
         }
     }
 
-    /// Names the stream of HTTP/2 that the response is for, which bounds what is read of it.
-    pub fn answers(&mut self, stream: &Rc<Downstream>) {
-        self.reader = Some(Rc::clone(stream));
+    /// Sets the HTTP/2 stream that the response is for, which bounds how much of it is read.
+    pub fn set_reader(&mut self, stream: Option<&Rc<Downstream>>) {
+        self.reader = stream.map(Rc::clone);
     }
 
-    /// See [`Call::answers`].
+    /// See [`Call::set_reader`].
     pub(super) fn reader(&self) -> Option<Rc<Downstream>> {
         self.reader.clone()
     }
 
-    /// Notifies `asked` when the server sends 100 (Continue).
-    pub fn on_continue(&mut self, asked: Arc<Notify>) {
-        self.on_continue = Some(asked);
+    /// Notifies `requested` when the server sends 100 (Continue).
+    pub fn on_continue(&mut self, requested: Option<Arc<Notify>>) {
+        self.on_continue = requested;
     }
 
     /// Whether it may be sent again after `error` (RFC 9110 section 9.2.2): if nothing of it was sent, if the server

@@ -6,8 +6,9 @@ use std::fmt::{self, Display, Formatter};
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method};
 
+use super::context::ReadRequest;
 use super::{Caller, Decision, Gateway};
 use crate::config::settings::Shadow;
 use crate::policy::bearer::{self, Token};
@@ -20,56 +21,57 @@ use crate::policy::target::Target;
 use crate::response::record::RequestRecord;
 use crate::telemetry::metrics::RouteLabel;
 use crate::tokens::hash::TokenHash;
-use crate::tokens::lookup::CachedToken;
+use crate::tokens::lookup::{CachedToken, LookupRequest};
 
 impl Gateway {
     /// The decision on a request that the ordinary decision has `decided`. The candidate map does not change it.
     pub(super) async fn decide_in_shadow(
         &self,
         shadow: &Shadow,
-        fields: &HeaderMap,
-        target: &Target<'_>,
+        request: &ReadRequest<'_>,
         record: &mut RequestRecord,
         decided: Result<Decision, Refusal>,
     ) -> Result<Decision, Refusal> {
-        if bearer::at_most_one(fields).is_err() {
+        if bearer::at_most_one(&request.head.headers).is_err() {
             // Refused in every mode.
             return decided;
         }
         let decided = match decided {
             Ok(decision) => Ok(decision),
-            Err(refusal) => self.forgive(shadow, fields, target, record, refusal).await,
+            Err(refusal) => self.decide_leniently(shadow, request, record, refusal).await,
         };
         if let Some(candidate) = &shadow.candidate {
-            self.compare(candidate, fields, target, record, &decided).await;
+            self.compare(candidate, request, record, &decided).await;
         }
         decided
     }
 
     /// The decision on a refused request, which shadow mode may forward.
-    async fn forgive(
+    async fn decide_leniently(
         &self,
         shadow: &Shadow,
-        fields: &HeaderMap,
-        target: &Target<'_>,
+        request: &ReadRequest<'_>,
         record: &mut RequestRecord,
         refusal: Refusal,
     ) -> Result<Decision, Refusal> {
-        let routed = decision::route(&self.settings.abilities, &record.method, &target.path);
+        let routed = decision::route(&self.settings.abilities, &record.method, &request.target.path);
         let found = routed.found();
         let started = record.started();
-        let token = Token::from_fields(fields, self.settings.limits.token_bytes);
-        let known =
-            record.caller.as_ref().zip(routed.with_any_token()).and_then(|(held, needs_verdict)| {
-                self.by_what_is_known(needs_verdict, held, &refusal, started)
-            });
+        let token = Token::from_fields(&request.head.headers, self.settings.limits.token_bytes);
+        let known = record.token.as_ref().zip(routed.with_any_token()).and_then(|(cached, needs_verdict)| {
+            self.refusal_by_cached_verdict(needs_verdict, cached, &refusal, started)
+        });
         let permit = |refusal: &Refusal| routed.permit_in_shadow(shadow.authentication, refusal);
         let Some(permitted) = permit(known.as_ref().unwrap_or(&refusal)) else { return Err(refusal) };
         let refusal = known.unwrap_or(refusal);
         let (body_limit, reason) = (self.body_limit(found), refusal.reason());
         let decision = match token {
             Ok(token) => match self.cached_token(token, record, refusal).await {
-                Ok(held) => self.admit(permitted, held, token, body_limit, started)?,
+                Ok(cached) => {
+                    self.limit(&cached, started)?;
+                    let caller = Caller::Token(cached, token.authorization());
+                    Decision { permit: permitted, caller, body_limit }
+                }
                 Err(refusal) => match permit(&refusal) {
                     Some(permit) => Decision { permit, caller: Caller::Unauthenticated(refusal), body_limit },
                     None => return Err(refusal),
@@ -92,28 +94,28 @@ impl Gateway {
         if matches!(refusal, Refusal::InactiveToken | Refusal::ExpiredToken) {
             return Err(refusal);
         }
-        if let Some(held) = &record.caller {
-            return Ok(Rc::clone(held));
+        if let Some(cached) = &record.token {
+            return Ok(Rc::clone(cached));
         }
-        let started = record.started();
-        let trace = record.trace.as_ref();
-        let held = self.verdict(token, started, None, trace, &mut record.lookup).await?;
-        record.caller = Some(Rc::clone(&held));
-        Ok(held)
+        let request =
+            LookupRequest { token, now: record.started(), since: None, trace: record.trace.as_ref() };
+        let cached = self.lookup.verdict(&request, &mut record.lookup).await?;
+        record.token = Some(Rc::clone(&cached));
+        Ok(cached)
     }
 
-    /// The refusal by the cached verdict `held` after a re-introspection without a verdict. That is a 503 in enforced mode,
+    /// The refusal by the cached verdict `cached` after a re-introspection without a verdict. That is a 503 in enforced mode,
     /// since a 403 could be wrong; in shadow mode, which sends no 403, the cached verdict is enough.
-    pub(super) fn by_what_is_known(
+    pub(super) fn refusal_by_cached_verdict(
         &self,
         needs_verdict: NeedsVerdict<'_>,
-        held: &Rc<CachedToken>,
+        cached: &Rc<CachedToken>,
         refusal: &Refusal,
         now: Instant,
     ) -> Option<Refusal> {
         let is_unanswered = matches!(refusal, Refusal::NoVerdict | Refusal::Overloaded);
-        if is_unanswered && self.lookup.is_usable(held, now) {
-            needs_verdict.authorize(&held.verdict.abilities).err()
+        if is_unanswered && self.lookup.is_usable(cached, now) {
+            needs_verdict.authorize(&cached.verdict.abilities).err()
         } else {
             None
         }
@@ -133,27 +135,27 @@ impl Gateway {
         &self,
         shadow: &Shadow,
         target: &Target<'_>,
-        asked: &HeaderValue,
+        requested: &HeaderValue,
         record: &mut RequestRecord,
         found: &Found<'_>,
         permit: Result<Permit, Refusal>,
     ) -> Result<Permit, Refusal> {
-        let Some(method) = cors::supported_method(&target.path, asked) else { return permit };
+        let Some(method) = cors::supported_method(&target.path, requested) else { return permit };
         let permit = permit.or_else(|refusal| {
             let routed = Routed::of(&self.settings.abilities, *found);
             let permit = routed.permit_in_shadow(shadow.authentication, &refusal);
             let permit = permit.ok_or_else(|| refusal.clone())?;
-            let told = LogRule { side: Side::Enforced, found, method: &method, reason: refusal.reason() };
+            let rule = LogRule { side: Side::Enforced, found, method: &method, reason: refusal.reason() };
             let label = self.label(found, None);
-            record.note_shadow_change(Change::WouldDeny, Side::Enforced, label, told.to_string(), None);
+            record.note_shadow_change(Change::WouldDeny, Side::Enforced, label, rule.to_string(), None);
             Ok(permit)
         });
         if let Some(candidate) = &shadow.candidate {
             let overriding = self.settings.backend.method_override;
-            let (by_candidate, decided) = cors::decide(candidate, &target.path, asked, overriding);
+            let (by_candidate, decided) = cors::decide(candidate, &target.path, requested, overriding);
             let refused = candidate.check_path(&target.path);
             let otherwise = refused.and(decided).map(|_permit| Reason::Public);
-            self.tell(permit.is_ok(), &otherwise, (found, &by_candidate), &method, record, None);
+            self.note_difference(permit.is_ok(), &otherwise, (found, &by_candidate), &method, record, None);
         }
         permit
     }
@@ -162,32 +164,31 @@ impl Gateway {
     async fn compare(
         &self,
         candidate: &AbilityMap,
-        fields: &HeaderMap,
-        target: &Target<'_>,
+        request: &ReadRequest<'_>,
         record: &mut RequestRecord,
         decided: &Result<Decision, Refusal>,
     ) {
-        let routed = decision::route(candidate, &record.method, &target.path);
+        let routed = decision::route(candidate, &record.method, &request.target.path);
         let found = *routed.found();
-        let token = Token::from_fields(fields, self.settings.limits.token_bytes);
-        let known = match (decided, &record.caller, &token) {
+        let token = Token::from_fields(&request.head.headers, self.settings.limits.token_bytes);
+        let known = match (decided, &record.token, &token) {
             // Not a refusal by the map: another map would not change it.
             (Err(refusal), ..) if !refusal.is_of_a_map() => return,
-            (_, Some(held), _) => Known::Active(&held.verdict.abilities),
+            (_, Some(cached), _) => Known::Active(&cached.verdict.abilities),
             (Ok(Decision { caller: Caller::Unauthenticated(refusal), .. }), ..) => Known::Refused(refusal),
             (Err(refusal @ (Refusal::InactiveToken | Refusal::ExpiredToken)), ..) => Known::Refused(refusal),
             (_, _, Err(refusal)) => Known::Refused(refusal),
             (_, _, Ok(_)) => Known::Token,
         };
-        let refused = candidate.check_path(&target.path);
+        let refused = candidate.check_path(&request.target.path);
         let by_candidate =
             refused.err().map_or_else(|| decide_by(routed, known), |refusal| Some(Err(refusal)));
-        let (otherwise, holder) = match (by_candidate, token) {
+        let (otherwise, cached) = match (by_candidate, token) {
             (Some(otherwise), _) => (otherwise, None),
             (None, Ok(token)) => {
                 let verdict = self.verdict_for_candidate(token, record, decided.is_ok()).await;
                 let known = match &verdict {
-                    Some(Ok(held)) => Known::Active(&held.verdict.abilities),
+                    Some(Ok(cached)) => Known::Active(&cached.verdict.abilities),
                     Some(Err(refusal)) => Known::Refused(refusal),
                     None => Known::Token,
                 };
@@ -199,8 +200,8 @@ impl Gateway {
             (None, Err(_)) => return,
         };
         let method = record.method.clone();
-        let enforced = self.settings.abilities.find(&method, &target.path);
-        self.tell(decided.is_ok(), &otherwise, (&enforced, &found), &method, record, holder);
+        let enforced = self.settings.abilities.find(&method, &request.target.path);
+        self.note_difference(decided.is_ok(), &otherwise, (&enforced, &found), &method, record, cached);
     }
 
     /// The verdict of a token that the enforced map did not need. Only a refused request is introspected for it: a request
@@ -215,25 +216,25 @@ impl Gateway {
         if forwarded {
             return self.lookup.peek(&TokenHash::of(token.as_bytes()), started);
         }
-        let trace = record.trace.as_ref();
-        Some(self.verdict(token, started, None, trace, &mut record.lookup).await)
+        let request = LookupRequest { token, now: started, since: None, trace: record.trace.as_ref() };
+        Some(self.lookup.verdict(&request, &mut record.lookup).await)
     }
 
-    /// Records a difference between the decisions. `holder` is the token's verdict if the record does not have it.
-    fn tell(
+    /// Records a difference between the decisions. `cached` is the token's verdict if the record does not have it.
+    fn note_difference(
         &self,
         forwarded: bool,
         otherwise: &Result<Reason, Refusal>,
         (enforced, found): (&Found<'_>, &Found<'_>),
         method: &Method,
         record: &mut RequestRecord,
-        holder: Option<Rc<CachedToken>>,
+        cached: Option<Rc<CachedToken>>,
     ) {
         let Some(change) = change(forwarded, otherwise) else { return };
         let reason = otherwise.as_ref().map_or_else(Refusal::reason, |reason| *reason);
         let rule = LogRule { side: Side::Candidate, found, method, reason }.to_string();
         let label = self.label(enforced, found.route());
-        record.note_shadow_change(change, Side::Candidate, label, rule, holder);
+        record.note_shadow_change(change, Side::Candidate, label, rule, cached);
     }
 
     /// The route of the metric: that of the enforced map, or else of the candidate, whose routes are numbered after those

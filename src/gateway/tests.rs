@@ -21,6 +21,7 @@ use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::cache::TokenCache;
+use crate::tokens::hash::TokenHash;
 use crate::tokens::introspection_limiter::IntrospectionLimiter;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::lookup::Shared;
@@ -80,17 +81,18 @@ impl House {
         let gateway = Rc::clone(&self.gateway);
         let downstream = Rc::new(Downstream::new(None, false, false, Instant::now()));
         let serving = tokio::task::spawn_local(async move {
-            let switch = Switch::default();
+            let tunnel_slot = TunnelSlot::default();
             let service = service_fn(|request| {
-                let (gateway, downstream, switch) = (Rc::clone(&gateway), Rc::clone(&downstream), &switch);
+                let (gateway, downstream, tunnel_slot) =
+                    (Rc::clone(&gateway), Rc::clone(&downstream), &tunnel_slot);
                 async move {
-                    Ok::<_, std::convert::Infallible>(gateway.answer(&downstream, request, switch).await)
+                    Ok::<_, std::convert::Infallible>(gateway.answer(&downstream, request, tunnel_slot).await)
                 }
             });
             let mut connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
             let _ = (&mut connection).await;
             let server = connection.into_parts().io.into_inner();
-            if let Some(tunnel) = switch.take() {
+            if let Some(tunnel) = tunnel_slot.take() {
                 tunnel.run(server, Default::default(), &downstream, || Rc::clone(&gateway)).await;
             }
         });

@@ -11,7 +11,7 @@ use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
-use super::Gateway;
+use super::{Caller, Gateway};
 use crate::backend::tunnel::{self, Client, Traffic};
 use crate::client::pool::Upgraded;
 use crate::downstream::Downstream;
@@ -20,8 +20,9 @@ use crate::policy::bearer::KeptToken;
 use crate::policy::decision::{self, Step};
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
-use crate::response::record::{Recorder, RequestRecord, TokenLookup};
-use crate::tokens::lookup::CachedToken;
+use crate::policy::target::Target;
+use crate::response::record::{Recorder, RequestRecord};
+use crate::tokens::lookup::{CachedToken, LookupRequest, LookupStats};
 
 /// Shortest pause between two decisions on a tunnel. A verdict of this age is always acceptable.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
@@ -30,18 +31,28 @@ pub(super) const PAUSE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Passes a tunnel to the code that serves its connection.
-pub type Switch = Cell<Option<Box<Tunnel>>>;
+pub type TunnelSlot = Cell<Option<Box<Tunnel>>>;
 
 /// The request of a tunnel, as far as later decisions need it.
 pub(super) struct UpgradeRequest {
     pub(super) path: CanonicalPath<'static>,
-    /// `None` on a public route.
-    pub(super) caller: Option<(KeptToken, Rc<CachedToken>)>,
+    /// The token and its latest verdict; `None` on a public route.
+    pub(super) token: Option<(KeptToken, Rc<CachedToken>)>,
+}
+
+impl UpgradeRequest {
+    pub(super) fn new(target: &Target<'_>, caller: &Caller) -> Self {
+        let token = match caller {
+            Caller::Token(cached, authorization) => Some((KeptToken::new(authorization), Rc::clone(cached))),
+            Caller::Public | Caller::Unauthenticated(_) => None,
+        };
+        Self { path: target.path.clone().into_owned(), token }
+    }
 }
 
 /// A tunnel that the backend has accepted.
 pub struct Tunnel {
-    pub(super) asked: UpgradeRequest,
+    pub(super) upgrade: UpgradeRequest,
     /// The gateway of the latest decision.
     pub(super) decided_by: Rc<Gateway>,
     pub(super) record: Box<RequestRecord>,
@@ -50,9 +61,9 @@ pub struct Tunnel {
 }
 
 /// Why a tunnel ended.
-enum Ended {
+enum TunnelEnd {
     /// Both sides closed it, or one failed.
-    ByItself(io::Result<()>),
+    Closed(io::Result<()>),
     /// No byte was sent for `limits.tunnel_idle_timeout`.
     Idle,
     /// Its request would now be refused.
@@ -64,16 +75,16 @@ enum Ended {
 }
 
 /// Counts an open tunnel until it is dropped.
-struct Open<'a>(&'a Recorder);
+struct OpenTunnel<'a>(&'a Recorder);
 
-impl<'a> Open<'a> {
+impl<'a> OpenTunnel<'a> {
     fn new(recorder: &'a Recorder) -> Self {
         recorder.metrics.tunnels(1);
         Self(recorder)
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for OpenTunnel<'_> {
     fn drop(&mut self) {
         self.0.metrics.tunnels(-1);
     }
@@ -92,37 +103,39 @@ impl Tunnel {
     ) where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { mut asked, decided_by, mut record, backend } = self;
+        let Self { mut upgrade, decided_by, mut record, backend } = self;
         // However it ends, the client got its 101.
         record.mark_complete();
         let recorder = Rc::clone(decided_by.recorder());
-        let _open = Open::new(&recorder);
+        let _open = OpenTunnel::new(&recorder);
         let traffic = Traffic::default();
         let ended = tokio::select! {
-            ended = tunnel::copy(Client::new(client, early, &traffic), backend) => Ended::ByItself(ended),
-            ended = watch(&mut asked, decided_by, &traffic.moved, gateway) => ended,
-            () = blocked(downstream) => Ended::Blocked,
+            ended = tunnel::copy(Client::new(client, early, &traffic), backend) => TunnelEnd::Closed(ended),
+            ended = watch(&mut upgrade, decided_by, &traffic.moved, gateway) => ended,
+            () = blocked(downstream) => TunnelEnd::Blocked,
         };
         record.add_tunnelled(traffic.from_client.get(), traffic.to_client.get());
         let id = record.request_id.to_str().unwrap_or("-").to_owned();
         match ended {
-            Ended::ByItself(Ok(())) => {}
-            Ended::ByItself(Err(error)) => {
+            TunnelEnd::Closed(Ok(())) => {}
+            TunnelEnd::Closed(Err(error)) => {
                 tracing::debug!(
                     request_id = id,
                     error = &error as &dyn std::error::Error,
                     "a tunnel broke off"
                 );
             }
-            Ended::Idle => record.mark_truncated(Reason::Limited, "nothing came through the tunnel in time"),
-            Ended::Blocked => {
+            TunnelEnd::Idle => {
+                record.mark_truncated(Reason::Limited, "nothing came through the tunnel in time")
+            }
+            TunnelEnd::Blocked => {
                 record.mark_truncated(Reason::ClientGone, "the client took nothing from the tunnel")
             }
-            Ended::Revoked => {
+            TunnelEnd::Revoked => {
                 tracing::info!(request_id = id, "a tunnel was closed whose token was revoked");
                 record.mark_truncated(Reason::InactiveToken, "the tunnel's token was revoked");
             }
-            Ended::Refused(refusal) => {
+            TunnelEnd::Refused(refusal) => {
                 let reason = refusal.reason();
                 tracing::info!(
                     request_id = id,
@@ -137,14 +150,14 @@ impl Tunnel {
 
 impl Gateway {
     /// Decides on an open tunnel as on a new request, without rate limits.
-    async fn decide_again(&self, asked: &mut UpgradeRequest, now: Instant) -> Result<(), Refusal> {
+    async fn decide_again(&self, upgrade: &mut UpgradeRequest, now: Instant) -> Result<(), Refusal> {
         let map = &self.settings.abilities;
         // A reload may have changed the map.
-        map.check_path(&asked.path)?;
-        let routed = decision::route(map, &Method::GET, &asked.path);
+        map.check_path(&upgrade.path)?;
+        let routed = decision::route(map, &Method::GET, &upgrade.path);
         let forgiven = |refusal| self.forgiven(routed, refusal);
         let Step::NeedsToken(needs_token) = routed.next() else { return Ok(()) };
-        let token = asked.caller.as_mut().ok_or(Refusal::MissingToken);
+        let token = upgrade.token.as_mut().ok_or(Refusal::MissingToken);
         let needs_verdict = match needs_token.with_token(token.as_ref().map(drop).map_err(Clone::clone)) {
             Ok(((), needs_verdict)) => Some(needs_verdict),
             // In shadow mode the token must still be active.
@@ -153,17 +166,18 @@ impl Gateway {
                 None
             }
         };
-        let Ok((token, held)) = token else { return Ok(()) };
-        let mut lookup = TokenLookup::default();
+        let Ok((token, cached)) = token else { return Ok(()) };
+        let mut stats = LookupStats::default();
         let since = needs_verdict.and_then(|it| self.oldest_acceptable(it.requirement(), now, PAUSE));
-        match self.verdict(token.token(), now, since, None, &mut lookup).await {
-            Ok(verdict) => *held = verdict,
+        let request = LookupRequest { token: token.token(), now, since, trace: None };
+        match self.lookup.verdict(&request, &mut stats).await {
+            Ok(newer) => *cached = newer,
             Err(refusal) => return forgiven(refusal),
         }
         let Some(needs_verdict) = needs_verdict else { return Ok(()) };
-        match self.authorize(token.token(), held, needs_verdict, None, &mut lookup).await {
+        match self.authorize_or_reintrospect(&request, cached, needs_verdict, &mut stats).await {
             Ok(_permit) => Ok(()),
-            Err(refusal) => match self.by_what_is_known(needs_verdict, held, &refusal, now) {
+            Err(refusal) => match self.refusal_by_cached_verdict(needs_verdict, cached, &refusal, now) {
                 Some(known) => forgiven(known).map_err(|_| refusal),
                 None => forgiven(refusal),
             },
@@ -173,11 +187,11 @@ impl Gateway {
 
 /// Checks about once a second whether the tunnel has been idle for too long and whether its request is still allowed.
 async fn watch(
-    asked: &mut UpgradeRequest,
+    upgrade: &mut UpgradeRequest,
     mut decided_by: Rc<Gateway>,
     moved: &Cell<bool>,
     gateway: impl Fn() -> Rc<Gateway>,
-) -> Ended {
+) -> TunnelEnd {
     let idle_timeout = decided_by.settings().limits.tunnel_idle_timeout;
     let pause = (idle_timeout / 4).clamp(Duration::from_millis(10), PAUSE);
     let mut last_moved = Instant::now();
@@ -187,38 +201,38 @@ async fn watch(
         if moved.take() {
             last_moved = now;
         } else if now.duration_since(last_moved) >= idle_timeout {
-            return Ended::Idle;
+            return TunnelEnd::Idle;
         }
-        if let Some((_, held)) = &asked.caller
-            && decided_by.lookup().was_named_in_revocation(held)
+        if let Some((_, cached)) = &upgrade.token
+            && decided_by.lookup().was_named_in_revocation(cached)
         {
-            return Ended::Revoked;
+            return TunnelEnd::Revoked;
         }
         let gateway = gateway();
-        if Rc::ptr_eq(&gateway, &decided_by) && is_settled(&gateway, asked, now) {
+        if Rc::ptr_eq(&gateway, &decided_by) && is_settled(&gateway, upgrade, now) {
             continue;
         }
-        let before = asked.caller.as_ref().map(|(_, held)| Rc::clone(held));
-        let decided = tokio::time::timeout(PATIENCE, gateway.decide_again(asked, now)).await;
+        let before = upgrade.token.as_ref().map(|(_, cached)| Rc::clone(cached));
+        let decided = tokio::time::timeout(PATIENCE, gateway.decide_again(upgrade, now)).await;
         // Also during the decision: the new verdict may be younger than the revocation.
-        if before.is_some_and(|held| gateway.lookup().was_named_in_revocation(&held)) {
-            return Ended::Revoked;
+        if before.is_some_and(|cached| gateway.lookup().was_named_in_revocation(&cached)) {
+            return TunnelEnd::Revoked;
         }
         match decided.unwrap_or(Err(Refusal::NoVerdict)) {
             Ok(()) => decided_by = gateway,
-            Err(refusal) => return Ended::Refused(refusal),
+            Err(refusal) => return TunnelEnd::Refused(refusal),
         }
     }
 }
 
 /// Whether a new decision by the same gateway would have the same result.
-fn is_settled(gateway: &Gateway, asked: &UpgradeRequest, now: Instant) -> bool {
-    asked.caller.as_ref().is_none_or(|(_, held)| {
-        let routed = decision::route(&gateway.settings.abilities, &Method::GET, &asked.path);
+fn is_settled(gateway: &Gateway, upgrade: &UpgradeRequest, now: Instant) -> bool {
+    upgrade.token.as_ref().is_none_or(|(_, cached)| {
+        let routed = decision::route(&gateway.settings.abilities, &Method::GET, &upgrade.path);
         let since = routed
             .with_any_token()
             .and_then(|needs_verdict| gateway.oldest_acceptable(needs_verdict.requirement(), now, PAUSE));
-        held.is_introspected_since(since) && gateway.lookup().is_fresh(held, now)
+        cached.is_introspected_since(since) && gateway.lookup().is_fresh(cached, now)
     })
 }
 

@@ -125,7 +125,7 @@ impl ResponseBody {
 
     /// The body of the backend's response over `lease`, with at most `idle_timeout` between two pieces. Meanwhile the rest
     /// of the request's body in `call` is sent.
-    pub fn backend(
+    pub fn upstream(
         lease: Lease,
         call: Option<Box<Call<RequestBody>>>,
         record: Box<RequestRecord>,

@@ -23,10 +23,10 @@ use crate::policy::target::METHODS;
 use crate::telemetry::access::{
     AccessLine, AccessLog, Client, DeniedBy, LoggedToken, RequestFields, Upstream,
 };
-use crate::telemetry::metrics::{ConnectionUse, CoreMetrics, LookupResult, RouteLabel, TimedPhase};
+use crate::telemetry::metrics::{ConnectionUse, CoreMetrics, RouteLabel, TimedPhase};
 use crate::telemetry::spans::{Trace, Tracer};
 use crate::telemetry::unmapped::{CoreUncovered, Lack, Token, Uncovered};
-use crate::tokens::lookup::CachedToken;
+use crate::tokens::lookup::{CachedToken, LookupStats};
 use crate::usage::count::WorkerUsage;
 use crate::usage::rules::RuleNumbers;
 
@@ -78,11 +78,11 @@ pub struct RequestRecord {
     /// The route's number in the map.
     pub route_number: Option<usize>,
     /// The verdict of the request's token.
-    pub caller: Option<Rc<CachedToken>>,
+    pub token: Option<Rc<CachedToken>>,
     /// The decision in shadow mode, if it differs.
     pub shadow: Option<Box<ShadowResult>>,
     /// How the token was looked up.
-    pub lookup: TokenLookup,
+    pub lookup: LookupStats,
     /// Time from the first attempt to reach the backend to the head of its response.
     pub backend: Duration,
     /// The address that the request was sent to; inside, `None` for a Unix socket.
@@ -115,15 +115,6 @@ pub struct MissingRule {
     pub path: Option<Box<str>>,
     /// The method that is counted; `None` if the request is not.
     pub method: Option<Method>,
-}
-
-/// How a request's token was looked up.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TokenLookup {
-    /// Time spent waiting for a verdict.
-    pub waited: Duration,
-    /// The result of the cache lookup.
-    pub cache: Option<LookupResult>,
 }
 
 /// nginx's status for a client that left before the response.
@@ -196,10 +187,10 @@ impl RequestRecord {
             trace: None,
             route: RouteLabel::None,
             route_number: None,
-            caller: None,
+            token: None,
             shadow: None,
             detail: None,
-            lookup: TokenLookup::default(),
+            lookup: LookupStats::default(),
             backend: Duration::ZERO,
             upstream: None,
             upstream_status: None,
@@ -301,6 +292,11 @@ impl RequestRecord {
         self.note_response(status, refusal.reason(), now);
     }
 
+    /// The client's connection, or its stream.
+    pub const fn downstream(&self) -> &Rc<Downstream> {
+        &self.downstream
+    }
+
     /// The HTTP/2 stream of the response.
     pub fn stream(&self) -> Option<&Rc<Downstream>> {
         Some(&self.downstream).filter(|downstream| downstream.is_stream())
@@ -354,8 +350,8 @@ impl Drop for RequestRecord {
 
 impl RequestRecord {
     /// The verdict of the request's token, also if only the candidate map needed it.
-    fn token(&self) -> Option<&Rc<CachedToken>> {
-        self.caller.as_ref().or_else(|| self.shadow.as_deref()?.caller.as_ref())
+    fn any_token(&self) -> Option<&Rc<CachedToken>> {
+        self.token.as_ref().or_else(|| self.shadow.as_deref()?.token.as_ref())
     }
 
     /// Records the missing rule for the operator.
@@ -368,7 +364,8 @@ impl RequestRecord {
             (None, Some(route)) => (route.template(), Lack::Method),
             (None, None) => return,
         };
-        let token = self.token().map(|held| Token { id: &held.verdict.id, name: held.verdict.name.as_ref() });
+        let token =
+            self.any_token().map(|token| Token { id: &token.verdict.id, name: token.verdict.name.as_ref() });
         self.recorder.uncovered.record(&Uncovered { path, lack, method, token, now: SystemTime::now() });
     }
 
@@ -376,14 +373,14 @@ impl RequestRecord {
         let map = &self.settings.abilities;
         let route = self.route_number.and_then(|number| map.route(number));
         let shadow = self.shadow.as_deref();
-        let holder = self.token();
+        let token = self.any_token();
         let is_denied = matches!(reason, Reason::MissingAbility | Reason::Denied);
         let would_be_denied =
             shadow.is_some_and(|it| (it.side, it.change) == (Side::Enforced, Change::WouldDeny));
         let rule = route.filter(|_| is_denied || would_be_denied).and_then(|route| route.rule(&self.method));
         let denied_by = rule.map(|rule| DeniedBy {
             requirement: &rule.requirement,
-            abilities: holder.map(|held| &held.verdict.abilities),
+            abilities: token.map(|token| &token.verdict.abilities),
         });
         let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
         let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| is_denied);
@@ -416,10 +413,10 @@ impl RequestRecord {
             reason,
             denied_by,
             detail: detail.or(place.map(|place| place as &dyn Display)),
-            token: holder.map(|held| LoggedToken {
-                id: &held.verdict.id,
-                name: held.verdict.name.as_deref(),
-                fields: &held.logged,
+            token: token.map(|token| LoggedToken {
+                id: &token.verdict.id,
+                name: token.verdict.name.as_deref(),
+                fields: &token.logged,
             }),
             cache: self.lookup.cache,
             duration: now.duration_since(self.started),

@@ -20,7 +20,7 @@ use super::worker::{GRACE, Worker, WorkerState};
 use crate::config::settings::Limits;
 use crate::downstream::Downstream;
 use crate::downstream::state::Shutdown;
-use crate::gateway::tunnel::Switch;
+use crate::gateway::tunnel::TunnelSlot;
 use crate::policy::refusal::Refusal;
 
 /// Number of header fields for which hyper needs no allocation.
@@ -65,12 +65,12 @@ pub(super) async fn serve(
 ) {
     let settings = Arc::clone(serving.gateway.settings());
     let limits = &settings.limits;
-    let switch = Switch::default();
+    let tunnel_slot = TunnelSlot::default();
     let service = service_fn(|request| {
         let gateway = core.gateway();
-        let (downstream, switch) = (Rc::clone(downstream), &switch);
+        let (downstream, tunnel_slot) = (Rc::clone(downstream), &tunnel_slot);
         async move {
-            let mut answered = Ok::<_, Infallible>(gateway.answer(&downstream, request, switch).await);
+            let mut answered = Ok::<_, Infallible>(gateway.answer(&downstream, request, tunnel_slot).await);
             if let Ok(response) = &mut answered
                 && downstream.state.shutdown() != Shutdown::None
             {
@@ -112,7 +112,7 @@ pub(super) async fn serve(
     downstream.state.set_unread_while_serving(false);
     let parts = connection.into_parts();
     let scanned = parts.io.into_inner();
-    if let Some(tunnel) = switch.take()
+    if let Some(tunnel) = tunnel_slot.take()
         && is_good
         && scanned.may_switch()
     {

@@ -29,7 +29,7 @@ use super::worker::{Worker, WorkerState};
 use crate::config::settings::Limits;
 use crate::downstream::Downstream;
 use crate::downstream::state::{ConnectionPhase, Shutdown};
-use crate::gateway::tunnel::Switch;
+use crate::gateway::tunnel::TunnelSlot;
 use crate::policy::http2::DroppedPart;
 use crate::policy::refusal::Refusal;
 
@@ -125,8 +125,8 @@ pub(super) async fn serve(
         // Boxed, as hyper moves it about.
         Box::pin(async move {
             // Which nothing over HTTP/2 asks for.
-            let switch = Switch::default();
-            Ok::<_, Infallible>(gateway.answer(&stream, request, &switch).await)
+            let tunnel_slot = TunnelSlot::default();
+            Ok::<_, Infallible>(gateway.answer(&stream, request, &tunnel_slot).await)
         })
     });
     let returned = Returned::default();

@@ -84,6 +84,28 @@ impl std::ops::Deref for CachedToken {
     }
 }
 
+/// A request for the verdict of a token.
+#[derive(Clone, Copy)]
+pub struct LookupRequest<'a> {
+    /// The token.
+    pub token: Token<'a>,
+    /// The time of the request.
+    pub now: Instant,
+    /// The introspection of an active verdict began at this time or later; `None` if any will do.
+    pub since: Option<Instant>,
+    /// The trace of the request, of which an introspection is a part.
+    pub trace: Option<&'a Rc<Trace>>,
+}
+
+/// How the token of one request was looked up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LookupStats {
+    /// Time spent waiting for a verdict.
+    pub waited: Duration,
+    /// The result of the cache lookup.
+    pub cache: Option<LookupResult>,
+}
+
 /// Looks up verdicts for one worker.
 pub struct Lookup {
     shared: Arc<Shared>,
@@ -105,19 +127,39 @@ impl Lookup {
         &self.introspector
     }
 
-    /// The verdict in the front cache, if it is usable and its introspection began at `since` or later. Serves almost
-    /// every request, without waiting.
+    /// The verdict of a token: from the front cache, the shared cache, or introspection.
+    ///
+    /// # Errors
+    /// As [`Lookup::get_or_introspect`].
+    pub async fn verdict(
+        self: &Rc<Self>,
+        request: &LookupRequest<'_>,
+        stats: &mut LookupStats,
+    ) -> Result<Rc<CachedToken>, Refusal> {
+        let hash = TokenHash::of(request.token.as_bytes());
+        if let Some(cached) = self.get_local(&hash, request) {
+            stats.cache = Some(LookupResult::Hit);
+            return Ok(cached);
+        }
+        let now = Instant::now();
+        let request = LookupRequest { now, ..*request };
+        // Boxed, since this future is rarely needed and would enlarge that of every request.
+        let verdict = Box::pin(self.get_or_introspect(hash, &request, stats)).await;
+        stats.waited += now.elapsed();
+        verdict
+    }
+
+    /// The verdict in the front cache, if it is usable and was introspected in time. Serves almost every request, without
+    /// waiting.
     pub fn get_local(
         self: &Rc<Self>,
         hash: &TokenHash,
-        token: Token<'_>,
-        now: Instant,
-        since: Option<Instant>,
+        request: &LookupRequest<'_>,
     ) -> Option<Rc<CachedToken>> {
-        let held = self.in_front(hash).filter(|held| held.is_introspected_since(since))?;
-        match self.shared.cache.freshness(&held, now) {
+        let held = self.in_front(hash).filter(|held| held.is_introspected_since(request.since))?;
+        match self.shared.cache.freshness(&held, request.now) {
             Freshness::Fresh => {}
-            Freshness::Refresh => self.refresh(token, &held),
+            Freshness::Refresh => self.refresh(request.token, &held),
             Freshness::Stale | Freshness::Outdated | Freshness::Expired | Freshness::Evicted => return None,
         }
         self.metrics.cache_lookup(LookupResult::Hit);
@@ -166,25 +208,28 @@ impl Lookup {
     /// As [`Lookup::get_or_introspect`].
     pub async fn reintrospect(
         self: &Rc<Self>,
-        token: Token<'_>,
+        request: &LookupRequest<'_>,
         old: &Rc<CachedToken>,
-        now: Instant,
-        trace: Option<&Rc<Trace>>,
+        stats: &mut LookupStats,
     ) -> Option<Result<Rc<CachedToken>, Refusal>> {
         let cache = &self.shared.cache;
         let pause = cache.settings().negative_ttl;
-        if old.age(now) <= pause {
+        if old.age(request.now) <= pause {
             return None;
         }
         let id = &old.verdict.id;
+        let begun = Instant::now();
         let outcome = if cache.should_act_on(id, Feedback::Forbidden) {
-            self.outcome(token, old.hash, Some(id), None, trace, &mut None).await
+            let request = LookupRequest { since: None, ..*request };
+            // The cache lookup of the request has been noted.
+            self.outcome(old.hash, Some(id), &request, &mut LookupStats::default()).await
         } else if let Some(in_flight) = cache.find_in_flight(&old.hash) {
-            // The introspection in in_flight began after that of `old`.
+            // This introspection began after that of `old`.
             completed(in_flight).await.map_or(Outcome::Overloaded, |completed| completed.outcome)
         } else {
-            return old.failed_within(pause, now).then_some(Err(Refusal::NoVerdict));
+            return old.failed_within(pause, request.now).then_some(Err(Refusal::NoVerdict));
         };
+        stats.waited += begun.elapsed();
         let refused = match outcome {
             Outcome::Active(entry) if entry.is_expired(Instant::now()) => {
                 return Some(Err(Refusal::ExpiredToken));
@@ -202,9 +247,9 @@ impl Lookup {
 
     /// Whether `stale_if_error` lets the verdict serve after an introspection without a verdict.
     pub fn may_serve_stale(&self, held: &Rc<CachedToken>, now: Instant) -> bool {
-        let standing = self.shared.cache.freshness(held, now);
+        let freshness = self.shared.cache.freshness(held, now);
         !self.shared.cache.settings().stale_if_error.is_zero()
-            && matches!(standing, Freshness::Fresh | Freshness::Refresh | Freshness::Stale)
+            && matches!(freshness, Freshness::Fresh | Freshness::Refresh | Freshness::Stale)
     }
 
     /// Drops the verdicts of a token, in every spelling, because the backend answered 401; at most once per token and
@@ -254,26 +299,24 @@ impl Lookup {
         held
     }
 
-    /// The verdict in the shared cache, or else that of an introspection. An active verdict is one whose introspection
-    /// began at `since` or later, also under `stale_if_error`. `noted` receives the result of the cache lookup.
+    /// The verdict in the shared cache, or else that of an introspection. An active verdict was introspected in time also
+    /// under `stale_if_error`.
     ///
     /// # Errors
     /// [`Refusal::InactiveToken`] and [`Refusal::ExpiredToken`] by the verdict; [`Refusal::NoVerdict`] and
     /// [`Refusal::Overloaded`] if there is none.
-    pub async fn get_or_introspect(
+    async fn get_or_introspect(
         self: &Rc<Self>,
         hash: TokenHash,
-        token: Token<'_>,
-        now: Instant,
-        since: Option<Instant>,
-        trace: Option<&Rc<Trace>>,
-        noted: &mut Option<LookupResult>,
+        request: &LookupRequest<'_>,
+        stats: &mut LookupStats,
     ) -> Result<Rc<CachedToken>, Refusal> {
+        let LookupRequest { token, now, since, .. } = *request;
         let cache = &self.shared.cache;
         let generation = cache.generation();
         let known = cache.active(&hash).map(|entry| {
-            let standing = cache.freshness(&entry, now);
-            (entry, standing)
+            let freshness = cache.freshness(&entry, now);
+            (entry, freshness)
         });
         let fallback = match known {
             Some((entry, Freshness::Fresh | Freshness::Refresh | Freshness::Stale))
@@ -281,22 +324,22 @@ impl Lookup {
             {
                 Some(entry)
             }
-            Some((entry, standing @ (Freshness::Fresh | Freshness::Refresh))) => {
-                self.count(LookupResult::Hit, noted);
+            Some((entry, freshness @ (Freshness::Fresh | Freshness::Refresh))) => {
+                self.count(LookupResult::Hit, stats);
                 let held = self.keep_local(hash, entry);
-                if standing == Freshness::Refresh {
+                if freshness == Freshness::Refresh {
                     self.refresh(token, &held);
                 }
                 return Ok(held);
             }
             Some((_, Freshness::Expired)) => {
                 cache.store_inactive(hash, Inactivity::Expired, generation);
-                self.count(LookupResult::NegativeHit, noted);
+                self.count(LookupResult::NegativeHit, stats);
                 return Err(Refusal::ExpiredToken);
             }
             Some((entry, Freshness::Stale)) => {
                 if entry.failed_within(OUTAGE_PAUSE, now) {
-                    self.count(LookupResult::Stale, noted);
+                    self.count(LookupResult::Stale, stats);
                     return Ok(self.keep_local(hash, entry));
                 }
                 Some(entry)
@@ -307,11 +350,11 @@ impl Lookup {
         if fallback.is_none()
             && let Some(why) = cache.inactive(&hash)
         {
-            self.count(LookupResult::NegativeHit, noted);
+            self.count(LookupResult::NegativeHit, stats);
             return Err(refusal(why));
         }
         let id = fallback.as_ref().map(|entry| &entry.verdict.id);
-        let outcome = self.outcome(token, hash, id, since, trace, noted).await;
+        let outcome = self.outcome(hash, id, request, stats).await;
         let now = Instant::now();
         let refused = match outcome {
             Outcome::Active(entry) if entry.is_expired(now) => return Err(Refusal::ExpiredToken),
@@ -325,7 +368,7 @@ impl Lookup {
                 if entry.is_introspected_since(since) && cache.freshness(&entry, now) == Freshness::Stale =>
             {
                 entry.note_failure(now);
-                self.count(LookupResult::Stale, noted);
+                self.count(LookupResult::Stale, stats);
                 Ok(self.keep_local(hash, entry))
             }
             _ => Err(refused),
@@ -359,29 +402,28 @@ impl Lookup {
         });
     }
 
-    /// Joins the introspection of this token that is in in_flight on any worker, or starts one.
+    /// Joins the introspection of this token that is in flight on any worker, or starts one.
     ///
     /// An introspection is a task of its own, so that a client that leaves does not cancel it for others. It is part of
-    /// the `trace` of the request that starts it. `id` is the token's id if it had an active verdict before.
+    /// the trace of the request that starts it. `id` is the token's id if it had an active verdict before.
     fn join(
         self: &Rc<Self>,
-        token: Token<'_>,
         hash: TokenHash,
         id: Option<&Arc<str>>,
-        trace: Option<&Rc<Trace>>,
-        noted: &mut Option<LookupResult>,
+        request: &LookupRequest<'_>,
+        stats: &mut LookupStats,
     ) -> InFlight {
         let (in_flight, publisher) = match self.shared.cache.join(hash) {
             Join::Joined(in_flight) => {
-                self.count(LookupResult::Coalesced, noted);
+                self.count(LookupResult::Coalesced, stats);
                 return in_flight;
             }
             Join::Started(in_flight, publisher) => (in_flight, publisher),
         };
-        self.count(LookupResult::Miss, noted);
+        self.count(LookupResult::Miss, stats);
         let this = Rc::clone(self);
-        let trace = trace.map(Rc::clone);
-        let token = Zeroizing::new(token.secret().to_owned());
+        let trace = request.trace.map(Rc::clone);
+        let token = Zeroizing::new(request.token.secret().to_owned());
         let (spelling, id) = (TokenHash::of_spelling(&token), id.map(Arc::clone));
         let completion = Completion::new(&self.shared, hash, publisher);
         tokio::task::spawn_local(async move {
@@ -394,21 +436,19 @@ impl Lookup {
         in_flight
     }
 
-    /// The outcome of an introspection, which this joins or starts. If it began before `since`, only `Inactive` counts.
+    /// The outcome of an introspection, which this joins or starts. If it began too early, only `Inactive` counts.
     async fn outcome(
         self: &Rc<Self>,
-        token: Token<'_>,
         hash: TokenHash,
         id: Option<&Arc<str>>,
-        since: Option<Instant>,
-        trace: Option<&Rc<Trace>>,
-        noted: &mut Option<LookupResult>,
+        request: &LookupRequest<'_>,
+        stats: &mut LookupStats,
     ) -> Outcome {
         for _ in 0..ATTEMPTS {
-            match completed(self.join(token, hash, id, trace, noted)).await {
+            match completed(self.join(hash, id, request, stats)).await {
                 Some(Completed { outcome: outcome @ Outcome::Inactive(_), .. }) => return outcome,
                 // It began too early. The next one begins now.
-                Some(Completed { asked_at, .. }) if since.is_some_and(|since| asked_at < since) => {}
+                Some(Completed { asked_at, .. }) if request.since.is_some_and(|since| asked_at < since) => {}
                 // A revocation may have arrived since the introspection completed.
                 Some(Completed { outcome: Outcome::Active(entry), .. })
                     if self.shared.cache.is_revoked(&entry) => {}
@@ -489,9 +529,9 @@ impl Lookup {
     }
 
     /// Counts the result of a cache lookup, and notes it for the request.
-    fn count(&self, result: LookupResult, noted: &mut Option<LookupResult>) {
+    fn count(&self, result: LookupResult, stats: &mut LookupStats) {
         self.metrics.cache_lookup(result);
-        *noted = Some(result);
+        stats.cache = Some(result);
     }
 
     /// Logs why there is no verdict, at most once a second: an outage affects every request.
@@ -510,7 +550,7 @@ impl Lookup {
     }
 }
 
-/// The result of an introspection in in_flight; `None` if its worker ended before it.
+/// The result of an introspection in flight; `None` if its worker ended before it.
 async fn completed(mut in_flight: InFlight) -> Option<Completed> {
     in_flight.wait_for(Option::is_some).await.ok()?.clone()
 }

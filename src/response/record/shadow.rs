@@ -16,7 +16,7 @@ pub struct ShadowResult {
     /// By which rules, one of each map that would change it, as the log tells them.
     pub rule: String,
     /// Whose token it carries, where the enforced map did not ask.
-    pub caller: Option<Rc<CachedToken>>,
+    pub token: Option<Rc<CachedToken>>,
 }
 
 impl RequestRecord {
@@ -29,12 +29,12 @@ impl RequestRecord {
         side: Side,
         label: RouteLabel,
         rule: String,
-        caller: Option<Rc<CachedToken>>,
+        token: Option<Rc<CachedToken>>,
     ) {
         self.recorder.metrics.shadow(change, side, label, &self.method);
         self.shadow = Some(Box::new(match self.shadow.take() {
             Some(before) => ShadowResult { rule: format!("{}; {rule}", before.rule), ..*before },
-            None => ShadowResult { change, side, rule, caller },
+            None => ShadowResult { change, side, rule, token },
         }));
     }
 }

@@ -36,8 +36,8 @@ impl RequestRecord {
         }
         span.note("stockaj_gateway.reason", reason.as_str());
         span.note("stockaj_gateway.request_id", self.request_id.to_str().unwrap_or("-").to_owned());
-        if let Some(caller) = &self.caller {
-            span.note("stockaj_gateway.token.id", caller.verdict.id.to_string());
+        if let Some(token) = &self.token {
+            span.note("stockaj_gateway.token.id", token.verdict.id.to_string());
         }
         if !self.lookup.waited.is_zero() {
             span.note("stockaj_gateway.introspection.duration", self.lookup.waited);

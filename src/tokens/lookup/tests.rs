@@ -127,13 +127,17 @@ fn ask(lookup: &Rc<Lookup>) -> JoinHandle<Result<Rc<CachedToken>, Refusal>> {
     spawn_local(async move {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup.get_or_introspect(hash(), token, Instant::now(), None, None, &mut None).await
+        lookup.get_or_introspect(hash(), &request(token, Instant::now()), &mut LookupStats::default()).await
     })
 }
 
 fn get_local(lookup: &Rc<Lookup>, now: Instant) -> Option<Rc<CachedToken>> {
     let fields = fields("1|a");
-    lookup.get_local(&hash(), Token::from_fields(&fields, 1024).unwrap(), now, None)
+    lookup.get_local(&hash(), &request(Token::from_fields(&fields, 1024).unwrap(), now))
+}
+
+fn request(token: Token<'_>, now: Instant) -> LookupRequest<'_> {
+    LookupRequest { token, now, since: None, trace: None }
 }
 
 fn hash() -> TokenHash {
@@ -288,7 +292,12 @@ fn introspection_of_a_core_that_ends_unpolled_completes() {
     let flight = core.block_on(async {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup(&settings, &shared).join(token, hash(), None, None, &mut None)
+        lookup(&settings, &shared).join(
+            hash(),
+            None,
+            &request(token, Instant::now()),
+            &mut LookupStats::default(),
+        )
     });
     drop(core);
     assert!(shared.cache.find_in_flight(&hash()).is_none());
@@ -334,7 +343,9 @@ fn concurrent_denials_share_one_renewed_introspection() {
             let late = old.asked_at + lookup.shared.cache.settings().negative_ttl * 2;
             let fields = fields("1|a");
             let token = Token::from_fields(&fields, 1024).unwrap();
-            assert!(lookup.reintrospect(token, &old, old.asked_at, None).await.is_none(), "it is young");
+            let (mut stats, mut others) = <(LookupStats, LookupStats)>::default();
+            let (early, late) = (request(token, old.asked_at), request(token, late));
+            assert!(lookup.reintrospect(&early, &old, &mut stats).await.is_none(), "it is young");
 
             introspector.set(|script| (script.open, script.status, script.body) = (false, status, body));
             let open = async {
@@ -342,8 +353,8 @@ fn concurrent_denials_share_one_renewed_introspection() {
                 introspector.set(|script| script.open = true);
             };
             let (first, second, ()) = tokio::join!(
-                lookup.reintrospect(token, &old, late, None),
-                lookup.reintrospect(token, &old, late, None),
+                lookup.reintrospect(&late, &old, &mut stats),
+                lookup.reintrospect(&late, &old, &mut others),
                 open
             );
             for answer in [first, second] {

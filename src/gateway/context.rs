@@ -1,0 +1,90 @@
+//! One request on its way through the gateway.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+use hyper::body::Incoming;
+
+use super::Gateway;
+use super::tunnel::UpgradeRequest;
+use crate::backend::body::RequestBody;
+use crate::backend::response::UpstreamResponse;
+use crate::client::call::Call;
+use crate::downstream::Downstream;
+use crate::policy::client;
+use crate::policy::headers;
+use crate::policy::target::Target;
+use crate::policy::upgrade::Handshake;
+use crate::response::record::{RequestRecord, new_request_id};
+use crate::telemetry::spans::Trace;
+
+/// The state of a request. The phases pass it by reference and fill in the results: they are large, and each move copies
+/// them.
+pub(super) struct RequestContext<'a> {
+    pub(super) downstream: &'a Rc<Downstream>,
+    /// The client's body, until forwarding takes it.
+    pub(super) body: Option<Incoming>,
+    pub(super) record: Box<RequestRecord>,
+    pub(super) forwarded: Forwarded,
+}
+
+/// The results of forwarding a request.
+#[derive(Default)]
+pub(super) struct Forwarded {
+    /// The request, of which the body may still be in transit.
+    pub(super) call: Option<Call<RequestBody>>,
+    /// The backend's response.
+    pub(super) response: Option<UpstreamResponse>,
+    /// The data for later decisions on the tunnel, if the request asks for one.
+    pub(super) upgrade: Option<Box<UpgradeRequest>>,
+}
+
+/// A request that has been read.
+pub(super) struct ReadRequest<'a> {
+    pub(super) head: &'a Parts,
+    pub(super) target: Target<'a>,
+    pub(super) has_body: bool,
+    /// Whether the client waits for a 100 (Continue) before it sends the body.
+    pub(super) expects_continue: bool,
+    /// The handshake, if the request asks for a tunnel.
+    pub(super) handshake: Option<Handshake>,
+}
+
+impl<'a> RequestContext<'a> {
+    /// The state of a request whose head has arrived. Begins its record.
+    pub(super) fn new(
+        gateway: &Gateway,
+        downstream: &'a Rc<Downstream>,
+        head: &Parts,
+        body: Incoming,
+    ) -> Self {
+        let Gateway { recorder, settings, .. } = gateway;
+        let now = downstream.state.take_arrival().unwrap_or_else(Instant::now);
+        let id = request_id(downstream, &head.headers);
+        let mut record = RequestRecord::new(recorder, settings, downstream, &head.method, id, now);
+        if let Some(tracer) = &recorder.tracer {
+            record.trace = Some(Trace::begin(tracer, head, downstream.trusted, now));
+        }
+        if downstream.trusted
+            && let Some(address) = downstream.address
+        {
+            let trusts = |address| settings.listen.trusts(address);
+            record.client = Some(client::address(&head.headers, address, trusts));
+        }
+        record.note_head(head);
+        record.note_scheme(&head.headers);
+        Self { downstream, body: Some(body), record, forwarded: Forwarded::default() }
+    }
+}
+
+/// The id that a trusted proxy sent, or a new one.
+fn request_id(downstream: &Downstream, fields: &HeaderMap) -> HeaderValue {
+    if downstream.trusted
+        && let Some(id) = headers::trusted_request_id(fields)
+    {
+        return id.clone();
+    }
+    new_request_id()
+}

@@ -1,0 +1,58 @@
+//! CORS preflights: answered or forwarded without credentials.
+
+use http::HeaderValue;
+
+use super::Gateway;
+use super::context::{ReadRequest, RequestContext};
+use super::respond::Outcome;
+use crate::policy::cors::{self, Preflight};
+use crate::policy::decision::Permit;
+use crate::policy::headers::Credentials;
+use crate::policy::refusal::{Reason, Refusal};
+use crate::policy::target::Target;
+use crate::response::record::RequestRecord;
+
+impl Gateway {
+    /// Serves a preflight for the method `requested`.
+    pub(super) async fn serve_preflight(
+        &self,
+        request: &ReadRequest<'_>,
+        requested: &HeaderValue,
+        context: &mut RequestContext<'_>,
+    ) -> Result<Outcome, Refusal> {
+        if request.has_body {
+            return Err(Refusal::BadRequest("CORS preflight with a body"));
+        }
+        let permit = self.decide_preflight(&request.target, requested, &mut context.record)?;
+        match self.settings.cors.preflight {
+            Preflight::Answer => Ok(Outcome::Preflight(requested.clone())),
+            Preflight::Forward => {
+                self.forward(permit, request, Credentials::None, 0, context).await?;
+                Ok(Outcome::Upstream(Reason::Public))
+            }
+        }
+    }
+
+    /// Decides on a preflight by the request that it announces, without credentials.
+    fn decide_preflight(
+        &self,
+        target: &Target<'_>,
+        requested: &HeaderValue,
+        record: &mut RequestRecord,
+    ) -> Result<Permit, Refusal> {
+        let (abilities, overriding) = (&self.settings.abilities, self.settings.backend.method_override);
+        let (found, permit) = cors::decide(abilities, &target.path, requested, overriding);
+        self.record_route(&found, target, record);
+        let permit = match &self.settings.shadow {
+            None => permit,
+            Some(shadow) => {
+                self.decide_preflight_in_shadow(shadow, target, requested, record, &found, permit)
+            }
+        };
+        if let Some(uncovered) = &mut record.uncovered {
+            // After a preflight that is forwarded, its request counts.
+            uncovered.method = cors::supported_method(&target.path, requested).filter(|_| permit.is_err());
+        }
+        permit
+    }
+}

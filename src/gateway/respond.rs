@@ -1,0 +1,148 @@
+//! Turns the outcome of a request into its response.
+
+use std::mem;
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::header::{CONNECTION, EXPECT, STRICT_TRANSPORT_SECURITY};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
+use hyper::body::{Body as _, Incoming};
+
+use super::Gateway;
+use super::context::Forwarded;
+use super::tunnel::{Tunnel, TunnelSlot};
+use crate::backend::body::discard;
+use crate::backend::response::UpstreamResponse;
+use crate::client::recycle;
+use crate::downstream::Downstream;
+use crate::policy::bearer::Token;
+use crate::policy::headers::X_REQUEST_ID;
+use crate::policy::refusal::{Reason, Refusal};
+use crate::response::body::ResponseBody;
+use crate::response::own;
+use crate::response::record::RequestRecord;
+use crate::tokens::hash::TokenHash;
+
+/// The kind of response to a request that is not refused.
+pub(super) enum Outcome {
+    /// The backend's response, and the reason for the access log.
+    Upstream(Reason),
+    /// The gateway's own response to a preflight for this method.
+    Preflight(HeaderValue),
+}
+
+impl Gateway {
+    /// Responds with the backend's response.
+    pub(super) fn respond_with_upstream(
+        self: &Rc<Self>,
+        reason: Reason,
+        head: &mut Parts,
+        mut record: Box<RequestRecord>,
+        forwarded: &mut Forwarded,
+        tunnel: &TunnelSlot,
+    ) -> Response<ResponseBody> {
+        let Forwarded { call, response, upgrade } = forwarded;
+        let Some(UpstreamResponse { head: mut response, lease }) = response.take() else {
+            return self.respond_with_refusal(&Refusal::InternalError, None, head, record, None);
+        };
+        recycle(mem::take(&mut head.headers));
+        // The version of the client's connection, not of the backend's (RFC 9110 section 2.5).
+        *response.version_mut() = response_version(head);
+        // The backend's own id takes precedence.
+        response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| record.request_id.clone());
+        self.add_hsts(record.downstream(), response.headers_mut());
+        record.note_response(response.status(), reason, record.response_arrived());
+        if let Some(upgrade) = upgrade.take()
+            && response.status() == StatusCode::SWITCHING_PROTOCOLS
+        {
+            if let Some(backend) = lease.into_upgraded() {
+                let decided_by = Rc::clone(self);
+                tunnel.set(Some(Box::new(Tunnel { upgrade: *upgrade, decided_by, record, backend })));
+            }
+            return response.map(|()| ResponseBody::tunnel());
+        }
+        let idle_timeout = self.settings.limits.body_idle_timeout;
+        // The request is nearly always complete, and the call is then dropped without a move.
+        let call = call.take_if(|call| !call.is_complete()).map(Box::new);
+        response.map(|()| ResponseBody::upstream(lease, call, record, idle_timeout))
+    }
+
+    /// Answers a preflight for the method `requested`. `origin` is the allowed origin.
+    pub(super) fn respond_to_preflight(
+        &self,
+        requested: &HeaderValue,
+        origin: Option<&HeaderValue>,
+        head: &Parts,
+        mut record: Box<RequestRecord>,
+    ) -> Response<ResponseBody> {
+        let mut response = own::preflight(record.request_id.clone());
+        self.settings.cors.answer(origin, requested, response.headers_mut());
+        self.add_hsts(record.downstream(), response.headers_mut());
+        *response.version_mut() = response_version(head);
+        record.note_response(response.status(), Reason::Public, Instant::now());
+        ResponseBody::own(response, record)
+    }
+
+    /// Responds with a refusal. `origin` is the allowed origin, whose scripts may read it; `body` is what is left of the
+    /// request's body.
+    pub(super) fn respond_with_refusal(
+        &self,
+        refusal: &Refusal,
+        origin: Option<&HeaderValue>,
+        head: &Parts,
+        mut record: Box<RequestRecord>,
+        body: Option<Incoming>,
+    ) -> Response<ResponseBody> {
+        let version = response_version(head);
+        if version == Version::HTTP_2
+            && let Some(body) = body.filter(|body| !body.is_end_stream())
+        {
+            tokio::task::spawn_local(discard(body, Rc::clone(record.downstream())));
+        }
+        let is_uncovered = matches!(refusal, Refusal::Unmapped | Refusal::MethodNotMapped);
+        if is_uncovered || (matches!(refusal, Refusal::Denied) && self.recorder.usage.is_some()) {
+            self.attribute_token(&head.headers, &mut record);
+        }
+        let mut response = own::refuse(refusal, record.request_id.clone());
+        let fields = response.headers_mut();
+        if let Some(origin) = origin {
+            self.settings.cors.expose(origin, fields);
+        }
+        self.settings.denials.advise(refusal, fields);
+        self.add_hsts(record.downstream(), fields);
+        if head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT) {
+            // Otherwise hyper waits for a body that the client may never send.
+            fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        *response.version_mut() = version;
+        record.note_refusal(refusal, response.status(), Instant::now());
+        ResponseBody::own(response, record)
+    }
+
+    /// Adds Strict-Transport-Security to a response over TLS (RFC 6797 section 7.2), unless the backend has set it.
+    pub fn add_hsts(&self, downstream: &Downstream, fields: &mut HeaderMap) {
+        if downstream.encrypted
+            && let Some(hsts) = &self.settings.listen.hsts
+        {
+            fields.entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+        }
+    }
+
+    /// Attributes a request that was refused before its introspection to its token, if the verdict is cached. Operators
+    /// want to know who probes, but that is not worth an introspection.
+    #[cold]
+    fn attribute_token(&self, fields: &HeaderMap, record: &mut RequestRecord) {
+        if let (None, Ok(token)) =
+            (&record.token, Token::from_fields(fields, self.settings.limits.token_bytes))
+        {
+            let cached = self.lookup.peek(&TokenHash::of(token.as_bytes()), record.started());
+            record.token = cached.and_then(Result::ok);
+        }
+    }
+}
+
+/// The version of the response to a request.
+fn response_version(head: &Parts) -> Version {
+    if head.version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 }
+}

@@ -1,0 +1,127 @@
+//! Authenticates tokens and authorizes requests by verdicts of introspection.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::Gateway;
+use crate::policy::ability::Requirement;
+use crate::policy::bearer::Token;
+use crate::policy::decision::{NeedsVerdict, Permit};
+use crate::policy::refusal::Refusal;
+use crate::response::record::RequestRecord;
+use crate::tokens::hash::TokenHash;
+use crate::tokens::lookup::{CachedToken, LookupRequest, LookupStats};
+
+/// A request's token, and the requirement on its verdict.
+pub(super) struct Authentication<'a> {
+    pub(super) token: Token<'a>,
+    pub(super) needs_verdict: NeedsVerdict<'a>,
+    /// The [oldest acceptable introspection time](Gateway::oldest_acceptable).
+    pub(super) oldest: Option<Instant>,
+}
+
+impl Gateway {
+    /// The verdict of an active token, from the cache or introspection.
+    pub(super) async fn authenticate(
+        &self,
+        authentication: &Authentication<'_>,
+        record: &mut RequestRecord,
+    ) -> Result<Rc<CachedToken>, Refusal> {
+        let Authentication { token, needs_verdict, oldest } = *authentication;
+        let since = oldest.filter(|_| !self.is_known_to_lack(token, needs_verdict, record.started()));
+        let request = LookupRequest { token, now: record.started(), since, trace: record.trace.as_ref() };
+        let cached = self.lookup.verdict(&request, &mut record.lookup).await?;
+        record.token = Some(Rc::clone(&cached));
+        Ok(cached)
+    }
+
+    /// The permit of a request whose token has the required abilities. A newer verdict replaces `cached`.
+    pub(super) async fn authorize(
+        &self,
+        authentication: &Authentication<'_>,
+        cached: &mut Rc<CachedToken>,
+        record: &mut RequestRecord,
+    ) -> Result<Permit, Refusal> {
+        let Authentication { needs_verdict, oldest, .. } = *authentication;
+        if cached.is_introspected_since(oldest)
+            && let Ok(permit) = needs_verdict.authorize(&cached.verdict.abilities)
+        {
+            return Ok(permit);
+        }
+        // Boxed, since this future is rarely needed and would enlarge that of every request.
+        Box::pin(self.authorize_anew(authentication, cached, record)).await
+    }
+
+    /// Authorizes a request whose cached verdict lacks an ability or is too old.
+    async fn authorize_anew(
+        &self,
+        authentication: &Authentication<'_>,
+        cached: &mut Rc<CachedToken>,
+        record: &mut RequestRecord,
+    ) -> Result<Permit, Refusal> {
+        let Authentication { token, needs_verdict, oldest } = *authentication;
+        let trace = record.trace.as_ref();
+        let request = LookupRequest { token, now: record.started(), since: oldest, trace };
+        let stats = &mut record.lookup;
+        let mut permit = self.authorize_or_reintrospect(&request, cached, needs_verdict, stats).await;
+        record.token = Some(Rc::clone(cached));
+        if permit.is_ok() && !cached.is_introspected_since(oldest) {
+            // The ability was added, and an introspection that began before this request has reported it.
+            *cached = self.lookup.verdict(&request, stats).await?;
+            record.token = Some(Rc::clone(cached));
+            permit = needs_verdict.authorize(&cached.verdict.abilities);
+        }
+        permit
+    }
+
+    /// The permit of a token with the required abilities. A cached verdict that lacks one may be out of date, so the token
+    /// is introspected once more: the guide's remedy for a 403 is to update the token.
+    pub(super) async fn authorize_or_reintrospect(
+        &self,
+        request: &LookupRequest<'_>,
+        cached: &mut Rc<CachedToken>,
+        needs_verdict: NeedsVerdict<'_>,
+        stats: &mut LookupStats,
+    ) -> Result<Permit, Refusal> {
+        let denied = match needs_verdict.authorize(&cached.verdict.abilities) {
+            Ok(permit) => return Ok(permit),
+            Err(denied) => denied,
+        };
+        let request = LookupRequest { now: Instant::now(), ..*request };
+        match self.lookup.reintrospect(&request, cached, stats).await {
+            None => Err(denied),
+            Some(Ok(newer)) => {
+                *cached = newer;
+                needs_verdict.authorize(&cached.verdict.abilities)
+            }
+            Some(Err(Refusal::NoVerdict | Refusal::Overloaded))
+                if self.lookup.may_serve_stale(cached, Instant::now()) =>
+            {
+                Err(denied)
+            }
+            Some(Err(refusal)) => Err(refusal),
+        }
+    }
+
+    /// Oldest acceptable introspection time for `requirement`; `None` if `cache.max_age` does not limit it. Verdicts of at
+    /// most the age `least` are always acceptable.
+    pub(super) fn oldest_acceptable(
+        &self,
+        requirement: &Requirement,
+        now: Instant,
+        least: Duration,
+    ) -> Option<Instant> {
+        let max_age = self.settings.cache.max_age(requirement)?;
+        now.checked_sub(max_age.max(least))
+    }
+
+    /// Whether the cached verdict of a token lacks a required ability. `cache.max_age` bounds the age of verdicts that
+    /// allow a request. A token without the ability must not cost an introspection for each of its requests: an ability
+    /// that was added is found by the re-introspection before a 403, once per `negative_ttl`.
+    #[cold]
+    fn is_known_to_lack(&self, token: Token<'_>, needs_verdict: NeedsVerdict<'_>, now: Instant) -> bool {
+        let known = self.lookup.peek(&TokenHash::of(token.as_bytes()), now);
+        let lacks = |cached: Rc<CachedToken>| needs_verdict.authorize(&cached.verdict.abilities).is_err();
+        known.is_some_and(|known| known.is_ok_and(lacks))
+    }
+}
