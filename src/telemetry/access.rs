@@ -1,7 +1,7 @@
 //! The access log: one line per request.
 //!
-//! A core appends its lines to a [`LineBatch`], which hands many of them to the writer's queue at once. Lines bypass
-//! [`tracing`], which takes three times as long. `docs/logging.md` documents the fields.
+//! A core appends its lines to a [`LineBatch`], which queues many of them at once. Lines bypass [`tracing`], which
+//! takes three times as long. `docs/logging.md` documents the fields.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -22,29 +22,29 @@ mod line;
 mod timestamp;
 mod value;
 
-/// One core's access log, by one configuration.
+/// The access log of one core, for one configuration.
 #[derive(Debug)]
 pub struct AccessLog {
     /// `None` if the log is off.
     batch: Option<Rc<LineBatch>>,
     requests: RequestFieldsCache,
-    /// When the time of day was read, and what it was.
+    /// The last reading of the wall clock, and when it was taken.
     clock: Cell<Option<(Instant, SystemTime)>>,
     sample: u32,
-    /// Requests that sampling left out since the last line.
+    /// Requests that sampling skipped since the last line.
     unlogged: Cell<u32>,
-    /// When a shadow decision was last reported although the log is off, and how many were not reported since.
+    /// Time of the last reported shadow decision while the log is off, and the number of unreported ones since.
     told: Cell<(Option<Instant>, u64)>,
 }
 
-/// How old a reading of the time of day may be that lines are dated by.
+/// The longest time that a reading of the wall clock is used for.
 const CLOCK_READ_EVERY: Duration = Duration::from_millis(100);
 
-/// How often shadow decisions are reported while the access log is off.
+/// The shortest time between reports of shadow decisions while the access log is off.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl AccessLog {
-    /// The log of the core that `batch` belongs to. Its format is that which the process began with.
+    /// The access log of the core that owns `batch`. Its format is the one that the process was started with.
     pub fn new(batch: &Rc<LineBatch>, settings: &settings::Log) -> Self {
         let is_on = settings.access && settings.level >= LogLevel::Info;
         Self {
@@ -57,7 +57,7 @@ impl AccessLog {
         }
     }
 
-    /// A log that is off.
+    /// A disabled access log.
     pub fn off() -> Self {
         Self {
             batch: None,
@@ -69,7 +69,7 @@ impl AccessLog {
         }
     }
 
-    /// Whether lines are written at all. If not, nothing needs to be kept of a request for its line.
+    /// Whether lines are written. If not, nothing of a request has to be kept for its line.
     pub const fn is_on(&self) -> bool {
         self.batch.is_some()
     }
@@ -83,8 +83,8 @@ impl AccessLog {
         self.batch.as_ref().map(|batch| self.requests.get(batch.format(), host, user_agent))
     }
 
-    /// Whether a request that ended so gets a line; called once per request, before the line is put together. Of
-    /// requests that were forwarded and answered below 400 every `access_sample`th gets one, starting with the first.
+    /// Whether a request with this outcome is logged. Must be called once per request, before the line is built. Of
+    /// requests that were forwarded and answered below 400, every `access_sample`th is logged, starting with the first.
     pub fn wants(&self, reason: Reason, status: u16) -> bool {
         if self.batch.is_none() {
             return false;
@@ -106,7 +106,7 @@ impl AccessLog {
         }
     }
 
-    /// The time of day at `now`, which is seldom read: that it is set shows [`CLOCK_READ_EVERY`] later.
+    /// The wall clock at `now`. It is read rarely: a change of the clock appears after up to [`CLOCK_READ_EVERY`].
     fn wall_clock(&self, now: Instant) -> SystemTime {
         if let Some((read_at, wall)) = self.clock.get()
             && let passed = now.saturating_duration_since(read_at)
@@ -119,7 +119,7 @@ impl AccessLog {
         wall
     }
 
-    /// Reports a shadow decision while the access log is off, once per second at most.
+    /// Reports a shadow decision while the access log is off, at most once per second.
     #[cold]
     pub fn report_shadow(&self, line: &AccessLine<'_>) {
         if self.batch.is_some() {
@@ -147,7 +147,7 @@ impl AccessLog {
             token_name,
             request_id,
             untold,
-            "a map would decide otherwise"
+            "an unenforced rule decides differently"
         );
     }
 }

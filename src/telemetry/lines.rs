@@ -1,12 +1,12 @@
-//! Log lines on their way to standard output: two bounded queues and the thread that writes them.
+//! The queues of log lines and the thread that writes them to standard output.
 //!
-//! Producers never wait for the output. Lines that find the queue full are dropped and counted. Audit lines, which
-//! record what somebody did with a credential, have a queue of their own that the thread empties first, so that a flood
-//! of other lines cannot displace them. Their places are reserved before the action is carried out, and they stay queued
-//! until they are written: an action whose line cannot be kept is refused instead ([`AuditLog::reserve`]).
+//! Producers never wait for the output. Lines that do not fit into the queue are dropped and counted. Audit lines,
+//! which record actions with a credential, have their own queue, which the thread empties first, so that a flood of
+//! other lines cannot displace them. Their slots are reserved before the action is carried out and they stay queued
+//! until they are written. An action whose line cannot be stored is refused ([`AuditLog::reserve`]).
 //!
-//! The queues are behind one lock, which is held for as long as it takes to move a pointer. The thread sleeps on a
-//! condition variable: [`std::sync::mpsc`] spins and yields before it sleeps, and wakes the receiver for every message.
+//! One lock protects both queues and is held only while a pointer is moved. The thread sleeps on a condition variable:
+//! [`std::sync::mpsc`] spins and yields before it sleeps, and wakes the receiver for every message.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,24 +17,24 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Most lines that may wait for the thread, not counting audit lines.
+/// Largest number of queued lines, without audit lines.
 pub(super) const QUEUED_LINES: usize = 16 * 1024;
-/// Most bytes of those lines: 512 a line, which is more than an access line usually has.
+/// Largest size of those lines in bytes: 512 per line, more than a usual access line.
 const QUEUED_BYTES: usize = 8 * 1024 * 1024;
-/// Audit lines that may wait, with those whose place is reserved.
+/// Largest number of audit lines, queued or reserved.
 const AUDIT_LINES: usize = 1024;
-/// Lines that become one write, in bytes.
+/// Largest write, in bytes.
 const BATCH: usize = 64 * 1024;
-/// Pause before audit lines that could not be written are tried again.
+/// Pause before failed audit lines are written again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Pause before a write to a pipe in non-blocking mode is tried again.
+/// Pause before a write to a non-blocking pipe is tried again.
 const WOULD_BLOCK: Duration = Duration::from_millis(5);
 /// Shortest time between two reports of lost lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// Time for queued lines to be written when the log ends.
+/// Longest wait for queued lines when the log ends.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where lines are queued, each with its line feed.
+/// The queues of lines, each of which includes its line feed.
 #[derive(Clone)]
 pub struct LineQueue(Arc<Shared>);
 
@@ -51,7 +51,7 @@ struct Shared {
     changed: Condvar,
     /// Lines that were not written.
     dropped: AtomicU64,
-    /// Actions that were refused since their line had no place.
+    /// Actions that were refused because their line had no slot.
     refused_actions: AtomicU64,
 }
 
@@ -63,10 +63,10 @@ struct Queues {
     /// Number of bytes in `lines`.
     byte_count: usize,
     audit: VecDeque<Box<[u8]>>,
-    /// Places in `audit` that are reserved for lines to come.
+    /// Slots in `audit` that are reserved.
     audit_reserved: usize,
     is_writer_waiting: bool,
-    /// Whether the thread is to end once it has written what is queued.
+    /// Whether the thread must end once it has written the queued lines.
     is_ending: bool,
     /// Whether the thread has ended, or was never started.
     is_closed: bool,
@@ -96,7 +96,7 @@ impl Shared {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Releases the lock and wakes the thread if it waits. Notifying is a system call even if nobody waits.
+    /// Releases the lock and wakes the thread if it waits. Notifying is a system call even without a waiter.
     fn wake(&self, mut queues: MutexGuard<'_, Queues>) {
         let is_waiting = std::mem::take(&mut queues.is_writer_waiting);
         drop(queues);
@@ -130,7 +130,7 @@ impl LineQueue {
         self.0.wake(queues);
     }
 
-    /// Queues an audit line, for which a place should have been reserved.
+    /// Queues an audit line, whose slot should have been reserved.
     pub(super) fn push_audit(&self, line: &[u8]) {
         let mut queues = self.0.queues();
         if queues.is_closed || queues.audit.len() >= AUDIT_LINES {
@@ -146,7 +146,7 @@ impl LineQueue {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
-    /// The audit log that ends in this queue.
+    /// The audit log of this queue.
     pub(super) fn audit_log(&self) -> AuditLog {
         AuditLog(self.clone())
     }

@@ -1,7 +1,7 @@
-//! The log: one line an event on standard output, in JSON or for people.
+//! The log: one line per event on standard output, in JSON or text.
 //!
-//! Events of [`tracing`] are [throttled](super::throttle) by the place that logs them. A thread of its own writes the
-//! lines ([`super::lines`]); nothing that serves requests ever waits for it.
+//! Events of [`tracing`] are [throttled](super::throttle) per call site. A separate thread writes the lines
+//! ([`super::lines`]); serving requests never waits for it.
 
 use std::fmt;
 use std::fs::File;
@@ -21,12 +21,11 @@ use super::lines::{self, AuditLog, LineQueue, Writer};
 use super::throttle::{Shape, Throttle, WithSuppressed};
 use crate::config::settings::{self, LogFormat, LogLevel};
 
-/// The target of audit lines, which say who did what. They are written at every level but `off`, by a queue of their
-/// own. Hold an [`AuditSlot`](super::lines::AuditSlot) while you write one.
+/// The target of audit lines, which record who did what. They are written at every level except `off`, through a queue
+/// of their own. Hold an [`AuditSlot`](super::lines::AuditSlot) while writing one.
 pub const AUDIT: &str = "audit";
 
-/// The log, for as long as it lives: dropping it waits, for two seconds at most, until the lines that are
-/// queued have been written.
+/// Keeps the log running. Dropping it waits, for at most two seconds, until the queued lines have been written.
 #[must_use]
 pub struct Guard {
     control: Control,
@@ -40,7 +39,7 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// How many lines were not written so far: those that found the queue full, and those that the output did not take.
+/// The number of lines that were not written because the queue was full or the output failed.
 #[derive(Clone, Debug)]
 pub struct DroppedLines(LineQueue);
 
@@ -52,13 +51,13 @@ impl DroppedLines {
 }
 
 impl Guard {
-    /// What writes to the log and changes it.
+    /// The handle that writes to the log and changes it.
     pub const fn control(&self) -> &Control {
         &self.control
     }
 }
 
-/// A running log. It ends with its [`Guard`].
+/// A running log, which ends with its [`Guard`].
 #[derive(Clone)]
 pub struct Control {
     queue: LineQueue,
@@ -67,31 +66,31 @@ pub struct Control {
 }
 
 impl Control {
-    /// Where a core collects its access lines. The format is that which the log began with.
+    /// A buffer for the access lines of one core. Its format is the one that the log was started with.
     pub fn line_batch(&self) -> LineBatch {
         LineBatch::new(self.queue.clone(), self.format)
     }
 
-    /// Where places for audit lines are reserved.
+    /// The queue in which audit lines reserve their slots.
     pub fn audit_log(&self) -> AuditLog {
         self.queue.audit_log()
     }
 
-    /// From now on events of this severity and above are logged.
+    /// Sets the lowest severity that is logged.
     pub fn set_level(&self, level: LogLevel) {
         (self.set_level)(level);
     }
 
-    /// For `log_lines_dropped_total`.
+    /// The counter for `log_lines_dropped_total`.
     pub fn dropped_lines(&self) -> DroppedLines {
         DroppedLines(self.queue.clone())
     }
 }
 
-/// Sends every event of [`tracing`] to standard output. Where the process has a subscriber already, events
+/// Starts the log: every event of [`tracing`] goes to standard output. If the process already has a subscriber, events
 /// stay with that one and only access lines go through the guard.
 pub fn init(settings: &settings::Log) -> Guard {
-    // Without the buffer of `io::stdout()`, which would hide what became of a line.
+    // Without the buffer of `io::stdout()`, which would hide write errors.
     let output: Box<dyn Write + Send> = match io::stdout().as_fd().try_clone_to_owned() {
         Ok(descriptor) => Box::new(File::from(descriptor)),
         Err(_) => Box::new(io::stdout()),
@@ -101,7 +100,7 @@ pub fn init(settings: &settings::Log) -> Guard {
     guard
 }
 
-/// The log into any writer.
+/// Starts the log with any writer.
 pub(crate) fn to<W: Write + Send + 'static>(
     writer: W,
     settings: &settings::Log,
@@ -117,7 +116,7 @@ pub(crate) fn to<W: Write + Send + 'static>(
                 .with_writer(Lines { queue: queue.clone(), escapes: false })
                 .boxed()
         }
-        // Never coloured, not even on a terminal: the layer's escapes could not be told from those in a value.
+        // Without colours, even on a terminal: the layer's escapes would look like those in a value.
         LogFormat::Text => lines
             .with_ansi(false)
             .event_format(WithSuppressed { format: format.with_ansi(false), shape: Shape::Text })
@@ -127,15 +126,15 @@ pub(crate) fn to<W: Write + Send + 'static>(
     let (filter, handle) = reload::Layer::new(targets(settings.level));
     let subscriber = registry().with(filter).with(Throttle::default()).with(lines);
     let set_level = Arc::new(move |level| {
-        // Fails only where the subscriber is gone: then there is no log.
+        // Fails only if the subscriber is gone, and then there is no log.
         let _ = handle.reload(targets(level));
     });
     let control = Control { queue, format: settings.format, set_level };
     (subscriber, Guard { control, settings: settings.clone(), _writer: writer })
 }
 
-/// Our own events by the level; of the libraries below us only what is amiss, whatever is asked for: some tell of
-/// every field that they read or write, tokens among them.
+/// Logs the gateway's events at `level`, and only warnings and errors of libraries: some log every header field that
+/// they read or write at lower levels, including tokens.
 fn targets(level: LogLevel) -> Targets {
     let ours = match level {
         LogLevel::Off => LevelFilter::OFF,
@@ -152,10 +151,10 @@ fn targets(level: LogLevel) -> Targets {
         .with_target(AUDIT, audit)
 }
 
-/// Queues events, each as one line: audit lines in their own queue.
+/// Queues each event as one line; audit lines in their own queue.
 struct Lines {
     queue: LineQueue,
-    /// Whether control characters have to be escaped: in text. JSON does so by itself.
+    /// Whether to escape control characters: in text. JSON escapes them anyway.
     escapes: bool,
 }
 
@@ -178,7 +177,7 @@ impl<'a> MakeWriter<'a> for Lines {
 }
 
 impl Write for EventLine<'_> {
-    /// The layer hands over one whole event at a time.
+    /// The layer writes one whole event at a time.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let escaped = self.lines.escapes.then(|| on_one_line(event));
         let line = escaped.as_ref().map_or(event, String::as_bytes);
@@ -196,7 +195,7 @@ impl Write for EventLine<'_> {
     }
 }
 
-/// An event of the text format, whatever its values contain.
+/// An event of the text format as one line, whatever its values contain.
 fn on_one_line(event: &[u8]) -> String {
     let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
     let mut line = String::with_capacity(text.len() + 1);

@@ -1,8 +1,8 @@
-//! Metrics: one shard a core, added up at scrape.
+//! Metrics: one shard per core, added up by each scrape.
 //!
-//! Every core, a single-threaded runtime, owns a shard that it alone writes, with plain loads and stores of
-//! relaxed atomics: no locked instruction, no line of memory that two cores write, no allocation once a
-//! route has been seen. What happens rarely (introspections, evictions, reloads) is shared.
+//! Each core, a single-threaded runtime, owns a shard and is its only writer, with plain loads and stores of relaxed
+//! atomics: no locked instruction, no cache line shared by writers, no allocation once a route has been seen. Rare
+//! events (introspections, evictions, reloads) have shared counters.
 
 mod collect;
 mod process;
@@ -26,24 +26,24 @@ use crate::policy::shadow::{Change, Side};
 use shard::{RouteShard, Shard, nanoseconds};
 pub use usage::UsageMetrics;
 
-/// Half of the time that the oldest verdict is remembered for.
+/// Half of the time for which the oldest verdict is reported.
 const WINDOW: Duration = Duration::from_secs(30);
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// Which route a request is counted under.
+/// The route label of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteLabel {
     /// A route of the map, from [`RouteNumbers::label`].
     Route(RouteNumber),
     /// No route matches the path: `route="unmapped"`.
     Unmapped,
-    /// Refused before routing: `route="none"`.
+    /// The request was refused before routing: `route="none"`.
     None,
 }
 
-/// A route's number, the same for as long as the process lives.
+/// The number of a route, valid for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteNumber(usize);
 
@@ -60,13 +60,13 @@ impl RouteLabel {
     }
 }
 
-/// From the routes of one ability map to their counters. A map that is loaded later and has the same
-/// template goes on with the same counters.
+/// The counters of the routes of one ability map. A map that is loaded later uses the same counters for the same
+/// template.
 #[derive(Clone, Debug, Default)]
 pub struct RouteNumbers(Arc<[RouteNumber]>);
 
 impl RouteNumbers {
-    /// The label of the route that has this index among the map's templates.
+    /// The label of the route with this index among the map's templates.
     pub fn label(&self, route: usize) -> RouteLabel {
         self.0.get(route).map_or(RouteLabel::Unmapped, |number| RouteLabel::Route(*number))
     }
@@ -90,85 +90,85 @@ macro_rules! labels {
 }
 
 labels! {
-    /// A part of a request's time: `phase`.
+    /// A phase of a request: `phase`.
     TimedPhase {
-        /// Waiting for a verdict.
+        /// Waiting for introspection.
         Introspection = "introspection",
-        /// From the first attempt to reach the backend to the head of its answer.
+        /// From the first attempt to reach the backend to the head of its response.
         Backend = "backend",
-        /// The rest: our own work.
+        /// The rest, in the gateway itself.
         Gateway = "gateway",
     }
 }
 
 labels! {
-    /// What an introspection brought: `outcome`.
+    /// The outcome of an introspection: `outcome`.
     IntrospectionOutcome {
-        /// The token is good.
+        /// The token is active.
         Active = "active",
-        /// The token is not.
+        /// The token is inactive.
         Inactive = "inactive",
-        /// Neither could be learned.
+        /// The introspection failed.
         NoVerdict = "no_verdict",
     }
 }
 
 labels! {
-    /// How the cache answered: `result`.
+    /// The result of a cache lookup: `result`.
     LookupResult {
-        /// With an active verdict.
+        /// An active verdict.
         Hit = "hit",
-        /// With 'inactive'.
+        /// An inactive verdict.
         NegativeHit = "negative_hit",
-        /// With a verdict past its time, because the introspector is out.
+        /// A verdict past its `ttl`, because the introspector is unavailable.
         Stale = "stale",
-        /// Not at all: an introspection was started.
+        /// No usable verdict; started an introspection.
         Miss = "miss",
-        /// Not at all, and an introspection of the same token was already under way.
+        /// No usable verdict; joined an introspection of the same token.
         Coalesced = "coalesced",
     }
 }
 
 labels! {
-    /// Which of the two caches: `kind`.
+    /// The kind of a cache entry: `kind`.
     EntryKind {
-        /// Of good tokens.
+        /// For active tokens.
         Active = "active",
-        /// Of tokens that are not.
+        /// For inactive tokens.
         Inactive = "inactive",
     }
 }
 
 labels! {
-    /// Why an entry left the cache: `cause`.
+    /// Why an entry was removed from the cache: `cause`.
     EvictionCause {
-        /// Its time was over.
+        /// It had expired.
         Expired = "expired",
         /// The cache was full.
         Size = "size",
-        /// A newer verdict took its place.
+        /// A newer verdict replaced it.
         Replaced = "replaced",
-        /// It was revoked, or the backend contradicted it.
+        /// It was revoked, or the backend's response contradicted it.
         Explicit = "explicit",
     }
 }
 
 labels! {
-    /// What a connection does: `state`.
+    /// The state of a connection: `state`.
     ConnectionUse {
-        /// Carries a request.
+        /// Has a request in flight.
         Active = "active",
-        /// Waits for one.
+        /// Idle.
         Idle = "idle",
     }
 }
 
 labels! {
-    /// Who ordered that verdicts be forgotten: `source`.
+    /// The source of a revocation: `source`.
     RevocationSource {
-        /// Somebody with the admin token.
+        /// The admin API.
         Admin = "admin",
-        /// Stockaj, by a signed webhook.
+        /// A signed webhook from Stockaj.
         Webhook = "webhook",
         /// Another replica.
         Redis = "redis",
@@ -176,47 +176,48 @@ labels! {
 }
 
 labels! {
-    /// What came of a webhook: `outcome`.
+    /// The outcome of a webhook: `outcome`.
     WebhookOutcome {
-        /// A token's verdict was forgotten.
+        /// The token was invalidated.
         Forgotten = "forgotten",
-        /// Of an event that says nothing about tokens.
+        /// The event does not concern tokens.
         Ignored = "ignored",
-        /// Without a good signature, or without an id.
+        /// The signature is invalid, or the id is missing.
         Refused = "refused",
     }
 }
 
 labels! {
-    /// What became of a message between replicas: `direction`.
+    /// The direction of a message between replicas: `direction`.
     RedisMessage {
-        /// To the others.
+        /// Sent to the other replicas.
         Sent = "sent",
-        /// From another.
+        /// Received from another replica.
         Received = "received",
-        /// Not understood, and without effect.
+        /// Received, invalid and ignored.
         Refused = "refused",
     }
 }
 
 labels! {
-    /// What became of spans: `outcome`.
+    /// The outcome of spans: `outcome`.
     SpanOutcome {
-        /// The collector has taken them.
+        /// The collector accepted them.
         Exported = "exported",
-        /// It could not, or not in time.
+        /// The collector did not accept them, or not in time.
         Dropped = "dropped",
     }
 }
 
 labels! {
-    /// Why TLS with a client came to nothing: `reason`.
+    /// Why a TLS handshake with a client failed: `reason`.
     HandshakeFailure {
-        /// It showed no certificate, or none that `client_ca` accepts.
+        /// The client presented no certificate, or none that `client_ca` accepts.
         Certificate = "certificate",
         /// It took longer than `limits.header_timeout`.
         Timeout = "timeout",
-        /// Anything else: no version or suite in common, no TLS at all, a client that does not believe ours.
+        /// Anything else: no common version or cipher suite, no TLS, or a client that rejects the gateway's
+        /// certificate.
         Protocol = "protocol",
     }
 }
@@ -228,7 +229,7 @@ pub struct Metrics {
     before_scrape: Mutex<Vec<OnScrape>>,
 }
 
-/// Brings values up to date before a scrape reads them; see [`Metrics::on_scrape`].
+/// Updates values before a scrape; see [`Metrics::on_scrape`].
 pub type OnScrape = Box<dyn Fn(&Metrics) + Send + Sync>;
 
 /// One of the listener's certificates.
@@ -236,27 +237,27 @@ pub type OnScrape = Box<dyn Fn(&Metrics) + Send + Sync>;
 pub struct CertificateState {
     /// The file's path.
     pub file: String,
-    /// When what is served ends, in seconds since 1970.
+    /// Expiry of the served certificate, in seconds since 1970.
     pub expires_at: u64,
-    /// Whether what is in the files is served.
+    /// Whether the listener serves the certificate that is in the files.
     pub is_current: bool,
 }
 
-/// What the collector reads.
+/// The state that the collector reads.
 struct Shared {
     shards: Box<[Arc<Shard>]>,
     routes: Mutex<Routes>,
     introspections: [AtomicU64; IntrospectionOutcome::ALL.len()],
     introspections_in_flight: AtomicI64,
-    /// 0: the metric is absent, and so for the next.
+    /// 0 if the metric is absent; likewise for the next.
     introspections_limit: AtomicU64,
     client_connections_limit: AtomicU64,
     cache_entries: [AtomicU64; EntryKind::ALL.len()],
     cache_evictions: [[AtomicU64; EvictionCause::ALL.len()]; EntryKind::ALL.len()],
     log_lines_dropped: AtomicU64,
-    /// 2 until a configuration has been loaded: the metric is absent.
+    /// 2 before the first load: the metric is absent.
     config_reload_success: AtomicU64,
-    /// Seconds of the epoch; 0: the metric is absent.
+    /// Seconds since 1970; 0 if the metric is absent.
     config_reload_timestamp: AtomicU64,
     certificates: Mutex<Vec<CertificateState>>,
     redirects: AtomicU64,
@@ -266,14 +267,14 @@ struct Shared {
     shadow: Mutex<BTreeMap<ShadowLabels, u64>>,
     shadow_mode: AtomicBool,
     spans: [AtomicU64; SpanOutcome::ALL.len()],
-    /// Whether there are traces: else the metric is absent.
+    /// Whether traces are on. If not, the metric is absent.
     traces: AtomicBool,
-    /// 2 where there is no Redis: the metrics are absent.
+    /// 2 without Redis: the metrics are absent.
     redis_connected: AtomicU64,
     usage: UsageMetrics,
 }
 
-/// What shadow mode has found: change, map, route, and the method's word.
+/// The labels of shadow decisions: change, map, route and method.
 type ShadowLabels = (Change, Side, RouteNumber, &'static str);
 
 /// The routes' counters, by number and by template.
@@ -283,7 +284,7 @@ struct Routes {
     rows: Vec<RouteRow>,
 }
 
-/// One route's counters: a shard a core.
+/// The counters of one route: a shard per core.
 struct RouteRow {
     template: Box<str>,
     shards: Box<[Arc<RouteShard>]>,
@@ -317,8 +318,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Metrics for `cores` cores, and one shard more, with the index `cores`, for the thread that controls
-    /// them.
+    /// Metrics for `cores` cores, with one more shard, at index `cores`, for the controlling thread.
     pub fn new(cores: usize) -> Arc<Self> {
         let shards: Box<[_]> = (0..=cores).map(|_| Arc::new(Shard::default())).collect();
         let mut routes = Routes::default();
@@ -356,8 +356,8 @@ impl Metrics {
         Arc::new(Self { shared, registry, before_scrape: Mutex::default() })
     }
 
-    /// The handle of one core. To be asked for on that core's own thread: a shard has one writer, and two
-    /// threads that wrote the same one would lose counts. Hence the handle is not [`Send`].
+    /// The handle of one core. Must be called on that core's thread: a shard has one writer, and two threads that wrote
+    /// to it would lose counts. Therefore the handle is not [`Send`].
     ///
     /// # Panics
     /// If `index` is above the number of cores given to [`Metrics::new`].
@@ -371,48 +371,48 @@ impl Metrics {
         }))
     }
 
-    /// Where the routes of a map are counted, in the order of `templates`. For every load of a map, ahead of
-    /// its first request.
+    /// The counters of a map's routes, in the order of `templates`. Must be called for each loaded map, before its
+    /// first request.
     pub fn routes<'a>(&self, templates: impl Iterator<Item = &'a str>) -> RouteNumbers {
         let shards = self.shared.shards.len();
         let mut routes = self.shared.routes();
         RouteNumbers(templates.map(|template| routes.number(template, shards)).collect())
     }
 
-    /// Counts an introspection that ended. From any thread.
+    /// Counts a completed introspection. For any thread.
     pub fn introspection(&self, outcome: IntrospectionOutcome) {
         self.shared.introspections[outcome as usize].fetch_add(1, Relaxed);
     }
 
-    /// An introspection is under way until the guard is dropped. From any thread.
+    /// Counts an introspection as in flight until the guard is dropped. For any thread.
     pub fn introspection_started(&self) -> IntrospectionInFlight {
         self.shared.introspections_in_flight.fetch_add(1, Relaxed);
         IntrospectionInFlight(Arc::clone(&self.shared))
     }
 
-    /// Counts an entry that left the cache. From any thread.
+    /// Counts an entry removed from the cache. For any thread.
     pub fn cache_eviction(&self, kind: EntryKind, cause: EvictionCause) {
         self.shared.cache_evictions[kind as usize][cause as usize].fetch_add(1, Relaxed);
     }
 
-    /// Sets how many entries the cache holds; to be called from [`Metrics::on_scrape`].
+    /// Sets the number of cache entries. Must be called from [`Metrics::on_scrape`].
     pub fn set_cache_entries(&self, kind: EntryKind, entries: u64) {
         self.shared.cache_entries[kind as usize].store(entries, Relaxed);
     }
 
-    /// Sets how many introspections may be under way, and how many connections from clients may be open; to be called
-    /// from [`Metrics::on_scrape`].
+    /// Sets the limits of introspections in flight and of client connections. Must be called from
+    /// [`Metrics::on_scrape`].
     pub fn set_limits(&self, introspections: usize, client_connections: usize) {
         self.shared.introspections_limit.store(introspections as u64, Relaxed);
         self.shared.client_connections_limit.store(client_connections as u64, Relaxed);
     }
 
-    /// Sets how many log lines were dropped so far; to be called from [`Metrics::on_scrape`].
+    /// Sets the number of dropped log lines. Must be called from [`Metrics::on_scrape`].
     pub fn set_log_lines_dropped(&self, lines: u64) {
         self.shared.log_lines_dropped.store(lines, Relaxed);
     }
 
-    /// Notes that a configuration was loaded, or that it was refused and the one before stays.
+    /// Records whether a configuration was loaded or rejected.
     pub fn config_reload(&self, success: bool, now: SystemTime) {
         if success {
             self.shared.config_reload_timestamp.store(epoch_seconds(now), Relaxed);
@@ -420,17 +420,17 @@ impl Metrics {
         self.shared.config_reload_success.store(success.into(), Relaxed);
     }
 
-    /// Sets what is to be told of the listener's certificates; to be called from [`Metrics::on_scrape`].
+    /// Sets the state of the listener's certificates. Must be called from [`Metrics::on_scrape`].
     pub fn set_certificates(&self, certificates: Vec<CertificateState>) {
         *self.shared.certificates.lock().unwrap_or_else(PoisonError::into_inner) = certificates;
     }
 
-    /// Counts a request that was sent on to https.
+    /// Counts a redirect to https.
     pub fn redirected(&self) {
         self.shared.redirects.fetch_add(1, Relaxed);
     }
 
-    /// Counts an order to forget verdicts.
+    /// Counts a revocation.
     pub fn revoked(&self, source: RevocationSource) {
         self.shared.revocations[source as usize].fetch_add(1, Relaxed);
     }
@@ -445,12 +445,12 @@ impl Metrics {
         self.shared.redis_messages[what as usize].fetch_add(1, Relaxed);
     }
 
-    /// Notes whether other replicas can be told, and tell; none where there is no Redis to do so.
+    /// Sets whether Redis is connected; `None` without Redis.
     pub fn redis_connected(&self, connected: Option<bool>) {
         self.shared.redis_connected.store(connected.map_or(2, u64::from), Relaxed);
     }
 
-    /// Sets whether there is a route whose refusals are not enforced; to be called from [`Metrics::on_scrape`].
+    /// Sets whether any route is not enforced. Must be called from [`Metrics::on_scrape`].
     pub fn set_shadow_mode(&self, is_shadowed: bool) {
         self.shared.shadow_mode.store(is_shadowed, Relaxed);
     }
@@ -460,34 +460,34 @@ impl Metrics {
         self.shared.spans[outcome as usize].fetch_add(spans, Relaxed);
     }
 
-    /// How many spans were dropped so far.
+    /// The number of dropped spans.
     pub fn spans_dropped(&self) -> u64 {
         self.shared.spans[SpanOutcome::Dropped as usize].load(Relaxed)
     }
 
-    /// Notes whether there are traces.
+    /// Sets whether traces are on.
     pub fn traces(&self, there_are: bool) {
         self.shared.traces.store(there_are, Relaxed);
     }
 
-    /// What is told of the usage ledger.
+    /// The metrics of the usage ledger.
     pub fn usage(&self) -> &UsageMetrics {
         &self.shared.usage
     }
 
-    /// Has `callback` called ahead of every [`Metrics::render`], on the thread of the scrape.
+    /// Registers a callback that every [`Metrics::render`] calls first, on its thread.
     pub fn on_scrape(&self, callback: OnScrape) {
         self.before_scrape.lock().unwrap_or_else(PoisonError::into_inner).push(callback);
     }
 
-    /// Every metric in the text format of Prometheus, [`CONTENT_TYPE`].
+    /// All metrics in the Prometheus text format, [`CONTENT_TYPE`].
     pub fn render(&self) -> String {
         for callback in self.before_scrape.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             callback(self);
         }
         let mut text = String::with_capacity(32 * 1024);
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
-            tracing::error!(%error, "metrics cannot be encoded");
+            tracing::error!(%error, "cannot encode the metrics");
         }
         text
     }
@@ -497,7 +497,7 @@ fn epoch_seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Counts in `introspections_in_flight` until it is dropped.
+/// Counts an introspection as in flight until dropped.
 #[must_use]
 pub struct IntrospectionInFlight(Arc<Shared>);
 
@@ -513,7 +513,7 @@ impl Drop for IntrospectionInFlight {
     }
 }
 
-/// One core's metrics; see [`Metrics::core`]. Cheap to clone.
+/// The metrics of one core; see [`Metrics::core`]. Cheap to clone.
 #[derive(Clone)]
 pub struct CoreMetrics(Rc<Core>);
 
@@ -523,7 +523,7 @@ struct Core {
     routes: RefCell<Vec<Arc<RouteShard>>>,
     index: usize,
     metrics: Arc<Metrics>,
-    /// When the window of the oldest verdict was last changed.
+    /// Start of the current window of the oldest verdict.
     window_since: Cell<Instant>,
 }
 
@@ -534,7 +534,7 @@ impl fmt::Debug for CoreMetrics {
 }
 
 impl CoreMetrics {
-    /// Counts a request that ended, and how long it took from its head to the end of its answer.
+    /// Counts a completed request, with the time from its head to the end of its response.
     pub fn request(
         &self,
         route: RouteLabel,
@@ -555,24 +555,24 @@ impl CoreMetrics {
         }
     }
 
-    /// Counts a request of which another decision would have become. Rare enough for one counter of all cores.
+    /// Counts a shadow decision. Rare enough for one counter for all cores.
     pub fn shadow(&self, change: Change, side: Side, route: RouteLabel, method: &Method) {
         let key = (change, side, route.number(), shard::method_word(method));
         let shared = &self.0.metrics.shared;
         *shared.shadow.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;
     }
 
-    /// Adds to the time spent in a phase.
+    /// Adds to the duration of a phase.
     pub fn phase(&self, phase: TimedPhase, duration: Duration) {
         self.0.shard.phases[phase as usize].observe(nanoseconds(duration));
     }
 
-    /// Counts a look into the cache.
+    /// Counts a cache lookup.
     pub fn cache_lookup(&self, result: LookupResult) {
         shard::add(&self.0.shard.cache_lookups[result as usize], 1);
     }
 
-    /// Notes the age of a verdict that allowed a request.
+    /// Records the age of a verdict that allowed a request.
     pub fn verdict_served(&self, age: Duration) {
         let [oldest, _] = &self.0.shard.oldest_verdicts;
         let age = nanoseconds(age);
@@ -581,7 +581,7 @@ impl CoreMetrics {
         }
     }
 
-    /// Forgets how old verdicts were that served more than a minute ago. To be called about once a second.
+    /// Starts a new window of the oldest verdict if this one has ended. Must be called about once per second.
     pub fn turn_window(&self, now: Instant) {
         if now.saturating_duration_since(self.0.window_since.get()) >= WINDOW {
             self.0.window_since.set(now);
@@ -591,22 +591,22 @@ impl CoreMetrics {
         }
     }
 
-    /// Counts a client with whom TLS came to nothing.
+    /// Counts a failed TLS handshake.
     pub fn handshake_failure(&self, reason: HandshakeFailure) {
         shard::add(&self.0.shard.handshake_failures[reason as usize], 1);
     }
 
-    /// Counts an introspection that ended.
+    /// Counts a completed introspection.
     pub fn introspection(&self, outcome: IntrospectionOutcome) {
         self.0.metrics.introspection(outcome);
     }
 
-    /// Adds to the clients' connections in `state`; a change of state is two calls.
+    /// Adds to the client connections in `state`; a change of state is two calls.
     pub fn client_connections(&self, state: ConnectionUse, change: i64) {
         shard::add_signed(&self.0.shard.client_connections[state as usize], change);
     }
 
-    /// Adds to the connections to the backend in `state`; a change of state is two calls.
+    /// Adds to the backend connections in `state`; a change of state is two calls.
     pub fn backend_connections(&self, state: ConnectionUse, change: i64) {
         shard::add_signed(&self.0.shard.backend_connections[state as usize], change);
     }

@@ -1,4 +1,4 @@
-//! What the gateway says about itself: metrics, spans and the log.
+//! Metrics, traces and the log.
 
 pub mod access;
 pub mod lines;

@@ -1,11 +1,10 @@
-//! What is said of a panic: where, never what. A message may quote what the program worked on.
+//! Reports of panics: the place only, since a message may quote data.
 
 use std::io::{self, Write};
 use std::panic::{self, Location};
 use std::thread;
 
-/// Has every panic of the process told by its place and thread alone: in the log, or on standard error as long as
-/// there is no log.
+/// Installs a panic hook that reports place and thread: in the log, or on standard error if there is no log.
 pub fn tell_places_only() {
     panic::set_hook(Box::new(|panic| match panic.location() {
         Some(place) => tell(place),
@@ -17,9 +16,9 @@ fn tell(place: &Location<'_>) {
     let thread = thread::current();
     let thread = thread.name().unwrap_or("-");
     if tracing::dispatcher::has_been_set() {
-        tracing::error!(%place, thread, "a panic: please report it");
+        tracing::error!(%place, thread, "panicked: please report this bug");
     } else {
-        let _ = writeln!(io::stderr(), "error: a panic at {place} in thread {thread}: please report it");
+        let _ = writeln!(io::stderr(), "error: thread {thread} panicked at {place}: please report this bug");
     }
 }
 
@@ -50,7 +49,7 @@ mod tests {
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.status.code(), Some(42), "{errors}");
         assert!(errors.contains("error: a panic at src/telemetry/panics.rs:"), "without a log: {errors}");
-        let line = log.lines().find(|line| line.contains(r#""message":"a panic: please report it""#));
+        let line = log.lines().find(|line| line.contains(r#""message":"panicked: please report this bug""#));
         let line = line.unwrap_or_else(|| panic!("{log}"));
         assert!(line.contains(r#""place":"src/telemetry/panics.rs:"#), "{line}");
         assert!(line.contains(r#""thread":"core-7""#), "{line}");

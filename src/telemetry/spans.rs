@@ -1,8 +1,7 @@
-//! Spans: what is told of a request to those who follow it through several services.
+//! Trace spans of requests.
 //!
-//! A request of which nothing is told costs a branch where traces are off. Where they are on its spans are plain
-//! values, handed over when it has ended to the thread that sends them; where that is behind they are dropped and
-//! counted, and nobody waits.
+//! With traces off a request costs one branch. With traces on its spans are plain values, sent to the exporter's thread
+//! when the request ends. If that thread is behind, spans are dropped and counted; no request waits for it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,59 +19,59 @@ use crate::config::settings::Destination;
 use crate::policy::headers::TraceFields;
 use crate::policy::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
 
-/// A part of a trace that has ended.
+/// A span that has ended.
 #[derive(Debug)]
 pub struct Span {
-    /// The trace, and this span in it.
+    /// The trace id and the span id.
     pub context: TraceContext,
-    /// The span that it is a part of; none: the trace begins with it.
+    /// The parent span; `None` if the trace begins with this one.
     pub parent: Option<Parent>,
-    /// Another trace that had to do with it.
+    /// A related span of another trace.
     pub link: Option<TraceContext>,
-    /// `tracestate`, as it came.
+    /// `tracestate` as received.
     pub state: Option<HeaderValue>,
-    /// Which side of an exchange it is.
+    /// The kind of span.
     pub kind: Kind,
-    /// Of few values.
+    /// A name of low cardinality.
     pub name: String,
-    /// When it began.
+    /// Start time.
     pub began: SystemTime,
-    /// When it ended.
+    /// End time.
     pub ended: SystemTime,
-    /// What is known of it.
+    /// The attributes.
     pub attributes: Vec<(&'static str, Value)>,
-    /// Whether it came to nothing.
+    /// Whether the operation failed.
     pub failed: bool,
 }
 
-/// The span that another is a part of.
+/// The parent of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parent {
-    /// Its id.
+    /// The span id.
     pub span: u64,
-    /// Whether it is of another process.
+    /// Whether it belongs to another process.
     pub is_remote: bool,
 }
 
-/// Which side of an exchange a span is.
+/// The kind of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// That which answers.
+    /// The gateway received the request.
     Server,
-    /// That which asks.
+    /// The gateway sent the request.
     Client,
 }
 
-/// What an attribute says.
+/// The value of an attribute.
 #[derive(Debug)]
 pub enum Value {
-    /// One of few words.
+    /// One of a few words.
     Word(&'static str),
     /// Any text.
     Text(String),
     /// A number.
     Number(i64),
-    /// A time, in seconds.
+    /// A duration, in seconds.
     Seconds(f64),
 }
 
@@ -106,7 +105,7 @@ impl Span {
         self.attributes.push((name, value.into()));
     }
 
-    /// Adds whom it asks.
+    /// Adds the server's address and port.
     pub fn note_server(&mut self, destination: &Destination) {
         match destination {
             Destination::Tcp { host, port, .. } => {
@@ -117,19 +116,19 @@ impl Span {
         }
     }
 
-    /// Adds that it came to nothing, and why, in one of few words.
+    /// Marks the span as failed and sets `error.type`, which has low cardinality.
     pub fn fail(&mut self, why: impl Into<Value>) {
         self.failed = true;
         self.note("error.type", why);
     }
 }
 
-/// Where one core's spans go, and of which requests there are any.
+/// Samples traces on one core and sends their spans.
 #[derive(Debug)]
 pub struct Tracer {
     sender: Sender<Span>,
     metrics: Arc<Metrics>,
-    /// Of random numbers of 64 bits, those below it are sampled.
+    /// A random 64-bit number below this is sampled.
     threshold: u128,
     max_per_second: u32,
     second: Cell<Instant>,
@@ -137,8 +136,8 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Spans go to `sender`: of the share `ratio` of the traces that begin here, and of those that a trusted peer has
-    /// sampled, but of no more than `max_per_second` requests.
+    /// Sends spans to `sender`: of the fraction `ratio` of the traces that begin here, and of those that a trusted peer
+    /// has sampled, but of at most `max_per_second` requests.
     pub fn new(sender: Sender<Span>, metrics: Arc<Metrics>, ratio: f64, max_per_second: u32) -> Self {
         Self {
             sender,
@@ -151,7 +150,7 @@ impl Tracer {
         }
     }
 
-    /// Whether there is room for another request in this second.
+    /// Whether another request may be traced in this second.
     fn has_room(&self, now: Instant) -> bool {
         if now.saturating_duration_since(self.second.get()) >= Duration::from_secs(1) {
             self.second.set(now);
@@ -169,7 +168,7 @@ impl Tracer {
     }
 }
 
-/// Not 0, which is no id.
+/// An id that is not 0, which is invalid.
 fn new_id() -> u64 {
     fastrand::u64(1..)
 }
@@ -178,18 +177,18 @@ fn new_id() -> u64 {
 #[derive(Debug)]
 pub struct Trace {
     tracer: Rc<Tracer>,
-    /// The request's span; where it is not recorded, what others are told.
+    /// The request's span; if it is not recorded, the context that is propagated.
     context: TraceContext,
     origin: Origin,
-    /// Where it is recorded.
+    /// `None` if the trace is not recorded.
     recording: Option<Recording>,
 }
 
 #[derive(Debug)]
 enum Origin {
-    /// A trusted peer's trace goes on: the span that the request is for it, and `tracestate`.
+    /// Continues a trusted peer's trace: the parent span, and `tracestate`.
     Peer { span: u64, state: Option<HeaderValue> },
-    /// It began here, and somebody's has ended.
+    /// Begins here; `ended` is the trace of an untrusted client.
     Here { ended: Option<TraceContext> },
 }
 
@@ -199,14 +198,14 @@ struct Recording {
     wall: SystemTime,
     version: Version,
     host: Option<Authority>,
-    /// Under which id the backend was asked, and when.
+    /// The span id and the start of the request to the backend.
     backend: Cell<Option<(u64, Instant)>>,
 }
 
 impl Trace {
-    /// The trace of a request whose head has come. A trusted peer's goes on, and is recorded where it says so. That of
-    /// anybody else ends here, so that a stranger decides nothing about what is recorded and adds to no trace of
-    /// others: another one begins, with a link to it.
+    /// The trace of a request whose head has arrived. Continues the trace of a trusted peer with its sampling decision.
+    /// Any other trace ends here and a new one with a link to it begins, so that an untrusted client can neither decide
+    /// what is recorded nor add to other traces.
     pub fn begin(tracer: &Rc<Tracer>, head: &Parts, trusted: bool, now: Instant) -> Rc<Self> {
         let told = TraceContext::read(&head.headers);
         let (context, origin, is_recorded) = match told {
@@ -233,7 +232,8 @@ impl Trace {
         Rc::new(Self { tracer: Rc::clone(tracer), context, origin, recording })
     }
 
-    /// The fields that tell the backend of the request's span, which begins `now`; `None` if those of the client stay.
+    /// The trace fields of the request to the backend, whose span starts `now`; `None` if those of the client are
+    /// forwarded.
     pub fn mark_request(&self, now: Instant) -> Option<TraceFields> {
         let context = match (&self.recording, &self.origin) {
             (Some(recording), _) => {
@@ -242,19 +242,19 @@ impl Trace {
                 self.context.below(id, true)
             }
             (None, Origin::Here { .. }) => self.context,
-            // As it came, with what a later version may say.
+            // As received, with whatever a later version adds.
             (None, Origin::Peer { .. }) => return None,
         };
         let drop_tracestate = matches!(self.origin, Origin::Here { .. });
         Some(TraceFields { traceparent: context.field(), drop_tracestate })
     }
 
-    /// The introspector is about to be asked.
+    /// Starts the span of an introspection.
     pub fn question(&self) -> Question<'_> {
         Question { trace: self, id: new_id(), began: Instant::now() }
     }
 
-    /// The request's span, if it is recorded, which ends `now`.
+    /// Ends the request's span `now`; `None` if it is not recorded.
     pub fn request(&self, name: String, now: Instant) -> Option<Span> {
         let recording = self.recording.as_ref()?;
         let mut span = self.span(recording, name, (recording.began, now));
@@ -277,7 +277,7 @@ impl Trace {
         Some(span)
     }
 
-    /// The span of what the backend was asked, if it was, which ends `now`.
+    /// Ends the span of the request to the backend `now`; `None` if there was none or it is not recorded.
     pub fn backend(&self, name: String, now: Instant) -> Option<Span> {
         let recording = self.recording.as_ref()?;
         let (id, began) = recording.backend.get()?;
@@ -286,12 +286,12 @@ impl Trace {
         Some(span)
     }
 
-    /// Hands a span over.
+    /// Sends a span to the exporter.
     pub fn send(&self, span: Span) {
         self.tracer.send(span);
     }
 
-    /// That of a client, below the request's.
+    /// A client span below the request's span.
     fn span(&self, recording: &Recording, name: String, (began, ended): (Instant, Instant)) -> Span {
         let at = |time: Instant| recording.wall + time.saturating_duration_since(recording.began);
         Span {
@@ -312,7 +312,7 @@ impl Trace {
     }
 }
 
-/// What the introspector is asked for a request.
+/// The span of an introspection.
 #[derive(Debug)]
 pub struct Question<'a> {
     trace: &'a Trace,
@@ -321,7 +321,7 @@ pub struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Tells the introspector.
+    /// Adds the trace fields to the introspection request.
     pub fn mark(&self, fields: &mut HeaderMap) {
         let Trace { context, origin, recording, .. } = self.trace;
         let context = if recording.is_some() { context.below(self.id, true) } else { *context };
@@ -331,7 +331,7 @@ impl Question<'_> {
         }
     }
 
-    /// Hands its span over, if it is recorded, which ends now: as `describe` completes it.
+    /// Ends the span now, if it is recorded, and sends it as completed by `describe`.
     pub fn answered(self, name: String, describe: impl FnOnce(&mut Span)) {
         let Self { trace, id, began } = self;
         let Some(recording) = &trace.recording else { return };
@@ -342,13 +342,13 @@ impl Question<'_> {
     }
 }
 
-/// Every line of `tracestate` in one.
+/// All lines of `tracestate`, joined.
 fn joined(fields: &HeaderMap) -> Option<HeaderValue> {
     let lines: Vec<&[u8]> = fields.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes).collect();
     if lines.is_empty() { None } else { HeaderValue::from_bytes(&lines.join(&b","[..])).ok() }
 }
 
-/// Whom the client asks; none where that cannot be told, or holds more than a host and a port.
+/// The authority of the request; `None` if it is ambiguous, or more than a host and a port.
 fn authority(head: &Parts) -> Option<Authority> {
     let authority = match head.uri.authority() {
         Some(authority) => authority.clone(),

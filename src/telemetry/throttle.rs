@@ -1,8 +1,8 @@
 //! A rate limit for log lines.
 //!
-//! Each place in the code that logs, ours or a library's, may log [`BURST`] lines at once and one line a second after
-//! that. A line that follows suppressed ones says how many: `suppressed`. So nobody can fill the log by provoking an
-//! event without end. Access lines do not come by here: there is one for each request by design.
+//! Each call site, in the gateway or a library, may log [`BURST`] lines at once and then one per second. A line after
+//! suppressed ones has their number: `suppressed`. Clients therefore cannot fill the log by repeating an event. Access
+//! lines are not limited: there is one per request by design.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -19,17 +19,17 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::log::AUDIT;
 
-/// Lines that a place may log at once.
+/// Lines that a call site may log at once.
 const BURST: u32 = 10;
-/// How long it takes until a place may log one more line.
+/// Time until a call site may log one more line.
 const REFILL: Duration = Duration::from_secs(1);
 
-/// The modules that log what an operator did to the gateway. Nobody else can cause these lines, and a report of many
-/// mistakes has many lines.
+/// Modules that log the actions of an operator. Clients cannot cause these lines, and a report of many errors has many
+/// lines.
 const EXEMPT: [&str; 3] = ["cli::run", "server::reload", "server::tls"];
 
 thread_local! {
-    /// The lines suppressed before the one that this thread is about to write.
+    /// The lines suppressed before the one that this thread is writing.
     static SUPPRESSED: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -39,7 +39,7 @@ fn is_exempt(metadata: &Metadata<'_>) -> bool {
     target == AUDIT || own.is_some_and(|module| EXEMPT.contains(&module))
 }
 
-/// What one place may still log.
+/// The remaining budget of a call site.
 #[derive(Debug)]
 struct Allowance {
     left: u32,
@@ -48,7 +48,7 @@ struct Allowance {
 }
 
 impl Allowance {
-    /// The number of lines suppressed before this one, or `None` if this one is suppressed, too.
+    /// The number of lines suppressed before this one; `None` if this one is suppressed.
     fn take(&mut self, now: Instant) -> Option<u64> {
         let earned = now.saturating_duration_since(self.refilled).as_secs() / REFILL.as_secs();
         if earned > 0 {
@@ -68,7 +68,7 @@ impl Allowance {
     }
 }
 
-/// The layer that suppresses events. It sees enabled events only, and holds an entry for each place that has logged.
+/// The layer that suppresses events. It sees only enabled events and has an entry for each call site that has logged.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     places: Mutex<HashMap<Identifier, Allowance>>,
@@ -94,7 +94,7 @@ impl<S: Subscriber> Layer<S> for Throttle {
     }
 }
 
-/// The shape of a line, which decides where `suppressed` stands.
+/// The shape of a line, which decides where `suppressed` is inserted.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Shape {
     /// A JSON object.
@@ -106,9 +106,9 @@ pub(super) enum Shape {
 /// Formats an event as `F` does, with `suppressed` as its last field if lines were suppressed before it.
 #[derive(Debug)]
 pub(super) struct WithSuppressed<F> {
-    /// The format of the rest.
+    /// The wrapped format.
     pub(super) format: F,
-    /// What `format` produces.
+    /// The shape of its output.
     pub(super) shape: Shape,
 }
 

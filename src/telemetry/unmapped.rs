@@ -1,7 +1,6 @@
-//! Requests that the ability map does not cover: which paths and methods, how often, and with which tokens.
+//! Requests that the ability map does not cover: paths, methods, counts and tokens.
 //!
-//! Every core records into a table of its own, whose lock only it and a report take. Nothing is recorded of a request
-//! that a rule covers.
+//! Each core records into its own table, whose lock only it and a report take. Mapped requests are not recorded.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -13,14 +12,14 @@ use http::Method;
 
 use crate::policy::target::{METHODS, method_number};
 
-/// The most paths that a core remembers.
+/// The largest number of paths per core.
 ///
-/// A further path displaces the one with the fewest requests and starts with its count plus one (Space-Saving,
-/// Metwally et al. 2005): a path that makes up more than 1 in 1,000 requests is never displaced for long. A path that a
-/// known token used is displaced by another such path only.
+/// A new path evicts the one with the fewest requests and starts with its count plus one (Space-Saving, Metwally et al.
+/// 2005). A path with more than 1 in 1,000 requests is therefore never evicted for long. Only another path with a known
+/// token evicts a path that a known token used.
 pub const MOST_PATHS: usize = 1000;
 
-/// The most tokens that are remembered of a path.
+/// The largest number of tokens per path.
 pub const MOST_TOKENS: usize = 8;
 
 /// What the map lacks.
@@ -47,7 +46,7 @@ pub struct Uncovered<'a> {
     pub now: SystemTime,
 }
 
-/// A token, by what introspection said of it.
+/// A token, as introspected.
 #[derive(Clone, Copy, Debug)]
 pub struct Token<'a> {
     /// Its id.
@@ -56,7 +55,7 @@ pub struct Token<'a> {
     pub name: Option<&'a Arc<str>>,
 }
 
-/// What is remembered of a path.
+/// The record of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UncoveredPath {
     /// The masked path, or the route's template.
@@ -65,7 +64,7 @@ pub struct UncoveredPath {
     pub lack: Lack,
     /// Requests, by the number of their method in [`METHODS`].
     pub methods: [u64; METHODS.len()],
-    /// Requests by token. At most [`MOST_TOKENS`] have an id; `None` stands for no token, or one without a verdict.
+    /// Requests by token. At most [`MOST_TOKENS`] have an id; `None` stands for no token, or a token without a verdict.
     pub tokens: Vec<TokenCount>,
     /// Requests of further tokens.
     pub other_tokens: u64,
@@ -75,10 +74,10 @@ pub struct UncoveredPath {
     pub last_seen: SystemTime,
 }
 
-/// How many requests a token made.
+/// The number of requests of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenCount {
-    /// Its id; `None` for no token, or one without a verdict.
+    /// Its id; `None` for no token, or a token without a verdict.
     pub id: Option<Arc<str>>,
     /// Its name.
     pub name: Option<Arc<str>>,
@@ -144,12 +143,12 @@ impl fmt::Debug for UncoveredRequests {
     }
 }
 
-/// What a report says.
+/// A report of all cores.
 #[derive(Clone, Debug, Default)]
 pub struct UncoveredReport {
     /// The paths, most requests first.
     pub paths: Vec<UncoveredPath>,
-    /// How many paths the tables had no room for.
+    /// The number of paths that did not fit into the tables.
     pub evicted: u64,
 }
 
@@ -169,7 +168,7 @@ impl UncoveredRequests {
         let mut merged: HashMap<(Lack, Box<str>), UncoveredPath> = HashMap::new();
         let mut evicted = 0_u64;
         for table in &self.0 {
-            // A core that records meanwhile waits for this copy.
+            // A core that records at the same time waits for this copy.
             let (paths, of_core) = {
                 let table = lock(table);
                 (table.paths.clone(), table.evicted)
@@ -220,9 +219,9 @@ impl CoreUncovered {
 #[derive(Default)]
 struct Table {
     paths: Vec<UncoveredPath>,
-    /// What a path weighs when one has to go, at the same index.
+    /// The weight of each path for eviction, at the same index.
     weights: Vec<Weight>,
-    /// Where each path is, of either kind.
+    /// The index of each path, by kind.
     routes: HashMap<Box<str>, usize>,
     methods: HashMap<Box<str>, usize>,
     evicted: u64,
@@ -244,7 +243,7 @@ impl Table {
         self.paths[index].add(request, method);
     }
 
-    /// Where the request's path is, which is made room for if need be; `None` if there is no room.
+    /// The index of the request's path, which evicts another if necessary; `None` if there is no space.
     fn index(&mut self, request: &Uncovered<'_>) -> Option<usize> {
         if let Some(index) = self.indexes(request.lack).get(request.path) {
             return Some(*index);

@@ -13,13 +13,13 @@ use super::timestamp::Timestamp;
 use crate::config::settings::LogFormat;
 use crate::telemetry::lines::LineQueue;
 
-/// A batch of this many bytes is sent at once.
+/// A batch of this many bytes is sent immediately.
 const BATCH: usize = 16 * 1024;
 /// The longest time that a line stays in its batch.
 const DELAY: Duration = Duration::from_millis(100);
 
-/// The lines of one core that are not queued yet. It lives as long as the core, whatever is configured meanwhile, so
-/// that the lines of a connection stay in order across a reload.
+/// The unsent lines of one core. It lives as long as the core, across reloads, so that the lines of a connection stay
+/// in order.
 pub struct LineBatch {
     queue: LineQueue,
     format: LogFormat,
@@ -27,7 +27,7 @@ pub struct LineBatch {
     /// Whether [`LineBatch::run`] will send the batch.
     is_scheduled: Cell<bool>,
     begun: Notify,
-    /// Whether nothing sends the batch any more, so that every line has to be sent at once.
+    /// Whether [`LineBatch::run`] has ended, so that every line must be sent immediately.
     is_ended: Cell<bool>,
 }
 
@@ -48,7 +48,7 @@ impl Pending {
             queue.push_all(&self.bytes[..self.complete], self.lines);
         }
         self.bytes.clear();
-        // The buffer is kept, unless a very long line has made it large.
+        // Keeps the buffer, unless a very long line has made it large.
         self.bytes.shrink_to(2 * BATCH);
         (self.complete, self.lines) = (0, 0);
     }
@@ -88,7 +88,7 @@ impl LineBatch {
         self.pending.borrow_mut().send(&self.queue);
     }
 
-    /// Sends each batch 100 ms after it was begun, for as long as the core lives: one timer for all requests, which is
+    /// Sends each batch 100 ms after its first line, for the life of the core. One timer serves all requests and is
     /// armed only while there are lines.
     pub async fn run(self: Rc<Self>) {
         loop {
@@ -99,7 +99,8 @@ impl LineBatch {
         }
     }
 
-    /// Sends the batch, and from now on every line at once: those of connections that are cut when the core ends.
+    /// Sends the batch, and from now on every line immediately: those of connections that are closed when the core
+    /// ends.
     pub fn end(&self) {
         self.is_ended.set(true);
         self.send();

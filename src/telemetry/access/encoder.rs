@@ -11,7 +11,7 @@ use crate::policy::mask::may_hold_token;
 use crate::policy::shadow::Change;
 use crate::telemetry::metrics::LookupResult;
 
-/// The longest `user_agent`, in bytes; a longer one is cut.
+/// The longest `user_agent`, in bytes. Longer ones are truncated.
 const LONGEST_USER_AGENT: usize = 128;
 /// The longest `host`, in bytes: a DNS name of 253 with a port.
 const LONGEST_HOST: usize = 260;
@@ -78,7 +78,7 @@ pub(super) fn write_line(
     format: LogFormat,
     addresses: &mut LastUpstream,
 ) {
-    // The length of a usual line, so that the buffer rarely grows in the middle of one.
+    // The usual length of a line, so that the buffer rarely grows within one.
     buffer.reserve(1024);
     match format {
         LogFormat::Json => {
@@ -97,7 +97,7 @@ pub(super) fn write_line(
     }
 }
 
-/// The upstream address of the last line, encoded. Most lines of a worker have the same.
+/// The encoded upstream address of the last line. Most lines of a worker have the same one.
 #[derive(Debug, Default)]
 pub(super) struct LastUpstream {
     address: Option<(IpAddr, u16)>,
@@ -158,7 +158,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
         self.buffer.extend_from_slice(if JSON { key.json } else { key.text }.as_bytes());
     }
 
-    /// A value of the gateway's own making, which needs no escapes.
+    /// A value from the gateway, which needs no escapes.
     #[inline(always)]
     fn word(&mut self, key: &Key, word: Option<&str>) {
         let Some(word) = word else { return };
@@ -170,7 +170,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
         }
     }
 
-    /// Fields that the client chooses and most of its requests repeat.
+    /// Appends fields that the client chooses and most of its requests repeat.
     pub(super) fn request(&mut self, host: Option<&[u8]>, user_agent: Option<&[u8]>) {
         self.bytes(&HOST, host, LONGEST_HOST);
         self.bytes(&USER_AGENT, user_agent, LONGEST_USER_AGENT);
@@ -209,7 +209,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
         value::bounded_text(self.buffer, text, most);
     }
 
-    /// The token's fields. They are escaped for its first line on this core and copied to the next ones.
+    /// Appends the token's fields. They are escaped for the token's first line on this core and copied afterwards.
     #[inline(always)]
     fn token(&mut self, token: Option<LoggedToken<'_>>) {
         let Some(LoggedToken { id, name, fields }) = token else { return };
@@ -223,7 +223,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
         self.buffer.extend_from_slice(fields);
     }
 
-    /// A field's value that the client chose.
+    /// Appends a value that the client chose.
     #[inline(always)]
     fn bytes(&mut self, key: &Key, bytes: Option<&[u8]>, most: usize) {
         let Some(bytes) = bytes else { return };

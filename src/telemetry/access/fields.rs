@@ -8,12 +8,12 @@ use super::line::RequestFields;
 use crate::config::settings::LogFormat;
 use crate::policy::mask::may_hold_token;
 
-/// How many encoded pairs of `host` and `user_agent` a core keeps; a power of two.
+/// The number of encoded pairs of `host` and `user_agent` per core; a power of two.
 const SLOTS: usize = 128;
-/// The most bytes of Host and User-Agent together that are kept to be recognised.
+/// The longest Host and User-Agent together that are cached, in bytes.
 const LONGEST_KEPT: usize = 512;
 
-/// The pairs of Host and User-Agent that a core has seen lately. Most requests repeat one of a few.
+/// The recent pairs of Host and User-Agent on a core. Most requests repeat one of a few.
 #[derive(Debug, Default)]
 pub(super) struct RequestFieldsCache {
     /// Empty until the first request.
@@ -22,7 +22,7 @@ pub(super) struct RequestFieldsCache {
 }
 
 impl RequestFieldsCache {
-    /// The fields of a request with these values. What is long, or may hold a token, is not kept.
+    /// The fields of a request with these values. Long values, and those that may contain a token, are not cached.
     pub(super) fn get(
         &self,
         format: LogFormat,
@@ -77,7 +77,7 @@ pub(super) fn encode(
     }
 }
 
-/// The slot of a pair. Pairs that share one only take turns.
+/// The slot of a pair. Pairs with the same slot replace each other.
 fn slot(host: Option<&[u8]>, user_agent: Option<&[u8]>) -> usize {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut hash = 0;

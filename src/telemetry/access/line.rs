@@ -27,59 +27,59 @@ pub struct AccessLine<'a> {
     /// The Host field or `:authority`, and the User-Agent field; `None` if the gateway rejected the message before it
     /// read them.
     pub request: Option<&'a RequestFields>,
-    /// The method; `other` for one that is not served, which could be any text, a token too.
+    /// The method; `other` for an unsupported one, which could be any text, even a token.
     pub method: &'a str,
     /// The route's template, `unmapped` or `none`: the same word as in metrics.
     pub route: &'a str,
     /// The masked path of a request that no route matches.
     pub path: Option<&'a str>,
-    /// The answer's status; if the client left before the answer, 499.
+    /// The status of the response; 499 if the client left before it.
     pub status: u16,
     /// Why the request ended as it did.
     pub reason: Reason,
     /// The rule that denied the request, or would have in shadow mode.
     pub denied_by: Option<DeniedBy<'a>>,
-    /// The particular cause: the place of the rule, or the request's fault.
+    /// The cause in detail: the place of the rule, or what is wrong with the request.
     pub detail: Option<&'a dyn Display>,
     /// The request's token, if its verdict is known.
     pub token: Option<LoggedToken<'a>>,
-    /// How the token cache answered; `None` if the gateway did not look the token up.
+    /// The result of the cache lookup; `None` if there was none.
     pub cache: Option<LookupResult>,
-    /// From the request's head to the end of its answer.
+    /// From the request head to the end of the response.
     pub duration: Duration,
-    /// Of that, waiting for a verdict; zero if it did not wait.
+    /// Time spent waiting for introspection; zero if it did not wait.
     pub introspection_duration: Duration,
-    /// Of that, from the first attempt to reach the backend to the head of its answer; zero if it was not tried.
+    /// From the first attempt to reach the backend to the head of its response; zero without an attempt.
     pub upstream_duration: Duration,
-    /// Where the request was sent; `None` if no connection was made.
+    /// The upstream; `None` if there was no connection.
     pub upstream: Option<Upstream<'a>>,
-    /// The status of the backend's answer.
+    /// The status of the backend's response.
     pub upstream_status: Option<u16>,
-    /// Bytes of the request's body that the gateway forwarded; through a tunnel, bytes from the client.
+    /// Bytes of the request body that the gateway forwarded. For a tunnel, bytes from the client.
     pub bytes_in: u64,
-    /// Bytes of the answer's body that the gateway handed to the connection; through a tunnel, bytes to the client.
+    /// Bytes of the response body that the gateway wrote to the connection. For a tunnel, bytes to the client.
     pub bytes_out: u64,
-    /// What shadow mode would have changed.
+    /// How the decision would change if the unenforced rule were enforced.
     pub shadow: Option<Change>,
-    /// By which rule.
+    /// The unenforced rule.
     pub shadow_rule: Option<&'a str>,
 }
 
 /// The requirement that a request did not satisfy.
 #[derive(Clone, Copy)]
 pub struct DeniedBy<'a> {
-    /// As the map has it.
+    /// The requirement as written in the map.
     pub requirement: &'a Requirement,
     /// The token's abilities.
     pub abilities: Option<&'a Abilities>,
 }
 
-/// Where a request was sent.
+/// The upstream of a request.
 #[derive(Clone, Copy)]
 pub struct Upstream<'a> {
-    /// The address that was connected to; `None` for a Unix socket.
+    /// The remote address; `None` for a Unix socket.
     pub address: Option<IpAddr>,
-    /// As configured.
+    /// The configured destination.
     pub destination: &'a Destination,
 }
 

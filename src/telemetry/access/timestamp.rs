@@ -1,14 +1,14 @@
-//! The time of a line, as RFC 3339 in UTC with microseconds.
+//! The timestamp of a line: RFC 3339 in UTC with microseconds.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `2026-11-30T03:04:50.123456Z`
 pub(super) const LENGTH: usize = 27;
 
-/// Of it, what changes with the second only: `2026-11-30T03:04:50`.
+/// The length of the part that changes once per second: `2026-11-30T03:04:50`.
 const SECONDS: usize = 19;
 
-/// Formats times. The date and the second are formatted only when the second changes.
+/// Formats timestamps. Date and time are formatted only when the second changes.
 #[derive(Debug)]
 pub(super) struct Timestamp {
     second: u64,
@@ -22,7 +22,7 @@ impl Default for Timestamp {
 }
 
 impl Timestamp {
-    /// The text for a time. A clock before 1970 or after 9999 shows the last time before that.
+    /// The text of a time. For a clock before 1970 or after 9999, the last valid time.
     pub(super) fn at(&mut self, time: SystemTime) -> &[u8; LENGTH] {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let second = since.as_secs();

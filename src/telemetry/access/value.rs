@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Write as _};
 use std::io::Write as _;
 use std::net::IpAddr;
 
-/// What ends a value that was cut.
+/// The end of a truncated value.
 const CUT: &str = "…";
 
 /// Appends a string that needs no escapes, in quotes.
@@ -23,7 +23,7 @@ pub(super) fn text(buffer: &mut Vec<u8>, text: &str) {
     buffer.push(b'"');
 }
 
-/// The same for at most `most` bytes of `text`.
+/// Like [`text`], for at most `most` bytes.
 pub(super) fn bounded_text(buffer: &mut Vec<u8>, text: &str, most: usize) {
     if text.len() <= most && is_plain_ascii(text.as_bytes()) {
         return plain(buffer, text.as_bytes());
@@ -37,7 +37,7 @@ pub(super) fn bounded_text(buffer: &mut Vec<u8>, text: &str, most: usize) {
     buffer.push(b'"');
 }
 
-/// The same for bytes that should be UTF-8: what is not becomes U+FFFD.
+/// Like [`bounded_text`], for bytes. Invalid UTF-8 becomes U+FFFD.
 pub(super) fn bounded_bytes(buffer: &mut Vec<u8>, bytes: &[u8], most: usize) {
     if bytes.len() <= most && is_plain_ascii(bytes) {
         return plain(buffer, bytes);
@@ -47,7 +47,7 @@ pub(super) fn bounded_bytes(buffer: &mut Vec<u8>, bytes: &[u8], most: usize) {
     let mut chunks = shown.utf8_chunks().peekable();
     while let Some(chunk) = chunks.next() {
         escape(buffer, chunk.valid());
-        // A character that the bound cuts in two is no error.
+        // Truncating within a character is not an error.
         let is_cut = chunks.peek().is_none() && shown.len() < bytes.len();
         if !chunk.invalid().is_empty() && !is_cut {
             escape(buffer, "\u{fffd}");
@@ -59,11 +59,11 @@ pub(super) fn bounded_bytes(buffer: &mut Vec<u8>, bytes: &[u8], most: usize) {
     buffer.push(b'"');
 }
 
-/// The same for what a value displays as.
+/// Like [`bounded_text`], for the `Display` form of a value.
 pub(super) fn bounded_display(buffer: &mut Vec<u8>, value: &dyn Display, most: usize) {
     buffer.push(b'"');
     let mut bounded = Bounded { buffer, left: most, is_cut: false };
-    // Writing to memory does not fail; a value that does ends early.
+    // Writing to memory does not fail; a value whose `Display` fails is truncated.
     let _ = write!(bounded, "{value}");
     buffer.push(b'"');
 }
@@ -90,7 +90,7 @@ impl fmt::Write for Bounded<'_> {
     }
 }
 
-/// Whether text is ASCII without anything to escape, as nearly every value is. Without a branch per byte, so that the
+/// Whether text is ASCII with nothing to escape, as nearly every value is. Without a branch per byte, so that the
 /// compiler compares 16 bytes at once.
 fn is_plain_ascii(bytes: &[u8]) -> bool {
     let is_special = |byte: u8| !matches!(byte, 0x20..0x7f) | (byte == b'"') | (byte == b'\\');
@@ -108,7 +108,7 @@ fn escape(buffer: &mut Vec<u8>, text: &str) {
     for (index, byte) in bytes.iter().enumerate() {
         let (escaped, length) = match *byte {
             b'"' | b'\\' | ..0x20 | 0x7f => (*byte, 1),
-            // In UTF-8 the C1 controls are 0xC2 and themselves.
+            // UTF-8 encodes the C1 controls as 0xC2 followed by their code.
             0xc2 if bytes.get(index + 1).is_some_and(|next| *next < 0xa0) => (bytes[index + 1], 2),
             _ => continue,
         };
@@ -155,12 +155,12 @@ const fn digit(value: u64) -> u8 {
     b'0' + value as u8
 }
 
-/// Of a number below 1000.
+/// The digits of a number below 1000.
 const fn three_digits(number: u64) -> [u8; 3] {
     [digit(number / 100), digit(number / 10 % 10), digit(number % 10)]
 }
 
-/// Appends an address, as it displays.
+/// Appends an address in its `Display` form.
 pub(super) fn address(buffer: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
@@ -176,7 +176,7 @@ pub(super) fn address(buffer: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
-/// Appends an address with a port, as [`std::net::SocketAddr`] displays.
+/// Appends an address with a port in the `Display` form of [`std::net::SocketAddr`].
 pub(super) fn socket_address(buffer: &mut Vec<u8>, ip: IpAddr, port: u16) {
     if ip.is_ipv4() {
         address(buffer, ip);

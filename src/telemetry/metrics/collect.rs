@@ -1,4 +1,4 @@
-//! Adds the shards up for a scrape.
+//! Adds up the shards for a scrape.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
@@ -17,7 +17,7 @@ use super::{
 };
 use super::{process, shard};
 
-/// A metric as it is described to the scraper.
+/// Name, type, help and labels of a metric.
 pub(super) struct Shape {
     pub(super) name: &'static str,
     help: &'static str,
@@ -35,87 +35,87 @@ macro_rules! shapes {
 
 shapes! {
     REQUESTS: COUNTER "stockaj_gateway_requests_total" ["route", "method", "status", "reason"]
-        "Requests that ended, by route template, method, status and why they ended so.";
+        "Requests by route, method, status and reason.";
     REQUEST_DURATION: HISTOGRAM "stockaj_gateway_request_duration_seconds" ["route"]
-        "Time from a request's head to the end of its answer.";
+        "Time from the request head to the end of the response, by route.";
     PHASE_DURATION: HISTOGRAM "stockaj_gateway_phase_duration_seconds" ["phase"]
-        "Time that requests spent waiting for a verdict, waiting for the backend, and in the gateway itself.";
+        "Time that requests waited for introspection, waited for the backend, or spent in the gateway, by phase.";
     INTROSPECTIONS: COUNTER "stockaj_gateway_introspections_total" ["outcome"]
-        "Introspections that ended, by what they brought.";
+        "Completed introspections by outcome.";
     INTROSPECTIONS_IN_FLIGHT: GAUGE "stockaj_gateway_introspections_in_flight" []
-        "Introspections under way.";
+        "Introspections in flight.";
     INTROSPECTIONS_LIMIT: GAUGE "stockaj_gateway_introspections_limit" []
-        "How many introspections may be under way.";
+        "Largest number of introspections in flight.";
     CACHE_LOOKUPS: COUNTER "stockaj_gateway_token_cache_lookups_total" ["result"]
-        "Looks into the token cache, by how it answered.";
+        "Token cache lookups by result.";
     CACHE_ENTRIES: GAUGE "stockaj_gateway_token_cache_entries" ["kind"]
-        "Verdicts in the token cache.";
+        "Verdicts in the token cache by kind.";
     OLDEST_VERDICT: GAUGE "stockaj_gateway_oldest_verdict_served_seconds" []
-        "Age of the oldest verdict that allowed a request in about the last minute.";
+        "Age of the oldest verdict that allowed a request in the last 30 to 60 seconds.";
     CACHE_EVICTIONS: COUNTER "stockaj_gateway_token_cache_evictions_total" ["kind", "cause"]
-        "Verdicts that left the token cache, by why they left.";
+        "Verdicts removed from the token cache by kind and cause.";
     CLIENT_CONNECTIONS: GAUGE "stockaj_gateway_client_connections" ["state"]
-        "Open connections from clients.";
+        "Open client connections by state.";
     CLIENT_CONNECTIONS_LIMIT: GAUGE "stockaj_gateway_client_connections_limit" []
-        "How many connections from clients may be open.";
+        "Largest number of open client connections.";
     BACKEND_CONNECTIONS: GAUGE "stockaj_gateway_backend_connections" ["state"]
-        "Open connections to the backend.";
+        "Open backend connections by state.";
     TUNNELS: GAUGE "stockaj_gateway_tunnels_open" []
-        "Open tunnels: connections that changed to WebSocket.";
+        "Open tunnels (WebSocket connections).";
     CONFIG_RELOAD_SUCCESS: GAUGE "stockaj_gateway_config_reload_success" []
-        "Whether the last attempt to load the configuration succeeded.";
+        "Whether the last load of the configuration succeeded.";
     CONFIG_RELOAD_TIMESTAMP: GAUGE "stockaj_gateway_config_reload_timestamp_seconds" []
-        "When the configuration was last loaded with success.";
+        "Time of the last successful load of the configuration.";
     CERTIFICATE_EXPIRY: GAUGE "stockaj_gateway_certificate_expiry_timestamp_seconds" ["certificate"]
-        "When a certificate of the listener expires.";
+        "Expiry of each certificate that the listener serves.";
     CERTIFICATE_RELOAD_SUCCESS: GAUGE "stockaj_gateway_certificate_reload_success" ["certificate"]
-        "Whether what is in a certificate's files is served.";
+        "Whether the listener serves the certificate that is in the files.";
     HANDSHAKE_FAILURES: COUNTER "stockaj_gateway_tls_handshake_failures_total" ["reason"]
-        "Clients with whom TLS came to nothing, by why.";
+        "Failed TLS handshakes by reason.";
     REVOCATIONS: COUNTER "stockaj_gateway_revocations_total" ["source"]
-        "Orders to forget verdicts, by who gave them.";
+        "Token revocations by source.";
     WEBHOOKS: COUNTER "stockaj_gateway_webhooks_total" ["outcome"]
-        "Webhooks of Stockaj, by what came of them.";
+        "Webhooks from Stockaj by outcome.";
     SHADOW: COUNTER "stockaj_gateway_shadow_total" ["change", "route", "method", "map"]
-        "Requests that were forwarded and would be refused, or the other way round, by what is not enforced.";
+        "Requests on which an unenforced rule decides differently, by change, route, method and map.";
     SHADOW_MODE: GAUGE "stockaj_gateway_shadow_mode" []
-        "Whether there are routes whose refusals are not enforced.";
+        "Whether any route is not enforced.";
     REDIS_CONNECTED: GAUGE "stockaj_gateway_redis_connected" []
-        "Whether revocations reach other replicas, and theirs this one.";
+        "Whether Redis is connected, through which replicas share revocations.";
     REDIS_MESSAGES: COUNTER "stockaj_gateway_redis_messages_total" ["direction"]
-        "Messages between replicas, by what became of them.";
+        "Messages between replicas by direction.";
     SPANS: COUNTER "stockaj_gateway_spans_total" ["outcome"]
-        "Spans of traces, by what became of them.";
+        "Trace spans by outcome.";
     REDIRECTS: COUNTER "stockaj_gateway_redirects_total" []
-        "Requests by plain HTTP that were sent on to https.";
+        "Plain HTTP requests redirected to https.";
     USAGE_REQUESTS: COUNTER "stockaj_gateway_usage_requests_total" ["ability", "verdict"]
-        "Requests of tokens in the usage ledger, by the abilities that their routes ask for.";
+        "Requests in the usage ledger by required ability and verdict.";
     USAGE_TOKENS: GAUGE "stockaj_gateway_usage_tokens" []
         "Tokens in the usage ledger.";
     USAGE_FINDINGS: GAUGE "stockaj_gateway_usage_findings" ["kind", "severity"]
-        "Findings about tokens, by kind and severity, as they were counted last.";
+        "Findings about tokens by kind and severity, as of the last count.";
     USAGE_BYTES: GAUGE "stockaj_gateway_usage_ledger_bytes" []
-        "What the records of the usage ledger come to, as `usage.max_size` bounds it.";
+        "Size of the records in the usage ledger, which `usage.max_size` limits.";
     USAGE_WRITTEN: GAUGE "stockaj_gateway_usage_written_timestamp_seconds" []
-        "When the usage ledger was last written.";
+        "Time of the last write to the usage ledger.";
     USAGE_WRITE_ERRORS: COUNTER "stockaj_gateway_usage_write_errors_total" []
-        "Attempts to write the usage ledger that failed.";
+        "Failed writes to the usage ledger.";
     USAGE_DROPPED: COUNTER "stockaj_gateway_usage_requests_dropped_total" []
-        "Requests that the usage ledger had no room for.";
+        "Requests missing in the usage ledger because it was full.";
     BUILD_INFO: GAUGE "stockaj_gateway_build_info" ["version"]
-        "What is running; always 1.";
+        "Version of the gateway; always 1.";
     LOG_LINES_DROPPED: COUNTER "stockaj_gateway_log_lines_dropped_total" []
-        "Log lines dropped because their reader was too slow.";
+        "Log lines dropped because the reader of the log is too slow.";
     PROCESS_CPU: COUNTER "process_cpu_seconds_total" []
-        "User and system CPU time spent.";
+        "User and system CPU time.";
     PROCESS_MEMORY: GAUGE "process_resident_memory_bytes" []
         "Resident memory.";
     PROCESS_OPEN_FDS: GAUGE "process_open_fds" []
         "Open file descriptors.";
     PROCESS_MAX_FDS: GAUGE "process_max_fds" []
-        "The soft limit of open file descriptors.";
+        "Soft limit of open file descriptors.";
     PROCESS_START_TIME: GAUGE "process_start_time_seconds" []
-        "When the process started.";
+        "Start time of the process.";
 }
 
 /// The collector.

@@ -1,21 +1,21 @@
-//! The process itself, as Linux's `/proc` tells it; elsewhere nothing.
+//! Metrics of the process from Linux's `/proc`. Absent on other systems.
 
 use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
-/// What could be learned.
+/// The available values.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) cpu_seconds: Option<f64>,
     pub(super) resident_bytes: Option<f64>,
     pub(super) open_fds: Option<f64>,
     pub(super) max_fds: Option<f64>,
-    /// Seconds of the epoch.
+    /// Seconds since 1970.
     pub(super) start_time: Option<f64>,
 }
 
-/// Clock ticks a second in `/proc`: Linux's USER_HZ, which is 100 wherever Rust has a tier 1 target.
+/// Clock ticks per second in `/proc`: Linux's USER_HZ, which is 100 on every target that Rust supports at tier 1.
 const TICKS: f64 = 100.0;
 
 pub(super) fn read() -> Process {
@@ -46,7 +46,7 @@ fn boot_time() -> Option<f64> {
     line(&fs::read_to_string("/proc/stat").ok()?, "btime")?.parse().ok()
 }
 
-/// What follows `key` on the line that begins with it.
+/// The rest of the line that starts with `key`.
 fn line<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
 }

@@ -1,4 +1,4 @@
-//! What one core counts: written by that core alone, read by the scrape.
+//! The counters of one core: written by that core only, read by scrapes.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
@@ -9,22 +9,22 @@ use http::{Method, StatusCode};
 use super::{ConnectionUse, HandshakeFailure, LookupResult, TimedPhase};
 use crate::policy::refusal::Reason;
 
-/// Adds without a locked instruction: right only where one thread writes.
+/// Adds without a locked instruction. Correct only if one thread writes.
 pub(super) fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
 }
 
-/// As [`add`].
+/// Like [`add`].
 pub(super) fn add_signed(gauge: &AtomicI64, change: i64) {
     gauge.store(gauge.load(Relaxed).wrapping_add(change), Relaxed);
 }
 
-/// A duration in nanoseconds: 584 years at most.
+/// A duration in nanoseconds, at most 584 years.
 pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// One core's counters that belong to no route. Aligned so that no two cores write one line of memory.
+/// The counters of one core that belong to no route. Aligned so that no two cores write to one cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Shard {
@@ -34,7 +34,7 @@ pub(super) struct Shard {
     pub(super) client_connections: [AtomicI64; ConnectionUse::ALL.len()],
     pub(super) backend_connections: [AtomicI64; ConnectionUse::ALL.len()],
     pub(super) tunnels: AtomicI64,
-    /// The age of the oldest verdict that served, in nanoseconds: in this window, and in the one before.
+    /// Age of the oldest verdict used, in nanoseconds: in this window and in the one before.
     pub(super) oldest_verdicts: [AtomicU64; 2],
 }
 
@@ -57,10 +57,10 @@ pub(super) const BOUNDS: [u64; 15] = [
     30_000_000_000,
 ];
 
-/// Durations in nanoseconds. Its count is the sum of its buckets, so that the two never disagree.
+/// A histogram of nanoseconds. Its count is the sum of its buckets, so that the two always agree.
 #[derive(Debug, Default)]
 pub(super) struct Histogram {
-    /// Not cumulative; the last is for all above the last bound.
+    /// Not cumulative; the last bucket is unbounded.
     pub(super) buckets: [AtomicU64; BOUNDS.len() + 1],
     pub(super) sum: AtomicU64,
 }
@@ -73,33 +73,33 @@ impl Histogram {
     }
 }
 
-/// One core's counters of one route.
+/// The counters of one route on one core.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct RouteShard {
     pub(super) duration: Histogram,
     slots: [Slot; SLOTS],
-    /// By reason: what found no slot.
+    /// By reason, for requests without a slot.
     overflow: [AtomicU64; Reason::ALL.len()],
 }
 
-/// Room for the combinations of method, status and reason of one route. More than that is not told apart.
+/// The number of combinations of method, status and reason per route. Further ones are counted together.
 const SLOTS: usize = 64;
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// A [`Key`]; 0: free.
+    /// A [`Key`]; 0 if free.
     key: AtomicU32,
     count: AtomicU64,
 }
 
-/// The words for a method in a label, by their numbers.
+/// The labels of methods, by number.
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", OTHER];
 
-/// The label of what is not told apart.
+/// The label of values that are counted together.
 const OTHER: &str = "other";
 
-/// The word for a method in a label.
+/// The label of a method.
 pub(super) fn method_word(method: &Method) -> &'static str {
     METHODS[method_number(method) as usize]
 }
@@ -138,7 +138,7 @@ impl Key {
         self.0 >> 8
     }
 
-    /// Where the search for its slot begins.
+    /// The first slot of the probe sequence.
     fn home(self) -> usize {
         (self.0.wrapping_mul(0x9E37_79B1) >> (32 - SLOTS.trailing_zeros())) as usize
     }
@@ -171,7 +171,7 @@ impl RouteShard {
         add(&self.overflow[reason as usize], 1);
     }
 
-    /// Every combination seen so far with its count: method, status, reason.
+    /// Calls `each` with every combination seen so far and its count.
     pub(super) fn for_each(&self, mut each: impl FnMut(RequestLabels, u64)) {
         for slot in &self.slots {
             let key = Key(slot.key.load(Relaxed));
@@ -190,11 +190,11 @@ impl RouteShard {
     }
 }
 
-/// What tells the counters of one route apart.
+/// The labels of a request beside its route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RequestLabels {
     pub(super) method: &'static str,
-    /// None: not told apart.
+    /// `None` if counted together.
     pub(super) status: Option<u32>,
     pub(super) reason: &'static str,
 }

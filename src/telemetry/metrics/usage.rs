@@ -1,4 +1,4 @@
-//! What is told of the usage ledger. Only its own thread writes this, and seldom.
+//! Metrics of the usage ledger. Only its own thread writes them, and rarely.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,30 +8,30 @@ use std::time::SystemTime;
 
 use super::epoch_seconds;
 
-/// Of the usage ledger.
+/// The metrics of the usage ledger.
 #[derive(Debug, Default)]
 pub struct UsageMetrics {
-    /// Whether there is one: else all of it is absent.
+    /// Whether there is a ledger. If not, its metrics are absent.
     kept: AtomicBool,
-    /// Requests by ability, and whether they were allowed. As many as the maps have abilities.
+    /// Requests by ability and decision. At most as many as the maps have abilities.
     requests: Mutex<BTreeMap<(Box<str>, bool), u64>>,
-    /// By kind and severity.
+    /// Findings by kind and severity.
     findings: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     pub(super) write_errors: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) tokens: AtomicU64,
     pub(super) bytes: AtomicU64,
-    /// Seconds of the epoch; 0: not yet.
+    /// Seconds since 1970; 0 before the first write.
     pub(super) written_at: AtomicU64,
 }
 
 impl UsageMetrics {
-    /// Notes whether there is a ledger.
+    /// Sets whether there is a ledger.
     pub fn kept(&self, is_kept: bool) {
         self.kept.store(is_kept, Relaxed);
     }
 
-    /// Counts requests of tokens by the abilities that their route asks for.
+    /// Counts requests of tokens by the abilities that their route requires.
     pub fn counted(&self, abilities: &[Box<str>], is_allowed: bool, count: u64) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         for ability in abilities {
@@ -44,24 +44,24 @@ impl UsageMetrics {
         }
     }
 
-    /// Counts requests that found no room.
+    /// Counts requests that did not fit.
     pub fn dropped(&self, requests: u64) {
         self.dropped.fetch_add(requests, Relaxed);
     }
 
-    /// Counts a write that failed.
+    /// Counts a failed write.
     pub fn write_failed(&self) {
         self.write_errors.fetch_add(1, Relaxed);
     }
 
-    /// Notes a write: when, and how many tokens and bytes there are since.
+    /// Records a successful write: its time, and the resulting number of tokens and bytes.
     pub fn written(&self, now: SystemTime, tokens: u64, bytes: u64) {
         self.tokens.store(tokens, Relaxed);
         self.bytes.store(bytes, Relaxed);
         self.written_at.store(epoch_seconds(now), Relaxed);
     }
 
-    /// Sets how many findings there are, by kind and severity.
+    /// Sets the number of findings by kind and severity.
     pub fn found(&self, findings: BTreeMap<(&'static str, &'static str), u64>) {
         *self.findings.lock().unwrap_or_else(PoisonError::into_inner) = findings;
     }
