@@ -1,4 +1,4 @@
-//! A client's connection: its address, its TLS, and what it is doing.
+//! A client connection: its address, TLS and state.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
@@ -37,26 +37,26 @@ pub struct Downstream {
     connection: Option<Rc<Self>>,
     /// The streams of a connection, and some that have ended.
     streams: RefCell<Vec<Weak<Self>>>,
-    /// Of a connection: what small DATA frames lacked that bodies have read since it was last taken.
+    /// For connections: the overhead of small DATA frames that bodies have read since it was last taken.
     overhead_read: Cell<usize>,
-    /// Of a connection: whether its task is to be woken when bodies read.
+    /// For connections: whether its task must be woken when bodies are read.
     waits_for_reads: Cell<bool>,
     responses: ResponseBudget,
-    /// Of a connection of HTTP/2 with a request that has a body.
+    /// For HTTP/2 connections with a request that has a body.
     uploads: OnceCell<Arc<UploadBudget>>,
 }
 
 impl Drop for Downstream {
     fn drop(&mut self) {
-        // Of a response that came to no body.
+        // A response may have been dropped before its body was sent.
         self.set_read_ahead(0);
     }
 }
 
-/// A DATA frame with less data than this is small: h2 bounds how many of them wait to be read.
+/// A DATA frame with less data is small: h2 limits the number of small frames that wait to be read.
 pub const SMALL_FRAME: usize = 256;
 
-/// What a DATA frame of this length lacks; an empty one is bounded otherwise.
+/// The number of bytes by which a DATA frame is shorter than that; 0 for empty frames, which have another limit.
 pub const fn frame_overhead(length: usize) -> usize {
     if length == 0 { 0 } else { SMALL_FRAME.saturating_sub(length) }
 }
@@ -103,7 +103,7 @@ impl Downstream {
             uploads: OnceCell::new(),
         });
         let mut streams = connection.streams.borrow_mut();
-        // Now and then, so that as many are looked at as have ended.
+        // Only when the vector is full, so that the cost per stream is constant.
         if streams.len() == streams.capacity() {
             streams.retain(|stream| stream.strong_count() > 0);
         }
@@ -121,7 +121,7 @@ impl Downstream {
         self.connection.as_ref()
     }
 
-    /// A body has read the data of one frame of this connection.
+    /// Records that a body has read the data of one frame of this connection.
     pub fn data_read(&self, length: usize) {
         let lacked = frame_overhead(length);
         if lacked > 0 {
@@ -132,12 +132,12 @@ impl Downstream {
         }
     }
 
-    /// What [`Downstream::data_read`] has noted since the last call.
+    /// The overhead that [`Downstream::data_read`] has recorded since the last call.
     pub const fn take_overhead_read(&self) -> usize {
         self.overhead_read.replace(0)
     }
 
-    /// Whether the connection's task is to be woken when bodies read.
+    /// Sets whether the connection's task must be woken when bodies are read.
     pub fn set_waits_for_reads(&self, waits: bool) {
         self.waits_for_reads.set(waits);
     }
@@ -147,13 +147,13 @@ impl Downstream {
         self.streams.borrow().iter().filter_map(Weak::upgrade).for_each(|stream| act(&stream));
     }
 
-    /// Notes that a request's head is complete. Returns whether its connection has no other request.
+    /// Records that a request's head is complete. Returns whether its connection has no other request.
     pub fn begin_request(&self, now: Instant) -> bool {
         self.state.begin_request(now);
         self.connection.as_ref().is_none_or(|connection| connection.state.begin_stream(now))
     }
 
-    /// Notes that a request is over. Returns whether its connection has no other request.
+    /// Records that a request has ended. Returns whether its connection has no other request.
     pub fn end_request(&self, now: Instant) -> bool {
         self.state.end_request(now);
         self.connection.as_ref().is_none_or(|connection| connection.state.end_stream(now))

@@ -27,7 +27,7 @@
 //! page/        frame and style of the web pages
 //! sanitize.rs  makes names from outside harmless for terminals
 //! demo/        the stand-in for Stockaj
-//! secrets/     keys, certificates and secrets from files; errors that quote nothing
+//! secrets/     keys, certificates and secrets from files; errors quote nothing of them
 //! watch.rs     detects changed files
 //! ```
 //!

@@ -1,7 +1,7 @@
-//! Names that others chose, made harmless where people read them.
+//! Makes untrusted names safe for terminals and browsers.
 
-/// Without what a terminal or a browser would obey or hide: controls, and what turns the direction of the text or takes
-/// no room.
+/// Replaces characters that a terminal or browser would interpret or hide: control characters, bidirectional formatting
+/// and zero-width characters.
 pub fn sanitize(text: &str) -> String {
     text.chars().map(|char| if is_harmful(char) { '\u{fffd}' } else { char }).collect()
 }

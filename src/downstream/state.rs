@@ -87,7 +87,7 @@ impl ConnectionState {
         self.blocked_since.get()
     }
 
-    /// Notes that bytes arrived. `now` is called only if they begin a request.
+    /// Records that bytes arrived. `now` is called only if they begin a request.
     pub fn received(&self, now: impl FnOnce() -> Instant) {
         let arrived_at = (self.phase.get() == ConnectionPhase::Idle).then(now);
         self.arrived_at.set(arrived_at);
@@ -101,7 +101,7 @@ impl ConnectionState {
         self.arrived_at.replace(None)
     }
 
-    /// Notes whether the client takes what is sent.
+    /// Records whether the client reads what is sent.
     pub fn note_write(&self, blocked: bool, now: impl FnOnce() -> Instant) {
         if !blocked {
             self.blocked_since.set(None);
@@ -133,7 +133,7 @@ impl ConnectionState {
         self.watches_end.get()
     }
 
-    /// Notes that the client has ended its side while its request is served: it has left, or sends nothing more.
+    /// Records that the client has ended its side while its request is served: it has left, or sends nothing more.
     pub fn note_client_end(&self, now: impl FnOnce() -> Instant) {
         if self.finished_at.get().is_none() {
             self.finished_at.set(Some(now()));
@@ -147,12 +147,12 @@ impl ConnectionState {
         quiet.is_some_and(|quiet| quiet >= PATIENCE) && self.blocked_since.get().is_none()
     }
 
-    /// Notes that a request's head is complete.
+    /// Records that a request's head is complete.
     pub fn begin_request(&self, now: Instant) {
         self.enter(ConnectionPhase::Serving, now);
     }
 
-    /// Notes that a request is over.
+    /// Records that a request has ended.
     pub fn end_request(&self, now: Instant) {
         self.served.set(self.served.get() + 1);
         self.enter(if self.head_begun.get() { ConnectionPhase::Head } else { ConnectionPhase::Idle }, now);
@@ -178,13 +178,13 @@ impl ConnectionState {
         others == 0
     }
 
-    /// Notes that the connection is HTTP/2 and waits for its preface. Its streams have their own state.
+    /// Records that the connection is HTTP/2 and awaits its preface. Its streams have their own state.
     pub fn begin_http2(&self, now: Instant) {
         self.enter(ConnectionPhase::Idle, now);
         self.set_incomplete_since(Some(now));
     }
 
-    /// Of HTTP/2: since when the end is awaited of what other streams cannot overtake, as the fields of a request.
+    /// HTTP/2 only: the start of an incomplete sequence that other streams cannot interleave, such as a header block.
     pub fn incomplete_since(&self) -> Option<Instant> {
         self.incomplete_since.get()
     }
@@ -194,7 +194,8 @@ impl ConnectionState {
         self.incomplete_since.set(since);
     }
 
-    /// Sets a deadline, which replaces the one before. When it passes, the sweep notes it and wakes the connection's task.
+    /// Sets a deadline, which replaces the previous one. When it passes, the sweep records it and wakes the
+    /// connection's task.
     pub fn set_deadline(&self, deadline: Instant) {
         self.deadline.set(Some(deadline));
         self.overdue.set(false);
@@ -210,7 +211,7 @@ impl ConnectionState {
         self.overdue.get()
     }
 
-    /// For the sweep: notes a deadline that has passed.
+    /// For the sweep: records that a deadline has passed.
     pub fn check_deadline(&self, now: Instant) {
         if self.deadline.get().is_some_and(|deadline| deadline <= now) {
             self.deadline.set(None);
@@ -219,7 +220,7 @@ impl ConnectionState {
         }
     }
 
-    /// The number of requests that are over.
+    /// The number of requests that have ended.
     pub fn requests_served(&self) -> u64 {
         self.served.get()
     }

@@ -44,7 +44,7 @@ struct FromBackend {
     idle: IdleTimer,
     /// When the head arrived; `None` as soon as the body had to be waited for.
     arrived_at: Option<Instant>,
-    /// Received bytes that were not handed on yet.
+    /// Received bytes that were not forwarded yet.
     rest: Bytes,
     /// The fault that ended the body, reported at the next poll so that earlier bytes are sent first.
     fault: Option<ResponseFault>,
@@ -94,14 +94,14 @@ impl Drop for Counted {
     }
 }
 
-/// Why a response is broken off, so that the client sees an incomplete message.
+/// Why a response is truncated, so that the client detects an incomplete message.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseFault {
     /// The backend sent nothing for `limits.body_idle_timeout`.
-    #[error("the backend's answer stopped")]
+    #[error("the backend's response stalled")]
     TimedOut,
-    /// The backend's response broke off or was malformed.
-    #[error("the backend's answer broke off")]
+    /// The backend's response was truncated or malformed.
+    #[error("the backend's response was truncated")]
     Broken(#[source] ExchangeError),
 }
 
@@ -155,8 +155,8 @@ impl ResponseBody {
         }
     }
 
-    /// Notes that a piece waits for the client. Only a stream of HTTP/2 has a window of its own, of which the
-    /// connection's bytes do not tell.
+    /// Records that a piece waits for the client. Only HTTP/2 streams have their own window, which the connection's
+    /// bytes do not show.
     fn waits_for_client(&self) {
         if let Some(stream) = self.record.as_ref().and_then(|record| record.stream()) {
             stream.state.note_write(true, Instant::now);
@@ -282,10 +282,10 @@ impl Body for ResponseBody {
                 this.settle();
             }
             Some(Err(ResponseFault::TimedOut)) => {
-                this.broke_off(Reason::BackendTimeout, "the backend's answer stopped");
+                this.broke_off(Reason::BackendTimeout, "the backend's response stalled");
             }
             Some(Err(ResponseFault::Broken(_))) => {
-                this.broke_off(Reason::BackendBroken, "the backend's answer broke off");
+                this.broke_off(Reason::BackendBroken, "the backend's response was truncated");
             }
             None => {
                 // `is_end_stream` does not know about trailers.

@@ -302,12 +302,12 @@ impl RequestRecord {
         Some(&self.downstream).filter(|downstream| downstream.is_stream())
     }
 
-    /// Notes that the response's body is complete.
+    /// Records that the response's body is complete.
     pub const fn mark_complete(&mut self) {
         self.complete = true;
     }
 
-    /// Notes that the response's body broke off, and why.
+    /// Records that the response's body was truncated, and why.
     pub const fn mark_truncated(&mut self, reason: Reason, detail: &'static str) {
         self.complete = true;
         self.detail = Some(detail);

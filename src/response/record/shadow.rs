@@ -1,4 +1,4 @@
-//! What shadow mode finds of a request.
+//! The shadow decision on a request.
 
 use std::rc::Rc;
 
@@ -7,21 +7,21 @@ use crate::policy::shadow::{Change, Side};
 use crate::telemetry::metrics::RouteLabel;
 use crate::tokens::lookup::CachedToken;
 
-/// What would become of a request, other than what does.
+/// A shadow decision that differs from the enforced one.
 pub struct ShadowResult {
-    /// What.
+    /// The difference.
     pub change: Change,
-    /// By which map, the first of them.
+    /// The first map that decides differently.
     pub side: Side,
-    /// By which rules, one of each map that would change it, as the log tells them.
+    /// The rules that decide differently, one per map, as in the log.
     pub rule: String,
-    /// Whose token it carries, where the enforced map did not ask.
+    /// The verdict of its token, if the enforced map did not require one.
     pub token: Option<Rc<CachedToken>>,
 }
 
 impl RequestRecord {
-    /// Counts and notes what would become of the request, counted under `label`. Where the enforced map is in shadow
-    /// mode, the candidate beside it may find the same once more.
+    /// Counts and records a shadow decision under `label`. If the enforced map is in shadow mode, the candidate may
+    /// decide the same once more.
     #[cold]
     pub fn note_shadow_change(
         &mut self,

@@ -1,7 +1,7 @@
-//! The spans of a request, by the semantic conventions of OpenTelemetry for HTTP.
+//! The spans of a request, by OpenTelemetry's semantic conventions for HTTP.
 //!
-//! Neither path nor query is told, which may hold a secret, nor what clients say of themselves: the route's template
-//! stands for the path.
+//! They have neither path nor query, which may contain a secret, nor anything that clients claim about themselves. The
+//! route's template stands for the path.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::policy::target::METHODS;
 use crate::telemetry::spans::Trace;
 
 impl RequestRecord {
-    /// Hands the spans of the request over, and of what the backend was asked for it, which ended both `now`.
+    /// Sends the spans of the request and of its request to the backend, which both end `now`.
     pub(super) fn send_spans(&self, trace: &Trace, reason: Reason, now: Instant) {
         let settings = &self.settings;
         let template = self.route_number.and_then(|number| settings.abilities.route(number));

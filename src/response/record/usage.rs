@@ -1,4 +1,4 @@
-//! What of a request is counted as its token's.
+//! Counts a request as usage of its token.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::tokens::verdict::Verdict;
 use crate::usage::batch::{CountedOutcome, CountedRequest, TokenDescription};
 
 impl RequestRecord {
-    /// Counts it, if the map has decided it for its token.
+    /// Counts the request, if the map has decided it for its token.
     pub(super) fn count_usage(&self, usage: &UsageCount, now: Instant) {
         let (Some((_, reason)), Some(token)) = (self.answer, self.any_token()) else { return };
         let shadow = self.shadow.as_deref().map(|shadow| (shadow.side, shadow.change));
@@ -21,7 +21,7 @@ impl RequestRecord {
     }
 }
 
-/// What the enforced map said, whatever came of it afterwards; none where it did not come to that.
+/// The decision of the enforced map, whatever happened afterwards; `None` without one.
 const fn outcome(reason: Reason, shadow: Option<(Side, Change)>) -> Option<CountedOutcome> {
     match reason {
         Reason::Allowed
