@@ -1,11 +1,12 @@
-//! A YAML document as a tree of values with their places, built from the events of `granit-parser`. Nesting, aliases
-//! and values are bounded.
+//! A YAML document as a tree of values with their places, built from the events of the parser below `serde_yaml`:
+//! decoding loses some places, and ends at errors that events survive (see Cargo.toml). Nesting, aliases and values are
+//! bounded.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, StructureStyle};
+use serde_yaml::granit_parser::{self, ErrorKind, Event, Parser, ScalarStyle, ScanError, StructureStyle};
 use zeroize::Zeroize;
 
 use super::diagnostics::Diagnostic;
@@ -232,8 +233,7 @@ impl<'a> Builder<'a> {
     fn add_event(&mut self, event: Event<'_>, span: Span) {
         if event.tag().is_some() {
             self.diagnostics.push(
-                Diagnostic::error("unexpected tag")
-                    .at(span, "found unexpected tag, expected a value without one"),
+                Diagnostic::error("unexpected tag").at(span, "found a tag, expected a value without one"),
             );
         }
         match event {
