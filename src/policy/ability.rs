@@ -7,8 +7,6 @@ use http::HeaderValue;
 
 use super::refusal::{Missing, Refusal};
 
-mod read;
-
 /// The longest ability name, in bytes.
 pub const LONGEST_ABILITY: usize = 128;
 
@@ -240,7 +238,7 @@ impl Display for Requirement {
     }
 }
 
-/// A name as a YAML scalar, quoted if a plain scalar would have another meaning.
+/// A name as a YAML scalar, quoted if a plain scalar would have another meaning. Ledgers and reports store this form.
 fn scalar(name: &str) -> String {
     let plain = name.starts_with(|first: char| first.is_ascii_alphabetic())
         && !name.ends_with(':')

@@ -5,6 +5,7 @@
 mod denials;
 mod minimal_abilities;
 mod name;
+mod requirement;
 #[cfg(test)]
 pub(super) mod tests;
 

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::minimal_abilities::{Need, minimal, needs};
+use super::requirement::requirement;
 use super::{Subject, all_of, count_of, some_of, start_of};
 use crate::config::settings::FindingRules;
-use crate::policy::ability::{Abilities, Requirement};
+use crate::policy::ability::Abilities;
 use crate::usage::report::{Finding, FindingKind, Severity, TokenUsage, UsageRow, Verdict};
 
 /// An integration that merely lacks an ability is denied on few routes. At least this many routes and different
@@ -77,7 +78,7 @@ fn advice(subject: &Subject<'_>, probing: bool, missing: &BTreeSet<String>) -> S
 /// The denied rows that would be denied today, too. A token that has received the ability since has no problem.
 fn still_denied(token: &TokenUsage) -> impl Iterator<Item = &UsageRow> {
     let abilities = Abilities::new(token.abilities.iter().map(String::as_str));
-    let is_allowed_now = move |row: &&UsageRow| match Requirement::read(&row.requirement) {
+    let is_allowed_now = move |row: &&UsageRow| match requirement(&row.requirement) {
         Some(requirement) => requirement.check(&abilities).is_ok(),
         None => row.ability.as_deref().is_some_and(|ability| abilities.can(ability)),
     };

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
+use super::requirement::requirement;
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::usage::report::UsageRow;
 
@@ -19,8 +20,7 @@ pub(super) fn needs(row: &UsageRow) -> Vec<Need> {
     if let Some(ability) = row.ability.as_deref().filter(|ability| *ability == row.requirement) {
         return vec![need(ability)];
     }
-    let requirement = Requirement::read(&row.requirement);
-    match requirement.as_ref().map(Requirement::kind) {
+    match requirement(&row.requirement).as_ref().map(Requirement::kind) {
         Some(RequirementKind::All(names)) => names.iter().map(|name| need(name)).collect(),
         Some(RequirementKind::Any(names)) => vec![names.iter().map(|name| String::from(&**name)).collect()],
         _ => row.ability.iter().map(|name| need(name)).collect(),
