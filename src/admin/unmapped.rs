@@ -15,6 +15,7 @@ use super::Admin;
 use super::accept::accepts_yaml;
 use super::audit::{Action, Actor, unavailable};
 use super::response::{AdminResponse, json, message, text};
+use crate::config::language::scalar;
 use crate::openapi::convention;
 use crate::policy::guide;
 use crate::policy::map::{AbilityMap, Found};
@@ -202,7 +203,7 @@ fn snippet(report: &UncoveredReport, map: &AbilityMap) -> String {
             };
         }
         if !rules.is_empty() && written.insert(pattern.clone()) {
-            let _ = write!(routes, "  # {}\n  {}:\n{rules}", comment(path), key(&pattern));
+            let _ = write!(routes, "  # {}\n  {}:\n{rules}", comment(path), scalar(&pattern));
         }
     }
     text.push_str(if routes.is_empty() { "routes: {}\n" } else { "routes:\n" });
@@ -226,12 +227,6 @@ fn pattern(path: &str) -> String {
         literal => literal.to_owned(),
     });
     segments.collect::<Vec<_>>().join("/")
-}
-
-/// A pattern as a key of a YAML mapping.
-fn key(pattern: &str) -> String {
-    let is_plain = pattern.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.{}*".contains(&byte));
-    if is_plain { pattern.to_owned() } else { format!("'{}'", pattern.replace('\'', "''")) }
 }
 
 /// The number of requests, the methods, the tokens and the time of the last request.

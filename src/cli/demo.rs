@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::SystemTime;
 
 use anstyle::{AnsiColor, Style};
+use serde_json::json;
 
 use self::ledger::LedgerDirectory;
 use super::run::shutdown;
@@ -68,7 +69,7 @@ impl Arguments {
         // Lives as long as the server. The demo also runs without a ledger, if its directory cannot be created.
         let ledger = LedgerDirectory::new();
         let usage = ledger.as_ref().ok();
-        let yaml = gateway_yaml(address, admin, stockaj, usage);
+        let yaml = gateway_yaml(address, admin, stockaj, usage)?;
         let settings = config::load_text("the demo's gateway.yaml", yaml)?.settings;
         if let Some(usage) = usage {
             month::write(&usage.file(), &settings.abilities, SystemTime::now())?;
@@ -240,27 +241,24 @@ fn gateway_yaml(
     admin: SocketAddr,
     stockaj: SocketAddr,
     usage: Option<&LedgerDirectory>,
-) -> String {
-    let (token, usage) = match usage {
-        Some(usage) => (
-            format!(", token: '{}'", usage.admin_token),
-            format!("usage: {{path: '{}'}}\n", usage.file().display().to_string().replace('\'', "''")),
-        ),
-        None => (String::new(), String::new()),
-    };
-    let mut text = format!(
-        "listen: {{address: '{address}', drain_timeout: 2s}}\n\
-         admin: {{address: '{admin}'{token}}}\n\
-         {usage}\
-         backend: {{url: 'http://{stockaj}'}}\n\
-         introspection: {{url: 'http://{stockaj}/api/v2/token'}}\n\
-         log: {{format: text}}\n\
-         abilities:\n"
-    );
+) -> Result<String, serde_yaml::SerializeError> {
+    let mut configuration = json!({
+        "listen": {"address": address, "drain_timeout": "2s"},
+        "admin": {"address": admin},
+        "backend": {"url": format!("http://{stockaj}")},
+        "introspection": {"url": format!("http://{stockaj}/api/v2/token")},
+        "log": {"format": "text"},
+    });
+    if let Some(usage) = usage {
+        configuration["admin"]["token"] = json!(usage.admin_token);
+        configuration["usage"] = json!({"path": usage.file()});
+    }
+    let mut text = serde_yaml::to_string(&configuration)?;
+    text.push_str("abilities:\n");
     for line in MAP.lines() {
         let _ = writeln!(text, "  {line}");
     }
-    text
+    Ok(text)
 }
 
 /// The requested address, or the default. If the default is in use, adds it to `taken` and returns its IP address with

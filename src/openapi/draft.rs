@@ -8,6 +8,7 @@ use http::Method;
 use super::convention::ability;
 use super::document::{Description, Operation, Security};
 use super::{ScopeRequirement, requirement_of_scopes, template};
+use crate::config::language::scalar;
 use crate::policy::ability::Requirement;
 use crate::policy::route::Pattern;
 use crate::policy::source_location::SourceLocation;
@@ -201,12 +202,6 @@ fn on_one_line(text: &str) -> String {
     text.replace(|it: char| it.is_control() || matches!(it, '\u{2028}' | '\u{2029}' | '\u{feff}'), " ")
 }
 
-/// A path as a key.
-fn scalar(path: &str) -> String {
-    let is_plain = |it: char| it.is_ascii_alphanumeric() || "/_-.~{}*".contains(it);
-    if path.chars().all(is_plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', "''")) }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -266,7 +261,7 @@ routes:
   /:
     GET: deny   # the convention gives no ability: the path names no resource
     POST: deny   # the convention gives no ability: the path names no resource; the document makes credentials optional
-  '/a:b/{x_y}':
+  /a:b/{x_y}:
     PATCH: deny   # a scope is not an ability: `public` is a keyword: it stands alone, not in a list of abilities
   /x/{a}:
     PUT: deny   # two operations match the same paths and require a and b

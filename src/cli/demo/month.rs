@@ -218,7 +218,8 @@ mod tests {
             "127.0.0.1:0".parse().unwrap(),
             "127.0.0.1:1".parse().unwrap(),
             None,
-        );
+        )
+        .unwrap();
         let map = config::load_text("demo", text).unwrap().settings.abilities;
         let rules = Rules::default();
         let numbers = rules.register(&map);

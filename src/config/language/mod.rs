@@ -6,7 +6,7 @@
 //! decode
 //! document      interpolate
 //! diagnostics
-//! source    redact
+//! source    redact      write
 //! ```
 
 mod decode;
@@ -20,6 +20,7 @@ pub(crate) mod scalars;
 mod secrets;
 pub(crate) mod section;
 mod source;
+mod write;
 
 pub use self::decode::nearest;
 pub(crate) use self::decode::{Decode, Decoder, Named, OneOrMore, Spanned, join, listed};
@@ -37,3 +38,4 @@ pub(crate) use self::secrets::{Credential, CredentialFile, Secret, SecretFile};
 pub(crate) use self::section::{schema_of, section};
 pub use self::source::LARGEST;
 pub(crate) use self::source::{Source, Span};
+pub(crate) use self::write::scalar;
