@@ -7,8 +7,8 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 
 use super::response::{AdminResponse, message};
+use crate::telemetry::lines::AUDIT;
 use crate::telemetry::lines::AuditSlot;
-use crate::telemetry::log::AUDIT;
 
 /// The longest logged subject, in characters.
 const LONGEST_SUBJECT: usize = 256;

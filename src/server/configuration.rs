@@ -1,4 +1,4 @@
-//! A whole configuration, ready to be served by, and how the next one goes on from it.
+//! A complete configuration with the resources that it names, and how a reload makes the next one from it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,22 +21,22 @@ use crate::traces;
 use crate::usage::rules::RuleNumbers;
 use crate::usage::writer::Usage;
 
-/// How long a connection of HTTP/2 may be silent, while an answer is awaited, before it is asked whether it lives: often
-/// enough to notice before every request over it has timed out, and seldom enough for a backend that counts pings.
-const MOST_SILENCE: Duration = Duration::from_secs(10);
+/// Longest silence of an HTTP/2 connection to the backend, while a response is awaited, before it is pinged: short enough to
+/// notice a dead connection before its requests time out, long enough for backends that limit pings.
+const LONGEST_SILENCE: Duration = Duration::from_secs(10);
 
-/// What the configuration's certificates, roots and addresses out come to.
+/// The resources that a configuration names: certificates, roots and connections.
 pub struct Resources {
     pub(super) tls: Option<Arc<Certificates>>,
     pub(super) backend: Arc<UpstreamClient>,
     pub(super) introspector: Arc<UpstreamClient>,
-    /// The way to other replicas.
+    /// Publishes revocations to other replicas.
     pub(super) redis: Option<Arc<RedisClient>>,
-    /// The way to a collector of spans.
+    /// Exports spans to a collector.
     pub(super) traces: Option<Arc<traces::CollectorClient>>,
 }
 
-/// The backend or the introspector. A reload keeps the connections to it if its key stays the same.
+/// Connects to the backend or the introspector. A reload keeps it, and its connections, if its key stays the same.
 pub(super) struct UpstreamClient {
     connector: Arc<Connector>,
     bound: Option<Arc<ConnectionBound>>,
@@ -44,27 +44,27 @@ pub(super) struct UpstreamClient {
 }
 
 impl UpstreamClient {
-    /// The client for `plan`, or `before` if its plan and files are the same.
-    fn for_plan(plan: UpstreamKey, before: Option<&Arc<Self>>) -> Result<Arc<Self>, ConnectorError> {
-        let key = ClientKey::new(plan, |plan| &plan.tls);
+    /// The client for these settings, or `before` if its settings and files are the same.
+    fn for_key(settings: UpstreamKey, before: Option<&Arc<Self>>) -> Result<Arc<Self>, ConnectorError> {
+        let key = ClientKey::new(settings, |settings| &settings.tls);
         if let Some(before) = before.filter(|before| before.key == key) {
             return Ok(Arc::clone(before));
         }
-        let plan = key.settings();
-        let connector = Connector::new(&plan.destination, &plan.tls, plan.patience)?;
-        let connector = Arc::new(match plan.http2 {
+        let settings = key.settings();
+        let connector = Connector::new(&settings.destination, &settings.tls, settings.timeout)?;
+        let connector = Arc::new(match settings.http2 {
             Some(silence) => connector.speaking_http2(silence),
             None => connector,
         });
-        let bound = plan.max_connections.map(ConnectionBound::new);
+        let bound = settings.max_connections.map(ConnectionBound::new);
         Ok(Arc::new(Self { connector, bound, key }))
     }
 
-    /// A pool for one core.
+    /// A pool for one worker.
     pub(super) fn pool(&self) -> Rc<Pool> {
         let (connector, bound) = (Arc::clone(&self.connector), self.bound.clone());
-        let plan = self.key.settings();
-        Pool::new(connector, plan.idle_timeout, bound, plan.patience)
+        let settings = self.key.settings();
+        Pool::new(connector, settings.idle_timeout, bound, settings.timeout)
     }
 }
 
@@ -74,7 +74,7 @@ struct UpstreamKey {
     destination: Destination,
     tls: ClientTls,
     /// Time limit for connecting, and for the wait for one of `max_connections`.
-    patience: Duration,
+    timeout: Duration,
     idle_timeout: Duration,
     max_connections: Option<usize>,
     /// Time without a frame after which an HTTP/2 connection is pinged; `None` for HTTP/1.1.
@@ -87,10 +87,10 @@ impl UpstreamKey {
         Self {
             destination: backend.destination.clone(),
             tls: backend.tls.clone(),
-            patience: backend.connect_timeout,
+            timeout: backend.connect_timeout,
             idle_timeout: backend.idle_timeout,
             max_connections: backend.max_connections,
-            http2: backend.http2.then(|| MOST_SILENCE.min(backend.timeout / 3)),
+            http2: backend.http2.then(|| LONGEST_SILENCE.min(backend.timeout / 3)),
         }
     }
 
@@ -99,7 +99,7 @@ impl UpstreamKey {
         Self {
             destination: introspection.destination.clone(),
             tls: introspection.tls.clone(),
-            patience: introspection.timeout,
+            timeout: introspection.timeout,
             idle_timeout: settings.backend.idle_timeout,
             max_connections: None,
             http2: None,
@@ -108,7 +108,7 @@ impl UpstreamKey {
 }
 
 impl Resources {
-    /// Reads what `settings` name.
+    /// Reads the files that `settings` name, and creates the clients.
     ///
     /// # Errors
     /// [`StartError::Certificate`] and [`StartError::Connector`].
@@ -117,7 +117,7 @@ impl Resources {
         Self::with_tls(tls, settings, None)
     }
 
-    /// The same for the configuration after this one: what stays the same goes on, with its connections.
+    /// The resources of the next configuration. Unchanged ones are kept, with their connections.
     fn next_from(&self, settings: &Settings, before: &Settings) -> Result<Self, StartError> {
         let tls =
             if settings.listen.tls == before.listen.tls { self.tls.clone() } else { certificates(settings)? };
@@ -130,10 +130,10 @@ impl Resources {
         before: Option<&Self>,
     ) -> Result<Self, StartError> {
         let backend =
-            UpstreamClient::for_plan(UpstreamKey::backend(settings), before.map(|before| &before.backend))
+            UpstreamClient::for_key(UpstreamKey::backend(settings), before.map(|before| &before.backend))
                 .map_err(|source| StartError::Connector { section: "backend", source })?;
         let known = before.map(|before| &before.introspector);
-        let introspector = UpstreamClient::for_plan(UpstreamKey::introspector(settings), known)
+        let introspector = UpstreamClient::for_key(UpstreamKey::introspector(settings), known)
             .map_err(|source| StartError::Connector { section: "introspection", source })?;
         let known = before.and_then(|before| before.redis.as_ref());
         let redis = settings.redis.as_ref().map(|redis| RedisClient::for_settings(redis, known)).transpose();
@@ -154,22 +154,22 @@ fn certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, StartE
     if entries.is_empty() { Ok(None) } else { Ok(Some(Arc::new(Certificates::load(entries)?))) }
 }
 
-/// What every core makes its gateway from.
+/// What every worker makes its gateway from.
 pub(super) struct Configuration {
     pub(super) settings: Arc<Settings>,
-    pub(super) parts: Resources,
+    pub(super) resources: Resources,
     pub(super) routes: RouteNumbers,
     pub(super) shared: Arc<Shared>,
     pub(super) limiter: Arc<Limiter>,
-    /// What is counted for the usage ledger; none: nothing is.
+    /// The numbers of the rules whose usage is counted; `None` if the ledger is off.
     pub(super) rules: Option<RuleNumbers>,
 }
 
 impl Configuration {
-    /// The first of a process.
+    /// The first configuration of a process.
     pub(super) fn new(
         settings: Arc<Settings>,
-        parts: Resources,
+        resources: Resources,
         metrics: &Arc<Metrics>,
         usage: &Usage,
     ) -> Self {
@@ -183,14 +183,14 @@ impl Configuration {
             limiter: Arc::new(Limiter::new(&settings)),
             rules: settings.usage.as_ref().map(|_| usage.rules(&settings.abilities)),
             settings,
-            parts,
+            resources,
         }
     }
 
-    /// The one after this.
+    /// The next configuration.
     ///
     /// # Errors
-    /// Where `settings` cannot be served by. This one is as it was.
+    /// If a resource cannot be used. The present configuration is unchanged.
     pub(super) fn next_from(
         &self,
         settings: Settings,
@@ -198,7 +198,7 @@ impl Configuration {
         usage: &Usage,
     ) -> Result<Self, StartError> {
         let before = &*self.settings;
-        let parts = self.parts.next_from(&settings, before)?;
+        let resources = self.resources.next_from(&settings, before)?;
         let limiter = if settings.rate_limit == before.rate_limit
             && settings.limits.requests_per_address == before.limits.requests_per_address
         {
@@ -208,34 +208,39 @@ impl Configuration {
         };
         Ok(Self {
             routes: metrics.routes(settings.templates()),
-            shared: self.share(&settings, &limiter, metrics),
+            shared: self.next_shared(&settings, &limiter, metrics),
             limiter,
-            parts,
+            resources,
             rules: settings.usage.as_ref().map(|_| usage.rules(&settings.abilities)),
             settings: Arc::new(settings),
         })
     }
 
-    /// The verdicts. They survive, unless another introspector would say them or they would be read otherwise.
-    fn share(&self, settings: &Settings, limiter: &Arc<Limiter>, metrics: &Arc<Metrics>) -> Arc<Shared> {
+    /// The cache of verdicts. It is kept unless introspection could now give other verdicts.
+    fn next_shared(
+        &self,
+        settings: &Settings,
+        limiter: &Arc<Limiter>,
+        metrics: &Arc<Metrics>,
+    ) -> Arc<Shared> {
         let before = &*self.settings;
-        let (next, asked) = (&settings.introspection, &before.introspection);
+        let (next, present) = (&settings.introspection, &before.introspection);
         let introspections = || IntrospectionLimiter::new(next.max_concurrent);
-        if !says_the_same(next, asked) {
+        if !gives_same_verdicts(next, present) {
             let revocations = Arc::clone(self.shared.cache.revocations());
             let cache = TokenCache::new(&settings.cache, revocations, Box::new(count_evictions(metrics)));
             return Arc::new(Shared { cache, introspections: introspections() });
         }
         let same_limits = Arc::ptr_eq(limiter, &self.limiter);
-        if settings.cache == before.cache && next.max_concurrent == asked.max_concurrent && same_limits {
+        if settings.cache == before.cache && next.max_concurrent == present.max_concurrent && same_limits {
             return Arc::clone(&self.shared);
         }
         let cache = self.shared.cache.successor(&settings.cache, Box::new(count_evictions(metrics)));
         Arc::new(Shared { cache, introspections: introspections() })
     }
 
-    /// Leaves what only a start can change as it is, whatever `next` says of it, and tells the keys that say something
-    /// else. TLS belongs to its address.
+    /// Resets in `next` the settings that only a restart can change, and returns the keys that differed. TLS belongs to its
+    /// address.
     pub(super) fn keep_fixed(&self, next: &mut Settings) -> Vec<&'static str> {
         let now = &*self.settings;
         let mut kept = Vec::new();
@@ -259,7 +264,7 @@ impl Configuration {
     }
 }
 
-/// Whether `next` was something else than `now`.
+/// Resets `next` to `now`. Returns whether they differed.
 fn keep<T: Clone + PartialEq>(
     key: &'static str,
     now: &T,
@@ -274,8 +279,8 @@ fn keep<T: Clone + PartialEq>(
     differs
 }
 
-/// Whether both would get the same verdict for a token.
-fn says_the_same(one: &Introspection, other: &Introspection) -> bool {
+/// Whether both give the same verdict for a token.
+fn gives_same_verdicts(one: &Introspection, other: &Introspection) -> bool {
     one.destination == other.destination
         && one.tls == other.tls
         && one.authority == other.authority

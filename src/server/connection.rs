@@ -12,11 +12,13 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
+use super::acceptor::Accepted;
+use super::dispatcher::{Admitted, TooManyConnections};
 use super::http2_flood::PREFACE;
-use super::listen::{Accepted, Admitted, TooManyConnections, overload_response};
 use super::proxy_protocol::{self, HeaderError};
+use super::rejected::overload_response;
 use super::transport::{Transport, Watched};
-use super::worker::{Worker, WorkerState};
+use super::worker::state::{Worker, WorkerState};
 use super::{http1, http2, tls};
 use crate::config::settings::Settings;
 use crate::downstream::Downstream;
@@ -33,10 +35,10 @@ enum Protocol {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(core: Rc<Worker>, admitted: Admitted) {
-    let Admitted { accepted, mut counted } = admitted;
-    let serving = core.serving();
-    let settings = serving.gateway.settings();
+pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
+    let Admitted { accepted, mut count } = admitted;
+    let state = worker.state();
+    let settings = state.gateway.settings();
     let (mut address, stream) = match accepted {
         Accepted::Tcp(stream, address) => {
             (Some(address.ip()), TcpStream::from_std(stream).map(Transport::Tcp))
@@ -54,28 +56,28 @@ pub(super) async fn serve(core: Rc<Worker>, admitted: Admitted) {
     // Whoever can open a Unix socket was let in by its file.
     if settings.listen.proxy_protocol && (trusted || address.is_none()) {
         // Boxed, as what is seldom: it would make the future of every connection larger.
-        let told = Box::pin(hear(&core, &mut stream, settings, address)).await;
+        let told = Box::pin(hear(&worker, &mut stream, settings, address)).await;
         let Some(told) = told else { return };
         // Whoever stays untold is not believed, though the proxy would be.
         trusted = told.is_some_and(|told| settings.listen.trusts(told));
         if let Some(told) = told {
             address = Some(told);
             if !trusted {
-                counted = match counted.told(told) {
+                count = match count.proxied(told) {
                     Ok(counted) => counted,
-                    Err(TooManyConnections) => return turn_away(&core, &serving, stream).await,
+                    Err(TooManyConnections) => return reject(&worker, &state, stream).await,
                 };
             }
         }
     }
-    let agreed = encrypt(&core, &serving, stream, address).await;
+    let agreed = encrypt(&worker, &state, stream, address).await;
     let Some(Agreed { transport, protocol, tls_version, subject }) = agreed else { return };
-    let mut downstream = Downstream::new(address, trusted, serving.tls.is_some(), Instant::now());
+    let mut downstream = Downstream::new(address, trusted, state.tls.is_some(), Instant::now());
     downstream.tls_version = tls_version;
     downstream.subject = subject;
     let downstream = Rc::new(downstream);
 
-    let _open = core.enter(&downstream);
+    let _open = worker.open(&downstream);
     let mut watched = Watched { transport, downstream: Rc::clone(&downstream), unread: Zeroizing::default() };
     let protocol = match protocol {
         Some(protocol) => protocol,
@@ -83,17 +85,17 @@ pub(super) async fn serve(core: Rc<Worker>, admitted: Admitted) {
         None => Protocol::Http1,
     };
     match protocol {
-        Protocol::Http1 => http1::serve(&core, serving, &downstream, watched).await,
+        Protocol::Http1 => http1::serve(&worker, state, &downstream, watched).await,
         // Boxed, so that connections of HTTP/1 are no larger.
-        Protocol::Http2 => Box::pin(http2::serve(&core, serving, &downstream, watched)).await,
+        Protocol::Http2 => Box::pin(http2::serve(&worker, state, &downstream, watched)).await,
     }
-    drop(counted);
+    drop(count);
 }
 
 /// What the PROXY header of a connection tells: none where there is none to be served. Said of a connection that
 /// `proxy` passes on.
 async fn hear(
-    core: &Worker,
+    worker: &Worker,
     stream: &mut Transport,
     settings: &Settings,
     proxy: Option<IpAddr>,
@@ -115,7 +117,7 @@ async fn hear(
         Err(_) => ("no PROXY header in time".to_owned(), StatusCode::REQUEST_TIMEOUT, Reason::Limited),
     };
     // As the request that it did not get to send.
-    core.metrics.request(RouteLabel::None, &OTHER, status, reason, began.elapsed());
+    worker.metrics.request(RouteLabel::None, &OTHER, status, reason, began.elapsed());
     match proxy {
         Some(proxy) => tracing::warn!(%proxy, why, "a trusted proxy's connection is closed"),
         None => tracing::warn!(why, "a connection to the Unix socket is closed"),
@@ -123,10 +125,10 @@ async fn hear(
     None
 }
 
-async fn turn_away(core: &Worker, serving: &WorkerState, mut stream: Transport) {
-    core.rejected.borrow_mut().count(Instant::now());
+async fn reject(worker: &Worker, state: &WorkerState, mut stream: Transport) {
+    worker.rejected.borrow_mut().count(Instant::now());
     // A client that awaits a handshake could not read it.
-    if serving.tls.is_none() {
+    if state.tls.is_none() {
         let answer = overload_response();
         let _ = match &mut stream {
             Transport::Tcp(stream) => stream.write(&answer).await,
@@ -148,12 +150,12 @@ struct Agreed {
 
 /// The transport under TLS, where the listener has it.
 async fn encrypt(
-    core: &Worker,
-    serving: &WorkerState,
+    worker: &Worker,
+    state: &WorkerState,
     transport: Transport,
     address: Option<IpAddr>,
 ) -> Option<Agreed> {
-    let (tls, stream) = match (&serving.tls, transport) {
+    let (tls, stream) = match (&state.tls, transport) {
         // A configuration with both is refused: nobody comes without TLS where it is asked for.
         (Some(_), Transport::Unix(_)) => return None,
         (Some(tls), Transport::Tcp(stream)) => (tls, stream),
@@ -161,7 +163,7 @@ async fn encrypt(
             return Some(Agreed { transport, protocol: None, tls_version: None, subject: None });
         }
     };
-    match tokio::time::timeout(serving.gateway.settings().limits.header_timeout, tls.accept(stream)).await {
+    match tokio::time::timeout(state.gateway.settings().limits.header_timeout, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
             let (tls_version, subject) = (tls::version(&stream), tls::subject(&stream));
             let protocol = match stream.get_ref().1.alpn_protocol() {
@@ -173,7 +175,7 @@ async fn encrypt(
         }
         Ok(Err(error)) => {
             let failure = tls::failure(&error);
-            core.metrics.handshake_failure(failure);
+            worker.metrics.handshake_failure(failure);
             let (address, error) = (address.map(tracing::field::display), &error as &dyn std::error::Error);
             match failure {
                 // One whom an operator may want to let in.
@@ -185,7 +187,7 @@ async fn encrypt(
             None
         }
         Err(_) => {
-            core.metrics.handshake_failure(HandshakeFailure::Timeout);
+            worker.metrics.handshake_failure(HandshakeFailure::Timeout);
             None
         }
     }

@@ -22,10 +22,10 @@ use tokio::time::{Sleep, sleep};
 
 use super::header_blocks::OddHead;
 use super::http2_flood::{Counted, Left, NO_ERROR, Returned, go_away};
-use super::last_answer::{linger, note_refused};
+use super::last_response::{linger, note_refused};
 use super::transport::Watched;
 use super::whole_heads::WholeHeads;
-use super::worker::{Worker, WorkerState};
+use super::worker::state::{Worker, WorkerState};
 use crate::config::settings::Limits;
 use crate::downstream::Downstream;
 use crate::downstream::state::{ConnectionPhase, Shutdown};
@@ -104,14 +104,14 @@ fn builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(
-    core: &Rc<Worker>,
-    serving: Rc<WorkerState>,
+    worker: &Rc<Worker>,
+    state: Rc<WorkerState>,
     downstream: &Rc<Downstream>,
     watched: Watched,
 ) {
-    let settings = Arc::clone(serving.gateway.settings());
+    let settings = Arc::clone(state.gateway.settings());
     // The gateway of this moment is not kept for as long as the connection lasts.
-    drop(serving);
+    drop(state);
     let limits = &settings.limits;
     let streams = Streams::default();
     let odd_head = Rc::new(OddHead::default());
@@ -119,7 +119,7 @@ pub(super) async fn serve(
         if let Some(why) = odd_head.dropped() {
             request.extensions_mut().insert(DroppedPart(why));
         }
-        let gateway = core.gateway();
+        let gateway = worker.gateway();
         let stream = Downstream::stream(downstream, Instant::now());
         streams.next.replace(Some(Rc::clone(&stream)));
         // Boxed, as hyper moves it about.
@@ -184,7 +184,7 @@ pub(super) async fn serve(
         (Ended::Broken, Some(fault)) => (fault.refusal(), fault.code()),
         (Ended::TimedOut, _) => (Refusal::RequestTimeout, NO_ERROR),
     };
-    note_refused(core, downstream, &refusal);
+    note_refused(worker, downstream, &refusal);
     let farewell = async {
         if is_between && watched.write_all(&go_away(code)).await.is_ok() {
             linger(watched, limits.header_timeout).await;

@@ -3,18 +3,22 @@
 //! The thread that calls [`Server::serve`] accepts connections and hands each to the worker with the fewest. Workers share
 //! neither runtime nor pools nor front caches.
 
+mod acceptor;
 mod configuration;
 mod connection;
+mod dispatcher;
 mod header_blocks;
 mod http1;
 mod http2;
 mod http2_flood;
-mod last_answer;
-mod listen;
+mod last_response;
 mod proxy_protocol;
+mod raw_response;
 mod redirect;
+mod rejected;
 mod reload;
 mod scanned_io;
+mod services;
 mod small_data;
 mod supervisor;
 pub mod tls;
@@ -25,33 +29,32 @@ mod worker;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use tokio::runtime::{self, LocalOptions, Runtime};
+use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use self::acceptor::{AFTER_FAILURE, Acceptor};
 use self::configuration::Configuration;
 pub use self::configuration::Resources;
-use self::listen::{AFTER_FAILURE, Acceptor, Dispatcher, RejectedConnections, WorkerCommand, WorkerHandle};
+use self::dispatcher::{Dispatcher, WorkerHandle};
+use self::rejected::RejectedConnections;
 use self::reload::{ApplyConfiguration, Current, Reloader};
+use self::services::Services;
 use self::worker::WorkerBuilder;
-use crate::admin::{Admin, Readiness, RejectedAttempts, State, Throttle};
+use crate::admin::{self, Admin, Readiness, RejectedAttempts, State, Throttle};
 use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
 use crate::listener::{BindError, InheritError, Inherited, Listener, Role};
-use crate::replicas::Replicas;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, Metrics};
-use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::clock::Reading;
-use crate::tokens::revoker::Revoker;
-use crate::traces::TraceExporter;
 use crate::usage::writer::Usage;
 use crate::watch::FileWatcher;
 
@@ -104,7 +107,7 @@ pub struct Server {
     proxy: Listener,
     admin: Listener,
     redirect: Option<Listener>,
-    parts: Resources,
+    resources: Resources,
     source: Option<(PathBuf, FileWatcher)>,
 }
 
@@ -114,7 +117,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]. Nothing is left half-started.
     pub fn bind(settings: Settings, log: log::Guard, mut inherited: Inherited) -> Result<Self, StartError> {
-        let parts = Resources::build(&settings)?;
+        let resources = Resources::build(&settings)?;
         let mut listen = |role, address, key| match inherited.remove(role) {
             Some(listener) => Ok(listener),
             None => Listener::bind(address).map_err(|source| StartError::Bind { key, source }),
@@ -130,13 +133,13 @@ impl Server {
         if inherited.remove(Role::Redirect).is_some() {
             return Err(InheritError::NotConfigured.into());
         }
-        Ok(Self { settings: Arc::new(settings), log, proxy, admin, redirect, parts, source: None })
+        Ok(Self { settings: Arc::new(settings), log, proxy, admin, redirect, resources, source: None })
     }
 
     /// Enables reloading on SIGHUP and when one of `files` changes: `path` and the files that it names.
     pub fn reloading(self, path: PathBuf, files: Vec<PathBuf>) -> Self {
         let watch = FileWatcher::new(files);
-        if let Some(certificates) = &self.parts.tls {
+        if let Some(certificates) = &self.resources.tls {
             // They may have changed since they were read. The audit log is empty at a start.
             let _ = certificates.reload(|_| true, &self.log.control().audit_log());
         }
@@ -153,105 +156,75 @@ impl Server {
         self.admin.address()
     }
 
-    /// Serves until `told` completes, then drains for at most `drain_timeout`. If `told` completes again, it ends at once.
+    /// Serves until `shutdown` completes, then drains for at most `drain_timeout`. If `shutdown` completes again, the drain
+    /// ends at once.
     ///
     /// # Errors
     /// [`StartError::System`]
-    pub fn serve(self, told: impl AsyncFn()) -> Result<(), StartError> {
+    pub fn serve(self, shutdown: impl AsyncFn()) -> Result<(), StartError> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let metrics = Metrics::new(self.settings.threads);
         metrics.config_reload(true, SystemTime::now());
         let usage = Arc::new(Usage::new(Arc::clone(&metrics), self.settings.threads));
-        let configuration = Configuration::new(Arc::clone(&self.settings), self.parts, &metrics, &usage);
+        let configuration = Configuration::new(Arc::clone(&self.settings), self.resources, &metrics, &usage);
         let configuration = Arc::new(configuration);
         // Before the log says that the gateway listens: until then SIGHUP would end the process.
         let hangups = self.source.as_ref().and_then(|_| hangups(&runtime));
-        let exports = Arc::new(TraceExporter::new(Arc::clone(&metrics)));
-        exports.apply(configuration.parts.traces.as_ref())?;
-        usage.apply(self.settings.usage.as_ref())?;
-        let log = self.log.control();
-        let hurry = Arc::new(AtomicBool::new(false));
-        let uncovered = UncoveredRequests::new(self.settings.threads);
-        let mut cores = Vec::new();
-        let mut seats = Vec::new();
-        for index in 0..self.settings.threads {
-            let (seat, core) = start_core(index, &metrics, &configuration, log, &hurry, &usage, &uncovered)?;
-            seats.push(seat);
-            cores.push(core);
-        }
+        let log = self.log.control().clone();
+        let services = Arc::new(Services::start(&configuration, metrics, usage, log)?);
+        let stop_now = Arc::new(AtomicBool::new(false));
+        let (workers, threads) = start_workers(&services, &configuration, &stop_now)?;
         let current: Current = Arc::new(ArcSwap::new(Arc::clone(&configuration)));
-        measure(&metrics, &current, log);
+        update_metrics_on_scrape(&services, &current);
         runtime.spawn(follow_wall_clock(Arc::clone(&current)));
         let path = self.source.as_ref().map(|(path, _)| path.as_path());
         let Summary { version, config, routes, mode } = Summary::of(&self.settings, path);
         tracing::info!(version, config, routes, mode, "started");
-        tell_of(Role::Proxy, &self.proxy);
-        tell_of(Role::Admin, &self.admin);
+        log_listener(Role::Proxy, &self.proxy);
+        log_listener(Role::Admin, &self.admin);
         let readiness = Arc::new(Readiness::default());
-        let settings = Arc::new(ArcSwap::new(Arc::clone(&self.settings)));
-        let revoker = Arc::new(Revoker::new(Arc::clone(&configuration.shared), Arc::clone(&metrics)));
-        let replicas = Arc::new(Replicas::new(Arc::clone(&revoker), Arc::clone(&metrics)));
-        replicas.apply(configuration.parts.redis.as_ref())?;
-        let admin = Admin {
-            metrics: Arc::clone(&metrics),
-            readiness: Arc::clone(&readiness),
-            settings: Arc::clone(&settings),
-            revoker: Arc::clone(&revoker),
-            usage: Arc::clone(&usage),
-            uncovered,
-            refused: RejectedAttempts::default(),
-            audit: log.audit_log(),
-            throttle: Throttle::default(),
-        };
-        let admin = admin.serve(self.admin)?;
-
-        let (adoptions, to_adopt) = mpsc::unbounded_channel();
+        let admin = start_admin(self.admin, &services, &readiness)?;
+        let (configurations, new_configurations) = mpsc::unbounded_channel();
         if let Some((path, watch)) = self.source {
-            let log = log.clone();
             let reloader = Reloader {
                 path,
                 watch,
                 current: Arc::clone(&current),
-                adoptions,
-                metrics: Arc::clone(&metrics),
-                log,
-                settings,
-                revoker,
-                replicas: Arc::clone(&replicas),
-                exports: Arc::clone(&exports),
-                usage: Arc::clone(&usage),
+                configurations,
+                services: Arc::clone(&services),
                 postponed: None,
                 certificates_postponed: false,
             };
             let (hung_up, receiver) = channel();
             reloader.start(receiver)?;
-            runtime.spawn(tell_hangups(hangups, hung_up));
+            runtime.spawn(forward_hangups(hangups, hung_up));
         }
         let redirect = self.redirect.map(|listener| {
-            tell_of(Role::Redirect, &listener);
-            runtime.spawn(redirect::serve(listener, current, Arc::clone(&metrics)))
+            log_listener(Role::Redirect, &listener);
+            runtime.spawn(redirect::serve(listener, current, Arc::clone(&services.metrics)))
         });
-        let rejected = RejectedConnections::new(metrics.core(self.settings.threads));
-        let seating = Dispatcher::new(seats, Arc::clone(&configuration.settings), rejected);
-        let (tell, mut tellings) = mpsc::unbounded_channel();
+        let rejected = RejectedConnections::new(services.metrics.core(self.settings.threads));
+        let dispatcher = Dispatcher::new(workers, Arc::clone(&configuration.settings), rejected);
+        let (request_shutdown, mut shutdowns) = mpsc::unbounded_channel();
         let listening = async {
             loop {
-                told().await;
-                let _ = tell.send(());
+                shutdown().await;
+                let _ = request_shutdown.send(());
             }
         };
         let serving = async {
-            let in_a_hurry = accept(self.proxy, seating, to_adopt, &readiness, &mut tellings).await?;
-            hurry.store(in_a_hurry, Ordering::Relaxed);
+            let requested_twice =
+                accept(self.proxy, dispatcher, new_configurations, &readiness, &mut shutdowns).await?;
+            stop_now.store(requested_twice, Ordering::Relaxed);
             if let Some(redirect) = redirect {
                 redirect.abort();
             }
-            let join = || cores.into_iter().map(|core| core.join().unwrap_or_default()).sum();
+            let join = || threads.into_iter().map(|thread| thread.join().unwrap_or_default()).sum();
             let mut joined = spawn_blocking(join);
             loop {
                 tokio::select! {
                     cut = &mut joined => return cut.map_err(io::Error::other),
-                    Some(()) = tellings.recv() => hurry.store(true, Ordering::Relaxed),
+                    Some(()) = shutdowns.recv() => stop_now.store(true, Ordering::Relaxed),
                 }
             }
         };
@@ -264,14 +237,50 @@ impl Server {
         if cut > 0 {
             tracing::warn!(connections = cut, "the time is up: connections were cut");
         }
-        exports.stop(hurry.load(Ordering::Relaxed));
-        usage.stop();
-        tracing::info!("drained");
-        admin.stop();
-        // After the last revocation.
-        replicas.stop();
+        services.shutdown(admin, stop_now.load(Ordering::Relaxed));
         Ok(())
     }
+}
+
+/// Starts all workers.
+fn start_workers(
+    services: &Services,
+    configuration: &Arc<Configuration>,
+    stop_now: &Arc<AtomicBool>,
+) -> io::Result<(Vec<WorkerHandle>, Vec<JoinHandle<usize>>)> {
+    let start = |index| {
+        let worker = WorkerBuilder {
+            index,
+            metrics: Arc::clone(&services.metrics),
+            configuration: Arc::clone(configuration),
+            lines: services.log.line_batch(),
+            stop_now: Arc::clone(stop_now),
+            usage: Arc::clone(&services.usage),
+            uncovered: services.uncovered.core(index),
+        };
+        worker.start()
+    };
+    (0..configuration.settings.threads).map(start).collect()
+}
+
+/// Starts the admin listener.
+fn start_admin(
+    listener: Listener,
+    services: &Services,
+    readiness: &Arc<Readiness>,
+) -> io::Result<admin::Handle> {
+    let admin = Admin {
+        metrics: Arc::clone(&services.metrics),
+        readiness: Arc::clone(readiness),
+        settings: Arc::clone(&services.settings),
+        revoker: Arc::clone(&services.revoker),
+        usage: Arc::clone(&services.usage),
+        uncovered: Arc::clone(&services.uncovered),
+        refused: RejectedAttempts::default(),
+        audit: services.log.audit_log(),
+        throttle: Throttle::default(),
+    };
+    admin.serve(listener)
 }
 
 /// The configuration in the log line `started` or `reloaded`.
@@ -295,16 +304,16 @@ impl Summary {
     }
 }
 
-fn tell_of(role: Role, listener: &Listener) {
+fn log_listener(role: Role, listener: &Listener) {
     let inherited = listener.is_inherited().then_some(true);
     tracing::info!(listener = role.name(), address = %listener.address(), inherited, "listening");
 }
 
 /// Updates metrics that are read only when they are scraped.
-fn measure(metrics: &Arc<Metrics>, current: &Current, log: &log::Control) {
+fn update_metrics_on_scrape(services: &Services, current: &Current) {
     let current = Arc::clone(current);
-    let dropped = log.dropped_lines();
-    metrics.on_scrape(Box::new(move |metrics| {
+    let dropped = services.log.dropped_lines();
+    services.metrics.on_scrape(Box::new(move |metrics| {
         let configuration = current.load_full();
         let cache = &configuration.shared.cache;
         cache.maintain();
@@ -315,7 +324,8 @@ fn measure(metrics: &Arc<Metrics>, current: &Current, log: &log::Control) {
         let settings = &configuration.settings;
         metrics.set_limits(settings.introspection.max_concurrent, settings.limits.connections);
         metrics.set_shadow_mode(settings.abilities.is_shadowed());
-        metrics.set_certificates(configuration.parts.tls.as_ref().map_or_else(Vec::new, |tls| tls.states()));
+        metrics
+            .set_certificates(configuration.resources.tls.as_ref().map_or_else(Vec::new, |tls| tls.states()));
     }));
 }
 
@@ -346,72 +356,31 @@ fn hangups(runtime: &Runtime) -> Option<Signal> {
 }
 
 /// Forwards every SIGHUP. The channel stays open without them, since the reloader also watches files.
-async fn tell_hangups(hangups: Option<Signal>, hung_up: Sender<()>) {
+async fn forward_hangups(hangups: Option<Signal>, hung_up: Sender<()>) {
     if let Some(mut hangups) = hangups {
         while hangups.recv().await.is_some() && hung_up.send(()).is_ok() {}
     }
     std::future::pending::<()>().await;
 }
 
-fn start_core(
-    index: usize,
-    metrics: &Arc<Metrics>,
-    configuration: &Arc<Configuration>,
-    log: &log::Control,
-    hurry: &Arc<AtomicBool>,
-    usage: &Arc<Usage>,
-    uncovered: &Arc<UncoveredRequests>,
-) -> io::Result<(WorkerHandle, JoinHandle<usize>)> {
-    let (sender, orders) = mpsc::unbounded_channel::<WorkerCommand>();
-    let load = Arc::new(AtomicUsize::new(0));
-    let seed = WorkerBuilder {
-        index,
-        metrics: Arc::clone(metrics),
-        configuration: Arc::clone(configuration),
-        lines: log.line_batch(),
-        load: Arc::clone(&load),
-        hurry: Arc::clone(hurry),
-        usage: Arc::clone(usage),
-        uncovered: uncovered.core(index),
-    };
-    // The runtime cannot leave its thread, so the thread reports whether it could create one.
-    let (started, is_started) = std::sync::mpsc::sync_channel(1);
-    let core = thread::Builder::new().name(format!("core-{index}")).spawn(move || {
-        let runtime =
-            runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-        match runtime {
-            Ok(runtime) => {
-                let _ = started.send(Ok(()));
-                runtime.block_on(seed.run(orders))
-            }
-            Err(error) => {
-                let _ = started.send(Err(error));
-                0
-            }
-        }
-    })?;
-    is_started.recv().map_err(io::Error::other)??;
-    Ok((WorkerHandle { load, sender }, core))
-}
-
 /// Accepts connections until `drain_delay` after the first shutdown request, then those that wait to be accepted. Returns
 /// whether a second request has arrived.
 async fn accept(
     listener: Listener,
-    mut seating: Dispatcher,
-    mut adoptions: mpsc::UnboundedReceiver<ApplyConfiguration>,
+    mut dispatcher: Dispatcher,
+    mut configurations: mpsc::UnboundedReceiver<ApplyConfiguration>,
     readiness: &Readiness,
-    tellings: &mut mpsc::UnboundedReceiver<()>,
+    shutdowns: &mut mpsc::UnboundedReceiver<()>,
 ) -> io::Result<bool> {
     let is_inherited = listener.is_inherited();
-    let (door, _file) = Acceptor::open(listener)?;
+    let (acceptor, _file) = Acceptor::open(listener)?;
     readiness.set(State::Ready);
     supervisor::ready();
     let mut closes_at = None;
-    let in_a_hurry = loop {
+    let requested_twice = loop {
         tokio::select! {
             () = wait_until(closes_at) => break false,
-            Some(()) = tellings.recv() => {
+            Some(()) = shutdowns.recv() => {
                 if closes_at.is_some() {
                     break true;
                 }
@@ -419,12 +388,14 @@ async fn accept(
                 readiness.set(State::Draining);
                 supervisor::stopping();
                 // Clients that connect from now on have found no other instance.
-                seating.announce_the_end();
-                closes_at = Some(Instant::now() + seating.settings().listen.drain_delay);
+                dispatcher.announce_shutdown();
+                closes_at = Some(Instant::now() + dispatcher.settings().listen.drain_delay);
             }
-            Some(adoption) = adoptions.recv() => seating.adopt(&adoption),
-            accepted = door.accept() => match accepted {
-                Ok(accepted) => seating.seat(accepted),
+            Some(command) = configurations.recv() => {
+                dispatcher.apply(&command.configuration, &command.applied);
+            }
+            accepted = acceptor.accept() => match accepted {
+                Ok(accepted) => dispatcher.dispatch(accepted),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
                     tokio::time::sleep(AFTER_FAILURE).await;
@@ -432,14 +403,16 @@ async fn accept(
             }
         }
     };
-    // An inherited socket outlives this process: another instance accepts what waits there.
-    while !is_inherited && let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, door.accept()).await {
-        seating.seat(accepted);
+    // An inherited socket outlives this process: another instance accepts the connections that wait there.
+    while !is_inherited
+        && let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, acceptor.accept()).await
+    {
+        dispatcher.dispatch(accepted);
     }
-    Ok(in_a_hurry)
+    Ok(requested_twice)
 }
 
-/// Waits for ever for `None`.
+/// Waits until `time`; for ever if `None`.
 async fn wait_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,

@@ -21,9 +21,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::last_answer::last_answer;
-use super::listen::{AFTER_FAILURE, Accepted, Acceptor};
+use super::acceptor::{AFTER_FAILURE, Accepted, Acceptor};
 use super::proxy_protocol;
+use super::raw_response;
 use super::reload::Current;
 use crate::config::settings::Settings;
 use crate::listener::Listener;
@@ -108,7 +108,7 @@ where
         Ok(head) => head,
         Err((refusal, to_head)) => {
             let response = own::refuse(&refusal, new_request_id());
-            stream.write_all(&last_answer(&response, to_head)).await?;
+            stream.write_all(&raw_response::encode(&response, to_head)).await?;
             stream.shutdown().await?;
             // What the client still sends would otherwise reset the connection, and the answer with it.
             tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;

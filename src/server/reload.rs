@@ -1,7 +1,7 @@
-//! Another configuration while requests are served.
+//! Reloading the configuration.
 //!
-//! A thread of its own waits for SIGHUP, or for a change of a file, and loads and validates the whole configuration
-//! aside. Only what can be served reaches the cores; a mistake leaves all as it was.
+//! A thread of its own waits for SIGHUP or for a changed file. It loads and validates the whole configuration before any
+//! worker sees it, so that an error leaves everything as it was.
 
 use std::convert::Infallible;
 use std::io;
@@ -15,65 +15,52 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::configuration::Configuration;
+use super::services::Services;
 use super::{Summary, supervisor};
-use crate::config::settings::Settings;
 use crate::config::{self, Report};
-use crate::replicas::Replicas;
-use crate::telemetry::lines::AuditPriority;
-use crate::telemetry::log::{self, AUDIT};
-use crate::telemetry::metrics::Metrics;
-use crate::tokens::revoker::Revoker;
-use crate::traces::TraceExporter;
-use crate::usage::writer::Usage;
+use crate::telemetry::lines::{AUDIT, AuditPriority};
 use crate::watch::FileWatcher;
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval between two checks of the files.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// For every core to have taken over. None takes longer than its longest task does between two waits.
-const TAKEN_OVER: Duration = Duration::from_secs(10);
+/// Time after which a worker that has not applied the configuration is reported. It applies it between two tasks.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the cores are to serve by from now on.
+/// A configuration for all workers.
 pub(super) struct ApplyConfiguration {
     pub(super) configuration: Arc<Configuration>,
-    /// Dropped by every core that does.
-    pub(super) adopted: Sender<Infallible>,
+    /// Dropped by every worker that has applied it.
+    pub(super) applied: Sender<Infallible>,
 }
 
-/// The configuration of now, for whoever is not a core.
+/// The current configuration, for threads that are no workers.
 pub(super) type Current = Arc<ArcSwap<Configuration>>;
 
-/// Reloads, again and again.
+/// Reloads the configuration until the process ends.
 pub(super) struct Reloader {
     /// `gateway.yaml`
     pub(super) path: PathBuf,
-    /// It, and the files that it names.
+    /// Watches it and the files that it names.
     pub(super) watch: FileWatcher,
     pub(super) current: Current,
-    pub(super) adoptions: UnboundedSender<ApplyConfiguration>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) log: log::Control,
-    /// What the admin listener goes by.
-    pub(super) settings: Arc<ArcSwap<Settings>>,
-    pub(super) revoker: Arc<Revoker>,
-    pub(super) replicas: Arc<Replicas>,
-    pub(super) exports: Arc<TraceExporter>,
-    pub(super) usage: Arc<Usage>,
-    /// The cause of a reload that the log could not take a line about.
+    pub(super) configurations: UnboundedSender<ApplyConfiguration>,
+    pub(super) services: Arc<Services>,
+    /// The cause of a reload that waits for the audit log.
     pub(super) postponed: Option<String>,
-    /// Whether a certificate was not reloaded for that reason.
+    /// Whether a certificate waits for the audit log.
     pub(super) certificates_postponed: bool,
 }
 
-/// Why a configuration is not taken over; what is wrong with it is in the log.
-struct Refused;
+/// The configuration is not applied; the log has the reason.
+struct Rejected;
 
 impl Reloader {
     /// Starts the thread, which ends when `hangups` is closed.
     pub(super) fn start(mut self, hangups: Receiver<()>) -> io::Result<()> {
         let run = move || {
             loop {
-                match hangups.recv_timeout(LOOK) {
+                match hangups.recv_timeout(WATCH_INTERVAL) {
                     Ok(()) => {
                         self.reload_certificates(|_| true);
                         self.reload("SIGHUP");
@@ -103,20 +90,21 @@ impl Reloader {
     }
 
     fn reload_certificates(&mut self, concerns: impl Fn(&PathBuf) -> bool) {
-        if let Some(certificates) = &self.current().parts.tls {
-            self.certificates_postponed = certificates.reload(concerns, &self.log.audit_log()).is_err();
+        if let Some(certificates) = &self.current().resources.tls {
+            self.certificates_postponed =
+                certificates.reload(concerns, &self.services.log.audit_log()).is_err();
         }
     }
 
-    /// `cause`: SIGHUP, or what has changed. Postpones the reload while the log cannot take the line about it.
+    /// Reloads because of `cause`: SIGHUP, or the changed files. Postpones the reload while the audit log is full.
     fn reload(&mut self, cause: &str) {
-        let Ok(_slot) = self.log.audit_log().reserve(AuditPriority::Change) else {
+        let Ok(_slot) = self.services.log.audit_log().reserve(AuditPriority::Change) else {
             self.postponed = Some(cause.to_owned());
             return;
         };
         supervisor::reloading();
-        let done = self.load().and_then(|configuration| self.hand_over(configuration));
-        self.metrics.config_reload(done.is_ok(), SystemTime::now());
+        let done = self.load().and_then(|configuration| self.apply(configuration));
+        self.services.metrics.config_reload(done.is_ok(), SystemTime::now());
         match done {
             Ok(()) => {
                 let configuration = self.current();
@@ -124,38 +112,40 @@ impl Reloader {
                 let Summary { version, config, routes, mode } = summary;
                 tracing::info!(target: AUDIT, cause, version, config, routes, mode, "the configuration was reloaded");
             }
-            Err(Refused) => {
+            Err(Rejected) => {
                 tracing::error!(target: AUDIT, cause, "the configuration was refused; the one before stays");
             }
         }
         supervisor::ready();
     }
 
-    fn load(&mut self) -> Result<Configuration, Refused> {
-        // What changes from here on is seen at the next look.
+    fn load(&mut self) -> Result<Configuration, Rejected> {
+        // A later change is seen at the next check.
         self.watch.mark_reported();
         let loaded = config::load(&self.path);
         self.watch.replace(match &loaded {
             Ok(loaded) => &loaded.files,
-            // What it names by now may be what has to change.
+            // The error may be in a file that it names now.
             Err(report) => report.files(),
         });
         let mut loaded = loaded.map_err(|report| {
-            tell(&report);
-            Refused
+            log_report(&report);
+            Rejected
         })?;
         let current = self.current();
         let fixed = current.keep_fixed(&mut loaded.settings);
-        let next = current.next_from(loaded.settings, &self.metrics, &self.usage).map_err(|error| {
-            match error.key() {
-                Some((key, reason)) => {
-                    loaded.warnings.refuse(&key, reason);
-                    tell(&loaded.warnings);
+        let next = current.next_from(loaded.settings, &self.services.metrics, &self.services.usage).map_err(
+            |error| {
+                match error.key() {
+                    Some((key, reason)) => {
+                        loaded.warnings.refuse(&key, reason);
+                        log_report(&loaded.warnings);
+                    }
+                    None => tracing::error!("{error}"),
                 }
-                None => tracing::error!("{error}"),
-            }
-            Refused
-        })?;
+                Rejected
+            },
+        )?;
         for line in loaded.warnings.lines() {
             tracing::warn!("{line}");
         }
@@ -168,32 +158,20 @@ impl Reloader {
         Ok(next)
     }
 
-    fn hand_over(&self, next: Configuration) -> Result<(), Refused> {
+    /// Applies a configuration to the services and the workers, and waits for them.
+    fn apply(&self, next: Configuration) -> Result<(), Rejected> {
         let next = Arc::new(next);
-        if let Err(error) = self.exports.apply(next.parts.traces.as_ref()) {
-            let error: &dyn std::error::Error = &error;
-            tracing::error!(error, "no spans are sent");
-        }
-        if let Err(error) = self.usage.apply(next.settings.usage.as_ref()) {
-            let error: &dyn std::error::Error = &error;
-            tracing::error!(error, "no usage is kept");
-        }
-        let (adopted, adoptions) = channel();
-        let adoption = ApplyConfiguration { configuration: Arc::clone(&next), adopted };
-        self.adoptions.send(adoption).map_err(|_| {
+        if self.configurations.is_closed() {
             tracing::warn!("draining: nothing is taken over any more");
-            Refused
-        })?;
-        let settings = &next.settings;
-        self.log.set_level(settings.log.level);
-        self.settings.store(Arc::clone(settings));
-        self.revoker.adopt(Arc::clone(&next.shared));
-        if let Err(error) = self.replicas.apply(next.parts.redis.as_ref()) {
-            let error: &dyn std::error::Error = &error;
-            tracing::error!(error, "there is no connection to other replicas");
+            return Err(Rejected);
         }
-        // Closed as soon as the last core has dropped its sender.
-        while let Err(RecvTimeoutError::Timeout) = adoptions.recv_timeout(TAKEN_OVER) {
+        // A service that cannot be started is off. The log has the cause.
+        let _ = self.services.apply(&next);
+        let (applied, all_applied) = channel();
+        let command = ApplyConfiguration { configuration: Arc::clone(&next), applied };
+        self.configurations.send(command).map_err(|_| Rejected)?;
+        // Closed as soon as the last worker has dropped its sender.
+        while let Err(RecvTimeoutError::Timeout) = all_applied.recv_timeout(APPLY_TIMEOUT) {
             tracing::warn!("a core is slow to take the configuration over");
         }
         self.current.store(next);
@@ -201,7 +179,7 @@ impl Reloader {
     }
 }
 
-fn tell(report: &Report) {
+fn log_report(report: &Report) {
     for line in report.lines() {
         tracing::error!("{line}");
     }

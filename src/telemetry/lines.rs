@@ -17,6 +17,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// The target of audit lines, which record who did what. They are written at every level except `off`, through a queue
+/// of their own. Hold an [`AuditSlot`](super::lines::AuditSlot) while writing one.
+pub const AUDIT: &str = "audit";
+
 /// Largest number of queued lines, without audit lines.
 pub(super) const QUEUED_LINES: usize = 16 * 1024;
 /// Largest size of those lines in bytes: 512 per line, more than a usual access line.

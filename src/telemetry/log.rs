@@ -17,13 +17,9 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{registry, reload};
 
 use super::access::LineBatch;
-use super::lines::{self, AuditLog, LineQueue, Writer};
+use super::lines::{self, AUDIT, AuditLog, LineQueue, Writer};
 use super::throttle::{Shape, Throttle, WithSuppressed};
 use crate::config::settings::{self, LogFormat, LogLevel};
-
-/// The target of audit lines, which record who did what. They are written at every level except `off`, through a queue
-/// of their own. Hold an [`AuditSlot`](super::lines::AuditSlot) while writing one.
-pub const AUDIT: &str = "audit";
 
 /// Keeps the log running. Dropping it waits, for at most two seconds, until the queued lines have been written.
 #[must_use]

@@ -17,7 +17,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::log::AUDIT;
+use super::lines::AUDIT;
 
 /// Lines that a call site may log at once.
 const BURST: u32 = 10;

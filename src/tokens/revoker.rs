@@ -26,8 +26,8 @@ impl Revoker {
         Self { verdicts: ArcSwap::new(shared), metrics, told: Mutex::default() }
     }
 
-    /// From now on it is these verdicts that are believed. What was revoked stays so.
-    pub fn adopt(&self, shared: Arc<Shared>) {
+    /// Replaces the verdicts. Revocations stay in force.
+    pub fn set_shared(&self, shared: Arc<Shared>) {
         self.verdicts.store(shared);
     }
 

@@ -19,8 +19,8 @@ use tokio_rustls::server::TlsStream;
 
 pub use self::certificate::{CertificateError, Served, load};
 use crate::config::settings::ListenTls;
+use crate::telemetry::lines::AUDIT;
 use crate::telemetry::lines::{AuditLog, AuditLogFull, AuditPriority};
-use crate::telemetry::log::AUDIT;
 use crate::telemetry::metrics::{CertificateState, HandshakeFailure};
 
 /// How much rustls encrypts before the socket has taken it, in bytes: one record, instead of its default of 64 KiB.

@@ -1,18 +1,16 @@
-//! An answer to what hyper has not seen: written by ourselves, and the connection's last.
+//! The last response of a connection, to a message that hyper has not seen.
 
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{Method, Response};
-use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimePrinter;
+use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::raw_response;
 use super::scanned_io::ScannedIo;
 use super::transport::Watched;
-use super::worker::Worker;
+use super::worker::state::Worker;
 use crate::downstream::Downstream;
 use crate::policy::refusal::Refusal;
 use crate::policy::target::OTHER;
@@ -21,13 +19,13 @@ use crate::response::record::{RequestRecord, new_request_id};
 
 /// Answers a message that hyper has not seen, and closes the connection.
 pub(super) async fn refuse(
-    core: &Worker,
+    worker: &Worker,
     downstream: &Rc<Downstream>,
     scanned: ScannedIo,
     refusal: &Refusal,
 ) {
     let now = Instant::now();
-    let gateway = core.gateway();
+    let gateway = worker.gateway();
     let method = scanned.method().unwrap_or(OTHER);
     let id = new_request_id();
     let (recorder, settings) = (gateway.recorder(), gateway.settings());
@@ -35,7 +33,7 @@ pub(super) async fn refuse(
     let mut response = own::refuse(refusal, id);
     gateway.add_hsts(downstream, response.headers_mut());
     record.note_refusal(refusal, response.status(), now);
-    let bytes = last_answer(&response, method == Method::HEAD);
+    let bytes = raw_response::encode(&response, method == Method::HEAD);
     let mut transport = scanned.into_transport();
     let sent = async {
         transport.write_all(&bytes).await?;
@@ -53,9 +51,9 @@ pub(super) async fn refuse(
 }
 
 /// Records that a connection ended for what its client sent, as if that were a request.
-pub(super) fn note_refused(core: &Worker, downstream: &Rc<Downstream>, refusal: &Refusal) {
+pub(super) fn note_refused(worker: &Worker, downstream: &Rc<Downstream>, refusal: &Refusal) {
     let now = Instant::now();
-    let gateway = core.gateway();
+    let gateway = worker.gateway();
     let (recorder, settings) = (gateway.recorder(), gateway.settings());
     // Beside what the connection may have been doing.
     let stream = Downstream::stream(downstream, now);
@@ -75,26 +73,4 @@ pub(super) async fn linger(mut transport: Watched, patience: Duration) {
         io::Result::Ok(())
     };
     let _ = tokio::time::timeout(patience, leftover).await;
-}
-
-/// An answer as the bytes that end a connection.
-pub(super) fn last_answer(response: &Response<Bytes>, to_head: bool) -> Vec<u8> {
-    let status = response.status();
-    let reason = status.canonical_reason().unwrap_or_default();
-    let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
-    for (name, value) in response.headers() {
-        bytes.extend_from_slice(name.as_str().as_bytes());
-        bytes.extend_from_slice(b": ");
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-    }
-    if let Ok(date) = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now()) {
-        bytes.extend_from_slice(format!("date: {date}\r\n").as_bytes());
-    }
-    let length = response.body().len();
-    bytes.extend_from_slice(format!("content-length: {length}\r\nconnection: close\r\n\r\n").as_bytes());
-    if !to_head {
-        bytes.extend_from_slice(response.body());
-    }
-    bytes
 }
