@@ -1,6 +1,5 @@
 //! What is shipped under `deploy/`, by the tools that will read it.
 
-mod guide;
 mod helm;
 mod kubernetes;
 mod overlay;

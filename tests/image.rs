@@ -147,7 +147,7 @@ fn image_is_minimal_unprivileged_and_read_only() {
         ("revision", "0123abc"),
         ("created", "1970-01-01T00:00:00Z"),
         ("source", "https://example.com/stockaj-gateway"),
-        ("documentation", "https://example.com/stockaj-gateway/blob/0123abc/deploy/README.md"),
+        ("documentation", "https://example.com/stockaj-gateway/blob/0123abc/docs/operations/container.md"),
     ] {
         assert_eq!(config["Labels"][format!("org.opencontainers.image.{label}")], value, "{label}");
     }

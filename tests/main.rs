@@ -28,6 +28,7 @@ mod demo; // what `demo` prints is true
 mod denials; // what a caller is told who lacks an ability
 mod deploy; // what is shipped under deploy/
 mod diff; // what a change of the map allows or denies anew, and how `diff` ends
+mod documentation; // the program does what the documentation shows; links, anchors and generated pages
 mod drain; // how it ends: no request is lost, and nobody is waited for too long
 mod explain; // `explain`: real tokens, and hints for requests that are not in the map
 mod file_limits; // output that cannot be written: files at their size limit, and pipes that nobody reads
@@ -54,7 +55,6 @@ mod openapi; // maps drafted from OpenAPI documents, and maps compared with them
 mod pages; // the web pages in a real browser
 mod policy; // policy as code: tests of maps
 mod profile; // the profile that the shipped binary is optimised with belongs to it
-mod readme; // what the README shows is what the binary does
 mod reload; // another configuration while requests are served
 mod replicas; // several gateways and a real Redis: what one revokes no other serves
 mod request_log; // request ids, and what the access log says of each request
@@ -62,7 +62,7 @@ mod resilience; // what goes wrong around the gateway, and what its clients see 
 mod revocation; // forgetting verdicts by order
 mod scripts; // the scripted servers and the raw client, against each other
 mod secrets; // where tokens do not get
-mod security; // what SECURITY.md promises has tests
+mod security; // every threat of the threat model names tests that exist
 mod server; // connections in, signals, logs and metrics
 mod shadow; // what is not enforced: what is forwarded all the same, what is told of it, and that a candidate changes no answer
 mod slow; // slowhttptest in its four modes, while others are served

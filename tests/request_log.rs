@@ -1,11 +1,8 @@
 //! Request ids on answers, and what the access log and the metrics say of a request.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use stockaj_gateway::policy::refusal::Reason;
-use stockaj_gateway::telemetry::access::FIELDS;
 
 use crate::support::http2::Http2Client;
 use crate::support::setting::{WRITER, setting};
@@ -331,20 +328,4 @@ fn started_and_reloaded_name_the_configuration() {
     setting.gateway.edit("mode: enforce", "mode: shadow");
     assert!(setting.gateway.reload());
     setting.gateway.wait_for_log(|line| is_of(line, "the configuration was reloaded", "shadow"));
-}
-
-/// The first column of the table under a heading of the page.
-fn documented(heading: &str) -> Vec<String> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/logging.md");
-    let text = std::fs::read_to_string(page).unwrap();
-    let section = text.split(&format!("\n## {heading}\n")).nth(1).expect("the heading");
-    let section = section.split("\n## ").next().unwrap();
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
-    rows.map(|(name, _)| name.to_owned()).collect()
-}
-
-#[test]
-fn every_field_and_reason_is_documented() {
-    assert_eq!(documented("Access log"), FIELDS);
-    assert_eq!(documented("Reasons"), Reason::ALL.map(Reason::as_str));
 }

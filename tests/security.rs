@@ -1,25 +1,43 @@
-//! What SECURITY.md promises has tests.
+//! Every threat of the threat model names tests that exist.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The pages with threats: a section for each, with the items Done, Remains if something does, and Tests.
+fn pages() -> Vec<PathBuf> {
+    let files = fs::read_dir("docs/security").unwrap().map(|file| file.unwrap().path());
+    let is_page = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("threats-");
+    let pages: Vec<PathBuf> = files.filter(is_page).collect();
+    assert_eq!(pages.len(), 5);
+    pages
+}
+
 #[test]
 fn every_threat_names_tests_that_exist() {
-    let text = fs::read_to_string("SECURITY.md").unwrap();
+    let model = fs::read_to_string("docs/security/threat-model.md").unwrap();
     let known = tests();
-    let (_, table) = text.split_once("| threat |").unwrap();
-    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
-    assert!(rows.len() > 20, "{} threats", rows.len());
-    for row in rows {
-        let columns: Vec<&str> = row.trim_matches('|').split(" | ").collect();
-        let [_, _, shown] = columns[..] else { panic!("not three columns: {row}") };
-        let named: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
-        assert!(!named.is_empty(), "no test: {row}");
-        for name in named {
-            assert!(known.contains(name), "{name} is no test: {row}");
+    let mut count = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for section in text.split("\n## ").skip(1) {
+            let (title, section) = section.split_once('\n').unwrap();
+            let link = format!("- [{title}]({}#", page.file_name().unwrap().to_string_lossy());
+            assert!(model.contains(&link), "{title} is not listed in threat-model.md");
+            assert!(section.contains("\n- **Done:** "), "{title}");
+            let (_, named) =
+                section.split_once("\n- **Tests:** ").unwrap_or_else(|| panic!("no tests: {title}"));
+            let named: Vec<&str> = named.split('`').skip(1).step_by(2).collect();
+            assert!(!named.is_empty(), "no test: {title}");
+            for name in named {
+                assert!(known.contains(name), "{name} is no test: {title}");
+            }
+            count += 1;
         }
     }
+    let listed = model.lines().filter(|line| line.starts_with("- [")).count();
+    assert_eq!(listed, count, "threats in threat-model.md");
+    assert!(count > 85, "{count} threats");
 }
 
 /// Every test by its path, read from the sources.

@@ -168,7 +168,7 @@ fn operator_opens_the_usage_page_and_selects_a_token() {
     assert_eq!(browser.faults(), [] as [String; 0]);
 }
 
-/// Writes what the README shows, where that is wanted.
+/// Writes the picture of the documentation, with `BLESS=1`.
 fn keep_screenshot(browser: &Browser) {
     if std::env::var_os("BLESS").is_none() {
         return;
@@ -180,5 +180,5 @@ fn keep_screenshot(browser: &Browser) {
     let image =
         browser.devtools("Page.captureScreenshot", &json!({"clip": clip, "captureBeyondViewport": true}));
     let image = STANDARD.decode(image["data"].as_str().unwrap()).unwrap();
-    fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/images/usage.png"), image).unwrap();
+    fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/images/usage.png"), image).unwrap();
 }

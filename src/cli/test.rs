@@ -20,7 +20,7 @@ const MAX_SHOWN: usize = 100;
 /// Test the ability map with files of requests; exit 0 if all cases pass
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Policy test files; the README describes their format
+    /// Policy test files; docs/guides/policy-tests.md describes their format
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The output format

@@ -1,7 +1,7 @@
 //! The access log: one line per request.
 //!
 //! A core appends its lines to a [`LineBatch`], which queues many of them at once. Lines bypass [`tracing`], which
-//! takes three times as long. `docs/logging.md` documents the fields.
+//! takes three times as long. `docs/reference/log-fields-and-reasons.md` documents the fields.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -56,7 +56,7 @@ fn now() -> Timestamp {
     NOW.parse().unwrap()
 }
 
-/// The shipped map, plus two routes of the README with several abilities.
+/// The shipped map, plus two routes with several abilities.
 fn map(directory: &Path) -> AbilityMap {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/stockaj.yaml");
     let text = format!(

@@ -1,11 +1,13 @@
 //! Rules and alerts.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{Query, Scene, deploy, list, read, text, yaml};
+use super::{Query, Scene, deploy, list, text, yaml};
 
 fn rules() -> Vec<Value> {
     let file = yaml("prometheus/rules.yml");
@@ -62,25 +64,35 @@ fn promtool_accepts_a_scrape() {
     assert!(output.status.success() && said.trim().is_empty(), "{said}");
 }
 
-/// What somebody who is woken up needs.
+/// Each alert has a runbook, which says what to check and how to fix it.
 #[test]
-fn every_alert_has_a_summary_and_a_runbook() {
-    let guide = read("README.md");
-    let section = guide.split_once("\n## Alerts\n").unwrap().1.split("\n## ").next().unwrap();
-    let headings: BTreeSet<&str> = section.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+fn every_alert_has_a_runbook() {
+    let runbooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations/runbooks");
+    let files = fs::read_dir(&runbooks).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let pages: BTreeSet<String> = files.filter(|name| name != "README.md").collect();
     let alerts = alerts();
     let names: BTreeSet<&str> = alerts.iter().map(|alert| text(&alert["alert"])).collect();
     assert!(names.len() > 20, "{names:?}");
-    assert_eq!(names, headings, "alerts and headings of deploy/README.md");
+    let expected: BTreeSet<String> = names.iter().map(|name| format!("{name}.md")).collect();
+    assert_eq!(pages, expected, "alerts and runbooks");
+    let index = fs::read_to_string(runbooks.join("README.md")).unwrap();
     for alert in &alerts {
         let (name, annotations) = (text(&alert["alert"]), &alert["annotations"]);
-        assert!(["critical", "warning"].contains(&text(&alert["labels"]["severity"])), "{name}");
+        let severity = text(&alert["labels"]["severity"]);
+        assert!(["critical", "warning"].contains(&severity), "{name}");
         assert!(!text(&annotations["summary"]).is_empty(), "{name}");
         assert!(text(&annotations["description"]).ends_with('.'), "{name}");
-        let runbook = format!("deploy/README.md#{}", name.to_lowercase());
+        let runbook = format!("docs/operations/runbooks/{name}.md");
         assert_eq!(text(&annotations["runbook"]), runbook, "{name}");
-        let own = section.split(&format!("### {name}\n")).nth(1).unwrap().split("\n### ").next().unwrap();
-        assert!(own.contains("\n- Do: ") && own.contains("\n- "), "{name} has nothing to do in the guide");
+        let page = fs::read_to_string(runbooks.join(format!("{name}.md"))).unwrap();
+        assert!(page.starts_with(&format!("# {name}\n")), "{name}");
+        for heading in ["\n## Check\n", "\n## Fix\n\n- "] {
+            assert!(page.contains(heading), "{name} lacks {heading}");
+        }
+        let stated = page.lines().find_map(|line| line.strip_prefix("**Severity:** ")).unwrap();
+        assert!(stated.split(", ").any(|it| it == severity), "{name}: {stated}");
+        let row = index.lines().find(|line| line.starts_with(&format!("| [{name}]({name}.md) | {stated} |")));
+        assert!(row.is_some(), "{name} is not in the index");
     }
 }
 

@@ -367,7 +367,7 @@ fn each_pod_has_its_own_usage_ledger() {
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
 fn kubernetes_accepts_the_manifests_of_the_guide() {
-    let guide = fs::read_to_string(Path::new(ROOT).join("deploy/README.md")).unwrap();
+    let guide = fs::read_to_string(Path::new(ROOT).join("docs/operations/kubernetes.md")).unwrap();
     let block = guide
         .split("```yaml\n# deploy/kubernetes/production/kustomization.yaml")
         .nth(1)

@@ -17,7 +17,7 @@ use crate::support::{Authority, BINARY, Gateway, Introspector, PATIENCE, RawClie
 const PROGRAM: &str = "/usr/local/bin/stockaj-gateway";
 const UNITS: [&str; 3] =
     ["stockaj-gateway.socket", "stockaj-gateway-admin.socket", "stockaj-gateway@a.service"];
-const GUIDE: &str = include_str!("../../deploy/README.md");
+const GUIDE: &str = include_str!("../../docs/operations/systemd.md");
 
 /// The units in another directory, with each of `replacements` made.
 fn write_units(directory: &Path, replacements: &[(&str, &str)]) {

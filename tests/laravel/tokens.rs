@@ -21,7 +21,7 @@ use crate::support::gateway::Builder;
 use crate::support::{Answer, Gateway, PATIENCE, RawClient, Request, Response, Upstream};
 
 const SECRET: &str = "stockaj-webhook-secret";
-/// Where the files of `deploy/laravel` belong, as its README says.
+/// Where the files of `deploy/laravel` belong, as docs/guides/laravel.md says.
 const PLACES: [(&str, &str); 6] = [
     ("ShowTokenController.php", "app/Http/Controllers/ShowTokenController.php"),
     ("routes.php", "routes/api.php"),
@@ -338,7 +338,14 @@ fn session_of_a_stateful_host_takes_precedence_over_the_token() {
 fn controller_answers_every_documented_introspection_path() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut named = BTreeSet::new();
-    for file in ["README.md", "deploy/README.md", "deploy/laravel/README.md", "config/gateway.schema.json"] {
+    for file in [
+        "README.md",
+        "docs/guides/laravel.md",
+        "docs/guides/usage-and-findings.md",
+        "docs/operations/revocation.md",
+        "docs/reference/header-fields.md",
+        "config/gateway.schema.json",
+    ] {
         let text = fs::read_to_string(root.join(file)).unwrap();
         for path in text.split("/data/").skip(1) {
             let end = path.find(|it: char| !it.is_ascii_lowercase() && it != '_').unwrap_or(path.len());
@@ -446,7 +453,7 @@ fn webhook_is_sent_for_changes_of_a_token_and_not_for_its_use() {
         ("for ($i = 0; $i < 2; $i++) User::first()->createToken('d');", vec![]),
         ("User::first()->tokens->each->delete();", vec![deleted(2), deleted(3)]),
         ("User::first()->createToken('e');", vec![]),
-        // One query, no models, no events: what the README warns of.
+        // One query, no models, no events: what the guide warns of.
         ("User::first()->tokens()->delete();", vec![]),
     ] {
         application.tinker(code);
@@ -519,7 +526,7 @@ fn changed_and_deleted_tokens_take_effect_at_once() {
     assert_eq!(gateway.metrics().metric("webhooks_total{outcome=\"forgotten\"}"), 3.0);
     assert_eq!(gateway.metrics().metric("webhooks_total{outcome=\"refused\"}"), 0.0);
 
-    // What the README warns of: one query and no event. The verdict stays, and it is Sanctum that refuses; its 401 then
+    // What the guide warns of: one query and no event. The verdict stays, and it is Sanctum that refuses; its 401 then
     // has the gateway ask as well.
     application.tinker("User::first()->tokens()->delete();");
     let forwarded = || gateway.metrics().metric("requests_total{reason=\"allowed\"}");

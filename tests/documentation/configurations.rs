@@ -1,0 +1,230 @@
+//! The configurations, maps and policy tests that pages show.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{ROOT, pages, read};
+use crate::support::{Authority, BINARY};
+
+/// A directory with the files that configurations of the pages name.
+pub(super) fn directory() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::copy(Path::new(ROOT).join("config/stockaj.yaml"), at("stockaj.yaml")).unwrap();
+    fs::copy(Path::new(ROOT).join("tests/maps/candidate.yaml"), at("candidate.yaml")).unwrap();
+    let authority = Authority::new();
+    fs::create_dir(at("tls")).unwrap();
+    for name in ["tls", "app", "shop"] {
+        let issued = authority.issue(&["localhost"], |_| {});
+        fs::write(at(&format!("tls/{name}.crt")), issued.certificate).unwrap();
+        fs::write(at(&format!("tls/{name}.key")), issued.private_key).unwrap();
+    }
+    fs::create_dir(at("secrets")).unwrap();
+    for name in ["admin-token", "redis-url", "webhook-secret"] {
+        fs::copy(Path::new(ROOT).join("tests/deploy/secrets").join(name), at("secrets").join(name)).unwrap();
+    }
+    fs::write(at("secrets/otlp-headers"), "Authorization: Bearer secret\n").unwrap();
+    directory
+}
+
+/// Fails unless `check` accepts the text as a gateway.yaml of this directory.
+pub(super) fn assert_valid(directory: &TempDir, text: &str, place: &str) {
+    let file = directory.path().join("gateway.yaml");
+    fs::write(&file, text).unwrap();
+    let mut command = Command::new(BINARY);
+    for variable in ["CREDENTIALS_DIRECTORY", "STOCKAJ_SECRETS"] {
+        command.env(variable, Path::new(ROOT).join("tests/deploy/secrets"));
+    }
+    let output = command.arg("check").arg("--config").arg(&file).output().unwrap();
+    assert!(output.status.success(), "{place}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A `yaml` block is a gateway.yaml. One that lacks a required section is validated with the sections of the shipped one.
+#[test]
+fn configurations_pass_check() {
+    let shipped = read("config/gateway.yaml");
+    let directory = directory();
+    let (mut complete, mut partial) = (0, 0);
+    for page in pages() {
+        for block in page.blocks("yaml").iter().filter(|block| !block.contains("kind: Kustomization")) {
+            let has = |section: &str| block.lines().any(|line| line.starts_with(section));
+            if ["backend:", "introspection:", "abilities:"].iter().all(|section| has(section)) {
+                assert_valid(&directory, block, &page.path);
+                complete += 1;
+            } else {
+                assert_valid(&directory, &completed(block, &shipped), &page.path);
+                partial += 1;
+            }
+        }
+    }
+    assert!(complete > 20 && partial > 2, "{complete} {partial}");
+}
+
+/// `block` with the top-level sections of `shipped` that it lacks.
+fn completed(block: &str, shipped: &str) -> String {
+    let name = |line: &str| {
+        let (name, _) = line.split_once(':')?;
+        (!line.starts_with([' ', '#'])).then(|| name.to_owned())
+    };
+    let own: BTreeSet<String> = block.lines().filter_map(name).collect();
+    let mut text = block.to_owned();
+    let mut is_missing = false;
+    for line in shipped.lines() {
+        if let Some(name) = name(line) {
+            is_missing = !own.contains(&name);
+        }
+        if is_missing {
+            text += &format!("{line}\n");
+        }
+    }
+    text
+}
+
+/// The rules of a map as `routes` prints them: path and method, and the requirement.
+fn rules(file: &Path) -> BTreeMap<(String, String), Value> {
+    let mut command = Command::new(BINARY);
+    command.args(["routes", "--format", "json", "--config"]).arg(file);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rules: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |rule: &Value, name: &str| rule[name].as_str().unwrap().to_owned();
+    rules
+        .into_iter()
+        .map(|rule| ((text(&rule, "path"), text(&rule, "method")), rule["requirement"].clone()))
+        .collect()
+}
+
+/// Keywords and lists may differ, since a page shows them.
+#[test]
+fn maps_use_paths_and_abilities_of_the_shipped_map() {
+    let shipped = rules(&Path::new(ROOT).join("config/stockaj.yaml"));
+    let is_shipped = |path: &str| match path.strip_suffix("{*rest}") {
+        Some(prefix) => shipped.keys().any(|(it, _)| it.starts_with(prefix)),
+        None => shipped.keys().any(|(it, _)| it == path),
+    };
+    let directory = directory();
+    let file = directory.path().join("gateway.yaml");
+    let mut count = 0;
+    for page in pages() {
+        let name = &page.path;
+        let blocks = page.blocks("yaml");
+        for block in blocks.iter().filter(|block| block.contains("routes: ") || block.contains("routes:\n")) {
+            fs::write(&file, block).unwrap();
+            for ((path, method), requirement) in rules(&file) {
+                assert!(is_shipped(&path), "{name}: {path} is not in config/stockaj.yaml:\n{block}");
+                let expected = shipped.get(&(path.clone(), method.clone()));
+                if let (Some(expected), Some(ability)) = (expected, requirement.as_str())
+                    && ability.contains(':')
+                {
+                    assert_eq!(&requirement, expected, "{name}: {method} {path}");
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 30, "{count}");
+}
+
+/// A `yml` block that begins with `map:` is a policy test file.
+#[test]
+fn policy_tests_pass() {
+    let directory = directory();
+    fs::copy(Path::new(ROOT).join("config/gateway.yaml"), directory.path().join("gateway.yaml")).unwrap();
+    let file = directory.path().join("gateway.test.yaml");
+    let mut count = 0;
+    for page in pages() {
+        for block in page.blocks("yml").iter().filter(|block| block.starts_with("map:")) {
+            fs::write(&file, block).unwrap();
+            let output = Command::new(BINARY).arg("test").arg(&file).output().unwrap();
+            let text = [output.stdout, output.stderr].concat();
+            assert!(output.status.success(), "{}\n{}", page.path, String::from_utf8_lossy(&text));
+            count += 1;
+        }
+    }
+    assert!(count > 0);
+}
+
+/// A property of a schema's object, through references and alternatives.
+fn property(schema: &Value, root: &Value, name: &str) -> Option<Value> {
+    if let Some(found) = schema["properties"].get(name) {
+        return Some(found.clone());
+    }
+    if let Some(reference) = schema["$ref"].as_str() {
+        return property(root.pointer(reference.trim_start_matches('#'))?, root, name);
+    }
+    if schema["additionalProperties"].is_object() && !schema["properties"].is_object() {
+        return Some(schema["additionalProperties"].clone());
+    }
+    let alternatives = ["anyOf", "oneOf", "allOf"].iter().flat_map(|it| schema[it].as_array());
+    let alternatives = alternatives.flatten().chain(schema.get("items"));
+    alternatives.into_iter().find_map(|it| property(it, root, name))
+}
+
+/// Whether a path such as `listen.tls` is a key of gateway.yaml.
+fn is_key(path: &str, schema: &Value) -> bool {
+    let mut at = schema.clone();
+    path.split('.').all(|name| match property(&at, schema, name) {
+        Some(found) => {
+            at = found;
+            true
+        }
+        None => false,
+    })
+}
+
+#[test]
+fn keys_are_those_of_the_schema() {
+    let schema: Value = serde_json::from_str(&read("config/gateway.schema.json")).unwrap();
+    let sections: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
+    assert!(is_key("listen.tls.certificate", &schema) && !is_key("listen.tls.certificat", &schema));
+    let mut count = 0;
+    // One shows how to add a key, the other is generated from the schema.
+    let others = ["CONTRIBUTING.md", "docs/reference/configuration.md"];
+    for page in pages().iter().filter(|page| !others.contains(&&*page.path)) {
+        for word in page.code() {
+            let path = word.split([':', ' ']).next().unwrap();
+            let Some((section, _)) = path.split_once('.') else { continue };
+            let is_file = [".yaml", ".rs", ".md"].iter().any(|it| path.ends_with(it));
+            if sections.iter().any(|it| **it == *section) && !path.contains(['/', '*', '[', '<']) && !is_file
+            {
+                assert!(is_key(path, &schema), "{}: `{word}`", page.path);
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 100, "{count}");
+}
+
+/// A file that is merged says into which; a new one names its place.
+#[test]
+fn files_for_laravel_are_marked_as_new_or_merged() {
+    let text = read("docs/guides/laravel.md");
+    let mut count = 0;
+    for file in fs::read_dir(Path::new(ROOT).join("deploy/laravel")).unwrap().map(|file| file.unwrap().path())
+    {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if name == "README.md" {
+            continue;
+        }
+        let row = text.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+        let cells: Vec<&str> =
+            row.unwrap_or_else(|| panic!("{name} has no row")).split('|').map(str::trim).collect();
+        let (place, how) = (cells[2].trim_matches('`'), cells[3]);
+        let code = fs::read_to_string(&file).unwrap();
+        match code.contains(&format!("// Into {place}")) {
+            true => assert!(how.starts_with("merged: "), "{name}: {how}"),
+            false => {
+                assert_eq!(how, "new file", "{name}");
+                assert!(code.contains(&format!("// {place}\n")), "{name} is not marked as {place}");
+            }
+        }
+        count += 1;
+    }
+    assert_eq!(count, 7);
+    assert!(text.contains("`php artisan install:api`"));
+}
