@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384};
 use rustls::{HandshakeKind, ProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use stockaj_gateway::client::{ClientStream, ConnectError, Connector, ConnectorError, Protocol, Step};
+use stockaj_gateway::client::{ClientStream, ConnectError, ConnectStep, Connector, ConnectorError, Protocol};
 use stockaj_gateway::config::settings::{ClientTls, Destination, ListenTls, Roots};
 use stockaj_gateway::server::tls::{CertificateError, load};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
@@ -179,7 +179,7 @@ async fn connect_errors_name_the_failed_step() {
 
     let limit = Duration::from_millis(100);
     let error = connect(destination("127.0.0.1", silent_address, true), limit).await;
-    assert!(matches!(error, ConnectError::TimedOut { step: Step::Tls, .. }), "{error}");
+    assert!(matches!(error, ConnectError::TimedOut { step: ConnectStep::Tls, .. }), "{error}");
     let expected = format!("the TLS handshake with 127.0.0.1 at {silent_address} took longer than 100ms");
     assert_eq!(error.to_string(), expected);
 

@@ -11,7 +11,7 @@ use super::body::{RequestBody, Upload, UploadFault};
 use super::request::UpstreamRequest;
 use super::response::UpstreamResponse;
 use crate::client::call::Call;
-use crate::client::pool::{Census, Lease, Pool};
+use crate::client::pool::{Lease, Pool, PoolStats};
 use crate::client::{ExchangeError, tls_fault};
 use crate::config::settings::Settings;
 use crate::downstream::state::ConnectionState;
@@ -77,8 +77,8 @@ impl Backend {
     }
 
     /// The numbers of active and idle connections.
-    pub fn census(&self) -> Census {
-        self.pool.census()
+    pub fn stats(&self) -> PoolStats {
+        self.pool.stats()
     }
 
     /// Forwards a request as `permit` allows, and waits for the head of the response.

@@ -16,8 +16,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::error::{ConnectError, ConnectStep};
 use super::race::{Won, interleave, race};
-use super::resolve::{Family, ResolveError, Resolved, forget, is_looked_up, resolve};
+use super::resolve::{Family, Resolved, forget, is_looked_up, resolve};
 use super::tls::{ALPN_HTTP2, ConnectorError, Protocol, Tls};
 use crate::config::settings::{ClientTls, Destination};
 
@@ -137,7 +138,7 @@ impl Connector {
     async fn connect_unix(&self, path: &Path, deadline: Instant) -> Result<UnixStream, ConnectError> {
         timeout_at(deadline, UnixStream::connect(path))
             .await
-            .map_err(|_| self.timed_out(Step::Connect, path.display().to_string()))?
+            .map_err(|_| self.timed_out(ConnectStep::Connect, path.display().to_string()))?
             .map_err(|source| ConnectError::Unix { path: path.into(), source })
     }
 
@@ -151,7 +152,7 @@ impl Connector {
             .await
             .map_err(|_| {
                 forget();
-                self.timed_out(Step::Resolve, host)
+                self.timed_out(ConnectStep::Resolve, host)
             })?
             .map_err(|source| ConnectError::Resolve { host: host.into(), source })?;
         let addresses = self.in_order(addresses);
@@ -227,7 +228,7 @@ impl Connector {
             TlsConnector::from(tls.config(protocol).clone()).connect(tls.server_name.clone(), stream);
         timeout_at(deadline, handshake)
             .await
-            .map_err(|_| self.timed_out(Step::Tls, format!("{host} at {address}")))?
+            .map_err(|_| self.timed_out(ConnectStep::Tls, format!("{host} at {address}")))?
             .map_err(|source| ConnectError::Tls { host: host.into(), address, source })
             .map(|mut stream| {
                 stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
@@ -235,7 +236,7 @@ impl Connector {
             })
     }
 
-    fn timed_out(&self, step: Step, peer: impl Into<Box<str>>) -> ConnectError {
+    fn timed_out(&self, step: ConnectStep, peer: impl Into<Box<str>>) -> ConnectError {
         ConnectError::TimedOut { step, peer: peer.into(), limit: self.timeout }
     }
 }
@@ -246,91 +247,6 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     Ok(stream)
-}
-
-/// A step on the way to a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Asking for the name's addresses.
-    Resolve,
-    /// Waiting for the peer to accept.
-    Connect,
-    /// The TLS handshake.
-    Tls,
-}
-
-impl std::fmt::Display for Step {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Self::Resolve => "resolving",
-            Self::Connect => "connecting to",
-            Self::Tls => "the TLS handshake with",
-        })
-    }
-}
-
-/// One address that could not be connected to.
-#[derive(Debug)]
-pub struct Attempt {
-    /// The address.
-    pub address: SocketAddr,
-    /// Why not; `TimedOut` if the time for the whole ran out.
-    pub error: io::Error,
-}
-
-/// Why there is no connection. `Display` includes the cause.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The name has no addresses that we could find.
-    #[error("cannot resolve {host}: {source}")]
-    Resolve {
-        /// The URL's host.
-        host: Box<str>,
-        /// Why not.
-        source: ResolveError,
-    },
-    /// No address accepted.
-    #[error("cannot connect to {host}: {}", each(attempts))]
-    Tcp {
-        /// The URL's host.
-        host: Box<str>,
-        /// Every address, in the order in which they failed; at least one.
-        attempts: Box<[Attempt]>,
-    },
-    /// The socket did not accept.
-    #[error("cannot connect to {}: {source}", path.display())]
-    Unix {
-        /// The socket's path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Connected, but the handshake failed: an unwanted certificate, or no TLS at all.
-    #[error("no TLS with {host} at {address}: {source}")]
-    Tls {
-        /// The URL's host.
-        host: Box<str>,
-        /// The address that accepted.
-        address: SocketAddr,
-        /// Wraps the [`rustls::Error`] where TLS was the reason.
-        source: io::Error,
-    },
-    /// The time for the whole ran out during a step.
-    #[error("{step} {peer} took longer than {limit:?}")]
-    TimedOut {
-        /// The step that was under way.
-        step: Step,
-        /// The name, address or path it was about.
-        peer: Box<str>,
-        /// The time for all steps together.
-        limit: Duration,
-    },
-}
-
-fn each(attempts: &[Attempt]) -> String {
-    let each: Vec<_> =
-        attempts.iter().map(|Attempt { address, error }| format!("{address}: {error}")).collect();
-    each.join("; ")
 }
 
 /// A connection out.

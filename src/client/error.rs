@@ -1,10 +1,15 @@
-//! What an error comes from, told.
+//! Errors of connections and exchanges.
 
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};
 use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::http1::Http1Error;
+use super::resolve::ResolveError;
 
 /// An error and each of its causes, in one line.
 pub struct Chain<'a>(pub &'a dyn Error);
@@ -40,6 +45,132 @@ pub fn tls_fault<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Err
         next = error.source();
     }
     None
+}
+
+/// A step on the way to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectStep {
+    /// Resolving the name.
+    Resolve,
+    /// Waiting until the server accepts.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+}
+
+impl Display for ConnectStep {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Resolve => "resolving",
+            Self::Connect => "connecting to",
+            Self::Tls => "the TLS handshake with",
+        })
+    }
+}
+
+/// One address that could not be connected to.
+#[derive(Debug)]
+pub struct FailedAttempt {
+    /// The address.
+    pub address: SocketAddr,
+    /// The cause; `TimedOut` if the time limit for all addresses passed.
+    pub error: io::Error,
+}
+
+/// A connection could not be made. `Display` includes the cause.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The name could not be resolved.
+    #[error("cannot resolve {host}: {source}")]
+    Resolve {
+        /// The URL's host.
+        host: Box<str>,
+        /// The cause.
+        source: ResolveError,
+    },
+    /// No address accepted the connection.
+    #[error("cannot connect to {host}: {}", each(attempts))]
+    Tcp {
+        /// The URL's host.
+        host: Box<str>,
+        /// Every address, in the order in which they failed; at least one.
+        attempts: Box<[FailedAttempt]>,
+    },
+    /// The Unix socket did not accept the connection.
+    #[error("cannot connect to {}: {source}", path.display())]
+    Unix {
+        /// The socket's path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The TLS handshake failed.
+    #[error("no TLS with {host} at {address}: {source}")]
+    Tls {
+        /// The URL's host.
+        host: Box<str>,
+        /// The address that accepted.
+        address: SocketAddr,
+        /// Contains the [`rustls::Error`] if TLS was the cause.
+        source: io::Error,
+    },
+    /// The time limit passed during a step.
+    #[error("{step} {peer} took longer than {limit:?}")]
+    TimedOut {
+        /// The step.
+        step: ConnectStep,
+        /// The name, address or path of the server.
+        peer: Box<str>,
+        /// The time limit of all steps together.
+        limit: Duration,
+    },
+}
+
+fn each(attempts: &[FailedAttempt]) -> String {
+    let each: Vec<_> =
+        attempts.iter().map(|FailedAttempt { address, error }| format!("{address}: {error}")).collect();
+    each.join("; ")
+}
+
+/// The pool could not lend a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// No connection could be made.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The server does not support HTTP/2, or ended the connection at once.
+    #[error("no HTTP/2: {0}")]
+    Http2(#[source] h2::Error),
+    /// The server sent no HTTP/2 frame in time.
+    #[error("no HTTP/2: nothing came for {0:?}")]
+    Http2Silent(Duration),
+    /// The server ended several connections in a row by GOAWAY before a request could be sent.
+    #[error("no HTTP/2: it was ended at once")]
+    Http2Ended,
+    /// The server allows no streams.
+    #[error("no HTTP/2: no streams are allowed")]
+    Http2NoStreams,
+    /// A connection for which several requests waited could not be made.
+    #[error(transparent)]
+    Joint(Arc<LeaseError>),
+    /// All connections that are allowed are in use.
+    #[error("all connections are in use")]
+    Exhausted,
+}
+
+impl LeaseError {
+    /// Whether all connections that are allowed are in use.
+    pub fn is_exhausted(&self) -> bool {
+        match self {
+            Self::Exhausted => true,
+            Self::Joint(error) => error.is_exhausted(),
+            Self::Connect(_)
+            | Self::Http2(_)
+            | Self::Http2Silent(_)
+            | Self::Http2Ended
+            | Self::Http2NoStreams => false,
+        }
+    }
 }
 
 /// Why an exchange broke off. `Display` includes the cause.

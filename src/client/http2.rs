@@ -28,8 +28,7 @@ use tokio::time::{sleep, timeout};
 
 use super::call::{Call, RequestSource};
 use super::connect::ClientStream;
-use super::error::ExchangeError;
-use super::pool::LeaseError;
+use super::error::{ExchangeError, LeaseError};
 use super::response_stream;
 
 /// Receive windows of streams, in bytes, by the number of streams: the buffer for a response that the client does not read.

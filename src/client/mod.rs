@@ -13,8 +13,10 @@ mod resolve;
 mod response_stream;
 mod tls;
 
-pub use connect::{Attempt, ClientStream, ConnectError, Connector, Step};
-pub use error::{Chain, CollectError, ExchangeError, tls_fault};
+pub use connect::{ClientStream, Connector};
+pub use error::{
+    Chain, CollectError, ConnectError, ConnectStep, ExchangeError, FailedAttempt, LeaseError, tls_fault,
+};
 pub use key::ClientKey;
 pub use recycled_fields::recycle;
 pub use resolve::ResolveError;

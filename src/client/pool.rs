@@ -1,6 +1,6 @@
 //! The keep-alive pool of one core.
 //!
-//! hyper-util's pooling client is shared by all cores and costs a lock and an allocation per request. Here
+//! hyper-util's pooling client is http2_pool by all cores and costs a lock and an allocation per request. Here
 //! every core keeps its own connections, so that taking one and giving it back is a push and a pop. Over a connection
 //! of HTTP/2 go several requests at a time, so that taking it is taking a stream of it.
 
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::connect::{Addresses, ClientStream, ConnectError, Connector};
+use super::connect::{Addresses, ClientStream, Connector};
+use super::error::LeaseError;
 use super::http1;
 use super::http2::Http2;
 use super::tls::Protocol;
@@ -27,14 +28,14 @@ pub use self::lease::{Lease, Upgraded};
 
 /// How long a core that is never without work goes on, while another waits, before it gives up a connection
 /// for it. Longer saves connecting, shorter saves waiting.
-const TURN: Duration = Duration::from_millis(50);
+const YIELD_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How many connections of HTTP/2 one request waits for that are ended before they take it: a backend that restarts
 /// ends one, one that ends each would be connected to without end.
-const ENDED: usize = 3;
+const MAX_ENDED_CONNECTIONS: usize = 3;
 
 /// How often the destination's name is looked up while there are connections, at most.
-const LOOK: Duration = Duration::from_millis(900);
+const RESOLVE_INTERVAL: Duration = Duration::from_millis(900);
 
 /// A bound on connections that the pools of all cores share.
 #[derive(Debug)]
@@ -51,53 +52,12 @@ impl ConnectionBound {
     }
 }
 
-/// Why no connection could be had.
-#[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
-    /// None could be made.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The other side does not speak HTTP/2, or ended it at once.
-    #[error("no HTTP/2: {0}")]
-    Http2(#[source] h2::Error),
-    /// The other side did not answer in HTTP/2.
-    #[error("no HTTP/2: nothing came for {0:?}")]
-    Http2Silent(Duration),
-    /// The other side ended HTTP/2 in good order before a request could be sent, several times in a row.
-    #[error("no HTTP/2: it was ended at once")]
-    Http2Ended,
-    /// The other side allows no requests at all.
-    #[error("no HTTP/2: no streams are allowed")]
-    Http2NoStreams,
-    /// The connection that several requests waited for could not be made.
-    #[error(transparent)]
-    Together(Arc<LeaseError>),
-    /// All that are allowed are in use.
-    #[error("all connections are in use")]
-    Exhausted,
-}
-
-impl LeaseError {
-    /// Whether there are connections, too few of them.
-    pub fn is_exhausted(&self) -> bool {
-        match self {
-            Self::Exhausted => true,
-            Self::Together(error) => error.is_exhausted(),
-            Self::Connect(_)
-            | Self::Http2(_)
-            | Self::Http2Silent(_)
-            | Self::Http2Ended
-            | Self::Http2NoStreams => false,
-        }
-    }
-}
-
-/// How many connections a pool has.
+/// The numbers of open connections of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// Open, carrying a request.
+pub struct PoolStats {
+    /// Connections with a request.
     pub active: usize,
-    /// Open, waiting for one.
+    /// Connections without one.
     pub idle: usize,
 }
 
@@ -113,28 +73,28 @@ pub struct Pool {
     waiting: Cell<usize>,
     yielded_at: Cell<Option<Instant>>,
     /// How long to wait for a connection when all that the bound allows are in use.
-    patience: Duration,
-    http2: Option<Box<Shared>>,
+    timeout: Duration,
+    http2: Option<Box<Http2Pool>>,
     /// What the destination's name had when it was last looked up by the sweep; empty before.
     addresses: RefCell<Addresses>,
-    looking_up: Cell<bool>,
-    looked_up_at: Cell<Option<Instant>>,
+    is_resolving: Cell<bool>,
+    resolved_at: Cell<Option<Instant>>,
 }
 
 /// Connections of HTTP/2, where it is spoken.
-struct Shared {
+struct Http2Pool {
     /// How long one may be silent, while an answer is awaited, before it is asked whether it lives.
     silence: Duration,
     connections: RefCell<Vec<Rc<Http2>>>,
     /// The connection that is being made, for all who wait for one.
-    attempt: RefCell<Option<Rc<Attempt>>>,
+    attempt: RefCell<Option<Rc<ConnectionAttempt>>>,
     /// Whether the other side chose HTTP/1.1 the last time, over which requests do not wait for each other.
     declined: Cell<bool>,
 }
 
 /// A connection that is being made, and what became of it.
 #[derive(Default)]
-struct Attempt {
+struct ConnectionAttempt {
     outcome: RefCell<Option<Result<(), Arc<LeaseError>>>>,
     done: Notify,
 }
@@ -162,10 +122,10 @@ impl Pool {
         connector: Arc<Connector>,
         idle_timeout: Duration,
         bound: Option<Arc<ConnectionBound>>,
-        patience: Duration,
+        timeout: Duration,
     ) -> Rc<Self> {
         let http2 = connector.http2().map(|silence| {
-            Box::new(Shared {
+            Box::new(Http2Pool {
                 silence,
                 connections: RefCell::default(),
                 attempt: RefCell::default(),
@@ -181,11 +141,11 @@ impl Pool {
             returned: Notify::new(),
             waiting: Cell::new(0),
             yielded_at: Cell::new(None),
-            patience,
+            timeout,
             http2,
             addresses: RefCell::default(),
-            looking_up: Cell::new(false),
-            looked_up_at: Cell::new(None),
+            is_resolving: Cell::new(false),
+            resolved_at: Cell::new(None),
         })
     }
 
@@ -206,8 +166,8 @@ impl Pool {
         if kept.is_some() {
             return kept;
         }
-        let shared = self.http2.as_deref()?;
-        let connections = shared.connections.borrow();
+        let http2_pool = self.http2.as_deref()?;
+        let connections = http2_pool.connections.borrow();
         let fits = |connection: &&Rc<Http2>| {
             let idle = connection.idle_since().map(|since| now.saturating_duration_since(since));
             connection.has_room() && idle.is_none_or(|idle| idle < self.idle_timeout)
@@ -219,30 +179,30 @@ impl Pool {
     /// A new connection, within the bound; or a stream of one that several requests have waited for.
     ///
     /// # Errors
-    /// [`LeaseError::Exhausted`] when the bound leaves none for as long as `patience`; otherwise what went
+    /// [`LeaseError::Exhausted`] when the bound leaves none for as long as `timeout`; otherwise what went
     /// wrong with connecting.
     pub async fn connect(self: &Rc<Self>) -> Result<Lease, LeaseError> {
-        let Some(shared) = self.http2.as_deref() else { return self.connect_alone(Protocol::Http1).await };
+        let Some(http2_pool) = self.http2.as_deref() else { return self.connect_own(Protocol::Http1).await };
         let begun = Instant::now();
         let mut ended = 0;
         loop {
             if let Some(lease) = self.take_idle(Instant::now()) {
                 return Ok(lease);
             }
-            if shared.declined.get() {
-                return self.connect_alone(Protocol::Any).await;
+            if http2_pool.declined.get() {
+                return self.connect_own(Protocol::Any).await;
             }
-            if begun.elapsed() >= self.patience {
+            if begun.elapsed() >= self.timeout {
                 return Err(LeaseError::Exhausted);
             }
-            let error = match self.attempt(shared).outcome().await {
-                Ok(()) if shared.declined.get() || shared.has_usable() => continue,
+            let error = match self.attempt(http2_pool).outcome().await {
+                Ok(()) if http2_pool.declined.get() || http2_pool.has_usable() => continue,
                 Ok(()) => LeaseError::Http2Ended,
                 Err(error) if matches!(*error, LeaseError::Http2Ended) => LeaseError::Http2Ended,
-                Err(error) => return Err(LeaseError::Together(error)),
+                Err(error) => return Err(LeaseError::Joint(error)),
             };
             ended += 1;
-            if ended == ENDED {
+            if ended == MAX_ENDED_CONNECTIONS {
                 return Err(error);
             }
         }
@@ -253,29 +213,29 @@ impl Pool {
     /// # Errors
     /// As [`Pool::connect`] has them.
     pub async fn connect_http1(self: &Rc<Self>) -> Result<Lease, LeaseError> {
-        self.connect_alone(Protocol::Http1).await
+        self.connect_own(Protocol::Http1).await
     }
 
     /// The connection that is being made, or one that begins to be. A task makes it: whoever asked for it first may
     /// leave before the others.
-    fn attempt(self: &Rc<Self>, shared: &Shared) -> Rc<Attempt> {
-        let mut attempt = shared.attempt.borrow_mut();
+    fn attempt(self: &Rc<Self>, http2_pool: &Http2Pool) -> Rc<ConnectionAttempt> {
+        let mut attempt = http2_pool.attempt.borrow_mut();
         if let Some(attempt) = &*attempt {
             return Rc::clone(attempt);
         }
-        let begun = Rc::new(Attempt::default());
+        let begun = Rc::new(ConnectionAttempt::default());
         *attempt = Some(Rc::clone(&begun));
         let (pool, ended) = (Rc::clone(self), Rc::clone(&begun));
         tokio::task::spawn_local(async move {
-            let outcome = match pool.connect_alone(Protocol::Any).await {
+            let outcome = match pool.connect_own(Protocol::Any).await {
                 Ok(lease) => {
                     lease.keep_unused();
                     Ok(())
                 }
                 Err(error) => Err(Arc::new(error)),
             };
-            if let Some(shared) = &pool.http2 {
-                shared.attempt.take();
+            if let Some(http2_pool) = &pool.http2 {
+                http2_pool.attempt.take();
             }
             *ended.outcome.borrow_mut() = Some(outcome);
             ended.done.notify_waiters();
@@ -284,49 +244,49 @@ impl Pool {
     }
 
     /// A new connection for the one who asks, within the bound.
-    async fn connect_alone(self: &Rc<Self>, protocol: Protocol) -> Result<Lease, LeaseError> {
+    async fn connect_own(self: &Rc<Self>, protocol: Protocol) -> Result<Lease, LeaseError> {
         let permit = match &self.bound {
             None => None,
-            Some(bound) => match self.wait_for_turn(bound, protocol).await? {
-                Turn::Permit(permit) => Some(permit),
-                Turn::Returned(lease) => return Ok(lease),
+            Some(bound) => match self.wait_for_place(bound, protocol).await? {
+                Place::Permit(permit) => Some(permit),
+                Place::Returned(lease) => return Ok(lease),
             },
         };
         let stream = self.connector.connect(protocol).await?;
-        self.note(stream.remote_address());
+        self.add_address(stream.remote_address());
         let leased = match &self.http2 {
-            Some(shared) if protocol == Protocol::Any => {
+            Some(http2_pool) if protocol == Protocol::Any => {
                 if stream.may_speak_http2() {
-                    self.begin_http2(shared, stream, permit).await?
+                    self.start_http2(http2_pool, stream, permit).await?
                 } else {
-                    if !shared.declined.replace(true) {
+                    if !http2_pool.declined.replace(true) {
                         tracing::warn!("`backend.http2`, but the backend chose HTTP/1.1");
                     }
-                    self.begin_http1(stream, permit)
+                    self.start_http1(stream, permit)
                 }
             }
-            _ => self.begin_http1(stream, permit),
+            _ => self.start_http1(stream, permit),
         };
         Ok(Lease::new(leased, self))
     }
 
-    async fn begin_http2(
+    async fn start_http2(
         self: &Rc<Self>,
-        shared: &Shared,
+        http2_pool: &Http2Pool,
         stream: ClientStream,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Leased, LeaseError> {
         let counted = (OpenGuard::new(&self.open), permit);
-        let connection = Rc::new(Http2::begin(stream, shared.silence, self.patience, counted).await?);
-        shared.declined.set(false);
+        let connection = Rc::new(Http2::begin(stream, http2_pool.silence, self.timeout, counted).await?);
+        http2_pool.declined.set(false);
         if connection.is_usable() && !connection.has_room() {
             return Err(LeaseError::Http2NoStreams);
         }
-        shared.connections.borrow_mut().push(Rc::clone(&connection));
+        http2_pool.connections.borrow_mut().push(Rc::clone(&connection));
         Ok(Leased::Http2(Stream::new(Slot::new(connection, self))))
     }
 
-    fn begin_http1(&self, stream: ClientStream, permit: Option<OwnedSemaphorePermit>) -> Leased {
+    fn start_http1(&self, stream: ClientStream, permit: Option<OwnedSemaphorePermit>) -> Leased {
         Leased::Http1(Box::new(Connection {
             address: stream.remote_address(),
             http1: http1::Connection::new(stream),
@@ -335,15 +295,15 @@ impl Pool {
         }))
     }
 
-    async fn wait_for_turn(
+    async fn wait_for_place(
         self: &Rc<Self>,
         bound: &Arc<ConnectionBound>,
         protocol: Protocol,
-    ) -> Result<Turn, LeaseError> {
+    ) -> Result<Place, LeaseError> {
         if let Ok(permit) = Arc::clone(&bound.permits).try_acquire_owned() {
-            return Ok(Turn::Permit(permit));
+            return Ok(Place::Permit(permit));
         }
-        let _waiting = Waiting::new(&bound.waiting, &self.waiting);
+        let _waiting = WaitingGuard::new(&bound.waiting, &self.waiting);
         let wait = async {
             let mut permit = std::pin::pin!(Arc::clone(&bound.permits).acquire_owned());
             loop {
@@ -357,27 +317,29 @@ impl Pool {
                     Protocol::Any => self.take_idle(Instant::now()),
                 };
                 if let Some(lease) = kept {
-                    return Ok(Turn::Returned(lease));
+                    return Ok(Place::Returned(lease));
                 }
                 tokio::select! {
                     permit = &mut permit => {
-                        return permit.map(Turn::Permit).map_err(|_| LeaseError::Exhausted);
+                        return permit.map(Place::Permit).map_err(|_| LeaseError::Exhausted);
                     }
                     () = returned => {}
-                    () = tokio::time::sleep(TURN), if protocol == Protocol::Http1 && self.http2.is_some() => {}
+                    () = tokio::time::sleep(YIELD_INTERVAL), if protocol == Protocol::Http1 && self.http2.is_some() => {}
                 }
             }
         };
-        tokio::time::timeout(self.patience, wait).await.unwrap_or(Err(LeaseError::Exhausted))
+        tokio::time::timeout(self.timeout, wait).await.unwrap_or(Err(LeaseError::Exhausted))
     }
 
     /// Closes one connection of HTTP/2 that carries nothing: it keeps its place from who needs HTTP/1.1. Not one that was
     /// just made: those who have waited for it have yet to take it.
     fn close_idle_http2(&self, now: Instant) {
-        let Some(shared) = &self.http2 else { return };
-        let mut connections = shared.connections.borrow_mut();
+        let Some(http2_pool) = &self.http2 else { return };
+        let mut connections = http2_pool.connections.borrow_mut();
         let is_idle = |connection: &Rc<Http2>| {
-            connection.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= TURN)
+            connection
+                .idle_since()
+                .is_some_and(|since| now.saturating_duration_since(since) >= YIELD_INTERVAL)
         };
         if let Some(idle) = connections.iter().position(is_idle) {
             connections.remove(idle);
@@ -386,26 +348,27 @@ impl Pool {
 
     /// Looks the destination's name up, and keeps no connection to an address that it no longer has: what such a one
     /// carries it carries to its end. Costs a name server nothing before its last answer is out of date.
-    fn look_up(self: &Rc<Self>, now: Instant) {
-        let due = self.looked_up_at.get().is_none_or(|at| now.saturating_duration_since(at) >= LOOK);
-        if !due || !self.connector.has_name() || self.looking_up.replace(true) {
+    fn resolve_again(self: &Rc<Self>, now: Instant) {
+        let due =
+            self.resolved_at.get().is_none_or(|at| now.saturating_duration_since(at) >= RESOLVE_INTERVAL);
+        if !due || !self.connector.has_name() || self.is_resolving.replace(true) {
             return;
         }
-        self.looked_up_at.set(Some(now));
+        self.resolved_at.set(Some(now));
         let pool = Rc::clone(self);
         tokio::task::spawn_local(async move {
             if let Some(addresses) = pool.connector.addresses().await {
-                pool.keep_only(addresses);
+                pool.set_addresses(addresses);
             }
-            pool.looking_up.set(false);
+            pool.is_resolving.set(false);
         });
     }
 
-    fn keep_only(&self, addresses: Addresses) {
+    fn set_addresses(&self, addresses: Addresses) {
         let has = |address: Option<IpAddr>| address.is_none_or(|address| addresses.include(address));
         self.idle.borrow_mut().retain(|kept| has(kept.connection.address));
-        if let Some(shared) = &self.http2 {
-            shared.connections.borrow_mut().retain(|connection| {
+        if let Some(http2_pool) = &self.http2 {
+            http2_pool.connections.borrow_mut().retain(|connection| {
                 let stays = has(connection.remote_address());
                 if !stays {
                     connection.retire();
@@ -420,34 +383,35 @@ impl Pool {
     /// more. To be called about once a second.
     pub fn sweep(self: &Rc<Self>, now: Instant) {
         if self.open.get() > 0 {
-            self.look_up(now);
+            self.resolve_again(now);
         }
         let mut idle = self.idle.borrow_mut();
         idle.retain_mut(|kept| kept.is_usable(now, self.idle_timeout));
-        if self.others_wait() && !idle.is_empty() {
+        if self.other_workers_wait() && !idle.is_empty() {
             idle.remove(0);
         }
-        if let Some(shared) = &self.http2 {
-            shared.connections.borrow_mut().retain(|connection| {
-                let kept =
-                    |since| now.saturating_duration_since(since) < self.idle_timeout && !self.others_wait();
+        if let Some(http2_pool) = &self.http2 {
+            http2_pool.connections.borrow_mut().retain(|connection| {
+                let kept = |since| {
+                    now.saturating_duration_since(since) < self.idle_timeout && !self.other_workers_wait()
+                };
                 connection.is_usable() && connection.idle_since().is_none_or(kept)
             });
         }
     }
 
     /// How many connections there are now.
-    pub fn census(&self) -> Census {
+    pub fn stats(&self) -> PoolStats {
         let mut idle = self.idle.borrow().len();
-        if let Some(shared) = &self.http2 {
-            let connections = shared.connections.borrow();
+        if let Some(http2_pool) = &self.http2 {
+            let connections = http2_pool.connections.borrow();
             idle += connections.iter().filter(|connection| connection.idle_since().is_some()).count();
         }
-        Census { active: self.open.get().saturating_sub(idle), idle }
+        PoolStats { active: self.open.get().saturating_sub(idle), idle }
     }
 
     fn keep(&self, connection: Box<Connection>, now: Instant) {
-        if self.yields(now) || self.has_moved(connection.address) {
+        if self.should_yield(now) || self.has_moved(connection.address) {
             return;
         }
         self.idle.borrow_mut().push(Idle { connection, since: now });
@@ -457,12 +421,12 @@ impl Pool {
     }
 
     /// Whether another core waits for a connection.
-    fn others_wait(&self) -> bool {
+    fn other_workers_wait(&self) -> bool {
         self.bound.as_ref().is_some_and(|bound| bound.waiting.load(Ordering::Relaxed) > self.waiting.get())
     }
 
     /// Notes the address of a new connection: the name has it now.
-    fn note(&self, address: Option<IpAddr>) {
+    fn add_address(&self, address: Option<IpAddr>) {
         let mut addresses = self.addresses.borrow_mut();
         if let Some(address) = address
             && !addresses.known.is_empty()
@@ -480,23 +444,23 @@ impl Pool {
 
     /// Whether a connection is to be closed that could be used again, so that another core may open one: this one
     /// would never be without work.
-    fn yields(&self, now: Instant) -> bool {
-        let yields =
-            self.others_wait() && self.yielded_at.get().is_none_or(|at| now.duration_since(at) >= TURN);
-        if yields {
+    fn should_yield(&self, now: Instant) -> bool {
+        let should_yield = self.other_workers_wait()
+            && self.yielded_at.get().is_none_or(|at| now.duration_since(at) >= YIELD_INTERVAL);
+        if should_yield {
             self.yielded_at.set(Some(now));
         }
-        yields
+        should_yield
     }
 }
 
-impl Shared {
+impl Http2Pool {
     fn has_usable(&self) -> bool {
         self.connections.borrow().iter().any(|connection| connection.is_usable())
     }
 }
 
-impl Attempt {
+impl ConnectionAttempt {
     async fn outcome(&self) -> Result<(), Arc<LeaseError>> {
         loop {
             let done = self.done.notified();
@@ -508,7 +472,8 @@ impl Attempt {
     }
 }
 
-enum Turn {
+/// A place within the bound.
+enum Place {
     Permit(OwnedSemaphorePermit),
     Returned(Lease),
 }
@@ -529,12 +494,12 @@ impl Drop for OpenGuard {
     }
 }
 
-struct Waiting<'a> {
+struct WaitingGuard<'a> {
     overall: &'a AtomicUsize,
     here: &'a Cell<usize>,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingGuard<'a> {
     fn new(overall: &'a AtomicUsize, here: &'a Cell<usize>) -> Self {
         overall.fetch_add(1, Ordering::Relaxed);
         here.set(here.get() + 1);
@@ -542,7 +507,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.overall.fetch_sub(1, Ordering::Relaxed);
         self.here.set(self.here.get() - 1);

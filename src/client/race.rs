@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::connect::Attempt;
+use super::error::FailedAttempt;
 use super::resolve::{Family, Late};
 
 /// How long an attempt runs alone before the next one begins (RFC 8305 section 5).
@@ -49,7 +49,7 @@ pub(super) async fn race<S, F>(
     mut late: Option<Late>,
     deadline: Instant,
     connect: impl Fn(SocketAddr) -> F,
-) -> Result<Won<S>, Vec<Attempt>>
+) -> Result<Won<S>, Vec<FailedAttempt>>
 where
     F: Future<Output = io::Result<S>> + Send,
 {
@@ -87,7 +87,7 @@ where
                         beaten.retain(|family| *family != own);
                         return Ok(Won { stream, address, beaten });
                     }
-                    Err(error) => failed.push(Attempt { address, error }),
+                    Err(error) => failed.push(FailedAttempt { address, error }),
                 }
                 // The next attempt begins at once; the last address leaves a late answer its delay.
                 if !waiting.is_empty() {
@@ -139,14 +139,14 @@ async fn late_addresses(late: &mut Option<Late>) -> Vec<IpAddr> {
 }
 
 fn timed_out<S>(
-    mut failed: Vec<Attempt>,
+    mut failed: Vec<FailedAttempt>,
     running: &[Running<'_, S>],
     waiting: &VecDeque<IpAddr>,
     port: u16,
-) -> Vec<Attempt> {
+) -> Vec<FailedAttempt> {
     let waiting = waiting.iter().map(|address| SocketAddr::new(*address, port));
     let unfinished = running.iter().map(|Running { address, .. }| *address).chain(waiting);
-    failed.extend(unfinished.map(|address| Attempt { address, error: io::ErrorKind::TimedOut.into() }));
+    failed.extend(unfinished.map(|address| FailedAttempt { address, error: io::ErrorKind::TimedOut.into() }));
     failed
 }
 

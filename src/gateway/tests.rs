@@ -14,7 +14,7 @@ use tokio::runtime::{self, LocalOptions};
 
 use super::*;
 use crate::client::Connector;
-use crate::client::pool::{Census, ConnectionBound, Pool};
+use crate::client::pool::{ConnectionBound, Pool, PoolStats};
 use crate::config;
 use crate::policy::ability::Abilities;
 use crate::telemetry::access::AccessLog;
@@ -111,7 +111,7 @@ impl House {
     fn is_calm(&self) -> bool {
         self.counts("client_connections{state=\"active\"} 0")
             && self.counts("introspections_in_flight 0")
-            && self.gateway.backend.census() == Census::default()
+            && self.gateway.backend.stats() == PoolStats::default()
     }
 }
 
@@ -226,7 +226,7 @@ fn panic_in_a_body_closes_only_its_connection() {
         let request = "GET /items HTTP/1.1\r\nHost: h\r\n\r\n";
         let answer = exchange(&mut other, request, r#"{"message":"Unauthenticated."}"#).await;
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
-        while house.gateway.backend.census() != Census::default() {
+        while house.gateway.backend.stats() != PoolStats::default() {
             tokio::task::yield_now().await;
         }
     });
@@ -241,7 +241,7 @@ fn panic_in_an_upload_ends_only_its_request() {
         let request = "POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc";
         let answer = exchange(&mut client, request, r#"{"message":"Server Error"}"#).await;
         assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
-        while house.gateway.backend.census() != Census::default() {
+        while house.gateway.backend.stats() != PoolStats::default() {
             tokio::task::yield_now().await;
         }
     });

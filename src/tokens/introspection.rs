@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::verdict::Verdict;
 use crate::client::ExchangeError;
-use crate::client::pool::LeaseError;
+use crate::client::LeaseError;
 use crate::config::settings::{Introspection, IntrospectionStyle, JsonPointer};
 use crate::policy::ability::Abilities;
 

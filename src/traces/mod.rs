@@ -23,8 +23,9 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
 use self::otlp::ExportResponse;
+use crate::client::LeaseError;
 use crate::client::call::Call;
-use crate::client::pool::{LeaseError, Pool};
+use crate::client::pool::Pool;
 use crate::client::{ClientKey, CollectError, Connector, ConnectorError, ExchangeError};
 use crate::config::settings;
 use crate::telemetry::metrics::{Metrics, SpanOutcome};

@@ -51,13 +51,13 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let now = Instant::now();
         self.connection.leave(now);
-        if self.pool.yields(now) {
+        if self.pool.should_yield(now) {
             self.connection.retire();
         }
         if self.connection.retired()
-            && let Some(shared) = &self.pool.http2
+            && let Some(http2_pool) = &self.pool.http2
         {
-            shared.connections.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, &self.connection));
+            http2_pool.connections.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, &self.connection));
         }
         if self.pool.waiting.get() > 0 {
             self.pool.returned.notify_one();

@@ -29,15 +29,15 @@ fn address_removed_from_dns_is_not_reused() {
         for (addresses, stays) in [(vec![HERE, ELSEWHERE], true), (vec![ELSEWHERE], false)] {
             pool.addresses.take();
             pool.connect().await.unwrap().keep_unused();
-            pool.keep_only(Addresses { known: addresses, unanswered: None });
-            assert_eq!(pool.census().idle, usize::from(stays));
+            pool.set_addresses(Addresses { known: addresses, unanswered: None });
+            assert_eq!(pool.stats().idle, usize::from(stays));
             assert_eq!(kept().is_some(), stays);
         }
 
         pool.addresses.take();
         let in_use = pool.connect().await.unwrap();
-        pool.keep_only(Addresses { known: vec![ELSEWHERE], unanswered: None });
-        assert_eq!(pool.census().active, 1);
+        pool.set_addresses(Addresses { known: vec![ELSEWHERE], unanswered: None });
+        assert_eq!(pool.stats().active, 1);
         in_use.keep_unused();
         assert!(kept().is_none());
 
@@ -63,8 +63,8 @@ fn connection_of_an_unanswered_family_is_kept() {
         for (unanswered, stays) in [(Some(Family::V4), true), (Some(Family::V6), false)] {
             pool.addresses.take();
             pool.connect().await.unwrap().keep_unused();
-            pool.keep_only(Addresses { known: vec![v6], unanswered });
-            assert_eq!(pool.census().idle, usize::from(stays), "{unanswered:?}");
+            pool.set_addresses(Addresses { known: vec![v6], unanswered });
+            assert_eq!(pool.stats().idle, usize::from(stays), "{unanswered:?}");
         }
     });
 }
@@ -100,6 +100,6 @@ fn idle_http2_connection_makes_room_for_http1() {
         let alone = alone.unwrap();
         assert!(!alone.is_stream());
         assert!((Duration::from_millis(100)..patience).contains(&began.elapsed()), "{:?}", began.elapsed());
-        assert_eq!(pool.census().active + pool.census().idle, 1, "the other one is closed");
+        assert_eq!(pool.stats().active + pool.stats().idle, 1, "the other one is closed");
     });
 }

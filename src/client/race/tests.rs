@@ -44,7 +44,11 @@ fn all(addresses: &[Ipv4Addr]) -> Vec<IpAddr> {
     addresses.iter().copied().map(IpAddr::V4).collect()
 }
 
-async fn run(addresses: &[Ipv4Addr], port: u16, limit: Duration) -> Result<Won<TcpStream>, Vec<Attempt>> {
+async fn run(
+    addresses: &[Ipv4Addr],
+    port: u16,
+    limit: Duration,
+) -> Result<Won<TcpStream>, Vec<FailedAttempt>> {
     race(all(addresses), port, None, Instant::now() + limit, TcpStream::connect).await
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 
 use crate::backend::forward::Backend;
-use crate::client::pool::Census;
+use crate::client::pool::PoolStats;
 use crate::config::settings::Limits;
 use crate::downstream::Downstream;
 use crate::downstream::state::{ConnectionState, Shutdown};
@@ -43,7 +43,7 @@ pub(in crate::server) struct Worker {
     pub(in crate::server) rejected: RefCell<RejectedConnections>,
     pub(super) connections: RefCell<Vec<Weak<Downstream>>>,
     /// The numbers of backend connections in the metrics.
-    pub(super) counted: Cell<Census>,
+    pub(super) counted: Cell<PoolStats>,
     pub(super) load: Arc<AtomicUsize>,
     pub(super) usage: Rc<WorkerUsage>,
     pub(super) uncovered: CoreUncovered,

@@ -79,7 +79,7 @@ impl Worker {
     }
 
     fn count_backend_connections(&self) {
-        let now = self.gateway().backend().census();
+        let now = self.gateway().backend().stats();
         let before = self.counted.replace(now);
         let metrics = &self.metrics;
         let change = |now: usize, before: usize| now as i64 - before as i64;

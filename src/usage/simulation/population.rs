@@ -1,13 +1,17 @@
 //! The simulated tokens and their planted findings.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use jiff::{Timestamp, ToSpan};
 
-use super::traffic::address;
 use super::{DAYS, moment, now};
 use crate::usage::report::FindingKind::{self, *};
+
+/// The addresses of a token; number 0 is its usual one.
+pub(super) fn address(token: u32, number: u32) -> IpAddr {
+    Ipv4Addr::from(0x0a00_0000 + token * 1024 + number).into()
+}
 
 /// Every ability of the guide.
 const GUIDE: [&str; 19] = [

@@ -1,9 +1,9 @@
 //! The requests of the simulated tokens, day by day.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use super::population::Token;
+use super::population::{Token, address};
 use crate::policy::map::AbilityMap;
 
 /// One request.
@@ -21,11 +21,6 @@ pub(super) struct Call {
 /// The routes that each ability alone allows.
 pub(super) struct Traffic {
     by_ability: BTreeMap<String, Vec<(&'static str, String)>>,
-}
-
-/// The addresses of a token; number 0 is its usual one.
-pub(super) fn address(token: u32, number: u32) -> IpAddr {
-    Ipv4Addr::from(0x0a00_0000 + token * 1024 + number).into()
 }
 
 impl Traffic {
