@@ -1,4 +1,4 @@
-//! Another configuration while requests are served.
+//! Reloading of the configuration while requests are served.
 
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
@@ -184,8 +184,8 @@ fn reload_reports_keys_that_need_a_restart_and_applies_the_rest() {
     gateway.edit("format: json", "format: text");
     gateway.edit(ITEMS_READ, ITEMS_DENIED);
     assert!(gateway.reload());
-    let line =
-        gateway.wait_for_log(|line| line["message"].as_str().is_some_and(|it| it.contains("start can")));
+    let line = gateway
+        .wait_for_log(|line| line["message"].as_str().is_some_and(|it| it.contains("only after a restart")));
     assert_eq!(
         (&line["level"], &line["keys"]),
         (&"WARN".into(), &"listen.address, runtime.threads, log.format".into())
@@ -300,7 +300,7 @@ fn changed_file_is_reloaded_automatically() {
     symlink("..second", at("..new")).unwrap();
     std::fs::rename(at("..new"), at("..data")).unwrap();
     wait_for_status(&setting, 403);
-    let line = setting.gateway.wait_for_log(|line| line["message"] == "the configuration was reloaded");
+    let line = setting.gateway.wait_for_log(|line| line["message"] == "configuration reloaded");
     assert_eq!(line["cause"], at("map.yaml").display().to_string());
 
     // A file that is not there yet is waited for.
@@ -335,5 +335,5 @@ fn reload_with_a_changed_address_keeps_tls_of_the_old_one() {
     gateway.edit("address: unix:/nonexistent/gateway.sock\n", &format!("address: 127.0.0.1:0\n{tls}"));
     assert!(gateway.reload());
     assert_eq!(gateway.get("/up", None).status, 200);
-    assert_eq!(gateway.logs().iter().filter(|line| line.contains("start can")).count(), 2);
+    assert_eq!(gateway.logs().iter().filter(|line| line.contains("only after a restart")).count(), 2);
 }

@@ -327,5 +327,5 @@ fn started_and_reloaded_name_the_configuration() {
     setting.gateway.wait_for_log(|line| is_of(line, "started", "enforce"));
     setting.gateway.edit("mode: enforce", "mode: shadow");
     assert!(setting.gateway.reload());
-    setting.gateway.wait_for_log(|line| is_of(line, "the configuration was reloaded", "shadow"));
+    setting.gateway.wait_for_log(|line| is_of(line, "configuration reloaded", "shadow"));
 }

@@ -694,7 +694,7 @@ fn drain_keeps_tunnels_open_until_its_timeout() {
     assert_eq!(scene.gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(1450) && took < Duration::from_secs(4), "{took:?}");
-    let cut = |line: &String| line.contains("connections were cut") && line.contains("\"connections\":1");
+    let cut = |line: &String| line.contains("drain timed out") && line.contains("\"connections\":1");
     assert!(scene.gateway.logs().iter().any(cut), "{:#?}", scene.gateway.logs());
     let ended = |line: &&String| line.contains("\"status\":101");
     assert_eq!(scene.gateway.logs().iter().filter(ended).count(), 2);

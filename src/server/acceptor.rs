@@ -19,7 +19,7 @@ pub(super) enum Accepted {
     Unix(UnixStream),
 }
 
-/// The listening socket, on the runtime that accepts.
+/// A listening socket, registered with the runtime that accepts.
 pub(super) enum Acceptor {
     Tcp(TcpListener),
     Unix(UnixListener),

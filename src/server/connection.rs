@@ -1,4 +1,4 @@
-//! Takes a client's connection over: who it is, and what it speaks.
+//! Serves an accepted connection: determines its address, TLS and protocol.
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ use crate::policy::refusal::Reason;
 use crate::policy::target::OTHER;
 use crate::telemetry::metrics::{HandshakeFailure, RouteLabel};
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
     Http1,
@@ -48,17 +48,20 @@ pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
     let mut stream = match stream {
         Ok(stream) => stream,
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "cannot take over a connection");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot register an accepted connection"
+            );
             return;
         }
     };
     let mut trusted = address.is_some_and(|address| settings.listen.trusts(address));
-    // Whoever can open a Unix socket was let in by its file.
+    // File permissions control who can connect to a Unix socket.
     if settings.listen.proxy_protocol && (trusted || address.is_none()) {
-        // Boxed, as what is seldom: it would make the future of every connection larger.
+        // Boxed because it is rare: it would enlarge the future of every connection.
         let told = Box::pin(hear(&worker, &mut stream, settings, address)).await;
         let Some(told) = told else { return };
-        // Whoever stays untold is not believed, though the proxy would be.
+        // Without an address in the header the client is not trusted, even if the proxy is.
         trusted = told.is_some_and(|told| settings.listen.trusts(told));
         if let Some(told) = told {
             address = Some(told);
@@ -86,14 +89,13 @@ pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
     };
     match protocol {
         Protocol::Http1 => http1::serve(&worker, state, &downstream, watched).await,
-        // Boxed, so that connections of HTTP/1 are no larger.
+        // Boxed, so that the futures of HTTP/1 connections stay small.
         Protocol::Http2 => Box::pin(http2::serve(&worker, state, &downstream, watched)).await,
     }
     drop(count);
 }
 
-/// What the PROXY header of a connection tells: none where there is none to be served. Said of a connection that
-/// `proxy` passes on.
+/// Reads the PROXY header of a connection from `proxy`. Returns `None` if the connection is closed.
 async fn hear(
     worker: &Worker,
     stream: &mut Transport,
@@ -105,7 +107,7 @@ async fn hear(
         match stream {
             Transport::Tcp(stream) => proxy_protocol::take_header(stream).await,
             Transport::Unix(stream) => proxy_protocol::take_header(stream).await,
-            // The header comes before TLS.
+            // The header precedes TLS.
             Transport::Tls(_) => Ok(None),
         }
     };
@@ -114,20 +116,24 @@ async fn hear(
         Ok(Ok(told)) => return Some(told),
         Ok(Err(HeaderError::Empty)) => return None,
         Ok(Err(error)) => (error.to_string(), StatusCode::BAD_REQUEST, Reason::BadRequest),
-        Err(_) => ("no PROXY header in time".to_owned(), StatusCode::REQUEST_TIMEOUT, Reason::Limited),
+        Err(_) => (
+            "the PROXY header did not arrive in time".to_owned(),
+            StatusCode::REQUEST_TIMEOUT,
+            Reason::Limited,
+        ),
     };
-    // As the request that it did not get to send.
+    // Counted as a request, although none arrived.
     worker.metrics.request(RouteLabel::None, &OTHER, status, reason, began.elapsed());
     match proxy {
-        Some(proxy) => tracing::warn!(%proxy, why, "a trusted proxy's connection is closed"),
-        None => tracing::warn!(why, "a connection to the Unix socket is closed"),
+        Some(proxy) => tracing::warn!(%proxy, why, "connection of a trusted proxy closed"),
+        None => tracing::warn!(why, "connection to the Unix socket closed"),
     }
     None
 }
 
 async fn reject(worker: &Worker, state: &WorkerState, mut stream: Transport) {
     worker.rejected.borrow_mut().count(Instant::now());
-    // A client that awaits a handshake could not read it.
+    // A client that expects a TLS handshake could not read a response.
     if state.tls.is_none() {
         let answer = overload_response();
         let _ = match &mut stream {
@@ -138,17 +144,17 @@ async fn reject(worker: &Worker, state: &WorkerState, mut stream: Transport) {
     }
 }
 
-/// What a connection is spoken over, and what is spoken.
+/// A transport with its protocol.
 struct Agreed {
     transport: Transport,
-    /// None where nothing was agreed on.
+    /// `None` if it has to be detected.
     protocol: Option<Protocol>,
     tls_version: Option<&'static str>,
-    /// Of the client's certificate.
+    /// The subject of the client's certificate.
     subject: Option<Rc<str>>,
 }
 
-/// The transport under TLS, where the listener has it.
+/// Performs the TLS handshake, if the listener has TLS.
 async fn encrypt(
     worker: &Worker,
     state: &WorkerState,
@@ -156,7 +162,7 @@ async fn encrypt(
     address: Option<IpAddr>,
 ) -> Option<Agreed> {
     let (tls, stream) = match (&state.tls, transport) {
-        // A configuration with both is refused: nobody comes without TLS where it is asked for.
+        // The configuration rejects TLS on a Unix socket, so this would bypass TLS.
         (Some(_), Transport::Unix(_)) => return None,
         (Some(tls), Transport::Tcp(stream)) => (tls, stream),
         (_, transport) => {
@@ -178,11 +184,11 @@ async fn encrypt(
             worker.metrics.handshake_failure(failure);
             let (address, error) = (address.map(tracing::field::display), &error as &dyn std::error::Error);
             match failure {
-                // One whom an operator may want to let in.
+                // The operator may want to accept this client.
                 HandshakeFailure::Certificate => {
-                    tracing::info!(client = address, error, "a client's certificate was refused")
+                    tracing::info!(client = address, error, "client certificate rejected")
                 }
-                _ => tracing::debug!(client = address, error, "a TLS handshake failed"),
+                _ => tracing::debug!(client = address, error, "TLS handshake failed"),
             }
             None
         }
@@ -193,8 +199,7 @@ async fn encrypt(
     }
 }
 
-/// What a client speaks that was not asked, by its first bytes. What is neither, or does not come, is for HTTP/1 to
-/// refuse.
+/// Detects the protocol by the first bytes. Anything but the HTTP/2 preface is HTTP/1, which refuses what is not valid.
 async fn tell_apart(watched: &mut Watched) -> Protocol {
     let mut came = Zeroizing::new(Vec::with_capacity(PREFACE.len()));
     let downstream = Rc::clone(&watched.downstream);
@@ -212,7 +217,7 @@ async fn tell_apart(watched: &mut Watched) -> Protocol {
             if *came == PREFACE {
                 return Poll::Ready(Protocol::Http2);
             }
-            // An end or an error will be met again.
+            // The next read reports an end or error again.
             if read.is_err() || filled == 0 || !PREFACE.starts_with(&came) {
                 return Poll::Ready(Protocol::Http1);
             }

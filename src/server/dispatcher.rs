@@ -57,7 +57,7 @@ fn admit(limit: &AddressLimit, address: IpAddr) -> Result<ConnectionGuard, TooMa
     limit.lock().unwrap_or_else(PoisonError::into_inner).admit(address).ok_or(TooManyConnections)
 }
 
-/// An address has as many connections as it may.
+/// The address has the most connections that are allowed.
 #[derive(Debug)]
 pub(super) struct TooManyConnections;
 

@@ -1,8 +1,8 @@
-//! The header blocks in a client's HTTP/2 frames, and the heads of which h2 would drop a part.
+//! The header blocks in a client's HTTP/2 frames, and heads of which h2 would drop a part.
 //!
-//! Which request a head becomes is not told by hyper. So such a head is handed to h2 by itself: first all that
-//! comes before it, until h2 has asked for more and every request in that has been passed on; then the head's last
-//! byte, upon which the only request that can come is the one that it belongs to; then the rest.
+//! hyper does not tell which request a head becomes. Therefore h2 gets such a head separately: first everything before
+//! it, until h2 asks for more and every earlier request has been dispatched; then the last byte of the head, after
+//! which the next request is the one with this head; then the rest.
 
 use std::cell::Cell;
 
@@ -12,33 +12,33 @@ use crate::policy::hpack::{Malformed, Scanner};
 /// Flags of HEADERS (RFC 9113 section 6.2).
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
-/// As much as h2 takes of one frame: SETTINGS_MAX_FRAME_SIZE is left at its default.
+/// The largest frame that h2 accepts: SETTINGS_MAX_FRAME_SIZE is left at its default.
 const LONGEST_FRAME: u32 = 16_384;
 
 /// Finds the header blocks of a connection.
 #[derive(Debug, Default)]
 pub(super) struct HeaderBlocks {
     scanner: Scanner,
-    /// Whether the frame that is being read is a part of a block that h2 decodes.
+    /// Whether the current frame is part of a block that h2 decodes.
     is_read: bool,
-    /// Whether a block waits for its CONTINUATION.
+    /// Whether a block awaits its CONTINUATION.
     is_open: bool,
     ends: bool,
     flags: u8,
     stream: u32,
-    /// What stands before the fragment of the block: the padding's length and the priority.
+    /// The bytes before the block fragment: the padding length and the priority.
     prefix: [u8; 6],
     prefix_length: usize,
     prefix_came: usize,
-    /// Of the fragment, which the padding follows.
+    /// Remaining bytes of the fragment, which the padding follows.
     left: u32,
 }
 
 impl HeaderBlocks {
-    /// A frame begins.
+    /// Handles the start of a frame.
     pub(super) fn begin(&mut self, frame: Frame) {
         let Frame { length, kind, flags, stream } = frame;
-        // Where h2 finds an error it ends the connection, and nothing has to be read.
+        // If h2 finds an error it ends the connection, and nothing has to be read.
         let continues = kind == CONTINUATION && self.is_open && stream == self.stream;
         self.is_read = (kind == HEADERS || continues) && length <= LONGEST_FRAME;
         self.ends = flags & END_HEADERS != 0;
@@ -52,7 +52,7 @@ impl HeaderBlocks {
         }
     }
 
-    /// Reads on in a frame.
+    /// Consumes bytes of the current frame.
     pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
         if !self.is_read {
             return Ok(());
@@ -71,7 +71,7 @@ impl HeaderBlocks {
             }
         }
         let length = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        // At most what is left.
+        // At most `left`.
         self.left -= length as u32;
         self.scanner.read(&bytes[..length])
     }
@@ -92,34 +92,34 @@ impl HeaderBlocks {
         }
     }
 
-    /// The frame is complete: what h2 would drop of a head, if that is complete as well.
+    /// Handles the end of a frame. Returns what h2 would drop of a head, if the head is complete.
     pub(super) fn end(&mut self) -> Result<Option<&'static str>, Malformed> {
         if self.is_read && self.ends { self.scanner.end() } else { Ok(None) }
     }
 }
 
-/// Where h2 is with a head of which it would drop a part.
+/// The progress of h2 with a head of which it would drop a part.
 #[derive(Clone, Copy, Debug, Default)]
 enum Step {
-    /// There is none.
+    /// No such head.
     #[default]
     None,
-    /// All before its last byte has been handed over.
+    /// h2 got everything before its last byte.
     Before(&'static str),
-    /// And h2 has asked for more.
+    /// h2 has asked for more.
     Drained(&'static str),
-    /// And all requests in that were passed on.
+    /// All requests before it were dispatched.
     Next(&'static str),
-    /// The last byte has been handed over.
+    /// h2 got the last byte.
     Passed(&'static str),
 }
 
-/// What the frames of a connection, its requests and the one that drives it agree on.
+/// The state of such a head, shared by a connection's frames, its requests and its task.
 #[derive(Debug, Default)]
 pub(super) struct OddHead(Cell<Step>);
 
 impl OddHead {
-    /// A head came of which h2 would drop a part.
+    /// Records a head of which h2 would drop a part.
     pub(super) fn found(&self, why: &'static str) {
         self.0.set(Step::Before(why));
     }
@@ -140,7 +140,7 @@ impl OddHead {
         }
     }
 
-    /// What was dropped of the head of the request that is being passed on.
+    /// What was dropped of the head of the request that is being dispatched.
     pub(super) fn dropped(&self) -> Option<&'static str> {
         match self.0.get() {
             Step::Passed(why) => Some(why),
@@ -148,7 +148,8 @@ impl OddHead {
         }
     }
 
-    /// The connection waits: every request that h2 has read was passed on. Whether it has to be polled again.
+    /// Records that the connection waits: every request that h2 has read was dispatched. Returns whether to poll it
+    /// again.
     pub(super) fn waits(&self) -> bool {
         let (next, goes_on) = match self.0.get() {
             Step::Drained(why) => (Step::Next(why), true),
@@ -164,7 +165,7 @@ impl OddHead {
 pub(super) enum Readable {
     All,
     Nothing,
-    /// The last one of the head.
+    /// The last byte of the head.
     Byte,
 }
 

@@ -76,7 +76,7 @@ pub(super) async fn serve(
         Pin::new(&mut connection).poll(context).map(|ended| {
             if let Err(error) = ended {
                 (broke_off, is_good) = (error.is_user(), false);
-                tracing::debug!(error = &error as &dyn std::error::Error, "a client's connection broke off");
+                tracing::debug!(error = &error as &dyn std::error::Error, "client connection failed");
             }
             None
         })

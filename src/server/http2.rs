@@ -1,4 +1,4 @@
-//! One client's connection of HTTP/2, from its preface to its end: a task of its own for each of its streams.
+//! An HTTP/2 connection of a client, with one task per stream.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -33,19 +33,19 @@ use crate::gateway::tunnel::TunnelSlot;
 use crate::policy::http2::DroppedPart;
 use crate::policy::refusal::Refusal;
 
-/// Requests at once. RFC 9113 section 6.5.2 asks for no fewer than this.
+/// Largest number of concurrent requests. RFC 9113 section 6.5.2 recommends at least 100.
 const STREAMS: u32 = 100;
-/// How much of a request's body may wait for the backend, in bytes, beside the frame that is being sent.
+/// Request body bytes per stream that may wait for the backend, in addition to the frame that is being sent.
 const STREAM_WINDOW: u32 = 64 * 1024;
-/// How much of all bodies together. With the frames that are being sent it is less than 1 MiB.
+/// Request body bytes of all streams. With the frames that are being sent, less than 1 MiB.
 const CONNECTION_WINDOW: u32 = 512 * 1024;
-/// How much of a response h2 takes before it is written, in bytes: more than a stream's budget lets it have.
+/// Response bytes that h2 buffers per stream; more than the stream's budget allows.
 const SEND_BUFFER: usize = 128 * 1024;
-/// How many streams a client may have us reset or refuse for its mistakes, in a connection's life (CVE-2025-8671).
+/// Streams per connection that a client may make the gateway reset or refuse by protocol errors (CVE-2025-8671).
 const MISTAKES: usize = 100;
-/// How many streams may be reset before anybody has looked at them (CVE-2023-44487).
+/// Streams that may be reset before they are accepted (CVE-2023-44487).
 const UNSEEN_RESETS: usize = 20;
-/// What the size of a header list counts for each field, beside its name and value (RFC 9113 section 6.5.2).
+/// Overhead of each field in the size of a header list, beside its name and value (RFC 9113 section 6.5.2).
 const FIELD: usize = 32;
 /// Pseudo-fields of a request.
 const PSEUDO_FIELDS: usize = 4;
@@ -53,13 +53,13 @@ const PSEUDO_FIELDS: usize = 4;
 /// The tasks of a connection's streams.
 #[derive(Clone, Default)]
 struct Streams {
-    /// The one that is about to be spawned.
+    /// The stream that is about to be spawned.
     next: Rc<RefCell<Option<Rc<Downstream>>>>,
     tasks: Rc<RefCell<JoinSet<()>>>,
 }
 
 impl Streams {
-    /// Ends all that are left.
+    /// Aborts all remaining tasks.
     async fn end(&self) {
         let mut tasks = mem::take(&mut *self.tasks.borrow_mut());
         tasks.shutdown().await;
@@ -77,7 +77,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
                 if let Some(Downstream { state, .. }) = downstream.as_deref() {
                     state.set_waker(context.waker());
                     if state.shutdown() > Shutdown::Graceful {
-                        // Dropped, it is reset.
+                        // Dropping the stream resets it.
                         return Poll::Ready(());
                     }
                 }
@@ -96,7 +96,7 @@ fn builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
     http2.max_send_buf_size(SEND_BUFFER);
     http2.max_local_error_reset_streams(MISTAKES);
     http2.max_pending_accept_reset_streams(UNSEEN_RESETS);
-    // As large as a head within `limits` may be by this measure. h2 itself refuses what is larger, without a body.
+    // The size of the largest head within `limits` by this measure. h2 itself refuses larger ones, without a body.
     let list = limits.header_bytes + FIELD * (limits.header_count + PSEUDO_FIELDS);
     http2.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
     http2
@@ -110,7 +110,7 @@ pub(super) async fn serve(
     watched: Watched,
 ) {
     let settings = Arc::clone(state.gateway.settings());
-    // The gateway of this moment is not kept for as long as the connection lasts.
+    // The connection must not keep the current gateway alive.
     drop(state);
     let limits = &settings.limits;
     let streams = Streams::default();
@@ -122,9 +122,9 @@ pub(super) async fn serve(
         let gateway = worker.gateway();
         let stream = Downstream::stream(downstream, Instant::now());
         streams.next.replace(Some(Rc::clone(&stream)));
-        // Boxed, as hyper moves it about.
+        // Boxed because hyper moves it.
         Box::pin(async move {
-            // Which nothing over HTTP/2 asks for.
+            // HTTP/2 has no upgrades.
             let tunnel_slot = TunnelSlot::default();
             Ok::<_, Infallible>(gateway.answer(&stream, request, &tunnel_slot).await)
         })
@@ -140,7 +140,7 @@ pub(super) async fn serve(
             match downstream.state.shutdown() {
                 Shutdown::None => {}
                 Shutdown::Announced | Shutdown::Graceful if closing.is_some() => {}
-                // GOAWAY leaves whatever the client has sent meanwhile its answer.
+                // After GOAWAY, requests that the client has already sent are still answered.
                 Shutdown::Announced | Shutdown::Graceful => {
                     closing = Some(Box::pin(sleep(limits.header_timeout)));
                     connection.as_mut().graceful_shutdown();
@@ -152,10 +152,7 @@ pub(super) async fn serve(
                 return Poll::Ready(match ended {
                     Ok(()) => Ended::Closed,
                     Err(error) => {
-                        tracing::debug!(
-                            error = &error as &dyn std::error::Error,
-                            "a client's connection broke off"
-                        );
+                        tracing::debug!(error = &error as &dyn std::error::Error, "client connection failed");
                         Ended::Broken
                     }
                 });
@@ -163,7 +160,7 @@ pub(super) async fn serve(
             if odd_head.waits() {
                 context.waker().wake_by_ref();
             }
-            // A client that was told to go need not be there to hear it.
+            // The client may have gone without reading GOAWAY.
             while let Some(patience) = &mut closing
                 && patience.as_mut().poll(context).is_ready()
             {
@@ -195,12 +192,12 @@ pub(super) async fn serve(
 
 /// How a connection ended.
 enum Ended {
-    /// As both sides wished.
+    /// Regularly.
     Closed,
-    /// By a mistake of the client's, of which it was told, or with the transport.
+    /// By a protocol error of the client, which was reported to it, or by a failure of the transport.
     Broken,
-    /// Since what the client began did not come to its end.
+    /// Because a part of a request did not arrive in time.
     TimedOut,
-    /// At once.
+    /// Immediately.
     Now,
 }

@@ -1,9 +1,9 @@
-//! A client's HTTP/2 connection, whose frames are counted before h2 has them.
+//! Limits the HTTP/2 frames that a client can send without effect, before h2 reads them.
 //!
-//! h2 bounds what its frames make it remember, and answers none before the last one's answer is written. It does
-//! not bound how many frames that say nothing it reads: of pings, settings, priorities, window updates and resets
-//! a client can send as many as the network carries. So each costs, and what a client may spend grows with time and
-//! with what it is answered.
+//! h2 bounds the memory that frames can use, and reads no further requests before responses are written. It does not
+//! bound the number of other frames: a client can send pings, settings, priorities, window updates and resets as fast
+//! as the network allows. Each of these frames therefore has a cost, and the client's budget grows with time and with
+//! the responses that it gets.
 
 use std::cell::Cell;
 use std::io;
@@ -19,20 +19,20 @@ use super::small_data::SmallData;
 use super::transport::Watched;
 use crate::policy::refusal::Refusal;
 
-/// What a client may spend at once: a hundred resets, as of a browser that leaves a page.
+/// The largest budget: a hundred resets, as of a browser that leaves a page.
 const MOST: u32 = 1000;
-/// What it may spend in a second for good.
+/// The budget gained per second.
 const EACH_SECOND: u32 = 100;
-/// What a reset costs: the backend may have begun to work (CVE-2023-44487).
+/// The cost of a reset: the backend may have started to work (CVE-2023-44487).
 const RESET: u32 = 10;
-/// What an answer is worth.
+/// The budget gained per response.
 const ANSWER: u32 = 10;
-/// What a piece of an answer is worth: window updates, of the stream and of the connection, for each 2 KiB at least.
+/// The budget gained per piece of a response: two window updates, of stream and connection, for each started 2 KiB.
 const fn piece(length: u32) -> u32 {
     2 + length / 1024
 }
 
-/// Room that is needed to read straight into h2's buffer, in bytes.
+/// Free space that is required to read directly into h2's buffer, in bytes.
 const DETOUR: usize = 256;
 
 /// RFC 9113 section 3.4.
@@ -45,11 +45,11 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 pub(super) const CONTINUATION: u8 = 9;
-/// Of DATA and HEADERS.
+/// Flag of DATA and HEADERS.
 const END_STREAM: u8 = 1;
-/// Of SETTINGS.
+/// Flag of SETTINGS.
 const ACK: u8 = 1;
-/// Of HEADERS and CONTINUATION.
+/// Flag of HEADERS and CONTINUATION.
 pub(super) const END_HEADERS: u8 = 4;
 /// RFC 9113 section 7.
 pub(super) const NO_ERROR: u32 = 0;
@@ -57,7 +57,7 @@ const PROTOCOL_ERROR: u32 = 1;
 const COMPRESSION_ERROR: u32 = 9;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// A frame's header (RFC 9113 section 4.1), as far as it is looked at.
+/// The fields of a frame header (RFC 9113 section 4.1) that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) length: u32,
@@ -66,39 +66,39 @@ pub(super) struct Frame {
     pub(super) stream: u32,
 }
 
-/// What a piece of the bytes is.
+/// The kind of a piece of the byte stream.
 pub(super) enum Piece {
-    /// A part of a frame's header, or of what is skipped before the first one.
+    /// Part of a frame header, or skipped bytes before the first one.
     Other,
-    /// The end of a frame's header.
+    /// The end of a frame header.
     Header(Frame),
-    /// A part of a frame's payload.
+    /// Part of a frame payload.
     Payload,
 }
 
-/// Finds the frames in bytes that come in any pieces.
+/// Finds the frames in a byte stream that arrives in arbitrary pieces.
 #[derive(Debug)]
 pub(super) struct Frames {
     header: [u8; 9],
-    /// How much of a header there is.
+    /// The number of received bytes of the header.
     came: usize,
-    /// How many bytes follow before the next one.
+    /// The number of bytes before the next header.
     left: u32,
-    /// The last that has begun.
+    /// The current frame.
     frame: Option<Frame>,
 }
 
 impl Frames {
-    /// Frames after `skipped` bytes of something else.
+    /// A stream of frames after `skipped` other bytes.
     pub(super) const fn after(skipped: u32) -> Self {
         Self { header: [0; 9], came: 0, left: skipped, frame: None }
     }
 
-    /// Takes the first piece of bytes of which there are some: its length, and what it is.
+    /// Consumes the first piece of non-empty `bytes`. Returns its length and kind.
     pub(super) fn step(&mut self, bytes: &[u8]) -> (usize, Piece) {
         if self.left > 0 {
             let length = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-            // At most what is left.
+            // At most `left`.
             self.left -= length as u32;
             return (length, if self.frame.is_some() { Piece::Payload } else { Piece::Other });
         }
@@ -117,7 +117,7 @@ impl Frames {
         (length, Piece::Header(frame))
     }
 
-    /// Reads on; `each` is told of a frame when its header is complete.
+    /// Consumes bytes, and calls `each` for every complete frame header.
     fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         while !bytes.is_empty() {
             let (length, piece) = self.step(bytes);
@@ -134,7 +134,7 @@ impl Frames {
     }
 }
 
-/// What a client may still spend.
+/// The remaining budget of a client.
 #[derive(Debug)]
 struct Purse {
     left: u32,
@@ -146,7 +146,7 @@ impl Purse {
         self.left = (self.left + worth).min(MOST);
     }
 
-    /// Whether there was enough. The clock is read where there was not.
+    /// Spends `cost`. Returns whether the budget suffices. Reads the clock only if it is used up.
     fn spend(&mut self, cost: u32, now: impl FnOnce() -> Instant) -> bool {
         if self.left < cost {
             let now = now();
@@ -163,19 +163,19 @@ impl Purse {
     }
 }
 
-/// Why no frame is read any more. What h2 finds wrong it tells the client by itself.
+/// Why no further frame is read. h2 reports all other errors to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Fault {
-    #[error("HTTP/2 that does not begin with SETTINGS")]
+    #[error("HTTP/2 without initial SETTINGS")]
     NotSettings,
-    #[error("too many HTTP/2 frames that say nothing")]
+    #[error("too many HTTP/2 frames without effect")]
     Flood,
     #[error("malformed HTTP/2 header block")]
     HeaderBlock,
 }
 
 impl Fault {
-    /// For the client.
+    /// The error code for GOAWAY.
     pub(super) const fn code(self) -> u32 {
         match self {
             Self::NotSettings => PROTOCOL_ERROR,
@@ -184,37 +184,37 @@ impl Fault {
         }
     }
 
-    /// For the log.
+    /// The refusal for the log.
     pub(super) const fn refusal(self) -> Refusal {
         Refusal::BadRequest(match self {
-            Self::NotSettings => "HTTP/2 that does not begin with SETTINGS",
-            Self::Flood => "too many HTTP/2 frames that say nothing",
+            Self::NotSettings => "HTTP/2 without initial SETTINGS",
+            Self::Flood => "too many HTTP/2 frames without effect",
             Self::HeaderBlock => "malformed HTTP/2 header block",
         })
     }
 }
 
-/// What is left of a connection that h2 has dropped.
+/// The state of a connection that h2 has dropped.
 pub(super) struct Left {
     pub(super) watched: Watched,
-    /// Why it was ended, where that was for its frames.
+    /// The fault of its frames, if that ended it.
     pub(super) fault: Option<Fault>,
-    /// Whether a frame may follow what was written.
+    /// Whether the written bytes end at a frame boundary.
     pub(super) is_between: bool,
 }
 
-/// Where [`Counted`] leaves its transport.
+/// The place for the state of a dropped [`Counted`].
 pub(super) type Returned = Rc<Cell<Option<Left>>>;
 
-/// A transport whose frames are counted.
+/// A transport that counts frames.
 pub(super) struct Counted {
-    /// Until it is returned.
+    /// `None` after it has been returned.
     watched: Option<Watched>,
     fault: Option<Fault>,
     came: Frames,
     /// Whether the client's first frame, its SETTINGS, is complete.
     settled: bool,
-    /// Whether a HEADERS frame waits for its CONTINUATIONs.
+    /// Whether a HEADERS frame awaits its CONTINUATION frames.
     open: bool,
     went: Frames,
     purse: Purse,
@@ -223,7 +223,7 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    /// A connection over which nothing was read, and where to leave it.
+    /// A connection before its first read; `returned` gets its transport.
     pub(super) fn new(watched: Watched, returned: Returned, now: Instant) -> Self {
         watched.downstream.state.begin_http2(now);
         Self {
@@ -239,7 +239,7 @@ impl Counted {
         }
     }
 
-    /// Counts what came.
+    /// Counts received bytes.
     fn count(&mut self, bytes: &[u8]) {
         let Self { came, settled, open, purse, fault, .. } = self;
         let (mut is_first, mut completed) = (came.frame.is_none(), false);
@@ -261,7 +261,7 @@ impl Counted {
                 fault.get_or_insert(Fault::Flood);
             }
         });
-        // What comes in one piece that is not at its end is no frame of DATA: of those their streams know.
+        // A frame that arrives in one piece and not at the end of its payload is not DATA, which streams count.
         let is_partial = came.left > 0 && came.frame.is_some_and(|frame| frame.kind != DATA);
         *settled |= came.left == 0 && came.frame.is_some();
         let is_incomplete = !*settled || *open || is_partial;
@@ -275,7 +275,7 @@ impl Counted {
         }
     }
 
-    /// Notes what went.
+    /// Records written bytes.
     fn note(&mut self, bytes: &[u8]) {
         let Self { went, purse, small, .. } = self;
         went.read(bytes, |Frame { length, kind, flags, stream }| {
@@ -292,7 +292,7 @@ impl Counted {
         });
     }
 
-    /// Notes why no frame is read any more.
+    /// Records why no further frame is read.
     pub(super) fn fail(&mut self, fault: Fault) -> Fault {
         *self.fault.get_or_insert(fault)
     }
@@ -309,7 +309,7 @@ impl Drop for Counted {
     }
 }
 
-/// A GOAWAY that names no stream, so that the client takes none for unseen.
+/// A GOAWAY with the largest stream id, so that the client considers no request unprocessed.
 pub(super) fn go_away(error: u32) -> [u8; 17] {
     let mut frame = [0; 17];
     frame[2] = 8;
@@ -320,8 +320,8 @@ pub(super) fn go_away(error: u32) -> [u8; 17] {
 }
 
 impl Counted {
-    /// Reads once. What h2 gets at once is then in `into`, which may be its own buffer if `may_pass`; the rest waits.
-    /// Whether the client's side has ended.
+    /// Reads once. Available bytes for h2 go to `into`, which may be h2's own buffer if `may_pass`; the rest is kept.
+    /// Returns whether the client's side has ended.
     fn read(
         &mut self,
         context: &mut Context<'_>,
@@ -366,7 +366,7 @@ impl AsyncRead for Counted {
             let ended = if buffer.remaining() >= DETOUR {
                 ready!(this.read(context, buffer, true))?
             } else {
-                // Not even a frame's header might fit.
+                // Space for less than a frame header is too small.
                 let mut detour = [MaybeUninit::uninit(); DETOUR];
                 ready!(this.read(context, &mut ReadBuf::uninit(&mut detour), false))?
             };

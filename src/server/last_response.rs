@@ -17,7 +17,7 @@ use crate::policy::target::OTHER;
 use crate::response::own;
 use crate::response::record::{RequestRecord, new_request_id};
 
-/// Answers a message that hyper has not seen, and closes the connection.
+/// Responds to a message that hyper has not received, and closes the connection.
 pub(super) async fn refuse(
     worker: &Worker,
     downstream: &Rc<Downstream>,
@@ -50,21 +50,21 @@ pub(super) async fn refuse(
     }
 }
 
-/// Records that a connection ended for what its client sent, as if that were a request.
+/// Records a connection that was closed for what its client sent, as if that were a request.
 pub(super) fn note_refused(worker: &Worker, downstream: &Rc<Downstream>, refusal: &Refusal) {
     let now = Instant::now();
     let gateway = worker.gateway();
     let (recorder, settings) = (gateway.recorder(), gateway.settings());
-    // Beside what the connection may have been doing.
+    // A record of its own, beside those of current requests.
     let stream = Downstream::stream(downstream, now);
     let mut record = RequestRecord::new(recorder, settings, &stream, &OTHER, new_request_id(), now);
     record.note_refusal(refusal, own::status(refusal), now);
     record.mark_complete();
 }
 
-/// Closes a connection over which the client may yet be sending, as a body that was answered before its end. A
-/// socket that is closed with unread bytes is reset, and the answer would be lost with it: so what comes is thrown
-/// away until the client has seen that nobody listens, for `patience` at most.
+/// Closes a connection on which the client may still be sending, such as the rest of a body. The kernel resets a socket
+/// that is closed with unread bytes, and the response would be lost. Therefore received bytes are discarded until the
+/// client closes its side, for at most `patience`.
 pub(super) async fn linger(mut transport: Watched, patience: Duration) {
     let leftover = async {
         transport.shutdown().await?;

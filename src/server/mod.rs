@@ -235,7 +235,7 @@ impl Server {
             }
         })?;
         if cut > 0 {
-            tracing::warn!(connections = cut, "the time is up: connections were cut");
+            tracing::warn!(connections = cut, "drain timed out: connections closed");
         }
         services.shutdown(admin, stop_now.load(Ordering::Relaxed));
         Ok(())
@@ -339,7 +339,7 @@ async fn follow_wall_clock(current: Current) {
         let followed = move || configuration.shared.cache.follow_wall_clock(reading);
         if let Ok(Some(adjustment)) = spawn_blocking(followed).await {
             let seconds = adjustment.as_secs_f64();
-            tracing::warn!(seconds, "the wall clock was set: token expiries are checked against it anew");
+            tracing::warn!(seconds, "the system clock was changed: token expiries are checked again");
         }
     }
 }
@@ -350,7 +350,7 @@ fn hangups(runtime: &Runtime) -> Option<Signal> {
     signal(SignalKind::hangup())
         .inspect_err(|error| {
             let error: &dyn std::error::Error = error;
-            tracing::error!(error, "SIGHUP cannot be received");
+            tracing::error!(error, "cannot receive SIGHUP");
         })
         .ok()
 }

@@ -1,6 +1,6 @@
-//! The PROXY protocol: a connection that a trusted proxy passes on begins with whose it is.
+//! The PROXY protocol: a trusted proxy sends the client's address at the start of a connection.
 //!
-//! The specification is haproxy's `proxy-protocol.txt`. Here it is only heard, never spoken.
+//! The specification is haproxy's `proxy-protocol.txt`. The gateway only receives it.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,51 +10,51 @@ use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncReadExt, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
-/// The longest header that is taken: some proxies add a client's certificate.
+/// Largest accepted header, in bytes: some proxies add a client certificate.
 const LONGEST: usize = 4096;
-/// The longest header of version 1, its end included (section 2.1).
+/// Largest header of version 1 with its line end, in bytes (section 2.1).
 const LONGEST_V1: usize = 107;
-/// Of version 2, in front of every header.
+/// The start of every header of version 2.
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Why a connection has no usable header.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeaderError {
-    /// It begins with something else.
-    #[error("the connection does not begin with a PROXY header")]
+    /// The connection starts with something else.
+    #[error("the connection does not start with a PROXY header")]
     Missing,
-    /// It begins like one.
+    /// The connection starts like a PROXY header.
     #[error("the PROXY header is malformed")]
     Malformed,
-    /// It is longer than [`LONGEST`].
+    /// The header is longer than [`LONGEST`].
     #[error("the PROXY header is too long")]
     TooLong,
-    /// The connection ended before its header did.
+    /// The connection ended within the header.
     #[error("the connection ended within its PROXY header")]
     Ended,
     /// The connection ended without a byte, as some health checks do.
     #[error("the connection ended before its PROXY header")]
     Empty,
-    /// The connection broke.
+    /// Reading failed.
     #[error("cannot read a PROXY header: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Takes the header off a connection. Not a byte after it is read.
+/// Reads the header of a connection, and nothing after it.
 ///
-/// The address is the client's; none where the proxy speaks for itself, as in health checks, or does not know.
+/// Returns the client's address; `None` if the proxy connects for itself, as in health checks, or does not know it.
 pub(super) async fn take_header(stream: &mut impl Peek) -> Result<Option<IpAddr>, HeaderError> {
     let mut buffer = vec![0; LONGEST];
     let mut taken = 0;
     loop {
-        // What follows the header belongs to TLS or HTTP: a header is looked at before it is taken.
+        // The bytes after the header belong to TLS or HTTP, so the header is peeked at before it is read.
         let seen = taken + stream.peek(&mut buffer[taken..]).await?;
         if seen == taken {
             return Err(if taken == 0 { HeaderError::Empty } else { HeaderError::Ended });
         }
         let (end, address) = match parse(&buffer[..seen])? {
             Some((length, address)) => (length, Some(address)),
-            // Nothing but header so far; once it is taken, there is more to wait for.
+            // All of it is header so far; after reading it, more can arrive.
             None if seen < LONGEST => (seen, None),
             None => return Err(HeaderError::TooLong),
         };
@@ -66,9 +66,9 @@ pub(super) async fn take_header(stream: &mut impl Peek) -> Result<Option<IpAddr>
     }
 }
 
-/// A connection whose bytes can be looked at before they are taken.
+/// A connection whose bytes can be peeked at.
 pub(super) trait Peek: AsyncRead + Unpin {
-    /// What waits to be read, which is left where it is. Nothing at the connection's end.
+    /// Copies unread bytes without consuming them. Returns 0 at the end of the connection.
     async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize>;
 }
 
@@ -85,8 +85,8 @@ impl Peek for UnixStream {
     }
 }
 
-/// The length of the header at the start of `bytes`, and the client's address where there is one. Nothing where all
-/// of `bytes` is header, and its end has not come.
+/// The length of the header at the start of `bytes`, and the client's address if it has one. `None` if the header is
+/// incomplete.
 fn parse(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, HeaderError> {
     const V1: &[u8] = b"PROXY ";
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(byte, expected)| byte == expected);
@@ -105,7 +105,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, HeaderError> {
             let told = header.proxied_address().filter(|it| it.protocol == Protocol::Stream);
             Ok(Some((length, told.map(|it| it.source.ip()))))
         }
-        // The parser waits for an address that the length leaves no room for.
+        // The header's length is too small for its address, for which the parser would wait.
         Err(proxy_header::Error::BufferTooShort)
             if length_of_v2(bytes).is_some_and(|length| bytes.len() >= length) =>
         {
@@ -116,7 +116,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, HeaderError> {
     }
 }
 
-/// How long a header of version 2 says that it is, as soon as it has said so.
+/// The length of a header of version 2; `None` if its length field is incomplete.
 fn length_of_v2(bytes: &[u8]) -> Option<usize> {
     let rest = bytes.strip_prefix(SIGNATURE)?.get(2..4)?;
     Some(SIGNATURE.len() + 4 + usize::from(u16::from_be_bytes(rest.try_into().ok()?)))

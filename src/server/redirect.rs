@@ -1,7 +1,7 @@
-//! A second listener, for those who come by plain HTTP: it sends them on to https, and serves nothing.
+//! The redirect listener: redirects plain HTTP to https and serves nothing.
 //!
-//! A token that was sent to it has crossed the network for everyone to read, and a redirect does not take that back:
-//! it is for people who type a name into a browser.
+//! A token in a request to it has crossed the network in plain text, which a redirect cannot undo. It is meant for
+//! people who type a host name into a browser.
 
 use std::convert::Infallible;
 use std::io;
@@ -38,12 +38,12 @@ use crate::response::own;
 use crate::response::record::new_request_id;
 use crate::telemetry::metrics::Metrics;
 
-/// Connections that may be open at a time.
+/// Largest number of open connections.
 const CONNECTIONS: usize = 256;
-/// For a whole connection, which carries one request.
+/// Longest time for a connection, which carries one request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Redirects, for as long as it is polled.
+/// Redirects requests while it is polled.
 pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Metrics>) -> io::Result<()> {
     let (door, _file) = Acceptor::open(listener)?;
     let connections = ConnectionSlots::new(CONNECTIONS);
@@ -51,7 +51,10 @@ pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Met
         let accepted = match door.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "nothing to be redirected");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "redirect: cannot accept a connection"
+                );
                 tokio::time::sleep(AFTER_FAILURE).await;
                 continue;
             }
@@ -84,16 +87,16 @@ pub(super) async fn serve(listener: Listener, current: Current, metrics: Arc<Met
             };
             tokio::select! {
                 served = timeout(PATIENCE, served) => if let Ok(Err(error)) = served {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "nothing to be redirected");
+                    tracing::debug!(error = &error as &dyn std::error::Error, "redirect: connection failed");
                 },
-                () = place.evicted() => tracing::debug!("a redirected connection made room for another"),
+                () = place.evicted() => tracing::debug!("redirect: connection evicted for a new one"),
             }
         });
     }
 }
 
-/// Serves the one request of a connection. The scanner looks at its head first, as at those of the other listener:
-/// hyper would cut `#…` off a target, and mend line ends.
+/// Serves the one request of a connection. The scanner checks its head first, as on the proxy listener: hyper would cut
+/// `#…` off a target and repair line ends.
 async fn connection<S>(
     mut stream: S,
     settings: &Settings,
@@ -110,7 +113,7 @@ where
             let response = own::refuse(&refusal, new_request_id());
             stream.write_all(&raw_response::encode(&response, to_head)).await?;
             stream.shutdown().await?;
-            // What the client still sends would otherwise reset the connection, and the answer with it.
+            // Unread data would reset the connection before the client has read the response.
             tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
             return Ok(());
         }
@@ -131,14 +134,14 @@ where
     served.await.map_err(io::Error::other)
 }
 
-/// A head and what came behind it; or why it is refused, and whether it is that of a HEAD.
+/// A head and the data after it; or the refusal, and whether it is of a HEAD request.
 async fn read_head(
     stream: &mut (impl AsyncRead + Unpin),
     bounds: Bounds,
 ) -> io::Result<Result<Zeroizing<Vec<u8>>, (Refusal, bool)>> {
     let mut scanner = Scanner::new(bounds);
     let mut piece = Zeroizing::new(vec![0; 4096]);
-    // It may hold a token, of which a vector that grows would leave a copy behind.
+    // The head may contain a token, of which a growing vector would leave a copy in memory.
     let mut head = Zeroizing::new(Vec::with_capacity(bounds.head + piece.len()));
     loop {
         let length = stream.read(&mut piece).await?;
@@ -148,7 +151,7 @@ async fn read_head(
         head.extend_from_slice(&piece[..length]);
         let Scan { clear, fault } = scanner.scan(&head);
         match fault {
-            // What is wrong behind the head is of no interest.
+            // Errors after the head do not matter.
             _ if clear > 0 => return Ok(Ok(head)),
             None => {}
             Some(Fault::Head(refusal)) => {
@@ -174,11 +177,11 @@ fn answer(request: &Request<Incoming>, abilities: &AbilityMap, metrics: &Metrics
     response
 }
 
-/// Where a request is redirected to, unless the https listener would refuse it as ambiguous.
+/// The URL to redirect a request to, unless the https listener would refuse the request as ambiguous.
 fn location(request: &Request<Incoming>, abilities: &AbilityMap) -> Result<HeaderValue, Refusal> {
     singleton::check(request.headers())?;
     let target = Target::read(request.method(), request.uri(), request.headers())?;
     abilities.check_path(&target.path)?;
     HeaderValue::try_from(target.by_https())
-        .map_err(|_| Refusal::BadRequest("a target that is no field value"))
+        .map_err(|_| Refusal::BadRequest("a target that is not a valid field value"))
 }

@@ -36,7 +36,7 @@ impl RejectedConnections {
             self.logged_at = Some(now);
             tracing::warn!(
                 connections = std::mem::take(&mut self.unlogged),
-                "turned away: too many connections"
+                "connections rejected: too many are open"
             );
         }
     }

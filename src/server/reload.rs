@@ -67,7 +67,7 @@ impl Reloader {
                     }
                     Err(RecvTimeoutError::Timeout) => {
                         let changed = self.watch.changed();
-                        // Certificates are reloaded even while gateway.yaml is refused.
+                        // Certificates are reloaded even if gateway.yaml is invalid.
                         let postponed = std::mem::take(&mut self.certificates_postponed);
                         self.reload_certificates(|path| postponed || changed.contains(path));
                         if !changed.is_empty() {
@@ -110,10 +110,10 @@ impl Reloader {
                 let configuration = self.current();
                 let summary = Summary::of(&configuration.settings, Some(&self.path));
                 let Summary { version, config, routes, mode } = summary;
-                tracing::info!(target: AUDIT, cause, version, config, routes, mode, "the configuration was reloaded");
+                tracing::info!(target: AUDIT, cause, version, config, routes, mode, "configuration reloaded");
             }
             Err(Rejected) => {
-                tracing::error!(target: AUDIT, cause, "the configuration was refused; the one before stays");
+                tracing::error!(target: AUDIT, cause, "configuration rejected; the previous one stays in use");
             }
         }
         supervisor::ready();
@@ -150,10 +150,7 @@ impl Reloader {
             tracing::warn!("{line}");
         }
         if !fixed.is_empty() {
-            tracing::warn!(
-                keys = fixed.join(", "),
-                "changed, but only a start can change them: they stay as they were"
-            );
+            tracing::warn!(keys = fixed.join(", "), "changes of these keys take effect only after a restart");
         }
         Ok(next)
     }
@@ -162,7 +159,7 @@ impl Reloader {
     fn apply(&self, next: Configuration) -> Result<(), Rejected> {
         let next = Arc::new(next);
         if self.configurations.is_closed() {
-            tracing::warn!("draining: nothing is taken over any more");
+            tracing::warn!("draining: the configuration is not reloaded");
             return Err(Rejected);
         }
         // A service that cannot be started is off. The log has the cause.
@@ -172,7 +169,7 @@ impl Reloader {
         self.configurations.send(command).map_err(|_| Rejected)?;
         // Closed as soon as the last worker has dropped its sender.
         while let Err(RecvTimeoutError::Timeout) = all_applied.recv_timeout(APPLY_TIMEOUT) {
-            tracing::warn!("a core is slow to take the configuration over");
+            tracing::warn!("a worker has not applied the configuration yet");
         }
         self.current.store(next);
         Ok(())

@@ -1,4 +1,4 @@
-//! A client's connection, of which hyper sees only messages that every parser reads in the same way.
+//! A client connection on which hyper sees only messages that every parser reads in the same way.
 
 use std::io;
 use std::pin::Pin;
@@ -14,26 +14,26 @@ use crate::downstream::state::Shutdown;
 use crate::policy::framing::{self, Bounds, Fault, Scanner};
 use crate::policy::refusal::Refusal;
 
-/// How much is held of what comes before it is known what it means, in bytes and but for one read.
+/// Largest number of bytes kept until their meaning is known, in addition to one read.
 const MOST_HELD: usize = 16 * 1024;
 
-/// A transport whose bytes the scanner has looked at. A head that is to be refused never gets to its reader:
-/// that one sees the connection end after the message before, and [`ScannedIo::refused`] tells why.
+/// A transport whose bytes the scanner has checked. A head that is refused never reaches the reader: for it the
+/// connection ends after the previous message, and [`ScannedIo::refused`] has the reason.
 pub(super) struct ScannedIo {
     watched: Watched,
     scanner: Scanner,
-    /// What came of a head that is not complete yet, that waits to be read or is refused; or what came too soon. It
-    /// may hold a token.
+    /// Bytes of a head that is incomplete, unread or refused, or bytes that arrived too early. They may contain a
+    /// token.
     held: Zeroizing<Vec<u8>>,
-    /// How much of it may be read.
+    /// The number of them that may be read.
     clear: usize,
     fault: Option<Fault>,
-    /// Whether the reader was told that the connection ends before the message that is refused. Where it ended the
-    /// connection by itself, its last answer was the last.
+    /// Whether the reader saw an end before the refused message. If not, the reader ended the connection itself, and
+    /// its last response was the last one.
     ended: bool,
 }
 
-/// What a reader is told of a body that is malformed.
+/// The error of reading a malformed body.
 #[derive(Debug, thiserror::Error)]
 #[error("malformed body: {0}")]
 struct MalformedBody(&'static str);
@@ -52,41 +52,41 @@ impl ScannedIo {
         }
     }
 
-    /// The method of the message that is refused or not complete, as far as it can be told.
+    /// The method of the refused or incomplete message, if it is known.
     pub(super) fn method(&self) -> Option<Method> {
         let unread = self.held.get(self.clear..).unwrap_or_default();
         framing::method(unread).and_then(|method| Method::from_bytes(method).ok())
     }
 
-    /// Closes the connection so that its client sees that an answer broke off. Of HTTP/1.1 the framing tells, of
-    /// TLS the missing alert; HTTP/1.0 over TCP alone needs a reset.
+    /// Closes the connection so that its client detects the truncated response. In HTTP/1.1 the framing shows it, in
+    /// TLS the missing alert; HTTP/1.0 without TLS needs a reset.
     pub(super) fn break_off(self) {
         if self.scanner.is_http_1_0() {
             self.watched.transport.reset();
         }
     }
 
-    /// Whether a message is being served whose head was passed on.
+    /// Whether a message whose head was forwarded is being served.
     fn is_serving(&self) -> bool {
         self.watched.downstream.state.requests_served() < self.scanner.messages()
     }
 
-    /// Whether a body has begun whose end has not come.
+    /// Whether a body is incomplete.
     pub(super) const fn is_mid_body(&self) -> bool {
         self.scanner.is_mid_body()
     }
 
-    /// Whether the last message that was read may have made another protocol of the connection.
+    /// Whether the last message that was read may have switched the protocol.
     pub(super) const fn may_switch(&self) -> bool {
         self.scanner.awaits()
     }
 
-    /// The transport after the last message, and what has come of it.
+    /// The transport, and the bytes received after the last message.
     pub(super) fn into_parts(self) -> (Watched, Zeroizing<Vec<u8>>) {
         (self.watched, self.held)
     }
 
-    /// The transport, to answer over what its reader has left.
+    /// The transport, for a response after its reader has ended.
     pub(super) fn into_transport(self) -> Watched {
         self.watched
     }
@@ -108,7 +108,7 @@ impl ScannedIo {
         }
     }
 
-    /// Lets the reader have what it may have of `buffer`, which holds new bytes after the first `before`.
+    /// Makes the readable part of the new bytes in `buffer`, which follow the first `before`, available to the reader.
     fn scan_in_place(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
         let came = &buffer.filled()[before..];
         if self.held.is_empty() {
@@ -137,7 +137,7 @@ impl ScannedIo {
         self.watched.downstream.state.set_head_begun(self.held.len() > self.clear && self.fault.is_none());
     }
 
-    /// Hands out what was held and may be read.
+    /// Copies kept bytes that may be read.
     fn hand_out(&mut self, buffer: &mut ReadBuf<'_>) {
         let length = self.clear.min(buffer.remaining());
         buffer.put_slice(&self.held[..length]);
@@ -149,8 +149,8 @@ impl ScannedIo {
     }
 }
 
-/// Adds to what is held. Where that needs more room it is copied by ourselves, as a vector that grows leaves what
-/// it held behind.
+/// Appends to the kept bytes. If they need more space they are copied here, since a growing vector would leave a copy
+/// in memory.
 fn hold(held: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
     if held.capacity() - held.len() < bytes.len() {
         let mut larger = Zeroizing::new(Vec::with_capacity(2 * (held.len() + bytes.len())));
@@ -174,7 +174,7 @@ impl AsyncRead for ScannedIo {
             }
             match &this.fault {
                 None if !this.scanner.awaits() => {}
-                // What follows was no other protocol.
+                // The bytes after the message do not belong to another protocol.
                 None if !this.is_serving() => {
                     this.scanner.go_on();
                     this.scan_held();
@@ -190,7 +190,7 @@ impl AsyncRead for ScannedIo {
                 Some(Fault::Body(why)) => {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, MalformedBody(why))));
                 }
-                // An end now would take the answer from a request that is being served.
+                // An end now would abort the response to the current request.
                 Some(Fault::Head(_)) if this.is_serving() => {
                     this.watched.downstream.state.wake_when_served();
                     return Poll::Pending;
@@ -204,7 +204,7 @@ impl AsyncRead for ScannedIo {
             ready!(Pin::new(&mut this.watched).poll_read(context, buffer))?;
             if buffer.filled().len() == before {
                 if this.is_serving() && !this.is_mid_body() {
-                    // The same: who has asked for all it wants may end its side, and wait for the answer.
+                    // Likewise: a client may end its side after its last request and wait for the response.
                     let state = &this.watched.downstream.state;
                     state.note_client_end(Instant::now);
                     state.wake_when_served();
@@ -238,7 +238,7 @@ impl AsyncWrite for ScannedIo {
         self.watched.is_write_vectored()
     }
 
-    /// hyper calls this whenever the connection's task is polled, also if there is nothing to flush.
+    /// hyper calls this whenever the connection's task is polled, even if there is nothing to flush.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.watched.downstream.state.watches_end() {
@@ -247,7 +247,7 @@ impl AsyncWrite for ScannedIo {
         Pin::new(&mut this.watched).poll_flush(context)
     }
 
-    /// Leaves the connection open where an answer of ours has yet to be sent.
+    /// Keeps the connection open if the gateway still has to send a response.
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.refused().is_some() {

@@ -1,12 +1,12 @@
-//! Merges small DATA frames of a client before h2 has them.
+//! Merges small DATA frames of a client before h2 reads them.
 //!
-//! h2 keeps each DATA frame as an entry of some 300 bytes until its body is read, and ends a connection with
-//! ENHANCE_YOUR_CALM when small frames wait that together lack [`BUDGET`] bytes of [`SMALL_FRAME`] each, or when a hundred
-//! empty ones came in its life. A client can reach both within the windows that the gateway advertises: it only needs
-//! a slow backend. So as soon as half of that budget is spent, the payloads of further small frames wait here, side by
-//! side in one buffer a stream, and h2 gets them as larger frames. What flow control counts stays the same.
+//! h2 stores each DATA frame as an entry of some 300 bytes until its body is read. It closes a connection with
+//! ENHANCE_YOUR_CALM if the small frames that wait are together [`BUDGET`] bytes shorter than [`SMALL_FRAME`] each, or
+//! after a hundred empty frames. A client can reach both within the advertised windows; it only needs a slow backend.
+//! Therefore, once half of that budget is spent, the payloads of further small frames wait here, in one buffer per
+//! stream, and h2 gets them as larger frames. Flow control counts the same bytes.
 //!
-//! Only frames that wait are copied. A connection whose bodies are read in time is passed on as it came.
+//! Only frames that wait are copied. The bytes of a connection whose bodies are read in time pass unchanged.
 
 use tokio::io::ReadBuf;
 
@@ -14,15 +14,16 @@ use crate::downstream::{SMALL_FRAME, frame_overhead};
 
 /// Bytes that small frames may lack before they wait here: half of h2's limit for a connection window of 512 KiB.
 const BUDGET: usize = 128 * 1024;
-/// Empty frames that h2 may see in a connection's life: half of what it allows. Further ones say nothing and are dropped.
+/// Empty frames per connection that h2 gets: half of its limit. Further ones have no effect and are dropped.
 const EMPTY: usize = 50;
-/// Streams of which frames may wait: as many as are open at once. Beyond that some are not open, and h2 has to know.
+/// Streams whose frames may wait: as many as can be open at once. Frames of further streams go to h2, which rejects
+/// them.
 const WAITING_STREAMS: usize = 100;
 /// SETTINGS_MAX_FRAME_SIZE, which the gateway leaves at its default.
 const LARGEST: usize = 16 * 1024;
-/// What a frame can hold beside its data: the length of its padding, and the padding (RFC 9113 section 6.1).
+/// Largest part of a frame that is not data: the padding and its length (RFC 9113 section 6.1).
 const MOST_PADDING: usize = 256;
-/// A frame's header (RFC 9113 section 4.1).
+/// Length of a frame header (RFC 9113 section 4.1).
 const HEADER: usize = 9;
 
 const DATA: u8 = 0;
@@ -40,7 +41,7 @@ struct Header {
 }
 
 impl Header {
-    /// `bytes` are at least nine.
+    /// Parses at least nine bytes.
     fn read(bytes: &[u8]) -> Option<Self> {
         let &[long, middle, short, kind, flags, a, b, c, d] = bytes.first_chunk::<HEADER>()?;
         let length = u32::from_be_bytes([0, long, middle, short]) as usize;
@@ -58,53 +59,53 @@ impl Header {
     }
 }
 
-/// What waits of a stream.
+/// The waiting data of a stream.
 #[derive(Debug)]
 struct Waiting {
     stream: u32,
     data: Vec<u8>,
-    /// Padding, and the lengths of it: flow control counts them, and they go on as padding.
+    /// Bytes of padding and padding lengths. Flow control counts them, so they are forwarded as padding.
     padding: usize,
 }
 
-/// A small frame whose payload has not all come.
+/// A small frame whose payload is incomplete.
 #[derive(Debug)]
 struct Captured {
     header: Header,
     payload: Vec<u8>,
 }
 
-/// What becomes of a chunk.
+/// What to do with a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// So many bytes of it are passed on as they are; what follows is the beginning of a frame's header.
+    /// Forward this many bytes unchanged; the rest is the start of a frame header.
     Pass(usize),
-    /// Some of it has to wait.
+    /// Rewrite it, since a part has to wait.
     Rewrite,
 }
 
 /// The state of one connection.
 #[derive(Debug)]
 pub(super) struct SmallData {
-    /// What small frames lack that h2 holds, by the account that h2 keeps itself.
+    /// The overhead of small frames in h2, by h2's own calculation.
     spent: usize,
-    /// Of that, what each stream has added; in any order.
+    /// The contribution of each stream, in any order.
     streams: Vec<(u32, usize)>,
     empty: usize,
-    /// How many bytes are passed on before the next header.
+    /// Bytes to forward before the next header.
     left: usize,
-    /// The beginning of a header.
+    /// The start of a header.
     partial: Vec<u8>,
     captured: Option<Captured>,
     waiting: Vec<Waiting>,
-    /// What h2 gets next.
+    /// The next bytes for h2.
     out: Vec<u8>,
-    /// How much of that it has got.
+    /// The number of those that h2 has read.
     given: usize,
 }
 
 impl SmallData {
-    /// A connection that begins with `skipped` bytes that are no frames.
+    /// A connection that starts with `skipped` bytes before its first frame.
     pub(super) const fn after(skipped: usize) -> Self {
         Self {
             spent: 0,
@@ -124,12 +125,12 @@ impl SmallData {
         !self.waiting.is_empty()
     }
 
-    /// The beginning of a frame's header, which is to come before the next chunk.
+    /// The start of a frame header, which must precede the next chunk.
     pub(super) fn partial(&self) -> &[u8] {
         &self.partial
     }
 
-    /// Bodies have read frames that together lacked so much.
+    /// Records that bodies have read frames with an overhead of `lacked` bytes.
     pub(super) fn read(&mut self, lacked: usize) {
         self.spent = self.spent.saturating_sub(lacked);
         while self.spent <= BUDGET / 2
@@ -139,7 +140,7 @@ impl SmallData {
         }
     }
 
-    /// A stream has ended, by the answer or by a reset: h2 drops what was not read.
+    /// Records that a stream has ended, by its response or a reset: h2 drops its unread frames.
     pub(super) fn ended(&mut self, stream: u32) {
         if self.streams.is_empty() && self.waiting.is_empty() {
             return;
@@ -149,7 +150,7 @@ impl SmallData {
         self.spent = self.spent.min(self.streams.iter().map(|(_, added)| added).sum());
     }
 
-    /// Gives h2 what is ready for it, as far as there is room. Whether there was anything.
+    /// Copies ready bytes to h2's buffer. Returns whether there were any.
     pub(super) fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         let ready = &self.out[self.given..];
         if ready.is_empty() {
@@ -165,7 +166,7 @@ impl SmallData {
         true
     }
 
-    /// The connection's end, perhaps within a header: all that waits is ready.
+    /// Handles the end of the connection, possibly within a header: all waiting data becomes ready.
     pub(super) fn end(&mut self, partial: &[u8]) {
         self.partial.clear();
         self.emit_all();
@@ -182,8 +183,8 @@ impl SmallData {
         }
     }
 
-    /// Takes the next chunk, which begins with [`SmallData::partial`]. Says how much of it is passed on as it is, which is
-    /// nothing unless it `may_pass`; the rest is kept here.
+    /// Processes the next chunk, which starts with [`SmallData::partial`]. Returns the number of bytes to forward
+    /// unchanged, which is 0 unless `may_pass`. The rest is kept here.
     pub(super) fn take(&mut self, chunk: &[u8], may_pass: bool) -> usize {
         self.partial.clear();
         let fate = if may_pass { self.fate(chunk) } else { Fate::Rewrite };
@@ -229,10 +230,10 @@ impl SmallData {
         self.waiting.iter().any(|waiting| waiting.stream == stream)
     }
 
-    /// Whether a frame of DATA that does not end its stream is small, and more than h2 should have now.
+    /// Whether a DATA frame must wait: it does not end its stream, is small, and would exceed the budget of h2.
     fn is_captured(&self, header: Header, spent: usize, empty: usize) -> bool {
         if header.has(PADDED) {
-            // How small it is stands in its payload.
+            // The amount of padding is in the payload.
             return header.length < SMALL_FRAME + MOST_PADDING;
         }
         if header.length == 0 {
@@ -241,7 +242,7 @@ impl SmallData {
         header.length < SMALL_FRAME && spent + frame_overhead(header.length) > BUDGET
     }
 
-    /// Notes a frame that h2 gets. Frames that end their streams cost h2 nothing.
+    /// Accounts for a frame that h2 gets. Frames that end their stream cost h2 nothing.
     fn account(&mut self, stream: u32, kind: u8, flags: u8, length: usize) {
         if kind != DATA || flags & END_STREAM != 0 {
             return;
@@ -252,7 +253,7 @@ impl SmallData {
         }
         let lacks = frame_overhead(length);
         if lacks == 0 {
-            // Of a padded one the data are not known: it has at least none too many.
+            // The data length of a padded frame is unknown, so it does not restore the budget.
             let data = if flags & PADDED == 0 { length } else { SMALL_FRAME };
             self.spent = self.spent.saturating_sub(data - SMALL_FRAME);
             return;
@@ -292,7 +293,7 @@ impl SmallData {
         }
     }
 
-    /// A frame begins.
+    /// Handles the start of a frame.
     fn begin(&mut self, header: Header) {
         let Header { kind, stream, length, .. } = header;
         let waits = self.waits(stream);
@@ -319,7 +320,7 @@ impl SmallData {
         self.left = length;
     }
 
-    /// Puts what waits of a stream in front of a large frame of it, if one frame can hold both.
+    /// Merges the waiting data of a stream with a large frame of it, if they fit into one frame.
     fn prepend(&mut self, header: Header) -> bool {
         let Some(at) = self.waiting.iter().position(|it| it.stream == header.stream) else { return false };
         let length = header.length + self.waiting[at].data.len();
@@ -334,17 +335,17 @@ impl SmallData {
         true
     }
 
-    /// A captured frame is complete.
+    /// Handles the end of a captured frame.
     fn complete(&mut self, captured: Captured) {
         let Captured { header, payload } = captured;
         let Header { stream, flags, .. } = header;
         let (data, padding) = match payload.split_first() {
             Some((length, rest)) if header.has(PADDED) => match rest.len().checked_sub((*length).into()) {
                 Some(data) => (&rest[..data], rest.len() - data + 1),
-                // Malformed: h2 says so.
+                // Malformed: h2 reports it.
                 None => return self.pass(header, &payload, 0),
             },
-            // Of no length at all, and malformed too.
+            // Empty, and also malformed.
             None if header.has(PADDED) => return self.pass(header, &payload, 0),
             _ => (&payload[..], 0),
         };
@@ -368,7 +369,7 @@ impl SmallData {
         }
     }
 
-    /// Passes a captured frame on as it came, after what waits of its stream.
+    /// Forwards a captured frame unchanged, after the waiting data of its stream.
     fn pass(&mut self, header: Header, payload: &[u8], data: usize) {
         self.flush(header.stream, 0);
         self.account(header.stream, DATA, header.flags & !PADDED, data);
@@ -376,7 +377,7 @@ impl SmallData {
         self.out.extend_from_slice(payload);
     }
 
-    /// Has h2 get what waits of a stream, the last of it with these flags.
+    /// Forwards the waiting data of a stream. The last frame has these flags.
     fn flush(&mut self, stream: u32, flags: u8) {
         if let Some(at) = self.waiting.iter().position(|waiting| waiting.stream == stream) {
             let waiting = self.waiting.swap_remove(at);
@@ -384,7 +385,7 @@ impl SmallData {
         }
     }
 
-    /// In as many frames as its padding takes.
+    /// Writes the data in as many frames as its padding requires.
     fn emit(&mut self, waiting: Waiting, flags: u8) {
         let Waiting { stream, data, mut padding } = waiting;
         let frames = padding.div_ceil(MOST_PADDING).max(1);
@@ -408,8 +409,8 @@ impl SmallData {
     }
 }
 
-/// Calls `each` for every frame whose header is complete, `left` bytes after the start. Returns the length before a
-/// header that is not complete, or `None` as soon as `each` says no.
+/// Calls `each` for every complete frame header, the first of which is `left` bytes after the start. Returns the length
+/// before an incomplete header, or `None` as soon as `each` returns false.
 fn walk(bytes: &[u8], left: &mut usize, mut each: impl FnMut(Header) -> bool) -> Option<usize> {
     let mut at = 0;
     loop {

@@ -1,28 +1,31 @@
-//! What systemd, or whoever else started the process, is told (sd_notify(3)). Without `NOTIFY_SOCKET` nobody is.
+//! Notifications to systemd or another service manager (sd_notify(3)). Without `NOTIFY_SOCKET` there are none.
 
 use sd_notify::NotifyState;
 
-/// Connections are accepted; after [`reloading`], by the configuration of now.
+/// Connections are accepted. After [`reloading`]: the reload has ended.
 pub(super) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// Another configuration is being loaded. [`ready`] is to follow, whatever becomes of it.
+/// A reload has begun. Must be followed by [`ready`], whatever its outcome.
 pub(super) fn reloading() {
-    // Its time goes with it, for `Type=notify-reload`.
+    // `Type=notify-reload` needs the time as well.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(_) => tell(&[NotifyState::Reloading]),
     }
 }
 
-/// The drain begins.
+/// The drain has begun.
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "NOTIFY_SOCKET takes nothing");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "cannot notify the service manager through NOTIFY_SOCKET"
+        );
     }
 }

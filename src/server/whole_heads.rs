@@ -1,4 +1,4 @@
-//! A client's HTTP/2 connection, whose heads are looked at before h2 drops a part of them.
+//! Checks the heads in a client's HTTP/2 connection before h2 drops parts of them.
 
 use std::io;
 use std::pin::Pin;
@@ -12,19 +12,19 @@ use super::header_blocks::{HeaderBlocks, OddHead, Readable};
 use super::http2_flood::{Counted, Fault, Frames, PREFACE, Piece};
 use crate::policy::hpack::Malformed;
 
-/// A transport whose frames are counted and whose heads are looked at.
+/// A transport that counts frames and checks heads.
 pub(super) struct WholeHeads {
     inner: Counted,
     frames: Frames,
     blocks: HeaderBlocks,
     odd_head: Rc<OddHead>,
-    /// What came and is not for h2 to read yet: the last byte of an odd head, then what was not looked at. It may hold
-    /// a token.
+    /// Received bytes that h2 may not read yet: the last byte of an odd head, then unchecked bytes. They may contain a
+    /// token.
     held: Zeroizing<Vec<u8>>,
 }
 
 impl WholeHeads {
-    /// A connection over which nothing was read, and where to tell of odd heads.
+    /// A connection before its first read; `odd_head` receives odd heads.
     pub(super) fn new(inner: Counted, odd_head: Rc<OddHead>) -> Self {
         Self {
             inner,
@@ -35,8 +35,8 @@ impl WholeHeads {
         }
     }
 
-    /// Looks at what came, up to the end of a head of which h2 would drop a part: how many bytes that is, and what
-    /// would be dropped.
+    /// Checks received bytes up to the end of a head of which h2 would drop a part. Returns the number of checked
+    /// bytes, and the part that would be dropped.
     fn look(&mut self, bytes: &[u8]) -> Result<(usize, Option<&'static str>), Malformed> {
         let Self { frames, blocks, .. } = self;
         let mut seen = 0;
@@ -57,7 +57,7 @@ impl WholeHeads {
         Ok((seen, None))
     }
 
-    /// Hands out what was held, at most so many bytes.
+    /// Copies at most `most` kept bytes to `buffer`.
     fn hand_out(&mut self, buffer: &mut ReadBuf<'_>, most: usize) {
         let length = self.held.len().min(buffer.remaining()).min(most);
         buffer.put_slice(&self.held[..length]);
@@ -77,7 +77,7 @@ impl AsyncRead for WholeHeads {
         let this = self.get_mut();
         match this.odd_head.readable() {
             Readable::All => {}
-            // Whoever drives the connection polls it again.
+            // The connection's task polls it again.
             Readable::Nothing => return Poll::Pending,
             Readable::Byte => {
                 this.hand_out(buffer, 1);
@@ -95,14 +95,14 @@ impl AsyncRead for WholeHeads {
             Ok((_, None)) => Poll::Ready(Ok(())),
             Ok((seen, Some(why))) => {
                 this.odd_head.found(why);
-                // Of a head at least one byte was seen.
+                // At least one byte of the head was checked.
                 let clear = seen - 1;
                 this.held = Zeroizing::new([&came[clear..], &this.held].concat());
                 buffer.set_filled(before + clear);
                 if clear > 0 {
                     return Poll::Ready(Ok(()));
                 }
-                // It has asked for more already.
+                // h2 has already asked for more.
                 let _ = this.odd_head.readable();
                 Poll::Pending
             }

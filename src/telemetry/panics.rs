@@ -48,7 +48,7 @@ mod tests {
         let (log, errors) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.status.code(), Some(42), "{errors}");
-        assert!(errors.contains("error: a panic at src/telemetry/panics.rs:"), "without a log: {errors}");
+        assert!(errors.contains(" panicked at src/telemetry/panics.rs:"), "without a log: {errors}");
         let line = log.lines().find(|line| line.contains(r#""message":"panicked: please report this bug""#));
         let line = line.unwrap_or_else(|| panic!("{log}"));
         assert!(line.contains(r#""place":"src/telemetry/panics.rs:"#), "{line}");

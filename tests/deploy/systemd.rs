@@ -253,7 +253,7 @@ fn gateway_starts_reloads_and_stops_under_systemd() {
         fs::write(&file, fs::read_to_string(&file).unwrap() + "cache: {ttl: 30s}\n").unwrap();
         system.run("systemctl reload stockaj-gateway@a");
         let end = Instant::now() + PATIENCE;
-        while !system.said().contains("the configuration was reloaded") {
+        while !system.said().contains("configuration reloaded") {
             assert!(Instant::now() < end, "{}", system.said());
             thread::sleep(Duration::from_millis(20));
         }

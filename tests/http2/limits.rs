@@ -174,8 +174,7 @@ fn flood_of_control_frames_closes_the_connection() {
             closed_before + 1.0,
         );
     }
-    let told =
-        setting.gateway.wait_for_log(|line| line["detail"] == "too many HTTP/2 frames that say nothing");
+    let told = setting.gateway.wait_for_log(|line| line["detail"] == "too many HTTP/2 frames without effect");
     assert_eq!((&told["status"], &told["reason"]), (&400.into(), &"bad_request".into()));
 }
 

@@ -124,7 +124,7 @@ impl Reloading {
 
     fn assert_silent(&self, secret: &str) {
         let log = self.gateway.logs().join("\n");
-        assert!(log.contains("the configuration was refused"), "{log}");
+        assert!(log.contains("configuration rejected"), "{log}");
         assert_eq!(quoted(secret, &log), None, "{log}");
     }
 }

@@ -321,8 +321,8 @@ impl Gateway {
         let messages = |line: &String| {
             let line: Value = serde_json::from_str(line).ok()?;
             match line["message"].as_str()? {
-                "the configuration was reloaded" => Some(true),
-                "the configuration was refused; the one before stays" => Some(false),
+                "configuration reloaded" => Some(true),
+                "configuration rejected; the previous one stays in use" => Some(false),
                 _ => None,
             }
         };

@@ -1,4 +1,4 @@
-//! One certificate and its key, from their files to what the listener shows its clients.
+//! Loads a certificate and its key from their files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,66 +17,66 @@ use crate::config::settings::ListenTls;
 use crate::secrets::pem::{self, Found, PemError, Wanted};
 use crate::watch::content_hash;
 
-/// What is agreed on to be spoken over TLS (RFC 7301), the best first.
+/// The protocols of ALPN (RFC 7301), in order of preference.
 const PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 
-/// What an entry of `listen.tls` comes to.
+/// A loaded entry of `listen.tls`.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// TLS 1.2 and 1.3, with session tickets that no other entry's configuration takes.
+    /// TLS 1.2 and 1.3, with session tickets that no other entry accepts.
     pub config: Arc<ServerConfig>,
-    /// When the leaf certificate ends, in seconds since 1970.
+    /// Expiry of the leaf certificate, in seconds since 1970.
     pub expires_at: u64,
-    /// The certificate itself, for the names that it is for.
+    /// The leaf certificate, for the names that it is valid for.
     pub leaf: CertificateDer<'static>,
     contents: Contents,
-    /// Who judges the certificates of clients, where they have to show one.
+    /// Verifies client certificates, if they are required.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
-/// What was in the files.
+/// The contents of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Contents {
     pair: [Option<[u8; 32]>; 2],
     client_ca: Option<Option<[u8; 32]>>,
 }
 
-/// Why a certificate cannot be served. `Display` names the file and the cause, and shows nothing of its content.
+/// Why a certificate cannot be served. `Display` has the file and the cause, and nothing of its content.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The file holds no certificate in PEM, or cannot be read.
+    /// The file has no certificate in PEM, or cannot be read.
     #[error("cannot read the certificate {}: {source}", path.display())]
     CertificateFile {
         /// `listen.tls.certificate`
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         source: PemError,
     },
-    /// The first `CERTIFICATE` section is not one.
+    /// The first `CERTIFICATE` block is not an X.509 certificate.
     #[error("the first certificate in {} is not X.509: {source}", path.display())]
     NotX509 {
         /// `listen.tls.certificate`
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: der::Error,
     },
-    /// The file holds no private key in PEM, an encrypted one, or cannot be read.
+    /// The file has no private key in PEM or an encrypted one, or cannot be read.
     #[error("cannot read the private key {}: {source}", path.display())]
     KeyFile {
         /// `listen.tls.private_key`
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         source: PemError,
     },
-    /// The key is of a kind that is not supported, or damaged.
+    /// The key is of an unsupported kind, or damaged.
     #[error("the private key in {} cannot be used: {source}", path.display())]
     UnusableKey {
         /// `listen.tls.private_key`
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: rustls::Error,
     },
-    /// The certificate is for another key.
+    /// The key does not belong to the certificate.
     #[error("the private key in {} does not belong to the first certificate in {}", key.display(), certificate.display())]
     Mismatch {
         /// `listen.tls.certificate`
@@ -84,46 +84,46 @@ pub enum CertificateError {
         /// `listen.tls.private_key`
         key: PathBuf,
     },
-    /// The first certificate is X.509, but none that TLS can use.
+    /// The first certificate is X.509, but TLS cannot use it.
     #[error("the first certificate in {} cannot be used: {source}", path.display())]
     UnusableCertificate {
         /// `listen.tls.certificate`
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: rustls::Error,
     },
-    /// `client_ca` holds no certificate in PEM, or cannot be read.
+    /// `client_ca` has no certificate in PEM, or cannot be read.
     #[error("cannot read the CA file {}: {source}", path.display())]
     ClientCaFile {
         /// `listen.tls.client_ca`
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         source: PemError,
     },
-    /// No verifier can be made of the certificates in `client_ca`.
+    /// The certificates in `client_ca` cannot be used as authorities.
     #[error("the CA file {} cannot be used: {source}", path.display())]
     ClientCa {
         /// `listen.tls.client_ca`
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: VerifierBuilderError,
     },
-    /// The TLS library refuses to be set up.
+    /// The TLS library cannot be configured.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
 }
 
-/// Reads the files of an entry of `listen.tls`. Tickets of the configuration `before` it are taken still, unless
-/// other clients may come now.
+/// Reads the files of an entry of `listen.tls`. Accepts session tickets of the entry `before` it, unless `client_ca`
+/// has changed.
 ///
 /// # Errors
-/// Where a file cannot be read, or they cannot be served together.
+/// If a file cannot be read, or the files do not fit together.
 pub fn load(settings: &ListenTls, before: Option<&Served>) -> Result<Served, CertificateError> {
     let ListenTls { certificate, private_key, client_ca } = settings;
     let contents = Contents::of(settings);
     let unreadable = |source| CertificateError::CertificateFile { path: certificate.clone(), source };
     let chain = pem::certificates(certificate).map_err(unreadable)?;
-    // There is at least one.
+    // At least one exists.
     let none = PemError::Missing { wanted: Wanted::Certificate, found: Found::NoBlock };
     let leaf = chain.first().cloned().ok_or(none).map_err(unreadable)?;
     let expires_at = not_after(certificate, &leaf)?.as_secs();
@@ -153,10 +153,10 @@ pub fn load(settings: &ListenTls, before: Option<&Served>) -> Result<Served, Cer
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-    // All of rustls' suites are good; which is the best for both is for the server to say.
+    // All cipher suites of rustls are secure; the server chooses the best common one.
     config.ignore_client_order = true;
     config.ticketer = match before {
-        // A session that is resumed shows no certificate again.
+        // A resumed session does not present its certificate again.
         Some(before) if before.contents.client_ca == contents.client_ca => {
             Arc::clone(&before.config.ticketer)
         }
@@ -166,8 +166,8 @@ pub fn load(settings: &ListenTls, before: Option<&Served>) -> Result<Served, Cer
 }
 
 impl Served {
-    /// Whether the client of a session may come. One that is resumed brings the certificate of its beginning, which
-    /// rustls does not look at again: it may have ended since.
+    /// Checks the client certificate of a session again. A resumed session has the certificate of its first handshake,
+    /// which rustls does not verify again and which may have expired.
     ///
     /// # Errors
     /// What is wrong with the certificate.
@@ -182,7 +182,7 @@ impl Served {
         Ok(())
     }
 
-    /// Whether the files of `settings` hold what is served.
+    /// Whether the files of `settings` have the served content.
     pub(super) fn is_current(&self, settings: &ListenTls) -> bool {
         Contents::of(settings) == self.contents
     }
@@ -214,13 +214,13 @@ fn read_client_ca(
         .map_err(|source| CertificateError::ClientCa { path: path.into(), source })
 }
 
-/// The subject of a client's certificate, as RFC 4514 writes it; none where it is not X.509.
+/// The subject of a client certificate in the format of RFC 4514; `None` if it is not X.509.
 pub(super) fn subject(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = Certificate::from_der(certificate).ok()?;
     Some(certificate.tbs_certificate().subject().to_string())
 }
 
-/// The end of the leaf, since 1970.
+/// The expiry of the leaf certificate, since 1970.
 fn not_after(path: &Path, leaf: &CertificateDer<'_>) -> Result<Duration, CertificateError> {
     let leaf = Certificate::from_der(leaf)
         .map_err(|source| CertificateError::NotX509 { path: path.into(), source })?;

@@ -1,4 +1,4 @@
-//! The listener's certificates: which one a client meets, and how a new one takes the place of the one before.
+//! The listener's certificates: selection by server name, and reloading.
 
 mod certificate;
 
@@ -23,10 +23,11 @@ use crate::telemetry::lines::AUDIT;
 use crate::telemetry::lines::{AuditLog, AuditLogFull, AuditPriority};
 use crate::telemetry::metrics::{CertificateState, HandshakeFailure};
 
-/// How much rustls encrypts before the socket has taken it, in bytes: one record, instead of its default of 64 KiB.
+/// Bytes that rustls encrypts before the socket accepts them: one record, instead of its default of 64 KiB.
 const TLS_BUFFER: usize = 16 * 1024;
 
-/// What `listen.tls` comes to. The first certificate is for clients that name no server, or one that none is for.
+/// The certificates of `listen.tls`. The first is for clients without a server name, or with one that none is valid
+/// for.
 #[derive(Debug)]
 pub struct Certificates(Box<[Pair]>);
 
@@ -34,7 +35,7 @@ pub struct Certificates(Box<[Pair]>);
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {source}")]
 pub struct EntryError {
-    /// `listen.tls`, or where there are several, which: `listen.tls[1]`.
+    /// `listen.tls`, or `listen.tls[1]` if there are several.
     pub key: String,
     /// What is wrong with it.
     pub source: CertificateError,
@@ -44,15 +45,15 @@ pub struct EntryError {
 struct Pair {
     settings: ListenTls,
     served: ArcSwap<Served>,
-    /// Whether what is in the files is served.
+    /// Whether the served certificate is the one in the files.
     is_current: AtomicBool,
 }
 
 impl Certificates {
-    /// Reads the files of every entry, of which there is at least one.
+    /// Reads the files of every entry, of which there must be at least one.
     ///
     /// # Errors
-    /// Of the first entry that cannot be served.
+    /// The first entry that cannot be served.
     pub fn load(entries: &[ListenTls]) -> Result<Self, EntryError> {
         let pair = |(number, settings): (usize, &ListenTls)| {
             let served = load(settings, None).map_err(|source| {
@@ -66,11 +67,11 @@ impl Certificates {
         entries.iter().enumerate().map(pair).collect::<Result<_, EntryError>>().map(Self)
     }
 
-    /// Takes the files that have changed, which `concerns` tells, and leaves what is served where they cannot be.
-    /// Open connections are not concerned.
+    /// Reloads certificates whose files have changed according to `concerns`. Keeps the served ones if the files are
+    /// invalid. Open connections are not affected.
     ///
     /// # Errors
-    /// If the log could not take the line about one of them: it is not reloaded, and is to be tried again.
+    /// If the log has no slot for the line about one of them: that one is not reloaded and must be tried again.
     pub(super) fn reload(
         &self,
         concerns: impl Fn(&PathBuf) -> bool,
@@ -80,7 +81,7 @@ impl Certificates {
         concerned.try_for_each(|pair| pair.reload(audit))
     }
 
-    /// Of each certificate, for metrics.
+    /// The state of each certificate, for metrics.
     pub(super) fn states(&self) -> Vec<CertificateState> {
         let state = |pair: &Pair| CertificateState {
             file: pair.settings.certificate.display().to_string(),
@@ -90,10 +91,10 @@ impl Certificates {
         self.0.iter().map(state).collect()
     }
 
-    /// Speaks TLS with a client.
+    /// Performs the TLS handshake with a client.
     ///
     /// # Errors
-    /// As the handshake fails.
+    /// If the handshake fails.
     pub(super) async fn accept<T>(&self, transport: T) -> io::Result<TlsStream<T>>
     where
         T: AsyncRead + AsyncWrite + Unpin,
@@ -126,25 +127,25 @@ impl Pair {
             Ok(served) => {
                 self.served.store(Arc::new(served));
                 self.is_current.store(true, Ordering::Relaxed);
-                tracing::info!(target: AUDIT, %certificate, "the certificate was reloaded");
+                tracing::info!(target: AUDIT, %certificate, "certificate reloaded");
             }
             Err(error) => {
                 self.is_current.store(false, Ordering::Relaxed);
                 let error: &dyn std::error::Error = &error;
-                tracing::error!(target: AUDIT, %certificate, error, "the certificate was refused; the one before stays");
+                tracing::error!(target: AUDIT, %certificate, error, "certificate rejected; the previous one stays in use");
             }
         }
         Ok(())
     }
 
-    /// Whether the certificate is for this name (RFC 6125).
+    /// Whether the certificate is valid for this name (RFC 6125).
     fn is_for(&self, name: &ServerName<'_>) -> bool {
         let served = self.served.load();
         ParsedCertificate::try_from(&served.leaf).is_ok_and(|leaf| verify_server_name(&leaf, name).is_ok())
     }
 }
 
-/// Who the client's certificate says that it is; none where none was asked for.
+/// The subject of the client's certificate; `None` without one.
 pub(super) fn subject<T>(stream: &TlsStream<T>) -> Option<Rc<str>> {
     let certificates = stream.get_ref().1.peer_certificates()?;
     certificates.first().and_then(certificate::subject).map(Into::into)
@@ -159,7 +160,7 @@ pub(super) fn version<T>(stream: &TlsStream<T>) -> Option<&'static str> {
     }
 }
 
-/// Why a handshake came to nothing.
+/// Classifies a failed handshake.
 pub(super) fn failure(error: &io::Error) -> HandshakeFailure {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_)) => {
