@@ -196,7 +196,7 @@ fn backend_chooses_its_http_version_by_alpn() {
         assert_eq!(gateway.get("/up", None).status, 200);
     }
     assert_eq!((upstream.requests().len(), upstream.connections()), (3, 1));
-    let chose = |line: &&String| line.contains("`backend.http2`, but the backend chose HTTP/1.1");
+    let chose = |line: &&String| line.contains("the backend chose HTTP/1.1 although `backend.http2` is true");
     assert_eq!(gateway.logs().iter().filter(chose).count(), 1);
 }
 
@@ -209,7 +209,7 @@ fn backend_without_http2_is_502_and_the_cause_is_logged() {
         .start();
     assert_eq!(gateway.get("/up", None).status, 502);
     let line = gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
-    assert!(line["error"].as_str().unwrap().starts_with("no HTTP/2: "), "{line}");
+    assert!(line["error"].as_str().unwrap().starts_with("HTTP/2 failed: "), "{line}");
 }
 
 /// `count` requests at once: their statuses.
@@ -327,7 +327,7 @@ fn request_is_tried_on_three_connections_that_end_before_they_take_it() {
     assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 502);
     assert_eq!(accepted.load(Ordering::SeqCst), 3);
     let line = gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
-    assert!(line["error"].as_str().unwrap().contains("ended at once"), "{line}");
+    assert!(line["error"].as_str().unwrap().contains("ended it before the first request"), "{line}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A request that may be sent over more than one connection, until one of them brings a response.
+//! A request that may be sent over more than one connection, until there is a response.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::error::ExchangeError;
 use super::http1::{Outgoing, RequestHead};
 use crate::downstream::Downstream;
 
-/// The source of the head of a request, written anew for each connection that it is sent over.
+/// The head of a request, encoded anew for each connection.
 pub trait RequestSource {
     /// Its method.
     fn method(&self) -> &Method;
@@ -20,19 +20,19 @@ pub trait RequestSource {
     /// Its head, encoded for a connection of HTTP/1.1.
     fn http1(&self) -> RequestHead;
 
-    /// Its head, for a connection of HTTP/2. Fields that concern a connection are removed there.
+    /// Its head for HTTP/2, without the fields that concern a connection.
     ///
     /// # Errors
     /// [`Unwritable`] if it has no such form.
     fn http2(&self) -> Result<Request<()>, Unwritable>;
 }
 
-/// A request that HTTP/2 has no form for.
+/// A request that HTTP/2 cannot express.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a target that HTTP/2 cannot name")]
+#[error("a target that HTTP/2 cannot express")]
 pub struct Unwritable;
 
-/// A request that the gateway makes itself, written as it is.
+/// A request of the gateway itself, sent unchanged.
 impl RequestSource for Request<()> {
     fn method(&self) -> &Method {
         self.method()
@@ -50,22 +50,22 @@ impl RequestSource for Request<()> {
     }
 }
 
-/// The body of a request, and how far the request was sent.
+/// The body of a request, and the progress of sending it.
 pub struct Call<B> {
-    /// `None` after a connection has begun to send it.
+    /// `None` once a connection has started to send it.
     body: Option<B>,
-    /// `None` before a connection of HTTP/1.1 has begun to send it.
+    /// `None` until an HTTP/1.1 connection has started to send it.
     outgoing: Option<Outgoing<B>>,
     has_body: bool,
     idempotent: bool,
-    /// Whether a connection of HTTP/2 may have sent any of it.
+    /// Whether an HTTP/2 connection may have sent a part of it.
     streamed: bool,
     on_continue: Option<Arc<Notify>>,
     reader: Option<Rc<Downstream>>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Call<B> {
-    /// A request with this method and this body, which was not sent.
+    /// An unsent request with this method and body.
     pub fn new(method: &Method, body: B) -> Self {
         Self {
             has_body: !body.is_end_stream(),
@@ -78,7 +78,7 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
         }
     }
 
-    /// Sets the HTTP/2 stream that the response is for, which bounds how much of it is read.
+    /// Sets the client's HTTP/2 stream for the response, whose budget limits reading.
     pub fn set_reader(&mut self, stream: Option<&Rc<Downstream>>) {
         self.reader = stream.map(Rc::clone);
     }
@@ -93,8 +93,8 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
         self.on_continue = requested;
     }
 
-    /// Whether it may be sent again after `error` (RFC 9110 section 9.2.2): if nothing of it was sent, if the server
-    /// said that it did nothing about it, or if it is idempotent, has no body, and no byte of a response came.
+    /// Whether the request may be sent again after `error` (RFC 9110 section 9.2.2): if nothing of it was sent, the
+    /// server did not process it, or it is idempotent, has no body, and no byte of a response was received.
     pub fn may_repeat(&self, error: &ExchangeError) -> bool {
         let is_unsent = match &self.outgoing {
             Some(outgoing) => outgoing.is_unsent(),
@@ -103,7 +103,7 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
         is_unsent || !self.has_body && error.is_unprocessed() || self.is_repeatable() && error.is_unanswered()
     }
 
-    /// Whether it may be sent again as long as no byte of a response has come.
+    /// Whether it may be sent again as long as no byte of a response was received.
     pub const fn is_repeatable(&self) -> bool {
         !self.has_body && self.idempotent
     }
@@ -113,28 +113,28 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
         self.outgoing.as_ref().is_none_or(Outgoing::is_complete)
     }
 
-    /// The handle that a connection of HTTP/2 notifies when the server sends 100 (Continue).
+    /// The handle that an HTTP/2 connection notifies on 100 (Continue).
     pub(super) const fn continues(&mut self) -> Option<Arc<Notify>> {
         self.on_continue.take()
     }
 
-    /// The body, for a connection of HTTP/2, which may send it from now on.
+    /// Takes the body for an HTTP/2 connection, which may send it from now on.
     pub(super) fn stream(&mut self) -> Option<B> {
         self.streamed = true;
         self.body.take()
     }
 
-    /// Puts an empty body back, so that the request can be sent again.
+    /// Puts back an empty body, so that the request can be sent again.
     pub(super) fn take_back(&mut self, body: B) {
         self.body = Some(body);
     }
 
-    /// The part that a connection of HTTP/1.1 still sends.
+    /// The part that an HTTP/1.1 connection is still sending.
     pub(super) const fn outgoing(&mut self) -> Option<&mut Outgoing<B>> {
         self.outgoing.as_mut()
     }
 
-    /// Begins to send it over a connection of HTTP/1.1.
+    /// Starts to send it over an HTTP/1.1 connection.
     pub(super) fn begin(&mut self, head: RequestHead) -> &mut Outgoing<B> {
         let begun = match self.outgoing.take().filter(Outgoing::is_unsent) {
             Some(mut unsent) => {

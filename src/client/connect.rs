@@ -1,4 +1,4 @@
-//! One new connection to the backend or the introspector.
+//! Opens connections to the backend, the introspector and other servers.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -22,27 +22,27 @@ use super::resolve::{Family, Resolved, forget, is_looked_up, resolve};
 use super::tls::{ALPN_HTTP2, ConnectorError, Protocol, Tls};
 use crate::config::settings::{ClientTls, Destination};
 
-/// How long a connection is silent before the kernel asks whether the peer is still there.
+/// Idle time after which the kernel sends TCP keepalive probes.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
-/// The pause between two such questions.
+/// Interval between two probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long IPv4 comes first after it was faster than IPv6 (RFC 8305 section 4 allows such a history).
+/// How long IPv4 is preferred after it connected faster than IPv6 (RFC 8305 section 4 allows such a history).
 const WINNER_MEMORY: Duration = Duration::from_secs(600);
-/// How much rustls encrypts before the socket has taken it, in bytes: one record, instead of its default of 64 KiB.
+/// Bytes that rustls encrypts before the socket accepts them: one record, instead of its default of 64 KiB.
 const TLS_BUFFER: usize = 16 * 1024;
 
 /// The addresses of a name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Addresses {
-    /// The addresses of the answers.
+    /// The resolved addresses.
     pub(super) known: Vec<IpAddr>,
-    /// The family without an answer: its addresses are unknown.
+    /// The family without a response, whose addresses are unknown.
     pub(super) unanswered: Option<Family>,
 }
 
 impl Addresses {
-    /// Whether the name has the address, as far as is known.
+    /// Whether the name may have this address.
     pub(super) fn include(&self, address: IpAddr) -> bool {
         self.known.contains(&address) || self.unanswered == Some(Family::of(&address))
     }
@@ -68,11 +68,11 @@ enum Target {
 }
 
 impl Connector {
-    /// A connector whose attempts take `timeout` at most: name resolution, TCP and TLS together. Reads the
-    /// CA file or the platform's roots where the destination speaks TLS.
+    /// A connector whose attempts take at most `timeout`: name resolution, TCP and TLS together. Reads the CA file or
+    /// the platform's roots if the destination uses TLS.
     ///
     /// # Errors
-    /// Where TLS cannot be set up as asked.
+    /// If TLS cannot be configured.
     pub fn new(
         destination: &Destination,
         tls: &ClientTls,
@@ -90,8 +90,8 @@ impl Connector {
         Ok(Self { target, timeout, http2: None, turn, created: Instant::now(), v4_won })
     }
 
-    /// The same, which asks for HTTP/2: over TLS the server chooses, without TLS it is expected to speak it. A
-    /// connection that is silent for `silence` while an answer is awaited is asked whether it lives.
+    /// Enables HTTP/2: over TLS by negotiation, without TLS with prior knowledge. A connection that is silent for
+    /// `silence` while a response is awaited is pinged.
     pub fn speaking_http2(mut self, silence: Duration) -> Self {
         self.http2 = Some(silence);
         if let Target::Tcp { tls: Some(tls), .. } = &mut self.target {
@@ -100,7 +100,7 @@ impl Connector {
         self
     }
 
-    /// The same for what is no HTTP: TLS names no protocol.
+    /// Disables ALPN, for protocols other than HTTP.
     pub fn naming_no_protocol(mut self) -> Self {
         if let Target::Tcp { tls: Some(tls), .. } = &mut self.target {
             tls.offer_nothing();
@@ -108,16 +108,16 @@ impl Connector {
         self
     }
 
-    /// Whether it asks for HTTP/2, and how long a connection of it may be silent.
+    /// The time without a frame after which an HTTP/2 connection is pinged; `None` for HTTP/1.1.
     pub const fn http2(&self) -> Option<Duration> {
         self.http2
     }
 
-    /// A new connection. The name's addresses are tried as RFC 8305 says: IPv6 and IPv4 in alternation, the next one
-    /// without waiting for the one before to time out. The first that accepts is used.
+    /// Opens a connection by RFC 8305: tries the name's addresses, IPv6 and IPv4 in alternation, without waiting for
+    /// earlier attempts to time out. Uses the first that accepts.
     ///
     /// # Errors
-    /// Says which step failed, and why.
+    /// The failed step and its cause.
     pub async fn connect(&self, protocol: Protocol) -> Result<ClientStream, ConnectError> {
         let deadline = Instant::now() + self.timeout;
         match &self.target {
@@ -170,9 +170,9 @@ impl Connector {
         }
     }
 
-    /// The addresses in the order of RFC 8305 section 4: the families alternate, and each attempt begins with another
-    /// address of its family. IPv6 is first (RFC 6724) with two exceptions: loopback, where development servers
-    /// listen on 127.0.0.1 only, and networks in which IPv4 has recently connected faster.
+    /// The addresses in the order of RFC 8305 section 4: the families alternate, and each call starts with another
+    /// address of its family. IPv6 comes first (RFC 6724) with two exceptions: loopback, since development servers
+    /// often listen on 127.0.0.1 only, and networks in which IPv4 has recently connected faster.
     fn in_order(&self, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let (mut v4, mut v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv4);
@@ -191,8 +191,8 @@ impl Connector {
         won > 0 && self.created.elapsed().saturating_sub(Duration::from_millis(won)) < WINNER_MEMORY
     }
 
-    /// The addresses that the name has now; `None` if the destination is not a name or cannot be resolved. Waits for
-    /// late answers.
+    /// The current addresses of the name; `None` if the destination is not a name or cannot be resolved. Waits for late
+    /// responses.
     pub(super) async fn addresses(&self) -> Option<Addresses> {
         let Target::Tcp { host, .. } = &self.target else { return None };
         let deadline = Instant::now() + self.timeout;
@@ -207,7 +207,7 @@ impl Connector {
         Some(Addresses { known: addresses, unanswered })
     }
 
-    /// Whether the destination has a name, which may get other addresses.
+    /// Whether the destination has a name, whose addresses may change.
     pub(super) fn has_name(&self) -> bool {
         match &self.target {
             Target::Tcp { host, .. } => is_looked_up(host),
@@ -249,7 +249,7 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A connection out.
+/// An outgoing connection.
 #[derive(Debug)]
 pub enum ClientStream {
     /// Plain TCP.
@@ -261,7 +261,7 @@ pub enum ClientStream {
 }
 
 impl ClientStream {
-    /// The address at the other end; none of a Unix socket.
+    /// The remote address; `None` for a Unix socket.
     pub(super) fn remote_address(&self) -> Option<IpAddr> {
         let stream = match self {
             Self::Tcp(stream) => stream,
@@ -271,8 +271,8 @@ impl ClientStream {
         stream.peer_addr().ok().map(|address| address.ip())
     }
 
-    /// Whether anything can be read, or the other side has closed; over TLS that may be a message of TLS itself. Asks
-    /// the kernel.
+    /// Whether the socket has data to read or was closed by the peer. Over TLS the data may be a TLS message. Costs a
+    /// system call.
     pub(super) fn has_input(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         let peeked = match self {
@@ -283,7 +283,7 @@ impl ClientStream {
         !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Whether HTTP/2 may be spoken over it: over TLS only where the server has chosen it.
+    /// Whether HTTP/2 can be used: over TLS only if the server has chosen it.
     pub(super) fn may_speak_http2(&self) -> bool {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2),

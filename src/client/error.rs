@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::http1::Http1Error;
 use super::resolve::ResolveError;
 
-/// An error and each of its causes, in one line.
+/// Formats an error and its causes on one line.
 pub struct Chain<'a>(pub &'a dyn Error);
 
 impl Display for Chain<'_> {
@@ -21,7 +21,7 @@ impl Display for Chain<'_> {
         let mut cause = self.0.source();
         while let Some(error) = cause {
             let text = error.to_string();
-            // Many say what their cause says.
+            // Many errors include the text of their cause.
             if !told.ends_with(&text) {
                 write!(formatter, ": {text}")?;
             }
@@ -32,8 +32,8 @@ impl Display for Chain<'_> {
     }
 }
 
-/// What TLS had against the peer, or the peer against us, if that is what `error` comes from: in TLS 1.3 a server
-/// that wants a certificate says so only after the handshake.
+/// The TLS error that caused `error`, if any. In TLS 1.3 a server that requires a certificate reports it only after the
+/// handshake.
 pub fn tls_fault<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -47,7 +47,7 @@ pub fn tls_fault<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Err
     None
 }
 
-/// A step on the way to a connection.
+/// A step of connecting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectStep {
     /// Resolving the name.
@@ -68,7 +68,7 @@ impl Display for ConnectStep {
     }
 }
 
-/// One address that could not be connected to.
+/// A failed attempt to connect.
 #[derive(Debug)]
 pub struct FailedAttempt {
     /// The address.
@@ -93,7 +93,7 @@ pub enum ConnectError {
     Tcp {
         /// The URL's host.
         host: Box<str>,
-        /// Every address, in the order in which they failed; at least one.
+        /// All failed attempts, at least one, in the order in which they failed.
         attempts: Box<[FailedAttempt]>,
     },
     /// The Unix socket did not accept the connection.
@@ -105,7 +105,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// The TLS handshake failed.
-    #[error("no TLS with {host} at {address}: {source}")]
+    #[error("TLS handshake with {host} at {address} failed: {source}")]
     Tls {
         /// The URL's host.
         host: Box<str>,
@@ -139,16 +139,16 @@ pub enum LeaseError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The server does not support HTTP/2, or ended the connection at once.
-    #[error("no HTTP/2: {0}")]
+    #[error("HTTP/2 failed: {0}")]
     Http2(#[source] h2::Error),
     /// The server sent no HTTP/2 frame in time.
-    #[error("no HTTP/2: nothing came for {0:?}")]
+    #[error("HTTP/2 failed: no response within {0:?}")]
     Http2Silent(Duration),
     /// The server ended several connections in a row by GOAWAY before a request could be sent.
-    #[error("no HTTP/2: it was ended at once")]
+    #[error("HTTP/2 failed: the server ended it before the first request")]
     Http2Ended,
     /// The server allows no streams.
-    #[error("no HTTP/2: no streams are allowed")]
+    #[error("HTTP/2 failed: the server allows no streams")]
     Http2NoStreams,
     /// A connection for which several requests waited could not be made.
     #[error(transparent)]
@@ -173,22 +173,22 @@ impl LeaseError {
     }
 }
 
-/// Why an exchange broke off. `Display` includes the cause.
+/// Why an exchange failed. `Display` includes the cause.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// Over HTTP/1.1.
+    /// An error of HTTP/1.1.
     #[error("{0}")]
     Http1(#[from] Http1Error),
-    /// Over HTTP/2: of the connection, or of the one stream.
+    /// An error of an HTTP/2 connection or stream.
     #[error("{0}")]
     Http2(#[from] h2::Error),
-    /// Over HTTP/2: what h2 lets pass, and HTTP does not.
+    /// A violation of HTTP that h2 does not detect.
     #[error("{0}")]
     Malformed(&'static str),
 }
 
 impl ExchangeError {
-    /// Whether the other side spoke, and what it said is none of HTTP. Else it may have said nothing at all.
+    /// Whether the server sent something that is not valid HTTP, as opposed to nothing.
     pub fn is_malformed(&self) -> bool {
         match self {
             Self::Http1(error) => matches!(error, Http1Error::Malformed(_)),
@@ -197,7 +197,7 @@ impl ExchangeError {
         }
     }
 
-    /// Whether the connection ended or failed, and not a byte of a response had come.
+    /// Whether the connection ended or failed before the first byte of a response.
     pub fn is_unanswered(&self) -> bool {
         match self {
             Self::Http1(error) => matches!(error, Http1Error::Closed | Http1Error::Unanswered(_)),
@@ -206,7 +206,7 @@ impl ExchangeError {
         }
     }
 
-    /// Whether the other side has said that it did nothing about the request (RFC 9113 section 8.7).
+    /// Whether the server guarantees that it did not process the request (RFC 9113 section 8.7).
     pub(super) fn is_unprocessed(&self) -> bool {
         match self {
             Self::Http2(error) => {
@@ -221,10 +221,10 @@ impl ExchangeError {
 /// Why a body was not collected.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
-    /// It is longer than allowed.
+    /// The body is longer than allowed.
     #[error("the body is too large")]
     TooLarge,
-    /// It broke off.
+    /// The exchange failed.
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
 }

@@ -1,9 +1,9 @@
-//! HTTP/1.1 to an upstream server (RFC 9112), without a task and without channels.
+//! HTTP/1.1 to an upstream server (RFC 9112), without tasks and channels.
 //!
-//! A [`Connection`] carries one exchange at a time. Its caller polls its functions for the response: they send
-//! what the socket takes of the request, and then read. An idle connection holds no buffer: what is read goes through
-//! one buffer of the thread. The request stays with its owner, as [`Outgoing`], so that it can be sent again over
-//! another connection as long as that is allowed.
+//! A [`Connection`] carries one exchange at a time. Its caller polls its functions for the response: they send what the
+//! socket accepts of the request, and then read. An idle connection has no buffer: all connections of a thread read
+//! through one. The request stays with its owner, as [`Outgoing`], so that it can be sent again over another connection
+//! as long as that is allowed.
 
 use std::cell::RefCell;
 use std::io;
@@ -29,10 +29,10 @@ use malformed::MOST_INTERIM;
 pub use malformed::{LONGEST_HEAD, MOST_FIELDS, Malformed};
 pub use outgoing::{Outgoing, RequestHead};
 
-/// The most bytes of line ends before a status line.
+/// Largest number of line end bytes before a status line.
 const MOST_BLANK: u8 = 8;
-/// The size of the thread's read buffer, in bytes: that of a TLS record. The server side takes two such pieces before it
-/// waits for its client, so that larger ones would let it hold more.
+/// The size of the thread's read buffer, in bytes: that of a TLS record. The server side takes two such pieces before
+/// it waits for its client, so larger ones would let it buffer more.
 const READ_BUFFER: usize = 16 * 1024;
 
 thread_local! {
@@ -43,11 +43,11 @@ thread_local! {
 /// Why an exchange failed. `Display` includes the cause.
 #[derive(Debug, thiserror::Error)]
 pub enum Http1Error {
-    /// The connection ended, and not a byte of a response had come.
-    #[error("the connection was closed before a response came")]
+    /// The connection ended before the first byte of a response.
+    #[error("the connection was closed before a response")]
     Closed,
-    /// The connection failed, and not a byte of a response had come.
-    #[error("the connection failed before a response came: {0}")]
+    /// The connection failed before the first byte of a response.
+    #[error("the connection failed before a response: {0}")]
     Unanswered(#[source] io::Error),
     /// The connection ended within a response.
     #[error("the connection was closed within a response")]
@@ -58,8 +58,8 @@ pub enum Http1Error {
     /// The response is not HTTP/1.
     #[error("{0}")]
     Malformed(#[from] Malformed),
-    /// The body of the request ended with an error, or not where its Content-Length says.
-    #[error("the body of the request broke off")]
+    /// The request body failed, or does not match its Content-Length.
+    #[error("the request body was truncated")]
     RequestBody,
 }
 
@@ -67,28 +67,28 @@ pub enum Http1Error {
 #[derive(Debug)]
 pub struct Connection<S> {
     stream: S,
-    /// Bytes that came and were not consumed; empty while the connection is idle.
+    /// Received bytes that were not consumed; empty while the connection is idle.
     received: Bytes,
-    /// How many bytes of `received` were searched for the end of a head.
+    /// The number of bytes of `received` that were searched for the end of a head.
     searched: usize,
     decoder: Decoder,
-    /// How many interim responses came to the request.
+    /// The number of interim responses to the request.
     interim: u32,
-    /// How many line ends came before the status line.
+    /// The number of line end bytes before the status line.
     blank: u8,
-    /// Whether anything came since the request began.
+    /// Whether anything was received since the request started.
     answered: bool,
-    /// Whether the last response, if it has come, lets the connection carry another exchange.
+    /// Whether the connection can be reused after the last response.
     reusable: bool,
-    /// Whether the socket takes nothing more. A response may have come before it refused.
+    /// Whether the socket accepts no more bytes. A response may have arrived before.
     send_failed: bool,
     needs_flush: bool,
-    /// How much is read at once, in bytes: at most [`READ_BUFFER`].
+    /// Largest read, in bytes; at most [`READ_BUFFER`].
     read_limit: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// HTTP/1.1 over a stream that nothing was sent over.
+    /// An HTTP/1.1 connection over an unused stream.
     pub const fn new(stream: S) -> Self {
         Self {
             stream,
@@ -110,29 +110,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         &self.stream
     }
 
-    /// Takes the stream of a connection that has changed its protocol, and what came over it after the response's
-    /// head.
+    /// Takes the stream of a connection that has switched protocols, and the bytes received after the head of the
+    /// response.
     pub fn into_stream(self) -> (S, Bytes) {
         (self.stream, self.received)
     }
 
-    /// Whether an idle connection can carry a request: it has not ended, and nothing came that no request asked for
-    /// (RFC 9112 section 9.2). Only what the runtime's reactor has seen is known, so that this costs no system call.
+    /// Whether an idle connection can be used: it is open, and received nothing that no request asked for (RFC 9112
+    /// section 9.2). Uses only what the runtime's reactor knows, so it costs no system call.
     pub fn is_idle(&mut self) -> bool {
         self.reusable && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
-    /// Whether the connection can carry another request, now that the response and `outgoing` are over.
+    /// Whether the connection can be reused after the response and `outgoing` have ended.
     pub fn is_reusable<B>(&self, outgoing: Option<&Outgoing<B>>) -> bool {
         self.may_be_reusable() && outgoing.is_none_or(Outgoing::is_complete)
     }
 
-    /// Whether the connection can carry another request once the rest of this one was sent.
+    /// Whether the connection can be reused once the rest of this request was sent.
     pub fn may_be_reusable(&self) -> bool {
         self.reusable && self.decoder.is_done() && self.received.is_empty() && !self.send_failed
     }
 
-    /// Begins another exchange.
+    /// Starts another exchange.
     pub fn begin(&mut self) {
         self.interim = 0;
         self.blank = 0;
@@ -141,21 +141,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.read_limit = READ_BUFFER;
     }
 
-    /// Reads at most so many bytes at a time from now on, until another exchange begins.
+    /// Limits further reads to `bytes` each, until the next exchange.
     pub fn limit_reads(&mut self, bytes: usize) {
         self.read_limit = bytes.min(READ_BUFFER);
     }
 
-    /// How many bytes were read and not consumed.
+    /// The number of bytes that were read and not consumed.
     pub const fn read_ahead(&self) -> usize {
         self.received.len()
     }
 
-    /// Sends `outgoing`, as far as the socket takes it, and waits for the head of the response. 100 (Continue) releases
-    /// a body that waits for it; other interim responses are dropped.
+    /// Sends what the socket accepts of `outgoing`, and waits for the head of the response. 100 (Continue) releases a
+    /// body that waits for it; other interim responses are dropped.
     ///
     /// # Errors
-    /// [`Http1Error`]; the connection is of no use afterwards.
+    /// [`Http1Error`]. The connection cannot be used afterwards.
     pub fn poll_response<B: Body<Data = Bytes> + Unpin>(
         &mut self,
         context: &mut Context<'_>,
@@ -166,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             while let Some(head) = self.take_head(outgoing.to_head())? {
                 if !head.is_interim() {
                     self.decoder = Decoder::new(head.framing);
-                    // Nothing follows a 101 that is HTTP.
+                    // The bytes after a 101 are not HTTP.
                     self.reusable = head.reusable && head.status != StatusCode::SWITCHING_PROTOCOLS;
                     return Poll::Ready(Ok(head));
                 }
@@ -189,10 +189,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// The next part of the response's body, while what is left of `outgoing` is sent. `None` after the last one.
+    /// The next part of the response body; also sends the rest of `outgoing`. `None` after the last part.
     ///
     /// # Errors
-    /// [`Http1Error`]; the connection is of no use afterwards.
+    /// [`Http1Error`]. The connection cannot be used afterwards.
     pub fn poll_frame<B: Body<Data = Bytes> + Unpin>(
         &mut self,
         context: &mut Context<'_>,
@@ -215,23 +215,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Ok(0) => return Poll::Ready(Some(Err(Http1Error::Truncated))),
                 Ok(_) => {}
-                // Over TLS this is also an end without close_notify, by which an attacker could shorten the body.
+                // Over TLS this includes an end without close_notify, with which an attacker could truncate the body.
                 Err(error) => return Poll::Ready(Some(Err(Http1Error::Io(error)))),
             }
         }
     }
 
-    /// Whether the body of the response is over.
+    /// Whether the response body has ended.
     pub const fn is_end_stream(&self) -> bool {
         self.decoder.is_done()
     }
 
-    /// How many bytes of the response's body are still to come, if that is known.
+    /// The number of missing bytes of the response body, if known.
     pub const fn remaining(&self) -> Option<u64> {
         self.decoder.remaining()
     }
 
-    /// Sends what is left of `outgoing` after the response is over.
+    /// Sends the rest of `outgoing` after the response has ended.
     ///
     /// # Errors
     /// If the rest cannot be sent.
@@ -247,8 +247,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if outgoing.is_complete() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// Sends as much of `outgoing` as its body gives and the socket takes. A socket that takes nothing more is no error
-    /// yet: the server may have answered before it closed.
+    /// Sends what the socket accepts of `outgoing`. A socket that accepts nothing more is not an error yet: the server
+    /// may have responded before it closed.
     fn send<B: Body<Data = Bytes> + Unpin>(
         &mut self,
         context: &mut Context<'_>,
@@ -285,9 +285,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// The next head, if all of it has come.
+    /// The next head, if it is complete.
     fn take_head(&mut self, to_head: bool) -> Result<Option<ResponseHead>, Malformed> {
-        // Some servers end a response without a body with an empty line too many.
+        // Some servers send a superfluous empty line after a response without a body.
         while let Some(b'\r' | b'\n') = self.received.first()
             && self.blank < MOST_BLANK
         {
@@ -311,7 +311,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         head::parse(&head, to_head).map(Some)
     }
 
-    /// Reads once, and adds what came to `received`. Says how much: nothing at the end of the connection.
+    /// Reads once and appends to `received`. Returns the number of bytes; 0 at the end of the connection.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         READ.with_borrow_mut(|scratch| {
             if scratch.is_empty() {

@@ -1,7 +1,7 @@
-//! One HTTP/2 connection to the backend, and the streams over it.
+//! An HTTP/2 connection to the backend, and its streams.
 //!
-//! Spoken by h2 itself: hyper's client takes a reset with NO_ERROR in the middle of an answer for its end, does not
-//! tell of interim answers, and hands no request back that the other side has refused to look at.
+//! It uses h2 directly: hyper's client treats a response that is reset with NO_ERROR as complete, does not report
+//! interim responses, and does not return requests that the server has refused.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -36,31 +36,31 @@ use super::response_stream;
 const STREAM_WINDOWS: [(usize, u32); 3] = [(4, STREAM_WINDOW), (16, 16 * 1024), (MOST_STREAMS, 4 * 1024)];
 /// The window of one stream among few, in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
-/// Streams at once over one connection, where the other side allows so many.
+/// Largest number of concurrent streams per connection, if the server allows that many.
 const MOST_STREAMS: usize = 100;
-/// Room for every stream's window: a client that does not read must not hold up the answers to others.
+/// Sum of all stream windows: a client that does not read must not block the responses to others.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MOST_STREAMS as u32;
-/// Of the head of an answer, and of its trailers, in bytes as RFC 9113 section 6.5.2 counts them.
+/// Largest head or trailer section of a response, in bytes by RFC 9113 section 6.5.2.
 const HEADER_LIST: u32 = 64 * 1024;
-/// Send buffer of a stream, in bytes: the part of a request's body that the backend does not read, without the frame that
-/// follows it.
+/// Send buffer of a stream, in bytes: the part of a request body that the backend has not read, in addition to the
+/// frame after it.
 const SEND_BUFFER: usize = 16 * 1024;
-/// More interim answers to one request are an attack.
+/// Largest number of interim responses to a request; more are treated as an attack.
 const MOST_INTERIM: usize = 100;
 
-/// One connection. Closed at once when it is dropped; every stream over it keeps it.
+/// An HTTP/2 connection. Every stream keeps it; dropping the last reference closes it.
 #[derive(Debug)]
 pub(super) struct Http2 {
     sender: SendRequest<Bytes>,
     scheme: Scheme,
     driver: AbortHandle,
-    /// Requests that are under way over it.
+    /// The number of requests in flight.
     streams: Rc<Cell<usize>>,
-    /// Whether anything of an answer came since it was last looked.
+    /// Whether a part of a response was received since the last check.
     heard: Rc<Cell<bool>>,
-    /// When a stream ended last.
+    /// When the last stream ended.
     used_at: Cell<Instant>,
-    /// Whether it takes no further requests.
+    /// Whether it accepts no further requests.
     retired: Cell<bool>,
     address: Option<IpAddr>,
 }
@@ -72,10 +72,10 @@ impl Drop for Http2 {
 }
 
 impl Http2 {
-    /// Begins HTTP/2 over `stream`, and waits, for `patience` at most, until the other side has answered a ping: it does
-    /// speak HTTP/2 then, and has said how many streams it allows. Where it then says nothing for `silence` while an
-    /// answer is awaited it is asked again, and lost where it does not answer that for `patience`. `counted` is dropped
-    /// with the connection.
+    /// Starts HTTP/2 over `stream`. Waits, for at most `patience`, until the server has answered a ping, which proves
+    /// that it speaks HTTP/2 and has sent its limit of streams. If it is later silent for `silence` while a response is
+    /// awaited, it is pinged again, and the connection is dropped without an answer within `patience`. `counted` is
+    /// dropped with the connection.
     pub(super) async fn begin(
         stream: ClientStream,
         silence: Duration,
@@ -119,42 +119,42 @@ impl Http2 {
         })
     }
 
-    /// Whether it may take one more request.
+    /// Whether it accepts another request now.
     pub(super) fn has_room(&self) -> bool {
         self.is_usable() && self.streams.get() < MOST_STREAMS.min(self.sender.current_max_send_streams())
     }
 
-    /// Whether it takes requests at all.
+    /// Whether it accepts requests at all.
     pub(super) fn is_usable(&self) -> bool {
         !self.retired.get() && !self.driver.is_finished() && is_ready(&mut self.sender.clone()).is_ok()
     }
 
-    /// Has it take no further requests. What is under way goes on.
+    /// Stops accepting requests. Those in flight continue.
     pub(super) fn retire(&self) {
         self.retired.set(true);
     }
 
-    /// Whether it takes no further requests by our own choice.
+    /// Whether it was retired.
     pub(super) fn retired(&self) -> bool {
         self.retired.get()
     }
 
-    /// Since when it carries nothing; none while it does.
+    /// Since when it has been idle; `None` while it has requests in flight.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         (self.streams.get() == 0).then(|| self.used_at.get())
     }
 
-    /// The address at the other end.
+    /// The remote address.
     pub(super) const fn remote_address(&self) -> Option<IpAddr> {
         self.address
     }
 
-    /// Counts one more request.
+    /// Counts a request as in flight.
     pub(super) fn enter(&self) {
         self.streams.set(self.streams.get() + 1);
     }
 
-    /// Counts one less.
+    /// Removes a request in flight.
     pub(super) fn leave(&self, now: Instant) {
         self.streams.set(self.streams.get().saturating_sub(1));
         self.used_at.set(now);
@@ -172,7 +172,7 @@ fn builder() -> h2::client::Builder {
     builder
 }
 
-/// An error where the connection takes no further streams: it broke, or the other side is going away.
+/// Fails if the connection accepts no further streams: it is broken, or the server is shutting it down.
 fn is_ready(sender: &mut SendRequest<Bytes>) -> Result<(), h2::Error> {
     match sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(ready) => ready,
@@ -180,7 +180,7 @@ fn is_ready(sender: &mut SendRequest<Bytes>) -> Result<(), h2::Error> {
     }
 }
 
-/// When a connection is asked whether it still lives.
+/// Detects connections that are dead.
 struct Watch {
     streams: Rc<Cell<usize>>,
     heard: Rc<Cell<bool>>,
@@ -189,7 +189,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// Done when the other side is gone without a word.
+    /// Completes when the server no longer responds.
     async fn until_lost(&self, mut pings: PingPong) {
         loop {
             sleep(self.silence).await;
@@ -198,7 +198,7 @@ impl Watch {
             }
             match timeout(self.patience, pings.ping(Ping::opaque())).await {
                 Ok(Ok(_)) => {}
-                // The connection itself tells why.
+                // The connection itself reports the error.
                 Ok(Err(_)) => return std::future::pending().await,
                 Err(_) => return,
             }
@@ -206,13 +206,13 @@ impl Watch {
     }
 }
 
-/// The window of each of so many streams.
+/// The window of each stream, for this many streams.
 fn stream_window(streams: usize) -> u32 {
     STREAM_WINDOWS.iter().find(|(most, _)| streams <= *most).map_or(4 * 1024, |(_, window)| *window)
 }
 
-/// The window that `streams` should have which have `current`. A wider one has to suit twice as many, so that it does not
-/// change back and forth.
+/// The window for `streams` streams that have the window `current`. Must suit twice as many streams to become wider, so
+/// that it does not oscillate.
 fn next_window(current: u32, streams: usize) -> u32 {
     let window = stream_window(streams);
     if window > current { stream_window(2 * streams).max(current) } else { window }
@@ -222,8 +222,8 @@ async fn drive(mut connection: Connection<ClientStream, Bytes>, pings: Option<Pi
     let streams = Rc::clone(&watch.streams);
     let mut window = STREAM_WINDOW;
     let connection = poll_fn(|context| {
-        // Before the heads of new requests are sent, which follow it. As long as the other side has not acknowledged
-        // the change before, another is refused.
+        // Before the heads of new requests, which follow it. h2 refuses a change until the server has acknowledged the
+        // previous one.
         let next = next_window(window, streams.get());
         if next != window && connection.set_initial_window_size(next).is_ok() {
             window = next;
@@ -238,16 +238,16 @@ async fn drive(mut connection: Connection<ClientStream, Bytes>, pings: Option<Pi
     };
     tokio::select! {
         biased;
-        // Whoever waits for an answer is told of a failure through its stream.
+        // Failures are reported through the streams.
         _ = connection => {}
         () = lost => {
-            tracing::warn!(waited = ?watch.patience, "a ping over HTTP/2 was not answered: the connection is given up");
+            tracing::warn!(waited = ?watch.patience, "HTTP/2 connection closed: no answer to a ping");
         }
     }
 }
 
-/// Sends `request`, with the body of `call`, over `connection` and waits for the head of the response. The body of the request is sent by a task,
-/// which holds `slot` and is put into `upload`: aborting it resets the stream.
+/// Sends `request`, with the body of `call`, over `connection` and waits for the head of the response. A task sends the
+/// body of the request. It holds `slot` and is stored in `upload`: aborting it resets the stream.
 pub(super) async fn send<B>(
     connection: &Http2,
     slot: impl Sized + 'static,
@@ -264,7 +264,8 @@ where
         return Err(error.into());
     }
     let to_head = *request.method() == Method::HEAD;
-    let head = request.http2().map_err(|_| ExchangeError::Malformed("no target that HTTP/2 can name"))?;
+    let head =
+        request.http2().map_err(|_| ExchangeError::Malformed("a target that HTTP/2 cannot express"))?;
     let asked = call.continues();
     let body = call.stream().ok_or(ExchangeError::Malformed("a request that was sent before"))?;
     let is_whole = body.is_end_stream();
@@ -285,18 +286,18 @@ where
     })
 }
 
-/// The head of a request as HTTP/2 has it (RFC 9113 section 8.3.1): the authority from Host, no field that is of a
-/// connection. What opens the backend's doors is never in a table of compression.
+/// The head of a request in HTTP/2 (RFC 9113 section 8.3.1): the authority comes from Host, and connection fields are
+/// removed. Credentials for the backend are never indexed by header compression.
 fn translate(request: Request<()>, scheme: &Scheme, is_whole: bool) -> Result<Request<()>, ExchangeError> {
     let (Parts { method, uri, headers: mut fields, .. }, ()) = request.into_parts();
     let host = fields.remove(HOST);
     let authority = host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(scheme.clone());
-    parts.authority = Some(authority.ok_or(ExchangeError::Malformed("no authority to ask for"))?);
+    parts.authority = Some(authority.ok_or(ExchangeError::Malformed("a request without authority"))?);
     parts.path_and_query = uri.into_parts().path_and_query;
-    let uri =
-        Uri::from_parts(parts).map_err(|_| ExchangeError::Malformed("no target that HTTP/2 can name"))?;
+    let uri = Uri::from_parts(parts)
+        .map_err(|_| ExchangeError::Malformed("a target that HTTP/2 cannot express"))?;
     for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         fields.remove(name);
     }
@@ -320,7 +321,7 @@ fn translate(request: Request<()>, scheme: &Scheme, is_whole: bool) -> Result<Re
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Waits for the head of the final answer. Of an answer that has no body it waits for the end, too.
+/// Waits for the head of the final response, and for the end of one without a body.
 async fn receive(
     answer: &mut ResponseFuture,
     asked: Option<Arc<Notify>>,
@@ -335,7 +336,7 @@ async fn receive(
             heard.set(true);
             match (status, &asked) {
                 _ if interim > MOST_INTERIM => {
-                    return Poll::Ready(Err(ExchangeError::Malformed("interim answers without end")));
+                    return Poll::Ready(Err(ExchangeError::Malformed("too many interim responses")));
                 }
                 // RFC 9113 section 8.6
                 (StatusCode::SWITCHING_PROTOCOLS, _) => {
@@ -353,25 +354,25 @@ async fn receive(
     if has_no_body && !stream.is_end_stream() {
         end_of(&mut stream).await?;
     }
-    // Whether there is but one, and what it says, is for whoever prepares the answer to see.
+    // The code that prepares the response validates Content-Length.
     let length = head.headers.get(CONTENT_LENGTH).filter(|_| !has_no_body);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let body = response_stream::ResponseStream::new(stream, length, Rc::clone(heard));
     Ok(Response::from_parts(head, Box::new(body)))
 }
 
-/// The end of an answer that has no body.
+/// Waits for the end of a response without a body.
 async fn end_of(stream: &mut RecvStream) -> Result<(), ExchangeError> {
     while let Some(data) = stream.data().await {
         if !data?.is_empty() {
-            return Err(ExchangeError::Malformed("a body in an answer that has none"));
+            return Err(ExchangeError::Malformed("a body in a response that must not have one"));
         }
     }
     stream.trailers().await?;
     Ok(())
 }
 
-/// Sends a body as the other side takes it, until its end or until the other side wants no more of it.
+/// Sends a body by flow control, until it ends or the server no longer wants it.
 async fn upload_body<B>(body: B, mut stream: SendStream<Bytes>)
 where
     B: Body<Data = Bytes>,
@@ -406,7 +407,7 @@ where
                 },
             },
         };
-        // Where it cannot be sent, the answer tells why.
+        // If it cannot be sent, the response has the reason.
         if !matches!(sent, Ok(false)) {
             return;
         }
@@ -416,13 +417,13 @@ where
 enum Upload<F> {
     Frame(F),
     Over,
-    /// The client's fault.
+    /// The body failed; the client is at fault.
     Broken,
-    /// The other side reset the stream, or the connection broke.
+    /// The server reset the stream, or the connection broke.
     Unwanted,
 }
 
-/// Sends one piece, no more of it at a time than the other side takes.
+/// Sends a piece, in parts that flow control allows.
 async fn send_data(stream: &mut SendStream<Bytes>, mut data: Bytes, is_last: bool) -> Result<(), ()> {
     if data.is_empty() {
         return if is_last { stream.send_data(data, true).map_err(drop) } else { Ok(()) };

@@ -1,4 +1,4 @@
-//! Connections out, below `tokens` and `backend`: resolve, connect, TLS.
+//! Outgoing connections, below `tokens` and `backend`: resolve, connect, TLS, HTTP/1.1 and HTTP/2, pool.
 
 pub mod call;
 pub mod connect;

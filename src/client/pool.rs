@@ -1,8 +1,8 @@
-//! The keep-alive pool of one core.
+//! The keep-alive pool of one worker.
 //!
-//! hyper-util's pooling client is http2_pool by all cores and costs a lock and an allocation per request. Here
-//! every core keeps its own connections, so that taking one and giving it back is a push and a pop. Over a connection
-//! of HTTP/2 go several requests at a time, so that taking it is taking a stream of it.
+//! hyper-util's pooling client is shared by all threads and costs a lock and an allocation per request. Here every
+//! worker has its own connections, so that taking and returning one is a push and a pop. An HTTP/2 connection has
+//! several concurrent requests, so taking it is opening a stream.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -26,18 +26,18 @@ mod tests;
 use self::lease::{Connection, Leased, Slot, Stream};
 pub use self::lease::{Lease, Upgraded};
 
-/// How long a core that is never without work goes on, while another waits, before it gives up a connection
-/// for it. Longer saves connecting, shorter saves waiting.
+/// How long a busy worker keeps a connection while another one waits, before it closes the connection for it. A longer
+/// time saves connecting, a shorter one saves waiting.
 const YIELD_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How many connections of HTTP/2 one request waits for that are ended before they take it: a backend that restarts
-/// ends one, one that ends each would be connected to without end.
+/// How many HTTP/2 connections that end before use a request waits for. A restarting backend ends one; one that ends
+/// every connection would otherwise be retried without limit.
 const MAX_ENDED_CONNECTIONS: usize = 3;
 
-/// How often the destination's name is looked up while there are connections, at most.
+/// Shortest time between two lookups of the destination's name while there are connections.
 const RESOLVE_INTERVAL: Duration = Duration::from_millis(900);
 
-/// A bound on connections that the pools of all cores share.
+/// A limit on connections that the pools of all workers share.
 #[derive(Debug)]
 pub struct ConnectionBound {
     permits: Arc<Semaphore>,
@@ -45,7 +45,7 @@ pub struct ConnectionBound {
 }
 
 impl ConnectionBound {
-    /// At most `connections` at a time.
+    /// At most `connections` at the same time.
     pub fn new(connections: usize) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
         Arc::new(Self { permits, waiting: AtomicUsize::new(0) })
@@ -61,7 +61,7 @@ pub struct PoolStats {
     pub idle: usize,
 }
 
-/// The connections of one core to one destination.
+/// The connections of one worker to one destination.
 pub struct Pool {
     connector: Arc<Connector>,
     idle: RefCell<Vec<Idle>>,
@@ -69,30 +69,30 @@ pub struct Pool {
     idle_timeout: Duration,
     bound: Option<Arc<ConnectionBound>>,
     returned: Notify,
-    /// Those of this core who wait for a connection within the bound.
+    /// The number of this worker's requests that wait for a connection within the limit.
     waiting: Cell<usize>,
     yielded_at: Cell<Option<Instant>>,
-    /// How long to wait for a connection when all that the bound allows are in use.
+    /// How long to wait for a connection while all allowed ones are in use.
     timeout: Duration,
     http2: Option<Box<Http2Pool>>,
-    /// What the destination's name had when it was last looked up by the sweep; empty before.
+    /// The addresses of the destination's name at the last lookup by the sweep; empty before.
     addresses: RefCell<Addresses>,
     is_resolving: Cell<bool>,
     resolved_at: Cell<Option<Instant>>,
 }
 
-/// Connections of HTTP/2, where it is spoken.
+/// HTTP/2 connections, if enabled.
 struct Http2Pool {
-    /// How long one may be silent, while an answer is awaited, before it is asked whether it lives.
+    /// How long a connection may be silent while a response is awaited, before it is pinged.
     silence: Duration,
     connections: RefCell<Vec<Rc<Http2>>>,
-    /// The connection that is being made, for all who wait for one.
+    /// The connection attempt that all requests wait for.
     attempt: RefCell<Option<Rc<ConnectionAttempt>>>,
-    /// Whether the other side chose HTTP/1.1 the last time, over which requests do not wait for each other.
+    /// Whether the server last chose HTTP/1.1, where requests do not wait for each other.
     declined: Cell<bool>,
 }
 
-/// A connection that is being made, and what became of it.
+/// A connection attempt and its result.
 #[derive(Default)]
 struct ConnectionAttempt {
     outcome: RefCell<Option<Result<(), Arc<LeaseError>>>>,
@@ -105,8 +105,7 @@ struct Idle {
 }
 
 impl Idle {
-    /// Whether it can carry a request: it lives, and was idle neither for as long as is configured nor for as long as
-    /// its server keeps connections.
+    /// Whether it is alive and within its idle timeout: the configured one, and the one that its server announced.
     fn is_usable(&mut self, now: Instant, idle_timeout: Duration) -> bool {
         let idle_timeout = self.connection.idle_timeout.map_or(idle_timeout, |it| it.min(idle_timeout));
         now.saturating_duration_since(self.since) < idle_timeout && self.connection.http1.is_idle()
@@ -114,10 +113,10 @@ impl Idle {
 }
 
 impl Pool {
-    /// An empty pool. A connection that was idle for `idle_timeout`, or for the time that its server announced, is not
-    /// used again.
+    /// An empty pool. A connection is not reused after it was idle for `idle_timeout`, or for the time that its server
+    /// announced.
     ///
-    /// HTTP/2 is spoken where `connector` [asks for it](Connector::speaking_http2) and the other side agrees.
+    /// HTTP/2 is used if `connector` [enables it](Connector::speaking_http2) and the server agrees.
     pub fn new(
         connector: Arc<Connector>,
         idle_timeout: Duration,
@@ -149,7 +148,7 @@ impl Pool {
         })
     }
 
-    /// The most recently used idle connection of HTTP/1.1, if there is one that still lives.
+    /// The most recently used idle HTTP/1.1 connection that is alive.
     pub fn take_http1(self: &Rc<Self>, now: Instant) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
         while let Some(mut kept) = idle.pop() {
@@ -160,7 +159,7 @@ impl Pool {
         None
     }
 
-    /// The same; or else a stream of a connection that has room for one.
+    /// Like [`take_http1`](Self::take_http1), or a stream of an HTTP/2 connection with a free slot.
     pub fn take_idle(self: &Rc<Self>, now: Instant) -> Option<Lease> {
         let kept = self.take_http1(now);
         if kept.is_some() {
@@ -176,7 +175,7 @@ impl Pool {
         Some(Lease::new(Leased::Http2(Stream::new(Slot::new(connection, self))), self))
     }
 
-    /// A new connection, within the bound; or a stream of one that several requests have waited for.
+    /// A new connection within the limit, or a stream of one that several requests have waited for.
     ///
     /// # Errors
     /// [`LeaseError::Exhausted`] when the bound leaves none for as long as `timeout`; otherwise what went
@@ -208,16 +207,16 @@ impl Pool {
         }
     }
 
-    /// A new connection of HTTP/1.1, within the bound: HTTP/2 knows no upgrades.
+    /// A new HTTP/1.1 connection within the limit: HTTP/2 has no upgrades.
     ///
     /// # Errors
-    /// As [`Pool::connect`] has them.
+    /// Like [`Pool::connect`].
     pub async fn connect_http1(self: &Rc<Self>) -> Result<Lease, LeaseError> {
         self.connect_own(Protocol::Http1).await
     }
 
-    /// The connection that is being made, or one that begins to be. A task makes it: whoever asked for it first may
-    /// leave before the others.
+    /// The current connection attempt, or a new one. It is a task of its own, since the first request that waits for it
+    /// may be dropped before the others.
     fn attempt(self: &Rc<Self>, http2_pool: &Http2Pool) -> Rc<ConnectionAttempt> {
         let mut attempt = http2_pool.attempt.borrow_mut();
         if let Some(attempt) = &*attempt {
@@ -243,7 +242,7 @@ impl Pool {
         begun
     }
 
-    /// A new connection for the one who asks, within the bound.
+    /// A new connection for one request, within the limit.
     async fn connect_own(self: &Rc<Self>, protocol: Protocol) -> Result<Lease, LeaseError> {
         let permit = match &self.bound {
             None => None,
@@ -260,7 +259,7 @@ impl Pool {
                     self.start_http2(http2_pool, stream, permit).await?
                 } else {
                     if !http2_pool.declined.replace(true) {
-                        tracing::warn!("`backend.http2`, but the backend chose HTTP/1.1");
+                        tracing::warn!("the backend chose HTTP/1.1 although `backend.http2` is true");
                     }
                     self.start_http1(stream, permit)
                 }
@@ -331,8 +330,8 @@ impl Pool {
         tokio::time::timeout(self.timeout, wait).await.unwrap_or(Err(LeaseError::Exhausted))
     }
 
-    /// Closes one connection of HTTP/2 that carries nothing: it keeps its place from who needs HTTP/1.1. Not one that was
-    /// just made: those who have waited for it have yet to take it.
+    /// Closes an idle HTTP/2 connection, to make its slot available to HTTP/1.1. Spares a new connection, which waiting
+    /// requests have yet to use.
     fn close_idle_http2(&self, now: Instant) {
         let Some(http2_pool) = &self.http2 else { return };
         let mut connections = http2_pool.connections.borrow_mut();
@@ -346,8 +345,8 @@ impl Pool {
         }
     }
 
-    /// Looks the destination's name up, and keeps no connection to an address that it no longer has: what such a one
-    /// carries it carries to its end. Costs a name server nothing before its last answer is out of date.
+    /// Looks up the destination's name, and retires connections to addresses that it no longer has; their requests
+    /// continue. Sends no query while the cached response is valid.
     fn resolve_again(self: &Rc<Self>, now: Instant) {
         let due =
             self.resolved_at.get().is_none_or(|at| now.saturating_duration_since(at) >= RESOLVE_INTERVAL);
@@ -379,8 +378,8 @@ impl Pool {
         *self.addresses.borrow_mut() = addresses;
     }
 
-    /// Closes what was idle for too long, what died, and, while another core waits for a connection, one
-    /// more. To be called about once a second.
+    /// Closes connections that are dead or were idle for too long, and one more while another worker waits for a
+    /// connection. Must be called about once per second.
     pub fn sweep(self: &Rc<Self>, now: Instant) {
         if self.open.get() > 0 {
             self.resolve_again(now);
@@ -400,7 +399,7 @@ impl Pool {
         }
     }
 
-    /// How many connections there are now.
+    /// The current number of connections.
     pub fn stats(&self) -> PoolStats {
         let mut idle = self.idle.borrow().len();
         if let Some(http2_pool) = &self.http2 {
@@ -420,12 +419,12 @@ impl Pool {
         }
     }
 
-    /// Whether another core waits for a connection.
+    /// Whether another worker waits for a connection.
     fn other_workers_wait(&self) -> bool {
         self.bound.as_ref().is_some_and(|bound| bound.waiting.load(Ordering::Relaxed) > self.waiting.get())
     }
 
-    /// Notes the address of a new connection: the name has it now.
+    /// Adds the address of a new connection to those of the name.
     fn add_address(&self, address: Option<IpAddr>) {
         let mut addresses = self.addresses.borrow_mut();
         if let Some(address) = address
@@ -436,14 +435,14 @@ impl Pool {
         }
     }
 
-    /// Whether the destination's name no longer has the address of a connection, as far as is known.
+    /// Whether the destination's name is known to no longer have the address of a connection.
     fn has_moved(&self, address: Option<IpAddr>) -> bool {
         let addresses = self.addresses.borrow();
         !addresses.known.is_empty() && address.is_some_and(|address| !addresses.include(address))
     }
 
-    /// Whether a connection is to be closed that could be used again, so that another core may open one: this one
-    /// would never be without work.
+    /// Whether to close a reusable connection so that another worker can open one: this worker would otherwise never
+    /// stop using it.
     fn should_yield(&self, now: Instant) -> bool {
         let should_yield = self.other_workers_wait()
             && self.yielded_at.get().is_none_or(|at| now.duration_since(at) >= YIELD_INTERVAL);

@@ -1,4 +1,4 @@
-//! Connection attempts to several addresses, as "Happy Eyeballs" (RFC 8305 section 5) runs them.
+//! Connection attempts to several addresses by "Happy Eyeballs" (RFC 8305 section 5).
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,11 +21,11 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 pub(super) struct Won<S> {
     pub(super) stream: S,
     pub(super) address: SocketAddr,
-    /// The families of earlier attempts, which failed or had not ended.
+    /// The families of earlier attempts, which failed or did not finish.
     pub(super) beaten: Vec<Family>,
 }
 
-/// The addresses of two families in alternation, beginning with `first`.
+/// Alternates the addresses of two families, starting with `first`.
 pub(super) fn interleave(first: Vec<IpAddr>, second: Vec<IpAddr>) -> Vec<IpAddr> {
     let mut all = Vec::with_capacity(first.len() + second.len());
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
@@ -39,10 +39,10 @@ pub(super) fn interleave(first: Vec<IpAddr>, second: Vec<IpAddr>) -> Vec<IpAddr>
     }
 }
 
-/// Connects to the first of `addresses` that accepts. An attempt begins when the one before has failed or has run for
-/// [`ATTEMPT_DELAY`], or earlier if the time until `deadline` would not suffice for all; attempts that have begun go
-/// on. Addresses of `late` are added as the next ones when they come. Whatever is unfinished at the end is dropped,
-/// which closes it.
+/// Connects to the first of `addresses` that accepts. An attempt starts when the previous one has failed or has run for
+/// [`ATTEMPT_DELAY`], or earlier if the time until `deadline` would not suffice for all. Earlier attempts continue. The
+/// addresses of `late` are inserted as the next ones when they arrive. Unfinished attempts are dropped at the end,
+/// which closes them.
 pub(super) async fn race<S, F>(
     addresses: Vec<IpAddr>,
     port: u16,
@@ -70,7 +70,8 @@ where
             next_at = now + ATTEMPT_DELAY.min(share);
         }
         if running.is_empty() && waiting.is_empty() {
-            // A family that was late before is not waited for: a backend that refuses connections is reported at once.
+            // A family that was late before is not waited for, so that a backend that refuses connections is reported
+            // immediately.
             late = late.filter(|late| !late.again);
             if late.is_none() {
                 return Err(failed);
@@ -89,7 +90,7 @@ where
                     }
                     Err(error) => failed.push(FailedAttempt { address, error }),
                 }
-                // The next attempt begins at once; the last address leaves a late answer its delay.
+                // The next attempt starts immediately; after the last address a late response still gets its delay.
                 if !waiting.is_empty() {
                     next_at = Instant::now();
                 }
@@ -130,7 +131,7 @@ fn poll_any<S>(running: &mut [Running<'_, S>], context: &mut Context<'_>) -> Pol
     Poll::Pending
 }
 
-/// The late addresses when they come; pending for ever if none are expected.
+/// The late addresses when they arrive; never completes if none are expected.
 async fn late_addresses(late: &mut Option<Late>) -> Vec<IpAddr> {
     match late {
         Some(late) => late.addresses().await.unwrap_or_default(),

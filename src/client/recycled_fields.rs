@@ -1,17 +1,17 @@
-//! A field map that is no longer needed, for the next response: a map of its own would cost two allocations.
+//! Reuses the memory of field maps: a new map per response would cost two allocations.
 
 use std::cell::Cell;
 
 use http::HeaderMap;
 
-/// The capacity of the largest map that is kept, in fields.
+/// Largest capacity of a map that is kept, in fields.
 const KEPT: usize = 64;
 
 thread_local! {
     static SPARE: Cell<Option<HeaderMap>> = const { Cell::new(None) };
 }
 
-/// An empty map with room for so many fields.
+/// An empty map with capacity for this many fields.
 pub(super) fn take(fields: usize) -> HeaderMap {
     match SPARE.take() {
         Some(mut recycled_fields) => {
@@ -22,7 +22,7 @@ pub(super) fn take(fields: usize) -> HeaderMap {
     }
 }
 
-/// Keeps the memory of a map for another one.
+/// Keeps the memory of a map.
 pub fn recycle(mut map: HeaderMap) {
     if (1..=KEPT).contains(&map.capacity()) {
         map.clear();

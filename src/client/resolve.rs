@@ -1,8 +1,8 @@
-//! From a host name to its addresses.
+//! Resolves host names.
 //!
-//! `/etc/hosts` comes first, as in glibc: a name that it lists is never queried, for neither family. Otherwise A and
-//! AAAA are separate concurrent queries, so that an unanswered one costs [`RESOLUTION_DELAY`] and not the lookup
-//! (RFC 8305 section 3).
+//! `/etc/hosts` comes first, as in glibc: a name in it is never queried, for neither family. Otherwise A and AAAA are
+//! separate concurrent queries, so that a missing response to one costs [`RESOLUTION_DELAY`] and not the lookup (RFC
+//! 8305 section 3).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -27,18 +27,18 @@ use crate::watch::{FileSignature, file_signature};
 #[cfg(test)]
 mod tests;
 
-/// Name servers that are queried at once: as many as `/etc/resolv.conf` can name (`MAXNS` of glibc). So an unresponsive
-/// one does not use up `connect_timeout`.
+/// Name servers that are queried concurrently: as many as `/etc/resolv.conf` can have (`MAXNS` of glibc), so that an
+/// unresponsive one does not use up `connect_timeout`.
 const CONCURRENT_QUERIES: usize = 3;
-/// Timeout of a query: the default of resolv.conf(5), which is also the maximum. It exceeds the default
-/// `connect_timeout`, since hickory retransmits within it (three datagrams, 333 ms apart or more) and accepts the answer
-/// to each. A shorter one would discard the answer of a name server that is slower than it, at every retry.
+/// Timeout of a query: the default of resolv.conf(5), which is also its maximum. It exceeds the default
+/// `connect_timeout`, since hickory retransmits within it (three datagrams, 333 ms apart or more) and accepts a
+/// response to each. A shorter one would discard the response of a slower name server at every retry.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the first family's addresses wait for the second family (RFC 8305 section 3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
-/// The same for a family that has recently missed that deadline: enough for an answer from the cache.
+/// Like [`RESOLUTION_DELAY`], for a family that has recently missed it: enough for a response from the cache.
 const CACHE_DELAY: Duration = Duration::from_millis(5);
-/// How long a family that missed [`RESOLUTION_DELAY`] gets only [`CACHE_DELAY`].
+/// How long a family that missed [`RESOLUTION_DELAY`] only gets [`CACHE_DELAY`].
 const LATE_MEMORY: Duration = Duration::from_secs(30);
 
 /// An address family.
@@ -71,14 +71,14 @@ impl Family {
     }
 }
 
-/// What a lookup found.
+/// The result of a lookup.
 #[derive(Debug)]
 pub(super) struct Resolved {
     /// At least one.
     pub(super) addresses: Vec<IpAddr>,
     /// The family whose query failed, so that it may have addresses that are not listed.
     pub(super) unanswered: Option<Family>,
-    /// The query that has not been answered yet.
+    /// The query without a response so far.
     pub(super) late: Option<Late>,
 }
 
@@ -89,7 +89,7 @@ impl Resolved {
     }
 }
 
-/// A query that goes on in the background. It ends by itself after all retries; its answer is then in the cache.
+/// A query that continues in the background. It ends after all retries; its response is then in the cache.
 #[derive(Debug)]
 pub(super) struct Late {
     /// Whether an earlier query of this name and family was late, too.
@@ -116,10 +116,10 @@ async fn finish(query: &mut Query) -> Result<Vec<IpAddr>, NetError> {
 /// Why a name has no addresses. `Display` includes the cause.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
-    /// It cannot stand in a DNS query.
-    #[error("not a host name: {0}")]
+    /// The name is not valid in DNS.
+    #[error("invalid host name: {0}")]
     Name(#[source] NetError),
-    /// It is not in `/etc/hosts`, and there is no usable `/etc/resolv.conf`.
+    /// The name is not in `/etc/hosts`, and `/etc/resolv.conf` is missing or unusable.
     #[error("not in /etc/hosts, and /etc/resolv.conf is unusable: {0}")]
     NoNameServers(#[source] NetError),
     /// Both queries failed for the same reason.
@@ -128,9 +128,9 @@ pub enum ResolveError {
     /// The queries failed for different reasons, at least one of them other than a missing record.
     #[error("A: {}; AAAA: {}", describe(a), describe(aaaa))]
     Families {
-        /// Why there is no IPv4 address.
+        /// The error of the query for IPv4 addresses.
         a: Box<NetError>,
-        /// Why there is no IPv6 address.
+        /// The error of the query for IPv6 addresses.
         aaaa: Box<NetError>,
     },
     /// The name does not exist.
@@ -164,8 +164,8 @@ impl ResolveError {
         }
     }
 
-    /// Of several candidate names the error that says most is reported: a name server that fails may hide a name that
-    /// exists.
+    /// Among several candidate names, the error with the highest rank is reported: a failing name server may hide an
+    /// existing name.
     const fn rank(&self) -> u8 {
         match self {
             Self::NoSuchName => 0,
@@ -176,14 +176,15 @@ impl ResolveError {
 }
 
 thread_local! {
-    /// The system's resolver configuration, for the runtime of this thread. hickory keeps sockets to
-    /// name servers and drives them by tasks on the runtime that first used them: with one resolver for several
+    /// The system's resolver configuration, for the runtime of this thread. hickory keeps sockets to name servers and
+    /// drives them by tasks on the runtime that first used them: with one resolver for several current-thread runtimes,
+    /// a lookup on an idle one would wait for the busy first one.
     /// current-thread runtimes, a lookup on an idle one would wait for the busy first one.
     static SYSTEM: RefCell<Option<(runtime::Id, System)>> = const { RefCell::new(None) };
 }
 
-/// The addresses of `host`. An IP address is its own; `localhost` is loopback (RFC 6761 section 6.3) whatever the
-/// files say.
+/// The addresses of `host`. An IP address resolves to itself; `localhost` is loopback (RFC 6761 section 6.3) regardless
+/// of the files.
 pub(super) async fn resolve(host: &str) -> Result<Resolved, ResolveError> {
     if let Ok(address) = host.parse() {
         return Ok(Resolved::complete(vec![address]));
@@ -198,13 +199,13 @@ pub(super) async fn resolve(host: &str) -> Result<Resolved, ResolveError> {
     found
 }
 
-/// Drops the cache after a lookup that failed or timed out: the files may have changed, and a cached "no such name"
-/// would delay a recovery.
+/// Drops the cache after a failed lookup or a timeout: the files may have changed, and a cached "no such name" would
+/// delay recovery.
 pub(super) fn forget() {
     SYSTEM.take();
 }
 
-/// Whether a host is a name whose addresses may change.
+/// Whether the host is a name whose addresses may change.
 pub(super) fn is_looked_up(host: &str) -> bool {
     host.parse::<IpAddr>().is_err() && !is_localhost(host)
 }
@@ -233,8 +234,8 @@ struct NameServers {
     resolver: TokioResolver,
     search: Arc<[Name]>,
     ndots: usize,
-    /// When a query of this name and family last missed [`RESOLUTION_DELAY`]. As many entries as there are configured
-    /// names times search domains.
+    /// When a query of this name and family last missed [`RESOLUTION_DELAY`]. At most one entry per configured name and
+    /// search domain.
     late: Arc<Mutex<HashMap<(Name, Family), Instant>>>,
 }
 
@@ -261,7 +262,7 @@ impl NameServers {
         }
         let mut names: Vec<Name> = Vec::with_capacity(self.search.len() + 1);
         for domain in &*self.search {
-            // A name that gets too long cannot exist.
+            // A name that becomes too long cannot exist.
             if let Ok(candidate) = name.clone().append_domain(domain)
                 && !names.contains(&candidate)
             {
@@ -323,7 +324,7 @@ impl NameServers {
         Ok(found)
     }
 
-    /// A query in a task of its own: dropping the handle leaves it to fill the cache.
+    /// A query in its own task: dropping the handle leaves it to fill the cache.
     fn query(&self, name: &Name, family: Family) -> Query {
         let (servers, name) = (self.clone(), name.clone());
         tokio::spawn(async move {
@@ -335,7 +336,7 @@ impl NameServers {
             let is_answered = found.as_ref().map_or_else(NetError::is_no_records_found, |_| true);
             if !is_answered && let Err(error) = &found {
                 let error: &dyn std::error::Error = error;
-                tracing::warn!(host = %name, record = %family.record_type(), error, "a DNS query failed");
+                tracing::warn!(host = %name, record = %family.record_type(), error, "DNS query failed");
             }
             match found {
                 Ok(addresses) if addresses.is_empty() => {
@@ -358,7 +359,7 @@ impl NameServers {
     }
 }
 
-/// `/etc/hosts` and `/etc/resolv.conf`, read.
+/// The parsed `/etc/hosts` and `/etc/resolv.conf`.
 #[derive(Clone)]
 struct System {
     files: Files,
@@ -373,13 +374,13 @@ fn files() -> Files {
     ["/etc/hosts", "/etc/resolv.conf"].map(|path| file_signature(Path::new(path)))
 }
 
-/// The addresses of each lower-case name. hickory's type of this kind leaves out names with a `_`.
+/// The addresses of each lower-case name. hickory's own type omits names with a `_`.
 type Hosts = HashMap<String, Vec<IpAddr>>;
 
 impl System {
     fn read() -> Self {
         Self {
-            // Before they are read: a change in between is then noticed at the next lookup.
+            // Before the files are read, so that the next lookup detects a change in between.
             files: files(),
             hosts: Arc::new(
                 std::fs::read("/etc/hosts").map_or_else(|_| Hosts::new(), |text| read_hosts(&text)),

@@ -1,4 +1,4 @@
-//! The body of a response over HTTP/2, as it comes.
+//! The body of an HTTP/2 response.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,15 +10,15 @@ use hyper::body::{Frame, SizeHint};
 
 use super::error::ExchangeError;
 
-/// The body of a response over HTTP/2. At most its flow control window is held in memory: what was handed on makes room for more
-/// when the next piece is asked for.
+/// The body of an HTTP/2 response. It buffers at most its flow control window: capacity is released when the next piece
+/// is polled.
 #[derive(Debug)]
 pub(super) struct ResponseStream {
     stream: RecvStream,
     data_is_over: bool,
-    /// Of the window, in bytes: handed on, and not yet given back.
+    /// Bytes of the window that were returned and not yet released.
     taken: usize,
-    /// What Content-Length leaves to come. h2 sees to it that it is true.
+    /// The rest of Content-Length, which h2 enforces.
     left: Option<u64>,
     heard: Rc<Cell<bool>>,
 }
@@ -33,7 +33,7 @@ impl ResponseStream {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         if self.taken > 0 {
-            // Fails where the stream is over, and with it its window.
+            // Fails if the stream has ended, and then the window does not matter.
             let _ = self.stream.flow_control().release_capacity(std::mem::take(&mut self.taken));
         }
         if !self.data_is_over {

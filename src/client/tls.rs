@@ -1,4 +1,4 @@
-//! What a server must show us before we speak to it, and what we show to one that asks.
+//! TLS towards servers: verification, client certificates and ALPN.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,45 +16,44 @@ use rustls_platform_verifier::Verifier;
 use crate::config::settings::{ClientCertificate, ClientTls, Roots, TlsVersion};
 use crate::secrets::pem::{self, PemError};
 
-/// HTTP/1.1, as ALPN calls it (RFC 7301).
+/// HTTP/1.1 in ALPN (RFC 7301).
 const ALPN_HTTP1: &[u8] = b"http/1.1";
-/// HTTP/2 over TLS, as ALPN calls it (RFC 9113 section 3.2).
+/// HTTP/2 over TLS in ALPN (RFC 9113 section 3.2).
 pub(super) const ALPN_HTTP2: &[u8] = b"h2";
 
-/// Why there can be no connector: a mistake of the configuration or the machine. `Display` includes the
-/// cause.
+/// Why TLS cannot be set up: an error in the configuration or the machine. `Display` includes the cause.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectorError {
-    /// No certificate can be for the host of the URL, or for `server_name`. The name is not shown: it may be a part
-    /// of a secret URL, or come from the environment.
-    #[error("{of} is not a name that a certificate can be for: {source}")]
+    /// The host of the URL, or `server_name`, is not valid in a certificate. The name is not shown: it may be part of a
+    /// secret URL, or come from the environment.
+    #[error("{of} is not a name that is valid in a certificate: {source}")]
     ServerName {
-        /// Where the name is from.
+        /// The source of the name.
         of: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         source: InvalidDnsNameError,
     },
-    /// A file does not hold what it should, or cannot be read.
+    /// A file has the wrong content, or cannot be read.
     #[error("cannot read the {what} {}: {source}", path.display())]
     File {
-        /// What it should be.
+        /// The expected content.
         what: &'static str,
         /// `ca_file`, `certificate` or `private_key`
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         source: PemError,
     },
-    /// A section of `ca_file` is no certificate.
+    /// A certificate in `ca_file` is invalid.
     #[error("the CA file {} has an unusable certificate, the {}: {source}", path.display(), ordinal(*position))]
     CaCertificate {
         /// `ca_file`
         path: PathBuf,
-        /// Which of its certificates, from 1.
+        /// Its position in the file, from 1.
         position: usize,
-        /// What is wrong with it.
+        /// The cause.
         source: rustls::Error,
     },
-    /// The certificate is for another key.
+    /// The key does not belong to the certificate.
     #[error("the private key in {} does not belong to the first certificate in {}", key.display(), certificate.display())]
     Mismatch {
         /// `certificate`
@@ -62,15 +61,15 @@ pub enum ConnectorError {
         /// `private_key`
         key: PathBuf,
     },
-    /// Certificate and key are of a kind that is not supported, or damaged.
+    /// The certificate or key is of an unsupported kind, or damaged.
     #[error("the certificate {} and its key cannot be used: {source}", certificate.display())]
     UnusableCertificate {
         /// `certificate`
         certificate: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: rustls::Error,
     },
-    /// The operating system has no usable roots, or the TLS library refuses to be set up.
+    /// The operating system has no usable roots, or the TLS library cannot be configured.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
 }
@@ -84,20 +83,20 @@ fn ordinal(position: usize) -> String {
     }
 }
 
-/// What may be spoken over a connection.
+/// The protocols that a connection may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/1.1 alone.
+    /// Only HTTP/1.1.
     Http1,
-    /// HTTP/2 too, where the connector [asks for it](super::Connector::speaking_http2).
+    /// Also HTTP/2, if the connector [enables it](super::Connector::speaking_http2).
     Any,
 }
 
-/// TLS towards one server: what it must show, and the sessions that can be resumed with it.
+/// TLS towards one server, with resumable sessions.
 #[derive(Debug)]
 pub(super) struct Tls {
     config: Arc<ClientConfig>,
-    /// The same, that lets the server choose HTTP/2.
+    /// The configuration that also offers HTTP/2.
     http2: Option<Arc<ClientConfig>>,
     pub(super) server_name: ServerName<'static>,
 }
@@ -138,14 +137,14 @@ impl Tls {
         Ok(Self { config: Arc::new(config), http2: None, server_name })
     }
 
-    /// Lets the server choose HTTP/2.
+    /// Also offers HTTP/2.
     pub(super) fn offer_http2(&mut self) {
         let mut config = ClientConfig::clone(&self.config);
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
         self.http2 = Some(Arc::new(config));
     }
 
-    /// Names no protocol: for a server of something else than HTTP.
+    /// Disables ALPN, for protocols other than HTTP.
     pub(super) fn offer_nothing(&mut self) {
         Arc::make_mut(&mut self.config).alpn_protocols.clear();
     }
@@ -166,12 +165,12 @@ fn versions(minimum: TlsVersion) -> &'static [&'static SupportedProtocolVersion]
     }
 }
 
-/// rustls calls every verifier of one's own dangerous; this one is the operating system's.
+/// rustls calls every custom verifier dangerous; this is the operating system's.
 fn platform_verifier(provider: Arc<CryptoProvider>) -> Result<Arc<Verifier>, rustls::Error> {
     Verifier::new(provider).map(Arc::new)
 }
 
-/// Believes whoever answers: `danger_accept_any_certificate`.
+/// Accepts any certificate: `danger_accept_any_certificate`.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 
@@ -227,7 +226,7 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConnectorErro
     read_certificates("certificate", path)
 }
 
-/// At least one.
+/// Reads at least one certificate.
 fn read_certificates(
     what: &'static str,
     path: &Path,

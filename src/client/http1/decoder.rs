@@ -1,4 +1,4 @@
-//! The body of a response, out of the bytes that come over the connection (RFC 9112 sections 6 and 7).
+//! Decodes the body of a response (RFC 9112 sections 6 and 7).
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
@@ -7,12 +7,12 @@ use httparse::Status;
 use super::head::{Framing, collect, end_of_head};
 use super::malformed::{LONGEST_EXTENSION, LONGEST_TRAILERS, MOST_FIELDS, Malformed};
 
-/// Finds the end of one body.
+/// Decodes one body.
 #[derive(Debug)]
 pub(super) enum Decoder {
-    /// All of it has come.
+    /// The body is complete.
     Done,
-    /// This much is to come; at least one byte.
+    /// This many bytes are missing; at least one.
     Length(u64),
     /// See [`Chunks`].
     Chunked(Chunks),
@@ -20,20 +20,20 @@ pub(super) enum Decoder {
     UntilClose,
 }
 
-/// The part of a chunked body that comes next.
+/// The next part of a chunked body.
 #[derive(Debug)]
 pub(super) enum Chunks {
-    /// The digits of a chunk's size: their value, and how many have come.
+    /// The digits of a chunk size: their value and number.
     Size { value: u64, digits: u8 },
-    /// White space after the digits, or an extension, and how many bytes of it have come.
+    /// White space or an extension after the digits: its length so far.
     Extension { value: u64, length: usize },
-    /// The LF that ends the line of the size.
+    /// The LF after the size.
     SizeEnd { value: u64 },
     /// The data of a chunk; at least one byte.
     Data { left: u64 },
-    /// CR and LF after the data: how many of them have come.
+    /// CR and LF after the data: how many of them have been received.
     DataEnd { came: u8 },
-    /// The trailer section, as far as it has come.
+    /// The trailer section as received so far.
     Trailers { section: Vec<u8>, searched: usize },
 }
 
@@ -42,9 +42,9 @@ pub(super) enum Chunks {
 pub(super) enum Decoded {
     /// A part of the data.
     Data(Bytes),
-    /// The trailer fields, after which nothing comes.
+    /// The trailer fields, which end the body.
     Trailers(HeaderMap),
-    /// Nothing is left to come.
+    /// The body has ended.
     End,
     /// More bytes are needed.
     Incomplete,
@@ -66,7 +66,7 @@ impl Decoder {
         matches!(self, Self::Done)
     }
 
-    /// How many bytes of data are still to come, if that is known.
+    /// The number of missing data bytes, if known.
     pub(super) const fn remaining(&self) -> Option<u64> {
         match self {
             Self::Done => Some(0),
@@ -75,10 +75,10 @@ impl Decoder {
         }
     }
 
-    /// Decodes from the start of `input`, which it takes away.
+    /// Decodes from the start of `input` and consumes it.
     ///
     /// # Errors
-    /// [`Malformed`]; nothing may be decoded after that.
+    /// [`Malformed`]. Must not be called again afterwards.
     pub(super) fn decode(&mut self, input: &mut Bytes) -> Result<Decoded, Malformed> {
         match self {
             Self::Done => Ok(Decoded::End),
@@ -149,9 +149,9 @@ impl Chunks {
     }
 }
 
-/// The trailer section, which ends with an empty line.
+/// Parses the trailer section, which ends with an empty line.
 fn trailers(section: &mut Vec<u8>, searched: &mut usize, input: &mut Bytes) -> Result<Decoded, Malformed> {
-    // An empty section is nothing but its empty line, which is otherwise preceded by the end of another.
+    // An empty section is just its empty line, which would otherwise follow another line.
     const LINE_BEFORE: &[u8] = b"\r\n";
     if section.is_empty() {
         section.extend_from_slice(LINE_BEFORE);
@@ -188,7 +188,7 @@ fn trailers(section: &mut Vec<u8>, searched: &mut usize, input: &mut Bytes) -> R
     }
 }
 
-/// At most `most` bytes from the start of `input`.
+/// Splits at most `most` bytes off the start of `input`.
 fn take(input: &mut Bytes, most: u64) -> Bytes {
     let length = usize::try_from(most).unwrap_or(usize::MAX).min(input.len());
     input.split_to(length)

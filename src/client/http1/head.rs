@@ -1,4 +1,4 @@
-//! The head of a response: from bytes to fields, and where its body ends (RFC 9112 sections 4 to 6).
+//! Parses the head of a response and determines the framing of its body (RFC 9112 sections 4 to 6).
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use crate::client::recycled_fields;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// How the end of a body is found.
+/// The framing of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// There is no body.
     None,
-    /// After this many bytes; at least one.
+    /// The body has this many bytes; at least one.
     Length(u64),
-    /// By the last chunk.
+    /// The last chunk ends the body.
     Chunked,
-    /// By the end of the connection.
+    /// The end of the connection ends the body.
     UntilClose,
 }
 
@@ -32,22 +32,22 @@ pub enum Framing {
 pub struct ResponseHead {
     /// Its status code.
     pub status: StatusCode,
-    /// Its fields, except those that contradict [`ResponseHead::framing`], and Connection fields that name no other
-    /// field.
+    /// Its fields, except those that contradict [`ResponseHead::framing`], and Connection fields without options that
+    /// name a field.
     pub fields: HeaderMap,
-    /// The reason phrase, if it is not the one that RFC 9110 gives the status code.
+    /// The reason phrase, if it is not the standard one of the status code.
     pub reason: Option<ReasonPhrase>,
-    /// How the end of its body is found.
+    /// The framing of its body.
     pub framing: Framing,
-    /// Whether the connection may carry another exchange after this one.
+    /// Whether the connection can be reused after this exchange.
     pub reusable: bool,
-    /// How long the server keeps the idle connection (`Keep-Alive: timeout`), less a second for the way; `None` if
-    /// it does not say.
+    /// How long the server keeps the idle connection (`Keep-Alive: timeout`), minus one second for latency; `None` if
+    /// unknown.
     pub idle_timeout: Option<Duration>,
 }
 
 impl ResponseHead {
-    /// The same, without what concerns the connection.
+    /// Converts it to a response, without information about the connection.
     pub fn into_response(self) -> Response<()> {
         let mut response = Response::new(());
         *response.status_mut() = self.status;
@@ -58,14 +58,14 @@ impl ResponseHead {
         response
     }
 
-    /// Whether another response to the same request follows (RFC 9110 section 15.2). 101 is the last one.
+    /// Whether it is interim, so that another response to the request follows (RFC 9110 section 15.2). 101 is final.
     pub fn is_interim(&self) -> bool {
         self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
     }
 }
 
-/// The length of the head at the start of `bytes`, of which the first `searched` were searched before; `None` if its
-/// end has not come.
+/// The length of the head at the start of `bytes`, of which the first `searched` were searched before; `None` if it is
+/// incomplete.
 pub(super) fn end_of_head(bytes: &[u8], searched: usize) -> Option<usize> {
     // The end has up to three bytes before its last.
     let start = searched.saturating_sub(3);
@@ -78,7 +78,7 @@ pub(super) fn end_of_head(bytes: &[u8], searched: usize) -> Option<usize> {
     )
 }
 
-/// Parses a whole head. `to_head` tells whether it answers a HEAD request.
+/// Parses a complete head. `to_head`: the request's method is HEAD.
 ///
 /// # Errors
 /// [`Malformed`], if it is not HTTP/1 or the end of its body is ambiguous.
@@ -91,7 +91,7 @@ pub(super) fn parse(head: &Bytes, to_head: bool) -> Result<ResponseHead, Malform
         .parse_response_with_uninit_headers(&mut response, head, &mut fields);
     match parsed {
         Ok(Status::Complete(length)) if length == head.len() => {}
-        // The end was seen, so that nothing is missing; a head cannot end before it either.
+        // The end was found, so the head is complete, and it cannot end earlier either.
         Ok(_) => return Err(Malformed::NoStatusLine),
         Err(httparse::Error::TooManyHeaders) => return Err(Malformed::ManyFields),
         Err(error) => return Err(Malformed::Head(error)),
@@ -118,8 +118,8 @@ pub(super) fn parse(head: &Bytes, to_head: bool) -> Result<ResponseHead, Malform
     Ok(head)
 }
 
-/// The fields, which share the memory of `source`, except those that `keep` drops; and whether white space was between a
-/// name and its colon.
+/// Collects the fields that `keep` accepts, which share the memory of `source`. Also returns whether there was white
+/// space between a name and its colon.
 pub(super) fn collect(
     parsed: &[httparse::Header<'_>],
     source: &Bytes,
@@ -154,9 +154,9 @@ struct Noted {
     names_timeout: bool,
     idle_timeout: Option<Duration>,
     lengths: usize,
-    /// Of the first Content-Length; `None` if it is malformed.
+    /// Value of the first Content-Length; `None` if it is malformed.
     length: Option<u64>,
-    /// Whether the first Content-Length is `0`, spelled so.
+    /// Whether the first Content-Length is literally `0`.
     is_zero: bool,
     codings: usize,
     /// Whether the first Transfer-Encoding is `chunked`.
@@ -164,7 +164,7 @@ struct Noted {
 }
 
 impl Noted {
-    /// Says whether the field is kept: a Connection field that names no other field is only for the connection.
+    /// Processes a field. Returns whether to keep it: a Connection field is dropped unless it names another field.
     fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> bool {
         let bytes = value.as_bytes();
         match *name {
@@ -197,13 +197,13 @@ impl Noted {
         true
     }
 
-    /// Where the body ends (RFC 9112 section 6.3).
+    /// Determines the framing of the body (RFC 9112 section 6.3).
     fn frame(&self, head: &mut ResponseHead, is_http10: bool, to_head: bool) -> Result<(), Malformed> {
         let ResponseHead { status, fields, framing, reusable, .. } = head;
         let has_coding = self.codings > 0;
         if *status == StatusCode::NO_CONTENT || status.is_informational() {
-            // Such a response ends with its head, and may have neither field (RFC 9110 section 8.6, RFC 9112 section
-            // 6.1). A server that sends one may send the body that it announces, too.
+            // Such a response has no body and must have neither field (RFC 9110 section 8.6, RFC 9112 section 6.1). A
+            // server that sends one may also send the announced body.
             *reusable &= !has_coding && (self.lengths == 0 || self.lengths == 1 && self.is_zero);
             fields.remove(CONTENT_LENGTH);
             fields.remove(TRANSFER_ENCODING);
@@ -235,7 +235,7 @@ impl Noted {
     }
 }
 
-/// `timeout=5, max=100`: four seconds, since the server's clock started before ours.
+/// Parses `timeout=5, max=100` as four seconds, since the server's timer started earlier.
 fn keep_alive_timeout(value: &HeaderValue) -> Option<Duration> {
     value.to_str().ok()?.split(',').find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;

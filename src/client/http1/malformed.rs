@@ -1,17 +1,17 @@
-//! Limits of a response, and the reasons to reject one.
+//! Limits of responses, and errors in them.
 
-/// The longest head of a response, in bytes.
+/// Largest response head, in bytes.
 pub const LONGEST_HEAD: usize = 64 * 1024;
-/// The most fields of a head, or of a trailer section.
+/// Largest number of fields in a head or trailer section.
 pub const MOST_FIELDS: usize = 256;
-/// The most interim responses to one request.
+/// Largest number of interim responses to a request.
 pub(super) const MOST_INTERIM: u32 = 100;
-/// The longest extension of one chunk, in bytes. Extensions are dropped.
+/// Largest chunk extension, in bytes. Extensions are dropped.
 pub(super) const LONGEST_EXTENSION: usize = 4 * 1024;
-/// The longest trailer section, in bytes.
+/// Largest trailer section, in bytes.
 pub(super) const LONGEST_TRAILERS: usize = 16 * 1024;
 
-/// Why a response is not HTTP, or not in one way only.
+/// Why a response is malformed or ambiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The head is longer than [`LONGEST_HEAD`].
@@ -26,13 +26,13 @@ pub enum Malformed {
     /// The first bytes are not those of a status line.
     #[error("no HTTP/1 status line")]
     NoStatusLine,
-    /// More interim responses than any server has reason to send.
+    /// More interim responses than a server has reason to send.
     #[error("more than {MOST_INTERIM} interim responses")]
     ManyInterim,
     /// A status code below 100.
     #[error("a status code below 100")]
     StatusCode,
-    /// RFC 9112 section 6.3 lets recipients choose between the two.
+    /// RFC 9112 section 6.3 allows recipients to choose between the two.
     #[error("both Content-Length and Transfer-Encoding")]
     TwoLengths,
     /// Several Content-Length fields, even if they are equal.
@@ -47,19 +47,19 @@ pub enum Malformed {
     /// HTTP/1.0 has no transfer codings (RFC 9112 section 6.1).
     #[error("Transfer-Encoding in an HTTP/1.0 response")]
     TransferEncodingInHttp10,
-    /// A chunk size that is not hexadecimal, has more than 16 digits, or is not ended by CRLF.
+    /// A chunk size that is not hexadecimal, has more than 16 digits, or does not end with CRLF.
     #[error("malformed chunk size")]
     ChunkSize,
     /// A chunk extension that is too long.
     #[error("a chunk extension of more than {LONGEST_EXTENSION} bytes")]
     ChunkExtension,
     /// The data of a chunk is not followed by CRLF.
-    #[error("a chunk that is not ended by CRLF")]
+    #[error("a chunk without a final CRLF")]
     ChunkEnd,
     /// The trailer section is longer than allowed.
     #[error("a trailer section of more than {LONGEST_TRAILERS} bytes")]
     LongTrailers,
-    /// The trailer section is not made of fields.
+    /// The trailer section has malformed fields.
     #[error("a malformed trailer section: {0}")]
     Trailers(httparse::Error),
 }

@@ -1,4 +1,4 @@
-//! A request on its way to a server: its encoded head, and its body as it comes.
+//! A request that is being sent: its encoded head and its body.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -13,23 +13,23 @@ use tokio::sync::Notify;
 
 use crate::policy::headers::FieldSink;
 
-/// A part of a body of up to this many bytes is copied behind what waits to be sent; a longer one is sent from where it
-/// is, once that is gone.
+/// Largest part of a body that is copied to the send buffer, in bytes. A longer part is sent without a copy, after the
+/// buffer.
 const COPIED: usize = 4 * 1024;
-/// The body is asked for more while less than this waits to be sent, in bytes.
+/// The body is polled while fewer bytes than this are queued.
 const QUEUED: usize = 8 * 1024;
-/// The capacity of a buffer for heads that is kept for the next one, in bytes.
+/// Largest capacity of a head buffer that is kept for the next request, in bytes.
 const KEPT: usize = 16 * 1024;
 
 thread_local! {
-    /// The buffer that heads are encoded in. Most are sent at once, so that one is enough.
+    /// The buffer in which heads are encoded. Most are sent immediately, so that one is enough.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// How the end of a request's body is marked.
+/// How the end of a request body is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Encoding {
-    /// By its length; this much of it is to come.
+    /// By its length; this many bytes are missing.
     Length(u64),
     /// By the last chunk.
     Chunked,
@@ -41,12 +41,12 @@ pub struct RequestHead {
     bytes: Vec<u8>,
     to_head: bool,
     encoding: Encoding,
-    /// The trailer fields that its Trailer field announces.
+    /// The trailer fields that the Trailer field announces.
     announced: Vec<HeaderName>,
 }
 
 impl RequestHead {
-    /// Begins a head with its request line. `target` is written piece by piece, as it is.
+    /// Starts a head with its request line. The parts of `target` are written unchanged.
     pub fn new<'a>(method: &Method, target: impl IntoIterator<Item = &'a str>) -> Self {
         let mut bytes = BUFFER.take();
         bytes.extend_from_slice(method.as_str().as_bytes());
@@ -63,7 +63,7 @@ impl RequestHead {
         }
     }
 
-    /// Sets the length of a body that no field announces.
+    /// Sets the length of a body that has no Content-Length.
     pub fn announce_length(&mut self, length: u64) {
         self.field(&CONTENT_LENGTH, &length.into());
     }
@@ -75,7 +75,7 @@ impl RequestHead {
 }
 
 impl FieldSink for RequestHead {
-    /// Content-Length and Transfer-Encoding say how the body is sent.
+    /// Adds a field. Content-Length and Transfer-Encoding determine the encoding of the body.
     fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
         if *name == CONTENT_LENGTH {
             let digits = std::str::from_utf8(value.as_bytes()).ok();
@@ -93,28 +93,28 @@ impl FieldSink for RequestHead {
     }
 }
 
-/// A request on its way to a server. Its owner can send it over another connection as long as
-/// [nothing of it was sent](Outgoing::is_unsent).
+/// A request that is being sent. It can be sent over another connection as long as [nothing of it was
+/// sent](Outgoing::is_unsent).
 #[derive(Debug)]
 pub struct Outgoing<B> {
-    /// Encoded: the head, and what followed it of the body.
+    /// The encoded head, and following parts of the body.
     encoded: Vec<u8>,
-    /// How much of `encoded` was sent.
+    /// The number of sent bytes of `encoded`.
     sent: usize,
-    /// The length of the head, at the start of `encoded`, as long as nothing was sent.
+    /// The length of the head at the start of `encoded`, until something is sent.
     head: usize,
     /// A long part of the body, which follows `encoded`.
     part: Bytes,
     /// Whether `part` is followed by the end of a chunk.
     ends_chunk: bool,
-    /// `None` after its end.
+    /// `None` after the end of the body.
     body: Option<B>,
     encoding: Encoding,
     any_sent: bool,
     to_head: bool,
-    /// The trailer fields that are sent; others are dropped, which is what most recipients do with them.
+    /// The trailer fields that are sent. Others are dropped, as most recipients do.
     announced: Vec<HeaderName>,
-    /// Told when the server asks for a body that waits for that.
+    /// Notified when the server sends 100 (Continue).
     on_continue: Option<Arc<Notify>>,
 }
 
@@ -133,7 +133,7 @@ fn recycle(buffer: &mut Vec<u8>) {
 }
 
 impl<B> Outgoing<B> {
-    /// Whether nothing of it was sent, so that the server cannot have seen it.
+    /// Whether nothing of it was sent, so that the server cannot have processed it.
     pub const fn is_unsent(&self) -> bool {
         !self.any_sent
     }
@@ -148,19 +148,19 @@ impl<B> Outgoing<B> {
         self.to_head
     }
 
-    /// Has `asked` told when the server sends 100 (Continue).
+    /// Notifies `asked` when the server sends 100 (Continue).
     pub fn on_continue(&mut self, asked: Arc<Notify>) {
         self.on_continue = Some(asked);
     }
 
-    /// The server asks for the body.
+    /// Handles 100 (Continue).
     pub(super) fn release(&self) {
         if let Some(asked) = &self.on_continue {
             asked.notify_one();
         }
     }
 
-    /// What is to be sent next.
+    /// The next bytes to send.
     pub(super) fn unsent(&self) -> &[u8] {
         match self.encoded.get(self.sent..) {
             Some(rest) if !rest.is_empty() => rest,
@@ -168,7 +168,7 @@ impl<B> Outgoing<B> {
         }
     }
 
-    /// The socket took `length` bytes of [`Outgoing::unsent`].
+    /// Records that `length` bytes of [`Outgoing::unsent`] were sent.
     pub(super) fn advance(&mut self, length: usize) {
         self.any_sent = true;
         if self.sent < self.encoded.len() {
@@ -189,9 +189,9 @@ impl<B> Outgoing<B> {
         }
     }
 
-    /// Sends the same request, of which nothing was sent, with another head.
+    /// Replaces the head of a request of which nothing was sent.
     pub fn restart(&mut self, head: RequestHead) {
-        // The encoding stays: it counts what was taken from the body and follows the head.
+        // The body encoding stays: it counts what was read from the body and follows the head.
         let RequestHead { bytes: mut encoded, to_head, .. } = head.end();
         let length = encoded.len();
         encoded.extend_from_slice(self.encoded.get(self.head..).unwrap_or_default());
@@ -220,10 +220,10 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
         }
     }
 
-    /// Takes from the body what it has, as long as little waits to be sent.
+    /// Polls the body while little is queued.
     ///
     /// # Errors
-    /// If the body ends with an error, or not where its Content-Length says.
+    /// If the body fails, or does not match its Content-Length.
     pub(super) fn fill(&mut self, context: &mut Context<'_>) -> Result<(), ()> {
         while self.part.is_empty()
             && self.encoded.len() - self.sent < QUEUED
@@ -235,7 +235,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
                 Poll::Ready(None) => self.end(None)?,
                 Poll::Pending => return Ok(()),
             }
-            // The end of a chunk that is still to be sent comes before the last chunk.
+            // The end of an unsent chunk precedes the last chunk.
             if self.part.is_empty() || !self.ends_chunk {
                 self.end_if_over()?;
             }
@@ -250,7 +250,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
             Err(frame) => return self.end(frame.into_trailers().ok().as_ref()),
         };
         if data.is_empty() {
-            // An empty chunk would be the last one.
+            // An empty chunk would mark the end.
             return Ok(());
         }
         let is_chunked = match &mut self.encoding {
@@ -275,7 +275,8 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
         Ok(())
     }
 
-    /// Without asking a body that knows that it is over: its last part and the last chunk then go together.
+    /// Ends the body without polling it, if it knows that it has ended: its last part and the last chunk are sent
+    /// together.
     fn end_if_over(&mut self) -> Result<(), ()> {
         if self.body.as_ref().is_some_and(|body| body.is_end_stream()) { self.end(None) } else { Ok(()) }
     }
@@ -301,7 +302,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
     }
 }
 
-/// A chunk's size.
+/// Appends a chunk size.
 fn push_hex(bytes: &mut Vec<u8>, number: usize) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = (usize::BITS - number.leading_zeros()).div_ceil(4).max(1);

@@ -1,4 +1,4 @@
-//! What a pool lends: a connection, or a stream of one, for one request.
+//! A leased connection, or a stream of one, for one request.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,18 +23,17 @@ use crate::client::http1;
 use crate::client::http2::{self, Http2};
 use crate::client::response_stream;
 
-/// One connection of HTTP/1.1; closed when it is dropped.
+/// An HTTP/1.1 connection. Dropping it closes it.
 pub(super) struct Connection {
     pub(super) http1: http1::Connection<ClientStream>,
     pub(super) address: Option<IpAddr>,
-    /// How long its server keeps it idle, if the server said so.
+    /// How long the server keeps it idle, if announced.
     pub(super) idle_timeout: Option<Duration>,
-    /// Its place among the open connections, and within the bound on them.
+    /// Its slots in the count of open connections and in the limit.
     pub(super) counted: (OpenGuard, Option<OwnedSemaphorePermit>),
 }
 
-/// A request that goes, or may go, over a connection of HTTP/2. Its place is free again when it and the task that sends
-/// its body have ended.
+/// A request on an HTTP/2 connection. Its slot is free when it and the task that sends its body have ended.
 pub(in crate::client) struct Slot {
     connection: Rc<Http2>,
     pool: Rc<Pool>,
@@ -70,12 +69,12 @@ pub(super) enum Leased {
     Http2(Stream),
 }
 
-/// A stream of a connection: reset when it is dropped before its end.
+/// A stream of a connection. Dropping it early resets it.
 pub(super) struct Stream {
     slot: Rc<Slot>,
-    /// Sends the request's body.
+    /// The task that sends the request body.
     upload: Option<JoinHandle<()>>,
-    /// The response's body, after its head came.
+    /// The response body, once its head was received.
     received: Option<Box<response_stream::ResponseStream>>,
 }
 
@@ -93,9 +92,9 @@ impl Drop for Stream {
     }
 }
 
-/// A connection that is ready for one request, or a stream of one; then the body of its response.
+/// A connection, or a stream of one, for one request and then the body of its response.
 ///
-/// Dropping it closes it; [`Lease::give_back`] keeps it.
+/// Dropping it closes it; [`Lease::give_back`] returns it to the pool.
 pub struct Lease {
     leased: Leased,
     pool: Rc<Pool>,
@@ -107,7 +106,7 @@ impl Lease {
         Self { leased, pool: Rc::clone(pool), is_last: false }
     }
 
-    /// The address at the other end; `None` for a Unix socket.
+    /// The remote address; `None` for a Unix socket.
     pub fn remote_address(&self) -> Option<IpAddr> {
         match &self.leased {
             Leased::Http1(connection) => connection.address,
@@ -115,8 +114,8 @@ impl Lease {
         }
     }
 
-    /// Sends `request`, with the body of `call`, and waits for the head of the response. The body of the request may still be on its way when that
-    /// has come: [`Lease::poll_frame`] goes on with it.
+    /// Sends `request`, with the body of `call`, and waits for the head of the response. The body may still be
+    /// incomplete then: [`Lease::poll_frame`] continues to send it.
     ///
     /// # Errors
     /// [`ExchangeError`]; [`Call::may_repeat`] says whether the request may be sent again, over another connection.
@@ -146,7 +145,7 @@ impl Lease {
                 connection.idle_timeout = head.idle_timeout.or(connection.idle_timeout);
                 Ok(head.into_response())
             }
-            // Boxed: it would make the future of every request larger.
+            // Boxed because it would enlarge the future of every request.
             Leased::Http2(Stream { slot, upload, received }) => {
                 let sent = http2::send(&slot.connection, Rc::clone(slot), upload, request, call);
                 let (response, body) = Box::pin(sent).await?.into_parts();
@@ -156,7 +155,7 @@ impl Lease {
         }
     }
 
-    /// The next part of the response's body, while what is left of the request is sent. `None` after the last one.
+    /// The next part of the response body; also sends the rest of the request. `None` after the last part.
     pub fn poll_frame<B>(
         &mut self,
         context: &mut Context<'_>,
@@ -175,14 +174,14 @@ impl Lease {
         }
     }
 
-    /// Reads at most so many bytes at a time from now on, over HTTP/1.1. HTTP/2 has its window.
+    /// Limits further reads to `bytes` each, over HTTP/1.1. HTTP/2 has its window.
     pub fn limit_reads(&mut self, bytes: usize) {
         if let Leased::Http1(connection) = &mut self.leased {
             connection.http1.limit_reads(bytes);
         }
     }
 
-    /// How many bytes were read that [`Lease::poll_frame`] has yet to bring, over HTTP/1.1.
+    /// The number of bytes that were read and not yet returned by [`Lease::poll_frame`], over HTTP/1.1.
     pub fn read_ahead(&self) -> usize {
         match &self.leased {
             Leased::Http1(connection) => connection.http1.read_ahead(),
@@ -190,7 +189,7 @@ impl Lease {
         }
     }
 
-    /// Whether the body of the response is over.
+    /// Whether the response body has ended.
     pub fn is_end_stream(&self) -> bool {
         match &self.leased {
             Leased::Http1(connection) => connection.http1.is_end_stream(),
@@ -198,7 +197,7 @@ impl Lease {
         }
     }
 
-    /// How long the rest of the response's body is.
+    /// The size of the rest of the response body.
     pub fn size_hint(&self) -> SizeHint {
         match &self.leased {
             Leased::Http1(connection) => {
@@ -210,10 +209,10 @@ impl Lease {
         }
     }
 
-    /// The whole body of the response, of at most `most` bytes. Keeps the connection.
+    /// Reads the whole response body, of at most `most` bytes, and returns the connection to the pool.
     ///
     /// # Errors
-    /// If it is longer, or breaks off.
+    /// If the body is longer, or truncated.
     pub async fn collect<B>(mut self, mut call: Call<B>, most: usize) -> Result<Vec<u8>, CollectError>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
@@ -230,8 +229,8 @@ impl Lease {
         Ok(whole)
     }
 
-    /// Whether the server has ended an idle connection just now, which the runtime may not know yet. Costs a system
-    /// call: for requests that may not be repeated.
+    /// Whether the server has already closed an idle connection, which the runtime may not know yet. Costs a system
+    /// call, for requests that must not be repeated.
     pub fn has_ended(&self) -> bool {
         match &self.leased {
             Leased::Http1(connection) => connection.http1.stream().has_input(),
@@ -239,24 +238,24 @@ impl Lease {
         }
     }
 
-    /// Whether it is one of several streams of its connection.
+    /// Whether it is a stream of a shared connection.
     pub const fn is_stream(&self) -> bool {
         matches!(self.leased, Leased::Http2(_))
     }
 
-    /// Makes this request the connection's last: it is not kept.
+    /// Closes the connection after this request.
     pub const fn close_afterwards(&mut self) {
         self.is_last = true;
     }
 
-    /// Keeps a connection that is still to carry its first request.
+    /// Returns an unused connection to the pool.
     pub(super) fn keep_unused(self) {
         if let Leased::Http1(connection) = self.leased {
             self.pool.keep(connection, Instant::now());
         }
     }
 
-    /// Takes a connection that has changed its protocol; `None` for a stream.
+    /// Takes over a connection that has switched protocols; `None` for a stream.
     pub fn into_upgraded(self) -> Option<Upgraded> {
         let Leased::Http1(connection) = self.leased else { return None };
         let Connection { http1, counted, .. } = *connection;
@@ -264,8 +263,8 @@ impl Lease {
         Some(Upgraded { stream, early, _counted: counted })
     }
 
-    /// Keeps the connection for another request, as soon as it has finished with this one: the response is over, and
-    /// `call` has the time that a connection may be idle to get to its end.
+    /// Returns the connection to the pool once its request has ended: the response has ended, and `call` may take the
+    /// idle timeout to finish.
     pub fn give_back<B>(self, mut call: Option<Box<Call<B>>>, now: Instant)
     where
         B: Body<Data = Bytes> + Unpin + 'static,
@@ -295,7 +294,7 @@ impl Lease {
 }
 
 impl Stream {
-    /// Ends it: the answer is complete. What is left of the request's body has `patience`, unless it `is_last`.
+    /// Ends a stream whose response is complete. The rest of the request body has `patience`, unless it `is_last`.
     fn end(mut self, patience: Duration, is_last: bool) {
         if is_last || self.upload.as_ref().is_none_or(JoinHandle::is_finished) {
             return;
@@ -308,10 +307,10 @@ impl Stream {
     }
 }
 
-/// A connection that has changed its protocol (RFC 9110 section 7.8). It counts as open until it is dropped.
+/// A connection that has switched protocols (RFC 9110 section 7.8). It counts as open until it is dropped.
 pub struct Upgraded {
     stream: ClientStream,
-    /// What came after the head of the response.
+    /// Bytes received after the head of the response.
     early: Bytes,
     _counted: (OpenGuard, Option<OwnedSemaphorePermit>),
 }
