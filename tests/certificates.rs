@@ -210,7 +210,7 @@ fn client_ca_requires_a_client_certificate() {
     let line = setting.gateway.wait_for_log(|line| line["message"] == "request");
     assert_eq!(line["client_subject"], "CN=scanner 7");
     setting.gateway.wait_for_metric("tls_handshake_failures_total{reason=\"certificate\"}", 4.0);
-    let line = setting.gateway.wait_for_log(|line| line["message"] == "a client's certificate was refused");
+    let line = setting.gateway.wait_for_log(|line| line["message"] == "client certificate rejected");
     assert_eq!(line["client"], "127.0.0.1");
 }
 

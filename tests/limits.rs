@@ -269,7 +269,7 @@ fn rejected_connections_are_counted_and_logged_once_a_second() {
     let mut count = 0;
     let lines = || {
         let lines = setting.gateway.logs();
-        lines.into_iter().filter(|line| line.contains("turned away")).collect::<Vec<_>>()
+        lines.into_iter().filter(|line| line.contains("connections rejected")).collect::<Vec<_>>()
     };
     // The second line has those that came after the first one.
     while lines().len() < 2 {

@@ -192,8 +192,8 @@ fn connection_without_a_proxy_header_is_closed_counted_and_logged() {
     gateway.client().finish().read_until_close();
     let long = v2(0x21, 0x11, &[0; 5000]);
     let closed = [
-        (WHO.as_bytes(), "does not begin with a PROXY header"),
-        (b"\x16\x03\x01\x02\x00", "does not begin with a PROXY header"),
+        (WHO.as_bytes(), "does not start with a PROXY header"),
+        (b"\x16\x03\x01\x02\x00", "does not start with a PROXY header"),
         (b"PROXY TCP4 nobody nowhere 1 2\r\n", "malformed"),
         (&v2(0x21, 0x11, b"short"), "malformed"),
         (&long, "too long"),
@@ -281,7 +281,7 @@ fn proxy_protocol_applies_to_unix_socket_peers() {
         assert_eq!(request.field("x-forwarded-for"), Some(expected));
     }
     assert_eq!(client(b"").read_until_close(), b"");
-    gateway.wait_for_log(|line| line["message"] == "a connection to the Unix socket is closed");
+    gateway.wait_for_log(|line| line["message"] == "connection to the Unix socket closed");
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn limits_count_the_address_of_the_proxy_header() {
         .collect();
     assert!(held_too.iter().all(|(_, status)| *status == 200));
     setting.gateway.wait_for_metric("requests_total{status=\"503\",reason=\"overloaded\"}", 2.0);
-    setting.gateway.wait_for_log(|line| line["message"] == "turned away: too many connections");
+    setting.gateway.wait_for_log(|line| line["message"] == "connections rejected: too many are open");
     drop(held);
     let end = Instant::now() + Duration::from_secs(5);
     while connect(&v1("192.0.2.7")).1 != 200 {
