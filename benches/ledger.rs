@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use jiff::Timestamp;
-use stockaj_gateway::config::settings::{self, FindingRules};
-use stockaj_gateway::policy::ability::{Abilities, Requirement};
-use stockaj_gateway::policy::map::{MapBuilder, Unmapped};
-use stockaj_gateway::telemetry::metrics::Metrics;
-use stockaj_gateway::usage::batch::{CountedOutcome, CountedRequest, TokenDescription};
-use stockaj_gateway::usage::query::ReportQuery;
-use stockaj_gateway::usage::report_stream::ReportStream;
-use stockaj_gateway::usage::writer::Usage;
+use stockaj_gateway::internals::config::settings::{self, FindingRules};
+use stockaj_gateway::internals::policy::ability::{Abilities, Requirement};
+use stockaj_gateway::internals::policy::map::{MapBuilder, Unmapped};
+use stockaj_gateway::internals::telemetry::metrics::Metrics;
+use stockaj_gateway::internals::usage::batch::{CountedOutcome, CountedRequest, TokenDescription};
+use stockaj_gateway::internals::usage::query::ReportQuery;
+use stockaj_gateway::internals::usage::report_stream::ReportStream;
+use stockaj_gateway::internals::usage::writer::Usage;
 use tokio::task::LocalSet;
 
 #[global_allocator]
@@ -110,7 +110,7 @@ async fn measure(settings: &settings::Usage, tokens: usize) {
         let now = Timestamp::now();
         let telling =
             ReportStream::new(&view, &ReportQuery::default(), &settings.findings, now).expect("a ledger");
-        let count = |token: stockaj_gateway::usage::report::TokenUsage| {
+        let count = |token: stockaj_gateway::internals::usage::report::TokenUsage| {
             told += 1;
             requests += token.usage.iter().map(|row| row.count).sum::<u64>();
             ControlFlow::Continue(())

@@ -27,40 +27,58 @@
 //! page/        frame and style of the web pages
 //! sanitize.rs  makes names from outside harmless for terminals
 //! demo/        the stand-in for Stockaj
+//! internals.rs  the items of the crate that benchmarks, fuzz targets and integration tests use
 //! secrets/     keys, certificates and secrets from files; errors quote nothing of them
 //! watch.rs     detects changed files
 //! ```
 //!
-//! Layers: `main → cli → server → gateway → {tokens, backend} → {client, limits, policy}`; `config → policy`; every
-//! module but `policy` may import `telemetry`. Siblings do not import each other, and `policy` imports no other module.
-//! `tests/house.rs` enforces it.
+//! Layers, from top to bottom. A module imports only from the layers below its own, and `policy` imports no other module.
+//! `tests/house.rs` reads this list and enforces it, and that files import each other only if one is the parent of the
+//! other.
+//!
+//! ```text
+//! layer: cli internals
+//! layer: server
+//! layer: admin gateway replicas traces
+//! layer: cases openapi
+//! layer: response
+//! layer: backend tokens usage
+//! layer: client limits
+//! layer: listener telemetry
+//! layer: config
+//! layer: catch_panic demo downstream page policy sanitize secrets watch
+//! ```
 //!
 //! A request as data: `Request → CanonicalPath → &Route → Token → Arc<Verdict> → Permit → upstream request →
 //! response`. Each step needs the result of the one before, so that none can be left out: [`backend`] takes a
 //! [`policy::decision::Permit`], and only the state machine in [`policy::decision`] makes one.
 
-pub mod admin;
-pub mod backend;
-pub mod cases;
-pub mod catch_panic;
-pub mod cli;
-pub mod client;
-pub mod config;
-pub mod demo;
-pub mod downstream;
-pub mod gateway;
-pub mod limits;
-pub mod listener;
-pub mod openapi;
-pub mod page;
-pub mod policy;
-pub mod replicas;
-pub mod response;
-pub mod sanitize;
-pub mod secrets;
-pub mod server;
-pub mod telemetry;
-pub mod tokens;
-pub mod traces;
-pub mod usage;
-pub mod watch;
+mod admin;
+mod backend;
+mod cases;
+mod catch_panic;
+mod cli;
+mod client;
+mod config;
+mod demo;
+mod downstream;
+mod gateway;
+#[doc(hidden)]
+pub mod internals;
+mod limits;
+mod listener;
+mod openapi;
+mod page;
+mod policy;
+mod replicas;
+mod response;
+mod sanitize;
+mod secrets;
+mod server;
+mod telemetry;
+mod tokens;
+mod traces;
+mod usage;
+mod watch;
+
+pub use cli::CommandLine;

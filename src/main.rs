@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use stockaj_gateway::cli::CommandLine;
+use stockaj_gateway::CommandLine;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use stockaj_gateway::policy::refusal::Reason;
+use stockaj_gateway::internals::policy::refusal::Reason;
 
 use crate::support::Metrics;
 use scene::Scene;

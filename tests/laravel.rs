@@ -14,8 +14,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use stockaj_gateway::policy::ability::{Abilities, Requirement, RequirementKind};
-use stockaj_gateway::policy::map::AbilityMap;
+use stockaj_gateway::internals::policy::ability::{Abilities, Requirement, RequirementKind};
+use stockaj_gateway::internals::policy::map::AbilityMap;
 
 use self::site::{Entry, Front, Response, Site, exchange};
 use self::tricks::Case;

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::thread;
 
-use stockaj_gateway::demo::Stockaj;
-use stockaj_gateway::demo::tokens::{self, EXPIRED, READER, SCANNER, USER, WRITER};
+use stockaj_gateway::internals::demo::Stockaj;
+use stockaj_gateway::internals::demo::tokens::{self, EXPIRED, READER, SCANNER, USER, WRITER};
 
 use crate::support::{RawClient, Response};
 

@@ -10,9 +10,11 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384};
 use rustls::{HandshakeKind, ProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use stockaj_gateway::client::{ClientStream, ConnectError, ConnectStep, Connector, ConnectorError, Protocol};
-use stockaj_gateway::config::settings::{ClientTls, Destination, ListenTls, Roots};
-use stockaj_gateway::server::tls::{CertificateError, load};
+use stockaj_gateway::internals::client::{
+    ClientStream, ConnectError, ConnectStep, Connector, ConnectorError, Protocol,
+};
+use stockaj_gateway::internals::config::settings::{ClientTls, Destination, ListenTls, Roots};
+use stockaj_gateway::internals::server::tls::{CertificateError, load};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;

@@ -4,11 +4,11 @@
 //! `METHOD /path` a request; `authenticated` on a line of its own is `unmapped: authenticated`.
 
 use http::Method;
-use stockaj_gateway::policy::ability::{Requirement, RequirementKind};
-use stockaj_gateway::policy::map::{Found, MapBuilder, RouteOptions, Unmapped};
-use stockaj_gateway::policy::path::CanonicalPath;
-use stockaj_gateway::policy::refusal::Refusal;
-use stockaj_gateway::policy::route::RouteError;
+use stockaj_gateway::internals::policy::ability::{Requirement, RequirementKind};
+use stockaj_gateway::internals::policy::map::{Found, MapBuilder, RouteOptions, Unmapped};
+use stockaj_gateway::internals::policy::path::CanonicalPath;
+use stockaj_gateway::internals::policy::refusal::Refusal;
+use stockaj_gateway::internals::policy::route::RouteError;
 
 use super::target::decode;
 

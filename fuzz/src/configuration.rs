@@ -1,9 +1,9 @@
 //! The configuration: any text is either taken, or reported with every form of the report, twice the same.
 
 use http::Method;
-use stockaj_gateway::config::{self, Loaded, Report, Severity};
-use stockaj_gateway::policy::map::Found;
-use stockaj_gateway::policy::path::CanonicalPath;
+use stockaj_gateway::internals::config::{self, Loaded, Report, Severity};
+use stockaj_gateway::internals::policy::map::Found;
+use stockaj_gateway::internals::policy::path::CanonicalPath;
 
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, StatusCode, Uri};
 use serde_json::Value;
-use stockaj_gateway::config::settings::{
+use stockaj_gateway::internals::config::settings::{
     ClientTls, Destination, Introspection, IntrospectionStyle, JsonPointer, ResponsePointers,
 };
-use stockaj_gateway::tokens::introspection::{
+use stockaj_gateway::internals::tokens::introspection::{
     Answer, LONGEST_ABILITIES, LONGEST_ANSWER, LONGEST_NAME, LONGEST_TEXT, MOST_ABILITIES, NoVerdict, read,
 };
-use stockaj_gateway::tokens::verdict::Verdict;
+use stockaj_gateway::internals::tokens::verdict::Verdict;
 
 const HASH: [u8; 32] = [0xab; 32];
 

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use http_body_util::Empty;
-use stockaj_gateway::client::http1::{
+use stockaj_gateway::internals::client::http1::{
     Connection, Http1Error, LONGEST_HEAD, MOST_FIELDS, Outgoing, RequestHead,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

@@ -4,9 +4,9 @@
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Uri};
-use stockaj_gateway::policy::map::AbilityMap;
-use stockaj_gateway::policy::path::CanonicalPath;
-use stockaj_gateway::policy::target::{METHODS, Target};
+use stockaj_gateway::internals::policy::map::AbilityMap;
+use stockaj_gateway::internals::policy::path::CanonicalPath;
+use stockaj_gateway::internals::policy::target::{METHODS, Target};
 
 pub fn check(data: &[u8]) {
     let (line, host) = match data.iter().position(|&byte| byte == b'\n') {

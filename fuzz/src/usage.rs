@@ -1,12 +1,12 @@
 //! Reports of usage, which anybody may have written: they are added, judged and drawn, whatever they say.
 
 use jiff::Timestamp;
-use stockaj_gateway::config::settings::FindingRules;
-use stockaj_gateway::usage::findings::findings;
-use stockaj_gateway::usage::overview::{Calls, Overview};
-use stockaj_gateway::usage::page::{self, PageContext};
-use stockaj_gateway::usage::query::ReportQuery;
-use stockaj_gateway::usage::report::Report;
+use stockaj_gateway::internals::config::settings::FindingRules;
+use stockaj_gateway::internals::usage::findings::findings;
+use stockaj_gateway::internals::usage::overview::{Calls, Overview};
+use stockaj_gateway::internals::usage::page::{self, PageContext};
+use stockaj_gateway::internals::usage::query::ReportQuery;
+use stockaj_gateway::internals::usage::report::Report;
 
 pub fn check(data: &[u8]) {
     let Ok(read) = serde_json::from_slice::<Report>(data) else { return };

@@ -63,7 +63,7 @@ impl Backend {
     /// reaches the backend by [`forward`](Self::forward) only, which takes a permit.
     ///
     /// ```compile_fail,E0616
-    /// fn pool(backend: &stockaj_gateway::backend::forward::Backend) {
+    /// fn pool(backend: &stockaj_gateway::internals::backend::forward::Backend) {
     ///     let pool = &backend.pool;
     /// }
     /// ```

@@ -13,7 +13,7 @@ use crate::response::own::status;
 
 pub use failure::{explain, label};
 pub(crate) use file::compile_tests;
-pub use file::{Check, Expected, LoadedTests, PolicyTests, Sender, load_tests, tests_schema};
+pub use file::{Check, Expected, LoadedTests, PolicyTests, load_tests, tests_schema};
 
 /// The outcome of a check.
 #[derive(Debug)]

@@ -11,27 +11,6 @@ use std::time::Duration;
 use super::http1::Http1Error;
 use super::resolve::ResolveError;
 
-/// Formats an error and its causes on one line.
-pub struct Chain<'a>(pub &'a dyn Error);
-
-impl Display for Chain<'_> {
-    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        let mut told = self.0.to_string();
-        formatter.write_str(&told)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            // Many errors include the text of their cause.
-            if !told.ends_with(&text) {
-                write!(formatter, ": {text}")?;
-            }
-            told = text;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
-
 /// The TLS error that caused `error`, if any. In TLS 1.3 a server that requires a certificate reports it only after the
 /// handshake.
 pub fn tls_fault<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {

@@ -23,8 +23,8 @@ mod outgoing;
 mod tests;
 
 use decoder::{Decoded, Decoder};
+pub use head::ResponseHead;
 use head::end_of_head;
-pub use head::{Framing, ResponseHead};
 use malformed::MOST_INTERIM;
 pub use malformed::{LONGEST_HEAD, MOST_FIELDS, Malformed};
 pub use outgoing::{Outgoing, RequestHead};

@@ -14,10 +14,7 @@ mod response_stream;
 mod tls;
 
 pub use connect::{ClientStream, Connector};
-pub use error::{
-    Chain, CollectError, ConnectError, ConnectStep, ExchangeError, FailedAttempt, LeaseError, tls_fault,
-};
+pub use error::{CollectError, ConnectError, ConnectStep, ExchangeError, LeaseError, tls_fault};
 pub use key::ClientKey;
 pub use recycled_fields::recycle;
-pub use resolve::ResolveError;
 pub use tls::{ConnectorError, Protocol};

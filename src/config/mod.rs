@@ -14,8 +14,8 @@ mod section_only;
 pub(crate) mod sections;
 pub mod settings;
 
-pub use ability_map::{LoadedAbilities, load_abilities, load_abilities_with};
+pub use ability_map::{LoadedAbilities, load_abilities};
 pub use gateway::{Loaded, load, load_text, load_with, schema};
-pub use language::{Environment, Failure, Finding, LARGEST, Report, Severity, nearest};
+pub use language::{Failure, Finding, LARGEST, Report, Severity, nearest};
 pub use section_only::{load_admin, load_introspection, load_usage};
 pub use settings::Settings;

@@ -18,7 +18,7 @@ use super::target::read_path;
 /// A decision alone makes one. Nothing else compiles:
 ///
 /// ```compile_fail,E0423
-/// let permit = stockaj_gateway::policy::decision::Permit(());
+/// let permit = stockaj_gateway::internals::policy::decision::Permit(());
 /// ```
 #[derive(Debug)]
 #[must_use = "forwarding takes the permit"]

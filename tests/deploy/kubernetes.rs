@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use stockaj_gateway::config::{Settings, load_with};
+use stockaj_gateway::internals::config::{Settings, load_with};
 
 use crate::support::{Gateway, Introspector, PATIENCE, Upstream};
 

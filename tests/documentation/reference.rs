@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use stockaj_gateway::policy::refusal::Reason;
-use stockaj_gateway::telemetry::access::FIELDS;
+use stockaj_gateway::internals::policy::refusal::Reason;
+use stockaj_gateway::internals::telemetry::access::FIELDS;
 
 use super::{Page, help, output, pages, read};
 use crate::support::{Authority, Gateway, Introspector, Upstream, Verdict};

@@ -2,7 +2,7 @@
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use stockaj_gateway::policy::map::AbilityMap;
+use stockaj_gateway::internals::policy::map::AbilityMap;
 
 use super::token_for;
 use crate::model::generator::{Override, fill, requests};

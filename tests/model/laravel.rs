@@ -1,8 +1,8 @@
 //! nginx, PHP and Laravel, as far as they choose a route.
 
 use http::Method;
-use stockaj_gateway::policy::ability::Requirement;
-use stockaj_gateway::policy::map::AbilityMap;
+use stockaj_gateway::internals::policy::ability::Requirement;
+use stockaj_gateway::internals::policy::map::AbilityMap;
 
 /// A request as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use stockaj_gateway::config;
+use stockaj_gateway::internals::config;
 
 use super::SECRET;
 use crate::support::{Authority, BINARY, Gateway, Introspector, Upstream};
