@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{BINARY, Gateway, Introspector, RawClient, Response, Upstream};
+use crate::support::{BINARY, Builder, RawClient, Response, TestEnv};
 
 /// The guide's three tables, as requests. `{id}` stands for any id.
 const GUIDE: [(&str, &[&str]); 19] = [
@@ -114,27 +114,14 @@ fn all_but(ability: &str) -> Vec<&'static str> {
     GUIDE.iter().map(|(it, _)| *it).filter(|it| *it != ability).collect()
 }
 
-struct Setting {
-    upstream: Upstream,
-    gateway: Gateway,
-    _introspector: Introspector,
-}
-
 /// A gateway with the shipped map, and an introspector that knows every token of this topic.
-fn setting() -> Setting {
-    let upstream = Upstream::start();
-    let introspector = Introspector::start();
-    let know = |abilities: &[&str]| {
-        introspector.know(&token(abilities), crate::support::Verdict::active(abilities));
-    };
-    know(&[]);
-    know(&["*"]);
-    for (ability, _) in GUIDE {
-        know(&[ability]);
-        know(&all_but(ability));
+fn shipped() -> TestEnv {
+    let mut builder = TestEnv::builder().configure(Builder::shipped_map);
+    let of_guide = GUIDE.iter().flat_map(|(ability, _)| [vec![*ability], all_but(ability)]);
+    for abilities in [vec![], vec!["*"]].into_iter().chain(of_guide) {
+        builder = builder.token(&token(&abilities), &abilities);
     }
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).shipped_map().start();
-    Setting { upstream, gateway, _introspector: introspector }
+    builder.start()
 }
 
 fn ask(client: &mut RawClient, method: &str, path: &str, abilities: &[&str]) -> Response {
@@ -154,8 +141,8 @@ fn assert_forbidden(response: &Response, method: &str, scope: Option<&str>, cont
 
 #[test]
 fn each_ability_permits_exactly_the_requests_of_the_guide() {
-    let setting = setting();
-    let mut client = setting.gateway.client();
+    let env = shipped();
+    let mut client = env.gateway.client();
     for ((method, path), ability) in guide() {
         let context = format!("{method} {path} with {ability}");
         assert_eq!(ask(&mut client, method, &path, &[ability]).status, 200, "{context}");
@@ -187,10 +174,10 @@ fn shipped_map_has_exactly_the_routes_of_the_guide() {
 
 #[test]
 fn backend_never_receives_requests_beyond_the_abilities_of_a_token() {
-    let setting = setting();
+    let env = shipped();
     let guide = guide();
     let paths: BTreeSet<&str> = guide.keys().map(|(_, path)| path.as_str()).collect();
-    let mut client = setting.gateway.client();
+    let mut client = env.gateway.client();
     let mut expected = Vec::new();
     for path in &paths {
         for method in METHODS {
@@ -211,8 +198,8 @@ fn backend_never_receives_requests_beyond_the_abilities_of_a_token() {
             }
         }
     }
-    let seen: Vec<_> = setting
-        .upstream
+    let seen: Vec<_> = env
+        .backend
         .requests()
         .into_iter()
         .map(|it| (it.method.clone(), it.target.clone(), it.bearer().unwrap_or_default().to_owned()))

@@ -3,64 +3,19 @@
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::support::gateway::{BINARY, Logs, Metrics, spawn};
-use crate::support::setting::setting;
-use crate::support::{Answer, Gateway, PATIENCE, RawClient, Response};
+use crate::support::gateway::{BINARY, Metrics};
+use crate::support::{Answer, Gateway, PATIENCE, RawClient, Response, TestEnv};
 
 const CLIENTS: usize = 8;
-
-/// A gateway that logs in any format and needs no backend: every request is answered 401.
-struct Logging {
-    child: Child,
-    logs: Arc<Logs>,
-    proxy: SocketAddr,
-    _directory: TempDir,
-}
-
-impl Logging {
-    fn start(format: &str) -> Self {
-        let (mut command, directory) = command(&format!("log: {{format: {format}}}\n"));
-        let (child, logs) = spawn(&mut command);
-        let address = logs.wait(|line| {
-            let line = line.contains("listening").then_some(line)?;
-            let (_, port) = line.split_once("127.0.0.1:")?;
-            port.split(|char: char| !char.is_ascii_digit()).next()?.parse().ok()
-        });
-        let port: u16 = address.unwrap_or_else(|| panic!("no listener among {:?}", logs.all()));
-        Self { child, logs, proxy: SocketAddr::from(([127, 0, 0, 1], port)), _directory: directory }
-    }
-}
-
-impl Drop for Logging {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Runs a gateway of two cores.
-fn command(yaml: &str) -> (Command, TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("gateway.yaml");
-    let text = Gateway::builder()
-        .yaml("backend:\n  url: http://127.0.0.1:9\nintrospection:\n  url: http://127.0.0.1:9/token\n")
-        .yaml(yaml)
-        .text();
-    std::fs::write(&file, text).unwrap();
-    let mut command = Command::new(BINARY);
-    command.arg("run").arg("--config").arg(&file);
-    (command, directory)
-}
 
 /// Waits until nothing is left to wait for, which it says.
 fn wait_for(missing: impl Fn() -> Option<String>) {
@@ -78,9 +33,9 @@ fn id(response: &Response) -> String {
 #[test]
 fn single_access_line_is_written_without_another_request() {
     for format in ["json", "text"] {
-        let gateway = Logging::start(format);
-        let id = id(&RawClient::connect(gateway.proxy).get("/nowhere", None));
-        let is_written = || gateway.logs.all().iter().any(|line| line.contains(&id));
+        let env = TestEnv::start(&format!("log: {{format: {format}}}\n"));
+        let id = id(&env.gateway.get("/nowhere", None));
+        let is_written = || env.gateway.logs().iter().any(|line| line.contains(&id));
         wait_for(|| (!is_written()).then(|| format!("{format}: no line of {id}")));
     }
 }
@@ -88,9 +43,9 @@ fn single_access_line_is_written_without_another_request() {
 #[test]
 fn no_access_line_is_lost_or_torn_at_shutdown_under_load() {
     for format in ["json", "text"] {
-        let mut gateway = Logging::start(format);
+        let mut env = TestEnv::start(&format!("log: {{format: {format}}}\n"));
         let count = AtomicUsize::new(0);
-        let connections: Vec<_> = (0..CLIENTS).map(|_| RawClient::connect(gateway.proxy)).collect();
+        let connections: Vec<_> = (0..CLIENTS).map(|_| env.gateway.client()).collect();
         let answered: HashSet<String> = thread::scope(|scope| {
             let send = |mut client: RawClient| {
                 let mut ids = Vec::new();
@@ -107,23 +62,23 @@ fn no_access_line_is_lost_or_torn_at_shutdown_under_load() {
                 connections.into_iter().map(|client| scope.spawn(move || send(client))).collect();
             let sent = || count.load(Ordering::Relaxed);
             wait_for(|| (sent() < 500).then(|| format!("{} requests", sent())));
-            kill_process(Pid::from_child(&gateway.child), Signal::TERM).unwrap();
+            env.gateway.signal(Signal::TERM);
             clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
         });
-        assert!(gateway.child.wait().unwrap().success());
+        assert!(env.gateway.wait_exit(PATIENCE).success());
         let written = || -> HashSet<String> {
             let id = |line: &String| {
                 let (_, after) = line.split_once("request_id")?;
                 Some(after.trim_start_matches(['"', ':', '=']).split('"').next()?.to_owned())
             };
-            gateway.logs.all().iter().filter_map(id).collect()
+            env.gateway.logs().iter().filter_map(id).collect()
         };
         wait_for(|| {
             let missing = answered.difference(&written()).count();
             (missing > 0).then(|| format!("{format}: {missing} of {} lines are missing", answered.len()))
         });
         assert_eq!(written(), answered);
-        for line in gateway.logs.all() {
+        for line in env.gateway.logs() {
             let is_whole = match format {
                 "json" => serde_json::from_str::<Value>(&line).is_ok(),
                 _ => line.starts_with("2") && line.matches("Z  INFO ").count() == 1,
@@ -135,35 +90,35 @@ fn no_access_line_is_lost_or_torn_at_shutdown_under_load() {
 
 #[test]
 fn lines_of_cut_connections_are_written() {
-    let mut setting = setting("listen:\n  drain_timeout: 100ms\n");
-    setting.upstream.answer(|_| Answer::with(200, &[], "late").after(PATIENCE));
-    let mut clients: Vec<_> = (0..CLIENTS).map(|_| setting.gateway.client()).collect();
+    let mut env = TestEnv::start("listen:\n  drain_timeout: 100ms\n");
+    env.backend.answer(|_| Answer::with(200, &[], "late").after(PATIENCE));
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| env.gateway.client()).collect();
     for client in &mut clients {
         client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
     }
-    setting.upstream.wait_for_requests(CLIENTS);
-    setting.gateway.signal(Signal::TERM);
-    setting.gateway.wait_exit(PATIENCE);
-    let count = || setting.gateway.logs().iter().filter(|line| line.contains("client_gone")).count();
+    env.backend.wait_for_requests(CLIENTS);
+    env.gateway.signal(Signal::TERM);
+    env.gateway.wait_exit(PATIENCE);
+    let count = || env.gateway.logs().iter().filter(|line| line.contains("client_gone")).count();
     wait_for(|| (count() < CLIENTS).then(|| format!("{} lines", count())));
 }
 
 #[test]
 fn access_lines_of_a_connection_are_in_order_across_reloads() {
-    let setting = setting("");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("");
+    let mut client = env.gateway.client();
     let mut ids = Vec::new();
     for number in 0..200 {
         if number % 50 == 25 {
-            assert!(setting.gateway.reload());
+            assert!(env.gateway.reload());
         }
         let response = client.get("/up", None);
         ids.push(id(&response));
     }
     let last = ids.last().unwrap().clone();
-    setting.gateway.wait_for_log(|line| line["request_id"] == *last);
+    env.gateway.wait_for_log(|line| line["request_id"] == *last);
     let wanted: HashSet<&String> = ids.iter().collect();
-    let written: Vec<String> = setting
+    let written: Vec<String> = env
         .gateway
         .logs()
         .iter()
@@ -175,9 +130,13 @@ fn access_lines_of_a_connection_are_in_order_across_reloads() {
 
 #[test]
 fn every_access_line_is_written_or_counted_as_dropped() {
-    let (mut command, _directory) = command("");
-    command.stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
+    let builder = Gateway::builder()
+        .yaml("backend:\n  url: http://127.0.0.1:9\nintrospection:\n  url: http://127.0.0.1:9/token\n");
+    let text = builder.text();
+    let builder = builder.file("gateway.yaml", &text);
+    let mut command = Command::new(BINARY);
+    command.arg("run").arg("--config").arg(builder.directory().join("gateway.yaml"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut address = || -> SocketAddr {
         let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("listening")));

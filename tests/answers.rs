@@ -1,6 +1,6 @@
 //! Every answer of the gateway itself, to the byte.
 
-use crate::support::{Answer, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
+use crate::support::{Answer, RawClient, Response, TestEnv, Verdict};
 
 const NO_TOKEN: &str = r#"Bearer realm="stockaj""#;
 const INVALID: &str = r#"Bearer realm="stockaj", error="invalid_token""#;
@@ -24,25 +24,16 @@ fn assert_common(response: &Response, challenge: Option<&str>, context: &str) {
     assert_eq!(response.field("retry-after").is_some(), response.status == 503, "{context}");
 }
 
-struct Setting {
-    upstream: Upstream,
-    introspector: Introspector,
-    gateway: Gateway,
-}
-
-fn setting(yaml: &str) -> Setting {
-    let upstream = Upstream::start();
-    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
-    introspector.know("2|past", Verdict::active(&["items:read"]).expiring("2001-01-01T00:00:00.000000Z"));
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).yaml(yaml).start();
-    Setting { upstream, introspector, gateway }
+fn start(yaml: &str) -> TestEnv {
+    let past = Verdict::active(&["items:read"]).expiring("2001-01-01T00:00:00.000000Z");
+    TestEnv::builder().token("1|reader", &["items:read"]).verdict("2|past", past).yaml(yaml).start()
 }
 
 #[test]
 fn unauthenticated_request_is_401() {
-    let setting = setting("");
+    let env = start("");
     let long = format!("Bearer {}", "x".repeat(1025));
-    let mut client = setting.gateway.client();
+    let mut client = env.gateway.client();
     let mut count = 0.0;
     for (reason, challenge, fields) in [
         ("missing_token", NO_TOKEN, &[][..]),
@@ -68,10 +59,8 @@ fn unauthenticated_request_is_401() {
             );
             count += 1.0;
         }
-        let seen = setting
-            .gateway
-            .metrics()
-            .metric(&format!("requests_total{{reason=\"{reason}\",status=\"401\"}}"));
+        let seen =
+            env.gateway.metrics().metric(&format!("requests_total{{reason=\"{reason}\",status=\"401\"}}"));
         assert!(seen >= 2.0, "{reason} was counted {seen} times");
     }
     for target in ["/api/v2/nowhere", "/api/v2/internal", "/"] {
@@ -79,14 +68,14 @@ fn unauthenticated_request_is_401() {
         assert_answer(&response, 401, "Unauthenticated.", Some(NO_TOKEN), target);
         count += 1.0;
     }
-    setting.gateway.wait_for_metric("requests_total{status=\"401\"}", count);
-    assert_eq!(setting.upstream.requests().len(), 0);
+    env.gateway.wait_for_metric("requests_total{status=\"401\"}", count);
+    assert_eq!(env.backend.requests().len(), 0);
 }
 
 #[test]
 fn missing_ability_is_403() {
-    let setting = setting("");
-    let mut client = setting.gateway.client();
+    let env = start("");
+    let mut client = env.gateway.client();
     for (request, reason, scope) in [
         ("POST /api/v2/items", "missing_ability", Some("items:create")),
         ("DELETE /api/v2/items/5", "missing_ability", Some("items:delete")),
@@ -103,17 +92,17 @@ fn missing_ability_is_403() {
             Some(scope) => format!("{INSUFFICIENT}, scope=\"{scope}\""),
             None => INSUFFICIENT.to_owned(),
         };
-        let before = setting.gateway.metrics().metric(&format!("requests_total{{reason=\"{reason}\"}}"));
+        let before = env.gateway.metrics().metric(&format!("requests_total{{reason=\"{reason}\"}}"));
         let response = client.request(method, target, &[READER], b"");
         assert_answer(&response, 403, "This action is unauthorized.", Some(&challenge), request);
-        setting.gateway.wait_for_metric(&format!("requests_total{{reason=\"{reason}\"}}"), before + 1.0);
+        env.gateway.wait_for_metric(&format!("requests_total{{reason=\"{reason}\"}}"), before + 1.0);
     }
-    assert_eq!(setting.upstream.requests().len(), 0);
+    assert_eq!(env.backend.requests().len(), 0);
 }
 
 #[test]
 fn ambiguous_requests_are_400() {
-    let setting = setting("");
+    let env = start("");
     for request in [
         "GET /api/v2/items HTTP/1.1\r\nAuthorization: Bearer 1|reader\r\n\r\n",
         "GET /api/v2/items HTTP/1.1\r\nHost: a\r\nHost: b\r\nAuthorization: Bearer 1|reader\r\n\r\n",
@@ -123,38 +112,38 @@ fn ambiguous_requests_are_400() {
         "get /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|reader\r\n\r\n",
         "GET /up HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n",
     ] {
-        let response = setting.gateway.client().send(request).response();
+        let response = env.gateway.client().send(request).response();
         assert_answer(&response, 400, "Bad Request.", None, request);
     }
-    assert_eq!(setting.upstream.requests().len(), 0);
-    assert_eq!(setting.introspector.calls(), 0);
-    setting.gateway.wait_for_metric("requests_total{reason=\"bad_request\",status=\"400\"}", 7.0);
+    assert_eq!(env.backend.requests().len(), 0);
+    assert_eq!(env.introspector.calls(), 0);
+    env.gateway.wait_for_metric("requests_total{reason=\"bad_request\",status=\"400\"}", 7.0);
 }
 
 #[test]
 fn body_over_its_limit_is_413_and_target_414() {
-    let setting = setting("limits: {body: 10, target_bytes: 100}");
-    let mut client = setting.gateway.client();
-    setting.introspector.know("3|writer", Verdict::active(&["*"]));
+    let env = start("limits: {body: 10, target_bytes: 100}");
+    let mut client = env.gateway.client();
+    env.introspector.know("3|writer", Verdict::active(&["*"]));
     let writer = ("Authorization", "Bearer 3|writer");
     let inclusive = client.request("POST", "/api/v2/items", &[writer], b"0123456789");
     assert_eq!(inclusive.status, 200, "{}", inclusive.text());
-    let response = setting.gateway.client().request("POST", "/api/v2/items", &[writer], b"0123456789a");
+    let response = env.gateway.client().request("POST", "/api/v2/items", &[writer], b"0123456789a");
     assert_answer(&response, 413, "Payload Too Large.", None, "Content-Length");
     let head = "POST /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 3|writer\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let mut chunked = setting.gateway.client();
+    let mut chunked = env.gateway.client();
     let response = chunked.send(head).send("b\r\n0123456789a\r\n0\r\n\r\n").response();
     assert_answer(&response, 413, "Payload Too Large.", None, "chunked");
     let target = format!("/api/v2/items?{}", "x".repeat(100));
-    let response = setting.gateway.get(&target, Some("1|reader"));
+    let response = env.gateway.get(&target, Some("1|reader"));
     assert_answer(&response, 414, "URI Too Long.", None, "target");
-    let complete = setting.upstream.requests().iter().filter(|request| request.complete).count();
+    let complete = env.backend.requests().iter().filter(|request| request.complete).count();
     assert_eq!(complete, 1, "the backend has no more than the one request that is within its limits");
 }
 
 #[test]
 fn failed_backend_is_502_or_504() {
-    let mut setting = setting("backend:\n  timeout: 200ms\n");
+    let mut env = start("backend:\n  timeout: 200ms\n");
     let garbage = || Answer::raw("nothing that HTTP would say\r\n\r\n").then_close();
     for (status, message, reason, answer) in [
         (502, "Bad Gateway.", "backend_broken", Answer::close()),
@@ -163,29 +152,23 @@ fn failed_backend_is_502_or_504() {
         (504, "Gateway Timeout.", "backend_timeout", Answer::hang()),
     ] {
         let context = format!("{answer:?}");
-        let before = setting.gateway.metrics().metric(&format!("requests_total{{reason=\"{reason}\"}}"));
-        setting.upstream.answer(move |_| answer.clone());
-        assert_answer(
-            &setting.gateway.get("/api/v2/items", Some("1|reader")),
-            status,
-            message,
-            None,
-            &context,
-        );
-        setting.gateway.wait_for_metric(&format!("requests_total{{reason=\"{reason}\"}}"), before + 1.0);
+        let before = env.gateway.metrics().metric(&format!("requests_total{{reason=\"{reason}\"}}"));
+        env.backend.answer(move |_| answer.clone());
+        assert_answer(&env.gateway.get("/api/v2/items", Some("1|reader")), status, message, None, &context);
+        env.gateway.wait_for_metric(&format!("requests_total{{reason=\"{reason}\"}}"), before + 1.0);
     }
-    setting.upstream.stop();
-    let refused = setting.gateway.get("/api/v2/items", Some("1|reader"));
+    env.backend.stop();
+    let refused = env.gateway.get("/api/v2/items", Some("1|reader"));
     assert_answer(&refused, 502, "Bad Gateway.", None, "refused");
-    setting.gateway.wait_for_metric("requests_total{reason=\"backend_unreachable\",status=\"502\"}", 1.0);
-    setting.upstream.answer(crate::support::echo);
-    setting.upstream.resume();
-    assert_eq!(setting.gateway.get("/api/v2/items", Some("1|reader")).status, 200, "it recovers by itself");
+    env.gateway.wait_for_metric("requests_total{reason=\"backend_unreachable\",status=\"502\"}", 1.0);
+    env.backend.answer(crate::support::echo);
+    env.backend.resume();
+    assert_eq!(env.gateway.get("/api/v2/items", Some("1|reader")).status, 200, "it recovers by itself");
 }
 
 #[test]
 fn failed_introspection_is_503_and_never_401() {
-    let mut setting = setting("introspection:\n  timeout: 200ms\n");
+    let mut env = start("introspection:\n  timeout: 200ms\n");
     let json = |status, body: &str| Answer::with(status, &[("Content-Type", "application/json")], body);
     let active = r#"{"data":{"id":1,"name":"n","abilities":["*"],"expires_at":null}}"#;
     let mut number = 0;
@@ -206,33 +189,32 @@ fn failed_introspection_is_503_and_never_401() {
         json(200, &format!("{}{}", " ".repeat(2 * 1024 * 1024), active)),
     ] {
         let context = format!("{outage:?}").chars().take(200).collect::<String>();
-        setting.introspector.fail_with(outage);
+        env.introspector.fail_with(outage);
         number += 1;
-        let response = setting.gateway.get("/api/v2/items", Some(&format!("{number}|token")));
+        let response = env.gateway.get("/api/v2/items", Some(&format!("{number}|token")));
         assert_answer(&response, 503, "Service Unavailable.", None, &context);
     }
-    setting.introspector.stop();
-    let response = setting.gateway.get("/api/v2/items", Some("1|reader"));
+    env.introspector.stop();
+    let response = env.gateway.get("/api/v2/items", Some("1|reader"));
     assert_answer(&response, 503, "Service Unavailable.", None, "refused");
-    setting
-        .gateway
+    env.gateway
         .wait_for_metric("requests_total{reason=\"no_verdict\",status=\"503\"}", f64::from(number) + 1.0);
-    assert_eq!(setting.gateway.get("/up", None).status, 200, "public routes need no verdict");
-    setting.introspector.resume();
-    setting.introspector.recover();
-    assert_eq!(setting.gateway.get("/api/v2/items", Some("1|reader")).status, 200, "it recovers by itself");
+    assert_eq!(env.gateway.get("/up", None).status, 200, "public routes need no verdict");
+    env.introspector.resume();
+    env.introspector.recover();
+    assert_eq!(env.gateway.get("/api/v2/items", Some("1|reader")).status, 200, "it recovers by itself");
 }
 
 #[test]
 fn null_abilities_permit_nothing() {
-    let setting = setting("");
+    let env = start("");
     let body = r#"{"data":{"id":4,"name":"n","abilities":null,"expires_at":null}}"#;
-    setting.introspector.know("4|none", Verdict::Answer(Answer::with(200, &[], body)));
-    let response = setting.gateway.get("/api/v2/items", Some("4|none"));
+    env.introspector.know("4|none", Verdict::Answer(Answer::with(200, &[], body)));
+    let response = env.gateway.get("/api/v2/items", Some("4|none"));
     let challenge = format!("{INSUFFICIENT}, scope=\"items:read\"");
     assert_answer(&response, 403, "This action is unauthorized.", Some(&challenge), "null");
     assert_eq!(
-        setting.gateway.get("/api/v2/me", Some("4|none")).status,
+        env.gateway.get("/api/v2/me", Some("4|none")).status,
         200,
         "`authenticated` asks for no ability"
     );
@@ -240,9 +222,9 @@ fn null_abilities_permit_nothing() {
 
 #[test]
 fn response_to_head_has_the_fields_of_get_and_no_body() {
-    let setting = setting("backend:\n  timeout: 200ms\n");
-    setting.upstream.answer(|_| Answer::close());
-    setting.introspector.know("5|none", Verdict::Answer(Answer::message(500, "Server Error")));
+    let env = start("backend:\n  timeout: 200ms\n");
+    env.backend.answer(|_| Answer::close());
+    env.introspector.know("5|none", Verdict::Answer(Answer::message(500, "Server Error")));
     for (target, token) in [
         ("/api/v2/items", None),
         ("/api/v2/items", Some("9|unknown")),
@@ -253,7 +235,7 @@ fn response_to_head_has_the_fields_of_get_and_no_body() {
     ] {
         let authorization = token.map(|token| format!("Bearer {token}"));
         let fields: Vec<_> = authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
-        let mut client = setting.gateway.client();
+        let mut client = env.gateway.client();
         let get = client.request("GET", target, &fields, b"");
         let head = client.request("HEAD", target, &fields, b"");
         let comparable = |response: &Response| -> Vec<(String, String)> {
@@ -274,37 +256,37 @@ fn response_to_head_has_the_fields_of_get_and_no_body() {
 
 #[test]
 fn rejected_heads_are_counted_by_reason() {
-    let setting = setting("");
-    let mut client = setting.gateway.client();
+    let env = start("");
+    let mut client = env.gateway.client();
     assert_eq!(client.request("HEAD", "/api/v2/items", &[], b"").status, 401);
     assert_eq!(client.request("HEAD", "/api/v2/nowhere", &[READER], b"").status, 403);
-    setting.gateway.wait_for_metric("requests_total{method=\"HEAD\",reason=\"missing_token\"}", 1.0);
-    setting.gateway.wait_for_metric("requests_total{method=\"HEAD\",reason=\"unmapped\"}", 1.0);
+    env.gateway.wait_for_metric("requests_total{method=\"HEAD\",reason=\"missing_token\"}", 1.0);
+    env.gateway.wait_for_metric("requests_total{method=\"HEAD\",reason=\"unmapped\"}", 1.0);
 }
 
 #[test]
 fn responses_of_the_backend_are_forwarded() {
-    let setting = setting("");
-    let mut client = setting.gateway.client();
+    let env = start("");
+    let mut client = env.gateway.client();
     for (status, body) in
         [(200, "{ \"data\" : [] }"), (404, "{\"message\":\"Record not found.\"}"), (422, "{}"), (500, "oops")]
     {
-        setting.upstream.answer(move |_| Answer::with(status, &[("X-Own", "1"), ("X-Own", "2")], body));
+        env.backend.answer(move |_| Answer::with(status, &[("X-Own", "1"), ("X-Own", "2")], body));
         let response = client.get("/api/v2/items?page=2&x=%2F", Some("1|reader"));
         assert_eq!((response.status, response.text()), (status, body));
         assert_eq!(response.fields.all("x-own").collect::<Vec<_>>(), ["1", "2"]);
-        assert_eq!(setting.upstream.requests().last().unwrap().target, "/api/v2/items?page=2&x=%2F");
+        assert_eq!(env.backend.requests().last().unwrap().target, "/api/v2/items?page=2&x=%2F");
     }
-    assert_eq!(setting.introspector.calls_for("1|reader"), 1, "one verdict serves them all");
+    assert_eq!(env.introspector.calls_for("1|reader"), 1, "one verdict serves them all");
 }
 
 #[test]
 fn head_over_its_limit_is_431() {
-    let setting = setting("");
-    let mut client: RawClient = setting.gateway.client();
+    let env = start("");
+    let mut client: RawClient = env.gateway.client();
     client.send(format!("GET /up HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(64 * 1024)));
     let response = client.response();
     assert_answer(&response, 431, "Request Header Fields Too Large.", None, "head");
     assert_eq!(client.read_until_close(), b"");
-    assert_eq!(setting.upstream.requests().len(), 0);
+    assert_eq!(env.backend.requests().len(), 0);
 }

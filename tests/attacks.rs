@@ -23,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::support::client::is_close;
 use crate::support::gateway::Builder;
-use crate::support::{Gateway, Introspector, RawClient, Request, Response, Upstream, Verdict};
+use crate::support::{Introspector, RawClient, Request, Response, TestEnv, Verdict};
 
 /// May read items.
 const READER: &str = "1|Secret0Reader";
@@ -89,27 +89,18 @@ fn bare(request: &str, lines: &str) -> String {
     format!("{request} HTTP/1.1\r\nHost: stockaj.example\r\n{lines}\r\n")
 }
 
-/// What the attacks are made on.
-struct Scene {
-    gateway: Gateway,
-    upstream: Upstream,
-    introspector: Introspector,
+/// A gateway that the attacks are made on, with these sections.
+fn start(yaml: &str) -> TestEnv {
+    target(|builder| builder.yaml(yaml))
 }
 
-impl Scene {
-    fn new(yaml: &str) -> Self {
-        Self::with(|builder| builder.yaml(yaml))
-    }
+fn target(configure: impl FnOnce(Builder) -> Builder) -> TestEnv {
+    let past = Verdict::active(&["*"]).expiring("2001-01-01T00:00:00Z");
+    let builder = TestEnv::builder().introspector(Introspector::knowing(ABILITIES)).verdict(PAST, past);
+    builder.configure(configure).start()
+}
 
-    fn with(configure: impl FnOnce(Builder) -> Builder) -> Self {
-        let upstream = Upstream::start();
-        let introspector = Introspector::knowing(ABILITIES);
-        introspector.know(PAST, Verdict::active(&["*"]).expiring("2001-01-01T00:00:00Z"));
-        let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
-        let gateway = configure(builder).start();
-        Self { gateway, upstream, introspector }
-    }
-
+impl TestEnv {
     /// Makes every attack, in one piece and then in small ones, and judges what came of each.
     fn suffers(&self, cases: &[Case]) {
         let mut names = BTreeSet::new();
@@ -120,7 +111,7 @@ impl Scene {
                 // All that fail, not only the first of them.
                 if catch_unwind(AssertUnwindSafe(|| self.suffer(case, size))).is_err() {
                     failed.push(case.name);
-                    self.upstream.forget_requests();
+                    self.backend.forget_requests();
                     break;
                 }
             }
@@ -206,7 +197,7 @@ impl Scene {
     }
 
     fn arrived_before(&self, judge: fn(&Request) -> Result<(), String>, context: &str) -> Vec<String> {
-        let arrived = self.upstream.take_requests().into_iter();
+        let arrived = self.backend.take_requests().into_iter();
         let judged = arrived.inspect(|request| {
             if let Err(fault) = judge(request) {
                 panic!("{fault}, {context}: {}", request.raw_head.escape_ascii());

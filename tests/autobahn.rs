@@ -1,10 +1,9 @@
 //! The Autobahn test suite: WebSocket's rules, one by one, between a server that echoes and a client that breaks them.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use crate::support::{Gateway, Introspector};
+use crate::support::{Process, TestEnv};
 
 /// Of those that say nothing of how fast or how well compressed: the rest takes an hour.
 const CASES: usize = 247;
@@ -15,25 +14,6 @@ fn suite() -> Command {
     let mut command = Command::new(format!("{root}/target/wstest/bin/python"));
     command.arg(format!("{root}/tests/autobahn/suite.py")).stdout(Stdio::piped());
     command
-}
-
-/// A server that echoes, and its port.
-struct Echo(Child, u16);
-
-impl Echo {
-    fn start() -> Self {
-        let mut child = suite().arg("echo").spawn().expect("target/wstest, which tests/run makes");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self(child, line.trim().parse().expect("a port"))
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// What each case came to.
@@ -52,16 +32,14 @@ fn passes(outcome: &str) -> bool {
 #[test]
 #[ignore = "needs wstest: tests/run"]
 fn autobahn_cases_pass_through_the_gateway_as_without_it() {
-    let echo = Echo::start();
-    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
-    let gateway = Gateway::builder()
-        .introspector(&introspector)
-        .yaml(&format!("backend:\n  url: http://127.0.0.1:{}\n", echo.1))
+    let env = TestEnv::builder()
+        .backend(Process::listening(suite().arg("echo")))
+        .token("1|reader", &["items:read"])
         .yaml("abilities:\n  routes: {/echo: {GET: items:read}}\n")
         .start();
     // The first makes the cases Python 3.
-    let directly = outcomes(&format!("ws://127.0.0.1:{}/echo", echo.1));
-    let through = outcomes(&format!("ws://{}/echo", gateway.address()));
+    let directly = outcomes(&format!("ws://127.0.0.1:{}/echo", env.backend.port()));
+    let through = outcomes(&format!("ws://{}/echo", env.gateway.address()));
     assert_eq!((directly.len(), through.len()), (CASES, CASES));
     let passed = directly.iter().filter(|(_, outcome)| passes(outcome));
     let failed: Vec<_> =
@@ -70,5 +48,5 @@ fn autobahn_cases_pass_through_the_gateway_as_without_it() {
     let count = through.values().filter(|outcome| passes(outcome)).count();
     println!("{count} of {CASES} cases pass through the gateway");
     assert!(count > CASES - 10, "the echo itself fails too often to say anything");
-    gateway.wait_for_metric("tunnels_open", 0.0);
+    env.gateway.wait_for_metric("tunnels_open", 0.0);
 }

@@ -12,31 +12,21 @@ use h2::Reason;
 use rustls::ALL_VERSIONS;
 
 use crate::support::http2_upstream::{Http2Upstream, Reply, Seen, echo};
-use crate::support::setting::WRITER;
-use crate::support::{Authority, Gateway, Introspector, PATIENCE, RawClient, Upstream};
+use crate::support::{Authority, Builder, Gateway, PATIENCE, RawClient, TestEnv, Upstream, WRITER};
 
 const ITEMS: &str = "/api/v2/items";
 const NAMES: &[&str] = &["localhost", "127.0.0.1"];
 
-struct Setting {
-    upstream: Http2Upstream,
-    gateway: Gateway,
-    introspector: Introspector,
+/// A gateway of one core before `backend`, with further lines of its section.
+fn before(backend: Http2Upstream, lines: &str) -> TestEnv<Http2Upstream> {
+    TestEnv::builder()
+        .backend(backend)
+        .yaml(&format!("backend:\n{lines}limits:\n  body: 1GiB\n"))
+        .configure(Builder::one_core)
+        .start()
 }
 
-/// A gateway of one core before `upstream`, with further lines of `backend`.
-fn before(upstream: Http2Upstream, backend: &str) -> Setting {
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
-    let gateway = Gateway::builder()
-        .introspector(&introspector)
-        .yaml(&format!("{}{backend}", upstream.yaml()))
-        .yaml("limits:\n  body: 1GiB\n")
-        .one_core()
-        .start();
-    Setting { upstream, gateway, introspector }
-}
-
-fn setting() -> Setting {
+fn start() -> TestEnv<Http2Upstream> {
     before(Http2Upstream::start(), "")
 }
 
@@ -56,7 +46,7 @@ fn only(upstream: &Http2Upstream) -> Seen {
 
 #[test]
 fn request_is_translated_to_http2() {
-    let Setting { upstream, gateway, introspector: _introspector } = setting();
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     let head = "POST /api/v2/items?a=%2f&b HTTP/1.1\r\nHost: Shop.Example:8080\r\nAuthorization: Bearer 1|writer\r\n\
                 Connection: keep-alive, x-own\r\nKeep-Alive: timeout=5\r\nX-Own: 1\r\nTE: trailers, gzip\r\n\
                 Proxy-Connection: close\r\nX-Kept: one\r\nx-kept: two\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -88,7 +78,7 @@ fn request_is_translated_to_http2() {
 
 #[test]
 fn lengths_cookies_and_methods_are_translated_to_http2() {
-    let Setting { upstream, gateway, introspector: _introspector } = setting();
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     let mut client = gateway.client();
     for (method, body, length) in [
         ("POST", &b""[..], Some("0")),
@@ -115,16 +105,16 @@ fn lengths_cookies_and_methods_are_translated_to_http2() {
 
 #[test]
 fn host_backend_sends_the_authority_of_the_url() {
-    let Setting { upstream, gateway, introspector: _introspector } =
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } =
         before(Http2Upstream::start(), "  host: backend\n");
     assert_eq!(gateway.get("/up", None).status, 200);
     let seen = only(&upstream);
-    assert!(upstream.yaml().contains(&format!("http://{}\n", seen.authority)), "{}", seen.authority);
+    assert!(upstream.url() == format!("http://{}", seen.authority), "{}", seen.authority);
 }
 
 #[test]
 fn http2_response_is_translated_to_http1() {
-    let Setting { upstream, gateway, introspector: _introspector } = setting();
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     let mut client = gateway.client();
     // A body of unknown length, with trailers, after interim answers.
     upstream.answer(|_| Reply {
@@ -180,18 +170,15 @@ fn backend_chooses_its_http_version_by_alpn() {
     let mut config = authority.issue(NAMES, |_| {}).server(ALL_VERSIONS, None);
     config.alpn_protocols = vec![b"h2".to_vec()];
     let tls = format!("  tls: {{ca_file: {}}}\n", authority.ca_file().display());
-    let Setting { upstream, gateway, introspector: _introspector } =
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } =
         before(Http2Upstream::start_with(Some(config), |_| {}), &tls);
     assert_eq!(gateway.get("/up", None).status, 200);
     let seen = only(&upstream);
     assert_eq!((&*seen.scheme, &*seen.path), ("https", "/up"));
     // It does not know HTTP/2: what it chooses is spoken.
     let upstream = Upstream::start_tls(&authority);
-    let gateway = Gateway::builder()
-        .introspector(&Introspector::start())
-        .yaml(&format!("backend:\n  url: {}\n  http2: true\n{}", upstream.url(), upstream.client_tls()))
-        .one_core()
-        .start();
+    let builder = TestEnv::builder().backend(upstream).yaml("backend:\n  http2: true\n");
+    let TestEnv { gateway, backend: upstream, .. } = builder.configure(Builder::one_core).start();
     for _ in 0..3 {
         assert_eq!(gateway.get("/up", None).status, 200);
     }
@@ -202,13 +189,9 @@ fn backend_chooses_its_http_version_by_alpn() {
 
 #[test]
 fn backend_without_http2_is_502_and_the_cause_is_logged() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::builder()
-        .introspector(&Introspector::start())
-        .yaml(&format!("backend:\n  url: {}\n  http2: true\n  connect_timeout: 500ms\n", upstream.url()))
-        .start();
-    assert_eq!(gateway.get("/up", None).status, 502);
-    let line = gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
+    let env = TestEnv::start("backend:\n  http2: true\n  connect_timeout: 500ms\n");
+    assert_eq!(env.gateway.get("/up", None).status, 502);
+    let line = env.gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
     assert!(line["error"].as_str().unwrap().starts_with("HTTP/2 failed: "), "{line}");
 }
 
@@ -223,7 +206,7 @@ fn at_once(gateway: &Gateway, count: usize) -> Vec<u16> {
 
 #[test]
 fn concurrent_requests_share_one_http2_connection() {
-    let Setting { upstream, gateway, introspector: _introspector } = setting();
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     upstream.answer(|_| Reply { wait: Duration::from_millis(300), ..Reply::new(200, "slow") });
     assert_eq!(at_once(&gateway, 40), [200; 40]);
     assert_eq!((upstream.connections(), upstream.most_concurrent()), (1, 40));
@@ -241,11 +224,12 @@ fn max_concurrent_streams_of_the_backend_is_respected() {
         before(upstream, backend)
     };
     // More connections are opened, unless there may be none.
-    let Setting { upstream, gateway, introspector: _introspector } = bounded("");
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = bounded("");
     assert_eq!(at_once(&gateway, 8), [200; 8]);
     let connections = upstream.connections();
     assert!((2..=4).contains(&connections), "{connections}");
-    let Setting { upstream, gateway, introspector: _introspector } = bounded("  max_connections: 1\n");
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } =
+        bounded("  max_connections: 1\n");
     assert_eq!(at_once(&gateway, 8), [200; 8]);
     assert_eq!((upstream.connections(), upstream.most_concurrent()), (1, 2));
     // Who waits for too long is told so.
@@ -261,7 +245,7 @@ fn backend_that_allows_no_streams_is_502_without_repeated_connections() {
     let upstream = Http2Upstream::start_with(None, |builder| {
         builder.max_concurrent_streams(0);
     });
-    let Setting { upstream, gateway, introspector: _introspector } = before(upstream, "");
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = before(upstream, "");
     assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 502);
     assert_eq!(upstream.connections(), 1);
     let line = gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
@@ -271,7 +255,7 @@ fn backend_that_allows_no_streams_is_502_without_repeated_connections() {
 
 #[test]
 fn goaway_of_the_backend_fails_no_request() {
-    let Setting { upstream, gateway, introspector: _introspector } = setting();
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     let address = gateway.address();
     let answered: Arc<[AtomicUsize; 4]> = Arc::default();
     let threads: Vec<_> = (0..answered.len())
@@ -321,18 +305,16 @@ fn request_is_tried_on_three_connections_that_end_before_they_take_it() {
             let _ = std::io::copy(&mut stream, &mut std::io::sink());
         }
     });
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
-    let backend = format!("backend:\n  url: http://{backend}\n  http2: true\n");
-    let gateway = Gateway::builder().introspector(&introspector).yaml(&backend).start();
-    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 502);
+    let env = TestEnv::builder().backend(backend).yaml("backend:\n  http2: true\n").start();
+    assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 502);
     assert_eq!(accepted.load(Ordering::SeqCst), 3);
-    let line = gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
-    assert!(line["error"].as_str().unwrap().contains("ended it before the first request"), "{line}");
+    let line = env.gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
+    assert!(line["error"].as_str().unwrap().contains("ended at once"), "{line}");
 }
 
 #[test]
 fn stream_refused_unprocessed_is_retried_once() {
-    let Setting { upstream, gateway, introspector: _introspector } = setting();
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     let mut client = gateway.client();
     for (method, body, refused, status, seen) in [
         ("POST", &b""[..], 1, 200, 2),
@@ -361,7 +343,7 @@ fn stream_refused_unprocessed_is_retried_once() {
 #[test]
 fn truncated_http2_response_is_not_completed() {
     for reason in [Reason::NO_ERROR, Reason::CANCEL, Reason::INTERNAL_ERROR] {
-        let Setting { upstream, gateway, introspector: _introspector } = setting();
+        let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
         upstream.answer(move |_| Reply { break_off: Some(reason), ..Reply::new(200, "hello") });
         let mut client = gateway.client();
         client.send(format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n"));
@@ -378,7 +360,7 @@ fn truncated_http2_response_is_not_completed() {
 
 #[test]
 fn client_disconnect_resets_its_backend_stream() {
-    let Setting { upstream, gateway, introspector: _introspector } = setting();
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     // While its answer is awaited.
     upstream.answer(|_| Reply { wait: Duration::from_secs(20), ..Reply::new(200, "late") });
     let mut client = gateway.client();
@@ -412,7 +394,7 @@ fn client_disconnect_resets_its_backend_stream() {
 
 #[test]
 fn early_http2_response_is_forwarded() {
-    let Setting { upstream, gateway, introspector: _introspector } = setting();
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     upstream.answer(|_| Reply { early: true, ..Reply::new(413, "too much") });
     let mut client = gateway.client();
     client.send(format!(
@@ -427,7 +409,7 @@ fn early_http2_response_is_forwarded() {
 
 #[test]
 fn expectation_is_forwarded_to_an_http2_backend() {
-    let Setting { upstream, gateway, introspector: _introspector } = setting();
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     upstream.answer(|seen| Reply { interim: vec![100], ..echo(seen) });
     let mut client = gateway.client();
     client.send(format!(
@@ -445,7 +427,7 @@ fn expectation_is_forwarded_to_an_http2_backend() {
 
 #[test]
 fn stalled_http2_stream_delays_no_other_and_holds_little_memory() {
-    let Setting { upstream, gateway, introspector: _introspector } = setting();
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     upstream.answer(|seen| match &*seen.path {
         "/up" => Reply::new(200, "up"),
         _ => Reply { pieces: vec![Bytes::from(vec![b'x'; 16 * 1024]); 4096], ..Reply::new(200, "") },
@@ -471,7 +453,7 @@ fn stalled_http2_stream_delays_no_other_and_holds_little_memory() {
 
 #[test]
 fn backpressure_of_an_http2_backend_reaches_the_client() {
-    let Setting { upstream, gateway, introspector: _introspector } = setting();
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     // Its body is read when the answer has been sent.
     upstream.answer(|_| Reply {
         early: true,
@@ -493,7 +475,7 @@ fn backpressure_of_an_http2_backend_reaches_the_client() {
 
 #[test]
 fn idle_http2_connection_is_closed_after_its_timeout() {
-    let Setting { upstream, gateway, introspector: _introspector } =
+    let TestEnv { gateway, backend: upstream, introspector: _introspector } =
         before(Http2Upstream::start(), "  idle_timeout: 1s\n");
     assert_eq!(gateway.get("/up", None).status, 200);
     until("it is open", || upstream.open() == 1);

@@ -1,13 +1,14 @@
 //! TLS with the backend and the introspector: whom the gateway speaks with, and what it says where it does not.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcgen::{CertificateParams, date_time_ymd};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ALL_VERSIONS, ServerConfig};
 
 use crate::support::certificate::Issued;
-use crate::support::{Authority, BINARY, Gateway, Introspector, Upstream};
+use crate::support::{Authority, BINARY, Gateway, TestEnv, Upstream};
 
 const NAMES: &[&str] = &["localhost", "127.0.0.1"];
 const ITEMS: &str = "/api/v2/items";
@@ -174,23 +175,17 @@ fn servers_that_fail_verification_are_refused_and_the_cause_is_logged() {
 /// Whoever turns verification off is told so by `check`, at the start, and at every reload.
 #[test]
 fn disabled_verification_is_warned_of_at_every_start_and_reload() {
-    let (authority, introspector) = (Authority::new(), Introspector::start());
-    let upstream = Upstream::start_tls(&authority);
-    let gateway = Gateway::builder()
-        .introspector(&introspector)
-        .yaml(&format!(
-            "backend:\n  url: {}\n  tls: {{danger_accept_any_certificate: true}}\n",
-            upstream.url()
-        ))
-        .start();
+    let backend = Upstream::start_with_tls(Arc::unwrap_or_clone(Authority::new().server()));
+    let tls = "backend:\n  tls: {danger_accept_any_certificate: true}\n";
+    let env = TestEnv::builder().backend(backend).yaml(tls).start();
     let told = || {
         let text = "`backend.tls.danger_accept_any_certificate`: the server's certificate is not verified";
-        gateway.logs().iter().filter(|line| line.contains(text) && line.contains("WARN")).count()
+        env.gateway.logs().iter().filter(|line| line.contains(text) && line.contains("WARN")).count()
     };
-    assert_eq!((gateway.get("/up", None).status, told()), (200, 1));
-    assert!(gateway.reload());
+    assert_eq!((env.gateway.get("/up", None).status, told()), (200, 1));
+    assert!(env.gateway.reload());
     assert_eq!(told(), 2);
-    let config = gateway.directory().join("gateway.yaml");
+    let config = env.gateway.directory().join("gateway.yaml");
     assert!(check(&config).contains("warning: `backend.tls.danger_accept_any_certificate`"));
 }
 
@@ -205,21 +200,16 @@ fn check(config: &Path) -> String {
 fn changed_client_certificate_files_are_used_for_new_connections() {
     let (ours, strangers) = (Authority::new(), Authority::new());
     let pair = ours.issue(NAMES, |_| {});
-    let upstream = Upstream::start_with_tls(pair.server(ALL_VERSIONS, Some(&ours)));
     let directory = tempfile::tempdir().unwrap();
     let shown = strangers.issue(&["gateway"], |_| {}).write(directory.path());
-    let gateway = Gateway::builder()
-        .introspector(&Introspector::start())
-        .yaml(&format!(
-            "backend:\n  url: {}\n  tls: {}\n",
-            upstream.url(),
-            as_client(&believing(&ours), &shown)
-        ))
+    let env = TestEnv::builder()
+        .backend(Upstream::start_with_tls(pair.server(ALL_VERSIONS, Some(&ours))))
+        .yaml(&format!("backend:\n  tls: {}\n", as_client(&believing(&ours), &shown)))
         .start();
-    assert_eq!(gateway.get("/up", None).status, 502);
-    let before = gateway.reloads().len();
+    assert_eq!(env.gateway.get("/up", None).status, 502);
+    let before = env.gateway.reloads().len();
     ours.issue(&["gateway"], |_| {}).write(directory.path());
     // They may be looked at between the two.
-    assert!(gateway.wait_for_reload(before) || gateway.wait_for_reload(before + 1));
-    assert_eq!(gateway.get("/up", None).status, 200);
+    assert!(env.gateway.wait_for_reload(before) || env.gateway.wait_for_reload(before + 1));
+    assert_eq!(env.gateway.get("/up", None).status, 200);
 }

@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, DnType};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 
 use crate::support::certificate::Issued;
-use crate::support::{Answer, Authority, Gateway, Introspector, PATIENCE, RawClient, Upstream};
+use crate::support::{Answer, Authority, Gateway, PATIENCE, RawClient, TestEnv, Upstream};
 
 const ITEMS: &str = "/api/v2/items";
 
@@ -29,23 +29,15 @@ fn named(name: &str) -> impl Fn(&mut CertificateParams) {
     move |params| params.distinguished_name.push(DnType::CommonName, name)
 }
 
-struct Setting {
-    _upstream: Upstream,
-    _introspector: Introspector,
-    gateway: Gateway,
-}
-
-fn setting(yaml: &str) -> Setting {
-    let upstream = Upstream::answering(|request| match request.target.split_once('?') {
+fn start(yaml: &str) -> TestEnv {
+    let backend = Upstream::answering(|request| match request.target.split_once('?') {
         Some((_, "hsts")) => Answer::with(200, &[("Strict-Transport-Security", "max-age=7")], ""),
         Some((_, "slow")) => Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na")
             .then_wait(Duration::from_millis(400))
             .then("b"),
         _ => Answer::with(200, &[], "fine"),
     });
-    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).yaml(yaml).start();
-    Setting { _upstream: upstream, _introspector: introspector, gateway }
+    TestEnv::builder().backend(backend).token("1|reader", &["items:read"]).yaml(yaml).start()
 }
 
 /// A handshake with the gateway, and what came of it.
@@ -136,7 +128,7 @@ fn certificate_is_selected_by_server_name() {
         .iter()
         .map(|(name, issued)| format!("    - {}\n", entry(&write(directory.path(), name, issued), "")))
         .collect();
-    let setting = setting(&format!("listen:\n  tls:\n{}", entries.concat()));
+    let env = start(&format!("listen:\n  tls:\n{}", entries.concat()));
     for (asked, expected) in [
         ("app.example", 0),
         ("APP.EXAMPLE", 0),
@@ -149,7 +141,7 @@ fn certificate_is_selected_by_server_name() {
         ("unknown.example", 0),
         ("", 0),
     ] {
-        assert_eq!(shown(&setting.gateway, asked), der(&issued[expected].1), "{asked}");
+        assert_eq!(shown(&env.gateway, asked), der(&issued[expected].1), "{asked}");
     }
 }
 
@@ -160,7 +152,7 @@ fn session_tickets_are_bound_to_their_certificate() {
         let issued = authority.issue(&[name], |_| {});
         format!("    - {}\n", entry(&write(directory.path(), name, &issued), ""))
     });
-    let setting = setting(&format!("listen:\n  tls:\n{}", both.concat()));
+    let env = start(&format!("listen:\n  tls:\n{}", both.concat()));
     let client = authority.client();
     for (name, expected) in [
         ("one.example", HandshakeKind::Full),
@@ -168,7 +160,7 @@ fn session_tickets_are_bound_to_their_certificate() {
         ("one.example", HandshakeKind::Resumed),
         ("two.example", HandshakeKind::Resumed),
     ] {
-        assert_eq!(shake(&setting.gateway, &client, name).handshake_kind(), Some(expected), "{name}");
+        assert_eq!(shake(&env.gateway, &client, name).handshake_kind(), Some(expected), "{name}");
     }
 }
 
@@ -181,7 +173,7 @@ fn client_ca_requires_a_client_certificate() {
         authority.private_key().display(),
         clients.ca_file().display()
     );
-    let setting = setting(&entry);
+    let env = start(&entry);
     let known = clients.issue(&[], named("scanner 7"));
     let expired = clients.issue(&[], |params| {
         named("old")(params);
@@ -189,7 +181,7 @@ fn client_ca_requires_a_client_certificate() {
         params.not_after = rcgen::date_time_ymd(2021, 1, 1);
     });
     let attempt = |config: Arc<ClientConfig>| {
-        let mut client = RawClient::connect_tls_as(setting.gateway.address(), config, "localhost");
+        let mut client = RawClient::connect_tls_as(env.gateway.address(), config, "localhost");
         // Of what is wrong with its certificate a client of TLS 1.3 hears when it reads.
         client.try_send("GET /up HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").is_ok()
             && client.try_response(false).is_ok_and(|response| response.status == 200)
@@ -207,10 +199,10 @@ fn client_ca_requires_a_client_certificate() {
     ] {
         assert_eq!(attempt(config), expected, "{case}");
     }
-    let line = setting.gateway.wait_for_log(|line| line["message"] == "request");
+    let line = env.gateway.wait_for_log(|line| line["message"] == "request");
     assert_eq!(line["client_subject"], "CN=scanner 7");
-    setting.gateway.wait_for_metric("tls_handshake_failures_total{reason=\"certificate\"}", 4.0);
-    let line = setting.gateway.wait_for_log(|line| line["message"] == "client certificate rejected");
+    env.gateway.wait_for_metric("tls_handshake_failures_total{reason=\"certificate\"}", 4.0);
+    let line = env.gateway.wait_for_log(|line| line["message"] == "client certificate rejected");
     assert_eq!(line["client"], "127.0.0.1");
 }
 
@@ -223,7 +215,7 @@ fn session_cannot_be_resumed_after_its_client_certificate_expired() {
         authority.private_key().display(),
         clients.ca_file().display()
     );
-    let setting = setting(&entry);
+    let env = start(&entry);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     // Whole seconds: at least three.
     let ends = Duration::from_secs(now.as_secs() + 4);
@@ -233,11 +225,11 @@ fn session_cannot_be_resumed_after_its_client_certificate_expired() {
     });
     let client = authority.client_with(&brief);
     for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
-        assert_eq!(shake(&setting.gateway, &client, "localhost").handshake_kind(), Some(expected));
+        assert_eq!(shake(&env.gateway, &client, "localhost").handshake_kind(), Some(expected));
     }
     let ended = UNIX_EPOCH + ends + Duration::from_secs(1);
     thread::sleep(ended.duration_since(SystemTime::now()).unwrap_or_default());
-    let mut late = RawClient::connect_tls_as(setting.gateway.address(), client, "localhost");
+    let mut late = RawClient::connect_tls_as(env.gateway.address(), client, "localhost");
     let served =
         late.try_send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n").is_ok() && late.try_response(false).is_ok();
     assert!(!served, "a client whose certificate has ended is served");
@@ -268,8 +260,8 @@ fn renewed_certificate_is_used_without_closing_connections() {
     for name in ["tls.crt", "tls.key"] {
         symlink(Path::new("..data").join(name), at(name)).unwrap();
     }
-    let setting = setting(&format!("listen:\n  tls: {}\n", entry(&(at("tls.crt"), at("tls.key")), "")));
-    let gateway = &setting.gateway;
+    let env = start(&format!("listen:\n  tls: {}\n", entry(&(at("tls.crt"), at("tls.key")), "")));
+    let gateway = &env.gateway;
     assert_eq!(shown(gateway, "localhost"), der(&issued[0]));
     let client = authority.client();
     shake(gateway, &client, "localhost");
@@ -295,8 +287,8 @@ fn unusable_certificate_keeps_the_current_one_and_is_logged() {
     let directory = tempfile::tempdir().unwrap();
     let first = authority.issue(&["localhost"], |_| {});
     let files = write(directory.path(), "tls", &first);
-    let setting = setting(&format!("listen:\n  tls: {}\n", entry(&files, "")));
-    let gateway = &setting.gateway;
+    let env = start(&format!("listen:\n  tls: {}\n", entry(&files, "")));
+    let gateway = &env.gateway;
     let metric = format!("certificate_reload_success{{certificate=\"{}\"}}", files.0.display());
     assert_eq!(gateway.metrics().metric(&metric), 1.0);
     let second =
@@ -329,8 +321,8 @@ fn reload_applies_changed_listen_tls() {
     let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
     let issued = [(); 2].map(|()| authority.issue(&["localhost"], |_| {}));
     let files = [0, 1].map(|index| write(directory.path(), &index.to_string(), &issued[index]));
-    let setting = setting(&format!("listen:\n  tls: {}\n", entry(&files[0], "")));
-    let gateway = &setting.gateway;
+    let env = start(&format!("listen:\n  tls: {}\n", entry(&files[0], "")));
+    let gateway = &env.gateway;
     gateway.edit(&entry(&files[0], ""), &entry(&files[1], ""));
     assert!(gateway.reload());
     assert_eq!(shown(gateway, "localhost"), der(&issued[1]));
@@ -344,11 +336,11 @@ fn reload_applies_changed_listen_tls() {
 fn plain_http_is_redirected_to_https() {
     let authority = Arc::new(Authority::new());
     let files = (authority.certificate(), authority.private_key());
-    let setting = setting(&format!(
+    let env = start(&format!(
         "listen:\n  tls: {}\n  redirect_address: 127.0.0.1:0\n  hsts: 365d\n",
         entry(&files, "")
     ));
-    let redirect = setting.gateway.wait_for_listener("redirect");
+    let redirect = env.gateway.wait_for_listener("redirect");
     for (request, expected) in [
         ("GET / HTTP/1.1\r\nHost: app.example\r\n\r\n", Some("https://app.example/")),
         (
@@ -380,25 +372,25 @@ fn plain_http_is_redirected_to_https() {
         assert_eq!(response.field("strict-transport-security"), None, "{request}");
         assert!(response.field("x-request-id").is_some());
     }
-    assert_eq!(setting.gateway.metrics().metric("redirects_total"), 5.0);
+    assert_eq!(env.gateway.metrics().metric("redirects_total"), 5.0);
 }
 
 #[test]
 fn hsts_is_sent_as_configured() {
     let authority = Arc::new(Authority::new());
     let files = (authority.certificate(), authority.private_key());
-    let with = setting(&format!("listen:\n  tls: {}\n  hsts: 1h\n", entry(&files, "")));
-    let without = setting(&format!("listen:\n  tls: {}\n", entry(&files, "")));
+    let with = start(&format!("listen:\n  tls: {}\n  hsts: 1h\n", entry(&files, "")));
+    let without = start(&format!("listen:\n  tls: {}\n", entry(&files, "")));
     for (request, told) in [
         ("GET /up HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "max-age=3600"),
         (format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\n\r\n"), "max-age=3600"),
         ("GET /up HTTP/1.1\r\nHost : a\r\n\r\n".to_owned(), "max-age=3600"),
         ("GET /up?hsts HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "max-age=7"),
     ] {
-        for (setting, expected) in
+        for (env, expected) in
             [(&with, Some(told)), (&without, Some(told).filter(|told| *told == "max-age=7"))]
         {
-            let address = setting.gateway.address();
+            let address = env.gateway.address();
             let response = RawClient::connect_tls(address, &authority).send(&request).response();
             assert_eq!(response.field("strict-transport-security"), expected, "{request}");
         }

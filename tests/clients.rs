@@ -1,13 +1,14 @@
 //! Clients that are not ours: curl, httpx, websockets, Node and a browser, over TLS with an authority made for the
 //! test, to a backend that is not ours either.
 
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::support::{Authority, Browser, Gateway, Introspector, Process};
+use crate::support::{Authority, Browser, Introspector, Process, TestEnv};
 
 const MAP: &str = "\
 abilities:
@@ -25,30 +26,22 @@ fn file(name: &str) -> String {
     format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-struct Scene {
-    _backend: Process,
-    _introspector: Introspector,
-    authority: Arc<Authority>,
-    gateway: Gateway,
-}
-
-impl Scene {
-    fn new() -> Self {
-        let mut backend = Process::start(Command::new("node").arg(file("tests/clients/backend.mjs")));
-        let port = backend.port();
-        let introspector = Introspector::knowing([
+fn start() -> TestEnv<Process> {
+    TestEnv::builder()
+        .backend(Process::listening(Command::new("node").arg(file("tests/clients/backend.mjs"))))
+        .introspector(Introspector::knowing([
             ("1|writer", &["items:read", "items:create"][..]),
             ("2|reader", &["items:read"]),
-        ]);
-        let authority = Arc::new(Authority::new());
-        let gateway = Gateway::builder()
-            .introspector(&introspector)
-            .tls(&authority)
-            .yaml(&format!("backend:\n  url: http://127.0.0.1:{port}\n"))
-            .yaml("log: {access: false}\n")
-            .yaml(MAP)
-            .start();
-        Self { _backend: backend, _introspector: introspector, authority, gateway }
+        ]))
+        .tls(&Arc::new(Authority::new()))
+        .yaml("log: {access: false}\n")
+        .yaml(MAP)
+        .start()
+}
+
+impl TestEnv<Process> {
+    fn ca_file(&self) -> PathBuf {
+        self.gateway.authority().ca_file()
     }
 
     fn url(&self) -> String {
@@ -59,7 +52,7 @@ impl Scene {
     fn curl(&self, path: &str, arguments: &[&str]) -> (String, String) {
         let mut command = Command::new("curl");
         command.args(["--silent", "--show-error", "--verbose", "--max-time", "20", "--cacert"]);
-        command.arg(self.authority.ca_file()).args(arguments).arg(format!("{}{path}", self.url()));
+        command.arg(self.ca_file()).args(arguments).arg(format!("{}{path}", self.url()));
         let Output { status, stdout, stderr } = command.output().unwrap();
         let (answer, talk) =
             (String::from_utf8(stdout).unwrap(), String::from_utf8_lossy(&stderr).into_owned());
@@ -78,7 +71,7 @@ fn succeeds(command: &mut Command) {
 #[test]
 #[ignore = "needs clients: tests/run"]
 fn curl_reads_and_uploads_over_both_versions() {
-    let scene = Scene::new();
+    let env = start();
     let authorization = "Authorization: Bearer 1|writer";
     let directory = tempfile::tempdir().unwrap();
     let upload = directory.path().join("upload");
@@ -87,54 +80,54 @@ fn curl_reads_and_uploads_over_both_versions() {
     let upload = upload.to_str().unwrap();
     let hash: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
     for (version, line) in [("--http1.1", "HTTP/1.1 "), ("--http2", "HTTP/2 ")] {
-        let (answer, talk) = scene.curl("/api/v2/items?page=2", &[version, "-H", authorization]);
+        let (answer, talk) = env.curl("/api/v2/items?page=2", &[version, "-H", authorization]);
         let said: Value = serde_json::from_str(&answer).unwrap();
         assert_eq!(said["url"], "/api/v2/items?page=2");
         assert!(talk.contains(&format!("< {line}200")), "{talk}");
-        let (answer, talk) = scene.curl("/api/v2/items", &[version]);
+        let (answer, talk) = env.curl("/api/v2/items", &[version]);
         assert_eq!(answer, r#"{"message":"Unauthenticated."}"#);
         assert!(talk.contains(&format!("< {line}401")), "{talk}");
         // Asks first whether the body is wanted: it is, and it is not.
         let asks = ["-H", "Expect: 100-continue", "--expect100-timeout", "15", "-T", upload, version];
-        let (answer, talk) = scene.curl("/api/v2/items", &[&asks[..], &["-H", authorization]].concat());
+        let (answer, talk) = env.curl("/api/v2/items", &[&asks[..], &["-H", authorization]].concat());
         let said: Value = serde_json::from_str(&answer).unwrap();
         assert_eq!((&said["length"], &said["sha256"]), (&body.len().into(), &(*hash).into()));
         // Over HTTP/2 this curl does not wait for it.
         assert!(talk.contains("< HTTP/1.1 100 ") == (version == "--http1.1"), "{talk}");
-        let (answer, talk) = scene.curl("/api/v2/items", &asks);
+        let (answer, talk) = env.curl("/api/v2/items", &asks);
         assert_eq!(answer, r#"{"message":"Unauthenticated."}"#);
         assert!(!talk.contains("100 Continue"), "{talk}");
     }
-    let (answer, _) = scene.curl("/api/v2/stream", &["--http2", "--no-buffer", "-H", authorization]);
+    let (answer, _) = env.curl("/api/v2/stream", &["--http2", "--no-buffer", "-H", authorization]);
     assert_eq!(answer, "onetwothree");
 }
 
 #[test]
 #[ignore = "needs clients: tests/run"]
 fn python_httpx_and_websockets_work_through_the_gateway() {
-    let scene = Scene::new();
+    let env = start();
     let mut command = Command::new(file("target/python-clients/bin/python"));
-    command.arg(file("tests/clients/clients.py")).arg(scene.gateway.address().port().to_string());
-    succeeds(command.arg(scene.authority.ca_file()));
-    scene.gateway.wait_for_metric("tunnels_open", 0.0);
+    command.arg(file("tests/clients/clients.py")).arg(env.gateway.address().port().to_string());
+    succeeds(command.arg(env.ca_file()));
+    env.gateway.wait_for_metric("tunnels_open", 0.0);
 }
 
 #[test]
 #[ignore = "needs clients: tests/run"]
 fn node_fetch_reads_streams_and_uploads() {
-    let scene = Scene::new();
+    let env = start();
     let mut command = Command::new("node");
-    command.arg(file("tests/clients/fetch.mjs")).arg(scene.url());
-    succeeds(command.env("NODE_EXTRA_CA_CERTS", scene.authority.ca_file()));
-    scene.gateway.wait_for_metric("client_connections{state=\"active\"}", 0.0);
+    command.arg(file("tests/clients/fetch.mjs")).arg(env.url());
+    succeeds(command.env("NODE_EXTRA_CA_CERTS", env.ca_file()));
+    env.gateway.wait_for_metric("client_connections{state=\"active\"}", 0.0);
 }
 
 #[test]
 #[ignore = "needs browser: tests/run"]
 fn browser_reads_event_streams_and_opens_websockets() {
-    let scene = Scene::new();
-    let browser = Browser::believing(&scene.authority);
-    browser.command("POST", "/url", &json!({"url": format!("{}/page", scene.url())}));
+    let env = start();
+    let browser = Browser::believing(env.gateway.authority());
+    browser.command("POST", "/url", &json!({"url": format!("{}/page", env.url())}));
     assert_eq!(browser.command("GET", "/title", &Value::Null), "ready");
 
     let events = browser.run(

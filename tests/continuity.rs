@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::http2::{Http2Client, Outcome};
-use crate::support::setting::WRITER;
-use crate::support::{Authority, Gateway, Introspector, RawClient, Response, Upstream};
+use crate::support::{Authority, Gateway, Introspector, RawClient, Response, Upstream, WRITER};
 
 const ITEMS: &str = "/api/v2/items";
 const BODY: &[u8] = b"{\"name\": \"Ladder\"}";

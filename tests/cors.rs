@@ -1,7 +1,6 @@
 //! Browsers: preflights, and who may read the gateway's own answers.
 
-use crate::support::setting::{Setting, WRITER, setting};
-use crate::support::{Answer, RawClient, Response};
+use crate::support::{Answer, RawClient, Response, TestEnv, WRITER};
 
 const ITEMS: &str = "/api/v2/items";
 const SHOP: &str = "https://shop.example";
@@ -29,10 +28,10 @@ fn told(response: &Response) -> Vec<String> {
 #[test]
 fn preflight_is_forwarded_without_token_cookie_or_identity() {
     for yaml in ["", "cors: {origins: [https://shop.example]}\n"] {
-        let setting = setting(yaml);
+        let env = TestEnv::start(yaml);
         let fields = [("Access-Control-Allow-Origin", SHOP), ("Access-Control-Allow-Methods", "*")];
-        setting.upstream.answer(move |_| Answer::with(204, &fields, ""));
-        let mut client = setting.gateway.client();
+        env.backend.answer(move |_| Answer::with(204, &fields, ""));
+        let mut client = env.gateway.client();
         let sent = [
             ("Authorization", "Bearer 1|writer"),
             ("Authorization", "Bearer 2|other"),
@@ -47,17 +46,17 @@ fn preflight_is_forwarded_without_token_cookie_or_identity() {
         let expected =
             ["access-control-allow-methods: *", "access-control-allow-origin: https://shop.example"];
         assert_eq!(told(&response), expected, "as the backend says");
-        let request = setting.upstream.only_request();
+        let request = env.backend.only_request();
         assert_eq!((&*request.method, &*request.target), ("OPTIONS", "/api/v2/items?a=%2F"));
         assert_eq!(request.field("origin"), Some(SHOP), "and as a preflight, whatever Connection names");
         assert_eq!(request.field("access-control-request-method"), Some("POST"));
         for name in ["authorization", "cookie", "php-auth-digest", "x-http-method-override"] {
             assert_eq!(request.field(name), None, "{name}");
         }
-        assert_eq!(setting.introspector.calls(), 0);
+        assert_eq!(env.introspector.calls(), 0);
         let counted =
             "requests_total{method=\"OPTIONS\",reason=\"public\",route=\"/api/v2/items\",status=\"204\"}";
-        setting.gateway.wait_for_metric(counted, 1.0);
+        env.gateway.wait_for_metric(counted, 1.0);
     }
 }
 
@@ -65,8 +64,8 @@ fn preflight_is_forwarded_without_token_cookie_or_identity() {
 fn preflight_is_forwarded_if_some_token_may_send_its_request() {
     for yaml in ["", "cors: {origins: [https://shop.example], headers: [Authorization], preflight: answer}\n"]
     {
-        let setting = setting(yaml);
-        let mut client = setting.gateway.client();
+        let env = TestEnv::start(yaml);
+        let mut client = env.gateway.client();
         for (target, method, allowed) in [
             ("/up", "GET", true),
             (ITEMS, "GET", true),
@@ -105,18 +104,18 @@ fn preflight_is_forwarded_if_some_token_may_send_its_request() {
         let body = client.request("OPTIONS", ITEMS, &[ORIGIN, asked], b"some");
         assert_eq!(body.status, 400);
         let forwarded = if yaml.is_empty() { 4 } else { 0 };
-        assert_eq!(setting.upstream.requests().len(), forwarded, "{yaml}");
-        setting.gateway.wait_for_metric("requests_total{method=\"OPTIONS\",reason=\"public\"}", 4.0);
-        setting.gateway.wait_for_metric("requests_total{method=\"OPTIONS\",reason=\"denied\"}", 1.0);
+        assert_eq!(env.backend.requests().len(), forwarded, "{yaml}");
+        env.gateway.wait_for_metric("requests_total{method=\"OPTIONS\",reason=\"public\"}", 4.0);
+        env.gateway.wait_for_metric("requests_total{method=\"OPTIONS\",reason=\"denied\"}", 1.0);
     }
 }
 
 #[test]
 fn preflight_for_an_unmapped_path_is_permitted_with_unmapped_authenticated() {
-    let setting = setting(
+    let env = TestEnv::start(
         "abilities: {unmapped: authenticated, routes: {/closed: {GET: authenticated, OPTIONS: deny}}}\n",
     );
-    let mut client = setting.gateway.client();
+    let mut client = env.gateway.client();
     for (target, method, status) in [
         ("/anywhere", "GET", 200),
         ("/anywhere", "FOO", 403),
@@ -126,14 +125,14 @@ fn preflight_for_an_unmapped_path_is_permitted_with_unmapped_authenticated() {
     ] {
         assert_eq!(preflight(&mut client, target, method, &[]).status, status, "{method} {target}");
     }
-    assert_eq!(setting.upstream.requests().len(), 1);
+    assert_eq!(env.backend.requests().len(), 1);
 }
 
 #[test]
 fn preflight_for_an_overridden_post_is_permitted() {
     for (mode, status) in [("pin", 403), ("honour", 200)] {
-        let setting = setting(&format!("backend:\n  method_override: {mode}\n"));
-        let response = preflight(&mut setting.gateway.client(), "/api/v2/items/5", "POST", &[]);
+        let env = TestEnv::start(&format!("backend:\n  method_override: {mode}\n"));
+        let response = preflight(&mut env.gateway.client(), "/api/v2/items/5", "POST", &[]);
         assert_eq!(response.status, status, "{mode}");
     }
 }
@@ -149,8 +148,8 @@ cors:
   max_age: 1h
   preflight: answer
 ";
-    let setting = setting(yaml);
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start(yaml);
+    let mut client = env.gateway.client();
     let response = preflight(&mut client, ITEMS, "POST", &[WRITER]);
     assert_eq!((response.status, response.text()), (204, ""));
     let expected = [
@@ -172,16 +171,17 @@ cors:
         let response = client.request("OPTIONS", ITEMS, &asked, b"");
         assert_eq!((response.status, told(&response)), (204, vec!["vary: Origin".to_owned()]), "{origin}");
     }
-    assert_eq!((setting.upstream.requests().len(), setting.introspector.calls()), (0, 0));
-    let line = setting.gateway.wait_for_log(|line| line["method"] == "OPTIONS");
+    assert_eq!((env.backend.requests().len(), env.introspector.calls()), (0, 0));
+    let line = env.gateway.wait_for_log(|line| line["method"] == "OPTIONS");
     assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(204), Some("public")));
 }
 
 #[test]
 fn wildcard_origin_matches_every_origin() {
-    let setting =
-        setting("cors: {origins: [\"*\"], headers: [Authorization], preflight: answer, max_age: 0s}\n");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start(
+        "cors: {origins: [\"*\"], headers: [Authorization], preflight: answer, max_age: 0s}\n",
+    );
+    let mut client = env.gateway.client();
     let response = preflight(&mut client, ITEMS, "GET", &[]);
     let expected = [
         "access-control-allow-headers: Authorization",
@@ -201,8 +201,8 @@ fn wildcard_origin_matches_every_origin() {
 }
 
 /// Requests that the gateway answers itself, by the status.
-fn refusals(setting: &mut Setting, origin: &[(&str, &str)]) -> Vec<Response> {
-    let mut client = setting.gateway.client();
+fn refusals(env: &mut TestEnv, origin: &[(&str, &str)]) -> Vec<Response> {
+    let mut client = env.gateway.client();
     let mut ask = |method: &str, target: &str, fields: &[(&str, &str)], body: &str| {
         client.request(method, target, &[fields, origin].concat(), body.as_bytes())
     };
@@ -214,9 +214,9 @@ fn refusals(setting: &mut Setting, origin: &[(&str, &str)]) -> Vec<Response> {
         ask("DELETE", ITEMS, &[WRITER], ""),
         ask("POST", ITEMS, &[WRITER], "much too much"),
     ];
-    setting.upstream.stop();
+    env.backend.stop();
     refusals.push(client.request("GET", ITEMS, &[&[WRITER], origin].concat(), b""));
-    setting.introspector.stop();
+    env.introspector.stop();
     let unknown = ("Authorization", "Bearer 3|new");
     refusals.push(client.request("GET", ITEMS, &[&[unknown], origin].concat(), b""));
     refusals
@@ -241,8 +241,8 @@ fn own_responses_are_readable_by_allowed_origins_only() {
         (yaml, &[ORIGIN, ORIGIN], &[]),
         ("limits: {body: 5}\n", &[ORIGIN], &[]),
     ] {
-        let mut setting = setting(yaml);
-        for (response, status) in refusals(&mut setting, origin).iter().zip(statuses) {
+        let mut env = TestEnv::start(yaml);
+        for (response, status) in refusals(&mut env, origin).iter().zip(statuses) {
             // Two Origins are 400 before anything else.
             assert_eq!(response.status, if origin.len() > 1 { 400 } else { status });
             assert_eq!(told(response), expected, "{status} {origin:?}");
@@ -252,19 +252,19 @@ fn own_responses_are_readable_by_allowed_origins_only() {
 
 #[test]
 fn cors_fields_of_backend_responses_are_unchanged() {
-    let setting = setting("cors: {origins: [https://shop.example]}\n");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("cors: {origins: [https://shop.example]}\n");
+    let mut client = env.gateway.client();
     for (status, fields) in [
         (200, &[][..]),
         (403, &[]),
         (200, &[("Access-Control-Allow-Origin", "https://other.example"), ("Vary", "Accept")]),
     ] {
-        setting.upstream.answer(move |_| Answer::with(status, fields, "{}"));
+        env.backend.answer(move |_| Answer::with(status, fields, "{}"));
         let response = client.request("GET", ITEMS, &[WRITER, ORIGIN], b"");
         let mut expected: Vec<_> =
             fields.iter().map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase())).collect();
         expected.sort();
         assert_eq!((response.status, told(&response)), (status, expected));
     }
-    assert_eq!(setting.upstream.requests()[0].field("origin"), Some(SHOP));
+    assert_eq!(env.backend.requests()[0].field("origin"), Some(SHOP));
 }

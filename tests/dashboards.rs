@@ -13,7 +13,6 @@ use serde_json::Value;
 use stockaj_gateway::internals::policy::refusal::Reason;
 
 use crate::support::Metrics;
-use scene::Scene;
 
 /// What is asked of Prometheus, and where it is written.
 struct Query {
@@ -101,8 +100,8 @@ fn selectors_of_a_query_are_parsed() {
 #[test]
 fn rules_and_panels_query_only_existing_metrics() {
     let recorded = alerts::recorded();
-    let scene = Scene::new("redis+unix:///nowhere");
-    let scrape = scene.gateway.metrics();
+    let env = scene::start("redis+unix:///nowhere");
+    let scrape = env.gateway.metrics();
     let queries: Vec<Query> = alerts::queries().into_iter().chain(panels::queries()).collect();
     assert!(queries.len() > 60, "{}", queries.len());
     let mut named = BTreeSet::new();

@@ -5,7 +5,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{BINARY, Gateway, Introspector, PATIENCE, Upstream, Verdict};
+use crate::support::{BINARY, PATIENCE, TestEnv, Verdict};
 
 const SHIPPED: &str = "config/stockaj.yaml";
 const CANDIDATE: &str = "tests/maps/candidate.yaml";
@@ -106,22 +106,19 @@ Over the recorded usage since 2026-10-29
 
 #[test]
 fn diff_names_the_tokens_of_a_ledger() {
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    introspector.know("17|secret", Verdict::active(&["items:read"]).named("17", "sync-prod"));
     let map = "abilities:\n  routes:\n    /items/{id}: {GET: items:read, PUT: items:read}\n";
-    let mut gateway = Gateway::builder()
-        .backend(&upstream)
-        .introspector(&introspector)
+    let mut env = TestEnv::builder()
+        .verdict("17|secret", Verdict::active(&["items:read"]).named("17", "sync-prod"))
         .yaml("usage:\n  path: usage.redb\n")
         .yaml(map)
         .start();
     for _ in 0..3 {
-        assert_eq!(gateway.get("/items/5", Some("17|secret")).status, 200);
+        assert_eq!(env.gateway.get("/items/5", Some("17|secret")).status, 200);
     }
-    gateway.signal(Signal::TERM);
-    assert!(gateway.wait_exit(PATIENCE).success());
-    let old = gateway.directory().join("gateway.yaml");
-    let new = gateway.directory().join("candidate.yaml");
+    env.gateway.signal(Signal::TERM);
+    assert!(env.gateway.wait_exit(PATIENCE).success());
+    let old = env.gateway.directory().join("gateway.yaml");
+    let new = env.gateway.directory().join("candidate.yaml");
     std::fs::write(&new, "routes: {'/items/{id}': {GET: items:list, PUT: items:read}}\n").unwrap();
     let [old, new] = [old, new].map(|path| path.display().to_string());
     let (exit, told, said) = diff(&[&old, &new, "--since", "30d", "--config", &old]);

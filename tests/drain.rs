@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::setting::{Setting, setting};
-use crate::support::{Answer, Gateway, RawClient, Response, echo};
+use crate::support::{Answer, Gateway, RawClient, Response, TestEnv, echo};
 
 const ITEMS: &str = "/api/v2/items";
 const REQUEST: &str = "GET /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n";
@@ -42,39 +41,36 @@ fn is_last(response: &Response) -> bool {
     response.field("connection") == Some("close")
 }
 
-fn slow(milliseconds: u64) -> Setting {
-    let setting = setting("");
-    setting.upstream.answer(move |request| echo(request).after(Duration::from_millis(milliseconds)));
-    setting
+fn slow(milliseconds: u64) -> TestEnv {
+    let env = TestEnv::start("");
+    env.backend.answer(move |request| echo(request).after(Duration::from_millis(milliseconds)));
+    env
 }
 
 #[test]
 fn drain_finishes_requests_in_flight() {
-    let mut setting = slow(600);
-    let mut busy: Vec<_> = (0..4).map(|_| setting.gateway.client()).collect();
+    let mut env = slow(600);
+    let mut busy: Vec<_> = (0..4).map(|_| env.gateway.client()).collect();
     for client in &mut busy {
         client.send(REQUEST);
     }
-    setting.upstream.wait_for_requests(4);
-    terminate(&setting.gateway);
-    wait_until_closed(&setting.gateway);
+    env.backend.wait_for_requests(4);
+    terminate(&env.gateway);
+    wait_until_closed(&env.gateway);
     for mut client in busy {
         assert!(is_last(&client.response()));
         assert_eq!(client.read_until_close(), b"");
     }
-    assert!(
-        ended(&mut setting.gateway, Duration::from_secs(3)) < Duration::from_millis(500),
-        "nobody is left"
-    );
-    let lines = setting.gateway.logs();
+    assert!(ended(&mut env.gateway, Duration::from_secs(3)) < Duration::from_millis(500), "nobody is left");
+    let lines = env.gateway.logs();
     assert_eq!(lines.iter().filter(|line| line.contains(r#""reason":"allowed""#)).count(), 4);
 }
 
 /// A client cannot know that a connection is about to be closed before it is told.
 #[test]
 fn drain_sends_connection_close_on_idle_connections() {
-    let mut setting = slow(0);
-    let connect = || setting.gateway.client();
+    let mut env = slow(0);
+    let connect = || env.gateway.client();
     let (mut kept, mut fresh, mut begun) = (connect(), connect(), connect());
     let (mut quiet, mut silent) = (connect(), connect());
     for client in [&mut kept, &mut quiet] {
@@ -83,8 +79,8 @@ fn drain_sends_connection_close_on_idle_connections() {
     begun.send(&REQUEST[..30]);
     thread::sleep(Duration::from_millis(50));
     let began = Instant::now();
-    terminate(&setting.gateway);
-    wait_until_closed(&setting.gateway);
+    terminate(&env.gateway);
+    wait_until_closed(&env.gateway);
     thread::sleep(Duration::from_millis(300));
     assert!(is_last(&kept.send(REQUEST).response()));
     assert!(is_last(&fresh.send(REQUEST).response()), "its first request");
@@ -97,65 +93,65 @@ fn drain_sends_connection_close_on_idle_connections() {
     }
     let waited = began.elapsed().as_millis();
     assert!((950..2500).contains(&waited), "{waited} ms");
-    ended(&mut setting.gateway, Duration::from_millis(1500));
+    ended(&mut env.gateway, Duration::from_millis(1500));
 }
 
 #[test]
 fn drain_delivers_the_last_response_to_a_pipelining_client() {
-    let setting = slow(200);
-    let mut client = setting.gateway.client();
+    let env = slow(200);
+    let mut client = env.gateway.client();
     client.send(REQUEST);
-    setting.upstream.wait_for_requests(1);
-    terminate(&setting.gateway);
-    wait_until_closed(&setting.gateway);
+    env.backend.wait_for_requests(1);
+    terminate(&env.gateway);
+    wait_until_closed(&env.gateway);
     client.send(REQUEST.repeat(500));
     thread::sleep(Duration::from_millis(400));
     assert!(is_last(&client.response()));
     assert_eq!(client.read_until_close(), b"");
-    assert_eq!(setting.upstream.requests().len(), 1, "nothing after a last answer is served");
+    assert_eq!(env.backend.requests().len(), 1, "nothing after a last answer is served");
 }
 
 #[test]
 fn drain_ends_after_its_timeout() {
-    let mut setting = setting("listen:\n  drain_timeout: 300ms\n");
-    setting.upstream.answer(|_| Answer::hang());
-    let mut client = setting.gateway.client();
+    let mut env = TestEnv::start("listen:\n  drain_timeout: 300ms\n");
+    env.backend.answer(|_| Answer::hang());
+    let mut client = env.gateway.client();
     client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
-    setting.upstream.wait_for_requests(1);
-    let _idle = setting.gateway.client();
-    setting.gateway.signal(Signal::TERM);
-    let took = ended(&mut setting.gateway, Duration::from_secs(3));
+    env.backend.wait_for_requests(1);
+    let _idle = env.gateway.client();
+    env.gateway.signal(Signal::TERM);
+    let took = ended(&mut env.gateway, Duration::from_secs(3));
     assert!((280..1500).contains(&took.as_millis()), "{took:?}");
     assert_eq!(client.read_until_close(), b"");
-    setting.gateway.wait_for_log(|line| {
+    env.gateway.wait_for_log(|line| {
         line["message"].as_str().is_some_and(|it| it.contains("drain timed out")) && line["connections"] == 1
     });
 }
 
 #[test]
 fn drain_delay_serves_requests_and_fails_readiness() {
-    let mut setting = setting("listen:\n  drain_delay: 900ms\n");
-    let ask = |path: &str| RawClient::connect(setting.gateway.admin()).get(path, None).status;
-    let (mut old, mut idle) = (setting.gateway.client(), setting.gateway.client());
+    let mut env = TestEnv::start("listen:\n  drain_delay: 900ms\n");
+    let ask = |path: &str| RawClient::connect(env.gateway.admin()).get(path, None).status;
+    let (mut old, mut idle) = (env.gateway.client(), env.gateway.client());
     for client in [&mut old, &mut idle] {
         assert!(!is_last(&client.send(REQUEST).response()));
     }
     assert_eq!((ask("/readyz"), ask("/healthz")), (200, 200));
     let began = Instant::now();
-    terminate(&setting.gateway);
+    terminate(&env.gateway);
     assert_eq!((ask("/readyz"), ask("/healthz")), (503, 200));
     // Who was there is sent elsewhere; who still comes has no other place yet.
     assert!(is_last(&old.send(REQUEST).response()));
-    let mut new = setting.gateway.client();
+    let mut new = env.gateway.client();
     for _ in 0..3 {
         assert!(!is_last(&new.send(REQUEST).response()));
     }
-    wait_until_closed(&setting.gateway);
+    wait_until_closed(&env.gateway);
     assert!(began.elapsed() >= Duration::from_millis(880), "{:?}", began.elapsed());
     for client in [&mut new, &mut idle] {
         assert!(is_last(&client.send(REQUEST).response()));
     }
-    ended(&mut setting.gateway, Duration::from_secs(3));
+    ended(&mut env.gateway, Duration::from_secs(3));
 }
 
 #[test]
@@ -165,39 +161,38 @@ fn second_signal_ends_the_drain() {
         ("listen:\n  drain_timeout: 1m\n", [Signal::INT, Signal::INT]),
         ("listen:\n  drain_delay: 1m\n", [Signal::TERM, Signal::INT]),
     ] {
-        let mut setting = setting(yaml);
-        setting.upstream.answer(|_| Answer::hang());
-        let mut client = setting.gateway.client();
+        let mut env = TestEnv::start(yaml);
+        env.backend.answer(|_| Answer::hang());
+        let mut client = env.gateway.client();
         client.send(REQUEST);
-        setting.upstream.wait_for_requests(1);
-        setting.gateway.signal(signals[0]);
-        setting.gateway.wait_for_log(|line| line["message"] == "draining");
+        env.backend.wait_for_requests(1);
+        env.gateway.signal(signals[0]);
+        env.gateway.wait_for_log(|line| line["message"] == "draining");
         thread::sleep(Duration::from_millis(100));
-        setting.gateway.signal(signals[1]);
-        ended(&mut setting.gateway, Duration::from_secs(2));
+        env.gateway.signal(signals[1]);
+        ended(&mut env.gateway, Duration::from_secs(2));
         assert_eq!(client.read_until_close(), b"");
-        setting
-            .gateway
+        env.gateway
             .wait_for_log(|line| line["message"].as_str().is_some_and(|it| it.contains("drain timed out")));
     }
 }
 
 #[test]
 fn drain_finishes_a_large_response() {
-    let mut setting = setting("");
+    let mut env = TestEnv::start("");
     let body = vec![b'a'; 8 << 20];
     let sent = body.clone();
-    setting.upstream.answer(move |_| Answer::with(200, &[], &sent));
-    let mut client = setting.gateway.client();
+    env.backend.answer(move |_| Answer::with(200, &[], &sent));
+    let mut client = env.gateway.client();
     client.send(format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n"));
-    setting.upstream.wait_for_requests(1);
+    env.backend.wait_for_requests(1);
     thread::sleep(Duration::from_millis(100));
-    terminate(&setting.gateway);
-    wait_until_closed(&setting.gateway);
+    terminate(&env.gateway);
+    wait_until_closed(&env.gateway);
     let response = client.response();
     assert_eq!(response.field("connection"), None, "its head had gone out");
     assert!(response.body == body);
     // So the next one has to say it.
     assert!(is_last(&client.send(REQUEST).response()));
-    ended(&mut setting.gateway, Duration::from_secs(3));
+    ended(&mut env.gateway, Duration::from_secs(3));
 }

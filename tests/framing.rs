@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::setting::{WRITER, setting};
-use crate::support::{RawClient, Response, echo};
+use crate::support::{RawClient, Response, TestEnv, WRITER, echo};
 
 const GOOD: &str = "GET /up HTTP/1.1\r\nHost: h\r\n\r\n";
 
@@ -37,7 +36,7 @@ fn assert_refused(response: &Response, status: u16, message: &str) {
 
 #[test]
 fn rejected_heads_are_answered_counted_and_logged() {
-    let setting = setting("limits: {header_bytes: 1KiB, header_count: 10, target_bytes: 100}");
+    let env = TestEnv::start("limits: {header_bytes: 1KiB, header_count: 10, target_bytes: 100}");
     let long = format!("GET /{} HTTP/1.1", "x".repeat(100));
     let field = format!("A: {}", "x".repeat(1100));
     let many: Vec<_> = (0..10).map(|number| format!("A{number}: x")).collect();
@@ -78,17 +77,17 @@ fn rejected_heads_are_answered_counted_and_logged() {
         ("a large head", head("GET /up HTTP/1.1", &[&field]), 431, "Request Header Fields Too Large.", ""),
         ("many fields", head("GET /up HTTP/1.1", &many), 431, "Request Header Fields Too Large.", ""),
     ] {
-        let mut client = setting.gateway.client();
+        let mut client = env.gateway.client();
         let response = last(client.send(&bytes), false);
         assert_refused(&response, status, message);
         let id = response.field("x-request-id").unwrap();
-        let line = setting.gateway.wait_for_log(|line| line["request_id"] == id);
+        let line = env.gateway.wait_for_log(|line| line["request_id"] == id);
         assert_eq!(line["status"], status, "{name}");
         assert_eq!(line["route"], "none", "{name}");
         assert_eq!(line["detail"].as_str().unwrap_or_default(), detail, "{name}");
     }
-    assert_eq!(setting.upstream.requests().len(), 0);
-    let metrics = setting.gateway.metrics();
+    assert_eq!(env.backend.requests().len(), 0);
+    let metrics = env.gateway.metrics();
     for (labels, count) in [
         (r#"route="none",method="GET",status="400",reason="bad_request""#, 4.0),
         (r#"route="none",method="POST",status="400",reason="bad_request""#, 1.0),
@@ -99,14 +98,14 @@ fn rejected_heads_are_answered_counted_and_logged() {
     ] {
         assert_eq!(metrics.metric(&format!("requests_total{{{labels}}}")), count, "{labels}");
     }
-    setting.gateway.wait_for_metric("client_connections", 0.0);
-    assert_eq!(setting.gateway.get("/up", None).status, 200);
+    env.gateway.wait_for_metric("client_connections", 0.0);
+    assert_eq!(env.gateway.get("/up", None).status, 200);
 }
 
 #[test]
 fn rejected_head_request_gets_no_body() {
-    let setting = setting("");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("");
+    let mut client = env.gateway.client();
     let response = last(client.send("HEAD /up HTTP/1.1\nHost: h\n\n"), true);
     assert_eq!((response.status, response.field("content-length")), (400, Some("26")));
 }
@@ -114,43 +113,43 @@ fn rejected_head_request_gets_no_body() {
 /// The request before gets its answer, the refused one its own, and what comes after it nothing.
 #[test]
 fn pipelined_requests_before_a_rejected_one_are_answered() {
-    let setting = setting("");
+    let env = TestEnv::start("");
     for pause in [Duration::ZERO, Duration::from_millis(100)] {
-        setting.upstream.answer(move |request| echo(request).after(pause));
-        setting.upstream.forget_requests();
-        let mut client = setting.gateway.client();
+        env.backend.answer(move |request| echo(request).after(pause));
+        env.backend.forget_requests();
+        let mut client = env.gateway.client();
         client.send(format!("{GOOD}GET /up HTTP/1.1\nHost: h\n\n{GOOD}"));
         assert_eq!(client.response().status, 200);
         assert_refused(&last(&mut client, false), 400, "Bad Request.");
-        assert_eq!(setting.upstream.only_request().target, "/up");
+        assert_eq!(env.backend.only_request().target, "/up");
         // The same where the refused one comes while the first is served.
-        setting.upstream.forget_requests();
-        let mut client = setting.gateway.client();
+        env.backend.forget_requests();
+        let mut client = env.gateway.client();
         client.send(GOOD);
         thread::sleep(pause / 2);
         client.send("GET /up HTTP/1.1\nHost: h\n\n");
         assert_eq!(client.response().status, 200);
         assert_refused(&last(&mut client, false), 400, "Bad Request.");
-        assert_eq!(setting.upstream.only_request().target, "/up");
+        assert_eq!(env.backend.only_request().target, "/up");
     }
 }
 
 /// The gateway goes away after its answer, which says that it is the last one.
 #[test]
 fn nothing_is_answered_after_the_last_response_of_a_drain() {
-    let setting = setting("");
-    setting.upstream.answer(|request| echo(request).after(Duration::from_millis(300)));
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("");
+    env.backend.answer(|request| echo(request).after(Duration::from_millis(300)));
+    let mut client = env.gateway.client();
     client.send(GOOD);
-    setting.upstream.wait_for_requests(1);
+    env.backend.wait_for_requests(1);
     client.send("GET /up HTTP/1.1\nHost: h\n\n");
-    setting.gateway.signal(Signal::TERM);
+    env.gateway.signal(Signal::TERM);
     assert_eq!(last(&mut client, false).status, 200);
 }
 
 #[test]
 fn bytes_after_connection_close_are_not_served() {
-    let setting = setting("");
+    let env = TestEnv::start("");
     for request in [
         head("GET /up HTTP/1.1", &["Connection: close"]),
         "GET /up HTTP/1.0\r\nHost: h\r\n\r\n".to_owned(),
@@ -159,22 +158,22 @@ fn bytes_after_connection_close_are_not_served() {
             WRITER.0, WRITER.1
         ),
     ] {
-        setting.upstream.forget_requests();
-        let mut client = setting.gateway.client();
+        env.backend.forget_requests();
+        let mut client = env.gateway.client();
         assert_eq!(client.send(format!("{request}{GOOD}")).response().status, 200, "{request}");
         assert_eq!(client.read_until_close(), b"", "{request}");
-        assert_eq!(setting.upstream.requests().len(), 1, "{request}");
+        assert_eq!(env.backend.requests().len(), 1, "{request}");
     }
 }
 
 #[test]
 fn fragmented_head_is_served() {
-    let setting = setting("");
+    let env = TestEnv::start("");
     let value = "x".repeat(12_000);
     let request = head("GET /up?q HTTP/1.1", &[&format!("A: {value}")]);
     for length in [1, 7, 4096, 11_000] {
-        setting.upstream.forget_requests();
-        let mut client = setting.gateway.client();
+        env.backend.forget_requests();
+        let mut client = env.gateway.client();
         let pieces: Vec<_> = request.as_bytes().chunks(length).collect();
         // Single bytes only at the ends, where the lines are.
         let (first, rest) = if length == 1 { pieces.split_at(40) } else { pieces.split_at(1) };
@@ -183,7 +182,7 @@ fn fragmented_head_is_served() {
         }
         client.send(rest.concat());
         assert_eq!(client.response().status, 200, "{length}");
-        let received = setting.upstream.only_request();
+        let received = env.backend.only_request();
         assert_eq!((&*received.target, received.field("a")), ("/up?q", Some(&*value)), "{length}");
         // The connection goes on.
         assert_eq!(client.send(GOOD).response().status, 200, "{length}");
@@ -192,25 +191,25 @@ fn fragmented_head_is_served() {
 
 #[test]
 fn fragmented_bodies_and_pipelined_requests_are_served() {
-    let setting = setting("");
+    let env = TestEnv::start("");
     let fields = [&*format!("{}: {}", WRITER.0, WRITER.1), "Transfer-Encoding: chunked"];
     let request = head("POST /api/v2/items HTTP/1.1", &fields)
         + "5;x=y\r\nhello\r\n1\r\n \r\n00005\r\nworld\r\n0\r\nA: b\r\n\r\n";
     for length in [1, 3, 1000] {
-        setting.upstream.forget_requests();
-        let mut client = setting.gateway.client();
+        env.backend.forget_requests();
+        let mut client = env.gateway.client();
         for piece in request.as_bytes().chunks(length) {
             client.send(piece);
         }
         assert_eq!(client.response().status, 200);
-        assert_eq!(setting.upstream.only_request().text(), "hello world");
+        assert_eq!(env.backend.only_request().text(), "hello world");
         assert_eq!(client.send(GOOD).response().status, 200);
     }
 }
 
 #[test]
 fn malformed_body_aborts_the_request_to_the_backend() {
-    let setting = setting("");
+    let env = TestEnv::start("");
     let fields = [&*format!("{}: {}", WRITER.0, WRITER.1), "Transfer-Encoding: chunked"];
     for body in [
         "5\r\nhelloGET / HTTP/1.1\r\n",
@@ -219,29 +218,29 @@ fn malformed_body_aborts_the_request_to_the_backend() {
         "0\r\nA : b\r\n\r\n",
         "zz\r\n",
     ] {
-        setting.upstream.forget_requests();
-        let mut client = setting.gateway.client();
+        env.backend.forget_requests();
+        let mut client = env.gateway.client();
         client.send(head("POST /api/v2/items HTTP/1.1", &fields) + body);
         assert_refused(&client.response(), 400, "Bad Request.");
         assert_eq!(client.read_until_close(), b"");
-        assert!(setting.upstream.requests().iter().all(|request| !request.complete), "{body:?}");
+        assert!(env.backend.requests().iter().all(|request| !request.complete), "{body:?}");
     }
-    assert_eq!(setting.gateway.get("/up", None).status, 200);
+    assert_eq!(env.gateway.get("/up", None).status, 200);
 }
 
 #[test]
 fn stalled_head_is_408() {
-    let setting = setting("limits: {header_timeout: 200ms}");
+    let env = TestEnv::start("limits: {header_timeout: 200ms}");
     for (start, method) in [("GET /up HTTP/1.1\r\nHo", "GET"), ("G", "other"), ("\r\n", "other")] {
-        let mut client = setting.gateway.client();
+        let mut client = env.gateway.client();
         assert_refused(&last(client.send(start), false), 408, "Request Timeout.");
         let metric =
             format!("requests_total{{route=\"none\",method=\"{method}\",status=\"408\",reason=\"limited\"}}");
-        assert!(setting.gateway.metrics().metric(&metric) >= 1.0, "{start:?}");
+        assert!(env.gateway.metrics().metric(&metric) >= 1.0, "{start:?}");
     }
     // Also one that began while the request before it was served.
-    setting.upstream.answer(|request| echo(request).after(Duration::from_millis(100)));
-    let mut client = setting.gateway.client();
+    env.backend.answer(|request| echo(request).after(Duration::from_millis(100)));
+    let mut client = env.gateway.client();
     client.send(format!("{GOOD}GET /up"));
     assert_eq!(client.response().status, 200);
     assert_refused(&last(&mut client, false), 408, "Request Timeout.");
@@ -250,10 +249,10 @@ fn stalled_head_is_408() {
 /// A client that is still sending when it is answered gets to read the answer.
 #[test]
 fn response_before_the_end_of_the_body_is_delivered() {
-    let setting = setting("limits: {body: 1MiB}");
+    let env = TestEnv::start("limits: {body: 1MiB}");
     let body = vec![b'x'; 8 * 1024 * 1024];
     for (token, status) in [("7|unknown", 401), ("1|writer", 413)] {
-        let mut client = setting.gateway.client();
+        let mut client = env.gateway.client();
         let fields =
             [&*format!("Authorization: Bearer {token}"), &*format!("Content-Length: {}", body.len())];
         client.send(head("POST /api/v2/items HTTP/1.1", &fields));
@@ -261,6 +260,6 @@ fn response_before_the_end_of_the_body_is_delivered() {
         assert_eq!(client.response().status, status);
         assert_eq!(client.read_until_close(), b"");
     }
-    assert_eq!(setting.upstream.requests().len(), 0);
-    setting.gateway.wait_for_metric("client_connections", 0.0);
+    assert_eq!(env.backend.requests().len(), 0);
+    env.gateway.wait_for_metric("client_connections", 0.0);
 }

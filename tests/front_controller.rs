@@ -3,8 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::BINARY;
-use crate::support::setting::{WRITER, setting};
+use crate::support::{BINARY, TestEnv, WRITER};
 
 const ROUTES: &str = "  routes:
     /up:                         {GET: public}
@@ -43,8 +42,8 @@ fn yaml() -> String {
 
 #[test]
 fn front_controller_is_served_only_where_the_route_names_it() {
-    let setting = setting(&yaml());
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start(&yaml());
+    let mut client = env.gateway.client();
     for (method, path, status) in CASES {
         let response = client.request(method, path, &[WRITER], b"");
         assert_eq!(response.status, status, "{method} {path}: {}", response.text());
@@ -56,11 +55,9 @@ fn front_controller_is_served_only_where_the_route_names_it() {
             assert_eq!(client.request("OPTIONS", path, &asked, b"").status, 400, "preflight of {path}");
         }
     }
-    let arrived = setting.upstream.requests().len();
+    let arrived = env.backend.requests().len();
     assert_eq!(arrived, CASES.iter().filter(|(.., status)| *status == 200).count());
-    setting
-        .gateway
-        .wait_for_metric("requests_total{reason=\"bad_request\",route=\"none\",status=\"400\"}", 33.0);
+    env.gateway.wait_for_metric("requests_total{reason=\"bad_request\",route=\"none\",status=\"400\"}", 33.0);
 }
 
 /// `explain` and `test` decide by the same code.
@@ -114,7 +111,7 @@ fn candidate_map_denies_an_unnamed_front_controller() {
     let directory = tempfile::tempdir().unwrap();
     let candidate = directory.path().join("candidate.yaml");
     fs::write(&candidate, "routes:\n  /legacy/{*rest}: {GET: public}\n").unwrap();
-    let setting = setting(&format!("shadow: {}\n{}", candidate.display(), yaml()));
-    assert_eq!(setting.gateway.get("/legacy/index.php", None).status, 200);
-    setting.gateway.wait_for_metric("shadow_total{change=\"would_deny\"}", 1.0);
+    let env = TestEnv::start(&format!("shadow: {}\n{}", candidate.display(), yaml()));
+    assert_eq!(env.gateway.get("/legacy/index.php", None).status, 200);
+    env.gateway.wait_for_metric("shadow_total{change=\"would_deny\"}", 1.0);
 }

@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::http2::{self, Http2Client};
-use crate::support::setting::{Setting, WRITER, setting};
-use crate::support::{Answer, Gateway, Introspector, Request, Upstream, Verdict};
+use crate::support::{Answer, Request, TestEnv, Verdict, WRITER};
 
 const ITEM: &str = "/api/v2/items/5";
 /// The names that only the gateway may set.
@@ -39,18 +38,13 @@ fn described(data: &Value) -> Verdict {
     Verdict::Answer(Answer::json(200, &json!({"data": data})))
 }
 
-/// A gateway whose introspector says this of `7|token`.
-fn telling(wanted: &str, data: &Value) -> Setting {
-    let upstream = Upstream::start();
-    let introspector = Introspector::start();
-    introspector.know("7|token", described(data));
-    let gateway = Gateway::builder()
-        .backend(&upstream)
-        .introspector(&introspector)
+/// A gateway whose introspector says this of `7|token`, with these sections.
+fn describing(wanted: &str, data: &Value, yaml: &str) -> TestEnv {
+    TestEnv::builder()
+        .verdict("7|token", described(data))
         .yaml("introspection:\n  response: {workspace_id: /data/workspace/id}\n")
-        .yaml(&format!("identity_headers: [{wanted}]\n"))
-        .start();
-    Setting { upstream, introspector, gateway }
+        .yaml(&format!("identity_headers: [{wanted}]\n{yaml}"))
+        .start()
 }
 
 const TOKEN: (&str, &str) = ("Authorization", "Bearer 7|token");
@@ -76,36 +70,23 @@ fn only_the_gateway_sets_identity_headers() {
         (true, "abilities", &all[..1]),
         (false, "workspace_id, id", &[all[1], all[3]]),
     ] {
-        let setting = telling(wanted, &data);
-        let setting = match trusted {
-            false => setting,
-            true => {
-                let Setting { upstream, introspector, .. } = setting;
-                let gateway = Gateway::builder()
-                    .backend(&upstream)
-                    .introspector(&introspector)
-                    .yaml("listen:\n  trusted_proxies: [127.0.0.0/8]\n")
-                    .yaml("introspection:\n  response: {workspace_id: /data/workspace/id}\n")
-                    .yaml(&format!("identity_headers: [{wanted}]\n"))
-                    .start();
-                Setting { upstream, introspector, gateway }
-            }
-        };
-        let mut client = setting.gateway.client();
+        let proxies = if trusted { "listen:\n  trusted_proxies: [127.0.0.0/8]\n" } else { "" };
+        let env = describing(wanted, &data, proxies);
+        let mut client = env.gateway.client();
         for fields in [&[TOKEN][..], &[&[TOKEN, named_away][..], &claims].concat()] {
             for _ in 0..2 {
-                setting.upstream.forget_requests();
+                env.backend.forget_requests();
                 let response = client.request("GET", ITEM, fields, b"");
                 assert_eq!(response.status, 200, "{}", response.text());
                 let expected: Vec<_> =
                     expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-                assert_eq!(seen(&setting.upstream.only_request()), expected, "{wanted}: {fields:?}");
+                assert_eq!(seen(&env.backend.only_request()), expected, "{wanted}: {fields:?}");
             }
         }
-        setting.upstream.forget_requests();
+        env.backend.forget_requests();
         assert_eq!(client.request("GET", "/up", &claims, b"").status, 200);
-        assert_eq!(seen(&setting.upstream.only_request()), [], "a public route has no token");
-        assert_eq!(setting.introspector.calls(), 1);
+        assert_eq!(seen(&env.backend.only_request()), [], "a public route has no token");
+        assert_eq!(env.introspector.calls(), 1);
     }
 }
 
@@ -126,9 +107,9 @@ fn token_name_cannot_inject_or_imitate_a_field() {
         (json!(17), None),
     ] {
         let data = json!({"id": "a,b", "name": name, "abilities": ["items:read", "a b"], "expires_at": null});
-        let setting = telling("id, name, abilities, workspace_id", &data);
-        assert_eq!(setting.gateway.get(ITEM, Some("7|token")).status, 200, "{name}");
-        let request = setting.upstream.only_request();
+        let env = describing("id, name, abilities, workspace_id", &data, "");
+        assert_eq!(env.gateway.get(ITEM, Some("7|token")).status, 200, "{name}");
+        let request = env.backend.only_request();
         assert_eq!(request.field("x-token-name"), expected, "{name}");
         assert_eq!(request.field("x-token-id"), Some("a%2Cb"));
         assert_eq!(request.field("x-token-abilities"), Some("a%20b items:read"));
@@ -138,35 +119,34 @@ fn token_name_cannot_inject_or_imitate_a_field() {
 
 #[test]
 fn identity_headers_follow_a_renewed_verdict() {
-    let setting = telling("name", &json!({"id": 7, "name": "old", "abilities": ["items:read"]}));
-    let mut client = setting.gateway.client();
+    let env = describing("name", &json!({"id": 7, "name": "old", "abilities": ["items:read"]}), "");
+    let mut client = env.gateway.client();
     assert_eq!(client.get(ITEM, Some("7|token")).status, 200);
-    setting
-        .introspector
+    env.introspector
         .know("7|token", described(&json!({"id": 7, "name": "new", "abilities": ["items:read"]})));
-    setting.upstream.answer(|_| Answer::message(401, "Unauthenticated."));
+    env.backend.answer(|_| Answer::message(401, "Unauthenticated."));
     assert_eq!(client.get(ITEM, Some("7|token")).status, 401, "the backend contradicts the verdict");
     assert_eq!(client.get(ITEM, Some("7|token")).status, 401);
     let names: Vec<_> =
-        setting.upstream.requests().iter().map(|it| it.field("x-token-name").unwrap().to_owned()).collect();
+        env.backend.requests().iter().map(|it| it.field("x-token-name").unwrap().to_owned()).collect();
     assert_eq!(names, ["old", "old", "new"]);
 }
 
 #[test]
 fn cookies_are_forwarded_with_a_token_only_if_configured() {
     for (yaml, expected) in [("", None), ("backend:\n  cookies: true\n", Some("session=1; theme=dark"))] {
-        let setting = setting(yaml);
+        let env = TestEnv::start(yaml);
         let sent = [WRITER, ("Cookie", "session=1; theme=dark"), ("Connection", "Cookie")];
-        assert_eq!(setting.gateway.client().request("GET", ITEM, &sent, b"").status, 200);
-        let request = setting.upstream.only_request();
+        assert_eq!(env.gateway.client().request("GET", ITEM, &sent, b"").status, 200);
+        let request = env.backend.only_request();
         assert_eq!((request.field("cookie"), request.bearer()), (expected, Some("1|writer")), "{yaml}");
     }
 }
 
 #[test]
 fn token_in_query_or_body_does_not_authenticate() {
-    let setting = setting("");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("");
+    let mut client = env.gateway.client();
     for (target, fields, body) in [
         ("/api/v2/items?access_token=1|writer", &[][..], ""),
         ("/api/v2/items?api_token=1|writer&token=1|writer", &[], ""),
@@ -190,16 +170,16 @@ fn token_in_query_or_body_does_not_authenticate() {
             "{target} {fields:?}"
         );
     }
-    assert_eq!((setting.upstream.requests().len(), setting.introspector.calls()), (0, 0));
+    assert_eq!((env.backend.requests().len(), env.introspector.calls()), (0, 0));
     let sent = [("Authorization", "Bearer 2|unknown")];
     assert_eq!(client.request("GET", "/api/v2/items?access_token=1|writer", &sent, b"").status, 401);
-    assert_eq!(setting.introspector.calls_for("1|writer"), 0);
+    assert_eq!(env.introspector.calls_for("1|writer"), 0);
 }
 
 #[test]
 fn upgrades_other_than_websocket_are_not_forwarded() {
-    let setting = setting("");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("");
+    let mut client = env.gateway.client();
     for fields in [
         &[
             ("Connection", "Upgrade, HTTP2-Settings"),
@@ -211,34 +191,27 @@ fn upgrades_other_than_websocket_are_not_forwarded() {
         &[("Upgrade", "h2c")],
     ] {
         for (method, body) in [("GET", ""), ("PUT", "some")] {
-            setting.upstream.forget_requests();
+            env.backend.forget_requests();
             let response = client.request(method, ITEM, &[&[WRITER], fields].concat(), body.as_bytes());
             assert_eq!(response.status, 200, "{fields:?}");
-            let request = setting.upstream.only_request();
+            let request = env.backend.only_request();
             assert_eq!((&*request.method, request.text()), (method, body));
             for name in ["connection", "upgrade", "http2-settings"] {
                 assert_eq!(request.field(name), None, "{name} of {fields:?}");
             }
         }
     }
-    assert_eq!(setting.upstream.connections(), 1, "and the connections go on");
+    assert_eq!(env.backend.connections(), 1, "and the connections go on");
 }
 
 /// A gateway that honours overrides, and a token for each ability.
-fn honouring(mode: &str) -> Setting {
-    let upstream = Upstream::start();
-    let introspector = Introspector::knowing([
-        ("1|update", &["items:update"][..]),
-        ("2|delete", &["items:delete"]),
-        ("3|create", &["items:create"]),
-        ("1|writer", &["*"]),
-    ]);
-    let gateway = Gateway::builder()
-        .backend(&upstream)
-        .introspector(&introspector)
+fn honouring(mode: &str) -> TestEnv {
+    TestEnv::builder()
+        .token("1|update", &["items:update"])
+        .token("2|delete", &["items:delete"])
+        .token("3|create", &["items:create"])
         .yaml(&format!("backend:\n  method_override: {mode}\n"))
-        .start();
-    Setting { upstream, introspector, gateway }
+        .start()
 }
 
 const OVERRIDE: &str = "X-HTTP-Method-Override";
@@ -249,8 +222,8 @@ fn bearer(token: &str) -> String {
 
 #[test]
 fn honoured_override_is_decided_and_forwarded_as_its_method() {
-    let setting = honouring("honour");
-    let mut client = setting.gateway.client();
+    let env = honouring("honour");
+    let mut client = env.gateway.client();
     for (token, method, name, status) in [
         ("1|update", "PUT", OVERRIDE, 200),
         ("1|update", "PATCH", "x-http-method-override", 200),
@@ -259,7 +232,7 @@ fn honoured_override_is_decided_and_forwarded_as_its_method() {
         ("2|delete", "PUT", OVERRIDE, 403),
         ("3|create", "PUT", OVERRIDE, 403),
     ] {
-        setting.upstream.forget_requests();
+        env.backend.forget_requests();
         let authorization = bearer(token);
         let fields = [
             ("Authorization", &*authorization),
@@ -271,25 +244,25 @@ fn honoured_override_is_decided_and_forwarded_as_its_method() {
         let response = client.request("POST", &format!("{ITEM}?_method=DELETE"), &fields, body);
         assert_eq!(response.status, status, "{token} {method}");
         if status == 200 {
-            let request = setting.upstream.only_request();
+            let request = env.backend.only_request();
             assert_eq!(request.method, "POST", "PHP parses a form with files of a POST alone");
             assert_eq!(request.field(OVERRIDE), Some(method), "one field, and the gateway's");
             assert_eq!(request.body, body);
-            let line = setting.gateway.wait_for_log(|line| line["method"] == method && line["status"] == 200);
+            let line = env.gateway.wait_for_log(|line| line["method"] == method && line["status"] == 200);
             assert_eq!(line["route"], "/api/v2/items/{id}");
         } else {
-            assert_eq!(setting.upstream.requests().len(), 0);
+            assert_eq!(env.backend.requests().len(), 0);
         }
     }
-    setting.gateway.wait_for_metric("requests_total{method=\"DELETE\",reason=\"allowed\"}", 1.0);
-    setting.gateway.wait_for_metric("requests_total{method=\"DELETE\",reason=\"missing_ability\"}", 1.0);
-    assert_eq!(setting.gateway.metrics().metric("requests_total{method=\"POST\"}"), 0.0);
+    env.gateway.wait_for_metric("requests_total{method=\"DELETE\",reason=\"allowed\"}", 1.0);
+    env.gateway.wait_for_metric("requests_total{method=\"DELETE\",reason=\"missing_ability\"}", 1.0);
+    assert_eq!(env.gateway.metrics().metric("requests_total{method=\"POST\"}"), 0.0);
 }
 
 #[test]
 fn ambiguous_method_override_is_400() {
-    let setting = honouring("honour");
-    let mut client = setting.gateway.client();
+    let env = honouring("honour");
+    let mut client = env.gateway.client();
     let mut count = 0.0;
     for fields in [
         &[(OVERRIDE, "POST")][..],
@@ -316,28 +289,28 @@ fn ambiguous_method_override_is_400() {
             count += 1.0;
         }
     }
-    setting.gateway.wait_for_metric("requests_total{status=\"400\",route=\"none\"}", count);
-    assert_eq!((setting.upstream.requests().len(), setting.introspector.calls()), (0, 0));
+    env.gateway.wait_for_metric("requests_total{status=\"400\",route=\"none\"}", count);
+    assert_eq!((env.backend.requests().len(), env.introspector.calls()), (0, 0));
     // Without a field a POST is one, and no other method has an override.
     assert_eq!(client.request("POST", "/api/v2/items?_method=PUT", &[WRITER], b"_method=PUT").status, 200);
     let put = [WRITER, (OVERRIDE, "DELETE"), ("X-HTTP-Method", "DELETE")];
     assert_eq!(client.request("PUT", ITEM, &put, b"").status, 200);
-    let requests = setting.upstream.requests();
+    let requests = env.backend.requests();
     assert_eq!((&*requests[0].method, requests[0].field(OVERRIDE)), ("POST", Some("POST")));
     assert_eq!((&*requests[1].method, requests[1].field(OVERRIDE)), ("PUT", None));
 }
 
 #[test]
 fn pinned_post_is_decided_and_forwarded_as_post() {
-    let setting = honouring("pin");
-    let mut client = setting.gateway.client();
+    let env = honouring("pin");
+    let mut client = env.gateway.client();
     for value in ["PUT", "DELETE", "", "put, x"] {
         let fields = [WRITER, (OVERRIDE, value), ("X-HTTP-Method", value)];
         assert_eq!(client.request("POST", ITEM, &fields, b"").status, 403, "the route has no POST");
         assert_eq!(client.request("POST", "/api/v2/items", &fields, b"").status, 200);
     }
-    let overrides: Vec<_> = setting
-        .upstream
+    let overrides: Vec<_> = env
+        .backend
         .requests()
         .iter()
         .map(|it| (it.method.clone(), it.target.clone(), it.field(OVERRIDE).unwrap().to_owned()))
@@ -387,11 +360,11 @@ fn identity_fields_pass_only_from_trusted_proxies_that_may_set_them() {
             &["oidc_claim_email", "remote-user", "x-badge", "x-forwarded-port"],
         ),
     ] {
-        let setting = setting(&yaml);
+        let env = TestEnv::start(&yaml);
         for target in [ITEM, "/up"] {
-            setting.upstream.forget_requests();
-            assert_eq!(setting.gateway.client().request("GET", target, &sent, b"").status, 200);
-            let request = setting.upstream.only_request();
+            env.backend.forget_requests();
+            assert_eq!(env.gateway.client().request("GET", target, &sent, b"").status, 200);
+            let request = env.backend.only_request();
             assert_eq!(request.field("x-requested-with"), Some("app"));
             let names = request.fields.0.iter().map(|(name, _)| name.to_ascii_lowercase());
             let is_claim = |name: &String| {
@@ -406,24 +379,24 @@ fn identity_fields_pass_only_from_trusted_proxies_that_may_set_them() {
 
 #[test]
 fn trusted_fields_are_reloaded_and_a_dropped_field_is_logged_by_name_once() {
-    let setting = setting("listen:\n  trusted_proxies: [127.0.0.1]\n  trusted_fields: [Remote-User]\n");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("listen:\n  trusted_proxies: [127.0.0.1]\n  trusted_fields: [Remote-User]\n");
+    let mut client = env.gateway.client();
     let sent = [WRITER, ("Remote-User", "ada"), ("Remote-Groups", "staff")];
     let mut arriving = || {
-        setting.upstream.forget_requests();
+        env.backend.forget_requests();
         assert_eq!(client.request("GET", ITEM, &sent, b"").status, 200);
-        let request = setting.upstream.only_request();
+        let request = env.backend.only_request();
         ["remote-user", "remote-groups"].map(|name| request.field(name).map(str::to_owned))
     };
     let (user, groups) = (Some("ada".to_owned()), Some("staff".to_owned()));
     assert_eq!(arriving(), [user, None]);
     assert_eq!(arriving()[1], None);
-    let line = setting.gateway.wait_for_log(|line| line["field"] == "remote-groups");
+    let line = env.gateway.wait_for_log(|line| line["field"] == "remote-groups");
     assert_eq!(line["level"], "WARN");
-    setting.gateway.edit("trusted_fields: [Remote-User]", "trusted_fields: [Remote-Groups]");
-    assert!(setting.gateway.reload());
+    env.gateway.edit("trusted_fields: [Remote-User]", "trusted_fields: [Remote-Groups]");
+    assert!(env.gateway.reload());
     assert_eq!(arriving(), [None, groups], "on the same connection");
-    let count = setting.gateway.logs().iter().filter(|line| line.contains("\"field\":")).count();
+    let count = env.gateway.logs().iter().filter(|line| line.contains("\"field\":")).count();
     assert_eq!(count, 1, "one line, however many requests");
 }
 
@@ -437,7 +410,7 @@ fn lines<'a>(request: &'a Request, name: &str) -> Vec<&'a str> {
 fn second_identity_line_of_a_trusted_proxy_is_rejected() {
     const NAMES: [&str; 3] = ["Remote-User", "X-Badge", "X-Real-IP"];
     let trusting = |addresses: &str| {
-        setting(&format!(
+        TestEnv::start(&format!(
             "listen:\n  h2c: true\n  trusted_proxies: [{addresses}]\n  trusted_fields: [Remote-User, X-Badge]\n"
         ))
     };
@@ -446,10 +419,10 @@ fn second_identity_line_of_a_trusted_proxy_is_rejected() {
         for second in ["192.0.2.7", "192.0.2.8", ""] {
             let sent = [WRITER, (name, "192.0.2.7"), ("Accept", "a/b"), (name, second)];
             for target in [ITEM, "/up"] {
-                for (setting, status) in [(&trusted, 400), (&untrusted, 200)] {
-                    let response = setting.gateway.client().request("GET", target, &sent, b"");
+                for (env, status) in [(&trusted, 400), (&untrusted, 200)] {
+                    let response = env.gateway.client().request("GET", target, &sent, b"");
                     assert_eq!(response.status, status, "{name}: {second:?}");
-                    let arrived = setting.upstream.take_requests();
+                    let arrived = env.backend.take_requests();
                     assert!(arrived.iter().all(|request| lines(request, name).is_empty()), "{name}");
                 }
             }
@@ -461,19 +434,19 @@ fn second_identity_line_of_a_trusted_proxy_is_rejected() {
         }
         let response = trusted.gateway.client().request("GET", ITEM, &[WRITER, (name, "192.0.2.7")], b"");
         assert_eq!(response.status, 200);
-        assert_eq!(lines(&trusted.upstream.only_request(), name), ["192.0.2.7"]);
-        trusted.upstream.forget_requests();
+        assert_eq!(lines(&trusted.backend.only_request(), name), ["192.0.2.7"]);
+        trusted.backend.forget_requests();
     }
 }
 
 #[test]
 fn lines_of_a_forwarding_field_are_joined_in_order() {
-    let setting = setting("listen:\n  trusted_proxies: [127.0.0.1]\n");
+    let env = TestEnv::start("listen:\n  trusted_proxies: [127.0.0.1]\n");
     for name in ["Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-By"] {
-        setting.upstream.forget_requests();
+        env.backend.forget_requests();
         let sent = [WRITER, (name, "a, b"), ("Accept", "a/b"), (name, "c"), ("Accept", "a/c")];
-        assert_eq!(setting.gateway.client().request("GET", ITEM, &sent, b"").status, 200);
-        let request = setting.upstream.only_request();
+        assert_eq!(env.gateway.client().request("GET", ITEM, &sent, b"").status, 200);
+        let request = env.backend.only_request();
         assert_eq!(lines(&request, name), ["a, b, c"], "{name}");
         assert_eq!(lines(&request, "Accept"), ["a/b", "a/c"]);
     }
@@ -481,7 +454,7 @@ fn lines_of_a_forwarding_field_are_joined_in_order() {
 
 #[test]
 fn connection_field_of_either_side_has_at_most_100_options() {
-    let setting = setting("");
+    let env = TestEnv::start("");
     let options = |count: usize| vec!["x-hop"; count].join(",");
     for (lines, status) in [
         (vec![options(100)], 200),
@@ -491,17 +464,17 @@ fn connection_field_of_either_side_has_at_most_100_options() {
     ] {
         let mut sent = vec![WRITER, ("X-Hop", "1")];
         sent.extend(lines.iter().map(|line| ("Connection", &**line)));
-        setting.upstream.forget_requests();
-        let response = setting.gateway.client().request("GET", ITEM, &sent, b"");
+        env.backend.forget_requests();
+        let response = env.gateway.client().request("GET", ITEM, &sent, b"");
         assert_eq!(response.status, status, "{lines:?}");
         if status == 200 {
-            assert_eq!(setting.upstream.only_request().field("x-hop"), None);
+            assert_eq!(env.backend.only_request().field("x-hop"), None);
         }
     }
     for (count, status) in [(100, 200), (101, 502)] {
         let line = options(count);
-        setting.upstream.answer(move |_| Answer::with(200, &[("Connection", &line), ("X-Hop", "1")], ""));
-        let response = setting.gateway.client().request("GET", ITEM, &[WRITER], b"");
+        env.backend.answer(move |_| Answer::with(200, &[("Connection", &line), ("X-Hop", "1")], ""));
+        let response = env.gateway.client().request("GET", ITEM, &[WRITER], b"");
         assert_eq!((response.status, response.field("x-hop")), (status, None));
     }
 }

@@ -8,13 +8,14 @@ mod memory; // what clients make the gateway hold
 mod translation; // what reaches the backend and what comes back, to the byte
 
 use crate::support::http2::Http2Client;
-use crate::support::setting::{Setting, setting};
+
+use crate::support::TestEnv;
 
 /// A gateway of clients that know beforehand that it speaks HTTP/2.
-fn h2c(yaml: &str) -> Setting {
-    setting(&format!("listen:\n  h2c: true\n{yaml}"))
+fn h2c(yaml: &str) -> TestEnv {
+    TestEnv::start(&format!("listen:\n  h2c: true\n{yaml}"))
 }
 
-fn client(setting: &Setting) -> Http2Client {
-    Http2Client::connect(setting.gateway.address())
+fn client(env: &TestEnv) -> Http2Client {
+    Http2Client::connect(env.gateway.address())
 }

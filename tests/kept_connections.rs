@@ -1,7 +1,7 @@
 //! Connections to the backend that are kept for the next request, and backends that end them.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,28 +11,25 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::by_hand::ByHand;
-use crate::support::setting::{WRITER, setting};
-use crate::support::{Answer, Gateway, Introspector, PATIENCE, echo};
+use crate::support::{Answer, PATIENCE, TestEnv, WRITER, echo};
 
 const ITEMS: &str = "/api/v2/items";
 const MAP: &str = "abilities:\n  routes:\n    /up: {GET: public, POST: public}\n";
 
 #[test]
 fn unsolicited_response_closes_its_connection() {
-    let mut backend = ByHand::start();
-    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
-    let gateway = Gateway::builder().introspector(&introspector).yaml(&backend.yaml()).yaml(MAP).start();
-    let mut client = gateway.client();
+    let mut env = TestEnv::builder().backend(ByHand::start()).yaml(MAP).start();
+    let mut client = env.gateway.client();
     client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
-    let (mut first, _) = backend.request();
+    let (mut first, _) = env.backend.request();
     first.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none");
     assert_eq!(client.response().text(), "one");
     for method in ["GET", "POST"] {
         first.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
-        gateway.wait_for_metric("backend_connections{state=\"active\"}", 0.0);
+        env.gateway.wait_for_metric("backend_connections{state=\"active\"}", 0.0);
         // The sweep closes the connection too; a request that comes before it must not use it.
         client.send(format!("{method} /up HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
-        let (mut second, _) = backend.request();
+        let (mut second, _) = env.backend.request();
         second.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo");
         assert_eq!(client.response().text(), "two", "{method}");
         first = second;
@@ -48,13 +45,13 @@ fn keep_alive_timeout_of_the_backend_is_honoured() {
         ("timeout=60", Duration::from_millis(1300), 1),
         ("max=100", Duration::from_millis(1300), 1),
     ] {
-        let setting = setting("");
-        setting.upstream.answer(move |_| Answer::with(200, &[("Keep-Alive", field)], "body"));
-        let mut client = setting.gateway.client();
+        let env = TestEnv::start("");
+        env.backend.answer(move |_| Answer::with(200, &[("Keep-Alive", field)], "body"));
+        let mut client = env.gateway.client();
         assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 200, "{field}");
         thread::sleep(waits);
         assert_eq!(client.request("POST", ITEMS, &[WRITER], b"body").status, 200, "{field}");
-        let requests = setting.upstream.requests();
+        let requests = env.backend.requests();
         let used = if requests[0].connection == requests[1].connection { 1 } else { 2 };
         assert_eq!(used, connections, "{field}");
     }
@@ -63,28 +60,28 @@ fn keep_alive_timeout_of_the_backend_is_honoured() {
 /// Node.js and Apache close a connection that was idle for five seconds.
 #[test]
 fn idle_connection_is_closed_before_five_seconds() {
-    let setting = setting("");
-    assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200);
-    setting.gateway.wait_for_metric("backend_connections{state=\"idle\"}", 1.0);
+    let env = TestEnv::start("");
+    assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 200);
+    env.gateway.wait_for_metric("backend_connections{state=\"idle\"}", 1.0);
     let began = Instant::now();
-    setting.gateway.wait_for_metric("backend_connections{state=\"idle\"}", 0.0);
+    env.gateway.wait_for_metric("backend_connections{state=\"idle\"}", 0.0);
     assert!(began.elapsed() < Duration::from_millis(5500), "{:?}", began.elapsed());
 }
 
 #[test]
 fn response_of_up_to_256_fields_is_forwarded() {
-    let setting = setting("");
+    let env = TestEnv::start("");
     for (number, status) in [(150, 200), (250, 200), (300, 502)] {
-        setting.upstream.answer(move |_| {
+        env.backend.answer(move |_| {
             let fields: String = (0..number).map(|number| format!("X-{number}: x\r\n")).collect();
             Answer::raw(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 4\r\n\r\nbody"))
         });
-        let response = setting.gateway.get(ITEMS, Some("1|writer"));
+        let response = env.gateway.get(ITEMS, Some("1|writer"));
         assert_eq!(response.status, status, "{number}");
         let passed = (0..number).filter(|number| response.field(&format!("x-{number}")).is_some()).count();
         assert_eq!(passed, if status == 200 { number } else { 0 }, "{number}");
     }
-    setting.gateway.wait_for_log(|line| {
+    env.gateway.wait_for_log(|line| {
         line["message"] == "malformed response of the backend"
             && line["error"].as_str().is_some_and(|error| error.contains("more than 256 fields"))
             && line["request_id"].as_str().is_some_and(|id| !id.is_empty())
@@ -95,12 +92,12 @@ fn response_of_up_to_256_fields_is_forwarded() {
 /// before anything is sent.
 #[test]
 fn connection_that_ended_while_idle_carries_no_post() {
-    let setting = setting("");
+    let env = TestEnv::start("");
     for round in 1..=20 {
-        setting.upstream.answer(echo);
-        let mut client = setting.gateway.client();
+        env.backend.answer(echo);
+        let mut client = env.gateway.client();
         assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 200);
-        setting.upstream.close_connections();
+        env.backend.close_connections();
         let response = client.request("POST", ITEMS, &[WRITER], b"body");
         assert_eq!(response.status, 200, "round {round}");
     }
@@ -162,15 +159,13 @@ impl Drop for Nginx {
 #[ignore = "needs nginx: tests/run"]
 fn nginx_reloads_fail_no_get() {
     let nginx = Nginx::start();
-    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
-    let backend = format!("backend:\n  url: http://127.0.0.1:{}\n", nginx.port);
-    let gateway = Gateway::builder().introspector(&introspector).yaml(&backend).yaml(MAP).start();
+    let env = TestEnv::builder().backend(SocketAddr::from(([127, 0, 0, 1], nginx.port))).yaml(MAP).start();
     let over = AtomicBool::new(false);
     let served: usize = thread::scope(|scope| {
         let clients: Vec<_> = (0..16)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut client = gateway.client();
+                    let mut client = env.gateway.client();
                     let mut served = 0;
                     while !over.load(Ordering::Relaxed) {
                         let response = client.get("/up", None);

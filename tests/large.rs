@@ -6,33 +6,29 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::by_hand::{ByHand, Held};
-use crate::support::{Authority, Gateway, Introspector, RawClient};
+use crate::support::{Authority, RawClient, TestEnv};
 
 const MIB: u64 = 1 << 20;
 const PIECE: usize = 64 * 1024;
 /// Pieces begin at different bytes of one pattern, so that each is known by its number.
 const SHIFTS: usize = 251;
 
-struct Scene {
-    backend: ByHand,
-    gateway: Gateway,
+/// Large requests and responses through a gateway.
+struct Transfers {
+    env: TestEnv<ByHand>,
     pattern: Vec<u8>,
-    _introspector: Introspector,
 }
 
-impl Scene {
-    fn new(tls: bool) -> Self {
-        let backend = ByHand::start();
-        let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
-        let mut builder = Gateway::builder()
-            .introspector(&introspector)
-            .yaml(&backend.yaml())
+impl Transfers {
+    fn start(tls: bool) -> Self {
+        let mut builder = TestEnv::builder()
+            .backend(ByHand::start())
             .yaml("limits: {body: 1024GiB}\nlog: {access: false}\n");
         if tls {
             builder = builder.tls(&Arc::new(Authority::new()));
         }
         let pattern = (0..PIECE + SHIFTS).map(|_| fastrand::u8(..)).collect();
-        Self { backend, gateway: builder.start(), pattern, _introspector: introspector }
+        Self { env: builder.start(), pattern }
     }
 
     fn piece(&self, number: u64) -> &[u8] {
@@ -54,7 +50,7 @@ impl Scene {
             scope.spawn(|| (0..pieces).for_each(|number| send(self.piece(number))));
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    most.fetch_max(self.gateway.resident_memory(), Ordering::Relaxed);
+                    most.fetch_max(self.env.gateway.resident_memory(), Ordering::Relaxed);
                     thread::sleep(Duration::from_millis(20));
                 }
             });
@@ -74,12 +70,12 @@ impl Scene {
     }
 
     fn upload(&mut self, pieces: u64, slow: Duration) -> u64 {
-        let mut client = self.gateway.client();
+        let mut client = self.env.gateway.client();
         client.send(format!(
             "POST /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\nContent-Length: {}\r\n\r\n",
             pieces * PIECE as u64
         ));
-        let (mut backend, _) = self.backend.request();
+        let (mut backend, _) = self.env.backend.request();
         let most = self.pass(
             pieces,
             slow,
@@ -93,9 +89,9 @@ impl Scene {
     }
 
     fn download(&mut self, pieces: u64, slow: Duration) -> u64 {
-        let mut client = self.gateway.client();
+        let mut client = self.env.gateway.client();
         client.send("GET /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n");
-        let (mut backend, _) = self.backend.request();
+        let (mut backend, _) = self.env.backend.request();
         backend.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", pieces * PIECE as u64));
         client.read_head();
         self.pass(
@@ -117,14 +113,14 @@ fn end(mut client: RawClient, mut backend: Held, answer: &str) {
 #[test]
 fn large_body_does_not_grow_memory() {
     for tls in [false, true] {
-        let mut scene = Scene::new(tls);
+        let mut transfers = Transfers::start(tls);
         let pieces = if tls { 16 } else { 64 } * MIB / PIECE as u64;
         let slow = Duration::from_millis(500);
         // What TLS and the allocator need at all.
-        scene.upload(16, Duration::ZERO);
-        scene.download(16, Duration::ZERO);
-        let before = scene.gateway.resident_memory();
-        let (up, down) = (scene.upload(pieces, slow), scene.download(pieces, slow));
+        transfers.upload(16, Duration::ZERO);
+        transfers.download(16, Duration::ZERO);
+        let before = transfers.env.gateway.resident_memory();
+        let (up, down) = (transfers.upload(pieces, slow), transfers.download(pieces, slow));
         for most in [up, down] {
             let grown = most.saturating_sub(before);
             assert!(grown < 4 * MIB, "{} KiB more, TLS {tls}", grown / 1024);
@@ -135,15 +131,15 @@ fn large_body_does_not_grow_memory() {
 #[test]
 #[ignore = "soak: 5 GiB each way"]
 fn five_gibibytes_each_way_stay_under_64_mib() {
-    let mut scene = Scene::new(false);
+    let mut transfers = Transfers::start(false);
     let pieces = 5 * 1024 * MIB / PIECE as u64;
     let slow = Duration::from_secs(10);
-    let mut timed = |what: &str, pass: fn(&mut Scene, u64, Duration) -> u64| {
+    let mut timed = |what: &str, pass: fn(&mut Transfers, u64, Duration) -> u64| {
         let began = Instant::now();
-        let most = pass(&mut scene, pieces, slow);
+        let most = pass(&mut transfers, pieces, slow);
         println!("{what} of 5 GiB: {:.1} MiB at most, {:?}", most as f64 / MIB as f64, began.elapsed());
         assert!(most < 64 * MIB, "{most} bytes");
     };
-    timed("upload", Scene::upload);
-    timed("download", Scene::download);
+    timed("upload", Transfers::upload);
+    timed("download", Transfers::download);
 }

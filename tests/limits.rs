@@ -4,10 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::support::setting::{Setting, WRITER, setting};
-use crate::support::{
-    Answer, Authority, Gateway, Introspector, RawClient, Response, Upstream, Verdict, echo,
-};
+use crate::support::{Answer, Authority, RawClient, Response, TestEnv, Verdict, WRITER, echo};
 
 const ITEMS: &str = "/api/v2/items";
 
@@ -46,33 +43,33 @@ fn is_allowed(response: &Response) -> bool {
 
 #[test]
 fn token_over_its_rate_limit_is_429() {
-    let setting = setting("rate_limit: {requests_per_second: 1, burst: 3}");
-    setting.introspector.know("2|reader", Verdict::active(&["items:read"]));
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("rate_limit: {requests_per_second: 1, burst: 3}");
+    env.introspector.know("2|reader", Verdict::active(&["items:read"]));
+    let mut client = env.gateway.client();
     assert_allowed(20, 3, 1, |_| is_allowed(&client.get(ITEMS, Some("1|writer"))));
     let refused = std::iter::repeat_with(|| client.get(ITEMS, Some("1|writer")))
         .find(|response| response.status == 429)
         .unwrap();
     assert_too_often(&refused, "3");
-    let mut other = setting.gateway.client();
+    let mut other = env.gateway.client();
     assert_eq!(other.get(ITEMS, Some("2|reader")).status, 200, "another token");
     assert_eq!(other.get("/up", Some("1|writer")).status, 200, "a public route");
-    let line = setting.gateway.wait_for_log(|line| line["status"] == 429);
+    let line = env.gateway.wait_for_log(|line| line["status"] == 429);
     assert_eq!(
         (&line["reason"], &line["token_id"], &line["route"]),
         (&"limited".into(), &"1".into(), &ITEMS.into())
     );
     let metric = r#"requests_total{route="/api/v2/items",method="GET",status="429",reason="limited"}"#;
-    assert!(setting.gateway.metrics().metric(metric) > 15.0);
-    assert_eq!(setting.introspector.calls_for("1|writer"), 1);
+    assert!(env.gateway.metrics().metric(metric) > 15.0);
+    assert_eq!(env.introspector.calls_for("1|writer"), 1);
 }
 
 #[test]
 fn rate_limit_applies_after_the_requirement_and_before_the_body() {
-    let setting = setting("rate_limit: {requests_per_second: 1, burst: 2}\nlimits: {body: 10}");
-    setting.introspector.know("2|reader", Verdict::active(&["items:read"]));
+    let env = TestEnv::start("rate_limit: {requests_per_second: 1, burst: 2}\nlimits: {body: 10}");
+    env.introspector.know("2|reader", Verdict::active(&["items:read"]));
     let reader = ("Authorization", "Bearer 2|reader");
-    let mut client = setting.gateway.client();
+    let mut client = env.gateway.client();
     for _ in 0..5 {
         // What is refused before counts nothing.
         assert_eq!(client.request("POST", ITEMS, &[reader], b"").status, 403);
@@ -85,38 +82,38 @@ fn rate_limit_applies_after_the_requirement_and_before_the_body() {
     let body = [b'x'; 11];
     assert_allowed(20, 2, 1, |_| {
         // A too large body is answered and the connection closed.
-        let response = setting.gateway.client().request("POST", ITEMS, &[WRITER], &body);
+        let response = env.gateway.client().request("POST", ITEMS, &[WRITER], &body);
         assert!(matches!(response.status, 413 | 429), "{}", response.status);
         response.status == 413
     });
-    let methods: Vec<String> = setting.upstream.requests().into_iter().map(|it| it.method).collect();
+    let methods: Vec<String> = env.backend.requests().into_iter().map(|it| it.method).collect();
     assert!(methods.len() < 20 && methods.iter().all(|method| method == "GET"), "{methods:?}");
 }
 
 /// Four connections lie on two cores.
 #[test]
 fn token_spellings_and_cores_share_one_rate_limit() {
-    let setting = setting("rate_limit: {requests_per_second: 1, burst: 12}");
+    let env = TestEnv::start("rate_limit: {requests_per_second: 1, burst: 12}");
     let spellings = ["1|writer", "01|writer", "001|writer", "writer"];
     for (number, spelling) in spellings.into_iter().enumerate() {
         // The name is its owner's choice, and may change between two introspections.
         let verdict = Verdict::active(&["*"]).named(1, &format!("name {number}"));
-        setting.introspector.know(spelling, verdict);
+        env.introspector.know(spelling, verdict);
     }
-    let mut clients: Vec<_> = (0..4).map(|_| setting.gateway.client()).collect();
+    let mut clients: Vec<_> = (0..4).map(|_| env.gateway.client()).collect();
     // Each core is the first to see some spellings, and sees all of them.
     assert_allowed(64, 12, 1, |number| {
         is_allowed(&clients[number % 4].get(ITEMS, Some(spellings[(number + number / 4) % 4])))
     });
-    assert_eq!(setting.upstream.connections(), 2, "both cores took part");
+    assert_eq!(env.backend.connections(), 2, "both cores took part");
     for spelling in spellings {
-        assert_eq!(setting.introspector.calls_for(spelling), 1);
+        assert_eq!(env.introspector.calls_for(spelling), 1);
     }
 }
 
 #[test]
 fn limit_by_name_only_lowers_and_by_id_replaces() {
-    let setting = setting(
+    let env = TestEnv::start(
         "rate_limit:\n  requests_per_second: 1\n  burst: 4\n\
          \x20 by_name: {greedy: {requests_per_second: 1000, burst: 1000}, slow: {burst: 2}}\n\
          \x20 by_id: {\"7\": {burst: 8}, 8: {burst: 1}}\n",
@@ -125,8 +122,8 @@ fn limit_by_name_only_lowers_and_by_id_replaces() {
         [("1", "plain", 4), ("2", "greedy", 4), ("3", "slow", 2), ("7", "plain", 8), ("8", "greedy", 1)]
     {
         let token = format!("{id}|{name}");
-        setting.introspector.know(&token, Verdict::active(&["*"]).named(id, name));
-        let mut client = setting.gateway.client();
+        env.introspector.know(&token, Verdict::active(&["*"]).named(id, name));
+        let mut client = env.gateway.client();
         let mut refused = None;
         assert_allowed(20, burst, 1, |_| {
             let response = client.get(ITEMS, Some(&token));
@@ -140,8 +137,8 @@ fn limit_by_name_only_lowers_and_by_id_replaces() {
 
 #[test]
 fn limited_token_is_served_again_after_retry_after() {
-    let setting = setting("rate_limit: {requests_per_second: 20, burst: 2}");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("rate_limit: {requests_per_second: 20, burst: 2}");
+    let mut client = env.gateway.client();
     let mut get = || client.get(ITEMS, Some("1|writer"));
     assert_eq!([get().status, get().status], [200, 200]);
     let started = Instant::now();
@@ -155,23 +152,23 @@ fn limited_token_is_served_again_after_retry_after() {
 /// The backend may have limits of its own, of which its fields tell.
 #[test]
 fn rate_limit_fields_of_the_backend_are_kept() {
-    let setting = setting("rate_limit: {requests_per_second: 1, burst: 2}");
-    setting.upstream.answer(|_| {
+    let env = TestEnv::start("rate_limit: {requests_per_second: 1, burst: 2}");
+    env.backend.answer(|_| {
         let fields = [("X-RateLimit-Limit", "60"), ("X-RateLimit-Remaining", "59")];
         Answer::with(200, &fields, "ok")
     });
-    let response = setting.gateway.get(ITEMS, Some("1|writer"));
+    let response = env.gateway.get(ITEMS, Some("1|writer"));
     assert_eq!(response.field("x-ratelimit-limit"), Some("60"));
     assert_eq!(response.field("x-ratelimit-remaining"), Some("59"));
-    setting.upstream.answer(echo);
-    let response = setting.gateway.get(ITEMS, Some("1|writer"));
+    env.backend.answer(echo);
+    let response = env.gateway.get(ITEMS, Some("1|writer"));
     assert_eq!((response.status, response.field("x-ratelimit-limit")), (200, None));
 }
 
 #[test]
 fn address_over_its_rate_limit_is_429_before_routing() {
-    let setting = setting("limits: {requests_per_address: 5}");
-    let address = setting.gateway.address();
+    let env = TestEnv::start("limits: {requests_per_address: 5}");
+    let address = env.gateway.address();
     // On two connections, and so on both cores; whatever the answer, it counts.
     let mut clients: Vec<_> = (0..2).map(|_| RawClient::connect_from("127.0.0.2", address)).collect();
     let requests = [("/up", 200), (ITEMS, 401), ("/nowhere", 401)];
@@ -196,14 +193,15 @@ fn address_over_its_rate_limit_is_429_before_routing() {
     assert!(spoofed.take(20).any(|status| status == 429));
     assert_eq!(RawClient::connect_from("127.0.0.3", address).get("/up", None).status, 200);
     let metric = r#"requests_total{route="none",method="GET",status="429",reason="limited"}"#;
-    assert!(setting.gateway.metrics().metric(metric) > 40.0);
+    assert!(env.gateway.metrics().metric(metric) > 40.0);
 }
 
 #[test]
 fn limits_count_the_client_address_behind_a_trusted_proxy() {
-    let setting =
-        setting("limits: {requests_per_address: 3}\nlisten:\n  trusted_proxies: [127.0.0.1, 10.0.0.0/8]\n");
-    let mut proxy = setting.gateway.client();
+    let env = TestEnv::start(
+        "limits: {requests_per_address: 3}\nlisten:\n  trusted_proxies: [127.0.0.1, 10.0.0.0/8]\n",
+    );
+    let mut proxy = env.gateway.client();
     let mut from = |chain: &str| proxy.request("GET", "/up", &[("X-Forwarded-For", chain)], b"");
     for client in ["198.51.100.7", "198.51.100.8", "2001:db8:7::1", "10.0.0.1, 198.51.100.9, 10.0.0.2"] {
         assert_allowed(30, 3, 3, |_| is_allowed(&from(client)));
@@ -217,20 +215,20 @@ fn limits_count_the_client_address_behind_a_trusted_proxy() {
         }
         assert!(number < 29, "never refused");
     }
-    let line = |client: &str| setting.gateway.wait_for_log(|line| line["client"] == *client);
+    let line = |client: &str| env.gateway.wait_for_log(|line| line["client"] == *client);
     for client in ["198.51.100.7", "198.51.100.9", "2001:db8:7::1"] {
         assert_eq!(line(client)["message"], "request");
     }
     assert_eq!(from("198.51.100.10").status, 200);
     // A peer that is not trusted is its own client.
-    let mut other = RawClient::connect_from("127.0.0.2", setting.gateway.address());
+    let mut other = RawClient::connect_from("127.0.0.2", env.gateway.address());
     assert_eq!(other.request("GET", "/up?other", &[("X-Forwarded-For", "198.51.100.7")], b"").status, 200);
     line("127.0.0.2");
 }
 
 /// The connection stays open, so that the peer counts.
-fn served(source: &str, setting: &Setting) -> Option<RawClient> {
-    let mut client = RawClient::connect_from(source, setting.gateway.address());
+fn served(source: &str, env: &TestEnv) -> Option<RawClient> {
+    let mut client = RawClient::connect_from(source, env.gateway.address());
     // Written before it could be read, where there are too many already.
     thread::sleep(Duration::from_millis(20));
     let _ = client.try_send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -243,37 +241,38 @@ const TURNED_AWAY: &str = r#"requests_total{route="none",method="other",status="
 
 #[test]
 fn connections_per_address_are_limited() {
-    let setting = setting("limits: {connections_per_address: 2}\nlisten:\n  trusted_proxies: [127.0.0.9]\n");
-    let mut held: Vec<_> = (0..2).map(|_| served("127.0.0.2", &setting).unwrap()).collect();
+    let env =
+        TestEnv::start("limits: {connections_per_address: 2}\nlisten:\n  trusted_proxies: [127.0.0.9]\n");
+    let mut held: Vec<_> = (0..2).map(|_| served("127.0.0.2", &env).unwrap()).collect();
     for _ in 0..3 {
-        let response = RawClient::connect_from("127.0.0.2", setting.gateway.address()).response();
+        let response = RawClient::connect_from("127.0.0.2", env.gateway.address()).response();
         assert_eq!((response.status, response.text()), (503, r#"{"message":"Service Unavailable."}"#));
         assert_eq!(response.field("retry-after"), Some("1"));
     }
-    let _other = served("127.0.0.3", &setting).unwrap();
-    let _proxied: Vec<_> = (0..5).map(|_| served("127.0.0.9", &setting).unwrap()).collect();
+    let _other = served("127.0.0.3", &env).unwrap();
+    let _proxied: Vec<_> = (0..5).map(|_| served("127.0.0.9", &env).unwrap()).collect();
     for client in &mut held {
         assert_eq!(client.get("/up", None).status, 200, "who was there stays");
     }
-    setting.gateway.wait_for_metric(TURNED_AWAY, 3.0);
+    env.gateway.wait_for_metric(TURNED_AWAY, 3.0);
     held.pop();
-    setting.gateway.wait_for_metric("client_connections", 7.0);
-    assert!(served("127.0.0.2", &setting).is_some(), "one has gone");
+    env.gateway.wait_for_metric("client_connections", 7.0);
+    assert!(served("127.0.0.2", &env).is_some(), "one has gone");
 }
 
 #[test]
 fn rejected_connections_are_counted_and_logged_once_a_second() {
-    let setting = setting("limits: {connections: 2}");
-    let _held: Vec<_> = (0..2).map(|_| served("127.0.0.1", &setting).unwrap()).collect();
+    let env = TestEnv::start("limits: {connections: 2}");
+    let _held: Vec<_> = (0..2).map(|_| served("127.0.0.1", &env).unwrap()).collect();
     let started = Instant::now();
     let mut count = 0;
     let lines = || {
-        let lines = setting.gateway.logs();
+        let lines = env.gateway.logs();
         lines.into_iter().filter(|line| line.contains("connections rejected")).collect::<Vec<_>>()
     };
     // The second line has those that came after the first one.
     while lines().len() < 2 {
-        assert_eq!(setting.gateway.client().response().status, 503);
+        assert_eq!(env.gateway.client().response().status, 503);
         count += 1;
         thread::sleep(Duration::from_millis(5));
         assert!(started.elapsed() < Duration::from_secs(10), "not logged again");
@@ -287,52 +286,46 @@ fn rejected_connections_are_counted_and_logged_once_a_second() {
     assert_eq!(logged(&lines[0]), 1);
     assert!((count / 2..count).contains(&logged(&lines[1])), "{lines:?} of {count}");
     assert!(started.elapsed() >= Duration::from_millis(950), "{lines:?}");
-    setting.gateway.wait_for_metric(TURNED_AWAY, count as f64);
-    assert_eq!(setting.gateway.metrics().metric("client_connections"), 2.0);
+    env.gateway.wait_for_metric(TURNED_AWAY, count as f64);
+    assert_eq!(env.gateway.metrics().metric("client_connections"), 2.0);
 }
 
 /// Plain text is nothing that it could read.
 #[test]
 fn tls_connection_over_the_limit_is_closed_silently() {
     let authority = Arc::new(Authority::new());
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority);
-    let gateway = gateway.yaml("limits: {connections: 1}").start();
-    let mut held = gateway.client();
+    let env = TestEnv::builder().tls(&authority).yaml("limits: {connections: 1}").start();
+    let mut held = env.gateway.client();
     assert_eq!(held.get("/up", None).status, 200);
-    assert_eq!(RawClient::connect(gateway.address()).read_until_close(), b"");
-    gateway.wait_for_metric(TURNED_AWAY, 1.0);
+    assert_eq!(RawClient::connect(env.gateway.address()).read_until_close(), b"");
+    env.gateway.wait_for_metric(TURNED_AWAY, 1.0);
     assert_eq!(held.get("/up", None).status, 200);
 }
 
 #[test]
 fn body_limit_of_a_route_overrides_the_general_one() {
-    let setting = setting(
+    let env = TestEnv::start(
         "limits: {body: 100}\nabilities:\n  routes:\n    /small: {POST: public, body: 10}\n    \
          /large: {POST: items:create, PUT: public, body: 1KiB}\n    /other: {POST: public}\n",
     );
-    setting.introspector.know("2|reader", Verdict::active(&["items:read"]));
+    env.introspector.know("2|reader", Verdict::active(&["items:read"]));
     for (method, target, most) in
         [("POST", "/small", 10), ("POST", "/large", 1024), ("PUT", "/large", 1024), ("POST", "/other", 100)]
     {
         for (length, expected) in [(most, 200), (most + 1, 413)] {
             let body = vec![b'x'; length];
-            let response = setting.gateway.client().request(method, target, &[WRITER], &body);
+            let response = env.gateway.client().request(method, target, &[WRITER], &body);
             assert_eq!(response.status, expected, "{method} {target} {length}");
             let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nAuthorization: {}\r\n", WRITER.1);
             let chunk = format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n");
             let message = [head.as_bytes(), chunk.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
-            assert_eq!(
-                setting.gateway.client().send(message).response().status,
-                expected,
-                "{target} chunked"
-            );
+            assert_eq!(env.gateway.client().send(message).response().status, expected, "{target} chunked");
         }
     }
     let large = vec![b'x'; 2000];
     let response =
-        setting.gateway.client().request("POST", "/large", &[("Authorization", "Bearer 2|reader")], &large);
+        env.gateway.client().request("POST", "/large", &[("Authorization", "Bearer 2|reader")], &large);
     assert_eq!(response.status, 403, "the permit comes first");
-    let received = setting.upstream.requests().into_iter().filter(|it| it.complete).map(|it| it.body.len());
+    let received = env.backend.requests().into_iter().filter(|it| it.complete).map(|it| it.body.len());
     assert_eq!(received.max(), Some(1024));
 }

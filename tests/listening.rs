@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::setting::{Setting, setting};
-use crate::support::{Authority, BINARY, Gateway, Introspector, RawClient, Upstream};
+use crate::support::{Authority, BINARY, Gateway, Introspector, RawClient, TestEnv, Upstream};
 
 const ITEMS: &str = "/api/v2/items";
 const WHO: &str = "GET /up HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -30,9 +29,9 @@ fn v1(client: &str) -> Vec<u8> {
 }
 
 /// A gateway that hears 127.0.0.1 alone, with these lines below `listen` and these sections.
-fn hearing(listen: &str, sections: &str) -> Setting {
+fn hearing(listen: &str, sections: &str) -> TestEnv {
     let trusted = "  trusted_proxies: [127.0.0.1, 10.0.0.0/8, fd00::/8]\n";
-    setting(&format!("listen:\n  proxy_protocol: true\n{trusted}{listen}{sections}"))
+    TestEnv::start(&format!("listen:\n  proxy_protocol: true\n{trusted}{listen}{sections}"))
 }
 
 #[test]
@@ -102,7 +101,7 @@ fn umask() -> u32 {
 
 #[test]
 fn proxy_header_names_the_client() {
-    let setting = hearing("", "");
+    let env = hearing("", "");
     let v4 = [192, 0, 2, 7, 10, 0, 0, 1, 0x12, 0x34, 1, 187];
     let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[9], &[0; 15], &[1], &[0x12, 0x34, 1, 187]].concat();
     let with_tlvs =
@@ -122,31 +121,31 @@ fn proxy_header_names_the_client() {
         (v2(0x21, 0x31, &[0; 216]), "127.0.0.1"),
     ] {
         let shown = String::from_utf8_lossy(&header).into_owned();
-        let mut at_once = setting.gateway.client();
+        let mut at_once = env.gateway.client();
         assert_eq!(at_once.send([&header, WHO.as_bytes()].concat()).response().status, 200, "{shown:?}");
         // The header is said once a connection.
         assert_eq!(at_once.send(WHO).response().status, 200);
-        let mut in_pieces = setting.gateway.client();
+        let mut in_pieces = env.gateway.client();
         let middle = header.len() / 2;
         for piece in [&header[..1], &header[1..middle], &header[middle..], &WHO.as_bytes()[..5]] {
             in_pieces.send(piece);
             thread::sleep(Duration::from_millis(20));
         }
         assert_eq!(in_pieces.send(&WHO[5..]).response().status, 200, "{shown:?}");
-        for request in setting.upstream.take_requests() {
+        for request in env.backend.take_requests() {
             assert_eq!(request.field("x-forwarded-for"), Some(expected), "{shown:?}");
             let id = request.field("x-request-id").unwrap().to_owned();
-            let line = setting.gateway.wait_for_log(|line| line["request_id"] == *id);
+            let line = env.gateway.wait_for_log(|line| line["request_id"] == *id);
             assert_eq!(line["client"], expected);
         }
     }
     let twice = [v1("192.0.2.7"), v1("192.0.2.8"), WHO.into()].concat();
-    assert_eq!(setting.gateway.client().send(twice).response().status, 400);
+    assert_eq!(env.gateway.client().send(twice).response().status, 400);
 }
 
 #[test]
 fn forwarding_fields_need_a_trusted_address_in_the_proxy_header() {
-    let setting = hearing("", "");
+    let env = hearing("", "");
     let claims =
         "X-Forwarded-For: 203.0.113.1\r\nX-Forwarded-Proto: https\r\nX-Request-Id: of-the-client\r\n";
     let request = format!("GET /up HTTP/1.1\r\nHost: a\r\n{claims}\r\n");
@@ -158,9 +157,9 @@ fn forwarding_fields_need_a_trusted_address_in_the_proxy_header() {
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1", "http"),
         (v2(0x21, 0x00, b""), "127.0.0.1", "http"),
     ] {
-        let mut client = setting.gateway.client();
+        let mut client = env.gateway.client();
         assert_eq!(client.send([&header, request.as_bytes()].concat()).response().status, 200);
-        let request = setting.upstream.take_requests().pop().unwrap();
+        let request = env.backend.take_requests().pop().unwrap();
         assert_eq!(request.field("x-forwarded-for"), Some(forwarded_for));
         assert_eq!(request.field("x-forwarded-proto"), Some(proto));
         assert_eq!(request.field("x-request-id") == Some("of-the-client"), proto == "https");
@@ -170,7 +169,7 @@ fn forwarding_fields_need_a_trusted_address_in_the_proxy_header() {
 #[test]
 fn proxy_header_is_400_from_untrusted_peers_or_if_disabled() {
     let hearing = hearing("", "");
-    let deaf = setting("listen:\n  trusted_proxies: [127.0.0.1]\n");
+    let deaf = TestEnv::start("listen:\n  trusted_proxies: [127.0.0.1]\n");
     let from_elsewhere = || RawClient::connect_from("127.0.0.2", hearing.gateway.address());
     let to_the_deaf = || deaf.gateway.client();
     let clients: [&dyn Fn() -> RawClient; 2] = [&from_elsewhere, &to_the_deaf];
@@ -185,8 +184,8 @@ fn proxy_header_is_400_from_untrusted_peers_or_if_disabled() {
 
 #[test]
 fn connection_without_a_proxy_header_is_closed_counted_and_logged() {
-    let setting = hearing("", "limits: {header_timeout: 400ms}");
-    let gateway = &setting.gateway;
+    let env = hearing("", "limits: {header_timeout: 400ms}");
+    let gateway = &env.gateway;
     // A load balancer that only looks whether there is somebody.
     drop(gateway.client());
     gateway.client().finish().read_until_close();
@@ -217,40 +216,34 @@ fn connection_without_a_proxy_header_is_closed_counted_and_logged() {
         gateway.wait_for_metric("requests_total{status=\"408\",reason=\"limited\"}", f64::from(number));
     }
     assert_eq!(gateway.metrics().metric("requests_total"), 8.0, "nothing for those that said nothing");
-    assert_eq!(setting.upstream.requests().len(), 0);
+    assert_eq!(env.backend.requests().len(), 0);
 }
 
 #[test]
 fn proxy_header_precedes_tls() {
     let authority = Arc::new(Authority::new());
-    let upstream = Upstream::start();
     let listen =
         "listen:\n  proxy_protocol: true\n  trusted_proxies: [127.0.0.1]\n  redirect_address: 127.0.0.1:0\n";
-    let gateway = Gateway::builder()
-        .backend(&upstream)
-        .introspector(&Introspector::start())
-        .tls(&authority)
-        .yaml(listen)
-        .start();
-    let mut client = RawClient::connect(gateway.address());
+    let env = TestEnv::builder().tls(&authority).yaml(listen).start();
+    let mut client = RawClient::connect(env.gateway.address());
     client.send(v1("192.0.2.7"));
     let mut client = client.start_tls(&authority);
     for _ in 0..2 {
         assert_eq!(client.get("/up", None).status, 200);
     }
-    for request in upstream.requests() {
+    for request in env.backend.requests() {
         assert_eq!(request.field("x-forwarded-for"), Some("192.0.2.7"));
         assert_eq!(request.field("x-forwarded-proto"), Some("https"));
     }
     // Before what is sent on to https, too.
-    let redirect = gateway.wait_for_listener("redirect");
+    let redirect = env.gateway.wait_for_listener("redirect");
     for header in [v1("192.0.2.7"), v2(0x20, 0, b"")] {
         let mut client = RawClient::connect(redirect);
         assert_eq!(client.send([&header, WHO.as_bytes()].concat()).response().status, 308);
     }
     assert_eq!(RawClient::connect(redirect).send(WHO).read_until_close(), b"");
     // Inside TLS there is none.
-    let mut client = RawClient::connect(gateway.address());
+    let mut client = RawClient::connect(env.gateway.address());
     client.send(v1("192.0.2.7"));
     let mut client = client.start_tls(&authority);
     assert_eq!(client.send([&v1("192.0.2.8")[..], WHO.as_bytes()].concat()).response().status, 400);
@@ -260,11 +253,8 @@ fn proxy_header_precedes_tls() {
 fn proxy_protocol_applies_to_unix_socket_peers() {
     let directory = tempfile::tempdir().unwrap();
     let front = directory.path().join("front.sock");
-    let upstream = Upstream::start();
-    let gateway = Gateway::builder()
-        .backend(&upstream)
-        .introspector(&Introspector::start())
-        .listening_at(&front)
+    let env = TestEnv::builder()
+        .configure(|gateway| gateway.listening_at(&front))
         .yaml("listen:\n  proxy_protocol: true\nlimits: {connections_per_address: 1}")
         .start();
     let client = |header: &[u8]| {
@@ -277,26 +267,25 @@ fn proxy_protocol_applies_to_unix_socket_peers() {
         assert_eq!(one.response().status, 200);
         let status = client(&header).response().status;
         assert_eq!(status, if expected == "unknown" { 200 } else { 503 });
-        let request = upstream.take_requests().pop().unwrap();
+        let request = env.backend.take_requests().pop().unwrap();
         assert_eq!(request.field("x-forwarded-for"), Some(expected));
     }
     assert_eq!(client(b"").read_until_close(), b"");
-    gateway.wait_for_log(|line| line["message"] == "connection to the Unix socket closed");
+    env.gateway.wait_for_log(|line| line["message"] == "connection to the Unix socket closed");
 }
 
 #[test]
 fn reload_enables_and_disables_the_proxy_protocol() {
-    let setting = setting("listen:\n  trusted_proxies: [127.0.0.1]\n  proxy_protocol: false\n");
-    let status =
-        |bytes: &[u8]| setting.gateway.client().send(bytes).try_response(false).map(|it| it.status).ok();
+    let env = TestEnv::start("listen:\n  trusted_proxies: [127.0.0.1]\n  proxy_protocol: false\n");
+    let status = |bytes: &[u8]| env.gateway.client().send(bytes).try_response(false).map(|it| it.status).ok();
     let told = [&v1("192.0.2.7"), WHO.as_bytes()].concat();
-    let mut kept = setting.gateway.client();
+    let mut kept = env.gateway.client();
     assert_eq!(kept.send(WHO).response().status, 200);
     for (from, to, plain, with_header) in
         [("false", "true", None, Some(200)), ("true", "false", Some(200), Some(400))]
     {
-        setting.gateway.edit(&format!("proxy_protocol: {from}"), &format!("proxy_protocol: {to}"));
-        assert!(setting.gateway.reload());
+        env.gateway.edit(&format!("proxy_protocol: {from}"), &format!("proxy_protocol: {to}"));
+        assert!(env.gateway.reload());
         assert_eq!((status(WHO.as_bytes()), status(&told)), (plain, with_header));
         assert_eq!(kept.send(WHO).response().status, 200, "an open connection goes on");
     }
@@ -304,9 +293,9 @@ fn reload_enables_and_disables_the_proxy_protocol() {
 
 #[test]
 fn limits_count_the_address_of_the_proxy_header() {
-    let setting = hearing("", "limits: {connections_per_address: 2}");
+    let env = hearing("", "limits: {connections_per_address: 2}");
     let connect = |header: &[u8]| {
-        let mut client = setting.gateway.client();
+        let mut client = env.gateway.client();
         client.send([header, WHO.as_bytes()].concat());
         let status = client.response().status;
         (client, status)
@@ -322,17 +311,17 @@ fn limits_count_the_address_of_the_proxy_header() {
         .map(|round| connect(&if round % 2 == 0 { v1("10.0.0.1") } else { v2(0x20, 0, b"") }))
         .collect();
     assert!(held_too.iter().all(|(_, status)| *status == 200));
-    setting.gateway.wait_for_metric("requests_total{status=\"503\",reason=\"overloaded\"}", 2.0);
-    setting.gateway.wait_for_log(|line| line["message"] == "connections rejected: too many are open");
+    env.gateway.wait_for_metric("requests_total{status=\"503\",reason=\"overloaded\"}", 2.0);
+    env.gateway.wait_for_log(|line| line["message"] == "connections rejected: too many are open");
     drop(held);
     let end = Instant::now() + Duration::from_secs(5);
     while connect(&v1("192.0.2.7")).1 != 200 {
         assert!(Instant::now() < end, "who left counts still");
     }
 
-    let setting = hearing("", "limits: {requests_per_address: 2}");
+    let env = hearing("", "limits: {requests_per_address: 2}");
     let statuses = |client: &str| {
-        let mut kept = setting.gateway.client();
+        let mut kept = env.gateway.client();
         kept.send(v1(client));
         (0..3).map(|_| kept.send(WHO).response().status).collect::<Vec<_>>()
     };

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::http2::{Frame, Http2Client, PING};
-use crate::support::setting::setting;
-use crate::support::{Authority, Gateway, Introspector, PATIENCE, RawClient, Upstream};
+use crate::support::{Authority, Gateway, PATIENCE, RawClient, TestEnv};
 
 /// Lines that one place may log at once.
 const BURST: u64 = 10;
@@ -59,10 +58,10 @@ fn unsolicited(client: &mut Http2Client, count: usize) {
 
 #[test]
 fn unsolicited_ping_acks_over_h2c_do_not_fill_the_log() {
-    let setting = setting("listen:\n  h2c: true\n");
-    let connect = || Http2Client::connect(setting.gateway.address());
+    let env = TestEnv::start("listen:\n  h2c: true\n");
+    let connect = || Http2Client::connect(env.gateway.address());
     assert_throttled(
-        &setting.gateway,
+        &env.gateway,
         "recv PING ack",
         20 * 800,
         || (0..20).for_each(|_| unsolicited(&mut connect(), 800)),
@@ -73,14 +72,10 @@ fn unsolicited_ping_acks_over_h2c_do_not_fill_the_log() {
 #[test]
 fn unsolicited_ping_acks_over_tls_do_not_fill_the_log() {
     let authority = Arc::new(Authority::new());
-    let gateway = Gateway::builder()
-        .backend(&Upstream::start())
-        .introspector(&Introspector::start())
-        .tls(&authority)
-        .start();
-    let connect = || Http2Client::connect_tls(gateway.address(), &authority);
+    let env = TestEnv::builder().tls(&authority).start();
+    let connect = || Http2Client::connect_tls(env.gateway.address(), &authority);
     assert_throttled(
-        &gateway,
+        &env.gateway,
         "recv PING ack",
         5 * 800,
         || (0..5).for_each(|_| unsolicited(&mut connect(), 800)),
@@ -99,10 +94,10 @@ fn send(address: SocketAddr, bytes: &[u8]) {
 
 #[test]
 fn malformed_proxy_headers_do_not_fill_the_log() {
-    let setting = setting("listen:\n  proxy_protocol: true\n  trusted_proxies: [127.0.0.1]\n");
-    let once = || send(setting.gateway.address(), b"GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
+    let env = TestEnv::start("listen:\n  proxy_protocol: true\n  trusted_proxies: [127.0.0.1]\n");
+    let once = || send(env.gateway.address(), b"GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_throttled(
-        &setting.gateway,
+        &env.gateway,
         "connection of a trusted proxy closed",
         300,
         || (0..300).for_each(|_| once()),
@@ -113,20 +108,19 @@ fn malformed_proxy_headers_do_not_fill_the_log() {
 #[test]
 fn clients_without_a_certificate_do_not_fill_the_log() {
     let (authority, clients) = (Authority::new(), Authority::new());
-    let setting = setting(&format!(
+    let env = TestEnv::start(&format!(
         "listen:\n  tls: {{certificate: {}, private_key: {}, client_ca: {}}}\n",
         authority.certificate().display(),
         authority.private_key().display(),
         clients.ca_file().display()
     ));
     let once = || {
-        let mut client =
-            RawClient::connect_tls_as(setting.gateway.address(), authority.client(), "localhost");
+        let mut client = RawClient::connect_tls_as(env.gateway.address(), authority.client(), "localhost");
         let _ = client.try_send("GET /up HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         assert!(client.try_response(false).is_err());
     };
     assert_throttled(
-        &setting.gateway,
+        &env.gateway,
         "client certificate rejected",
         100,
         || (0..100).for_each(|_| once()),
@@ -137,13 +131,8 @@ fn clients_without_a_certificate_do_not_fill_the_log() {
 /// Not even of the lines that are only logged on demand.
 #[test]
 fn garbage_does_not_fill_a_debug_log() {
-    let authority = Arc::new(Authority::new());
-    let gateway = Gateway::builder()
-        .backend(&Upstream::start())
-        .introspector(&Introspector::start())
-        .tls(&authority)
-        .yaml("log: {level: debug}\n")
-        .start();
-    let once = || send(gateway.address(), b"\x05\x01\x00 no TLS and no HTTP\r\n\r\n");
-    assert_throttled(&gateway, "TLS handshake failed", 200, || (0..200).for_each(|_| once()), once);
+    let builder = TestEnv::builder().tls(&Arc::new(Authority::new()));
+    let env = builder.yaml("log: {level: debug}\n").start();
+    let once = || send(env.gateway.address(), b"\x05\x01\x00 no TLS and no HTTP\r\n\r\n");
+    assert_throttled(&env.gateway, "TLS handshake failed", 200, || (0..200).for_each(|_| once()), once);
 }

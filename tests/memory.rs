@@ -5,7 +5,7 @@ use std::thread;
 use rustix::process::{Resource, getrlimit};
 
 use crate::support::stalled::{Phase, STREAMS, measure};
-use crate::support::{Gateway, Introspector, Upstream, Verdict};
+use crate::support::{TestEnv, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
 const KIB: u64 = 1 << 10;
@@ -22,18 +22,12 @@ const BODY: u64 = 64 * KIB;
 /// Limit of the buffered bytes of all bodies of one connection.
 const BODIES: u64 = MIB;
 
-fn setting(yaml: &str) -> (Gateway, Upstream, Introspector) {
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
-    let gateway = builder.yaml("log: {access: false}\n").yaml(yaml).start();
-    (gateway, upstream, introspector)
-}
-
 /// Long names and many abilities, as large as introspection may answer.
 #[test]
 fn verdicts_of_any_size_stay_within_max_bytes() {
     const TOKENS: usize = 4000;
-    let (gateway, _upstream, introspector) = setting("cache: {ttl: 1h, negative_ttl: 1h, max_bytes: 8MiB}\n");
+    let TestEnv { gateway, backend: _backend, introspector } =
+        TestEnv::start("log: {access: false}\ncache: {ttl: 1h, negative_ttl: 1h, max_bytes: 8MiB}\n");
     let abilities: Vec<String> = (0..30).map(|number| format!("items:read:{number:0>200}")).collect();
     let mut abilities: Vec<&str> = abilities.iter().map(|name| &**name).collect();
     abilities.push("items:read");

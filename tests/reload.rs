@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::setting::{Setting, WRITER, setting};
-use crate::support::{Answer, Authority, Gateway, Introspector, PATIENCE, Upstream, Verdict, echo};
+use crate::support::{Answer, Authority, Introspector, PATIENCE, TestEnv, Upstream, Verdict, WRITER, echo};
 
 const ITEMS: &str = "/api/v2/items";
 const ITEMS_READ: &str = "/api/v2/items:           {GET: items:read";
@@ -17,14 +16,14 @@ const ITEMS_DENIED: &str = "/api/v2/items:           {GET: deny";
 
 #[test]
 fn reload_applies_a_new_map_to_new_requests_only() {
-    let setting = setting("");
-    let gateway = &setting.gateway;
+    let env = TestEnv::start("");
+    let gateway = &env.gateway;
     let mut kept = gateway.client();
     assert_eq!(kept.request("GET", ITEMS, &[WRITER], b"").status, 200);
     let mut in_flight = gateway.client();
-    setting.upstream.answer(|request| echo(request).after(Duration::from_millis(500)));
+    env.backend.answer(|request| echo(request).after(Duration::from_millis(500)));
     in_flight.send(format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n"));
-    setting.upstream.wait_for_requests(2);
+    env.backend.wait_for_requests(2);
 
     gateway.edit(ITEMS_READ, ITEMS_DENIED);
     assert!(gateway.reload());
@@ -50,8 +49,8 @@ fn reload_applies_a_new_map_to_new_requests_only() {
 
 #[test]
 fn invalid_configuration_is_rejected_with_all_errors_and_the_old_one_stays() {
-    let setting = setting("");
-    let gateway = &setting.gateway;
+    let env = TestEnv::start("");
+    let gateway = &env.gateway;
     let loaded_at = gateway.metrics().metric("config_reload_timestamp_seconds");
     gateway.edit(ITEMS_READ, "/api/v2/items:           {GET: [items:read], FETCH: items:read");
     gateway.edit("runtime: {threads: 2}", "runtime: {threads: many}");
@@ -77,9 +76,9 @@ fn invalid_configuration_is_rejected_with_all_errors_and_the_old_one_stays() {
 
 #[test]
 fn reload_rejects_an_unusable_tls_file() {
-    let setting = setting("introspection:\n  timeout: 2s\n");
-    let gateway = &setting.gateway;
-    let url = setting.upstream.url();
+    let env = TestEnv::start("introspection:\n  timeout: 2s\n");
+    let gateway = &env.gateway;
+    let url = env.backend.url();
     let ca = gateway.directory().join("ca.pem");
     std::fs::write(&ca, "no certificate").unwrap();
     let tls = format!("backend:\n  tls: {{ca_file: {}}}\n", ca.display());
@@ -92,8 +91,8 @@ fn reload_rejects_an_unusable_tls_file() {
 
 #[test]
 fn reload_keeps_verdicts_unless_the_introspector_changes() {
-    let setting = setting("cache: {ttl: 1h}");
-    let gateway = &setting.gateway;
+    let env = TestEnv::start("cache: {ttl: 1h}");
+    let gateway = &env.gateway;
     let other = Introspector::start();
     other.know("1|writer", Verdict::active(&["items:read"]));
     // Enough connections for every core to have asked.
@@ -104,7 +103,7 @@ fn reload_keeps_verdicts_unless_the_introspector_changes() {
         }
     };
     ask(200);
-    assert_eq!(setting.introspector.calls(), 1);
+    assert_eq!(env.introspector.calls(), 1);
     for (from, to) in [
         (ITEMS_READ, "/api/v2/items:           {GET: rents:read"),
         ("cache: {ttl: 1h}", "cache: {ttl: 30m, max_tokens: 5000, stale_if_error: 1m}"),
@@ -115,23 +114,23 @@ fn reload_keeps_verdicts_unless_the_introspector_changes() {
         gateway.edit(from, to);
         assert!(gateway.reload());
         ask(200);
-        assert_eq!(setting.introspector.calls(), 1, "{to}");
+        assert_eq!(env.introspector.calls(), 1, "{to}");
     }
-    gateway.edit(&setting.introspector.server().url(), &other.server().url());
+    gateway.edit(&env.introspector.server().url(), &other.server().url());
     assert!(gateway.reload());
     ask(403);
-    assert_eq!((setting.introspector.calls(), other.calls()), (1, 1));
+    assert_eq!((env.introspector.calls(), other.calls()), (1, 1));
 }
 
 #[test]
 fn shorter_ttl_applies_to_cached_verdicts() {
-    let setting = setting("cache: {ttl: 1h}");
-    assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200);
-    setting.introspector.forget("1|writer");
-    setting.gateway.edit("ttl: 1h", "ttl: 200ms, negative_ttl: 100ms");
-    assert!(setting.gateway.reload());
+    let env = TestEnv::start("cache: {ttl: 1h}");
+    assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 200);
+    env.introspector.forget("1|writer");
+    env.gateway.edit("ttl: 1h", "ttl: 200ms, negative_ttl: 100ms");
+    assert!(env.gateway.reload());
     let end = Instant::now() + Duration::from_secs(5);
-    while setting.gateway.get(ITEMS, Some("1|writer")).status != 401 {
+    while env.gateway.get(ITEMS, Some("1|writer")).status != 401 {
         assert!(Instant::now() < end, "still believed");
         thread::sleep(Duration::from_millis(20));
     }
@@ -139,8 +138,8 @@ fn shorter_ttl_applies_to_cached_verdicts() {
 
 #[test]
 fn reload_applies_changed_limits() {
-    let setting = setting("rate_limit: {requests_per_second: 1, burst: 2}\nlimits: {body: 10B}");
-    let gateway = &setting.gateway;
+    let env = TestEnv::start("rate_limit: {requests_per_second: 1, burst: 2}\nlimits: {body: 10B}");
+    let gateway = &env.gateway;
     let mut client = gateway.client();
     let mut statuses = |count: usize| {
         (0..count).map(|_| client.request("GET", ITEMS, &[WRITER], b"").status).collect::<Vec<_>>()
@@ -158,8 +157,8 @@ fn reload_applies_changed_limits() {
 
 #[test]
 fn reload_keeps_backend_connections_unless_the_backend_changes() {
-    let setting = setting("");
-    let gateway = &setting.gateway;
+    let env = TestEnv::start("");
+    let gateway = &env.gateway;
     let other = Upstream::answering(|_| Answer::with(203, &[], ""));
     let mut client = gateway.client();
     let mut status = || client.request("GET", ITEMS, &[WRITER], b"").status;
@@ -167,18 +166,18 @@ fn reload_keeps_backend_connections_unless_the_backend_changes() {
     gateway.edit(ITEMS_READ, "/api/v2/items:           {GET: authenticated");
     assert!(gateway.reload());
     assert_eq!(status(), 200);
-    let connections: Vec<_> = setting.upstream.requests().iter().map(|request| request.connection).collect();
+    let connections: Vec<_> = env.backend.requests().iter().map(|request| request.connection).collect();
     assert_eq!(connections, [0, 0]);
-    gateway.edit(&setting.upstream.url(), &other.url());
+    gateway.edit(&env.backend.url(), &other.url());
     assert!(gateway.reload());
     assert_eq!(status(), 203);
-    assert_eq!(setting.upstream.requests().len(), 2);
+    assert_eq!(env.backend.requests().len(), 2);
 }
 
 #[test]
 fn reload_reports_keys_that_need_a_restart_and_applies_the_rest() {
-    let setting = setting("log: {format: json}");
-    let gateway = &setting.gateway;
+    let env = TestEnv::start("log: {format: json}");
+    let gateway = &env.gateway;
     gateway.edit("listen:\n  address: 127.0.0.1:0", "listen:\n  address: 127.0.0.1:1");
     gateway.edit("threads: 2", "threads: 3");
     gateway.edit("format: json", "format: text");
@@ -195,8 +194,8 @@ fn reload_reports_keys_that_need_a_restart_and_applies_the_rest() {
 
 #[test]
 fn reload_applies_changed_log_settings() {
-    let setting = setting("log: {level: info}");
-    let gateway = &setting.gateway;
+    let env = TestEnv::start("log: {level: info}");
+    let gateway = &env.gateway;
     let requests = || gateway.logs().iter().filter(|line| line.contains("\"message\":\"request\"")).count();
     assert_eq!(gateway.get("/up", None).status, 200);
     gateway.wait_for_log(|line| line["message"] == "request");
@@ -229,21 +228,21 @@ fn reload_applies_a_changed_admin_token() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
     std::fs::write(&file, "first-admin-token").unwrap();
-    let setting = setting(&format!("admin:\n  token_file: {}\n", file.display()));
+    let env = TestEnv::start(&format!("admin:\n  token_file: {}\n", file.display()));
     let status = |token: &str| {
-        let mut client = crate::support::RawClient::connect(setting.gateway.admin());
+        let mut client = crate::support::RawClient::connect(env.gateway.admin());
         client.get("/unknown", Some(token)).status
     };
     assert_eq!((status("first-admin-token"), status("second-admin-token")), (404, 401));
     std::fs::write(&file, "second-admin-token").unwrap();
-    assert!(setting.gateway.reload());
+    assert!(env.gateway.reload());
     assert_eq!((status("first-admin-token"), status("second-admin-token")), (401, 404));
 }
 
 #[test]
 fn repeated_reloads_fail_no_request() {
-    let setting = setting("");
-    let gateway = &setting.gateway;
+    let env = TestEnv::start("");
+    let gateway = &env.gateway;
     let stop = Arc::new(AtomicBool::new(false));
     let served: usize = thread::scope(|scope| {
         let clients: Vec<_> = (0..4)
@@ -275,9 +274,9 @@ fn repeated_reloads_fail_no_request() {
 }
 
 /// Waits until a request is answered so, by a reload that nobody asked for.
-fn wait_for_status(setting: &Setting, expected: u16) {
+fn wait_for_status(env: &TestEnv, expected: u16) {
     let end = Instant::now() + PATIENCE;
-    while setting.gateway.get(ITEMS, Some("1|writer")).status != expected {
+    while env.gateway.get(ITEMS, Some("1|writer")).status != expected {
         assert!(Instant::now() < end, "not taken over");
         thread::sleep(Duration::from_millis(20));
     }
@@ -295,45 +294,44 @@ fn changed_file_is_reloaded_automatically() {
     }
     symlink("..first", at("..data")).unwrap();
     symlink("..data/map.yaml", at("map.yaml")).unwrap();
-    let setting = setting(&format!("abilities: {{file: {}}}", at("map.yaml").display()));
-    assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200);
+    let env = TestEnv::start(&format!("abilities: {{file: {}}}", at("map.yaml").display()));
+    assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 200);
     symlink("..second", at("..new")).unwrap();
     std::fs::rename(at("..new"), at("..data")).unwrap();
-    wait_for_status(&setting, 403);
-    let line = setting.gateway.wait_for_log(|line| line["message"] == "configuration reloaded");
+    wait_for_status(&env, 403);
+    let line = env.gateway.wait_for_log(|line| line["message"] == "configuration reloaded");
     assert_eq!(line["cause"], at("map.yaml").display().to_string());
 
     // A file that is not there yet is waited for.
     let file = format!("abilities: {{file: {}}}", at("map.yaml").display());
-    setting.gateway.edit(&file, &format!("abilities: {{file: {}}}", at("later.yaml").display()));
-    assert!(!setting.gateway.wait_for_reload(1));
-    assert_eq!(setting.gateway.metrics().metric("config_reload_success"), 0.0);
+    env.gateway.edit(&file, &format!("abilities: {{file: {}}}", at("later.yaml").display()));
+    assert!(!env.gateway.wait_for_reload(1));
+    assert_eq!(env.gateway.metrics().metric("config_reload_success"), 0.0);
     std::fs::write(at("later.yaml"), "routes: {/api/v2/items: {GET: authenticated}}\n").unwrap();
-    wait_for_status(&setting, 200);
-    assert!(setting.gateway.wait_for_reload(2));
-    assert_eq!(setting.gateway.reloads(), [true, false, true], "once for each change");
+    wait_for_status(&env, 200);
+    assert!(env.gateway.wait_for_reload(2));
+    assert_eq!(env.gateway.reloads(), [true, false, true], "once for each change");
 }
 
 #[test]
 fn reload_with_a_changed_address_keeps_tls_of_the_old_one() {
     let authority = Arc::new(Authority::new());
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority).start();
-    let file = gateway.directory().join("gateway.yaml");
+    let env = TestEnv::builder().tls(&authority).start();
+    let file = env.gateway.directory().join("gateway.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     let tls = text.lines().find(|line| line.starts_with("  tls:")).unwrap().to_owned() + "\n";
-    gateway.edit(&tls, "");
-    gateway.edit("listen:\n  address: 127.0.0.1:0", "listen:\n  address: unix:/nonexistent/gateway.sock");
+    env.gateway.edit(&tls, "");
+    env.gateway.edit("listen:\n  address: 127.0.0.1:0", "listen:\n  address: unix:/nonexistent/gateway.sock");
     // As often as it is read.
     for count in 1..=2 {
-        assert!(gateway.reload());
-        assert_eq!(gateway.get("/up", None).status, 200, "over TLS");
+        assert!(env.gateway.reload());
+        assert_eq!(env.gateway.get("/up", None).status, 200, "over TLS");
         let told = |line: &&String| line.contains(r#""keys":"listen.address, listen.tls""#);
-        assert_eq!(gateway.logs().iter().filter(told).count(), count);
+        assert_eq!(env.gateway.logs().iter().filter(told).count(), count);
     }
     // What is as it is served is no change.
-    gateway.edit("address: unix:/nonexistent/gateway.sock\n", &format!("address: 127.0.0.1:0\n{tls}"));
-    assert!(gateway.reload());
-    assert_eq!(gateway.get("/up", None).status, 200);
-    assert_eq!(gateway.logs().iter().filter(|line| line.contains("only after a restart")).count(), 2);
+    env.gateway.edit("address: unix:/nonexistent/gateway.sock\n", &format!("address: 127.0.0.1:0\n{tls}"));
+    assert!(env.gateway.reload());
+    assert_eq!(env.gateway.get("/up", None).status, 200);
+    assert_eq!(env.gateway.logs().iter().filter(|line| line.contains("only after a restart")).count(), 2);
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::redis::{Redis, Road};
-use crate::support::{Authority, Gateway, Introspector, PATIENCE, RawClient, Upstream, Verdict};
+use crate::support::{Authority, Gateway, Introspector, PATIENCE, RawClient, TestEnv, Upstream, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
 const ADMIN: [(&str, &str); 1] = [("Authorization", "Bearer an-operators-token")];
@@ -240,21 +240,18 @@ fn redis_is_reached_by_tls_user_and_password() {
 fn failed_redis_connection_is_logged_once_without_the_password() {
     let redis = Redis::start_with(&["--requirepass", "right"]);
     let road = Road::to(&redis);
-    let upstream = Upstream::start();
-    let introspector = Introspector::knowing([("1|good", &["*"][..])]);
     let url = road.url().replace("redis://", "redis://:wrong-password@");
-    let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
-    let gateway = builder.yaml(&format!("redis: {{url: '{url}'}}\n")).start();
-    let line = gateway.wait_for_log(|line| {
+    let env = TestEnv::start(&format!("redis: {{url: '{url}'}}\n"));
+    let line = env.gateway.wait_for_log(|line| {
         line["message"].as_str().is_some_and(|message| message.starts_with("no connection to other replicas"))
     });
     assert!(line["error"].as_str().unwrap().contains("log in"), "{line}");
-    assert_eq!(gateway.get(ITEMS, Some("1|good")).status, 200);
+    assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 200);
     thread::sleep(Duration::from_secs(2));
-    let lines = gateway.logs();
+    let lines = env.gateway.logs();
     assert_eq!(lines.iter().filter(|line| line.contains("no connection to other replicas")).count(), 1);
     assert!(!lines.join("\n").contains("wrong-password"));
-    assert_eq!(gateway.metrics().metric("redis_connected"), 0.0);
+    assert_eq!(env.gateway.metrics().metric("redis_connected"), 0.0);
 }
 
 #[test]
@@ -288,27 +285,24 @@ fn changed_redis_password_file_is_used() {
     let address = Road::to(&redis);
     redis.command(&["CONFIG", "SET", "requirepass", "first"]);
     std::fs::write(&file, address.url().replace("redis://", "redis://:first@")).unwrap();
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
-    let gateway = builder.yaml(&format!("redis: {{url_file: {}}}\n", file.display())).start();
-    connected(&gateway);
+    let env = TestEnv::start(&format!("redis: {{url_file: {}}}\n", file.display()));
+    connected(&env.gateway);
     redis.command(&["-a", "first", "CONFIG", "SET", "requirepass", "second"]);
     redis.command(&["-a", "second", "CLIENT", "KILL", "TYPE", "pubsub"]);
-    disconnected(&gateway);
+    disconnected(&env.gateway);
     std::fs::write(&file, address.url().replace("redis://", "redis://:second@")).unwrap();
-    connected(&gateway);
-    let said = gateway.logs().join("\n");
+    connected(&env.gateway);
+    let said = env.gateway.logs().join("\n");
     assert!(!said.contains("first@") && !said.contains("second@"), "{said}");
 }
 
 #[test]
 fn without_redis_no_thread_and_no_metric_exists() {
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).start();
+    let env = TestEnv::start("");
     // Once the admin listener answers, the threads beside it have begun.
-    let metrics = RawClient::connect(gateway.admin()).get("/metrics", None);
+    let metrics = RawClient::connect(env.gateway.admin()).get("/metrics", None);
     assert!(!metrics.text().contains("_redis_"), "{}", metrics.text());
-    let threads = threads(&gateway);
+    let threads = threads(&env.gateway);
     assert!(
         threads.contains(&"admin".to_owned()) && !threads.contains(&"replicas".to_owned()),
         "{threads:?}"

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::setting::{WRITER, setting};
-use crate::support::{Answer, Gateway, Introspector, PATIENCE, RawClient, Request, echo};
+use crate::support::{Answer, PATIENCE, RawClient, Request, TestEnv, WRITER, echo};
 
 const ITEMS: &str = "/api/v2/items";
 
@@ -34,13 +33,13 @@ fn first_echo_then(second: Answer) -> impl Fn(&Request) -> Answer + Send + Sync 
 
 #[test]
 fn backend_outage_is_502_until_it_recovers() {
-    let mut setting = setting("");
+    let mut env = TestEnv::start("");
     let (stopping, done) = (AtomicBool::new(false), AtomicBool::new(false));
     let statuses = Mutex::new(HashMap::<u16, usize>::new());
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let mut client = setting.gateway.client();
+                let mut client = env.gateway.client();
                 while !done.load(Ordering::SeqCst) {
                     let response = client.request("GET", ITEMS, &[WRITER], b"");
                     let expected =
@@ -52,14 +51,14 @@ fn backend_outage_is_502_until_it_recovers() {
         }
         thread::sleep(Duration::from_millis(200));
         stopping.store(true, Ordering::SeqCst);
-        setting.upstream.stop();
+        env.backend.stop();
         thread::sleep(Duration::from_millis(200));
-        setting.upstream.resume();
+        env.backend.resume();
         thread::sleep(Duration::from_millis(200));
         done.store(true, Ordering::SeqCst);
     });
     assert!(statuses.lock().unwrap().contains_key(&502));
-    assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200);
+    assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 200);
 }
 
 #[test]
@@ -73,13 +72,13 @@ fn kept_connection_closed_by_backend_retries_only_what_may_be_repeated() {
         ("POST", ITEMS, "body", 502, 2),
         ("PUT", "/api/v2/items/5", "body", 502, 2),
     ] {
-        let setting = setting("");
-        setting.upstream.answer(first_echo_then(Answer::close()));
-        let mut client = setting.gateway.client();
+        let env = TestEnv::start("");
+        env.backend.answer(first_echo_then(Answer::close()));
+        let mut client = env.gateway.client();
         assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 200);
         let response = client.request(method, target, &[WRITER], body.as_bytes());
         assert_eq!(response.status, status, "{method} {body}");
-        assert_eq!(setting.upstream.requests().len(), seen, "{method} {body}");
+        assert_eq!(env.backend.requests().len(), seen, "{method} {body}");
     }
 }
 
@@ -89,35 +88,35 @@ fn request_is_retried_once_and_only_before_any_response_byte() {
         (Answer::raw("nothing that HTTP would say\r\n\r\n").then_close(), 2),
         (Answer::raw("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"), 2),
     ] {
-        let setting = setting("");
+        let env = TestEnv::start("");
         let context = format!("{second:?}");
-        setting.upstream.answer(first_echo_then(second));
-        let mut client = setting.gateway.client();
+        env.backend.answer(first_echo_then(second));
+        let mut client = env.gateway.client();
         assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 200);
         assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 502, "{context}");
-        assert_eq!(setting.upstream.requests().len(), seen, "{context}");
+        assert_eq!(env.backend.requests().len(), seen, "{context}");
     }
-    let setting = setting("");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("");
+    let mut client = env.gateway.client();
     assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 200);
-    setting.upstream.answer(|_| Answer::close());
+    env.backend.answer(|_| Answer::close());
     assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 502);
-    assert_eq!(setting.upstream.requests().len(), 3, "one, and one that was tried twice");
+    assert_eq!(env.backend.requests().len(), 3, "one, and one that was tried twice");
 }
 
 /// The gateway stands still while its kept connection closes and a request comes: it finds both at once.
 #[test]
 fn unsent_request_is_retried_for_every_method() {
-    let setting = setting("");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("");
+    let mut client = env.gateway.client();
     for round in 1..=5 {
         assert_eq!(client.request("POST", ITEMS, &[WRITER], b"first").status, 200);
-        setting.gateway.signal(Signal::STOP);
-        setting.upstream.close_connections();
+        env.gateway.signal(Signal::STOP);
+        env.backend.close_connections();
         client.send(upload_head(6)).send("second");
-        setting.gateway.signal(Signal::CONT);
+        env.gateway.signal(Signal::CONT);
         assert_eq!(client.response().status, 200, "round {round}");
-        let requests = setting.upstream.wait_for_requests(2 * round);
+        let requests = env.backend.wait_for_requests(2 * round);
         assert_eq!(requests.len(), 2 * round);
         assert_eq!(requests.last().unwrap().text(), "second");
     }
@@ -125,9 +124,9 @@ fn unsent_request_is_retried_for_every_method() {
 
 #[test]
 fn malformed_answers_are_502() {
-    let setting = setting("");
+    let env = TestEnv::start("");
     let large = format!("HTTP/1.1 200 OK\r\nX-Large: {}\r\n\r\n", "x".repeat(2 * 1024 * 1024));
-    let mut client = setting.gateway.client();
+    let mut client = env.gateway.client();
     for answer in [
         "HTTP/1.1 2x OK\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
@@ -140,19 +139,19 @@ fn malformed_answers_are_502() {
         &large,
     ] {
         let sent = answer.to_owned();
-        setting.upstream.answer(move |_| Answer::raw(sent.clone()).then_close());
+        env.backend.answer(move |_| Answer::raw(sent.clone()).then_close());
         let response = client.request("GET", ITEMS, &[WRITER], b"");
         let context = answer.chars().take(100).collect::<String>();
         assert_eq!((response.status, response.text()), (502, r#"{"message":"Bad Gateway."}"#), "{context}");
     }
-    setting.upstream.answer(echo);
+    env.backend.answer(echo);
     assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 200);
-    setting.gateway.wait_for_metric("requests_total{reason=\"backend_broken\",status=\"502\"}", 9.0);
+    env.gateway.wait_for_metric("requests_total{reason=\"backend_broken\",status=\"502\"}", 9.0);
 }
 
 #[test]
 fn truncated_response_is_not_completed() {
-    let setting = setting("limits: {body_idle_timeout: 300ms}");
+    let env = TestEnv::start("limits: {body_idle_timeout: 300ms}");
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
     let mut broken = 0.0;
     for answer in [
@@ -162,32 +161,32 @@ fn truncated_response_is_not_completed() {
         Answer::raw(CHUNKED).then("5\r\nha").then_close(),
     ] {
         let context = format!("{answer:?}");
-        setting.upstream.answer(move |_| answer.clone());
-        let mut client = setting.gateway.client();
+        env.backend.answer(move |_| answer.clone());
+        let mut client = env.gateway.client();
         client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
         let error = client.try_response(false).expect_err(&context);
         assert!(!matches!(error.kind(), std::io::ErrorKind::WouldBlock), "{context}: {error}");
         broken += 1.0;
-        setting.gateway.wait_for_metric("requests_total{reason=\"backend_broken\",status=\"200\"}", broken);
+        env.gateway.wait_for_metric("requests_total{reason=\"backend_broken\",status=\"200\"}", broken);
     }
     for answer in [
         Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").then_hang(),
         Answer::raw(CHUNKED).then_hang(),
     ] {
-        setting.upstream.answer(move |_| answer.clone());
-        let mut client = setting.gateway.client();
+        env.backend.answer(move |_| answer.clone());
+        let mut client = env.gateway.client();
         client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
         let started = Instant::now();
         client.try_response(false).expect_err("a broken message");
         assert!((250..3000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     }
-    setting.gateway.wait_for_metric("requests_total{reason=\"backend_timeout\",status=\"200\"}", 2.0);
+    env.gateway.wait_for_metric("requests_total{reason=\"backend_timeout\",status=\"200\"}", 2.0);
 }
 
 /// Its end is the connection's, so that an end alone would be a good one.
 #[test]
 fn truncated_response_resets_an_http10_connection() {
-    let setting = setting("limits: {body_idle_timeout: 300ms}");
+    let env = TestEnv::start("limits: {body_idle_timeout: 300ms}");
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
     for (answer, whole) in [
         (Answer::raw(CHUNKED).then("0\r\n\r\n"), true),
@@ -197,8 +196,8 @@ fn truncated_response_resets_an_http10_connection() {
         (Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").then_close(), false),
     ] {
         let context = format!("{answer:?}");
-        setting.upstream.answer(move |_| answer.clone());
-        let mut socket = TcpStream::connect(setting.gateway.address()).unwrap();
+        env.backend.answer(move |_| answer.clone());
+        let mut socket = TcpStream::connect(env.gateway.address()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.write_all(b"GET /up HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
         let mut came = Vec::new();
@@ -212,19 +211,19 @@ fn truncated_response_resets_an_http10_connection() {
     }
     // Nor is what a client that stands still has got when it is let go.
     let large = vec![b'x'; 64 * 1024 * 1024];
-    setting.upstream.answer(move |_| Answer::with(200, &[], &large));
-    let mut socket = TcpStream::connect(setting.gateway.address()).unwrap();
+    env.backend.answer(move |_| Answer::with(200, &[], &large));
+    let mut socket = TcpStream::connect(env.gateway.address()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.write_all(b"GET /up HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
-    setting.gateway.wait_for_metric("requests_total{reason=\"client_gone\"}", 1.0);
+    env.gateway.wait_for_metric("requests_total{reason=\"client_gone\"}", 1.0);
     let end = socket.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
     assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
 }
 
 #[test]
 fn backend_timeout_starts_at_the_end_of_the_request_body() {
-    let setting = setting("backend:\n  timeout: 300ms\n");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("backend:\n  timeout: 300ms\n");
+    let mut client = env.gateway.client();
     let slowly = |client: &mut RawClient| {
         client.send(upload_head(8));
         for _ in 0..8 {
@@ -235,34 +234,34 @@ fn backend_timeout_starts_at_the_end_of_the_request_body() {
     };
     slowly(&mut client);
     assert_eq!(client.response().status, 200, "a slow upload is not the backend's fault");
-    setting.upstream.answer(|_| Answer::hang());
+    env.backend.answer(|_| Answer::hang());
     let ended = slowly(&mut client);
     let response = client.response();
     assert_eq!((response.status, response.text()), (504, r#"{"message":"Gateway Timeout."}"#));
     let waited = ended.elapsed().as_millis();
     assert!((280..2000).contains(&waited), "{waited} ms");
     let started = Instant::now();
-    assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 504);
+    assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 504);
     let waited = started.elapsed().as_millis();
     assert!((280..2000).contains(&waited), "{waited} ms");
-    setting.gateway.wait_for_metric("requests_total{reason=\"backend_timeout\",status=\"504\"}", 2.0);
+    env.gateway.wait_for_metric("requests_total{reason=\"backend_timeout\",status=\"504\"}", 2.0);
 }
 
 #[test]
 fn stalled_upload_is_408() {
-    let setting = setting("limits: {body_idle_timeout: 300ms}");
+    let env = TestEnv::start("limits: {body_idle_timeout: 300ms}");
     for sent in [upload_head(10) + "half", upload_head(10)] {
         let started = Instant::now();
-        let answer = setting.gateway.client().send(&sent).read_until_close();
+        let answer = env.gateway.client().send(&sent).read_until_close();
         let answer = String::from_utf8(answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
         assert!(answer.ends_with(r#"{"message":"Request Timeout."}"#), "{answer}");
         let waited = started.elapsed().as_millis();
         assert!((280..3000).contains(&waited), "{waited} ms");
     }
-    setting.gateway.wait_for_metric("requests_total{reason=\"limited\",status=\"408\"}", 2.0);
-    assert!(setting.upstream.requests().iter().all(|request| !request.complete));
-    let mut steady = setting.gateway.client();
+    env.gateway.wait_for_metric("requests_total{reason=\"limited\",status=\"408\"}", 2.0);
+    assert!(env.backend.requests().iter().all(|request| !request.complete));
+    let mut steady = env.gateway.client();
     steady.send(upload_head(5));
     for _ in 0..5 {
         thread::sleep(Duration::from_millis(150));
@@ -273,9 +272,9 @@ fn stalled_upload_is_408() {
 
 #[test]
 fn backend_that_reads_no_upload_is_504() {
-    let setting = setting("backend:\n  timeout: 200ms\nlimits: {body_idle_timeout: 300ms}");
-    setting.upstream.answer_early(|_| Some(Answer::hang()));
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("backend:\n  timeout: 200ms\nlimits: {body_idle_timeout: 300ms}");
+    env.backend.answer_early(|_| Some(Answer::hang()));
+    let mut client = env.gateway.client();
     client.send(upload_head(64 * 1024 * 1024));
     let started = Instant::now();
     // More than fits into the buffers between here and there.
@@ -285,25 +284,24 @@ fn backend_that_reads_no_upload_is_504() {
     assert_eq!(client.response().status, 504);
     let waited = started.elapsed().as_millis();
     assert!(waited < 5000, "{waited} ms");
-    setting.gateway.wait_for_metric("backend_connections", 0.0);
-    setting.gateway.wait_for_metric("requests_total{reason=\"backend_timeout\",status=\"504\"}", 1.0);
+    env.gateway.wait_for_metric("backend_connections", 0.0);
+    env.gateway.wait_for_metric("requests_total{reason=\"backend_timeout\",status=\"504\"}", 1.0);
 }
 
 #[test]
 fn client_that_does_not_read_its_response_is_disconnected() {
-    let setting = setting("limits: {body_idle_timeout: 300ms}");
+    let env = TestEnv::start("limits: {body_idle_timeout: 300ms}");
     let body = vec![b'x'; 64 * 1024 * 1024];
-    setting.upstream.answer(move |_| Answer::with(200, &[], &body));
-    let mut client = setting.gateway.client();
+    env.backend.answer(move |_| Answer::with(200, &[], &body));
+    let mut client = env.gateway.client();
     client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
-    setting.gateway.wait_for_metric("requests_total{reason=\"client_gone\",status=\"200\"}", 1.0);
-    setting.gateway.wait_for_metric("client_connections", 0.0);
-    setting.gateway.wait_for_metric("backend_connections", 0.0);
+    env.gateway.wait_for_metric("requests_total{reason=\"client_gone\",status=\"200\"}", 1.0);
+    env.gateway.wait_for_metric("client_connections", 0.0);
+    env.gateway.wait_for_metric("backend_connections", 0.0);
 }
 
 #[test]
 fn backend_connect_timeout_is_502() {
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     socket.listen(0).unwrap();
@@ -312,29 +310,26 @@ fn backend_connect_timeout_is_502() {
     let waiting: Vec<_> = (0..2)
         .map_while(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok())
         .collect();
-    let gateway = Gateway::builder()
-        .introspector(&introspector)
-        .yaml(&format!("backend:\n  url: http://{address}\n  connect_timeout: 300ms\n"))
-        .start();
+    let env = TestEnv::builder().backend(address).yaml("backend:\n  connect_timeout: 300ms\n").start();
     let started = Instant::now();
-    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 502);
+    assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 502);
     let waited = started.elapsed().as_millis();
     assert!((280..2000).contains(&waited), "{waited} ms");
-    gateway.wait_for_metric("requests_total{reason=\"backend_unreachable\",status=\"502\"}", 1.0);
+    env.gateway.wait_for_metric("requests_total{reason=\"backend_unreachable\",status=\"502\"}", 1.0);
     drop(waiting);
 }
 
 #[test]
 fn introspector_outage_changes_no_decision() {
     for (stale, known_may_be) in [("0s", &[200, 503][..]), ("60s", &[200])] {
-        let mut setting =
-            setting(&format!("cache: {{ttl: 50ms, negative_ttl: 50ms, stale_if_error: {stale}}}"));
+        let mut env =
+            TestEnv::start(&format!("cache: {{ttl: 50ms, negative_ttl: 50ms, stale_if_error: {stale}}}"));
         let done = AtomicBool::new(false);
         let (known, unknown) = (Mutex::new(HashMap::new()), Mutex::new(HashMap::new()));
-        assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200);
+        assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 200);
         thread::scope(|scope| {
             for (token, statuses) in [("1|writer", &known), ("2|unknown", &unknown)].repeat(2) {
-                let (gateway, done) = (&setting.gateway, &done);
+                let (gateway, done) = (&env.gateway, &done);
                 scope.spawn(move || {
                     let mut client = gateway.client();
                     while !done.load(Ordering::SeqCst) {
@@ -344,9 +339,9 @@ fn introspector_outage_changes_no_decision() {
                 });
             }
             thread::sleep(Duration::from_millis(200));
-            setting.introspector.stop();
+            env.introspector.stop();
             thread::sleep(Duration::from_millis(400));
-            setting.introspector.resume();
+            env.introspector.resume();
             thread::sleep(Duration::from_millis(300));
             done.store(true, Ordering::SeqCst);
         });
@@ -357,23 +352,18 @@ fn introspector_outage_changes_no_decision() {
         };
         assert_eq!(seen(&known), known_may_be, "known, stale_if_error: {stale}");
         assert_eq!(seen(&unknown), [401, 503], "unknown, stale_if_error: {stale}");
-        assert_eq!(setting.gateway.get(ITEMS, Some("1|writer")).status, 200, "it recovers by itself");
-        assert_eq!(setting.gateway.get(ITEMS, Some("2|unknown")).status, 401, "it recovers by itself");
+        assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 200, "it recovers by itself");
+        assert_eq!(env.gateway.get(ITEMS, Some("2|unknown")).status, 401, "it recovers by itself");
     }
 }
 
 #[test]
 fn client_disconnect_closes_the_backend_connection() {
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
-    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gateway = Gateway::builder()
-        .introspector(&introspector)
-        .yaml(&format!("backend:\n  url: http://{}\n", backend.local_addr().unwrap()))
-        .start();
+    let env = TestEnv::builder().backend(TcpListener::bind("127.0.0.1:0").unwrap()).start();
     for (count, answer) in [(1.0, ""), (2.0, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")] {
-        let mut client = gateway.client();
+        let mut client = env.gateway.client();
         client.send(format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n"));
-        let (mut at_backend, _) = backend.accept().unwrap();
+        let (mut at_backend, _) = env.backend.accept().unwrap();
         at_backend.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -389,19 +379,19 @@ fn client_disconnect_closes_the_backend_connection() {
         let mut byte = [0];
         let end = at_backend.read(&mut byte);
         assert!(matches!(end, Ok(0)) || end.is_err_and(|error| crate::support::client::is_close(&error)));
-        gateway.wait_for_metric("requests_total{reason=\"client_gone\"}", count);
+        env.gateway.wait_for_metric("requests_total{reason=\"client_gone\"}", count);
     }
-    gateway.wait_for_metric("requests_total{reason=\"client_gone\",status=\"499\"}", 1.0);
-    gateway.wait_for_metric("backend_connections", 0.0);
+    env.gateway.wait_for_metric("requests_total{reason=\"client_gone\",status=\"499\"}", 1.0);
+    env.gateway.wait_for_metric("backend_connections", 0.0);
 }
 
 #[test]
 fn max_connections_is_shared_fairly_by_all_cores() {
     for bound in [1, 3] {
-        let setting = setting(&format!("backend:\n  max_connections: {bound}\n"));
+        let env = TestEnv::start(&format!("backend:\n  max_connections: {bound}\n"));
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (counted, peak) = (Arc::clone(&running), Arc::clone(&most));
-        setting.upstream.answer(move |request| {
+        env.backend.answer(move |request| {
             peak.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             thread::sleep(Duration::from_millis(10));
             counted.fetch_sub(1, Ordering::SeqCst);
@@ -412,7 +402,7 @@ fn max_connections_is_shared_fairly_by_all_cores() {
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let mut client = setting.gateway.client();
+                    let mut client = env.gateway.client();
                     while started.elapsed() < Duration::from_secs(3) {
                         let asked = Instant::now();
                         let response = client.request("GET", ITEMS, &[WRITER], b"");

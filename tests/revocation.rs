@@ -5,43 +5,25 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
+use crate::support::{Answer, OPERATED, RawClient, Response, TestEnv, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
-const ADMIN: &str = "admin:\n  token: a-secret-of-the-operator\n";
-
-struct Setting {
-    gateway: Gateway,
-    introspector: Introspector,
-    _upstream: Upstream,
+fn start(yaml: &str) -> TestEnv {
+    TestEnv::start(&format!("{OPERATED}{yaml}"))
 }
 
-fn setting(yaml: &str) -> Setting {
-    let upstream = Upstream::start();
-    let introspector = Introspector::start();
-    let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
-    let gateway = builder.yaml(ADMIN).yaml(yaml).start();
-    Setting { gateway, introspector, _upstream: upstream }
-}
-
-impl Setting {
-    fn know(&self, token: &str, id: &str, name: &str) {
+impl TestEnv {
+    fn know_user(&self, token: &str, id: &str, name: &str) {
         self.introspector.know(token, Verdict::active(&["*"]).named(id, name));
     }
 
-    fn status(&self, token: &str) -> u16 {
-        self.gateway.get(ITEMS, Some(token)).status
+    fn revoke_by(&self, body: &str) -> Response {
+        self.operator("POST", "/tokens/revoke", body)
     }
 
-    fn order(&self, body: &str) -> Response {
-        let fields = [("Authorization", "Bearer a-secret-of-the-operator")];
-        let mut client = RawClient::connect(self.gateway.admin());
-        client.request("POST", "/tokens/revoke", &fields, body.as_bytes())
-    }
-
-    /// How many verdicts an order has forgotten.
+    /// How many verdicts a revocation has removed.
     fn revoke(&self, order: &Value) -> u64 {
-        let response = self.order(&order.to_string());
+        let response = self.revoke_by(&order.to_string());
         assert_eq!(response.status, 200, "{order}: {}", response.text());
         assert_eq!(response.field("content-type"), Some("application/json"));
         let answer = response.json();
@@ -61,9 +43,9 @@ const TOKENS: [(&str, &str, &str); 5] = [
 
 #[test]
 fn revocation_evicts_exactly_the_named_tokens() {
-    let setting = setting("cache: {ttl: 1h}");
+    let env = start("cache: {ttl: 1h}");
     for (token, id, name) in TOKENS {
-        setting.know(token, id, name);
+        env.know_user(token, id, name);
     }
     for (order, forgotten, (by, what)) in [
         (json!({"id": "17"}), [true, true, true, false, false], ("id", "17")),
@@ -83,23 +65,23 @@ fn revocation_evicts_exactly_the_named_tokens() {
         (json!({"all": true}), [true; 5], ("all", "-")),
     ] {
         for (token, ..) in TOKENS {
-            assert_eq!(setting.status(token), 200);
+            assert_eq!(env.status(ITEMS, token), 200);
         }
-        let lines = setting.gateway.logs().len();
+        let lines = env.gateway.logs().len();
         let expected = forgotten.iter().filter(|it| **it).count() as u64;
-        assert_eq!(setting.revoke(&order), expected, "{order}");
+        assert_eq!(env.revoke(&order), expected, "{order}");
         // A replay harms nothing, and does nothing.
-        assert_eq!(setting.revoke(&order), 0, "{order}");
-        let before = TOKENS.map(|(token, ..)| setting.introspector.calls_for(token));
+        assert_eq!(env.revoke(&order), 0, "{order}");
+        let before = TOKENS.map(|(token, ..)| env.introspector.calls_for(token));
         for ((token, ..), (forgotten, before)) in TOKENS.iter().zip(forgotten.iter().zip(before)) {
-            assert_eq!(setting.status(token), 200, "it forgets, it does not ban");
-            let asked = setting.introspector.calls_for(token) - before;
+            assert_eq!(env.status(ITEMS, token), 200, "it forgets, it does not ban");
+            let asked = env.introspector.calls_for(token) - before;
             assert_eq!(asked, usize::from(*forgotten), "{order}: {token}");
         }
         let audit =
             |line: &Value| line["message"] == "admin" && line["count"] == expected && line["by"] == by;
-        setting.gateway.wait_for_log(audit);
-        let logged = setting.gateway.logs()[lines..].join("\n");
+        env.gateway.wait_for_log(audit);
+        let logged = env.gateway.logs()[lines..].join("\n");
         let line =
             logged.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(audit).unwrap();
         assert_eq!(line["what"], what, "{line}");
@@ -111,15 +93,15 @@ fn revocation_evicts_exactly_the_named_tokens() {
         let secret = order["token"].as_str().filter(|token| token.contains('|'));
         assert!(secret.is_none_or(|token| !logged.contains(token)), "{logged}");
     }
-    assert_eq!(setting.gateway.metrics().metric("revocations_total{source=\"admin\"}"), 22.0);
-    assert!(!setting.gateway.logs().join("\n").contains("a-secret-of-the-operator"));
+    assert_eq!(env.gateway.metrics().metric("revocations_total{source=\"admin\"}"), 22.0);
+    assert!(!env.gateway.logs().join("\n").contains("an-operators-token"));
 }
 
 #[test]
 fn malformed_revocation_evicts_nothing() {
-    let setting = setting("cache: {ttl: 1h}");
-    setting.know("17|one", "17", "scanner");
-    assert_eq!(setting.status("17|one"), 200);
+    let env = start("cache: {ttl: 1h}");
+    env.know_user("17|one", "17", "scanner");
+    assert_eq!(env.status(ITEMS, "17|one"), 200);
     for body in [
         "",
         "{}",
@@ -143,7 +125,7 @@ fn malformed_revocation_evicts_nothing() {
         r#""all""#,
         "\u{feff}{\"all\":true}",
     ] {
-        let response = setting.order(body);
+        let response = env.revoke_by(body);
         assert_eq!(response.status, 400, "{body}: {}", response.text());
         assert!(
             response.json()["message"].as_str().unwrap().starts_with("The body must be one of"),
@@ -152,74 +134,68 @@ fn malformed_revocation_evicts_nothing() {
     }
     // Nor is a token an id: it would be in the log, and forget nothing.
     for body in [r#"{"id":"17|one"}"#, r#"{"name":"17|one"}"#] {
-        let response = setting.order(body);
+        let response = env.revoke_by(body);
         assert_eq!(response.status, 400, "{body}: {}", response.text());
         assert!(response.json()["message"].as_str().unwrap().starts_with("That is a token"), "{body}");
     }
-    assert!(!setting.gateway.logs().join("\n").contains("17|one"));
-    assert_eq!(setting.status("17|one"), 200);
-    assert_eq!(setting.introspector.calls(), 1);
-    assert_eq!(setting.gateway.metrics().metric("revocations_total{source=\"admin\"}"), 0.0);
+    assert!(!env.gateway.logs().join("\n").contains("17|one"));
+    assert_eq!(env.status(ITEMS, "17|one"), 200);
+    assert_eq!(env.introspector.calls(), 1);
+    assert_eq!(env.gateway.metrics().metric("revocations_total{source=\"admin\"}"), 0.0);
 }
 
 #[test]
 fn revocation_needs_the_admin_token_as_bearer() {
-    let setting = setting("");
+    let env = start("");
     let ask = |method: &str, fields: &[(&str, &str)]| {
-        RawClient::connect(setting.gateway.admin()).request(
-            method,
-            "/tokens/revoke",
-            fields,
-            br#"{"all":true}"#,
-        )
+        RawClient::connect(env.gateway.admin()).request(method, "/tokens/revoke", fields, br#"{"all":true}"#)
     };
-    let basic = "Basic YW55Ym9keTphLXNlY3JldC1vZi10aGUtb3BlcmF0b3I=";
+    let basic = "Basic YW55Ym9keTphbi1vcGVyYXRvcnMtdG9rZW4=";
     for (authorization, status) in [
         ("Bearer wrong", 401),
-        ("Bearer a-secret-of-the-operator ", 200),
+        ("Bearer an-operators-token ", 200),
         (basic, 401),
-        ("a-secret-of-the-operator", 401),
+        ("an-operators-token", 401),
     ] {
         assert_eq!(ask("POST", &[("Authorization", authorization)]).status, status, "{authorization}");
     }
     assert_eq!(ask("POST", &[]).status, 401);
-    let response = ask("PUT", &[("Authorization", "Bearer a-secret-of-the-operator")]);
+    let response = ask("PUT", &[("Authorization", "Bearer an-operators-token")]);
     assert_eq!((response.status, response.field("allow")), (405, Some("POST")));
-    setting
-        .gateway
+    env.gateway
         .wait_for_log(|line| line["message"] == "admin: refused" && line["action"] == "/tokens/revoke");
     // Not by way of the proxy's listener.
-    let fields = [("Authorization", "Bearer a-secret-of-the-operator")];
-    let response = setting.gateway.client().request("POST", "/tokens/revoke", &fields, br#"{"all":true}"#);
+    let fields = [("Authorization", "Bearer an-operators-token")];
+    let response = env.gateway.client().request("POST", "/tokens/revoke", &fields, br#"{"all":true}"#);
     assert_eq!(response.status, 403);
 }
 
 /// As it is in life: the token is deleted, then revoked, while a request with it is on its way.
 #[test]
 fn revocation_discards_an_introspection_in_flight() {
-    let setting = setting("cache: {ttl: 1h, negative_ttl: 1h}\nintrospection:\n  max_concurrent: 64\n");
-    setting.introspector.delay(Duration::from_millis(2));
+    let env = start("cache: {ttl: 1h, negative_ttl: 1h}\nintrospection:\n  max_concurrent: 64\n");
+    env.introspector.delay(Duration::from_millis(2));
     let mut overtaken = 0;
     for round in 0..1000_u32 {
         let token = format!("{round}|deleted");
-        setting.know(&token, &round.to_string(), "scanner");
+        env.know_user(&token, &round.to_string(), "scanner");
         overtaken += thread::scope(|scope| {
             let request = scope.spawn(|| {
-                let status = setting.status(&token);
+                let status = env.status(ITEMS, &token);
                 (status, Instant::now())
             });
             // Before, in the middle, and after.
             thread::sleep(Duration::from_micros(u64::from(round % 8) * 500));
-            setting.introspector.forget(&token);
+            env.introspector.forget(&token);
             let order = match round % 4 {
                 0 => json!({ "id": round.to_string() }),
                 1 => json!({ "token": token }),
                 2 => json!({"name": "scanner"}),
                 _ => json!({"all": true}),
             };
-            setting.revoke(&order);
+            env.revoke(&order);
             let revoked_at = Instant::now();
-            assert_eq!(setting.status(&token), 401, "{round}: {order}");
+            assert_eq!(env.status(ITEMS, &token), 401, "{round}: {order}");
             let (status, ended_at) = request.join().unwrap();
             assert!(
                 status == 200 && ended_at < revoked_at + Duration::from_secs(1) || status == 401,
@@ -233,32 +209,32 @@ fn revocation_discards_an_introspection_in_flight() {
 
 #[test]
 fn stale_if_error_does_not_restore_a_revoked_token() {
-    let setting = setting("cache: {ttl: 200ms, stale_if_error: 1h}");
-    setting.know("17|one", "17", "scanner");
-    assert_eq!(setting.status("17|one"), 200);
-    setting.introspector.fail_with(Answer::message(500, "Server Error"));
+    let env = start("cache: {ttl: 200ms, stale_if_error: 1h}");
+    env.know_user("17|one", "17", "scanner");
+    assert_eq!(env.status(ITEMS, "17|one"), 200);
+    env.introspector.fail_with(Answer::message(500, "Server Error"));
     thread::sleep(Duration::from_millis(250));
-    assert_eq!(setting.status("17|one"), 200, "stale");
-    assert_eq!(setting.revoke(&json!({"id": "17"})), 1);
-    assert_eq!(setting.status("17|one"), 503);
-    setting.introspector.recover();
-    assert_eq!(setting.status("17|one"), 200);
+    assert_eq!(env.status(ITEMS, "17|one"), 200, "stale");
+    assert_eq!(env.revoke(&json!({"id": "17"})), 1);
+    assert_eq!(env.status(ITEMS, "17|one"), 503);
+    env.introspector.recover();
+    assert_eq!(env.status(ITEMS, "17|one"), 200);
 }
 
 /// A revocation holds for what was asked before it, whatever was reloaded in between.
 #[test]
 fn revocation_applies_across_reloads() {
-    let setting = setting("cache: {ttl: 1h}\n");
-    setting.know("17|one", "17", "scanner");
-    assert_eq!(setting.status("17|one"), 200);
+    let env = start("cache: {ttl: 1h}\n");
+    env.know_user("17|one", "17", "scanner");
+    assert_eq!(env.status(ITEMS, "17|one"), 200);
     for (from, to) in [("ttl: 1h", "ttl: 2h"), ("ttl: 2h", "ttl: 3h")] {
-        setting.gateway.edit(from, to);
-        assert!(setting.gateway.reload());
-        assert_eq!(setting.revoke(&json!({"id": "17"})), 1, "{to}");
-        setting.introspector.forget("17|one");
-        assert_eq!(setting.status("17|one"), 401);
-        setting.know("17|one", "17", "scanner");
-        assert_eq!(setting.revoke(&json!({"token": "17|one"})), 0);
-        assert_eq!(setting.status("17|one"), 200, "revoking a token forgets that it was inactive, too");
+        env.gateway.edit(from, to);
+        assert!(env.gateway.reload());
+        assert_eq!(env.revoke(&json!({"id": "17"})), 1, "{to}");
+        env.introspector.forget("17|one");
+        assert_eq!(env.status(ITEMS, "17|one"), 401);
+        env.know_user("17|one", "17", "scanner");
+        assert_eq!(env.revoke(&json!({"token": "17|one"})), 0);
+        assert_eq!(env.status(ITEMS, "17|one"), 200, "revoking a token forgets that it was inactive, too");
     }
 }

@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Answer, Gateway, Introspector, Upstream, Verdict};
+use crate::support::{Answer, Introspector, TestEnv, Upstream, Verdict};
 
 /// What follows the `|` of every token here. Nothing else contains eight of its characters in a row.
 const SECRET: &str = "Qz7mXw4LkP9vTs2RbN6yHc8JdG5fUa3EeWiOx1Zq";
@@ -39,110 +39,104 @@ fn leak_check_finds_eight_characters() {
 
 #[test]
 fn gateway_leaves_no_core_dump() {
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).start();
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.process())).unwrap();
+    let env = TestEnv::start("");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", env.gateway.process())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_ascii_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
 }
 
-/// A gateway that tells all it knows, and what it is between.
-struct Setting {
-    _upstream: Upstream,
-    introspector: Introspector,
-    gateway: Gateway,
+/// A gateway that logs at the lowest level.
+fn verbose(introspector: Introspector) -> TestEnv {
+    let backend = Upstream::answering(|request| match request.target.split_once('?') {
+        Some((_, "401")) => Answer::message(401, "Unauthenticated."),
+        Some((_, "close")) => Answer::close(),
+        Some((_, "hang")) => Answer::hang(),
+        // As a backend that shows the request in its error.
+        Some((_, "garbage")) => Answer::raw(format!("HTTP/9 {}\r\n{SECRET}\r\n\r\n", token(1))),
+        Some((_, "short")) => {
+            Answer::raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{SECRET}")).then_close()
+        }
+        _ => Answer::message(200, SECRET),
+    });
+    TestEnv::builder()
+        .backend(backend)
+        .introspector(introspector)
+        .token(&token(1), &["items:read", "items:create"])
+        .token(&token(2), &[])
+        .verdict(&token(3), Verdict::active(&["*"]).expiring(1))
+        .yaml("backend:\n  timeout: 200ms\nintrospection:\n  timeout: 300ms\n")
+        .yaml("limits: {body: 1KiB, header_bytes: 4KiB}\nlog: {level: trace}\n")
+        .start()
 }
 
-impl Setting {
-    fn new(introspector: Introspector) -> Self {
-        let upstream = Upstream::answering(|request| match request.target.split_once('?') {
-            Some((_, "401")) => Answer::message(401, "Unauthenticated."),
-            Some((_, "close")) => Answer::close(),
-            Some((_, "hang")) => Answer::hang(),
-            // As a backend that shows the request in its error.
-            Some((_, "garbage")) => Answer::raw(format!("HTTP/9 {}\r\n{SECRET}\r\n\r\n", token(1))),
-            Some((_, "short")) => {
-                Answer::raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{SECRET}")).then_close()
-            }
-            _ => Answer::message(200, SECRET),
-        });
-        introspector.know(&token(1), Verdict::active(&["items:read", "items:create"]));
-        introspector.know(&token(2), Verdict::active(&[]));
-        introspector.know(&token(3), Verdict::active(&["*"]).expiring(1));
-        let gateway = Gateway::builder()
-            .backend(&upstream)
-            .yaml("backend:\n  timeout: 200ms\n")
-            .introspector(&introspector)
-            .yaml("introspection:\n  timeout: 300ms\nlimits: {body: 1KiB, header_bytes: 4KiB}\n")
-            .yaml("log: {level: trace}\n")
-            .start();
-        Self { _upstream: upstream, introspector, gateway }
-    }
-
+impl TestEnv {
     /// Sends a request in pieces of text, and expects the status; 0: none, or not a whole one.
-    fn raw(&self, status: u16, request: &str) {
+    fn expect_raw(&self, status: u16, request: &str) {
         let mut client = self.gateway.client();
         let _ = client.try_send(request.replace('\n', "\r\n"));
         let answer = client.try_response(false).map_or(0, |response| response.status);
         assert_eq!(answer, status, "{request}");
     }
 
-    fn get(&self, status: u16, target: &str, authorization: &str) {
-        self.raw(status, &format!("GET {target} HTTP/1.1\nHost: h\nAuthorization: {authorization}\n\n"));
+    fn expect(&self, status: u16, target: &str, authorization: &str) {
+        self.expect_raw(
+            status,
+            &format!("GET {target} HTTP/1.1\nHost: h\nAuthorization: {authorization}\n\n"),
+        );
     }
 
     /// Every kind of outcome, each with a token somewhere.
-    fn provoke(&self) {
+    fn provoke_every_outcome(&self) {
         let (good, powerless, expired, unknown) = (token(1), token(2), token(3), token(4));
         let items = "/api/v2/items";
         let bearer = |token: &str| format!("Bearer {token}");
         // Served.
-        self.get(200, items, &bearer(&good));
-        self.get(200, items, &format!("bearer   {good}"));
-        self.get(200, &format!("{items}?token={good}"), &bearer(&good));
-        self.get(200, "/up", &bearer(&good));
-        self.raw(
+        self.expect(200, items, &bearer(&good));
+        self.expect(200, items, &format!("bearer   {good}"));
+        self.expect(200, &format!("{items}?token={good}"), &bearer(&good));
+        self.expect(200, "/up", &bearer(&good));
+        self.expect_raw(
             200,
             &format!(
                 "POST {items} HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\nContent-Length: 40\n\n{SECRET}"
             ),
         );
         // Not authenticated.
-        self.get(401, items, &bearer(&unknown));
-        self.get(401, items, &bearer(&expired));
-        self.get(401, items, &format!("Bearer {good},{good}"));
-        self.get(401, items, &format!("Bearer {good} {good}"));
-        self.get(401, items, &format!("Bearer{good}"));
-        self.get(401, items, &format!("Token {good}"));
-        self.get(401, items, &bearer(&SECRET.repeat(30)));
-        self.get(401, items, &format!("Bearer {good}\nAuthorization: Bearer {good}"));
-        self.get(401, items, &format!("Basic {}", BASE64_STANDARD.encode(format!("user:{}", token(9)))));
-        self.get(401, &format!("{items}?401"), &bearer(&good));
+        self.expect(401, items, &bearer(&unknown));
+        self.expect(401, items, &bearer(&expired));
+        self.expect(401, items, &format!("Bearer {good},{good}"));
+        self.expect(401, items, &format!("Bearer {good} {good}"));
+        self.expect(401, items, &format!("Bearer{good}"));
+        self.expect(401, items, &format!("Token {good}"));
+        self.expect(401, items, &bearer(&SECRET.repeat(30)));
+        self.expect(401, items, &format!("Bearer {good}\nAuthorization: Bearer {good}"));
+        self.expect(401, items, &format!("Basic {}", BASE64_STANDARD.encode(format!("user:{}", token(9)))));
+        self.expect(401, &format!("{items}?401"), &bearer(&good));
         // Not authorised.
-        self.get(403, items, &bearer(&powerless));
-        self.get(403, &format!("/{SECRET}/{SECRET}"), &bearer(&good));
-        self.get(403, "/api/v2/internal", &bearer(&good));
-        self.raw(403, &format!("DELETE {items} HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\n\n"));
+        self.expect(403, items, &bearer(&powerless));
+        self.expect(403, &format!("/{SECRET}/{SECRET}"), &bearer(&good));
+        self.expect(403, "/api/v2/internal", &bearer(&good));
+        self.expect_raw(403, &format!("DELETE {items} HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\n\n"));
         // Malformed.
-        self.get(400, &format!("//{SECRET}"), &bearer(&good));
-        self.get(400, &format!("/%zz{SECRET}"), &bearer(&good));
-        self.get(400, &format!("http://{SECRET}/"), &bearer(&good));
-        self.get(400, "/up", &format!("Bearer {good}\nAuthorization: Bearer {good}"));
-        self.get(400, "/up", &format!("Bearer {good}\nHost: u@{SECRET}"));
-        self.raw(400, &format!("{SECRET} /up HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\n\n"));
-        self.raw(400, &format!("GET /up HTTP/1.1\nHost: h\nAuthorization Bearer {good}\n\n"));
-        self.raw(400, &format!("GET /up HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\x01\n\n"));
-        self.raw(400, &format!("GET /{SECRET}\x7f HTTP/1.1\nHost: h\n\n"));
+        self.expect(400, &format!("//{SECRET}"), &bearer(&good));
+        self.expect(400, &format!("/%zz{SECRET}"), &bearer(&good));
+        self.expect(400, &format!("http://{SECRET}/"), &bearer(&good));
+        self.expect(400, "/up", &format!("Bearer {good}\nAuthorization: Bearer {good}"));
+        self.expect(400, "/up", &format!("Bearer {good}\nHost: u@{SECRET}"));
+        self.expect_raw(400, &format!("{SECRET} /up HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\n\n"));
+        self.expect_raw(400, &format!("GET /up HTTP/1.1\nHost: h\nAuthorization Bearer {good}\n\n"));
+        self.expect_raw(400, &format!("GET /up HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\x01\n\n"));
+        self.expect_raw(400, &format!("GET /{SECRET}\x7f HTTP/1.1\nHost: h\n\n"));
         // Too large.
-        self.raw(431, &format!("GET /up HTTP/1.1\nHost: h\nX-Large: {}\n\n", SECRET.repeat(200)));
-        self.raw(413, &format!("POST {items} HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\nContent-Length: 9999\n\n{SECRET}"));
+        self.expect_raw(431, &format!("GET /up HTTP/1.1\nHost: h\nX-Large: {}\n\n", SECRET.repeat(200)));
+        self.expect_raw(413, &format!("POST {items} HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\nContent-Length: 9999\n\n{SECRET}"));
         // In places where no token belongs.
         let elsewhere = format!(
             "Authorization: Bearer {good}\nCookie: laravel_session={SECRET}\nX-Request-Id: {SECRET}\n\
              X-Forwarded-For: {SECRET}\nForwarded: for={SECRET}\nUser-Agent: {SECRET}\nReferer: http://h/{SECRET}\n\
              Proxy-Authorization: Bearer {good}\nX-{SECRET}: {SECRET}\nConnection: {SECRET}"
         );
-        self.raw(200, &format!("GET {items} HTTP/1.1\nHost: h\n{elsewhere}\n\n"));
+        self.expect_raw(200, &format!("GET {items} HTTP/1.1\nHost: h\n{elsewhere}\n\n"));
         // A body that breaks off: answered, or cut.
         let chunked = format!(
             "POST {items} HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\nTransfer-Encoding: chunked\n\n"
@@ -151,9 +145,9 @@ impl Setting {
         let _ = client.try_send(format!("{chunked}5\n{SECRET}").replace('\n', "\r\n"));
         let _ = client.try_response(false);
         // The backend.
-        self.get(502, &format!("{items}?close"), &bearer(&good));
-        self.get(502, &format!("{items}?garbage"), &bearer(&good));
-        self.get(504, &format!("{items}?hang"), &bearer(&good));
+        self.expect(502, &format!("{items}?close"), &bearer(&good));
+        self.expect(502, &format!("{items}?garbage"), &bearer(&good));
+        self.expect(504, &format!("{items}?hang"), &bearer(&good));
         let mut client = self.gateway.client();
         client.send(format!("GET {items}?short HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {good}\r\n\r\n"));
         assert!(client.try_response(false).is_err(), "broken off");
@@ -173,7 +167,7 @@ impl Setting {
             Answer::hang(),
         ]) {
             self.introspector.fail_with(outage);
-            self.get(503, items, &bearer(&token(id)));
+            self.expect(503, items, &bearer(&token(id)));
         }
         self.introspector.recover();
     }
@@ -196,15 +190,15 @@ impl Setting {
 
 #[test]
 fn tokens_reach_no_log_and_no_metric() {
-    let mut setting = Setting::new(Introspector::start());
-    setting.provoke();
-    setting.assert_silent();
+    let mut env = verbose(Introspector::start());
+    env.provoke_every_outcome();
+    env.assert_silent();
 }
 
 #[test]
 fn tokens_reach_no_log_and_no_metric_with_rfc_7662() {
     let introspector = Introspector::start_rfc7662("gateway", &format!("c{}", &SECRET[1..]));
-    let mut setting = Setting::new(introspector);
-    setting.provoke();
-    setting.assert_silent();
+    let mut env = verbose(introspector);
+    env.provoke_every_outcome();
+    env.assert_silent();
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::setting::{WRITER, setting};
 use crate::support::{
-    Authority, BINARY, Gateway, Introspector, Metrics, PATIENCE, RawClient, Upstream, Verdict, echo,
+    Authority, BINARY, Gateway, Introspector, Metrics, PATIENCE, RawClient, TestEnv, Upstream, Verdict,
+    WRITER, echo,
 };
 
 const ITEMS: &str = "/api/v2/items";
@@ -24,8 +24,8 @@ fn until_close(client: &mut RawClient) -> (u128, String) {
 
 #[test]
 fn idle_connection_is_closed() {
-    let setting = setting("limits: {header_timeout: 300ms, idle_timeout: 800ms}");
-    let address = setting.gateway.address();
+    let env = TestEnv::start("limits: {header_timeout: 300ms, idle_timeout: 800ms}");
+    let address = env.gateway.address();
     let close_after = |client: &mut RawClient, expected: u128, answer: &str| {
         let (waited, said) = until_close(client);
         assert!((expected - 50..expected + 2000).contains(&waited), "{waited} ms instead of {expected}");
@@ -35,33 +35,33 @@ fn idle_connection_is_closed() {
     close_after(RawClient::connect(address).send("GET /up HTTP/1.1\r\nHo"), 300, timeout);
     close_after(RawClient::connect(address).send("G"), 300, timeout);
     close_after(&mut RawClient::connect(address), 800, "");
-    let mut kept = setting.gateway.client();
+    let mut kept = env.gateway.client();
     assert_eq!(kept.get("/up", None).status, 200);
     close_after(&mut kept, 800, "");
-    let mut again = setting.gateway.client();
+    let mut again = env.gateway.client();
     assert_eq!(again.get("/up", None).status, 200);
     close_after(again.send("GET /up HTTP/1.1\r\n"), 300, timeout);
     // A byte now and then does not help.
-    let mut slow = setting.gateway.client();
+    let mut slow = env.gateway.client();
     let started = Instant::now();
     while slow.try_send("G").is_ok() {
         assert!(started.elapsed() < Duration::from_secs(3), "still open");
         thread::sleep(Duration::from_millis(50));
     }
     // What is being served is no idle connection.
-    setting.upstream.answer(|request| echo(request).after(Duration::from_millis(1500)));
-    assert_eq!(setting.gateway.get("/up", None).status, 200);
+    env.backend.answer(|request| echo(request).after(Duration::from_millis(1500)));
+    assert_eq!(env.gateway.get("/up", None).status, 200);
 }
 
 #[test]
 fn connections_over_the_limit_are_503_until_others_close() {
-    let setting = setting("limits: {connections: 4}");
-    let mut clients: Vec<_> = (0..4).map(|_| setting.gateway.client()).collect();
+    let env = TestEnv::start("limits: {connections: 4}");
+    let mut clients: Vec<_> = (0..4).map(|_| env.gateway.client()).collect();
     for client in &mut clients {
         assert_eq!(client.get("/up", None).status, 200);
     }
     for _ in 0..3 {
-        let response = setting.gateway.client().response();
+        let response = env.gateway.client().response();
         assert_eq!((response.status, response.text()), (503, r#"{"message":"Service Unavailable."}"#));
         assert_eq!(response.field("retry-after"), Some("1"));
         assert_eq!(response.field("x-request-id").map(str::len), Some(32));
@@ -70,16 +70,16 @@ fn connections_over_the_limit_are_503_until_others_close() {
         assert_eq!(client.get("/up", None).status, 200, "who was there stays");
     }
     clients.pop();
-    setting.gateway.wait_for_metric("client_connections", 3.0);
-    assert_eq!(setting.gateway.get("/up", None).status, 200);
+    env.gateway.wait_for_metric("client_connections", 3.0);
+    assert_eq!(env.gateway.get("/up", None).status, 200);
 }
 
 /// Each core keeps a connection of its own to the backend, so the backend sees who is served by whom.
 #[test]
 fn connections_are_distributed_evenly_over_cores() {
     for count in [2, 4, 10] {
-        let setting = setting("");
-        let mut clients: Vec<_> = (0..count).map(|_| setting.gateway.client()).collect();
+        let env = TestEnv::start("");
+        let mut clients: Vec<_> = (0..count).map(|_| env.gateway.client()).collect();
         for round in 0..2 {
             for (number, client) in clients.iter_mut().enumerate() {
                 let target = format!("/up?{number}");
@@ -87,7 +87,7 @@ fn connections_are_distributed_evenly_over_cores() {
             }
         }
         let mut served = BTreeMap::<usize, BTreeSet<String>>::new();
-        for request in setting.upstream.requests() {
+        for request in env.backend.requests() {
             served.entry(request.connection).or_default().insert(request.target);
         }
         let served: Vec<_> = served.values().map(BTreeSet::len).collect();
@@ -148,12 +148,10 @@ fn unread_log_delays_no_request() {
 
 #[test]
 fn access_lines_name_the_subject_and_never_the_token() {
-    let setting = setting("log: {level: debug}");
-    let mut client = setting.gateway.client();
+    let env = TestEnv::start("log: {level: debug}");
+    let mut client = env.gateway.client();
     const SECRETS: [&str; 4] = ["S3cretReader", "S3cretUnknown", "S3cretQuery", "S3cretPath"];
-    setting
-        .introspector
-        .know("17|S3cretReader", Verdict::active(&["items:read"]).named(17, "warehouse-scanner"));
+    env.introspector.know("17|S3cretReader", Verdict::active(&["items:read"]).named(17, "warehouse-scanner"));
     for (request, token, route, status, reason, id) in [
         ("GET /api/v2/items?q=S3cretQuery", Some("17|S3cretReader"), ITEMS, 200, "allowed", Some("17")),
         (
@@ -184,7 +182,7 @@ fn access_lines_name_the_subject_and_never_the_token() {
             id[1].as_str().unwrap().to_owned()
         };
         let request_id = own_id.unwrap_or_else(echoed);
-        let line = setting.gateway.wait_for_log(|line| line["request_id"] == *request_id);
+        let line = env.gateway.wait_for_log(|line| line["request_id"] == *request_id);
         assert_eq!(
             (&line["message"], &line["method"], &line["route"], &line["status"], &line["reason"]),
             (&"request".into(), &method.into(), &route.into(), &status.into(), &reason.into()),
@@ -194,7 +192,7 @@ fn access_lines_name_the_subject_and_never_the_token() {
         assert_eq!(line["token_name"].as_str(), id.map(|_| "warehouse-scanner"), "{line}");
         assert!(line["duration_ms"].as_f64().is_some_and(|duration| duration > 0.0), "{line}");
     }
-    for line in setting.gateway.logs() {
+    for line in env.gateway.logs() {
         for secret in SECRETS {
             assert!(!line.contains(secret), "{line}");
         }
@@ -203,9 +201,9 @@ fn access_lines_name_the_subject_and_never_the_token() {
 
 #[test]
 fn metrics_count_requests_introspections_and_connections() {
-    let setting = setting("");
-    let mut client = setting.gateway.client();
-    setting.introspector.know("2|reader", Verdict::active(&["items:read"]));
+    let env = TestEnv::start("");
+    let mut client = env.gateway.client();
+    env.introspector.know("2|reader", Verdict::active(&["items:read"]));
     for (method, target, token, times) in [
         ("GET", ITEMS, Some("1|writer"), 3),
         ("GET", "/api/v2/items/7", Some("1|writer"), 2),
@@ -225,8 +223,8 @@ fn metrics_count_requests_introspections_and_connections() {
             client.request(method, target, &fields, b"");
         }
     }
-    setting.gateway.wait_for_metric("requests_total", 20.0);
-    let metrics = setting.gateway.metrics();
+    env.gateway.wait_for_metric("requests_total", 20.0);
+    let metrics = env.gateway.metrics();
     let mut lines: Vec<_> =
         metrics.0.lines().filter_map(|line| line.strip_prefix("stockaj_gateway_requests_total")).collect();
     lines.sort_unstable();
@@ -264,50 +262,44 @@ fn metrics_count_requests_introspections_and_connections() {
     ] {
         assert_eq!(metrics.metric(metric), value, "{metric} in\n{}", metrics.0);
     }
-    setting.gateway.wait_for_metric("backend_connections{state=\"idle\"}", 1.0);
+    env.gateway.wait_for_metric("backend_connections{state=\"idle\"}", 1.0);
     drop(client);
-    setting.gateway.wait_for_metric("client_connections", 0.0);
+    env.gateway.wait_for_metric("client_connections", 0.0);
 }
 
 #[test]
 fn tls_works_with_client_backend_and_introspector() {
     let authority = Arc::new(Authority::new());
-    let upstream = Upstream::start_tls(&authority);
-    let introspector = Introspector::start_tls(&authority);
-    introspector.know("1|writer", Verdict::active(&["*"]));
-    let gateway = Gateway::builder()
-        .backend(&upstream)
-        .introspector(&introspector)
+    let env = TestEnv::builder()
+        .backend(Upstream::start_tls(&authority))
+        .introspector(Introspector::start_tls(&authority))
+        .token("1|writer", &["*"])
         .tls(&authority)
         .yaml("limits: {header_timeout: 1500ms}")
         .start();
-    let mut client = gateway.client();
+    let mut client = env.gateway.client();
     let body = vec![b'x'; 3 * 1024 * 1024];
     for _ in 0..2 {
         assert_eq!(client.request("POST", ITEMS, &[WRITER], &body).status, 200);
     }
-    let requests = upstream.requests();
+    let requests = env.backend.requests();
     assert!(requests.iter().all(|request| request.body == body));
     assert_eq!(requests[0].field("x-forwarded-proto"), Some("https"));
-    assert_eq!((upstream.connections(), introspector.calls()), (1, 1));
-    assert!(gateway.metrics().metric("certificate_expiry_timestamp_seconds") > 1.7e9);
+    assert_eq!((env.backend.connections(), env.introspector.calls()), (1, 1));
+    assert!(env.gateway.metrics().metric("certificate_expiry_timestamp_seconds") > 1.7e9);
     // No handshake, or none in time.
-    let (_, said) = until_close(RawClient::connect(gateway.address()).send("GET /up HTTP/1.1\r\n\r\n"));
+    let (_, said) = until_close(RawClient::connect(env.gateway.address()).send("GET /up HTTP/1.1\r\n\r\n"));
     assert!(!said.starts_with("HTTP/"), "{said}");
-    let (waited, _) = until_close(&mut RawClient::connect(gateway.address()));
+    let (waited, _) = until_close(&mut RawClient::connect(env.gateway.address()));
     assert!((1450..6000).contains(&waited), "{waited} ms");
 }
 
 #[test]
 fn backend_with_an_untrusted_certificate_is_502() {
     let (ours, strangers) = (Authority::new(), Authority::new());
-    let upstream = Upstream::start_tls(&strangers);
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
-    let (url, ca_file) = (upstream.url(), ours.ca_file());
-    let gateway = Gateway::builder()
-        .introspector(&introspector)
-        .yaml(&format!("backend:\n  url: {url}\n  tls: {{ca_file: {}}}\n", ca_file.display()))
-        .start();
-    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 502);
-    assert_eq!(upstream.requests().len(), 0);
+    let backend = Upstream::start_with_tls(Arc::unwrap_or_clone(strangers.server()));
+    let tls = format!("backend:\n  tls: {{ca_file: {}}}\n", ours.ca_file().display());
+    let env = TestEnv::builder().backend(backend).yaml(&tls).start();
+    assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 502);
+    assert_eq!(env.backend.requests().len(), 0);
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::gateway::{BINARY, Builder};
-use crate::support::{Answer, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
+use crate::support::env::TestEnvBuilder;
+use crate::support::{Answer, BINARY, Builder, RawClient, Response, TestEnv, Verdict};
 
 const READER: &str = "1|reader";
 const CREATOR: &str = "2|creator";
@@ -15,45 +15,41 @@ const USER: &str = "3|user";
 const EXPIRED: &str = "4|expired";
 const UNKNOWN: &str = "9|unknown";
 
-/// A gateway between a backend and an introspector that knows the tokens above.
-struct Scene {
-    upstream: Upstream,
-    introspector: Introspector,
-    gateway: Gateway,
-    /// Of candidate maps.
-    directory: tempfile::TempDir,
+/// A gateway whose introspector knows the tokens above.
+fn start(yaml: &str) -> TestEnv {
+    builder().yaml(yaml).start()
 }
 
-impl Scene {
-    fn new(yaml: &str) -> Self {
-        Self::with(yaml, "", |builder| builder)
-    }
+/// The same with a candidate map.
+fn start_with(yaml: &str, candidate: &str) -> TestEnv {
+    builder().yaml(yaml).configure(|gateway| with_candidate(gateway, candidate)).start()
+}
 
-    /// With a candidate map beside, where it is not empty.
-    fn with(yaml: &str, candidate: &str, more: impl FnOnce(Builder) -> Builder) -> Self {
-        let (upstream, introspector) = (Upstream::start(), introspector());
-        let directory = tempfile::tempdir().unwrap();
-        let mut builder = Gateway::builder().backend(&upstream).introspector(&introspector).yaml(yaml);
-        if !candidate.is_empty() {
-            let file = directory.path().join("candidate.yaml");
-            std::fs::write(&file, candidate).unwrap();
-            builder = builder.yaml(&format!("shadow: {}\n", file.display()));
-        }
-        let gateway = more(builder).start();
-        Self { upstream, introspector, gateway, directory }
-    }
+fn with_candidate(gateway: Builder, candidate: &str) -> Builder {
+    gateway.file("candidate.yaml", candidate).yaml("shadow: candidate.yaml\n")
+}
 
+fn builder() -> TestEnvBuilder {
+    let expired = Verdict::active(&["*"]).expiring("2001-01-01T00:00:00Z");
+    TestEnv::builder()
+        .verdict(READER, Verdict::active(&["items:read"]).named(1, "reader-prod"))
+        .verdict(CREATOR, Verdict::active(&["items:create"]).named(2, "creator-prod"))
+        .verdict(USER, Verdict::active(&["*"]).named(3, "user"))
+        .verdict(EXPIRED, expired)
+}
+
+impl TestEnv {
     fn candidate(&self) -> PathBuf {
-        self.directory.path().join("candidate.yaml")
+        self.gateway.directory().join("candidate.yaml")
     }
 
     /// What is counted of shadow mode: all of it, or what has these labels.
-    fn counted(&self, labels: &str) -> f64 {
+    fn shadow_total(&self, labels: &str) -> f64 {
         self.gateway.metrics().metric(&format!("shadow_total{labels}"))
     }
 
     /// The last access line that tells of shadow mode, once there are `count` of them.
-    fn line(&self, count: usize) -> Value {
+    fn shadow_line(&self, count: usize) -> Value {
         let told = |line: &Value| line["message"] == "request" && line.get("shadow").is_some();
         let all = || -> Vec<Value> {
             let lines = self.gateway.logs();
@@ -69,15 +65,6 @@ impl Scene {
         assert_eq!(lines.len(), count, "{lines:#?}");
         lines[count - 1].clone()
     }
-}
-
-fn introspector() -> Introspector {
-    let introspector = Introspector::start();
-    introspector.know(READER, Verdict::active(&["items:read"]).named(1, "reader-prod"));
-    introspector.know(CREATOR, Verdict::active(&["items:create"]).named(2, "creator-prod"));
-    introspector.know(USER, Verdict::active(&["*"]).named(3, "user"));
-    introspector.know(EXPIRED, Verdict::active(&["*"]).expiring("2001-01-01T00:00:00Z"));
-    introspector
 }
 
 fn send(client: &mut RawClient, method: &str, target: &str, token: Option<&str>) -> Response {
@@ -134,29 +121,29 @@ fn shadow_mode_forwards_logs_and_counts_denied_requests() {
             ],
         ),
     ] {
-        let scene = Scene::new(&format!("mode: {mode}\n{MAP}"));
-        let mut client = scene.gateway.client();
+        let env = start(&format!("mode: {mode}\n{MAP}"));
+        let mut client = env.gateway.client();
         for (method, target, token, status, route) in rows {
             let context = format!("{mode}: {method} {target} by {token:?}");
             let labels =
                 format!("{{change=\"would_deny\",map=\"enforced\",method=\"{method}\",route=\"{route}\"}}");
-            let (before, all) = (scene.counted(&labels), scene.counted(""));
+            let (before, all) = (env.shadow_total(&labels), env.shadow_total(""));
             assert_eq!(send(&mut client, method, target, *token).status, *status, "{context}");
-            let arrived = scene.upstream.take_requests();
+            let arrived = env.backend.take_requests();
             assert_eq!(arrived.len(), usize::from(*status == 200), "{context}");
             if let [request] = &arrived[..] {
                 assert_eq!((&*request.method, &*request.target), (*method, *target), "{context}");
                 assert_eq!(request.bearer(), *token, "{context}");
             }
             let counted = f64::from(u8::from(!route.is_empty()));
-            assert_eq!(scene.counted(""), all + counted, "{context}");
-            assert_eq!(scene.counted(&labels), before + counted, "{context}");
+            assert_eq!(env.shadow_total(""), all + counted, "{context}");
+            assert_eq!(env.shadow_total(&labels), before + counted, "{context}");
         }
         let would_deny = rows.iter().filter(|row| !row.4.is_empty()).count();
-        scene.line(would_deny);
+        env.shadow_line(would_deny);
         let refused = rows.iter().filter(|row| row.3 == 403).count();
-        scene.gateway.wait_for_metric("requests_total{status=\"403\"}", refused as f64);
-        let metrics = scene.gateway.metrics();
+        env.gateway.wait_for_metric("requests_total{status=\"403\"}", refused as f64);
+        let metrics = env.gateway.metrics();
         assert_eq!(
             metrics.metric("requests_total{reason=\"denied\"}"),
             f64::from(u8::from(mode == "enforce"))
@@ -167,8 +154,8 @@ fn shadow_mode_forwards_logs_and_counts_denied_requests() {
 
 #[test]
 fn shadow_access_line_names_the_token_and_the_rule() {
-    let scene = Scene::new(&format!("mode: shadow\nlog: {{access_sample: 1000}}\n{MAP}"));
-    let mut client = scene.gateway.client();
+    let env = start(&format!("mode: shadow\nlog: {{access_sample: 1000}}\n{MAP}"));
+    let mut client = env.gateway.client();
     for (count, (method, target, rule)) in [
         ("GET", "/items", "items:read (missing_ability)"),
         ("GET", "/closed", "deny (denied)"),
@@ -179,7 +166,7 @@ fn shadow_access_line_names_the_token_and_the_rule() {
     .enumerate()
     {
         assert_eq!(send(&mut client, method, target, Some(CREATOR)).status, 200);
-        let line = scene.line(count + 1);
+        let line = env.shadow_line(count + 1);
         let told = line["shadow_rule"].as_str().unwrap();
         assert!(told.starts_with("enforced") && told.ends_with(rule), "{told}");
         assert!(rule.starts_with("enforced") || told.contains("gateway.yaml:"), "{told}");
@@ -187,22 +174,22 @@ fn shadow_access_line_names_the_token_and_the_rule() {
         assert_eq!((&line["token_id"], &line["token_name"]), (&"2".into(), &"creator-prod".into()));
         assert_eq!((&line["reason"], &line["status"]), (&"allowed".into(), &200.into()));
     }
-    assert_eq!(scene.introspector.calls(), 1, "one verdict for all");
+    assert_eq!(env.introspector.calls(), 1, "one verdict for all");
 }
 
 #[test]
 fn shadow_denials_are_logged_once_a_second_without_an_access_log() {
-    let scene = Scene::new(&format!("mode: shadow\nlog: {{access: false}}\n{MAP}"));
-    let mut client = scene.gateway.client();
+    let env = start(&format!("mode: shadow\nlog: {{access: false}}\n{MAP}"));
+    let mut client = env.gateway.client();
     for _ in 0..10 {
         assert_eq!(send(&mut client, "GET", "/items", Some(CREATOR)).status, 200);
     }
-    let line = scene.gateway.wait_for_log(|line| line["shadow"] == "would_deny");
+    let line = env.gateway.wait_for_log(|line| line["shadow"] == "would_deny");
     assert_eq!((&line["level"], &line["token_name"]), (&"INFO".into(), &"creator-prod".into()));
     assert!(line["shadow_rule"].as_str().unwrap().contains("items:read"), "{line}");
-    let lines = scene.gateway.logs().iter().filter(|line| line.contains("would_deny")).count();
+    let lines = env.gateway.logs().iter().filter(|line| line.contains("would_deny")).count();
     assert!(lines < 10, "{lines}");
-    assert_eq!(scene.counted("{change=\"would_deny\"}"), 10.0);
+    assert_eq!(env.shadow_total("{change=\"would_deny\"}"), 10.0);
 }
 
 /// Requests without a good token, with what they are answered where tokens are asked for.
@@ -219,8 +206,8 @@ const STRANGERS: [(&[(&str, &str)], u16); 8] = [
 
 #[test]
 fn shadow_mode_requires_an_active_token() {
-    let scene = Scene::new(&format!("mode: shadow\n{MAP}"));
-    let mut client = scene.gateway.client();
+    let env = start(&format!("mode: shadow\n{MAP}"));
+    let mut client = env.gateway.client();
     for target in ["/items", "/me", "/closed", "/nowhere", "/strict", "/tried"] {
         for (fields, status) in STRANGERS {
             // What is enforced spends no introspection on what nobody may, and so cannot tell.
@@ -229,21 +216,17 @@ fn shadow_mode_requires_an_active_token() {
             assert!(response.field("www-authenticate").is_some());
         }
     }
-    assert!(scene.upstream.requests().is_empty());
-    assert_eq!(scene.counted(""), 0.0);
+    assert!(env.backend.requests().is_empty());
+    assert_eq!(env.shadow_total(""), 0.0);
 }
 
 #[test]
 fn shadow_authentication_forwards_unauthenticated_requests() {
     for (cookies, yaml) in [(false, ""), (true, "backend:\n  cookies: true\n")] {
-        let scene = Scene::with(
-            &format!(
-                "mode: shadow\nshadow_authentication: true\nidentity_headers: [id, name, abilities]\n{MAP}{yaml}"
-            ),
-            "",
-            |builder| builder,
-        );
-        let mut client = scene.gateway.client();
+        let env = start(&format!(
+            "mode: shadow\nshadow_authentication: true\nidentity_headers: [id, name, abilities]\n{MAP}{yaml}"
+        ));
+        let mut client = env.gateway.client();
         let mut forwarded = 0.0;
         for target in ["/items", "/me", "/closed", "/nowhere", "/tried", "/strict"] {
             for (sent, refused) in STRANGERS {
@@ -257,7 +240,7 @@ fn shadow_authentication_forwards_unauthenticated_requests() {
                     _ => refused,
                 };
                 assert_eq!(response.status, expected, "{context}");
-                let arrived = scene.upstream.take_requests();
+                let arrived = env.backend.take_requests();
                 assert_eq!(arrived.len(), usize::from(passes), "{context}");
                 for request in arrived {
                     forwarded += 1.0;
@@ -269,19 +252,19 @@ fn shadow_authentication_forwards_unauthenticated_requests() {
                 }
             }
         }
-        assert_eq!(scene.counted("{change=\"would_deny\",map=\"enforced\"}"), forwarded);
-        scene.gateway.wait_for_metric("requests_total{status=\"200\",reason=\"allowed\"}", forwarded);
+        assert_eq!(env.shadow_total("{change=\"would_deny\",map=\"enforced\"}"), forwarded);
+        env.gateway.wait_for_metric("requests_total{status=\"200\",reason=\"allowed\"}", forwarded);
         // And who has a good one goes on as ever.
         assert_eq!(send(&mut client, "GET", "/closed", Some(READER)).status, 200);
-        let request = scene.upstream.only_request();
+        let request = env.backend.only_request();
         assert_eq!((request.bearer(), request.field("x-token-name")), (Some(READER), Some("reader-prod")));
     }
 }
 
 #[test]
 fn shadow_mode_sends_identity_headers_and_no_cookies() {
-    let scene = Scene::new(&format!("mode: shadow\nidentity_headers: [id, abilities]\n{MAP}"));
-    let mut client = scene.gateway.client();
+    let env = start(&format!("mode: shadow\nidentity_headers: [id, abilities]\n{MAP}"));
+    let mut client = env.gateway.client();
     let token = format!("bearer   {CREATOR}");
     for target in ["/items", "/closed", "/nowhere"] {
         let sent = [
@@ -291,7 +274,7 @@ fn shadow_mode_sends_identity_headers_and_no_cookies() {
             ("X-Token-Abilities", "*"),
         ];
         assert_eq!(client.request("GET", target, &sent, b"").status, 200);
-        let request = scene.upstream.take_requests().pop().unwrap();
+        let request = env.backend.take_requests().pop().unwrap();
         assert_eq!(request.field("authorization"), Some("Bearer 2|creator"), "{target}");
         assert_eq!(request.field("x-token-id"), Some("2"), "{target}");
         assert_eq!(request.field("x-token-abilities"), Some("items:create"), "{target}");
@@ -303,7 +286,7 @@ fn shadow_mode_sends_identity_headers_and_no_cookies() {
 fn shadow_mode_enforces_everything_but_the_map() {
     let yaml = "mode: shadow\nshadow_authentication: true\nlimits: {body: 10B}\n\
         rate_limit: {requests_per_second: 1, burst: 3}\n";
-    let scene = Scene::new(&format!("{yaml}{MAP}"));
+    let env = start(&format!("{yaml}{MAP}"));
     for (request, status) in [
         ("GET /items/../closed HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET /items%2fall HTTP/1.1\r\nHost: a\r\n\r\n", 400),
@@ -322,15 +305,15 @@ fn shadow_mode_enforces_everything_but_the_map() {
         ("GET /up HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n", 400),
         ("POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\nabcdefghijk", 413),
     ] {
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         assert_eq!(client.send(request).response().status, status, "{request}");
     }
-    assert!(scene.upstream.requests().is_empty());
-    let mut client = scene.gateway.client();
+    assert!(env.backend.requests().is_empty());
+    let mut client = env.gateway.client();
     let statuses: Vec<u16> =
         (0..4).map(|_| send(&mut client, "GET", "/closed", Some(CREATOR)).status).collect();
     assert_eq!(statuses, [200, 200, 200, 429]);
-    scene.introspector.fail_with(Answer::message(500, "Server Error"));
+    env.introspector.fail_with(Answer::message(500, "Server Error"));
     for target in ["/items", "/closed", "/nowhere"] {
         assert_eq!(send(&mut client, "GET", target, Some("7|new")).status, 503, "{target}");
     }
@@ -341,30 +324,30 @@ fn shadow_mode_enforces_everything_but_the_map() {
 #[test]
 fn shadow_mode_forwards_a_denied_token_if_its_renewed_introspection_fails() {
     for (mode, expected) in [("enforce", 503), ("shadow", 200)] {
-        let scene = Scene::new(&format!("mode: {mode}\ncache: {{ttl: 1h, negative_ttl: 50ms}}\n{MAP}"));
-        let mut client = scene.gateway.client();
+        let env = start(&format!("mode: {mode}\ncache: {{ttl: 1h, negative_ttl: 50ms}}\n{MAP}"));
+        let mut client = env.gateway.client();
         assert_eq!(send(&mut client, "GET", "/items", Some(READER)).status, 200);
-        scene.introspector.fail_with(Answer::message(500, "Server Error"));
+        env.introspector.fail_with(Answer::message(500, "Server Error"));
         thread::sleep(Duration::from_millis(100));
         assert_eq!(send(&mut client, "POST", "/items", Some(READER)).status, expected, "{mode}");
-        assert_eq!(scene.introspector.calls(), 2, "it was asked for");
-        assert_eq!(scene.counted("{change=\"would_deny\"}"), f64::from(u8::from(expected == 200)));
+        assert_eq!(env.introspector.calls(), 2, "it was asked for");
+        assert_eq!(env.shadow_total("{change=\"would_deny\"}"), f64::from(u8::from(expected == 200)));
     }
 }
 
 #[test]
 fn shadow_mode_forwards_the_identity_of_the_renewed_verdict() {
-    let scene = Scene::new(&format!(
+    let env = start(&format!(
         "mode: shadow\nidentity_headers: [abilities]\ncache: {{ttl: 1h, negative_ttl: 50ms}}\n{MAP}"
     ));
-    let mut client = scene.gateway.client();
+    let mut client = env.gateway.client();
     assert_eq!(send(&mut client, "GET", "/me", Some(CREATOR)).status, 200);
-    scene.introspector.know(CREATOR, Verdict::active(&["kiosk:scan"]));
+    env.introspector.know(CREATOR, Verdict::active(&["kiosk:scan"]));
     thread::sleep(Duration::from_millis(100));
-    scene.upstream.forget_requests();
+    env.backend.forget_requests();
     assert_eq!(send(&mut client, "GET", "/items", Some(CREATOR)).status, 200);
-    assert_eq!(scene.upstream.only_request().field("x-token-abilities"), Some("kiosk:scan"));
-    scene.introspector.forget(CREATOR);
+    assert_eq!(env.backend.only_request().field("x-token-abilities"), Some("kiosk:scan"));
+    env.introspector.forget(CREATOR);
     thread::sleep(Duration::from_millis(100));
     assert_eq!(send(&mut client, "GET", "/items", Some(CREATOR)).status, 401, "revoked meanwhile");
 }
@@ -373,12 +356,11 @@ const ORIGIN: (&str, &str) = ("Origin", "https://shop.example");
 
 #[test]
 fn shadow_mode_forwards_preflights_of_forwarded_requests() {
-    let scene = Scene::with(
+    let env = start_with(
         &format!("mode: shadow\n{MAP}    /quiet: {{GET: items:read, OPTIONS: deny, mode: enforce}}\n"),
         "routes: {/items: {GET: items:read}}\n",
-        |builder| builder,
     );
-    let mut client = scene.gateway.client();
+    let mut client = env.gateway.client();
     for (target, method, status, enforced, candidate) in [
         ("/items", "GET", 200, 0.0, 0.0),
         ("/items", "POST", 200, 0.0, 1.0),
@@ -392,11 +374,11 @@ fn shadow_mode_forwards_preflights_of_forwarded_requests() {
         ("/items", "get", 403, 0.0, 0.0),
     ] {
         let count =
-            |map| scene.counted(&format!("{{change=\"would_deny\",map=\"{map}\",method=\"OPTIONS\"}}"));
+            |map| env.shadow_total(&format!("{{change=\"would_deny\",map=\"{map}\",method=\"OPTIONS\"}}"));
         let before = (count("enforced"), count("candidate"));
         let fields = [ORIGIN, ("Access-Control-Request-Method", method), ("Cookie", "a=b")];
         assert_eq!(client.request("OPTIONS", target, &fields, b"").status, status, "{method} {target}");
-        let arrived = scene.upstream.take_requests();
+        let arrived = env.backend.take_requests();
         assert_eq!(arrived.len(), usize::from(status == 200), "{method} {target}");
         assert!(arrived.iter().all(|it| it.field("cookie").is_none()), "{method} {target}");
         let after = (count("enforced"), count("candidate"));
@@ -419,8 +401,8 @@ routes:
 
 #[test]
 fn candidate_map_is_logged_and_changes_no_response() {
-    let scene = Scene::with(MAP, CANDIDATE, |builder| builder.one_core());
-    let mut client = scene.gateway.client();
+    let env = builder().yaml(MAP).configure(|gateway| with_candidate(gateway.one_core(), CANDIDATE)).start();
+    let mut client = env.gateway.client();
     let (deny, allow) = (Some("would_deny"), Some("would_allow"));
     for (method, target, token, status, change, route) in [
         // Nothing is known of the token yet, and it is not asked for: the enforced route is public.
@@ -463,19 +445,19 @@ fn candidate_map_is_logged_and_changes_no_response() {
         let change_word = change.unwrap_or("none");
         let labels =
             format!("{{change=\"{change_word}\",map=\"candidate\",method=\"{method}\",route=\"{route}\"}}");
-        let (before, all) = (scene.counted(&labels), scene.counted(""));
-        let calls = scene.introspector.calls();
+        let (before, all) = (env.shadow_total(&labels), env.shadow_total(""));
+        let calls = env.introspector.calls();
         assert_eq!(send(&mut client, method, target, token).status, status, "{context}");
         if status == 200 && target == "/up" {
-            assert_eq!(scene.introspector.calls(), calls, "{context}: a public request asks nobody");
+            assert_eq!(env.introspector.calls(), calls, "{context}: a public request asks nobody");
         }
-        let arrived = scene.upstream.take_requests();
+        let arrived = env.backend.take_requests();
         assert_eq!(arrived.len(), usize::from(status == 200), "{context}");
         let counted = f64::from(u8::from(change.is_some()));
-        assert_eq!(scene.counted(""), all + counted, "{context}");
-        assert_eq!(scene.counted(&labels), before + counted, "{context}");
+        assert_eq!(env.shadow_total(""), all + counted, "{context}");
+        assert_eq!(env.shadow_total(&labels), before + counted, "{context}");
     }
-    let metrics = scene.gateway.metrics();
+    let metrics = env.gateway.metrics();
     assert_eq!(metrics.metric("shadow_mode"), 1.0, "/tried");
     assert_eq!(metrics.metric("shadow_total{map=\"enforced\"}"), 0.0);
 }
@@ -497,18 +479,18 @@ fn seen(response: &Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
 
 #[test]
 fn candidate_map_names_the_tokens_it_would_deny() {
-    let shipped = |builder: Builder| builder.shipped_map();
-    let (alone, beside) = (Scene::with("", "", shipped), Scene::with("", &misspelled(), shipped));
+    let alone = builder().configure(Builder::shipped_map).start();
+    let beside = builder().configure(|gateway| with_candidate(gateway.shipped_map(), &misspelled())).start();
     let all = ["items:read", "items:create", "rents:read", "kiosk:scan"];
-    for scene in [&alone, &beside] {
+    for env in [&alone, &beside] {
         for (number, abilities) in
             [&all[..], &all[..1], &["items:read", "items:create"], &[]].iter().enumerate()
         {
             let name = format!("integration-{number}");
             let token = format!("{number}|secret");
-            scene.introspector.know(&token, Verdict::active(abilities).named(number, &name));
+            env.introspector.know(&token, Verdict::active(abilities).named(number, &name));
         }
-        scene.upstream.answer(|_| Answer::json(200, &serde_json::json!({"data": []})));
+        env.backend.answer(|_| Answer::json(200, &serde_json::json!({"data": []})));
     }
     let tokens: Vec<String> = (0..4).map(|number| format!("{number}|secret")).collect();
     let tokens = tokens.iter().map(|it| Some(&**it)).chain([None, Some(UNKNOWN), Some(USER), Some("a,b")]);
@@ -526,8 +508,8 @@ fn candidate_map_names_the_tokens_it_would_deny() {
                     seen(&client.try_response(method == "HEAD").unwrap())
                 });
                 assert_eq!(answers[0], answers[1], "{context}");
-                let arrived = [&alone, &beside].map(|scene| {
-                    let requests = scene.upstream.take_requests();
+                let arrived = [&alone, &beside].map(|env| {
+                    let requests = env.backend.take_requests();
                     requests.into_iter().map(|it| (it.method, it.target)).collect::<Vec<_>>()
                 });
                 assert_eq!(arrived[0], arrived[1], "{context}");
@@ -535,10 +517,10 @@ fn candidate_map_names_the_tokens_it_would_deny() {
         }
     }
     assert_eq!(alone.introspector.calls(), beside.introspector.calls());
-    assert_eq!(beside.counted(""), 2.0, "the user's `*` has any ability, however it is spelled");
+    assert_eq!(beside.shadow_total(""), 2.0, "the user's `*` has any ability, however it is spelled");
     let labels = "{change=\"would_deny\",map=\"candidate\",method=\"POST\",route=\"/api/v2/items\"}";
-    assert_eq!(beside.counted(labels), 2.0);
-    beside.line(2);
+    assert_eq!(beside.shadow_total(labels), 2.0);
+    beside.shadow_line(2);
     for name in ["integration-0", "integration-2"] {
         let line =
             beside.gateway.wait_for_log(|line| line["token_name"] == name && line.get("shadow").is_some());
@@ -556,49 +538,49 @@ fn candidate_map_names_the_tokens_it_would_deny() {
 
 #[test]
 fn changed_candidate_map_is_reloaded_and_an_invalid_one_rejected() {
-    let scene = Scene::with(MAP, "routes: {/items: {GET: items:read}}\n", |builder| builder);
-    let mut client = scene.gateway.client();
+    let env = start_with(MAP, "routes: {/items: {GET: items:read}}\n");
+    let mut client = env.gateway.client();
     let denied = "{change=\"would_deny\"}";
     let mut get = || assert_eq!(send(&mut client, "GET", "/items", Some(READER)).status, 200);
     get();
-    assert_eq!(scene.counted(denied), 0.0);
-    std::fs::write(scene.candidate(), "routes: {/items: {GTE: items:read}}\n").unwrap();
-    assert!(!scene.gateway.reload());
-    scene.gateway.wait_for_log(|line| {
+    assert_eq!(env.shadow_total(denied), 0.0);
+    std::fs::write(env.candidate(), "routes: {/items: {GTE: items:read}}\n").unwrap();
+    assert!(!env.gateway.reload());
+    env.gateway.wait_for_log(|line| {
         line["level"] == "ERROR" && line["message"].as_str().is_some_and(|it| it.contains("GTE"))
     });
     get();
-    assert_eq!(scene.counted(denied), 0.0, "by the one before");
-    assert_eq!(scene.gateway.metrics().metric("config_reload_success"), 0.0);
-    let reloads = scene.gateway.reloads().len();
-    std::fs::write(scene.candidate(), "routes: {/items: {GET: items:create}}\n").unwrap();
-    assert!(scene.gateway.wait_for_reload(reloads), "it is watched");
+    assert_eq!(env.shadow_total(denied), 0.0, "by the one before");
+    assert_eq!(env.gateway.metrics().metric("config_reload_success"), 0.0);
+    let reloads = env.gateway.reloads().len();
+    std::fs::write(env.candidate(), "routes: {/items: {GET: items:create}}\n").unwrap();
+    assert!(env.gateway.wait_for_reload(reloads), "it is watched");
     get();
-    assert_eq!(scene.counted(denied), 1.0);
-    scene.gateway.edit("shadow: ", "# ");
-    assert!(scene.gateway.reload());
+    assert_eq!(env.shadow_total(denied), 1.0);
+    env.gateway.edit("shadow: ", "# ");
+    assert!(env.gateway.reload());
     get();
-    assert_eq!(scene.counted(denied), 1.0, "without a candidate nothing is told");
+    assert_eq!(env.shadow_total(denied), 1.0, "without a candidate nothing is told");
 }
 
 #[test]
 fn reload_applies_and_logs_a_changed_mode() {
-    let scene = Scene::new("mode: shadow\nabilities: {routes: {/items: {GET: items:read}}}\n");
+    let env = start("mode: shadow\nabilities: {routes: {/items: {GET: items:read}}}\n");
     let told =
         |line: &Value| line["message"].as_str().is_some_and(|it| it.contains("ability map is not enforced"));
-    scene.gateway.wait_for_log(|line| line["level"] == "WARN" && told(line));
-    let mut client = scene.gateway.client();
+    env.gateway.wait_for_log(|line| line["level"] == "WARN" && told(line));
+    let mut client = env.gateway.client();
     let mut get = |status| assert_eq!(send(&mut client, "GET", "/items", Some(CREATOR)).status, status);
     get(200);
-    assert_eq!(scene.gateway.metrics().metric("shadow_mode"), 1.0);
-    scene.gateway.edit("mode: shadow", "mode: enforce");
-    assert!(scene.gateway.reload());
+    assert_eq!(env.gateway.metrics().metric("shadow_mode"), 1.0);
+    env.gateway.edit("mode: shadow", "mode: enforce");
+    assert!(env.gateway.reload());
     get(403);
-    assert_eq!(scene.gateway.metrics().metric("shadow_mode"), 0.0);
-    scene.gateway.edit("mode: enforce", "mode: shadow");
-    assert!(scene.gateway.reload());
+    assert_eq!(env.gateway.metrics().metric("shadow_mode"), 0.0);
+    env.gateway.edit("mode: enforce", "mode: shadow");
+    assert!(env.gateway.reload());
     get(200);
-    assert_eq!(scene.counted("{change=\"would_deny\"}"), 2.0);
+    assert_eq!(env.shadow_total("{change=\"would_deny\"}"), 2.0);
 }
 
 /// They read only the map, and its mode, whatever else is wrong or not set.

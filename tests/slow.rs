@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::setting::{Setting, WRITER, setting};
-use crate::support::{Answer, echo};
+use crate::support::{Answer, TestEnv, WRITER, echo};
 
 /// Connections of the attacker.
 const CONNECTIONS: &str = "400";
@@ -24,8 +23,8 @@ abilities:
 ";
 
 /// Attacks `/open` with these options. To slowhttptest itself the service is there all the time.
-fn attack(setting: &Setting, options: &[&str]) {
-    let url = format!("http://{}/open", setting.gateway.address());
+fn attack(env: &TestEnv, options: &[&str]) {
+    let url = format!("http://{}/open", env.gateway.address());
     let output = Command::new("slowhttptest")
         .args(["-u", &url, "-r", "400", "-l", "6", "-p", "2"])
         .args(options)
@@ -39,9 +38,9 @@ fn attack(setting: &Setting, options: &[&str]) {
 }
 
 /// Attacks while four clients ask, each now and then over a new connection; all of them are served, soon.
-fn suffer(setting: &Setting, options: &[&str]) {
+fn suffer(env: &TestEnv, options: &[&str]) {
     let _alone = ALONE.lock();
-    assert_eq!(setting.gateway.client().request("GET", "/api/v2/items", &[WRITER], b"").status, 200);
+    assert_eq!(env.gateway.client().request("GET", "/api/v2/items", &[WRITER], b"").status, 200);
     let done = AtomicBool::new(false);
     let mut took: Vec<Duration> = thread::scope(|scope| {
         let clients: Vec<_> = (0..4)
@@ -50,7 +49,7 @@ fn suffer(setting: &Setting, options: &[&str]) {
                     let mut took = Vec::new();
                     while !done.load(Ordering::SeqCst) {
                         let began = Instant::now();
-                        let mut client = setting.gateway.client();
+                        let mut client = env.gateway.client();
                         for _ in 0..5 {
                             let response = client.request("GET", "/api/v2/items", &[WRITER], b"");
                             assert_eq!(response.status, 200, "{}", response.text());
@@ -62,7 +61,7 @@ fn suffer(setting: &Setting, options: &[&str]) {
                 })
             })
             .collect();
-        attack(setting, options);
+        attack(env, options);
         done.store(true, Ordering::SeqCst);
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
     });
@@ -77,46 +76,46 @@ fn suffer(setting: &Setting, options: &[&str]) {
     );
     assert!(took.len() > 100, "{} times", took.len());
     assert!(percentile(99) < Duration::from_secs(1), "{:?}", percentile(99));
-    setting.gateway.wait_for_metric("client_connections", 0.0);
-    setting.gateway.wait_for_metric("backend_connections{state=\"active\"}", 0.0);
+    env.gateway.wait_for_metric("client_connections", 0.0);
+    env.gateway.wait_for_metric("backend_connections{state=\"active\"}", 0.0);
 }
 
 #[test]
 #[ignore = "needs slowhttptest: tests/run"]
 fn slow_heads_delay_no_other_client() {
-    let setting = setting(&format!("{SHORT}{OPEN}"));
-    suffer(&setting, &["-H", "-c", CONNECTIONS, "-i", "1", "-x", "24"]);
-    let timed_out = setting.gateway.metrics().metric("requests_total{status=\"408\"}");
+    let env = TestEnv::start(&format!("{SHORT}{OPEN}"));
+    suffer(&env, &["-H", "-c", CONNECTIONS, "-i", "1", "-x", "24"]);
+    let timed_out = env.gateway.metrics().metric("requests_total{status=\"408\"}");
     assert!(timed_out >= 400.0, "{timed_out} heads timed out");
 }
 
 #[test]
 #[ignore = "needs slowhttptest: tests/run"]
 fn slow_bodies_delay_no_other_client() {
-    let setting = setting(&format!("{SHORT}{OPEN}"));
-    suffer(&setting, &["-B", "-c", CONNECTIONS, "-i", "2", "-s", "8192", "-x", "10"]);
-    let timed_out = setting.gateway.metrics().metric("requests_total{status=\"408\"}");
+    let env = TestEnv::start(&format!("{SHORT}{OPEN}"));
+    suffer(&env, &["-B", "-c", CONNECTIONS, "-i", "2", "-s", "8192", "-x", "10"]);
+    let timed_out = env.gateway.metrics().metric("requests_total{status=\"408\"}");
     assert!(timed_out >= 400.0, "{timed_out} bodies timed out");
 }
 
 #[test]
 #[ignore = "needs slowhttptest: tests/run"]
 fn requests_for_many_ranges_are_served_beside_others() {
-    let setting = setting(&format!("{SHORT}{OPEN}"));
-    suffer(&setting, &["-R", "-c", CONNECTIONS, "-t", "HEAD", "-a", "10", "-b", "3000"]);
+    let env = TestEnv::start(&format!("{SHORT}{OPEN}"));
+    suffer(&env, &["-R", "-c", CONNECTIONS, "-t", "HEAD", "-a", "10", "-b", "3000"]);
 }
 
 #[test]
 #[ignore = "needs slowhttptest: tests/run"]
 fn slow_reads_delay_no_other_client() {
-    let setting = setting(&format!("{SHORT}{OPEN}"));
+    let env = TestEnv::start(&format!("{SHORT}{OPEN}"));
     // More than the kernel takes from the gateway for a client that does not read.
     let large = vec![b'x'; 6 << 20];
-    setting.upstream.answer(move |request| match &*request.target {
+    env.backend.answer(move |request| match &*request.target {
         "/open" => Answer::with(200, &[], &large),
         _ => echo(request),
     });
-    suffer(&setting, &["-X", "-c", "40", "-n", "2", "-w", "512", "-y", "1024", "-z", "32"]);
-    let gone = setting.gateway.metrics().metric("requests_total{reason=\"client_gone\"}");
+    suffer(&env, &["-X", "-c", "40", "-n", "2", "-w", "512", "-y", "1024", "-z", "32"]);
+    let gone = env.gateway.metrics().metric("requests_total{reason=\"client_gone\"}");
     assert!(gone >= 40.0, "{gone} that do not read were let go");
 }

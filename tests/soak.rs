@@ -12,19 +12,14 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::support::{Answer, Authority, Gateway, Introspector, Upstream};
+use crate::support::{Answer, Authority, Gateway, TestEnv, Upstream};
 
 const ITEMS: &str = "/api/v2/items";
 const KNOWN: &str = "1|reader";
 const MIB: u64 = 1 << 20;
 
-fn setting(yaml: &str) -> (Gateway, Upstream, Introspector) {
-    let upstream = Upstream::start();
-    let introspector = Introspector::knowing([(KNOWN, &["items:read"][..])]);
-    let quiet = "log: {access: false}\n";
-    let gateway =
-        Gateway::builder().backend(&upstream).introspector(&introspector).yaml(quiet).yaml(yaml).start();
-    (gateway, upstream, introspector)
+fn start(yaml: &str) -> TestEnv {
+    TestEnv::builder().token(KNOWN, &["items:read"]).yaml("log: {access: false}\n").yaml(yaml).start()
 }
 
 fn random_token() -> String {
@@ -69,7 +64,8 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 #[ignore = "soak: 200,000 introspections"]
 fn random_tokens_leave_memory_bounded_and_a_cached_token_undisturbed() {
     // Longer lives than any default, so that nothing but the bound on entries can hold memory down.
-    let (gateway, upstream, introspector) = setting("cache: {ttl: 1h, negative_ttl: 1h, max_tokens: 50000}");
+    let TestEnv { gateway, backend: upstream, introspector } =
+        start("cache: {ttl: 1h, negative_ttl: 1h, max_tokens: 50000}");
     assert_eq!(gateway.get(ITEMS, Some(KNOWN)).status, 200);
     let done = AtomicBool::new(false);
     let [before, half, full, twice] = thread::scope(|scope| {
@@ -106,8 +102,8 @@ fn token_flood_with_a_slow_introspector_does_not_delay_a_cached_token() {
     // the test would measure how the machine is shared.
     const PAUSE: Duration = Duration::from_millis(400);
     let slow = Duration::from_millis(200);
-    let (gateway, _upstream, introspector) =
-        setting(&format!("cache: {{ttl: 5s}}\nintrospection:\n  max_concurrent: {BOUND}\n"));
+    let TestEnv { gateway, backend: _backend, introspector } =
+        start(&format!("cache: {{ttl: 5s}}\nintrospection:\n  max_concurrent: {BOUND}\n"));
     introspector.delay(slow);
     assert_eq!(gateway.get(ITEMS, Some(KNOWN)).status, 200);
     let until = |end: Instant| move || Instant::now() >= end;
@@ -170,24 +166,21 @@ fn idle_tls_connections_hold_little_memory() {
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
     let authority = Arc::new(Authority::new());
-    let (upstream, introspector) =
-        (Upstream::answering(|_| Answer::with(200, &[], "")), Introspector::start());
-    let gateway = Gateway::builder()
-        .backend(&upstream)
-        .introspector(&introspector)
+    let env = TestEnv::builder()
+        .backend(Upstream::answering(|_| Answer::with(200, &[], "")))
         .tls(&authority)
         .yaml("limits: {connections: 20000, idle_timeout: 10m}\nlog: {access: false}\n")
         .start();
-    drop(tls_connection(&gateway, &authority));
-    let before = gateway.resident_memory();
+    drop(tls_connection(&env.gateway, &authority));
+    let before = env.gateway.resident_memory();
     let connections: Vec<_> = thread::scope(|scope| {
         let connect =
-            || (0..CONNECTIONS / 4).map(|_| tls_connection(&gateway, &authority)).collect::<Vec<_>>();
+            || (0..CONNECTIONS / 4).map(|_| tls_connection(&env.gateway, &authority)).collect::<Vec<_>>();
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(connect)).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    gateway.wait_for_metric("client_connections{state=\"idle\"}", CONNECTIONS as f64);
-    let each = (gateway.resident_memory() - before) / CONNECTIONS as u64;
+    env.gateway.wait_for_metric("client_connections{state=\"idle\"}", CONNECTIONS as f64);
+    let each = (env.gateway.resident_memory() - before) / CONNECTIONS as u64;
     println!("{CONNECTIONS} idle TLS connections: {} before, {each} bytes each", before / MIB);
     drop(connections);
     assert!(each < 64 * 1024, "{each} bytes each");

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Gateway, Introspector, Upstream, Verdict};
+use crate::support::{TestEnv, Verdict};
 
 const MAP: &str = "\
 abilities:
@@ -15,24 +15,11 @@ abilities:
 
 const ACTIVE_ENTRIES: &str = "token_cache_entries{kind=\"active\"}";
 
-struct Setting {
-    gateway: Gateway,
-    introspector: Introspector,
-    upstream: Upstream,
+fn start(yaml: &str) -> TestEnv {
+    TestEnv::start(&format!("{MAP}{yaml}"))
 }
 
-fn setting(yaml: &str) -> Setting {
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
-    let gateway = builder.yaml(MAP).yaml(yaml).start();
-    Setting { gateway, introspector, upstream }
-}
-
-impl Setting {
-    fn status(&self, path: &str, token: &str) -> u16 {
-        self.gateway.get(path, Some(token)).status
-    }
-
+impl TestEnv {
     /// The introspector knows these spellings of the token `id|secret`, with the ability to read.
     fn spellings(&self, id: u32, count: usize) -> Vec<String> {
         let spellings: Vec<String> = (0..count)
@@ -50,129 +37,129 @@ impl Setting {
 
 #[test]
 fn cache_keeps_eight_spellings_of_a_token() {
-    let setting = setting("cache: {ttl: 1h}\n");
-    setting.introspector.know("1|other", Verdict::active(&["items:read"]));
-    assert_eq!(setting.status("/read", "1|other"), 200);
-    let spellings = setting.spellings(17, 900);
-    let mut client = setting.gateway.client();
+    let env = start("cache: {ttl: 1h}\n");
+    env.introspector.know("1|other", Verdict::active(&["items:read"]));
+    assert_eq!(env.status("/read", "1|other"), 200);
+    let spellings = env.spellings(17, 900);
+    let mut client = env.gateway.client();
     for spelling in &spellings {
         assert_eq!(client.get("/read", Some(spelling)).status, 200);
     }
-    setting.gateway.wait_for_metric(ACTIVE_ENTRIES, 9.0);
+    env.gateway.wait_for_metric(ACTIVE_ENTRIES, 9.0);
     // The latest is cached, and so is the other token.
-    let before = setting.introspector.calls();
+    let before = env.introspector.calls();
     for token in [&spellings[899], "1|other"] {
-        assert_eq!(setting.status("/read", token), 200);
+        assert_eq!(env.status("/read", token), 200);
     }
-    assert_eq!(setting.introspector.calls(), before);
-    assert_eq!(setting.status("/read", &spellings[0]), 200, "introspected again");
-    assert_eq!(setting.introspector.calls(), before + 1);
+    assert_eq!(env.introspector.calls(), before);
+    assert_eq!(env.status("/read", &spellings[0]), 200, "introspected again");
+    assert_eq!(env.introspector.calls(), before + 1);
 }
 
 #[test]
 fn spellings_of_a_token_hold_two_introspections_at_most() {
-    let setting = setting("introspection:\n  max_concurrent: 8\n  timeout: 20s\n");
-    let spellings = setting.spellings(17, 30);
-    setting.introspector.delay(Duration::from_millis(20));
+    let env = start("introspection:\n  max_concurrent: 8\n  timeout: 20s\n");
+    let spellings = env.spellings(17, 30);
+    env.introspector.delay(Duration::from_millis(20));
     thread::scope(|scope| {
         for spelling in &spellings {
-            let setting = &setting;
-            scope.spawn(move || assert_eq!(setting.status("/read", spelling), 200));
+            let env = &env;
+            scope.spawn(move || assert_eq!(env.status("/read", spelling), 200));
         }
     });
     // The bare secret is one of its own.
-    assert_eq!(setting.introspector.calls(), 30);
-    assert!(setting.introspector.most_concurrent() <= 2, "{}", setting.introspector.most_concurrent());
+    assert_eq!(env.introspector.calls(), 30);
+    assert!(env.introspector.most_concurrent() <= 2, "{}", env.introspector.most_concurrent());
 }
 
 #[test]
 fn spelling_with_a_wrong_id_stays_inactive() {
-    let setting = setting("");
-    setting.introspector.know("17|secret", Verdict::active(&["items:read"]));
-    assert_eq!(setting.status("/read", "17|secret"), 200);
+    let env = start("");
+    env.introspector.know("17|secret", Verdict::active(&["items:read"]));
+    assert_eq!(env.status("/read", "17|secret"), 200);
     for wrong in ["18|secret", "secret", "|secret", "017|secret"] {
-        assert_eq!(setting.status("/read", wrong), 401, "{wrong}");
+        assert_eq!(env.status("/read", wrong), 401, "{wrong}");
     }
-    assert_eq!(setting.status("/read", "17|secret"), 200);
+    assert_eq!(env.status("/read", "17|secret"), 200);
 }
 
 #[test]
 fn three_weak_tokens_do_not_delay_the_first_request_of_a_fourth() {
     let delay = Duration::from_millis(500);
-    let setting = setting(
+    let env = start(
         "introspection:\n  max_concurrent: 4\n  timeout: 20s\ncache: {ttl: 1h, negative_ttl: 1ms, max_age: {items:delete: 0s}}\n",
     );
-    let tokens: Vec<_> = [1, 2, 3].into_iter().map(|id| setting.spellings(id, 8)).collect();
+    let tokens: Vec<_> = [1, 2, 3].into_iter().map(|id| env.spellings(id, 8)).collect();
     for spelling in tokens.iter().flatten() {
-        assert_eq!(setting.status("/read", spelling), 200);
+        assert_eq!(env.status("/read", spelling), 200);
     }
-    setting.introspector.know("4|first", Verdict::active(&["items:read"]));
-    setting.introspector.delay(delay);
+    env.introspector.know("4|first", Verdict::active(&["items:read"]));
+    env.introspector.delay(delay);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         for spelling in tokens.iter().flatten() {
-            let (setting, done) = (&setting, &done);
+            let (env, done) = (&env, &done);
             scope.spawn(move || {
-                let mut client = setting.gateway.client();
+                let mut client = env.gateway.client();
                 while !done.load(Ordering::Relaxed) {
                     assert_eq!(client.get("/delete", Some(spelling)).status, 403);
                 }
             });
         }
         // Each token is being introspected, and its other spellings wait.
-        setting.introspector.wait_for_calls(3 * 8 + 3);
+        env.introspector.wait_for_calls(3 * 8 + 3);
         let began = Instant::now();
-        assert_eq!(setting.status("/read", "4|first"), 200);
+        assert_eq!(env.status("/read", "4|first"), 200);
         let took = began.elapsed();
         done.store(true, Ordering::Relaxed);
         assert!(took < 2 * delay, "{took:?}");
     });
-    assert!(setting.introspector.most_concurrent() <= 4, "{}", setting.introspector.most_concurrent());
+    assert!(env.introspector.most_concurrent() <= 4, "{}", env.introspector.most_concurrent());
 }
 
 #[test]
 fn token_without_the_ability_is_introspected_once_per_negative_ttl_at_max_age_0s() {
-    let setting = setting("cache: {ttl: 1h, negative_ttl: 1h, max_age: {items:delete: 0s}}\n");
-    let spellings = setting.spellings(17, 3);
+    let env = start("cache: {ttl: 1h, negative_ttl: 1h, max_age: {items:delete: 0s}}\n");
+    let spellings = env.spellings(17, 3);
     for _ in 0..20 {
         for spelling in &spellings {
-            assert_eq!(setting.status("/delete", spelling), 403);
+            assert_eq!(env.status("/delete", spelling), 403);
         }
     }
-    assert_eq!(setting.introspector.calls(), 3, "once for each spelling");
-    assert!(setting.upstream.requests().is_empty());
+    assert_eq!(env.introspector.calls(), 3, "once for each spelling");
+    assert!(env.backend.requests().is_empty());
 }
 
 #[test]
 fn ability_added_to_a_token_is_honoured_after_negative_ttl_at_max_age_0s() {
     let negative_ttl = Duration::from_millis(400);
-    let setting = setting("cache: {ttl: 1h, negative_ttl: 400ms, max_age: {items:delete: 0s}}\n");
+    let env = start("cache: {ttl: 1h, negative_ttl: 400ms, max_age: {items:delete: 0s}}\n");
     let began = Instant::now();
-    let token = &setting.spellings(17, 1)[0];
-    assert_eq!(setting.status("/delete", token), 403);
-    setting.introspector.know(token, Verdict::active(&["items:delete"]).named(17, "strong"));
-    let status = setting.status("/delete", token);
+    let token = &env.spellings(17, 1)[0];
+    assert_eq!(env.status("/delete", token), 403);
+    env.introspector.know(token, Verdict::active(&["items:delete"]).named(17, "strong"));
+    let status = env.status("/delete", token);
     assert!(status == 403 || began.elapsed() > negative_ttl, "{status}");
     thread::sleep(negative_ttl + Duration::from_millis(50));
-    assert_eq!(setting.status("/delete", token), 200);
+    assert_eq!(env.status("/delete", token), 200);
     // With the ability, each request is introspected again.
-    let before = setting.introspector.calls();
-    assert_eq!((setting.status("/delete", token), setting.introspector.calls()), (200, before + 1));
-    setting.introspector.know(token, Verdict::active(&["items:read"]).named(17, "weak"));
-    assert_eq!(setting.status("/delete", token), 403, "an ability that was taken away is gone at once");
+    let before = env.introspector.calls();
+    assert_eq!((env.status("/delete", token), env.introspector.calls()), (200, before + 1));
+    env.introspector.know(token, Verdict::active(&["items:read"]).named(17, "weak"));
+    assert_eq!(env.status("/delete", token), 403, "an ability that was taken away is gone at once");
 }
 
 #[test]
 fn deleted_or_expired_token_without_the_ability_gets_401_at_max_age_0s() {
-    let setting = setting("cache: {ttl: 1h, negative_ttl: 300ms, max_age: {items:delete: 0s}}\n");
-    let token = &setting.spellings(17, 1)[0];
-    assert_eq!(setting.status("/delete", token), 403);
-    setting.introspector.forget(token);
+    let env = start("cache: {ttl: 1h, negative_ttl: 300ms, max_age: {items:delete: 0s}}\n");
+    let token = &env.spellings(17, 1)[0];
+    assert_eq!(env.status("/delete", token), 403);
+    env.introspector.forget(token);
     thread::sleep(Duration::from_millis(350));
-    assert_eq!(setting.status("/delete", token), 401);
+    assert_eq!(env.status("/delete", token), 401);
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    setting.introspector.know("18|brief", Verdict::active(&["items:read"]).expiring(seconds + 2));
-    assert_eq!(setting.status("/delete", "18|brief"), 403);
+    env.introspector.know("18|brief", Verdict::active(&["items:read"]).expiring(seconds + 2));
+    assert_eq!(env.status("/delete", "18|brief"), 403);
     thread::sleep(Duration::from_millis(2100));
-    assert_eq!(setting.status("/delete", "18|brief"), 401);
+    assert_eq!(env.status("/delete", "18|brief"), 401);
 }

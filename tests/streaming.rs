@@ -5,8 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::by_hand::{ByHand, Held};
-use crate::support::setting::setting;
-use crate::support::{Answer, Authority, Gateway, Introspector, RawClient, Request};
+use crate::support::{Answer, Authority, RawClient, Request, TestEnv};
 
 const ITEMS: &str = "/api/v2/items";
 const EVENTS: &str =
@@ -14,23 +13,14 @@ const EVENTS: &str =
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
 const DONE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
 
-/// A gateway before a backend in the test's own hands.
-struct Scene {
-    backend: ByHand,
-    introspector: Introspector,
-    gateway: Gateway,
+/// A gateway before a backend that the test drives.
+fn start(tls: bool, yaml: &str) -> TestEnv<ByHand> {
+    let builder = TestEnv::builder().backend(ByHand::start()).token("2|reader", &["items:read"]).yaml(yaml);
+    let builder = if tls { builder.tls(&Arc::new(Authority::new())) } else { builder };
+    builder.start()
 }
 
-impl Scene {
-    fn new(tls: bool, yaml: &str) -> Self {
-        let backend = ByHand::start();
-        let introspector = Introspector::knowing([("1|writer", &["*"][..]), ("2|reader", &["items:read"])]);
-        let authority = Arc::new(Authority::new());
-        let builder = Gateway::builder().introspector(&introspector).yaml(&backend.yaml()).yaml(yaml);
-        let gateway = if tls { builder.tls(&authority) } else { builder }.start();
-        Self { backend, introspector, gateway }
-    }
-
+impl TestEnv<ByHand> {
     /// Sends a request and takes it at the backend.
     fn begin(&mut self, request: &str) -> (RawClient, Held, Request) {
         let mut client = self.gateway.client();
@@ -55,8 +45,8 @@ fn text(bytes: impl AsRef<[u8]>) -> String {
 #[test]
 fn each_event_is_forwarded_at_once() {
     for tls in [false, true] {
-        let mut scene = Scene::new(tls, "limits: {body_idle_timeout: 2s}\nbackend:\n  timeout: 500ms\n");
-        let (mut client, mut backend, _) = scene.begin(&get("1.1"));
+        let mut env = start(tls, "limits: {body_idle_timeout: 2s}\nbackend:\n  timeout: 500ms\n");
+        let (mut client, mut backend, _) = env.begin(&get("1.1"));
         let head = text(client_sees(&mut client, || {
             backend.send(EVENTS);
         }));
@@ -87,8 +77,8 @@ fn client_sees(client: &mut RawClient, act: impl FnOnce()) -> Vec<u8> {
 #[test]
 fn half_closed_client_is_served_while_its_response_flows() {
     for (tls, version) in [(false, "1.1"), (false, "1.0"), (true, "1.1")] {
-        let mut scene = Scene::new(tls, "");
-        let (mut client, mut backend, _) = scene.begin(&get(version));
+        let mut env = start(tls, "");
+        let (mut client, mut backend, _) = env.begin(&get(version));
         client.finish_sending();
         thread::sleep(Duration::from_millis(600));
         backend.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n");
@@ -98,15 +88,15 @@ fn half_closed_client_is_served_while_its_response_flows() {
         }
         assert_eq!(client.response().text(), "xxxxxxxx", "TLS {tls}, HTTP/{version}");
         assert_eq!(text(client.read_until_close()), "");
-        scene.gateway.wait_for_metric("requests_total{reason=\"allowed\",status=\"200\"}", 1.0);
-        scene.gateway.wait_for_metric("client_connections", 0.0);
+        env.gateway.wait_for_metric("requests_total{reason=\"allowed\",status=\"200\"}", 1.0);
+        env.gateway.wait_for_metric("client_connections", 0.0);
     }
 }
 
 #[test]
 fn requests_before_a_half_close_are_answered() {
-    let setting = setting("");
-    setting.upstream.answer(|request| {
+    let env = TestEnv::start("");
+    env.backend.answer(|request| {
         Answer::with(200, &[], format!("{} {}", request.target, request.text()))
             .after(Duration::from_millis(300))
     });
@@ -122,7 +112,7 @@ fn requests_before_a_half_close_are_answered() {
         // Nobody will ever know what it would have asked.
         (get("1.1") + "GET /up HT", &[format!("{ITEMS} ")]),
     ] {
-        let mut client = setting.gateway.client();
+        let mut client = env.gateway.client();
         client.send(&sent).finish();
         for expected in expected {
             let response = client.response();
@@ -130,20 +120,20 @@ fn requests_before_a_half_close_are_answered() {
         }
         assert_eq!(text(client.read_until_close()), "", "{sent}");
     }
-    setting.gateway.wait_for_metric("requests_total{status=\"200\"}", 6.0);
+    env.gateway.wait_for_metric("requests_total{status=\"200\"}", 6.0);
 }
 
 #[test]
 fn truncated_request_body_is_never_complete() {
-    let setting = setting("");
+    let env = TestEnv::start("");
     for body in ["Content-Length: 8\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"] {
-        let mut client = setting.gateway.client();
+        let mut client = env.gateway.client();
         let head = post("1|writer", "");
         client.send(head.trim_end().to_owned() + "\r\n" + body).finish();
         let said = text(client.read_until_close());
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 400 "), "{said}");
     }
-    assert!(setting.upstream.requests().iter().all(|request| !request.complete));
+    assert!(env.backend.requests().iter().all(|request| !request.complete));
 }
 
 #[test]
@@ -170,8 +160,8 @@ fn client_disconnect_aborts_the_backend_request() {
                         continue;
                     }
                     scope.spawn(move || {
-                        let mut scene = Scene::new(tls, "");
-                        let (mut client, mut backend, _) = scene.begin(request);
+                        let mut env = start(tls, "");
+                        let (mut client, mut backend, _) = env.begin(request);
                         act(&mut backend);
                         if name.contains("in an answer") {
                             client.read_some();
@@ -183,28 +173,28 @@ fn client_disconnect_aborts_the_backend_request() {
                         }
                         let took = backend.until_close();
                         assert!(took < Duration::from_millis(2500), "{name}, TLS {tls}: {took:?}");
-                        scene.gateway.wait_for_metric("client_connections", 0.0);
-                        scene.gateway.wait_for_metric("backend_connections", 0.0);
+                        env.gateway.wait_for_metric("client_connections", 0.0);
+                        env.gateway.wait_for_metric("backend_connections", 0.0);
                         let gone = "requests_total{reason=\"client_gone\"}";
                         if !name.contains("own body") {
-                            scene.gateway.wait_for_metric(gone, 1.0);
+                            env.gateway.wait_for_metric(gone, 1.0);
                         }
                     });
                 }
             }
             scope.spawn(move || {
-                let mut scene = Scene::new(tls, "");
-                let (client, mut backend, _) = scene.begin(&get("1.1"));
+                let mut env = start(tls, "");
+                let (client, mut backend, _) = env.begin(&get("1.1"));
                 client.reset();
                 let took = backend.until_close();
                 // Nobody could read an answer, so that nothing is waited for once that is noticed.
                 assert!(took < Duration::from_millis(1400), "reset, TLS {tls}: {took:?}");
-                scene.gateway.wait_for_metric("requests_total{reason=\"client_gone\",status=\"499\"}", 1.0);
+                env.gateway.wait_for_metric("requests_total{reason=\"client_gone\",status=\"499\"}", 1.0);
             });
             // Bytes that nobody takes are the quickest way to find out.
             scope.spawn(move || {
-                let mut scene = Scene::new(tls, "");
-                let (mut client, mut backend, _) = scene.begin(&get("1.1"));
+                let mut env = start(tls, "");
+                let (mut client, mut backend, _) = env.begin(&get("1.1"));
                 backend.send(EVENTS);
                 client.read_some();
                 drop(client);
@@ -220,10 +210,10 @@ fn client_disconnect_aborts_the_backend_request() {
 
 #[test]
 fn expectation_is_forwarded_and_only_100_continue_permits_the_body() {
-    let mut scene = Scene::new(false, "");
+    let mut env = start(false, "");
     for expect in ["100-continue", "100-Continue"] {
         let (mut client, mut backend, request) =
-            scene.begin(&post("1|writer", &format!("Expect: {expect}\r\nContent-Length: 4\r\n")));
+            env.begin(&post("1|writer", &format!("Expect: {expect}\r\nContent-Length: 4\r\n")));
         assert_eq!(request.field("expect"), Some("100-continue"));
         assert_eq!(request.field("content-length"), Some("4"));
         // A hint is no permission.
@@ -246,11 +236,11 @@ fn expectation_is_forwarded_and_only_100_continue_permits_the_body() {
 
 #[test]
 fn body_is_sent_after_a_second_without_100_continue() {
-    let mut scene = Scene::new(false, "");
+    let mut env = start(false, "");
     for body in ["Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n"] {
         let began = Instant::now();
         let (mut client, mut backend, _) =
-            scene.begin(&post("1|writer", &format!("Expect: 100-continue\r\n{body}")));
+            env.begin(&post("1|writer", &format!("Expect: 100-continue\r\n{body}")));
         assert_eq!(text(client.read_some()), CONTINUE);
         let waited = began.elapsed().as_millis();
         assert!((900..2500).contains(&waited), "{waited} ms");
@@ -269,9 +259,9 @@ fn body_is_sent_after_a_second_without_100_continue() {
 fn final_response_to_an_expectation_suppresses_100_continue() {
     let refusal = "HTTP/1.1 422 Unprocessable Content\r\nContent-Length: 4\r\n\r\nno!!";
     for sends_it_anyway in [false, true] {
-        let mut scene = Scene::new(false, "");
+        let mut env = start(false, "");
         let (mut client, mut backend, _) =
-            scene.begin(&post("1|writer", "Expect: 100-continue\r\nContent-Length: 1000000\r\n"));
+            env.begin(&post("1|writer", "Expect: 100-continue\r\nContent-Length: 1000000\r\n"));
         backend.send(refusal);
         let mut head = vec![];
         while !head.ends_with(b"no!!") {
@@ -288,13 +278,13 @@ fn final_response_to_an_expectation_suppresses_100_continue() {
         };
         assert_eq!(text(rest), "", "and never a 100");
         assert_eq!(text(backend.read_until_close()), "", "nor a byte of it");
-        scene.gateway.wait_for_metric("requests_total{reason=\"allowed\",status=\"422\"}", 1.0);
+        env.gateway.wait_for_metric("requests_total{reason=\"allowed\",status=\"422\"}", 1.0);
     }
 }
 
 #[test]
 fn rejected_request_gets_no_100_continue() {
-    let mut scene = Scene::new(false, "limits: {body: 1MiB}");
+    let mut env = start(false, "limits: {body: 1MiB}");
     let expect = "Expect: 100-continue\r\nContent-Length: 4\r\n";
     for (request, status) in [
         (post("9|unknown", expect), 401),
@@ -305,19 +295,19 @@ fn rejected_request_gets_no_100_continue() {
         (post("1|writer", "Expect: evil\r\nContent-Length: 4\r\n"), 400),
         (post("1|writer", "Expect: 100-continue\r\nExpect: 100-continue\r\nContent-Length: 4\r\n"), 400),
     ] {
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         client.send(&request);
         let response = client.try_response(false).unwrap();
         assert_eq!((response.status, response.field("connection")), (status, Some("close")), "{request}");
         assert!(response.raw_head.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{request}");
         assert_eq!(text(client.read_until_close()), "", "{request}");
     }
-    assert_eq!(scene.introspector.calls_for("1|writer"), 1, "for what is too large alone");
+    assert_eq!(env.introspector.calls_for("1|writer"), 1, "for what is too large alone");
     // Neither does anybody wait who cannot, or has nothing to wait with.
     let old = post("1|writer", expect).replace("HTTP/1.1", "HTTP/1.0") + "body";
     let bare = get("1.1").replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
     for (sent, body) in [(old, "body"), (bare, "")] {
-        let (mut client, mut backend, request) = scene.begin(&sent);
+        let (mut client, mut backend, request) = env.begin(&sent);
         assert_eq!(request.field("expect"), None);
         assert_eq!(text(backend.read(body.len())), body);
         backend.send(DONE);
@@ -329,10 +319,10 @@ fn rejected_request_gets_no_100_continue() {
 
 #[test]
 fn upload_continues_after_an_early_response() {
-    let mut scene = Scene::new(false, "");
+    let mut env = start(false, "");
     for framing in ["Content-Length: 8\r\n", "Transfer-Encoding: chunked\r\n"] {
         let chunked = framing.starts_with("T");
-        let (mut client, mut backend, _) = scene.begin(&post("1|writer", framing));
+        let (mut client, mut backend, _) = env.begin(&post("1|writer", framing));
         let half = if chunked { "4\r\nhalf\r\n" } else { "half" };
         client.send(half);
         assert_eq!(text(backend.read(half.len())), half);
@@ -352,10 +342,9 @@ fn upload_continues_after_an_early_response() {
 #[test]
 fn response_without_reading_the_upload_is_forwarded() {
     for tls in [false, true] {
-        let mut scene = Scene::new(tls, "");
+        let mut env = start(tls, "");
         for fields in ["", "Connection: close\r\n"] {
-            let (mut client, mut backend, _) =
-                scene.begin(&post("1|writer", "Content-Length: 100000000\r\n"));
+            let (mut client, mut backend, _) = env.begin(&post("1|writer", "Content-Length: 100000000\r\n"));
             client.send("some");
             assert_eq!(text(backend.read(4)), "some");
             backend.send(format!("HTTP/1.1 413 Too Much\r\n{fields}Content-Length: 4\r\n\r\nmuch"));
@@ -376,7 +365,7 @@ fn response_without_reading_the_upload_is_forwarded() {
 fn response_framing_is_kept() {
     const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
     const CHUNKS: &str = "2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n";
-    let mut scene = Scene::new(false, "");
+    let mut env = start(false, "");
     for (method, head, body, expected_head, expected_body) in [
         ("GET", "200 OK\r\nContent-Length: 5\r\n", "abcde", "200 OK\r\ncontent-length: 5\r\n", "abcde"),
         ("GET", "200 OK\r\nContent-Length: 0\r\n", "", "200 OK\r\ncontent-length: 0\r\n", ""),
@@ -401,7 +390,7 @@ fn response_framing_is_kept() {
     ] {
         let context = format!("{method}: {head:?}");
         let request = get("1.1").replace("GET", method);
-        let (mut client, mut backend, _) = scene.begin(&request);
+        let (mut client, mut backend, _) = env.begin(&request);
         // Twice over the same two connections: nothing is left over, nothing is missing.
         for again in [true, false] {
             backend.send(format!("HTTP/1.1 {head}\r\n{body}"));

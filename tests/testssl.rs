@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::support::{Authority, Gateway, Introspector, Upstream};
+use crate::support::{Authority, TestEnv};
 
 #[test]
 #[ignore = "needs testssl: tests/run"]
 fn testssl_finds_no_weakness() {
     let authority = Arc::new(Authority::new());
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority).start();
-    let report = gateway.directory().join("testssl.json");
+    let env = TestEnv::builder().tls(&authority).start();
+    let report = env.gateway.directory().join("testssl.json");
     let status = Command::new("testssl")
         .args([
             "--protocols",
@@ -28,7 +27,7 @@ fn testssl_finds_no_weakness() {
         .arg(authority.ca_file())
         .arg("--jsonfile")
         .arg(&report)
-        .arg(format!("localhost:{}", gateway.address().port()))
+        .arg(format!("localhost:{}", env.gateway.address().port()))
         .stdin(Stdio::null())
         .output()
         .unwrap();

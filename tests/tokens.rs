@@ -7,39 +7,24 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{BINARY, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
+use crate::support::{BINARY, OPERATED, OPERATOR, TestEnv, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
-const ADMIN: [(&str, &str); 1] = [("Authorization", "Bearer an-operators-token")];
 /// `x:an-operators-token`
 const BROWSER: [(&str, &str); 1] = [("Authorization", "Basic eDphbi1vcGVyYXRvcnMtdG9rZW4=")];
 
-struct Setting {
-    gateway: Gateway,
-    introspector: Introspector,
-    _upstream: Upstream,
+fn start(yaml: &str) -> TestEnv {
+    TestEnv::start(&format!("cache: {{ttl: 1h}}\n{yaml}"))
 }
 
-fn setting(yaml: &str) -> Setting {
-    let upstream = Upstream::start();
-    let introspector = Introspector::start();
-    let builder = Gateway::builder().backend(&upstream).introspector(&introspector);
-    let gateway = builder.yaml("cache: {ttl: 1h}\n").yaml(yaml).start();
-    Setting { gateway, introspector, _upstream: upstream }
-}
-
-impl Setting {
+impl TestEnv {
     fn use_token(&self, token: &str, verdict: Verdict) {
         self.introspector.know(token, verdict);
         assert!(matches!(self.gateway.get(ITEMS, Some(token)).status, 200 | 403));
     }
 
-    fn get(&self, path: &str, fields: &[(&str, &str)]) -> Response {
-        RawClient::connect(self.gateway.admin()).request("GET", path, fields, b"")
-    }
-
     /// Exit code, standard output and standard error of `tokens` with these words.
-    fn tokens(&self, words: &[&str], input: &str) -> (i32, String, String) {
+    fn tokens_command(&self, words: &[&str], input: &str) -> (i32, String, String) {
         // The configuration says port 0: the command needs to know which it has become.
         let text = std::fs::read_to_string(self.gateway.directory().join("gateway.yaml")).unwrap();
         let file = self.gateway.directory().join("asked.yaml");
@@ -61,24 +46,22 @@ fn run(words: &[&str], config: &str, input: &str) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-const OPERATOR: &str = "admin:\n  token: an-operators-token\n";
-
 #[test]
 fn tokens_are_listed_by_id_and_never_shown() {
-    let setting = setting(OPERATOR);
-    assert_eq!(setting.get("/tokens", &ADMIN).json(), json!({"tokens": []}));
-    setting.use_token("100|secret-a", Verdict::active(&["*"]).named("100", "phone"));
-    setting.use_token("9|secret-b", Verdict::active(&["items:read", "items:create"]).named("9", "scanner"));
-    setting.use_token("009|secret-b", Verdict::active(&["items:read", "items:create"]).named("9", "scanner"));
-    setting.use_token("secret-c", Verdict::active(&["\u{9b}31m"]).named("b-1", "tills \u{9b}2J"));
-    setting.use_token(
+    let env = start(OPERATED);
+    assert_eq!(env.gateway.admin_request("GET", "/tokens", &[OPERATOR], "").json(), json!({"tokens": []}));
+    env.use_token("100|secret-a", Verdict::active(&["*"]).named("100", "phone"));
+    env.use_token("9|secret-b", Verdict::active(&["items:read", "items:create"]).named("9", "scanner"));
+    env.use_token("009|secret-b", Verdict::active(&["items:read", "items:create"]).named("9", "scanner"));
+    env.use_token("secret-c", Verdict::active(&["\u{9b}31m"]).named("b-1", "tills \u{9b}2J"));
+    env.use_token(
         "7|secret-d",
         Verdict::active(&["items:read"]).expiring("2999-01-01T00:00:00Z").named("7", "old"),
     );
-    setting.introspector.forget("5|secret-e");
-    assert_eq!(setting.gateway.get(ITEMS, Some("5|secret-e")).status, 401);
-    for fields in [ADMIN, BROWSER] {
-        let answer = setting.get("/tokens", &fields);
+    env.introspector.forget("5|secret-e");
+    assert_eq!(env.gateway.get(ITEMS, Some("5|secret-e")).status, 401);
+    for fields in [[OPERATOR], BROWSER] {
+        let answer = env.gateway.admin_request("GET", "/tokens", &fields, "");
         assert_eq!((answer.status, answer.field("cache-control")), (200, Some("no-store")));
         let tokens = answer.json()["tokens"].as_array().unwrap().clone();
         let of = |key: &str| tokens.iter().map(|token| token[key].clone()).collect::<Vec<_>>();
@@ -90,7 +73,7 @@ fn tokens_are_listed_by_id_and_never_shown() {
         assert!(tokens.iter().all(|token| token["verdict_age_seconds"].as_f64().unwrap() < 60.0));
         assert!(!answer.text().contains("secret"), "{}", answer.text());
     }
-    let (code, stdout, stderr) = setting.tokens(&["list"], "");
+    let (code, stdout, stderr) = env.tokens_command(&["list"], "");
     assert_eq!((code, &*stderr), (0, ""));
     let lines: Vec<&str> = stdout.lines().collect();
     assert!(lines[0].starts_with("ID   NAME       "), "{stdout}");
@@ -102,22 +85,28 @@ fn tokens_are_listed_by_id_and_never_shown() {
         !stdout.contains(['\u{1b}', '\u{9b}']),
         "nobody's name or ability does anything to a terminal: {stdout:?}"
     );
-    let (code, stdout, _) = setting.tokens(&["list", "--format", "json"], "");
+    let (code, stdout, _) = env.tokens_command(&["list", "--format", "json"], "");
     assert_eq!(
         (code, serde_json::from_str::<Value>(&stdout).unwrap()["tokens"][0]["id"].clone()),
         (0, json!("7"))
     );
     // What is revoked is not believed, and not listed.
-    let (code, stdout, _) = setting.tokens(&["revoke", "--id", "9"], "");
+    let (code, stdout, _) = env.tokens_command(&["revoke", "--id", "9"], "");
     let outcome = "2 cached verdicts removed: token 9 will be introspected again at its next request; if Stockaj has not \
                    deleted it, it still works\n";
     assert_eq!((code, &*stdout), (0, outcome));
-    assert_eq!(setting.get("/tokens", &ADMIN).json()["tokens"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        env.gateway.admin_request("GET", "/tokens", &[OPERATOR], "").json()["tokens"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
 }
 
 #[test]
 fn revoke_command_reports_its_result() {
-    let setting = setting(OPERATOR);
+    let env = start(OPERATED);
     let one = "will be introspected again at its next request; if Stockaj has not deleted it, it still works";
     let several =
         "will be introspected again at their next requests; those that Stockaj has not deleted still work";
@@ -142,10 +131,10 @@ fn revoke_command_reports_its_result() {
             format!("nothing was cached: tokens named `a\u{fffd}b` {several}\n"),
         ),
     ] {
-        setting.use_token("17|secret", Verdict::active(&["*"]).named("17", "scanner"));
-        setting.use_token("18|secret", Verdict::active(&["*"]).named("18", "scanner"));
-        setting.use_token("19|secret", Verdict::active(&["*"]).named("19", "phone"));
-        assert_eq!(setting.tokens(words, input), (0, stdout, String::new()), "{words:?}");
+        env.use_token("17|secret", Verdict::active(&["*"]).named("17", "scanner"));
+        env.use_token("18|secret", Verdict::active(&["*"]).named("18", "scanner"));
+        env.use_token("19|secret", Verdict::active(&["*"]).named("19", "phone"));
+        assert_eq!(env.tokens_command(words, input), (0, stdout, String::new()), "{words:?}");
     }
     for words in [
         &["revoke"][..],
@@ -154,21 +143,21 @@ fn revoke_command_reports_its_result() {
         &["revoke", "17|secret"],
         &[],
     ] {
-        assert_eq!(setting.tokens(words, "").0, 2, "{words:?}");
+        assert_eq!(env.tokens_command(words, "").0, 2, "{words:?}");
     }
-    let (code, _, stderr) = setting.tokens(&["revoke", "--token-stdin"], "\n");
+    let (code, _, stderr) = env.tokens_command(&["revoke", "--token-stdin"], "\n");
     assert!(code == 1 && stderr.contains("responds with 400: The body must be one of"), "{stderr}");
 }
 
 #[test]
 fn tokens_command_names_the_cause_of_a_failure() {
     let directory = tempfile::tempdir().unwrap();
-    let setting = setting(OPERATOR);
+    let env = start(OPERATED);
     let token = directory.path().join("token");
     std::fs::write(&token, "another-admin-token\n").unwrap();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let address = setting.gateway.admin();
-    let other = self::setting("");
+    let address = env.gateway.admin();
+    let other = start("");
     for (admin, expected) in [
         (format!("{{address: '{address}'}}"), "neither `admin.token_file` nor `admin.token` is set"),
         (
@@ -235,8 +224,8 @@ redis:
   url: redis://user:hunter2-redis@127.0.0.1:9
 rate_limit: {requests_per_second: 5, by_name: {phone: {burst: 3}}}
 ";
-    let setting = setting(yaml);
-    let answer = setting.get("/config", &ADMIN);
+    let env = start(yaml);
+    let answer = env.gateway.admin_request("GET", "/config", &[OPERATOR], "");
     assert_eq!((answer.status, answer.field("content-type")), (200, Some("application/json")));
     let shown = answer.json();
     let at =
@@ -272,17 +261,17 @@ rate_limit: {requests_per_second: 5, by_name: {phone: {burst: 3}}}
     }
     assert!(!answer.text().contains("hunter2") && !answer.text().contains("an-operators-token"), "{shown:#}");
     // It is what counts now, and what cannot change is as it was.
-    setting.gateway.edit("listen:\n  address: 127.0.0.1:0", "listen:\n  address: 127.0.0.1:1");
-    setting.gateway.edit("ttl: 1h", "ttl: 2h");
-    assert!(setting.gateway.reload());
-    let shown = setting.get("/config", &BROWSER).json();
+    env.gateway.edit("listen:\n  address: 127.0.0.1:0", "listen:\n  address: 127.0.0.1:1");
+    env.gateway.edit("ttl: 1h", "ttl: 2h");
+    assert!(env.gateway.reload());
+    let shown = env.gateway.admin_request("GET", "/config", &BROWSER, "").json();
     assert_eq!((&shown["cache"]["ttl"], &shown["listen"]["address"]), (&json!("2h"), &json!("127.0.0.1:0")));
     // And it can be read again: JSON is YAML.
     let mut shown = shown;
     shown["admin"]["token"] = Value::Null;
     shown["webhook"]["secret"] = json!("another-webhook-secret");
     shown["redis"] = Value::Null;
-    let file = setting.gateway.directory().join("shown.yaml");
+    let file = env.gateway.directory().join("shown.yaml");
     std::fs::write(&file, strip_nulls(shown).to_string()).unwrap();
     let output = Command::new(BINARY).args(["check", "--config"]).arg(&file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -302,45 +291,45 @@ fn strip_nulls(value: Value) -> Value {
 /// Whoever wants to read of faults alone still reads of these.
 #[test]
 fn audit_line_is_written_at_every_log_level() {
-    let setting = setting(&format!("{OPERATOR}log: {{level: info}}\n"));
-    setting.gateway.edit("level: info", "level: error");
-    setting.gateway.signal(Signal::HUP);
+    let env = start(&format!("{OPERATED}log: {{level: info}}\n"));
+    env.gateway.edit("level: info", "level: error");
+    env.gateway.signal(Signal::HUP);
     let end = Instant::now() + Duration::from_secs(10);
-    while setting.get("/config", &ADMIN).json()["log"]["level"] != "error" {
+    while env.gateway.admin_request("GET", "/config", &[OPERATOR], "").json()["log"]["level"] != "error" {
         assert!(Instant::now() < end, "no reload");
     }
-    assert_eq!(setting.gateway.get(ITEMS, None).status, 401);
-    assert_eq!(setting.get("/tokens", &ADMIN).status, 200);
-    setting.gateway.wait_for_log(|line| line["message"] == "admin" && line["action"] == "list tokens");
-    assert!(!setting.gateway.logs().join("\n").contains("missing_token"), "no access line at this level");
+    assert_eq!(env.gateway.get(ITEMS, None).status, 401);
+    assert_eq!(env.gateway.admin_request("GET", "/tokens", &[OPERATOR], "").status, 200);
+    env.gateway.wait_for_log(|line| line["message"] == "admin" && line["action"] == "list tokens");
+    assert!(!env.gateway.logs().join("\n").contains("missing_token"), "no access line at this level");
 }
 
 /// Who, what, how many: a line for each.
 #[test]
 fn every_admin_action_has_an_audit_line() {
-    let setting = setting(OPERATOR);
-    setting.use_token("17|secret", Verdict::active(&["*"]).named("17", "scanner"));
+    let env = start(OPERATED);
+    env.use_token("17|secret", Verdict::active(&["*"]).named("17", "scanner"));
     let post = |fields: &[(&str, &str)], body: &str| {
-        let mut client = RawClient::connect(setting.gateway.admin());
-        client.request("POST", "/tokens/revoke", fields, body.as_bytes()).status
+        env.gateway.admin_request("POST", "/tokens/revoke", fields, body).status
     };
-    assert_eq!(setting.get("/tokens", &ADMIN).status, 200);
-    assert_eq!(setting.get("/tokens", &BROWSER).status, 200);
-    assert_eq!(setting.get("/config", &ADMIN).status, 200);
-    assert_eq!(post(&ADMIN, r#"{"token":"17|secret"}"#), 200);
+    assert_eq!(env.gateway.admin_request("GET", "/tokens", &[OPERATOR], "").status, 200);
+    assert_eq!(env.gateway.admin_request("GET", "/tokens", &BROWSER, "").status, 200);
+    assert_eq!(env.gateway.admin_request("GET", "/config", &[OPERATOR], "").status, 200);
+    assert_eq!(post(&[OPERATOR], r#"{"token":"17|secret"}"#), 200);
     // A token that was pasted in the wrong place; of the first attempt there is a line for sure.
-    assert_eq!(setting.get("/tokens/17|secret", &[]).status, 401);
-    setting
-        .gateway
-        .wait_for_log(|line| line["message"] == "admin: refused" && line["action"] == "another path");
+    assert_eq!(env.gateway.admin_request("GET", "/tokens/17|secret", &[], "").status, 401);
+    env.gateway.wait_for_log(|line| line["message"] == "admin: refused" && line["action"] == "another path");
     let attempts = 50;
     for _ in 0..attempts {
-        let status = setting.get("/tokens?token=17|secret", &[("Authorization", "Bearer 17|secret")]).status;
+        let status = env
+            .gateway
+            .admin_request("GET", "/tokens?token=17|secret", &[("Authorization", "Bearer 17|secret")], "")
+            .status;
         assert!(matches!(status, 401 | 429), "{status}");
         assert_eq!(post(&[], r#"{"all":true}"#), 401);
     }
     let lines: Vec<Value> =
-        setting.gateway.logs().iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        env.gateway.logs().iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let done: Vec<_> = lines
         .iter()
         .filter(|line| line["message"] == "admin")
@@ -364,6 +353,6 @@ fn every_admin_action_has_an_audit_line() {
     );
     let refused = lines.iter().filter(|line| line["message"] == "admin: refused").count();
     assert!((1..10).contains(&refused), "{refused} lines of {} attempts", 2 * attempts);
-    let said = setting.gateway.logs().join("\n");
+    let said = env.gateway.logs().join("\n");
     assert!(!said.contains("17|secret") && !said.contains("an-operators-token"), "{said}");
 }

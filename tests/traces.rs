@@ -9,11 +9,9 @@ use rustix::process::Signal;
 
 use crate::support::by_hand::ByHand;
 use crate::support::collector::attribute;
+use crate::support::env::Backend;
 use crate::support::http2::Http2Client;
-use crate::support::setting::{WRITER, setting};
-use crate::support::{
-    Answer, Authority, Collector, Gateway, Introspector, PATIENCE, Response, Told, Upstream, Verdict,
-};
+use crate::support::{Answer, Authority, Collector, PATIENCE, Response, TestEnv, Told, Upstream, WRITER};
 
 const ITEM: &str = "/api/v2/items/5";
 /// The example of W3C Trace Context.
@@ -21,7 +19,7 @@ const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-
 
 #[test]
 fn without_an_endpoint_trace_context_is_forwarded_unchanged() {
-    let setting = setting("");
+    let env = TestEnv::start("");
     for fields in [
         &[("traceparent", TRACEPARENT), ("tracestate", "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7")][..],
         &[("traceparent", "nonsense"), ("tracestate", ""), ("baggage", "a=b")],
@@ -34,43 +32,30 @@ fn without_an_endpoint_trace_context_is_forwarded_unchanged() {
         &[],
     ] {
         let request = [&[WRITER][..], fields].concat();
-        setting.gateway.client().request("GET", ITEM, &request, b"");
-        let arrived = setting.upstream.take_requests().remove(0);
+        env.gateway.client().request("GET", ITEM, &request, b"");
+        let arrived = env.backend.take_requests().remove(0);
         let is_ours = |name: &str| name.starts_with("trace") || name == "baggage";
         let arrived: Vec<_> = arrived.fields.0.iter().filter(|(name, _)| is_ours(name)).collect();
         let arrived: Vec<_> = arrived.iter().map(|(name, value)| (&**name, &**value)).collect();
         assert_eq!(arrived, fields);
     }
-    let asked = setting.introspector.requests().remove(0);
+    let asked = env.introspector.requests().remove(0);
     assert!(!asked.fields.names().iter().any(|name| name.starts_with("trace")), "{asked:?}");
-    assert!(!setting.gateway.metrics().0.contains("stockaj_gateway_spans_total{"));
+    assert!(!env.gateway.metrics().0.contains("stockaj_gateway_spans_total{"));
 }
 
-/// A gateway that traces, between an upstream, an introspector and a collector.
-struct Scene {
-    upstream: Upstream,
-    introspector: Introspector,
-    collector: Collector,
-    gateway: Gateway,
+/// A gateway that sends its spans to a collector.
+fn start(yaml: &str) -> (TestEnv, Collector) {
+    start_before(Upstream::start(), yaml)
 }
 
-impl Scene {
-    fn new(yaml: &str) -> Self {
-        Self::with(Upstream::start(), yaml)
-    }
+fn start_before<B: Backend>(backend: B, yaml: &str) -> (TestEnv<B>, Collector) {
+    let collector = Collector::start();
+    let builder = TestEnv::builder().backend(backend).token("2|nobody", &[]);
+    (builder.yaml(&collector.yaml()).yaml(yaml).start(), collector)
+}
 
-    fn with(upstream: Upstream, yaml: &str) -> Self {
-        let introspector = Introspector::knowing([("1|writer", &["*"][..]), ("2|nobody", &[])]);
-        let collector = Collector::start();
-        let gateway = Gateway::builder()
-            .backend(&upstream)
-            .introspector(&introspector)
-            .yaml(&collector.yaml())
-            .yaml(yaml)
-            .start();
-        Self { upstream, introspector, collector, gateway }
-    }
-
+impl TestEnv {
     /// Sends a request on a connection of its own.
     fn request(&self, method: &str, target: &str, fields: &[(&str, &str)]) -> Response {
         self.gateway.client().request(method, target, fields, b"")
@@ -86,11 +71,11 @@ fn by_name(spans: Vec<Told>) -> (Told, BTreeMap<String, Told>) {
 
 #[test]
 fn request_has_a_span_tree_propagated_to_backend_and_introspector() {
-    let scene = Scene::new("identity_headers: [id]\n");
+    let (env, collector) = start("identity_headers: [id]\n");
     let response =
-        scene.request("GET", "/api/v2/items/5?token=1|writer", &[WRITER, ("Host", "shop.example:81")]);
+        env.request("GET", "/api/v2/items/5?token=1|writer", &[WRITER, ("Host", "shop.example:81")]);
     assert_eq!(response.status, 200);
-    let (server, clients) = by_name(scene.collector.wait(3));
+    let (server, clients) = by_name(collector.wait(3));
     let (backend, introspection) = (&clients["GET /api/v2/items/{id}"], &clients["GET /api/v2/token"]);
     assert_eq!((&*server.0.name, &*server.parent()), ("GET /api/v2/items/{id}", ""));
     assert_eq!((server.trace().len(), server.id().len(), server.0.links.len()), (32, 16, 0));
@@ -101,13 +86,13 @@ fn request_has_a_span_tree_propagated_to_backend_and_introspector() {
         assert!(client.0.end_time_unix_nano <= server.0.end_time_unix_nano);
         assert!(!client.has_failed(), "{client:?}");
     }
-    assert_eq!(scene.upstream.only_request().field("traceparent"), Some(&*backend.traceparent()));
-    let asked = &scene.introspector.requests()[0];
+    assert_eq!(env.backend.only_request().field("traceparent"), Some(&*backend.traceparent()));
+    let asked = &env.introspector.requests()[0];
     assert_eq!(asked.field("traceparent"), Some(&*introspection.traceparent()));
-    let arrived = scene.upstream.only_request();
+    let arrived = env.backend.only_request();
     let id = arrived.field("x-request-id").unwrap();
     let port = |address: std::net::SocketAddr| address.port().to_string();
-    let introspector = port(scene.introspector.server().address());
+    let introspector = port(env.introspector.server().address());
     for (span, expected) in [
         (
             &server,
@@ -135,7 +120,7 @@ fn request_has_a_span_tree_propagated_to_backend_and_introspector() {
                 ("http.request.method", "GET"),
                 ("http.response.status_code", "200"),
                 ("server.address", "127.0.0.1"),
-                ("server.port", &*port(scene.upstream.address())),
+                ("server.port", &*port(env.backend.address())),
                 ("url.template", "/api/v2/items/{id}"),
             ],
         ),
@@ -155,22 +140,22 @@ fn request_has_a_span_tree_propagated_to_backend_and_introspector() {
         let found: Vec<_> = found.iter().map(|(name, value)| (*name, &**value)).collect();
         assert_eq!(found, expected);
     }
-    let resource = scene.collector.exports()[0].resource_spans[0].resource.clone().unwrap();
+    let resource = collector.exports()[0].resource_spans[0].resource.clone().unwrap();
     assert_eq!(attribute(&resource.attributes, "service.name"), "stockaj-gateway");
     assert_eq!(attribute(&resource.attributes, "service.version"), env!("CARGO_PKG_VERSION"));
-    let export = scene.collector.0.requests().remove(0);
+    let export = collector.0.requests().remove(0);
     assert_eq!((&*export.method, &*export.target), ("POST", "/v1/traces"));
     assert_eq!(export.field("content-type"), Some("application/x-protobuf"));
     // Known by now: nobody is asked.
-    scene.request("GET", ITEM, &[WRITER]);
-    let spans = scene.collector.wait(5).split_off(3);
+    env.request("GET", ITEM, &[WRITER]);
+    let spans = collector.wait(5).split_off(3);
     assert!(spans.iter().all(|span| span.0.name == "GET /api/v2/items/{id}"), "{spans:#?}");
     assert!(spans.iter().all(|span| span.trace() == spans[0].trace() && span.trace() != server.trace()));
 }
 
 #[test]
 fn rejected_request_has_a_span_with_its_reason() {
-    let scene = Scene::new("traces:\n  service_name: gate\n");
+    let (env, collector) = start("traces:\n  service_name: gate\n");
     let mut count = 0;
     for (method, target, token, status, reason, route, more) in [
         ("GET", ITEM, None, 401, "missing_token", "/api/v2/items/{id}", &[][..]),
@@ -183,8 +168,8 @@ fn rejected_request_has_a_span_with_its_reason() {
     ] {
         let authorization = token.map(|token| format!("Bearer {token}"));
         let fields: Vec<_> = authorization.iter().map(|value| ("Authorization", &**value)).collect();
-        assert_eq!(scene.request(method, target, &fields).status, status, "{method} {target}");
-        let spans = scene.collector.wait(count + 1 + more.len()).split_off(count);
+        assert_eq!(env.request(method, target, &fields).status, status, "{method} {target}");
+        let spans = collector.wait(count + 1 + more.len()).split_off(count);
         count += spans.len();
         let (server, clients) = by_name(spans);
         assert_eq!(server.attribute("stockaj_gateway.reason"), reason);
@@ -202,8 +187,8 @@ fn rejected_request_has_a_span_with_its_reason() {
             assert_eq!((&*server.0.name, &*server.attribute("http.request.method")), ("HTTP", "_OTHER"));
         }
     }
-    assert!(scene.upstream.requests().is_empty());
-    let resource = scene.collector.exports()[0].resource_spans[0].resource.clone().unwrap();
+    assert!(env.backend.requests().is_empty());
+    let resource = collector.exports()[0].resource_spans[0].resource.clone().unwrap();
     assert_eq!(attribute(&resource.attributes, "service.name"), "gate");
 }
 
@@ -218,7 +203,7 @@ fn span_of_the_failed_side_has_the_error() {
         "/api/v2/items/hang" => Answer::hang(),
         _ => Answer::close(),
     });
-    let scene = Scene::with(upstream, "backend:\n  timeout: 100ms\n");
+    let (env, collector) = start_before(upstream, "backend:\n  timeout: 100ms\n");
     let mut count = 0;
     for (what, server_error, client_status, client_error) in [
         ("404", "", "404", "404"),
@@ -227,13 +212,13 @@ fn span_of_the_failed_side_has_the_error() {
         ("hang", "backend_timeout", "", "backend_timeout"),
         ("nothing", "backend_broken", "", "backend_broken"),
     ] {
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         client.send(format!(
             "GET /api/v2/items/{what} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n"
         ));
         let _ = client.try_response(false);
         let expected = if count == 0 { 3 } else { 2 };
-        let spans = scene.collector.wait(count + expected).split_off(count);
+        let spans = collector.wait(count + expected).split_off(count);
         count += spans.len();
         let (server, clients) = by_name(spans);
         let client = &clients["GET /api/v2/items/{id}"];
@@ -242,9 +227,9 @@ fn span_of_the_failed_side_has_the_error() {
         assert_eq!(client.attribute("http.response.status_code"), client_status, "{what}");
         assert_eq!((server.has_failed(), client.has_failed()), (!server_error.is_empty(), true), "{what}");
     }
-    scene.introspector.fail_with(Answer::message(500, "Oh."));
-    assert_eq!(scene.request("GET", ITEM, &[("Authorization", "Bearer 3|other")]).status, 503);
-    let (server, clients) = by_name(scene.collector.wait(count + 2).split_off(count));
+    env.introspector.fail_with(Answer::message(500, "Oh."));
+    assert_eq!(env.request("GET", ITEM, &[("Authorization", "Bearer 3|other")]).status, 503);
+    let (server, clients) = by_name(collector.wait(count + 2).split_off(count));
     let asked = &clients["GET /api/v2/token"];
     assert_eq!((&*server.attribute("error.type"), &*asked.attribute("error.type")), ("no_verdict", "500"));
     assert!(server.has_failed() && asked.has_failed());
@@ -257,22 +242,19 @@ fn span_ends_with_the_response_body() {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n";
         Answer::raw(head).then_wait(PAUSE).then("4\r\nlast\r\n0\r\n\r\n")
     });
-    let scene = Scene::with(upstream, "");
-    assert_eq!(scene.request("GET", ITEM, &[WRITER]).text(), "firstlast");
-    let (server, clients) = by_name(scene.collector.wait(3));
+    let (env, collector) = start_before(upstream, "");
+    assert_eq!(env.request("GET", ITEM, &[WRITER]).text(), "firstlast");
+    let (server, clients) = by_name(collector.wait(3));
     assert!(server.duration() >= PAUSE && clients["GET /api/v2/items/{id}"].duration() >= PAUSE);
     assert!(clients["GET /api/v2/token"].duration() < PAUSE);
 }
 
 #[test]
 fn span_records_a_client_disconnect() {
-    let mut backend = ByHand::start();
-    let (introspector, collector) = (Introspector::knowing([("1|writer", &["*"][..])]), Collector::start());
-    let builder = Gateway::builder().yaml(&backend.yaml()).introspector(&introspector);
-    let gateway = builder.yaml(&collector.yaml()).start();
-    let mut client = gateway.client();
+    let (mut env, collector) = start_before(ByHand::start(), "");
+    let mut client = env.gateway.client();
     client.send("GET /api/v2/items/5 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n");
-    let (_held, request) = backend.request();
+    let (_held, request) = env.backend.request();
     drop(client);
     let (server, clients) = by_name(collector.wait(3));
     let asked = &clients["GET /api/v2/items/{id}"];
@@ -285,24 +267,21 @@ fn span_records_a_client_disconnect() {
 
 #[test]
 fn http2_and_websocket_requests_have_spans() {
-    let scene = Scene::new("listen:\n  h2c: true\n");
-    assert_eq!(Http2Client::connect(scene.gateway.address()).get(ITEM, Some("1|writer")).status, 200);
-    let (server, clients) = by_name(scene.collector.wait(3));
+    let (env, collector) = start("listen:\n  h2c: true\n");
+    assert_eq!(Http2Client::connect(env.gateway.address()).get(ITEM, Some("1|writer")).status, 200);
+    let (server, clients) = by_name(collector.wait(3));
     assert_eq!(server.attribute("network.protocol.version"), "2");
     assert!(!server.attribute("server.address").is_empty());
-    let arrived = scene.upstream.only_request();
+    let arrived = env.backend.only_request();
     assert_eq!(arrived.field("traceparent"), Some(&*clients["GET /api/v2/items/{id}"].traceparent()));
 
-    let mut backend = ByHand::start();
-    let collector = Collector::start();
-    let builder = Gateway::builder().yaml(&backend.yaml()).introspector(&scene.introspector);
-    let gateway = builder.yaml(&collector.yaml()).start();
-    let mut client = gateway.client();
+    let (mut env, collector) = start_before(ByHand::start(), "");
+    let mut client = env.gateway.client();
     client.send(
         "GET /up HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     );
-    let (mut held, request) = backend.request();
+    let (mut held, request) = env.backend.request();
     held.send(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
@@ -323,27 +302,28 @@ fn trace_of_a_trusted_peer_continues_and_of_another_is_linked() {
     let unsampled = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
     let state = [("tracestate", "congo=t61rcWkgMzE"), ("tracestate", "rojo=00f067aa0ba902b7")];
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let trusting = Scene::new("listen:\n  trusted_proxies: [127.0.0.1]\ntraces:\n  sample_ratio: 0\n");
+    let (trusting, trusting_collector) =
+        start("listen:\n  trusted_proxies: [127.0.0.1]\ntraces:\n  sample_ratio: 0\n");
     // Nothing begins here.
     trusting.request("GET", ITEM, &[WRITER]);
-    let arrived = trusting.upstream.take_requests().remove(0);
+    let arrived = trusting.backend.take_requests().remove(0);
     assert!(arrived.field("traceparent").unwrap().ends_with("-00"), "{arrived:?}");
     // What is not sampled passes as it came.
     trusting.request("GET", ITEM, &[&[WRITER, unsampled][..], &state].concat());
-    let arrived = trusting.upstream.take_requests().remove(0);
+    let arrived = trusting.backend.take_requests().remove(0);
     assert_eq!(arrived.field("traceparent"), Some(unsampled.1));
     assert_eq!(arrived.fields.all("tracestate").collect::<Vec<_>>(), state.map(|(_, value)| value));
     let later = "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-fe-more";
     trusting.request("GET", ITEM, &[WRITER, ("traceparent", later)]);
-    assert_eq!(trusting.upstream.take_requests()[0].field("traceparent"), Some(later));
+    assert_eq!(trusting.backend.take_requests()[0].field("traceparent"), Some(later));
     // What is sampled goes on.
     let token = ("Authorization", "Bearer 2|nobody");
     trusting.request("GET", "/api/v2/me", &[&[token, sampled][..], &state].concat());
-    let (server, clients) = by_name(trusting.collector.wait(3));
+    let (server, clients) = by_name(trusting_collector.wait(3));
     assert_eq!((&*server.trace(), &*server.parent()), (trace, "00f067aa0ba902b7"));
     assert_eq!(server.0.trace_state, "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7");
     assert_eq!((server.0.flags, server.0.links.len()), (0x301, 0), "its parent is remote");
-    let arrived = trusting.upstream.take_requests().remove(0);
+    let arrived = trusting.backend.take_requests().remove(0);
     assert_eq!(arrived.field("traceparent"), Some(&*clients["GET /api/v2/me"].traceparent()));
     assert_eq!(arrived.fields.all("tracestate").collect::<Vec<_>>(), state.map(|(_, value)| value));
     let asked = trusting.introspector.requests().pop().unwrap();
@@ -351,15 +331,15 @@ fn trace_of_a_trusted_peer_continues_and_of_another_is_linked() {
     assert_eq!(asked.field("tracestate"), Some("congo=t61rcWkgMzE,rojo=00f067aa0ba902b7"));
 
     // Of a stranger: another trace, whatever it says.
-    let strict = Scene::new("");
+    let (strict, strict_collector) = start("");
     for told in [sampled, unsampled] {
-        let before = strict.collector.spans().len();
+        let before = strict_collector.spans().len();
         strict.request("GET", "/up", &[&[told][..], &state].concat());
-        let (server, clients) = by_name(strict.collector.wait(before + 2).split_off(before));
+        let (server, clients) = by_name(strict_collector.wait(before + 2).split_off(before));
         assert!(server.trace() != trace && server.parent().is_empty() && server.0.trace_state.is_empty());
         assert_eq!(server.0.links.len(), 1);
         assert_eq!(server.0.links[0].trace_id, u128::from_str_radix(trace, 16).unwrap().to_be_bytes());
-        let arrived = strict.upstream.take_requests().remove(0);
+        let arrived = strict.backend.take_requests().remove(0);
         assert_eq!(arrived.field("traceparent"), Some(&*clients["GET /up"].traceparent()));
         assert_eq!(arrived.field("tracestate"), None);
     }
@@ -367,7 +347,7 @@ fn trace_of_a_trusted_peer_continues_and_of_another_is_linked() {
 
 #[test]
 fn invalid_trace_context_starts_a_new_trace() {
-    let scene = Scene::new("listen:\n  trusted_proxies: [127.0.0.1]\n");
+    let (env, collector) = start("listen:\n  trusted_proxies: [127.0.0.1]\n");
     let upper = TRACEPARENT.to_uppercase();
     let long = format!("{TRACEPARENT}-more");
     for lines in [
@@ -379,79 +359,74 @@ fn invalid_trace_context_starts_a_new_trace() {
         &["00-00000000000000000000000000000000-00f067aa0ba902b7-01"],
         &[TRACEPARENT, TRACEPARENT],
     ] {
-        let before = scene.collector.spans().len();
+        let before = collector.spans().len();
         let mut fields: Vec<_> = lines.iter().map(|line| ("traceparent", *line)).collect();
         fields.push(("tracestate", "a=b"));
-        scene.request("GET", "/up", &fields);
-        let (server, clients) = by_name(scene.collector.wait(before + 2).split_off(before));
+        env.request("GET", "/up", &fields);
+        let (server, clients) = by_name(collector.wait(before + 2).split_off(before));
         assert!(server.parent().is_empty() && server.0.links.is_empty(), "{lines:?}");
-        let arrived = scene.upstream.take_requests().remove(0);
+        let arrived = env.backend.take_requests().remove(0);
         assert_eq!(arrived.field("traceparent"), Some(&*clients["GET /up"].traceparent()), "{lines:?}");
         assert_eq!(arrived.field("tracestate"), None, "{lines:?}");
     }
     // Connection names it away from nobody.
-    let before = scene.collector.spans().len();
-    scene.request("GET", "/up", &[("traceparent", TRACEPARENT), ("Connection", "traceparent")]);
-    let (_, clients) = by_name(scene.collector.wait(before + 2).split_off(before));
-    let arrived = scene.upstream.take_requests().remove(0);
+    let before = collector.spans().len();
+    env.request("GET", "/up", &[("traceparent", TRACEPARENT), ("Connection", "traceparent")]);
+    let (_, clients) = by_name(collector.wait(before + 2).split_off(before));
+    let arrived = env.backend.take_requests().remove(0);
     assert_eq!(arrived.field("traceparent"), Some(&*clients["GET /up"].traceparent()));
 }
 
 #[test]
 fn traces_are_limited_by_max_per_second() {
-    let scene = Scene::new("listen:\n  trusted_proxies: [127.0.0.1]\ntraces:\n  max_per_second: 2\n");
+    let (env, collector) = start("listen:\n  trusted_proxies: [127.0.0.1]\ntraces:\n  max_per_second: 2\n");
     let started = Instant::now();
-    let mut client = scene.gateway.client();
+    let mut client = env.gateway.client();
     for _ in 0..20 {
         client.request("GET", "/up", &[("traceparent", TRACEPARENT)], b"");
     }
     let seconds = started.elapsed().as_secs() as usize + 1;
     let told: Vec<_> =
-        scene.upstream.requests().iter().map(|it| it.field("traceparent").unwrap().to_owned()).collect();
+        env.backend.requests().iter().map(|it| it.field("traceparent").unwrap().to_owned()).collect();
     let passed = told.iter().filter(|field| **field == TRACEPARENT).count();
     // Two cores, one each in a second; what is not recorded passes as it came.
     assert!((1..=2 * seconds).contains(&(20 - passed)), "{told:?} in {seconds} s");
-    scene.collector.wait(2 * (20 - passed));
+    collector.wait(2 * (20 - passed));
     for (ratio, some, all) in [("0", false, false), ("1", true, true), ("0.5", true, false)] {
-        let scene = Scene::new(&format!("traces:\n  sample_ratio: {ratio}\n  max_per_second: 1000\n"));
-        let mut client = scene.gateway.client();
+        let (env, collector) = start(&format!("traces:\n  sample_ratio: {ratio}\n  max_per_second: 1000\n"));
+        let mut client = env.gateway.client();
         for _ in 0..100 {
             client.request("GET", "/up", &[], b"");
         }
-        let requests = scene.upstream.requests();
+        let requests = env.backend.requests();
         let sampled = requests.iter().filter(|it| it.field("traceparent").unwrap().ends_with("-01")).count();
         assert_eq!((sampled > 0, sampled == 100), (some, all), "{ratio}: {sampled}");
-        scene.collector.wait(2 * sampled);
+        collector.wait(2 * sampled);
     }
 }
 
 #[test]
 fn failing_collector_delays_no_request() {
     let tried = |how: &str| {
-        let mut scene = Scene::new("traces:\n  timeout: 100ms\n");
+        let (env, mut collector) = start("traces:\n  timeout: 100ms\n");
         match how {
-            "away" => scene.collector.0.stop(),
-            "hangs" => scene.collector.0.answer(|_| Answer::hang()),
-            "503" => scene.collector.0.answer(|_| Answer::message(503, "Later.")),
-            "400" => scene.collector.0.answer(|_| Answer::message(400, "No.")),
-            _ => scene.collector.0.answer(|_| Answer::raw("garbage\r\n\r\n")),
+            "away" => collector.0.stop(),
+            "hangs" => collector.0.answer(|_| Answer::hang()),
+            "503" => collector.0.answer(|_| Answer::message(503, "Later.")),
+            "400" => collector.0.answer(|_| Answer::message(400, "No.")),
+            _ => collector.0.answer(|_| Answer::raw("garbage\r\n\r\n")),
         }
         let started = Instant::now();
         for _ in 0..5 {
-            assert_eq!(scene.request("GET", "/up", &[]).status, 200, "{how}");
+            assert_eq!(env.request("GET", "/up", &[]).status, 200, "{how}");
         }
         assert!(started.elapsed() < Duration::from_secs(1), "{how}: {:?}", started.elapsed());
-        scene.gateway.wait_for_metric("spans_total{outcome=\"dropped\"}", 10.0);
-        assert_eq!(scene.gateway.metrics().metric("spans_total{outcome=\"exported\"}"), 0.0);
-        scene.request("GET", "/up", &[]);
-        scene.gateway.wait_for_metric("spans_total{outcome=\"dropped\"}", 12.0);
+        env.gateway.wait_for_metric("spans_total{outcome=\"dropped\"}", 10.0);
+        assert_eq!(env.gateway.metrics().metric("spans_total{outcome=\"exported\"}"), 0.0);
+        env.request("GET", "/up", &[]);
+        env.gateway.wait_for_metric("spans_total{outcome=\"dropped\"}", 12.0);
         let dropped = |line: &&String| line.contains("spans were dropped");
-        assert_eq!(
-            scene.gateway.logs().iter().filter(dropped).count(),
-            1,
-            "{how}: {:?}",
-            scene.gateway.logs()
-        );
+        assert_eq!(env.gateway.logs().iter().filter(dropped).count(), 1, "{how}: {:?}", env.gateway.logs());
     };
     thread::scope(|scope| {
         for how in ["away", "hangs", "503", "400", "garbage"] {
@@ -462,69 +437,65 @@ fn failing_collector_delays_no_request() {
 
 #[test]
 fn retried_and_partially_accepted_exports_are_counted() {
-    let scene = Scene::new("");
+    let (env, collector) = start("");
     let first = AtomicBool::new(true);
-    scene.collector.0.answer(move |_| match first.swap(false, Ordering::SeqCst) {
+    collector.0.answer(move |_| match first.swap(false, Ordering::SeqCst) {
         true => Answer::message(503, "Later."),
         // partial_success {rejected_spans: 1}
         false => Answer::with(200, &[], b"\x0a\x02\x08\x01"),
     });
-    scene.request("GET", "/up", &[]);
-    scene.gateway.wait_for_metric("spans_total{outcome=\"exported\"}", 1.0);
-    scene.gateway.wait_for_metric("spans_total{outcome=\"dropped\"}", 1.0);
-    let exports = scene.collector.0.requests();
+    env.request("GET", "/up", &[]);
+    env.gateway.wait_for_metric("spans_total{outcome=\"exported\"}", 1.0);
+    env.gateway.wait_for_metric("spans_total{outcome=\"dropped\"}", 1.0);
+    let exports = collector.0.requests();
     assert_eq!(exports.len(), 2);
     assert_eq!(exports[0].body, exports[1].body);
 }
 
 #[test]
 fn shutdown_exports_pending_spans_within_a_bound() {
-    let mut scene = Scene::new("");
-    scene.gateway.edit("flush_interval: 20ms", "flush_interval: 1h");
-    assert!(scene.gateway.reload());
-    scene.request("GET", "/up", &[]);
-    assert!(scene.collector.spans().is_empty());
-    scene.gateway.signal(Signal::TERM);
-    assert!(scene.gateway.wait_exit(PATIENCE).success());
-    assert_eq!(scene.collector.spans().len(), 2);
+    let (mut env, collector) = start("");
+    env.gateway.edit("flush_interval: 20ms", "flush_interval: 1h");
+    assert!(env.gateway.reload());
+    env.request("GET", "/up", &[]);
+    assert!(collector.spans().is_empty());
+    env.gateway.signal(Signal::TERM);
+    assert!(env.gateway.wait_exit(PATIENCE).success());
+    assert_eq!(collector.spans().len(), 2);
 
-    let mut scene = Scene::new("traces:\n  timeout: 1h\n");
-    scene.collector.0.answer(|_| Answer::hang());
-    scene.request("GET", "/up", &[]);
-    scene.collector.0.wait_for_requests(1);
+    let (mut env, collector) = start("traces:\n  timeout: 1h\n");
+    collector.0.answer(|_| Answer::hang());
+    env.request("GET", "/up", &[]);
+    collector.0.wait_for_requests(1);
     let told = Instant::now();
-    scene.gateway.signal(Signal::TERM);
-    assert!(scene.gateway.wait_exit(PATIENCE).success());
+    env.gateway.signal(Signal::TERM);
+    assert!(env.gateway.wait_exit(PATIENCE).success());
     assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());
 }
 
 #[test]
 fn reload_enables_disables_and_redirects_traces() {
-    let scene = Scene::new("");
+    let (env, collector) = start("");
     let other = Collector::start();
-    scene.request("GET", "/up", &[]);
-    scene.collector.wait(2);
-    let (here, there) = (scene.collector.0.url(), other.0.url());
-    scene.gateway.edit(&here, &there);
-    assert!(scene.gateway.reload());
-    scene.request("GET", "/up", &[]);
+    env.request("GET", "/up", &[]);
+    collector.wait(2);
+    let (here, there) = (collector.0.url(), other.0.url());
+    env.gateway.edit(&here, &there);
+    assert!(env.gateway.reload());
+    env.request("GET", "/up", &[]);
     other.wait(2);
-    scene.gateway.edit(&there, "null");
-    assert!(scene.gateway.reload());
-    scene.upstream.forget_requests();
-    scene.request("GET", "/up", &[("traceparent", "as it came")]);
-    assert_eq!(scene.upstream.only_request().field("traceparent"), Some("as it came"));
-    assert!(!scene.gateway.metrics().0.contains("stockaj_gateway_spans_total{"));
-    scene.gateway.edit("otlp_endpoint: null", &format!("otlp_endpoint: {here}"));
-    assert!(scene.gateway.reload());
-    scene.request("GET", "/up", &[]);
-    scene.collector.wait(4);
+    env.gateway.edit(&there, "null");
+    assert!(env.gateway.reload());
+    env.backend.forget_requests();
+    env.request("GET", "/up", &[("traceparent", "as it came")]);
+    assert_eq!(env.backend.only_request().field("traceparent"), Some("as it came"));
+    assert!(!env.gateway.metrics().0.contains("stockaj_gateway_spans_total{"));
+    env.gateway.edit("otlp_endpoint: null", &format!("otlp_endpoint: {here}"));
+    assert!(env.gateway.reload());
+    env.request("GET", "/up", &[]);
+    collector.wait(4);
     other.wait(2);
-    assert!(
-        !scene.gateway.logs().iter().any(|line| line.contains("\"ERROR\"")),
-        "{:?}",
-        scene.gateway.logs()
-    );
+    assert!(!env.gateway.logs().iter().any(|line| line.contains("\"ERROR\"")), "{:?}", env.gateway.logs());
 }
 
 #[test]
@@ -533,21 +504,18 @@ fn spans_are_exported_over_https_with_fields_and_without_secrets() {
     let authority = Authority::new();
     let collector = Collector(Upstream::start_tls(&authority));
     collector.0.answer(|_| Collector::taken());
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    introspector.know(&format!("7|{SECRET}"), Verdict::active(&["items:read"]));
-    let gateway = Gateway::builder()
-        .backend(&upstream)
-        .introspector(&introspector)
+    let env = TestEnv::builder()
+        .token(&format!("7|{SECRET}"), &["items:read"])
         .yaml(&collector.yaml())
         .yaml(
             "traces:\n  secret_headers: \"Authorization: Bearer ${COLLECTOR_TOKEN}\"\nlog: {level: trace}\n",
         )
-        .environment("COLLECTOR_TOKEN", "hunter2-for-the-collector")
+        .configure(|gateway| gateway.environment("COLLECTOR_TOKEN", "hunter2-for-the-collector"))
         .start();
     let secret = &*format!("Bearer 7|{SECRET}");
     let sends = |method: &str, target: &str, field: &str| {
         let fields = [("Authorization", secret), (field, SECRET)];
-        gateway.client().request(method, target, &fields, SECRET.as_bytes());
+        env.gateway.client().request(method, target, &fields, SECRET.as_bytes());
     };
     sends("GET", ITEM, "X-Own");
     sends("GET", &format!("{ITEM}?token=7|{SECRET}"), "User-Agent");
@@ -562,5 +530,5 @@ fn spans_are_exported_over_https_with_fields_and_without_secrets() {
             export.body.windows(8).find(|window| SECRET.as_bytes().windows(8).any(|it| it == *window));
         assert_eq!(found, None);
     }
-    assert!(!gateway.logs().iter().any(|line| line.contains("hunter2") || line.contains(&SECRET[..8])));
+    assert!(!env.gateway.logs().iter().any(|line| line.contains("hunter2") || line.contains(&SECRET[..8])));
 }

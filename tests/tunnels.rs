@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::Signal;
 
 use crate::support::by_hand::{ByHand, Held};
-use crate::support::{Answer, Authority, Gateway, Introspector, RawClient, Request, Verdict};
+use crate::support::env::TestEnvBuilder;
+use crate::support::{Answer, Authority, RawClient, Request, TestEnv, Verdict};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -21,30 +22,16 @@ abilities:
 ";
 const FRAME: &[u8] = b"\x81\x05hello\r\n\r\n\0";
 
-struct Scene {
-    backend: ByHand,
-    introspector: Introspector,
-    gateway: Gateway,
+fn start(yaml: &str) -> TestEnv<ByHand> {
+    builder(yaml).start()
 }
 
-impl Scene {
-    fn new(yaml: &str) -> Self {
-        Self::with(None, yaml)
-    }
+fn builder(yaml: &str) -> TestEnvBuilder<ByHand> {
+    let builder = TestEnv::builder().backend(ByHand::start()).yaml(MAP).yaml(yaml);
+    builder.token("1|reader", &["items:read"]).token("2|creator", &["items:create"])
+}
 
-    fn with(authority: Option<&Arc<Authority>>, yaml: &str) -> Self {
-        let backend = ByHand::start();
-        let introspector =
-            Introspector::knowing([("1|reader", &["items:read"][..]), ("2|creator", &["items:create"])]);
-        let builder =
-            Gateway::builder().introspector(&introspector).yaml(&backend.yaml()).yaml(MAP).yaml(yaml);
-        let gateway = match authority {
-            Some(authority) => builder.tls(authority),
-            None => builder,
-        };
-        Self { backend, introspector, gateway: gateway.start() }
-    }
-
+impl TestEnv<ByHand> {
     /// A tunnel from a client to the backend.
     fn tunnel(&mut self, target: &str, token: Option<&str>) -> (RawClient, Held) {
         let (client, backend, _) = self.tunnel_after(handshake(target, token));
@@ -61,7 +48,7 @@ impl Scene {
     }
 
     /// The access line of the only tunnel.
-    fn line(&self) -> serde_json::Value {
+    fn tunnel_line(&self) -> serde_json::Value {
         self.gateway.wait_for_log(|line| line["message"] == "request" && line["status"] == 101)
     }
 }
@@ -99,15 +86,15 @@ fn in_seconds(seconds: f64) -> f64 {
 fn websocket_is_forwarded_byte_for_byte() {
     let authority = Arc::new(Authority::new());
     for tls in [None, Some(&authority)] {
-        let mut scene = Scene::with(tls, "");
-        let mut client = scene.gateway.client();
+        let mut env = tls.map_or_else(|| self::builder(""), |it| self::builder("").tls(it)).start();
+        let mut client = env.gateway.client();
         let asked = handshake("/events?room=7", Some("1|reader")).replace(
             "\r\n\r\n",
             "\r\nOrigin: https://a\r\nCookie: a=b\r\nTE: trailers\r\nSec-WebSocket-Protocol: chat, other\r\n\
              Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
         );
         client.send([asked.as_bytes(), b"too soon"].concat());
-        let (mut backend, request) = scene.backend.request();
+        let (mut backend, request) = env.backend.request();
         assert_eq!((&*request.method, &*request.target), ("GET", "/events?room=7"));
         let mut fields: Vec<_> = request
             .fields
@@ -168,10 +155,10 @@ fn websocket_is_forwarded_byte_for_byte() {
         for _ in 0..3 {
             echoes(&mut client, &mut backend);
         }
-        let metrics = scene.gateway.metrics();
+        let metrics = env.gateway.metrics();
         assert_eq!(metrics.metric("tunnels_open"), 1.0);
         assert_eq!(metrics.metric("client_connections{state=\"active\"}"), 1.0);
-        scene.gateway.wait_for_metric("backend_connections{state=\"active\"}", 1.0);
+        env.gateway.wait_for_metric("backend_connections{state=\"active\"}", 1.0);
         assert_eq!(metrics.metric("requests_total"), 0.0, "it has not ended yet");
         // Who has said all may still be spoken to, both ways.
         thread::sleep(Duration::from_millis(300));
@@ -180,7 +167,7 @@ fn websocket_is_forwarded_byte_for_byte() {
         backend.send("good bye").finish();
         drop(backend);
         assert_eq!(client.read_until_close(), b"good bye");
-        let line = scene.line();
+        let line = env.tunnel_line();
         assert_eq!((&line["reason"], &line["route"]), (&"allowed".into(), &"/events".into()));
         assert!(line["duration_ms"].as_f64().unwrap() > 300.0, "{line}");
         assert!(
@@ -188,18 +175,18 @@ fn websocket_is_forwarded_byte_for_byte() {
             "{line}"
         );
         for metric in ["tunnels_open", "client_connections", "backend_connections"] {
-            scene.gateway.wait_for_metric(metric, 0.0);
+            env.gateway.wait_for_metric(metric, 0.0);
         }
-        let metrics = scene.gateway.metrics();
+        let metrics = env.gateway.metrics();
         assert_eq!(metrics.metric("requests_total{status=\"101\",reason=\"allowed\"}"), 1.0);
     }
 }
 
 #[test]
 fn handshake_is_decided_like_any_request() {
-    let scene = Scene::new("");
+    let env = start("");
     let good = handshake("/events", Some("1|reader"));
-    let mut client = scene.gateway.client();
+    let mut client = env.gateway.client();
     // In this order over one connection: a refused handshake leaves it as it was.
     for (request, status) in [
         (handshake("/events", None), 401),
@@ -219,24 +206,24 @@ fn handshake_is_decided_like_any_request() {
     }
     let body = good.replace("\r\n\r\n", "\r\nContent-Length: 4\r\n\r\nbody");
     assert_eq!(client.send(body).response().status, 400);
-    let mut backend = scene.backend;
+    let mut backend = env.backend;
     assert!(backend.has_no_connection(), "nobody asked the backend");
-    scene.gateway.wait_for_metric("tunnels_open", 0.0);
+    env.gateway.wait_for_metric("tunnels_open", 0.0);
 }
 
 /// Until the map is enforced, or the token has expired.
 #[test]
 fn tunnel_permitted_by_shadow_mode_stays_open() {
     for authentication in [false, true] {
-        let mut scene = Scene::new(&format!("mode: shadow\nshadow_authentication: {authentication}\n"));
+        let mut env = start(&format!("mode: shadow\nshadow_authentication: {authentication}\n"));
         let end = in_seconds(1.5);
-        scene.introspector.know("3|short", Verdict::active(&["items:create"]).expiring(end));
+        env.introspector.know("3|short", Verdict::active(&["items:create"]).expiring(end));
         let mut tunnels =
-            vec![scene.tunnel("/events", Some("2|creator")), scene.tunnel("/nowhere", Some("1|reader"))];
-        let (mut expiring, backend) = scene.tunnel("/nowhere", Some("3|short"));
+            vec![env.tunnel("/events", Some("2|creator")), env.tunnel("/nowhere", Some("1|reader"))];
+        let (mut expiring, backend) = env.tunnel("/nowhere", Some("3|short"));
         if authentication {
-            tunnels.push(scene.tunnel("/events", None));
-            tunnels.push(scene.tunnel("/nowhere", Some("9|unknown")));
+            tunnels.push(env.tunnel("/events", None));
+            tunnels.push(env.tunnel("/nowhere", Some("9|unknown")));
             thread::sleep(Duration::from_millis(3000));
             tunnels.push((expiring, backend));
         } else {
@@ -246,8 +233,8 @@ fn tunnel_permitted_by_shadow_mode_stays_open() {
         for (client, backend) in &mut tunnels {
             echoes(client, backend);
         }
-        scene.gateway.edit("mode: shadow", "mode: enforce");
-        assert!(scene.gateway.reload());
+        env.gateway.edit("mode: shadow", "mode: enforce");
+        assert!(env.gateway.reload());
         for (mut client, _backend) in tunnels {
             assert_eq!(client.read_until_close(), b"");
         }
@@ -256,9 +243,9 @@ fn tunnel_permitted_by_shadow_mode_stays_open() {
 
 #[test]
 fn other_upgrades_are_served_as_plain_requests() {
-    let mut scene = Scene::new("");
+    let mut env = start("");
     for upgrade in ["h2c", "TLS/1.0, HTTP/1.1", "websockets", "foo/2"] {
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         let asked = handshake("/events", Some("1|reader"))
             .replace(
                 "Upgrade: WebSocket",
@@ -266,7 +253,7 @@ fn other_upgrades_are_served_as_plain_requests() {
             )
             .replace("keep-alive, Upgrade", "Upgrade, HTTP2-Settings");
         client.send(&asked);
-        let (mut backend, request) = scene.backend.request();
+        let (mut backend, request) = env.backend.request();
         for name in ["connection", "upgrade", "http2-settings"] {
             assert_eq!(request.field(name), None, "{upgrade}");
         }
@@ -278,9 +265,9 @@ fn other_upgrades_are_served_as_plain_requests() {
         assert!(backend.until_close() < Duration::from_secs(1));
     }
     // The same of HTTP/1.0, which has no upgrades.
-    let mut client = scene.gateway.client();
+    let mut client = env.gateway.client();
     client.send(handshake("/events", Some("1|reader")).replace("HTTP/1.1", "HTTP/1.0"));
-    let (mut backend, request) = scene.backend.request();
+    let (mut backend, request) = env.backend.request();
     assert_eq!(request.field("upgrade"), None);
     backend.send(SWITCHED);
     assert_eq!(client.response().status, 502);
@@ -288,7 +275,7 @@ fn other_upgrades_are_served_as_plain_requests() {
 
 #[test]
 fn invalid_101_response_is_502() {
-    let mut scene = Scene::new("");
+    let mut env = start("");
     for answer in [
         SWITCHED.replace("xOo=", "xOO="),
         SWITCHED.replace("Upgrade: websocket", "Upgrade: h2c"),
@@ -297,9 +284,9 @@ fn invalid_101_response_is_502() {
         SWITCHED.replace("Connection: Upgrade\r\n", ""),
         SWITCHED.replace("Sec-WebSocket-Accept", "X-Accept"),
     ] {
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         client.send(handshake("/events", Some("1|reader")));
-        let (mut backend, _) = scene.backend.request();
+        let (mut backend, _) = env.backend.request();
         backend.send(&answer).send("evil");
         let response = client.response();
         assert_eq!((response.status, response.text()), (502, r#"{"message":"Bad Gateway."}"#), "{answer}");
@@ -307,18 +294,18 @@ fn invalid_101_response_is_502() {
         // The connection goes on.
         assert_eq!(client.get("/nowhere", Some("1|reader")).status, 403, "{answer}");
     }
-    scene.gateway.wait_for_metric("requests_total{status=\"502\",reason=\"backend_broken\"}", 6.0);
-    scene.gateway.wait_for_metric("backend_connections", 0.0);
+    env.gateway.wait_for_metric("requests_total{status=\"502\",reason=\"backend_broken\"}", 6.0);
+    env.gateway.wait_for_metric("backend_connections", 0.0);
 }
 
 /// A 101 has no body, whatever its fields say (RFC 9112 section 6.3): the fields are dropped.
 #[test]
 fn switching_protocols_with_body_fields_opens_a_tunnel() {
-    let mut scene = Scene::new("");
+    let mut env = start("");
     for field in ["Content-Length: 0", "Content-Length: 5", "Transfer-Encoding: chunked"] {
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         client.send(handshake("/events", Some("1|reader")));
-        let (mut backend, _) = scene.backend.request();
+        let (mut backend, _) = env.backend.request();
         let answer = SWITCHED.replace("\r\n\r\n", &format!("\r\n{field}\r\n\r\n"));
         backend.send(&answer).send("first");
         let response = client.response();
@@ -335,7 +322,7 @@ fn switching_protocols_with_body_fields_opens_a_tunnel() {
 /// RFC 6455 section 4.4.
 #[test]
 fn other_websocket_version_is_426_with_version_13() {
-    let scene = Scene::new("");
+    let env = start("");
     let good = handshake("/events", Some("1|reader"));
     for (line, told) in [
         ("Sec-WebSocket-Version: 8\r\n", Some("13")),
@@ -347,7 +334,7 @@ fn other_websocket_version_is_426_with_version_13() {
         ("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13\r\n", None),
     ] {
         let sent = good.replace("Sec-WebSocket-Version: 13\r\n", line);
-        let response = scene.gateway.client().send(sent).response();
+        let response = env.gateway.client().send(sent).response();
         assert_eq!((response.status, response.text()), (400, r#"{"message":"Bad Request."}"#), "{line}");
         assert_eq!(response.field("sec-websocket-version"), told, "{line}");
     }
@@ -356,7 +343,7 @@ fn other_websocket_version_is_426_with_version_13() {
 /// Who gets an ordinary answer to a handshake, and takes the connection for a tunnel all the same, speaks HTTP.
 #[test]
 fn bytes_after_a_failed_handshake_are_the_next_request() {
-    let mut scene = Scene::new("");
+    let mut env = start("");
     let next = "GET /api/v2/items HTTP/1.1\r\nHost: a\r\n";
     for (failed, answer) in [
         (
@@ -373,14 +360,14 @@ fn bytes_after_a_failed_handshake_are_the_next_request() {
                 (String::from_utf8_lossy(FRAME).into_owned(), 400),
             ] {
                 let context = format!("{failed}, {follows:?}");
-                let mut client = scene.gateway.client();
+                let mut client = env.gateway.client();
                 let asked = handshake("/events", Some("1|reader"));
                 if together {
                     client.send(asked + &follows);
                 } else {
                     client.send(asked);
                 }
-                let (mut backend, _) = scene.backend.request();
+                let (mut backend, _) = env.backend.request();
                 if !together {
                     client.send(&follows[..5]);
                 }
@@ -396,15 +383,15 @@ fn bytes_after_a_failed_handshake_are_the_next_request() {
                 assert!(backend.is_silent(Duration::from_millis(30)), "not a byte of it: {context}");
                 // Closed at the backend, so that the next client gets a connection that the test accepts.
                 drop(backend);
-                scene.gateway.wait_for_metric("backend_connections", 0.0);
+                env.gateway.wait_for_metric("backend_connections", 0.0);
             }
         }
     }
     // And one that is good is served.
-    let mut client = scene.gateway.client();
+    let mut client = env.gateway.client();
     let again = handshake("/events", Some("1|reader"));
     client.send(again.clone() + &again + "early");
-    let (mut backend, _) = scene.backend.request();
+    let (mut backend, _) = env.backend.request();
     backend.send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(client.response().status, 400);
     assert_eq!(backend.request().target, "/events");
@@ -416,11 +403,11 @@ fn bytes_after_a_failed_handshake_are_the_next_request() {
 
 #[test]
 fn pipelined_handshake_opens_a_tunnel_after_earlier_responses() {
-    let mut scene = Scene::new("");
-    let mut client = scene.gateway.client();
+    let mut env = start("");
+    let mut client = env.gateway.client();
     let first = "GET /open HTTP/1.1\r\nHost: a\r\n\r\n";
     client.send(format!("{first}{first}{}", handshake("/events", Some("1|reader"))).as_bytes()).send(FRAME);
-    let (mut backend, _) = scene.backend.request();
+    let (mut backend, _) = env.backend.request();
     // Both answers are larger than what is sent at once, and nobody reads them yet.
     let large = vec![b'x'; 4 << 20];
     let answer =
@@ -456,44 +443,42 @@ fn closes_within_5_s(client: &mut RawClient, backend: &mut Held, what: &str) -> 
 
 #[test]
 fn tunnel_closes_when_its_token_becomes_inactive() {
-    type Change = fn(&Scene);
+    type Change = fn(&TestEnv<ByHand>);
     let cases: [(&str, &str, &str, Change); 5] = [
         ("expired", "cache: {ttl: 1h}\n", "expired_token", |_| {}),
-        ("unknown by now", "cache: {ttl: 1s}\n", "inactive_token", |scene| {
-            scene.introspector.forget("1|reader")
+        ("unknown by now", "cache: {ttl: 1s}\n", "inactive_token", |env| env.introspector.forget("1|reader")),
+        ("without the ability", "cache: {ttl: 1s}\n", "missing_ability", |env| {
+            env.introspector.know("1|reader", Verdict::active(&["items:create"]));
         }),
-        ("without the ability", "cache: {ttl: 1s}\n", "missing_ability", |scene| {
-            scene.introspector.know("1|reader", Verdict::active(&["items:create"]));
+        ("without a verdict", "cache: {ttl: 1s}\n", "no_verdict", |env| {
+            env.introspector.fail_with(Answer::message(500, "Server Error"));
         }),
-        ("without a verdict", "cache: {ttl: 1s}\n", "no_verdict", |scene| {
-            scene.introspector.fail_with(Answer::message(500, "Server Error"));
-        }),
-        ("with an introspector that hangs", "cache: {ttl: 1s}\n", "no_verdict", |scene| {
-            scene.introspector.fail_with(Answer::hang());
+        ("with an introspector that hangs", "cache: {ttl: 1s}\n", "no_verdict", |env| {
+            env.introspector.fail_with(Answer::hang());
         }),
     ];
     thread::scope(|scope| {
         for (what, yaml, reason, change) in cases {
             scope.spawn(move || {
-                let mut scene = Scene::new(yaml);
+                let mut env = start(yaml);
                 if what == "expired" {
                     let verdict = Verdict::active(&["items:read"]).expiring(in_seconds(2.5).round());
-                    scene.introspector.know("1|reader", verdict);
+                    env.introspector.know("1|reader", verdict);
                 }
-                let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+                let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
                 echoes(&mut client, &mut backend);
-                change(&scene);
+                change(&env);
                 closes_within_5_s(&mut client, &mut backend, what);
-                let line = scene.line();
+                let line = env.tunnel_line();
                 assert_eq!(line["reason"], reason, "{what}");
                 assert_eq!(line["detail"], "the tunnel would be refused by now");
                 let closed = |line: &serde_json::Value| {
                     line["message"] == "a tunnel was closed that would be refused" && line["reason"] == reason
                 };
-                assert_eq!(scene.gateway.wait_for_log(closed)["request_id"], line["request_id"]);
+                assert_eq!(env.gateway.wait_for_log(closed)["request_id"], line["request_id"]);
                 let metric = format!("requests_total{{status=\"101\",reason=\"{reason}\"}}");
-                scene.gateway.wait_for_metric(&metric, 1.0);
-                scene.gateway.wait_for_metric("tunnels_open", 0.0);
+                env.gateway.wait_for_metric(&metric, 1.0);
+                env.gateway.wait_for_metric("tunnels_open", 0.0);
             });
         }
     });
@@ -502,21 +487,19 @@ fn tunnel_closes_when_its_token_becomes_inactive() {
 /// Whatever introspection says by now: who revokes a token at night wants its connections gone.
 #[test]
 fn revocation_closes_the_tunnels_of_a_token() {
-    let mut scene = Scene::new("cache: {ttl: 1h}\nadmin:\n  token: an-operators-token\n");
-    scene.introspector.know("3|other", Verdict::active(&["items:read"]));
-    let (mut revoked, mut backend) = scene.tunnel("/events", Some("1|reader"));
-    let (mut other, mut other_backend) = scene.tunnel("/events", Some("3|other"));
-    let fields = [("Authorization", "Bearer an-operators-token")];
-    let mut admin = RawClient::connect(scene.gateway.admin());
-    assert_eq!(admin.request("POST", "/tokens/revoke", &fields, br#"{"token":"1|reader"}"#).status, 200);
+    let mut env = start("cache: {ttl: 1h}\nadmin:\n  token: an-operators-token\n");
+    env.introspector.know("3|other", Verdict::active(&["items:read"]));
+    let (mut revoked, mut backend) = env.tunnel("/events", Some("1|reader"));
+    let (mut other, mut other_backend) = env.tunnel("/events", Some("3|other"));
+    assert_eq!(env.operator("POST", "/tokens/revoke", r#"{"token":"1|reader"}"#).status, 200);
     closes_within_5_s(&mut revoked, &mut backend, "revoked");
-    let line = scene.line();
+    let line = env.tunnel_line();
     assert_eq!(
         (&line["reason"], &line["detail"]),
         (&"inactive_token".into(), &"the tunnel's token was revoked".into())
     );
     echoes(&mut other, &mut other_backend);
-    let (mut again, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    let (mut again, mut backend) = env.tunnel("/events", Some("1|reader"));
     echoes(&mut again, &mut backend);
 }
 
@@ -524,85 +507,83 @@ fn revocation_closes_the_tunnels_of_a_token() {
 #[test]
 fn revocation_during_introspection_closes_the_tunnel() {
     let yaml = "cache: {ttl: 1h, max_age: {items:read: 0s}}\nadmin:\n  token: an-operators-token\n";
-    let mut scene = Scene::new(yaml);
-    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
-    let calls = scene.introspector.calls();
-    scene.introspector.delay(Duration::from_millis(500));
-    scene.introspector.wait_for_calls(calls + 1);
-    let fields = [("Authorization", "Bearer an-operators-token")];
-    let mut admin = RawClient::connect(scene.gateway.admin());
-    assert_eq!(admin.request("POST", "/tokens/revoke", &fields, br#"{"id":"1"}"#).status, 200);
+    let mut env = start(yaml);
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    let calls = env.introspector.calls();
+    env.introspector.delay(Duration::from_millis(500));
+    env.introspector.wait_for_calls(calls + 1);
+    assert_eq!(env.operator("POST", "/tokens/revoke", r#"{"id":"1"}"#).status, 200);
     closes_within_5_s(&mut client, &mut backend, "revoked");
-    assert_eq!(scene.line()["detail"], "the tunnel's token was revoked");
+    assert_eq!(env.tunnel_line()["detail"], "the tunnel's token was revoked");
 }
 
 #[test]
 fn tunnel_stays_open_while_its_request_is_permitted() {
     let yaml = "cache: {ttl: 1s, stale_if_error: 1h}\n";
-    let mut scene = Scene::new(yaml);
+    let mut env = start(yaml);
     let began = Instant::now();
-    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
-    let (mut guest, mut guests) = scene.tunnel("/open", None);
-    let (mut other, mut others) = scene.tunnel("/open", Some("9|unknown"));
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    let (mut guest, mut guests) = env.tunnel("/open", None);
+    let (mut other, mut others) = env.tunnel("/open", Some("9|unknown"));
     // Asked again, and answered as before; other abilities are more; then nobody answers.
     thread::sleep(Duration::from_millis(1500));
     echoes(&mut client, &mut backend);
-    scene.introspector.know("1|reader", Verdict::active(&["*"]));
+    env.introspector.know("1|reader", Verdict::active(&["*"]));
     thread::sleep(Duration::from_millis(1500));
     echoes(&mut client, &mut backend);
-    let calls = scene.introspector.calls_for("1|reader") as f64;
+    let calls = env.introspector.calls_for("1|reader") as f64;
     let lives = began.elapsed().as_secs_f64();
     assert!(
         (3.0..=2.0 * lives + 2.0).contains(&calls),
         "{calls} introspections in {lives} s of a ttl of 1 s"
     );
-    scene.introspector.fail_with(Answer::message(500, "Server Error"));
+    env.introspector.fail_with(Answer::message(500, "Server Error"));
     thread::sleep(Duration::from_millis(2500));
     echoes(&mut client, &mut backend);
     echoes(&mut guest, &mut guests);
     echoes(&mut other, &mut others);
-    assert_eq!(scene.introspector.calls_for("9|unknown"), 0);
-    assert_eq!(scene.gateway.metrics().metric("tunnels_open"), 3.0);
+    assert_eq!(env.introspector.calls_for("9|unknown"), 0);
+    assert_eq!(env.gateway.metrics().metric("tunnels_open"), 3.0);
 }
 
 #[test]
 fn tunnels_of_one_token_share_an_introspection() {
-    let mut scene = Scene::new("cache: {ttl: 1s}\n");
+    let mut env = start("cache: {ttl: 1s}\n");
     let began = Instant::now();
-    let mut tunnels: Vec<_> = (0..20).map(|_| scene.tunnel("/events", Some("1|reader"))).collect();
+    let mut tunnels: Vec<_> = (0..20).map(|_| env.tunnel("/events", Some("1|reader"))).collect();
     thread::sleep(Duration::from_millis(3000));
     for (client, backend) in &mut tunnels {
         echoes(client, backend);
     }
-    let calls = scene.introspector.calls_for("1|reader") as f64;
+    let calls = env.introspector.calls_for("1|reader") as f64;
     let lives = began.elapsed().as_secs_f64();
     assert!(calls <= 2.0 * lives + 2.0, "{calls} introspections for 20 tunnels in {lives} s of a ttl of 1 s");
 }
 
 #[test]
 fn reloaded_map_decides_open_tunnels() {
-    let mut scene = Scene::new("");
-    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
-    let (mut guest, mut guests) = scene.tunnel("/open", None);
-    scene.gateway.edit("/api/v2/items: {", "/api/v2/items/{id}: {");
-    assert!(scene.gateway.reload());
+    let mut env = start("");
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    let (mut guest, mut guests) = env.tunnel("/open", None);
+    env.gateway.edit("/api/v2/items: {", "/api/v2/items/{id}: {");
+    assert!(env.gateway.reload());
     thread::sleep(Duration::from_millis(1500));
     echoes(&mut client, &mut backend);
     echoes(&mut guest, &mut guests);
-    scene.gateway.edit("/events:       {GET: items:read}", "/events:       {GET: items:create}");
-    assert!(scene.gateway.reload());
+    env.gateway.edit("/events:       {GET: items:read}", "/events:       {GET: items:create}");
+    assert!(env.gateway.reload());
     closes_within_5_s(&mut client, &mut backend, "another requirement");
     echoes(&mut guest, &mut guests);
-    scene.gateway.edit("/open:         {GET: public}", "/open:         {GET: authenticated}");
-    assert!(scene.gateway.reload());
+    env.gateway.edit("/open:         {GET: public}", "/open:         {GET: authenticated}");
+    assert!(env.gateway.reload());
     closes_within_5_s(&mut guest, &mut guests, "not public any more");
 }
 
 #[test]
 fn idle_tunnel_is_closed() {
-    let mut scene =
-        Scene::new("limits: {tunnel_idle_timeout: 800ms, idle_timeout: 300ms, body_idle_timeout: 300ms}\n");
-    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    let mut env =
+        start("limits: {tunnel_idle_timeout: 800ms, idle_timeout: 300ms, body_idle_timeout: 300ms}\n");
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
     // Either side keeps it open.
     for _ in 0..4 {
         thread::sleep(Duration::from_millis(500));
@@ -619,7 +600,7 @@ fn idle_tunnel_is_closed() {
     let took = began.elapsed().as_millis();
     assert!((750..2500).contains(&took), "{took} ms");
     assert!(backend.until_close() < Duration::from_secs(1));
-    let line = scene.line();
+    let line = env.tunnel_line();
     assert_eq!(
         (&line["reason"], &line["detail"]),
         (&"limited".into(), &"nothing came through the tunnel in time".into())
@@ -628,31 +609,31 @@ fn idle_tunnel_is_closed() {
 
 #[test]
 fn tunnel_closes_with_either_side() {
-    let mut scene = Scene::new("");
-    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
+    let mut env = start("");
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
     echoes(&mut client, &mut backend);
     drop(client);
     assert!(backend.until_close() < Duration::from_secs(2));
     drop(backend);
-    let (mut client, backend) = scene.tunnel("/events", Some("1|reader"));
+    let (mut client, backend) = env.tunnel("/events", Some("1|reader"));
     drop(backend);
     let began = Instant::now();
     assert_eq!(client.read_until_close(), b"");
     assert!(began.elapsed() < Duration::from_secs(2));
     drop(client);
     for metric in ["tunnels_open", "client_connections", "backend_connections"] {
-        scene.gateway.wait_for_metric(metric, 0.0);
+        env.gateway.wait_for_metric(metric, 0.0);
     }
-    scene.gateway.wait_for_metric("requests_total{status=\"101\",reason=\"allowed\"}", 2.0);
+    env.gateway.wait_for_metric("requests_total{status=\"101\",reason=\"allowed\"}", 2.0);
 }
 
 #[test]
 fn backpressure_of_either_side_passes_through_a_tunnel() {
     const PIECE: usize = 64 * 1024;
     const PIECES: usize = 1024;
-    let mut scene = Scene::new("");
-    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
-    let before = scene.gateway.resident_memory();
+    let mut env = start("");
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    let before = env.gateway.resident_memory();
     thread::scope(|scope| {
         scope.spawn(|| {
             for piece in 0..PIECES {
@@ -660,7 +641,7 @@ fn backpressure_of_either_side_passes_through_a_tunnel() {
             }
         });
         thread::sleep(Duration::from_millis(700));
-        let grown = scene.gateway.resident_memory().saturating_sub(before);
+        let grown = env.gateway.resident_memory().saturating_sub(before);
         assert!(grown < 2 << 20, "{grown} bytes are held for a client that does not read");
         for piece in 0..PIECES {
             let came = read_exactly(&mut client, PIECE);
@@ -678,10 +659,10 @@ fn read_exactly(client: &mut RawClient, length: usize) -> Vec<u8> {
 
 #[test]
 fn drain_keeps_tunnels_open_until_its_timeout() {
-    let mut scene = Scene::new("listen:\n  drain_timeout: 1500ms\n");
-    let (mut client, mut backend) = scene.tunnel("/events", Some("1|reader"));
-    let (gone, mut left) = scene.tunnel("/open", None);
-    scene.gateway.signal(Signal::TERM);
+    let mut env = start("listen:\n  drain_timeout: 1500ms\n");
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    let (gone, mut left) = env.tunnel("/open", None);
+    env.gateway.signal(Signal::TERM);
     let began = Instant::now();
     drop(gone);
     assert!(left.until_close() < Duration::from_secs(1));
@@ -691,39 +672,39 @@ fn drain_keeps_tunnels_open_until_its_timeout() {
         thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(client.read_until_close(), b"");
-    assert_eq!(scene.gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
+    assert_eq!(env.gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(1450) && took < Duration::from_secs(4), "{took:?}");
     let cut = |line: &String| line.contains("drain timed out") && line.contains("\"connections\":1");
-    assert!(scene.gateway.logs().iter().any(cut), "{:#?}", scene.gateway.logs());
+    assert!(env.gateway.logs().iter().any(cut), "{:#?}", env.gateway.logs());
     let ended = |line: &&String| line.contains("\"status\":101");
-    assert_eq!(scene.gateway.logs().iter().filter(ended).count(), 2);
+    assert_eq!(env.gateway.logs().iter().filter(ended).count(), 2);
 }
 
 #[test]
 fn drain_ends_with_its_last_tunnel() {
-    let mut scene = Scene::new("listen:\n  drain_timeout: 1m\n");
-    let (client, mut backend) = scene.tunnel("/events", Some("1|reader"));
-    scene.gateway.signal(Signal::TERM);
+    let mut env = start("listen:\n  drain_timeout: 1m\n");
+    let (client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    env.gateway.signal(Signal::TERM);
     thread::sleep(Duration::from_millis(300));
     drop(client);
     assert!(backend.until_close() < Duration::from_secs(1));
     drop(backend);
-    assert_eq!(scene.gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
+    assert_eq!(env.gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
 }
 
 #[test]
 fn tunnel_counts_towards_max_connections() {
-    let mut scene = Scene::new("backend:\n  max_connections: 1\n  connect_timeout: 300ms\n");
-    let (client, mut backend) = scene.tunnel("/events", Some("1|reader"));
-    assert_eq!(scene.gateway.get("/open", None).status, 503, "there is no other");
+    let mut env = start("backend:\n  max_connections: 1\n  connect_timeout: 300ms\n");
+    let (client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    assert_eq!(env.gateway.get("/open", None).status, 503, "there is no other");
     drop(client);
     backend.until_close();
     drop(backend);
-    scene.gateway.wait_for_metric("backend_connections", 0.0);
-    let mut client = scene.gateway.client();
+    env.gateway.wait_for_metric("backend_connections", 0.0);
+    let mut client = env.gateway.client();
     client.send("GET /open HTTP/1.1\r\nHost: a\r\n\r\n");
-    let (mut backend, _) = scene.backend.request();
+    let (mut backend, _) = env.backend.request();
     backend.send("HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(client.response().status, 204);
 }

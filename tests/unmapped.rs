@@ -5,41 +5,24 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{BINARY, Gateway, Introspector, RawClient, Response, Upstream, Verdict};
-
-const TOKEN: &str = "an-operator-of-16";
-const ADMIN: [(&str, &str); 1] = [("Authorization", "Bearer an-operator-of-16")];
-
-struct Setting {
-    gateway: Gateway,
-    _introspector: Introspector,
-    _upstream: Upstream,
-}
+use crate::support::{BINARY, OPERATED, OPERATOR, TestEnv, Verdict};
 
 /// A gateway in a mode, with a map of one route.
-fn setting(mode: &str) -> Setting {
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    introspector
-        .know("17|reader", Verdict::active(&["items:read"]).named("17", "warehouse \u{9b}2J\nscanner"));
-    let gateway = Gateway::builder()
-        .backend(&upstream)
-        .introspector(&introspector)
-        .yaml(&format!("mode: {mode}\nadmin:\n  token: {TOKEN}\n"))
+fn start(mode: &str) -> TestEnv {
+    let reader = Verdict::active(&["items:read"]).named("17", "warehouse \u{9b}2J\nscanner");
+    TestEnv::builder()
+        .verdict("17|reader", reader)
+        .yaml(&format!("mode: {mode}\n{OPERATED}"))
         .yaml("abilities:\n  routes:\n    /api/v2/items: {GET: items:read}\n")
-        .start();
-    Setting { gateway, _introspector: introspector, _upstream: upstream }
+        .start()
 }
 
-impl Setting {
-    fn ask(&self, path: &str, fields: &[(&str, &str)]) -> Response {
-        RawClient::connect(self.gateway.admin()).request("GET", path, fields, b"")
-    }
-
+impl TestEnv {
     /// The list, once it has counted so many requests: each counts when it has ended.
-    fn wait_for(&self, count: u64) -> Vec<Value> {
+    fn wait_for_unmapped(&self, count: u64) -> Vec<Value> {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            let listing = self.ask("/unmapped", &ADMIN).json();
+            let listing = self.operator("GET", "/unmapped", "").json();
             let rows = listing["unmapped"].as_array().unwrap().clone();
             let counted: u64 = rows.iter().map(|row| row["count"].as_u64().unwrap()).sum();
             if counted >= count {
@@ -52,7 +35,7 @@ impl Setting {
     }
 
     /// Exit code, standard output and standard error of `unmapped`.
-    fn unmapped(&self, words: &[&str]) -> (i32, String, String) {
+    fn unmapped_command(&self, words: &[&str]) -> (i32, String, String) {
         // The configuration says port 0: the command needs to know which it has become.
         let text = std::fs::read_to_string(self.gateway.directory().join("gateway.yaml")).unwrap();
         let file = self.gateway.directory().join("asked.yaml");
@@ -65,8 +48,8 @@ impl Setting {
     }
 }
 
-fn provoke(setting: &Setting) {
-    let mut client = setting.gateway.client();
+fn provoke(env: &TestEnv) {
+    let mut client = env.gateway.client();
     client.get("/api/v2/items", Some("17|reader"));
     for id in ["17", "18", "550e8400-e29b-41d4-a716-446655440000"] {
         client.get(&format!("/api/v2/variants/{id}/tags/{id}?q=secret"), Some("17|reader"));
@@ -80,9 +63,9 @@ fn provoke(setting: &Setting) {
 #[test]
 fn uncovered_requests_are_listed_with_methods_counts_and_tokens() {
     for mode in ["enforce", "shadow"] {
-        let setting = setting(mode);
-        provoke(&setting);
-        let rows = setting.wait_for(6);
+        let env = start(mode);
+        provoke(&env);
+        let rows = env.wait_for_unmapped(6);
         let told: Vec<_> = rows
             .iter()
             .map(|row| {
@@ -107,20 +90,21 @@ fn uncovered_requests_are_listed_with_methods_counts_and_tokens() {
 
 #[test]
 fn map_snippet_completes_the_map() {
-    let setting = setting("enforce");
-    provoke(&setting);
-    setting.wait_for(6);
-    let (code, snippet, stderr) = setting.unmapped(&["--format", "yaml"]);
+    let env = start("enforce");
+    provoke(&env);
+    env.wait_for_unmapped(6);
+    let (code, snippet, stderr) = env.unmapped_command(&["--format", "yaml"]);
     assert_eq!((code, &*stderr), (0, ""), "{snippet}");
     assert!(!snippet.contains(['\u{9b}', '\u{1b}']), "{snippet:?}");
-    let by_accept = setting.ask("/unmapped", &[ADMIN[0], ("Accept", "application/yaml")]);
+    let by_accept =
+        env.gateway.admin_request("GET", "/unmapped", &[OPERATOR, ("Accept", "application/yaml")], "");
     assert_eq!(by_accept.field("content-type"), Some("application/yaml"));
     assert_eq!(by_accept.text(), snippet);
     // What is pasted is valid, and denies.
-    let map = setting.gateway.directory().join("snippet.yaml");
+    let map = env.gateway.directory().join("snippet.yaml");
     std::fs::write(&map, &snippet).unwrap();
-    let text = std::fs::read_to_string(setting.gateway.directory().join("gateway.yaml")).unwrap();
-    let checked = setting.gateway.directory().join("checked.yaml");
+    let text = std::fs::read_to_string(env.gateway.directory().join("gateway.yaml")).unwrap();
+    let checked = env.gateway.directory().join("checked.yaml");
     std::fs::write(&checked, text.replace("abilities:\n", "abilities:\n  file: snippet.yaml\n")).unwrap();
     let output = Command::new(BINARY).arg("check").arg("--config").arg(&checked).output().unwrap();
     assert!(output.status.success(), "{}\n{snippet}", String::from_utf8_lossy(&output.stderr));
@@ -135,21 +119,21 @@ fn map_snippet_completes_the_map() {
     assert_eq!(routes, expected, "{snippet}");
     assert!(snippet.contains("    GET: deny # items:read\n"), "{snippet}");
     // Once the map has the routes, they are no longer listed.
-    std::fs::rename(&checked, setting.gateway.directory().join("gateway.yaml")).unwrap();
-    assert!(setting.gateway.reload());
-    let rows = setting.ask("/unmapped", &ADMIN).json()["unmapped"].clone();
+    std::fs::rename(&checked, env.gateway.directory().join("gateway.yaml")).unwrap();
+    assert!(env.gateway.reload());
+    let rows = env.operator("GET", "/unmapped", "").json()["unmapped"].clone();
     assert_eq!(rows.as_array().unwrap().len(), 1, "{rows:#}");
     assert_eq!(rows[0]["reason"], "method_not_mapped", "{rows:#}");
 }
 
 #[test]
 fn command_prints_a_table_and_json() {
-    let setting = setting("enforce");
-    let (code, stdout, stderr) = setting.unmapped(&[]);
+    let env = start("enforce");
+    let (code, stdout, stderr) = env.unmapped_command(&[]);
     assert_eq!((code, stdout.lines().count(), &*stderr), (0, 1, ""), "{stdout}");
-    provoke(&setting);
-    setting.wait_for(6);
-    let (code, stdout, _) = setting.unmapped(&[]);
+    provoke(&env);
+    env.wait_for_unmapped(6);
+    let (code, stdout, _) = env.unmapped_command(&[]);
     assert_eq!(code, 0);
     let lines: Vec<&str> = stdout.lines().collect();
     assert_eq!(lines.len(), 4, "{stdout}");
@@ -158,28 +142,28 @@ fn command_prints_a_table_and_json() {
         "{stdout}"
     );
     assert!(!stdout.contains('\u{9b}'), "{stdout:?}");
-    let (code, stdout, _) = setting.unmapped(&["--format", "json"]);
+    let (code, stdout, _) = env.unmapped_command(&["--format", "json"]);
     assert_eq!(code, 0);
     assert!(!stdout.contains('\u{9b}'), "{stdout:?}");
     let listing: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(listing, setting.ask("/unmapped?format=json", &ADMIN).json());
+    assert_eq!(listing, env.operator("GET", "/unmapped?format=json", "").json());
 }
 
 #[test]
 fn list_needs_the_admin_token() {
-    let setting = setting("enforce");
-    assert_eq!(setting.ask("/unmapped", &[]).status, 401);
-    assert_eq!(setting.ask("/unmapped?format=csv", &ADMIN).status, 400);
-    let response = RawClient::connect(setting.gateway.admin()).request("POST", "/unmapped", &ADMIN, b"");
+    let env = start("enforce");
+    assert_eq!(env.gateway.admin_request("GET", "/unmapped", &[], "").status, 401);
+    assert_eq!(env.operator("GET", "/unmapped?format=csv", "").status, 400);
+    let response = env.operator("POST", "/unmapped", "");
     assert_eq!((response.status, response.field("allow")), (405, Some("GET, HEAD")));
-    setting.ask("/unmapped", &ADMIN);
-    setting.gateway.wait_for_log(|line| line["action"] == "show unmapped requests" && line["count"] == 0);
+    env.operator("GET", "/unmapped", "");
+    env.gateway.wait_for_log(|line| line["action"] == "show unmapped requests" && line["count"] == 0);
 }
 
 #[test]
 fn flood_of_unknown_tokens_displaces_no_path_of_a_known_one() {
-    let setting = setting("enforce");
-    let mut client = setting.gateway.client();
+    let env = start("enforce");
+    let mut client = env.gateway.client();
     client.get("/api/v2/items", Some("17|reader"));
     client.get("/api/v2/parts", Some("17|reader"));
     let letters = |mut number: usize| {
@@ -199,10 +183,8 @@ fn flood_of_unknown_tokens_displaces_no_path_of_a_known_one() {
             assert_eq!(client.response().status, 401);
         }
     }
-    setting
-        .gateway
-        .wait_for_metric("requests_total{reason=\"missing_token\",route=\"unmapped\"}", PATHS as f64);
-    let response = setting.ask("/unmapped", &ADMIN);
+    env.gateway.wait_for_metric("requests_total{reason=\"missing_token\",route=\"unmapped\"}", PATHS as f64);
+    let response = env.operator("GET", "/unmapped", "");
     let listing = response.json();
     let rows = listing["unmapped"].as_array().unwrap();
     assert_eq!(rows.len(), 1000);
@@ -212,27 +194,26 @@ fn flood_of_unknown_tokens_displaces_no_path_of_a_known_one() {
 
 #[test]
 fn refused_preflight_counts_as_its_requested_method() {
-    let setting = setting("enforce");
+    let env = start("enforce");
     for method in ["PUT", "PURGE"] {
         let fields = [("Origin", "https://shop.example"), ("Access-Control-Request-Method", method)];
-        let response = setting.gateway.client().request("OPTIONS", "/api/v2/parts", &fields, b"");
+        let response = env.gateway.client().request("OPTIONS", "/api/v2/parts", &fields, b"");
         assert_eq!(response.status, 403);
-        let line = setting
-            .gateway
-            .wait_for_log(|line| line["request_id"].as_str() == response.field("x-request-id"));
+        let line =
+            env.gateway.wait_for_log(|line| line["request_id"].as_str() == response.field("x-request-id"));
         assert_eq!((&line["reason"], &line["path"]), (&"unmapped".into(), &"/api/v2/parts".into()), "{line}");
     }
-    let rows = setting.wait_for(1);
+    let rows = env.wait_for_unmapped(1);
     assert_eq!(rows[0]["methods"], json!({"PUT": 1}));
 }
 
 #[test]
 fn forwarded_preflight_is_not_listed_as_unmapped() {
-    let setting = setting("shadow");
+    let env = start("shadow");
     let fields = [("Origin", "https://shop.example"), ("Access-Control-Request-Method", "PUT")];
-    let mut client = setting.gateway.client();
+    let mut client = env.gateway.client();
     assert_eq!(client.request("OPTIONS", "/api/v2/parts", &fields, b"").status, 200);
     client.request("PUT", "/api/v2/parts", &[("Authorization", "Bearer 17|reader")], b"");
-    let rows = setting.wait_for(1);
+    let rows = env.wait_for_unmapped(1);
     assert_eq!(rows[0]["methods"], json!({"PUT": 1}));
 }

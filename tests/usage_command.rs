@@ -6,7 +6,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{BINARY, Gateway, Introspector, PATIENCE, RawClient, Response, Upstream, Verdict};
+use crate::support::{BINARY, OPERATED, OPERATOR, PATIENCE, Response, TestEnv, Verdict};
 
 /// A directory with reports in it.
 struct Reports(tempfile::TempDir);
@@ -220,50 +220,37 @@ fn added_report_of_another_period_is_a_warning() {
 }
 
 /// A gateway with a ledger, one request allowed and one denied; and its configuration, as `usage` reads it.
-struct Running {
-    gateway: Gateway,
-    _upstream: Upstream,
-    _introspector: Introspector,
+fn start(reports: &Reports) -> TestEnv {
+    let scanner = Verdict::active(&["items:read", "rents:read"]).named("17", "<b>scanner</b>");
+    let path = reports.0.path().join("usage.redb");
+    let env = TestEnv::builder()
+        .verdict("17|secret", scanner)
+        .yaml(OPERATED)
+        .yaml(&format!("usage:\n  path: {}\n  findings: {{least_age: 0s}}\n", path.display()))
+        .start();
+    assert_eq!(env.status("/api/v2/items", "17|secret"), 200);
+    assert_eq!(env.status("/wp-login.php", "17|secret"), 403);
+    let admin = env.gateway.admin();
+    let yaml = format!(
+        "admin: {{address: '{admin}', token: an-operators-token}}\nusage: {{path: {}, findings: {{least_age: 0s}}}}\n\
+         backend: {{tls: {{certificate: /nowhere}}}}\nabilities: bad edit\n",
+        path.display()
+    );
+    reports.write("gateway.yaml", &yaml);
+    reports.write("other.yaml", &yaml.replace("an-operators-token", "another-admin-token"));
+    reports.write("tokenless.yaml", &yaml.replace(", token: an-operators-token", ""));
+    reports.write("without.yaml", &format!("admin: {{address: '{admin}', token: an-operators-token}}\n"));
+    env
 }
 
-impl Running {
-    fn start(reports: &Reports) -> Self {
-        let upstream = Upstream::start();
-        let introspector = Introspector::start();
-        introspector
-            .know("17|secret", Verdict::active(&["items:read", "rents:read"]).named("17", "<b>scanner</b>"));
-        let path = reports.0.path().join("usage.redb");
-        let gateway = Gateway::builder()
-            .backend(&upstream)
-            .introspector(&introspector)
-            .yaml("admin:\n  token: an-operators-token\n")
-            .yaml(&format!("usage:\n  path: {}\n  findings: {{least_age: 0s}}\n", path.display()))
-            .start();
-        assert_eq!(gateway.get("/api/v2/items", Some("17|secret")).status, 200);
-        assert_eq!(gateway.get("/wp-login.php", Some("17|secret")).status, 403);
-        let admin = gateway.admin();
-        let yaml = format!(
-            "admin: {{address: '{admin}', token: an-operators-token}}\nusage: {{path: {}, findings: {{least_age: 0s}}}}\n\
-             backend: {{tls: {{certificate: /nowhere}}}}\nabilities: bad edit\n",
-            path.display()
-        );
-        reports.write("gateway.yaml", &yaml);
-        reports.write("other.yaml", &yaml.replace("an-operators-token", "another-admin-token"));
-        reports.write("tokenless.yaml", &yaml.replace(", token: an-operators-token", ""));
-        reports.write("without.yaml", &format!("admin: {{address: '{admin}', token: an-operators-token}}\n"));
-        Self { gateway, _upstream: upstream, _introspector: introspector }
-    }
-
-    fn get(&self, query: &str, accept: &str) -> Response {
-        let fields = [("Authorization", "Bearer an-operators-token"), ("Accept", accept)];
-        RawClient::connect(self.gateway.admin()).request("GET", &format!("/usage{query}"), &fields, b"")
-    }
+fn get(env: &TestEnv, query: &str, accept: &str) -> Response {
+    env.gateway.admin_request("GET", &format!("/usage{query}"), &[OPERATOR, ("Accept", accept)], "")
 }
 
 #[test]
 fn usage_reads_the_running_gateway_or_its_ledger() {
     let reports = Reports::new();
-    let mut running = Running::start(&reports);
+    let mut env = start(&reports);
     let words = ["--config", "gateway.yaml", "--format", "json"];
     let told: Value = serde_json::from_str(&reports.prints(&words)).unwrap();
     assert_eq!(told["tokens"][0]["id"], "17");
@@ -287,8 +274,8 @@ fn usage_reads_the_running_gateway_or_its_ledger() {
     let (code, _, stderr) = reports.usage(&[&words[..], &["--add", "own.json"]].concat());
     assert!(code == 0 && stderr.starts_with("warning: own.json: skipped"), "{stderr}");
 
-    running.gateway.signal(Signal::TERM);
-    assert!(running.gateway.wait_exit(PATIENCE).success());
+    env.gateway.signal(Signal::TERM);
+    assert!(env.gateway.wait_exit(PATIENCE).success());
     let afterwards: Value = serde_json::from_str(&reports.prints(&words)).unwrap();
     assert_eq!(afterwards, told);
     let (code, _, stderr) = reports.usage(&[&words[..], &["--token", "9"]].concat());
@@ -301,7 +288,7 @@ fn usage_reads_the_running_gateway_or_its_ledger() {
 #[test]
 fn usage_page_may_load_nothing() {
     let reports = Reports::new();
-    let running = Running::start(&reports);
+    let env = start(&reports);
     let html = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
     for (query, status, expected) in [
         ("", 200, "<h1>Token usage</h1>"),
@@ -311,7 +298,7 @@ fn usage_page_may_load_nothing() {
         ("?since=soon", 400, "`since` must be a number of days"),
         ("?token=17%7Csecret", 400, "That is a token"),
     ] {
-        let answer = running.get(query, html);
+        let answer = get(&env, query, html);
         assert_eq!(answer.status, status, "{query}");
         let page = answer.text();
         assert!(
@@ -331,10 +318,10 @@ fn usage_page_may_load_nothing() {
         ] {
             assert_eq!(answer.field(name), Some(value), "{query}: {name}");
         }
-        let answer = running.get(query, "*/*");
+        let answer = get(&env, query, "*/*");
         assert_eq!(answer.field("content-type"), Some("application/json"), "{query}");
         assert_eq!(answer.field("vary"), Some("accept"));
         assert!(answer.json().is_object());
     }
-    assert!(running.get("?token=17", html).text().contains("&lt;b&gt;scanner&lt;/b&gt;"));
+    assert!(get(&env, "?token=17", html).text().contains("&lt;b&gt;scanner&lt;/b&gt;"));
 }

@@ -1,8 +1,9 @@
 //! What there is to do about tokens, told by the real binary after requests of the kind.
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Gateway, Introspector, RawClient, Upstream, Verdict};
+use crate::support::{Gateway, Introspector, OPERATED, PATIENCE, RawClient, TestEnv, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
 const NEVER: &str = "2999-01-01T00:00:00Z";
@@ -73,26 +74,19 @@ fn configured_rules_find_what_tokens_did() {
     know("4", "warehouse-scanner-prod", &["items:read"], None);
     know("5", "Scanner-canary", &["items:read"], Some(NEVER));
     know("11", "scanner-canary", &["items:read"], Some(NEVER));
-    let directory = tempfile::tempdir().unwrap();
-    let upstream = Upstream::start();
-    let start = |findings: &str| {
-        let path = directory.path().join("usage.redb");
-        Gateway::builder()
-            .backend(&upstream)
-            .introspector(&introspector)
-            .yaml("listen:\n  trusted_proxies: [127.0.0.0/8]\n")
-            .yaml("admin:\n  token: an-operators-token\n")
-            .yaml(&format!("usage:\n  path: {}\n{findings}", path.display()))
-            .start()
-    };
-
-    let gateway = start("  findings: {least_age: 0s}\n");
+    let builder = TestEnv::builder()
+        .introspector(introspector)
+        .yaml("listen:\n  trusted_proxies: [127.0.0.0/8]\n")
+        .yaml(OPERATED)
+        .yaml("usage:\n  path: usage.redb\n  findings: {least_age: 0s}\n");
+    let mut env = builder.start();
+    let gateway = &mut env.gateway;
     for id in ["1", "2", "3", "4", "5", "11"] {
-        send(&gateway, &format!("{id}|secret"), &[READ; 9]);
+        send(gateway, &format!("{id}|secret"), &[READ; 9]);
     }
-    send(&gateway, "6|secret", &[READ, ("GET", ITEMS, "http")]);
-    send(&gateway, "7|secret", &[READ, PATCH, PATCH, PATCH, PATCH, PATCH]);
-    send(&gateway, "8|secret", &[READ; 10]);
+    send(gateway, "6|secret", &[READ, ("GET", ITEMS, "http")]);
+    send(gateway, "7|secret", &[READ, PATCH, PATCH, PATCH, PATCH, PATCH]);
+    send(gateway, "8|secret", &[READ; 10]);
     let probing = [
         READ,
         ("POST", ITEMS, "https"),
@@ -101,11 +95,11 @@ fn configured_rules_find_what_tokens_did() {
         ("POST", "/api/v2/exports", "https"),
         ("GET", "/api/v2/reports/2026", "https"),
     ];
-    send(&gateway, "9|secret", &probing);
+    send(gateway, "9|secret", &probing);
     // Either of `any` would do, so that one is too much.
-    send(&gateway, "10|secret", &[("GET", "/api/v2/reports/2026", "https")]);
+    send(gateway, "10|secret", &[("GET", "/api/v2/reports/2026", "https")]);
     assert_eq!(
-        findings(&gateway),
+        findings(gateway),
         [
             "high repeated_denials 9 items:create,items:delete,items:read,kiosk:scan,rents:read",
             "high plain_http 6 ",
@@ -119,11 +113,16 @@ fn configured_rules_find_what_tokens_did() {
             "low naming 11 ",
         ]
     );
-    drop(gateway);
-
+    let mut restart_with = |from: &str, to: &str| {
+        gateway.signal(Signal::TERM);
+        gateway.wait_exit(PATIENCE);
+        gateway.edit(from, to);
+        gateway.restart();
+        findings(gateway)
+    };
     let rules = "  findings: {addresses: 11, denials: 6, least_age: 0s, environments: [canary]}\n";
     assert_eq!(
-        findings(&start(rules)),
+        restart_with("  findings: {least_age: 0s}\n", rules),
         [
             "high repeated_denials 9 items:create,items:delete,items:read,kiosk:scan,rents:read",
             "high plain_http 6 ",
@@ -135,5 +134,5 @@ fn configured_rules_find_what_tokens_did() {
         ],
         "the same ledger by other rules"
     );
-    assert_eq!(findings(&start("")), [] as [&str; 0], "by default no token of today is judged");
+    assert_eq!(restart_with(rules, ""), [] as [&str; 0], "by default no token of today is judged");
 }

@@ -5,16 +5,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use crate::support::{Answer, Gateway, Introspector, Upstream, Verdict};
+use crate::support::{Answer, Introspector, TestEnv, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
 
-/// A gateway, its upstream and its introspector, which knows `1|reader`.
-fn setting(yaml: &str) -> (Gateway, Upstream, Introspector) {
-    let upstream = Upstream::start();
-    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).yaml(yaml).start();
-    (gateway, upstream, introspector)
+/// An environment whose introspector knows `1|reader`.
+fn start(yaml: &str) -> TestEnv {
+    TestEnv::builder().token("1|reader", &["items:read"]).yaml(yaml).start()
 }
 
 fn seconds_from_now(seconds: u64) -> u64 {
@@ -23,7 +20,7 @@ fn seconds_from_now(seconds: u64) -> u64 {
 
 #[test]
 fn thousand_first_requests_cause_one_introspection() {
-    let (gateway, upstream, introspector) = setting("");
+    let TestEnv { gateway, backend, introspector } = start("");
     introspector.delay(Duration::from_millis(300));
     thread::scope(|scope| {
         for _ in 0..1000 {
@@ -31,12 +28,12 @@ fn thousand_first_requests_cause_one_introspection() {
         }
     });
     assert_eq!(introspector.calls(), 1);
-    assert_eq!(upstream.requests().len(), 1000);
+    assert_eq!(backend.requests().len(), 1000);
 }
 
 #[test]
 fn client_disconnect_does_not_cancel_a_shared_introspection() {
-    let (gateway, _upstream, introspector) = setting("");
+    let TestEnv { gateway, backend: _backend, introspector } = start("");
     introspector.delay(Duration::from_millis(300));
     thread::scope(|scope| {
         let mut first = gateway.client();
@@ -52,7 +49,7 @@ fn client_disconnect_does_not_cancel_a_shared_introspection() {
 
 #[test]
 fn token_is_rejected_after_its_expiry() {
-    let (gateway, upstream, introspector) = setting("");
+    let TestEnv { gateway, backend, introspector } = start("");
     let expiry = seconds_from_now(2);
     introspector.know("2|brief", Verdict::active(&["items:read"]).expiring(expiry));
     assert_eq!(gateway.get(ITEMS, Some("2|brief")).status, 200);
@@ -60,15 +57,15 @@ fn token_is_rejected_after_its_expiry() {
     while seconds_from_now(0) < expiry {
         client.get(ITEMS, Some("2|brief"));
     }
-    upstream.forget_requests();
+    backend.forget_requests();
     assert_eq!(client.get(ITEMS, Some("2|brief")).status, 401);
-    assert_eq!(upstream.requests().len(), 0);
+    assert_eq!(backend.requests().len(), 0);
     assert!(gateway.metrics().metric("requests_total{reason=\"expired_token\"}") >= 1.0);
 }
 
 #[test]
 fn inactive_tokens_are_cached_and_evict_no_active_one() {
-    let (gateway, upstream, introspector) = setting("cache: {max_tokens: 100, negative_ttl: 60s}");
+    let TestEnv { gateway, backend, introspector } = start("cache: {max_tokens: 100, negative_ttl: 60s}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     let mut client = gateway.client();
     for number in 0..1000 {
@@ -79,12 +76,12 @@ fn inactive_tokens_are_cached_and_evict_no_active_one() {
         assert_eq!(client.get(ITEMS, Some("1|reader")).status, 200);
     }
     assert_eq!((introspector.calls_for("999|unknown"), introspector.calls_for("1|reader")), (1, 1));
-    assert_eq!(upstream.requests().len(), 11);
+    assert_eq!(backend.requests().len(), 11);
 }
 
 #[test]
 fn concurrent_introspections_are_limited() {
-    let (gateway, _upstream, introspector) = setting("introspection:\n  max_concurrent: 4\n");
+    let TestEnv { gateway, backend: _backend, introspector } = start("introspection:\n  max_concurrent: 4\n");
     introspector.delay(Duration::from_millis(20));
     thread::scope(|scope| {
         for number in 0..40 {
@@ -102,7 +99,7 @@ fn concurrent_introspections_are_limited() {
 
 #[test]
 fn verdict_is_introspected_again_after_its_ttl() {
-    let (gateway, _upstream, introspector) = setting("cache: {ttl: 100ms}");
+    let TestEnv { gateway, backend: _backend, introspector } = start("cache: {ttl: 100ms}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.forget("1|reader");
     thread::sleep(Duration::from_millis(150));
@@ -111,7 +108,8 @@ fn verdict_is_introspected_again_after_its_ttl() {
 
 #[test]
 fn stale_if_error_serves_cached_tokens_only_and_within_its_duration() {
-    let (gateway, _upstream, introspector) = setting("cache: {ttl: 50ms, stale_if_error: 600ms}");
+    let TestEnv { gateway, backend: _backend, introspector } =
+        start("cache: {ttl: 50ms, stale_if_error: 600ms}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.fail_with(Answer::message(500, "Server Error"));
     thread::sleep(Duration::from_millis(100));
@@ -126,7 +124,7 @@ fn stale_if_error_serves_cached_tokens_only_and_within_its_duration() {
 
 #[test]
 fn introspector_outage_is_503_until_it_recovers() {
-    let (gateway, upstream, mut introspector) = setting("cache: {ttl: 50ms}");
+    let TestEnv { gateway, backend, mut introspector } = start("cache: {ttl: 50ms}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.stop();
     thread::sleep(Duration::from_millis(100));
@@ -135,7 +133,7 @@ fn introspector_outage_is_503_until_it_recovers() {
         assert_eq!(answer.status, 503, "{token}");
         assert!(answer.field("Retry-After").is_some());
     }
-    assert_eq!(upstream.requests().len(), 1);
+    assert_eq!(backend.requests().len(), 1);
     introspector.resume();
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     assert_eq!(gateway.get(ITEMS, Some("2|unknown")).status, 401);
@@ -143,7 +141,8 @@ fn introspector_outage_is_503_until_it_recovers() {
 
 #[test]
 fn stale_verdicts_are_counted_and_the_introspector_probed_once_a_second() {
-    let (gateway, _upstream, introspector) = setting("cache: {ttl: 50ms, stale_if_error: 1h}");
+    let TestEnv { gateway, backend: _backend, introspector } =
+        start("cache: {ttl: 50ms, stale_if_error: 1h}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.fail_with(Answer::message(500, "Server Error"));
     thread::sleep(Duration::from_millis(100));
@@ -163,7 +162,7 @@ fn stale_verdicts_are_counted_and_the_introspector_probed_once_a_second() {
 
 #[test]
 fn steady_traffic_never_waits_for_a_refresh() {
-    let (gateway, _upstream, introspector) = setting("cache: {ttl: 2s}");
+    let TestEnv { gateway, backend: _backend, introspector } = start("cache: {ttl: 2s}");
     let mut client = gateway.client();
     assert_eq!(client.get(ITEMS, Some("1|reader")).status, 200);
     introspector.delay(Duration::from_millis(100));
@@ -181,7 +180,7 @@ fn steady_traffic_never_waits_for_a_refresh() {
 #[test]
 fn flood_of_unknown_tokens_leaves_a_quarter_of_introspections_to_known_ones() {
     let yaml = "introspection:\n  max_concurrent: 8\n  timeout: 10s\ncache: {ttl: 50ms}\n";
-    let (gateway, _upstream, introspector) = setting(yaml);
+    let TestEnv { gateway, backend: _backend, introspector } = start(yaml);
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.delay(Duration::from_millis(300));
     thread::scope(|scope| {
@@ -201,8 +200,8 @@ fn flood_of_unknown_tokens_leaves_a_quarter_of_introspections_to_known_ones() {
 
 #[test]
 fn backend_401_evicts_the_verdict_once_per_negative_ttl() {
-    let (gateway, upstream, introspector) = setting("cache: {negative_ttl: 60s}");
-    upstream.answer(|_| Answer::message(401, "Unauthenticated."));
+    let TestEnv { gateway, backend, introspector } = start("cache: {negative_ttl: 60s}");
+    backend.answer(|_| Answer::message(401, "Unauthenticated."));
     for _ in 0..5 {
         assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 401);
     }
@@ -211,7 +210,7 @@ fn backend_401_evicts_the_verdict_once_per_negative_ttl() {
 
 #[test]
 fn denial_by_an_old_verdict_is_introspected_again() {
-    let (gateway, upstream, introspector) = setting("cache: {negative_ttl: 500ms}");
+    let TestEnv { gateway, backend, introspector } = start("cache: {negative_ttl: 500ms}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
     introspector.know("1|reader", Verdict::active(&["items:read", "items:create"]));
     let create = || {
@@ -221,31 +220,29 @@ fn denial_by_an_old_verdict_is_introspected_again() {
     assert_eq!(create(), 403, "the verdict is younger than negative_ttl");
     thread::sleep(Duration::from_millis(550));
     assert_eq!(create(), 200);
-    assert_eq!((introspector.calls(), upstream.requests().len()), (2, 2));
+    assert_eq!((introspector.calls(), backend.requests().len()), (2, 2));
 }
 
 #[test]
 fn rfc_7662_introspection_works() {
-    let upstream = Upstream::start();
+    let verdict = Verdict::active(&["items:read", "rents:read"]).expiring(seconds_from_now(60));
     let introspector = Introspector::start_rfc7662("gateway", "s3cret");
-    introspector
-        .know("1|a+b/c=", Verdict::active(&["items:read", "rents:read"]).expiring(seconds_from_now(60)));
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).start();
-    assert_eq!(gateway.get(ITEMS, Some("1|a+b/c=")).status, 200);
+    let env = TestEnv::builder().introspector(introspector).verdict("1|a+b/c=", verdict).start();
+    assert_eq!(env.gateway.get(ITEMS, Some("1|a+b/c=")).status, 200);
     assert_eq!(
-        gateway
+        env.gateway
             .client()
             .request("POST", "/api/v2/exports", &[("Authorization", "bearer 1|a+b/c=")], b"")
             .status,
         200
     );
-    assert_eq!(gateway.get(ITEMS, Some("2|unknown")).status, 401);
-    assert_eq!(introspector.calls(), 2);
+    assert_eq!(env.gateway.get(ITEMS, Some("2|unknown")).status, 401);
+    assert_eq!(env.introspector.calls(), 2);
 }
 
 #[test]
 fn token_that_expires_in_the_year_9999_is_served() {
-    let (gateway, _upstream, introspector) = setting("");
+    let TestEnv { gateway, backend: _backend, introspector } = start("");
     for (number, expiry) in [
         json!("9999-12-31T23:59:59Z"),
         json!("9999-12-31T23:59:59.000000Z"),
@@ -265,27 +262,27 @@ fn token_that_expires_in_the_year_9999_is_served() {
 
 #[test]
 fn abilities_are_the_values_of_an_object_and_json_strings_are_logged() {
-    let (gateway, upstream, introspector) = setting("");
+    let TestEnv { gateway, backend, introspector } = start("");
     let answers = |abilities: serde_json::Value| {
         let data = json!({"data": {"id": 5, "name": "holes", "abilities": abilities, "expires_at": null}});
         Verdict::Answer(Answer::json(200, &data))
     };
     introspector.know("5|holes", answers(json!({"0": "kiosk:scan", "2": "items:read"})));
     assert_eq!(gateway.get(ITEMS, Some("5|holes")).status, 200);
-    assert_eq!(upstream.requests().len(), 1);
+    assert_eq!(backend.requests().len(), 1);
     introspector.know("6|encoded", answers(json!("[\"items:read\"]")));
     assert_eq!(gateway.get(ITEMS, Some("6|encoded")).status, 503);
     let line = gateway.wait_for_log(|line| line["message"] == "introspection gave no verdict");
     assert!(line["error"].as_str().unwrap().contains("are JSON inside a string"), "{line}");
-    assert_eq!(upstream.requests().len(), 1);
+    assert_eq!(backend.requests().len(), 1);
 }
 
 #[test]
 fn introspected_name_over_its_limit_is_no_verdict_and_logged() {
-    let (gateway, upstream, introspector) = setting("");
+    let TestEnv { gateway, backend, introspector } = start("");
     introspector.know("7|long", Verdict::active(&["items:read"]).named(7, &"n".repeat(60_000)));
     assert_eq!(gateway.get(ITEMS, Some("7|long")).status, 503);
     let line = gateway.wait_for_log(|line| line["message"] == "introspection gave no verdict");
     assert!(line["error"].as_str().unwrap().contains("the token's name"), "{line}");
-    assert_eq!(upstream.requests().len(), 0);
+    assert_eq!(backend.requests().len(), 0);
 }

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use super::framing::{chunks, hidden};
-use super::{ArrivesThenRefused, Case, READER, RefusedAndClosed, Scene, USER, WRITER, bare, by, case};
+use super::{
+    ArrivesThenRefused, Case, READER, RefusedAndClosed, USER, WRITER, bare, by, case, start, target,
+};
 use crate::support::Authority;
 
 const BAD: super::Outcome = RefusedAndClosed(400);
@@ -304,19 +306,19 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn ambiguous_heads_are_rejected() {
-    Scene::new("").suffers(&heads());
+    start("").suffers(&heads());
 }
 
 #[test]
 fn ambiguous_lengths_are_rejected() {
-    Scene::new("").suffers(&lengths());
+    start("").suffers(&lengths());
 }
 
 #[test]
 fn ambiguous_targets_and_sequences_are_rejected() {
     let mut cases = targets();
     cases.extend(sequences());
-    Scene::new("").suffers(&cases);
+    start("").suffers(&cases);
 }
 
 /// Records of TLS come and go beneath the scanner.
@@ -324,5 +326,5 @@ fn ambiguous_targets_and_sequences_are_rejected() {
 fn ambiguous_sequences_are_rejected_over_tls() {
     let authority = Arc::new(Authority::new());
     let cases: Vec<Case> = [sequences(), chunks()].into_iter().flatten().collect();
-    Scene::with(|builder| builder.tls(&authority)).suffers(&cases);
+    target(|builder| builder.tls(&authority)).suffers(&cases);
 }

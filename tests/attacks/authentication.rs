@@ -1,6 +1,6 @@
 //! Credentials in every shape, and where there are none.
 
-use super::{Arrives, Case, NOBODY, Outcome, PAST, READER, Refused, Scene, UNKNOWN, USER, bare, case};
+use super::{Arrives, Case, NOBODY, Outcome, PAST, READER, Refused, UNKNOWN, USER, bare, case, start};
 
 /// Name, Authorization lines, outcome of `GET /api/v2/items`.
 const LINES: [(&str, &str, Outcome); 49] = [
@@ -131,10 +131,10 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn attacks_on_authentication_fail() {
-    let scene = Scene::new("");
-    scene.suffers(&cases());
+    let env = start("");
+    env.suffers(&cases());
     // What is no token is nobody's business but ours.
-    for request in scene.introspector.requests() {
+    for request in env.introspector.requests() {
         let token = request.bearer().expect("a bearer token");
         assert!(token.len() <= 1024 && !token.contains([',', ' ', '\t']), "asked about {token:?}");
     }

@@ -6,9 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use super::{READER, Scene, WRITER, by, judge::EVIL};
+use super::{READER, WRITER, by, judge::EVIL, start};
 use crate::support::client::is_close;
-use crate::support::{Answer, Gateway, Introspector, PATIENCE, RawClient, Response, echo};
+use crate::support::{Answer, Gateway, Introspector, PATIENCE, RawClient, Response, TestEnv, echo};
 
 /// What the client is to see.
 #[derive(Clone, Copy, Debug)]
@@ -150,23 +150,23 @@ pub(super) fn answers() -> impl Iterator<Item = (&'static str, &'static str, &'s
 
 #[test]
 fn malformed_responses_of_the_backend_are_502() {
-    let scene = Scene::new("");
+    let env = start("");
     for (name, method, bytes, then, seen) in answers() {
         let context = format!("`{name}`: {}", bytes.escape_debug());
-        scene.upstream.answer(move |request| {
+        env.backend.answer(move |request| {
             if !request.target.contains("attack") {
                 return echo(request);
             }
             let answer = Answer::raw(bytes);
             if matches!(then, Closes) { answer.then_close() } else { answer }
         });
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         client.send(by(READER, &format!("{method} /api/v2/items?attack"), ""));
         let response = client.try_response(method == "HEAD");
         assert_seen(seen, response, method, &context);
-        others_get_their_own(&scene, &mut client, &context);
+        others_get_their_own(&env, &mut client, &context);
     }
-    scene.gateway.wait_for_log(|line| line["message"] == "request");
+    env.gateway.wait_for_log(|line| line["message"] == "request");
 }
 
 fn assert_seen(seen: Seen, response: std::io::Result<Response>, method: &str, context: &str) {
@@ -199,12 +199,12 @@ fn assert_seen(seen: Seen, response: std::io::Result<Response>, method: &str, co
 }
 
 /// What was too much is nobody's answer, on this connection as on others.
-fn others_get_their_own(scene: &Scene, client: &mut RawClient, context: &str) {
-    let attacked = scene.upstream.requests().last().map(|request| request.connection);
+fn others_get_their_own(env: &TestEnv, client: &mut RawClient, context: &str) {
+    let attacked = env.backend.requests().last().map(|request| request.connection);
     for number in 0..3 {
         let target = format!("/api/v2/items?own={number}");
         let asked = by(READER, &format!("GET {target}"), "");
-        let mut other = scene.gateway.client();
+        let mut other = env.gateway.client();
         let first = client.try_send(&asked).and_then(|()| client.try_response(false));
         other.send(&asked);
         for response in first.into_iter().chain([other.response()]) {
@@ -214,7 +214,7 @@ fn others_get_their_own(scene: &Scene, client: &mut RawClient, context: &str) {
     }
     // What is `evil` at the end of an answer is too much of it.
     if context.ends_with(EVIL) {
-        let requests = scene.upstream.requests();
+        let requests = env.backend.requests();
         let since = &requests[requests.len() - 6..];
         let over_it = since.iter().filter(|request| Some(request.connection) == attacked).count();
         assert_eq!(over_it, 0, "the connection was kept after {context}");
@@ -223,7 +223,7 @@ fn others_get_their_own(scene: &Scene, client: &mut RawClient, context: &str) {
 
 #[test]
 fn oversized_responses_of_the_backend_are_502() {
-    let scene = Scene::new("");
+    let env = start("");
     let many: String = (0..1000).map(|number| format!("X-{number}: x\r\n")).collect();
     for head in [
         format!("X-Large: {}\r\n", "x".repeat(2 << 20)),
@@ -233,33 +233,33 @@ fn oversized_responses_of_the_backend_are_502() {
     ] {
         let context = format!("{}… of {}", &head[..20], head.len());
         let bytes = format!("HTTP/1.1 200 OK\r\n{head}Content-Length: 4\r\n\r\nbody");
-        scene.upstream.answer(move |request| match request.target.contains("attack") {
+        env.backend.answer(move |request| match request.target.contains("attack") {
             true => Answer::raw(bytes.clone()),
             false => echo(request),
         });
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         client.send(by(READER, "GET /api/v2/items?attack", ""));
         super::assert_refused(&client.response(), 502, &context);
-        others_get_their_own(&scene, &mut client, &context);
+        others_get_their_own(&env, &mut client, &context);
     }
 }
 
 #[test]
 fn unsolicited_response_of_the_backend_reaches_no_client() {
-    let scene = Scene::new("");
+    let env = start("");
     let late = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
-    scene.upstream.answer(move |request| match request.target.contains("attack") {
+    env.backend.answer(move |request| match request.target.contains("attack") {
         true => Answer::raw(format!("{late}body"))
             .then_wait(Duration::from_millis(50))
             .then(format!("{late}evil")),
         false => echo(request),
     });
     for _ in 0..5 {
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         client.send(by(READER, "GET /api/v2/items?attack", ""));
         assert_eq!(client.response().text(), "body");
         thread::sleep(Duration::from_millis(100));
-        others_get_their_own(&scene, &mut client, "an answer nobody asked for: evil");
+        others_get_their_own(&env, &mut client, "an answer nobody asked for: evil");
     }
 }
 
@@ -318,23 +318,23 @@ fn read_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
 
 #[test]
 fn more_than_100_interim_responses_are_502() {
-    let scene = Scene::new("backend:\n  timeout: 5s\n");
+    let env = start("backend:\n  timeout: 5s\n");
     let one = "HTTP/1.1 103 Early Hints\r\nLink: </evil>; rel=preload\r\n\r\n";
     let last = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
     for (number, status) in [(100, 200), (101, 502), (100_000, 502)] {
         let many = one.repeat(number) + last;
-        scene.upstream.answer(move |request| match request.target.contains("attack") {
+        env.backend.answer(move |request| match request.target.contains("attack") {
             true => Answer::raw(many.clone()),
             false => echo(request),
         });
-        let before = scene.gateway.resident_memory();
+        let before = env.gateway.resident_memory();
         let began = std::time::Instant::now();
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         client.send(by(READER, "GET /api/v2/items?attack", ""));
         assert_eq!(client.response().status, status, "{number}");
         assert!(began.elapsed() < Duration::from_secs(3), "{number}: {:?}", began.elapsed());
-        let grown = scene.gateway.resident_memory().saturating_sub(before);
+        let grown = env.gateway.resident_memory().saturating_sub(before);
         assert!(grown < 8 << 20, "{grown} bytes are held for {number} interim responses");
-        others_get_their_own(&scene, &mut client, "interim responses without end");
+        others_get_their_own(&env, &mut client, "interim responses without end");
     }
 }

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use super::{NOBODY, PAST, READER, Scene, UNKNOWN, USER, WRITER};
+use super::{NOBODY, PAST, READER, UNKNOWN, USER, WRITER, start};
 use crate::support::{Answer, Verdict, echo};
 
 /// A step of an attack.
@@ -184,8 +184,8 @@ fn cached_verdict_serves_neither_another_token_nor_a_revoked_one() {
 }
 
 fn suffer(name: &str, steps: &[Step]) {
-    let scene = Scene::new(CACHE);
-    let mut client = scene.gateway.client();
+    let env = start(CACHE);
+    let mut client = env.gateway.client();
     let mut expected: Vec<String> = vec![];
     let mut backend = 0;
     for (number, step) in steps.iter().enumerate() {
@@ -199,21 +199,21 @@ fn suffer(name: &str, steps: &[Step]) {
                     expected.push(request.to_owned());
                 }
             }
-            Grant(token, abilities) => scene.introspector.know(token, Verdict::active(abilities)),
+            Grant(token, abilities) => env.introspector.know(token, Verdict::active(abilities)),
             GrantFor(token, milliseconds) => {
                 let at = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(milliseconds);
                 let verdict = Verdict::active(&["items:read"]).expiring(at.to_string());
-                scene.introspector.know(token, verdict);
+                env.introspector.know(token, verdict);
             }
-            Revoke(token) => scene.introspector.forget(token),
-            Asked(token, calls) => assert_eq!(scene.introspector.calls_for(token), calls, "{context}"),
+            Revoke(token) => env.introspector.forget(token),
+            Asked(token, calls) => assert_eq!(env.introspector.calls_for(token), calls, "{context}"),
             Outage(status) => {
-                scene.introspector.fail_with(Answer::with(status, &[("Location", "/login")], "{}"));
+                env.introspector.fail_with(Answer::with(status, &[("Location", "/login")], "{}"));
             }
-            Recovery => scene.introspector.recover(),
+            Recovery => env.introspector.recover(),
             Backend(status) => {
                 backend = status;
-                scene.upstream.answer(move |request| match status {
+                env.backend.answer(move |request| match status {
                     0 => echo(request),
                     status => Answer::message(status, "The backend's own."),
                 });
@@ -222,9 +222,9 @@ fn suffer(name: &str, steps: &[Step]) {
         }
     }
     let arrived: Vec<_> =
-        scene.upstream.requests().iter().map(|it| format!("{} {}", it.method, it.target)).collect();
+        env.backend.requests().iter().map(|it| format!("{} {}", it.method, it.target)).collect();
     assert_eq!(arrived, expected, "`{name}`");
-    for line in scene.gateway.logs() {
+    for line in env.gateway.logs() {
         assert!(!line.contains(super::PART_OF_EVERY_TOKEN), "a token in the log: {line}");
     }
 }

@@ -1,7 +1,7 @@
 //! Header fields that are to mean something behind the gateway. What is `evil` must not arrive, whatever it is
 //! called; the judge looks for it.
 
-use super::{Arrives, Case, READER, Refused, Scene, WRITER, bare, by, case};
+use super::{Arrives, Case, READER, Refused, WRITER, bare, by, case, start};
 
 /// Name and lines of a request that is served, and of which no `evil` arrives.
 const STRIPPED: [(&str, &str); 67] = [
@@ -222,7 +222,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn attacks_by_header_fields_fail() {
-    Scene::new("").suffers(&cases());
+    start("").suffers(&cases());
 }
 
 /// A trusted proxy sets the forwarding fields, and no other field about the caller.
@@ -243,5 +243,5 @@ fn attacks_by_fields_through_a_trusted_proxy_fail() {
     )));
     assert!(cases.len() > STRIPPED.len() / 2, "{}", cases.len());
     let listed = "listen:\n  trusted_proxies: [127.0.0.0/8]\n  trusted_fields: [X-Our-Own]\n";
-    Scene::new(listed).suffers(&cases);
+    start(listed).suffers(&cases);
 }

@@ -1,6 +1,6 @@
 //! Where one message ends and the next begins.
 
-use super::{Arrives, Case, READER, Refused, RefusedAndClosed, Scene, USER, WRITER, bare, by, case};
+use super::{Arrives, Case, READER, Refused, RefusedAndClosed, USER, WRITER, bare, by, case, start};
 
 const BAD: super::Outcome = RefusedAndClosed(400);
 const GET: &str = "GET /api/v2/items";
@@ -159,18 +159,18 @@ pub(super) fn cases() -> Vec<Case> {
 fn attacks_on_framing_fail() {
     let mut cases = sequences();
     cases.extend(after_close());
-    Scene::new("").suffers(&cases);
+    start("").suffers(&cases);
 }
 
 #[test]
 fn malformed_bodies_are_rejected() {
-    Scene::new("").suffers(&chunks());
+    start("").suffers(&chunks());
 }
 
 /// The client leaves in the middle.
 #[test]
 fn truncated_requests_are_not_served() {
-    let scene = Scene::new("");
+    let env = start("");
     for (name, sent) in [
         ("nothing", ""),
         ("half a first line", "GET /api/v2/it"),
@@ -182,7 +182,7 @@ fn truncated_requests_are_not_served() {
         ("chunks without an end", &(by(WRITER, POST, CHUNKED) + "4\r\nhalf\r\n")),
         ("an end without its empty line", &(by(WRITER, POST, CHUNKED) + "4\r\nhalf\r\n0\r\n")),
     ] {
-        scene.leaves_in_the_middle(name, sent.as_bytes());
+        env.leaves_in_the_middle(name, sent.as_bytes());
     }
-    scene.end();
+    env.end();
 }

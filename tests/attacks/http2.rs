@@ -1,9 +1,10 @@
 //! The tables again, each request as HTTP/2 has it: what is decided of it is the same.
 
 use super::{
-    Arrives, ArrivesThenRefused, Case, Refused, RefusedAndClosed, Scene, assert_refused, authentication,
-    fields, limits, methods, paths,
+    Arrives, ArrivesThenRefused, Case, Refused, RefusedAndClosed, assert_refused, authentication, fields,
+    limits, methods, paths, start,
 };
+use crate::support::TestEnv;
 use crate::support::http2::{ENHANCE_YOUR_CALM, Http2Client, Outcome, PROTOCOL_ERROR};
 
 /// A request as the fields and the body of a stream.
@@ -68,7 +69,7 @@ fn convert(sent: &[u8]) -> Option<Converted> {
     Some(Converted { fields, body: body.to_vec() })
 }
 
-impl Scene {
+impl TestEnv {
     /// Makes those attacks that HTTP/2 can make: how many those were.
     fn suffers_over_http_2(&self, cases: &[Case]) -> usize {
         let mut made = 0;
@@ -117,19 +118,19 @@ const H2C: &str = "listen:\n  h2c: true\n";
 
 #[test]
 fn attacks_fail_over_http2_as_over_http1() {
-    let scene = Scene::new(H2C);
+    let env = start(H2C);
     for (name, cases, least) in [
         ("paths", paths::cases(), 90),
         ("methods", methods::cases(), 30),
         ("fields", fields::cases(), 60),
         ("authentication", authentication::cases(), 60),
     ] {
-        let made = scene.suffers_over_http_2(&cases);
+        let made = env.suffers_over_http_2(&cases);
         println!("{made} of {} {name}", cases.len());
         assert!(made >= least, "{made} of {} {name}", cases.len());
     }
-    let scene = Scene::new(&format!("{H2C}{}", limits::LIMITS));
-    let made = scene.suffers_over_http_2(&limits::cases());
+    let env = start(&format!("{H2C}{}", limits::LIMITS));
+    let made = env.suffers_over_http_2(&limits::cases());
     println!("{made} limits");
     assert!(made >= 5, "{made}");
 }

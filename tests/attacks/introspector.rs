@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Scene, by};
+use super::{by, start};
 use crate::support::Answer;
+use crate::support::TestEnv;
 
 const DELETE: &str = "DELETE /api/v2/items/5";
 
@@ -47,26 +48,26 @@ fn may_read() -> Answer {
     )
 }
 
-fn status(scene: &Scene, token: &str, request: &str) -> u16 {
-    let mut client = scene.gateway.client();
+fn status(env: &TestEnv, token: &str, request: &str) -> u16 {
+    let mut client = env.gateway.client();
     client.send(by(token, request, "Content-Length: 0\r\n"));
     client.response().status
 }
 
 /// Tokens that are asked about next get their own verdict.
-fn others_get_their_own(scene: &Scene, name: &str) {
+fn others_get_their_own(env: &TestEnv, name: &str) {
     for number in 0..4 {
         let token = format!("2|Secret0{}{number}", name.replace(' ', ""));
-        assert_eq!(status(scene, &token, DELETE), 403, "after `{name}`");
-        assert_eq!(status(scene, &token, "GET /api/v2/items"), 200, "after `{name}`");
+        assert_eq!(status(env, &token, DELETE), 403, "after `{name}`");
+        assert_eq!(status(env, &token, "GET /api/v2/items"), 200, "after `{name}`");
     }
 }
 
 const ATTACK: &str = "1|Secret0Attack";
 
 /// Answers the attack with `answer`, and others as they should be.
-fn attack(scene: &Scene, answer: Answer) {
-    scene.introspector.server().answer(move |request| match request.bearer() {
+fn attack(env: &TestEnv, answer: Answer) {
+    env.introspector.server().answer(move |request| match request.bearer() {
         Some(token) if token.starts_with(ATTACK) => answer.clone(),
         _ => may_read(),
     });
@@ -74,18 +75,18 @@ fn attack(scene: &Scene, answer: Answer) {
 
 #[test]
 fn unusable_introspection_responses_are_no_verdict() {
-    let scene = Scene::new("");
+    let env = start("");
     for (number, (name, before, after)) in ANSWERS.into_iter().enumerate() {
-        attack(&scene, Answer::raw(format!("{before}{ALL}{after}")).then_close());
-        assert_eq!(status(&scene, &format!("{ATTACK}{number}"), DELETE), 503, "`{name}`");
-        others_get_their_own(&scene, name);
+        attack(&env, Answer::raw(format!("{before}{ALL}{after}")).then_close());
+        assert_eq!(status(&env, &format!("{ATTACK}{number}"), DELETE), 503, "`{name}`");
+        others_get_their_own(&env, name);
     }
-    assert!(scene.upstream.requests().iter().all(|request| request.method == "GET"));
+    assert!(env.backend.requests().iter().all(|request| request.method == "GET"));
 }
 
 #[test]
 fn oversized_introspection_response_is_no_verdict() {
-    let scene = Scene::new("");
+    let env = start("");
     let all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{ALL}", ALL.len());
     let unknown = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
     for (number, answer) in [
@@ -98,26 +99,26 @@ fn oversized_introspection_response_is_no_verdict() {
     .take(9)
     .enumerate()
     {
-        attack(&scene, answer);
-        assert_eq!(status(&scene, &format!("{ATTACK}{number}"), DELETE), 401);
+        attack(&env, answer);
+        assert_eq!(status(&env, &format!("{ATTACK}{number}"), DELETE), 401);
         if number % 3 == 2 {
             thread::sleep(Duration::from_millis(50));
         }
-        others_get_their_own(&scene, &format!("too much {number}"));
+        others_get_their_own(&env, &format!("too much {number}"));
     }
-    assert!(scene.upstream.requests().iter().all(|request| request.method == "GET"));
+    assert!(env.backend.requests().iter().all(|request| request.method == "GET"));
 }
 
 #[test]
 fn late_introspection_response_is_no_verdict() {
-    let scene = Scene::new("introspection:\n  timeout: 200ms\n");
+    let env = start("introspection:\n  timeout: 200ms\n");
     let all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{ALL}", ALL.len());
     for number in 0..4 {
-        attack(&scene, Answer::raw(all.clone()).after(Duration::from_millis(300)));
-        assert_eq!(status(&scene, &format!("{ATTACK}{number}"), DELETE), 503);
-        others_get_their_own(&scene, &format!("early {number}"));
+        attack(&env, Answer::raw(all.clone()).after(Duration::from_millis(300)));
+        assert_eq!(status(&env, &format!("{ATTACK}{number}"), DELETE), 503);
+        others_get_their_own(&env, &format!("early {number}"));
         thread::sleep(Duration::from_millis(150));
-        others_get_their_own(&scene, &format!("late {number}"));
+        others_get_their_own(&env, &format!("late {number}"));
     }
-    assert!(scene.upstream.requests().iter().all(|request| request.method == "GET"));
+    assert!(env.backend.requests().iter().all(|request| request.method == "GET"));
 }

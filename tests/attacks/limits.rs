@@ -1,7 +1,7 @@
 //! At a bound, and one beyond it.
 
 use super::{
-    Arrives, ArrivesThenRefused, Case, READER, Refused, RefusedAndClosed, Scene, WRITER, bare, by, case,
+    Arrives, ArrivesThenRefused, Case, READER, Refused, RefusedAndClosed, WRITER, bare, by, case, start,
 };
 
 pub(super) const LIMITS: &str =
@@ -92,10 +92,10 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn requests_at_a_limit_pass_and_beyond_it_are_rejected() {
-    let scene = Scene::new(LIMITS);
-    scene.suffers(&cases());
+    let env = start(LIMITS);
+    env.suffers(&cases());
     let asked: Vec<_> =
-        scene.introspector.requests().iter().filter_map(|it| it.bearer().map(str::len)).collect();
+        env.introspector.requests().iter().filter_map(|it| it.bearer().map(str::len)).collect();
     assert!(
         asked.contains(&40) && !asked.contains(&41),
         "tokens of these lengths were asked about: {asked:?}"

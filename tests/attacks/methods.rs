@@ -1,6 +1,6 @@
 //! Methods, and what would make one of another.
 
-use super::{Arrives, Case, READER, Refused, Scene, USER, WRITER, bare, by, case};
+use super::{Arrives, Case, READER, Refused, USER, WRITER, bare, by, case, start};
 
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 
@@ -229,5 +229,5 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn attacks_by_methods_fail() {
-    Scene::new("").suffers(&cases());
+    start("").suffers(&cases());
 }

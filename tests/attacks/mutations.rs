@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::{READER, Scene};
+use super::{READER, start};
 use crate::support::Answer;
 
 /// What parsers stumble over.
@@ -108,8 +108,8 @@ fn suffer_until(seed: u64, end: impl Fn(usize) -> bool) -> (usize, usize) {
         .map(|case| case.sent)
         .filter(|sent| sent.len() < 2000)
         .collect();
-    let scene = Scene::new(SHORT);
-    scene.upstream.answer(|_| Answer::with(200, &[], ""));
+    let env = start(SHORT);
+    env.backend.answer(|_| Answer::with(200, &[], ""));
     let (mut count, mut all) = (0, 0);
     while !end(count) {
         let mut sent = mutation(&corpus, &mut random);
@@ -118,7 +118,7 @@ fn suffer_until(seed: u64, end: impl Fn(usize) -> bool) -> (usize, usize) {
             b"GET /up?last HTTP/1.1\r\nHost: stockaj.example\r\nConnection: close\r\n\r\n",
         );
         let context = format!("seed {seed}, number {count}: {}", sent.escape_ascii());
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         let size = random.usize(1..=sent.len().max(1));
         for piece in sent.chunks(size) {
             if client.try_send(piece).is_err() {
@@ -128,12 +128,12 @@ fn suffer_until(seed: u64, end: impl Fn(usize) -> bool) -> (usize, usize) {
         let answers = client.read_until_close();
         let is_good = |at: &&[u8]| at.starts_with(b"HTTP/1.1 200 ") || at.starts_with(b"HTTP/1.0 200 ");
         let good = answers.windows(13).filter(is_good).count();
-        let arrived = scene.arrived_before(super::judge::judge_damaged, &context).len();
+        let arrived = env.arrived_before(super::judge::judge_damaged, &context).len();
         assert_eq!(arrived, good, "{context}: {}", answers.escape_ascii());
         count += 1;
         all += arrived;
     }
-    assert_eq!(scene.gateway.get("/api/v2/items", Some(READER)).status, 200);
+    assert_eq!(env.gateway.get("/api/v2/items", Some(READER)).status, 200);
     (count, all)
 }
 

@@ -1,6 +1,6 @@
 //! The tables again where not everything is enforced: all holds but the 403 of the map.
 
-use super::{ArrivesThenRefused, Case, Refused, Scene};
+use super::{ArrivesThenRefused, Case, Refused, start};
 
 /// A candidate that opens everything to everybody.
 const OPEN: &str = "\
@@ -28,22 +28,22 @@ fn cases() -> impl Iterator<Item = Case> {
 fn candidate_map_permits_no_attack() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), OPEN).unwrap();
-    let scene = Scene::new(&format!("shadow: {}\n", file.path().display()));
-    scene.suffers(&cases().collect::<Vec<_>>());
-    assert!(scene.gateway.metrics().metric("shadow_total{change=\"would_allow\"}") > 100.0);
+    let env = start(&format!("shadow: {}\n", file.path().display()));
+    env.suffers(&cases().collect::<Vec<_>>());
+    assert!(env.gateway.metrics().metric("shadow_total{change=\"would_allow\"}") > 100.0);
 }
 
 #[test]
 fn shadow_mode_permits_only_denials_of_the_map() {
-    let scene = Scene::new("mode: shadow\n");
+    let env = start("mode: shadow\n");
     let of_the_map = |case: &Case| matches!(case.outcome, Refused(403) | ArrivesThenRefused(_, 403));
     let (forgiven, rest): (Vec<_>, Vec<_>) = cases().partition(of_the_map);
     assert!(forgiven.len() > 20 && rest.len() > 200, "{} and {}", forgiven.len(), rest.len());
-    scene.suffers(&rest);
-    assert_eq!(scene.gateway.metrics().metric("shadow_total"), 0.0);
+    env.suffers(&rest);
+    assert_eq!(env.gateway.metrics().metric("shadow_total"), 0.0);
     let mut refused = Vec::new();
     for case in forgiven {
-        let mut client = scene.gateway.client();
+        let mut client = env.gateway.client();
         client.send(&case.sent);
         let response = client.try_response(case.is_head()).unwrap();
         if response.status != 200 {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{Query, Scene, deploy, list, text, yaml};
+use super::{Query, deploy, list, scene, text, yaml};
 
 fn rules() -> Vec<Value> {
     let file = yaml("prometheus/rules.yml");
@@ -52,11 +52,11 @@ fn promtool_accepts_configuration_and_rules() {
 #[test]
 #[ignore = "needs promtool: tests/run"]
 fn promtool_accepts_a_scrape() {
-    let scene = Scene::new("redis+unix:///nowhere");
+    let env = scene::start("redis+unix:///nowhere");
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let scrape = scene.gateway.metrics().0;
+    let scrape = env.gateway.metrics().0;
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), scrape.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let said =

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Query, Scene, deploy, list, read, text, yaml};
-use crate::support::{PATIENCE, RawClient};
+use super::{Query, deploy, list, read, scene, text, yaml};
+use crate::support::{PATIENCE, RawClient, TestEnv};
 
 fn dashboard() -> Value {
     serde_json::from_str(&read("grafana/stockaj-gateway.json")).unwrap()
@@ -114,8 +114,8 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Scrapes `scene` many times a second.
-    fn start(scene: &Scene) -> Self {
+    /// Scrapes the gateway many times a second.
+    fn start(env: &TestEnv) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("prometheus.yml");
         let shipped = read("prometheus/prometheus.yml");
@@ -123,7 +123,7 @@ impl Prometheus {
         let text = shipped
             .replace("_interval: 15s", "_interval: 200ms")
             .replace("[rules.yml]", &format!("[{}]", rules.display()))
-            .replace("gateway:9090", &scene.gateway.admin().to_string());
+            .replace("gateway:9090", &env.gateway.admin().to_string());
         std::fs::write(&file, text).unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let process = Command::new("prometheus")
@@ -178,15 +178,15 @@ fn encoded(text: &str) -> String {
 #[test]
 #[ignore = "needs prometheus: tests/run"]
 fn every_panel_has_data_from_a_real_prometheus() {
-    let scene = Scene::new("redis+unix:///nowhere");
-    let prometheus = Prometheus::start(&scene);
+    let env = scene::start("redis+unix:///nowhere");
+    let prometheus = Prometheus::start(&env);
     let mut left = queries();
     assert!(left.len() > 50, "{}", left.len());
     // Rules of rules are a round of evaluation behind.
     let end = Instant::now() + 3 * PATIENCE;
     while !left.is_empty() {
-        scene.traffic();
-        assert!(scene.gateway.reload());
+        env.traffic();
+        assert!(env.gateway.reload());
         left.retain(|query| prometheus.series(query) == 0);
         let queries: Vec<_> = left.iter().map(|it| format!("{}: {}", it.place, it.text)).collect();
         assert!(Instant::now() < end, "no data:\n{}", queries.join("\n"));

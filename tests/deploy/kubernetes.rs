@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use stockaj_gateway::internals::config::{Settings, load_with};
 
-use crate::support::{Gateway, Introspector, PATIENCE, Upstream};
+use crate::support::{PATIENCE, TestEnv};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Where a pod has what is asked for by a Service and by a load balancer for a while after it is told to end.
@@ -194,10 +194,8 @@ fn kubernetes_base_matches_its_gateway_yaml() {
 /// directory removed.
 #[test]
 fn changed_config_map_is_reloaded() {
-    let upstream = Upstream::start();
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).start();
-    let at = |name: &str| gateway.directory().join(name);
+    let env = TestEnv::start("");
+    let at = |name: &str| env.gateway.directory().join(name);
     let text = fs::read_to_string(at("gateway.yaml")).unwrap();
     let bring = |version: &str, text: &str| {
         fs::create_dir(at(version)).unwrap();
@@ -208,7 +206,7 @@ fn changed_config_map_is_reloaded() {
     bring("..2026_11_27_1", &text);
     symlink("..data/gateway.yaml", at("..gateway.yaml")).unwrap();
     fs::rename(at("..gateway.yaml"), at("gateway.yaml")).unwrap();
-    let status = || gateway.get("/api/v2/items", Some("1|writer")).status;
+    let status = || env.gateway.get("/api/v2/items", Some("1|writer")).status;
     assert_eq!(status(), 200);
 
     let from = "GET: items:read, POST";
@@ -217,15 +215,15 @@ fn changed_config_map_is_reloaded() {
     fs::remove_dir_all(at("..2026_11_27_1")).unwrap();
     let end = Instant::now() + PATIENCE;
     while status() != 403 {
-        assert!(Instant::now() < end, "{}", gateway.logs().join("\n"));
+        assert!(Instant::now() < end, "{}", env.gateway.logs().join("\n"));
         thread::sleep(Duration::from_millis(20));
     }
     // One that is wrong changes nothing, and is told of.
     bring("..2026_11_27_3", &text.replace(from, "GET: , POST"));
-    gateway.wait_for_metric("config_reload_success", 0.0);
+    env.gateway.wait_for_metric("config_reload_success", 0.0);
     assert_eq!(status(), 403);
     bring("..2026_11_27_4", &text);
-    gateway.wait_for_metric("config_reload_success", 1.0);
+    env.gateway.wait_for_metric("config_reload_success", 1.0);
     assert_eq!(status(), 200);
 }
 

@@ -11,8 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::unused;
-use crate::support::setting::WRITER;
-use crate::support::{Authority, BINARY, Gateway, Introspector, PATIENCE, RawClient, Upstream};
+use crate::support::{Authority, BINARY, Gateway, Introspector, PATIENCE, RawClient, Upstream, WRITER};
 
 const PROGRAM: &str = "/usr/local/bin/stockaj-gateway";
 const UNITS: [&str; 3] =

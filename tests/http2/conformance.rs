@@ -428,11 +428,11 @@ fn messages() -> Vec<Case> {
 
 #[test]
 fn h2spec_cases_pass() {
-    let setting = h2c("");
+    let env = h2c("");
     let tables = [generic(), hpack(), frames_and_streams(), kinds_of_frames(), messages()];
     let mut failed = Vec::new();
     for (section, name, frames, comes) in tables.iter().flatten() {
-        let suffer = || suffer(&mut client(&setting), frames, *comes);
+        let suffer = || suffer(&mut client(&env), frames, *comes);
         if let Err(why) = catch_unwind(AssertUnwindSafe(suffer)) {
             let why = why.downcast::<String>().map_or_else(|_| "?".into(), |why| *why);
             failed.push(format!("{section}, {name}: {why}"));
@@ -470,9 +470,9 @@ fn suffer(client: &mut Http2Client, frames: &[Frame], comes: Comes) {
 /// Section 3.5.
 #[test]
 fn invalid_connection_preface_is_a_protocol_error() {
-    let setting = h2c("");
+    let env = h2c("");
     // What follows it has to be SETTINGS. What is no preface is for HTTP/1 to refuse.
-    let mut odd = Http2Client::silent(setting.gateway.address());
+    let mut odd = Http2Client::silent(env.gateway.address());
     odd.send_bytes([PREFACE, &Frame::new(PING, 0, 0, [0; 8]).bytes()].concat());
     assert_eq!(odd.end(), Some(PROTOCOL_ERROR));
 }
@@ -480,8 +480,8 @@ fn invalid_connection_preface_is_a_protocol_error() {
 /// Section 5.1: frames that a client may have sent before it knew of a reset.
 #[test]
 fn frames_after_a_reset_of_the_gateway_are_ignored() {
-    let setting = h2c("limits: {body: 1B}");
-    let mut client = client(&setting);
+    let env = h2c("limits: {body: 1B}");
+    let mut client = client(&env);
     let stream =
         client.open(&request("POST", "/api/v2/items", &[("authorization", "Bearer 1|writer")]), false);
     client.data(stream, b"test", false);
@@ -494,10 +494,10 @@ fn frames_after_a_reset_of_the_gateway_are_ignored() {
 /// Sections 6.5.3 and 6.9: what a client's window allows comes, and no more.
 #[test]
 fn flow_control_windows_are_respected_to_the_byte() {
-    let setting = h2c("");
+    let env = h2c("");
     for settings in [&[(INITIAL_WINDOW_SIZE, 1)][..], &[(INITIAL_WINDOW_SIZE, 100), (INITIAL_WINDOW_SIZE, 1)]]
     {
-        let mut client = Http2Client::silent(setting.gateway.address());
+        let mut client = Http2Client::silent(env.gateway.address());
         client.greet(settings);
         client.reads_on = false;
         assert!(client.ping());
@@ -528,8 +528,8 @@ fn flow_control_windows_are_respected_to_the_byte() {
 /// Section 6.5.3.
 #[test]
 fn settings_are_acknowledged() {
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     client.send(&Frame::settings(&[(3, 100)]));
     let acknowledged =
         std::iter::from_fn(|| client.frame()).filter(|it| it.kind == SETTINGS && it.flags == ACK);
@@ -539,8 +539,8 @@ fn settings_are_acknowledged() {
 /// Section 8.1.2.1. h2 does not say so of trailers; none of it is passed on.
 #[test]
 fn pseudo_fields_in_trailers_are_not_forwarded() {
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     let fields = [("authorization", "Bearer 1|writer"), ("trailer", "x-test, method")];
     let stream = client.open(&request("POST", "/api/v2/items", &fields), false);
     client.data(stream, b"test", false);
@@ -548,7 +548,7 @@ fn pseudo_fields_in_trailers_are_not_forwarded() {
     match client.outcome(stream) {
         Outcome::Answer(answer) => {
             assert_eq!(answer.status, 200);
-            let arrived = setting.upstream.only_request();
+            let arrived = env.backend.only_request();
             assert_eq!((&*arrived.method, &*arrived.target), ("POST", "/api/v2/items"));
             assert_eq!(arrived.trailers.names(), ["x-test"]);
         }

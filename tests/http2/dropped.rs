@@ -32,10 +32,10 @@ fn assert_rejected(response: &Response, context: &str) {
 
 #[test]
 fn fragment_in_path_is_rejected_in_every_encoding_and_the_connection_goes_on() {
-    let setting = h2c("");
+    let env = h2c("");
     let mut rejected = 0.0;
     for flags in 0..32 {
-        let mut client = client(&setting);
+        let mut client = client(&env);
         let mut encoder = Encoder::with_dynamic_size(4096);
         // The second of two equal ones is a reference to the first if the flags say so.
         for (path, status) in [
@@ -56,18 +56,17 @@ fn fragment_in_path_is_rejected_in_every_encoding_and_the_connection_goes_on() {
             }
         }
     }
-    let targets: Vec<String> = setting.upstream.take_requests().into_iter().map(|it| it.target).collect();
+    let targets: Vec<String> = env.backend.take_requests().into_iter().map(|it| it.target).collect();
     assert_eq!(targets, ["/up", "/up", "/up?a=%23"].repeat(32));
-    setting
-        .gateway
+    env.gateway
         .wait_for_metric("requests_total{reason=\"bad_request\",route=\"none\",status=\"400\"}", rejected);
 }
 
 /// RFC 7541 section 6.2.1: a name may be that of an inserted field.
 #[test]
 fn fragment_in_path_is_rejected_for_a_dynamic_table_name() {
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     let others = [(":method", "GET"), (":scheme", "http"), (":authority", "a")];
     let rest = literals(&others);
     let path = |first: u8, value: &str| [&[first, value.len() as u8][..], value.as_bytes()].concat();
@@ -95,11 +94,11 @@ fn fragment_in_path_is_rejected_for_a_dynamic_table_name() {
 
 #[test]
 fn fragment_in_path_is_rejected_in_every_framing() {
-    let setting = h2c("");
+    let env = h2c("");
     let block = literals(&request("GET", "/up#a", &[]));
     let whole = END_HEADERS | END_STREAM;
     for cut in 0..=block.len() {
-        let mut client = client(&setting);
+        let mut client = client(&env);
         let stream = client.next_stream();
         let frames = [
             Frame::new(HEADERS, END_STREAM, stream, &block[..cut]),
@@ -116,13 +115,13 @@ fn fragment_in_path_is_rejected_in_every_framing() {
         (WITH_PRIORITY, [&priority[..], &block].concat()),
         (PADDED | WITH_PRIORITY, [&[1][..], &priority, &block, b"#"].concat()),
     ] {
-        let mut client = client(&setting);
+        let mut client = client(&env);
         let stream = client.next_stream();
         client.send(&Frame::new(HEADERS, whole | flags, stream, payload));
         assert_rejected(&client.outcome(stream).answer(), &format!("flags {flags:x}"));
     }
     // Padding is no part of a block.
-    let mut client = client(&setting);
+    let mut client = client(&env);
     let stream = client.next_stream();
     let padded = [&[3][..], &literals(&request("GET", "/up", &[])), b"###"].concat();
     client.send(&Frame::new(HEADERS, whole | PADDED, stream, padded));
@@ -132,9 +131,9 @@ fn fragment_in_path_is_rejected_in_every_framing() {
 /// Requests that come together are told apart, in whatever pieces they come.
 #[test]
 fn request_with_a_fragment_is_rejected_alone() {
-    let setting = h2c("");
+    let env = h2c("");
     for size in [usize::MAX, 1, 7, 100] {
-        let mut client = client(&setting);
+        let mut client = client(&env);
         let mut bytes = Vec::new();
         let mut expected = Vec::new();
         for number in 0..24 {
@@ -157,7 +156,7 @@ fn request_with_a_fragment_is_rejected_alone() {
             assert_eq!(client.outcome(*stream).answer().status, *status, "{number} in pieces of {size}");
         }
         let mut arrived: Vec<String> =
-            setting.upstream.take_requests().into_iter().map(|request| request.target).collect();
+            env.backend.take_requests().into_iter().map(|request| request.target).collect();
         arrived.sort();
         let good = expected.iter().filter(|(.., status)| *status == 200);
         let mut targets: Vec<String> = good.map(|(_, number, _)| format!("/up?{number}")).collect();
@@ -169,7 +168,7 @@ fn request_with_a_fragment_is_rejected_alone() {
 /// A head with a fragment that becomes no request does not make another one of the next.
 #[test]
 fn request_after_a_refused_head_with_a_fragment_is_served() {
-    let setting = h2c("");
+    let env = h2c("");
     let block = literals(&request("GET", "/up#a", &[]));
     let twice = literals(&[&request("GET", "/up#a", &[])[..], &[(":path", "/up#a")]].concat());
     let self_dependent = |stream: u32| [&stream.to_be_bytes()[..], &[9], &block].concat();
@@ -179,20 +178,20 @@ fn request_after_a_refused_head_with_a_fragment_is_served() {
         ("two paths", vec![Frame::new(HEADERS, whole, 1, twice)]),
         ("depends on itself", vec![Frame::new(HEADERS, whole | WITH_PRIORITY, 1, self_dependent(1))]),
     ] {
-        let mut client = client(&setting);
+        let mut client = client(&env);
         client.next_stream();
         let next = Frame::new(HEADERS, whole, 3, literals(&request("GET", "/up", &[])));
         let bytes = frames.iter().chain([&next]).flat_map(Frame::bytes).collect::<Vec<u8>>();
         client.send_bytes(bytes);
         assert_eq!(client.outcome(3).answer().status, 200, "{name}");
-        assert_eq!(setting.upstream.take_requests().len(), 1, "{name}");
+        assert_eq!(env.backend.take_requests().len(), 1, "{name}");
     }
 }
 
 /// h2 forgets the scheme of a request without `:authority`.
 #[test]
 fn unserved_scheme_is_rejected_without_an_authority() {
-    let setting = h2c("");
+    let env = h2c("");
     for (scheme, status) in
         [("http", 200), ("https", 200), ("ftp", 400), ("HTTP", 400), ("httpx", 400), ("h", 400)]
     {
@@ -200,7 +199,7 @@ fn unserved_scheme_is_rejected_without_an_authority() {
             for flags in [0, Encoder::HUFFMAN_VALUE, Encoder::WITH_INDEXING | Encoder::HUFFMAN_NAME] {
                 let fields = [(":method", "GET"), (":path", "/up"), (":scheme", scheme), (authority, "a")];
                 let mut encoder = Encoder::default();
-                let response = send(&mut client(&setting), &encode(&mut encoder, &fields, flags));
+                let response = send(&mut client(&env), &encode(&mut encoder, &fields, flags));
                 assert_eq!(response.status, status, "{scheme} with {authority}, flags {flags:x}");
             }
         }
@@ -210,13 +209,13 @@ fn unserved_scheme_is_rejected_without_an_authority() {
 /// What h2 itself finds wrong is not made worse by what it would drop.
 #[test]
 fn malformed_requests_with_a_fragment_are_reset() {
-    let setting = h2c("");
+    let env = h2c("");
     for fields in [
         request("GET", "/up#a", &[("connection", "close")]),
         request("GET", "/up#a", &[("te", "gzip")]),
         request("GET", "up#a", &[]),
     ] {
-        let mut client = client(&setting);
+        let mut client = client(&env);
         let stream = client.open(&fields, true);
         assert!(matches!(client.outcome(stream), Outcome::Reset(PROTOCOL_ERROR)), "{fields:?}");
         assert_eq!(client.get("/up", None).status, 200, "{fields:?}");

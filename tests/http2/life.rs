@@ -10,8 +10,7 @@ use crate::support::http2::{
     ACK, CANCEL, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Http2Client, INITIAL_WINDOW_SIZE, NO_ERROR,
     Outcome, PING, PREFACE, RST_STREAM, SETTINGS, literals, request,
 };
-use crate::support::setting::Setting;
-use crate::support::{Answer, echo};
+use crate::support::{Answer, TestEnv, echo};
 
 const SLOW: &str = "/up?slow";
 const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
@@ -33,8 +32,8 @@ fn assert_ends(what: &str, client: &mut Http2Client, expected: u128) {
 
 #[test]
 fn idle_http2_connection_is_closed() {
-    let setting = h2c("limits: {header_timeout: 300ms, idle_timeout: 800ms}");
-    let address = setting.gateway.address();
+    let env = h2c("limits: {header_timeout: 300ms, idle_timeout: 800ms}");
+    let address = env.gateway.address();
     let block = literals(&request("GET", "/up", &[]));
     let halves = block.split_at(block.len() / 2);
     let begins = Frame::new(HEADERS, END_STREAM, 1, halves.0).bytes();
@@ -52,18 +51,18 @@ fn idle_http2_connection_is_closed() {
         client.send_bytes(sent);
         assert_ends(what, &mut client, expected);
     }
-    let mut kept = client(&setting);
+    let mut kept = client(&env);
     assert_eq!(kept.get("/up", None).status, 200);
     assert_ends("after a request", &mut kept, 800);
     // A half of what is no whole is recorded as the request that it would have been.
-    let limited = setting.gateway.metrics().metric(r#"requests_total{status="408",reason="limited"}"#);
+    let limited = env.gateway.metrics().metric(r#"requests_total{status="408",reason="limited"}"#);
     assert_eq!(limited, 5.0);
 }
 
 #[test]
 fn pings_do_not_keep_an_idle_connection_open() {
-    let setting = h2c("limits: {header_timeout: 300ms, idle_timeout: 800ms}");
-    let mut client = client(&setting);
+    let env = h2c("limits: {header_timeout: 300ms, idle_timeout: 800ms}");
+    let mut client = client(&env);
     let started = Instant::now();
     while client.ping() {
         assert!(started.elapsed() < Duration::from_secs(4), "still open");
@@ -75,11 +74,11 @@ fn pings_do_not_keep_an_idle_connection_open() {
 /// Nor do fields that come byte by byte, while another stream is served.
 #[test]
 fn slow_http2_header_block_closes_the_connection() {
-    let setting = h2c("limits: {header_timeout: 300ms}");
-    setting.upstream.answer(|request| echo(request).after(Duration::from_secs(5)));
-    let mut client = client(&setting);
+    let env = h2c("limits: {header_timeout: 300ms}");
+    env.backend.answer(|request| echo(request).after(Duration::from_secs(5)));
+    let mut client = client(&env);
     client.ask("GET", "/up", &[]);
-    setting.upstream.wait_for_requests(1);
+    env.backend.wait_for_requests(1);
     let bytes = Frame::new(HEADERS, END_STREAM, 3, literals(&request("GET", "/up", &[]))).bytes();
     let started = Instant::now();
     let mut sent = bytes.iter();
@@ -93,19 +92,19 @@ fn slow_http2_header_block_closes_the_connection() {
 /// What is being served is no idle connection, however long it takes.
 #[test]
 fn slow_http2_response_is_delivered() {
-    let setting = h2c("limits: {header_timeout: 200ms, idle_timeout: 300ms}");
-    setting.upstream.answer(|request| echo(request).after(Duration::from_millis(1500)));
-    assert_eq!(client(&setting).get("/up", None).status, 200);
+    let env = h2c("limits: {header_timeout: 200ms, idle_timeout: 300ms}");
+    env.backend.answer(|request| echo(request).after(Duration::from_millis(1500)));
+    assert_eq!(client(&env).get("/up", None).status, 200);
 }
 
 #[test]
 fn backend_timeout_fails_only_its_stream() {
-    let setting = h2c("backend:\n  timeout: 400ms\n");
-    setting.upstream.answer(|request| match &*request.target {
+    let env = h2c("backend:\n  timeout: 400ms\n");
+    env.backend.answer(|request| match &*request.target {
         SLOW => Answer::hang(),
         _ => echo(request),
     });
-    let mut client = client(&setting);
+    let mut client = client(&env);
     let slow = client.ask("GET", SLOW, &[]);
     assert_eq!(client.get("/up", None).status, 200);
     assert_eq!(client.outcome(slow).answer().status, 504);
@@ -114,8 +113,8 @@ fn backend_timeout_fails_only_its_stream() {
 
 #[test]
 fn stalled_http2_body_is_408() {
-    let setting = h2c("limits: {body_idle_timeout: 300ms}");
-    let mut client = client(&setting);
+    let env = h2c("limits: {body_idle_timeout: 300ms}");
+    let mut client = client(&env);
     let stream = client.open(&request("POST", "/api/v2/items", &[WRITER]), false);
     client.data(stream, b"bo", false);
     assert_eq!(client.outcome(stream).answer().status, 408);
@@ -125,14 +124,14 @@ fn stalled_http2_body_is_408() {
 /// A client that leaves an answer unread holds its stream, and what was read of the backend for it.
 #[test]
 fn unread_http2_response_is_reset_after_its_timeout() {
-    let setting = h2c("limits: {body_idle_timeout: 300ms}");
+    let env = h2c("limits: {body_idle_timeout: 300ms}");
     let body = "x".repeat(2 * 1024 * 1024);
-    setting.upstream.answer(move |request| match &*request.target {
+    env.backend.answer(move |request| match &*request.target {
         "/up?large" => Answer::with(200, &[], &body),
         _ => echo(request),
     });
     for window in [0, 1, 65_535] {
-        let mut client = Http2Client::silent(setting.gateway.address());
+        let mut client = Http2Client::silent(env.gateway.address());
         client.greet(&[(INITIAL_WINDOW_SIZE, window)]);
         client.reads_on = false;
         let unread = client.ask("GET", "/up?large", &[]);
@@ -141,9 +140,9 @@ fn unread_http2_response_is_reset_after_its_timeout() {
         assert!(started.elapsed() > Duration::from_millis(250), "{:?}", started.elapsed());
         assert!(client.ping(), "the connection lives");
     }
-    setting.gateway.wait_for_metric(r#"requests_total{reason="client_gone"}"#, 3.0);
+    env.gateway.wait_for_metric(r#"requests_total{reason="client_gone"}"#, 3.0);
     // While it is read, piece by piece, it is not.
-    let mut slow = Http2Client::silent(setting.gateway.address());
+    let mut slow = Http2Client::silent(env.gateway.address());
     slow.greet(&[]);
     slow.reads_on = false;
     let stream = slow.ask("GET", "/up?large", &[]);
@@ -160,22 +159,22 @@ fn unread_http2_response_is_reset_after_its_timeout() {
 
 #[test]
 fn reset_stream_aborts_its_backend_request() {
-    let setting = h2c("");
-    setting.upstream.answer(|request| if request.target == SLOW { Answer::hang() } else { echo(request) });
-    let mut client = client(&setting);
+    let env = h2c("");
+    env.backend.answer(|request| if request.target == SLOW { Answer::hang() } else { echo(request) });
+    let mut client = client(&env);
     let stream = client.ask("GET", SLOW, &[]);
-    setting.upstream.wait_for_requests(1);
+    env.backend.wait_for_requests(1);
     client.send(&Frame::reset(stream, CANCEL));
-    setting.gateway.wait_for_metric(r#"requests_total{status="499",reason="client_gone"}"#, 1.0);
-    setting.gateway.wait_for_metric("backend_connections", 0.0);
+    env.gateway.wait_for_metric(r#"requests_total{status="499",reason="client_gone"}"#, 1.0);
+    env.gateway.wait_for_metric("backend_connections", 0.0);
     assert_eq!(client.get("/up", None).status, 200, "the connection lives");
     // The whole connection.
     client.ask("GET", SLOW, &[]);
     client.ask("GET", SLOW, &[]);
-    setting.upstream.wait_for_requests(4);
+    env.backend.wait_for_requests(4);
     drop(client);
-    setting.gateway.wait_for_metric(r#"requests_total{status="499",reason="client_gone"}"#, 3.0);
-    setting.gateway.wait_for_metric("client_connections", 0.0);
+    env.gateway.wait_for_metric(r#"requests_total{status="499",reason="client_gone"}"#, 3.0);
+    env.gateway.wait_for_metric("client_connections", 0.0);
 }
 
 /// A connection is active while any of its streams is.
@@ -183,31 +182,31 @@ fn reset_stream_aborts_its_backend_request() {
 fn http2_connection_is_active_while_any_stream_is() {
     const ACTIVE: &str = r#"client_connections{state="active"}"#;
     const IDLE: &str = r#"client_connections{state="idle"}"#;
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     assert_eq!(client.get("/up", None).status, 200);
-    setting.gateway.wait_for_metric(IDLE, 1.0);
-    setting.upstream.answer(|request| match &*request.target {
+    env.gateway.wait_for_metric(IDLE, 1.0);
+    env.backend.answer(|request| match &*request.target {
         "/up?5" => Answer::hang(),
         _ => echo(request).after(Duration::from_millis(300)),
     });
     let streams: Vec<u32> = (0..6).map(|number| client.ask("GET", &format!("/up?{number}"), &[])).collect();
-    setting.gateway.wait_for_metric(ACTIVE, 1.0);
-    assert_eq!(setting.gateway.metrics().metric(IDLE), 0.0);
+    env.gateway.wait_for_metric(ACTIVE, 1.0);
+    assert_eq!(env.gateway.metrics().metric(IDLE), 0.0);
     for stream in &streams[..5] {
         assert_eq!(client.outcome(*stream).answer().status, 200);
     }
-    assert_eq!(setting.gateway.metrics().metric(ACTIVE), 1.0);
+    assert_eq!(env.gateway.metrics().metric(ACTIVE), 1.0);
     client.send(&Frame::reset(streams[5], CANCEL));
-    setting.gateway.wait_for_metric(IDLE, 1.0);
-    assert_eq!(setting.gateway.metrics().metric(ACTIVE), 0.0);
+    env.gateway.wait_for_metric(IDLE, 1.0);
+    assert_eq!(env.gateway.metrics().metric(ACTIVE), 0.0);
     drop(client);
-    setting.gateway.wait_for_metric(IDLE, 0.0);
+    env.gateway.wait_for_metric(IDLE, 0.0);
 }
 
 #[test]
 fn http2_drain_finishes_streams_in_flight() {
-    let Setting { upstream, introspector: _introspector, mut gateway } = h2c("");
+    let TestEnv { backend: upstream, introspector: _introspector, mut gateway } = h2c("");
     upstream.answer(|request| echo(request).after(Duration::from_millis(600)));
     let mut idle = Http2Client::connect(gateway.address());
     assert!(idle.ping());
@@ -229,7 +228,7 @@ fn http2_drain_finishes_streams_in_flight() {
 /// A client that does not answer is not waited for, however long the drain may take.
 #[test]
 fn http2_drain_does_not_wait_for_an_unresponsive_client() {
-    let Setting { upstream: _upstream, introspector: _introspector, mut gateway } =
+    let TestEnv { backend: _backend, introspector: _introspector, mut gateway } =
         h2c("limits: {header_timeout: 400ms}");
     let mut deaf = Http2Client::connect(gateway.address());
     assert_eq!(deaf.get("/up", None).status, 200);
@@ -241,7 +240,8 @@ fn http2_drain_does_not_wait_for_an_unresponsive_client() {
 
 #[test]
 fn http2_drain_ends_after_its_timeout() {
-    let Setting { upstream, introspector: _introspector, mut gateway } = h2c("  drain_timeout: 300ms\n");
+    let TestEnv { backend: upstream, introspector: _introspector, mut gateway } =
+        h2c("  drain_timeout: 300ms\n");
     upstream.answer(|_| Answer::hang());
     let mut client = Http2Client::connect(gateway.address());
     client.ask("GET", "/up", &[]);
@@ -255,12 +255,12 @@ fn http2_drain_ends_after_its_timeout() {
 /// Streams are served side by side, and each answer is its own request's.
 #[test]
 fn slow_stream_does_not_delay_others() {
-    let setting = h2c("");
-    setting.upstream.answer(|request| {
+    let env = h2c("");
+    env.backend.answer(|request| {
         let late = request.target.ends_with('0');
         echo(request).after(Duration::from_millis(if late { 400 } else { 0 }))
     });
-    let mut client = client(&setting);
+    let mut client = client(&env);
     let started = Instant::now();
     let streams: Vec<_> = (0..50).map(|it| (it, client.ask("GET", &format!("/up?{it}"), &[]))).collect();
     for (number, stream) in streams {
@@ -272,8 +272,8 @@ fn slow_stream_does_not_delay_others() {
 
 #[test]
 fn frames_after_the_end_of_a_stream_are_ignored() {
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     let stream = client.ask("GET", "/up", &[]);
     assert_eq!(client.outcome(stream).answer().status, 200);
     client.send(&Frame::reset(stream, CANCEL));
@@ -286,9 +286,9 @@ fn frames_after_the_end_of_a_stream_are_ignored() {
 /// RFC 9113 section 8.1: an early answer is no reason to reset what is still coming.
 #[test]
 fn client_rejected_while_sending_reads_the_response() {
-    let setting = h2c("limits: {body: 1MiB}");
+    let env = h2c("limits: {body: 1MiB}");
     for (fields, status) in [(&[][..], 401), (&[WRITER, ("content-length", "2000000")], 413)] {
-        let mut client = Http2Client::connect(setting.gateway.address());
+        let mut client = Http2Client::connect(env.gateway.address());
         let stream = client.open(&request("POST", "/api/v2/items", fields), false);
         assert_eq!(client.outcome(stream).answer().status, status);
         // As much as comes at once without an answer, and its end.

@@ -9,8 +9,7 @@ use crate::support::http2::{
     HEADERS, Http2Client, INITIAL_WINDOW_SIZE, NO_ERROR, Outcome, PADDED, PING, PRIORITY, PROTOCOL_ERROR,
     REFUSED_STREAM, SETTINGS, WINDOW_UPDATE, literals, request,
 };
-use crate::support::setting::Setting;
-use crate::support::{Answer, Verdict, echo};
+use crate::support::{Answer, TestEnv, Verdict, echo};
 
 const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
 const ITEMS: &str = "/api/v2/items";
@@ -18,8 +17,8 @@ const ITEMS: &str = "/api/v2/items";
 /// What the gateway says of itself first.
 #[test]
 fn announced_settings_are_the_documented_ones() {
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     let settings = client.frame().unwrap();
     assert_eq!(settings.kind, SETTINGS);
     let announced: Vec<(u16, u32)> = settings
@@ -43,14 +42,13 @@ fn announced_settings_are_the_documented_ones() {
 /// The same bounds as over HTTP/1, to the last byte.
 #[test]
 fn http2_head_limit_equals_that_of_http1() {
-    let setting = h2c("limits: {header_bytes: 1KiB, header_count: 10, target_bytes: 200B}");
-    let over_http_1 = |path: &str, fields: &[(&str, &str)]| {
-        setting.gateway.client().request("GET", path, fields, b"").status
-    };
+    let env = h2c("limits: {header_bytes: 1KiB, header_count: 10, target_bytes: 200B}");
+    let over_http_1 =
+        |path: &str, fields: &[(&str, &str)]| env.gateway.client().request("GET", path, fields, b"").status;
     let long = "x".repeat(2000);
     let one = [("a", "b")];
     for path in [190, 195, 196, 200, 300, 1200].map(|length| format!("/up?{}", &long[..length])) {
-        let over_http_2 = client(&setting).request("GET", &path, &one, b"").answer();
+        let over_http_2 = client(&env).request("GET", &path, &one, b"").answer();
         assert_eq!(over_http_2.status, over_http_1(&path, &one), "{}", path.len());
         let message = if path.len() <= 200 { None } else { Some(r#"{"message":"URI Too Long."}"#) };
         assert!(message.is_none_or(|message| over_http_2.text() == message), "{over_http_2:?}");
@@ -58,31 +56,31 @@ fn http2_head_limit_equals_that_of_http1() {
     let spent = "GET /up HTTP/1.1\r\nHost: stockaj.example\r\na: \r\n\r\n".len();
     for (length, status) in [(1024 - spent, 200), (1025 - spent, 431), (1100, 431)] {
         let fields = [("a", &long[..length])];
-        let answer = client(&setting).request("GET", "/up", &fields, b"").answer();
+        let answer = client(&env).request("GET", "/up", &fields, b"").answer();
         assert_eq!((answer.status, over_http_1("/up", &fields)), (status, status), "{length}");
         assert!(status == 200 || answer.text() == r#"{"message":"Request Header Fields Too Large."}"#);
     }
     for (count, status) in [(9, 200), (10, 431), (14, 431)] {
         let fields = vec![("a", "b"); count];
-        let answer = client(&setting).request("GET", "/up", &fields, b"").answer();
+        let answer = client(&env).request("GET", "/up", &fields, b"").answer();
         assert_eq!((answer.status, over_http_1("/up", &fields)), (status, status), "{count}");
     }
-    let limited = setting.gateway.metrics().metric(r#"requests_total{reason="limited"}"#);
+    let limited = env.gateway.metrics().metric(r#"requests_total{reason="limited"}"#);
     assert_eq!(limited, 14.0, "each is recorded");
     // Far beyond, h2 says so itself, and further still it says no more.
-    let bare = client(&setting).request("GET", "/up", &[("a", &*"x".repeat(3000))], b"").answer();
+    let bare = client(&env).request("GET", "/up", &[("a", &*"x".repeat(3000))], b"").answer();
     assert_eq!((bare.status, bare.body.len()), (431, 0));
-    let outcome = client(&setting).request("GET", "/up", &[("a", &*"x".repeat(15_000))], b"");
+    let outcome = client(&env).request("GET", "/up", &[("a", &*"x".repeat(15_000))], b"");
     assert!(matches!(outcome, Outcome::Away(ENHANCE_YOUR_CALM)), "{outcome:?}");
     // One field of any number of crumbs.
     let crumbs = vec![("cookie", "a=b"); 20];
-    assert_eq!(client(&setting).request("GET", "/up", &crumbs, b"").answer().status, 200);
+    assert_eq!(client(&env).request("GET", "/up", &crumbs, b"").answer().status, 200);
 }
 
 #[test]
 fn http2_body_over_its_limit_is_413() {
-    let setting = h2c("limits: {body: 20KiB}");
-    let mut client = client(&setting);
+    let env = h2c("limits: {body: 20KiB}");
+    let mut client = client(&env);
     let body = vec![b'x'; 20 * 1024];
     assert_eq!(client.request("POST", ITEMS, &[WRITER], &body).answer().status, 200);
     let more = [&body[..], b"x"].concat();
@@ -96,20 +94,20 @@ fn http2_body_over_its_limit_is_413() {
 #[test]
 fn stream_beyond_the_maximum_is_refused() {
     const SLOW: &str = "/up?slow";
-    let setting = h2c("");
-    setting.upstream.answer(|request| if request.target == SLOW { Answer::hang() } else { echo(request) });
-    let mut client = client(&setting);
+    let env = h2c("");
+    env.backend.answer(|request| if request.target == SLOW { Answer::hang() } else { echo(request) });
+    let mut client = client(&env);
     let streams = [(); 100].map(|()| client.ask("GET", SLOW, &[]));
-    setting.upstream.wait_for_requests(100);
+    env.backend.wait_for_requests(100);
     let refused = client.ask("GET", "/up", &[]);
     assert!(matches!(client.outcome(refused), Outcome::Reset(REFUSED_STREAM)));
     client.send(&Frame::reset(streams[0], CANCEL));
     assert_eq!(client.get("/up", None).status, 200);
     // Who goes on asking for what is refused has to go.
     client.ask("GET", SLOW, &[]);
-    setting.upstream.wait_for_requests(102);
+    env.backend.wait_for_requests(102);
     assert_eq!(open_many(&mut client, 150, |_| vec![]), Some(ENHANCE_YOUR_CALM));
-    assert_eq!(setting.upstream.requests().len(), 102);
+    assert_eq!(env.backend.requests().len(), 102);
 }
 
 /// Sends the same frames so many times, or until the other side has closed: with which error it did. It listens
@@ -136,14 +134,14 @@ fn open_many(client: &mut Http2Client, times: usize, then: impl Fn(u32) -> Vec<u
     client.end()
 }
 
-fn closed_for_a_flood(setting: &Setting) -> f64 {
-    setting.gateway.metrics().metric(r#"requests_total{route="none",method="other",status="400"}"#)
+fn closed_for_a_flood(env: &TestEnv) -> f64 {
+    env.gateway.metrics().metric(r#"requests_total{route="none",method="other",status="400"}"#)
 }
 
 /// What h2 reads without end, if nobody counts.
 #[test]
 fn flood_of_control_frames_closes_the_connection() {
-    let setting = h2c("log: {access: true}");
+    let env = h2c("log: {access: true}");
     let unknown = Frame::new(0xbe, 0, 0, []);
     let priority = Frame::new(PRIORITY, 0, 5, [0, 0, 0, 0, 1]);
     let closed = Frame::window_update(1, 1);
@@ -161,28 +159,28 @@ fn flood_of_control_frames_closes_the_connection() {
         ("PRIORITY", priority),
         ("a kind that nobody knows", unknown),
     ] {
-        let mut client = client(&setting);
+        let mut client = client(&env);
         assert_eq!(client.get("/up", None).status, 200);
-        let closed_before = closed_for_a_flood(&setting);
+        let closed_before = closed_for_a_flood(&env);
         let started = Instant::now();
         // In pieces of a hundred, as they would come.
         let error = flood(&mut client, 1000, &frame.bytes().repeat(100));
         assert_eq!(error, Some(ENHANCE_YOUR_CALM), "{what}");
         assert!(started.elapsed() < Duration::from_secs(5), "{what}");
-        setting.gateway.wait_for_metric(
+        env.gateway.wait_for_metric(
             r#"requests_total{route="none",method="other",status="400"}"#,
             closed_before + 1.0,
         );
     }
-    let told = setting.gateway.wait_for_log(|line| line["detail"] == "too many HTTP/2 frames without effect");
+    let told = env.gateway.wait_for_log(|line| line["detail"] == "too many HTTP/2 frames without effect");
     assert_eq!((&told["status"], &told["reason"]), (&400.into(), &"bad_request".into()));
 }
 
 /// A client that is told why gets to read it.
 #[test]
 fn frame_flood_ends_with_enhance_your_calm() {
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     assert_eq!(client.get("/up", None).status, 200);
     client.send_bytes(Frame::new(PING, 0, 0, [0; 8]).bytes().repeat(1200));
     assert_eq!(client.end(), Some(ENHANCE_YOUR_CALM));
@@ -191,27 +189,27 @@ fn frame_flood_ends_with_enhance_your_calm() {
 /// CVE-2023-44487: streams that are opened and reset at once.
 #[test]
 fn rapid_reset_closes_the_connection() {
-    let setting = h2c("");
-    setting.upstream.answer(|_| Answer::hang());
-    let mut client = client(&setting);
+    let env = h2c("");
+    env.backend.answer(|_| Answer::hang());
+    let mut client = client(&env);
     let error = open_many(&mut client, 10_000, |stream| Frame::reset(stream, CANCEL).bytes());
     assert_eq!(error, Some(ENHANCE_YOUR_CALM));
-    let began = setting.gateway.metrics().metric(r#"requests_total{reason="client_gone"}"#);
+    let began = env.gateway.metrics().metric(r#"requests_total{reason="client_gone"}"#);
     assert!(began <= 120.0, "{began} requests were begun");
-    assert!(setting.upstream.requests().len() <= 120);
+    assert!(env.backend.requests().len() <= 120);
 }
 
 /// A browser that leaves a page now and then is no attacker.
 #[test]
 fn resets_of_an_abandoned_page_are_accepted() {
-    let setting = h2c("");
-    setting.upstream.answer(|request| match &*request.target {
+    let env = h2c("");
+    env.backend.answer(|request| match &*request.target {
         "/up?slow" => Answer::hang(),
         _ => echo(request),
     });
-    let mut client = client(&setting);
+    let mut client = client(&env);
     let streams = [(); 90].map(|()| client.ask("GET", "/up?slow", &[]));
-    setting.upstream.wait_for_requests(90);
+    env.backend.wait_for_requests(90);
     let resets: Vec<u8> = streams.iter().flat_map(|&stream| Frame::reset(stream, CANCEL).bytes()).collect();
     client.send_bytes(resets);
     for _ in 0..100 {
@@ -219,7 +217,7 @@ fn resets_of_an_abandoned_page_are_accepted() {
     }
     // Answers have earned what the next ninety cost.
     let streams = [(); 90].map(|()| client.ask("GET", "/up?slow", &[]));
-    setting.upstream.wait_for_requests(280);
+    env.backend.wait_for_requests(280);
     client.send_bytes(streams.iter().flat_map(|&it| Frame::reset(it, CANCEL).bytes()).collect::<Vec<_>>());
     assert_eq!(client.get("/up", None).status, 200);
 }
@@ -227,8 +225,8 @@ fn resets_of_an_abandoned_page_are_accepted() {
 /// CVE-2025-8671: mistakes by which a client has us reset its own streams.
 #[test]
 fn made_you_reset_closes_the_connection() {
-    let setting = h2c("");
-    setting.upstream.answer(|_| Answer::hang());
+    let env = h2c("");
+    env.backend.answer(|_| Answer::hang());
     type Mistake = fn(u32) -> Vec<u8>;
     let mistakes: [(&str, Mistake); 5] = [
         ("a window that grows by nothing", |stream| Frame::window_update(stream, 0).bytes()),
@@ -242,10 +240,10 @@ fn made_you_reset_closes_the_connection() {
         }),
     ];
     for (what, mistake) in mistakes {
-        let mut client = client(&setting);
+        let mut client = client(&env);
         let error = open_many(&mut client, 10_000, mistake);
         assert!(error.is_some_and(|error| error != NO_ERROR), "{what}: {error:?}");
-        let arrived = setting.upstream.take_requests().len();
+        let arrived = env.backend.take_requests().len();
         assert!(arrived <= 120, "{what}: {arrived} requests arrived");
     }
 }
@@ -253,7 +251,7 @@ fn made_you_reset_closes_the_connection() {
 /// CVE-2024-27316 and its like: fields without end.
 #[test]
 fn continuation_flood_closes_the_connection() {
-    let setting = h2c("");
+    let env = h2c("");
     let block = literals(&[("a", "x".repeat(1000))]);
     for (what, first, more) in [
         ("empty", literals(&request("GET", "/up", &[])), Frame::new(CONTINUATION, 0, 1, [])),
@@ -269,19 +267,19 @@ fn continuation_flood_closes_the_connection() {
             Frame::new(CONTINUATION, 0, 1, vec![b'x'; 16_000]),
         ),
     ] {
-        let mut client = client(&setting);
+        let mut client = client(&env);
         client.send(&Frame::new(HEADERS, END_STREAM, 1, first));
         let error = flood(&mut client, 10_000, &more.bytes());
         assert!(error.is_some_and(|error| error != NO_ERROR), "{what}: {error:?}");
     }
-    assert_eq!(setting.upstream.requests().len(), 0);
-    assert!(setting.gateway.resident_memory() < 64 << 20);
+    assert_eq!(env.backend.requests().len(), 0);
+    assert!(env.gateway.resident_memory() < 64 << 20);
 }
 
 /// RFC 7541 section 7.3: a few bytes that stand for many.
 #[test]
 fn indexed_field_repetition_is_bounded() {
-    let setting = h2c("");
+    let env = h2c("");
     // With indexing: `a` of 4000 bytes; then by its index, 62, again and again.
     let mut block = literals(&request("GET", "/up", &[]));
     let large = "x".repeat(3900);
@@ -289,7 +287,7 @@ fn indexed_field_repetition_is_bounded() {
     indexed[0] = 0x40;
     block.extend(indexed);
     block.extend(vec![0x80 | 62; 8000]);
-    let mut client = client(&setting);
+    let mut client = client(&env);
     client.send(&Frame::new(HEADERS, END_STREAM | END_HEADERS, 1, block));
     let outcome = client.outcome(1);
     assert!(matches!(outcome, Outcome::Away(ENHANCE_YOUR_CALM)), "{outcome:?}");
@@ -297,8 +295,8 @@ fn indexed_field_repetition_is_bounded() {
 
 #[test]
 fn empty_data_flood_closes_the_connection() {
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
     let error = flood(&mut client, 1000, &Frame::new(DATA, 0, stream, []).bytes().repeat(100));
     assert_eq!(error, Some(ENHANCE_YOUR_CALM));
@@ -307,10 +305,10 @@ fn empty_data_flood_closes_the_connection() {
 /// Bodies in small pieces are read as long as the backend takes them.
 #[test]
 fn body_in_small_data_frames_is_forwarded() {
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     assert_eq!(client.get(ITEMS, Some("1|writer")).status, 200);
-    setting.upstream.forget_requests();
+    env.backend.forget_requests();
     let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
     let hundred = Frame::new(DATA, 0, stream, *b"x").bytes().repeat(100);
     for _ in 0..50 {
@@ -319,15 +317,15 @@ fn body_in_small_data_frames_is_forwarded() {
     }
     client.data(stream, b"", true);
     assert_eq!(client.outcome(stream).answer().status, 200);
-    assert_eq!(setting.upstream.only_request().body.len(), 5000);
+    assert_eq!(env.backend.only_request().body.len(), 5000);
 }
 
 /// Within the windows, small frames are no flood, however long nobody reads them.
 #[test]
 fn unread_small_data_frames_within_the_windows_are_accepted() {
-    let setting = h2c("");
+    let env = h2c("");
     // Bodies are read once there is a verdict.
-    setting.introspector.delay(Duration::from_secs(1));
+    env.introspector.delay(Duration::from_secs(1));
     for (number, (what, length, padding, streams)) in [
         ("one byte", 1, None, 1),
         ("ten bytes", 10, None, 1),
@@ -339,9 +337,9 @@ fn unread_small_data_frames_within_the_windows_are_accepted() {
     .enumerate()
     {
         let token = format!("{number}|small");
-        setting.introspector.know(&token, Verdict::active(&["items:create"]));
+        env.introspector.know(&token, Verdict::active(&["items:create"]));
         let authorization = format!("Bearer {token}");
-        let mut client = client(&setting);
+        let mut client = client(&env);
         // The settings are known on both sides.
         assert!(client.ping());
         let fields = request("POST", ITEMS, &[("authorization", &authorization)]);
@@ -366,7 +364,7 @@ fn unread_small_data_frames_within_the_windows_are_accepted() {
         for stream in opened {
             assert_eq!(client.outcome(stream).answer().status, 200, "{what}");
         }
-        let arrived = setting.upstream.take_requests();
+        let arrived = env.backend.take_requests();
         assert_eq!(arrived.len(), streams, "{what}");
         assert!(arrived.iter().all(|request| request.body == vec![b'x'; each * length]), "{what}");
         assert_eq!(client.away(), None, "{what}");
@@ -376,14 +374,14 @@ fn unread_small_data_frames_within_the_windows_are_accepted() {
 /// Neither is a slow backend a reason to end the connection, nor to keep back what came once it reads again.
 #[test]
 fn small_data_frames_continue_after_a_backlog() {
-    let setting = h2c("");
-    setting.introspector.delay(Duration::from_secs(1));
-    let mut client = client(&setting);
+    let env = h2c("");
+    env.introspector.delay(Duration::from_secs(1));
+    let mut client = client(&env);
     assert!(client.ping());
     let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
     client.send_bytes(Frame::new(DATA, 0, stream, *b"x").bytes().repeat(5000));
     let end = Instant::now() + Duration::from_secs(20);
-    while setting.upstream.connections() == 0 {
+    while env.backend.connections() == 0 {
         assert!(client.ping() && Instant::now() < end);
         thread::sleep(Duration::from_millis(20));
     }
@@ -392,14 +390,14 @@ fn small_data_frames_continue_after_a_backlog() {
     }
     client.data(stream, b"", true);
     assert_eq!(client.outcome(stream).answer().status, 200);
-    assert_eq!(setting.upstream.only_request().body.len(), 7000);
+    assert_eq!(env.backend.only_request().body.len(), 7000);
 }
 
 /// In the life of a connection, more than a hundred.
 #[test]
 fn occasional_empty_data_frames_are_accepted() {
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     for _ in 0..150 {
         let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
         client.data(stream, b"", false);
@@ -412,10 +410,10 @@ fn occasional_empty_data_frames_are_accepted() {
 /// A client that opens its windows by a byte at a time earns with each piece what that costs.
 #[test]
 fn window_updates_of_each_piece_are_accepted() {
-    let setting = h2c("");
+    let env = h2c("");
     let body = "x".repeat(4 << 20);
-    setting.upstream.answer(move |_| Answer::with(200, &[], &body));
-    let mut client = client(&setting);
+    env.backend.answer(move |_| Answer::with(200, &[], &body));
+    let mut client = client(&env);
     let answer = client.get("/up", None);
     assert_eq!(answer.body.len(), 4 << 20);
     for _ in 0..3 {
@@ -426,10 +424,10 @@ fn window_updates_of_each_piece_are_accepted() {
 /// What a connection makes us hold of bodies that their backend does not take is its window.
 #[test]
 fn unread_http2_uploads_are_bounded_by_the_windows() {
-    let setting = h2c("");
-    setting.upstream.answer_early(|_| None);
-    setting.introspector.delay(Duration::from_secs(8));
-    let mut client = client(&setting);
+    let env = h2c("");
+    env.backend.answer_early(|_| None);
+    env.introspector.delay(Duration::from_secs(8));
+    let mut client = client(&env);
     let piece = vec![b'x'; 16 * 1024];
     // Bodies of requests that wait for a verdict are not read at all.
     let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
@@ -441,7 +439,7 @@ fn unread_http2_uploads_are_bounded_by_the_windows() {
     client.data(stream, b"x", false);
     assert!(matches!(client.outcome(stream), Outcome::Reset(FLOW_CONTROL_ERROR)));
     // All together.
-    let mut client = super::client(&setting);
+    let mut client = super::client(&env);
     assert!(client.ping());
     let streams: Vec<u32> = (0..8).map(|_| client.open(&request("POST", ITEMS, &[WRITER]), false)).collect();
     for stream in streams {
@@ -458,8 +456,8 @@ fn unread_http2_uploads_are_bounded_by_the_windows() {
 /// Settings that would have us hold or send more than is good.
 #[test]
 fn extreme_client_settings_are_bounded_or_rejected() {
-    let setting = h2c("");
-    let mut large = Http2Client::silent(setting.gateway.address());
+    let env = h2c("");
+    let mut large = Http2Client::silent(env.gateway.address());
     large.greet(&[(1, u32::MAX), (INITIAL_WINDOW_SIZE, 0x7fff_ffff), (5, 0x00ff_ffff), (6, u32::MAX)]);
     assert_eq!(large.get("/up", None).status, 200);
     for (name, value, error) in [
@@ -468,7 +466,7 @@ fn extreme_client_settings_are_bounded_or_rejected() {
         (5, 16_383, PROTOCOL_ERROR),
         (5, 0x0100_0000, PROTOCOL_ERROR),
     ] {
-        let mut client = Http2Client::silent(setting.gateway.address());
+        let mut client = Http2Client::silent(env.gateway.address());
         client.greet(&[(name, value)]);
         let said = client.end();
         assert!(said == Some(error) || said == Some(PROTOCOL_ERROR), "{name}: {value}: {said:?}");

@@ -10,8 +10,7 @@ use super::{client, h2c};
 use crate::support::http2::{
     COMPRESSION_ERROR, Http2Client, NO_ERROR, Outcome, PREFACE, PROTOCOL_ERROR, request,
 };
-use crate::support::setting::setting;
-use crate::support::{Answer, Authority, Fields, Gateway, Introspector, PATIENCE, RawClient, Upstream};
+use crate::support::{Answer, Authority, Fields, PATIENCE, RawClient, TestEnv};
 
 const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
 
@@ -25,8 +24,8 @@ fn sorted(fields: &Fields) -> Vec<String> {
 
 #[test]
 fn http2_request_reaches_the_backend_as_http1() {
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     let fields = [
         WRITER,
         ("accept", "a"),
@@ -38,7 +37,7 @@ fn http2_request_reaches_the_backend_as_http1() {
     ];
     let answer = client.request("POST", "/api/v2/%69tems/?a=%61", &fields, b"body").answer();
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let arrived = setting.upstream.only_request();
+    let arrived = env.backend.only_request();
     assert_eq!((&*arrived.method, &*arrived.target), ("POST", "/api/v2/items?a=%61"));
     assert_eq!(arrived.body, b"body");
     assert_eq!(
@@ -61,22 +60,22 @@ fn http2_request_reaches_the_backend_as_http1() {
 
 #[test]
 fn http2_cookie_fields_are_joined() {
-    let setting = h2c("");
+    let env = h2c("");
     let crumbs = [("cookie", "a=b"), ("accept", "x"), ("cookie", "c=d"), ("cookie", "e=f; g=h")];
-    let answer = client(&setting).request("GET", "/up", &crumbs, b"").answer();
+    let answer = client(&env).request("GET", "/up", &crumbs, b"").answer();
     assert_eq!(answer.status, 200);
-    assert_eq!(setting.upstream.only_request().field("cookie"), Some("a=b; c=d; e=f; g=h"));
+    assert_eq!(env.backend.only_request().field("cookie"), Some("a=b; c=d; e=f; g=h"));
 }
 
 /// Whether the request arrives, by its fields as they are sent.
 #[test]
 fn http2_authority_and_host_must_agree() {
-    let setting = h2c("");
+    let env = h2c("");
     let get = |authority: Option<&'static str>, hosts: &[&'static str]| {
         let mut fields = vec![(":method", "GET"), (":scheme", "http"), (":path", "/up")];
         fields.extend(authority.map(|authority| (":authority", authority)));
         fields.extend(hosts.iter().map(|host| ("host", *host)));
-        let mut client = client(&setting);
+        let mut client = client(&env);
         let stream = client.open(&fields, true);
         client.outcome(stream)
     };
@@ -90,8 +89,8 @@ fn http2_authority_and_host_must_agree() {
         (None, &["shop.example:"], "shop.example"),
     ] {
         assert_eq!(get(authority, hosts).answer().status, 200, "{authority:?} {hosts:?}");
-        assert_eq!(setting.upstream.only_request().field("host"), Some(host));
-        setting.upstream.forget_requests();
+        assert_eq!(env.backend.only_request().field("host"), Some(host));
+        env.backend.forget_requests();
     }
     for (authority, hosts) in [
         (None, &[][..]),
@@ -113,13 +112,13 @@ fn http2_authority_and_host_must_agree() {
     for authority in ["", "a b", "a/b", "a?", "é"] {
         assert!(matches!(get(Some(authority), &[]), Outcome::Reset(PROTOCOL_ERROR)), "{authority:?}");
     }
-    assert_eq!(setting.upstream.requests().len(), 0);
+    assert_eq!(env.backend.requests().len(), 0);
 }
 
 /// Paths that are refused, in the same words as over HTTP/1 or as malformed frames.
 #[test]
 fn invalid_http2_paths_are_rejected() {
-    let setting = h2c("");
+    let env = h2c("");
     for (method, path) in [
         ("GET", "*"),
         ("GET", "?a"),
@@ -136,22 +135,22 @@ fn invalid_http2_paths_are_rejected() {
         ("GET", "/up#"),
         ("GET", "/up?a#b"),
     ] {
-        let answer = client(&setting).request(method, path, &[], b"").answer();
+        let answer = client(&env).request(method, path, &[], b"").answer();
         assert_eq!((answer.status, answer.text()), (400, r#"{"message":"Bad Request."}"#), "{method} {path}");
     }
     for path in ["", "up", "http://stockaj.example/up", "/u p", "/up<"] {
-        let outcome = client(&setting).request("GET", path, &[], b"");
+        let outcome = client(&env).request("GET", path, &[], b"");
         assert!(matches!(outcome, Outcome::Reset(PROTOCOL_ERROR)), "{path:?}: {outcome:?}");
     }
-    assert_eq!(setting.upstream.requests().len(), 0);
-    let answer = client(&setting).request("OPTIONS", "*", &[WRITER], b"").answer();
+    assert_eq!(env.backend.requests().len(), 0);
+    let answer = client(&env).request("OPTIONS", "*", &[WRITER], b"").answer();
     assert_eq!(answer.status, 403, "a path that no route matches");
 }
 
 /// RFC 9113 section 8.2: what is malformed never arrives.
 #[test]
 fn connection_specific_fields_reset_the_http2_stream() {
-    let setting = h2c("");
+    let env = h2c("");
     for (name, value) in [
         ("connection", "close"),
         ("connection", "keep-alive"),
@@ -166,7 +165,7 @@ fn connection_specific_fields_reset_the_http2_stream() {
         ("content-length", "-1"),
         ("content-length", "5"),
     ] {
-        let outcome = client(&setting).request("GET", "/up", &[(name, value)], b"");
+        let outcome = client(&env).request("GET", "/up", &[(name, value)], b"");
         assert!(matches!(outcome, Outcome::Reset(PROTOCOL_ERROR)), "{name}: {value}: {outcome:?}");
     }
     // Of these h2 says that the connection is at fault.
@@ -181,54 +180,54 @@ fn connection_specific_fields_reset_the_http2_stream() {
         ("accept", "a\rb"),
         ("accept", "a\0b"),
     ] {
-        let outcome = client(&setting).request("GET", "/up", &[(name, value)], b"");
+        let outcome = client(&env).request("GET", "/up", &[(name, value)], b"");
         let is_error = matches!(outcome, Outcome::Away(PROTOCOL_ERROR | COMPRESSION_ERROR));
         assert!(is_error, "{name:?}: {value:?}: {outcome:?}");
     }
     // And of these we say it.
     for (name, value) in [("accept", " a"), ("accept", "a\t"), ("content-length", "00")] {
-        let answer = client(&setting).request("GET", "/up", &[(name, value)], b"").answer();
+        let answer = client(&env).request("GET", "/up", &[(name, value)], b"").answer();
         assert_eq!(answer.status, 400, "{name}: {value:?}");
     }
-    assert_eq!(setting.upstream.requests().len(), 0);
+    assert_eq!(env.backend.requests().len(), 0);
     let te = [("te", "trailers")];
-    assert_eq!(client(&setting).request("GET", "/up", &te, b"").answer().status, 200);
+    assert_eq!(client(&env).request("GET", "/up", &te, b"").answer().status, 200);
 }
 
 #[test]
 fn http2_content_length_must_equal_the_body() {
-    let setting = h2c("");
+    let env = h2c("");
     for (length, body) in [("3", "body"), ("5", "body"), ("0", "body")] {
         let fields = [WRITER, ("content-length", length)];
-        let outcome = client(&setting).request("POST", "/api/v2/items", &fields, body.as_bytes());
+        let outcome = client(&env).request("POST", "/api/v2/items", &fields, body.as_bytes());
         assert!(matches!(outcome, Outcome::Reset(PROTOCOL_ERROR)), "{length}: {outcome:?}");
     }
     let twice = [WRITER, ("content-length", "4"), ("content-length", "4")];
-    let answer = client(&setting).request("POST", "/api/v2/items", &twice, b"body").answer();
+    let answer = client(&env).request("POST", "/api/v2/items", &twice, b"body").answer();
     assert_eq!(answer.status, 400);
-    let answer = client(&setting).request("POST", "/api/v2/items", &[WRITER], b"body").answer();
+    let answer = client(&env).request("POST", "/api/v2/items", &[WRITER], b"body").answer();
     assert_eq!(answer.status, 200);
     // What was broken off may be noticed only now.
-    let complete: Vec<_> = setting.upstream.requests().into_iter().filter(|it| it.complete).collect();
+    let complete: Vec<_> = env.backend.requests().into_iter().filter(|it| it.complete).collect();
     let [arrived] = &complete[..] else { panic!("{complete:#?}") };
     assert_eq!((arrived.text(), arrived.field("transfer-encoding")), ("body", Some("chunked")));
 }
 
 #[test]
 fn http2_connect_is_rejected() {
-    let setting = h2c("");
-    let mut plain = client(&setting);
+    let env = h2c("");
+    let mut plain = client(&env);
     let stream = plain.open(&[(":method", "CONNECT"), (":authority", "stockaj.example:80")], false);
     assert_eq!(plain.outcome(stream).answer().status, 400);
-    let mut extended = client(&setting);
+    let mut extended = client(&env);
     let stream = extended.open(&request("CONNECT", "/up", &[(":protocol", "websocket")]), false);
     assert!(!matches!(extended.outcome(stream), Outcome::Answer(_)));
-    assert_eq!(setting.upstream.requests().len(), 0);
+    assert_eq!(env.backend.requests().len(), 0);
 }
 
 #[test]
 fn http2_response_has_no_connection_fields() {
-    let setting = h2c("");
+    let env = h2c("");
     let fields = [
         ("Connection", "keep-alive, X-Hop"),
         ("Keep-Alive", "timeout=5"),
@@ -239,31 +238,31 @@ fn http2_response_has_no_connection_fields() {
         ("Set-Cookie", "c=d"),
         ("X-Own", "1"),
     ];
-    setting.upstream.answer(move |_| Answer::with(200, &fields, "body"));
-    let answer = client(&setting).get("/up", None);
+    env.backend.answer(move |_| Answer::with(200, &fields, "body"));
+    let answer = client(&env).get("/up", None);
     assert_eq!((answer.status, answer.text()), (200, "body"));
     let expected = ["content-length: 4", "set-cookie: a=b", "set-cookie: c=d", "x-own: 1"];
     assert_eq!(sorted(&answer.fields), expected);
-    setting.upstream.answer(|_| {
+    env.backend.answer(|_| {
         Answer::raw(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n2;x=y\r\n..\r\n0\r\n\r\n",
         )
     });
-    let answer = client(&setting).get("/up", None);
+    let answer = client(&env).get("/up", None);
     assert_eq!((answer.status, answer.text()), (200, "body.."));
     assert_eq!(sorted(&answer.fields), [""; 0]);
 }
 
 #[test]
 fn http2_responses_without_a_body_are_forwarded() {
-    let setting = h2c("");
-    let mut client = client(&setting);
+    let env = h2c("");
+    let mut client = client(&env);
     // The backend's.
     let head = client.request("HEAD", "/up", &[], b"").answer();
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert!(head.field("content-length").is_some());
     for status in [204, 304] {
-        setting.upstream.answer(move |_| Answer::with(status, &[("ETag", "\"1\"")], ""));
+        env.backend.answer(move |_| Answer::with(status, &[("ETag", "\"1\"")], ""));
         let answer = client.get("/up", None);
         assert_eq!((answer.status, answer.body.len()), (status, 0));
         assert_eq!(sorted(&answer.fields), ["etag: \"1\""]);
@@ -279,15 +278,15 @@ fn http2_responses_without_a_body_are_forwarded() {
 /// As gRPC has them.
 #[test]
 fn http2_trailers_are_forwarded_both_ways() {
-    let setting = h2c("");
-    setting.upstream.answer(|_| {
+    let env = h2c("");
+    env.backend.answer(|_| {
         let head =
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status, grpc-message\r\n\r\n";
         Answer::raw(format!(
             "{head}4\r\nbody\r\n0\r\ngrpc-status: 0\r\nGrpc-Message: fine\r\nX-Request-Id: evil\r\n\r\n"
         ))
     });
-    let mut client = client(&setting);
+    let mut client = client(&env);
     let fields = [WRITER, ("te", "trailers"), ("trailer", "x-checksum, x-token-id")];
     let stream = client.open(&request("POST", "/api/v2/items", &fields), false);
     client.data(stream, b"body", false);
@@ -295,11 +294,11 @@ fn http2_trailers_are_forwarded_both_ways() {
     let answer = client.outcome(stream).answer();
     assert_eq!((answer.status, answer.text()), (200, "body"));
     assert_eq!(sorted(&answer.trailers), ["grpc-message: fine", "grpc-status: 0"]);
-    let arrived = setting.upstream.only_request();
+    let arrived = env.backend.only_request();
     assert_eq!((arrived.text(), sorted(&arrived.trailers)), ("body", vec!["x-checksum: 1".to_owned()]));
     assert_eq!(arrived.field("te"), Some("trailers"));
     // Only trailers, as gRPC answers an error.
-    setting.upstream.answer(|_| {
+    env.backend.answer(|_| {
         Answer::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n0\r\ngrpc-status: 5\r\n\r\n")
     });
     let answer = client.get("/up", None);
@@ -308,46 +307,40 @@ fn http2_trailers_are_forwarded_both_ways() {
 
 #[test]
 fn truncated_response_resets_the_http2_stream() {
-    let setting = h2c("");
-    setting
-        .upstream
-        .answer(|_| Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").then_close());
-    let mut client = client(&setting);
+    let env = h2c("");
+    env.backend.answer(|_| Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").then_close());
+    let mut client = client(&env);
     let outcome = client.request("GET", "/up", &[], b"");
     assert!(matches!(outcome, Outcome::Reset(_)), "{outcome:?}");
-    setting.upstream.answer(|_| Answer::with(200, &[], "whole"));
+    env.backend.answer(|_| Answer::with(200, &[], "whole"));
     assert_eq!(client.get("/up", None).text(), "whole", "the connection lives");
 }
 
 #[test]
 fn alpn_selects_the_http_version() {
     let authority = Arc::new(Authority::new());
-    let upstream = Upstream::start();
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority).start();
-    let mut http2 = Http2Client::connect_tls(gateway.address(), &authority);
+    let env = TestEnv::builder().tls(&authority).start();
+    let mut http2 = Http2Client::connect_tls(env.gateway.address(), &authority);
     assert_eq!(http2.get("/up", None).status, 200);
-    let arrived = upstream.only_request();
+    let arrived = env.backend.only_request();
     assert_eq!(arrived.field("via"), Some("2 stockaj-gateway"));
     assert_eq!(arrived.field("x-forwarded-proto"), Some("https"));
     // A client that names no protocol speaks HTTP/1, and a preface is refused.
-    assert_eq!(gateway.client().get("/up", None).status, 200);
-    assert_eq!(gateway.client().send(PREFACE).response().status, 505);
+    assert_eq!(env.gateway.client().get("/up", None).status, 200);
+    assert_eq!(env.gateway.client().send(PREFACE).response().status, 505);
 }
 
 #[test]
 fn tls_client_that_offers_only_http_1_0_is_served() {
     let authority = Arc::new(Authority::new());
-    let upstream = Upstream::start();
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority).start();
+    let env = TestEnv::builder().tls(&authority).start();
     for (offered, agreed) in
         [(&[&b"http/1.0"[..]][..], "http/1.0"), (&[&b"http/1.0"[..], b"http/1.1"], "http/1.1")]
     {
         let mut config = (*authority.client()).clone();
         config.alpn_protocols = offered.iter().map(|it| it.to_vec()).collect();
         let session = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-        let socket = TcpStream::connect(gateway.address()).unwrap();
+        let socket = TcpStream::connect(env.gateway.address()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut stream = StreamOwned::new(session, socket);
         stream.write_all(b"GET /up HTTP/1.0\r\n\r\n").unwrap();
@@ -360,25 +353,25 @@ fn tls_client_that_offers_only_http_1_0_is_served() {
 
 #[test]
 fn h2c_is_disabled_by_default() {
-    let setting = setting("");
-    assert_eq!(setting.gateway.client().send(PREFACE).response().status, 505);
+    let env = TestEnv::start("");
+    assert_eq!(env.gateway.client().send(PREFACE).response().status, 505);
 }
 
 /// RFC 9113 has no upgrade any more.
 #[test]
 fn upgrade_to_h2c_is_ignored() {
-    let setting = h2c("");
+    let env = h2c("");
     let fields =
         [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABk")];
-    let answer = setting.gateway.client().request("GET", "/up", &fields, b"");
+    let answer = env.gateway.client().request("GET", "/up", &fields, b"");
     assert_eq!(answer.status, 200);
-    assert_eq!(setting.upstream.only_request().field("upgrade"), None);
+    assert_eq!(env.backend.only_request().field("upgrade"), None);
 }
 
 #[test]
 fn http_version_is_detected_by_the_first_bytes() {
-    let setting = h2c("limits: {header_timeout: 300ms}");
-    let address = setting.gateway.address();
+    let env = h2c("limits: {header_timeout: 300ms}");
+    let address = env.gateway.address();
     for size in [1, 3, 23, 24] {
         let mut http2 = Http2Client::silent(address);
         for piece in PREFACE.chunks(size) {
@@ -409,8 +402,8 @@ fn http_version_is_detected_by_the_first_bytes() {
 
 #[test]
 fn goaway_of_a_drain_has_no_error() {
-    let setting = h2c("limits: {idle_timeout: 200ms}");
-    let mut client = client(&setting);
+    let env = h2c("limits: {idle_timeout: 200ms}");
+    let mut client = client(&env);
     assert_eq!(client.get("/up", None).status, 200);
     assert_eq!(client.end(), Some(NO_ERROR));
 }

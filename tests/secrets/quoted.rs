@@ -10,7 +10,7 @@ use serde_json::Value;
 use stockaj_gateway::internals::config;
 
 use super::SECRET;
-use crate::support::{Authority, BINARY, Gateway, Introspector, Upstream};
+use crate::support::{Authority, BINARY, TestEnv};
 
 /// As long a part of a secret as must not be shown.
 const RUN: usize = 6;
@@ -103,26 +103,18 @@ fn run(directory: &Path, yaml: &str, secret: &str) {
     assert_eq!(quoted(secret, &shown), None, "{yaml}\n{shown}");
 }
 
-/// A gateway that reloads whatever is written into its gateway.yaml.
-struct Reloading {
-    gateway: Gateway,
-    _between: (Upstream, Introspector),
+/// A gateway that can reload whatever is written into its gateway.yaml.
+fn start() -> TestEnv {
+    TestEnv::builder().configure(|gateway| gateway.environment("SECRET", SECRET)).start()
 }
 
-impl Reloading {
-    fn start() -> Self {
-        let between = (Upstream::start(), Introspector::start());
-        let gateway = Gateway::builder().backend(&between.0).introspector(&between.1);
-        let gateway = gateway.environment("SECRET", SECRET).start();
-        Self { gateway, _between: between }
-    }
-
-    fn reload(&self, yaml: &str) {
+impl TestEnv {
+    fn reload_with(&self, yaml: &str) {
         fs::write(self.gateway.directory().join("gateway.yaml"), yaml).unwrap();
         self.gateway.reload();
     }
 
-    fn assert_silent(&self, secret: &str) {
+    fn assert_unquoted(&self, secret: &str) {
         let log = self.gateway.logs().join("\n");
         assert!(log.contains("configuration rejected"), "{log}");
         assert_eq!(quoted(secret, &log), None, "{log}");
@@ -239,7 +231,7 @@ fn texts(secret: &str) -> Vec<String> {
 #[test]
 fn errors_quote_no_secret_of_the_configuration() {
     let directory = tempfile::tempdir().unwrap();
-    let reloading = Reloading::start();
+    let env = start();
     let (mut refused, mut number) = (0, 0);
     // One that is long enough, and one that is not.
     for secret in [SECRET, &SECRET[..9]] {
@@ -249,7 +241,7 @@ fn errors_quote_no_secret_of_the_configuration() {
             if number % 20 == 0 {
                 check(directory.path(), &yaml, SECRET);
                 run(directory.path(), &yaml, SECRET);
-                reloading.reload(&yaml);
+                env.reload_with(&yaml);
             }
         }
     }
@@ -259,7 +251,7 @@ fn errors_quote_no_secret_of_the_configuration() {
     assert!(check(directory.path(), &format!("- {SECRET}\n- a"), SECRET));
     assert!(check(directory.path(), &format!("token:{SECRET}\n"), SECRET));
     assert!(check(directory.path(), &format!("token: {SECRET}\n"), SECRET));
-    reloading.assert_silent(SECRET);
+    env.assert_unquoted(SECRET);
 }
 
 /// The path of every scalar of `gateway.yaml`, from its schema.
@@ -457,12 +449,11 @@ fn errors_quote_no_damaged_key() {
 fn reload_errors_quote_no_damaged_key() {
     let authority = std::sync::Arc::new(Authority::new());
     let pem = fs::read_to_string(authority.private_key()).unwrap();
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    let gateway = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&authority).start();
+    let env = TestEnv::builder().tls(&authority).start();
     for (cause, content) in damages(&pem) {
         fs::write(authority.private_key(), content).unwrap();
-        gateway.reload();
-        gateway.wait_for_log(|line| line["error"].as_str().is_some_and(|error| error.contains(cause)));
+        env.gateway.reload();
+        env.gateway.wait_for_log(|line| line["error"].as_str().is_some_and(|error| error.contains(cause)));
     }
-    assert_eq!(quoted(&pem, &gateway.logs().join("\n")), None);
+    assert_eq!(quoted(&pem, &env.gateway.logs().join("\n")), None);
 }

@@ -19,8 +19,9 @@ use super::{Authority, PATIENCE, RawClient};
 /// A process that ends with the test.
 pub struct Process {
     child: Child,
-    /// Kept, as who prints to a closed pipe dies of it.
+    /// Open until the process ends: writing to a closed pipe would end it.
     output: BufReader<ChildStdout>,
+    port: u16,
 }
 
 impl Process {
@@ -31,14 +32,21 @@ impl Process {
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it is installed by tests/run");
         let output = BufReader::new(child.stdout.take().unwrap());
-        Self { child, output }
+        Self { child, output, port: 0 }
     }
 
-    /// The port at the end of the next line that has one there. 0 is none.
-    pub fn port(&mut self) -> u16 {
+    /// Starts a server and waits for the first line that ends with its port.
+    pub fn listening(command: &mut Command) -> Self {
+        let mut process = Self::start(command);
         let port = |line: String| line.trim_end_matches('.').rsplit(' ').next()?.parse().ok();
-        let mut lines = self.output.by_ref().lines().map(Result::unwrap);
-        lines.find_map(|line| port(line).filter(|port| *port != 0)).expect("a port")
+        let mut lines = process.output.by_ref().lines().map(Result::unwrap);
+        process.port = lines.find_map(|line| port(line).filter(|port| *port != 0)).expect("a port");
+        process
+    }
+
+    /// The port of a [`Process::listening`] server.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 }
 
@@ -73,7 +81,7 @@ impl Browser {
     }
 
     fn with(arguments: &[String]) -> Self {
-        let mut driver = Process::start(Command::new("chromedriver").arg("--port=0"));
+        let driver = Process::listening(Command::new("chromedriver").arg("--port=0"));
         let address = SocketAddr::from(([127, 0, 0, 1], driver.port()));
         let profile = tempfile::tempdir().unwrap();
         let profile_argument = format!("--user-data-dir={}", profile.path().display());

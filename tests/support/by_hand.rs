@@ -32,11 +32,6 @@ impl ByHand {
         self.listener.local_addr().unwrap()
     }
 
-    /// The section of gateway.yaml that names it.
-    pub fn yaml(&self) -> String {
-        format!("backend:\n  url: http://{}\n", self.address())
-    }
-
     /// The next connection.
     pub fn accept(&mut self) -> Held {
         let end = Instant::now() + PATIENCE;

@@ -15,8 +15,8 @@ use serde_json::Value;
 
 use super::certificate::Authority;
 use super::client::{PATIENCE, RawClient, Response};
+use super::env::Backend;
 use super::introspector::Introspector;
-use super::upstream::Upstream;
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_stockaj-gateway");
@@ -37,6 +37,7 @@ abilities:
 
 /// What a gateway is started with: a gateway.yaml, section by section.
 pub struct Builder {
+    directory: tempfile::TempDir,
     sections: BTreeMap<String, String>,
     environment: Vec<(String, String)>,
     authority: Option<Arc<Authority>>,
@@ -47,10 +48,14 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Forwards to `upstream`.
-    pub fn backend(self, upstream: &Upstream) -> Self {
-        let (url, tls) = (upstream.url(), upstream.client_tls());
-        self.yaml(&format!("backend:\n  url: {url}\n{tls}"))
+    /// Forwards to `backend`.
+    pub fn backend(self, backend: &impl Backend) -> Self {
+        self.backend_at(backend, "")
+    }
+
+    /// Forwards to a path of `backend`.
+    pub fn backend_at(self, backend: &impl Backend, path: &str) -> Self {
+        self.yaml(&format!("backend:\n  url: {}{path}\n{}", backend.url(), backend.settings()))
     }
 
     /// Asks `introspector`.
@@ -91,6 +96,17 @@ impl Builder {
     /// Passes a socket, as systemd does: the second one after the first, and no third.
     pub fn inheriting(mut self, socket: impl Into<OwnedFd>) -> Self {
         self.inherited.push(socket.into());
+        self
+    }
+
+    /// The directory of its gateway.yaml.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Writes a file beside its gateway.yaml.
+    pub fn file(self, name: &str, content: &str) -> Self {
+        std::fs::write(self.directory().join(name), content).unwrap();
         self
     }
 
@@ -151,29 +167,22 @@ impl Builder {
 
     /// Starts the gateway and waits until it listens.
     pub fn start(self) -> Gateway {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("gateway.yaml");
+        let file = self.directory.path().join("gateway.yaml");
         std::fs::write(&file, self.text()).unwrap();
         let patience = if self.command.is_some() { 6 * PATIENCE } else { PATIENCE };
         let mut command = match (self.command, self.file_size_limit, self.name_server) {
             (Some(command), ..) => command,
             (None, Some(kibibytes), _) => limited(kibibytes),
-            (None, None, Some(address)) => resolving_by(&address, directory.path()),
+            (None, None, Some(address)) => resolving_by(&address, self.directory.path()),
             (None, None, None) => passing(self.inherited.len()),
         };
         command.arg("run").arg("--config").arg(&file).envs(self.environment);
         let (child, logs) = spawn_with(&mut command, self.inherited);
-        logs.wait_for(patience, |line| line.contains("\"listening\"").then_some(()));
-        let mut gateway = Gateway {
-            child,
-            logs,
-            proxy: SocketAddr::from(([0, 0, 0, 0], 0)),
-            admin: SocketAddr::from(([0, 0, 0, 0], 0)),
-            authority: self.authority,
-            directory,
-        };
-        gateway.proxy = gateway.wait_for_listener("proxy");
-        gateway.admin = gateway.wait_for_listener("admin");
+        logs.wait_for(patience, |line| line.contains("listening").then_some(()));
+        let none = SocketAddr::from(([0, 0, 0, 0], 0));
+        let (authority, directory) = (self.authority, self.directory);
+        let mut gateway = Gateway { child, logs, proxy: none, admin: none, authority, directory };
+        gateway.find_listeners();
         gateway
     }
 }
@@ -192,6 +201,7 @@ impl Gateway {
     /// One with a small map and ports of its own.
     pub fn builder() -> Builder {
         let empty = Builder {
+            directory: tempfile::tempdir().unwrap(),
             sections: BTreeMap::new(),
             environment: Vec::new(),
             authority: None,
@@ -204,6 +214,14 @@ impl Gateway {
             .yaml("listen:\n  address: 127.0.0.1:0\nadmin:\n  address: 127.0.0.1:0\n")
             .yaml("runtime: {threads: 2}\n")
             .yaml(ABILITIES)
+    }
+
+    /// The authority of its certificate.
+    ///
+    /// # Panics
+    /// Without TLS.
+    pub fn authority(&self) -> &Authority {
+        self.authority.as_deref().expect("TLS")
     }
 
     /// Where clients go.
@@ -246,6 +264,11 @@ impl Gateway {
         self.client().get(target, token)
     }
 
+    /// The answer of the admin listener, on a connection of its own.
+    pub fn admin_request(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &str) -> Response {
+        RawClient::connect(self.admin).request(method, target, fields, body.as_bytes())
+    }
+
     /// A scrape of the admin listener.
     pub fn metrics(&self) -> Metrics {
         let response = RawClient::connect(self.admin).get("/metrics", None);
@@ -277,10 +300,16 @@ impl Gateway {
         found.unwrap_or_else(|| panic!("no such line among\n{}", self.logs().join("\n")))
     }
 
-    /// Where a listener is, from the log.
+    /// Where a listener is, from the log in either format.
     pub fn wait_for_listener(&self, listener: &str) -> SocketAddr {
-        let line = self.wait_for_log(|line| line["message"] == "listening" && line["listener"] == listener);
-        let address = line["address"].as_str().expect("an address");
+        let listener = format!("\"{listener}\"");
+        let found = self.logs.wait(|line| {
+            let (_, address) = line.split_once("address\":\"").or_else(|| line.split_once("address="))?;
+            let is_it = line.contains("listening") && line.contains(&listener);
+            is_it.then(|| address.split(['"', ' ']).next().unwrap_or_default().to_owned())
+        });
+        let address =
+            found.unwrap_or_else(|| panic!("no listener {listener} among\n{}", self.logs().join("\n")));
         match address.starts_with("unix:") {
             true => SocketAddr::from(([0, 0, 0, 0], 0)),
             false => address.parse().expect("an address with a port"),
@@ -327,6 +356,20 @@ impl Gateway {
             }
         };
         self.logs().iter().filter_map(messages).collect()
+    }
+
+    /// Starts it anew with its gateway.yaml as it is now; the process before must have ended.
+    pub fn restart(&mut self) {
+        self.wait_exit(PATIENCE);
+        let mut command = Command::new(BINARY);
+        command.arg("run").arg("--config").arg(self.directory().join("gateway.yaml"));
+        (self.child, self.logs) = spawn(&mut command);
+        self.find_listeners();
+    }
+
+    fn find_listeners(&mut self) {
+        self.proxy = self.wait_for_listener("proxy");
+        self.admin = self.wait_for_listener("admin");
     }
 
     /// Sends a signal.

@@ -143,13 +143,12 @@ impl Http2Upstream {
         Self { address, tls, shared, stop: Some(stop) }
     }
 
-    /// The section of gateway.yaml that names it, up to its `tls`.
-    pub fn yaml(&self) -> String {
-        let url = match self.tls {
+    /// Its URL, without a path.
+    pub fn url(&self) -> String {
+        match self.tls {
             true => format!("https://localhost:{}", self.address.port()),
             false => format!("http://{}", self.address),
-        };
-        format!("backend:\n  url: {url}\n  http2: true\n")
+        }
     }
 
     /// Answers by `script` from now on.
