@@ -295,7 +295,7 @@ impl Overview {
     }
 
     /// The tokens of the requested page.
-    pub fn sanitize(&self) -> impl Iterator<Item = &TokenLine> {
+    pub fn listed_tokens(&self) -> impl Iterator<Item = &TokenLine> {
         self.rows.values().skip(self.first)
     }
 

@@ -279,7 +279,7 @@ fn page_of_very_many_tokens_is_bounded() {
             overview.add(&token, &[finding(FindingKind::Naming, Severity::Low, &token)]);
         }
         let page = super::overview(&overview, &context);
-        assert_eq!(overview.sanitize().count(), PAGE_SIZE);
+        assert_eq!(overview.listed_tokens().count(), PAGE_SIZE);
         assert_valid(&page);
         assert!(page.len() < 600_000, "{}", page.len());
         text(&page)
@@ -301,8 +301,18 @@ fn page_of_very_many_tokens_is_bounded() {
 #[test]
 fn page_past_the_end_lists_no_token() {
     let context = context("page=9999", true);
-    let page = overview(&Overview::of(&report(), &context.query), &context);
-    assert_valid(&page);
+    let few = Overview::of(&report(), &context.query);
+    let tokens = (0..=PAGE_SIZE).map(|id| token(&id.to_string(), "scanner", &[], vec![])).collect();
+    let many = Overview::of(&Report { tokens, ..Report::default() }, &context.query);
+    for overview in [&few, &many] {
+        let page = super::overview(overview, &context);
+        assert_valid(&page);
+        let (_, list) = page.split_once("<table class=\"tokens\">").unwrap();
+        assert!(list.contains("<tbody></tbody></table>"), "{list}");
+    }
+    let page = super::overview(&many, &context);
+    assert!(text(&page).contains("The list of 201 tokens ends before. Previous"), "{page}");
+    assert!(page.contains("?page=2\" rel=\"prev\"") && !page.contains("rel=\"next\""), "{page}");
 }
 
 #[test]

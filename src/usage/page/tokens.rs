@@ -37,7 +37,7 @@ fn table(overview: &Overview, context: &PageContext) -> Markup {
                 }
             }
             tbody {
-                @for line in overview.sanitize() { (row(line, context)) }
+                @for line in overview.listed_tokens() { (row(line, context)) }
             }
         }
     }
