@@ -86,6 +86,6 @@ fn every_fuzz_target_has_seeds_and_a_test() {
     assert_eq!(targets, names("fuzz/seeds"));
     let tests = std::fs::read_to_string(root.join("tests/fuzz.rs")).unwrap();
     for target in targets {
-        assert!(tests.contains(&format!("fn {target}() {{\n    over(")), "{target}");
+        assert!(tests.contains(&format!("fn fuzz_seeds_of_{target}_pass() {{\n    over(")), "{target}");
     }
 }

@@ -7,7 +7,7 @@ use stockaj_gateway::internals::policy::refusal::Reason;
 use stockaj_gateway::internals::telemetry::access::FIELDS;
 
 use super::{Page, help, output, pages, read};
-use crate::support::{Authority, Gateway, Introspector, Upstream, Verdict};
+use crate::support::{Authority, TestEnv};
 
 fn reference_pages() -> Vec<Page> {
     let pages: Vec<Page> =
@@ -84,20 +84,18 @@ fn everything_is_on_its_reference_page_once() {
 
 /// The metrics of a gateway with every feature.
 fn metrics() -> Vec<String> {
-    let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    let tls = Arc::new(Authority::new());
-    let builder = Gateway::builder().backend(&upstream).introspector(&introspector).tls(&tls);
-    let gateway = builder
+    let env = TestEnv::builder()
+        .token("1|reader", &["items:read"])
+        .tls(&Arc::new(Authority::new()))
         .yaml("redis: {url: redis+unix:///nowhere}\ntraces: {otlp_endpoint: \"unix:/nowhere\"}\n")
         .yaml("mode: shadow\nshadow_authentication: true\n")
         .yaml("usage: {path: usage.redb, flush_interval: 100ms, findings: {least_age: 0s}}\n")
         .start();
-    introspector.know("1|reader", Verdict::active(&["items:read"]));
-    assert_eq!(gateway.get("/api/v2/items", Some("1|reader")).status, 200);
-    gateway.wait_for_metric("usage_requests_total", 1.0);
-    gateway.wait_for_metric(r#"usage_findings{kind="no_expiry"}"#, 1.0);
-    assert_eq!(gateway.get("/api/v2/items", None).status, 200, "for what shadow mode counts");
-    let scrape = gateway.metrics().0;
+    assert_eq!(env.gateway.get("/api/v2/items", Some("1|reader")).status, 200);
+    env.gateway.wait_for_metric("usage_requests_total", 1.0);
+    env.gateway.wait_for_metric(r#"usage_findings{kind="no_expiry"}"#, 1.0);
+    assert_eq!(env.gateway.get("/api/v2/items", None).status, 200, "for what shadow mode counts");
+    let scrape = env.gateway.metrics().0;
     let names = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     names.map(str::to_owned).collect()
 }
