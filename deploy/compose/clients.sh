@@ -1,12 +1,12 @@
 #!/bin/sh
-# The sample clients of compose.demo.yaml: clients.sh URL [ROUNDS], for ever without ROUNDS. Every PAUSE seconds requests that
-# are allowed, and now and then some that are not. The tokens are the demo's, which everybody knows.
+# The sample clients of compose.demo.yaml: clients.sh URL [ROUNDS]. Without ROUNDS it never ends. Every PAUSE seconds it sends
+# allowed requests, and now and then denied ones. The tokens are those of the demo, which are public.
 set -eu
 url=$1
 rounds=${2:-0}
 pause=${PAUSE:-1}
 
-# ask METHOD PATH [TOKEN [BODY]]: what is answered does not matter here.
+# ask METHOD PATH [TOKEN [BODY]]: sends a request and ignores the response.
 ask() {
     set -- "$1" "$2" "${3:-}" "${4:-}"
     curl --silent --output /dev/null --max-time 10 --request "$1" "$url$2" \
@@ -29,7 +29,7 @@ while [ "$rounds" -eq 0 ] || [ "$round" -lt "$rounds" ]; do
     ask POST /api/v2/kiosk/scan "$scanner" '{"code":"DRILL-01"}'
     ask PATCH /api/v2/items/1 "$writer" '{"name":"Drill"}'
     ask GET /api/v2/instance "$user"
-    # A token that is not good, one that may not, and a path that the map does not have.
+    # An unknown token, a token without the ability, and a path that the map lacks.
     [ $((round % 5)) -ne 0 ] || ask GET /api/v2/items '9|nobody'
     [ $((round % 7)) -ne 0 ] || ask DELETE /api/v2/items/1 "$scanner"
     [ $((round % 11)) -ne 0 ] || ask GET /api/v2/internals "$reader"

@@ -10,14 +10,14 @@ use Illuminate\Foundation\Bus\Dispatchable;
 use Illuminate\Queue\InteractsWithQueue;
 use Illuminate\Support\Facades\Http;
 
-/** One webhook to one gateway, signed as Stockaj signs its webhooks. To be told twice does a gateway no harm. */
+/** Sends one webhook to one gateway, signed as Stockaj signs its webhooks. A repeated webhook does no harm. */
 class NotifyGateway implements ShouldQueue
 {
     use Dispatchable, InteractsWithQueue, Queueable;
 
     public int $tries = 12;
 
-    /** In seconds: for longer than a verdict is believed anyway (`cache.ttl` and `stale_if_error`). */
+    /** In seconds: longer than a gateway uses a verdict anyway (`cache.ttl` and `stale_if_error`). */
     public array $backoff = [1, 1, 2, 5, 10, 30];
 
     public function __construct(public string $url, public string $event, public int|string $id)
@@ -31,7 +31,7 @@ class NotifyGateway implements ShouldQueue
         Http::timeout(2)
             ->withHeaders([
                 'X-Stockaj-Event' => $this->event,
-                // Of these very bytes: whatever encodes the body again may end in another signature.
+                // The signature covers exactly these bytes. Encoding the body again could change them.
                 'X-Stockaj-Signature' => hash_hmac('sha256', $body, config('services.stockaj_gateway.secret')),
             ])
             ->withBody($body, 'application/json')

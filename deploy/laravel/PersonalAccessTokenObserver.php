@@ -8,12 +8,12 @@ use App\Jobs\NotifyGateway;
 use Laravel\Sanctum\PersonalAccessToken;
 use Throwable;
 
-/** Tells every gateway which token was changed or deleted, so that it forgets what it knows of it. */
+/** Tells every gateway which token was changed or deleted, so that it drops the token's verdict. */
 class PersonalAccessTokenObserver
 {
     public function updated(PersonalAccessToken $token): void
     {
-        // Sanctum saves a token at each use of it, an introspection too. Whatever else changes, counts.
+        // Sanctum saves a token at each use, also at introspection. All other changes count.
         if (array_diff(array_keys($token->getChanges()), ['last_used_at', 'updated_at'])) {
             $this->notify('token.updated', $token);
         }
@@ -28,14 +28,14 @@ class PersonalAccessTokenObserver
     {
         $id = $token->getKey();
 
-        // Not before others see the change: a gateway that has forgotten a token asks again at its next request, and
-        // would hear and keep the old answer.
+        // After the commit: a gateway that introspects the token before others see the change would cache the old
+        // answer.
         $token->getConnection()->afterCommit(function () use ($event, $id): void {
             foreach (config('services.stockaj_gateway.webhooks') as $url) {
                 try {
                     NotifyGateway::dispatchSync($url, $event, $id);
                 } catch (Throwable $error) {
-                    // The token is changed, whatever the gateway says: on with it, from the queue, until it arrives.
+                    // The change of the token stands. The queue retries until the gateway has accepted the webhook.
                     report($error);
                     NotifyGateway::dispatch($url, $event, $id)->delay(1);
                 }

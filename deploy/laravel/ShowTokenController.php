@@ -10,14 +10,14 @@ use Illuminate\Http\JsonResponse;
 use Illuminate\Http\Request;
 use Laravel\Sanctum\PersonalAccessToken;
 
-/** Tells the bearer of a token what the token is: the gateway's introspection call. */
+/** Answers the gateway's introspection: describes the token of the request. */
 class ShowTokenController extends Controller
 {
     public function __invoke(Request $request): JsonResponse
     {
         $token = $request->user()->currentAccessToken();
 
-        // Sanctum also lets session cookies in, with a TransientToken that may do everything.
+        // Sanctum also accepts session cookies, with a TransientToken that may do everything.
         if (! $token instanceof PersonalAccessToken) {
             throw new AuthenticationException;
         }
@@ -29,7 +29,7 @@ class ShowTokenController extends Controller
             $expiration ? $token->created_at->copy()->addMinutes((int) $expiration) : null,
         ])->filter()->min();
 
-        // A user's own tokens, and those of a workspace. Adapt this line if your workspaces issue tokens in another way.
+        // Tokens of users, and of workspaces. Adapt this line if your workspaces issue tokens in another way.
         $isInstance = ! $token->tokenable instanceof User;
 
         return response()->json(['data' => [

@@ -10,10 +10,10 @@ use Illuminate\Http\Request;
 return Application::configure(basePath: dirname(__DIR__))
     ->withMiddleware(function (Middleware $middleware): void {
         $middleware->trustProxies(
-            // Where the gateway connects from: loopback for a sidecar, else its address or network.
-            // Never '*': whoever reaches Stockaj could then name any client address.
+            // The address that the gateway connects from: loopback for a sidecar, otherwise its address or network.
+            // Never '*': any host that reaches Stockaj could then claim any client address.
             at: ['127.0.0.1', '::1'],
-            // Exactly what the gateway sets.
+            // Exactly the fields that the gateway sets.
             headers: Request::HEADER_X_FORWARDED_FOR
                 | Request::HEADER_X_FORWARDED_HOST
                 | Request::HEADER_X_FORWARDED_PROTO,

@@ -5,8 +5,8 @@
 use App\Http\Controllers\ShowTokenController;
 use Illuminate\Support\Facades\Route;
 
-// All introspection comes from the gateway's one address, so a limit by client would count every client
-// as one, and a 429 here becomes a 503 there. The gateway bounds its calls itself (max_concurrent).
+// All introspections come from the gateway's address, so a limit by client would count all clients as one, and the
+// gateway answers 503 if it gets 429 here. The gateway limits its calls itself (max_concurrent).
 Route::get('/v2/token', ShowTokenController::class)
     ->middleware('auth:sanctum')
     ->withoutMiddleware('throttle:api');

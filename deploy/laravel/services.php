@@ -4,10 +4,10 @@
 
 return [
     'stockaj_gateway' => [
-        // The admin listener of the gateway beside this application. Where several gateways share no Redis, of each
-        // of them, separated by commas.
+        // The admin listener of the gateway beside this application. If several gateways share no Redis, list all of them,
+        // separated by commas.
         'webhooks' => array_filter(explode(',', env('STOCKAJ_GATEWAY_WEBHOOKS', 'http://127.0.0.1:9090/webhook'))),
-        // What the gateway has as `webhook.secret`.
+        // The same as `webhook.secret` of the gateway.
         'secret' => env('STOCKAJ_GATEWAY_WEBHOOK_SECRET'),
     ],
 ];

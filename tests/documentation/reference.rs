@@ -139,9 +139,9 @@ fn metrics_in_pages_exist() {
     assert!(count > 60, "{count}");
 }
 
-/// A quoted log line in a runbook or in troubleshooting is one that the program writes.
+/// A quoted log line in a runbook, and the message of a line that a page shows, is one that the program writes.
 #[test]
-fn log_lines_in_runbooks_exist() {
+fn log_lines_in_pages_exist() {
     let sources = sources(std::path::Path::new("src"));
     let mut count = 0;
     for page in pages().iter().filter(|page| page.path.starts_with("docs/operations/runbooks/")) {
@@ -154,6 +154,18 @@ fn log_lines_in_runbooks_exist() {
         }
     }
     assert!(count > 8, "{count}");
+    for page in pages() {
+        for block in page.blocks("json") {
+            for rest in block.split("\"message\":\"").skip(1) {
+                let message = rest.split('"').next().unwrap();
+                assert!(
+                    sources.contains(&format!("\"{message}\"")) || message == "request",
+                    "{}: {message}",
+                    page.path
+                );
+            }
+        }
+    }
 }
 
 fn sources(directory: &std::path::Path) -> String {

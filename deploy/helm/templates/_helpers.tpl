@@ -20,7 +20,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 {{- end }}
 
-{{- /* The port of an address of gateway.yaml, which must be for everybody: the kubelet is not in the pod. */ -}}
+{{- /* The port of an address of gateway.yaml. It must be 0.0.0.0, because the kubelet is outside the pod. */ -}}
 {{- define "stockaj.port" -}}
 {{- if not (hasPrefix "0.0.0.0:" .) }}{{ fail (printf "gateway.configuration: %q must be 0.0.0.0 and a port" .) }}{{ end -}}
 {{- trimPrefix "0.0.0.0:" . -}}
