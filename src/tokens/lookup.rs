@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use zeroize::Zeroizing;
 
 use super::cache::{
-    CacheEntry, Completed, Feedback, Freshness, InFlight, Inactivity, Join, Outcome, Publisher, TokenCache,
+    CacheEntry, Completed, Feedback, Freshness, InFlight, Inactivity, IntrospectionResult, Join, Publisher,
+    TokenCache,
 };
 use super::hash::TokenHash;
 use super::introspection::{Answer, NoVerdict};
@@ -38,7 +39,7 @@ const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 const ATTEMPTS: usize = 3;
 
 /// The state that all workers share.
-pub struct Shared {
+pub struct SharedVerdicts {
     /// The verdicts.
     pub cache: TokenCache,
     /// The bound on concurrent introspections.
@@ -108,7 +109,7 @@ pub struct LookupStats {
 
 /// Looks up verdicts for one worker.
 pub struct Lookup {
-    shared: Arc<Shared>,
+    shared: Arc<SharedVerdicts>,
     front: RefCell<Box<[Option<Rc<CachedToken>>]>>,
     introspector: Introspector,
     metrics: CoreMetrics,
@@ -117,7 +118,7 @@ pub struct Lookup {
 
 impl Lookup {
     /// A lookup with an empty front cache.
-    pub fn new(shared: Arc<Shared>, introspector: Introspector, metrics: CoreMetrics) -> Rc<Self> {
+    pub fn new(shared: Arc<SharedVerdicts>, introspector: Introspector, metrics: CoreMetrics) -> Rc<Self> {
         let front = RefCell::new(vec![None; FRONT_SLOTS].into_boxed_slice());
         Rc::new(Self { shared, front, introspector, metrics, logged_at: Cell::new(None) })
     }
@@ -225,21 +226,21 @@ impl Lookup {
             self.outcome(old.hash, Some(id), &request, &mut LookupStats::default()).await
         } else if let Some(in_flight) = cache.find_in_flight(&old.hash) {
             // This introspection began after that of `old`.
-            completed(in_flight).await.map_or(Outcome::Overloaded, |completed| completed.outcome)
+            completed(in_flight).await.map_or(IntrospectionResult::Overloaded, |completed| completed.outcome)
         } else {
             return old.failed_within(pause, request.now).then_some(Err(Refusal::NoVerdict));
         };
         stats.waited += begun.elapsed();
         let refused = match outcome {
-            Outcome::Active(entry) if entry.is_expired(Instant::now()) => {
+            IntrospectionResult::Active(entry) if entry.is_expired(Instant::now()) => {
                 return Some(Err(Refusal::ExpiredToken));
             }
-            Outcome::Active(entry) if !cache.is_revoked(&entry) => {
+            IntrospectionResult::Active(entry) if !cache.is_revoked(&entry) => {
                 return Some(Ok(self.keep_local(old.hash, entry)));
             }
-            Outcome::Inactive(why) => return Some(Err(refusal(why))),
-            Outcome::Active(_) | Outcome::NoVerdict(_) => Refusal::NoVerdict,
-            Outcome::Overloaded => Refusal::Overloaded,
+            IntrospectionResult::Inactive(why) => return Some(Err(refusal(why))),
+            IntrospectionResult::Active(_) | IntrospectionResult::NoVerdict(_) => Refusal::NoVerdict,
+            IntrospectionResult::Overloaded => Refusal::Overloaded,
         };
         old.note_failure(Instant::now());
         Some(Err(refused))
@@ -357,11 +358,11 @@ impl Lookup {
         let outcome = self.outcome(hash, id, request, stats).await;
         let now = Instant::now();
         let refused = match outcome {
-            Outcome::Active(entry) if entry.is_expired(now) => return Err(Refusal::ExpiredToken),
-            Outcome::Active(entry) => return Ok(self.keep_local(hash, entry)),
-            Outcome::Inactive(why) => return Err(refusal(why)),
-            Outcome::NoVerdict(_) => Refusal::NoVerdict,
-            Outcome::Overloaded => Refusal::Overloaded,
+            IntrospectionResult::Active(entry) if entry.is_expired(now) => return Err(Refusal::ExpiredToken),
+            IntrospectionResult::Active(entry) => return Ok(self.keep_local(hash, entry)),
+            IntrospectionResult::Inactive(why) => return Err(refusal(why)),
+            IntrospectionResult::NoVerdict(_) => Refusal::NoVerdict,
+            IntrospectionResult::Overloaded => Refusal::Overloaded,
         };
         match fallback {
             Some(entry)
@@ -394,7 +395,10 @@ impl Lookup {
                     Some(permit) => this.introspect(&token, held.hash, permit, None).await,
                     None => Completed::overloaded(),
                 };
-            if matches!(completed.outcome, Outcome::NoVerdict(_) | Outcome::Overloaded) {
+            if matches!(
+                completed.outcome,
+                IntrospectionResult::NoVerdict(_) | IntrospectionResult::Overloaded
+            ) {
                 held.note_failure(Instant::now());
                 held.release_refresh();
             }
@@ -443,21 +447,23 @@ impl Lookup {
         id: Option<&Arc<str>>,
         request: &LookupRequest<'_>,
         stats: &mut LookupStats,
-    ) -> Outcome {
+    ) -> IntrospectionResult {
         for _ in 0..ATTEMPTS {
             match completed(self.join(hash, id, request, stats)).await {
-                Some(Completed { outcome: outcome @ Outcome::Inactive(_), .. }) => return outcome,
+                Some(Completed { outcome: outcome @ IntrospectionResult::Inactive(_), .. }) => {
+                    return outcome;
+                }
                 // It began too early. The next one begins now.
                 Some(Completed { asked_at, .. }) if request.since.is_some_and(|since| asked_at < since) => {}
                 // A revocation may have arrived since the introspection completed.
-                Some(Completed { outcome: Outcome::Active(entry), .. })
+                Some(Completed { outcome: IntrospectionResult::Active(entry), .. })
                     if self.shared.cache.is_revoked(&entry) => {}
                 Some(completed) => return completed.outcome,
                 // The worker that introspected has ended without an outcome.
                 None => {}
             }
         }
-        Outcome::Overloaded
+        IntrospectionResult::Overloaded
     }
 
     async fn acquire_permit(
@@ -521,7 +527,7 @@ impl Lookup {
                 Answer::NoVerdict(why) => {
                     self.metrics.introspection(IntrospectionOutcome::NoVerdict);
                     self.log_no_verdict(&why, now);
-                    return Completed { outcome: Outcome::NoVerdict(Arc::new(why)), asked_at };
+                    return Completed { outcome: IntrospectionResult::NoVerdict(Arc::new(why)), asked_at };
                 }
             }
         }
@@ -557,20 +563,20 @@ async fn completed(mut in_flight: InFlight) -> Option<Completed> {
 
 impl Completed {
     fn overloaded() -> Self {
-        Self { outcome: Outcome::Overloaded, asked_at: Instant::now() }
+        Self { outcome: IntrospectionResult::Overloaded, asked_at: Instant::now() }
     }
 }
 
 /// Completes an introspection when dropped, also by a panic or the end of its runtime, so that no request waits for it in
 /// vain. Created before the task, which may be dropped before it runs.
 struct Completion {
-    shared: Arc<Shared>,
+    shared: Arc<SharedVerdicts>,
     hash: TokenHash,
     publisher: Publisher,
 }
 
 impl Completion {
-    fn new(shared: &Arc<Shared>, hash: TokenHash, publisher: Publisher) -> Self {
+    fn new(shared: &Arc<SharedVerdicts>, hash: TokenHash, publisher: Publisher) -> Self {
         Self { shared: Arc::clone(shared), hash, publisher }
     }
 
