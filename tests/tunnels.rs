@@ -471,9 +471,10 @@ fn tunnel_closes_when_its_token_becomes_inactive() {
                 closes_within_5_s(&mut client, &mut backend, what);
                 let line = env.tunnel_line();
                 assert_eq!(line["reason"], reason, "{what}");
-                assert_eq!(line["detail"], "the tunnel would be refused by now");
+                assert_eq!(line["detail"], "the request of the tunnel would be refused now");
                 let closed = |line: &serde_json::Value| {
-                    line["message"] == "a tunnel was closed that would be refused" && line["reason"] == reason
+                    line["message"] == "tunnel closed: its request would be refused now"
+                        && line["reason"] == reason
                 };
                 assert_eq!(env.gateway.wait_for_log(closed)["request_id"], line["request_id"]);
                 let metric = format!("requests_total{{status=\"101\",reason=\"{reason}\"}}");
@@ -603,7 +604,7 @@ fn idle_tunnel_is_closed() {
     let line = env.tunnel_line();
     assert_eq!(
         (&line["reason"], &line["detail"]),
-        (&"limited".into(), &"nothing came through the tunnel in time".into())
+        (&"limited".into(), &"the tunnel was idle for too long".into())
     );
 }
 

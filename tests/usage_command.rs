@@ -294,7 +294,7 @@ fn usage_page_may_load_nothing() {
         ("", 200, "<h1>Token usage</h1>"),
         ("?since=30d&token=", 200, "<option value=\"30d\" selected>"),
         ("?token=17", 200, "<h1>Token 17</h1>"),
-        ("?token=9", 404, "<h1>No such token</h1>"),
+        ("?token=9", 404, "<h1>Unknown token</h1>"),
         ("?since=soon", 400, "`since` must be a number of days"),
         ("?token=17%7Csecret", 400, "That is a token"),
     ] {

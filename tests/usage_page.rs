@@ -125,8 +125,8 @@ fn operator_opens_the_usage_page_and_selects_a_token() {
         ("main", ""),
         ("search", "Period and token"),
         ("region", "What to do"),
-        ("table", "Calls per ability, most first"),
-        ("table", "Those with most to do first, then the busiest"),
+        ("table", "Requests by ability, most first"),
+        ("table", "Sorted by findings, then by requests"),
         ("rowheader", "warehouse-scanner-prod 3"),
     ] {
         assert!(spoken.contains(&(role.to_owned(), name.to_owned())), "{role} {name}: {spoken:#?}");

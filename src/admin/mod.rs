@@ -58,7 +58,7 @@ pub struct Readiness(AtomicU8);
 /// The states of [`Readiness`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum ReadinessState {
+pub enum State {
     /// `/readyz` answers 503.
     Starting = 0,
     /// `/readyz` answers 200.
@@ -69,16 +69,16 @@ pub enum ReadinessState {
 
 impl Readiness {
     /// Changes the state.
-    pub fn set(&self, state: ReadinessState) {
+    pub fn set(&self, state: State) {
         self.0.store(state as u8, Ordering::Release);
     }
 
-    /// The state; initially [`ReadinessState::Starting`].
-    pub fn get(&self) -> ReadinessState {
+    /// The state; initially [`State::Starting`].
+    pub fn get(&self) -> State {
         match self.0.load(Ordering::Acquire) {
-            0 => ReadinessState::Starting,
-            1 => ReadinessState::Ready,
-            _ => ReadinessState::Draining,
+            0 => State::Starting,
+            1 => State::Ready,
+            _ => State::Draining,
         }
     }
 }

@@ -25,13 +25,13 @@ const UNTIL_ASKED: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UploadFault {
     /// It exceeds the route's `body` or `limits.body`.
-    #[error("the request's body is too large")]
+    #[error("the request body is too large")]
     TooLarge,
     /// The client sent nothing for `limits.body_idle_timeout`.
-    #[error("the request's body did not come in time")]
+    #[error("the request body did not arrive in time")]
     TimedOut,
     /// It is malformed or incomplete.
-    #[error("the request's body broke off")]
+    #[error("the request body is malformed or truncated")]
     Broken,
 }
 
@@ -40,7 +40,7 @@ pub enum UploadFault {
 pub struct Upload {
     ended_at: Cell<Option<Instant>>,
     fault: Cell<Option<UploadFault>>,
-    /// Whether the backend took a piece since the last call of [`Upload::extension`].
+    /// Whether the backend accepted a piece since the last call of [`Upload::extension`].
     taken: Cell<bool>,
     /// Since when the backend waits for the next piece from the client.
     awaited_since: Cell<Option<Instant>>,
@@ -56,7 +56,7 @@ enum Hold {
     None,
     /// It waits.
     Held,
-    /// It is never sent: the backend has answered without it.
+    /// It is never sent, because the backend has responded without it.
     Unwanted,
 }
 
@@ -75,7 +75,8 @@ impl Upload {
         Some(deadline).filter(|deadline| *deadline > now)
     }
 
-    /// Notes that the backend has answered. Returns whether the body still waited for a 100 (Continue) and will not be sent.
+    /// Records that the backend has responded. Returns whether the body still waited for a 100 (Continue) and is not
+    /// sent.
     pub fn answered(&self) -> bool {
         let held = self.hold.get() != Hold::None;
         if held {

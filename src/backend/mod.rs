@@ -1,4 +1,4 @@
-//! The way to the backend, for requests that hold a permit.
+//! Forwards permitted requests to the backend.
 
 pub mod body;
 pub mod forward;

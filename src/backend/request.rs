@@ -1,4 +1,4 @@
-//! The request that the backend gets: a message of our own, written anew for each connection that it is sent over.
+//! Builds the upstream request, anew for each connection that it is sent over.
 
 use std::sync::Once;
 
@@ -13,10 +13,10 @@ use crate::policy::headers::{Credentials, Dropped, Forwarding, TraceFields, Upst
 use crate::policy::refusal::Refusal;
 use crate::policy::target::Target;
 
-/// A target as the backend gets it: its prefix, the canonical path, and the query byte for byte.
+/// The target of the upstream request: the prefix, the canonical path, and the unchanged query.
 #[derive(Clone, Copy, Debug)]
 pub struct UpstreamTarget<'a> {
-    /// `backend.url`'s path, without a `/` at its end.
+    /// The path of `backend.url`, without a trailing `/`.
     pub prefix: &'a str,
     /// The canonical path.
     pub path: &'a str,
@@ -55,7 +55,7 @@ pub struct ForwardPlan<'a> {
     pub is_upgrade: bool,
 }
 
-/// A client's request as the backend gets it.
+/// The upstream request.
 #[derive(Debug)]
 pub struct UpstreamRequest<'a> {
     /// Its method, as the client sent it.
@@ -66,7 +66,7 @@ pub struct UpstreamRequest<'a> {
     pub fields: UpstreamFields<'a>,
     /// Its id, for the log.
     pub request_id: &'a HeaderValue,
-    /// Whether it asks for an upgrade. The caller validates the 101.
+    /// Whether it requests an upgrade. The caller validates the 101.
     pub is_upgrade: bool,
 }
 

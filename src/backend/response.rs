@@ -30,7 +30,7 @@ impl UpstreamResponse {
             (StatusCode::SWITCHING_PROTOCOLS, Some(handshake)) => {
                 handshake.check(fields).map(|()| Some(handshake))
             }
-            (StatusCode::SWITCHING_PROTOCOLS, None) => Err("101 that was not asked for"),
+            (StatusCode::SWITCHING_PROTOCOLS, None) => Err("101 without an upgrade request"),
             _ => Ok(None),
         };
         let prepared = accepted.and_then(|accepted| {
@@ -41,13 +41,13 @@ impl UpstreamResponse {
             Ok(())
         });
         prepared.map_err(|why| {
-            tracing::warn!(why, "the backend's answer is ambiguous");
+            tracing::warn!(why, "the backend's response is ambiguous");
             Refusal::BackendBroken
         })
     }
 
-    /// Closes both connections after the response if the backend has answered before it asked for the body: the client may
-    /// or may not send it. `version` is that of the request.
+    /// Closes both connections after the response if the backend has responded before it requested the body: the client
+    /// may or may not send it. `version` is that of the request.
     pub fn settle_upload(&mut self, upload: Option<&Upload>, version: Version) {
         if upload.is_some_and(Upload::answered) {
             self.lease.close_afterwards();

@@ -17,7 +17,7 @@ use crate::client::pool::Upgraded;
 use crate::downstream::Downstream;
 use crate::downstream::state::Shutdown;
 use crate::policy::bearer::KeptToken;
-use crate::policy::decision::{self, NextStep};
+use crate::policy::decision::{self, Step};
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::Target;
@@ -119,20 +119,14 @@ impl Tunnel {
         match ended {
             TunnelEnd::Closed(Ok(())) => {}
             TunnelEnd::Closed(Err(error)) => {
-                tracing::debug!(
-                    request_id = id,
-                    error = &error as &dyn std::error::Error,
-                    "a tunnel broke off"
-                );
+                tracing::debug!(request_id = id, error = &error as &dyn std::error::Error, "tunnel failed");
             }
-            TunnelEnd::Idle => {
-                record.mark_truncated(Reason::Limited, "nothing came through the tunnel in time")
-            }
+            TunnelEnd::Idle => record.mark_truncated(Reason::Limited, "the tunnel was idle for too long"),
             TunnelEnd::Blocked => {
-                record.mark_truncated(Reason::ClientGone, "the client took nothing from the tunnel")
+                record.mark_truncated(Reason::ClientGone, "the client did not read from the tunnel")
             }
             TunnelEnd::Revoked => {
-                tracing::info!(request_id = id, "a tunnel was closed whose token was revoked");
+                tracing::info!(request_id = id, "tunnel closed: its token was revoked");
                 record.mark_truncated(Reason::InactiveToken, "the tunnel's token was revoked");
             }
             TunnelEnd::Refused(refusal) => {
@@ -140,9 +134,9 @@ impl Tunnel {
                 tracing::info!(
                     request_id = id,
                     reason = reason.as_str(),
-                    "a tunnel was closed that would be refused"
+                    "tunnel closed: its request would be refused now"
                 );
-                record.mark_truncated(reason, "the tunnel would be refused by now");
+                record.mark_truncated(reason, "the request of the tunnel would be refused now");
             }
         }
     }
@@ -156,7 +150,7 @@ impl Gateway {
         map.check_path(&upgrade.path)?;
         let routed = decision::route(map, &Method::GET, &upgrade.path);
         let forgiven = |refusal| self.forgiven(routed, refusal);
-        let NextStep::NeedsToken(needs_token) = routed.next() else { return Ok(()) };
+        let Step::NeedsToken(needs_token) = routed.next() else { return Ok(()) };
         let token = upgrade.token.as_mut().ok_or(Refusal::MissingToken);
         let needs_verdict = match needs_token.with_token(token.as_ref().map(drop).map_err(Clone::clone)) {
             Ok(((), needs_verdict)) => Some(needs_verdict),

@@ -7,7 +7,7 @@ use http::Method;
 
 use super::ability::{Abilities, Requirement, RequirementKind};
 use super::classes::{PathClass, TooMany, classes};
-use super::map::{AbilityMap, RouteMatch, Rule, Unmapped};
+use super::map::{AbilityMap, Found, Rule, Unmapped};
 use super::shadow::Mode;
 use super::target::METHODS;
 
@@ -32,9 +32,9 @@ pub struct Change<'map> {
     /// One of the paths.
     pub sample: String,
     /// The old map's rule.
-    pub old: ComparedMap<'map>,
+    pub old: Side<'map>,
     /// The new map's rule.
-    pub new: ComparedMap<'map>,
+    pub new: Side<'map>,
     /// The callers that only the old map allows.
     pub denied: Option<Callers>,
     /// The callers that only the new map allows.
@@ -43,9 +43,9 @@ pub struct Change<'map> {
 
 /// The lookup of a request in one of the maps.
 #[derive(Debug)]
-pub struct ComparedMap<'map> {
+pub struct Side<'map> {
     map: &'map AbilityMap,
-    found: RouteMatch<'map>,
+    found: Found<'map>,
     /// Whether the map [refuses](AbilityMap::check_path) the path, so that `found` has no effect.
     refused: bool,
 }
@@ -106,7 +106,7 @@ fn options_change(
         (map.options(&found).body, map.mode(&found))
     });
     let [(body, mode), (body_now, mode_now)] = sides;
-    let everywhere = (old.mode(&RouteMatch::NoRoute), new.mode(&RouteMatch::NoRoute));
+    let everywhere = (old.mode(&Found::NoRoute), new.mode(&Found::NoRoute));
     let is_everywhere = (mode, mode_now) == everywhere;
     // A change of the default mode is reported once, for the paths without a route.
     let path = match (class.old, class.new) {
@@ -128,7 +128,7 @@ impl Difference<'_> {
 /// Whether routes, requirements and options are equal. Source locations do not count.
 fn are_equal(old: &AbilityMap, new: &AbilityMap) -> bool {
     old.unmapped() == new.unmapped()
-        && old.mode(&RouteMatch::NoRoute) == new.mode(&RouteMatch::NoRoute)
+        && old.mode(&Found::NoRoute) == new.mode(&Found::NoRoute)
         && old.routes().len() == new.routes().len()
         && old.routes().zip(new.routes()).all(|(old, new)| {
             old.pattern() == new.pattern()
@@ -163,8 +163,8 @@ fn changes<'map>(
         if class.sample == "*" && *method != Method::OPTIONS {
             continue;
         }
-        let old = ComparedMap { map: old, found: old.found(class.old, method), refused: class.refused[0] };
-        let new = ComparedMap { map: new, found: new.found(class.new, method), refused: class.refused[1] };
+        let old = Side { map: old, found: old.found(class.old, method), refused: class.refused[0] };
+        let new = Side { map: new, found: new.found(class.new, method), refused: class.refused[1] };
         let denied = callers(old.requirement(), new.requirement());
         let allowed = callers(new.requirement(), old.requirement());
         if denied.is_none() && allowed.is_none() {
@@ -186,22 +186,20 @@ fn changes<'map>(
     changes
 }
 
-impl<'map> ComparedMap<'map> {
+impl<'map> Side<'map> {
     /// The rule; `None` if the map has none or refuses the path.
     pub const fn rule(&self) -> Option<&'map Rule> {
         match self.found {
-            RouteMatch::Rule { rule, .. } if !self.refused => Some(rule),
-            RouteMatch::Rule { .. } | RouteMatch::NoMethod { .. } | RouteMatch::NoRoute => None,
+            Found::Rule { rule, .. } if !self.refused => Some(rule),
+            Found::Rule { .. } | Found::NoMethod { .. } | Found::NoRoute => None,
         }
     }
 
     /// The template of the route; `None` if no route matches.
     pub fn template(&self) -> Option<&'map str> {
         match self.found {
-            RouteMatch::Rule { route, .. } | RouteMatch::NoMethod { route } => {
-                self.map.templates().nth(route)
-            }
-            RouteMatch::NoRoute => None,
+            Found::Rule { route, .. } | Found::NoMethod { route } => self.map.templates().nth(route),
+            Found::NoRoute => None,
         }
     }
 
@@ -221,21 +219,21 @@ impl<'map> ComparedMap<'map> {
     }
 }
 
-impl Display for ComparedMap<'_> {
+impl Display for Side<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         match &self.found {
             _ if self.refused => formatter.write_str("400: `index.php` is not named by the route"),
-            RouteMatch::Rule { rule, .. } => {
+            Found::Rule { rule, .. } => {
                 write!(formatter, "{}", rule.requirement)?;
                 match &rule.place {
                     Some(place) => write!(formatter, " ({}:{})", place.file, place.line),
                     None => Ok(()),
                 }
             }
-            RouteMatch::NoMethod { .. } => {
+            Found::NoMethod { .. } => {
                 write!(formatter, "no such method on {}", self.template().unwrap_or_default())
             }
-            RouteMatch::NoRoute => match self.map.unmapped() {
+            Found::NoRoute => match self.map.unmapped() {
                 Unmapped::Deny => write!(formatter, "unmapped: deny"),
                 Unmapped::Authenticated => write!(formatter, "unmapped: authenticated"),
             },

@@ -28,7 +28,7 @@ use super::reload::Current;
 use crate::config::settings::Settings;
 use crate::listener::Listener;
 use crate::listener::connections::{ConnectionSlot, ConnectionSlots};
-use crate::policy::framing::{self, Bounds, FramingFault, Scan, Scanner};
+use crate::policy::framing::{self, Bounds, Fault, Scan, Scanner};
 use crate::policy::headers::X_REQUEST_ID;
 use crate::policy::map::AbilityMap;
 use crate::policy::refusal::Refusal;
@@ -40,7 +40,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// Largest number of open connections.
 const CONNECTIONS: usize = 256;
-/// Longest time for a connection, which carries one request.
+/// Longest duration of a connection, which carries one request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Redirects requests while it is polled.
@@ -154,10 +154,10 @@ async fn read_head(
             // Errors after the head do not matter.
             _ if clear > 0 => return Ok(Ok(head)),
             None => {}
-            Some(FramingFault::Head(refusal)) => {
+            Some(Fault::Head(refusal)) => {
                 return Ok(Err((refusal, framing::method(&head) == Some(b"HEAD"))));
             }
-            Some(FramingFault::Body(why)) => return Ok(Err((Refusal::BadRequest(why), false))),
+            Some(Fault::Body(why)) => return Ok(Err((Refusal::BadRequest(why), false))),
         }
     }
 }

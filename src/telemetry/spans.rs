@@ -31,7 +31,7 @@ pub struct Span {
     /// `tracestate` as received.
     pub state: Option<HeaderValue>,
     /// The kind of span.
-    pub kind: OtlpKind,
+    pub kind: Kind,
     /// A name of low cardinality.
     pub name: String,
     /// Start time.
@@ -55,7 +55,7 @@ pub struct Parent {
 
 /// The kind of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OtlpKind {
+pub enum Kind {
     /// The gateway received the request.
     Server,
     /// The gateway sent the request.
@@ -258,7 +258,7 @@ impl Trace {
     pub fn request(&self, name: String, now: Instant) -> Option<Span> {
         let recording = self.recording.as_ref()?;
         let mut span = self.span(recording, name, (recording.began, now));
-        span.kind = OtlpKind::Server;
+        span.kind = Kind::Server;
         span.context = self.context;
         span.parent = None;
         match &self.origin {
@@ -302,7 +302,7 @@ impl Trace {
                 Origin::Peer { state, .. } => state.clone(),
                 Origin::Here { .. } => None,
             },
-            kind: OtlpKind::Client,
+            kind: Kind::Client,
             name,
             began: at(began),
             ended: at(ended),

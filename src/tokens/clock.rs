@@ -1,4 +1,4 @@
-//! Whether the wall clock was set.
+//! Detects changes of the wall clock.
 //!
 //! A token's expiry is a time of the wall clock; the cache keeps it as a deadline of the monotonic clock, which costs
 //! nothing to compare on every request. When an operator or NTP sets the wall clock, or a suspended machine resumes, the
@@ -8,26 +8,26 @@ use std::mem;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// A difference this small is not worth a look at every entry: it is how late a token's expiry may be.
+/// A smaller difference is ignored: the largest delay of a token's expiry.
 pub(super) const TOLERANCE: Duration = Duration::from_millis(500);
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
-    /// The clock of deadlines.
+    /// The monotonic clock of deadlines.
     pub now: Instant,
-    /// The clock of expiries.
+    /// The wall clock of expiries.
     pub wall: SystemTime,
 }
 
 impl Reading {
-    /// Of this moment; `None` if the thread was interrupted between the two clocks for too long.
+    /// Reads both clocks; `None` if the thread was interrupted for too long in between.
     pub fn take() -> Option<Self> {
         let (before, wall, now) = (Instant::now(), SystemTime::now(), Instant::now());
         (now.duration_since(before) < TOLERANCE / 10).then_some(Self { now, wall })
     }
 
-    /// By how much the wall clock differs at `later` from what it would show if nobody had set it.
+    /// The difference of the wall clock at `later` from its expected value.
     fn drift(self, later: Self) -> Duration {
         let elapsed = later.now.saturating_duration_since(self.now);
         match self.wall.checked_add(elapsed) {
@@ -39,43 +39,43 @@ impl Reading {
     }
 }
 
-/// Notices when the wall clock is set.
+/// Detects that the wall clock was set.
 #[derive(Debug)]
 pub struct ClockWatch {
-    state: Mutex<ClockState>,
+    state: Mutex<State>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct ClockState {
+struct State {
     /// When the clocks last agreed.
     reference: Reading,
     repeat: bool,
 }
 
 impl ClockWatch {
-    /// Deadlines that were computed at `reference` are right.
+    /// Starts with deadlines that were computed at `reference`.
     pub const fn new(reference: Reading) -> Self {
-        Self { state: Mutex::new(ClockState { reference, repeat: false }) }
+        Self { state: Mutex::new(State { reference, repeat: false }) }
     }
 
-    /// One with the same reference.
+    /// A copy with the same reference.
     pub fn copy(&self) -> Self {
         Self { state: Mutex::new(*self.lock()) }
     }
 
-    /// By how much the wall clock was set since deadlines were last computed anew; `None` if they are right. Also
-    /// `Some` once more at the next reading: an entry may have been stored meanwhile with a deadline from before.
+    /// The adjustment of the wall clock since the deadlines were last recomputed; `None` if they are right. Returns
+    /// `Some` once more at the next reading, since an entry may have been stored meanwhile with an outdated deadline.
     pub fn adjustment(&self, reading: Reading) -> Option<Duration> {
         let mut state = self.lock();
         let drift = state.reference.drift(reading);
         if drift > TOLERANCE {
-            *state = ClockState { reference: reading, repeat: true };
+            *state = State { reference: reading, repeat: true };
             return Some(drift);
         }
         mem::take(&mut state.repeat).then_some(drift)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, ClockState> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

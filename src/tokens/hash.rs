@@ -1,9 +1,9 @@
-//! What stands for a token wherever one is kept.
+//! The hash that represents a token.
 
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of a token as it was sent: the only form in which tokens are kept. Several spellings of one
-/// token have several hashes.
+/// SHA-256 of a token as received, the only form in which tokens are stored. Spellings of one token have different
+/// hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenHash([u8; 32]);
 
@@ -13,9 +13,9 @@ impl TokenHash {
         Self(Sha256::digest(token.as_ref()).into())
     }
 
-    /// The hash that spellings of one Sanctum token have in common. The database compares what precedes the first `|` as a
-    /// number: `17|secret`, `0017|secret` and `17x|secret` are one token. It is not an identity: which spellings the
-    /// introspector takes is its own business, and a bare `secret` has a hash of its own.
+    /// The hash that spellings of one Sanctum token share. The database compares the part before the first `|` as a
+    /// number: `17|secret`, `0017|secret` and `17x|secret` are one token. It does not identify a token: the
+    /// introspector decides which spellings it accepts, and a bare `secret` has another hash.
     pub fn of_spelling(token: &str) -> Self {
         let Some((id, secret)) = token.split_once('|') else { return Self::of(token) };
         let number = id.trim_start_matches(['+', '0']);
@@ -28,12 +28,12 @@ impl TokenHash {
         Self(hash.finalize().into())
     }
 
-    /// From the 32 bytes themselves.
+    /// Creates it from its bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The 32 bytes.
+    /// Its bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

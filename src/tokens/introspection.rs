@@ -1,5 +1,5 @@
-//! The question to the introspector, and how its answer is read. Both are pure: who asks, when and how
-//! often is the cache's business.
+//! The introspection request, and the interpretation of its response. Both are pure: the cache decides when and how
+//! often to introspect.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,101 +27,101 @@ use crate::policy::ability::Abilities;
 #[cfg(test)]
 mod tests;
 
-/// The longest answer that is read, in bytes; a longer one is [`NoVerdict::TooLarge`].
+/// Largest response, in bytes; a larger one is [`NoVerdict::TooLarge`].
 pub const LONGEST_ANSWER: usize = 64 * 1024;
 
-/// The longest id, context and workspace id of a token, and the longest name of an ability, in bytes. The cache, the
-/// limits and the ledger keep them for every token, and Laravel's columns hold no more.
+/// Longest id, context and workspace id of a token, and longest name of an ability, in bytes. The cache, the limits and
+/// the ledger store them for every token, and Laravel's columns hold no more.
 pub const LONGEST_TEXT: usize = 255;
 
-/// The longest name of a token, in characters: what a VARCHAR(255) holds.
+/// Longest name of a token, in characters: the capacity of a VARCHAR(255).
 pub const LONGEST_NAME: usize = 255;
 
-/// The most abilities of a token.
+/// Largest number of abilities of a token.
 pub const MOST_ABILITIES: usize = 1024;
 
-/// The longest list of abilities, in bytes of all their names.
+/// Longest list of abilities, in bytes of all their names.
 pub const LONGEST_ABILITIES: usize = 16 * 1024;
 
-/// What the introspector's answer means.
+/// The result of an introspection.
 #[derive(Debug)]
 pub enum Answer {
-    /// The token is good for what the verdict says. Whether it has expired is for the caller to see.
+    /// The token is active. The caller must check whether it has expired.
     Active(Verdict),
-    /// The introspector does not know the token, or no longer.
+    /// The token is unknown to the introspector, or no longer active.
     Inactive,
-    /// Nothing is known: a 503, never a 401 and never an allow.
+    /// The introspection failed: a 503, never a 401 or an allowed request.
     NoVerdict(NoVerdict),
 }
 
-/// Why an introspection gave no verdict. `Display` includes the cause and nothing of the token.
+/// Why an introspection failed. `Display` includes the cause and nothing of the token.
 #[derive(Debug, thiserror::Error)]
 pub enum NoVerdict {
-    /// The question cannot be written.
+    /// The request cannot be written.
     #[error("the introspection request cannot be written: {0}")]
     Request(#[from] http::Error),
-    /// No connection to the introspector.
+    /// There is no connection to the introspector.
     #[error("the introspector cannot be reached: {0}")]
     Connect(#[from] LeaseError),
-    /// The connection broke, or what came was not HTTP.
-    #[error("the introspector's answer broke off or is malformed: {0}")]
+    /// The connection broke, or the response is not HTTP.
+    #[error("the introspector's response is truncated or malformed: {0}")]
     Transport(#[from] ExchangeError),
-    /// Two parsers would find the end of what came in different places.
-    #[error("the introspector's answer is ambiguous: {0}")]
+    /// Two parsers would frame the response differently.
+    #[error("the introspector's response is ambiguous: {0}")]
     Ambiguous(&'static str),
     /// `introspection.timeout` passed.
     #[error("the introspector took longer than {0:?}")]
     TimedOut(Duration),
-    /// The answer is longer than [`LONGEST_ANSWER`].
-    #[error("the introspector's answer is longer than {LONGEST_ANSWER} bytes")]
+    /// The response is larger than [`LONGEST_ANSWER`].
+    #[error("the introspector's response is longer than {LONGEST_ANSWER} bytes")]
     TooLarge,
-    /// A redirect, which is never followed.
-    #[error("the introspector answered {0}, a redirect: is `introspection.url` right?")]
+    /// A redirect. Redirects are never followed.
+    #[error("the introspector responded with {0}, a redirect: check `introspection.url`")]
     Redirect(StatusCode),
-    /// 401 or 403 to the gateway's own credentials (RFC 7662 section 2.3).
-    #[error("the introspector refused the gateway's client credentials with {0}")]
+    /// 401 or 403 for the gateway's own credentials (RFC 7662 section 2.3).
+    #[error("the introspector rejected the gateway's client credentials with {0}")]
     ClientRefused(StatusCode),
-    /// Any other status that says nothing about a token.
-    #[error("the introspector answered {0}")]
+    /// Any other status that is not a verdict.
+    #[error("the introspector responded with {0}")]
     Status(StatusCode),
-    /// Not JSON.
-    #[error("the introspector's answer is not JSON: {0}")]
+    /// The response is not JSON.
+    #[error("the introspector's response is not JSON: {0}")]
     NotJson(#[from] serde_json::Error),
     /// RFC 7662 section 2.2: `active` is a required boolean.
-    #[error("`active` in the introspector's answer is {0}, not true or false")]
+    #[error("`active` in the introspector's response is {0}, not true or false")]
     ActiveNotBoolean(Found),
     /// Neither a list of strings, an object of strings, one string, nor null.
-    #[error("the abilities in the introspector's answer are {0}, not a list of strings or one string")]
+    #[error("the abilities in the introspector's response are {0}, not a list of strings or one string")]
     Abilities(Found),
     /// JSON inside a string: the abilities were encoded twice.
     #[error(
-        "the abilities in the introspector's answer are JSON inside a string: they must be encoded once (in Laravel, \
+        "the abilities in the introspector's response are JSON inside a string: they must be encoded once (in Laravel, \
          cast the column to `array` or `json`)"
     )]
     EncodedAbilities,
-    /// A member of the list that is no string.
-    #[error("ability {position} in the introspector's answer is {found}, not a string")]
+    /// A member of the list is not a string.
+    #[error("ability {position} in the introspector's response is {found}, not a string")]
     Ability {
         /// Its index in the list, from 0.
         position: usize,
-        /// What it is.
+        /// The type of the value.
         found: Found,
     },
-    /// The abilities are an object, and one of its values is no string.
+    /// The abilities are an object with a value that is not a string.
     #[error(
-        "the abilities in the introspector's answer are an object with a value that is {0}, not a string"
+        "the abilities in the introspector's response are an object with a value that is {0}, not a string"
     )]
     AbilityValue(Found),
-    /// Longer than what is kept of a token.
-    #[error("the {what} in the introspector's answer is longer than {limit}")]
+    /// A value is too long to be stored for a token.
+    #[error("the {what} in the introspector's response is longer than {limit}")]
     TooLong {
-        /// What is too long.
+        /// The value.
         what: &'static str,
         /// The limit, with its unit.
         limit: &'static str,
     },
     /// Neither RFC 3339, seconds since 1970, nor null.
-    #[error("the expiry in the introspector's answer is {0}, not RFC 3339, epoch seconds or null")]
+    #[error("the expiry in the introspector's response is {0}, not RFC 3339, epoch seconds or null")]
     Expiry(Found),
 }
 
@@ -131,7 +131,7 @@ impl NoVerdict {
         matches!(self, Self::ClientRefused(_))
     }
 
-    /// Which kind of failure it is, in one of few words.
+    /// The kind of failure, in one of a few words.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Connect(_) => "unreachable",
@@ -153,18 +153,18 @@ impl NoVerdict {
     }
 }
 
-/// What stands where something else was expected.
+/// The type of an unexpected value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing.
+    /// No value.
     Absent,
     /// `null`
     Null,
     /// A boolean.
     Boolean,
-    /// A number, out of range where numbers are expected.
+    /// A number; where numbers are expected, one out of range.
     Number,
-    /// A string, unreadable where strings are expected.
+    /// A string; where strings are expected, an unreadable one.
     String,
     /// A list.
     Array,
@@ -200,12 +200,11 @@ impl fmt::Display for Found {
     }
 }
 
-/// The introspection request for a token. Our copies of the token and the credentials in it are zeroed when
+/// The introspection request for a token. The gateway's copies of the token and the credentials in it are zeroed when
 /// the request is dropped.
 ///
 /// # Errors
-/// [`NoVerdict::Request`] where `token` cannot stand in a header field; no [`Token`](crate::policy::bearer::Token)
-/// is like that.
+/// [`NoVerdict::Request`] if `token` is not valid in a header field; every [`Token`](crate::policy::bearer::Token) is.
 pub fn request(settings: &Introspection, token: &str) -> Result<Request<Full<Bytes>>, NoVerdict> {
     let request = Request::builder()
         .uri(settings.target.clone())
@@ -237,7 +236,7 @@ fn authorization(scheme: &str, credentials: &str) -> Result<HeaderValue, http::E
     Ok(field)
 }
 
-/// RFC 6749 section 2.3.1: each form-urlencoded by itself, then HTTP Basic.
+/// RFC 6749 section 2.3.1: both form-urlencoded, then HTTP Basic.
 fn basic(id: &str, secret: Option<&SecretString>) -> Zeroizing<String> {
     let secret = secret.map_or("", |secret| secret.expose_secret());
     let mut pair = Zeroizing::new(String::with_capacity(3 * (id.len() + secret.len()) + 1));
@@ -247,7 +246,7 @@ fn basic(id: &str, secret: Option<&SecretString>) -> Zeroizing<String> {
     Zeroizing::new(BASE64.encode(pair.as_bytes()))
 }
 
-/// RFC 7662 section 2.1.
+/// The form of RFC 7662 section 2.1.
 fn form(token: &str) -> Full<Bytes> {
     const NAME: &str = "token=";
     const HINT: &str = "&token_type_hint=access_token";
@@ -258,8 +257,7 @@ fn form(token: &str) -> Full<Bytes> {
     Full::new(Bytes::from_owner(form))
 }
 
-/// The URL standard's urlencoded serializer, into a buffer that must not grow: growing would leave an
-/// unzeroed copy behind.
+/// The urlencoded serializer of the URL standard. Its buffer must not grow, which would leave an unzeroed copy behind.
 fn push_form_urlencoded(buffer: &mut String, text: &str) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for byte in text.bytes() {
@@ -275,8 +273,7 @@ fn push_form_urlencoded(buffer: &mut String, text: &str) {
     }
 }
 
-/// What an answer of status `status` with the body `body` says about the token whose SHA-256 is
-/// `token_hash`.
+/// The result of an introspection with this response, for the token with the SHA-256 `token_hash`.
 pub fn read(settings: &Introspection, status: StatusCode, body: &[u8], token_hash: &[u8; 32]) -> Answer {
     let verdict = match (&settings.style, status) {
         (_, StatusCode::OK) => active(settings, body, token_hash),
@@ -294,7 +291,7 @@ pub fn read(settings: &Introspection, status: StatusCode, body: &[u8], token_has
     }
 }
 
-/// The verdict in the body of a 200; none where the token is inactive.
+/// The verdict in the body of a 200; `None` if the token is inactive.
 fn active(
     settings: &Introspection,
     body: &[u8],
@@ -326,8 +323,7 @@ fn active(
     Ok(Some(verdict))
 }
 
-/// Rejects texts that are longer than what the cache, the limits and the ledger keep for each token. A shortened id or
-/// name could be that of another token.
+/// Rejects texts that are too long to be stored for each token. A truncated id or name could be that of another token.
 fn check_lengths(verdict: &Verdict) -> Result<(), NoVerdict> {
     let Verdict { id, name, context, workspace_id, .. } = verdict;
     for (what, text) in [
@@ -348,7 +344,7 @@ fn check_lengths(verdict: &Verdict) -> Result<(), NoVerdict> {
 fn abilities(value: Option<&Value>) -> Result<Abilities, NoVerdict> {
     match value {
         Some(Value::Null) => Ok(Abilities::default()),
-        // Taken apart at its spaces, `["items:read"]` would be the ability `["items:read"]`, which no route requires.
+        // Split at its spaces, `["items:read"]` would be the ability `["items:read"]`, which no route requires.
         Some(Value::String(names)) if names.trim_start().starts_with(['[', '{', '"']) => {
             Err(NoVerdict::EncodedAbilities)
         }
@@ -381,7 +377,7 @@ fn bounded<'a>(names: impl Iterator<Item = Result<&'a str, NoVerdict>>) -> Resul
     Ok(Abilities::new(names))
 }
 
-/// An absent expiry is like null: both mean that the token does not expire, and RFC 7662 leaves `exp` out.
+/// Parses the expiry. An absent expiry is like null: the token does not expire. RFC 7662 omits `exp` then.
 fn expiry(value: Option<&Value>) -> Result<Option<SystemTime>, NoVerdict> {
     match value {
         None | Some(Value::Null) => Ok(None),
@@ -423,7 +419,7 @@ fn from_seconds(seconds: &Number) -> Option<Timestamp> {
     Some(time.unwrap_or(if is_negative { Timestamp::MIN } else { Timestamp::MAX }))
 }
 
-/// Whether this has the shape of RFC 3339 section 5.6; jiff reads further forms of ISO 8601.
+/// Whether this has the form of RFC 3339 section 5.6; jiff also parses other forms of ISO 8601.
 fn is_rfc3339(text: &str) -> bool {
     fn shaped(text: &[u8], shape: &[u8]) -> bool {
         text.len() == shape.len()
@@ -438,7 +434,7 @@ fn is_rfc3339(text: &str) -> bool {
         return false;
     };
     let offset = match rest.strip_prefix(b".") {
-        // Digits, at least one.
+        // At least one digit.
         Some(fraction) => match fraction.iter().position(|byte| !byte.is_ascii_digit()) {
             None | Some(0) => return false,
             Some(end) => &fraction[end..],
@@ -452,7 +448,7 @@ fn text(value: &Value) -> Option<Arc<str>> {
     value.as_str().map(Into::into)
 }
 
-/// A string that is not empty, or an integer; a float would have lost digits.
+/// A non-empty string, or an integer. A float would have lost digits.
 pub fn identifier(value: &Value) -> Option<Arc<str>> {
     match value {
         Value::String(id) if !id.is_empty() => Some(id.as_str().into()),

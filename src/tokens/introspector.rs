@@ -1,4 +1,4 @@
-//! Asks the introspector, over one core's own connections.
+//! Introspects tokens, over the connections of one core.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use crate::policy::headers;
 use crate::telemetry::metrics::IntrospectionOutcome;
 use crate::telemetry::spans::{Question, Span, Trace};
 
-/// One core's way to the introspector.
+/// The introspector of one core.
 pub struct Introspector {
     settings: Arc<settings::Settings>,
     pool: Rc<Pool>,
 }
 
 impl Introspector {
-    /// Asks over `pool` as `settings` say.
+    /// An introspector that uses `pool` and `settings`.
     pub const fn new(settings: Arc<settings::Settings>, pool: Rc<Pool>) -> Self {
         Self { settings, pool }
     }
 
-    /// How it is asked.
+    /// Its settings.
     pub fn settings(&self) -> &settings::Introspection {
         &self.settings.introspection
     }
@@ -44,7 +44,7 @@ impl Introspector {
         self.pool.sweep(now);
     }
 
-    /// Asks who `token` is, for a request that is part of `trace`. Takes `introspection.timeout` at most.
+    /// Introspects `token` for a request that is part of `trace`, within `introspection.timeout`.
     pub async fn ask(&self, token: &str, hash: &TokenHash, trace: Option<&Trace>) -> Answer {
         let Self { settings, pool } = self;
         Introspection { settings: &settings.introspection, pool }.ask(token, hash, trace).await
@@ -53,7 +53,7 @@ impl Introspector {
     /// Introspects a token once, outside of any runtime.
     ///
     /// # Errors
-    /// If the TLS of `introspection` cannot be set up, or the system gives no event queue.
+    /// If the TLS of `introspection` cannot be configured, or the system provides no event queue.
     pub fn ask_once(
         introspection: &settings::Introspection,
         token: &str,
@@ -118,7 +118,7 @@ impl Introspection<'_> {
         };
         let mut sent = lease.send(&request, &mut call).await;
         if reused && sent.is_err() {
-            // The other side may have closed a kept connection meanwhile. Introspecting twice changes nothing.
+            // The server may have closed a kept connection meanwhile. Introspecting twice changes nothing.
             lease = self.pool.connect().await?;
             call = Call::new(request.method(), body);
             sent = lease.send(&request, &mut call).await;
@@ -134,7 +134,7 @@ impl Introspection<'_> {
     }
 }
 
-/// What is told of an introspection: never the token, nor the URL's query.
+/// Adds the attributes of the span of an introspection, without the token and the URL's query.
 fn describe(
     span: &mut Span,
     settings: &settings::Introspection,

@@ -1,8 +1,8 @@
-//! Who is calling: the verdict of introspection, and how long it is believed.
+//! Authentication: introspection of tokens, and the cache of its verdicts.
 //!
-//! [`introspection`] turns a token into a question and an answer into a [`Verdict`], and [`introspector`]
-//! asks it; [`cache`] is what all cores share; [`lookup`] is one core's way to a verdict. Who revokes one goes to the
-//! [`revoker`].
+//! [`introspection`] builds the request for a token and parses the response into a [`Verdict`], and [`introspector`]
+//! performs it. All cores share the [`cache`]; each core uses it through [`lookup`]. The [`revoker`] invalidates
+//! verdicts.
 
 pub mod cache;
 pub mod clock;

@@ -1,8 +1,8 @@
-//! What was revoked since when.
+//! Revocations and their generations.
 //!
-//! Revoking forgets, it does not ban. A global generation is raised first, then entries are purged: a
-//! verdict counts only while its generation is current, or it has been checked against all revocations
-//! since; and an introspection that began before a revocation of its token is worth nothing.
+//! Revoking invalidates verdicts and does not block tokens. Each revocation increments a global generation. A verdict
+//! is usable only if its generation is current, or if no later revocation concerns it. The result of an introspection
+//! that started before a revocation of its token is discarded.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,41 +11,41 @@ use std::sync::{Mutex, PoisonError};
 use super::hash::TokenHash;
 use super::introspection::{LONGEST_NAME, LONGEST_TEXT};
 
-/// How many revocations are remembered one by one. A verdict that is older than the oldest of them is
-/// asked for again, which is always safe.
+/// Number of revocations that are stored individually. Verdicts older than the oldest of them are introspected again,
+/// which is always safe.
 const KEPT_WHEN_OUTDATED: usize = 1024;
 
-/// Whose verdicts are forgotten.
+/// The verdicts that a revocation invalidates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Revocation {
-    /// Of the token with this introspected id, in every spelling.
+    /// Those of the token with this introspected id, in every spelling.
     Id(Box<str>),
-    /// Of every token with this name.
+    /// Those of every token with this name.
     Name(Box<str>),
-    /// Of every token whose name has this SHA-256: what other replicas are told instead of the name.
+    /// Those of every token whose name has this SHA-256. Other replicas get it instead of the name.
     HashedName([u8; 32]),
-    /// Of the token with this hash alone.
+    /// Those of the token with this hash only.
     Token(TokenHash),
-    /// Of all.
+    /// All.
     All,
-    /// Of all, since nobody knows which revocations were missed: each is asked for again.
+    /// All, because an unknown revocation was missed: each token is introspected again.
     Missed,
 }
 
-/// What a revocation is held against.
+/// A token that is checked against revocations.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    /// The hash of the token as it was sent.
+    /// The hash of the token as received.
     pub hash: &'a TokenHash,
-    /// Its introspected id; none where it is not known.
+    /// Its introspected id; `None` if unknown.
     pub id: Option<&'a str>,
     /// Its introspected name.
     pub name: Option<&'a str>,
 }
 
 impl Revocation {
-    /// What forgetting `token` comes to: it, and every other spelling with its id. Where that is not known,
-    /// it is what Sanctum would look for: the digits before the first `|`, however many zeros lead them.
+    /// The revocations that invalidate `token`: itself, and every other spelling with its id. If the id is unknown, it
+    /// is the one that Sanctum would look up: the digits before the first `|`, without leading zeros.
     pub fn of_token(token: &str, known_id: Option<&str>) -> Vec<Self> {
         let written = || token.split_once('|').map(|(id, _)| sanctum_id(id)).filter(|id| !id.is_empty());
         let id = known_id.or_else(written);
@@ -53,8 +53,8 @@ impl Revocation {
         std::iter::once(itself).chain(id.map(|id| Self::Id(id.into()))).collect()
     }
 
-    /// Whether there can be a verdict that this concerns. Ids and names over the limits of introspection are not kept in
-    /// the lists of revocations, which are bounded by number.
+    /// Whether a verdict can exist that this concerns. Introspection rejects longer ids and names; they are not stored
+    /// either, since the lists of revocations are only bounded by number.
     pub fn may_concern_a_token(&self) -> bool {
         match self {
             Self::Id(id) => id.len() <= LONGEST_TEXT,
@@ -93,10 +93,10 @@ impl Revocations {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Notes a revocation; from here on no older verdict passes [`Self::since`] unchecked.
+    /// Records a revocation. From now on every older verdict is checked by [`Self::since`].
     pub fn note(&self, revocation: Revocation) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock, so that whoever sees the new generation also finds the revocation in the list.
+        // Under the lock, so that a thread that sees the new generation also finds the revocation in the list.
         let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
         if latest.len() == KEPT_WHEN_OUTDATED {
             latest.pop_front();
@@ -113,7 +113,7 @@ impl Revocations {
         }
     }
 
-    /// Whether somebody is known to have revoked `subject` after `generation`.
+    /// Whether a stored revocation concerns `subject` after `generation`.
     pub fn named_since(&self, generation: u64, subject: Subject<'_>) -> bool {
         self.generation() != generation && {
             let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Where revocations come in, whoever orders them, and who else is told.
+//! The entry point of all revocations, which are shared with other replicas.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,33 +6,33 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cache::CacheEntry;
-use super::lookup::SharedVerdicts;
+use super::lookup::Shared;
 use super::revocation::Revocation;
 use crate::telemetry::metrics::{Metrics, RevocationSource};
 
-/// The one place that forgets verdicts by order. When a call returns, no request that begins afterwards on any core
-/// believes what was asked before it.
+/// Revokes verdicts. When a call returns, no request that begins afterwards on any core uses a verdict introspected
+/// before it.
 pub struct Revoker {
-    /// The verdicts of the configuration of now.
-    verdicts: ArcSwap<SharedVerdicts>,
+    /// The verdicts of the current configuration.
+    verdicts: ArcSwap<Shared>,
     metrics: Arc<Metrics>,
-    /// Who passes revocations on to other replicas.
+    /// Send revocations to other replicas.
     told: Mutex<Vec<UnboundedSender<Revocation>>>,
 }
 
 impl Revoker {
-    /// Of the verdicts in `shared`.
-    pub fn new(shared: Arc<SharedVerdicts>, metrics: Arc<Metrics>) -> Self {
+    /// Revokes the verdicts in `shared`.
+    pub fn new(shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
         Self { verdicts: ArcSwap::new(shared), metrics, told: Mutex::default() }
     }
 
     /// Replaces the verdicts. Revocations stay in force.
-    pub fn set_shared(&self, shared: Arc<SharedVerdicts>) {
+    pub fn set_shared(&self, shared: Arc<Shared>) {
         self.verdicts.store(shared);
     }
 
-    /// Forgets every verdict that one of `revocations` concerns, by order of the admin listener; says how many that were
-    /// here. Looks at every verdict for that: 30 ms for 100,000.
+    /// Revokes verdicts for the admin listener, and returns the number of cached ones. Therefore it visits every entry:
+    /// 30 ms for 100,000.
     pub fn revoke(&self, mut revocations: Vec<Revocation>) -> usize {
         revocations.retain(Revocation::may_concern_a_token);
         let cache = &self.verdicts.load().cache;
@@ -42,7 +42,7 @@ impl Revoker {
         forgotten
     }
 
-    /// Forgets them alike and does not count them: what costs nothing may come from a machine, a thousand times a second.
+    /// Like [`revoke`](Self::revoke), without counting: cheap enough for a thousand calls per second from a machine.
     pub fn forget(&self, mut revocations: Vec<Revocation>, source: RevocationSource) {
         revocations.retain(Revocation::may_concern_a_token);
         let known = Arc::clone(self.verdicts.load().cache.revocations());
@@ -55,7 +55,7 @@ impl Revoker {
         self.metrics.revoked(source);
     }
 
-    /// Other replicas are told of what comes from this one.
+    /// Sends revocations of this replica to the others.
     fn tell(&self, revocations: Vec<Revocation>) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         for revocation in revocations {
@@ -63,17 +63,17 @@ impl Revoker {
         }
     }
 
-    /// What forgetting `token` comes to.
+    /// The revocations that invalidate `token`.
     pub fn revocations_of(&self, token: &str) -> Vec<Revocation> {
         self.verdicts.load().cache.revocations_of(token)
     }
 
-    /// Every active verdict that is believed now, in no order.
+    /// All usable active verdicts, in any order.
     pub fn entries(&self) -> Vec<Arc<CacheEntry>> {
         self.verdicts.load().cache.entries()
     }
 
-    /// Every revocation from here on that other replicas have to know of.
+    /// Receives every later revocation that other replicas must apply.
     pub fn subscribe(&self) -> UnboundedReceiver<Revocation> {
         let (tell, told) = unbounded_channel();
         self.told.lock().unwrap_or_else(PoisonError::into_inner).push(tell);

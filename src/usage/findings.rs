@@ -197,7 +197,7 @@ fn wildcard(subject: &Subject<'_>) -> Option<Finding> {
     Some(Finding {
         abilities: subject.minimal.iter().cloned().collect(),
         since: subject.token.created_at.or(subject.token.first_seen),
-        evidence: format!("It may do everything (*);{} {needed}.", subject.since_day()),
+        evidence: format!("It has every ability (*);{} {needed}.", subject.since_day()),
         advice: format!("{advice} {} instead, and revoke this one.", subject.replacement()),
         ..subject.finding(FindingKind::Wildcard, severity)
     })

@@ -68,16 +68,16 @@ pub fn token(token: &TokenUsage, findings: &[Finding], context: &PageContext) ->
 pub fn unknown_token(id: &str, context: &PageContext) -> String {
     let body = html! {
         (context.heading())
-        p { "Nothing is known of a token with the id " bdi { code { (truncate(&sanitize(id))) } } " in this time." }
+        p { "No usage of a token with the id " bdi { code { (truncate(&sanitize(id))) } } " is recorded in this period." }
         (context.back())
     };
-    page::page("No such token", STYLE, &body).into_string()
+    page::page("Unknown token", STYLE, &body).into_string()
 }
 
 /// An error page.
 pub fn problem(text: &str) -> String {
     let body = html! { p { (sanitize(text)) } p { a href="?" { "All tokens" } } };
-    page::page("No page", STYLE, &body).into_string()
+    page::page("Page not available", STYLE, &body).into_string()
 }
 
 impl PageContext {
@@ -88,7 +88,7 @@ impl PageContext {
             p.quiet {
                 @match self.since {
                     Some(day) => { "Since " time { (day) } ", by day in UTC" }
-                    None => { "All days that are kept, in UTC" }
+                    None => { "All recorded days, in UTC" }
                 }
                 "; as of " (time(self.created_at)) "; stockaj-gateway " (version)
             }
@@ -131,7 +131,7 @@ impl PageContext {
                         "Token id"
                         input name="token" autocomplete="off" spellcheck="false" size="12" list="tokens-by-id"
                             // Rejects complete tokens, which would end up in the address bar and the history.
-                            pattern="[^|]*" title="The id alone: what stands before the |"
+                            pattern="[^|]*" title="Only the id: the part before the |"
                             value=(sanitize(requested.unwrap_or_default()));
                     }
                     datalist #tokens-by-id {

@@ -267,7 +267,7 @@ impl Writer {
         self.waiting.push_back(PendingAction { flush, until: Instant::now() + FLUSH_TIMEOUT, action });
     }
 
-    /// Performs the actions, in their order, for which all workers have sent their counts or the time is up.
+    /// Performs the actions, in their order, for which all workers have sent their counts or the time limit has passed.
     fn run_ready_actions(&mut self, now: Instant) {
         let all = self.flushed.iter().copied().min().unwrap_or(u64::MAX);
         while let Some(waiting) = self.waiting.pop_front_if(|it| it.flush <= all || now >= it.until) {

@@ -151,21 +151,21 @@ fn status_other_than_200_is_no_active_verdict() {
     let (bearer, rfc7662) = (bearer(), rfc7662(Some("gateway"), None));
     for (status, by_bearer, by_rfc7662) in [
         (200, "active", "active"),
-        (201, "answered 201", "answered 201"),
-        (204, "answered 204", "answered 204"),
-        (206, "answered 206", "answered 206"),
+        (201, "responded with 201", "responded with 201"),
+        (204, "responded with 204", "responded with 204"),
+        (206, "responded with 206", "responded with 206"),
         (301, "redirect", "redirect"),
         (302, "redirect", "redirect"),
         (304, "redirect", "redirect"),
         (308, "redirect", "redirect"),
-        (400, "answered 400", "answered 400"),
-        (401, "inactive", "refused the gateway's client credentials"),
-        (403, "answered 403", "refused the gateway's client credentials"),
-        (404, "answered 404", "answered 404"),
-        (429, "answered 429", "answered 429"),
-        (500, "answered 500", "answered 500"),
-        (503, "answered 503", "answered 503"),
-        (599, "answered 599", "answered 599"),
+        (400, "responded with 400", "responded with 400"),
+        (401, "inactive", "rejected the gateway's client credentials"),
+        (403, "responded with 403", "rejected the gateway's client credentials"),
+        (404, "responded with 404", "responded with 404"),
+        (429, "responded with 429", "responded with 429"),
+        (500, "responded with 500", "responded with 500"),
+        (503, "responded with 503", "responded with 503"),
+        (599, "responded with 599", "responded with 599"),
     ] {
         let status = StatusCode::from_u16(status).unwrap();
         for (settings, expected) in [(&bearer, by_bearer), (&rfc7662, by_rfc7662)] {
@@ -202,12 +202,12 @@ fn abilities_are_a_list_an_object_a_string_or_null() {
         (json!("[]"), Err("are JSON inside a string")),
         (json!("{\"0\":\"items:read\"}"), Err("are JSON inside a string")),
         (json!("\"*\""), Err("are JSON inside a string")),
-        (json!(true), Err("abilities in the introspector's answer are a boolean")),
-        (json!(7), Err("abilities in the introspector's answer are a number")),
-        (json!(["a", 7]), Err("ability 1 in the introspector's answer is a number, not a string")),
-        (json!([null, "a"]), Err("ability 0 in the introspector's answer is null")),
-        (json!([["a"]]), Err("ability 0 in the introspector's answer is a list")),
-        (json!([{"name": "a"}]), Err("ability 0 in the introspector's answer is an object")),
+        (json!(true), Err("abilities in the introspector's response are a boolean")),
+        (json!(7), Err("abilities in the introspector's response are a number")),
+        (json!(["a", 7]), Err("ability 1 in the introspector's response is a number, not a string")),
+        (json!([null, "a"]), Err("ability 0 in the introspector's response is null")),
+        (json!([["a"]]), Err("ability 0 in the introspector's response is a list")),
+        (json!([{"name": "a"}]), Err("ability 0 in the introspector's response is an object")),
     ] {
         for (settings, body) in [
             (bearer(), json!({"data": {"abilities": value}})),
@@ -224,7 +224,7 @@ fn abilities_are_a_list_an_object_a_string_or_null() {
             }
         }
     }
-    let absent = "the abilities in the introspector's answer are absent";
+    let absent = "the abilities in the introspector's response are absent";
     for body in [json!({}), json!({"data": {}}), json!({"data": null}), json!([]), json!("x"), json!(1)] {
         let found = summary(ok(&bearer(), &body));
         assert!(found.starts_with(absent), "{body}: {found}");
@@ -351,7 +351,7 @@ fn response_longer_than_the_limits_of_a_token_is_no_verdict() {
         (
             "id",
             json!("1".repeat(256)),
-            "the token's id in the introspector's answer is longer than 255 bytes",
+            "the token's id in the introspector's response is longer than 255 bytes",
         ),
         ("workspace_id", json!("w".repeat(255)), "active"),
         ("workspace_id", json!("w".repeat(256)), "the token's workspace id"),
@@ -361,13 +361,13 @@ fn response_longer_than_the_limits_of_a_token_is_no_verdict() {
         (
             "name",
             json!("n".repeat(256)),
-            "the token's name in the introspector's answer is longer than 255 characters",
+            "the token's name in the introspector's response is longer than 255 characters",
         ),
         ("abilities", json!(many(1024, 16)), "active"),
         (
             "abilities",
             json!(many(1025, 4)),
-            "the list of abilities in the introspector's answer is longer than 1024",
+            "the list of abilities in the introspector's response is longer than 1024",
         ),
         ("abilities", json!(many(1024, 17)), "is longer than 16384 bytes"),
         ("abilities", json!(many(1025, 4).join(" ")), "is longer than 1024 abilities"),
@@ -376,7 +376,7 @@ fn response_longer_than_the_limits_of_a_token_is_no_verdict() {
         (
             "abilities",
             json!(many(1, 256)),
-            "the name of an ability in the introspector's answer is longer than 255",
+            "the name of an ability in the introspector's response is longer than 255",
         ),
         ("abilities", json!({"0": "a".repeat(256)}), "the name of an ability"),
     ] {

@@ -190,7 +190,7 @@ fn wildcard_token_is_reported_with_the_abilities_it_needs() {
     assert_eq!((finding.abilities, finding.since), (vec!["items:read".to_owned()], token.created_at));
     assert_eq!(
         finding.evidence,
-        "It may do everything (*); since 2026-11-20 9 allowed requests needed only items:read."
+        "It has every ability (*); since 2026-11-20 9 allowed requests needed only items:read."
     );
     assert_eq!(finding.advice, "Create a new token with items:read instead, and revoke this one.");
     for (context, severity) in
@@ -203,7 +203,7 @@ fn wildcard_token_is_reported_with_the_abilities_it_needs() {
     let any = requiring("{any: [rents:delete, rents:read]}", row(Some("rents:delete"), "/rentals", 1));
     assert_eq!(only(&with_abilities(&["*", "a"], vec![any])).abilities, ["rents:read"]);
     let unused = TokenUsage { days: BTreeMap::new(), ..with_abilities(&["*"], vec![]) };
-    assert_eq!(only(&unused).evidence, "It may do everything (*); none of its requests was allowed.");
+    assert_eq!(only(&unused).evidence, "It has every ability (*); none of its requests was allowed.");
 }
 
 #[test]

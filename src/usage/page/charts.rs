@@ -21,21 +21,21 @@ pub(super) fn abilities(overview: &Overview) -> Markup {
     let max = lines.first().map_or(0, |(_, line)| line.calls.all());
     html! {
         section aria-labelledby="abilities" {
-            h2 #abilities { "Calls per ability" }
+            h2 #abilities { "Requests by ability" }
             @if lines.is_empty() {
-                p { "No ability was asked for." }
+                p { "No request required an ability." }
             } @else {
-                (scrolling("Calls per ability", &html! {
+                (scrolling("Requests by ability", &html! {
                     table.chart {
-                        caption.aside { "Calls per ability, most first" }
+                        caption.aside { "Requests by ability, most first" }
                         thead {
                             tr {
                                 th scope="col" { "Ability" }
                                 th scope="col" { (legend()) }
                                 th.number scope="col" { "Allowed" }
                                 th.number scope="col" { "Denied" }
-                                th.number scope="col" { "Tokens that have it" }
-                                th.number scope="col" { "Use it" }
+                                th.number scope="col" { "Tokens with it" }
+                                th.number scope="col" { "Tokens using it" }
                             }
                         }
                         tbody {
@@ -65,13 +65,13 @@ pub(super) fn denials(overview: &Overview) -> Markup {
     let max = lines.first().map_or(0, |(_, line)| line.count);
     html! {
         section aria-labelledby="denials" {
-            h2 #denials { "What was denied" }
+            h2 #denials { "Denied requests" }
             @if lines.is_empty() {
                 p { "Nothing." }
             } @else {
-                (scrolling("What was denied", &html! {
+                (scrolling("Denied requests", &html! {
                     table.chart {
-                        caption.aside { "Denied calls by route and missing ability, most first" }
+                        caption.aside { "Denied requests by route and missing ability, most first" }
                         thead {
                             tr {
                                 th scope="col" { "Route" }
@@ -115,13 +115,12 @@ fn more_rows(lines: usize, one: &str, several: &str, cut: bool) -> Markup {
     html! {
         @if more_rows > 0 || cut {
             p.quiet {
-                "And "
                 @match more_rows {
-                    0 => "others",
+                    0 => "More rows",
                     1 => (format!("1 more {one}")),
                     _ => (format!("{} more {several}", grouped(more_rows as u64))),
                 }
-                ": all of them by " code { "usage --format csv" } "."
+                "; see all of them with " code { "usage --format csv" } "."
             }
         }
     }
@@ -194,7 +193,7 @@ pub(super) fn days(days: &BTreeMap<Date, Calls>) -> Markup {
                     (figure("Denied", "denied", &columns, |calls| calls.denied))
                 }
                 details {
-                    summary { "The same as a table" }
+                    summary { "Show as a table" }
                     (scrolling("By day", &table(&columns)))
                 }
             }
@@ -209,7 +208,7 @@ fn figure(name: &str, class: &str, columns: &[Column], value: fn(Calls) -> u64) 
     let max = highest.map_or(0, |column| value(column.calls));
     let summary = match highest {
         Some(highest) if max > 0 => {
-            format!("{name}: {} in all, at most {} on {}", grouped(sum), grouped(max), highest.label())
+            format!("{name}: {} in total, at most {} on {}", grouped(sum), grouped(max), highest.label())
         }
         _ => format!("{name}: none"),
     };

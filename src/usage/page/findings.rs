@@ -22,7 +22,7 @@ pub(super) fn section(overview: &Overview, context: &PageContext) -> Markup {
         section aria-labelledby="findings" {
             h2 #findings { "What to do" }
             @if overview.findings.is_empty() {
-                p { "Nothing: every token has what it needs, and no more." }
+                p { "No findings." }
             }
             @for (severity, kind, group) in overview.groups() {
                 (of_kind(severity, kind, group, context))
@@ -42,7 +42,7 @@ fn of_kind(severity: Severity, kind: FindingKind, group: &FindingGroup, context:
             }
             (scrolling(title, &table(title, group, context)))
             @if hidden > 0 {
-                p.quiet { "And " (counted(hidden as u64, "more token")) ": in the list below, or by " code { "usage --format csv" } "." }
+                p.quiet { (counted(hidden as u64, "more token")) " in the list below and in " code { "usage --format csv" } "." }
             }
         }
     }

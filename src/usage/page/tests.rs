@@ -136,7 +136,7 @@ fn page_of_all_tokens_shows_findings_charts_and_tokens() {
         "today Denied again and again 1 token",
         "items:read 1,507 0 2 2",
         "items:delete 0 310 0 0",
-        "Requests: 1,861 in all, at most 1,861 on 2026-11-02",
+        "Requests: 1,861 in total, at most 1,861 on 2026-11-02",
         "/api/v2/items/{id} items:delete 310 1",
         "unmapped – 4 1",
         // The token with the most urgent findings is first.
@@ -288,7 +288,7 @@ fn page_of_very_many_tokens_is_bounded() {
     for expected in [
         "Tokens 20,000 Requests 199,990,000",
         "20,000 tokens",
-        "And 19,950 more tokens",
+        "19,950 more tokens",
         "1–200 of 20,000 Next",
         "… 19999 ",
     ] {

@@ -81,8 +81,8 @@ fn abilities(token: &TokenUsage) -> Markup {
     html! {
         section aria-labelledby="abilities" {
             h2 #abilities { "Abilities" }
-            @if has_wildcard { p { "It has " code { "*" } ": it may do everything." } }
-            @if names.is_empty() { p { "None was used." } }
+            @if has_wildcard { p { code { "*" } " grants every ability." } }
+            @if names.is_empty() { p { "No ability was used." } }
             @if !names.is_empty() {
                 (scrolling("Abilities", &html! {
                     table {
@@ -122,7 +122,7 @@ fn rows(token: &TokenUsage) -> Markup {
     html! {
         section aria-labelledby="routes" {
             h2 #routes { "Routes" }
-            @if rows.is_empty() { p { "No request." } }
+            @if rows.is_empty() { p { "No requests." } }
             @if !rows.is_empty() {
                 (scrolling("Routes", &html! {
                     table {
@@ -159,7 +159,7 @@ fn route(row: &UsageRow) -> Markup {
                     Verdict::Allowed => span.tag.good { "allowed" },
                     Verdict::Denied => span.tag.bad { "denied" },
                 }
-                @if row.shadow > 0 { " " span.quiet { (grouped(row.shadow)) " otherwise in shadow" } }
+                @if row.shadow > 0 { " " span.quiet { (grouped(row.shadow)) " decided differently by shadow rules" } }
             }
             (number(row.count))
             td { @if let Some(day) = row.days.keys().next() { (day) } }
@@ -171,7 +171,7 @@ fn route(row: &UsageRow) -> Markup {
 fn omitted_rows(rows: usize) -> Markup {
     html! {
         @if rows > MAX_ROWS {
-            p.quiet { "And " (grouped((rows - MAX_ROWS) as u64)) " more: by " code { "usage --format csv" } "." }
+            p.quiet { (grouped((rows - MAX_ROWS) as u64)) " more rows in " code { "usage --format csv" } "." }
         }
     }
 }

@@ -11,7 +11,7 @@ pub(super) fn section(overview: &Overview, context: &PageContext) -> Markup {
         section aria-labelledby="tokens" {
             h2 #tokens { "Tokens" }
             @if overview.tokens == 0 {
-                p { "No token was seen." }
+                p { "No tokens are recorded in this period." }
             } @else {
                 (scrolling("Tokens", &table(overview, context)))
                 (pages(overview, context))
@@ -23,7 +23,7 @@ pub(super) fn section(overview: &Overview, context: &PageContext) -> Markup {
 fn table(overview: &Overview, context: &PageContext) -> Markup {
     html! {
         table.tokens {
-            caption { "Those with most to do first, then the busiest" }
+            caption { "Sorted by findings, then by requests" }
             thead {
                 tr {
                     th scope="col" { "Token" }
@@ -79,7 +79,7 @@ fn pages(overview: &Overview, context: &PageContext) -> Markup {
                 @if first < last {
                     span { (grouped(first as u64 + 1)) "–" (grouped(last as u64)) " of " (grouped(overview.tokens as u64)) }
                 } @else {
-                    span { "The list of " (grouped(overview.tokens as u64)) " tokens ends before." }
+                    span { "The list has only " (grouped(overview.tokens as u64)) " tokens." }
                 }
                 @if context.served {
                     @if page > 0 { a href=(to((page - 1).min(pages - 1))) rel="prev" { "Previous" } }
