@@ -21,7 +21,7 @@ use stockaj_gateway::internals::client::pool::Pool;
 use stockaj_gateway::internals::config;
 use stockaj_gateway::internals::policy::ability::{Abilities, Requirement};
 use stockaj_gateway::internals::policy::bearer::Token;
-use stockaj_gateway::internals::policy::decision::{self, Permit, Step};
+use stockaj_gateway::internals::policy::decision::{self, NextStep, Permit};
 use stockaj_gateway::internals::policy::headers::{Credentials, Forwarding, UpstreamFields, prepare_answer};
 use stockaj_gateway::internals::policy::map::{AbilityMap, MapBuilder, Unmapped};
 use stockaj_gateway::internals::policy::path::CanonicalPath;
@@ -34,7 +34,9 @@ use stockaj_gateway::internals::tokens::cache::TokenCache;
 use stockaj_gateway::internals::tokens::hash::TokenHash;
 use stockaj_gateway::internals::tokens::introspection_limiter::IntrospectionLimiter;
 use stockaj_gateway::internals::tokens::introspector::Introspector;
-use stockaj_gateway::internals::tokens::lookup::{CachedToken, Lookup, LookupRequest, LookupStats, Shared};
+use stockaj_gateway::internals::tokens::lookup::{
+    CachedToken, Lookup, LookupRequest, LookupStats, SharedVerdicts,
+};
 use tokio::runtime::{self, LocalOptions};
 
 type Failure = Box<dyn std::error::Error>;
@@ -116,8 +118,10 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     let connector = Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)?;
     let pool = Pool::new(Arc::new(connector), Duration::ZERO, None, introspection.timeout);
     let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {}));
-    let shared =
-        Arc::new(Shared { cache, introspections: IntrospectionLimiter::new(introspection.max_concurrent) });
+    let shared = Arc::new(SharedVerdicts {
+        cache,
+        introspections: IntrospectionLimiter::new(introspection.max_concurrent),
+    });
     let introspector = Introspector::new(Arc::clone(&settings), pool);
     let lookup = Lookup::new(Arc::clone(&shared), introspector, Metrics::new(1).core(0));
 
@@ -161,8 +165,8 @@ fn decide_with_verdict(
     let target = Target::read(method, uri, fields)?;
     let token = Token::from_fields(fields, 1024);
     match decision::route(map, method, &target.path).next() {
-        Step::Public(permit) => Ok(permit),
-        Step::NeedsToken(needs_token) => {
+        NextStep::Public(permit) => Ok(permit),
+        NextStep::NeedsToken(needs_token) => {
             let (token, needs_verdict) = needs_token.with_token(token)?;
             let caller = verdict(lookup, token, Instant::now()).ok_or(Refusal::NoVerdict)?;
             needs_verdict.authorize(&caller.verdict.abilities)
@@ -181,8 +185,8 @@ fn decide(
     let target = Target::read(method, uri, fields)?;
     let token = Token::from_fields(fields, 1024);
     match decision::route(map, method, &target.path).next() {
-        Step::Public(permit) => Ok(permit),
-        Step::NeedsToken(needs_token) => {
+        NextStep::Public(permit) => Ok(permit),
+        NextStep::NeedsToken(needs_token) => {
             let (token, needs_verdict) = needs_token.with_token(token)?;
             black_box(token.secret());
             needs_verdict.authorize(abilities)

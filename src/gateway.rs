@@ -23,11 +23,11 @@ use crate::downstream::Downstream;
 use crate::limits::Limiter;
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
-use crate::policy::decision::{self, Permit, Routed, Step};
+use crate::policy::decision::{self, NextStep, Permit, Routed};
 use crate::policy::expectation;
 use crate::policy::headers::Credentials;
 use crate::policy::http2;
-use crate::policy::map::Found;
+use crate::policy::map::RouteMatch;
 use crate::policy::mask::mask;
 use crate::policy::method;
 use crate::policy::refusal::{Reason, Refusal};
@@ -206,11 +206,11 @@ impl Gateway {
         let body_limit = self.body_limit(routed.found());
         let fields = &request.head.headers;
         let needs_token = match routed.next() {
-            Step::Public(permit) => {
+            NextStep::Public(permit) => {
                 bearer::at_most_one(fields)?;
                 return Ok(Decision { permit, caller: Caller::Public, body_limit });
             }
-            Step::NeedsToken(needs_token) => needs_token,
+            NextStep::NeedsToken(needs_token) => needs_token,
         };
         let token = Token::from_fields(fields, self.settings.limits.token_bytes);
         let (token, needs_verdict) = needs_token.with_token(token)?;
@@ -229,10 +229,10 @@ impl Gateway {
         routed
     }
 
-    fn record_route(&self, found: &Found<'_>, target: &Target<'_>, record: &mut RequestRecord) {
+    fn record_route(&self, found: &RouteMatch<'_>, target: &Target<'_>, record: &mut RequestRecord) {
         record.route_number = found.route();
         record.route = record.route_number.map_or(RouteLabel::Unmapped, |route| self.routes.label(route));
-        if !matches!(found, Found::Rule { .. }) && !target.path.is_asterisk() {
+        if !matches!(found, RouteMatch::Rule { .. }) && !target.path.is_asterisk() {
             let path = record.route_number.is_none().then(|| mask(target.path.as_str()).into());
             record.uncovered = Some(Box::new(MissingRule { path, method: Some(record.method.clone()) }));
         }
@@ -250,7 +250,7 @@ impl Gateway {
     }
 
     /// Limit of the request's body by its route or `limits.body`, in bytes.
-    fn body_limit(&self, found: &Found<'_>) -> u64 {
+    fn body_limit(&self, found: &RouteMatch<'_>) -> u64 {
         self.settings.abilities.options(found).body.unwrap_or(self.settings.limits.body)
     }
 

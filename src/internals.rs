@@ -53,19 +53,19 @@ pub mod policy {
         pub use crate::policy::bearer::{Token, at_most_one};
     }
     pub mod decision {
-        pub use crate::policy::decision::{Permit, Step, route};
+        pub use crate::policy::decision::{NextStep, Permit, route};
     }
     pub mod expectation {
         pub use crate::policy::expectation::waits;
     }
     pub mod framing {
-        pub use crate::policy::framing::{Bounds, Fault, Scan, Scanner};
+        pub use crate::policy::framing::{Bounds, FramingFault, Scan, Scanner};
     }
     pub mod headers {
         pub use crate::policy::headers::{Credentials, Forwarding, UpstreamFields, prepare_answer};
     }
     pub mod map {
-        pub use crate::policy::map::{AbilityMap, Found, MapBuilder, RouteOptions, Unmapped};
+        pub use crate::policy::map::{AbilityMap, MapBuilder, RouteMatch, RouteOptions, Unmapped};
     }
     pub mod method {
         pub use crate::policy::method::{MethodOverride, overriding};
@@ -134,7 +134,7 @@ pub mod tokens {
         pub use crate::tokens::introspector::Introspector;
     }
     pub mod lookup {
-        pub use crate::tokens::lookup::{CachedToken, Lookup, LookupRequest, LookupStats, Shared};
+        pub use crate::tokens::lookup::{CachedToken, Lookup, LookupRequest, LookupStats, SharedVerdicts};
     }
     pub mod verdict {
         pub use crate::tokens::verdict::Verdict;

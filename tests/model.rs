@@ -16,7 +16,7 @@ use proptest::test_runner::{Config, TestRunner};
 use stockaj_gateway::internals::config;
 use stockaj_gateway::internals::policy::ability::{Requirement, RequirementKind};
 use stockaj_gateway::internals::policy::headers::{Credentials, Forwarding, UpstreamFields};
-use stockaj_gateway::internals::policy::map::{AbilityMap, Found};
+use stockaj_gateway::internals::policy::map::{AbilityMap, RouteMatch};
 use stockaj_gateway::internals::policy::method::{MethodOverride, overriding};
 use stockaj_gateway::internals::policy::target::Target;
 use stockaj_gateway::internals::policy::trusted_fields::TrustedFields;
@@ -83,7 +83,7 @@ fn decide(map: &AbilityMap, sent: &Sent, setting: MethodOverride) -> Option<(Req
         map.check_path(&target.path).ok()?;
         let requirement = match map.find(&decided, &target.path) {
             // Before the token, and so before `requirement`.
-            Found::Rule { rule, .. } if *rule.requirement.kind() == RequirementKind::Public => {
+            RouteMatch::Rule { rule, .. } if *rule.requirement.kind() == RequirementKind::Public => {
                 rule.requirement.clone()
             }
             found => map.requirement(&found).ok()?.clone(),
@@ -139,7 +139,7 @@ fn naive(map: &AbilityMap, sent: &Sent) -> Option<(Requirement, Sent)> {
     let mut routes = map.routes().filter(|route| matches(route.template(), path));
     let requirement = match routes.next() {
         Some(route) => route.rule(&method)?.requirement.clone(),
-        None => map.requirement(&Found::NoRoute).ok()?.clone(),
+        None => map.requirement(&RouteMatch::NoRoute).ok()?.clone(),
     };
     Some((requirement, sent.clone()))
 }

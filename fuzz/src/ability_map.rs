@@ -5,7 +5,7 @@
 
 use http::Method;
 use stockaj_gateway::internals::policy::ability::{Requirement, RequirementKind};
-use stockaj_gateway::internals::policy::map::{Found, MapBuilder, RouteOptions, Unmapped};
+use stockaj_gateway::internals::policy::map::{MapBuilder, RouteMatch, RouteOptions, Unmapped};
 use stockaj_gateway::internals::policy::path::CanonicalPath;
 use stockaj_gateway::internals::policy::refusal::Refusal;
 use stockaj_gateway::internals::policy::route::RouteError;
@@ -59,9 +59,9 @@ pub fn check(data: &[u8]) {
         let route = routes.iter().find(|route| matches(&route.segments, path.as_str()));
         let rule = route.and_then(|route| rule(route, &method));
         let (number, requirement) = match &found {
-            Found::Rule { route, rule } => (Some(*route), Some(rule.requirement.to_string())),
-            Found::NoMethod { route } => (Some(*route), None),
-            Found::NoRoute => (None, None),
+            RouteMatch::Rule { route, rule } => (Some(*route), Some(rule.requirement.to_string())),
+            RouteMatch::NoMethod { route } => (Some(*route), None),
+            RouteMatch::NoRoute => (None, None),
         };
         assert_eq!(number.map(|number| templates[number]), route.map(|route| &*route.template), "{line}");
         assert_eq!(requirement.as_deref(), rule, "{line}");

@@ -2,7 +2,7 @@
 
 use http::Method;
 use stockaj_gateway::internals::config::{self, Loaded, Report, Severity};
-use stockaj_gateway::internals::policy::map::Found;
+use stockaj_gateway::internals::policy::map::RouteMatch;
 use stockaj_gateway::internals::policy::path::CanonicalPath;
 
 pub fn check(data: &[u8]) {
@@ -49,8 +49,8 @@ fn check_loaded(loaded: &Loaded) {
         let path = CanonicalPath::new(template).expect("a template that requests can have");
         assert!(path.is_borrowed());
         let found = match map.find(&Method::GET, &path) {
-            Found::Rule { route, .. } | Found::NoMethod { route } => Some(route),
-            Found::NoRoute => None,
+            RouteMatch::Rule { route, .. } | RouteMatch::NoMethod { route } => Some(route),
+            RouteMatch::NoRoute => None,
         };
         assert_eq!(found, Some(number), "{template}");
     }

@@ -33,8 +33,8 @@ use stockaj_gateway::internals::limits::Limiter;
 use stockaj_gateway::internals::policy::ability::{Abilities, RequirementKind};
 use stockaj_gateway::internals::policy::bearer::{Token, at_most_one};
 use stockaj_gateway::internals::policy::expectation::waits;
-use stockaj_gateway::internals::policy::framing::{Bounds, Fault, Scan, Scanner};
-use stockaj_gateway::internals::policy::map::{AbilityMap, Found};
+use stockaj_gateway::internals::policy::framing::{Bounds, FramingFault, Scan, Scanner};
+use stockaj_gateway::internals::policy::map::{AbilityMap, RouteMatch};
 use stockaj_gateway::internals::policy::singleton;
 use stockaj_gateway::internals::policy::target::{Target, add_missing_host};
 use stockaj_gateway::internals::policy::upgrade::Handshake;
@@ -46,7 +46,7 @@ use stockaj_gateway::internals::tokens::cache::TokenCache;
 use stockaj_gateway::internals::tokens::hash::TokenHash;
 use stockaj_gateway::internals::tokens::introspection_limiter::IntrospectionLimiter;
 use stockaj_gateway::internals::tokens::introspector::Introspector;
-use stockaj_gateway::internals::tokens::lookup::{Lookup, Shared};
+use stockaj_gateway::internals::tokens::lookup::{Lookup, SharedVerdicts};
 use stockaj_gateway::internals::tokens::verdict::Verdict;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{self, LocalOptions, LocalRuntime};
@@ -79,7 +79,7 @@ pub fn check(data: &[u8]) {
 
     let mut expected = message::read(&of_clear);
     assert_eq!(expected.len() as u64, messages);
-    if fault.is_some() && !matches!(fault, Some(Fault::Body(_))) {
+    if fault.is_some() && !matches!(fault, Some(FramingFault::Body(_))) {
         assert!(expected.iter().all(|message| message.complete));
     }
     HOUSE.with(|house| {
@@ -110,7 +110,7 @@ fn pieces(data: &[u8]) -> Vec<&[u8]> {
 
 /// What the scanner lets through of each piece, as the gateway's connections have it; why it ended; and how many
 /// messages began.
-fn scan(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Option<Fault>, u64) {
+fn scan(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Option<FramingFault>, u64) {
     let mut scanner = Scanner::new(BOUNDS);
     let mut held: Vec<u8> = Vec::new();
     let mut through = Vec::new();
@@ -163,7 +163,7 @@ fn foretell(message: &Message, map: &AbilityMap) -> u16 {
         return foretell_preflight(message, asked, &target, map);
     }
     let found = map.find(&method, &target.path);
-    let public = matches!(&found, Found::Rule { rule, .. } if matches!(rule.requirement.kind(), RequirementKind::Public));
+    let public = matches!(&found, RouteMatch::Rule { rule, .. } if matches!(rule.requirement.kind(), RequirementKind::Public));
     if public {
         if at_most_one(&fields).is_err() {
             return 400;
@@ -199,7 +199,7 @@ fn foretell_preflight(message: &Message, asked: &[u8], target: &Target<'_>, map:
     }
     let may = |method: &Method| {
         let found = map.find(method, &target.path);
-        matches!(&found, Found::Rule { rule, .. } if *rule.requirement.kind() != RequirementKind::Deny)
+        matches!(&found, RouteMatch::Rule { rule, .. } if *rule.requirement.kind() != RequirementKind::Deny)
     };
     if Method::from_bytes(asked).is_ok_and(|asked| may(&asked)) { 502 } else { 403 }
 }
@@ -238,7 +238,7 @@ impl House {
         };
         let now = Instant::now();
         cache.store(TokenHash::of(TOKEN), verdict, cache.generation(), now, now, SystemTime::now());
-        let shared = Arc::new(Shared { cache, introspections: IntrospectionLimiter::new(8) });
+        let shared = Arc::new(SharedVerdicts { cache, introspections: IntrospectionLimiter::new(8) });
         let second = Duration::from_secs(1);
         let introspection = &settings.introspection;
         let nowhere = Destination::Unix("/nowhere/introspector".into());

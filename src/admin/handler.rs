@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::audit::{Action, Actor, unavailable};
 use super::response::{AdminResponse, json, message, not_allowed, text};
-use super::{Admin, State, tokens, unmapped, usage, webhook};
+use super::{Admin, ReadinessState, tokens, unmapped, usage, webhook};
 use crate::listener::connections::ConnectionSlot;
 use crate::policy::headers::X_REQUEST_ID;
 use crate::response::record::new_request_id;
@@ -89,11 +89,11 @@ async fn respond(
     }
 }
 
-fn readyz(state: State) -> AdminResponse {
+fn readyz(state: ReadinessState) -> AdminResponse {
     match state {
-        State::Starting => json(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"starting"}"#),
-        State::Ready => json(StatusCode::OK, r#"{"status":"ready"}"#),
-        State::Draining => json(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"draining"}"#),
+        ReadinessState::Starting => json(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"starting"}"#),
+        ReadinessState::Ready => json(StatusCode::OK, r#"{"status":"ready"}"#),
+        ReadinessState::Draining => json(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"draining"}"#),
     }
 }
 

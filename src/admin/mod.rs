@@ -58,7 +58,7 @@ pub struct Readiness(AtomicU8);
 /// The states of [`Readiness`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum State {
+pub enum ReadinessState {
     /// `/readyz` answers 503.
     Starting = 0,
     /// `/readyz` answers 200.
@@ -69,16 +69,16 @@ pub enum State {
 
 impl Readiness {
     /// Changes the state.
-    pub fn set(&self, state: State) {
+    pub fn set(&self, state: ReadinessState) {
         self.0.store(state as u8, Ordering::Release);
     }
 
-    /// The state; initially [`State::Starting`].
-    pub fn get(&self) -> State {
+    /// The state; initially [`ReadinessState::Starting`].
+    pub fn get(&self) -> ReadinessState {
         match self.0.load(Ordering::Acquire) {
-            0 => State::Starting,
-            1 => State::Ready,
-            _ => State::Draining,
+            0 => ReadinessState::Starting,
+            1 => ReadinessState::Ready,
+            _ => ReadinessState::Draining,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::config::settings::ListenAddress;
 use crate::telemetry::lines::AuditPriority;
 use crate::tokens::cache::TokenCache;
 use crate::tokens::introspection_limiter::IntrospectionLimiter;
-use crate::tokens::lookup::Shared;
+use crate::tokens::lookup::SharedVerdicts;
 use crate::usage::writer::Usage;
 
 const LOOPBACK: ListenAddress =
@@ -35,7 +35,7 @@ impl Admin {
         let mut settings = config::load_text("test", text.to_owned()).unwrap().settings;
         settings.admin.token = token.map(SecretString::from);
         let metrics = Metrics::new(1);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedVerdicts {
             cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
             introspections: IntrospectionLimiter::new(1),
         });
@@ -94,8 +94,8 @@ fn metrics_and_probes_need_no_token() {
     };
     let (head, body) = send(running.address, "GET /readyz", "", "");
     assert_eq!((status(&head), body.as_str()), (503, r#"{"status":"starting"}"#));
-    assert_eq!(ready(State::Ready), (200, r#"{"status":"ready"}"#.to_owned()));
-    assert_eq!(ready(State::Draining), (503, r#"{"status":"draining"}"#.to_owned()));
+    assert_eq!(ready(ReadinessState::Ready), (200, r#"{"status":"ready"}"#.to_owned()));
+    assert_eq!(ready(ReadinessState::Draining), (503, r#"{"status":"draining"}"#.to_owned()));
 
     let (head, body) = send(running.address, "GET /healthz", "", "");
     assert_eq!((status(&head), body.as_str()), (200, r#"{"status":"ok"}"#));

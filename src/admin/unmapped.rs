@@ -18,7 +18,7 @@ use super::response::{AdminResponse, json, message, text};
 use crate::config::language::scalar;
 use crate::openapi::convention;
 use crate::policy::guide;
-use crate::policy::map::{AbilityMap, Found};
+use crate::policy::map::{AbilityMap, RouteMatch};
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::Reason;
 use crate::policy::target::METHODS;
@@ -101,7 +101,7 @@ pub(super) fn show(admin: &Admin, actor: Actor<'_>, request: &Request<Bytes>) ->
 fn remove_covered(report: &mut UncoveredReport, map: &AbilityMap) {
     for path in &mut report.paths {
         for (count, method) in path.methods.iter_mut().zip(METHODS) {
-            if *count > 0 && matches!(found(map, &path.path, &method), Some(Found::Rule { .. })) {
+            if *count > 0 && matches!(found(map, &path.path, &method), Some(RouteMatch::Rule { .. })) {
                 *count = 0;
             }
         }
@@ -111,7 +111,7 @@ fn remove_covered(report: &mut UncoveredReport, map: &AbilityMap) {
 }
 
 /// Looks up a method and a masked path or template; `None` if no request can have such a path.
-fn found<'map>(map: &'map AbilityMap, path: &str, method: &Method) -> Option<Found<'map>> {
+fn found<'map>(map: &'map AbilityMap, path: &str, method: &Method) -> Option<RouteMatch<'map>> {
     let segments = path.split('/').map(|segment| if segment.starts_with('{') { "0" } else { segment });
     let sample = segments.collect::<Vec<_>>().join("/");
     let path = CanonicalPath::new(&sample).ok()?;
@@ -266,7 +266,7 @@ mod tests {
     use crate::config;
     use crate::policy::ability::Requirement;
     use crate::policy::map::{MapBuilder, Unmapped};
-    use crate::telemetry::unmapped::{Lack, Token, Uncovered, UncoveredRequests};
+    use crate::telemetry::unmapped::{Lack, Uncovered, UncoveredRequests, UncoveredToken};
 
     fn map(unmapped: Unmapped) -> AbilityMap {
         let mut builder = MapBuilder::new(unmapped);
@@ -283,7 +283,7 @@ mod tests {
         let all = UncoveredRequests::new(1);
         for (path, lack, method, token) in requests {
             let token = token.map(|(id, name)| (Arc::<str>::from(id), Arc::<str>::from(name)));
-            let token = token.as_ref().map(|(id, name)| Token { id, name: Some(name) });
+            let token = token.as_ref().map(|(id, name)| UncoveredToken { id, name: Some(name) });
             let now = UNIX_EPOCH + std::time::Duration::from_millis(1_796_007_890_123);
             all.core(0).record(&Uncovered { path, lack: *lack, method, token, now });
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{CheckResult, PolicyTests};
-use crate::policy::map::{Found, Route};
+use crate::policy::map::{Route, RouteMatch};
 use crate::policy::source_location::SourceLocation;
 
 /// The rules of each tested map, and whether a check reaches them.
@@ -44,7 +44,7 @@ impl Coverage {
         let reached: HashSet<(&str, &str)> = outcomes
             .iter()
             .filter_map(|outcome| match &outcome.found {
-                Some(Found::Rule { route, rule }) => {
+                Some(RouteMatch::Rule { route, rule }) => {
                     let route = tests.map.route(*route)?;
                     // HEAD may reach the rule of GET.
                     let (method, _) = route.rules().find(|(_, it)| std::ptr::eq(*it, *rule))?;

@@ -5,8 +5,8 @@ use strsim::osa_distance;
 use super::{Check, CheckResult, PolicyTests};
 use crate::config::Failure;
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
-use crate::policy::decision::{Caller, missing, split_query};
-use crate::policy::map::{AbilityMap, Found, Unmapped};
+use crate::policy::decision::{KnownCaller, missing, split_query};
+use crate::policy::map::{AbilityMap, RouteMatch, Unmapped};
 use crate::policy::refusal::{Reason, Refusal};
 
 /// Describes a check: `items are read: GET /api/v2/items as reader`.
@@ -14,7 +14,7 @@ pub fn label(check: &Check) -> String {
     let name = check.name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
     let sender = match (&check.sender.name, &check.sender.caller) {
         (Some(name), _) => format!("as {name}"),
-        (None, Caller::Active(abilities)) => format!("with {}", listed(abilities)),
+        (None, KnownCaller::Active(abilities)) => format!("with {}", listed(abilities)),
         (None, _) => "without a token".to_owned(),
     };
     format!("{name}{} {} {sender}", check.method, check.target)
@@ -24,7 +24,7 @@ pub fn label(check: &Check) -> String {
 pub fn explain(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Failure {
     let CheckResult { check, found, .. } = outcome;
     let rule = match found {
-        Some(Found::Rule { route, rule }) => rule.place.clone().map(|place| {
+        Some(RouteMatch::Rule { route, rule }) => rule.place.clone().map(|place| {
             let template = tests.map.templates().nth(*route).unwrap_or_default();
             (place, format!("the rule of {template}: {}", rule.requirement))
         }),
@@ -44,18 +44,18 @@ fn why(map: &AbilityMap, outcome: &CheckResult<'_>) -> String {
     let template = |route| map.templates().nth(route).unwrap_or_default();
     match (&outcome.decision, &outcome.found, &outcome.check.sender.caller) {
         (Ok(Reason::Public), ..) => "the route is public and requires no token".to_owned(),
-        (Ok(_), Some(Found::NoRoute), _) => {
+        (Ok(_), Some(RouteMatch::NoRoute), _) => {
             "no route matches, and `unmapped: authenticated` allows every active token".to_owned()
         }
-        (Ok(_), _, Caller::Active(abilities)) => allowed_because(requirement, abilities),
+        (Ok(_), _, KnownCaller::Active(abilities)) => allowed_because(requirement, abilities),
         (Err(Refusal::BadRequest(why)), ..) => (*why).to_owned(),
         (Err(Refusal::MissingToken), ..) => "there is no token, and the route is not public".to_owned(),
-        (Err(Refusal::MethodNotMapped), Some(Found::NoMethod { route }), _) => {
+        (Err(Refusal::MethodNotMapped), Some(RouteMatch::NoMethod { route }), _) => {
             format!("{} has no {}, and no other route is tried", template(*route), outcome.check.method)
         }
         (Err(Refusal::Unmapped), ..) => "no route matches".to_owned(),
         (Err(Refusal::Denied), ..) => "the rule is `deny`, which denies every token".to_owned(),
-        (Err(Refusal::MissingAbility(_)), _, Caller::Active(abilities)) => {
+        (Err(Refusal::MissingAbility(_)), _, KnownCaller::Active(abilities)) => {
             denied_because(requirement, abilities)
         }
         (Ok(reason), ..) => reason.as_str().to_owned(),
@@ -103,11 +103,11 @@ fn hint(map: &AbilityMap, outcome: &CheckResult<'_>) -> Option<String> {
             };
             Some(format!("{enough} would suffice, as would `*`"))
         }
-        (Err(Refusal::MethodNotMapped), Found::NoMethod { route }) => {
+        (Err(Refusal::MethodNotMapped), RouteMatch::NoMethod { route }) => {
             let methods: Vec<&str> = map.route(*route)?.rules().map(|(method, _)| method.as_str()).collect();
             Some(format!("its methods are {}", methods.join(", ")))
         }
-        (Err(Refusal::Unmapped), Found::NoRoute) if map.unmapped() == Unmapped::Deny => {
+        (Err(Refusal::Unmapped), RouteMatch::NoRoute) if map.unmapped() == Unmapped::Deny => {
             nearest_template(map, split_query(&outcome.check.target).0)
                 .map(|template| format!("did you mean a path of {template}?"))
         }

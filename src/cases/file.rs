@@ -13,7 +13,7 @@ use crate::config::language::{
 use crate::config::sections::SECRETS;
 use crate::config::sections::abilities::decode_ability;
 use crate::policy::ability::Abilities;
-use crate::policy::decision::Caller;
+use crate::policy::decision::KnownCaller;
 use crate::policy::map::AbilityMap;
 use crate::policy::source_location::SourceLocation;
 
@@ -100,7 +100,7 @@ pub struct Sender {
     /// The name in the file.
     pub name: Option<Box<str>>,
     /// The token.
-    pub caller: Caller,
+    pub caller: KnownCaller,
 }
 
 /// An expected decision.
@@ -175,12 +175,12 @@ struct Compiler {
 impl Compiler {
     fn new(callers: &Named<AbilityList>) -> Self {
         let sender = |(key, granted): &(Key, AbilityList)| {
-            let caller = Caller::Active(granted.0.clone());
+            let caller = KnownCaller::Active(granted.0.clone());
             Rc::new(Sender { name: Some(key.text.clone()), caller })
         };
         Self {
             senders: callers.0.iter().map(sender).collect(),
-            nobody: Rc::new(Sender { name: None, caller: Caller::Nobody }),
+            nobody: Rc::new(Sender { name: None, caller: KnownCaller::Nobody }),
             checks: Vec::new(),
             too_many: false,
         }
@@ -207,7 +207,9 @@ impl Compiler {
 
     fn add_case(&mut self, number: usize, case: &Case, span: Span, decoder: &mut Decoder<'_>) {
         let sender = match (&case.abilities.0, &case.caller) {
-            (Some(abilities), _) => Rc::new(Sender { name: None, caller: Caller::Active(abilities.clone()) }),
+            (Some(abilities), _) => {
+                Rc::new(Sender { name: None, caller: KnownCaller::Active(abilities.clone()) })
+            }
             (None, None) => Rc::clone(&self.nobody),
             (None, Some(caller)) => match self.sender(&caller.value.0) {
                 Some(sender) => sender,

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::coverage::RuleCoverage;
 use super::{CheckResult, Expected, PolicyTests, explain, label};
-use crate::policy::decision::Caller;
-use crate::policy::map::Found;
+use crate::policy::decision::KnownCaller;
+use crate::policy::map::RouteMatch;
 use crate::policy::refusal::Refusal;
 use crate::policy::source_location::SourceLocation;
 
@@ -24,7 +24,7 @@ pub fn result_value(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Value {
         "path": check.target,
         "caller": check.sender.name,
         "abilities": match &check.sender.caller {
-            Caller::Active(abilities) => json!(abilities.names().collect::<Vec<_>>()),
+            KnownCaller::Active(abilities) => json!(abilities.names().collect::<Vec<_>>()),
             _ => Value::Null,
         },
         "expected": word(check.expected),
@@ -32,7 +32,7 @@ pub fn result_value(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Value {
         "reason": reason.as_str(),
         "passed": outcome.passed(),
     });
-    if let Some(Found::Rule { route, rule }) = &outcome.found {
+    if let Some(RouteMatch::Rule { route, rule }) = &outcome.found {
         value["rule"] = json!({
             "path": tests.map.templates().nth(*route),
             "requirement": rule.requirement.to_string(),

@@ -7,7 +7,7 @@ pub mod json;
 pub mod junit;
 
 use crate::policy::decision::{decide, read_request};
-use crate::policy::map::Found;
+use crate::policy::map::RouteMatch;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::response::own::status;
 
@@ -21,7 +21,7 @@ pub struct CheckResult<'tests> {
     /// The check.
     pub check: &'tests Check,
     /// The matching route and rule; `None` if the request is rejected before it is matched.
-    pub found: Option<Found<'tests>>,
+    pub found: Option<RouteMatch<'tests>>,
     /// The decision.
     pub decision: Result<Reason, Refusal>,
 }

@@ -15,7 +15,7 @@ use super::routes::requirement_json;
 use super::usage::load_report;
 use super::{ConfigArgument, Exit, Format, output, report, show};
 use crate::config::{self, LoadedAbilities};
-use crate::policy::difference::{Callers, Change, Difference, OptionsChange, Side, difference};
+use crate::policy::difference::{Callers, Change, ComparedMap, Difference, OptionsChange, difference};
 use crate::usage::query::{ReportQuery, Since};
 use crate::usage::report::Report;
 
@@ -211,7 +211,7 @@ fn json(
     writeln!(output)
 }
 
-fn side<'a>(side: &Side<'a>) -> PrintedSide<'a> {
+fn side<'a>(side: &ComparedMap<'a>) -> PrintedSide<'a> {
     PrintedSide {
         route: side.template(),
         requirement: side.requirement().map(requirement_json),

@@ -19,8 +19,8 @@ use super::routes::colour;
 use super::{ConfigArgument, Exit, abilities, output, report, show, token_from_stdin};
 use crate::config;
 use crate::policy::bearer::Token;
-use crate::policy::decision::{Caller, decide, missing, read_request, split_query};
-use crate::policy::map::{AbilityMap, Found};
+use crate::policy::decision::{KnownCaller, decide, missing, read_request, split_query};
+use crate::policy::map::{AbilityMap, RouteMatch};
 use crate::policy::path::decoded;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Leniency, Mode};
@@ -74,21 +74,21 @@ impl Arguments {
     }
 
     /// The caller, and the description of an introspected token.
-    fn caller(&self, path: &Path) -> Result<(Caller, Option<String>), Exit> {
+    fn caller(&self, path: &Path) -> Result<(KnownCaller, Option<String>), Exit> {
         if self.token_stdin {
             return introspect(path);
         }
         let caller = match &self.abilities {
             // `--abilities ''` is a token without abilities.
-            Some(names) => Caller::Active(abilities(names)),
-            None => Caller::Nobody,
+            Some(names) => KnownCaller::Active(abilities(names)),
+            None => KnownCaller::Nobody,
         };
         Ok((caller, None))
     }
 }
 
 /// Introspects the token on standard input with the configuration at `path`.
-fn introspect(path: &Path) -> Result<(Caller, Option<String>), Exit> {
+fn introspect(path: &Path) -> Result<(KnownCaller, Option<String>), Exit> {
     let fail = |error: &dyn Display| {
         report(format_args!("error: {error}"));
         Exit::Failure
@@ -103,27 +103,27 @@ fn introspect(path: &Path) -> Result<(Caller, Option<String>), Exit> {
     };
     let field = Zeroizing::new([b"Bearer ", line.trim().as_bytes()].concat());
     let Ok(field) = HeaderValue::from_maybe_shared(Bytes::from_owner(field)) else {
-        return Ok((Caller::Refused(Refusal::MalformedToken), None));
+        return Ok((KnownCaller::Refused(Refusal::MalformedToken), None));
     };
     let fields = HeaderMap::from_iter([(AUTHORIZATION, field)]);
     let token = match Token::from_fields(&fields, token_bytes) {
         Ok(token) => token,
-        Err(refusal) => return Ok((Caller::Refused(refusal), None)),
+        Err(refusal) => return Ok((KnownCaller::Refused(refusal), None)),
     };
     let answer = Introspector::ask_once(&introspection, token.secret()).map_err(|error| fail(&error))?;
     Ok(match answer {
         Answer::Active(verdict) => {
             let holder = holder(&verdict);
             let caller = match verdict.has_expired(SystemTime::now()) {
-                true => Caller::Refused(Refusal::ExpiredToken),
-                false => Caller::Active(verdict.abilities),
+                true => KnownCaller::Refused(Refusal::ExpiredToken),
+                false => KnownCaller::Active(verdict.abilities),
             };
             (caller, Some(holder))
         }
-        Answer::Inactive => (Caller::Refused(Refusal::InactiveToken), None),
+        Answer::Inactive => (KnownCaller::Refused(Refusal::InactiveToken), None),
         Answer::NoVerdict(why) => {
             fail(&why);
-            (Caller::Refused(Refusal::NoVerdict), None)
+            (KnownCaller::Refused(Refusal::NoVerdict), None)
         }
     })
 }
@@ -146,7 +146,7 @@ fn explain(
     map: &AbilityMap,
     method: &str,
     target: &str,
-    caller: &Caller,
+    caller: &KnownCaller,
     output: &mut dyn Write,
 ) -> io::Result<Exit> {
     let verdict = |output: &mut dyn Write, colour, text: String| {
@@ -175,7 +175,7 @@ fn steps(
     map: &AbilityMap,
     method: &str,
     target: &str,
-    caller: &Caller,
+    caller: &KnownCaller,
     output: &mut dyn Write,
 ) -> io::Result<Result<Reason, Refusal>> {
     step(output, "request", format_args!("{method} {target}"))?;
@@ -206,7 +206,7 @@ fn steps(
     let found = map.find(&method, &path);
     let template = |route: usize| map.templates().nth(route).unwrap_or_default();
     match &found {
-        Found::Rule { route, rule } => {
+        RouteMatch::Rule { route, rule } => {
             step(output, "route", template(*route))?;
             let style = colour(&rule.requirement);
             let place = match &rule.place {
@@ -218,29 +218,29 @@ fn steps(
                 step(output, "body", format_args!("{} at most, instead of `limits.body`", size(body)))?;
             }
         }
-        Found::NoMethod { route } => {
+        RouteMatch::NoMethod { route } => {
             step(
                 output,
                 "route",
                 format_args!("{} (has no {method}; no other route is tried)", template(*route)),
             )?;
         }
-        Found::NoRoute => step(output, "route", "none (unmapped)")?,
+        RouteMatch::NoRoute => step(output, "route", "none (unmapped)")?,
     }
     let decision = decide(map, &found, caller);
     if decision == Ok(Reason::Public) {
         return Ok(decision);
     }
     match caller {
-        Caller::Nobody => step(output, "token", "none")?,
-        Caller::Active(abilities) => {
+        KnownCaller::Nobody => step(output, "token", "none")?,
+        KnownCaller::Active(abilities) => {
             let names: Vec<&str> = abilities.names().collect();
             let names = if names.is_empty() { "no abilities".to_owned() } else { names.join(", ") };
             step(output, "token", format_args!("active, with {names}"))?;
         }
-        Caller::Refused(refusal) => step(output, "token", refusal.reason().as_str())?,
+        KnownCaller::Refused(refusal) => step(output, "token", refusal.reason().as_str())?,
     }
-    if let (Found::Rule { rule, .. }, Caller::Active(abilities)) = (&found, caller) {
+    if let (RouteMatch::Rule { rule, .. }, KnownCaller::Active(abilities)) = (&found, caller) {
         let missing = missing(&rule.requirement, abilities);
         if !missing.is_empty() {
             step(output, "missing", missing.join(", "))?;
@@ -270,14 +270,14 @@ fn steps(
 }
 
 /// The request that was probably meant, if the map has no rule for this one.
-fn hint(map: &AbilityMap, method: &Method, path: &str, found: &Found<'_>) -> Option<String> {
+fn hint(map: &AbilityMap, method: &Method, path: &str, found: &RouteMatch<'_>) -> Option<String> {
     match found {
-        Found::Rule { .. } => None,
-        Found::NoMethod { route } => {
+        RouteMatch::Rule { .. } => None,
+        RouteMatch::NoMethod { route } => {
             let methods: Vec<&str> = map.route(*route)?.rules().map(|(method, _)| method.as_str()).collect();
             Some(format!("the methods of this route: {}", methods.join(", ")))
         }
-        Found::NoRoute => nearest::route(map, method, path).map(|near| format!("nearest route: {near}")),
+        RouteMatch::NoRoute => nearest::route(map, method, path).map(|near| format!("nearest route: {near}")),
     }
 }
 
@@ -332,14 +332,14 @@ mod tests {
         builder.build()
     }
 
-    fn explained(unmapped: Unmapped, method: &str, target: &str, caller: &Caller) -> (Exit, String) {
+    fn explained(unmapped: Unmapped, method: &str, target: &str, caller: &KnownCaller) -> (Exit, String) {
         let mut output = anstream::StripStream::new(Vec::new());
         let exit = explain(&map(unmapped), method, target, caller, &mut output).unwrap();
         (exit, String::from_utf8(output.into_inner()).unwrap())
     }
 
-    fn holder(names: &[&str]) -> Caller {
-        Caller::Active(Abilities::new(names.iter().copied()))
+    fn holder(names: &[&str]) -> KnownCaller {
+        KnownCaller::Active(Abilities::new(names.iter().copied()))
     }
 
     #[test]
@@ -391,7 +391,7 @@ verdict      allowed (allowed)
 
     #[test]
     fn public_route_needs_no_token() {
-        let (exit, text) = explained(Unmapped::Deny, "HEAD", "/up", &Caller::Nobody);
+        let (exit, text) = explained(Unmapped::Deny, "HEAD", "/up", &KnownCaller::Nobody);
         assert_eq!(exit, Exit::Success);
         assert_eq!(
             text,
@@ -459,7 +459,7 @@ verdict      denied with 403 (missing_ability)
         for (target, caller, expected, exit) in [
             ("/items", holder(&["items:create"]), Some(forwarded), Exit::Failure),
             ("/nowhere", holder(&["*"]), Some(forwarded), Exit::Failure),
-            ("/items", Caller::Nobody, Some(required), Exit::Failure),
+            ("/items", KnownCaller::Nobody, Some(required), Exit::Failure),
             ("/items", holder(&["items:read"]), None, Exit::Success),
         ] {
             let mut output = anstream::StripStream::new(Vec::new());
@@ -471,7 +471,7 @@ verdict      denied with 403 (missing_ability)
 
     #[test]
     fn rejected_path_is_not_matched() {
-        let (exit, text) = explained(Unmapped::Deny, "GET", "/api/v2/%2e%2e/up", &Caller::Nobody);
+        let (exit, text) = explained(Unmapped::Deny, "GET", "/api/v2/%2e%2e/up", &KnownCaller::Nobody);
         assert_eq!(exit, Exit::Failure);
         assert_eq!(
             text,
@@ -484,10 +484,10 @@ verdict      denied with 400 (bad_request): dot segment in the path
 
     #[test]
     fn verdicts_follow_the_order_of_a_decision() {
-        let nobody = || Caller::Nobody;
-        let malformed = || Caller::Refused(Refusal::MalformedToken);
-        let inactive = || Caller::Refused(Refusal::InactiveToken);
-        let no_verdict = || Caller::Refused(Refusal::NoVerdict);
+        let nobody = || KnownCaller::Nobody;
+        let malformed = || KnownCaller::Refused(Refusal::MalformedToken);
+        let inactive = || KnownCaller::Refused(Refusal::InactiveToken);
+        let no_verdict = || KnownCaller::Refused(Refusal::NoVerdict);
         let every = || holder(&["*"]);
         let none = || holder(&[]);
         for (unmapped, method, target, caller, expected) in [

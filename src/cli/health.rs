@@ -63,7 +63,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::admin::{self, Admin, State};
+    use crate::admin::{self, Admin, ReadinessState};
     use crate::listener::Listener;
 
     #[test]
@@ -74,9 +74,9 @@ mod tests {
         let admin = Admin::standalone(None, Arc::clone(&readiness));
         let handle = admin.serve(listener).unwrap();
         for (state, status_, exit) in [
-            (State::Starting, 503, Exit::Failure),
-            (State::Ready, 200, Exit::Success),
-            (State::Draining, 503, Exit::Failure),
+            (ReadinessState::Starting, 503, Exit::Failure),
+            (ReadinessState::Ready, 200, Exit::Success),
+            (ReadinessState::Draining, 503, Exit::Failure),
         ] {
             readiness.set(state);
             assert_eq!(status(&address).unwrap(), status_, "{state:?}");

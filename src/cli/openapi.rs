@@ -12,7 +12,7 @@ use crate::cases::json::place_value;
 use crate::config::{LARGEST as LARGEST_MAP, load_abilities};
 use crate::openapi::document::{LoadedDescription, load_description};
 use crate::openapi::draft::{Draft, Note, draft, written};
-use crate::openapi::drift::{Drift, Finding, Kind, drift};
+use crate::openapi::drift::{Drift, DriftKind, Finding, drift};
 use crate::openapi::ignore::{IgnoredPath, IgnoredPaths};
 use crate::policy::source_location::SourceLocation;
 use crate::sanitize::sanitize;
@@ -103,7 +103,7 @@ impl Arguments {
         report_unknown(&ignored);
         let count = |kind| findings.iter().filter(|finding| finding.kind == kind).count();
         let [no_rule, no_operation, differs, covered] =
-            [Kind::NoRule, Kind::NoOperation, Kind::Differs, Kind::Covered].map(count);
+            [DriftKind::NoRule, DriftKind::NoOperation, DriftKind::Differs, DriftKind::Covered].map(count);
         let has_drifted = no_rule + no_operation + differs > 0;
         let exit = output(if has_drifted { Exit::Failure } else { Exit::Success }, |out| match self.format {
             Format::Table => print(&findings, out),

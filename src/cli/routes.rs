@@ -13,7 +13,7 @@ use self::callable::Callable;
 use super::{ConfigArgument, Exit, abilities, output, report, show};
 use crate::config;
 use crate::policy::ability::{Requirement, RequirementKind};
-use crate::policy::map::{AbilityMap, Found, Unmapped};
+use crate::policy::map::{AbilityMap, RouteMatch, Unmapped};
 use crate::policy::shadow::Mode;
 
 /// Print the effective ability map in matching order; reads no secrets and no environment
@@ -86,12 +86,12 @@ fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
         .routes()
         .enumerate()
         .flat_map(|(number, route)| {
-            let mode = map.mode(&Found::NoMethod { route: number });
+            let mode = map.mode(&RouteMatch::NoMethod { route: number });
             route
                 .rules()
                 .map(move |(method, rule)| (method.as_str(), route.template(), &rule.requirement, mode))
         })
-        .chain([("*", "(unmapped)", &unmapped, map.mode(&Found::NoRoute))])
+        .chain([("*", "(unmapped)", &unmapped, map.mode(&RouteMatch::NoRoute))])
         .collect();
     let width = rows.iter().map(|(_, path, ..)| path.chars().count()).max().unwrap_or_default();
 

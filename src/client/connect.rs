@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::{ConnectError, ConnectStep};
-use super::race::{Won, interleave, race};
+use super::race::{WonRace, interleave, race};
 use super::resolve::{Family, Resolved, forget, is_looked_up, resolve};
 use super::tls::{ALPN_HTTP2, ConnectorError, Protocol, Tls};
 use crate::config::settings::{ClientTls, Destination};
@@ -157,7 +157,7 @@ impl Connector {
             .map_err(|source| ConnectError::Resolve { host: host.into(), source })?;
         let addresses = self.in_order(addresses);
         match race(addresses, port, late, deadline, open).await {
-            Ok(Won { stream, address, beaten }) => {
+            Ok(WonRace { stream, address, beaten }) => {
                 if address.is_ipv4() && beaten.contains(&Family::V6) {
                     let elapsed = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
                     self.v4_won.store(elapsed.max(1), Ordering::Relaxed);

@@ -64,7 +64,7 @@ pub struct PoolStats {
 /// The connections of one worker to one destination.
 pub struct Pool {
     connector: Arc<Connector>,
-    idle: RefCell<Vec<Idle>>,
+    idle: RefCell<Vec<IdleConnection>>,
     open: Rc<Cell<usize>>,
     idle_timeout: Duration,
     bound: Option<Arc<ConnectionBound>>,
@@ -99,12 +99,12 @@ struct ConnectionAttempt {
     done: Notify,
 }
 
-struct Idle {
+struct IdleConnection {
     connection: Box<Connection>,
     since: Instant,
 }
 
-impl Idle {
+impl IdleConnection {
     /// Whether it is alive and within its idle timeout: the configured one, and the one that its server announced.
     fn is_usable(&mut self, now: Instant, idle_timeout: Duration) -> bool {
         let idle_timeout = self.connection.idle_timeout.map_or(idle_timeout, |it| it.min(idle_timeout));
@@ -413,7 +413,7 @@ impl Pool {
         if self.should_yield(now) || self.has_moved(connection.address) {
             return;
         }
-        self.idle.borrow_mut().push(Idle { connection, since: now });
+        self.idle.borrow_mut().push(IdleConnection { connection, since: now });
         if self.waiting.get() > 0 {
             self.returned.notify_one();
         }

@@ -11,14 +11,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::error::FailedAttempt;
-use super::resolve::{Family, Late};
+use super::resolve::{Family, LateAnswer};
 
 /// How long an attempt runs alone before the next one begins (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// An attempt that succeeded.
 #[derive(Debug)]
-pub(super) struct Won<S> {
+pub(super) struct WonRace<S> {
     pub(super) stream: S,
     pub(super) address: SocketAddr,
     /// The families of earlier attempts, which failed or did not finish.
@@ -46,15 +46,15 @@ pub(super) fn interleave(first: Vec<IpAddr>, second: Vec<IpAddr>) -> Vec<IpAddr>
 pub(super) async fn race<S, F>(
     addresses: Vec<IpAddr>,
     port: u16,
-    mut late: Option<Late>,
+    mut late: Option<LateAnswer>,
     deadline: Instant,
     connect: impl Fn(SocketAddr) -> F,
-) -> Result<Won<S>, Vec<FailedAttempt>>
+) -> Result<WonRace<S>, Vec<FailedAttempt>>
 where
     F: Future<Output = io::Result<S>> + Send,
 {
     let mut waiting: VecDeque<IpAddr> = addresses.into();
-    let mut running: Vec<Running<'_, S>> = Vec::new();
+    let mut running: Vec<RunningAttempt<'_, S>> = Vec::new();
     let mut beaten = Vec::new();
     let mut failed = Vec::new();
     let mut next_at = Instant::now();
@@ -65,7 +65,7 @@ where
         {
             let address = SocketAddr::new(address, port);
             beaten.push(Family::of(&address.ip()));
-            running.push(Running { address, attempt: Box::pin(connect(address)) });
+            running.push(RunningAttempt { address, attempt: Box::pin(connect(address)) });
             let share = deadline.saturating_duration_since(now) / (waiting.len() as u32 + 1);
             next_at = now + ATTEMPT_DELAY.min(share);
         }
@@ -81,12 +81,12 @@ where
         tokio::select! {
             biased;
             (index, result) = poll_fn(|context| poll_any(&mut running, context)) => {
-                let Running { address, .. } = running.swap_remove(index);
+                let RunningAttempt { address, .. } = running.swap_remove(index);
                 match result {
                     Ok(stream) => {
                         let own = Family::of(&address.ip());
                         beaten.retain(|family| *family != own);
-                        return Ok(Won { stream, address, beaten });
+                        return Ok(WonRace { stream, address, beaten });
                     }
                     Err(error) => failed.push(FailedAttempt { address, error }),
                 }
@@ -117,13 +117,16 @@ where
     }
 }
 
-struct Running<'a, S> {
+struct RunningAttempt<'a, S> {
     address: SocketAddr,
     attempt: Pin<Box<dyn Future<Output = io::Result<S>> + Send + 'a>>,
 }
 
-fn poll_any<S>(running: &mut [Running<'_, S>], context: &mut Context<'_>) -> Poll<(usize, io::Result<S>)> {
-    for (index, Running { attempt, .. }) in running.iter_mut().enumerate() {
+fn poll_any<S>(
+    running: &mut [RunningAttempt<'_, S>],
+    context: &mut Context<'_>,
+) -> Poll<(usize, io::Result<S>)> {
+    for (index, RunningAttempt { attempt, .. }) in running.iter_mut().enumerate() {
         if let Poll::Ready(result) = attempt.as_mut().poll(context) {
             return Poll::Ready((index, result));
         }
@@ -132,7 +135,7 @@ fn poll_any<S>(running: &mut [Running<'_, S>], context: &mut Context<'_>) -> Pol
 }
 
 /// The late addresses when they arrive; never completes if none are expected.
-async fn late_addresses(late: &mut Option<Late>) -> Vec<IpAddr> {
+async fn late_addresses(late: &mut Option<LateAnswer>) -> Vec<IpAddr> {
     match late {
         Some(late) => late.addresses().await.unwrap_or_default(),
         None => std::future::pending().await,
@@ -141,12 +144,12 @@ async fn late_addresses(late: &mut Option<Late>) -> Vec<IpAddr> {
 
 fn timed_out<S>(
     mut failed: Vec<FailedAttempt>,
-    running: &[Running<'_, S>],
+    running: &[RunningAttempt<'_, S>],
     waiting: &VecDeque<IpAddr>,
     port: u16,
 ) -> Vec<FailedAttempt> {
     let waiting = waiting.iter().map(|address| SocketAddr::new(*address, port));
-    let unfinished = running.iter().map(|Running { address, .. }| *address).chain(waiting);
+    let unfinished = running.iter().map(|RunningAttempt { address, .. }| *address).chain(waiting);
     failed.extend(unfinished.map(|address| FailedAttempt { address, error: io::ErrorKind::TimedOut.into() }));
     failed
 }

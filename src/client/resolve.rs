@@ -79,7 +79,7 @@ pub(super) struct Resolved {
     /// The family whose query failed, so that it may have addresses that are not listed.
     pub(super) unanswered: Option<Family>,
     /// The query without a response so far.
-    pub(super) late: Option<Late>,
+    pub(super) late: Option<LateAnswer>,
 }
 
 impl Resolved {
@@ -91,13 +91,13 @@ impl Resolved {
 
 /// A query that continues in the background. It ends after all retries; its response is then in the cache.
 #[derive(Debug)]
-pub(super) struct Late {
+pub(super) struct LateAnswer {
     /// Whether an earlier query of this name and family was late, too.
     pub(super) again: bool,
     query: Query,
 }
 
-impl Late {
+impl LateAnswer {
     /// The addresses; `None` if the query failed.
     pub(super) async fn addresses(&mut self) -> Option<Vec<IpAddr>> {
         finish(&mut self.query)
@@ -317,7 +317,7 @@ impl NameServers {
             Err(_) => {
                 self.late().insert((name.clone(), missing), Instant::now());
                 found.unanswered = Some(missing);
-                found.late = Some(Late { again, query: other });
+                found.late = Some(LateAnswer { again, query: other });
             }
         }
         found.addresses = addresses;

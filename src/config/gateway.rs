@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::language::{
-    Decode, Decoder, Entry, Environment, Node, Report, Source, Span, Spanned, Switch, Value, effective,
+    Decode, Decoder, Entry, Environment, Node, OnOff, Report, Source, Span, Spanned, Value, effective,
     schema_of, section,
 };
 use super::listener_overlap;
@@ -59,7 +59,7 @@ section! {
         /// counts where their decisions differ, and never enforces it. A route's `mode` has no effect in it.
         shadow: Option<abilities::IncludedMap>,
         /// Whether shadow mode also forwards requests without a valid token.
-        shadow_authentication: Spanned<Switch> = false,
+        shadow_authentication: Spanned<OnOff> = false,
         /// The usage ledger. Without this section no usage is recorded.
         usage: Option<Spanned<usage::Usage>>,
         /// The threads that serve requests.

@@ -125,23 +125,23 @@ impl UploadBudget {
             return data;
         }
         self.held.fetch_add(data.len(), Ordering::Relaxed);
-        Bytes::from_owner(Taken { data, budget: Arc::clone(self) })
+        Bytes::from_owner(TakenBytes { data, budget: Arc::clone(self) })
     }
 }
 
 /// A frame that was taken for a backend.
-struct Taken {
+struct TakenBytes {
     data: Bytes,
     budget: Arc<UploadBudget>,
 }
 
-impl AsRef<[u8]> for Taken {
+impl AsRef<[u8]> for TakenBytes {
     fn as_ref(&self) -> &[u8] {
         &self.data
     }
 }
 
-impl Drop for Taken {
+impl Drop for TakenBytes {
     fn drop(&mut self) {
         let Self { data, budget } = self;
         let before = budget.held.fetch_sub(data.len(), Ordering::Relaxed);

@@ -14,9 +14,9 @@ use crate::config::settings::Shadow;
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
 use crate::policy::decision::{self, Known, NeedsVerdict, Permit, Routed, decide_by};
-use crate::policy::map::{AbilityMap, Found};
+use crate::policy::map::{AbilityMap, RouteMatch};
 use crate::policy::refusal::{Reason, Refusal};
-use crate::policy::shadow::{Change, Side, change};
+use crate::policy::shadow::{Change, MapRole, change};
 use crate::policy::target::Target;
 use crate::response::record::RequestRecord;
 use crate::telemetry::metrics::RouteLabel;
@@ -79,8 +79,8 @@ impl Gateway {
             },
             Err(_) => Decision { permit: permitted, caller: Caller::Unauthenticated(refusal), body_limit },
         };
-        let rule = LogRule { side: Side::Enforced, found, method: &record.method, reason }.to_string();
-        record.note_shadow_change(Change::WouldDeny, Side::Enforced, self.label(found, None), rule, None);
+        let rule = LogRule { side: MapRole::Enforced, found, method: &record.method, reason }.to_string();
+        record.note_shadow_change(Change::WouldDeny, MapRole::Enforced, self.label(found, None), rule, None);
         Ok(decision)
     }
 
@@ -137,7 +137,7 @@ impl Gateway {
         target: &Target<'_>,
         requested: &HeaderValue,
         record: &mut RequestRecord,
-        found: &Found<'_>,
+        found: &RouteMatch<'_>,
         permit: Result<Permit, Refusal>,
     ) -> Result<Permit, Refusal> {
         let Some(method) = cors::supported_method(&target.path, requested) else { return permit };
@@ -145,9 +145,9 @@ impl Gateway {
             let routed = Routed::of(&self.settings.abilities, *found);
             let permit = routed.permit_in_shadow(shadow.authentication, &refusal);
             let permit = permit.ok_or_else(|| refusal.clone())?;
-            let rule = LogRule { side: Side::Enforced, found, method: &method, reason: refusal.reason() };
+            let rule = LogRule { side: MapRole::Enforced, found, method: &method, reason: refusal.reason() };
             let label = self.label(found, None);
-            record.note_shadow_change(Change::WouldDeny, Side::Enforced, label, rule.to_string(), None);
+            record.note_shadow_change(Change::WouldDeny, MapRole::Enforced, label, rule.to_string(), None);
             Ok(permit)
         });
         if let Some(candidate) = &shadow.candidate {
@@ -225,21 +225,21 @@ impl Gateway {
         &self,
         forwarded: bool,
         otherwise: &Result<Reason, Refusal>,
-        (enforced, found): (&Found<'_>, &Found<'_>),
+        (enforced, found): (&RouteMatch<'_>, &RouteMatch<'_>),
         method: &Method,
         record: &mut RequestRecord,
         cached: Option<Rc<CachedToken>>,
     ) {
         let Some(change) = change(forwarded, otherwise) else { return };
         let reason = otherwise.as_ref().map_or_else(Refusal::reason, |reason| *reason);
-        let rule = LogRule { side: Side::Candidate, found, method, reason }.to_string();
+        let rule = LogRule { side: MapRole::Candidate, found, method, reason }.to_string();
         let label = self.label(enforced, found.route());
-        record.note_shadow_change(change, Side::Candidate, label, rule, cached);
+        record.note_shadow_change(change, MapRole::Candidate, label, rule, cached);
     }
 
     /// The route of the metric: that of the enforced map, or else of the candidate, whose routes are numbered after those
     /// of the enforced map.
-    fn label(&self, enforced: &Found<'_>, candidate: Option<usize>) -> RouteLabel {
+    fn label(&self, enforced: &RouteMatch<'_>, candidate: Option<usize>) -> RouteLabel {
         let behind = |number| self.settings.abilities.routes().len() + number;
         let number = enforced.route().or_else(|| candidate.map(behind));
         number.map_or(RouteLabel::Unmapped, |number| self.routes.label(number))
@@ -248,9 +248,9 @@ impl Gateway {
 
 /// The rule that decides, for the log: `candidate candidate.yaml:7:12 items:read (missing_ability)`.
 struct LogRule<'a> {
-    side: Side,
+    side: MapRole,
     /// The result of that side's map.
-    found: &'a Found<'a>,
+    found: &'a RouteMatch<'a>,
     /// The method that was looked up.
     method: &'a Method,
     /// The outcome of the decision.
@@ -261,14 +261,14 @@ impl Display for LogRule<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.side.as_str())?;
         match self.found {
-            Found::Rule { rule, .. } => {
+            RouteMatch::Rule { rule, .. } => {
                 if let Some(place) = &rule.place {
                     write!(formatter, " {place}")?;
                 }
                 write!(formatter, " {}", rule.requirement)?;
             }
-            Found::NoMethod { .. } => write!(formatter, " without {}", self.method)?,
-            Found::NoRoute => formatter.write_str(" without a route")?,
+            RouteMatch::NoMethod { .. } => write!(formatter, " without {}", self.method)?,
+            RouteMatch::NoRoute => formatter.write_str(" without a route")?,
         }
         write!(formatter, " ({})", self.reason.as_str())
     }
@@ -291,21 +291,21 @@ mod tests {
         let map = builder.build();
         for (side, method, path, reason, text) in [
             (
-                Side::Candidate,
+                MapRole::Candidate,
                 Method::GET,
                 "/items",
                 Reason::MissingAbility,
                 "candidate candidate.yaml:7:12 items:read (missing_ability)",
             ),
             (
-                Side::Enforced,
+                MapRole::Enforced,
                 Method::PUT,
                 "/items",
                 Reason::MethodNotMapped,
                 "enforced without PUT (method_not_mapped)",
             ),
             (
-                Side::Candidate,
+                MapRole::Candidate,
                 Method::GET,
                 "/nowhere",
                 Reason::Unmapped,

@@ -24,7 +24,7 @@ use crate::tokens::cache::TokenCache;
 use crate::tokens::hash::TokenHash;
 use crate::tokens::introspection_limiter::IntrospectionLimiter;
 use crate::tokens::introspector::Introspector;
-use crate::tokens::lookup::Shared;
+use crate::tokens::lookup::SharedVerdicts;
 use crate::tokens::revocation::Revocation;
 use crate::tokens::verdict::Verdict;
 
@@ -38,7 +38,7 @@ abilities: {routes: {/up: {GET: public, POST: public}, /items: {GET: items:read}
 struct House {
     gateway: Rc<Gateway>,
     metrics: Arc<Metrics>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedVerdicts>,
 }
 
 /// A gateway for a backend at `port`. `change` makes of its settings what no file could.
@@ -49,7 +49,7 @@ fn house(port: u16, backend_timeout: Duration, change: impl FnOnce(&mut Settings
     let settings = Arc::new(settings);
     let metrics = Metrics::new(1);
     let routes = metrics.routes(settings.abilities.templates());
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(SharedVerdicts {
         cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
         introspections: IntrospectionLimiter::new(settings.introspection.max_concurrent),
     });

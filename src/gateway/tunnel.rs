@@ -17,7 +17,7 @@ use crate::client::pool::Upgraded;
 use crate::downstream::Downstream;
 use crate::downstream::state::Shutdown;
 use crate::policy::bearer::KeptToken;
-use crate::policy::decision::{self, Step};
+use crate::policy::decision::{self, NextStep};
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::Target;
@@ -150,7 +150,7 @@ impl Gateway {
         map.check_path(&upgrade.path)?;
         let routed = decision::route(map, &Method::GET, &upgrade.path);
         let forgiven = |refusal| self.forgiven(routed, refusal);
-        let Step::NeedsToken(needs_token) = routed.next() else { return Ok(()) };
+        let NextStep::NeedsToken(needs_token) = routed.next() else { return Ok(()) };
         let token = upgrade.token.as_mut().ok_or(Refusal::MissingToken);
         let needs_verdict = match needs_token.with_token(token.as_ref().map(drop).map_err(Clone::clone)) {
             Ok(((), needs_verdict)) => Some(needs_verdict),

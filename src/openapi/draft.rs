@@ -213,7 +213,7 @@ mod tests {
     use super::*;
     use crate::config::load_abilities;
     use crate::policy::decision::read_request;
-    use crate::policy::map::Found;
+    use crate::policy::map::RouteMatch;
 
     fn described(operations: Vec<Operation>) -> Description {
         Description { title: String::new(), operations, sends_requests: false }
@@ -334,7 +334,7 @@ routes:
                 }
                 let (method, read) = request.unwrap();
                 let found = map.find(&method, &read);
-                let Found::Rule { route, rule } = found else {
+                let RouteMatch::Rule { route, rule } = found else {
                     return Err(TestCaseError::fail(format!("{method} {path}: {found:?}")));
                 };
                 let route = map.route(route).unwrap();

@@ -9,7 +9,7 @@ use super::ignore::IgnoredPaths;
 use super::{alternatives, requirement_of_scopes, said, sample, template};
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::decision::read_request;
-use crate::policy::map::{AbilityMap, Found};
+use crate::policy::map::{AbilityMap, RouteMatch};
 use crate::policy::route::Pattern;
 use crate::policy::source_location::SourceLocation;
 
@@ -17,7 +17,7 @@ use crate::policy::source_location::SourceLocation;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: DriftKind,
     /// The method.
     pub method: Method,
     /// The path of the operation, or of the route if there is none.
@@ -36,7 +36,7 @@ pub struct Finding {
 
 /// The kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum DriftKind {
     /// The map has no rule for an operation and denies it.
     NoRule,
     /// The document has no operation for a rule.
@@ -47,7 +47,7 @@ pub enum Kind {
     Covered,
 }
 
-impl Kind {
+impl DriftKind {
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ pub fn drift(description: &Description, map: &AbilityMap, ignored: &mut IgnoredP
                 || (goes_along && reached_routes.contains(&number));
             if !is_reached {
                 let finding = Finding {
-                    kind: Kind::NoOperation,
+                    kind: DriftKind::NoOperation,
                     method: method.clone(),
                     path: route.template().to_owned(),
                     said: None,
@@ -119,7 +119,7 @@ fn of_operation(
     reached: &mut HashSet<(usize, Method)>,
 ) -> Option<Finding> {
     let finding = Finding {
-        kind: Kind::NoRule,
+        kind: DriftKind::NoRule,
         method: operation.method.clone(),
         path: operation.path.clone(),
         said: said(operation),
@@ -133,7 +133,7 @@ fn of_operation(
     let Ok((method, path)) = read_request(map, operation.method.as_str(), &sample) else {
         return Some(finding);
     };
-    let Found::Rule { route: number, rule } = map.find(&method, &path) else { return Some(finding) };
+    let RouteMatch::Rule { route: number, rule } = map.find(&method, &path) else { return Some(finding) };
     let route = map.route(number)?;
     // HEAD may find the rule of GET.
     if let Some((method, _)) = route.rules().find(|(_, it)| std::ptr::eq(*it, rule)) {
@@ -141,8 +141,8 @@ fn of_operation(
     }
     let is_its_own = Pattern::parse(&template(&operation.path)).is_ok_and(|own| own == *route.pattern());
     let kind = match (agrees(&operation.security, &rule.requirement), is_its_own) {
-        (false, _) => Kind::Differs,
-        (true, false) => Kind::Covered,
+        (false, _) => DriftKind::Differs,
+        (true, false) => DriftKind::Covered,
         (true, true) => return None,
     };
     Some(Finding {

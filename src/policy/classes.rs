@@ -38,7 +38,7 @@ pub struct TooMany;
 /// [`TooMany`] if the walk exceeds its limit, because literals follow parameters at many depths.
 pub fn classes(old: &AbilityMap, new: &AbilityMap) -> Result<Vec<PathClass>, TooMany> {
     let mut walk = Walk { maps: [old, new], found: BTreeMap::new(), path: String::new(), steps: 0 };
-    walk.from(&State::root(old), &State::root(new))?;
+    walk.from(&MatcherState::root(old), &MatcherState::root(new))?;
     // `OPTIONS *` has no path, so no route matches it.
     walk.found.entry((None, None, [false; 2])).or_insert_with(|| "*".to_owned());
     let classes = walk.found.into_iter();
@@ -55,9 +55,9 @@ enum Candidate<'map> {
 }
 
 /// The candidates of one map, the most specific first. A [`Candidate::Rest`] is the last: it hides all others.
-struct State<'map>(Vec<Candidate<'map>>);
+struct MatcherState<'map>(Vec<Candidate<'map>>);
 
-impl<'map> State<'map> {
+impl<'map> MatcherState<'map> {
     fn root(map: &'map AbilityMap) -> Self {
         Self(vec![Candidate::Node(map.root())])
     }
@@ -111,7 +111,7 @@ struct Walk<'map> {
 }
 
 impl Walk<'_> {
-    fn from(&mut self, old: &State<'_>, new: &State<'_>) -> Result<(), TooMany> {
+    fn from(&mut self, old: &MatcherState<'_>, new: &MatcherState<'_>) -> Result<(), TooMany> {
         self.steps += 1;
         if self.steps > MAX_STEPS {
             return Err(TooMany);

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use super::ability::RequirementKind;
 use super::decision::{self, Permit};
 use super::field_values::only;
-use super::map::{AbilityMap, Found};
+use super::map::{AbilityMap, RouteMatch};
 use super::method::MethodOverride;
 use super::path::CanonicalPath;
 use super::refusal::Refusal;
@@ -85,17 +85,17 @@ pub fn decide<'map>(
     path: &CanonicalPath<'_>,
     requested: &HeaderValue,
     overriding: MethodOverride,
-) -> (Found<'map>, Result<Permit, Refusal>) {
+) -> (RouteMatch<'map>, Result<Permit, Refusal>) {
     let options = map.find(&Method::OPTIONS, path);
-    if let Found::Rule { rule, .. } = &options
+    if let RouteMatch::Rule { rule, .. } = &options
         && matches!(rule.requirement.kind(), RequirementKind::Deny)
     {
         return (options, Err(Refusal::Denied));
     }
     let Some(requested) = supported_method(path, requested) else {
         return match options.route() {
-            Some(route) => (Found::NoMethod { route }, Err(Refusal::MethodNotMapped)),
-            None => (Found::NoRoute, Err(Refusal::Unmapped)),
+            Some(route) => (RouteMatch::NoMethod { route }, Err(Refusal::MethodNotMapped)),
+            None => (RouteMatch::NoRoute, Err(Refusal::Unmapped)),
         };
     };
     let decided = |method: &Method| {

@@ -7,7 +7,7 @@
 use http::Method;
 
 use super::ability::{Abilities, Requirement, RequirementKind};
-use super::map::{AbilityMap, Found};
+use super::map::{AbilityMap, RouteMatch};
 use super::path::CanonicalPath;
 use super::refusal::{Reason, Refusal};
 use super::shadow::{Leniency, Mode};
@@ -28,12 +28,12 @@ pub struct Permit(());
 #[derive(Clone, Copy, Debug)]
 pub struct Routed<'map> {
     map: &'map AbilityMap,
-    found: Found<'map>,
+    found: RouteMatch<'map>,
 }
 
 /// The next step of a decision.
 #[derive(Debug)]
-pub enum Step<'map> {
+pub enum NextStep<'map> {
     /// The request may be forwarded: the route is `public`.
     Public(Permit),
     /// The decision needs the request's credentials.
@@ -60,31 +60,31 @@ pub fn route<'map>(map: &'map AbilityMap, method: &Method, path: &CanonicalPath<
 
 impl<'map> Routed<'map> {
     /// The state of a request for which `map` found this.
-    pub const fn of(map: &'map AbilityMap, found: Found<'map>) -> Self {
+    pub const fn of(map: &'map AbilityMap, found: RouteMatch<'map>) -> Self {
         Self { map, found }
     }
 
     /// The map's result for the method and the path.
-    pub const fn found(&self) -> &Found<'map> {
+    pub const fn found(&self) -> &RouteMatch<'map> {
         &self.found
     }
 
     /// The next step.
-    pub fn next(&self) -> Step<'map> {
+    pub fn next(&self) -> NextStep<'map> {
         let requirement = self.map.requirement(&self.found);
         match requirement {
             Ok(requirement) if matches!(requirement.kind(), RequirementKind::Public) => {
-                Step::Public(Permit(()))
+                NextStep::Public(Permit(()))
             }
-            requirement => Step::NeedsToken(NeedsToken { requirement }),
+            requirement => NextStep::NeedsToken(NeedsToken { requirement }),
         }
     }
 
     /// The state of this request with a well-formed token; `None` if the route is public or no token satisfies the map.
     pub fn with_any_token(&self) -> Option<NeedsVerdict<'map>> {
         match self.next() {
-            Step::Public(_permit) => None,
-            Step::NeedsToken(needs_token) => needs_token.with_token(Ok(())).ok().map(|((), state)| state),
+            NextStep::Public(_permit) => None,
+            NextStep::NeedsToken(needs_token) => needs_token.with_token(Ok(())).ok().map(|((), state)| state),
         }
     }
 
@@ -134,7 +134,7 @@ impl<'map> NeedsVerdict<'map> {
 
 /// The caller of a decision for which nothing has to be introspected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Caller {
+pub enum KnownCaller {
     /// A caller without a token.
     Nobody,
     /// The holder of an active token.
@@ -181,18 +181,18 @@ pub enum Known<'a> {
 ///
 /// # Errors
 /// The refusal.
-pub fn decide(map: &AbilityMap, found: &Found<'_>, caller: &Caller) -> Result<Reason, Refusal> {
+pub fn decide(map: &AbilityMap, found: &RouteMatch<'_>, caller: &KnownCaller) -> Result<Reason, Refusal> {
     let known = match caller {
-        Caller::Nobody => Known::Refused(&Refusal::MissingToken),
-        Caller::Active(abilities) => Known::Active(abilities),
-        Caller::Refused(refusal) => Known::Refused(refusal),
+        KnownCaller::Nobody => Known::Refused(&Refusal::MissingToken),
+        KnownCaller::Active(abilities) => Known::Active(abilities),
+        KnownCaller::Refused(refusal) => Known::Refused(refusal),
     };
     decide_by(Routed::of(map, *found), known).unwrap_or(Err(Refusal::NoVerdict))
 }
 
 /// The decision by what is `known` about the caller; `None` if it depends on the token's verdict.
 pub fn decide_by(routed: Routed<'_>, known: Known<'_>) -> Option<Result<Reason, Refusal>> {
-    let Step::NeedsToken(needs_token) = routed.next() else { return Some(Ok(Reason::Public)) };
+    let NextStep::NeedsToken(needs_token) = routed.next() else { return Some(Ok(Reason::Public)) };
     let token = match known {
         Known::Refused(refusal @ (Refusal::MissingToken | Refusal::MalformedToken)) => Err(refusal.clone()),
         Known::Refused(_) | Known::Active(_) | Known::Token => Ok(()),
@@ -257,19 +257,19 @@ mod tests {
         builder.route("/x", rules).unwrap();
         let map = builder.build();
         let (inactive, malformed) = (Refusal::InactiveToken, Refusal::MalformedToken);
-        let holder = |names: &[&str]| Caller::Active(Abilities::new(names.iter().copied()));
+        let holder = |names: &[&str]| KnownCaller::Active(Abilities::new(names.iter().copied()));
         let challenge = r#"Bearer realm="stockaj", error="insufficient_scope", scope="a b""#;
         let missing_ability = Refusal::MissingAbility(Arc::new(Missing {
             challenge: HeaderValue::from_static(challenge),
             required: HeaderValue::from_static("a, b"),
         }));
         for (method, caller, expected) in [
-            ("PUT", Caller::Refused(inactive.clone()), Ok(Reason::Public)),
-            ("DELETE", Caller::Nobody, Err(Refusal::MissingToken)),
-            ("DELETE", Caller::Refused(malformed.clone()), Err(malformed)),
-            ("DELETE", Caller::Refused(inactive.clone()), Err(Refusal::MethodNotMapped)),
+            ("PUT", KnownCaller::Refused(inactive.clone()), Ok(Reason::Public)),
+            ("DELETE", KnownCaller::Nobody, Err(Refusal::MissingToken)),
+            ("DELETE", KnownCaller::Refused(malformed.clone()), Err(malformed)),
+            ("DELETE", KnownCaller::Refused(inactive.clone()), Err(Refusal::MethodNotMapped)),
             ("POST", holder(&["*"]), Err(Refusal::Denied)),
-            ("GET", Caller::Refused(inactive.clone()), Err(inactive)),
+            ("GET", KnownCaller::Refused(inactive.clone()), Err(inactive)),
             ("GET", holder(&["a"]), Err(missing_ability)),
             ("GET", holder(&["a", "b"]), Ok(Reason::Allowed)),
             ("HEAD", holder(&["*"]), Ok(Reason::Allowed)),
@@ -313,7 +313,7 @@ mod tests {
             builder.route("/x", [rule]).unwrap();
             let map = builder.build();
             let routed = route(&map, &Method::GET, &CanonicalPath::new("/x").unwrap());
-            assert_eq!(matches!(routed.next(), Step::Public(_)), is_public, "{word}");
+            assert_eq!(matches!(routed.next(), NextStep::Public(_)), is_public, "{word}");
             assert_eq!(routed.permit_preflight().is_ok(), permits_preflight, "{word}");
             for mode in [Mode::Enforce, Mode::Shadow] {
                 let permit = routed.permit_in_shadow(mode, &Refusal::MissingToken);

@@ -7,7 +7,7 @@ use http::Method;
 
 use super::ability::{Abilities, Requirement, RequirementKind};
 use super::classes::{PathClass, TooMany, classes};
-use super::map::{AbilityMap, Found, Rule, Unmapped};
+use super::map::{AbilityMap, RouteMatch, Rule, Unmapped};
 use super::shadow::Mode;
 use super::target::METHODS;
 
@@ -32,9 +32,9 @@ pub struct Change<'map> {
     /// One of the paths.
     pub sample: String,
     /// The old map's rule.
-    pub old: Side<'map>,
+    pub old: ComparedMap<'map>,
     /// The new map's rule.
-    pub new: Side<'map>,
+    pub new: ComparedMap<'map>,
     /// The callers that only the old map allows.
     pub denied: Option<Callers>,
     /// The callers that only the new map allows.
@@ -43,9 +43,9 @@ pub struct Change<'map> {
 
 /// The lookup of a request in one of the maps.
 #[derive(Debug)]
-pub struct Side<'map> {
+pub struct ComparedMap<'map> {
     map: &'map AbilityMap,
-    found: Found<'map>,
+    found: RouteMatch<'map>,
     /// Whether the map [refuses](AbilityMap::check_path) the path, so that `found` has no effect.
     refused: bool,
 }
@@ -106,7 +106,7 @@ fn options_change(
         (map.options(&found).body, map.mode(&found))
     });
     let [(body, mode), (body_now, mode_now)] = sides;
-    let everywhere = (old.mode(&Found::NoRoute), new.mode(&Found::NoRoute));
+    let everywhere = (old.mode(&RouteMatch::NoRoute), new.mode(&RouteMatch::NoRoute));
     let is_everywhere = (mode, mode_now) == everywhere;
     // A change of the default mode is reported once, for the paths without a route.
     let path = match (class.old, class.new) {
@@ -128,7 +128,7 @@ impl Difference<'_> {
 /// Whether routes, requirements and options are equal. Source locations do not count.
 fn are_equal(old: &AbilityMap, new: &AbilityMap) -> bool {
     old.unmapped() == new.unmapped()
-        && old.mode(&Found::NoRoute) == new.mode(&Found::NoRoute)
+        && old.mode(&RouteMatch::NoRoute) == new.mode(&RouteMatch::NoRoute)
         && old.routes().len() == new.routes().len()
         && old.routes().zip(new.routes()).all(|(old, new)| {
             old.pattern() == new.pattern()
@@ -163,8 +163,8 @@ fn changes<'map>(
         if class.sample == "*" && *method != Method::OPTIONS {
             continue;
         }
-        let old = Side { map: old, found: old.found(class.old, method), refused: class.refused[0] };
-        let new = Side { map: new, found: new.found(class.new, method), refused: class.refused[1] };
+        let old = ComparedMap { map: old, found: old.found(class.old, method), refused: class.refused[0] };
+        let new = ComparedMap { map: new, found: new.found(class.new, method), refused: class.refused[1] };
         let denied = callers(old.requirement(), new.requirement());
         let allowed = callers(new.requirement(), old.requirement());
         if denied.is_none() && allowed.is_none() {
@@ -186,20 +186,22 @@ fn changes<'map>(
     changes
 }
 
-impl<'map> Side<'map> {
+impl<'map> ComparedMap<'map> {
     /// The rule; `None` if the map has none or refuses the path.
     pub const fn rule(&self) -> Option<&'map Rule> {
         match self.found {
-            Found::Rule { rule, .. } if !self.refused => Some(rule),
-            Found::Rule { .. } | Found::NoMethod { .. } | Found::NoRoute => None,
+            RouteMatch::Rule { rule, .. } if !self.refused => Some(rule),
+            RouteMatch::Rule { .. } | RouteMatch::NoMethod { .. } | RouteMatch::NoRoute => None,
         }
     }
 
     /// The template of the route; `None` if no route matches.
     pub fn template(&self) -> Option<&'map str> {
         match self.found {
-            Found::Rule { route, .. } | Found::NoMethod { route } => self.map.templates().nth(route),
-            Found::NoRoute => None,
+            RouteMatch::Rule { route, .. } | RouteMatch::NoMethod { route } => {
+                self.map.templates().nth(route)
+            }
+            RouteMatch::NoRoute => None,
         }
     }
 
@@ -219,21 +221,21 @@ impl<'map> Side<'map> {
     }
 }
 
-impl Display for Side<'_> {
+impl Display for ComparedMap<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         match &self.found {
             _ if self.refused => formatter.write_str("400: `index.php` is not named by the route"),
-            Found::Rule { rule, .. } => {
+            RouteMatch::Rule { rule, .. } => {
                 write!(formatter, "{}", rule.requirement)?;
                 match &rule.place {
                     Some(place) => write!(formatter, " ({}:{})", place.file, place.line),
                     None => Ok(()),
                 }
             }
-            Found::NoMethod { .. } => {
+            RouteMatch::NoMethod { .. } => {
                 write!(formatter, "no such method on {}", self.template().unwrap_or_default())
             }
-            Found::NoRoute => match self.map.unmapped() {
+            RouteMatch::NoRoute => match self.map.unmapped() {
                 Unmapped::Deny => write!(formatter, "unmapped: deny"),
                 Unmapped::Authenticated => write!(formatter, "unmapped: authenticated"),
             },

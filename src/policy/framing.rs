@@ -32,12 +32,12 @@ pub struct Scan {
     /// [too early](Scanner::awaits). The caller keeps them and scans them again, followed by the next bytes.
     pub clear: usize,
     /// Why none of the following bytes may be passed on.
-    pub fault: Option<Fault>,
+    pub fault: Option<FramingFault>,
 }
 
 /// The error that ends a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum FramingFault {
     /// A head is refused. None of its bytes have been passed on.
     Head(Refusal),
     /// A body is malformed. The head of its message has been passed on.
@@ -48,14 +48,14 @@ pub enum Fault {
 #[derive(Debug)]
 pub struct Scanner {
     bounds: Bounds,
-    state: State,
+    state: ScanState,
     messages: u64,
     /// Of the last message.
     version: Version,
 }
 
 #[derive(Debug)]
-enum State {
+enum ScanState {
     Head(Head),
     /// In a body with Content-Length.
     Length {
@@ -198,7 +198,7 @@ pub fn method(head: &[u8]) -> Option<&[u8]> {
 impl Scanner {
     /// A scanner for a new connection.
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, state: State::Head(Head::default()), messages: 0, version: Version::HTTP_11 }
+        Self { bounds, state: ScanState::Head(Head::default()), messages: 0, version: Version::HTTP_11 }
     }
 
     /// Scans bytes that begin where the last [`clear`](Scan::clear) ones ended.
@@ -210,16 +210,16 @@ impl Scanner {
                 return Scan { clear, fault: None };
             }
             let step = match &mut self.state {
-                State::Head(head) => match head.read(rest, &self.bounds) {
+                ScanState::Head(head) => match head.read(rest, &self.bounds) {
                     Ok(None) => return Scan { clear, fault: None },
                     Ok(Some(step)) => {
                         self.messages += 1;
                         self.version = head.version.unwrap_or(Version::HTTP_11);
                         step
                     }
-                    Err(refusal) => return Scan { clear, fault: Some(Fault::Head(refusal)) },
+                    Err(refusal) => return Scan { clear, fault: Some(FramingFault::Head(refusal)) },
                 },
-                State::Length { left, last } => {
+                ScanState::Length { left, last } => {
                     let taken = u64::try_from(rest.len()).unwrap_or(u64::MAX).min(*left);
                     *left -= taken;
                     // At most the length of `rest`.
@@ -227,16 +227,16 @@ impl Scanner {
                     if *left > 0 {
                         return Scan { clear: clear + taken, fault: None };
                     }
-                    Step { taken, next: after(*last) }
+                    ScanStep { taken, next: after(*last) }
                 }
-                State::Chunked(chunked) => match chunked.read(rest, &self.bounds) {
-                    Ok((taken, true)) => Step { taken, next: after(chunked.last) },
+                ScanState::Chunked(chunked) => match chunked.read(rest, &self.bounds) {
+                    Ok((taken, true)) => ScanStep { taken, next: after(chunked.last) },
                     Ok((taken, false)) => return Scan { clear: clear + taken, fault: None },
                     Err((taken, why)) => {
-                        return Scan { clear: clear + taken, fault: Some(Fault::Body(why)) };
+                        return Scan { clear: clear + taken, fault: Some(FramingFault::Body(why)) };
                     }
                 },
-                State::Awaiting { .. } | State::Over => return Scan { clear, fault: None },
+                ScanState::Awaiting { .. } | ScanState::Over => return Scan { clear, fault: None },
             };
             clear += step.taken;
             self.state = step.next;
@@ -256,40 +256,40 @@ impl Scanner {
 
     /// Whether a body is incomplete.
     pub const fn is_mid_body(&self) -> bool {
-        matches!(self.state, State::Length { .. } | State::Chunked(_))
+        matches!(self.state, ScanState::Length { .. } | ScanState::Chunked(_))
     }
 
     /// Whether the following bytes cannot be scanned before the response to the last message, which may change the
     /// protocol.
     pub const fn awaits(&self) -> bool {
-        matches!(self.state, State::Awaiting { .. })
+        matches!(self.state, ScanState::Awaiting { .. })
     }
 
     /// Continues after a message that was [awaited](Self::awaits) and did not change the protocol.
     pub fn go_on(&mut self) {
-        if let State::Awaiting { last } = self.state {
+        if let ScanState::Awaiting { last } = self.state {
             self.state = after(last);
         }
     }
 
     /// Whether further bytes are to be discarded, since the client's last message is complete.
     pub const fn is_over(&self) -> bool {
-        matches!(self.state, State::Over)
+        matches!(self.state, ScanState::Over)
     }
 }
 
-struct Step {
+struct ScanStep {
     taken: usize,
-    next: State,
+    next: ScanState,
 }
 
-fn after(last: bool) -> State {
-    if last { State::Over } else { State::Head(Head::default()) }
+fn after(last: bool) -> ScanState {
+    if last { ScanState::Over } else { ScanState::Head(Head::default()) }
 }
 
 impl Head {
     /// Continues to scan a head that begins at the start of `bytes`. `None` if it is incomplete.
-    fn read(&mut self, bytes: &[u8], bounds: &Bounds) -> Result<Option<Step>, Refusal> {
+    fn read(&mut self, bytes: &[u8], bounds: &Bounds) -> Result<Option<ScanStep>, Refusal> {
         while let Some(offset) = memchr(b'\n', &bytes[self.searched..]) {
             let end = self.searched + offset;
             // Checked before the line itself, so that the limit holds for well-formed heads, too.
@@ -313,7 +313,7 @@ impl Head {
                     return Err(bad(BARE_CR));
                 }
                 let next = self.body(version)?;
-                return Ok(Some(Step { taken: self.line, next }));
+                return Ok(Some(ScanStep { taken: self.line, next }));
             }
             self.fields += 1;
             if self.fields > bounds.fields {
@@ -382,7 +382,7 @@ impl Head {
     }
 
     /// The state after the complete head.
-    fn body(&self, version: Version) -> Result<State, Refusal> {
+    fn body(&self, version: Version) -> Result<ScanState, Refusal> {
         let is_http_1_0 = version == Version::HTTP_10;
         // RFC 9112 section 9.3
         let last = self.close || is_http_1_0 && !self.keep_alive;
@@ -392,10 +392,10 @@ impl Head {
             (true, None) if is_http_1_0 => Err(bad("Transfer-Encoding in HTTP/1.0")),
             (true, None) => {
                 let at = ChunkedAt::Size { digits: 0, size: 0 };
-                Ok(State::Chunked(Chunked { at, spent: 0, trailers: 0, last }))
+                Ok(ScanState::Chunked(Chunked { at, spent: 0, trailers: 0, last }))
             }
-            (false, Some(left)) if left > 0 => Ok(State::Length { left, last }),
-            (false, _) if self.upgrade && !is_http_1_0 => Ok(State::Awaiting { last }),
+            (false, Some(left)) if left > 0 => Ok(ScanState::Length { left, last }),
+            (false, _) if self.upgrade && !is_http_1_0 => Ok(ScanState::Awaiting { last }),
             (false, _) => Ok(after(last)),
         }
     }

@@ -110,7 +110,7 @@ pub struct AbilityMap {
 
 /// The result of looking up a method and a path.
 #[derive(Clone, Copy, Debug)]
-pub enum Found<'map> {
+pub enum RouteMatch<'map> {
     /// A route has a rule for the method.
     Rule {
         /// The number of the route: its index in [`AbilityMap::routes`].
@@ -127,7 +127,7 @@ pub enum Found<'map> {
     NoRoute,
 }
 
-impl Found<'_> {
+impl RouteMatch<'_> {
     /// The number of the route; `None` if no route matches.
     pub const fn route(&self) -> Option<usize> {
         match self {
@@ -211,8 +211,8 @@ impl Default for AbilityMap {
 
 impl AbilityMap {
     /// Looks up `method` and `path`. Allocates nothing.
-    pub fn find<'map>(&'map self, method: &Method, path: &CanonicalPath<'_>) -> Found<'map> {
-        let Some(below_root) = path.as_str().strip_prefix('/') else { return Found::NoRoute };
+    pub fn find<'map>(&'map self, method: &Method, path: &CanonicalPath<'_>) -> RouteMatch<'map> {
+        let Some(below_root) = path.as_str().strip_prefix('/') else { return RouteMatch::NoRoute };
         let remaining = (!below_root.is_empty()).then_some(below_root.as_bytes());
         self.found(self.root.find(remaining), method)
     }
@@ -235,13 +235,13 @@ impl AbilityMap {
     }
 
     /// The result for `method` on a path that matches the route with this number, or no route.
-    pub fn found(&self, route: Option<usize>, method: &Method) -> Found<'_> {
+    pub fn found(&self, route: Option<usize>, method: &Method) -> RouteMatch<'_> {
         match route {
             Some(route) => match self.routes[route].rule(method) {
-                Some(rule) => Found::Rule { route, rule },
-                None => Found::NoMethod { route },
+                Some(rule) => RouteMatch::Rule { route, rule },
+                None => RouteMatch::NoMethod { route },
             },
-            None => Found::NoRoute,
+            None => RouteMatch::NoRoute,
         }
     }
 
@@ -254,14 +254,14 @@ impl AbilityMap {
     /// # Errors
     /// [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] and [`Refusal::Denied`] if no token can satisfy the
     /// request: the gateway then does not introspect.
-    pub fn requirement<'map>(&'map self, found: &Found<'map>) -> Result<&'map Requirement, Refusal> {
+    pub fn requirement<'map>(&'map self, found: &RouteMatch<'map>) -> Result<&'map Requirement, Refusal> {
         match found {
-            Found::Rule { rule, .. } => match rule.requirement.kind() {
+            RouteMatch::Rule { rule, .. } => match rule.requirement.kind() {
                 RequirementKind::Deny => Err(Refusal::Denied),
                 _ => Ok(&rule.requirement),
             },
-            Found::NoMethod { .. } => Err(Refusal::MethodNotMapped),
-            Found::NoRoute => match self.unmapped {
+            RouteMatch::NoMethod { .. } => Err(Refusal::MethodNotMapped),
+            RouteMatch::NoRoute => match self.unmapped {
                 Unmapped::Deny => Err(Refusal::Unmapped),
                 Unmapped::Authenticated => Ok(&self.authenticated),
             },
@@ -269,7 +269,7 @@ impl AbilityMap {
     }
 
     /// The options of the found route; the defaults without a route.
-    pub fn options(&self, found: &Found<'_>) -> RouteOptions {
+    pub fn options(&self, found: &RouteMatch<'_>) -> RouteOptions {
         found
             .route()
             .and_then(|number| self.route(number))
@@ -277,7 +277,7 @@ impl AbilityMap {
     }
 
     /// Whether refusals of a request for which [`find`](Self::find) returned `found` are enforced.
-    pub fn mode(&self, found: &Found<'_>) -> Mode {
+    pub fn mode(&self, found: &RouteMatch<'_>) -> Mode {
         self.options(found).mode.unwrap_or(self.mode)
     }
 
@@ -443,9 +443,9 @@ mod tests {
     fn found(map: &AbilityMap, method: &str, path: &str) -> String {
         let template = |number| map.templates().nth(number).unwrap();
         match map.find(&method.parse().unwrap(), &CanonicalPath::new(path).unwrap()) {
-            Found::Rule { route, rule } => format!("{} {}", template(route), rule.requirement),
-            Found::NoMethod { route } => format!("{} -", template(route)),
-            Found::NoRoute => "-".to_owned(),
+            RouteMatch::Rule { route, rule } => format!("{} {}", template(route), rule.requirement),
+            RouteMatch::NoMethod { route } => format!("{} -", template(route)),
+            RouteMatch::NoRoute => "-".to_owned(),
         }
     }
 
@@ -546,7 +546,7 @@ mod tests {
     #[test]
     fn options_asterisk_has_no_route() {
         let map = map(Unmapped::Deny, &[("/{*rest}", &[("OPTIONS", "a")]), ("/", &[("OPTIONS", "a")])]);
-        assert!(matches!(map.find(&Method::OPTIONS, &CanonicalPath::asterisk()), Found::NoRoute));
+        assert!(matches!(map.find(&Method::OPTIONS, &CanonicalPath::asterisk()), RouteMatch::NoRoute));
     }
 
     #[test]
@@ -667,8 +667,8 @@ mod tests {
             for path in &paths {
                 let expected = naive(&templates, path);
                 let found = match map.find(&Method::GET, &CanonicalPath::new(path).unwrap()) {
-                    Found::Rule { route, .. } => map.templates().nth(route),
-                    Found::NoMethod { .. } | Found::NoRoute => None,
+                    RouteMatch::Rule { route, .. } => map.templates().nth(route),
+                    RouteMatch::NoMethod { .. } | RouteMatch::NoRoute => None,
                 };
                 prop_assert_eq!(found, expected, "{}", path);
                 if accepted {

@@ -43,14 +43,14 @@ impl Change {
 
 /// The map whose decision differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
+pub enum MapRole {
     /// The map of `abilities`, on a route in shadow mode.
     Enforced,
     /// The candidate map of `shadow`.
     Candidate,
 }
 
-impl Side {
+impl MapRole {
     /// The word in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -85,10 +85,10 @@ impl RedisClient {
 pub struct Replicas {
     revoker: Arc<Revoker>,
     metrics: Arc<Metrics>,
-    running: Mutex<Option<Running>>,
+    running: Mutex<Option<RunningTask>>,
 }
 
-struct Running {
+struct RunningTask {
     client: Arc<RedisClient>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<Outbox>,
@@ -112,7 +112,7 @@ impl Replicas {
             return Ok(());
         }
         // Pending revocations move to the next Redis.
-        let outbox = running.take().and_then(Running::stop);
+        let outbox = running.take().and_then(RunningTask::stop);
         self.metrics.redis_connected(client.map(|_| false));
         if let Some(client) = client {
             *running = Some(self.start(client, outbox)?);
@@ -127,7 +127,7 @@ impl Replicas {
         }
     }
 
-    fn start(&self, client: &Arc<RedisClient>, outbox: Option<Outbox>) -> io::Result<Running> {
+    fn start(&self, client: &Arc<RedisClient>, outbox: Option<Outbox>) -> io::Result<RunningTask> {
         let (stop, stopped) = oneshot::channel();
         let mut task = ReplicaTask {
             client: Arc::clone(client),
@@ -150,11 +150,11 @@ impl Replicas {
             }
             task.outbox
         })?;
-        Ok(Running { client: Arc::clone(client), stop, thread })
+        Ok(RunningTask { client: Arc::clone(client), stop, thread })
     }
 }
 
-impl Running {
+impl RunningTask {
     fn stop(self) -> Option<Outbox> {
         let Self { stop, thread, .. } = self;
         drop(stop);

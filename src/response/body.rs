@@ -32,10 +32,10 @@ pub struct ResponseBody {
 
 enum Source {
     Own(Bytes),
-    Backend(FromBackend),
+    Backend(UpstreamBody),
 }
 
-struct FromBackend {
+struct UpstreamBody {
     /// The backend's connection, returned to the pool at the end of the body; `None` afterwards. Dropping it earlier closes
     /// the connection.
     lease: Option<Lease>,
@@ -51,18 +51,18 @@ struct FromBackend {
 }
 
 /// A piece of a body, counted by its stream until it is written.
-pub struct Piece {
+pub struct BodyPiece {
     bytes: Bytes,
     /// `None` over HTTP/1, where the connection takes the next piece after it has written this one.
-    _counted: Option<Counted>,
+    _counted: Option<StreamBytes>,
 }
 
-struct Counted {
+struct StreamBytes {
     stream: Rc<Downstream>,
     length: usize,
 }
 
-impl Piece {
+impl BodyPiece {
     const fn uncounted(bytes: Bytes) -> Self {
         Self { bytes, _counted: None }
     }
@@ -70,11 +70,11 @@ impl Piece {
     fn counted(bytes: Bytes, stream: &Rc<Downstream>) -> Self {
         let length = bytes.len();
         stream.hold_response(length);
-        Self { bytes, _counted: Some(Counted { stream: Rc::clone(stream), length }) }
+        Self { bytes, _counted: Some(StreamBytes { stream: Rc::clone(stream), length }) }
     }
 }
 
-impl Buf for Piece {
+impl Buf for BodyPiece {
     fn remaining(&self) -> usize {
         self.bytes.len()
     }
@@ -88,7 +88,7 @@ impl Buf for Piece {
     }
 }
 
-impl Drop for Counted {
+impl Drop for StreamBytes {
     fn drop(&mut self) {
         self.stream.release_response(self.length);
     }
@@ -131,7 +131,7 @@ impl ResponseBody {
         record: Box<RequestRecord>,
         idle_timeout: Duration,
     ) -> Self {
-        let source = FromBackend {
+        let source = UpstreamBody {
             lease: Some(lease),
             call,
             idle: IdleTimer::new(idle_timeout),
@@ -182,7 +182,7 @@ impl ResponseBody {
     }
 }
 
-impl FromBackend {
+impl UpstreamBody {
     fn is_at_end(&self) -> bool {
         self.rest.is_empty() && self.lease.as_ref().is_none_or(Lease::is_end_stream)
     }
@@ -199,7 +199,7 @@ impl FromBackend {
         context: &mut Context<'_>,
         stream: &Rc<Downstream>,
         room: usize,
-    ) -> Poll<Option<Result<Frame<Piece>, ResponseFault>>> {
+    ) -> Poll<Option<Result<Frame<BodyPiece>, ResponseFault>>> {
         if self.rest.is_empty() {
             if let Some(lease) = &mut self.lease {
                 lease.limit_reads(stream.response_read_room());
@@ -208,7 +208,7 @@ impl FromBackend {
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => self.rest = data,
                 Some(Ok(Err(other))) => {
-                    return Poll::Ready(Some(Ok(other.map_data(Piece::uncounted))));
+                    return Poll::Ready(Some(Ok(other.map_data(BodyPiece::uncounted))));
                 }
                 Some(Err(fault)) => return Poll::Ready(Some(Err(fault))),
                 None => return Poll::Ready(None),
@@ -216,7 +216,7 @@ impl FromBackend {
         }
         let piece = self.rest.split_to(room.min(self.rest.len()));
         stream.set_read_ahead(self.rest.len() + self.lease.as_ref().map_or(0, Lease::read_ahead));
-        Poll::Ready(Some(Ok(Frame::data(Piece::counted(piece, stream)))))
+        Poll::Ready(Some(Ok(Frame::data(BodyPiece::counted(piece, stream)))))
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseFault>>> {
@@ -250,18 +250,18 @@ impl FromBackend {
 }
 
 impl Body for ResponseBody {
-    type Data = Piece;
+    type Data = BodyPiece;
     type Error = ResponseFault;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, ResponseFault>>> {
+    ) -> Poll<Option<Result<Frame<BodyPiece>, ResponseFault>>> {
         let this = self.get_mut();
         let stream = this.record.as_ref().and_then(|record| record.stream());
         let frame = match &mut this.source {
             Source::Own(bytes) if bytes.is_empty() => None,
-            Source::Own(bytes) => Some(Ok(Frame::data(Piece::uncounted(mem::take(bytes))))),
+            Source::Own(bytes) => Some(Ok(Frame::data(BodyPiece::uncounted(mem::take(bytes))))),
             Source::Backend(from) => match stream {
                 Some(stream) => {
                     // Without room it still waits for its client.
@@ -270,7 +270,7 @@ impl Body for ResponseBody {
                     ready!(from.poll_piece(context, stream, room))
                 }
                 None => ready!(from.poll(context))
-                    .map(|frame| frame.map(|frame| frame.map_data(Piece::uncounted))),
+                    .map(|frame| frame.map(|frame| frame.map_data(BodyPiece::uncounted))),
             },
         };
         match &frame {

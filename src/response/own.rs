@@ -21,13 +21,13 @@ const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset
 /// Retry-After of a 503, in seconds. Each request to a failed introspector starts another introspection.
 const A_SECOND: HeaderValue = HeaderValue::from_static("1");
 
-struct Parts {
+struct ResponseParts {
     status: StatusCode,
     body: &'static str,
     field: Option<(HeaderName, HeaderValue)>,
 }
 
-impl Parts {
+impl ResponseParts {
     const fn new(status: StatusCode, body: &'static str) -> Self {
         Self { status, body, field: None }
     }
@@ -37,24 +37,26 @@ impl Parts {
     }
 }
 
-fn unauthenticated(challenge: HeaderValue) -> Parts {
-    Parts::new(StatusCode::UNAUTHORIZED, r#"{"message":"Unauthenticated."}"#)
+fn unauthenticated(challenge: HeaderValue) -> ResponseParts {
+    ResponseParts::new(StatusCode::UNAUTHORIZED, r#"{"message":"Unauthenticated."}"#)
         .with(WWW_AUTHENTICATE, challenge)
 }
 
-fn unauthorized(challenge: HeaderValue) -> Parts {
-    Parts::new(StatusCode::FORBIDDEN, r#"{"message":"This action is unauthorized."}"#)
+fn unauthorized(challenge: HeaderValue) -> ResponseParts {
+    ResponseParts::new(StatusCode::FORBIDDEN, r#"{"message":"This action is unauthorized."}"#)
         .with(WWW_AUTHENTICATE, challenge)
 }
 
-fn unavailable() -> Parts {
-    Parts::new(StatusCode::SERVICE_UNAVAILABLE, r#"{"message":"Service Unavailable."}"#)
+fn unavailable() -> ResponseParts {
+    ResponseParts::new(StatusCode::SERVICE_UNAVAILABLE, r#"{"message":"Service Unavailable."}"#)
         .with(RETRY_AFTER, A_SECOND)
 }
 
-fn parts(refusal: &Refusal) -> Parts {
+fn parts(refusal: &Refusal) -> ResponseParts {
     match refusal {
-        Refusal::BadRequest(_) => Parts::new(StatusCode::BAD_REQUEST, r#"{"message":"Bad Request."}"#),
+        Refusal::BadRequest(_) => {
+            ResponseParts::new(StatusCode::BAD_REQUEST, r#"{"message":"Bad Request."}"#)
+        }
         Refusal::MissingToken => unauthenticated(NO_CREDENTIALS),
         Refusal::MalformedToken | Refusal::InactiveToken | Refusal::ExpiredToken => {
             unauthenticated(INVALID_TOKEN)
@@ -62,34 +64,37 @@ fn parts(refusal: &Refusal) -> Parts {
         Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied => unauthorized(INSUFFICIENT_SCOPE),
         Refusal::MissingAbility(missing) => unauthorized(missing.challenge.clone()),
         Refusal::RequestTimeout => {
-            Parts::new(StatusCode::REQUEST_TIMEOUT, r#"{"message":"Request Timeout."}"#)
+            ResponseParts::new(StatusCode::REQUEST_TIMEOUT, r#"{"message":"Request Timeout."}"#)
         }
         Refusal::PayloadTooLarge => {
-            Parts::new(StatusCode::PAYLOAD_TOO_LARGE, r#"{"message":"Payload Too Large."}"#)
+            ResponseParts::new(StatusCode::PAYLOAD_TOO_LARGE, r#"{"message":"Payload Too Large."}"#)
         }
-        Refusal::UriTooLong => Parts::new(StatusCode::URI_TOO_LONG, r#"{"message":"URI Too Long."}"#),
-        Refusal::HeaderFieldsTooLarge => Parts::new(
+        Refusal::UriTooLong => ResponseParts::new(StatusCode::URI_TOO_LONG, r#"{"message":"URI Too Long."}"#),
+        Refusal::HeaderFieldsTooLarge => ResponseParts::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             r#"{"message":"Request Header Fields Too Large."}"#,
         ),
-        Refusal::VersionNotSupported => {
-            Parts::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, r#"{"message":"HTTP Version Not Supported."}"#)
+        Refusal::VersionNotSupported => ResponseParts::new(
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            r#"{"message":"HTTP Version Not Supported."}"#,
+        ),
+        Refusal::WebSocketVersion => {
+            ResponseParts::new(StatusCode::BAD_REQUEST, r#"{"message":"Bad Request."}"#)
+                .with(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
         }
-        Refusal::WebSocketVersion => Parts::new(StatusCode::BAD_REQUEST, r#"{"message":"Bad Request."}"#)
-            .with(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
         Refusal::TooManyAttempts(exceeded) => {
-            Parts::new(StatusCode::TOO_MANY_REQUESTS, r#"{"message":"Too Many Attempts."}"#)
+            ResponseParts::new(StatusCode::TOO_MANY_REQUESTS, r#"{"message":"Too Many Attempts."}"#)
                 .with(RETRY_AFTER, exceeded.retry_after.into())
         }
         Refusal::InternalError => {
-            Parts::new(StatusCode::INTERNAL_SERVER_ERROR, r#"{"message":"Server Error"}"#)
+            ResponseParts::new(StatusCode::INTERNAL_SERVER_ERROR, r#"{"message":"Server Error"}"#)
         }
         Refusal::BackendUnreachable | Refusal::BackendBroken => {
-            Parts::new(StatusCode::BAD_GATEWAY, r#"{"message":"Bad Gateway."}"#)
+            ResponseParts::new(StatusCode::BAD_GATEWAY, r#"{"message":"Bad Gateway."}"#)
         }
         Refusal::NoVerdict | Refusal::Overloaded => unavailable(),
         Refusal::BackendTimeout => {
-            Parts::new(StatusCode::GATEWAY_TIMEOUT, r#"{"message":"Gateway Timeout."}"#)
+            ResponseParts::new(StatusCode::GATEWAY_TIMEOUT, r#"{"message":"Gateway Timeout."}"#)
         }
     }
 }
@@ -101,7 +106,7 @@ pub fn status(refusal: &Refusal) -> StatusCode {
 
 /// The response to a refused request.
 pub fn refuse(refusal: &Refusal, request_id: HeaderValue) -> Response<Bytes> {
-    let Parts { status, body, field } = parts(refusal);
+    let ResponseParts { status, body, field } = parts(refusal);
     let mut response = Response::new(Bytes::from_static(body.as_bytes()));
     *response.status_mut() = status;
     let fields = response.headers_mut();

@@ -18,14 +18,14 @@ use crate::downstream::Downstream;
 use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
 use crate::policy::refusal::{Reason, Refusal};
-use crate::policy::shadow::{Change, Side};
+use crate::policy::shadow::{Change, MapRole};
 use crate::policy::target::METHODS;
 use crate::telemetry::access::{
     AccessLine, AccessLog, Client, DeniedBy, LoggedToken, RequestFields, Upstream,
 };
 use crate::telemetry::metrics::{ConnectionUse, CoreMetrics, RouteLabel, TimedPhase};
 use crate::telemetry::spans::{Trace, Tracer};
-use crate::telemetry::unmapped::{CoreUncovered, Lack, Token, Uncovered};
+use crate::telemetry::unmapped::{CoreUncovered, Lack, Uncovered, UncoveredToken};
 use crate::tokens::lookup::{CachedToken, LookupStats};
 use crate::usage::count::WorkerUsage;
 use crate::usage::rules::RuleNumbers;
@@ -364,8 +364,9 @@ impl RequestRecord {
             (None, Some(route)) => (route.template(), Lack::Method),
             (None, None) => return,
         };
-        let token =
-            self.any_token().map(|token| Token { id: &token.verdict.id, name: token.verdict.name.as_ref() });
+        let token = self
+            .any_token()
+            .map(|token| UncoveredToken { id: &token.verdict.id, name: token.verdict.name.as_ref() });
         self.recorder.uncovered.record(&Uncovered { path, lack, method, token, now: SystemTime::now() });
     }
 
@@ -376,7 +377,7 @@ impl RequestRecord {
         let token = self.any_token();
         let is_denied = matches!(reason, Reason::MissingAbility | Reason::Denied);
         let would_be_denied =
-            shadow.is_some_and(|it| (it.side, it.change) == (Side::Enforced, Change::WouldDeny));
+            shadow.is_some_and(|it| (it.side, it.change) == (MapRole::Enforced, Change::WouldDeny));
         let rule = route.filter(|_| is_denied || would_be_denied).and_then(|route| route.rule(&self.method));
         let denied_by = rule.map(|rule| DeniedBy {
             requirement: &rule.requirement,

@@ -39,7 +39,7 @@ impl fmt::Display for Wanted {
 
 /// The content of a file that lacks the wanted one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Found {
+pub enum PemSection {
     /// No PEM block.
     #[error("no PEM block (`-----BEGIN …`)")]
     NoBlock,
@@ -112,7 +112,7 @@ pub enum PemError {
         /// The content that the file must have.
         wanted: Wanted,
         /// The content that the file has.
-        found: Found,
+        found: PemSection,
     },
     /// A block cannot be read.
     #[error("{0}")]
@@ -157,7 +157,7 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
 /// Decodes a file and removes all byte order marks: concatenated files have some in the middle.
 fn text(bytes: &[u8], wanted: Wanted) -> Result<Zeroizing<String>, PemError> {
     if is_der(bytes) {
-        return Err(PemError::Missing { wanted, found: Found::Der });
+        return Err(PemError::Missing { wanted, found: PemSection::Der });
     }
     let text = decode(bytes).map_err(|source| PemError::NotText { wanted, source })?;
     Ok(Zeroizing::new(text.replace(BYTE_ORDER_MARK, "")))
@@ -228,25 +228,25 @@ fn is_base64_byte(byte: u8) -> bool {
 }
 
 /// The content in place of the wanted one; `None` if the text has a block of the wanted kind.
-fn found(text: &str, wanted: Wanted) -> Option<Found> {
+fn found(text: &str, wanted: Wanted) -> Option<PemSection> {
     let labels = || lines(text).filter_map(|line| line.trim_end().strip_prefix(BEGIN)?.strip_suffix(DASHES));
     let has = |words: &str| labels().any(|label| label.contains(words));
     if labels().next().is_none() {
-        return Some(Found::NoBlock);
+        return Some(PemSection::NoBlock);
     }
     let is_encrypted =
         has("ENCRYPTED PRIVATE KEY") || lines(text).any(|line| line.trim_end() == "Proc-Type: 4,ENCRYPTED");
     let is_key = |label| matches!(label, "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY");
     match wanted {
-        Wanted::PrivateKey if is_encrypted => Some(Found::EncryptedKey),
+        Wanted::PrivateKey if is_encrypted => Some(PemSection::EncryptedKey),
         Wanted::PrivateKey if labels().any(is_key) => None,
-        Wanted::PrivateKey if has("PRIVATE KEY") => Some(Found::ForeignKey),
+        Wanted::PrivateKey if has("PRIVATE KEY") => Some(PemSection::ForeignKey),
         Wanted::Certificate if labels().any(|label| label == "CERTIFICATE") => None,
-        _ if has("CERTIFICATE REQUEST") => Some(Found::Request),
-        Wanted::PrivateKey if has("CERTIFICATE") => Some(Found::Certificate),
-        Wanted::Certificate if has("PRIVATE KEY") => Some(Found::PrivateKey),
-        _ if has("PUBLIC KEY") => Some(Found::PublicKey),
-        _ => Some(Found::OtherBlocks),
+        _ if has("CERTIFICATE REQUEST") => Some(PemSection::Request),
+        Wanted::PrivateKey if has("CERTIFICATE") => Some(PemSection::Certificate),
+        Wanted::Certificate if has("PRIVATE KEY") => Some(PemSection::PrivateKey),
+        _ if has("PUBLIC KEY") => Some(PemSection::PublicKey),
+        _ => Some(PemSection::OtherBlocks),
     }
 }
 

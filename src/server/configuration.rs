@@ -16,7 +16,7 @@ use crate::replicas::RedisClient;
 use crate::telemetry::metrics::{EntryKind, EvictionCause, Metrics, RouteNumbers};
 use crate::tokens::cache::TokenCache;
 use crate::tokens::introspection_limiter::IntrospectionLimiter;
-use crate::tokens::lookup::Shared;
+use crate::tokens::lookup::SharedVerdicts;
 use crate::traces;
 use crate::usage::rules::RuleNumbers;
 use crate::usage::writer::Usage;
@@ -159,7 +159,7 @@ pub(super) struct Configuration {
     pub(super) settings: Arc<Settings>,
     pub(super) resources: Resources,
     pub(super) routes: RouteNumbers,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedVerdicts>,
     pub(super) limiter: Arc<Limiter>,
     /// The numbers of the rules whose usage is counted; `None` if the ledger is off.
     pub(super) rules: Option<RuleNumbers>,
@@ -176,7 +176,7 @@ impl Configuration {
         let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(count_evictions(metrics)));
         Self {
             routes: metrics.routes(settings.templates()),
-            shared: Arc::new(Shared {
+            shared: Arc::new(SharedVerdicts {
                 cache,
                 introspections: IntrospectionLimiter::new(settings.introspection.max_concurrent),
             }),
@@ -222,21 +222,21 @@ impl Configuration {
         settings: &Settings,
         limiter: &Arc<Limiter>,
         metrics: &Arc<Metrics>,
-    ) -> Arc<Shared> {
+    ) -> Arc<SharedVerdicts> {
         let before = &*self.settings;
         let (next, present) = (&settings.introspection, &before.introspection);
         let introspections = || IntrospectionLimiter::new(next.max_concurrent);
         if !gives_same_verdicts(next, present) {
             let revocations = Arc::clone(self.shared.cache.revocations());
             let cache = TokenCache::new(&settings.cache, revocations, Box::new(count_evictions(metrics)));
-            return Arc::new(Shared { cache, introspections: introspections() });
+            return Arc::new(SharedVerdicts { cache, introspections: introspections() });
         }
         let same_limits = Arc::ptr_eq(limiter, &self.limiter);
         if settings.cache == before.cache && next.max_concurrent == present.max_concurrent && same_limits {
             return Arc::clone(&self.shared);
         }
         let cache = self.shared.cache.successor(&settings.cache, Box::new(count_evictions(metrics)));
-        Arc::new(Shared { cache, introspections: introspections() })
+        Arc::new(SharedVerdicts { cache, introspections: introspections() })
     }
 
     /// Resets in `next` the settings that only a restart can change, and returns the keys that differed. TLS belongs to its

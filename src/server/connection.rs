@@ -17,7 +17,7 @@ use super::dispatcher::{Admitted, TooManyConnections};
 use super::http2_flood::PREFACE;
 use super::proxy_protocol::{self, HeaderError};
 use super::rejected::overload_response;
-use super::transport::{Transport, Watched};
+use super::transport::{RecordedIo, Transport};
 use super::worker::state::{Worker, WorkerState};
 use super::{http1, http2, tls};
 use crate::config::settings::Settings;
@@ -59,44 +59,45 @@ pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
     // File permissions control who can connect to a Unix socket.
     if settings.listen.proxy_protocol && (trusted || address.is_none()) {
         // Boxed because it is rare: it would enlarge the future of every connection.
-        let told = Box::pin(hear(&worker, &mut stream, settings, address)).await;
-        let Some(told) = told else { return };
+        let reported = Box::pin(read_proxy_header(&worker, &mut stream, settings, address)).await;
+        let Some(reported) = reported else { return };
         // Without an address in the header the client is not trusted, even if the proxy is.
-        trusted = told.is_some_and(|told| settings.listen.trusts(told));
-        if let Some(told) = told {
-            address = Some(told);
+        trusted = reported.is_some_and(|reported| settings.listen.trusts(reported));
+        if let Some(reported) = reported {
+            address = Some(reported);
             if !trusted {
-                count = match count.proxied(told) {
+                count = match count.proxied(reported) {
                     Ok(counted) => counted,
                     Err(TooManyConnections) => return reject(&worker, &state, stream).await,
                 };
             }
         }
     }
-    let agreed = encrypt(&worker, &state, stream, address).await;
-    let Some(Agreed { transport, protocol, tls_version, subject }) = agreed else { return };
+    let negotiated = encrypt(&worker, &state, stream, address).await;
+    let Some(NegotiatedTransport { transport, protocol, tls_version, subject }) = negotiated else { return };
     let mut downstream = Downstream::new(address, trusted, state.tls.is_some(), Instant::now());
     downstream.tls_version = tls_version;
     downstream.subject = subject;
     let downstream = Rc::new(downstream);
 
     let _open = worker.open(&downstream);
-    let mut watched = Watched { transport, downstream: Rc::clone(&downstream), unread: Zeroizing::default() };
+    let mut recorded =
+        RecordedIo { transport, downstream: Rc::clone(&downstream), unread: Zeroizing::default() };
     let protocol = match protocol {
         Some(protocol) => protocol,
-        None if settings.listen.h2c => Box::pin(tell_apart(&mut watched)).await,
+        None if settings.listen.h2c => Box::pin(detect_protocol(&mut recorded)).await,
         None => Protocol::Http1,
     };
     match protocol {
-        Protocol::Http1 => http1::serve(&worker, state, &downstream, watched).await,
+        Protocol::Http1 => http1::serve(&worker, state, &downstream, recorded).await,
         // Boxed, so that the futures of HTTP/1 connections stay small.
-        Protocol::Http2 => Box::pin(http2::serve(&worker, state, &downstream, watched)).await,
+        Protocol::Http2 => Box::pin(http2::serve(&worker, state, &downstream, recorded)).await,
     }
     drop(count);
 }
 
 /// Reads the PROXY header of a connection from `proxy`. Returns `None` if the connection is closed.
-async fn hear(
+async fn read_proxy_header(
     worker: &Worker,
     stream: &mut Transport,
     settings: &Settings,
@@ -111,9 +112,9 @@ async fn hear(
             Transport::Tls(_) => Ok(None),
         }
     };
-    let heard = tokio::time::timeout(settings.limits.header_timeout, header).await;
-    let (why, status, reason) = match heard {
-        Ok(Ok(told)) => return Some(told),
+    let received = tokio::time::timeout(settings.limits.header_timeout, header).await;
+    let (why, status, reason) = match received {
+        Ok(Ok(reported)) => return Some(reported),
         Ok(Err(HeaderError::Empty)) => return None,
         Ok(Err(error)) => (error.to_string(), StatusCode::BAD_REQUEST, Reason::BadRequest),
         Err(_) => (
@@ -145,7 +146,7 @@ async fn reject(worker: &Worker, state: &WorkerState, mut stream: Transport) {
 }
 
 /// A transport with its protocol.
-struct Agreed {
+struct NegotiatedTransport {
     transport: Transport,
     /// `None` if it has to be detected.
     protocol: Option<Protocol>,
@@ -160,13 +161,13 @@ async fn encrypt(
     state: &WorkerState,
     transport: Transport,
     address: Option<IpAddr>,
-) -> Option<Agreed> {
+) -> Option<NegotiatedTransport> {
     let (tls, stream) = match (&state.tls, transport) {
         // The configuration rejects TLS on a Unix socket, so this would bypass TLS.
         (Some(_), Transport::Unix(_)) => return None,
         (Some(tls), Transport::Tcp(stream)) => (tls, stream),
         (_, transport) => {
-            return Some(Agreed { transport, protocol: None, tls_version: None, subject: None });
+            return Some(NegotiatedTransport { transport, protocol: None, tls_version: None, subject: None });
         }
     };
     match tokio::time::timeout(state.gateway.settings().limits.header_timeout, tls.accept(stream)).await {
@@ -177,7 +178,7 @@ async fn encrypt(
                 _ => Protocol::Http1,
             };
             let transport = Transport::Tls(Box::new(stream));
-            Some(Agreed { transport, protocol: Some(protocol), tls_version, subject })
+            Some(NegotiatedTransport { transport, protocol: Some(protocol), tls_version, subject })
         }
         Ok(Err(error)) => {
             let failure = tls::failure(&error);
@@ -200,9 +201,9 @@ async fn encrypt(
 }
 
 /// Detects the protocol by the first bytes. Anything but the HTTP/2 preface is HTTP/1, which refuses what is not valid.
-async fn tell_apart(watched: &mut Watched) -> Protocol {
-    let mut came = Zeroizing::new(Vec::with_capacity(PREFACE.len()));
-    let downstream = Rc::clone(&watched.downstream);
+async fn detect_protocol(recorded: &mut RecordedIo) -> Protocol {
+    let mut received = Zeroizing::new(Vec::with_capacity(PREFACE.len()));
+    let downstream = Rc::clone(&recorded.downstream);
     let protocol = poll_fn(|context| {
         loop {
             downstream.state.set_waker(context.waker());
@@ -210,21 +211,21 @@ async fn tell_apart(watched: &mut Watched) -> Protocol {
                 return Poll::Ready(Protocol::Http1);
             }
             let mut bytes = [0; PREFACE.len()];
-            let mut buffer = ReadBuf::new(&mut bytes[came.len()..]);
-            let read = ready!(Pin::new(&mut *watched).poll_read(context, &mut buffer));
-            let (before, filled) = (came.len(), buffer.filled().len());
-            came.extend_from_slice(&bytes[before..before + filled]);
-            if *came == PREFACE {
+            let mut buffer = ReadBuf::new(&mut bytes[received.len()..]);
+            let read = ready!(Pin::new(&mut *recorded).poll_read(context, &mut buffer));
+            let (before, filled) = (received.len(), buffer.filled().len());
+            received.extend_from_slice(&bytes[before..before + filled]);
+            if *received == PREFACE {
                 return Poll::Ready(Protocol::Http2);
             }
             // The next read reports an end or error again.
-            if read.is_err() || filled == 0 || !PREFACE.starts_with(&came) {
+            if read.is_err() || filled == 0 || !PREFACE.starts_with(&received) {
                 return Poll::Ready(Protocol::Http1);
             }
             downstream.state.received(Instant::now);
         }
     });
     let protocol = protocol.await;
-    watched.unread = came;
+    recorded.unread = received;
     protocol
 }

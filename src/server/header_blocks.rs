@@ -100,7 +100,7 @@ impl HeaderBlocks {
 
 /// The progress of h2 with a head of which it would drop a part.
 #[derive(Clone, Copy, Debug, Default)]
-enum Step {
+enum Progress {
     /// No such head.
     #[default]
     None,
@@ -116,35 +116,35 @@ enum Step {
 
 /// The state of such a head, shared by a connection's frames, its requests and its task.
 #[derive(Debug, Default)]
-pub(super) struct OddHead(Cell<Step>);
+pub(super) struct LossyHead(Cell<Progress>);
 
-impl OddHead {
+impl LossyHead {
     /// Records a head of which h2 would drop a part.
     pub(super) fn found(&self, why: &'static str) {
-        self.0.set(Step::Before(why));
+        self.0.set(Progress::Before(why));
     }
 
     /// What h2 may read when it asks for more.
     pub(super) fn readable(&self) -> Readable {
         match self.0.get() {
-            Step::None => Readable::All,
-            Step::Before(why) => {
-                self.0.set(Step::Drained(why));
+            Progress::None => Readable::All,
+            Progress::Before(why) => {
+                self.0.set(Progress::Drained(why));
                 Readable::Nothing
             }
-            Step::Next(why) => {
-                self.0.set(Step::Passed(why));
+            Progress::Next(why) => {
+                self.0.set(Progress::Passed(why));
                 Readable::Byte
             }
-            Step::Drained(_) | Step::Passed(_) => Readable::Nothing,
+            Progress::Drained(_) | Progress::Passed(_) => Readable::Nothing,
         }
     }
 
     /// What was dropped of the head of the request that is being dispatched.
     pub(super) fn dropped(&self) -> Option<&'static str> {
         match self.0.get() {
-            Step::Passed(why) => Some(why),
-            Step::None | Step::Before(_) | Step::Drained(_) | Step::Next(_) => None,
+            Progress::Passed(why) => Some(why),
+            Progress::None | Progress::Before(_) | Progress::Drained(_) | Progress::Next(_) => None,
         }
     }
 
@@ -152,16 +152,16 @@ impl OddHead {
     /// again.
     pub(super) fn waits(&self) -> bool {
         let (next, goes_on) = match self.0.get() {
-            Step::Drained(why) => (Step::Next(why), true),
-            Step::Passed(_) => (Step::None, true),
-            step @ (Step::None | Step::Before(_) | Step::Next(_)) => (step, false),
+            Progress::Drained(why) => (Progress::Next(why), true),
+            Progress::Passed(_) => (Progress::None, true),
+            step @ (Progress::None | Progress::Before(_) | Progress::Next(_)) => (step, false),
         };
         self.0.set(next);
         goes_on
     }
 }
 
-/// See [`OddHead::readable`].
+/// See [`LossyHead::readable`].
 pub(super) enum Readable {
     All,
     Nothing,

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 
 use super::last_response::{linger, refuse};
 use super::scanned_io::ScannedIo;
-use super::transport::Watched;
+use super::transport::RecordedIo;
 use super::worker::state::{GRACE, Worker, WorkerState};
 use crate::downstream::Downstream;
 use crate::downstream::state::Shutdown;
@@ -34,7 +34,7 @@ pub(super) async fn serve(
     worker: &Rc<Worker>,
     state: Rc<WorkerState>,
     downstream: &Rc<Downstream>,
-    watched: Watched,
+    recorded: RecordedIo,
 ) {
     let settings = Arc::clone(state.gateway.settings());
     let limits = &settings.limits;
@@ -52,7 +52,7 @@ pub(super) async fn serve(
             answered
         }
     });
-    let io = TokioIo::new(ScannedIo::new(watched, limits.bounds()));
+    let io = TokioIo::new(ScannedIo::new(recorded, limits.bounds()));
     downstream.state.set_unread_while_serving(true);
     let mut connection = state.http1.serve_connection(io, service);
     // A connection must not keep the gateway of an earlier configuration.

@@ -20,11 +20,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
-use super::header_blocks::OddHead;
-use super::http2_flood::{Counted, Left, NO_ERROR, Returned, go_away};
+use super::complete_heads::CompleteHeads;
+use super::header_blocks::LossyHead;
+use super::http2_flood::{FrameLimitedIo, NO_ERROR, ReturnSlot, ReturnedTransport, go_away};
 use super::last_response::{linger, note_refused};
-use super::transport::Watched;
-use super::whole_heads::WholeHeads;
+use super::transport::RecordedIo;
 use super::worker::state::{Worker, WorkerState};
 use crate::config::settings::Limits;
 use crate::downstream::Downstream;
@@ -107,16 +107,16 @@ pub(super) async fn serve(
     worker: &Rc<Worker>,
     state: Rc<WorkerState>,
     downstream: &Rc<Downstream>,
-    watched: Watched,
+    recorded: RecordedIo,
 ) {
     let settings = Arc::clone(state.gateway.settings());
     // The connection must not keep the current gateway alive.
     drop(state);
     let limits = &settings.limits;
     let streams = Streams::default();
-    let odd_head = Rc::new(OddHead::default());
+    let lossy_head = Rc::new(LossyHead::default());
     let service = service_fn(|mut request: Request<Incoming>| {
-        if let Some(why) = odd_head.dropped() {
+        if let Some(why) = lossy_head.dropped() {
             request.extensions_mut().insert(DroppedPart(why));
         }
         let gateway = worker.gateway();
@@ -129,9 +129,9 @@ pub(super) async fn serve(
             Ok::<_, Infallible>(gateway.answer(&stream, request, &tunnel_slot).await)
         })
     });
-    let returned = Returned::default();
-    let counted = Counted::new(watched, Rc::clone(&returned), Instant::now());
-    let io = TokioIo::new(WholeHeads::new(counted, Rc::clone(&odd_head)));
+    let returned = ReturnSlot::default();
+    let counted = FrameLimitedIo::new(recorded, Rc::clone(&returned), Instant::now());
+    let io = TokioIo::new(CompleteHeads::new(counted, Rc::clone(&lossy_head)));
     let ended = {
         let mut connection = pin!(builder(limits, streams.clone()).serve_connection(io, service));
         let mut closing: Option<Pin<Box<Sleep>>> = None;
@@ -145,19 +145,19 @@ pub(super) async fn serve(
                     closing = Some(Box::pin(sleep(limits.header_timeout)));
                     connection.as_mut().graceful_shutdown();
                 }
-                Shutdown::HeaderTimeout => return Poll::Ready(Ended::TimedOut),
-                Shutdown::Immediate => return Poll::Ready(Ended::Now),
+                Shutdown::HeaderTimeout => return Poll::Ready(ConnectionEnd::TimedOut),
+                Shutdown::Immediate => return Poll::Ready(ConnectionEnd::Now),
             }
             if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                 return Poll::Ready(match ended {
-                    Ok(()) => Ended::Closed,
+                    Ok(()) => ConnectionEnd::Closed,
                     Err(error) => {
                         tracing::debug!(error = &error as &dyn std::error::Error, "client connection failed");
-                        Ended::Broken
+                        ConnectionEnd::Broken
                     }
                 });
             }
-            if odd_head.waits() {
+            if lossy_head.waits() {
                 context.waker().wake_by_ref();
             }
             // The client may have gone without reading GOAWAY.
@@ -165,7 +165,7 @@ pub(super) async fn serve(
                 && patience.as_mut().poll(context).is_ready()
             {
                 if downstream.state.phase().0 == ConnectionPhase::Idle {
-                    return Poll::Ready(Ended::Now);
+                    return Poll::Ready(ConnectionEnd::Now);
                 }
                 closing = Some(Box::pin(sleep(limits.header_timeout)));
             }
@@ -174,24 +174,24 @@ pub(super) async fn serve(
         .await
     };
     streams.end().await;
-    let Some(Left { mut watched, fault, is_between }) = returned.take() else { return };
+    let Some(ReturnedTransport { mut recorded, fault, is_between }) = returned.take() else { return };
     let (refusal, code) = match (ended, fault) {
-        (Ended::Closed | Ended::Now, _) => return,
-        (Ended::Broken, None) => return linger(watched, limits.header_timeout).await,
-        (Ended::Broken, Some(fault)) => (fault.refusal(), fault.code()),
-        (Ended::TimedOut, _) => (Refusal::RequestTimeout, NO_ERROR),
+        (ConnectionEnd::Closed | ConnectionEnd::Now, _) => return,
+        (ConnectionEnd::Broken, None) => return linger(recorded, limits.header_timeout).await,
+        (ConnectionEnd::Broken, Some(fault)) => (fault.refusal(), fault.code()),
+        (ConnectionEnd::TimedOut, _) => (Refusal::RequestTimeout, NO_ERROR),
     };
     note_refused(worker, downstream, &refusal);
     let farewell = async {
-        if is_between && watched.write_all(&go_away(code)).await.is_ok() {
-            linger(watched, limits.header_timeout).await;
+        if is_between && recorded.write_all(&go_away(code)).await.is_ok() {
+            linger(recorded, limits.header_timeout).await;
         }
     };
     let _ = tokio::time::timeout(limits.header_timeout, farewell).await;
 }
 
 /// How a connection ended.
-enum Ended {
+enum ConnectionEnd {
     /// Regularly.
     Closed,
     /// By a protocol error of the client, which was reported to it, or by a failure of the transport.

@@ -16,24 +16,24 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::small_data::SmallData;
-use super::transport::Watched;
+use super::transport::RecordedIo;
 use crate::policy::refusal::Refusal;
 
 /// The largest budget: a hundred resets, as of a browser that leaves a page.
-const MOST: u32 = 1000;
+const LARGEST_BUDGET: u32 = 1000;
 /// The budget gained per second.
-const EACH_SECOND: u32 = 100;
+const BUDGET_PER_SECOND: u32 = 100;
 /// The cost of a reset: the backend may have started to work (CVE-2023-44487).
-const RESET: u32 = 10;
+const RESET_COST: u32 = 10;
 /// The budget gained per response.
-const ANSWER: u32 = 10;
+const BUDGET_PER_RESPONSE: u32 = 10;
 /// The budget gained per piece of a response: two window updates, of stream and connection, for each started 2 KiB.
 const fn piece(length: u32) -> u32 {
     2 + length / 1024
 }
 
 /// Free space that is required to read directly into h2's buffer, in bytes.
-const DETOUR: usize = 256;
+const SMALLEST_DIRECT_READ: usize = 256;
 
 /// RFC 9113 section 3.4.
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -67,7 +67,7 @@ pub(super) struct Frame {
 }
 
 /// The kind of a piece of the byte stream.
-pub(super) enum Piece {
+pub(super) enum FramePart {
     /// Part of a frame header, or skipped bytes before the first one.
     Other,
     /// The end of a frame header.
@@ -81,7 +81,7 @@ pub(super) enum Piece {
 pub(super) struct Frames {
     header: [u8; 9],
     /// The number of received bytes of the header.
-    came: usize,
+    received: usize,
     /// The number of bytes before the next header.
     left: u32,
     /// The current frame.
@@ -91,37 +91,37 @@ pub(super) struct Frames {
 impl Frames {
     /// A stream of frames after `skipped` other bytes.
     pub(super) const fn after(skipped: u32) -> Self {
-        Self { header: [0; 9], came: 0, left: skipped, frame: None }
+        Self { header: [0; 9], received: 0, left: skipped, frame: None }
     }
 
     /// Consumes the first piece of non-empty `bytes`. Returns its length and kind.
-    pub(super) fn step(&mut self, bytes: &[u8]) -> (usize, Piece) {
+    pub(super) fn step(&mut self, bytes: &[u8]) -> (usize, FramePart) {
         if self.left > 0 {
             let length = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
             // At most `left`.
             self.left -= length as u32;
-            return (length, if self.frame.is_some() { Piece::Payload } else { Piece::Other });
+            return (length, if self.frame.is_some() { FramePart::Payload } else { FramePart::Other });
         }
-        let length = bytes.len().min(9 - self.came);
-        self.header[self.came..self.came + length].copy_from_slice(&bytes[..length]);
-        self.came += length;
-        if self.came < 9 {
-            return (length, Piece::Other);
+        let length = bytes.len().min(9 - self.received);
+        self.header[self.received..self.received + length].copy_from_slice(&bytes[..length]);
+        self.received += length;
+        if self.received < 9 {
+            return (length, FramePart::Other);
         }
         let [long, middle, short, kind, flags, stream @ ..] = self.header;
         let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
         let frame = Frame { length: u32::from_be_bytes([0, long, middle, short]), kind, flags, stream };
         self.frame = Some(frame);
         self.left = frame.length;
-        self.came = 0;
-        (length, Piece::Header(frame))
+        self.received = 0;
+        (length, FramePart::Header(frame))
     }
 
     /// Consumes bytes, and calls `each` for every complete frame header.
     fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         while !bytes.is_empty() {
             let (length, piece) = self.step(bytes);
-            if let Piece::Header(frame) = piece {
+            if let FramePart::Header(frame) = piece {
                 each(frame);
             }
             bytes = &bytes[length..];
@@ -130,20 +130,20 @@ impl Frames {
 
     /// Whether a frame may begin here.
     pub(super) const fn is_between(&self) -> bool {
-        self.left == 0 && self.came == 0
+        self.left == 0 && self.received == 0
     }
 }
 
 /// The remaining budget of a client.
 #[derive(Debug)]
-struct Purse {
+struct FrameBudget {
     left: u32,
     filled: Instant,
 }
 
-impl Purse {
-    fn earn(&mut self, worth: u32) {
-        self.left = (self.left + worth).min(MOST);
+impl FrameBudget {
+    fn add(&mut self, worth: u32) {
+        self.left = (self.left + worth).min(LARGEST_BUDGET);
     }
 
     /// Spends `cost`. Returns whether the budget suffices. Reads the clock only if it is used up.
@@ -151,10 +151,10 @@ impl Purse {
         if self.left < cost {
             let now = now();
             let waited = now.saturating_duration_since(self.filled).min(Duration::from_secs(60));
-            let earned = waited.as_millis() * u128::from(EACH_SECOND) / 1000;
+            let earned = waited.as_millis() * u128::from(BUDGET_PER_SECOND) / 1000;
             if earned > 0 {
                 self.filled = now;
-                self.earn(u32::try_from(earned).unwrap_or(MOST));
+                self.add(u32::try_from(earned).unwrap_or(LARGEST_BUDGET));
             }
         }
         let enough = self.left >= cost;
@@ -165,7 +165,7 @@ impl Purse {
 
 /// Why no further frame is read. h2 reports all other errors to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum FrameFault {
     #[error("HTTP/2 without initial SETTINGS")]
     NotSettings,
     #[error("too many HTTP/2 frames without effect")]
@@ -174,7 +174,7 @@ pub(super) enum Fault {
     HeaderBlock,
 }
 
-impl Fault {
+impl FrameFault {
     /// The error code for GOAWAY.
     pub(super) const fn code(self) -> u32 {
         match self {
@@ -195,45 +195,45 @@ impl Fault {
 }
 
 /// The state of a connection that h2 has dropped.
-pub(super) struct Left {
-    pub(super) watched: Watched,
+pub(super) struct ReturnedTransport {
+    pub(super) recorded: RecordedIo,
     /// The fault of its frames, if that ended it.
-    pub(super) fault: Option<Fault>,
+    pub(super) fault: Option<FrameFault>,
     /// Whether the written bytes end at a frame boundary.
     pub(super) is_between: bool,
 }
 
-/// The place for the state of a dropped [`Counted`].
-pub(super) type Returned = Rc<Cell<Option<Left>>>;
+/// The place for the state of a dropped [`FrameLimitedIo`].
+pub(super) type ReturnSlot = Rc<Cell<Option<ReturnedTransport>>>;
 
 /// A transport that counts frames.
-pub(super) struct Counted {
+pub(super) struct FrameLimitedIo {
     /// `None` after it has been returned.
-    watched: Option<Watched>,
-    fault: Option<Fault>,
-    came: Frames,
+    recorded: Option<RecordedIo>,
+    fault: Option<FrameFault>,
+    received: Frames,
     /// Whether the client's first frame, its SETTINGS, is complete.
     settled: bool,
     /// Whether a HEADERS frame awaits its CONTINUATION frames.
     open: bool,
-    went: Frames,
-    purse: Purse,
+    sent: Frames,
+    budget: FrameBudget,
     small: SmallData,
-    returned: Returned,
+    returned: ReturnSlot,
 }
 
-impl Counted {
+impl FrameLimitedIo {
     /// A connection before its first read; `returned` gets its transport.
-    pub(super) fn new(watched: Watched, returned: Returned, now: Instant) -> Self {
-        watched.downstream.state.begin_http2(now);
+    pub(super) fn new(recorded: RecordedIo, returned: ReturnSlot, now: Instant) -> Self {
+        recorded.downstream.state.begin_http2(now);
         Self {
-            watched: Some(watched),
+            recorded: Some(recorded),
             fault: None,
-            came: Frames::after(PREFACE.len() as u32),
+            received: Frames::after(PREFACE.len() as u32),
             settled: false,
             open: false,
-            went: Frames::after(0),
-            purse: Purse { left: MOST, filled: now },
+            sent: Frames::after(0),
+            budget: FrameBudget { left: LARGEST_BUDGET, filled: now },
             small: SmallData::after(PREFACE.len()),
             returned,
         }
@@ -241,9 +241,9 @@ impl Counted {
 
     /// Counts received bytes.
     fn count(&mut self, bytes: &[u8]) {
-        let Self { came, settled, open, purse, fault, .. } = self;
-        let (mut is_first, mut completed) = (came.frame.is_none(), false);
-        came.read(bytes, |frame| {
+        let Self { received, settled, open, budget, fault, .. } = self;
+        let (mut is_first, mut completed) = (received.frame.is_none(), false);
+        received.read(bytes, |frame| {
             let Frame { length, kind, flags, .. } = frame;
             let cost = match kind {
                 HEADERS | CONTINUATION => {
@@ -252,21 +252,21 @@ impl Counted {
                     u32::from(kind == CONTINUATION)
                 }
                 DATA if length > 0 || flags & END_STREAM != 0 => 0,
-                RST_STREAM => RESET,
+                RST_STREAM => RESET_COST,
                 _ => 1,
             };
             if std::mem::take(&mut is_first) && (kind != SETTINGS || flags & ACK != 0) {
-                fault.get_or_insert(Fault::NotSettings);
-            } else if !purse.spend(cost, Instant::now) {
-                fault.get_or_insert(Fault::Flood);
+                fault.get_or_insert(FrameFault::NotSettings);
+            } else if !budget.spend(cost, Instant::now) {
+                fault.get_or_insert(FrameFault::Flood);
             }
         });
         // A frame that arrives in one piece and not at the end of its payload is not DATA, which streams count.
-        let is_partial = came.left > 0 && came.frame.is_some_and(|frame| frame.kind != DATA);
-        *settled |= came.left == 0 && came.frame.is_some();
+        let is_partial = received.left > 0 && received.frame.is_some_and(|frame| frame.kind != DATA);
+        *settled |= received.left == 0 && received.frame.is_some();
         let is_incomplete = !*settled || *open || is_partial;
-        if let Some(watched) = &self.watched {
-            let state = &watched.downstream.state;
+        if let Some(recorded) = &self.recorded {
+            let state = &recorded.downstream.state;
             if !is_incomplete {
                 state.set_incomplete_since(None);
             } else if completed || state.incomplete_since().is_none() {
@@ -277,13 +277,13 @@ impl Counted {
 
     /// Records written bytes.
     fn note(&mut self, bytes: &[u8]) {
-        let Self { went, purse, small, .. } = self;
-        went.read(bytes, |Frame { length, kind, flags, stream }| {
+        let Self { sent, budget, small, .. } = self;
+        sent.read(bytes, |Frame { length, kind, flags, stream }| {
             if kind == DATA {
-                purse.earn(piece(length));
+                budget.add(piece(length));
             }
             if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
-                purse.earn(ANSWER);
+                budget.add(BUDGET_PER_RESPONSE);
                 small.ended(stream);
             }
             if kind == RST_STREAM {
@@ -293,19 +293,23 @@ impl Counted {
     }
 
     /// Records why no further frame is read.
-    pub(super) fn fail(&mut self, fault: Fault) -> Fault {
+    pub(super) fn fail(&mut self, fault: FrameFault) -> FrameFault {
         *self.fault.get_or_insert(fault)
     }
 
-    fn watched(&mut self) -> io::Result<&mut Watched> {
-        self.watched.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    fn recorded(&mut self) -> io::Result<&mut RecordedIo> {
+        self.recorded.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
-impl Drop for Counted {
+impl Drop for FrameLimitedIo {
     fn drop(&mut self) {
-        let (fault, is_between) = (self.fault, self.went.is_between());
-        self.returned.set(self.watched.take().map(|watched| Left { watched, fault, is_between }));
+        let (fault, is_between) = (self.fault, self.sent.is_between());
+        self.returned.set(self.recorded.take().map(|recorded| ReturnedTransport {
+            recorded,
+            fault,
+            is_between,
+        }));
     }
 }
 
@@ -319,7 +323,7 @@ pub(super) fn go_away(error: u32) -> [u8; 17] {
     frame
 }
 
-impl Counted {
+impl FrameLimitedIo {
     /// Reads once. Available bytes for h2 go to `into`, which may be h2's own buffer if `may_pass`; the rest is kept.
     /// Returns whether the client's side has ended.
     fn read(
@@ -330,18 +334,18 @@ impl Counted {
     ) -> Poll<io::Result<bool>> {
         let start = into.filled().len();
         into.put_slice(self.small.partial());
-        let came = into.filled().len();
-        let read = Pin::new(self.watched()?).poll_read(context, into);
+        let received = into.filled().len();
+        let read = Pin::new(self.recorded()?).poll_read(context, into);
         if !matches!(read, Poll::Ready(Ok(()))) {
             into.set_filled(start);
             return read.map_ok(|()| false);
         }
-        if into.filled().len() == came {
+        if into.filled().len() == received {
             self.small.end(&into.filled()[start..]);
             into.set_filled(start);
             return Poll::Ready(Ok(true));
         }
-        self.count(&into.filled()[came..]);
+        self.count(&into.filled()[received..]);
         if let Some(fault) = self.fault {
             into.set_filled(start);
             return Poll::Ready(Err(io::Error::other(fault)));
@@ -352,22 +356,22 @@ impl Counted {
     }
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for FrameLimitedIo {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let downstream = Rc::clone(&this.watched()?.downstream);
+        let downstream = Rc::clone(&this.recorded()?.downstream);
         this.small.read(downstream.take_overhead_read());
         let before = buffer.filled().len();
         while !this.small.give(buffer) {
-            let ended = if buffer.remaining() >= DETOUR {
+            let ended = if buffer.remaining() >= SMALLEST_DIRECT_READ {
                 ready!(this.read(context, buffer, true))?
             } else {
                 // Space for less than a frame header is too small.
-                let mut detour = [MaybeUninit::uninit(); DETOUR];
+                let mut detour = [MaybeUninit::uninit(); SMALLEST_DIRECT_READ];
                 ready!(this.read(context, &mut ReadBuf::uninit(&mut detour), false))?
             };
             if ended {
@@ -384,10 +388,10 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for FrameLimitedIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(this.watched()?).poll_write(context, buffer))?;
+        let written = ready!(Pin::new(this.recorded()?).poll_write(context, buffer))?;
         this.note(&buffer[..written]);
         Poll::Ready(Ok(written))
     }
@@ -398,7 +402,7 @@ impl AsyncWrite for Counted {
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(this.watched()?).poll_write_vectored(context, buffers))?;
+        let written = ready!(Pin::new(this.recorded()?).poll_write_vectored(context, buffers))?;
         let mut left = written;
         for buffer in buffers {
             let length = left.min(buffer.len());
@@ -409,15 +413,15 @@ impl AsyncWrite for Counted {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.watched.as_ref().is_some_and(Watched::is_write_vectored)
+        self.recorded.as_ref().is_some_and(RecordedIo::is_write_vectored)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.get_mut().watched()?).poll_flush(context)
+        Pin::new(self.get_mut().recorded()?).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.get_mut().watched()?).poll_shutdown(context)
+        Pin::new(self.get_mut().recorded()?).poll_shutdown(context)
     }
 }
 
@@ -454,19 +458,19 @@ mod tests {
     #[test]
     fn budget_is_refilled_by_time_and_responses() {
         let start = Instant::now();
-        let mut purse = Purse { left: MOST, filled: start };
-        for _ in 0..MOST / RESET {
-            assert!(purse.spend(RESET, || unreachable!("there is enough")));
+        let mut budget = FrameBudget { left: LARGEST_BUDGET, filled: start };
+        for _ in 0..LARGEST_BUDGET / RESET_COST {
+            assert!(budget.spend(RESET_COST, || unreachable!("there is enough")));
         }
-        assert!(!purse.spend(1, || start));
-        assert!(!purse.spend(1, || start + Duration::from_millis(9)));
-        assert!(purse.spend(1, || start + Duration::from_millis(10)));
-        purse.earn(ANSWER);
-        assert!(purse.spend(RESET, || start + Duration::from_millis(10)));
+        assert!(!budget.spend(1, || start));
+        assert!(!budget.spend(1, || start + Duration::from_millis(9)));
+        assert!(budget.spend(1, || start + Duration::from_millis(10)));
+        budget.add(BUDGET_PER_RESPONSE);
+        assert!(budget.spend(RESET_COST, || start + Duration::from_millis(10)));
         // An hour earns no more than there may be.
         let later = start + Duration::from_secs(3600);
-        assert!(purse.spend(1, || later));
-        assert!(purse.spend(MOST - 1, || later));
-        assert!(!purse.spend(1, || later));
+        assert!(budget.spend(1, || later));
+        assert!(budget.spend(LARGEST_BUDGET - 1, || later));
+        assert!(!budget.spend(1, || later));
     }
 }

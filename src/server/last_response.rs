@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::raw_response;
 use super::scanned_io::ScannedIo;
-use super::transport::Watched;
+use super::transport::RecordedIo;
 use super::worker::state::Worker;
 use crate::downstream::Downstream;
 use crate::policy::refusal::Refusal;
@@ -65,7 +65,7 @@ pub(super) fn note_refused(worker: &Worker, downstream: &Rc<Downstream>, refusal
 /// Closes a connection on which the client may still be sending, such as the rest of a body. The kernel resets a socket
 /// that is closed with unread bytes, and the response would be lost. Therefore received bytes are discarded until the
 /// client closes its side, for at most `patience`.
-pub(super) async fn linger(mut transport: Watched, patience: Duration) {
+pub(super) async fn linger(mut transport: RecordedIo, patience: Duration) {
     let leftover = async {
         transport.shutdown().await?;
         let mut buffer = vec![0; 16 * 1024];

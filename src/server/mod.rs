@@ -4,6 +4,7 @@
 //! neither runtime nor pools nor front caches.
 
 mod acceptor;
+mod complete_heads;
 mod configuration;
 mod connection;
 mod dispatcher;
@@ -23,7 +24,6 @@ mod small_data;
 mod supervisor;
 pub mod tls;
 mod transport;
-mod whole_heads;
 mod worker;
 
 use std::io;
@@ -48,7 +48,7 @@ use self::rejected::RejectedConnections;
 use self::reload::{ApplyConfiguration, Current, Reloader};
 use self::services::Services;
 use self::worker::WorkerBuilder;
-use crate::admin::{self, Admin, Readiness, RejectedAttempts, State, Throttle};
+use crate::admin::{self, Admin, Readiness, ReadinessState, RejectedAttempts, Throttle};
 use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
 use crate::listener::{BindError, InheritError, Inherited, Listener, Role};
@@ -374,7 +374,7 @@ async fn accept(
 ) -> io::Result<bool> {
     let is_inherited = listener.is_inherited();
     let (acceptor, _file) = Acceptor::open(listener)?;
-    readiness.set(State::Ready);
+    readiness.set(ReadinessState::Ready);
     supervisor::ready();
     let mut closes_at = None;
     let requested_twice = loop {
@@ -385,7 +385,7 @@ async fn accept(
                     break true;
                 }
                 tracing::info!("draining");
-                readiness.set(State::Draining);
+                readiness.set(ReadinessState::Draining);
                 supervisor::stopping();
                 // Clients that connect from now on have found no other instance.
                 dispatcher.announce_shutdown();

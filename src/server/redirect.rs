@@ -28,7 +28,7 @@ use super::reload::Current;
 use crate::config::settings::Settings;
 use crate::listener::Listener;
 use crate::listener::connections::{ConnectionSlot, ConnectionSlots};
-use crate::policy::framing::{self, Bounds, Fault, Scan, Scanner};
+use crate::policy::framing::{self, Bounds, FramingFault, Scan, Scanner};
 use crate::policy::headers::X_REQUEST_ID;
 use crate::policy::map::AbilityMap;
 use crate::policy::refusal::Refusal;
@@ -154,10 +154,10 @@ async fn read_head(
             // Errors after the head do not matter.
             _ if clear > 0 => return Ok(Ok(head)),
             None => {}
-            Some(Fault::Head(refusal)) => {
+            Some(FramingFault::Head(refusal)) => {
                 return Ok(Err((refusal, framing::method(&head) == Some(b"HEAD"))));
             }
-            Some(Fault::Body(why)) => return Ok(Err((Refusal::BadRequest(why), false))),
+            Some(FramingFault::Body(why)) => return Ok(Err((Refusal::BadRequest(why), false))),
         }
     }
 }

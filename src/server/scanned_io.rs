@@ -9,9 +9,9 @@ use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::transport::{ClientEnd, Watched};
+use super::transport::{ClientEnd, RecordedIo};
 use crate::downstream::state::Shutdown;
-use crate::policy::framing::{self, Bounds, Fault, Scanner};
+use crate::policy::framing::{self, Bounds, FramingFault, Scanner};
 use crate::policy::refusal::Refusal;
 
 /// Largest number of bytes kept until their meaning is known, in addition to one read.
@@ -20,14 +20,14 @@ const MOST_HELD: usize = 16 * 1024;
 /// A transport whose bytes the scanner has checked. A head that is refused never reaches the reader: for it the
 /// connection ends after the previous message, and [`ScannedIo::refused`] has the reason.
 pub(super) struct ScannedIo {
-    watched: Watched,
+    recorded: RecordedIo,
     scanner: Scanner,
     /// Bytes of a head that is incomplete, unread or refused, or bytes that arrived too early. They may contain a
     /// token.
     held: Zeroizing<Vec<u8>>,
     /// The number of them that may be read.
     clear: usize,
-    fault: Option<Fault>,
+    fault: Option<FramingFault>,
     /// Whether the reader saw an end before the refused message. If not, the reader ended the connection itself, and
     /// its last response was the last one.
     ended: bool,
@@ -39,16 +39,16 @@ pub(super) struct ScannedIo {
 struct MalformedBody(&'static str);
 
 impl ScannedIo {
-    pub(super) fn new(watched: Watched, bounds: Bounds) -> Self {
+    pub(super) fn new(recorded: RecordedIo, bounds: Bounds) -> Self {
         let scanner = Scanner::new(bounds);
-        Self { watched, scanner, held: Zeroizing::default(), clear: 0, fault: None, ended: false }
+        Self { recorded, scanner, held: Zeroizing::default(), clear: 0, fault: None, ended: false }
     }
 
     /// Why the message after the last one that was read is refused, if it is.
     pub(super) fn refused(&self) -> Option<Refusal> {
         match &self.fault {
-            Some(Fault::Head(refusal)) if self.ended => Some(refusal.clone()),
-            Some(Fault::Head(_) | Fault::Body(_)) | None => None,
+            Some(FramingFault::Head(refusal)) if self.ended => Some(refusal.clone()),
+            Some(FramingFault::Head(_) | FramingFault::Body(_)) | None => None,
         }
     }
 
@@ -62,13 +62,13 @@ impl ScannedIo {
     /// TLS the missing alert; HTTP/1.0 without TLS needs a reset.
     pub(super) fn break_off(self) {
         if self.scanner.is_http_1_0() {
-            self.watched.transport.reset();
+            self.recorded.transport.reset();
         }
     }
 
     /// Whether a message whose head was forwarded is being served.
     fn is_serving(&self) -> bool {
-        self.watched.downstream.state.requests_served() < self.scanner.messages()
+        self.recorded.downstream.state.requests_served() < self.scanner.messages()
     }
 
     /// Whether a body is incomplete.
@@ -82,13 +82,13 @@ impl ScannedIo {
     }
 
     /// The transport, and the bytes received after the last message.
-    pub(super) fn into_parts(self) -> (Watched, Zeroizing<Vec<u8>>) {
-        (self.watched, self.held)
+    pub(super) fn into_parts(self) -> (RecordedIo, Zeroizing<Vec<u8>>) {
+        (self.recorded, self.held)
     }
 
     /// The transport, for a response after its reader has ended.
-    pub(super) fn into_transport(self) -> Watched {
-        self.watched
+    pub(super) fn into_transport(self) -> RecordedIo {
+        self.recorded
     }
 
     /// Checks whether the client has ended its side. A client may do so after its last request and still wait for the
@@ -98,8 +98,8 @@ impl ScannedIo {
             return;
         }
         let mid_body = self.is_mid_body();
-        let end = self.watched.transport.client_end(context, mid_body);
-        let state = &self.watched.downstream.state;
+        let end = self.recorded.transport.client_end(context, mid_body);
+        let state = &self.recorded.downstream.state;
         match end {
             ClientEnd::Finished if !mid_body => state.note_client_end(Instant::now),
             // The reader of an incomplete body reports it.
@@ -134,7 +134,7 @@ impl ScannedIo {
         if self.scanner.is_over() {
             self.held.truncate(self.clear);
         }
-        self.watched.downstream.state.set_head_begun(self.held.len() > self.clear && self.fault.is_none());
+        self.recorded.downstream.state.set_head_begun(self.held.len() > self.clear && self.fault.is_none());
     }
 
     /// Copies kept bytes that may be read.
@@ -182,37 +182,37 @@ impl AsyncRead for ScannedIo {
                     continue;
                 }
                 None => {
-                    this.watched.downstream.state.wake_when_served();
+                    this.recorded.downstream.state.wake_when_served();
                     if this.held.len() >= MOST_HELD {
                         return Poll::Pending;
                     }
                 }
-                Some(Fault::Body(why)) => {
+                Some(FramingFault::Body(why)) => {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, MalformedBody(why))));
                 }
                 // An end now would abort the response to the current request.
-                Some(Fault::Head(_)) if this.is_serving() => {
-                    this.watched.downstream.state.wake_when_served();
+                Some(FramingFault::Head(_)) if this.is_serving() => {
+                    this.recorded.downstream.state.wake_when_served();
                     return Poll::Pending;
                 }
-                Some(Fault::Head(_)) => {
+                Some(FramingFault::Head(_)) => {
                     this.ended = true;
                     return Poll::Ready(Ok(()));
                 }
             }
             let before = buffer.filled().len();
-            ready!(Pin::new(&mut this.watched).poll_read(context, buffer))?;
+            ready!(Pin::new(&mut this.recorded).poll_read(context, buffer))?;
             if buffer.filled().len() == before {
                 if this.is_serving() && !this.is_mid_body() {
                     // Likewise: a client may end its side after its last request and wait for the response.
-                    let state = &this.watched.downstream.state;
+                    let state = &this.recorded.downstream.state;
                     state.note_client_end(Instant::now);
                     state.wake_when_served();
                     return Poll::Pending;
                 }
                 return Poll::Ready(Ok(()));
             }
-            this.watched.downstream.state.received(Instant::now);
+            this.recorded.downstream.state.received(Instant::now);
             this.scan_in_place(buffer, before);
             if buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));
@@ -223,7 +223,7 @@ impl AsyncRead for ScannedIo {
 
 impl AsyncWrite for ScannedIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().watched).poll_write(context, buffer)
+        Pin::new(&mut self.get_mut().recorded).poll_write(context, buffer)
     }
 
     fn poll_write_vectored(
@@ -231,20 +231,20 @@ impl AsyncWrite for ScannedIo {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().watched).poll_write_vectored(context, buffers)
+        Pin::new(&mut self.get_mut().recorded).poll_write_vectored(context, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.watched.is_write_vectored()
+        self.recorded.is_write_vectored()
     }
 
     /// hyper calls this whenever the connection's task is polled, even if there is nothing to flush.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.watched.downstream.state.watches_end() {
+        if this.recorded.downstream.state.watches_end() {
             this.look_for_end(context);
         }
-        Pin::new(&mut this.watched).poll_flush(context)
+        Pin::new(&mut this.recorded).poll_flush(context)
     }
 
     /// Keeps the connection open if the gateway still has to send a response.
@@ -253,6 +253,6 @@ impl AsyncWrite for ScannedIo {
         if this.refused().is_some() {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.watched).poll_shutdown(context)
+        Pin::new(&mut this.recorded).poll_shutdown(context)
     }
 }

@@ -61,7 +61,7 @@ impl Header {
 
 /// The waiting data of a stream.
 #[derive(Debug)]
-struct Waiting {
+struct WaitingStream {
     stream: u32,
     data: Vec<u8>,
     /// Bytes of padding and padding lengths. Flow control counts them, so they are forwarded as padding.
@@ -70,14 +70,14 @@ struct Waiting {
 
 /// A small frame whose payload is incomplete.
 #[derive(Debug)]
-struct Captured {
+struct PartialFrame {
     header: Header,
     payload: Vec<u8>,
 }
 
 /// What to do with a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum ChunkAction {
     /// Forward this many bytes unchanged; the rest is the start of a frame header.
     Pass(usize),
     /// Rewrite it, since a part has to wait.
@@ -96,8 +96,8 @@ pub(super) struct SmallData {
     left: usize,
     /// The start of a header.
     partial: Vec<u8>,
-    captured: Option<Captured>,
-    waiting: Vec<Waiting>,
+    partial_frame: Option<PartialFrame>,
+    waiting: Vec<WaitingStream>,
     /// The next bytes for h2.
     out: Vec<u8>,
     /// The number of those that h2 has read.
@@ -113,7 +113,7 @@ impl SmallData {
             empty: 0,
             left: skipped,
             partial: Vec::new(),
-            captured: None,
+            partial_frame: None,
             waiting: Vec::new(),
             out: Vec::new(),
             given: 0,
@@ -170,7 +170,7 @@ impl SmallData {
     pub(super) fn end(&mut self, partial: &[u8]) {
         self.partial.clear();
         self.emit_all();
-        if let Some(Captured { header, payload }) = self.captured.take() {
+        if let Some(PartialFrame { header, payload }) = self.partial_frame.take() {
             header.write(&mut self.out);
             self.out.extend_from_slice(&payload);
         }
@@ -187,9 +187,9 @@ impl SmallData {
     /// unchanged, which is 0 unless `may_pass`. The rest is kept here.
     pub(super) fn take(&mut self, chunk: &[u8], may_pass: bool) -> usize {
         self.partial.clear();
-        let fate = if may_pass { self.fate(chunk) } else { Fate::Rewrite };
+        let fate = if may_pass { self.fate(chunk) } else { ChunkAction::Rewrite };
         match fate {
-            Fate::Pass(length) => {
+            ChunkAction::Pass(length) => {
                 let mut left = self.left;
                 walk(&chunk[..length], &mut left, |header| {
                     self.account(header.stream, header.kind, header.flags, header.length);
@@ -199,16 +199,16 @@ impl SmallData {
                 self.partial.extend_from_slice(&chunk[length..]);
                 length
             }
-            Fate::Rewrite => {
+            ChunkAction::Rewrite => {
                 self.rewrite(chunk);
                 0
             }
         }
     }
 
-    fn fate(&self, chunk: &[u8]) -> Fate {
-        if self.captured.is_some() {
-            return Fate::Rewrite;
+    fn fate(&self, chunk: &[u8]) -> ChunkAction {
+        if self.partial_frame.is_some() {
+            return ChunkAction::Rewrite;
         }
         let (mut left, mut spent, mut empty) = (self.left, self.spent, self.empty);
         let passed = walk(chunk, &mut left, |header| {
@@ -223,7 +223,7 @@ impl SmallData {
             empty += usize::from(header.length == 0);
             true
         });
-        passed.map_or(Fate::Rewrite, Fate::Pass)
+        passed.map_or(ChunkAction::Rewrite, ChunkAction::Pass)
     }
 
     fn waits(&self, stream: u32) -> bool {
@@ -267,16 +267,16 @@ impl SmallData {
 
     fn rewrite(&mut self, mut chunk: &[u8]) {
         loop {
-            if let Some(captured) = &mut self.captured {
-                let missing = captured.header.length - captured.payload.len();
+            if let Some(partial_frame) = &mut self.partial_frame {
+                let missing = partial_frame.header.length - partial_frame.payload.len();
                 let (payload, rest) = chunk.split_at(missing.min(chunk.len()));
-                captured.payload.extend_from_slice(payload);
+                partial_frame.payload.extend_from_slice(payload);
                 chunk = rest;
                 if payload.len() < missing {
                     return;
                 }
-                if let Some(captured) = self.captured.take() {
-                    self.complete(captured);
+                if let Some(partial_frame) = self.partial_frame.take() {
+                    self.complete(partial_frame);
                 }
                 continue;
             }
@@ -305,7 +305,7 @@ impl SmallData {
                 return;
             }
             if may_be_small && (waits || !header.has(END_STREAM) && self.is_captured(header, self.spent, 0)) {
-                self.captured = Some(Captured { header, payload: Vec::with_capacity(length) });
+                self.partial_frame = Some(PartialFrame { header, payload: Vec::with_capacity(length) });
                 return;
             }
             if waits && !header.has(PADDED) && self.prepend(header) {
@@ -327,7 +327,7 @@ impl SmallData {
         if length > LARGEST || self.waiting[at].padding > 0 {
             return false;
         }
-        let Waiting { data, .. } = self.waiting.swap_remove(at);
+        let WaitingStream { data, .. } = self.waiting.swap_remove(at);
         self.account(header.stream, DATA, header.flags, length);
         Header { length, ..header }.write(&mut self.out);
         self.out.extend_from_slice(&data);
@@ -335,9 +335,9 @@ impl SmallData {
         true
     }
 
-    /// Handles the end of a captured frame.
-    fn complete(&mut self, captured: Captured) {
-        let Captured { header, payload } = captured;
+    /// Handles the end of a partial_frame frame.
+    fn complete(&mut self, partial_frame: PartialFrame) {
+        let PartialFrame { header, payload } = partial_frame;
         let Header { stream, flags, .. } = header;
         let (data, padding) = match payload.split_first() {
             Some((length, rest)) if header.has(PADDED) => match rest.len().checked_sub((*length).into()) {
@@ -356,7 +356,11 @@ impl SmallData {
             return self.pass(header, &payload, data.len());
         }
         let at = self.waiting.iter().position(|it| it.stream == stream).unwrap_or_else(|| {
-            self.waiting.push(Waiting { stream, data: Vec::with_capacity(2 * SMALL_FRAME), padding: 0 });
+            self.waiting.push(WaitingStream {
+                stream,
+                data: Vec::with_capacity(2 * SMALL_FRAME),
+                padding: 0,
+            });
             self.waiting.len() - 1
         });
         let waiting = &mut self.waiting[at];
@@ -369,7 +373,7 @@ impl SmallData {
         }
     }
 
-    /// Forwards a captured frame unchanged, after the waiting data of its stream.
+    /// Forwards a partial_frame frame unchanged, after the waiting data of its stream.
     fn pass(&mut self, header: Header, payload: &[u8], data: usize) {
         self.flush(header.stream, 0);
         self.account(header.stream, DATA, header.flags & !PADDED, data);
@@ -386,8 +390,8 @@ impl SmallData {
     }
 
     /// Writes the data in as many frames as its padding requires.
-    fn emit(&mut self, waiting: Waiting, flags: u8) {
-        let Waiting { stream, data, mut padding } = waiting;
+    fn emit(&mut self, waiting: WaitingStream, flags: u8) {
+        let WaitingStream { stream, data, mut padding } = waiting;
         let frames = padding.div_ceil(MOST_PADDING).max(1);
         let mut rest = &data[..];
         for after in (0..frames).rev() {

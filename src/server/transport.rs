@@ -84,7 +84,7 @@ impl Transport {
 }
 
 /// A transport that records the connection state.
-pub(super) struct Watched {
+pub(super) struct RecordedIo {
     pub(super) transport: Transport,
     pub(super) downstream: Rc<Downstream>,
     /// Bytes that were read to detect the protocol. They may contain a token.
@@ -101,7 +101,7 @@ macro_rules! on_transport {
     };
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for RecordedIo {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -118,7 +118,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for RecordedIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = on_transport!(&mut this.transport, poll_write, context, buffer);

@@ -40,7 +40,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The queues of lines, each of which includes its line feed.
 #[derive(Clone)]
-pub struct LineQueue(Arc<Shared>);
+pub struct LineQueue(Arc<QueueState>);
 
 /// Lines that were queued together.
 struct Lines {
@@ -49,7 +49,7 @@ struct Lines {
 }
 
 #[derive(Default)]
-struct Shared {
+struct QueueState {
     queues: Mutex<Queues>,
     /// Notified if the thread waits and there is a line, or the log ends.
     changed: Condvar,
@@ -95,7 +95,7 @@ impl Queues {
     }
 }
 
-impl Shared {
+impl QueueState {
     fn queues(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -231,7 +231,7 @@ impl AuditLog {
 
 /// A reserved place in the audit queue, to be held until the line is logged.
 #[must_use]
-pub struct AuditSlot(Arc<Shared>);
+pub struct AuditSlot(Arc<QueueState>);
 
 impl fmt::Debug for AuditSlot {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -268,7 +268,7 @@ pub(super) fn start(output: impl Write + Send + 'static) -> (LineQueue, Writer) 
     let queue = LineQueue(Arc::default());
     let (end, ended) = channel();
     let closing = Closing(Arc::clone(&queue.0));
-    let state = State {
+    let state = WriterState {
         output,
         shared: Arc::clone(&queue.0),
         taken: Vec::new(),
@@ -291,7 +291,7 @@ pub(super) fn start(output: impl Write + Send + 'static) -> (LineQueue, Writer) 
 }
 
 /// Closes the queue when the thread ends, however it ends.
-struct Closing(Arc<Shared>);
+struct Closing(Arc<QueueState>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
@@ -316,9 +316,9 @@ enum Work {
 }
 
 /// What the thread works with.
-struct State<W> {
+struct WriterState<W> {
     output: W,
-    shared: Arc<Shared>,
+    shared: Arc<QueueState>,
     /// Lines that left the queue and are not written yet.
     taken: Vec<Lines>,
     /// The same as one write.
@@ -337,7 +337,7 @@ struct State<W> {
     report_at: Instant,
 }
 
-impl<W: Write> State<W> {
+impl<W: Write> WriterState<W> {
     fn run(mut self) {
         loop {
             match self.next_work() {

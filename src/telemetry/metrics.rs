@@ -22,7 +22,7 @@ use http::{Method, StatusCode};
 use prometheus::{Registry, TextEncoder};
 
 use crate::policy::refusal::Reason;
-use crate::policy::shadow::{Change, Side};
+use crate::policy::shadow::{Change, MapRole};
 use shard::{RouteShard, Shard, nanoseconds};
 pub use usage::UsageMetrics;
 
@@ -224,7 +224,7 @@ labels! {
 
 /// Every metric of the process.
 pub struct Metrics {
-    shared: Arc<Shared>,
+    shared: Arc<MetricsState>,
     registry: Registry,
     before_scrape: Mutex<Vec<OnScrape>>,
 }
@@ -244,7 +244,7 @@ pub struct CertificateState {
 }
 
 /// The state that the collector reads.
-struct Shared {
+struct MetricsState {
     shards: Box<[Arc<Shard>]>,
     routes: Mutex<Routes>,
     introspections: [AtomicU64; IntrospectionOutcome::ALL.len()],
@@ -275,7 +275,7 @@ struct Shared {
 }
 
 /// The labels of shadow decisions: change, map, route and method.
-type ShadowLabels = (Change, Side, RouteNumber, &'static str);
+type ShadowLabels = (Change, MapRole, RouteNumber, &'static str);
 
 /// The routes' counters, by number and by template.
 #[derive(Default)]
@@ -305,7 +305,7 @@ impl Routes {
     }
 }
 
-impl Shared {
+impl MetricsState {
     fn routes(&self) -> MutexGuard<'_, Routes> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -326,7 +326,7 @@ impl Metrics {
             let given = routes.number(template, shards.len());
             debug_assert_eq!(given, number);
         }
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(MetricsState {
             shards,
             routes: Mutex::new(routes),
             introspections: Default::default(),
@@ -362,7 +362,7 @@ impl Metrics {
     /// # Panics
     /// If `index` is above the number of cores given to [`Metrics::new`].
     pub fn core(self: &Arc<Self>, index: usize) -> CoreMetrics {
-        CoreMetrics(Rc::new(Core {
+        CoreMetrics(Rc::new(WorkerMetrics {
             shard: Arc::clone(&self.shared.shards[index]),
             routes: RefCell::default(),
             index,
@@ -499,7 +499,7 @@ fn epoch_seconds(time: SystemTime) -> u64 {
 
 /// Counts an introspection as in flight until dropped.
 #[must_use]
-pub struct IntrospectionInFlight(Arc<Shared>);
+pub struct IntrospectionInFlight(Arc<MetricsState>);
 
 impl fmt::Debug for IntrospectionInFlight {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -515,9 +515,9 @@ impl Drop for IntrospectionInFlight {
 
 /// The metrics of one core; see [`Metrics::core`]. Cheap to clone.
 #[derive(Clone)]
-pub struct CoreMetrics(Rc<Core>);
+pub struct CoreMetrics(Rc<WorkerMetrics>);
 
-struct Core {
+struct WorkerMetrics {
     shard: Arc<Shard>,
     /// This core's shard of every route seen so far, by number.
     routes: RefCell<Vec<Arc<RouteShard>>>,
@@ -556,7 +556,7 @@ impl CoreMetrics {
     }
 
     /// Counts a shadow decision. Rare enough for one counter for all cores.
-    pub fn shadow(&self, change: Change, side: Side, route: RouteLabel, method: &Method) {
+    pub fn shadow(&self, change: Change, side: MapRole, route: RouteLabel, method: &Method) {
         let key = (change, side, route.number(), shard::method_word(method));
         let shared = &self.0.metrics.shared;
         *shared.shadow.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;

@@ -31,7 +31,7 @@ pub struct Span {
     /// `tracestate` as received.
     pub state: Option<HeaderValue>,
     /// The kind of span.
-    pub kind: Kind,
+    pub kind: OtlpKind,
     /// A name of low cardinality.
     pub name: String,
     /// Start time.
@@ -55,7 +55,7 @@ pub struct Parent {
 
 /// The kind of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum OtlpKind {
     /// The gateway received the request.
     Server,
     /// The gateway sent the request.
@@ -258,7 +258,7 @@ impl Trace {
     pub fn request(&self, name: String, now: Instant) -> Option<Span> {
         let recording = self.recording.as_ref()?;
         let mut span = self.span(recording, name, (recording.began, now));
-        span.kind = Kind::Server;
+        span.kind = OtlpKind::Server;
         span.context = self.context;
         span.parent = None;
         match &self.origin {
@@ -302,7 +302,7 @@ impl Trace {
                 Origin::Peer { state, .. } => state.clone(),
                 Origin::Here { .. } => None,
             },
-            kind: Kind::Client,
+            kind: OtlpKind::Client,
             name,
             began: at(began),
             ended: at(ended),

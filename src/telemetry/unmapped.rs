@@ -41,14 +41,14 @@ pub struct Uncovered<'a> {
     /// The method.
     pub method: &'a Method,
     /// The token's id and name, if its verdict is known.
-    pub token: Option<Token<'a>>,
+    pub token: Option<UncoveredToken<'a>>,
     /// When it ended.
     pub now: SystemTime,
 }
 
 /// A token, as introspected.
 #[derive(Clone, Copy, Debug)]
-pub struct Token<'a> {
+pub struct UncoveredToken<'a> {
     /// Its id.
     pub id: &'a Arc<str>,
     /// Its name.
@@ -284,7 +284,7 @@ mod tests {
     fn record(core: &CoreUncovered, path: &str, method: Method, token: Option<&str>, second: u64) {
         let id = token.map(Arc::from);
         let name = token.map(|token| Arc::from(format!("name of {token}")));
-        let token = id.as_ref().map(|id| Token { id, name: name.as_ref() });
+        let token = id.as_ref().map(|id| UncoveredToken { id, name: name.as_ref() });
         let now = UNIX_EPOCH + Duration::from_secs(second);
         core.record(&Uncovered { path, lack: Lack::Route, method: &method, token, now });
     }

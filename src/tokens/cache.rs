@@ -186,7 +186,7 @@ impl CacheEntry {
 
 /// The outcome of an introspection, for all requests that wait for it.
 #[derive(Clone, Debug)]
-pub enum Outcome {
+pub enum IntrospectionResult {
     /// Active, and now in the cache.
     Active(Arc<CacheEntry>),
     /// Not active.
@@ -201,7 +201,7 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Completed {
     /// Its outcome.
-    pub outcome: Outcome,
+    pub outcome: IntrospectionResult,
     /// When it began, or was given up before it began.
     pub asked_at: Instant,
 }
@@ -507,7 +507,7 @@ impl TokenCache {
         asked_at: Instant,
         now: Instant,
         wall: SystemTime,
-    ) -> Outcome {
+    ) -> IntrospectionResult {
         let expires = match verdict.expires_at {
             None => None,
             Some(at) => match at.duration_since(wall) {
@@ -524,7 +524,7 @@ impl TokenCache {
         let entry = Arc::new(CacheEntry::new(hash, verdict, generation, asked_at, fresh_until, expires));
         self.inactive.invalidate(&hash);
         self.insert(&entry);
-        Outcome::Active(entry)
+        IntrospectionResult::Active(entry)
     }
 
     /// Inserts an entry, and evicts the oldest spelling of its token if there are too many.
@@ -549,10 +549,10 @@ impl TokenCache {
     }
 
     /// Stores that a token is not active, by an introspection that began at `generation`.
-    pub fn store_inactive(&self, hash: TokenHash, why: Inactivity, generation: u64) -> Outcome {
+    pub fn store_inactive(&self, hash: TokenHash, why: Inactivity, generation: u64) -> IntrospectionResult {
         self.forget_entry(&hash);
         self.inactive.insert(hash, (generation, why));
-        Outcome::Inactive(why)
+        IntrospectionResult::Inactive(why)
     }
 
     /// Forgets the verdict of one spelling of a token, also in a successor.

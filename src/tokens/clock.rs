@@ -42,11 +42,11 @@ impl Reading {
 /// Detects that the wall clock was set.
 #[derive(Debug)]
 pub struct ClockWatch {
-    state: Mutex<State>,
+    state: Mutex<ClockState>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct State {
+struct ClockState {
     /// When the clocks last agreed.
     reference: Reading,
     repeat: bool,
@@ -55,7 +55,7 @@ struct State {
 impl ClockWatch {
     /// Starts with deadlines that were computed at `reference`.
     pub const fn new(reference: Reading) -> Self {
-        Self { state: Mutex::new(State { reference, repeat: false }) }
+        Self { state: Mutex::new(ClockState { reference, repeat: false }) }
     }
 
     /// A copy with the same reference.
@@ -69,13 +69,13 @@ impl ClockWatch {
         let mut state = self.lock();
         let drift = state.reference.drift(reading);
         if drift > TOLERANCE {
-            *state = State { reference: reading, repeat: true };
+            *state = ClockState { reference: reading, repeat: true };
             return Some(drift);
         }
         mem::take(&mut state.repeat).then_some(drift)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ClockState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cache::CacheEntry;
-use super::lookup::Shared;
+use super::lookup::SharedVerdicts;
 use super::revocation::Revocation;
 use crate::telemetry::metrics::{Metrics, RevocationSource};
 
@@ -14,7 +14,7 @@ use crate::telemetry::metrics::{Metrics, RevocationSource};
 /// before it.
 pub struct Revoker {
     /// The verdicts of the current configuration.
-    verdicts: ArcSwap<Shared>,
+    verdicts: ArcSwap<SharedVerdicts>,
     metrics: Arc<Metrics>,
     /// Send revocations to other replicas.
     told: Mutex<Vec<UnboundedSender<Revocation>>>,
@@ -22,12 +22,12 @@ pub struct Revoker {
 
 impl Revoker {
     /// Revokes the verdicts in `shared`.
-    pub fn new(shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(shared: Arc<SharedVerdicts>, metrics: Arc<Metrics>) -> Self {
         Self { verdicts: ArcSwap::new(shared), metrics, told: Mutex::default() }
     }
 
     /// Replaces the verdicts. Revocations stay in force.
-    pub fn set_shared(&self, shared: Arc<Shared>) {
+    pub fn set_shared(&self, shared: Arc<SharedVerdicts>) {
         self.verdicts.store(shared);
     }
 

@@ -107,10 +107,10 @@ impl CollectorClient {
 pub struct TraceExporter {
     metrics: Arc<Metrics>,
     instance: Arc<str>,
-    running: Mutex<Vec<Running>>,
+    running: Mutex<Vec<RunningExporter>>,
 }
 
-struct Running {
+struct RunningExporter {
     client: Arc<CollectorClient>,
     /// Disconnected when the thread ends.
     ended: std::sync::mpsc::Receiver<()>,
@@ -171,7 +171,7 @@ impl TraceExporter {
             }
             drop(end);
         })?;
-        running.push(Running { client: Arc::clone(client), ended });
+        running.push(RunningExporter { client: Arc::clone(client), ended });
         Ok(())
     }
 

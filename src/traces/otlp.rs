@@ -223,8 +223,8 @@ impl From<spans::Span> for Span {
             flags: u32::from(context.flags()) | HAS_IS_REMOTE | remote,
             name,
             kind: match kind {
-                spans::Kind::Server => SpanKind::Server,
-                spans::Kind::Client => SpanKind::Client,
+                spans::OtlpKind::Server => SpanKind::Server,
+                spans::OtlpKind::Client => SpanKind::Client,
             }
             .into(),
             start_time_unix_nano: nanoseconds(began),

@@ -16,7 +16,7 @@ use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 use tokio::sync::watch;
 
-use self::population::{Token, population};
+use self::population::{SimulatedToken, population};
 use self::traffic::{Call, Traffic};
 use super::batch::{CountedOutcome, CountedRequest, TokenDescription};
 use super::count::{Schedule, WorkerUsage};
@@ -32,8 +32,8 @@ use super::source::Source;
 use crate::config;
 use crate::config::settings::FindingRules;
 use crate::policy::ability::Abilities;
-use crate::policy::decision::{Caller, decide, read_request};
-use crate::policy::map::{AbilityMap, Found};
+use crate::policy::decision::{KnownCaller, decide, read_request};
+use crate::policy::map::{AbilityMap, RouteMatch};
 
 /// The first day, and the number of days.
 const FIRST: Date = jiff::civil::date(2026, 10, 29);
@@ -82,7 +82,7 @@ impl Replica {
     }
 
     /// Counts and writes the calls of one day.
-    fn serve(&mut self, map: &AbilityMap, tokens: &[Token], number: u32, calls: &[&Call]) {
+    fn serve(&mut self, map: &AbilityMap, tokens: &[SimulatedToken], number: u32, calls: &[&Call]) {
         let numbers = self.rules.register(map);
         let (sender, receiver) = sync_channel(8);
         let (_schedule, schedule) = watch::channel(Schedule::default());
@@ -96,10 +96,10 @@ impl Replica {
             let (method, path) = read_request(map, call.method, &call.path).unwrap();
             let found = map.find(&method, &path);
             let route = match found {
-                Found::Rule { route, .. } | Found::NoMethod { route } => Some(route),
-                Found::NoRoute => None,
+                RouteMatch::Rule { route, .. } | RouteMatch::NoMethod { route } => Some(route),
+                RouteMatch::NoRoute => None,
             };
-            let outcome = match decide(map, &found, &Caller::Active(abilities.clone())) {
+            let outcome = match decide(map, &found, &KnownCaller::Active(abilities.clone())) {
                 Ok(_) => CountedOutcome::Allowed,
                 Err(_) => CountedOutcome::Denied,
             };
@@ -133,7 +133,7 @@ impl Replica {
     }
 }
 
-fn describe(token: &Token, abilities: Abilities) -> TokenDescription {
+fn describe(token: &SimulatedToken, abilities: Abilities) -> TokenDescription {
     TokenDescription {
         id: token.id.to_string().into(),
         name: token.name.as_deref().map(Into::into),
@@ -173,7 +173,7 @@ fn simulate(replicas: usize, seed: u64) -> (Report, Planted) {
     let days = report.tokens.iter().flat_map(|token| token.days.values());
     assert_eq!(days.map(|day| day.allowed + day.denied).sum::<u64>(), served, "each request is counted once");
     assert_eq!((report.tokens.len(), report.ledgers.len()), (tokens.len(), replicas));
-    let planted = tokens.into_iter().flat_map(Token::into_planted).collect();
+    let planted = tokens.into_iter().flat_map(SimulatedToken::into_planted).collect();
     (report, planted)
 }
 

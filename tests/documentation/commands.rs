@@ -166,6 +166,12 @@ fn shell_blocks_run() {
                 let name = Path::new(file).file_name().unwrap();
                 fs::write(parent.join(name), &block.text).unwrap();
             }
+            // The commands behind a complete configuration use it.
+            let is_complete =
+                ["\nbackend:", "\nintrospection:", "\nabilities:"].iter().all(|it| block.text.contains(it));
+            if block.language == "yaml" && is_complete {
+                fs::write(repository.join("gateway.yaml"), &block.text).unwrap();
+            }
             if block.language != "sh" {
                 continue;
             }

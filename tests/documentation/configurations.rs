@@ -149,6 +149,22 @@ fn policy_tests_pass() {
     assert!(count > 0);
 }
 
+/// The error that the page about policy tests shows, for the line that it shows.
+#[test]
+fn shown_error_is_that_of_check() {
+    let page = pages().into_iter().find(|page| page.path == "docs/guides/policy-tests.md").unwrap();
+    let blocks = page.blocks("text");
+    let shown = blocks.iter().find(|block| block.starts_with("error: `introspection.timeout`")).unwrap();
+    let line = shown.lines().find_map(|line| line.strip_prefix("2 | ")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let rest = "backend: {url: http://127.0.0.1:8000}\nabilities: {routes: {/up: {GET: public}}}\n";
+    fs::write(directory.path().join("gateway.yaml"), format!("# A comment\n{line}\n{rest}")).unwrap();
+    let mut command = Command::new(BINARY);
+    let output = command.args(["check", "gateway.yaml"]).current_dir(&directory).output().unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert!(printed.starts_with(shown), "{printed}\n{shown}");
+}
+
 /// A property of a schema's object, through references and alternatives.
 fn property(schema: &Value, root: &Value, name: &str) -> Option<Value> {
     if let Some(found) = schema["properties"].get(name) {

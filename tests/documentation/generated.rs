@@ -39,7 +39,8 @@ admin listener shows the effective configuration.
 - **Environment:** `${NAME}` or `${NAME:-default}` inside a value; `$${` is a literal `${`. A variable that is not set and has
   no default is an error.
 - **Files** are relative to the file that names them. Unknown and duplicate keys are errors.
-- **Reload:** a [reload](../operations/upgrade.md#change-the-configuration) applies every key, except those marked *restart*.
+- **Reload:** a [reload](../operations/upgrade.md#change-the-configuration) applies every key, except those marked
+  *Restart.* `listen.tls` needs one only if `listen.address` changes as well.
 
 This page is generated from the schema. Sections are in alphabetical order.
 ";

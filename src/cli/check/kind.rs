@@ -32,7 +32,7 @@ pub(super) enum Expect {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FileKind {
     Gateway,
     Map,
     Tests,
@@ -44,17 +44,19 @@ pub(super) fn load_checked(path: &Path, expect: Expect) -> Result<Checked, Repor
     let mut decoder = Decoder::new(&environment, &SECRETS);
     let tree = decoder.read_file(path);
     let kind = match (expect, tree.as_deref()) {
-        (Expect::Gateway, _) | (Expect::GatewayOrOther, None) => Ok(Kind::Gateway),
-        (Expect::GatewayOrOther, Some(tree)) => Ok(kind_of(tree).unwrap_or(Kind::Gateway)),
+        (Expect::Gateway, _) | (Expect::GatewayOrOther, None) => Ok(FileKind::Gateway),
+        (Expect::GatewayOrOther, Some(tree)) => Ok(kind_of(tree).unwrap_or(FileKind::Gateway)),
         (Expect::Any, None) => return decoder.finish(path, None).map(|(checked, _)| checked),
         (Expect::Any, Some(tree)) => kind_of(tree),
     };
     match kind {
-        Ok(Kind::Gateway) => {
+        Ok(FileKind::Gateway) => {
             gateway::compile_document(path, tree, decoder).map(Box::new).map(Checked::Gateway)
         }
-        Ok(Kind::Map) => ability_map::compile_document(path, tree, decoder).map(Box::new).map(Checked::Map),
-        Ok(Kind::Tests) => compile_tests(path, tree, decoder).map(Box::new).map(Checked::Tests),
+        Ok(FileKind::Map) => {
+            ability_map::compile_document(path, tree, decoder).map(Box::new).map(Checked::Map)
+        }
+        Ok(FileKind::Tests) => compile_tests(path, tree, decoder).map(Box::new).map(Checked::Tests),
         Err(error) => {
             decoder.record(*error);
             decoder.finish(path, None).map(|(checked, _)| checked)
@@ -63,7 +65,7 @@ pub(super) fn load_checked(path: &Path, expect: Expect) -> Result<Checked, Repor
 }
 
 /// Determines the kind of a file by the keys at its top.
-fn kind_of(tree: &Node) -> Result<Kind, Box<Diagnostic>> {
+fn kind_of(tree: &Node) -> Result<FileKind, Box<Diagnostic>> {
     const HINT: &str = "a gateway.yaml has `abilities`, a map file `routes`, a policy test file `map` and `cases` or `table`";
     let start = Span { end: tree.span.start, ..tree.span };
     let Value::Mapping(entries) = &tree.value else {
@@ -71,9 +73,9 @@ fn kind_of(tree: &Node) -> Result<Kind, Box<Diagnostic>> {
         return Err(Box::new(error.hint(HINT)));
     };
     let kinds = [
-        (Kind::Gateway, "a gateway.yaml", keys(&gateway::schema())),
-        (Kind::Map, "a map file", keys(&schema_of::<MapFile>(""))),
-        (Kind::Tests, "a policy test file", keys(&tests_schema())),
+        (FileKind::Gateway, "a gateway.yaml", keys(&gateway::schema())),
+        (FileKind::Map, "a map file", keys(&schema_of::<MapFile>(""))),
+        (FileKind::Tests, "a policy test file", keys(&tests_schema())),
     ];
     let find = |keys: &[String]| entries.iter().find(|entry| keys.iter().any(|key| **key == *entry.key.text));
     let found: Vec<_> =

@@ -18,7 +18,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The requests of a token on each day of a period.
 struct Pattern {
-    token: Token,
+    token: DemoToken,
     /// The first and the last day, counted back from today.
     days: (Day, Day),
     /// Method, route, and requests per working day; at weekends a third of them.
@@ -29,7 +29,7 @@ struct Pattern {
     addresses: u32,
 }
 
-enum Token {
+enum DemoToken {
     Sample(SampleToken),
     /// A token that the demo's Stockaj does not have.
     Deleted {
@@ -45,7 +45,7 @@ const RENTAL: &str = "/api/v2/rentals/{id}";
 
 const PATTERNS: [Pattern; 8] = [
     Pattern {
-        token: Token::Sample(USER),
+        token: DemoToken::Sample(USER),
         days: (29, 1),
         calls: &[
             (Method::GET, ITEMS, 34),
@@ -57,7 +57,7 @@ const PATTERNS: [Pattern; 8] = [
         addresses: 4,
     },
     Pattern {
-        token: Token::Sample(READER),
+        token: DemoToken::Sample(READER),
         days: (29, 1),
         calls: &[
             (Method::GET, ITEMS, 96),
@@ -68,7 +68,7 @@ const PATTERNS: [Pattern; 8] = [
         addresses: 1,
     },
     Pattern {
-        token: Token::Sample(SCANNER),
+        token: DemoToken::Sample(SCANNER),
         days: (29, 1),
         calls: &[
             (Method::POST, "/api/v2/kiosk/scan", 140),
@@ -81,21 +81,21 @@ const PATTERNS: [Pattern; 8] = [
     },
     // For a week, the scanners have sent requests for which their token lacks the ability.
     Pattern {
-        token: Token::Sample(SCANNER),
+        token: DemoToken::Sample(SCANNER),
         days: (7, 1),
         calls: &[(Method::DELETE, ITEM, 9)],
         plain_http: 0,
         addresses: 3,
     },
     Pattern {
-        token: Token::Sample(WRITER),
+        token: DemoToken::Sample(WRITER),
         days: (29, 1),
         calls: &[(Method::GET, ITEMS, 24), (Method::PATCH, ITEM, 11), (Method::POST, ITEMS, 3)],
         plain_http: 0,
         addresses: 1,
     },
     Pattern {
-        token: Token::Deleted { id: 8, name: "website", abilities: &["items:read", "rents:create"] },
+        token: DemoToken::Deleted { id: 8, name: "website", abilities: &["items:read", "rents:create"] },
         days: (29, 1),
         calls: &[(Method::GET, ITEM, 210), (Method::POST, "/api/v2/rentals", 13)],
         plain_http: 0,
@@ -103,14 +103,18 @@ const PATTERNS: [Pattern; 8] = [
     },
     // Plain HTTP, until it was fixed.
     Pattern {
-        token: Token::Deleted { id: 8, name: "website", abilities: &["items:read", "rents:create"] },
+        token: DemoToken::Deleted { id: 8, name: "website", abilities: &["items:read", "rents:create"] },
         days: (26, 24),
         calls: &[(Method::GET, ITEM, 70)],
         plain_http: 70,
         addresses: 1,
     },
     Pattern {
-        token: Token::Deleted { id: 9, name: "stocktaking-test", abilities: &["items:read", "items:update"] },
+        token: DemoToken::Deleted {
+            id: 9,
+            name: "stocktaking-test",
+            abilities: &["items:read", "items:update"],
+        },
         days: (29, 22),
         calls: &[(Method::GET, ITEM, 15), (Method::GET, "/api/v2/webhooks", 2)],
         plain_http: 0,
@@ -188,7 +192,7 @@ fn vary(per_day: u64, today: Day, random: &mut fastrand::Rng) -> u64 {
     per_day * random.u64(80..=120) / 100
 }
 
-impl Token {
+impl DemoToken {
     fn describe(&self, now: SystemTime) -> TokenDescription {
         let (id, name, abilities, expires_at) = match self {
             Self::Sample(token) => (token.id, token.name, token.abilities, token.expires_at(now)),

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use crate::cli::read_report;
 use crate::policy::ability::Abilities;
-use crate::policy::decision::{Caller, decide};
+use crate::policy::decision::{KnownCaller, decide};
 use crate::policy::difference::Difference;
-use crate::policy::map::{AbilityMap, Found};
+use crate::policy::map::{AbilityMap, RouteMatch};
 use crate::sanitize::sanitize;
 use crate::usage::report::{Report, TokenUsage, UsageRow, Verdict};
 
@@ -77,7 +77,7 @@ pub(super) fn affected<'a>(
     let mut affected = Affected { since: usage.since, ..Affected::default() };
     for token in &usage.tokens {
         let abilities = Abilities::new(token.abilities.iter().map(String::as_str));
-        let change = Comparison { old, new, difference, caller: Caller::Active(abilities) };
+        let change = Comparison { old, new, difference, caller: KnownCaller::Active(abilities) };
         let (mut denied, mut allowed) = (Vec::new(), Vec::new());
         for ((route, method, verdict), (count, several)) in calls(token) {
             let Some(effect) = change.effect(route, method, verdict) else {
@@ -140,7 +140,7 @@ struct Comparison<'a> {
     old: &'a AbilityMap,
     new: &'a AbilityMap,
     difference: &'a Difference<'a>,
-    caller: Caller,
+    caller: KnownCaller,
 }
 
 impl Comparison<'_> {
@@ -159,10 +159,10 @@ impl Comparison<'_> {
             }
             let found = self.old.found(class.old, &method);
             let label = match found {
-                Found::Rule { route, .. } | Found::NoMethod { route } => {
+                RouteMatch::Rule { route, .. } | RouteMatch::NoMethod { route } => {
                     self.old.templates().nth(route).unwrap_or_default()
                 }
-                Found::NoRoute => UNMAPPED,
+                RouteMatch::NoRoute => UNMAPPED,
             };
             let was_allowed = decide(self.old, &found, &self.caller).is_ok();
             if label == route && was_allowed == (verdict == Verdict::Allowed) {

@@ -1,17 +1,17 @@
 //! Advice for denied requests: the remedies of Stockaj's guide, with the abilities named.
 
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
-use crate::policy::decision::{Caller, missing};
+use crate::policy::decision::{KnownCaller, missing};
 use crate::policy::refusal::Refusal;
 
 /// How to get the request allowed; `None` if neither a change of the token nor of the map would help.
 pub(super) fn advice(
     refusal: &Refusal,
     requirement: Option<&Requirement>,
-    caller: &Caller,
+    caller: &KnownCaller,
 ) -> Option<String> {
     match (refusal, caller, requirement) {
-        (Refusal::MissingAbility(_), Caller::Active(held), Some(requirement)) => {
+        (Refusal::MissingAbility(_), KnownCaller::Active(held), Some(requirement)) => {
             Some(missing_abilities(requirement, held))
         }
         (Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied, ..) => {
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn advice_names_the_missing_abilities() {
-        let holder = |names: &[&str]| Caller::Active(Abilities::new(names.iter().copied()));
+        let holder = |names: &[&str]| KnownCaller::Active(Abilities::new(names.iter().copied()));
         for (requirement, held, expected) in [
             (Requirement::all(["b"]), &["a"][..], "add b to the token, or create a new one with: a,b"),
             (
@@ -70,7 +70,7 @@ mod tests {
         ] {
             let requirement = requirement.unwrap();
             let caller = holder(held);
-            let Caller::Active(abilities) = &caller else { continue };
+            let KnownCaller::Active(abilities) = &caller else { continue };
             let refusal = requirement.check(abilities).unwrap_err();
             assert_eq!(advice(&refusal, Some(&requirement), &caller).as_deref(), Some(expected));
         }
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn other_refusals_have_fixed_advice_or_none() {
-        let caller = Caller::Nobody;
+        let caller = KnownCaller::Nobody;
         for (refusal, expected) in [
             (Refusal::Unmapped, Some("no ability allows")),
             (Refusal::MethodNotMapped, Some("no ability allows")),

@@ -48,7 +48,7 @@ async fn run(
     addresses: &[Ipv4Addr],
     port: u16,
     limit: Duration,
-) -> Result<Won<TcpStream>, Vec<FailedAttempt>> {
+) -> Result<WonRace<TcpStream>, Vec<FailedAttempt>> {
     race(all(addresses), port, None, Instant::now() + limit, TcpStream::connect).await
 }
 

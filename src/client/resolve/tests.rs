@@ -22,7 +22,7 @@ enum Behaviour {
     /// The same, after 20 ms.
     Slow,
     /// The same, after 300 ms.
-    Late,
+    LateAnswer,
     /// The same, after 1.3 s.
     VeryLate,
     /// The name exists without such an address.
@@ -131,7 +131,7 @@ fn behaviour(name: &str, record: RecordType) -> Behaviour {
     match label {
         "address" => Behaviour::Address,
         "slow" => Behaviour::Slow,
-        "late" => Behaviour::Late,
+        "late" => Behaviour::LateAnswer,
         "very-late" => Behaviour::VeryLate,
         "empty" => Behaviour::Empty,
         "fails" => Behaviour::Fails,
@@ -159,7 +159,7 @@ fn answer(question: &Message, is_udp: bool, count: u8) -> Option<Vec<u8>> {
     answer.metadata.response_code = code;
     let delay = match behaviour {
         Behaviour::Slow => 20,
-        Behaviour::Late => 300,
+        Behaviour::LateAnswer => 300,
         Behaviour::VeryLate => 1300,
         _ => 0,
     };

@@ -55,11 +55,11 @@ pub(crate) struct Decoder<'a> {
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// Every file that was read or that is named.
     pub(crate) files: Vec<PathBuf>,
-    path: Vec<Step>,
+    path: Vec<PathStep>,
 }
 
 /// A key on the path to a value, and the number of an item if the value is a list with numbered items.
-struct Step {
+struct PathStep {
     key: Key,
     item: Option<usize>,
 }
@@ -83,7 +83,7 @@ impl<'a> Decoder<'a> {
 
     /// Decodes the value of a key, which errors in it name.
     pub(crate) fn within<T>(&mut self, key: &Key, read: impl FnOnce(&mut Self) -> T) -> T {
-        self.path.push(Step { key: key.clone(), item: None });
+        self.path.push(PathStep { key: key.clone(), item: None });
         let result = read(self);
         self.path.pop();
         result
@@ -106,7 +106,7 @@ impl<'a> Decoder<'a> {
     /// The path of the key that is being decoded, such as `backend.url`.
     pub(crate) fn path(&self) -> String {
         let mut path = String::new();
-        for Step { key, item } in &self.path {
+        for PathStep { key, item } in &self.path {
             join(&mut path, &key.text);
             if let Some(number) = item {
                 path += &format!("[{number}]");
@@ -359,7 +359,7 @@ impl<'a> Decoder<'a> {
     /// Records that the required key `name` is absent.
     pub(crate) fn missing(&mut self, node: &Node, name: &str) {
         let span = match self.path.last() {
-            Some(Step { key, item: None }) => key.span,
+            Some(PathStep { key, item: None }) => key.span,
             _ => Span { end: node.span.start, ..node.span },
         };
         let key = Key { text: name.into(), span };

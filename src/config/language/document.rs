@@ -431,3 +431,56 @@ fn syntax_error(error: &ScanError, source: usize, text: &str) -> Diagnostic {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::Value as Json;
+
+    use super::*;
+
+    fn decode(text: &str) -> Option<Json> {
+        let options = serde_yaml::options! {
+            strict_booleans: true,
+            merge_keys: serde_yaml::MergeKeyPolicy::AsOrdinary,
+            with_snippet: false,
+        };
+        serde_yaml::from_str_with_options(text, options).ok()
+    }
+
+    fn json(node: &Node) -> Json {
+        match &node.value {
+            Value::Scalar { text, plain: true } => decode(text).unwrap(),
+            Value::Scalar { text, plain: false } => Json::from(&**text),
+            Value::List(items) => items.iter().map(|item| json(item)).collect(),
+            Value::Mapping(entries) => {
+                entries.iter().map(|entry| (entry.key.text.to_string(), json(&entry.value))).collect()
+            }
+            Value::Broken => panic!("a broken value"),
+        }
+    }
+
+    #[test]
+    fn tree_has_the_values_that_decoding_has() {
+        let mut compared = 0;
+        for directory in ["config", "tests/config", "tests/config/files", "fuzz/seeds/configuration"] {
+            let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+            for path in files.filter(|path| path.extension().is_some_and(|it| it == "yaml")) {
+                let Ok(text) = fs::read_to_string(&path) else { continue };
+                let (mut source, mut diagnostics) = (Source::of_text("a", text.clone()), Vec::new());
+                let tree = parse(&mut source, 0, &SecretSections::NONE, &mut diagnostics);
+                let (Some(tree), Some(decoded), true) = (tree, decode(&text), diagnostics.is_empty()) else {
+                    continue;
+                };
+                let read = json(&tree);
+                // Secrets in place of keys are not in the tree.
+                if !read.to_string().contains(REDACTED) {
+                    assert_eq!(read, decoded, "{}", path.display());
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 100, "{compared}");
+    }
+}

@@ -259,9 +259,9 @@ leaf_schema!(
 
 /// `true` or `false`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Switch(pub(crate) bool);
+pub(crate) struct OnOff(pub(crate) bool);
 
-impl Decode for Switch {
+impl Decode for OnOff {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         const SWITCH: &str = "`true` or `false`";
         let scalar = decoder.scalar(node, SWITCH)?;
@@ -273,7 +273,7 @@ impl Decode for Switch {
     }
 }
 
-leaf_schema!(Switch, json_schema!({"type": ["boolean", "string"], "pattern": FROM_ENVIRONMENT}));
+leaf_schema!(OnOff, json_schema!({"type": ["boolean", "string"], "pattern": FROM_ENVIRONMENT}));
 
 /// Reads one of `words`.
 pub(crate) fn decode_word<T: Copy>(node: &Node, decoder: &mut Decoder<'_>, words: &[(&str, T)]) -> Option<T> {

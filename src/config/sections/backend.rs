@@ -3,7 +3,7 @@
 use super::address::BaseUrl;
 use super::client_tls::{self, ClientTls};
 use crate::config::language::{
-    ANY, Decoder, Diagnostic, Period, Spanned, Switch, Timeout, Whole, section, words,
+    ANY, Decoder, Diagnostic, OnOff, Period, Spanned, Timeout, Whole, section, words,
 };
 use crate::config::settings::{self, BackendHost};
 use crate::policy::method::MethodOverride;
@@ -19,12 +19,12 @@ section! {
         /// PATCH or DELETE (`honour`).
         method_override: MethodOverride = "pin",
         /// Whether to forward cookies on routes that require a token. A session may grant more than the token.
-        cookies: Spanned<Switch> = false,
+        cookies: Spanned<OnOff> = false,
         /// TLS of connections to the backend, if `url` is https.
         tls: ClientTls,
         /// Whether to use HTTP/2. Over TLS it is negotiated by ALPN, with HTTP/1.1 as fallback; without TLS the backend
         /// must support HTTP/2 with prior knowledge.
-        http2: Switch = false,
+        http2: OnOff = false,
         /// Longest time for name resolution, TCP and TLS handshake together.
         connect_timeout: Timeout = "2s",
         /// Longest time from the end of the request body to the first byte of the response.

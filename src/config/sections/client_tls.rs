@@ -3,7 +3,7 @@
 use schemars::json_schema;
 
 use crate::config::language::{
-    Decode, Decoder, Diagnostic, Node, ReadableFile, Spanned, Switch, leaf_schema, section, words,
+    Decode, Decoder, Diagnostic, Node, OnOff, ReadableFile, Spanned, leaf_schema, section, words,
 };
 use crate::config::settings::{self, Roots, TlsVersion};
 
@@ -23,7 +23,7 @@ section! {
         /// Oldest accepted TLS version: `1.2` or `1.3`.
         minimum_version: TlsVersion = "1.2",
         /// Disables certificate verification: anyone on the path can read every token. Never use it in production.
-        danger_accept_any_certificate: Spanned<Switch> = false,
+        danger_accept_any_certificate: Spanned<OnOff> = false,
     }
 }
 

@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue};
 use schemars::json_schema;
 
 use crate::config::language::{
-    Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, Period, Span, Spanned, Switch, leaf_schema, section,
+    Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, OnOff, Period, Span, Spanned, leaf_schema, section,
     words,
 };
 use crate::policy::cors::{self, Origins, Preflight};
@@ -21,7 +21,7 @@ section! {
         /// With `preflight: answer`: methods that scripts may use. Default: the requested method, if the map has it.
         methods: Vec<Spanned<ServedMethod>> = [],
         /// Whether scripts may send cookies and other credentials.
-        credentials: Spanned<Switch> = false,
+        credentials: Spanned<OnOff> = false,
         /// With `preflight: answer`: how long browsers may cache the response to a preflight.
         max_age: Period = "10m",
         /// Where preflights are answered: by the backend, without credentials (`forward`), or by the gateway

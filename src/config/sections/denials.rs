@@ -3,14 +3,14 @@
 use http::{HeaderValue, Uri};
 use schemars::json_schema;
 
-use crate::config::language::{Decode, Decoder, FROM_ENVIRONMENT, Node, Switch, leaf_schema, section};
+use crate::config::language::{Decode, Decoder, FROM_ENVIRONMENT, Node, OnOff, leaf_schema, section};
 use crate::policy::denials;
 
 section! {
     /// Additional header fields of a 403 response for a missing ability.
     Denials {
         /// Whether to send `X-Required-Ability` with the required abilities: `a, b` for all of them, `a | b` for any.
-        required_ability: Switch = false,
+        required_ability: OnOff = false,
         /// URL of a help page, sent as `Link: <…>; rel="help"`.
         link: Option<HelpUrl>,
     }

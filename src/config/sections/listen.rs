@@ -5,7 +5,7 @@ use http::HeaderValue;
 use super::address::Network;
 use super::trusted_fields::{self, TrustedField};
 use crate::config::language::{
-    Decoder, Diagnostic, OneOrMore, Period, ReadableFile, Spanned, Switch, section,
+    Decoder, Diagnostic, OnOff, OneOrMore, Period, ReadableFile, Spanned, section,
 };
 use crate::config::settings::{self, ListenAddress};
 
@@ -29,9 +29,9 @@ section! {
         trusted_fields: Vec<Spanned<TrustedField>> = [],
         /// Whether connections of trusted proxies and Unix socket peers start with a PROXY protocol header (v1 or v2),
         /// which has the client address.
-        proxy_protocol: Spanned<Switch> = false,
+        proxy_protocol: Spanned<OnOff> = false,
         /// Whether clients may use HTTP/2 without TLS, with prior knowledge.
-        h2c: Switch = false,
+        h2c: OnOff = false,
         /// Time from SIGTERM to closing the listener.
         drain_delay: Period = "0s",
         /// Longest time for requests in flight after the listener is closed.

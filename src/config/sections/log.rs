@@ -1,6 +1,6 @@
 //! `log`: lines on standard output.
 
-use crate::config::language::{ANY, Switch, Whole, section, words};
+use crate::config::language::{ANY, OnOff, Whole, section, words};
 use crate::config::settings::{self, LogFormat, LogLevel};
 
 section! {
@@ -11,7 +11,7 @@ section! {
         /// Format of a line: JSON, or text for terminals.
         format: LogFormat = "json",
         /// Whether to write one access log line per request.
-        access: Switch = true,
+        access: OnOff = true,
         /// Writes one access log line per this many successful forwarded requests. All other requests have their own
         /// line.
         access_sample: Whole<1, ANY> = 1,

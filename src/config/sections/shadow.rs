@@ -1,7 +1,7 @@
 //! `mode`, `shadow` and `shadow_authentication`: decisions that are not enforced.
 
 use super::abilities::{self, IncludedMap};
-use crate::config::language::{Decoder, Diagnostic, Spanned, Switch, words};
+use crate::config::language::{Decoder, Diagnostic, OnOff, Spanned, words};
 use crate::config::settings;
 use crate::policy::map::AbilityMap;
 use crate::policy::shadow::Mode;
@@ -12,7 +12,7 @@ words!(Mode { "enforce" => Self::Enforce, "shadow" => Self::Shadow });
 pub(crate) fn compile(
     mode: &Spanned<Mode>,
     candidate: Option<&IncludedMap>,
-    authentication: &Spanned<Switch>,
+    authentication: &Spanned<OnOff>,
     map: &AbilityMap,
     decoder: &mut Decoder<'_>,
 ) -> Option<settings::Shadow> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::json_schema;
 
 use crate::config::language::{
-    ANY, Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, Period, PrivatePath, Size, Spanned, Switch,
+    ANY, Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, OnOff, Period, PrivatePath, Size, Spanned,
     Timeout, Whole, leaf_schema, section,
 };
 use crate::config::settings::{self, FindingRules};
@@ -69,7 +69,7 @@ section! {
         least_age: Period = "7d",
         /// Whether to report token names without purpose and environment or version, such as `warehouse-scanner-prod`
         /// or `mobile-app-v2`.
-        naming: Switch = true,
+        naming: OnOff = true,
         /// Environment names for `naming` in addition to the common ones, such as `canary`.
         environments: Vec<EnvironmentName> = [],
     }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::decision::{Caller, decide};
+use crate::policy::decision::{KnownCaller, decide};
 use crate::policy::map::{MapBuilder, RouteOptions};
 use crate::policy::path::CanonicalPath;
 use crate::policy::route::Pattern;
@@ -234,7 +234,7 @@ fn unmapped() -> impl Strategy<Value = Unmapped> {
 }
 
 fn allows(map: &AbilityMap, method: &Method, path: &CanonicalPath<'_>, held: Option<&Abilities>) -> bool {
-    let caller = held.map_or(Caller::Nobody, |held| Caller::Active(held.clone()));
+    let caller = held.map_or(KnownCaller::Nobody, |held| KnownCaller::Active(held.clone()));
     decide(map, &map.find(method, path), &caller).is_ok()
 }
 
@@ -322,9 +322,12 @@ fn is_of(
     method: &Method,
     path: &CanonicalPath<'_>,
 ) -> bool {
-    let side = |map, side: &Side<'_>| {
-        let found =
-            Side { map, found: AbilityMap::find(map, method, path), refused: map.check_path(path).is_err() };
+    let side = |map, side: &ComparedMap<'_>| {
+        let found = ComparedMap {
+            map,
+            found: AbilityMap::find(map, method, path),
+            refused: map.check_path(path).is_err(),
+        };
         found.template() == side.template() && found.has_same_rule(side)
     };
     side(old, &change.old) && side(new, &change.new)

@@ -5,13 +5,13 @@ use super::*;
 const BOUNDS: Bounds = Bounds { head: 200, fields: 4, target: 40 };
 
 /// The number of clear bytes if all bytes are scanned at once, and the fault.
-fn at_once(bytes: &[u8]) -> (usize, Option<Fault>) {
+fn at_once(bytes: &[u8]) -> (usize, Option<FramingFault>) {
     let Scan { clear, fault } = Scanner::new(BOUNDS).scan(bytes);
     (clear, fault)
 }
 
 /// The same if the bytes are scanned in pieces of these lengths, repeated.
-fn in_pieces(bytes: &[u8], lengths: &[usize]) -> (usize, Option<Fault>) {
+fn in_pieces(bytes: &[u8], lengths: &[usize]) -> (usize, Option<FramingFault>) {
     let mut scanner = Scanner::new(BOUNDS);
     let (mut clear, mut received) = (0, 0);
     for length in lengths.iter().cycle() {
@@ -181,7 +181,7 @@ fn ambiguous_heads_are_refused() {
     ] {
         let good = head(&["POST / HTTP/1.1", "Content-Length: 0"]);
         let bytes = [&good[..], bytes.as_bytes(), &good[..]].concat();
-        let expected = (good.len(), Some(Fault::Head(bad(why))));
+        let expected = (good.len(), Some(FramingFault::Head(bad(why))));
         assert_eq!(at_once(&bytes), expected, "{}", bytes.escape_ascii());
         assert_eq!(in_pieces(&bytes, &[1]), expected, "{}", bytes.escape_ascii());
     }
@@ -191,10 +191,10 @@ fn ambiguous_heads_are_refused() {
 fn unsupported_versions_are_refused() {
     for version in ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/9.9"] {
         let bytes = head(&[&format!("GET / {version}")]);
-        assert_eq!(at_once(&bytes), (0, Some(Fault::Head(Refusal::VersionNotSupported))), "{version}");
+        assert_eq!(at_once(&bytes), (0, Some(FramingFault::Head(Refusal::VersionNotSupported))), "{version}");
     }
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    assert_eq!(at_once(preface), (0, Some(Fault::Head(Refusal::VersionNotSupported))));
+    assert_eq!(at_once(preface), (0, Some(FramingFault::Head(Refusal::VersionNotSupported))));
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn heads_over_their_limits_are_refused() {
         (long.clone(), head(&[&format!("GET /{} HTTP/1.1", "x".repeat(300))])),
         (long, format!("GET /{}", "x".repeat(300)).into_bytes()),
     ] {
-        let expected = (0, Some(Fault::Head(refusal)));
+        let expected = (0, Some(FramingFault::Head(refusal)));
         assert_eq!(at_once(&bytes), expected, "{}", bytes.escape_ascii());
         assert_eq!(in_pieces(&bytes, &[1]), expected, "{}", bytes.escape_ascii());
     }
@@ -264,7 +264,7 @@ fn malformed_chunked_bodies_are_faults() {
         let head = head(&["POST / HTTP/1.1", "Transfer-Encoding: chunked"]);
         let bytes = [&head[..], body.as_bytes()].concat();
         let (found, fault) = at_once(&bytes);
-        assert_eq!(fault, Some(Fault::Body(why)), "{}", body.escape_debug());
+        assert_eq!(fault, Some(FramingFault::Body(why)), "{}", body.escape_debug());
         if why != large {
             assert_eq!(found, head.len() + clear, "{}", body.escape_debug());
         }

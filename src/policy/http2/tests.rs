@@ -125,8 +125,8 @@ fn over_http_1(
     let Scan { fault, .. } = Scanner::new(BOUNDS).scan(text.as_bytes());
     match fault {
         None => {}
-        Some(framing::Fault::Head(refusal)) => return Err(refusal),
-        Some(framing::Fault::Body(why)) => panic!("{why}"),
+        Some(framing::FramingFault::Head(refusal)) => return Err(refusal),
+        Some(framing::FramingFault::Body(why)) => panic!("{why}"),
     }
     let mut request = Request::builder().method(method).uri(path).header(HOST, host).body(()).unwrap();
     for (name, value) in fields {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::RequestRecord;
-use crate::policy::shadow::{Change, Side};
+use crate::policy::shadow::{Change, MapRole};
 use crate::telemetry::metrics::RouteLabel;
 use crate::tokens::lookup::CachedToken;
 
@@ -12,7 +12,7 @@ pub struct ShadowResult {
     /// The difference.
     pub change: Change,
     /// The first map that decides differently.
-    pub side: Side,
+    pub side: MapRole,
     /// The rules that decide differently, one per map, as in the log.
     pub rule: String,
     /// The verdict of its token, if the enforced map did not require one.
@@ -26,7 +26,7 @@ impl RequestRecord {
     pub fn note_shadow_change(
         &mut self,
         change: Change,
-        side: Side,
+        side: MapRole,
         label: RouteLabel,
         rule: String,
         token: Option<Rc<CachedToken>>,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{RequestRecord, UsageCount};
 use crate::policy::refusal::Reason;
-use crate::policy::shadow::{Change, Side};
+use crate::policy::shadow::{Change, MapRole};
 use crate::tokens::verdict::Verdict;
 use crate::usage::batch::{CountedOutcome, CountedRequest, TokenDescription};
 
@@ -22,7 +22,7 @@ impl RequestRecord {
 }
 
 /// The decision of the enforced map, whatever happened afterwards; `None` without one.
-const fn outcome(reason: Reason, shadow: Option<(Side, Change)>) -> Option<CountedOutcome> {
+const fn outcome(reason: Reason, shadow: Option<(MapRole, Change)>) -> Option<CountedOutcome> {
     match reason {
         Reason::Allowed
         | Reason::Limited
@@ -32,8 +32,8 @@ const fn outcome(reason: Reason, shadow: Option<(Side, Change)>) -> Option<Count
         | Reason::ClientGone
         | Reason::InternalError => Some(match shadow {
             None | Some((_, Change::WouldAllow)) => CountedOutcome::Allowed,
-            Some((Side::Candidate, Change::WouldDeny)) => CountedOutcome::AllowedWouldDeny,
-            Some((Side::Enforced, Change::WouldDeny)) => CountedOutcome::DeniedShadowed,
+            Some((MapRole::Candidate, Change::WouldDeny)) => CountedOutcome::AllowedWouldDeny,
+            Some((MapRole::Enforced, Change::WouldDeny)) => CountedOutcome::DeniedShadowed,
         }),
         Reason::Unmapped | Reason::MethodNotMapped | Reason::Denied | Reason::MissingAbility => {
             Some(match shadow {

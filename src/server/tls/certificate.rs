@@ -14,7 +14,7 @@ use x509_cert::Certificate;
 use x509_cert::der::{self, Decode};
 
 use crate::config::settings::ListenTls;
-use crate::secrets::pem::{self, Found, PemError, Wanted};
+use crate::secrets::pem::{self, PemError, PemSection, Wanted};
 use crate::watch::content_hash;
 
 /// The protocols of ALPN (RFC 7301), in order of preference.
@@ -22,7 +22,7 @@ const PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 
 /// A loaded entry of `listen.tls`.
 #[derive(Clone, Debug)]
-pub struct Served {
+pub struct ServedCertificate {
     /// TLS 1.2 and 1.3, with session tickets that no other entry accepts.
     pub config: Arc<ServerConfig>,
     /// Expiry of the leaf certificate, in seconds since 1970.
@@ -118,13 +118,16 @@ pub enum CertificateError {
 ///
 /// # Errors
 /// If a file cannot be read, or the files do not fit together.
-pub fn load(settings: &ListenTls, before: Option<&Served>) -> Result<Served, CertificateError> {
+pub fn load(
+    settings: &ListenTls,
+    before: Option<&ServedCertificate>,
+) -> Result<ServedCertificate, CertificateError> {
     let ListenTls { certificate, private_key, client_ca } = settings;
     let contents = Contents::of(settings);
     let unreadable = |source| CertificateError::CertificateFile { path: certificate.clone(), source };
     let chain = pem::certificates(certificate).map_err(unreadable)?;
     // At least one exists.
-    let none = PemError::Missing { wanted: Wanted::Certificate, found: Found::NoBlock };
+    let none = PemError::Missing { wanted: Wanted::Certificate, found: PemSection::NoBlock };
     let leaf = chain.first().cloned().ok_or(none).map_err(unreadable)?;
     let expires_at = not_after(certificate, &leaf)?.as_secs();
 
@@ -162,10 +165,10 @@ pub fn load(settings: &ListenTls, before: Option<&Served>) -> Result<Served, Cer
         }
         _ => aws_lc_rs::Ticketer::new()?,
     };
-    Ok(Served { config: Arc::new(config), expires_at, leaf, contents, verifier })
+    Ok(ServedCertificate { config: Arc::new(config), expires_at, leaf, contents, verifier })
 }
 
-impl Served {
+impl ServedCertificate {
     /// Checks the client certificate of a session again. A resumed session has the certificate of its first handshake,
     /// which rustls does not verify again and which may have expired.
     ///

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-pub use self::certificate::{CertificateError, Served, load};
+pub use self::certificate::{CertificateError, ServedCertificate, load};
 use crate::config::settings::ListenTls;
 use crate::telemetry::lines::AUDIT;
 use crate::telemetry::lines::{AuditLog, AuditLogFull, AuditPriority};
@@ -44,7 +44,7 @@ pub struct EntryError {
 #[derive(Debug)]
 struct Pair {
     settings: ListenTls,
-    served: ArcSwap<Served>,
+    served: ArcSwap<ServedCertificate>,
     /// Whether the served certificate is the one in the files.
     is_current: AtomicBool,
 }
@@ -107,7 +107,7 @@ impl Certificates {
         Ok(stream)
     }
 
-    fn choose(&self, hello: &ClientHello<'_>) -> Option<Arc<Served>> {
+    fn choose(&self, hello: &ClientHello<'_>) -> Option<Arc<ServedCertificate>> {
         let named = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
         let fitting = named.and_then(|name| self.0.iter().find(|pair| pair.is_for(&name)));
         fitting.or(self.0.first()).map(|pair| pair.served.load_full())

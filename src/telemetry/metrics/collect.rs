@@ -13,7 +13,7 @@ use prometheus::proto::{
 use super::shard::{BOUNDS, Histogram};
 use super::{
     ConnectionUse, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult,
-    RedisMessage, RevocationSource, Shared, SpanOutcome, TimedPhase, WebhookOutcome,
+    MetricsState, RedisMessage, RevocationSource, SpanOutcome, TimedPhase, WebhookOutcome,
 };
 use super::{process, shard};
 
@@ -120,12 +120,12 @@ shapes! {
 
 /// The collector.
 pub(super) struct Sum {
-    shared: Arc<Shared>,
+    shared: Arc<MetricsState>,
     descriptions: Vec<Desc>,
 }
 
 impl Sum {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<MetricsState>) -> Self {
         let description = |shape: &&Shape| {
             let labels = shape.labels.iter().map(|label| (*label).to_owned()).collect();
             Desc::new(shape.name.to_owned(), shape.help.to_owned(), labels, HashMap::new()).ok()

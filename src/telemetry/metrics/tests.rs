@@ -61,7 +61,7 @@ fn all() -> Arc<Metrics> {
     metrics.cache_eviction(EntryKind::Inactive, EvictionCause::Size);
     metrics.redis_connected(Some(true));
     metrics.traces(true);
-    core.shadow(Change::WouldDeny, Side::Candidate, numbers.label(1), &Method::PUT);
+    core.shadow(Change::WouldDeny, MapRole::Candidate, numbers.label(1), &Method::PUT);
     metrics.config_reload(true, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     metrics.set_certificates(vec![CertificateState {
         file: "/tls/tls.crt".to_owned(),

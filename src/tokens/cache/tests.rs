@@ -42,7 +42,7 @@ fn verdict(id: &str, name: &str) -> Verdict {
 fn store_at(cache: &TokenCache, hash: TokenHash, verdict: Verdict, generation: u64) -> Arc<CacheEntry> {
     let now = Instant::now();
     match cache.store(hash, verdict, generation, now, now, SystemTime::now()) {
-        Outcome::Active(entry) => entry,
+        IntrospectionResult::Active(entry) => entry,
         outcome => panic!("{outcome:?}"),
     }
 }
@@ -56,7 +56,7 @@ fn expiring(cache: &TokenCache, after: Duration) -> (Arc<CacheEntry>, Instant) {
     let (now, wall) = (Instant::now(), SystemTime::now());
     let verdict = Verdict { expires_at: Some(wall + after), ..verdict("1", "brief") };
     match cache.store(hash(1), verdict, cache.generation(), now, now, wall) {
-        Outcome::Active(entry) => (entry, now),
+        IntrospectionResult::Active(entry) => (entry, now),
         outcome => panic!("{outcome:?}"),
     }
 }
@@ -114,7 +114,7 @@ fn token_at_its_expiry_is_inactive() {
     for ago in [Duration::ZERO, INSTANT, TTL] {
         let verdict = Verdict { expires_at: Some(wall - ago), ..verdict("1", "late") };
         let outcome = cache.store(hash(1), verdict, 0, now, now, wall);
-        assert!(matches!(outcome, Outcome::Inactive(Inactivity::Expired)), "{outcome:?}");
+        assert!(matches!(outcome, IntrospectionResult::Inactive(Inactivity::Expired)), "{outcome:?}");
         assert!(cache.active(&hash(1)).is_none());
         assert_eq!(cache.inactive(&hash(1)), Some(Inactivity::Expired));
     }

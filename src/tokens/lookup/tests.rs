@@ -85,15 +85,15 @@ impl Introspected {
     }
 }
 
-fn share(settings: &Settings) -> Arc<Shared> {
-    Arc::new(Shared {
+fn share(settings: &Settings) -> Arc<SharedVerdicts> {
+    Arc::new(SharedVerdicts {
         cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
         introspections: IntrospectionLimiter::new(settings.introspection.max_concurrent),
     })
 }
 
 /// A core's way through `shared`, in the runtime of the caller.
-fn lookup(settings: &Arc<Settings>, shared: &Arc<Shared>) -> Rc<Lookup> {
+fn lookup(settings: &Arc<Settings>, shared: &Arc<SharedVerdicts>) -> Rc<Lookup> {
     let introspection = &settings.introspection;
     let connector =
         Connector::new(&introspection.destination, &introspection.tls, introspection.timeout).unwrap();

@@ -58,7 +58,7 @@ const UPDATE: (&str, &str) = ("PATCH", "/api/v2/items/5");
 const EIGHT: u32 = 8 * 60 * 60;
 const NOON: u32 = 12 * 60 * 60;
 
-pub(super) struct Token {
+pub(super) struct SimulatedToken {
     pub(super) id: u32,
     pub(super) name: Option<String>,
     pub(super) context: Option<&'static str>,
@@ -90,10 +90,10 @@ pub(super) struct PlantedCall {
     pub(super) plain_http: bool,
 }
 
-pub(super) fn population(random: &mut fastrand::Rng) -> Vec<Token> {
+pub(super) fn population(random: &mut fastrand::Rng) -> Vec<SimulatedToken> {
     (1..=500)
         .map(|id| {
-            let mut token = Token::usual(id, random);
+            let mut token = SimulatedToken::usual(id, random);
             plant(&mut token);
             token
         })
@@ -104,7 +104,7 @@ fn owned(abilities: &[&str]) -> Vec<String> {
     abilities.iter().map(|it| (*it).to_owned()).collect()
 }
 
-impl Token {
+impl SimulatedToken {
     /// A token without findings, except that a user token has the wildcard.
     fn usual(id: u32, random: &mut fastrand::Rng) -> Self {
         let (purpose, uses) = PURPOSES[id as usize % PURPOSES.len()];
@@ -215,7 +215,7 @@ impl Token {
 }
 
 /// Plants findings, and cases that narrowly miss one.
-fn plant(token: &mut Token) {
+fn plant(token: &mut SimulatedToken) {
     match token.id {
         11..=29 => abilities(token),
         31..=39 => wildcards(token),
@@ -230,7 +230,7 @@ fn plant(token: &mut Token) {
     }
 }
 
-fn abilities(token: &mut Token) {
+fn abilities(token: &mut SimulatedToken) {
     const BOTH: [&str; 2] = ["items:read", "rents:read"];
     let rest: Vec<&str> = GUIDE.into_iter().filter(|it| *it != "items:read").collect();
     match token.id {
@@ -285,7 +285,7 @@ fn abilities(token: &mut Token) {
     };
 }
 
-fn wildcards(token: &mut Token) {
+fn wildcards(token: &mut SimulatedToken) {
     match token.id {
         31 => token.has(&["*"], &["items:read", "kiosk:scan"]).found(Wildcard, &["items:read", "kiosk:scan"]),
         32 => {
@@ -300,7 +300,7 @@ fn wildcards(token: &mut Token) {
     };
 }
 
-fn addresses(token: &mut Token) {
+fn addresses(token: &mut SimulatedToken) {
     let id = token.id;
     let v4 = move |range: Range<u32>| range.map(move |number| address(id, number));
     let v6 = |network: u32, host: u32| {
@@ -325,7 +325,7 @@ fn addresses(token: &mut Token) {
     };
 }
 
-fn ages(token: &mut Token) {
+fn ages(token: &mut SimulatedToken) {
     let rotation = 90 * 24;
     match token.id {
         51 => {
@@ -348,7 +348,7 @@ fn ages(token: &mut Token) {
     }
 }
 
-fn silences(token: &mut Token) {
+fn silences(token: &mut SimulatedToken) {
     match token.id {
         61 => token.falls_silent(NOON - 2).found(Silent, &[]),
         62 => token.falls_silent(NOON + 2),
@@ -359,7 +359,7 @@ fn silences(token: &mut Token) {
     };
 }
 
-fn names(token: &mut Token) {
+fn names(token: &mut SimulatedToken) {
     match token.id {
         71 => token.named("Warehouse-Scanner-Prod").found(Naming, &[]),
         72 => token.named("warehouse_scanner_prod").found(Naming, &[]),
@@ -376,7 +376,7 @@ fn names(token: &mut Token) {
     };
 }
 
-fn plain_http(token: &mut Token) {
+fn plain_http(token: &mut SimulatedToken) {
     match token.id {
         81 => token.by_plain_http(15, 1).found(PlainHttp, &[]),
         82 => token.by_plain_http(0, 40).by_plain_http(29, 1).found(PlainHttp, &[]),
@@ -384,7 +384,7 @@ fn plain_http(token: &mut Token) {
     };
 }
 
-fn repeated_denials(token: &mut Token) {
+fn repeated_denials(token: &mut SimulatedToken) {
     let lacked: Vec<&str> = GUIDE.into_iter().filter(|it| *it != "items:read").collect();
     token.has(&["items:read"], &["items:read"]);
     match token.id {
@@ -412,8 +412,8 @@ fn repeated_denials(token: &mut Token) {
     };
 }
 
-fn expired(token: &mut Token) {
-    let everything = |token: &mut Token, expires_at: Option<Timestamp>| {
+fn expired(token: &mut SimulatedToken) {
+    let everything = |token: &mut SimulatedToken, expires_at: Option<Timestamp>| {
         token.falls_silent(EIGHT).named("x").has(&["*"], &["items:read"]);
         token.created_at = Some(now() - (400 * 24).hours());
         token.expires_at = expires_at;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::population::{Token, address};
+use super::population::{SimulatedToken, address};
 use crate::policy::map::AbilityMap;
 
 /// One request.
@@ -47,7 +47,12 @@ impl Traffic {
     }
 
     /// All requests of a day in the order of their time.
-    pub(super) fn of_day(&self, day: u32, tokens: &[Token], random: &mut fastrand::Rng) -> Vec<Call> {
+    pub(super) fn of_day(
+        &self,
+        day: u32,
+        tokens: &[SimulatedToken],
+        random: &mut fastrand::Rng,
+    ) -> Vec<Call> {
         let mut calls = Vec::new();
         for (index, token) in tokens.iter().enumerate() {
             self.of_token(day, index, token, random, &mut calls);
@@ -60,7 +65,7 @@ impl Traffic {
         &self,
         day: u32,
         index: usize,
-        token: &Token,
+        token: &SimulatedToken,
         random: &mut fastrand::Rng,
         calls: &mut Vec<Call>,
     ) {

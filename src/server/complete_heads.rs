@@ -8,29 +8,29 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::header_blocks::{HeaderBlocks, OddHead, Readable};
-use super::http2_flood::{Counted, Fault, Frames, PREFACE, Piece};
+use super::header_blocks::{HeaderBlocks, LossyHead, Readable};
+use super::http2_flood::{FrameFault, FrameLimitedIo, FramePart, Frames, PREFACE};
 use crate::policy::hpack::Malformed;
 
 /// A transport that counts frames and checks heads.
-pub(super) struct WholeHeads {
-    inner: Counted,
+pub(super) struct CompleteHeads {
+    inner: FrameLimitedIo,
     frames: Frames,
     blocks: HeaderBlocks,
-    odd_head: Rc<OddHead>,
+    lossy_head: Rc<LossyHead>,
     /// Received bytes that h2 may not read yet: the last byte of an odd head, then unchecked bytes. They may contain a
     /// token.
     held: Zeroizing<Vec<u8>>,
 }
 
-impl WholeHeads {
-    /// A connection before its first read; `odd_head` receives odd heads.
-    pub(super) fn new(inner: Counted, odd_head: Rc<OddHead>) -> Self {
+impl CompleteHeads {
+    /// A connection before its first read; `lossy_head` receives odd heads.
+    pub(super) fn new(inner: FrameLimitedIo, lossy_head: Rc<LossyHead>) -> Self {
         Self {
             inner,
             frames: Frames::after(PREFACE.len() as u32),
             blocks: HeaderBlocks::default(),
-            odd_head,
+            lossy_head,
             held: Zeroizing::default(),
         }
     }
@@ -43,9 +43,9 @@ impl WholeHeads {
         while seen < bytes.len() {
             let (length, piece) = frames.step(&bytes[seen..]);
             match piece {
-                Piece::Other => {}
-                Piece::Header(frame) => blocks.begin(frame),
-                Piece::Payload => blocks.read(&bytes[seen..seen + length])?,
+                FramePart::Other => {}
+                FramePart::Header(frame) => blocks.begin(frame),
+                FramePart::Payload => blocks.read(&bytes[seen..seen + length])?,
             }
             seen += length;
             if frames.is_between()
@@ -68,14 +68,14 @@ impl WholeHeads {
     }
 }
 
-impl AsyncRead for WholeHeads {
+impl AsyncRead for CompleteHeads {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        match this.odd_head.readable() {
+        match this.lossy_head.readable() {
             Readable::All => {}
             // The connection's task polls it again.
             Readable::Nothing => return Poll::Pending,
@@ -90,31 +90,31 @@ impl AsyncRead for WholeHeads {
         } else {
             this.hand_out(buffer, usize::MAX);
         }
-        let came = &buffer.filled()[before..];
-        match this.look(came) {
+        let received = &buffer.filled()[before..];
+        match this.look(received) {
             Ok((_, None)) => Poll::Ready(Ok(())),
             Ok((seen, Some(why))) => {
-                this.odd_head.found(why);
+                this.lossy_head.found(why);
                 // At least one byte of the head was checked.
                 let clear = seen - 1;
-                this.held = Zeroizing::new([&came[clear..], &this.held].concat());
+                this.held = Zeroizing::new([&received[clear..], &this.held].concat());
                 buffer.set_filled(before + clear);
                 if clear > 0 {
                     return Poll::Ready(Ok(()));
                 }
                 // h2 has already asked for more.
-                let _ = this.odd_head.readable();
+                let _ = this.lossy_head.readable();
                 Poll::Pending
             }
             Err(Malformed) => {
                 buffer.set_filled(before);
-                Poll::Ready(Err(io::Error::other(this.inner.fail(Fault::HeaderBlock))))
+                Poll::Ready(Err(io::Error::other(this.inner.fail(FrameFault::HeaderBlock))))
             }
         }
     }
 }
 
-impl AsyncWrite for WholeHeads {
+impl AsyncWrite for CompleteHeads {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().inner).poll_write(context, buffer)
     }
