@@ -28,6 +28,7 @@ pub(super) fn directory() -> TempDir {
     for name in ["admin-token", "redis-url", "webhook-secret"] {
         fs::copy(Path::new(ROOT).join("tests/deploy/secrets").join(name), at("secrets").join(name)).unwrap();
     }
+    fs::write(at("secrets/client-secret"), "secret\n").unwrap();
     fs::write(at("secrets/otlp-headers"), "Authorization: Bearer secret\n").unwrap();
     directory
 }

@@ -146,6 +146,7 @@ struct Row {
     default: Option<String>,
     example: Option<String>,
     needs_restart: bool,
+    is_required: bool,
     description: String,
 }
 
@@ -187,12 +188,13 @@ fn table<'a>(text: &mut String, rows: impl Iterator<Item = &'a Row>) {
     };
     for row in rows {
         let restart = if row.needs_restart { " *Restart.*" } else { "" };
+        let default = if row.is_required { "*required*".to_owned() } else { code(&row.default) };
         let _ = writeln!(
             text,
             "| `{}` | {} | {} | {} | {}{restart} |",
             row.key,
             row.kind,
-            code(&row.default),
+            default,
             code(&row.example),
             row.description.replace('|', "\\|"),
         );
@@ -264,6 +266,7 @@ impl Schema {
     }
 
     fn add_rows(&self, node: &Value, prefix: &str, rows: &mut Vec<Row>) {
+        let first = rows.len();
         for (name, property) in self.properties(node) {
             let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
             let resolved = self.resolve(property);
@@ -284,6 +287,13 @@ impl Schema {
                 rows.push(self.row(&key, property));
             }
         }
+        let required = node["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let required: Vec<String> = required
+            .map(|name| if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") })
+            .collect();
+        for row in rows.iter_mut().skip(first) {
+            row.is_required |= required.contains(&row.key);
+        }
     }
 
     /// The options of a route. The methods are one row.
@@ -296,6 +306,7 @@ impl Schema {
             default: None,
             example: Some(inline(&route_example["POST"])),
             needs_restart: false,
+            is_required: false,
             description: "An ability, `{all: […]}` or `{any: […]}` of abilities, `public`, `authenticated` or `deny`: see \
                           [the ability map](../concepts/decision.md#the-ability-map)."
                 .to_owned(),
@@ -318,6 +329,7 @@ impl Schema {
             default: default.map(inline),
             example: self.example(key),
             needs_restart: self.fixed.contains(key),
+            is_required: false,
             description: self.description(property),
         }
     }
