@@ -1,8 +1,8 @@
-//! What a decision costs: target, map, cache hit and abilities, apart and together.
+//! Measures a decision: target, map, cache hit and abilities, separately and together.
 //!
 //! `cargo bench --bench decision`
 
-// Criterion's macros make an undocumented function; what is wrong here is wrong before anything is measured.
+// Criterion's macros generate an undocumented function. Errors here panic before the measurement.
 #![allow(missing_docs, clippy::expect_used)]
 
 use std::hint::black_box;
@@ -41,8 +41,8 @@ use tokio::runtime::{self, LocalOptions};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// A map of the size of the one that is shipped: the resources of Stockaj's guide, each with its items,
-/// restore and the abilities to read, create, update and delete.
+/// A map of the size of the shipped one: the resources of Stockaj's guide, each with its items, restore, and the
+/// abilities to read, create, update and delete.
 fn stockaj() -> Result<AbilityMap, Failure> {
     let mut builder = MapBuilder::new(Unmapped::Deny);
     let word = Requirement::from_word;
@@ -108,7 +108,7 @@ fn request_fields() -> HeaderMap {
     fields
 }
 
-/// A core that has the verdict of the scanner's token at hand, for a day.
+/// A core with a cached verdict of the scanner's token, valid for a day.
 fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     let text = "backend: {url: 'http://127.0.0.1:9'}\nintrospection: {url: 'http://127.0.0.1:9'}\n\
                 cache: {ttl: 24h}\nabilities: {routes: {/up: {GET: public}}}\n";
@@ -145,7 +145,7 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     Ok(lookup)
 }
 
-/// The verdict's look-up: hash, front cache, standing.
+/// The cache lookup: hash, front cache, freshness.
 fn verdict(lookup: &Rc<Lookup>, token: Token<'_>, now: Instant) -> Option<Rc<CachedToken>> {
     lookup.get_local(&TokenHash::of(token.as_bytes()), &request(token, now))
 }
@@ -154,7 +154,7 @@ fn request(token: Token<'_>, now: Instant) -> LookupRequest<'_> {
     LookupRequest { token, now, since: None, trace: None }
 }
 
-/// The decision, with the look-up of the verdict and a clock read.
+/// The decision with a cache lookup and a clock read.
 fn decide_with_verdict(
     map: &AbilityMap,
     method: &Method,
@@ -174,7 +174,7 @@ fn decide_with_verdict(
     }
 }
 
-/// The decision without the look-up of the verdict.
+/// The decision without a cache lookup.
 fn decide(
     map: &AbilityMap,
     method: &Method,
@@ -243,7 +243,7 @@ fn decision(criterion: &mut Criterion) {
     let lookup = lookup(&fields).expect("a core");
     let token = Token::from_fields(&fields, 1024).expect("a token");
     let now = Instant::now();
-    assert!(verdict(&lookup, token, now).is_some(), "the verdict is at hand");
+    assert!(verdict(&lookup, token, now).is_some(), "the verdict is cached");
     let mut group = criterion.benchmark_group("verdict");
     group.bench_function("hash", |bencher| bencher.iter(|| TokenHash::of(black_box(token).as_bytes())));
     group.bench_function("front-cache hit", |bencher| {

@@ -1,7 +1,7 @@
-//! What very many tokens cost in memory and on disk: `cargo bench --bench ledger`.
+//! Measures the memory and disk usage of very many tokens: `cargo bench --bench ledger`.
 //!
-//! 100,000 tokens, each of which uses 25 abilities in one flush interval: the worst that a ledger meets. A program of
-//! its own, since the memory of a process is what is measured.
+//! 100,000 tokens use 25 abilities each in one flush interval, the worst case for a ledger. It is a separate program,
+//! since it measures the memory of the process.
 
 #![allow(clippy::expect_used, clippy::print_stdout)]
 
@@ -30,7 +30,7 @@ const TOKENS: usize = 100_000;
 const ABILITIES: usize = 25;
 
 fn main() {
-    // `cargo test --benches` runs it too.
+    // `cargo test --benches` also runs it.
     let tokens = if std::env::args().any(|argument| argument == "--bench") { TOKENS } else { 100 };
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("usage.redb");
@@ -89,7 +89,7 @@ async fn measure(settings: &settings::Usage, tokens: usize) {
                 core.count(slot, &request, || token.clone());
             }
             if number % 1000 == 0 {
-                // As long as nobody takes what was counted, no more can be.
+                // Until the counts are taken, no more can be counted.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
@@ -134,7 +134,7 @@ async fn measure(settings: &settings::Usage, tokens: usize) {
     usage.stop();
 }
 
-/// Of the process, in MiB.
+/// Resident memory of the process, in MiB.
 fn resident() -> f64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -1,8 +1,8 @@
 //! Measures the memory of stalled connections: `cargo bench --bench memory`.
 //!
-//! Stalls connections of each kind against the built binary, and prints what it holds for them and what is left after
-//! they were closed. Only the gateway's resident memory counts: what waits in sockets is the kernel's. Names of phases
-//! choose some of them; `MEMORY_CONNECTIONS` is how many connections there are, of HTTP/2 a fiftieth.
+//! Stalls connections of each kind against the built binary, and prints its memory for them and the rest after they
+//! were closed. Only the resident memory of the gateway counts, not the socket buffers of the kernel. Arguments select
+//! phases by name. `MEMORY_CONNECTIONS` is the number of connections; HTTP/2 uses a fiftieth of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 #![allow(unreachable_pub)]
@@ -14,7 +14,7 @@ use support::stalled::{Phase, STREAMS, measure};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    // `cargo test --benches` runs it too.
+    // `cargo test --benches` also runs it.
     let default = if arguments.iter().any(|argument| argument == "--bench") { 1000 } else { 20 };
     let connections = std::env::var("MEMORY_CONNECTIONS").map_or(default, |number| number.parse().unwrap());
     let only: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();

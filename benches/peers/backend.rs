@@ -1,4 +1,4 @@
-//! The backend, the introspector and the authorizers, all of them nginx that answers from memory.
+//! The backend, the introspector and the authorizers: nginx with responses from memory.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,10 +7,10 @@ use crate::Result;
 use crate::process::{self, Server};
 use crate::proxies::nginx;
 
-/// Body of every answer of the backend.
+/// The body of every response of the backend.
 pub(crate) const BODY: &str = r#"{"data":[{"id":1,"name":"Aerial lift 12 m","available":true},{"id":2,"name":"Generator 20 kVA","available":false}],"meta":{"page":1,"total":2}}"#;
 
-/// Kept connections are never closed by a server that is not measured.
+/// The servers that are not measured never close a kept connection.
 const KEPT: &str = "keepalive_timeout 1h; keepalive_requests 1000000000; keepalive_time 24h;";
 
 /// The backend and the introspector in one: nginx with one worker.
@@ -40,8 +40,8 @@ impl Backend {
     }
 }
 
-/// An authorization service that checks nothing: nginx with one worker that answers 200. A
-/// real one would cost more.
+/// An authorization service that checks nothing: nginx with one worker that responds with 200. A real one would cost
+/// more.
 pub(crate) fn start_authorizer(name: &str, directory: &Path) -> Result<(Server, SocketAddr)> {
     let address = process::free_address()?;
     let http = format!("{KEPT} server {{ listen {address} backlog=4096; location / {{ return 200; }} }}");

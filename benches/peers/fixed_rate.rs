@@ -1,4 +1,4 @@
-//! Latency of every proxy at one rate: half of what nginx answers at most.
+//! Latency of every proxy at a fixed rate: half of the maximum throughput of nginx.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -72,7 +72,7 @@ pub(crate) fn measure(session: &Session) -> Result<Part> {
     })
 }
 
-/// Half of the median of what nginx answers at most.
+/// Half of the median of the maximum throughput of nginx.
 fn half_of_nginx(session: &Session) -> Result<f64> {
     let nginx = session.start_peers("fixed-rate-maximum", &[PeerKind::Nginx], Front::Http1)?;
     let mut rates = Vec::new();

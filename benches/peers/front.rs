@@ -18,7 +18,7 @@ pub(crate) enum Front {
 }
 
 impl Front {
-    /// Whether TLS is spoken.
+    /// Whether clients use TLS.
     pub(crate) const fn is_encrypted(self) -> bool {
         matches!(self, Self::Tls | Self::Http2)
     }
@@ -39,7 +39,7 @@ impl fmt::Display for Front {
 pub(crate) struct Identity {
     pub(crate) certificate: PathBuf,
     pub(crate) private_key: PathBuf,
-    /// Both in one file, as haproxy wants them.
+    /// Both in one file, for haproxy.
     pub(crate) both: PathBuf,
 }
 

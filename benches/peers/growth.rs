@@ -58,12 +58,12 @@ impl Grown {
         json!({
             "abilities": abilities,
             "log": {"level": "warn", "access": false},
-            // Room for all, and nothing expires during the comparison.
+            // Large enough for all, without expiry during the comparison.
             "cache": {"ttl": "4h", "max_tokens": 200_000, "max_bytes": "512MiB"},
         })
     }
 
-    /// Lua code for wrk that requests each in turn; the requests are written ahead.
+    /// Lua code for wrk that sends the requests round-robin; they are built in advance.
     fn script(self, size: u32) -> String {
         let secret = TOKEN.split_once('|').map_or(TOKEN, |(_, secret)| secret);
         let (path, token) = match self {
@@ -141,7 +141,7 @@ fn start(session: &Session, grown: Grown, size: u32) -> Result<Subject> {
     let server = gateway::start_with("gateway", &session.gateway, &place, grown.configuration(size))?;
     let script = write_script(&directory, "requests.lua", &grown.script(size))?;
     let subject = Subject { size, address, script, server };
-    // Each of them once at least, so that everything is cached.
+    // Each at least once, so that everything is cached.
     let url = format!("http://{address}/");
     for seconds in [1, 5, 20, 60] {
         let measured = session.load.wrk(&url, CONNECTIONS, Duration::from_secs(seconds), &subject.script)?;

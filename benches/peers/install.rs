@@ -23,7 +23,7 @@ pub(crate) fn packages(programs: &[(&str, &str)]) -> Result<()> {
     apt_get(&[&["install", "--yes", "--no-install-recommends"], &missing[..]].concat())
 }
 
-/// Where a program is. Debian keeps servers in `/usr/sbin`, which is not in everyone's `PATH`.
+/// The path of a program. Debian installs servers in `/usr/sbin`, which may not be in `PATH`.
 pub(crate) fn find(program: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

@@ -1,4 +1,4 @@
-//! wrk and h2load: as many requests as a proxy answers.
+//! wrk and h2load: measure the maximum throughput of a proxy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub(crate) struct Load {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Measured {
     pub(crate) requests: u64,
-    /// Answers above 399, and what failed on the way.
+    /// Responses above 399, and failed requests.
     pub(crate) errors: u64,
     pub(crate) duration_us: u64,
     pub(crate) p50_us: u64,
@@ -63,7 +63,7 @@ impl Load {
         Ok(Self { wrk: install::find("wrk")?, h2load: install::find("h2load")?, script, log, duration })
     }
 
-    /// Expects the backend's answer to one request, and fills pools and caches.
+    /// Expects the backend's response to one request, and fills pools and caches.
     pub(crate) fn warm_up(&self, peer: &Peer) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(5);
         // Traefik listens before it has its routes.
@@ -172,7 +172,7 @@ impl Load {
     }
 }
 
-/// A tool that is ended if it runs a minute longer than its load.
+/// A tool that is killed if it runs a minute longer than its load.
 fn bounded(tool: &Path, duration: Duration) -> Command {
     let mut command = Command::new("timeout");
     command.arg(format!("{}s", duration.as_secs() + 60)).arg(tool);

@@ -1,11 +1,11 @@
-//! The binary that ships beside other proxies, on one machine.
+//! Compares the shipped binary with other proxies on one machine.
 //!
 //! `cargo bench --bench peers` installs what is missing, starts a backend and the proxies on loopback, drives them in
 //! turn, round after round, and prints a table per part:
 //!
-//! - `throughput`: as many requests as each answers, by wrk or h2load. The measure is CPU time per request: unlike
+//! - `throughput`: maximum throughput, by wrk or h2load. The measure is CPU time per request: unlike
 //!   requests per second it does not depend on how wrk, the backend and the proxy share the cores.
-//! - `fixed-rate`: latency at half of what nginx answers at most, by a client that does not wait for answers.
+//! - `fixed-rate`: latency at half of the maximum throughput of nginx, by a client that does not wait for responses.
 //! - `tokens` and `routes`: CPU time per request of the gateway as they grow in number.
 //!
 //! Ratios are taken within a round and their median is shown, so that a machine that slows down for a while slows both

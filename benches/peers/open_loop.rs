@@ -1,4 +1,4 @@
-//! A client that sends requests at a fixed rate, whether or not earlier ones are answered.
+//! A client that sends requests at a fixed rate, without waiting for earlier responses.
 //!
 //! The requests are spread evenly over time and over connections. Each has a due time; if its connection still waits for
 //! the answer before, the request is sent afterwards, and its latency counts from its due time. A slow answer thus
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// How long after the end requests that were due before are still sent.
+/// How long after the end overdue requests are still sent.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Requests to send, and when.
@@ -33,9 +33,9 @@ pub(crate) struct Schedule<'a> {
 pub(crate) struct Latencies {
     /// In microseconds, ascending.
     sorted: Vec<u64>,
-    /// Requests that were answered with anything but 200, or not at all.
+    /// Requests with a response other than 200, or none.
     pub(crate) errors: u64,
-    /// Requests that were due but not sent before the end, because all earlier ones had to be answered first.
+    /// Requests that were due but not sent before the end, because responses to earlier ones were missing.
     pub(crate) unsent: u64,
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn drive(schedule: &Schedule<'_>) -> Result<Latencies> {
             Ok(stream)
         })
         .collect::<io::Result<Vec<_>>>()?;
-    // All threads are there by then.
+    // All threads have started by then.
     let start = Instant::now() + Duration::from_millis(50);
     let mut all = Latencies::default();
     thread::scope(|scope| {
@@ -118,7 +118,7 @@ fn send(schedule: &Schedule<'_>, start: Instant, number: u32, mut stream: TcpStr
     latencies
 }
 
-/// Sends a request, and returns the status of the answer once all of it is there.
+/// Sends a request, and returns the status of the complete response.
 fn exchange(stream: &mut TcpStream, request: &[u8], answer: &mut Vec<u8>) -> io::Result<u16> {
     stream.write_all(request)?;
     answer.clear();
@@ -137,7 +137,7 @@ fn exchange(stream: &mut TcpStream, request: &[u8], answer: &mut Vec<u8>) -> io:
                 .iter()
                 .find(|field| field.name.eq_ignore_ascii_case("content-length"))
                 .and_then(|field| std::str::from_utf8(field.value).ok()?.parse::<usize>().ok())
-                .ok_or_else(|| io::Error::other("an answer without Content-Length"))?;
+                .ok_or_else(|| io::Error::other("a response without Content-Length"))?;
             if answer.len() >= head + body {
                 return Ok(response.code.unwrap_or_default());
             }

@@ -13,7 +13,7 @@ use crate::install;
 use crate::process::{self, Server};
 use crate::proxies::{Place, caddy, envoy, gateway, haproxy, nginx, traefik};
 
-/// A target that needs an ability.
+/// A target that requires an ability.
 const TARGET: &str = "/api/v2/items";
 /// A target that the shipped map makes public.
 const PUBLIC_TARGET: &str = "/up";
@@ -30,15 +30,15 @@ pub(crate) enum PeerKind {
     GatewayLog,
     /// A public route of the gateway: its cost without authorization.
     GatewayPublic,
-    /// nginx that forwards and checks nothing.
+    /// nginx that forwards without checks.
     Nginx,
-    /// The same with its access log in a file.
+    /// Like `Nginx`, with its access log in a file.
     NginxLog,
-    /// nginx that checks the token, its introspection cached.
+    /// nginx that checks the token, with cached introspection.
     AuthRequest,
-    /// haproxy that forwards and checks nothing.
+    /// haproxy that forwards without checks.
     Haproxy,
-    /// haproxy that copies bytes: the least that a hop can cost.
+    /// haproxy that copies bytes: the minimum cost of a hop.
     Relay,
     /// Envoy with HTTP `ext_authz`.
     Envoy,
@@ -67,13 +67,13 @@ impl fmt::Display for PeerKind {
 }
 
 impl PeerKind {
-    /// Whether it is driven with this in front of it.
+    /// Whether it is measured with this protocol.
     pub(crate) const fn speaks(self, front: Front) -> bool {
         matches!(self, Self::Gateway | Self::Nginx | Self::Haproxy) || !front.is_encrypted()
     }
 }
 
-/// CPU time of a proxy and of the authorizer that it asks.
+/// CPU time of a proxy and its authorizer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cpu {
     pub(crate) proxy: Duration,
@@ -144,7 +144,7 @@ impl Peer {
         format!("{scheme}://{}{}", self.address, self.target())
     }
 
-    /// The result of `work`, and the CPU time that the proxy took meanwhile.
+    /// The result of `work`, and the CPU time that the proxy used for it.
     pub(crate) fn during<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Cpu)> {
         let before = self.cpu_time()?;
         let result = work()?;

@@ -12,11 +12,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Result;
 
-/// The unit of times in `/proc`: USER_HZ, 100 on every architecture that we build for.
+/// The unit of times in `/proc`: USER_HZ, which is 100 on every supported architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A port of loopback that was free a moment ago. It is below the range that Linux takes ports of outgoing connections
-/// from (32768 and up), so that no proxy's connection takes it before the server binds it.
+/// A loopback port that is currently free. It is below the range of ports for outgoing connections (32768 and up), so
+/// that no connection of a proxy takes it before the server binds it.
 pub(crate) fn free_address() -> Result<SocketAddr> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + (std::process::id() % 100) as u16 * 100;
@@ -29,7 +29,7 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
     Err(format!("no port is free from {first} on").into())
 }
 
-/// A server in the foreground; ended when dropped, and by the kernel should we die first.
+/// A server in the foreground, killed when dropped. If this process dies first, the kernel kills it.
 #[derive(Debug)]
 pub(crate) struct Server {
     name: String,
@@ -82,7 +82,7 @@ impl Server {
         let mut ticks = 0;
         for entry in fs::read_dir("/proc")? {
             let Ok(pid) = entry?.file_name().to_string_lossy().parse::<u32>() else { continue };
-            // A process may be gone between the listing and the look.
+            // A process may end after it was listed.
             let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
             let stat = Stat::parse(&stat).ok_or_else(|| format!("/proc/{pid}/stat is odd: {stat}"))?;
             if pid == root || stat.parent == root {
@@ -96,7 +96,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
-        // Nothing to be done about a failure: it has ended by itself.
+        // If this fails, the process has already ended.
         let _ = kill_process(pid, Signal::TERM);
         let deadline = Instant::now() + Duration::from_secs(5);
         while matches!(self.child.try_wait(), Ok(None)) {
@@ -110,7 +110,7 @@ impl Drop for Server {
     }
 }
 
-/// What we need of proc_pid_stat(5).
+/// The used fields of proc_pid_stat(5).
 struct Stat {
     parent: u32,
     ticks: u64,
@@ -118,7 +118,7 @@ struct Stat {
 
 impl Stat {
     fn parse(line: &str) -> Option<Self> {
-        // The command's name, in parentheses, may hold anything.
+        // The command name, in parentheses, may contain any characters.
         let fields: Vec<_> = line.rsplit_once(')')?.1.split_whitespace().collect();
         // Field 3, the state, is the first one here.
         let field = |number: usize| fields.get(number - 3);

@@ -1,4 +1,4 @@
-//! How each proxy is configured: as its own documentation recommends for a reverse proxy, and without limits that a
+//! The configuration of each proxy: as its documentation recommends for a reverse proxy, without limits that a
 //! benchmark would reach.
 
 pub(crate) mod caddy;

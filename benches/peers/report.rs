@@ -1,4 +1,4 @@
-//! The tables and the raw figures, and the machine that they are of.
+//! The tables, the raw figures, and a description of the machine.
 
 use std::fs;
 use std::path::PathBuf;

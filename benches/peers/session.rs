@@ -34,7 +34,7 @@ pub(crate) struct Part {
 }
 
 impl Session {
-    /// Starts the proxies that speak `front`, and warms them up. The files of each are in a directory of this part.
+    /// Starts the proxies that support `front`, and warms them up. Their files are in a directory of this part.
     pub(crate) fn start_peers(&self, part: &str, kinds: &[PeerKind], front: Front) -> Result<Vec<Peer>> {
         let directory = self.directory.join(part);
         let mut peers = Vec::new();
@@ -46,7 +46,7 @@ impl Session {
         Ok(peers)
     }
 
-    /// Calls `drive` with every one of `subjects` in each round. Each goes first in its turn.
+    /// Calls `drive` with each of `subjects` in each round, and starts each round with another one.
     pub(crate) fn rounds<T>(
         &self,
         subjects: &[T],

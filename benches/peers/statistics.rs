@@ -1,6 +1,6 @@
 //! Medians of figures, and of ratios within a round.
 
-/// NaN of no figures.
+/// The median; NaN without figures.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     let middle = figures.len() / 2;
@@ -11,7 +11,7 @@ pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     }
 }
 
-/// The median of the ratios of two series, whose figures of one round are at one place; `–` without a pair.
+/// The median of the ratios of two series by round; `–` without a pair.
 pub(crate) fn ratio(of: &[f64], to: &[f64]) -> String {
     let ratios: Vec<f64> = of.iter().zip(to).map(|(of, to)| of / to).collect();
     if ratios.is_empty() { "–".to_owned() } else { format!("{:.2}", median(ratios)) }

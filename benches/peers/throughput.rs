@@ -1,4 +1,4 @@
-//! CPU per request and latency of every proxy under as many requests as it answers.
+//! CPU time per request and latency of every proxy at its maximum throughput.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -24,7 +24,7 @@ struct Run {
 }
 
 impl Run {
-    /// Microseconds of CPU per request: the proxy, and the authorizer that it asks.
+    /// CPU time per request in microseconds: of the proxy, and of its authorizer.
     fn cpu_us(&self) -> f64 {
         self.per_request(self.cpu.proxy + self.cpu.authorizer)
     }

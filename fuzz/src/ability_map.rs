@@ -1,4 +1,4 @@
-//! The ability map: built from any routes, asked about any requests, against a naive matcher.
+//! Compares the ability map with a naive matcher, for any routes and requests.
 //!
 //! `data` is text. A line `/pattern METHOD=word …` is a route (with `!` before it, one that replaces), a line
 //! `METHOD /path` a request; `authenticated` on a line of its own is `unmapped: authenticated`.
@@ -19,7 +19,7 @@ enum Segment {
     Rest,
 }
 
-/// A route as the naive matcher knows it.
+/// A route of the naive matcher.
 struct Route {
     segments: Vec<Segment>,
     template: String,
@@ -82,7 +82,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// Adds a route to both, or to neither.
+/// Adds a route to both matchers, or to neither.
 fn add(line: &str, replaces: bool, builder: &mut MapBuilder, routes: &mut Vec<Route>) {
     let mut words = line.split(' ');
     let template = words.next().unwrap_or_default();
@@ -139,7 +139,7 @@ fn segment(text: &str) -> Segment {
     }
 }
 
-/// Whether each segment that names the front controller, however often it is encoded, is a literal of the pattern.
+/// Whether each segment that names the front controller, in any number of encodings, is a literal of the pattern.
 fn names_front_controllers(pattern: &[Segment], path: &str) -> bool {
     path[1..].split('/').enumerate().all(|(index, segment)| {
         let mut decoded = segment.as_bytes().to_vec();
@@ -151,14 +151,14 @@ fn names_front_controllers(pattern: &[Segment], path: &str) -> bool {
     })
 }
 
-/// HEAD follows GET unless it is named.
+/// HEAD uses the rule of GET unless it has its own.
 fn rule<'a>(route: &'a Route, method: &Method) -> Option<&'a str> {
     let of = |method: &Method| route.rules.iter().find(|(it, _)| it == method).map(|(_, rule)| &**rule);
     of(method).or_else(|| if *method == Method::HEAD { of(&Method::GET) } else { None })
 }
 
-/// Of sorted routes, the first that matches is the most specific: a literal comes before `{id}` before `{*rest}`,
-/// from the left.
+/// The first match of sorted routes is the most specific: from the left, a literal precedes `{id}`, which precedes
+/// `{*rest}`.
 fn matches(pattern: &[Segment], path: &str) -> bool {
     let mut left: Vec<&str> = if path == "/" { Vec::new() } else { path[1..].split('/').collect() };
     for segment in pattern {

@@ -1,4 +1,4 @@
-//! The configuration: any text is either taken, or reported with every form of the report, twice the same.
+//! Any configuration is either accepted or reported, in every format of the report and with the same result twice.
 
 use http::Method;
 use stockaj_gateway::internals::config::{self, Loaded, Report, Severity};
@@ -7,7 +7,7 @@ use stockaj_gateway::internals::policy::path::CanonicalPath;
 
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    // Files that are named are read: not those that never end or are not the same twice.
+    // Named files are read. These may be endless or change between two reads.
     if ["/dev", "/proc", "/sys"].iter().any(|directory| text.contains(directory)) {
         return;
     }
@@ -22,7 +22,7 @@ pub fn check(data: &[u8]) {
             check_report(&report, &again);
             assert!(report.count(Severity::Error) > 0);
         }
-        _ => panic!("taken once, and once not"),
+        _ => panic!("accepted once and rejected once"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an introspector's answer means, against serde_json's own JSON Pointers.
+//! Compares the interpretation of introspection responses with serde_json's JSON Pointers.
 //!
 //! `data` is a first line `STYLE STATUS ABILITIES EXPIRES_AT ID NAME`, the last four JSON Pointers (`-` for the
 //! whole document), then the body.
@@ -17,7 +17,7 @@ use stockaj_gateway::internals::tokens::verdict::Verdict;
 
 const HASH: [u8; 32] = [0xab; 32];
 
-/// The last second that is represented: 9999-12-30T22:00:00Z. Later expiries are clamped to it.
+/// The latest representable second: 9999-12-30T22:00:00Z. Later expiries are clamped to it.
 const LAST: f64 = 253_402_207_200.0;
 
 pub fn check(data: &[u8]) {
@@ -77,7 +77,7 @@ pub fn check(data: &[u8]) {
         Answer::NoVerdict(why) => {
             assert!(rfc7662 || status != StatusCode::UNAUTHORIZED);
             assert_eq!(matches!(why, NoVerdict::ClientRefused(_)), why.is_misconfiguration());
-            // Nothing of the body: it may name tokens.
+            // Nothing of the body, which may contain tokens.
             let shown = why.to_string();
             assert!(shown.is_ascii() && shown.len() < 160 && !shown.contains('\n'), "{shown}");
         }
@@ -94,7 +94,7 @@ impl<'a> Pointer<'a> {
     fn parse(text: &'a str) -> Option<Self> {
         let text = if text == "-" { "" } else { text };
         let tokens = text.split('/').skip(1);
-        // The configuration refuses other escapes.
+        // The configuration rejects other escapes.
         let is_escape = |rest: &str| rest.starts_with(['0', '1']);
         let plain = text.is_empty() || text.starts_with('/');
         if !plain || !text.split('~').skip(1).all(is_escape) {

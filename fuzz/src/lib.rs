@@ -1,4 +1,4 @@
-//! What the fuzz targets check, one module a target: `check` takes any bytes and panics where a property fails.
+//! The checks of the fuzz targets, one module each: `check` accepts any bytes and panics if a property is violated.
 
 pub mod ability_map;
 pub mod configuration;

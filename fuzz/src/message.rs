@@ -1,6 +1,6 @@
-//! A naive reader of HTTP/1 messages, and of nothing that two parsers could read differently: it panics there.
+//! A naive HTTP/1 parser, which panics on anything that two parsers could interpret differently.
 
-/// A message as it stands in the bytes.
+/// A parsed message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Message {
     pub method: String,
@@ -9,7 +9,7 @@ pub struct Message {
     /// Names in lower case, values without the white space around them.
     pub fields: Vec<(String, Vec<u8>)>,
     pub body: Vec<u8>,
-    /// Whether the body is at its end.
+    /// Whether the body is complete.
     pub complete: bool,
 }
 
@@ -20,7 +20,7 @@ impl Message {
     }
 }
 
-/// The messages in bytes that hold nothing else, but that the last body may break off.
+/// Parses bytes that consist of messages. The last body may be truncated.
 pub fn read(mut bytes: &[u8]) -> Vec<Message> {
     let mut messages = Vec::new();
     while !bytes.is_empty() {
@@ -86,7 +86,7 @@ fn head(head: &[u8]) -> Message {
     }
 }
 
-/// The data of a chunked body and whether it is at its end; `bytes` go on after it.
+/// The data of a chunked body, and whether it is complete. Advances `bytes` beyond it.
 fn chunked(bytes: &mut &[u8]) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     loop {

@@ -1,8 +1,8 @@
-//! A whole connection: any bytes through the scanner and hyper into the gateway, which has no backend and no
-//! introspector, but knows one token.
+//! A whole connection: any bytes pass the scanner and hyper into a gateway with one cached token and neither backend
+//! nor introspector.
 //!
-//! A naive reader reads what the scanner lets through. What hyper makes of the same bytes must be that, and the
-//! gateway must decide on each message what the contract says of it.
+//! A naive parser parses the bytes that the scanner accepts. hyper must parse the same messages from them, and the
+//! gateway must decide on each message by the contract.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -85,7 +85,7 @@ pub fn check(data: &[u8]) {
     HOUSE.with(|house| {
         for message in &mut expected {
             message.target = as_hyper_has_it(&message.target);
-            // A map of fields keeps the order of those of one name.
+            // A field map keeps the order of fields with the same name.
             message.fields.sort_by(|(one, _), (other, _)| one.cmp(other));
         }
         let mut seen = house.hyper(&clear);
@@ -95,21 +95,21 @@ pub fn check(data: &[u8]) {
         assert_eq!(seen, expected);
         let statuses = house.decide(&clear);
         let foretold: Vec<u16> = expected.iter().map(|message| foretell(message, &house.map)).collect();
-        // The connection ends where a refused request's body is left unread.
+        // The connection ends if the body of a refused request stays unread.
         assert!(foretold.starts_with(&statuses), "{statuses:?} instead of {foretold:?}");
         assert!(statuses.is_empty() == foretold.is_empty());
     });
 }
 
-/// The data in pieces of a size that follows from the data.
+/// Splits the data into pieces whose size is derived from it.
 fn pieces(data: &[u8]) -> Vec<&[u8]> {
     const SIZES: [usize; 5] = [usize::MAX, 1, 3, 17, 100];
     let sum = data.iter().fold(0_usize, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     data.chunks(SIZES[sum % SIZES.len()]).collect()
 }
 
-/// What the scanner lets through of each piece, as the gateway's connections have it; why it ended; and how many
-/// messages began.
+/// The bytes of each piece that the scanner accepts, as in connections of the gateway; its fault; and the number of
+/// messages that began.
 fn scan(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Option<FramingFault>, u64) {
     let mut scanner = Scanner::new(BOUNDS);
     let mut held: Vec<u8> = Vec::new();
@@ -126,17 +126,17 @@ fn scan(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Option<FramingFault>, u64) {
             if !scanner.awaits() {
                 break;
             }
-            // There is no backend that would change to another protocol.
+            // No backend could switch protocols.
             scanner.go_on();
         }
     }
     (through, None, scanner.messages())
 }
 
-/// The status of the gateway's answer.
+/// The expected status of the gateway's response.
 fn foretell(message: &Message, map: &AbilityMap) -> u16 {
     let method = Method::from_bytes(message.method.as_bytes()).expect("a method");
-    let uri = Uri::try_from(&*message.target).expect("a target that hyper takes");
+    let uri = Uri::try_from(&*message.target).expect("a target that hyper accepts");
     let mut fields = HeaderMap::new();
     for (name, value) in &message.fields {
         let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
@@ -171,7 +171,7 @@ fn foretell(message: &Message, map: &AbilityMap) -> u16 {
     } else {
         let Ok(token) = Token::from_fields(&fields, LONGEST_TOKEN) else { return 401 };
         let Ok(requirement) = map.requirement(&found) else { return 403 };
-        // There is no introspector to ask.
+        // There is no introspector.
         if token.secret() != TOKEN {
             return 503;
         }
@@ -191,7 +191,7 @@ fn foretell(message: &Message, map: &AbilityMap) -> u16 {
     }
 }
 
-/// By the request that it asks about, and without a body.
+/// Decided by the requested method, and without a body.
 fn foretell_preflight(message: &Message, asked: &[u8], target: &Target<'_>, map: &AbilityMap) -> u16 {
     let chunked = message.all("transfer-encoding").next().is_some();
     if chunked || message.all("content-length").any(|length| length != b"0") {
@@ -212,7 +212,7 @@ thread_local! {
     static HOUSE: House = House::new();
 }
 
-/// A gateway on a runtime whose clock stands still while anything can be done.
+/// A gateway on a runtime with a paused clock.
 struct House {
     runtime: LocalRuntime,
     gateway: Rc<Gateway>,
@@ -267,7 +267,7 @@ impl House {
         Self { runtime, gateway, map }
     }
 
-    /// What hyper makes of the bytes.
+    /// The messages that hyper parses.
     fn hyper(&self, pieces: &[Vec<u8>]) -> Vec<Message> {
         let seen: Rc<RefCell<Vec<Message>>> = Rc::default();
         let service = |request: Request<Incoming>| {
@@ -305,7 +305,7 @@ impl House {
         seen.take()
     }
 
-    /// What the gateway answers, message by message.
+    /// The responses of the gateway, by message.
     fn decide(&self, pieces: &[Vec<u8>]) -> Vec<u16> {
         let statuses: Rc<RefCell<Vec<u16>>> = Rc::default();
         let downstream = Rc::new(Downstream::new(None, false, false, Instant::now()));
@@ -322,7 +322,7 @@ impl House {
         statuses.take()
     }
 
-    /// Serves a connection until nothing happens any more.
+    /// Serves a connection until it makes no more progress.
     fn serve<S, F, B, E>(&self, pieces: &[Vec<u8>], service: S)
     where
         S: Fn(Request<Incoming>) -> F,
@@ -337,23 +337,23 @@ impl House {
             http1.header_read_timeout(None).writev(false);
             http1.max_header_size(BOUNDS.head + 1).max_buf_size(64 * 1024 + 1);
             let connection = http1.serve_connection(TokioIo::new(wire), service_fn(service));
-            // Time passes only where all wait.
+            // The clock advances only when all tasks wait.
             if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(60), connection).await {
-                assert!(!error.is_parse(), "the scanner lets nothing through that hyper refuses: {error}");
+                assert!(!error.is_parse(), "the scanner accepted a message that hyper rejects: {error}");
             }
         });
     }
 }
 
-/// A path to the byte; of an absolute form hyper gives back no more than what it means.
+/// The path byte by byte; for the absolute form only its normalised URI, since hyper does not keep more.
 fn as_hyper_has_it(target: &str) -> String {
     match target.starts_with('/') {
         true => target.to_owned(),
-        false => Uri::try_from(target).expect("a target that hyper takes").to_string(),
+        false => Uri::try_from(target).expect("a target that hyper accepts").to_string(),
     }
 }
 
-/// A client that sends its pieces, then nothing, and takes whatever it is sent.
+/// A client that sends its pieces, then nothing, and reads everything that it receives.
 struct Wire(VecDeque<Vec<u8>>);
 
 impl AsyncRead for Wire {

@@ -1,5 +1,5 @@
-//! What a hostile backend may send: whatever it is, and however it is cut into reads, the same response comes of it or
-//! none, and nothing comes of it that it did not send.
+//! The responses of a hostile backend: however its bytes are split into reads, the client parses the same response or
+//! rejects it, and the response has nothing that the backend did not send.
 //!
 //! The first byte of `data` is the method (`H`: HEAD), the second how many bytes are read at once; the rest is what the
 //! backend sends before it closes.
@@ -17,7 +17,7 @@ use stockaj_gateway::internals::client::http1::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A backend that takes everything, sends its bytes in pieces, and closes.
+/// A backend that reads everything, sends its bytes in pieces, and closes.
 struct Backend<'a> {
     bytes: &'a [u8],
     piece: usize,

@@ -1,4 +1,4 @@
-//! Target canonicalisation, against a reference that says the rules of the contract one after the other.
+//! Compares target canonicalisation with a reference that applies the rules of the contract one by one.
 //!
 //! `data` is `METHOD target`, and after a line feed the Host field; `stockaj.example` without one.
 
@@ -19,7 +19,7 @@ pub fn check(data: &[u8]) {
     if let Ok(path) = std::str::from_utf8(path) {
         check_path(path);
     }
-    // As hyper makes them.
+    // As hyper parses them.
     if let (Ok(method), Ok(uri), Ok(host)) =
         (Method::from_bytes(method), Uri::try_from(target), HeaderValue::from_bytes(host))
     {
@@ -33,7 +33,7 @@ fn check_path(raw: &str) {
     let found = canonical.as_ref().map(|it| (it.as_str(), it.names_front_controller()));
     assert_eq!(found, expected.as_ref().map(|(path, names)| (&**path, *names)), "{raw:?}");
     let Some(canonical) = canonical else { return };
-    // A map that names nothing refuses it where it matters.
+    // An empty map refuses it if it matters.
     assert_eq!(AbilityMap::default().check_path(&canonical).is_err(), canonical.names_front_controller());
     assert_eq!(canonical.is_borrowed(), canonical.as_str() == raw);
     let again = CanonicalPath::new(canonical.as_str()).expect("canonical is canonical");
@@ -61,7 +61,7 @@ fn check_request(method: &Method, uri: &Uri, host: HeaderValue) {
     }
 }
 
-/// The canonical path, and whether a segment names the front controller; `None` for what is refused.
+/// The canonical path, and whether a segment names the front controller; `None` if the target is refused.
 fn reference(raw: &[u8]) -> Option<(String, bool)> {
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@|[]%/".contains(byte);
     if !raw.starts_with(b"/") || !raw.iter().all(allowed) {
@@ -89,7 +89,7 @@ fn reference(raw: &[u8]) -> Option<(String, bool)> {
             }
         }
     }
-    // However often a backend decodes, it sees no other path.
+    // However often a backend decodes it, the path stays the same.
     let mut view = canonical.clone().into_bytes();
     let separators = view.iter().filter(|&&byte| byte == b'/').count();
     let mut times = 0;
@@ -122,7 +122,7 @@ fn reference(raw: &[u8]) -> Option<(String, bool)> {
     Some((canonical, names_front_controller))
 }
 
-/// Once, as a backend does that leaves a stray `%` alone.
+/// Decodes once, like a backend that keeps a stray `%`.
 pub(crate) fn decode(bytes: &[u8]) -> Vec<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut decoded = Vec::with_capacity(bytes.len());

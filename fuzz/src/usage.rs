@@ -1,4 +1,4 @@
-//! Reports of usage, which anybody may have written: they are added, judged and drawn, whatever they say.
+//! Untrusted usage reports: adding, assessing and rendering them must not panic.
 
 use jiff::Timestamp;
 use stockaj_gateway::internals::config::settings::FindingRules;
@@ -43,7 +43,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// Nothing that a browser would run or load.
+/// The page has nothing that a browser would run or load.
 fn check_page(page: &str) {
     let page = page.to_ascii_lowercase();
     assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>"));
