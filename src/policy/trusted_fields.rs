@@ -76,9 +76,7 @@ impl TrustedFields {
             return Err(Refusal::BadRequest("several X-Real-IP fields: which address the client has"));
         }
         match self.0.iter().flat_map(|listed| listed.iter()).any(is_repeated) {
-            true => {
-                Err(Refusal::BadRequest("several lines of a field of listen.trusted_fields: who is calling"))
-            }
+            true => Err(Refusal::BadRequest("several lines of a field of listen.trusted_fields")),
             false => Ok(()),
         }
     }

@@ -154,7 +154,7 @@ fn certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, StartE
     if entries.is_empty() { Ok(None) } else { Ok(Some(Arc::new(Certificates::load(entries)?))) }
 }
 
-/// What every worker makes its gateway from.
+/// The input of every worker's gateway.
 pub(super) struct Configuration {
     pub(super) settings: Arc<Settings>,
     pub(super) resources: Resources,

@@ -181,37 +181,37 @@ impl fmt::Debug for LineQueue {
     }
 }
 
-/// How much of the audit queue an action may use.
+/// The share of the audit queue that an action may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditPriority {
-    /// Looking at something: half of the queue.
+    /// Reading: half of the queue.
     Read,
-    /// A change by a machine, which tries again: three quarters.
+    /// A change by a machine, which retries: three quarters.
     Webhook,
-    /// A change by an operator: all of it.
+    /// A change by an operator: the whole queue.
     Change,
 }
 
-/// Where places for audit lines are reserved.
+/// Reserves slots for audit lines.
 #[derive(Clone, Debug)]
 pub struct AuditLog(LineQueue);
 
-/// The log does not write, and as many audit lines as are kept wait for it.
+/// The output is blocked, and the audit queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the log cannot take a line about this action")]
 pub struct AuditLogFull;
 
 impl AuditLog {
-    /// An audit log that keeps lines and never writes them, for tests of what uses one.
+    /// An audit log that never writes its lines, for tests.
     #[cfg(test)]
     pub(crate) fn detached() -> Self {
         Self(LineQueue::detached())
     }
 
-    /// Reserves the place of one audit line. The action is carried out and logged while the place is held.
+    /// Reserves the slot of one audit line. Hold it while the action is carried out and logged.
     ///
     /// # Errors
-    /// If too many audit lines wait to be written. The action must not be carried out.
+    /// If too many audit lines are queued. The action must not be carried out.
     pub fn reserve(&self, priority: AuditPriority) -> Result<AuditSlot, AuditLogFull> {
         let places = match priority {
             AuditPriority::Read => AUDIT_LINES / 2,
@@ -229,7 +229,7 @@ impl AuditLog {
     }
 }
 
-/// A reserved place in the audit queue, to be held until the line is logged.
+/// A slot in the audit queue. Hold it until the line is logged.
 #[must_use]
 pub struct AuditSlot(Arc<QueueState>);
 
@@ -246,7 +246,7 @@ impl Drop for AuditSlot {
     }
 }
 
-/// The running thread. Dropping this waits, for two seconds at most, until queued lines have been written.
+/// The running thread. Dropping it waits, for at most two seconds, until the queued lines have been written.
 pub(super) struct Writer {
     queue: LineQueue,
     ended: Receiver<()>,
@@ -258,12 +258,12 @@ impl Drop for Writer {
         let mut queues = shared.queues();
         queues.is_ending = true;
         shared.wake(queues);
-        // The sender is dropped with the thread. One that is stuck with its reader is left behind.
+        // The sender is dropped with the thread. A thread that is blocked by its reader is abandoned.
         let _ = self.ended.recv_timeout(END_TIMEOUT);
     }
 }
 
-/// Starts the thread. If the system gives none, every line is dropped and counted.
+/// Starts the thread. If that fails, every line is dropped and counted.
 pub(super) fn start(output: impl Write + Send + 'static) -> (LineQueue, Writer) {
     let queue = LineQueue(Arc::default());
     let (end, ended) = channel();
@@ -306,32 +306,32 @@ impl Drop for Closing {
     }
 }
 
-/// What the thread does next.
+/// The next action of the thread.
 enum Work {
     WriteAudit,
-    /// Write what was taken from the queue.
+    /// Write the lines taken from the queue.
     WriteLines,
     Report,
     End,
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct WriterState<W> {
     output: W,
     shared: Arc<QueueState>,
-    /// Lines that left the queue and are not written yet.
+    /// Lines that were taken from the queue and are not written yet.
     taken: Vec<Lines>,
-    /// The same as one write.
+    /// The same lines as one buffer.
     batch: Vec<u8>,
-    /// Whether the last write ended in the middle of a line.
+    /// Whether the last write ended within a line.
     line_is_open: bool,
     /// Whether the last write failed.
     failing: bool,
-    /// The first error since lost lines were reported.
+    /// The first error since the last report of lost lines.
     error: Option<io::Error>,
-    /// When audit lines that could not be written are tried again.
+    /// When failed audit lines are written again.
     retry_at: Option<Instant>,
-    /// How many lost lines were reported so far.
+    /// The number of lost lines that were reported.
     reported: u64,
     /// When lost lines may be reported again.
     report_at: Instant,
@@ -350,7 +350,7 @@ impl<W: Write> WriterState<W> {
         self.write_audit();
     }
 
-    /// Waits until there is something to do. Audit lines have precedence.
+    /// Waits for the next action. Audit lines have precedence.
     fn next_work(&mut self) -> Work {
         let shared = Arc::clone(&self.shared);
         let mut queues = shared.queues();
@@ -382,7 +382,7 @@ impl<W: Write> WriterState<W> {
         }
     }
 
-    /// Writes all audit lines that wait. Those that cannot be written stay.
+    /// Writes all queued audit lines. Lines that cannot be written stay queued.
     fn write_audit(&mut self) {
         let (count, lines) = {
             let queues = self.shared.queues();
@@ -402,7 +402,7 @@ impl<W: Write> WriterState<W> {
         self.shared.queues().audit.drain(..written.min(count));
     }
 
-    /// Writes the lines that were taken. Those that cannot be written are dropped and counted.
+    /// Writes the taken lines. Lines that cannot be written are dropped and counted.
     fn write_taken(&mut self) {
         let mut batch = std::mem::take(&mut self.batch);
         batch.clear();
@@ -416,7 +416,7 @@ impl<W: Write> WriterState<W> {
     }
 
     /// # Errors
-    /// How many bytes were written all the same.
+    /// The number of bytes that were written before the error.
     fn write(&mut self, lines: &[u8]) -> Result<(), usize> {
         match self.try_write(lines) {
             Ok(()) => {
@@ -433,7 +433,7 @@ impl<W: Write> WriterState<W> {
 
     fn try_write(&mut self, lines: &[u8]) -> Result<(), (usize, io::Error)> {
         if self.line_is_open {
-            // The rest of that line is lost: the next one must not be appended to it.
+            // The rest of that line is lost, and the next one must not be appended to it.
             write_once(&mut self.output, b"\n").map_err(|error| (0, error))?;
             self.line_is_open = false;
         }
@@ -456,7 +456,7 @@ impl<W: Write> WriterState<W> {
                 || self.shared.refused_actions.load(Ordering::Relaxed) > 0)
     }
 
-    /// Says what was lost, once writing works again.
+    /// Reports lost lines once writing works again.
     fn report(&mut self) {
         let now = Instant::now();
         if !self.has_unreported() || now < self.report_at {
@@ -472,13 +472,13 @@ impl<W: Write> WriterState<W> {
     }
 }
 
-/// Writes a part of `bytes`, of which there is at least one, and returns its length.
+/// Writes a part of `bytes`, which must not be empty, and returns its length.
 fn write_once(output: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match output.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Whoever shares the pipe has set it to non-blocking: its reader is slow.
+            // Another process has set the shared pipe to non-blocking, and its reader is slow.
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(WOULD_BLOCK),
             written => return written,
         }

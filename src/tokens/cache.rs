@@ -49,7 +49,7 @@ const KEPT_WHEN_OUTDATED: Duration = Duration::from_secs(600);
 /// An active verdict and its deadlines.
 #[derive(Debug)]
 pub struct CacheEntry {
-    /// What introspection said.
+    /// The introspected verdict.
     pub verdict: Verdict,
     /// The time at which the introspection began.
     pub asked_at: Instant,
