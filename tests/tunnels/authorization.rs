@@ -1,0 +1,190 @@
+//! How tokens, revocations and reloads close open tunnels.
+
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::{echoes, start};
+use crate::support::by_hand::{ByHand, Held};
+use crate::support::{Answer, RawClient, TestEnv, Verdict};
+
+fn in_seconds(seconds: f64) -> f64 {
+    (SystemTime::now() + Duration::from_secs_f64(seconds)).duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// Until the map is enforced, or the token has expired.
+#[test]
+fn tunnel_permitted_by_shadow_mode_stays_open() {
+    for authentication in [false, true] {
+        let mut env = start(&format!("mode: shadow\nshadow_authentication: {authentication}\n"));
+        let end = in_seconds(1.5);
+        env.introspector.know("3|short", Verdict::active(&["items:create"]).expiring(end));
+        let mut tunnels =
+            vec![env.tunnel("/events", Some("2|creator")), env.tunnel("/nowhere", Some("1|reader"))];
+        let (mut expiring, backend) = env.tunnel("/nowhere", Some("3|short"));
+        if authentication {
+            tunnels.push(env.tunnel("/events", None));
+            tunnels.push(env.tunnel("/nowhere", Some("9|unknown")));
+            thread::sleep(Duration::from_millis(3000));
+            tunnels.push((expiring, backend));
+        } else {
+            assert_eq!(expiring.read_until_close(), b"", "with its token, as ever");
+        }
+        // They were decided anew meanwhile.
+        for (client, backend) in &mut tunnels {
+            echoes(client, backend);
+        }
+        env.gateway.edit("mode: shadow", "mode: enforce");
+        assert!(env.gateway.reload());
+        for (mut client, _backend) in tunnels {
+            assert_eq!(client.read_until_close(), b"");
+        }
+    }
+}
+
+/// From `change` on; the contract says 5 s.
+fn closes_within_5_s(client: &mut RawClient, backend: &mut Held, what: &str) -> Duration {
+    let began = Instant::now();
+    assert_eq!(client.read_until_close(), b"", "{what}");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{what}: {took:?}");
+    assert!(backend.until_close() < Duration::from_secs(1), "{what}");
+    took
+}
+
+#[test]
+fn tunnel_closes_when_its_token_becomes_inactive() {
+    type Change = fn(&TestEnv<ByHand>);
+    let cases: [(&str, &str, &str, Change); 5] = [
+        ("expired", "cache: {ttl: 1h}\n", "expired_token", |_| {}),
+        ("unknown by now", "cache: {ttl: 1s}\n", "inactive_token", |env| env.introspector.forget("1|reader")),
+        ("without the ability", "cache: {ttl: 1s}\n", "missing_ability", |env| {
+            env.introspector.know("1|reader", Verdict::active(&["items:create"]));
+        }),
+        ("without a verdict", "cache: {ttl: 1s}\n", "no_verdict", |env| {
+            env.introspector.fail_with(Answer::message(500, "Server Error"));
+        }),
+        ("with an introspector that hangs", "cache: {ttl: 1s}\n", "no_verdict", |env| {
+            env.introspector.fail_with(Answer::hang());
+        }),
+    ];
+    thread::scope(|scope| {
+        for (what, yaml, reason, change) in cases {
+            scope.spawn(move || {
+                let mut env = start(yaml);
+                if what == "expired" {
+                    let verdict = Verdict::active(&["items:read"]).expiring(in_seconds(2.5).round());
+                    env.introspector.know("1|reader", verdict);
+                }
+                let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
+                echoes(&mut client, &mut backend);
+                change(&env);
+                closes_within_5_s(&mut client, &mut backend, what);
+                let line = env.tunnel_line();
+                assert_eq!(line["reason"], reason, "{what}");
+                assert_eq!(line["detail"], "the request of the tunnel would be refused now");
+                let closed = |line: &serde_json::Value| {
+                    line["message"] == "tunnel closed: its request would be refused now" && line["reason"] == reason
+                };
+                assert_eq!(env.gateway.wait_for_log(closed)["request_id"], line["request_id"]);
+                let metric = format!("requests_total{{status=\"101\",reason=\"{reason}\"}}");
+                env.gateway.wait_for_metric(&metric, 1.0);
+                env.gateway.wait_for_metric("tunnels_open", 0.0);
+            });
+        }
+    });
+}
+
+/// Whatever introspection says by now: who revokes a token at night wants its connections gone.
+#[test]
+fn revocation_closes_the_tunnels_of_a_token() {
+    let mut env = start("cache: {ttl: 1h}\nadmin:\n  token: an-operators-token\n");
+    env.introspector.know("3|other", Verdict::active(&["items:read"]));
+    let (mut revoked, mut backend) = env.tunnel("/events", Some("1|reader"));
+    let (mut other, mut other_backend) = env.tunnel("/events", Some("3|other"));
+    assert_eq!(env.operator("POST", "/tokens/revoke", r#"{"token":"1|reader"}"#).status, 200);
+    closes_within_5_s(&mut revoked, &mut backend, "revoked");
+    let line = env.tunnel_line();
+    assert_eq!(
+        (&line["reason"], &line["detail"]),
+        (&"inactive_token".into(), &"the tunnel's token was revoked".into())
+    );
+    echoes(&mut other, &mut other_backend);
+    let (mut again, mut backend) = env.tunnel("/events", Some("1|reader"));
+    echoes(&mut again, &mut backend);
+}
+
+/// Whoever revokes while a tunnel is being decided anew is not overtaken by a verdict that is younger.
+#[test]
+fn revocation_during_introspection_closes_the_tunnel() {
+    let yaml = "cache: {ttl: 1h, max_age: {items:read: 0s}}\nadmin:\n  token: an-operators-token\n";
+    let mut env = start(yaml);
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    let calls = env.introspector.calls();
+    env.introspector.delay(Duration::from_millis(500));
+    env.introspector.wait_for_calls(calls + 1);
+    assert_eq!(env.operator("POST", "/tokens/revoke", r#"{"id":"1"}"#).status, 200);
+    closes_within_5_s(&mut client, &mut backend, "revoked");
+    assert_eq!(env.tunnel_line()["detail"], "the tunnel's token was revoked");
+}
+
+#[test]
+fn tunnel_stays_open_while_its_request_is_permitted() {
+    let yaml = "cache: {ttl: 1s, stale_if_error: 1h}\n";
+    let mut env = start(yaml);
+    let began = Instant::now();
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    let (mut guest, mut guests) = env.tunnel("/open", None);
+    let (mut other, mut others) = env.tunnel("/open", Some("9|unknown"));
+    // Asked again, and answered as before; other abilities are more; then nobody answers.
+    thread::sleep(Duration::from_millis(1500));
+    echoes(&mut client, &mut backend);
+    env.introspector.know("1|reader", Verdict::active(&["*"]));
+    thread::sleep(Duration::from_millis(1500));
+    echoes(&mut client, &mut backend);
+    let calls = env.introspector.calls_for("1|reader") as f64;
+    let lives = began.elapsed().as_secs_f64();
+    assert!(
+        (3.0..=2.0 * lives + 2.0).contains(&calls),
+        "{calls} introspections in {lives} s of a ttl of 1 s"
+    );
+    env.introspector.fail_with(Answer::message(500, "Server Error"));
+    thread::sleep(Duration::from_millis(2500));
+    echoes(&mut client, &mut backend);
+    echoes(&mut guest, &mut guests);
+    echoes(&mut other, &mut others);
+    assert_eq!(env.introspector.calls_for("9|unknown"), 0);
+    assert_eq!(env.gateway.metrics().metric("tunnels_open"), 3.0);
+}
+
+#[test]
+fn tunnels_of_one_token_share_an_introspection() {
+    let mut env = start("cache: {ttl: 1s}\n");
+    let began = Instant::now();
+    let mut tunnels: Vec<_> = (0..20).map(|_| env.tunnel("/events", Some("1|reader"))).collect();
+    thread::sleep(Duration::from_millis(3000));
+    for (client, backend) in &mut tunnels {
+        echoes(client, backend);
+    }
+    let calls = env.introspector.calls_for("1|reader") as f64;
+    let lives = began.elapsed().as_secs_f64();
+    assert!(calls <= 2.0 * lives + 2.0, "{calls} introspections for 20 tunnels in {lives} s of a ttl of 1 s");
+}
+
+#[test]
+fn reloaded_map_decides_open_tunnels() {
+    let mut env = start("");
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    let (mut guest, mut guests) = env.tunnel("/open", None);
+    env.gateway.edit("/api/v2/items: {", "/api/v2/items/{id}: {");
+    assert!(env.gateway.reload());
+    thread::sleep(Duration::from_millis(1500));
+    echoes(&mut client, &mut backend);
+    echoes(&mut guest, &mut guests);
+    env.gateway.edit("/events:       {GET: items:read}", "/events:       {GET: items:create}");
+    assert!(env.gateway.reload());
+    closes_within_5_s(&mut client, &mut backend, "another requirement");
+    echoes(&mut guest, &mut guests);
+    env.gateway.edit("/open:         {GET: public}", "/open:         {GET: authenticated}");
+    assert!(env.gateway.reload());
+    closes_within_5_s(&mut guest, &mut guests, "not public any more");
+}
