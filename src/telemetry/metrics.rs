@@ -5,222 +5,38 @@
 //! events (introspections, evictions, reloads) have shared counters.
 
 mod collect;
+mod labels;
+mod per_core;
 mod process;
+mod routes;
 mod shard;
+#[cfg(test)]
+mod tests;
 mod usage;
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
-use http::{Method, StatusCode};
 use prometheus::{Registry, TextEncoder};
 
-use crate::policy::refusal::Reason;
 use crate::policy::shadow::{Change, MapRole};
-use shard::{RouteShard, Shard, nanoseconds};
-pub use usage::UsageMetrics;
 
-/// Half of the time for which the oldest verdict is reported.
-const WINDOW: Duration = Duration::from_secs(30);
+pub use labels::{
+    ConnectionUse, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult,
+    RedisMessage, RevocationSource, SpanOutcome, TimedPhase, WebhookOutcome,
+};
+pub use per_core::CoreMetrics;
+use routes::{NONE, Routes, UNMAPPED};
+pub use routes::{RouteLabel, RouteNumber, RouteNumbers};
+use shard::Shard;
+pub use usage::UsageMetrics;
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
-
-/// The route label of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteLabel {
-    /// A route of the map, from [`RouteNumbers::label`].
-    Route(RouteNumber),
-    /// No route matches the path: `route="unmapped"`.
-    Unmapped,
-    /// The request was refused before routing: `route="none"`.
-    None,
-}
-
-/// The number of a route, valid for the life of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RouteNumber(usize);
-
-const UNMAPPED: RouteNumber = RouteNumber(0);
-const NONE: RouteNumber = RouteNumber(1);
-
-impl RouteLabel {
-    const fn number(self) -> RouteNumber {
-        match self {
-            Self::Route(number) => number,
-            Self::Unmapped => UNMAPPED,
-            Self::None => NONE,
-        }
-    }
-}
-
-/// The counters of the routes of one ability map. A map that is loaded later uses the same counters for the same
-/// template.
-#[derive(Clone, Debug, Default)]
-pub struct RouteNumbers(Arc<[RouteNumber]>);
-
-impl RouteNumbers {
-    /// The label of the route with this index among the map's templates.
-    pub fn label(&self, route: usize) -> RouteLabel {
-        self.0.get(route).map_or(RouteLabel::Unmapped, |number| RouteLabel::Route(*number))
-    }
-}
-
-macro_rules! labels {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
-
-        impl $name {
-            pub(crate) const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The label's value.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)+ }
-            }
-        }
-    };
-}
-
-labels! {
-    /// A phase of a request: `phase`.
-    TimedPhase {
-        /// Waiting for introspection.
-        Introspection = "introspection",
-        /// From the first attempt to reach the backend to the head of its response.
-        Backend = "backend",
-        /// The rest, in the gateway itself.
-        Gateway = "gateway",
-    }
-}
-
-labels! {
-    /// The outcome of an introspection: `outcome`.
-    IntrospectionOutcome {
-        /// The token is active.
-        Active = "active",
-        /// The token is inactive.
-        Inactive = "inactive",
-        /// The introspection failed.
-        NoVerdict = "no_verdict",
-    }
-}
-
-labels! {
-    /// The result of a cache lookup: `result`.
-    LookupResult {
-        /// An active verdict.
-        Hit = "hit",
-        /// An inactive verdict.
-        NegativeHit = "negative_hit",
-        /// A verdict past its `ttl`, because the introspector is unavailable.
-        Stale = "stale",
-        /// No usable verdict; started an introspection.
-        Miss = "miss",
-        /// No usable verdict; joined an introspection of the same token.
-        Coalesced = "coalesced",
-    }
-}
-
-labels! {
-    /// The kind of a cache entry: `kind`.
-    EntryKind {
-        /// For active tokens.
-        Active = "active",
-        /// For inactive tokens.
-        Inactive = "inactive",
-    }
-}
-
-labels! {
-    /// Why an entry was removed from the cache: `cause`.
-    EvictionCause {
-        /// It had expired.
-        Expired = "expired",
-        /// The cache was full.
-        Size = "size",
-        /// A newer verdict replaced it.
-        Replaced = "replaced",
-        /// It was revoked, or the backend's response contradicted it.
-        Explicit = "explicit",
-    }
-}
-
-labels! {
-    /// The state of a connection: `state`.
-    ConnectionUse {
-        /// Has a request in flight.
-        Active = "active",
-        /// Idle.
-        Idle = "idle",
-    }
-}
-
-labels! {
-    /// The source of a revocation: `source`.
-    RevocationSource {
-        /// The admin API.
-        Admin = "admin",
-        /// A signed webhook from Stockaj.
-        Webhook = "webhook",
-        /// Another replica.
-        Redis = "redis",
-    }
-}
-
-labels! {
-    /// The outcome of a webhook: `outcome`.
-    WebhookOutcome {
-        /// The token was invalidated.
-        Forgotten = "forgotten",
-        /// The event does not concern tokens.
-        Ignored = "ignored",
-        /// The signature is invalid, or the id is missing.
-        Refused = "refused",
-    }
-}
-
-labels! {
-    /// The direction of a message between replicas: `direction`.
-    RedisMessage {
-        /// Sent to the other replicas.
-        Sent = "sent",
-        /// Received from another replica.
-        Received = "received",
-        /// Received, invalid and ignored.
-        Refused = "refused",
-    }
-}
-
-labels! {
-    /// The outcome of spans: `outcome`.
-    SpanOutcome {
-        /// The collector accepted them.
-        Exported = "exported",
-        /// The collector did not accept them, or not in time.
-        Dropped = "dropped",
-    }
-}
-
-labels! {
-    /// Why a TLS handshake with a client failed: `reason`.
-    HandshakeFailure {
-        /// The client presented no certificate, or none that `client_ca` accepts.
-        Certificate = "certificate",
-        /// It took longer than `limits.header_timeout`.
-        Timeout = "timeout",
-        /// Anything else: no common version or cipher suite, no TLS, or a client that rejects the gateway's
-        /// certificate.
-        Protocol = "protocol",
-    }
-}
 
 /// Every metric of the process.
 pub struct Metrics {
@@ -276,34 +92,6 @@ struct MetricsState {
 
 /// The labels of shadow decisions: change, map, route and method.
 type ShadowLabels = (Change, MapRole, RouteNumber, &'static str);
-
-/// The routes' counters, by number and by template.
-#[derive(Default)]
-struct Routes {
-    by_template: HashMap<Box<str>, RouteNumber>,
-    rows: Vec<RouteRow>,
-}
-
-/// The counters of one route: a shard per core.
-struct RouteRow {
-    template: Box<str>,
-    shards: Box<[Arc<RouteShard>]>,
-}
-
-impl Routes {
-    fn number(&mut self, template: &str, shards: usize) -> RouteNumber {
-        if let Some(number) = self.by_template.get(template) {
-            return *number;
-        }
-        let number = RouteNumber(self.rows.len());
-        self.rows.push(RouteRow {
-            template: template.into(),
-            shards: (0..shards).map(|_| Arc::new(RouteShard::default())).collect(),
-        });
-        self.by_template.insert(template.into(), number);
-        number
-    }
-}
 
 impl MetricsState {
     fn routes(&self) -> MutexGuard<'_, Routes> {
@@ -362,13 +150,7 @@ impl Metrics {
     /// # Panics
     /// If `index` is above the number of cores given to [`Metrics::new`].
     pub fn core(self: &Arc<Self>, index: usize) -> CoreMetrics {
-        CoreMetrics(Rc::new(WorkerMetrics {
-            shard: Arc::clone(&self.shared.shards[index]),
-            routes: RefCell::default(),
-            index,
-            metrics: Arc::clone(self),
-            window_since: Cell::new(Instant::now()),
-        }))
+        CoreMetrics::new(index, self)
     }
 
     /// The counters of a map's routes, in the order of `templates`. Must be called for each loaded map, before its
@@ -512,115 +294,3 @@ impl Drop for IntrospectionInFlight {
         self.0.introspections_in_flight.fetch_sub(1, Relaxed);
     }
 }
-
-/// The metrics of one core; see [`Metrics::core`]. Cheap to clone.
-#[derive(Clone)]
-pub struct CoreMetrics(Rc<WorkerMetrics>);
-
-struct WorkerMetrics {
-    shard: Arc<Shard>,
-    /// This core's shard of every route seen so far, by number.
-    routes: RefCell<Vec<Arc<RouteShard>>>,
-    index: usize,
-    metrics: Arc<Metrics>,
-    /// Start of the current window of the oldest verdict.
-    window_since: Cell<Instant>,
-}
-
-impl fmt::Debug for CoreMetrics {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("CoreMetrics").field(&self.0.index).finish()
-    }
-}
-
-impl CoreMetrics {
-    /// Counts a completed request, with the time from its head to the end of its response.
-    pub fn request(
-        &self,
-        route: RouteLabel,
-        method: &Method,
-        status: StatusCode,
-        reason: Reason,
-        duration: Duration,
-    ) {
-        let RouteNumber(number) = route.number();
-        let mut routes = self.0.routes.borrow_mut();
-        if number >= routes.len() {
-            let registry = self.0.metrics.shared.routes();
-            let unseen = registry.rows[routes.len()..].iter();
-            routes.extend(unseen.map(|row| Arc::clone(&row.shards[self.0.index])));
-        }
-        if let Some(shard) = routes.get(number) {
-            shard.request(method, status, reason, nanoseconds(duration));
-        }
-    }
-
-    /// Counts a shadow decision. Rare enough for one counter for all cores.
-    pub fn shadow(&self, change: Change, side: MapRole, route: RouteLabel, method: &Method) {
-        let key = (change, side, route.number(), shard::method_word(method));
-        let shared = &self.0.metrics.shared;
-        *shared.shadow.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;
-    }
-
-    /// Adds to the duration of a phase.
-    pub fn phase(&self, phase: TimedPhase, duration: Duration) {
-        self.0.shard.phases[phase as usize].observe(nanoseconds(duration));
-    }
-
-    /// Counts a cache lookup.
-    pub fn cache_lookup(&self, result: LookupResult) {
-        shard::add(&self.0.shard.cache_lookups[result as usize], 1);
-    }
-
-    /// Records the age of a verdict that allowed a request.
-    pub fn verdict_served(&self, age: Duration) {
-        let [oldest, _] = &self.0.shard.oldest_verdicts;
-        let age = nanoseconds(age);
-        if age > oldest.load(Relaxed) {
-            oldest.store(age, Relaxed);
-        }
-    }
-
-    /// Starts a new window of the oldest verdict if this one has ended. Must be called about once per second.
-    pub fn turn_window(&self, now: Instant) {
-        if now.saturating_duration_since(self.0.window_since.get()) >= WINDOW {
-            self.0.window_since.set(now);
-            let [current, before] = &self.0.shard.oldest_verdicts;
-            before.store(current.load(Relaxed), Relaxed);
-            current.store(0, Relaxed);
-        }
-    }
-
-    /// Counts a failed TLS handshake.
-    pub fn handshake_failure(&self, reason: HandshakeFailure) {
-        shard::add(&self.0.shard.handshake_failures[reason as usize], 1);
-    }
-
-    /// Counts a completed introspection.
-    pub fn introspection(&self, outcome: IntrospectionOutcome) {
-        self.0.metrics.introspection(outcome);
-    }
-
-    /// Adds to the client connections in `state`; a change of state is two calls.
-    pub fn client_connections(&self, state: ConnectionUse, change: i64) {
-        shard::add_signed(&self.0.shard.client_connections[state as usize], change);
-    }
-
-    /// Adds to the backend connections in `state`; a change of state is two calls.
-    pub fn backend_connections(&self, state: ConnectionUse, change: i64) {
-        shard::add_signed(&self.0.shard.backend_connections[state as usize], change);
-    }
-
-    /// Adds to the open tunnels.
-    pub fn tunnels(&self, change: i64) {
-        shard::add_signed(&self.0.shard.tunnels, change);
-    }
-
-    /// The metrics of the whole process.
-    pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.0.metrics
-    }
-}
-
-#[cfg(test)]
-mod tests;

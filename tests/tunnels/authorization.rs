@@ -83,7 +83,8 @@ fn tunnel_closes_when_its_token_becomes_inactive() {
                 assert_eq!(line["reason"], reason, "{what}");
                 assert_eq!(line["detail"], "the request of the tunnel would be refused now");
                 let closed = |line: &serde_json::Value| {
-                    line["message"] == "tunnel closed: its request would be refused now" && line["reason"] == reason
+                    line["message"] == "tunnel closed: its request would be refused now"
+                        && line["reason"] == reason
                 };
                 assert_eq!(env.gateway.wait_for_log(closed)["request_id"], line["request_id"]);
                 let metric = format!("requests_total{{status=\"101\",reason=\"{reason}\"}}");

@@ -3,8 +3,12 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
 
 use super::*;
+use crate::policy::refusal::Reason;
 
 const ITEMS: &str = "/api/v2/items/{id}";
 
