@@ -311,7 +311,7 @@ fn page_past_the_end_lists_no_token() {
         assert!(list.contains("<tbody></tbody></table>"), "{list}");
     }
     let page = super::overview(&many, &context);
-    assert!(text(&page).contains("The list of 201 tokens ends before. Previous"), "{page}");
+    assert!(text(&page).contains("The list has only 201 tokens. Previous"), "{page}");
     assert!(page.contains("?page=2\" rel=\"prev\"") && !page.contains("rel=\"next\""), "{page}");
 }
 
