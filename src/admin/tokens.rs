@@ -113,7 +113,7 @@ pub(super) fn list(admin: &Admin, actor: Actor<'_>) -> AdminResponse {
     let Ok(slot) = admin.audit.reserve(AuditPriority::Read) else { return unavailable() };
     let mut entries = admin.revoker.entries();
     entries.sort_unstable_by(|one, other| {
-        compare_ids(&one.verdict.id, &other.verdict.id).then(other.asked_at.cmp(&one.asked_at))
+        compare_ids(&one.verdict.id, &other.verdict.id).then(other.introspected_at.cmp(&one.introspected_at))
     });
     let now = Instant::now();
     let tokens: Vec<TokenRow<'_>> = entries

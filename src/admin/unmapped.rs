@@ -266,7 +266,7 @@ mod tests {
     use crate::config;
     use crate::policy::ability::Requirement;
     use crate::policy::map::{MapBuilder, Unmapped};
-    use crate::telemetry::unmapped::{Lack, Uncovered, UncoveredRequests, UncoveredToken};
+    use crate::telemetry::unmapped::{MissingPart, Uncovered, UncoveredRequests, UncoveredToken};
 
     fn map(unmapped: Unmapped) -> AbilityMap {
         let mut builder = MapBuilder::new(unmapped);
@@ -277,15 +277,15 @@ mod tests {
     }
 
     /// Path, missing part of the map, method, and the token's id and name.
-    type Request<'a> = (&'a str, Lack, Method, Option<(&'a str, &'a str)>);
+    type Request<'a> = (&'a str, MissingPart, Method, Option<(&'a str, &'a str)>);
 
     fn recorded(requests: &[Request<'_>]) -> UncoveredReport {
         let all = UncoveredRequests::new(1);
-        for (path, lack, method, token) in requests {
+        for (path, missing, method, token) in requests {
             let token = token.map(|(id, name)| (Arc::<str>::from(id), Arc::<str>::from(name)));
             let token = token.as_ref().map(|(id, name)| UncoveredToken { id, name: Some(name) });
             let now = UNIX_EPOCH + std::time::Duration::from_millis(1_796_007_890_123);
-            all.core(0).record(&Uncovered { path, lack: *lack, method, token, now });
+            all.core(0).record(&Uncovered { path, missing: *missing, method, token, now });
         }
         all.report()
     }
@@ -309,17 +309,17 @@ mod tests {
         let hostile =
             Some(("17\n/evil: {GET: public}", "a\r\n  /evil:\n    GET: public # \u{2028}\u{85}\u{ffff}"));
         let report = recorded(&[
-            ("/api/v2/variants/{id}/tags/{id}", Lack::Route, Method::GET, Some(("17", "scanner"))),
-            ("/api/v2/variants/{id}/tags/{id}", Lack::Route, Method::DELETE, None),
-            ("/api/v2/variants/{id}/tags/{id}", Lack::Route, Method::DELETE, hostile),
-            ("/.well-known/{*rest}", Lack::Route, Method::HEAD, None),
-            ("/only-options", Lack::Route, Method::OPTIONS, None),
-            ("/{id}", Lack::Route, Method::POST, hostile),
-            ("/", Lack::Route, Method::GET, None),
+            ("/api/v2/variants/{id}/tags/{id}", MissingPart::Route, Method::GET, Some(("17", "scanner"))),
+            ("/api/v2/variants/{id}/tags/{id}", MissingPart::Route, Method::DELETE, None),
+            ("/api/v2/variants/{id}/tags/{id}", MissingPart::Route, Method::DELETE, hostile),
+            ("/.well-known/{*rest}", MissingPart::Route, Method::HEAD, None),
+            ("/only-options", MissingPart::Route, Method::OPTIONS, None),
+            ("/{id}", MissingPart::Route, Method::POST, hostile),
+            ("/", MissingPart::Route, Method::GET, None),
             // A reload has removed this route.
-            ("/api/v2/variants/{variant}/tags/{tag}", Lack::Method, Method::PUT, None),
-            ("/api/v2/a:b/it's", Lack::Method, Method::PUT, None),
-            ("/api/v2/items", Lack::Method, Method::DELETE, None),
+            ("/api/v2/variants/{variant}/tags/{tag}", MissingPart::Method, Method::PUT, None),
+            ("/api/v2/a:b/it's", MissingPart::Method, Method::PUT, None),
+            ("/api/v2/items", MissingPart::Method, Method::DELETE, None),
         ]);
         let snippet = snippet(&report, &map(Unmapped::Deny));
         assert_eq!(
@@ -345,10 +345,10 @@ mod tests {
     #[test]
     fn requests_that_a_new_map_covers_are_not_listed() {
         let mut report = recorded(&[
-            ("/api/v2/items", Lack::Route, Method::GET, None),
-            ("/api/v2/items", Lack::Route, Method::POST, None),
-            ("/api/v2/items/{id}", Lack::Route, Method::PUT, None),
-            ("/api/v2/other", Lack::Route, Method::GET, None),
+            ("/api/v2/items", MissingPart::Route, Method::GET, None),
+            ("/api/v2/items", MissingPart::Route, Method::POST, None),
+            ("/api/v2/items/{id}", MissingPart::Route, Method::PUT, None),
+            ("/api/v2/other", MissingPart::Route, Method::GET, None),
         ]);
         let map = map(Unmapped::Authenticated);
         remove_covered(&mut report, &map);

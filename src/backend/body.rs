@@ -19,7 +19,7 @@ use crate::policy::headers;
 use crate::policy::trusted_fields::TrustedFields;
 
 /// Longest wait for a 100 (Continue), which older backends never send (RFC 9110 section 10.1.1).
-const UNTIL_ASKED: Duration = Duration::from_secs(1);
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What ended an upload before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,7 +115,7 @@ pub struct Streaming {
     left: u64,
     idle: IdleTimer,
     /// Ready when a body that [waits](Hold::Held) may be sent.
-    asked: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    may_send: Option<Pin<Box<dyn Future<Output = ()>>>>,
     /// Fields that are dropped from the trailers.
     trusted_fields: TrustedFields,
 }
@@ -147,7 +147,7 @@ impl RequestBody {
             upload: Rc::clone(&upload),
             left: limit,
             idle: IdleTimer::new(idle_timeout),
-            asked: None,
+            may_send: None,
             trusted_fields: trusted_fields.clone(),
         };
         Ok((Self::Streaming(Box::new(streaming)), Some(upload)))
@@ -171,28 +171,28 @@ pub async fn discard(mut incoming: Incoming, downstream: Rc<Downstream>) {
 }
 
 impl RequestBody {
-    /// Delays the body until the returned value is notified of a 100 (Continue), for at most [`UNTIL_ASKED`]. `None` if there
+    /// Delays the body until the returned value is notified of a 100 (Continue), for at most [`CONTINUE_TIMEOUT`]. `None` if there
     /// is no body.
     pub fn wait_for_continue(&mut self) -> Option<Arc<Notify>> {
         let Self::Streaming(streaming) = self else { return None };
-        let asked = Arc::new(Notify::new());
-        let is_asked = Arc::clone(&asked);
+        let may_send = Arc::new(Notify::new());
+        let permission = Arc::clone(&may_send);
         streaming.upload.hold.set(Hold::Held);
-        streaming.asked = Some(Box::pin(async move {
-            let _ = tokio::time::timeout(UNTIL_ASKED, is_asked.notified()).await;
+        streaming.may_send = Some(Box::pin(async move {
+            let _ = tokio::time::timeout(CONTINUE_TIMEOUT, permission.notified()).await;
         }));
-        Some(asked)
+        Some(may_send)
     }
 }
 
 impl Streaming {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
-        if let Some(asked) = &mut self.asked {
+        if let Some(may_send) = &mut self.may_send {
             if self.upload.hold.get() == Hold::Unwanted {
                 return Poll::Pending;
             }
-            ready!(asked.as_mut().poll(context));
-            self.asked = None;
+            ready!(may_send.as_mut().poll(context));
+            self.may_send = None;
             self.upload.hold.set(Hold::None);
         }
         if let Some(budget) = &self.budget {

@@ -61,7 +61,7 @@ impl Arguments {
     }
 
     fn serve(&self) -> Result<Exit, Box<dyn Error>> {
-        panics::tell_places_only();
+        panics::log_places_only();
         let stockaj = start_stockaj(self.stockaj_address.unwrap_or(STOCKAJ_ADDRESS))?;
         let mut taken = Vec::new();
         let address = choose(self.address, ADDRESS, &mut taken);

@@ -148,7 +148,7 @@ fn print(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
                 finding.kind.as_str().to_owned(),
                 finding.method.to_string(),
                 sanitize(&finding.path),
-                sanitize(finding.said.as_deref().unwrap_or("-")),
+                sanitize(finding.declared.as_deref().unwrap_or("-")),
                 sanitize(&required),
                 sanitize(&places.into_iter().flatten().collect::<Vec<_>>().join(", ")),
             ]
@@ -163,7 +163,7 @@ fn finding_value(finding: &Finding) -> Value {
         "kind": finding.kind.as_str().replace(' ', "_"),
         "method": finding.method.as_str(),
         "path": finding.path,
-        "document": finding.said,
+        "document": finding.declared,
         "map": finding.requirement,
         "covered_by": finding.covered_by,
         "operation": place_value(finding.operation.as_ref()),

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        panics::tell_places_only();
+        panics::log_places_only();
         let failures = protect();
         let path = self.config.path();
         let mut loaded = match config::load(&path) {

@@ -319,16 +319,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             let mut buffer = ReadBuf::new(scratch.get_mut(..self.read_limit).unwrap_or_default());
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
-            let came = buffer.filled();
+            let filled = buffer.filled();
             if self.received.is_empty() {
-                self.received = Bytes::copy_from_slice(came);
+                self.received = Bytes::copy_from_slice(filled);
             } else {
                 let held = std::mem::take(&mut self.received);
                 let mut longer = held.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
-                longer.extend_from_slice(came);
+                longer.extend_from_slice(filled);
                 self.received = longer.freeze();
             }
-            Poll::Ready(Ok(came.len()))
+            Poll::Ready(Ok(filled.len()))
         })
     }
 }

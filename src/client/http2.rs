@@ -57,7 +57,7 @@ pub(super) struct Http2 {
     /// The number of requests in flight.
     streams: Rc<Cell<usize>>,
     /// Whether a part of a response was received since the last check.
-    heard: Rc<Cell<bool>>,
+    received_any: Rc<Cell<bool>>,
     /// When the last stream ended.
     used_at: Cell<Instant>,
     /// Whether it accepts no further requests.
@@ -72,14 +72,14 @@ impl Drop for Http2 {
 }
 
 impl Http2 {
-    /// Starts HTTP/2 over `stream`. Waits, for at most `patience`, until the server has answered a ping, which proves
+    /// Starts HTTP/2 over `stream`. Waits, for at most `timeout_after`, until the server has answered a ping, which proves
     /// that it speaks HTTP/2 and has sent its limit of streams. If it is later silent for `silence` while a response is
-    /// awaited, it is pinged again, and the connection is dropped without an answer within `patience`. `counted` is
+    /// awaited, it is pinged again, and the connection is dropped without an answer within `timeout_after`. `counted` is
     /// dropped with the connection.
     pub(super) async fn begin(
         stream: ClientStream,
         silence: Duration,
-        patience: Duration,
+        timeout_after: Duration,
         counted: impl Sized + 'static,
     ) -> Result<Self, LeaseError> {
         let address = stream.remote_address();
@@ -99,10 +99,16 @@ impl Http2 {
             }
             Ok((sender, connection, pings))
         };
-        let begun = timeout(patience, begin).await.map_err(|_| LeaseError::Http2Silent(patience))?;
+        let begun =
+            timeout(timeout_after, begin).await.map_err(|_| LeaseError::Http2Silent(timeout_after))?;
         let (sender, connection, pings) = begun?;
-        let (streams, heard) = (Rc::<Cell<usize>>::default(), Rc::<Cell<bool>>::default());
-        let watch = Watch { streams: Rc::clone(&streams), heard: Rc::clone(&heard), silence, patience };
+        let (streams, received_any) = (Rc::<Cell<usize>>::default(), Rc::<Cell<bool>>::default());
+        let watch = Watch {
+            streams: Rc::clone(&streams),
+            received_any: Rc::clone(&received_any),
+            silence,
+            timeout_after,
+        };
         let driver = tokio::task::spawn_local(async move {
             let _counted = counted;
             drive(connection, pings, watch).await;
@@ -112,7 +118,7 @@ impl Http2 {
             scheme,
             driver: driver.abort_handle(),
             streams,
-            heard,
+            received_any,
             used_at: Cell::new(Instant::now()),
             retired: Cell::new(false),
             address,
@@ -183,9 +189,9 @@ fn is_ready(sender: &mut SendRequest<Bytes>) -> Result<(), h2::Error> {
 /// Detects connections that are dead.
 struct Watch {
     streams: Rc<Cell<usize>>,
-    heard: Rc<Cell<bool>>,
+    received_any: Rc<Cell<bool>>,
     silence: Duration,
-    patience: Duration,
+    timeout_after: Duration,
 }
 
 impl Watch {
@@ -193,10 +199,10 @@ impl Watch {
     async fn until_lost(&self, mut pings: PingPong) {
         loop {
             sleep(self.silence).await;
-            if self.heard.replace(false) || self.streams.get() == 0 {
+            if self.received_any.replace(false) || self.streams.get() == 0 {
                 continue;
             }
-            match timeout(self.patience, pings.ping(Ping::opaque())).await {
+            match timeout(self.timeout_after, pings.ping(Ping::opaque())).await {
                 Ok(Ok(_)) => {}
                 // The connection itself reports the error.
                 Ok(Err(_)) => return std::future::pending().await,
@@ -241,7 +247,7 @@ async fn drive(mut connection: Connection<ClientStream, Bytes>, pings: Option<Pi
         // Failures are reported through the streams.
         _ = connection => {}
         () = lost => {
-            tracing::warn!(waited = ?watch.patience, "HTTP/2 connection closed: no answer to a ping");
+            tracing::warn!(waited = ?watch.timeout_after, "HTTP/2 connection closed: no answer to a ping");
         }
     }
 }
@@ -266,7 +272,7 @@ where
     let to_head = *request.method() == Method::HEAD;
     let head =
         request.http2().map_err(|_| ExchangeError::Malformed("a target that HTTP/2 cannot express"))?;
-    let asked = call.continues();
+    let on_continue = call.continues();
     let body = call.stream().ok_or(ExchangeError::Malformed("a request that was sent before"))?;
     let is_whole = body.is_end_stream();
     let head = translate(head, &connection.scheme, is_whole)?;
@@ -279,7 +285,7 @@ where
             upload_body(body, stream).await;
         }));
     }
-    receive(&mut answer, asked, to_head, &connection.heard).await.inspect_err(|cause| {
+    receive(&mut answer, on_continue, to_head, &connection.received_any).await.inspect_err(|cause| {
         if matches!(cause, ExchangeError::Http2(error) if error.is_go_away()) {
             connection.retire();
         }
@@ -324,17 +330,17 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// Waits for the head of the final response, and for the end of one without a body.
 async fn receive(
     answer: &mut ResponseFuture,
-    asked: Option<Arc<Notify>>,
+    on_continue: Option<Arc<Notify>>,
     to_head: bool,
-    heard: &Rc<Cell<bool>>,
+    received_any: &Rc<Cell<bool>>,
 ) -> Result<Response<Box<response_stream::ResponseStream>>, ExchangeError> {
     let mut interim = 0;
     let answer = poll_fn(|context| {
-        while let Poll::Ready(Some(came)) = answer.poll_informational(context) {
-            let status = came?.status();
+        while let Poll::Ready(Some(response)) = answer.poll_informational(context) {
+            let status = response?.status();
             interim += 1;
-            heard.set(true);
-            match (status, &asked) {
+            received_any.set(true);
+            match (status, &on_continue) {
                 _ if interim > MOST_INTERIM => {
                     return Poll::Ready(Err(ExchangeError::Malformed("too many interim responses")));
                 }
@@ -342,14 +348,14 @@ async fn receive(
                 (StatusCode::SWITCHING_PROTOCOLS, _) => {
                     return Poll::Ready(Err(ExchangeError::Malformed("101 over HTTP/2")));
                 }
-                (StatusCode::CONTINUE, Some(asked)) => asked.notify_one(),
+                (StatusCode::CONTINUE, Some(on_continue)) => on_continue.notify_one(),
                 _ => {}
             }
         }
         Pin::new(&mut *answer).poll(context).map_err(ExchangeError::from)
     });
     let (head, mut stream) = answer.await?.into_parts();
-    heard.set(true);
+    received_any.set(true);
     let has_no_body = to_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if has_no_body && !stream.is_end_stream() {
         end_of(&mut stream).await?;
@@ -357,7 +363,7 @@ async fn receive(
     // The code that prepares the response validates Content-Length.
     let length = head.headers.get(CONTENT_LENGTH).filter(|_| !has_no_body);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    let body = response_stream::ResponseStream::new(stream, length, Rc::clone(heard));
+    let body = response_stream::ResponseStream::new(stream, length, Rc::clone(received_any));
     Ok(Response::from_parts(head, Box::new(body)))
 }
 

@@ -72,7 +72,7 @@ where
         if running.is_empty() && waiting.is_empty() {
             // A family that was late before is not waited for, so that a backend that refuses connections is reported
             // immediately.
-            late = late.filter(|late| !late.again);
+            late = late.filter(|late| !late.is_repeated);
             if late.is_none() {
                 return Err(failed);
             }

@@ -93,7 +93,7 @@ impl Resolved {
 #[derive(Debug)]
 pub(super) struct LateAnswer {
     /// Whether an earlier query of this name and family was late, too.
-    pub(super) again: bool,
+    pub(super) is_repeated: bool,
     query: Query,
 }
 
@@ -308,8 +308,8 @@ impl NameServers {
             }
         };
         let missing = family.other();
-        let again = self.was_late(name, missing);
-        let delay = if again { CACHE_DELAY } else { RESOLUTION_DELAY };
+        let is_repeated = self.was_late(name, missing);
+        let delay = if is_repeated { CACHE_DELAY } else { RESOLUTION_DELAY };
         let mut found = Resolved::complete(Vec::new());
         match timeout(delay, finish(&mut other)).await {
             Ok(Ok(more)) => addresses.extend(more),
@@ -317,7 +317,7 @@ impl NameServers {
             Err(_) => {
                 self.late().insert((name.clone(), missing), Instant::now());
                 found.unanswered = Some(missing);
-                found.late = Some(LateAnswer { again, query: other });
+                found.late = Some(LateAnswer { is_repeated, query: other });
             }
         }
         found.addresses = addresses;

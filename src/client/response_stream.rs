@@ -20,12 +20,12 @@ pub(super) struct ResponseStream {
     taken: usize,
     /// The rest of Content-Length, which h2 enforces.
     left: Option<u64>,
-    heard: Rc<Cell<bool>>,
+    received_any: Rc<Cell<bool>>,
 }
 
 impl ResponseStream {
-    pub(super) fn new(stream: RecvStream, length: Option<u64>, heard: Rc<Cell<bool>>) -> Self {
-        Self { stream, data_is_over: false, taken: 0, left: length, heard }
+    pub(super) fn new(stream: RecvStream, length: Option<u64>, received_any: Rc<Cell<bool>>) -> Self {
+        Self { stream, data_is_over: false, taken: 0, left: length, received_any }
     }
 
     pub(super) fn poll_frame(
@@ -39,7 +39,7 @@ impl ResponseStream {
         if !self.data_is_over {
             if let Some(data) = ready!(self.stream.poll_data(context)) {
                 let data = data?;
-                self.heard.set(true);
+                self.received_any.set(true);
                 self.taken = data.len();
                 self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                 return Poll::Ready(Some(Ok(Frame::data(data))));

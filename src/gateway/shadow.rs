@@ -152,10 +152,10 @@ impl Gateway {
         });
         if let Some(candidate) = &shadow.candidate {
             let overriding = self.settings.backend.method_override;
-            let (by_candidate, decided) = cors::decide(candidate, &target.path, requested, overriding);
-            let refused = candidate.check_path(&target.path);
-            let otherwise = refused.and(decided).map(|_permit| Reason::Public);
-            self.note_difference(permit.is_ok(), &otherwise, (found, &by_candidate), &method, record, None);
+            let (candidate_found, decided) = cors::decide(candidate, &target.path, requested, overriding);
+            let by_candidate = candidate.check_path(&target.path).and(decided).map(|_permit| Reason::Public);
+            let routes = (found, &candidate_found);
+            self.note_difference(permit.is_ok(), &by_candidate, routes, &method, record, None);
         }
         permit
     }
@@ -183,8 +183,8 @@ impl Gateway {
         let refused = candidate.check_path(&request.target.path);
         let by_candidate =
             refused.err().map_or_else(|| decide_by(routed, known), |refusal| Some(Err(refusal)));
-        let (otherwise, cached) = match (by_candidate, token) {
-            (Some(otherwise), _) => (otherwise, None),
+        let (by_candidate, cached) = match (by_candidate, token) {
+            (Some(by_candidate), _) => (by_candidate, None),
             (None, Ok(token)) => {
                 let verdict = self.verdict_for_candidate(token, record, decided.is_ok()).await;
                 let known = match &verdict {
@@ -193,7 +193,7 @@ impl Gateway {
                     None => Known::Token,
                 };
                 match decide_by(routed, known) {
-                    Some(otherwise) => (otherwise, verdict.and_then(Result::ok)),
+                    Some(by_candidate) => (by_candidate, verdict.and_then(Result::ok)),
                     None => return,
                 }
             }
@@ -201,7 +201,7 @@ impl Gateway {
         };
         let method = record.method.clone();
         let enforced = self.settings.abilities.find(&method, &request.target.path);
-        self.note_difference(decided.is_ok(), &otherwise, (&enforced, &found), &method, record, cached);
+        self.note_difference(decided.is_ok(), &by_candidate, (&enforced, &found), &method, record, cached);
     }
 
     /// The verdict of a token that the enforced map did not need. Only a refused request is introspected for it: a request
@@ -224,14 +224,14 @@ impl Gateway {
     fn note_difference(
         &self,
         forwarded: bool,
-        otherwise: &Result<Reason, Refusal>,
+        by_candidate: &Result<Reason, Refusal>,
         (enforced, found): (&RouteMatch<'_>, &RouteMatch<'_>),
         method: &Method,
         record: &mut RequestRecord,
         cached: Option<Rc<CachedToken>>,
     ) {
-        let Some(change) = change(forwarded, otherwise) else { return };
-        let reason = otherwise.as_ref().map_or_else(Refusal::reason, |reason| *reason);
+        let Some(change) = change(forwarded, by_candidate) else { return };
+        let reason = by_candidate.as_ref().map_or_else(Refusal::reason, |reason| *reason);
         let rule = LogRule { side: MapRole::Candidate, found, method, reason }.to_string();
         let label = self.label(enforced, found.route());
         record.note_shadow_change(change, MapRole::Candidate, label, rule, cached);

@@ -6,7 +6,7 @@ use http::Method;
 
 use super::document::{Description, Operation, Security};
 use super::ignore::IgnoredPaths;
-use super::{alternatives, requirement_of_scopes, said, sample, template};
+use super::{alternatives, declared, requirement_of_scopes, sample, template};
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::decision::read_request;
 use crate::policy::map::{AbilityMap, RouteMatch};
@@ -23,7 +23,7 @@ pub struct Finding {
     /// The path of the operation, or of the route if there is none.
     pub path: String,
     /// The requirement of the document.
-    pub said: Option<String>,
+    pub declared: Option<String>,
     /// The requirement of the map.
     pub requirement: Option<String>,
     /// The route that decides, if it is not that of the operation.
@@ -81,7 +81,7 @@ pub fn drift(description: &Description, map: &AbilityMap, ignored: &mut IgnoredP
                     kind: DriftKind::NoOperation,
                     method: method.clone(),
                     path: route.template().to_owned(),
-                    said: None,
+                    declared: None,
                     requirement: Some(rule.requirement.to_string()),
                     covered_by: None,
                     operation: None,
@@ -122,7 +122,7 @@ fn of_operation(
         kind: DriftKind::NoRule,
         method: operation.method.clone(),
         path: operation.path.clone(),
-        said: said(operation),
+        declared: declared(operation),
         requirement: None,
         covered_by: None,
         operation: operation.place.clone(),
@@ -170,11 +170,11 @@ fn agrees(security: &Security, requirement: &Requirement) -> bool {
 }
 
 fn agrees_with_scopes(scopes: &[BTreeSet<String>], requirement: &Requirement) -> bool {
-    let said: BTreeSet<BTreeSet<&str>> =
+    let declared: BTreeSet<BTreeSet<&str>> =
         scopes.iter().map(|all| all.iter().map(String::as_str).collect()).collect();
     let nearest = requirement_of_scopes(scopes).requirement;
     let required = alternatives(requirement);
-    required.as_ref() == Some(&said)
+    required.as_ref() == Some(&declared)
         || required == alternatives(&nearest) && (required.is_some() || *requirement == nearest)
 }
 
@@ -232,8 +232,8 @@ mod tests {
             .into_iter()
             .map(|it| {
                 let or = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-                let (said, asks, by) = (or(it.said), or(it.requirement), or(it.covered_by));
-                format!("{}: {} {}: {said}, {asks}, {by}", it.kind.as_str(), it.method, it.path)
+                let (declared, asks, by) = (or(it.declared), or(it.requirement), or(it.covered_by));
+                format!("{}: {} {}: {declared}, {asks}, {by}", it.kind.as_str(), it.method, it.path)
             })
             .collect();
         assert_eq!(
@@ -261,7 +261,7 @@ mod tests {
         };
         let all = |names: &[&str]| Requirement::all(names.iter().copied()).unwrap();
         let any = |names: &[&str]| Requirement::any(names.iter().copied()).unwrap();
-        for (said, requirement, expected) in [
+        for (declared, requirement, expected) in [
             (scopes(&["a"]), all(&["a"]), true),
             (scopes(&["a"]), any(&["a"]), true),
             (scopes(&["a"]), any(&["a", "b"]), false),
@@ -290,7 +290,7 @@ mod tests {
             (optional(&["a"]), all(&["b"]), false),
             (optional(&["a"]), Requirement::authenticated(), false),
         ] {
-            assert_eq!(agrees(&said, &requirement), expected, "{said:?} {requirement}");
+            assert_eq!(agrees(&declared, &requirement), expected, "{declared:?} {requirement}");
         }
     }
 }

@@ -71,13 +71,14 @@ fn requirement_of_scopes(alternatives: &[BTreeSet<String>]) -> ScopeRequirement 
         .collect();
     let any = (single.len() > 1).then(|| Requirement::any(single.iter().copied()).ok()).flatten();
     let shortest = usable.iter().min_by_key(|(alternative, _)| alternative.len());
-    let (requirement, said) = match (any, shortest) {
+    let (requirement, declared) = match (any, shortest) {
         (Some(any), _) => (any, single.len()),
         (None, Some((_, all))) => (all.clone(), 1),
         (None, None) => (Requirement::deny(), 0),
     };
-    let less = problem
-        .or_else(|| (said < alternatives.len()).then(|| format!("narrower than {}", words(alternatives))));
+    let less = problem.or_else(|| {
+        (declared < alternatives.len()).then(|| format!("narrower than {}", words(alternatives)))
+    });
     ScopeRequirement { requirement, less }
 }
 
@@ -92,7 +93,7 @@ fn words(alternatives: &[BTreeSet<String>]) -> String {
 }
 
 /// Describes what the document requires, in the syntax of maps if possible. `None` if the document does not specify it.
-fn said(operation: &Operation) -> Option<String> {
+fn declared(operation: &Operation) -> Option<String> {
     let requirement_of_scopes = |alternatives: &[BTreeSet<String>]| match requirement_of_scopes(alternatives)
     {
         ScopeRequirement { requirement, less: None } => requirement.to_string(),

@@ -29,7 +29,7 @@ pub fn address(fields: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> boo
 
 /// Whether a request crossed the network without TLS, as far as is known. A trusted peer reports the scheme of its
 /// client. Without that report, only an unencrypted request of an untrusted peer on another machine counts.
-pub fn came_by_plain_http(fields: &HeaderMap, trusted: bool, encrypted: bool, is_local: bool) -> bool {
+pub fn is_plain_http(fields: &HeaderMap, trusted: bool, encrypted: bool, is_local: bool) -> bool {
     match fields.get(X_FORWARDED_PROTO).filter(|_| trusted) {
         // If several proxies have added their scheme, the first is that of the client.
         Some(schemes) => {
@@ -70,10 +70,10 @@ mod tests {
         ] {
             let fields = reported.map(|scheme| (X_FORWARDED_PROTO, HeaderValue::from_static(scheme)));
             let fields = fields.into_iter().collect();
-            let came = |is_local| came_by_plain_http(&fields, trusted, encrypted, is_local);
-            assert_eq!(came(false), expected, "{trusted} {encrypted} {reported:?}");
+            let is_plain = |is_local| is_plain_http(&fields, trusted, encrypted, is_local);
+            assert_eq!(is_plain(false), expected, "{trusted} {encrypted} {reported:?}");
             // A local request crossed no network, unless a trusted peer reports its client's scheme.
-            assert_eq!(came(true), expected && trusted, "{trusted} {encrypted} {reported:?}");
+            assert_eq!(is_plain(true), expected && trusted, "{trusted} {encrypted} {reported:?}");
         }
     }
 

@@ -100,9 +100,9 @@ impl Leniency {
     }
 }
 
-/// How the decision `otherwise` differs for a request that was forwarded or not; `None` if it does not.
-pub const fn change(forwarded: bool, otherwise: &Result<Reason, Refusal>) -> Option<Change> {
-    match (forwarded, otherwise) {
+/// How the decision `by_candidate` differs for a request that was forwarded or not; `None` if it does not.
+pub const fn change(forwarded: bool, by_candidate: &Result<Reason, Refusal>) -> Option<Change> {
+    match (forwarded, by_candidate) {
         (true, Err(_)) => Some(Change::WouldDeny),
         (false, Ok(_)) => Some(Change::WouldAllow),
         (true, Ok(_)) | (false, Err(_)) => None,
@@ -196,14 +196,14 @@ mod tests {
 
     #[test]
     fn change_is_a_different_decision() {
-        for (forwarded, otherwise, expected) in [
+        for (forwarded, by_candidate, expected) in [
             (true, Ok(Reason::Allowed), None),
             (true, Err(Refusal::Denied), Some(Change::WouldDeny)),
             (true, Err(Refusal::MissingToken), Some(Change::WouldDeny)),
             (false, Ok(Reason::Public), Some(Change::WouldAllow)),
             (false, Err(Refusal::Unmapped), None),
         ] {
-            assert_eq!(change(forwarded, &otherwise), expected, "{forwarded} {otherwise:?}");
+            assert_eq!(change(forwarded, &by_candidate), expected, "{forwarded} {by_candidate:?}");
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::telemetry::access::{
 };
 use crate::telemetry::metrics::{ConnectionUse, CoreMetrics, RouteLabel, TimedPhase};
 use crate::telemetry::spans::{Trace, Tracer};
-use crate::telemetry::unmapped::{CoreUncovered, Lack, Uncovered, UncoveredToken};
+use crate::telemetry::unmapped::{CoreUncovered, MissingPart, Uncovered, UncoveredToken};
 use crate::tokens::lookup::{CachedToken, LookupStats};
 use crate::usage::count::WorkerUsage;
 use crate::usage::rules::RuleNumbers;
@@ -251,7 +251,7 @@ impl RequestRecord {
             let Downstream { trusted, encrypted, address, .. } = *self.downstream;
             self.plain_http = address.is_some_and(|address| {
                 let is_local = address.to_canonical().is_loopback();
-                client::came_by_plain_http(fields, trusted, encrypted, is_local)
+                client::is_plain_http(fields, trusted, encrypted, is_local)
             });
         }
     }
@@ -359,15 +359,15 @@ impl RequestRecord {
     fn record_uncovered(&self) {
         let Some(MissingRule { path, method: Some(method) }) = self.uncovered.as_deref() else { return };
         let route = self.route_number.and_then(|number| self.settings.abilities.route(number));
-        let (path, lack) = match (path, route) {
-            (Some(path), _) => (&**path, Lack::Route),
-            (None, Some(route)) => (route.template(), Lack::Method),
+        let (path, missing) = match (path, route) {
+            (Some(path), _) => (&**path, MissingPart::Route),
+            (None, Some(route)) => (route.template(), MissingPart::Method),
             (None, None) => return,
         };
         let token = self
             .any_token()
             .map(|token| UncoveredToken { id: &token.verdict.id, name: token.verdict.name.as_ref() });
-        self.recorder.uncovered.record(&Uncovered { path, lack, method, token, now: SystemTime::now() });
+        self.recorder.uncovered.record(&Uncovered { path, missing, method, token, now: SystemTime::now() });
     }
 
     fn write_access_line(&self, status: StatusCode, reason: Reason, now: Instant) {

@@ -20,7 +20,7 @@ pub(super) struct CompleteHeads {
     lossy_head: Rc<LossyHead>,
     /// Received bytes that h2 may not read yet: the last byte of an odd head, then unchecked bytes. They may contain a
     /// token.
-    held: Zeroizing<Vec<u8>>,
+    buffered: Zeroizing<Vec<u8>>,
 }
 
 impl CompleteHeads {
@@ -31,13 +31,13 @@ impl CompleteHeads {
             frames: Frames::after(PREFACE.len() as u32),
             blocks: HeaderBlocks::default(),
             lossy_head,
-            held: Zeroizing::default(),
+            buffered: Zeroizing::default(),
         }
     }
 
     /// Checks received bytes up to the end of a head of which h2 would drop a part. Returns the number of checked
     /// bytes, and the part that would be dropped.
-    fn look(&mut self, bytes: &[u8]) -> Result<(usize, Option<&'static str>), Malformed> {
+    fn scan_heads(&mut self, bytes: &[u8]) -> Result<(usize, Option<&'static str>), Malformed> {
         let Self { frames, blocks, .. } = self;
         let mut seen = 0;
         while seen < bytes.len() {
@@ -58,12 +58,12 @@ impl CompleteHeads {
     }
 
     /// Copies at most `most` kept bytes to `buffer`.
-    fn hand_out(&mut self, buffer: &mut ReadBuf<'_>, most: usize) {
-        let length = self.held.len().min(buffer.remaining()).min(most);
-        buffer.put_slice(&self.held[..length]);
-        self.held.drain(..length);
-        if self.held.is_empty() {
-            self.held.zeroize();
+    fn read_buffered(&mut self, buffer: &mut ReadBuf<'_>, most: usize) {
+        let length = self.buffered.len().min(buffer.remaining()).min(most);
+        buffer.put_slice(&self.buffered[..length]);
+        self.buffered.drain(..length);
+        if self.buffered.is_empty() {
+            self.buffered.zeroize();
         }
     }
 }
@@ -80,24 +80,24 @@ impl AsyncRead for CompleteHeads {
             // The connection's task polls it again.
             Readable::Nothing => return Poll::Pending,
             Readable::Byte => {
-                this.hand_out(buffer, 1);
+                this.read_buffered(buffer, 1);
                 return Poll::Ready(Ok(()));
             }
         }
         let before = buffer.filled().len();
-        if this.held.is_empty() {
+        if this.buffered.is_empty() {
             ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
         } else {
-            this.hand_out(buffer, usize::MAX);
+            this.read_buffered(buffer, usize::MAX);
         }
         let received = &buffer.filled()[before..];
-        match this.look(received) {
+        match this.scan_heads(received) {
             Ok((_, None)) => Poll::Ready(Ok(())),
             Ok((seen, Some(why))) => {
                 this.lossy_head.found(why);
                 // At least one byte of the head was checked.
                 let clear = seen - 1;
-                this.held = Zeroizing::new([&received[clear..], &this.held].concat());
+                this.buffered = Zeroizing::new([&received[clear..], &this.buffered].concat());
                 buffer.set_filled(before + clear);
                 if clear > 0 {
                     return Poll::Ready(Ok(()));

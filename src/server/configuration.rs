@@ -235,7 +235,7 @@ impl Configuration {
         if settings.cache == before.cache && next.max_concurrent == present.max_concurrent && same_limits {
             return Arc::clone(&self.shared);
         }
-        let cache = self.shared.cache.successor(&settings.cache, Box::new(count_evictions(metrics)));
+        let cache = self.shared.cache.next_from(&settings.cache, Box::new(count_evictions(metrics)));
         Arc::new(SharedVerdicts { cache, introspections: introspections() })
     }
 

@@ -161,8 +161,8 @@ pub(super) async fn serve(
                 context.waker().wake_by_ref();
             }
             // The client may have gone without reading GOAWAY.
-            while let Some(patience) = &mut closing
-                && patience.as_mut().poll(context).is_ready()
+            while let Some(time_limit) = &mut closing
+                && time_limit.as_mut().poll(context).is_ready()
             {
                 if downstream.state.phase().0 == ConnectionPhase::Idle {
                     return Poll::Ready(ConnectionEnd::Now);

@@ -44,9 +44,9 @@ pub(super) async fn refuse(
         drop(record);
         io::Result::Ok(())
     };
-    let patience = settings.limits.header_timeout;
-    if let Ok(Ok(())) = tokio::time::timeout(patience, sent).await {
-        linger(transport, patience).await;
+    let time_limit = settings.limits.header_timeout;
+    if let Ok(Ok(())) = tokio::time::timeout(time_limit, sent).await {
+        linger(transport, time_limit).await;
     }
 }
 
@@ -64,13 +64,13 @@ pub(super) fn note_refused(worker: &Worker, downstream: &Rc<Downstream>, refusal
 
 /// Closes a connection on which the client may still be sending, such as the rest of a body. The kernel resets a socket
 /// that is closed with unread bytes, and the response would be lost. Therefore received bytes are discarded until the
-/// client closes its side, for at most `patience`.
-pub(super) async fn linger(mut transport: RecordedIo, patience: Duration) {
+/// client closes its side, for at most `time_limit`.
+pub(super) async fn linger(mut transport: RecordedIo, time_limit: Duration) {
     let leftover = async {
         transport.shutdown().await?;
         let mut buffer = vec![0; 16 * 1024];
         while transport.read(&mut buffer).await? > 0 {}
         io::Result::Ok(())
     };
-    let _ = tokio::time::timeout(patience, leftover).await;
+    let _ = tokio::time::timeout(time_limit, leftover).await;
 }

@@ -102,8 +102,8 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, HeaderError> {
     match ProxyHeader::parse(bytes, ParseConfig { include_tlvs: false, ..ParseConfig::default() }) {
         Ok((_, length)) if length > longest => Err(HeaderError::Malformed),
         Ok((header, length)) => {
-            let told = header.proxied_address().filter(|it| it.protocol == Protocol::Stream);
-            Ok(Some((length, told.map(|it| it.source.ip()))))
+            let reported = header.proxied_address().filter(|it| it.protocol == Protocol::Stream);
+            Ok(Some((length, reported.map(|it| it.source.ip()))))
         }
         // The header's length is too small for its address, for which the parser would wait.
         Err(proxy_header::Error::BufferTooShort)

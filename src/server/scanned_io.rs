@@ -15,7 +15,7 @@ use crate::policy::framing::{self, Bounds, FramingFault, Scanner};
 use crate::policy::refusal::Refusal;
 
 /// Largest number of bytes kept until their meaning is known, in addition to one read.
-const MOST_HELD: usize = 16 * 1024;
+const LARGEST_BUFFER: usize = 16 * 1024;
 
 /// A transport whose bytes the scanner has checked. A head that is refused never reaches the reader: for it the
 /// connection ends after the previous message, and [`ScannedIo::refused`] has the reason.
@@ -24,7 +24,7 @@ pub(super) struct ScannedIo {
     scanner: Scanner,
     /// Bytes of a head that is incomplete, unread or refused, or bytes that arrived too early. They may contain a
     /// token.
-    held: Zeroizing<Vec<u8>>,
+    buffered: Zeroizing<Vec<u8>>,
     /// The number of them that may be read.
     clear: usize,
     fault: Option<FramingFault>,
@@ -41,7 +41,7 @@ struct MalformedBody(&'static str);
 impl ScannedIo {
     pub(super) fn new(recorded: RecordedIo, bounds: Bounds) -> Self {
         let scanner = Scanner::new(bounds);
-        Self { recorded, scanner, held: Zeroizing::default(), clear: 0, fault: None, ended: false }
+        Self { recorded, scanner, buffered: Zeroizing::default(), clear: 0, fault: None, ended: false }
     }
 
     /// Why the message after the last one that was read is refused, if it is.
@@ -54,7 +54,7 @@ impl ScannedIo {
 
     /// The method of the refused or incomplete message, if it is known.
     pub(super) fn method(&self) -> Option<Method> {
-        let unread = self.held.get(self.clear..).unwrap_or_default();
+        let unread = self.buffered.get(self.clear..).unwrap_or_default();
         framing::method(unread).and_then(|method| Method::from_bytes(method).ok())
     }
 
@@ -83,7 +83,7 @@ impl ScannedIo {
 
     /// The transport, and the bytes received after the last message.
     pub(super) fn into_parts(self) -> (RecordedIo, Zeroizing<Vec<u8>>) {
-        (self.recorded, self.held)
+        (self.recorded, self.buffered)
     }
 
     /// The transport, for a response after its reader has ended.
@@ -93,7 +93,7 @@ impl ScannedIo {
 
     /// Checks whether the client has ended its side. A client may do so after its last request and still wait for the
     /// response.
-    fn look_for_end(&mut self, context: &mut Context<'_>) {
+    fn check_client_end(&mut self, context: &mut Context<'_>) {
         if !self.is_serving() {
             return;
         }
@@ -110,54 +110,57 @@ impl ScannedIo {
 
     /// Makes the readable part of the new bytes in `buffer`, which follow the first `before`, available to the reader.
     fn scan_in_place(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
-        let came = &buffer.filled()[before..];
-        if self.held.is_empty() {
-            let framing::Scan { clear, fault } = self.scanner.scan(came);
-            hold(&mut self.held, &came[clear..]);
+        let received = &buffer.filled()[before..];
+        if self.buffered.is_empty() {
+            let framing::Scan { clear, fault } = self.scanner.scan(received);
+            append_buffered(&mut self.buffered, &received[clear..]);
             buffer.set_filled(before + clear);
             self.fault = fault;
         } else {
-            hold(&mut self.held, came);
+            append_buffered(&mut self.buffered, received);
             buffer.set_filled(before);
-            self.scan_held();
+            self.scan_buffered();
         }
         self.note_head();
     }
 
-    fn scan_held(&mut self) {
-        let framing::Scan { clear, fault } = self.scanner.scan(&self.held);
+    fn scan_buffered(&mut self) {
+        let framing::Scan { clear, fault } = self.scanner.scan(&self.buffered);
         self.clear = clear;
         self.fault = fault;
     }
 
     fn note_head(&mut self) {
         if self.scanner.is_over() {
-            self.held.truncate(self.clear);
+            self.buffered.truncate(self.clear);
         }
-        self.recorded.downstream.state.set_head_begun(self.held.len() > self.clear && self.fault.is_none());
+        self.recorded
+            .downstream
+            .state
+            .set_head_begun(self.buffered.len() > self.clear && self.fault.is_none());
     }
 
     /// Copies kept bytes that may be read.
-    fn hand_out(&mut self, buffer: &mut ReadBuf<'_>) {
+    fn read_buffered(&mut self, buffer: &mut ReadBuf<'_>) {
         let length = self.clear.min(buffer.remaining());
-        buffer.put_slice(&self.held[..length]);
-        self.held.drain(..length);
+        buffer.put_slice(&self.buffered[..length]);
+        self.buffered.drain(..length);
         self.clear -= length;
-        if self.held.is_empty() {
-            self.held.zeroize();
+        if self.buffered.is_empty() {
+            self.buffered.zeroize();
         }
     }
 }
 
 /// Appends to the kept bytes. If they need more space they are copied here, since a growing vector would leave a copy
 /// in memory.
-fn hold(held: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
-    if held.capacity() - held.len() < bytes.len() {
-        let mut larger = Zeroizing::new(Vec::with_capacity(2 * (held.len() + bytes.len())));
-        larger.extend_from_slice(held);
-        *held = larger;
+fn append_buffered(buffered: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
+    if buffered.capacity() - buffered.len() < bytes.len() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(2 * (buffered.len() + bytes.len())));
+        larger.extend_from_slice(buffered);
+        *buffered = larger;
     }
-    held.extend_from_slice(bytes);
+    buffered.extend_from_slice(bytes);
 }
 
 impl AsyncRead for ScannedIo {
@@ -169,7 +172,7 @@ impl AsyncRead for ScannedIo {
         let this = self.get_mut();
         loop {
             if this.clear > 0 {
-                this.hand_out(buffer);
+                this.read_buffered(buffer);
                 return Poll::Ready(Ok(()));
             }
             match &this.fault {
@@ -177,13 +180,13 @@ impl AsyncRead for ScannedIo {
                 // The bytes after the message do not belong to another protocol.
                 None if !this.is_serving() => {
                     this.scanner.go_on();
-                    this.scan_held();
+                    this.scan_buffered();
                     this.note_head();
                     continue;
                 }
                 None => {
                     this.recorded.downstream.state.wake_when_served();
-                    if this.held.len() >= MOST_HELD {
+                    if this.buffered.len() >= LARGEST_BUFFER {
                         return Poll::Pending;
                     }
                 }
@@ -242,7 +245,7 @@ impl AsyncWrite for ScannedIo {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.recorded.downstream.state.watches_end() {
-            this.look_for_end(context);
+            this.check_client_end(context);
         }
         Pin::new(&mut this.recorded).poll_flush(context)
     }

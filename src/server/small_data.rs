@@ -187,8 +187,8 @@ impl SmallData {
     /// unchanged, which is 0 unless `may_pass`. The rest is kept here.
     pub(super) fn take(&mut self, chunk: &[u8], may_pass: bool) -> usize {
         self.partial.clear();
-        let fate = if may_pass { self.fate(chunk) } else { ChunkAction::Rewrite };
-        match fate {
+        let chunk_action = if may_pass { self.chunk_action(chunk) } else { ChunkAction::Rewrite };
+        match chunk_action {
             ChunkAction::Pass(length) => {
                 let mut left = self.left;
                 walk(&chunk[..length], &mut left, |header| {
@@ -206,7 +206,7 @@ impl SmallData {
         }
     }
 
-    fn fate(&self, chunk: &[u8]) -> ChunkAction {
+    fn chunk_action(&self, chunk: &[u8]) -> ChunkAction {
         if self.partial_frame.is_some() {
             return ChunkAction::Rewrite;
         }
@@ -251,17 +251,17 @@ impl SmallData {
             self.empty += 1;
             return;
         }
-        let lacks = frame_overhead(length);
-        if lacks == 0 {
+        let overhead = frame_overhead(length);
+        if overhead == 0 {
             // The data length of a padded frame is unknown, so it does not restore the budget.
             let data = if flags & PADDED == 0 { length } else { SMALL_FRAME };
             self.spent = self.spent.saturating_sub(data - SMALL_FRAME);
             return;
         }
-        self.spent += lacks;
+        self.spent += overhead;
         match self.streams.iter_mut().find(|(other, _)| *other == stream) {
-            Some((_, added)) => *added += lacks,
-            None => self.streams.push((stream, lacks)),
+            Some((_, added)) => *added += overhead,
+            None => self.streams.push((stream, overhead)),
         }
     }
 

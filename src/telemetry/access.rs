@@ -34,7 +34,7 @@ pub struct AccessLog {
     /// Requests that sampling skipped since the last line.
     unlogged: Cell<u32>,
     /// Time of the last reported shadow decision while the log is off, and the number of unreported ones since.
-    told: Cell<(Option<Instant>, u64)>,
+    reported: Cell<(Option<Instant>, u64)>,
 }
 
 /// The longest time that a reading of the wall clock is used for.
@@ -53,7 +53,7 @@ impl AccessLog {
             clock: Cell::new(None),
             sample: settings.access_sample.max(1),
             unlogged: Cell::new(0),
-            told: Cell::default(),
+            reported: Cell::default(),
         }
     }
 
@@ -65,7 +65,7 @@ impl AccessLog {
             clock: Cell::new(None),
             sample: 1,
             unlogged: Cell::new(0),
-            told: Cell::default(),
+            reported: Cell::default(),
         }
     }
 
@@ -126,11 +126,11 @@ impl AccessLog {
             return;
         }
         let now = Instant::now();
-        let (told_at, untold) = self.told.get();
-        if told_at.is_some_and(|at| now.saturating_duration_since(at) < PAUSE) {
-            return self.told.set((told_at, untold + 1));
+        let (reported_at, unreported) = self.reported.get();
+        if reported_at.is_some_and(|at| now.saturating_duration_since(at) < PAUSE) {
+            return self.reported.set((reported_at, unreported + 1));
         }
-        self.told.set((Some(now), 0));
+        self.reported.set((Some(now), 0));
         let AccessLine { request_id, method, route, path, status, token, shadow_rule, .. } = *line;
         let request_id = std::str::from_utf8(request_id).unwrap_or("-");
         let token_id = token.map(|token| token.id);
@@ -146,7 +146,7 @@ impl AccessLog {
             token_id,
             token_name,
             request_id,
-            untold,
+            unreported,
             "an unenforced rule decides differently"
         );
     }

@@ -132,7 +132,7 @@ pub(crate) fn to<W: Write + Send + 'static>(
 /// Logs the gateway's events at `level`, and only warnings and errors of libraries: some log every header field that
 /// they read or write at lower levels, including tokens.
 fn targets(level: LogLevel) -> Targets {
-    let ours = match level {
+    let own = match level {
         LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -140,10 +140,10 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let audit = if level == LogLevel::Off { ours } else { ours.max(LevelFilter::INFO) };
+    let audit = if level == LogLevel::Off { own } else { own.max(LevelFilter::INFO) };
     Targets::new()
-        .with_default(ours.min(LevelFilter::WARN))
-        .with_target(env!("CARGO_CRATE_NAME"), ours)
+        .with_default(own.min(LevelFilter::WARN))
+        .with_target(env!("CARGO_CRATE_NAME"), own)
         .with_target(AUDIT, audit)
 }
 
@@ -282,7 +282,7 @@ mod tests {
             (LogLevel::Debug, 4),
             (LogLevel::Trace, 5),
         ];
-        for (level, ours) in all {
+        for (level, own) in all {
             let text = logged(level, LogFormat::Text, || {
                 tracing::error!("e");
                 tracing::warn!("w");
@@ -290,15 +290,15 @@ mod tests {
                 tracing::debug!("d");
                 tracing::trace!("t");
             });
-            assert_eq!(text.lines().count(), ours, "{level:?}: {text}");
+            assert_eq!(text.lines().count(), own, "{level:?}: {text}");
             let text = logged(level, LogFormat::Text, || {
                 tracing::error!(target: "hickory", "e");
                 tracing::warn!(target: "hickory", "w");
                 tracing::debug!(target: "hickory", "d");
             });
-            assert_eq!(text.lines().count(), ours.min(2), "{level:?}: {text}");
+            assert_eq!(text.lines().count(), own.min(2), "{level:?}: {text}");
             let text = logged(level, LogFormat::Text, || tracing::info!(target: AUDIT, "admin"));
-            assert_eq!(text.lines().count(), ours.min(1), "{level:?}: {text}");
+            assert_eq!(text.lines().count(), own.min(1), "{level:?}: {text}");
         }
     }
 
@@ -316,21 +316,21 @@ mod tests {
                 strange(5000);
             });
             let lines = |wanted: &str| text.lines().filter(|line| line.contains(wanted)).collect::<Vec<_>>();
-            let told = lines("a library's line");
-            assert!((11..=13).contains(&told.len()), "{text}");
+            let kept = lines("a library's line");
+            assert!((11..=13).contains(&kept.len()), "{text}");
             assert_eq!((lines("admin").len(), lines("another place").len()), (20, 1), "{text}");
             let sum = match format {
-                LogFormat::Json => told
+                LogFormat::Json => kept
                     .iter()
                     .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
                     .filter_map(|line| line["suppressed"].as_u64())
                     .sum::<u64>(),
-                LogFormat::Text => told
+                LogFormat::Text => kept
                     .iter()
                     .filter_map(|line| line.rsplit_once("suppressed=")?.1.parse::<u64>().ok())
                     .sum(),
             };
-            assert_eq!(sum + told.len() as u64, 5001, "{text}");
+            assert_eq!(sum + kept.len() as u64, 5001, "{text}");
         }
     }
 

@@ -5,14 +5,14 @@ use std::panic::{self, Location};
 use std::thread;
 
 /// Installs a panic hook that reports place and thread: in the log, or on standard error if there is no log.
-pub fn tell_places_only() {
+pub fn log_places_only() {
     panic::set_hook(Box::new(|panic| match panic.location() {
-        Some(place) => tell(place),
-        None => tell(Location::caller()),
+        Some(place) => log_panic(place),
+        None => log_panic(Location::caller()),
     }));
 }
 
-fn tell(place: &Location<'_>) {
+fn log_panic(place: &Location<'_>) {
     let thread = thread::current();
     let thread = thread.name().unwrap_or("-");
     if tracing::dispatcher::has_been_set() {
@@ -62,7 +62,7 @@ mod tests {
         if std::env::var_os(ALLOWED).is_none() {
             return;
         }
-        tell_places_only();
+        log_places_only();
         assert!(thread::spawn(|| panic!("a secret")).join().is_err());
         let settings =
             settings::Log { level: LogLevel::Info, format: LogFormat::Json, access: true, access_sample: 1 };

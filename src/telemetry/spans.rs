@@ -207,13 +207,13 @@ impl Trace {
     /// Any other trace ends here and a new one with a link to it begins, so that an untrusted client can neither decide
     /// what is recorded nor add to other traces.
     pub fn begin(tracer: &Rc<Tracer>, head: &Parts, trusted: bool, now: Instant) -> Rc<Self> {
-        let told = TraceContext::read(&head.headers);
-        let (context, origin, is_recorded) = match told {
-            Some(told) if trusted => {
-                let origin = Origin::Peer { span: told.span, state: joined(&head.headers) };
-                match told.is_sampled() && tracer.has_room(now) {
-                    true => (told.below(new_id(), true), origin, true),
-                    false => (told, origin, false),
+        let received = TraceContext::read(&head.headers);
+        let (context, origin, is_recorded) = match received {
+            Some(received) if trusted => {
+                let origin = Origin::Peer { span: received.span, state: joined(&head.headers) };
+                match received.is_sampled() && tracer.has_room(now) {
+                    true => (received.below(new_id(), true), origin, true),
+                    false => (received, origin, false),
                 }
             }
             ended => {

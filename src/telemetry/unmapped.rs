@@ -24,7 +24,7 @@ pub const MOST_TOKENS: usize = 8;
 
 /// What the map lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Lack {
+pub enum MissingPart {
     /// No route matches the path.
     Route,
     /// The most specific route lacks the method; its template stands for the path.
@@ -37,7 +37,7 @@ pub struct Uncovered<'a> {
     /// The masked path, or the route's template.
     pub path: &'a str,
     /// What the map lacks.
-    pub lack: Lack,
+    pub missing: MissingPart,
     /// The method.
     pub method: &'a Method,
     /// The token's id and name, if its verdict is known.
@@ -61,7 +61,7 @@ pub struct UncoveredPath {
     /// The masked path, or the route's template.
     pub path: Box<str>,
     /// What the map lacks.
-    pub lack: Lack,
+    pub missing: MissingPart,
     /// Requests, by the number of their method in [`METHODS`].
     pub methods: [u64; METHODS.len()],
     /// Requests by token. At most [`MOST_TOKENS`] have an id; `None` stands for no token, or a token without a verdict.
@@ -94,7 +94,7 @@ impl UncoveredPath {
     fn new(request: &Uncovered<'_>) -> Self {
         Self {
             path: request.path.into(),
-            lack: request.lack,
+            missing: request.missing,
             methods: [0; METHODS.len()],
             tokens: Vec::new(),
             other_tokens: 0,
@@ -165,7 +165,7 @@ impl UncoveredRequests {
 
     /// What all cores have recorded so far.
     pub fn report(&self) -> UncoveredReport {
-        let mut merged: HashMap<(Lack, Box<str>), UncoveredPath> = HashMap::new();
+        let mut merged: HashMap<(MissingPart, Box<str>), UncoveredPath> = HashMap::new();
         let mut evicted = 0_u64;
         for table in &self.0 {
             // A core that records at the same time waits for this copy.
@@ -175,7 +175,7 @@ impl UncoveredRequests {
             };
             evicted = evicted.saturating_add(of_core);
             for path in paths {
-                match merged.entry((path.lack, path.path.clone())) {
+                match merged.entry((path.missing, path.path.clone())) {
                     MapEntry::Vacant(entry) => {
                         entry.insert(path);
                     }
@@ -188,7 +188,7 @@ impl UncoveredRequests {
             other
                 .count()
                 .cmp(&one.count())
-                .then_with(|| (&one.path, one.lack).cmp(&(&other.path, other.lack)))
+                .then_with(|| (&one.path, one.missing).cmp(&(&other.path, other.missing)))
         });
         UncoveredReport { paths, evicted }
     }
@@ -245,14 +245,14 @@ impl Table {
 
     /// The index of the request's path, which evicts another if necessary; `None` if there is no space.
     fn index(&mut self, request: &Uncovered<'_>) -> Option<usize> {
-        if let Some(index) = self.indexes(request.lack).get(request.path) {
+        if let Some(index) = self.indexes(request.missing).get(request.path) {
             return Some(*index);
         }
         if self.paths.len() < MOST_PATHS {
             let index = self.paths.len();
             self.paths.push(UncoveredPath::new(request));
             self.weights.push(Weight { has_token: false, count: 0 });
-            self.indexes(request.lack).insert(request.path.into(), index);
+            self.indexes(request.missing).insert(request.path.into(), index);
             return Some(index);
         }
         self.evicted = self.evicted.saturating_add(1);
@@ -261,16 +261,16 @@ impl Table {
             return None;
         }
         let evicted = std::mem::replace(&mut self.paths[index], UncoveredPath::new(request));
-        self.indexes(evicted.lack).remove(&evicted.path);
+        self.indexes(evicted.missing).remove(&evicted.path);
         self.weights[index].has_token = false;
-        self.indexes(request.lack).insert(request.path.into(), index);
+        self.indexes(request.missing).insert(request.path.into(), index);
         Some(index)
     }
 
-    const fn indexes(&mut self, lack: Lack) -> &mut HashMap<Box<str>, usize> {
-        match lack {
-            Lack::Route => &mut self.routes,
-            Lack::Method => &mut self.methods,
+    const fn indexes(&mut self, missing: MissingPart) -> &mut HashMap<Box<str>, usize> {
+        match missing {
+            MissingPart::Route => &mut self.routes,
+            MissingPart::Method => &mut self.methods,
         }
     }
 }
@@ -286,7 +286,7 @@ mod tests {
         let name = token.map(|token| Arc::from(format!("name of {token}")));
         let token = id.as_ref().map(|id| UncoveredToken { id, name: name.as_ref() });
         let now = UNIX_EPOCH + Duration::from_secs(second);
-        core.record(&Uncovered { path, lack: Lack::Route, method: &method, token, now });
+        core.record(&Uncovered { path, missing: MissingPart::Route, method: &method, token, now });
     }
 
     #[test]
@@ -300,16 +300,21 @@ mod tests {
         record(&cores[0], "/c", Method::GET, None, 1);
         let template = Uncovered {
             path: "/a",
-            lack: Lack::Method,
+            missing: MissingPart::Method,
             method: &Method::DELETE,
             token: None,
             now: UNIX_EPOCH,
         };
         cores[0].record(&template);
         let report = all.report();
-        let found: Vec<_> = report.paths.iter().map(|path| (&*path.path, path.lack, path.count())).collect();
-        let expected =
-            [("/a", Lack::Route, 3), ("/a", Lack::Method, 1), ("/b", Lack::Route, 1), ("/c", Lack::Route, 1)];
+        let found: Vec<_> =
+            report.paths.iter().map(|path| (&*path.path, path.missing, path.count())).collect();
+        let expected = [
+            ("/a", MissingPart::Route, 3),
+            ("/a", MissingPart::Method, 1),
+            ("/b", MissingPart::Route, 1),
+            ("/c", MissingPart::Route, 1),
+        ];
         assert_eq!(found, expected);
         let path = &report.paths[0];
         assert_eq!(path.methods, [2, 0, 1, 0, 0, 0, 0]);

@@ -52,12 +52,12 @@ pub struct CacheEntry {
     /// The introspected verdict.
     pub verdict: Verdict,
     /// The time at which the introspection began.
-    pub asked_at: Instant,
+    pub introspected_at: Instant,
     /// The token's rate limit, looked up by its first request.
     pub limit: OnceLock<TokenLimit>,
     hash: TokenHash,
     fresh_until: Instant,
-    /// The token's own expiry on the clock that deadlines use, in nanoseconds after `asked_at`. It becomes earlier when the
+    /// The token's own expiry on the clock that deadlines use, in nanoseconds after `introspected_at`. It becomes earlier when the
     /// wall clock is set forward.
     expires_after: AtomicU64,
     /// Estimated memory with moka's share, in bytes.
@@ -65,7 +65,7 @@ pub struct CacheEntry {
     generation: AtomicU64,
     gone: AtomicBool,
     refreshing: AtomicBool,
-    /// Milliseconds from `asked_at` to the latest introspection without a verdict; 0 if there was none.
+    /// Milliseconds from `introspected_at` to the latest introspection without a verdict; 0 if there was none.
     failed_after: AtomicU64,
 }
 
@@ -91,18 +91,20 @@ impl CacheEntry {
         hash: TokenHash,
         verdict: Verdict,
         generation: u64,
-        asked_at: Instant,
+        introspected_at: Instant,
         fresh_until: Instant,
         expires: Option<Instant>,
     ) -> Self {
         let bytes = ENTRY_BYTES + verdict.heap_bytes() as u64;
         Self {
             verdict,
-            asked_at,
+            introspected_at,
             limit: OnceLock::new(),
             hash,
             fresh_until: expires.map_or(fresh_until, |expires| fresh_until.min(expires)),
-            expires_after: AtomicU64::new(expires.map_or(NEVER, |expires| nanoseconds(asked_at, expires))),
+            expires_after: AtomicU64::new(
+                expires.map_or(NEVER, |expires| nanoseconds(introspected_at, expires)),
+            ),
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             generation: AtomicU64::new(generation),
             gone: AtomicBool::new(false),
@@ -124,7 +126,7 @@ impl CacheEntry {
     fn expires(&self) -> Option<Instant> {
         match self.expires_after.load(Ordering::Relaxed) {
             NEVER => None,
-            after => Some(self.asked_at + Duration::from_nanos(after)),
+            after => Some(self.introspected_at + Duration::from_nanos(after)),
         }
     }
 
@@ -134,7 +136,7 @@ impl CacheEntry {
         if let Some(expiry) = self.verdict.expires_at {
             let left = expiry.duration_since(reading.wall).unwrap_or_default();
             if let Some(expires) = reading.now.checked_add(left) {
-                self.expires_after.fetch_min(nanoseconds(self.asked_at, expires), Ordering::Relaxed);
+                self.expires_after.fetch_min(nanoseconds(self.introspected_at, expires), Ordering::Relaxed);
             }
         }
     }
@@ -151,12 +153,12 @@ impl CacheEntry {
 
     /// Whether its introspection began at `since` or later; true for `None`.
     pub fn is_introspected_since(&self, since: Option<Instant>) -> bool {
-        since.is_none_or(|since| self.asked_at >= since)
+        since.is_none_or(|since| self.introspected_at >= since)
     }
 
     /// The time since its introspection began.
     pub fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.asked_at)
+        now.saturating_duration_since(self.introspected_at)
     }
 
     /// Claims the refresh of this entry; false if it is claimed already.
@@ -203,7 +205,7 @@ pub struct Completed {
     /// Its outcome.
     pub outcome: IntrospectionResult,
     /// When it began, or was given up before it began.
-    pub asked_at: Instant,
+    pub introspected_at: Instant,
 }
 
 /// An introspection in flight, for a request that waits for it.
@@ -358,7 +360,7 @@ impl TokenCache {
 
     /// A cache with other settings and copies of the entries. A verdict's rate limit is looked up anew, and no verdict
     /// serves for longer than the settings of its time or these allow.
-    pub fn successor(&self, settings: &settings::Cache, on_eviction: OnEviction) -> Self {
+    pub fn next_from(&self, settings: &settings::Cache, on_eviction: OnEviction) -> Self {
         let mut next = Self::new(settings, Arc::clone(&self.revocations), on_eviction);
         // Of the deadlines that are copied.
         next.clock = self.clock.copy();
@@ -368,11 +370,17 @@ impl TokenCache {
             if entry.gone.load(Ordering::SeqCst) {
                 continue;
             }
-            let CacheEntry { verdict, asked_at, .. } = &*entry;
+            let CacheEntry { verdict, introspected_at, .. } = &*entry;
             let generation = entry.generation.load(Ordering::Relaxed);
-            let fresh_until = entry.fresh_until.min(*asked_at + jittered(settings.ttl));
-            let copy =
-                CacheEntry::new(*hash, verdict.clone(), generation, *asked_at, fresh_until, entry.expires());
+            let fresh_until = entry.fresh_until.min(*introspected_at + jittered(settings.ttl));
+            let copy = CacheEntry::new(
+                *hash,
+                verdict.clone(),
+                generation,
+                *introspected_at,
+                fresh_until,
+                entry.expires(),
+            );
             copy.failed_after.store(entry.failed_after.load(Ordering::Relaxed), Ordering::Relaxed);
             next.insert(&Arc::new(copy));
         }
@@ -422,7 +430,7 @@ impl TokenCache {
         if now < entry.fresh_until {
             // The last fifth of its life: long enough to ask again before it ends, if it is in use at all.
             // No answer can make it outlive the token.
-            let life = entry.fresh_until.saturating_duration_since(entry.asked_at);
+            let life = entry.fresh_until.saturating_duration_since(entry.introspected_at);
             let refresh = now + life / 5 >= entry.fresh_until
                 && entry.expires().is_none_or(|expires| entry.fresh_until < expires)
                 && !entry.refreshing.load(Ordering::Relaxed);
@@ -497,14 +505,14 @@ impl TokenCache {
         self.revocations.since(generation, subject)
     }
 
-    /// Stores an active verdict and returns the outcome. `asked_at` and `generation` were read before the introspection
+    /// Stores an active verdict and returns the outcome. `introspected_at` and `generation` were read before the introspection
     /// was sent; `wall` is the wall clock's reading at `now`.
     pub fn store(
         &self,
         hash: TokenHash,
         verdict: Verdict,
         generation: u64,
-        asked_at: Instant,
+        introspected_at: Instant,
         now: Instant,
         wall: SystemTime,
     ) -> IntrospectionResult {
@@ -520,8 +528,9 @@ impl TokenCache {
         if let Some(latest) = self.spellings.latest(&verdict.id) {
             verdict.share(&latest.verdict);
         }
-        let fresh_until = asked_at + jittered(self.settings.ttl);
-        let entry = Arc::new(CacheEntry::new(hash, verdict, generation, asked_at, fresh_until, expires));
+        let fresh_until = introspected_at + jittered(self.settings.ttl);
+        let entry =
+            Arc::new(CacheEntry::new(hash, verdict, generation, introspected_at, fresh_until, expires));
         self.inactive.invalidate(&hash);
         self.insert(&entry);
         IntrospectionResult::Active(entry)

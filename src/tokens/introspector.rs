@@ -45,9 +45,9 @@ impl Introspector {
     }
 
     /// Introspects `token` for a request that is part of `trace`, within `introspection.timeout`.
-    pub async fn ask(&self, token: &str, hash: &TokenHash, trace: Option<&Trace>) -> Answer {
+    pub async fn introspect(&self, token: &str, hash: &TokenHash, trace: Option<&Trace>) -> Answer {
         let Self { settings, pool } = self;
-        Introspection { settings: &settings.introspection, pool }.ask(token, hash, trace).await
+        Introspection { settings: &settings.introspection, pool }.introspect(token, hash, trace).await
     }
 
     /// Introspects a token once, outside of any runtime.
@@ -65,7 +65,7 @@ impl Introspector {
         Ok(runtime.block_on(async {
             let pool = Pool::new(Arc::new(connector), Duration::ZERO, None, introspection.timeout);
             let once = Introspection { settings: introspection, pool: &pool };
-            once.ask(token, &TokenHash::of(token), None).await
+            once.introspect(token, &TokenHash::of(token), None).await
         }))
     }
 }
@@ -77,7 +77,7 @@ struct Introspection<'a> {
 }
 
 impl Introspection<'_> {
-    async fn ask(&self, token: &str, hash: &TokenHash, trace: Option<&Trace>) -> Answer {
+    async fn introspect(&self, token: &str, hash: &TokenHash, trace: Option<&Trace>) -> Answer {
         let settings = self.settings;
         let question = trace.map(Trace::question);
         let mut status = None;

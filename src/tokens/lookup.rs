@@ -157,19 +157,19 @@ impl Lookup {
         hash: &TokenHash,
         request: &LookupRequest<'_>,
     ) -> Option<Rc<CachedToken>> {
-        let held = self.in_front(hash).filter(|held| held.is_introspected_since(request.since))?;
-        match self.shared.cache.freshness(&held, request.now) {
+        let cached = self.in_front(hash).filter(|cached| cached.is_introspected_since(request.since))?;
+        match self.shared.cache.freshness(&cached, request.now) {
             Freshness::Fresh => {}
-            Freshness::Refresh => self.refresh(request.token, &held),
+            Freshness::Refresh => self.refresh(request.token, &cached),
             Freshness::Stale | Freshness::Outdated | Freshness::Expired | Freshness::Evicted => return None,
         }
         self.metrics.cache_lookup(LookupResult::Hit);
-        Some(held)
+        Some(cached)
     }
 
     /// Whether the verdict is fresh. Does not count as a cache lookup.
-    pub fn is_fresh(&self, held: &Rc<CachedToken>, now: Instant) -> bool {
-        self.shared.cache.freshness(held, now) == Freshness::Fresh
+    pub fn is_fresh(&self, cached: &Rc<CachedToken>, now: Instant) -> bool {
+        self.shared.cache.freshness(cached, now) == Freshness::Fresh
     }
 
     /// The cached verdict of a token; `None` if there is none that is usable. Does not introspect and does not count as a
@@ -179,8 +179,8 @@ impl Lookup {
     /// Inside, [`Refusal::InactiveToken`] or [`Refusal::ExpiredToken`] if the cache has that.
     pub fn peek(&self, hash: &TokenHash, now: Instant) -> Option<Result<Rc<CachedToken>, Refusal>> {
         let cache = &self.shared.cache;
-        if let Some(held) = self.in_front(hash).filter(|held| self.is_usable(held, now)) {
-            return Some(Ok(held));
+        if let Some(cached) = self.in_front(hash).filter(|cached| self.is_usable(cached, now)) {
+            return Some(Ok(cached));
         }
         let known = cache.active(hash).map(|entry| (cache.freshness(&entry, now), entry));
         match known {
@@ -192,14 +192,14 @@ impl Lookup {
     }
 
     /// Whether the verdict may serve a request without introspection.
-    pub fn is_usable(&self, held: &Rc<CachedToken>, now: Instant) -> bool {
-        matches!(self.shared.cache.freshness(held, now), Freshness::Fresh | Freshness::Refresh)
+    pub fn is_usable(&self, cached: &Rc<CachedToken>, now: Instant) -> bool {
+        matches!(self.shared.cache.freshness(cached, now), Freshness::Fresh | Freshness::Refresh)
     }
 
-    /// Whether a revocation has named the token of `held` since its introspection, even if a newer introspection reports
+    /// Whether a revocation has named the token of `cached` since its introspection, even if a newer introspection reports
     /// it as active.
-    pub fn was_named_in_revocation(&self, held: &Rc<CachedToken>) -> bool {
-        self.shared.cache.was_named_in_revocation(held)
+    pub fn was_named_in_revocation(&self, cached: &Rc<CachedToken>) -> bool {
+        self.shared.cache.was_named_in_revocation(cached)
     }
 
     /// Introspects a token again because its cached verdict `old` lacks an ability; at most once per token and
@@ -247,24 +247,24 @@ impl Lookup {
     }
 
     /// Whether `stale_if_error` lets the verdict serve after an introspection without a verdict.
-    pub fn may_serve_stale(&self, held: &Rc<CachedToken>, now: Instant) -> bool {
-        let freshness = self.shared.cache.freshness(held, now);
+    pub fn may_serve_stale(&self, cached: &Rc<CachedToken>, now: Instant) -> bool {
+        let freshness = self.shared.cache.freshness(cached, now);
         !self.shared.cache.settings().stale_if_error.is_zero()
             && matches!(freshness, Freshness::Fresh | Freshness::Refresh | Freshness::Stale)
     }
 
     /// Drops the verdicts of a token, in every spelling, because the backend answered 401; at most once per token and
     /// `negative_ttl`.
-    pub fn invalidate(&self, held: &Rc<CachedToken>) {
-        if self.shared.cache.should_act_on(&held.verdict.id, Feedback::Unauthenticated) {
-            self.shared.cache.forget_token(held);
+    pub fn invalidate(&self, cached: &Rc<CachedToken>) {
+        if self.shared.cache.should_act_on(&cached.verdict.id, Feedback::Unauthenticated) {
+            self.shared.cache.forget_token(cached);
         }
     }
 
     /// Drops entries that were evicted from the shared cache. `cache.max_bytes` does not count their memory any more.
     pub fn sweep(&self) {
         for slot in &mut *self.front.borrow_mut() {
-            slot.take_if(|held| held.is_gone());
+            slot.take_if(|cached| cached.is_gone());
         }
     }
 
@@ -275,16 +275,16 @@ impl Lookup {
 
     fn in_front(&self, hash: &TokenHash) -> Option<Rc<CachedToken>> {
         let front = self.front.borrow();
-        let held = front.get(Self::slot(hash))?.as_ref().filter(|held| held.hash == *hash)?;
-        held.hits.set(held.hits.get().wrapping_add(1));
-        if held.hits.get() % HITS_PER_TOUCH == 0 {
+        let cached = front.get(Self::slot(hash))?.as_ref().filter(|cached| cached.hash == *hash)?;
+        cached.hits.set(cached.hits.get().wrapping_add(1));
+        if cached.hits.get() % HITS_PER_TOUCH == 0 {
             self.shared.cache.active(hash);
         }
-        Some(Rc::clone(held))
+        Some(Rc::clone(cached))
     }
 
     fn keep_local(&self, hash: TokenHash, entry: Arc<CacheEntry>) -> Rc<CachedToken> {
-        let held = Rc::new(CachedToken {
+        let cached = Rc::new(CachedToken {
             entry,
             hash,
             hits: Cell::new(0),
@@ -292,12 +292,12 @@ impl Lookup {
             logged: OnceCell::new(),
             usage_slot: Cell::new(0),
         });
-        if held.fits_in_front()
+        if cached.fits_in_front()
             && let Some(slot) = self.front.borrow_mut().get_mut(Self::slot(&hash))
         {
-            *slot = Some(Rc::clone(&held));
+            *slot = Some(Rc::clone(&cached));
         }
-        held
+        cached
     }
 
     /// The verdict in the shared cache, or else that of an introspection. An active verdict was introspected in time also
@@ -327,11 +327,11 @@ impl Lookup {
             }
             Some((entry, freshness @ (Freshness::Fresh | Freshness::Refresh))) => {
                 self.count(LookupResult::Hit, stats);
-                let held = self.keep_local(hash, entry);
+                let cached = self.keep_local(hash, entry);
                 if freshness == Freshness::Refresh {
-                    self.refresh(token, &held);
+                    self.refresh(token, &cached);
                 }
-                return Ok(held);
+                return Ok(cached);
             }
             Some((_, Freshness::Expired)) => {
                 cache.store_inactive(hash, Inactivity::Expired, generation);
@@ -377,30 +377,30 @@ impl Lookup {
     }
 
     /// Introspects in the background, if the limiter permits it at once, so that no request has to wait.
-    fn refresh(self: &Rc<Self>, token: Token<'_>, held: &Rc<CachedToken>) {
-        if held.failed_within(OUTAGE_PAUSE, Instant::now()) || !held.claim_refresh() {
+    fn refresh(self: &Rc<Self>, token: Token<'_>, cached: &Rc<CachedToken>) {
+        if cached.failed_within(OUTAGE_PAUSE, Instant::now()) || !cached.claim_refresh() {
             return;
         }
-        let Join::Started(_, publisher) = self.shared.cache.join(held.hash) else {
-            held.release_refresh();
+        let Join::Started(_, publisher) = self.shared.cache.join(cached.hash) else {
+            cached.release_refresh();
             return;
         };
-        let (this, held) = (Rc::clone(self), Rc::clone(held));
+        let (this, cached) = (Rc::clone(self), Rc::clone(cached));
         let token = Zeroizing::new(token.secret().to_owned());
         let spelling = TokenHash::of_spelling(&token);
-        let completion = Completion::new(&self.shared, held.hash, publisher);
+        let completion = Completion::new(&self.shared, cached.hash, publisher);
         tokio::task::spawn_local(async move {
             let completed =
-                match this.shared.introspections.try_acquire(spelling, Arc::clone(&held.verdict.id)) {
-                    Some(permit) => this.introspect(&token, held.hash, permit, None).await,
+                match this.shared.introspections.try_acquire(spelling, Arc::clone(&cached.verdict.id)) {
+                    Some(permit) => this.introspect(&token, cached.hash, permit, None).await,
                     None => Completed::overloaded(),
                 };
             if matches!(
                 completed.outcome,
                 IntrospectionResult::NoVerdict(_) | IntrospectionResult::Overloaded
             ) {
-                held.note_failure(Instant::now());
-                held.release_refresh();
+                cached.note_failure(Instant::now());
+                cached.release_refresh();
             }
             completion.publish(completed);
         });
@@ -454,7 +454,8 @@ impl Lookup {
                     return outcome;
                 }
                 // It began too early. The next one begins now.
-                Some(Completed { asked_at, .. }) if request.since.is_some_and(|since| asked_at < since) => {}
+                Some(Completed { introspected_at, .. })
+                    if request.since.is_some_and(|since| introspected_at < since) => {}
                 // A revocation may have arrived since the introspection completed.
                 Some(Completed { outcome: IntrospectionResult::Active(entry), .. })
                     if self.shared.cache.is_revoked(&entry) => {}
@@ -500,12 +501,12 @@ impl Lookup {
         let cache = &self.shared.cache;
         for _ in 0..ATTEMPTS {
             let generation = cache.generation();
-            let asked_at = Instant::now();
+            let introspected_at = Instant::now();
             let in_flight = self.metrics.metrics().introspection_started();
-            let answer = self.introspector.ask(token, &hash, trace).await;
+            let answer = self.introspector.introspect(token, &hash, trace).await;
             drop(in_flight);
             let now = Instant::now();
-            self.metrics.phase(TimedPhase::Introspection, now.duration_since(asked_at));
+            self.metrics.phase(TimedPhase::Introspection, now.duration_since(introspected_at));
             match answer {
                 Answer::Active(verdict) => {
                     self.metrics.introspection(IntrospectionOutcome::Active);
@@ -513,21 +514,24 @@ impl Lookup {
                         Subject { hash: &hash, id: Some(&verdict.id), name: verdict.name.as_deref() };
                     if !cache.is_overtaken(generation, subject) {
                         let wall = SystemTime::now();
-                        let outcome = cache.store(hash, verdict, generation, asked_at, now, wall);
-                        return Completed { outcome, asked_at };
+                        let outcome = cache.store(hash, verdict, generation, introspected_at, now, wall);
+                        return Completed { outcome, introspected_at };
                     }
                 }
                 Answer::Inactive => {
                     self.metrics.introspection(IntrospectionOutcome::Inactive);
                     if !cache.is_overtaken(generation, Subject { hash: &hash, id: None, name: None }) {
                         let outcome = cache.store_inactive(hash, Inactivity::Inactive, generation);
-                        return Completed { outcome, asked_at };
+                        return Completed { outcome, introspected_at };
                     }
                 }
                 Answer::NoVerdict(why) => {
                     self.metrics.introspection(IntrospectionOutcome::NoVerdict);
                     self.log_no_verdict(&why, now);
-                    return Completed { outcome: IntrospectionResult::NoVerdict(Arc::new(why)), asked_at };
+                    return Completed {
+                        outcome: IntrospectionResult::NoVerdict(Arc::new(why)),
+                        introspected_at,
+                    };
                 }
             }
         }
@@ -563,7 +567,7 @@ async fn completed(mut in_flight: InFlight) -> Option<Completed> {
 
 impl Completed {
     fn overloaded() -> Self {
-        Self { outcome: IntrospectionResult::Overloaded, asked_at: Instant::now() }
+        Self { outcome: IntrospectionResult::Overloaded, introspected_at: Instant::now() }
     }
 }
 

@@ -17,13 +17,13 @@ pub struct Revoker {
     verdicts: ArcSwap<SharedVerdicts>,
     metrics: Arc<Metrics>,
     /// Send revocations to other replicas.
-    told: Mutex<Vec<UnboundedSender<Revocation>>>,
+    subscribers: Mutex<Vec<UnboundedSender<Revocation>>>,
 }
 
 impl Revoker {
     /// Revokes the verdicts in `shared`.
     pub fn new(shared: Arc<SharedVerdicts>, metrics: Arc<Metrics>) -> Self {
-        Self { verdicts: ArcSwap::new(shared), metrics, told: Mutex::default() }
+        Self { verdicts: ArcSwap::new(shared), metrics, subscribers: Mutex::default() }
     }
 
     /// Replaces the verdicts. Revocations stay in force.
@@ -37,7 +37,7 @@ impl Revoker {
         revocations.retain(Revocation::may_concern_a_token);
         let cache = &self.verdicts.load().cache;
         let forgotten = revocations.iter().map(|revocation| cache.revoke(revocation.clone())).sum();
-        self.tell(revocations);
+        self.publish(revocations);
         self.metrics.revoked(RevocationSource::Admin);
         forgotten
     }
@@ -50,16 +50,16 @@ impl Revoker {
             known.note(revocation.clone());
         }
         if source != RevocationSource::Redis {
-            self.tell(revocations);
+            self.publish(revocations);
         }
         self.metrics.revoked(source);
     }
 
     /// Sends revocations of this replica to the others.
-    fn tell(&self, revocations: Vec<Revocation>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+    fn publish(&self, revocations: Vec<Revocation>) {
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         for revocation in revocations {
-            told.retain(|tell| tell.send(revocation.clone()).is_ok());
+            subscribers.retain(|publish| publish.send(revocation.clone()).is_ok());
         }
     }
 
@@ -75,8 +75,8 @@ impl Revoker {
 
     /// Receives every later revocation that other replicas must apply.
     pub fn subscribe(&self) -> UnboundedReceiver<Revocation> {
-        let (tell, told) = unbounded_channel();
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).push(tell);
-        told
+        let (publish, subscribers) = unbounded_channel();
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).push(publish);
+        subscribers
     }
 }

@@ -32,7 +32,7 @@ pub(super) enum Chunks {
     /// The data of a chunk; at least one byte.
     Data { left: u64 },
     /// CR and LF after the data: how many of them have been received.
-    DataEnd { came: u8 },
+    DataEnd { received: u8 },
     /// The trailer section as received so far.
     Trailers { section: Vec<u8>, searched: usize },
 }
@@ -112,7 +112,7 @@ impl Chunks {
                     let data = take(input, *left);
                     *left -= data.len() as u64;
                     if *left == 0 {
-                        *self = Self::DataEnd { came: 0 };
+                        *self = Self::DataEnd { received: 0 };
                     }
                     return Ok(Decoded::Data(data));
                 }
@@ -140,8 +140,8 @@ impl Chunks {
                     (b'\n', left) => Self::Data { left },
                     _ => return Err(Malformed::ChunkSize),
                 },
-                Self::DataEnd { came: 0 } if byte == b'\r' => Self::DataEnd { came: 1 },
-                Self::DataEnd { came: 1 } if byte == b'\n' => FIRST_CHUNK,
+                Self::DataEnd { received: 0 } if byte == b'\r' => Self::DataEnd { received: 1 },
+                Self::DataEnd { received: 1 } if byte == b'\n' => FIRST_CHUNK,
                 Self::DataEnd { .. } => return Err(Malformed::ChunkEnd),
             };
             input.advance(1);

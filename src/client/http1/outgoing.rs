@@ -148,15 +148,15 @@ impl<B> Outgoing<B> {
         self.to_head
     }
 
-    /// Notifies `asked` when the server sends 100 (Continue).
-    pub fn on_continue(&mut self, asked: Arc<Notify>) {
-        self.on_continue = Some(asked);
+    /// Notifies `notify` when the server sends 100 (Continue).
+    pub fn on_continue(&mut self, notify: Arc<Notify>) {
+        self.on_continue = Some(notify);
     }
 
     /// Handles 100 (Continue).
     pub(super) fn release(&self) {
-        if let Some(asked) = &self.on_continue {
-            asked.notify_one();
+        if let Some(notify) = &self.on_continue {
+            notify.notify_one();
         }
     }
 

@@ -294,14 +294,14 @@ impl Lease {
 }
 
 impl Stream {
-    /// Ends a stream whose response is complete. The rest of the request body has `patience`, unless it `is_last`.
-    fn end(mut self, patience: Duration, is_last: bool) {
+    /// Ends a stream whose response is complete. The rest of the request body has `time_limit`, unless it `is_last`.
+    fn end(mut self, time_limit: Duration, is_last: bool) {
         if is_last || self.upload.as_ref().is_none_or(JoinHandle::is_finished) {
             return;
         }
         tokio::task::spawn_local(async move {
             if let Some(upload) = &mut self.upload {
-                let _ = tokio::time::timeout(patience, upload).await;
+                let _ = tokio::time::timeout(time_limit, upload).await;
             }
         });
     }

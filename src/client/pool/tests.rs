@@ -21,9 +21,9 @@ fn address_removed_from_dns_is_not_reused() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let destination = Destination::Tcp { host: "127.0.0.1".into(), port, tls: false };
-        let patience = Duration::from_secs(5);
-        let connector = Connector::new(&destination, &ClientTls::default(), patience).unwrap();
-        let pool = Pool::new(Arc::new(connector), Duration::from_secs(60), None, patience);
+        let time_limit = Duration::from_secs(5);
+        let connector = Connector::new(&destination, &ClientTls::default(), time_limit).unwrap();
+        let pool = Pool::new(Arc::new(connector), Duration::from_secs(60), None, time_limit);
         let kept = || pool.take_idle(Instant::now());
 
         for (addresses, stays) in [(vec![HERE, ELSEWHERE], true), (vec![ELSEWHERE], false)] {
@@ -56,9 +56,9 @@ fn connection_of_an_unanswered_family_is_kept() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let destination = Destination::Tcp { host: "127.0.0.1".into(), port, tls: false };
-        let patience = Duration::from_secs(5);
-        let connector = Connector::new(&destination, &ClientTls::default(), patience).unwrap();
-        let pool = Pool::new(Arc::new(connector), Duration::from_secs(60), None, patience);
+        let time_limit = Duration::from_secs(5);
+        let connector = Connector::new(&destination, &ClientTls::default(), time_limit).unwrap();
+        let pool = Pool::new(Arc::new(connector), Duration::from_secs(60), None, time_limit);
         let v6 = "2001:db8::1".parse().unwrap();
         for (unanswered, stays) in [(Some(Family::V4), true), (Some(Family::V6), false)] {
             pool.addresses.take();
@@ -83,11 +83,11 @@ fn idle_http2_connection_makes_room_for_http1() {
             std::future::pending::<()>().await;
         });
         let destination = Destination::Tcp { host: "127.0.0.1".into(), port, tls: false };
-        let patience = Duration::from_secs(2);
-        let connector = Connector::new(&destination, &ClientTls::default(), patience).unwrap();
+        let time_limit = Duration::from_secs(2);
+        let connector = Connector::new(&destination, &ClientTls::default(), time_limit).unwrap();
         let connector = Arc::new(connector.speaking_http2(Duration::from_secs(10)));
         let bound = Some(ConnectionBound::new(1));
-        let pool = Pool::new(connector, Duration::from_secs(60), bound, patience);
+        let pool = Pool::new(connector, Duration::from_secs(60), bound, time_limit);
 
         let stream = pool.connect().await.unwrap();
         assert!(stream.is_stream());
@@ -99,7 +99,7 @@ fn idle_http2_connection_makes_room_for_http1() {
         });
         let alone = alone.unwrap();
         assert!(!alone.is_stream());
-        assert!((Duration::from_millis(100)..patience).contains(&began.elapsed()), "{:?}", began.elapsed());
+        assert!((Duration::from_millis(100)..time_limit).contains(&began.elapsed()), "{:?}", began.elapsed());
         assert_eq!(pool.stats().active + pool.stats().idle, 1, "the other one is closed");
     });
 }

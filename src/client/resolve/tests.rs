@@ -388,7 +388,7 @@ async fn late_answer_is_added_and_cached() {
         let found = system.lookup(host).await.unwrap();
         assert_eq!(found.addresses, [first], "{host}");
         let mut late = found.late.unwrap();
-        assert!(!late.again, "{host}");
+        assert!(!late.is_repeated, "{host}");
         assert_eq!(late.addresses().await, Some(vec![second]), "{host}");
         let mut found = system.lookup(host).await.unwrap();
         found.addresses.sort();
@@ -401,11 +401,11 @@ async fn late_family_is_not_waited_for_again() {
     let server = NameServer::start();
     let system = server.system("");
     let first = system.lookup("address.silent.test").await.unwrap();
-    assert!(!first.late.unwrap().again);
+    assert!(!first.late.unwrap().is_repeated);
     let start = Instant::now();
     for _ in 0..20 {
         let next = system.lookup("address.silent.test").await.unwrap();
-        assert!(next.late.unwrap().again);
+        assert!(next.late.unwrap().is_repeated);
     }
     assert!(start.elapsed() < 20 * RESOLUTION_DELAY, "{:?}", start.elapsed());
 }

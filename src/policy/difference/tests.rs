@@ -233,8 +233,8 @@ fn unmapped() -> impl Strategy<Value = Unmapped> {
     proptest::sample::select(vec![Unmapped::Deny, Unmapped::Authenticated])
 }
 
-fn allows(map: &AbilityMap, method: &Method, path: &CanonicalPath<'_>, held: Option<&Abilities>) -> bool {
-    let caller = held.map_or(KnownCaller::Nobody, |held| KnownCaller::Active(held.clone()));
+fn allows(map: &AbilityMap, method: &Method, path: &CanonicalPath<'_>, granted: Option<&Abilities>) -> bool {
+    let caller = granted.map_or(KnownCaller::Nobody, |granted| KnownCaller::Active(granted.clone()));
     decide(map, &map.find(method, path), &caller).is_ok()
 }
 
@@ -242,8 +242,8 @@ fn allows(map: &AbilityMap, method: &Method, path: &CanonicalPath<'_>, held: Opt
 fn all_callers() -> Vec<Option<Abilities>> {
     let names = ["x", "y", "z", "*"];
     let sets = (0..1_u32 << names.len()).map(|set| {
-        let held = names.iter().enumerate().filter(|(at, _)| set & (1 << at) != 0);
-        Some(Abilities::new(held.map(|(_, name)| *name)))
+        let granted = names.iter().enumerate().filter(|(at, _)| set & (1 << at) != 0);
+        Some(Abilities::new(granted.map(|(_, name)| *name)))
     });
     [None].into_iter().chain(sets).collect()
 }
@@ -279,8 +279,8 @@ proptest! {
                 if path.is_asterisk() && method != Method::OPTIONS {
                     continue;
                 }
-                for held in all_callers() {
-                    let verdicts = [&old, &new].map(|map| allows(map, &method, &path, held.as_ref()));
+                for granted in all_callers() {
+                    let verdicts = [&old, &new].map(|map| allows(map, &method, &path, granted.as_ref()));
                     differing += usize::from(verdicts[0] != verdicts[1]);
                     let ways = [(true, false), (false, true)];
                     for (way, (was, is)) in ways.into_iter().enumerate() {
@@ -289,9 +289,9 @@ proptest! {
                             let callers = if way == 0 { &change.denied } else { &change.allowed };
                             change.methods.contains(&&method)
                                 && is_of(&old, &new, change, &method, &path)
-                                && callers.as_ref().is_some_and(|it| holds(it, change, way == 0, held.as_ref()))
+                                && callers.as_ref().is_some_and(|it| holds(it, change, way == 0, granted.as_ref()))
                         });
-                        prop_assert_eq!(is_reported, verdicts == [was, is], "{:?} {} {:?}", &method, path.as_str(), &held);
+                        prop_assert_eq!(is_reported, verdicts == [was, is], "{:?} {} {:?}", &method, path.as_str(), &granted);
                     }
                 }
             }
@@ -304,9 +304,9 @@ proptest! {
                     let Some(callers) = callers else { continue };
                     let tokens = callers.abilities.iter().map(|set| Some(Abilities::new(set.iter().map(|name| &**name))));
                     let nobody = callers.without_token.then_some(None);
-                    for held in tokens.chain(nobody) {
-                        prop_assert_eq!(allows(&old, method, &path, held.as_ref()), was);
-                        prop_assert_eq!(allows(&new, method, &path, held.as_ref()), is);
+                    for granted in tokens.chain(nobody) {
+                        prop_assert_eq!(allows(&old, method, &path, granted.as_ref()), was);
+                        prop_assert_eq!(allows(&new, method, &path, granted.as_ref()), is);
                     }
                 }
             }
@@ -334,9 +334,9 @@ fn is_of(
 }
 
 /// Whether a caller is included: it has one of the smallest sets, and does not satisfy the other side.
-fn holds(callers: &Callers, change: &Change<'_>, denied: bool, held: Option<&Abilities>) -> bool {
-    let Some(held) = held else { return callers.without_token };
+fn holds(callers: &Callers, change: &Change<'_>, denied: bool, granted: Option<&Abilities>) -> bool {
+    let Some(granted) = granted else { return callers.without_token };
     let other = if denied { change.new.requirement() } else { change.old.requirement() };
-    callers.abilities.iter().any(|set| set.iter().all(|name| held.can(name)))
-        && other.is_none_or(|other| other.check(held).is_err())
+    callers.abilities.iter().any(|set| set.iter().all(|name| granted.can(name)))
+        && other.is_none_or(|other| other.check(granted).is_err())
 }

@@ -59,7 +59,7 @@ struct Seen {
 
 impl Seen {
     fn of(mut bytes: &[u8]) -> (Self, usize, usize) {
-        let (mut seen, mut lacks, mut empty) = (Self::default(), 0_usize, 0);
+        let (mut seen, mut overhead, mut empty) = (Self::default(), 0_usize, 0);
         while let Some(header) = Header::read(bytes) {
             let payload = &bytes[HEADER..HEADER + header.length];
             bytes = &bytes[HEADER + header.length..];
@@ -78,7 +78,7 @@ impl Seen {
                     } else if data.is_empty() {
                         empty += 1;
                     } else {
-                        lacks = (lacks + frame_overhead(data.len()))
+                        overhead = (overhead + frame_overhead(data.len()))
                             .saturating_sub(data.len().saturating_sub(SMALL_FRAME));
                     }
                 }
@@ -89,7 +89,7 @@ impl Seen {
         }
         assert!(bytes.is_empty(), "whole frames: {bytes:?}");
         seen.streams.retain(|_, (text, _)| !text.is_empty());
-        (seen, lacks, empty)
+        (seen, overhead, empty)
     }
 }
 
@@ -101,8 +101,8 @@ fn unread_one_byte_frames_stay_within_the_budget() {
         let one = data(0, 1, &vec![b'x'; length], padding);
         let sent = one.repeat(window / (one.len() - HEADER));
         let out = through(&mut small, &sent, 16 * 1024);
-        let (_, lacks, _) = Seen::of(&out);
-        assert!(lacks <= H2_BUDGET, "{length} {padding:?}: {lacks}");
+        let (_, overhead, _) = Seen::of(&out);
+        assert!(overhead <= H2_BUDGET, "{length} {padding:?}: {overhead}");
         small.end(&[]);
         let mut rest = Vec::new();
         given(&mut small, &mut rest);
@@ -116,8 +116,8 @@ fn alternating_small_and_large_frames_stay_within_the_budget() {
     let pair = [data(0, 1, b"x", None), data(0, 1, &[b'y'; 300], None)].concat();
     let sent = pair.repeat(512 * 1024 / 301);
     let out = through(&mut small, &sent, 16 * 1024);
-    let (seen, lacks, _) = Seen::of(&out);
-    assert!(lacks <= H2_BUDGET, "{lacks}");
+    let (seen, overhead, _) = Seen::of(&out);
+    assert!(overhead <= H2_BUDGET, "{overhead}");
     assert_eq!(seen, Seen::of(&sent).0);
 }
 
@@ -146,9 +146,9 @@ fn waiting_frames_continue_when_bodies_are_read_or_streams_end() {
     let mut small = SmallData::after(0);
     let sent = data(0, 1, b"x", None).repeat(1100);
     let out = through(&mut small, &sent, 1000);
-    let (_, lacks, _) = Seen::of(&out);
+    let (_, overhead, _) = Seen::of(&out);
     assert!(small.is_waiting());
-    small.read(lacks);
+    small.read(overhead);
     assert!(!small.is_waiting());
     let mut rest = Vec::new();
     given(&mut small, &mut rest);

@@ -74,8 +74,8 @@ impl UsageMetrics {
         self.kept.load(Relaxed)
     }
 
-    pub(super) fn for_each_request(&self, mut tell: impl FnMut(&str, bool, u64)) {
+    pub(super) fn for_each_request(&self, mut each: impl FnMut(&str, bool, u64)) {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.iter().for_each(|((ability, is_allowed), count)| tell(ability, *is_allowed, *count));
+        requests.iter().for_each(|((ability, is_allowed), count)| each(ability, *is_allowed, *count));
     }
 }

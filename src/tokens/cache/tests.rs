@@ -65,7 +65,7 @@ fn expiring(cache: &TokenCache, after: Duration) -> (Arc<CacheEntry>, Instant) {
 fn freshness_declines_from_fresh_to_outdated() {
     let cache = cache(&settings());
     let entry = store(&cache, hash(1), verdict("1", "one"));
-    let (from, until) = (entry.asked_at, entry.fresh_until);
+    let (from, until) = (entry.introspected_at, entry.fresh_until);
     let fifth = (until - from) / 5;
     let table = [
         (from, Freshness::Fresh),
@@ -76,8 +76,8 @@ fn freshness_declines_from_fresh_to_outdated() {
         (until + STALE - INSTANT, Freshness::Stale),
         (until + STALE, Freshness::Outdated),
     ];
-    for (now, standing) in table {
-        assert_eq!(cache.freshness(&entry, now), standing, "{:?} after asking", now - from);
+    for (now, freshness) in table {
+        assert_eq!(cache.freshness(&entry, now), freshness, "{:?} after asking", now - from);
     }
 }
 
@@ -151,14 +151,14 @@ fn entry_evicted_by_moka_is_evicted_from_every_front_cache() {
     };
     let small = settings::Cache { max_tokens: 10, ..settings() };
     let cache = TokenCache::new(&small, Arc::default(), Box::new(on_eviction));
-    let held: Vec<_> =
+    let cached: Vec<_> =
         (0..500).map(|number| store(&cache, hash(number), verdict(&number.to_string(), "t"))).collect();
     cache.maintain();
     let mut kept = 0;
-    for (number, entry) in (0..).zip(&held) {
+    for (number, entry) in (0..).zip(&cached) {
         let is_kept = cache.active(&hash(number)).is_some();
         kept += usize::from(is_kept);
-        let gone = cache.freshness(entry, entry.asked_at) == Freshness::Evicted;
+        let gone = cache.freshness(entry, entry.introspected_at) == Freshness::Evicted;
         assert_eq!(gone, !is_kept, "{number}");
     }
     assert_eq!((kept, evicted.load(Ordering::Relaxed)), (10, 490));
@@ -197,13 +197,13 @@ fn revocation_evicts_named_tokens_from_every_cache() {
     ];
     for (revocation, forgotten) in table {
         let cache = cache(&settings());
-        let held: Vec<_> = (1..)
+        let cached: Vec<_> = (1..)
             .zip(cached)
             .map(|(number, (id, name))| store(&cache, hash(number), verdict(id, name)))
             .collect();
         let revoked = cache.revoke(revocation.clone());
         assert_eq!(revoked, forgotten.iter().filter(|it| **it).count(), "{revocation:?}");
-        for ((number, entry), forgotten) in (1..).zip(&held).zip(forgotten) {
+        for ((number, entry), forgotten) in (1..).zip(&cached).zip(forgotten) {
             let gone = cache.freshness(entry, Instant::now()) == Freshness::Evicted;
             assert_eq!(gone, forgotten, "{revocation:?} of {number}");
             assert_eq!(cache.active(&hash(number)).is_none(), forgotten, "{revocation:?} of {number}");
@@ -318,7 +318,7 @@ fn refresh_is_claimed_once_and_failures_are_recorded() {
 
     let pause = Duration::from_secs(1);
     assert!(!entry.failed_within(pause, late));
-    for at in [entry.asked_at, late] {
+    for at in [entry.introspected_at, late] {
         entry.note_failure(at);
         assert!(entry.failed_within(pause, at + pause / 2));
         assert!(!entry.failed_within(pause, at + pause * 2));
@@ -331,25 +331,26 @@ fn feedback_to_an_old_cache_applies_to_its_successors() {
     for number in 1..=3 {
         store(&old, hash(number), verdict(&number.to_string(), "kept"));
     }
-    let next = old.successor(&settings(), Box::new(|_| {}));
-    let after = next.successor(&settings(), Box::new(|_| {}));
+    let next = old.next_from(&settings(), Box::new(|_| {}));
+    let after = next.next_from(&settings(), Box::new(|_| {}));
     old.forget_entry(&hash(1));
     old.store_inactive(hash(2), Inactivity::Inactive, old.generation());
     for cache in [&next, &after] {
-        let standing = |number| cache.freshness(&cache.active(&hash(number)).unwrap(), Instant::now());
-        assert_eq!([1, 2, 3].map(standing), [Freshness::Evicted, Freshness::Evicted, Freshness::Fresh]);
+        let freshness = |number| cache.freshness(&cache.active(&hash(number)).unwrap(), Instant::now());
+        assert_eq!([1, 2, 3].map(freshness), [Freshness::Evicted, Freshness::Evicted, Freshness::Fresh]);
     }
 }
 
 #[test]
 fn one_token_in_many_spellings_keeps_the_latest_few() {
     let cache = cache(&settings());
-    let held: Vec<_> = (0..900).map(|number| store(&cache, hash(number), verdict("17", "scanner"))).collect();
+    let cached: Vec<_> =
+        (0..900).map(|number| store(&cache, hash(number), verdict("17", "scanner"))).collect();
     let other = store(&cache, hash(1000), verdict("18", "other"));
     cache.maintain();
     let (active, _) = cache.sizes();
     assert_eq!(active, MOST_SPELLINGS as u64 + 1);
-    for (number, entry) in held.iter().enumerate() {
+    for (number, entry) in cached.iter().enumerate() {
         let is_kept = number >= 900 - MOST_SPELLINGS;
         assert_eq!(cache.freshness(entry, Instant::now()) != Freshness::Evicted, is_kept, "{number}");
         assert_eq!(cache.active(&hash(number as u32)).is_some(), is_kept, "{number}");
@@ -382,9 +383,9 @@ fn invalidated_token_is_evicted_in_every_spelling() {
     let [one, other] = [1, 2].map(|number| store(&cache, hash(number), verdict("17", "scanner")));
     let unrelated = store(&cache, hash(3), verdict("18", "scanner"));
     cache.forget_token(&one);
-    let standing = |entry: &Arc<CacheEntry>| cache.freshness(entry, Instant::now());
+    let freshness = |entry: &Arc<CacheEntry>| cache.freshness(entry, Instant::now());
     assert_eq!(
-        [&one, &other, &unrelated].map(standing),
+        [&one, &other, &unrelated].map(freshness),
         [Freshness::Evicted, Freshness::Evicted, Freshness::Fresh]
     );
 }
@@ -483,7 +484,7 @@ fn setting_the_clock_during_a_reload_is_not_lost() {
     let hour = Duration::from_secs(3600);
     let (entry, now) = expiring(&old, hour);
     let wall = entry.verdict.expires_at.unwrap() - hour;
-    let next = old.successor(&settings(), Box::new(|_| {}));
+    let next = old.next_from(&settings(), Box::new(|_| {}));
     assert!(next.follow_wall_clock(Reading { now, wall: wall + hour }).is_some());
     let copy = next.active(&hash(1)).unwrap();
     assert_eq!(next.freshness(&copy, now), Freshness::Expired);

@@ -122,7 +122,7 @@ fn fields(token: &str) -> HeaderMap {
 }
 
 /// Asks for `1|a` as a request does that the front cache could not serve.
-fn ask(lookup: &Rc<Lookup>) -> JoinHandle<Result<Rc<CachedToken>, Refusal>> {
+fn introspect(lookup: &Rc<Lookup>) -> JoinHandle<Result<Rc<CachedToken>, Refusal>> {
     let lookup = Rc::clone(lookup);
     spawn_local(async move {
         let fields = fields("1|a");
@@ -152,21 +152,21 @@ async fn until(condition: impl Fn() -> bool) {
     }
 }
 
-fn name(held: &Rc<CachedToken>) -> &str {
-    held.verdict.name.as_deref().unwrap()
+fn name(cached: &Rc<CachedToken>) -> &str {
+    cached.verdict.name.as_deref().unwrap()
 }
 
 #[test]
 fn one_introspection_serves_all_waiting_requests() {
     on_a_core("", async |introspector, lookup| {
         introspector.set(|script| script.open = false);
-        let waiting: Vec<_> = (0..100).map(|_| ask(&lookup)).collect();
+        let waiting: Vec<_> = (0..100).map(|_| introspect(&lookup)).collect();
         until(|| introspector.calls() == 1).await;
         waiting[0].abort();
         introspector.set(|script| script.open = true);
         let mut served = 0;
         for waiting in waiting {
-            served += usize::from(waiting.await.is_ok_and(|held| held.is_ok()));
+            served += usize::from(waiting.await.is_ok_and(|cached| cached.is_ok()));
         }
         assert_eq!((served, introspector.calls()), (99, 1));
         assert!(get_local(&lookup, Instant::now()).is_some());
@@ -177,30 +177,30 @@ fn one_introspection_serves_all_waiting_requests() {
 fn front_cache_serves_no_evicted_or_expired_entry() {
     on_a_core("", async |_, lookup| {
         let cache = &lookup.shared.cache;
-        let held = ask(&lookup).await.unwrap().unwrap();
+        let cached = introspect(&lookup).await.unwrap().unwrap();
         let ttl = cache.settings().ttl;
-        assert!(get_local(&lookup, held.asked_at + ttl / 2).is_some());
-        assert!(get_local(&lookup, held.asked_at + ttl).is_none());
+        assert!(get_local(&lookup, cached.introspected_at + ttl / 2).is_some());
+        assert!(get_local(&lookup, cached.introspected_at + ttl).is_none());
         assert_eq!(cache.revoke(Revocation::Id("17".into())), 1);
-        assert!(get_local(&lookup, held.asked_at).is_none());
+        assert!(get_local(&lookup, cached.introspected_at).is_none());
     });
 }
 
 #[test]
 fn peek_returns_cached_verdicts_without_introspection() {
     on_a_core("timeout: 1s\ncache: {ttl: 1h, stale_if_error: 1h}", async |introspector, lookup| {
-        let known = |at| lookup.peek(&hash(), at).map(|known| known.map(|held| name(&held).to_owned()));
+        let known = |at| lookup.peek(&hash(), at).map(|known| known.map(|cached| name(&cached).to_owned()));
         assert_eq!(known(Instant::now()), None);
-        let held = ask(&lookup).await.unwrap().unwrap();
+        let cached = introspect(&lookup).await.unwrap().unwrap();
         let ttl = lookup.shared.cache.settings().ttl;
         assert_eq!(known(Instant::now()), Some(Ok("scanner".to_owned())));
-        assert_eq!(known(held.asked_at + ttl), None, "however long it may serve in an outage");
+        assert_eq!(known(cached.introspected_at + ttl), None, "however long it may serve in an outage");
         *lookup.front.borrow_mut() = vec![None; FRONT_SLOTS].into_boxed_slice();
         assert_eq!(known(Instant::now()), Some(Ok("scanner".to_owned())), "by another core");
         lookup.shared.cache.revoke(Revocation::Token(hash()));
         assert_eq!(known(Instant::now()), None);
         introspector.set(|script| script.status = 401);
-        assert_eq!(ask(&lookup).await.unwrap().unwrap_err(), Refusal::InactiveToken);
+        assert_eq!(introspect(&lookup).await.unwrap().unwrap_err(), Refusal::InactiveToken);
         assert_eq!(known(Instant::now()), Some(Err(Refusal::InactiveToken)));
         assert_eq!(introspector.calls(), 2);
     });
@@ -216,12 +216,12 @@ fn verdict_overtaken_by_a_revocation_is_introspected_again() {
     ] {
         on_a_core("", async |introspector, lookup| {
             introspector.set(|script| script.open = false);
-            let waiting = ask(&lookup);
+            let waiting = introspect(&lookup);
             until(|| introspector.calls() == 1).await;
             lookup.shared.cache.revoke(revocation.clone());
             introspector.set(|script| (script.open, script.body) = (true, RENAMED));
-            let held = waiting.await.unwrap().unwrap();
-            assert_eq!((name(&held), introspector.calls()), ("renamed", 2), "{revocation:?}");
+            let cached = waiting.await.unwrap().unwrap();
+            assert_eq!((name(&cached), introspector.calls()), ("renamed", 2), "{revocation:?}");
             assert_eq!(name(&get_local(&lookup, Instant::now()).unwrap()), "renamed");
         });
     }
@@ -231,7 +231,7 @@ fn verdict_overtaken_by_a_revocation_is_introspected_again() {
 fn rejection_overtaken_by_a_revocation_is_introspected_again() {
     on_a_core("", async |introspector, lookup| {
         introspector.set(|script| (script.open, script.status) = (false, 401));
-        let waiting = ask(&lookup);
+        let waiting = introspect(&lookup);
         until(|| introspector.calls() == 1).await;
         lookup.shared.cache.revoke(Revocation::Token(hash()));
         introspector.set(|script| (script.open, script.status) = (true, 200));
@@ -242,12 +242,12 @@ fn rejection_overtaken_by_a_revocation_is_introspected_again() {
 #[test]
 fn revoked_token_gets_no_stale_verdict() {
     on_a_core("timeout: 1s\ncache: {ttl: 1ms, stale_if_error: 1h}", async |introspector, lookup| {
-        ask(&lookup).await.unwrap().unwrap();
+        introspect(&lookup).await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_millis(2)).await;
         introspector.set(|script| script.status = 500);
-        assert!(ask(&lookup).await.unwrap().is_ok(), "an outage is bridged");
+        assert!(introspect(&lookup).await.unwrap().is_ok(), "an outage is bridged");
         lookup.shared.cache.revoke(Revocation::Id("17".into()));
-        assert_eq!(ask(&lookup).await.unwrap().unwrap_err(), Refusal::NoVerdict);
+        assert_eq!(introspect(&lookup).await.unwrap().unwrap_err(), Refusal::NoVerdict);
     });
 }
 
@@ -264,7 +264,7 @@ fn ended_core_completes_its_introspections() {
         thread::spawn(move || {
             let core = core();
             core.block_on(async {
-                ask(&lookup(&settings, &shared));
+                introspect(&lookup(&settings, &shared));
                 until(|| introspector.calls() == 1).await;
             });
             ended.recv().unwrap();
@@ -272,7 +272,7 @@ fn ended_core_completes_its_introspections() {
     };
     core().block_on(async {
         until(|| introspector.calls() == 1).await;
-        let waiting = ask(&lookup(&settings, &shared));
+        let waiting = introspect(&lookup(&settings, &shared));
         yield_now().await;
         end.send(()).unwrap();
         // The second core asks itself.
@@ -309,7 +309,7 @@ fn introspection_of_a_core_that_ends_unpolled_completes() {
 fn cancelled_requests_leave_the_introspection_queue() {
     on_a_core("max_concurrent: 1", async |introspector, lookup| {
         let turn = lookup.shared.introspections.acquire(TokenHash::of("other"), Some("other".into())).await;
-        let (stays, leaves) = (ask(&lookup), ask(&lookup));
+        let (stays, leaves) = (introspect(&lookup), introspect(&lookup));
         until(|| lookup.shared.cache.find_in_flight(&hash()).is_some()).await;
         leaves.abort();
         assert!(leaves.await.is_err());
@@ -317,7 +317,7 @@ fn cancelled_requests_leave_the_introspection_queue() {
         stays.abort();
         until(|| lookup.shared.cache.find_in_flight(&hash()).is_none()).await;
         drop(turn);
-        assert!(ask(&lookup).await.unwrap().is_ok());
+        assert!(introspect(&lookup).await.unwrap().is_ok());
         assert_eq!(introspector.calls(), 1);
     });
 }
@@ -326,7 +326,7 @@ fn cancelled_requests_leave_the_introspection_queue() {
 fn request_without_a_permit_in_time_is_overloaded() {
     on_a_core("max_concurrent: 1\n  timeout: 20ms", async |introspector, lookup| {
         let _turn = lookup.shared.introspections.acquire(TokenHash::of("other"), Some("other".into())).await;
-        assert_eq!(ask(&lookup).await.unwrap().unwrap_err(), Refusal::Overloaded);
+        assert_eq!(introspect(&lookup).await.unwrap().unwrap_err(), Refusal::Overloaded);
         assert_eq!(introspector.calls(), 0);
     });
 }
@@ -339,12 +339,12 @@ fn concurrent_denials_share_one_renewed_introspection() {
         (500, "", Err(Refusal::NoVerdict)),
     ] {
         on_a_core("", async |introspector, lookup| {
-            let old = ask(&lookup).await.unwrap().unwrap();
-            let late = old.asked_at + lookup.shared.cache.settings().negative_ttl * 2;
+            let old = introspect(&lookup).await.unwrap().unwrap();
+            let late = old.introspected_at + lookup.shared.cache.settings().negative_ttl * 2;
             let fields = fields("1|a");
             let token = Token::from_fields(&fields, 1024).unwrap();
             let (mut stats, mut others) = <(LookupStats, LookupStats)>::default();
-            let (early, late) = (request(token, old.asked_at), request(token, late));
+            let (early, late) = (request(token, old.introspected_at), request(token, late));
             assert!(lookup.reintrospect(&early, &old, &mut stats).await.is_none(), "it is young");
 
             introspector.set(|script| (script.open, script.status, script.body) = (false, status, body));
@@ -369,10 +369,10 @@ fn concurrent_denials_share_one_renewed_introspection() {
 #[test]
 fn frequently_used_token_is_refreshed_without_waiting() {
     on_a_core("", async |introspector, lookup| {
-        let held = ask(&lookup).await.unwrap().unwrap();
+        let cached = introspect(&lookup).await.unwrap().unwrap();
         introspector.set(|script| (script.open, script.body) = (false, RENAMED));
         // The last instants of the shortest life that jitter leaves, in which the verdict is refreshed.
-        let late = held.asked_at + lookup.shared.cache.settings().ttl * 89 / 100;
+        let late = cached.introspected_at + lookup.shared.cache.settings().ttl * 89 / 100;
         for _ in 0..10 {
             assert_eq!(name(&get_local(&lookup, late).unwrap()), "scanner");
         }
@@ -381,7 +381,7 @@ fn frequently_used_token_is_refreshed_without_waiting() {
         introspector.set(|script| script.open = true);
         until(|| lookup.shared.cache.find_in_flight(&hash()).is_none()).await;
         assert!(get_local(&lookup, late).is_none(), "the old verdict is replaced");
-        assert_eq!(name(&ask(&lookup).await.unwrap().unwrap()), "renamed");
+        assert_eq!(name(&introspect(&lookup).await.unwrap().unwrap()), "renamed");
         assert_eq!(introspector.calls(), 2);
     });
 }
@@ -389,13 +389,13 @@ fn frequently_used_token_is_refreshed_without_waiting() {
 #[test]
 fn evicted_entries_leave_the_front_cache_at_the_sweep() {
     on_a_core("", async |_, lookup| {
-        let held = ask(&lookup).await.unwrap().unwrap();
+        let cached = introspect(&lookup).await.unwrap().unwrap();
         let in_front = || lookup.front.borrow().iter().flatten().count();
         lookup.sweep();
         assert_eq!(in_front(), 1);
         lookup.shared.cache.forget_entry(&hash());
         lookup.sweep();
-        assert_eq!((in_front(), Rc::strong_count(&held)), (0, 1));
+        assert_eq!((in_front(), Rc::strong_count(&cached)), (0, 1));
     });
 }
 
@@ -407,7 +407,7 @@ fn large_entries_are_served_from_the_shared_cache_only() {
             format!("{{\"data\":{{\"id\":17,\"name\":\"large\",\"abilities\":[{}]}}}}", abilities.join(","));
         introspector.set(|script| script.body = Box::leak(body.into_boxed_str()));
         for _ in 0..3 {
-            assert_eq!(name(&ask(&lookup).await.unwrap().unwrap()), "large");
+            assert_eq!(name(&introspect(&lookup).await.unwrap().unwrap()), "large");
         }
         assert!(lookup.front.borrow().iter().all(Option::is_none));
         assert_eq!(introspector.calls(), 1);
