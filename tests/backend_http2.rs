@@ -309,7 +309,7 @@ fn request_is_tried_on_three_connections_that_end_before_they_take_it() {
     assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 502);
     assert_eq!(accepted.load(Ordering::SeqCst), 3);
     let line = env.gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
-    assert!(line["error"].as_str().unwrap().contains("ended at once"), "{line}");
+    assert!(line["error"].as_str().unwrap().contains("ended it before the first request"), "{line}");
 }
 
 #[test]
