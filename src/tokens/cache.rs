@@ -5,8 +5,8 @@
 //! [`TokenCache::freshness`], also of entries in a worker's front cache.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use moka::Expiry;
@@ -14,20 +14,18 @@ use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use tokio::sync::watch;
 
+pub use self::entry::{CacheEntry, Freshness};
+pub use self::in_flight::{Completed, InFlight, IntrospectionResult, Join, Publisher};
 use self::spellings::Spellings;
 use super::clock::{ClockWatch, Reading, TOLERANCE};
 use super::hash::TokenHash;
-use super::introspection::NoVerdict;
 use super::revocation::{Revocation, Revocations, Subject};
 use super::verdict::Verdict;
 use crate::config::settings;
-use crate::limits::tokens::TokenLimit;
 
+mod entry;
+mod in_flight;
 mod spellings;
-
-/// Memory of an active entry without the texts of its verdict, in bytes: the entry, moka's nodes and timer, its element in
-/// the list of spellings, and its buckets if `rate_limit` is on.
-const ENTRY_BYTES: u64 = 640;
 
 /// Memory of an inactive entry, in bytes.
 const INACTIVE_BYTES: u64 = 288;
@@ -35,193 +33,9 @@ const INACTIVE_BYTES: u64 = 288;
 /// Memory of a token in [`TokenCache::should_act_on`], in bytes.
 const FEEDBACK_BYTES: u64 = 288;
 
-/// The largest entry that each core's front cache may hold: evicted entries stay there until the next sweep, out of reach
-/// of `max_bytes`. Those of Stockaj have less than a quarter of it.
-const MAX_FRONT_BYTES: u32 = 4096;
-
-/// `expires_after` of a token that does not expire.
-const NEVER: u64 = u64::MAX;
-
 /// Time for which an entry is kept after it was fresh, so that the limiter of introspections knows its token. It serves
 /// no request in that time, except under `stale_if_error`.
 const KEPT_WHEN_OUTDATED: Duration = Duration::from_secs(600);
-
-/// An active verdict and its deadlines.
-#[derive(Debug)]
-pub struct CacheEntry {
-    /// The introspected verdict.
-    pub verdict: Verdict,
-    /// The time at which the introspection began.
-    pub introspected_at: Instant,
-    /// The token's rate limit, looked up by its first request.
-    pub limit: OnceLock<TokenLimit>,
-    hash: TokenHash,
-    fresh_until: Instant,
-    /// The token's own expiry on the clock that deadlines use, in nanoseconds after `introspected_at`. It becomes earlier when the
-    /// wall clock is set forward.
-    expires_after: AtomicU64,
-    /// Estimated memory with moka's share, in bytes.
-    bytes: u32,
-    generation: AtomicU64,
-    gone: AtomicBool,
-    refreshing: AtomicBool,
-    /// Milliseconds from `introspected_at` to the latest introspection without a verdict; 0 if there was none.
-    failed_after: AtomicU64,
-}
-
-/// Whether an entry may serve requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Freshness {
-    /// It serves.
-    Fresh,
-    /// It serves, and the token should be introspected in the background.
-    Refresh,
-    /// It serves if introspection gives no verdict (`stale_if_error`).
-    Stale,
-    /// It does not serve. The token was active once.
-    Outdated,
-    /// The token itself has expired.
-    Expired,
-    /// It was evicted, replaced or revoked.
-    Evicted,
-}
-
-impl CacheEntry {
-    fn new(
-        hash: TokenHash,
-        verdict: Verdict,
-        generation: u64,
-        introspected_at: Instant,
-        fresh_until: Instant,
-        expires: Option<Instant>,
-    ) -> Self {
-        let bytes = ENTRY_BYTES + verdict.heap_bytes() as u64;
-        Self {
-            verdict,
-            introspected_at,
-            limit: OnceLock::new(),
-            hash,
-            fresh_until: expires.map_or(fresh_until, |expires| fresh_until.min(expires)),
-            expires_after: AtomicU64::new(
-                expires.map_or(NEVER, |expires| nanoseconds(introspected_at, expires)),
-            ),
-            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
-            generation: AtomicU64::new(generation),
-            gone: AtomicBool::new(false),
-            refreshing: AtomicBool::new(false),
-            failed_after: AtomicU64::new(0),
-        }
-    }
-
-    fn subject(&self) -> Subject<'_> {
-        Subject { hash: &self.hash, id: Some(&self.verdict.id), name: self.verdict.name.as_deref() }
-    }
-
-    /// Whether the token's own expiry has passed.
-    pub fn is_expired(&self, now: Instant) -> bool {
-        self.expires().is_some_and(|expires| now >= expires)
-    }
-
-    /// The token's own expiry on the clock that deadlines use.
-    fn expires(&self) -> Option<Instant> {
-        match self.expires_after.load(Ordering::Relaxed) {
-            NEVER => None,
-            after => Some(self.introspected_at + Duration::from_nanos(after)),
-        }
-    }
-
-    /// Moves the deadline forward to the expiry by the wall clock, if that is earlier by now. It is never moved back: the
-    /// wall clock may be wrong, and the verdict is too old before long.
-    fn expire_by(&self, reading: Reading) {
-        if let Some(expiry) = self.verdict.expires_at {
-            let left = expiry.duration_since(reading.wall).unwrap_or_default();
-            if let Some(expires) = reading.now.checked_add(left) {
-                self.expires_after.fetch_min(nanoseconds(self.introspected_at, expires), Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Whether a core may keep it in its front cache.
-    pub fn fits_in_front(&self) -> bool {
-        self.bytes <= MAX_FRONT_BYTES
-    }
-
-    /// Whether it was evicted or replaced, or found to be revoked.
-    pub fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
-    }
-
-    /// Whether its introspection began at `since` or later; true for `None`.
-    pub fn is_introspected_since(&self, since: Option<Instant>) -> bool {
-        since.is_none_or(|since| self.introspected_at >= since)
-    }
-
-    /// The time since its introspection began.
-    pub fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.introspected_at)
-    }
-
-    /// Claims the refresh of this entry; false if it is claimed already.
-    pub fn claim_refresh(&self) -> bool {
-        !self.refreshing.swap(true, Ordering::AcqRel)
-    }
-
-    /// Releases the refresh, so that a later request may claim it.
-    pub fn release_refresh(&self) {
-        self.refreshing.store(false, Ordering::Release);
-    }
-
-    /// Notes an introspection without a verdict.
-    pub fn note_failure(&self, now: Instant) {
-        let after = u64::try_from(self.age(now).as_millis()).unwrap_or(u64::MAX).max(1);
-        self.failed_after.store(after, Ordering::Relaxed);
-    }
-
-    /// Whether an introspection gave no verdict less than `pause` ago.
-    pub fn failed_within(&self, pause: Duration, now: Instant) -> bool {
-        match self.failed_after.load(Ordering::Relaxed) {
-            0 => false,
-            after => self.age(now) < Duration::from_millis(after).saturating_add(pause),
-        }
-    }
-}
-
-/// The outcome of an introspection, for all requests that wait for it.
-#[derive(Clone, Debug)]
-pub enum IntrospectionResult {
-    /// Active, and now in the cache.
-    Active(Arc<CacheEntry>),
-    /// Not active.
-    Inactive(Inactivity),
-    /// No verdict.
-    NoVerdict(Arc<NoVerdict>),
-    /// The limiter did not permit it in time.
-    Overloaded,
-}
-
-/// A completed introspection.
-#[derive(Clone, Debug)]
-pub struct Completed {
-    /// Its outcome.
-    pub outcome: IntrospectionResult,
-    /// When it began, or was given up before it began.
-    pub introspected_at: Instant,
-}
-
-/// An introspection in flight, for a request that waits for it.
-pub type InFlight = watch::Receiver<Option<Completed>>;
-
-/// The task's side of an introspection in flight.
-pub type Publisher = Arc<watch::Sender<Option<Completed>>>;
-
-/// Whether a request joins an introspection or has to start it.
-#[derive(Debug)]
-pub enum Join {
-    /// One is in flight.
-    Joined(InFlight),
-    /// There is none. The caller runs it, calls [`TokenCache::complete`] however it ends, and publishes.
-    Started(InFlight, Publisher),
-}
 
 /// Why a token is not active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,12 +122,6 @@ impl Capacity {
 /// How many entries of `bytes` bytes the given part of `max_bytes` holds, up to `max_tokens`.
 fn entries(settings: &settings::Cache, sixteenths: u64, bytes: u64) -> u64 {
     (settings.max_bytes / 16 * sixteenths / bytes).clamp(1, settings.max_tokens.max(1))
-}
-
-/// From one moment to a later one, in nanoseconds; at most 584 years.
-fn nanoseconds(from: Instant, to: Instant) -> u64 {
-    let nanoseconds = to.saturating_duration_since(from).as_nanos();
-    u64::try_from(nanoseconds).unwrap_or(u64::MAX).min(NEVER - 1)
 }
 
 impl TokenCache {

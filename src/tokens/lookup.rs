@@ -4,26 +4,22 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use zeroize::Zeroizing;
-
-use super::cache::{
-    CacheEntry, Completed, Feedback, Freshness, InFlight, Inactivity, IntrospectionResult, Join, Publisher,
-    TokenCache,
-};
+use self::introspect::completed;
+use super::cache::{CacheEntry, Feedback, Freshness, Inactivity, IntrospectionResult, TokenCache};
 use super::hash::TokenHash;
-use super::introspection::{Answer, NoVerdict};
-use super::introspection_limiter::{IntrospectionLimiter, IntrospectionPermit};
+use super::introspection_limiter::IntrospectionLimiter;
 use super::introspector::Introspector;
-use super::revocation::Subject;
 use super::verdict::Verdict;
 use crate::policy::bearer::Token;
 use crate::policy::identity::{Described, Identity, IdentityHeader};
 use crate::policy::refusal::Refusal;
 use crate::telemetry::access::TokenFields;
-use crate::telemetry::metrics::{CoreMetrics, IntrospectionOutcome, LookupResult, TimedPhase};
+use crate::telemetry::metrics::{CoreMetrics, LookupResult};
 use crate::telemetry::spans::Trace;
+
+mod introspect;
 
 /// Slots of the front cache of one worker; a power of two.
 const FRONT_SLOTS: usize = 1024;
@@ -34,9 +30,6 @@ const HITS_PER_TOUCH: u32 = 64;
 
 /// Pause after an introspection without a verdict, in which `stale_if_error` serves without another attempt.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
-
-/// Attempts at an introspection if revocations arrive while it runs.
-const ATTEMPTS: usize = 3;
 
 /// The state that all workers share.
 pub struct SharedVerdicts {
@@ -376,224 +369,10 @@ impl Lookup {
         }
     }
 
-    /// Introspects in the background, if the limiter permits it at once, so that no request has to wait.
-    fn refresh(self: &Rc<Self>, token: Token<'_>, cached: &Rc<CachedToken>) {
-        if cached.failed_within(OUTAGE_PAUSE, Instant::now()) || !cached.claim_refresh() {
-            return;
-        }
-        let Join::Started(_, publisher) = self.shared.cache.join(cached.hash) else {
-            cached.release_refresh();
-            return;
-        };
-        let (this, cached) = (Rc::clone(self), Rc::clone(cached));
-        let token = Zeroizing::new(token.secret().to_owned());
-        let spelling = TokenHash::of_spelling(&token);
-        let completion = Completion::new(&self.shared, cached.hash, publisher);
-        tokio::task::spawn_local(async move {
-            let completed =
-                match this.shared.introspections.try_acquire(spelling, Arc::clone(&cached.verdict.id)) {
-                    Some(permit) => this.introspect(&token, cached.hash, permit, None).await,
-                    None => Completed::overloaded(),
-                };
-            if matches!(
-                completed.outcome,
-                IntrospectionResult::NoVerdict(_) | IntrospectionResult::Overloaded
-            ) {
-                cached.note_failure(Instant::now());
-                cached.release_refresh();
-            }
-            completion.publish(completed);
-        });
-    }
-
-    /// Joins the introspection of this token that is in flight on any worker, or starts one.
-    ///
-    /// An introspection is a task of its own, so that a client that leaves does not cancel it for others. It is part of
-    /// the trace of the request that starts it. `id` is the token's id if it had an active verdict before.
-    fn join(
-        self: &Rc<Self>,
-        hash: TokenHash,
-        id: Option<&Arc<str>>,
-        request: &LookupRequest<'_>,
-        stats: &mut LookupStats,
-    ) -> InFlight {
-        let (in_flight, publisher) = match self.shared.cache.join(hash) {
-            Join::Joined(in_flight) => {
-                self.count(LookupResult::Coalesced, stats);
-                return in_flight;
-            }
-            Join::Started(in_flight, publisher) => (in_flight, publisher),
-        };
-        self.count(LookupResult::Miss, stats);
-        let this = Rc::clone(self);
-        let trace = request.trace.map(Rc::clone);
-        let token = Zeroizing::new(request.token.secret().to_owned());
-        let (spelling, id) = (TokenHash::of_spelling(&token), id.map(Arc::clone));
-        let completion = Completion::new(&self.shared, hash, publisher);
-        tokio::task::spawn_local(async move {
-            let completed = match this.acquire_permit(&hash, &completion.publisher, spelling, id).await {
-                Some(permit) => this.introspect(&token, hash, permit, trace.as_deref()).await,
-                None => Completed::overloaded(),
-            };
-            completion.publish(completed);
-        });
-        in_flight
-    }
-
-    /// The outcome of an introspection, which this joins or starts. If it began too early, only `Inactive` counts.
-    async fn outcome(
-        self: &Rc<Self>,
-        hash: TokenHash,
-        id: Option<&Arc<str>>,
-        request: &LookupRequest<'_>,
-        stats: &mut LookupStats,
-    ) -> IntrospectionResult {
-        for _ in 0..ATTEMPTS {
-            match completed(self.join(hash, id, request, stats)).await {
-                Some(Completed { outcome: outcome @ IntrospectionResult::Inactive(_), .. }) => {
-                    return outcome;
-                }
-                // It began too early. The next one begins now.
-                Some(Completed { introspected_at, .. })
-                    if request.since.is_some_and(|since| introspected_at < since) => {}
-                // A revocation may have arrived since the introspection completed.
-                Some(Completed { outcome: IntrospectionResult::Active(entry), .. })
-                    if self.shared.cache.is_revoked(&entry) => {}
-                Some(completed) => return completed.outcome,
-                // The worker that introspected has ended without an outcome.
-                None => {}
-            }
-        }
-        IntrospectionResult::Overloaded
-    }
-
-    async fn acquire_permit(
-        &self,
-        hash: &TokenHash,
-        publisher: &Publisher,
-        spelling: TokenHash,
-        id: Option<Arc<str>>,
-    ) -> Option<IntrospectionPermit<'_>> {
-        let permit = async {
-            let mut permit = std::pin::pin!(self.shared.introspections.acquire(spelling, id));
-            loop {
-                tokio::select! {
-                    biased;
-                    permit = &mut permit => return permit,
-                    () = publisher.closed() => {
-                        if self.shared.cache.complete_if_abandoned(hash, publisher) {
-                            return None;
-                        }
-                    }
-                }
-            }
-        };
-        tokio::time::timeout(self.introspector.settings().timeout, permit).await.ok().flatten()
-    }
-
-    async fn introspect(
-        &self,
-        token: &str,
-        hash: TokenHash,
-        _permit: IntrospectionPermit<'_>,
-        trace: Option<&Trace>,
-    ) -> Completed {
-        let cache = &self.shared.cache;
-        for _ in 0..ATTEMPTS {
-            let generation = cache.generation();
-            let introspected_at = Instant::now();
-            let in_flight = self.metrics.metrics().introspection_started();
-            let answer = self.introspector.introspect(token, &hash, trace).await;
-            drop(in_flight);
-            let now = Instant::now();
-            self.metrics.phase(TimedPhase::Introspection, now.duration_since(introspected_at));
-            match answer {
-                Answer::Active(verdict) => {
-                    self.metrics.introspection(IntrospectionOutcome::Active);
-                    let subject =
-                        Subject { hash: &hash, id: Some(&verdict.id), name: verdict.name.as_deref() };
-                    if !cache.is_overtaken(generation, subject) {
-                        let wall = SystemTime::now();
-                        let outcome = cache.store(hash, verdict, generation, introspected_at, now, wall);
-                        return Completed { outcome, introspected_at };
-                    }
-                }
-                Answer::Inactive => {
-                    self.metrics.introspection(IntrospectionOutcome::Inactive);
-                    if !cache.is_overtaken(generation, Subject { hash: &hash, id: None, name: None }) {
-                        let outcome = cache.store_inactive(hash, Inactivity::Inactive, generation);
-                        return Completed { outcome, introspected_at };
-                    }
-                }
-                Answer::NoVerdict(why) => {
-                    self.metrics.introspection(IntrospectionOutcome::NoVerdict);
-                    self.log_no_verdict(&why, now);
-                    return Completed {
-                        outcome: IntrospectionResult::NoVerdict(Arc::new(why)),
-                        introspected_at,
-                    };
-                }
-            }
-        }
-        Completed::overloaded()
-    }
-
     /// Counts the result of a cache lookup, and notes it for the request.
     fn count(&self, result: LookupResult, stats: &mut LookupStats) {
         self.metrics.cache_lookup(result);
         stats.cache = Some(result);
-    }
-
-    /// Logs why there is no verdict, at most once a second: an outage affects every request.
-    fn log_no_verdict(&self, why: &NoVerdict, now: Instant) {
-        let pause = Duration::from_secs(1);
-        if self.logged_at.get().is_some_and(|at| now.duration_since(at) < pause) {
-            return;
-        }
-        self.logged_at.set(Some(now));
-        let error: &dyn std::error::Error = why;
-        if why.is_misconfiguration() {
-            tracing::error!(error, "the introspector refused the gateway's own credential");
-        } else {
-            tracing::warn!(error, "introspection gave no verdict");
-        }
-    }
-}
-
-/// The result of an introspection in flight; `None` if its worker ended before it.
-async fn completed(mut in_flight: InFlight) -> Option<Completed> {
-    in_flight.wait_for(Option::is_some).await.ok()?.clone()
-}
-
-impl Completed {
-    fn overloaded() -> Self {
-        Self { outcome: IntrospectionResult::Overloaded, introspected_at: Instant::now() }
-    }
-}
-
-/// Completes an introspection when dropped, also by a panic or the end of its runtime, so that no request waits for it in
-/// vain. Created before the task, which may be dropped before it runs.
-struct Completion {
-    shared: Arc<SharedVerdicts>,
-    hash: TokenHash,
-    publisher: Publisher,
-}
-
-impl Completion {
-    fn new(shared: &Arc<SharedVerdicts>, hash: TokenHash, publisher: Publisher) -> Self {
-        Self { shared: Arc::clone(shared), hash, publisher }
-    }
-
-    /// First the cache, then the waiting requests: a request that arrives in between finds the verdict in the cache.
-    fn publish(self, completed: Completed) {
-        self.shared.cache.complete(&self.hash, &self.publisher);
-        self.publisher.send_replace(Some(completed));
-    }
-}
-
-impl Drop for Completion {
-    fn drop(&mut self) {
-        self.shared.cache.complete(&self.hash, &self.publisher);
     }
 }
 

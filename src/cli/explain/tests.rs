@@ -1,0 +1,236 @@
+use super::*;
+use crate::policy::ability::{Abilities, Requirement};
+use crate::policy::map::{MapBuilder, RouteOptions, Unmapped};
+use crate::policy::source_location::SourceLocation;
+
+fn map(unmapped: Unmapped) -> AbilityMap {
+    let place = |line| Some(SourceLocation { file: "stockaj.yaml".into(), line, column: 5 });
+    let word = |word| Requirement::from_word(word).unwrap();
+    let mut builder = MapBuilder::new(unmapped);
+    builder.route("/up", [(Method::GET, word("public"), place(3))]).unwrap();
+    let all = Requirement::all(["items:read", "items:update"]).unwrap();
+    builder
+        .route(
+            "/api/v2/items/{id}",
+            [
+                (Method::GET, word("items:read"), place(7)),
+                (Method::POST, all, place(8)),
+                (Method::DELETE, word("deny"), None),
+            ],
+        )
+        .unwrap();
+    let body = RouteOptions { body: Some(500 << 20), ..RouteOptions::default() };
+    builder.route_with("/uploads", body, [(Method::POST, word("items:create"), place(9))]).unwrap();
+    builder.build()
+}
+
+fn explained(unmapped: Unmapped, method: &str, target: &str, caller: &KnownCaller) -> (Exit, String) {
+    let mut output = anstream::StripStream::new(Vec::new());
+    let exit = explain(&map(unmapped), method, target, caller, &mut output).unwrap();
+    (exit, String::from_utf8(output.into_inner()).unwrap())
+}
+
+fn holder(names: &[&str]) -> KnownCaller {
+    KnownCaller::Active(Abilities::new(names.iter().copied()))
+}
+
+#[test]
+fn allowed_request_shows_every_step() {
+    let (exit, text) =
+        explained(Unmapped::Deny, "GET", "/api/v2/items/%35/?a=%2F", &holder(&["rents:read", "items:read"]));
+    assert_eq!(exit, Exit::Success);
+    assert_eq!(
+        text,
+        "\
+request      GET /api/v2/items/%35/?a=%2F
+path         /api/v2/items/5 (rewritten: this is matched and forwarded)
+query        forwarded as sent; the decision does not read it
+route        /api/v2/items/{id}
+requirement  items:read (stockaj.yaml:7)
+token        active, with items:read, rents:read
+verdict      allowed (allowed)
+"
+    );
+}
+
+#[test]
+fn body_limit_of_a_route_is_shown() {
+    let (exit, text) = explained(Unmapped::Deny, "POST", "/uploads", &holder(&["items:create"]));
+    assert_eq!(exit, Exit::Success);
+    assert_eq!(
+        text,
+        "\
+request      POST /uploads
+path         /uploads (as sent)
+method       POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` is `honour`
+route        /uploads
+requirement  items:create (stockaj.yaml:9)
+body         500MiB at most, instead of `limits.body`
+token        active, with items:create
+verdict      allowed (allowed)
+"
+    );
+    for (bytes, text) in
+        [(1, "1B"), (1023, "1023B"), (1024, "1KiB"), (1 << 40, "1024GiB"), (5 << 19, "2560KiB")]
+    {
+        assert_eq!(size(bytes), text);
+    }
+}
+
+#[test]
+fn public_route_needs_no_token() {
+    let (exit, text) = explained(Unmapped::Deny, "HEAD", "/up", &KnownCaller::Nobody);
+    assert_eq!(exit, Exit::Success);
+    assert_eq!(
+        text,
+        "\
+request      HEAD /up
+path         /up (as sent)
+route        /up
+requirement  public (stockaj.yaml:3)
+verdict      allowed (public)
+"
+    );
+}
+
+#[test]
+fn missing_abilities_are_listed_with_advice() {
+    let (exit, text) = explained(Unmapped::Deny, "POST", "/api/v2/items/5", &holder(&["items:read"]));
+    assert_eq!(exit, Exit::Failure);
+    assert_eq!(
+        text,
+        "\
+request      POST /api/v2/items/5
+path         /api/v2/items/5 (as sent)
+method       POST; `_method` is ignored, so is X-HTTP-Method-Override unless `backend.method_override` is `honour`
+route        /api/v2/items/{id}
+requirement  {all: [items:read, items:update]} (stockaj.yaml:8)
+token        active, with items:read
+missing      items:update
+advice       add items:update to the token, or create a new one with: items:read,items:update
+verdict      denied with 403 (missing_ability)
+"
+    );
+}
+
+#[test]
+fn method_parameter_in_the_query_is_reported_as_ignored() {
+    for (method, query, is_reported) in [
+        ("GET", "_method=DELETE", true),
+        ("DELETE", "a=b&%5Fmethod=DELETE", true),
+        ("GET", ".method=DELETE", true),
+        ("GET", "%20_method=DELETE", true),
+        ("GET", "+_method", true),
+        ("GET", "_method%00x=DELETE", true),
+        ("GET", "method=DELETE", false),
+        ("GET", "a=_method", false),
+        ("GET", "_methods=a&_METHOD=b", false),
+        ("POST", "a=b", true),
+    ] {
+        let target = format!("/api/v2/items/5?{query}");
+        let (_, text) = explained(Unmapped::Deny, method, &target, &holder(&["items:read"]));
+        let line = text.lines().find(|line| line.starts_with("method       "));
+        let line = line.map(|line| line.contains(method) && line.contains("`_method` is ignored"));
+        assert_eq!(line, is_reported.then_some(true), "{method} {query}\n{text}");
+    }
+}
+
+#[test]
+fn shadow_mode_shows_the_denial_and_that_it_is_not_enforced() {
+    let rule = [(Method::GET, Requirement::from_word("items:read").unwrap(), None)];
+    let mut builder = MapBuilder::new(Unmapped::Deny).in_mode(Mode::Shadow);
+    builder.route("/items", rule).unwrap();
+    let map = builder.build();
+    let forwarded = "mode         shadow: the request is forwarded; the verdict is only logged and counted";
+    let required = "mode         shadow, but a token is required unless `shadow_authentication` is true";
+    for (target, caller, expected, exit) in [
+        ("/items", holder(&["items:create"]), Some(forwarded), Exit::Failure),
+        ("/nowhere", holder(&["*"]), Some(forwarded), Exit::Failure),
+        ("/items", KnownCaller::Nobody, Some(required), Exit::Failure),
+        ("/items", holder(&["items:read"]), None, Exit::Success),
+    ] {
+        let mut output = anstream::StripStream::new(Vec::new());
+        assert_eq!(explain(&map, "GET", target, &caller, &mut output).unwrap(), exit);
+        let text = String::from_utf8(output.into_inner()).unwrap();
+        assert_eq!(text.lines().find(|line| line.starts_with("mode ")), expected, "{text}");
+    }
+}
+
+#[test]
+fn rejected_path_is_not_matched() {
+    let (exit, text) = explained(Unmapped::Deny, "GET", "/api/v2/%2e%2e/up", &KnownCaller::Nobody);
+    assert_eq!(exit, Exit::Failure);
+    assert_eq!(
+        text,
+        "\
+request      GET /api/v2/%2e%2e/up
+verdict      denied with 400 (bad_request): dot segment in the path
+"
+    );
+}
+
+#[test]
+fn verdicts_follow_the_order_of_a_decision() {
+    let nobody = || KnownCaller::Nobody;
+    let malformed = || KnownCaller::Refused(Refusal::MalformedToken);
+    let inactive = || KnownCaller::Refused(Refusal::InactiveToken);
+    let no_verdict = || KnownCaller::Refused(Refusal::NoVerdict);
+    let every = || holder(&["*"]);
+    let none = || holder(&[]);
+    for (unmapped, method, target, caller, expected) in [
+        (Unmapped::Deny, "get", "/up", every(), "denied with 400 (bad_request): method that is not served"),
+        (Unmapped::Deny, "G T", "/up", every(), "denied with 400 (bad_request): method that is not served"),
+        (Unmapped::Deny, "TRACE", "/up", every(), "denied with 400 (bad_request): method that is not served"),
+        (Unmapped::Deny, "GET", "/up#", every(), "denied with 400 (bad_request): fragment in the target"),
+        (
+            Unmapped::Deny,
+            "GET",
+            "*",
+            every(),
+            "denied with 400 (bad_request): path does not begin with a slash",
+        ),
+        (Unmapped::Deny, "GET", "/up", malformed(), "allowed (public)"),
+        (Unmapped::Deny, "GET", "/nowhere", nobody(), "denied with 401 (missing_token)"),
+        (Unmapped::Deny, "GET", "/nowhere", malformed(), "denied with 401 (malformed_token)"),
+        (Unmapped::Deny, "GET", "/nowhere", inactive(), "denied with 403 (unmapped)"),
+        (Unmapped::Deny, "GET", "/nowhere", no_verdict(), "denied with 403 (unmapped)"),
+        (Unmapped::Deny, "OPTIONS", "*", every(), "denied with 403 (unmapped)"),
+        (Unmapped::Deny, "DELETE", "/api/v2/items/5", nobody(), "denied with 401 (missing_token)"),
+        (Unmapped::Deny, "DELETE", "/api/v2/items/5", inactive(), "denied with 403 (denied)"),
+        (Unmapped::Deny, "DELETE", "/api/v2/items/5", every(), "denied with 403 (denied)"),
+        (Unmapped::Authenticated, "PUT", "/api/v2/items/5", every(), "denied with 403 (method_not_mapped)"),
+        (Unmapped::Authenticated, "PUT", "/nowhere", none(), "allowed (allowed)"),
+        (Unmapped::Authenticated, "PUT", "/nowhere", inactive(), "denied with 401 (inactive_token)"),
+        (Unmapped::Deny, "GET", "/api/v2/items/5", inactive(), "denied with 401 (inactive_token)"),
+        (Unmapped::Deny, "GET", "/api/v2/items/5", no_verdict(), "denied with 503 (no_verdict)"),
+        (Unmapped::Deny, "GET", "/api/v2/items/5", none(), "denied with 403 (missing_ability)"),
+        (Unmapped::Deny, "HEAD", "/api/v2/items/5", every(), "allowed (allowed)"),
+    ] {
+        let (exit, text) = explained(unmapped, method, target, &caller);
+        let verdict = text.lines().last().and_then(|line| line.strip_prefix("verdict      "));
+        assert_eq!(verdict, Some(expected), "{method} {target}\n{text}");
+        assert_eq!(exit == Exit::Success, expected.starts_with("allowed"), "{method} {target}");
+    }
+}
+
+#[test]
+fn abilities_are_parsed_from_the_command_line() {
+    for (abilities, expected) in [
+        (None, Exit::Failure),
+        (Some(vec![]), Exit::Failure),
+        (Some(vec![String::new()]), Exit::Failure),
+        (Some(vec!["rents:read".to_owned(), " items:read".to_owned()]), Exit::Success),
+    ] {
+        let arguments = Arguments {
+            method: "GET".to_owned(),
+            path: "/api/v2/items/5".to_owned(),
+            config: ConfigArgument { config: None },
+            abilities,
+            token_stdin: false,
+        };
+        let caller = arguments.caller(Path::new("unread")).unwrap();
+        let (method, path) = (&arguments.method, &arguments.path);
+        let exit = explain(&map(Unmapped::Deny), method, path, &caller.0, &mut Vec::new()).unwrap();
+        assert_eq!(exit, expected, "{arguments:?}");
+    }
+}
