@@ -20,6 +20,7 @@ mod certificates; // what clients are shown, whom they must show, and how certif
 mod check; // `check` on every kind of file, and its formats for programs
 mod clients; // clients that are not ours: curl, httpx, websockets, Node, a browser
 mod clock; // the wall clock is set while the gateway runs
+mod completions; // completion scripts and manual pages: every command, and that shells and man take them
 mod config; // what is said about a configuration: every mistake with its place, secrets never
 mod continuity; // reloads, certificates and restarts under load: every request is counted
 mod cors; // browsers: preflights, and who may read the gateway's own answers
@@ -81,4 +82,5 @@ mod usage_command; // what `usage` prints of reports
 mod usage_findings; // what there is to do about tokens, from requests to the report
 mod usage_page; // the web page of usage, in a real browser
 mod verdicts; // whom the gateway asks about a token, how often, and how long it believes the answer
+mod version; // `--version`, and where build.rs has it from
 mod webhook; // what Stockaj tells by itself, signed

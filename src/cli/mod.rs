@@ -4,13 +4,16 @@
 
 mod admin_client;
 mod check;
+mod completions;
 mod demo;
 mod diff;
 mod explain;
 mod health;
+mod man;
 mod memory;
 mod openapi;
 mod routes;
+mod rule_text;
 mod run;
 mod schema;
 mod signals;
@@ -32,9 +35,25 @@ use crate::config;
 use crate::policy::ability::Abilities;
 use crate::server::StartError;
 
+/// The name of the program.
+const NAME: &str = "stockaj-gateway";
+
+/// What `--version` prints after the name. build.rs sets the variables.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: ",
+    env!("STOCKAJ_GATEWAY_BUILD_COMMIT"),
+    "\ndate:   ",
+    env!("STOCKAJ_GATEWAY_BUILD_DATE"),
+    "\ntarget: ",
+    env!("STOCKAJ_GATEWAY_BUILD_TARGET"),
+    "\nrustc:  ",
+    env!("STOCKAJ_GATEWAY_BUILD_RUSTC"),
+);
+
 /// A reverse proxy that enforces token abilities in front of Stockaj.
 #[derive(Debug, clap::Parser)]
-#[command(name = "stockaj-gateway", version, about, arg_required_else_help = true)]
+#[command(name = NAME, version, long_version = LONG_VERSION, about, arg_required_else_help = true)]
 pub struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -55,6 +74,8 @@ enum Command {
     Tokens(tokens::Arguments),
     Unmapped(unmapped::Arguments),
     Usage(usage::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
 }
 
 impl CommandLine {
@@ -83,6 +104,8 @@ impl CommandLine {
             Command::Tokens(arguments) => arguments.execute(),
             Command::Unmapped(arguments) => arguments.execute(),
             Command::Usage(arguments) => arguments.execute(),
+            Command::Completions(arguments) => arguments.execute(),
+            Command::Man(arguments) => arguments.execute(),
         }
     }
 }

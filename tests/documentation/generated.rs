@@ -121,9 +121,12 @@ fn subcommands(help: &str) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// A help without trailing spaces and without the option that prints it.
+/// A help without trailing spaces, blank lines between options, and the option that prints it.
 fn shown(help: &str) -> String {
     let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+    let is_inside = |index: usize| lines.get(index + 1).is_some_and(|next| next.starts_with(' '));
+    let lines = lines.iter().enumerate().filter(|(index, line)| !line.is_empty() || !is_inside(*index));
+    let lines: Vec<&str> = lines.map(|(_, line)| *line).collect();
     let mut kept: Vec<&str> = Vec::new();
     let mut skips = false;
     for line in lines {
