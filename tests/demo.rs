@@ -51,22 +51,35 @@ impl Drop for Demo {
     }
 }
 
-/// The announced statuses and the curl lines below them.
+/// The announced statuses and the curl lines below them, with the values of the printed variables.
 fn calls(welcome: &[String]) -> Vec<(u16, String)> {
+    let variables: Vec<(&str, &str)> = welcome
+        .iter()
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, _)| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
+        .map(|(name, value)| (name, value.trim_matches('\'')))
+        .collect();
+    let expand = |line: &str| {
+        let expand = |line: String, (name, value): &(&str, &str)| line.replace(&format!("${name}"), value);
+        let line = variables.iter().fold(line.trim().to_owned(), expand);
+        assert!(!line.contains('$'), "{line}: a variable without a value in {variables:?}");
+        line
+    };
     let pairs = welcome.windows(2).filter(|pair| pair[1].trim_start().starts_with("curl "));
     pairs
-        .map(|pair| (pair[0].split_whitespace().next().unwrap().parse().unwrap(), pair[1].trim().to_owned()))
+        .map(|pair| (pair[0].split_whitespace().next().unwrap().parse().unwrap(), expand(&pair[1])))
         .collect()
 }
 
-/// The words of a shell line; single quotes are all the quoting there is.
+/// The words of a shell line, whose quotes are not nested.
 fn words(line: &str) -> Vec<String> {
-    let (mut words, mut quoted) = (vec![String::new()], false);
+    let (mut words, mut quote) = (vec![String::new()], None);
     for character in line.chars() {
-        match character {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            it => words.last_mut().unwrap().push(it),
+        match (character, quote) {
+            ('\'' | '"', None) => quote = Some(character),
+            (it, Some(open)) if it == open => quote = None,
+            (' ', None) => words.push(String::new()),
+            (it, _) => words.last_mut().unwrap().push(it),
         }
     }
     words
@@ -76,11 +89,11 @@ fn words(line: &str) -> Vec<String> {
 fn curl(line: &str) -> Response {
     let words = words(line);
     let mut words = words.iter().map(String::as_str).skip(1);
-    let (mut method, mut url, mut fields, mut body) = ("GET", "", Vec::new(), "");
+    let (mut method, mut url, mut fields, mut body) = (None, "", Vec::new(), "");
     while let Some(word) = words.next() {
         match word {
             "-i" => {}
-            "-X" => method = words.next().unwrap(),
+            "-X" => method = words.next(),
             "-H" => fields.push(words.next().unwrap().split_once(": ").unwrap()),
             "-d" => body = words.next().unwrap(),
             it if it.starts_with('-') => panic!("unknown option {it} in {line}"),
@@ -89,7 +102,7 @@ fn curl(line: &str) -> Response {
     }
     let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     RawClient::connect(authority.parse().unwrap()).request(
-        method,
+        method.unwrap_or(if body.is_empty() { "GET" } else { "POST" }),
         &format!("/{path}"),
         &fields,
         body.as_bytes(),
@@ -121,6 +134,28 @@ fn printed_curl_commands_return_the_announced_status() {
     let metrics = welcome.iter().find_map(|line| line.trim().strip_prefix("metrics  ")).unwrap();
     let scrape = curl(&format!("curl -i '{metrics}'"));
     assert!(scrape.text().contains("stockaj_gateway_requests_total"), "{}", scrape.text());
+}
+
+#[test]
+fn denied_requests_show_the_rule_that_denies_them() {
+    let demo = Demo::start(&["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
+    let welcome = demo.welcome();
+    let shown = |status: &str| -> Vec<String> {
+        let lines = welcome.iter().filter_map(|line| line.trim().strip_prefix(status)?.strip_prefix("  "));
+        lines
+            .map(|line| line.split_once(" (").map(|(_, rule)| format!("({rule}")).unwrap_or_default())
+            .collect()
+    };
+    assert_eq!(shown("401"), ["(/api/v2/items GET: items:read)", "(/api/v2/items GET: items:read)"]);
+    assert_eq!(
+        shown("403"),
+        [
+            "(/api/v2/items POST: items:create)",
+            "(/api/v2/items/{id} DELETE: items:delete)",
+            "(no route; unmapped: deny)"
+        ]
+    );
+    assert!(shown("200").iter().all(String::is_empty), "{welcome:#?}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use anstyle::{AnsiColor, Style};
 use serde_json::json;
 
 use self::ledger::LedgerDirectory;
+use super::rule_text::rule_text;
 use super::run::shutdown;
 use super::{Exit, output, report};
 use crate::config;
@@ -20,6 +21,8 @@ use crate::config::settings::ListenAddress;
 use crate::demo::Stockaj;
 use crate::demo::tokens::{ALL, EXPIRED, READER, SCANNER, SampleToken, USER, WRITER};
 use crate::listener::Inherited;
+use crate::policy::decision::read_request;
+use crate::policy::map::AbilityMap;
 use crate::server::Server;
 use crate::telemetry::{log, panics};
 
@@ -75,6 +78,7 @@ impl Arguments {
             month::write(&usage.file(), &settings.abilities, SystemTime::now())?;
         }
         let log = log::init(&settings.log);
+        let rules = CALLS.iter().map(|call| call.rule(&settings.abilities)).collect();
         let server = Server::bind(settings, log, Inherited::default())?;
         let welcome = Welcome {
             stockaj,
@@ -82,6 +86,7 @@ impl Arguments {
             admin: reachable(server.admin_address(), admin),
             usage: ledger.as_ref().map(|usage| usage.admin_token.as_str()).map_err(ToString::to_string),
             taken,
+            rules,
         };
         let exit = output(Exit::Success, |out| welcome.write(out));
         server.serve(shutdown)?;
@@ -115,20 +120,40 @@ impl Call {
         Self { status, why, token, method: "GET", path, body: None }
     }
 
-    /// The shell command that sends the request.
-    fn curl(&self, gateway: SocketAddr) -> String {
+    /// The shell command that sends the request, with the variables that [`Welcome::write`] sets.
+    fn curl(&self) -> String {
         let mut line = "curl -i".to_owned();
-        if self.method != "GET" {
+        let implied = if self.body.is_some() { "POST" } else { "GET" };
+        if self.method != implied {
             let _ = write!(line, " -X {}", self.method);
         }
-        let _ = write!(line, " 'http://{gateway}{}'", self.path);
+        let _ = write!(line, " $GATEWAY{}", self.path);
         if let Some(token) = self.token {
-            let _ = write!(line, " -H 'Authorization: Bearer {}'", token.plain_text());
+            let _ = write!(line, " -H \"Authorization: Bearer ${}\"", variable(&token));
         }
         if let Some(body) = self.body {
-            let _ = write!(line, " -H 'Content-Type: application/json' -d '{body}'");
+            let _ = write!(line, " -H \"$JSON\" -d '{body}'");
         }
         line
+    }
+
+    /// The rule that denies the request; empty if it is allowed.
+    fn rule(&self, map: &AbilityMap) -> String {
+        match read_request(map, self.method, self.path) {
+            Ok((method, path)) if self.status >= 400 => rule_text(map, &map.find(&method, &path), &method),
+            _ => String::new(),
+        }
+    }
+}
+
+/// The shell variable that holds a token. Shells set `USER` themselves.
+fn variable(token: &SampleToken) -> &'static str {
+    match token.id {
+        id if id == USER.id => "USER_TOKEN",
+        id if id == READER.id => "READER",
+        id if id == SCANNER.id => "SCANNER",
+        id if id == WRITER.id => "WRITER",
+        _ => "EXPIRED",
     }
 }
 
@@ -190,6 +215,8 @@ struct Welcome<'a> {
     usage: Result<&'a str, String>,
     /// The default addresses that were in use.
     taken: Vec<SocketAddr>,
+    /// The rules that deny [`CALLS`], empty for those that are allowed.
+    rules: Vec<String>,
 }
 
 impl Welcome<'_> {
@@ -219,17 +246,25 @@ impl Welcome<'_> {
             let expired = if token.id == EXPIRED.id { " (expired)" } else { "" };
             writeln!(
                 out,
-                "  {:longest$}  {}  {DIM}{abilities}{expired}{DIM:#}",
-                token.name,
-                token.plain_text()
+                "  {:10}  {:longest$}  {DIM}{abilities}{expired}{DIM:#}",
+                variable(&token),
+                token.name
             )?;
         }
 
+        writeln!(out, "\n{BOLD}Paste into a second terminal{BOLD:#}\n")?;
+        writeln!(out, "GATEWAY=http://{gateway}")?;
+        writeln!(out, "JSON='Content-Type: application/json'")?;
+        for token in ALL {
+            writeln!(out, "{}='{}'", variable(&token), token.plain_text())?;
+        }
+
         writeln!(out, "\n{BOLD}Try{BOLD:#}\n")?;
-        for call in &CALLS {
+        for (call, rule) in CALLS.iter().zip(&self.rules) {
             let style = if call.status < 400 { GOOD } else { BAD };
-            writeln!(out, "  {style}{}{style:#}  {}", call.status, call.why)?;
-            writeln!(out, "       {}", call.curl(*gateway))?;
+            let rule = if rule.is_empty() { String::new() } else { format!(" {DIM}({rule}){DIM:#}") };
+            writeln!(out, "  {style}{}{style:#}  {}{rule}", call.status, call.why)?;
+            writeln!(out, "       {}", call.curl())?;
         }
         writeln!(out)
     }
