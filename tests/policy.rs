@@ -252,6 +252,39 @@ fn schema_accepts_and_rejects_test_files() {
     }
 }
 
+#[test]
+fn schema_accepts_and_rejects_map_files() {
+    let (_, printed, _) = outcome(root(), &["schema", "--for", "map"]);
+    let file = fs::read_to_string(root().join("config/map.schema.json")).unwrap();
+    assert!(file == printed, "`stockaj-gateway schema --for map > config/map.schema.json` makes them equal");
+    let schema = jsonschema::validator_for(&serde_json::from_str(&printed).unwrap()).unwrap();
+    let shipped: Value =
+        serde_yaml::from_str(&fs::read_to_string(root().join("config/stockaj.yaml")).unwrap()).unwrap();
+    assert!(schema.is_valid(&shipped));
+    for (map, valid) in [
+        (
+            json!({"routes": {"/up": {"GET": "public"}, "/a/{id}": {"POST": {"any": ["a", "b"]}, "body": "1MiB"}}}),
+            true,
+        ),
+        (json!({"routes": {"/up": {"GET": []}}}), false),
+        (json!({"routes": {"/up": {"GTE": "public"}}}), false),
+        (json!({"routes": {}, "unmapped": "deny"}), false),
+        (json!({}), false),
+    ] {
+        assert_eq!(schema.is_valid(&map), valid, "{map}");
+    }
+}
+
+/// Validators know schemas by it, so no two have the same.
+#[test]
+fn every_schema_has_its_own_id() {
+    let ids = ["gateway", "map", "test"].map(|kind| {
+        let (_, printed, _) = outcome(root(), &["schema", "--for", kind]);
+        serde_json::from_str::<Value>(&printed).unwrap()["$id"].clone()
+    });
+    assert_eq!(ids, ["gateway", "map", "test"].map(|kind| format!("urn:stockaj-gateway:schema:{kind}")));
+}
+
 /// By what CI systems in Python read it with.
 #[test]
 #[ignore = "needs junitparser: tests/run"]

@@ -161,7 +161,7 @@ pub(crate) fn compile_tests(
 
 /// The JSON Schema of policy test files.
 pub fn tests_schema() -> serde_json::Value {
-    schema_of::<PolicyTest>("policy test file of stockaj-gateway")
+    schema_of::<PolicyTest>("test", "policy test file of stockaj-gateway")
 }
 
 /// Collects the checks of a file.

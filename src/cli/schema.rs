@@ -2,9 +2,9 @@
 
 use super::{Exit, output};
 use crate::cases::tests_schema;
-use crate::config::schema;
+use crate::config::{map_schema, schema};
 
-/// Print the JSON Schema of gateway.yaml, or of policy test files, for editors
+/// Print the JSON Schema of gateway.yaml, map files or policy test files, for editors
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The kind of file
@@ -17,6 +17,8 @@ enum File {
     /// gateway.yaml
     #[default]
     Gateway,
+    /// A map file, `{routes: {…}}`
+    Map,
     /// A policy test file, for `test`
     Test,
 }
@@ -25,6 +27,7 @@ impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
         let schema = match self.file {
             File::Gateway => schema(),
+            File::Map => map_schema(),
             File::Test => tests_schema(),
         };
         output(Exit::Success, |stdout| writeln!(stdout, "{schema:#}"))

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use super::language::{Decoder, Environment, Node, Report};
+use serde_json::Value as Json;
+
+use super::language::{Decoder, Environment, Node, Report, schema_of};
+use super::sections::abilities::MapFile;
 use super::sections::{SECRETS, abilities};
 use crate::policy::map::AbilityMap;
 
@@ -32,6 +35,11 @@ pub fn load_abilities_with(path: &Path, environment: &Environment<'_>) -> Result
     let mut decoder = Decoder::new(environment, &SECRETS);
     let tree = decoder.read_file(path);
     compile_document(path, tree, decoder)
+}
+
+/// The JSON Schema of a map file.
+pub fn map_schema() -> Json {
+    schema_of::<MapFile>("map", "map file of stockaj-gateway")
 }
 
 /// Decodes and compiles the map of a document; `None` if it could not be parsed.

@@ -113,7 +113,7 @@ pub fn load_text(name: &str, text: String) -> Result<Loaded, Report> {
 
 /// The JSON Schema of gateway.yaml.
 pub fn schema() -> Json {
-    schema_of::<Gateway>("gateway.yaml of stockaj-gateway")
+    schema_of::<Gateway>("gateway", "gateway.yaml of stockaj-gateway")
 }
 
 /// Decodes and compiles the document of a gateway.yaml; `None` if it could not be parsed.

@@ -14,7 +14,7 @@ mod section_only;
 pub(crate) mod sections;
 pub mod settings;
 
-pub use ability_map::{LoadedAbilities, load_abilities};
+pub use ability_map::{LoadedAbilities, load_abilities, map_schema};
 pub use gateway::{Loaded, load, load_text, load_with, schema};
 pub use language::{Failure, Finding, LARGEST, Report, Severity, nearest};
 pub use section_only::{load_admin, load_introspection, load_usage};

@@ -5,9 +5,8 @@ use std::path::Path;
 use crate::cases::{LoadedTests, compile_tests, tests_schema};
 use crate::config::ability_map::{self, LoadedAbilities};
 use crate::config::gateway::{self, Loaded};
-use crate::config::language::{Decoder, Diagnostic, Entry, Node, Report, Span, Value, nearest, schema_of};
+use crate::config::language::{Decoder, Diagnostic, Entry, Node, Report, Span, Value, nearest};
 use crate::config::sections::SECRETS;
-use crate::config::sections::abilities::MapFile;
 
 /// A valid file.
 #[derive(Debug)]
@@ -74,7 +73,7 @@ fn kind_of(tree: &Node) -> Result<FileKind, Box<Diagnostic>> {
     };
     let kinds = [
         (FileKind::Gateway, "a gateway.yaml", keys(&gateway::schema())),
-        (FileKind::Map, "a map file", keys(&schema_of::<MapFile>(""))),
+        (FileKind::Map, "a map file", keys(&ability_map::map_schema())),
         (FileKind::Tests, "a policy test file", keys(&tests_schema())),
     ];
     let find = |keys: &[String]| entries.iter().find(|entry| keys.iter().any(|key| **key == *entry.key.text));

@@ -111,9 +111,12 @@ pub(crate) fn is_required<T: Decode>() -> bool {
     T::absent(&mut Decoder::new(&|_| None, &SecretSections::NONE)).is_none()
 }
 
-/// The JSON Schema of a file, in draft 7, which every editor supports.
-pub(crate) fn schema_of<T: JsonSchema>(title: &str) -> serde_json::Value {
+/// The JSON Schema of a kind of file, in draft 7, which every editor supports.
+///
+/// `id` names the schema. It is a URN, because no server is sure to have the schema of this version.
+pub(crate) fn schema_of<T: JsonSchema>(id: &str, title: &str) -> serde_json::Value {
     let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<T>();
+    schema.insert("$id".to_owned(), format!("urn:stockaj-gateway:schema:{id}").into());
     schema.insert("title".to_owned(), title.into());
     schema.to_value()
 }
