@@ -3,6 +3,7 @@
 mod helm;
 mod kubernetes;
 mod overlay;
+mod release;
 mod systemd;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
