@@ -4,6 +4,7 @@ mod helm;
 mod kubernetes;
 mod overlay;
 mod release;
+mod sidecar;
 mod systemd;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

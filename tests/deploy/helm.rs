@@ -12,6 +12,11 @@ use super::kubernetes::{assert_taken, copy_with, directory, documents, program, 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/helm");
 
 fn helm(release: &str, values: &str) -> Output {
+    run(&["template", release], values)
+}
+
+/// Runs a command on the chart.
+fn run(words: &[&str], values: &str) -> Output {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("values.yaml");
     fs::write(&file, values).unwrap();
@@ -20,7 +25,7 @@ fn helm(release: &str, values: &str) -> Output {
     for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
         command.env(variable, directory.path());
     }
-    command.args(["template", release, CHART, "--values"]).arg(file).output().unwrap()
+    command.args(words).args([CHART, "--values"]).arg(file).output().unwrap()
 }
 
 fn template(release: &str, values: &str) -> String {
@@ -141,8 +146,52 @@ fn release_has_the_resources_of_its_values() {
 
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
+fn pods_have_the_pull_secrets_and_nodes_of_the_values() {
+    let values = json!({
+        "imagePullSecrets": [{"name": "registry"}],
+        "nodeSelector": {"kubernetes.io/arch": "arm64"},
+        "tolerations": [{"key": "shop", "operator": "Exists", "effect": "NoSchedule"}],
+    });
+    let text = template("stockaj", &values.to_string());
+    assert_taken("nodes", &text, &directory("base").join("gateway.yaml"));
+    let spec = &resources(&text)["\"Deployment\" \"stockaj\""]["spec"]["template"]["spec"];
+    for (key, value) in values.as_object().unwrap() {
+        assert_eq!(spec[key], *value, "{key}");
+    }
+}
+
+#[test]
+#[ignore = "needs kubernetes: tests/run"]
+fn notes_say_what_to_do_next() {
+    let notes = |values: Value| {
+        let output =
+            run(&["install", "shop", "--dry-run=client", "--namespace", "sales"], &values.to_string());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8(output.stdout).unwrap();
+        said.split_once("\nNOTES:\n").unwrap_or_else(|| panic!("{said}")).1.to_owned()
+    };
+    let said = notes(json!({}));
+    for expected in [
+        "kubectl rollout status deployment/shop --namespace sales\n",
+        "curl --include http://127.0.0.1:8080/up\n",
+        "listen.trusted_proxies is still 10.244.0.0/16",
+    ] {
+        assert!(said.contains(expected), "{said}");
+    }
+    let base = fs::read_to_string(directory("base").join("gateway.yaml")).unwrap();
+    let configuration = base.replace("10.244.0.0/16", "10.1.0.0/16") + "usage: {}\n";
+    let said = notes(json!({"gateway": {"configuration": configuration}}));
+    assert!(said.contains(" statefulset/shop ") && !said.contains("is still"), "{said}");
+    let said = notes(json!({"stockaj": {"enabled": false}, "selector": {"app": "web", "tier": "front"}}));
+    assert!(said.contains("--selector app=web,tier=front\n"), "{said}");
+}
+
+#[test]
+#[ignore = "needs kubernetes: tests/run"]
 fn chart_rejects_values_the_gateway_cannot_run_with() {
     for (values, expected) in [
+        (json!({"stockaj": {"enabled": false}}), "name the labels of your own pods"),
+        (json!({"imagePullSecrets": ["registry"]}), "got string, want object"),
         (json!({"replica": 3}), "additional properties 'replica' not allowed"),
         (json!({"networkPolicy": {"clients": []}}), "minItems"),
         (json!({"networkPolicy": {"monitoring": [{}]}}), "minProperties"),

@@ -18,12 +18,12 @@ use crate::support::{PATIENCE, TestEnv};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Where a pod has what is asked for by a Service and by a load balancer for a while after it is told to end.
-const ENDPOINT_REMOVAL: Duration = Duration::from_secs(10);
+pub(super) const ENDPOINT_REMOVAL: Duration = Duration::from_secs(10);
 /// What a gateway may need beside its draining.
-const MARGIN: Duration = Duration::from_secs(5);
+pub(super) const MARGIN: Duration = Duration::from_secs(5);
 /// Sleeping before the end is on by default since the first, as native sidecars are; the other is the latest that the
 /// schemas have.
-const VERSIONS: [&str; 2] = ["1.30", "1.37"];
+pub(super) const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
 /// What tells whether the operator's own types take a ServiceMonitor and lose nothing of it. Its schema is not
 /// among those of Kubernetes.
@@ -51,7 +51,7 @@ fn written() -> Vec<Value> {
 }
 
 /// What a gateway.yaml says with what the pod has: the image's own map, and the Secret.
-fn settings(file: &Path) -> Settings {
+pub(super) fn settings(file: &Path) -> Settings {
     let environment = |name: &str| {
         let there = match name {
             "STOCKAJ_ABILITY_MAP" => "config/stockaj.yaml",
@@ -63,12 +63,12 @@ fn settings(file: &Path) -> Settings {
     load_with(file, &environment).unwrap_or_else(|report| panic!("{report}")).settings
 }
 
-fn the<'a>(resources: &'a [Value], kind: &str) -> &'a Value {
+pub(super) fn the<'a>(resources: &'a [Value], kind: &str) -> &'a Value {
     let found: Vec<&Value> = resources.iter().filter(|it| it["kind"] == kind).collect();
     found.iter().find(|it| it["metadata"]["name"] == "stockaj").unwrap_or_else(|| panic!("{kind}: {found:?}"))
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
@@ -82,7 +82,7 @@ fn pod(resources: &[Value]) -> &Value {
     &workload(resources)["spec"]["template"]
 }
 
-fn container<'a>(containers: &'a Value, name: &str) -> &'a Value {
+pub(super) fn container<'a>(containers: &'a Value, name: &str) -> &'a Value {
     list(containers).iter().find(|it| it["name"] == name).unwrap()
 }
 
@@ -241,7 +241,7 @@ pub(super) fn rendered(directory: &Path) -> String {
 }
 
 /// What Kubernetes' schemas say of a file, unknown fields included: nothing, where it is fine.
-fn complaint(text: &str, version: &str) -> Option<String> {
+pub(super) fn complaint(text: &str, version: &str) -> Option<String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
     let output = program("kubernetes-validate")
