@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -92,15 +92,46 @@ struct System {
 impl System {
     /// Boots it, with the units changed as said and `etc` as its `/etc/stockaj-gateway`.
     fn boot(replacements: &[(&str, &str)], etc: impl FnOnce(&Path)) -> Self {
+        let program = Path::new(BINARY).parent().unwrap().display();
+        let options = |directory: &Path| {
+            // `/usr` is this machine's own, so the program is elsewhere.
+            let mut replacements = replacements.to_vec();
+            replacements.push((PROGRAM, "/gateway/stockaj-gateway"));
+            write_units(&directory.join("units"), &replacements);
+            fs::create_dir(directory.join("etc")).unwrap();
+            etc(&directory.join("etc"));
+            fs::set_permissions(directory.join("etc"), fs::Permissions::from_mode(0o755)).unwrap();
+            vec![
+                "--volatile=yes".to_owned(),
+                format!("--bind-ro={program}:/gateway"),
+                format!("--bind-ro={}:/etc/stockaj-gateway", directory.join("etc").display()),
+                "--setenv=SYSTEMD_UNIT_PATH=/units".to_owned(),
+            ]
+        };
+        Self::boot_with(options)
+    }
+
+    /// Boots it without the units, with an empty database of packages, and with changes of `/usr` that end with it. `shared`
+    /// fills the system's `/shared`.
+    fn boot_writable(shared: impl FnOnce(&Path)) -> Self {
+        let system = Self::boot_with(|directory| {
+            shared(&directory.join("shared"));
+            let path = "--setenv=SYSTEMD_UNIT_PATH=/units:/etc/systemd/system:/usr/lib/systemd/system";
+            ["--volatile=yes", "--overlay=/usr::/usr", path].map(str::to_owned).to_vec()
+        });
+        system.run("mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates && touch /var/lib/dpkg/status");
+        system
+    }
+
+    /// `prepare` fills a directory, whose `units` and `shared` the system has, and returns options.
+    fn boot_with(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        static SYSTEMS: AtomicU32 = AtomicU32::new(0);
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        for name in ["units", "etc", "shared"] {
+        for name in ["units", "shared"] {
             fs::create_dir(at(name)).unwrap();
         }
-        // `/usr` is this machine's own, so the program is elsewhere.
-        let mut replacements = replacements.to_vec();
-        replacements.push((PROGRAM, "/gateway/stockaj-gateway"));
-        write_units(&at("units"), &replacements);
+        let options = prepare(directory.path());
         for name in TARGETS {
             fs::write(at("units").join(format!("{name}.target")), "[Unit]\n").unwrap();
         }
@@ -108,24 +139,22 @@ impl System {
         fs::write(at("units/control.sh"), CONTROL_SCRIPT).unwrap();
         fs::create_dir(at("units/stockaj-gateway@.service.d")).unwrap();
         fs::write(at("units/stockaj-gateway@.service.d/output.conf"), OUTPUT).unwrap();
-        etc(&at("etc"));
-        for name in ["units", "etc", "shared", ""] {
+        for name in ["units", "shared", ""] {
             fs::set_permissions(at(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
         let pipe = at("shared/commands");
         assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
 
         let bind = |option: &str, from: PathBuf, to: &str| format!("--{option}={}:{to}", from.display());
-        let program = Path::new(BINARY).parent().unwrap().to_owned();
+        let number = SYSTEMS.fetch_add(1, Ordering::Relaxed);
         let mut command = as_root("systemd-nspawn");
         command
-            .args(["--quiet", "--directory=/", "--volatile=yes", "--register=no", "--keep-unit"])
-            .arg(format!("--machine=stockaj-gateway-test-{}", std::process::id()))
-            .arg(bind("bind-ro", program, "/gateway"))
+            .args(["--quiet", "--directory=/", "--register=no", "--keep-unit"])
+            .arg(format!("--machine=stockaj-gateway-test-{}-{number}", std::process::id()))
+            .args(options)
             .arg(bind("bind-ro", at("units"), "/units"))
-            .arg(bind("bind-ro", at("etc"), "/etc/stockaj-gateway"))
             .arg(bind("bind", at("shared"), "/shared"))
-            .args(["--setenv=SYSTEMD_UNIT_PATH=/units", "--console=pipe", "--boot", "--"])
+            .args(["--console=pipe", "--boot", "--"])
             .args(["--unit=control.service", "--log-target=console", "--log-level=warning"]);
         let output = File::create(at("shared/system")).unwrap();
         command.stdin(Stdio::null()).stderr(output.try_clone().unwrap()).stdout(output);
@@ -286,6 +315,83 @@ fn gateway_starts_reloads_and_stops_under_systemd() {
     assert_eq!(counted, served + 1, "{}", system.said());
     let ledger = system.run("stat --dereference --format %a /var/lib/stockaj-gateway/usage.redb");
     assert_eq!(ledger.trim(), "600");
+    let failed = system.run("systemctl list-units --state=failed --no-legend --plain stockaj-*");
+    assert_eq!(failed, "", "{}", system.said());
+}
+
+/// Installs, starts, upgrades, removes and purges the package, which has this build's binary.
+#[test]
+#[ignore = "needs systemd-nspawn: tests/run"]
+fn debian_package_installs_starts_upgrades_and_purges() {
+    let upstream = Upstream::start();
+    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let (proxy, admin) = (unused(), unused());
+    let yaml = Gateway::builder()
+        .backend(&upstream)
+        .introspector(&introspector)
+        .yaml("admin:\n  token_file: ${CREDENTIALS_DIRECTORY}/admin-token\n")
+        .text();
+    let system = System::boot_writable(|shared| {
+        let mut build = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/debian/build"));
+        // Compressing a binary with its symbols takes long.
+        build.arg(BINARY).arg(shared).env("DPKG_DEB_COMPRESSOR_TYPE", "none");
+        let output = build.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::write(shared.join("gateway.yaml"), yaml).unwrap();
+        // The ports of this test instead of the usual ones, by what an operator would use.
+        for (unit, address) in [("stockaj-gateway.socket", proxy), ("stockaj-gateway-admin.socket", admin)] {
+            let directory = shared.join("drop-ins").join(format!("{unit}.d"));
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(
+                directory.join("port.conf"),
+                format!("[Socket]\nListenStream=\nListenStream={address}\n"),
+            )
+            .unwrap();
+        }
+    });
+    let connects = || std::net::TcpStream::connect(proxy).is_ok();
+    let ask = || RawClient::connect(proxy).request("POST", "/api/v2/items", &[WRITER], b"{}").status;
+    let pid = || system.run("systemctl show -P MainPID stockaj-gateway@a").trim().parse::<u32>().unwrap();
+
+    system.run("dpkg --install /shared/*.deb");
+    assert!(!connects(), "nothing starts before it is configured");
+    assert_eq!(system.run("systemctl is-enabled stockaj-gateway.socket || true").trim(), "disabled");
+    let token = "/etc/stockaj-gateway/credentials/admin-token";
+    assert_eq!(system.run(&format!("stat --format '%a %s' {token}")).trim(), "600 64");
+    // The files of the package are those of a valid configuration.
+    system.run("stockaj-gateway check --config /etc/stockaj-gateway/gateway.yaml");
+    for file in [
+        "/usr/share/man/man1/stockaj-gateway.1.gz",
+        "/usr/share/bash-completion/completions/stockaj-gateway",
+        "/usr/share/zsh/vendor-completions/_stockaj-gateway",
+        "/usr/share/fish/vendor_completions.d/stockaj-gateway.fish",
+        "/usr/share/stockaj-gateway/gateway.schema.json",
+    ] {
+        system.run(&format!("test -s {file}"));
+    }
+
+    system
+        .run("cp /shared/gateway.yaml /etc/stockaj-gateway && cp -R /shared/drop-ins/. /etc/systemd/system");
+    system.run("systemctl daemon-reload");
+    system.run("systemctl enable --now stockaj-gateway.socket stockaj-gateway-admin.socket");
+    assert_eq!(ask(), 200, "{}", system.said());
+    let secret = format!("Bearer {}", system.run(&format!("cat {token}")).trim());
+    let fields = [("Authorization", secret.as_str())];
+    assert_eq!(RawClient::connect(admin).request("GET", "/tokens", &fields, b"").status, 200);
+
+    // An upgrade replaces the program of the running instance, and keeps configuration and secret.
+    let first = pid();
+    system.run("dpkg --install /shared/*.deb");
+    assert_eq!(ask(), 200, "{}", system.said());
+    assert!(pid() != first && first != 0, "{}", system.said());
+    assert_eq!(format!("Bearer {}", system.run(&format!("cat {token}")).trim()), secret);
+    system.run("cmp /shared/gateway.yaml /etc/stockaj-gateway/gateway.yaml");
+
+    system.run("dpkg --remove stockaj-gateway");
+    assert!(!connects());
+    system.run("test -e /etc/stockaj-gateway/gateway.yaml && ! test -e /usr/bin/stockaj-gateway");
+    system.run("dpkg --purge stockaj-gateway");
+    system.run("! test -e /etc/stockaj-gateway && ! test -e /var/lib/private/stockaj-gateway");
     let failed = system.run("systemctl list-units --state=failed --no-legend --plain stockaj-*");
     assert_eq!(failed, "", "{}", system.said());
 }

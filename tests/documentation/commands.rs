@@ -205,9 +205,15 @@ fn runnable(line: &str, root: &str) -> Option<String> {
     };
     match program {
         // An engine, a cluster, a running application or gateway, a build: other tests have these.
-        "cargo" | "curl" | "docker" | "buildah" | "podman" | "deploy/build-static" | "tests/run" | "mv" => {
-            None
-        }
+        "cargo"
+        | "curl"
+        | "docker"
+        | "dpkg"
+        | "buildah"
+        | "podman"
+        | "deploy/build-static"
+        | "tests/run"
+        | "mv" => None,
         _ if line.contains("kubectl exec ") => None,
         "kubectl" if line.contains(" apply --kustomize ") => {
             Some(line.replace("kubectl apply --kustomize", "kubectl kustomize"))
