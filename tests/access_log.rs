@@ -1,4 +1,4 @@
-//! Access lines are written in batches: when they appear, and that none is lost, torn or out of order.
+//! When access lines are written, and that none is lost, torn or out of order.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};

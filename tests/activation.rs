@@ -1,4 +1,4 @@
-//! Sockets that somebody else listens on, as systemd does, and what systemd is told.
+//! Socket activation by systemd, and notifications to systemd.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::support::gateway::Builder;
 use crate::support::{Authority, BINARY, Gateway, Introspector, RawClient, Upstream};
 
-/// One without a backend: what is asked of it needs none.
+/// A gateway whose backend and introspector have ended: the tests need neither.
 fn builder() -> Builder {
     Gateway::builder().backend(&Upstream::start()).introspector(&Introspector::start())
 }

@@ -1,4 +1,4 @@
-//! Connections to the admin listener and to the redirect: who keeps a place, and that probes get through.
+//! Connections to the admin listener and the redirect: which are evicted, and that probes get a slot.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Authority, Gateway, RawClient};
+use crate::support::{Authority, Gateway, KillOnDrop, RawClient};
 
 const SECTIONS: &str = "backend:\n  url: http://127.0.0.1:9\nintrospection:\n  url: http://127.0.0.1:9/token\n\
                         admin:\n  token: the-operator-of-these-tests\n";
@@ -143,19 +143,12 @@ fn probes_get_through_a_flood_at_a_unix_socket() {
 }
 
 /// A gateway of which only the admin socket matters.
-fn start(file: &Path, yaml: &str, socket: &Path) -> impl Drop + use<> {
-    use std::process::{Child, Command, Stdio};
-    struct Process(Child);
-    impl Drop for Process {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
+fn start(file: &Path, yaml: &str, socket: &Path) -> KillOnDrop {
+    use std::process::{Command, Stdio};
     std::fs::write(file, yaml).unwrap();
     let mut command = Command::new(crate::support::BINARY);
     command.arg("run").arg("--config").arg(file).stdout(Stdio::null()).stderr(Stdio::null());
-    let process = Process(command.spawn().unwrap());
+    let process = KillOnDrop(command.spawn().unwrap());
     let end = Instant::now() + crate::support::PATIENCE;
     while !socket.exists() {
         assert!(Instant::now() < end, "it does not listen");

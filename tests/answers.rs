@@ -1,4 +1,4 @@
-//! Every answer of the gateway itself, to the byte.
+//! Every response of the gateway itself, to the byte.
 
 use crate::support::{Answer, RawClient, Response, TestEnv, Verdict};
 
@@ -124,7 +124,7 @@ fn ambiguous_requests_are_400() {
 fn body_over_its_limit_is_413_and_target_414() {
     let env = start("limits: {body: 10, target_bytes: 100}");
     let mut client = env.gateway.client();
-    env.introspector.know("3|writer", Verdict::active(&["*"]));
+    env.introspector.set_verdict("3|writer", Verdict::active(&["*"]));
     let writer = ("Authorization", "Bearer 3|writer");
     let inclusive = client.request("POST", "/api/v2/items", &[writer], b"0123456789");
     assert_eq!(inclusive.status, 200, "{}", inclusive.text());
@@ -209,7 +209,7 @@ fn failed_introspection_is_503_and_never_401() {
 fn null_abilities_permit_nothing() {
     let env = start("");
     let body = r#"{"data":{"id":4,"name":"n","abilities":null,"expires_at":null}}"#;
-    env.introspector.know("4|none", Verdict::Answer(Answer::with(200, &[], body)));
+    env.introspector.set_verdict("4|none", Verdict::Answer(Answer::with(200, &[], body)));
     let response = env.gateway.get("/api/v2/items", Some("4|none"));
     let challenge = format!("{INSUFFICIENT}, scope=\"items:read\"");
     assert_answer(&response, 403, "This action is unauthorized.", Some(&challenge), "null");
@@ -224,7 +224,7 @@ fn null_abilities_permit_nothing() {
 fn response_to_head_has_the_fields_of_get_and_no_body() {
     let env = start("backend:\n  timeout: 200ms\n");
     env.backend.answer(|_| Answer::close());
-    env.introspector.know("5|none", Verdict::Answer(Answer::message(500, "Server Error")));
+    env.introspector.set_verdict("5|none", Verdict::Answer(Answer::message(500, "Server Error")));
     for (target, token) in [
         ("/api/v2/items", None),
         ("/api/v2/items", Some("9|unknown")),

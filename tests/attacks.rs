@@ -1,7 +1,7 @@
 //! Attacks, byte by byte, on the real binary before a backend that records what arrives.
 //!
 //! The tables are in `attacks/`: one row an attack, with its name, the bytes that are sent and what comes of
-//! them. [`judge`] looks at every request that arrived without knowing what the gateway thought of it.
+//! them. [`judge`] looks at every request that arrived without with_tokens what the gateway thought of it.
 
 mod ambiguous; // heads that two parsers read differently
 mod authentication; // credentials in every shape, and where there are none
@@ -14,7 +14,7 @@ mod introspector; // answers that no introspector should give
 mod judge;
 mod limits; // at a bound and one beyond it
 mod methods; // methods, and what would make one of another
-mod mutations; // attacks that nobody wrote down
+mod mutations; // the tables, spliced and damaged at random
 mod paths; // targets that two parsers read differently
 mod shadow; // the tables again, where not everything is enforced
 
@@ -96,20 +96,20 @@ fn start(yaml: &str) -> TestEnv {
 
 fn target(configure: impl FnOnce(Builder) -> Builder) -> TestEnv {
     let past = Verdict::active(&["*"]).expiring("2001-01-01T00:00:00Z");
-    let builder = TestEnv::builder().introspector(Introspector::knowing(ABILITIES)).verdict(PAST, past);
+    let builder = TestEnv::builder().introspector(Introspector::with_tokens(ABILITIES)).verdict(PAST, past);
     builder.configure(configure).start()
 }
 
 impl TestEnv {
     /// Makes every attack, in one piece and then in small ones, and judges what came of each.
-    fn suffers(&self, cases: &[Case]) {
+    fn run_attacks(&self, cases: &[Case]) {
         let mut names = BTreeSet::new();
         let mut failed = Vec::new();
         for case in cases {
             assert!(names.insert(case.name), "two cases are called `{}`", case.name);
             for size in [case.sent.len().max(1), 7, 1] {
                 // All that fail, not only the first of them.
-                if catch_unwind(AssertUnwindSafe(|| self.suffer(case, size))).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| self.run_attack(case, size))).is_err() {
                     failed.push(case.name);
                     self.backend.forget_requests();
                     break;
@@ -120,7 +120,7 @@ impl TestEnv {
         self.end();
     }
 
-    fn suffer(&self, case: &Case, size: usize) {
+    fn run_attack(&self, case: &Case, size: usize) {
         let context = format!("`{}`, in pieces of {size}: {}", case.name, case.sent.escape_ascii());
         let mut client = self.gateway.client();
         // The rest of a message may be too late.
@@ -157,7 +157,7 @@ impl TestEnv {
                 let rest = client.read_until_close();
                 assert!(rest.is_empty(), "{context}: an answer too many: {}", rest.escape_ascii());
             }
-            Refused(_) | Arrives(_) => self.goes_on(&mut client, &context),
+            Refused(_) | Arrives(_) => self.assert_connection_in_step(&mut client, &context),
         }
         let response = self.gateway.get("/api/v2/items?next", Some(READER));
         assert_eq!(response.status, 200, "after {context}: {}", response.text());
@@ -165,7 +165,7 @@ impl TestEnv {
     }
 
     /// The client sends a part of a request and leaves.
-    fn leaves_in_the_middle(&self, context: &str, sent: &[u8]) {
+    fn assert_truncated_request_is_not_served(&self, context: &str, sent: &[u8]) {
         let mut client = self.gateway.client();
         client.send(sent).finish();
         let rest = client.read_until_close();
@@ -177,7 +177,7 @@ impl TestEnv {
 
     /// Client and gateway agree on where the connection is: the next request on it gets its own answer, or the
     /// connection is closed without another byte.
-    fn goes_on(&self, client: &mut RawClient, context: &str) {
+    fn assert_connection_in_step(&self, client: &mut RawClient, context: &str) {
         let _ =
             client.try_send("GET /up?probe HTTP/1.1\r\nHost: stockaj.example\r\nConnection: close\r\n\r\n");
         let rest = client.read_until_close();
@@ -191,7 +191,7 @@ impl TestEnv {
         assert_eq!(heads, 1, "{context}: an answer too many: {}", rest.escape_ascii());
     }
 
-    /// What arrived since this was last asked, as `METHOD target`, when the judge has found no fault in it.
+    /// The requests since the last call, as `METHOD target`. Panics if the judge finds a fault in one.
     fn arrived_since(&self, context: &str) -> Vec<String> {
         self.arrived_before(judge::judge, context)
     }

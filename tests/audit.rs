@@ -1,39 +1,28 @@
-//! Audit lines and the log: what happens to them when standard output does not take them.
+//! Audit lines and the log if standard output is stuck or full.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{BINARY, Gateway, Metrics, PATIENCE, RawClient, Response};
+use crate::support::{BINARY, Gateway, KillOnDrop, Metrics, PATIENCE, RawClient, Response};
 
 const TOKEN: &str = "Bearer the-operator-of-the-audit-tests";
 const SECTIONS: &str = "backend:\n  url: http://127.0.0.1:9\nintrospection:\n  url: http://127.0.0.1:9/token\n\
                         admin:\n  token: the-operator-of-the-audit-tests\n";
 
 /// A gateway whose standard output is not read unless a test does so; killed when dropped.
-struct Process(Child);
-
-impl Process {
-    fn start(file: &Path, yaml: &str, output: impl Into<Stdio>) -> Self {
-        fs::write(file, yaml).unwrap();
-        let mut command = Command::new(BINARY);
-        command.arg("run").arg("--config").arg(file).stdout(output).stderr(Stdio::null());
-        Self(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn start(file: &Path, yaml: &str, output: impl Into<Stdio>) -> KillOnDrop {
+    fs::write(file, yaml).unwrap();
+    let mut command = Command::new(BINARY);
+    command.arg("run").arg("--config").arg(file).stdout(output).stderr(Stdio::null());
+    KillOnDrop(command.spawn().unwrap())
 }
 
 fn revoke(client: &mut RawClient) -> Response {
@@ -94,7 +83,7 @@ fn wait_for(lines: &Receiver<Value>, wanted: impl Fn(&Value) -> bool) -> Option<
 fn audit_line_survives_a_stuck_log_reader_and_a_flood_of_other_lines() {
     let directory = tempfile::tempdir().unwrap();
     let yaml = Gateway::builder().yaml(SECTIONS).text();
-    let mut process = Process::start(&directory.path().join("gateway.yaml"), &yaml, Stdio::piped());
+    let mut process = start(&directory.path().join("gateway.yaml"), &yaml, Stdio::piped());
     let mut output = BufReader::new(process.0.stdout.take().unwrap());
     let mut address = || -> SocketAddr {
         let line =
@@ -134,7 +123,7 @@ fn log_on_a_full_disk_is_counted_and_stops_nothing() {
         admin.display()
     );
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let mut process = Process::start(&path("gateway.yaml"), &yaml, full);
+    let mut process = start(&path("gateway.yaml"), &yaml, full);
     let end = Instant::now() + PATIENCE;
     while !admin.exists() || !proxy.exists() {
         assert!(Instant::now() < end, "it does not listen");

@@ -1,4 +1,4 @@
-//! The Autobahn test suite: WebSocket's rules, one by one, between a server that echoes and a client that breaks them.
+//! The Autobahn test suite of WebSocket, through the gateway and without it.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};

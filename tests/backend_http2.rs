@@ -1,4 +1,4 @@
-//! HTTP/2 to the backend: what reaches it, what comes back, and what goes wrong.
+//! HTTP/2 to the backend: translation, limits and failures.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -232,7 +232,7 @@ fn max_concurrent_streams_of_the_backend_is_respected() {
         bounded("  max_connections: 1\n");
     assert_eq!(at_once(&gateway, 8), [200; 8]);
     assert_eq!((upstream.connections(), upstream.most_concurrent()), (1, 2));
-    // Who waits for too long is told so.
+    // Requests that wait for too long get 503.
     upstream.answer(|_| Reply { wait: Duration::from_secs(4), ..Reply::new(200, "slow") });
     let mut statuses = at_once(&gateway, 4);
     statuses.sort_unstable();
@@ -309,7 +309,7 @@ fn request_is_tried_on_three_connections_that_end_before_they_take_it() {
     assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 502);
     assert_eq!(accepted.load(Ordering::SeqCst), 3);
     let line = env.gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
-    assert!(line["error"].as_str().unwrap().contains("ended it before the first request"), "{line}");
+    assert_eq!(line["error"], "HTTP/2 failed: the server ended it before the first request");
 }
 
 #[test]
@@ -433,7 +433,7 @@ fn stalled_http2_stream_delays_no_other_and_holds_little_memory() {
         _ => Reply { pieces: vec![Bytes::from(vec![b'x'; 16 * 1024]); 4096], ..Reply::new(200, "") },
     });
     let idle = gateway.resident_memory();
-    // 64 MiB each, of which nobody reads a byte.
+    // 64 MiB each, all unread.
     let clients: Vec<_> = (0..20)
         .map(|_| {
             let mut client = gateway.client();

@@ -1,4 +1,4 @@
-//! TLS with the backend and the introspector: whom the gateway speaks with, and what it says where it does not.
+//! TLS with the backend and the introspector: which servers are accepted, and what is logged for others.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Case {
     }
 }
 
-fn believing(authority: &Authority) -> String {
+fn trusting(authority: &Authority) -> String {
     format!("{{ca_file: {}}}", authority.ca_file().display())
 }
 
@@ -67,7 +67,7 @@ fn servers_that_fail_verification_are_refused_and_the_cause_is_logged() {
     let known = ours.issue(&["gateway"], |_| {}).write(here.path());
     let unknown = strangers.issue(&["gateway"], |_| {}).write(there.path());
     let demanding = || good().server(ALL_VERSIONS, Some(&ours));
-    let ca = believing(&ours);
+    let ca = trusting(&ours);
     let cases = [
         Case { name: "as it should be", server: of(good()), tls: ca.clone(), why: None },
         Case {
@@ -172,7 +172,7 @@ fn servers_that_fail_verification_are_refused_and_the_cause_is_logged() {
     }
 }
 
-/// Whoever turns verification off is told so by `check`, at the start, and at every reload.
+/// `check`, each start and each reload warn of disabled verification.
 #[test]
 fn disabled_verification_is_warned_of_at_every_start_and_reload() {
     let backend = Upstream::start_with_tls(Arc::unwrap_or_clone(Authority::new().server()));
@@ -204,7 +204,7 @@ fn changed_client_certificate_files_are_used_for_new_connections() {
     let shown = strangers.issue(&["gateway"], |_| {}).write(directory.path());
     let env = TestEnv::builder()
         .backend(Upstream::start_with_tls(pair.server(ALL_VERSIONS, Some(&ours))))
-        .yaml(&format!("backend:\n  tls: {}\n", as_client(&believing(&ours), &shown)))
+        .yaml(&format!("backend:\n  tls: {}\n", as_client(&trusting(&ours), &shown)))
         .start();
     assert_eq!(env.gateway.get("/up", None).status, 502);
     let before = env.gateway.reloads().len();

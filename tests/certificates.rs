@@ -1,4 +1,4 @@
-//! TLS from clients: which certificate each is shown, what it must show itself, and how certificates are replaced.
+//! TLS from clients: selection and renewal of certificates, and client certificates.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ fn start(yaml: &str) -> TestEnv {
 }
 
 /// A handshake with the gateway, and what came of it.
-fn shake(gateway: &Gateway, config: &Arc<ClientConfig>, name: &str) -> ClientConnection {
+fn perform_handshake(gateway: &Gateway, config: &Arc<ClientConfig>, name: &str) -> ClientConnection {
     let mut connection =
         ClientConnection::new(Arc::clone(config), name.to_owned().try_into().unwrap()).unwrap();
     let mut socket = std::net::TcpStream::connect(gateway.address()).unwrap();
@@ -58,25 +58,25 @@ fn leaf(connection: &ClientConnection) -> Vec<u8> {
     connection.peer_certificates().unwrap()[0].to_vec()
 }
 
-/// The certificate that the gateway shows whoever asks for `name`, whatever it is for.
+/// The certificate that the gateway presents for the server name `name`.
 fn shown(gateway: &Gateway, name: &str) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
     config.enable_sni = !name.is_empty();
     let name = if name.is_empty() { "127.0.0.1" } else { name };
-    leaf(&shake(gateway, &Arc::new(config), name))
+    leaf(&perform_handshake(gateway, &Arc::new(config), name))
 }
 
-/// Believes everyone: which certificate is shown is what is asked.
+/// Accepts any certificate: the test inspects which one is presented.
 #[derive(Debug)]
-struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
 
-impl rustls::client::danger::ServerCertVerifier for Anyone {
+impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &rustls_pki_types::CertificateDer<'_>,
@@ -160,7 +160,7 @@ fn session_tickets_are_bound_to_their_certificate() {
         ("one.example", HandshakeKind::Resumed),
         ("two.example", HandshakeKind::Resumed),
     ] {
-        assert_eq!(shake(&env.gateway, &client, name).handshake_kind(), Some(expected), "{name}");
+        assert_eq!(perform_handshake(&env.gateway, &client, name).handshake_kind(), Some(expected), "{name}");
     }
 }
 
@@ -182,7 +182,7 @@ fn client_ca_requires_a_client_certificate() {
     });
     let attempt = |config: Arc<ClientConfig>| {
         let mut client = RawClient::connect_tls_as(env.gateway.address(), config, "localhost");
-        // Of what is wrong with its certificate a client of TLS 1.3 hears when it reads.
+        // In TLS 1.3 a client learns that its certificate is rejected at its first read.
         client.try_send("GET /up HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").is_ok()
             && client.try_response(false).is_ok_and(|response| response.status == 200)
     };
@@ -225,7 +225,7 @@ fn session_cannot_be_resumed_after_its_client_certificate_expired() {
     });
     let client = authority.client_with(&brief);
     for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
-        assert_eq!(shake(&env.gateway, &client, "localhost").handshake_kind(), Some(expected));
+        assert_eq!(perform_handshake(&env.gateway, &client, "localhost").handshake_kind(), Some(expected));
     }
     let ended = UNIX_EPOCH + ends + Duration::from_secs(1);
     thread::sleep(ended.duration_since(SystemTime::now()).unwrap_or_default());
@@ -264,7 +264,7 @@ fn renewed_certificate_is_used_without_closing_connections() {
     let gateway = &env.gateway;
     assert_eq!(shown(gateway, "localhost"), der(&issued[0]));
     let client = authority.client();
-    shake(gateway, &client, "localhost");
+    perform_handshake(gateway, &client, "localhost");
     let connect = || RawClient::connect_tls_as(gateway.address(), Arc::clone(&client), "localhost");
     let (mut kept, mut busy) = (connect(), connect());
     assert_eq!(kept.get("/up", None).text(), "fine");
@@ -277,7 +277,10 @@ fn renewed_certificate_is_used_without_closing_connections() {
     for client in [&mut kept, &mut busy] {
         assert_eq!(client.get("/up", None).text(), "fine");
     }
-    assert_eq!(shake(gateway, &client, "localhost").handshake_kind(), Some(HandshakeKind::Resumed));
+    assert_eq!(
+        perform_handshake(gateway, &client, "localhost").handshake_kind(),
+        Some(HandshakeKind::Resumed)
+    );
     assert_eq!(gateway.metrics().metric("certificate_reload_success"), 1.0);
 }
 

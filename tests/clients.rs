@@ -29,7 +29,7 @@ fn file(name: &str) -> String {
 fn start() -> TestEnv<Process> {
     TestEnv::builder()
         .backend(Process::listening(Command::new("node").arg(file("tests/clients/backend.mjs"))))
-        .introspector(Introspector::knowing([
+        .introspector(Introspector::with_tokens([
             ("1|writer", &["items:read", "items:create"][..]),
             ("2|reader", &["items:read"]),
         ]))
@@ -126,7 +126,7 @@ fn node_fetch_reads_streams_and_uploads() {
 #[ignore = "needs browser: tests/run"]
 fn browser_reads_event_streams_and_opens_websockets() {
     let env = start();
-    let browser = Browser::believing(env.gateway.authority());
+    let browser = Browser::trusting(env.gateway.authority());
     browser.command("POST", "/url", &json!({"url": format!("{}/page", env.url())}));
     assert_eq!(browser.command("GET", "/title", &Value::Null), "ready");
 

@@ -54,7 +54,7 @@ fn token_expires_by_the_wall_clock_after_that_was_set_forward() {
     let gateway = gateway(&upstream, &introspector, &file);
     for (token, expires_in) in [("1|soon", 1800), ("2|later", 7200)] {
         let verdict = Verdict::active(&["items:read"]).expiring(seconds_from_now(expires_in));
-        introspector.know(token, verdict);
+        introspector.set_verdict(token, verdict);
         assert_eq!(gateway.get(ITEMS, Some(token)).status, 200);
     }
     shift(&file, 3600);
@@ -79,10 +79,10 @@ fn token_expires_in_time_after_the_wall_clock_was_set_back() {
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
     let gateway = gateway(&upstream, &introspector, &file);
     let expiry = seconds_from_now(4);
-    introspector.know("1|brief", Verdict::active(&["items:read"]).expiring(expiry));
+    introspector.set_verdict("1|brief", Verdict::active(&["items:read"]).expiring(expiry));
     assert_eq!(gateway.get(ITEMS, Some("1|brief")).status, 200);
     // Stockaj's own clock is right.
-    introspector.forget("1|brief");
+    introspector.deactivate("1|brief");
     shift(&file, -3600);
     gateway.wait_for_log(|line| line["level"] == "WARN" && line["seconds"].is_number());
     let mut client = gateway.client();

@@ -1,4 +1,4 @@
-//! What is said about a configuration, to the byte: by `check`, by `run`, and by the schema.
+//! Reports about configurations, to the byte: every error with its location, and no secret.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -283,7 +283,7 @@ fn schema() -> Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// A YAML file as JSON; none where it is not YAML, or has keys that JSON lacks.
+/// A YAML file as JSON; `None` if it is not YAML or has keys that JSON lacks.
 fn json(path: &Path) -> Option<Value> {
     serde_yaml::from_str(&fs::read_to_string(path).unwrap()).ok()
 }

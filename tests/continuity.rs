@@ -1,4 +1,4 @@
-//! Reloads, certificates and restarts under load: every request is counted, and none may fail.
+//! Reloads, renewed certificates and restarts under load: no request fails.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
@@ -70,7 +70,7 @@ impl Target<'_> {
     }
 
     /// Asks again and again over one connection, for as long as its answers allow.
-    fn keep_asking(&self, name: &str, tally: &Tally, pause: Duration) {
+    fn request_repeatedly(&self, name: &str, tally: &Tally, pause: Duration) {
         let mut kept = None;
         while !tally.is_over() {
             let client = kept.get_or_insert_with(|| self.connect());
@@ -84,7 +84,7 @@ impl Target<'_> {
     }
 
     /// Asks over a connection for each request.
-    fn ask_afresh(&self, name: &str, tally: &Tally, pause: Duration) {
+    fn request_on_new_connections(&self, name: &str, tally: &Tally, pause: Duration) {
         while !tally.is_over() {
             let fields = [WRITER, ("Connection", "close")];
             let answer = self.connect().try_request("POST", ITEMS, &fields, BODY);
@@ -93,8 +93,8 @@ impl Target<'_> {
         }
     }
 
-    /// Asks by HTTP/2 over one connection, until it is told to go away.
-    fn keep_asking_by_http2(&self, name: &str, tally: &Tally, pause: Duration) {
+    /// Sends HTTP/2 requests over one connection until it receives GOAWAY.
+    fn request_repeatedly_over_http2(&self, name: &str, tally: &Tally, pause: Duration) {
         let Some(authority) = self.authority else { return };
         let mut kept = None;
         while !tally.is_over() {
@@ -154,7 +154,7 @@ fn count(gateway: &Gateway, message: &str) -> usize {
     gateway.logs().iter().filter(|line| line.contains(message)).count()
 }
 
-fn swaps_of(gateway: &Gateway) -> usize {
+fn certificate_swaps(gateway: &Gateway) -> usize {
     count(gateway, "certificate reloaded")
 }
 
@@ -166,7 +166,7 @@ fn wait_until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// Plays systemd: one socket, and whoever serves at it. How often each thing happened, and who serves in the end.
+/// Acts as systemd with one socket for successive gateways. Returns the count of each event, and the last gateway.
 fn play(
     mut start: impl FnMut() -> Gateway,
     mut volume: Option<Volume>,
@@ -180,7 +180,7 @@ fn play(
         let (from, to) = if round % 2 == 0 { ("/up:", "/upp:") } else { ("/upp:", "/up:") };
         let text = std::fs::read_to_string(gateway.directory().join("gateway.yaml")).unwrap();
         let (from, to) = if text.contains(from) { (from, to) } else { (to, from) };
-        let (reloads_before, swaps_before) = (gateway.reloads().len(), swaps_of(&gateway));
+        let (reloads_before, swaps_before) = (gateway.reloads().len(), certificate_swaps(&gateway));
         gateway.edit(from, to);
         if let Some(volume) = &mut volume {
             volume.swap();
@@ -192,7 +192,7 @@ fn play(
         assert!(gateway.wait_for_reload(reloads_before));
         reloads += 1;
         if volume.is_some() {
-            wait_until("the certificate is not taken over", || swaps_of(&gateway) > swaps_before);
+            wait_until("the certificate is not taken over", || certificate_swaps(&gateway) > swaps_before);
             swaps += 1;
         }
         match round {
@@ -204,7 +204,7 @@ fn play(
                 assert_eq!(count(&before, "drain timed out"), 0);
                 restarts += 1;
             }
-            // The other way about: whoever connects meanwhile waits in the socket.
+            // In the other order: clients that connect meanwhile wait in the socket.
             12 => {
                 gateway.signal(Signal::TERM);
                 assert_eq!(gateway.wait_exit(Duration::from_secs(20)).code(), Some(0));
@@ -223,7 +223,7 @@ fn play(
 /// The load, the events, and what became of both.
 fn count_under_load(authority: Option<&Authority>) {
     let upstream = Upstream::start();
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let introspector = Introspector::with_tokens([("1|writer", &["*"][..])]);
     let volume = authority.map(Volume::new);
     let tls = volume.as_ref().map(Volume::yaml).unwrap_or_default();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -242,17 +242,25 @@ fn count_under_load(authority: Option<&Authority>) {
     let played = thread::scope(|scope| {
         for number in 0..4 {
             scope.spawn(move || {
-                target.keep_asking(&format!("kept {number}"), tally, Duration::from_millis(4))
+                target.request_repeatedly(&format!("kept {number}"), tally, Duration::from_millis(4))
             });
             scope.spawn(move || {
-                target.ask_afresh(&format!("fresh {number}"), tally, Duration::from_millis(20))
+                target.request_on_new_connections(
+                    &format!("fresh {number}"),
+                    tally,
+                    Duration::from_millis(20),
+                )
             });
             // Idle when the drain begins, and asking again while it lasts.
             scope.spawn(move || {
-                target.keep_asking(&format!("slow {number}"), tally, Duration::from_millis(200))
+                target.request_repeatedly(&format!("slow {number}"), tally, Duration::from_millis(200))
             });
             scope.spawn(move || {
-                target.keep_asking_by_http2(&format!("h2 {number}"), tally, Duration::from_millis(10))
+                target.request_repeatedly_over_http2(
+                    &format!("h2 {number}"),
+                    tally,
+                    Duration::from_millis(10),
+                )
             });
         }
         let played =

@@ -1,4 +1,4 @@
-//! Browsers: preflights, and who may read the gateway's own answers.
+//! CORS: preflights, and which origins can read the gateway's own responses.
 
 use crate::support::{Answer, RawClient, Response, TestEnv, WRITER};
 
@@ -15,14 +15,14 @@ fn preflight(client: &mut RawClient, target: &str, method: &str, others: &[(&str
 }
 
 /// The fields that browsers read, sorted.
-fn told(response: &Response) -> Vec<String> {
+fn cors_fields(response: &Response) -> Vec<String> {
     let fields = response.fields.0.iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
-    let mut told: Vec<_> = fields
+    let mut cors_fields: Vec<_> = fields
         .filter(|(name, _)| name.starts_with("access-control-") || name == "vary")
         .map(|(name, value)| format!("{name}: {value}"))
         .collect();
-    told.sort();
-    told
+    cors_fields.sort();
+    cors_fields
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn preflight_is_forwarded_without_token_cookie_or_identity() {
         assert_eq!(response.status, 204, "{}", response.text());
         let expected =
             ["access-control-allow-methods: *", "access-control-allow-origin: https://shop.example"];
-        assert_eq!(told(&response), expected, "as the backend says");
+        assert_eq!(cors_fields(&response), expected, "as the backend says");
         let request = env.backend.only_request();
         assert_eq!((&*request.method, &*request.target), ("OPTIONS", "/api/v2/items?a=%2F"));
         assert_eq!(request.field("origin"), Some(SHOP), "and as a preflight, whatever Connection names");
@@ -160,7 +160,7 @@ cors:
         "access-control-max-age: 3600",
         "vary: Origin",
     ];
-    assert_eq!(told(&response), expected);
+    assert_eq!(cors_fields(&response), expected);
     assert_eq!(response.field("cache-control"), Some("no-store"));
     assert!(response.field("x-request-id").is_some());
     for name in ["content-length", "transfer-encoding", "content-type"] {
@@ -169,7 +169,11 @@ cors:
     for origin in ["https://evil.example", "https://shop.example.evil", "HTTPS://shop.example", "null", "*"] {
         let asked = [("Origin", origin), ("Access-Control-Request-Method", "GET")];
         let response = client.request("OPTIONS", ITEMS, &asked, b"");
-        assert_eq!((response.status, told(&response)), (204, vec!["vary: Origin".to_owned()]), "{origin}");
+        assert_eq!(
+            (response.status, cors_fields(&response)),
+            (204, vec!["vary: Origin".to_owned()]),
+            "{origin}"
+        );
     }
     assert_eq!((env.backend.requests().len(), env.introspector.calls()), (0, 0));
     let line = env.gateway.wait_for_log(|line| line["method"] == "OPTIONS");
@@ -189,13 +193,13 @@ fn wildcard_origin_matches_every_origin() {
         "access-control-allow-origin: *",
         "access-control-max-age: 0",
     ];
-    assert_eq!(told(&response), expected);
+    assert_eq!(cors_fields(&response), expected);
     let asked = [("Origin", "null"), ("Access-Control-Request-Method", "GET")];
-    assert_eq!(told(&client.request("OPTIONS", ITEMS, &asked, b"")), [""; 0]);
+    assert_eq!(cors_fields(&client.request("OPTIONS", ITEMS, &asked, b"")), [""; 0]);
     let refused = client.request("GET", ITEMS, &[ORIGIN], b"");
     let exposed = format!("access-control-expose-headers: {EXPOSED}");
     assert_eq!(
-        (refused.status, told(&refused)),
+        (refused.status, cors_fields(&refused)),
         (401, vec!["access-control-allow-origin: *".to_owned(), exposed])
     );
 }
@@ -245,7 +249,7 @@ fn own_responses_are_readable_by_allowed_origins_only() {
         for (response, status) in refusals(&mut env, origin).iter().zip(statuses) {
             // Two Origins are 400 before anything else.
             assert_eq!(response.status, if origin.len() > 1 { 400 } else { status });
-            assert_eq!(told(response), expected, "{status} {origin:?}");
+            assert_eq!(cors_fields(response), expected, "{status} {origin:?}");
         }
     }
 }
@@ -264,7 +268,7 @@ fn cors_fields_of_backend_responses_are_unchanged() {
         let mut expected: Vec<_> =
             fields.iter().map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase())).collect();
         expected.sort();
-        assert_eq!((response.status, told(&response)), (status, expected));
+        assert_eq!((response.status, cors_fields(&response)), (status, expected));
     }
     assert_eq!(env.backend.requests()[0].field("origin"), Some(SHOP));
 }

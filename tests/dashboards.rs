@@ -1,4 +1,4 @@
-//! What watches the gateway: rules, alerts and dashboard, against a gateway that has all of it and a real Prometheus.
+//! Rules, alerts and dashboard against a gateway with all features, and a real Prometheus.
 
 mod alerts;
 mod compose;
@@ -14,7 +14,7 @@ use stockaj_gateway::internals::policy::refusal::Reason;
 
 use crate::support::Metrics;
 
-/// What is asked of Prometheus, and where it is written.
+/// A query and the place where it is written.
 struct Query {
     place: String,
     text: String,

@@ -1,4 +1,4 @@
-//! `demo`: what it prints is true.
+//! `demo` works as it prints.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -242,7 +242,7 @@ fn demo_ledger_is_deleted_when_the_demo_ends() {
 }
 
 #[test]
-fn demo_runs_without_a_ledger_on_a_full_disk() {
+fn demo_runs_without_a_ledger_if_it_has_no_directory() {
     let mut command = Command::new(BINARY);
     command.args(["demo", "--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
     let (child, logs) = spawn(command.env("TMPDIR", "/nowhere"));

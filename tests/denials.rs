@@ -1,4 +1,4 @@
-//! What a caller is told who lacks an ability, over both versions of HTTP.
+//! The fields of a 403 for a missing ability, over both versions of HTTP.
 
 use crate::support::http2::Http2Client;
 use crate::support::{Answer, Fields, Response, TestEnv};
@@ -50,7 +50,7 @@ fn configured_denials_name_the_required_ability_and_a_link() {
             assert_eq!(values(&answer.fields, "access-control-expose-headers"), [""; 0]);
         }
     }
-    // Nobody may, or who it is is not known: there is no ability to tell of.
+    // Denied for every token, unmapped, or without a token: there is no required ability.
     for (method, path, token) in [
         ("POST", ITEM, "Bearer 1|reader"),
         ("GET", "/unmapped", "Bearer 1|reader"),

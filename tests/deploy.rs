@@ -1,4 +1,4 @@
-//! What is shipped under `deploy/`, by the tools that will read it.
+//! The files under `deploy/`, by the tools that read them.
 
 mod helm;
 mod kubernetes;
@@ -9,7 +9,7 @@ mod systemd;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-/// An address that nobody listens at.
+/// An address without a listener.
 fn unused() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }

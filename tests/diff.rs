@@ -1,4 +1,4 @@
-//! `diff`: what a change of the map allows or denies anew.
+//! `diff`: which requests a changed map denies or allows, and its exit codes.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! The documentation: the program does what the pages show, and every page can be reached.
+//! The program does what the documentation shows; links, anchors and generated pages.
 
 mod commands;
 mod configurations;

@@ -1,4 +1,4 @@
-//! How it ends: no request is lost, and nobody is waited for too long.
+//! Draining: no request is lost, and the drain ends within its timeout.
 
 use std::net::TcpStream;
 use std::thread;
@@ -66,7 +66,7 @@ fn drain_finishes_requests_in_flight() {
     assert_eq!(lines.iter().filter(|line| line.contains(r#""reason":"allowed""#)).count(), 4);
 }
 
-/// A client cannot know that a connection is about to be closed before it is told.
+/// A client learns from `Connection: close` that its connection is about to be closed.
 #[test]
 fn drain_sends_connection_close_on_idle_connections() {
     let mut env = slow(0);
@@ -140,7 +140,7 @@ fn drain_delay_serves_requests_and_fails_readiness() {
     let began = Instant::now();
     terminate(&env.gateway);
     assert_eq!((ask("/readyz"), ask("/healthz")), (503, 200));
-    // Who was there is sent elsewhere; who still comes has no other place yet.
+    // Connections from before get `Connection: close`; new ones do not, because no other gateway serves them yet.
     assert!(is_last(&old.send(REQUEST).response()));
     let mut new = env.gateway.client();
     for _ in 0..3 {

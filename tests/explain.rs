@@ -31,10 +31,10 @@ fn explain(introspector: &Introspector, token: &str) -> (i32, String, String) {
 fn explain_introspects_a_token_and_never_shows_it() {
     let introspector = Introspector::start();
     let named = |abilities: &[&str]| Verdict::active(abilities).named(17, "sync\u{1b}prod");
-    introspector.know("17|both", named(&["a", "b"]).expiring("2999-01-02T03:04:05Z"));
-    introspector.know("17|one", named(&["a"]));
-    introspector.know("17|late", named(&["a", "b"]).expiring("2001-01-01T00:00:00Z"));
-    introspector.know("17|odd", Verdict::Answer(Answer::with(500, &[], "oops")));
+    introspector.set_verdict("17|both", named(&["a", "b"]).expiring("2999-01-02T03:04:05Z"));
+    introspector.set_verdict("17|one", named(&["a"]));
+    introspector.set_verdict("17|late", named(&["a", "b"]).expiring("2001-01-01T00:00:00Z"));
+    introspector.set_verdict("17|odd", Verdict::Answer(Answer::with(500, &[], "oops")));
     for (token, exit, told) in [
         (
             "17|both",
@@ -87,8 +87,10 @@ fn explain_introspects_a_token_and_never_shows_it() {
 #[test]
 fn explain_introspects_by_rfc_7662() {
     let introspector = Introspector::start_rfc7662("gateway", "secret");
-    introspector
-        .know("17|both", Verdict::active(&["a", "b"]).named(17, "sync-prod").expiring(32_472_144_000_u64));
+    introspector.set_verdict(
+        "17|both",
+        Verdict::active(&["a", "b"]).named(17, "sync-prod").expiring(32_472_144_000_u64),
+    );
     let (code, stdout, stderr) = explain(&introspector, "17|both");
     assert_eq!((code, &*stderr), (0, ""), "{stdout}");
     assert!(stdout.starts_with("token of     sync-prod (id 17), expires 2999-01-01T00:00:00Z\n"), "{stdout}");

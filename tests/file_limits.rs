@@ -1,27 +1,18 @@
-//! Output that cannot be written: files at their size limit, and pipes that nobody reads.
+//! Output that cannot be written: files at their size limit, and closed pipes.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{BINARY, Gateway, Introspector, PATIENCE, RawClient, Upstream};
+use crate::support::{BINARY, Gateway, Introspector, KillOnDrop, PATIENCE, RawClient, Upstream};
 
 /// Ends its process when dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// The binary, whose files may have so many blocks of 512 bytes.
 fn limited(blocks: u32, arguments: &[&str]) -> Command {
     let mut command = Command::new("sh");
@@ -50,7 +41,7 @@ fn log_file_at_its_size_limit_fails_no_request() {
     let log = directory.path().join("log");
     let mut command = limited(16, &["run", "--config", &file]);
     let child = command.stdin(Stdio::null()).stdout(File::create(&log).unwrap()).spawn().unwrap();
-    let mut gateway = Running(child);
+    let mut gateway = KillOnDrop(child);
     let end = Instant::now() + PATIENCE;
     let proxy = loop {
         if let Some(proxy) = fs::read_to_string(&log).unwrap().lines().find_map(address) {
@@ -87,7 +78,7 @@ fn closed_log_pipe_fails_no_request() {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut gateway = Running(command.spawn().unwrap());
+    let mut gateway = KillOnDrop(command.spawn().unwrap());
     let stdout = gateway.0.stdout.take().unwrap();
     drop(gateway.0.stderr.take());
     let proxy = BufReader::new(stdout).lines().map_while(Result::ok).find_map(|line| address(&line));

@@ -1,4 +1,4 @@
-//! What reaches the backend and what comes back from it, to the byte.
+//! What reaches the backend and what returns, to the byte.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -246,7 +246,7 @@ fn response_reaches_the_client_unchanged() {
 }
 
 #[test]
-fn http11_is_spoken_to_the_client_whatever_the_backend_speaks() {
+fn http10_response_of_the_backend_is_sent_as_http11() {
     let env = TestEnv::start("");
     env.backend.answer(|_| Answer::raw("HTTP/1.0 200 OK\r\nX-Own: 1\r\n\r\nuntil the end").then_close());
     let mut client = env.gateway.client();
@@ -414,7 +414,7 @@ fn http10_requests_are_served_with_and_without_host() {
     assert_eq!(env.backend.requests().len(), 0);
 }
 
-/// A client of HTTP/1.0 that does not ask for more gets the end of its answer by a close.
+/// An HTTP/1.0 client without keep-alive gets a response that ends with a close.
 #[test]
 fn http10_connection_is_kept_only_on_request() {
     let env = TestEnv::start("");

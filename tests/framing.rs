@@ -1,4 +1,4 @@
-//! Where messages end: what the scanner refuses, how it says so, and what it leaves alone.
+//! Framing of requests: what the scanner rejects, and how.
 
 use std::thread;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `cache.max_age`: how old a verdict may be for what.
+//! `cache.max_age`: how old a verdict may be for an ability.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,11 +63,11 @@ fn verdict_is_used_until_its_max_age() {
     thread::sleep(Duration::from_millis(450));
     assert_eq!(introspections(&env, "/read", 200), 0);
     assert_eq!(introspections(&env, "/rents", 200), 1);
-    // What the one has asked serves the other.
+    // An introspection for one route serves the other.
     assert_eq!(introspections(&env, "/either", 200), 0);
 }
 
-/// What was asked before a request came may have been answered before the token was revoked.
+/// An introspection begun before a request may have been decided before the token was revoked.
 #[test]
 fn max_age_0s_shares_only_introspections_begun_after_the_request() {
     let env = start("ttl: 1h, max_age: {items:delete: 0s}");
@@ -76,7 +76,7 @@ fn max_age_0s_shares_only_introspections_begun_after_the_request() {
         let first = scope.spawn(|| status(&env, "/delete"));
         env.introspector.wait_for_calls(1);
         // It has been answered by now, though the answer is still on its way.
-        env.introspector.know("1|writer", Verdict::active(&["items:read"]));
+        env.introspector.set_verdict("1|writer", Verdict::active(&["items:read"]));
         let later: Vec<_> = (0..20).map(|_| scope.spawn(|| status(&env, "/delete"))).collect();
         let reader = scope.spawn(|| status(&env, "/read"));
         assert_eq!(first.join().unwrap(), 200);
@@ -92,7 +92,7 @@ fn max_age_0s_shares_only_introspections_begun_after_the_request() {
 fn revoked_token_cannot_use_a_max_age_ability_within_ttl() {
     let env = start("ttl: 1h, max_age: {items:delete: 0s}");
     assert_eq!(status(&env, "/delete"), 200);
-    env.introspector.forget("1|writer");
+    env.introspector.deactivate("1|writer");
     assert_eq!(status(&env, "/read"), 200, "believed for an hour");
     assert_eq!(status(&env, "/delete"), 401);
     assert_eq!(status(&env, "/read"), 401, "what the one has heard holds for the other");

@@ -1,4 +1,4 @@
-//! `index.php` in a path: only where the route names it.
+//! `index.php` in a path: only if the route names it.
 
 use std::fs;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! The fuzz targets over their seeds: what fuzzing has found stays found. `fuzz/run` looks for more.
+//! The fuzz targets over their seeds.
 
 use std::panic;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Which fields pass, which the gateway sets itself, and the method that they may name.
+//! Header fields: which are forwarded, which the gateway sets, and method overrides.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::support::{Answer, Request, TestEnv, Verdict, WRITER};
 const ITEM: &str = "/api/v2/items/5";
 /// The names that only the gateway may set.
 const IDENTITY: [&str; 4] = ["X-Token-Id", "X-Token-Name", "X-Token-Abilities", "X-Workspace-Id"];
-/// The same and others, as clients write them who mean a backend that folds names.
+/// Spellings of these and other fields for backends that fold names.
 const SPELLINGS: [&str; 12] = [
     "X-Token-Id",
     "x-token-id",
@@ -123,7 +123,7 @@ fn identity_headers_follow_a_renewed_verdict() {
     let mut client = env.gateway.client();
     assert_eq!(client.get(ITEM, Some("7|token")).status, 200);
     env.introspector
-        .know("7|token", described(&json!({"id": 7, "name": "new", "abilities": ["items:read"]})));
+        .set_verdict("7|token", described(&json!({"id": 7, "name": "new", "abilities": ["items:read"]})));
     env.backend.answer(|_| Answer::message(401, "Unauthenticated."));
     assert_eq!(client.get(ITEM, Some("7|token")).status, 401, "the backend contradicts the verdict");
     assert_eq!(client.get(ITEM, Some("7|token")).status, 401);
@@ -205,7 +205,7 @@ fn upgrades_other_than_websocket_are_not_forwarded() {
 }
 
 /// A gateway that honours overrides, and a token for each ability.
-fn honouring(mode: &str) -> TestEnv {
+fn with_override(mode: &str) -> TestEnv {
     TestEnv::builder()
         .token("1|update", &["items:update"])
         .token("2|delete", &["items:delete"])
@@ -222,7 +222,7 @@ fn bearer(token: &str) -> String {
 
 #[test]
 fn honoured_override_is_decided_and_forwarded_as_its_method() {
-    let env = honouring("honour");
+    let env = with_override("honour");
     let mut client = env.gateway.client();
     for (token, method, name, status) in [
         ("1|update", "PUT", OVERRIDE, 200),
@@ -261,7 +261,7 @@ fn honoured_override_is_decided_and_forwarded_as_its_method() {
 
 #[test]
 fn ambiguous_method_override_is_400() {
-    let env = honouring("honour");
+    let env = with_override("honour");
     let mut client = env.gateway.client();
     let mut count = 0.0;
     for fields in [
@@ -302,7 +302,7 @@ fn ambiguous_method_override_is_400() {
 
 #[test]
 fn pinned_post_is_decided_and_forwarded_as_post() {
-    let env = honouring("pin");
+    let env = with_override("pin");
     let mut client = env.gateway.client();
     for value in ["PUT", "DELETE", "", "put, x"] {
         let fields = [WRITER, (OVERRIDE, value), ("X-HTTP-Method", value)];

@@ -1,4 +1,4 @@
-//! Conventions that the compiler does not check.
+//! Conventions that a scan of the sources can check, such as the layers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! HTTP/2 from clients: the same answers as over HTTP/1, and what its frames may do.
+//! HTTP/2 from clients: translation, limits, memory and conformance.
 
 mod conformance; // the cases of h2spec
 mod dropped; // what h2 drops of a head, in every encoding and among other requests

@@ -1,4 +1,4 @@
-//! The container image: what is in it, and that it runs as it will: static, read-only, as nobody in particular.
+//! The container image: its content, and that it runs.
 
 use std::collections::BTreeSet;
 use std::net::{TcpListener, UdpSocket};
@@ -171,9 +171,9 @@ fn image_is_minimal_unprivileged_and_read_only() {
     bill_of_materials(&image);
     licences(&image);
     runs(&image);
-    speaks_tls_on_both_sides(&image);
-    shows_the_demo(&image);
-    keeps_a_ledger_where_there_is_a_volume(&image);
+    tls_works_on_both_sides(&image);
+    demo_works(&image);
+    ledger_works_on_a_volume(&image);
 }
 
 /// All that the binary is made of, and nothing else.
@@ -209,7 +209,7 @@ fn bill_of_materials(image: &Image) {
         .collect();
     assert!(used.len() > 50, "{used:?}");
     assert_eq!(listed, used);
-    // Lock file and metadata have it, as what a feature could ask for.
+    // The lock file and the metadata have it as an optional dependency.
     assert!(!listed.iter().any(|it| it.starts_with("ring ")));
     let known: BTreeSet<&str> = bill["components"]
         .as_array()
@@ -244,10 +244,10 @@ fn runs(image: &Image) {
     let version = finished(image.command(&["--version"]).stdin(Stdio::null()));
     assert!(String::from_utf8(version.stdout).unwrap().starts_with("stockaj-gateway "));
 
-    // What a container has beside its image: its configuration, and who answers for names.
+    // What a container has beside its image: a configuration and a name server.
     name_server("127.53.0.1");
     let (upstream, introspector) =
-        (Upstream::start(), Introspector::knowing([("1|reader", &["items:read"][..])]));
+        (Upstream::start(), Introspector::with_tokens([("1|reader", &["items:read"][..])]));
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let etc = image.root.join("etc/stockaj-gateway");
     fs::create_dir_all(&etc).unwrap();
@@ -318,8 +318,8 @@ impl Drop for Running {
     }
 }
 
-/// An authority that is named is believed, and those that are compiled in are there: ours is none of them.
-fn speaks_tls_on_both_sides(image: &Image) {
+/// `ca_file` is trusted. The bundled roots do not trust the test's authority.
+fn tls_works_on_both_sides(image: &Image) {
     let authority = Authority::new();
     let (backend, introspector) = (Upstream::start_tls(&authority), Upstream::start_tls(&authority));
     let etc = image.root.join("etc/stockaj-gateway");
@@ -350,7 +350,7 @@ fn speaks_tls_on_both_sides(image: &Image) {
     assert_eq!(introspector.requests().len(), 0);
 }
 
-fn shows_the_demo(image: &Image) {
+fn demo_works(image: &Image) {
     let demo = Running::start(image, &["demo", "--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
     let line = demo.1.wait(|line| line.trim().strip_prefix("metrics  http://").map(str::to_owned)).unwrap();
     let mut client = RawClient::connect(line.strip_suffix("/metrics").unwrap().parse().unwrap());
@@ -359,7 +359,7 @@ fn shows_the_demo(image: &Image) {
 }
 
 /// A volume that is made for the directory has its content and its owner: none, and the image's user.
-fn keeps_a_ledger_where_there_is_a_volume(image: &Image) {
+fn ledger_works_on_a_volume(image: &Image) {
     const LEDGER: &str = "var/lib/stockaj-gateway";
     let directory = fs::metadata(image.root.join(LEDGER)).unwrap();
     assert_eq!((directory.uid(), directory.gid()), (65532, 65532));

@@ -194,7 +194,7 @@ fn instructions(program: &Path, scenario: &Scenario, requests: u32) -> u64 {
         ("Date", "Mon, 30 Nov 2026 06:00:00 GMT"),
     ];
     let upstream = Upstream::answering(move |_| Answer::with(200, &fields, BODY));
-    let introspector = Introspector::knowing([(TOKEN, &["items:read", "items:create"][..])]);
+    let introspector = Introspector::with_tokens([(TOKEN, &["items:read", "items:create"][..])]);
     let authority = Arc::new(Authority::new());
     let mut builder = Gateway::builder().backend(&upstream).introspector(&introspector);
     if scenario.protocol != Protocol::Http1 {

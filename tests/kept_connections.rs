@@ -1,4 +1,4 @@
-//! Connections to the backend that are kept for the next request, and backends that end them.
+//! Reused backend connections, and backends that close them.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::support::by_hand::ByHand;
+use crate::support::manual_backend::ManualBackend;
 use crate::support::{Answer, PATIENCE, TestEnv, WRITER, echo};
 
 const ITEMS: &str = "/api/v2/items";
@@ -18,7 +18,7 @@ const MAP: &str = "abilities:\n  routes:\n    /up: {GET: public, POST: public}\n
 
 #[test]
 fn unsolicited_response_closes_its_connection() {
-    let mut env = TestEnv::builder().backend(ByHand::start()).yaml(MAP).start();
+    let mut env = TestEnv::builder().backend(ManualBackend::start()).yaml(MAP).start();
     let mut client = env.gateway.client();
     client.send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
     let (mut first, _) = env.backend.request();

@@ -55,7 +55,7 @@ fn introspector<'a>(tokens: impl Iterator<Item = &'a str>) -> Introspector {
     for token in tokens.collect::<BTreeSet<_>>() {
         let names: Vec<String> = abilities(token).names().map(str::to_owned).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        introspector.know(token, Verdict::active(&names));
+        introspector.set_verdict(token, Verdict::active(&names));
     }
     introspector
 }
@@ -112,7 +112,7 @@ fn by_case(cases: &[Case], entries: Vec<Entry>) -> BTreeMap<usize, (&Case, Entry
 #[test]
 #[ignore = "needs laravel: tests/run"]
 fn laravel_dispatches_no_route_without_its_ability() {
-    // May do nothing, and may do what the weak rules of a map ask for.
+    // Tokens without abilities, and with the abilities of the weak rules of a map.
     const POWERLESS: [&str; 2] = ["2|", "3|items:read"];
     let maps = model::maps();
     let strict = model::compile(&maps[0].1);

@@ -1,11 +1,11 @@
-//! Large bodies past a slow peer: what they cost in memory.
+//! Large bodies with a slow peer: bounded memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::by_hand::{ByHand, Held};
+use crate::support::manual_backend::{BackendConnection, ManualBackend};
 use crate::support::{Authority, RawClient, TestEnv};
 
 const MIB: u64 = 1 << 20;
@@ -15,14 +15,14 @@ const SHIFTS: usize = 251;
 
 /// Large requests and responses through a gateway.
 struct Transfers {
-    env: TestEnv<ByHand>,
+    env: TestEnv<ManualBackend>,
     pattern: Vec<u8>,
 }
 
 impl Transfers {
     fn start(tls: bool) -> Self {
         let mut builder = TestEnv::builder()
-            .backend(ByHand::start())
+            .backend(ManualBackend::start())
             .yaml("limits: {body: 1024GiB}\nlog: {access: false}\n");
         if tls {
             builder = builder.tls(&Arc::new(Authority::new()));
@@ -61,7 +61,7 @@ impl Transfers {
                     thread::sleep(Duration::from_millis(10));
                 }
                 receive(&mut came);
-                // Not `assert_eq`: nobody wants to read them.
+                // Not `assert_eq`, which would print them.
                 assert!(came == self.piece(number), "piece {number}");
             }
             done.store(true, Ordering::Relaxed);
@@ -105,7 +105,7 @@ impl Transfers {
     }
 }
 
-fn end(mut client: RawClient, mut backend: Held, answer: &str) {
+fn end(mut client: RawClient, mut backend: BackendConnection, answer: &str) {
     backend.send(answer);
     assert_eq!(client.response().text(), "done");
 }

@@ -1,4 +1,4 @@
-//! How much, how often and how many: to the last one allowed, by token and by address.
+//! Rate limits, connection limits and body limits, by token, address and route.
 
 use std::sync::Arc;
 use std::thread;
@@ -8,7 +8,7 @@ use crate::support::{Answer, Authority, RawClient, Response, TestEnv, Verdict, W
 
 const ITEMS: &str = "/api/v2/items";
 
-/// What a caller gets who comes too often.
+/// The response to a client over its rate limit.
 fn assert_too_often(response: &Response, limit: &str) {
     assert_eq!((response.status, response.text()), (429, r#"{"message":"Too Many Attempts."}"#));
     for (name, value) in [
@@ -44,7 +44,7 @@ fn is_allowed(response: &Response) -> bool {
 #[test]
 fn token_over_its_rate_limit_is_429() {
     let env = TestEnv::start("rate_limit: {requests_per_second: 1, burst: 3}");
-    env.introspector.know("2|reader", Verdict::active(&["items:read"]));
+    env.introspector.set_verdict("2|reader", Verdict::active(&["items:read"]));
     let mut client = env.gateway.client();
     assert_allowed(20, 3, 1, |_| is_allowed(&client.get(ITEMS, Some("1|writer"))));
     let refused = std::iter::repeat_with(|| client.get(ITEMS, Some("1|writer")))
@@ -67,7 +67,7 @@ fn token_over_its_rate_limit_is_429() {
 #[test]
 fn rate_limit_applies_after_the_requirement_and_before_the_body() {
     let env = TestEnv::start("rate_limit: {requests_per_second: 1, burst: 2}\nlimits: {body: 10}");
-    env.introspector.know("2|reader", Verdict::active(&["items:read"]));
+    env.introspector.set_verdict("2|reader", Verdict::active(&["items:read"]));
     let reader = ("Authorization", "Bearer 2|reader");
     let mut client = env.gateway.client();
     for _ in 0..5 {
@@ -98,7 +98,7 @@ fn token_spellings_and_cores_share_one_rate_limit() {
     for (number, spelling) in spellings.into_iter().enumerate() {
         // The name is its owner's choice, and may change between two introspections.
         let verdict = Verdict::active(&["*"]).named(1, &format!("name {number}"));
-        env.introspector.know(spelling, verdict);
+        env.introspector.set_verdict(spelling, verdict);
     }
     let mut clients: Vec<_> = (0..4).map(|_| env.gateway.client()).collect();
     // Each core is the first to see some spellings, and sees all of them.
@@ -122,7 +122,7 @@ fn limit_by_name_only_lowers_and_by_id_replaces() {
         [("1", "plain", 4), ("2", "greedy", 4), ("3", "slow", 2), ("7", "plain", 8), ("8", "greedy", 1)]
     {
         let token = format!("{id}|{name}");
-        env.introspector.know(&token, Verdict::active(&["*"]).named(id, name));
+        env.introspector.set_verdict(&token, Verdict::active(&["*"]).named(id, name));
         let mut client = env.gateway.client();
         let mut refused = None;
         assert_allowed(20, burst, 1, |_| {
@@ -206,7 +206,7 @@ fn limits_count_the_client_address_behind_a_trusted_proxy() {
     for client in ["198.51.100.7", "198.51.100.8", "2001:db8:7::1", "10.0.0.1, 198.51.100.9, 10.0.0.2"] {
         assert_allowed(30, 3, 3, |_| is_allowed(&from(client)));
     }
-    // Neither what it writes before its own address nor a host of its /64 is somebody else.
+    // Addresses that a client prepends and other hosts of its /64 count as the same client.
     for number in 0..30 {
         let chain = format!("203.0.113.{number}, 198.51.100.7");
         let host = format!("2001:db8:7::{number:x}:1");
@@ -308,7 +308,7 @@ fn body_limit_of_a_route_overrides_the_general_one() {
         "limits: {body: 100}\nabilities:\n  routes:\n    /small: {POST: public, body: 10}\n    \
          /large: {POST: items:create, PUT: public, body: 1KiB}\n    /other: {POST: public}\n",
     );
-    env.introspector.know("2|reader", Verdict::active(&["items:read"]));
+    env.introspector.set_verdict("2|reader", Verdict::active(&["items:read"]));
     for (method, target, most) in
         [("POST", "/small", 10), ("POST", "/large", 1024), ("PUT", "/large", 1024), ("POST", "/other", 100)]
     {

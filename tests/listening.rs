@@ -1,4 +1,4 @@
-//! Where it listens: Unix sockets, and connections of which the PROXY protocol tells whose they are.
+//! Unix sockets and the PROXY protocol.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -28,8 +28,8 @@ fn v1(client: &str) -> Vec<u8> {
     format!("PROXY {family} {client} {client} 4711 443\r\n").into_bytes()
 }
 
-/// A gateway that hears 127.0.0.1 alone, with these lines below `listen` and these sections.
-fn hearing(listen: &str, sections: &str) -> TestEnv {
+/// A gateway that expects the PROXY protocol from 127.0.0.1 only, with these lines of `listen` and these sections.
+fn with_proxy_protocol(listen: &str, sections: &str) -> TestEnv {
     let trusted = "  trusted_proxies: [127.0.0.1, 10.0.0.0/8, fd00::/8]\n";
     TestEnv::start(&format!("listen:\n  proxy_protocol: true\n{trusted}{listen}{sections}"))
 }
@@ -38,7 +38,7 @@ fn hearing(listen: &str, sections: &str) -> TestEnv {
 fn gateway_runs_between_two_unix_sockets() {
     let directory = tempfile::tempdir().unwrap();
     let (front, back) = (directory.path().join("front.sock"), directory.path().join("back.sock"));
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let introspector = Introspector::with_tokens([("1|writer", &["*"][..])]);
     let backend = UnixListener::bind(&back).unwrap();
     // What a dead process left behind.
     drop(UnixListener::bind(&front).unwrap());
@@ -101,7 +101,7 @@ fn umask() -> u32 {
 
 #[test]
 fn proxy_header_names_the_client() {
-    let env = hearing("", "");
+    let env = with_proxy_protocol("", "");
     let v4 = [192, 0, 2, 7, 10, 0, 0, 1, 0x12, 0x34, 1, 187];
     let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[9], &[0; 15], &[1], &[0x12, 0x34, 1, 187]].concat();
     let with_tlvs =
@@ -113,7 +113,7 @@ fn proxy_header_names_the_client() {
         (v2(0x21, 0x11, &v4), "192.0.2.7"),
         (v2(0x21, 0x11, &with_tlvs), "192.0.2.7"),
         (v2(0x21, 0x21, &v6), "2001:db8::9"),
-        // Nobody is told: the proxy's own, as its health checks are.
+        // No client is named: a connection of the proxy itself, such as a health check.
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
         (v2(0x20, 0x00, b""), "127.0.0.1"),
         (v2(0x20, 0x11, &v4), "127.0.0.1"),
@@ -145,7 +145,7 @@ fn proxy_header_names_the_client() {
 
 #[test]
 fn forwarding_fields_need_a_trusted_address_in_the_proxy_header() {
-    let env = hearing("", "");
+    let env = with_proxy_protocol("", "");
     let claims =
         "X-Forwarded-For: 203.0.113.1\r\nX-Forwarded-Proto: https\r\nX-Request-Id: of-the-client\r\n";
     let request = format!("GET /up HTTP/1.1\r\nHost: a\r\n{claims}\r\n");
@@ -168,9 +168,9 @@ fn forwarding_fields_need_a_trusted_address_in_the_proxy_header() {
 
 #[test]
 fn proxy_header_is_400_from_untrusted_peers_or_if_disabled() {
-    let hearing = hearing("", "");
+    let with_proxy_protocol = with_proxy_protocol("", "");
     let deaf = TestEnv::start("listen:\n  trusted_proxies: [127.0.0.1]\n");
-    let from_elsewhere = || RawClient::connect_from("127.0.0.2", hearing.gateway.address());
+    let from_elsewhere = || RawClient::connect_from("127.0.0.2", with_proxy_protocol.gateway.address());
     let to_the_deaf = || deaf.gateway.client();
     let clients: [&dyn Fn() -> RawClient; 2] = [&from_elsewhere, &to_the_deaf];
     for client in clients {
@@ -184,9 +184,9 @@ fn proxy_header_is_400_from_untrusted_peers_or_if_disabled() {
 
 #[test]
 fn connection_without_a_proxy_header_is_closed_counted_and_logged() {
-    let env = hearing("", "limits: {header_timeout: 400ms}");
+    let env = with_proxy_protocol("", "limits: {header_timeout: 400ms}");
     let gateway = &env.gateway;
-    // A load balancer that only looks whether there is somebody.
+    // A load balancer that only checks that the port accepts connections.
     drop(gateway.client());
     gateway.client().finish().read_until_close();
     let long = v2(0x21, 0x11, &[0; 5000]);
@@ -293,7 +293,7 @@ fn reload_enables_and_disables_the_proxy_protocol() {
 
 #[test]
 fn limits_count_the_address_of_the_proxy_header() {
-    let env = hearing("", "limits: {connections_per_address: 2}");
+    let env = with_proxy_protocol("", "limits: {connections_per_address: 2}");
     let connect = |header: &[u8]| {
         let mut client = env.gateway.client();
         client.send([header, WHO.as_bytes()].concat());
@@ -319,7 +319,7 @@ fn limits_count_the_address_of_the_proxy_header() {
         assert!(Instant::now() < end, "who left counts still");
     }
 
-    let env = hearing("", "limits: {requests_per_address: 2}");
+    let env = with_proxy_protocol("", "limits: {requests_per_address: 2}");
     let statuses = |client: &str| {
         let mut kept = env.gateway.client();
         kept.send(v1(client));

@@ -1,4 +1,4 @@
-//! What strangers can provoke in the log is throttled, whether we or a library log it.
+//! Log lines that clients can provoke are throttled.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -1,5 +1,5 @@
 //! A model of how nginx, PHP and Laravel read a request, and the gateway's decision against it: whatever is
-//! sent, what the backend dispatches never needs an ability that the decision did not ask for.
+//! sent, what the backend dispatches never needs an ability that the decision did not require.
 //!
 //! `laravel.rs` holds the model against a real Laravel.
 
@@ -67,7 +67,7 @@ pub fn compile(abilities: &str) -> Arc<AbilityMap> {
     }
 }
 
-/// The gateway's decision on a request: what it asks for, and what the backend is sent then. None for a
+/// The gateway's decision on a request: its requirement, and what the backend receives. `None` for a
 /// refusal whatever the token.
 fn decide(map: &AbilityMap, sent: &Sent, setting: MethodOverride) -> Option<(Requirement, Sent)> {
     let uri: Uri = sent.target.parse().ok()?;
@@ -125,7 +125,7 @@ fn decide(map: &AbilityMap, sent: &Sent, setting: MethodOverride) -> Option<(Req
     Some((requirement, forwarded))
 }
 
-/// What goes wrong, if the backend dispatches something that needs what was not asked for.
+/// The violation, if the backend dispatches a request with a requirement that was not checked.
 fn violation(strict: &AbilityMap, asked: &Requirement, dispatched: &Dispatched) -> Option<String> {
     let needed = dispatched.requirement(strict);
     let is_covered = needed == *asked || *needed.kind() == RequirementKind::Public;

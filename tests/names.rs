@@ -46,7 +46,7 @@ fn gateway(backend: &str, introspector: &str, servers: (&Upstream, &Introspector
 fn one_unresponsive_address_family_costs_milliseconds() {
     name_server::start("127.53.13.1", reply);
     let upstream = Upstream::start();
-    let introspector = Introspector::knowing([("1|reader", &["items:read"][..])]);
+    let introspector = Introspector::with_tokens([("1|reader", &["items:read"][..])]);
     for (backend, introspection) in [
         ("a-only", "aaaa-only"),
         ("aaaa-only", "a-only"),

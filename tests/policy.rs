@@ -1,4 +1,4 @@
-//! Policy as code: `test` on its files, and the shipped one on the shipped map.
+//! `test`: policy tests of maps.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -202,7 +202,7 @@ fn shipped_map_passes_its_shipped_test() {
     assert_eq!(found, (0, stdout.to_owned(), stderr.to_owned()));
 }
 
-/// A rule that goes, and one that asks for something else.
+/// A removed rule, and one with another requirement.
 #[test]
 fn shipped_test_detects_every_change_of_the_map() {
     let map = fs::read_to_string(root().join("config/stockaj.yaml")).unwrap();

@@ -1,4 +1,4 @@
-//! The check that the shipped binary was optimised with the profile of its own training run.
+//! The shipped binary was optimised with the profile of its own training run.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! Reloading of the configuration while requests are served.
+//! Reloading the configuration while requests are served.
 
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
@@ -94,8 +94,8 @@ fn reload_keeps_verdicts_unless_the_introspector_changes() {
     let env = TestEnv::start("cache: {ttl: 1h}");
     let gateway = &env.gateway;
     let other = Introspector::start();
-    other.know("1|writer", Verdict::active(&["items:read"]));
-    // Enough connections for every core to have asked.
+    other.set_verdict("1|writer", Verdict::active(&["items:read"]));
+    // Enough connections for every core to have introspected.
     let ask = |expected: u16| {
         let mut clients: Vec<_> = (0..4).map(|_| gateway.client()).collect();
         for client in &mut clients {
@@ -126,7 +126,7 @@ fn reload_keeps_verdicts_unless_the_introspector_changes() {
 fn shorter_ttl_applies_to_cached_verdicts() {
     let env = TestEnv::start("cache: {ttl: 1h}");
     assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 200);
-    env.introspector.forget("1|writer");
+    env.introspector.deactivate("1|writer");
     env.gateway.edit("ttl: 1h", "ttl: 200ms, negative_ttl: 100ms");
     assert!(env.gateway.reload());
     let end = Instant::now() + Duration::from_secs(5);
@@ -273,7 +273,7 @@ fn repeated_reloads_fail_no_request() {
     assert!(served > 20, "{served}");
 }
 
-/// Waits until a request is answered so, by a reload that nobody asked for.
+/// Waits until a request has this status after an automatic reload.
 fn wait_for_status(env: &TestEnv, expected: u16) {
     let end = Instant::now() + PATIENCE;
     while env.gateway.get(ITEMS, Some("1|writer")).status != expected {

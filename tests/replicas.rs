@@ -1,4 +1,4 @@
-//! Several replicas and a real Redis: what one revokes no other serves.
+//! Several replicas and a real Redis: a revocation reaches all of them.
 
 mod cut_off;
 mod hostile;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::redis::{Redis, Road};
+use crate::support::redis::{Redis, RedisProxy};
 use crate::support::{Authority, Gateway, Introspector, PATIENCE, RawClient, TestEnv, Upstream, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
@@ -43,15 +43,16 @@ impl Fleet {
     }
 
     fn know(&self, token: &str) {
-        self.introspector.know(token, Verdict::active(&["*"]).named(token.split('|').next(), "scanner"));
+        self.introspector
+            .set_verdict(token, Verdict::active(&["*"]).named(token.split('|').next(), "scanner"));
     }
 
     fn status(&self, gateway: usize, token: &str) -> u16 {
         self.gateways[gateway].get(ITEMS, Some(token)).status
     }
 
-    /// Every gateway believes `token`.
-    fn believe(&self, token: &str) {
+    /// Every gateway caches an active verdict of `token`.
+    fn use_token(&self, token: &str) {
         for gateway in 0..self.gateways.len() {
             assert_eq!(self.status(gateway, token), 200, "{token}");
         }
@@ -67,7 +68,7 @@ impl Fleet {
 
     /// As it is in life: deleted, then revoked.
     fn delete(&self, gateway: usize, token: &str) {
-        self.introspector.forget(token);
+        self.introspector.deactivate(token);
         self.revoke(gateway, &json!({ "token": token }));
     }
 
@@ -102,7 +103,7 @@ fn threads(gateway: &Gateway) -> Vec<String> {
     names.map(|name| name.trim().to_owned()).collect()
 }
 
-/// Clients that ask every gateway with a good token, one after the other, until told to stop.
+/// Clients that send requests with a good token to every gateway in turn until they are stopped.
 struct Load<'a> {
     stop: &'a AtomicBool,
     served: &'a AtomicUsize,
@@ -144,7 +145,7 @@ fn revocation_reaches_every_replica_within_a_second() {
         for round in 0..20 {
             let token = format!("{}|deleted", round + 100);
             fleet.know(&token);
-            fleet.believe(&token);
+            fleet.use_token(&token);
             fleet.delete(round % 3, &token);
             assert_eq!(fleet.status(round % 3, &token), 401, "at once where it was ordered");
             for gateway in 0..3 {
@@ -186,8 +187,8 @@ fn every_revocation_reaches_other_replicas_without_its_token() {
         json!({"all": true}),
     ] {
         fleet.know("17|a-secret");
-        fleet.believe("17|a-secret");
-        fleet.introspector.forget("17|a-secret");
+        fleet.use_token("17|a-secret");
+        fleet.introspector.deactivate("17|a-secret");
         fleet.revoke(0, &order);
         assert!(fleet.refused(1, "17|a-secret") < Duration::from_secs(1), "{order}");
         thread::sleep(Duration::from_millis(150));
@@ -227,7 +228,7 @@ fn redis_is_reached_by_tls_user_and_password() {
     let yaml = format!("  tls: {{ca_file: {}}}\n  channel: fleet\ncache: {{ttl: 1h}}\n", path(&ca));
     let fleet = Fleet::new(&[url.clone(), url], &yaml);
     fleet.know("17|deleted");
-    fleet.believe("17|deleted");
+    fleet.use_token("17|deleted");
     fleet.delete(0, "17|deleted");
     assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(1));
     for gateway in &fleet.gateways {
@@ -239,7 +240,7 @@ fn redis_is_reached_by_tls_user_and_password() {
 #[ignore = "needs redis-server: tests/run"]
 fn failed_redis_connection_is_logged_once_without_the_password() {
     let redis = Redis::start_with(&["--requirepass", "right"]);
-    let road = Road::to(&redis);
+    let road = RedisProxy::to(&redis);
     let url = road.url().replace("redis://", "redis://:wrong-password@");
     let env = TestEnv::start(&format!("redis: {{url: '{url}'}}\n"));
     let line = env.gateway.wait_for_log(|line| {
@@ -260,14 +261,14 @@ fn reload_connects_to_another_redis_or_none() {
     let (one, other) = (Redis::start(), Redis::start());
     let fleet = Fleet::at(&one, 2);
     fleet.know("17|deleted");
-    fleet.believe("17|deleted");
+    fleet.use_token("17|deleted");
     for gateway in &fleet.gateways {
         gateway.edit(&url(&one), &url(&other));
         assert!(gateway.reload());
         connected(gateway);
     }
     drop(one);
-    fleet.believe("17|deleted");
+    fleet.use_token("17|deleted");
     fleet.delete(0, "17|deleted");
     assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(1));
     fleet.gateways[0].edit(&format!("redis:\n  url: {}\n", url(&other)), "");
@@ -282,7 +283,7 @@ fn reload_connects_to_another_redis_or_none() {
 fn changed_redis_password_file_is_used() {
     let redis = Redis::start();
     let file = redis.directory().join("url");
-    let address = Road::to(&redis);
+    let address = RedisProxy::to(&redis);
     redis.command(&["CONFIG", "SET", "requirepass", "first"]);
     std::fs::write(&file, address.url().replace("redis://", "redis://:first@")).unwrap();
     let env = TestEnv::start(&format!("redis: {{url_file: {}}}\n", file.display()));

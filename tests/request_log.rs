@@ -1,4 +1,4 @@
-//! Request ids on answers, and what the access log and the metrics say of a request.
+//! Request ids, and the access line of a request.
 
 use std::sync::Arc;
 
@@ -260,8 +260,8 @@ abilities:
 fn denied_request_names_the_requirement_and_the_missing_abilities() {
     for (mode, status) in [("enforce", 403), ("shadow", 200)] {
         let env = TestEnv::start(&format!("mode: {mode}\n{RULES}"));
-        env.introspector.know("2|reader", Verdict::active(&["items:read"]));
-        env.introspector.know("3|nothing", Verdict::active(&[]));
+        env.introspector.set_verdict("2|reader", Verdict::active(&["items:read"]));
+        env.introspector.set_verdict("3|nothing", Verdict::active(&[]));
         let mut client = env.gateway.client();
         for (target, token, required, missing) in [
             ("/both", "2|reader", "{all: [items:read, items:update]}", json!(["items:update"])),

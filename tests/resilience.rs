@@ -1,4 +1,4 @@
-//! What goes wrong around the gateway, and what its clients see of it.
+//! Outages and faults around the gateway, as clients see them.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};

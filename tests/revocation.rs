@@ -1,4 +1,4 @@
-//! Forgetting verdicts by order: who may, what is forgotten, and that nothing brings it back.
+//! Revocation: who may revoke, what is evicted, and that nothing restores it.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ fn start(yaml: &str) -> TestEnv {
 
 impl TestEnv {
     fn know_user(&self, token: &str, id: &str, name: &str) {
-        self.introspector.know(token, Verdict::active(&["*"]).named(id, name));
+        self.introspector.set_verdict(token, Verdict::active(&["*"]).named(id, name));
     }
 
     fn revoke_by(&self, body: &str) -> Response {
@@ -186,7 +186,7 @@ fn revocation_discards_an_introspection_in_flight() {
             });
             // Before, in the middle, and after.
             thread::sleep(Duration::from_micros(u64::from(round % 8) * 500));
-            env.introspector.forget(&token);
+            env.introspector.deactivate(&token);
             let order = match round % 4 {
                 0 => json!({ "id": round.to_string() }),
                 1 => json!({ "token": token }),
@@ -221,7 +221,7 @@ fn stale_if_error_does_not_restore_a_revoked_token() {
     assert_eq!(env.status(ITEMS, "17|one"), 200);
 }
 
-/// A revocation holds for what was asked before it, whatever was reloaded in between.
+/// A revocation applies to introspections before it, across reloads.
 #[test]
 fn revocation_applies_across_reloads() {
     let env = start("cache: {ttl: 1h}\n");
@@ -231,7 +231,7 @@ fn revocation_applies_across_reloads() {
         env.gateway.edit(from, to);
         assert!(env.gateway.reload());
         assert_eq!(env.revoke(&json!({"id": "17"})), 1, "{to}");
-        env.introspector.forget("17|one");
+        env.introspector.deactivate("17|one");
         assert_eq!(env.status(ITEMS, "17|one"), 401);
         env.know_user("17|one", "17", "scanner");
         assert_eq!(env.revoke(&json!({"token": "17|one"})), 0);

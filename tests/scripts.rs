@@ -1,4 +1,4 @@
-//! The scripted servers and the raw client, against each other: a tool that is wrong proves nothing.
+//! The scripted servers and the raw client, against each other.
 
 use std::thread;
 use std::time::Duration;
@@ -60,7 +60,7 @@ fn scripted_client_and_upstream_speak_tls() {
 
 #[test]
 fn scripted_introspector_returns_its_verdicts() {
-    let introspector = Introspector::knowing([("7|secret", &["items:read"][..])]);
+    let introspector = Introspector::with_tokens([("7|secret", &["items:read"][..])]);
     let get = |token| {
         let fields = [("Accept", "application/json"), ("Authorization", token)];
         RawClient::connect(introspector.server().address()).request("GET", "/api/v2/token", &fields, b"")
@@ -71,7 +71,7 @@ fn scripted_introspector_returns_its_verdicts() {
         json!({"data": {"id": "7", "name": "test", "abilities": ["items:read"], "expires_at": null}})
     );
     assert_eq!(get("Bearer 8|secret").status, 401);
-    introspector.know("8|secret", Verdict::active(&[]).named(8, "late").expiring(1));
+    introspector.set_verdict("8|secret", Verdict::active(&[]).named(8, "late").expiring(1));
     assert_eq!(get("Bearer 8|secret").json()["data"]["expires_at"], 1);
     introspector.fail_with(Answer::message(500, "Server Error"));
     assert_eq!(get("Bearer 7|secret").status, 500);
@@ -89,7 +89,7 @@ fn scripted_introspector_returns_its_verdicts() {
 #[test]
 fn scripted_introspector_speaks_rfc_7662() {
     let introspector = Introspector::start_rfc7662("gateway", "s3cret");
-    introspector.know("7|a b", Verdict::active(&["a", "b"]).expiring(99));
+    introspector.set_verdict("7|a b", Verdict::active(&["a", "b"]).expiring(99));
     let post = |credentials, form: &str| {
         let fields = [
             ("Accept", "application/json"),

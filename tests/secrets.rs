@@ -1,4 +1,4 @@
-//! Where tokens do not get: logs, metrics, standard error, core dumps.
+//! Tokens and secrets are in no log, metric, error or core dump.
 
 mod quoted; // damaged keys and misplaced secrets
 
@@ -151,7 +151,7 @@ impl TestEnv {
         let mut client = self.gateway.client();
         client.send(format!("GET {items}?short HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {good}\r\n\r\n"));
         assert!(client.try_response(false).is_err(), "broken off");
-        // The introspector, each time about a token that nobody knows yet.
+        // The introspector, each time with an uncached token.
         let redirect = [("Location", &*format!("http://h/{SECRET}"))];
         for (id, outage) in (10..).zip([
             Answer::message(500, &good),

@@ -1,4 +1,4 @@
-//! Connections in, signals, logs and metrics: the server around the request path.
+//! Connections, signals, logs and metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -74,7 +74,7 @@ fn connections_over_the_limit_are_503_until_others_close() {
     assert_eq!(env.gateway.get("/up", None).status, 200);
 }
 
-/// Each core keeps a connection of its own to the backend, so the backend sees who is served by whom.
+/// Each core has its own connection to the backend, which shows which core serves which client.
 #[test]
 fn connections_are_distributed_evenly_over_cores() {
     for count in [2, 4, 10] {
@@ -151,7 +151,8 @@ fn access_lines_name_the_subject_and_never_the_token() {
     let env = TestEnv::start("log: {level: debug}");
     let mut client = env.gateway.client();
     const SECRETS: [&str; 4] = ["S3cretReader", "S3cretUnknown", "S3cretQuery", "S3cretPath"];
-    env.introspector.know("17|S3cretReader", Verdict::active(&["items:read"]).named(17, "warehouse-scanner"));
+    env.introspector
+        .set_verdict("17|S3cretReader", Verdict::active(&["items:read"]).named(17, "warehouse-scanner"));
     for (request, token, route, status, reason, id) in [
         ("GET /api/v2/items?q=S3cretQuery", Some("17|S3cretReader"), ITEMS, 200, "allowed", Some("17")),
         (
@@ -203,7 +204,7 @@ fn access_lines_name_the_subject_and_never_the_token() {
 fn metrics_count_requests_introspections_and_connections() {
     let env = TestEnv::start("");
     let mut client = env.gateway.client();
-    env.introspector.know("2|reader", Verdict::active(&["items:read"]));
+    env.introspector.set_verdict("2|reader", Verdict::active(&["items:read"]));
     for (method, target, token, times) in [
         ("GET", ITEMS, Some("1|writer"), 3),
         ("GET", "/api/v2/items/7", Some("1|writer"), 2),

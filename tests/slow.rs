@@ -1,4 +1,4 @@
-//! slowhttptest in its four modes, while others are served.
+//! Slowhttptest in its four modes, while other clients are served.
 
 use std::process::Command;
 use std::sync::Mutex;
@@ -37,8 +37,8 @@ fn attack(env: &TestEnv, options: &[&str]) {
     assert!(!available.contains(&false), "{report}");
 }
 
-/// Attacks while four clients ask, each now and then over a new connection; all of them are served, soon.
-fn suffer(env: &TestEnv, options: &[&str]) {
+/// Attacks while four clients send requests, now and then over new connections; all are served quickly.
+fn attack_while_serving(env: &TestEnv, options: &[&str]) {
     let _alone = ALONE.lock();
     assert_eq!(env.gateway.client().request("GET", "/api/v2/items", &[WRITER], b"").status, 200);
     let done = AtomicBool::new(false);
@@ -84,7 +84,7 @@ fn suffer(env: &TestEnv, options: &[&str]) {
 #[ignore = "needs slowhttptest: tests/run"]
 fn slow_heads_delay_no_other_client() {
     let env = TestEnv::start(&format!("{SHORT}{OPEN}"));
-    suffer(&env, &["-H", "-c", CONNECTIONS, "-i", "1", "-x", "24"]);
+    attack_while_serving(&env, &["-H", "-c", CONNECTIONS, "-i", "1", "-x", "24"]);
     let timed_out = env.gateway.metrics().metric("requests_total{status=\"408\"}");
     assert!(timed_out >= 400.0, "{timed_out} heads timed out");
 }
@@ -93,7 +93,7 @@ fn slow_heads_delay_no_other_client() {
 #[ignore = "needs slowhttptest: tests/run"]
 fn slow_bodies_delay_no_other_client() {
     let env = TestEnv::start(&format!("{SHORT}{OPEN}"));
-    suffer(&env, &["-B", "-c", CONNECTIONS, "-i", "2", "-s", "8192", "-x", "10"]);
+    attack_while_serving(&env, &["-B", "-c", CONNECTIONS, "-i", "2", "-s", "8192", "-x", "10"]);
     let timed_out = env.gateway.metrics().metric("requests_total{status=\"408\"}");
     assert!(timed_out >= 400.0, "{timed_out} bodies timed out");
 }
@@ -102,7 +102,7 @@ fn slow_bodies_delay_no_other_client() {
 #[ignore = "needs slowhttptest: tests/run"]
 fn requests_for_many_ranges_are_served_beside_others() {
     let env = TestEnv::start(&format!("{SHORT}{OPEN}"));
-    suffer(&env, &["-R", "-c", CONNECTIONS, "-t", "HEAD", "-a", "10", "-b", "3000"]);
+    attack_while_serving(&env, &["-R", "-c", CONNECTIONS, "-t", "HEAD", "-a", "10", "-b", "3000"]);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn slow_reads_delay_no_other_client() {
         "/open" => Answer::with(200, &[], &large),
         _ => echo(request),
     });
-    suffer(&env, &["-X", "-c", "40", "-n", "2", "-w", "512", "-y", "1024", "-z", "32"]);
+    attack_while_serving(&env, &["-X", "-c", "40", "-n", "2", "-w", "512", "-y", "1024", "-z", "32"]);
     let gone = env.gateway.metrics().metric("requests_total{reason=\"client_gone\"}");
     assert!(gone >= 40.0, "{gone} that do not read were let go");
 }

@@ -1,4 +1,4 @@
-//! One token in many spellings, and tokens that lack an ability: what they may take from others.
+//! One token in many spellings, and tokens without the ability: what they can take from others.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -29,7 +29,7 @@ impl TestEnv {
             })
             .collect();
         for spelling in &spellings {
-            self.introspector.know(spelling, Verdict::active(&["items:read"]).named(id, "weak"));
+            self.introspector.set_verdict(spelling, Verdict::active(&["items:read"]).named(id, "weak"));
         }
         spellings
     }
@@ -38,7 +38,7 @@ impl TestEnv {
 #[test]
 fn cache_keeps_eight_spellings_of_a_token() {
     let env = start("cache: {ttl: 1h}\n");
-    env.introspector.know("1|other", Verdict::active(&["items:read"]));
+    env.introspector.set_verdict("1|other", Verdict::active(&["items:read"]));
     assert_eq!(env.status("/read", "1|other"), 200);
     let spellings = env.spellings(17, 900);
     let mut client = env.gateway.client();
@@ -75,7 +75,7 @@ fn spellings_of_a_token_hold_two_introspections_at_most() {
 #[test]
 fn spelling_with_a_wrong_id_stays_inactive() {
     let env = start("");
-    env.introspector.know("17|secret", Verdict::active(&["items:read"]));
+    env.introspector.set_verdict("17|secret", Verdict::active(&["items:read"]));
     assert_eq!(env.status("/read", "17|secret"), 200);
     for wrong in ["18|secret", "secret", "|secret", "017|secret"] {
         assert_eq!(env.status("/read", wrong), 401, "{wrong}");
@@ -93,7 +93,7 @@ fn three_weak_tokens_do_not_delay_the_first_request_of_a_fourth() {
     for spelling in tokens.iter().flatten() {
         assert_eq!(env.status("/read", spelling), 200);
     }
-    env.introspector.know("4|first", Verdict::active(&["items:read"]));
+    env.introspector.set_verdict("4|first", Verdict::active(&["items:read"]));
     env.introspector.delay(delay);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -137,7 +137,7 @@ fn ability_added_to_a_token_is_honoured_after_negative_ttl_at_max_age_0s() {
     let began = Instant::now();
     let token = &env.spellings(17, 1)[0];
     assert_eq!(env.status("/delete", token), 403);
-    env.introspector.know(token, Verdict::active(&["items:delete"]).named(17, "strong"));
+    env.introspector.set_verdict(token, Verdict::active(&["items:delete"]).named(17, "strong"));
     let status = env.status("/delete", token);
     assert!(status == 403 || began.elapsed() > negative_ttl, "{status}");
     thread::sleep(negative_ttl + Duration::from_millis(50));
@@ -145,7 +145,7 @@ fn ability_added_to_a_token_is_honoured_after_negative_ttl_at_max_age_0s() {
     // With the ability, each request is introspected again.
     let before = env.introspector.calls();
     assert_eq!((env.status("/delete", token), env.introspector.calls()), (200, before + 1));
-    env.introspector.know(token, Verdict::active(&["items:read"]).named(17, "weak"));
+    env.introspector.set_verdict(token, Verdict::active(&["items:read"]).named(17, "weak"));
     assert_eq!(env.status("/delete", token), 403, "an ability that was taken away is gone at once");
 }
 
@@ -154,11 +154,11 @@ fn deleted_or_expired_token_without_the_ability_gets_401_at_max_age_0s() {
     let env = start("cache: {ttl: 1h, negative_ttl: 300ms, max_age: {items:delete: 0s}}\n");
     let token = &env.spellings(17, 1)[0];
     assert_eq!(env.status("/delete", token), 403);
-    env.introspector.forget(token);
+    env.introspector.deactivate(token);
     thread::sleep(Duration::from_millis(350));
     assert_eq!(env.status("/delete", token), 401);
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    env.introspector.know("18|brief", Verdict::active(&["items:read"]).expiring(seconds + 2));
+    env.introspector.set_verdict("18|brief", Verdict::active(&["items:read"]).expiring(seconds + 2));
     assert_eq!(env.status("/delete", "18|brief"), 403);
     thread::sleep(Duration::from_millis(2100));
     assert_eq!(env.status("/delete", "18|brief"), 401);

@@ -1,4 +1,4 @@
-//! The demo's stand-in for Stockaj, alone.
+//! The demo's stand-in for Stockaj.
 
 use std::net::SocketAddr;
 use std::thread;

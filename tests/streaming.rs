@@ -1,10 +1,10 @@
-//! Bodies as they flow: events, early answers, `Expect: 100-continue`, clients that have said all or have left.
+//! Streamed bodies: events, `Expect`, early responses, and clients that disconnect.
 
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::by_hand::{ByHand, Held};
+use crate::support::manual_backend::{BackendConnection, ManualBackend};
 use crate::support::{Answer, Authority, RawClient, Request, TestEnv};
 
 const ITEMS: &str = "/api/v2/items";
@@ -14,15 +14,16 @@ const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
 const DONE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
 
 /// A gateway before a backend that the test drives.
-fn start(tls: bool, yaml: &str) -> TestEnv<ByHand> {
-    let builder = TestEnv::builder().backend(ByHand::start()).token("2|reader", &["items:read"]).yaml(yaml);
+fn start(tls: bool, yaml: &str) -> TestEnv<ManualBackend> {
+    let builder =
+        TestEnv::builder().backend(ManualBackend::start()).token("2|reader", &["items:read"]).yaml(yaml);
     let builder = if tls { builder.tls(&Arc::new(Authority::new())) } else { builder };
     builder.start()
 }
 
-impl TestEnv<ByHand> {
+impl TestEnv<ManualBackend> {
     /// Sends a request and takes it at the backend.
-    fn begin(&mut self, request: &str) -> (RawClient, Held, Request) {
+    fn begin(&mut self, request: &str) -> (RawClient, BackendConnection, Request) {
         let mut client = self.gateway.client();
         client.send(request);
         let (held, request) = self.backend.request();
@@ -65,7 +66,7 @@ fn each_event_is_forwarded_at_once() {
     }
 }
 
-/// What comes to the client within a moment of `act`.
+/// The bytes that the client receives within 300 ms of `act`.
 fn client_sees(client: &mut RawClient, act: impl FnOnce()) -> Vec<u8> {
     act();
     let began = Instant::now();
@@ -109,7 +110,7 @@ fn requests_before_a_half_close_are_answered() {
             post("1|writer", "Transfer-Encoding: chunked\r\n") + "4\r\nbody\r\n0\r\n\r\n",
             &[format!("{ITEMS} body")],
         ),
-        // Nobody will ever know what it would have asked.
+        // An incomplete second request is not answered.
         (get("1.1") + "GET /up HT", &[format!("{ITEMS} ")]),
     ] {
         let mut client = env.gateway.client();
@@ -138,7 +139,7 @@ fn truncated_request_body_is_never_complete() {
 
 #[test]
 fn client_disconnect_aborts_the_backend_request() {
-    type Act = fn(&mut Held);
+    type Act = fn(&mut BackendConnection);
     let cases: [(&str, String, Act); 6] = [
         ("before the head of the answer", get("1.1"), |_| {}),
         ("HTTP/1.0", get("1.0"), |_| {}),
@@ -191,7 +192,7 @@ fn client_disconnect_aborts_the_backend_request() {
                 assert!(took < Duration::from_millis(1400), "reset, TLS {tls}: {took:?}");
                 env.gateway.wait_for_metric("requests_total{reason=\"client_gone\",status=\"499\"}", 1.0);
             });
-            // Bytes that nobody takes are the quickest way to find out.
+            // A failed write is the fastest way to notice the disconnect.
             scope.spawn(move || {
                 let mut env = start(tls, "");
                 let (mut client, mut backend, _) = env.begin(&get("1.1"));
@@ -303,7 +304,7 @@ fn rejected_request_gets_no_100_continue() {
         assert_eq!(text(client.read_until_close()), "", "{request}");
     }
     assert_eq!(env.introspector.calls_for("1|writer"), 1, "for what is too large alone");
-    // Neither does anybody wait who cannot, or has nothing to wait with.
+    // HTTP/1.0 clients and requests without a body do not wait for 100 either.
     let old = post("1|writer", expect).replace("HTTP/1.1", "HTTP/1.0") + "body";
     let bare = get("1.1").replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
     for (sent, body) in [(old, "body"), (bare, "")] {

@@ -1,4 +1,4 @@
-//! testssl.sh looks at the listener as a reviewer would.
+//! Testssl.sh against the listener.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn testssl_finds_no_weakness() {
     let findings: Vec<Value> = serde_json::from_str(&text).unwrap();
     let severity = |finding: &Value| finding["severity"].as_str().unwrap_or_default().to_owned();
     let id = |finding: &Value| finding["id"].as_str().unwrap_or_default().to_owned();
-    // What is told of the certificate is told of the one made for the test; WARN is about this machine's own OpenSSL.
+    // Findings about the certificate concern the one of the test; WARN concerns this machine's OpenSSL.
     let found: Vec<_> = findings
         .iter()
         .filter(|finding| !matches!(&*severity(finding), "OK" | "INFO" | "LOW" | "WARN"))

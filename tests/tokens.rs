@@ -1,4 +1,4 @@
-//! What the admin listener shows, and `tokens`, which asks it.
+//! Tokens and configuration on the admin listener, and the `tokens` command.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -19,7 +19,7 @@ fn start(yaml: &str) -> TestEnv {
 
 impl TestEnv {
     fn use_token(&self, token: &str, verdict: Verdict) {
-        self.introspector.know(token, verdict);
+        self.introspector.set_verdict(token, verdict);
         assert!(matches!(self.gateway.get(ITEMS, Some(token)).status, 200 | 403));
     }
 
@@ -58,7 +58,7 @@ fn tokens_are_listed_by_id_and_never_shown() {
         "7|secret-d",
         Verdict::active(&["items:read"]).expiring("2999-01-01T00:00:00Z").named("7", "old"),
     );
-    env.introspector.forget("5|secret-e");
+    env.introspector.deactivate("5|secret-e");
     assert_eq!(env.gateway.get(ITEMS, Some("5|secret-e")).status, 401);
     for fields in [[OPERATOR], BROWSER] {
         let answer = env.gateway.admin_request("GET", "/tokens", &fields, "");
@@ -90,7 +90,7 @@ fn tokens_are_listed_by_id_and_never_shown() {
         (code, serde_json::from_str::<Value>(&stdout).unwrap()["tokens"][0]["id"].clone()),
         (0, json!("7"))
     );
-    // What is revoked is not believed, and not listed.
+    // Revoked tokens are not listed.
     let (code, stdout, _) = env.tokens_command(&["revoke", "--id", "9"], "");
     let outcome = "2 cached verdicts removed: token 9 will be introspected again at its next request; if Stockaj has not \
                    deleted it, it still works\n";

@@ -1,4 +1,4 @@
-//! Traces: whose request is part of which, as the backend, the introspector and a collector are told.
+//! Spans at a collector, and the trace context that backend and introspector receive.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::by_hand::ByHand;
 use crate::support::collector::attribute;
 use crate::support::env::Backend;
 use crate::support::http2::Http2Client;
-use crate::support::{Answer, Authority, Collector, PATIENCE, Response, TestEnv, Told, Upstream, WRITER};
+use crate::support::manual_backend::ManualBackend;
+use crate::support::{
+    Answer, Authority, Collector, ExportedSpan, PATIENCE, Response, TestEnv, Upstream, WRITER,
+};
 
 const ITEM: &str = "/api/v2/items/5";
 /// The example of W3C Trace Context.
@@ -63,8 +65,8 @@ impl TestEnv {
 }
 
 /// The span of a server, and those of clients by the method and template that they are named by.
-fn by_name(spans: Vec<Told>) -> (Told, BTreeMap<String, Told>) {
-    let (mut servers, clients): (Vec<_>, Vec<_>) = spans.into_iter().partition(Told::is_server);
+fn by_name(spans: Vec<ExportedSpan>) -> (ExportedSpan, BTreeMap<String, ExportedSpan>) {
+    let (mut servers, clients): (Vec<_>, Vec<_>) = spans.into_iter().partition(ExportedSpan::is_server);
     assert_eq!(servers.len(), 1, "{servers:#?}");
     (servers.remove(0), clients.into_iter().map(|span| (span.0.name.clone(), span)).collect())
 }
@@ -146,7 +148,7 @@ fn request_has_a_span_tree_propagated_to_backend_and_introspector() {
     let export = collector.0.requests().remove(0);
     assert_eq!((&*export.method, &*export.target), ("POST", "/v1/traces"));
     assert_eq!(export.field("content-type"), Some("application/x-protobuf"));
-    // Known by now: nobody is asked.
+    // Cached: no introspection.
     env.request("GET", ITEM, &[WRITER]);
     let spans = collector.wait(5).split_off(3);
     assert!(spans.iter().all(|span| span.0.name == "GET /api/v2/items/{id}"), "{spans:#?}");
@@ -251,7 +253,7 @@ fn span_ends_with_the_response_body() {
 
 #[test]
 fn span_records_a_client_disconnect() {
-    let (mut env, collector) = start_before(ByHand::start(), "");
+    let (mut env, collector) = start_before(ManualBackend::start(), "");
     let mut client = env.gateway.client();
     client.send("GET /api/v2/items/5 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n");
     let (_held, request) = env.backend.request();
@@ -275,7 +277,7 @@ fn http2_and_websocket_requests_have_spans() {
     let arrived = env.backend.only_request();
     assert_eq!(arrived.field("traceparent"), Some(&*clients["GET /api/v2/items/{id}"].traceparent()));
 
-    let (mut env, collector) = start_before(ByHand::start(), "");
+    let (mut env, collector) = start_before(ManualBackend::start(), "");
     let mut client = env.gateway.client();
     client.send(
         "GET /up HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -369,7 +371,7 @@ fn invalid_trace_context_starts_a_new_trace() {
         assert_eq!(arrived.field("traceparent"), Some(&*clients["GET /up"].traceparent()), "{lines:?}");
         assert_eq!(arrived.field("tracestate"), None, "{lines:?}");
     }
-    // Connection names it away from nobody.
+    // Naming it in `Connection` does not remove it.
     let before = collector.spans().len();
     env.request("GET", "/up", &[("traceparent", TRACEPARENT), ("Connection", "traceparent")]);
     let (_, clients) = by_name(collector.wait(before + 2).split_off(before));

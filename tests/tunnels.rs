@@ -1,11 +1,11 @@
-//! WebSocket tunnels.
+//! WebSocket tunnels: handshakes, authorization and lifetime.
 
 mod authorization; // how tokens, revocations and reloads close open tunnels
 mod handshake; // which requests open a tunnel
 mod lifetime; // how tunnels end, and what they hold
 
-use crate::support::by_hand::{ByHand, Held};
 use crate::support::env::TestEnvBuilder;
+use crate::support::manual_backend::{BackendConnection, ManualBackend};
 use crate::support::{RawClient, Request, TestEnv};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -22,23 +22,23 @@ abilities:
 
 const FRAME: &[u8] = b"\x81\x05hello\r\n\r\n\0";
 
-fn start(yaml: &str) -> TestEnv<ByHand> {
+fn start(yaml: &str) -> TestEnv<ManualBackend> {
     builder(yaml).start()
 }
 
-fn builder(yaml: &str) -> TestEnvBuilder<ByHand> {
-    let builder = TestEnv::builder().backend(ByHand::start()).yaml(MAP).yaml(yaml);
+fn builder(yaml: &str) -> TestEnvBuilder<ManualBackend> {
+    let builder = TestEnv::builder().backend(ManualBackend::start()).yaml(MAP).yaml(yaml);
     builder.token("1|reader", &["items:read"]).token("2|creator", &["items:create"])
 }
 
-impl TestEnv<ByHand> {
+impl TestEnv<ManualBackend> {
     /// A tunnel from a client to the backend.
-    fn tunnel(&mut self, target: &str, token: Option<&str>) -> (RawClient, Held) {
+    fn tunnel(&mut self, target: &str, token: Option<&str>) -> (RawClient, BackendConnection) {
         let (client, backend, _) = self.tunnel_after(handshake(target, token));
         (client, backend)
     }
 
-    fn tunnel_after(&mut self, handshake: String) -> (RawClient, Held, Request) {
+    fn tunnel_after(&mut self, handshake: String) -> (RawClient, BackendConnection, Request) {
         let mut client = self.gateway.client();
         client.send(handshake);
         let (mut backend, request) = self.backend.request();
@@ -61,7 +61,7 @@ fn handshake(target: &str, token: Option<&str>) -> String {
     )
 }
 
-fn echoes(client: &mut RawClient, backend: &mut Held) {
+fn assert_tunnel_works(client: &mut RawClient, backend: &mut BackendConnection) {
     client.send(FRAME);
     assert_eq!(backend.read(FRAME.len()), FRAME);
     backend.send(FRAME);

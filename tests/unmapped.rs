@@ -1,4 +1,4 @@
-//! Requests that the map does not cover: what the admin listener and `unmapped` list, and the map to paste.
+//! Requests without a rule: their list, and the snippet for the map.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The usage ledger: what is counted, and what becomes of it whatever happens to the gateway and to its disk.
+//! The usage ledger: what is counted, restarts, full disks and reloads.
 
 use std::fs;
 use std::net::IpAddr;
@@ -89,7 +89,7 @@ fn requests_are_counted_by_ability_route_and_verdict() {
         ("1|reader", "GET", "/api/v2/me", 200),
         ("2|everything", "GET", "/api/v2/reports/2026", 200),
         ("2|everything", "POST", "/api/v2/kiosk/scan", 200),
-        // Refused before anybody is asked, of a token that is known.
+        // Refused without introspection, with a cached token.
         ("2|everything", "GET", "/api/v2/internal", 403),
         ("2|everything", "GET", "/wp-login.php", 403),
         ("3|nothing", "POST", "/api/v2/exports", 403),
@@ -228,7 +228,7 @@ fn shadow_decisions_are_counted_by_token() {
 }
 
 #[test]
-fn usage_query_is_bounded_by_token_and_time() {
+fn usage_query_selects_a_token_and_a_period() {
     let env = start("usage.redb");
     for token in ["1|reader", "2|everything"] {
         env.gateway.get(ITEMS, Some(token));
@@ -276,7 +276,7 @@ fn ledger_continues_after_a_restart() {
         if round == 2 {
             assert_eq!(total(&report(&env.gateway)), 2);
         }
-        // What nobody has asked about is written at the end.
+        // Pending usage is written at shutdown.
         env.gateway.signal(Signal::TERM);
         assert!(env.gateway.wait_exit(Duration::from_secs(10)).success());
         env.gateway.restart();
@@ -334,7 +334,7 @@ fn unusable_ledger_fails_no_request() {
     assert!(line["message"].as_str().unwrap().contains("the ledger cannot be written"), "{line}");
     assert!(line["error"].as_str().unwrap().contains("lost/usage.redb"), "{line}");
     assert!(env.gateway.metrics().metric("usage_write_errors_total") >= 1.0);
-    // What is in memory is told all the same.
+    // Usage in memory is reported nevertheless.
     assert_eq!(rows(&report(&env.gateway), "1"), [r#"items:read /api/v2/items allowed 1 {"GET":1}"#]);
 
     fs::remove_file(&in_the_way).unwrap();
@@ -405,7 +405,7 @@ fn full_disk_of_the_ledger_fails_no_request() {
         let token = format!("{number}|one-of-many");
         let name = format!("integration-{number}-prod");
         let abilities = ["items:read", "rents:read", "kiosk:scan", "instance:manage"];
-        env.introspector.know(&token, Verdict::active(&abilities).named(number.to_string(), &name));
+        env.introspector.set_verdict(&token, Verdict::active(&abilities).named(number.to_string(), &name));
         assert_eq!(env.gateway.get(ITEMS, Some(&token)).status, 200);
     }
     let line = env.gateway.wait_for_log(|line| line["level"] == "ERROR");

@@ -1,4 +1,4 @@
-//! `usage`: what it prints of reports.
+//! The output of `usage`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -78,7 +78,7 @@ fn usage_prints_an_aligned_table() {
             .starts_with("17  warehouse-scanner-prod  1 of 2                43       2  2026-11-02 11:30  "),
         "{table}"
     );
-    // Findings are made by the one who adds.
+    // Findings are those of the sum.
     assert!(
         table.contains("\nmedium: 17 warehouse-scanner-prod: 1 of 2 abilities never needed in 41 allowed"),
         "{table}"

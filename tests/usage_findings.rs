@@ -1,4 +1,4 @@
-//! What there is to do about tokens, told by the real binary after requests of the kind.
+//! Findings about tokens, from requests to the report.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -51,7 +51,7 @@ fn configured_rules_find_what_tokens_did() {
     let introspector = Introspector::start();
     let know = |id: &str, name: &str, abilities: &[&str], expires_at: Option<&str>| {
         let verdict = Verdict::active(abilities).named(id, name);
-        introspector.know(
+        introspector.set_verdict(
             &format!("{id}|secret"),
             match expires_at {
                 Some(expires_at) => verdict.expiring(expires_at),

@@ -1,4 +1,4 @@
-//! The web page of usage, in a real browser.
+//! The usage page in a real browser.
 
 use std::fs;
 use std::process::Command;
@@ -157,7 +157,7 @@ fn operator_opens_the_usage_page_and_selects_a_token() {
     browser.wait_for_title(&format!("Token {id}"));
     assert_eq!(axe(&browser), json!([]));
 
-    // Nothing is asked for but pages, with the credentials that were given once.
+    // The browser requests nothing but pages, with the credentials entered once.
     let requests = browser.requests();
     let requests: Vec<String> =
         requests.iter().map(|request| request.replace(&format!("{credentials}@"), "")).collect();
@@ -173,7 +173,7 @@ fn keep_screenshot(browser: &Browser) {
     if std::env::var_os("BLESS").is_none() {
         return;
     }
-    // What is there to do is told in short, so that the charts are in the picture.
+    // The findings are short, so that the charts are in the picture.
     browser.run("for (const it of [...document.querySelectorAll('details')].slice(1)) it.open = false;");
     let end = browser.run("return document.querySelector('[aria-labelledby=days] details').offsetTop;");
     let clip = json!({"x": 0, "y": 0, "width": 1000, "height": end, "scale": 0.9});

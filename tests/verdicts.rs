@@ -1,4 +1,4 @@
-//! Whom the gateway asks about a token, how often, and how long it believes the answer.
+//! Introspection: how often a token is introspected, and how long its verdict is used.
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -51,7 +51,7 @@ fn client_disconnect_does_not_cancel_a_shared_introspection() {
 fn token_is_rejected_after_its_expiry() {
     let TestEnv { gateway, backend, introspector } = start("");
     let expiry = seconds_from_now(2);
-    introspector.know("2|brief", Verdict::active(&["items:read"]).expiring(expiry));
+    introspector.set_verdict("2|brief", Verdict::active(&["items:read"]).expiring(expiry));
     assert_eq!(gateway.get(ITEMS, Some("2|brief")).status, 200);
     let mut client = gateway.client();
     while seconds_from_now(0) < expiry {
@@ -88,7 +88,7 @@ fn concurrent_introspections_are_limited() {
             let (gateway, introspector) = (&gateway, &introspector);
             scope.spawn(move || {
                 let token = format!("{number}|t");
-                introspector.know(&token, Verdict::active(&["items:read"]));
+                introspector.set_verdict(&token, Verdict::active(&["items:read"]));
                 assert_eq!(gateway.get(ITEMS, Some(&token)).status, 200);
             });
         }
@@ -101,7 +101,7 @@ fn concurrent_introspections_are_limited() {
 fn verdict_is_introspected_again_after_its_ttl() {
     let TestEnv { gateway, backend: _backend, introspector } = start("cache: {ttl: 100ms}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
-    introspector.forget("1|reader");
+    introspector.deactivate("1|reader");
     thread::sleep(Duration::from_millis(150));
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 401);
 }
@@ -155,7 +155,7 @@ fn stale_verdicts_are_counted_and_the_introspector_probed_once_a_second() {
     assert!(introspector.calls() <= 1 + probes, "{} calls", introspector.calls());
     assert_eq!(gateway.metrics().metric("token_cache_lookups_total{result=\"stale\"}"), 20.0);
     introspector.recover();
-    introspector.forget("1|reader");
+    introspector.deactivate("1|reader");
     thread::sleep(Duration::from_millis(1100));
     assert_eq!(client.get(ITEMS, Some("1|reader")).status, 401, "an answer ends what was stale");
 }
@@ -212,7 +212,7 @@ fn backend_401_evicts_the_verdict_once_per_negative_ttl() {
 fn denial_by_an_old_verdict_is_introspected_again() {
     let TestEnv { gateway, backend, introspector } = start("cache: {negative_ttl: 500ms}");
     assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
-    introspector.know("1|reader", Verdict::active(&["items:read", "items:create"]));
+    introspector.set_verdict("1|reader", Verdict::active(&["items:read", "items:create"]));
     let create = || {
         let fields = [("Authorization", "Bearer 1|reader")];
         gateway.client().request("POST", ITEMS, &fields, b"{}").status
@@ -253,10 +253,10 @@ fn token_that_expires_in_the_year_9999_is_served() {
     .enumerate()
     {
         let token = format!("9{number}|never");
-        introspector.know(&token, Verdict::active(&["items:read"]).expiring(expiry.clone()));
+        introspector.set_verdict(&token, Verdict::active(&["items:read"]).expiring(expiry.clone()));
         assert_eq!(gateway.get(ITEMS, Some(&token)).status, 200, "{expiry}");
     }
-    introspector.know("8|past", Verdict::active(&["items:read"]).expiring(-1));
+    introspector.set_verdict("8|past", Verdict::active(&["items:read"]).expiring(-1));
     assert_eq!(gateway.get(ITEMS, Some("8|past")).status, 401);
 }
 
@@ -267,10 +267,10 @@ fn abilities_are_the_values_of_an_object_and_json_strings_are_logged() {
         let data = json!({"data": {"id": 5, "name": "holes", "abilities": abilities, "expires_at": null}});
         Verdict::Answer(Answer::json(200, &data))
     };
-    introspector.know("5|holes", answers(json!({"0": "kiosk:scan", "2": "items:read"})));
+    introspector.set_verdict("5|holes", answers(json!({"0": "kiosk:scan", "2": "items:read"})));
     assert_eq!(gateway.get(ITEMS, Some("5|holes")).status, 200);
     assert_eq!(backend.requests().len(), 1);
-    introspector.know("6|encoded", answers(json!("[\"items:read\"]")));
+    introspector.set_verdict("6|encoded", answers(json!("[\"items:read\"]")));
     assert_eq!(gateway.get(ITEMS, Some("6|encoded")).status, 503);
     let line = gateway.wait_for_log(|line| line["message"] == "introspection gave no verdict");
     assert!(line["error"].as_str().unwrap().contains("are JSON inside a string"), "{line}");
@@ -280,7 +280,7 @@ fn abilities_are_the_values_of_an_object_and_json_strings_are_logged() {
 #[test]
 fn introspected_name_over_its_limit_is_no_verdict_and_logged() {
     let TestEnv { gateway, backend, introspector } = start("");
-    introspector.know("7|long", Verdict::active(&["items:read"]).named(7, &"n".repeat(60_000)));
+    introspector.set_verdict("7|long", Verdict::active(&["items:read"]).named(7, &"n".repeat(60_000)));
     assert_eq!(gateway.get(ITEMS, Some("7|long")).status, 503);
     let line = gateway.wait_for_log(|line| line["message"] == "introspection gave no verdict");
     assert!(line["error"].as_str().unwrap().contains("the token's name"), "{line}");

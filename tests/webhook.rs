@@ -1,4 +1,4 @@
-//! What Stockaj tells by itself: signed webhooks on the admin listener.
+//! Signed webhooks of Stockaj on the admin listener.
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_ahead_is_held_until_the_stream_ends() {
+    fn frames_read_ahead_are_held_until_the_stream_ends() {
         let connection = connection();
         let stream = Downstream::stream(&connection, Instant::now());
         stream.set_read_ahead(5000);

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn released_permit_serves_the_next_token() {
+    async fn one_permit_is_shared_by_all_tokens() {
         let limiter = IntrospectionLimiter::new(1);
         drop(limiter.acquire(token(1), None).await);
         let held = limiter.acquire(token(2), Some(id(2))).await;

@@ -306,19 +306,19 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn ambiguous_heads_are_rejected() {
-    start("").suffers(&heads());
+    start("").run_attacks(&heads());
 }
 
 #[test]
 fn ambiguous_lengths_are_rejected() {
-    start("").suffers(&lengths());
+    start("").run_attacks(&lengths());
 }
 
 #[test]
 fn ambiguous_targets_and_sequences_are_rejected() {
     let mut cases = targets();
     cases.extend(sequences());
-    start("").suffers(&cases);
+    start("").run_attacks(&cases);
 }
 
 /// Records of TLS come and go beneath the scanner.
@@ -326,5 +326,5 @@ fn ambiguous_targets_and_sequences_are_rejected() {
 fn ambiguous_sequences_are_rejected_over_tls() {
     let authority = Arc::new(Authority::new());
     let cases: Vec<Case> = [sequences(), chunks()].into_iter().flatten().collect();
-    target(|builder| builder.tls(&authority)).suffers(&cases);
+    target(|builder| builder.tls(&authority)).run_attacks(&cases);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{READER, WRITER, by, judge::EVIL, start};
 use crate::support::client::is_close;
-use crate::support::{Answer, Gateway, Introspector, PATIENCE, RawClient, Response, TestEnv, echo};
+use crate::support::{Answer, Introspector, PATIENCE, RawClient, Response, TestEnv, echo};
 
 /// What the client is to see.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ pub(super) enum Then {
 }
 use Then::{Closes, Stays};
 
-/// Name, what is asked, the bytes of the answer, what the backend does then, what the client sees.
+/// Name, request, bytes of the response, what the backend does then, what the client sees.
 #[rustfmt::skip]
 const ANSWERS: [(&str, &str, &str, Then, Seen); 82] = [
     // Framing.
@@ -91,7 +91,7 @@ const ANSWERS: [(&str, &str, &str, Then, Seen); 82] = [
     ("a head that breaks off", "GET", "HTTP/1.1 200 OK\r\nContent-Le", Closes, BadGateway),
     ("a head without its end", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n", Closes, BadGateway),
     ("no byte", "GET", "", Closes, BadGateway),
-    // Interim answers: none was asked for, and none is passed on.
+    // Interim responses: unsolicited, and not forwarded.
     ("100", "GET", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
     ("102", "GET", "HTTP/1.1 102 Processing\r\nX-Own: evil\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
     ("103 with links", "GET", "HTTP/1.1 103 Early Hints\r\nLink: </evil>\r\nSet-Cookie: evil=1\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
@@ -149,7 +149,7 @@ pub(super) fn answers() -> impl Iterator<Item = (&'static str, &'static str, &'s
 }
 
 #[test]
-fn malformed_responses_of_the_backend_are_502() {
+fn malformed_responses_of_the_backend_reach_no_other_client() {
     let env = start("");
     for (name, method, bytes, then, seen) in answers() {
         let context = format!("`{name}`: {}", bytes.escape_debug());
@@ -164,7 +164,7 @@ fn malformed_responses_of_the_backend_are_502() {
         client.send(by(READER, &format!("{method} /api/v2/items?attack"), ""));
         let response = client.try_response(method == "HEAD");
         assert_seen(seen, response, method, &context);
-        others_get_their_own(&env, &mut client, &context);
+        assert_others_are_served(&env, &mut client, &context);
     }
     env.gateway.wait_for_log(|line| line["message"] == "request");
 }
@@ -198,8 +198,8 @@ fn assert_seen(seen: Seen, response: std::io::Result<Response>, method: &str, co
     }
 }
 
-/// What was too much is nobody's answer, on this connection as on others.
-fn others_get_their_own(env: &TestEnv, client: &mut RawClient, context: &str) {
+/// Excess bytes are never another client's response, on this connection or another.
+fn assert_others_are_served(env: &TestEnv, client: &mut RawClient, context: &str) {
     let attacked = env.backend.requests().last().map(|request| request.connection);
     for number in 0..3 {
         let target = format!("/api/v2/items?own={number}");
@@ -240,7 +240,7 @@ fn oversized_responses_of_the_backend_are_502() {
         let mut client = env.gateway.client();
         client.send(by(READER, "GET /api/v2/items?attack", ""));
         super::assert_refused(&client.response(), 502, &context);
-        others_get_their_own(&env, &mut client, &context);
+        assert_others_are_served(&env, &mut client, &context);
     }
 }
 
@@ -258,33 +258,32 @@ fn unsolicited_response_of_the_backend_reaches_no_client() {
         let mut client = env.gateway.client();
         client.send(by(READER, "GET /api/v2/items?attack", ""));
         assert_eq!(client.response().text(), "body");
-        thread::sleep(Duration::from_millis(100));
-        others_get_their_own(&env, &mut client, "an answer nobody asked for: evil");
+        // The gateway cannot tell bytes that come after the next request from its response: they must be there before.
+        thread::sleep(Duration::from_millis(400));
+        assert_others_are_served(&env, &mut client, "an unsolicited response: evil");
     }
 }
 
 /// The rest of a request that was answered already is that request's, on either side.
 #[test]
 fn early_response_of_the_backend_does_not_desynchronise_its_connection() {
-    let introspector = Introspector::knowing(super::ABILITIES);
-    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gateway = Gateway::builder()
-        .introspector(&introspector)
-        .yaml(&format!("backend:\n  url: http://{}\n", backend.local_addr().unwrap()))
+    let env = TestEnv::builder()
+        .introspector(Introspector::with_tokens(super::ABILITIES))
+        .backend(TcpListener::bind("127.0.0.1:0").unwrap())
         .start();
     let (head, rest) = (by(WRITER, "POST /api/v2/items", "Content-Length: 10\r\n"), "67890");
     for finishes in [true, false, true, false] {
-        let mut early = gateway.client();
+        let mut early = env.gateway.client();
         early.send(head.clone() + "12345");
-        let (mut first, _) = backend.accept().unwrap();
+        let (mut first, _) = env.backend.accept().unwrap();
         first.set_read_timeout(Some(PATIENCE)).unwrap();
         read_until(&mut first, b"\r\n\r\n12345");
         first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly").unwrap();
         assert_eq!(early.response().text(), "early");
-        // Meanwhile the connection is nobody else's.
+        // Meanwhile no other request uses the connection.
         thread::scope(|scope| {
-            let other = scope.spawn(|| gateway.get("/up", None).status);
-            let (mut second, _) = backend.accept().unwrap();
+            let other = scope.spawn(|| env.gateway.get("/up", None).status);
+            let (mut second, _) = env.backend.accept().unwrap();
             second.set_read_timeout(Some(PATIENCE)).unwrap();
             read_until(&mut second, b"\r\n\r\n");
             second.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
@@ -301,7 +300,7 @@ fn early_response_of_the_backend_does_not_desynchronise_its_connection() {
             assert!(left.is_empty(), "{}", left.escape_ascii());
         }
         drop(first);
-        gateway.wait_for_metric("backend_connections", 0.0);
+        env.gateway.wait_for_metric("backend_connections", 0.0);
     }
 }
 
@@ -335,6 +334,6 @@ fn more_than_100_interim_responses_are_502() {
         assert!(began.elapsed() < Duration::from_secs(3), "{number}: {:?}", began.elapsed());
         let grown = env.gateway.resident_memory().saturating_sub(before);
         assert!(grown < 8 << 20, "{grown} bytes are held for {number} interim responses");
-        others_get_their_own(&env, &mut client, "interim responses without end");
+        assert_others_are_served(&env, &mut client, "interim responses without end");
     }
 }

@@ -178,12 +178,12 @@ pub(super) const SEQUENCES: [(&str, &[Step]); 24] = [
 fn cached_verdict_serves_neither_another_token_nor_a_revoked_one() {
     thread::scope(|scope| {
         for half in SEQUENCES.chunks(SEQUENCES.len().div_ceil(4)) {
-            scope.spawn(move || half.iter().for_each(|(name, steps)| suffer(name, steps)));
+            scope.spawn(move || half.iter().for_each(|(name, steps)| run_sequence(name, steps)));
         }
     });
 }
 
-fn suffer(name: &str, steps: &[Step]) {
+fn run_sequence(name: &str, steps: &[Step]) {
     let env = start(CACHE);
     let mut client = env.gateway.client();
     let mut expected: Vec<String> = vec![];
@@ -199,13 +199,13 @@ fn suffer(name: &str, steps: &[Step]) {
                     expected.push(request.to_owned());
                 }
             }
-            Grant(token, abilities) => env.introspector.know(token, Verdict::active(abilities)),
+            Grant(token, abilities) => env.introspector.set_verdict(token, Verdict::active(abilities)),
             GrantFor(token, milliseconds) => {
                 let at = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(milliseconds);
                 let verdict = Verdict::active(&["items:read"]).expiring(at.to_string());
-                env.introspector.know(token, verdict);
+                env.introspector.set_verdict(token, verdict);
             }
-            Revoke(token) => env.introspector.forget(token),
+            Revoke(token) => env.introspector.deactivate(token),
             Asked(token, calls) => assert_eq!(env.introspector.calls_for(token), calls, "{context}"),
             Outage(status) => {
                 env.introspector.fail_with(Answer::with(status, &[("Location", "/login")], "{}"));

@@ -5,7 +5,7 @@ use super::{Arrives, Case, READER, Refused, WRITER, bare, by, case, start};
 
 /// Name and lines of a request that is served, and of which no `evil` arrives.
 const STRIPPED: [(&str, &str); 67] = [
-    // Who forwarded for whom.
+    // Forwarding fields.
     ("X-Forwarded-For", "X-Forwarded-For: evil\r\n"),
     ("X-Forwarded-For twice", "X-Forwarded-For: evil\r\nX-Forwarded-For: evil\r\n"),
     ("X-Forwarded-For in upper case", "X-FORWARDED-FOR: evil\r\n"),
@@ -222,7 +222,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn attacks_by_header_fields_fail() {
-    start("").suffers(&cases());
+    start("").run_attacks(&cases());
 }
 
 /// A trusted proxy sets the forwarding fields, and no other field about the caller.
@@ -243,5 +243,5 @@ fn attacks_by_fields_through_a_trusted_proxy_fail() {
     )));
     assert!(cases.len() > STRIPPED.len() / 2, "{}", cases.len());
     let listed = "listen:\n  trusted_proxies: [127.0.0.0/8]\n  trusted_fields: [X-Our-Own]\n";
-    start(listed).suffers(&cases);
+    start(listed).run_attacks(&cases);
 }

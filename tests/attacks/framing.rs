@@ -159,12 +159,12 @@ pub(super) fn cases() -> Vec<Case> {
 fn attacks_on_framing_fail() {
     let mut cases = sequences();
     cases.extend(after_close());
-    start("").suffers(&cases);
+    start("").run_attacks(&cases);
 }
 
 #[test]
 fn malformed_bodies_are_rejected() {
-    start("").suffers(&chunks());
+    start("").run_attacks(&chunks());
 }
 
 /// The client leaves in the middle.
@@ -182,7 +182,7 @@ fn truncated_requests_are_not_served() {
         ("chunks without an end", &(by(WRITER, POST, CHUNKED) + "4\r\nhalf\r\n")),
         ("an end without its empty line", &(by(WRITER, POST, CHUNKED) + "4\r\nhalf\r\n0\r\n")),
     ] {
-        env.leaves_in_the_middle(name, sent.as_bytes());
+        env.assert_truncated_request_is_not_served(name, sent.as_bytes());
     }
     env.end();
 }

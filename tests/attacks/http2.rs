@@ -17,7 +17,7 @@ struct Converted {
 const OF_HTTP_1: [&str; 7] =
     ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "http2-settings"];
 
-/// The one request of HTTP/1.1 that these bytes are; none where HTTP/2 cannot say it, or where there are more.
+/// The single HTTP/1.1 request of these bytes; `None` if HTTP/2 cannot express it or there are several.
 fn convert(sent: &[u8]) -> Option<Converted> {
     let end = sent.windows(4).position(|four| four == b"\r\n\r\n")?;
     let (head, body) = (&sent[..end], &sent[end + 4..]);
@@ -71,18 +71,18 @@ fn convert(sent: &[u8]) -> Option<Converted> {
 
 impl TestEnv {
     /// Makes those attacks that HTTP/2 can make: how many those were.
-    fn suffers_over_http_2(&self, cases: &[Case]) -> usize {
+    fn run_attacks_over_http2(&self, cases: &[Case]) -> usize {
         let mut made = 0;
         for case in cases {
             let Some(converted) = convert(&case.sent) else { continue };
-            self.suffer_over_http_2(case, &converted);
+            self.run_attack_over_http2(case, &converted);
             made += 1;
         }
         self.end();
         made
     }
 
-    fn suffer_over_http_2(&self, case: &Case, Converted { fields, body }: &Converted) {
+    fn run_attack_over_http2(&self, case: &Case, Converted { fields, body }: &Converted) {
         let context = format!("`{}` over HTTP/2: {}", case.name, case.sent.escape_ascii());
         let mut client = Http2Client::connect(self.gateway.address());
         let stream = client.open(fields, body.is_empty());
@@ -125,12 +125,12 @@ fn attacks_fail_over_http2_as_over_http1() {
         ("fields", fields::cases(), 60),
         ("authentication", authentication::cases(), 60),
     ] {
-        let made = env.suffers_over_http_2(&cases);
+        let made = env.run_attacks_over_http2(&cases);
         println!("{made} of {} {name}", cases.len());
         assert!(made >= least, "{made} of {} {name}", cases.len());
     }
     let env = start(&format!("{H2C}{}", limits::LIMITS));
-    let made = env.suffers_over_http_2(&limits::cases());
+    let made = env.run_attacks_over_http2(&limits::cases());
     println!("{made} limits");
     assert!(made >= 5, "{made}");
 }

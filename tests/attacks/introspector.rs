@@ -54,8 +54,8 @@ fn status(env: &TestEnv, token: &str, request: &str) -> u16 {
     client.response().status
 }
 
-/// Tokens that are asked about next get their own verdict.
-fn others_get_their_own(env: &TestEnv, name: &str) {
+/// The tokens that are introspected next get their own verdicts.
+fn assert_others_are_served(env: &TestEnv, name: &str) {
     for number in 0..4 {
         let token = format!("2|Secret0{}{number}", name.replace(' ', ""));
         assert_eq!(status(env, &token, DELETE), 403, "after `{name}`");
@@ -79,7 +79,7 @@ fn unusable_introspection_responses_are_no_verdict() {
     for (number, (name, before, after)) in ANSWERS.into_iter().enumerate() {
         attack(&env, Answer::raw(format!("{before}{ALL}{after}")).then_close());
         assert_eq!(status(&env, &format!("{ATTACK}{number}"), DELETE), 503, "`{name}`");
-        others_get_their_own(&env, name);
+        assert_others_are_served(&env, name);
     }
     assert!(env.backend.requests().iter().all(|request| request.method == "GET"));
 }
@@ -104,7 +104,7 @@ fn oversized_introspection_response_is_no_verdict() {
         if number % 3 == 2 {
             thread::sleep(Duration::from_millis(50));
         }
-        others_get_their_own(&env, &format!("too much {number}"));
+        assert_others_are_served(&env, &format!("too much {number}"));
     }
     assert!(env.backend.requests().iter().all(|request| request.method == "GET"));
 }
@@ -116,9 +116,9 @@ fn late_introspection_response_is_no_verdict() {
     for number in 0..4 {
         attack(&env, Answer::raw(all.clone()).after(Duration::from_millis(300)));
         assert_eq!(status(&env, &format!("{ATTACK}{number}"), DELETE), 503);
-        others_get_their_own(&env, &format!("early {number}"));
+        assert_others_are_served(&env, &format!("early {number}"));
         thread::sleep(Duration::from_millis(150));
-        others_get_their_own(&env, &format!("late {number}"));
+        assert_others_are_served(&env, &format!("late {number}"));
     }
     assert!(env.backend.requests().iter().all(|request| request.method == "GET"));
 }

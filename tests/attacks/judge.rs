@@ -1,6 +1,6 @@
-//! Whether a request may have arrived, read as loosely as Laravel reads it.
+//! Judges whether a request may reach the backend, read as loosely as Laravel reads it.
 //!
-//! Knows nothing of the gateway's own parsers: a table of what its map asks for, one decoding, the last
+//! Knows nothing of the gateway's own parsers: a table of the map's requirements, one decoding, the last
 //! `Bearer`, the override before the method.
 
 use super::ABILITIES;
@@ -9,7 +9,7 @@ use crate::support::Request;
 /// A value that no request may carry to the backend.
 pub(super) const EVIL: &str = "evil";
 
-/// What the maps of these tests ask for. `{}` is one segment.
+/// The requirements of the maps of these tests. `{}` is one segment.
 const NEEDED: [(&str, &str, &[&str]); 12] = [
     ("GET", "up", &[]),
     ("GET", "open/{}", &[]),
@@ -76,7 +76,7 @@ pub(super) fn judge_damaged(request: &Request) -> Result<(), String> {
     fields(request)
 }
 
-/// Whether it asks only what a browser may send, in nobody's name: Laravel answers before it asks who it is, and
+/// Whether it is an anonymous preflight, which Laravel answers before it authenticates, and
 /// dispatches an OPTIONS as nothing else.
 fn is_preflight(request: &Request) -> bool {
     let has = |folded| values(request, folded).next().is_some();

@@ -1,4 +1,4 @@
-//! At a bound, and one beyond it.
+//! Requests at a limit, and one beyond it.
 
 use super::{
     Arrives, ArrivesThenRefused, Case, READER, Refused, RefusedAndClosed, WRITER, bare, by, case, start,
@@ -93,7 +93,7 @@ pub(super) fn cases() -> Vec<Case> {
 #[test]
 fn requests_at_a_limit_pass_and_beyond_it_are_rejected() {
     let env = start(LIMITS);
-    env.suffers(&cases());
+    env.run_attacks(&cases());
     let asked: Vec<_> =
         env.introspector.requests().iter().filter_map(|it| it.bearer().map(str::len)).collect();
     assert!(

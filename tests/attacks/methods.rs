@@ -1,4 +1,4 @@
-//! Methods, and what would make one of another.
+//! Methods and method overrides.
 
 use super::{Arrives, Case, READER, Refused, USER, WRITER, bare, by, case, start};
 
@@ -10,7 +10,7 @@ fn post(name: &'static str, target: &str, lines: &str, body: &str, arrives: &'st
     case(name, by(WRITER, &format!("POST {target}"), &lines) + body, Arrives(arrives))
 }
 
-/// A preflight, which asks about a method.
+/// A preflight for a method.
 fn preflight(target: &str, method: &str, lines: &str) -> String {
     let lines = format!("Origin: https://shop.example\r\nAccess-Control-Request-Method: {method}\r\n{lines}");
     bare(&format!("OPTIONS {target}"), &lines)
@@ -229,5 +229,5 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn attacks_by_methods_fail() {
-    start("").suffers(&cases());
+    start("").run_attacks(&cases());
 }

@@ -1,4 +1,4 @@
-//! Attacks that nobody wrote down: those of the tables, spliced and damaged at random.
+//! The attacks of the tables, spliced and damaged at random.
 //!
 //! What comes of one is not known beforehand, but what arrives has to stand the judge, and each request that
 //! arrives complete is answered once.
@@ -99,7 +99,7 @@ const SHORT: &str =
     "limits: {header_timeout: 300ms, idle_timeout: 300ms, body_idle_timeout: 300ms}\nlog: {access: false}\n";
 
 /// Mutations until `end` says so. Gives their number and how many requests arrived.
-fn suffer_until(seed: u64, end: impl Fn(usize) -> bool) -> (usize, usize) {
+fn run_mutations_until(seed: u64, end: impl Fn(usize) -> bool) -> (usize, usize) {
     println!("seed {seed}");
     let mut random = Rng::with_seed(seed);
     let corpus: Vec<Vec<u8>> = super::tables()
@@ -139,7 +139,7 @@ fn suffer_until(seed: u64, end: impl Fn(usize) -> bool) -> (usize, usize) {
 
 #[test]
 fn mutated_attacks_fail() {
-    let (count, arrived) = suffer_until(fastrand::u64(..), |count| count >= 1500);
+    let (count, arrived) = run_mutations_until(fastrand::u64(..), |count| count >= 1500);
     println!("{count} mutations, of which {arrived} requests arrived");
     assert!(arrived > count / 20, "{arrived} of {count}: too damaged to be of use");
 }
@@ -148,6 +148,6 @@ fn mutated_attacks_fail() {
 #[ignore = "soak: ten minutes of mutated attacks"]
 fn mutated_attacks_fail_for_ten_minutes() {
     let end = Instant::now() + Duration::from_secs(600);
-    let (count, arrived) = suffer_until(fastrand::u64(..), |_| Instant::now() >= end);
+    let (count, arrived) = run_mutations_until(fastrand::u64(..), |_| Instant::now() >= end);
     println!("{count} mutations, of which {arrived} requests arrived");
 }

@@ -1,6 +1,6 @@
 //! Targets that two parsers read differently.
 //!
-//! The token is a user's, who may do everything, so that nothing but the target itself can be refused. Every row
+//! The token has the ability `*`, so that nothing but the target itself can be refused. Every row
 //! runs against the usual map and against one where all that is not mapped needs no more than a token.
 
 use super::{Arrives, Case, Outcome, Refused, USER, by, case, start, target};
@@ -172,7 +172,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 #[test]
 fn attacks_by_paths_fail() {
-    start("").suffers(&cases());
+    start("").run_attacks(&cases());
 }
 
 #[test]
@@ -204,5 +204,5 @@ fn attacks_by_paths_fail_with_unmapped_authenticated() {
         case("open", super::bare("GET /open/a", ""), Arrives(&["GET /open/a"])),
         case("open and deeper", super::bare("GET /open/a/b", ""), Arrives(&["GET /open/a/b"])),
     ]);
-    target(|builder| builder.yaml(LOOSE)).suffers(&cases);
+    target(|builder| builder.yaml(LOOSE)).run_attacks(&cases);
 }

@@ -9,7 +9,7 @@ routes:
   /{*rest}: {GET: public, POST: public, PUT: public, PATCH: public, DELETE: public, OPTIONS: public}
 ";
 
-/// Preflights that ask about what would be 400 itself.
+/// Preflights for requests that would be 400.
 const REFUSED: [&str; 4] = [
     "403: a preflight for a method that is not served",
     "403: a preflight for a method in lower case",
@@ -29,7 +29,7 @@ fn candidate_map_permits_no_attack() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), OPEN).unwrap();
     let env = start(&format!("shadow: {}\n", file.path().display()));
-    env.suffers(&cases().collect::<Vec<_>>());
+    env.run_attacks(&cases().collect::<Vec<_>>());
     assert!(env.gateway.metrics().metric("shadow_total{change=\"would_allow\"}") > 100.0);
 }
 
@@ -39,7 +39,7 @@ fn shadow_mode_permits_only_denials_of_the_map() {
     let of_the_map = |case: &Case| matches!(case.outcome, Refused(403) | ArrivesThenRefused(_, 403));
     let (forgiven, rest): (Vec<_>, Vec<_>) = cases().partition(of_the_map);
     assert!(forgiven.len() > 20 && rest.len() > 200, "{} and {}", forgiven.len(), rest.len());
-    env.suffers(&rest);
+    env.run_attacks(&rest);
     assert_eq!(env.gateway.metrics().metric("shadow_total"), 0.0);
     let mut refused = Vec::new();
     for case in forgiven {

@@ -23,7 +23,7 @@ pub(super) fn recorded() -> BTreeSet<String> {
     rules().iter().filter_map(|rule| rule["record"].as_str().map(str::to_owned)).collect()
 }
 
-/// What rules and alerts ask for.
+/// The queries of rules and alerts.
 pub(super) fn queries() -> Vec<Query> {
     let place = |rule: &Value| format!("rules.yml, {}{}", text(&rule["record"]), text(&rule["alert"]));
     rules().iter().map(|rule| Query { place: place(rule), text: text(&rule["expr"]).to_owned() }).collect()

@@ -6,8 +6,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{deploy, list, read, text, yaml};
-use crate::support::gateway::{Logs, spawn};
-use crate::support::{BINARY, RawClient};
+use crate::support::gateway::spawn;
+use crate::support::{BINARY, KillOnDrop, RawClient};
 
 const FILES: [&str; 2] = ["compose.yaml", "compose.demo.yaml"];
 
@@ -67,15 +67,6 @@ fn compose_files_name_only_existing_images_volumes_and_files() {
 }
 
 /// Killed when dropped.
-struct Process(std::process::Child, std::sync::Arc<Logs>);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -95,8 +86,8 @@ fn compose_demo_clients_get_responses() {
         })
         .collect();
     let (child, logs) = spawn(Command::new(BINARY).args(&words));
-    let stand_in = Process(child, logs);
-    stand_in.1.wait(|line| line.contains("/api/v2/internals").then_some(())).unwrap();
+    let _stand_in = KillOnDrop(child);
+    logs.wait(|line| line.contains("/api/v2/internals").then_some(())).unwrap();
 
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.yaml");
@@ -112,8 +103,8 @@ fn compose_demo_clients_get_responses() {
     let mut command = Command::new(BINARY);
     command.arg("run").arg("--config").arg(&file).env("STOCKAJ_ABILITY_MAP", &map);
     let (child, logs) = spawn(&mut command);
-    let gateway = Process(child, logs);
-    gateway.1.wait(|line| line.contains("\"listener\":\"proxy\"").then_some(())).unwrap();
+    let _gateway = KillOnDrop(child);
+    logs.wait(|line| line.contains("\"listener\":\"proxy\"").then_some(())).unwrap();
 
     let clients = &demo["services"]["clients"];
     assert_eq!(list(&clients["entrypoint"])[1], "/clients.sh");
@@ -135,7 +126,7 @@ fn compose_demo_clients_get_responses() {
         assert_eq!(found, count, "{labels} in\n{}", metrics.0);
     }
 
-    // Who uses what, as the demo's first lines say to ask.
+    // The usage, by the command in the demo's first lines.
     let mut command = Command::new(BINARY);
     let usage = command.arg("usage").arg("--config").arg(&file).env("STOCKAJ_ABILITY_MAP", &map);
     let usage = usage.output().unwrap();

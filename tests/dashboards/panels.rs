@@ -27,7 +27,7 @@ fn panels() -> Vec<Value> {
     all.into_iter().filter(|panel| panel["type"] != "row").collect()
 }
 
-/// What panels and annotations ask for.
+/// The queries of panels and annotations.
 pub(super) fn queries() -> Vec<Query> {
     let mut queries = Vec::new();
     for panel in panels() {

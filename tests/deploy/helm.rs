@@ -35,7 +35,7 @@ fn template(release: &str, values: &str) -> String {
     text.strip_prefix("---\n").unwrap().to_owned()
 }
 
-/// The resources by kind and name, without the labels that say who has made them.
+/// The resources by kind and name, without the labels of their manager.
 fn resources(text: &str) -> BTreeMap<String, Value> {
     let resources = documents(text).into_iter().map(|(_, mut resource)| {
         let name = format!("{} {}", resource["kind"], resource["metadata"]["name"]);

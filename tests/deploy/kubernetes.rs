@@ -17,7 +17,7 @@ use stockaj_gateway::internals::config::{Settings, load_with};
 use crate::support::{PATIENCE, TestEnv};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// Where a pod has what is asked for by a Service and by a load balancer for a while after it is told to end.
+/// How long Services and load balancers still send requests to a pod that is terminating.
 pub(super) const ENDPOINT_REMOVAL: Duration = Duration::from_secs(10);
 /// What a gateway may need beside its draining.
 pub(super) const MARGIN: Duration = Duration::from_secs(5);
@@ -93,7 +93,7 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
     let stockaj = container(&spec["containers"], "stockaj");
     assert_eq!(gateway["restartPolicy"], "Always", "a native sidecar");
 
-    // Where it listens, and who is believed.
+    // Listener addresses and trusted proxies.
     let proxy: SocketAddr = settings.listen.address.to_string().parse().unwrap();
     assert_eq!(settings.admin.address.to_string(), "0.0.0.0:9090", "the kubelet comes from outside the pod");
     assert!(proxy.ip().is_unspecified());
@@ -102,7 +102,7 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
         list(&gateway["ports"]).iter().map(|port| port["containerPort"].as_i64().unwrap()).collect();
     assert_eq!(ports, BTreeSet::from([i64::from(proxy.port()), 9090]));
 
-    // Each probe asks what is there.
+    // Each probe requests an existing path.
     for (container, probe, path, port) in [
         (gateway, "startupProbe", "/readyz", 9090),
         (gateway, "readinessProbe", "/readyz", 9090),
@@ -113,7 +113,7 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
         assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": port}), "{probe}");
     }
 
-    // A request that is under way when the pod is told to end has the time that it may take.
+    // A request in flight when the pod terminates has its full timeout.
     let seconds = |value: &Value| Duration::from_secs(value.as_u64().unwrap());
     let before = seconds(&stockaj["lifecycle"]["preStop"]["sleep"]["seconds"]);
     assert!(before >= ENDPOINT_REMOVAL + settings.backend.timeout, "{before:?}");
@@ -121,7 +121,7 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
     let needed = before + settings.listen.drain_delay + settings.listen.drain_timeout + MARGIN;
     assert!(grace >= needed, "{grace:?} is less than {needed:?}");
 
-    // Only who should reaches a port, and no port but these two can be reached.
+    // Only the intended peers reach the two ports, and no other port is reachable.
     let labels = &pod(resources)["metadata"]["labels"];
     let policy = &the(resources, "NetworkPolicy")["spec"];
     assert_eq!(policy["policyTypes"], json!(["Ingress"]));
@@ -218,7 +218,7 @@ fn changed_config_map_is_reloaded() {
         assert!(Instant::now() < end, "{}", env.gateway.logs().join("\n"));
         thread::sleep(Duration::from_millis(20));
     }
-    // One that is wrong changes nothing, and is told of.
+    // An invalid configuration changes nothing and is logged.
     bring("..2026_11_27_3", &text.replace(from, "GET: , POST"));
     env.gateway.wait_for_metric("config_reload_success", 0.0);
     assert_eq!(status(), 403);
@@ -241,7 +241,7 @@ pub(super) fn rendered(directory: &Path) -> String {
 }
 
 /// What Kubernetes' schemas say of a file, unknown fields included: nothing, where it is fine.
-pub(super) fn complaint(text: &str, version: &str) -> Option<String> {
+pub(super) fn schema_error(text: &str, version: &str) -> Option<String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
     let output = program("kubernetes-validate")
@@ -259,7 +259,7 @@ pub(super) fn documents(text: &str) -> Vec<(String, Value)> {
 }
 
 /// What is wrong with a ServiceMonitor.
-fn complaint_of_the_operator(text: &str) -> Option<String> {
+fn operator_error(text: &str) -> Option<String> {
     let output = program("python3").args(["-c", SERVICE_MONITOR, text]).output().unwrap();
     (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -272,10 +272,10 @@ pub(super) fn assert_taken(name: &str, text: &str, file: &Path) -> Vec<Value> {
         documents.iter().filter(|(_, it)| !is_operators(it)).map(|(text, _)| &**text).collect();
     assert!(own.len() >= 5, "{name}");
     for version in VERSIONS {
-        assert_eq!(complaint(&own.join("\n---\n"), version), None, "{name} in Kubernetes {version}");
+        assert_eq!(schema_error(&own.join("\n---\n"), version), None, "{name} in Kubernetes {version}");
     }
     for (text, _) in documents.iter().filter(|(_, it)| is_operators(it)) {
-        assert_eq!(complaint_of_the_operator(text), None, "{name}");
+        assert_eq!(operator_error(text), None, "{name}");
     }
 
     let resources: Vec<Value> = documents.into_iter().map(|(_, it)| it).collect();
@@ -313,7 +313,7 @@ fn kubernetes_accepts_the_base() {
     let text = rendered(&base);
     assert_taken("base", &text, &base.join("gateway.yaml"));
     let wrong = text.replacen("readinessProbe:", "readynessProbe:", 1);
-    assert!(complaint(&wrong, VERSIONS[0]).is_some_and(|said| said.contains("readynessProbe")));
+    assert!(schema_error(&wrong, VERSIONS[0]).is_some_and(|said| said.contains("readynessProbe")));
 }
 
 #[test]
@@ -341,10 +341,10 @@ fn prometheus_reaches_every_admin_listener_and_clients_none() {
 
     let wrong = text.split("\n---\n").find(|it| it.contains("kind: ServiceMonitor")).unwrap();
     let wrong = wrong.replace("interval:", "intervall:");
-    assert!(complaint_of_the_operator(&wrong).is_some_and(|said| said.contains("intervall")));
+    assert!(operator_error(&wrong).is_some_and(|said| said.contains("intervall")));
 }
 
-/// The component and the line that it asks for.
+/// The component and the required line.
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
 fn each_pod_has_its_own_usage_ledger() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::kubernetes::{assert_taken, copy_with, rendered};
 use super::unused;
-use crate::support::{Gateway, Introspector, RawClient, Upstream};
+use crate::support::{Gateway, Introspector, KillOnDrop, RawClient, Upstream};
 
 /// What is in a Secret.
 fn secret(resources: &[Value], name: &str) -> BTreeMap<String, String> {
@@ -23,15 +23,6 @@ fn secret(resources: &[Value], name: &str) -> BTreeMap<String, String> {
 }
 
 /// Killed when dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 #[ignore = "needs overlay: tests/run"]
 fn replicas_share_a_redis_closed_to_other_clients() {
@@ -90,9 +81,9 @@ fn replicas_share_a_redis_closed_to_other_clients() {
     let mut command = Command::new("redis-server");
     command.arg("redis.conf").args(words(&container["args"])).args(["--port", &port.to_string()]);
     command.current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::null());
-    let _redis = Process(command.spawn().unwrap());
+    let _redis = KillOnDrop(command.spawn().unwrap());
 
-    // A gateway does with it what it has to, and nobody else anything.
+    // The gateway's user may run exactly its commands, and other users none.
     let url = secrets["redis-url"].replace("stockaj-redis:6379", &format!("127.0.0.1:{port}"));
     assert_ne!(url, secrets["redis-url"]);
     let token = directory.path().join("admin-token");

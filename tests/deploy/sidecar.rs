@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::kubernetes::{
-    ENDPOINT_REMOVAL, MARGIN, VERSIONS, complaint, container, copy_with, directory, documents, list, program,
-    rendered, settings,
+    ENDPOINT_REMOVAL, MARGIN, VERSIONS, container, copy_with, directory, documents, list, program, rendered,
+    schema_error, settings,
 };
 
 const GUIDE: &str = include_str!("../../docs/operations/kubernetes.md");
@@ -120,7 +120,7 @@ fn sidecar_component_changes_only_the_selected_deployment_and_service() {
     let copy = kustomization("[select, ../components/sidecar]", APPLICATION);
     let text = rendered(&copy.path().join("own"));
     for version in VERSIONS {
-        assert_eq!(complaint(&text, version), None, "Kubernetes {version}");
+        assert_eq!(schema_error(&text, version), None, "Kubernetes {version}");
     }
     let (before, after) = (resources(APPLICATION), resources(&text));
     assert_eq!(find(&after, "Deployment", "other"), find(&before, "Deployment", "other"));
@@ -216,7 +216,7 @@ fn chart_templates_add_the_sidecar_to_a_chart_that_includes_them() {
     let text = String::from_utf8(output.stdout).unwrap();
     let text = text.strip_prefix("---\n").unwrap();
     for version in VERSIONS {
-        assert_eq!(complaint(text, version), None, "Kubernetes {version}");
+        assert_eq!(schema_error(text, version), None, "Kubernetes {version}");
     }
     let resources = resources(text);
     let kinds: Vec<&str> = resources.iter().map(|it| it["kind"].as_str().unwrap()).collect();

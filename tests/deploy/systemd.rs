@@ -34,7 +34,7 @@ fn write_units(directory: &Path, replacements: &[(&str, &str)]) {
 #[ignore = "needs systemd-analyze: tests/run"]
 fn systemd_accepts_the_units() {
     let directory = tempfile::tempdir().unwrap();
-    // Where the program is, the unit is told.
+    // The unit needs the path of the program.
     write_units(directory.path(), &[(PROGRAM, BINARY)]);
     let mut command = Command::new("systemd-analyze");
     command.args(["verify", "--man=no"]).args(UNITS.map(|unit| directory.path().join(unit)));
@@ -224,7 +224,7 @@ fn gateway_starts_reloads_and_stops_under_systemd() {
     const ITEMS: &str = "/api/v2/items";
     let authority = Arc::new(Authority::new());
     let upstream = Upstream::start_tls(&authority);
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let introspector = Introspector::with_tokens([("1|writer", &["*"][..])]);
     let (proxy, admin) = (unused(), unused());
     let pems = authority.certificate().parent().unwrap().to_owned();
     let yaml = Gateway::builder()
@@ -251,7 +251,7 @@ fn gateway_starts_reloads_and_stops_under_systemd() {
             fs::set_permissions(etc.join("credentials"), fs::Permissions::from_mode(0o700)).unwrap();
         });
 
-    // The first who comes starts it, and waits in the socket meanwhile.
+    // The first connection starts the service and waits in the socket meanwhile.
     system.run("systemctl start stockaj-gateway.socket stockaj-gateway-admin.socket");
     let ask = || RawClient::connect_tls(proxy, &authority).try_request("POST", ITEMS, &[WRITER], b"{}");
     assert_eq!(ask().unwrap().status, 200, "{}", system.said());
@@ -266,7 +266,7 @@ fn gateway_starts_reloads_and_stops_under_systemd() {
     };
     assert_eq!((order("Bearer admin-secret-of-the-test"), order("Bearer other")), (200, 401));
 
-    // It is nobody, may become nobody else, and sees next to nothing.
+    // The service has a dynamic user, no new privileges, and sees few files.
     let status = system.run("cat /proc/$(systemctl show -P MainPID stockaj-gateway@a)/status");
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:\t")));
@@ -324,7 +324,7 @@ fn gateway_starts_reloads_and_stops_under_systemd() {
 #[ignore = "needs systemd-nspawn: tests/run"]
 fn debian_package_installs_starts_upgrades_and_purges() {
     let upstream = Upstream::start();
-    let introspector = Introspector::knowing([("1|writer", &["*"][..])]);
+    let introspector = Introspector::with_tokens([("1|writer", &["*"][..])]);
     let (proxy, admin) = (unused(), unused());
     let yaml = Gateway::builder()
         .backend(&upstream)

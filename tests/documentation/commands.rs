@@ -236,13 +236,14 @@ fn runnable(line: &str, root: &str) -> Option<String> {
     }
 }
 
-/// The commands of the page about usage, asked of a running gateway and of a damaged ledger.
+/// Runs the commands of the page about usage against a running gateway and a damaged ledger.
 #[test]
 fn usage_commands_report_usage() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let (upstream, introspector) = (Upstream::start(), Introspector::start());
-    introspector.know("17|secret", Verdict::active(&["items:read"]).named("17", "warehouse-scanner-prod"));
+    introspector
+        .set_verdict("17|secret", Verdict::active(&["items:read"]).named("17", "warehouse-scanner-prod"));
     let start = || {
         let gateway = Gateway::builder().backend(&upstream).introspector(&introspector);
         let usage = format!("usage: {{path: {}, flush_interval: 200ms}}\n", at("usage.redb").display());

@@ -84,7 +84,7 @@ fn pages_are_short() {
 
 /// Two clicks from the README.
 #[test]
-fn what_operators_look_for_is_near_the_readme() {
+fn operators_topics_are_linked_near_the_readme() {
     let pages = pages();
     let readme = pages.iter().find(|page| page.path == "README.md").unwrap();
     let mut near: BTreeSet<PathBuf> = targets(readme)

@@ -432,8 +432,8 @@ fn h2spec_cases_pass() {
     let tables = [generic(), hpack(), frames_and_streams(), kinds_of_frames(), messages()];
     let mut failed = Vec::new();
     for (section, name, frames, comes) in tables.iter().flatten() {
-        let suffer = || suffer(&mut client(&env), frames, *comes);
-        if let Err(why) = catch_unwind(AssertUnwindSafe(suffer)) {
+        let run_case = || run_case(&mut client(&env), frames, *comes);
+        if let Err(why) = catch_unwind(AssertUnwindSafe(run_case)) {
             let why = why.downcast::<String>().map_or_else(|_| "?".into(), |why| *why);
             failed.push(format!("{section}, {name}: {why}"));
         }
@@ -444,7 +444,7 @@ fn h2spec_cases_pass() {
     assert!(all > 110, "{all}");
 }
 
-fn suffer(client: &mut Http2Client, frames: &[Frame], comes: Comes) {
+fn run_case(client: &mut Http2Client, frames: &[Frame], comes: Comes) {
     // The windows and the rest are settled, so that the frames come as the case has them.
     assert!(client.ping());
     client.send_bytes(frames.iter().flat_map(Frame::bytes).collect::<Vec<u8>>());

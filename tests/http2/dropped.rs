@@ -128,7 +128,7 @@ fn fragment_in_path_is_rejected_in_every_framing() {
     assert_eq!(client.outcome(stream).answer().status, 200);
 }
 
-/// Requests that come together are told apart, in whatever pieces they come.
+/// Requests sent together are distinguished, however their bytes are divided.
 #[test]
 fn request_with_a_fragment_is_rejected_alone() {
     let env = h2c("");

@@ -138,7 +138,7 @@ fn closed_for_a_flood(env: &TestEnv) -> f64 {
     env.gateway.metrics().metric(r#"requests_total{route="none",method="other",status="400"}"#)
 }
 
-/// What h2 reads without end, if nobody counts.
+/// Frames that h2 itself accepts without a limit.
 #[test]
 fn flood_of_control_frames_closes_the_connection() {
     let env = h2c("log: {access: true}");
@@ -176,7 +176,7 @@ fn flood_of_control_frames_closes_the_connection() {
     assert_eq!((&told["status"], &told["reason"]), (&400.into(), &"bad_request".into()));
 }
 
-/// A client that is told why gets to read it.
+/// The client can read the GOAWAY with the reason.
 #[test]
 fn frame_flood_ends_with_enhance_your_calm() {
     let env = h2c("");
@@ -320,7 +320,7 @@ fn body_in_small_data_frames_is_forwarded() {
     assert_eq!(env.backend.only_request().body.len(), 5000);
 }
 
-/// Within the windows, small frames are no flood, however long nobody reads them.
+/// Small frames within the windows are not a flood, however long they stay unread.
 #[test]
 fn unread_small_data_frames_within_the_windows_are_accepted() {
     let env = h2c("");
@@ -337,7 +337,7 @@ fn unread_small_data_frames_within_the_windows_are_accepted() {
     .enumerate()
     {
         let token = format!("{number}|small");
-        env.introspector.know(&token, Verdict::active(&["items:create"]));
+        env.introspector.set_verdict(&token, Verdict::active(&["items:create"]));
         let authorization = format!("Bearer {token}");
         let mut client = client(&env);
         // The settings are known on both sides.

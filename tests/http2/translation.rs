@@ -401,7 +401,7 @@ fn http_version_is_detected_by_the_first_bytes() {
 }
 
 #[test]
-fn goaway_of_a_drain_has_no_error() {
+fn goaway_of_an_idle_connection_has_no_error() {
     let env = h2c("limits: {idle_timeout: 200ms}");
     let mut client = client(&env);
     assert_eq!(client.get("/up", None).status, 200);

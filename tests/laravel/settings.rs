@@ -1,4 +1,4 @@
-//! What settings that are off by default come to in a real Laravel.
+//! Settings that are off by default, in a real Laravel.
 
 use serde_json::{Value, json};
 
@@ -61,7 +61,7 @@ fn laravel_receives_identity_headers_from_the_gateway_only() {
     let (site, map) = site();
     let introspector = Introspector::start();
     let data = json!({"id": 17, "name": "Süd, 100 %", "abilities": ["items:read", "a b"], "workspace": "w3"});
-    introspector.know("1|told", Verdict::Answer(Answer::json(200, &json!({"data": data}))));
+    introspector.set_verdict("1|told", Verdict::Answer(Answer::json(200, &json!({"data": data}))));
     let response = "introspection:\n  response: {workspace_id: /data/workspace}\n";
     let wanted = "identity_headers: [id, name, abilities, workspace_id]\n";
     let claims: String = NAMES

@@ -213,7 +213,7 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-/// Sends bytes and reads the final answer; none where the other side closes without one.
+/// Sends bytes and reads the final response; `None` if the server closes without one.
 pub fn exchange(mut stream: impl Read + Write, bytes: &[u8], to_head: bool) -> Option<Response> {
     // The other side may have answered and closed before it has read everything.
     let _ = stream.write_all(bytes);

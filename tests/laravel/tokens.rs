@@ -1,4 +1,4 @@
-//! `deploy/laravel` in a real Laravel: what the application tells the gateway about tokens, asked and unasked.
+//! `deploy/laravel` in a real Laravel: introspection and webhooks of the application.
 //!
 //! Tokens are those of a model of our own (`tokens_model/`), which does what Sanctum's documentation says. Where
 //! `SANCTUM_PATH` names a directory of laravel/sanctum, the same tests run with the package itself.
@@ -105,7 +105,7 @@ impl Application {
         fs::read_to_string(self.directory.path().join("output")).unwrap()
     }
 
-    /// What PHP code comes to in the application.
+    /// The result of PHP code in the application.
     fn tinker(&self, code: &str) -> Value {
         let output = self.command("php").args(["tinker.php", code]).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
@@ -430,7 +430,7 @@ fn webhook_is_sent_for_changes_of_a_token_and_not_for_its_use() {
         ("PersonalAccessToken::find(1)->update(['name' => 'b']);", vec![updated(1)]),
         ("PersonalAccessToken::find(1)->update(['expires_at' => now()->addHour()]);", vec![updated(1)]),
         ("PersonalAccessToken::find(1)->update(['name' => 'b']);", vec![]),
-        // Told when it is so, and not before.
+        // ExportedSpan when it is so, and not before.
         (
             "try {
                 DB::transaction(function () {
@@ -491,7 +491,7 @@ fn failed_webhook_is_retried_by_a_queued_job() {
 }
 
 /// The whole way: a token is used, changed and deleted in the application, and the gateway knows at the next request,
-/// though it believes a verdict for an hour.
+/// although it caches a verdict for an hour.
 #[test]
 #[ignore = "needs laravel: tests/run"]
 fn changed_and_deleted_tokens_take_effect_at_once() {
@@ -527,7 +527,7 @@ fn changed_and_deleted_tokens_take_effect_at_once() {
     assert_eq!(gateway.metrics().metric("webhooks_total{outcome=\"refused\"}"), 0.0);
 
     // What the guide warns of: one query and no event. The verdict stays, and it is Sanctum that refuses; its 401 then
-    // has the gateway ask as well.
+    // makes the gateway introspect as well.
     application.tinker("User::first()->tokens()->delete();");
     let forwarded = || gateway.metrics().metric("requests_total{reason=\"allowed\"}");
     let before = forwarded();

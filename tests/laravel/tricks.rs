@@ -313,7 +313,7 @@ pub fn all(map: &AbilityMap) -> Vec<Case> {
     let mut add = |sent: Sent, token: &str, framing| {
         cases.push(Case::new(sent, token.to_owned(), framing));
     };
-    // Each with the one token that may do what the request seems to ask for, and nothing else.
+    // Each with a token that has exactly the abilities of the apparent request.
     let token = |method: &str, template: &str| {
         let dispatched = crate::model::Dispatched { verb: method.to_owned(), route: template.to_owned() };
         token_for(&dispatched.requirement(map))

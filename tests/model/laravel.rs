@@ -46,7 +46,7 @@ pub struct Dispatched {
 }
 
 impl Dispatched {
-    /// What the map asks for it; `deny` where it has no such route.
+    /// The requirement of the map; `deny` without a route.
     pub fn requirement(&self, map: &AbilityMap) -> Requirement {
         let method: Method = self.verb.parse().unwrap();
         let mut routes = map.routes().filter(|route| route.template() == self.route);
@@ -153,7 +153,7 @@ fn normalised(path: &str) -> Option<Vec<u8>> {
     Some(path)
 }
 
-/// `rawurldecode`, or with `lenient: false` none where a `%` has no two hex digits.
+/// `rawurldecode`, or `None` with `lenient: false` if a `%` is not followed by two hex digits.
 fn decode(text: &[u8], lenient: bool) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text;

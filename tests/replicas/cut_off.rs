@@ -1,4 +1,4 @@
-//! Who is cut off, and a Redis that dies, hangs or forgets.
+//! Disconnected replicas, and a Redis that dies, hangs or loses data.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,33 +8,33 @@ use serde_json::json;
 
 use super::{Fleet, connected, disconnected, under_load, url};
 use crate::support::PATIENCE;
-use crate::support::redis::{Redis, Road};
+use crate::support::redis::{Redis, RedisProxy};
 
-/// Who was cut off believes what it knows for `ttl` at most, and nothing of it once it has returned.
+/// A disconnected replica uses its verdicts for `ttl` at most, and none of them after it has reconnected.
 fn cut_off(time: Duration, ttl: &str) {
     let redis = Redis::start();
-    let (road, other) = (Road::to(&redis), Road::to(&redis));
+    let (road, other) = (RedisProxy::to(&redis), RedisProxy::to(&redis));
     let fleet =
         Fleet::new(&[road.url(), other.url()], &format!("cache: {{ttl: {ttl}, negative_ttl: 100ms}}\n"));
     let served = under_load(&fleet, || {
         fleet.know("17|deleted");
         fleet.know("18|kept");
-        fleet.believe("17|deleted");
-        fleet.believe("18|kept");
+        fleet.use_token("17|deleted");
+        fleet.use_token("18|kept");
         road.cut();
         disconnected(&fleet.gateways[0]);
         fleet.delete(1, "17|deleted");
         assert_eq!(fleet.status(1, "17|deleted"), 401);
         assert_eq!(fleet.status(0, "17|deleted"), 200, "it cannot know");
         thread::sleep(time);
-        road.mend();
+        road.restore();
         connected(&fleet.gateways[0]);
         assert_eq!(fleet.status(0, "17|deleted"), 401, "it has returned");
-        fleet.believe("18|kept");
-        // And is heard, and hears, as before.
+        fleet.use_token("18|kept");
+        // It sends and receives revocations as before.
         for (ordered, heard) in [(0, 1), (1, 0)] {
             fleet.know("19|deleted");
-            fleet.believe("19|deleted");
+            fleet.use_token("19|deleted");
             fleet.delete(ordered, "19|deleted");
             assert!(fleet.refused(heard, "19|deleted") < Duration::from_secs(1));
             thread::sleep(Duration::from_millis(150));
@@ -59,12 +59,12 @@ fn replica_reconnected_after_30_s_uses_no_verdict_from_before() {
 #[ignore = "needs redis-server: tests/run"]
 fn disconnected_replica_uses_no_verdict_beyond_its_ttl() {
     let redis = Redis::start();
-    let (road, other) = (Road::to(&redis), Road::to(&redis));
+    let (road, other) = (RedisProxy::to(&redis), RedisProxy::to(&redis));
     let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 2s}\n");
     fleet.know("17|deleted");
     road.cut();
     disconnected(&fleet.gateways[0]);
-    fleet.believe("17|deleted");
+    fleet.use_token("17|deleted");
     fleet.delete(1, "17|deleted");
     let took = fleet.refused(0, "17|deleted");
     assert!(took < Duration::from_millis(2500), "{took:?}");
@@ -80,7 +80,7 @@ fn redis_restarted_empty_fails_no_request() {
             let tokens = [0, 1].map(|number| format!("{}|deleted", round * 10 + number + 100));
             for token in &tokens {
                 fleet.know(token);
-                fleet.believe(token);
+                fleet.use_token(token);
             }
             redis.kill();
             fleet.gateways.iter().for_each(disconnected);
@@ -105,16 +105,16 @@ fn redis_restarted_empty_fails_no_request() {
 #[ignore = "needs redis-server: tests/run"]
 fn revocations_during_an_outage_are_published_later() {
     let redis = Redis::start();
-    let (road, other) = (Road::to(&redis), Road::to(&redis));
+    let (road, other) = (RedisProxy::to(&redis), RedisProxy::to(&redis));
     let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 1h}\n");
     fleet.know("17|deleted");
-    fleet.believe("17|deleted");
+    fleet.use_token("17|deleted");
     road.cut();
     disconnected(&fleet.gateways[0]);
     fleet.delete(0, "17|deleted");
     thread::sleep(Duration::from_millis(300));
     assert_eq!(fleet.status(1, "17|deleted"), 200);
-    road.mend();
+    road.restore();
     assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(2));
 }
 
@@ -124,7 +124,7 @@ fn hanging_redis_delays_no_request() {
     let redis = Redis::start();
     let fleet = Fleet::at(&redis, 2);
     fleet.know("17|deleted");
-    fleet.believe("17|deleted");
+    fleet.use_token("17|deleted");
     redis.signal(Signal::STOP);
     disconnected(&fleet.gateways[0]);
     fleet.delete(0, "17|deleted");
@@ -147,30 +147,30 @@ fn lost_redis_message_is_detected() {
     let redis = Redis::start();
     let fleet = Fleet::at(&redis, 1);
     fleet.know("17|kept");
-    fleet.believe("17|kept");
+    fleet.use_token("17|kept");
     let calls = fleet.introspector.calls();
     thread::sleep(Duration::from_secs(1));
-    fleet.believe("17|kept");
+    fleet.use_token("17|kept");
     assert_eq!(fleet.introspector.calls(), calls, "nothing is forgotten for nothing");
     redis.command(&["INCR", "stockaj-gateway:epoch"]);
     let began = Instant::now();
     while fleet.introspector.calls() == calls {
-        fleet.believe("17|kept");
+        fleet.use_token("17|kept");
         assert!(began.elapsed() < Duration::from_secs(2));
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// What Redis had saved may be older than what it was told: the number of then comes again, in another process.
+/// A restored snapshot may be older than the latest messages: the epoch repeats, in another process.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn redis_restored_from_an_old_snapshot_hides_no_revocation() {
     for later_orders in [0, 2] {
         let mut redis = Redis::start_with(&["--dbfilename", "saved.rdb"]);
-        let (road, other) = (Road::to(&redis), Road::to(&redis));
+        let (road, other) = (RedisProxy::to(&redis), RedisProxy::to(&redis));
         let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 1h, negative_ttl: 100ms}\n");
         fleet.know("17|deleted");
-        fleet.believe("17|deleted");
+        fleet.use_token("17|deleted");
         assert_eq!(redis.command(&["SAVE"]), "OK");
         road.cut();
         disconnected(&fleet.gateways[0]);
@@ -188,18 +188,18 @@ fn redis_restored_from_an_old_snapshot_hides_no_revocation() {
         for _ in 0..later_orders {
             redis.command(&["INCR", "stockaj-gateway:epoch"]);
         }
-        road.mend();
+        road.restore();
         connected(&fleet.gateways[0]);
         assert_eq!(fleet.status(0, "17|deleted"), 401, "{later_orders} since");
     }
 }
 
-/// What a Redis was told that has lost it since is told again: others may have returned to it in between.
+/// Revocations that Redis has lost are published again: others may have reconnected in between.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn revocations_lost_by_redis_are_published_again() {
     let mut redis = Redis::start();
-    let (road, other) = (Road::to(&redis), Road::to(&redis));
+    let (road, other) = (RedisProxy::to(&redis), RedisProxy::to(&redis));
     let fleet = Fleet::new(&[road.url(), other.url()], "cache: {ttl: 1h}\n");
     road.cut();
     disconnected(&fleet.gateways[0]);
@@ -209,9 +209,9 @@ fn revocations_lost_by_redis_are_published_again() {
     disconnected(&fleet.gateways[1]);
     other.cut();
     redis.restart();
-    road.mend();
+    road.restore();
     connected(&fleet.gateways[0]);
-    other.mend();
+    other.restore();
     fleet.gateways[0].wait_for_metric("redis_messages_total{direction=\"received\"}", 1.0);
 }
 
@@ -224,7 +224,7 @@ fn redis_restarted_with_its_data_fails_no_request() {
         for round in 0..2 {
             let token = format!("{}|deleted", round + 100);
             fleet.know(&token);
-            fleet.believe(&token);
+            fleet.use_token(&token);
             redis.kill();
             fleet.gateways.iter().for_each(disconnected);
             fleet.delete(round, &token);
@@ -245,11 +245,11 @@ fn queued_revocations_are_published_to_a_newly_configured_redis() {
     let way = url(&one);
     let fleet = Fleet::at(&one, 2);
     fleet.know("17|deleted");
-    // Who is there already when the order comes hears of it by nothing else.
+    // A replica that is connected when the revocation arrives learns of it by this message only.
     fleet.gateways[1].edit(&url(&one), &url(&other));
     assert!(fleet.gateways[1].reload());
     connected(&fleet.gateways[1]);
-    fleet.believe("17|deleted");
+    fleet.use_token("17|deleted");
     drop(one);
     disconnected(&fleet.gateways[0]);
     fleet.delete(0, "17|deleted");
@@ -259,14 +259,14 @@ fn queued_revocations_are_published_to_a_newly_configured_redis() {
     assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(2));
 }
 
-/// An order is answered at once, and told before the end.
+/// A revocation is answered at once, and published before the process ends.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn shutdown_publishes_queued_revocations() {
     let redis = Redis::start();
     let fleet = Fleet::at(&redis, 2);
     fleet.know("17|deleted");
-    fleet.believe("17|deleted");
+    fleet.use_token("17|deleted");
     redis.signal(Signal::STOP);
     // The first is under way already.
     for id in ["1", "2"] {
@@ -279,19 +279,19 @@ fn shutdown_publishes_queued_revocations() {
     assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(2));
 }
 
-/// A subscription by which nothing comes, though nobody has ended it, is replaced.
+/// A subscription that is open but delivers nothing is replaced.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn dead_redis_subscription_is_replaced() {
     let redis = Redis::start();
-    let road = Road::to(&redis);
+    let road = RedisProxy::to(&redis);
     let fleet = Fleet::new(&[road.url(), url(&redis)], "cache: {ttl: 1h}\n");
     fleet.know("17|deleted");
-    fleet.believe("17|deleted");
-    road.mute_last();
+    fleet.use_token("17|deleted");
+    road.block_last();
     fleet.delete(1, "17|deleted");
     assert!(fleet.refused(0, "17|deleted") < Duration::from_secs(2), "the epoch tells");
-    // After some more it is heard, and not only guessed.
+    // Later messages are received, not only inferred.
     let received = || fleet.gateways[0].metrics().metric("redis_messages_total{direction=\"received\"}");
     let began = Instant::now();
     while received() == 0.0 {
@@ -311,17 +311,17 @@ fn reconnected_replica_that_missed_nothing_keeps_its_verdicts() {
     for (user, info, asked_again) in [("knows", "+info", 0), ("guesses", "-info", 1)] {
         let words = ["ACL", "SETUSER", user].into_iter().chain(rules.split_ascii_whitespace()).chain([info]);
         assert_eq!(redis.command(&words.collect::<Vec<_>>()), "OK");
-        let road = Road::to(&redis);
+        let road = RedisProxy::to(&redis);
         let url = road.url().replace("redis://", &format!("redis://{user}:word@"));
         let fleet = Fleet::new(&[url], "cache: {ttl: 1h}\n");
         fleet.know("17|kept");
-        fleet.believe("17|kept");
+        fleet.use_token("17|kept");
         for round in 1..=2 {
             road.cut();
             disconnected(&fleet.gateways[0]);
-            road.mend();
+            road.restore();
             connected(&fleet.gateways[0]);
-            fleet.believe("17|kept");
+            fleet.use_token("17|kept");
             assert_eq!(fleet.introspector.calls(), 1 + round * asked_again, "{user}");
         }
     }

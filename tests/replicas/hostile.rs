@@ -1,4 +1,4 @@
-//! Who can write to Redis.
+//! A hostile client with write access to Redis.
 
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,7 @@ fn forged_redis_messages_grant_nothing_and_fail_no_request() {
             assert_eq!(fleet.status(0, "9|stranger"), 401, "{what}");
             let token = format!("{}|deleted", number + 1000);
             fleet.know(&token);
-            fleet.believe(&token);
+            fleet.use_token(&token);
             fleet.delete(number % 2, &token);
             let took = fleet.refused(1 - number % 2, &token);
             assert!(took < Duration::from_secs(2), "{what}: {took:?}");
@@ -95,21 +95,21 @@ fn forged_redis_messages_grant_nothing_and_fail_no_request() {
     }
 }
 
-/// However often somebody says so, all is forgotten twice a second, and a real order is as quick as ever.
+/// A flood evicts all verdicts at most twice a second, and a real revocation is as fast as before.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn flood_of_revocations_costs_two_introspections_a_second() {
     let redis = Redis::start();
     let fleet = Fleet::at(&redis, 1);
     fleet.know("17|kept");
-    fleet.believe("17|kept");
+    fleet.use_token("17|kept");
     let calls = fleet.introspector.calls();
     let flood = "for i = 1, 100 do redis.call('PUBLISH', 'stockaj-gateway', \
                  i .. ' {\"from\":1,\"forget\":\"all\"}') end redis.call('INCR', 'stockaj-gateway:epoch')";
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(3) {
         redis.command(&["EVAL", flood, "0"]);
-        fleet.believe("17|kept");
+        fleet.use_token("17|kept");
     }
     let calls = fleet.introspector.calls() - calls;
     let received = fleet.gateways[0].metrics().metric("redis_messages_total{direction=\"received\"}");

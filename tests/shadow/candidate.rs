@@ -21,7 +21,7 @@ fn candidate_map_is_logged_and_changes_no_response() {
     let mut client = env.gateway.client();
     let (deny, allow) = (Some("would_deny"), Some("would_allow"));
     for (method, target, token, status, change, route) in [
-        // Nothing is known of the token yet, and it is not asked for: the enforced route is public.
+        // The token is not cached, and a public route does not introspect it.
         ("GET", "/up", Some(READER), 200, None, ""),
         ("GET", "/up", Some(CREATOR), 200, None, ""),
         ("GET", "/up", None, 200, deny, "/up"),
@@ -104,7 +104,7 @@ fn candidate_map_names_the_tokens_it_would_deny() {
         {
             let name = format!("integration-{number}");
             let token = format!("{number}|secret");
-            env.introspector.know(&token, Verdict::active(abilities).named(number, &name));
+            env.introspector.set_verdict(&token, Verdict::active(abilities).named(number, &name));
         }
         env.backend.answer(|_| Answer::json(200, &serde_json::json!({"data": []})));
     }
@@ -144,7 +144,7 @@ fn candidate_map_names_the_tokens_it_would_deny() {
         assert!(rule.starts_with("candidate ") && rule.contains("candidate.yaml:"), "{line}");
         assert!(rule.ends_with("items:craete (missing_ability)"), "{line}");
     }
-    // And the mistake is told before that.
+    // The misspelled ability was already logged at the start.
     beside.gateway.wait_for_log(|line| {
         line["message"]
             .as_str()

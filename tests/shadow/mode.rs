@@ -115,7 +115,7 @@ fn shadow_denials_are_logged_once_a_second_without_an_access_log() {
     assert_eq!(env.shadow_total("{change=\"would_deny\"}"), 10.0);
 }
 
-/// Requests without a good token, with what they are answered where tokens are asked for.
+/// Requests without an active token, with their status if tokens are required.
 const STRANGERS: [(&[(&str, &str)], u16); 8] = [
     (&[], 401),
     (&[("Cookie", "laravel_session=1")], 401),
@@ -133,7 +133,7 @@ fn shadow_mode_requires_an_active_token() {
     let mut client = env.gateway.client();
     for target in ["/items", "/me", "/closed", "/nowhere", "/strict", "/tried"] {
         for (fields, status) in STRANGERS {
-            // What is enforced spends no introspection on what nobody may, and so cannot tell.
+            // Enforced denials are not introspected, so their tokens are unknown.
             let response = client.request("GET", target, fields, b"");
             assert_eq!(response.status, status, "{target} {fields:?}");
             assert!(response.field("www-authenticate").is_some());
@@ -177,7 +177,7 @@ fn shadow_authentication_forwards_unauthenticated_requests() {
         }
         assert_eq!(env.shadow_total("{change=\"would_deny\",map=\"enforced\"}"), forwarded);
         env.gateway.wait_for_metric("requests_total{status=\"200\",reason=\"allowed\"}", forwarded);
-        // And who has a good one goes on as ever.
+        // An active token is served as before.
         assert_eq!(send(&mut client, "GET", "/closed", Some(READER)).status, 200);
         let request = env.backend.only_request();
         assert_eq!((request.bearer(), request.field("x-token-name")), (Some(READER), Some("reader-prod")));
@@ -242,7 +242,7 @@ fn shadow_mode_enforces_everything_but_the_map() {
     }
 }
 
-/// A verdict that denies is asked for once more. Where nobody answers it is 503, for the 403 might be wrong by now; in
+/// A verdict that denies is introspected again. If that fails the answer is 503, since the 403 may be outdated; in
 /// shadow mode there is no 403.
 #[test]
 fn shadow_mode_forwards_a_denied_token_if_its_renewed_introspection_fails() {
@@ -265,12 +265,12 @@ fn shadow_mode_forwards_the_identity_of_the_renewed_verdict() {
     ));
     let mut client = env.gateway.client();
     assert_eq!(send(&mut client, "GET", "/me", Some(CREATOR)).status, 200);
-    env.introspector.know(CREATOR, Verdict::active(&["kiosk:scan"]));
+    env.introspector.set_verdict(CREATOR, Verdict::active(&["kiosk:scan"]));
     thread::sleep(Duration::from_millis(100));
     env.backend.forget_requests();
     assert_eq!(send(&mut client, "GET", "/items", Some(CREATOR)).status, 200);
     assert_eq!(env.backend.only_request().field("x-token-abilities"), Some("kiosk:scan"));
-    env.introspector.forget(CREATOR);
+    env.introspector.deactivate(CREATOR);
     thread::sleep(Duration::from_millis(100));
     assert_eq!(send(&mut client, "GET", "/items", Some(CREATOR)).status, 401, "revoked meanwhile");
 }

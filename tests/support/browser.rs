@@ -16,9 +16,19 @@ use x509_cert::der::{Decode, Encode};
 
 use super::{Authority, PATIENCE, RawClient};
 
+/// A child process, killed when dropped.
+pub struct KillOnDrop(pub Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A process that ends with the test.
 pub struct Process {
-    child: Child,
+    _child: KillOnDrop,
     /// Open until the process ends: writing to a closed pipe would end it.
     output: BufReader<ChildStdout>,
     port: u16,
@@ -32,7 +42,7 @@ impl Process {
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it is installed by tests/run");
         let output = BufReader::new(child.stdout.take().unwrap());
-        Self { child, output, port: 0 }
+        Self { _child: KillOnDrop(child), output, port: 0 }
     }
 
     /// Starts a server and waits for the first line that ends with its port.
@@ -50,13 +60,6 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// A session of chromium.
 pub struct Browser {
     _driver: Process,
@@ -66,18 +69,18 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// One that believes no certificate of ours.
+    /// A browser that trusts no certificate of the tests.
     pub fn start() -> Self {
         Self::with(&[])
     }
 
-    /// One that believes exactly the certificate of this authority's.
-    pub fn believing(authority: &Authority) -> Self {
+    /// A browser that trusts exactly the certificate of this authority.
+    pub fn trusting(authority: &Authority) -> Self {
         let leaf = CertificateDer::from_pem_file(authority.certificate()).unwrap();
         let leaf = Certificate::from_der(&leaf).unwrap();
         let key = leaf.tbs_certificate().subject_public_key_info().to_der().unwrap();
-        let believed = STANDARD.encode(Sha256::digest(key));
-        Self::with(&[format!("--ignore-certificate-errors-spki-list={believed}")])
+        let trusted = STANDARD.encode(Sha256::digest(key));
+        Self::with(&[format!("--ignore-certificate-errors-spki-list={trusted}")])
     }
 
     fn with(arguments: &[String]) -> Self {
@@ -160,12 +163,12 @@ impl Browser {
         self.devtools("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
-    /// What has come to a log since it was last asked for: `browser` is the console.
+    /// The entries of a log since the last call; `browser` is the console.
     fn log(&self, kind: &str) -> Vec<Value> {
         self.command("POST", "/se/log", &json!({ "type": kind })).as_array().unwrap().clone()
     }
 
-    /// The URLs that were asked for since this was last asked; not those of chromium's own first page.
+    /// The requested URLs since the last call, without those of chromium's own first page.
     pub fn requests(&self) -> Vec<String> {
         let events = self.log("performance").into_iter().map(|entry| {
             serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap()["message"].clone()

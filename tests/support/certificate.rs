@@ -22,7 +22,7 @@ pub struct Issued {
 }
 
 impl Issued {
-    /// Signed by nobody else.
+    /// Self-signed.
     pub fn by_itself(names: &[&str]) -> Self {
         let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();

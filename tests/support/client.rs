@@ -108,12 +108,12 @@ impl RawClient {
         Self::over(TcpStream::from(OwnedFd::from(stream))).patience(PATIENCE)
     }
 
-    /// Connects with TLS, believing `authority`.
+    /// Connects with TLS, trusting `authority`.
     pub fn connect_tls(address: SocketAddr, authority: &Authority) -> Self {
         Self::connect(address).start_tls(authority)
     }
 
-    /// TLS from here on, believing `authority`.
+    /// Starts TLS, trusting `authority`.
     pub fn start_tls(self, authority: &Authority) -> Self {
         self.start_tls_as(authority.client(), "localhost")
     }

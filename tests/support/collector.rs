@@ -14,7 +14,7 @@ use prost::Message;
 use super::client::PATIENCE;
 use super::upstream::{Answer, Upstream};
 
-/// The collector. Unless told otherwise it takes everything.
+/// The collector. It accepts everything by default.
 pub struct Collector(pub Upstream);
 
 impl Collector {
@@ -40,14 +40,14 @@ impl Collector {
     }
 
     /// The spans that came so far.
-    pub fn spans(&self) -> Vec<Told> {
+    pub fn spans(&self) -> Vec<ExportedSpan> {
         let resources = self.exports().into_iter().flat_map(|export| export.resource_spans);
         let scopes = resources.flat_map(|resource| resource.scope_spans);
-        scopes.flat_map(|scope| scope.spans).map(Told).collect()
+        scopes.flat_map(|scope| scope.spans).map(ExportedSpan).collect()
     }
 
     /// The spans so far, once there are `count` of them; there may be no more.
-    pub fn wait(&self, count: usize) -> Vec<Told> {
+    pub fn wait(&self, count: usize) -> Vec<ExportedSpan> {
         let end = Instant::now() + PATIENCE;
         loop {
             let spans = self.spans();
@@ -63,9 +63,9 @@ impl Collector {
 
 /// A span as it came.
 #[derive(Clone, Debug)]
-pub struct Told(pub Span);
+pub struct ExportedSpan(pub Span);
 
-impl Told {
+impl ExportedSpan {
     /// The trace's id in hexadecimal.
     pub fn trace(&self) -> String {
         hexadecimal(&self.0.trace_id)

@@ -3,9 +3,9 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use super::by_hand::ByHand;
 use super::gateway::Builder;
 use super::http2_upstream::Http2Upstream;
+use super::manual_backend::ManualBackend;
 use super::{Authority, Gateway, Introspector, Process, Response, Upstream, Verdict};
 
 /// The field of the token that every introspector of [`TestEnv::builder`] knows: it has the ability `*`.
@@ -45,7 +45,7 @@ impl Backend for Upstream {
     }
 }
 
-impl Backend for ByHand {
+impl Backend for ManualBackend {
     fn url(&self) -> String {
         format!("http://{}", self.address())
     }
@@ -142,7 +142,7 @@ impl<B: Backend> TestEnvBuilder<B> {
 
     /// The introspector returns this verdict of a token.
     pub fn verdict(self, token: &str, verdict: Verdict) -> Self {
-        self.introspector.know(token, verdict);
+        self.introspector.set_verdict(token, verdict);
         self
     }
 

@@ -414,7 +414,7 @@ impl Logs {
         self.lines.lock().unwrap().clone()
     }
 
-    /// The first line that `wanted` takes; none where it does not come in time or the process ends first.
+    /// The first line that `wanted` accepts; `None` if it does not come in time or the process ends first.
     pub fn wait<T>(&self, wanted: impl Fn(&str) -> Option<T>) -> Option<T> {
         self.wait_for(PATIENCE, wanted)
     }

@@ -343,7 +343,7 @@ impl Http2Client {
         self.request("GET", path, &fields, b"").answer()
     }
 
-    /// The next frame; none where the connection ended.
+    /// The next frame; `None` at the end of the connection.
     pub fn frame(&mut self) -> Option<Frame> {
         let mut header = [0; 9];
         match self.stream.read_exact(&mut header) {

@@ -1,4 +1,4 @@
-//! A backend of HTTP/2 by script: it records every request, and answers as it is told.
+//! A scripted HTTP/2 backend that records every request.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,7 +87,7 @@ struct Shared {
     goaway: Mutex<Vec<tokio::sync::mpsc::UnboundedSender<()>>>,
 }
 
-/// The backend. Unless told otherwise it [`echo`]es.
+/// The backend. It [`echo`]es by default.
 pub struct Http2Upstream {
     address: SocketAddr,
     tls: bool,

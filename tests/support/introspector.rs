@@ -60,7 +60,7 @@ impl Verdict {
     }
 }
 
-/// How the introspector wants to be asked.
+/// The style of the introspection requests.
 #[derive(Clone, Debug)]
 enum Style {
     Bearer,
@@ -77,7 +77,7 @@ struct State {
     outage: Option<Answer>,
 }
 
-/// The scripted introspector. It knows no token until told.
+/// The scripted introspector. Tokens without a verdict are inactive.
 pub struct Introspector {
     server: Upstream,
     style: Style,
@@ -102,11 +102,11 @@ impl Introspector {
         Self::new(Upstream::start(), style)
     }
 
-    /// In bearer style, knowing these tokens with these abilities.
-    pub fn knowing<'a>(tokens: impl IntoIterator<Item = (&'a str, &'a [&'a str])>) -> Self {
+    /// In bearer style, with_tokens these tokens with these abilities.
+    pub fn with_tokens<'a>(tokens: impl IntoIterator<Item = (&'a str, &'a [&'a str])>) -> Self {
         let introspector = Self::start();
         for (token, abilities) in tokens {
-            introspector.know(token, Verdict::active(abilities));
+            introspector.set_verdict(token, Verdict::active(abilities));
         }
         introspector
     }
@@ -118,7 +118,7 @@ impl Introspector {
         Self { server, style, state }
     }
 
-    /// The `introspection` section that asks it.
+    /// The `introspection` section that names it.
     pub fn yaml(&self) -> String {
         let credentials = match &self.style {
             Style::Bearer => String::new(),
@@ -131,12 +131,12 @@ impl Introspector {
     }
 
     /// Says `verdict` of `token` from now on.
-    pub fn know(&self, token: &str, verdict: Verdict) {
+    pub fn set_verdict(&self, token: &str, verdict: Verdict) {
         self.state.lock().unwrap().verdicts.insert(token.to_owned(), verdict);
     }
 
     /// `token` is inactive from now on.
-    pub fn forget(&self, token: &str) {
+    pub fn deactivate(&self, token: &str) {
         self.state.lock().unwrap().verdicts.remove(token);
     }
 
@@ -222,7 +222,7 @@ fn decide(state: &State, style: &Style, request: &Request, token: &str) -> Answe
     if let Some(outage) = &state.outage {
         return outage.clone();
     }
-    if !well_asked(style, request) {
+    if !is_valid_call(style, request) {
         return Answer::message(400, "The introspector was not asked as it should be.");
     }
     match (state.verdicts.get(token), style) {
@@ -245,7 +245,7 @@ fn decide(state: &State, style: &Style, request: &Request, token: &str) -> Answe
     }
 }
 
-fn well_asked(style: &Style, request: &Request) -> bool {
+fn is_valid_call(style: &Style, request: &Request) -> bool {
     let as_json = request.field("accept") == Some("application/json");
     as_json
         && match style {

@@ -1,4 +1,4 @@
-//! What the topics share: a gateway that is the real binary, and the servers and clients around it.
+//! Shared by all topics: the real binary, and the servers and clients around it.
 //!
 //! ```ignore
 //! let env = TestEnv::builder().token("2|reader", &["items:read"]).start();
@@ -9,7 +9,6 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod browser;
-pub mod by_hand;
 pub mod certificate;
 pub mod client;
 pub mod collector;
@@ -18,16 +17,17 @@ pub mod gateway;
 pub mod http2;
 pub mod http2_upstream;
 pub mod introspector;
+pub mod manual_backend;
 pub mod name_server;
 pub mod redis;
 pub mod stalled;
 pub mod upstream;
 pub mod wire;
 
-pub use browser::{Browser, Process};
+pub use browser::{Browser, KillOnDrop, Process};
 pub use certificate::Authority;
 pub use client::{PATIENCE, RawClient, Response};
-pub use collector::{Collector, Told};
+pub use collector::{Collector, ExportedSpan};
 pub use env::{OPERATED, OPERATOR, TestEnv, WRITER};
 pub use gateway::{BINARY, Builder, Gateway, Metrics};
 pub use introspector::{Introspector, Verdict};

@@ -1,4 +1,4 @@
-//! A real Redis, and a way to it that can be cut.
+//! A real Redis, and a TCP proxy to it that can be cut.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -44,7 +44,7 @@ impl Redis {
         self.directory.path()
     }
 
-    /// Does what is asked by hand, and says what came of it.
+    /// Runs a command with redis-cli and returns its output.
     pub fn command(&self, words: &[&str]) -> String {
         let output = self.client(words).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
@@ -111,7 +111,7 @@ fn launch(directory: &Path, arguments: &[String]) -> Child {
 }
 
 /// A TCP address that leads to a Redis, for as long as it is not cut.
-pub struct Road {
+pub struct RedisProxy {
     address: SocketAddr,
     open: Arc<AtomicBool>,
     cars: Arc<Mutex<Vec<Car>>>,
@@ -124,7 +124,7 @@ struct Car {
     mute: Arc<AtomicBool>,
 }
 
-impl Road {
+impl RedisProxy {
     pub fn to(redis: &Redis) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -158,7 +158,7 @@ impl Road {
         format!("redis://{}", self.address)
     }
 
-    /// Ends every connection, and takes no other until [`Road::mend`].
+    /// Ends every connection, and takes no other until [`RedisProxy::restore`].
     pub fn cut(&self) {
         self.open.store(false, Ordering::SeqCst);
         for car in self.cars.lock().unwrap().drain(..) {
@@ -167,11 +167,11 @@ impl Road {
     }
 
     /// From now on nothing comes by the connection that was begun last, which stays: the subscription.
-    pub fn mute_last(&self) {
+    pub fn block_last(&self) {
         self.cars.lock().unwrap().last().unwrap().mute.store(true, Ordering::SeqCst);
     }
 
-    pub fn mend(&self) {
+    pub fn restore(&self) {
         self.open.store(true, Ordering::SeqCst);
     }
 }

@@ -1,4 +1,4 @@
-//! A backend by script: it records every request exactly and answers as it is told, right or wrong.
+//! A scripted backend that records every request exactly and sends any response, valid or not.
 
 use std::io::{self, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -179,7 +179,7 @@ struct Shared {
     tls: Option<Arc<ServerConfig>>,
 }
 
-/// The scripted backend. Unless told otherwise it [`echo`]es.
+/// The scripted backend. It [`echo`]es by default.
 pub struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,

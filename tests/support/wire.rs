@@ -38,7 +38,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// The next head; none where the connection ends before its first byte.
+    /// The next head; `None` if the connection ends before its first byte.
     pub fn read(stream: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut raw = Vec::new();
         let mut lines = Vec::new();

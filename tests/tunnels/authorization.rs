@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{echoes, start};
-use crate::support::by_hand::{ByHand, Held};
+use super::{assert_tunnel_works, start};
+use crate::support::manual_backend::{BackendConnection, ManualBackend};
 use crate::support::{Answer, RawClient, TestEnv, Verdict};
 
 fn in_seconds(seconds: f64) -> f64 {
@@ -17,7 +17,7 @@ fn tunnel_permitted_by_shadow_mode_stays_open() {
     for authentication in [false, true] {
         let mut env = start(&format!("mode: shadow\nshadow_authentication: {authentication}\n"));
         let end = in_seconds(1.5);
-        env.introspector.know("3|short", Verdict::active(&["items:create"]).expiring(end));
+        env.introspector.set_verdict("3|short", Verdict::active(&["items:create"]).expiring(end));
         let mut tunnels =
             vec![env.tunnel("/events", Some("2|creator")), env.tunnel("/nowhere", Some("1|reader"))];
         let (mut expiring, backend) = env.tunnel("/nowhere", Some("3|short"));
@@ -31,7 +31,7 @@ fn tunnel_permitted_by_shadow_mode_stays_open() {
         }
         // They were decided anew meanwhile.
         for (client, backend) in &mut tunnels {
-            echoes(client, backend);
+            assert_tunnel_works(client, backend);
         }
         env.gateway.edit("mode: shadow", "mode: enforce");
         assert!(env.gateway.reload());
@@ -42,7 +42,7 @@ fn tunnel_permitted_by_shadow_mode_stays_open() {
 }
 
 /// From `change` on; the contract says 5 s.
-fn closes_within_5_s(client: &mut RawClient, backend: &mut Held, what: &str) -> Duration {
+fn closes_within_5_s(client: &mut RawClient, backend: &mut BackendConnection, what: &str) -> Duration {
     let began = Instant::now();
     assert_eq!(client.read_until_close(), b"", "{what}");
     let took = began.elapsed();
@@ -53,12 +53,14 @@ fn closes_within_5_s(client: &mut RawClient, backend: &mut Held, what: &str) -> 
 
 #[test]
 fn tunnel_closes_when_its_token_becomes_inactive() {
-    type Change = fn(&TestEnv<ByHand>);
+    type Change = fn(&TestEnv<ManualBackend>);
     let cases: [(&str, &str, &str, Change); 5] = [
         ("expired", "cache: {ttl: 1h}\n", "expired_token", |_| {}),
-        ("unknown by now", "cache: {ttl: 1s}\n", "inactive_token", |env| env.introspector.forget("1|reader")),
+        ("unknown by now", "cache: {ttl: 1s}\n", "inactive_token", |env| {
+            env.introspector.deactivate("1|reader")
+        }),
         ("without the ability", "cache: {ttl: 1s}\n", "missing_ability", |env| {
-            env.introspector.know("1|reader", Verdict::active(&["items:create"]));
+            env.introspector.set_verdict("1|reader", Verdict::active(&["items:create"]));
         }),
         ("without a verdict", "cache: {ttl: 1s}\n", "no_verdict", |env| {
             env.introspector.fail_with(Answer::message(500, "Server Error"));
@@ -73,10 +75,10 @@ fn tunnel_closes_when_its_token_becomes_inactive() {
                 let mut env = start(yaml);
                 if what == "expired" {
                     let verdict = Verdict::active(&["items:read"]).expiring(in_seconds(2.5).round());
-                    env.introspector.know("1|reader", verdict);
+                    env.introspector.set_verdict("1|reader", verdict);
                 }
                 let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
-                echoes(&mut client, &mut backend);
+                assert_tunnel_works(&mut client, &mut backend);
                 change(&env);
                 closes_within_5_s(&mut client, &mut backend, what);
                 let line = env.tunnel_line();
@@ -95,11 +97,11 @@ fn tunnel_closes_when_its_token_becomes_inactive() {
     });
 }
 
-/// Whatever introspection says by now: who revokes a token at night wants its connections gone.
+/// The tunnel closes although introspection would still call the token active.
 #[test]
 fn revocation_closes_the_tunnels_of_a_token() {
     let mut env = start("cache: {ttl: 1h}\nadmin:\n  token: an-operators-token\n");
-    env.introspector.know("3|other", Verdict::active(&["items:read"]));
+    env.introspector.set_verdict("3|other", Verdict::active(&["items:read"]));
     let (mut revoked, mut backend) = env.tunnel("/events", Some("1|reader"));
     let (mut other, mut other_backend) = env.tunnel("/events", Some("3|other"));
     assert_eq!(env.operator("POST", "/tokens/revoke", r#"{"token":"1|reader"}"#).status, 200);
@@ -109,9 +111,9 @@ fn revocation_closes_the_tunnels_of_a_token() {
         (&line["reason"], &line["detail"]),
         (&"inactive_token".into(), &"the tunnel's token was revoked".into())
     );
-    echoes(&mut other, &mut other_backend);
+    assert_tunnel_works(&mut other, &mut other_backend);
     let (mut again, mut backend) = env.tunnel("/events", Some("1|reader"));
-    echoes(&mut again, &mut backend);
+    assert_tunnel_works(&mut again, &mut backend);
 }
 
 /// Whoever revokes while a tunnel is being decided anew is not overtaken by a verdict that is younger.
@@ -136,12 +138,12 @@ fn tunnel_stays_open_while_its_request_is_permitted() {
     let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
     let (mut guest, mut guests) = env.tunnel("/open", None);
     let (mut other, mut others) = env.tunnel("/open", Some("9|unknown"));
-    // Asked again, and answered as before; other abilities are more; then nobody answers.
+    // Introspected again with the same result, then with more abilities, then without a response.
     thread::sleep(Duration::from_millis(1500));
-    echoes(&mut client, &mut backend);
-    env.introspector.know("1|reader", Verdict::active(&["*"]));
+    assert_tunnel_works(&mut client, &mut backend);
+    env.introspector.set_verdict("1|reader", Verdict::active(&["*"]));
     thread::sleep(Duration::from_millis(1500));
-    echoes(&mut client, &mut backend);
+    assert_tunnel_works(&mut client, &mut backend);
     let calls = env.introspector.calls_for("1|reader") as f64;
     let lives = began.elapsed().as_secs_f64();
     assert!(
@@ -150,9 +152,9 @@ fn tunnel_stays_open_while_its_request_is_permitted() {
     );
     env.introspector.fail_with(Answer::message(500, "Server Error"));
     thread::sleep(Duration::from_millis(2500));
-    echoes(&mut client, &mut backend);
-    echoes(&mut guest, &mut guests);
-    echoes(&mut other, &mut others);
+    assert_tunnel_works(&mut client, &mut backend);
+    assert_tunnel_works(&mut guest, &mut guests);
+    assert_tunnel_works(&mut other, &mut others);
     assert_eq!(env.introspector.calls_for("9|unknown"), 0);
     assert_eq!(env.gateway.metrics().metric("tunnels_open"), 3.0);
 }
@@ -164,7 +166,7 @@ fn tunnels_of_one_token_share_an_introspection() {
     let mut tunnels: Vec<_> = (0..20).map(|_| env.tunnel("/events", Some("1|reader"))).collect();
     thread::sleep(Duration::from_millis(3000));
     for (client, backend) in &mut tunnels {
-        echoes(client, backend);
+        assert_tunnel_works(client, backend);
     }
     let calls = env.introspector.calls_for("1|reader") as f64;
     let lives = began.elapsed().as_secs_f64();
@@ -179,12 +181,12 @@ fn reloaded_map_decides_open_tunnels() {
     env.gateway.edit("/api/v2/items: {", "/api/v2/items/{id}: {");
     assert!(env.gateway.reload());
     thread::sleep(Duration::from_millis(1500));
-    echoes(&mut client, &mut backend);
-    echoes(&mut guest, &mut guests);
+    assert_tunnel_works(&mut client, &mut backend);
+    assert_tunnel_works(&mut guest, &mut guests);
     env.gateway.edit("/events:       {GET: items:read}", "/events:       {GET: items:create}");
     assert!(env.gateway.reload());
     closes_within_5_s(&mut client, &mut backend, "another requirement");
-    echoes(&mut guest, &mut guests);
+    assert_tunnel_works(&mut guest, &mut guests);
     env.gateway.edit("/open:         {GET: public}", "/open:         {GET: authenticated}");
     assert!(env.gateway.reload());
     closes_within_5_s(&mut guest, &mut guests, "not public any more");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::{FRAME, KEY, SWITCHED, builder, echoes, handshake, read, start};
+use super::{FRAME, KEY, SWITCHED, assert_tunnel_works, builder, handshake, read, start};
 use crate::support::Authority;
 
 #[test]
@@ -78,7 +78,7 @@ fn websocket_is_forwarded_byte_for_byte() {
         assert_eq!(read(&mut client, 11), b"and at once");
         assert_eq!(backend.read(8), b"too soon");
         for _ in 0..3 {
-            echoes(&mut client, &mut backend);
+            assert_tunnel_works(&mut client, &mut backend);
         }
         let metrics = env.gateway.metrics();
         assert_eq!(metrics.metric("tunnels_open"), 1.0);
@@ -152,7 +152,7 @@ fn other_upgrades_are_served_as_plain_requests() {
         for name in ["connection", "upgrade", "http2-settings"] {
             assert_eq!(request.field(name), None, "{upgrade}");
         }
-        // And a backend that makes it all the same is not believed.
+        // A backend that upgrades anyway is answered with 502.
         backend.send(format!(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n"
         ));
@@ -216,7 +216,7 @@ fn switching_protocols_with_body_fields_opens_a_tunnel() {
 
 /// RFC 6455 section 4.4.
 #[test]
-fn other_websocket_version_is_426_with_version_13() {
+fn other_websocket_version_is_400_with_version_13() {
     let env = start("");
     let good = handshake("/events", Some("1|reader"));
     for (line, told) in [
@@ -293,7 +293,7 @@ fn bytes_after_a_failed_handshake_are_the_next_request() {
     backend.send(SWITCHED);
     assert_eq!(client.response().status, 101);
     assert_eq!(backend.read(5), b"early");
-    echoes(&mut client, &mut backend);
+    assert_tunnel_works(&mut client, &mut backend);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn pipelined_handshake_opens_a_tunnel_after_earlier_responses() {
     let first = "GET /open HTTP/1.1\r\nHost: a\r\n\r\n";
     client.send(format!("{first}{first}{}", handshake("/events", Some("1|reader"))).as_bytes()).send(FRAME);
     let (mut backend, _) = env.backend.request();
-    // Both answers are larger than what is sent at once, and nobody reads them yet.
+    // Both responses exceed the socket buffers, and the client does not read them yet.
     let large = vec![b'x'; 4 << 20];
     let answer =
         [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", large.len()).as_bytes(), &large].concat();
@@ -323,5 +323,5 @@ fn pipelined_handshake_opens_a_tunnel_after_earlier_responses() {
         assert_eq!(client.response().status, 101);
         assert_eq!(read(&mut client, FRAME.len()), FRAME);
     });
-    echoes(&mut client, &mut backend);
+    assert_tunnel_works(&mut client, &mut backend);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{echoes, start};
+use super::{assert_tunnel_works, start};
 use crate::support::RawClient;
 
 #[test]
@@ -40,7 +40,7 @@ fn idle_tunnel_is_closed() {
 fn tunnel_closes_with_either_side() {
     let mut env = start("");
     let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
-    echoes(&mut client, &mut backend);
+    assert_tunnel_works(&mut client, &mut backend);
     drop(client);
     assert!(backend.until_close() < Duration::from_secs(2));
     drop(backend);
@@ -77,7 +77,7 @@ fn backpressure_of_either_side_passes_through_a_tunnel() {
             assert!(came.iter().all(|&byte| byte == piece as u8), "piece {piece}");
         }
     });
-    echoes(&mut client, &mut backend);
+    assert_tunnel_works(&mut client, &mut backend);
 }
 
 fn read_exactly(client: &mut RawClient, length: usize) -> Vec<u8> {
@@ -97,7 +97,7 @@ fn drain_keeps_tunnels_open_until_its_timeout() {
     assert!(left.until_close() < Duration::from_secs(1));
     drop(left);
     while began.elapsed() < Duration::from_millis(1000) {
-        echoes(&mut client, &mut backend);
+        assert_tunnel_works(&mut client, &mut backend);
         thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(client.read_until_close(), b"");

@@ -122,7 +122,7 @@ fn alternating_small_and_large_frames_stay_within_the_budget() {
 }
 
 #[test]
-fn endless_empty_frames_are_dropped() {
+fn excess_empty_frames_are_dropped() {
     let mut small = SmallData::after(0);
     let sent = [data(0, 1, b"", None).repeat(5000), data(END_STREAM, 1, b"", None)].concat();
     let (seen, _, empty) = Seen::of(&through(&mut small, &sent, 1000));

@@ -142,7 +142,7 @@ fn serve_http2(listener: TcpListener, stopped: oneshot::Receiver<()>) {
                     while let Some(Ok((request, mut answer))) = connection.accept().await {
                         tokio::spawn(async move {
                             if request.uri().path() == "/up" {
-                                // Held, and never read.
+                                // BackendConnection, and never read.
                                 let _ = std::future::poll_fn(|context| answer.poll_reset(context)).await;
                                 return;
                             }

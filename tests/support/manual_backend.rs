@@ -1,4 +1,4 @@
-//! A backend whose connections the test itself holds: it sees when bytes come and when the other side closes.
+//! A backend whose connections the test drives itself, so that it sees each byte and each close.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,19 +9,19 @@ use super::client::{PATIENCE, is_close};
 use super::upstream::Request;
 use super::wire::Head;
 
-/// Listens; each connection is taken by the test.
-pub struct ByHand {
+/// A listener whose connections the test accepts.
+pub struct ManualBackend {
     listener: TcpListener,
     accepted: usize,
 }
 
-/// One connection of it.
-pub struct Held {
+/// An accepted connection.
+pub struct BackendConnection {
     stream: BufReader<TcpStream>,
     number: usize,
 }
 
-impl ByHand {
+impl ManualBackend {
     /// On a port of its own.
     pub fn start() -> Self {
         Self { listener: TcpListener::bind("127.0.0.1:0").unwrap(), accepted: 0 }
@@ -33,7 +33,7 @@ impl ByHand {
     }
 
     /// The next connection.
-    pub fn accept(&mut self) -> Held {
+    pub fn accept(&mut self) -> BackendConnection {
         let end = Instant::now() + PATIENCE;
         self.listener.set_nonblocking(true).unwrap();
         let stream = loop {
@@ -49,24 +49,24 @@ impl ByHand {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         self.accepted += 1;
-        Held { stream: BufReader::new(stream), number: self.accepted - 1 }
+        BackendConnection { stream: BufReader::new(stream), number: self.accepted - 1 }
     }
 
-    /// Whether nobody has connected that was not accepted.
+    /// Whether no connection is pending.
     pub fn has_no_connection(&mut self) -> bool {
         self.listener.set_nonblocking(true).unwrap();
         self.listener.accept().is_err()
     }
 
     /// The next connection, and the head of its first request.
-    pub fn request(&mut self) -> (Held, Request) {
+    pub fn request(&mut self) -> (BackendConnection, Request) {
         let mut held = self.accept();
         let request = held.request();
         (held, request)
     }
 }
 
-impl Held {
+impl BackendConnection {
     /// The head of the next request.
     pub fn request(&mut self) -> Request {
         let head = Head::read(&mut self.stream).unwrap().expect("a request");
