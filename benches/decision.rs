@@ -22,7 +22,9 @@ use stockaj_gateway::internals::config;
 use stockaj_gateway::internals::policy::ability::{Abilities, Requirement};
 use stockaj_gateway::internals::policy::bearer::Token;
 use stockaj_gateway::internals::policy::decision::{self, NextStep, Permit};
-use stockaj_gateway::internals::policy::headers::{Credentials, Forwarding, UpstreamFields, prepare_answer};
+use stockaj_gateway::internals::policy::headers::{
+    Credentials, Forwarding, UpstreamFields, prepare_response,
+};
 use stockaj_gateway::internals::policy::map::{AbilityMap, MapBuilder, Unmapped};
 use stockaj_gateway::internals::policy::path::CanonicalPath;
 use stockaj_gateway::internals::policy::refusal::Refusal;
@@ -123,7 +125,7 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
         introspections: IntrospectionLimiter::new(introspection.max_concurrent),
     });
     let introspector = Introspector::new(Arc::clone(&settings), pool);
-    let lookup = Lookup::new(Arc::clone(&shared), introspector, Metrics::new(1).core(0));
+    let lookup = Lookup::new(Arc::clone(&shared), introspector, Metrics::new(1).worker(0));
 
     let token = Token::from_fields(fields, 1024).map_err(|refusal| format!("{refusal:?}"))?;
     let hash = TokenHash::of(token.as_bytes());
@@ -151,7 +153,7 @@ fn verdict(lookup: &Rc<Lookup>, token: Token<'_>, now: Instant) -> Option<Rc<Cac
 }
 
 fn request(token: Token<'_>, now: Instant) -> LookupRequest<'_> {
-    LookupRequest { token, now, since: None, trace: None }
+    LookupRequest { token, now, introspected_since: None, trace: None }
 }
 
 /// The decision with a cache lookup and a clock read.
@@ -296,7 +298,7 @@ fn decision(criterion: &mut Criterion) {
     group.bench_function("answer", |bencher| {
         bencher.iter_batched_ref(
             || fields.clone(),
-            |fields| prepare_answer(http::StatusCode::OK, fields),
+            |fields| prepare_response(http::StatusCode::OK, fields),
             criterion::BatchSize::SmallInput,
         );
     });

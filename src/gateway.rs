@@ -62,7 +62,7 @@ pub struct Gateway {
 }
 
 /// The decision on a request that is allowed.
-struct Decision {
+struct AllowedRequest {
     permit: Permit,
     caller: Caller,
     /// Limit of the request's body, in bytes.
@@ -144,7 +144,7 @@ impl Gateway {
         if let Some(shadow) = &self.settings.shadow {
             decided = Box::pin(self.decide_in_shadow(shadow, &request, &mut context.record, decided)).await;
         }
-        let Decision { permit, caller, body_limit } = decided?;
+        let AllowedRequest { permit, caller, body_limit } = decided?;
         if request.handshake.is_some() {
             context.forwarded.upgrade = Some(Box::new(UpgradeRequest::new(&request.target, &caller)));
         }
@@ -158,7 +158,7 @@ impl Gateway {
         Ok(Outcome::Upstream(reason))
     }
 
-    /// Reads the request: an unambiguous message with a canonical target. Only this phase changes the head.
+    /// Reads the request: an unambiguous message with a canonical target. Applies the limit of its address.
     fn read<'a>(
         &self,
         head: &'a mut Parts,
@@ -201,25 +201,26 @@ impl Gateway {
         &self,
         request: &ReadRequest<'_>,
         record: &mut RequestRecord,
-    ) -> Result<Decision, Refusal> {
+    ) -> Result<AllowedRequest, Refusal> {
         let routed = self.route(&request.target, record);
         let body_limit = self.body_limit(routed.found());
         let fields = &request.head.headers;
         let needs_token = match routed.next() {
             NextStep::Public(permit) => {
                 bearer::at_most_one(fields)?;
-                return Ok(Decision { permit, caller: Caller::Public, body_limit });
+                return Ok(AllowedRequest { permit, caller: Caller::Public, body_limit });
             }
             NextStep::NeedsToken(needs_token) => needs_token,
         };
         let token = Token::from_fields(fields, self.settings.limits.token_bytes);
         let (token, needs_verdict) = needs_token.with_token(token)?;
-        let oldest = self.oldest_acceptable(needs_verdict.requirement(), record.started(), Duration::ZERO);
-        let authentication = Authentication { token, needs_verdict, oldest };
+        let introspected_since =
+            self.oldest_introspection(needs_verdict.requirement(), record.started(), Duration::ZERO);
+        let authentication = Authentication { token, needs_verdict, introspected_since };
         let mut cached = self.authenticate(&authentication, record).await?;
         let permit = self.authorize(&authentication, &mut cached, record).await?;
         self.limit(&cached, record.started())?;
-        Ok(Decision { permit, caller: Caller::Token(cached, token.authorization()), body_limit })
+        Ok(AllowedRequest { permit, caller: Caller::Token(cached, token.authorization()), body_limit })
     }
 
     /// Looks up the route, and records it.
@@ -238,7 +239,7 @@ impl Gateway {
         }
     }
 
-    /// Applies the token's rate limit.
+    /// Records the age of the verdict, and applies the token's rate limit.
     fn limit(&self, cached: &CachedToken, started: Instant) -> Result<(), Refusal> {
         self.recorder.metrics.verdict_served(cached.age(started));
         if let Some(tokens) = &self.limiter.tokens {
@@ -265,7 +266,7 @@ impl Gateway {
                 let credentials = Credentials::Token { authorization, identity, cookies };
                 (Some(cached), credentials, Reason::Allowed)
             }
-            Caller::Unauthenticated(_) => (None, Credentials::Unproved { cookies }, Reason::Allowed),
+            Caller::Unauthenticated(_) => (None, Credentials::Unauthenticated { cookies }, Reason::Allowed),
         })
     }
 

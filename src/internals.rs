@@ -8,11 +8,11 @@ pub mod backend {
     }
 }
 pub mod client {
-    pub use crate::client::{ClientStream, ConnectError, ConnectStep, Connector, ConnectorError, Protocol};
+    pub use crate::client::{
+        ClientStream, ConnectError, ConnectStep, Connector, ConnectorError, OfferedProtocols,
+    };
     pub mod http1 {
-        pub use crate::client::http1::{
-            Connection, Http1Error, LONGEST_HEAD, MOST_FIELDS, Outgoing, RequestHead,
-        };
+        pub use crate::client::http1::{Connection, Http1Error, MAX_FIELDS, MAX_HEAD, Outgoing, RequestHead};
     }
     pub mod pool {
         pub use crate::client::pool::Pool;
@@ -62,7 +62,7 @@ pub mod policy {
         pub use crate::policy::framing::{Bounds, FramingFault, Scan, Scanner};
     }
     pub mod headers {
-        pub use crate::policy::headers::{Credentials, Forwarding, UpstreamFields, prepare_answer};
+        pub use crate::policy::headers::{Credentials, Forwarding, UpstreamFields, prepare_response};
     }
     pub mod map {
         pub use crate::policy::map::{AbilityMap, MapBuilder, RouteMatch, RouteOptions, Unmapped};
@@ -123,8 +123,8 @@ pub mod tokens {
     }
     pub mod introspection {
         pub use crate::tokens::introspection::{
-            Answer, LONGEST_ABILITIES, LONGEST_ANSWER, LONGEST_NAME, LONGEST_TEXT, MOST_ABILITIES, NoVerdict,
-            read,
+            IntrospectionResponse, LONGEST_ABILITIES, MAX_ANSWER, MAX_NAME, MAX_TEXT, MOST_ABILITIES,
+            NoVerdict, read,
         };
     }
     pub mod introspection_limiter {

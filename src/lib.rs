@@ -7,7 +7,7 @@
 //! cli/         one file per command
 //! config/      gateway.yaml: a language below, a file per section above; every error with its place
 //! policy/      PURE: framing, path, route, map, ability, bearer, headers, refusal, decision; no I/O
-//! gateway.rs   the request path in one file
+//! gateway.rs   the phases of a request; gateway/ has token verdicts, preflights, shadow mode, tunnels, responses
 //! response/    the gateway's own responses, response bodies, and the record of each request
 //! openapi/     OpenAPI documents: reads them, drafts maps from them, compares them with maps
 //! cases/       policy tests: reads their files, compares decisions with the expected ones

@@ -11,7 +11,7 @@ use rustls::{HandshakeKind, ProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use stockaj_gateway::internals::client::{
-    ClientStream, ConnectError, ConnectStep, Connector, ConnectorError, Protocol,
+    ClientStream, ConnectError, ConnectStep, Connector, ConnectorError, OfferedProtocols,
 };
 use stockaj_gateway::internals::config::settings::{ClientTls, Destination, ListenTls, Roots};
 use stockaj_gateway::internals::server::tls::{CertificateError, load};
@@ -75,7 +75,7 @@ async fn trusted_server_is_connected_and_its_session_resumed() {
         let connector =
             Connector::new(&destination(host, address, true), &believing(&authority), TIMEOUT).unwrap();
         for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
-            let mut stream = connector.connect(Protocol::Http1).await.unwrap();
+            let mut stream = connector.connect(OfferedProtocols::Http1).await.unwrap();
             echo(&mut stream).await;
             let ClientStream::Tls(stream) = stream else { panic!("{host}: {stream:?}") };
             let session = stream.get_ref().1;
@@ -115,13 +115,13 @@ async fn untrusted_certificate_is_refused_and_the_cause_logged() {
         ("another name", named("stockaj.example"), "not valid for name \"stockaj.example\""),
     ] {
         let connector = Connector::new(&destination("127.0.0.1", address, true), &tls, TIMEOUT).unwrap();
-        let error = connector.connect(Protocol::Http1).await.unwrap_err();
+        let error = connector.connect(OfferedProtocols::Http1).await.unwrap_err();
         let ConnectError::Tls { address: at, .. } = &error else { panic!("{case}: {error}") };
         assert_eq!(*at, address);
         assert!(error.to_string().contains(why), "{case}: {error}");
     }
     let connector = Connector::new(&destination("127.0.0.1", address, true), &named("localhost"), TIMEOUT);
-    echo(&mut connector.unwrap().connect(Protocol::Http1).await.unwrap()).await;
+    echo(&mut connector.unwrap().connect(OfferedProtocols::Http1).await.unwrap()).await;
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn connector_reaches_plain_tcp_and_unix_sockets() {
     });
     for destination in [Destination::Unix(path), destination("localhost", address, false)] {
         let connector = Connector::new(&destination, &ClientTls::default(), TIMEOUT).unwrap();
-        let mut stream = connector.connect(Protocol::Http1).await.unwrap();
+        let mut stream = connector.connect(OfferedProtocols::Http1).await.unwrap();
         if let ClientStream::Tcp(stream) = &stream {
             assert!(stream.nodelay().unwrap());
             assert!(socket2::SockRef::from(stream).keepalive().unwrap());
@@ -164,7 +164,7 @@ async fn connect_errors_name_the_failed_step() {
     });
     let connect = async |destination: Destination, timeout| {
         let connector = Connector::new(&destination, &ClientTls::default(), timeout).unwrap();
-        connector.connect(Protocol::Http1).await.unwrap_err()
+        connector.connect(OfferedProtocols::Http1).await.unwrap_err()
     };
 
     let error = connect(destination("localhost", refused, false), TIMEOUT).await;
@@ -204,7 +204,7 @@ fn one_connector_serves_several_runtimes() {
                 for _ in 0..2 {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                     runtime.block_on(async {
-                        echo(&mut connector.connect(Protocol::Http1).await.unwrap()).await
+                        echo(&mut connector.connect(OfferedProtocols::Http1).await.unwrap()).await
                     });
                 }
             })

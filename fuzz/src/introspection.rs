@@ -11,7 +11,7 @@ use stockaj_gateway::internals::config::settings::{
     ClientTls, Destination, Introspection, IntrospectionStyle, JsonPointer, ResponsePointers,
 };
 use stockaj_gateway::internals::tokens::introspection::{
-    Answer, LONGEST_ABILITIES, LONGEST_ANSWER, LONGEST_NAME, LONGEST_TEXT, MOST_ABILITIES, NoVerdict, read,
+    IntrospectionResponse, LONGEST_ABILITIES, MAX_ANSWER, MAX_NAME, MAX_TEXT, MOST_ABILITIES, NoVerdict, read,
 };
 use stockaj_gateway::internals::tokens::verdict::Verdict;
 
@@ -53,12 +53,11 @@ pub fn check(data: &[u8]) {
             workspace_id: Some(id.ours.clone()),
         },
     };
-    let document: Option<Value> = serde_json::from_slice(body)
-        .ok()
-        .filter(|_| status == StatusCode::OK && body.len() <= LONGEST_ANSWER);
+    let document: Option<Value> =
+        serde_json::from_slice(body).ok().filter(|_| status == StatusCode::OK && body.len() <= MAX_ANSWER);
     let active = document.as_ref().and_then(|document| document.get("active"));
     match read(&settings, status, body, &HASH) {
-        Answer::Active(verdict) => {
+        IntrospectionResponse::Active(verdict) => {
             let document = document.as_ref().expect("a verdict is in the JSON of a 200");
             assert!(!rfc7662 || *active.expect("`active`") == Value::Bool(true));
             check_abilities(&verdict, document.pointer(abilities.text));
@@ -67,14 +66,12 @@ pub fn check(data: &[u8]) {
             let name = document.pointer(name.text).and_then(Value::as_str);
             assert_eq!(verdict.name.as_deref(), name);
             assert_eq!(verdict.context.as_deref(), name);
-            assert!(
-                name.is_none_or(|name| name.len() <= LONGEST_TEXT && name.chars().count() <= LONGEST_NAME)
-            );
-            assert!(verdict.id.len() <= LONGEST_TEXT);
+            assert!(name.is_none_or(|name| name.len() <= MAX_TEXT && name.chars().count() <= MAX_NAME));
+            assert!(verdict.id.len() <= MAX_TEXT);
         }
-        Answer::Inactive if rfc7662 => assert_eq!(active, Some(&Value::Bool(false))),
-        Answer::Inactive => assert_eq!(status, StatusCode::UNAUTHORIZED),
-        Answer::NoVerdict(why) => {
+        IntrospectionResponse::Inactive if rfc7662 => assert_eq!(active, Some(&Value::Bool(false))),
+        IntrospectionResponse::Inactive => assert_eq!(status, StatusCode::UNAUTHORIZED),
+        IntrospectionResponse::NoVerdict(why) => {
             assert!(rfc7662 || status != StatusCode::UNAUTHORIZED);
             assert_eq!(matches!(why, NoVerdict::ClientRefused(_)), why.is_misconfiguration());
             // Nothing of the body, which may contain tokens.
@@ -117,7 +114,7 @@ fn check_abilities(verdict: &Verdict, value: Option<&Value>) {
         Value::Object(names) => names.values().map(|name| name.as_str().expect("only strings")).collect(),
         other => panic!("abilities {other}"),
     };
-    assert!(expected.len() <= MOST_ABILITIES && expected.iter().all(|name| name.len() <= LONGEST_TEXT));
+    assert!(expected.len() <= MOST_ABILITIES && expected.iter().all(|name| name.len() <= MAX_TEXT));
     assert!(expected.iter().map(|name| name.len()).sum::<usize>() <= LONGEST_ABILITIES);
     expected.sort_unstable();
     expected.dedup();

@@ -224,7 +224,7 @@ impl House {
         let settings = Arc::new(config::load_text("gateway.yaml", YAML.to_owned()).unwrap().settings);
         let map = Arc::clone(&settings.abilities);
         let metrics = Metrics::new(1);
-        let core = metrics.core(0);
+        let core = metrics.worker(0);
         let routes = metrics.routes(map.templates());
         let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {}));
         let verdict = Verdict {
@@ -254,7 +254,7 @@ impl House {
         let recorder = Rc::new(Recorder {
             metrics: core,
             access: AccessLog::off(),
-            uncovered: UncoveredRequests::new(1).core(0),
+            uncovered: UncoveredRequests::new(1).worker(0),
             tracer: None,
             usage: None,
         });

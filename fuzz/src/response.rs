@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use http_body_util::Empty;
 use stockaj_gateway::internals::client::http1::{
-    Connection, Http1Error, LONGEST_HEAD, MOST_FIELDS, Outgoing, RequestHead,
+    Connection, Http1Error, MAX_FIELDS, MAX_HEAD, Outgoing, RequestHead,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -62,7 +62,7 @@ fn read(bytes: &[u8], piece: usize, method: &Method) -> Result<Read, Http1Error>
         let mut outgoing = Outgoing::new(RequestHead::new(method, ["/"]), Some(Empty::<Bytes>::new()));
         connection.begin();
         let head = poll_fn(|context| connection.poll_response(context, &mut outgoing)).await?;
-        assert!(head.fields.len() <= MOST_FIELDS);
+        assert!(head.fields.len() <= MAX_FIELDS);
         let (mut data, mut trailers) = (Vec::new(), HeaderMap::new());
         while let Some(frame) = poll_fn(|context| connection.poll_frame(context, Some(&mut outgoing))).await {
             match frame?.into_data() {
@@ -90,7 +90,7 @@ pub fn check(data: &[u8]) {
             assert_eq!((whole.0, &whole.1, &whole.2, &whole.3), (cut.0, &cut.1, &cut.2, &cut.3));
             assert!(whole.2.len() <= bytes.len());
             let longest: usize = whole.1.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-            assert!(longest <= LONGEST_HEAD);
+            assert!(longest <= MAX_HEAD);
             if whole.0 == 204 || whole.0 == 304 || method == Method::HEAD {
                 assert!(whole.2.is_empty());
             }

@@ -11,7 +11,7 @@ use crate::telemetry::lines::AUDIT;
 use crate::telemetry::lines::AuditSlot;
 
 /// The longest logged subject, in characters.
-const LONGEST_SUBJECT: usize = 256;
+const MAX_SUBJECT: usize = 256;
 /// The shortest interval between two lines about rejected attempts.
 const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// The paths that a line about rejected attempts may contain: those that need a credential.
@@ -44,7 +44,7 @@ impl Actor<'_> {
         let request_id = request_id.to_str().ok();
         let Action { action, subject, count } = action;
         let (by, what) = subject.unzip();
-        let what = what.map(|what| match what.char_indices().nth(LONGEST_SUBJECT) {
+        let what = what.map(|what| match what.char_indices().nth(MAX_SUBJECT) {
             Some((end, _)) => &what[..end],
             None => what,
         });

@@ -285,7 +285,7 @@ mod tests {
             let token = token.map(|(id, name)| (Arc::<str>::from(id), Arc::<str>::from(name)));
             let token = token.as_ref().map(|(id, name)| UncoveredToken { id, name: Some(name) });
             let now = UNIX_EPOCH + std::time::Duration::from_millis(1_796_007_890_123);
-            all.core(0).record(&Uncovered { path, missing: *missing, method, token, now });
+            all.worker(0).record(&Uncovered { path, missing: *missing, method, token, now });
         }
         all.report()
     }

@@ -77,7 +77,7 @@ impl Upload {
 
     /// Records that the backend has responded. Returns whether the body still waited for a 100 (Continue) and is not
     /// sent.
-    pub fn answered(&self) -> bool {
+    pub fn mark_answered(&self) -> bool {
         let held = self.hold.get() != Hold::None;
         if held {
             self.hold.set(Hold::Unwanted);
@@ -155,7 +155,7 @@ impl RequestBody {
 }
 
 /// Longest time for which the body of a refused request is read.
-const REFUSED: Duration = Duration::from_secs(1);
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reads and discards the body of a refused HTTP/2 request. After an immediate reset, clients that are still sending (curl
 /// before 8, httpx) lose the response, although RFC 9113 section 8.1 asks them to read it.
@@ -167,7 +167,7 @@ pub async fn discard(mut incoming: Incoming, downstream: Rc<Downstream>) {
             }
         }
     };
-    let _ = tokio::time::timeout(REFUSED, rest).await;
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
 }
 
 impl RequestBody {

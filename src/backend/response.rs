@@ -34,7 +34,7 @@ impl UpstreamResponse {
             _ => Ok(None),
         };
         let prepared = accepted.and_then(|accepted| {
-            headers::prepare_answer(status, fields)?;
+            headers::prepare_response(status, fields)?;
             if let Some(handshake) = accepted {
                 handshake.confirm(fields);
             }
@@ -49,7 +49,7 @@ impl UpstreamResponse {
     /// Closes both connections after the response if the backend has responded before it requested the body: the client
     /// may or may not send it. `version` is that of the request.
     pub fn settle_upload(&mut self, upload: Option<&Upload>, version: Version) {
-        if upload.is_some_and(Upload::answered) {
+        if upload.is_some_and(Upload::mark_answered) {
             self.lease.close_afterwards();
             if version == Version::HTTP_11 {
                 self.head.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -18,7 +18,7 @@ use tokio::runtime;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::LARGEST_REPORT;
+use super::MAX_REPORT;
 use crate::config::settings::{Admin, ListenAddress};
 use crate::sanitize::sanitize;
 
@@ -117,7 +117,7 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let response = async {
         let (head, body) = sender.send_request(request).await?.into_parts();
-        let body = Limited::new(body, LARGEST_REPORT as usize).collect().await.map_err(AdminError::Body)?;
+        let body = Limited::new(body, MAX_REPORT as usize).collect().await.map_err(AdminError::Body)?;
         Ok(Response::from_parts(head, body.to_bytes()))
     };
     tokio::select! {

@@ -23,10 +23,10 @@ use crate::policy::decision::{KnownCaller, decide, missing, read_request, split_
 use crate::policy::map::{AbilityMap, RouteMatch};
 use crate::policy::path::decoded;
 use crate::policy::refusal::{Reason, Refusal};
-use crate::policy::shadow::{Leniency, Mode};
+use crate::policy::shadow::{Mode, ShadowSettings};
 use crate::response::own::status;
 use crate::sanitize::sanitize;
-use crate::tokens::introspection::Answer;
+use crate::tokens::introspection::IntrospectionResponse;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::verdict::Verdict;
 
@@ -110,9 +110,10 @@ fn introspect(path: &Path) -> Result<(KnownCaller, Option<String>), Exit> {
         Ok(token) => token,
         Err(refusal) => return Ok((KnownCaller::Refused(refusal), None)),
     };
-    let answer = Introspector::ask_once(&introspection, token.secret()).map_err(|error| fail(&error))?;
+    let answer =
+        Introspector::introspect_once(&introspection, token.secret()).map_err(|error| fail(&error))?;
     Ok(match answer {
-        Answer::Active(verdict) => {
+        IntrospectionResponse::Active(verdict) => {
             let holder = holder(&verdict);
             let caller = match verdict.has_expired(SystemTime::now()) {
                 true => KnownCaller::Refused(Refusal::ExpiredToken),
@@ -120,8 +121,8 @@ fn introspect(path: &Path) -> Result<(KnownCaller, Option<String>), Exit> {
             };
             (caller, Some(holder))
         }
-        Answer::Inactive => (KnownCaller::Refused(Refusal::InactiveToken), None),
-        Answer::NoVerdict(why) => {
+        IntrospectionResponse::Inactive => (KnownCaller::Refused(Refusal::InactiveToken), None),
+        IntrospectionResponse::NoVerdict(why) => {
             fail(&why);
             (KnownCaller::Refused(Refusal::NoVerdict), None)
         }
@@ -249,8 +250,8 @@ fn steps(
     if let Err(refusal) = &decision
         && map.mode(&found) == Mode::Shadow
     {
-        let leniency = Leniency { mode: Mode::Shadow, authentication: Mode::Enforce };
-        let text = match leniency.forgives(refusal) {
+        let leniency = ShadowSettings { mode: Mode::Shadow, authentication: Mode::Enforce };
+        let text = match leniency.permits(refusal) {
             true => "shadow: the request is forwarded; the verdict is only logged and counted",
             false => "shadow, but a token is required unless `shadow_authentication` is true",
         };

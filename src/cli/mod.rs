@@ -172,7 +172,7 @@ impl ConfigArgument {
 }
 
 /// The longest line that is read from standard input, in bytes: longer than any accepted token.
-const LONGEST_LINE: u64 = 64 * 1024;
+const MAX_LINE: u64 = 64 * 1024;
 
 /// Reads a token from the first line of standard input. Other users could see it as an argument.
 pub(crate) fn token_from_stdin() -> io::Result<Zeroizing<String>> {
@@ -180,27 +180,27 @@ pub(crate) fn token_from_stdin() -> io::Result<Zeroizing<String>> {
         report(format_args!("warning: {what}: {error}"));
     }
     // A buffer that grows would leave a copy of the token in memory that is not erased.
-    let mut line = Zeroizing::new(String::with_capacity(LONGEST_LINE as usize));
-    io::stdin().lock().take(LONGEST_LINE).read_line(&mut line)?;
+    let mut line = Zeroizing::new(String::with_capacity(MAX_LINE as usize));
+    io::stdin().lock().take(MAX_LINE).read_line(&mut line)?;
     let length = line.trim_end().len();
     line.truncate(length);
     Ok(line)
 }
 
 /// The largest usage report that is read, in bytes.
-pub(crate) const LARGEST_REPORT: u64 = 512 * 1024 * 1024;
+pub(crate) const MAX_REPORT: u64 = 512 * 1024 * 1024;
 
 /// Reads a usage report. The size is limited, since a file such as a device may have no end.
 pub(crate) fn read_report(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     let mut text = Vec::new();
-    if file.metadata()?.len() <= LARGEST_REPORT {
-        file.take(LARGEST_REPORT + 1).read_to_end(&mut text)?;
-        if text.len() as u64 <= LARGEST_REPORT {
+    if file.metadata()?.len() <= MAX_REPORT {
+        file.take(MAX_REPORT + 1).read_to_end(&mut text)?;
+        if text.len() as u64 <= MAX_REPORT {
             return Ok(text);
         }
     }
-    Err(io::Error::other(format!("it is larger than {} MiB", LARGEST_REPORT >> 20)))
+    Err(io::Error::other(format!("it is larger than {} MiB", MAX_REPORT >> 20)))
 }
 
 /// The abilities of an option. `''`, which clap parses as one empty name, is the empty list.

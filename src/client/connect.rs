@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::error::{ConnectError, ConnectStep};
 use super::race::{WonRace, interleave, race};
 use super::resolve::{Family, Resolved, forget, is_looked_up, resolve};
-use super::tls::{ALPN_HTTP2, ConnectorError, Protocol, Tls};
+use super::tls::{ALPN_HTTP2, ConnectorError, OfferedProtocols, Tls};
 use crate::config::settings::{ClientTls, Destination};
 
 /// Idle time after which the kernel sends TCP keepalive probes.
@@ -79,10 +79,10 @@ impl Connector {
         timeout: Duration,
     ) -> Result<Self, ConnectorError> {
         let target = match destination {
-            Destination::Tcp { host, port, tls: spoken } => Target::Tcp {
+            Destination::Tcp { host, port, tls: uses_tls } => Target::Tcp {
                 host: host.clone(),
                 port: *port,
-                tls: spoken.then(|| Tls::new(host, tls)).transpose()?,
+                tls: uses_tls.then(|| Tls::new(host, tls)).transpose()?,
             },
             Destination::Unix(path) => Target::Unix(path.clone()),
         };
@@ -92,7 +92,7 @@ impl Connector {
 
     /// Enables HTTP/2: over TLS by negotiation, without TLS with prior knowledge. A connection that is silent for
     /// `silence` while a response is awaited is pinged.
-    pub fn speaking_http2(mut self, silence: Duration) -> Self {
+    pub fn with_http2(mut self, silence: Duration) -> Self {
         self.http2 = Some(silence);
         if let Target::Tcp { tls: Some(tls), .. } = &mut self.target {
             tls.offer_http2();
@@ -101,7 +101,7 @@ impl Connector {
     }
 
     /// Disables ALPN, for protocols other than HTTP.
-    pub fn naming_no_protocol(mut self) -> Self {
+    pub fn without_alpn(mut self) -> Self {
         if let Target::Tcp { tls: Some(tls), .. } = &mut self.target {
             tls.offer_nothing();
         }
@@ -118,7 +118,7 @@ impl Connector {
     ///
     /// # Errors
     /// The failed step and its cause.
-    pub async fn connect(&self, protocol: Protocol) -> Result<ClientStream, ConnectError> {
+    pub async fn connect(&self, protocol: OfferedProtocols) -> Result<ClientStream, ConnectError> {
         let deadline = Instant::now() + self.timeout;
         match &self.target {
             Target::Unix(path) => self.connect_unix(path, deadline).await.map(ClientStream::Unix),
@@ -221,7 +221,7 @@ impl Connector {
         tls: &Tls,
         stream: TcpStream,
         address: SocketAddr,
-        protocol: Protocol,
+        protocol: OfferedProtocols,
         deadline: Instant,
     ) -> Result<TlsStream<TcpStream>, ConnectError> {
         let handshake =

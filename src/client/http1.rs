@@ -25,12 +25,12 @@ mod tests;
 use decoder::{Decoded, Decoder};
 pub use head::ResponseHead;
 use head::end_of_head;
-use malformed::MOST_INTERIM;
-pub use malformed::{LONGEST_HEAD, MOST_FIELDS, Malformed};
+use malformed::MAX_INTERIM;
+pub use malformed::{MAX_FIELDS, MAX_HEAD, Malformed};
 pub use outgoing::{Outgoing, RequestHead};
 
 /// Largest number of line end bytes before a status line.
-const MOST_BLANK: u8 = 8;
+const MAX_BLANK: u8 = 8;
 /// The size of the thread's read buffer, in bytes: that of a TLS record. The server side takes two such pieces before
 /// it waits for its client, so larger ones would let it buffer more.
 const READ_BUFFER: usize = 16 * 1024;
@@ -171,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     return Poll::Ready(Ok(head));
                 }
                 self.interim += 1;
-                if self.interim > MOST_INTERIM {
+                if self.interim > MAX_INTERIM {
                     return Poll::Ready(Err(Malformed::ManyInterim.into()));
                 }
                 if head.status == StatusCode::CONTINUE {
@@ -289,7 +289,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn take_head(&mut self, to_head: bool) -> Result<Option<ResponseHead>, Malformed> {
         // Some servers send a superfluous empty line after a response without a body.
         while let Some(b'\r' | b'\n') = self.received.first()
-            && self.blank < MOST_BLANK
+            && self.blank < MAX_BLANK
         {
             self.received.advance(1);
             self.blank += 1;
@@ -301,10 +301,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let Some(end) = end_of_head(&self.received, self.searched) else {
             self.searched = self.received.len();
-            return if self.searched > LONGEST_HEAD { Err(Malformed::LongHead) } else { Ok(None) };
+            return if self.searched > MAX_HEAD { Err(Malformed::LongHead) } else { Ok(None) };
         };
         self.searched = 0;
-        if end > LONGEST_HEAD {
+        if end > MAX_HEAD {
             return Err(Malformed::LongHead);
         }
         let head = self.received.split_to(end);

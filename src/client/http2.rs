@@ -33,20 +33,20 @@ use super::response_stream;
 
 /// Receive windows of streams, in bytes, by the number of streams: the buffer for a response that the client does not read.
 /// All streams together hold less than 1 MiB, even if each has filled the window that was current when it began.
-const STREAM_WINDOWS: [(usize, u32); 3] = [(4, STREAM_WINDOW), (16, 16 * 1024), (MOST_STREAMS, 4 * 1024)];
+const STREAM_WINDOWS: [(usize, u32); 3] = [(4, STREAM_WINDOW), (16, 16 * 1024), (MAX_STREAMS, 4 * 1024)];
 /// The window of one stream among few, in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// Largest number of concurrent streams per connection, if the server allows that many.
-const MOST_STREAMS: usize = 100;
+const MAX_STREAMS: usize = 100;
 /// Sum of all stream windows: a client that does not read must not block the responses to others.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MOST_STREAMS as u32;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 /// Largest head or trailer section of a response, in bytes by RFC 9113 section 6.5.2.
 const HEADER_LIST: u32 = 64 * 1024;
 /// Send buffer of a stream, in bytes: the part of a request body that the backend has not read, in addition to the
 /// frame after it.
 const SEND_BUFFER: usize = 16 * 1024;
 /// Largest number of interim responses to a request; more are treated as an attack.
-const MOST_INTERIM: usize = 100;
+const MAX_INTERIM: usize = 100;
 
 /// An HTTP/2 connection. Every stream keeps it; dropping the last reference closes it.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ impl Http2 {
 
     /// Whether it accepts another request now.
     pub(super) fn has_room(&self) -> bool {
-        self.is_usable() && self.streams.get() < MOST_STREAMS.min(self.sender.current_max_send_streams())
+        self.is_usable() && self.streams.get() < MAX_STREAMS.min(self.sender.current_max_send_streams())
     }
 
     /// Whether it accepts requests at all.
@@ -341,7 +341,7 @@ async fn receive(
             interim += 1;
             received_any.set(true);
             match (status, &on_continue) {
-                _ if interim > MOST_INTERIM => {
+                _ if interim > MAX_INTERIM => {
                     return Poll::Ready(Err(ExchangeError::Malformed("too many interim responses")));
                 }
                 // RFC 9113 section 8.6

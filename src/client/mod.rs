@@ -17,4 +17,4 @@ pub use connect::{ClientStream, Connector};
 pub use error::{CollectError, ConnectError, ConnectStep, ExchangeError, LeaseError, tls_fault};
 pub use key::ClientKey;
 pub use recycled_fields::recycle;
-pub use tls::{ConnectorError, Protocol};
+pub use tls::{ConnectorError, OfferedProtocols};

@@ -17,7 +17,7 @@ use super::connect::{Addresses, ClientStream, Connector};
 use super::error::LeaseError;
 use super::http1;
 use super::http2::Http2;
-use super::tls::Protocol;
+use super::tls::OfferedProtocols;
 
 mod lease;
 #[cfg(test)]
@@ -181,7 +181,9 @@ impl Pool {
     /// [`LeaseError::Exhausted`] when the bound leaves none for as long as `timeout`; otherwise what went
     /// wrong with connecting.
     pub async fn connect(self: &Rc<Self>) -> Result<Lease, LeaseError> {
-        let Some(http2_pool) = self.http2.as_deref() else { return self.connect_own(Protocol::Http1).await };
+        let Some(http2_pool) = self.http2.as_deref() else {
+            return self.connect_own(OfferedProtocols::Http1).await;
+        };
         let begun = Instant::now();
         let mut ended = 0;
         loop {
@@ -189,7 +191,7 @@ impl Pool {
                 return Ok(lease);
             }
             if http2_pool.declined.get() {
-                return self.connect_own(Protocol::Any).await;
+                return self.connect_own(OfferedProtocols::Any).await;
             }
             if begun.elapsed() >= self.timeout {
                 return Err(LeaseError::Exhausted);
@@ -212,7 +214,7 @@ impl Pool {
     /// # Errors
     /// Like [`Pool::connect`].
     pub async fn connect_http1(self: &Rc<Self>) -> Result<Lease, LeaseError> {
-        self.connect_own(Protocol::Http1).await
+        self.connect_own(OfferedProtocols::Http1).await
     }
 
     /// The current connection attempt, or a new one. It is a task of its own, since the first request that waits for it
@@ -226,7 +228,7 @@ impl Pool {
         *attempt = Some(Rc::clone(&begun));
         let (pool, ended) = (Rc::clone(self), Rc::clone(&begun));
         tokio::task::spawn_local(async move {
-            let outcome = match pool.connect_own(Protocol::Any).await {
+            let outcome = match pool.connect_own(OfferedProtocols::Any).await {
                 Ok(lease) => {
                     lease.keep_unused();
                     Ok(())
@@ -243,7 +245,7 @@ impl Pool {
     }
 
     /// A new connection for one request, within the limit.
-    async fn connect_own(self: &Rc<Self>, protocol: Protocol) -> Result<Lease, LeaseError> {
+    async fn connect_own(self: &Rc<Self>, protocol: OfferedProtocols) -> Result<Lease, LeaseError> {
         let permit = match &self.bound {
             None => None,
             Some(bound) => match self.wait_for_place(bound, protocol).await? {
@@ -254,7 +256,7 @@ impl Pool {
         let stream = self.connector.connect(protocol).await?;
         self.add_address(stream.remote_address());
         let leased = match &self.http2 {
-            Some(http2_pool) if protocol == Protocol::Any => {
+            Some(http2_pool) if protocol == OfferedProtocols::Any => {
                 if stream.may_speak_http2() {
                     self.start_http2(http2_pool, stream, permit).await?
                 } else {
@@ -297,7 +299,7 @@ impl Pool {
     async fn wait_for_place(
         self: &Rc<Self>,
         bound: &Arc<ConnectionBound>,
-        protocol: Protocol,
+        protocol: OfferedProtocols,
     ) -> Result<Place, LeaseError> {
         if let Ok(permit) = Arc::clone(&bound.permits).try_acquire_owned() {
             return Ok(Place::Permit(permit));
@@ -308,12 +310,12 @@ impl Pool {
             loop {
                 let returned = self.returned.notified();
                 let kept = match protocol {
-                    Protocol::Http1 => {
+                    OfferedProtocols::Http1 => {
                         let now = Instant::now();
                         self.close_idle_http2(now);
                         self.take_http1(now)
                     }
-                    Protocol::Any => self.take_idle(Instant::now()),
+                    OfferedProtocols::Any => self.take_idle(Instant::now()),
                 };
                 if let Some(lease) = kept {
                     return Ok(Place::Returned(lease));
@@ -323,7 +325,7 @@ impl Pool {
                         return permit.map(Place::Permit).map_err(|_| LeaseError::Exhausted);
                     }
                     () = returned => {}
-                    () = tokio::time::sleep(YIELD_INTERVAL), if protocol == Protocol::Http1 && self.http2.is_some() => {}
+                    () = tokio::time::sleep(YIELD_INTERVAL), if protocol == OfferedProtocols::Http1 && self.http2.is_some() => {}
                 }
             }
         };

@@ -14,9 +14,9 @@ thread_local! {
 /// An empty map with capacity for this many fields.
 pub(super) fn take(fields: usize) -> HeaderMap {
     match SPARE.take() {
-        Some(mut recycled_fields) => {
-            recycled_fields.reserve(fields);
-            recycled_fields
+        Some(mut map) => {
+            map.reserve(fields);
+            map
         }
         None => HeaderMap::with_capacity(fields),
     }

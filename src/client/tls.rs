@@ -85,7 +85,7 @@ fn ordinal(position: usize) -> String {
 
 /// The protocols that a connection may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub enum OfferedProtocols {
     /// Only HTTP/1.1.
     Http1,
     /// Also HTTP/2, if the connector [enables it](super::Connector::speaking_http2).
@@ -149,10 +149,10 @@ impl Tls {
         Arc::make_mut(&mut self.config).alpn_protocols.clear();
     }
 
-    pub(super) fn config(&self, protocol: Protocol) -> &Arc<ClientConfig> {
+    pub(super) fn config(&self, protocol: OfferedProtocols) -> &Arc<ClientConfig> {
         match protocol {
-            Protocol::Http1 => &self.config,
-            Protocol::Any => self.http2.as_ref().unwrap_or(&self.config),
+            OfferedProtocols::Http1 => &self.config,
+            OfferedProtocols::Any => self.http2.as_ref().unwrap_or(&self.config),
         }
     }
 }

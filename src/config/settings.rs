@@ -269,7 +269,7 @@ pub struct Backend {
     pub timeout: Duration,
     /// `backend.idle_timeout`: of a kept connection.
     pub idle_timeout: Duration,
-    /// `backend.max_connections`, over all cores; `None` if unbounded.
+    /// `backend.max_connections`, over all workers; `None` if unbounded.
     pub max_connections: Option<usize>,
 }
 

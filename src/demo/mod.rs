@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 use application::{Application, Reply};
 
 /// The largest request body, in bytes.
-const LARGEST_BODY: usize = 1024 * 1024;
+const MAX_BODY: usize = 1024 * 1024;
 
 /// The bound stand-in. Connections wait in the accept queue until [`Stockaj::serve`].
 #[derive(Debug)]
@@ -85,7 +85,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let reply = match Limited::new(body, LARGEST_BODY).collect().await {
+    let reply = match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => application.lock().unwrap_or_else(PoisonError::into_inner).answer(
             &head.method,
             head.uri.path(),

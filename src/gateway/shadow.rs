@@ -9,7 +9,7 @@ use std::time::Instant;
 use http::{HeaderValue, Method};
 
 use super::context::ReadRequest;
-use super::{Caller, Decision, Gateway};
+use super::{AllowedRequest, Caller, Gateway};
 use crate::config::settings::Shadow;
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
@@ -30,15 +30,15 @@ impl Gateway {
         shadow: &Shadow,
         request: &ReadRequest<'_>,
         record: &mut RequestRecord,
-        decided: Result<Decision, Refusal>,
-    ) -> Result<Decision, Refusal> {
+        decided: Result<AllowedRequest, Refusal>,
+    ) -> Result<AllowedRequest, Refusal> {
         if bearer::at_most_one(&request.head.headers).is_err() {
             // Refused in every mode.
             return decided;
         }
         let decided = match decided {
             Ok(decision) => Ok(decision),
-            Err(refusal) => self.decide_leniently(shadow, request, record, refusal).await,
+            Err(refusal) => self.decide_for_shadow_mode(shadow, request, record, refusal).await,
         };
         if let Some(candidate) = &shadow.candidate {
             self.compare(candidate, request, record, &decided).await;
@@ -47,13 +47,13 @@ impl Gateway {
     }
 
     /// The decision on a refused request, which shadow mode may forward.
-    async fn decide_leniently(
+    async fn decide_for_shadow_mode(
         &self,
         shadow: &Shadow,
         request: &ReadRequest<'_>,
         record: &mut RequestRecord,
         refusal: Refusal,
-    ) -> Result<Decision, Refusal> {
+    ) -> Result<AllowedRequest, Refusal> {
         let routed = decision::route(&self.settings.abilities, &record.method, &request.target.path);
         let found = routed.found();
         let started = record.started();
@@ -70,14 +70,18 @@ impl Gateway {
                 Ok(cached) => {
                     self.limit(&cached, started)?;
                     let caller = Caller::Token(cached, token.authorization());
-                    Decision { permit: permitted, caller, body_limit }
+                    AllowedRequest { permit: permitted, caller, body_limit }
                 }
                 Err(refusal) => match permit(&refusal) {
-                    Some(permit) => Decision { permit, caller: Caller::Unauthenticated(refusal), body_limit },
+                    Some(permit) => {
+                        AllowedRequest { permit, caller: Caller::Unauthenticated(refusal), body_limit }
+                    }
                     None => return Err(refusal),
                 },
             },
-            Err(_) => Decision { permit: permitted, caller: Caller::Unauthenticated(refusal), body_limit },
+            Err(_) => {
+                AllowedRequest { permit: permitted, caller: Caller::Unauthenticated(refusal), body_limit }
+            }
         };
         let rule = LogRule { side: MapRole::Enforced, found, method: &record.method, reason }.to_string();
         record.note_shadow_change(Change::WouldDeny, MapRole::Enforced, self.label(found, None), rule, None);
@@ -97,8 +101,12 @@ impl Gateway {
         if let Some(cached) = &record.token {
             return Ok(Rc::clone(cached));
         }
-        let request =
-            LookupRequest { token, now: record.started(), since: None, trace: record.trace.as_ref() };
+        let request = LookupRequest {
+            token,
+            now: record.started(),
+            introspected_since: None,
+            trace: record.trace.as_ref(),
+        };
         let cached = self.lookup.verdict(&request, &mut record.lookup).await?;
         record.token = Some(Rc::clone(&cached));
         Ok(cached)
@@ -122,7 +130,11 @@ impl Gateway {
     }
 
     /// The refusal of a request, unless shadow mode forwards it.
-    pub(super) fn forgiven(&self, routed: Routed<'_>, refusal: Refusal) -> Result<(), Refusal> {
+    pub(super) fn enforce_unless_shadowed(
+        &self,
+        routed: Routed<'_>,
+        refusal: Refusal,
+    ) -> Result<(), Refusal> {
         let permit = |shadow: &Shadow| routed.permit_in_shadow(shadow.authentication, &refusal);
         match self.settings.shadow.as_ref().and_then(permit) {
             Some(_permit) => Ok(()),
@@ -166,16 +178,18 @@ impl Gateway {
         candidate: &AbilityMap,
         request: &ReadRequest<'_>,
         record: &mut RequestRecord,
-        decided: &Result<Decision, Refusal>,
+        decided: &Result<AllowedRequest, Refusal>,
     ) {
         let routed = decision::route(candidate, &record.method, &request.target.path);
         let found = *routed.found();
         let token = Token::from_fields(&request.head.headers, self.settings.limits.token_bytes);
         let known = match (decided, &record.token, &token) {
             // Not a refusal by the map: another map would not change it.
-            (Err(refusal), ..) if !refusal.is_of_a_map() => return,
+            (Err(refusal), ..) if !refusal.is_authorization_refusal() => return,
             (_, Some(cached), _) => Known::Active(&cached.verdict.abilities),
-            (Ok(Decision { caller: Caller::Unauthenticated(refusal), .. }), ..) => Known::Refused(refusal),
+            (Ok(AllowedRequest { caller: Caller::Unauthenticated(refusal), .. }), ..) => {
+                Known::Refused(refusal)
+            }
             (Err(refusal @ (Refusal::InactiveToken | Refusal::ExpiredToken)), ..) => Known::Refused(refusal),
             (_, _, Err(refusal)) => Known::Refused(refusal),
             (_, _, Ok(_)) => Known::Token,
@@ -216,7 +230,8 @@ impl Gateway {
         if forwarded {
             return self.lookup.peek(&TokenHash::of(token.as_bytes()), started);
         }
-        let request = LookupRequest { token, now: started, since: None, trace: record.trace.as_ref() };
+        let request =
+            LookupRequest { token, now: started, introspected_since: None, trace: record.trace.as_ref() };
         Some(self.lookup.verdict(&request, &mut record.lookup).await)
     }
 

@@ -1,5 +1,6 @@
-//! What a panic leaves behind, and what a revocation does to tunnels. No request is known to cause one, so these take a time-out that no configuration
-//! can have: a deadline in the year 500,000,000,000 is more than the clock holds.
+//! Tests of panics, and of tunnels after a revocation.
+//!
+//! No request is known to cause a panic, so a time limit beyond the range of the clock causes it.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -35,14 +36,14 @@ introspection: {url: http://127.0.0.1:9/, max_concurrent: 2}
 abilities: {routes: {/up: {GET: public, POST: public}, /items: {GET: items:read}}}
 ";
 
-struct House {
+struct TestGateway {
     gateway: Rc<Gateway>,
     metrics: Arc<Metrics>,
     shared: Arc<SharedVerdicts>,
 }
 
 /// A gateway for a backend at `port`. `change` makes of its settings what no file could.
-fn house(port: u16, backend_timeout: Duration, change: impl FnOnce(&mut Settings)) -> House {
+fn gateway_of_test(port: u16, backend_timeout: Duration, change: impl FnOnce(&mut Settings)) -> TestGateway {
     let text = format!("backend: {{url: 'http://127.0.0.1:{port}'}}\n{YAML}");
     let mut settings = config::load_text("gateway.yaml", text).unwrap().settings;
     change(&mut settings);
@@ -57,24 +58,24 @@ fn house(port: u16, backend_timeout: Duration, change: impl FnOnce(&mut Settings
     let connector = Connector::new(&introspection.destination, &introspection.tls, PANICS).unwrap();
     let pool = Pool::new(Arc::new(connector), PATIENCE, None, PATIENCE);
     let introspector = Introspector::new(Arc::clone(&settings), pool);
-    let lookup = Lookup::new(Arc::clone(&shared), introspector, metrics.core(0));
+    let lookup = Lookup::new(Arc::clone(&shared), introspector, metrics.worker(0));
     let backend = &settings.backend;
     let connector = Connector::new(&backend.destination, &backend.tls, backend_timeout).unwrap();
     let pool = Pool::new(Arc::new(connector), PATIENCE, Some(ConnectionBound::new(2)), PATIENCE);
     let backend = Backend::new(Arc::clone(&settings), pool);
     let recorder = Rc::new(Recorder {
-        metrics: metrics.core(0),
+        metrics: metrics.worker(0),
         access: AccessLog::off(),
-        uncovered: UncoveredRequests::new(1).core(0),
+        uncovered: UncoveredRequests::new(1).worker(0),
         tracer: None,
         usage: None,
     });
     let limiter = Arc::new(Limiter::new(&settings));
     let gateway = Rc::new(Gateway::new(settings, routes, lookup, backend, limiter, recorder));
-    House { gateway, metrics, shared }
+    TestGateway { gateway, metrics, shared }
 }
 
-impl House {
+impl TestGateway {
     /// A client's connection, and the task that serves it.
     fn connect(&self) -> (DuplexStream, tokio::task::JoinHandle<()>) {
         let (client, server) = duplex(64 * 1024);
@@ -136,9 +137,9 @@ async fn exchange(client: &mut DuplexStream, request: &str, end: &str) -> String
 
 #[test]
 fn panic_in_a_request_is_500_and_keeps_the_connection() {
-    let house = house(9, PANICS, |_| {});
+    let gateway_of_test = gateway_of_test(9, PANICS, |_| {});
     on_a_core(async {
-        let (mut client, _serving) = house.connect();
+        let (mut client, _serving) = gateway_of_test.connect();
         for _ in 0..3 {
             let request = "GET /up HTTP/1.1\r\nHost: h\r\n\r\n";
             let answer = exchange(&mut client, request, r#"{"message":"Server Error"}"#).await;
@@ -153,17 +154,17 @@ fn panic_in_a_request_is_500_and_keeps_the_connection() {
     });
     for (method, count) in [("GET", 3), ("POST", 1)] {
         let labels = format!("route=\"/up\",method=\"{method}\",status=\"500\",reason=\"internal_error\"");
-        assert!(house.counts(&format!("requests_total{{{labels}}} {count}")));
+        assert!(gateway_of_test.counts(&format!("requests_total{{{labels}}} {count}")));
     }
-    assert!(house.is_calm());
+    assert!(gateway_of_test.is_calm());
 }
 
 #[test]
 fn panic_frees_its_connection_slot() {
-    let house = house(9, PANICS, |_| {});
+    let gateway_of_test = gateway_of_test(9, PANICS, |_| {});
     on_a_core(async {
         // More at once than the two connections that are allowed.
-        let mut clients: Vec<_> = (0..4).map(|_| house.connect()).collect();
+        let mut clients: Vec<_> = (0..4).map(|_| gateway_of_test.connect()).collect();
         for (client, _) in &mut clients {
             client.write_all(b"GET /up HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
         }
@@ -172,14 +173,14 @@ fn panic_frees_its_connection_slot() {
             assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
         }
     });
-    assert!(house.is_calm());
+    assert!(gateway_of_test.is_calm());
 }
 
 #[test]
 fn panic_in_an_introspection_fails_its_waiting_requests() {
-    let house = house(9, PATIENCE, |_| {});
+    let gateway_of_test = gateway_of_test(9, PATIENCE, |_| {});
     on_a_core(async {
-        let mut clients: Vec<_> = (0..4).map(|_| house.connect()).collect();
+        let mut clients: Vec<_> = (0..4).map(|_| gateway_of_test.connect()).collect();
         for (client, _) in &mut clients {
             let request = "GET /items HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer 7|x\r\n\r\n";
             client.write_all(request.as_bytes()).await.unwrap();
@@ -189,11 +190,11 @@ fn panic_in_an_introspection_fails_its_waiting_requests() {
             assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         }
     });
-    assert!(house.shared.cache.find_in_flight(&TokenHash::of("7|x")).is_none());
+    assert!(gateway_of_test.shared.cache.find_in_flight(&TokenHash::of("7|x")).is_none());
     let introspections = ["one", "other"]
-        .map(|token| house.shared.introspections.try_acquire(TokenHash::of(token), token.into()));
+        .map(|token| gateway_of_test.shared.introspections.try_acquire(TokenHash::of(token), token.into()));
     assert!(introspections.iter().all(Option::is_some), "both are free");
-    assert!(house.is_calm());
+    assert!(gateway_of_test.is_calm());
 }
 
 /// A backend that begins an answer of 9 bytes and then says nothing.
@@ -214,10 +215,11 @@ fn stuck_backend() -> u16 {
 
 #[test]
 fn panic_in_a_body_closes_only_its_connection() {
-    let house = house(stuck_backend(), PATIENCE, |settings| settings.limits.body_idle_timeout = PANICS);
+    let gateway_of_test =
+        gateway_of_test(stuck_backend(), PATIENCE, |settings| settings.limits.body_idle_timeout = PANICS);
     on_a_core(async {
-        let (mut other, _serving) = house.connect();
-        let (mut client, serving) = house.connect();
+        let (mut other, _serving) = gateway_of_test.connect();
+        let (mut client, serving) = gateway_of_test.connect();
         client.write_all(b"GET /up HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
         assert!(serving.await.unwrap_err().is_panic());
         let mut answer = String::new();
@@ -226,26 +228,27 @@ fn panic_in_a_body_closes_only_its_connection() {
         let request = "GET /items HTTP/1.1\r\nHost: h\r\n\r\n";
         let answer = exchange(&mut other, request, r#"{"message":"Unauthenticated."}"#).await;
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
-        while house.gateway.backend.stats() != PoolStats::default() {
+        while gateway_of_test.gateway.backend.stats() != PoolStats::default() {
             tokio::task::yield_now().await;
         }
     });
-    assert!(house.is_calm());
+    assert!(gateway_of_test.is_calm());
 }
 
 #[test]
 fn panic_in_an_upload_ends_only_its_request() {
-    let house = house(stuck_backend(), PATIENCE, |settings| settings.limits.body_idle_timeout = PANICS);
+    let gateway_of_test =
+        gateway_of_test(stuck_backend(), PATIENCE, |settings| settings.limits.body_idle_timeout = PANICS);
     on_a_core(async {
-        let (mut client, _serving) = house.connect();
+        let (mut client, _serving) = gateway_of_test.connect();
         let request = "POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc";
         let answer = exchange(&mut client, request, r#"{"message":"Server Error"}"#).await;
         assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
-        while house.gateway.backend.stats() != PoolStats::default() {
+        while gateway_of_test.gateway.backend.stats() != PoolStats::default() {
             tokio::task::yield_now().await;
         }
     });
-    assert!(house.is_calm());
+    assert!(gateway_of_test.is_calm());
 }
 
 /// A backend that agrees to every handshake with the key of the RFC, and echoes.
@@ -272,8 +275,8 @@ fn echoing_backend() -> u16 {
 
 #[test]
 fn revocation_closes_only_the_tunnels_of_its_token() {
-    let house = house(echoing_backend(), PATIENCE, |_| {});
-    let cache = &house.shared.cache;
+    let gateway_of_test = gateway_of_test(echoing_backend(), PATIENCE, |_| {});
+    let cache = &gateway_of_test.shared.cache;
     for (token, id) in [("7|x", "7"), ("8|y", "8")] {
         let verdict = Verdict {
             id: id.into(),
@@ -289,8 +292,8 @@ fn revocation_closes_only_the_tunnels_of_its_token() {
         cache.store(TokenHash::of(token), verdict, cache.generation(), now, now, wall);
     }
     on_a_core(async {
-        let (mut revoked, _serving) = house.connect();
-        let (mut other, _serving) = house.connect();
+        let (mut revoked, _serving) = gateway_of_test.connect();
+        let (mut other, _serving) = gateway_of_test.connect();
         for (client, token) in [(&mut revoked, "7|x"), (&mut other, "8|y")] {
             let handshake = format!(
                 "GET /items HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nConnection: Upgrade\r\n\
@@ -300,18 +303,18 @@ fn revocation_closes_only_the_tunnels_of_its_token() {
             assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
             assert_eq!(exchange(client, "echo", "echo").await, "echo");
         }
-        assert!(house.counts("tunnels_open 2"));
+        assert!(gateway_of_test.counts("tunnels_open 2"));
         cache.revoke(Revocation::Id("7".into()));
         // Nobody answers who could give another verdict.
         let mut rest = String::new();
         revoked.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "");
         assert_eq!(exchange(&mut other, "echo", "echo").await, "echo");
-        assert!(house.counts("tunnels_open 1"));
+        assert!(gateway_of_test.counts("tunnels_open 1"));
         drop(other);
-        while !house.is_calm() {
+        while !gateway_of_test.is_calm() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
-    assert!(house.counts("tunnels_open 0"));
+    assert!(gateway_of_test.counts("tunnels_open 0"));
 }

@@ -149,31 +149,32 @@ impl Gateway {
         // A reload may have changed the map.
         map.check_path(&upgrade.path)?;
         let routed = decision::route(map, &Method::GET, &upgrade.path);
-        let forgiven = |refusal| self.forgiven(routed, refusal);
+        let enforce_unless_shadowed = |refusal| self.enforce_unless_shadowed(routed, refusal);
         let NextStep::NeedsToken(needs_token) = routed.next() else { return Ok(()) };
         let token = upgrade.token.as_mut().ok_or(Refusal::MissingToken);
         let needs_verdict = match needs_token.with_token(token.as_ref().map(drop).map_err(Clone::clone)) {
             Ok(((), needs_verdict)) => Some(needs_verdict),
             // In shadow mode the token must still be active.
             Err(refusal) => {
-                forgiven(refusal)?;
+                enforce_unless_shadowed(refusal)?;
                 None
             }
         };
         let Ok((token, cached)) = token else { return Ok(()) };
         let mut stats = LookupStats::default();
-        let since = needs_verdict.and_then(|it| self.oldest_acceptable(it.requirement(), now, PAUSE));
-        let request = LookupRequest { token: token.token(), now, since, trace: None };
+        let introspected_since =
+            needs_verdict.and_then(|it| self.oldest_introspection(it.requirement(), now, PAUSE));
+        let request = LookupRequest { token: token.token(), now, introspected_since, trace: None };
         match self.lookup.verdict(&request, &mut stats).await {
             Ok(newer) => *cached = newer,
-            Err(refusal) => return forgiven(refusal),
+            Err(refusal) => return enforce_unless_shadowed(refusal),
         }
         let Some(needs_verdict) = needs_verdict else { return Ok(()) };
         match self.authorize_or_reintrospect(&request, cached, needs_verdict, &mut stats).await {
             Ok(_permit) => Ok(()),
             Err(refusal) => match self.refusal_by_cached_verdict(needs_verdict, cached, &refusal, now) {
-                Some(known) => forgiven(known).map_err(|_| refusal),
-                None => forgiven(refusal),
+                Some(known) => enforce_unless_shadowed(known).map_err(|_| refusal),
+                None => enforce_unless_shadowed(refusal),
             },
         }
     }
@@ -223,10 +224,10 @@ async fn watch(
 fn is_settled(gateway: &Gateway, upgrade: &UpgradeRequest, now: Instant) -> bool {
     upgrade.token.as_ref().is_none_or(|(_, cached)| {
         let routed = decision::route(&gateway.settings.abilities, &Method::GET, &upgrade.path);
-        let since = routed
+        let introspected_since = routed
             .with_any_token()
-            .and_then(|needs_verdict| gateway.oldest_acceptable(needs_verdict.requirement(), now, PAUSE));
-        cached.is_introspected_since(since) && gateway.lookup().is_fresh(cached, now)
+            .and_then(|needs_verdict| gateway.oldest_introspection(needs_verdict.requirement(), now, PAUSE));
+        cached.is_introspected_since(introspected_since) && gateway.lookup().is_fresh(cached, now)
     })
 }
 

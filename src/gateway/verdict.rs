@@ -17,7 +17,7 @@ pub(super) struct Authentication<'a> {
     pub(super) token: Token<'a>,
     pub(super) needs_verdict: NeedsVerdict<'a>,
     /// The [oldest acceptable introspection time](Gateway::oldest_acceptable).
-    pub(super) oldest: Option<Instant>,
+    pub(super) introspected_since: Option<Instant>,
 }
 
 impl Gateway {
@@ -27,9 +27,11 @@ impl Gateway {
         authentication: &Authentication<'_>,
         record: &mut RequestRecord,
     ) -> Result<Rc<CachedToken>, Refusal> {
-        let Authentication { token, needs_verdict, oldest } = *authentication;
-        let since = oldest.filter(|_| !self.is_known_to_lack(token, needs_verdict, record.started()));
-        let request = LookupRequest { token, now: record.started(), since, trace: record.trace.as_ref() };
+        let Authentication { token, needs_verdict, introspected_since } = *authentication;
+        let introspected_since =
+            introspected_since.filter(|_| !self.is_known_to_lack(token, needs_verdict, record.started()));
+        let request =
+            LookupRequest { token, now: record.started(), introspected_since, trace: record.trace.as_ref() };
         let cached = self.lookup.verdict(&request, &mut record.lookup).await?;
         record.token = Some(Rc::clone(&cached));
         Ok(cached)
@@ -42,8 +44,8 @@ impl Gateway {
         cached: &mut Rc<CachedToken>,
         record: &mut RequestRecord,
     ) -> Result<Permit, Refusal> {
-        let Authentication { needs_verdict, oldest, .. } = *authentication;
-        if cached.is_introspected_since(oldest)
+        let Authentication { needs_verdict, introspected_since, .. } = *authentication;
+        if cached.is_introspected_since(introspected_since)
             && let Ok(permit) = needs_verdict.authorize(&cached.verdict.abilities)
         {
             return Ok(permit);
@@ -59,13 +61,13 @@ impl Gateway {
         cached: &mut Rc<CachedToken>,
         record: &mut RequestRecord,
     ) -> Result<Permit, Refusal> {
-        let Authentication { token, needs_verdict, oldest } = *authentication;
+        let Authentication { token, needs_verdict, introspected_since } = *authentication;
         let trace = record.trace.as_ref();
-        let request = LookupRequest { token, now: record.started(), since: oldest, trace };
+        let request = LookupRequest { token, now: record.started(), introspected_since, trace };
         let stats = &mut record.lookup;
         let mut permit = self.authorize_or_reintrospect(&request, cached, needs_verdict, stats).await;
         record.token = Some(Rc::clone(cached));
-        if permit.is_ok() && !cached.is_introspected_since(oldest) {
+        if permit.is_ok() && !cached.is_introspected_since(introspected_since) {
             // The ability was added, and an introspection that began before this request has reported it.
             *cached = self.lookup.verdict(&request, stats).await?;
             record.token = Some(Rc::clone(cached));
@@ -105,7 +107,7 @@ impl Gateway {
 
     /// Oldest acceptable introspection time for `requirement`; `None` if `cache.max_age` does not limit it. Verdicts of at
     /// most the age `least` are always acceptable.
-    pub(super) fn oldest_acceptable(
+    pub(super) fn oldest_introspection(
         &self,
         requirement: &Requirement,
         now: Instant,

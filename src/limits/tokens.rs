@@ -11,7 +11,7 @@ use crate::policy::refusal::Exceeded;
 /// The buckets of all tokens.
 ///
 /// A cached verdict holds the buckets of its token, so that a request neither hashes nor locks: 16 ns, against 90 to
-/// 190 ns in a keyed table, and twice that when two cores contend. This table keeps the buckets for later verdicts
+/// 190 ns in a keyed table, and twice that when two workers contend. This table keeps the buckets for later verdicts
 /// and for other spellings of a token. A bucket that no verdict holds is dropped once it is full.
 #[derive(Debug)]
 pub struct TokenLimits {
@@ -169,12 +169,12 @@ mod tests {
         });
         let now = Instant::now();
         let counts = std::thread::scope(|scope| {
-            let core = || {
+            let worker = || {
                 let limit = tokens.limit("1", None, now);
                 (0..1000).filter(|_| limit.take(now).is_ok()).count()
             };
-            let cores: Vec<_> = (0..4).map(|_| scope.spawn(core)).collect();
-            cores.into_iter().map(|core| core.join().unwrap()).sum::<usize>()
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum::<usize>()
         });
         assert_eq!(counts, 1000);
     }

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use super::refusal::{Missing, Refusal};
 
 /// The longest ability name, in bytes.
-pub const LONGEST_ABILITY: usize = 128;
+pub const MAX_ABILITY: usize = 128;
 
 /// The abilities of a token as introspection reports them. They are exact strings; only a lone `*` is special, as in
 /// Sanctum's `tokenCan`. A clone shares the names.
@@ -71,8 +71,8 @@ pub enum RequirementError {
     /// `public`, `authenticated` or `deny` in a list of abilities.
     #[error("`{0}` is a keyword: it stands alone, not in a list of abilities")]
     Keyword(Box<str>),
-    /// An empty name, or one of more than [`LONGEST_ABILITY`] bytes.
-    #[error("an ability has 1 to {LONGEST_ABILITY} characters, this one has {0}")]
+    /// An empty name, or one of more than [`MAX_ABILITY`] bytes.
+    #[error("an ability has 1 to {MAX_ABILITY} characters, this one has {0}")]
     Length(usize),
     /// A character that is not allowed in the `scope` of a challenge (RFC 6749 appendix A.4).
     #[error("an ability is visible ASCII without `\"` and `\\`: `{ability}` has {character:?}")]
@@ -186,7 +186,7 @@ fn checked<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Box<[Box<str>
             if keyword(name).is_some() {
                 return Err(RequirementError::Keyword(name.into()));
             }
-            if name.is_empty() || name.len() > LONGEST_ABILITY {
+            if name.is_empty() || name.len() > MAX_ABILITY {
                 return Err(RequirementError::Length(name.chars().count()));
             }
             match name.chars().find(|&character| !is_scope_character(character)) {
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn invalid_requirement_is_an_error() {
-        let long = "a".repeat(LONGEST_ABILITY + 1);
+        let long = "a".repeat(MAX_ABILITY + 1);
         for (names, message) in [
             (&[][..], "a list of abilities must not be empty"),
             (&["a", "deny"], "`deny` is a keyword: it stands alone, not in a list of abilities"),

@@ -10,7 +10,7 @@ use super::ability::{Abilities, Requirement, RequirementKind};
 use super::map::{AbilityMap, RouteMatch};
 use super::path::CanonicalPath;
 use super::refusal::{Reason, Refusal};
-use super::shadow::{Leniency, Mode};
+use super::shadow::{Mode, ShadowSettings};
 use super::target::read_path;
 
 /// Proof that a request may be forwarded. Forwarding consumes it.
@@ -100,8 +100,8 @@ impl<'map> Routed<'map> {
     /// The permit of a request that was refused, if the map's mode is shadow and shadow mode forwards requests with this
     /// `refusal`. `authentication` is `shadow_authentication`.
     pub fn permit_in_shadow(&self, authentication: Mode, refusal: &Refusal) -> Option<Permit> {
-        let leniency = Leniency { mode: self.map.mode(&self.found), authentication };
-        leniency.forgives(refusal).then_some(Permit(()))
+        let leniency = ShadowSettings { mode: self.map.mode(&self.found), authentication };
+        leniency.permits(refusal).then_some(Permit(()))
     }
 }
 

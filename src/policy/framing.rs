@@ -122,7 +122,7 @@ type Why = &'static str;
 
 pub(super) const SEVERAL_LENGTHS: Refusal = bad("several Content-Length fields");
 /// The largest number of options in all Connection fields of a message, including empty ones.
-pub(super) const MOST_CONNECTION_OPTIONS: usize = 100;
+pub(super) const MAX_CONNECTION_OPTIONS: usize = 100;
 pub(super) const TOO_MANY_CONNECTION_OPTIONS: Why = "more than 100 options in Connection";
 const BARE_CR: Why = "CR without LF, or a control character, in the head";
 const BARE_LF: Why = "LF without CR in the head";
@@ -357,7 +357,7 @@ impl Head {
             10 if name.eq_ignore_ascii_case(CONNECTION.as_str().as_bytes()) => {
                 for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
                     self.options += 1;
-                    if self.options > MOST_CONNECTION_OPTIONS {
+                    if self.options > MAX_CONNECTION_OPTIONS {
                         return Err(bad(TOO_MANY_CONNECTION_OPTIONS));
                     }
                     self.close |= option.eq_ignore_ascii_case(b"close");

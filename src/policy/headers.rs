@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use super::expectation;
 use super::field_class::{FieldClass, classify_field};
 use super::field_values::{members, only, options};
-use super::framing::{MOST_CONNECTION_OPTIONS, TOO_MANY_CONNECTION_OPTIONS};
+use super::framing::{MAX_CONNECTION_OPTIONS, TOO_MANY_CONNECTION_OPTIONS};
 use super::identity::Identity;
 use super::joined_lines::joined_line;
 use super::refusal::Refusal;
@@ -38,7 +38,7 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 pub const X_HTTP_METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
 /// The longest `X-Request-Id` that the gateway uses or logs, in bytes.
-const LONGEST_REQUEST_ID: usize = 128;
+const MAX_REQUEST_ID: usize = 128;
 
 /// The properties of a request that determine the gateway's own fields.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ pub enum Credentials {
         cookies: bool,
     },
     /// An unauthenticated request that shadow mode forwards: Authorization is forwarded unchanged.
-    Unproved {
+    Unauthenticated {
         /// Whether the client's cookies are forwarded.
         cookies: bool,
     },
@@ -152,7 +152,7 @@ impl<'a> UpstreamFields<'a> {
     pub fn write(&self, sink: &mut impl FieldSink) -> Dropped {
         let Forwarding { trusted, trusted_fields, credentials, .. } = &self.forwarding;
         let mut dropped = Dropped::default();
-        let mut kept = Kept::default();
+        let mut kept = ClientFields::default();
         let mut wants_trailers = false;
         let repeats = self.fields.len() != self.fields.keys_len();
         let (passes_authorization, passes_cookie) = credentials.pass();
@@ -218,7 +218,7 @@ impl<'a> UpstreamFields<'a> {
             .is_some_and(|trace| *name == TRACEPARENT || trace.drop_tracestate && *name == TRACESTATE)
     }
 
-    fn write_own(&self, sink: &mut impl FieldSink, kept: Kept<'_>, wants_trailers: bool) {
+    fn write_own(&self, sink: &mut impl FieldSink, kept: ClientFields<'_>, wants_trailers: bool) {
         let forwarding = &self.forwarding;
         if forwarding.upgrades {
             sink.field(&CONNECTION, &HeaderValue::from_static("Upgrade"));
@@ -280,7 +280,7 @@ impl<'a> UpstreamFields<'a> {
 
 /// The client's fields on which the gateway's own fields depend.
 #[derive(Default)]
-struct Kept<'a> {
+struct ClientFields<'a> {
     /// The client's Host without an empty port.
     host: Option<HeaderValue>,
     /// The X-Forwarded-For lines of a trusted proxy.
@@ -295,7 +295,7 @@ impl Credentials {
         match self {
             Self::AsSent => (true, true),
             Self::Token { cookies, .. } => (false, *cookies),
-            Self::Unproved { cookies } => (true, *cookies),
+            Self::Unauthenticated { cookies } => (true, *cookies),
             Self::None => (false, false),
         }
     }
@@ -305,8 +305,8 @@ impl Credentials {
 ///
 /// # Errors
 /// The reason why the response must not be forwarded: two parsers could disagree where it ends.
-pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
-    let mut going: Vec<HeaderName> = Vec::new();
+pub fn prepare_response(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
+    let mut removed: Vec<HeaderName> = Vec::new();
     let (mut has_connection, mut names_options, mut has_coding) = (false, false, false);
     let mut lengths = Lengths::default();
     for (name, value) in fields.iter() {
@@ -318,7 +318,7 @@ pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), 
             names_options |= !matches!(value.as_bytes(), b"keep-alive" | b"close");
         } else if classify_field(name) == FieldClass::HopByHop {
             has_coding |= *name == TRANSFER_ENCODING;
-            going.push(name.clone());
+            removed.push(name.clone());
         }
     }
     if has_coding {
@@ -332,11 +332,11 @@ pub fn prepare_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), 
     }
     if has_connection {
         if names_options {
-            name_options(fields, &TrustedFields::default(), &mut going)?;
+            name_options(fields, &TrustedFields::default(), &mut removed)?;
         }
         fields.remove(CONNECTION);
     }
-    for name in &going {
+    for name in &removed {
         fields.remove(name);
     }
     Ok(())
@@ -388,23 +388,22 @@ pub fn trusted_request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
     let value = only(fields, &X_REQUEST_ID)?;
     let is_fit = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
     let bytes = value.as_bytes();
-    ((1..=LONGEST_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(is_fit)).then_some(value)
+    ((1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(is_fit)).then_some(value)
 }
 
 /// The `X-Request-Id` of a client, for the log only: one field of at most 128 bytes of visible ASCII.
 pub fn client_request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
     let value = only(fields, &X_REQUEST_ID)?;
     let bytes = value.as_bytes();
-    ((1..=LONGEST_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic))
-        .then_some(value)
+    ((1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)).then_some(value)
 }
 
 /// Removes the trailer fields that must not be forwarded, in either direction. A trusted field in trailers is removed,
 /// too: an authenticating proxy sets its fields in the head.
 pub fn prepare_trailers(trailers: &mut HeaderMap, trusted_fields: &TrustedFields) {
-    let going: Vec<HeaderName> =
+    let removed: Vec<HeaderName> =
         trailers.keys().filter(|name| !trailer_allowed(name, trusted_fields)).cloned().collect();
-    for name in &going {
+    for name in &removed {
         trailers.remove(name);
     }
 }
@@ -445,17 +444,17 @@ fn trailer_allowed(field: &HeaderName, trusted_fields: &TrustedFields) -> bool {
         )
 }
 
-/// Adds the fields that Connection names (RFC 9110 section 7.6.1) to `going`.
+/// Adds the fields that Connection names (RFC 9110 section 7.6.1) to `removed`.
 ///
 /// # Errors
-/// For more than [`MOST_CONNECTION_OPTIONS`]: each costs a lookup, and no message has that many fields.
+/// For more than [`MAX_CONNECTION_OPTIONS`]: each costs a lookup, and no message has that many fields.
 fn name_options(
     fields: &HeaderMap,
     trusted_fields: &TrustedFields,
-    going: &mut Vec<HeaderName>,
+    removed: &mut Vec<HeaderName>,
 ) -> Result<(), &'static str> {
     for (number, option) in options(fields, &CONNECTION).enumerate() {
-        if number == MOST_CONNECTION_OPTIONS {
+        if number == MAX_CONNECTION_OPTIONS {
             return Err(TOO_MANY_CONNECTION_OPTIONS);
         }
         if option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"keep-alive") {
@@ -465,7 +464,7 @@ fn name_options(
             && fields.contains_key(&name)
             && !trusted_fields.keep(name.as_str())
         {
-            going.push(name);
+            removed.push(name);
         }
     }
     Ok(())

@@ -1,10 +1,10 @@
 //! Masks identifiers and secrets in paths and fields before they are logged.
 
 /// The longest masked path, in bytes.
-pub const LONGEST_PATH: usize = 256;
+pub const MAX_PATH: usize = 256;
 
 /// The largest number of segments of a masked path.
-pub const MOST_SEGMENTS: usize = 16;
+pub const MAX_SEGMENTS: usize = 16;
 
 /// The placeholder for a segment that may be an identifier or a secret.
 pub const PARAMETER: &str = "{id}";
@@ -13,10 +13,10 @@ pub const PARAMETER: &str = "{id}";
 pub const REST: &str = "{*rest}";
 
 /// The longest segment that is not masked, in bytes.
-const LONGEST_SEGMENT: usize = 48;
+const MAX_SEGMENT: usize = 48;
 
 /// The longest part of a segment that is not masked, in bytes. `-`, `_` and `.` separate the parts.
-const LONGEST_PART: usize = 20;
+const MAX_PART: usize = 20;
 
 /// The shortest run of hexadecimal digits that counts as an identifier.
 const HEX: usize = 8;
@@ -28,7 +28,7 @@ const DIGITS: usize = 2;
 const SECRET: usize = 40;
 
 /// Masks a canonical path so that it is safe to log. Every segment that is not clearly a word becomes `{id}`, and the
-/// segments over [`LONGEST_PATH`] or [`MOST_SEGMENTS`] become `{*rest}`.
+/// segments over [`MAX_PATH`] or [`MAX_SEGMENTS`] become `{*rest}`.
 ///
 /// The result is a pattern of the ability map. It consists of ASCII letters, digits, `-`, `_`, `.`, `/` and the
 /// placeholders.
@@ -37,12 +37,12 @@ pub fn mask(path: &str) -> String {
     if below_root.is_empty() {
         return "/".to_owned();
     }
-    let mut masked = String::with_capacity(path.len().min(LONGEST_PATH));
+    let mut masked = String::with_capacity(path.len().min(MAX_PATH));
     for (index, segment) in below_root.split('/').enumerate() {
         let shown = if is_word(segment) { segment } else { PARAMETER };
         let length = masked.len() + "/".len() + shown.len();
         masked.push('/');
-        if index == MOST_SEGMENTS || length + "/".len() + REST.len() > LONGEST_PATH {
+        if index == MAX_SEGMENTS || length + "/".len() + REST.len() > MAX_PATH {
             masked.push_str(REST);
             break;
         }
@@ -53,7 +53,7 @@ pub fn mask(path: &str) -> String {
 
 /// Whether a segment is clearly a word that a developer chose, such as `rental-items` or `v2`.
 fn is_word(segment: &str) -> bool {
-    if segment.is_empty() || segment.len() > LONGEST_SEGMENT {
+    if segment.is_empty() || segment.len() > MAX_SEGMENT {
         return false;
     }
     if is_version(segment) {
@@ -78,7 +78,7 @@ fn is_version(segment: &str) -> bool {
 
 fn is_part(part: &str) -> bool {
     let bytes = part.as_bytes();
-    if bytes.len() > LONGEST_PART || !bytes.iter().all(u8::is_ascii_alphanumeric) {
+    if bytes.len() > MAX_PART || !bytes.iter().all(u8::is_ascii_alphanumeric) {
         return false;
     }
     if bytes.len() >= HEX && bytes.iter().all(u8::is_ascii_hexdigit) {
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn identifiers_and_secrets_are_masked() {
-        let long = "a".repeat(LONGEST_PART + 1);
+        let long = "a".repeat(MAX_PART + 1);
         let hyphens = "ab-".repeat(20);
         for segment in [
             "1",
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(mask(&"/a".repeat(17)), format!("{}/{{*rest}}", "/a".repeat(16)));
         assert_eq!(mask(&"/a".repeat(5000)), format!("{}/{{*rest}}", "/a".repeat(16)));
         let long = mask(&format!("/{}", ["twenty-four-and-six-teen"; 16].join("/")));
-        assert!(long.len() <= LONGEST_PATH && long.ends_with("/{*rest}"), "{long}");
+        assert!(long.len() <= MAX_PATH && long.ends_with("/{*rest}"), "{long}");
     }
 
     #[test]
@@ -281,14 +281,14 @@ mod tests {
         #[test]
         fn masked_path_is_short_and_has_no_special_characters(path in "(/([a-zA-Z0-9._|%@é~-]{0,60}|[a-z]{1,9}|[0-9a-f]{8,40})){1,40}") {
             let masked = mask(&path);
-            prop_assert!(masked.len() <= LONGEST_PATH, "{}", masked);
+            prop_assert!(masked.len() <= MAX_PATH, "{}", masked);
             let plain = masked.replace(PARAMETER, "").replace(REST, "");
             prop_assert!(plain.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte)), "{}", masked);
             prop_assert!(!masked.contains(['|', '%', '@']));
             for segment in masked[1..].split('/') {
                 let digits = segment.bytes().filter(u8::is_ascii_digit).count();
                 prop_assert!(digits <= 9, "{}", segment);
-                prop_assert!(segment.len() <= LONGEST_SEGMENT, "{}", segment);
+                prop_assert!(segment.len() <= MAX_SEGMENT, "{}", segment);
             }
         }
 

@@ -1,6 +1,6 @@
 //! The pure core: all decisions on requests and responses, without I/O.
 //!
-//! It imports `std`, the `http` crate's types and none of the other modules. It has no runtime, clock, environment or
+//! It imports no other module, and no crate that does I/O. It has no runtime, clock, environment or
 //! log, so that every function can be tested exhaustively.
 
 pub mod ability;

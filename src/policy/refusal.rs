@@ -118,7 +118,7 @@ pub struct Missing {
     pub required: HeaderValue,
 }
 
-/// Why the gateway itself responds to a request instead of the backend. `answer.rs` alone chooses the status.
+/// Why the gateway itself responds to a request instead of the backend. `response::own` alone chooses the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Two parsers could read the request differently: 400. The text is for the log only.
@@ -169,7 +169,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Whether the ability map and the token cause the refusal, rather than a fault or a limit.
-    pub const fn is_of_a_map(&self) -> bool {
+    pub const fn is_authorization_refusal(&self) -> bool {
         matches!(
             self.reason(),
             Reason::MissingToken

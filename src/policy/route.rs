@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::source_location::SourceLocation;
 
 /// The largest number of segments of a pattern. It bounds the depth of the map, and so the recursion of a lookup.
-pub const MOST_SEGMENTS: usize = 64;
+pub const MAX_SEGMENTS: usize = 64;
 
 /// The pattern of a route, such as `/api/v2/items/{id}`.
 ///
@@ -45,8 +45,8 @@ pub enum RouteError {
     /// A `/` at the end, which is removed from requests before matching.
     #[error("a path has no `/` at its end: `{0}` matches both spellings")]
     TrailingSlash(Box<str>),
-    /// More than [`MOST_SEGMENTS`].
-    #[error("a path has at most {MOST_SEGMENTS} segments, this one has {0}")]
+    /// More than [`MAX_SEGMENTS`].
+    #[error("a path has at most {MAX_SEGMENTS} segments, this one has {0}")]
     TooDeep(usize),
     /// Braces other than a whole segment `{name}` or `{*rest}`.
     #[error(
@@ -105,7 +105,7 @@ impl Pattern {
             return Err(RouteError::TrailingSlash(shorter.into()));
         }
         let written: Vec<&str> = if path.is_empty() { Vec::new() } else { path.split('/').collect() };
-        if written.len() > MOST_SEGMENTS {
+        if written.len() > MAX_SEGMENTS {
             return Err(RouteError::TooDeep(written.len()));
         }
         let mut names = Vec::new();
@@ -253,12 +253,12 @@ mod tests {
         ] {
             assert_eq!(Pattern::parse(template).unwrap().to_string(), template);
         }
-        assert!(Pattern::parse(&"/a".repeat(MOST_SEGMENTS)).is_ok());
+        assert!(Pattern::parse(&"/a".repeat(MAX_SEGMENTS)).is_ok());
     }
 
     #[test]
     fn invalid_patterns_are_errors() {
-        let deep = "/a".repeat(MOST_SEGMENTS + 1);
+        let deep = "/a".repeat(MAX_SEGMENTS + 1);
         for (template, message) in [
             ("", "a path begins with `/`"),
             ("api", "a path begins with `/`"),

@@ -62,18 +62,18 @@ impl MapRole {
 
 /// The refusals of a request that are not enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leniency {
+pub struct ShadowSettings {
     /// The route's mode, for refusals by the map.
     pub mode: Mode,
     /// `shadow_authentication`, for refusals of the token on routes in shadow mode.
     pub authentication: Mode,
 }
 
-impl Leniency {
+impl ShadowSettings {
     /// Whether a request with this refusal is forwarded. Ambiguous requests, limits and missing verdicts are no decisions
     /// of a map: their refusals are enforced in every mode.
-    pub const fn forgives(self, refusal: &Refusal) -> bool {
-        let forgiven = match refusal {
+    pub const fn permits(self, refusal: &Refusal) -> bool {
+        let mode = match refusal {
             Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied | Refusal::MissingAbility(_) => {
                 Mode::Shadow
             }
@@ -96,7 +96,7 @@ impl Leniency {
             | Refusal::BackendTimeout
             | Refusal::InternalError => Mode::Enforce,
         };
-        matches!((self.mode, forgiven), (Mode::Shadow, Mode::Shadow))
+        matches!((self.mode, mode), (Mode::Shadow, Mode::Shadow))
     }
 }
 
@@ -148,15 +148,15 @@ mod tests {
             (Shadow, Enforce, true, false),
             (Shadow, Shadow, true, true),
         ] {
-            let leniency = Leniency { mode, authentication };
-            let forgiven = [(&of_the_map[..], map), (&of_the_token, token), (&others, false)];
-            for (refusal, expected) in
-                forgiven.iter().flat_map(|(all, is)| all.iter().map(move |it| (it, *is)))
-            {
-                assert_eq!(leniency.forgives(refusal), expected, "{refusal:?} with {leniency:?}");
+            let leniency = ShadowSettings { mode, authentication };
+            let mode = [(&of_the_map[..], map), (&of_the_token, token), (&others, false)];
+            for (refusal, expected) in mode.iter().flat_map(|(all, is)| all.iter().map(move |it| (it, *is))) {
+                assert_eq!(leniency.permits(refusal), expected, "{refusal:?} with {leniency:?}");
             }
             assert!(
-                forgiven.iter().all(|(all, _)| all.iter().all(|it| it.is_of_a_map() != others.contains(it)))
+                mode.iter().all(|(all, _)| all
+                    .iter()
+                    .all(|it| it.is_authorization_refusal() != others.contains(it)))
             );
         }
     }

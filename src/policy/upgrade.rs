@@ -100,7 +100,7 @@ impl Handshake {
     }
 
     /// Adds Connection and Upgrade to the fields of a 101, from which
-    /// [`prepare_answer`](super::headers::prepare_answer) has removed them.
+    /// [`prepare_response`](super::headers::prepare_response) has removed them.
     pub fn confirm(&self, fields: &mut HeaderMap) {
         set(fields);
     }

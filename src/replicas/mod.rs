@@ -45,9 +45,9 @@ use crate::tokens::revocation::Revocation;
 /// For connecting, and for each response of Redis.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after the first failure. Each further failure doubles it.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const MIN_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause, so that a replica reconnects within a second.
-const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+const MAX_PAUSE: Duration = Duration::from_millis(800);
 /// A connection that lasted this long resets the pause.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// The minimum interval between log messages about lost connections. The metric has all of them.
@@ -75,8 +75,7 @@ impl RedisClient {
         if let Some(previous) = previous.filter(|previous| previous.key == key) {
             return Ok(Arc::clone(previous));
         }
-        let connector =
-            Connector::new(&settings.destination, &settings.tls, REDIS_TIMEOUT)?.naming_no_protocol();
+        let connector = Connector::new(&settings.destination, &settings.tls, REDIS_TIMEOUT)?.without_alpn();
         Ok(Arc::new(Self { key, connector }))
     }
 }
@@ -177,7 +176,7 @@ struct ReplicaTask {
 impl ReplicaTask {
     /// Connects to Redis and reconnects, until the future is dropped.
     async fn run(&mut self) {
-        let mut pause = SHORTEST_PAUSE;
+        let mut pause = MIN_PAUSE;
         let mut log = ConnectionLog::default();
         loop {
             let lost = match self.connect().await {
@@ -191,7 +190,7 @@ impl ReplicaTask {
                     self.subscriber.set_connected(false);
                     self.subscriber.apply_deferred(Instant::now());
                     if connected_at.elapsed() >= STABLE_AFTER {
-                        pause = SHORTEST_PAUSE;
+                        pause = MIN_PAUSE;
                     }
                     lost
                 }
@@ -199,7 +198,7 @@ impl ReplicaTask {
             };
             log.lost(&lost, Instant::now());
             self.wait(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 

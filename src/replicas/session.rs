@@ -15,7 +15,7 @@ use super::message::{self, Message};
 use super::outbox::Outbox;
 use super::throttle::RevocationThrottle;
 use super::{LOG_INTERVAL, REDIS_TIMEOUT};
-use crate::client::{ConnectError, Connector, Protocol};
+use crate::client::{ConnectError, Connector, OfferedProtocols};
 use crate::config::settings;
 use crate::telemetry::metrics::{Metrics, RedisMessage, RevocationSource};
 use crate::tokens::revocation::Revocation;
@@ -101,15 +101,18 @@ impl Session {
     ) -> Result<(Self, RedisState), SessionError> {
         let info = info(settings);
         let command_budget = ReadBudget::default();
-        let stream = BoundedStream::new(connector.connect(Protocol::Http1).await?, command_budget.clone());
+        let stream =
+            BoundedStream::new(connector.connect(OfferedProtocols::Http1).await?, command_budget.clone());
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(REDIS_TIMEOUT));
         let (commands, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
             .await
             .map_err(failed_step("cannot log in"))?;
         let driver = tokio::task::spawn_local(driver);
         let subscription_budget = ReadBudget::default();
-        let stream =
-            BoundedStream::new(connector.connect(Protocol::Http1).await?, subscription_budget.clone());
+        let stream = BoundedStream::new(
+            connector.connect(OfferedProtocols::Http1).await?,
+            subscription_budget.clone(),
+        );
         let pubsub = PubSub::new(&info, stream).await.map_err(failed_step("cannot log in"))?;
         let (mut sink, messages) = pubsub.split();
         sink.subscribe(&*settings.channel).await.map_err(failed_step("cannot subscribe"))?;

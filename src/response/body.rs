@@ -118,7 +118,7 @@ impl ResponseBody {
         }
         response.map(|bytes| {
             let mut body = Self { source: Source::Own(bytes), record: Some(record) };
-            body.settle();
+            body.finish_if_complete();
             body
         })
     }
@@ -140,7 +140,7 @@ impl ResponseBody {
             fault: None,
         };
         let mut body = Self { source: Source::Backend(source), record: Some(record) };
-        body.settle();
+        body.finish_if_complete();
         body
     }
 
@@ -157,20 +157,20 @@ impl ResponseBody {
 
     /// Records that a piece waits for the client. Only HTTP/2 streams have their own window, which the connection's
     /// bytes do not show.
-    fn waits_for_client(&self) {
+    fn record_pending_write(&self) {
         if let Some(stream) = self.record.as_ref().and_then(|record| record.stream()) {
             stream.state.note_write(true, Instant::now);
         }
     }
 
-    fn broke_off(&mut self, reason: Reason, detail: &'static str) {
+    fn mark_truncated(&mut self, reason: Reason, detail: &'static str) {
         if let Some(record) = &mut self.record {
             record.mark_truncated(reason, detail);
         }
     }
 
     /// Ends the record and returns the connection if the body is complete.
-    fn settle(&mut self) {
+    fn finish_if_complete(&mut self) {
         match &mut self.source {
             Source::Own(bytes) if bytes.is_empty() => self.complete(),
             Source::Backend(from) if from.is_at_end() => {
@@ -278,14 +278,14 @@ impl Body for ResponseBody {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
                     record.add_sent(data.remaining());
                 }
-                this.waits_for_client();
-                this.settle();
+                this.record_pending_write();
+                this.finish_if_complete();
             }
             Some(Err(ResponseFault::TimedOut)) => {
-                this.broke_off(Reason::BackendTimeout, "the backend's response stalled");
+                this.mark_truncated(Reason::BackendTimeout, "the backend's response stalled");
             }
             Some(Err(ResponseFault::Broken(_))) => {
-                this.broke_off(Reason::BackendBroken, "the backend's response was truncated");
+                this.mark_truncated(Reason::BackendBroken, "the backend's response was truncated");
             }
             None => {
                 // `is_end_stream` does not know about trailers.

@@ -1,4 +1,4 @@
-//! The response to each refusal: one exhaustive match.
+//! The gateway's own responses: to refusals, by one exhaustive match, and to preflights.
 
 use bytes::Bytes;
 use http::header::{
@@ -19,7 +19,7 @@ const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 /// Retry-After of a 503, in seconds. Each request to a failed introspector starts another introspection.
-const A_SECOND: HeaderValue = HeaderValue::from_static("1");
+const RETRY_AFTER_ONE_SECOND: HeaderValue = HeaderValue::from_static("1");
 
 struct ResponseParts {
     status: StatusCode,
@@ -49,7 +49,7 @@ fn unauthorized(challenge: HeaderValue) -> ResponseParts {
 
 fn unavailable() -> ResponseParts {
     ResponseParts::new(StatusCode::SERVICE_UNAVAILABLE, r#"{"message":"Service Unavailable."}"#)
-        .with(RETRY_AFTER, A_SECOND)
+        .with(RETRY_AFTER, RETRY_AFTER_ONE_SECOND)
 }
 
 fn parts(refusal: &Refusal) -> ResponseParts {

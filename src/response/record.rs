@@ -23,9 +23,9 @@ use crate::policy::target::METHODS;
 use crate::telemetry::access::{
     AccessLine, AccessLog, Client, DeniedBy, LoggedToken, RequestFields, Upstream,
 };
-use crate::telemetry::metrics::{ConnectionUse, CoreMetrics, RouteLabel, TimedPhase};
+use crate::telemetry::metrics::{ConnectionUse, RouteLabel, TimedPhase, WorkerMetrics};
 use crate::telemetry::spans::{Trace, Tracer};
-use crate::telemetry::unmapped::{CoreUncovered, MissingPart, Uncovered, UncoveredToken};
+use crate::telemetry::unmapped::{MissingPart, Uncovered, UncoveredToken, WorkerUncovered};
 use crate::tokens::lookup::{CachedToken, LookupStats};
 use crate::usage::count::WorkerUsage;
 use crate::usage::rules::RuleNumbers;
@@ -39,11 +39,11 @@ pub use shadow::ShadowResult;
 /// Records the requests of one worker.
 pub struct Recorder {
     /// The worker's metrics.
-    pub metrics: CoreMetrics,
+    pub metrics: WorkerMetrics,
     /// The access log.
     pub access: AccessLog,
     /// Counts requests that the map does not cover.
-    pub uncovered: CoreUncovered,
+    pub uncovered: WorkerUncovered,
     /// Creates spans; `None` if traces are off.
     pub tracer: Option<Rc<Tracer>>,
     /// Counts usage; `None` if the ledger is off.
@@ -53,7 +53,7 @@ pub struct Recorder {
 /// Counts the usage of one worker by the rules of one map.
 pub struct UsageCount {
     /// The worker's counters.
-    pub core: Rc<WorkerUsage>,
+    pub worker: Rc<WorkerUsage>,
     /// The numbers of the map's rules.
     pub rules: RuleNumbers,
 }
@@ -100,11 +100,12 @@ pub struct RequestRecord {
     bytes_in: u64,
     bytes_out: u64,
     response_arrived_at: Option<Instant>,
-    answer: Option<(StatusCode, Reason)>,
+    outcome: Option<(StatusCode, Reason)>,
     /// Whether the gateway refused the request.
     is_refused: bool,
     detail: Option<&'static str>,
-    complete: bool,
+    /// Whether the outcome is final.
+    is_settled: bool,
     plain_http: bool,
 }
 
@@ -202,9 +203,9 @@ impl RequestRecord {
             bytes_in: 0,
             bytes_out: 0,
             response_arrived_at: None,
-            answer: None,
+            outcome: None,
             is_refused: false,
-            complete: false,
+            is_settled: false,
             plain_http: false,
         })
     }
@@ -215,7 +216,7 @@ impl RequestRecord {
         if !self.recorder.access.is_on() {
             return;
         }
-        let (mut host, mut user_agent, mut names_itself) = (None, None, false);
+        let (mut host, mut user_agent, mut has_request_id) = (None, None, false);
         // One pass costs less than three lookups. The first of several lines counts.
         for (name, value) in &head.headers {
             if *name == HOST {
@@ -223,12 +224,12 @@ impl RequestRecord {
             } else if *name == USER_AGENT {
                 user_agent.get_or_insert(value.as_bytes());
             } else if *name == X_REQUEST_ID {
-                names_itself = true;
+                has_request_id = true;
             }
         }
         let authority = || Some(head.uri.authority()?.as_str().as_bytes());
         self.fields = self.recorder.access.request_fields(host.or_else(authority), user_agent);
-        if names_itself {
+        if has_request_id {
             let id = headers::client_request_id(&head.headers);
             self.client_request_id = id.filter(|id| **id != self.request_id).cloned();
         }
@@ -262,8 +263,8 @@ impl RequestRecord {
     }
 
     /// Notes when the head of the backend's response arrived, or the attempt failed.
-    pub fn note_upstream_response(&mut self, asked: Instant, now: Instant) {
-        self.backend = now.duration_since(asked);
+    pub fn note_upstream_response(&mut self, sent_at: Instant, now: Instant) {
+        self.backend = now.duration_since(sent_at);
         self.response_arrived_at = Some(now);
     }
 
@@ -274,7 +275,7 @@ impl RequestRecord {
 
     /// Notes the head of the response before it is sent.
     pub fn note_response(&mut self, status: StatusCode, reason: Reason, now: Instant) {
-        self.answer = Some((status, reason));
+        self.outcome = Some((status, reason));
         let metrics = &self.recorder.metrics;
         let waited = self.backend + self.lookup.waited;
         metrics.phase(TimedPhase::Gateway, now.duration_since(self.started).saturating_sub(waited));
@@ -304,14 +305,14 @@ impl RequestRecord {
 
     /// Records that the response's body is complete.
     pub const fn mark_complete(&mut self) {
-        self.complete = true;
+        self.is_settled = true;
     }
 
     /// Records that the response's body was truncated, and why.
     pub const fn mark_truncated(&mut self, reason: Reason, detail: &'static str) {
-        self.complete = true;
+        self.is_settled = true;
         self.detail = Some(detail);
-        if let Some((_, noted)) = &mut self.answer {
+        if let Some((_, noted)) = &mut self.outcome {
             *noted = reason;
         }
     }
@@ -326,8 +327,8 @@ impl Drop for RequestRecord {
             metrics.client_connections(ConnectionUse::Idle, 1);
         }
         let left = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or(StatusCode::BAD_REQUEST);
-        let (status, reason) = match self.answer {
-            Some((status, reason)) if self.complete => (status, reason),
+        let (status, reason) = match self.outcome {
+            Some((status, reason)) if self.is_settled => (status, reason),
             Some((status, _)) => (status, Reason::ClientGone),
             None => (left, Reason::ClientGone),
         };

@@ -75,7 +75,7 @@ impl AsyncRead for CompleteHeads {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        match this.lossy_head.readable() {
+        match this.lossy_head.take_readable() {
             Readable::All => {}
             // The connection's task polls it again.
             Readable::Nothing => return Poll::Pending,
@@ -103,7 +103,7 @@ impl AsyncRead for CompleteHeads {
                     return Poll::Ready(Ok(()));
                 }
                 // h2 has already asked for more.
-                let _ = this.lossy_head.readable();
+                let _ = this.lossy_head.take_readable();
                 Poll::Pending
             }
             Err(Malformed) => {

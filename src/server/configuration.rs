@@ -23,7 +23,7 @@ use crate::usage::writer::Usage;
 
 /// Longest silence of an HTTP/2 connection to the backend, while a response is awaited, before it is pinged: short enough to
 /// notice a dead connection before its requests time out, long enough for backends that limit pings.
-const LONGEST_SILENCE: Duration = Duration::from_secs(10);
+const MAX_SILENCE: Duration = Duration::from_secs(10);
 
 /// The resources that a configuration names: certificates, roots and connections.
 pub struct Resources {
@@ -45,7 +45,7 @@ pub(super) struct UpstreamClient {
 
 impl UpstreamClient {
     /// The client for these settings, or `before` if its settings and files are the same.
-    fn for_key(settings: UpstreamKey, before: Option<&Arc<Self>>) -> Result<Arc<Self>, ConnectorError> {
+    fn for_settings(settings: UpstreamKey, before: Option<&Arc<Self>>) -> Result<Arc<Self>, ConnectorError> {
         let key = ClientKey::new(settings, |settings| &settings.tls);
         if let Some(before) = before.filter(|before| before.key == key) {
             return Ok(Arc::clone(before));
@@ -53,7 +53,7 @@ impl UpstreamClient {
         let settings = key.settings();
         let connector = Connector::new(&settings.destination, &settings.tls, settings.timeout)?;
         let connector = Arc::new(match settings.http2 {
-            Some(silence) => connector.speaking_http2(silence),
+            Some(silence) => connector.with_http2(silence),
             None => connector,
         });
         let bound = settings.max_connections.map(ConnectionBound::new);
@@ -90,7 +90,7 @@ impl UpstreamKey {
             timeout: backend.connect_timeout,
             idle_timeout: backend.idle_timeout,
             max_connections: backend.max_connections,
-            http2: backend.http2.then(|| LONGEST_SILENCE.min(backend.timeout / 3)),
+            http2: backend.http2.then(|| MAX_SILENCE.min(backend.timeout / 3)),
         }
     }
 
@@ -129,20 +129,23 @@ impl Resources {
         settings: &Settings,
         before: Option<&Self>,
     ) -> Result<Self, StartError> {
-        let backend =
-            UpstreamClient::for_key(UpstreamKey::backend(settings), before.map(|before| &before.backend))
-                .map_err(|source| StartError::Connector { section: "backend", source })?;
-        let known = before.map(|before| &before.introspector);
-        let introspector = UpstreamClient::for_key(UpstreamKey::introspector(settings), known)
+        let backend = UpstreamClient::for_settings(
+            UpstreamKey::backend(settings),
+            before.map(|before| &before.backend),
+        )
+        .map_err(|source| StartError::Connector { section: "backend", source })?;
+        let previous = before.map(|before| &before.introspector);
+        let introspector = UpstreamClient::for_settings(UpstreamKey::introspector(settings), previous)
             .map_err(|source| StartError::Connector { section: "introspection", source })?;
-        let known = before.and_then(|before| before.redis.as_ref());
-        let redis = settings.redis.as_ref().map(|redis| RedisClient::for_settings(redis, known)).transpose();
+        let previous = before.and_then(|before| before.redis.as_ref());
+        let redis =
+            settings.redis.as_ref().map(|redis| RedisClient::for_settings(redis, previous)).transpose();
         let redis = redis.map_err(|source| StartError::Connector { section: "redis", source })?;
-        let known = before.and_then(|before| before.traces.as_ref());
+        let previous = before.and_then(|before| before.traces.as_ref());
         let traces = settings
             .traces
             .as_ref()
-            .map(|traces| traces::CollectorClient::for_settings(traces, known))
+            .map(|traces| traces::CollectorClient::for_settings(traces, previous))
             .transpose();
         let traces = traces.map_err(|source| StartError::Connector { section: "traces", source })?;
         Ok(Self { tls, backend, introspector, redis, traces })

@@ -13,7 +13,7 @@ use crate::policy::hpack::{Malformed, Scanner};
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 /// The largest frame that h2 accepts: SETTINGS_MAX_FRAME_SIZE is left at its default.
-const LONGEST_FRAME: u32 = 16_384;
+const MAX_FRAME: u32 = 16_384;
 
 /// Finds the header blocks of a connection.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl HeaderBlocks {
         let Frame { length, kind, flags, stream } = frame;
         // If h2 finds an error it ends the connection, and nothing has to be read.
         let continues = kind == CONTINUATION && self.is_open && stream == self.stream;
-        self.is_read = (kind == HEADERS || continues) && length <= LONGEST_FRAME;
+        self.is_read = (kind == HEADERS || continues) && length <= MAX_FRAME;
         self.ends = flags & END_HEADERS != 0;
         self.is_open = self.is_read && !self.ends;
         self.left = length;
@@ -125,7 +125,7 @@ impl LossyHead {
     }
 
     /// What h2 may read when it asks for more.
-    pub(super) fn readable(&self) -> Readable {
+    pub(super) fn take_readable(&self) -> Readable {
         match self.0.get() {
             Progress::None => Readable::All,
             Progress::Before(why) => {
@@ -150,14 +150,14 @@ impl LossyHead {
 
     /// Records that the connection waits: every request that h2 has read was dispatched. Returns whether to poll it
     /// again.
-    pub(super) fn waits(&self) -> bool {
-        let (next, goes_on) = match self.0.get() {
+    pub(super) fn record_dispatched(&self) -> bool {
+        let (next, polls_again) = match self.0.get() {
             Progress::Drained(why) => (Progress::Next(why), true),
             Progress::Passed(_) => (Progress::None, true),
             step @ (Progress::None | Progress::Before(_) | Progress::Next(_)) => (step, false),
         };
         self.0.set(next);
-        goes_on
+        polls_again
     }
 }
 

@@ -34,7 +34,7 @@ use crate::policy::http2::DroppedPart;
 use crate::policy::refusal::Refusal;
 
 /// Largest number of concurrent requests. RFC 9113 section 6.5.2 recommends at least 100.
-const STREAMS: u32 = 100;
+const MAX_STREAMS: u32 = 100;
 /// Request body bytes per stream that may wait for the backend, in addition to the frame that is being sent.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// Request body bytes of all streams. With the frames that are being sent, less than 1 MiB.
@@ -42,11 +42,11 @@ const CONNECTION_WINDOW: u32 = 512 * 1024;
 /// Response bytes that h2 buffers per stream; more than the stream's budget allows.
 const SEND_BUFFER: usize = 128 * 1024;
 /// Streams per connection that a client may make the gateway reset or refuse by protocol errors (CVE-2025-8671).
-const MISTAKES: usize = 100;
+const MAX_LOCAL_RESETS: usize = 100;
 /// Streams that may be reset before they are accepted (CVE-2023-44487).
-const UNSEEN_RESETS: usize = 20;
+const MAX_PENDING_RESETS: usize = 20;
 /// Overhead of each field in the size of a header list, beside its name and value (RFC 9113 section 6.5.2).
-const FIELD: usize = 32;
+const FIELD_OVERHEAD: usize = 32;
 /// Pseudo-fields of a request.
 const PSEUDO_FIELDS: usize = 4;
 
@@ -90,14 +90,14 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
 
 fn builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
     let mut http2 = http2::Builder::new(streams);
-    http2.max_concurrent_streams(STREAMS);
+    http2.max_concurrent_streams(MAX_STREAMS);
     http2.initial_stream_window_size(STREAM_WINDOW);
     http2.initial_connection_window_size(CONNECTION_WINDOW);
     http2.max_send_buf_size(SEND_BUFFER);
-    http2.max_local_error_reset_streams(MISTAKES);
-    http2.max_pending_accept_reset_streams(UNSEEN_RESETS);
+    http2.max_local_error_reset_streams(MAX_LOCAL_RESETS);
+    http2.max_pending_accept_reset_streams(MAX_PENDING_RESETS);
     // The size of the largest head within `limits` by this measure. h2 itself refuses larger ones, without a body.
-    let list = limits.header_bytes + FIELD * (limits.header_count + PSEUDO_FIELDS);
+    let list = limits.header_bytes + FIELD_OVERHEAD * (limits.header_count + PSEUDO_FIELDS);
     http2.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
     http2
 }
@@ -157,7 +157,7 @@ pub(super) async fn serve(
                     }
                 });
             }
-            if lossy_head.waits() {
+            if lossy_head.record_dispatched() {
                 context.waker().wake_by_ref();
             }
             // The client may have gone without reading GOAWAY.

@@ -20,7 +20,7 @@ use super::transport::RecordedIo;
 use crate::policy::refusal::Refusal;
 
 /// The largest budget: a hundred resets, as of a browser that leaves a page.
-const LARGEST_BUDGET: u32 = 1000;
+const MAX_BUDGET: u32 = 1000;
 /// The budget gained per second.
 const BUDGET_PER_SECOND: u32 = 100;
 /// The cost of a reset: the backend may have started to work (CVE-2023-44487).
@@ -28,12 +28,12 @@ const RESET_COST: u32 = 10;
 /// The budget gained per response.
 const BUDGET_PER_RESPONSE: u32 = 10;
 /// The budget gained per piece of a response: two window updates, of stream and connection, for each started 2 KiB.
-const fn piece(length: u32) -> u32 {
+const fn budget_per_piece(length: u32) -> u32 {
     2 + length / 1024
 }
 
 /// Free space that is required to read directly into h2's buffer, in bytes.
-const SMALLEST_DIRECT_READ: usize = 256;
+const MIN_DIRECT_READ: usize = 256;
 
 /// RFC 9113 section 3.4.
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -120,8 +120,8 @@ impl Frames {
     /// Consumes bytes, and calls `each` for every complete frame header.
     fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         while !bytes.is_empty() {
-            let (length, piece) = self.step(bytes);
-            if let FramePart::Header(frame) = piece {
+            let (length, budget_per_piece) = self.step(bytes);
+            if let FramePart::Header(frame) = budget_per_piece {
                 each(frame);
             }
             bytes = &bytes[length..];
@@ -143,7 +143,7 @@ struct FrameBudget {
 
 impl FrameBudget {
     fn add(&mut self, worth: u32) {
-        self.left = (self.left + worth).min(LARGEST_BUDGET);
+        self.left = (self.left + worth).min(MAX_BUDGET);
     }
 
     /// Spends `cost`. Returns whether the budget suffices. Reads the clock only if it is used up.
@@ -154,7 +154,7 @@ impl FrameBudget {
             let earned = waited.as_millis() * u128::from(BUDGET_PER_SECOND) / 1000;
             if earned > 0 {
                 self.filled = now;
-                self.add(u32::try_from(earned).unwrap_or(LARGEST_BUDGET));
+                self.add(u32::try_from(earned).unwrap_or(MAX_BUDGET));
             }
         }
         let enough = self.left >= cost;
@@ -233,7 +233,7 @@ impl FrameLimitedIo {
             settled: false,
             open: false,
             sent: Frames::after(0),
-            budget: FrameBudget { left: LARGEST_BUDGET, filled: now },
+            budget: FrameBudget { left: MAX_BUDGET, filled: now },
             small: SmallData::after(PREFACE.len()),
             returned,
         }
@@ -280,7 +280,7 @@ impl FrameLimitedIo {
         let Self { sent, budget, small, .. } = self;
         sent.read(bytes, |Frame { length, kind, flags, stream }| {
             if kind == DATA {
-                budget.add(piece(length));
+                budget.add(budget_per_piece(length));
             }
             if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
                 budget.add(BUDGET_PER_RESPONSE);
@@ -367,11 +367,11 @@ impl AsyncRead for FrameLimitedIo {
         this.small.read(downstream.take_overhead_read());
         let before = buffer.filled().len();
         while !this.small.give(buffer) {
-            let ended = if buffer.remaining() >= SMALLEST_DIRECT_READ {
+            let ended = if buffer.remaining() >= MIN_DIRECT_READ {
                 ready!(this.read(context, buffer, true))?
             } else {
                 // Space for less than a frame header is too small.
-                let mut detour = [MaybeUninit::uninit(); SMALLEST_DIRECT_READ];
+                let mut detour = [MaybeUninit::uninit(); MIN_DIRECT_READ];
                 ready!(this.read(context, &mut ReadBuf::uninit(&mut detour), false))?
             };
             if ended {
@@ -445,8 +445,10 @@ mod tests {
         for size in [1, 2, 7, 8, 9, 10, 33, bytes.len()] {
             let mut frames = Frames::after(24);
             let mut seen = Vec::new();
-            for piece in bytes.chunks(size) {
-                frames.read(piece, |Frame { length, kind, flags, .. }| seen.push((length, kind, flags)));
+            for budget_per_piece in bytes.chunks(size) {
+                frames.read(budget_per_piece, |Frame { length, kind, flags, .. }| {
+                    seen.push((length, kind, flags))
+                });
             }
             assert_eq!(seen, sent, "in pieces of {size}");
             assert!(frames.is_between());
@@ -458,8 +460,8 @@ mod tests {
     #[test]
     fn budget_is_refilled_by_time_and_responses() {
         let start = Instant::now();
-        let mut budget = FrameBudget { left: LARGEST_BUDGET, filled: start };
-        for _ in 0..LARGEST_BUDGET / RESET_COST {
+        let mut budget = FrameBudget { left: MAX_BUDGET, filled: start };
+        for _ in 0..MAX_BUDGET / RESET_COST {
             assert!(budget.spend(RESET_COST, || unreachable!("there is enough")));
         }
         assert!(!budget.spend(1, || start));
@@ -470,7 +472,7 @@ mod tests {
         // An hour earns no more than there may be.
         let later = start + Duration::from_secs(3600);
         assert!(budget.spend(1, || later));
-        assert!(budget.spend(LARGEST_BUDGET - 1, || later));
+        assert!(budget.spend(MAX_BUDGET - 1, || later));
         assert!(!budget.spend(1, || later));
     }
 }

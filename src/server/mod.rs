@@ -203,7 +203,7 @@ impl Server {
             log_listener(Role::Redirect, &listener);
             runtime.spawn(redirect::serve(listener, current, Arc::clone(&services.metrics)))
         });
-        let rejected = RejectedConnections::new(services.metrics.core(self.settings.threads));
+        let rejected = RejectedConnections::new(services.metrics.worker(self.settings.threads));
         let dispatcher = Dispatcher::new(workers, Arc::clone(&configuration.settings), rejected);
         let (request_shutdown, mut shutdowns) = mpsc::unbounded_channel();
         let listening = async {
@@ -256,7 +256,7 @@ fn start_workers(
             lines: services.log.line_batch(),
             stop_now: Arc::clone(stop_now),
             usage: Arc::clone(&services.usage),
-            uncovered: services.uncovered.core(index),
+            uncovered: services.uncovered.worker(index),
         };
         worker.start()
     };
@@ -387,7 +387,7 @@ async fn accept(
                 tracing::info!("draining");
                 readiness.set(ReadinessState::Draining);
                 supervisor::stopping();
-                // Clients that connect from now on have found no other instance.
+                // Later connections are still served: their clients may have no other instance.
                 dispatcher.announce_shutdown();
                 closes_at = Some(Instant::now() + dispatcher.settings().listen.drain_delay);
             }

@@ -9,21 +9,21 @@ use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::OTHER;
 use crate::response::own;
 use crate::response::record::new_request_id;
-use crate::telemetry::metrics::{CoreMetrics, RouteLabel};
+use crate::telemetry::metrics::{RouteLabel, WorkerMetrics};
 
 /// Shortest pause between two log lines.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// Counts and logs the rejected connections of one thread.
 pub(super) struct RejectedConnections {
-    metrics: CoreMetrics,
+    metrics: WorkerMetrics,
     unlogged: u64,
     logged_at: Option<Instant>,
 }
 
 impl RejectedConnections {
     /// `metrics` are those of the thread that rejects.
-    pub(super) const fn new(metrics: CoreMetrics) -> Self {
+    pub(super) const fn new(metrics: WorkerMetrics) -> Self {
         Self { metrics, unlogged: 0, logged_at: None }
     }
 

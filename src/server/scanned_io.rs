@@ -15,7 +15,7 @@ use crate::policy::framing::{self, Bounds, FramingFault, Scanner};
 use crate::policy::refusal::Refusal;
 
 /// Largest number of bytes kept until their meaning is known, in addition to one read.
-const LARGEST_BUFFER: usize = 16 * 1024;
+const MAX_BUFFER: usize = 16 * 1024;
 
 /// A transport whose bytes the scanner has checked. A head that is refused never reaches the reader: for it the
 /// connection ends after the previous message, and [`ScannedIo::refused`] has the reason.
@@ -186,7 +186,7 @@ impl AsyncRead for ScannedIo {
                 }
                 None => {
                     this.recorded.downstream.state.wake_when_served();
-                    if this.buffered.len() >= LARGEST_BUFFER {
+                    if this.buffered.len() >= MAX_BUFFER {
                         return Poll::Pending;
                     }
                 }

@@ -22,7 +22,7 @@ const WAITING_STREAMS: usize = 100;
 /// SETTINGS_MAX_FRAME_SIZE, which the gateway leaves at its default.
 const LARGEST: usize = 16 * 1024;
 /// Largest part of a frame that is not data: the padding and its length (RFC 9113 section 6.1).
-const MOST_PADDING: usize = 256;
+const MAX_PADDING: usize = 256;
 /// Length of a frame header (RFC 9113 section 4.1).
 const HEADER: usize = 9;
 
@@ -234,7 +234,7 @@ impl SmallData {
     fn is_captured(&self, header: Header, spent: usize, empty: usize) -> bool {
         if header.has(PADDED) {
             // The amount of padding is in the payload.
-            return header.length < SMALL_FRAME + MOST_PADDING;
+            return header.length < SMALL_FRAME + MAX_PADDING;
         }
         if header.length == 0 {
             return empty >= EMPTY;
@@ -299,7 +299,7 @@ impl SmallData {
         let waits = self.waits(stream);
         if kind == DATA {
             let may_be_small =
-                length < SMALL_FRAME || header.has(PADDED) && length < SMALL_FRAME + MOST_PADDING;
+                length < SMALL_FRAME || header.has(PADDED) && length < SMALL_FRAME + MAX_PADDING;
             if !header.has(END_STREAM) && !header.has(PADDED) && length == 0 && (waits || self.empty >= EMPTY)
             {
                 return;
@@ -335,7 +335,7 @@ impl SmallData {
         true
     }
 
-    /// Handles the end of a partial_frame frame.
+    /// Handles the end of a small frame whose payload arrived in parts.
     fn complete(&mut self, partial_frame: PartialFrame) {
         let PartialFrame { header, payload } = partial_frame;
         let Header { stream, flags, .. } = header;
@@ -373,7 +373,7 @@ impl SmallData {
         }
     }
 
-    /// Forwards a partial_frame frame unchanged, after the waiting data of its stream.
+    /// Forwards such a frame unchanged, after the waiting data of its stream.
     fn pass(&mut self, header: Header, payload: &[u8], data: usize) {
         self.flush(header.stream, 0);
         self.account(header.stream, DATA, header.flags & !PADDED, data);
@@ -392,12 +392,12 @@ impl SmallData {
     /// Writes the data in as many frames as its padding requires.
     fn emit(&mut self, waiting: WaitingStream, flags: u8) {
         let WaitingStream { stream, data, mut padding } = waiting;
-        let frames = padding.div_ceil(MOST_PADDING).max(1);
+        let frames = padding.div_ceil(MAX_PADDING).max(1);
         let mut rest = &data[..];
         for after in (0..frames).rev() {
             let (piece, further) = rest.split_at(rest.len().div_ceil(after + 1));
             rest = further;
-            let padded = padding.min(MOST_PADDING);
+            let padded = padding.min(MAX_PADDING);
             padding -= padded;
             let flags = if after == 0 { flags } else { 0 };
             self.account(stream, DATA, flags, piece.len());

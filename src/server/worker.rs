@@ -18,7 +18,7 @@ use super::rejected::RejectedConnections;
 use crate::downstream::state::Shutdown;
 use crate::telemetry::access::LineBatch;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::unmapped::CoreUncovered;
+use crate::telemetry::unmapped::WorkerUncovered;
 use crate::usage::writer::Usage;
 
 pub(super) mod state;
@@ -33,7 +33,7 @@ pub(super) struct WorkerBuilder {
     /// Whether a drain ends at once.
     pub(super) stop_now: Arc<AtomicBool>,
     pub(super) usage: Arc<Usage>,
-    pub(super) uncovered: CoreUncovered,
+    pub(super) uncovered: WorkerUncovered,
 }
 
 impl WorkerBuilder {
@@ -47,7 +47,7 @@ impl WorkerBuilder {
         let handle = WorkerHandle { load: Arc::clone(&load), commands };
         // The runtime cannot leave its thread, so the thread reports whether it could create one.
         let (started, is_started) = std::sync::mpsc::sync_channel(1);
-        let thread = thread::Builder::new().name(format!("core-{}", self.index)).spawn(move || {
+        let thread = thread::Builder::new().name(format!("worker-{}", self.index)).spawn(move || {
             let runtime =
                 runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
             match runtime {
@@ -66,7 +66,7 @@ impl WorkerBuilder {
     }
 
     fn build(self, load: Arc<AtomicUsize>) -> Rc<Worker> {
-        let metrics = self.metrics.core(self.index);
+        let metrics = self.metrics.worker(self.index);
         let usage = self.usage.worker(self.index);
         let lines = Rc::new(self.lines);
         let state = WorkerState::new(&self.configuration, &lines, &metrics, &usage, &self.uncovered, None);

@@ -1,6 +1,6 @@
 //! The access log: one line per request.
 //!
-//! A core appends its lines to a [`LineBatch`], which queues many of them at once. Lines bypass [`tracing`], which
+//! A worker appends its lines to a [`LineBatch`], which queues many of them at once. Lines bypass [`tracing`], which
 //! takes three times as long. `docs/reference/log-fields-and-reasons.md` documents the fields.
 
 use std::cell::Cell;
@@ -22,7 +22,7 @@ mod line;
 mod timestamp;
 mod value;
 
-/// The access log of one core, for one configuration.
+/// The access log of one worker, for one configuration.
 #[derive(Debug)]
 pub struct AccessLog {
     /// `None` if the log is off.
@@ -44,7 +44,7 @@ const CLOCK_READ_EVERY: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl AccessLog {
-    /// The access log of the core that owns `batch`. Its format is the one that the process was started with.
+    /// The access log of the worker that owns `batch`. Its format is the one that the process was started with.
     pub fn new(batch: &Rc<LineBatch>, settings: &settings::Log) -> Self {
         let is_on = settings.access && settings.level >= LogLevel::Info;
         Self {
@@ -98,7 +98,7 @@ impl AccessLog {
         unlogged == 0
     }
 
-    /// Adds the line of a request that ends `now` to the core's batch. If the queue is full when the batch is sent, its
+    /// Adds the line of a request that ends `now` to the worker's batch. If the queue is full when the batch is sent, its
     /// lines are dropped and counted.
     pub fn write(&self, now: Instant, line: &AccessLine<'_>) {
         if let Some(batch) = &self.batch {

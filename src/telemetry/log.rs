@@ -62,7 +62,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// A buffer for the access lines of one core. Its format is the one that the log was started with.
+    /// A buffer for the access lines of one worker. Its format is the one that the log was started with.
     pub fn line_batch(&self) -> LineBatch {
         LineBatch::new(self.queue.clone(), self.format)
     }

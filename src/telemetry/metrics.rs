@@ -1,18 +1,18 @@
-//! Metrics: one shard per core, added up by each scrape.
+//! Metrics: one shard per worker, added up by each scrape.
 //!
-//! Each core, a single-threaded runtime, owns a shard and is its only writer, with plain loads and stores of relaxed
+//! Each worker, a single-threaded runtime, owns a shard and is its only writer, with plain loads and stores of relaxed
 //! atomics: no locked instruction, no cache line shared by writers, no allocation once a route has been seen. Rare
 //! events (introspections, evictions, reloads) have shared counters.
 
 mod collect;
 mod labels;
-mod per_core;
 mod process;
 mod routes;
 mod shard;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,11 +29,11 @@ pub use labels::{
     ConnectionUse, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult,
     RedisMessage, RevocationSource, SpanOutcome, TimedPhase, WebhookOutcome,
 };
-pub use per_core::CoreMetrics;
 use routes::{NONE, Routes, UNMAPPED};
 pub use routes::{RouteLabel, RouteNumber, RouteNumbers};
 use shard::Shard;
 pub use usage::UsageMetrics;
+pub use worker::WorkerMetrics;
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -106,9 +106,9 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Metrics for `cores` cores, with one more shard, at index `cores`, for the controlling thread.
-    pub fn new(cores: usize) -> Arc<Self> {
-        let shards: Box<[_]> = (0..=cores).map(|_| Arc::new(Shard::default())).collect();
+    /// Metrics for `workers` workers, with one more shard, at index `workers`, for the controlling thread.
+    pub fn new(workers: usize) -> Arc<Self> {
+        let shards: Box<[_]> = (0..=workers).map(|_| Arc::new(Shard::default())).collect();
         let mut routes = Routes::default();
         for (template, number) in [("unmapped", UNMAPPED), ("none", NONE)] {
             let given = routes.number(template, shards.len());
@@ -144,13 +144,13 @@ impl Metrics {
         Arc::new(Self { shared, registry, before_scrape: Mutex::default() })
     }
 
-    /// The handle of one core. Must be called on that core's thread: a shard has one writer, and two threads that wrote
+    /// The handle of one worker. Must be called on that worker's thread: a shard has one writer, and two threads that wrote
     /// to it would lose counts. Therefore the handle is not [`Send`].
     ///
     /// # Panics
-    /// If `index` is above the number of cores given to [`Metrics::new`].
-    pub fn core(self: &Arc<Self>, index: usize) -> CoreMetrics {
-        CoreMetrics::new(index, self)
+    /// If `index` is above the number of workers given to [`Metrics::new`].
+    pub fn worker(self: &Arc<Self>, index: usize) -> WorkerMetrics {
+        WorkerMetrics::new(index, self)
     }
 
     /// The counters of a map's routes, in the order of `templates`. Must be called for each loaded map, before its
@@ -248,8 +248,8 @@ impl Metrics {
     }
 
     /// Sets whether traces are on.
-    pub fn traces(&self, there_are: bool) {
-        self.shared.traces.store(there_are, Relaxed);
+    pub fn set_traces(&self, enabled: bool) {
+        self.shared.traces.store(enabled, Relaxed);
     }
 
     /// The metrics of the usage ledger.

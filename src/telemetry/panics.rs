@@ -52,7 +52,7 @@ mod tests {
         let line = log.lines().find(|line| line.contains(r#""message":"panicked: please report this bug""#));
         let line = line.unwrap_or_else(|| panic!("{log}"));
         assert!(line.contains(r#""place":"src/telemetry/panics.rs:"#), "{line}");
-        assert!(line.contains(r#""thread":"core-7""#), "{line}");
+        assert!(line.contains(r#""thread":"worker-7""#), "{line}");
         assert!(!format!("{log}{errors}").contains("secret"), "{log}{errors}");
     }
 
@@ -67,7 +67,7 @@ mod tests {
         let settings =
             settings::Log { level: LogLevel::Info, format: LogFormat::Json, access: true, access_sample: 1 };
         let guard = log::init(&settings);
-        let core = thread::Builder::new().name("core-7".to_owned());
+        let core = thread::Builder::new().name("worker-7".to_owned());
         assert!(core.spawn(|| panic!("another {}", "secret")).unwrap().join().is_err());
         drop(guard);
         std::process::exit(42);

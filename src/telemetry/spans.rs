@@ -123,7 +123,7 @@ impl Span {
     }
 }
 
-/// Samples traces on one core and sends their spans.
+/// Samples traces on one worker and sends their spans.
 #[derive(Debug)]
 pub struct Tracer {
     sender: Sender<Span>,
@@ -250,8 +250,8 @@ impl Trace {
     }
 
     /// Starts the span of an introspection.
-    pub fn question(&self) -> Question<'_> {
-        Question { trace: self, id: new_id(), began: Instant::now() }
+    pub fn question(&self) -> IntrospectionSpan<'_> {
+        IntrospectionSpan { trace: self, id: new_id(), began: Instant::now() }
     }
 
     /// Ends the request's span `now`; `None` if it is not recorded.
@@ -314,13 +314,13 @@ impl Trace {
 
 /// The span of an introspection.
 #[derive(Debug)]
-pub struct Question<'a> {
+pub struct IntrospectionSpan<'a> {
     trace: &'a Trace,
     id: u64,
     began: Instant,
 }
 
-impl Question<'_> {
+impl IntrospectionSpan<'_> {
     /// Adds the trace fields to the introspection request.
     pub fn mark(&self, fields: &mut HeaderMap) {
         let Trace { context, origin, recording, .. } = self.trace;

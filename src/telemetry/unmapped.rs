@@ -1,6 +1,6 @@
 //! Requests that the ability map does not cover: paths, methods, counts and tokens.
 //!
-//! Each core records into its own table, whose lock only it and a report take. Mapped requests are not recorded.
+//! Each worker records into its own table, whose lock only it and a report take. Mapped requests are not recorded.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -12,12 +12,12 @@ use http::Method;
 
 use crate::policy::target::{METHODS, method_number};
 
-/// The largest number of paths per core.
+/// The largest number of paths per worker.
 ///
 /// A new path evicts the one with the fewest requests and starts with its count plus one (Space-Saving, Metwally et al.
 /// 2005). A path with more than 1 in 1,000 requests is therefore never evicted for long. Only another path with a known
 /// token evicts a path that a known token used.
-pub const MOST_PATHS: usize = 1000;
+pub const MAX_PATHS: usize = 1000;
 
 /// The largest number of tokens per path.
 pub const MOST_TOKENS: usize = 8;
@@ -134,7 +134,7 @@ impl UncoveredPath {
     }
 }
 
-/// The requests of all cores.
+/// The requests of all workers.
 pub struct UncoveredRequests(Box<[Mutex<Table>]>);
 
 impl fmt::Debug for UncoveredRequests {
@@ -143,7 +143,7 @@ impl fmt::Debug for UncoveredRequests {
     }
 }
 
-/// A report of all cores.
+/// A report of all workers.
 #[derive(Clone, Debug, Default)]
 pub struct UncoveredReport {
     /// The paths, most requests first.
@@ -153,22 +153,22 @@ pub struct UncoveredReport {
 }
 
 impl UncoveredRequests {
-    /// Empty tables for `cores` cores.
-    pub fn new(cores: usize) -> Arc<Self> {
-        Arc::new(Self((0..cores).map(|_| Mutex::default()).collect()))
+    /// Empty tables for `workers` workers.
+    pub fn new(workers: usize) -> Arc<Self> {
+        Arc::new(Self((0..workers).map(|_| Mutex::default()).collect()))
     }
 
-    /// The recorder of one core.
-    pub fn core(self: &Arc<Self>, index: usize) -> CoreUncovered {
-        CoreUncovered { all: Arc::clone(self), index }
+    /// The recorder of one worker.
+    pub fn worker(self: &Arc<Self>, index: usize) -> WorkerUncovered {
+        WorkerUncovered { all: Arc::clone(self), index }
     }
 
-    /// What all cores have recorded so far.
+    /// What all workers have recorded so far.
     pub fn report(&self) -> UncoveredReport {
         let mut merged: HashMap<(MissingPart, Box<str>), UncoveredPath> = HashMap::new();
         let mut evicted = 0_u64;
         for table in &self.0 {
-            // A core that records at the same time waits for this copy.
+            // A worker that records at the same time waits for this copy.
             let (paths, of_core) = {
                 let table = lock(table);
                 (table.paths.clone(), table.evicted)
@@ -198,14 +198,14 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One core's recorder.
+/// One worker's recorder.
 #[derive(Clone, Debug)]
-pub struct CoreUncovered {
+pub struct WorkerUncovered {
     all: Arc<UncoveredRequests>,
     index: usize,
 }
 
-impl CoreUncovered {
+impl WorkerUncovered {
     /// Records a request.
     #[cold]
     pub fn record(&self, request: &Uncovered<'_>) {
@@ -215,7 +215,7 @@ impl CoreUncovered {
     }
 }
 
-/// The paths of one core.
+/// The paths of one worker.
 #[derive(Default)]
 struct Table {
     paths: Vec<UncoveredPath>,
@@ -248,7 +248,7 @@ impl Table {
         if let Some(index) = self.indexes(request.missing).get(request.path) {
             return Some(*index);
         }
-        if self.paths.len() < MOST_PATHS {
+        if self.paths.len() < MAX_PATHS {
             let index = self.paths.len();
             self.paths.push(UncoveredPath::new(request));
             self.weights.push(Weight { has_token: false, count: 0 });
@@ -281,23 +281,23 @@ mod tests {
 
     use super::*;
 
-    fn record(core: &CoreUncovered, path: &str, method: Method, token: Option<&str>, second: u64) {
+    fn record(worker: &WorkerUncovered, path: &str, method: Method, token: Option<&str>, second: u64) {
         let id = token.map(Arc::from);
         let name = token.map(|token| Arc::from(format!("name of {token}")));
         let token = id.as_ref().map(|id| UncoveredToken { id, name: name.as_ref() });
         let now = UNIX_EPOCH + Duration::from_secs(second);
-        core.record(&Uncovered { path, missing: MissingPart::Route, method: &method, token, now });
+        worker.record(&Uncovered { path, missing: MissingPart::Route, method: &method, token, now });
     }
 
     #[test]
     fn cores_are_merged_and_the_most_frequent_come_first() {
         let all = UncoveredRequests::new(2);
-        let cores = [all.core(0), all.core(1)];
-        record(&cores[0], "/a", Method::GET, Some("17"), 5);
-        record(&cores[1], "/a", Method::GET, Some("17"), 3);
-        record(&cores[1], "/a", Method::POST, None, 9);
-        record(&cores[0], "/b", Method::GET, None, 1);
-        record(&cores[0], "/c", Method::GET, None, 1);
+        let workers = [all.worker(0), all.worker(1)];
+        record(&workers[0], "/a", Method::GET, Some("17"), 5);
+        record(&workers[1], "/a", Method::GET, Some("17"), 3);
+        record(&workers[1], "/a", Method::POST, None, 9);
+        record(&workers[0], "/b", Method::GET, None, 1);
+        record(&workers[0], "/c", Method::GET, None, 1);
         let template = Uncovered {
             path: "/a",
             missing: MissingPart::Method,
@@ -305,7 +305,7 @@ mod tests {
             token: None,
             now: UNIX_EPOCH,
         };
-        cores[0].record(&template);
+        workers[0].record(&template);
         let report = all.report();
         let found: Vec<_> =
             report.paths.iter().map(|path| (&*path.path, path.missing, path.count())).collect();
@@ -329,11 +329,11 @@ mod tests {
     #[test]
     fn tokens_of_a_path_are_bounded() {
         let all = UncoveredRequests::new(1);
-        let core = all.core(0);
+        let worker = all.worker(0);
         for token in 0..MOST_TOKENS + 3 {
-            record(&core, "/a", Method::GET, Some(&token.to_string()), 0);
+            record(&worker, "/a", Method::GET, Some(&token.to_string()), 0);
         }
-        record(&core, "/a", Method::GET, None, 0);
+        record(&worker, "/a", Method::GET, None, 0);
         let path = &all.report().paths[0];
         assert_eq!(path.tokens.len(), MOST_TOKENS + 1);
         assert_eq!((path.other_tokens, path.count()), (3, MOST_TOKENS as u64 + 4));
@@ -342,39 +342,39 @@ mod tests {
     #[test]
     fn flood_of_paths_neither_grows_the_table_nor_displaces_what_matters() {
         let all = UncoveredRequests::new(1);
-        let core = all.core(0);
-        record(&core, "/with-token", Method::GET, Some("17"), 0);
+        let worker = all.worker(0);
+        record(&worker, "/with-token", Method::GET, Some("17"), 0);
         for _ in 0..100 {
-            record(&core, "/frequent", Method::GET, None, 0);
+            record(&worker, "/frequent", Method::GET, None, 0);
         }
-        for number in 0..20 * MOST_PATHS {
-            record(&core, &format!("/path-{number}"), Method::GET, None, 0);
-            record(&core, "/frequent", Method::GET, None, 0);
+        for number in 0..20 * MAX_PATHS {
+            record(&worker, &format!("/path-{number}"), Method::GET, None, 0);
+            record(&worker, "/frequent", Method::GET, None, 0);
         }
         let report = all.report();
-        assert_eq!(report.paths.len(), MOST_PATHS);
-        assert_eq!(report.evicted, 20 * MOST_PATHS as u64 + 2 - MOST_PATHS as u64);
+        assert_eq!(report.paths.len(), MAX_PATHS);
+        assert_eq!(report.evicted, 20 * MAX_PATHS as u64 + 2 - MAX_PATHS as u64);
         assert_eq!(
             (&*report.paths[0].path, report.paths[0].count()),
-            ("/frequent", 20 * MOST_PATHS as u64 + 100)
+            ("/frequent", 20 * MAX_PATHS as u64 + 100)
         );
         assert!(report.paths.iter().any(|path| &*path.path == "/with-token"));
         let table = lock(&all.0[0]);
-        assert_eq!((table.routes.len(), table.weights.len()), (MOST_PATHS, MOST_PATHS));
+        assert_eq!((table.routes.len(), table.weights.len()), (MAX_PATHS, MAX_PATHS));
     }
 
     #[test]
     fn unknown_token_displaces_no_path_of_a_known_one() {
         let all = UncoveredRequests::new(1);
-        let core = all.core(0);
-        for number in 0..MOST_PATHS {
-            record(&core, &format!("/path-{number}"), Method::GET, Some("17"), 0);
+        let worker = all.worker(0);
+        for number in 0..MAX_PATHS {
+            record(&worker, &format!("/path-{number}"), Method::GET, Some("17"), 0);
         }
-        record(&core, "/of-a-stranger", Method::GET, None, 0);
+        record(&worker, "/of-a-stranger", Method::GET, None, 0);
         assert!(all.report().paths.iter().all(|path| &*path.path != "/of-a-stranger"));
-        record(&core, "/of-a-token", Method::GET, Some("18"), 0);
+        record(&worker, "/of-a-token", Method::GET, Some("18"), 0);
         let report = all.report();
         assert!(report.paths.iter().any(|path| &*path.path == "/of-a-token"));
-        assert_eq!((report.paths.len(), report.evicted), (MOST_PATHS, 2));
+        assert_eq!((report.paths.len(), report.evicted), (MAX_PATHS, 2));
     }
 }

@@ -55,10 +55,10 @@ pub enum Feedback {
     Forbidden,
 }
 
-/// Why an entry left the cache: the `cause` of the evictions metric.
+/// Called with the cause when an entry leaves the cache.
 pub type OnEviction = Box<dyn Fn(RemovalCause) + Send + Sync>;
 
-/// The verdicts of all cores.
+/// The verdicts of all workers.
 pub struct TokenCache {
     active: moka::sync::Cache<TokenHash, Arc<CacheEntry>>,
     inactive: moka::sync::Cache<TokenHash, (u64, Inactivity)>,
@@ -170,7 +170,7 @@ impl TokenCache {
     /// serves for longer than the settings of its time or these allow.
     pub fn next_from(&self, settings: &settings::Cache, on_eviction: OnEviction) -> Self {
         let mut next = Self::new(settings, Arc::clone(&self.revocations), on_eviction);
-        // Of the deadlines that are copied.
+        // The copied deadlines were computed by this clock.
         next.clock = self.clock.copy();
         // Before any copy: an entry that is forgotten from here on is either skipped below or forgotten in both caches.
         self.has_successor.store(true, Ordering::SeqCst);
@@ -219,11 +219,11 @@ impl TokenCache {
     pub fn inactive(&self, hash: &TokenHash) -> Option<Inactivity> {
         let (generation, inactivity) = self.inactive.get(hash)?;
         let subject = Subject { hash, id: None, name: None };
-        (!self.revocations.since(generation, subject)).then_some(inactivity)
+        (!self.revocations.is_revoked_since(generation, subject)).then_some(inactivity)
     }
 
     /// Whether `feedback` on the token with this id is to be acted upon: once per `negative_ttl`, however it is spelled.
-    pub fn should_act_on(&self, id: &str, feedback: Feedback) -> bool {
+    pub fn claim_feedback(&self, id: &str, feedback: Feedback) -> bool {
         self.feedback.entry((TokenHash::of(id), feedback)).or_insert(()).is_fresh()
     }
 
@@ -236,8 +236,8 @@ impl TokenCache {
             return Freshness::Expired;
         }
         if now < entry.fresh_until {
-            // The last fifth of its life: long enough to ask again before it ends, if it is in use at all.
-            // No answer can make it outlive the token.
+            // In the last fifth of its TTL a token in use is introspected again, before the entry expires. That cannot
+            // make it outlive the token.
             let life = entry.fresh_until.saturating_duration_since(entry.introspected_at);
             let refresh = now + life / 5 >= entry.fresh_until
                 && entry.expires().is_none_or(|expires| entry.fresh_until < expires)
@@ -258,7 +258,7 @@ impl TokenCache {
         if checked == generation {
             return false;
         }
-        if self.revocations.since(checked, entry.subject()) {
+        if self.revocations.is_revoked_since(checked, entry.subject()) {
             entry.gone.store(true, Ordering::Release);
             return true;
         }
@@ -268,7 +268,7 @@ impl TokenCache {
 
     /// Whether a revocation has named the token of `entry` since its introspection.
     pub fn was_named_in_revocation(&self, entry: &CacheEntry) -> bool {
-        self.revocations.named_since(entry.generation.load(Ordering::Relaxed), entry.subject())
+        self.revocations.is_named_since(entry.generation.load(Ordering::Relaxed), entry.subject())
     }
 
     /// Joins the introspection of a token that is in flight, or registers a new one.
@@ -310,7 +310,7 @@ impl TokenCache {
 
     /// Whether the token was revoked since its introspection began at `generation`, so that the outcome is not used.
     pub fn is_overtaken(&self, generation: u64, subject: Subject<'_>) -> bool {
-        self.revocations.since(generation, subject)
+        self.revocations.is_revoked_since(generation, subject)
     }
 
     /// Stores an active verdict and returns the outcome. `introspected_at` and `generation` were read before the introspection
@@ -378,7 +378,7 @@ impl TokenCache {
             entry.gone.store(true, Ordering::SeqCst);
         }
         if self.has_successor.load(Ordering::SeqCst) {
-            self.revocations.note(Revocation::Token(*hash));
+            self.revocations.add(Revocation::Token(*hash));
         }
     }
 
@@ -393,7 +393,7 @@ impl TokenCache {
     /// Forgets every verdict that `revocation` names, in all workers and in flight, and returns the number of entries. A
     /// revocation in [`TokenCache::revocations`] alone has the same effect, but neither counts nor removes the entries.
     pub fn revoke(&self, revocation: Revocation) -> usize {
-        self.revocations.note(revocation.clone());
+        self.revocations.add(revocation.clone());
         let mut revoked = 0;
         for (hash, entry) in &self.active {
             if revocation.concerns(entry.subject()) {

@@ -28,14 +28,14 @@ use crate::policy::ability::Abilities;
 mod tests;
 
 /// Largest response, in bytes; a larger one is [`NoVerdict::TooLarge`].
-pub const LONGEST_ANSWER: usize = 64 * 1024;
+pub const MAX_ANSWER: usize = 64 * 1024;
 
 /// Longest id, context and workspace id of a token, and longest name of an ability, in bytes. The cache, the limits and
 /// the ledger store them for every token, and Laravel's columns hold no more.
-pub const LONGEST_TEXT: usize = 255;
+pub const MAX_TEXT: usize = 255;
 
 /// Longest name of a token, in characters: the capacity of a VARCHAR(255).
-pub const LONGEST_NAME: usize = 255;
+pub const MAX_NAME: usize = 255;
 
 /// Largest number of abilities of a token.
 pub const MOST_ABILITIES: usize = 1024;
@@ -45,7 +45,7 @@ pub const LONGEST_ABILITIES: usize = 16 * 1024;
 
 /// The result of an introspection.
 #[derive(Debug)]
-pub enum Answer {
+pub enum IntrospectionResponse {
     /// The token is active. The caller must check whether it has expired.
     Active(Verdict),
     /// The token is unknown to the introspector, or no longer active.
@@ -72,8 +72,8 @@ pub enum NoVerdict {
     /// `introspection.timeout` passed.
     #[error("the introspector took longer than {0:?}")]
     TimedOut(Duration),
-    /// The response is larger than [`LONGEST_ANSWER`].
-    #[error("the introspector's response is longer than {LONGEST_ANSWER} bytes")]
+    /// The response is larger than [`MAX_ANSWER`].
+    #[error("the introspector's response is longer than {MAX_ANSWER} bytes")]
     TooLarge,
     /// A redirect. Redirects are never followed.
     #[error("the introspector responded with {0}, a redirect: check `introspection.url`")]
@@ -274,7 +274,12 @@ fn push_form_urlencoded(buffer: &mut String, text: &str) {
 }
 
 /// The result of an introspection with this response, for the token with the SHA-256 `token_hash`.
-pub fn read(settings: &Introspection, status: StatusCode, body: &[u8], token_hash: &[u8; 32]) -> Answer {
+pub fn read(
+    settings: &Introspection,
+    status: StatusCode,
+    body: &[u8],
+    token_hash: &[u8; 32],
+) -> IntrospectionResponse {
     let verdict = match (&settings.style, status) {
         (_, StatusCode::OK) => active(settings, body, token_hash),
         (IntrospectionStyle::Bearer, StatusCode::UNAUTHORIZED) => Ok(None),
@@ -285,9 +290,9 @@ pub fn read(settings: &Introspection, status: StatusCode, body: &[u8], token_has
         _ => Err(NoVerdict::Status(status)),
     };
     match verdict {
-        Ok(Some(verdict)) => Answer::Active(verdict),
-        Ok(None) => Answer::Inactive,
-        Err(reason) => Answer::NoVerdict(reason),
+        Ok(Some(verdict)) => IntrospectionResponse::Active(verdict),
+        Ok(None) => IntrospectionResponse::Inactive,
+        Err(reason) => IntrospectionResponse::NoVerdict(reason),
     }
 }
 
@@ -297,7 +302,7 @@ fn active(
     body: &[u8],
     token_hash: &[u8; 32],
 ) -> Result<Option<Verdict>, NoVerdict> {
-    if body.len() > LONGEST_ANSWER {
+    if body.len() > MAX_ANSWER {
         return Err(NoVerdict::TooLarge);
     }
     let answer: Value = serde_json::from_slice(body)?;
@@ -331,11 +336,11 @@ fn check_lengths(verdict: &Verdict) -> Result<(), NoVerdict> {
         ("token's context", context.as_deref()),
         ("token's workspace id", workspace_id.as_deref()),
     ] {
-        if text.is_some_and(|text| text.len() > LONGEST_TEXT) {
+        if text.is_some_and(|text| text.len() > MAX_TEXT) {
             return Err(NoVerdict::TooLong { what, limit: "255 bytes" });
         }
     }
-    if name.as_ref().is_some_and(|name| name.chars().nth(LONGEST_NAME).is_some()) {
+    if name.as_ref().is_some_and(|name| name.chars().nth(MAX_NAME).is_some()) {
         return Err(NoVerdict::TooLong { what: "token's name", limit: "255 characters" });
     }
     Ok(())
@@ -368,7 +373,7 @@ fn bounded<'a>(names: impl Iterator<Item = Result<&'a str, NoVerdict>>) -> Resul
     if names.len() > MOST_ABILITIES {
         return Err(NoVerdict::TooLong { what: "list of abilities", limit: "1024 abilities" });
     }
-    if names.iter().any(|name| name.len() > LONGEST_TEXT) {
+    if names.iter().any(|name| name.len() > MAX_TEXT) {
         return Err(NoVerdict::TooLong { what: "name of an ability", limit: "255 bytes" });
     }
     if names.iter().map(|name| name.len()).sum::<usize>() > LONGEST_ABILITIES {

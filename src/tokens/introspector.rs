@@ -1,4 +1,4 @@
-//! Introspects tokens, over the connections of one core.
+//! Introspects tokens, over the connections of one worker.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use http::{Request, StatusCode};
 use tokio::runtime::{self, LocalOptions};
 
 use super::hash::TokenHash;
-use super::introspection::{self, Answer, LONGEST_ANSWER, NoVerdict};
+use super::introspection::{self, IntrospectionResponse, MAX_ANSWER, NoVerdict};
 use crate::client::call::Call;
 use crate::client::pool::Pool;
 use crate::client::{CollectError, Connector};
 use crate::config::settings;
 use crate::policy::headers;
 use crate::telemetry::metrics::IntrospectionOutcome;
-use crate::telemetry::spans::{Question, Span, Trace};
+use crate::telemetry::spans::{IntrospectionSpan, Span, Trace};
 
-/// The introspector of one core.
+/// The introspector of one worker.
 pub struct Introspector {
     settings: Arc<settings::Settings>,
     pool: Rc<Pool>,
@@ -45,7 +45,12 @@ impl Introspector {
     }
 
     /// Introspects `token` for a request that is part of `trace`, within `introspection.timeout`.
-    pub async fn introspect(&self, token: &str, hash: &TokenHash, trace: Option<&Trace>) -> Answer {
+    pub async fn introspect(
+        &self,
+        token: &str,
+        hash: &TokenHash,
+        trace: Option<&Trace>,
+    ) -> IntrospectionResponse {
         let Self { settings, pool } = self;
         Introspection { settings: &settings.introspection, pool }.introspect(token, hash, trace).await
     }
@@ -54,10 +59,10 @@ impl Introspector {
     ///
     /// # Errors
     /// If the TLS of `introspection` cannot be configured, or the system provides no event queue.
-    pub fn ask_once(
+    pub fn introspect_once(
         introspection: &settings::Introspection,
         token: &str,
-    ) -> Result<Answer, Box<dyn std::error::Error>> {
+    ) -> Result<IntrospectionResponse, Box<dyn std::error::Error>> {
         let connector =
             Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)?;
         let runtime =
@@ -77,15 +82,20 @@ struct Introspection<'a> {
 }
 
 impl Introspection<'_> {
-    async fn introspect(&self, token: &str, hash: &TokenHash, trace: Option<&Trace>) -> Answer {
+    async fn introspect(
+        &self,
+        token: &str,
+        hash: &TokenHash,
+        trace: Option<&Trace>,
+    ) -> IntrospectionResponse {
         let settings = self.settings;
         let question = trace.map(Trace::question);
         let mut status = None;
         let exchange = self.exchange(token, hash, question.as_ref(), &mut status);
         let answer = match tokio::time::timeout(settings.timeout, exchange).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Answer::NoVerdict(error),
-            Err(_) => Answer::NoVerdict(NoVerdict::TimedOut(settings.timeout)),
+            Ok(Err(error)) => IntrospectionResponse::NoVerdict(error),
+            Err(_) => IntrospectionResponse::NoVerdict(NoVerdict::TimedOut(settings.timeout)),
         };
         if let Some(question) = question {
             let (method, path) = (settings.style.method(), settings.target.path());
@@ -100,9 +110,9 @@ impl Introspection<'_> {
         &self,
         token: &str,
         hash: &TokenHash,
-        question: Option<&Question<'_>>,
+        question: Option<&IntrospectionSpan<'_>>,
         status: &mut Option<StatusCode>,
-    ) -> Result<Answer, NoVerdict> {
+    ) -> Result<IntrospectionResponse, NoVerdict> {
         let settings = self.settings;
         let (mut request, body) = introspection::request(settings, token)?.into_parts();
         if let Some(question) = question {
@@ -125,8 +135,8 @@ impl Introspection<'_> {
         }
         let (mut head, ()) = sent?.into_parts();
         *status = Some(head.status);
-        headers::prepare_answer(head.status, &mut head.headers).map_err(NoVerdict::Ambiguous)?;
-        let answer = lease.collect(call, LONGEST_ANSWER).await.map_err(|error| match error {
+        headers::prepare_response(head.status, &mut head.headers).map_err(NoVerdict::Ambiguous)?;
+        let answer = lease.collect(call, MAX_ANSWER).await.map_err(|error| match error {
             CollectError::TooLarge => NoVerdict::TooLarge,
             CollectError::Exchange(error) => NoVerdict::Transport(error),
         })?;
@@ -139,7 +149,7 @@ fn describe(
     span: &mut Span,
     settings: &settings::Introspection,
     status: Option<StatusCode>,
-    answer: &Answer,
+    answer: &IntrospectionResponse,
 ) {
     span.note("http.request.method", settings.style.method().to_string());
     span.note_server(&settings.destination);
@@ -148,9 +158,9 @@ fn describe(
         span.note("http.response.status_code", status.as_u16());
     }
     let outcome = match answer {
-        Answer::Active(_) => IntrospectionOutcome::Active,
-        Answer::Inactive => IntrospectionOutcome::Inactive,
-        Answer::NoVerdict(why) => {
+        IntrospectionResponse::Active(_) => IntrospectionOutcome::Active,
+        IntrospectionResponse::Inactive => IntrospectionOutcome::Inactive,
+        IntrospectionResponse::NoVerdict(why) => {
             match status.filter(|status| *status != StatusCode::OK) {
                 Some(status) => span.fail(status.as_str().to_owned()),
                 None => span.fail(why.kind()),

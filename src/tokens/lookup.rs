@@ -16,7 +16,7 @@ use crate::policy::bearer::Token;
 use crate::policy::identity::{Described, Identity, IdentityHeader};
 use crate::policy::refusal::Refusal;
 use crate::telemetry::access::TokenFields;
-use crate::telemetry::metrics::{CoreMetrics, LookupResult};
+use crate::telemetry::metrics::{LookupResult, WorkerMetrics};
 use crate::telemetry::spans::Trace;
 
 mod introspect;
@@ -24,7 +24,7 @@ mod introspect;
 /// Slots of the front cache of one worker; a power of two.
 const FRONT_SLOTS: usize = 1024;
 
-/// One hit in this many is reported to moka, whose bookkeeping of a hit costs 130 ns on one core and 800 ns if two cores
+/// One hit in this many is reported to moka, whose bookkeeping of a hit costs 130 ns on one worker and 800 ns if two workers
 /// do it at once.
 const HITS_PER_TOUCH: u32 = 64;
 
@@ -86,7 +86,7 @@ pub struct LookupRequest<'a> {
     /// The time of the request.
     pub now: Instant,
     /// The introspection of an active verdict began at this time or later; `None` if any will do.
-    pub since: Option<Instant>,
+    pub introspected_since: Option<Instant>,
     /// The trace of the request, of which an introspection is a part.
     pub trace: Option<&'a Rc<Trace>>,
 }
@@ -105,13 +105,13 @@ pub struct Lookup {
     shared: Arc<SharedVerdicts>,
     front: RefCell<Box<[Option<Rc<CachedToken>>]>>,
     introspector: Introspector,
-    metrics: CoreMetrics,
+    metrics: WorkerMetrics,
     logged_at: Cell<Option<Instant>>,
 }
 
 impl Lookup {
     /// A lookup with an empty front cache.
-    pub fn new(shared: Arc<SharedVerdicts>, introspector: Introspector, metrics: CoreMetrics) -> Rc<Self> {
+    pub fn new(shared: Arc<SharedVerdicts>, introspector: Introspector, metrics: WorkerMetrics) -> Rc<Self> {
         let front = RefCell::new(vec![None; FRONT_SLOTS].into_boxed_slice());
         Rc::new(Self { shared, front, introspector, metrics, logged_at: Cell::new(None) })
     }
@@ -150,7 +150,8 @@ impl Lookup {
         hash: &TokenHash,
         request: &LookupRequest<'_>,
     ) -> Option<Rc<CachedToken>> {
-        let cached = self.in_front(hash).filter(|cached| cached.is_introspected_since(request.since))?;
+        let cached =
+            self.in_front(hash).filter(|cached| cached.is_introspected_since(request.introspected_since))?;
         match self.shared.cache.freshness(&cached, request.now) {
             Freshness::Fresh => {}
             Freshness::Refresh => self.refresh(request.token, &cached),
@@ -213,8 +214,8 @@ impl Lookup {
         }
         let id = &old.verdict.id;
         let begun = Instant::now();
-        let outcome = if cache.should_act_on(id, Feedback::Forbidden) {
-            let request = LookupRequest { since: None, ..*request };
+        let outcome = if cache.claim_feedback(id, Feedback::Forbidden) {
+            let request = LookupRequest { introspected_since: None, ..*request };
             // The cache lookup of the request has been noted.
             self.outcome(old.hash, Some(id), &request, &mut LookupStats::default()).await
         } else if let Some(in_flight) = cache.find_in_flight(&old.hash) {
@@ -249,7 +250,7 @@ impl Lookup {
     /// Drops the verdicts of a token, in every spelling, because the backend answered 401; at most once per token and
     /// `negative_ttl`.
     pub fn invalidate(&self, cached: &Rc<CachedToken>) {
-        if self.shared.cache.should_act_on(&cached.verdict.id, Feedback::Unauthenticated) {
+        if self.shared.cache.claim_feedback(&cached.verdict.id, Feedback::Unauthenticated) {
             self.shared.cache.forget_token(cached);
         }
     }
@@ -305,7 +306,7 @@ impl Lookup {
         request: &LookupRequest<'_>,
         stats: &mut LookupStats,
     ) -> Result<Rc<CachedToken>, Refusal> {
-        let LookupRequest { token, now, since, .. } = *request;
+        let LookupRequest { token, now, introspected_since, .. } = *request;
         let cache = &self.shared.cache;
         let generation = cache.generation();
         let known = cache.active(&hash).map(|entry| {
@@ -314,7 +315,7 @@ impl Lookup {
         });
         let fallback = match known {
             Some((entry, Freshness::Fresh | Freshness::Refresh | Freshness::Stale))
-                if !entry.is_introspected_since(since) =>
+                if !entry.is_introspected_since(introspected_since) =>
             {
                 Some(entry)
             }
@@ -359,7 +360,8 @@ impl Lookup {
         };
         match fallback {
             Some(entry)
-                if entry.is_introspected_since(since) && cache.freshness(&entry, now) == Freshness::Stale =>
+                if entry.is_introspected_since(introspected_since)
+                    && cache.freshness(&entry, now) == Freshness::Stale =>
             {
                 entry.note_failure(now);
                 self.count(LookupResult::Stale, stats);

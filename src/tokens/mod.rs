@@ -1,7 +1,7 @@
 //! Authentication: introspection of tokens, and the cache of its verdicts.
 //!
 //! [`introspection`] builds the request for a token and parses the response into a [`Verdict`], and [`introspector`]
-//! performs it. All cores share the [`cache`]; each core uses it through [`lookup`]. The [`revoker`] invalidates
+//! performs it. All workers share the [`cache`]; each worker uses it through [`lookup`]. The [`revoker`] invalidates
 //! verdicts.
 
 pub mod cache;

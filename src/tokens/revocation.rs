@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::hash::TokenHash;
-use super::introspection::{LONGEST_NAME, LONGEST_TEXT};
+use super::introspection::{MAX_NAME, MAX_TEXT};
 
 /// Number of revocations that are stored individually. Verdicts older than the oldest of them are introspected again,
 /// which is always safe.
-const KEPT_WHEN_OUTDATED: usize = 1024;
+const MAX_KEPT_REVOCATIONS: usize = 1024;
 
 /// The verdicts that a revocation invalidates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +57,8 @@ impl Revocation {
     /// either, since the lists of revocations are only bounded by number.
     pub fn may_concern_a_token(&self) -> bool {
         match self {
-            Self::Id(id) => id.len() <= LONGEST_TEXT,
-            Self::Name(name) => name.chars().nth(LONGEST_NAME).is_none(),
+            Self::Id(id) => id.len() <= MAX_TEXT,
+            Self::Name(name) => name.chars().nth(MAX_NAME).is_none(),
             Self::HashedName(_) | Self::Token(_) | Self::All | Self::Missed => true,
         }
     }
@@ -94,18 +94,18 @@ impl Revocations {
     }
 
     /// Records a revocation. From now on every older verdict is checked by [`Self::since`].
-    pub fn note(&self, revocation: Revocation) {
+    pub fn add(&self, revocation: Revocation) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so that a thread that sees the new generation also finds the revocation in the list.
         let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
-        if latest.len() == KEPT_WHEN_OUTDATED {
+        if latest.len() == MAX_KEPT_REVOCATIONS {
             latest.pop_front();
         }
         latest.push_back((generation, revocation));
     }
 
     /// Whether `subject` was, or may have been, revoked after `generation`.
-    pub fn since(&self, generation: u64, subject: Subject<'_>) -> bool {
+    pub fn is_revoked_since(&self, generation: u64, subject: Subject<'_>) -> bool {
         self.generation() != generation && {
             let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
             let forgotten = latest.front().is_some_and(|(oldest, _)| *oldest > generation + 1);
@@ -114,7 +114,7 @@ impl Revocations {
     }
 
     /// Whether a stored revocation concerns `subject` after `generation`.
-    pub fn named_since(&self, generation: u64, subject: Subject<'_>) -> bool {
+    pub fn is_named_since(&self, generation: u64, subject: Subject<'_>) -> bool {
         self.generation() != generation && {
             let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
             after(&latest, generation)
@@ -193,34 +193,36 @@ mod tests {
     #[test]
     fn only_revocations_after_a_generation_count() {
         let revocations = Revocations::default();
-        revocations.note(Revocation::Id("17".into()));
+        revocations.add(Revocation::Id("17".into()));
         let after = revocations.generation();
-        assert!(revocations.since(after - 1, SUBJECT));
-        assert!(!revocations.since(after, SUBJECT));
-        revocations.note(Revocation::Id("18".into()));
-        assert!(!revocations.since(after, SUBJECT));
+        assert!(revocations.is_revoked_since(after - 1, SUBJECT));
+        assert!(!revocations.is_revoked_since(after, SUBJECT));
+        revocations.add(Revocation::Id("18".into()));
+        assert!(!revocations.is_revoked_since(after, SUBJECT));
     }
 
     #[test]
     fn missed_revocations_name_no_token() {
         let revocations = Revocations::default();
         let before = revocations.generation();
-        revocations.note(Revocation::Missed);
-        assert!(revocations.since(before, SUBJECT) && !revocations.named_since(before, SUBJECT));
-        revocations.note(Revocation::All);
-        assert!(revocations.since(before, SUBJECT) && revocations.named_since(before, SUBJECT));
+        revocations.add(Revocation::Missed);
+        assert!(
+            revocations.is_revoked_since(before, SUBJECT) && !revocations.is_named_since(before, SUBJECT)
+        );
+        revocations.add(Revocation::All);
+        assert!(revocations.is_revoked_since(before, SUBJECT) && revocations.is_named_since(before, SUBJECT));
         let after = revocations.generation();
-        assert!(!revocations.named_since(after, SUBJECT));
+        assert!(!revocations.is_named_since(after, SUBJECT));
     }
 
     #[test]
     fn verdict_older_than_the_kept_revocations_is_revoked() {
         let revocations = Revocations::default();
         let before = revocations.generation();
-        for _ in 0..=KEPT_WHEN_OUTDATED {
-            revocations.note(Revocation::Id("18".into()));
+        for _ in 0..=MAX_KEPT_REVOCATIONS {
+            revocations.add(Revocation::Id("18".into()));
         }
-        assert!(revocations.since(before, SUBJECT));
-        assert!(!revocations.since(before + 1, SUBJECT));
+        assert!(revocations.is_revoked_since(before, SUBJECT));
+        assert!(!revocations.is_revoked_since(before + 1, SUBJECT));
     }
 }

@@ -10,13 +10,13 @@ use super::lookup::SharedVerdicts;
 use super::revocation::Revocation;
 use crate::telemetry::metrics::{Metrics, RevocationSource};
 
-/// Revokes verdicts. When a call returns, no request that begins afterwards on any core uses a verdict introspected
+/// Revokes verdicts. When a call returns, no request that begins afterwards on any worker uses a verdict introspected
 /// before it.
 pub struct Revoker {
     /// The verdicts of the current configuration.
     verdicts: ArcSwap<SharedVerdicts>,
     metrics: Arc<Metrics>,
-    /// Send revocations to other replicas.
+    /// The channels to tasks that publish revocations to other replicas.
     subscribers: Mutex<Vec<UnboundedSender<Revocation>>>,
 }
 
@@ -42,12 +42,12 @@ impl Revoker {
         forgotten
     }
 
-    /// Like [`revoke`](Self::revoke), without counting: cheap enough for a thousand calls per second from a machine.
+    /// Like [`revoke`](Self::revoke), but neither counts nor removes the cached entries: cheap enough for a thousand calls per second from a machine.
     pub fn forget(&self, mut revocations: Vec<Revocation>, source: RevocationSource) {
         revocations.retain(Revocation::may_concern_a_token);
         let known = Arc::clone(self.verdicts.load().cache.revocations());
         for revocation in &revocations {
-            known.note(revocation.clone());
+            known.add(revocation.clone());
         }
         if source != RevocationSource::Redis {
             self.publish(revocations);
@@ -59,7 +59,7 @@ impl Revoker {
     fn publish(&self, revocations: Vec<Revocation>) {
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         for revocation in revocations {
-            subscribers.retain(|publish| publish.send(revocation.clone()).is_ok());
+            subscribers.retain(|subscriber| subscriber.send(revocation.clone()).is_ok());
         }
     }
 
@@ -75,8 +75,8 @@ impl Revoker {
 
     /// Receives every later revocation that other replicas must apply.
     pub fn subscribe(&self) -> UnboundedReceiver<Revocation> {
-        let (publish, subscribers) = unbounded_channel();
-        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).push(publish);
-        subscribers
+        let (sender, receiver) = unbounded_channel();
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        receiver
     }
 }

@@ -136,7 +136,7 @@ impl TraceExporter {
         {
             previous.client.close();
         }
-        self.metrics.traces(client.is_some());
+        self.metrics.set_traces(client.is_some());
         let Some(client) = client else { return Ok(()) };
         let Some(spans) = client.receiver.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());

@@ -14,7 +14,7 @@ const TOLERANCE: i64 = 24 * 60 * 60 * 1000;
 /// How long the system clock must keep its course before the measured time is set to it, in milliseconds.
 const GRACE: i64 = 24 * 60 * 60 * 1000;
 /// The longest time between two measurements. If the monotonic clock shows more, it has jumped as well.
-const LONGEST_STEP: Duration = Duration::from_secs(60 * 60);
+const MAX_STEP: Duration = Duration::from_secs(60 * 60);
 
 /// An instant by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ impl RetentionClock {
 
     /// Measures the time up to `now`. Call it every `interval`.
     pub fn advance(&mut self, now: Moment, interval: Duration) -> RetentionTime {
-        let longest = LONGEST_STEP.max(interval.saturating_mul(2));
+        let longest = MAX_STEP.max(interval.saturating_mul(2));
         let step =
             self.at.map_or(Duration::ZERO, |at| now.monotonic.saturating_duration_since(at)).min(longest);
         self.at = Some(now.monotonic);

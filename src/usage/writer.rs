@@ -300,7 +300,7 @@ impl Writer {
         }
         self.settings = settings;
         self.failure_logged_at = None;
-        self.metrics.usage().kept(self.settings.is_some());
+        self.metrics.usage().set_enabled(self.settings.is_some());
         self.write();
     }
 
@@ -383,7 +383,7 @@ impl Writer {
             let began = Instant::now();
             let counted = catch_unwind(AssertUnwindSafe(|| count_findings(&view, &rules)));
             if let Ok(Ok(counts)) = counted {
-                metrics.usage().found(counts);
+                metrics.usage().set_findings(counts);
             }
             // At most 1 % of one CPU core.
             *at = Instant::now() + interval.max(began.elapsed() * 100);

@@ -5,7 +5,7 @@ use http::HeaderMap;
 use httparse::Status;
 
 use super::head::{Framing, collect, end_of_head};
-use super::malformed::{LONGEST_EXTENSION, LONGEST_TRAILERS, MOST_FIELDS, Malformed};
+use super::malformed::{MAX_EXTENSION, MAX_FIELDS, MAX_TRAILERS, Malformed};
 
 /// Decodes one body.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl Chunks {
                     }
                     _ => return Err(Malformed::ChunkSize),
                 },
-                Self::Extension { length: LONGEST_EXTENSION, .. } => return Err(Malformed::ChunkExtension),
+                Self::Extension { length: MAX_EXTENSION, .. } => return Err(Malformed::ChunkExtension),
                 Self::Extension { value, length } => match byte {
                     b'\r' => Self::SizeEnd { value: *value },
                     b'\n' => return Err(Malformed::ChunkSize),
@@ -157,10 +157,10 @@ fn trailers(section: &mut Vec<u8>, searched: &mut usize, input: &mut Bytes) -> R
         section.extend_from_slice(LINE_BEFORE);
     }
     let held = section.len();
-    let room = (LINE_BEFORE.len() + LONGEST_TRAILERS).saturating_sub(held);
+    let room = (LINE_BEFORE.len() + MAX_TRAILERS).saturating_sub(held);
     section.extend_from_slice(&input[..input.len().min(room)]);
     let Some(end) = end_of_head(section, *searched) else {
-        if section.len() >= LINE_BEFORE.len() + LONGEST_TRAILERS {
+        if section.len() >= LINE_BEFORE.len() + MAX_TRAILERS {
             return Err(Malformed::LongTrailers);
         }
         *searched = section.len();
@@ -176,7 +176,7 @@ fn trailers(section: &mut Vec<u8>, searched: &mut usize, input: &mut Bytes) -> R
     if matches!(&*section, b"\r\n") {
         return Ok(Decoded::End);
     }
-    let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(&section, &mut fields) {
         Ok(Status::Complete((length, fields))) if length == section.len() => {
             let (fields, _) = collect(fields, &section, |_, _| true)?;

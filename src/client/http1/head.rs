@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
-use super::malformed::{MOST_FIELDS, Malformed};
+use super::malformed::{MAX_FIELDS, Malformed};
 use crate::client::recycled_fields;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -83,7 +83,7 @@ pub(super) fn end_of_head(bytes: &[u8], searched: usize) -> Option<usize> {
 /// # Errors
 /// [`Malformed`], if it is not HTTP/1 or the end of its body is ambiguous.
 pub(super) fn parse(head: &Bytes, to_head: bool) -> Result<ResponseHead, Malformed> {
-    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut []);
     // RFC 9112 section 5.1: a proxy removes white space between name and colon.
     let parsed = ParserConfig::default()

@@ -1,24 +1,24 @@
 //! Limits of responses, and errors in them.
 
 /// Largest response head, in bytes.
-pub const LONGEST_HEAD: usize = 64 * 1024;
+pub const MAX_HEAD: usize = 64 * 1024;
 /// Largest number of fields in a head or trailer section.
-pub const MOST_FIELDS: usize = 256;
+pub const MAX_FIELDS: usize = 256;
 /// Largest number of interim responses to a request.
-pub(super) const MOST_INTERIM: u32 = 100;
+pub(super) const MAX_INTERIM: u32 = 100;
 /// Largest chunk extension, in bytes. Extensions are dropped.
-pub(super) const LONGEST_EXTENSION: usize = 4 * 1024;
+pub(super) const MAX_EXTENSION: usize = 4 * 1024;
 /// Largest trailer section, in bytes.
-pub(super) const LONGEST_TRAILERS: usize = 16 * 1024;
+pub(super) const MAX_TRAILERS: usize = 16 * 1024;
 
 /// Why a response is malformed or ambiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The head is longer than [`LONGEST_HEAD`].
-    #[error("a response head of more than {LONGEST_HEAD} bytes")]
+    /// The head is longer than [`MAX_HEAD`].
+    #[error("a response head of more than {MAX_HEAD} bytes")]
     LongHead,
-    /// The head or the trailer section has more than [`MOST_FIELDS`] fields.
-    #[error("more than {MOST_FIELDS} fields")]
+    /// The head or the trailer section has more than [`MAX_FIELDS`] fields.
+    #[error("more than {MAX_FIELDS} fields")]
     ManyFields,
     /// The head is not HTTP/1.0 or HTTP/1.1.
     #[error("a malformed response head: {0}")]
@@ -27,7 +27,7 @@ pub enum Malformed {
     #[error("no HTTP/1 status line")]
     NoStatusLine,
     /// More interim responses than a server has reason to send.
-    #[error("more than {MOST_INTERIM} interim responses")]
+    #[error("more than {MAX_INTERIM} interim responses")]
     ManyInterim,
     /// A status code below 100.
     #[error("a status code below 100")]
@@ -51,13 +51,13 @@ pub enum Malformed {
     #[error("malformed chunk size")]
     ChunkSize,
     /// A chunk extension that is too long.
-    #[error("a chunk extension of more than {LONGEST_EXTENSION} bytes")]
+    #[error("a chunk extension of more than {MAX_EXTENSION} bytes")]
     ChunkExtension,
     /// The data of a chunk is not followed by CRLF.
     #[error("a chunk without a final CRLF")]
     ChunkEnd,
     /// The trailer section is longer than allowed.
-    #[error("a trailer section of more than {LONGEST_TRAILERS} bytes")]
+    #[error("a trailer section of more than {MAX_TRAILERS} bytes")]
     LongTrailers,
     /// The trailer section has malformed fields.
     #[error("a malformed trailer section: {0}")]

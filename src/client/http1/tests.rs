@@ -359,8 +359,8 @@ fn heads_and_interim_responses_are_bounded() {
         |length: usize| format!("HTTP/1.1 204 No Content\r\nA: {}\r\n\r\n", "x".repeat(length - fits - 3));
     let interim = "HTTP/1.1 103 Early Hints\r\n\r\n";
     for (bytes, expected) in [
-        (long(LONGEST_HEAD), None),
-        (long(LONGEST_HEAD + 1), Some(Malformed::LongHead)),
+        (long(MAX_HEAD), None),
+        (long(MAX_HEAD + 1), Some(Malformed::LongHead)),
         (format!("HTTP/1.1 200 OK\r\n{}", line.repeat(10_000)), Some(Malformed::LongHead)),
         (format!("{}HTTP/1.1 204 No Content\r\n\r\n", interim.repeat(100)), None),
         (interim.repeat(101), Some(Malformed::ManyInterim)),

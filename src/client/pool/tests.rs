@@ -85,7 +85,7 @@ fn idle_http2_connection_makes_room_for_http1() {
         let destination = Destination::Tcp { host: "127.0.0.1".into(), port, tls: false };
         let time_limit = Duration::from_secs(2);
         let connector = Connector::new(&destination, &ClientTls::default(), time_limit).unwrap();
-        let connector = Arc::new(connector.speaking_http2(Duration::from_secs(10)));
+        let connector = Arc::new(connector.with_http2(Duration::from_secs(10)));
         let bound = Some(ConnectionBound::new(1));
         let pool = Pool::new(connector, Duration::from_secs(60), bound, time_limit);
 

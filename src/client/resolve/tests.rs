@@ -473,7 +473,7 @@ fn candidates_follow_ndots() {
 /// Connects by a name whose AAAA or A queries are never answered, with the whole `connect_timeout` to recycled_fields.
 #[tokio::test]
 async fn connector_connects_with_one_family_unanswered() {
-    use crate::client::{Connector, Protocol};
+    use crate::client::{Connector, OfferedProtocols};
     use crate::config::settings::{ClientTls, Destination};
 
     let server = NameServer::start();
@@ -484,11 +484,11 @@ async fn connector_connects_with_one_family_unanswered() {
         let destination = Destination::Tcp { host: host.into(), port, tls: false };
         let connector = Connector::new(&destination, &ClientTls::default(), Duration::from_secs(2)).unwrap();
         let start = Instant::now();
-        connector.connect(Protocol::Http1).await.unwrap();
+        connector.connect(OfferedProtocols::Http1).await.unwrap();
         assert!(start.elapsed() < PROMPT, "{host}: {:?}", start.elapsed());
     }
     let destination = Destination::Tcp { host: "silent.silent.test".into(), port, tls: false };
     let connector = Connector::new(&destination, &ClientTls::default(), Duration::from_millis(300)).unwrap();
-    let error = connector.connect(Protocol::Http1).await.unwrap_err().to_string();
+    let error = connector.connect(OfferedProtocols::Http1).await.unwrap_err().to_string();
     assert_eq!(error, "resolving silent.silent.test took longer than 300ms");
 }

@@ -19,10 +19,10 @@ use super::source::{Source, Span};
 /// The deepest nesting, in the file and after aliases are resolved.
 const DEEPEST: usize = 64;
 /// The most values that all aliases of a file stand for.
-const MOST_ALIASED: usize = 10_000;
+const MAX_ALIASED: usize = 10_000;
 /// The most keys and values of a file; each takes some 150 bytes of memory. Configurations are too small to have as
 /// many; an OpenAPI document of 13 MB has 0.5 to 1 million.
-const MOST_VALUES: usize = 4_000_000;
+const MAX_VALUES: usize = 4_000_000;
 
 pub(crate) struct Node {
     pub(crate) span: Span,
@@ -221,8 +221,8 @@ impl<'a> Builder<'a> {
                 return None;
             }
             self.add_event(event, span);
-            if self.values > MOST_VALUES {
-                let label = format!("the file has more than {MOST_VALUES} keys and values");
+            if self.values > MAX_VALUES {
+                let label = format!("the file has more than {MAX_VALUES} keys and values");
                 self.diagnostics.push(Diagnostic::error("too many values").at(span, label));
                 return None;
             }
@@ -321,8 +321,8 @@ impl<'a> Builder<'a> {
             None => ("recursive alias", "the value would contain itself".to_owned()),
             Some(node) => {
                 self.aliased = self.aliased.saturating_add(node.size);
-                if self.aliased > MOST_ALIASED {
-                    let label = format!("aliases expand to more than {MOST_ALIASED} values");
+                if self.aliased > MAX_ALIASED {
+                    let label = format!("aliases expand to more than {MAX_ALIASED} values");
                     ("too many aliased values", label)
                 } else if self.open.len() + node.depth > DEEPEST {
                     ("aliases nested too deep", format!("deeper than {DEEPEST} levels"))

@@ -15,7 +15,7 @@ use crate::secrets::text::{BYTE_ORDER_MARK, decode};
 const LARGEST: u64 = 64 * 1024;
 
 /// The shortest secret that authenticates others, in bytes: 128 random bits cannot be guessed.
-pub(crate) const SHORTEST_CREDENTIAL: usize = 16;
+pub(crate) const MIN_CREDENTIAL: usize = 16;
 
 /// A secret that authenticates the gateway to others, who decide about its strength.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct Secret(pub(crate) SecretString);
 #[derive(Debug)]
 pub(crate) struct SecretFile(pub(crate) SecretString);
 
-/// A secret that authenticates others to the gateway; at least [`SHORTEST_CREDENTIAL`] bytes.
+/// A secret that authenticates others to the gateway; at least [`MIN_CREDENTIAL`] bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Credential(pub(crate) SecretString);
 
@@ -109,10 +109,10 @@ fn strong(
     decoder: &mut Decoder<'_>,
 ) -> Option<SecretString> {
     // White space around a secret makes it no harder to guess.
-    if secret.expose_secret().trim().len() >= SHORTEST_CREDENTIAL {
+    if secret.expose_secret().trim().len() >= MIN_CREDENTIAL {
         return Some(secret);
     }
-    let label = format!("{what} is shorter than {SHORTEST_CREDENTIAL} bytes and could be guessed");
+    let label = format!("{what} is shorter than {MIN_CREDENTIAL} bytes and could be guessed");
     let error = Diagnostic::error("weak secret").at(node.span, label);
     decoder.reject(error.hint("generate one with `openssl rand -hex 32`"))
 }

@@ -9,7 +9,7 @@ use crate::config::settings;
 use crate::policy::map::AbilityMap;
 
 /// Any single verdict fits into this.
-const LEAST_BYTES: u64 = 64 * 1024;
+const MIN_BYTES: u64 = 64 * 1024;
 
 section! {
     /// The cache of introspected tokens.
@@ -46,7 +46,7 @@ pub(crate) fn compile(raw: Cache, map: &AbilityMap, decoder: &mut Decoder<'_>) -
             Diagnostic::warning("has no effect").key(path).at(ability.span, "no route requires this ability");
         decoder.record(warning.suggest(nearest(&ability.text, required.iter().copied())));
     }
-    if raw.max_bytes.value.0 < LEAST_BYTES {
+    if raw.max_bytes.value.0 < MIN_BYTES {
         decoder.record(
             Diagnostic::error("value too small")
                 .key("cache.max_bytes")

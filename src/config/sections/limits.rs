@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use super::rate_limit::MOST_REQUESTS;
+use super::rate_limit::MAX_REQUESTS;
 use crate::config::language::{ANY, Size, Timeout, Whole, section};
 use crate::config::settings;
 
@@ -27,7 +27,7 @@ section! {
         /// Largest number of requests per second and client address (IPv6: per /64 network), which is also the burst;
         /// 0: unlimited. Behind a trusted proxy the client address is the right-most one in X-Forwarded-For that is not
         /// itself trusted.
-        requests_per_address: Whole<0, MOST_REQUESTS> = 0,
+        requests_per_address: Whole<0, MAX_REQUESTS> = 0,
         /// Longest time from the first to the last byte of a request head.
         header_timeout: Timeout = "10s",
         /// How long a client connection may be idle between requests.

@@ -7,15 +7,15 @@ use crate::config::language::{Decoder, Diagnostic, Named, Whole, join, section};
 use crate::config::settings::{self, Rate};
 
 /// The highest configurable rate, in requests per second; more than a gateway can serve.
-pub(super) const MOST_REQUESTS: u32 = 1_000_000;
+pub(super) const MAX_REQUESTS: u32 = 1_000_000;
 
 section! {
     /// The request rate of each token, identified by the id that introspection returns.
     RateLimit {
         /// Sustained rate, in requests per second.
-        requests_per_second: Whole<1, MOST_REQUESTS> = 50,
+        requests_per_second: Whole<1, MAX_REQUESTS> = 50,
         /// Largest burst after a pause, in requests.
-        burst: Whole<1, MOST_REQUESTS> = 100,
+        burst: Whole<1, MAX_REQUESTS> = 100,
         /// Overrides by token name. Token owners choose names, so values can only lower the limits above.
         by_name: Named<RateOverride>,
         /// Overrides by token id. Values can lower or raise the limits above.
@@ -27,9 +27,9 @@ section! {
     /// The rate of some tokens. Absent keys keep the common value.
     RateOverride {
         /// Sustained rate, in requests per second.
-        requests_per_second: Option<Whole<1, MOST_REQUESTS>>,
+        requests_per_second: Option<Whole<1, MAX_REQUESTS>>,
         /// Largest burst after a pause, in requests.
-        burst: Option<Whole<1, MOST_REQUESTS>>,
+        burst: Option<Whole<1, MAX_REQUESTS>>,
     }
 }
 

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::address::BaseUrl;
 use super::client_tls::{self, ClientTls};
-use super::rate_limit::MOST_REQUESTS;
+use super::rate_limit::MAX_REQUESTS;
 use crate::config::language::{
     Decoder, Diagnostic, Ratio, Secret, SecretFile, Spanned, Text, Timeout, Whole, section,
 };
@@ -23,9 +23,9 @@ section! {
         /// Fraction of the requests without a trusted `traceparent` that start a trace, from 0 to 1. A trusted proxy
         /// that sends a `traceparent` decides for its requests.
         sample_ratio: Ratio = 1,
-        /// Largest number of traced requests per second, divided among the cores, at least one each. It also bounds
+        /// Largest number of traced requests per second, divided among the workers, at least one each. It also bounds
         /// those that a trusted proxy decided to trace.
-        max_per_second: Whole<1, MOST_REQUESTS> = 100,
+        max_per_second: Whole<1, MAX_REQUESTS> = 100,
         /// `service.name` of the spans.
         service_name: Text = "stockaj-gateway",
         /// Header fields for the collector, one `Name: value` per line. Take them from the environment:

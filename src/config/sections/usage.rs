@@ -11,7 +11,7 @@ use crate::config::language::{
 use crate::config::settings::{self, FindingRules};
 
 /// Each flush waits for the disk.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Common environment names, with which token names end: those of Stockaj's guide, and others.
 const ENVIRONMENTS: [&str; 20] = [
@@ -98,7 +98,7 @@ leaf_schema!(
 
 pub(crate) fn compile(raw: Usage, decoder: &mut Decoder<'_>) -> settings::Usage {
     let interval = raw.flush_interval;
-    if interval.value.0 < SHORTEST_INTERVAL {
+    if interval.value.0 < MIN_INTERVAL {
         decoder.record(
             Diagnostic::error("value too small")
                 .key("usage.flush_interval")

@@ -30,7 +30,7 @@ impl RequestRecord {
         if let Some(client) = self.client {
             span.note("client.address", client.to_string());
         }
-        let status = self.answer.map(|(status, _)| status);
+        let status = self.outcome.map(|(status, _)| status);
         if let Some(status) = status {
             span.note("http.response.status_code", status.as_u16());
         }

@@ -12,12 +12,12 @@ use crate::usage::batch::{CountedOutcome, CountedRequest, TokenDescription};
 impl RequestRecord {
     /// Counts the request, if the map has decided it for its token.
     pub(super) fn count_usage(&self, usage: &UsageCount, now: Instant) {
-        let (Some((_, reason)), Some(token)) = (self.answer, self.any_token()) else { return };
+        let (Some((_, reason)), Some(token)) = (self.outcome, self.any_token()) else { return };
         let shadow = self.shadow.as_deref().map(|shadow| (shadow.side, shadow.change));
         let Some(outcome) = outcome(reason, shadow) else { return };
         let Some(rule) = usage.rules.number(self.route_number, &self.method) else { return };
         let request = CountedRequest { rule, outcome, client: self.client, plain_http: self.plain_http, now };
-        usage.core.count(&token.usage_slot, &request, || describe(&token.verdict));
+        usage.worker.count(&token.usage_slot, &request, || describe(&token.verdict));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a worker has: its connections, and the state that a reload replaces.
+//! The connections of a worker, and the state that a reload replaces.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -19,8 +19,8 @@ use crate::server::configuration::{Configuration, UpstreamClient};
 use crate::server::rejected::RejectedConnections;
 use crate::server::tls::Certificates;
 use crate::telemetry::access::{AccessLog, LineBatch};
-use crate::telemetry::metrics::{ConnectionUse, CoreMetrics};
-use crate::telemetry::unmapped::CoreUncovered;
+use crate::telemetry::metrics::{ConnectionUse, WorkerMetrics};
+use crate::telemetry::unmapped::WorkerUncovered;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::lookup::Lookup;
 use crate::usage::count::WorkerUsage;
@@ -33,12 +33,12 @@ pub(in crate::server) const GRACE: Duration = Duration::from_secs(1);
 const FIELDS_ON_THE_STACK: usize = 100;
 
 /// Smallest buffer of hyper, in bytes. hyper has one size for reading and writing, and a head has to fit in it.
-const LEAST_BUFFER: usize = 16 * 1024;
+const MIN_BUFFER: usize = 16 * 1024;
 
 /// One worker.
 pub(in crate::server) struct Worker {
     pub(super) state: RefCell<Rc<WorkerState>>,
-    pub(in crate::server) metrics: CoreMetrics,
+    pub(in crate::server) metrics: WorkerMetrics,
     /// Connections rejected after their PROXY header was read.
     pub(in crate::server) rejected: RefCell<RejectedConnections>,
     pub(super) connections: RefCell<Vec<Weak<Downstream>>>,
@@ -46,7 +46,7 @@ pub(in crate::server) struct Worker {
     pub(super) counted: Cell<PoolStats>,
     pub(super) load: Arc<AtomicUsize>,
     pub(super) usage: Rc<WorkerUsage>,
-    pub(super) uncovered: CoreUncovered,
+    pub(super) uncovered: WorkerUncovered,
     pub(super) lines: Rc<LineBatch>,
 }
 
@@ -66,9 +66,9 @@ impl WorkerState {
     pub(super) fn new(
         configuration: &Configuration,
         lines: &Rc<LineBatch>,
-        metrics: &CoreMetrics,
+        metrics: &WorkerMetrics,
         usage: &Rc<WorkerUsage>,
-        uncovered: &CoreUncovered,
+        uncovered: &WorkerUncovered,
         before: Option<&Self>,
     ) -> Self {
         let Configuration { settings, resources, routes, shared, limiter, rules } = configuration;
@@ -82,7 +82,7 @@ impl WorkerState {
         };
         let collector = resources.traces.as_ref();
         let tracer = collector.and_then(|collector| collector.tracer(metrics.metrics(), settings.threads));
-        let usage = rules.as_ref().map(|rules| UsageCount { core: Rc::clone(usage), rules: rules.clone() });
+        let usage = rules.as_ref().map(|rules| UsageCount { worker: Rc::clone(usage), rules: rules.clone() });
         let gateway = Gateway::new(
             Arc::clone(settings),
             routes.clone(),
@@ -119,7 +119,7 @@ pub(in crate::server) fn http1_builder(limits: &Limits) -> http1::Builder {
     http1.max_header_size(limits.header_bytes + 1);
     // Copying a small response costs less than a vectored write.
     http1.writev(false);
-    http1.max_buf_size(limits.header_bytes.max(LEAST_BUFFER) + 1);
+    http1.max_buf_size(limits.header_bytes.max(MIN_BUFFER) + 1);
     if limits.header_count != FIELDS_ON_THE_STACK {
         http1.max_headers(limits.header_count);
     }

@@ -12,7 +12,7 @@ use crate::downstream::state::{ConnectionPhase, Shutdown};
 use crate::telemetry::metrics::ConnectionUse;
 
 /// Longest pause of the sweep.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest pause of the sweep while requests are served, since their clients may leave.
 const PAUSE_WHILE_SERVING: Duration = Duration::from_millis(250);
@@ -21,7 +21,7 @@ const PAUSE_WHILE_SERVING: Duration = Duration::from_millis(250);
 const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The largest allocation that shares its page with others, in bytes (`MI_LARGE_MAX_OBJ_SIZE` of mimalloc).
-const LARGEST_SHARED: usize = 512 * 1024;
+const MAX_SHARED: usize = 512 * 1024;
 
 impl Worker {
     /// Waits until all connections have ended, for at most `drain_timeout`.
@@ -43,7 +43,7 @@ impl Worker {
 
     /// Enforces time limits with one timer for all connections of the worker.
     pub(super) async fn sweep(self: Rc<Self>) {
-        let (mut longest, mut swept_at) = (LONGEST_PAUSE, Instant::now());
+        let (mut longest, mut swept_at) = (MAX_PAUSE, Instant::now());
         let mut collected_at = Instant::now();
         loop {
             let pause = pause(self.gateway().settings());
@@ -51,7 +51,7 @@ impl Worker {
             let gateway = self.gateway();
             let limits = &gateway.settings().limits;
             let now = Instant::now();
-            longest = LONGEST_PAUSE;
+            longest = MAX_PAUSE;
             if now.saturating_duration_since(collected_at) >= COLLECT_INTERVAL {
                 collected_at = now;
                 collect_memory();
@@ -91,16 +91,16 @@ impl Worker {
 /// Makes the allocator return free memory to the operating system.
 ///
 /// mimalloc purges memory a second after it was freed, but only when it frees a page, which an idle worker does not do.
-/// An allocation beyond [`LARGEST_SHARED`] has its own page; nothing is written to it.
+/// An allocation beyond [`MAX_SHARED`] has its own page; nothing is written to it.
 fn collect_memory() {
-    drop(black_box(Vec::<u8>::with_capacity(2 * LARGEST_SHARED)));
+    drop(black_box(Vec::<u8>::with_capacity(2 * MAX_SHARED)));
 }
 
 /// Pause of the sweep: no time limit is late by more than a quarter.
 fn pause(settings: &Settings) -> Duration {
     let Limits { header_timeout, idle_timeout, body_idle_timeout, .. } = settings.limits;
     let shortest = header_timeout.min(idle_timeout).min(body_idle_timeout).min(settings.backend.timeout);
-    (shortest / 4).clamp(Duration::from_millis(10), LONGEST_PAUSE)
+    (shortest / 4).clamp(Duration::from_millis(10), MAX_PAUSE)
 }
 
 fn end_if_overdue(downstream: &Downstream, limits: &Limits, now: Instant) {

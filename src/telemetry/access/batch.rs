@@ -1,4 +1,4 @@
-//! One core's access lines, batched on their way to the writer's queue.
+//! One worker's access lines, batched on their way to the writer's queue.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -18,7 +18,7 @@ const BATCH: usize = 16 * 1024;
 /// The longest time that a line stays in its batch.
 const DELAY: Duration = Duration::from_millis(100);
 
-/// The unsent lines of one core. It lives as long as the core, across reloads, so that the lines of a connection stay
+/// The unsent lines of one worker. It lives as long as the worker, across reloads, so that the lines of a connection stay
 /// in order.
 pub struct LineBatch {
     queue: LineQueue,
@@ -88,7 +88,7 @@ impl LineBatch {
         self.pending.borrow_mut().send(&self.queue);
     }
 
-    /// Sends each batch 100 ms after its first line, for the life of the core. One timer serves all requests and is
+    /// Sends each batch 100 ms after its first line, for the life of the worker. One timer serves all requests and is
     /// armed only while there are lines.
     pub async fn run(self: Rc<Self>) {
         loop {
@@ -99,7 +99,7 @@ impl LineBatch {
         }
     }
 
-    /// Sends the batch, and from now on every line immediately: those of connections that are closed when the core
+    /// Sends the batch, and from now on every line immediately: those of connections that are closed when the worker
     /// ends.
     pub fn end(&self) {
         self.is_ended.set(true);

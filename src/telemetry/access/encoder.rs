@@ -12,15 +12,15 @@ use crate::policy::shadow::Change;
 use crate::telemetry::metrics::LookupResult;
 
 /// The longest `user_agent`, in bytes. Longer ones are truncated.
-const LONGEST_USER_AGENT: usize = 128;
+const MAX_USER_AGENT: usize = 128;
 /// The longest `host`, in bytes: a DNS name of 253 with a port.
-const LONGEST_HOST: usize = 260;
+const MAX_HOST: usize = 260;
 /// The longest `token_id`, `token_name` and `client_subject`, in bytes.
-const LONGEST_NAME: usize = 256;
+const MAX_NAME: usize = 256;
 /// The longest `required`, in bytes.
-const LONGEST_REQUIREMENT: usize = 512;
+const MAX_REQUIREMENT: usize = 512;
 /// The most abilities in `missing`.
-const MOST_MISSING: usize = 16;
+const MAX_MISSING: usize = 16;
 /// Replaces a value that may contain a token.
 const HIDDEN: &str = "(hidden: it may hold a token)";
 
@@ -123,8 +123,8 @@ pub(super) struct Fields<'a, const JSON: bool> {
 impl<const JSON: bool> Fields<'_, JSON> {
     fn write(&mut self, line: &AccessLine<'_>, addresses: &mut LastUpstream) {
         self.key(&REQUEST_ID);
-        value::bounded_bytes(self.buffer, line.request_id, LONGEST_NAME);
-        self.bytes(&CLIENT_REQUEST_ID, line.client_request_id, LONGEST_NAME);
+        value::bounded_bytes(self.buffer, line.request_id, MAX_NAME);
+        self.bytes(&CLIENT_REQUEST_ID, line.client_request_id, MAX_NAME);
         self.client(line.client);
         self.word(&PROTOCOL, line.protocol);
         self.word(&TLS_VERSION, line.tls_version);
@@ -137,7 +137,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
         self.number(&STATUS, Some(u64::from(line.status)));
         self.word(&REASON, Some(line.reason.as_str()));
         self.denied_by(line.denied_by);
-        self.display(&DETAIL, line.detail, LONGEST_REQUIREMENT);
+        self.display(&DETAIL, line.detail, MAX_REQUIREMENT);
         self.token(line.token);
         self.word(&CACHE, line.cache.map(LookupResult::as_str));
         let waited = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
@@ -172,8 +172,8 @@ impl<const JSON: bool> Fields<'_, JSON> {
 
     /// Appends fields that the client chooses and most of its requests repeat.
     pub(super) fn request(&mut self, host: Option<&[u8]>, user_agent: Option<&[u8]>) {
-        self.bytes(&HOST, host, LONGEST_HOST);
-        self.bytes(&USER_AGENT, user_agent, LONGEST_USER_AGENT);
+        self.bytes(&HOST, host, MAX_HOST);
+        self.bytes(&USER_AGENT, user_agent, MAX_USER_AGENT);
     }
 
     #[inline(always)]
@@ -199,7 +199,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
             value::address(self.buffer, address);
             self.buffer.extend_from_slice(quote);
         }
-        self.text(&CLIENT_SUBJECT, subject, LONGEST_NAME);
+        self.text(&CLIENT_SUBJECT, subject, MAX_NAME);
     }
 
     #[inline(always)]
@@ -209,15 +209,15 @@ impl<const JSON: bool> Fields<'_, JSON> {
         value::bounded_text(self.buffer, text, most);
     }
 
-    /// Appends the token's fields. They are escaped for the token's first line on this core and copied afterwards.
+    /// Appends the token's fields. They are escaped for the token's first line on this worker and copied afterwards.
     #[inline(always)]
     fn token(&mut self, token: Option<LoggedToken<'_>>) {
         let Some(LoggedToken { id, name, fields }) = token else { return };
         let TokenFields(fields) = fields.get_or_init(|| {
             let mut buffer = Vec::new();
             let mut fields = Fields::<JSON> { buffer: &mut buffer };
-            fields.text(&TOKEN_ID, Some(id), LONGEST_NAME);
-            fields.text(&TOKEN_NAME, name, LONGEST_NAME);
+            fields.text(&TOKEN_ID, Some(id), MAX_NAME);
+            fields.text(&TOKEN_NAME, name, MAX_NAME);
             TokenFields(buffer.into())
         });
         self.buffer.extend_from_slice(fields);
@@ -266,13 +266,13 @@ impl<const JSON: bool> Fields<'_, JSON> {
                 self.buffer.extend_from_slice(addresses.encode(address, *port));
                 self.buffer.push(b'"');
             }
-            _ => value::bounded_display(self.buffer, &upstream, LONGEST_NAME),
+            _ => value::bounded_display(self.buffer, &upstream, MAX_NAME),
         }
     }
 
     fn denied_by(&mut self, denied_by: Option<DeniedBy<'_>>) {
         let Some(DeniedBy { requirement, abilities }) = denied_by else { return };
-        self.display(&REQUIRED, Some(requirement), LONGEST_REQUIREMENT);
+        self.display(&REQUIRED, Some(requirement), MAX_REQUIREMENT);
         let Some(abilities) = abilities else { return };
         let mut missing = requirement.missing(abilities).peekable();
         if missing.peek().is_none() {
@@ -280,7 +280,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
         }
         self.key(&MISSING);
         self.buffer.push(b'[');
-        for (index, ability) in missing.take(MOST_MISSING).enumerate() {
+        for (index, ability) in missing.take(MAX_MISSING).enumerate() {
             if index > 0 {
                 self.buffer.push(b',');
             }

@@ -8,12 +8,12 @@ use super::line::RequestFields;
 use crate::config::settings::LogFormat;
 use crate::policy::mask::may_hold_token;
 
-/// The number of encoded pairs of `host` and `user_agent` per core; a power of two.
+/// The number of encoded pairs of `host` and `user_agent` per worker; a power of two.
 const SLOTS: usize = 128;
 /// The longest Host and User-Agent together that are cached, in bytes.
-const LONGEST_KEPT: usize = 512;
+const MAX_KEPT: usize = 512;
 
-/// The recent pairs of Host and User-Agent on a core. Most requests repeat one of a few.
+/// The recent pairs of Host and User-Agent on a worker. Most requests repeat one of a few.
 #[derive(Debug, Default)]
 pub(super) struct RequestFieldsCache {
     /// Empty until the first request.
@@ -40,7 +40,7 @@ impl RequestFieldsCache {
             return Rc::clone(kept);
         }
         let fields = encode(format, host, user_agent, &mut self.buffer.borrow_mut());
-        let (is_short, fields) = (fields.encoded <= LONGEST_KEPT, Rc::new(fields));
+        let (is_short, fields) = (fields.encoded <= MAX_KEPT, Rc::new(fields));
         let may_hold_token = |value: Option<&[u8]>| value.is_some_and(may_hold_token);
         if is_short
             && !may_hold_token(host)
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn long_fields_and_tokens_are_not_cached() {
         let cache = RequestFieldsCache::default();
-        let long = "x".repeat(LONGEST_KEPT + 1);
+        let long = "x".repeat(MAX_KEPT + 1);
         for user_agent in [&long, "17|Qz7mXw4LkP9vTs2RbN6yHc8JdG5fUa3EeWiOx1Zq"] {
             let get = || cache.get(LogFormat::Json, None, Some(user_agent.as_bytes()));
             let first = get();

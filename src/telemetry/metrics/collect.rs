@@ -142,7 +142,7 @@ impl Collector for Sum {
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = Vec::with_capacity(SHAPES.len());
         self.requests(&mut families);
-        self.cores(&mut families);
+        self.workers(&mut families);
         self.tunnels(&mut families);
         self.oldest_verdict(&mut families);
         self.tokens(&mut families);
@@ -175,7 +175,7 @@ impl Sum {
         families.push(REQUEST_DURATION.family(durations));
     }
 
-    fn cores(&self, families: &mut Vec<MetricFamily>) {
+    fn workers(&self, families: &mut Vec<MetricFamily>) {
         let shards = &self.shared.shards;
         families.push(PHASE_DURATION.each(TimedPhase::ALL, |shape, phase| {
             let sum = HistogramSum::of(shards.iter().map(|shard| &shard.phases[*phase as usize]));
@@ -339,7 +339,7 @@ fn read(value: &AtomicU64) -> u64 {
     value.load(Relaxed)
 }
 
-/// One histogram, added up over the cores.
+/// One histogram, added up over the workers.
 struct HistogramSum {
     buckets: [u64; BOUNDS.len() + 1],
     nanoseconds: u128,

@@ -52,7 +52,7 @@ pub(super) struct Routes {
     pub(super) rows: Vec<RouteRow>,
 }
 
-/// The counters of one route: a shard per core.
+/// The counters of one route: a shard per worker.
 pub(super) struct RouteRow {
     pub(super) template: Box<str>,
     pub(super) shards: Box<[Arc<RouteShard>]>,

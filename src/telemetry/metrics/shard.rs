@@ -1,4 +1,4 @@
-//! The counters of one core: written by that core only, read by scrapes.
+//! The counters of one worker: written by that worker only, read by scrapes.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
@@ -24,7 +24,7 @@ pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The counters of one core that belong to no route. Aligned so that no two cores write to one cache line.
+/// The counters of one worker that belong to no route. Aligned so that no two workers write to one cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Shard {
@@ -73,7 +73,7 @@ impl Histogram {
     }
 }
 
-/// The counters of one route on one core.
+/// The counters of one route on one worker.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct RouteShard {

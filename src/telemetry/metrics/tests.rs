@@ -32,40 +32,40 @@ fn all() -> Arc<Metrics> {
     let metrics = Metrics::new(2);
     let numbers = metrics.routes(["/up", ITEMS].into_iter());
     for index in 0..2 {
-        let core = metrics.core(index);
-        core.request(
+        let worker = metrics.worker(index);
+        worker.request(
             numbers.label(1),
             &Method::GET,
             StatusCode::OK,
             Reason::Allowed,
             Duration::from_millis(3),
         );
-        core.request(
+        worker.request(
             RouteLabel::Unmapped,
             &Method::PUT,
             StatusCode::FORBIDDEN,
             Reason::Unmapped,
             Duration::ZERO,
         );
-        core.phase(TimedPhase::Backend, Duration::from_millis(2));
-        core.cache_lookup(LookupResult::Coalesced);
-        core.client_connections(ConnectionUse::Idle, 1);
-        core.backend_connections(ConnectionUse::Active, 2);
+        worker.phase(TimedPhase::Backend, Duration::from_millis(2));
+        worker.cache_lookup(LookupResult::Coalesced);
+        worker.client_connections(ConnectionUse::Idle, 1);
+        worker.backend_connections(ConnectionUse::Active, 2);
     }
     let brew = Method::from_bytes(b"BREW").unwrap();
-    let core = metrics.core(0);
-    core.request(
+    let worker = metrics.worker(0);
+    worker.request(
         RouteLabel::None,
         &brew,
         StatusCode::BAD_REQUEST,
         Reason::BadRequest,
         Duration::from_secs(31),
     );
-    core.introspection(IntrospectionOutcome::NoVerdict);
+    worker.introspection(IntrospectionOutcome::NoVerdict);
     metrics.cache_eviction(EntryKind::Inactive, EvictionCause::Size);
     metrics.redis_connected(Some(true));
-    metrics.traces(true);
-    core.shadow(Change::WouldDeny, MapRole::Candidate, numbers.label(1), &Method::PUT);
+    metrics.set_traces(true);
+    worker.shadow(Change::WouldDeny, MapRole::Candidate, numbers.label(1), &Method::PUT);
     metrics.config_reload(true, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     metrics.set_certificates(vec![CertificateState {
         file: "/tls/tls.crt".to_owned(),
@@ -124,8 +124,8 @@ fn recorded_events_are_the_rendered_samples() {
 #[test]
 fn every_metric_has_help_and_type() {
     let metrics = all();
-    metrics.usage().kept(true);
-    metrics.usage().found([(("naming", "low"), 1)].into());
+    metrics.usage().set_enabled(true);
+    metrics.usage().set_findings([(("naming", "low"), 1)].into());
     metrics.usage().counted(&["items:read".into()], true, 1);
     metrics.usage().written(SystemTime::UNIX_EPOCH + Duration::from_secs(1), 2, 3);
     let text = metrics.render();
@@ -152,8 +152,8 @@ fn unknown_gauges_are_omitted() {
 #[test]
 fn route_template_keeps_its_counters_across_maps() {
     let metrics = Metrics::new(1);
-    let core = metrics.core(0);
-    let count = |label| core.request(label, &Method::GET, StatusCode::OK, Reason::Public, Duration::ZERO);
+    let worker = metrics.worker(0);
+    let count = |label| worker.request(label, &Method::GET, StatusCode::OK, Reason::Public, Duration::ZERO);
     let before = metrics.routes([ITEMS, "/up"].into_iter());
     count(before.label(0));
     let after = metrics.routes(["/new", "/up", ITEMS].into_iter());
@@ -190,11 +190,11 @@ fn histogram_bounds_are_inclusive_and_ascending() {
 #[test]
 fn series_beyond_the_table_are_counted_as_other() {
     let metrics = Metrics::new(1);
-    let core = metrics.core(0);
+    let worker = metrics.worker(0);
     for round in 1..=2 {
         for status in 100..1000 {
             let status = StatusCode::from_u16(status).unwrap();
-            core.request(RouteLabel::Unmapped, &Method::GET, status, Reason::Allowed, Duration::ZERO);
+            worker.request(RouteLabel::Unmapped, &Method::GET, status, Reason::Allowed, Duration::ZERO);
         }
         let samples = samples(&metrics.render());
         let requests = "stockaj_gateway_requests_total";
@@ -230,14 +230,20 @@ fn scrape_during_writes_loses_no_count() {
             .map(|index| {
                 let (metrics, numbers) = (&metrics, &numbers);
                 scope.spawn(move || {
-                    let core = metrics.core(index);
+                    let worker = metrics.worker(index);
                     for round in 0..ROUNDS {
                         let status = StatusCode::from_u16(200 + (round % 7) as u16).unwrap();
                         let label = numbers.label(round % 5);
-                        core.request(label, &Method::GET, status, Reason::Allowed, Duration::from_micros(1));
-                        core.cache_lookup(LookupResult::Hit);
-                        core.client_connections(ConnectionUse::Active, if round % 2 == 0 { 1 } else { -1 });
-                        core.introspection(IntrospectionOutcome::Active);
+                        worker.request(
+                            label,
+                            &Method::GET,
+                            status,
+                            Reason::Allowed,
+                            Duration::from_micros(1),
+                        );
+                        worker.cache_lookup(LookupResult::Hit);
+                        worker.client_connections(ConnectionUse::Active, if round % 2 == 0 { 1 } else { -1 });
+                        worker.introspection(IntrospectionOutcome::Active);
                     }
                 })
             })

@@ -27,7 +27,7 @@ pub struct UsageMetrics {
 
 impl UsageMetrics {
     /// Sets whether there is a ledger.
-    pub fn kept(&self, is_kept: bool) {
+    pub fn set_enabled(&self, is_kept: bool) {
         self.kept.store(is_kept, Relaxed);
     }
 
@@ -62,7 +62,7 @@ impl UsageMetrics {
     }
 
     /// Sets the number of findings by kind and severity.
-    pub fn found(&self, findings: BTreeMap<(&'static str, &'static str), u64>) {
+    pub fn set_findings(&self, findings: BTreeMap<(&'static str, &'static str), u64>) {
         *self.findings.lock().unwrap_or_else(PoisonError::into_inner) = findings;
     }
 

@@ -14,7 +14,7 @@ use crate::tokens::verdict::Verdict;
 /// the list of spellings, and its buckets if `rate_limit` is on.
 const ENTRY_BYTES: u64 = 640;
 
-/// The largest entry that each core's front cache may hold: evicted entries stay there until the next sweep, out of reach
+/// The largest entry that each worker's front cache may hold: evicted entries stay there until the next sweep, out of reach
 /// of `max_bytes`. Those of Stockaj have less than a quarter of it.
 const MAX_FRONT_BYTES: u32 = 4096;
 
@@ -105,7 +105,7 @@ impl CacheEntry {
         }
     }
 
-    /// Moves the deadline forward to the expiry by the wall clock, if that is earlier by now. It is never moved back: the
+    /// Shortens the deadline to the expiry by the wall clock, if that is earlier by now. It is never moved back: the
     /// wall clock may be wrong, and the verdict is too old before long.
     pub(super) fn expire_by(&self, reading: Reading) {
         if let Some(expiry) = self.verdict.expires_at {
@@ -116,7 +116,7 @@ impl CacheEntry {
         }
     }
 
-    /// Whether a core may keep it in its front cache.
+    /// Whether a worker may keep it in its front cache.
     pub fn fits_in_front(&self) -> bool {
         self.bytes <= MAX_FRONT_BYTES
     }

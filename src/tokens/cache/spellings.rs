@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::CacheEntry;
 
 /// How many spellings of one introspected id are cached. A client uses one.
-pub(super) const MOST_SPELLINGS: usize = 8;
+pub(super) const MAX_SPELLINGS: usize = 8;
 
 /// The cached entries by introspected id.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ impl Spellings {
         // Few tokens have a second spelling.
         let known = by_id.entry(Arc::clone(&entry.verdict.id)).or_insert_with(|| Vec::with_capacity(1));
         known.retain(|other| other.hash != entry.hash);
-        let oldest = (known.len() >= MOST_SPELLINGS).then(|| known.remove(0));
+        let oldest = (known.len() >= MAX_SPELLINGS).then(|| known.remove(0));
         known.push(Arc::clone(entry));
         oldest
     }

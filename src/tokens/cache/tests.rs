@@ -1,6 +1,6 @@
 use std::sync::atomic::AtomicUsize;
 
-use super::spellings::MOST_SPELLINGS;
+use super::spellings::MAX_SPELLINGS;
 use super::*;
 use crate::policy::ability::Abilities;
 
@@ -272,12 +272,12 @@ fn revocations_of_other_tokens_keep_a_used_verdict_fresh() {
 #[test]
 fn backend_feedback_applies_once_per_negative_ttl() {
     let cache = cache(&settings::Cache { negative_ttl: Duration::from_millis(40), ..settings() });
-    assert!(cache.should_act_on("1", Feedback::Forbidden));
-    assert!(!cache.should_act_on("1", Feedback::Forbidden));
-    assert!(cache.should_act_on("1", Feedback::Unauthenticated));
-    assert!(cache.should_act_on("2", Feedback::Forbidden));
+    assert!(cache.claim_feedback("1", Feedback::Forbidden));
+    assert!(!cache.claim_feedback("1", Feedback::Forbidden));
+    assert!(cache.claim_feedback("1", Feedback::Unauthenticated));
+    assert!(cache.claim_feedback("2", Feedback::Forbidden));
     std::thread::sleep(Duration::from_millis(60));
-    assert!(cache.should_act_on("1", Feedback::Forbidden));
+    assert!(cache.claim_feedback("1", Feedback::Forbidden));
 }
 
 #[test]
@@ -349,9 +349,9 @@ fn one_token_in_many_spellings_keeps_the_latest_few() {
     let other = store(&cache, hash(1000), verdict("18", "other"));
     cache.maintain();
     let (active, _) = cache.sizes();
-    assert_eq!(active, MOST_SPELLINGS as u64 + 1);
+    assert_eq!(active, MAX_SPELLINGS as u64 + 1);
     for (number, entry) in cached.iter().enumerate() {
-        let is_kept = number >= 900 - MOST_SPELLINGS;
+        let is_kept = number >= 900 - MAX_SPELLINGS;
         assert_eq!(cache.freshness(entry, Instant::now()) != Freshness::Evicted, is_kept, "{number}");
         assert_eq!(cache.active(&hash(number as u32)).is_some(), is_kept, "{number}");
     }
@@ -436,8 +436,8 @@ fn inactive_tokens_and_feedback_are_bounded_in_bytes() {
     let cache = cache(&small);
     for number in 0..20_000 {
         cache.store_inactive(hash(number), Inactivity::Inactive, 0);
-        assert!(cache.should_act_on(&number.to_string(), Feedback::Forbidden));
-        assert!(!cache.should_act_on(&number.to_string(), Feedback::Forbidden), "the latest is always kept");
+        assert!(cache.claim_feedback(&number.to_string(), Feedback::Forbidden));
+        assert!(!cache.claim_feedback(&number.to_string(), Feedback::Forbidden), "the latest is always kept");
     }
     cache.maintain();
     cache.feedback.run_pending_tasks();

@@ -60,23 +60,23 @@ fn rfc7662(client_id: Option<&str>, client_secret: Option<&str>) -> Introspectio
     settings(style, response)
 }
 
-fn ok(settings: &Introspection, body: &Value) -> Answer {
+fn ok(settings: &Introspection, body: &Value) -> IntrospectionResponse {
     read(settings, StatusCode::OK, body.to_string().as_bytes(), &HASH)
 }
 
 fn verdict(settings: &Introspection, body: &Value) -> Verdict {
     match ok(settings, body) {
-        Answer::Active(verdict) => verdict,
+        IntrospectionResponse::Active(verdict) => verdict,
         other => panic!("{body}: {other:?}"),
     }
 }
 
 /// What an answer came to, in a word or the reason's sentence.
-fn summary(answer: Answer) -> String {
+fn summary(answer: IntrospectionResponse) -> String {
     match answer {
-        Answer::Active(_) => "active".into(),
-        Answer::Inactive => "inactive".into(),
-        Answer::NoVerdict(reason) => reason.to_string(),
+        IntrospectionResponse::Active(_) => "active".into(),
+        IntrospectionResponse::Inactive => "inactive".into(),
+        IntrospectionResponse::NoVerdict(reason) => reason.to_string(),
     }
 }
 
@@ -170,7 +170,7 @@ fn status_other_than_200_is_no_active_verdict() {
         let status = StatusCode::from_u16(status).unwrap();
         for (settings, expected) in [(&bearer, by_bearer), (&rfc7662, by_rfc7662)] {
             let answer = read(settings, status, good.as_bytes(), &HASH);
-            if let Answer::NoVerdict(reason) = &answer {
+            if let IntrospectionResponse::NoVerdict(reason) = &answer {
                 assert_eq!(reason.is_misconfiguration(), expected.contains("credentials"));
             }
             let found = summary(answer);
@@ -214,10 +214,10 @@ fn abilities_are_a_list_an_object_a_string_or_null() {
             (rfc7662(None, None), json!({"active": true, "scope": value})),
         ] {
             match (ok(&settings, &body), &expected) {
-                (Answer::Active(verdict), Ok(names)) => {
+                (IntrospectionResponse::Active(verdict), Ok(names)) => {
                     assert_eq!(&verdict.abilities.names().collect::<Vec<_>>(), names, "{body}");
                 }
-                (Answer::NoVerdict(reason), Err(why)) => {
+                (IntrospectionResponse::NoVerdict(reason), Err(why)) => {
                     assert!(reason.to_string().contains(why), "{body}: {reason}");
                 }
                 (answer, _) => panic!("{body}: {answer:?}"),
@@ -284,7 +284,10 @@ fn expiry_is_rfc3339_epoch_seconds_or_null() {
         json!({"date": "2026-01-01T00:00:00Z"}),
     ] {
         let body = json!({"data": {"abilities": ["*"], "expires_at": value}});
-        assert!(matches!(ok(&bearer(), &body), Answer::NoVerdict(NoVerdict::Expiry(_))), "{body}");
+        assert!(
+            matches!(ok(&bearer(), &body), IntrospectionResponse::NoVerdict(NoVerdict::Expiry(_))),
+            "{body}"
+        );
     }
 }
 
@@ -329,10 +332,14 @@ fn expiry_beyond_the_last_instant_is_clamped_to_it() {
 #[test]
 fn last_of_duplicate_members_counts_as_in_php() {
     let body = br#"{"data": {"abilities": ["*"], "abilities": ["items:read"], "id": 1, "id": 2}}"#;
-    let Answer::Active(verdict) = read(&bearer(), StatusCode::OK, body, &HASH) else { panic!("no verdict") };
+    let IntrospectionResponse::Active(verdict) = read(&bearer(), StatusCode::OK, body, &HASH) else {
+        panic!("no verdict")
+    };
     assert_eq!((&*verdict.id, verdict.abilities), ("2", Abilities::new(["items:read"])));
     let body = br#"{"data": {"abilities": {"0": "*", "0": "items:read"}}}"#;
-    let Answer::Active(verdict) = read(&bearer(), StatusCode::OK, body, &HASH) else { panic!("no verdict") };
+    let IntrospectionResponse::Active(verdict) = read(&bearer(), StatusCode::OK, body, &HASH) else {
+        panic!("no verdict")
+    };
     assert_eq!(verdict.abilities, Abilities::new(["items:read"]));
 }
 
@@ -403,7 +410,7 @@ fn active_is_a_boolean() {
     for body in [json!({"scope": "a"}), json!([]), json!("active"), json!(null)] {
         assert!(summary(ok(&settings, &body)).contains("is absent"), "{body}");
     }
-    assert!(matches!(ok(&settings, &json!({"active": false, "scope": 7})), Answer::Inactive));
+    assert!(matches!(ok(&settings, &json!({"active": false, "scope": 7})), IntrospectionResponse::Inactive));
 }
 
 #[test]
@@ -495,21 +502,25 @@ fn hostile_bodies_are_no_verdict() {
         "{\"data\":{\"abilities\":[\"\\ud800\"]}}".into(),
     ] {
         let answer = read(&bearer(), StatusCode::OK, body.as_bytes(), &HASH);
-        assert!(matches!(answer, Answer::NoVerdict(NoVerdict::NotJson(_))), "{:.60}: {answer:?}", body);
+        assert!(
+            matches!(answer, IntrospectionResponse::NoVerdict(NoVerdict::NotJson(_))),
+            "{:.60}: {answer:?}",
+            body
+        );
     }
     let invalid_utf8 = b"{\"data\":{\"abilities\":[\"\xFF\"]}}";
     let answer = read(&bearer(), StatusCode::OK, invalid_utf8, &HASH);
-    assert!(matches!(answer, Answer::NoVerdict(NoVerdict::NotJson(_))));
+    assert!(matches!(answer, IntrospectionResponse::NoVerdict(NoVerdict::NotJson(_))));
     assert_eq!(summary(read(&bearer(), StatusCode::OK, deep(100).as_bytes(), &HASH)), "active");
 
     let padded = |length: usize| {
         let answer = "{\"data\":{\"abilities\":[]}}";
         answer.to_owned() + &" ".repeat(length - answer.len())
     };
-    let answer = read(&bearer(), StatusCode::OK, padded(LONGEST_ANSWER).as_bytes(), &HASH);
-    assert!(matches!(answer, Answer::Active(_)));
-    let answer = read(&bearer(), StatusCode::OK, padded(LONGEST_ANSWER + 1).as_bytes(), &HASH);
-    assert!(matches!(answer, Answer::NoVerdict(NoVerdict::TooLarge)));
+    let answer = read(&bearer(), StatusCode::OK, padded(MAX_ANSWER).as_bytes(), &HASH);
+    assert!(matches!(answer, IntrospectionResponse::Active(_)));
+    let answer = read(&bearer(), StatusCode::OK, padded(MAX_ANSWER + 1).as_bytes(), &HASH);
+    assert!(matches!(answer, IntrospectionResponse::NoVerdict(NoVerdict::TooLarge)));
 }
 
 /// Small JSON documents around the names that matter, so that near misses are common.
@@ -550,7 +561,7 @@ proptest! {
     ) {
         let status = StatusCode::from_u16(status).unwrap();
         for settings in [bearer(), rfc7662(None, None)] {
-            let active = matches!(read(&settings, status, &body, &HASH), Answer::Active(_));
+            let active = matches!(read(&settings, status, &body, &HASH), IntrospectionResponse::Active(_));
             prop_assert!(!active, "random bytes are no answer");
         }
     }
@@ -563,7 +574,7 @@ proptest! {
             (bearer(), document.pointer("/data/abilities"), true),
             (rfc7662(None, None), document.pointer("/scope"), document.pointer("/active") == Some(&json!(true))),
         ] {
-            if let Answer::Active(verdict) = read(&settings, status, body.as_bytes(), &HASH) {
+            if let IntrospectionResponse::Active(verdict) = read(&settings, status, body.as_bytes(), &HASH) {
                 prop_assert!(status == StatusCode::OK && willing);
                 let named: Vec<&str> = match abilities {
                     Some(Value::Null) => vec![],

@@ -12,7 +12,7 @@ use crate::telemetry::metrics::{IntrospectionOutcome, LookupResult, TimedPhase};
 use crate::telemetry::spans::Trace;
 use crate::tokens::cache::{Completed, InFlight, Inactivity, IntrospectionResult, Join, Publisher};
 use crate::tokens::hash::TokenHash;
-use crate::tokens::introspection::{Answer, NoVerdict};
+use crate::tokens::introspection::{IntrospectionResponse, NoVerdict};
 use crate::tokens::introspection_limiter::IntrospectionPermit;
 use crate::tokens::revocation::Subject;
 
@@ -99,7 +99,9 @@ impl Lookup {
                 }
                 // It began too early. The next one begins now.
                 Some(Completed { introspected_at, .. })
-                    if request.since.is_some_and(|since| introspected_at < since) => {}
+                    if request
+                        .introspected_since
+                        .is_some_and(|introspected_since| introspected_at < introspected_since) => {}
                 // A revocation may have arrived since the introspection completed.
                 Some(Completed { outcome: IntrospectionResult::Active(entry), .. })
                     if self.shared.cache.is_revoked(&entry) => {}
@@ -152,7 +154,7 @@ impl Lookup {
             let now = Instant::now();
             self.metrics.phase(TimedPhase::Introspection, now.duration_since(introspected_at));
             match answer {
-                Answer::Active(verdict) => {
+                IntrospectionResponse::Active(verdict) => {
                     self.metrics.introspection(IntrospectionOutcome::Active);
                     let subject =
                         Subject { hash: &hash, id: Some(&verdict.id), name: verdict.name.as_deref() };
@@ -162,14 +164,14 @@ impl Lookup {
                         return Completed { outcome, introspected_at };
                     }
                 }
-                Answer::Inactive => {
+                IntrospectionResponse::Inactive => {
                     self.metrics.introspection(IntrospectionOutcome::Inactive);
                     if !cache.is_overtaken(generation, Subject { hash: &hash, id: None, name: None }) {
                         let outcome = cache.store_inactive(hash, Inactivity::Inactive, generation);
                         return Completed { outcome, introspected_at };
                     }
                 }
-                Answer::NoVerdict(why) => {
+                IntrospectionResponse::NoVerdict(why) => {
                     self.metrics.introspection(IntrospectionOutcome::NoVerdict);
                     self.log_no_verdict(&why, now);
                     return Completed {

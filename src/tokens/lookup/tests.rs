@@ -92,21 +92,21 @@ fn share(settings: &Settings) -> Arc<SharedVerdicts> {
     })
 }
 
-/// A core's way through `shared`, in the runtime of the caller.
+/// A worker's way through `shared`, in the runtime of the caller.
 fn lookup(settings: &Arc<Settings>, shared: &Arc<SharedVerdicts>) -> Rc<Lookup> {
     let introspection = &settings.introspection;
     let connector =
         Connector::new(&introspection.destination, &introspection.tls, introspection.timeout).unwrap();
     let pool = Pool::new(Arc::new(connector), PATIENCE, None, introspection.timeout);
     let introspector = Introspector::new(Arc::clone(settings), pool);
-    Lookup::new(Arc::clone(shared), introspector, Metrics::new(1).core(0))
+    Lookup::new(Arc::clone(shared), introspector, Metrics::new(1).worker(0))
 }
 
 fn core() -> LocalRuntime {
     runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap()
 }
 
-/// Runs `test` with a core of its own, for `PATIENCE` at most.
+/// Runs `test` with a worker of its own, for `PATIENCE` at most.
 fn on_a_core<F: Future<Output = ()>>(yaml: &str, test: impl FnOnce(Introspected, Rc<Lookup>) -> F) {
     let introspector = Introspected::start();
     let settings = introspector.settings(yaml);
@@ -137,7 +137,7 @@ fn get_local(lookup: &Rc<Lookup>, now: Instant) -> Option<Rc<CachedToken>> {
 }
 
 fn request(token: Token<'_>, now: Instant) -> LookupRequest<'_> {
-    LookupRequest { token, now, since: None, trace: None }
+    LookupRequest { token, now, introspected_since: None, trace: None }
 }
 
 fn hash() -> TokenHash {
@@ -196,7 +196,7 @@ fn peek_returns_cached_verdicts_without_introspection() {
         assert_eq!(known(Instant::now()), Some(Ok("scanner".to_owned())));
         assert_eq!(known(cached.introspected_at + ttl), None, "however long it may serve in an outage");
         *lookup.front.borrow_mut() = vec![None; FRONT_SLOTS].into_boxed_slice();
-        assert_eq!(known(Instant::now()), Some(Ok("scanner".to_owned())), "by another core");
+        assert_eq!(known(Instant::now()), Some(Ok("scanner".to_owned())), "by another worker");
         lookup.shared.cache.revoke(Revocation::Token(hash()));
         assert_eq!(known(Instant::now()), None);
         introspector.set(|script| script.status = 401);

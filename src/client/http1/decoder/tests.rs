@@ -43,9 +43,9 @@ fn chunked_body_is_decoded_wherever_it_is_divided() {
 
 #[test]
 fn malformed_chunks_are_rejected() {
-    let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(LONGEST_EXTENSION));
-    let trailers = format!("0\r\nA: {}\r\n\r\n", "x".repeat(LONGEST_TRAILERS));
-    let many = format!("0\r\n{}\r\n", "A: b\r\n".repeat(MOST_FIELDS + 1));
+    let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(MAX_EXTENSION));
+    let trailers = format!("0\r\nA: {}\r\n\r\n", "x".repeat(MAX_TRAILERS));
+    let many = format!("0\r\n{}\r\n", "A: b\r\n".repeat(MAX_FIELDS + 1));
     for (body, expected) in [
         ("x\r\n", Malformed::ChunkSize),
         ("\r\n", Malformed::ChunkSize),

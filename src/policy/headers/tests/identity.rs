@@ -364,8 +364,8 @@ fn identity_headers_describe_the_token() {
 
 #[test]
 fn client_request_id_is_visible_ascii_of_at_most_128_bytes() {
-    let longest = "a".repeat(LONGEST_REQUEST_ID);
-    let too_long = "a".repeat(LONGEST_REQUEST_ID + 1);
+    let longest = "a".repeat(MAX_REQUEST_ID);
+    let too_long = "a".repeat(MAX_REQUEST_ID + 1);
     for (sent, expected) in [
         (&["order-17"][..], Some("order-17")),
         (&["~!@#$%^&*()[]{}<>|\\/\"'"], Some("~!@#$%^&*()[]{}<>|\\/\"'")),
@@ -387,7 +387,7 @@ fn client_request_id_is_visible_ascii_of_at_most_128_bytes() {
 
 #[test]
 fn valid_request_id_of_a_trusted_peer_is_used() {
-    let long = "a".repeat(LONGEST_REQUEST_ID + 1);
+    let long = "a".repeat(MAX_REQUEST_ID + 1);
     for (sent, taken) in [
         (&[][..], false),
         (&["0123-abc_X.y:z/+="], true),

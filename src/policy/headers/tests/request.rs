@@ -184,7 +184,7 @@ fn connection_with_more_than_100_options_is_an_error() {
         let expected = if fits { Ok(()) } else { Err(Refusal::BadRequest(TOO_MANY_CONNECTION_OPTIONS)) };
         assert_eq!(PUBLIC.prepare_fields(&mut fields(&sent)).map(|_| ()), expected);
         let expected = if fits { Ok(()) } else { Err(TOO_MANY_CONNECTION_OPTIONS) };
-        assert_eq!(prepare_answer(StatusCode::OK, &mut fields(&sent)), expected);
+        assert_eq!(prepare_response(StatusCode::OK, &mut fields(&sent)), expected);
     }
 }
 

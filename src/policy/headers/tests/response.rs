@@ -19,7 +19,7 @@ fn response_loses_its_hop_by_hop_fields() {
         ("X_Odd", "y"),
         ("X-Request-Id", "z"),
     ]);
-    assert_eq!(prepare_answer(StatusCode::OK, &mut answer), Ok(()));
+    assert_eq!(prepare_response(StatusCode::OK, &mut answer), Ok(()));
     let expected = fields(&[
         ("Content-Length", "3"),
         ("Set-Cookie", "a=1"),
@@ -61,7 +61,7 @@ fn response_with_ambiguous_framing_is_rejected() {
         (Some("204 with a body"), 204, &[(LENGTH, "5")]),
     ] {
         let mut answer = fields(lines);
-        let found = prepare_answer(StatusCode::from_u16(status).unwrap(), &mut answer).err();
+        let found = prepare_response(StatusCode::from_u16(status).unwrap(), &mut answer).err();
         assert_eq!(found, why, "{status} {lines:?}");
         if why.is_none() {
             assert!(!answer.contains_key(CODING), "{status} {lines:?}");

@@ -67,7 +67,7 @@ async fn batch_is_queued_100_ms_after_its_first_line() {
         }
     };
     tokio::select! {
-        () = Rc::clone(&batch).run() => unreachable!("it runs as long as the core"),
+        () = Rc::clone(&batch).run() => unreachable!("it runs as long as the worker"),
         () = check => {}
     }
 }

@@ -1,4 +1,4 @@
-//! The metrics of one core.
+//! The metrics of one worker.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -20,13 +20,13 @@ use crate::policy::shadow::{Change, MapRole};
 /// Half of the time for which the oldest verdict is reported.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// The metrics of one core; see [`Metrics::core`]. Cheap to clone.
+/// The metrics of one worker; see [`Metrics::worker`]. Cheap to clone.
 #[derive(Clone)]
-pub struct CoreMetrics(Rc<WorkerMetrics>);
+pub struct WorkerMetrics(Rc<WorkerCounters>);
 
-struct WorkerMetrics {
+struct WorkerCounters {
     shard: Arc<Shard>,
-    /// This core's shard of every route seen so far, by number.
+    /// This worker's shard of every route seen so far, by number.
     routes: RefCell<Vec<Arc<RouteShard>>>,
     index: usize,
     metrics: Arc<Metrics>,
@@ -34,15 +34,15 @@ struct WorkerMetrics {
     window_since: Cell<Instant>,
 }
 
-impl fmt::Debug for CoreMetrics {
+impl fmt::Debug for WorkerMetrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_tuple("CoreMetrics").field(&self.0.index).finish()
     }
 }
 
-impl CoreMetrics {
+impl WorkerMetrics {
     pub(super) fn new(index: usize, metrics: &Arc<Metrics>) -> Self {
-        Self(Rc::new(WorkerMetrics {
+        Self(Rc::new(WorkerCounters {
             shard: Arc::clone(&metrics.shared.shards[index]),
             routes: RefCell::default(),
             index,
@@ -72,7 +72,7 @@ impl CoreMetrics {
         }
     }
 
-    /// Counts a shadow decision. Rare enough for one counter for all cores.
+    /// Counts a shadow decision. Rare enough for one counter for all workers.
     pub fn shadow(&self, change: Change, side: MapRole, route: RouteLabel, method: &Method) {
         let key = (change, side, route.number(), shard::method_word(method));
         let shared = &self.0.metrics.shared;
