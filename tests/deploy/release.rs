@@ -116,6 +116,40 @@ fn rust_version_is_the_same_everywhere() {
     }
 }
 
+/// The text files below a directory.
+fn texts(directory: &str) -> Vec<(String, String)> {
+    let (mut found, mut open) = (Vec::new(), vec![directory.to_owned()]);
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(at(&next)).unwrap().map(|entry| entry.unwrap()) {
+            let name = format!("{next}/{}", entry.file_name().to_str().unwrap());
+            if entry.file_type().unwrap().is_dir() {
+                open.push(name);
+            } else if let Ok(text) = fs::read_to_string(entry.path()) {
+                found.push((name, text));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn files_name_the_version_of_the_crate() {
+    let mut count = 0;
+    for (file, text) in ["deploy", "docs"].into_iter().flat_map(texts) {
+        for before in ["stockaj-gateway:", "stockaj-gateway_", "newTag: ", "ARG VERSION=", "appVersion: "] {
+            for (_, after) in text.match_indices(before).map(|(start, it)| text.split_at(start + it.len())) {
+                let end = after.find(|it: char| !it.is_ascii_digit() && it != '.').unwrap_or(after.len());
+                let version = after[..end].trim_end_matches('.');
+                if !version.is_empty() {
+                    assert_eq!(version, VERSION, "{file}: {before}{version}");
+                    count += 1;
+                }
+            }
+        }
+    }
+    assert!(count > 10, "{count}");
+}
+
 /// Runs deploy/release, and returns what SHA256SUMS says: each file's checksum.
 fn release(options: &[&str]) -> BTreeMap<String, String> {
     output(Command::new("deploy/release").arg("--prebuilt").args(options));

@@ -108,7 +108,7 @@ fn assert_is_the_gateway(sidecar: &Value) {
     let base = fs::read_to_string(directory("base").join("deployment.yaml")).unwrap();
     let base: Value = serde_yaml::from_str(&base).unwrap();
     let mut expected = container(&base["spec"]["template"]["spec"]["initContainers"], "gateway").clone();
-    expected["image"] = json!("registry.example/stockaj-gateway:0.1.0");
+    expected["image"] = json!(concat!("registry.example/stockaj-gateway:", env!("CARGO_PKG_VERSION")));
     expected["securityContext"]["runAsNonRoot"] = json!(true);
     expected["securityContext"]["seccompProfile"] = json!({"type": "RuntimeDefault"});
     assert_eq!(*sidecar, expected);
@@ -190,7 +190,11 @@ fn own_chart(from: &str, to: &str) -> std::process::Output {
     assert!(Command::new("cp").arg("-R").arg(ours).arg(at("charts/stockaj")).status().unwrap().success());
     fs::write(
         at("Chart.yaml"),
-        "apiVersion: v2\nname: shop\nversion: 1.0.0\ndependencies: [{name: stockaj, version: 0.1.0}]\n",
+        concat!(
+            "apiVersion: v2\nname: shop\nversion: 1.0.0\ndependencies: [{name: stockaj, version: ",
+            env!("CARGO_PKG_VERSION"),
+            "}]\n"
+        ),
     )
     .unwrap();
     let values = block("yaml", "# values.yaml");
