@@ -11,13 +11,13 @@ use crate::support::{Answer, Gateway, RawClient, Response, TestEnv, echo};
 const ITEMS: &str = "/api/v2/items";
 const REQUEST: &str = "GET /api/v2/items HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n";
 
-/// Has it end, and waits until it knows.
+/// Sends SIGTERM and waits until draining has begun.
 fn terminate(gateway: &Gateway) {
     gateway.signal(Signal::TERM);
     gateway.wait_for_log(|line| line["message"] == "draining");
 }
 
-/// Waits until no more connections are taken.
+/// Waits until the gateway accepts no more connections.
 fn wait_until_closed(gateway: &Gateway) {
     let end = Instant::now() + Duration::from_secs(5);
     while TcpStream::connect(gateway.address()).is_ok() {
@@ -26,7 +26,7 @@ fn wait_until_closed(gateway: &Gateway) {
     }
 }
 
-/// How it ended, and how long it took to.
+/// Waits until the gateway has drained and exited with 0; returns the time that took.
 fn ended(gateway: &mut Gateway, within: Duration) -> Duration {
     let began = Instant::now();
     assert_eq!(gateway.wait_exit(within).code(), Some(0));
@@ -35,7 +35,7 @@ fn ended(gateway: &mut Gateway, within: Duration) -> Duration {
     began.elapsed()
 }
 
-/// Whether an answer is said to be its connection's last.
+/// Whether a response carries `Connection: close`.
 fn is_last(response: &Response) -> bool {
     assert_eq!(response.status, 200);
     response.field("connection") == Some("close")
@@ -66,7 +66,7 @@ fn drain_finishes_requests_in_flight() {
     assert_eq!(lines.iter().filter(|line| line.contains(r#""reason":"allowed""#)).count(), 4);
 }
 
-/// A client learns from `Connection: close` that its connection is about to be closed.
+/// A kept connection gets `Connection: close` in its next response while the gateway drains.
 #[test]
 fn drain_sends_connection_close_on_idle_connections() {
     let mut env = slow(0);
@@ -140,7 +140,8 @@ fn drain_delay_serves_requests_and_fails_readiness() {
     let began = Instant::now();
     terminate(&env.gateway);
     assert_eq!((ask("/readyz"), ask("/healthz")), (503, 200));
-    // Connections from before get `Connection: close`; new ones do not, because no other gateway serves them yet.
+    // Only connections opened before get `Connection: close`. New ones do not, because no other gateway serves them
+    // yet.
     assert!(is_last(&old.send(REQUEST).response()));
     let mut new = env.gateway.client();
     for _ in 0..3 {
@@ -192,7 +193,7 @@ fn drain_finishes_a_large_response() {
     let response = client.response();
     assert_eq!(response.field("connection"), None, "its head had gone out");
     assert!(response.body == body);
-    // So the next one has to say it.
+    // The next response therefore has to carry it.
     assert!(is_last(&client.send(REQUEST).response()));
     ended(&mut env.gateway, Duration::from_secs(3));
 }

@@ -1,4 +1,4 @@
-//! What reaches the backend and what returns, to the byte.
+//! Forwarded requests and returned responses, byte by byte.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use crate::support::{Answer, Fields, RawClient, TestEnv, WRITER};
 
 const ITEMS: &str = "/api/v2/items";
 
-/// `name: value`, names in lower case, sorted.
+/// Fields as `name: value`, names in lower case, sorted.
 fn sorted(fields: &Fields) -> Vec<String> {
     let mut lines: Vec<_> =
         fields.0.iter().map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase())).collect();
@@ -15,7 +15,7 @@ fn sorted(fields: &Fields) -> Vec<String> {
     lines
 }
 
-/// The same without the request's id, which has to be one of ours: 32 hex digits.
+/// The same without the request id, which has to be one of the gateway's: 32 hex digits.
 fn sorted_but_id(fields: &Fields) -> Vec<String> {
     let id = fields.get("x-request-id").expect("an id");
     assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
@@ -163,7 +163,7 @@ fn cookies_are_forwarded_on_public_routes_only() {
     assert_eq!(requests[1].field("authorization"), Some("Bearer 1|writer"));
 }
 
-/// RFC 9110 section 5.3, RFC 9113 section 8.2.3: what must not be read in part is one line.
+/// RFC 9110 section 5.3, RFC 9113 section 8.2.3: several lines of a field that must not be read in part are joined.
 #[test]
 fn repeated_cookies_and_preconditions_are_forwarded_as_one_line() {
     let env = TestEnv::start("");
@@ -186,7 +186,7 @@ fn repeated_cookies_and_preconditions_are_forwarded_as_one_line() {
     );
 }
 
-/// A reader that merges trailers into the head would have two lines of them.
+/// A backend that merges trailers into the head would see two lines of these fields.
 #[test]
 fn singleton_fields_are_dropped_from_trailers() {
     let env = TestEnv::start("");
@@ -429,7 +429,7 @@ fn http10_connection_is_kept_only_on_request() {
     assert_eq!(env.backend.requests().len(), 3);
 }
 
-/// RFC 3986 section 3.2.3: an empty port is the scheme's. One spelling is forwarded.
+/// RFC 3986 section 3.2.3: an empty port means the scheme's default. One spelling is forwarded.
 #[test]
 fn empty_port_of_host_is_no_port() {
     let env = TestEnv::start("");
@@ -471,7 +471,7 @@ const LARGE: usize = 64 * 1024 * 1024;
 /// Measured: 25 MB, for four connections as for eight, since freed pages are kept for the next.
 const LITTLE_MEMORY: u64 = 48 * 1024 * 1024;
 
-/// So that a byte that is lost or doubled does not go unseen.
+/// A pattern that reveals a lost or duplicated byte.
 fn pattern() -> Vec<u8> {
     (0..LARGE).map(|index| (index % 251) as u8).collect()
 }
@@ -503,7 +503,7 @@ fn backpressure_of_a_slow_backend_reaches_the_client() {
     let env = TestEnv::start("");
     let body = pattern();
     let before = env.gateway.resident_memory();
-    // The backend takes the head and then nothing for a while.
+    // The backend reads the head and then pauses.
     let (begin, begun) = std::sync::mpsc::channel();
     let begin = std::sync::Mutex::new(begin);
     env.backend.answer_early(move |_| {

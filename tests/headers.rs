@@ -24,7 +24,7 @@ const SPELLINGS: [&str; 12] = [
     "X-Workspace-Id",
 ];
 
-/// The identity fields of a request as a backend sees that folds names like PHP and lighttpd.
+/// The identity fields of a request as a backend sees them that folds names like PHP and lighttpd.
 fn seen(request: &Request) -> Vec<(String, String)> {
     let fold = |name: &str| name.to_ascii_uppercase().replace(|it: char| !it.is_ascii_alphanumeric(), "_");
     let names = IDENTITY.map(fold);
@@ -38,7 +38,7 @@ fn described(data: &Value) -> Verdict {
     Verdict::Answer(Answer::json(200, &json!({"data": data})))
 }
 
-/// A gateway whose introspector says this of `7|token`, with these sections.
+/// A gateway with these sections whose introspector returns this verdict for `7|token`.
 fn describing(wanted: &str, data: &Value, yaml: &str) -> TestEnv {
     TestEnv::builder()
         .verdict("7|token", described(data))
@@ -204,7 +204,7 @@ fn upgrades_other_than_websocket_are_not_forwarded() {
     assert_eq!(env.backend.connections(), 1, "and the connections go on");
 }
 
-/// A gateway that honours overrides, and a token for each ability.
+/// A gateway that honours method overrides, and a token for each ability.
 fn with_override(mode: &str) -> TestEnv {
     TestEnv::builder()
         .token("1|update", &["items:update"])
@@ -291,7 +291,7 @@ fn ambiguous_method_override_is_400() {
     }
     env.gateway.wait_for_metric("requests_total{status=\"400\",route=\"none\"}", count);
     assert_eq!((env.backend.requests().len(), env.introspector.calls()), (0, 0));
-    // Without a field a POST is one, and no other method has an override.
+    // An override applies only to POST; without one a POST stays a POST.
     assert_eq!(client.request("POST", "/api/v2/items?_method=PUT", &[WRITER], b"_method=PUT").status, 200);
     let put = [WRITER, (OVERRIDE, "DELETE"), ("X-HTTP-Method", "DELETE")];
     assert_eq!(client.request("PUT", ITEM, &put, b"").status, 200);
@@ -400,7 +400,7 @@ fn trusted_fields_are_reloaded_and_a_dropped_field_is_logged_by_name_once() {
     assert_eq!(count, 1, "one line, however many requests");
 }
 
-/// The lines of a field that arrived.
+/// The lines of a field in the received request.
 fn lines<'a>(request: &'a Request, name: &str) -> Vec<&'a str> {
     let is_line = |(it, value): &'a (String, String)| it.eq_ignore_ascii_case(name).then_some(&**value);
     request.fields.0.iter().filter_map(is_line).collect()

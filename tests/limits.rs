@@ -26,8 +26,8 @@ fn assert_too_often(response: &Response, limit: &str) {
     assert!((now - 5..=now + 1).contains(&reset), "{reset} at {now}");
 }
 
-/// How many of `requests` are allowed where `burst` are at once and `per_second` come back: no fewer than
-/// the burst, and no more than came back in the time that they took.
+/// The number of `requests` that a limit of `burst` and `per_second` allows: at least the burst, at most the burst plus
+/// the tokens refilled in the elapsed time.
 fn assert_allowed(requests: usize, burst: usize, per_second: usize, mut allowed: impl FnMut(usize) -> bool) {
     let started = Instant::now();
     let count = (0..requests).filter(|number| allowed(*number)).count();
@@ -71,7 +71,7 @@ fn rate_limit_applies_after_the_requirement_and_before_the_body() {
     let reader = ("Authorization", "Bearer 2|reader");
     let mut client = env.gateway.client();
     for _ in 0..5 {
-        // What is refused before counts nothing.
+        // Requests that are refused earlier do not count.
         assert_eq!(client.request("POST", ITEMS, &[reader], b"").status, 403);
         assert_eq!(client.request("GET", "/nowhere", &[reader], b"").status, 403);
         assert_eq!(client.request("GET", "/index.php", &[reader], b"").status, 400);
@@ -81,7 +81,7 @@ fn rate_limit_applies_after_the_requirement_and_before_the_body() {
 
     let body = [b'x'; 11];
     assert_allowed(20, 2, 1, |_| {
-        // A too large body is answered and the connection closed.
+        // An oversized body gets a response, and the connection is closed.
         let response = env.gateway.client().request("POST", ITEMS, &[WRITER], &body);
         assert!(matches!(response.status, 413 | 429), "{}", response.status);
         response.status == 413
@@ -90,18 +90,18 @@ fn rate_limit_applies_after_the_requirement_and_before_the_body() {
     assert!(methods.len() < 20 && methods.iter().all(|method| method == "GET"), "{methods:?}");
 }
 
-/// Four connections lie on two cores.
+/// Four connections are spread over two workers.
 #[test]
 fn token_spellings_and_cores_share_one_rate_limit() {
     let env = TestEnv::start("rate_limit: {requests_per_second: 1, burst: 12}");
     let spellings = ["1|writer", "01|writer", "001|writer", "writer"];
     for (number, spelling) in spellings.into_iter().enumerate() {
-        // The name is its owner's choice, and may change between two introspections.
+        // The token's owner chooses its name, which may change between two introspections.
         let verdict = Verdict::active(&["*"]).named(1, &format!("name {number}"));
         env.introspector.set_verdict(spelling, verdict);
     }
     let mut clients: Vec<_> = (0..4).map(|_| env.gateway.client()).collect();
-    // Each core is the first to see some spellings, and sees all of them.
+    // Each worker is the first to see some spellings, and sees all of them.
     assert_allowed(64, 12, 1, |number| {
         is_allowed(&clients[number % 4].get(ITEMS, Some(spellings[(number + number / 4) % 4])))
     });
@@ -149,7 +149,7 @@ fn limited_token_is_served_again_after_retry_after() {
     assert_eq!(get().status, 200);
 }
 
-/// The backend may have limits of its own, of which its fields tell.
+/// Rate limit fields of the backend's own limits are forwarded.
 #[test]
 fn rate_limit_fields_of_the_backend_are_kept() {
     let env = TestEnv::start("rate_limit: {requests_per_second: 1, burst: 2}");
@@ -169,7 +169,7 @@ fn rate_limit_fields_of_the_backend_are_kept() {
 fn address_over_its_rate_limit_is_429_before_routing() {
     let env = TestEnv::start("limits: {requests_per_address: 5}");
     let address = env.gateway.address();
-    // On two connections, and so on both cores; whatever the answer, it counts.
+    // Uses two connections and therefore both workers; requests count whatever their response.
     let mut clients: Vec<_> = (0..2).map(|_| RawClient::connect_from("127.0.0.2", address)).collect();
     let requests = [("/up", 200), (ITEMS, 401), ("/nowhere", 401)];
     assert_allowed(60, 5, 5, |number| {
@@ -182,11 +182,11 @@ fn address_over_its_rate_limit_is_429_before_routing() {
         }
         response.status != 429
     });
-    // What is no well-formed request is refused as such.
+    // Malformed requests are refused as such.
     for _ in 0..10 {
         assert_eq!(clients[0].get("/index.php", None).status, 400);
     }
-    // Its own word on whose request it is says nothing.
+    // X-Forwarded-For of an untrusted peer is ignored.
     let spoofed = std::iter::repeat_with(|| {
         clients[0].request("GET", "/up", &[("X-Forwarded-For", "198.51.100.7")], b"").status
     });
@@ -220,16 +220,16 @@ fn limits_count_the_client_address_behind_a_trusted_proxy() {
         assert_eq!(line(client)["message"], "request");
     }
     assert_eq!(from("198.51.100.10").status, 200);
-    // A peer that is not trusted is its own client.
+    // An untrusted peer is the client itself.
     let mut other = RawClient::connect_from("127.0.0.2", env.gateway.address());
     assert_eq!(other.request("GET", "/up?other", &[("X-Forwarded-For", "198.51.100.7")], b"").status, 200);
     line("127.0.0.2");
 }
 
-/// The connection stays open, so that the peer counts.
+/// Opens a connection and keeps it open, so that it counts for its address.
 fn served(source: &str, env: &TestEnv) -> Option<RawClient> {
     let mut client = RawClient::connect_from(source, env.gateway.address());
-    // Written before it could be read, where there are too many already.
+    // The request is written before the gateway may have closed the connection.
     thread::sleep(Duration::from_millis(20));
     let _ = client.try_send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n");
     let response = client.try_response(false).ok()?;
@@ -270,7 +270,7 @@ fn rejected_connections_are_counted_and_logged_once_a_second() {
         let lines = env.gateway.logs();
         lines.into_iter().filter(|line| line.contains("connections rejected")).collect::<Vec<_>>()
     };
-    // The second line has those that came after the first one.
+    // The second line counts the rejections since the first one.
     while lines().len() < 2 {
         assert_eq!(env.gateway.client().response().status, 503);
         count += 1;
@@ -290,7 +290,7 @@ fn rejected_connections_are_counted_and_logged_once_a_second() {
     assert_eq!(env.gateway.metrics().metric("client_connections"), 2.0);
 }
 
-/// Plain text is nothing that it could read.
+/// A TLS client cannot read a plain-text response.
 #[test]
 fn tls_connection_over_the_limit_is_closed_silently() {
     let authority = Arc::new(Authority::new());

@@ -95,7 +95,7 @@ fn reload_keeps_verdicts_unless_the_introspector_changes() {
     let gateway = &env.gateway;
     let other = Introspector::start();
     other.set_verdict("1|writer", Verdict::active(&["items:read"]));
-    // Enough connections for every core to have introspected.
+    // Enough connections that every worker has introspected.
     let ask = |expected: u16| {
         let mut clients: Vec<_> = (0..4).map(|_| gateway.client()).collect();
         for client in &mut clients {
@@ -219,7 +219,7 @@ fn reload_applies_changed_log_settings() {
     }
     gateway.edit("level: error", "level: info");
     assert!(gateway.reload());
-    // Lines come in their order, and this one after all others.
+    // Log lines keep their order, so this line follows all others.
     assert!(!gateway.logs().iter().any(|line| line.contains("\"denied\"")));
 }
 
@@ -273,7 +273,7 @@ fn repeated_reloads_fail_no_request() {
     assert!(served > 20, "{served}");
 }
 
-/// Waits until a request has this status after an automatic reload.
+/// Waits until a request gets this status after an automatic reload.
 fn wait_for_status(env: &TestEnv, expected: u16) {
     let end = Instant::now() + PATIENCE;
     while env.gateway.get(ITEMS, Some("1|writer")).status != expected {
@@ -286,7 +286,7 @@ fn wait_for_status(env: &TestEnv, expected: u16) {
 fn changed_file_is_reloaded_automatically() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    // A map as a Kubernetes volume has it.
+    // The layout of a ConfigMap volume in Kubernetes.
     for (version, requirement) in [("..first", "items:read"), ("..second", "deny")] {
         std::fs::create_dir(at(version)).unwrap();
         let map = format!("routes: {{/api/v2/items: {{GET: {requirement}}}}}\n");
@@ -302,7 +302,7 @@ fn changed_file_is_reloaded_automatically() {
     let line = env.gateway.wait_for_log(|line| line["message"] == "configuration reloaded");
     assert_eq!(line["cause"], at("map.yaml").display().to_string());
 
-    // A file that is not there yet is waited for.
+    // A missing file is retried until it exists.
     let file = format!("abilities: {{file: {}}}", at("map.yaml").display());
     env.gateway.edit(&file, &format!("abilities: {{file: {}}}", at("later.yaml").display()));
     assert!(!env.gateway.wait_for_reload(1));
@@ -322,14 +322,14 @@ fn reload_with_a_changed_address_keeps_tls_of_the_old_one() {
     let tls = text.lines().find(|line| line.starts_with("  tls:")).unwrap().to_owned() + "\n";
     env.gateway.edit(&tls, "");
     env.gateway.edit("listen:\n  address: 127.0.0.1:0", "listen:\n  address: unix:/nonexistent/gateway.sock");
-    // As often as it is read.
+    // Each reload warns again.
     for count in 1..=2 {
         assert!(env.gateway.reload());
         assert_eq!(env.gateway.get("/up", None).status, 200, "over TLS");
         let told = |line: &&String| line.contains(r#""keys":"listen.address, listen.tls""#);
         assert_eq!(env.gateway.logs().iter().filter(told).count(), count);
     }
-    // What is as it is served is no change.
+    // Restoring the active values ends the warning.
     env.gateway.edit("address: unix:/nonexistent/gateway.sock\n", &format!("address: 127.0.0.1:0\n{tls}"));
     assert!(env.gateway.reload());
     assert_eq!(env.gateway.get("/up", None).status, 200);

@@ -1,4 +1,4 @@
-//! Revocation: who may revoke, what is evicted, and that nothing restores it.
+//! Revocation: who may revoke, what a revocation evicts, and that nothing restores it.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ impl TestEnv {
         self.operator("POST", "/tokens/revoke", body)
     }
 
-    /// How many verdicts a revocation has removed.
+    /// The number of verdicts that revocations have evicted.
     fn revoke(&self, order: &Value) -> u64 {
         let response = self.revoke_by(&order.to_string());
         assert_eq!(response.status, 200, "{order}: {}", response.text());
@@ -32,7 +32,7 @@ impl TestEnv {
     }
 }
 
-/// Tokens, their ids and names.
+/// The tokens with their ids and names.
 const TOKENS: [(&str, &str, &str); 5] = [
     ("17|one", "17", "scanner"),
     ("017|one", "17", "scanner"),
@@ -70,7 +70,7 @@ fn revocation_evicts_exactly_the_named_tokens() {
         let lines = env.gateway.logs().len();
         let expected = forgotten.iter().filter(|it| **it).count() as u64;
         assert_eq!(env.revoke(&order), expected, "{order}");
-        // A replay harms nothing, and does nothing.
+        // Replaying a revocation has no effect.
         assert_eq!(env.revoke(&order), 0, "{order}");
         let before = TOKENS.map(|(token, ..)| env.introspector.calls_for(token));
         for ((token, ..), (forgotten, before)) in TOKENS.iter().zip(forgotten.iter().zip(before)) {
@@ -132,7 +132,7 @@ fn malformed_revocation_evicts_nothing() {
             "{body}"
         );
     }
-    // Nor is a token an id: it would be in the log, and forget nothing.
+    // A token is rejected in place of an id: it would be logged, and evict nothing.
     for body in [r#"{"id":"17|one"}"#, r#"{"name":"17|one"}"#] {
         let response = env.revoke_by(body);
         assert_eq!(response.status, 400, "{body}: {}", response.text());
@@ -164,13 +164,13 @@ fn revocation_needs_the_admin_token_as_bearer() {
     assert_eq!((response.status, response.field("allow")), (405, Some("POST")));
     env.gateway
         .wait_for_log(|line| line["message"] == "admin: refused" && line["action"] == "/tokens/revoke");
-    // Not by way of the proxy's listener.
+    // The proxy's listener does not serve the path.
     let fields = [("Authorization", "Bearer an-operators-token")];
     let response = env.gateway.client().request("POST", "/tokens/revoke", &fields, br#"{"all":true}"#);
     assert_eq!(response.status, 403);
 }
 
-/// As it is in life: the token is deleted, then revoked, while a request with it is on its way.
+/// The order in production: the token is deleted and then revoked while a request with it is in flight.
 #[test]
 fn revocation_discards_an_introspection_in_flight() {
     let env = start("cache: {ttl: 1h, negative_ttl: 1h}\nintrospection:\n  max_concurrent: 64\n");
@@ -184,7 +184,7 @@ fn revocation_discards_an_introspection_in_flight() {
                 let status = env.status(ITEMS, &token);
                 (status, Instant::now())
             });
-            // Before, in the middle, and after.
+            // Revocation before, during and after the introspection.
             thread::sleep(Duration::from_micros(u64::from(round % 8) * 500));
             env.introspector.deactivate(&token);
             let order = match round % 4 {
@@ -221,7 +221,7 @@ fn stale_if_error_does_not_restore_a_revoked_token() {
     assert_eq!(env.status(ITEMS, "17|one"), 200);
 }
 
-/// A revocation applies to introspections before it, across reloads.
+/// A revocation applies to introspections that began before it, across reloads.
 #[test]
 fn revocation_applies_across_reloads() {
     let env = start("cache: {ttl: 1h}\n");

@@ -1,7 +1,7 @@
 //! Shadow mode and candidate maps.
 
-mod candidate; // what is logged and counted of candidate maps, and that they change no response
-mod mode; // what shadow mode forwards, logs and counts, and what it still refuses
+mod candidate; // logs and metrics of candidate maps, which change no response
+mod mode; // requests that shadow mode forwards, logs and counts, and those that it still refuses
 
 use std::path::PathBuf;
 use std::thread;
@@ -18,7 +18,7 @@ const USER: &str = "3|user";
 const EXPIRED: &str = "4|expired";
 const UNKNOWN: &str = "9|unknown";
 
-/// A gateway whose introspector knows the tokens above.
+/// A gateway whose introspector accepts the tokens above.
 fn start(yaml: &str) -> TestEnv {
     builder().yaml(yaml).start()
 }
@@ -46,12 +46,12 @@ impl TestEnv {
         self.gateway.directory().join("candidate.yaml")
     }
 
-    /// What is counted of shadow mode: all of it, or what has these labels.
+    /// The shadow mode counters: all of them, or those with these labels.
     fn shadow_total(&self, labels: &str) -> f64 {
         self.gateway.metrics().metric(&format!("shadow_total{labels}"))
     }
 
-    /// The last access line that tells of shadow mode, once there are `count` of them.
+    /// Waits until `count` access lines mention shadow mode; returns the last of them.
     fn shadow_line(&self, count: usize) -> Value {
         let told = |line: &Value| line["message"] == "request" && line.get("shadow").is_some();
         let all = || -> Vec<Value> {
@@ -76,7 +76,7 @@ fn send(client: &mut RawClient, method: &str, target: &str, token: Option<&str>)
     client.request(method, target, &fields, b"")
 }
 
-/// A map of every kind of rule.
+/// A map with every kind of rule.
 const MAP: &str = "\
 abilities:
   routes:

@@ -1,4 +1,4 @@
-//! Our TLS on both sides: what is served from `listen.tls`, and what a connector believes.
+//! TLS in both directions: certificates served from `listen.tls`, and servers that a connector trusts.
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ fn destination(host: &str, address: SocketAddr, tls: bool) -> Destination {
     Destination::Tcp { host: host.into(), port: address.port(), tls }
 }
 
-/// An echo server that speaks the TLS of `authority`, by way of `listen.tls`.
+/// An echo server with a certificate of `authority`, configured by `listen.tls`.
 async fn serve(authority: &Authority) -> SocketAddr {
     let acceptor = TlsAcceptor::from(load(&listen_tls(authority), None).unwrap().config);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -53,7 +53,7 @@ async fn serve(authority: &Authority) -> SocketAddr {
     address
 }
 
-/// An address that nothing listens on.
+/// An address without a listener.
 async fn vacant() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
@@ -189,7 +189,7 @@ async fn connect_errors_name_the_failed_step() {
     assert!(matches!(error, ConnectError::Tls { .. }), "{error}");
 }
 
-/// A connector is made once and used by every core's runtime.
+/// A connector is created once and shared by the runtimes of all workers.
 #[test]
 fn one_connector_serves_several_runtimes() {
     let authority = Authority::new();
@@ -243,7 +243,7 @@ fn unusable_root_certificates_are_rejected() {
     }
     let platform = ClientTls { roots: Roots::Platform, ..ClientTls::default() };
     match Connector::new(&destination("localhost", address, true), &platform, TIMEOUT) {
-        Ok(_) | Err(ConnectorError::Tls(_)) => {} // as the machine has roots or has none
+        Ok(_) | Err(ConnectorError::Tls(_)) => {} // The outcome depends on whether the machine has root certificates.
         Err(error) => panic!("{error}"),
     }
 }
@@ -253,7 +253,7 @@ fn expiry_of_the_leaf_certificate_is_read() {
     let directory = tempfile::tempdir().unwrap();
     let (certificate, private_key) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
     for (year, expected) in [(2031, 1_924_992_000), (2051, 2_556_144_000)] {
-        // X.509 writes years from 2050 on in another form.
+        // X.509 encodes years from 2050 on in another form.
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
         params.not_after = rcgen::date_time_ymd(year, 1, 1);

@@ -9,7 +9,7 @@ use crate::support::{Answer, Introspector, TestEnv, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
 
-/// An environment whose introspector knows `1|reader`.
+/// An environment whose introspector accepts `1|reader`.
 fn start(yaml: &str) -> TestEnv {
     TestEnv::builder().token("1|reader", &["items:read"]).yaml(yaml).start()
 }

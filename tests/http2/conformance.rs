@@ -1,5 +1,5 @@
-//! What h2spec checks (its groups generic, hpack and http2), in raw frames: each case by its section of RFC 7540,
-//! which h2spec is arranged by, or of RFC 7541. h2spec itself is in no registry that a test could have it from.
+//! The cases of h2spec (groups generic, hpack and http2) in raw frames. Each names its section of RFC 7540, by which
+//! h2spec is arranged, or of RFC 7541. h2spec itself is in no package registry that the tests could install it from.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,16 +11,16 @@ use crate::support::http2::{
     WITH_PRIORITY, literals, request,
 };
 
-/// What is to come of a case.
+/// The expected outcome of a case.
 #[derive(Clone, Copy, Debug)]
 enum Comes {
-    /// The connection goes on: a ping is answered.
+    /// The connection stays open: a PING is acknowledged.
     Nothing,
-    /// The connection goes on, and stream 1 is answered 200.
+    /// The connection stays open, and stream 1 gets 200.
     Answer,
-    /// GOAWAY with one of these errors, and a close.
+    /// GOAWAY with one of these errors, then a close.
     ConnectionError(&'static [u32]),
-    /// RST_STREAM of stream 1 with this error, and the connection goes on.
+    /// RST_STREAM of stream 1 with this error; the connection stays open.
     StreamError(u32),
 }
 use Comes::{Answer, ConnectionError, Nothing, StreamError};
@@ -39,18 +39,18 @@ fn get() -> Vec<u8> {
     literals(&request("GET", "/up", &[]))
 }
 
-/// A whole request on this stream.
+/// A complete request on this stream.
 fn asks(stream: u32) -> Frame {
     frame(HEADERS, END_HEADERS | END_STREAM, stream, get())
 }
 
-/// The head of a request whose body is to come; it may not be answered before.
+/// The head of a request whose body follows; the gateway may not respond before it.
 fn begins(stream: u32) -> Frame {
     let fields = [("authorization", "Bearer 1|writer")];
     frame(HEADERS, END_HEADERS, stream, literals(&request("POST", "/api/v2/items", &fields)))
 }
 
-/// A request with these fields, and no others.
+/// A request with exactly these fields.
 fn of(fields: &[(&str, &str)]) -> Vec<Frame> {
     vec![frame(HEADERS, END_HEADERS | END_STREAM, 1, literals(fields))]
 }
@@ -59,7 +59,7 @@ fn with(fields: &[(&str, &str)]) -> Vec<Frame> {
     of(&request("GET", "/up", fields))
 }
 
-/// A block that begins or ends with these bytes of HPACK.
+/// A header block with these bytes of HPACK before or after the fields.
 fn block(before: &[u8], after: &[u8]) -> Vec<Frame> {
     vec![frame(HEADERS, END_HEADERS | END_STREAM, 1, [before, &get(), after].concat())]
 }
@@ -151,7 +151,7 @@ fn generic() -> Vec<Case> {
             vec![begins(1), frame(DATA, 0, 1, *b"test"), frame(HEADERS, 5, 1, literals(&[("x-test", "ok")]))],
             Answer,
         ),
-        // GET, http, /.
+        // Static table: GET, http, /.
         ("generic 5", "an indexed field", block(&[], &[0x80 | 16]), Answer),
         ("generic 5", "indexed, of an indexed name", block(&[], &[0x40 | 19, 1, b'*']), Answer),
         ("generic 5", "indexed, of a new name", block(&[], b"\x40\x01a\x01b"), Answer),
@@ -445,7 +445,7 @@ fn h2spec_cases_pass() {
 }
 
 fn run_case(client: &mut Http2Client, frames: &[Frame], comes: Comes) {
-    // The windows and the rest are settled, so that the frames come as the case has them.
+    // The client's settings are acknowledged first, so that they apply to the frames of the case.
     assert!(client.ping());
     client.send_bytes(frames.iter().flat_map(Frame::bytes).collect::<Vec<u8>>());
     match comes {
@@ -471,13 +471,13 @@ fn run_case(client: &mut Http2Client, frames: &[Frame], comes: Comes) {
 #[test]
 fn invalid_connection_preface_is_a_protocol_error() {
     let env = h2c("");
-    // What follows it has to be SETTINGS. What is no preface is for HTTP/1 to refuse.
+    // After the preface the first frame has to be SETTINGS. Other prefaces are parsed as HTTP/1.
     let mut odd = Http2Client::silent(env.gateway.address());
     odd.send_bytes([PREFACE, &Frame::new(PING, 0, 0, [0; 8]).bytes()].concat());
     assert_eq!(odd.end(), Some(PROTOCOL_ERROR));
 }
 
-/// Section 5.1: frames that a client may have sent before it knew of a reset.
+/// Section 5.1: frames that a client may have sent before it received the reset.
 #[test]
 fn frames_after_a_reset_of_the_gateway_are_ignored() {
     let env = h2c("limits: {body: 1B}");
@@ -491,7 +491,7 @@ fn frames_after_a_reset_of_the_gateway_are_ignored() {
     assert!(client.ping());
 }
 
-/// Sections 6.5.3 and 6.9: what a client's window allows comes, and no more.
+/// Sections 6.5.3 and 6.9: the gateway sends exactly as much as the client's window allows.
 #[test]
 fn flow_control_windows_are_respected_to_the_byte() {
     let env = h2c("");
@@ -507,7 +507,7 @@ fn flow_control_windows_are_respected_to_the_byte() {
         }
         assert!(client.ping());
         assert_eq!(client.body_so_far(stream).len(), 1, "{settings:?}");
-        // Two more by the setting, and two by the window; and then all.
+        // Two more bytes by SETTINGS, two more by WINDOW_UPDATE, then the rest.
         client.send(&Frame::settings(&[(INITIAL_WINDOW_SIZE, 3)]));
         client.send(&Frame::window_update(stream, 2));
         while client.body_so_far(stream).len() < 5 {
@@ -515,7 +515,7 @@ fn flow_control_windows_are_respected_to_the_byte() {
         }
         assert!(client.ping());
         assert_eq!(client.body_so_far(stream).len(), 5);
-        // A window below zero has to be opened first (6.9.2).
+        // A negative window has to become positive first (6.9.2).
         client.send(&Frame::settings(&[(INITIAL_WINDOW_SIZE, 0)]));
         client.send(&Frame::window_update(stream, 3));
         assert!(client.ping());
@@ -536,7 +536,7 @@ fn settings_are_acknowledged() {
     assert_eq!(acknowledged.take(2).count(), 2);
 }
 
-/// Section 8.1.2.1. h2 does not say so of trailers; none of it is passed on.
+/// Section 8.1.2.1. h2 accepts pseudo-fields in trailers; the gateway forwards none of them.
 #[test]
 fn pseudo_fields_in_trailers_are_not_forwarded() {
     let env = h2c("");

@@ -1,4 +1,4 @@
-//! What h2 drops of a head is 400, however it is encoded and whatever comes beside it.
+//! A head with a field that h2 drops gets 400, however it is encoded and whatever frames surround it.
 
 use httlib_hpack::Encoder;
 
@@ -9,7 +9,7 @@ use crate::support::http2::{
     PROTOCOL_ERROR, WITH_PRIORITY, literals, request,
 };
 
-/// A header block of these fields, each with the flags that the encoder is to encode it by.
+/// A header block of these fields, each with flags that choose its encoding.
 fn encode(encoder: &mut Encoder<'_>, fields: &[(&str, &str)], flags: u8) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
@@ -37,7 +37,7 @@ fn fragment_in_path_is_rejected_in_every_encoding_and_the_connection_goes_on() {
     for flags in 0..32 {
         let mut client = client(&env);
         let mut encoder = Encoder::with_dynamic_size(4096);
-        // The second of two equal ones is a reference to the first if the flags say so.
+        // The second of two equal fields is an index to the first if the flags say so.
         for (path, status) in [
             ("/up", 200),
             ("/up#x", 400),
@@ -62,7 +62,7 @@ fn fragment_in_path_is_rejected_in_every_encoding_and_the_connection_goes_on() {
         .wait_for_metric("requests_total{reason=\"bad_request\",route=\"none\",status=\"400\"}", rejected);
 }
 
-/// RFC 7541 section 6.2.1: a name may be that of an inserted field.
+/// RFC 7541 section 6.2.1: a name may be an index to an inserted field.
 #[test]
 fn fragment_in_path_is_rejected_for_a_dynamic_table_name() {
     let env = h2c("");
@@ -71,7 +71,7 @@ fn fragment_in_path_is_rejected_for_a_dynamic_table_name() {
     let rest = literals(&others);
     let path = |first: u8, value: &str| [&[first, value.len() as u8][..], value.as_bytes()].concat();
     for (field, status) in [
-        // Inserted under the static name, then under the name of that, then not inserted, then by its index.
+        // Inserted under the static name, then under the name of that entry, then not inserted, then by its index.
         (path(0x44, "/up"), 200),
         (path(0x40 | 62, "/up#a"), 400),
         (
@@ -120,7 +120,7 @@ fn fragment_in_path_is_rejected_in_every_framing() {
         client.send(&Frame::new(HEADERS, whole | flags, stream, payload));
         assert_rejected(&client.outcome(stream).answer(), &format!("flags {flags:x}"));
     }
-    // Padding is no part of a block.
+    // Padding is not part of a header block.
     let mut client = client(&env);
     let stream = client.next_stream();
     let padded = [&[3][..], &literals(&request("GET", "/up", &[])), b"###"].concat();
@@ -128,7 +128,7 @@ fn fragment_in_path_is_rejected_in_every_framing() {
     assert_eq!(client.outcome(stream).answer().status, 200);
 }
 
-/// Requests sent together are distinguished, however their bytes are divided.
+/// Requests sent together are distinguished wherever the bytes are split.
 #[test]
 fn request_with_a_fragment_is_rejected_alone() {
     let env = h2c("");
@@ -165,7 +165,7 @@ fn request_with_a_fragment_is_rejected_alone() {
     }
 }
 
-/// A head with a fragment that becomes no request does not make another one of the next.
+/// A head whose fragment does not become a request leaves the next request unchanged.
 #[test]
 fn request_after_a_refused_head_with_a_fragment_is_served() {
     let env = h2c("");
@@ -188,7 +188,7 @@ fn request_after_a_refused_head_with_a_fragment_is_served() {
     }
 }
 
-/// h2 forgets the scheme of a request without `:authority`.
+/// h2 drops the scheme of a request without `:authority`.
 #[test]
 fn unserved_scheme_is_rejected_without_an_authority() {
     let env = h2c("");
@@ -206,7 +206,7 @@ fn unserved_scheme_is_rejected_without_an_authority() {
     }
 }
 
-/// What h2 itself finds wrong is not made worse by what it would drop.
+/// A head that h2 rejects itself keeps its own error even if it has fields that h2 drops.
 #[test]
 fn malformed_requests_with_a_fragment_are_reset() {
     let env = h2c("");

@@ -1,4 +1,4 @@
-//! How long connections and streams of HTTP/2 live, and how they end.
+//! Lifetime of HTTP/2 connections and streams.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::support::{Answer, TestEnv, echo};
 const SLOW: &str = "/up?slow";
 const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
 
-/// Reads until the connection ends: in how many milliseconds, and GOAWAY's error.
+/// Reads until the connection ends; returns the elapsed milliseconds and the error of GOAWAY.
 fn until_end(client: &mut Http2Client) -> (u128, Option<u32>) {
     let started = Instant::now();
     let error = client.end();
@@ -54,7 +54,7 @@ fn idle_http2_connection_is_closed() {
     let mut kept = client(&env);
     assert_eq!(kept.get("/up", None).status, 200);
     assert_ends("after a request", &mut kept, 800);
-    // A half of what is no whole is recorded as the request that it would have been.
+    // An incomplete head is counted as a refused request.
     let limited = env.gateway.metrics().metric(r#"requests_total{status="408",reason="limited"}"#);
     assert_eq!(limited, 5.0);
 }
@@ -71,7 +71,7 @@ fn pings_do_not_keep_an_idle_connection_open() {
     assert!(started.elapsed() > Duration::from_millis(750), "{:?}", started.elapsed());
 }
 
-/// Nor do fields that come byte by byte, while another stream is served.
+/// Header blocks that arrive byte by byte time out even while another stream is served.
 #[test]
 fn slow_http2_header_block_closes_the_connection() {
     let env = h2c("limits: {header_timeout: 300ms}");
@@ -89,7 +89,7 @@ fn slow_http2_header_block_closes_the_connection() {
     assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
 }
 
-/// What is being served is no idle connection, however long it takes.
+/// A connection with a request in progress is not idle, however long the response takes.
 #[test]
 fn slow_http2_response_is_delivered() {
     let env = h2c("limits: {header_timeout: 200ms, idle_timeout: 300ms}");
@@ -121,7 +121,7 @@ fn stalled_http2_body_is_408() {
     assert_eq!(client.get("/up", None).status, 200, "the connection lives");
 }
 
-/// A client that leaves an answer unread holds its stream, and what was read of the backend for it.
+/// A client that leaves a response unread keeps its stream and the buffered data until the write timeout.
 #[test]
 fn unread_http2_response_is_reset_after_its_timeout() {
     let env = h2c("limits: {body_idle_timeout: 300ms}");
@@ -141,7 +141,7 @@ fn unread_http2_response_is_reset_after_its_timeout() {
         assert!(client.ping(), "the connection lives");
     }
     env.gateway.wait_for_metric(r#"requests_total{reason="client_gone"}"#, 3.0);
-    // While it is read, piece by piece, it is not.
+    // A slow but steady reader does not time out.
     let mut slow = Http2Client::silent(env.gateway.address());
     slow.greet(&[]);
     slow.reads_on = false;
@@ -168,7 +168,7 @@ fn reset_stream_aborts_its_backend_request() {
     env.gateway.wait_for_metric(r#"requests_total{status="499",reason="client_gone"}"#, 1.0);
     env.gateway.wait_for_metric("backend_connections", 0.0);
     assert_eq!(client.get("/up", None).status, 200, "the connection lives");
-    // The whole connection.
+    // The connection window is exhausted.
     client.ask("GET", SLOW, &[]);
     client.ask("GET", SLOW, &[]);
     env.backend.wait_for_requests(4);
@@ -225,7 +225,7 @@ fn http2_drain_finishes_streams_in_flight() {
     assert_eq!(gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
 }
 
-/// A client that does not answer is not waited for, however long the drain may take.
+/// The drain does not wait for a client that does not read, however long its timeout.
 #[test]
 fn http2_drain_does_not_wait_for_an_unresponsive_client() {
     let TestEnv { backend: _backend, introspector: _introspector, mut gateway } =
@@ -252,7 +252,7 @@ fn http2_drain_ends_after_its_timeout() {
     assert!(started.elapsed() >= Duration::from_millis(280), "{:?}", started.elapsed());
 }
 
-/// Streams are served side by side, and each answer is its own request's.
+/// Concurrent streams each get their own response.
 #[test]
 fn slow_stream_does_not_delay_others() {
     let env = h2c("");
@@ -283,7 +283,7 @@ fn frames_after_the_end_of_a_stream_are_ignored() {
     assert!(client.ping());
 }
 
-/// RFC 9113 section 8.1: an early answer is no reason to reset what is still coming.
+/// RFC 9113 section 8.1: an early response is no reason to reset a stream whose body is still being sent.
 #[test]
 fn client_rejected_while_sending_reads_the_response() {
     let env = h2c("limits: {body: 1MiB}");
@@ -291,7 +291,7 @@ fn client_rejected_while_sending_reads_the_response() {
         let mut client = Http2Client::connect(env.gateway.address());
         let stream = client.open(&request("POST", "/api/v2/items", fields), false);
         assert_eq!(client.outcome(stream).answer().status, status);
-        // As much as comes at once without an answer, and its end.
+        // As much body as the windows allow without a response, then its end.
         client.data(stream, &[b'a'; 16 * 1024], false);
         thread::sleep(Duration::from_millis(100));
         client.data(stream, b"", fields.is_empty());

@@ -1,4 +1,4 @@
-//! How much, how many and how often: what a client of HTTP/2 may send, frame by frame.
+//! Bounds on what an HTTP/2 client may send: sizes, counts and rates, frame by frame.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::support::{Answer, TestEnv, Verdict, echo};
 const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
 const ITEMS: &str = "/api/v2/items";
 
-/// What the gateway says of itself first.
+/// The gateway's initial SETTINGS.
 #[test]
 fn announced_settings_are_the_documented_ones() {
     let env = h2c("");
@@ -39,7 +39,7 @@ fn announced_settings_are_the_documented_ones() {
     assert_eq!(window, Frame::window_update(0, 512 * 1024 - 65_535));
 }
 
-/// The same bounds as over HTTP/1, to the last byte.
+/// The same bounds as over HTTP/1, to the byte.
 #[test]
 fn http2_head_limit_equals_that_of_http1() {
     let env = h2c("limits: {header_bytes: 1KiB, header_count: 10, target_bytes: 200B}");
@@ -67,12 +67,12 @@ fn http2_head_limit_equals_that_of_http1() {
     }
     let limited = env.gateway.metrics().metric(r#"requests_total{reason="limited"}"#);
     assert_eq!(limited, 14.0, "each is recorded");
-    // Far beyond, h2 says so itself, and further still it says no more.
+    // h2 itself rejects much larger heads, and closes the connection for the largest.
     let bare = client(&env).request("GET", "/up", &[("a", &*"x".repeat(3000))], b"").answer();
     assert_eq!((bare.status, bare.body.len()), (431, 0));
     let outcome = client(&env).request("GET", "/up", &[("a", &*"x".repeat(15_000))], b"");
     assert!(matches!(outcome, Outcome::Away(ENHANCE_YOUR_CALM)), "{outcome:?}");
-    // One field of any number of crumbs.
+    // One Cookie field in any number of crumbs.
     let crumbs = vec![("cookie", "a=b"); 20];
     assert_eq!(client(&env).request("GET", "/up", &crumbs, b"").answer().status, 200);
 }
@@ -103,15 +103,15 @@ fn stream_beyond_the_maximum_is_refused() {
     assert!(matches!(client.outcome(refused), Outcome::Reset(REFUSED_STREAM)));
     client.send(&Frame::reset(streams[0], CANCEL));
     assert_eq!(client.get("/up", None).status, 200);
-    // Who goes on asking for what is refused has to go.
+    // A client that keeps sending refused requests is disconnected.
     client.ask("GET", SLOW, &[]);
     env.backend.wait_for_requests(102);
     assert_eq!(open_many(&mut client, 150, |_| vec![]), Some(ENHANCE_YOUR_CALM));
     assert_eq!(env.backend.requests().len(), 102);
 }
 
-/// Sends the same frames so many times, or until the other side has closed: with which error it did. It listens
-/// for a while to what comes after its last word, so that the client gets to read that.
+/// Sends the same frames `times` times or until the gateway closes; returns the error of GOAWAY. The gateway keeps
+/// reading for a while after GOAWAY, so that a reset does not prevent the client from reading it.
 fn flood(client: &mut Http2Client, times: usize, frames: &[u8]) -> Option<u32> {
     for _ in 0..times {
         if client.try_send_bytes(frames).is_err() {
@@ -121,7 +121,7 @@ fn flood(client: &mut Http2Client, times: usize, frames: &[u8]) -> Option<u32> {
     client.end()
 }
 
-/// Opens streams, each followed by `then`, until there are so many or the other side has closed.
+/// Opens streams, each followed by `then`, up to a number or until the gateway closes.
 fn open_many(client: &mut Http2Client, times: usize, then: impl Fn(u32) -> Vec<u8>) -> Option<u32> {
     let block = literals(&request("GET", "/up", &[]));
     for _ in 0..times {
@@ -163,7 +163,7 @@ fn flood_of_control_frames_closes_the_connection() {
         assert_eq!(client.get("/up", None).status, 200);
         let closed_before = closed_for_a_flood(&env);
         let started = Instant::now();
-        // In pieces of a hundred, as they would come.
+        // Written in batches of a hundred.
         let error = flood(&mut client, 1000, &frame.bytes().repeat(100));
         assert_eq!(error, Some(ENHANCE_YOUR_CALM), "{what}");
         assert!(started.elapsed() < Duration::from_secs(5), "{what}");
@@ -176,7 +176,7 @@ fn flood_of_control_frames_closes_the_connection() {
     assert_eq!((&told["status"], &told["reason"]), (&400.into(), &"bad_request".into()));
 }
 
-/// The client can read the GOAWAY with the reason.
+/// The client can read GOAWAY with its reason.
 #[test]
 fn frame_flood_ends_with_enhance_your_calm() {
     let env = h2c("");
@@ -186,7 +186,7 @@ fn frame_flood_ends_with_enhance_your_calm() {
     assert_eq!(client.end(), Some(ENHANCE_YOUR_CALM));
 }
 
-/// CVE-2023-44487: streams that are opened and reset at once.
+/// CVE-2023-44487: streams that are opened and reset immediately.
 #[test]
 fn rapid_reset_closes_the_connection() {
     let env = h2c("");
@@ -199,7 +199,7 @@ fn rapid_reset_closes_the_connection() {
     assert!(env.backend.requests().len() <= 120);
 }
 
-/// A browser that leaves a page now and then is no attacker.
+/// A browser that cancels requests now and then is not disconnected.
 #[test]
 fn resets_of_an_abandoned_page_are_accepted() {
     let env = h2c("");
@@ -215,14 +215,14 @@ fn resets_of_an_abandoned_page_are_accepted() {
     for _ in 0..100 {
         assert_eq!(client.get("/up", None).status, 200);
     }
-    // Answers have earned what the next ninety cost.
+    // The responses have earned credit for the next ninety resets.
     let streams = [(); 90].map(|()| client.ask("GET", "/up?slow", &[]));
     env.backend.wait_for_requests(280);
     client.send_bytes(streams.iter().flat_map(|&it| Frame::reset(it, CANCEL).bytes()).collect::<Vec<_>>());
     assert_eq!(client.get("/up", None).status, 200);
 }
 
-/// CVE-2025-8671: mistakes by which a client has us reset its own streams.
+/// CVE-2025-8671: protocol errors by which a client makes the gateway reset streams.
 #[test]
 fn made_you_reset_closes_the_connection() {
     let env = h2c("");
@@ -248,7 +248,7 @@ fn made_you_reset_closes_the_connection() {
     }
 }
 
-/// CVE-2024-27316 and its like: fields without end.
+/// CVE-2024-27316 and similar: endless CONTINUATION frames.
 #[test]
 fn continuation_flood_closes_the_connection() {
     let env = h2c("");
@@ -276,11 +276,11 @@ fn continuation_flood_closes_the_connection() {
     assert!(env.gateway.resident_memory() < 64 << 20);
 }
 
-/// RFC 7541 section 7.3: a few bytes that stand for many.
+/// RFC 7541 section 7.3: a few bytes that expand to a large header list.
 #[test]
 fn indexed_field_repetition_is_bounded() {
     let env = h2c("");
-    // With indexing: `a` of 4000 bytes; then by its index, 62, again and again.
+    // Inserts `a` with 4000 bytes into the table, then repeats its index, 62.
     let mut block = literals(&request("GET", "/up", &[]));
     let large = "x".repeat(3900);
     let mut indexed = literals(&[("a", large)]);
@@ -302,7 +302,7 @@ fn empty_data_flood_closes_the_connection() {
     assert_eq!(error, Some(ENHANCE_YOUR_CALM));
 }
 
-/// Bodies in small pieces are read as long as the backend takes them.
+/// Bodies in small frames are read as long as the backend accepts them.
 #[test]
 fn body_in_small_data_frames_is_forwarded() {
     let env = h2c("");
@@ -324,7 +324,7 @@ fn body_in_small_data_frames_is_forwarded() {
 #[test]
 fn unread_small_data_frames_within_the_windows_are_accepted() {
     let env = h2c("");
-    // Bodies are read once there is a verdict.
+    // Bodies are not read before the verdict.
     env.introspector.delay(Duration::from_secs(1));
     for (number, (what, length, padding, streams)) in [
         ("one byte", 1, None, 1),
@@ -340,7 +340,7 @@ fn unread_small_data_frames_within_the_windows_are_accepted() {
         env.introspector.set_verdict(&token, Verdict::active(&["items:create"]));
         let authorization = format!("Bearer {token}");
         let mut client = client(&env);
-        // The settings are known on both sides.
+        // Both sides have acknowledged the settings.
         assert!(client.ping());
         let fields = request("POST", ITEMS, &[("authorization", &authorization)]);
         let opened: Vec<u32> = (0..streams).map(|_| client.open(&fields, false)).collect();
@@ -371,7 +371,7 @@ fn unread_small_data_frames_within_the_windows_are_accepted() {
     }
 }
 
-/// Neither is a slow backend a reason to end the connection, nor to keep back what came once it reads again.
+/// A slow backend neither closes the connection nor loses data that it reads later.
 #[test]
 fn small_data_frames_continue_after_a_backlog() {
     let env = h2c("");
@@ -393,7 +393,7 @@ fn small_data_frames_continue_after_a_backlog() {
     assert_eq!(env.backend.only_request().body.len(), 7000);
 }
 
-/// In the life of a connection, more than a hundred.
+/// More than a hundred in the lifetime of a connection.
 #[test]
 fn occasional_empty_data_frames_are_accepted() {
     let env = h2c("");
@@ -407,7 +407,7 @@ fn occasional_empty_data_frames_are_accepted() {
     assert_eq!(client.away(), None);
 }
 
-/// A client that opens its windows by a byte at a time earns with each piece what that costs.
+/// A client that opens its windows one byte at a time earns credit for each frame it causes.
 #[test]
 fn window_updates_of_each_piece_are_accepted() {
     let env = h2c("");
@@ -421,7 +421,7 @@ fn window_updates_of_each_piece_are_accepted() {
     }
 }
 
-/// What a connection makes us hold of bodies that their backend does not take is its window.
+/// The gateway buffers at most the connection window of bodies that a backend does not read.
 #[test]
 fn unread_http2_uploads_are_bounded_by_the_windows() {
     let env = h2c("");
@@ -429,7 +429,7 @@ fn unread_http2_uploads_are_bounded_by_the_windows() {
     env.introspector.delay(Duration::from_secs(8));
     let mut client = client(&env);
     let piece = vec![b'x'; 16 * 1024];
-    // Bodies of requests that wait for a verdict are not read at all.
+    // Bodies of requests that wait for a verdict are not read.
     let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
     assert!(client.ping());
     for _ in 0..4 {
@@ -438,7 +438,7 @@ fn unread_http2_uploads_are_bounded_by_the_windows() {
     assert!(client.ping(), "as much as the stream's window");
     client.data(stream, b"x", false);
     assert!(matches!(client.outcome(stream), Outcome::Reset(FLOW_CONTROL_ERROR)));
-    // All together.
+    // All streams together.
     let mut client = super::client(&env);
     assert!(client.ping());
     let streams: Vec<u32> = (0..8).map(|_| client.open(&request("POST", ITEMS, &[WRITER]), false)).collect();
@@ -453,7 +453,7 @@ fn unread_http2_uploads_are_bounded_by_the_windows() {
     assert_eq!(client.end(), Some(FLOW_CONTROL_ERROR));
 }
 
-/// Settings that would have us hold or send more than is good.
+/// Client settings that would make the gateway buffer or send too much.
 #[test]
 fn extreme_client_settings_are_bounded_or_rejected() {
     let env = h2c("");

@@ -1,4 +1,4 @@
-//! What clients of HTTP/2 that do not read, and backends that do not take, make the gateway hold.
+//! Memory that the gateway holds for HTTP/2 clients and backends that do not read.
 
 use std::thread;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::support::{Answer, echo};
 const WRITER: (&str, &str) = ("authorization", "Bearer 1|writer");
 const LARGE: &str = "/up?large";
 
-/// As many streams as may be, each with an answer that is not read, by windows or by the socket alone.
+/// The maximum number of streams, each with an unread response, limited by windows or by the socket alone.
 #[test]
 fn unread_http2_responses_hold_bounded_memory() {
     for window in [0, 65_535, 1 << 30] {
@@ -36,7 +36,7 @@ fn unread_http2_responses_hold_bounded_memory() {
     }
 }
 
-/// An upload to a backend that does not take it is held within the stream's window.
+/// An upload that the backend does not read is buffered up to the stream's window.
 #[test]
 fn backpressure_of_a_slow_backend_reaches_the_http2_client() {
     let env = h2c("");

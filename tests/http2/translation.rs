@@ -1,4 +1,4 @@
-//! What reaches the backend of a request over HTTP/2, and what its client gets back.
+//! Translation between HTTP/2 and the backend's HTTP/1.1, in both directions.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -67,7 +67,7 @@ fn http2_cookie_fields_are_joined() {
     assert_eq!(env.backend.only_request().field("cookie"), Some("a=b; c=d; e=f; g=h"));
 }
 
-/// Whether the request arrives, by its fields as they are sent.
+/// Whether a request with these fields is forwarded.
 #[test]
 fn http2_authority_and_host_must_agree() {
     let env = h2c("");
@@ -108,14 +108,14 @@ fn http2_authority_and_host_must_agree() {
     ] {
         assert_eq!(get(authority, hosts).answer().status, 400, "{authority:?} {hosts:?}");
     }
-    // What h2 itself takes for malformed.
+    // Rejected by h2 itself as malformed.
     for authority in ["", "a b", "a/b", "a?", "é"] {
         assert!(matches!(get(Some(authority), &[]), Outcome::Reset(PROTOCOL_ERROR)), "{authority:?}");
     }
     assert_eq!(env.backend.requests().len(), 0);
 }
 
-/// Paths that are refused, in the same words as over HTTP/1 or as malformed frames.
+/// Refused paths get the same response as over HTTP/1, or RST_STREAM for malformed frames.
 #[test]
 fn invalid_http2_paths_are_rejected() {
     let env = h2c("");
@@ -147,7 +147,7 @@ fn invalid_http2_paths_are_rejected() {
     assert_eq!(answer.status, 403, "a path that no route matches");
 }
 
-/// RFC 9113 section 8.2: what is malformed never arrives.
+/// RFC 9113 section 8.2: malformed requests are never forwarded.
 #[test]
 fn connection_specific_fields_reset_the_http2_stream() {
     let env = h2c("");
@@ -168,7 +168,7 @@ fn connection_specific_fields_reset_the_http2_stream() {
         let outcome = client(&env).request("GET", "/up", &[(name, value)], b"");
         assert!(matches!(outcome, Outcome::Reset(PROTOCOL_ERROR)), "{name}: {value}: {outcome:?}");
     }
-    // Of these h2 says that the connection is at fault.
+    // h2 treats these as connection errors.
     for (name, value) in [
         ("Accept", "a"),
         ("x-Own", "a"),
@@ -184,7 +184,7 @@ fn connection_specific_fields_reset_the_http2_stream() {
         let is_error = matches!(outcome, Outcome::Away(PROTOCOL_ERROR | COMPRESSION_ERROR));
         assert!(is_error, "{name:?}: {value:?}: {outcome:?}");
     }
-    // And of these we say it.
+    // The gateway itself treats these as connection errors.
     for (name, value) in [("accept", " a"), ("accept", "a\t"), ("content-length", "00")] {
         let answer = client(&env).request("GET", "/up", &[(name, value)], b"").answer();
         assert_eq!(answer.status, 400, "{name}: {value:?}");
@@ -207,7 +207,7 @@ fn http2_content_length_must_equal_the_body() {
     assert_eq!(answer.status, 400);
     let answer = client(&env).request("POST", "/api/v2/items", &[WRITER], b"body").answer();
     assert_eq!(answer.status, 200);
-    // What was broken off may be noticed only now.
+    // An aborted request may be noticed only now.
     let complete: Vec<_> = env.backend.requests().into_iter().filter(|it| it.complete).collect();
     let [arrived] = &complete[..] else { panic!("{complete:#?}") };
     assert_eq!((arrived.text(), arrived.field("transfer-encoding")), ("body", Some("chunked")));
@@ -257,7 +257,7 @@ fn http2_response_has_no_connection_fields() {
 fn http2_responses_without_a_body_are_forwarded() {
     let env = h2c("");
     let mut client = client(&env);
-    // The backend's.
+    // A response of the backend.
     let head = client.request("HEAD", "/up", &[], b"").answer();
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert!(head.field("content-length").is_some());
@@ -267,7 +267,7 @@ fn http2_responses_without_a_body_are_forwarded() {
         assert_eq!((answer.status, answer.body.len()), (status, 0));
         assert_eq!(sorted(&answer.fields), ["etag: \"1\""]);
     }
-    // Our own.
+    // A response of the gateway itself.
     let get = client.request("GET", "/api/v2/items", &[], b"").answer();
     let head = client.request("HEAD", "/api/v2/items", &[], b"").answer();
     assert_eq!((head.status, head.body.len()), (401, 0));
@@ -275,7 +275,7 @@ fn http2_responses_without_a_body_are_forwarded() {
     assert_eq!(get.field("content-length"), Some(&*get.body.len().to_string()));
 }
 
-/// As gRPC has them.
+/// Trailers as gRPC uses them.
 #[test]
 fn http2_trailers_are_forwarded_both_ways() {
     let env = h2c("");
@@ -297,7 +297,7 @@ fn http2_trailers_are_forwarded_both_ways() {
     let arrived = env.backend.only_request();
     assert_eq!((arrived.text(), sorted(&arrived.trailers)), ("body", vec!["x-checksum: 1".to_owned()]));
     assert_eq!(arrived.field("te"), Some("trailers"));
-    // Only trailers, as gRPC answers an error.
+    // Only trailers, as in a gRPC error.
     env.backend.answer(|_| {
         Answer::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n0\r\ngrpc-status: 5\r\n\r\n")
     });
@@ -325,7 +325,7 @@ fn alpn_selects_the_http_version() {
     let arrived = env.backend.only_request();
     assert_eq!(arrived.field("via"), Some("2 stockaj-gateway"));
     assert_eq!(arrived.field("x-forwarded-proto"), Some("https"));
-    // A client that names no protocol speaks HTTP/1, and a preface is refused.
+    // A client without ALPN speaks HTTP/1; the gateway refuses a preface from it.
     assert_eq!(env.gateway.client().get("/up", None).status, 200);
     assert_eq!(env.gateway.client().send(PREFACE).response().status, 505);
 }
@@ -357,7 +357,7 @@ fn h2c_is_disabled_by_default() {
     assert_eq!(env.gateway.client().send(PREFACE).response().status, 505);
 }
 
-/// RFC 9113 has no upgrade any more.
+/// HTTP/2 has no Upgrade (RFC 9113 section 8.6).
 #[test]
 fn upgrade_to_h2c_is_ignored() {
     let env = h2c("");

@@ -1,9 +1,9 @@
-//! Candidate maps: what is logged and counted of them, and that they change no response.
+//! Logs and metrics of candidate maps, which change no response.
 
 use super::{CREATOR, EXPIRED, MAP, READER, UNKNOWN, USER, builder, send, start_with, with_candidate};
 use crate::support::{Answer, Builder, Response, Verdict};
 
-/// What of each rule the candidate makes.
+/// The difference that the candidate makes to each rule.
 const CANDIDATE: &str = "\
 routes:
   /up:       {GET: items:read}
@@ -49,9 +49,9 @@ fn candidate_map_is_logged_and_changes_no_response() {
         ("GET", "/open", Some(UNKNOWN), 403, allow, "/open"),
         ("GET", "/open", None, 401, allow, "/open"),
         ("GET", "/nowhere", Some(READER), 403, None, ""),
-        // `/tried` forwards what it would refuse, and the candidate has no such route.
+        // `/tried` forwards requests that its rule would refuse, and the candidate has no such route.
         ("GET", "/tried", Some(READER), 200, deny, "/tried"),
-        // Known by now.
+        // The token is cached by now.
         ("GET", "/up", Some(READER), 200, None, ""),
         ("GET", "/up", Some(CREATOR), 200, deny, "/up"),
         ("GET", "/up", Some(UNKNOWN), 200, deny, "/up"),
@@ -78,7 +78,7 @@ fn candidate_map_is_logged_and_changes_no_response() {
     assert_eq!(metrics.metric("shadow_total{map=\"enforced\"}"), 0.0);
 }
 
-/// The shipped map, with one ability misspelled in one rule.
+/// The shipped map with one ability misspelled in one rule.
 fn misspelled() -> String {
     let map = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/stockaj.yaml")).unwrap();
     let wrong = map.replacen("POST: items:create", "POST: items:craete", 1);
@@ -86,7 +86,7 @@ fn misspelled() -> String {
     wrong
 }
 
-/// What a client sees of an answer, but for what is another in every answer.
+/// The parts of a response that do not differ between any two responses.
 fn seen(response: &Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
     let mut fields = response.fields.0.clone();
     fields.retain(|(name, _)| !["date", "x-request-id"].contains(&&*name.to_lowercase()));
@@ -144,7 +144,7 @@ fn candidate_map_names_the_tokens_it_would_deny() {
         assert!(rule.starts_with("candidate ") && rule.contains("candidate.yaml:"), "{line}");
         assert!(rule.ends_with("items:craete (missing_ability)"), "{line}");
     }
-    // The misspelled ability was already logged at the start.
+    // The misspelled ability was logged at the start.
     beside.gateway.wait_for_log(|line| {
         line["message"]
             .as_str()

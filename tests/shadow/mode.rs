@@ -1,4 +1,4 @@
-//! What shadow mode forwards, logs and counts, and what it still refuses.
+//! Requests that shadow mode forwards, logs and counts, and those that it still refuses.
 
 use std::thread;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::support::{Answer, BINARY, Verdict};
 
 #[test]
 fn shadow_mode_forwards_logs_and_counts_denied_requests() {
-    // In the global mode, or the route's; which status, and counted under which route where it would be refused.
+    // In global shadow mode or that of the route: the status, and the route under which a would-be refusal is counted.
     for (mode, rows) in [
         (
             "shadow",
@@ -115,7 +115,7 @@ fn shadow_denials_are_logged_once_a_second_without_an_access_log() {
     assert_eq!(env.shadow_total("{change=\"would_deny\"}"), 10.0);
 }
 
-/// Requests without an active token, with their status if tokens are required.
+/// Requests without an active token, with the status they get if tokens are required.
 const STRANGERS: [(&[(&str, &str)], u16); 8] = [
     (&[], 401),
     (&[("Cookie", "laravel_session=1")], 401),
@@ -177,7 +177,7 @@ fn shadow_authentication_forwards_unauthenticated_requests() {
         }
         assert_eq!(env.shadow_total("{change=\"would_deny\",map=\"enforced\"}"), forwarded);
         env.gateway.wait_for_metric("requests_total{status=\"200\",reason=\"allowed\"}", forwarded);
-        // An active token is served as before.
+        // A request with an active token is forwarded as before.
         assert_eq!(send(&mut client, "GET", "/closed", Some(READER)).status, 200);
         let request = env.backend.only_request();
         assert_eq!((request.bearer(), request.field("x-token-name")), (Some(READER), Some("reader-prod")));
@@ -242,8 +242,8 @@ fn shadow_mode_enforces_everything_but_the_map() {
     }
 }
 
-/// A verdict that denies is introspected again. If that fails the answer is 503, since the 403 may be outdated; in
-/// shadow mode there is no 403.
+/// A verdict that denies is introspected again. If that fails the response is 503, since the 403 may be outdated;
+/// shadow mode has no such 403.
 #[test]
 fn shadow_mode_forwards_a_denied_token_if_its_renewed_introspection_fails() {
     for (mode, expected) in [("enforce", 503), ("shadow", 200)] {
@@ -330,7 +330,7 @@ fn reload_applies_and_logs_a_changed_mode() {
     assert_eq!(env.shadow_total("{change=\"would_deny\"}"), 2.0);
 }
 
-/// They read only the map, and its mode, whatever else is wrong or not set.
+/// These commands read only the map and its mode, whatever else is wrong or missing.
 #[test]
 fn commands_mark_rules_that_are_not_enforced() {
     let directory = tempfile::tempdir().unwrap();

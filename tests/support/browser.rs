@@ -1,4 +1,4 @@
-//! A real browser, by the WebDriver protocol (W3C), and other programs that end with their test.
+//! Controls a real browser by the WebDriver protocol (W3C), and starts child processes that are killed with their test.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -26,26 +26,26 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// A process that ends with the test.
+/// A child process that is killed when the test ends.
 pub struct Process {
     _child: KillOnDrop,
-    /// Open until the process ends: writing to a closed pipe would end it.
+    /// Kept open until the process ends, since writing to a closed pipe would kill it.
     output: BufReader<ChildStdout>,
     port: u16,
 }
 
 impl Process {
-    /// Started; what it prints can be read.
+    /// Starts the process with its output piped.
     ///
     /// # Panics
-    /// Where it is not there.
+    /// If the program is not installed.
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it is installed by tests/run");
         let output = BufReader::new(child.stdout.take().unwrap());
         Self { _child: KillOnDrop(child), output, port: 0 }
     }
 
-    /// Starts a server and waits for the first line that ends with its port.
+    /// Starts a server and waits for the first output line that ends with its port.
     pub fn listening(command: &mut Command) -> Self {
         let mut process = Self::start(command);
         let port = |line: String| line.trim_end_matches('.').rsplit(' ').next()?.parse().ok();
@@ -54,13 +54,13 @@ impl Process {
         process
     }
 
-    /// The port of a [`Process::listening`] server.
+    /// The port of a server started by [`Process::listening`].
     pub fn port(&self) -> u16 {
         self.port
     }
 }
 
-/// A session of chromium.
+/// A chromium session.
 pub struct Browser {
     _driver: Process,
     _profile: tempfile::TempDir,
@@ -69,12 +69,12 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// A browser that trusts no certificate of the tests.
+    /// A browser that trusts none of the tests' certificates.
     pub fn start() -> Self {
         Self::with(&[])
     }
 
-    /// A browser that trusts exactly the certificate of this authority.
+    /// A browser that trusts only certificates of this authority.
     pub fn trusting(authority: &Authority) -> Self {
         let leaf = CertificateDer::from_pem_file(authority.certificate()).unwrap();
         let leaf = Certificate::from_der(&leaf).unwrap();
@@ -110,7 +110,7 @@ impl Browser {
         browser
     }
 
-    /// A command of WebDriver's, and its value.
+    /// Sends a WebDriver command and returns its value.
     pub fn command(&self, method: &str, path: &str, parameters: &Value) -> Value {
         let fields = [("Host", "localhost"), ("Content-Type", "application/json"), ("Connection", "close")];
         let body = if method == "POST" { parameters.to_string() } else { String::new() };
@@ -121,12 +121,12 @@ impl Browser {
         response.json()["value"].clone()
     }
 
-    /// Goes to a page.
+    /// Navigates to a page.
     pub fn open(&self, url: &str) {
         self.command("POST", "/url", &json!({"url": url}));
     }
 
-    /// What a script hands to its last argument.
+    /// Returns the value that an asynchronous script passes to its callback.
     pub fn run(&self, script: &str) -> Value {
         let script = format!(
             "const done = arguments[arguments.length - 1];\n\
@@ -135,8 +135,8 @@ impl Browser {
         self.command("POST", "/execute/async", &json!({"script": script, "args": []}))
     }
 
-    /// What is wrong with the page that is open, in light and in dark: what the browser complains of, what it loads,
-    /// structure that a screen reader needs, and contrast (WCAG 2.2, 1.4.3).
+    /// The faults of the open page in light and dark mode: console errors, loaded resources, missing structure for
+    /// screen readers, and insufficient contrast (WCAG 2.2, 1.4.3).
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for scheme in ["light", "dark"] {
@@ -150,12 +150,12 @@ impl Browser {
         faults
     }
 
-    /// A command of the DevTools protocol.
+    /// Sends a DevTools protocol command.
     pub fn devtools(&self, command: &str, parameters: &Value) -> Value {
         self.command("POST", "/goog/cdp/execute", &json!({"cmd": command, "params": parameters}))
     }
 
-    /// What a page is shown on: `screen` or `print`, `light` or `dark`, so many pixels wide.
+    /// Emulates a medium (`screen` or `print`), a colour scheme (`light` or `dark`) and a width in pixels.
     pub fn show_on(&self, media: &str, scheme: &str, width: u32) {
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
         self.devtools("Emulation.setEmulatedMedia", &json!({"media": media, "features": features}));
@@ -163,12 +163,12 @@ impl Browser {
         self.devtools("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
-    /// The entries of a log since the last call; `browser` is the console.
+    /// The entries of a log since the last call; `browser` names the console.
     fn log(&self, kind: &str) -> Vec<Value> {
         self.command("POST", "/se/log", &json!({ "type": kind })).as_array().unwrap().clone()
     }
 
-    /// The requested URLs since the last call, without those of chromium's own first page.
+    /// The URLs requested since the last call, without those of chromium's start page.
     pub fn requests(&self) -> Vec<String> {
         let events = self.log("performance").into_iter().map(|entry| {
             serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap()["message"].clone()
@@ -187,7 +187,7 @@ impl Browser {
         }
     }
 
-    /// Presses the key of a character, such as Tab, and lets it go.
+    /// Presses and releases the key of a character, such as Tab.
     pub fn press(&self, key: &str) {
         let press = |kind| json!({"type": kind, "value": key});
         let actions =

@@ -1,4 +1,4 @@
-//! Certificates for tests: an authority of our own, and TLS set up with it.
+//! A certificate authority for tests, and TLS configurations that use it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct Issued {
 }
 
 impl Issued {
-    /// Self-signed.
+    /// A self-signed certificate.
     pub fn by_itself(names: &[&str]) -> Self {
         let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -30,7 +30,7 @@ impl Issued {
         Self { certificate, private_key: key.serialize_pem() }
     }
 
-    /// Serves it, in one of `versions`, to clients that `clients` knows; to everybody where there is none.
+    /// A server configuration for `versions` that requires a client certificate of `clients`, if given.
     pub fn server(
         &self,
         versions: &[&'static SupportedProtocolVersion],
@@ -53,7 +53,7 @@ impl Issued {
         builder.with_single_cert(chain.unwrap(), key).unwrap()
     }
 
-    /// Writes both into files of `directory`: the certificate, and the key.
+    /// Writes the certificate and the key into files of `directory`.
     pub fn write(&self, directory: &Path) -> [PathBuf; 2] {
         let paths = ["shown.crt", "shown.key"].map(|name| directory.join(name));
         std::fs::write(&paths[1], &self.private_key).unwrap();
@@ -63,10 +63,10 @@ impl Issued {
 }
 
 impl Authority {
-    /// A new one, with new keys.
+    /// Creates an authority with new keys.
     pub fn new() -> Self {
         let mut params = CertificateParams::default();
-        // Another name than what it issues has: else that seems to be self-signed.
+        // The subject differs from that of issued certificates, which would otherwise look self-signed.
         params.distinguished_name.push(DnType::CommonName, "an authority for tests");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -79,7 +79,7 @@ impl Authority {
         authority
     }
 
-    /// A certificate for these names, changed as `change` says.
+    /// Issues a certificate for these names, modified by `change`.
     pub fn issue(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -99,12 +99,12 @@ impl Authority {
         self.directory.path().join("tls.crt")
     }
 
-    /// Its private key.
+    /// The private key of that certificate.
     pub fn private_key(&self) -> PathBuf {
         self.directory.path().join("tls.key")
     }
 
-    /// Serves as `localhost`.
+    /// A server configuration with the certificate of `localhost`.
     pub fn server(&self) -> Arc<ServerConfig> {
         let key = PrivateKeyDer::from_pem_file(self.private_key()).unwrap();
         let config = ServerConfig::builder_with_provider(provider())
@@ -116,7 +116,7 @@ impl Authority {
         Arc::new(config)
     }
 
-    /// Believes this authority alone.
+    /// A client configuration that trusts only this authority.
     pub fn client(&self) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certificates(&self.ca_file()));
@@ -128,7 +128,7 @@ impl Authority {
         Arc::new(config)
     }
 
-    /// The same, and shows a certificate.
+    /// The same, with a client certificate.
     pub fn client_with(&self, shown: &Issued) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certificates(&self.ca_file()));

@@ -22,18 +22,18 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
-/// An answer as it came.
+/// A parsed response.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// The status code.
     pub status: u16,
     /// The fields, in order.
     pub fields: Fields,
-    /// The body without its framing.
+    /// The body without its transfer coding.
     pub body: Vec<u8>,
     /// The trailers.
     pub trailers: Fields,
-    /// Every byte of the head.
+    /// The raw bytes of the head.
     pub raw_head: Vec<u8>,
 }
 
@@ -48,20 +48,20 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
     }
 
-    /// The value of the only field of that name.
+    /// The value of the only field with that name.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name)
     }
 }
 
-/// One connection.
+/// A connection of a client.
 pub struct RawClient {
     stream: BufReader<Box<dyn Stream>>,
     socket: TcpStream,
     tls: Option<Tls>,
 }
 
-/// TLS whose sending side can be ended.
+/// A TLS stream whose sending side can be closed alone.
 #[derive(Clone)]
 struct Tls(Arc<Mutex<StreamOwned<ClientConnection, TcpStream>>>);
 
@@ -87,7 +87,7 @@ impl RawClient {
         Self::over(connect(address))
     }
 
-    /// Connects from another of the machine's own addresses, such as 127.0.0.2.
+    /// Connects from another loopback address, such as 127.0.0.2.
     pub fn connect_from(source: &str, address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let source: IpAddr = source.parse().unwrap();
@@ -104,7 +104,7 @@ impl RawClient {
     /// Connects to a Unix socket.
     pub fn connect_unix(path: &Path) -> Self {
         let stream = UnixStream::connect(path).expect("a connection");
-        // Everything that is done with it, every stream socket can.
+        // The client only uses operations that every stream socket supports.
         Self::over(TcpStream::from(OwnedFd::from(stream))).patience(PATIENCE)
     }
 
@@ -118,7 +118,7 @@ impl RawClient {
         self.start_tls_as(authority.client(), "localhost")
     }
 
-    /// Connects with TLS of any kind, to a server of this name.
+    /// Connects with the TLS configuration given, to a server of this name.
     pub fn connect_tls_as(address: SocketAddr, config: Arc<ClientConfig>, name: &str) -> Self {
         Self::connect(address).start_tls_as(config, name)
     }
@@ -137,26 +137,26 @@ impl RawClient {
         self.socket.local_addr().unwrap()
     }
 
-    /// Sets another deadline for reads and writes.
+    /// Sets the deadline for reads and writes.
     pub fn patience(self, patience: Duration) -> Self {
         self.socket.set_read_timeout(Some(patience)).unwrap();
         self.socket.set_write_timeout(Some(patience)).unwrap();
         self
     }
 
-    /// Sends bytes as they are.
+    /// Sends these bytes unchanged.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.try_send(bytes).expect("the connection takes bytes");
         self
     }
 
-    /// Sends bytes where the other side may have closed already.
+    /// Sends bytes, ignoring an error because the peer may have closed.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes.as_ref())?;
         self.stream.get_mut().flush()
     }
 
-    /// Whether bytes have come that are not read yet; over plain TCP.
+    /// Whether received bytes are unread; plain TCP only.
     pub fn has_bytes(&self) -> bool {
         self.socket.set_nonblocking(true).unwrap();
         let waiting = self.socket.peek(&mut [0]).is_ok_and(|length| length > 0);
@@ -164,13 +164,13 @@ impl RawClient {
         waiting
     }
 
-    /// Says that no more bytes will come.
+    /// Closes the sending side of the TCP connection.
     pub fn finish(&mut self) -> &mut Self {
         self.socket.shutdown(Shutdown::Write).unwrap();
         self
     }
 
-    /// The same, and over TLS as TLS says it: with its alert, and an open connection.
+    /// Closes the sending side; over TLS with a close_notify alert while TCP stays open.
     pub fn finish_sending(&mut self) -> &mut Self {
         match &self.tls {
             Some(tls) => {
@@ -188,17 +188,17 @@ impl RawClient {
         SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// The next final answer, to any request but HEAD; 1xx are skipped.
+    /// Reads the next final response to any request except HEAD; skips 1xx.
     pub fn response(&mut self) -> Response {
         self.try_response(false).expect("an answer")
     }
 
-    /// The next final answer, to a HEAD request: it has no body whatever its fields say.
+    /// Reads the next final response to a HEAD request, which has no body whatever its fields say.
     pub fn response_to_head(&mut self) -> Response {
         self.try_response(true).expect("an answer")
     }
 
-    /// The next final answer, or what kept it from coming; a close is `UnexpectedEof`.
+    /// Reads the next final response, or returns the error; a close is `UnexpectedEof`.
     pub fn try_response(&mut self, to_head: bool) -> io::Result<Response> {
         loop {
             let head = Head::read(&mut self.stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -222,7 +222,7 @@ impl RawClient {
         }
     }
 
-    /// Every byte until the other side closes. A reset counts as a close.
+    /// Reads until the peer closes. A reset counts as a close.
     pub fn read_until_close(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         match self.stream.read_to_end(&mut bytes) {
@@ -232,7 +232,7 @@ impl RawClient {
         }
     }
 
-    /// At least one further byte, and what comes with it; empty at the end.
+    /// Reads at least one byte and all that arrived with it; empty at the end of the stream.
     pub fn read_some(&mut self) -> Vec<u8> {
         let mut bytes = vec![0; 64 * 1024];
         let length = self.stream.read(&mut bytes).expect("some bytes");
@@ -240,23 +240,23 @@ impl RawClient {
         bytes
     }
 
-    /// The next head, of whose body nothing is read.
+    /// Reads the next head and none of its body.
     pub fn read_head(&mut self) -> Head {
         Head::read(&mut self.stream).unwrap().expect("a head")
     }
 
-    /// As many bytes as `bytes` has.
+    /// Reads as many bytes as `bytes` has.
     pub fn read_exact(&mut self, bytes: &mut [u8]) {
         self.stream.read_exact(bytes).expect("the bytes");
     }
 
-    /// Sends a request and reads its answer. `Host` is added unless `fields` have one, and so is
-    /// Content-Length for a body that is not empty.
+    /// Sends a request and reads the response. Adds `Host` unless `fields` contain it, and Content-Length if the body
+    /// is not empty.
     pub fn request(&mut self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Response {
         self.try_request(method, target, fields, body).expect("an answer")
     }
 
-    /// The same, or what kept the answer from coming.
+    /// The same, but returns the error if there is no response.
     pub fn try_request(
         &mut self,
         method: &str,
@@ -287,13 +287,13 @@ impl RawClient {
     }
 }
 
-/// Whether an error means that the other side closed the connection.
+/// Whether an error means that the peer closed the connection.
 pub fn is_close(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
-/// A connection with a deadline for every read and write.
+/// Connects with a deadline for every read and write.
 pub fn connect(address: SocketAddr) -> TcpStream {
     patient(TcpStream::connect_timeout(&address, PATIENCE).expect("a connection"))
 }

@@ -1,4 +1,4 @@
-//! A collector by script: it reads OTLP by OpenTelemetry's own definitions.
+//! A scripted trace collector that decodes OTLP with OpenTelemetry's own definitions.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use prost::Message;
 use super::client::PATIENCE;
 use super::upstream::{Answer, Upstream};
 
-/// The collector. It accepts everything by default.
+/// A collector that accepts every request by default.
 pub struct Collector(pub Upstream);
 
 impl Collector {
@@ -23,30 +23,30 @@ impl Collector {
         Self(Upstream::answering(|_| Self::taken()))
     }
 
-    /// What it answers when it takes spans.
+    /// The response that accepts spans.
     pub fn taken() -> Answer {
         Answer::with(200, &[("Content-Type", "application/x-protobuf")], b"")
     }
 
-    /// The `traces` section that sends spans here soon.
+    /// A `traces` section that exports to this collector with a short delay.
     pub fn yaml(&self) -> String {
         format!("traces:\n  otlp_endpoint: {}\n  flush_interval: 20ms\n{}", self.0.url(), self.0.client_tls())
     }
 
-    /// What came so far, request by request.
+    /// The received export requests.
     pub fn exports(&self) -> Vec<ExportTraceServiceRequest> {
         let decode = |body: &[u8]| ExportTraceServiceRequest::decode(body).expect("OTLP");
         self.0.requests().iter().map(|request| decode(&request.body)).collect()
     }
 
-    /// The spans that came so far.
+    /// The received spans.
     pub fn spans(&self) -> Vec<ExportedSpan> {
         let resources = self.exports().into_iter().flat_map(|export| export.resource_spans);
         let scopes = resources.flat_map(|resource| resource.scope_spans);
         scopes.flat_map(|scope| scope.spans).map(ExportedSpan).collect()
     }
 
-    /// The spans so far, once there are `count` of them; there may be no more.
+    /// Waits until there are exactly `count` spans and returns them; panics if there are more.
     pub fn wait(&self, count: usize) -> Vec<ExportedSpan> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -61,27 +61,27 @@ impl Collector {
     }
 }
 
-/// A span as it came.
+/// A received span.
 #[derive(Clone, Debug)]
 pub struct ExportedSpan(pub Span);
 
 impl ExportedSpan {
-    /// The trace's id in hexadecimal.
+    /// The trace id in hexadecimal.
     pub fn trace(&self) -> String {
         hexadecimal(&self.0.trace_id)
     }
 
-    /// Its own id in hexadecimal.
+    /// The span id in hexadecimal.
     pub fn id(&self) -> String {
         hexadecimal(&self.0.span_id)
     }
 
-    /// Its parent's id in hexadecimal; empty where there is none.
+    /// The parent's span id in hexadecimal; empty for a root span.
     pub fn parent(&self) -> String {
         hexadecimal(&self.0.parent_span_id)
     }
 
-    /// What the `traceparent` of a request says that is sent for it.
+    /// The `traceparent` of a request sent within this span.
     pub fn traceparent(&self) -> String {
         format!("00-{}-{}-01", self.trace(), self.id())
     }
@@ -98,17 +98,17 @@ impl ExportedSpan {
         self.0.status.as_ref().is_some_and(|status| status.code == i32::from(StatusCode::Error))
     }
 
-    /// In nanoseconds.
+    /// The duration in nanoseconds.
     pub fn duration(&self) -> Duration {
         Duration::from_nanos(self.0.end_time_unix_nano.checked_sub(self.0.start_time_unix_nano).unwrap())
     }
 
-    /// An attribute as text; empty where there is none.
+    /// An attribute as text; empty if absent.
     pub fn attribute(&self, key: &str) -> String {
         attribute(&self.0.attributes, key)
     }
 
-    /// The names of its attributes, in order.
+    /// The attribute names, in order.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.0.attributes.iter().map(|it| &*it.key).collect();
         names.sort_unstable();
@@ -116,7 +116,7 @@ impl ExportedSpan {
     }
 }
 
-/// The value of the only attribute of that name, as text; empty where there is none.
+/// The value of the only attribute with that name, as text; empty if absent.
 pub fn attribute(attributes: &[KeyValue], key: &str) -> String {
     let mut found = attributes.iter().filter(|it| it.key == key);
     let value = found.next().and_then(|it| it.value.clone()?.value);

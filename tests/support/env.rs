@@ -1,4 +1,4 @@
-//! The gateway under test, between a backend and an introspector.
+//! A gateway under test, between a backend and an introspector.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use super::http2_upstream::Http2Upstream;
 use super::manual_backend::ManualBackend;
 use super::{Authority, Gateway, Introspector, Process, Response, Upstream, Verdict};
 
-/// The field of the token that every introspector of [`TestEnv::builder`] knows: it has the ability `*`.
+/// The Authorization field of the token that every [`TestEnv::builder`] introspector accepts, with the ability `*`.
 pub const WRITER: (&str, &str) = ("Authorization", "Bearer 1|writer");
 
-/// The field of the admin token of [`OPERATED`].
+/// The Authorization field of the admin token in [`OPERATED`].
 pub const OPERATOR: (&str, &str) = ("Authorization", "Bearer an-operators-token");
 
-/// The section that sets the admin token.
+/// The configuration section that sets the admin token.
 pub const OPERATED: &str = "admin:\n  token: an-operators-token\n";
 
 /// A running gateway with its backend and its introspector.
@@ -24,12 +24,12 @@ pub struct TestEnv<B = Upstream> {
     pub introspector: Introspector,
 }
 
-/// What the gateway forwards to.
+/// The kind of backend that the gateway forwards to.
 pub trait Backend {
-    /// Its URL, without a path.
+    /// The URL of the backend, without a path.
     fn url(&self) -> String;
 
-    /// Further lines of the `backend` section.
+    /// Additional lines of the `backend` section.
     fn settings(&self) -> String {
         String::new()
     }
@@ -79,7 +79,7 @@ impl Backend for Process {
     }
 }
 
-/// What a [`TestEnv`] is started with.
+/// Builds a [`TestEnv`].
 pub struct TestEnvBuilder<B = Upstream> {
     gateway: Builder,
     backend: B,
@@ -88,7 +88,7 @@ pub struct TestEnvBuilder<B = Upstream> {
 }
 
 impl TestEnv {
-    /// A scripted backend that echoes, an introspector that knows [`WRITER`], and a gateway with a small map.
+    /// Uses a scripted echo backend, an introspector that accepts [`WRITER`], and a small ability map.
     pub fn builder() -> TestEnvBuilder {
         TestEnvBuilder {
             gateway: Gateway::builder(),
@@ -99,7 +99,7 @@ impl TestEnv {
         .token("1|writer", &["*"])
     }
 
-    /// The same with these sections of gateway.yaml, started.
+    /// Starts an environment with these additional sections of gateway.yaml.
     pub fn start(yaml: &str) -> Self {
         Self::builder().yaml(yaml).start()
     }
@@ -111,52 +111,52 @@ impl<B> TestEnv<B> {
         self.gateway.get(target, Some(token)).status
     }
 
-    /// The answer of the admin listener to its operator.
+    /// Sends a request with the admin token to the admin listener.
     pub fn operator(&self, method: &str, target: &str, body: &str) -> Response {
         self.gateway.admin_request(method, target, &[OPERATOR], body)
     }
 }
 
 impl<B: Backend> TestEnvBuilder<B> {
-    /// Forwards to another backend.
+    /// Replaces the backend.
     pub fn backend<C>(self, backend: C) -> TestEnvBuilder<C> {
         TestEnvBuilder { gateway: self.gateway, backend, path: self.path, introspector: self.introspector }
     }
 
-    /// The path of the backend's URL.
+    /// Sets the path of the backend's URL.
     pub fn backend_path(mut self, path: &'static str) -> Self {
         self.path = path;
         self
     }
 
-    /// Replaces the introspector, with the tokens that it knows.
+    /// Replaces the introspector, and adds these tokens to it.
     pub fn introspector(mut self, introspector: Introspector) -> Self {
         self.introspector = introspector;
         self
     }
 
-    /// The introspector knows a token with these abilities.
+    /// Adds a token with these abilities to the introspector.
     pub fn token(self, token: &str, abilities: &[&str]) -> Self {
         self.verdict(token, Verdict::active(abilities))
     }
 
-    /// The introspector returns this verdict of a token.
+    /// Sets the introspector's verdict for a token.
     pub fn verdict(self, token: &str, verdict: Verdict) -> Self {
         self.introspector.set_verdict(token, verdict);
         self
     }
 
-    /// Further sections of gateway.yaml, as of [`Builder::yaml`].
+    /// Adds sections to gateway.yaml, as [`Builder::yaml`] does.
     pub fn yaml(self, text: &str) -> Self {
         self.configure(|gateway| gateway.yaml(text))
     }
 
-    /// Serves TLS as `localhost`.
+    /// Serves TLS with a certificate of `localhost`.
     pub fn tls(self, authority: &Arc<Authority>) -> Self {
         self.configure(|gateway| gateway.tls(authority))
     }
 
-    /// Changes anything else of the gateway.
+    /// Changes the gateway's builder.
     pub fn configure(mut self, change: impl FnOnce(Builder) -> Builder) -> Self {
         self.gateway = change(self.gateway);
         self

@@ -1,4 +1,4 @@
-//! The real binary, over real sockets.
+//! Runs the real binary and talks to it over real sockets.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -18,10 +18,10 @@ use super::client::{PATIENCE, RawClient, Response};
 use super::env::Backend;
 use super::introspector::Introspector;
 
-/// The binary under test.
+/// The path of the binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_stockaj-gateway");
 
-/// The map that `run` gets unless a test brings its own.
+/// The default ability map.
 const ABILITIES: &str = "\
 abilities:
   routes:
@@ -35,7 +35,7 @@ abilities:
     /api/v2/internal:        {GET: deny}
 ";
 
-/// What a gateway is started with: a gateway.yaml, section by section.
+/// Builds a [`Gateway`] from a gateway.yaml, section by section.
 pub struct Builder {
     directory: tempfile::TempDir,
     sections: BTreeMap<String, String>,
@@ -48,22 +48,22 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Forwards to `backend`.
+    /// Sets the backend.
     pub fn backend(self, backend: &impl Backend) -> Self {
         self.backend_at(backend, "")
     }
 
-    /// Forwards to a path of `backend`.
+    /// Sets the backend and the path of its URL.
     pub fn backend_at(self, backend: &impl Backend, path: &str) -> Self {
         self.yaml(&format!("backend:\n  url: {}{path}\n{}", backend.url(), backend.settings()))
     }
 
-    /// Asks `introspector`.
+    /// Sets the introspector.
     pub fn introspector(self, introspector: &Introspector) -> Self {
         self.yaml(&introspector.yaml())
     }
 
-    /// Serves TLS as `localhost`.
+    /// Serves TLS with a certificate of `localhost`.
     pub fn tls(mut self, authority: &Arc<Authority>) -> Self {
         self.authority = Some(Arc::clone(authority));
         let (certificate, key) = (authority.certificate(), authority.private_key());
@@ -74,13 +74,13 @@ impl Builder {
         ))
     }
 
-    /// Enforces the map that is shipped for Stockaj.
+    /// Enforces the shipped map of Stockaj.
     pub fn shipped_map(self) -> Self {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/stockaj.yaml");
         self.yaml(&format!("abilities: {{file: {}}}\n", file.display()))
     }
 
-    /// Takes requests at a Unix socket; [`Gateway::address`] then means nothing.
+    /// Listens on a Unix socket; [`Gateway::address`] is meaningless then.
     pub fn listening_at(mut self, path: &Path) -> Self {
         self.sections
             .insert("listen".to_owned(), format!("listen:\n  address: \"unix:{}\"\n", path.display()));
@@ -93,25 +93,25 @@ impl Builder {
         self
     }
 
-    /// Passes a socket, as systemd does: the second one after the first, and no third.
+    /// Passes up to two sockets by socket activation, as systemd does.
     pub fn inheriting(mut self, socket: impl Into<OwnedFd>) -> Self {
         self.inherited.push(socket.into());
         self
     }
 
-    /// The directory of its gateway.yaml.
+    /// The directory of gateway.yaml.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Writes a file beside its gateway.yaml.
+    /// Writes a file next to gateway.yaml.
     pub fn file(self, name: &str, content: &str) -> Self {
         std::fs::write(self.directory().join(name), content).unwrap();
         self
     }
 
-    /// Further sections of gateway.yaml. Lines of a section that exists already are added to it;
-    /// `abilities` replaces the map.
+    /// Adds sections to gateway.yaml. Lines of a section that already exists are appended to it; `abilities` replaces
+    /// the map.
     pub fn yaml(mut self, text: &str) -> Self {
         let mut section = String::new();
         for line in text.lines() {
@@ -135,31 +135,31 @@ impl Builder {
         self
     }
 
-    /// The whole gateway.yaml.
+    /// The text of gateway.yaml.
     pub fn text(&self) -> String {
         self.sections.values().map(String::as_str).collect()
     }
 
-    /// With one core, so that all connections to the backend are of one pool.
+    /// Uses one worker, so that all connections to the backend are in one pool.
     pub fn one_core(mut self) -> Self {
         self.sections.insert("runtime".to_owned(), "runtime: {threads: 1}\n".to_owned());
         self
     }
 
-    /// Writes to files fail beyond so many KiB, as on a disk that is full.
+    /// Limits the size of written files to this number of KiB, to simulate a full disk.
     pub fn file_size_limit(mut self, kibibytes: u32) -> Self {
         self.file_size_limit = Some(kibibytes);
         self
     }
 
-    /// Resolves names by this name server only.
+    /// Resolves names only by this name server.
     pub fn name_server(mut self, address: &str) -> Self {
         self.name_server = Some(address.to_owned());
         self
     }
 
-    /// Runs `command` instead of the binary under test; the gateway's arguments are added to it. It may take six times
-    /// as long to start.
+    /// Runs `command` with the gateway's arguments appended instead of the binary under test, and multiplies the start
+    /// timeout by six.
     pub fn command(mut self, command: Command) -> Self {
         self.command = Some(command);
         self
@@ -198,7 +198,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// One with a small map and ports of its own.
+    /// Starts a gateway with a small map and ephemeral ports.
     pub fn builder() -> Builder {
         let empty = Builder {
             directory: tempfile::tempdir().unwrap(),
@@ -219,39 +219,39 @@ impl Gateway {
     /// The authority of its certificate.
     ///
     /// # Panics
-    /// Without TLS.
+    /// If the gateway does not serve TLS.
     pub fn authority(&self) -> &Authority {
         self.authority.as_deref().expect("TLS")
     }
 
-    /// Where clients go.
+    /// The address of the proxy's listener.
     pub fn address(&self) -> SocketAddr {
         self.proxy
     }
 
-    /// Where the admin listener is.
+    /// The address of the admin listener.
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
 
-    /// The directory of its gateway.yaml.
+    /// The directory of gateway.yaml.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The process.
+    /// The process id.
     pub fn process(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it holds of memory, in bytes.
+    /// The resident memory in bytes.
     pub fn resident_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
-    /// A new connection to the proxy.
+    /// Opens a connection to the proxy.
     pub fn client(&self) -> RawClient {
         match &self.authority {
             Some(authority) => RawClient::connect_tls(self.proxy, authority),
@@ -259,24 +259,24 @@ impl Gateway {
         }
     }
 
-    /// `GET target` on a connection of its own.
+    /// Sends `GET target` on a new connection.
     pub fn get(&self, target: &str, token: Option<&str>) -> Response {
         self.client().get(target, token)
     }
 
-    /// The answer of the admin listener, on a connection of its own.
+    /// Sends a request to the admin listener on a new connection.
     pub fn admin_request(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &str) -> Response {
         RawClient::connect(self.admin).request(method, target, fields, body.as_bytes())
     }
 
-    /// A scrape of the admin listener.
+    /// Scrapes the admin listener.
     pub fn metrics(&self) -> Metrics {
         let response = RawClient::connect(self.admin).get("/metrics", None);
         assert_eq!(response.status, 200, "{}", response.text());
         Metrics(response.text().to_owned())
     }
 
-    /// Scrapes until the metric has the value.
+    /// Scrapes until the metric has this value.
     pub fn wait_for_metric(&self, metric: &str, value: f64) {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -289,18 +289,18 @@ impl Gateway {
         }
     }
 
-    /// The lines of standard output and standard error so far.
+    /// The lines written to standard output and standard error so far.
     pub fn logs(&self) -> Vec<String> {
         self.logs.all()
     }
 
-    /// The first log line that satisfies `wanted`, once it is there.
+    /// Waits for the first log line that satisfies `wanted`.
     pub fn wait_for_log(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let found = self.logs.wait(|line| serde_json::from_str(line).ok().filter(&wanted));
         found.unwrap_or_else(|| panic!("no such line among\n{}", self.logs().join("\n")))
     }
 
-    /// Where a listener is, from the log in either format.
+    /// Reads the address of a listener from the log, in either format.
     pub fn wait_for_listener(&self, listener: &str) -> SocketAddr {
         let listener = format!("\"{listener}\"");
         let found = self.logs.wait(|line| {
@@ -316,7 +316,7 @@ impl Gateway {
         }
     }
 
-    /// Its gateway.yaml, with `from` replaced by `to`: written beside and moved into place, as editors do.
+    /// Replaces `from` by `to` in gateway.yaml: writes a new file and renames it, as editors do.
     pub fn edit(&self, from: &str, to: &str) {
         let file = self.directory().join("gateway.yaml");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -326,14 +326,14 @@ impl Gateway {
         std::fs::rename(&beside, &file).unwrap();
     }
 
-    /// Has it load its configuration anew; whether it took it over.
+    /// Triggers a reload and returns whether it succeeded.
     pub fn reload(&self) -> bool {
         let before = self.reloads().len();
         self.signal(Signal::HUP);
         self.wait_for_reload(before)
     }
 
-    /// Waits for one reload more than `before`; whether it was taken over.
+    /// Waits until one more reload than `before` is logged; returns whether it succeeded.
     pub fn wait_for_reload(&self, before: usize) -> bool {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -345,7 +345,7 @@ impl Gateway {
         }
     }
 
-    /// Of each reload so far, whether it was taken over.
+    /// Whether each reload so far succeeded, in order.
     pub fn reloads(&self) -> Vec<bool> {
         let messages = |line: &String| {
             let line: Value = serde_json::from_str(line).ok()?;
@@ -358,7 +358,7 @@ impl Gateway {
         self.logs().iter().filter_map(messages).collect()
     }
 
-    /// Starts it anew with its gateway.yaml as it is now; the process before must have ended.
+    /// Starts the gateway again with the current gateway.yaml; the previous process must have exited.
     pub fn restart(&mut self) {
         self.wait_exit(PATIENCE);
         let mut command = Command::new(BINARY);
@@ -377,7 +377,7 @@ impl Gateway {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits for the process to exit.
     pub fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
         let end = Instant::now() + deadline;
         loop {
@@ -400,7 +400,7 @@ impl Drop for Gateway {
     }
 }
 
-/// The lines that a process has printed.
+/// The output lines of a process.
 #[derive(Default)]
 pub struct Logs {
     lines: Mutex<Vec<String>>,
@@ -409,17 +409,17 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Every line so far.
+    /// All lines so far.
     pub fn all(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
-    /// The first line that `wanted` accepts; `None` if it does not come in time or the process ends first.
+    /// The first line that `wanted` accepts; `None` if none arrives before the deadline or the process's exit.
     pub fn wait<T>(&self, wanted: impl Fn(&str) -> Option<T>) -> Option<T> {
         self.wait_for(PATIENCE, wanted)
     }
 
-    /// The same with another deadline.
+    /// The same with a given deadline.
     pub fn wait_for<T>(&self, patience: Duration, wanted: impl Fn(&str) -> Option<T>) -> Option<T> {
         let end = Instant::now() + patience;
         let mut lines = self.lines.lock().unwrap();
@@ -450,16 +450,16 @@ impl Logs {
     }
 }
 
-/// The binary, whose files may have so many KiB.
+/// A command that runs the binary with a file size limit in KiB.
 fn limited(kibibytes: u32) -> Command {
     let mut command = Command::new("sh");
-    // In blocks of 512 bytes.
+    // `ulimit -f` counts blocks of 512 bytes.
     let script = format!("ulimit -f {}; exec \"$@\"", kibibytes * 2);
     command.args(["-c", &script, "sh", BINARY]);
     command
 }
 
-/// The binary, in a mount namespace whose `/etc/resolv.conf` names this name server.
+/// A command that runs the binary in a mount namespace whose `/etc/resolv.conf` names this name server.
 fn resolving_by(address: &str, directory: &Path) -> Command {
     let file = directory.join("resolv.conf");
     std::fs::write(&file, format!("nameserver {address}\n")).unwrap();
@@ -469,8 +469,8 @@ fn resolving_by(address: &str, directory: &Path) -> Command {
     command
 }
 
-/// The binary, with sockets where systemd passes them: from descriptor 3 on. They come to the shell as its standard
-/// input and standard error, which a process can be given.
+/// A command that runs the binary with sockets from descriptor 3 on, as systemd passes them. The shell receives them as
+/// standard input and standard error, which `Command` can set.
 fn passing(sockets: usize) -> Command {
     let redirections = match sockets {
         0 => return Command::new(BINARY),
@@ -487,7 +487,7 @@ fn passing(sockets: usize) -> Command {
     command
 }
 
-/// Starts a process and collects what it prints.
+/// Starts a process and collects its output lines.
 pub fn spawn(command: &mut Command) -> (Child, Arc<Logs>) {
     spawn_with(command, Vec::new())
 }
@@ -497,7 +497,7 @@ fn spawn_with(command: &mut Command, sockets: Vec<OwnedFd>) -> (Child, Arc<Logs>
     command.stdin(sockets.next().unwrap_or_else(Stdio::null)).stdout(Stdio::piped());
     command.stderr(sockets.next().unwrap_or_else(Stdio::piped));
     let mut child = command.spawn().unwrap();
-    // What they hold of the sockets is the child's now.
+    // Only the child keeps its sockets open from here on.
     command.stdin(Stdio::null()).stderr(Stdio::null());
     let logs = Arc::new(Logs::default());
     logs.collect(child.stdout.take().unwrap());
@@ -508,12 +508,12 @@ fn spawn_with(command: &mut Command, sockets: Vec<OwnedFd>) -> (Child, Arc<Logs>
     (child, logs)
 }
 
-/// A scrape.
+/// A parsed scrape of the metrics.
 pub struct Metrics(pub String);
 
 impl Metrics {
-    /// The sum of all samples of a metric, `name` or `name{label="value",…}`, whose labels include those;
-    /// `stockaj_gateway_` may be left out. 0 where there is none.
+    /// The sum of all samples of a metric, `name` or `name{label="value",…}`, whose labels include those given. The
+    /// prefix `stockaj_gateway_` may be omitted. 0 if there is no sample.
     pub fn metric(&self, metric: &str) -> f64 {
         let (name, wanted) = parts(metric);
         let samples = self.0.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
@@ -527,7 +527,7 @@ impl Metrics {
     }
 }
 
-/// `name{a="b",c="d"}` as its name and its labels.
+/// Splits `name{a="b",c="d"}` into its name and its labels.
 fn parts(metric: &str) -> (&str, Vec<&str>) {
     match metric.trim_end_matches('}').split_once('{') {
         Some((name, labels)) => (name, labels.split(',').collect()),

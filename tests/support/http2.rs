@@ -1,4 +1,4 @@
-//! A client of HTTP/2 that sends exactly the frames it is given.
+//! An HTTP/2 client that sends exactly the frames it is given.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -15,10 +15,10 @@ use super::certificate::Authority;
 use super::client::{PATIENCE, Response, Stream, connect, is_close};
 use super::wire::Fields;
 
-/// RFC 9113 section 3.4.
+/// The client connection preface (RFC 9113 section 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Kinds of frames (RFC 9113 section 6).
+/// Frame types (RFC 9113 section 6).
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const PRIORITY: u8 = 2;
@@ -30,7 +30,7 @@ pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
-/// Flags of frames.
+/// Frame flags.
 pub const ACK: u8 = 1;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
@@ -51,7 +51,7 @@ pub const CANCEL: u32 = 8;
 pub const COMPRESSION_ERROR: u32 = 9;
 pub const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// A frame.
+/// An HTTP/2 frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub kind: u8,
@@ -65,7 +65,7 @@ impl Frame {
         Self { kind, flags, stream, payload: payload.into() }
     }
 
-    /// With these settings.
+    /// A SETTINGS frame with these settings.
     pub fn settings(settings: &[(u16, u32)]) -> Self {
         let payload: Vec<u8> = settings
             .iter()
@@ -82,7 +82,7 @@ impl Frame {
         Self::new(RST_STREAM, 0, stream, error.to_be_bytes())
     }
 
-    /// As it is sent.
+    /// The encoded frame.
     pub fn bytes(&self) -> Vec<u8> {
         let length = u32::try_from(self.payload.len()).unwrap().to_be_bytes();
         let mut bytes = length[1..].to_vec();
@@ -92,14 +92,14 @@ impl Frame {
         bytes
     }
 
-    /// The error code of RST_STREAM or GOAWAY.
+    /// The error code of a RST_STREAM or GOAWAY frame.
     fn error(&self) -> u32 {
         let from = if self.kind == GOAWAY { 4 } else { 0 };
         u32::from_be_bytes(self.payload[from..from + 4].try_into().unwrap())
     }
 }
 
-/// Fields as HPACK's literals that are not indexed (RFC 7541 section 6.2.2), whatever their bytes.
+/// Encodes fields as HPACK literals without indexing (RFC 7541 section 6.2.2); the bytes are not validated.
 pub fn literals<N: AsRef<[u8]>, V: AsRef<[u8]>>(fields: &[(N, V)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
@@ -111,7 +111,7 @@ pub fn literals<N: AsRef<[u8]>, V: AsRef<[u8]>>(fields: &[(N, V)]) -> Vec<u8> {
 }
 
 fn string(block: &mut Vec<u8>, bytes: &[u8]) {
-    // RFC 7541 section 5.1, with a prefix of seven bits.
+    // An integer with a prefix of seven bits (RFC 7541 section 5.1).
     let mut left = bytes.len();
     if left < 127 {
         block.push(left as u8);
@@ -127,21 +127,21 @@ fn string(block: &mut Vec<u8>, bytes: &[u8]) {
     block.extend_from_slice(bytes);
 }
 
-/// What came of a stream.
+/// The result of a stream.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// An answer, to its end.
+    /// A complete response.
     Answer(Response),
     /// RST_STREAM with this error.
     Reset(u32),
-    /// GOAWAY with this error, and nothing more of the stream.
+    /// GOAWAY with this error, and no further frame of the stream.
     Away(u32),
-    /// The connection ended without a word.
+    /// The connection was closed without RST_STREAM or GOAWAY.
     Closed,
 }
 
 impl Outcome {
-    /// The answer.
+    /// Returns the response; panics on any other outcome.
     pub fn answer(self) -> Response {
         match self {
             Self::Answer(response) => response,
@@ -160,7 +160,7 @@ struct Coming {
     reset: Option<u32>,
 }
 
-/// One connection.
+/// An HTTP/2 connection.
 pub struct Http2Client {
     stream: Box<dyn Stream>,
     socket: Option<TcpStream>,
@@ -168,9 +168,9 @@ pub struct Http2Client {
     next: u32,
     coming: HashMap<u32, Coming>,
     away: Option<u32>,
-    /// Whether windows are opened for what comes.
+    /// Whether received data is acknowledged by WINDOW_UPDATE.
     pub reads_on: bool,
-    /// How many answers to pings came.
+    /// The number of received PING acknowledgements.
     pub pongs: usize,
 }
 
@@ -182,7 +182,7 @@ impl Http2Client {
         client
     }
 
-    /// Connects, and sends nothing yet.
+    /// Connects without sending the preface.
     pub fn silent(address: SocketAddr) -> Self {
         let socket = connect(address);
         Self::over(Box::new(socket.try_clone().unwrap()), Some(socket))
@@ -197,7 +197,7 @@ impl Http2Client {
         client
     }
 
-    /// Connects with TLS, and agrees on `h2`.
+    /// Connects with TLS and negotiates `h2`.
     pub fn connect_tls(address: SocketAddr, authority: &Authority) -> Self {
         let socket = connect(address);
         let mut config = (*authority.client()).clone();
@@ -231,13 +231,13 @@ impl Http2Client {
         self.send_bytes([PREFACE, &Frame::settings(settings).bytes()].concat());
     }
 
-    /// Sets another deadline for reads.
+    /// Sets the deadline for reads.
     pub fn patience(self, patience: Duration) -> Self {
         self.socket.as_ref().unwrap().set_read_timeout(Some(patience)).unwrap();
         self
     }
 
-    /// Says that nothing more will come.
+    /// Closes the sending side.
     pub fn finish(&mut self) {
         self.socket.as_ref().unwrap().shutdown(Shutdown::Write).unwrap();
     }
@@ -246,7 +246,7 @@ impl Http2Client {
         self.try_send_bytes(bytes).expect("the connection takes bytes");
     }
 
-    /// Sends bytes where the other side may have closed already.
+    /// Sends bytes, ignoring an error because the peer may have closed.
     pub fn try_send_bytes(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())?;
         self.stream.flush()
@@ -256,13 +256,13 @@ impl Http2Client {
         self.send_bytes(frame.bytes());
     }
 
-    /// The number of the next stream.
+    /// The id of the next stream.
     pub fn next_stream(&mut self) -> u32 {
         self.next += 2;
         self.next - 2
     }
 
-    /// Opens a stream with exactly these fields, in one HEADERS frame or as many CONTINUATIONs as it takes.
+    /// Opens a stream with exactly these fields, in a HEADERS frame and as many CONTINUATION frames as needed.
     pub fn open<N: AsRef<[u8]>, V: AsRef<[u8]>>(&mut self, fields: &[(N, V)], ends: bool) -> u32 {
         let stream = self.next_stream();
         let block = literals(fields);
@@ -283,7 +283,7 @@ impl Http2Client {
         self.open(&request(method, path, fields), true)
     }
 
-    /// Sends a piece of a body.
+    /// Sends a DATA frame.
     pub fn data(&mut self, stream: u32, bytes: &[u8], ends: bool) {
         self.send(&Frame::new(DATA, if ends { END_STREAM } else { 0 }, stream, bytes));
     }
@@ -293,13 +293,13 @@ impl Http2Client {
         self.send(&Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, literals(fields)));
     }
 
-    /// Sends a request, and reads what comes of it.
+    /// Sends a request and reads the outcome of its stream.
     pub fn request(&mut self, method: &str, path: &str, fields: &[(&str, &str)], body: &[u8]) -> Outcome {
         let stream = self.open(&request(method, path, fields), body.is_empty());
         let mut pieces = body.chunks(16 * 1024).peekable();
         while let Some(piece) = pieces.next() {
             let flags = if pieces.peek().is_none() { END_STREAM } else { 0 };
-            // An answer may come before all of it.
+            // The response may arrive before the whole body is sent.
             if self.try_send_bytes(Frame::new(DATA, flags, stream, piece).bytes()).is_err() {
                 break;
             }
@@ -307,8 +307,8 @@ impl Http2Client {
         self.outcome(stream)
     }
 
-    /// Sends a POST whose body may be larger than the windows, as they are opened: at first `windows`, of the
-    /// connection and of a stream.
+    /// Sends a POST whose body may exceed the flow-control windows, and follows the peer's window updates. `windows`
+    /// are the initial windows of the connection and of a stream.
     pub fn upload(
         &mut self,
         path: &str,
@@ -343,7 +343,7 @@ impl Http2Client {
         self.request("GET", path, &fields, b"").answer()
     }
 
-    /// The next frame; `None` at the end of the connection.
+    /// Reads the next frame; `None` at the end of the connection.
     pub fn frame(&mut self) -> Option<Frame> {
         let mut header = [0; 9];
         match self.stream.read_exact(&mut header) {
@@ -360,7 +360,7 @@ impl Http2Client {
         Some(Frame { kind, flags, stream: u32::from_be_bytes(stream), payload })
     }
 
-    /// Reads until the stream is over, or the connection.
+    /// Reads until the stream or the connection ends.
     pub fn outcome(&mut self, stream: u32) -> Outcome {
         loop {
             if let Some(coming) = self.coming.get(&stream) {
@@ -377,13 +377,13 @@ impl Http2Client {
         }
     }
 
-    /// Reads until the connection ends: GOAWAY's last error, if one came.
+    /// Reads until the connection ends; returns the error of the last GOAWAY, if any.
     pub fn end(&mut self) -> Option<u32> {
         while self.turn() {}
         self.away
     }
 
-    /// Reads until the connection ends, and says nothing to anything.
+    /// Reads until the connection ends without answering any frame.
     pub fn end_in_silence(&mut self) -> Option<u32> {
         let mut away = None;
         while let Some(frame) = self.frame() {
@@ -394,7 +394,7 @@ impl Http2Client {
         away
     }
 
-    /// Reads until an answer to a ping of our own comes, or the connection ends; whether it came.
+    /// Sends a PING and reads until its acknowledgement or the connection's end; returns whether it arrived.
     pub fn ping(&mut self) -> bool {
         let before = self.pongs;
         if self.try_send_bytes(Frame::new(PING, 0, 0, *b"are you?").bytes()).is_err() {
@@ -408,17 +408,17 @@ impl Http2Client {
         true
     }
 
-    /// GOAWAY's error, if one has come.
+    /// The error of the received GOAWAY, if any.
     pub fn away(&self) -> Option<u32> {
         self.away
     }
 
-    /// What has come of a body so far.
+    /// The body received so far.
     pub fn body_so_far(&self, stream: u32) -> &[u8] {
         self.coming.get(&stream).map_or(&[], |coming| &coming.body)
     }
 
-    /// Takes one frame in; false at the connection's end.
+    /// Reads and handles one frame; returns false at the connection's end.
     pub fn turn(&mut self) -> bool {
         let Some(frame) = self.frame() else { return false };
         match frame.kind {

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use super::client::PATIENCE;
 use super::wire::Fields;
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub method: String,
@@ -28,13 +28,13 @@ pub struct Seen {
     pub fields: Fields,
     pub body: Vec<u8>,
     pub trailers: Fields,
-    /// How it ended: None with its end, else with this error.
+    /// `None` if the stream ended normally, otherwise the error code.
     pub reset: Option<Reason>,
-    /// The number of the connection, from 0.
+    /// The index of the connection, from 0.
     pub connection: usize,
 }
 
-/// What is sent back.
+/// A scripted response.
 #[derive(Clone, Debug, Default)]
 pub struct Reply {
     pub interim: Vec<u16>,
@@ -42,15 +42,15 @@ pub struct Reply {
     pub fields: Vec<(&'static str, String)>,
     pub pieces: Vec<Bytes>,
     pub trailers: Vec<(&'static str, &'static str)>,
-    /// Before the request's body is read.
+    /// Delay before the request's body is read.
     pub early: bool,
-    /// Before the head.
+    /// Delay before the head.
     pub wait: Duration,
-    /// Between two pieces.
+    /// Delay between two pieces.
     pub pause: Duration,
-    /// Instead of an answer.
+    /// Resets the stream instead of responding.
     pub refuse: Option<Reason>,
-    /// Instead of the answer's end.
+    /// Resets the stream instead of ending the response.
     pub break_off: Option<Reason>,
 }
 
@@ -65,7 +65,7 @@ impl Reply {
     }
 }
 
-/// 200 and the request itself.
+/// Responds 200 with the request itself.
 pub fn echo(seen: &Seen) -> Reply {
     let body = json!({
         "method": seen.method, "path": seen.path, "authority": seen.authority, "scheme": seen.scheme,
@@ -87,7 +87,7 @@ struct Shared {
     goaway: Mutex<Vec<tokio::sync::mpsc::UnboundedSender<()>>>,
 }
 
-/// The backend. It [`echo`]es by default.
+/// A scripted HTTP/2 backend. [`echo`] is its default script.
 pub struct Http2Upstream {
     address: SocketAddr,
     tls: bool,
@@ -96,12 +96,12 @@ pub struct Http2Upstream {
 }
 
 impl Http2Upstream {
-    /// By prior knowledge, on a free port.
+    /// Listens with prior knowledge on a free port.
     pub fn start() -> Self {
         Self::start_with(None, |_| {})
     }
 
-    /// With TLS by `config`, which should offer `h2`, and set up as `change` does.
+    /// Listens with the TLS of `config`, which should offer `h2`; `change` configures the HTTP/2 server.
     pub fn start_with(config: Option<ServerConfig>, change: impl FnOnce(&mut Builder)) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -143,7 +143,7 @@ impl Http2Upstream {
         Self { address, tls, shared, stop: Some(stop) }
     }
 
-    /// Its URL, without a path.
+    /// The URL of the backend, without a path.
     pub fn url(&self) -> String {
         match self.tls {
             true => format!("https://localhost:{}", self.address.port()),
@@ -151,17 +151,17 @@ impl Http2Upstream {
         }
     }
 
-    /// Answers by `script` from now on.
+    /// Replaces the script.
     pub fn answer(&self, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
         *self.shared.script.lock().unwrap() = Arc::new(script);
     }
 
-    /// Every request so far, in the order of their ends.
+    /// All requests so far, in the order in which they ended.
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().clone()
     }
 
-    /// The requests so far, once there are `count` of them.
+    /// Waits until there are `count` requests and returns them.
     pub fn wait_for(&self, count: usize) -> Vec<Seen> {
         let seen = self.shared.seen.lock().unwrap();
         let (seen, timeout) =
@@ -175,27 +175,27 @@ impl Http2Upstream {
         self.shared.seen.lock().unwrap().clear();
     }
 
-    /// How many connections were accepted so far.
+    /// The number of connections accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
     }
 
-    /// The most requests at once.
+    /// The highest number of concurrent requests.
     pub fn most_concurrent(&self) -> usize {
         self.shared.most.load(Ordering::SeqCst)
     }
 
-    /// How many requests are being answered.
+    /// The number of requests in progress.
     pub fn running(&self) -> usize {
         self.shared.running.load(Ordering::SeqCst)
     }
 
-    /// Ends every connection, as soon as its requests have: GOAWAY.
+    /// Sends GOAWAY on every connection, which closes after its requests have ended.
     pub fn go_away(&self) {
         for connection in self.shared.goaway.lock().unwrap().drain(..) {
             let _ = connection.send(());
@@ -365,7 +365,7 @@ async fn reply(answer: &mut SendResponse<Bytes>, reply: Reply) -> Result<(), h2:
         }
     }
     if let Some(reason) = reply.break_off {
-        // What was sent must have gone out.
+        // Waits until the sent data has been flushed.
         tokio::time::sleep(Duration::from_millis(50)).await;
         stream.send_reset(reason);
     } else if !reply.trailers.is_empty() {

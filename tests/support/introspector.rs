@@ -1,4 +1,4 @@
-//! An introspector by script: known tokens, counted calls, and every kind of outage.
+//! A scripted introspector: configurable tokens, counted calls, and every kind of outage.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,26 +13,26 @@ use super::certificate::Authority;
 use super::client::PATIENCE;
 use super::upstream::{Answer, Request, Upstream};
 
-/// What the introspector says of a token.
+/// The introspector's verdict on a token.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// Active.
+    /// An active token.
     Active {
-        /// The token's id; the part before `|` unless set.
+        /// The token's id; defaults to the part before `|`.
         id: Option<Value>,
         /// The token's name.
         name: String,
-        /// Its abilities.
+        /// The token's abilities.
         abilities: Vec<String>,
-        /// Its expiry: as given, in `expires_at` or `exp`.
+        /// The expiry, as the field `expires_at` or `exp` and its value.
         expires_at: Value,
     },
-    /// Something else altogether.
+    /// Any other response.
     Answer(Answer),
 }
 
 impl Verdict {
-    /// Active without expiry.
+    /// An active token without an expiry.
     pub fn active(abilities: &[&str]) -> Self {
         Self::Active {
             id: None,
@@ -42,7 +42,7 @@ impl Verdict {
         }
     }
 
-    /// The same with an expiry.
+    /// An active token with an expiry.
     pub fn expiring(mut self, at: impl Into<Value>) -> Self {
         if let Self::Active { expires_at, .. } = &mut self {
             *expires_at = at.into();
@@ -50,7 +50,7 @@ impl Verdict {
         self
     }
 
-    /// The same with an id and a name.
+    /// Sets the id and the name.
     pub fn named(mut self, new_id: impl Into<Value>, new_name: &str) -> Self {
         if let Self::Active { id, name, .. } = &mut self {
             *id = Some(new_id.into());
@@ -85,24 +85,24 @@ pub struct Introspector {
 }
 
 impl Introspector {
-    /// In bearer style.
+    /// Listens for bearer-style requests.
     pub fn start() -> Self {
         Self::new(Upstream::start(), Style::Bearer)
     }
 
-    /// In bearer style with TLS.
+    /// Listens for bearer-style requests with TLS.
     pub fn start_tls(authority: &Authority) -> Self {
         Self::new(Upstream::start_tls(authority), Style::Bearer)
     }
 
-    /// In RFC 7662 style, for a client with these credentials.
+    /// Listens for RFC 7662 requests from a client with these credentials.
     pub fn start_rfc7662(client_id: &str, client_secret: &str) -> Self {
         let style =
             Style::Rfc7662 { client_id: client_id.to_owned(), client_secret: client_secret.to_owned() };
         Self::new(Upstream::start(), style)
     }
 
-    /// In bearer style, with_tokens these tokens with these abilities.
+    /// Adds these tokens with these abilities.
     pub fn with_tokens<'a>(tokens: impl IntoIterator<Item = (&'a str, &'a [&'a str])>) -> Self {
         let introspector = Self::start();
         for (token, abilities) in tokens {
@@ -118,7 +118,7 @@ impl Introspector {
         Self { server, style, state }
     }
 
-    /// The `introspection` section that names it.
+    /// The `introspection` section that names this introspector.
     pub fn yaml(&self) -> String {
         let credentials = match &self.style {
             Style::Bearer => String::new(),
@@ -130,27 +130,27 @@ impl Introspector {
         format!("introspection:\n  url: {url}/api/v2/token\n{credentials}{tls}")
     }
 
-    /// Says `verdict` of `token` from now on.
+    /// Sets the verdict for `token`.
     pub fn set_verdict(&self, token: &str, verdict: Verdict) {
         self.state.lock().unwrap().verdicts.insert(token.to_owned(), verdict);
     }
 
-    /// `token` is inactive from now on.
+    /// Makes `token` inactive.
     pub fn deactivate(&self, token: &str) {
         self.state.lock().unwrap().verdicts.remove(token);
     }
 
-    /// Every call takes that long from now on.
+    /// Delays every response from now on.
     pub fn delay(&self, delay: Duration) {
         self.state.lock().unwrap().delay = delay;
     }
 
-    /// Answers every call with `answer` from now on.
+    /// Responds with `answer` to every call from now on.
     pub fn fail_with(&self, answer: Answer) {
         self.state.lock().unwrap().outage = Some(answer);
     }
 
-    /// Ends what [`Introspector::fail_with`] began.
+    /// Undoes [`Introspector::fail_with`].
     pub fn recover(&self) {
         self.state.lock().unwrap().outage = None;
     }
@@ -160,17 +160,17 @@ impl Introspector {
         self.server.stop();
     }
 
-    /// Listens again.
+    /// Listens again after refusing connections.
     pub fn resume(&mut self) {
         self.server.resume();
     }
 
-    /// How many calls came so far.
+    /// The number of calls so far.
     pub fn calls(&self) -> usize {
         self.state.lock().unwrap().calls.values().sum()
     }
 
-    /// How many calls came for `token` so far.
+    /// The number of calls for `token` so far.
     pub fn calls_for(&self, token: &str) -> usize {
         self.state.lock().unwrap().calls.get(token).copied().unwrap_or_default()
     }
@@ -184,17 +184,17 @@ impl Introspector {
         }
     }
 
-    /// The most calls that ran at once.
+    /// The highest number of concurrent calls.
     pub fn most_concurrent(&self) -> usize {
         self.state.lock().unwrap().most_running
     }
 
-    /// The calls as they came.
+    /// The recorded calls.
     pub fn requests(&self) -> Vec<Request> {
         self.server.requests()
     }
 
-    /// The server itself, for what has no name here.
+    /// The underlying server.
     pub fn server(&self) -> &Upstream {
         &self.server
     }
@@ -212,7 +212,7 @@ fn answer(state: &Mutex<State>, style: &Style, request: &Request) -> Answer {
         state.most_running = state.most_running.max(state.running);
         (decide(&state, style, request, &token), state.delay)
     };
-    // It is decided, and still under way: nothing that changes now is in it.
+    // The response is computed before the delay, so later changes of the verdict do not affect it.
     thread::sleep(delay);
     state.lock().unwrap().running -= 1;
     answer
@@ -261,7 +261,7 @@ fn is_valid_call(style: &Style, request: &Request) -> bool {
         }
 }
 
-/// The decoded value of a name in an urlencoded form.
+/// The decoded value of a name in a form-encoded body.
 fn form_value(form: &str, name: &str) -> Option<String> {
     let value = form.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! A backend whose connections the test drives itself, so that it sees each byte and each close.
+//! A backend whose connections the test drives itself, so that it observes each byte and each close.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -22,17 +22,17 @@ pub struct BackendConnection {
 }
 
 impl ManualBackend {
-    /// On a port of its own.
+    /// Listens on a free port.
     pub fn start() -> Self {
         Self { listener: TcpListener::bind("127.0.0.1:0").unwrap(), accepted: 0 }
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.listener.local_addr().unwrap()
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     pub fn accept(&mut self) -> BackendConnection {
         let end = Instant::now() + PATIENCE;
         self.listener.set_nonblocking(true).unwrap();
@@ -58,7 +58,7 @@ impl ManualBackend {
         self.listener.accept().is_err()
     }
 
-    /// The next connection, and the head of its first request.
+    /// Accepts the next connection and reads the head of its first request.
     pub fn request(&mut self) -> (BackendConnection, Request) {
         let mut held = self.accept();
         let request = held.request();
@@ -67,36 +67,36 @@ impl ManualBackend {
 }
 
 impl BackendConnection {
-    /// The head of the next request.
+    /// Reads the head of the next request.
     pub fn request(&mut self) -> Request {
         let head = Head::read(&mut self.stream).unwrap().expect("a request");
         Request::new(head, self.number)
     }
 
-    /// Sends bytes as they are.
+    /// Sends these bytes unchanged.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.try_send(bytes).expect("the connection takes bytes");
         self
     }
 
-    /// Sends bytes where the other side may have closed already.
+    /// Sends bytes, ignoring an error because the peer may have closed.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes.as_ref())
     }
 
-    /// The next `length` bytes.
+    /// Reads the next `length` bytes.
     pub fn read(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.read_exact(&mut bytes);
         bytes
     }
 
-    /// As many bytes as `bytes` has.
+    /// Reads as many bytes as `bytes` has.
     pub fn read_exact(&mut self, bytes: &mut [u8]) {
         self.stream.read_exact(bytes).expect("the bytes");
     }
 
-    /// Whether anything comes, an end included, within `wait`.
+    /// Whether any byte or the end of the stream arrives within `wait`.
     pub fn is_silent(&mut self, wait: Duration) -> bool {
         if !self.stream.buffer().is_empty() {
             return false;
@@ -107,7 +107,7 @@ impl BackendConnection {
         came.is_err_and(|error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
     }
 
-    /// What comes until the other side closes, or resets.
+    /// Reads until the peer closes or resets.
     pub fn read_until_close(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         match self.stream.read_to_end(&mut bytes) {
@@ -117,14 +117,14 @@ impl BackendConnection {
         }
     }
 
-    /// How long the other side takes to close, or reset.
+    /// Returns the time until the peer closes or resets.
     pub fn until_close(&mut self) -> Duration {
         let began = Instant::now();
         self.read_until_close();
         began.elapsed()
     }
 
-    /// Says that no more bytes will come.
+    /// Closes the sending side.
     pub fn finish(&mut self) -> &mut Self {
         self.stream.get_ref().shutdown(Shutdown::Write).unwrap();
         self

@@ -1,11 +1,11 @@
-//! Shared by all topics: the real binary, and the servers and clients around it.
+//! Support for all integration tests: the real binary, and the servers and clients around it.
 //!
 //! ```ignore
 //! let env = TestEnv::builder().token("2|reader", &["items:read"]).start();
 //! assert_eq!(env.status("/api/v2/items", "2|reader"), 200);
 //! ```
 
-// Not every topic needs everything.
+// Each test module uses only a part of this module.
 #![allow(dead_code, unused_imports)]
 
 pub mod browser;

@@ -1,4 +1,4 @@
-//! A name server whose behaviour depends on the record type. It needs port 53, and so root.
+//! A name server whose behaviour depends on the record type. It binds port 53, which requires root.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -8,17 +8,17 @@ use std::thread;
 pub const A: u16 = 1;
 pub const AAAA: u16 = 28;
 
-/// What becomes of a query.
+/// The behaviour for a query.
 pub enum Reply {
-    /// No answer, over UDP and TCP.
+    /// No response, over UDP and TCP.
     Nothing,
-    /// An answer with this code and these addresses.
+    /// A response with this code and these addresses.
     Answer(u8, Vec<IpAddr>),
-    /// Over UDP an empty answer that says that it is truncated; over TCP nothing.
+    /// An empty, truncated response over UDP; no response over TCP.
     Truncated,
 }
 
-/// Serves at port 53 of `address` for the rest of the process.
+/// Serves port 53 of `address` for the rest of the process.
 pub fn start(address: &str, reply: fn(&str, u16) -> Reply) {
     let udp = UdpSocket::bind((address, 53)).unwrap();
     let tcp = TcpListener::bind((address, 53)).unwrap();

@@ -1,4 +1,4 @@
-//! A real Redis, and a TCP proxy to it that can be cut.
+//! A real Redis server, and a TCP proxy to it that can be cut.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::PATIENCE;
 
-/// A Redis that listens on a Unix socket; killed when dropped.
+/// A Redis server on a Unix socket; killed when dropped.
 pub struct Redis {
     directory: tempfile::TempDir,
     arguments: Vec<String>,
@@ -26,7 +26,7 @@ impl Redis {
         Self::start_with(&[])
     }
 
-    /// With further settings, as its command line has them.
+    /// Starts Redis with additional command-line arguments.
     pub fn start_with(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let arguments: Vec<String> = arguments.iter().map(|it| (*it).to_owned()).collect();
@@ -50,7 +50,7 @@ impl Redis {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
-    /// The same, with this as the last word.
+    /// The same, with this as the last argument.
     pub fn command_with(&self, words: &[&str], last: &[u8]) -> String {
         let mut command = self.client(&["-x"]);
         command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -70,13 +70,13 @@ impl Redis {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
-    /// Ends it at once.
+    /// Kills the server.
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    /// Begins again after [`Redis::kill`], with what it has saved.
+    /// Restarts the server after [`Redis::kill`] with its saved data.
     pub fn restart(&mut self) {
         self.process = launch(self.directory.path(), &self.arguments);
         self.wait();
@@ -110,17 +110,17 @@ fn launch(directory: &Path, arguments: &[String]) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
 }
 
-/// A TCP address that leads to a Redis, for as long as it is not cut.
+/// A TCP proxy to a Redis server that can be cut.
 pub struct RedisProxy {
     address: SocketAddr,
     open: Arc<AtomicBool>,
     cars: Arc<Mutex<Vec<Car>>>,
 }
 
-/// A connection on the way.
+/// A proxied connection.
 struct Car {
     near: TcpStream,
-    /// What comes from Redis is thrown away.
+    /// Whether data from Redis is discarded.
     mute: Arc<AtomicBool>,
 }
 
@@ -158,7 +158,7 @@ impl RedisProxy {
         format!("redis://{}", self.address)
     }
 
-    /// Ends every connection, and takes no other until [`RedisProxy::restore`].
+    /// Closes every connection and accepts none until [`RedisProxy::restore`].
     pub fn cut(&self) {
         self.open.store(false, Ordering::SeqCst);
         for car in self.cars.lock().unwrap().drain(..) {
@@ -166,7 +166,7 @@ impl RedisProxy {
         }
     }
 
-    /// From now on nothing comes by the connection that was begun last, which stays: the subscription.
+    /// Discards all further data of the newest connection, the subscription, which stays open.
     pub fn block_last(&self) {
         self.cars.lock().unwrap().last().unwrap().mute.store(true, Ordering::SeqCst);
     }

@@ -1,5 +1,5 @@
-//! Clients and backends that stop reading or sending, in every phase of a connection, and what the gateway holds of
-//! memory for them.
+//! Clients and backends that stop reading or sending in every phase of a connection, and the memory that the gateway
+//! holds for them.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -24,12 +24,12 @@ mod backend;
 /// Streams of one HTTP/2 client.
 pub const STREAMS: usize = 100;
 
-/// Of a socket whose owner does not read, so that little waits in the kernel, in bytes.
+/// Buffer size in bytes of a socket that is not read, so that the kernel buffers little.
 const SOCKET_BUFFER: usize = 4096;
-/// The largest segment that such a socket takes. With those of loopback the kernel would keep megabytes for it.
+/// Maximum segment size of such a socket. With the segments of loopback the kernel would buffer megabytes.
 const SEGMENT: u32 = 1200;
 
-/// How long the gateway has to give memory back.
+/// Time within which the gateway has to free memory after connections have closed.
 const AFTER_CLOSING: Duration = Duration::from_secs(5);
 
 const LIMITS: &str = "\
@@ -45,12 +45,12 @@ abilities:
     /{*path}: {GET: public, POST: public}
 ";
 
-/// Where in its life a connection stalls.
+/// The phase in which a connection stalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// After a response, kept by a client that sends nothing more.
+    /// Idle after a response; the client sends nothing more.
     Idle,
-    /// The same, after a response of 1 MiB.
+    /// Idle after a response of 1 MiB.
     IdleAfterLarge,
     /// After a part of the request's head.
     Head,
@@ -127,7 +127,7 @@ impl Phase {
         Self::Http2UploadHttp2Backend,
     ];
 
-    /// Whether each connection carries [`STREAMS`] exchanges.
+    /// Whether each connection carries [`STREAMS`] streams.
     pub const fn is_http2(self) -> bool {
         matches!(
             self,
@@ -156,7 +156,7 @@ impl Phase {
         }
     }
 
-    /// The start of a request; without a body, all of it.
+    /// The start of a request; the whole request if it has no body.
     const fn request(self) -> &'static str {
         match self {
             Self::Idle => "GET /small HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -192,13 +192,13 @@ enum BackendKind {
 /// The gateway's resident memory for stalled connections, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
-    /// Beside what it held before.
+    /// Added while the connections were stalled.
     pub stalled: u64,
-    /// The same, after all of them were closed.
+    /// Still held after all of them were closed.
     pub closed: u64,
 }
 
-/// Stalls so many connections in a phase, and closes them.
+/// Stalls this number of connections in a phase, measures, and closes them.
 pub fn measure(phase: Phase, connections: usize) -> Cost {
     let authority = Arc::new(Authority::new());
     let backend = Backend::start(phase.backend(), &authority);
@@ -210,14 +210,15 @@ pub fn measure(phase: Phase, connections: usize) -> Cost {
         builder = builder.yaml("listen:\n  h2c: true\n");
     }
     let gateway = builder.start();
-    // Code, and what a core or a thread keeps: two cores, so that each has met some.
+    // Warm-up: loads code and the memory that each thread keeps. Two connections per worker make sure that each serves
+    // one.
     drop(stall(phase, &gateway, &authority, 4, 2));
     thread::sleep(Duration::from_millis(500));
     let before = settled(&gateway);
     let stalled = stall(phase, &gateway, &authority, connections, STREAMS);
     let held = settled(&gateway).saturating_sub(before);
     drop(stalled);
-    // Of a client that it does not read from the gateway learns no end.
+    // The gateway does not notice a close of a client that it does not read from, so the backend closes as well.
     drop(backend);
     gateway.wait_for_metric("client_connections", 0.0);
     let end = Instant::now() + AFTER_CLOSING;
@@ -229,7 +230,7 @@ pub fn measure(phase: Phase, connections: usize) -> Cost {
     Cost { stalled: held, closed: left }
 }
 
-/// The gateway's memory, once it changes no more.
+/// Waits until the gateway's resident memory is stable, and returns it.
 fn settled(gateway: &Gateway) -> u64 {
     let end = Instant::now() + Duration::from_secs(20);
     let (mut last, mut since) = (gateway.resident_memory(), Instant::now());
@@ -243,10 +244,10 @@ fn settled(gateway: &Gateway) -> u64 {
     gateway.resident_memory()
 }
 
-/// Connections that stand still.
+/// Stalled connections.
 struct Stalled(Vec<Box<dyn Stream>>);
 
-/// Opens connections, those of HTTP/2 with so many `streams`, and goes on with each until it stands still.
+/// Opens connections, with `streams` streams each over HTTP/2, and drives each until it stalls.
 fn stall(
     phase: Phase,
     gateway: &Gateway,
@@ -322,7 +323,7 @@ fn write_until_quiet(clients: &mut [Box<dyn Stream>], sockets: &[TcpStream]) {
     });
 }
 
-/// Goes on with each of them until none has got any further for a while.
+/// Drives all of them until none has made progress for a while.
 fn each_until_quiet<T>(all: &mut [T], mut go_on: impl FnMut(&mut T) -> bool) {
     let mut quiet_since = Instant::now();
     while quiet_since.elapsed() < Duration::from_millis(800) {
@@ -356,7 +357,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     socket.set_recv_buffer_size(SOCKET_BUFFER).unwrap();
     socket.set_send_buffer_size(SOCKET_BUFFER).unwrap();
     socket.set_tcp_mss(SEGMENT).unwrap();
-    // Its end is a reset, of which a gateway learns that does not read.
+    // Dropping resets the connection, which the gateway notices even while it does not read.
     socket.set_linger(Some(Duration::ZERO)).unwrap();
     socket.connect_timeout(&address.into(), Duration::from_secs(10)).expect("a connection");
     let socket = TcpStream::from(socket);
@@ -374,7 +375,7 @@ fn tls(mut socket: TcpStream, authority: &Authority, protocol: &[u8]) -> Box<dyn
     Box::new(StreamOwned::new(session, socket))
 }
 
-/// A client of HTTP/2 that reads nothing, or sends all that it may.
+/// An HTTP/2 client that reads nothing, or sends all that its windows allow.
 struct Http2Sender {
     stream: Box<dyn Stream>,
     uploads: bool,
@@ -424,7 +425,7 @@ impl Http2Sender {
         }
     }
 
-    /// Sends what it may, and says whether it got any further.
+    /// Sends what the windows allow; returns whether it made progress.
     fn go_on(&mut self) -> bool {
         self.uploads && (self.receive() | self.send())
     }

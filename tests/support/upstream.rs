@@ -14,7 +14,7 @@ use super::certificate::Authority;
 use super::client::{PATIENCE, Stream};
 use super::wire::{Body, Fields, Head};
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The method, as sent.
@@ -23,20 +23,20 @@ pub struct Request {
     pub target: String,
     /// The fields, in order.
     pub fields: Fields,
-    /// The body without its framing; what came of it where it broke off.
+    /// The body without its transfer coding; the received part if it is incomplete.
     pub body: Vec<u8>,
     /// The trailers.
     pub trailers: Fields,
     /// Every byte of the head.
     pub raw_head: Vec<u8>,
-    /// Whether the body came to its end; false also where it was not waited for.
+    /// Whether the body is complete; also false if the script did not wait for it.
     pub complete: bool,
-    /// The number of the connection, from 0.
+    /// The index of the connection, from 0.
     pub connection: usize,
 }
 
 impl Request {
-    /// The request of that head, without a body.
+    /// Builds a request without a body from its head.
     pub fn new(head: Head, connection: usize) -> Self {
         let mut words = head.start_line.split(' ');
         let mut word = || words.next().unwrap_or_default().to_owned();
@@ -57,7 +57,7 @@ impl Request {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    /// The value of the only field of that name.
+    /// The value of the only field with that name.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name)
     }
@@ -68,7 +68,7 @@ impl Request {
     }
 }
 
-/// What is sent back, step by step.
+/// A scripted response, step by step.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     steps: Vec<Step>,
@@ -77,7 +77,7 @@ pub struct Answer {
 #[derive(Clone, Debug)]
 enum Step {
     Bytes(Vec<u8>),
-    /// Left out in answers to HEAD.
+    /// Bytes that are omitted in responses to HEAD.
     Body(Vec<u8>),
     Wait(Duration),
     Hang,
@@ -85,7 +85,7 @@ enum Step {
 }
 
 impl Answer {
-    /// A well-formed answer.
+    /// A well-formed response.
     pub fn with(status: u16, fields: &[(&str, &str)], body: impl AsRef<[u8]>) -> Self {
         let body = body.as_ref();
         let mut head = format!("HTTP/1.1 {status} Scripted\r\n");
@@ -99,63 +99,63 @@ impl Answer {
         Self { steps: vec![Step::Bytes(head.into()), Step::Body(body.to_vec())] }
     }
 
-    /// A well-formed answer in JSON.
+    /// A well-formed JSON response.
     pub fn json(status: u16, body: &Value) -> Self {
         Self::with(status, &[("Content-Type", "application/json")], body.to_string())
     }
 
-    /// An answer of Laravel's kind: a status and a message.
+    /// A response as Laravel sends errors: a status and a message.
     pub fn message(status: u16, message: &str) -> Self {
         Self::json(status, &json!({"message": message}))
     }
 
-    /// These bytes and no others.
+    /// Exactly these bytes.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Self { steps: vec![Step::Bytes(bytes.into())] }
     }
 
-    /// No byte; the connection is closed.
+    /// Closes the connection without sending a byte.
     pub fn close() -> Self {
         Self { steps: vec![Step::Close] }
     }
 
-    /// No byte, until the upstream is dropped.
+    /// Sends no byte until the upstream is dropped.
     pub fn hang() -> Self {
         Self { steps: vec![Step::Hang] }
     }
 
-    /// The same, after a wait.
+    /// The same response after a delay.
     pub fn after(mut self, wait: Duration) -> Self {
         self.steps.insert(0, Step::Wait(wait));
         self
     }
 
-    /// Further bytes.
+    /// Appends further bytes.
     pub fn then(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.steps.push(Step::Bytes(bytes.into()));
         self
     }
 
-    /// A wait.
+    /// Appends a delay.
     pub fn then_wait(mut self, wait: Duration) -> Self {
         self.steps.push(Step::Wait(wait));
         self
     }
 
-    /// Nothing more, and the connection stays open.
+    /// Then sends nothing more and keeps the connection open.
     pub fn then_hang(mut self) -> Self {
         self.steps.push(Step::Hang);
         self
     }
 
-    /// The connection's close.
+    /// Then closes the connection.
     pub fn then_close(mut self) -> Self {
         self.steps.push(Step::Close);
         self
     }
 }
 
-/// 200 and the request itself, as JSON.
+/// Responds 200 with the request itself as JSON.
 pub fn echo(request: &Request) -> Answer {
     let body = String::from_utf8_lossy(&request.body);
     let fields: Vec<_> = request.fields.0.iter().map(|(name, value)| json!([name, value])).collect();
@@ -179,7 +179,7 @@ struct Shared {
     tls: Option<Arc<ServerConfig>>,
 }
 
-/// The scripted backend. It [`echo`]es by default.
+/// A scripted backend. [`echo`] is its default script.
 pub struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -203,7 +203,7 @@ impl Upstream {
         Self::start_with(Some(Arc::new(config)), None)
     }
 
-    /// Listens on a free port and answers by `script`.
+    /// Listens on a free port with this script.
     pub fn answering(script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let upstream = Self::start();
         upstream.answer(script);
@@ -228,12 +228,12 @@ impl Upstream {
         upstream
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its URL, without a path.
+    /// The URL of the backend, without a path.
     pub fn url(&self) -> String {
         match self.shared.tls {
             Some(_) => format!("https://localhost:{}", self.address.port()),
@@ -241,37 +241,37 @@ impl Upstream {
         }
     }
 
-    /// The `tls` section that its clients need; nothing without TLS.
+    /// The `tls` section that its clients need; empty without TLS.
     pub fn client_tls(&self) -> String {
         self.ca_file
             .as_ref()
             .map_or_else(String::new, |file| format!("  tls: {{ca_file: {}}}\n", file.display()))
     }
 
-    /// Answers by `script` from now on.
+    /// Replaces the script.
     pub fn answer(&self, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) {
         *self.shared.script.lock().unwrap() = Arc::new(script);
     }
 
-    /// Asks `script` as soon as the head is there; its answer is sent without waiting for the body, and the
-    /// connection is closed.
+    /// Runs `script` as soon as the head has arrived, sends its response without waiting for the body, and closes the
+    /// connection.
     pub fn answer_early(&self, script: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) {
         *self.shared.early.lock().unwrap() = Arc::new(script);
     }
 
-    /// Every request so far, in the order of their ends.
+    /// All requests so far, in the order in which they ended.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().unwrap().clone()
     }
 
-    /// The only request so far.
+    /// The only request so far; panics if there are others.
     pub fn only_request(&self) -> Request {
         let requests = self.requests();
         assert_eq!(requests.len(), 1, "{requests:#?}");
         requests[0].clone()
     }
 
-    /// The requests so far, once there are `count` of them.
+    /// Waits until there are `count` requests and returns them.
     pub fn wait_for_requests(&self, count: usize) -> Vec<Request> {
         let requests = self.shared.requests.lock().unwrap();
         let wait = self.shared.changed.wait_timeout_while(requests, PATIENCE, |it| it.len() < count);
@@ -280,7 +280,7 @@ impl Upstream {
         requests.clone()
     }
 
-    /// The requests so far, which are forgotten.
+    /// Returns the requests so far and forgets them.
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.shared.requests.lock().unwrap())
     }
@@ -290,19 +290,19 @@ impl Upstream {
         self.shared.requests.lock().unwrap().clear();
     }
 
-    /// How many connections were accepted so far.
+    /// The number of connections accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// Closes every connection, and goes on listening.
+    /// Closes every connection but keeps listening.
     pub fn close_connections(&self) {
         for socket in self.shared.sockets.lock().unwrap().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
-    /// Refuses connections from now on, and closes those that are.
+    /// Refuses new connections from now on and closes the open ones.
     pub fn stop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         if let Some(accepting) = self.accepting.take() {
@@ -312,7 +312,7 @@ impl Upstream {
         self.close_connections();
     }
 
-    /// Listens again where it did before [`Upstream::stop`].
+    /// Listens on the same port again after [`Upstream::stop`].
     pub fn resume(&mut self) {
         self.shared.stopped.store(false, Ordering::SeqCst);
         let listener = TcpListener::bind(self.address).expect("the port is still free");
@@ -320,7 +320,7 @@ impl Upstream {
     }
 
     fn accept(&mut self, listener: TcpListener) {
-        // Many may come at once: the standard library's 128 would keep some of them waiting for seconds.
+        // The standard library's backlog of 128 would delay some of many concurrent connections for seconds.
         socket2::SockRef::from(&listener).listen(4096).unwrap();
         let shared = Arc::clone(&self.shared);
         self.accepting = Some(thread::spawn(move || {
@@ -393,9 +393,9 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Sends an answer, and says whether the connection goes on.
+    /// Sends a response; returns whether the connection stays open.
     fn send(&self, stream: &mut dyn Stream, request: &Request, answer: &Answer) -> io::Result<bool> {
-        // In one piece, but for waits: nothing comes between a head and its body.
+        // Sent in one write unless the script has delays, so that the head and the body arrive together.
         let mut unsent = Vec::new();
         for step in &answer.steps {
             if let Step::Bytes(bytes) | Step::Body(bytes) = step {

@@ -1,18 +1,18 @@
-//! HTTP/1.1 as bytes: enough to read a message exactly as it came, and no more.
+//! HTTP/1.1 as bytes: a minimal parser that keeps messages exactly as received.
 
 use std::io::{self, BufRead, Read};
 
-/// Header fields in the order and spelling in which they came.
+/// Header fields in the order and spelling of the message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields(pub Vec<(String, String)>);
 
 impl Fields {
-    /// The values of every field of that name, in any case.
+    /// The values of every field with that name, ignoring case.
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(it, _)| it.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The value of the only field of that name; panics where there are several.
+    /// The value of the only field with that name; panics if there are several.
     pub fn get(&self, name: &str) -> Option<&str> {
         let mut values = self.all(name);
         let value = values.next();
@@ -33,12 +33,12 @@ pub struct Head {
     pub start_line: String,
     /// The fields.
     pub fields: Fields,
-    /// Every byte of it, the empty line included.
+    /// The raw bytes, including the empty line.
     pub raw: Vec<u8>,
 }
 
 impl Head {
-    /// The next head; `None` if the connection ends before its first byte.
+    /// Reads the next head; `None` if the connection ends before its first byte.
     pub fn read(stream: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut raw = Vec::new();
         let mut lines = Vec::new();
@@ -68,15 +68,15 @@ impl Head {
 /// A body and the trailers after it.
 #[derive(Clone, Debug, Default)]
 pub struct Body {
-    /// Without its framing.
+    /// The body without its transfer coding.
     pub bytes: Vec<u8>,
     /// The trailers of a chunked body.
     pub trailers: Fields,
 }
 
 impl Body {
-    /// The body that `fields` announce: chunked, or of Content-Length; otherwise empty, or for an answer
-    /// (`until_close`) what comes until the connection ends.
+    /// Reads the body that `fields` announce by chunked coding or Content-Length. Without either, reads until the
+    /// connection ends if `until_close`, otherwise nothing.
     pub fn read(stream: &mut impl BufRead, fields: &Fields, until_close: bool) -> io::Result<Self> {
         let mut body = Self::default();
         if fields.all("transfer-encoding").any(|value| value.eq_ignore_ascii_case("chunked")) {

@@ -11,7 +11,7 @@ fn in_seconds(seconds: f64) -> f64 {
     (SystemTime::now() + Duration::from_secs_f64(seconds)).duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-/// Until the map is enforced, or the token has expired.
+/// The tunnel stays open until the map is enforced or the token has expired.
 #[test]
 fn tunnel_permitted_by_shadow_mode_stays_open() {
     for authentication in [false, true] {
@@ -29,7 +29,7 @@ fn tunnel_permitted_by_shadow_mode_stays_open() {
         } else {
             assert_eq!(expiring.read_until_close(), b"", "with its token, as ever");
         }
-        // They were decided anew meanwhile.
+        // The tunnels have been reauthorized meanwhile.
         for (client, backend) in &mut tunnels {
             assert_tunnel_works(client, backend);
         }
@@ -41,7 +41,7 @@ fn tunnel_permitted_by_shadow_mode_stays_open() {
     }
 }
 
-/// From `change` on; the contract says 5 s.
+/// Asserts that the tunnel closes after `change` within 5 s, as documented.
 fn closes_within_5_s(client: &mut RawClient, backend: &mut BackendConnection, what: &str) -> Duration {
     let began = Instant::now();
     assert_eq!(client.read_until_close(), b"", "{what}");
@@ -116,7 +116,7 @@ fn revocation_closes_the_tunnels_of_a_token() {
     assert_tunnel_works(&mut again, &mut backend);
 }
 
-/// Whoever revokes while a tunnel is being decided anew is not overtaken by a verdict that is younger.
+/// A verdict introspected before a revocation does not override it, even if it arrives during reauthorization.
 #[test]
 fn revocation_during_introspection_closes_the_tunnel() {
     let yaml = "cache: {ttl: 1h, max_age: {items:read: 0s}}\nadmin:\n  token: an-operators-token\n";

@@ -85,7 +85,7 @@ fn websocket_is_forwarded_byte_for_byte() {
         assert_eq!(metrics.metric("client_connections{state=\"active\"}"), 1.0);
         env.gateway.wait_for_metric("backend_connections{state=\"active\"}", 1.0);
         assert_eq!(metrics.metric("requests_total"), 0.0, "it has not ended yet");
-        // Who has said all may still be spoken to, both ways.
+        // After one side has closed for writing, the other may still send.
         thread::sleep(Duration::from_millis(300));
         client.finish_sending();
         assert_eq!(backend.read_until_close(), b"");
@@ -112,7 +112,7 @@ fn handshake_is_decided_like_any_request() {
     let env = start("");
     let good = handshake("/events", Some("1|reader"));
     let mut client = env.gateway.client();
-    // In this order over one connection: a refused handshake leaves it as it was.
+    // In this order over one connection: a refused handshake leaves the connection usable.
     for (request, status) in [
         (handshake("/events", None), 401),
         (handshake("/events", Some("9|unknown")), 401),
@@ -152,14 +152,14 @@ fn other_upgrades_are_served_as_plain_requests() {
         for name in ["connection", "upgrade", "http2-settings"] {
             assert_eq!(request.field(name), None, "{upgrade}");
         }
-        // A backend that upgrades anyway is answered with 502.
+        // A backend that upgrades anyway causes a 502.
         backend.send(format!(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n"
         ));
         assert_eq!(client.response().status, 502);
         assert!(backend.until_close() < Duration::from_secs(1));
     }
-    // The same of HTTP/1.0, which has no upgrades.
+    // The same over HTTP/1.0, which has no upgrades.
     let mut client = env.gateway.client();
     client.send(handshake("/events", Some("1|reader")).replace("HTTP/1.1", "HTTP/1.0"));
     let (mut backend, request) = env.backend.request();
@@ -186,7 +186,7 @@ fn invalid_101_response_is_502() {
         let response = client.response();
         assert_eq!((response.status, response.text()), (502, r#"{"message":"Bad Gateway."}"#), "{answer}");
         assert!(backend.until_close() < Duration::from_secs(1), "{answer}");
-        // The connection goes on.
+        // The connection stays open.
         assert_eq!(client.get("/nowhere", Some("1|reader")).status, 403, "{answer}");
     }
     env.gateway.wait_for_metric("requests_total{status=\"502\",reason=\"backend_broken\"}", 6.0);
@@ -225,7 +225,7 @@ fn other_websocket_version_is_400_with_version_13() {
         ("Sec-WebSocket-Version: 13, 8\r\n", Some("13")),
         ("Sec-WebSocket-Version:\r\n", Some("13")),
         ("", Some("13")),
-        // Two lines are refused as ambiguous.
+        // Two lines of this field are refused as ambiguous.
         ("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13\r\n", None),
     ] {
         let sent = good.replace("Sec-WebSocket-Version: 13\r\n", line);
@@ -235,7 +235,7 @@ fn other_websocket_version_is_400_with_version_13() {
     }
 }
 
-/// Who gets an ordinary answer to a handshake, and takes the connection for a tunnel all the same, speaks HTTP.
+/// A client that gets a normal response to a handshake and sends tunnel data anyway is parsed as HTTP.
 #[test]
 fn bytes_after_a_failed_handshake_are_the_next_request() {
     let mut env = start("");
@@ -282,7 +282,7 @@ fn bytes_after_a_failed_handshake_are_the_next_request() {
             }
         }
     }
-    // And one that is good is served.
+    // A valid handshake is served.
     let mut client = env.gateway.client();
     let again = handshake("/events", Some("1|reader"));
     client.send(again.clone() + &again + "early");

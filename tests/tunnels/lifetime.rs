@@ -1,4 +1,4 @@
-//! How tunnels end, and what they hold.
+//! How tunnels end, and what they hold in memory.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ fn idle_tunnel_is_closed() {
     let mut env =
         start("limits: {tunnel_idle_timeout: 800ms, idle_timeout: 300ms, body_idle_timeout: 300ms}\n");
     let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
-    // Either side keeps it open.
+    // Traffic in either direction keeps the tunnel open.
     for _ in 0..4 {
         thread::sleep(Duration::from_millis(500));
         client.send("a");
