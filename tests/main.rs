@@ -42,6 +42,7 @@ mod headers; // header fields: which are forwarded, which the gateway sets, and 
 mod house; // conventions that a scan of the sources can check, such as the layers
 mod http2; // HTTP/2 from clients: translation, limits, memory and conformance
 mod image; // the container image: its content, and that it runs
+mod init; // `init` and `check --online`: each step of the probe, and its correction
 mod instructions; // instructions per request of the shipped binary
 mod kept_connections; // reused backend connections, and backends that close them
 mod laravel; // a real Laravel behind the gateway

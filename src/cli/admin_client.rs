@@ -112,7 +112,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let fields = request.headers_mut();
-    fields.insert(HOST, HeaderValue::from_static("localhost"));
+    fields.entry(HOST).or_insert(HeaderValue::from_static("localhost"));
     fields.insert(CONNECTION, HeaderValue::from_static("close"));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let response = async {

@@ -8,13 +8,16 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use self::kind::{Checked, Expect, load_checked};
+use super::probe::{Fault, failures, probe};
+use super::token_input::TokenArguments;
 use super::{ConfigArgument, Exit, output, report, show};
-use crate::config::{Finding, Report, Severity};
+use crate::config::{Finding, Report, Settings, Severity};
 use crate::server::Resources;
 
 /// Validate a gateway.yaml, a map file or a policy test file
 ///
-/// Lists every error and warning with its place and a hint. Exits with 1 if there is an error, otherwise with 0.
+/// Lists every error and warning with its place and a hint. Exits with 1 if there is an error or a step of `--online` fails,
+/// otherwise with 0.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The file to validate; its keys determine whether it is a gateway.yaml, a map file or a policy test file
@@ -30,6 +33,11 @@ pub(crate) struct Arguments {
     /// The output format
     #[arg(long, value_enum, default_value_t)]
     format: CheckFormat,
+    /// Then probe the servers: the backend, introspection, and an allowed and a refused request
+    #[arg(long)]
+    online: bool,
+    #[command(flatten)]
+    token: TokenArguments,
 }
 
 /// `check --format`
@@ -51,22 +59,51 @@ impl Arguments {
             (None, Some(config)) => (config.clone(), Expect::GatewayOrOther),
             (None, None) => (ConfigArgument::from_environment().path(), Expect::Gateway),
         };
-        let (findings, content) = match load_checked(&path, expect) {
+        let (mut findings, content, settings) = match load_checked(&path, expect) {
             Ok(checked) => content(checked),
-            Err(findings) => (findings, String::new()),
+            Err(findings) => (findings, String::new(), None),
         };
+        if self.token.is_given() && !self.online {
+            report("error: `--token-file` is used only with `--online`");
+            return Exit::Usage;
+        }
+        let mut steps = Vec::new();
+        if self.online && findings.count(Severity::Error) == 0 {
+            let Some(settings) = settings else {
+                report(format_args!(
+                    "error: `--online` probes a gateway.yaml; {} is {content}",
+                    path.display()
+                ));
+                return Exit::Usage;
+            };
+            let token = match self.token.read() {
+                Ok(token) => token,
+                Err(exit) => return exit,
+            };
+            steps = probe(settings, token.as_ref());
+        }
+        if self.format != CheckFormat::Text {
+            for (step, Fault { key, place, message, help }) in failures(&steps) {
+                let place = if place.is_empty() { String::new() } else { format!(" ({place})") };
+                findings.fail_probe(*key, format!("{step}: {message}{place}"), help.clone());
+            }
+        }
+        let failed = failures(&steps).next().is_some();
         let (errors, warnings) = (findings.count(Severity::Error), findings.count(Severity::Warning));
-        let exit = if errors > 0 || (self.strict && warnings > 0) { Exit::Failure } else { Exit::Success };
+        let is_valid = errors == 0 && (!self.strict || warnings == 0);
+        let exit = if is_valid && !failed { Exit::Success } else { Exit::Failure };
         match self.format {
             CheckFormat::Text => {
                 show(&findings);
-                if exit == Exit::Success {
-                    return output(exit, |stdout| writeln!(stdout, "{}: fine, {content}", path.display()));
-                }
-                if errors == 0 {
+                if errors == 0 && !is_valid {
                     report("warnings fail because of `--strict`");
                 }
-                exit
+                output(exit, |stdout| {
+                    if is_valid {
+                        writeln!(stdout, "{}: fine, {content}", path.display())?;
+                    }
+                    steps.iter().try_for_each(|step| step.write(stdout))
+                })
             }
             CheckFormat::Json => {
                 let values = Value::Array(findings.list().map(|finding| json_value(&finding)).collect());
@@ -81,9 +118,9 @@ impl Arguments {
     }
 }
 
-/// The diagnostics of a parsed file and a description of its content. Builds what `run` would build, certificates and
+/// The diagnostics of a parsed file, a description of its content, and the settings of a gateway.yaml. Builds what `run` would build, certificates and
 /// roots included, to find the errors of that.
-fn content(checked: Checked) -> (Report, String) {
+fn content(checked: Checked) -> (Report, String, Option<Settings>) {
     match checked {
         Checked::Gateway(loaded) => {
             let mut findings = loaded.warnings;
@@ -91,15 +128,16 @@ fn content(checked: Checked) -> (Report, String) {
                 let (key, reason) = error.key().unwrap_or_else(|| (String::new(), error.to_string()));
                 findings.refuse(&key, reason);
             }
-            (findings, format!("{} routes", loaded.settings.abilities.routes().len()))
+            let content = format!("{} routes", loaded.settings.abilities.routes().len());
+            (findings, content, Some(loaded.settings))
         }
         Checked::Map(loaded) => {
             let routes = loaded.map.routes().len();
-            (loaded.warnings, format!("a map file with {routes} routes"))
+            (loaded.warnings, format!("a map file with {routes} routes"), None)
         }
         Checked::Tests(loaded) => {
             let cases = loaded.tests.checks.len();
-            (loaded.warnings, format!("a policy test file with {cases} cases"))
+            (loaded.warnings, format!("a policy test file with {cases} cases"), None)
         }
     }
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use self::ledger::LedgerDirectory;
 use super::rule_text::rule_text;
 use super::run::shutdown;
-use super::{Exit, output, report};
+use super::{Exit, SHIPPED_MAP, output, report};
 use crate::config;
 use crate::config::settings::ListenAddress;
 use crate::demo::Stockaj;
@@ -25,9 +25,6 @@ use crate::policy::decision::read_request;
 use crate::policy::map::AbilityMap;
 use crate::server::Server;
 use crate::telemetry::{log, panics};
-
-/// The shipped ability map.
-const MAP: &str = include_str!("../../config/stockaj.yaml");
 
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
@@ -290,7 +287,7 @@ fn gateway_yaml(
     }
     let mut text = serde_yaml::to_string(&configuration)?;
     text.push_str("abilities:\n");
-    for line in MAP.lines() {
+    for line in SHIPPED_MAP.lines() {
         let _ = writeln!(text, "  {line}");
     }
     Ok(text)

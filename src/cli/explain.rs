@@ -9,13 +9,11 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anstyle::{AnsiColor, Color, Style};
-use bytes::Bytes;
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, Method};
+use http::Method;
 use jiff::Timestamp;
-use zeroize::Zeroizing;
 
 use super::routes::colour;
+use super::token_input::bearer_fields;
 use super::{ConfigArgument, Exit, abilities, output, report, show, token_from_stdin};
 use crate::config;
 use crate::policy::bearer::Token;
@@ -101,11 +99,9 @@ fn introspect(path: &Path) -> Result<(KnownCaller, Option<String>), Exit> {
             return Err(Exit::Failure);
         }
     };
-    let field = Zeroizing::new([b"Bearer ", line.trim().as_bytes()].concat());
-    let Ok(field) = HeaderValue::from_maybe_shared(Bytes::from_owner(field)) else {
+    let Some(fields) = bearer_fields(line.trim()) else {
         return Ok((KnownCaller::Refused(Refusal::MalformedToken), None));
     };
-    let fields = HeaderMap::from_iter([(AUTHORIZATION, field)]);
     let token = match Token::from_fields(&fields, token_bytes) {
         Ok(token) => token,
         Err(refusal) => return Ok((KnownCaller::Refused(refusal), None)),
@@ -130,7 +126,7 @@ fn introspect(path: &Path) -> Result<(KnownCaller, Option<String>), Exit> {
 }
 
 /// Name, id and expiry of a token. Never the token or its hash, which is the id if the introspector reports none.
-fn holder(verdict: &Verdict) -> String {
+pub(super) fn holder(verdict: &Verdict) -> String {
     let is_hash = verdict.id.len() == 64 && verdict.id.bytes().all(|byte| byte.is_ascii_hexdigit());
     let id = if is_hash { String::new() } else { format!(" (id {})", sanitize(&verdict.id)) };
     let name = verdict.name.as_deref().map_or("no name".to_owned(), sanitize);

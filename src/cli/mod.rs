@@ -9,9 +9,12 @@ mod demo;
 mod diff;
 mod explain;
 mod health;
+mod init;
 mod man;
 mod memory;
 mod openapi;
+mod probe;
+mod prompt;
 mod routes;
 mod rule_text;
 mod run;
@@ -19,6 +22,7 @@ mod schema;
 mod signals;
 mod table;
 mod test;
+mod token_input;
 mod tokens;
 mod unmapped;
 mod usage;
@@ -63,6 +67,7 @@ pub struct CommandLine {
 enum Command {
     Run(run::Arguments),
     Demo(demo::Arguments),
+    Init(init::Arguments),
     Check(check::Arguments),
     Routes(routes::Arguments),
     Explain(explain::Arguments),
@@ -93,6 +98,7 @@ impl CommandLine {
         match &self.command {
             Command::Run(arguments) => arguments.execute(),
             Command::Demo(arguments) => arguments.execute(),
+            Command::Init(arguments) => arguments.execute(),
             Command::Check(arguments) => arguments.execute(),
             Command::Routes(arguments) => arguments.execute(),
             Command::Explain(arguments) => arguments.execute(),
@@ -170,6 +176,9 @@ impl ConfigArgument {
         }
     }
 }
+
+/// The shipped ability map.
+const SHIPPED_MAP: &str = include_str!("../../config/stockaj.yaml");
 
 /// The longest line that is read from standard input, in bytes: longer than any accepted token.
 const MAX_LINE: u64 = 64 * 1024;

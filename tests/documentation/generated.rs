@@ -139,7 +139,24 @@ fn shown(help: &str) -> String {
             }
         }
     }
-    kept.join("\n").trim_end().to_owned()
+    let mut text = String::new();
+    let mut lines = kept.into_iter().peekable();
+    while let Some(line) = lines.next() {
+        text += line;
+        // A description that fits on the line of its option, if it is the only line.
+        let is_option = line.starts_with("  ") && line.trim_start().starts_with(['-', '[', '<']);
+        let mut following = lines.clone();
+        let description = following.next().and_then(|line| line.strip_prefix("          "));
+        let is_last = following.next().is_none_or(|line| !line.starts_with("          "));
+        if let Some(description) = description.filter(|it| is_option && is_last && !it.starts_with(' '))
+            && line.len() + description.len() < 100
+        {
+            text += &format!("  {description}");
+            lines.next();
+        }
+        text.push('\n');
+    }
+    text.trim_end().to_owned()
 }
 
 /// A row of a table of keys.

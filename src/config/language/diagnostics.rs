@@ -185,6 +185,15 @@ impl Report {
         self.diagnostics.push(diagnostic.key(key));
     }
 
+    /// Adds a failed step of a probe, and how to correct it.
+    pub fn fail_probe(&mut self, key: Option<&'static str>, message: String, help: String) {
+        let error = Diagnostic::error(message).hint(help);
+        self.diagnostics.push(match key {
+            Some(key) => error.key(key),
+            None => error,
+        });
+    }
+
     /// Adds a failed test case.
     pub(crate) fn fail(&mut self, span: Span, failure: Failure) {
         let mut error = Diagnostic::error(failure.message).at(span, failure.why);

@@ -1,0 +1,553 @@
+//! `init` and `check --online`: the probe says what works, and what to correct, without a trace of the token.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Authority, BINARY, Introspector, Upstream, Verdict};
+
+const TOKEN: &str = "17|Qz7mXw4LkP9vTs2RbN6yHc8JdG5fUa3EeWiOx1Zq";
+const MAP: &str =
+    "{/up: {GET: public}, /items: {GET: items:read, POST: items:create}, /rents: {GET: rents:read}}";
+
+/// Exit code, standard output and standard error.
+struct Run(i32, String, String);
+
+impl Run {
+    /// The lines of the step with this name.
+    fn step(&self, name: &str) -> String {
+        let is_start = |line: &str| line.starts_with(['✓', '✗', '-']);
+        let mut lines = self.1.lines().skip_while(|line| {
+            !is_start(line) || !line.split_once(' ').is_some_and(|(_, rest)| rest.starts_with(name))
+        });
+        let first = lines.next().unwrap_or_else(|| panic!("no {name}: {}{}", self.1, self.2));
+        let more = lines.take_while(|line| !is_start(line) && line.starts_with("   "));
+        [first].into_iter().chain(more).map(|line| format!("{}\n", line.trim())).collect()
+    }
+
+    /// Asserts that exactly this step failed, with these words.
+    fn fails(&self, name: &str, words: &[&str]) {
+        let step = self.step(name);
+        assert!(step.starts_with('✗') && self.0 == 1, "{}{}", self.1, self.2);
+        for word in words {
+            assert!(step.contains(word), "{word}:\n{step}");
+        }
+        assert!(step.contains("\nhelp: ") && step.contains("\n--> "), "{step}");
+        let failed = self.1.lines().filter(|line| line.starts_with('✗')).count();
+        assert_eq!(failed, 1, "{}", self.1);
+    }
+}
+
+/// An application with an introspection endpoint, and a directory.
+struct Application {
+    directory: tempfile::TempDir,
+    backend: Upstream,
+    introspector: Introspector,
+}
+
+impl Application {
+    fn start() -> Self {
+        Self::with(Introspector::start())
+    }
+
+    fn with(introspector: Introspector) -> Self {
+        let backend = Upstream::answering(|_| Answer::with(200, &[], ""));
+        introspector.set_verdict(TOKEN, Verdict::active(&["items:read"]).named(17, "sync\u{1b}prod"));
+        Self { directory: tempfile::tempdir().unwrap(), backend, introspector }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.file(name), text).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.file(name)).unwrap()
+    }
+
+    fn run(&self, arguments: &[&str], token: Option<&str>) -> Run {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).current_dir(&self.directory).env_clear().stdin(Stdio::null());
+        if let Some(token) = token {
+            command.env("STOCKAJ_GATEWAY_TOKEN", token);
+        }
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let run = Run(output.status.code().unwrap(), text(output.stdout), text(output.stderr));
+        let secret = TOKEN.split_once('|').unwrap().1;
+        let shown = format!("{}{}", run.1, run.2);
+        assert!(!(0..secret.len() - 8).any(|at| shown.contains(&secret[at..at + 8])), "{shown}");
+        run
+    }
+
+    /// `check --online` with this map and further configuration.
+    fn check_with(&self, map: &str, more: &str, token: Option<&str>) -> Run {
+        let (backend, tls) = (self.backend.url(), self.backend.client_tls());
+        let introspection = self.introspector.yaml();
+        let text = format!(
+            "backend:\n  url: {backend}\n{tls}{introspection}\n  timeout: 500ms\n{more}\nabilities: {{routes: {map}}}\n"
+        );
+        self.write("gateway.yaml", &text);
+        self.run(&["check", "--online", "gateway.yaml"], token)
+    }
+
+    fn check(&self, token: Option<&str>) -> Run {
+        self.check_with(MAP, "", token)
+    }
+}
+
+#[test]
+fn probe_ticks_every_step_without_side_effects() {
+    let application = Application::start();
+    let run = application.check(Some(TOKEN));
+    let backend = application.backend.url();
+    let endpoint = format!("{}/api/v2/token", application.introspector.server().url());
+    assert_eq!(
+        run.1,
+        format!(
+            "gateway.yaml: fine, 3 routes\n\
+             ✓ backend          {backend} answers HEAD /up with 200\n\
+             ✓ unknown token    {endpoint} answers with 401\n\
+             ✓ given token      active: sync\u{fffd}prod (id 17), does not expire; items:read\n\
+             ✓ allowed request  HEAD /items: the backend answers 200 (/items GET: items:read)\n\
+             ✓ refused request  HEAD /rents with the given token gets 403 (/rents GET: rents:read)\n"
+        )
+    );
+    assert_eq!((run.0, &*run.2), (0, ""));
+    let requests: Vec<(String, String)> =
+        application.backend.requests().into_iter().map(|it| (it.method, it.target)).collect();
+    let head = |target: &str| ("HEAD".to_owned(), target.to_owned());
+    assert_eq!(requests, [head("/up"), head("/items")], "the refused request does not arrive");
+    assert!(application.introspector.requests().iter().all(|it| it.method == "GET"));
+
+    // Without a token nothing but the decision remains.
+    let run = application.check(None);
+    assert_eq!(run.0, 0, "{}{}", run.1, run.2);
+    assert!(run.step("given token").starts_with("- given token      no token given"), "{}", run.1);
+    assert!(run.1.ends_with(
+        "✓ allowed request  GET /items would be forwarded (/items GET: items:read)\n\
+         ✓ refused request  GET /items without a token would get 401 (/items GET: items:read)\n"
+    ));
+    assert_eq!(application.backend.requests().len(), 3);
+}
+
+#[test]
+fn probe_with_rfc_7662_and_a_token_file() {
+    let application = Application::with(Introspector::start_rfc7662("gateway", "a-secret-of-the-gateway"));
+    application.write("token", &format!("{TOKEN}\nsecond line\n"));
+    assert_eq!(application.check(Some(TOKEN)).0, 0);
+    let run = application.run(&["check", "--online", "gateway.yaml", "--token-file", "token"], None);
+    assert_eq!(run.0, 0, "{}{}", run.1, run.2);
+    assert!(run.step("unknown token").ends_with("/api/v2/token answers that it is inactive\n"), "{}", run.1);
+    assert!(run.step("given token").contains("active: sync"), "{}", run.1);
+
+    for (file, code, words) in [
+        ("missing", 1, "error: cannot read `missing`: No such file"),
+        ("/dev/null", 1, "the given token is malformed"),
+    ] {
+        let run = application.run(&["check", "--online", "gateway.yaml", "--token-file", file], None);
+        assert!(run.0 == code && format!("{}{}", run.1, run.2).contains(words), "{file}: {}{}", run.1, run.2);
+    }
+    let run = application.run(&["check", "gateway.yaml", "--token-file", "token"], None);
+    assert!(run.0 == 2 && run.2.contains("only with `--online`"), "{}", run.2);
+
+    application.introspector.fail_with(Answer::message(401, "invalid_client"));
+    application.check(Some(TOKEN)).fails(
+        "unknown token",
+        &["rejected the gateway's client credentials with 401", "`introspection.client_secret_file` must be"],
+    );
+}
+
+#[test]
+fn probe_explains_an_unreachable_backend() {
+    let mut application = Application::start();
+    application.backend.stop();
+    application.check(None).fails(
+        "backend",
+        &["Connection refused", "`backend.url`: http://127.0.0.1:", "start the application"],
+    );
+
+    application.backend.resume();
+    application.backend.answer(|_| Answer::message(500, "Server Error"));
+    application.check(None).fails("backend", &["answers HEAD /up with 500", "log of the application"]);
+    application.backend.answer(|_| Answer::raw("SSH-2.0-OpenSSH\r\n").then_close());
+    application
+        .check(None)
+        .fails("backend", &["truncated or malformed", "write `https://` in `backend.url`"]);
+    application.backend.answer(|_| Answer::hang());
+    let limits = "  timeout: 300ms\n";
+    let text = application.read("gateway.yaml").replace("introspection:", &format!("{limits}introspection:"));
+    application.write("gateway.yaml", &text);
+    let run = application.run(&["check", "--online", "gateway.yaml"], None);
+    run.fails("backend", &["the backend took longer than 300ms", "why the application is slow"]);
+}
+
+#[test]
+fn probe_explains_a_tls_mismatch() {
+    let authority = Authority::new();
+    let mut application = Application::start();
+    // TLS, where the server has none.
+    application.check(None);
+    let plain = application.read("gateway.yaml");
+    let https = plain.replacen("url: http://", "url: https://", 1);
+    application.write("gateway.yaml", &https);
+    let run = application.run(&["check", "--online", "gateway.yaml"], None);
+    run.fails("backend", &["TLS handshake with 127.0.0.1", "write `http://` in `backend.url`"]);
+    // Most servers answer, in plain text.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let own = application.backend.url().replace("http://", "https://");
+    application.write("gateway.yaml", &https.replace(&own, &format!("https://{address}")));
+    let run = application.run(&["check", "--online", "gateway.yaml"], None);
+    run.fails("backend", &["does not use TLS on this port: write `http://`"]);
+
+    // No TLS, where the server wants it.
+    application.backend = Upstream::start_tls(&authority);
+    application.backend.answer(|_| Answer::with(200, &[], ""));
+    assert_eq!(application.check(None).0, 0);
+    let trusted = application.read("gateway.yaml");
+    let address = application.backend.address();
+    let line = |text: &str| {
+        let line = text.lines().find(|line| line.contains("url: https://")).unwrap();
+        line.trim().to_owned()
+    };
+    let plain = trusted.replace(&line(&trusted), &format!("url: http://{address}"));
+    application.write("gateway.yaml", &plain);
+    let run = application.run(&["check", "--online", "gateway.yaml"], None);
+    run.fails("backend", &["write `https://` in `backend.url`"]);
+
+    // Another authority, another name.
+    let unknown: String = trusted
+        .lines()
+        .filter(|line| !line.contains("ca_file"))
+        .fold(String::new(), |text, it| format!("{text}{}\n", it.replace("tls:", "tls: {roots: bundled}")));
+    application.write("gateway.yaml", &unknown);
+    let run = application.run(&["check", "--online", "gateway.yaml"], None);
+    run.fails("backend", &["UnknownIssuer", "`backend.tls.ca_file`", "`backend.tls.roots: platform`"]);
+    let named = trusted.replacen("{ca_file", "{server_name: elsewhere.example, ca_file", 1);
+    application.write("gateway.yaml", &named);
+    let run = application.run(&["check", "--online", "gateway.yaml"], None);
+    run.fails("backend", &["`backend.tls.server_name`"]);
+}
+
+#[test]
+fn probe_explains_an_introspection_that_does_not_work() {
+    let mut application = Application::start();
+    let active = json!({"data": {"id": 1, "abilities": ["*"], "expires_at": null}});
+    for (answer, words) in [
+        (Answer::json(200, &active), &["calls a token active that does not exist", "`auth:sanctum`"][..]),
+        (Answer::message(500, "Server Error"), &["responded with 500", "see the log of the introspector"]),
+        (Answer::message(404, "Not Found"), &["responded with 404", "path of `introspection.url`"]),
+        (Answer::message(403, "Forbidden"), &["responded with 403", "must get 401"]),
+        (Answer::message(405, "Method"), &["responded with 405", "`introspection.style: rfc7662`"]),
+        (Answer::message(429, "Too Many"), &["responded with 429", "`throttle:api`"]),
+        (Answer::message(204, ""), &["responded with 204", "200 for an active token and 401"]),
+        (
+            Answer::with(302, &[("Location", "/login")], ""),
+            &["responded with 302 Found, a redirect", "redirects unknown paths and guests"],
+        ),
+        (Answer::message(200, "fine"), &["an unknown token gets 200", "absent", "must get 401"]),
+        (Answer::with(200, &[], "<html>"), &["an unknown token gets 200", "not JSON", "must get 401"]),
+        (Answer::with(200, &[], vec![b' '; 70_000]), &["longer than 65536 bytes"]),
+        (Answer::close(), &["closed before a response"]),
+        (Answer::hang(), &["took longer than 500ms", "`introspection.timeout`"]),
+    ] {
+        application.introspector.fail_with(answer);
+        let run = application.check(None);
+        run.fails("unknown token", &[words, &["`introspection.url`: http://127.0.0.1:"]].concat());
+    }
+    // A token adds nothing until introspection works.
+    let run = application.check(Some(TOKEN));
+    assert!(
+        run.step("given token").starts_with("- given token      introspection does not work"),
+        "{}",
+        run.1
+    );
+    application.introspector.stop();
+    application.check(None).fails("unknown token", &["Connection refused", "start the introspector"]);
+}
+
+#[test]
+fn probe_explains_a_token_that_does_not_work() {
+    let application = Application::start();
+    let introspector = &application.introspector;
+    let check = |token: &str| application.check(Some(token));
+    check("18|unknown").fails("given token", &["does not know the given token", "the part before `|`"]);
+    check("18|two words").fails("given token", &["malformed", "--> STOCKAJ_GATEWAY_TOKEN"]);
+    introspector
+        .set_verdict("18|late", Verdict::active(&[]).named(18, "late").expiring("2001-01-01T00:00:00Z"));
+    check("18|late").fails("given token", &["has expired", "late (id 18)"]);
+    let odd = json!({"data": {"id": 1, "scopes": ["a"]}});
+    introspector.set_verdict("18|odd", Verdict::Answer(Answer::json(200, &odd)));
+    check("18|odd")
+        .fails("given token", &["abilities", "`introspection.response.abilities` is `/data/abilities`"]);
+    let expiry = json!({"data": {"abilities": ["a"], "expires_at": "tomorrow"}});
+    introspector.set_verdict("18|odd", Verdict::Answer(Answer::json(200, &expiry)));
+    check("18|odd")
+        .fails("given token", &["expiry", "`introspection.response.expires_at` is `/data/expires_at`"]);
+    introspector.set_verdict("18|none", Verdict::active(&["other:read"]));
+    let run = application.check_with("{/items: {GET: items:read}}", "", Some("18|none"));
+    run.fails("allowed request", &["allows no request with the given token", "`abilities`"]);
+    // A token with an ability that only POST needs cannot be tried.
+    let run = application.check_with("{/items: {POST: other:read}}", "", Some("18|none"));
+    assert!(run.0 == 0 && run.step("allowed request").starts_with("- "), "{}{}", run.1, run.2);
+}
+
+#[test]
+fn probe_explains_what_the_backend_answers_to_an_allowed_request() {
+    let application = Application::start();
+    for (status, words) in [
+        (401, "the same guard"),
+        (403, "checks more than the map"),
+        (404, "correct the path in the map"),
+        (429, "rate-limited"),
+        (503, "maintenance"),
+        (500, "log of the application"),
+    ] {
+        application.backend.answer(move |request| match &*request.target {
+            "/up" => Answer::with(200, &[], ""),
+            _ => Answer::message(status, "no"),
+        });
+        application.check(Some(TOKEN)).fails("allowed request", &["HEAD /items", words]);
+    }
+    application.backend.answer(|request| match &*request.target {
+        "/up" => Answer::with(200, &[], ""),
+        _ => Answer::message(405, "Method Not Allowed"),
+    });
+    assert_eq!(application.check(Some(TOKEN)).0, 0, "it has arrived");
+}
+
+#[test]
+fn probe_explains_a_map_that_allows_or_refuses_nothing() {
+    let application = Application::start();
+    for map in ["{/items: {GET: deny}}", "{/a: {GET: deny, POST: deny}, '/b/{id}': {GET: deny}}"] {
+        let run = application.check_with(map, "", None);
+        run.fails(
+            "allowed request",
+            &["the map allows no request", "`abilities`", "a rule that is not `deny`"],
+        );
+    }
+    let run = application.check_with("{'/{*rest}': {GET: public}, /: {GET: public}}", "", None);
+    run.fails("refused request", &["the map refuses nothing", "make it narrower"]);
+    // Parameters are filled in.
+    let map = "{'/items/{id}/files/{*rest}': {GET: items:read}}";
+    let run = application.check_with(map, "", Some(TOKEN));
+    assert!(
+        run.step("allowed request").contains("HEAD /items/1/files/1: the backend answers 200"),
+        "{}",
+        run.1
+    );
+    // Shadow mode refuses nothing, and the probe sends nothing that it would refuse.
+    let run = application.check_with(MAP, "mode: shadow", Some(TOKEN));
+    let refused = run.step("refused request");
+    assert!(refused.starts_with("- refused request  shadow mode: GET /rents would get 403"), "{refused}");
+    assert!(run.0 == 0 && application.backend.requests().iter().all(|it| it.target != "/rents"));
+}
+
+#[test]
+fn probe_leaves_the_configured_listener_ledger_and_log_alone() {
+    let application = Application::start();
+    // The gateway may be running: its addresses are taken.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = format!(
+        "listen: {{address: '{}'}}\nusage: {{path: usage.redb}}\nlog: {{level: trace}}\nredis: {{url: 'redis://127.0.0.1:1'}}\n\
+         limits: {{requests_per_address: 1}}",
+        taken.local_addr().unwrap()
+    );
+    let run = application.check_with(MAP, &more, Some(TOKEN));
+    assert_eq!((run.0, run.1.lines().count()), (0, 6), "{}{}", run.1, run.2);
+    assert!(!application.file("usage.redb").exists());
+}
+
+#[test]
+fn online_check_reports_failed_steps_in_every_format() {
+    let mut application = Application::start();
+    application.backend.stop();
+    application.check(None);
+    let run = application.run(&["check", "--online", "-c", "gateway.yaml", "--format", "json"], None);
+    let findings: Value = serde_json::from_str(&run.1).unwrap();
+    assert_eq!(run.0, 1);
+    assert_eq!(findings.as_array().unwrap().len(), 1, "{findings:#}");
+    assert_eq!(findings[0]["key"], "backend.url");
+    assert_eq!(findings[0]["severity"], "error");
+    assert!(findings[0]["message"].as_str().unwrap().contains("Connection refused"), "{findings:#}");
+    assert!(findings[0]["help"].as_str().unwrap().starts_with("start the application"), "{findings:#}");
+    let run = application.run(&["check", "--online", "gateway.yaml", "--format", "github"], None);
+    assert!(run.0 == 1 && run.1.starts_with("::error file=gateway.yaml"), "{}", run.1);
+
+    // Nothing is sent for a configuration with errors, and a map file has no servers.
+    application.backend.resume();
+    application.write("gateway.yaml", &application.read("gateway.yaml").replace("items:read", "[]"));
+    let run = application.run(&["check", "--online", "gateway.yaml"], None);
+    assert!(
+        run.0 == 1 && run.1.is_empty() && application.backend.requests().is_empty(),
+        "{}{}",
+        run.1,
+        run.2
+    );
+    application.write("map.yaml", "routes: {/up: {GET: public}}\n");
+    let run = application.run(&["check", "--online", "map.yaml"], None);
+    assert!(run.0 == 2 && run.2.contains("`--online` probes a gateway.yaml"), "{}", run.2);
+}
+
+/// The options that name the servers of an application.
+fn servers(application: &Application) -> Vec<String> {
+    let endpoint = format!("{}/api/v2/token", application.introspector.server().url());
+    ["init", "--backend", &application.backend.url(), "--introspection", &endpoint]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn init(application: &Application, more: &[&str], token: Option<&str>) -> Run {
+    let servers = servers(application);
+    let arguments: Vec<&str> = servers.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    application.run(&arguments, token)
+}
+
+#[test]
+fn init_writes_a_configuration_that_passes_check_and_probe() {
+    let application = Application::start();
+    let run = init(&application, &["--shipped-map"], Some(TOKEN));
+    assert_eq!(run.0, 0, "{}{}", run.1, run.2);
+    assert!(run.1.starts_with("wrote stockaj.yaml\nwrote gateway.yaml (26 routes)\n✓ backend "), "{}", run.1);
+    assert_eq!(run.2, "next: stockaj-gateway run --config gateway.yaml\n");
+    assert_eq!(application.read("stockaj.yaml"), include_str!("../config/stockaj.yaml"));
+    let text = application.read("gateway.yaml");
+    assert!(text.contains(&format!("  url: {}\n", application.backend.url())), "{text}");
+    assert!(text.lines().filter(|line| line.trim_start().starts_with('#')).count() > 8, "{text}");
+    let run = application.run(&["check", "--strict", "gateway.yaml"], None);
+    assert_eq!((run.0, &*run.1), (0, "gateway.yaml: fine, 26 routes\n"), "{}", run.2);
+
+    // Neither file is overwritten without being told.
+    application.write("gateway.yaml", "mine");
+    let run = init(&application, &["--shipped-map"], None);
+    assert!(run.0 == 1 && run.2.contains("`gateway.yaml` exists\nhelp: ") && run.1.is_empty(), "{}", run.2);
+    let run = init(&application, &["other.yaml", "--shipped-map"], None);
+    assert!(
+        run.0 == 1 && run.2.contains("`stockaj.yaml` exists") && !application.file("other.yaml").exists()
+    );
+    assert_eq!(application.read("gateway.yaml"), "mine");
+    let calls = application.introspector.calls();
+    let run = init(&application, &["--shipped-map", "--force", "--offline"], Some(TOKEN));
+    assert_eq!((run.0, application.read("gateway.yaml")), (0, text), "{}", run.2);
+    assert_eq!(application.introspector.calls(), calls, "--offline sends nothing");
+}
+
+#[test]
+fn init_writes_the_configuration_also_if_the_probe_fails() {
+    let mut application = Application::start();
+    application.backend.stop();
+    let run = init(&application, &["--shipped-map"], None);
+    run.fails("backend", &["Connection refused"]);
+    assert_eq!(run.2, "next: stockaj-gateway check --online --config gateway.yaml\n");
+    assert!(application.file("gateway.yaml").exists());
+}
+
+#[test]
+fn init_takes_a_map_file_or_drafts_one() {
+    let application = Application::start();
+    application.write("map.yaml", &format!("routes: {MAP}\n"));
+    fs::create_dir(application.file("etc")).unwrap();
+    for file in ["gateway.yaml", "etc/gateway.yaml"] {
+        let run = init(&application, &[file, "--map", "map.yaml"], Some(TOKEN));
+        assert_eq!(run.0, 0, "{}{}", run.1, run.2);
+        assert!(run.1.starts_with(&format!("wrote {file} (3 routes)\n")), "{}", run.1);
+    }
+    assert!(application.read("gateway.yaml").contains("  file: map.yaml\n"));
+
+    let document =
+        "openapi: 3.1.0\ninfo: {title: T, version: '1'}\npaths:\n  /items:\n    get: {responses: {}}\n";
+    application.write("openapi.yaml", document);
+    let run = init(&application, &["etc/drafted.yaml", "--openapi", "openapi.yaml"], Some(TOKEN));
+    assert_eq!(run.0, 0, "{}{}", run.1, run.2);
+    assert!(run.1.starts_with("wrote etc/abilities.yaml\nwrote etc/drafted.yaml (1 routes)\n"), "{}", run.1);
+    assert!(application.read("etc/abilities.yaml").contains("GET: items:read"));
+
+    for (source, file) in [("--map", "missing.yaml"), ("--map", "openapi.yaml"), ("--openapi", "map.yaml")] {
+        let run = init(&application, &["new.yaml", source, file], None);
+        assert!(
+            run.0 == 1 && run.1.is_empty() && run.2.contains(file),
+            "{source} {file}: {}{}",
+            run.1,
+            run.2
+        );
+        assert!(!application.file("new.yaml").exists());
+    }
+}
+
+#[test]
+fn init_validates_its_options_before_it_writes() {
+    let application = Application::with(Introspector::start_rfc7662("gateway", "a-secret-of-the-gateway"));
+    application.write("secret", "a-secret-of-the-gateway\n");
+    application.write("map.yaml", &format!("routes: {MAP}\n"));
+    let url = application.backend.url();
+    for (arguments, code, words) in [
+        (&["init"][..], 2, "`--backend URL` is missing"),
+        (&["init", "--backend", &url], 2, "`--introspection URL` is missing"),
+        (
+            &["init", "--backend", &url, "--introspection", &url],
+            2,
+            "`--map FILE, --shipped-map or --openapi DOCUMENT`",
+        ),
+        (&["init", "--backend", "127.0.0.1", "--introspection", &url, "--shipped-map"], 1, "invalid URL"),
+        (&["init", "--backend", &url, "--introspection", "ftp://h", "--shipped-map"], 1, "invalid URL"),
+        (&["init", "--map", "map.yaml", "--shipped-map"], 2, "cannot be used with"),
+        (&["init", "--client-secret-file", "secret"], 2, "--client-id"),
+        (&["init", "--offline", "--token-file", "secret"], 2, "cannot be used with"),
+    ] {
+        let run = application.run(arguments, None);
+        assert!(run.0 == code && run.2.contains(words), "{arguments:?}: {} {}", run.0, run.2);
+        assert_eq!(fs::read_dir(application.directory.path()).unwrap().count(), 2, "{arguments:?}");
+    }
+
+    let credentials = ["--map", "map.yaml", "--client-id", "gateway", "--client-secret-file", "secret"];
+    let run = init(&application, &credentials, Some(TOKEN));
+    assert_eq!(run.0, 0, "{}{}", run.1, run.2);
+    let text = application.read("gateway.yaml");
+    assert!(text.contains("  style: rfc7662\n  client_id: \"gateway\"\n  client_secret_file: "), "{text}");
+    assert!(!text.contains("a-secret"), "{text}");
+
+    application.write("secret", "another secret of somebody\n");
+    let run = application.run(&["check", "--online", "gateway.yaml"], Some(TOKEN));
+    run.fails("unknown token", &["responded with 400"]);
+    assert!(!format!("{}{}", run.1, run.2).contains("another secret"));
+    let run = init(
+        &application,
+        &["new.yaml", "--map", "map.yaml", "--client-id", "a", "--client-secret-file", "no"],
+        None,
+    );
+    assert!(run.0 == 1 && run.2.contains("introspection.client_secret_file"), "{}", run.2);
+    assert!(!application.file("new.yaml").exists());
+}
+
+#[test]
+fn init_is_bounded_in_time() {
+    let application = Application::start();
+    application.backend.answer(|_| Answer::hang());
+    application.introspector.fail_with(Answer::hang());
+    let begun = std::time::Instant::now();
+    let text = |limit: &str| {
+        format!(
+            "backend: {{url: '{}', timeout: {limit}}}\n{}  timeout: 200ms\nabilities: {{routes: {MAP}}}\n",
+            application.backend.url(),
+            application.introspector.yaml()
+        )
+    };
+    application.write("gateway.yaml", &text("200ms"));
+    assert_eq!(application.run(&["check", "--online", "gateway.yaml"], Some(TOKEN)).0, 1);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
