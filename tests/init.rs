@@ -1,7 +1,7 @@
 //! `init` and `check --online`: the probe says what works, and what to correct, without a trace of the token.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -550,4 +550,61 @@ fn init_is_bounded_in_time() {
     application.write("gateway.yaml", &text("200ms"));
     assert_eq!(application.run(&["check", "--online", "gateway.yaml"], Some(TOKEN)).0, 1);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+/// Runs a command on a terminal. Writes each answer once the question before it is shown. Returns the exit code and all that
+/// the terminal showed.
+fn on_terminal(application: &Application, arguments: &str, answers: &[(&str, String)]) -> (i32, String) {
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &format!("{BINARY} {arguments}"), "/dev/null"]);
+    command.current_dir(&application.directory).env_remove("STOCKAJ_GATEWAY_TOKEN");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut shown, mut buffer) = (Vec::new(), [0; 4096]);
+    let mut answers = answers.iter().peekable();
+    loop {
+        if let Some((_, answer)) =
+            answers.next_if(|(question, _)| String::from_utf8_lossy(&shown).contains(question))
+        {
+            // Until the terminal hides the input; what is typed before is discarded, as with any password.
+            thread::sleep(Duration::from_millis(200));
+            stdin.write_all(answer.as_bytes()).unwrap();
+        }
+        match stdout.read(&mut buffer).unwrap() {
+            0 => break,
+            read => shown.extend(&buffer[..read]),
+        }
+    }
+    assert!(answers.next().is_none(), "{}", String::from_utf8_lossy(&shown));
+    (child.wait().unwrap().code().unwrap(), String::from_utf8_lossy(&shown).replace('\r', ""))
+}
+
+#[test]
+#[ignore = "needs script: tests/run"]
+fn init_asks_on_a_terminal_and_does_not_echo_the_token() {
+    let application = Application::start();
+    let line = |text: &str| format!("{text}\n");
+    let answers = [
+        ("URL of the application [http://127.0.0.1:8000]: ", line(&application.backend.url())),
+        ("/api/v2/token]: ", format!("{}/api/v2/token\n", application.introspector.server().url())),
+        ("rfc7662 [bearer]: ", line("")),
+        ("[stockaj]: ", line("")),
+        ("A token of the application (Enter: none): ", line(TOKEN)),
+    ];
+    let (code, shown) = on_terminal(&application, "init", &answers);
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("wrote gateway.yaml (26 routes)") && shown.contains("active: sync"), "{shown}");
+    assert!(!shown.contains(TOKEN) && !shown.contains(&TOKEN[3..11]), "{shown}");
+
+    let question = "A token of the application (Enter: none): ";
+    let check = |answer: &str| {
+        on_terminal(&application, "check --online gateway.yaml", &[(question, answer.to_owned())])
+    };
+    let (code, shown) = check("\n");
+    assert!(code == 0 && shown.contains("no token given"), "{shown}");
+    let (code, shown) = check(&format!("{}\u{3}", &TOKEN[..20]));
+    assert!(
+        code == 1 && shown.contains("error: cannot read the token") && !shown.contains(&TOKEN[3..11]),
+        "{shown}"
+    );
 }

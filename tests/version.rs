@@ -73,6 +73,7 @@ impl BuildScript {
 }
 
 #[test]
+#[ignore = "needs git: tests/run"]
 fn build_script_names_the_commit_with_and_without_a_repository() {
     const COMMIT: &str = "STOCKAJ_GATEWAY_COMMIT";
     const EPOCH: &str = "SOURCE_DATE_EPOCH";

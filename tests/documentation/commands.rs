@@ -226,7 +226,7 @@ fn runnable(line: &str, root: &str) -> Option<String> {
         }
         "systemctl" | "journalctl" => None,
         "stockaj-gateway"
-            if [" tokens ", " run ", " usage", " unmapped", " openapi "]
+            if [" tokens ", " run ", " usage", " unmapped", " openapi ", " init ", " --online"]
                 .iter()
                 .any(|it| line.contains(it)) =>
         {

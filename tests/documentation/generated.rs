@@ -55,7 +55,7 @@ as well as a gateway.yaml.
 | exit code | meaning |
 |---|---|
 | 0 | success: valid, allowed, or unchanged |
-| 1 | what the command checks is invalid, denied or different |
+| 1 | what the command checks is invalid, denied, different, or does not work |
 | 2 | the command line is invalid |
 | 78 | `run` refuses its configuration (`EX_CONFIG`) |
 
