@@ -1,4 +1,4 @@
-//! Every response of the gateway itself, to the byte.
+//! Every response that the gateway itself generates, byte by byte.
 
 use crate::support::{Answer, RawClient, Response, TestEnv, Verdict};
 
@@ -8,7 +8,7 @@ const INSUFFICIENT: &str = r#"Bearer realm="stockaj", error="insufficient_scope"
 
 const READER: (&str, &str) = ("Authorization", "Bearer 1|reader");
 
-/// What every answer of the gateway has in common, and what this one is.
+/// Asserts the fields that all of the gateway's own responses share, and this one's status, message and challenge.
 fn assert_answer(response: &Response, status: u16, message: &str, challenge: Option<&str>, context: &str) {
     let body = format!(r#"{{"message":"{message}"}}"#);
     assert_eq!((response.status, response.text()), (status, &*body), "{context}");

@@ -1,22 +1,22 @@
 //! Attacks, byte by byte, on the real binary before a backend that records what arrives.
 //!
-//! The tables are in `attacks/`: one row an attack, with its name, the bytes that are sent and what comes of
-//! them. [`judge`] looks at every request that arrived without with_tokens what the gateway thought of it.
+//! The tables are in `attacks/`. Each row is an attack with its name, its bytes and its expected outcome. [`judge`]
+//! inspects every request that arrived, independently of the gateway's decision.
 
 mod ambiguous; // heads that two parsers read differently
-mod authentication; // credentials in every shape, and where there are none
-mod backend; // answers that no backend should give
-mod cache; // verdicts that must not be used: another's, an older one's, for another route
-mod fields; // header fields that are to mean something behind the gateway
+mod authentication; // malformed, repeated and missing credentials
+mod backend; // malformed and hostile responses of a backend
+mod cache; // verdicts that must not be used: of another token, outdated, or for another route
+mod fields; // header fields that have a meaning behind the gateway
 mod framing; // where one message ends and the next begins
 mod http2; // the tables again, over HTTP/2
-mod introspector; // answers that no introspector should give
+mod introspector; // malformed and hostile responses of an introspector
 mod judge;
-mod limits; // at a bound and one beyond it
-mod methods; // methods, and what would make one of another
+mod limits; // requests at a limit and one beyond it
+mod methods; // methods and method overrides
 mod mutations; // the tables, spliced and damaged at random
 mod paths; // targets that two parsers read differently
-mod shadow; // the tables again, where not everything is enforced
+mod shadow; // the tables again in shadow mode
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,22 +25,22 @@ use crate::support::client::is_close;
 use crate::support::gateway::Builder;
 use crate::support::{Introspector, RawClient, Request, Response, TestEnv, Verdict};
 
-/// May read items.
+/// A token that may read items.
 const READER: &str = "1|Secret0Reader";
-/// May read, create and update items, but delete none.
+/// A token that may read, create and update items, but not delete them.
 const WRITER: &str = "2|Secret0Writer";
-/// A user's: may do everything.
+/// A user's token with the ability `*`.
 const USER: &str = "3|Secret0User";
-/// Has no ability.
+/// A token without abilities.
 const NOBODY: &str = "4|Secret0Nobody";
-/// Was active until 2001.
+/// A token that expired in 2001.
 const PAST: &str = "5|Secret0Past";
-/// Unknown to the introspector.
+/// A token that the introspector does not know.
 const UNKNOWN: &str = "6|Secret0Unknown";
-/// A part of every token, so that a log that holds one is found.
+/// A part of every token, by which a log that contains one is found.
 const PART_OF_EVERY_TOKEN: &str = "Secret0";
 
-/// The abilities of the tokens that the introspector knows.
+/// The abilities of the introspector's tokens.
 const ABILITIES: [(&str, &[&str]); 4] = [
     (READER, &["items:read"]),
     (WRITER, &["items:read", "items:create", "items:update"]),
@@ -48,21 +48,21 @@ const ABILITIES: [(&str, &[&str]); 4] = [
     (NOBODY, &[]),
 ];
 
-/// What is to come of an attack.
+/// The expected outcome of an attack.
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
-    /// Nothing arrives, and the client gets this status with the gateway's own body.
+    /// No request arrives, and the client gets this status with the gateway's own body.
     Refused(u16),
     /// The same, and the connection is closed.
     RefusedAndClosed(u16),
-    /// Exactly this arrives, each as `METHOD target`, and each is answered with 200.
+    /// Exactly these requests arrive, each as `METHOD target`, and each gets 200.
     Arrives(&'static [&'static str]),
-    /// The same, then a refusal of what follows, and a close.
+    /// The same, then a refusal of the next request, and a close.
     ArrivesThenRefused(&'static [&'static str], u16),
 }
 use Outcome::{Arrives, ArrivesThenRefused, Refused, RefusedAndClosed};
 
-/// One attack.
+/// An attack.
 struct Case {
     name: &'static str,
     sent: Vec<u8>,
@@ -79,7 +79,7 @@ fn case(name: &'static str, sent: impl Into<Vec<u8>>, outcome: Outcome) -> Case 
     Case { name, sent: sent.into(), outcome }
 }
 
-/// A request of `token` with these further lines, each with its end; a body may be added.
+/// A request with `token` and these further lines, including line ends; a body may be appended.
 fn by(token: &str, request: &str, lines: &str) -> String {
     format!("{request} HTTP/1.1\r\nHost: stockaj.example\r\nAuthorization: Bearer {token}\r\n{lines}\r\n")
 }
@@ -89,7 +89,7 @@ fn bare(request: &str, lines: &str) -> String {
     format!("{request} HTTP/1.1\r\nHost: stockaj.example\r\n{lines}\r\n")
 }
 
-/// A gateway that the attacks are made on, with these sections.
+/// A gateway with these sections as the target of the attacks.
 fn start(yaml: &str) -> TestEnv {
     target(|builder| builder.yaml(yaml))
 }
@@ -101,14 +101,14 @@ fn target(configure: impl FnOnce(Builder) -> Builder) -> TestEnv {
 }
 
 impl TestEnv {
-    /// Makes every attack, in one piece and then in small ones, and judges what came of each.
+    /// Runs every attack, in one piece and then in small ones, and checks each outcome.
     fn run_attacks(&self, cases: &[Case]) {
         let mut names = BTreeSet::new();
         let mut failed = Vec::new();
         for case in cases {
             assert!(names.insert(case.name), "two cases are called `{}`", case.name);
             for size in [case.sent.len().max(1), 7, 1] {
-                // All that fail, not only the first of them.
+                // Reports all failures, not only the first.
                 if catch_unwind(AssertUnwindSafe(|| self.run_attack(case, size))).is_err() {
                     failed.push(case.name);
                     self.backend.forget_requests();
@@ -123,7 +123,7 @@ impl TestEnv {
     fn run_attack(&self, case: &Case, size: usize) {
         let context = format!("`{}`, in pieces of {size}: {}", case.name, case.sent.escape_ascii());
         let mut client = self.gateway.client();
-        // The rest of a message may be too late.
+        // The gateway may close before the rest of a message is sent.
         let cut_off = case.sent.chunks(size).any(|piece| client.try_send(piece).is_err());
         let expected = match case.outcome {
             Refused(status) => {
@@ -132,7 +132,7 @@ impl TestEnv {
             }
             RefusedAndClosed(status) => {
                 match client.try_response(case.is_head()) {
-                    // A client of TLS that has something left to send does not get to reading.
+                    // A TLS client with unsent data does not read.
                     Err(error) if cut_off && is_close(&error) => {}
                     response => assert_refused(&response.expect(&context), status, &context),
                 }
@@ -175,8 +175,8 @@ impl TestEnv {
         assert_eq!(self.arrived_since(context), ["GET /api/v2/items?next"], "after {context}");
     }
 
-    /// Client and gateway agree on where the connection is: the next request on it gets its own answer, or the
-    /// connection is closed without another byte.
+    /// Client and gateway agree on the position in the stream: the next request on the connection gets its own
+    /// response, or the connection is closed without another byte.
     fn assert_connection_in_step(&self, client: &mut RawClient, context: &str) {
         let _ =
             client.try_send("GET /up?probe HTTP/1.1\r\nHost: stockaj.example\r\nConnection: close\r\n\r\n");
@@ -203,11 +203,11 @@ impl TestEnv {
                 panic!("{fault}, {context}: {}", request.raw_head.escape_ascii());
             }
         });
-        // A request that breaks off is none.
+        // An aborted request does not count.
         judged.filter(|it| it.complete).map(|it| format!("{} {}", it.method, it.target)).collect()
     }
 
-    /// Nothing came late, and no token is in the log.
+    /// Asserts that no request arrived late, and that no token is in the log.
     fn end(&self) {
         assert_eq!(self.arrived_since("late"), [""; 0]);
         self.gateway.wait_for_log(|line| line["message"] == "request");
@@ -217,7 +217,7 @@ impl TestEnv {
     }
 }
 
-/// The next answer. A refusal arrives whatever the client has sent after it.
+/// Reads the next response. A refusal is readable whatever the client has sent after it.
 fn answer(client: &mut RawClient, case: &Case, context: &str) -> Response {
     client.try_response(case.is_head()).unwrap_or_else(|error| match is_close(&error) {
         true => panic!("closed without an answer, {context}"),
@@ -225,7 +225,7 @@ fn answer(client: &mut RawClient, case: &Case, context: &str) -> Response {
     })
 }
 
-/// An answer of the gateway itself.
+/// Asserts that a response is the gateway's own.
 fn assert_refused(response: &Response, status: u16, context: &str) {
     let message = match status {
         400 => "Bad Request.",
@@ -250,7 +250,7 @@ fn assert_refused(response: &Response, status: u16, context: &str) {
     assert!(response.field("x-request-id").is_some(), "{context}");
 }
 
-/// Those that are bytes of a client.
+/// The tables of attacks by clients.
 fn tables() -> [Vec<Case>; 7] {
     [
         paths::cases(),

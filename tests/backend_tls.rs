@@ -13,21 +13,21 @@ use crate::support::{Authority, BINARY, Gateway, TestEnv, Upstream};
 const NAMES: &[&str] = &["localhost", "127.0.0.1"];
 const ITEMS: &str = "/api/v2/items";
 
-/// What the gateway's log says of the backend, and of the introspector.
+/// Log lines about the backend and the introspector.
 const BACKEND: [&str; 2] = ["no connection to the backend", "no TLS with the backend"];
 const INTROSPECTOR: &str = "introspection gave no verdict";
 
-/// One server, and how the gateway is to speak with it.
+/// A server, and the gateway's `tls` settings for it.
 struct Case {
     name: &'static str,
     server: ServerConfig,
     tls: String,
-    /// What the log says, where they do not get to speak.
+    /// The logged error if the handshake fails.
     why: Option<&'static str>,
 }
 
 impl Case {
-    /// A gateway whose backend and introspector are both such a server, and the two of them.
+    /// A gateway with such a server as its backend and as its introspector.
     fn start(&self) -> (Gateway, Upstream, Upstream) {
         let backend = Upstream::start_with_tls(self.server.clone());
         let introspector = Upstream::start_with_tls(self.server.clone());
@@ -44,7 +44,7 @@ fn trusting(authority: &Authority) -> String {
     format!("{{ca_file: {}}}", authority.ca_file().display())
 }
 
-/// A section with a further line.
+/// A configuration section with an additional line.
 fn with(section: &str, line: &str) -> String {
     format!("{}, {line}}}", section.trim_end_matches('}'))
 }
@@ -155,7 +155,7 @@ fn servers_that_fail_verification_are_refused_and_the_cause_is_logged() {
         let (gateway, backend, introspector) = case.start();
         let (public, private) = (gateway.get("/up", None), gateway.get(ITEMS, Some("1|reader")));
         let Some(why) = case.why else {
-            // The introspector echoes, which is no verdict, but an answer.
+            // The introspector echoes, which is a response but not a verdict.
             assert_eq!((public.status, private.status), (200, 503), "{}", case.name);
             assert_eq!((backend.requests().len(), introspector.requests().len()), (1, 1), "{}", case.name);
             continue;
@@ -195,7 +195,7 @@ fn check(config: &Path) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Kept connections end with the certificate that they were opened with, and the next show the new one.
+/// Idle connections keep the client certificate that they were opened with; new connections present the new one.
 #[test]
 fn changed_client_certificate_files_are_used_for_new_connections() {
     let (ours, strangers) = (Authority::new(), Authority::new());
@@ -209,7 +209,7 @@ fn changed_client_certificate_files_are_used_for_new_connections() {
     assert_eq!(env.gateway.get("/up", None).status, 502);
     let before = env.gateway.reloads().len();
     ours.issue(&["gateway"], |_| {}).write(directory.path());
-    // They may be looked at between the two.
+    // The files may be read between the two writes.
     assert!(env.gateway.wait_for_reload(before) || env.gateway.wait_for_reload(before + 1));
     assert_eq!(env.gateway.get("/up", None).status, 200);
 }

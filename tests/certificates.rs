@@ -40,14 +40,14 @@ fn start(yaml: &str) -> TestEnv {
     TestEnv::builder().backend(backend).token("1|reader", &["items:read"]).yaml(yaml).start()
 }
 
-/// A handshake with the gateway, and what came of it.
+/// The result of a handshake with the gateway.
 fn perform_handshake(gateway: &Gateway, config: &Arc<ClientConfig>, name: &str) -> ClientConnection {
     let mut connection =
         ClientConnection::new(Arc::clone(config), name.to_owned().try_into().unwrap()).unwrap();
     let mut socket = std::net::TcpStream::connect(gateway.address()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut stream = rustls::Stream::new(&mut connection, &mut socket);
-    // An answer brings the tickets.
+    // Session tickets arrive with the response.
     std::io::Write::write_all(&mut stream, b"GET /up HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         .unwrap();
     std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap();
@@ -217,7 +217,7 @@ fn session_cannot_be_resumed_after_its_client_certificate_expired() {
     );
     let env = start(&entry);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    // Whole seconds: at least three.
+    // X.509 times are whole seconds: valid for at least three.
     let ends = Duration::from_secs(now.as_secs() + 4);
     let brief = clients.issue(&[], |params| {
         named("brief")(params);
@@ -235,7 +235,7 @@ fn session_cannot_be_resumed_after_its_client_certificate_expired() {
     assert!(!served, "a client whose certificate has ended is served");
 }
 
-/// Reads until the gateway shows this certificate.
+/// Connects until the gateway presents this certificate.
 fn wait_until_shown(gateway: &Gateway, expected: &Issued) {
     let end = Instant::now() + PATIENCE;
     while shown(gateway, "localhost") != der(expected) {
@@ -249,7 +249,7 @@ fn renewed_certificate_is_used_without_closing_connections() {
     let authority = Authority::new();
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    // As a Kubernetes volume has them.
+    // The layout of a Kubernetes volume.
     let issued = ["..first", "..second"].map(|version| {
         let issued = authority.issue(&["localhost"], |_| {});
         std::fs::create_dir(at(version)).unwrap();
@@ -359,9 +359,9 @@ fn plain_http_is_redirected_to_https() {
         ("GET /a HTTP/1.1\r\n\r\n", None),
         ("BREW /a HTTP/1.1\r\nHost: app.example\r\n\r\n", None),
         ("GET /a HTTP/1.1\r\nHost: app.example:\r\n\r\n", Some("https://app.example/a")),
-        // There is no name to redirect to.
+        // Without a host there is no URL to redirect to.
         ("GET /a HTTP/1.0\r\n\r\n", None),
-        // As on the listener that is redirected to.
+        // The same errors as on the TLS listener.
         ("GET /a#b HTTP/1.1\r\nHost: app.example\r\n\r\n", None),
         ("GET /a HTTP/1.1\nHost: app.example\n\n", None),
         ("GET /a HTTP/1.1\r\nHost : app.example\r\n\r\n", None),

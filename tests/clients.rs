@@ -1,5 +1,5 @@
-//! Clients that are not ours: curl, httpx, websockets, Node and a browser, over TLS with an authority made for the
-//! test, to a backend that is not ours either.
+//! Third-party clients: curl, httpx, websockets, Node.js and a browser, over TLS with an authority of the test, to a
+//! third-party backend.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -48,7 +48,7 @@ impl TestEnv<Process> {
         format!("https://localhost:{}", self.gateway.address().port())
     }
 
-    /// What curl says: the answer on standard output, the talk on standard error.
+    /// Runs curl: the response is on standard output, the protocol log on standard error.
     fn curl(&self, path: &str, arguments: &[&str]) -> (String, String) {
         let mut command = Command::new("curl");
         command.args(["--silent", "--show-error", "--verbose", "--max-time", "20", "--cacert"]);
@@ -61,7 +61,7 @@ impl TestEnv<Process> {
     }
 }
 
-/// Runs a program that says nothing where all is well.
+/// Runs a program that prints nothing on success.
 fn succeeds(command: &mut Command) {
     let Output { status, stdout, stderr } = command.output().expect("it is installed by tests/run");
     let said = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
@@ -87,12 +87,12 @@ fn curl_reads_and_uploads_over_both_versions() {
         let (answer, talk) = env.curl("/api/v2/items", &[version]);
         assert_eq!(answer, r#"{"message":"Unauthenticated."}"#);
         assert!(talk.contains(&format!("< {line}401")), "{talk}");
-        // Asks first whether the body is wanted: it is, and it is not.
+        // `Expect: 100-continue`, once accepted and once rejected.
         let asks = ["-H", "Expect: 100-continue", "--expect100-timeout", "15", "-T", upload, version];
         let (answer, talk) = env.curl("/api/v2/items", &[&asks[..], &["-H", authorization]].concat());
         let said: Value = serde_json::from_str(&answer).unwrap();
         assert_eq!((&said["length"], &said["sha256"]), (&body.len().into(), &(*hash).into()));
-        // Over HTTP/2 this curl does not wait for it.
+        // This version of curl does not wait for 100 over HTTP/2.
         assert!(talk.contains("< HTTP/1.1 100 ") == (version == "--http1.1"), "{talk}");
         let (answer, talk) = env.curl("/api/v2/items", &asks);
         assert_eq!(answer, r#"{"message":"Unauthenticated."}"#);

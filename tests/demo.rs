@@ -1,4 +1,4 @@
-//! `demo` works as it prints.
+//! The output of `demo` holds: each printed command gets the announced response.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::support::{BINARY, RawClient, Response};
 pub struct Demo {
     child: Child,
     logs: Arc<Logs>,
-    /// Where it makes its own directory.
+    /// The directory in which it creates its own.
     directory: tempfile::TempDir,
 }
 
@@ -29,13 +29,13 @@ impl Demo {
         Self { child, logs, directory }
     }
 
-    /// The URL of its page, with credentials.
+    /// The URL of the usage page, with credentials.
     pub fn usage(&self) -> String {
         let usage = |line: &str| Some(line.trim().strip_prefix("usage    ")?.split(' ').next()?.to_owned());
         self.logs.wait(usage).unwrap()
     }
 
-    /// What is printed until the last curl line, which is followed by an empty line.
+    /// The output up to the last curl line, which is followed by an empty line.
     fn welcome(&self) -> Vec<String> {
         let last = self.logs.wait(|line| line.contains("/api/v2/internals").then_some(()));
         let lines = self.logs.all();
@@ -71,7 +71,7 @@ fn calls(welcome: &[String]) -> Vec<(u16, String)> {
         .collect()
 }
 
-/// The words of a shell line, whose quotes are not nested.
+/// Splits a shell line into words; quotes are not nested.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut quote) = (vec![String::new()], None);
     for character in line.chars() {
@@ -85,7 +85,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// Does what curl would.
+/// Sends the request of a curl command line.
 fn curl(line: &str) -> Response {
     let words = words(line);
     let mut words = words.iter().map(String::as_str).skip(1);
@@ -160,7 +160,7 @@ fn denied_requests_show_the_rule_that_denies_them() {
 
 #[test]
 fn default_port_in_use_is_replaced_by_a_free_one() {
-    // Where something else listens there, it is taken just as well.
+    // If the default ports are taken, the demo uses others.
     let _taken = [TcpListener::bind("127.0.0.1:8080"), TcpListener::bind("127.0.0.1:9090")];
     let welcome = Demo::start(&[]).welcome();
     for default in ["127.0.0.1:8080", "127.0.0.1:9090"] {
@@ -171,7 +171,7 @@ fn default_port_in_use_is_replaced_by_a_free_one() {
 
 #[test]
 fn stand_in_listens_on_a_requested_address() {
-    // Linux takes the ports of outgoing connections, which other tests open, and those of port 0 from 32768 up.
+    // From 32768 up, Linux assigns ports to outgoing connections of other tests, and to listeners on port 0.
     let unused = |port: &u16| TcpListener::bind(("0.0.0.0", *port)).is_ok();
     let port = (30_000..32_000).find(unused).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -224,7 +224,7 @@ fn demo_usage_page_shows_a_month_and_recent_requests() {
     {
         assert!(all.contains(expected), "{expected}: {all}");
     }
-    // Of today nothing is made up.
+    // The generated usage does not include today.
     assert!(page("?since=1d").contains("<dt>Requests</dt><dd>0</dd>"));
     assert_eq!(curl(&reader).status, 200);
     assert!(page("?since=1d").contains("<dt>Requests</dt><dd>1</dd>"), "everything up to the moment");

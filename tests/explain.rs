@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use crate::policy::outcome;
 use crate::support::{Answer, BINARY, Introspector, Verdict};
 
-/// Exit code, standard output and standard error of `explain GET /items --token-stdin`. Nothing but the map and the
-/// introspection of the configuration can be read.
+/// Exit code, standard output and standard error of `explain GET /items --token-stdin`. Only the map and the
+/// `introspection` section of the configuration are valid.
 fn explain(introspector: &Introspector, token: &str) -> (i32, String, String) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.yaml");

@@ -12,8 +12,7 @@ use serde_json::Value;
 
 use crate::support::{BINARY, Gateway, Introspector, KillOnDrop, PATIENCE, RawClient, Upstream};
 
-/// Ends its process when dropped.
-/// The binary, whose files may have so many blocks of 512 bytes.
+/// Runs the binary with a file size limit in blocks of 512 bytes; killed when dropped.
 fn limited(blocks: u32, arguments: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit -f {blocks}; exec \"$@\""), "sh", BINARY]).args(arguments);
@@ -26,7 +25,7 @@ fn configuration(directory: &Path, upstream: &Upstream, introspector: &Introspec
     file.to_str().unwrap().to_owned()
 }
 
-/// The proxy's address in a line, if it says so.
+/// The proxy's address, if this is the line that logs it.
 fn address(line: &str) -> Option<SocketAddr> {
     let line: Value = serde_json::from_str(line).ok()?;
     let is_proxy = line["message"] == "listening" && line["listener"] == "proxy";
@@ -57,7 +56,7 @@ fn log_file_at_its_size_limit_fails_no_request() {
         get_all(&mut client);
         assert!(Instant::now() < end, "the log does not grow");
     }
-    // Many lines beyond the limit.
+    // Writes many lines beyond the limit.
     for _ in 0..10 {
         get_all(&mut client);
         thread::sleep(Duration::from_millis(20));
@@ -82,7 +81,7 @@ fn closed_log_pipe_fails_no_request() {
     let stdout = gateway.0.stdout.take().unwrap();
     drop(gateway.0.stderr.take());
     let proxy = BufReader::new(stdout).lines().map_while(Result::ok).find_map(|line| address(&line));
-    // The reader is dropped: each further line is EPIPE.
+    // The reader is dropped, so each further write fails with EPIPE.
     let proxy = proxy.expect("it listens");
     let mut client = RawClient::connect(proxy);
     for _ in 0..500 {

@@ -14,14 +14,14 @@ const ROUTES: &str = "  routes:
     /{name}/index.php/status:    {GET: public}
 ";
 
-/// Method, path, status with a token that may do everything.
+/// Method, path, and status for a token with the ability `*`.
 const CASES: [(&str, &str, u16); 17] = [
     ("GET", "/legacy/index.php", 200),
     ("GET", "/legacy/index.php/", 200),
     ("GET", "/legacy/%69ndex%2ephp", 200),
     ("GET", "/legacy/index.php/api/v2/items", 200),
     ("GET", "/other/index.php/status", 200),
-    // The map compares letter by letter.
+    // The map compares case-sensitively.
     ("GET", "/legacy/INDEX.php", 400),
     ("GET", "/legacy/index.phpapi/v2", 400),
     ("GET", "/legacy/index.php/a/index.php", 400),
@@ -47,7 +47,7 @@ fn front_controller_is_served_only_where_the_route_names_it() {
     for (method, path, status) in CASES {
         let response = client.request(method, path, &[WRITER], b"");
         assert_eq!(response.status, status, "{method} {path}: {}", response.text());
-        // Before the token is looked at.
+        // Rejected before introspection.
         if status == 400 {
             assert_eq!(response.text(), r#"{"message":"Bad Request."}"#);
             assert_eq!(client.request(method, path, &[], b"").status, 400, "{method} {path}");
@@ -105,7 +105,7 @@ fn diff_reports_a_route_that_opens_the_front_controller() {
     assert_eq!(diff("new.yaml", "new.yaml").0, Some(0));
 }
 
-/// A candidate map that does not name what the enforced one names.
+/// A candidate map without the `index.php` routes of the enforced map.
 #[test]
 fn candidate_map_denies_an_unnamed_front_controller() {
     let directory = tempfile::tempdir().unwrap();

@@ -20,7 +20,7 @@ mod target;
 #[path = "../fuzz/src/usage.rs"]
 mod usage;
 
-/// Runs a target's function over every file of these directories, and names the one that fails.
+/// Runs a target's function over every file of these directories, and names the file that fails.
 fn over(directories: &[&str], check: fn(&[u8])) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = directories.iter().flat_map(|directory| std::fs::read_dir(root.join(directory)).unwrap());

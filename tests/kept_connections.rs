@@ -27,7 +27,7 @@ fn unsolicited_response_closes_its_connection() {
     for method in ["GET", "POST"] {
         first.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
         env.gateway.wait_for_metric("backend_connections{state=\"active\"}", 0.0);
-        // The sweep closes the connection too; a request that comes before it must not use it.
+        // The sweep also closes the connection; a request that arrives before the sweep must not use it.
         client.send(format!("{method} /up HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
         let (mut second, _) = env.backend.request();
         second.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo");
@@ -57,7 +57,7 @@ fn keep_alive_timeout_of_the_backend_is_honoured() {
     }
 }
 
-/// Node.js and Apache close a connection that was idle for five seconds.
+/// Node.js and Apache close a connection after five idle seconds.
 #[test]
 fn idle_connection_is_closed_before_five_seconds() {
     let env = TestEnv::start("");
@@ -88,8 +88,8 @@ fn response_of_up_to_256_fields_is_forwarded() {
     });
 }
 
-/// A POST whose connection the backend has just closed goes over another one: that the connection had ended is found
-/// before anything is sent.
+/// A POST is sent over a new connection if the backend has just closed the idle one, which is detected before any byte
+/// is sent.
 #[test]
 fn connection_that_ended_while_idle_carries_no_post() {
     let env = TestEnv::start("");
@@ -103,7 +103,7 @@ fn connection_that_ended_while_idle_carries_no_post() {
     }
 }
 
-/// A real nginx.
+/// Real nginx as the backend.
 struct Nginx {
     child: Child,
     port: u16,

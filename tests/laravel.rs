@@ -1,6 +1,6 @@
-//! A real Laravel behind the gateway: what it dispatches, and what comes back.
+//! A real Laravel behind the gateway: dispatched requests, and returned responses.
 //!
-//! What a token may do is in its name: `1|items:read+rents:read`.
+//! A token's name contains its abilities: `1|items:read+rents:read`.
 
 mod ordinary;
 mod settings;
@@ -22,13 +22,13 @@ use self::tricks::Case;
 use crate::model::{self, Laravel};
 use crate::support::{Gateway, Introspector, PATIENCE, Verdict};
 
-/// What the token of that name may do.
+/// The abilities of the token with that name.
 fn abilities(token: &str) -> Abilities {
     let (_, names) = token.split_once('|').unwrap_or_default();
     Abilities::new(names.split('+').filter(|name| !name.is_empty()))
 }
 
-/// A token that satisfies a requirement, and may do nothing else.
+/// A token with exactly the abilities of a requirement.
 fn token_for(requirement: &Requirement) -> String {
     let all: Vec<&str> = requirement.abilities().collect();
     let wanted = match requirement.kind() {
@@ -38,7 +38,7 @@ fn token_for(requirement: &Requirement) -> String {
     format!("1|{}", wanted.join("+"))
 }
 
-/// Why what was dispatched should not have been.
+/// The reason why a request should not have been dispatched.
 fn violation(map: &AbilityMap, entry: &Entry) -> Option<String> {
     let requirement = entry.dispatched.requirement(map);
     let is_public = *requirement.kind() == RequirementKind::Public;
@@ -49,7 +49,7 @@ fn violation(map: &AbilityMap, entry: &Entry) -> Option<String> {
     (!is_allowed || (entry.cookies > 0 && !is_public)).then(|| format!("{entry:?} needs `{requirement}`"))
 }
 
-/// An introspector that knows every token of the cases.
+/// An introspector that accepts every token of the cases.
 fn introspector<'a>(tokens: impl Iterator<Item = &'a str>) -> Introspector {
     let introspector = Introspector::start();
     for token in tokens.collect::<BTreeSet<_>>() {
@@ -74,7 +74,7 @@ fn connect(gateway: &Gateway) -> TcpStream {
     stream
 }
 
-/// Does something with each of many things, a few at a time.
+/// Runs a function for each item on a few threads.
 fn for_each<T: Sync>(all: &[T], act: impl Fn(usize, &T) + Sync) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -97,7 +97,7 @@ fn send_all(cases: &[Case], send: impl Fn(&[u8], bool) -> Option<Response> + Syn
     });
 }
 
-/// What Laravel dispatched for each case. Fails where it dispatched twice, or for none of them.
+/// The dispatched request of each case. Panics if Laravel dispatched twice, or without a case.
 fn by_case(cases: &[Case], entries: Vec<Entry>) -> BTreeMap<usize, (&Case, Entry)> {
     let mut by_case = BTreeMap::new();
     for entry in entries {
@@ -112,7 +112,7 @@ fn by_case(cases: &[Case], entries: Vec<Entry>) -> BTreeMap<usize, (&Case, Entry
 #[test]
 #[ignore = "needs laravel: tests/run"]
 fn laravel_dispatches_no_route_without_its_ability() {
-    // Tokens without abilities, and with the abilities of the weak rules of a map.
+    // Tokens without abilities, and with the abilities of a map's weak rules.
     const POWERLESS: [&str; 2] = ["2|", "3|items:read"];
     let maps = model::maps();
     let strict = model::compile(&maps[0].1);
@@ -124,7 +124,7 @@ fn laravel_dispatches_no_route_without_its_ability() {
         .collect();
     let site = Site::start(&laravel);
     let introspector = introspector(own.iter().chain(&powerless).map(|case| case.token.as_str()));
-    // Each with its own token passes where it should, by whatever map; the powerless show what is weaker.
+    // Requests with their own token are served under every map; those with weak tokens reveal weaker rules.
     for ((name, abilities), front, method_override, cases, least) in [
         (&maps[0], Front::Cached, "pin", &own, 1000),
         (&maps[0], Front::Plain, "honour", &own, 1000),
@@ -153,8 +153,8 @@ fn laravel_dispatches_no_route_without_its_ability() {
     }
 }
 
-/// The same requests straight to Laravel: the model foretells what it dispatches, and there is much among it
-/// that the gateway has to keep away.
+/// The same requests sent to Laravel directly: the model predicts each dispatch, and many of them are requests that the
+/// gateway has to reject.
 #[test]
 #[ignore = "needs laravel: tests/run"]
 fn model_predicts_the_dispatch_of_laravel() {
@@ -222,13 +222,13 @@ fn ordinary_requests_get_the_response_of_laravel_unchanged() {
     assert!(count > 400 && statuses.lock().unwrap().len() > 40);
 }
 
-/// Status, fields and body of an answer, without what concerns one connection, what changes each second, and the request
-/// id that the gateway adds.
+/// Status, fields and body of a response, without hop-by-hop and time-dependent fields and without the gateway's
+/// request id.
 fn comparable(response: Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
     const OWN: [&str; 5] = ["connection", "date", "keep-alive", "transfer-encoding", "x-request-id"];
     let fields = response.fields.0.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
     let mut fields: Vec<_> = fields.filter(|(name, _)| !OWN.contains(&name.as_str())).collect();
-    // The order of fields of one name is kept.
+    // The order of fields with the same name is kept.
     fields.sort_by(|(one, _), (other, _)| one.cmp(other));
     (response.status, fields, response.body)
 }

@@ -10,7 +10,7 @@ use crate::support::{Authority, RawClient, TestEnv};
 
 const MIB: u64 = 1 << 20;
 const PIECE: usize = 64 * 1024;
-/// Pieces begin at different bytes of one pattern, so that each is known by its number.
+/// Pieces start at different offsets of one pattern, so that each is identified by its index.
 const SHIFTS: usize = 251;
 
 /// Large requests and responses through a gateway.
@@ -36,8 +36,8 @@ impl Transfers {
         &self.pattern[shift..shift + PIECE]
     }
 
-    /// Passes `pieces` from one side to the other. The receiver is slow at first, for as long as `slow`. Returns the
-    /// most that the gateway held of memory meanwhile, in bytes.
+    /// Sends `pieces` from one side to the other, with a slow receiver for the time `slow`. Returns the peak of the
+    /// gateway's memory in bytes.
     fn pass(
         &self,
         pieces: u64,
@@ -116,7 +116,7 @@ fn large_body_does_not_grow_memory() {
         let mut transfers = Transfers::start(tls);
         let pieces = if tls { 16 } else { 64 } * MIB / PIECE as u64;
         let slow = Duration::from_millis(500);
-        // What TLS and the allocator need at all.
+        // The minimum that TLS and the allocator need.
         transfers.upload(16, Duration::ZERO);
         transfers.download(16, Duration::ZERO);
         let before = transfers.env.gateway.resident_memory();

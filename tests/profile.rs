@@ -36,7 +36,7 @@ fn profile_of_the_same_functions_is_accepted() {
     let functions = functions();
     let accepted = check(&functions);
     assert!(accepted.status.success(), "{accepted:?}");
-    // Functions that are local to a file have its name in front.
+    // Local functions are prefixed with the name of their file.
     let local: Vec<_> = functions.iter().map(|name| format!("stockaj_gateway.1f-cgu.0:{name}")).collect();
     assert!(check(&local).status.success());
 }

@@ -152,7 +152,7 @@ fn access_line_names_client_target_and_backend() {
     for name in ["tls_version", "client_request_id", "path", "required", "missing", "shadow", "detail"] {
         assert_eq!(line.get(name), None, "{line}");
     }
-    // A name of an earlier version would be a second truth.
+    // The log has no field under its name of an earlier version.
     for name in ["duration", "introspection_duration", "backend_duration"] {
         assert_eq!(line.get(name), None, "{line}");
     }

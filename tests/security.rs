@@ -27,7 +27,7 @@ fn every_threat_names_tests_that_exist() {
 #[ignore = "a part of tests/run"]
 fn tests_of_every_threat_ran() {
     let log = std::env::var_os("TESTS_LOG").expect("tests/run sets TESTS_LOG");
-    // What tests print may be any bytes.
+    // Test output may contain arbitrary bytes.
     let log = String::from_utf8_lossy(&fs::read(log).unwrap()).into_owned();
     let passed: BTreeSet<&str> =
         log.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... ok")).collect();
@@ -41,7 +41,7 @@ fn tests_of_every_threat_ran() {
     );
 }
 
-/// The pages with threats: a section for each, with the items Done, Remains if something does, and Tests.
+/// The pages with threats: a section for each, with the items Done, Remains (optional) and Tests.
 fn pages() -> Vec<PathBuf> {
     let files = fs::read_dir("docs/security").unwrap().map(|file| file.unwrap().path());
     let is_page = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("threats-");

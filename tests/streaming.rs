@@ -22,7 +22,7 @@ fn start(tls: bool, yaml: &str) -> TestEnv<ManualBackend> {
 }
 
 impl TestEnv<ManualBackend> {
-    /// Sends a request and takes it at the backend.
+    /// Sends a request and accepts it at the backend.
     fn begin(&mut self, request: &str) -> (RawClient, BackendConnection, Request) {
         let mut client = self.gateway.client();
         client.send(request);
@@ -52,7 +52,7 @@ fn each_event_is_forwarded_at_once() {
             backend.send(EVENTS);
         }));
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
-        // Longer than any time-out but that of silence.
+        // Longer than any timeout except the idle one.
         for number in 0..8 {
             thread::sleep(Duration::from_millis(400));
             let event = format!("data: {number}\n\n");
@@ -110,7 +110,7 @@ fn requests_before_a_half_close_are_answered() {
             post("1|writer", "Transfer-Encoding: chunked\r\n") + "4\r\nbody\r\n0\r\n\r\n",
             &[format!("{ITEMS} body")],
         ),
-        // An incomplete second request is not answered.
+        // An incomplete second request gets no response.
         (get("1.1") + "GET /up HT", &[format!("{ITEMS} ")]),
     ] {
         let mut client = env.gateway.client();
@@ -156,7 +156,8 @@ fn client_disconnect_aborts_the_backend_request() {
         for tls in [false, true] {
             for (name, request, act) in &cases {
                 for closes in [false, true] {
-                    // What has sent half a body and no more is no client that has said all.
+                    // Half a body followed by the end of the stream is an aborted request, not a half-closed
+                    // connection.
                     if !closes && name.contains("own body") {
                         continue;
                     }
@@ -188,7 +189,7 @@ fn client_disconnect_aborts_the_backend_request() {
                 let (client, mut backend, _) = env.begin(&get("1.1"));
                 client.reset();
                 let took = backend.until_close();
-                // Nobody could read an answer, so that nothing is waited for once that is noticed.
+                // No client can read the response, so the gateway stops waiting once it notices the disconnect.
                 assert!(took < Duration::from_millis(1400), "reset, TLS {tls}: {took:?}");
                 env.gateway.wait_for_metric("requests_total{reason=\"client_gone\",status=\"499\"}", 1.0);
             });
@@ -217,7 +218,7 @@ fn expectation_is_forwarded_and_only_100_continue_permits_the_body() {
             env.begin(&post("1|writer", &format!("Expect: {expect}\r\nContent-Length: 4\r\n")));
         assert_eq!(request.field("expect"), Some("100-continue"));
         assert_eq!(request.field("content-length"), Some("4"));
-        // A hint is no permission.
+        // An interim response other than 100 does not start the body.
         backend.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
         thread::sleep(Duration::from_millis(200));
         assert!(!client.has_bytes(), "nobody has asked for the body yet");
@@ -332,7 +333,7 @@ fn upload_continues_after_an_early_response() {
         let rest = if chunked { "4\r\nrest\r\n0\r\n\r\n" } else { "rest" };
         client.send(rest);
         assert_eq!(text(backend.read(rest.len())), rest, "who answered reads on");
-        // Both connections are good for more.
+        // Both connections can be reused.
         client.send(get("1.1"));
         assert_eq!(backend.request().target, ITEMS);
         backend.send(DONE);
@@ -350,7 +351,7 @@ fn response_without_reading_the_upload_is_forwarded() {
             assert_eq!(text(backend.read(4)), "some");
             backend.send(format!("HTTP/1.1 413 Too Much\r\n{fields}Content-Length: 4\r\n\r\nmuch"));
             backend.finish();
-            // It has not read the answer yet, and goes on for a while.
+            // The client has not read the response yet, and continues to send for a while.
             for _ in 0..16 {
                 if client.try_send([b'x'; 64 * 1024]).is_err() {
                     break;
@@ -377,7 +378,7 @@ fn response_framing_is_kept() {
         ("HEAD", "200 OK\r\n", "", "200 OK\r\n", ""),
         ("GET", "204 No Content\r\n", "", "204 No Content\r\n", ""),
         ("GET", "304 Not Modified\r\nETag: x\r\n", "", "304 Not Modified\r\netag: x\r\n", ""),
-        // Which hyper leaves out, as it may (RFC 9110 section 15.4.5).
+        // hyper omits Content-Length here, which RFC 9110 section 15.4.5 permits.
         ("GET", "304 Not Modified\r\nContent-Length: 5\r\n", "", "304 Not Modified\r\n", ""),
         ("HEAD", "304 Not Modified\r\n", "", "304 Not Modified\r\n", ""),
         ("HEAD", "204 No Content\r\n", "", "204 No Content\r\n", ""),
@@ -392,7 +393,7 @@ fn response_framing_is_kept() {
         let context = format!("{method}: {head:?}");
         let request = get("1.1").replace("GET", method);
         let (mut client, mut backend, _) = env.begin(&request);
-        // Twice over the same two connections: nothing is left over, nothing is missing.
+        // Twice over the same two connections: no byte is left over or missing.
         for again in [true, false] {
             backend.send(format!("HTTP/1.1 {head}\r\n{body}"));
             let response = client.try_response(method == "HEAD").unwrap();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{BINARY, OPERATED, OPERATOR, TestEnv, Verdict};
 
-/// A gateway in a mode, with a map of one route.
+/// A gateway in this mode, with a map of one route.
 fn start(mode: &str) -> TestEnv {
     let reader = Verdict::active(&["items:read"]).named("17", "warehouse \u{9b}2J\nscanner");
     TestEnv::builder()
@@ -18,7 +18,7 @@ fn start(mode: &str) -> TestEnv {
 }
 
 impl TestEnv {
-    /// The list, once it has counted so many requests: each counts when it has ended.
+    /// The list, once it has counted this many requests; each is counted when it ends.
     fn wait_for_unmapped(&self, count: u64) -> Vec<Value> {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
@@ -36,7 +36,7 @@ impl TestEnv {
 
     /// Exit code, standard output and standard error of `unmapped`.
     fn unmapped_command(&self, words: &[&str]) -> (i32, String, String) {
-        // The configuration says port 0: the command needs to know which it has become.
+        // The configured port is 0; the command needs the actual one.
         let text = std::fs::read_to_string(self.gateway.directory().join("gateway.yaml")).unwrap();
         let file = self.gateway.directory().join("asked.yaml");
         let admin = format!("admin:\n  address: {}\n", self.gateway.admin());
@@ -100,7 +100,7 @@ fn map_snippet_completes_the_map() {
         env.gateway.admin_request("GET", "/unmapped", &[OPERATOR, ("Accept", "application/yaml")], "");
     assert_eq!(by_accept.field("content-type"), Some("application/yaml"));
     assert_eq!(by_accept.text(), snippet);
-    // What is pasted is valid, and denies.
+    // The printed snippet is a valid map that denies.
     let map = env.gateway.directory().join("snippet.yaml");
     std::fs::write(&map, &snippet).unwrap();
     let text = std::fs::read_to_string(env.gateway.directory().join("gateway.yaml")).unwrap();
@@ -118,7 +118,7 @@ fn map_snippet_completes_the_map() {
     ]);
     assert_eq!(routes, expected, "{snippet}");
     assert!(snippet.contains("    GET: deny # items:read\n"), "{snippet}");
-    // Once the map has the routes, they are no longer listed.
+    // Routes are no longer listed once the map has them.
     std::fs::rename(&checked, env.gateway.directory().join("gateway.yaml")).unwrap();
     assert!(env.gateway.reload());
     let rows = env.operator("GET", "/unmapped", "").json()["unmapped"].clone();

@@ -10,7 +10,7 @@ const NEVER: &str = "2999-01-01T00:00:00Z";
 const PATCH: (&str, &str, &str) = ("PATCH", "/api/v2/items/5", "https");
 const READ: (&str, &str, &str) = ("GET", ITEMS, "https");
 
-/// Requests of `token`, each from an address of its own.
+/// Sends requests of `token`, each from a different address.
 fn send(gateway: &Gateway, token: &str, requests: &[(&str, &str, &str)]) {
     let mut client = gateway.client();
     let token = format!("Bearer {token}");
@@ -96,7 +96,7 @@ fn configured_rules_find_what_tokens_did() {
         ("GET", "/api/v2/reports/2026", "https"),
     ];
     send(gateway, "9|secret", &probing);
-    // Either of `any` would do, so that one is too much.
+    // One ability of `any` is sufficient, so the other is excessive.
     send(gateway, "10|secret", &[("GET", "/api/v2/reports/2026", "https")]);
     assert_eq!(
         findings(gateway),

@@ -1,4 +1,4 @@
-//! `--version`, and the build script that it gets its values from.
+//! `--version`, and the build script that provides its values.
 
 use std::fs;
 use std::path::Path;
@@ -53,11 +53,11 @@ impl BuildScript {
         stdout(git.args(arguments).current_dir(self.directory.path().join("source"))).trim().to_owned()
     }
 
-    /// Commit and date, and the files whose change starts the script again, without build.rs.
+    /// Commit, date, and the files that trigger the build script, without build.rs.
     fn run(&self, profile: &str, environment: &[(&str, &str)]) -> (String, String, Vec<String>) {
         let mut command = Command::new(self.directory.path().join("script"));
         command.env_clear().env("PROFILE", profile).env("TARGET", "a-b-c");
-        // A parent directory may be a repository; git is found.
+        // A parent directory may be a repository, so git is available.
         command.env("PATH", std::env::var_os("PATH").unwrap());
         command.env("CARGO_MANIFEST_DIR", self.directory.path().join("source"));
         let printed = stdout(command.envs(environment.iter().copied()));
@@ -81,7 +81,7 @@ fn build_script_names_the_commit_with_and_without_a_repository() {
     let script = BuildScript::compile();
     assert_eq!(script.run("release", &[]), unknown, "a source archive");
 
-    // An archive that was unpacked inside of another repository.
+    // An unpacked archive inside another repository.
     let outer = script.directory.path().join("source");
     let git = |arguments: &[&str]| {
         stdout(
@@ -119,7 +119,7 @@ fn build_script_names_the_commit_with_and_without_a_repository() {
     let found = script.run("debug", &[(COMMIT, "0123abc"), (EPOCH, "86400")]);
     assert_eq!((&*found.0, &*found.1), ("0123abc", "1970-01-02"), "a debug build that is told");
 
-    // A worktree has its own HEAD; the branch is where the repository is.
+    // A worktree has its own HEAD; the branch is in the main repository.
     script.git(&["worktree", "add", "--quiet", "../tree"]);
     let tree = script.directory.path().join("tree");
     let (commit, _, files) = script.run("release", &[("CARGO_MANIFEST_DIR", tree.to_str().unwrap())]);

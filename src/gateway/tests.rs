@@ -42,7 +42,7 @@ struct TestGateway {
     shared: Arc<SharedVerdicts>,
 }
 
-/// A gateway for a backend at `port`. `change` makes of its settings what no file could.
+/// A gateway for a backend at `port`. `change` gives settings values that no configuration file can have.
 fn gateway_of_test(port: u16, backend_timeout: Duration, change: impl FnOnce(&mut Settings)) -> TestGateway {
     let text = format!("backend: {{url: 'http://127.0.0.1:{port}'}}\n{YAML}");
     let mut settings = config::load_text("gateway.yaml", text).unwrap().settings;
@@ -108,7 +108,7 @@ impl TestGateway {
         }
     }
 
-    /// Nobody is being served, nothing is held.
+    /// Whether no request is in progress and no resource is held.
     fn is_calm(&self) -> bool {
         self.counts("client_connections{state=\"active\"} 0")
             && self.counts("introspections_in_flight 0")
@@ -122,7 +122,7 @@ fn on_a_core<T>(work: impl Future<Output = T>) -> T {
     runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await.expect("nothing hangs") })
 }
 
-/// Sends `request` and reads an answer that ends with `end`.
+/// Sends `request` and reads a response that ends with `end`.
 async fn exchange(client: &mut DuplexStream, request: &str, end: &str) -> String {
     client.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -163,7 +163,7 @@ fn panic_in_a_request_is_500_and_keeps_the_connection() {
 fn panic_frees_its_connection_slot() {
     let gateway_of_test = gateway_of_test(9, PANICS, |_| {});
     on_a_core(async {
-        // More at once than the two connections that are allowed.
+        // More requests at once than the two allowed connections.
         let mut clients: Vec<_> = (0..4).map(|_| gateway_of_test.connect()).collect();
         for (client, _) in &mut clients {
             client.write_all(b"GET /up HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
@@ -197,7 +197,7 @@ fn panic_in_an_introspection_fails_its_waiting_requests() {
     assert!(gateway_of_test.is_calm());
 }
 
-/// A backend that begins an answer of 9 bytes and then says nothing.
+/// A backend that starts a response of 9 bytes and then sends nothing.
 fn stuck_backend() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -251,7 +251,7 @@ fn panic_in_an_upload_ends_only_its_request() {
     assert!(gateway_of_test.is_calm());
 }
 
-/// A backend that agrees to every handshake with the key of the RFC, and echoes.
+/// A backend that accepts every handshake with the key of the RFC, and echoes.
 fn echoing_backend() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -305,7 +305,7 @@ fn revocation_closes_only_the_tunnels_of_its_token() {
         }
         assert!(gateway_of_test.counts("tunnels_open 2"));
         cache.revoke(Revocation::Id("7".into()));
-        // Nobody answers who could give another verdict.
+        // The introspector is not running, so only the revocation can close the tunnel.
         let mut rest = String::new();
         revoked.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "");

@@ -1,4 +1,4 @@
-//! The chart: it renders what the kustomization does, and refuses what would not hold.
+//! The chart: it renders the same resources as the kustomization, and rejects invalid values.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ fn run(words: &[&str], values: &str) -> Output {
     let file = directory.path().join("values.yaml");
     fs::write(&file, values).unwrap();
     let mut command = program("helm");
-    // Nothing of the machine's own.
+    // Isolated from the machine's own helm configuration.
     for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
         command.env(variable, directory.path());
     }
@@ -35,7 +35,7 @@ fn template(release: &str, values: &str) -> String {
     text.strip_prefix("---\n").unwrap().to_owned()
 }
 
-/// The resources by kind and name, without the labels of their manager.
+/// The resources by kind and name, without the labels that helm or kustomize adds.
 fn resources(text: &str) -> BTreeMap<String, Value> {
     let resources = documents(text).into_iter().map(|(_, mut resource)| {
         let name = format!("{} {}", resource["kind"], resource["metadata"]["name"]);
@@ -62,7 +62,7 @@ fn chart_defaults_render_the_kustomization() {
     }
 }
 
-/// With `usage` in its gateway.yaml it is the kustomization with the component.
+/// With `usage` in gateway.yaml the chart equals the kustomization with the component.
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
 fn chart_has_a_volume_for_a_usage_ledger() {
@@ -87,7 +87,7 @@ fn chart_has_a_volume_for_a_usage_ledger() {
     assert!(template("stockaj", &values.to_string()).contains("kind: Deployment\n"));
 }
 
-/// How long a pod may take to end follows from gateway.yaml, and its ports do.
+/// The termination grace period and the ports follow from gateway.yaml.
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
 fn chart_renders_resources_for_its_gateway_yaml() {

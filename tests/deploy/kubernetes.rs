@@ -1,6 +1,6 @@
-//! The manifests: what holds of them as written, and what Kubernetes' own tools say of them.
+//! The Kubernetes manifests: invariants, and validation by Kubernetes' own tools.
 //!
-//! A map in a ConfigMap of its own is `reload::changed_file_is_reloaded_automatically`.
+//! The reload of a map in its own ConfigMap is tested by `reload::changed_file_is_reloaded_automatically`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,14 +19,14 @@ use crate::support::{PATIENCE, TestEnv};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// How long Services and load balancers still send requests to a pod that is terminating.
 pub(super) const ENDPOINT_REMOVAL: Duration = Duration::from_secs(10);
-/// What a gateway may need beside its draining.
+/// Additional time for the gateway beside its draining.
 pub(super) const MARGIN: Duration = Duration::from_secs(5);
-/// Sleeping before the end is on by default since the first, as native sidecars are; the other is the latest that the
-/// schemas have.
+/// The oldest and the newest supported Kubernetes. The `sleep` action of preStop hooks is enabled by default since the
+/// first, as are native sidecars; the second is the latest with published schemas.
 pub(super) const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
-/// What tells whether the operator's own types take a ServiceMonitor and lose nothing of it. Its schema is not
-/// among those of Kubernetes.
+/// Checks that the operator's own types accept a ServiceMonitor and keep every field. Its schema is not among those of
+/// Kubernetes.
 const SERVICE_MONITOR: &str = "
 import sys, yaml
 from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
@@ -50,7 +50,7 @@ fn written() -> Vec<Value> {
     files.as_array().unwrap().iter().map(|file| read(&base.join(file.as_str().unwrap()))).collect()
 }
 
-/// What a gateway.yaml says with what the pod has: the image's own map, and the Secret.
+/// Loads a gateway.yaml with the files that the pod has: the image's map and the Secret.
 pub(super) fn settings(file: &Path) -> Settings {
     let environment = |name: &str| {
         let there = match name {
@@ -72,7 +72,7 @@ pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// What makes the pods: a StatefulSet where each has a volume of its own.
+/// The workload: a StatefulSet if each pod has a volume of its own.
 fn workload(resources: &[Value]) -> &Value {
     let is_stateful = resources.iter().any(|it| it["kind"] == "StatefulSet");
     the(resources, if is_stateful { "StatefulSet" } else { "Deployment" })
@@ -86,7 +86,7 @@ pub(super) fn container<'a>(containers: &'a Value, name: &str) -> &'a Value {
     list(containers).iter().find(|it| it["name"] == name).unwrap()
 }
 
-/// All that must hold between the manifests and the gateway.yaml in them.
+/// The invariants between the manifests and their gateway.yaml.
 fn assert_sound(resources: &[Value], settings: &Settings) {
     let spec = &pod(resources)["spec"];
     let gateway = container(&spec["initContainers"], "gateway");
@@ -131,14 +131,14 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
         for peer in list(&rule["from"]) {
             assert!(peer.as_object().is_some_and(|peer| !peer.is_empty()), "anybody: {rule}");
         }
-        // By number: names of an init container's ports are not looked for everywhere.
+        // By port number, since not every implementation resolves port names of init containers.
         reached.extend(list(&rule["ports"]).iter().map(|port| port["port"].as_i64().unwrap()));
     }
     assert_eq!(reached, ports);
     assert_eq!(settings.backend.authority, "127.0.0.1:8000", "over the loopback that they share");
     assert!(!ports.contains(&8000));
 
-    // What selects the pod, does; a Service leads to a port of the gateway, by number.
+    // Selectors match the pod's labels; Services target a port of the gateway by number.
     for selector in [
         &policy["podSelector"]["matchLabels"],
         &workload(resources)["spec"]["selector"]["matchLabels"],
@@ -155,7 +155,7 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
         assert_eq!(port["targetPort"], proxy.port(), "clients see the proxy alone");
     }
 
-    // Nothing that the "restricted" Pod Security Standard forbids.
+    // Complies with the "restricted" Pod Security Standard.
     assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
     assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
     for container in [gateway, stockaj] {
@@ -164,7 +164,7 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
     }
     assert_eq!(gateway["securityContext"]["readOnlyRootFilesystem"], true);
 
-    // A ledger has a volume, which is this pod's alone, has room for it, and is its user's.
+    // A ledger has a volume of its own with enough space, writable by the container's user.
     let volumes = list(&workload(resources)["spec"]["volumeClaimTemplates"]);
     assert_eq!(volumes.len(), usize::from(settings.usage.is_some()));
     if let (Some(usage), [volume]) = (&settings.usage, volumes) {
@@ -179,7 +179,7 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
         assert_eq!(volume["spec"]["accessModes"], json!(["ReadWriteOnce"]));
     }
 
-    // A directory is mounted, so that a change arrives.
+    // A directory is mounted, since a single mounted file would not be updated.
     for mount in list(&gateway["volumeMounts"]) {
         assert_eq!(mount["subPath"], Value::Null);
     }
@@ -190,8 +190,8 @@ fn kubernetes_base_matches_its_gateway_yaml() {
     assert_sound(&written(), &settings(&directory("base").join("gateway.yaml")));
 }
 
-/// As the kubelet brings another content of a mounted ConfigMap: a new directory beside, one symlink swapped, the old
-/// directory removed.
+/// Updates a mounted ConfigMap as the kubelet does: writes a new directory, swaps one symlink, and removes the old
+/// directory.
 #[test]
 fn changed_config_map_is_reloaded() {
     let env = TestEnv::start("");
@@ -227,20 +227,20 @@ fn changed_config_map_is_reloaded() {
     assert_eq!(status(), 200);
 }
 
-/// A program of Kubernetes': from tests/run, or else wherever it is.
+/// A Kubernetes tool: from tests/run, otherwise from PATH.
 pub(super) fn program(name: &str) -> Command {
     let installed = Path::new(ROOT).join("target/kubernetes/bin").join(name);
     Command::new(if installed.exists() { installed } else { name.into() })
 }
 
-/// What `kubectl apply --kustomize` would send.
+/// The resources that `kubectl apply --kustomize` would send.
 pub(super) fn rendered(directory: &Path) -> String {
     let output = program("kubectl").arg("kustomize").arg(directory).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What Kubernetes' schemas say of a file, unknown fields included: nothing, where it is fine.
+/// The violations of Kubernetes' schemas in a file, including unknown fields; empty if it is valid.
 pub(super) fn schema_error(text: &str, version: &str) -> Option<String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
@@ -258,13 +258,14 @@ pub(super) fn documents(text: &str) -> Vec<(String, Value)> {
     text.split("\n---\n").map(|text| (text.to_owned(), serde_yaml::from_str(text).unwrap())).collect()
 }
 
-/// What is wrong with a ServiceMonitor.
+/// The faults of a ServiceMonitor.
 fn operator_error(text: &str) -> Option<String> {
     let output = program("python3").args(["-c", SERVICE_MONITOR, text]).output().unwrap();
     (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Takes what is rendered to Kubernetes' schemas and the operator's, and to what was asserted of the files.
+/// Validates the rendered resources by the schemas of Kubernetes and the operator, and checks the invariants of the
+/// files.
 pub(super) fn assert_taken(name: &str, text: &str, file: &Path) -> Vec<Value> {
     let documents = documents(text);
     let is_operators = |it: &Value| it["apiVersion"].as_str().unwrap().starts_with("monitoring.");
@@ -283,7 +284,7 @@ pub(super) fn assert_taken(name: &str, text: &str, file: &Path) -> Vec<Value> {
     let map = resources.iter().find(|it| it["kind"] == "ConfigMap").unwrap();
     assert_eq!(map["data"]["gateway.yaml"], fs::read_to_string(file).unwrap(), "{name}");
 
-    // Every volume is there by its name, which no change of its content changes.
+    // Every referenced volume exists under a stable name, without a content hash.
     for volume in list(&pod(&resources)["spec"]["volumes"]) {
         for (kind, named) in
             [("ConfigMap", &volume["configMap"]["name"]), ("Secret", &volume["secret"]["secretName"])]
@@ -295,7 +296,7 @@ pub(super) fn assert_taken(name: &str, text: &str, file: &Path) -> Vec<Value> {
     resources
 }
 
-/// A copy of the manifests, to which a kustomization of one's own is added.
+/// A copy of the manifests with an additional kustomization.
 pub(super) fn copy_with(kustomization: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     let own = copy.path().join("own");
@@ -331,7 +332,7 @@ fn prometheus_reaches_every_admin_listener_and_clients_none() {
     let labels = &service["metadata"]["labels"];
     let selected = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap();
     assert!(!selected.is_empty() && selected.iter().all(|(name, value)| labels[name] == *value));
-    // The Service of the clients is not among what is scraped.
+    // The Service for clients is not scraped.
     let of_clients = &named("Service", "stockaj")["metadata"]["labels"];
     assert!(selected.iter().any(|(name, value)| of_clients[name] != *value));
     assert_eq!(labels[monitor["spec"]["jobLabel"].as_str().unwrap()], "stockaj-gateway");
@@ -361,7 +362,7 @@ fn each_pod_has_its_own_usage_ledger() {
     assert!(resources.iter().all(|it| it["kind"] != "Deployment"));
 }
 
-/// The kustomization that the guide begins with, as it stands.
+/// The kustomization at the beginning of the guide.
 #[test]
 #[ignore = "needs kubernetes: tests/run"]
 fn kubernetes_accepts_the_manifests_of_the_guide() {

@@ -1,4 +1,4 @@
-//! Several replicas in Kubernetes: the secrets that are made, and the Redis that they share, as it is set up.
+//! Several replicas in Kubernetes: the generated secrets, and the shared Redis with its configuration.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,12 +12,12 @@ use super::kubernetes::{assert_taken, copy_with, rendered};
 use super::unused;
 use crate::support::{Gateway, Introspector, KillOnDrop, RawClient, Upstream};
 
-/// What is in a Secret.
+/// The decoded values of a Secret.
 fn secret(resources: &[Value], name: &str) -> BTreeMap<String, String> {
     let all = resources.iter().filter(|it| it["kind"] == "Secret");
     let mut named = all.filter(|it| it["metadata"]["name"].as_str().unwrap().starts_with(name));
     let data = named.next().unwrap()["data"].as_object().unwrap();
-    // Long ones are in several lines.
+    // Long values span several lines.
     let decoded = |value: &Value| BASE64_STANDARD.decode(value.as_str().unwrap().replace('\n', "")).unwrap();
     data.iter().map(|(key, value)| (key.clone(), String::from_utf8(decoded(value)).unwrap())).collect()
 }
@@ -49,7 +49,7 @@ fn replicas_share_a_redis_closed_to_other_clients() {
     let secrets = secret(&resources, "stockaj-gateway");
     assert_eq!(secrets.keys().collect::<Vec<_>>(), ["admin-token", "redis-url", "webhook-secret"]);
     assert!(secrets.values().all(|it| it.len() >= 32 && it.trim() == it));
-    // The files are where gateway.yaml looks for them, and Stockaj signs with the same secret.
+    // The files have the paths in gateway.yaml, and Stockaj signs with the same secret.
     let spec = &pods["spec"]["template"]["spec"];
     let mounts = spec["initContainers"][0]["volumeMounts"].as_array().unwrap();
     assert!(
@@ -61,14 +61,14 @@ fn replicas_share_a_redis_closed_to_other_clients() {
         signing["valueFrom"]["secretKeyRef"],
         json!({"name": "stockaj-gateway", "key": "webhook-secret"})
     );
-    // None but the gateways gets to the Redis.
+    // Only the gateways can connect to Redis.
     let policy = &named("NetworkPolicy", "stockaj-redis")["spec"];
     assert_eq!(policy["ingress"].as_array().unwrap().len(), 1);
     let from = &policy["ingress"][0]["from"];
     let gateways = &pods["spec"]["template"]["metadata"]["labels"];
     assert_eq!(*from, json!([{"podSelector": {"matchLabels": gateways}}]));
 
-    // That Redis, with the arguments that it has there.
+    // Runs Redis with the arguments of the manifest.
     let container = &named("Deployment", "stockaj-redis")["spec"]["template"]["spec"]["containers"][0];
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("redis.conf"), &secret(&resources, "stockaj-redis")["redis.conf"])
@@ -83,7 +83,7 @@ fn replicas_share_a_redis_closed_to_other_clients() {
     command.current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::null());
     let _redis = KillOnDrop(command.spawn().unwrap());
 
-    // The gateway's user may run exactly its commands, and other users none.
+    // The gateway's Redis user may run exactly the commands it needs, other users none.
     let url = secrets["redis-url"].replace("stockaj-redis:6379", &format!("127.0.0.1:{port}"));
     assert_ne!(url, secrets["redis-url"]);
     let token = directory.path().join("admin-token");

@@ -18,7 +18,7 @@ fn read(file: &str) -> String {
     fs::read_to_string(at(file)).unwrap()
 }
 
-/// The standard output of a program that succeeds.
+/// The standard output of a program; panics if it fails.
 fn output(command: &mut Command) -> String {
     let output = command.current_dir(ROOT).output().unwrap();
     assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -31,10 +31,10 @@ fn workflows() -> BTreeMap<String, String> {
     named.map(|(name, path)| (name, fs::read_to_string(path).unwrap())).collect()
 }
 
-/// What actionlint says about a workflow and, by shellcheck, about its scripts.
+/// The findings of actionlint about a workflow and, by shellcheck, about its scripts.
 fn actionlint(text: &str) -> Output {
     let mut command = Command::new(at("target/actionlint/bin/actionlint"));
-    // A repository with nothing else, so that a workflow that calls another finds it.
+    // A repository with only the workflows, so that calls between them are resolved.
     let directory = tempfile::tempdir().unwrap();
     let own = directory.path().join(".github/workflows");
     fs::create_dir_all(&own).unwrap();
@@ -90,7 +90,7 @@ fn workflows_pin_actions_to_commits_and_call_existing_scripts() {
             });
             scripts.extend(words.map(str::to_owned));
         }
-        // What a workflow may do is stated at its top: nothing but read the repository.
+        // Permissions are declared at the top: read access to the repository only.
         assert!(text.contains("\npermissions:\n  contents: read\n\n"), "{name}");
     }
     assert!(actions > 8, "{actions}");
@@ -150,7 +150,7 @@ fn files_name_the_version_of_the_crate() {
     assert!(count > 10, "{count}");
 }
 
-/// Runs deploy/release, and returns what SHA256SUMS says: each file's checksum.
+/// Runs deploy/release and returns the checksums in SHA256SUMS by file.
 fn release(options: &[&str]) -> BTreeMap<String, String> {
     output(Command::new("deploy/release").arg("--prebuilt").args(options));
     let directory = at("target/release-artefacts");
@@ -189,7 +189,7 @@ fn release_has_every_artefact_and_is_reproducible() {
     );
     let artefact = |name: &str| at("target/release-artefacts").join(name);
 
-    // The tarball works where it is unpacked.
+    // The unpacked tarball works.
     let directory = tempfile::tempdir().unwrap();
     output(Command::new("tar").arg("-xzf").arg(artefact(&tarball)).arg("-C").arg(directory.path()));
     let unpacked = directory.path().join(format!("stockaj-gateway-{VERSION}"));
@@ -211,7 +211,7 @@ fn release_has_every_artefact_and_is_reproducible() {
         assert!(chart.lines().any(|line| line == format!("stockaj/{file}")), "{chart}");
     }
 
-    // What is pushed has the digest that is printed.
+    // The pushed image has the printed digest.
     let pushed = directory.path().join("pushed");
     let mut push = Command::new("deploy/push-image");
     let digest = output(push.arg(format!("dir:{}", pushed.display())).arg(artefact(&image)));

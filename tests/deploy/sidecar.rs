@@ -1,4 +1,5 @@
-//! The sidecar of a Deployment that knows nothing of the gateway: by the kustomize component, and by the chart's templates.
+//! The sidecar in a Deployment that is independent of the gateway, by the kustomize component and by the chart's
+//! templates.
 
 use std::fs;
 use std::path::Path;
@@ -61,7 +62,7 @@ spec:
       containers: [{name: other, image: 'other:1.0'}]
 ";
 
-/// A block of the guide, which begins with the name of a file.
+/// A block of the guide that begins with the name of a file.
 fn block(language: &str, first_line: &str) -> String {
     let start = format!("```{language}\n{first_line}\n");
     let (_, rest) = GUIDE.split_once(&start).unwrap_or_else(|| panic!("{first_line}"));
@@ -77,7 +78,7 @@ fn find<'a>(resources: &'a [Value], kind: &str, name: &str) -> &'a Value {
     found.next().unwrap_or_else(|| panic!("no {kind} {name}"))
 }
 
-/// A kustomization of the guide's component, whose `web.yaml` is `application`.
+/// A kustomization with the guide's component and `application` as its `web.yaml`.
 fn kustomization(components: &str, application: &str) -> tempfile::TempDir {
     let text = block("yaml", "# deploy/kubernetes/shop/kustomization.yaml");
     let changed = text.replace("[select, ../components/sidecar]", components);
@@ -91,7 +92,7 @@ fn kustomization(components: &str, application: &str) -> tempfile::TempDir {
     copy
 }
 
-/// Removes a value, which must be there.
+/// Removes a value; panics if it is missing.
 fn take(value: &mut Value, key: &str) -> Value {
     value.as_object_mut().unwrap().remove(key).unwrap_or_else(|| panic!("no {key}"))
 }
@@ -103,7 +104,7 @@ fn take_named(value: &mut Value, name: &str) -> Value {
     list.remove(position)
 }
 
-/// The sidecar is that of `base`, with a security context that does not depend on the pod's.
+/// Asserts that the sidecar equals that of `base`, with a security context that does not depend on the pod's.
 fn assert_is_the_gateway(sidecar: &Value) {
     let base = fs::read_to_string(directory("base").join("deployment.yaml")).unwrap();
     let base: Value = serde_yaml::from_str(&base).unwrap();
@@ -138,7 +139,7 @@ fn sidecar_component_changes_only_the_selected_deployment_and_service() {
     let grace = take(spec, "terminationGracePeriodSeconds");
     assert_eq!(deployment, *find(&before, "Deployment", "web"), "nothing else");
 
-    // A request that runs when the pod ends has the time it may take.
+    // The grace period covers the longest request.
     let file = directory("components/sidecar/gateway.yaml");
     let settings = settings(&file);
     let seconds = |value: &Value| Duration::from_secs(value.as_u64().unwrap());
@@ -160,7 +161,7 @@ fn sidecar_component_changes_only_the_selected_deployment_and_service() {
     let map = find(&after, "ConfigMap", "stockaj-gateway");
     assert_eq!(map["data"]["gateway.yaml"], fs::read_to_string(file).unwrap());
 
-    // A label in the manifests selects the same.
+    // A label in the manifests selects the same pods.
     let labelled = APPLICATION
         .replace("{name: web, annotations", "{name: web, labels: {stockaj-gateway: sidecar}, annotations")
         .replace("metadata: {name: web}", "metadata: {name: web, labels: {stockaj-gateway: sidecar}}");
@@ -230,13 +231,13 @@ fn chart_templates_add_the_sidecar_to_a_chart_that_includes_them() {
     assert_is_the_gateway(&spec["initContainers"][0]);
     assert_eq!(spec["volumes"], json!([{"name": "gateway", "configMap": {"name": "shop-gateway"}}]));
     assert_eq!(spec["containers"][0]["lifecycle"], json!({"preStop": {"sleep": {"seconds": 45}}}));
-    // 45 s, 10 s of the application, and 30 s and 5 s of the gateway.
+    // 45 s: 10 s of the application, 30 s and 5 s of the gateway.
     assert_eq!(spec["terminationGracePeriodSeconds"], 90);
     let policy = &find(&resources, "NetworkPolicy", "shop")["spec"];
     assert_eq!(policy["podSelector"]["matchLabels"], json!({"app": "web"}));
     find(&resources, "ConfigMap", "shop-gateway");
 
-    // Without labels the policy would select no pod, or all.
+    // Without labels the policy would select no pod or all pods.
     let output = own_chart("selector: {app: web}", "selector: {}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("name the labels of your own pods"), "{said}");

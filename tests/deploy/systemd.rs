@@ -1,4 +1,4 @@
-//! The units: what systemd says of them, and how the gateway lives under a real systemd with them.
+//! The systemd units: systemd's own checks, and the gateway under a real systemd.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -18,7 +18,7 @@ const UNITS: [&str; 3] =
     ["stockaj-gateway.socket", "stockaj-gateway-admin.socket", "stockaj-gateway@a.service"];
 const GUIDE: &str = include_str!("../../docs/operations/systemd.md");
 
-/// The units in another directory, with each of `replacements` made.
+/// Copies the units into another directory with `replacements` applied.
 fn write_units(directory: &Path, replacements: &[(&str, &str)]) {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd")).unwrap() {
         let file = entry.unwrap();
@@ -34,7 +34,7 @@ fn write_units(directory: &Path, replacements: &[(&str, &str)]) {
 #[ignore = "needs systemd-analyze: tests/run"]
 fn systemd_accepts_the_units() {
     let directory = tempfile::tempdir().unwrap();
-    // The unit needs the path of the program.
+    // `systemd-analyze verify` needs the path of the program.
     write_units(directory.path(), &[(PROGRAM, BINARY)]);
     let mut command = Command::new("systemd-analyze");
     command.args(["verify", "--man=no"]).args(UNITS.map(|unit| directory.path().join(unit)));
@@ -43,7 +43,7 @@ fn systemd_accepts_the_units() {
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
-/// From 0, nothing that it may do, to 10.
+/// The exposure level of `systemd-analyze security`, from 0 (fully confined) to 10.
 #[test]
 #[ignore = "needs systemd-analyze: tests/run"]
 fn systemd_exposure_is_the_documented_one() {
@@ -59,10 +59,10 @@ fn systemd_exposure_is_the_documented_one() {
     assert!(GUIDE.contains(&format!("exposure level of {level} ")), "the guide does not say {level}");
 }
 
-/// What the units need around them and systemd itself would bring; a boot of a whole system they do not.
+/// Units that the gateway's units depend on, without those of a complete system boot.
 const TARGETS: [&str; 6] = ["basic", "network-online", "shutdown", "sockets", "sysinit", "umount"];
 
-/// Runs what comes through a pipe, one command a line; when the pipe ends, the system does.
+/// Runs the commands that arrive through a pipe, one a line; the system shuts down when the pipe is closed.
 const CONTROL: &str = "\
 [Unit]
 DefaultDependencies=no
@@ -79,10 +79,10 @@ while read -r line; do
     mv /shared/answer.new /shared/answer
 done < /shared/commands
 ";
-/// Where the gateway's log is found: there is no journal.
+/// The file that contains the gateway's log, since there is no journal.
 const OUTPUT: &str = "[Service]\nStandardOutput=append:/shared/log\nStandardError=append:/shared/log\n";
 
-/// A systemd that has nothing but these units, over this machine's programs and network.
+/// A systemd with only these units, over this machine's programs and network.
 struct System {
     process: Child,
     commands: Option<File>,
@@ -90,11 +90,11 @@ struct System {
 }
 
 impl System {
-    /// Boots it, with the units changed as said and `etc` as its `/etc/stockaj-gateway`.
+    /// Boots it with modified units and with `etc` as `/etc/stockaj-gateway`.
     fn boot(replacements: &[(&str, &str)], etc: impl FnOnce(&Path)) -> Self {
         let program = Path::new(BINARY).parent().unwrap().display();
         let options = |directory: &Path| {
-            // `/usr` is this machine's own, so the program is elsewhere.
+            // `/usr` is this machine's own, so the program is installed elsewhere.
             let mut replacements = replacements.to_vec();
             replacements.push((PROGRAM, "/gateway/stockaj-gateway"));
             write_units(&directory.join("units"), &replacements);
@@ -111,8 +111,8 @@ impl System {
         Self::boot_with(options)
     }
 
-    /// Boots it without the units, with an empty database of packages, and with changes of `/usr` that end with it. `shared`
-    /// fills the system's `/shared`.
+    /// Boots it without the units, with an empty package database and a temporary overlay over `/usr`. `shared` fills
+    /// the system's `/shared`.
     fn boot_writable(shared: impl FnOnce(&Path)) -> Self {
         let system = Self::boot_with(|directory| {
             shared(&directory.join("shared"));
@@ -123,7 +123,7 @@ impl System {
         system
     }
 
-    /// `prepare` fills a directory, whose `units` and `shared` the system has, and returns options.
+    /// `prepare` fills a directory, whose `units` and `shared` are mounted in the system, and returns options.
     fn boot_with(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
         static SYSTEMS: AtomicU32 = AtomicU32::new(0);
         let directory = tempfile::tempdir().unwrap();
@@ -160,7 +160,7 @@ impl System {
         command.stdin(Stdio::null()).stderr(output.try_clone().unwrap()).stdout(output);
         let process = command.spawn().unwrap();
         let mut system = Self { process, commands: None, directory };
-        // Opening waits for the other end, which is there when the system is.
+        // Opening the pipe blocks until the system has opened its end.
         let (opened, waiting) = std::sync::mpsc::channel();
         thread::spawn(move || opened.send(File::options().write(true).open(pipe).unwrap()));
         system.commands = waiting.recv_timeout(PATIENCE).ok();
@@ -172,13 +172,13 @@ impl System {
         self.directory.path().join(name)
     }
 
-    /// What systemd and the gateway have printed.
+    /// The output of systemd and the gateway.
     fn said(&self) -> String {
         let read = |name| fs::read_to_string(self.at(name)).unwrap_or_default();
         format!("{}\n{}", read("shared/system"), read("shared/log"))
     }
 
-    /// What a command inside prints; it must succeed.
+    /// Runs a command inside and returns its output; panics if it fails.
     fn run(&self, command: &str) -> String {
         let answer = self.at("shared/answer");
         writeln!(self.commands.as_ref().unwrap(), "{command}").unwrap();
@@ -216,8 +216,8 @@ fn as_root(program: &str) -> Command {
     command
 }
 
-/// Everything that the guide says of systemd: the sockets start the service, the service does its work within all
-/// its restrictions, takes another configuration over, and is replaced under load without a failed request.
+/// The guide's statements about systemd: the sockets start the service, the service works within all its restrictions,
+/// reloads its configuration, and is replaced under load without a failed request.
 #[test]
 #[ignore = "needs systemd-nspawn: tests/run"]
 fn gateway_starts_reloads_and_stops_under_systemd() {
@@ -245,20 +245,20 @@ fn gateway_starts_reloads_and_stops_under_systemd() {
                 fs::copy(file.path(), &copy).unwrap();
                 fs::set_permissions(copy, fs::Permissions::from_mode(0o644)).unwrap();
             }
-            // For root's eyes only: the unit hands it over.
+            // Readable by root only; the unit passes it as a credential.
             fs::create_dir(etc.join("credentials")).unwrap();
             fs::write(etc.join("credentials/admin-token"), "admin-secret-of-the-test\n").unwrap();
             fs::set_permissions(etc.join("credentials"), fs::Permissions::from_mode(0o700)).unwrap();
         });
 
-    // The first connection starts the service and waits in the socket meanwhile.
+    // The first connection starts the service and is queued in the socket meanwhile.
     system.run("systemctl start stockaj-gateway.socket stockaj-gateway-admin.socket");
     let ask = || RawClient::connect_tls(proxy, &authority).try_request("POST", ITEMS, &[WRITER], b"{}");
     assert_eq!(ask().unwrap().status, 200, "{}", system.said());
     assert_eq!(RawClient::connect(admin).get("/readyz", None).status, 200);
     system.run("systemctl is-active stockaj-gateway@a");
 
-    // What root alone may read was handed over.
+    // The service received the credential.
     let order = |token: &str| {
         let fields = [("Authorization", token), ("Content-Type", "application/json")];
         let mut client = RawClient::connect(admin);
@@ -275,7 +275,7 @@ fn gateway_starts_reloads_and_stops_under_systemd() {
     assert_eq!((field("NoNewPrivs"), field("Seccomp"), field("CapEff")), ("1", "2", "0000000000000000"));
     assert!(field("Uid").parse::<u32>().unwrap() > 60000, "a dynamic user");
 
-    // Another configuration, then another process, while requests are served.
+    // Reload, then restart, while requests are served.
     let reload = |system: &System| {
         let file = system.at("etc/gateway.yaml");
         fs::write(&file, fs::read_to_string(&file).unwrap() + "cache: {ttl: 30s}\n").unwrap();
@@ -306,7 +306,7 @@ fn gateway_starts_reloads_and_stops_under_systemd() {
     });
     assert!(served > 10, "{served}");
 
-    // The one ledger went from each to the next, and misses none of them.
+    // The successive processes share one ledger, which has counted every request.
     let fields = [("Authorization", "Bearer admin-secret-of-the-test"), ("Accept", "application/json")];
     let usage = RawClient::connect(admin).request("GET", "/usage", &fields, b"");
     assert_eq!(usage.status, 200, "{}", usage.text());
@@ -338,7 +338,7 @@ fn debian_package_installs_starts_upgrades_and_purges() {
         let output = build.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         fs::write(shared.join("gateway.yaml"), yaml).unwrap();
-        // The ports of this test instead of the usual ones, by what an operator would use.
+        // Ports of this test instead of the default ones, set by a drop-in as an operator would.
         for (unit, address) in [("stockaj-gateway.socket", proxy), ("stockaj-gateway-admin.socket", admin)] {
             let directory = shared.join("drop-ins").join(format!("{unit}.d"));
             fs::create_dir_all(&directory).unwrap();
@@ -358,7 +358,7 @@ fn debian_package_installs_starts_upgrades_and_purges() {
     assert_eq!(system.run("systemctl is-enabled stockaj-gateway.socket || true").trim(), "disabled");
     let token = "/etc/stockaj-gateway/credentials/admin-token";
     assert_eq!(system.run(&format!("stat --format '%a %s' {token}")).trim(), "600 64");
-    // The files of the package are those of a valid configuration.
+    // The packaged files are a valid configuration.
     system.run("stockaj-gateway check --config /etc/stockaj-gateway/gateway.yaml");
     for file in [
         "/usr/share/man/man1/stockaj-gateway.1.gz",
@@ -379,7 +379,7 @@ fn debian_package_installs_starts_upgrades_and_purges() {
     let fields = [("Authorization", secret.as_str())];
     assert_eq!(RawClient::connect(admin).request("GET", "/tokens", &fields, b"").status, 200);
 
-    // An upgrade replaces the program of the running instance, and keeps configuration and secret.
+    // An upgrade replaces the program of the running instance and keeps configuration and secret.
     let first = pid();
     system.run("dpkg --install /shared/*.deb");
     assert_eq!(ask(), 200, "{}", system.said());

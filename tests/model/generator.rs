@@ -1,4 +1,4 @@
-//! Requests as an attacker would spell them.
+//! Generates requests in the spellings of an attacker.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use super::Sent;
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
-/// What stands where a template has a parameter.
+/// Values for a template's parameters.
 const SEGMENTS: [&str; 20] = [
     "5",
     "17",
@@ -32,7 +32,7 @@ const SEGMENTS: [&str; 20] = [
     "%FF",
 ];
 
-/// What is put between.
+/// Pieces to insert between segments.
 const PIECES: [&str; 40] = [
     "/",
     "//",
@@ -76,7 +76,7 @@ const PIECES: [&str; 40] = [
     "%25%32%46",
 ];
 
-/// What is put in front; mostly nothing.
+/// Prefixes; mostly empty.
 const PREFIXES: [&str; 13] = [
     "/index.php",
     "/%69ndex.php",
@@ -93,9 +93,9 @@ const PREFIXES: [&str; 13] = [
     "http://other.example",
 ];
 
-/// Any request that could be meant for one of the routes (verb and template), and many that are odd.
+/// Any request that could be meant for one of the routes (verb and template), and many unusual ones.
 pub fn requests(routes: &[(String, String)]) -> impl Strategy<Value = Sent> + use<> {
-    // Where a POST is served, a method override may do something.
+    // Where a route accepts POST, a method override may have an effect.
     let posts = routes.iter().filter(|(method, _)| method == "POST");
     let routes: Vec<_> = routes.iter().chain(posts.clone()).chain(posts).cloned().collect();
     let other_method = prop::option::weighted(0.2, select(&METHODS[..]));
@@ -127,7 +127,7 @@ pub fn fill(template: &str, segments: &[&str]) -> String {
     filled.collect::<Vec<_>>().join("/")
 }
 
-/// A change somewhere in the path, or at its end: mostly a piece more, or a character encoded.
+/// Changes the path somewhere or at its end: mostly inserts a piece or encodes a character.
 fn edit(path: String, (kind, index, piece): (u8, Index, &str)) -> String {
     let characters: Vec<char> = path.chars().collect();
     let at = index.index(characters.len() + 1);
@@ -149,23 +149,23 @@ fn edit(path: String, (kind, index, piece): (u8, Index, &str)) -> String {
     format!("{before}{changed}{after}")
 }
 
-/// A try at another verb.
+/// An attempt to override the method.
 #[derive(Clone, Debug)]
 pub enum Override {
-    /// By a header field: its name, the verb.
+    /// A header field: its name and the verb.
     Field(&'static str, &'static str),
-    /// By a parameter in the query.
+    /// A parameter in the query.
     Query(&'static str, &'static str),
-    /// By a parameter in an urlencoded body.
+    /// A parameter in an urlencoded body.
     Form(&'static str, &'static str),
-    /// By a part of a multipart body.
+    /// A part of a multipart body.
     Multipart(&'static str, &'static str),
-    /// By a member of a JSON object.
+    /// A member of a JSON object.
     Json(&'static str, &'static str),
 }
 
 impl Override {
-    /// The request that tries it too.
+    /// Adds the attempt to a request.
     pub fn add_to(&self, mut sent: Sent) -> Sent {
         match *self {
             Self::Field(name, verb) => sent.field(name, verb),
@@ -205,7 +205,7 @@ fn overrides() -> impl Strategy<Value = Vec<Override>> {
     let verb = || select(&VERBS[..]);
     let field = (select(&FIELDS[..]), verb()).prop_map(|(name, verb)| Override::Field(name, verb));
     let query = (select(&PARAMETERS[..]), verb()).prop_map(|(name, verb)| Override::Query(name, verb));
-    // One body at most, since a second Content-Type is another matter.
+    // At most one body, since a second Content-Type would be a different attack.
     let body = prop_oneof![
         (select(&PARAMETERS[..]), verb()).prop_map(|(name, verb)| Override::Form(name, verb)),
         verb().prop_map(|verb| Override::Multipart("_method", verb)),

@@ -1,10 +1,10 @@
-//! nginx, PHP and Laravel, as far as they choose a route.
+//! A model of how nginx, PHP and Laravel choose a route.
 
 use http::Method;
 use stockaj_gateway::internals::policy::ability::Requirement;
 use stockaj_gateway::internals::policy::map::AbilityMap;
 
-/// A request as it is sent.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
     pub method: String,
@@ -14,12 +14,12 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// One without fields and body.
+    /// A request without fields and body.
     pub fn new(method: &str, target: impl Into<String>) -> Self {
         Self { method: method.to_owned(), target: target.into(), fields: Vec::new(), body: String::new() }
     }
 
-    /// The same with a field more.
+    /// The same with an additional field.
     pub fn field(mut self, name: &str, value: &str) -> Self {
         self.fields.push((name.to_owned(), value.to_owned()));
         self
@@ -30,23 +30,23 @@ impl Sent {
         Self { body: body.to_owned(), ..self.field("Content-Type", content_type) }
     }
 
-    /// The values of every field of that name.
+    /// The values of every field with that name.
     fn all<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = &'a str> {
         let named = self.fields.iter().filter(move |(it, _)| it.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str())
     }
 }
 
-/// What Laravel calls a controller for.
+/// A request that Laravel dispatched to a controller.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Dispatched {
     pub verb: String,
-    /// As the map spells it: `/api/v2/items/{id}`.
+    /// The template as the map spells it: `/api/v2/items/{id}`.
     pub route: String,
 }
 
 impl Dispatched {
-    /// The requirement of the map; `deny` without a route.
+    /// The requirement in the map; `deny` without a route.
     pub fn requirement(&self, map: &AbilityMap) -> Requirement {
         let method: Method = self.verb.parse().unwrap();
         let mut routes = map.routes().filter(|route| route.template() == self.route);
@@ -57,7 +57,7 @@ impl Dispatched {
 
 /// Laravel 8 with Symfony 5.4 on PHP 8.2, behind nginx with the configuration of Laravel's manual.
 pub struct Laravel {
-    /// Verb and template, in the order of matching.
+    /// Verbs and templates, in the order of matching.
     routes: Vec<(String, String)>,
 }
 
@@ -75,8 +75,8 @@ impl Laravel {
         &self.routes
     }
 
-    /// What it dispatches to a controller; none for a refusal, a 404, a 405, and for the OPTIONS that it
-    /// answers by itself.
+    /// The route that is dispatched to a controller; `None` for a rejection, a 404, a 405, and an OPTIONS that Laravel
+    /// answers itself.
     pub fn dispatches(&self, sent: &Sent) -> Option<Dispatched> {
         if !nginx_serves(sent) {
             return None;
@@ -104,12 +104,12 @@ fn nginx_serves(sent: &Sent) -> bool {
         return false;
     }
     let Some(path) = normalised(origin.split(['?', '#']).next().unwrap_or_default()) else { return false };
-    // `location ~ \.php$`: another script than the front controller is not found, but PHP looks for one
-    // further up in the path.
+    // `location ~ \.php$`: a script other than the front controller does not exist, but PHP looks for one in the parent
+    // directories of the path.
     !path.ends_with(b".php") || path.starts_with(b"/index.php/") || path == b"/index.php"
 }
 
-/// A target from its path on. nginx skips spaces after it.
+/// Splits a target at its path. nginx skips spaces after it.
 fn origin_form(target: &str) -> Option<&str> {
     let target = target.trim_end_matches(' ');
     if target.starts_with('/') {
@@ -127,7 +127,7 @@ fn origin_form(target: &str) -> Option<&str> {
     is_authority.then(|| &rest[authority.len()..])
 }
 
-/// The path by which nginx chooses a location: decoded, without dot segments and empty ones.
+/// The path by which nginx chooses a location: decoded, without dot segments and empty segments.
 fn normalised(path: &str) -> Option<Vec<u8>> {
     let decoded = decode(path.as_bytes(), false)?;
     if decoded.contains(&0) {
@@ -175,13 +175,13 @@ fn decode(text: &[u8], lenient: bool) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-/// Symfony's path info, as Laravel matches it: `#…` and the query are cut, the front controller's name and the
-/// slashes at the end go, and the rest is decoded once. None where it is no UTF-8, which no pattern matches.
+/// Symfony's path info, as Laravel matches it: cuts `#…` and the query, removes the front controller's name and
+/// trailing slashes, and decodes the rest once. `None` if that is not UTF-8, which no pattern matches.
 fn path(target: &str) -> Option<String> {
     const FRONT_CONTROLLER: &str = "/index.php";
     let origin = origin_form(target)?;
     let path = origin.split(['#', '?']).next()?;
-    // Symfony looks for the name in the decoded target, and cuts that many characters, `%XX` being one.
+    // Symfony looks for the name in the decoded target, and cuts that many characters, counting `%XX` as one.
     let is_named = decode(path.as_bytes(), true)?.starts_with(FRONT_CONTROLLER.as_bytes());
     let mut info = path;
     if is_named {
@@ -199,7 +199,7 @@ fn path(target: &str) -> Option<String> {
     String::from_utf8(decode(trimmed.as_bytes(), true)?).ok()
 }
 
-/// Whether the pattern that Symfony makes of a template matches.
+/// Whether the pattern that Symfony compiles from a template matches.
 pub fn matches(template: &str, path: &str) -> bool {
     let (mut wanted, mut segments) = (template.split('/'), path.split('/'));
     loop {
@@ -213,7 +213,8 @@ pub fn matches(template: &str, path: &str) -> bool {
     }
 }
 
-/// Symfony's `getMethod`, of repeated fields the last as PHP has it, with method overrides on as Laravel has them. None for what is refused.
+/// Symfony's `getMethod`: PHP keeps the last of repeated fields, and Laravel enables method overrides. `None` if the
+/// method is rejected.
 fn verb(sent: &Sent) -> Option<String> {
     if sent.method != "POST" {
         return Some(sent.method.clone());
@@ -229,15 +230,15 @@ fn verb(sent: &Sent) -> Option<String> {
     (!verb.is_empty() && verb.bytes().all(|byte| byte.is_ascii_uppercase())).then_some(verb)
 }
 
-/// What PHP makes of a parameter's value.
+/// The value of a parameter in PHP.
 #[derive(Clone, Debug)]
 enum Value {
     Text(String),
-    /// A list, a number, null.
+    /// A list, a number or null.
     Other,
 }
 
-/// `_method` in the body, or else in the query.
+/// `_method` in the body, otherwise in the query.
 fn parameter(sent: &Sent) -> Value {
     let query = sent.target.split('#').next().and_then(|it| it.split_once('?')).map(|(_, query)| query);
     let content_type = sent.all("Content-Type").next_back().unwrap_or_default();
@@ -281,7 +282,7 @@ fn in_form(form: &str) -> Option<Value> {
     found
 }
 
-/// `value` where PHP registers `name` as `_method`.
+/// `value` if PHP registers `name` as `_method`.
 fn named_method(name: &[u8], value: String) -> Option<Value> {
     let name = name.trim_ascii_start_of_spaces();
     let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
@@ -309,7 +310,7 @@ impl TrimSpaces for [u8] {
     }
 }
 
-/// The last `_method` of `multipart/form-data`, as far as the generators go.
+/// The last `_method` of `multipart/form-data`; parses only what the generators produce.
 fn in_multipart(content_type: &str, body: &str) -> Option<Value> {
     let (_, boundary) = content_type.split_once("boundary=")?;
     let boundary = boundary.trim_matches('"');

@@ -11,22 +11,22 @@ use tokio::sync::Notify;
 use super::*;
 use crate::policy::headers::FieldSink as _;
 
-/// What a server does, step by step.
+/// A scripted server action.
 #[derive(Clone, Debug)]
 enum Step {
     Sends(Vec<u8>),
-    /// Nothing comes at this poll.
+    /// Pending at this poll.
     Waits,
     Fails(io::ErrorKind),
 }
 
-/// A server that follows a script, then closes or stays silent, and records what it gets.
+/// A server that follows a script, then closes or stays silent, and records what it receives.
 #[derive(Debug, Default)]
 struct Script {
     steps: VecDeque<Step>,
     stays: bool,
     got: Vec<u8>,
-    /// How much it takes at once; nothing at all if it is zero.
+    /// Bytes accepted per write; zero blocks writes.
     takes: usize,
     refuses: bool,
 }
@@ -103,7 +103,7 @@ fn get() -> Outgoing<Empty<Bytes>> {
 /// A whole response: its status, its data, its trailers.
 type Whole = (u16, Vec<u8>, HeaderMap);
 
-/// One exchange over `connection`. What was received before an error is lost.
+/// Sends one request over `connection` and reads the response. Data received before an error is discarded.
 async fn exchange<B: Body<Data = Bytes> + Unpin>(
     connection: &mut Connection<Script>,
     outgoing: &mut Outgoing<B>,
@@ -140,7 +140,7 @@ fn request_is_sent_as_encoded() {
     });
 }
 
-/// A body of these parts; `None` is a moment without one.
+/// A body of these parts; `None` is one pending poll.
 fn parts(parts: Vec<Option<Frame<Bytes>>>) -> impl Body<Data = Bytes, Error = Infallible> + Unpin {
     let mut parts: VecDeque<_> = parts.into();
     StreamBody::new(Box::pin(futures_util::stream::poll_fn(move |context| match parts.pop_front() {
@@ -180,7 +180,7 @@ fn body_of_unknown_length_is_sent_in_chunks() {
             let mut connection = Connection::new(script);
             let mut outgoing = Outgoing::new(chunked(), Some(body));
             exchange(&mut connection, &mut outgoing).await.unwrap();
-            // The response came first: the rest is sent after it.
+            // The response arrived first: the rest of the request is sent afterwards.
             poll_fn(|context| {
                 let finished = connection.poll_finish(context, &mut outgoing);
                 if finished.is_pending() {
@@ -296,7 +296,7 @@ fn error_of_a_closed_connection_tells_if_a_response_began() {
         (vec![sends("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhalf")], |it| {
             matches!(it, Http1Error::Truncated)
         }),
-        // As an end of TLS without close_notify.
+        // As when TLS ends without close_notify.
         (vec![sends("HTTP/1.1 200 OK\r\n\r\nhalf"), Step::Fails(io::ErrorKind::UnexpectedEof)], |it| {
             matches!(it, Http1Error::Io(_))
         }),
@@ -385,7 +385,7 @@ fn large_body_is_read_completely() {
     assert!(data == body);
 }
 
-/// Reads a whole response in the plainest way; `None` if it is malformed or incomplete.
+/// Reads a complete response in the simplest way; `None` if it is malformed or incomplete.
 fn naive(mut bytes: &[u8], closes: bool) -> Option<Whole> {
     fn line<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
         let end = bytes.iter().position(|&byte| byte == b'\n')?;
@@ -437,7 +437,7 @@ fn naive(mut bytes: &[u8], closes: bool) -> Option<Whole> {
     Some((status, body.to_vec(), HeaderMap::new()))
 }
 
-/// Responses that are well-formed, or nearly so.
+/// Well-formed and nearly well-formed responses.
 fn response() -> impl Strategy<Value = Vec<u8>> {
     let head = prop_oneof![
         Just("HTTP/1.1 200 OK\r\n"),
@@ -498,7 +498,7 @@ proptest! {
         let read = block_on(exchange(&mut Connection::new(server(steps)), &mut get())).ok();
         let whole = block_on(exchange(&mut Connection::new(server([sends(&bytes)])), &mut get())).ok();
         prop_assert_eq!(&read, &whole);
-        // The naive reader takes more, and nothing that it takes otherwise.
+        // The naive reader accepts more, but reads every accepted response identically.
         if let Some(read) = read {
             prop_assert_eq!(Some(read), naive(&bytes, true));
         }

@@ -13,8 +13,7 @@ fn locally<T>(future: impl Future<Output = T>) -> T {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap().block_on(future)
 }
 
-/// A connection that waits is closed as soon as its address is none of the name's, and one that is in use when it has
-/// ended what it carries.
+/// An idle connection is closed as soon as its address is removed from DNS, and a connection in use after its response.
 #[test]
 fn address_removed_from_dns_is_not_reused() {
     locally(async {
@@ -41,14 +40,14 @@ fn address_removed_from_dns_is_not_reused() {
         in_use.keep_unused();
         assert!(kept().is_none());
 
-        // What the name has since it was looked up last is kept.
+        // A connection to an address that the name has since the last lookup is kept.
         let new = pool.connect().await.unwrap();
         new.keep_unused();
         assert!(kept().is_some());
     });
 }
 
-/// The addresses of a family whose query failed are unknown: its connections are kept.
+/// The addresses of a family whose query failed are unknown, so its connections are kept.
 #[test]
 fn connection_of_an_unanswered_family_is_kept() {
     use crate::client::resolve::Family;
@@ -69,7 +68,7 @@ fn connection_of_an_unanswered_family_is_kept() {
     });
 }
 
-/// An HTTP/2 connection that waits for requests keeps its place within the bound from nobody who needs HTTP/1.1.
+/// An idle HTTP/2 connection is closed if the connection bound blocks a request that needs HTTP/1.1.
 #[test]
 fn idle_http2_connection_makes_room_for_http1() {
     locally(async {
@@ -91,7 +90,7 @@ fn idle_http2_connection_makes_room_for_http1() {
 
         let stream = pool.connect().await.unwrap();
         assert!(stream.is_stream());
-        // One that is in use is waited for.
+        // A connection in use is awaited instead.
         let began = Instant::now();
         let (alone, ()) = tokio::join!(pool.connect_http1(), async {
             tokio::time::sleep(Duration::from_millis(100)).await;

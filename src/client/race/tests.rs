@@ -5,8 +5,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 
-/// A loopback port that swallows connection attempts: a listener whose accept queue is full, to which the kernel no
-/// longer answers.
+/// A loopback port that drops connection attempts: a listener whose accept queue is full, so the kernel ignores SYNs.
 struct BlackHole {
     listener: Socket,
     _waiting: Vec<Socket>,
@@ -19,7 +18,7 @@ impl BlackHole {
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         let mut waiting = Vec::new();
-        // Until one is left without an answer.
+        // Connect until an attempt is left unanswered.
         loop {
             let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             if client.connect_timeout(&address, Duration::from_millis(100)).is_err() {
@@ -103,7 +102,7 @@ async fn failures_name_every_address() {
     assert_eq!(kinds, expected.map(|(address, kind)| (IpAddr::V4(address), kind)));
 }
 
-/// An attempt that was overtaken goes on, and may still win.
+/// A slow attempt continues after the next one starts, and may still win.
 #[tokio::test]
 async fn earlier_attempt_can_win_after_a_later_one_started() {
     let hole = BlackHole::at(SECOND, 0);
@@ -123,7 +122,7 @@ async fn earlier_attempt_can_win_after_a_later_one_started() {
     assert_eq!((won.stream, won.address.ip()), ("slow", IpAddr::V4(FIRST)));
 }
 
-/// Losers do not stay open.
+/// Connections that lost the race are closed.
 #[tokio::test]
 async fn losing_attempts_are_closed() {
     let hole = BlackHole::at(FIRST, 0);
@@ -131,7 +130,7 @@ async fn losing_attempts_are_closed() {
     let won = run(&[FIRST, SECOND], hole.port(), Duration::from_secs(10)).await.unwrap();
     let port = won.stream.peer_addr().unwrap().port();
     let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
-    // SYN_SENT (02) to 127.0.0.2 from this process: there may be none.
+    // No socket of this process may be in SYN_SENT (02) to 127.0.0.2.
     let syn_sent = format!("0200007F:{port:04X} 02");
     assert!(!sockets.contains(&syn_sent), "{sockets}");
 }

@@ -14,7 +14,7 @@ use super::*;
 const ANSWER: Ipv4Addr = Ipv4Addr::new(127, 9, 8, 7);
 const ANSWER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 7);
 
-/// What the name server does with a query.
+/// The name server's behaviour for a query.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Behaviour {
     /// Answers with one address.
@@ -31,14 +31,14 @@ enum Behaviour {
     Fails,
     Refuses,
     Silent,
-    /// Over UDP the answer does not fit; over TCP it comes.
+    /// A truncated response over UDP, the complete one over TCP.
     Truncated,
-    /// Over UDP the answer does not fit; over TCP nothing comes.
+    /// A truncated response over UDP, none over TCP.
     TruncatedForGood,
 }
 
-/// A name server over UDP and TCP. In `A.AAAA.test`, the first label is its behaviour for A, the second for AAAA; it
-/// knows some other names, and denies the rest.
+/// A name server over UDP and TCP. In `A.AAAA.test`, the first label is its behaviour for A, the second for AAAA. It
+/// has some other names; all others do not exist.
 struct NameServer {
     port: u16,
     questions: Arc<AtomicUsize>,
@@ -298,7 +298,7 @@ fn lost_query_is_retransmitted_within_the_default_timeout() {
 
 #[test]
 fn each_runtime_has_its_own_view() {
-    // The second runtime runs on the first one's thread, after it.
+    // The second runtime runs on the same thread after the first one.
     let first = blocking(async {
         let hosts = current().hosts;
         assert!(Arc::ptr_eq(&hosts, &current().hosts));
@@ -438,18 +438,18 @@ async fn families_of_different_search_domains_are_not_mixed() {
     assert_eq!(system.addresses("db").await.unwrap(), [V4]);
     let system = server.searching("", &["two.test", "one.test"]);
     assert_eq!(system.addresses("db").await.unwrap(), [V6]);
-    // A search domain that fails does not hide the next one, nor the name itself.
+    // A failing search domain hides neither the next one nor the name itself.
     let system = server.searching("", &["fails.test", "one.test"]);
     assert_eq!(system.addresses("db").await.unwrap(), [V4]);
     let system = server.searching("", &["silent.test", "one.test"]);
     let start = Instant::now();
     assert_eq!(system.addresses("address.silent.test").await.unwrap(), [V4], "as it is, first");
     assert!(start.elapsed() < PROMPT);
-    // Nor is a failure reported as a name that does not exist.
+    // A failure is not reported as a nonexistent name.
     let system = server.searching("", &["fails.test", "nosuchname.test"]);
     let error = system.addresses("db").await.unwrap_err();
     assert!(matches!(error, ResolveError::Families { .. }), "{error}");
-    // One in a search domain, of which one family is silent.
+    // A name in a search domain, of which one family is unanswered.
     let system = server.searching("", &["silent.test"]);
     assert_eq!(system.addresses("address").await.unwrap(), [V4]);
 }
@@ -470,7 +470,7 @@ fn candidates_follow_ndots() {
     assert_eq!(candidates("db.", 5), ["db."]);
 }
 
-/// Connects by a name whose AAAA or A queries are never answered, with the whole `connect_timeout` to recycled_fields.
+/// Connects by a name whose AAAA or A queries are never answered, well within `connect_timeout`.
 #[tokio::test]
 async fn connector_connects_with_one_family_unanswered() {
     use crate::client::{Connector, OfferedProtocols};

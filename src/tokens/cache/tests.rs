@@ -51,7 +51,7 @@ fn store(cache: &TokenCache, hash: TokenHash, verdict: Verdict) -> Arc<CacheEntr
     store_at(cache, hash, verdict, cache.generation())
 }
 
-/// An entry of a token that expires `after` the moment returned.
+/// Caches a token that expires `after` the returned time.
 fn expiring(cache: &TokenCache, after: Duration) -> (Arc<CacheEntry>, Instant) {
     let (now, wall) = (Instant::now(), SystemTime::now());
     let verdict = Verdict { expires_at: Some(wall + after), ..verdict("1", "brief") };
@@ -98,7 +98,7 @@ fn token_expires_to_the_instant_in_every_freshness() {
         let (entry, now) = expiring(&cache, expiry);
         assert!(entry.fresh_until <= now + TTL.min(expiry));
         let last = cache.freshness(&entry, now + expiry - INSTANT);
-        // With an expiry of `ttl` itself the jitter may have ended freshness before.
+        // If the expiry equals `ttl`, jitter may have ended freshness earlier.
         assert!(last == before || expiry == TTL && last == Freshness::Stale, "{last:?} at {expiry:?}");
         for after in [Duration::ZERO, INSTANT, seconds(1000)] {
             assert_eq!(cache.freshness(&entry, now + expiry + after), Freshness::Expired);
@@ -186,7 +186,7 @@ fn newest_verdict_replaces_the_cached_one() {
 
 #[test]
 fn revocation_evicts_named_tokens_from_every_cache() {
-    // What is cached: the id and the name of the tokens `1` to `4`.
+    // Cached are the tokens `1` to `4` with these ids and names.
     let cached = [("17", "scanner"), ("17", "scanner"), ("18", "scanner"), ("19", "report")];
     let table = [
         (Revocation::Id("17".into()), [true, true, false, false]),
@@ -208,7 +208,7 @@ fn revocation_evicts_named_tokens_from_every_cache() {
             assert_eq!(gone, forgotten, "{revocation:?} of {number}");
             assert_eq!(cache.active(&hash(number)).is_none(), forgotten, "{revocation:?} of {number}");
         }
-        // It forgets, it does not ban.
+        // A revocation evicts; later introspections are cached again.
         let again = store(&cache, hash(1), verdict("17", "scanner"));
         assert_eq!(cache.freshness(&again, Instant::now()), Freshness::Fresh);
     }
@@ -242,7 +242,7 @@ fn introspection_begun_before_a_revocation_is_discarded() {
         cache.revoke(revocation.clone());
         let subject = Subject { hash: &hash(1), id: Some("17"), name: Some("scanner") };
         assert!(cache.is_overtaken(generation, subject), "{revocation:?}");
-        // The revocation may also come between that check and the insertion.
+        // The revocation may also arrive between that check and the insertion.
         let entry = store_at(&cache, hash(1), verdict("17", "scanner"), generation);
         assert!(cache.is_revoked(&entry), "{revocation:?}");
         assert_eq!(cache.freshness(&entry, Instant::now()), Freshness::Evicted, "{revocation:?}");
@@ -356,7 +356,7 @@ fn one_token_in_many_spellings_keeps_the_latest_few() {
         assert_eq!(cache.active(&hash(number as u32)).is_some(), is_kept, "{number}");
     }
     assert_eq!(cache.freshness(&other, Instant::now()), Freshness::Fresh);
-    // A spelling that is used again is one of the latest.
+    // Using a spelling makes it one of the most recent.
     store(&cache, hash(892), verdict("17", "scanner"));
     store(&cache, hash(2000), verdict("17", "scanner"));
     assert!(cache.active(&hash(892)).is_some() && cache.active(&hash(893)).is_none());
@@ -421,7 +421,7 @@ fn both_bounds_hold_however_large_the_entries_are() {
         let listed = cache.spellings.of(&entries[0].verdict.id);
         assert_eq!(listed.len(), 1);
     }
-    // A verdict of any permitted length is kept by the smallest cache.
+    // The smallest cache keeps a verdict of any permitted length.
     let cache = cache(&settings::Cache { max_bytes: 64 << 10, ..settings() });
     let names: Vec<_> = (0..1024).map(|number| format!("{number:016}")).collect();
     let largest = Verdict { abilities: Abilities::new(names.iter().map(|name| &**name)), ..long(1) };
@@ -452,16 +452,16 @@ fn token_expires_by_the_wall_clock_when_that_is_set_forward() {
     let (entry, now) = expiring(&cache, 2 * hour);
     let wall = entry.verdict.expires_at.unwrap() - 2 * hour;
     assert_eq!(cache.freshness(&entry, now + hour), Freshness::Fresh);
-    // An hour is skipped after a minute.
+    // The wall clock jumps ahead by an hour after a minute.
     let minute = hour / 60;
     assert!(cache.follow_wall_clock(Reading { now: now + minute, wall: wall + minute }).is_none());
     assert!(cache.follow_wall_clock(Reading { now: now + minute, wall: wall + minute + hour }).is_some());
     assert_eq!(cache.freshness(&entry, now + hour - INSTANT), Freshness::Fresh);
     assert_eq!(cache.freshness(&entry, now + hour), Freshness::Expired);
-    // And the skipped hour comes back: the deadline stays.
+    // The wall clock jumps back: the deadline stays.
     assert!(cache.follow_wall_clock(Reading { now: now + 2 * minute, wall: wall + 2 * minute }).is_some());
     assert_eq!(cache.freshness(&entry, now + hour), Freshness::Expired);
-    // A token without expiry is left alone.
+    // A token without an expiry is unaffected.
     let lasting = store(&cache, hash(2), verdict("2", "lasting"));
     let later = Instant::now() + minute;
     cache.follow_wall_clock(Reading { now: later, wall: wall + 1000 * hour });

@@ -71,7 +71,7 @@ fn verdict(settings: &Introspection, body: &Value) -> Verdict {
     }
 }
 
-/// What an answer came to, in a word or the reason's sentence.
+/// A response's verdict, as a word or the reason's sentence.
 fn summary(answer: IntrospectionResponse) -> String {
     match answer {
         IntrospectionResponse::Active(_) => "active".into(),
@@ -123,7 +123,7 @@ async fn rfc7662_posts_a_form_with_the_clients_credentials() {
         assert!(!request.headers().contains_key(AUTHORIZATION));
         assert_eq!(body(request).await, expected.as_bytes());
     }
-    // RFC 6749 section 2.3.1: what stands in the base64.
+    // RFC 6749 section 2.3.1: the decoded credentials.
     for (id, secret, expected) in [
         ("gateway", Some("secret"), "gateway:secret"),
         ("gateway", None, "gateway:"),
@@ -318,7 +318,7 @@ fn expiry_beyond_the_last_instant_is_clamped_to_it() {
             assert!(!verdict.has_expired(SystemTime::now()));
         }
     }
-    // Before it, nothing is lost.
+    // Expiries before the maximum stay exact.
     let body = json!({"data": {"abilities": [], "expires_at": "9999-12-30T22:00:00Z"}});
     assert_eq!(verdict(&bearer(), &body).expires_at, Some(last - Duration::from_nanos(999_999_999)));
     for value in
@@ -523,7 +523,7 @@ fn hostile_bodies_are_no_verdict() {
     assert!(matches!(answer, IntrospectionResponse::NoVerdict(NoVerdict::TooLarge)));
 }
 
-/// Small JSON documents around the names that matter, so that near misses are common.
+/// Small JSON documents around the relevant names, so that near misses are common.
 fn documents() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

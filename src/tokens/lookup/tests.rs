@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ACTIVE: &str = r#"{"data":{"id":17,"name":"scanner","abilities":["items:read"],"expires_at":null}}"#;
 const RENAMED: &str = r#"{"data":{"id":17,"name":"renamed","abilities":["items:read"],"expires_at":null}}"#;
 
-/// An introspector that answers when it is let.
+/// An introspector that responds only while the test lets it.
 #[derive(Clone)]
 struct Introspected {
     address: SocketAddr,
@@ -92,7 +92,7 @@ fn share(settings: &Settings) -> Arc<SharedVerdicts> {
     })
 }
 
-/// A worker's way through `shared`, in the runtime of the caller.
+/// A worker's lookup in `shared`, in the caller's runtime.
 fn lookup(settings: &Arc<Settings>, shared: &Arc<SharedVerdicts>) -> Rc<Lookup> {
     let introspection = &settings.introspection;
     let connector =
@@ -121,7 +121,7 @@ fn fields(token: &str) -> HeaderMap {
     HeaderMap::from_iter([(AUTHORIZATION, value)])
 }
 
-/// Asks for `1|a` as a request does that the front cache could not serve.
+/// Looks up `1|a` as for a request that missed the front cache.
 fn introspect(lookup: &Rc<Lookup>) -> JoinHandle<Result<Rc<CachedToken>, Refusal>> {
     let lookup = Rc::clone(lookup);
     spawn_local(async move {
@@ -275,7 +275,7 @@ fn ended_core_completes_its_introspections() {
         let waiting = introspect(&lookup(&settings, &shared));
         yield_now().await;
         end.send(()).unwrap();
-        // The second core asks itself.
+        // The second worker introspects itself.
         until(|| introspector.calls() == 2).await;
         introspector.set(|script| script.open = true);
         assert!(tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().is_ok());
@@ -371,7 +371,7 @@ fn frequently_used_token_is_refreshed_without_waiting() {
     on_a_core("", async |introspector, lookup| {
         let cached = introspect(&lookup).await.unwrap().unwrap();
         introspector.set(|script| (script.open, script.body) = (false, RENAMED));
-        // The last instants of the shortest life that jitter leaves, in which the verdict is refreshed.
+        // The end of the shortest lifetime after jitter, in which the verdict is refreshed.
         let late = cached.introspected_at + lookup.shared.cache.settings().ttl * 89 / 100;
         for _ in 0..10 {
             assert_eq!(name(&get_local(&lookup, late).unwrap()), "scanner");

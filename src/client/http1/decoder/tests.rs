@@ -5,7 +5,7 @@ use super::*;
 /// Data and trailers.
 type Whole = (Vec<u8>, HeaderMap);
 
-/// What comes of `pieces`, and what is left of them.
+/// Decodes `pieces`; returns the result and the unread rest.
 fn decode(framing: Framing, pieces: &[&[u8]]) -> (Result<Whole, Malformed>, Vec<u8>) {
     let mut decoder = Decoder::new(framing);
     let (mut data, mut trailers) = (Vec::new(), HeaderMap::new());
