@@ -1,5 +1,4 @@
-//! The shipped map against the authentication guide: every ability opens what the guide says, and nothing
-//! else.
+//! The shipped map against the authentication guide: every ability permits exactly the requests in the guide.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -85,7 +84,7 @@ const GUIDE: [(&str, &[&str]); 19] = [
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 const FORBIDDEN: &str = r#"{"message":"This action is unauthorized."}"#;
 
-/// What the guide says of every request: the ability that opens it.
+/// The guide's requests, each with the ability that permits it.
 fn guide() -> BTreeMap<(&'static str, String), &'static str> {
     let rows = GUIDE.iter().flat_map(|(ability, requests)| requests.iter().map(move |it| (*ability, it)));
     rows.map(|(ability, request)| {
@@ -104,17 +103,17 @@ fn shipped_routes() -> Vec<Value> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The token that has exactly these abilities.
+/// A token with exactly these abilities.
 fn token(abilities: &[&str]) -> String {
     format!("9|{}", abilities.join("+"))
 }
 
-/// The abilities without one.
+/// All abilities except this one.
 fn all_but(ability: &str) -> Vec<&'static str> {
     GUIDE.iter().map(|(it, _)| *it).filter(|it| *it != ability).collect()
 }
 
-/// A gateway with the shipped map, and an introspector that knows every token of this topic.
+/// A gateway with the shipped map, and an introspector that accepts every token of these tests.
 fn shipped() -> TestEnv {
     let mut builder = TestEnv::builder().configure(Builder::shipped_map);
     let of_guide = GUIDE.iter().flat_map(|(ability, _)| [vec![*ability], all_but(ability)]);

@@ -17,7 +17,7 @@ use crate::support::{Answer, Gateway, PATIENCE, RawClient, Response, TestEnv};
 
 const CLIENTS: usize = 8;
 
-/// Waits until nothing is left to wait for, which it says.
+/// Waits until `missing` returns `None`; panics with its last description.
 fn wait_for(missing: impl Fn() -> Option<String>) {
     let end = Instant::now() + PATIENCE;
     while let Some(missing) = missing() {

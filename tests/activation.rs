@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::support::gateway::Builder;
 use crate::support::{Authority, BINARY, Gateway, Introspector, RawClient, Upstream};
 
-/// A gateway whose backend and introspector have ended: the tests need neither.
+/// A gateway whose backend and introspector have stopped, since the tests need neither.
 fn builder() -> Builder {
     Gateway::builder().backend(&Upstream::start()).introspector(&Introspector::start())
 }
@@ -90,14 +90,14 @@ fn inherited_unix_socket_outlives_the_gateway() {
         assert_eq!(gateway.wait_exit(Duration::from_secs(5)).code(), Some(0));
         assert!(path.exists());
     }
-    // Nobody serves, and it waits: the next one will.
+    // No process accepts connections: they wait for the next one.
     let mut early = RawClient::connect_unix(&path);
     early.send("GET /api/v2/items HTTP/1.1\r\nHost: a\r\n\r\n");
     let _gateway = builder().inheriting(socket).start();
     assert_eq!(early.response().status, 401);
 }
 
-/// What becomes of a start with these sockets, and these variables.
+/// The outcome of a start with these sockets and variables.
 fn refused(sockets: Vec<OwnedFd>, environment: &[(&str, &str)]) -> String {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.yaml");

@@ -11,19 +11,19 @@ use crate::support::{Authority, Gateway, KillOnDrop, RawClient};
 
 const SECTIONS: &str = "backend:\n  url: http://127.0.0.1:9\nintrospection:\n  url: http://127.0.0.1:9/token\n\
                         admin:\n  token: the-operator-of-these-tests\n";
-/// More than any listener keeps.
+/// More connections than any listener keeps.
 const MANY: usize = 1300;
 
-/// Opens connections without end, and keeps the latest [`MANY`], until it is dropped.
+/// Opens connections continuously, and keeps the latest [`MANY`], until it is dropped.
 struct Flood {
     over: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Flood {
-    /// Waits until there are [`MANY`]. Each sends `bytes` and nothing more.
+    /// Waits until there are [`MANY`] connections. Each sends `bytes` and nothing more.
     fn start(connect: impl Fn() -> RawClient + Send + 'static, bytes: &'static str) -> Self {
-        // A scrape takes milliseconds of a build without optimisation: so many of them are not what is tested.
+        // A scrape takes milliseconds in a debug build, and this test does not measure the speed of scrapes.
         let (count, pause) = if bytes.starts_with("GET /metrics") && bytes.ends_with("\r\n\r\n") {
             (200, Duration::from_millis(20))
         } else {
@@ -41,7 +41,7 @@ impl Flood {
                 if kept.len() > count {
                     kept.pop_front();
                     has_started.store(true, Ordering::Relaxed);
-                    // Some hundred a second from here on, so that the test is not about the speed of this machine.
+                    // A few hundred a second, so that the test does not depend on the machine's speed.
                     thread::sleep(pause);
                 }
             }
@@ -67,14 +67,14 @@ fn gateway() -> Gateway {
     Gateway::builder().yaml(SECTIONS).start()
 }
 
-/// Probes one after the other, each on a connection of its own.
+/// Probes sequentially, each on a new connection.
 fn probe(connect: impl Fn() -> RawClient, what: &str) {
     for target in ["/healthz", "/readyz", "/metrics"].into_iter().cycle().take(50) {
         let asked = Instant::now();
         let answer = connect().try_request("GET", target, &[], b"");
         let answer = answer.unwrap_or_else(|error| panic!("{what}: {target}: {error}"));
         assert_eq!(answer.status, 200, "{what}: {target}");
-        // Not 1 s: other tests run beside this one.
+        // More than 1 s, since other tests run at the same time.
         assert!(asked.elapsed() < Duration::from_secs(5), "{what}: {target}: {:?}", asked.elapsed());
     }
 }
@@ -142,7 +142,7 @@ fn probes_get_through_a_flood_at_a_unix_socket() {
     probe(|| RawClient::connect_unix(&socket), "Unix socket");
 }
 
-/// A gateway of which only the admin socket matters.
+/// A gateway whose admin socket alone matters.
 fn start(file: &Path, yaml: &str, socket: &Path) -> KillOnDrop {
     use std::process::{Command, Stdio};
     std::fs::write(file, yaml).unwrap();

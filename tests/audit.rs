@@ -17,7 +17,7 @@ const TOKEN: &str = "Bearer the-operator-of-the-audit-tests";
 const SECTIONS: &str = "backend:\n  url: http://127.0.0.1:9\nintrospection:\n  url: http://127.0.0.1:9/token\n\
                         admin:\n  token: the-operator-of-the-audit-tests\n";
 
-/// A gateway whose standard output is not read unless a test does so; killed when dropped.
+/// A gateway whose standard output is read only on request; killed when dropped.
 fn start(file: &Path, yaml: &str, output: impl Into<Stdio>) -> KillOnDrop {
     fs::write(file, yaml).unwrap();
     let mut command = Command::new(BINARY);
@@ -67,7 +67,7 @@ fn lines(output: BufReader<ChildStdout>) -> Receiver<Value> {
     lines
 }
 
-/// The first line that is wanted.
+/// The first line that satisfies `wanted`.
 fn wait_for(lines: &Receiver<Value>, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -99,7 +99,7 @@ fn audit_line_survives_a_stuck_log_reader_and_a_flood_of_other_lines() {
     assert_eq!(listed.status, 200);
     flood(proxy, admin, dropped(RawClient::connect(admin)) + 1000.0);
 
-    // Somebody reads again.
+    // The pipe is read again.
     let lines = lines(output);
     let line = wait_for(&lines, |line| line["action"] == "revoke").expect("the audit line is not lost");
     assert_eq!((&line["message"], &line["by"], &line["what"]), (&"admin".into(), &"id".into(), &"17".into()));

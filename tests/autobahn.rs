@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Process, TestEnv};
 
-/// Of those that say nothing of how fast or how well compressed: the rest takes an hour.
+/// The cases except those about speed and compression ratio, which take an hour.
 const CASES: usize = 247;
 const WITHOUT: [&str; 4] = ["--without", "9", "12", "13"];
 
@@ -16,7 +16,7 @@ fn suite() -> Command {
     command
 }
 
-/// What each case came to.
+/// The result of each case.
 fn outcomes(url: &str) -> BTreeMap<String, String> {
     let run = suite().args(["run", url, "--token", "1|reader"]).args(WITHOUT).output().unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
@@ -37,7 +37,7 @@ fn autobahn_cases_pass_through_the_gateway_as_without_it() {
         .token("1|reader", &["items:read"])
         .yaml("abilities:\n  routes: {/echo: {GET: items:read}}\n")
         .start();
-    // The first makes the cases Python 3.
+    // Makes the Python 2 cases importable in Python 3.
     let directly = outcomes(&format!("ws://127.0.0.1:{}/echo", env.backend.port()));
     let through = outcomes(&format!("ws://{}/echo", env.gateway.address()));
     assert_eq!((directly.len(), through.len()), (CASES, CASES));

@@ -17,7 +17,7 @@ use crate::support::{Authority, Builder, Gateway, PATIENCE, RawClient, TestEnv, 
 const ITEMS: &str = "/api/v2/items";
 const NAMES: &[&str] = &["localhost", "127.0.0.1"];
 
-/// A gateway of one core before `backend`, with further lines of its section.
+/// A gateway with one worker before `backend`, with additional lines in its section.
 fn before(backend: Http2Upstream, lines: &str) -> TestEnv<Http2Upstream> {
     TestEnv::builder()
         .backend(backend)
@@ -116,7 +116,7 @@ fn host_backend_sends_the_authority_of_the_url() {
 fn http2_response_is_translated_to_http1() {
     let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
     let mut client = gateway.client();
-    // A body of unknown length, with trailers, after interim answers.
+    // A body of unknown length, with trailers, after interim responses.
     upstream.answer(|_| Reply {
         interim: vec![103, 102],
         status: 200,
@@ -134,12 +134,12 @@ fn http2_response_is_translated_to_http1() {
     assert_eq!(response.fields.get("transfer-encoding"), Some("chunked"));
     assert_eq!(response.fields.all("set-cookie").collect::<Vec<_>>(), ["a=1", "b=2"]);
     assert_eq!(response.trailers.0, [("grpc-status".to_owned(), "0".to_owned())]);
-    // Nothing but trailers, as gRPC has it.
+    // Only trailers, as in a gRPC error.
     upstream
         .answer(|_| Reply::new(200, "").field("grpc-status", "5").field("content-type", "application/grpc"));
     let response = client.request("POST", ITEMS, &[WRITER], b"x");
     assert_eq!((response.status, response.text(), response.field("grpc-status")), (200, "", Some("5")));
-    // Of a length.
+    // With Content-Length.
     upstream.answer(|_| Reply::new(200, "four").field("content-length", "4"));
     let response = client.request("GET", ITEMS, &[WRITER], b"");
     assert_eq!((response.field("content-length"), response.text()), (Some("4"), "four"));
@@ -151,7 +151,7 @@ fn http2_response_is_translated_to_http1() {
             if status == 204 { reply } else { reply.field("content-length", "12") }
         });
         let response = client.request(method, ITEMS, &[WRITER], b"");
-        // hyper leaves it out of a 304.
+        // hyper omits Content-Length in a 304.
         let length = (method == "HEAD").then_some("12");
         assert_eq!(
             (response.status, response.field("content-length")),
@@ -175,7 +175,7 @@ fn backend_chooses_its_http_version_by_alpn() {
     assert_eq!(gateway.get("/up", None).status, 200);
     let seen = only(&upstream);
     assert_eq!((&*seen.scheme, &*seen.path), ("https", "/up"));
-    // It does not know HTTP/2: what it chooses is spoken.
+    // The server does not offer h2, so HTTP/1.1 is negotiated.
     let upstream = Upstream::start_tls(&authority);
     let builder = TestEnv::builder().backend(upstream).yaml("backend:\n  http2: true\n");
     let TestEnv { gateway, backend: upstream, .. } = builder.configure(Builder::one_core).start();
@@ -195,7 +195,7 @@ fn backend_without_http2_is_502_and_the_cause_is_logged() {
     assert!(line["error"].as_str().unwrap().starts_with("HTTP/2 failed: "), "{line}");
 }
 
-/// `count` requests at once: their statuses.
+/// Sends `count` concurrent requests; returns their statuses.
 fn at_once(gateway: &Gateway, count: usize) -> Vec<u16> {
     let address = gateway.address();
     let threads: Vec<_> = (0..count)
@@ -223,7 +223,7 @@ fn max_concurrent_streams_of_the_backend_is_respected() {
         upstream.answer(|_| Reply { wait: Duration::from_millis(100), ..Reply::new(200, "slow") });
         before(upstream, backend)
     };
-    // More connections are opened, unless there may be none.
+    // The gateway opens more connections unless `max_connections` forbids it.
     let TestEnv { gateway, backend: upstream, introspector: _introspector } = bounded("");
     assert_eq!(at_once(&gateway, 8), [200; 8]);
     let connections = upstream.connections();
@@ -232,14 +232,14 @@ fn max_concurrent_streams_of_the_backend_is_respected() {
         bounded("  max_connections: 1\n");
     assert_eq!(at_once(&gateway, 8), [200; 8]);
     assert_eq!((upstream.connections(), upstream.most_concurrent()), (1, 2));
-    // Requests that wait for too long get 503.
+    // Requests that wait too long get 503.
     upstream.answer(|_| Reply { wait: Duration::from_secs(4), ..Reply::new(200, "slow") });
     let mut statuses = at_once(&gateway, 4);
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 200, 503, 503]);
 }
 
-/// As one that is overloaded may do. Another connection would be of no more use.
+/// An overloaded backend may allow no streams. Connecting again would not help.
 #[test]
 fn backend_that_allows_no_streams_is_502_without_repeated_connections() {
     let upstream = Http2Upstream::start_with(None, |builder| {
@@ -264,7 +264,7 @@ fn goaway_of_the_backend_fails_no_request() {
             thread::spawn(move || {
                 let mut client = RawClient::connect(address);
                 for _ in 0..400 {
-                    // Not what could be repeated: each must have been refused unseen, or answered.
+                    // POST is not retried in general, so each stream must have been refused unprocessed, or served.
                     assert_eq!(client.request("POST", ITEMS, &[WRITER], b"").status, 200);
                     answered[number].fetch_add(1, Ordering::SeqCst);
                 }
@@ -276,7 +276,7 @@ fn goaway_of_the_backend_fails_no_request() {
     while !threads.iter().all(thread::JoinHandle::is_finished) {
         upstream.go_away();
         times += 1;
-        // What is refused twice is answered 502: no request is under way at two of these.
+        // A request that is refused twice gets 502, so no request may span two of these.
         let before = now();
         let moved_on = || before.iter().zip(now()).all(|(before, now)| now >= before + 2 || now == 400);
         while !moved_on() && !threads.iter().all(thread::JoinHandle::is_finished) {
@@ -288,7 +288,7 @@ fn goaway_of_the_backend_fails_no_request() {
     assert!(times > 3 && upstream.connections() > 3, "{times} {}", upstream.connections());
 }
 
-/// A backend that restarts may do so once. One that does nothing else is not connected to without end.
+/// A restarting backend may end connections. The gateway limits the attempts at a backend that always does.
 #[test]
 fn request_is_tried_on_three_connections_that_end_before_they_take_it() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -299,7 +299,7 @@ fn request_is_tried_on_three_connections_that_end_before_they_take_it() {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             counted.fetch_add(1, Ordering::SeqCst);
-            // SETTINGS, its acknowledgement, and GOAWAY: no stream, NO_ERROR.
+            // SETTINGS, its acknowledgement, and GOAWAY without a stream and with NO_ERROR.
             stream.write_all(b"\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0").unwrap();
             stream.write_all(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0").unwrap();
             let _ = std::io::copy(&mut stream, &mut std::io::sink());
@@ -320,7 +320,7 @@ fn stream_refused_unprocessed_is_retried_once() {
         ("POST", &b""[..], 1, 200, 2),
         ("GET", b"", 1, 200, 2),
         ("GET", b"", 2, 502, 2),
-        // Of a body a part may be gone.
+        // A part of the body may have been sent already.
         ("POST", b"body", 1, 502, 1),
     ] {
         upstream.forget();
@@ -333,7 +333,7 @@ fn stream_refused_unprocessed_is_retried_once() {
         assert_eq!(client.request(method, ITEMS, &[WRITER], body).status, status, "{method} {refused}");
         assert_eq!(upstream.seen().len(), seen, "{method} {refused}");
     }
-    // Any other reset may have done something.
+    // After any other reset the backend may have processed the request.
     upstream.forget();
     upstream.answer(|_| Reply { refuse: Some(Reason::INTERNAL_ERROR), ..Reply::default() });
     assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 502);
@@ -351,7 +351,7 @@ fn truncated_http2_response_is_not_completed() {
         assert!(came.contains("5\r\nhello\r\n") && !came.ends_with("0\r\n\r\n"), "{reason:?}: {came}");
         let line = gateway.wait_for_log(|line| line["path"] == ITEMS || line["route"] == ITEMS);
         assert!(line.to_string().contains("backend_broken"), "{reason:?}: {line}");
-        // The connection goes on.
+        // The connection stays open.
         upstream.answer(echo);
         assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 200);
         assert_eq!(upstream.connections(), 1, "{reason:?}");
@@ -361,14 +361,14 @@ fn truncated_http2_response_is_not_completed() {
 #[test]
 fn client_disconnect_resets_its_backend_stream() {
     let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
-    // While its answer is awaited.
+    // While the gateway waits for the response.
     upstream.answer(|_| Reply { wait: Duration::from_secs(20), ..Reply::new(200, "late") });
     let mut client = gateway.client();
     client.send(format!("GET {ITEMS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer 1|writer\r\n\r\n"));
     until("it came", || upstream.running() == 1);
     drop(client);
     assert_eq!(upstream.wait_for(1)[0].reset, Some(Reason::CANCEL));
-    // While its body is sent.
+    // While the request's body is being sent.
     upstream.forget();
     upstream.answer(echo);
     let mut client = gateway.client();
@@ -378,7 +378,7 @@ fn client_disconnect_resets_its_backend_stream() {
     until("it came", || upstream.running() == 1);
     drop(client);
     assert_eq!(upstream.wait_for(1)[0].reset, Some(Reason::CANCEL));
-    // While its answer comes.
+    // While the response is being received.
     upstream.answer(|_| Reply {
         pieces: vec!["piece".into(); 1000],
         pause: Duration::from_millis(20),
@@ -454,7 +454,7 @@ fn stalled_http2_stream_delays_no_other_and_holds_little_memory() {
 #[test]
 fn backpressure_of_an_http2_backend_reaches_the_client() {
     let TestEnv { gateway, backend: upstream, introspector: _introspector } = start();
-    // Its body is read when the answer has been sent.
+    // The backend reads the body after the response has been sent.
     upstream.answer(|_| Reply {
         early: true,
         pieces: vec!["a".into(), "b".into()],

@@ -70,7 +70,7 @@ fn kind_of_file_is_detected_by_its_keys() {
         assert!(found == code && is_on_the_right_stream, "{file}: {found} {stdout}{stderr}");
         assert!(format!("{stdout}{stderr}").contains(expected), "{file}: {stdout}{stderr}");
     }
-    // The option knows the other kinds, too, but takes a file that it does not know for a gateway.yaml.
+    // The option knows other kinds as well, but treats an unknown file as a gateway.yaml.
     for (file, code, expected) in [
         ("map.yaml", 0, "a map file with 2 routes"),
         ("test.yaml", 0, "a policy test file with 1 cases"),
@@ -90,7 +90,7 @@ fn kind_of_file_is_detected_by_its_keys() {
     assert_eq!(files.check(&["--format", "xml"]).0, 2);
 }
 
-/// What `run` would read is a gateway.yaml, whatever is in it.
+/// The file that `run` would read is a gateway.yaml, whatever its content.
 #[test]
 fn default_file_is_a_gateway_yaml() {
     let files = Files::new(&[]);
@@ -198,7 +198,7 @@ fn formats_for_programs_show_no_secret() {
     }
 }
 
-/// Whether they would collide at the start is known without one.
+/// Address collisions are detected without starting the gateway.
 #[test]
 fn listeners_with_overlapping_addresses_are_an_error() {
     let with = |listen: &str, admin: &str| {

@@ -9,10 +9,10 @@ use crate::support::{Gateway, Introspector, Upstream, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
 
-/// How soon the gateway notices, with time to spare.
+/// Time within which the gateway detects the change, with a margin.
 const SOON: Duration = Duration::from_secs(5);
 
-/// The library of the program `faketime`: it reads from a file by how much it shifts the wall clock.
+/// The library of the program `faketime`, which reads the offset of the wall clock from a file.
 fn library() -> PathBuf {
     let architectures = fs::read_dir("/usr/lib").unwrap().flatten();
     architectures
@@ -81,7 +81,7 @@ fn token_expires_in_time_after_the_wall_clock_was_set_back() {
     let expiry = seconds_from_now(4);
     introspector.set_verdict("1|brief", Verdict::active(&["items:read"]).expiring(expiry));
     assert_eq!(gateway.get(ITEMS, Some("1|brief")).status, 200);
-    // Stockaj's own clock is right.
+    // The clock of Stockaj is correct.
     introspector.deactivate("1|brief");
     shift(&file, -3600);
     gateway.wait_for_log(|line| line["level"] == "WARN" && line["seconds"].is_number());

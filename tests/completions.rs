@@ -1,4 +1,4 @@
-//! Completion scripts and manual pages: they have every command, and shells and `man` accept them.
+//! Completion scripts and manual pages: they contain every command, and shells and `man` accept them.
 
 use std::fs;
 use std::path::Path;
@@ -37,7 +37,7 @@ fn config_option_has_the_short_form_in_every_command() {
     assert!(count >= 8, "{count}");
 }
 
-/// Gives a script to a program, if that is installed.
+/// Passes a script to a program, if it is installed.
 fn accepts(program: &str, arguments: &[&str], script: &Path) -> Option<Output> {
     let mut command = Command::new(program);
     command.args(arguments).arg(script).stdin(Stdio::null()).env("LC_ALL", "C.UTF-8").env("MANPAGER", "cat");
@@ -107,7 +107,7 @@ fn manual_has_a_page_for_every_command() {
         let page = entry.unwrap().path();
         if let Some(shown) = accepts("man", &["--warnings", "-l"], &page) {
             let text = String::from_utf8_lossy(&shown.stdout);
-            // An image without manual pages has a `man` that only says so.
+            // In images without manual pages, `man` prints only a notice.
             let is_man = !String::from_utf8_lossy(&shown.stdout).contains("minimized");
             assert!(shown.status.success(), "{shown:?}");
             assert!(

@@ -11,11 +11,11 @@ use serde_json::Value;
 
 use crate::support::{Authority, BINARY, Gateway, Introspector, RawClient, Upstream};
 
-/// What stands in the corpus wherever a secret is.
+/// The placeholder for secrets in the corpus.
 const SECRET: &str = "hunter2";
-/// How a file of the corpus begins that a schema cannot reject.
+/// The first line of corpus files whose error a schema cannot express.
 const BEYOND_A_SCHEMA: &str = "# beyond a schema: ";
-/// A gateway.yaml without fault, up to what a test adds.
+/// A valid gateway.yaml, to which tests add lines.
 const FINE: &str = "\
 listen: {address: 127.0.0.1:0}
 admin: {address: 127.0.0.1:0}
@@ -42,16 +42,16 @@ fn topics() -> Vec<PathBuf> {
     topics
 }
 
-/// The binary, with an environment of its own, in `directory`; at most half a minute.
+/// Runs the binary in `directory` with an empty environment, for at most half a minute.
 fn gateway(directory: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(BINARY);
     command.args(arguments).current_dir(directory).env_clear();
     command.env("PORT", "8080").env("SECRET_VALUE", SECRET);
-    // Where Kubernetes has the Secret that a shipped file names.
+    // The path at which Kubernetes mounts the Secret of a shipped file.
     command.env("STOCKAJ_SECRETS", root().join("tests/deploy/secrets"));
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // What is printed fits into no pipe for sure: read both while waiting.
+    // The output may exceed the pipe's capacity, so both pipes are read while the process runs.
     let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let read = |mut stream: Box<dyn std::io::Read + Send>| {
         std::thread::spawn(move || {
@@ -82,7 +82,7 @@ fn outcome(directory: &Path, arguments: &[&str]) -> (i32, String, String) {
     (status.code().expect("an exit code"), text(stdout), text(stderr))
 }
 
-/// What `check` says about a file in a new directory, which is normalised away.
+/// The report of `check` about a file in a temporary directory, whose path is normalised.
 fn check(bytes: impl AsRef<[u8]>) -> (i32, String) {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("gateway.yaml"), bytes).unwrap();
@@ -94,7 +94,7 @@ fn name(path: &Path) -> &str {
     path.file_name().unwrap().to_str().unwrap()
 }
 
-/// `BLESS=1` writes the expected reports anew.
+/// `BLESS=1` updates the expected reports.
 #[test]
 fn every_error_is_reported_with_its_location() {
     let mut wrong = Vec::new();
@@ -126,7 +126,7 @@ fn every_expected_report_has_a_configuration() {
     assert_eq!(stems("yaml"), stems("expected"));
 }
 
-/// `run` refuses what `check` finds wrong, with the same report, and says nothing else.
+/// `run` rejects the same files as `check`, with the same report and no other output.
 #[test]
 fn run_rejects_a_configuration_with_the_report_of_check() {
     let mut refused = 0;
@@ -176,12 +176,12 @@ fn nesting_of_a_configuration_is_bounded() {
     }
 }
 
-/// Keys below keys, each indented by one more.
+/// Nested keys, each indented by one more space.
 fn deep(levels: usize) -> String {
     (1..levels).map(|level| format!("{}a:\n", " ".repeat(level))).collect()
 }
 
-/// A file of another kind has a mistake in each line.
+/// A file in another format has an error in each line.
 #[test]
 fn report_of_very_many_errors_is_bounded() {
     let lines = (0..20_000).map(|line| format!("k{line}: 1\n")).collect::<String>();
@@ -190,7 +190,7 @@ fn report_of_very_many_errors_is_bounded() {
     assert!(report.ends_with("the first 1000 of 20000 errors in gateway.yaml\n"), "{report}");
 }
 
-/// A line that is as long as a file may be is not printed as a whole.
+/// A line of the maximum file size is not printed completely.
 #[test]
 fn long_line_is_shortened_in_the_report() {
     let text = format!("log: {{level: loud, format: \"{}\"}}\n{FINE}", "x".repeat(500_000));
@@ -216,7 +216,7 @@ fn certificates_must_match_their_keys() {
         let (code, report) = check(tls(certificate, key));
         assert!(code == 1 && report.contains("listen.tls") && report.contains(reason), "{report}");
     }
-    // Of several it is said which.
+    // With several certificates, the error names the entry.
     let entry = |authority: &Authority, key: &Authority| {
         let (certificate, key) = (authority.certificate(), key.private_key());
         format!("{{certificate: {}, private_key: {}}}", certificate.display(), key.display())
@@ -227,7 +227,7 @@ fn certificates_must_match_their_keys() {
     assert!(report.contains("does not belong to the first certificate in"), "{report}");
 }
 
-/// The process holds no port when it refuses one of them.
+/// The process binds no port if it cannot bind all of them.
 #[test]
 fn port_in_use_is_a_startup_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -249,7 +249,7 @@ fn port_in_use_is_a_startup_error() {
     }
 }
 
-/// Neither a secret nor a variable is there: only `abilities` is read.
+/// The secret and the variable do not exist: only `abilities` is read.
 #[test]
 fn routes_and_explain_need_no_secrets_or_environment() {
     let directory = tempfile::tempdir().unwrap();
@@ -295,7 +295,7 @@ fn shipped_schema_equals_the_printed_one() {
     assert!(file == printed, "`stockaj-gateway schema > config/gateway.schema.json` makes them equal");
 }
 
-/// Every gateway.yaml that is shipped, known by a section that no other file has.
+/// Every shipped gateway.yaml, recognised by a section that no other file has.
 fn shipped() -> Vec<PathBuf> {
     let mut directories = vec![root().join("config"), root().join("deploy")];
     let mut found = Vec::new();
@@ -346,7 +346,7 @@ fn schema_rejects_every_error_it_can_express() {
     }
 }
 
-/// From the file and from the environment, through a whole life of the process.
+/// From the file and from the environment, over the lifetime of a process.
 #[test]
 fn log_contains_no_secret_of_the_configuration() {
     let upstream = Upstream::start();
@@ -360,7 +360,7 @@ fn log_contains_no_secret_of_the_configuration() {
         .yaml("admin:\n  token: hunter2-of-the-admin\nlog: {level: trace}\n")
         .environment("S", "hunter2-client")
         .start();
-    // Credentials that the introspector refuses are an error, which is logged.
+    // If the introspector rejects the credentials, an error is logged.
     assert_eq!(gateway.get("/api/v2/items", Some("7|hunter2-token")).status, 503);
     let fields = [("Authorization", "Bearer hunter2-of-the-admin")];
     let effective = RawClient::connect(gateway.admin()).request("GET", "/config", &fields, b"");

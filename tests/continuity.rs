@@ -15,12 +15,12 @@ use crate::support::{Authority, Gateway, Introspector, RawClient, Response, Upst
 
 const ITEMS: &str = "/api/v2/items";
 const BODY: &[u8] = b"{\"name\": \"Ladder\"}";
-/// How often each of the things happens that must not be noticed.
+/// The number of each event that no client may notice.
 const ROUNDS: usize = 20;
-/// The least that all of it takes.
+/// The minimum duration of the load.
 const LOAD: Duration = Duration::from_secs(32);
 
-/// What became of all requests.
+/// The outcomes of all requests.
 #[derive(Default)]
 struct Tally {
     over: AtomicBool,
@@ -34,7 +34,7 @@ impl Tally {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Notes an answer, and says whether its connection goes on.
+    /// Records a response; returns whether its connection stays open.
     fn note(&self, client: &str, answer: Result<Response, String>) -> bool {
         let why = match answer {
             Ok(response)
@@ -54,7 +54,7 @@ impl Tally {
     }
 }
 
-/// Where the load goes.
+/// The target of the load.
 #[derive(Clone, Copy)]
 struct Target<'a> {
     address: SocketAddr,
@@ -69,7 +69,7 @@ impl Target<'_> {
         }
     }
 
-    /// Asks again and again over one connection, for as long as its answers allow.
+    /// Sends requests over one connection for as long as the responses keep it open.
     fn request_repeatedly(&self, name: &str, tally: &Tally, pause: Duration) {
         let mut kept = None;
         while !tally.is_over() {
@@ -83,7 +83,7 @@ impl Target<'_> {
         }
     }
 
-    /// Asks over a connection for each request.
+    /// Sends each request over a new connection.
     fn request_on_new_connections(&self, name: &str, tally: &Tally, pause: Duration) {
         while !tally.is_over() {
             let fields = [WRITER, ("Connection", "close")];
@@ -112,7 +112,7 @@ impl Target<'_> {
     }
 }
 
-/// A volume of certificates as Kubernetes swaps them: `..data` leads to one of two directories.
+/// A certificate volume as Kubernetes updates it: the symlink `..data` points to one of two directories.
 struct Volume {
     directory: tempfile::TempDir,
     shown: usize,
@@ -185,7 +185,7 @@ fn play(
         if let Some(volume) = &mut volume {
             volume.swap();
         }
-        // At SIGHUP, or as the changes are seen.
+        // Every other reload is triggered by SIGHUP, the rest by watching the files.
         if round % 2 == 0 {
             gateway.signal(Signal::HUP);
         }
@@ -196,7 +196,7 @@ fn play(
             swaps += 1;
         }
         match round {
-            // The next one first, then the end of this one.
+            // Starts the next gateway, then terminates this one.
             6 | 18 => {
                 let mut before = std::mem::replace(&mut gateway, start());
                 before.signal(Signal::TERM);
@@ -204,7 +204,7 @@ fn play(
                 assert_eq!(count(&before, "drain timed out"), 0);
                 restarts += 1;
             }
-            // In the other order: clients that connect meanwhile wait in the socket.
+            // In reverse order: clients that connect in between wait in the socket.
             12 => {
                 gateway.signal(Signal::TERM);
                 assert_eq!(gateway.wait_exit(Duration::from_secs(20)).code(), Some(0));
@@ -220,7 +220,7 @@ fn play(
     ([reloads, swaps, restarts], gateway)
 }
 
-/// The load, the events, and what became of both.
+/// Runs the load and the events, and returns the outcomes of both.
 fn count_under_load(authority: Option<&Authority>) {
     let upstream = Upstream::start();
     let introspector = Introspector::with_tokens([("1|writer", &["*"][..])]);
@@ -251,7 +251,7 @@ fn count_under_load(authority: Option<&Authority>) {
                     Duration::from_millis(20),
                 )
             });
-            // Idle when the drain begins, and asking again while it lasts.
+            // Idle when the drain begins; sends requests while it lasts.
             scope.spawn(move || {
                 target.request_repeatedly(&format!("slow {number}"), tally, Duration::from_millis(200))
             });
@@ -283,7 +283,7 @@ fn count_under_load(authority: Option<&Authority>) {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
     assert_eq!((reloads, swaps, restarts), (ROUNDS, if authority.is_some() { ROUNDS } else { 0 }, 3));
     assert!(began.elapsed() >= LOAD && served > 5000, "{served}");
-    // Connections were kept, and said goodbye to.
+    // Connections were reused, and closed by `Connection: close`.
     assert!(last >= 3, "{last}");
 }
 

@@ -7,14 +7,14 @@ const SHOP: &str = "https://shop.example";
 const ORIGIN: (&str, &str) = ("Origin", SHOP);
 const EXPOSED: &str = "WWW-Authenticate, X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset";
 
-/// The preflight of a browser for a request with a token.
+/// A browser's preflight for a request with a token.
 fn preflight(client: &mut RawClient, target: &str, method: &str, others: &[(&str, &str)]) -> Response {
     let asked =
         [("Access-Control-Request-Method", method), ("Access-Control-Request-Headers", "authorization")];
     client.request("OPTIONS", target, &[&[ORIGIN][..], &asked, others].concat(), b"")
 }
 
-/// The fields that browsers read, sorted.
+/// The field names that browsers may read, sorted.
 fn cors_fields(response: &Response) -> Vec<String> {
     let fields = response.fields.0.iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
     let mut cors_fields: Vec<_> = fields
@@ -204,7 +204,7 @@ fn wildcard_origin_matches_every_origin() {
     );
 }
 
-/// Requests that the gateway answers itself, by the status.
+/// Requests that the gateway itself responds to, by status.
 fn refusals(env: &mut TestEnv, origin: &[(&str, &str)]) -> Vec<Response> {
     let mut client = env.gateway.client();
     let mut ask = |method: &str, target: &str, fields: &[(&str, &str)], body: &str| {
@@ -247,7 +247,7 @@ fn own_responses_are_readable_by_allowed_origins_only() {
     ] {
         let mut env = TestEnv::start(yaml);
         for (response, status) in refusals(&mut env, origin).iter().zip(statuses) {
-            // Two Origins are 400 before anything else.
+            // Two Origin fields get 400 before any other check.
             assert_eq!(response.status, if origin.len() > 1 { 400 } else { status });
             assert_eq!(cors_fields(response), expected, "{status} {origin:?}");
         }

@@ -1,4 +1,4 @@
-//! Rules, alerts and dashboard against a gateway with all features, and a real Prometheus.
+//! Rules, alerts and the dashboard, checked with a gateway that has all features and a real Prometheus.
 
 mod alerts;
 mod compose;
@@ -14,7 +14,7 @@ use stockaj_gateway::internals::policy::refusal::Reason;
 
 use crate::support::Metrics;
 
-/// A query and the place where it is written.
+/// A query and its location.
 struct Query {
     place: String,
     text: String,
@@ -44,7 +44,7 @@ fn is_of_a_name(character: char) -> bool {
     character.is_ascii_alphanumeric() || matches!(character, '_' | ':')
 }
 
-/// The metrics that a query names, each with its matchers as they stand there.
+/// The metrics in a query, each with its matchers as written.
 fn selectors(query: &str) -> Vec<(String, String)> {
     let (mut selectors, mut rest, mut quoted) = (Vec::new(), query, false);
     while let Some(first) = rest.chars().next() {
@@ -65,7 +65,7 @@ fn selectors(query: &str) -> Vec<(String, String)> {
     selectors
 }
 
-/// The samples of a metric that has matchers of `=`, those labels aside that a scrape gets from Prometheus.
+/// The samples of a metric that satisfy matchers with `=`; ignores labels that Prometheus adds.
 fn is_scraped(scrape: &Metrics, name: &str, matchers: &str) -> bool {
     let scraped_by = |matcher: &&str| !["job=", "instance="].iter().any(|it| matcher.starts_with(it));
     let exact = matchers.split(',').map(str::trim).filter(|it| it.contains("=\"") && !it.contains("!=\""));
@@ -74,7 +74,7 @@ fn is_scraped(scrape: &Metrics, name: &str, matchers: &str) -> bool {
         let (its_name, labels) = line.split_once(['{', ' ']).unwrap_or((line, ""));
         its_name == name
             && exact.iter().all(|label| {
-                // Which reasons a request has met depends on the traffic: they have a list of their own.
+                // The reasons in a scrape depend on the traffic, so they have a list of their own.
                 let reason = label.strip_prefix("reason=\"").map(|it| it.trim_end_matches('"'));
                 labels.contains(label) || reason.is_some_and(is_reason)
             })
@@ -96,7 +96,7 @@ fn selectors_of_a_query_are_parsed() {
     assert_eq!(found.iter().filter(|(name, _)| *name != "up_to").copied().collect::<Vec<_>>(), expected);
 }
 
-/// Rules and panels name nothing but what is scraped, down to the labels' values, and what the rules record.
+/// Rules and panels use only scraped metrics and label values, and the series that rules record.
 #[test]
 fn rules_and_panels_query_only_existing_metrics() {
     let recorded = alerts::recorded();
@@ -119,7 +119,7 @@ fn rules_and_panels_query_only_existing_metrics() {
     }
     let unused: Vec<_> = recorded.difference(&named).collect();
     assert!(unused.is_empty(), "recorded, and nothing asks for it: {unused:?}");
-    // And nothing that is scraped is shown nowhere.
+    // Every scraped metric is used in a panel or a rule.
     for name in scrape.0.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let name = name.split(' ').next().unwrap();
         let is_shown =

@@ -1,4 +1,4 @@
-//! The files under `deploy/`, by the tools that read them.
+//! The files under `deploy/`, checked by the tools that read them.
 
 mod helm;
 mod kubernetes;

@@ -20,7 +20,7 @@ fn diff(words: &[&str]) -> (i32, String, String) {
 #[test]
 fn diff_exits_1_only_for_a_changed_decision() {
     assert_eq!(diff(&[SHIPPED, SHIPPED]), (0, "no difference\n".to_owned(), String::new()));
-    // A gateway.yaml beside the map file that it names.
+    // A gateway.yaml next to its map file.
     assert_eq!(diff(&["config/gateway.yaml", SHIPPED]).0, 0);
     let (exit, told, said) = diff(&[SHIPPED, CANDIDATE]);
     assert_eq!((exit, &*said), (1, ""));
@@ -125,6 +125,6 @@ fn diff_names_the_tokens_of_a_ledger() {
     assert_eq!((exit, &*said), (1, ""));
     let expected = "\n  1 token would be denied 3 calls\n    17 sync-prod: GET /items/{id}, 3 calls\n";
     assert!(told.contains("\nOver the recorded usage since ") && told.ends_with(expected), "{told}");
-    // The candidate keeps no ledger.
+    // The candidate has no ledger.
     assert_eq!(diff(&[&old, &new, "--since", "30d", "--config", &new]).0, 2);
 }

@@ -1,4 +1,4 @@
-//! The program does what the documentation shows; links, anchors and generated pages.
+//! The program behaves as the documentation shows; links, anchors and generated pages.
 
 mod commands;
 mod configurations;
@@ -17,12 +17,12 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// A page of the documentation.
 struct Page {
-    /// From the repository's root.
+    /// The path from the repository's root.
     path: String,
     text: String,
 }
 
-/// A fenced block of a page.
+/// A fenced code block of a page.
 struct Block {
     language: String,
     text: String,
@@ -39,7 +39,7 @@ fn pages() -> Vec<Page> {
     files.into_iter().map(page).collect()
 }
 
-/// The Markdown files below a directory, from the repository's root.
+/// The Markdown files below a directory, by path from the repository's root.
 fn markdown(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(Path::new(ROOT).join(directory)).unwrap() {
@@ -59,7 +59,7 @@ fn read(file: impl AsRef<Path>) -> String {
 }
 
 impl Page {
-    /// The fenced blocks, also those in lists.
+    /// The fenced code blocks, including those in lists.
     fn all_blocks(&self) -> Vec<Block> {
         let (mut blocks, mut open) = (Vec::new(), None::<Block>);
         for line in self.text.lines() {
@@ -103,7 +103,7 @@ impl Page {
         words.map(|word| word.replace('\n', " ")).collect()
     }
 
-    /// The anchors of the headings, as forges and mdBook make them.
+    /// The anchors of the headings, as forges and mdBook generate them.
     fn anchors(&self) -> BTreeSet<String> {
         let prose = self.prose();
         prose.lines().filter(|line| line.starts_with('#')).map(anchor).collect()
@@ -112,13 +112,13 @@ impl Page {
 
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
-    // Of a link, a heading has the text.
+    // A heading contains the text of a link.
     let text = text.split("](").next().unwrap_or_default();
     let kept = text.chars().filter(|it| it.is_alphanumeric() || matches!(it, ' ' | '-' | '_'));
     kept.map(|it| if it == ' ' { '-' } else { it }).collect()
 }
 
-/// The output of a command of the program that succeeds.
+/// The output of a command of the program; panics if it fails.
 fn output(arguments: &[&str]) -> String {
     let mut command = Command::new(BINARY);
     let output = command.args(arguments).env_remove("STOCKAJ_GATEWAY_CONFIG").output().unwrap();

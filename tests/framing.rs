@@ -17,7 +17,7 @@ fn head(line: &str, fields: &[&str]) -> String {
     )
 }
 
-/// The answer, after which the connection is closed.
+/// The last response, after which the connection is closed.
 fn last(client: &mut RawClient, to_head: bool) -> Response {
     let response = client.try_response(to_head).expect("an answer");
     assert_eq!(response.field("connection"), Some("close"));
@@ -110,7 +110,7 @@ fn rejected_head_request_gets_no_body() {
     assert_eq!((response.status, response.field("content-length")), (400, Some("26")));
 }
 
-/// The request before gets its answer, the refused one its own, and what comes after it nothing.
+/// The preceding request gets its response and the refused one its refusal; later requests are ignored.
 #[test]
 fn pipelined_requests_before_a_rejected_one_are_answered() {
     let env = TestEnv::start("");
@@ -122,7 +122,7 @@ fn pipelined_requests_before_a_rejected_one_are_answered() {
         assert_eq!(client.response().status, 200);
         assert_refused(&last(&mut client, false), 400, "Bad Request.");
         assert_eq!(env.backend.only_request().target, "/up");
-        // The same where the refused one comes while the first is served.
+        // The same if the refused request arrives while the first one is served.
         env.backend.forget_requests();
         let mut client = env.gateway.client();
         client.send(GOOD);
@@ -134,7 +134,7 @@ fn pipelined_requests_before_a_rejected_one_are_answered() {
     }
 }
 
-/// The gateway goes away after its answer, which says that it is the last one.
+/// A draining gateway closes after the response that carries `Connection: close`.
 #[test]
 fn nothing_is_answered_after_the_last_response_of_a_drain() {
     let env = TestEnv::start("");
@@ -175,7 +175,7 @@ fn fragmented_head_is_served() {
         env.backend.forget_requests();
         let mut client = env.gateway.client();
         let pieces: Vec<_> = request.as_bytes().chunks(length).collect();
-        // Single bytes only at the ends, where the lines are.
+        // In pieces of one byte only at the ends, where the line breaks are.
         let (first, rest) = if length == 1 { pieces.split_at(40) } else { pieces.split_at(1) };
         for piece in first {
             client.send(piece);
@@ -184,7 +184,7 @@ fn fragmented_head_is_served() {
         assert_eq!(client.response().status, 200, "{length}");
         let received = env.backend.only_request();
         assert_eq!((&*received.target, received.field("a")), ("/up?q", Some(&*value)), "{length}");
-        // The connection goes on.
+        // The connection stays open.
         assert_eq!(client.send(GOOD).response().status, 200, "{length}");
     }
 }
@@ -238,7 +238,7 @@ fn stalled_head_is_408() {
             format!("requests_total{{route=\"none\",method=\"{method}\",status=\"408\",reason=\"limited\"}}");
         assert!(env.gateway.metrics().metric(&metric) >= 1.0, "{start:?}");
     }
-    // Also one that began while the request before it was served.
+    // Also a request that began while the preceding one was served.
     env.backend.answer(|request| echo(request).after(Duration::from_millis(100)));
     let mut client = env.gateway.client();
     client.send(format!("{GOOD}GET /up"));
@@ -246,7 +246,7 @@ fn stalled_head_is_408() {
     assert_refused(&last(&mut client, false), 408, "Request Timeout.");
 }
 
-/// A client that is still sending when it is answered gets to read the answer.
+/// A client that is still sending can read an early response.
 #[test]
 fn response_before_the_end_of_the_body_is_delivered() {
     let env = TestEnv::start("limits: {body: 1MiB}");

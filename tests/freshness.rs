@@ -24,7 +24,7 @@ fn status(env: &TestEnv, path: &str) -> u16 {
     env.status(path, "1|writer")
 }
 
-/// How many introspections a request costs that is answered with this status.
+/// The number of introspections caused by a request that gets this status.
 fn introspections(env: &TestEnv, path: &str, expected: u16) -> usize {
     let before = env.introspector.calls();
     assert_eq!(status(env, path), expected, "{path}");
@@ -63,11 +63,11 @@ fn verdict_is_used_until_its_max_age() {
     thread::sleep(Duration::from_millis(450));
     assert_eq!(introspections(&env, "/read", 200), 0);
     assert_eq!(introspections(&env, "/rents", 200), 1);
-    // An introspection for one route serves the other.
+    // An introspection for one route also serves the other.
     assert_eq!(introspections(&env, "/either", 200), 0);
 }
 
-/// An introspection begun before a request may have been decided before the token was revoked.
+/// An introspection begun before a request may have been decided before a revocation.
 #[test]
 fn max_age_0s_shares_only_introspections_begun_after_the_request() {
     let env = start("ttl: 1h, max_age: {items:delete: 0s}");
@@ -75,7 +75,7 @@ fn max_age_0s_shares_only_introspections_begun_after_the_request() {
     thread::scope(|scope| {
         let first = scope.spawn(|| status(&env, "/delete"));
         env.introspector.wait_for_calls(1);
-        // It has been answered by now, though the answer is still on its way.
+        // The introspector has decided, but its response is still in transit.
         env.introspector.set_verdict("1|writer", Verdict::active(&["items:read"]));
         let later: Vec<_> = (0..20).map(|_| scope.spawn(|| status(&env, "/delete"))).collect();
         let reader = scope.spawn(|| status(&env, "/read"));

@@ -12,7 +12,7 @@ const CONFIG_LAYERS: [&[&str]; 3] = [
     &["language", "settings"],
 ];
 
-/// What `policy` must do without.
+/// Crates and modules that `policy` must not use.
 const IMPURE: [&str; 13] = [
     "tokio",
     "hyper",
@@ -75,7 +75,7 @@ fn files_have_no_import_cycle() {
     let modules = modules();
     let mut imports: BTreeMap<&String, BTreeSet<String>> =
         modules.iter().map(|(module, text)| (module, imported_files(module, text, &modules))).collect();
-    // Files that import none of the rest are in no circle.
+    // Modules that import no others are not part of a cycle.
     while let Some(free) = imports
         .iter()
         .find(|(_, imported)| !imported.iter().any(|it| imports.contains_key(it)))
@@ -166,7 +166,7 @@ fn ignored_tests_state_a_reason() {
     }
 }
 
-/// What a module imports against the arrow.
+/// The imports of a module that violate the direction of the layers.
 fn violations(module: &str, text: &str) -> Vec<String> {
     let top = module.split("::").next().unwrap_or_default();
     let text = code(text);
@@ -207,7 +207,7 @@ fn imported_files(module: &str, text: &str, modules: &BTreeMap<String, String>) 
     found
 }
 
-/// Adds the modules that paths below `prefix`, which stands for `base`, lead to.
+/// Adds the modules that paths below `prefix` refer to; `prefix` stands for `base`.
 fn follow(
     text: &str,
     prefix: &str,
@@ -271,13 +271,13 @@ fn name(text: &str) -> Option<String> {
     (end > 0).then(|| text[..end].to_owned())
 }
 
-/// Without comments and without the unit tests at the end of a file.
+/// Removes comments, and the unit tests at the end of a file.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// `tokens::cache` for `src/tokens/cache.rs`; none for the roots.
+/// `tokens::cache` for `src/tokens/cache.rs`; `None` for the roots.
 fn module_path(file: &Path) -> Option<String> {
     let inside = file.strip_prefix("src").ok()?.with_extension("");
     let mut names: Vec<_> = inside.iter().map(|name| name.to_string_lossy().into_owned()).collect();

@@ -1,17 +1,17 @@
 //! HTTP/2 from clients: translation, limits, memory and conformance.
 
 mod conformance; // the cases of h2spec
-mod dropped; // what h2 drops of a head, in every encoding and among other requests
-mod life; // how long connections and streams live, and how they end
-mod limits; // how much, how many and how often
-mod memory; // what clients make the gateway hold
-mod translation; // what reaches the backend and what comes back, to the byte
+mod dropped; // heads with fields that h2 drops, in every encoding and between other requests
+mod life; // lifetime of connections and streams
+mod limits; // sizes, counts and rates
+mod memory; // memory that the gateway holds for clients
+mod translation; // translation to the backend's HTTP/1.1 and back, byte by byte
 
 use crate::support::http2::Http2Client;
 
 use crate::support::TestEnv;
 
-/// A gateway of clients that know beforehand that it speaks HTTP/2.
+/// A gateway for clients with prior knowledge of HTTP/2.
 fn h2c(yaml: &str) -> TestEnv {
     TestEnv::start(&format!("listen:\n  h2c: true\n{yaml}"))
 }

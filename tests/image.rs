@@ -17,7 +17,7 @@ use crate::support::{Authority, Introspector, PATIENCE, RawClient, Upstream};
 const MOST_BYTES: u64 = 25_000_000;
 const IDLE_BYTES: u64 = 15 << 20;
 
-/// The image, in a store of its own, and its root directory.
+/// The image in a temporary store, and its root directory.
 struct Image {
     _store: tempfile::TempDir,
     config: Value,
@@ -66,12 +66,12 @@ impl Image {
             .collect()
     }
 
-    /// The image's command with these words, in its root: as its user, and nothing can be written.
+    /// Runs the image's command with these arguments in its root, as its user and read-only.
     fn command(&self, words: &[&str]) -> Command {
         self.command_with(words, "true")
     }
 
-    /// With what else is to be done to the root, `$root`, before nothing of it can be written.
+    /// The same after a command that modifies the root, `$root`, before it becomes read-only.
     fn command_with(&self, words: &[&str], mount: &str) -> Command {
         let user = self.config["User"].as_str().unwrap();
         let inside = format!(
@@ -93,7 +93,7 @@ fn finished(command: &mut Command) -> Output {
     output
 }
 
-/// Every file below `directory`, from there, with its size.
+/// Every file below `directory` by its relative path, with its size.
 fn files(directory: &Path) -> Vec<(String, u64)> {
     let mut found = Vec::new();
     let mut open = vec![directory.to_owned()];
@@ -112,7 +112,7 @@ fn files(directory: &Path) -> Vec<(String, u64)> {
     found
 }
 
-/// Answers every question for an IPv4 address with 127.0.0.1, at port 53 of this address.
+/// A DNS server on port 53 of this address that resolves every name to 127.0.0.1.
 fn name_server(address: &str) {
     let socket = UdpSocket::bind((address, 53)).unwrap();
     thread::spawn(move || {
@@ -176,7 +176,7 @@ fn image_is_minimal_unprivileged_and_read_only() {
     ledger_works_on_a_volume(&image);
 }
 
-/// All that the binary is made of, and nothing else.
+/// The SBOM lists all components of the binary, and nothing else.
 fn bill_of_materials(image: &Image) {
     let bill = fs::read(image.root.join("usr/share/stockaj-gateway/sbom.cdx.json")).unwrap();
     let bill: Value = serde_json::from_slice(&bill).unwrap();
@@ -209,7 +209,7 @@ fn bill_of_materials(image: &Image) {
         .collect();
     assert!(used.len() > 50, "{used:?}");
     assert_eq!(listed, used);
-    // The lock file and the metadata have it as an optional dependency.
+    // An optional dependency: in the lock file and the metadata, but not in the binary.
     assert!(!listed.iter().any(|it| it.starts_with("ring ")));
     let known: BTreeSet<&str> = bill["components"]
         .as_array()
@@ -226,7 +226,7 @@ fn bill_of_materials(image: &Image) {
     assert!(!bill.to_string().contains(env!("CARGO_MANIFEST_DIR")), "where it was built");
 }
 
-/// The terms of what is linked.
+/// The licences of the linked crates.
 fn licences(image: &Image) {
     let text =
         fs::read_to_string(image.root.join("usr/share/doc/stockaj-gateway/LICENSES-OF-CRATES")).unwrap();
@@ -244,7 +244,7 @@ fn runs(image: &Image) {
     let version = finished(image.command(&["--version"]).stdin(Stdio::null()));
     assert!(String::from_utf8(version.stdout).unwrap().starts_with("stockaj-gateway "));
 
-    // What a container has beside its image: a configuration and a name server.
+    // The container additionally has a configuration and a name server.
     name_server("127.53.0.1");
     let (upstream, introspector) =
         (Upstream::start(), Introspector::with_tokens([("1|reader", &["items:read"][..])]));
@@ -318,7 +318,7 @@ impl Drop for Running {
     }
 }
 
-/// `ca_file` is trusted. The bundled roots do not trust the test's authority.
+/// `ca_file` is trusted; the bundled roots do not contain the test's authority.
 fn tls_works_on_both_sides(image: &Image) {
     let authority = Authority::new();
     let (backend, introspector) = (Upstream::start_tls(&authority), Upstream::start_tls(&authority));
@@ -358,7 +358,7 @@ fn demo_works(image: &Image) {
     assert!(scrape.text().contains("stockaj_gateway_build_info"), "{}", scrape.text());
 }
 
-/// A volume that is made for the directory has its content and its owner: none, and the image's user.
+/// A volume mounted over the directory inherits its content and owner: empty, owned by the image's user.
 fn ledger_works_on_a_volume(image: &Image) {
     const LEDGER: &str = "var/lib/stockaj-gateway";
     let directory = fs::metadata(image.root.join(LEDGER)).unwrap();
@@ -374,7 +374,7 @@ fn ledger_works_on_a_volume(image: &Image) {
     for (mount, is_written) in [("true", false), (&*volume, true)] {
         let (child, logs) = spawn(&mut image.command_with(&["run"], mount));
         let _gateway = Running(child, Arc::clone(&logs));
-        // Either way it serves.
+        // It serves in both cases.
         listening(&logs);
         let ledger = image.root.join(LEDGER).join("usage.redb");
         let end = std::time::Instant::now() + PATIENCE;

@@ -1,6 +1,6 @@
-//! Instructions per request of the binary that ships, counted by callgrind.
+//! Instructions per request of the shipped binary, counted by callgrind.
 //!
-//! Unlike time, instructions do not depend on what else the machine does, so a change of a few percent shows.
+//! Unlike time, instructions do not depend on the machine's load, so a change of a few percent is visible.
 //! The gateway alone runs under valgrind, with one worker thread, one kept client connection and every token cached.
 //! Each scenario is run twice, and the difference of the two counts contains neither start nor shutdown.
 //!
@@ -22,18 +22,18 @@ use rustix::process::Signal;
 use crate::support::http2::Http2Client;
 use crate::support::{Answer, Authority, Gateway, Introspector, Upstream};
 
-/// The binary that ships: `deploy/build-static` writes it.
+/// The shipped binary, written by `deploy/build-static`.
 const SHIPPED: &str = "target/image/stockaj-gateway";
 
-/// How that binary was optimised: `pgo` or `none`. Without the file, `none`.
+/// The optimisation of that binary: `pgo` or `none`. `none` if the file does not exist.
 const PROFILE: &str = "target/image/profile";
 
 const FIGURES: &str = "tests/instructions/figures.yaml";
 
-/// Where callgrind writes: `callgrind_annotate` reads it.
+/// The output file of callgrind, for `callgrind_annotate`.
 const OUTPUT: &str = "target/instructions";
 
-/// Deviation from the figure in the tree that is tolerated, in percent.
+/// Tolerated deviation from the committed figure, in percent.
 const TOLERANCE: f64 = 3.0;
 
 /// Requests of the shorter run. What the first requests cause once (connections, introspection, growing buffers) happens
@@ -42,7 +42,7 @@ const FEW: u32 = 500;
 
 const TOKEN: &str = "17|Zq3vN8sXb1Lk5TgWc7HdRj2MfYp9UaEo4KiVn6Bt0b6a2f31";
 
-/// Body of the backend's answer.
+/// Body of the backend's response.
 const BODY: &str = r#"{"data":[{"id":1,"name":"Aerial lift 12 m","available":true},{"id":2,"name":"Generator 20 kVA","available":false}],"meta":{"page":1,"total":2}}"#;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +97,8 @@ const SCENARIOS: [Scenario; 7] = [
     Scenario { name: "GET, HTTP/2 and TLS", protocol: Protocol::Http2Tls, ..GET },
 ];
 
-/// Compares with the figures in the tree, which `BLESS=1` replaces. `STOCKAJ_GATEWAY_BINARY=PATH` counts the
-/// instructions of another binary and compares nothing.
+/// Compares with the committed figures, which `BLESS=1` replaces. `STOCKAJ_GATEWAY_BINARY=PATH` counts the instructions
+/// of another binary and compares nothing.
 #[test]
 #[ignore = "needs valgrind: tests/run"]
 fn request_instructions_stay_within_the_recorded_figures() {
@@ -122,7 +122,7 @@ fn request_instructions_stay_within_the_recorded_figures() {
         }
         table.push('\n');
     }
-    // libtest would show it of a failed test only.
+    // libtest shows standard output only for failed tests.
     std::io::stderr().write_all(format!("\n{table}").as_bytes()).unwrap();
     if other.is_none() && std::env::var_os("BLESS").is_some() {
         figures.write();
@@ -179,7 +179,7 @@ fn per_request(program: &Path, scenario: &Scenario) -> u64 {
     (many - few) / u64::from(requests[1] - requests[0])
 }
 
-/// All instructions of a gateway that has served so many requests.
+/// All instructions of a gateway that has served this number of requests.
 fn instructions(program: &Path, scenario: &Scenario, requests: u32) -> u64 {
     fs::create_dir_all(OUTPUT).unwrap();
     let output =
@@ -203,7 +203,7 @@ fn instructions(program: &Path, scenario: &Scenario, requests: u32) -> u64 {
     let mut gateway = builder
         .shipped_map()
         .one_core()
-        // Nothing expires during a run.
+        // No timer expires during a run.
         .yaml("cache: {ttl: 1h, negative_ttl: 1h}\n")
         .yaml(&format!("log: {{access: {}}}\n", scenario.access_log))
         .command(callgrind)
@@ -240,7 +240,7 @@ fn send(scenario: &Scenario, gateway: &Gateway, authority: &Authority, requests:
     }
 }
 
-/// The figures in the tree: by scenario, then by profile.
+/// The committed figures by scenario and profile.
 struct Figures(BTreeMap<String, BTreeMap<String, u64>>);
 
 impl Figures {
@@ -248,7 +248,7 @@ impl Figures {
         Self(serde_yaml::from_str(&fs::read_to_string(FIGURES).unwrap()).unwrap())
     }
 
-    /// How much more was measured, in percent; `None` if the tree has no figure.
+    /// The measured increase in percent; `None` if there is no committed figure.
     fn deviation(&self, scenario: &str, profile: &str, measured: u64) -> Option<f64> {
         let figure = *self.0.get(scenario)?.get(profile)?;
         Some((measured as f64 - figure as f64) * 100.0 / figure as f64)
@@ -258,7 +258,7 @@ impl Figures {
         self.0.entry(scenario.to_owned()).or_default().insert(profile.to_owned(), measured);
     }
 
-    /// Writes the file, whose comment stays.
+    /// Writes the file and keeps its comment.
     fn write(&self) {
         let old = fs::read_to_string(FIGURES).unwrap();
         let mut text: String =

@@ -16,19 +16,19 @@ const ITEMS: &str = "/api/v2/items";
 const WHO: &str = "GET /up HTTP/1.1\r\nHost: a\r\n\r\n";
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A header of version 2.
+/// A version 2 header.
 fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
     [SIGNATURE, &[command, family], &length, rest].concat()
 }
 
-/// A header of version 1 for a client with this address.
+/// A version 1 header for a client with this address.
 fn v1(client: &str) -> Vec<u8> {
     let family = if client.contains(':') { "TCP6" } else { "TCP4" };
     format!("PROXY {family} {client} {client} 4711 443\r\n").into_bytes()
 }
 
-/// A gateway that expects the PROXY protocol from 127.0.0.1 only, with these lines of `listen` and these sections.
+/// A gateway that expects the PROXY protocol only from 127.0.0.1, with these lines of `listen` and these sections.
 fn with_proxy_protocol(listen: &str, sections: &str) -> TestEnv {
     let trusted = "  trusted_proxies: [127.0.0.1, 10.0.0.0/8, fd00::/8]\n";
     TestEnv::start(&format!("listen:\n  proxy_protocol: true\n{trusted}{listen}{sections}"))
@@ -40,7 +40,7 @@ fn gateway_runs_between_two_unix_sockets() {
     let (front, back) = (directory.path().join("front.sock"), directory.path().join("back.sock"));
     let introspector = Introspector::with_tokens([("1|writer", &["*"][..])]);
     let backend = UnixListener::bind(&back).unwrap();
-    // What a dead process left behind.
+    // The socket file of a dead process.
     drop(UnixListener::bind(&front).unwrap());
     let builder = || {
         Gateway::builder()
@@ -66,7 +66,7 @@ fn gateway_runs_between_two_unix_sockets() {
     assert_eq!(head[0], "GET /api/v2/items HTTP/1.1");
     assert!(head.contains(&"x-forwarded-for: unknown".to_owned()), "{head:?}");
 
-    // A second one leaves the socket to the first.
+    // A second gateway does not take the socket of the first one.
     let yaml = directory.path().join("second.yaml");
     std::fs::write(&yaml, builder().text()).unwrap();
     let second = Command::new(BINARY).arg("run").arg("--config").arg(&yaml).output().unwrap();
@@ -92,7 +92,7 @@ fn file_at_the_path_of_a_unix_socket_is_not_replaced() {
     assert_eq!(std::fs::read_to_string(&front).unwrap(), "mine");
 }
 
-/// Of this process, and so of those that it starts.
+/// Applies to this process and its children.
 fn umask() -> u32 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let umask = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap();
@@ -113,7 +113,7 @@ fn proxy_header_names_the_client() {
         (v2(0x21, 0x11, &v4), "192.0.2.7"),
         (v2(0x21, 0x11, &with_tlvs), "192.0.2.7"),
         (v2(0x21, 0x21, &v6), "2001:db8::9"),
-        // No client is named: a connection of the proxy itself, such as a health check.
+        // A header without a client address: a connection of the proxy itself, such as a health check.
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
         (v2(0x20, 0x00, b""), "127.0.0.1"),
         (v2(0x20, 0x11, &v4), "127.0.0.1"),
@@ -123,7 +123,7 @@ fn proxy_header_names_the_client() {
         let shown = String::from_utf8_lossy(&header).into_owned();
         let mut at_once = env.gateway.client();
         assert_eq!(at_once.send([&header, WHO.as_bytes()].concat()).response().status, 200, "{shown:?}");
-        // The header is said once a connection.
+        // Each connection has one header.
         assert_eq!(at_once.send(WHO).response().status, 200);
         let mut in_pieces = env.gateway.client();
         let middle = header.len() / 2;
@@ -153,7 +153,7 @@ fn forwarding_fields_need_a_trusted_address_in_the_proxy_header() {
         (v1("192.0.2.7"), "192.0.2.7", "http"),
         (v1("10.1.2.3"), "203.0.113.1, 10.1.2.3", "https"),
         (v1("fd00::1"), "203.0.113.1, fd00::1", "https"),
-        // The proxy is trusted, but these may be anybody's bytes.
+        // The proxy is trusted, but these bytes may come from any client.
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1", "http"),
         (v2(0x21, 0x00, b""), "127.0.0.1", "http"),
     ] {
@@ -235,14 +235,14 @@ fn proxy_header_precedes_tls() {
         assert_eq!(request.field("x-forwarded-for"), Some("192.0.2.7"));
         assert_eq!(request.field("x-forwarded-proto"), Some("https"));
     }
-    // Before what is sent on to https, too.
+    // On the redirect listener, too.
     let redirect = env.gateway.wait_for_listener("redirect");
     for header in [v1("192.0.2.7"), v2(0x20, 0, b"")] {
         let mut client = RawClient::connect(redirect);
         assert_eq!(client.send([&header, WHO.as_bytes()].concat()).response().status, 308);
     }
     assert_eq!(RawClient::connect(redirect).send(WHO).read_until_close(), b"");
-    // Inside TLS there is none.
+    // Inside TLS there is no header.
     let mut client = RawClient::connect(env.gateway.address());
     client.send(v1("192.0.2.7"));
     let mut client = client.start_tls(&authority);
@@ -306,7 +306,7 @@ fn limits_count_the_address_of_the_proxy_header() {
     assert_eq!((status, turned_away.read_until_close()), (503, Vec::new()));
     let _others: Vec<_> = (0..2).map(|_| connect(&v1("192.0.2.8"))).collect();
     assert_eq!(connect(&v1("192.0.2.8")).1, 503);
-    // Trusted ones, and the proxy's own, are not counted.
+    // Trusted clients and the proxy's own connections are not counted.
     let held_too: Vec<_> = (0..8)
         .map(|round| connect(&if round % 2 == 0 { v1("10.0.0.1") } else { v2(0x20, 0, b"") }))
         .collect();

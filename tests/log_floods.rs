@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::support::http2::{Frame, Http2Client, PING};
 use crate::support::{Authority, Gateway, PATIENCE, RawClient, TestEnv};
 
-/// Lines that one place may log at once.
+/// Lines that one call site may log at once.
 const BURST: u64 = 10;
 
 /// The lines whose message contains `text`.
@@ -21,8 +21,8 @@ fn lines(gateway: &Gateway, text: &str) -> Vec<Value> {
     gateway.logs().into_iter().filter_map(parse).filter(is_wanted).collect()
 }
 
-/// Provokes `count` lines with `text`, and then, by `once`, one more at a time until it says how many were suppressed
-/// before it. All are accounted for, and few are written.
+/// Provokes `count` lines with `text`, then one more at a time by `once` until a line reports the number suppressed
+/// before it. Every line is accounted for, and few are written.
 fn assert_throttled(gateway: &Gateway, text: &str, count: u64, provoke: impl FnOnce(), once: impl Fn()) {
     let start = Instant::now();
     provoke();
@@ -34,7 +34,7 @@ fn assert_throttled(gateway: &Gateway, text: &str, count: u64, provoke: impl FnO
         provoked += 1;
         let told = lines(gateway, text);
         let suppressed: u64 = told.iter().filter_map(|line| line["suppressed"].as_u64()).sum();
-        // What was provoked last may be suppressed without a line that says so.
+        // The last lines may have been suppressed without a report.
         if suppressed + told.len() as u64 + 10 >= provoked && suppressed > 0 {
             assert!(
                 suppressed + told.len() as u64 <= provoked,
@@ -50,7 +50,7 @@ fn assert_throttled(gateway: &Gateway, text: &str, count: u64, provoke: impl FnO
     assert!(count > 3 * most, "a flood");
 }
 
-/// Each is a WARN line of h2's.
+/// h2 logs a WARN line for each.
 fn unsolicited(client: &mut Http2Client, count: usize) {
     client.send_bytes(Frame::new(PING, 1, 0, [0; 8]).bytes().repeat(count));
     assert!(client.ping());
@@ -83,7 +83,7 @@ fn unsolicited_ping_acks_over_tls_do_not_fill_the_log() {
     );
 }
 
-/// Sends `bytes` over a connection of its own, and waits for its end.
+/// Sends `bytes` over a new connection, and waits until it closes.
 fn send(address: SocketAddr, bytes: &[u8]) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -128,7 +128,7 @@ fn clients_without_a_certificate_do_not_fill_the_log() {
     );
 }
 
-/// Not even of the lines that are only logged on demand.
+/// Lines that are logged only at lower levels are throttled as well.
 #[test]
 fn garbage_does_not_fill_a_debug_log() {
     let builder = TestEnv::builder().tls(&Arc::new(Authority::new()));

@@ -1,6 +1,6 @@
 //! The integration tests: one binary, one module a topic.
 
-// Helpers are no `#[test]`s, which is all that clippy.toml can exempt.
+// Helpers are not `#[test]` functions, and clippy.toml can exempt only those.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 #![allow(unreachable_pub)]
 
@@ -15,7 +15,7 @@ mod attacks; // known attacks on gateways, byte by byte, before a backend that r
 mod audit; // audit lines and the log if standard output is stuck or full
 mod autobahn; // the Autobahn test suite of WebSocket, through the gateway and without it
 mod backend_http2; // HTTP/2 to the backend: translation, limits and failures
-mod backend_tls; // TLS with the backend and the introspector: which servers are accepted, and what is logged for others
+mod backend_tls; // TLS with the backend and the introspector: accepted servers, and logged errors
 mod certificates; // TLS from clients: selection and renewal of certificates, and client certificates
 mod check; // `check` on every kind of file, and its formats for programs
 mod clients; // foreign clients: curl, httpx, websockets, Node.js and a browser
@@ -25,15 +25,15 @@ mod config; // reports about configurations, to the byte: every error with its l
 mod continuity; // reloads, renewed certificates and restarts under load: no request fails
 mod cors; // CORS: preflights, and which origins can read the gateway's own responses
 mod dashboards; // rules, alerts and dashboard against a gateway with all features, and a real Prometheus
-mod demo; // `demo` works as it prints
+mod demo; // the output of `demo` holds
 mod denials; // the fields of a 403 for a missing ability, over both versions of HTTP
-mod deploy; // the files under `deploy/`, by the tools that read them
+mod deploy; // the files under `deploy/`, checked by the tools that read them
 mod diff; // `diff`: which requests a changed map denies or allows, and its exit codes
 mod documentation; // the program does what the documentation shows; links, anchors and generated pages
 mod drain; // draining: no request is lost, and the drain ends within its timeout
 mod explain; // `explain`: real tokens, and hints for requests that are not in the map
 mod file_limits; // output that cannot be written: files at their size limit, and closed pipes
-mod forwarding; // what reaches the backend and what returns, to the byte
+mod forwarding; // forwarded requests and returned responses, byte by byte
 mod framing; // framing of requests: what the scanner rejects, and how
 mod freshness; // `cache.max_age`: how old a verdict may be for an ability
 mod front_controller; // `index.php` in a path: only if the route names it
@@ -51,7 +51,7 @@ mod limits; // rate limits, connection limits and body limits, by token, address
 mod listening; // Unix sockets and the PROXY protocol
 mod log_floods; // log lines that clients can provoke are throttled
 mod memory; // memory of the token cache and of stalled connections
-mod model; // a model of how Laravel reads a request, and the gateway's decision against it
+mod model; // a model of how Laravel reads a request, checked against the gateway's decision
 mod names; // backend and introspector by name: one address family unanswered, truncated or failing
 mod openapi; // `openapi`: maps drafted from OpenAPI documents, and maps compared with them
 mod pages; // the web pages in a real browser
@@ -69,7 +69,7 @@ mod server; // connections, signals, logs and metrics
 mod shadow; // shadow mode and candidate maps
 mod slow; // slowhttptest in its four modes, while other clients are served
 mod soak; // floods of tokens and connections: bounded memory, and other clients are served
-mod spellings; // one token in many spellings, and tokens without the ability: what they can take from others
+mod spellings; // many spellings of one token, and tokens without the ability: how they affect other clients
 mod stand_in; // the demo's stand-in for Stockaj
 mod streaming; // streamed bodies: events, `Expect`, early responses, and clients that disconnect
 mod testssl; // testssl.sh against the listener

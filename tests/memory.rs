@@ -11,18 +11,18 @@ const ITEMS: &str = "/api/v2/items";
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// Memory of a connection and its exchange without bodies, with slack for the allocator, in bytes.
+/// Memory of a connection and its request without bodies, with slack for the allocator, in bytes.
 const OVERHEAD: u64 = 36 * KIB;
 /// The same with one connection over TLS, which buffers records, in bytes.
 const TLS_OVERHEAD: u64 = 64 * KIB;
-/// The same for a stream of HTTP/2.
+/// The same for an HTTP/2 stream.
 const STREAM_OVERHEAD: u64 = 10 * KIB;
 /// Limit of the buffered bytes of one body.
 const BODY: u64 = 64 * KIB;
 /// Limit of the buffered bytes of all bodies of one connection.
 const BODIES: u64 = MIB;
 
-/// Long names and many abilities, as large as introspection may answer.
+/// Long names and many abilities, up to the maximum introspection response.
 #[test]
 fn verdicts_of_any_size_stay_within_max_bytes() {
     const TOKENS: usize = 4000;
@@ -48,7 +48,7 @@ fn verdicts_of_any_size_stay_within_max_bytes() {
             }
         });
     };
-    // Buffers and code that the first requests bring in.
+    // Warm-up: buffers and code of the first requests.
     fill(0, 100);
     let before = gateway.resident_memory();
     fill(100, TOKENS);
@@ -60,9 +60,9 @@ fn verdicts_of_any_size_stay_within_max_bytes() {
     assert!(grown < 8 * MIB * 5 / 4 + 4 * MIB, "{} KiB more", grown / 1024);
 }
 
-/// Stalls connections in a phase, which may take `each` bytes of memory and give it back.
+/// Stalls connections in a phase, and asserts that each takes at most `each` bytes and frees them.
 fn assert_bounded(phase: Phase, connections: u64, each: u64) {
-    // A socket here and two of the gateway's, all of which the test opens twice.
+    // One socket here and two of the gateway's, all of which the test opens twice.
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let connections = connections.min(limit.saturating_sub(500) / 6);
     let cost = measure(phase, connections as usize);

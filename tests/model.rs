@@ -1,7 +1,6 @@
-//! A model of how nginx, PHP and Laravel read a request, and the gateway's decision against it: whatever is
-//! sent, what the backend dispatches never needs an ability that the decision did not require.
-//!
-//! `laravel.rs` holds the model against a real Laravel.
+//! A model of how nginx, PHP and Laravel read a request, checked against the gateway's decision: whatever the client
+//! sends, the dispatched route never needs an ability that the decision did not require. `laravel.rs` checks the model
+//! against a real Laravel.
 
 pub mod generator;
 mod laravel;
@@ -24,8 +23,8 @@ use stockaj_gateway::internals::policy::trusted_fields::TrustedFields;
 use self::laravel::matches;
 pub use self::laravel::{Dispatched, Laravel, Sent};
 
-/// Routes of the application that the shipped map lacks: one that POST shares with stronger verbs, a literal
-/// beside a parameter, a remainder, and a page without a token.
+/// Routes of the application that the shipped map lacks: one that POST shares with stronger verbs, a literal next to a
+/// parameter, a remainder, and a page without a token.
 const FURTHER_ROUTES: &str = "\
 /api/v2/items/search: {GET: items:read}
 /api/v2/items/{id}/photos: {GET: items:read, POST: items:update, DELETE: items:delete}
@@ -33,14 +32,14 @@ const FURTHER_ROUTES: &str = "\
 /api/v2/reports/{*rest}: {GET: rents:read, POST: {all: [rents:read, items:read]}}
 ";
 
-/// Weak rules beside the strict routes: what is reached by one of them must be nothing of theirs.
+/// Weak rules next to the strict routes: a request that matches one of them must never be dispatched to a strict route.
 const WEAK_ROUTES: &str = "\
 /{*rest}: {GET: public, POST: public, PUT: public, PATCH: public, DELETE: public, OPTIONS: public}
 /api/{*rest}: {GET: authenticated, POST: authenticated, PUT: authenticated, PATCH: authenticated}
 /api/v2/{a}/{b}/{c}/{*rest}: {GET: items:read, POST: items:read, DELETE: items:read}
 ";
 
-/// The `abilities` sections to hold against Laravel, the strict one first: its routes are Laravel's too.
+/// The `abilities` sections to test with Laravel. The first is the strict one, whose routes Laravel has.
 pub fn maps() -> [(&'static str, String); 3] {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/stockaj.yaml");
     let abilities = |unmapped: &str, weak: &str| {
@@ -56,7 +55,7 @@ pub fn maps() -> [(&'static str, String); 3] {
     ]
 }
 
-/// The map of an `abilities` section.
+/// Compiles an `abilities` section.
 pub fn compile(abilities: &str) -> Arc<AbilityMap> {
     let text = format!(
         "backend: {{url: 'http://127.0.0.1:9'}}\nintrospection: {{url: 'http://127.0.0.1:9'}}\n{abilities}"
@@ -67,8 +66,8 @@ pub fn compile(abilities: &str) -> Arc<AbilityMap> {
     }
 }
 
-/// The gateway's decision on a request: its requirement, and what the backend receives. `None` for a
-/// refusal whatever the token.
+/// The gateway's decision: the requirement and the forwarded request. `None` if the request is refused whatever the
+/// token.
 fn decide(map: &AbilityMap, sent: &Sent, setting: MethodOverride) -> Option<(Requirement, Sent)> {
     let uri: Uri = sent.target.parse().ok()?;
     let method: Method = sent.method.parse().ok()?;
@@ -82,7 +81,7 @@ fn decide(map: &AbilityMap, sent: &Sent, setting: MethodOverride) -> Option<(Req
         let target = Target::read(&method, &uri, &fields).ok()?;
         map.check_path(&target.path).ok()?;
         let requirement = match map.find(&decided, &target.path) {
-            // Before the token, and so before `requirement`.
+            // Decided before the token, and therefore before `requirement`.
             RouteMatch::Rule { rule, .. } if *rule.requirement.kind() == RequirementKind::Public => {
                 rule.requirement.clone()
             }
@@ -132,7 +131,7 @@ fn violation(strict: &AbilityMap, asked: &Requirement, dispatched: &Dispatched) 
     (!is_covered).then(|| format!("{dispatched:?} needs `{needed}`, asked for was `{asked}`"))
 }
 
-/// A gateway as one would write it in an hour: it matches the path as it came, and forwards everything.
+/// A deliberately naive gateway: matches the raw path, and forwards everything unchanged.
 fn naive(map: &AbilityMap, sent: &Sent) -> Option<(Requirement, Sent)> {
     let method: Method = sent.method.parse().ok()?;
     let path = sent.target.split('?').next()?;
@@ -144,7 +143,7 @@ fn naive(map: &AbilityMap, sent: &Sent) -> Option<(Requirement, Sent)> {
     Some((requirement, sent.clone()))
 }
 
-/// Holds a gateway against the model, many times; how often there was a refusal, a dispatch, a violation.
+/// Checks a gateway against the model many times; returns the numbers of refusals, dispatches and violations.
 fn hold_against_model(
     abilities: &str,
     decide: impl Fn(&AbilityMap, &Sent) -> Option<(Requirement, Sent)>,
@@ -189,7 +188,7 @@ fn model_never_dispatches_an_undecided_route() {
     }
 }
 
-/// The differential sees what a naive gateway lets pass.
+/// The comparison detects the requests that a naive gateway lets pass.
 #[test]
 fn model_finds_violations_of_a_naive_gateway() {
     for (name, abilities) in maps() {
@@ -199,7 +198,7 @@ fn model_finds_violations_of_a_naive_gateway() {
     }
 }
 
-/// Requests, and verb and route that Laravel was seen to dispatch for them. `laravel.rs` sends them to a real one.
+/// Requests with the verb and route that a real Laravel dispatched; `laravel.rs` sends them to it.
 pub fn seen() -> Vec<(Sent, Option<(&'static str, &'static str)>)> {
     let id = "/api/v2/items/{id}";
     let restore = "/api/v2/items/{id}/restore";

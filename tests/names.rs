@@ -1,4 +1,4 @@
-//! Backend and introspector by name, with name servers that answer for one address family only.
+//! Backend and introspector by name, with name servers that respond for one address family only.
 //!
 //! Each gateway has its own `/etc/resolv.conf`, in a mount namespace.
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::support::name_server::{self, A, AAAA, Reply};
 use crate::support::{Gateway, Introspector, Upstream};
 
-/// 127.0.0.1, as an address of the family that was queried.
+/// 127.0.0.1 in the address family of the query.
 fn loopback(kind: u16) -> Reply {
     let address = Ipv4Addr::LOCALHOST;
     Reply::Answer(0, vec![if kind == A { IpAddr::V4(address) } else { address.to_ipv6_mapped().into() }])
@@ -63,10 +63,10 @@ fn one_unresponsive_address_family_costs_milliseconds() {
         }
     }
 
-    // Without an address of the other family there is none.
+    // The other family has no address.
     let gateway = gateway("a-silent-aaaa-empty", "a-only", (&upstream, &introspector));
     assert_eq!(gateway.get("/up", None).status, 502);
-    // The query itself is given up later, after the time that resolv.conf gives name servers.
+    // The query itself times out later, after the time in resolv.conf.
     let line = gateway.wait_for_log(|line| line["message"] == "no connection to the backend");
     assert_eq!(line["error"], "resolving a-silent-aaaa-empty.test took longer than 2s");
 }

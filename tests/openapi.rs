@@ -17,7 +17,7 @@ fn routes(directory: &Path, map: &str) -> Vec<(String, String, Value)> {
         .into_iter()
         .map(|it| {
             let text = |name: &str| it[name].as_str().unwrap().to_owned();
-            // Parameters are called as the document calls them.
+            // Parameters keep the document's names.
             let segments: Vec<String> = text("path")
                 .split('/')
                 .map(|it| if it.starts_with('{') { "{id}".to_owned() } else { it.to_owned() })
@@ -185,7 +185,7 @@ no operation  GET     /old                            -             items:read  
     let (code, stdout, _) = outcome(directory.path(), &["openapi", "few.yaml", "--config", "map.yaml"]);
     assert_eq!((code, stdout.matches("\ncovered ").count()), (0, 3), "{stdout}");
 
-    // Without a name it is the usual file.
+    // Without a name the default file is used.
     fs::create_dir(directory.path().join("config")).unwrap();
     write("config/gateway.yaml", "abilities: {routes: {/api/a: {GET: x, PUT: y, POST: z}}}\n");
     let found = outcome(directory.path(), &["openapi", "few.yaml", "--check"]);
@@ -202,7 +202,7 @@ fn unusable_document_is_an_error_with_its_location() {
     write("async.yaml", "asyncapi: 3.0.0\nchannels: {}\n");
     write("empty.yaml", "openapi: 3.1.0\npaths: {}\n");
     write("deep.json", &format!("{{\"openapi\": \"3.1.0\", \"x\": {}", "[".repeat(100_000)));
-    // Sparse: it takes no space on the disk.
+    // A sparse file uses no disk space.
     fs::File::create(directory.path().join("large.json")).unwrap().set_len((64 << 20) + 1).unwrap();
     for (file, expected) in [
         ("map.yaml", "error: not an OpenAPI document\n --> map.yaml:1:1\n"),
@@ -290,8 +290,7 @@ fn as_yaml(json: &str) -> String {
     out
 }
 
-/// Ten times the document takes at most thirty times as long, on a machine with other work. Real documents have up to
-/// 13 MB.
+/// Ten times the document takes at most thirty times as long on a loaded machine. Real documents have up to 13 MB.
 #[test]
 fn large_document_is_read_in_linear_time() {
     let directory = tempfile::tempdir().unwrap();
@@ -319,7 +318,7 @@ fn large_document_is_read_in_linear_time() {
     }
 }
 
-/// Each of a thousand warnings has its place, although all of them are on one line of 4 MB.
+/// Each of a thousand warnings has its position, although all are on one line of 4 MB.
 #[test]
 fn warnings_about_a_document_on_one_line_are_found_quickly() {
     let directory = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::{BINARY, Browser};
 
-/// Writes what `routes --format html` prints with these words, and gives back its URL.
+/// Writes the output of `routes --format html` with these arguments to a file, and returns its URL.
 fn routes(directory: &Path, words: &[&str]) -> String {
     let output = Command::new(BINARY).args(["routes", "--format", "html"]).args(words).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -59,7 +59,7 @@ fn matrix_page_is_valid_and_accessible() {
         assert_eq!(browser.faults(), [""; 0], "{words:?}");
     }
     browser.open(&routes(directory.path(), &["--config", "config/stockaj.yaml"]));
-    // A window of 1280 pixels, less what a scroll bar takes of it.
+    // A window of 1280 pixels minus a scroll bar.
     for width in [1280, 1264] {
         browser.show_on("screen", "light", width);
         let wider = browser.run("return document.documentElement.scrollWidth - innerWidth;");

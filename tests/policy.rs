@@ -12,14 +12,14 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Exit code, standard output and standard error of a command in `directory`, which has no environment.
+/// Exit code, standard output and standard error of a command in `directory`, with an empty environment.
 pub fn outcome(directory: &Path, arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(BINARY).args(arguments).current_dir(directory).env_clear().output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
 }
 
-/// `BLESS=1` writes the expected outcomes anew.
+/// `BLESS=1` updates the expected outcomes.
 #[test]
 fn test_files_have_the_expected_outcome() {
     let directory = root().join("tests/policy");
@@ -44,7 +44,7 @@ fn test_files_have_the_expected_outcome() {
     assert!(wrong.is_empty(), "not as expected (BLESS=1 accepts it):\n{}", wrong.join("\n"));
 }
 
-/// The form that other tools rely on, on a gateway.yaml whose secrets are not there.
+/// The stable machine-readable format, on a gateway.yaml whose secrets do not exist.
 #[test]
 fn documented_test_form_needs_no_secrets() {
     let directory = tempfile::tempdir().unwrap();
@@ -66,7 +66,7 @@ fn documented_test_form_needs_no_secrets() {
         let abilities = abilities.map(|it| format!("abilities: {it}, ")).unwrap_or_default();
         let cases = format!("[{{request: GET /api/v2/items, {abilities}expect: {expect}}}]");
         write("test.yaml", &format!("{{map: gateway.yaml, cases: {cases}}}\n"));
-        // `map` is relative to the file, wherever the command is run.
+        // `map` is relative to the file, whatever the working directory.
         let file = directory.path().join("test.yaml");
         let found = outcome(root(), &["test", file.to_str().unwrap()]);
         assert_eq!(found.0, code, "{cases}: {found:?}");
@@ -120,7 +120,7 @@ fn results_of_several_files_are_summed() {
     assert_eq!(failed[0], &expected);
 }
 
-/// What `test` says and what `explain` says of the same request.
+/// `test` and `explain` agree on the same request.
 #[test]
 fn test_and_explain_agree() {
     let directory = root().join("tests/policy");
@@ -202,7 +202,7 @@ fn shipped_map_passes_its_shipped_test() {
     assert_eq!(found, (0, stdout.to_owned(), stderr.to_owned()));
 }
 
-/// A removed rule, and one with another requirement.
+/// A removed rule, and a rule with another requirement.
 #[test]
 fn shipped_test_detects_every_change_of_the_map() {
     let map = fs::read_to_string(root().join("config/stockaj.yaml")).unwrap();
@@ -275,7 +275,7 @@ fn schema_accepts_and_rejects_map_files() {
     }
 }
 
-/// Validators know schemas by it, so no two have the same.
+/// Validators identify schemas by `$id`, so it must be unique.
 #[test]
 fn every_schema_has_its_own_id() {
     let ids = ["gateway", "map", "test"].map(|kind| {
@@ -285,7 +285,7 @@ fn every_schema_has_its_own_id() {
     assert_eq!(ids, ["gateway", "map", "test"].map(|kind| format!("urn:stockaj-gateway:schema:{kind}")));
 }
 
-/// By what CI systems in Python read it with.
+/// Validated by the parser that Python-based CI systems use.
 #[test]
 #[ignore = "needs junitparser: tests/run"]
 fn junit_report_is_read_by_junitparser() {

@@ -15,7 +15,7 @@ use crate::support::{Authority, Gateway, Introspector, PATIENCE, RawClient, Test
 const ITEMS: &str = "/api/v2/items";
 const ADMIN: [(&str, &str); 1] = [("Authorization", "Bearer an-operators-token")];
 
-/// Gateways before the same backend and introspector, each with its own URL of Redis.
+/// Gateways with a shared backend and introspector, each with its own Redis URL.
 struct Fleet {
     gateways: Vec<Gateway>,
     introspector: Introspector,
@@ -51,7 +51,7 @@ impl Fleet {
         self.gateways[gateway].get(ITEMS, Some(token)).status
     }
 
-    /// Every gateway caches an active verdict of `token`.
+    /// Makes every gateway cache an active verdict of `token`.
     fn use_token(&self, token: &str) {
         for gateway in 0..self.gateways.len() {
             assert_eq!(self.status(gateway, token), 200, "{token}");
@@ -66,13 +66,13 @@ impl Fleet {
         assert!(began.elapsed() < Duration::from_secs(1), "Redis is waited for");
     }
 
-    /// As it is in life: deleted, then revoked.
+    /// The order in production: the token is deleted, then revoked.
     fn delete(&self, gateway: usize, token: &str) {
         self.introspector.deactivate(token);
         self.revoke(gateway, &json!({ "token": token }));
     }
 
-    /// How long it takes until `gateway` refuses `token`.
+    /// The time until `gateway` refuses `token`.
     fn refused(&self, gateway: usize, token: &str) -> Duration {
         let began = Instant::now();
         let mut client = self.gateways[gateway].client();
@@ -96,14 +96,14 @@ fn disconnected(gateway: &Gateway) {
     gateway.wait_for_metric("redis_connected", 0.0);
 }
 
-/// The names of its threads.
+/// The names of the gateway's threads.
 fn threads(gateway: &Gateway) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.process())).unwrap();
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
     names.map(|name| name.trim().to_owned()).collect()
 }
 
-/// Clients that send requests with a good token to every gateway in turn until they are stopped.
+/// Clients that send requests with a valid token to every gateway in turn until they are stopped.
 struct Load<'a> {
     stop: &'a AtomicBool,
     served: &'a AtomicUsize,
@@ -128,7 +128,7 @@ fn under_load(fleet: &Fleet, test: impl FnOnce()) -> usize {
             let load = Load { stop: &stop, served: &served };
             scope.spawn(move || load.run(gateway, "1|good"));
         }
-        // So that a failure of the test does not leave the clients running.
+        // Stops the clients even if the test fails.
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test));
         stop.store(true, Ordering::SeqCst);
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -300,7 +300,7 @@ fn changed_redis_password_file_is_used() {
 #[test]
 fn without_redis_no_thread_and_no_metric_exists() {
     let env = TestEnv::start("");
-    // Once the admin listener answers, the threads beside it have begun.
+    // Once the admin listener responds, its sibling threads have started.
     let metrics = RawClient::connect(env.gateway.admin()).get("/metrics", None);
     assert!(!metrics.text().contains("_redis_"), "{}", metrics.text());
     let threads = threads(&env.gateway);

@@ -20,7 +20,7 @@ fn upload_head(length: usize) -> String {
     )
 }
 
-/// Echoes the first request of each connection, and does `second` with the next.
+/// Echoes the first request of each connection, and runs `second` with the next.
 fn first_echo_then(second: Answer) -> impl Fn(&Request) -> Answer + Send + Sync + 'static {
     let seen = Mutex::new(HashMap::<usize, usize>::new());
     move |request| {
@@ -104,7 +104,7 @@ fn request_is_retried_once_and_only_before_any_response_byte() {
     assert_eq!(env.backend.requests().len(), 3, "one, and one that was tried twice");
 }
 
-/// The gateway stands still while its kept connection closes and a request comes: it finds both at once.
+/// The gateway is stopped while its idle connection closes and a request arrives, so it finds both at once.
 #[test]
 fn unsent_request_is_retried_for_every_method() {
     let env = TestEnv::start("");
@@ -183,7 +183,7 @@ fn truncated_response_is_not_completed() {
     env.gateway.wait_for_metric("requests_total{reason=\"backend_timeout\",status=\"200\"}", 2.0);
 }
 
-/// Its end is the connection's, so that an end alone would be a good one.
+/// An HTTP/1.0 response ends with the connection, so a regular close would make it look complete.
 #[test]
 fn truncated_response_resets_an_http10_connection() {
     let env = TestEnv::start("limits: {body_idle_timeout: 300ms}");
@@ -209,7 +209,7 @@ fn truncated_response_resets_an_http10_connection() {
             false => assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset), "{context}"),
         }
     }
-    // Nor is what a client that stands still has got when it is let go.
+    // A client that stopped reading gets a reset as well when the gateway gives up.
     let large = vec![b'x'; 64 * 1024 * 1024];
     env.backend.answer(move |_| Answer::with(200, &[], &large));
     let mut socket = TcpStream::connect(env.gateway.address()).unwrap();
@@ -277,7 +277,7 @@ fn backend_that_reads_no_upload_is_504() {
     let mut client = env.gateway.client();
     client.send(upload_head(64 * 1024 * 1024));
     let started = Instant::now();
-    // More than fits into the buffers between here and there.
+    // More than the socket buffers can hold.
     while !client.has_bytes() && client.try_send([b'x'; 64 * 1024]).is_ok() {
         assert!(started.elapsed() < PATIENCE, "it is still taken");
     }
@@ -306,7 +306,7 @@ fn backend_connect_timeout_is_502() {
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     socket.listen(0).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
-    // Nobody accepts, and what may wait for it is used up.
+    // No process accepts, and the backlog is full.
     let waiting: Vec<_> = (0..2)
         .map_while(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok())
         .collect();

@@ -11,17 +11,17 @@ use serde_json::json;
 
 use crate::support::{Answer, Introspector, TestEnv, Upstream, Verdict};
 
-/// What follows the `|` of every token here. Nothing else contains eight of its characters in a row.
+/// The part of every token after the `|`. No other text contains eight of its characters in a row.
 const SECRET: &str = "Qz7mXw4LkP9vTs2RbN6yHc8JdG5fUa3EeWiOx1Zq";
 
 fn token(id: u32) -> String {
     format!("{id}|{SECRET}")
 }
 
-/// Eight characters in a row of the secret, or of a Basic field that holds it.
+/// Eight consecutive characters of the secret, or of a Basic field that contains it.
 fn leak(text: &str) -> Option<&str> {
     let basic = BASE64_STANDARD.encode(format!("user:{}", token(9)));
-    // What comes ahead of the token in the field is no secret.
+    // The part of the field before the token is not secret.
     [SECRET, &basic[12..]].iter().find_map(|secret| {
         (0..secret.len() - 8).find_map(|start| text.find(&secret[start..start + 8])).map(|at| {
             let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
@@ -45,13 +45,13 @@ fn gateway_leaves_no_core_dump() {
     assert_eq!(core.split_ascii_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
 }
 
-/// A gateway that logs at the lowest level.
+/// A gateway at the most verbose log level.
 fn verbose(introspector: Introspector) -> TestEnv {
     let backend = Upstream::answering(|request| match request.target.split_once('?') {
         Some((_, "401")) => Answer::message(401, "Unauthenticated."),
         Some((_, "close")) => Answer::close(),
         Some((_, "hang")) => Answer::hang(),
-        // As a backend that shows the request in its error.
+        // Like a backend that quotes the request in its error.
         Some((_, "garbage")) => Answer::raw(format!("HTTP/9 {}\r\n{SECRET}\r\n\r\n", token(1))),
         Some((_, "short")) => {
             Answer::raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{SECRET}")).then_close()
@@ -70,7 +70,7 @@ fn verbose(introspector: Introspector) -> TestEnv {
 }
 
 impl TestEnv {
-    /// Sends a request in pieces of text, and expects the status; 0: none, or not a whole one.
+    /// Sends a request in pieces and expects this status; 0 means no complete response.
     fn expect_raw(&self, status: u16, request: &str) {
         let mut client = self.gateway.client();
         let _ = client.try_send(request.replace('\n', "\r\n"));
@@ -130,28 +130,28 @@ impl TestEnv {
         // Too large.
         self.expect_raw(431, &format!("GET /up HTTP/1.1\nHost: h\nX-Large: {}\n\n", SECRET.repeat(200)));
         self.expect_raw(413, &format!("POST {items} HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\nContent-Length: 9999\n\n{SECRET}"));
-        // In places where no token belongs.
+        // In places where tokens do not belong.
         let elsewhere = format!(
             "Authorization: Bearer {good}\nCookie: laravel_session={SECRET}\nX-Request-Id: {SECRET}\n\
              X-Forwarded-For: {SECRET}\nForwarded: for={SECRET}\nUser-Agent: {SECRET}\nReferer: http://h/{SECRET}\n\
              Proxy-Authorization: Bearer {good}\nX-{SECRET}: {SECRET}\nConnection: {SECRET}"
         );
         self.expect_raw(200, &format!("GET {items} HTTP/1.1\nHost: h\n{elsewhere}\n\n"));
-        // A body that breaks off: answered, or cut.
+        // An incomplete body: refused or aborted.
         let chunked = format!(
             "POST {items} HTTP/1.1\nHost: h\nAuthorization: Bearer {good}\nTransfer-Encoding: chunked\n\n"
         );
         let mut client = self.gateway.client();
         let _ = client.try_send(format!("{chunked}5\n{SECRET}").replace('\n', "\r\n"));
         let _ = client.try_response(false);
-        // The backend.
+        // Failures of the backend.
         self.expect(502, &format!("{items}?close"), &bearer(&good));
         self.expect(502, &format!("{items}?garbage"), &bearer(&good));
         self.expect(504, &format!("{items}?hang"), &bearer(&good));
         let mut client = self.gateway.client();
         client.send(format!("GET {items}?short HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {good}\r\n\r\n"));
         assert!(client.try_response(false).is_err(), "broken off");
-        // The introspector, each time with an uncached token.
+        // Failures of the introspector, each with an uncached token.
         let redirect = [("Location", &*format!("http://h/{SECRET}"))];
         for (id, outage) in (10..).zip([
             Answer::message(500, &good),
@@ -172,7 +172,7 @@ impl TestEnv {
         self.introspector.recover();
     }
 
-    /// Neither what was logged and printed so far nor a scrape holds a token.
+    /// Asserts that neither the log, the output nor a scrape contains a token.
     fn assert_silent(&mut self) {
         self.gateway.metrics();
         let metrics = self.gateway.metrics().0;
@@ -181,7 +181,7 @@ impl TestEnv {
         assert!(self.gateway.wait_exit(Duration::from_secs(10)).success());
         let log = self.gateway.logs().join("\n");
         assert_eq!(leak(&log), None);
-        // The test would be of no use if it were off.
+        // The test would be meaningless with core dumps disabled.
         for outcome in ["malformed_token", "missing_ability", "backend_broken", "no_verdict", "drained"] {
             assert!(log.contains(outcome), "{outcome} in {log}");
         }

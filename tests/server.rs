@@ -15,7 +15,7 @@ use crate::support::{
 
 const ITEMS: &str = "/api/v2/items";
 
-/// How long the other side leaves the connection open, in milliseconds, and what it says meanwhile.
+/// The time in milliseconds until the peer closes the connection, and the bytes it sends meanwhile.
 fn until_close(client: &mut RawClient) -> (u128, String) {
     let started = Instant::now();
     let said = client.read_until_close();
@@ -41,14 +41,14 @@ fn idle_connection_is_closed() {
     let mut again = env.gateway.client();
     assert_eq!(again.get("/up", None).status, 200);
     close_after(again.send("GET /up HTTP/1.1\r\n"), 300, timeout);
-    // A byte now and then does not help.
+    // A byte now and then does not extend the timeout.
     let mut slow = env.gateway.client();
     let started = Instant::now();
     while slow.try_send("G").is_ok() {
         assert!(started.elapsed() < Duration::from_secs(3), "still open");
         thread::sleep(Duration::from_millis(50));
     }
-    // What is being served is no idle connection.
+    // A connection with a request in progress is not idle.
     env.backend.answer(|request| echo(request).after(Duration::from_millis(1500)));
     assert_eq!(env.gateway.get("/up", None).status, 200);
 }
@@ -74,7 +74,7 @@ fn connections_over_the_limit_are_503_until_others_close() {
     assert_eq!(env.gateway.get("/up", None).status, 200);
 }
 
-/// Each core has its own connection to the backend, which shows which core serves which client.
+/// Each worker has its own backend connection, which reveals the worker that serves a client.
 #[test]
 fn connections_are_distributed_evenly_over_cores() {
     for count in [2, 4, 10] {
@@ -123,7 +123,7 @@ fn unread_log_delays_no_request() {
     let mut client = RawClient::connect(proxy);
     let started = Instant::now();
     let mut count = 0;
-    // The pipe and the queue are full sooner or later.
+    // The pipe and the queue fill up eventually.
     while dropped() == 0.0 {
         for _ in 0..20 {
             client.send(&requests);

@@ -11,7 +11,7 @@ use crate::support::{Answer, TestEnv, WRITER, echo};
 /// Connections of the attacker.
 const CONNECTIONS: &str = "400";
 
-/// One attack at a time.
+/// Serialises the attacks.
 static ALONE: Mutex<()> = Mutex::new(());
 
 const SHORT: &str = "limits: {header_timeout: 2s, idle_timeout: 2s, body_idle_timeout: 1s}\n";
@@ -22,7 +22,7 @@ abilities:
     /api/v2/items: {GET: items:read}
 ";
 
-/// Attacks `/open` with these options. To slowhttptest itself the service is there all the time.
+/// Attacks `/open` with these options. slowhttptest itself must always consider the service available.
 fn attack(env: &TestEnv, options: &[&str]) {
     let url = format!("http://{}/open", env.gateway.address());
     let output = Command::new("slowhttptest")
@@ -37,7 +37,7 @@ fn attack(env: &TestEnv, options: &[&str]) {
     assert!(!available.contains(&false), "{report}");
 }
 
-/// Attacks while four clients send requests, now and then over new connections; all are served quickly.
+/// Attacks while four clients send requests, some over new connections; all are served quickly.
 fn attack_while_serving(env: &TestEnv, options: &[&str]) {
     let _alone = ALONE.lock();
     assert_eq!(env.gateway.client().request("GET", "/api/v2/items", &[WRITER], b"").status, 200);
@@ -109,7 +109,7 @@ fn requests_for_many_ranges_are_served_beside_others() {
 #[ignore = "needs slowhttptest: tests/run"]
 fn slow_reads_delay_no_other_client() {
     let env = TestEnv::start(&format!("{SHORT}{OPEN}"));
-    // More than the kernel takes from the gateway for a client that does not read.
+    // More than the kernel accepts from the gateway for a client that does not read.
     let large = vec![b'x'; 6 << 20];
     env.backend.answer(move |request| match &*request.target {
         "/open" => Answer::with(200, &[], &large),

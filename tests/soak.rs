@@ -1,6 +1,6 @@
-//! Floods of random tokens, and many connections: what they cost in memory, and what they do to everyone else.
+//! Floods of random tokens and many connections: memory use, and the effect on other clients.
 //!
-//! They take a minute or so, and the machine to themselves: `tests/run --soak`.
+//! The tests take about a minute and need the machine to themselves: `tests/run --soak`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -42,7 +42,7 @@ fn flood(gateway: &Gateway, count: usize) {
     });
 }
 
-/// How long requests with the known token took, sorted, one after the other until `end` says so.
+/// The sorted latencies of sequential requests with the known token until `end` returns true.
 fn known_token_until(gateway: &Gateway, end: impl Fn() -> bool) -> Vec<Duration> {
     let mut client = gateway.client();
     let mut took = Vec::new();
@@ -63,7 +63,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 #[test]
 #[ignore = "soak: 200,000 introspections"]
 fn random_tokens_leave_memory_bounded_and_a_cached_token_undisturbed() {
-    // Longer lives than any default, so that nothing but the bound on entries can hold memory down.
+    // Longer lifetimes than the defaults, so that only the bound on entries can limit memory.
     let TestEnv { gateway, backend: upstream, introspector } =
         start("cache: {ttl: 1h, negative_ttl: 1h, max_tokens: 50000}");
     assert_eq!(gateway.get(ITEMS, Some(KNOWN)).status, 200);
@@ -98,8 +98,8 @@ fn random_tokens_leave_memory_bounded_and_a_cached_token_undisturbed() {
 fn token_flood_with_a_slow_introspector_does_not_delay_a_cached_token() {
     const BOUND: usize = 32;
     const CLIENTS: usize = 400;
-    // More than the introspector manages in the time that a request may wait for it, yet not so many a second that
-    // the test would measure how the machine is shared.
+    // More than the introspector can serve within the time that a request waits for it, but few enough per second that
+    // the test does not measure how the machine is shared.
     const PAUSE: Duration = Duration::from_millis(400);
     let slow = Duration::from_millis(200);
     let TestEnv { gateway, backend: _backend, introspector } =
@@ -140,7 +140,7 @@ fn token_flood_with_a_slow_introspector_does_not_delay_a_cached_token() {
         flooded[flooded.len() - 1],
         flooded.len()
     );
-    // Strangers fill three quarters; the known token's refresh is one more.
+    // Unknown tokens fill three quarters of the introspections; the refresh of the known token is one more.
     let strangers = BOUND - BOUND / 4;
     assert!((strangers..=strangers + 1).contains(&most), "{most}");
     assert!(grown < 16 * MIB, "{grown} bytes more");
@@ -148,7 +148,7 @@ fn token_flood_with_a_slow_introspector_does_not_delay_a_cached_token() {
     assert!(percentile(&flooded, 99) < 2 * calm, "{:?}, calm {calm:?}", percentile(&flooded, 99));
 }
 
-/// A client's end of an idle connection, with one file descriptor where [`crate::support::RawClient`] has two.
+/// The client's end of an idle connection, with one file descriptor where [`crate::support::RawClient`] has two.
 fn tls_connection(gateway: &Gateway, authority: &Authority) -> StreamOwned<ClientConnection, TcpStream> {
     let connection = ClientConnection::new(authority.client(), "localhost".try_into().unwrap()).unwrap();
     let mut stream = StreamOwned::new(connection, TcpStream::connect(gateway.address()).unwrap());

@@ -1,4 +1,4 @@
-//! One token in many spellings, and tokens without the ability: what they can take from others.
+//! Many spellings of one token, and tokens without the ability: the resources that they can take from others.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -20,7 +20,7 @@ fn start(yaml: &str) -> TestEnv {
 }
 
 impl TestEnv {
-    /// The introspector knows these spellings of the token `id|secret`, with the ability to read.
+    /// The introspector accepts these spellings of the token `id|secret`, with the ability to read.
     fn spellings(&self, id: u32, count: usize) -> Vec<String> {
         let spellings: Vec<String> = (0..count)
             .map(|zeros| match zeros {
@@ -46,7 +46,7 @@ fn cache_keeps_eight_spellings_of_a_token() {
         assert_eq!(client.get("/read", Some(spelling)).status, 200);
     }
     env.gateway.wait_for_metric(ACTIVE_ENTRIES, 9.0);
-    // The latest is cached, and so is the other token.
+    // The latest spelling and the other token are still cached.
     let before = env.introspector.calls();
     for token in [&spellings[899], "1|other"] {
         assert_eq!(env.status("/read", token), 200);
@@ -67,7 +67,7 @@ fn spellings_of_a_token_hold_two_introspections_at_most() {
             scope.spawn(move || assert_eq!(env.status("/read", spelling), 200));
         }
     });
-    // The bare secret is one of its own.
+    // The bare secret counts as a separate spelling.
     assert_eq!(env.introspector.calls(), 30);
     assert!(env.introspector.most_concurrent() <= 2, "{}", env.introspector.most_concurrent());
 }
@@ -106,7 +106,7 @@ fn three_weak_tokens_do_not_delay_the_first_request_of_a_fourth() {
                 }
             });
         }
-        // Each token is being introspected, and its other spellings wait.
+        // Each token is being introspected while its other spellings wait.
         env.introspector.wait_for_calls(3 * 8 + 3);
         let began = Instant::now();
         assert_eq!(env.status("/read", "4|first"), 200);

@@ -8,7 +8,7 @@ use stockaj_gateway::internals::demo::tokens::{self, EXPIRED, READER, SCANNER, U
 
 use crate::support::{RawClient, Response};
 
-/// The stand-in, on a thread and a port of its own, until the test process ends.
+/// The stand-in on a thread and a free port, until the test process exits.
 fn stand_in() -> SocketAddr {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let stockaj = runtime.block_on(Stockaj::bind(([127, 0, 0, 1], 0).into())).unwrap();

@@ -36,7 +36,7 @@ fn testssl_finds_no_weakness() {
     let findings: Vec<Value> = serde_json::from_str(&text).unwrap();
     let severity = |finding: &Value| finding["severity"].as_str().unwrap_or_default().to_owned();
     let id = |finding: &Value| finding["id"].as_str().unwrap_or_default().to_owned();
-    // Findings about the certificate concern the one of the test; WARN concerns this machine's OpenSSL.
+    // Findings about the certificate are due to the test's authority; WARN is due to this machine's OpenSSL.
     let found: Vec<_> = findings
         .iter()
         .filter(|finding| !matches!(&*severity(finding), "OK" | "INFO" | "LOW" | "WARN"))

@@ -23,9 +23,9 @@ impl TestEnv {
         assert!(matches!(self.gateway.get(ITEMS, Some(token)).status, 200 | 403));
     }
 
-    /// Exit code, standard output and standard error of `tokens` with these words.
+    /// Exit code, standard output and standard error of `tokens` with these arguments.
     fn tokens_command(&self, words: &[&str], input: &str) -> (i32, String, String) {
-        // The configuration says port 0: the command needs to know which it has become.
+        // The configured port is 0; the command needs the actual one.
         let text = std::fs::read_to_string(self.gateway.directory().join("gateway.yaml")).unwrap();
         let file = self.gateway.directory().join("asked.yaml");
         let (before, after) = text.split_once("admin:\n  address: 127.0.0.1:0\n").unwrap();
@@ -260,13 +260,13 @@ rate_limit: {requests_per_second: 5, by_name: {phone: {burst: 3}}}
         assert_eq!(at(pointer), value, "{pointer}");
     }
     assert!(!answer.text().contains("hunter2") && !answer.text().contains("an-operators-token"), "{shown:#}");
-    // It is what counts now, and what cannot change is as it was.
+    // It shows the active values; those that a reload cannot change are unchanged.
     env.gateway.edit("listen:\n  address: 127.0.0.1:0", "listen:\n  address: 127.0.0.1:1");
     env.gateway.edit("ttl: 1h", "ttl: 2h");
     assert!(env.gateway.reload());
     let shown = env.gateway.admin_request("GET", "/config", &BROWSER, "").json();
     assert_eq!((&shown["cache"]["ttl"], &shown["listen"]["address"]), (&json!("2h"), &json!("127.0.0.1:0")));
-    // And it can be read again: JSON is YAML.
+    // The output can be parsed again: JSON is YAML.
     let mut shown = shown;
     shown["admin"]["token"] = Value::Null;
     shown["webhook"]["secret"] = json!("another-webhook-secret");
@@ -288,7 +288,7 @@ fn strip_nulls(value: Value) -> Value {
     }
 }
 
-/// Whoever wants to read of faults alone still reads of these.
+/// Audit lines are written even if the log level is `error`.
 #[test]
 fn audit_line_is_written_at_every_log_level() {
     let env = start(&format!("{OPERATED}log: {{level: info}}\n"));
@@ -304,7 +304,7 @@ fn audit_line_is_written_at_every_log_level() {
     assert!(!env.gateway.logs().join("\n").contains("missing_token"), "no access line at this level");
 }
 
-/// Who, what, how many: a line for each.
+/// An audit line names the operator, the action and the count.
 #[test]
 fn every_admin_action_has_an_audit_line() {
     let env = start(OPERATED);
@@ -316,7 +316,7 @@ fn every_admin_action_has_an_audit_line() {
     assert_eq!(env.gateway.admin_request("GET", "/tokens", &BROWSER, "").status, 200);
     assert_eq!(env.gateway.admin_request("GET", "/config", &[OPERATOR], "").status, 200);
     assert_eq!(post(&[OPERATOR], r#"{"token":"17|secret"}"#), 200);
-    // A token that was pasted in the wrong place; of the first attempt there is a line for sure.
+    // A token in the place of an id. The first attempt is always logged.
     assert_eq!(env.gateway.admin_request("GET", "/tokens/17|secret", &[], "").status, 401);
     env.gateway.wait_for_log(|line| line["message"] == "admin: refused" && line["action"] == "another path");
     let attempts = 50;

@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 const ITEM: &str = "/api/v2/items/5";
-/// The example of W3C Trace Context.
+/// The example of the W3C Trace Context specification.
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 #[test]
@@ -46,7 +46,7 @@ fn without_an_endpoint_trace_context_is_forwarded_unchanged() {
     assert!(!env.gateway.metrics().0.contains("stockaj_gateway_spans_total{"));
 }
 
-/// A gateway that sends its spans to a collector.
+/// A gateway that exports its spans to a collector.
 fn start(yaml: &str) -> (TestEnv, Collector) {
     start_before(Upstream::start(), yaml)
 }
@@ -58,13 +58,13 @@ fn start_before<B: Backend>(backend: B, yaml: &str) -> (TestEnv<B>, Collector) {
 }
 
 impl TestEnv {
-    /// Sends a request on a connection of its own.
+    /// Sends a request on a new connection.
     fn request(&self, method: &str, target: &str, fields: &[(&str, &str)]) -> Response {
         self.gateway.client().request(method, target, fields, b"")
     }
 }
 
-/// The span of a server, and those of clients by the method and template that they are named by.
+/// The server span, and the client spans by method and template, after which they are named.
 fn by_name(spans: Vec<ExportedSpan>) -> (ExportedSpan, BTreeMap<String, ExportedSpan>) {
     let (mut servers, clients): (Vec<_>, Vec<_>) = spans.into_iter().partition(ExportedSpan::is_server);
     assert_eq!(servers.len(), 1, "{servers:#?}");
@@ -306,11 +306,11 @@ fn trace_of_a_trusted_peer_continues_and_of_another_is_linked() {
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let (trusting, trusting_collector) =
         start("listen:\n  trusted_proxies: [127.0.0.1]\ntraces:\n  sample_ratio: 0\n");
-    // Nothing begins here.
+    // The gateway starts no trace here.
     trusting.request("GET", ITEM, &[WRITER]);
     let arrived = trusting.backend.take_requests().remove(0);
     assert!(arrived.field("traceparent").unwrap().ends_with("-00"), "{arrived:?}");
-    // What is not sampled passes as it came.
+    // An unsampled context is forwarded unchanged.
     trusting.request("GET", ITEM, &[&[WRITER, unsampled][..], &state].concat());
     let arrived = trusting.backend.take_requests().remove(0);
     assert_eq!(arrived.field("traceparent"), Some(unsampled.1));
@@ -318,7 +318,7 @@ fn trace_of_a_trusted_peer_continues_and_of_another_is_linked() {
     let later = "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-fe-more";
     trusting.request("GET", ITEM, &[WRITER, ("traceparent", later)]);
     assert_eq!(trusting.backend.take_requests()[0].field("traceparent"), Some(later));
-    // What is sampled goes on.
+    // A sampled trace is continued.
     let token = ("Authorization", "Bearer 2|nobody");
     trusting.request("GET", "/api/v2/me", &[&[token, sampled][..], &state].concat());
     let (server, clients) = by_name(trusting_collector.wait(3));
@@ -332,7 +332,7 @@ fn trace_of_a_trusted_peer_continues_and_of_another_is_linked() {
     assert_eq!(asked.field("traceparent"), Some(&*clients["GET /api/v2/token"].traceparent()));
     assert_eq!(asked.field("tracestate"), Some("congo=t61rcWkgMzE,rojo=00f067aa0ba902b7"));
 
-    // Of a stranger: another trace, whatever it says.
+    // From an untrusted peer: a new trace whatever the context.
     let (strict, strict_collector) = start("");
     for told in [sampled, unsampled] {
         let before = strict_collector.spans().len();
@@ -391,7 +391,7 @@ fn traces_are_limited_by_max_per_second() {
     let told: Vec<_> =
         env.backend.requests().iter().map(|it| it.field("traceparent").unwrap().to_owned()).collect();
     let passed = told.iter().filter(|field| **field == TRACEPARENT).count();
-    // Two cores, one each in a second; what is not recorded passes as it came.
+    // Two workers, each limited to one trace per second; the context of unrecorded requests is forwarded unchanged.
     assert!((1..=2 * seconds).contains(&(20 - passed)), "{told:?} in {seconds} s");
     collector.wait(2 * (20 - passed));
     for (ratio, some, all) in [("0", false, false), ("1", true, true), ("0.5", true, false)] {
@@ -443,7 +443,7 @@ fn retried_and_partially_accepted_exports_are_counted() {
     let first = AtomicBool::new(true);
     collector.0.answer(move |_| match first.swap(false, Ordering::SeqCst) {
         true => Answer::message(503, "Later."),
-        // partial_success {rejected_spans: 1}
+        // The encoded partial_success with rejected_spans 1.
         false => Answer::with(200, &[], b"\x0a\x02\x08\x01"),
     });
     env.request("GET", "/up", &[]);
@@ -524,7 +524,7 @@ fn spans_are_exported_over_https_with_fields_and_without_secrets() {
     sends("GET", &format!("/api/v2/items/{SECRET}"), "Cookie");
     sends("GET", &format!("/{SECRET}"), "Referer");
     sends(SECRET, ITEM, "X-Request-Id");
-    // Five requests, of which three went on, and one introspection.
+    // Five requests, three of them forwarded, and one introspection.
     collector.wait(9);
     for export in collector.0.requests() {
         assert_eq!(export.field("authorization"), Some("Bearer hunter2-for-the-collector"));

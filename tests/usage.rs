@@ -15,7 +15,7 @@ use crate::support::{Gateway, OPERATED, OPERATOR, PATIENCE, Response, TestEnv, V
 
 const ITEMS: &str = "/api/v2/items";
 
-/// Tokens that read, that may do everything, and that may do nothing; and a ledger beside gateway.yaml.
+/// Tokens that may read, do everything, or do nothing; and a ledger next to gateway.yaml.
 fn builder(ledger: &str) -> TestEnvBuilder {
     let named = |abilities: &[&str], id: &str, name: &str| Verdict::active(abilities).named(id, name);
     TestEnv::builder()
@@ -31,7 +31,7 @@ fn start(ledger: &str) -> TestEnv {
     builder(ledger).start()
 }
 
-/// Another gateway with a ledger of this one.
+/// Another gateway with this one's ledger.
 fn second(env: &TestEnv, ledger: &str) -> Gateway {
     let path = env.gateway.directory().join(ledger);
     let builder = Gateway::builder().backend(&env.backend).introspector(&env.introspector).yaml(OPERATED);
@@ -48,7 +48,7 @@ fn report(gateway: &Gateway) -> Value {
     answer.json()
 }
 
-/// Of one token: `ability route verdict count {methods}`, line by line.
+/// The usage of a token: `ability route verdict count {methods}`, line by line.
 fn rows(report: &Value, id: &str) -> Vec<String> {
     let tokens = report["tokens"].as_array().unwrap();
     let token = tokens.iter().find(|token| token["id"] == id).unwrap_or(&Value::Null);
@@ -95,11 +95,11 @@ fn requests_are_counted_by_ability_route_and_verdict() {
         ("3|nothing", "POST", "/api/v2/exports", 403),
         ("3|nothing", "GET", "/api/v2/reports/2026", 403),
         ("3|nothing", "GET", "/api/v2/me", 200),
-        // Nobody's: there is no token, or it is not known.
+        // Requests without a token or with an unknown one are attributed to no token.
         ("4|stranger", "GET", "/api/v2/items", 401),
     ] {
         let field = format!("Bearer {token}");
-        // Connections of their own go to different cores.
+        // Separate connections are spread over the workers.
         let answer = env.gateway.client().request(method, path, &[("Authorization", &field)], b"");
         assert_eq!(answer.status, status, "{token} {method} {path}");
     }
@@ -142,7 +142,7 @@ fn requests_are_counted_by_ability_route_and_verdict() {
     assert_eq!(first["abilities"], json!(["items:read", "rents:read"]));
     assert_eq!((&first["addresses"], &first["expires_at"]), (&json!(1), &Value::Null));
     let day = first["days"].as_object().unwrap().values().next().unwrap();
-    // By plain HTTP, and not over a network.
+    // Plain HTTP from the same host is not counted as such.
     assert_eq!((&day["allowed"], &day["denied"], &day["plain_http"]), (&json!(7), &json!(1), &Value::Null));
     assert!(first["first_seen"].as_str() <= first["last_seen"].as_str());
 
@@ -175,7 +175,7 @@ fn request_without_credentials_is_no_failed_attempt() {
     for path in ["/", "/usage", "/usage?since=30d", "/tokens", "/config"] {
         assert_eq!(env.gateway.admin_request("GET", path, &[], "").status, 401, "{path}");
     }
-    // Wrong credentials are one, and the line of it counts none before it.
+    // Wrong credentials are one attempt, and its log line counts none before it.
     let wrong = [("Authorization", "Basic YTpi")];
     assert_eq!(env.gateway.admin_request("GET", "/usage", &wrong, "").status, 401);
     let line = env.gateway.wait_for_log(|line| line["message"] == "admin: refused");
@@ -215,7 +215,7 @@ fn shadow_decisions_are_counted_by_token() {
     let shadow: Vec<_> =
         rows.map(|row| (row["verdict"].as_str().unwrap(), &row["count"], &row["shadow"])).collect();
     let (one, two) = (json!(1), json!(2));
-    // The candidate lacks `/api/v2/me`, has a typing error in GET, and lets everybody POST.
+    // The candidate lacks `/api/v2/me`, has a misspelled ability for GET, and makes POST public.
     assert_eq!(shadow, [("allowed", &one, &one), ("denied", &one, &one), ("allowed", &two, &two)]);
 
     env.gateway.edit("shadow: ", "mode: shadow\n# ");
@@ -236,7 +236,7 @@ fn usage_query_selects_a_token_and_a_period() {
     let one = ask(&env.gateway, "?token=2&since=1d").json();
     assert_eq!(one["tokens"].as_array().unwrap().len(), 1);
     assert_eq!(one["tokens"][0]["name"], "ci-testing");
-    // A token of another kind than Sanctum's, pasted where its id belongs, is in no log.
+    // A token that is not Sanctum's, given instead of its id, is not logged.
     for nobodys in ["9", "eyJhbGciOi.Jzb21lIHNlY3JldA"] {
         assert_eq!(ask(&env.gateway, &format!("?token={nobodys}")).json()["tokens"], json!([]));
     }
@@ -284,7 +284,7 @@ fn ledger_continues_after_a_restart() {
     assert_eq!(rows(&report(&env.gateway), "1"), [r#"items:read /api/v2/items allowed 3 {"GET":3}"#]);
 }
 
-/// Kills a gateway in the middle of its work, several times: each time all is there but the last moments.
+/// Kills a gateway under load several times: the ledger loses only the last moments.
 #[test]
 fn killed_gateway_loses_at_most_the_flush_interval() {
     let mut env = start("usage.redb");
@@ -326,7 +326,7 @@ fn killed_gateway_loses_at_most_the_flush_interval() {
 
 #[test]
 fn unusable_ledger_fails_no_request() {
-    // A file where the directory should be.
+    // A file at the path of the directory.
     let env = builder("lost/usage.redb").configure(|builder| builder.file("lost", "")).start();
     let in_the_way = env.gateway.directory().join("lost");
     assert_eq!(env.gateway.get(ITEMS, Some("1|reader")).status, 200);
@@ -385,7 +385,7 @@ fn reload_enables_disables_and_moves_the_ledger() {
     assert!(env.gateway.reload());
     assert_eq!(env.gateway.get(ITEMS, Some("2|everything")).status, 200);
     assert_eq!(ask(&env.gateway, "").status, 404);
-    // Nobody holds it any more.
+    // The lock is released.
     let other = second(&env, "one.redb");
     assert_eq!(rows(&self::report(&other), "1"), [r#"items:read /api/v2/items allowed 1 {"GET":1}"#]);
 
@@ -397,7 +397,7 @@ fn reload_enables_disables_and_moves_the_ledger() {
     assert_eq!(rows(&self::report(&env.gateway), "2"), [r#"items:read /api/v2/items allowed 2 {"GET":2}"#]);
 }
 
-/// A limit on the size of files is what a full disk is: a write that fails.
+/// A limit on file sizes behaves like a full disk: writes fail.
 #[test]
 fn full_disk_of_the_ledger_fails_no_request() {
     let env = builder("usage.redb").configure(|builder| builder.file_size_limit(128)).start();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{BINARY, OPERATED, OPERATOR, PATIENCE, Response, TestEnv, Verdict};
 
-/// A directory with reports in it.
+/// A directory with reports.
 struct Reports(tempfile::TempDir);
 
 impl Reports {
@@ -78,7 +78,7 @@ fn usage_prints_an_aligned_table() {
             .starts_with("17  warehouse-scanner-prod  1 of 2                43       2  2026-11-02 11:30  "),
         "{table}"
     );
-    // Findings are those of the sum.
+    // Findings are computed from the sum.
     assert!(
         table.contains("\nmedium: 17 warehouse-scanner-prod: 1 of 2 abilities never needed in 41 allowed"),
         "{table}"
@@ -138,7 +138,7 @@ fn json_report_can_be_added_again() {
     assert_eq!(sum["tokens"][0]["usage"][0]["count"], 44);
     assert_eq!(sum["tokens"][0]["days"]["2026-11-02"]["denied"], 4);
     assert_eq!(sum["findings"][0]["abilities"], json!(["items:delete"]));
-    // What is in it already counts once.
+    // Usage that is already merged is not counted twice.
     for words in [["--add", "sum.json", "a.json"], ["--add", "a.json", "sum.json"]] {
         let (code, stdout, stderr) = reports.usage(&[&["--format", "json"][..], &words].concat());
         assert_eq!(code, 0);
@@ -219,7 +219,7 @@ fn added_report_of_another_period_is_a_warning() {
     assert_eq!((code, &*stderr), (0, "warning: a.json: it covers all days, and all of them are added\n"));
 }
 
-/// A gateway with a ledger, one request allowed and one denied; and its configuration, as `usage` reads it.
+/// A gateway with a ledger, one allowed and one denied request; and its configuration, as `usage` reads it.
 fn start(reports: &Reports) -> TestEnv {
     let scanner = Verdict::active(&["items:read", "rents:read"]).named("17", "<b>scanner</b>");
     let path = reports.0.path().join("usage.redb");
@@ -265,7 +265,7 @@ fn usage_reads_the_running_gateway_or_its_ledger() {
         assert_eq!((code, &*stdout), (1, ""), "{config}");
         assert!(stderr.starts_with("error: ") && stderr.contains(expected), "{stderr}");
     }
-    // A file beside it is added; what the gateway tells itself is not, a second time.
+    // Another file is added; a copy of the gateway's own report is not counted twice.
     reports.write("b.json", &report("b", "scanner", 2));
     let both = [&words[..], &["--add", "b.json"]].concat();
     let sum: Value = serde_json::from_str(&reports.prints(&both)).unwrap();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::demo::Demo;
 use crate::support::{BINARY, Browser};
 
-/// Where tests/run puts it.
+/// The path where tests/run installs it.
 const AXE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/axe-core/node_modules/axe-core/axe.min.js");
 
 fn row(ability: &str, verdict: &str, count: u64) -> Value {
@@ -20,7 +20,7 @@ fn row(ability: &str, verdict: &str, count: u64) -> Value {
     })
 }
 
-/// Findings of every kind, and names that would rather be something else.
+/// Findings of every kind, and names that contain markup.
 fn report() -> Value {
     let token = |id: &str, name: &str, abilities: &[&str], denied: u64, day: Value| {
         json!({
@@ -43,7 +43,7 @@ fn report() -> Value {
     })
 }
 
-/// What axe-core finds wrong, by WCAG 2.2 AA and its own advice: the rule and where.
+/// The violations that axe-core finds, by WCAG 2.2 AA and its best practices: the rule and the element.
 fn axe(browser: &Browser) -> Value {
     let axe = fs::read_to_string(AXE).expect("it is installed by tests/run");
     browser.run(&format!(
@@ -74,7 +74,7 @@ fn usage_page_is_accessible() {
         browser.requests();
         browser.open(&url);
         for scheme in ["light", "dark"] {
-            // A window, half of it (or twice the size in it), and a telephone.
+            // A desktop window, half of it (equal to 200 % zoom), and a phone.
             for width in [1280, 640, 320] {
                 browser.show_on("screen", scheme, width);
                 browser.run("for (const it of document.querySelectorAll('details')) it.open = true;");
@@ -85,7 +85,7 @@ fn usage_page_is_accessible() {
             let paper = browser.run("return getComputedStyle(document.body).backgroundColor;");
             assert_eq!(paper == "rgb(255, 255, 255)", scheme == "light", "{paper}");
         }
-        // On paper nothing is folded up, and nothing scrolls.
+        // In print nothing is collapsed and nothing scrolls.
         browser.show_on("print", "light", 1280);
         let hidden = browser.run(
             "for (const it of document.querySelectorAll('details')) it.open = false;
@@ -98,7 +98,7 @@ fn usage_page_is_accessible() {
     }
 }
 
-/// A node of what a screen reader sees: its role and its name.
+/// A node of the accessibility tree: its role and its name.
 fn spoken(browser: &Browser) -> Vec<(String, String)> {
     let tree = browser.devtools("Accessibility.getFullAXTree", &json!({}));
     let text = |node: &Value, key: &str| node[key]["value"].as_str().unwrap_or_default().to_owned();
@@ -116,7 +116,7 @@ fn operator_opens_the_usage_page_and_selects_a_token() {
     browser.show_on("screen", "light", 1000);
     browser.requests();
 
-    // Without scripts, as far as the page is concerned.
+    // Page scripts are disabled.
     browser.devtools("Emulation.setScriptExecutionDisabled", &json!({"value": true}));
     browser.open(&url);
     let spoken = spoken(&browser);
@@ -137,7 +137,7 @@ fn operator_opens_the_usage_page_and_selects_a_token() {
     assert_eq!(axe(&browser), json!([]));
     keep_screenshot(&browser);
 
-    // By keyboard to the first link in the list of tokens.
+    // Tab to the first link in the list of tokens.
     const TAB: &str = "\u{e004}";
     const ENTER: &str = "\u{e007}";
     let at_a_token = "const at = document.activeElement;
@@ -168,12 +168,12 @@ fn operator_opens_the_usage_page_and_selects_a_token() {
     assert_eq!(browser.faults(), [] as [String; 0]);
 }
 
-/// Writes the picture of the documentation, with `BLESS=1`.
+/// Writes the screenshot of the documentation, with `BLESS=1`.
 fn keep_screenshot(browser: &Browser) {
     if std::env::var_os("BLESS").is_none() {
         return;
     }
-    // The findings are short, so that the charts are in the picture.
+    // Few findings, so that the charts are in the picture.
     browser.run("for (const it of [...document.querySelectorAll('details')].slice(1)) it.open = false;");
     let end = browser.run("return document.querySelector('[aria-labelledby=days] details').offsetTop;");
     let clip = json!({"x": 0, "y": 0, "width": 1000, "height": end, "scale": 0.9});

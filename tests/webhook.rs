@@ -30,7 +30,7 @@ impl TestEnv {
         self.send_webhook(&[("X-Stockaj-Signature", &sign(secret, body)), ("X-Stockaj-Event", event)], body)
     }
 
-    /// How many introspections a request with each token costs.
+    /// The number of introspections that a request with each token causes.
     fn introspections_of_each(&self) -> [usize; 2] {
         ["17|one", "18|two"].map(|token| {
             let before = self.introspector.calls_for(token);
@@ -76,7 +76,7 @@ fn signed_webhook_evicts_its_token() {
         (line["action"].as_str(), line["credential"].as_str(), line["by"].as_str()),
         (Some("webhook"), Some("webhook signature"), Some("id"))
     );
-    // A replay harms nothing.
+    // Replaying a webhook has no effect.
     for _ in 0..3 {
         assert_eq!(env.signed_webhook(SECRET, "token.deleted", DELETED).status, 200);
     }
@@ -112,7 +112,7 @@ fn unsigned_webhook_is_not_parsed() {
         let answer = env.send_webhook(fields, DELETED);
         assert_eq!((answer.status, answer.text()), (401, r#"{"message":"Unauthenticated."}"#), "{fields:?}");
     }
-    // Which event is not known where two are named.
+    // Two event fields are ambiguous, so the event is unknown.
     let twice = [event, ("X-Stockaj-Event", "item.deleted"), signature(&good)];
     assert_eq!(env.send_webhook(&twice, DELETED).json()["message"], "Ignored.");
     let big = "x".repeat(64 * 1024 + 1);
@@ -121,12 +121,12 @@ fn unsigned_webhook_is_not_parsed() {
     assert_eq!((answer.status, answer.field("allow")), (405, Some("POST")));
     assert_eq!(env.introspections_of_each(), [0, 0]);
     assert_eq!(env.webhooks_total(), [0.0, 1.0, 12.0]);
-    // A line for the first of them, and one a second at most for the others.
+    // The first refusal is logged immediately, further ones at most once a second.
     let is_refused = |line: &Value| line["message"] == "admin: refused" && line["action"] == "/webhook";
     let line = env.gateway.wait_for_log(is_refused);
     assert_eq!(line["count"], 1, "{line}");
     assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
-    // Upper case is the same number.
+    // A signature in upper-case hex is equal.
     assert_eq!(env.send_webhook(&[event, signature(&good.to_uppercase())], DELETED).status, 200);
     assert_eq!(env.introspections_of_each(), [1, 0]);
     assert!(!env.gateway.logs().join("\n").contains(SECRET));

@@ -1,5 +1,5 @@
-//! Heads that two parsers read differently: what one of them takes for a body is a request to the other. None of
-//! these may be mended, and nothing after them may be read.
+//! Heads that two parsers read differently, so that one parser's body is another's request. The gateway must neither
+//! repair them nor read anything after them.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ const READ: &[&str] = &["GET /api/v2/items"];
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// A POST that hides a request: framed by `lines`, with `body` before what is hidden.
+/// A POST that smuggles a request: framed by `lines`, with `body` before the smuggled request.
 fn hiding(name: &'static str, lines: &str, body: &str) -> Case {
     case(name, by(WRITER, POST, lines) + body + &hidden(), BAD)
 }
@@ -116,7 +116,7 @@ fn lengths() -> Vec<Case> {
     cases
 }
 
-/// Heads that are put together wrongly.
+/// Malformed heads.
 fn heads() -> Vec<Case> {
     let line = |name, line: &str| case(name, by(READER, GET, line), BAD);
     let start = |name, line: &str| {
@@ -220,7 +220,7 @@ fn heads() -> Vec<Case> {
     cases
 }
 
-/// What only a look at the bytes can refuse.
+/// Faults that are visible only in the raw bytes.
 fn targets() -> Vec<Case> {
     let get = |name, target: &str| case(name, by(USER, &format!("GET {target}"), ""), BAD);
     vec![
@@ -246,7 +246,7 @@ fn targets() -> Vec<Case> {
     ]
 }
 
-/// Good requests, and then what is none.
+/// Valid requests, followed by an invalid one.
 fn sequences() -> Vec<Case> {
     let length = |body: &str| by(WRITER, POST, &format!("Content-Length: {}\r\n", body.len())) + body;
     let chunked = |body: &str| by(WRITER, POST, CHUNKED) + body;
@@ -321,7 +321,7 @@ fn ambiguous_targets_and_sequences_are_rejected() {
     start("").run_attacks(&cases);
 }
 
-/// Records of TLS come and go beneath the scanner.
+/// The scanner is independent of TLS record boundaries.
 #[test]
 fn ambiguous_sequences_are_rejected_over_tls() {
     let authority = Arc::new(Authority::new());

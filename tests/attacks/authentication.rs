@@ -1,4 +1,4 @@
-//! Credentials in every shape, and where there are none.
+//! Malformed, repeated and missing credentials.
 
 use super::{Arrives, Case, NOBODY, Outcome, PAST, READER, Refused, UNKNOWN, USER, bare, case, start};
 
@@ -68,14 +68,14 @@ const LINES: [(&str, &str, Outcome); 49] = [
     ("in X-Api-Key", "X-Api-Key: 1|Secret0Reader\r\n", Refused(401)),
     ("in a cookie", "Cookie: token=1|Secret0Reader; api_token=1|Secret0Reader\r\n", Refused(401)),
     ("in Sec-WebSocket-Protocol", "Sec-WebSocket-Protocol: bearer, 1|Secret0Reader\r\n", Refused(401)),
-    // Spellings: the introspector knows the one, and only what it knows may pass.
+    // Spellings: the introspector knows only one, and only that one may pass.
     ("another spelling of the id", "Authorization: Bearer 01|Secret0Reader\r\n", Refused(401)),
     ("without the id", "Authorization: Bearer Secret0Reader\r\n", Refused(401)),
     ("another's id", "Authorization: Bearer 3|Secret0Reader\r\n", Refused(401)),
     ("in lower case", "Authorization: Bearer 1|secret0reader\r\n", Refused(401)),
     ("percent-encoded", "Authorization: Bearer 1%7CSecret0Reader\r\n", Refused(401)),
     ("a part", "Authorization: Bearer 1|Secret0Reade\r\n", Refused(401)),
-    // Harmless: one token, and the backend gets it in one spelling.
+    // Harmless: one token, which the backend receives in one spelling.
     ("scheme in lower case", "Authorization: bearer 1|Secret0Reader\r\n", Arrives(ITEMS)),
     ("scheme in upper case", "Authorization: BEARER 1|Secret0Reader\r\n", Arrives(ITEMS)),
     ("several spaces", "Authorization:   Bearer    1|Secret0Reader  \r\n", Arrives(ITEMS)),

@@ -1,5 +1,5 @@
-//! Answers that no backend should give. A message that may mean two things, or that breaks off, is never passed
-//! on as a good one, and what is left of it is never the answer to anything else.
+//! Malformed and hostile responses of a backend. The gateway never forwards an ambiguous or incomplete message as a
+//! complete one, and never uses its remaining bytes as another response.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,19 +10,19 @@ use super::{READER, WRITER, by, judge::EVIL, start};
 use crate::support::client::is_close;
 use crate::support::{Answer, Introspector, PATIENCE, RawClient, Response, TestEnv, echo};
 
-/// What the client is to see.
+/// The expected outcome at the client.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Seen {
-    /// The status and the body, whole.
+    /// The status and the complete body.
     Good(u16, &'static str),
-    /// 502, and nothing of the answer.
+    /// 502, and nothing of the response.
     BadGateway,
-    /// The head, and then a body that breaks off.
+    /// The head, and an incomplete body.
     BrokenOff,
 }
 use Seen::{BadGateway, BrokenOff, Good};
 
-/// What the backend does after its bytes.
+/// The backend's action after its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Then {
     Stays,
@@ -30,7 +30,7 @@ pub(super) enum Then {
 }
 use Then::{Closes, Stays};
 
-/// Name, request, bytes of the response, what the backend does then, what the client sees.
+/// Name, request, bytes of the response, the backend's following action, and the expected outcome.
 #[rustfmt::skip]
 const ANSWERS: [(&str, &str, &str, Then, Seen); 82] = [
     // Framing.
@@ -61,7 +61,7 @@ const ANSWERS: [(&str, &str, &str, Then, Seen); 82] = [
     ("204 with a gzip coding", "GET", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: gzip\r\n\r\n", Stays, Good(204, "")),
     ("304 with chunks", "GET", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", Stays, Good(304, "")),
     ("304 with two lengths", "GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n", Stays, BadGateway),
-    // Heads that are put together wrongly.
+    // Malformed heads.
     ("garbage", "GET", "nothing that HTTP would say\r\n\r\n", Stays, BadGateway),
     ("HTTP/0.9", "GET", "<html>body</html>", Closes, BadGateway),
     ("HTTP/2", "GET", "HTTP/2 200\r\ncontent-length: 4\r\n\r\nbody", Stays, BadGateway),
@@ -100,7 +100,7 @@ const ANSWERS: [(&str, &str, &str, Then, Seen); 82] = [
     ("101 with a length", "GET", "HTTP/1.1 101 Switching Protocols\r\nContent-Length: 4\r\n\r\nevil", Stays, BadGateway),
     ("103 with a body", "GET", "HTTP/1.1 103 Early Hints\r\nContent-Length: 4\r\n\r\nevilHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody", Stays, BadGateway),
     ("100 and no more", "GET", "HTTP/1.1 100 Continue\r\n\r\n", Closes, BadGateway),
-    // Bodies that break off.
+    // Incomplete bodies.
     ("shorter than its length", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nbody", Closes, BrokenOff),
     ("no body of a length", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", Closes, BrokenOff),
     ("chunks without an end", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n", Closes, BrokenOff),
@@ -112,7 +112,7 @@ const ANSWERS: [(&str, &str, &str, Then, Seen); 82] = [
     ("a chunk size beyond 64 bits", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n10000000000000001\r\n", Stays, BrokenOff),
     ("a chunk longer than its size", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nbody\r\n0\r\n\r\n", Stays, BrokenOff),
     ("a trailer without a colon", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nevil\r\n\r\n", Stays, BrokenOff),
-    // Bytes too many: another's answer, were the connection to be kept.
+    // Excess bytes, which would become the next response if the connection were kept.
     ("longer than its length", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbodyevil", Stays, Good(200, "body")),
     ("a second answer", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbodyHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", Stays, Good(200, "body")),
     ("a second answer after chunks", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", Stays, Good(200, "body")),
@@ -122,7 +122,7 @@ const ANSWERS: [(&str, &str, &str, Then, Seen); 82] = [
     ("a third answer", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevilHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", Stays, Good(200, "")),
 ];
 
-/// Well-formed though unusual: passed on.
+/// Well-formed though unusual: forwarded.
 #[rustfmt::skip]
 const UNUSUAL: [(&str, &str, &str, Then, Seen); 16] = [
     ("no reason", "GET", "HTTP/1.1 200\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
@@ -134,7 +134,7 @@ const UNUSUAL: [(&str, &str, &str, Then, Seen); 16] = [
     ("HEAD with chunks", "HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Stays, Good(200, "")),
     ("204 with a length of nothing", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", Stays, Good(204, "")),
     ("fields of one connection", "GET", "HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive\r\nX-Hop: evil\r\nKeep-Alive: evil\r\nProxy-Authenticate: evil\r\nUpgrade: evil\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
-    // hyper takes these, and so does nginx; what the client gets is written anew.
+    // hyper and nginx accept these; the gateway writes the client's head anew.
     ("bare line feeds in the head", "GET", "HTTP/1.1 200 OK\nContent-Length: 4\n\nbody", Stays, Good(200, "body")),
     ("bare line feed after the status line", "GET", "HTTP/1.1 200 OK\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
     ("empty lines before the status line", "GET", "\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody", Stays, Good(200, "body")),
@@ -190,7 +190,7 @@ fn assert_seen(seen: Seen, response: std::io::Result<Response>, method: &str, co
         (BadGateway, Ok(response)) => {
             super::assert_refused(&response, 502, &format!("{context} to {method}"))
         }
-        // Broken for the client too: neither a good end nor a wait without one.
+        // The client's message is incomplete as well: it neither ends regularly nor waits forever.
         (BrokenOff, Err(error)) => {
             assert!(error.kind() != std::io::ErrorKind::WouldBlock, "{context}: {error}");
         }
@@ -212,7 +212,7 @@ fn assert_others_are_served(env: &TestEnv, client: &mut RawClient, context: &str
             assert_eq!(response.json()["target"], target, "after {context}: {}", response.text());
         }
     }
-    // What is `evil` at the end of an answer is too much of it.
+    // Excess bytes at the end of a response contain `evil`.
     if context.ends_with(EVIL) {
         let requests = env.backend.requests();
         let since = &requests[requests.len() - 6..];
@@ -258,13 +258,13 @@ fn unsolicited_response_of_the_backend_reaches_no_client() {
         let mut client = env.gateway.client();
         client.send(by(READER, "GET /api/v2/items?attack", ""));
         assert_eq!(client.response().text(), "body");
-        // The gateway cannot tell bytes that come after the next request from its response: they must be there before.
+        // Bytes that follow the next request are indistinguishable from its response, so they must arrive earlier.
         thread::sleep(Duration::from_millis(400));
         assert_others_are_served(&env, &mut client, "an unsolicited response: evil");
     }
 }
 
-/// The rest of a request that was answered already is that request's, on either side.
+/// The rest of a request that already has a response is never parsed as another request, on either side.
 #[test]
 fn early_response_of_the_backend_does_not_desynchronise_its_connection() {
     let env = TestEnv::builder()
@@ -304,7 +304,7 @@ fn early_response_of_the_backend_does_not_desynchronise_its_connection() {
     }
 }
 
-/// What comes up to and with `end`.
+/// Reads up to and including `end`.
 fn read_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(end) {

@@ -1,4 +1,4 @@
-//! Verdicts that must not be used: another's, an older one's, for another route.
+//! Verdicts that must not be used: of another token, outdated, or for another route.
 
 use std::thread;
 use std::time::Duration;
@@ -9,22 +9,22 @@ use crate::support::{Answer, Verdict, echo};
 /// A step of an attack.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
-    /// A request of a token, and the status of its answer.
+    /// Sends a request with a token and expects this status.
     Ask(&'static str, &'static str, u16),
-    /// The introspector says from now on that the token has these abilities.
+    /// Gives the token these abilities.
     Grant(&'static str, &'static [&'static str]),
-    /// … that it is active for so many milliseconds more.
+    /// Makes the token active for this number of milliseconds.
     GrantFor(&'static str, i64),
-    /// … that it is inactive.
+    /// Makes the token inactive.
     Revoke(&'static str),
-    /// The introspector answers so many calls of a token, no more and no fewer, since the start.
+    /// Expects exactly this number of introspections of a token since the start.
     Asked(&'static str, usize),
-    /// The introspector answers everything with this status.
+    /// Makes the introspector respond to everything with this status.
     Outage(u16),
     Recovery,
-    /// The backend answers everything with this status; 0: as usual.
+    /// Makes the backend respond to everything with this status; 0 restores the default.
     Backend(u16),
-    /// Milliseconds.
+    /// Waits for this number of milliseconds.
     Wait(u64),
 }
 use Step::{Ask, Asked, Backend, Grant, GrantFor, Outage, Recovery, Revoke, Wait};
@@ -33,7 +33,7 @@ const GET: &str = "GET /api/v2/items";
 const POST: &str = "POST /api/v2/items";
 const DELETE: &str = "DELETE /api/v2/items/5";
 
-/// `cache` for all of them. The waits below go well beyond it.
+/// The `cache` section of all attacks. The waits below exceed its times by a margin.
 const CACHE: &str = "cache: {ttl: 600ms, negative_ttl: 300ms}";
 const PAST_TTL: Step = Wait(800);
 const PAST_NEGATIVE_TTL: Step = Wait(400);

@@ -1,5 +1,5 @@
-//! Header fields that are to mean something behind the gateway. What is `evil` must not arrive, whatever it is
-//! called; the judge looks for it.
+//! Header fields with a meaning behind the gateway. A value `evil` must not arrive under any name; the judge searches
+//! for it.
 
 use super::{Arrives, Case, READER, Refused, WRITER, bare, by, case, start};
 
@@ -23,13 +23,13 @@ const STRIPPED: [(&str, &str); 67] = [
     ("Forwarded", "Forwarded: for=evil;host=evil.example\r\n"),
     ("X-Real-IP", "X-Real-IP: evil\r\n"),
     ("X-Request-Id", "X-Request-Id: evil\r\n"),
-    // Another target than the one that was decided on.
+    // Fields that replace the authorised target.
     ("X-Original-URL", "X-Original-URL: /evil\r\n"),
     ("X_Original_URL", "X_Original_URL: /evil\r\n"),
     ("X.Original.URL", "X.Original.URL: /evil\r\n"),
     ("X-Rewrite-URL", "X-Rewrite-URL: /evil\r\n"),
     ("X_Rewrite_URL", "X_Rewrite_URL: /evil\r\n"),
-    // Who is asking.
+    // Fields about the client's identity.
     ("X-Token-Id", "X-Token-Id: evil\r\n"),
     ("X-Token-Id in mixed case", "x-TOKEN-id: evil\r\n"),
     ("X_Token_Id", "X_Token_Id: evil\r\n"),
@@ -41,7 +41,7 @@ const STRIPPED: [(&str, &str); 67] = [
     ("X-Workspace-Id", "X-Workspace-Id: evil\r\n"),
     ("X_Workspace_Id", "X_Workspace_Id: evil\r\n"),
     ("an underscore in any name", "Any_Name: evil\r\n"),
-    // A session beside the token.
+    // A session in addition to the token.
     ("Cookie", "Cookie: session=evil\r\n"),
     ("Cookie twice", "Cookie: session=evil\r\nCookie: session=evil\r\n"),
     (
@@ -49,7 +49,7 @@ const STRIPPED: [(&str, &str); 67] = [
         "Cookie: session=evil\r\nOrigin: http://stockaj.example\r\nReferer: http://stockaj.example/\r\n",
     ),
     ("Cookie named away", "Connection: Cookie\r\nCookie: session=evil\r\n"),
-    // What concerns one connection.
+    // Hop-by-hop fields.
     ("Proxy", "Proxy: http://evil.example\r\n"),
     ("Proxy-Authorization", "Proxy-Authorization: Basic evil\r\n"),
     ("Proxy-Connection", "Proxy-Connection: evil\r\n"),
@@ -113,14 +113,14 @@ const STRIPPED: [(&str, &str); 67] = [
         "Connection: close, X-A\r\nConnection: X-B\r\nX-A: evil\r\nX-B: evil\r\n",
     ),
     ("a field that Connection names in other letters", "Connection: x-HOP\r\nX-Hop: evil\r\n"),
-    // Other spellings of fields that have one line: a second line to a backend that folds names.
+    // Other spellings of singleton fields: a second line to a backend that folds names.
     ("Content.Type", "Content.Type: evil\r\nContent-Type: text/plain\r\n"),
     ("User.Agent", "User.Agent: evil\r\nUser-Agent: a\r\n"),
     ("If~Unmodified~Since", "If~Unmodified~Since: evil\r\n"),
     ("X_CSRF_TOKEN and X.CSRF.TOKEN", "X_CSRF_TOKEN: evil\r\nX.CSRF.TOKEN: evil\r\nX-CSRF-TOKEN: a\r\n"),
 ];
 
-/// Name and lines of a request with two lines of a field that has one.
+/// Name and lines of a request with two lines of a singleton field.
 const REPEATED: [(&str, &str); 23] = [
     ("two Content-Types", "Content-Type: application/json\r\nContent-Type: text/plain\r\n"),
     ("two equal Content-Types", "Content-Type: application/json\r\nContent-Type: application/json\r\n"),
@@ -153,7 +153,7 @@ const REPEATED: [(&str, &str); 23] = [
     ("two Last-Event-IDs", "Last-Event-ID: 1\r\nLast-Event-ID: 2\r\n"),
 ];
 
-/// Name and lines of a request that is served as if it had not named anything away.
+/// Name and lines of a request whose `Connection` names an end-to-end field, which is kept.
 const KEPT: [(&str, &str); 10] = [
     ("Authorization named away", "Connection: Authorization\r\n"),
     ("Host named away", "Connection: Host\r\n"),
@@ -225,7 +225,7 @@ fn attacks_by_header_fields_fail() {
     start("").run_attacks(&cases());
 }
 
-/// A trusted proxy sets the forwarding fields, and no other field about the caller.
+/// A trusted proxy may set the forwarding fields, but no other identity field.
 #[test]
 fn attacks_by_fields_through_a_trusted_proxy_fail() {
     let forwarding = ["X-Forwarded", "X-FORWARDED", "Forwarded", "X-Real-IP", "X-Request-Id"];

@@ -9,13 +9,13 @@ const CREATED: &[&str] = &["POST /api/v2/items"];
 const READ: &[&str] = &["GET /api/v2/items"];
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
-/// What is hidden in a body.
+/// The request smuggled in a body.
 pub(super) fn hidden() -> String {
     by(USER, "DELETE /api/v2/items/5", "")
 }
 
-/// Bodies that a lax parser would take. The head may have been forwarded when the fault comes, but never as a
-/// request that is complete.
+/// Bodies that a lenient parser would accept. The head may have been forwarded before the fault arrives, but the
+/// request never becomes complete.
 pub(super) fn chunks() -> Vec<Case> {
     let chunked = |name, body: &str| case(name, by(WRITER, POST, CHUNKED) + body + &hidden(), BAD);
     vec![
@@ -57,7 +57,7 @@ pub(super) fn chunks() -> Vec<Case> {
     ]
 }
 
-/// Connections that go on, or must not.
+/// Connections that have to stay open, or have to close.
 fn sequences() -> Vec<Case> {
     let length = |body: &str| by(WRITER, POST, &format!("Content-Length: {}\r\n", body.len())) + body;
     let chunked = |body: &str| by(WRITER, POST, CHUNKED) + body;
@@ -137,7 +137,7 @@ fn sequences() -> Vec<Case> {
     ]
 }
 
-/// What a client sends after it has said that nothing will come.
+/// Bytes that a client sends after it has announced a close.
 fn after_close() -> Vec<Case> {
     let closing = by(READER, GET, "Connection: close\r\n");
     vec![
@@ -167,7 +167,7 @@ fn malformed_bodies_are_rejected() {
     start("").run_attacks(&chunks());
 }
 
-/// The client leaves in the middle.
+/// The client disconnects in the middle.
 #[test]
 fn truncated_requests_are_not_served() {
     let env = start("");

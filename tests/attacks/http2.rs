@@ -1,4 +1,4 @@
-//! The tables again, each request as HTTP/2 has it: what is decided of it is the same.
+//! The tables again over HTTP/2: the gateway decides each request identically.
 
 use super::{
     Arrives, ArrivesThenRefused, Case, Refused, RefusedAndClosed, assert_refused, authentication, fields,
@@ -13,7 +13,7 @@ struct Converted {
     body: Vec<u8>,
 }
 
-/// Fields of which HTTP/2 says by itself that they are malformed, or that frames take the place of.
+/// Fields that are malformed in HTTP/2, or replaced by framing.
 const OF_HTTP_1: [&str; 7] =
     ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "http2-settings"];
 
@@ -70,7 +70,7 @@ fn convert(sent: &[u8]) -> Option<Converted> {
 }
 
 impl TestEnv {
-    /// Makes those attacks that HTTP/2 can make: how many those were.
+    /// Runs the attacks that HTTP/2 can express; returns their number.
     fn run_attacks_over_http2(&self, cases: &[Case]) -> usize {
         let mut made = 0;
         for case in cases {
@@ -93,9 +93,9 @@ impl TestEnv {
         let expected: &[&str] = match case.outcome {
             Refused(status) | RefusedAndClosed(status) => {
                 match outcome {
-                    // What h2 finds before we do.
+                    // Rejected by h2 before the gateway's own checks.
                     Outcome::Reset(PROTOCOL_ERROR) | Outcome::Away(PROTOCOL_ERROR) if status == 400 => {}
-                    // What is beyond the bound of a whole head, whatever in it is; or far beyond.
+                    // Heads that exceed the size limit, which is checked before their content.
                     Outcome::Away(ENHANCE_YOUR_CALM) if status == 431 => {}
                     Outcome::Answer(response) if response.status == 431 && response.body.is_empty() => {
                         assert!(matches!(status, 414 | 431), "{context}");

@@ -1,5 +1,5 @@
-//! Answers that no introspector should give: none of them is a verdict, and what is too much of one, or too late,
-//! is no verdict on anybody else.
+//! Malformed and hostile responses of an introspector: none of them is a verdict, and excess or late bytes are not a
+//! verdict on another token.
 
 use std::thread;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::support::TestEnv;
 
 const DELETE: &str = "DELETE /api/v2/items/5";
 
-/// Everything is allowed: 66 bytes, 42 in hex.
+/// A response that allows everything: 66 bytes, 42 in hex.
 const ALL: &str = r#"{"data":{"id":"1","name":"n","abilities":["*"],"expires_at":null}}"#;
 
-/// Name, what stands before [`ALL`], what follows it.
+/// Name, bytes before [`ALL`], bytes after it.
 #[rustfmt::skip]
 const ANSWERS: [(&str, &str, &str); 20] = [
     ("length and chunks", "HTTP/1.1 200 OK\r\nContent-Length: 66\r\nTransfer-Encoding: chunked\r\n\r\n42\r\n", "\r\n0\r\n\r\n"),
@@ -40,7 +40,7 @@ const ANSWERS: [(&str, &str, &str); 20] = [
     ("two verdicts in one", "HTTP/1.1 200 OK\r\nContent-Length: 132\r\n\r\n", ALL),
 ];
 
-/// What the tokens of these tests that are no attack may do.
+/// The verdict for the other tokens of these tests.
 fn may_read() -> Answer {
     Answer::json(
         200,
@@ -54,7 +54,7 @@ fn status(env: &TestEnv, token: &str, request: &str) -> u16 {
     client.response().status
 }
 
-/// The tokens that are introspected next get their own verdicts.
+/// Asserts that the next introspected tokens get their own verdicts.
 fn assert_others_are_served(env: &TestEnv, name: &str) {
     for number in 0..4 {
         let token = format!("2|Secret0{}{number}", name.replace(' ', ""));
@@ -65,7 +65,7 @@ fn assert_others_are_served(env: &TestEnv, name: &str) {
 
 const ATTACK: &str = "1|Secret0Attack";
 
-/// Answers the attack with `answer`, and others as they should be.
+/// Responds with `answer` to the attacking token, and regularly to others.
 fn attack(env: &TestEnv, answer: Answer) {
     env.introspector.server().answer(move |request| match request.bearer() {
         Some(token) if token.starts_with(ATTACK) => answer.clone(),

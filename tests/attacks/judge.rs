@@ -1,7 +1,7 @@
-//! Judges whether a request may reach the backend, read as loosely as Laravel reads it.
+//! Judges whether a request may reach the backend, parsed as leniently as Laravel does.
 //!
-//! Knows nothing of the gateway's own parsers: a table of the map's requirements, one decoding, the last
-//! `Bearer`, the override before the method.
+//! Independent of the gateway's own parsers: a table of the map's requirements, one decoding step, the last `Bearer`,
+//! and the override before the method.
 
 use super::ABILITIES;
 use crate::support::Request;
@@ -25,7 +25,7 @@ const NEEDED: [(&str, &str, &[&str]); 12] = [
     ("GET", "api/v2/internal", &["nobody has this"]),
 ];
 
-/// Names whose values no stranger may choose; what ends in `-` is the beginning of such names.
+/// Names whose values an untrusted client must not choose; a trailing `-` marks a prefix.
 const OURS: [&str; 11] = [
     "http-forwarded",
     "http-proxy",
@@ -40,7 +40,7 @@ const OURS: [&str; 11] = [
     "http-x-workspace-id",
 ];
 
-/// What is wrong with a request that has arrived, if anything is.
+/// The fault of a request that has arrived, if any.
 pub(super) fn judge(request: &Request) -> Result<(), String> {
     let evil = |(name, value): &&(String, String)| value.contains(EVIL) || name.contains(EVIL);
     match request.fields.0.iter().chain(&request.trailers.0).find(evil) {
@@ -49,7 +49,7 @@ pub(super) fn judge(request: &Request) -> Result<(), String> {
     }
 }
 
-/// The same where what is `evil` may have come to stand in harmless places.
+/// The same, but `evil` is permitted in harmless places.
 pub(super) fn judge_damaged(request: &Request) -> Result<(), String> {
     let method = method(request)?;
     let path = path(&request.target);
@@ -67,7 +67,7 @@ pub(super) fn judge_damaged(request: &Request) -> Result<(), String> {
             }
             no_session(request)?;
         }
-        // Where the backend has no such route there is nothing to get; a known token it takes all the same.
+        // A route that the backend lacks grants nothing; a known token is still required.
         None => {
             abilities.ok_or("no known token, and no public route")?;
             no_session(request)?;
@@ -76,8 +76,8 @@ pub(super) fn judge_damaged(request: &Request) -> Result<(), String> {
     fields(request)
 }
 
-/// Whether it is an anonymous preflight, which Laravel answers before it authenticates, and
-/// dispatches an OPTIONS as nothing else.
+/// Whether it is a preflight without credentials, which Laravel responds to before it authenticates. Laravel dispatches
+/// no OPTIONS as another method.
 fn is_preflight(request: &Request) -> bool {
     let has = |folded| values(request, folded).next().is_some();
     request.method == "OPTIONS"
@@ -89,11 +89,11 @@ fn is_preflight(request: &Request) -> bool {
             .any(has)
 }
 
-/// The verb that Laravel takes a request for.
+/// The method of a request in Laravel.
 fn method(request: &Request) -> Result<String, String> {
     let overrides: Vec<&str> = values(request, "http-x-http-method-override").collect();
     match (&*request.method, &overrides[..]) {
-        // HEAD is served by GET routes.
+        // GET routes serve HEAD.
         ("HEAD", []) => Ok("GET".to_owned()),
         ("POST", ["POST"]) => Ok("POST".to_owned()),
         ("POST", _) => Err(format!("a POST that may be another verb: {overrides:?}")),
@@ -102,7 +102,7 @@ fn method(request: &Request) -> Result<String, String> {
     }
 }
 
-/// The path that Laravel matches: without query and fragment, decoded once, without slashes at its ends and
+/// The path that Laravel matches: without query and fragment, decoded once, without leading and trailing slashes and
 /// without the front controller's name.
 fn path(target: &str) -> String {
     let path = target.split(['?', '#']).next().unwrap_or_default();
@@ -135,8 +135,8 @@ fn needed(method: &str, path: &str) -> Option<&'static [&'static str]> {
     NEEDED.iter().find(|(its, pattern, _)| *its == method && fits(pattern)).map(|(_, _, needed)| *needed)
 }
 
-/// What the token may do that Laravel finds: what follows the last `Bearer `, up to a comma, in all the lines
-/// joined.
+/// The abilities of the token that Laravel finds: the text after the last `Bearer `, up to a comma, in all joined
+/// lines.
 fn abilities(request: &Request) -> Result<Option<&'static [&'static str]>, String> {
     let lines: Vec<&str> = values(request, "http-authorization").collect();
     let [] = lines[..] else {
@@ -149,7 +149,7 @@ fn abilities(request: &Request) -> Result<Option<&'static [&'static str]>, Strin
     Ok(None)
 }
 
-/// The guard tries a session before a token.
+/// Laravel's guard checks a session before a token.
 fn no_session(request: &Request) -> Result<(), String> {
     match values(request, "http-cookie").next() {
         Some(cookie) => Err(format!("a session beside a token: {cookie}")),
@@ -162,7 +162,7 @@ fn fields(request: &Request) -> Result<(), String> {
         if name.contains('_') {
             return Err(format!("a name that folds: {name}"));
         }
-        // A client names the host that it wants.
+        // A client may choose the host.
         let is_host = fold(name) == "http-x-forwarded-host" && request.fields.all("host").eq([&**value]);
         if value.contains(EVIL) && is_ours(&fold(name)) && !is_host {
             return Err(format!("{name}: {value}"));
@@ -189,7 +189,7 @@ fn values<'a>(request: &'a Request, folded: &'a str) -> impl Iterator<Item = &'a
     request.fields.0.iter().filter(move |(name, _)| fold(name) == folded).map(|(_, value)| value.as_str())
 }
 
-/// Every character of a name that is no letter or digit is one and the same, whatever its case.
+/// Maps every character other than letters and digits to `_`, ignoring case.
 fn fold(name: &str) -> String {
     let mut folded = String::from("http-");
     folded.extend(

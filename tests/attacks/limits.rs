@@ -17,9 +17,9 @@ pub(super) fn cases() -> Vec<Case> {
     let length = |length: &str, body: &str| {
         by(WRITER, "POST /api/v2/items", &format!("Content-Length: {length}\r\n")) + body
     };
-    // `GET /up?`, and what makes the target as long as that.
+    // `GET /up?` with padding up to this length of the target.
     let target = |length: usize| bare(&format!("GET /up?{}", "x".repeat(length - "/up?".len())), "");
-    // Beside Host.
+    // In addition to Host.
     let fields = |count: usize| bare("GET /up", &"X-Own: 1\r\n".repeat(count - 1));
     let head = |length: usize| {
         let others = bare("GET /up", "X-Own: \r\n").len();

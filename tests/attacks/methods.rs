@@ -4,7 +4,7 @@ use super::{Arrives, Case, READER, Refused, USER, WRITER, bare, by, case, start}
 
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 
-/// A POST by a token that may create but not delete.
+/// A POST with a token that may create but not delete.
 fn post(name: &'static str, target: &str, lines: &str, body: &str, arrives: &'static [&'static str]) -> Case {
     let lines = format!("{lines}Content-Length: {}\r\n", body.len());
     case(name, by(WRITER, &format!("POST {target}"), &lines) + body, Arrives(arrives))
@@ -162,7 +162,7 @@ pub(super) fn cases() -> Vec<Case> {
             by(WRITER, "PUT /api/v2/items/5", "X-HTTP-Method-Override: DELETE\r\nContent-Length: 0\r\n"),
             Arrives(&["PUT /api/v2/items/5"]),
         ),
-        // By id nothing can be created: whatever it is to become, a POST is not in the map.
+        // The map has no POST for a single item, whatever its override.
         case(
             "POST to an id as DELETE",
             by(WRITER, "POST /api/v2/items/5", "X-HTTP-Method-Override: DELETE\r\nContent-Length: 0\r\n"),

@@ -1,6 +1,7 @@
-//! The attacks of the tables, spliced and damaged at random.
+//! The attacks of the tables, combined and damaged at random.
 //!
-//! What comes of one is not known beforehand, but what arrives has to stand the judge, and each request that
+//! The outcome is unknown, but every request that arrives has to pass the judge, and each complete request gets exactly
+//! one response.
 //! arrives complete is answered once.
 
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use fastrand::Rng;
 use super::{READER, start};
 use crate::support::Answer;
 
-/// What parsers stumble over.
+/// Bytes that parsers are sensitive to.
 const PIECES: [&[u8]; 48] = [
     b"\r\n",
     b"\n",
@@ -62,11 +63,11 @@ const PIECES: [&[u8]; 48] = [
     b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
 ];
 
-/// One or several attacks, damaged.
+/// One or several damaged attacks.
 fn mutation(corpus: &[Vec<u8>], random: &mut Rng) -> Vec<u8> {
     let mut bytes = random.choice(corpus).cloned().unwrap_or_default();
     if random.u8(..) < 80 {
-        // The beginning of one and the end of another.
+        // The beginning of one attack and the end of another.
         let other = random.choice(corpus).cloned().unwrap_or_default();
         bytes.truncate(random.usize(..=bytes.len()));
         bytes.extend_from_slice(&other[random.usize(..=other.len())..]);
@@ -83,7 +84,7 @@ fn mutation(corpus: &[Vec<u8>], random: &mut Rng) -> Vec<u8> {
             1 => drop(bytes.splice(at..end, piece.iter().copied())),
             2 => drop(bytes.splice(at..at, piece.iter().copied())),
             3 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << random.u8(..8)),
-            // At a line's end, where it is most likely to be read as a field.
+            // At a line end, where it is most likely to be parsed as a field.
             _ => {
                 let rest =
                     bytes[at..].windows(2).position(|two| two == b"\r\n").map_or(at, |end| at + end + 2);
@@ -94,11 +95,11 @@ fn mutation(corpus: &[Vec<u8>], random: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// Whoever does not end a request is let go soon.
+/// The gateway soon disconnects clients that do not complete a request.
 const SHORT: &str =
     "limits: {header_timeout: 300ms, idle_timeout: 300ms, body_idle_timeout: 300ms}\nlog: {access: false}\n";
 
-/// Mutations until `end` says so. Gives their number and how many requests arrived.
+/// Runs mutations until `end` returns true. Returns their number and the number of requests that arrived.
 fn run_mutations_until(seed: u64, end: impl Fn(usize) -> bool) -> (usize, usize) {
     println!("seed {seed}");
     let mut random = Rng::with_seed(seed);
@@ -113,7 +114,7 @@ fn run_mutations_until(seed: u64, end: impl Fn(usize) -> bool) -> (usize, usize)
     let (mut count, mut all) = (0, 0);
     while !end(count) {
         let mut sent = mutation(&corpus, &mut random);
-        // Where it is a request by then, the connection's last.
+        // If the mutation is a complete request, it is the last one on the connection.
         sent.extend_from_slice(
             b"GET /up?last HTTP/1.1\r\nHost: stockaj.example\r\nConnection: close\r\n\r\n",
         );

@@ -1,12 +1,12 @@
 //! Targets that two parsers read differently.
 //!
-//! The token has the ability `*`, so that nothing but the target itself can be refused. Every row
-//! runs against the usual map and against one where all that is not mapped needs no more than a token.
+//! The token has the ability `*`, so a refusal is due to the target alone. Every row runs against the usual map and
+//! against one that requires only a token for unmapped requests.
 
 use super::{Arrives, Case, Outcome, Refused, USER, by, case, start, target};
 
 const BAD: Outcome = Refused(400);
-/// No such route: refused by the one map, and with the other nothing that the backend has a route for.
+/// An unmapped route: refused by the one map; with the other, the backend has no such route either.
 const UNMAPPED: Outcome = Refused(403);
 
 /// Name, target, outcome.
@@ -21,7 +21,7 @@ const GETS: [(&str, &str, Outcome); 102] = [
     ("encoded backslash in lower case", "/api/v2%5citems", BAD),
     ("backslash", "/api/v2\\items", BAD),
     ("backslash and dots", "/open\\..\\api\\v2\\internal", BAD),
-    // Encoded twice, or more often.
+    // Encoded twice or more.
     ("slash encoded twice", "/api/v2/items%252F5", BAD),
     ("slash encoded three times", "/api/v2/items%25252F5", BAD),
     ("slash encoded twice in parts", "/api/v2/items%25%32%465", BAD),
@@ -31,7 +31,7 @@ const GETS: [(&str, &str, Outcome); 102] = [
     ("one of two dots encoded twice", "/open/.%252e/api/v2/internal", BAD),
     ("NUL encoded twice", "/api/v2/items/5%2500", BAD),
     ("front controller encoded twice", "/%2569ndex.php/api/v2/internal", BAD),
-    // Dot segments: an id to Laravel, a step up to others.
+    // Dot segments: an id to Laravel, the parent directory to other parsers.
     ("two dots", "/api/v2/items/..", BAD),
     ("two dots and a slash", "/api/v2/items/../", BAD),
     ("two dots out of an open route", "/open/../api/v2/internal", BAD),
@@ -61,7 +61,7 @@ const GETS: [(&str, &str, Outcome); 102] = [
     ("parameter after an id", "/api/v2/items/5;x", BAD),
     ("parameter before a slash", "/api/v2;x/items", BAD),
     ("parameter alone", "/;/api/v2/items", BAD),
-    // Control characters, and what is no character.
+    // Control characters and invalid UTF-8.
     ("NUL", "/api/v2/items/5%00", BAD),
     ("NUL before a suffix", "/api/v2/items%00.json", BAD),
     ("encoded line feed", "/api/v2/items%0A", BAD),
@@ -84,7 +84,7 @@ const GETS: [(&str, &str, Outcome); 102] = [
     ("percent u", "/api/v2/items%u002f5", BAD),
     ("percent and a sign", "/api/v2/items/%+5", BAD),
     ("percent at the end of a segment", "/api/v2/items%/5", BAD),
-    // Laravel's front controller answers for any path behind it.
+    // Laravel's front controller serves any path after it.
     ("front controller", "/index.php/api/v2/internal", BAD),
     ("front controller alone", "/index.php", BAD),
     ("front controller with an encoded letter", "/%69ndex.php/api/v2/internal", BAD),
@@ -93,7 +93,7 @@ const GETS: [(&str, &str, Outcome); 102] = [
     ("front controller in upper case", "/INDEX.PHP/api/v2/internal", BAD),
     ("front controller twice", "/index.php/index.php/api/v2/internal", BAD),
     ("front controller and a query", "/index.php?/api/v2/internal", BAD),
-    // In the subdirectory that an application is installed in, too.
+    // Also in a subdirectory in which an application is installed.
     ("front controller in a subdirectory", "/sub/index.php/api/v2/internal", BAD),
     ("front controller at the end", "/sub/index.php", BAD),
     ("front controller at the end with a slash", "/sub/index.php/", BAD),
@@ -106,14 +106,14 @@ const GETS: [(&str, &str, Outcome); 102] = [
     ("front controller as an id", "/api/v2/items/index.php", BAD),
     ("front controller behind an id", "/api/v2/items/5/index.php/api/v2/internal", BAD),
     ("front controller in an open route", "/open/index.php/api/v2/internal", BAD),
-    // What is not mapped in this spelling is no route of the backend either.
+    // An unmapped spelling is not a route of the backend either.
     ("upper case", "/API/V2/internal", UNMAPPED),
     ("another version", "/api/v3/items", UNMAPPED),
     ("denied", "/api/v2/internal", UNMAPPED),
     ("denied with a slash", "/api/v2/internal/", UNMAPPED),
     ("denied in other letters", "/%61%70%69/v2/%69nternal", UNMAPPED),
     ("denied with a query", "/api/v2/internal?x=/api/v2/items", UNMAPPED),
-    // One spelling reaches the backend, whichever was sent.
+    // The backend receives one spelling, whichever was sent.
     ("trailing slash", "/api/v2/items/", Arrives(&["GET /api/v2/items"])),
     ("encoded letters", "/%61pi/v2/%69tems", Arrives(&["GET /api/v2/items"])),
     ("encoded tilde", "/api/v2/items/%7Ea", Arrives(&["GET /api/v2/items/~a"])),
@@ -130,7 +130,7 @@ const GETS: [(&str, &str, Outcome); 102] = [
     ),
 ];
 
-/// Targets that are no path, and those that hyper never shows its service.
+/// Targets that are not paths, and targets that hyper never passes to its service.
 fn forms() -> Vec<Case> {
     let get = |name, target: &str, outcome| case(name, by(USER, &format!("GET {target}"), ""), outcome);
     vec![
@@ -178,7 +178,7 @@ fn attacks_by_paths_fail() {
 #[test]
 fn attacks_by_paths_fail_with_unmapped_authenticated() {
     let mut cases = cases();
-    // Nobody's abilities: were a mapped route to be reached by way of an unmapped one, the judge would see it.
+    // A token without abilities: the judge detects a mapped route that is reached through an unmapped one.
     for case in &mut cases {
         let sent = String::from_utf8(case.sent.clone()).unwrap().replace(USER, super::NOBODY);
         case.sent = sent.into_bytes();

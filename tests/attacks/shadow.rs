@@ -1,15 +1,15 @@
-//! The tables again where not everything is enforced: all holds but the 403 of the map.
+//! The tables again in shadow mode: every outcome holds except the 403 of the map.
 
 use super::{ArrivesThenRefused, Case, Refused, start};
 
-/// A candidate that opens everything to everybody.
+/// A candidate map that makes everything public.
 const OPEN: &str = "\
 routes:
   /:        {GET: public, POST: public, PUT: public, PATCH: public, DELETE: public, OPTIONS: public}
   /{*rest}: {GET: public, POST: public, PUT: public, PATCH: public, DELETE: public, OPTIONS: public}
 ";
 
-/// Preflights for requests that would be 400.
+/// Preflights for requests that would get 400.
 const REFUSED: [&str; 4] = [
     "403: a preflight for a method that is not served",
     "403: a preflight for a method in lower case",
@@ -18,7 +18,7 @@ const REFUSED: [&str; 4] = [
 ];
 
 fn cases() -> impl Iterator<Item = Case> {
-    // Limits are tried with settings of their own.
+    // Limits are tested with settings of their own.
     let [tables @ .., _limits] = super::tables();
     let tables: [Vec<Case>; 6] = tables;
     tables.into_iter().flatten()

@@ -18,7 +18,7 @@ fn alerts() -> Vec<Value> {
     rules().into_iter().filter(|rule| rule["alert"].is_string()).collect()
 }
 
-/// The names that are recorded.
+/// The names of the recorded series.
 pub(super) fn recorded() -> BTreeSet<String> {
     rules().iter().filter_map(|rule| rule["record"].as_str().map(str::to_owned)).collect()
 }
@@ -48,7 +48,7 @@ fn promtool_accepts_configuration_and_rules() {
     }
 }
 
-/// promtool's opinion of names, types, help and text format, after traffic of every kind.
+/// Checks names, types, help and format by promtool, after traffic of every kind.
 #[test]
 #[ignore = "needs promtool: tests/run"]
 fn promtool_accepts_a_scrape() {
@@ -64,7 +64,7 @@ fn promtool_accepts_a_scrape() {
     assert!(output.status.success() && said.trim().is_empty(), "{said}");
 }
 
-/// Each alert has a runbook, which says what to check and how to fix it.
+/// Each alert has a runbook with the steps to diagnose and fix it.
 #[test]
 fn every_alert_has_a_runbook() {
     let runbooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations/runbooks");
@@ -98,7 +98,7 @@ fn every_alert_has_a_runbook() {
     }
 }
 
-/// Of each alert, and of each of its severities, a test says when it fires and when it does not.
+/// For each alert and severity, there is a test that it fires and a test that it does not.
 #[test]
 fn every_alert_has_a_firing_and_a_silent_test() {
     let file = yaml("prometheus/rules.test.yml");

@@ -1,4 +1,4 @@
-//! The compose files: what they name is there, and the demo by hand, one process a container.
+//! The compose files: referenced files exist, and the demo works with one process for each container.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::support::{BINARY, KillOnDrop, RawClient};
 
 const FILES: [&str; 2] = ["compose.yaml", "compose.demo.yaml"];
 
-/// The services, what they extend merged in.
+/// The services, with those that they extend merged in.
 fn services(file: &str) -> Vec<(String, Value)> {
     let file = yaml(file);
     let merged = |(name, service): (&String, &Value)| {
@@ -49,7 +49,7 @@ fn compose_files_name_only_existing_images_volumes_and_files() {
             for other in list(&service["depends_on"]) {
                 assert!(services.iter().any(|(name, _)| name == text(other)), "{file}: {name} needs {other}");
             }
-            // Stockaj is reached through the gateway alone, and what watches from this machine alone.
+            // Stockaj is reachable only through the gateway, and monitoring only from this machine.
             let ports: Vec<&str> = list(&service["ports"]).iter().map(text).collect();
             match name.as_str() {
                 "gateway" => assert_eq!(ports, ["8080:8080"], "{file}"),
@@ -71,7 +71,7 @@ fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// Each container's command as it stands, with the addresses of this machine instead of those of the networks.
+/// Each container's command, with this machine's addresses instead of those of the networks.
 #[test]
 #[ignore = "needs curl: tests/run"]
 fn compose_demo_clients_get_responses() {
@@ -126,7 +126,7 @@ fn compose_demo_clients_get_responses() {
         assert_eq!(found, count, "{labels} in\n{}", metrics.0);
     }
 
-    // The usage, by the command in the demo's first lines.
+    // The usage, by the command in the first lines of the demo.
     let mut command = Command::new(BINARY);
     let usage = command.arg("usage").arg("--config").arg(&file).env("STOCKAJ_ABILITY_MAP", &map);
     let usage = usage.output().unwrap();

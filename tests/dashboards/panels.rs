@@ -15,7 +15,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&read("grafana/stockaj-gateway.json")).unwrap()
 }
 
-/// A query as Grafana sends it: every variable with its value.
+/// A query as Grafana sends it, with the variables replaced.
 fn substituted(query: &str) -> String {
     [("$__rate_interval", "1m"), ("$job", "stockaj-gateway"), ("$namespace", ".*"), ("$instance", ".*")]
         .iter()
@@ -40,12 +40,12 @@ pub(super) fn queries() -> Vec<Query> {
         let place = format!("annotation {}", text(&annotation["name"]));
         queries.push(Query { place, text: substituted(text(&annotation["expr"])) });
     }
-    // Prometheus makes it itself, of rules.yml.
+    // Prometheus produces it itself from rules.yml.
     queries.retain(|query| !query.text.contains("ALERTS{"));
     queries
 }
 
-/// The units that it needs, as Grafana calls them.
+/// The units that the dashboard needs, by Grafana's ids.
 const UNITS: [&str; 9] =
     ["reqps", "ops", "percentunit", "s", "d", "none", "bytes", "bool_yes_no", "dateTimeFromNow"];
 
@@ -84,7 +84,7 @@ fn every_panel_has_a_title_a_place_and_a_query() {
     assert!(left.is_empty(), "a variable that the dashboard does not have: {}", left[0].text);
 }
 
-/// compose.yaml's Grafana finds both: the data source by its uid, the dashboard by its directory.
+/// Grafana in compose.yaml finds both: the data source by its uid, the dashboard by its directory.
 #[test]
 fn grafana_provisioning_finds_data_source_and_dashboard() {
     let sources = yaml("grafana/provisioning/datasources/prometheus.yaml");
@@ -106,7 +106,7 @@ fn grafana_provisioning_finds_data_source_and_dashboard() {
     assert_eq!(at("./grafana/stockaj-gateway.json"), Some(&*format!("{directory}/stockaj-gateway.json")));
 }
 
-/// A Prometheus with the rules that are shipped; killed when dropped.
+/// A Prometheus with the shipped rules; killed when dropped.
 struct Prometheus {
     process: Child,
     address: SocketAddr,
@@ -149,7 +149,7 @@ impl Prometheus {
         answer.json()["data"].clone()
     }
 
-    /// How many series a query gives; what is wrong with it fails.
+    /// The number of series that a query returns; panics if the query fails.
     fn series(&self, query: &Query) -> usize {
         let target = format!("/api/v1/query?query={}", encoded(&query.text));
         let answer = RawClient::connect(self.address).get(&target, None);
@@ -165,7 +165,7 @@ impl Drop for Prometheus {
     }
 }
 
-/// Percent-encoded, all but letters and digits.
+/// Percent-encodes everything except letters and digits.
 fn encoded(text: &str) -> String {
     let one = |byte: u8| match byte.is_ascii_alphanumeric() {
         true => char::from(byte).to_string(),
@@ -174,7 +174,7 @@ fn encoded(text: &str) -> String {
     text.bytes().map(one).collect()
 }
 
-/// Every panel shows something of a gateway with traffic, and every rule can be evaluated.
+/// Every panel shows data of a gateway with traffic, and every rule can be evaluated.
 #[test]
 #[ignore = "needs prometheus: tests/run"]
 fn every_panel_has_data_from_a_real_prometheus() {
@@ -182,7 +182,7 @@ fn every_panel_has_data_from_a_real_prometheus() {
     let prometheus = Prometheus::start(&env);
     let mut left = queries();
     assert!(left.len() > 50, "{}", left.len());
-    // Rules of rules are a round of evaluation behind.
+    // Rules that depend on other rules are one evaluation behind.
     let end = Instant::now() + 3 * PATIENCE;
     while !left.is_empty() {
         env.traffic();

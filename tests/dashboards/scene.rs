@@ -1,23 +1,23 @@
-//! A gateway that has everything configured, and traffic of every kind.
+//! A gateway with every feature configured, and traffic of every kind.
 
 use std::sync::Arc;
 
 use crate::support::{Authority, OPERATED, TestEnv, Verdict};
 
-/// Nobody listens where the spans go.
+/// A trace endpoint without a listener.
 const TRACES: &str = "traces: {otlp_endpoint: \"http://127.0.0.1:9\"}\n";
 
-/// What it would enforce one day: of the tokens below some would be refused, and some would be let in.
+/// A candidate map that refuses some of the requests below and allows some others.
 const CANDIDATE: &str = "routes: {/up: {GET: public}, /nowhere: {GET: authenticated}}\n";
 
-/// Starts it with this Redis; each kind of traffic has been there once.
+/// Starts the gateway with this Redis, and sends each kind of traffic once.
 pub(super) fn start(redis: &str) -> TestEnv {
     let env = TestEnv::builder()
         .verdict("1|writer", Verdict::active(&["*"]).named("1", "writer"))
         .verdict("2|reader", Verdict::active(&["items:read"]).named("2", "reader"))
         .tls(&Arc::new(Authority::new()))
         .configure(|gateway| gateway.file("candidate.yaml", CANDIDATE))
-        // Whatever it is: a token that may do everything and is no user's is a severe finding.
+        // The field's value is irrelevant: a token with `*` that is not a user's is a severe finding.
         .yaml("introspection:\n  response: {context: /data/name}\n")
         .yaml("usage: {path: usage.redb, flush_interval: 200ms, findings: {least_age: 0s}}\n")
         .yaml("shadow: candidate.yaml\n")
@@ -27,13 +27,13 @@ pub(super) fn start(redis: &str) -> TestEnv {
         .yaml(TRACES)
         .start();
     env.traffic();
-    // All that there is of usage is there when what was written is assessed.
+    // The findings are computed from the written usage, so all of it exists by then.
     env.gateway.wait_for_metric("usage_findings{kind=\"wildcard\",severity=\"high\"}", 1.0);
     env
 }
 
 impl TestEnv {
-    /// What is served, refused, not known, revoked.
+    /// Sends requests that are served and refused, with unknown and revoked tokens.
     pub(super) fn traffic(&self) {
         let mut client = self.gateway.client();
         for (method, target, token, status) in [

@@ -1,4 +1,4 @@
-//! The commands that pages show.
+//! The commands on the documentation's pages.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 use super::{Block, Page, ROOT, help, pages};
 use crate::support::{BINARY, Gateway, Introspector, Upstream, Verdict};
 
-/// A `console` block is a command of the program and its output.
+/// A `console` block contains a command of the program and its output.
 #[test]
 fn commands_print_what_the_pages_show() {
     let mut count = 0;
@@ -16,7 +16,7 @@ fn commands_print_what_the_pages_show() {
         for block in page.blocks("console") {
             let (command, expected) = block.split_once('\n').unwrap();
             let words: Vec<&str> = command.strip_prefix("$ stockaj-gateway ").unwrap().split(' ').collect();
-            // Some exit with 1: a request is denied, or maps differ.
+            // Some commands exit with 1: a request is denied, or maps differ.
             let run = Command::new(BINARY).args(words).env_remove("STOCKAJ_GATEWAY_CONFIG").output().unwrap();
             assert_eq!(String::from_utf8(run.stdout).unwrap(), expected, "{}: {command}", page.path);
             count += 1;
@@ -42,7 +42,7 @@ fn commands_and_options_are_those_of_the_program() {
         for line in shell.chain(page.code()) {
             for (index, _) in line.match_indices("stockaj-gateway ") {
                 let before = &line[..index];
-                // Not a directory of that name, nor a Secret.
+                // Neither a directory with that name nor a Secret.
                 if !(before.trim_end().is_empty()
                     || ["| ", "& ", "bin/", "exec ", "env ", "run: "].iter().any(|it| before.ends_with(it)))
                 {
@@ -71,13 +71,13 @@ fn commands_and_options_are_those_of_the_program() {
     assert!(count > 40, "{count}");
 }
 
-/// The file that a block is, by its first line.
+/// The file that a block contains, named in its first line.
 fn file_of(block: &Block) -> Option<&str> {
     let file = block.text.strip_prefix("# ")?.lines().next()?;
     (file.contains('/') && !file.contains(' ')).then_some(file)
 }
 
-/// The files that commands name exist, unless an earlier command of the page creates them.
+/// Files in commands exist, unless an earlier command of the page creates them.
 #[test]
 fn files_in_commands_exist() {
     let mut count = 0;
@@ -108,7 +108,7 @@ fn files_in_commands_exist() {
     assert!(count > 20, "{count}");
 }
 
-/// A file in prose is named by its path from the repository's root, or from `src`.
+/// Prose names a file by its path from the repository's root or from `src`.
 #[test]
 fn files_in_prose_exist() {
     let mut count = 0;
@@ -118,13 +118,13 @@ fn files_in_prose_exist() {
             let roots = ["src/", "tests/", "deploy/", "config/", "docs/", "fuzz/", "benches/", ".ci/"];
             let is_file = roots.iter().any(|root| word.starts_with(root))
                 || (word.ends_with(".rs") && word.contains('/'));
-            // NAME stands for a name, a file of PHP is the application's, and results are not in the repository.
+            // NAME is a placeholder, PHP files belong to the application, and build results are not in the repository.
             let is_pattern =
                 word.contains(['*', '{', '<', ' ']) || word.contains("NAME") || word.ends_with(".php");
             if !is_file || is_pattern || word.starts_with("benches/results") {
                 continue;
             }
-            // Scripts and their paths in a subdirectory's page.
+            // Scripts and their paths on pages in subdirectories.
             let places =
                 [Path::new(ROOT).to_owned(), Path::new(ROOT).join("src"), Path::new(ROOT).join(&directory)];
             assert!(places.iter().any(|place| place.join(&word).exists()), "{}: `{word}`", page.path);
@@ -149,7 +149,7 @@ fn shell_blocks_run() {
             assert!(Command::new("cp").arg("-R").arg(from).arg(&repository).status().unwrap().success());
         }
         fs::copy(BINARY, repository.join("target/image/stockaj-gateway")).unwrap();
-        // Of the page about certificates, for runbooks.
+        // Documented on the page about certificates, for runbooks.
         fs::create_dir_all(repository.join("tls")).unwrap();
         let issued = crate::support::Authority::new().issue(&["localhost"], |_| {});
         fs::write(repository.join("tls/tls.crt"), issued.certificate).unwrap();
@@ -166,7 +166,7 @@ fn shell_blocks_run() {
                 let name = Path::new(file).file_name().unwrap();
                 fs::write(parent.join(name), &block.text).unwrap();
             }
-            // The commands behind a complete configuration use it.
+            // Commands after a complete configuration use it.
             let is_complete =
                 ["\nbackend:", "\nintrospection:", "\nabilities:"].iter().all(|it| block.text.contains(it));
             if block.language == "yaml" && is_complete {
@@ -196,15 +196,16 @@ fn shell_blocks_run() {
     assert!(ran > 20, "{ran}");
 }
 
-/// A command in a form that can run here; `None` if it cannot.
+/// Rewrites a command so that it can run here; `None` if it cannot.
 fn runnable(line: &str, root: &str) -> Option<String> {
-    // After assignments.
+    // Skips leading assignments.
     let program = line.trim_start_matches(['(', ' ']).split(' ').find(|word| !word.contains('='))?;
     let inside = |line: &str| {
         line.replace(" /etc/", &format!(" {root}/etc/")).replace(" /usr/", &format!(" {root}/usr/"))
     };
     match program {
-        // An engine, a cluster, a running application or gateway, a build: other tests have these.
+        // Commands that need an engine, a cluster, a running application or gateway, or a build are covered by other
+        // tests.
         "cargo"
         | "curl"
         | "docker"
@@ -220,7 +221,7 @@ fn runnable(line: &str, root: &str) -> Option<String> {
         }
         "kubectl" if !line.contains("kubectl kustomize") => None,
         "helm" if !line.contains("helm template") => None,
-        // Without a running systemd it can still create links.
+        // systemd can create links even if it is not running.
         "systemctl" if line.contains(" enable ") => {
             Some(line.replace("systemctl enable --now", &format!("systemctl --root={root} enable")))
         }
@@ -236,7 +237,7 @@ fn runnable(line: &str, root: &str) -> Option<String> {
     }
 }
 
-/// Runs the commands of the page about usage against a running gateway and a damaged ledger.
+/// Runs the commands of the page about usage with a running gateway and a damaged ledger.
 #[test]
 fn usage_commands_report_usage() {
     let directory = tempfile::tempdir().unwrap();
@@ -276,7 +277,7 @@ fn usage_commands_report_usage() {
     assert_eq!(gateway.get("/api/v2/items", Some("17|secret")).status, 200);
     for line in &asking {
         let printed = run(line);
-        // The output, or the last file that it is redirected to.
+        // The output, or the file that it was last redirected to.
         let file = line
             .rsplit_once(" > ")
             .map(|(_, file)| file.trim_matches(['"', ' ']).replace("$pod.json\"; done", "stockaj-0.json"));

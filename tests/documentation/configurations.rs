@@ -1,4 +1,4 @@
-//! The configurations, maps and policy tests that pages show.
+//! The configurations, maps and policy tests on the documentation's pages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::{ROOT, pages, read};
 use crate::support::{Authority, BINARY};
 
-/// A directory with the files that configurations of the pages name.
+/// A directory with the files that the pages' configurations refer to.
 pub(super) fn directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
@@ -89,7 +89,7 @@ fn completed(block: &str, shipped: &str) -> String {
     text
 }
 
-/// The rules of a map as `routes` prints them: path and method, and the requirement.
+/// The rules of a map as `routes` prints them: path, method and requirement.
 fn rules(file: &Path) -> BTreeMap<(String, String), Value> {
     let mut command = Command::new(BINARY);
     command.args(["routes", "--format", "json", "--config"]).arg(file);
@@ -103,7 +103,7 @@ fn rules(file: &Path) -> BTreeMap<(String, String), Value> {
         .collect()
 }
 
-/// Keywords and lists may differ, since a page shows them.
+/// Keywords and lists may differ, since a page documents them.
 #[test]
 fn maps_use_paths_and_abilities_of_the_shipped_map() {
     let shipped = rules(&Path::new(ROOT).join("config/stockaj.yaml"));
@@ -153,7 +153,7 @@ fn policy_tests_pass() {
     assert!(count > 0);
 }
 
-/// The error that the page about policy tests shows, for the line that it shows.
+/// The error that the page about policy tests shows for its faulty line.
 #[test]
 fn shown_error_is_that_of_check() {
     let page = pages().into_iter().find(|page| page.path == "docs/guides/policy-tests.md").unwrap();
@@ -169,7 +169,7 @@ fn shown_error_is_that_of_check() {
     assert!(printed.starts_with(shown), "{printed}\n{shown}");
 }
 
-/// A property of a schema's object, through references and alternatives.
+/// A property in a schema's object, through references and alternatives.
 fn property(schema: &Value, root: &Value, name: &str) -> Option<Value> {
     if let Some(found) = schema["properties"].get(name) {
         return Some(found.clone());
@@ -203,7 +203,7 @@ fn keys_are_those_of_the_schema() {
     let sections: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
     assert!(is_key("listen.tls.certificate", &schema) && !is_key("listen.tls.certificat", &schema));
     let mut count = 0;
-    // One shows how to add a key, the other is generated from the schema.
+    // One page shows how to add a key, the other is generated from the schema.
     let others = ["CONTRIBUTING.md", "docs/reference/configuration.md"];
     for page in pages().iter().filter(|page| !others.contains(&&*page.path)) {
         for word in page.code() {
@@ -220,7 +220,7 @@ fn keys_are_those_of_the_schema() {
     assert!(count > 100, "{count}");
 }
 
-/// A file that is merged says into which; a new one names its place.
+/// A fragment names the file to merge it into, a new file its path.
 #[test]
 fn files_for_laravel_are_marked_as_new_or_merged() {
     let text = read("docs/guides/laravel.md");

@@ -1,4 +1,4 @@
-//! The pages that are generated: `BLESS=1 cargo test documentation` writes them.
+//! The generated pages; `BLESS=1 cargo test documentation` writes them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::configurations::{assert_valid, directory};
 use super::{ROOT, help, output, read};
 
-/// Examples of keys that exclude one of `examples.yaml`, and short ones of mappings.
+/// Examples of keys that exclude a key of `examples.yaml`, and short examples of mappings.
 const EXAMPLES: [(&str, &str); 10] = [
     ("abilities.routes", "{/up: {GET: public}}"),
     ("backend.tls", "{roots: platform}"),
@@ -24,7 +24,7 @@ const EXAMPLES: [(&str, &str); 10] = [
     ("webhook.secret", "${WEBHOOK_SECRET}"),
 ];
 
-/// The definition of the `tls` sections of connections to servers, which has a table of its own.
+/// The schema definition of the `tls` sections of connections to servers, which has its own table.
 const CLIENT_TLS: &str = "ClientTls";
 
 const CONFIGURATION: &str = "\
@@ -72,7 +72,7 @@ fn commands_page_is_current() {
     assert_current("docs/reference/commands.md", &commands());
 }
 
-/// Fails if a page is stale; with `BLESS=1` writes it.
+/// Asserts that a page is current; writes it with `BLESS=1`.
 fn assert_current(file: &str, expected: &str) {
     let path = Path::new(ROOT).join(file);
     if std::env::var_os("BLESS").is_some() {
@@ -112,7 +112,7 @@ fn commands() -> String {
     text
 }
 
-/// The names under `Commands:` of a help, without `help`.
+/// The names under `Commands:` in the help, except `help`.
 fn subcommands(help: &str) -> Vec<String> {
     let lines =
         help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
@@ -121,7 +121,7 @@ fn subcommands(help: &str) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// A help without trailing spaces, blank lines between options, and the option that prints it.
+/// A help text without trailing spaces, blank lines between options, and the help option.
 fn shown(help: &str) -> String {
     let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
     let is_inside = |index: usize| lines.get(index + 1).is_some_and(|next| next.starts_with(' '));
@@ -159,7 +159,7 @@ fn shown(help: &str) -> String {
     text.trim_end().to_owned()
 }
 
-/// A row of a table of keys.
+/// A row in a table of keys.
 struct Row {
     key: String,
     kind: String,
@@ -316,7 +316,7 @@ impl Schema {
         }
     }
 
-    /// The options of a route. The methods are one row.
+    /// The options of a route. The methods share one row.
     fn add_route_rows(&self, routes: &Value, rows: &mut Vec<Row>) {
         let (_, route) = routes["patternProperties"].as_object().unwrap().iter().next().unwrap();
         let route_example = &self.examples["abilities"]["routes"]["/api/v2/items"];
@@ -436,7 +436,7 @@ fn range(kind: &str, node: &Value) -> String {
     }
 }
 
-/// A value as YAML in one line.
+/// A value as single-line YAML.
 fn inline(value: &Value) -> String {
     match value {
         // A number in quotes stays a string.

@@ -50,7 +50,7 @@ fn every_link_and_anchor_resolves() {
     assert!(count > 200, "{count}");
 }
 
-/// Pages of the book link to each other only, since the book has nothing else.
+/// Pages of the book link only to each other, since the book contains nothing else.
 #[test]
 fn pages_of_the_book_link_only_to_each_other() {
     for page in pages().iter().filter(|page| page.path.starts_with("docs/")) {
@@ -82,7 +82,7 @@ fn pages_are_short() {
     }
 }
 
-/// Two clicks from the README.
+/// Every page is at most two clicks from the README.
 #[test]
 fn operators_topics_are_linked_near_the_readme() {
     let pages = pages();

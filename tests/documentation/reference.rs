@@ -1,4 +1,4 @@
-//! The reference pages: everything is on one of them, and nothing else.
+//! The reference pages: everything is on exactly one of them, and nothing else.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ fn reference_pages() -> Vec<Page> {
     pages
 }
 
-/// The names in the first column of the tables of a page, and in its headings.
+/// The names in the first column of a page's tables, and in its headings.
 fn entries(page: &Page) -> Vec<String> {
     let prose = page.prose();
     let lines = prose.lines().filter_map(|line| match line.strip_prefix("| ") {
@@ -30,7 +30,7 @@ fn commands() -> Vec<String> {
     let help = help(&[]);
     let lines =
         help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    // The description of a command may go on in the next line.
+    // A command's description may continue in the next line.
     let lines = lines.filter(|line| !line.starts_with("   "));
     let names = lines.filter_map(|line| line.split_whitespace().next()).filter(|command| *command != "help");
     names.map(str::to_owned).collect()
@@ -50,7 +50,7 @@ fn reasons_and_log_fields_are_documented_in_order() {
     assert_eq!(section("Reasons"), Reason::ALL.map(Reason::as_str));
 }
 
-/// What each reference page must have, and no other reference page may have as a metric.
+/// The names that each reference page must contain, and that no other reference page may contain as metrics.
 #[test]
 fn everything_is_on_its_reference_page_once() {
     let schema: Value = serde_json::from_str(&output(&["schema"])).unwrap();
@@ -139,7 +139,7 @@ fn metrics_in_pages_exist() {
     assert!(count > 60, "{count}");
 }
 
-/// A quoted log line in a runbook, and the message of a line that a page shows, is one that the program writes.
+/// Quoted log lines in runbooks and messages in shown lines are messages of the program.
 #[test]
 fn log_lines_in_pages_exist() {
     let sources = sources(std::path::Path::new("src"));

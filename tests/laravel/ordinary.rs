@@ -1,9 +1,9 @@
-//! What clients of Stockaj send every day.
+//! Everyday requests of Stockaj's clients.
 
 use crate::model::Laravel;
 use crate::model::generator::fill;
 
-/// A request; its body is sent with its length, or in chunks.
+/// A request; its body is sent with Content-Length or in chunks.
 #[derive(Clone, Debug)]
 pub struct Ordinary {
     pub method: String,
@@ -28,7 +28,7 @@ impl Ordinary {
         Self { body: body.into(), ..self.field("Content-Type", content_type) }
     }
 
-    /// The message, with a token.
+    /// The request's bytes, with a token.
     pub fn bytes(&self, token: &str) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\nHost: stockaj.example\r\n", self.method, self.target);
         head += &format!("Authorization: Bearer {token}\r\nUser-Agent: python-requests/2.32.3\r\n");
@@ -93,13 +93,13 @@ const QUERIES: [&str; 22] = [
     "from=2026-11-25T00:00:00%2B01:00",
 ];
 
-/// Asks for an answer that nginx compresses.
+/// A request with `Accept-Encoding` for a response that nginx compresses.
 pub const COMPRESSED: (&str, &str) = ("Accept-Encoding", "gzip, deflate, br");
 
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// All of them.
+/// All requests.
 pub fn all(laravel: &Laravel) -> Vec<Ordinary> {
     let mut all = Vec::new();
     for (number, (method, template)) in laravel.routes().iter().enumerate() {
@@ -138,16 +138,16 @@ fn fields() -> Vec<Ordinary> {
         get().field("Connection", "keep-alive").field("Keep-Alive", "timeout=5"),
         get().field("Upgrade-Insecure-Requests", "1").field("DNT", "1"),
         get().field("Content-Type", JSON),
-        // Without a rule for OPTIONS none would pass; Laravel answers it by itself.
+        // The map needs an OPTIONS rule, otherwise the gateway refuses it; Laravel responds by itself.
         Ordinary::new("OPTIONS", "/api/v2/tags"),
         Ordinary::new("OPTIONS", "/api/v2/tags")
             .field("Origin", "https://shop.example")
             .field("Access-Control-Request-Method", "POST"),
-        // No route of Laravel's either.
+        // Laravel has no such route either.
         Ordinary::new("GET", "/api/v2/unknown").field("Accept", JSON),
         Ordinary::new("DELETE", "/api/v2/unknown/5"),
         Ordinary::new("GET", "/API/V2/items"),
-        // Not for PHP, says nginx.
+        // nginx serves this itself, without PHP.
         Ordinary::new("GET", "/api/v2/items/5.php"),
     ]
 }

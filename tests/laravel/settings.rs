@@ -12,7 +12,7 @@ fn site() -> (Site, String) {
     (Site::start(&Laravel::with_routes_of(&model::compile(&map))), map)
 }
 
-/// The status of an answer, and what Laravel understood.
+/// The status of a response, and the request as Laravel parsed it.
 fn ask(gateway: &Gateway, request: &str, fields: &str, body: &str) -> (u16, Value) {
     let length = body.len();
     let message = format!(
@@ -49,7 +49,7 @@ fn honoured_put_keeps_its_uploaded_files() {
         }
     }
     assert_eq!(site.take_dispatches().len(), 2);
-    // As a PUT on the wire the same form is nothing to PHP: hence the POST.
+    // PHP parses no form of an actual PUT, hence the POST.
     let (_, understood) = ask(&gateway, "PUT /api/v2/items/5", fields, UPLOAD);
     assert_eq!((&understood["verb"], &understood["files"]), (&json!("PUT"), &json!([])), "{understood}");
 }
@@ -69,7 +69,7 @@ fn laravel_receives_identity_headers_from_the_gateway_only() {
         .flat_map(|name| ["-", "_", ".", "+", "!", "~"].map(|separator| name.replace('-', separator)))
         .map(|name| format!("{name}: 1\r\n"))
         .collect();
-    // PHP's own server hands on, and folds, what nginx drops.
+    // PHP's own server passes and folds fields that nginx drops.
     for front in [Front::Plain, Front::Serve] {
         let gateway = gateway(&site, front, &format!("{response}{wanted}{map}"), &introspector);
         for claims in ["", &claims, &format!("{claims}Connection: {}\r\n", NAMES.join(", "))] {
@@ -86,7 +86,7 @@ fn laravel_receives_identity_headers_from_the_gateway_only() {
     }
 }
 
-/// What a preflight may carry, Laravel dispatches to no controller: neither here nor straight to it.
+/// Laravel dispatches no preflight to a controller, neither through the gateway nor directly.
 #[test]
 #[ignore = "needs laravel: tests/run"]
 fn laravel_dispatches_a_preflight_to_no_controller() {

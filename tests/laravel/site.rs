@@ -1,4 +1,4 @@
-//! A Laravel application behind nginx and php-fpm, in a directory and in processes of the test's own.
+//! A Laravel application behind nginx and php-fpm, in a temporary directory and in child processes.
 
 use std::fs;
 use std::io::{self, BufReader, Read, Write};
@@ -15,14 +15,14 @@ use crate::model::{Dispatched, Laravel};
 use crate::support::wire::{Body, Head};
 use crate::support::{Fields, PATIENCE};
 
-/// What is in front of Laravel.
+/// The server in front of Laravel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
     /// nginx with php-fpm; routes are registered for each request.
     Plain,
-    /// nginx with php-fpm; routes are as `artisan route:cache` compiles them, with another matcher.
+    /// nginx with php-fpm; routes are compiled by `artisan route:cache`, which uses another matcher.
     Cached,
-    /// PHP's own server, as `artisan serve` starts it: it drops no field, and folds `_` and `.` into `-`.
+    /// PHP's own server, as started by `artisan serve`: it drops no field, and folds `_` and `.` into `-`.
     Serve,
 }
 
@@ -30,11 +30,11 @@ pub enum Front {
 pub struct Site {
     directory: tempfile::TempDir,
     processes: Vec<Child>,
-    /// Where [`Front::Serve`] is.
+    /// The address of [`Front::Serve`].
     address: String,
 }
 
-/// What the application wrote down when it called its controller.
+/// The record that the application writes when it calls its controller.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// `X-Case` of the request.
@@ -48,7 +48,7 @@ pub struct Entry {
 }
 
 impl Site {
-    /// Starts it with the routes of `laravel`, and waits until it answers.
+    /// Starts the application with the routes of `laravel`, and waits until it responds.
     pub fn start(laravel: &Laravel) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/laravel");
@@ -96,7 +96,7 @@ impl Site {
 
     fn run(&mut self, name: &str, arguments: &[&str]) {
         let log = fs::File::create(self.directory.path().join(format!("{name}.output"))).unwrap();
-        // Ended by the kernel should the test be killed.
+        // The kernel kills the servers if the test is killed.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--"])
             .arg(program(name))
@@ -110,7 +110,7 @@ impl Site {
         self.processes.push(child.unwrap());
     }
 
-    /// As `backend.url`.
+    /// The URL for `backend.url`.
     pub fn url(&self, front: Front) -> String {
         match front {
             Front::Serve => self.address.clone(),
@@ -122,7 +122,7 @@ impl Site {
         self.directory.path().join(if front == Front::Cached { "cached.sock" } else { "plain.sock" })
     }
 
-    /// A connection straight to nginx.
+    /// Connects to nginx directly.
     pub fn connect(&self, front: Front) -> UnixStream {
         let stream = UnixStream::connect(self.socket(front)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -130,7 +130,7 @@ impl Site {
         stream
     }
 
-    /// What was dispatched since the last call.
+    /// The requests dispatched since the last call.
     pub fn take_dispatches(&self) -> Vec<Entry> {
         let file = self.directory.path().join("dispatches");
         let text = fs::read_to_string(&file).unwrap_or_default();
@@ -142,7 +142,7 @@ impl Site {
         let names = ["php-fpm.output", "php-fpm.log", "nginx.output", "nginx.log"];
         let read = |name| fs::read_to_string(self.directory.path().join(name)).unwrap_or_default();
         let logs = names.map(read).concat();
-        // Of every path that ends in `.php`.
+        // nginx logs these for every path that ends in `.php`.
         logs.lines().filter(|line| !line.contains("Primary script unknown")).collect::<Vec<_>>().join("\n")
     }
 }
@@ -150,7 +150,7 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         for child in &mut self.processes {
-            // Killed, php-fpm would leave its workers behind.
+            // A killed php-fpm would leave its workers running.
             let _ = kill_process(Pid::from_child(child), Signal::TERM);
             let _ = child.wait();
         }
@@ -167,7 +167,7 @@ fn entry(line: &str) -> Entry {
         case: text("case").and_then(|case| case.parse().ok()),
         dispatched: Dispatched {
             verb: text("verb").unwrap(),
-            // Laravel has no other way to spell a remainder.
+            // Laravel has no other syntax for a remainder parameter.
             route: text("route").unwrap().replace("{rest}", "{*rest}"),
         },
         token: text("token"),
@@ -175,7 +175,7 @@ fn entry(line: &str) -> Entry {
     }
 }
 
-/// A program of that name, or of that name and a version. Debian keeps servers in `/usr/sbin`.
+/// A program with that name, or with that name and a version. Debian keeps servers in `/usr/sbin`.
 fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut found: Vec<PathBuf> = std::env::split_paths(&path)
@@ -205,7 +205,7 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
@@ -215,7 +215,7 @@ pub struct Response {
 
 /// Sends bytes and reads the final response; `None` if the server closes without one.
 pub fn exchange(mut stream: impl Read + Write, bytes: &[u8], to_head: bool) -> Option<Response> {
-    // The other side may have answered and closed before it has read everything.
+    // The server may have responded and closed before it has read everything.
     let _ = stream.write_all(bytes);
     let mut stream = BufReader::new(stream);
     loop {

@@ -1,9 +1,9 @@
 //! `deploy/laravel` in a real Laravel: introspection and webhooks of the application.
 //!
-//! Tokens are those of a model of our own (`tokens_model/`), which does what Sanctum's documentation says. Where
-//! `SANCTUM_PATH` names a directory of laravel/sanctum, the same tests run with the package itself.
+//! Tokens belong to a model of our own (`tokens_model/`), which follows Sanctum's documentation. If `SANCTUM_PATH`
+//! names a directory of laravel/sanctum, the same tests run with the package itself.
 //!
-//! Only `bootstrap-app.php` is not run: it is for Laravel 11 and later, and Debian has 8.83.
+//! `bootstrap-app.php` is not run: it requires Laravel 11, and Debian has 8.83.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ use crate::support::gateway::Builder;
 use crate::support::{Answer, Gateway, PATIENCE, RawClient, Request, Response, Upstream};
 
 const SECRET: &str = "stockaj-webhook-secret";
-/// Where the files of `deploy/laravel` belong, as docs/guides/laravel.md says.
+/// The destinations of the files of `deploy/laravel`, as in docs/guides/laravel.md.
 const PLACES: [(&str, &str); 6] = [
     ("ShowTokenController.php", "app/Http/Controllers/ShowTokenController.php"),
     ("routes.php", "routes/api.php"),
@@ -41,10 +41,10 @@ const MIGRATE: &str = "
     });
     User::create(['name' => 'Ada']);
 ";
-/// Asks as the gateway does.
+/// An introspection request like the gateway's.
 const ACCEPT: (&str, &str) = ("Accept", "application/json");
 
-/// The application, served as `artisan serve` does.
+/// The application, served as by `artisan serve`.
 struct Application {
     directory: tempfile::TempDir,
     environment: Vec<(&'static str, String)>,
@@ -53,7 +53,7 @@ struct Application {
 }
 
 impl Application {
-    /// Starts it with these variables, and waits until it answers.
+    /// Starts the application with these variables, and waits until it responds.
     fn start(environment: &[(&'static str, &str)]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let directory = tempfile::tempdir().unwrap();
@@ -73,7 +73,7 @@ impl Application {
         application.tinker(MIGRATE);
 
         let output = File::create(application.directory.path().join("output")).unwrap();
-        // Ended by the kernel should the test be killed.
+        // The kernel kills the server if the test is killed.
         let mut command = application.command("setpriv");
         command.args(["--pdeathsig", "TERM", "--", "php", "-S", "127.0.0.1:0", "server.php"]);
         command.env("PHP_CLI_SERVER_WORKERS", "3").stdin(Stdio::null());
@@ -94,7 +94,7 @@ impl Application {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        // In a console the package does what this Laravel is too old for.
+        // In a console the package uses features that this version of Laravel lacks.
         command.env("APP_RUNNING_IN_CONSOLE", "false").env("STOCKAJ_GATEWAY_WEBHOOK_SECRET", SECRET);
         command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
         command.current_dir(self.directory.path());
@@ -105,7 +105,7 @@ impl Application {
         fs::read_to_string(self.directory.path().join("output")).unwrap()
     }
 
-    /// The result of PHP code in the application.
+    /// Runs PHP code in the application and returns its result.
     fn tinker(&self, code: &str) -> Value {
         let output = self.command("php").args(["tinker.php", code]).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
@@ -113,29 +113,29 @@ impl Application {
         value.unwrap_or_else(|_| panic!("{code}: {said}{}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// A new token of Ada's.
+    /// Creates a token of the user Ada.
     fn token(&self, arguments: &str) -> String {
         let created =
             self.tinker(&format!("return User::first()->createToken({arguments})->plainTextToken;"));
         created.as_str().unwrap().to_owned()
     }
 
-    /// The answer to a request of a client of its own with a token.
+    /// Sends a request with a token on a new connection.
     fn get(&self, path: &str, token: &str) -> Response {
         self.get_with(path, &[ACCEPT, ("Authorization", &format!("Bearer {token}"))])
     }
 
-    /// The answer to a request of a client of its own with these fields.
+    /// Sends a request with these fields on a new connection.
     fn get_with(&self, path: &str, fields: &[(&str, &str)]) -> Response {
         RawClient::connect(self.address.parse().unwrap()).request("GET", path, fields, b"")
     }
 
-    /// The number of jobs that wait.
+    /// The number of queued jobs.
     fn jobs(&self) -> u64 {
         self.tinker("return DB::table('jobs')->count();").as_u64().unwrap()
     }
 
-    /// A gateway in front of it, with these sections beside.
+    /// A gateway in front of the application, with these additional sections.
     fn builder(&self, yaml: &str) -> Builder {
         let (backend, introspection) = (&self.address, format!("http://{}/api/v2/token", self.address));
         Gateway::builder().yaml(&format!(
@@ -176,7 +176,7 @@ fn introspection_controller_returns_abilities_and_expiry() {
                 ("'f', ['items:read'], now()->subSecond()", None, 401),
             ][..],
         ),
-        // The application ends every token an hour after it was made: what ends earlier, ends earlier.
+        // The application expires every token an hour after its creation; an earlier expiry of the token applies.
         (
             "60",
             &[
@@ -214,7 +214,7 @@ fn introspection_controller_returns_abilities_and_expiry() {
     }
 }
 
-/// What the documentation says of tokens, and the gateway relies on.
+/// Documented properties of Sanctum's tokens that the gateway relies on.
 #[test]
 #[ignore = "needs laravel: tests/run"]
 fn sanctum_tokens_are_read_and_checked_as_documented() {
@@ -288,7 +288,7 @@ fn sanctum_abilities_are_exact_names_and_null_permits_nothing() {
         let statuses = ["every", "some"].map(|it| application.get(&format!("/api/v2/{it}"), &token).status);
         let may = application.get("/api/v2/may/items:fly", &token);
         if abilities == "null" {
-            // The package fails at it (500); what matters is that nothing is allowed.
+            // The package fails with 500; the token must not be allowed anything.
             assert!(statuses.iter().all(|status| [403, 500].contains(status)), "{statuses:?}");
             assert!(may.status == 500 || may.json() == json!({"may": false}), "{}", may.text());
         } else {
@@ -300,7 +300,7 @@ fn sanctum_abilities_are_exact_names_and_null_permits_nothing() {
     }
 }
 
-/// Why the gateway forwards no cookies beside a token.
+/// The reason why the gateway forwards no cookies next to a token.
 #[test]
 #[ignore = "needs laravel: tests/run"]
 fn session_of_a_stateful_host_takes_precedence_over_the_token() {
@@ -332,7 +332,7 @@ fn session_of_a_stateful_host_takes_precedence_over_the_token() {
     assert_eq!(through.json()["token"], 1, "the gateway kept the cookie back");
 }
 
-/// Every path that an example names is in the controller's answer, for a user's token and for a workspace's.
+/// Every path in an example exists in the controller's response, for the token of a user and of a workspace.
 #[test]
 #[ignore = "needs laravel: tests/run"]
 fn controller_answers_every_documented_introspection_path() {
@@ -373,7 +373,7 @@ fn controller_answers_every_documented_introspection_path() {
         }
         assert_eq!((&data["context"], &data["workspace_id"]), (&json!(context), &workspace_id));
     }
-    // As the gateway reads them.
+    // Parsed like the gateway's configuration.
     let pointers = "{context: /data/context, created_at: /data/created_at, workspace_id: /data/workspace_id}";
     let yaml = format!("  response: {pointers}\nidentity_headers: [workspace_id]\n");
     let gateway = application.builder(&yaml).start();
@@ -393,7 +393,7 @@ fn introspection_is_exempt_from_the_throttle_of_clients() {
     assert_eq!(statuses("/api/v2/token"), [200; 7]);
 }
 
-/// What a webhook says. That its signature is a good one, a gateway says below.
+/// The content of a webhook. Its signature is verified by a gateway in a test below.
 fn event(request: &Request) -> (String, Value) {
     assert_eq!((&*request.method, &*request.target), ("POST", "/webhook"));
     assert_eq!(request.field("content-type"), Some("application/json"));
@@ -430,7 +430,7 @@ fn webhook_is_sent_for_changes_of_a_token_and_not_for_its_use() {
         ("PersonalAccessToken::find(1)->update(['name' => 'b']);", vec![updated(1)]),
         ("PersonalAccessToken::find(1)->update(['expires_at' => now()->addHour()]);", vec![updated(1)]),
         ("PersonalAccessToken::find(1)->update(['name' => 'b']);", vec![]),
-        // ExportedSpan when it is so, and not before.
+        // Sent after the transaction commits, and not before.
         (
             "try {
                 DB::transaction(function () {
@@ -453,7 +453,7 @@ fn webhook_is_sent_for_changes_of_a_token_and_not_for_its_use() {
         ("for ($i = 0; $i < 2; $i++) User::first()->createToken('d');", vec![]),
         ("User::first()->tokens->each->delete();", vec![deleted(2), deleted(3)]),
         ("User::first()->createToken('e');", vec![]),
-        // One query, no models, no events: what the guide warns of.
+        // One query, without models and events: the limitation that the guide documents.
         ("User::first()->tokens()->delete();", vec![]),
     ] {
         application.tinker(code);
@@ -490,13 +490,13 @@ fn failed_webhook_is_retried_by_a_queued_job() {
     assert_eq!(told, [("token.deleted".to_owned(), json!(1))]);
 }
 
-/// The whole way: a token is used, changed and deleted in the application, and the gateway knows at the next request,
-/// although it caches a verdict for an hour.
+/// End to end: a token is used, changed and deleted in the application, and the gateway applies the change to the next
+/// request although it caches verdicts for an hour.
 #[test]
 #[ignore = "needs laravel: tests/run"]
 fn changed_and_deleted_tokens_take_effect_at_once() {
     const ITEMS: &str = "/api/v2/items";
-    // The application has to know where the gateway will be, which has to know where the application is.
+    // The application and the gateway each need the other's address.
     let admin = TcpListener::bind("127.0.0.1:0").unwrap();
     let webhook = format!("http://{}/webhook", admin.local_addr().unwrap());
     let application = Application::start(&[("STOCKAJ_GATEWAY_WEBHOOKS", &webhook)]);
@@ -514,7 +514,7 @@ fn changed_and_deleted_tokens_take_effect_at_once() {
     for _ in 0..2 {
         assert_eq!((status(&one), status(&other)), (200, 200));
     }
-    // Sanctum has saved each use; nothing came of it here.
+    // Sanctum has saved each use, which sends no webhook.
     assert_eq!(introspections(), 2.0);
 
     application.tinker("PersonalAccessToken::find(1)->update(['abilities' => ['items:create']]);");
@@ -526,8 +526,8 @@ fn changed_and_deleted_tokens_take_effect_at_once() {
     assert_eq!(gateway.metrics().metric("webhooks_total{outcome=\"forgotten\"}"), 3.0);
     assert_eq!(gateway.metrics().metric("webhooks_total{outcome=\"refused\"}"), 0.0);
 
-    // What the guide warns of: one query and no event. The verdict stays, and it is Sanctum that refuses; its 401 then
-    // makes the gateway introspect as well.
+    // The limitation that the guide documents: one query without an event. The verdict stays cached and Sanctum itself
+    // rejects the request; its 401 makes the gateway introspect again.
     application.tinker("User::first()->tokens()->delete();");
     let forwarded = || gateway.metrics().metric("requests_total{reason=\"allowed\"}");
     let before = forwarded();

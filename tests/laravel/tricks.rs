@@ -1,4 +1,4 @@
-//! Requests that read one way before the backend and another way in it, or might.
+//! Requests that the backend may read differently from a server in front of it.
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -8,7 +8,7 @@ use super::token_for;
 use crate::model::generator::{Override, fill, requests};
 use crate::model::{Laravel, Sent, seen};
 
-/// A request, and the token that it brings.
+/// A request with its token.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub sent: Sent,
@@ -16,10 +16,10 @@ pub struct Case {
     pub framing: Framing,
 }
 
-/// How the message is put on the wire.
+/// The encoding of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// HTTP/1.1, the body with its length.
+    /// HTTP/1.1, the body with Content-Length.
     Length,
     /// HTTP/1.1, the body in chunks.
     Chunked,
@@ -34,7 +34,7 @@ impl Case {
         Self { sent, token: String::new(), framing }.with_token(token)
     }
 
-    /// The same with another token; with none if that is empty.
+    /// The same with another token; without a token if it is empty.
     pub fn with_token(mut self, token: String) -> Self {
         let own = |token: &str| format!("Bearer {token}");
         let earlier = own(&self.token);
@@ -45,7 +45,7 @@ impl Case {
         Self { token, ..self }
     }
 
-    /// The message, as the case of that number.
+    /// The bytes of the message, for the case with this number.
     pub fn bytes(&self, number: usize) -> Vec<u8> {
         let Sent { method, target, fields, body } = &self.sent;
         let version = if self.framing == Framing::Old { "1.0" } else { "1.1" };
@@ -63,7 +63,7 @@ impl Case {
             }
             Framing::Chunked | Framing::Trailer => {
                 text += "Transfer-Encoding: chunked\r\n\r\n";
-                // In two chunks, so that the parameter's name is split.
+                // In two chunks that split the parameter's name.
                 let (first, second) = body.split_at(body.len() / 2);
                 for chunk in [first, second].into_iter().filter(|it| !it.is_empty()) {
                     text += &format!("{:x}\r\n{chunk}\r\n", chunk.len());
@@ -79,7 +79,7 @@ impl Case {
     }
 }
 
-/// Every way to spell a path that is meant for `{path}`, which begins with `/`.
+/// Every spelling of a path that is meant for `{path}`, which begins with `/`.
 const SPELLINGS: [&str; 63] = [
     "{path}",
     "{path}/",
@@ -146,7 +146,7 @@ const SPELLINGS: [&str; 63] = [
     "https://stockaj.example{path}",
 ];
 
-/// Changes of the path itself.
+/// Modifications of the path itself.
 const TRANSFORMATIONS: [fn(&str) -> String; 9] = [
     |path| path.replacen("api", "%61pi", 1),
     |path| path.replacen("api", "%2561pi", 1),
@@ -159,7 +159,7 @@ const TRANSFORMATIONS: [fn(&str) -> String; 9] = [
     |path| format!("/index.php{}", path.trim_start_matches('/')),
 ];
 
-/// What may stand for an id.
+/// Values for an id.
 const IDS: [&str; 24] = [
     "5",
     "search",
@@ -187,7 +187,7 @@ const IDS: [&str; 24] = [
     "a%7Cb",
 ];
 
-/// Fields that some framework, or another server in front of it, takes for the request's line.
+/// Fields by which some framework or proxy overrides the request line.
 const FIELDS: [(&str, &str); 32] = [
     ("X-Original-URL", "/api/v2/instance"),
     ("X-Rewrite-URL", "/api/v2/instance"),
@@ -223,7 +223,7 @@ const FIELDS: [(&str, &str); 32] = [
     ("Host", "stockaj.example:80"),
 ];
 
-/// Tries at another verb by POST.
+/// Attempts to override the method of a POST.
 fn overrides(verb: &'static str) -> Vec<Vec<Override>> {
     use Override::{Field, Form, Json, Multipart, Query};
     const FIELD: &str = "X-HTTP-Method-Override";
@@ -277,7 +277,7 @@ fn overrides(verb: &'static str) -> Vec<Vec<Override>> {
     tries
 }
 
-/// Bodies whose type is spelled as some parser reads it and another does not.
+/// Bodies whose type is spelled so that only some parsers recognise it.
 const BODIES: [(&str, &str); 16] = [
     ("application/x-www-form-urlencoded; charset=UTF-8", "_method=DELETE"),
     ("APPLICATION/X-WWW-FORM-URLENCODED", "_method=DELETE"),
@@ -306,7 +306,7 @@ const BODIES: [(&str, &str); 16] = [
     ("text/plain", "_method=DELETE"),
 ];
 
-/// All of them, always the same.
+/// All cases, deterministically.
 pub fn all(map: &AbilityMap) -> Vec<Case> {
     let laravel = Laravel::with_routes_of(map);
     let mut cases = Vec::new();
@@ -322,7 +322,7 @@ pub fn all(map: &AbilityMap) -> Vec<Case> {
     for (number, (method, template)) in laravel.routes().iter().enumerate() {
         let token = token(method, template);
         let path = fill(template, &["5"; 4]);
-        // Every spelling for some routes, a few of them for each.
+        // Every spelling for some routes, a few spellings for each route.
         let is_main = ["/items/{id}", "/items", "/items/{id}/restore", "/reports/{*rest}", "/up", "/me"]
             .iter()
             .any(|end| template.ends_with(end) && !template.contains("renters"));
@@ -341,11 +341,12 @@ pub fn all(map: &AbilityMap) -> Vec<Case> {
                 add(Sent::new(method, fill(template, &[id; 4])), &token, Framing::Length);
             }
         }
-        // A method that the route may lack, with the token of the one that it has; and no token at all.
+        // A method that the route may lack, with the token of its existing method, and without a token.
         for other in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
             add(Sent::new(other, path.as_str()), &token, Framing::Length);
         }
-        // What may be honoured: a POST with the token of the verb that it means, a form beside it or another verb.
+        // Overrides that may be honoured: a POST with the token of the target verb, with a contradicting form or
+        // another verb.
         if ["PUT", "PATCH", "DELETE"].contains(&method.as_str()) {
             let meant = Sent::new("POST", path.as_str()).field("X-HTTP-Method-Override", method);
             add(meant.clone(), &token, Framing::Length);
@@ -353,7 +354,7 @@ pub fn all(map: &AbilityMap) -> Vec<Case> {
             add(Override::Query("_method", "GET").add_to(meant.clone()), &token, Framing::Length);
             add(meant.field("X-HTTP-Method-Override", "GET"), &token, Framing::Length);
         }
-        // A preflight needs no token, and is nothing else.
+        // Preflights need no token; only preflights may pass without one.
         let preflight = Sent::new("OPTIONS", path.as_str())
             .field("Origin", "https://shop.example")
             .field("Access-Control-Request-Method", method);
@@ -402,7 +403,7 @@ pub fn all(map: &AbilityMap) -> Vec<Case> {
         add(sent, &token, Framing::Length);
     }
 
-    // And what an attacker would not have thought of.
+    // Random requests of the generator in addition.
     let config = Config { failure_persistence: None, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(config, rng);

@@ -31,7 +31,7 @@ fn cut_off(time: Duration, ttl: &str) {
         connected(&fleet.gateways[0]);
         assert_eq!(fleet.status(0, "17|deleted"), 401, "it has returned");
         fleet.use_token("18|kept");
-        // It sends and receives revocations as before.
+        // The reconnected replica sends and receives revocations as before.
         for (ordered, heard) in [(0, 1), (1, 0)] {
             fleet.know("19|deleted");
             fleet.use_token("19|deleted");
@@ -133,14 +133,14 @@ fn hanging_redis_delays_no_request() {
     redis.signal(Signal::CONT);
     fleet.gateways.iter().for_each(connected);
     assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(1));
-    // Nor an end.
+    // Shutdown is not blocked either.
     redis.signal(Signal::STOP);
     let Fleet { mut gateways, .. } = fleet;
     gateways[0].signal(Signal::TERM);
     assert_eq!(gateways[0].wait_exit(Duration::from_secs(5)).code(), Some(0));
 }
 
-/// Whoever is on the other side of a lost message notices.
+/// A subscriber detects the loss of a message.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn lost_redis_message_is_detected() {
@@ -174,17 +174,17 @@ fn redis_restored_from_an_old_snapshot_hides_no_revocation() {
         assert_eq!(redis.command(&["SAVE"]), "OK");
         road.cut();
         disconnected(&fleet.gateways[0]);
-        // A token and its id: two numbers.
+        // A token and its id are two messages.
         fleet.delete(1, "17|deleted");
         fleet.gateways[1].wait_for_metric("redis_messages_total{direction=\"sent\"}", 2.0);
         let told = redis.command(&["GET", "stockaj-gateway:epoch"]);
         redis.kill();
         disconnected(&fleet.gateways[1]);
-        // It would tell again what was lost.
+        // Otherwise its outbox would publish the lost messages again.
         other.cut();
         redis.restart();
         assert_ne!(redis.command(&["GET", "stockaj-gateway:epoch"]), told, "it has lost something");
-        // As many as were lost, of others.
+        // As many other messages as were lost.
         for _ in 0..later_orders {
             redis.command(&["INCR", "stockaj-gateway:epoch"]);
         }
@@ -194,7 +194,7 @@ fn redis_restored_from_an_old_snapshot_hides_no_revocation() {
     }
 }
 
-/// Revocations that Redis has lost are published again: others may have reconnected in between.
+/// Revocations that Redis has lost are published again, since other replicas may have reconnected in between.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn revocations_lost_by_redis_are_published_again() {
@@ -245,7 +245,7 @@ fn queued_revocations_are_published_to_a_newly_configured_redis() {
     let way = url(&one);
     let fleet = Fleet::at(&one, 2);
     fleet.know("17|deleted");
-    // A replica that is connected when the revocation arrives learns of it by this message only.
+    // A replica that is connected when the revocation arrives receives it only by this message.
     fleet.gateways[1].edit(&url(&one), &url(&other));
     assert!(fleet.gateways[1].reload());
     connected(&fleet.gateways[1]);
@@ -259,7 +259,7 @@ fn queued_revocations_are_published_to_a_newly_configured_redis() {
     assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(2));
 }
 
-/// A revocation is answered at once, and published before the process ends.
+/// A revocation gets its response immediately, and is published before the process exits.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn shutdown_publishes_queued_revocations() {
@@ -268,7 +268,7 @@ fn shutdown_publishes_queued_revocations() {
     fleet.know("17|deleted");
     fleet.use_token("17|deleted");
     redis.signal(Signal::STOP);
-    // The first is under way already.
+    // The first one is already in flight.
     for id in ["1", "2"] {
         fleet.revoke(0, &json!({ "id": id }));
     }
@@ -301,7 +301,7 @@ fn dead_redis_subscription_is_replaced() {
     }
 }
 
-/// A connection that is lost costs no introspection, where nothing was said meanwhile and it is known to be the same Redis.
+/// A lost connection causes no introspection if no message was published meanwhile and Redis is provably the same.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn reconnected_replica_that_missed_nothing_keeps_its_verdicts() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Fleet, connected, under_load};
 use crate::support::redis::Redis;
 
-/// Whoever can write to Redis can make replicas forget, and nothing else.
+/// A client with write access to Redis can evict verdicts of replicas, and do nothing else.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn forged_redis_messages_grant_nothing_and_fail_no_request() {
@@ -95,7 +95,7 @@ fn forged_redis_messages_grant_nothing_and_fail_no_request() {
     }
 }
 
-/// A flood evicts all verdicts at most twice a second, and a real revocation is as fast as before.
+/// A flood evicts all verdicts at most twice a second, and does not delay a real revocation.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn flood_of_revocations_costs_two_introspections_a_second() {

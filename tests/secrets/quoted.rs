@@ -12,10 +12,10 @@ use stockaj_gateway::internals::config;
 use super::SECRET;
 use crate::support::{Authority, BINARY, TestEnv};
 
-/// As long a part of a secret as must not be shown.
+/// The shortest part of a secret that must not be printed.
 const RUN: usize = 6;
 
-/// The parts of a secret that `shown` has.
+/// The parts of a secret that `shown` contains.
 fn quoted<'a>(secret: &'a str, shown: &str) -> Option<&'a str> {
     let words = secret.lines().filter(|line| !line.starts_with("-----"));
     words
@@ -29,7 +29,7 @@ fn quotation_check_finds_parts_of_a_secret() {
     assert_eq!(quoted(SECRET, &SECRET[20..25]), None);
 }
 
-/// The sections of a configuration without fault, of which each can be replaced.
+/// The sections of a valid configuration, each replaceable.
 const SECTIONS: [(&str, &str); 5] = [
     ("listen", "listen: {address: '127.0.0.1:0'}\n"),
     ("admin", "admin: {address: '127.0.0.1:0'}\n"),
@@ -38,13 +38,13 @@ const SECTIONS: [(&str, &str); 5] = [
     ("abilities", "abilities: {routes: {/up: {GET: public}}}\n"),
 ];
 
-/// A configuration with `text` as this section.
+/// A configuration with `text` in place of this section.
 fn with_section(name: &str, text: &str) -> String {
     let others = SECTIONS.iter().filter(|(section, _)| *section != name).map(|(_, text)| *text);
     others.collect::<String>() + text + "\n"
 }
 
-/// The exit code of a command, and all that it prints. `$SECRET` is the secret.
+/// The exit code and the complete output of a command. `$SECRET` is the secret.
 fn outcome(directory: &Path, command: &str) -> (i32, String) {
     let mut child = Command::new(BINARY)
         .args([command, "--config", "gateway.yaml"])
@@ -62,7 +62,7 @@ fn outcome(directory: &Path, command: &str) -> (i32, String) {
         if let Some(status) = child.try_wait().unwrap() {
             break status.code().expect("an exit code");
         }
-        // It serves: there is no error.
+        // The gateway runs, so the configuration has no error.
         if read("stdout").contains("\"listening\"") || Instant::now() > end {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -73,7 +73,7 @@ fn outcome(directory: &Path, command: &str) -> (i32, String) {
     (code, read("stdout") + &read("stderr"))
 }
 
-/// Checks a configuration, and asserts that nothing of `secret` is shown. Whether it has mistakes.
+/// Checks a configuration, and asserts that no part of `secret` is printed. Returns whether it has errors.
 fn check(directory: &Path, yaml: &str, secret: &str) -> bool {
     fs::write(directory.join("gateway.yaml"), yaml).unwrap();
     let (code, shown) = outcome(directory, "check");
@@ -82,7 +82,7 @@ fn check(directory: &Path, yaml: &str, secret: &str) -> bool {
     code == 1
 }
 
-/// The same without a process, which would take most of the time: what `check` and the log show of a report.
+/// The same in this process, which is faster: the output of `check` and of the log for a report.
 fn load(file: &Path, yaml: &str) -> bool {
     fs::write(file, yaml).unwrap();
     let environment = |name: &str| (name == "SECRET").then(|| SECRET.to_owned());
@@ -96,14 +96,14 @@ fn load(file: &Path, yaml: &str) -> bool {
     is_refused
 }
 
-/// The same by `run`.
+/// The same with `run`.
 fn run(directory: &Path, yaml: &str, secret: &str) {
     fs::write(directory.join("gateway.yaml"), yaml).unwrap();
     let (_, shown) = outcome(directory, "run");
     assert_eq!(quoted(secret, &shown), None, "{yaml}\n{shown}");
 }
 
-/// A gateway that can reload whatever is written into its gateway.yaml.
+/// A gateway that reloads any text written to its gateway.yaml.
 fn start() -> TestEnv {
     TestEnv::builder().configure(|gateway| gateway.environment("SECRET", SECRET)).start()
 }
@@ -121,7 +121,7 @@ impl TestEnv {
     }
 }
 
-/// A key by which a text secret is written, and what stands beside it.
+/// Sections with a secret as text: the section, its other lines, and the key.
 const TEXTS: [(&str, &str, &str); 5] = [
     ("admin", "  address: '127.0.0.1:0'\n", "token"),
     ("webhook", "  id: /id\n", "secret"),
@@ -130,7 +130,7 @@ const TEXTS: [(&str, &str, &str); 5] = [
     ("traces", "  otlp_endpoint: 'http://127.0.0.1:9'\n", "secret_headers"),
 ];
 
-/// What may follow a key: the secret as `§`, in every style of YAML and in every way to get it wrong.
+/// Text after a key: the secret as `§` in every YAML style, valid and invalid.
 const VALUES: [&str; 64] = [
     ": §",
     ": '§'",
@@ -198,7 +198,7 @@ const VALUES: [&str; 64] = [
     " = §",
 ];
 
-/// Every section with a secret in it, each with a mistake beside the secret.
+/// Every section with a secret, each with an error next to it.
 fn texts(secret: &str) -> Vec<String> {
     let mut texts = Vec::new();
     for (section, beside, key) in TEXTS {
@@ -233,7 +233,7 @@ fn errors_quote_no_secret_of_the_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let env = start();
     let (mut refused, mut number) = (0, 0);
-    // One that is long enough, and one that is not.
+    // One of sufficient length, and one too short.
     for secret in [SECRET, &SECRET[..9]] {
         for yaml in texts(secret) {
             refused += usize::from(load(&directory.path().join("gateway.yaml"), &yaml));
@@ -246,7 +246,7 @@ fn errors_quote_no_secret_of_the_configuration() {
         }
     }
     assert!(refused > 2000, "{refused} of {number}");
-    // A file that is not a configuration at all.
+    // A file that is not a configuration.
     assert!(check(directory.path(), SECRET, SECRET));
     assert!(check(directory.path(), &format!("- {SECRET}\n- a"), SECRET));
     assert!(check(directory.path(), &format!("token:{SECRET}\n"), SECRET));
@@ -287,7 +287,7 @@ fn errors_quote_no_value_of_the_environment() {
             for (depth, name) in key.iter().enumerate() {
                 text += &format!("{}{name}:\n", "  ".repeat(depth));
             }
-            // What must be there beside it.
+            // Required sibling keys.
             let beside = match (key[0].as_str(), key.get(1).map(String::as_str)) {
                 (_, Some("url")) => "",
                 ("backend", Some(_)) => "  url: https://127.0.0.1:9\n",
@@ -335,11 +335,11 @@ fn errors_quote_no_secret_of_a_file() {
             assert!(check(directory.path(), &yaml("secret"), SECRET));
             run(directory.path(), &yaml("secret"), SECRET);
         }
-        // The secret in the place of its file.
+        // The secret instead of the path of its file.
         for value in [SECRET, "\"${SECRET}\"", &format!("[{SECRET}]"), &format!("'{SECRET}"), "/", "*a"] {
             assert!(check(directory.path(), &yaml(value), SECRET));
         }
-        // A byte order mark is no part of the secret.
+        // A byte order mark is not part of the secret.
         let content = match key {
             "url" => format!("\u{feff}redis://:{SECRET}@127.0.0.1:9\r\n"),
             "secret_headers" => format!("\u{feff}Authorization: Bearer {SECRET}\r\n"),
@@ -352,7 +352,7 @@ fn errors_quote_no_secret_of_a_file() {
     assert_eq!(good, TEXTS.len());
 }
 
-/// What may happen to a PEM file on its way.
+/// Ways to damage a PEM file.
 fn damages(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
     let pem = pem.replace("\r\n", "\n");
     let lines: Vec<&str> = pem.lines().collect();
@@ -392,7 +392,7 @@ fn errors_quote_no_damaged_key() {
         with_section(section, &format!("{section}: {{{beside}, tls: {{{tls}}}}}"))
     };
     let listen = |tls: &str| client("listen", "address: '127.0.0.1:0'", tls);
-    // Where a key is wanted, and where a key was put in place of something else.
+    // A file without the expected key, and a key in place of another file.
     let mut places = vec![
         (true, listen("certificate: tls.crt, private_key: damaged.pem")),
         (false, listen("certificate: damaged.pem, private_key: tls.key")),
@@ -419,13 +419,13 @@ fn errors_quote_no_damaged_key() {
                 assert!(!is_key || shown.contains(cause), "{cause}: {shown}");
             }
         }
-        // As an editor on Windows writes it.
+        // With a byte order mark and CRLF, as editors on Windows write.
         if *is_key {
             fs::write(&file, format!("\u{feff}{}", pem.replace("\r\n", "\n").replace('\n', "\r\n"))).unwrap();
             assert!(!check(directory.path(), yaml, &pem), "{yaml}");
         }
     }
-    // The key itself in the place of its file.
+    // The key itself instead of the path of its file.
     let inline = pem.trim_end().replace("\r\n", "\n");
     for value in [
         format!("|\n      {}", inline.replace('\n', "\n      ")),
