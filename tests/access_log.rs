@@ -27,7 +27,7 @@ fn wait_for(missing: impl Fn() -> Option<String>) {
 }
 
 fn id(response: &Response) -> String {
-    response.field("x-request-id").expect("an id").to_owned()
+    response.field("x-request-id").expect("a request id").to_owned()
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn every_access_line_is_written_or_counted_as_dropped() {
             }
             count += AT_ONCE;
         }
-        assert!(Instant::now() < end, "nothing was dropped after {count} requests");
+        assert!(Instant::now() < end, "no line was dropped after {count} requests");
     }
     let read = Arc::new(Mutex::new(Vec::new()));
     let reader = {

@@ -84,7 +84,11 @@ fn inherited_unix_socket_outlives_the_gateway() {
     for _ in 0..2 {
         let mut gateway = builder().inheriting(socket.try_clone().unwrap()).start();
         assert_eq!(listening(&gateway, "proxy")["address"], format!("unix:{}", path.display()));
-        assert_eq!(listening(&gateway, "admin")["inherited"], Value::Null, "that one it has bound itself");
+        assert_eq!(
+            listening(&gateway, "admin")["inherited"],
+            Value::Null,
+            "the gateway has bound this address itself"
+        );
         assert_eq!(RawClient::connect_unix(&path).get("/api/v2/items", None).status, 401);
         gateway.signal(Signal::TERM);
         assert_eq!(gateway.wait_exit(Duration::from_secs(5)).code(), Some(0));

@@ -151,7 +151,7 @@ fn start(file: &Path, yaml: &str, socket: &Path) -> KillOnDrop {
     let process = KillOnDrop(command.spawn().unwrap());
     let end = Instant::now() + crate::support::PATIENCE;
     while !socket.exists() {
-        assert!(Instant::now() < end, "it does not listen");
+        assert!(Instant::now() < end, "the gateway does not listen");
         thread::sleep(Duration::from_millis(10));
     }
     process

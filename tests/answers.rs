@@ -138,7 +138,7 @@ fn body_over_its_limit_is_413_and_target_414() {
     let response = env.gateway.get(&target, Some("1|reader"));
     assert_answer(&response, 414, "URI Too Long.", None, "target");
     let complete = env.backend.requests().iter().filter(|request| request.complete).count();
-    assert_eq!(complete, 1, "the backend has no more than the one request that is within its limits");
+    assert_eq!(complete, 1, "the backend received only the request within the limits");
 }
 
 #[test]
@@ -163,7 +163,11 @@ fn failed_backend_is_502_or_504() {
     env.gateway.wait_for_metric("requests_total{reason=\"backend_unreachable\",status=\"502\"}", 1.0);
     env.backend.answer(crate::support::echo);
     env.backend.resume();
-    assert_eq!(env.gateway.get("/api/v2/items", Some("1|reader")).status, 200, "it recovers by itself");
+    assert_eq!(
+        env.gateway.get("/api/v2/items", Some("1|reader")).status,
+        200,
+        "the gateway recovers without a restart"
+    );
 }
 
 #[test]
@@ -199,10 +203,14 @@ fn failed_introspection_is_503_and_never_401() {
     assert_answer(&response, 503, "Service Unavailable.", None, "refused");
     env.gateway
         .wait_for_metric("requests_total{reason=\"no_verdict\",status=\"503\"}", f64::from(number) + 1.0);
-    assert_eq!(env.gateway.get("/up", None).status, 200, "public routes need no verdict");
+    assert_eq!(env.gateway.get("/up", None).status, 200, "public routes are not introspected");
     env.introspector.resume();
     env.introspector.recover();
-    assert_eq!(env.gateway.get("/api/v2/items", Some("1|reader")).status, 200, "it recovers by itself");
+    assert_eq!(
+        env.gateway.get("/api/v2/items", Some("1|reader")).status,
+        200,
+        "the gateway recovers without a restart"
+    );
 }
 
 #[test]
@@ -216,7 +224,7 @@ fn null_abilities_permit_nothing() {
     assert_eq!(
         env.gateway.get("/api/v2/me", Some("4|none")).status,
         200,
-        "`authenticated` asks for no ability"
+        "`authenticated` requires no ability"
     );
 }
 
@@ -246,11 +254,7 @@ fn response_to_head_has_the_fields_of_get_and_no_body() {
         };
         assert_eq!(head.status, get.status, "{target}");
         assert_eq!(comparable(&head), comparable(&get), "{target}");
-        assert_eq!(
-            client.get(target, token).status,
-            get.status,
-            "the connection goes on after HEAD {target}"
-        );
+        assert_eq!(client.get(target, token).status, get.status, "the connection closed after HEAD {target}");
     }
 }
 
@@ -277,7 +281,7 @@ fn responses_of_the_backend_are_forwarded() {
         assert_eq!(response.fields.all("x-own").collect::<Vec<_>>(), ["1", "2"]);
         assert_eq!(env.backend.requests().last().unwrap().target, "/api/v2/items?page=2&x=%2F");
     }
-    assert_eq!(env.introspector.calls_for("1|reader"), 1, "one verdict serves them all");
+    assert_eq!(env.introspector.calls_for("1|reader"), 1, "one introspection serves all requests");
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl TestEnv {
         let mut names = BTreeSet::new();
         let mut failed = Vec::new();
         for case in cases {
-            assert!(names.insert(case.name), "two cases are called `{}`", case.name);
+            assert!(names.insert(case.name), "two cases have the name `{}`", case.name);
             for size in [case.sent.len().max(1), 7, 1] {
                 // Reports all failures, not only the first.
                 if catch_unwind(AssertUnwindSafe(|| self.run_attack(case, size))).is_err() {
@@ -155,7 +155,7 @@ impl TestEnv {
         match case.outcome {
             RefusedAndClosed(_) | ArrivesThenRefused(..) => {
                 let rest = client.read_until_close();
-                assert!(rest.is_empty(), "{context}: an answer too many: {}", rest.escape_ascii());
+                assert!(rest.is_empty(), "{context}: excess response: {}", rest.escape_ascii());
             }
             Refused(_) | Arrives(_) => self.assert_connection_in_step(&mut client, &context),
         }
@@ -188,7 +188,7 @@ impl TestEnv {
         }
         assert_eq!(arrived, ["GET /up?probe"], "{context}: {}", rest.escape_ascii());
         let heads = rest.windows(9).filter(|it| it.starts_with(b"HTTP/1.1 ")).count();
-        assert_eq!(heads, 1, "{context}: an answer too many: {}", rest.escape_ascii());
+        assert_eq!(heads, 1, "{context}: excess response: {}", rest.escape_ascii());
     }
 
     /// The requests since the last call, as `METHOD target`. Panics if the judge finds a fault in one.
@@ -220,7 +220,7 @@ impl TestEnv {
 /// Reads the next response. A refusal is readable whatever the client has sent after it.
 fn answer(client: &mut RawClient, case: &Case, context: &str) -> Response {
     client.try_response(case.is_head()).unwrap_or_else(|error| match is_close(&error) {
-        true => panic!("closed without an answer, {context}"),
+        true => panic!("closed without a response, {context}"),
         false => panic!("{error}, {context}"),
     })
 }
@@ -239,7 +239,7 @@ fn assert_refused(response: &Response, status: u16, context: &str) {
         503 => "Service Unavailable.",
         504 => "Gateway Timeout.",
         505 => "HTTP Version Not Supported.",
-        _ => panic!("{status} is no refusal"),
+        _ => panic!("{status} is not a refusal"),
     };
     let message = format!(r#"{{"message":"{message}"}}"#);
     let is_head =

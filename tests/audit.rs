@@ -103,11 +103,12 @@ fn audit_line_survives_a_stuck_log_reader_and_a_flood_of_other_lines() {
     let lines = lines(output);
     let line = wait_for(&lines, |line| line["action"] == "revoke").expect("the audit line is not lost");
     assert_eq!((&line["message"], &line["by"], &line["what"]), (&"admin".into(), &"id".into(), &"17".into()));
-    wait_for(&lines, |line| line["action"] == "list tokens").expect("nor is that of a listing");
-    let lost =
-        wait_for(&lines, |line| line["message"] == "log lines were lost").expect("it says what was lost");
+    wait_for(&lines, |line| line["action"] == "list tokens")
+        .expect("the audit line of a listing is not lost");
+    let lost = wait_for(&lines, |line| line["message"] == "log lines were lost")
+        .expect("the log reports the number of lost lines");
     assert!(lost["lines"].as_u64().is_some_and(|lines| lines > 1000), "{lost}");
-    assert!(lost["error"].is_null(), "nothing failed: {lost}");
+    assert!(lost["error"].is_null(), "no write failed: {lost}");
 }
 
 #[test]
@@ -126,7 +127,7 @@ fn log_on_a_full_disk_is_counted_and_stops_nothing() {
     let mut process = start(&path("gateway.yaml"), &yaml, full);
     let end = Instant::now() + PATIENCE;
     while !admin.exists() || !proxy.exists() {
-        assert!(Instant::now() < end, "it does not listen");
+        assert!(Instant::now() < end, "the gateway does not listen");
         thread::sleep(Duration::from_millis(10));
     }
     let mut client = RawClient::connect_unix(&proxy);
@@ -139,5 +140,5 @@ fn log_on_a_full_disk_is_counted_and_stops_nothing() {
         thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(client.get("/nowhere", None).status, 401);
-    assert!(process.0.try_wait().unwrap().is_none(), "it still runs");
+    assert!(process.0.try_wait().unwrap().is_none(), "the gateway still runs");
 }

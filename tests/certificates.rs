@@ -232,14 +232,14 @@ fn session_cannot_be_resumed_after_its_client_certificate_expired() {
     let mut late = RawClient::connect_tls_as(env.gateway.address(), client, "localhost");
     let served =
         late.try_send("GET /up HTTP/1.1\r\nHost: a\r\n\r\n").is_ok() && late.try_response(false).is_ok();
-    assert!(!served, "a client whose certificate has ended is served");
+    assert!(!served, "a client with an expired certificate is served");
 }
 
 /// Connects until the gateway presents this certificate.
 fn wait_until_shown(gateway: &Gateway, expected: &Issued) {
     let end = Instant::now() + PATIENCE;
     while shown(gateway, "localhost") != der(expected) {
-        assert!(Instant::now() < end, "not taken over");
+        assert!(Instant::now() < end, "the change was not applied");
         thread::sleep(Duration::from_millis(50));
     }
 }

@@ -229,7 +229,7 @@ fn listeners_with_overlapping_addresses_are_an_error() {
         if !listen.is_empty() && !admin.is_empty() {
             assert!(
                 stderr.contains("gateway.yaml:2:") && stderr.contains("gateway.yaml:1:"),
-                "both places: {stderr}"
+                "both positions: {stderr}"
             );
         }
         let found = outcome(files.0.path(), &["run", "--config", "gateway.yaml"]);

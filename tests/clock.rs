@@ -61,7 +61,7 @@ fn token_expires_by_the_wall_clock_after_that_was_set_forward() {
     let end = Instant::now() + SOON;
     let mut client = gateway.client();
     while client.get(ITEMS, Some("1|soon")).status == 200 {
-        assert!(Instant::now() < end, "it is served past its expiry");
+        assert!(Instant::now() < end, "the token is served after its expiry");
         thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(client.get(ITEMS, Some("1|soon")).status, 401);

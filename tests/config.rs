@@ -68,7 +68,7 @@ fn gateway(directory: &Path, arguments: &[&str]) -> Output {
         }
         if Instant::now() > end {
             child.kill().unwrap();
-            panic!("{arguments:?} goes on: {}", String::from_utf8_lossy(&stdout.join().unwrap()));
+            panic!("{arguments:?} keeps running: {}", String::from_utf8_lossy(&stdout.join().unwrap()));
         }
         std::thread::sleep(Duration::from_millis(5));
     };
@@ -342,7 +342,7 @@ fn schema_rejects_every_error_it_can_express() {
             "{}: its first line says otherwise",
             name(&path)
         );
-        assert!(!rejected || expected.ends_with("exit 1\n"), "{}: rejected, but fine", name(&path));
+        assert!(!rejected || expected.ends_with("exit 1\n"), "{}: rejected, but valid", name(&path));
     }
 }
 

@@ -45,10 +45,10 @@ fn preflight_is_forwarded_without_token_cookie_or_identity() {
         assert_eq!(response.status, 204, "{}", response.text());
         let expected =
             ["access-control-allow-methods: *", "access-control-allow-origin: https://shop.example"];
-        assert_eq!(cors_fields(&response), expected, "as the backend says");
+        assert_eq!(cors_fields(&response), expected, "as the backend responds");
         let request = env.backend.only_request();
         assert_eq!((&*request.method, &*request.target), ("OPTIONS", "/api/v2/items?a=%2F"));
-        assert_eq!(request.field("origin"), Some(SHOP), "and as a preflight, whatever Connection names");
+        assert_eq!(request.field("origin"), Some(SHOP), "a preflight whatever Connection names");
         assert_eq!(request.field("access-control-request-method"), Some("POST"));
         for name in ["authorization", "cookie", "php-auth-digest", "x-http-method-override"] {
             assert_eq!(request.field(name), None, "{name}");

@@ -107,7 +107,7 @@ fn rules_and_panels_query_only_existing_metrics() {
     let mut named = BTreeSet::new();
     for Query { place, text } in &queries {
         let selectors = selectors(text);
-        assert!(!selectors.is_empty(), "{place}: nothing is asked for in {text}");
+        assert!(!selectors.is_empty(), "{place}: no metric in {text}");
         for (name, matchers) in selectors {
             if name == "up" {
                 continue;
@@ -118,7 +118,7 @@ fn rules_and_panels_query_only_existing_metrics() {
         }
     }
     let unused: Vec<_> = recorded.difference(&named).collect();
-    assert!(unused.is_empty(), "recorded, and nothing asks for it: {unused:?}");
+    assert!(unused.is_empty(), "recorded but unused: {unused:?}");
     // Every scraped metric is used in a panel or a rule.
     for name in scrape.0.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let name = name.split(' ').next().unwrap();

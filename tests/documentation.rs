@@ -75,7 +75,7 @@ impl Page {
                 (None, None) => assert!(!line.trim_start().starts_with("```"), "{}: {line}", self.path),
             }
         }
-        assert!(open.is_none(), "{}: a block without an end", self.path);
+        assert!(open.is_none(), "{}: an unterminated block", self.path);
         blocks
     }
 

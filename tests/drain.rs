@@ -61,7 +61,10 @@ fn drain_finishes_requests_in_flight() {
         assert!(is_last(&client.response()));
         assert_eq!(client.read_until_close(), b"");
     }
-    assert!(ended(&mut env.gateway, Duration::from_secs(3)) < Duration::from_millis(500), "nobody is left");
+    assert!(
+        ended(&mut env.gateway, Duration::from_secs(3)) < Duration::from_millis(500),
+        "no connection is left"
+    );
     let lines = env.gateway.logs();
     assert_eq!(lines.iter().filter(|line| line.contains(r#""reason":"allowed""#)).count(), 4);
 }
@@ -83,7 +86,7 @@ fn drain_sends_connection_close_on_idle_connections() {
     wait_until_closed(&env.gateway);
     thread::sleep(Duration::from_millis(300));
     assert!(is_last(&kept.send(REQUEST).response()));
-    assert!(is_last(&fresh.send(REQUEST).response()), "its first request");
+    assert!(is_last(&fresh.send(REQUEST).response()), "the first request");
     assert!(is_last(&begun.send(&REQUEST[30..]).response()));
     for client in [&mut kept, &mut fresh, &mut begun] {
         assert_eq!(client.read_until_close(), b"");
@@ -108,7 +111,7 @@ fn drain_delivers_the_last_response_to_a_pipelining_client() {
     thread::sleep(Duration::from_millis(400));
     assert!(is_last(&client.response()));
     assert_eq!(client.read_until_close(), b"");
-    assert_eq!(env.backend.requests().len(), 1, "nothing after a last answer is served");
+    assert_eq!(env.backend.requests().len(), 1, "a request after `Connection: close` was served");
 }
 
 #[test]
@@ -191,7 +194,7 @@ fn drain_finishes_a_large_response() {
     terminate(&env.gateway);
     wait_until_closed(&env.gateway);
     let response = client.response();
-    assert_eq!(response.field("connection"), None, "its head had gone out");
+    assert_eq!(response.field("connection"), None, "the head was sent before the drain");
     assert!(response.body == body);
     // The next response therefore has to carry it.
     assert!(is_last(&client.send(REQUEST).response()));

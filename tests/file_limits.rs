@@ -46,7 +46,7 @@ fn log_file_at_its_size_limit_fails_no_request() {
         if let Some(proxy) = fs::read_to_string(&log).unwrap().lines().find_map(address) {
             break proxy;
         }
-        assert!(Instant::now() < end, "it does not listen");
+        assert!(Instant::now() < end, "the gateway does not listen");
         thread::sleep(Duration::from_millis(20));
     };
     let mut client = RawClient::connect(proxy);
@@ -82,7 +82,7 @@ fn closed_log_pipe_fails_no_request() {
     drop(gateway.0.stderr.take());
     let proxy = BufReader::new(stdout).lines().map_while(Result::ok).find_map(|line| address(&line));
     // The reader is dropped, so each further write fails with EPIPE.
-    let proxy = proxy.expect("it listens");
+    let proxy = proxy.expect("the gateway listens");
     let mut client = RawClient::connect(proxy);
     for _ in 0..500 {
         assert_eq!(client.get("/up", None).status, 200);

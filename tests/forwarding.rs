@@ -17,7 +17,7 @@ fn sorted(fields: &Fields) -> Vec<String> {
 
 /// The same without the request id, which has to be one of the gateway's: 32 hex digits.
 fn sorted_but_id(fields: &Fields) -> Vec<String> {
-    let id = fields.get("x-request-id").expect("an id");
+    let id = fields.get("x-request-id").expect("a request id");
     assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     sorted(fields).into_iter().filter(|line| !line.starts_with("x-request-id: ")).collect()
 }
@@ -144,9 +144,9 @@ fn forwarding_fields_of_a_trusted_proxy_are_extended() {
     ];
     assert_eq!(sorted(&env.backend.only_request().fields), expected);
     let refused = env.gateway.client().request("GET", ITEMS, &[("X-Request-Id", "edge-18")], b"");
-    assert_eq!(refused.field("x-request-id"), Some("edge-18"), "a refusal carries it too");
+    assert_eq!(refused.field("x-request-id"), Some("edge-18"), "a refusal has the id, too");
     let unfit = env.gateway.client().request("GET", ITEMS, &[("X-Request-Id", "a b\"")], b"");
-    assert_eq!(unfit.field("x-request-id").map(str::len), Some(32), "an unfit id is replaced");
+    assert_eq!(unfit.field("x-request-id").map(str::len), Some(32), "an invalid id is replaced");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn cookies_are_forwarded_on_public_routes_only() {
     assert_eq!(client.request("GET", ITEMS, &sent, b"").status, 200);
     let requests = env.backend.requests();
     assert_eq!(requests[0].field("cookie"), Some("session=1"));
-    assert_eq!(requests[0].field("authorization"), Some("bEARER   1|writer"), "as it came");
+    assert_eq!(requests[0].field("authorization"), Some("bEARER   1|writer"), "unchanged");
     assert_eq!(requests[1].field("cookie"), None);
     assert_eq!(requests[1].field("authorization"), Some("Bearer 1|writer"));
 }
@@ -282,7 +282,7 @@ fn responses_without_a_body_keep_their_fields() {
     let deleted = client.request("DELETE", "/api/v2/items/5", &[WRITER], b"");
     assert_eq!((deleted.status, deleted.field("x-own")), (204, Some("1")));
     assert_eq!((deleted.field("transfer-encoding"), deleted.field("content-length")), (None, None));
-    assert_eq!(env.backend.connections(), 1, "nothing was left unread on either side");
+    assert_eq!(env.backend.connections(), 1, "both sides were read completely");
     env.gateway.wait_for_metric("requests_total{reason=\"allowed\"}", 3.0);
 }
 
@@ -464,7 +464,7 @@ fn backend_connections_are_reused() {
     }
     assert_eq!(env.backend.requests().len(), 100);
     let connections = env.backend.connections();
-    assert!(connections <= 2, "{connections} connections where each core needs one");
+    assert!(connections <= 2, "{connections} connections where each worker needs one");
 }
 
 const LARGE: usize = 64 * 1024 * 1024;
@@ -493,7 +493,7 @@ fn backpressure_of_a_slow_client_reaches_the_backend() {
     assert!(grown < LITTLE_MEMORY, "{grown} bytes are held for clients that do not read");
     drop(clients);
     let response = env.gateway.get("/up", None);
-    assert!(response.body == body, "a changed body");
+    assert!(response.body == body, "the body changed");
     let grown = env.gateway.resident_memory().saturating_sub(before);
     assert!(grown < LITTLE_MEMORY, "{grown} bytes are held after a download");
 }
@@ -523,7 +523,7 @@ fn backpressure_of_a_slow_backend_reaches_the_client() {
         env.backend.answer(|_| Answer::with(200, &[], ""));
         assert_eq!(upload.join().unwrap().status, 200);
     });
-    assert!(env.backend.only_request().body == body, "a changed body");
+    assert!(env.backend.only_request().body == body, "the body changed");
     let grown = env.gateway.resident_memory().saturating_sub(before);
     assert!(grown < LITTLE_MEMORY, "{grown} bytes are held after an upload");
 }

@@ -19,7 +19,7 @@ fn head(line: &str, fields: &[&str]) -> String {
 
 /// The last response, after which the connection is closed.
 fn last(client: &mut RawClient, to_head: bool) -> Response {
-    let response = client.try_response(to_head).expect("an answer");
+    let response = client.try_response(to_head).expect("a response");
     assert_eq!(response.field("connection"), Some("close"));
     assert_eq!(client.read_until_close(), b"");
     response

@@ -83,9 +83,9 @@ fn max_age_0s_shares_only_introspections_begun_after_the_request() {
         for later in later {
             assert_eq!(later.join().unwrap(), 403);
         }
-        assert_eq!(reader.join().unwrap(), 200, "it may share");
+        assert_eq!(reader.join().unwrap(), 200, "the ability without max_age shares the introspection");
     });
-    assert_eq!(env.introspector.calls(), 2, "and those who came later share one");
+    assert_eq!(env.introspector.calls(), 2, "later requests share one introspection");
 }
 
 #[test]
@@ -93,9 +93,9 @@ fn revoked_token_cannot_use_a_max_age_ability_within_ttl() {
     let env = start("ttl: 1h, max_age: {items:delete: 0s}");
     assert_eq!(status(&env, "/delete"), 200);
     env.introspector.deactivate("1|writer");
-    assert_eq!(status(&env, "/read"), 200, "believed for an hour");
+    assert_eq!(status(&env, "/read"), 200, "cached for an hour");
     assert_eq!(status(&env, "/delete"), 401);
-    assert_eq!(status(&env, "/read"), 401, "what the one has heard holds for the other");
+    assert_eq!(status(&env, "/read"), 401, "one verdict applies to both abilities");
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn gauge_reports_the_oldest_verdict_served() {
     assert_eq!(oldest(), 0.0);
     assert_eq!(status(&env, "/read"), 200);
     thread::sleep(Duration::from_millis(300));
-    assert!(oldest() < 0.3, "only what serves counts");
+    assert!(oldest() < 0.3, "only verdicts in use count");
     assert_eq!(status(&env, "/read"), 200);
     let age = oldest();
     assert!((0.3..5.0).contains(&age), "{age}");

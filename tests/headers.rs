@@ -113,7 +113,7 @@ fn token_name_cannot_inject_or_imitate_a_field() {
         assert_eq!(request.field("x-token-name"), expected, "{name}");
         assert_eq!(request.field("x-token-id"), Some("a%2Cb"));
         assert_eq!(request.field("x-token-abilities"), Some("a%20b items:read"));
-        assert_eq!(request.field("x-workspace-id"), None, "the introspector named none");
+        assert_eq!(request.field("x-workspace-id"), None, "the introspector returned no workspace");
     }
 }
 
@@ -201,7 +201,7 @@ fn upgrades_other_than_websocket_are_not_forwarded() {
             }
         }
     }
-    assert_eq!(env.backend.connections(), 1, "and the connections go on");
+    assert_eq!(env.backend.connections(), 1, "the connections stay open");
 }
 
 /// A gateway that honours method overrides, and a token for each ability.
@@ -245,8 +245,8 @@ fn honoured_override_is_decided_and_forwarded_as_its_method() {
         assert_eq!(response.status, status, "{token} {method}");
         if status == 200 {
             let request = env.backend.only_request();
-            assert_eq!(request.method, "POST", "PHP parses a form with files of a POST alone");
-            assert_eq!(request.field(OVERRIDE), Some(method), "one field, and the gateway's");
+            assert_eq!(request.method, "POST", "PHP parses multipart forms only for POST");
+            assert_eq!(request.field(OVERRIDE), Some(method), "exactly one field, set by the gateway");
             assert_eq!(request.body, body);
             let line = env.gateway.wait_for_log(|line| line["method"] == method && line["status"] == 200);
             assert_eq!(line["route"], "/api/v2/items/{id}");
@@ -306,7 +306,7 @@ fn pinned_post_is_decided_and_forwarded_as_post() {
     let mut client = env.gateway.client();
     for value in ["PUT", "DELETE", "", "put, x"] {
         let fields = [WRITER, (OVERRIDE, value), ("X-HTTP-Method", value)];
-        assert_eq!(client.request("POST", ITEM, &fields, b"").status, 403, "the route has no POST");
+        assert_eq!(client.request("POST", ITEM, &fields, b"").status, 403, "the route does not allow POST");
         assert_eq!(client.request("POST", "/api/v2/items", &fields, b"").status, 200);
     }
     let overrides: Vec<_> = env
@@ -397,7 +397,7 @@ fn trusted_fields_are_reloaded_and_a_dropped_field_is_logged_by_name_once() {
     assert!(env.gateway.reload());
     assert_eq!(arriving(), [None, groups], "on the same connection");
     let count = env.gateway.logs().iter().filter(|line| line.contains("\"field\":")).count();
-    assert_eq!(count, 1, "one line, however many requests");
+    assert_eq!(count, 1, "one log line for all requests");
 }
 
 /// The lines of a field in the received request.

@@ -83,7 +83,7 @@ fn files_have_no_import_cycle() {
     {
         imports.remove(free);
     }
-    assert!(imports.is_empty(), "in circles, or above one: {imports:#?}");
+    assert!(imports.is_empty(), "modules in or above a cycle: {imports:#?}");
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn send_all(cases: &[Case], send: impl Fn(&[u8], bool) -> Option<Response> + Syn
 fn by_case(cases: &[Case], entries: Vec<Entry>) -> BTreeMap<usize, (&Case, Entry)> {
     let mut by_case = BTreeMap::new();
     for entry in entries {
-        let number = entry.case.unwrap_or_else(|| panic!("nobody asked for {entry:?}"));
+        let number = entry.case.unwrap_or_else(|| panic!("dispatched without a case: {entry:?}"));
         let case = &cases[number];
         let earlier = by_case.insert(number, (case, entry));
         assert!(earlier.is_none(), "two dispatches for {case:?}: {earlier:?} and {:?}", by_case[&number]);
@@ -171,7 +171,7 @@ fn model_predicts_the_dispatch_of_laravel() {
             cases.len(),
             dispatched.len()
         );
-        assert!(unlawful > 300, "{front:?}: the tricks do not show that the gateway is needed");
+        assert!(unlawful > 300, "{front:?}: no case shows that the gateway is needed");
 
         let disagreements: Vec<String> = cases
             .iter()
@@ -208,7 +208,7 @@ fn ordinary_requests_get_the_response_of_laravel_unchanged() {
         let straight = exchange(site.connect(Front::Plain), &bytes, to_head).map(comparable);
         let through = exchange(connect(&gateway), &bytes, to_head).map(comparable);
         assert_eq!(through, straight, "{request:?}");
-        let (status, fields, _) = straight.unwrap_or_else(|| panic!("no answer to {request:?}"));
+        let (status, fields, _) = straight.unwrap_or_else(|| panic!("no response to {request:?}"));
         let is_compressed = fields.iter().any(|(name, _)| name == "content-encoding");
         assert_eq!(is_compressed, request.fields.contains(&ordinary::COMPRESSED), "{request:?}");
         *statuses.lock().unwrap().entry(status).or_default() += 1;

@@ -33,7 +33,7 @@ fn assert_allowed(requests: usize, burst: usize, per_second: usize, mut allowed:
     let count = (0..requests).filter(|number| allowed(*number)).count();
     let most = burst + (started.elapsed().as_millis() as usize * per_second) / 1000;
     assert!((burst..=most.max(burst)).contains(&count), "{count} of {requests}, not {burst} to {most}");
-    assert!(most < requests, "too slow to tell anything");
+    assert!(most < requests, "too slow for a meaningful result");
 }
 
 fn is_allowed(response: &Response) -> bool {
@@ -77,7 +77,7 @@ fn rate_limit_applies_after_the_requirement_and_before_the_body() {
         assert_eq!(client.request("GET", "/index.php", &[reader], b"").status, 400);
     }
     assert_allowed(20, 2, 1, |_| is_allowed(&client.get(ITEMS, Some("2|reader"))));
-    assert_eq!(client.request("POST", ITEMS, &[reader], b"").status, 403, "403 all the same");
+    assert_eq!(client.request("POST", ITEMS, &[reader], b"").status, 403, "still 403");
 
     let body = [b'x'; 11];
     assert_allowed(20, 2, 1, |_| {
@@ -105,7 +105,7 @@ fn token_spellings_and_cores_share_one_rate_limit() {
     assert_allowed(64, 12, 1, |number| {
         is_allowed(&clients[number % 4].get(ITEMS, Some(spellings[(number + number / 4) % 4])))
     });
-    assert_eq!(env.backend.connections(), 2, "both cores took part");
+    assert_eq!(env.backend.connections(), 2, "both workers served requests");
     for spelling in spellings {
         assert_eq!(env.introspector.calls_for(spelling), 1);
     }
@@ -143,7 +143,7 @@ fn limited_token_is_served_again_after_retry_after() {
     assert_eq!([get().status, get().status], [200, 200]);
     let started = Instant::now();
     while get().status != 429 {
-        assert!(started.elapsed() < Duration::from_secs(5), "never refused");
+        assert!(started.elapsed() < Duration::from_secs(5), "never rate limited");
     }
     thread::sleep(Duration::from_millis(60));
     assert_eq!(get().status, 200);
@@ -213,7 +213,7 @@ fn limits_count_the_client_address_behind_a_trusted_proxy() {
         if from(&chain).status == 429 && from(&host).status == 429 {
             break;
         }
-        assert!(number < 29, "never refused");
+        assert!(number < 29, "never rate limited");
     }
     let line = |client: &str| env.gateway.wait_for_log(|line| line["client"] == *client);
     for client in ["198.51.100.7", "198.51.100.9", "2001:db8:7::1"] {
@@ -252,12 +252,12 @@ fn connections_per_address_are_limited() {
     let _other = served("127.0.0.3", &env).unwrap();
     let _proxied: Vec<_> = (0..5).map(|_| served("127.0.0.9", &env).unwrap()).collect();
     for client in &mut held {
-        assert_eq!(client.get("/up", None).status, 200, "who was there stays");
+        assert_eq!(client.get("/up", None).status, 200, "existing connections stay open");
     }
     env.gateway.wait_for_metric(TURNED_AWAY, 3.0);
     held.pop();
     env.gateway.wait_for_metric("client_connections", 7.0);
-    assert!(served("127.0.0.2", &env).is_some(), "one has gone");
+    assert!(served("127.0.0.2", &env).is_some(), "one slot is free");
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn body_limit_of_a_route_overrides_the_general_one() {
     let large = vec![b'x'; 2000];
     let response =
         env.gateway.client().request("POST", "/large", &[("Authorization", "Bearer 2|reader")], &large);
-    assert_eq!(response.status, 403, "the permit comes first");
+    assert_eq!(response.status, 403, "authorization is checked before the body limit");
     let received = env.backend.requests().into_iter().filter(|it| it.complete).map(|it| it.body.len());
     assert_eq!(received.max(), Some(1024));
 }

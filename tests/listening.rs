@@ -51,7 +51,7 @@ fn gateway_runs_between_two_unix_sockets() {
     let mut gateway = builder().start();
     let file = std::fs::symlink_metadata(&front).unwrap();
     assert!(file.file_type().is_socket());
-    assert_eq!(file.permissions().mode() & 0o777, 0o777 & !umask(), "as the umask says");
+    assert_eq!(file.permissions().mode() & 0o777, 0o777 & !umask(), "the mode follows the umask");
 
     let serving = thread::spawn(move || {
         let (stream, _) = backend.accept().unwrap();
@@ -215,7 +215,7 @@ fn connection_without_a_proxy_header_is_closed_counted_and_logged() {
         assert!((350..3000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
         gateway.wait_for_metric("requests_total{status=\"408\",reason=\"limited\"}", f64::from(number));
     }
-    assert_eq!(gateway.metrics().metric("requests_total"), 8.0, "nothing for those that said nothing");
+    assert_eq!(gateway.metrics().metric("requests_total"), 8.0, "silent connections count no request");
     assert_eq!(env.backend.requests().len(), 0);
 }
 
@@ -287,7 +287,7 @@ fn reload_enables_and_disables_the_proxy_protocol() {
         env.gateway.edit(&format!("proxy_protocol: {from}"), &format!("proxy_protocol: {to}"));
         assert!(env.gateway.reload());
         assert_eq!((status(WHO.as_bytes()), status(&told)), (plain, with_header));
-        assert_eq!(kept.send(WHO).response().status, 200, "an open connection goes on");
+        assert_eq!(kept.send(WHO).response().status, 200, "an open connection stays open");
     }
 }
 
@@ -316,7 +316,7 @@ fn limits_count_the_address_of_the_proxy_header() {
     drop(held);
     let end = Instant::now() + Duration::from_secs(5);
     while connect(&v1("192.0.2.7")).1 != 200 {
-        assert!(Instant::now() < end, "who left counts still");
+        assert!(Instant::now() < end, "closed connections still count");
     }
 
     let env = with_proxy_protocol("", "limits: {requests_per_address: 2}");

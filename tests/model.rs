@@ -164,7 +164,7 @@ fn hold_against_model(
                 count(1);
                 if let Some(violation) = violation(&strict, &asked, &dispatched) {
                     count(2);
-                    prop_assert!(!fails, "{violation}; forwarded was {forwarded:?}");
+                    prop_assert!(!fails, "{violation}; forwarded: {forwarded:?}");
                 }
             }
         }

@@ -43,7 +43,7 @@ fn draft_of_the_stockaj_document_is_the_shipped_map() {
         "{draft}"
     );
     assert!(draft.contains("\n  /api/v2/instance:\n    GET: instance:read\n"), "{draft}");
-    assert_eq!(outcome(directory.path(), &["openapi", document]).1, draft, "twice alike");
+    assert_eq!(outcome(directory.path(), &["openapi", document]).1, draft, "the output is deterministic");
     fs::write(directory.path().join("draft.yaml"), draft).unwrap();
     assert_eq!(routes(directory.path(), "draft.yaml"), routes(root(), "config/stockaj.yaml"));
 

@@ -63,7 +63,7 @@ fn matrix_page_is_valid_and_accessible() {
     for width in [1280, 1264] {
         browser.show_on("screen", "light", width);
         let wider = browser.run("return document.documentElement.scrollWidth - innerWidth;");
-        assert!(wider.as_i64().is_some_and(|wider| wider <= 0), "{width}: {wider} pixels are outside");
+        assert!(wider.as_i64().is_some_and(|wider| wider <= 0), "{width}: {wider} pixels overflow");
     }
     browser.show_on("screen", "light", 600);
     let headers_stay = browser.run(

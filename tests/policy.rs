@@ -285,7 +285,7 @@ fn every_schema_has_its_own_id() {
     assert_eq!(ids, ["gateway", "map", "test"].map(|kind| format!("urn:stockaj-gateway:schema:{kind}")));
 }
 
-/// Validated by the parser that Python-based CI systems use.
+/// Reads the report with the parser of Python-based CI systems.
 #[test]
 #[ignore = "needs junitparser: tests/run"]
 fn junit_report_is_read_by_junitparser() {

@@ -27,14 +27,18 @@ fn reload_applies_a_new_map_to_new_requests_only() {
 
     gateway.edit(ITEMS_READ, ITEMS_DENIED);
     assert!(gateway.reload());
-    assert_eq!(kept.request("GET", ITEMS, &[WRITER], b"").status, 403, "on a connection of before");
+    assert_eq!(
+        kept.request("GET", ITEMS, &[WRITER], b"").status,
+        403,
+        "on a connection opened before the reload"
+    );
     assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 403);
     assert_eq!(in_flight.response().status, 200);
     assert_eq!(in_flight.request("GET", ITEMS, &[WRITER], b"").status, 403);
 
     gateway.edit(ITEMS_DENIED, "/api/v2/items/all:       {GET: items:read");
     assert!(gateway.reload());
-    assert_eq!(kept.request("GET", ITEMS, &[WRITER], b"").status, 403, "unmapped now");
+    assert_eq!(kept.request("GET", ITEMS, &[WRITER], b"").status, 403, "unmapped after the reload");
     assert_eq!(kept.request("GET", "/api/v2/items/all", &[WRITER], b"").status, 200);
     let metrics = gateway.metrics();
     for (metric, count) in [
@@ -58,7 +62,7 @@ fn invalid_configuration_is_rejected_with_all_errors_and_the_old_one_stays() {
     assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 200);
     let metrics = gateway.metrics();
     assert_eq!(metrics.metric("config_reload_success"), 0.0);
-    assert_eq!(metrics.metric("config_reload_timestamp_seconds"), loaded_at, "of the one that is served by");
+    assert_eq!(metrics.metric("config_reload_timestamp_seconds"), loaded_at, "of the active configuration");
     for part in ["FETCH", "runtime.threads", "gateway.yaml:"] {
         gateway.wait_for_log(|line| {
             line["level"] == "ERROR" && line["message"].as_str().is_some_and(|it| it.contains(part))
@@ -66,8 +70,8 @@ fn invalid_configuration_is_rejected_with_all_errors_and_the_old_one_stays() {
     }
 
     gateway.edit("{GET: [items:read], FETCH: items:read", "{GET: deny");
-    assert!(!gateway.reload(), "one mistake is left");
-    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 200, "and nothing of it is taken over");
+    assert!(!gateway.reload(), "one error is left");
+    assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 200, "nothing of it was applied");
     gateway.edit("threads: many", "threads: 2");
     assert!(gateway.reload());
     assert_eq!(gateway.get(ITEMS, Some("1|writer")).status, 403);
@@ -131,7 +135,7 @@ fn shorter_ttl_applies_to_cached_verdicts() {
     assert!(env.gateway.reload());
     let end = Instant::now() + Duration::from_secs(5);
     while env.gateway.get(ITEMS, Some("1|writer")).status != 401 {
-        assert!(Instant::now() < end, "still believed");
+        assert!(Instant::now() < end, "still cached");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -215,7 +219,7 @@ fn reload_applies_changed_log_settings() {
     gateway.signal(Signal::HUP);
     let end = Instant::now() + Duration::from_secs(5);
     while gateway.get(ITEMS, Some("1|writer")).status != 403 {
-        assert!(Instant::now() < end, "not taken over");
+        assert!(Instant::now() < end, "the change was not applied");
     }
     gateway.edit("level: error", "level: info");
     assert!(gateway.reload());
@@ -277,7 +281,7 @@ fn repeated_reloads_fail_no_request() {
 fn wait_for_status(env: &TestEnv, expected: u16) {
     let end = Instant::now() + PATIENCE;
     while env.gateway.get(ITEMS, Some("1|writer")).status != expected {
-        assert!(Instant::now() < end, "not taken over");
+        assert!(Instant::now() < end, "the change was not applied");
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -63,7 +63,7 @@ impl Fleet {
         let began = Instant::now();
         let answer = client.request("POST", "/tokens/revoke", &ADMIN, order.to_string().as_bytes());
         assert_eq!(answer.status, 200, "{}", answer.text());
-        assert!(began.elapsed() < Duration::from_secs(1), "Redis is waited for");
+        assert!(began.elapsed() < Duration::from_secs(1), "the request waits for Redis");
     }
 
     /// The order in production: the token is deleted, then revoked.
@@ -77,7 +77,7 @@ impl Fleet {
         let began = Instant::now();
         let mut client = self.gateways[gateway].client();
         while client.get(ITEMS, Some(token)).status != 401 {
-            assert!(began.elapsed() < PATIENCE, "{token} is believed for ever");
+            assert!(began.elapsed() < PATIENCE, "{token} stays cached");
             thread::sleep(Duration::from_millis(2));
         }
         began.elapsed()
@@ -147,7 +147,11 @@ fn revocation_reaches_every_replica_within_a_second() {
             fleet.know(&token);
             fleet.use_token(&token);
             fleet.delete(round % 3, &token);
-            assert_eq!(fleet.status(round % 3, &token), 401, "at once where it was ordered");
+            assert_eq!(
+                fleet.status(round % 3, &token),
+                401,
+                "immediate at the replica that received the revocation"
+            );
             for gateway in 0..3 {
                 let took = fleet.refused(gateway, &token);
                 assert!(took < Duration::from_secs(1), "{took:?}");
@@ -274,7 +278,7 @@ fn reload_connects_to_another_redis_or_none() {
     fleet.gateways[0].edit(&format!("redis:\n  url: {}\n", url(&other)), "");
     assert!(fleet.gateways[0].reload());
     let metrics = RawClient::connect(fleet.gateways[0].admin()).get("/metrics", None);
-    assert!(!metrics.text().contains("redis_connected"), "no Redis, no metric");
+    assert!(!metrics.text().contains("redis_connected"), "without Redis there is no metric");
     assert!(!threads(&fleet.gateways[0]).contains(&"replicas".to_owned()));
 }
 

@@ -30,7 +30,7 @@ fn request_id_is_on_every_answer() {
         env.backend.forget_requests();
         let response = client.request(method, target, fields, b"");
         assert_eq!(response.status, status, "{method} {target}");
-        let id = response.field("x-request-id").unwrap_or_else(|| panic!("{method} {target}: no id"));
+        let id = response.field("x-request-id").unwrap_or_else(|| panic!("{method} {target}: no request id"));
         assert_eq!(id.len(), 32, "{method} {target}: {id}");
         let line = env.gateway.wait_for_log(|line| line["request_id"] == *id);
         assert_eq!(line["status"], status, "{line}");
@@ -44,7 +44,7 @@ fn request_id_is_on_every_answer() {
         format!("GET /up HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "a".repeat(5000)),
     ] {
         let response = RawClient::connect(env.gateway.address()).send(&request).response();
-        let id = response.field("x-request-id").unwrap_or_else(|| panic!("{request}: no id"));
+        let id = response.field("x-request-id").unwrap_or_else(|| panic!("{request}: no request id"));
         let line = env.gateway.wait_for_log(|line| line["request_id"] == *id);
         assert_eq!(line["bytes_out"], response.body.len(), "{line}");
     }
@@ -77,8 +77,10 @@ fn request_id_is_on_every_answer_of_the_admin_listener_and_in_its_audit_lines() 
         let mut client = RawClient::connect(env.gateway.admin());
         let response = client.request(method, path, fields, body.as_bytes());
         assert_eq!(response.status, status, "{method} {path}: {response:?}");
-        let id =
-            response.field("x-request-id").unwrap_or_else(|| panic!("{method} {path}: no id")).to_owned();
+        let id = response
+            .field("x-request-id")
+            .unwrap_or_else(|| panic!("{method} {path}: no request id"))
+            .to_owned();
         assert_eq!(id.len(), 32, "{method} {path}: {id}");
         assert!(!ids.contains(&id), "{method} {path}: {id} again");
         if let Some(action) = action {

@@ -101,7 +101,7 @@ fn request_is_retried_once_and_only_before_any_response_byte() {
     assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 200);
     env.backend.answer(|_| Answer::close());
     assert_eq!(client.request("GET", ITEMS, &[WRITER], b"").status, 502);
-    assert_eq!(env.backend.requests().len(), 3, "one, and one that was tried twice");
+    assert_eq!(env.backend.requests().len(), 3, "one request, and one that was retried");
 }
 
 /// The gateway is stopped while its idle connection closes and a request arrives, so it finds both at once.
@@ -233,7 +233,7 @@ fn backend_timeout_starts_at_the_end_of_the_request_body() {
         Instant::now()
     };
     slowly(&mut client);
-    assert_eq!(client.response().status, 200, "a slow upload is not the backend's fault");
+    assert_eq!(client.response().status, 200, "a slow upload is not a backend timeout");
     env.backend.answer(|_| Answer::hang());
     let ended = slowly(&mut client);
     let response = client.response();
@@ -267,7 +267,7 @@ fn stalled_upload_is_408() {
         thread::sleep(Duration::from_millis(150));
         steady.send("x");
     }
-    assert_eq!(steady.response().status, 200, "slow is not standing still");
+    assert_eq!(steady.response().status, 200, "slow progress is not a timeout");
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn backend_that_reads_no_upload_is_504() {
     let started = Instant::now();
     // More than the socket buffers can hold.
     while !client.has_bytes() && client.try_send([b'x'; 64 * 1024]).is_ok() {
-        assert!(started.elapsed() < PATIENCE, "it is still taken");
+        assert!(started.elapsed() < PATIENCE, "the upload is still read");
     }
     assert_eq!(client.response().status, 504);
     let waited = started.elapsed().as_millis();
@@ -350,10 +350,18 @@ fn introspector_outage_changes_no_decision() {
             seen.sort_unstable();
             seen
         };
-        assert_eq!(seen(&known), known_may_be, "known, stale_if_error: {stale}");
-        assert_eq!(seen(&unknown), [401, 503], "unknown, stale_if_error: {stale}");
-        assert_eq!(env.gateway.get(ITEMS, Some("1|writer")).status, 200, "it recovers by itself");
-        assert_eq!(env.gateway.get(ITEMS, Some("2|unknown")).status, 401, "it recovers by itself");
+        assert_eq!(seen(&known), known_may_be, "cached token, stale_if_error: {stale}");
+        assert_eq!(seen(&unknown), [401, 503], "uncached token, stale_if_error: {stale}");
+        assert_eq!(
+            env.gateway.get(ITEMS, Some("1|writer")).status,
+            200,
+            "the gateway recovers without a restart"
+        );
+        assert_eq!(
+            env.gateway.get(ITEMS, Some("2|unknown")).status,
+            401,
+            "the gateway recovers without a restart"
+        );
     }
 }
 
@@ -415,6 +423,6 @@ fn max_connections_is_shared_fairly_by_all_cores() {
         });
         assert!(most.load(Ordering::SeqCst) <= bound, "{most:?} at once");
         let slowest = *slowest.lock().unwrap();
-        assert!(slowest < Duration::from_millis(1500), "one waited for {slowest:?}");
+        assert!(slowest < Duration::from_millis(1500), "a request waited for {slowest:?}");
     }
 }

@@ -74,7 +74,7 @@ fn revocation_evicts_exactly_the_named_tokens() {
         assert_eq!(env.revoke(&order), 0, "{order}");
         let before = TOKENS.map(|(token, ..)| env.introspector.calls_for(token));
         for ((token, ..), (forgotten, before)) in TOKENS.iter().zip(forgotten.iter().zip(before)) {
-            assert_eq!(env.status(ITEMS, token), 200, "it forgets, it does not ban");
+            assert_eq!(env.status(ITEMS, token), 200, "a revoked token is introspected again");
             let asked = env.introspector.calls_for(token) - before;
             assert_eq!(asked, usize::from(*forgotten), "{order}: {token}");
         }
@@ -204,7 +204,7 @@ fn revocation_discards_an_introspection_in_flight() {
             u32::from(ended_at > revoked_at)
         });
     }
-    assert!(overtaken > 50, "only {overtaken} were under way");
+    assert!(overtaken > 50, "only {overtaken} were in flight");
 }
 
 #[test]
@@ -235,6 +235,6 @@ fn revocation_applies_across_reloads() {
         assert_eq!(env.status(ITEMS, "17|one"), 401);
         env.know_user("17|one", "17", "scanner");
         assert_eq!(env.revoke(&json!({"token": "17|one"})), 0);
-        assert_eq!(env.status(ITEMS, "17|one"), 200, "revoking a token forgets that it was inactive, too");
+        assert_eq!(env.status(ITEMS, "17|one"), 200, "revoking a token also evicts an inactive verdict");
     }
 }

@@ -150,7 +150,7 @@ impl TestEnv {
         self.expect(504, &format!("{items}?hang"), &bearer(&good));
         let mut client = self.gateway.client();
         client.send(format!("GET {items}?short HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {good}\r\n\r\n"));
-        assert!(client.try_response(false).is_err(), "broken off");
+        assert!(client.try_response(false).is_err(), "the response is incomplete");
         // Failures of the introspector, each with an uncached token.
         let redirect = [("Location", &*format!("http://h/{SECRET}"))];
         for (id, outage) in (10..).zip([

@@ -12,7 +12,7 @@ fn every_threat_names_tests_that_exist() {
     let known = tests();
     let threats = threats();
     for (title, names) in &threats {
-        assert!(!names.is_empty(), "no test: {title}");
+        assert!(!names.is_empty(), "no test for threat {title}");
         for name in names {
             let reason = known.get(name).unwrap_or_else(|| panic!("`{name}` is not a test: {title}"));
             let is_run = reason.as_ref().is_none_or(|it| RUN.iter().any(|run| it.starts_with(run)));

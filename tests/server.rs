@@ -67,7 +67,7 @@ fn connections_over_the_limit_are_503_until_others_close() {
         assert_eq!(response.field("x-request-id").map(str::len), Some(32));
     }
     for client in &mut clients {
-        assert_eq!(client.get("/up", None).status, 200, "who was there stays");
+        assert_eq!(client.get("/up", None).status, 200, "existing connections stay open");
     }
     clients.pop();
     env.gateway.wait_for_metric("client_connections", 3.0);
@@ -132,7 +132,7 @@ fn unread_log_delays_no_request() {
             }
             count += AT_ONCE;
         }
-        assert!(started.elapsed() < 4 * PATIENCE, "nothing was dropped after {count} requests");
+        assert!(started.elapsed() < 4 * PATIENCE, "no line was dropped after {count} requests");
     }
     let slowest = (0..100)
         .map(|_| {

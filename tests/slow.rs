@@ -117,5 +117,5 @@ fn slow_reads_delay_no_other_client() {
     });
     attack_while_serving(&env, &["-X", "-c", "40", "-n", "2", "-w", "512", "-y", "1024", "-z", "32"]);
     let gone = env.gateway.metrics().metric("requests_total{reason=\"client_gone\"}");
-    assert!(gone >= 40.0, "{gone} that do not read were let go");
+    assert!(gone >= 40.0, "{gone} clients that do not read were disconnected");
 }

@@ -85,7 +85,7 @@ fn random_tokens_leave_memory_bounded_and_a_cached_token_undisturbed() {
         full / MIB,
         twice / MIB
     );
-    assert_eq!(introspector.calls_for(KNOWN), 1, "a known token stays known");
+    assert_eq!(introspector.calls_for(KNOWN), 1, "a cached token stays cached");
     assert!(upstream.requests().iter().all(|request| request.bearer() == Some(KNOWN)));
     let entries = gateway.metrics().metric("token_cache_entries{kind=\"inactive\"}");
     assert!((1.0..=50_000.0).contains(&entries), "{entries}");

@@ -146,7 +146,7 @@ fn ability_added_to_a_token_is_honoured_after_negative_ttl_at_max_age_0s() {
     let before = env.introspector.calls();
     assert_eq!((env.status("/delete", token), env.introspector.calls()), (200, before + 1));
     env.introspector.set_verdict(token, Verdict::active(&["items:read"]).named(17, "weak"));
-    assert_eq!(env.status("/delete", token), 403, "an ability that was taken away is gone at once");
+    assert_eq!(env.status("/delete", token), 403, "a removed ability is refused immediately");
 }
 
 #[test]

@@ -221,7 +221,7 @@ fn expectation_is_forwarded_and_only_100_continue_permits_the_body() {
         // An interim response other than 100 does not start the body.
         backend.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
         thread::sleep(Duration::from_millis(200));
-        assert!(!client.has_bytes(), "nobody has asked for the body yet");
+        assert!(!client.has_bytes(), "the body was sent before 100 Continue");
         let came = client_sees(&mut client, || {
             backend.send(CONTINUE);
         });
@@ -278,8 +278,8 @@ fn final_response_to_an_expectation_suppresses_100_continue() {
         } else {
             client.read_until_close()
         };
-        assert_eq!(text(rest), "", "and never a 100");
-        assert_eq!(text(backend.read_until_close()), "", "nor a byte of it");
+        assert_eq!(text(rest), "", "no 100 Continue is sent");
+        assert_eq!(text(backend.read_until_close()), "", "no byte of the body is sent");
         env.gateway.wait_for_metric("requests_total{reason=\"allowed\",status=\"422\"}", 1.0);
     }
 }
@@ -304,7 +304,7 @@ fn rejected_request_gets_no_100_continue() {
         assert!(response.raw_head.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{request}");
         assert_eq!(text(client.read_until_close()), "", "{request}");
     }
-    assert_eq!(env.introspector.calls_for("1|writer"), 1, "for what is too large alone");
+    assert_eq!(env.introspector.calls_for("1|writer"), 1, "introspected only for the oversized body");
     // HTTP/1.0 clients and requests without a body do not wait for 100 either.
     let old = post("1|writer", expect).replace("HTTP/1.1", "HTTP/1.0") + "body";
     let bare = get("1.1").replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
@@ -332,7 +332,7 @@ fn upload_continues_after_an_early_response() {
         assert_eq!(client.response().text(), "done");
         let rest = if chunked { "4\r\nrest\r\n0\r\n\r\n" } else { "rest" };
         client.send(rest);
-        assert_eq!(text(backend.read(rest.len())), rest, "who answered reads on");
+        assert_eq!(text(backend.read(rest.len())), rest, "the backend keeps reading after its response");
         // Both connections can be reused.
         client.send(get("1.1"));
         assert_eq!(backend.request().target, ITEMS);

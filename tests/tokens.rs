@@ -81,10 +81,7 @@ fn tokens_are_listed_by_id_and_never_shown() {
         lines[2].starts_with("9    scanner  ") && lines[2].ends_with("items:create items:read"),
         "{stdout}"
     );
-    assert!(
-        !stdout.contains(['\u{1b}', '\u{9b}']),
-        "nobody's name or ability does anything to a terminal: {stdout:?}"
-    );
+    assert!(!stdout.contains(['\u{1b}', '\u{9b}']), "control characters reached the terminal: {stdout:?}");
     let (code, stdout, _) = env.tokens_command(&["list", "--format", "json"], "");
     assert_eq!(
         (code, serde_json::from_str::<Value>(&stdout).unwrap()["tokens"][0]["id"].clone()),

@@ -184,7 +184,10 @@ fn rejected_request_has_a_span_with_its_reason() {
         let outcomes: Vec<_> =
             clients.values().map(|it| it.attribute("stockaj_gateway.introspection.outcome")).collect();
         assert_eq!(outcomes, more);
-        assert!(clients.values().all(|client| !client.has_failed()), "an inactive token is an answer");
+        assert!(
+            clients.values().all(|client| !client.has_failed()),
+            "an inactive token is a valid introspection response"
+        );
         if method == "BREW" {
             assert_eq!((&*server.0.name, &*server.attribute("http.request.method")), ("HTTP", "_OTHER"));
         }
@@ -290,7 +293,7 @@ fn http2_and_websocket_requests_have_spans() {
     );
     assert_eq!(client.response().status, 101);
     thread::sleep(Duration::from_millis(100));
-    assert!(collector.spans().is_empty(), "it goes on");
+    assert!(collector.spans().is_empty(), "the tunnel is still open");
     drop((client, held));
     let (server, clients) = by_name(collector.wait(2));
     assert_eq!(server.attribute("http.response.status_code"), "101");
@@ -324,7 +327,7 @@ fn trace_of_a_trusted_peer_continues_and_of_another_is_linked() {
     let (server, clients) = by_name(trusting_collector.wait(3));
     assert_eq!((&*server.trace(), &*server.parent()), (trace, "00f067aa0ba902b7"));
     assert_eq!(server.0.trace_state, "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7");
-    assert_eq!((server.0.flags, server.0.links.len()), (0x301, 0), "its parent is remote");
+    assert_eq!((server.0.flags, server.0.links.len()), (0x301, 0), "the parent is remote");
     let arrived = trusting.backend.take_requests().remove(0);
     assert_eq!(arrived.field("traceparent"), Some(&*clients["GET /api/v2/me"].traceparent()));
     assert_eq!(arrived.fields.all("tracestate").collect::<Vec<_>>(), state.map(|(_, value)| value));

@@ -153,7 +153,7 @@ fn requests_are_counted_by_ability_route_and_verdict() {
     assert_eq!(metrics.metric("usage_tokens"), 3.0);
     assert_eq!(metrics.metric("usage_write_errors_total"), 0.0);
     let mode = fs::metadata(env.gateway.directory().join("usage.redb")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "addresses and names are nobody else's business");
+    assert_eq!(mode & 0o777, 0o600, "only the owner may read addresses and names");
 }
 
 #[test]
@@ -413,7 +413,7 @@ fn full_disk_of_the_ledger_fails_no_request() {
     assert!(env.gateway.metrics().metric("usage_write_errors_total") >= 1.0);
     let begun = Instant::now();
     let told = report(&env.gateway);
-    assert_eq!(total(&told), 300, "what the disk did not take is in memory");
+    assert_eq!(total(&told), 300, "unwritten usage stays in memory");
     assert!(begun.elapsed() < Duration::from_secs(20));
     assert_eq!(env.gateway.get(ITEMS, Some("1|one-of-many")).status, 200);
     assert!(env.gateway.directory().join("usage.redb").exists());

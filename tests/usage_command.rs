@@ -158,7 +158,7 @@ fn usage_page_is_one_file() {
         let page = reports.prints(&[&["--format", "html"][..], words].concat());
         assert!(page.starts_with("<!DOCTYPE html>") && page.contains(&format!("<h1>{title}</h1>")), "{page}");
         assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "{page}");
-        assert!(!page.contains("<a ") && !page.contains("<form"), "a file answers no question");
+        assert!(!page.contains("<a ") && !page.contains("<form"), "a static page has no links or forms");
     }
 }
 

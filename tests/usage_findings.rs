@@ -132,7 +132,7 @@ fn configured_rules_find_what_tokens_did() {
             "low no_expiry 4 ",
             "low naming 5 ",
         ],
-        "the same ledger by other rules"
+        "the same ledger with other rules"
     );
-    assert_eq!(restart_with(rules, ""), [] as [&str; 0], "by default no token of today is judged");
+    assert_eq!(restart_with(rules, ""), [] as [&str; 0], "by default a token created today has no findings");
 }

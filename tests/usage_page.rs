@@ -80,7 +80,7 @@ fn usage_page_is_accessible() {
                 browser.run("for (const it of document.querySelectorAll('details')) it.open = true;");
                 assert_eq!(axe(&browser), json!([]), "{name} {scheme} {width}");
                 let wider = browser.run("return document.documentElement.scrollWidth - innerWidth;");
-                assert!(wider.as_i64().unwrap() <= 0, "{name} {scheme} {width}: {wider} pixels are outside");
+                assert!(wider.as_i64().unwrap() <= 0, "{name} {scheme} {width}: {wider} pixels overflow");
             }
             let paper = browser.run("return getComputedStyle(document.body).backgroundColor;");
             assert_eq!(paper == "rgb(255, 255, 255)", scheme == "light", "{paper}");
@@ -93,7 +93,7 @@ fn usage_page_is_accessible() {
              return tables.filter((it) => !it.checkVisibility({contentVisibilityAuto: true})).length;",
         );
         assert_eq!(hidden, 0);
-        assert_eq!(browser.requests(), [url], "it is all there is");
+        assert_eq!(browser.requests(), [url], "the page loads nothing else");
         assert_eq!(browser.faults(), [] as [String; 0]);
     }
 }
@@ -150,7 +150,7 @@ fn operator_opens_the_usage_page_and_selects_a_token() {
             break;
         }
     }
-    assert_eq!(found[1], "solid", "where the keyboard is must be seen: {found}");
+    assert_eq!(found[1], "solid", "the keyboard focus is not visible: {found}");
     browser.press(ENTER);
     let name = found[0].as_str().unwrap();
     let id = name.rsplit(' ').next().unwrap();

@@ -157,7 +157,7 @@ fn stale_verdicts_are_counted_and_the_introspector_probed_once_a_second() {
     introspector.recover();
     introspector.deactivate("1|reader");
     thread::sleep(Duration::from_millis(1100));
-    assert_eq!(client.get(ITEMS, Some("1|reader")).status, 401, "an answer ends what was stale");
+    assert_eq!(client.get(ITEMS, Some("1|reader")).status, 401, "a new verdict replaces the stale one");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn steady_traffic_never_waits_for_a_refresh() {
     }
     let lookups =
         |result: &str| gateway.metrics().metric(&format!("token_cache_lookups_total{{result=\"{result}\"}}"));
-    assert_eq!((lookups("miss"), lookups("coalesced")), (1.0, 0.0), "nobody waited but the first");
+    assert_eq!((lookups("miss"), lookups("coalesced")), (1.0, 0.0), "only the first request waited");
     assert!((3..=5).contains(&introspector.calls()), "{} calls", introspector.calls());
 }
 
@@ -193,7 +193,7 @@ fn flood_of_unknown_tokens_leaves_a_quarter_of_introspections_to_known_ones() {
         introspector.wait_for_calls(1 + 6 + 6);
         assert_eq!(introspector.most_concurrent(), 6);
         assert_eq!(gateway.get(ITEMS, Some("1|reader")).status, 200);
-        assert!(introspector.calls() < 1 + 48, "it did not wait behind the flood");
+        assert!(introspector.calls() < 1 + 48, "the request did not wait for the flood");
     });
     assert_eq!((introspector.most_concurrent(), introspector.calls()), (7, 2 + 48));
 }

@@ -100,7 +100,7 @@ fn build_script_names_the_commit_with_and_without_a_repository() {
     assert!(files.len() == 2 && files[0].ends_with(".git/HEAD"), "{files:?}");
     assert!(files[1].ends_with(".git/refs/heads/main"), "{files:?}");
     assert!(files.iter().all(|file| Path::new(file).exists()), "cargo would always run it again: {files:?}");
-    assert_eq!(script.run("debug", &[]), unknown, "no new debug build for every commit");
+    assert_eq!(script.run("debug", &[]), unknown, "a commit does not trigger a debug build");
 
     for (environment, commit, date) in [
         (&[(EPOCH, "0")][..], &*head, "1970-01-01"),
@@ -117,7 +117,7 @@ fn build_script_names_the_commit_with_and_without_a_repository() {
         assert_eq!((&*found.0, &*found.1), (commit, date), "{environment:?}");
     }
     let found = script.run("debug", &[(COMMIT, "0123abc"), (EPOCH, "86400")]);
-    assert_eq!((&*found.0, &*found.1), ("0123abc", "1970-01-02"), "a debug build that is told");
+    assert_eq!((&*found.0, &*found.1), ("0123abc", "1970-01-02"), "a debug build with the variable set");
 
     // A worktree has its own HEAD; the branch is in the main repository.
     script.git(&["worktree", "add", "--quiet", "../tree"]);

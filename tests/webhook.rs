@@ -151,7 +151,7 @@ fn wrong_webhook_signatures_are_throttled_and_valid_ones_never() {
         assert_eq!(env.signed_webhook(SECRET, "token.deleted", DELETED).status, 200);
     }
     assert!(throttled > 0);
-    assert_eq!(env.send_webhook(&[], DELETED).status, 401, "no signature is no guess");
+    assert_eq!(env.send_webhook(&[], DELETED).status, 401, "a missing signature is not an attempt");
 }
 
 #[test]
@@ -160,11 +160,15 @@ fn without_a_secret_there_is_no_webhook_endpoint() {
     assert_eq!(
         with_operator.signed_webhook("", "token.deleted", DELETED).status,
         404,
-        "it is no matter of a signature"
+        "404 whatever the signature"
     );
     let env = start("");
     assert_eq!(env.signed_webhook("", "token.deleted", DELETED).status, 404);
-    assert_eq!(env.gateway.client().request("POST", "/webhook", &[], b"").status, 401, "nor at the proxy");
+    assert_eq!(
+        env.gateway.client().request("POST", "/webhook", &[], b"").status,
+        401,
+        "not served by the proxy either"
+    );
 }
 
 #[test]

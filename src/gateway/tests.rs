@@ -119,7 +119,7 @@ impl TestGateway {
 fn on_a_core<T>(work: impl Future<Output = T>) -> T {
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await.expect("nothing hangs") })
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await.expect("the test does not hang") })
 }
 
 /// Sends `request` and reads a response that ends with `end`.

@@ -136,6 +136,6 @@ fn attacks_on_authentication_fail() {
     // Other credentials are not forwarded.
     for request in env.introspector.requests() {
         let token = request.bearer().expect("a bearer token");
-        assert!(token.len() <= 1024 && !token.contains([',', ' ', '\t']), "asked about {token:?}");
+        assert!(token.len() <= 1024 && !token.contains([',', ' ', '\t']), "introspected {token:?}");
     }
 }

@@ -95,7 +95,7 @@ impl TestEnv {
                 match outcome {
                     // Rejected by h2 before the gateway's own checks.
                     Outcome::Reset(PROTOCOL_ERROR) | Outcome::Away(PROTOCOL_ERROR) if status == 400 => {}
-                    // Heads that exceed the size limit, which is checked before their content.
+                    // Heads beyond the total size limit, which h2 checks before single fields; far beyond, it closes the connection.
                     Outcome::Away(ENHANCE_YOUR_CALM) if status == 431 => {}
                     Outcome::Answer(response) if response.status == 431 && response.body.is_empty() => {
                         assert!(matches!(status, 414 | 431), "{context}");

@@ -189,7 +189,7 @@ fn values<'a>(request: &'a Request, folded: &'a str) -> impl Iterator<Item = &'a
     request.fields.0.iter().filter(move |(name, _)| fold(name) == folded).map(|(_, value)| value.as_str())
 }
 
-/// Maps every character other than letters and digits to `_`, ignoring case.
+/// Maps every character of a name other than letters and digits to `-`, ignoring case.
 fn fold(name: &str) -> String {
     let mut folded = String::from("http-");
     folded.extend(

@@ -98,6 +98,6 @@ fn requests_at_a_limit_pass_and_beyond_it_are_rejected() {
         env.introspector.requests().iter().filter_map(|it| it.bearer().map(str::len)).collect();
     assert!(
         asked.contains(&40) && !asked.contains(&41),
-        "tokens of these lengths were asked about: {asked:?}"
+        "tokens of these lengths were introspected: {asked:?}"
     );
 }

@@ -116,5 +116,5 @@ fn every_alert_has_a_firing_and_a_silent_test() {
         known.insert(query);
     }
     let unknown: Vec<_> = expressions.iter().filter(|it| !known.contains(**it)).collect();
-    assert!(unknown.is_empty(), "tests of nothing: {unknown:?}");
+    assert!(unknown.is_empty(), "tests of unknown alerts: {unknown:?}");
 }

@@ -20,7 +20,7 @@ fn services(file: &str) -> Vec<(String, Value)> {
             Some(other) => yaml(other)["services"][text(&from["service"])].clone(),
             None => Value::Object(serde_json::Map::new()),
         };
-        assert!(whole.is_object(), "{name} extends what is not there");
+        assert!(whole.is_object(), "{name} extends a missing service");
         whole.as_object_mut().unwrap().extend(service.as_object().unwrap().clone());
         (name.clone(), whole)
     };

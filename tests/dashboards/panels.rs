@@ -71,7 +71,7 @@ fn every_panel_has_a_title_a_place_and_a_query() {
         assert_eq!(panel["datasource"], source, "{title}");
         assert!(UNITS.contains(&text(&panel["fieldConfig"]["defaults"]["unit"])), "{title}");
         let targets = list(&panel["targets"]);
-        assert!(!targets.is_empty(), "{title} asks for nothing");
+        assert!(!targets.is_empty(), "{title} has no query");
         let names: BTreeSet<&str> = targets.iter().map(|target| text(&target["refId"])).collect();
         assert_eq!(names.len(), targets.len(), "{title}");
         for target in targets {

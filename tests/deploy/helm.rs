@@ -126,7 +126,7 @@ fn release_has_the_resources_of_its_values() {
     });
     let text = template("shop", &values.to_string());
     let resources = resources(&text);
-    assert_eq!(text.matches("name: stockaj\n").count(), 1, "the container's alone");
+    assert_eq!(text.matches("name: stockaj\n").count(), 1, "only the container has this name");
     let spec = &resources["\"Deployment\" \"shop\""]["spec"]["template"]["spec"];
     let gateway = &spec["initContainers"][0];
     assert_eq!(

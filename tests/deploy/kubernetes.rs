@@ -127,15 +127,21 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
     assert_eq!(policy["policyTypes"], json!(["Ingress"]));
     let mut reached = BTreeSet::new();
     for rule in list(&policy["ingress"]) {
-        assert!(!list(&rule["from"]).is_empty() && !list(&rule["ports"]).is_empty(), "for everybody: {rule}");
+        assert!(
+            !list(&rule["from"]).is_empty() && !list(&rule["ports"]).is_empty(),
+            "rule without peers or ports: {rule}"
+        );
         for peer in list(&rule["from"]) {
-            assert!(peer.as_object().is_some_and(|peer| !peer.is_empty()), "anybody: {rule}");
+            assert!(
+                peer.as_object().is_some_and(|peer| !peer.is_empty()),
+                "rule that matches every peer: {rule}"
+            );
         }
         // By port number, since not every implementation resolves port names of init containers.
         reached.extend(list(&rule["ports"]).iter().map(|port| port["port"].as_i64().unwrap()));
     }
     assert_eq!(reached, ports);
-    assert_eq!(settings.backend.authority, "127.0.0.1:8000", "over the loopback that they share");
+    assert_eq!(settings.backend.authority, "127.0.0.1:8000", "the containers share the loopback interface");
     assert!(!ports.contains(&8000));
 
     // Selectors match the pod's labels; Services target a port of the gateway by number.
@@ -152,7 +158,7 @@ fn assert_sound(resources: &[Value], settings: &Settings) {
         );
     }
     for port in list(&the(resources, "Service")["spec"]["ports"]) {
-        assert_eq!(port["targetPort"], proxy.port(), "clients see the proxy alone");
+        assert_eq!(port["targetPort"], proxy.port(), "clients reach only the proxy's port");
     }
 
     // Complies with the "restricted" Pod Security Standard.

@@ -37,7 +37,7 @@ fn replicas_share_a_redis_closed_to_other_clients() {
     for name in ["admin-token", "redis-password", "redis-url", "redis.conf", "webhook-secret"] {
         let _ = fs::remove_file(overlay.join("secrets").join(name));
     }
-    assert_eq!(make(), make(), "what is there stays");
+    assert_eq!(make(), make(), "existing secrets are kept");
 
     let resources = assert_taken("replicas", &rendered(&overlay), &overlay.join("gateway.yaml"));
     let named = |kind: &str, name: &str| {

@@ -131,13 +131,13 @@ fn sidecar_component_changes_only_the_selected_deployment_and_service() {
     let template = &mut deployment["spec"]["template"];
     assert_eq!(take(&mut template["metadata"]["labels"], "stockaj-gateway"), "sidecar");
     let spec = &mut template["spec"];
-    assert_eq!(spec["initContainers"][0]["name"], "gateway", "before the others");
+    assert_eq!(spec["initContainers"][0]["name"], "gateway", "the sidecar is the first container");
     assert_is_the_gateway(&take_named(&mut spec["initContainers"], "gateway"));
     let volume = take_named(&mut spec["volumes"], "gateway");
     assert_eq!(volume["configMap"]["name"], "stockaj-gateway");
     let lifecycle = take(&mut spec["containers"][0], "lifecycle");
     let grace = take(spec, "terminationGracePeriodSeconds");
-    assert_eq!(deployment, *find(&before, "Deployment", "web"), "nothing else");
+    assert_eq!(deployment, *find(&before, "Deployment", "web"), "nothing else differs");
 
     // The grace period covers the longest request.
     let file = directory("components/sidecar/gateway.yaml");
@@ -225,7 +225,11 @@ fn chart_templates_add_the_sidecar_to_a_chart_that_includes_them() {
     }
     let resources = resources(text);
     let kinds: Vec<&str> = resources.iter().map(|it| it["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["NetworkPolicy", "ConfigMap", "Deployment"], "the pods are the other chart's");
+    assert_eq!(
+        kinds,
+        ["NetworkPolicy", "ConfigMap", "Deployment"],
+        "the selector matches the other chart's pods"
+    );
 
     let spec = &find(&resources, "Deployment", "web")["spec"]["template"]["spec"];
     assert_is_the_gateway(&spec["initContainers"][0]);

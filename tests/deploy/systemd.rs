@@ -56,7 +56,7 @@ fn systemd_exposure_is_the_documented_one() {
     let (_, level) = said.rsplit_once("stockaj-gateway@a.service: ").unwrap_or_else(|| panic!("{said}"));
     let level = level.split(' ').next().unwrap();
     assert!(level.parse::<f32>().unwrap() <= 1.2, "{said}");
-    assert!(GUIDE.contains(&format!("exposure level of {level} ")), "the guide does not say {level}");
+    assert!(GUIDE.contains(&format!("exposure level of {level} ")), "the guide does not state {level}");
 }
 
 /// Units that the gateway's units depend on, without those of a complete system boot.
@@ -164,7 +164,7 @@ impl System {
         let (opened, waiting) = std::sync::mpsc::channel();
         thread::spawn(move || opened.send(File::options().write(true).open(pipe).unwrap()));
         system.commands = waiting.recv_timeout(PATIENCE).ok();
-        assert!(system.commands.is_some(), "it does not boot:\n{}", system.said());
+        assert!(system.commands.is_some(), "the system does not boot:\n{}", system.said());
         system
     }
 
@@ -184,7 +184,7 @@ impl System {
         writeln!(self.commands.as_ref().unwrap(), "{command}").unwrap();
         let end = Instant::now() + PATIENCE;
         while !answer.exists() {
-            assert!(Instant::now() < end, "`{command}` does not end:\n{}", self.said());
+            assert!(Instant::now() < end, "`{command}` does not exit:\n{}", self.said());
             thread::sleep(Duration::from_millis(5));
         }
         let said = fs::read_to_string(&answer).unwrap();
@@ -354,7 +354,7 @@ fn debian_package_installs_starts_upgrades_and_purges() {
     let pid = || system.run("systemctl show -P MainPID stockaj-gateway@a").trim().parse::<u32>().unwrap();
 
     system.run("dpkg --install /shared/*.deb");
-    assert!(!connects(), "nothing starts before it is configured");
+    assert!(!connects(), "the service does not start before it is configured");
     assert_eq!(system.run("systemctl is-enabled stockaj-gateway.socket || true").trim(), "disabled");
     let token = "/etc/stockaj-gateway/credentials/admin-token";
     assert_eq!(system.run(&format!("stat --format '%a %s' {token}")).trim(), "600 64");

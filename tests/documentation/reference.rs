@@ -94,7 +94,7 @@ fn metrics() -> Vec<String> {
     assert_eq!(env.gateway.get("/api/v2/items", Some("1|reader")).status, 200);
     env.gateway.wait_for_metric("usage_requests_total", 1.0);
     env.gateway.wait_for_metric(r#"usage_findings{kind="no_expiry"}"#, 1.0);
-    assert_eq!(env.gateway.get("/api/v2/items", None).status, 200, "for what shadow mode counts");
+    assert_eq!(env.gateway.get("/api/v2/items", None).status, 200, "needed for the metrics of shadow mode");
     let scrape = env.gateway.metrics().0;
     let names = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     names.map(str::to_owned).collect()

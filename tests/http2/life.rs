@@ -82,7 +82,7 @@ fn slow_http2_header_block_closes_the_connection() {
     let bytes = Frame::new(HEADERS, END_STREAM, 3, literals(&request("GET", "/up", &[]))).bytes();
     let started = Instant::now();
     let mut sent = bytes.iter();
-    while client.try_send_bytes([*sent.next().expect("an end before all is sent")]).is_ok() {
+    while client.try_send_bytes([*sent.next().expect("the connection closes before all is sent")]).is_ok() {
         thread::sleep(Duration::from_millis(20));
     }
     assert!(started.elapsed() > Duration::from_millis(250), "{:?}", started.elapsed());
@@ -118,7 +118,7 @@ fn stalled_http2_body_is_408() {
     let stream = client.open(&request("POST", "/api/v2/items", &[WRITER]), false);
     client.data(stream, b"bo", false);
     assert_eq!(client.outcome(stream).answer().status, 408);
-    assert_eq!(client.get("/up", None).status, 200, "the connection lives");
+    assert_eq!(client.get("/up", None).status, 200, "the connection stays open");
 }
 
 /// A client that leaves a response unread keeps its stream and the buffered data until the write timeout.
@@ -138,7 +138,7 @@ fn unread_http2_response_is_reset_after_its_timeout() {
         let started = Instant::now();
         assert!(matches!(client.outcome(unread), Outcome::Reset(CANCEL)), "window {window}");
         assert!(started.elapsed() > Duration::from_millis(250), "{:?}", started.elapsed());
-        assert!(client.ping(), "the connection lives");
+        assert!(client.ping(), "the connection stays open");
     }
     env.gateway.wait_for_metric(r#"requests_total{reason="client_gone"}"#, 3.0);
     // A slow but steady reader does not time out.
@@ -167,7 +167,7 @@ fn reset_stream_aborts_its_backend_request() {
     client.send(&Frame::reset(stream, CANCEL));
     env.gateway.wait_for_metric(r#"requests_total{status="499",reason="client_gone"}"#, 1.0);
     env.gateway.wait_for_metric("backend_connections", 0.0);
-    assert_eq!(client.get("/up", None).status, 200, "the connection lives");
+    assert_eq!(client.get("/up", None).status, 200, "the connection stays open");
     // The connection window is exhausted.
     client.ask("GET", SLOW, &[]);
     client.ask("GET", SLOW, &[]);
@@ -220,7 +220,7 @@ fn http2_drain_finishes_streams_in_flight() {
     for stream in streams {
         assert_eq!(busy.outcome(stream).answer().status, 200);
     }
-    assert_eq!(busy.away(), Some(NO_ERROR), "it was told before");
+    assert_eq!(busy.away(), Some(NO_ERROR), "the client received GOAWAY earlier");
     assert_eq!(busy.end(), Some(NO_ERROR));
     assert_eq!(gateway.wait_exit(Duration::from_secs(3)).code(), Some(0));
 }

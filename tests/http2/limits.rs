@@ -66,7 +66,7 @@ fn http2_head_limit_equals_that_of_http1() {
         assert_eq!((answer.status, over_http_1("/up", &fields)), (status, status), "{count}");
     }
     let limited = env.gateway.metrics().metric(r#"requests_total{reason="limited"}"#);
-    assert_eq!(limited, 14.0, "each is recorded");
+    assert_eq!(limited, 14.0, "every request is logged");
     // h2 itself rejects much larger heads, and closes the connection for the largest.
     let bare = client(&env).request("GET", "/up", &[("a", &*"x".repeat(3000))], b"").answer();
     assert_eq!((bare.status, bare.body.len()), (431, 0));
@@ -88,7 +88,7 @@ fn http2_body_over_its_limit_is_413() {
     assert_eq!((answer.status, answer.text()), (413, r#"{"message":"Payload Too Large."}"#));
     let told = client.request("POST", ITEMS, &[WRITER, ("content-length", "20481")], &more).answer();
     assert_eq!(told.status, 413);
-    assert_eq!(client.get("/up", None).status, 200, "the connection lives");
+    assert_eq!(client.get("/up", None).status, 200, "the connection stays open");
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn rapid_reset_closes_the_connection() {
     let error = open_many(&mut client, 10_000, |stream| Frame::reset(stream, CANCEL).bytes());
     assert_eq!(error, Some(ENHANCE_YOUR_CALM));
     let began = env.gateway.metrics().metric(r#"requests_total{reason="client_gone"}"#);
-    assert!(began <= 120.0, "{began} requests were begun");
+    assert!(began <= 120.0, "{began} requests were started");
     assert!(env.backend.requests().len() <= 120);
 }
 
@@ -435,7 +435,7 @@ fn unread_http2_uploads_are_bounded_by_the_windows() {
     for _ in 0..4 {
         client.data(stream, &piece, false);
     }
-    assert!(client.ping(), "as much as the stream's window");
+    assert!(client.ping(), "limited by the stream's window");
     client.data(stream, b"x", false);
     assert!(matches!(client.outcome(stream), Outcome::Reset(FLOW_CONTROL_ERROR)));
     // All streams together.
@@ -447,7 +447,7 @@ fn unread_http2_uploads_are_bounded_by_the_windows() {
             client.data(stream, &piece, false);
         }
     }
-    assert!(client.ping(), "as much as the connection's window");
+    assert!(client.ping(), "limited by the connection's window");
     let stream = client.open(&request("POST", ITEMS, &[WRITER]), false);
     client.data(stream, &piece, false);
     assert_eq!(client.end(), Some(FLOW_CONTROL_ERROR));

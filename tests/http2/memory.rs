@@ -50,7 +50,7 @@ fn backpressure_of_a_slow_backend_reaches_the_http2_client() {
     assert!(client.ping());
     let answer = client.upload("/api/v2/items", &[WRITER], &body, [1 << 19, 1 << 16]).answer();
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert!(env.backend.only_request().body == body, "a changed body");
+    assert!(env.backend.only_request().body == body, "the body changed");
     let grown = env.gateway.resident_memory().saturating_sub(before);
     println!("{} KiB for an upload", grown / 1024);
     assert!(grown < 16 << 20, "{grown} bytes are held after an upload");

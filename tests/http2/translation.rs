@@ -313,7 +313,7 @@ fn truncated_response_resets_the_http2_stream() {
     let outcome = client.request("GET", "/up", &[], b"");
     assert!(matches!(outcome, Outcome::Reset(_)), "{outcome:?}");
     env.backend.answer(|_| Answer::with(200, &[], "whole"));
-    assert_eq!(client.get("/up", None).text(), "whole", "the connection lives");
+    assert_eq!(client.get("/up", None).text(), "whole", "the connection stays open");
 }
 
 #[test]

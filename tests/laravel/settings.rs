@@ -18,7 +18,7 @@ fn ask(gateway: &Gateway, request: &str, fields: &str, body: &str) -> (u16, Valu
     let message = format!(
         "{request} HTTP/1.1\r\nHost: stockaj.example\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
     );
-    let response = exchange(connect(gateway), message.as_bytes(), false).expect("an answer");
+    let response = exchange(connect(gateway), message.as_bytes(), false).expect("a response");
     (response.status, serde_json::from_slice(&response.body).unwrap_or_default())
 }
 

@@ -326,10 +326,10 @@ fn session_of_a_stateful_host_takes_precedence_over_the_token() {
         assert_eq!(application.get_with("/api/v2/every", fields).status, status, "{fields:?}");
     }
     let introspected = application.get_with("/api/v2/token", &[ACCEPT, bearer, cookie, FROM]);
-    assert_eq!(introspected.status, 401, "a session is no token");
+    assert_eq!(introspected.status, 401, "a session does not authenticate as a token");
     let gateway = application.builder("").start();
     let through = gateway.client().request("GET", "/api/v2/items", &[ACCEPT, bearer, cookie, FROM], b"");
-    assert_eq!(through.json()["token"], 1, "the gateway kept the cookie back");
+    assert_eq!(through.json()["token"], 1, "the gateway forwards no cookie");
 }
 
 /// Every path in an example exists in the controller's response, for the token of a user and of a workspace.
@@ -474,7 +474,7 @@ fn failed_webhook_is_retried_by_a_queued_job() {
     let application = Application::start(&[("STOCKAJ_GATEWAY_WEBHOOKS", &url)]);
     application.token("'a'");
     application.tinker("PersonalAccessToken::find(1)->delete();");
-    assert_eq!(application.tinker("return PersonalAccessToken::count();"), 0, "deleted it is");
+    assert_eq!(application.tinker("return PersonalAccessToken::count();"), 0, "the token is deleted");
     assert_eq!(receiver.take_requests().len(), 1);
     assert_eq!(application.jobs(), 1);
 

@@ -25,11 +25,11 @@ fn cut_off(time: Duration, ttl: &str) {
         disconnected(&fleet.gateways[0]);
         fleet.delete(1, "17|deleted");
         assert_eq!(fleet.status(1, "17|deleted"), 401);
-        assert_eq!(fleet.status(0, "17|deleted"), 200, "it cannot know");
+        assert_eq!(fleet.status(0, "17|deleted"), 200, "a disconnected replica uses its verdicts");
         thread::sleep(time);
         road.restore();
         connected(&fleet.gateways[0]);
-        assert_eq!(fleet.status(0, "17|deleted"), 401, "it has returned");
+        assert_eq!(fleet.status(0, "17|deleted"), 401, "the replica has reconnected");
         fleet.use_token("18|kept");
         // The reconnected replica sends and receives revocations as before.
         for (ordered, heard) in [(0, 1), (1, 0)] {
@@ -85,7 +85,7 @@ fn redis_restarted_empty_fails_no_request() {
             redis.kill();
             fleet.gateways.iter().for_each(disconnected);
             fleet.delete(0, &tokens[0]);
-            assert_eq!(fleet.status(0, &tokens[0]), 401, "it goes on alone");
+            assert_eq!(fleet.status(0, &tokens[0]), 401, "the replica works without Redis");
             assert_eq!(fleet.status(1, &tokens[0]), 200);
             redis.restart();
             fleet.gateways.iter().for_each(connected);
@@ -151,7 +151,7 @@ fn lost_redis_message_is_detected() {
     let calls = fleet.introspector.calls();
     thread::sleep(Duration::from_secs(1));
     fleet.use_token("17|kept");
-    assert_eq!(fleet.introspector.calls(), calls, "nothing is forgotten for nothing");
+    assert_eq!(fleet.introspector.calls(), calls, "no verdict is evicted needlessly");
     redis.command(&["INCR", "stockaj-gateway:epoch"]);
     let began = Instant::now();
     while fleet.introspector.calls() == calls {
@@ -183,7 +183,7 @@ fn redis_restored_from_an_old_snapshot_hides_no_revocation() {
         // Otherwise its outbox would publish the lost messages again.
         other.cut();
         redis.restart();
-        assert_ne!(redis.command(&["GET", "stockaj-gateway:epoch"]), told, "it has lost something");
+        assert_ne!(redis.command(&["GET", "stockaj-gateway:epoch"]), told, "Redis has lost the epoch");
         // As many other messages as were lost.
         for _ in 0..later_orders {
             redis.command(&["INCR", "stockaj-gateway:epoch"]);
@@ -290,12 +290,12 @@ fn dead_redis_subscription_is_replaced() {
     fleet.use_token("17|deleted");
     road.block_last();
     fleet.delete(1, "17|deleted");
-    assert!(fleet.refused(0, "17|deleted") < Duration::from_secs(2), "the epoch tells");
+    assert!(fleet.refused(0, "17|deleted") < Duration::from_secs(2), "the epoch reveals the lost message");
     // Later messages are received, not only inferred.
     let received = || fleet.gateways[0].metrics().metric("redis_messages_total{direction=\"received\"}");
     let began = Instant::now();
     while received() == 0.0 {
-        assert!(began.elapsed() < PATIENCE, "it stays deaf");
+        assert!(began.elapsed() < PATIENCE, "the subscription receives nothing");
         fleet.revoke(1, &json!({"id": "18"}));
         thread::sleep(Duration::from_millis(200));
     }

@@ -65,7 +65,7 @@ fn candidate_map_is_logged_and_changes_no_response() {
         let calls = env.introspector.calls();
         assert_eq!(send(&mut client, method, target, token).status, status, "{context}");
         if status == 200 && target == "/up" {
-            assert_eq!(env.introspector.calls(), calls, "{context}: a public request asks nobody");
+            assert_eq!(env.introspector.calls(), calls, "{context}: a public route was introspected");
         }
         let arrived = env.backend.take_requests();
         assert_eq!(arrived.len(), usize::from(status == 200), "{context}");
@@ -166,15 +166,15 @@ fn changed_candidate_map_is_reloaded_and_an_invalid_one_rejected() {
         line["level"] == "ERROR" && line["message"].as_str().is_some_and(|it| it.contains("GTE"))
     });
     get();
-    assert_eq!(env.shadow_total(denied), 0.0, "by the one before");
+    assert_eq!(env.shadow_total(denied), 0.0, "by the previous candidate");
     assert_eq!(env.gateway.metrics().metric("config_reload_success"), 0.0);
     let reloads = env.gateway.reloads().len();
     std::fs::write(env.candidate(), "routes: {/items: {GET: items:create}}\n").unwrap();
-    assert!(env.gateway.wait_for_reload(reloads), "it is watched");
+    assert!(env.gateway.wait_for_reload(reloads), "the file is watched");
     get();
     assert_eq!(env.shadow_total(denied), 1.0);
     env.gateway.edit("shadow: ", "# ");
     assert!(env.gateway.reload());
     get();
-    assert_eq!(env.shadow_total(denied), 1.0, "without a candidate nothing is told");
+    assert_eq!(env.shadow_total(denied), 1.0, "without a candidate nothing is counted");
 }

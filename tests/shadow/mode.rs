@@ -97,7 +97,7 @@ fn shadow_access_line_names_the_token_and_the_rule() {
         assert_eq!((&line["token_id"], &line["token_name"]), (&"2".into(), &"creator-prod".into()));
         assert_eq!((&line["reason"], &line["status"]), (&"allowed".into(), &200.into()));
     }
-    assert_eq!(env.introspector.calls(), 1, "one verdict for all");
+    assert_eq!(env.introspector.calls(), 1, "one introspection for all requests");
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn shadow_mode_forwards_a_denied_token_if_its_renewed_introspection_fails() {
         env.introspector.fail_with(Answer::message(500, "Server Error"));
         thread::sleep(Duration::from_millis(100));
         assert_eq!(send(&mut client, "POST", "/items", Some(READER)).status, expected, "{mode}");
-        assert_eq!(env.introspector.calls(), 2, "it was asked for");
+        assert_eq!(env.introspector.calls(), 2, "the token was introspected");
         assert_eq!(env.shadow_total("{change=\"would_deny\"}"), f64::from(u8::from(expected == 200)));
     }
 }
@@ -307,7 +307,7 @@ fn shadow_mode_forwards_preflights_of_forwarded_requests() {
         let after = (count("enforced"), count("candidate"));
         assert_eq!((after.0 - before.0, after.1 - before.1), (enforced, candidate), "{method} {target}");
     }
-    assert_eq!(client.request("OPTIONS", "/items", &[ORIGIN], b"").status, 401, "no preflight");
+    assert_eq!(client.request("OPTIONS", "/items", &[ORIGIN], b"").status, 401, "not a preflight");
 }
 
 #[test]

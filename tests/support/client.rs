@@ -146,7 +146,7 @@ impl RawClient {
 
     /// Sends these bytes unchanged.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
-        self.try_send(bytes).expect("the connection takes bytes");
+        self.try_send(bytes).expect("the connection accepts bytes");
         self
     }
 
@@ -190,12 +190,12 @@ impl RawClient {
 
     /// Reads the next final response to any request except HEAD; skips 1xx.
     pub fn response(&mut self) -> Response {
-        self.try_response(false).expect("an answer")
+        self.try_response(false).expect("a response")
     }
 
     /// Reads the next final response to a HEAD request, which has no body whatever its fields say.
     pub fn response_to_head(&mut self) -> Response {
-        self.try_response(true).expect("an answer")
+        self.try_response(true).expect("a response")
     }
 
     /// Reads the next final response, or returns the error; a close is `UnexpectedEof`.
@@ -228,7 +228,9 @@ impl RawClient {
         match self.stream.read_to_end(&mut bytes) {
             Ok(_) => bytes,
             Err(error) if is_close(&error) => bytes,
-            Err(error) => panic!("no close but {error}; so far {:?}", String::from_utf8_lossy(&bytes)),
+            Err(error) => {
+                panic!("{error} instead of a close; received {:?}", String::from_utf8_lossy(&bytes))
+            }
         }
     }
 
@@ -253,7 +255,7 @@ impl RawClient {
     /// Sends a request and reads the response. Adds `Host` unless `fields` contain it, and Content-Length if the body
     /// is not empty.
     pub fn request(&mut self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Response {
-        self.try_request(method, target, fields, body).expect("an answer")
+        self.try_request(method, target, fields, body).expect("a response")
     }
 
     /// The same, but returns the error if there is no response.

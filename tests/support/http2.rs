@@ -145,7 +145,7 @@ impl Outcome {
     pub fn answer(self) -> Response {
         match self {
             Self::Answer(response) => response,
-            other => panic!("no answer but {other:?}"),
+            other => panic!("{other:?} instead of a response"),
         }
     }
 }
@@ -243,7 +243,7 @@ impl Http2Client {
     }
 
     pub fn send_bytes(&mut self, bytes: impl AsRef<[u8]>) {
-        self.try_send_bytes(bytes).expect("the connection takes bytes");
+        self.try_send_bytes(bytes).expect("the connection accepts bytes");
     }
 
     /// Sends bytes, ignoring an error because the peer may have closed.

@@ -75,7 +75,7 @@ impl BackendConnection {
 
     /// Sends these bytes unchanged.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
-        self.try_send(bytes).expect("the connection takes bytes");
+        self.try_send(bytes).expect("the connection accepts bytes");
         self
     }
 
@@ -113,7 +113,9 @@ impl BackendConnection {
         match self.stream.read_to_end(&mut bytes) {
             Ok(_) => bytes,
             Err(error) if is_close(&error) => bytes,
-            Err(error) => panic!("no close but {error}; so far {:?}", String::from_utf8_lossy(&bytes)),
+            Err(error) => {
+                panic!("{error} instead of a close; received {:?}", String::from_utf8_lossy(&bytes))
+            }
         }
     }
 

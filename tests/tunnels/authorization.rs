@@ -27,7 +27,7 @@ fn tunnel_permitted_by_shadow_mode_stays_open() {
             thread::sleep(Duration::from_millis(3000));
             tunnels.push((expiring, backend));
         } else {
-            assert_eq!(expiring.read_until_close(), b"", "with its token, as ever");
+            assert_eq!(expiring.read_until_close(), b"", "closes when its token expires");
         }
         // The tunnels have been reauthorized meanwhile.
         for (client, backend) in &mut tunnels {

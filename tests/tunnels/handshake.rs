@@ -43,7 +43,10 @@ fn websocket_is_forwarded_byte_for_byte() {
                 "upgrade: websocket",
             ]
         );
-        assert!(backend.is_silent(Duration::from_millis(200)), "nobody knows yet what is too soon");
+        assert!(
+            backend.is_silent(Duration::from_millis(200)),
+            "early data is forwarded only after the handshake"
+        );
         backend.send(
             [
                 SWITCHED
@@ -84,7 +87,7 @@ fn websocket_is_forwarded_byte_for_byte() {
         assert_eq!(metrics.metric("tunnels_open"), 1.0);
         assert_eq!(metrics.metric("client_connections{state=\"active\"}"), 1.0);
         env.gateway.wait_for_metric("backend_connections{state=\"active\"}", 1.0);
-        assert_eq!(metrics.metric("requests_total"), 0.0, "it has not ended yet");
+        assert_eq!(metrics.metric("requests_total"), 0.0, "the tunnel is still open");
         // After one side has closed for writing, the other may still send.
         thread::sleep(Duration::from_millis(300));
         client.finish_sending();
@@ -132,7 +135,7 @@ fn handshake_is_decided_like_any_request() {
     let body = good.replace("\r\n\r\n", "\r\nContent-Length: 4\r\n\r\nbody");
     assert_eq!(client.send(body).response().status, 400);
     let mut backend = env.backend;
-    assert!(backend.has_no_connection(), "nobody asked the backend");
+    assert!(backend.has_no_connection(), "the backend received no request");
     env.gateway.wait_for_metric("tunnels_open", 0.0);
 }
 
@@ -275,7 +278,7 @@ fn bytes_after_a_failed_handshake_are_the_next_request() {
                     client.send(&follows[5..]);
                 }
                 assert_eq!(client.response().status, status, "{context}");
-                assert!(backend.is_silent(Duration::from_millis(30)), "not a byte of it: {context}");
+                assert!(backend.is_silent(Duration::from_millis(30)), "a byte was forwarded: {context}");
                 // Closed at the backend, so that the next client gets a connection that the test accepts.
                 drop(backend);
                 env.gateway.wait_for_metric("backend_connections", 0.0);

@@ -126,7 +126,7 @@ fn drain_ends_with_its_last_tunnel() {
 fn tunnel_counts_towards_max_connections() {
     let mut env = start("backend:\n  max_connections: 1\n  connect_timeout: 300ms\n");
     let (client, mut backend) = env.tunnel("/events", Some("1|reader"));
-    assert_eq!(env.gateway.get("/open", None).status, 503, "there is no other");
+    assert_eq!(env.gateway.get("/open", None).status, 503, "the tunnel holds the only connection");
     drop(client);
     backend.until_close();
     drop(backend);

@@ -99,6 +99,6 @@ fn idle_http2_connection_makes_room_for_http1() {
         let alone = alone.unwrap();
         assert!(!alone.is_stream());
         assert!((Duration::from_millis(100)..time_limit).contains(&began.elapsed()), "{:?}", began.elapsed());
-        assert_eq!(pool.stats().active + pool.stats().idle, 1, "the other one is closed");
+        assert_eq!(pool.stats().active + pool.stats().idle, 1, "the HTTP/2 connection is closed");
     });
 }

@@ -443,7 +443,11 @@ async fn families_of_different_search_domains_are_not_mixed() {
     assert_eq!(system.addresses("db").await.unwrap(), [V4]);
     let system = server.searching("", &["silent.test", "one.test"]);
     let start = Instant::now();
-    assert_eq!(system.addresses("address.silent.test").await.unwrap(), [V4], "as it is, first");
+    assert_eq!(
+        system.addresses("address.silent.test").await.unwrap(),
+        [V4],
+        "the name itself is tried first"
+    );
     assert!(start.elapsed() < PROMPT);
     // A failure is not reported as a nonexistent name.
     let system = server.searching("", &["fails.test", "nosuchname.test"]);

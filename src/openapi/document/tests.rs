@@ -129,7 +129,7 @@ fn malformed_security_is_a_warning_and_never_public() {
         "{openapi: 3.0.0, paths: {/a: {get: {security: [{o: [a]}]}, put: {security: [{o: [b]}]}}}}",
     );
     assert_eq!(found[..2], ["GET /a a", "PUT /a b"]);
-    assert_eq!(found.len(), 3, "one warning for all: {found:?}");
+    assert_eq!(found.len(), 3, "one warning for all operations: {found:?}");
     assert!(found[2].contains("the document has no `components.securitySchemes`"), "{found:?}");
 }
 

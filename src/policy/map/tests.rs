@@ -176,7 +176,7 @@ fn equal_routes_of_one_file_are_an_error() {
     }
     let map = builder.build();
     assert_eq!(map.templates().collect::<Vec<_>>(), ["/a/{item}", "/b", "/c"]);
-    assert_eq!(found(&map, "GET", "/a/1"), "/a/{item} -", "replaced as a whole");
+    assert_eq!(found(&map, "GET", "/a/1"), "/a/{item} -", "replaced completely");
 }
 
 #[test]

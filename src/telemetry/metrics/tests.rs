@@ -116,7 +116,7 @@ fn recorded_events_are_the_rendered_samples() {
     ] {
         assert_eq!(samples.get(&format!("stockaj_gateway_{name}")), Some(&value), "{name}");
     }
-    assert!(!samples.keys().any(|name| name.contains("/up")), "no request, no series");
+    assert!(!samples.keys().any(|name| name.contains("/up")), "without requests there is no series");
     drop(in_flight);
     assert!(metrics.render().contains("stockaj_gateway_introspections_in_flight 0\n"));
 }

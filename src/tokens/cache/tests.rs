@@ -77,7 +77,7 @@ fn freshness_declines_from_fresh_to_outdated() {
         (until + STALE, Freshness::Outdated),
     ];
     for (now, freshness) in table {
-        assert_eq!(cache.freshness(&entry, now), freshness, "{:?} after asking", now - from);
+        assert_eq!(cache.freshness(&entry, now), freshness, "{:?} after introspection", now - from);
     }
 }
 
@@ -248,7 +248,7 @@ fn introspection_begun_before_a_revocation_is_discarded() {
         assert_eq!(cache.freshness(&entry, Instant::now()), Freshness::Evicted, "{revocation:?}");
     }
     cache.store_inactive(hash(2), Inactivity::Inactive, before);
-    assert_eq!(cache.inactive(&hash(2)), None, "it began before all were revoked");
+    assert_eq!(cache.inactive(&hash(2)), None, "the introspection began before the revocation");
     cache.store_inactive(hash(2), Inactivity::Inactive, cache.generation());
     assert_eq!(cache.inactive(&hash(2)), Some(Inactivity::Inactive));
     cache.revoke(Revocation::Token(hash(2)));
@@ -266,7 +266,11 @@ fn revocations_of_other_tokens_keep_a_used_verdict_fresh() {
         }
         assert_eq!(cache.freshness(&used, Instant::now()), Freshness::Fresh);
     }
-    assert_eq!(cache.freshness(&unused, Instant::now()), Freshness::Evicted, "nobody knows any more");
+    assert_eq!(
+        cache.freshness(&unused, Instant::now()),
+        Freshness::Evicted,
+        "older revocations are no longer recorded"
+    );
 }
 
 #[test]
@@ -283,7 +287,9 @@ fn backend_feedback_applies_once_per_negative_ttl() {
 #[test]
 fn concurrent_lookups_join_one_introspection() {
     let cache = cache(&settings());
-    let Join::Started(_flight, publisher) = cache.join(hash(1)) else { panic!("none is under way") };
+    let Join::Started(_flight, publisher) = cache.join(hash(1)) else {
+        panic!("no introspection is in flight")
+    };
     assert!(matches!(cache.join(hash(1)), Join::Joined(_)));
     assert!(matches!(cache.join(hash(2)), Join::Started(..)));
     assert!(cache.find_in_flight(&hash(1)).is_some());
@@ -294,11 +300,13 @@ fn concurrent_lookups_join_one_introspection() {
 #[test]
 fn abandoned_introspection_completes_without_its_successor() {
     let cache = cache(&settings());
-    let Join::Started(flight, first) = cache.join(hash(1)) else { panic!("none is under way") };
+    let Join::Started(flight, first) = cache.join(hash(1)) else { panic!("no introspection is in flight") };
     assert!(!cache.complete_if_abandoned(&hash(1), &first));
     drop(flight);
     assert!(cache.complete_if_abandoned(&hash(1), &first));
-    let Join::Started(_flight, second) = cache.join(hash(1)) else { panic!("it has landed") };
+    let Join::Started(_flight, second) = cache.join(hash(1)) else {
+        panic!("the introspection has completed")
+    };
     cache.complete(&hash(1), &first);
     assert!(matches!(cache.join(hash(1)), Join::Joined(_)));
     cache.complete(&hash(1), &second);
@@ -312,7 +320,7 @@ fn refresh_is_claimed_once_and_failures_are_recorded() {
     let late = entry.fresh_until - INSTANT;
     assert!(entry.claim_refresh());
     assert!(!entry.claim_refresh());
-    assert_eq!(cache.freshness(&entry, late), Freshness::Fresh, "it is being refreshed");
+    assert_eq!(cache.freshness(&entry, late), Freshness::Fresh, "the verdict is being refreshed");
     entry.release_refresh();
     assert_eq!(cache.freshness(&entry, late), Freshness::Refresh);
 
@@ -437,7 +445,10 @@ fn inactive_tokens_and_feedback_are_bounded_in_bytes() {
     for number in 0..20_000 {
         cache.store_inactive(hash(number), Inactivity::Inactive, 0);
         assert!(cache.claim_feedback(&number.to_string(), Feedback::Forbidden));
-        assert!(!cache.claim_feedback(&number.to_string(), Feedback::Forbidden), "the latest is always kept");
+        assert!(
+            !cache.claim_feedback(&number.to_string(), Feedback::Forbidden),
+            "the newest entry is always kept"
+        );
     }
     cache.maintain();
     cache.feedback.run_pending_tasks();

@@ -562,7 +562,7 @@ proptest! {
         let status = StatusCode::from_u16(status).unwrap();
         for settings in [bearer(), rfc7662(None, None)] {
             let active = matches!(read(&settings, status, &body, &HASH), IntrospectionResponse::Active(_));
-            prop_assert!(!active, "random bytes are no answer");
+            prop_assert!(!active, "random bytes are not a verdict");
         }
     }
 

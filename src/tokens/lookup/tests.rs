@@ -112,7 +112,7 @@ fn on_a_core<F: Future<Output = ()>>(yaml: &str, test: impl FnOnce(Introspected,
     let settings = introspector.settings(yaml);
     core().block_on(async {
         let lookup = lookup(&settings, &share(&settings));
-        tokio::time::timeout(PATIENCE, test(introspector, lookup)).await.expect("nobody hangs");
+        tokio::time::timeout(PATIENCE, test(introspector, lookup)).await.expect("the test does not hang");
     });
 }
 
@@ -147,7 +147,7 @@ fn hash() -> TokenHash {
 async fn until(condition: impl Fn() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < end, "it does not come");
+        assert!(Instant::now() < end, "the response does not arrive");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -194,7 +194,7 @@ fn peek_returns_cached_verdicts_without_introspection() {
         let cached = introspect(&lookup).await.unwrap().unwrap();
         let ttl = lookup.shared.cache.settings().ttl;
         assert_eq!(known(Instant::now()), Some(Ok("scanner".to_owned())));
-        assert_eq!(known(cached.introspected_at + ttl), None, "however long it may serve in an outage");
+        assert_eq!(known(cached.introspected_at + ttl), None, "whatever `stale_if_error`");
         *lookup.front.borrow_mut() = vec![None; FRONT_SLOTS].into_boxed_slice();
         assert_eq!(known(Instant::now()), Some(Ok("scanner".to_owned())), "by another worker");
         lookup.shared.cache.revoke(Revocation::Token(hash()));
@@ -245,7 +245,7 @@ fn revoked_token_gets_no_stale_verdict() {
         introspect(&lookup).await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_millis(2)).await;
         introspector.set(|script| script.status = 500);
-        assert!(introspect(&lookup).await.unwrap().is_ok(), "an outage is bridged");
+        assert!(introspect(&lookup).await.unwrap().is_ok(), "stale_if_error applies in an outage");
         lookup.shared.cache.revoke(Revocation::Id("17".into()));
         assert_eq!(introspect(&lookup).await.unwrap().unwrap_err(), Refusal::NoVerdict);
     });
@@ -301,7 +301,7 @@ fn introspection_of_a_core_that_ends_unpolled_completes() {
     });
     drop(core);
     assert!(shared.cache.find_in_flight(&hash()).is_none());
-    assert!(flight.has_changed().is_err(), "whoever waits is told");
+    assert!(flight.has_changed().is_err(), "waiting lookups get the result");
     assert_eq!(introspector.calls(), 0);
 }
 
@@ -313,7 +313,7 @@ fn cancelled_requests_leave_the_introspection_queue() {
         until(|| lookup.shared.cache.find_in_flight(&hash()).is_some()).await;
         leaves.abort();
         assert!(leaves.await.is_err());
-        assert!(lookup.shared.cache.find_in_flight(&hash()).is_some(), "one still waits");
+        assert!(lookup.shared.cache.find_in_flight(&hash()).is_some(), "one lookup still waits");
         stays.abort();
         until(|| lookup.shared.cache.find_in_flight(&hash()).is_none()).await;
         drop(turn);
@@ -345,7 +345,10 @@ fn concurrent_denials_share_one_renewed_introspection() {
             let token = Token::from_fields(&fields, 1024).unwrap();
             let (mut stats, mut others) = <(LookupStats, LookupStats)>::default();
             let (early, late) = (request(token, old.introspected_at), request(token, late));
-            assert!(lookup.reintrospect(&early, &old, &mut stats).await.is_none(), "it is young");
+            assert!(
+                lookup.reintrospect(&early, &old, &mut stats).await.is_none(),
+                "the verdict is recent enough"
+            );
 
             introspector.set(|script| (script.open, script.status, script.body) = (false, status, body));
             let open = async {
@@ -358,7 +361,7 @@ fn concurrent_denials_share_one_renewed_introspection() {
                 open
             );
             for answer in [first, second] {
-                let answer = answer.expect("it was asked again");
+                let answer = answer.expect("the token was introspected again");
                 assert_eq!(answer.as_ref().map(name).map_err(Clone::clone), expected);
             }
             assert_eq!(introspector.calls(), 2);

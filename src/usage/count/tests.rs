@@ -94,10 +94,10 @@ fn full_queue_keeps_the_batch_within_bounds() {
     for (number, slot) in slots.iter().enumerate() {
         worker.count(slot, &request(1, CountedOutcome::Allowed), || described(&format!("t{number}")));
     }
-    let [first] = &batches(&receiver)[..] else { panic!("not one") };
+    let [first] = &batches(&receiver)[..] else { panic!("expected one batch") };
     assert_eq!(first.rows[0].counts, [(key(1, CountedOutcome::Allowed), 1)]);
     worker.send_batch();
-    let [second] = &batches(&receiver)[..] else { panic!("not one") };
+    let [second] = &batches(&receiver)[..] else { panic!("expected one batch") };
     assert_eq!(second.rows[0].counts, [(key(1, CountedOutcome::Allowed), 2)]);
     assert_eq!((second.rows.len(), second.dropped), (MAX_TOKENS, 11));
 }
