@@ -126,7 +126,7 @@ mod tests {
         fs::remove_file(&other).unwrap();
         assert_eq!(watch.changed(), nothing);
         assert_eq!(watch.changed().first(), Some(&other));
-        // Same size and time, as a file that is moved into place may have.
+        // Same size and time, as a renamed file may have.
         let times = fs::metadata(&one).unwrap().modified().unwrap();
         fs::write(&other, "34").unwrap();
         fs::File::open(&other).unwrap().set_modified(times).unwrap();

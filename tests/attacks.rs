@@ -1,4 +1,4 @@
-//! Attacks, byte by byte, on the real binary before a backend that records what arrives.
+//! Attacks on the real binary, byte by byte, with a backend that records every request.
 //!
 //! The tables are in `attacks/`. Each row is an attack with its name, its bytes and its expected outcome. [`judge`]
 //! inspects every request that arrived, independently of the gateway's decision.
@@ -164,7 +164,7 @@ impl TestEnv {
         assert_eq!(self.arrived_since(&context), ["GET /api/v2/items?next"], "after {context}");
     }
 
-    /// The client sends a part of a request and leaves.
+    /// The client sends a part of a request and disconnects.
     fn assert_truncated_request_is_not_served(&self, context: &str, sent: &[u8]) {
         let mut client = self.gateway.client();
         client.send(sent).finish();

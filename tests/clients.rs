@@ -63,7 +63,7 @@ impl TestEnv<Process> {
 
 /// Runs a program that prints nothing on success.
 fn succeeds(command: &mut Command) {
-    let Output { status, stdout, stderr } = command.output().expect("it is installed by tests/run");
+    let Output { status, stdout, stderr } = command.output().expect("tests/run installs this program");
     let said = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success() && said.is_empty(), "{said}");
 }

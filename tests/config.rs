@@ -339,7 +339,7 @@ fn schema_rejects_every_error_it_can_express() {
         assert_eq!(
             rejected,
             !text.starts_with(BEYOND_A_SCHEMA),
-            "{}: its first line says otherwise",
+            "{}: its first line contradicts the schema",
             name(&path)
         );
         assert!(!rejected || expected.ends_with("exit 1\n"), "{}: rejected, but valid", name(&path));

@@ -60,7 +60,7 @@ fn front_controller_is_served_only_where_the_route_names_it() {
     env.gateway.wait_for_metric("requests_total{reason=\"bad_request\",route=\"none\",status=\"400\"}", 33.0);
 }
 
-/// `explain` and `test` decide by the same code.
+/// `explain` and `test` use the same decision.
 #[test]
 fn explain_and_test_agree_with_the_gateway_about_front_controllers() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! `init` and `check --online`: the probe says what works, and what to correct, without a trace of the token.
+//! `init` and `check --online`: the probe reports working and failing steps, with corrections, and never prints the
+//! token.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -129,7 +130,7 @@ fn probe_ticks_every_step_without_side_effects() {
     assert_eq!(requests, [head("/up"), head("/items")], "the refused request does not arrive");
     assert!(application.introspector.requests().iter().all(|it| it.method == "GET"));
 
-    // Without a token nothing but the decision remains.
+    // Without a token only the decision is tested.
     let run = application.check(None);
     assert_eq!(run.0, 0, "{}{}", run.1, run.2);
     assert!(run.step("given token").starts_with("- given token      no token given"), "{}", run.1);
@@ -195,14 +196,14 @@ fn probe_explains_an_unreachable_backend() {
 fn probe_explains_a_tls_mismatch() {
     let authority = Authority::new();
     let mut application = Application::start();
-    // TLS, where the server has none.
+    // TLS to a server without TLS.
     application.check(None);
     let plain = application.read("gateway.yaml");
     let https = plain.replacen("url: http://", "url: https://", 1);
     application.write("gateway.yaml", &https);
     let run = application.run(&["check", "--online", "gateway.yaml"], None);
     run.fails("backend", &["TLS handshake with 127.0.0.1", "write `http://` in `backend.url`"]);
-    // Most servers answer, in plain text.
+    // Most servers respond in plain text.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -215,7 +216,7 @@ fn probe_explains_a_tls_mismatch() {
     let run = application.run(&["check", "--online", "gateway.yaml"], None);
     run.fails("backend", &["does not use TLS on this port: write `http://`"]);
 
-    // No TLS, where the server wants it.
+    // Plain text to a server with TLS.
     application.backend = Upstream::start_tls(&authority);
     application.backend.answer(|_| Answer::with(200, &[], ""));
     assert_eq!(application.check(None).0, 0);
@@ -230,7 +231,7 @@ fn probe_explains_a_tls_mismatch() {
     let run = application.run(&["check", "--online", "gateway.yaml"], None);
     run.fails("backend", &["write `https://` in `backend.url`"]);
 
-    // Another authority, another name.
+    // A certificate of an unknown authority, and one for another name.
     let unknown: String = trusted
         .lines()
         .filter(|line| !line.contains("ca_file"))
@@ -302,7 +303,7 @@ fn probe_explains_a_token_that_does_not_work() {
     introspector.set_verdict("18|none", Verdict::active(&["other:read"]));
     let run = application.check_with("{/items: {GET: items:read}}", "", Some("18|none"));
     run.fails("allowed request", &["allows no request with the given token", "`abilities`"]);
-    // A token with an ability that only POST needs cannot be tried.
+    // A token whose ability only permits POST is not tried.
     let run = application.check_with("{/items: {POST: other:read}}", "", Some("18|none"));
     assert!(run.0 == 0 && run.step("allowed request").starts_with("- "), "{}{}", run.1, run.2);
 }
@@ -351,7 +352,7 @@ fn probe_explains_a_map_that_allows_or_refuses_nothing() {
         "{}",
         run.1
     );
-    // Shadow mode refuses nothing, and the probe sends nothing that it would refuse.
+    // Shadow mode refuses nothing, so the probe does not send the request that would be refused.
     let run = application.check_with(MAP, "mode: shadow", Some(TOKEN));
     let refused = run.step("refused request");
     assert!(refused.starts_with("- refused request  shadow mode: GET /rents would get 403"), "{refused}");
@@ -361,7 +362,7 @@ fn probe_explains_a_map_that_allows_or_refuses_nothing() {
 #[test]
 fn probe_leaves_the_configured_listener_ledger_and_log_alone() {
     let application = Application::start();
-    // The gateway may be running: its addresses are taken.
+    // The gateway may be running, with its addresses in use.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let more = format!(
         "listen: {{address: '{}'}}\nusage: {{path: usage.redb}}\nlog: {{level: trace}}\nredis: {{url: 'redis://127.0.0.1:1'}}\n\
@@ -432,7 +433,7 @@ fn init_writes_a_configuration_that_passes_check_and_probe() {
     let run = application.run(&["check", "--strict", "gateway.yaml"], None);
     assert_eq!((run.0, &*run.1), (0, "gateway.yaml: fine, 26 routes\n"), "{}", run.2);
 
-    // Neither file is overwritten without being told.
+    // Neither file is overwritten without `--force`.
     application.write("gateway.yaml", "mine");
     let run = init(&application, &["--shipped-map"], None);
     assert!(run.0 == 1 && run.2.contains("`gateway.yaml` exists\nhelp: ") && run.1.is_empty(), "{}", run.2);
@@ -566,7 +567,7 @@ fn on_terminal(application: &Application, arguments: &str, answers: &[(&str, Str
         if let Some((_, answer)) =
             answers.next_if(|(question, _)| String::from_utf8_lossy(&shown).contains(question))
         {
-            // Until the terminal hides the input; what is typed before is discarded, as with any password.
+            // Waits until the terminal hides the input; anything typed before is discarded, as at any password prompt.
             thread::sleep(Duration::from_millis(200));
             stdin.write_all(answer.as_bytes()).unwrap();
         }

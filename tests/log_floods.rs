@@ -47,7 +47,7 @@ fn assert_throttled(gateway: &Gateway, text: &str, count: u64, provoke: impl FnO
     };
     let most = BURST + start.elapsed().as_secs() + 1;
     assert!(told <= most, "{told} lines with `{text}` in {:?}", start.elapsed());
-    assert!(count > 3 * most, "a flood");
+    assert!(count > 3 * most, "the test must provoke a flood");
 }
 
 /// h2 logs a WARN line for each.

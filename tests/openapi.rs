@@ -176,7 +176,7 @@ no operation  GET     /old                            -             items:read  
     assert!(code == 0 && !draft.contains("items") && draft.contains("/reports/"), "{draft}");
     assert_eq!(stderr, "warning: `--ignore /old` matches no path\n");
 
-    // A wider route alone is no drift.
+    // A wider route alone is not drift.
     write("map.yaml", "routes: {'/api/{*rest}': {GET: items:read, POST: items:create, PUT: x}}\n");
     write(
         "few.yaml",

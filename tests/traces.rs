@@ -179,7 +179,7 @@ fn rejected_request_has_a_span_with_its_reason() {
         assert_eq!(server.attribute("http.route"), route);
         assert!(
             !server.has_failed() && server.attribute("error.type").is_empty(),
-            "a client's fault: {server:?}"
+            "a 4xx is not a failure of the server: {server:?}"
         );
         let outcomes: Vec<_> =
             clients.values().map(|it| it.attribute("stockaj_gateway.introspection.outcome")).collect();

@@ -45,7 +45,7 @@ fn report() -> Value {
 
 /// The violations that axe-core finds, by WCAG 2.2 AA and its best practices: the rule and the element.
 fn axe(browser: &Browser) -> Value {
-    let axe = fs::read_to_string(AXE).expect("it is installed by tests/run");
+    let axe = fs::read_to_string(AXE).expect("tests/run installs this program");
     browser.run(&format!(
         "{axe};
          const found = await axe.run(document, {{resultTypes: ['violations']}});
@@ -157,7 +157,7 @@ fn operator_opens_the_usage_page_and_selects_a_token() {
     browser.wait_for_title(&format!("Token {id}"));
     assert_eq!(axe(&browser), json!([]));
 
-    // The browser requests nothing but pages, with the credentials entered once.
+    // The browser requests only pages, with the credentials entered once.
     let requests = browser.requests();
     let requests: Vec<String> =
         requests.iter().map(|request| request.replace(&format!("{credentials}@"), "")).collect();

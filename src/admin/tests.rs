@@ -183,7 +183,8 @@ fn wrong_credentials_are_limited_and_the_right_ones_never() {
         assert_eq!(present("GET /x", &basic("s3cret:with colon")).0, 404);
     }
     assert!(statuses[0] >= 20 && statuses[1] >= 5, "{statuses:?}");
-    // Neither is a guess: a browser without credentials, and the token in a scheme that the method does not accept.
+    // Neither counts as an attempt: a browser without credentials, and the token in a scheme that the method does not
+    // accept.
     assert_eq!(status(&send(running.address, "GET /x", "", "").0), 401);
     assert_eq!(present("POST /x", &basic("s3cret:with colon")).0, 401);
     assert_eq!(status(&send(running.address, "GET /healthz", "", "").0), 200);

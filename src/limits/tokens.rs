@@ -133,7 +133,7 @@ mod tests {
         let third = limit("1", Some("again"));
         assert_eq!((take_all(&one, now), take_all(&other, now), take_all(&third, now)), (0, 0, 0));
         assert_eq!(take_all(&limit("2", None), now), 20, "another token has its own bucket");
-        // A renamed token does not get back what it took under its old name.
+        // Renaming a token does not reset its limit.
         let (named, plain) = (limit("3", Some("slow")), limit("3", None));
         assert_eq!((take_all(&named, now), take_all(&plain, now)), (5, 15));
     }

@@ -209,7 +209,7 @@ mod tests {
         let payload = [&[0, 0, 0, 3, 9], PATH].concat();
         assert_eq!(read(&mut blocks, HEADERS, PRIORITY | END_HEADERS, &payload), Ok(None));
         assert_eq!(read(&mut blocks, HEADERS, END_HEADERS, b"\x04\x02/a"), Ok(None));
-        // And ends the connection for padding that is longer than the frame.
+        // h2 closes the connection if the padding is longer than the frame.
         assert_eq!(read(&mut blocks, HEADERS, PADDED | END_HEADERS, &[&[9], PATH].concat()), Ok(None));
     }
 
@@ -220,7 +220,7 @@ mod tests {
             assert_eq!(read(&mut blocks, HEADERS, 0, &PATH[..cut]), Ok(None));
             assert_eq!(read(&mut blocks, CONTINUATION, 0, &[]), Ok(None));
             assert_eq!(read(&mut blocks, CONTINUATION, END_HEADERS, &PATH[cut..]), FOUND, "{cut}");
-            // None is open any more.
+            // No stream is open any more.
             assert_eq!(read(&mut blocks, CONTINUATION, END_HEADERS, PATH), Ok(None));
         }
     }

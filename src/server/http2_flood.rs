@@ -462,14 +462,14 @@ mod tests {
         let start = Instant::now();
         let mut budget = FrameBudget { left: MAX_BUDGET, filled: start };
         for _ in 0..MAX_BUDGET / RESET_COST {
-            assert!(budget.spend(RESET_COST, || unreachable!("there is enough")));
+            assert!(budget.spend(RESET_COST, || unreachable!("the credit is sufficient")));
         }
         assert!(!budget.spend(1, || start));
         assert!(!budget.spend(1, || start + Duration::from_millis(9)));
         assert!(budget.spend(1, || start + Duration::from_millis(10)));
         budget.add(BUDGET_PER_RESPONSE);
         assert!(budget.spend(RESET_COST, || start + Duration::from_millis(10)));
-        // An hour earns no more than there may be.
+        // An hour earns no more than the maximum credit.
         let later = start + Duration::from_secs(3600);
         assert!(budget.spend(1, || later));
         assert!(budget.spend(MAX_BUDGET - 1, || later));

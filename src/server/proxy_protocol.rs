@@ -152,7 +152,7 @@ mod tests {
             (v2(0x21, 0x11, &V4), Some("192.0.2.1")),
             (v2(0x21, 0x11, &with_tlvs), Some("192.0.2.1")),
             (v2(0x21, 0x21, &v6()), Some("2001:db8::7")),
-            // LOCAL, whatever it tells; UNSPEC; a Unix socket; datagrams.
+            // LOCAL with any address; UNSPEC; a Unix socket; datagrams.
             (v2(0x20, 0x00, b""), None),
             (v2(0x20, 0x11, &V4), None),
             (v2(0x21, 0x00, b"whatever"), None),
@@ -199,11 +199,14 @@ mod tests {
         }
         let long = v2(0x21, 0x11, &[0; LONGEST]);
         assert!(matches!(parse(&long), Err(HeaderError::TooLong)));
-        assert!(matches!(parse(&long[..16]), Err(HeaderError::TooLong)), "as soon as it says so");
+        assert!(
+            matches!(parse(&long[..16]), Err(HeaderError::TooLong)),
+            "rejected as soon as the length is known"
+        );
     }
 
     proptest! {
-        /// Whatever comes, a header lies within what came, and bytes after one do not change it.
+        /// For any bytes, a header lies within the received bytes, and later bytes do not change it.
         #[test]
         fn arbitrary_proxy_headers_do_not_panic(
             start in prop::sample::select(vec![&b""[..], b"PROXY ", b"PROXY TCP4 ", b"PROXY TCP6 ::1 ", SIGNATURE]),

@@ -245,7 +245,7 @@ mod tests {
         let later = now + CLOCK_READ_EVERY;
         assert!(
             access.wall_clock(later) < wall + CLOCK_READ_EVERY,
-            "the clock of the test has not gone on so far"
+            "the test's system clock has not reached this time"
         );
         assert_eq!(access.clock.get().map(|(read_at, _)| read_at), Some(later));
     }

@@ -334,10 +334,10 @@ mod tests {
         }
     }
 
-    /// Set: [`child_process_floods_the_log_and_exits`] may end the process.
+    /// If set, [`child_process_floods_the_log_and_exits`] may end the process.
     const FLOOD: &str = "STOCKAJ_GATEWAY_TEST_FLOOD";
 
-    /// Runs [`child_process_floods_the_log_and_exits`] in a process whose output nobody reads.
+    /// Runs [`child_process_floods_the_log_and_exits`] in a process whose output is not read.
     #[test]
     fn stuck_reader_does_not_delay_the_exit() {
         let mut child = Command::new(std::env::current_exe().unwrap())

@@ -30,7 +30,7 @@ mod tests {
     use crate::config::settings::{self, LogFormat, LogLevel};
     use crate::telemetry::log;
 
-    /// Set: [`panics_twice`] may.
+    /// If set, [`panics_twice`] may panic.
     const ALLOWED: &str = "STOCKAJ_GATEWAY_TEST_PANICS";
 
     #[test]

@@ -159,7 +159,7 @@ mod tests {
         }
         assert_eq!(allowance.take(start + REFILL), Some(1000));
         assert_eq!(allowance.take(start + REFILL), None);
-        // A pause earns no more than a burst.
+        // A pause earns at most a burst.
         let later = start + Duration::from_secs(1_000_000);
         assert_eq!(allowance.take(later), Some(1));
         assert_eq!((1..BURST).filter_map(|_| allowance.take(later)).sum::<u64>(), 0);

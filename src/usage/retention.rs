@@ -225,7 +225,7 @@ mod tests {
         machine.wall += 40 * DAY;
         assert!(machine.pass(23 * HOUR).jump.is_some());
         machine.wall += 40 * DAY;
-        assert!(machine.pass(23 * HOUR).jump.is_some(), "it has not kept its course");
+        assert!(machine.pass(23 * HOUR).jump.is_some(), "the new time has not been stable for a day");
     }
 
     #[test]
@@ -272,7 +272,11 @@ mod tests {
         machine.wall = HOUR;
         assert_eq!(machine.pass(HOUR), at(2 * HOUR));
         machine.wall = START + 2 * HOUR;
-        assert_eq!(machine.pass(HOUR), at(START + 3 * HOUR), "nothing has jumped ahead of what was measured");
+        assert_eq!(
+            machine.pass(HOUR),
+            at(START + 3 * HOUR),
+            "the corrected time is not ahead of any measurement"
+        );
     }
 
     #[test]

@@ -184,7 +184,7 @@ fn is_ours(folded: &str) -> bool {
     OURS.iter().any(|ours| *ours == folded || ours.ends_with('-') && folded.starts_with(ours))
 }
 
-/// The values of a field as PHP names it.
+/// The values of a field by its name in PHP.
 fn values<'a>(request: &'a Request, folded: &'a str) -> impl Iterator<Item = &'a str> {
     request.fields.0.iter().filter(move |(name, _)| fold(name) == folded).map(|(_, value)| value.as_str())
 }

@@ -2,7 +2,6 @@
 //!
 //! The outcome is unknown, but every request that arrives has to pass the judge, and each complete request gets exactly
 //! one response.
-//! arrives complete is answered once.
 
 use std::time::{Duration, Instant};
 

@@ -90,7 +90,7 @@ impl Laravel {
     }
 }
 
-/// Whether nginx hands the request to `index.php`.
+/// Whether nginx passes the request to `index.php`.
 fn nginx_serves(sent: &Sent) -> bool {
     if !sent.method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_' || byte == b'-')
         || sent.method == "TRACE"

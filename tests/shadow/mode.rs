@@ -272,7 +272,11 @@ fn shadow_mode_forwards_the_identity_of_the_renewed_verdict() {
     assert_eq!(env.backend.only_request().field("x-token-abilities"), Some("kiosk:scan"));
     env.introspector.deactivate(CREATOR);
     thread::sleep(Duration::from_millis(100));
-    assert_eq!(send(&mut client, "GET", "/items", Some(CREATOR)).status, 401, "revoked meanwhile");
+    assert_eq!(
+        send(&mut client, "GET", "/items", Some(CREATOR)).status,
+        401,
+        "revoked during the introspection"
+    );
 }
 
 const ORIGIN: (&str, &str) = ("Origin", "https://shop.example");

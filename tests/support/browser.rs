@@ -40,7 +40,7 @@ impl Process {
     /// # Panics
     /// If the program is not installed.
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("it is installed by tests/run");
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("tests/run installs this program");
         let output = BufReader::new(child.stdout.take().unwrap());
         Self { _child: KillOnDrop(child), output, port: 0 }
     }

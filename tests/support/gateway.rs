@@ -216,7 +216,7 @@ impl Gateway {
             .yaml(ABILITIES)
     }
 
-    /// The authority of its certificate.
+    /// The certificate authority of the gateway's certificate.
     ///
     /// # Panics
     /// If the gateway does not serve TLS.

@@ -37,7 +37,7 @@ pub const END_HEADERS: u8 = 4;
 pub const PADDED: u8 = 8;
 pub const WITH_PRIORITY: u8 = 0x20;
 
-/// Settings (RFC 9113 section 6.5.2).
+/// Setting identifiers (RFC 9113 section 6.5.2).
 pub const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// Error codes (RFC 9113 section 7).

@@ -41,7 +41,7 @@ impl ManualBackend {
                 Ok((stream, _)) => break stream,
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}"),
             }
-            assert!(Instant::now() < end, "no connection came");
+            assert!(Instant::now() < end, "no connection arrived");
             thread::sleep(Duration::from_millis(2));
         };
         stream.set_nonblocking(false).unwrap();

@@ -41,7 +41,7 @@ mod tests {
     }
 
     proptest! {
-        /// As a key and as a value.
+        /// Quoted as a key and as a value.
         #[test]
         fn text_is_read_as_it_was_written(text in "[a{}:#'\" -]{0,6}|\\PC{0,12}|(?s).{0,6}|[0-9.eE_x+-]{1,5}") {
             let yaml = format!("{}: {}\n", scalar(&text), scalar(&text));

@@ -75,7 +75,7 @@ fn security_of_an_operation_becomes_its_requirement() {
         let operation = format!("paths: {{/a: {{get: {{security: {security}}}}}}}");
         assert_eq!(described(&document(&operation)), [format!("GET /a {expected}")], "{security}");
         let by_global = document(&format!("security: {security}, paths: {{/a: {{get: {{}}}}}}"));
-        // An empty list at the root says nothing.
+        // An empty list at the root requires nothing.
         let by_default = if security == "[]" { "Unspecified" } else { expected };
         assert_eq!(described(&by_global), [format!("GET /a {by_default}")], "{security}");
         let over_global = document(&format!("security: [{{o: [z]}}], {operation}"));
@@ -435,7 +435,7 @@ fn operations_are_bounded() {
     }
 }
 
-/// Each of these is small, and stands for more than there is memory or time.
+/// Small documents that would expand beyond any memory or time.
 #[test]
 fn documents_that_expand_are_bounded() {
     let list =
@@ -471,7 +471,7 @@ fn documents_that_expand_are_bounded() {
     );
 }
 
-/// As many references as a large document has, each through a mapping with as many keys, are no problem.
+/// As many references as in a large document, each through a mapping with as many keys, are resolved quickly.
 #[test]
 fn many_references_into_a_large_mapping_are_followed() {
     let list = |text: &dyn Fn(usize) -> String| (0..10_000).map(text).collect::<Vec<_>>().join(", ");

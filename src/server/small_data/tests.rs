@@ -15,7 +15,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A frame of DATA with this much padding, and the length of it; none is no padding at all.
+/// A DATA frame with its padding, and the length of the padding; 0 omits the padding field.
 fn data(flags: u8, stream: u32, data: &[u8], padding: Option<u8>) -> Vec<u8> {
     match padding {
         None => frame(DATA, flags, stream, data),
@@ -26,7 +26,7 @@ fn data(flags: u8, stream: u32, data: &[u8], padding: Option<u8>) -> Vec<u8> {
     }
 }
 
-/// What flows through in chunks of `size`.
+/// The scanner's output for chunks of `size`.
 fn through(small: &mut SmallData, bytes: &[u8], size: usize) -> Vec<u8> {
     let mut out = Vec::new();
     for (number, piece) in bytes.chunks(size).enumerate() {
@@ -49,10 +49,11 @@ fn given(small: &mut SmallData, out: &mut Vec<u8>) {
     }
 }
 
-/// What h2 makes of frames.
+/// The streams that h2 decodes from frames.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {
-    /// Of each stream: its data, with a `|` at its end, `H` at fields and `R` at a reset; and what flow control counts.
+    /// For each stream its data, with `|` at its end, `H` for fields and `R` for a reset; and the bytes that flow
+    /// control counts.
     streams: BTreeMap<u32, (Vec<u8>, usize)>,
     others: Vec<(u8, Vec<u8>)>,
 }
@@ -188,7 +189,7 @@ fn sent() -> impl Strategy<Value = Vec<Vec<u8>>> {
 }
 
 proptest! {
-    /// Whatever comes in whatever pieces: h2 sees the same streams, and flow control the same lengths.
+    /// For any frames in any pieces, h2 decodes the same streams, and flow control counts the same lengths.
     #[test]
     fn delayed_frames_preserve_every_stream(
         frames in sent(),

@@ -2,7 +2,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use super::*;
 
-/// What was written, and how many bytes the output takes before it fails; `None` takes everything.
+/// The written bytes, and the number of bytes that the output accepts before it fails; `None` accepts everything.
 #[derive(Clone, Default)]
 struct Disk(Arc<Mutex<(Vec<u8>, Option<usize>)>>);
 
@@ -49,7 +49,7 @@ impl Write for Disk {
     }
 }
 
-/// A reader that takes nothing until it is released, then everything.
+/// A reader that reads nothing until it is released, then everything.
 struct Stuck(Receiver<()>, Disk);
 
 impl Write for Stuck {
@@ -119,7 +119,7 @@ fn action_without_room_for_its_audit_line_is_refused() {
         assert_eq!(slots.len(), places, "{priority:?}");
         assert_eq!(log.reserve(priority).unwrap_err(), AuditLogFull);
     }
-    // A place that was used stays taken until its line is written; one that was not is free again.
+    // A used slot stays taken until its line is written; an unused one is free again.
     log.0.push_audit(b"revoke\n");
     drop(slots.pop());
     assert_eq!(log.reserve(Change).unwrap_err(), AuditLogFull);
@@ -144,7 +144,7 @@ fn lines_that_cannot_be_written_are_counted() {
     disk.set_room(None);
     queue.push(b"next\n");
     drop(writer);
-    // The part of a line that was written does not run into the next line.
+    // The written part of a line does not run into the next line.
     assert_eq!(disk.text(), "written\nhalf\nnext\n");
     assert_eq!(queue.dropped(), 4);
 }
@@ -218,7 +218,7 @@ fn idle_thread_uses_no_processor_time() {
     queue.push(b"line\n");
     let is_waiting = || queue.0.queues().is_writer_waiting;
     wait_until(is_waiting, || "the thread does not wait".to_owned());
-    // Nothing but a notification ends the wait: there is no interval at which it looks.
+    // Only a notification ends the wait: the writer does not poll.
     let end = Instant::now() + Duration::from_millis(200);
     while Instant::now() < end {
         assert!(is_waiting());

@@ -27,7 +27,7 @@ fn sum(samples: &BTreeMap<String, f64>, prefix: &str) -> f64 {
     samples.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
 }
 
-/// Metrics of which every one has a value.
+/// Metrics in which every value is set.
 fn all() -> Arc<Metrics> {
     let metrics = Metrics::new(2);
     let numbers = metrics.routes(["/up", ITEMS].into_iter());

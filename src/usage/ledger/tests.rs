@@ -150,7 +150,7 @@ fn oldest_days_are_dropped_and_the_size_is_bounded() {
     let days = tokens[7].days.len();
     assert!(tokens.iter().all(|token| token.days.len() == days && days == 40 - dropped));
 
-    // More tokens on one day than there is room for.
+    // More tokens on one day than the ledger holds.
     let ids: Vec<String> = (1000..3000).map(|number| number.to_string()).collect();
     let notes: Vec<_> = ids.iter().map(|id| (&**id, TODAY, allowed, 2)).collect();
     let written = ledger.write(&pending_of(&notes), &rules, bounds).unwrap();

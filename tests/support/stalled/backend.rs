@@ -2,12 +2,12 @@
 
 use super::*;
 
-/// A backend that sends without end, or reads no body.
+/// A backend that sends an endless response, or reads no body.
 pub(super) struct Backend {
     pub(super) yaml: String,
     stopped: Arc<AtomicBool>,
     sockets: Arc<Mutex<Vec<TcpStream>>>,
-    /// Of HTTP/2: ends the runtime.
+    /// The HTTP/2 runtime, which ends when dropped.
     _running: Option<oneshot::Sender<()>>,
 }
 
@@ -23,7 +23,7 @@ impl Drop for Backend {
 impl Backend {
     pub(super) fn start(kind: BackendKind, authority: &Authority) -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        // Its connections have the same.
+        // Accepted connections inherit these options.
         listener.set_recv_buffer_size(SOCKET_BUFFER).unwrap();
         listener.set_tcp_mss(SEGMENT).unwrap();
         listener.set_linger(Some(Duration::ZERO)).unwrap();
@@ -76,7 +76,7 @@ fn serve_http1(socket: TcpStream, config: Option<Arc<ServerConfig>>, stopped: &A
         }
         None => Box::new(socket),
     };
-    // One byte at a time: what follows the head stays in the kernel.
+    // Reads one byte at a time, so that everything after the head stays in the kernel.
     let mut stream = BufReader::with_capacity(1, stream);
     let data = vec![b'd'; 64 * 1024];
     loop {
@@ -142,7 +142,7 @@ fn serve_http2(listener: TcpListener, stopped: oneshot::Receiver<()>) {
                     while let Some(Ok((request, mut answer))) = connection.accept().await {
                         tokio::spawn(async move {
                             if request.uri().path() == "/up" {
-                                // BackendConnection, and never read.
+                                // Accepted, and its body is never read.
                                 let _ = std::future::poll_fn(|context| answer.poll_reset(context)).await;
                                 return;
                             }

@@ -67,7 +67,7 @@ async fn batch_is_queued_100_ms_after_its_first_line() {
         }
     };
     tokio::select! {
-        () = Rc::clone(&batch).run() => unreachable!("it runs as long as the worker"),
+        () = Rc::clone(&batch).run() => unreachable!("the timer runs as long as the worker"),
         () = check => {}
     }
 }
@@ -128,7 +128,7 @@ fn panic_within_a_line_removes_that_line() {
 
     impl Display for Panics {
         fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-            panic!("as a detail may");
+            panic!("formatting a detail may panic");
         }
     }
 

@@ -59,7 +59,7 @@ fn request(format: LogFormat, host: &[u8], user_agent: &[u8]) -> RequestFields {
     encode(format, Some(host), Some(user_agent), &mut Vec::new())
 }
 
-/// A line with every field, and what the client says of itself.
+/// A line with every field, including those that the client sent.
 fn written_with_request(line: &AccessLine<'_>, format: LogFormat) -> String {
     let request = request(format, b"app.example:8443", b"curl/8.5 \"x\"\x1b[2J");
     written(&AccessLine { request: Some(&request), ..*line }, format)
@@ -69,7 +69,7 @@ fn token<'a>(id: &'a str, name: &'a str, fields: &'a OnceCell<TokenFields>) -> L
     LoggedToken { id, name: Some(name), fields }
 }
 
-/// A line with every field, of a token that has no line in a format yet.
+/// A line with every field, for a token without a cached encoding.
 fn with_full(act: impl FnOnce(AccessLine<'_>)) {
     let requirement = Requirement::all(["items:read", "items:update"]).unwrap();
     let fields = OnceCell::new();
