@@ -1,6 +1,7 @@
 //! The messages to the ledger's writer, and the views that it returns.
 
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::convert::Infallible;
+use std::sync::mpsc::{Sender, SyncSender, TrySendError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,8 @@ pub(super) enum Message {
     Flushed { worker: usize, flush: u64 },
     /// A request for a view.
     Read(oneshot::Sender<LedgerView>),
-    /// The settings have changed; `None` stops recording.
-    Apply(Option<Box<settings::Usage>>),
+    /// The settings have changed; `None` stops recording. The sender is dropped when they are applied.
+    Apply(Option<Box<settings::Usage>>, Sender<Infallible>),
     /// All workers have ended.
     Stop,
 }

@@ -4,11 +4,12 @@
 //! the disk accepts them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -38,6 +39,8 @@ use crate::telemetry::metrics::Metrics;
 const QUEUE_LENGTH: usize = 8;
 /// How long a report waits for the workers to send their counts.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a reload waits until earlier counts are in the previous ledger. A disk that hangs does not delay it further.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the shutdown waits for the last write.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most reports in progress. Each uses a CPU core, and keeps old pages of the ledger from being reused.
@@ -106,11 +109,15 @@ impl Usage {
             WriterThread::NotStarted(receiver) => WriterThread::Running(self.start(receiver)?),
             other => other,
         };
-        let message = Message::Apply(settings.cloned().map(Box::new));
+        let (applied, is_applied) = channel();
+        let message = Message::Apply(settings.cloned().map(Box::new), applied);
         if matches!(&*thread, WriterThread::Running(_)) && send(&self.sender, message).is_ok() {
             // Counts wait twice: in the worker and in the writer. Together that is shorter than the interval.
             let interval = settings.map(|settings| settings.flush_interval * 2 / 5);
             self.schedule.send_modify(|schedule| schedule.interval = interval);
+            drop(thread);
+            // Otherwise the first requests of the next configuration may be counted in the previous ledger.
+            let _ = is_applied.recv_timeout(APPLY_TIMEOUT);
         }
         Ok(())
     }
@@ -207,7 +214,10 @@ struct PendingAction {
 
 enum Action {
     Read(oneshot::Sender<LedgerView>),
-    Apply(Option<Box<settings::Usage>>),
+    Apply(
+        Option<Box<settings::Usage>>,
+        #[expect(dead_code, reason = "dropping it reports the end")] Sender<Infallible>,
+    ),
 }
 
 impl Writer {
@@ -224,10 +234,10 @@ impl Writer {
                 }
                 Ok(Message::Read(reply)) => self.flush_then(Action::Read(reply)),
                 // Earlier counts belong to the current ledger.
-                Ok(Message::Apply(settings)) if self.settings.is_some() => {
-                    self.flush_then(Action::Apply(settings));
+                Ok(Message::Apply(settings, applied)) if self.settings.is_some() => {
+                    self.flush_then(Action::Apply(settings, applied));
                 }
-                Ok(Message::Apply(settings)) => self.apply(settings),
+                Ok(Message::Apply(settings, _)) => self.apply(settings),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.write();
                     return;
@@ -276,7 +286,7 @@ impl Writer {
                 Action::Read(reply) => {
                     let _ = reply.send(self.view());
                 }
-                Action::Apply(settings) => self.apply(settings),
+                Action::Apply(settings, _) => self.apply(settings),
             }
         }
     }
