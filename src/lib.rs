@@ -19,7 +19,7 @@
 //! replicas/    revocations from and to other replicas, through Redis
 //! backend/     request (writes the upstream request), forward (takes a Permit), tunnel
 //! client/      connections out: resolve, connect, TLS, HTTP/1.1 and HTTP/2, pool
-//! server/      listen, head (the scanner before hyper), worker, connection, TLS, drain
+//! server/      acceptor, dispatcher, worker, connection, scanners before hyper and h2, TLS, reload
 //! telemetry/   metrics, spans, access log
 //! traces/      exports spans to a collector by OTLP
 //! usage/       counts what tokens use, keeps it in a ledger, reports it

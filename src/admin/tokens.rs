@@ -76,7 +76,7 @@ pub(super) fn revoke(admin: &Admin, actor: Actor<'_>, body: &Bytes) -> AdminResp
         return message(StatusCode::BAD_REQUEST, IS_TOKEN);
     }
     let Ok(slot) = admin.audit.reserve(AuditPriority::Change) else { return unavailable() };
-    let revoked = admin.revoker.revoke(revocations);
+    let revoked = admin.revoker.revoke_and_count(revocations);
     actor.record(slot, Action { action: "revoke", subject: Some((by, &what)), count: Some(revoked) });
     json(StatusCode::OK, json!({ "revoked": revoked }).to_string())
 }

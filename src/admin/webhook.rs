@@ -62,7 +62,7 @@ pub(super) fn receive(
         outcome(WebhookOutcome::Refused);
         return unavailable();
     };
-    admin.revoker.forget(vec![Revocation::Id((*id).into())], RevocationSource::Webhook);
+    admin.revoker.revoke(vec![Revocation::Id((*id).into())], RevocationSource::Webhook);
     outcome(WebhookOutcome::Forgotten);
     actor.record(slot, Action { action: "webhook", subject: Some(("id", &id)), count: None });
     message(StatusCode::OK, "Forgotten.")

@@ -121,8 +121,8 @@ pub struct Streaming {
 }
 
 impl RequestBody {
-    /// Takes the body `incoming` of `downstream` and limits it; the [`Upload`] is `None` if there is no body. `trusted_fields` are dropped
-    /// from the trailers.
+    /// Takes the body `incoming` of `downstream` and limits it; the [`Upload`] is `None` if there is no body.
+    /// `trusted_fields` are dropped from the trailers.
     ///
     /// # Errors
     /// [`UploadFault::TooLarge`] by its Content-Length.
@@ -171,8 +171,8 @@ pub async fn discard(mut incoming: Incoming, downstream: Rc<Downstream>) {
 }
 
 impl RequestBody {
-    /// Delays the body until the returned value is notified of a 100 (Continue), for at most [`CONTINUE_TIMEOUT`]. `None` if there
-    /// is no body.
+    /// Delays the body until the returned value is notified of a 100 (Continue), for at most [`CONTINUE_TIMEOUT`]. `None`
+    /// if there is no body.
     pub fn wait_for_continue(&mut self) -> Option<Arc<Notify>> {
         let Self::Streaming(streaming) = self else { return None };
         let may_send = Arc::new(Notify::new());

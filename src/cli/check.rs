@@ -118,8 +118,8 @@ impl Arguments {
     }
 }
 
-/// The diagnostics of a parsed file, a description of its content, and the settings of a gateway.yaml. Builds what `run` would build, certificates and
-/// roots included, to find the errors of that.
+/// The diagnostics of a parsed file, a description of its content, and the settings of a gateway.yaml. Builds what `run`
+/// would build, certificates and roots included, to find its errors.
 fn content(checked: Checked) -> (Report, String, Option<Settings>) {
     match checked {
         Checked::Gateway(loaded) => {

@@ -113,7 +113,7 @@ async fn head_backend(settings: &settings::Backend, path: &str) -> Result<Option
     Ok(Some(response.map_err(|_| BackendFault::TimedOut(limit))??.status()))
 }
 
-/// Runs connections of one core outside of any runtime.
+/// Runs a future on a runtime of its own.
 fn on_runtime<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     Ok(runtime.block_on(future))

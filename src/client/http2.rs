@@ -72,14 +72,14 @@ impl Drop for Http2 {
 }
 
 impl Http2 {
-    /// Starts HTTP/2 over `stream`. Waits, for at most `timeout_after`, until the server has answered a ping, which proves
+    /// Starts HTTP/2 over `stream`. Waits, for at most `ping_timeout`, until the server has answered a ping, which proves
     /// that it speaks HTTP/2 and has sent its limit of streams. If it is later silent for `silence` while a response is
-    /// awaited, it is pinged again, and the connection is dropped without an answer within `timeout_after`. `counted` is
+    /// awaited, it is pinged again, and the connection is dropped without an answer within `ping_timeout`. `counted` is
     /// dropped with the connection.
     pub(super) async fn begin(
         stream: ClientStream,
         silence: Duration,
-        timeout_after: Duration,
+        ping_timeout: Duration,
         counted: impl Sized + 'static,
     ) -> Result<Self, LeaseError> {
         let address = stream.remote_address();
@@ -99,15 +99,14 @@ impl Http2 {
             }
             Ok((sender, connection, pings))
         };
-        let begun =
-            timeout(timeout_after, begin).await.map_err(|_| LeaseError::Http2Silent(timeout_after))?;
+        let begun = timeout(ping_timeout, begin).await.map_err(|_| LeaseError::Http2Silent(ping_timeout))?;
         let (sender, connection, pings) = begun?;
         let (streams, received_any) = (Rc::<Cell<usize>>::default(), Rc::<Cell<bool>>::default());
         let watch = Watch {
             streams: Rc::clone(&streams),
             received_any: Rc::clone(&received_any),
             silence,
-            timeout_after,
+            ping_timeout,
         };
         let driver = tokio::task::spawn_local(async move {
             let _counted = counted;
@@ -191,7 +190,7 @@ struct Watch {
     streams: Rc<Cell<usize>>,
     received_any: Rc<Cell<bool>>,
     silence: Duration,
-    timeout_after: Duration,
+    ping_timeout: Duration,
 }
 
 impl Watch {
@@ -202,7 +201,7 @@ impl Watch {
             if self.received_any.replace(false) || self.streams.get() == 0 {
                 continue;
             }
-            match timeout(self.timeout_after, pings.ping(Ping::opaque())).await {
+            match timeout(self.ping_timeout, pings.ping(Ping::opaque())).await {
                 Ok(Ok(_)) => {}
                 // The connection itself reports the error.
                 Ok(Err(_)) => return std::future::pending().await,
@@ -247,7 +246,7 @@ async fn drive(mut connection: Connection<ClientStream, Bytes>, pings: Option<Pi
         // Failures are reported through the streams.
         _ = connection => {}
         () = lost => {
-            tracing::warn!(waited = ?watch.timeout_after, "HTTP/2 connection closed: no answer to a ping");
+            tracing::warn!(waited = ?watch.ping_timeout, "HTTP/2 connection closed: no answer to a ping");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The keep-alive pool of one worker.
 //!
 //! hyper-util's pooling client is shared by all threads and costs a lock and an allocation per request. Here every
-//! worker has its own connections, so that taking and returning one is a push and a pop. An HTTP/2 connection has
+//! worker has its own connections, so that taking and returning one is a pop and a push. An HTTP/2 connection has
 //! several concurrent requests, so taking it is opening a stream.
 
 use std::cell::{Cell, RefCell};
@@ -116,7 +116,7 @@ impl Pool {
     /// An empty pool. A connection is not reused after it was idle for `idle_timeout`, or for the time that its server
     /// announced.
     ///
-    /// HTTP/2 is used if `connector` [enables it](Connector::speaking_http2) and the server agrees.
+    /// HTTP/2 is used if `connector` [enables it](Connector::with_http2) and the server agrees.
     pub fn new(
         connector: Arc<Connector>,
         idle_timeout: Duration,

@@ -179,7 +179,6 @@ thread_local! {
     /// The system's resolver configuration, for the runtime of this thread. hickory keeps sockets to name servers and
     /// drives them by tasks on the runtime that first used them: with one resolver for several current-thread runtimes,
     /// a lookup on an idle one would wait for the busy first one.
-    /// current-thread runtimes, a lookup on an idle one would wait for the busy first one.
     static SYSTEM: RefCell<Option<(runtime::Id, System)>> = const { RefCell::new(None) };
 }
 

@@ -88,7 +88,7 @@ fn ordinal(position: usize) -> String {
 pub enum OfferedProtocols {
     /// Only HTTP/1.1.
     Http1,
-    /// Also HTTP/2, if the connector [enables it](super::Connector::speaking_http2).
+    /// Also HTTP/2, if the connector [enables it](super::Connector::with_http2).
     Any,
 }
 

@@ -392,7 +392,7 @@ pub struct Cache {
     pub ttl: Duration,
     /// `cache.negative_ttl`: the lifetime of inactive verdicts.
     pub negative_ttl: Duration,
-    /// `cache.max_tokens`: the most active verdicts.
+    /// `cache.max_tokens`: the largest number of active verdicts.
     pub max_tokens: u64,
     /// `cache.max_bytes`: memory for active verdicts.
     pub max_bytes: u64,

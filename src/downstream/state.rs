@@ -18,25 +18,37 @@ pub enum ConnectionPhase {
 /// Time for which a request is served without progress after its client has ended its side of the connection.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The phase of a connection, and its begin. The sweep of its worker enforces time limits by it, so that no request sets a
-/// timer.
+/// The phase of a connection, and when it began. The sweep of its worker enforces time limits by it, so that no request
+/// sets a timer.
 #[derive(Debug)]
 pub struct ConnectionState {
     phase: Cell<ConnectionPhase>,
+    /// When the phase began.
     since: Cell<Instant>,
+    /// When a head arrived as a whole.
     arrived_at: Cell<Option<Instant>>,
+    /// Since when the client has not read.
     blocked_since: Cell<Option<Instant>>,
-    finished_at: Cell<Option<Instant>>,
+    /// Since when nothing was sent to a client that has ended its side.
+    quiet_since: Cell<Option<Instant>>,
     shutdown: Cell<Shutdown>,
+    /// Whether nothing is read while a request is served.
     unread: Cell<bool>,
+    /// Whether the task checks for the client's end.
     watches_end: Cell<bool>,
+    /// The number of finished requests.
     served: Cell<u64>,
     deadline: Cell<Option<Instant>>,
+    /// Whether the deadline has passed.
     overdue: Cell<bool>,
+    /// Whether a part of the next head has arrived.
     head_begun: Cell<bool>,
     wake_when_served: Cell<bool>,
+    /// The number of open HTTP/2 streams.
     streams: Cell<usize>,
+    /// Since when a part of a head is awaited, over HTTP/2.
     incomplete_since: Cell<Option<Instant>>,
+    /// Wakes the connection's task.
     waker: RefCell<Option<Waker>>,
 }
 
@@ -62,7 +74,7 @@ impl ConnectionState {
             since: Cell::new(now),
             arrived_at: Cell::new(None),
             blocked_since: Cell::new(None),
-            finished_at: Cell::new(None),
+            quiet_since: Cell::new(None),
             shutdown: Cell::new(Shutdown::None),
             unread: Cell::new(false),
             watches_end: Cell::new(false),
@@ -77,7 +89,7 @@ impl ConnectionState {
         }
     }
 
-    /// The phase, and its begin.
+    /// The phase, and when it began.
     pub fn phase(&self) -> (ConnectionPhase, Instant) {
         (self.phase.get(), self.since.get())
     }
@@ -105,8 +117,8 @@ impl ConnectionState {
     pub fn note_write(&self, blocked: bool, now: impl FnOnce() -> Instant) {
         if !blocked {
             self.blocked_since.set(None);
-            if self.finished_at.get().is_some() {
-                self.finished_at.set(Some(now()));
+            if self.quiet_since.get().is_some() {
+                self.quiet_since.set(Some(now()));
             }
         } else if self.blocked_since.get().is_none() {
             self.blocked_since.set(Some(now()));
@@ -122,7 +134,7 @@ impl ConnectionState {
     /// For the sweep: makes the connection's task check for the client's end until the request is over. Most requests end
     /// before a sweep and cost nothing.
     pub fn watch_end(&self) {
-        if self.unread.get() && self.finished_at.get().is_none() {
+        if self.unread.get() && self.quiet_since.get().is_none() {
             self.watches_end.set(true);
             self.wake();
         }
@@ -135,15 +147,15 @@ impl ConnectionState {
 
     /// Records that the client has ended its side while its request is served: it has left, or sends nothing more.
     pub fn note_client_end(&self, now: impl FnOnce() -> Instant) {
-        if self.finished_at.get().is_none() {
-            self.finished_at.set(Some(now()));
+        if self.quiet_since.get().is_none() {
+            self.quiet_since.set(Some(now()));
         }
     }
 
     /// Whether a client that has ended its side counts as gone: for a while nothing was sent to it, and nothing waits to be
     /// sent. Only sending could show that it is still there.
     pub fn client_has_left(&self, now: Instant) -> bool {
-        let quiet = self.finished_at.get().map(|at| now.saturating_duration_since(at));
+        let quiet = self.quiet_since.get().map(|at| now.saturating_duration_since(at));
         quiet.is_some_and(|quiet| quiet >= PATIENCE) && self.blocked_since.get().is_none()
     }
 

@@ -112,8 +112,8 @@ impl Gateway {
         Ok(cached)
     }
 
-    /// The refusal by the cached verdict `cached` after a re-introspection without a verdict. That is a 503 in enforced mode,
-    /// since a 403 could be wrong; in shadow mode, which sends no 403, the cached verdict is enough.
+    /// The refusal that the cached verdict gives after a re-introspection without a verdict. That is a 503 in enforced
+    /// mode, since a 403 could be wrong; in shadow mode, which sends no 403, the cached verdict is enough.
     pub(super) fn refusal_by_cached_verdict(
         &self,
         needs_verdict: NeedsVerdict<'_>,

@@ -16,7 +16,7 @@ use crate::tokens::lookup::{CachedToken, LookupRequest, LookupStats};
 pub(super) struct Authentication<'a> {
     pub(super) token: Token<'a>,
     pub(super) needs_verdict: NeedsVerdict<'a>,
-    /// The [oldest acceptable introspection time](Gateway::oldest_acceptable).
+    /// The [oldest acceptable introspection time](Gateway::oldest_introspection).
     pub(super) introspected_since: Option<Instant>,
 }
 

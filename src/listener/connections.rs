@@ -43,14 +43,14 @@ struct Live {
 struct Connection {
     /// `None` for a Unix socket.
     network: Option<IpAddr>,
-    phase: AdminPhase,
+    phase: SlotPhase,
     /// The start of the phase.
     phase_start: Instant,
     evicted: Arc<Notify>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum AdminPhase {
+enum SlotPhase {
     /// No complete request head yet.
     Waiting,
     /// A request without verified credentials.
@@ -59,7 +59,7 @@ enum AdminPhase {
     Authenticated,
 }
 
-impl AdminPhase {
+impl SlotPhase {
     /// How long a connection in this phase cannot be evicted; `None` if it is never evicted.
     const fn grace(self) -> Option<Duration> {
         match self {
@@ -95,6 +95,8 @@ impl ConnectionSlots {
         }
     }
 
+    /// Takes a slot if one is free or a connection can be evicted.
+    ///
     /// # Errors
     /// Returns when the next connection can be evicted, or `None` if none ever can.
     fn try_admit(
@@ -119,7 +121,7 @@ impl ConnectionSlots {
         let evicted = Arc::<Notify>::default();
         let connection = Connection {
             network,
-            phase: AdminPhase::Waiting,
+            phase: SlotPhase::Waiting,
             phase_start: now,
             evicted: Arc::clone(&evicted),
         };
@@ -144,7 +146,7 @@ impl Live {
             *by_network.entry(connection.network).or_default() += 1;
         }
         let overdue = self.connections.iter().filter(|(_, it)| it.grace_end().is_some_and(|at| at <= now));
-        let mut overdue: Vec<(AdminPhase, Reverse<usize>, u64)> = overdue
+        let mut overdue: Vec<(SlotPhase, Reverse<usize>, u64)> = overdue
             .map(|(number, it)| {
                 (it.phase, Reverse(by_network.get(&it.network).copied().unwrap_or_default()), *number)
             })
@@ -186,12 +188,12 @@ pub struct ConnectionSlot {
 impl ConnectionSlot {
     /// Records that the head of a request is complete.
     pub fn start_request(&self) {
-        self.set(AdminPhase::Anonymous);
+        self.set(SlotPhase::Anonymous);
     }
 
     /// Records that the request has valid credentials. The connection is not evicted from now on.
     pub fn authenticated(&self) {
-        self.set(AdminPhase::Authenticated);
+        self.set(SlotPhase::Authenticated);
     }
 
     /// Completes when the connection is evicted. The caller must close it.
@@ -199,7 +201,7 @@ impl ConnectionSlot {
         self.evicted.notified().await;
     }
 
-    fn set(&self, phase: AdminPhase) {
+    fn set(&self, phase: SlotPhase) {
         if let Some(connection) = self.connections.live().connections.get_mut(&self.number) {
             connection.phase = phase;
             connection.phase_start = Instant::now();

@@ -166,7 +166,7 @@ pub fn split_query(target: &str) -> (&str, Option<&str>) {
     target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
 }
 
-/// The knowledge about a caller before introspection.
+/// What is known about the caller's token when a map is evaluated.
 #[derive(Clone, Copy, Debug)]
 pub enum Known<'a> {
     /// There is no active token, and the refusal says why.

@@ -411,6 +411,6 @@ impl Subscriber {
     }
 
     fn revoke(&self, revocation: Revocation) {
-        self.revoker.forget(vec![revocation], RevocationSource::Redis);
+        self.revoker.revoke(vec![revocation], RevocationSource::Redis);
     }
 }

@@ -161,7 +161,7 @@ impl LossyHead {
     }
 }
 
-/// See [`LossyHead::readable`].
+/// See [`LossyHead::take_readable`].
 pub(super) enum Readable {
     All,
     Nothing,

@@ -120,8 +120,8 @@ impl Frames {
     /// Consumes bytes, and calls `each` for every complete frame header.
     fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         while !bytes.is_empty() {
-            let (length, budget_per_piece) = self.step(bytes);
-            if let FramePart::Header(frame) = budget_per_piece {
+            let (length, part) = self.step(bytes);
+            if let FramePart::Header(frame) = part {
                 each(frame);
             }
             bytes = &bytes[length..];

@@ -50,7 +50,7 @@ pub(super) async fn refuse(
     }
 }
 
-/// Records a connection that was closed for what its client sent, as if that were a request.
+/// Records a connection that was closed because of a protocol error of its client, as if that were a request.
 pub(super) fn note_refused(worker: &Worker, downstream: &Rc<Downstream>, refusal: &Refusal) {
     let now = Instant::now();
     let gateway = worker.gateway();

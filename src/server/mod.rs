@@ -283,7 +283,7 @@ fn start_admin(
     admin.serve(listener)
 }
 
-/// The configuration in the log line `started` or `reloaded`.
+/// The configuration in the log lines `started` and `the configuration was reloaded`.
 struct Summary {
     version: &'static str,
     /// The path of `gateway.yaml`; `None` for the demo.

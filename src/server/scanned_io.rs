@@ -28,8 +28,8 @@ pub(super) struct ScannedIo {
     /// The number of them that may be read.
     clear: usize,
     fault: Option<FramingFault>,
-    /// Whether the reader saw an end before the refused message. If not, the reader ended the connection itself, and
-    /// its last response was the last one.
+    /// Whether the reader saw an end before the refused message. If not, hyper closed the connection itself, and no
+    /// further response may follow.
     ended: bool,
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Services {
     pub(super) usage: Arc<Usage>,
     pub(super) uncovered: Arc<UncoveredRequests>,
     pub(super) revoker: Arc<Revoker>,
-    /// The settings of the admin listener.
+    /// The current settings, which the admin listener reads.
     pub(super) settings: Arc<ArcSwap<Settings>>,
     traces: TraceExporter,
     replicas: Replicas,

@@ -1,9 +1,9 @@
 //! Merges small DATA frames of a client before h2 reads them.
 //!
 //! h2 stores each DATA frame as an entry of some 300 bytes until its body is read. It closes a connection with
-//! ENHANCE_YOUR_CALM if the small frames that wait are together [`BUDGET`] bytes shorter than [`SMALL_FRAME`] each, or
+//! ENHANCE_YOUR_CALM if the small frames that wait are together 2 × [`BUDGET`] bytes shorter than [`SMALL_FRAME`] each, or
 //! after a hundred empty frames. A client can reach both within the advertised windows; it only needs a slow backend.
-//! Therefore, once half of that budget is spent, the payloads of further small frames wait here, in one buffer per
+//! Therefore, once [`BUDGET`] is spent, the payloads of further small frames wait here, in one buffer per
 //! stream, and h2 gets them as larger frames. Flow control counts the same bytes.
 //!
 //! Only frames that wait are copied. The bytes of a connection whose bodies are read in time pass unchanged.
@@ -215,7 +215,7 @@ impl SmallData {
             if header.kind != DATA || header.has(END_STREAM) {
                 return !(matches!(header.kind, DATA | HEADERS | RST_STREAM) && self.waits(header.stream));
             }
-            if self.is_captured(header, spent, empty) || self.waits(header.stream) {
+            if self.may_wait(header, spent, empty) || self.waits(header.stream) {
                 return false;
             }
             spent = (spent + frame_overhead(header.length))
@@ -230,8 +230,9 @@ impl SmallData {
         self.waiting.iter().any(|waiting| waiting.stream == stream)
     }
 
-    /// Whether a DATA frame must wait: it does not end its stream, is small, and would exceed the budget of h2.
-    fn is_captured(&self, header: Header, spent: usize, empty: usize) -> bool {
+    /// Whether a DATA frame may have to wait, since it is padded, or small and beyond the budget. The caller checks
+    /// END_STREAM.
+    fn may_wait(&self, header: Header, spent: usize, empty: usize) -> bool {
         if header.has(PADDED) {
             // The amount of padding is in the payload.
             return header.length < SMALL_FRAME + MAX_PADDING;
@@ -304,7 +305,7 @@ impl SmallData {
             {
                 return;
             }
-            if may_be_small && (waits || !header.has(END_STREAM) && self.is_captured(header, self.spent, 0)) {
+            if may_be_small && (waits || !header.has(END_STREAM) && self.may_wait(header, self.spent, 0)) {
                 self.partial_frame = Some(PartialFrame { header, payload: Vec::with_capacity(length) });
                 return;
             }

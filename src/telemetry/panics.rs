@@ -30,7 +30,7 @@ mod tests {
     use crate::config::settings::{self, LogFormat, LogLevel};
     use crate::telemetry::log;
 
-    /// If set, [`panics_twice`] may panic.
+    /// If set, [`child_process_panics_twice`] may panic.
     const ALLOWED: &str = "STOCKAJ_GATEWAY_TEST_PANICS";
 
     #[test]

@@ -250,7 +250,7 @@ impl Trace {
     }
 
     /// Starts the span of an introspection.
-    pub fn question(&self) -> IntrospectionSpan<'_> {
+    pub fn begin_introspection(&self) -> IntrospectionSpan<'_> {
         IntrospectionSpan { trace: self, id: new_id(), began: Instant::now() }
     }
 
@@ -332,7 +332,7 @@ impl IntrospectionSpan<'_> {
     }
 
     /// Ends the span now, if it is recorded, and sends it as completed by `describe`.
-    pub fn answered(self, name: String, describe: impl FnOnce(&mut Span)) {
+    pub fn finish(self, name: String, describe: impl FnOnce(&mut Span)) {
         let Self { trace, id, began } = self;
         let Some(recording) = &trace.recording else { return };
         let mut span = trace.span(recording, name, (began, Instant::now()));

@@ -30,7 +30,7 @@ mod spellings;
 /// Memory of an inactive entry, in bytes.
 const INACTIVE_BYTES: u64 = 288;
 
-/// Memory of a token in [`TokenCache::should_act_on`], in bytes.
+/// Memory of a token in [`TokenCache::claim_feedback`], in bytes.
 const FEEDBACK_BYTES: u64 = 288;
 
 /// Time for which an entry is kept after it was fresh, so that the limiter of introspections knows its token. It serves

@@ -120,7 +120,7 @@ impl IntrospectionLimiter {
         id: Option<Arc<str>>,
     ) -> Option<IntrospectionPermit<'_>> {
         let is_known = id.is_some();
-        // Everybody takes the two in this order, so that no two wait for each other.
+        // Every caller acquires the permits in this order, so that there is no deadlock.
         let by_spelling = self.tokens.wait(TokenKey::Spelling(spelling)).await?;
         let by_id = match id {
             Some(id) => Some(self.tokens.wait(TokenKey::Id(id)).await?),

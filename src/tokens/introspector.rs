@@ -89,18 +89,18 @@ impl Introspection<'_> {
         trace: Option<&Trace>,
     ) -> IntrospectionResponse {
         let settings = self.settings;
-        let question = trace.map(Trace::question);
+        let span = trace.map(Trace::begin_introspection);
         let mut status = None;
-        let exchange = self.exchange(token, hash, question.as_ref(), &mut status);
+        let exchange = self.exchange(token, hash, span.as_ref(), &mut status);
         let answer = match tokio::time::timeout(settings.timeout, exchange).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => IntrospectionResponse::NoVerdict(error),
             Err(_) => IntrospectionResponse::NoVerdict(NoVerdict::TimedOut(settings.timeout)),
         };
-        if let Some(question) = question {
+        if let Some(span) = span {
             let (method, path) = (settings.style.method(), settings.target.path());
-            question.answered(format!("{method} {path}"), |span| {
-                describe(span, settings, status, &answer);
+            span.finish(format!("{method} {path}"), |fields| {
+                describe(fields, settings, status, &answer);
             });
         }
         answer
@@ -110,13 +110,13 @@ impl Introspection<'_> {
         &self,
         token: &str,
         hash: &TokenHash,
-        question: Option<&IntrospectionSpan<'_>>,
+        span: Option<&IntrospectionSpan<'_>>,
         status: &mut Option<StatusCode>,
     ) -> Result<IntrospectionResponse, NoVerdict> {
         let settings = self.settings;
         let (mut request, body) = introspection::request(settings, token)?.into_parts();
-        if let Some(question) = question {
-            question.mark(&mut request.headers);
+        if let Some(span) = span {
+            span.mark(&mut request.headers);
         }
         let request = Request::from_parts(request, ());
         let mut call = Call::new(request.method(), body.clone());

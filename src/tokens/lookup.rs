@@ -294,8 +294,8 @@ impl Lookup {
         cached
     }
 
-    /// The verdict in the shared cache, or else that of an introspection. An active verdict was introspected in time also
-    /// under `stale_if_error`.
+    /// The verdict in the shared cache, or else that of an introspection. `introspected_since` holds for stale verdicts,
+    /// too.
     ///
     /// # Errors
     /// [`Refusal::InactiveToken`] and [`Refusal::ExpiredToken`] by the verdict; [`Refusal::NoVerdict`] and

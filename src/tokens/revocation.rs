@@ -93,7 +93,7 @@ impl Revocations {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Records a revocation. From now on every older verdict is checked by [`Self::since`].
+    /// Records a revocation. From now on every older verdict is checked by [`Self::is_revoked_since`].
     pub fn add(&self, revocation: Revocation) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so that a thread that sees the new generation also finds the revocation in the list.

@@ -33,7 +33,7 @@ impl Revoker {
 
     /// Revokes verdicts for the admin listener, and returns the number of cached ones. Therefore it visits every entry:
     /// 30 ms for 100,000.
-    pub fn revoke(&self, mut revocations: Vec<Revocation>) -> usize {
+    pub fn revoke_and_count(&self, mut revocations: Vec<Revocation>) -> usize {
         revocations.retain(Revocation::may_concern_a_token);
         let cache = &self.verdicts.load().cache;
         let forgotten = revocations.iter().map(|revocation| cache.revoke(revocation.clone())).sum();
@@ -42,8 +42,9 @@ impl Revoker {
         forgotten
     }
 
-    /// Like [`revoke`](Self::revoke), but neither counts nor removes the cached entries: cheap enough for a thousand calls per second from a machine.
-    pub fn forget(&self, mut revocations: Vec<Revocation>, source: RevocationSource) {
+    /// Like [`revoke_and_count`](Self::revoke_and_count), but neither counts nor removes the cached entries: cheap enough
+    /// for a thousand calls per second.
+    pub fn revoke(&self, mut revocations: Vec<Revocation>, source: RevocationSource) {
         revocations.retain(Revocation::may_concern_a_token);
         let known = Arc::clone(self.verdicts.load().cache.revocations());
         for revocation in &revocations {

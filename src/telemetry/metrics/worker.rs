@@ -36,7 +36,7 @@ struct WorkerCounters {
 
 impl fmt::Debug for WorkerMetrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("CoreMetrics").field(&self.0.index).finish()
+        formatter.debug_tuple("WorkerMetrics").field(&self.0.index).finish()
     }
 }
 

@@ -32,8 +32,8 @@ pub struct CacheEntry {
     pub limit: OnceLock<TokenLimit>,
     pub(super) hash: TokenHash,
     pub(super) fresh_until: Instant,
-    /// The token's own expiry on the clock that deadlines use, in nanoseconds after `introspected_at`. It becomes earlier when the
-    /// wall clock is set forward.
+    /// The token's own expiry on the clock that deadlines use, in nanoseconds after `introspected_at`. It becomes earlier
+    /// when the wall clock is set forward.
     expires_after: AtomicU64,
     /// Estimated memory with moka's share, in bytes.
     pub(super) bytes: u32,
