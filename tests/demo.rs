@@ -136,6 +136,21 @@ fn printed_curl_commands_return_the_announced_status() {
     assert!(scrape.text().contains("stockaj_gateway_requests_total"), "{}", scrape.text());
 }
 
+/// `deploy/train` reads the tokens and the address of the stand-in from the output.
+#[test]
+fn output_has_what_the_training_load_reads() {
+    let demo = Demo::start(&[]);
+    let welcome = demo.welcome();
+    let script = fs::read_to_string("deploy/train").unwrap();
+    let names: Vec<&str> =
+        script.split("$(token ").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    assert_eq!(names.len(), 5, "{names:?}");
+    for name in names {
+        assert!(welcome.iter().any(|line| line.starts_with(&format!("{name}='"))), "{name}: {welcome:?}");
+    }
+    assert!(welcome.iter().any(|line| line.contains("Stockaj  http://127.0.0.1:")), "{welcome:?}");
+}
+
 #[test]
 fn denied_requests_show_the_rule_that_denies_them() {
     let demo = Demo::start(&["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]);
