@@ -8,7 +8,6 @@ mod gateway;
 mod request;
 mod step;
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -46,7 +45,7 @@ pub(super) fn probe(settings: Settings, token: Option<&GivenToken>) -> Vec<Step>
     let map = Arc::clone(&settings.abilities);
     let introspection = &settings.introspection;
     let mut steps = vec![Step { name: "backend", outcome: backend(&settings) }];
-    let unknown = introspect(introspection, &unknown_token());
+    let unknown = Introspector::introspect_once(introspection, &unknown_token());
     let has_verdicts =
         matches!(unknown, Ok(IntrospectionResponse::Active(_) | IntrospectionResponse::Inactive));
     steps.push(Step { name: "unknown token", outcome: advice::unknown_token(introspection, unknown) });
@@ -125,13 +124,6 @@ fn unknown_token() -> String {
     format!("0|{random}")
 }
 
-fn introspect(
-    introspection: &settings::Introspection,
-    token: &str,
-) -> Result<IntrospectionResponse, Box<dyn Error>> {
-    Introspector::introspect_once(introspection, token)
-}
-
 /// Introspects the given token. Sets `abilities` if it is active.
 fn given_token(settings: &Settings, token: &GivenToken, abilities: &mut Option<Abilities>) -> Outcome {
     let introspection = &settings.introspection;
@@ -140,7 +132,7 @@ fn given_token(settings: &Settings, token: &GivenToken, abilities: &mut Option<A
     else {
         return advice::malformed_token(token.source(), settings.limits.token_bytes);
     };
-    match introspect(introspection, token.secret()) {
+    match Introspector::introspect_once(introspection, token.secret()) {
         Ok(IntrospectionResponse::Active(verdict)) if verdict.has_expired(SystemTime::now()) => {
             advice::expired_token(&holder(&verdict))
         }

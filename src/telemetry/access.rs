@@ -191,42 +191,13 @@ mod tests {
         String::from_utf8(collected.0.lock().unwrap().clone()).unwrap()
     }
 
-    fn line() -> AccessLine<'static> {
-        AccessLine {
-            request_id: b"7f3a",
-            client_request_id: None,
-            client: Client::unknown(),
-            protocol: None,
-            tls_version: None,
-            request: None,
-            method: "GET",
-            route: "/up",
-            path: None,
-            status: 200,
-            reason: Reason::Public,
-            denied_by: None,
-            detail: None,
-            token: None,
-            cache: None,
-            duration: Duration::ZERO,
-            introspection_duration: Duration::ZERO,
-            upstream_duration: Duration::ZERO,
-            upstream: None,
-            upstream_status: None,
-            bytes_in: 0,
-            bytes_out: 0,
-            shadow: None,
-            shadow_rule: None,
-        }
-    }
-
     #[test]
     fn access_line_has_the_time_of_day() {
-        let text = written(&settings(LogFormat::Json), &line());
+        let text = written(&settings(LogFormat::Json), &AccessLine::minimal());
         let object: serde_json::Value = serde_json::from_str(&text).unwrap();
         let timestamp: jiff::Timestamp = object["timestamp"].as_str().unwrap().parse().unwrap();
         assert!(timestamp.duration_until(jiff::Timestamp::now()).as_secs() < 60, "{timestamp}");
-        let text = written(&settings(LogFormat::Text), &line());
+        let text = written(&settings(LogFormat::Text), &AccessLine::minimal());
         assert!(
             text.ends_with(
                 "route=\"/up\" status=200 reason=public duration_ms=0.000 bytes_in=0 bytes_out=0\n"
@@ -258,7 +229,7 @@ mod tests {
             settings::Log { level: LogLevel::Warn, ..on.clone() },
             settings::Log { level: LogLevel::Off, ..on.clone() },
         ] {
-            assert_eq!(written(&settings, &line()), "", "{settings:?}");
+            assert_eq!(written(&settings, &AccessLine::minimal()), "", "{settings:?}");
             let (_subscriber, guard) = log::to(io::sink(), &settings);
             assert!(!access_log(&guard, &settings).wants(Reason::InternalError, 500), "{settings:?}");
         }

@@ -291,21 +291,21 @@ fn tls(section: &str, error: &std::io::Error) -> String {
                 "the server does not use TLS on this port: write `http://` in `{section}.url`, or correct the port"
             )
         }
-        Some(Tls::AlertReceived(AlertDescription::CertificateRequired)) => {
-            format!(
-                "the server requires a client certificate: set `certificate` and `private_key` in `{section}.tls`"
-            )
-        }
+        Some(Tls::AlertReceived(AlertDescription::CertificateRequired)) => client_certificate(section),
         _ => format!("correct the certificate of the server, or `{section}.tls`: docs/operations/tls.md"),
     }
+}
+
+fn client_certificate(section: &str) -> String {
+    format!(
+        "the server requires a client certificate: set `certificate` and `private_key` in `{section}.tls`"
+    )
 }
 
 /// What to do about a response that is not valid HTTP.
 fn exchange(section: &str, error: &ExchangeError) -> String {
     if let Some(rustls::Error::AlertReceived(AlertDescription::CertificateRequired)) = tls_fault(error) {
-        return format!(
-            "the server requires a client certificate: set `certificate` and `private_key` in `{section}.tls`"
-        );
+        return client_certificate(section);
     }
     format!(
         "if the server expects TLS, write `https://` in `{section}.url`; otherwise correct the port, or see the server's log"

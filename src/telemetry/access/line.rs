@@ -164,3 +164,36 @@ impl RequestFields {
         &self.bytes[self.encoded..]
     }
 }
+
+#[cfg(test)]
+impl AccessLine<'static> {
+    /// The line of `GET /up` without optional fields.
+    pub(crate) fn minimal() -> Self {
+        Self {
+            request_id: b"7f3a",
+            client_request_id: None,
+            client: Client::unknown(),
+            protocol: None,
+            tls_version: None,
+            request: None,
+            method: "GET",
+            route: "/up",
+            path: None,
+            status: 200,
+            reason: Reason::Public,
+            denied_by: None,
+            detail: None,
+            token: None,
+            cache: None,
+            duration: Duration::ZERO,
+            introspection_duration: Duration::ZERO,
+            upstream_duration: Duration::ZERO,
+            upstream: None,
+            upstream_status: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            shadow: None,
+            shadow_rule: None,
+        }
+    }
+}

@@ -2,38 +2,11 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
-use crate::policy::refusal::Reason;
-use crate::telemetry::access::Client;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn line(request_id: &str) -> AccessLine<'_> {
-    AccessLine {
-        request_id: request_id.as_bytes(),
-        client_request_id: None,
-        client: Client::unknown(),
-        protocol: None,
-        tls_version: None,
-        request: None,
-        method: "GET",
-        route: "/up",
-        path: None,
-        status: 200,
-        reason: Reason::Public,
-        denied_by: None,
-        detail: None,
-        token: None,
-        cache: None,
-        duration: Duration::ZERO,
-        introspection_duration: Duration::ZERO,
-        upstream_duration: Duration::ZERO,
-        upstream: None,
-        upstream_status: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        shadow: None,
-        shadow_rule: None,
-    }
+    AccessLine { request_id: request_id.as_bytes(), ..AccessLine::minimal() }
 }
 
 fn batch() -> (LineQueue, Rc<LineBatch>) {
