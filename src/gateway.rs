@@ -21,6 +21,7 @@ use crate::client::call::Call;
 use crate::config::settings::Settings;
 use crate::downstream::Downstream;
 use crate::limits::Limiter;
+use crate::limits::tunnels::{Holder, TunnelGuard};
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
 use crate::policy::decision::{self, NextStep, Permit, Routed};
@@ -67,6 +68,8 @@ struct AllowedRequest {
     caller: Caller,
     /// Limit of the request's body, in bytes.
     body_limit: u64,
+    /// Counts the tunnel, if the request asks for one.
+    tunnel: Option<Box<TunnelGuard>>,
 }
 
 /// The caller of a request that is allowed.
@@ -144,9 +147,9 @@ impl Gateway {
         if let Some(shadow) = &self.settings.shadow {
             decided = Box::pin(self.decide_in_shadow(shadow, &request, &mut context.record, decided)).await;
         }
-        let AllowedRequest { permit, caller, body_limit } = decided?;
-        if request.handshake.is_some() {
-            context.forwarded.upgrade = Some(Box::new(UpgradeRequest::new(&request.target, &caller)));
+        let AllowedRequest { permit, caller, body_limit, tunnel } = decided?;
+        if let Some(tunnel) = tunnel {
+            context.forwarded.upgrade = Some(Box::new(UpgradeRequest::new(&request.target, &caller, tunnel)));
         }
         let (cached, credentials, reason) = self.credentials(caller)?;
         let status = self.forward(permit, &request, credentials, body_limit, context).await?;
@@ -208,7 +211,8 @@ impl Gateway {
         let needs_token = match routed.next() {
             NextStep::Public(permit) => {
                 bearer::at_most_one(fields)?;
-                return Ok(AllowedRequest { permit, caller: Caller::Public, body_limit });
+                let tunnel = self.count_tunnel(request, None, record)?;
+                return Ok(AllowedRequest { permit, caller: Caller::Public, body_limit, tunnel });
             }
             NextStep::NeedsToken(needs_token) => needs_token,
         };
@@ -219,8 +223,9 @@ impl Gateway {
         let authentication = Authentication { token, needs_verdict, introspected_since };
         let mut cached = self.authenticate(&authentication, record).await?;
         let permit = self.authorize(&authentication, &mut cached, record).await?;
-        self.limit(&cached, record.started())?;
-        Ok(AllowedRequest { permit, caller: Caller::Token(cached, token.authorization()), body_limit })
+        let tunnel = self.limit(request, &cached, record)?;
+        let caller = Caller::Token(cached, token.authorization());
+        Ok(AllowedRequest { permit, caller, body_limit, tunnel })
     }
 
     /// Looks up the route, and records it.
@@ -239,15 +244,42 @@ impl Gateway {
         }
     }
 
-    /// Records the age of the verdict, and applies the token's rate limit.
-    fn limit(&self, cached: &CachedToken, started: Instant) -> Result<(), Refusal> {
+    /// Records the age of the verdict, and applies the token's limits. The record counts the request as in flight.
+    fn limit(
+        &self,
+        request: &ReadRequest<'_>,
+        cached: &CachedToken,
+        record: &mut RequestRecord,
+    ) -> Result<Option<Box<TunnelGuard>>, Refusal> {
+        let started = record.started();
         self.recorder.metrics.verdict_served(cached.age(started));
+        // First, since dropping the guard undoes it.
+        let tunnel = self.count_tunnel(request, Some(cached), record)?;
         if let Some(tokens) = &self.limiter.tokens {
             let verdict = &cached.verdict;
-            let limit = || tokens.limit(&verdict.id, verdict.name.as_deref(), started);
-            cached.limit.get_or_init(limit).take(started).map_err(Refusal::TooManyAttempts)?;
+            let limit =
+                cached.limit.get_or_init(|| tokens.limit(&verdict.id, verdict.name.as_deref(), started));
+            record.in_flight = limit.take(started, tunnel.is_some()).map_err(Refusal::TooManyAttempts)?;
         }
-        Ok(())
+        Ok(tunnel)
+    }
+
+    /// Counts a request for a tunnel; `None` for other requests. `cached` is the token of a route that is not public.
+    fn count_tunnel(
+        &self,
+        request: &ReadRequest<'_>,
+        cached: Option<&CachedToken>,
+        record: &RequestRecord,
+    ) -> Result<Option<Box<TunnelGuard>>, Refusal> {
+        if request.handshake.is_none() {
+            return Ok(None);
+        }
+        let holder = match cached {
+            Some(cached) => Some(Holder::Token((*cached.verdict.id).into())),
+            None => record.client.map(|address| Holder::Address(address.into())),
+        };
+        let guard = self.limiter.tunnels.open(holder, &self.settings.limits);
+        guard.map(|guard| Some(Box::new(guard))).map_err(Refusal::TooManyAttempts)
     }
 
     /// Limit of the request's body by its route or `limits.body`, in bytes.

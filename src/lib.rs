@@ -14,7 +14,7 @@
 //! catch_panic.rs  limits a panic to its request
 //! downstream.rs a client's connection: address, TLS, state
 //! listener.rs  a bound socket of the proxy or the admin listener
-//! limits/      rate limits by token and address
+//! limits/      limits on requests and tunnels, by token and address
 //! tokens/      verdict, introspection, cache, revocation
 //! replicas/    revocations from and to other replicas, through Redis
 //! backend/     request (writes the upstream request), forward (takes a Permit), tunnel

@@ -1,5 +1,7 @@
 //! Rate limits, connection limits and body limits, by token, address and route.
 
+mod in_flight; // `rate_limit.in_flight`: how long a request counts
+
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -56,8 +58,8 @@ fn token_over_its_rate_limit_is_429() {
     assert_eq!(other.get("/up", Some("1|writer")).status, 200, "a public route");
     let line = env.gateway.wait_for_log(|line| line["status"] == 429);
     assert_eq!(
-        (&line["reason"], &line["token_id"], &line["route"]),
-        (&"limited".into(), &"1".into(), &ITEMS.into())
+        [&line["reason"], &line["limit"], &line["token_id"], &line["route"]],
+        ["limited", "requests_per_second", "1", ITEMS]
     );
     let metric = r#"requests_total{route="/api/v2/items",method="GET",status="429",reason="limited"}"#;
     assert!(env.gateway.metrics().metric(metric) > 15.0);

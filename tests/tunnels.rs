@@ -3,6 +3,7 @@
 mod authorization; // how tokens, revocations and reloads close open tunnels
 mod handshake; // which requests open a tunnel
 mod lifetime; // how tunnels end, and what they hold
+mod limits; // `limits.tunnels` and `limits.tunnels_per_token`
 
 use crate::support::env::TestEnvBuilder;
 use crate::support::manual_backend::{BackendConnection, ManualBackend};

@@ -13,7 +13,6 @@ use super::response::{AdminResponse, message};
 use crate::config::settings::Rate;
 use crate::limits::addresses::AddressLimits;
 use crate::limits::bucket::Bucket;
-use crate::policy::refusal::Exceeded;
 
 /// Attempts per address, or per /64 of IPv6: 1 per second, with bursts of 20.
 const PER_ADDRESS: Rate = rate(1, 20);
@@ -50,20 +49,24 @@ impl Throttle {
     pub(super) fn limit(&self, client: &str, now: Instant, rejection: AdminResponse) -> AdminResponse {
         match self.take(client, now) {
             Ok(()) => rejection,
-            Err(exceeded) => {
+            Err(retry_after) => {
                 let mut rejection = message(StatusCode::TOO_MANY_REQUESTS, "Too Many Attempts.");
-                rejection.headers_mut().insert(RETRY_AFTER, HeaderValue::from(exceeded.retry_after));
+                rejection.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after));
                 rejection
             }
         }
     }
 
-    fn take(&self, client: &str, now: Instant) -> Result<(), Exceeded> {
+    /// Takes one attempt.
+    ///
+    /// # Errors
+    /// Seconds until the next one is allowed.
+    fn take(&self, client: &str, now: Instant) -> Result<(), u64> {
         // All clients of a Unix socket share one address.
         let address = client.parse().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer: SocketAddr| peer.ip());
         // The address comes first: attempts above its limit do not count against the total.
-        self.addresses.take(address, now)?;
-        self.total.take(now)
+        self.addresses.take(address, now).map_err(|exceeded| exceeded.retry_after)?;
+        self.total.take(now).map_err(|wait| wait.as_secs() + 1)
     }
 }
 

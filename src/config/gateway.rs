@@ -43,7 +43,7 @@ section! {
         cache: cache::Cache,
         /// Limits on the size, duration and number of requests and connections.
         limits: limits::Limits,
-        /// The request rate of each token. Without this section it is unlimited.
+        /// The limits of each token. Without this section there are none.
         rate_limit: Option<rate_limit::RateLimit>,
         /// The Redis through which replicas share revocations. Without this section replicas share none.
         redis: Option<Spanned<redis::Redis>>,

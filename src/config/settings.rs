@@ -45,7 +45,7 @@ pub struct Settings {
     pub cache: Cache,
     /// Bounds on what a client may send or hold.
     pub limits: Limits,
-    /// The request rate of each token; `None` if unlimited.
+    /// The limits of each token; `None` if there are none.
     pub rate_limit: Option<RateLimit>,
     /// The Redis for revocations of other replicas; `None` if the gateway runs alone.
     pub redis: Option<Redis>,
@@ -500,6 +500,10 @@ pub struct Limits {
     pub connections_per_address: Option<usize>,
     /// `limits.requests_per_address`, per second and as a burst; `None` if unbounded.
     pub requests_per_address: Option<Rate>,
+    /// `limits.tunnels`, of all clients; `None` if unbounded.
+    pub tunnels: Option<NonZeroU32>,
+    /// `limits.tunnels_per_token`, on public routes per client address; `None` if unbounded.
+    pub tunnels_per_token: Option<NonZeroU32>,
     /// `limits.header_timeout`: from the first to the last byte of a head.
     pub header_timeout: Duration,
     /// `limits.idle_timeout`: of a client connection between requests.
@@ -536,15 +540,35 @@ impl Rate {
     }
 }
 
+/// What one token may do at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Its request rate.
+    pub rate: Rate,
+    /// `in_flight`; `None` if unlimited.
+    pub in_flight: Option<NonZeroU32>,
+}
+
+impl Allowance {
+    /// The lower value of each field.
+    pub fn min(self, other: Self) -> Self {
+        let in_flight = match (self.in_flight, other.in_flight) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        Self { rate: self.rate.min(other.rate), in_flight }
+    }
+}
+
 /// `rate_limit`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimit {
-    /// For tokens without a rate of their own.
-    pub default: Rate,
-    /// `rate_limit.by_name`: these only lower the rate, as token owners choose the names.
-    pub by_name: HashMap<Box<str>, Rate>,
+    /// For tokens without an allowance of their own.
+    pub default: Allowance,
+    /// `rate_limit.by_name`: these only lower the allowance, as token owners choose the names.
+    pub by_name: HashMap<Box<str>, Allowance>,
     /// `rate_limit.by_id`: instead of the default.
-    pub by_id: HashMap<Box<str>, Rate>,
+    pub by_id: HashMap<Box<str>, Allowance>,
 }
 
 /// `usage`

@@ -56,33 +56,29 @@ impl Gateway {
     ) -> Result<AllowedRequest, Refusal> {
         let routed = decision::route(&self.settings.abilities, &record.method, &request.target.path);
         let found = routed.found();
-        let started = record.started();
         let token = Token::from_fields(&request.head.headers, self.settings.limits.token_bytes);
         let known = record.token.as_ref().zip(routed.with_any_token()).and_then(|(cached, needs_verdict)| {
-            self.refusal_by_cached_verdict(needs_verdict, cached, &refusal, started)
+            self.refusal_by_cached_verdict(needs_verdict, cached, &refusal, record.started())
         });
         let permit = |refusal: &Refusal| routed.permit_in_shadow(shadow.authentication, refusal);
         let Some(permitted) = permit(known.as_ref().unwrap_or(&refusal)) else { return Err(refusal) };
         let refusal = known.unwrap_or(refusal);
         let (body_limit, reason) = (self.body_limit(found), refusal.reason());
-        let decision = match token {
+        let (permit, caller) = match token {
             Ok(token) => match self.cached_token(token, record, refusal).await {
-                Ok(cached) => {
-                    self.limit(&cached, started)?;
-                    let caller = Caller::Token(cached, token.authorization());
-                    AllowedRequest { permit: permitted, caller, body_limit }
-                }
+                Ok(cached) => (permitted, Caller::Token(cached, token.authorization())),
                 Err(refusal) => match permit(&refusal) {
-                    Some(permit) => {
-                        AllowedRequest { permit, caller: Caller::Unauthenticated(refusal), body_limit }
-                    }
+                    Some(permit) => (permit, Caller::Unauthenticated(refusal)),
                     None => return Err(refusal),
                 },
             },
-            Err(_) => {
-                AllowedRequest { permit: permitted, caller: Caller::Unauthenticated(refusal), body_limit }
-            }
+            Err(_) => (permitted, Caller::Unauthenticated(refusal)),
         };
+        let tunnel = match &caller {
+            Caller::Token(cached, _) => self.limit(request, cached, record)?,
+            Caller::Public | Caller::Unauthenticated(_) => self.count_tunnel(request, None, record)?,
+        };
+        let decision = AllowedRequest { permit, caller, body_limit, tunnel };
         let rule = LogRule { side: MapRole::Enforced, found, method: &record.method, reason }.to_string();
         record.note_shadow_change(Change::WouldDeny, MapRole::Enforced, self.label(found, None), rule, None);
         Ok(decision)

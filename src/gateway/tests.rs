@@ -4,8 +4,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::num::NonZeroU32;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,6 +18,7 @@ use super::*;
 use crate::client::Connector;
 use crate::client::pool::{ConnectionBound, Pool, PoolStats};
 use crate::config;
+use crate::config::settings::{Allowance, Rate, RateLimit};
 use crate::policy::ability::Abilities;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -100,6 +102,21 @@ impl TestGateway {
         (client, serving)
     }
 
+    /// Stores the verdict of an active token with the ability `items:read`.
+    fn store_token(&self, token: &str, id: &str) {
+        let verdict = Verdict {
+            id: id.into(),
+            name: None,
+            abilities: Abilities::new(["items:read"]),
+            expires_at: None,
+            context: None,
+            created_at: None,
+            workspace_id: None,
+        };
+        let (now, wall, cache) = (Instant::now(), SystemTime::now(), &self.shared.cache);
+        cache.store(TokenHash::of(token), verdict, cache.generation(), now, now, wall);
+    }
+
     fn counts(&self, sample: &str) -> bool {
         let text = self.metrics.render();
         text.lines().any(|line| line == format!("stockaj_gateway_{sample}")) || {
@@ -156,6 +173,26 @@ fn panic_in_a_request_is_500_and_keeps_the_connection() {
         let labels = format!("route=\"/up\",method=\"{method}\",status=\"500\",reason=\"internal_error\"");
         assert!(gateway_of_test.counts(&format!("requests_total{{{labels}}} {count}")));
     }
+    assert!(gateway_of_test.is_calm());
+}
+
+#[test]
+fn panic_ends_its_request_in_flight() {
+    let gateway_of_test = gateway_of_test(9, PANICS, |settings| {
+        let rate = Rate { requests_per_second: NonZeroU32::MIN, burst: NonZeroU32::MAX };
+        let default = Allowance { rate, in_flight: Some(NonZeroU32::MIN) };
+        settings.rate_limit =
+            Some(RateLimit { default, by_name: Default::default(), by_id: Default::default() });
+    });
+    gateway_of_test.store_token("7|x", "7");
+    on_a_core(async {
+        let (mut client, _serving) = gateway_of_test.connect();
+        for _ in 0..3 {
+            let request = "GET /items HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer 7|x\r\n\r\n";
+            let answer = exchange(&mut client, request, "\"}").await;
+            assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+        }
+    });
     assert!(gateway_of_test.is_calm());
 }
 
@@ -276,20 +313,8 @@ fn echoing_backend() -> u16 {
 #[test]
 fn revocation_closes_only_the_tunnels_of_its_token() {
     let gateway_of_test = gateway_of_test(echoing_backend(), PATIENCE, |_| {});
-    let cache = &gateway_of_test.shared.cache;
     for (token, id) in [("7|x", "7"), ("8|y", "8")] {
-        let verdict = Verdict {
-            id: id.into(),
-            name: None,
-            abilities: Abilities::new(["items:read"]),
-            expires_at: None,
-            context: None,
-            created_at: None,
-            workspace_id: None,
-        };
-        let now = Instant::now();
-        let wall = std::time::SystemTime::now();
-        cache.store(TokenHash::of(token), verdict, cache.generation(), now, now, wall);
+        gateway_of_test.store_token(token, id);
     }
     on_a_core(async {
         let (mut revoked, _serving) = gateway_of_test.connect();
@@ -304,7 +329,7 @@ fn revocation_closes_only_the_tunnels_of_its_token() {
             assert_eq!(exchange(client, "echo", "echo").await, "echo");
         }
         assert!(gateway_of_test.counts("tunnels_open 2"));
-        cache.revoke(Revocation::Id("7".into()));
+        gateway_of_test.shared.cache.revoke(Revocation::Id("7".into()));
         // The introspector is not running, so only the revocation can close the tunnel.
         let mut rest = String::new();
         revoked.read_to_string(&mut rest).await.unwrap();

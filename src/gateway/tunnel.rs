@@ -16,6 +16,7 @@ use crate::backend::tunnel::{self, Client, Traffic};
 use crate::client::pool::Upgraded;
 use crate::downstream::Downstream;
 use crate::downstream::state::Shutdown;
+use crate::limits::tunnels::TunnelGuard;
 use crate::policy::bearer::KeptToken;
 use crate::policy::decision::{self, NextStep};
 use crate::policy::path::CanonicalPath;
@@ -38,15 +39,17 @@ pub(super) struct UpgradeRequest {
     pub(super) path: CanonicalPath<'static>,
     /// The token and its latest verdict; `None` on a public route.
     pub(super) token: Option<(KeptToken, Rc<CachedToken>)>,
+    /// Counts the tunnel.
+    _counted: Box<TunnelGuard>,
 }
 
 impl UpgradeRequest {
-    pub(super) fn new(target: &Target<'_>, caller: &Caller) -> Self {
+    pub(super) fn new(target: &Target<'_>, caller: &Caller, counted: Box<TunnelGuard>) -> Self {
         let token = match caller {
             Caller::Token(cached, authorization) => Some((KeptToken::new(authorization), Rc::clone(cached))),
             Caller::Public | Caller::Unauthenticated(_) => None,
         };
-        Self { path: target.path.clone().into_owned(), token }
+        Self { path: target.path.clone().into_owned(), token, _counted: counted }
     }
 }
 

@@ -98,11 +98,44 @@ impl Reason {
     }
 }
 
-/// The rate limit that a request exceeds, for the response's fields.
+/// A limit of the configuration that answers 429.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `limits.requests_per_address`
+    RequestsPerAddress,
+    /// `limits.tunnels`
+    Tunnels,
+    /// `limits.tunnels_per_token`
+    TunnelsPerToken,
+    /// `rate_limit.requests_per_second` with its burst, or that of `rate_limit.by_id`.
+    RequestsPerSecond,
+    /// `rate_limit.by_name`
+    ByName,
+    /// `rate_limit.in_flight`
+    InFlight,
+}
+
+impl Limit {
+    /// The word in logs: the last part of its key.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RequestsPerAddress => "requests_per_address",
+            Self::Tunnels => "tunnels",
+            Self::TunnelsPerToken => "tunnels_per_token",
+            Self::RequestsPerSecond => "requests_per_second",
+            Self::ByName => "by_name",
+            Self::InFlight => "in_flight",
+        }
+    }
+}
+
+/// A limit that a request exceeds, for the response's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exceeded {
+    /// The limit.
+    pub limit: Limit,
     /// The largest number of requests at once.
-    pub limit: u32,
+    pub allowed: u32,
     /// Seconds until the next request is allowed; at least 1.
     pub retry_after: u64,
     /// The time of that, in seconds since the Unix epoch.
@@ -155,7 +188,7 @@ pub enum Refusal {
     VersionNotSupported,
     /// The WebSocket version is not 13: 400 with the supported version (RFC 6455 section 4.4).
     WebSocketVersion,
-    /// A token or an address exceeds its rate limit: 429.
+    /// A token or an address exceeds one of its limits: 429.
     TooManyAttempts(Exceeded),
     /// No connection to the backend: 502.
     BackendUnreachable,

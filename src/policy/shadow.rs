@@ -116,7 +116,7 @@ mod tests {
     use super::super::ability::{Abilities, Requirement};
     use super::super::map::{AbilityMap, MapBuilder, RouteOptions, Unmapped};
     use super::super::path::CanonicalPath;
-    use super::super::refusal::Exceeded;
+    use super::super::refusal::{Exceeded, Limit};
     use super::*;
 
     #[test]
@@ -136,7 +136,12 @@ mod tests {
             Refusal::HeaderFieldsTooLarge,
             Refusal::VersionNotSupported,
             Refusal::WebSocketVersion,
-            Refusal::TooManyAttempts(Exceeded { limit: 1, retry_after: 1, resets_at: 1 }),
+            Refusal::TooManyAttempts(Exceeded {
+                limit: Limit::InFlight,
+                allowed: 1,
+                retry_after: 1,
+                resets_at: 1,
+            }),
             Refusal::BackendUnreachable,
             Refusal::BackendBroken,
             Refusal::BackendTimeout,

@@ -117,7 +117,7 @@ pub fn refuse(refusal: &Refusal, request_id: HeaderValue) -> Response<Bytes> {
         fields.insert(name, value);
     }
     if let Refusal::TooManyAttempts(exceeded) = refusal {
-        fields.insert(X_RATELIMIT_LIMIT, exceeded.limit.into());
+        fields.insert(X_RATELIMIT_LIMIT, exceeded.allowed.into());
         fields.insert(X_RATELIMIT_REMAINING, HeaderValue::from_static("0"));
         fields.insert(X_RATELIMIT_RESET, exceeded.resets_at.into());
     }
@@ -139,11 +139,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::policy::refusal::{Exceeded, Missing};
+    use crate::policy::refusal::{Exceeded, Limit, Missing};
 
     #[test]
     fn rate_limit_response_equals_that_of_laravel() {
-        let exceeded = Exceeded { limit: 100, retry_after: 3, resets_at: 1_700_000_003 };
+        let limit = Limit::RequestsPerSecond;
+        let exceeded = Exceeded { limit, allowed: 100, retry_after: 3, resets_at: 1_700_000_003 };
         let response = refuse(&Refusal::TooManyAttempts(exceeded), HeaderValue::from_static("17"));
         assert_eq!(response.status(), 429);
         assert_eq!(*response.body(), r#"{"message":"Too Many Attempts."}"#);

@@ -15,9 +15,10 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use crate::backend::body::Upload;
 use crate::config::settings::Settings;
 use crate::downstream::Downstream;
+use crate::limits::counter::CountGuard;
 use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
-use crate::policy::refusal::{Reason, Refusal};
+use crate::policy::refusal::{Limit, Reason, Refusal};
 use crate::policy::shadow::{Change, MapRole};
 use crate::policy::target::METHODS;
 use crate::telemetry::access::{
@@ -79,6 +80,8 @@ pub struct RequestRecord {
     pub route_number: Option<usize>,
     /// The verdict of the request's token.
     pub token: Option<Rc<CachedToken>>,
+    /// Counts the request as in flight, until the record is dropped; `None` if it does not count.
+    pub in_flight: Option<CountGuard>,
     /// The decision in shadow mode, if it differs.
     pub shadow: Option<Box<ShadowResult>>,
     /// How the token was looked up.
@@ -103,6 +106,8 @@ pub struct RequestRecord {
     outcome: Option<(StatusCode, Reason)>,
     /// Whether the gateway refused the request.
     is_refused: bool,
+    /// The limit that a 429 exceeded.
+    limit: Option<Limit>,
     detail: Option<&'static str>,
     /// Whether the outcome is final.
     is_settled: bool,
@@ -189,6 +194,7 @@ impl RequestRecord {
             route: RouteLabel::None,
             route_number: None,
             token: None,
+            in_flight: None,
             shadow: None,
             detail: None,
             lookup: LookupStats::default(),
@@ -205,6 +211,7 @@ impl RequestRecord {
             response_arrived_at: None,
             outcome: None,
             is_refused: false,
+            limit: None,
             is_settled: false,
             plain_http: false,
         })
@@ -286,8 +293,10 @@ impl RequestRecord {
 
     /// Notes a refusal.
     pub fn note_refusal(&mut self, refusal: &Refusal, status: StatusCode, now: Instant) {
-        if let Refusal::BadRequest(why) = refusal {
-            self.detail = Some(why);
+        match refusal {
+            Refusal::BadRequest(why) => self.detail = Some(why),
+            Refusal::TooManyAttempts(exceeded) => self.limit = Some(exceeded.limit),
+            _ => {}
         }
         self.is_refused = true;
         self.note_response(status, refusal.reason(), now);
@@ -413,6 +422,7 @@ impl RequestRecord {
             path: self.uncovered.as_ref().and_then(|it| it.path.as_deref()),
             status: status.as_u16(),
             reason,
+            limit: self.limit,
             denied_by,
             detail: detail.or(place.map(|place| place as &dyn Display)),
             token: token.map(|token| LoggedToken {

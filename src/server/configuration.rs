@@ -202,13 +202,7 @@ impl Configuration {
     ) -> Result<Self, StartError> {
         let before = &*self.settings;
         let resources = self.resources.next_from(&settings, before)?;
-        let limiter = if settings.rate_limit == before.rate_limit
-            && settings.limits.requests_per_address == before.limits.requests_per_address
-        {
-            Arc::clone(&self.limiter)
-        } else {
-            Arc::new(Limiter::new(&settings))
-        };
+        let limiter = Arc::new(self.limiter.next_from(&settings));
         Ok(Self {
             routes: metrics.routes(settings.templates()),
             shared: self.next_shared(&settings, &limiter, metrics),
@@ -234,7 +228,7 @@ impl Configuration {
             let cache = TokenCache::new(&settings.cache, revocations, Box::new(count_evictions(metrics)));
             return Arc::new(SharedVerdicts { cache, introspections: introspections() });
         }
-        let same_limits = Arc::ptr_eq(limiter, &self.limiter);
+        let same_limits = limiter.has_tokens_of(&self.limiter);
         if settings.cache == before.cache && next.max_concurrent == present.max_concurrent && same_limits {
             return Arc::clone(&self.shared);
         }

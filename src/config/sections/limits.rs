@@ -28,6 +28,11 @@ section! {
         /// 0: unlimited. Behind a trusted proxy the client address is the right-most one in X-Forwarded-For that is not
         /// itself trusted.
         requests_per_address: Whole<0, MAX_REQUESTS> = 0,
+        /// Largest number of open tunnels (WebSocket) of all clients; 0: unlimited.
+        tunnels: Whole<0, ANY> = 0,
+        /// Largest number of open tunnels per token id, and on public routes per client address (IPv6: per /64
+        /// network); 0: unlimited.
+        tunnels_per_token: Whole<0, ANY> = 0,
         /// Longest time from the first to the last byte of a request head.
         header_timeout: Timeout = "10s",
         /// How long a client connection may be idle between requests.
@@ -50,6 +55,8 @@ pub(crate) fn compile(raw: Limits) -> settings::Limits {
         connections_per_address: raw.connections_per_address.positive_count(),
         requests_per_address: NonZeroU32::new(raw.requests_per_address.0)
             .map(|requests| settings::Rate { requests_per_second: requests, burst: requests }),
+        tunnels: NonZeroU32::new(raw.tunnels.0),
+        tunnels_per_token: NonZeroU32::new(raw.tunnels_per_token.0),
         header_timeout: raw.header_timeout.0,
         idle_timeout: raw.idle_timeout.0,
         body_idle_timeout: raw.body_idle_timeout.0,

@@ -8,6 +8,7 @@ use super::line::{AccessLine, Client, DeniedBy, LoggedToken, TokenFields, Upstre
 use super::{timestamp, value};
 use crate::config::settings::{Destination, LogFormat};
 use crate::policy::mask::may_hold_token;
+use crate::policy::refusal::Limit;
 use crate::policy::shadow::Change;
 use crate::telemetry::metrics::LookupResult;
 
@@ -53,6 +54,7 @@ fields! {
     PATH = "path",
     STATUS = "status",
     REASON = "reason",
+    LIMIT = "limit",
     REQUIRED = "required",
     MISSING = "missing",
     DETAIL = "detail",
@@ -136,6 +138,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
         self.word(&PATH, line.path);
         self.number(&STATUS, Some(u64::from(line.status)));
         self.word(&REASON, Some(line.reason.as_str()));
+        self.word(&LIMIT, line.limit.map(Limit::as_str));
         self.denied_by(line.denied_by);
         self.display(&DETAIL, line.detail, MAX_REQUIREMENT);
         self.token(line.token);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::settings::Destination;
 use crate::policy::ability::{Abilities, Requirement};
-use crate::policy::refusal::Reason;
+use crate::policy::refusal::{Limit, Reason};
 use crate::policy::shadow::Change;
 use crate::telemetry::metrics::LookupResult;
 
@@ -37,6 +37,8 @@ pub struct AccessLine<'a> {
     pub status: u16,
     /// Why the request ended as it did.
     pub reason: Reason,
+    /// The limit that a 429 exceeded.
+    pub limit: Option<Limit>,
     /// The rule that denied the request, or would have in shadow mode.
     pub denied_by: Option<DeniedBy<'a>>,
     /// The cause in detail: the place of the rule, or what is wrong with the request.
@@ -181,6 +183,7 @@ impl AccessLine<'static> {
             path: None,
             status: 200,
             reason: Reason::Public,
+            limit: None,
             denied_by: None,
             detail: None,
             token: None,

@@ -6,7 +6,7 @@ use super::super::fields::encode;
 use super::super::line::RequestFields;
 use super::*;
 use crate::policy::ability::{Abilities, Requirement};
-use crate::policy::refusal::Reason;
+use crate::policy::refusal::{Limit, Reason};
 
 /// A line with every field but those of the request's head.
 fn full<'a>(
@@ -29,6 +29,7 @@ fn full<'a>(
         path: Some("/api/v2/items/{id}"),
         status: 403,
         reason: Reason::MissingAbility,
+        limit: Some(Limit::InFlight),
         denied_by: Some(DeniedBy { requirement, abilities: Some(abilities) }),
         detail: Some(&"gateway.yaml\n:3"),
         token: Some(token),
@@ -100,6 +101,7 @@ fn json_line_has_every_field() {
             "path": "/api/v2/items/{id}",
             "status": 403,
             "reason": "missing_ability",
+            "limit": "in_flight",
             "required": "{all: [items:read, items:update]}",
             "missing": ["items:update"],
             "detail": "gateway.yaml\n:3",
@@ -136,7 +138,7 @@ fn text_line_has_every_field() {
              client=192.0.2.7 client_subject=\"CN=scanner\" protocol=HTTP/1.1 tls_version=1.3 \
              host=\"app.example:8443\" user_agent=\"curl/8.5 \\\"x\\\"\\u001b[2J\" method=GET \
              route=\"/api/v2/items/{id}\" path=/api/v2/items/{id} status=403 reason=missing_ability \
-             required=\"{all: [items:read, items:update]}\" missing=[\"items:update\"] detail=\"gateway.yaml\\n:3\" \
+             limit=in_flight required=\"{all: [items:read, items:update]}\" missing=[\"items:update\"] detail=\"gateway.yaml\\n:3\" \
              token_id=\"17\" token_name=\"scanner \\\"A\\\"\\r\\n\\u001b[2J\" cache=hit duration_ms=1.234 \
              introspection_duration_ms=1.000 upstream_duration_ms=0.020 upstream_address=\"192.0.2.9:8000\" \
              upstream_status=200 bytes_in=3 bytes_out=44 shadow=would_deny \
