@@ -1,10 +1,12 @@
 //! `check` on every kind of file, and its formats for programs.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::policy::outcome;
+use crate::support::BINARY;
 
 /// A gateway.yaml without errors or warnings.
 const FINE: &str = "\
@@ -88,6 +90,75 @@ fn kind_of_file_is_detected_by_its_keys() {
     }
     assert_eq!(files.check(&["gateway.yaml", "--config", "gateway.yaml"]).0, 2);
     assert_eq!(files.check(&["--format", "xml"]).0, 2);
+}
+
+/// Every command reads the same file: the one that is named, then the one that `init` writes, then the repository's.
+#[test]
+fn configuration_is_the_first_of_the_documented_paths_that_exists() {
+    let files = Files::new(&[("broken.yaml", "routes: [")]);
+    let at = |name: &str| files.0.path().join(name);
+    let paths = |name: &str| format!("abilities: {{routes: {{/{name}: {{GET: items:read}}}}}}\n");
+    // Which file a command reads: `routes` and `explain` print its path, the others fail in it.
+    let read = |variable: Option<&str>, words: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(words).current_dir(files.0.path()).env_remove("STOCKAJ_GATEWAY_CONFIG");
+        command.envs(variable.map(|value| ("STOCKAJ_GATEWAY_CONFIG", value)));
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    };
+    const COMMANDS: [&[&str]; 9] = [
+        &["run"],
+        &["check"],
+        &["routes"],
+        &["explain", "GET", "/"],
+        &["health"],
+        &["tokens", "list"],
+        &["unmapped"],
+        &["usage"],
+        &["diff", "map.yaml", "map.yaml", "--since", "1d"],
+    ];
+    fs::write(at("map.yaml"), "routes: {/up: {GET: public}}\n").unwrap();
+    for words in COMMANDS {
+        let (code, text) = read(None, words);
+        assert_eq!(
+            code,
+            if words == ["run"] {
+                78
+            } else if words[0] == "diff" {
+                2
+            } else {
+                1
+            },
+            "{words:?}: {text}"
+        );
+        for expected in [
+            "error: no configuration: `gateway.yaml`, `config/gateway.yaml` and `/etc/stockaj-gateway/gateway.yaml`",
+            "help: name the file with `--config`, or write one with `stockaj-gateway init`",
+        ] {
+            assert!(text.contains(expected), "{words:?}: {text}");
+        }
+    }
+    let (code, text) = read(None, &["check", "--format", "json"]);
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert!(code == 1 && found[0]["message"].as_str().unwrap().starts_with("no configuration: "), "{text}");
+
+    fs::create_dir(at("config")).unwrap();
+    for (name, file) in [("second", "config/gateway.yaml"), ("first", "gateway.yaml")] {
+        fs::write(at(file), paths(name)).unwrap();
+        let (code, text) = read(None, &["routes"]);
+        assert!(code == 0 && text.contains(&format!("/{name} ")), "{text}");
+    }
+    fs::write(at("named.yaml"), paths("named")).unwrap();
+    fs::write(at("other.yaml"), paths("other")).unwrap();
+    assert!(read(Some("named.yaml"), &["routes"]).1.contains("/named "));
+    assert!(read(Some("named.yaml"), &["routes", "--config", "other.yaml"]).1.contains("/other "));
+    // All commands agree.
+    fs::copy(at("broken.yaml"), at("gateway.yaml")).unwrap();
+    for words in COMMANDS {
+        let (_, text) = read(None, words);
+        assert!(text.contains(" gateway.yaml:1:") || text.contains(" in gateway.yaml"), "{words:?}: {text}");
+    }
 }
 
 /// The file that `run` would read is a gateway.yaml, whatever its content.

@@ -198,7 +198,10 @@ fn invalid_report_is_an_error_with_its_file() {
             &["--add", "a.json", "--token", "9\u{1b}"],
             "error: no usage of a token with the id `9\u{fffd}` is recorded in this period",
         ),
-        (&[], "error: cannot read `config/gateway.yaml`"),
+        (
+            &[],
+            "error: no configuration: `gateway.yaml`, `config/gateway.yaml` and `/etc/stockaj-gateway/gateway.yaml` do not exist",
+        ),
     ] {
         let (code, stdout, stderr) = reports.usage(words);
         assert_eq!((code, &*stdout), (1, ""), "{words:?}");

@@ -54,12 +54,16 @@ enum CheckFormat {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        let (path, expect) = match (&self.file, &self.config) {
-            (Some(file), _) => (file.clone(), Expect::Any),
-            (None, Some(config)) => (config.clone(), Expect::GatewayOrOther),
-            (None, None) => (ConfigArgument::from_environment().path(), Expect::Gateway),
+        let file = match (&self.file, &self.config) {
+            (Some(file), _) => Ok((file.clone(), Expect::Any)),
+            (None, Some(config)) => Ok((config.clone(), Expect::GatewayOrOther)),
+            (None, None) => ConfigArgument::from_environment().path().map(|path| (path, Expect::Gateway)),
         };
-        let (mut findings, content, settings) = match load_checked(&path, expect) {
+        let (path, checked) = match file {
+            Ok((path, expect)) => (path.clone(), load_checked(&path, expect)),
+            Err(findings) => (PathBuf::new(), Err(findings)),
+        };
+        let (mut findings, content, settings) = match checked {
             Ok(checked) => content(checked),
             Err(findings) => (findings, String::new(), None),
         };

@@ -64,7 +64,7 @@ impl Arguments {
     fn recorded(&self) -> Result<Option<Report>, Exit> {
         if let Some(since) = self.since {
             let report_query = ReportQuery { since: Some(since), ..ReportQuery::default() };
-            return load_report(&self.config.path(), &report_query, Timestamp::now())
+            return load_report(&self.config, &report_query, Timestamp::now())
                 .map(|local| Some(local.report));
         }
         self.usage.as_deref().map(usage::read).transpose().map_err(|error| {

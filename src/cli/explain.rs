@@ -47,8 +47,8 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        let path = self.config.path();
-        let loaded = match config::load_abilities(&path) {
+        let loaded = self.config.path().and_then(|path| Ok((config::load_abilities(&path)?, path)));
+        let (loaded, path) = match loaded {
             Ok(loaded) => loaded,
             Err(mistakes) => {
                 show(&mistakes);

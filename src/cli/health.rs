@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        match config::load_admin(&self.config.path()) {
+        match self.config.path().and_then(|path| config::load_admin(&path)) {
             Ok(admin) => probe(&admin.address),
             Err(mistakes) => {
                 show(&mistakes);

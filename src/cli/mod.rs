@@ -28,7 +28,7 @@ mod unmapped;
 mod usage;
 
 use std::fmt::Display;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -146,10 +146,16 @@ pub(crate) enum Format {
     Json,
 }
 
+/// Where commands look for the configuration if neither `--config` nor the environment names it, in this order: where
+/// `init` writes it, where the repository has it, and where a package installs it.
+const DEFAULT_CONFIGS: [&str; 3] =
+    ["gateway.yaml", "config/gateway.yaml", "/etc/stockaj-gateway/gateway.yaml"];
+
 /// `--config` and its default paths.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConfigArgument {
-    /// The configuration [default: ./config/gateway.yaml, then /etc/stockaj-gateway/gateway.yaml]
+    /// The configuration [default: the first that exists of ./gateway.yaml, ./config/gateway.yaml and
+    /// /etc/stockaj-gateway/gateway.yaml]
     #[arg(long, short, value_name = "FILE", env = "STOCKAJ_GATEWAY_CONFIG")]
     config: Option<PathBuf>,
 }
@@ -165,15 +171,32 @@ impl ConfigArgument {
         self.config.is_some()
     }
 
-    /// The file to read. If no default path exists, the first one, which the error then names.
-    pub(crate) fn path(&self) -> PathBuf {
-        const LOCAL: &str = "config/gateway.yaml";
-        const SYSTEM: &str = "/etc/stockaj-gateway/gateway.yaml";
-        match &self.config {
-            Some(path) => path.clone(),
-            None if !Path::new(LOCAL).exists() && Path::new(SYSTEM).exists() => SYSTEM.into(),
-            None => LOCAL.into(),
+    /// The file to read.
+    ///
+    /// # Errors
+    /// A report with all default paths if no file is named and none of them exists.
+    pub(crate) fn path(&self) -> Result<PathBuf, config::Report> {
+        let paths = DEFAULT_CONFIGS.map(Path::new);
+        match self.config.as_deref().or_else(|| paths.into_iter().find(|path| may_exist(path))) {
+            Some(path) => Ok(path.to_owned()),
+            None => {
+                let [local, repository, system] = DEFAULT_CONFIGS;
+                Err(config::Report::of_error(
+                    local.to_owned(),
+                    format!("no configuration: `{local}`, `{repository}` and `{system}` do not exist"),
+                    "name the file with `--config`, or write one with `stockaj-gateway init`",
+                ))
+            }
         }
+    }
+}
+
+/// Whether a file exists, or cannot be ruled out: a link to nothing and a directory without permission are errors of the
+/// file that they name, not reasons to read another one.
+fn may_exist(path: &Path) -> bool {
+    match fs::symlink_metadata(path) {
+        Ok(_) => true,
+        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     }
 }
 
@@ -268,4 +291,22 @@ pub(crate) fn report_start_error(findings: &mut config::Report, error: &StartErr
 /// Writes a line to standard error, with colours only on a terminal. Ignores errors: there is no other place for them.
 pub(crate) fn report(message: impl Display) {
     let _ = writeln!(anstream::stderr().lock(), "{message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_cannot_be_ruled_out_is_not_skipped() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        std::os::unix::fs::symlink(at("nowhere"), at("link")).unwrap();
+        for (name, expected) in
+            [("file", true), ("link", true), (".", true), ("none", false), ("file/x", false)]
+        {
+            assert_eq!(may_exist(&at(name)), expected, "{name}");
+        }
+    }
 }

@@ -57,7 +57,13 @@ impl Arguments {
         };
         match (&self.config, self.check) {
             (Some(map), _) => self.compare(loaded, map),
-            (None, true) => self.compare(loaded, &ConfigArgument::from_environment().path()),
+            (None, true) => match ConfigArgument::from_environment().path() {
+                Ok(path) => self.compare(loaded, &path),
+                Err(mistakes) => {
+                    show(&mistakes);
+                    Exit::Failure
+                }
+            },
             (None, false) => self.draft(loaded),
         }
     }

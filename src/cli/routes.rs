@@ -43,9 +43,8 @@ enum RoutesFormat {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        let path = self.config.path();
-        match config::load_abilities(&path) {
-            Ok(loaded) => output(Exit::Success, |out| self.print(&loaded.map, &path, out)),
+        match self.config.path().and_then(|path| Ok((config::load_abilities(&path)?, path))) {
+            Ok((loaded, path)) => output(Exit::Success, |out| self.print(&loaded.map, &path, out)),
             Err(mistakes) => {
                 show(&mistakes);
                 Exit::Failure

@@ -21,8 +21,8 @@ impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
         panics::log_places_only();
         let failures = protect();
-        let path = self.config.path();
-        let mut loaded = match config::load(&path) {
+        let loaded = self.config.path().and_then(|path| Ok((config::load(&path)?, path)));
+        let (mut loaded, path) = match loaded {
             Ok(loaded) => loaded,
             Err(mistakes) => {
                 show(&mistakes);

@@ -70,7 +70,7 @@ impl Arguments {
             Command::List(list) => &list.config,
             Command::Revoke(revoke) => &revoke.config,
         };
-        let admin = match config::load_admin(&config.path()) {
+        let admin = match config.path().and_then(|path| config::load_admin(&path)) {
             Ok(admin) => admin,
             Err(mistakes) => {
                 show(&mistakes);

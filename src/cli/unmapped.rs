@@ -47,7 +47,7 @@ enum UnmappedError {
 
 impl Arguments {
     pub(crate) fn execute(&self) -> Exit {
-        let admin = match config::load_admin(&self.config.path()) {
+        let admin = match self.config.path().and_then(|path| config::load_admin(&path)) {
             Ok(admin) => admin,
             Err(mistakes) => {
                 show(&mistakes);

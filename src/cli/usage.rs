@@ -106,7 +106,7 @@ impl Arguments {
         if !self.add.is_empty() && !self.config.is_named() {
             return Ok(None);
         }
-        load_report(&self.config.path(), &self.report_query(), now).map(Some)
+        load_report(&self.config, &self.report_query(), now).map(Some)
     }
 
     /// Adds the reports of the files and computes the findings.
@@ -181,7 +181,7 @@ impl Arguments {
 
 /// The report of a configuration's ledger, through its gateway while that runs. An error has been reported.
 pub(super) fn load_report(
-    file: &Path,
+    config: &ConfigArgument,
     report_query: &ReportQuery,
     now: Timestamp,
 ) -> Result<LocalReport, Exit> {
@@ -189,6 +189,7 @@ pub(super) fn load_report(
         show(&mistakes);
         Exit::Failure
     };
+    let file = &config.path().map_err(invalid)?;
     let fail = |error| {
         report(format_args!("error: {error}"));
         Exit::Failure

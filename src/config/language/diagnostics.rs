@@ -166,6 +166,11 @@ impl Report {
         Self { name, sources, diagnostics, files, places: Vec::new() }
     }
 
+    /// A report of one error that is in no file.
+    pub fn of_error(name: String, message: String, help: &'static str) -> Self {
+        Self::new(name, Vec::new(), vec![Diagnostic::error(message).hint(help)], Vec::new())
+    }
+
     /// Every file that was read or that is named, the file itself first. The report stays the same until one changes.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
