@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -424,7 +425,13 @@ fn init_writes_a_configuration_that_passes_check_and_probe() {
     let application = Application::start();
     let run = init(&application, &["--shipped-map"], Some(TOKEN));
     assert_eq!(run.0, 0, "{}{}", run.1, run.2);
-    assert!(run.1.starts_with("wrote stockaj.yaml\nwrote gateway.yaml (26 routes)\n✓ backend "), "{}", run.1);
+    assert!(
+        run.1.starts_with(
+            "wrote stockaj.yaml\nwrote secrets/admin-token\nwrote gateway.yaml (26 routes)\n✓ backend "
+        ),
+        "{}",
+        run.1
+    );
     assert_eq!(run.2, "next: stockaj-gateway run --config gateway.yaml\n");
     assert_eq!(application.read("stockaj.yaml"), include_str!("../config/stockaj.yaml"));
     let text = application.read("gateway.yaml");
@@ -448,6 +455,42 @@ fn init_writes_a_configuration_that_passes_check_and_probe() {
     assert_eq!(application.introspector.calls(), calls, "--offline sends nothing");
 }
 
+/// An operator who has to revoke a token needs nothing but the command.
+#[test]
+fn init_generates_an_admin_token_that_the_commands_find() {
+    let application = Application::start();
+    assert_eq!(init(&application, &["--shipped-map", "--offline"], None).0, 0);
+    let token = application.read("secrets/admin-token");
+    assert!(token.len() == 65 && token.trim_end().bytes().all(|it| it.is_ascii_hexdigit()), "{token}");
+    let mode = |name: &str| fs::metadata(application.file(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("secrets"), mode("secrets/admin-token")), (0o700, 0o600));
+
+    // No gateway runs at this address: the command gets as far as connecting.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = application.read("gateway.yaml");
+    let address = text.replace("127.0.0.1:9090", &free.to_string());
+    application.write("gateway.yaml", &address);
+    for words in [&["tokens", "list"][..], &["tokens", "revoke", "--id", "17"], &["unmapped"]] {
+        let run = application.run(words, None);
+        assert!(run.0 == 1 && run.2.contains("Connection refused"), "{words:?}: {}", run.2);
+    }
+    application.write("gateway.yaml", &address.replace("  token_file", "  # token_file"));
+    let run = application.run(&["tokens", "list"], None);
+    assert!(run.2.contains("needs the admin token\nhelp: write "), "{}", run.2);
+
+    // `--force` keeps the token, which other programs know by now.
+    let run = init(&application, &["--shipped-map", "--offline", "--force"], None);
+    assert_eq!(run.1, "wrote stockaj.yaml\nwrote gateway.yaml (26 routes)\n", "{}", run.2);
+    assert_eq!((application.read("gateway.yaml"), application.read("secrets/admin-token")), (text, token));
+    // A token that cannot be written is an error, and there is no configuration that names it.
+    let run = init(&application, &["nowhere/gateway.yaml", "--map", "stockaj.yaml", "--offline"], None);
+    assert!(
+        run.0 == 1 && run.2.starts_with("error: cannot write `nowhere/secrets/admin-token`: "),
+        "{}",
+        run.2
+    );
+}
+
 #[test]
 fn init_writes_the_configuration_also_if_the_probe_fails() {
     let mut application = Application::start();
@@ -466,7 +509,8 @@ fn init_takes_a_map_file_or_drafts_one() {
     for file in ["gateway.yaml", "etc/gateway.yaml"] {
         let run = init(&application, &[file, "--map", "map.yaml"], Some(TOKEN));
         assert_eq!(run.0, 0, "{}{}", run.1, run.2);
-        assert!(run.1.starts_with(&format!("wrote {file} (3 routes)\n")), "{}", run.1);
+        let token = file.replace("gateway.yaml", "secrets/admin-token");
+        assert!(run.1.starts_with(&format!("wrote {token}\nwrote {file} (3 routes)\n")), "{}", run.1);
     }
     assert!(application.read("gateway.yaml").contains("  file: map.yaml\n"));
 

@@ -38,7 +38,11 @@ pub(super) enum AdminError {
     Request(#[from] http::Error),
     #[error("the response is incomplete: {0}")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("neither `admin.token_file` nor `admin.token` is set, and the request needs the admin token")]
+    #[error(
+        "neither `admin.token_file` nor `admin.token` is set, and the request needs the admin token\n\
+         help: write at least 16 random bytes to a file, such as the output of `openssl rand -hex 32`, and set \
+         `admin.token_file` to its path; the gateway reloads the file"
+    )]
     NoToken,
     #[error("the admin token cannot be sent")]
     Token(#[from] http::header::InvalidHeaderValue),

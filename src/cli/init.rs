@@ -1,8 +1,11 @@
 //! `init`: writes a gateway.yaml and probes it.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
 
 use super::probe::{failures, probe};
 use super::prompt;
@@ -16,14 +19,17 @@ use crate::openapi::draft::{Note, draft, written};
 const SHIPPED_NAME: &str = "stockaj.yaml";
 /// The name of a drafted map, next to the gateway.yaml.
 const DRAFT_NAME: &str = "abilities.yaml";
+/// The file with the admin token, relative to the directory of the gateway.yaml.
+const ADMIN_TOKEN: &str = "secrets/admin-token";
 const DEFAULT_BACKEND: &str = "http://127.0.0.1:8000";
 /// The path of the introspection route of deploy/laravel.
 const DEFAULT_PATH: &str = "/api/v2/token";
 
 /// Write a commented gateway.yaml, and probe the servers that it names
 ///
-/// On a terminal, asks for what the options do not say. Then probes as `check --online` does. Exits with 1 if a file cannot
-/// be written or a step fails, with 2 if an option is missing and there is no terminal.
+/// On a terminal, asks for what the options do not say. Also generates the admin token, which `tokens`, `usage` and
+/// `unmapped` need, in secrets/admin-token next to FILE; a token that exists there is kept. Then probes as `check --online`
+/// does. Exits with 1 if a file cannot be written or a step fails, with 2 if an option is missing and there is no terminal.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The file to write
@@ -114,10 +120,15 @@ impl Arguments {
         }
         let servers = self.servers(&answers)?;
         self.validate(&servers)?;
-        let text = format!("{servers}{}", abilities(&map.reference));
+        let text = format!("{LISTENERS}{servers}{}", abilities(&map.reference));
         if let Some((path, text)) = &map.written {
             self.write(path, text)?;
         }
+        let token = self.file.with_file_name(ADMIN_TOKEN);
+        let is_new = generate_admin_token(&token).map_err(|error| {
+            report(format_args!("error: cannot write `{}`: {error}", token.display()));
+            Exit::Failure
+        })?;
         self.write(&self.file, &text)?;
         let loaded = config::load(&self.file).map_err(|mistakes| {
             show(&mistakes);
@@ -127,7 +138,8 @@ impl Arguments {
             show(&loaded.warnings);
         }
         let routes = loaded.settings.abilities.routes().len();
-        let wrote = map.written.iter().map(|(path, _)| path).chain([&self.file]);
+        let wrote = map.written.iter().map(|(path, _)| path);
+        let wrote = wrote.chain(is_new.then_some(&token)).chain([&self.file]);
         let wrote: Vec<String> = wrote.map(|path| format!("wrote {}", path.display())).collect();
         let mut exit = output(Exit::Success, |out| writeln!(out, "{} ({routes} routes)", wrote.join("\n")));
         if exit == Exit::Success && !self.offline {
@@ -270,7 +282,7 @@ impl Arguments {
         }
     }
 
-    /// The gateway.yaml without `abilities`.
+    /// The sections of the gateway.yaml that name the servers.
     fn servers(&self, answers: &Answers) -> Result<String, Exit> {
         let Answers { backend, introspection, style, client_id, client_secret_file, .. } = answers;
         let mut style_keys = String::new();
@@ -291,18 +303,6 @@ impl Arguments {
         let (backend, introspection) = (quoted(backend), quoted(introspection));
         Ok(format!(
             "\
-# Written by `stockaj-gateway init`. All other keys have defaults: `stockaj-gateway schema` describes them.
-# After a change, run `stockaj-gateway check`; with `--online` it also probes the servers.
-listen:
-  address: 0.0.0.0:8080
-  # Networks of the proxies in front of the gateway. X-Forwarded-* is trusted from these only.
-  trusted_proxies: []
-
-admin:
-  # /metrics, /healthz and /readyz. Everything else, such as revoking a token, needs `token_file`.
-  address: 127.0.0.1:9090
-  # token_file: /run/secrets/admin-token
-
 backend:
   # Where permitted requests go. Clients must not be able to reach it in another way.
   url: {backend}
@@ -330,6 +330,46 @@ cache:
             Exit::Failure
         })
     }
+}
+
+/// The sections of the gateway.yaml before those of [`Arguments::servers`].
+const LISTENERS: &str = "\
+# Written by `stockaj-gateway init`. All other keys have defaults: `stockaj-gateway schema` describes them.
+# After a change, run `stockaj-gateway check`; with `--online` it also probes the servers. Without `--config FILE`, commands
+# read ./gateway.yaml.
+listen:
+  address: 0.0.0.0:8080
+  # Networks of the proxies in front of the gateway. X-Forwarded-* is trusted from these only.
+  trusted_proxies: []
+
+admin:
+  # /metrics, /healthz and /readyz. Everything else, such as revoking a token, needs the admin token.
+  address: 127.0.0.1:9090
+  token_file: secrets/admin-token
+
+";
+
+/// Generates the admin token, for its owner alone, and returns whether it is new. One that exists is kept.
+fn generate_admin_token(path: &Path) -> io::Result<bool> {
+    let mut random = Zeroizing::new([0; 32]);
+    File::open("/dev/urandom")?.read_exact(&mut *random)?;
+    if let Some(directory) = path.parent() {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let line = Zeroizing::new(format!("{}\n", &*Zeroizing::new(hex::encode(*random))));
+    file.write_all(line.as_bytes()).inspect_err(|_| {
+        // A part of a token would be taken for the whole.
+        let _ = fs::remove_file(path);
+    })?;
+    Ok(true)
 }
 
 /// The section `abilities`.
