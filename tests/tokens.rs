@@ -89,7 +89,7 @@ fn tokens_are_listed_by_id_and_never_shown() {
     );
     // Revoked tokens are not listed.
     let (code, stdout, _) = env.tokens_command(&["revoke", "--id", "9"], "");
-    let outcome = "2 cached verdicts removed: token 9 will be introspected again at its next request; if Stockaj has not \
+    let outcome = "2 cached verdicts removed: token 9 will be introspected again at its next request; if the application has not \
                    deleted it, it still works\n";
     assert_eq!((code, &*stdout), (0, outcome));
     assert_eq!(
@@ -101,12 +101,24 @@ fn tokens_are_listed_by_id_and_never_shown() {
     );
 }
 
+/// The cache keeps verdicts for longer than they serve requests, for the limiter of introspections.
+#[test]
+fn verdict_past_its_ttl_is_not_listed_unless_it_may_still_serve() {
+    for (stale_if_error, expected) in [("0s", 0), ("1h", 1)] {
+        let yaml = format!("{OPERATED}cache: {{ttl: 100ms, stale_if_error: {stale_if_error}}}\n");
+        let env = TestEnv::start(&yaml);
+        env.use_token("17|secret", Verdict::active(&["*"]).named("17", "phone"));
+        std::thread::sleep(Duration::from_millis(150));
+        let listing = env.gateway.admin_request("GET", "/tokens", &[OPERATOR], "").json();
+        assert_eq!(listing["tokens"].as_array().unwrap().len(), expected, "{stale_if_error}: {listing}");
+    }
+}
+
 #[test]
 fn revoke_command_reports_its_result() {
     let env = start(OPERATED);
-    let one = "will be introspected again at its next request; if Stockaj has not deleted it, it still works";
-    let several =
-        "will be introspected again at their next requests; those that Stockaj has not deleted still work";
+    let one = "will be introspected again at its next request; if the application has not deleted it, it still works";
+    let several = "will be introspected again at their next requests; those that the application has not deleted still work";
     for (words, input, stdout) in [
         (&["revoke", "--id", "17"][..], "", format!("1 cached verdict removed: token 17 {one}\n")),
         (

@@ -111,11 +111,11 @@ struct TokenRow<'a> {
 /// Lists one row per id, in numerical order, other ids last. A row has about 300 bytes.
 pub(super) fn list(admin: &Admin, actor: Actor<'_>) -> AdminResponse {
     let Ok(slot) = admin.audit.reserve(AuditPriority::Read) else { return unavailable() };
-    let mut entries = admin.revoker.entries();
+    let now = Instant::now();
+    let mut entries = admin.revoker.entries(now);
     entries.sort_unstable_by(|one, other| {
         compare_ids(&one.verdict.id, &other.verdict.id).then(other.introspected_at.cmp(&one.introspected_at))
     });
-    let now = Instant::now();
     let tokens: Vec<TokenRow<'_>> = entries
         .chunk_by(|one, other| one.verdict.id == other.verdict.id)
         .filter_map(|same| same.first().map(|latest| row(latest, same.len(), now)))

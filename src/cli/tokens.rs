@@ -27,6 +27,9 @@ enum Command {
 }
 
 /// List the tokens with cached verdicts, by id and name
+///
+/// A verdict is listed while it may serve requests: for `cache.ttl`, and after that during an introspection outage as long
+/// as `cache.stale_if_error` permits. A token that is not listed is introspected at its next request.
 #[derive(Debug, clap::Args)]
 struct List {
     #[command(flatten)]
@@ -38,7 +41,7 @@ struct List {
 
 /// Remove tokens from the cache, so that each is introspected again at its next request, and close their tunnels
 ///
-/// This does not block a token: as long as Stockaj has it, its next request succeeds. Delete it in Stockaj first.
+/// This does not block a token: as long as the application has it, its next request succeeds. Delete it there first.
 #[derive(Debug, clap::Args)]
 struct Revoke {
     #[command(flatten)]
@@ -140,8 +143,8 @@ impl Selection {
             removed => format!("{removed} cached verdicts removed"),
         };
         let remains = match is_one {
-            true => "at its next request; if Stockaj has not deleted it, it still works",
-            false => "at their next requests; those that Stockaj has not deleted still work",
+            true => "at its next request; if the application has not deleted it, it still works",
+            false => "at their next requests; those that the application has not deleted still work",
         };
         format!("{count}: {tokens} will be introspected again {remains}")
     }

@@ -411,10 +411,14 @@ impl TokenCache {
         Revocation::of_token(token, known.as_ref().map(|entry| &*entry.verdict.id))
     }
 
-    /// All active verdicts that are usable now, in no order.
-    pub fn entries(&self) -> Vec<Arc<CacheEntry>> {
-        let gone = |entry: &CacheEntry| entry.gone.load(Ordering::Acquire) || self.is_revoked(entry);
-        self.active.iter().map(|(_, entry)| entry).filter(|entry| !gone(entry)).collect()
+    /// All active verdicts that are usable at `now`, in no order.
+    pub fn entries(&self, now: Instant) -> Vec<Arc<CacheEntry>> {
+        let is_usable = |entry: &CacheEntry| match self.freshness(entry, now) {
+            Freshness::Fresh | Freshness::Refresh | Freshness::Stale => true,
+            // See KEPT_WHEN_OUTDATED.
+            Freshness::Outdated | Freshness::Expired | Freshness::Evicted => false,
+        };
+        self.active.iter().map(|(_, entry)| entry).filter(|entry| is_usable(entry)).collect()
     }
 
     /// The numbers of active and inactive entries.

@@ -1,6 +1,7 @@
 //! The entry point of all revocations, which are shared with other replicas.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -69,9 +70,9 @@ impl Revoker {
         self.verdicts.load().cache.revocations_of(token)
     }
 
-    /// All usable active verdicts, in any order.
-    pub fn entries(&self) -> Vec<Arc<CacheEntry>> {
-        self.verdicts.load().cache.entries()
+    /// All active verdicts that are usable at `now`, in any order.
+    pub fn entries(&self, now: Instant) -> Vec<Arc<CacheEntry>> {
+        self.verdicts.load().cache.entries(now)
     }
 
     /// Receives every later revocation that other replicas must apply.

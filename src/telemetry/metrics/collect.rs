@@ -75,7 +75,7 @@ shapes! {
     REVOCATIONS: COUNTER "stockaj_gateway_revocations_total" ["source"]
         "Token revocations by source.";
     WEBHOOKS: COUNTER "stockaj_gateway_webhooks_total" ["outcome"]
-        "Webhooks from Stockaj by outcome.";
+        "Webhooks from the application by outcome.";
     SHADOW: COUNTER "stockaj_gateway_shadow_total" ["change", "route", "method", "map"]
         "Requests on which an unenforced rule decides differently, by change, route, method and map.";
     SHADOW_MODE: GAUGE "stockaj_gateway_shadow_mode" []
