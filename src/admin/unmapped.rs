@@ -164,7 +164,7 @@ fn seconds(at: SystemTime) -> Option<Timestamp> {
 fn snippet(report: &UncoveredReport, map: &AbilityMap) -> String {
     let mut text = String::from(
         "# Paths that the ability map lacks, most requests first. `deny` is a placeholder: replace it by an ability,\n\
-         # `authenticated` or `public`. The comment after it is an ability that follows the naming of the other routes.\n",
+         # `authenticated` or `public`. A comment after it suggests an ability by the naming of the other routes.\n",
     );
     if report.evicted > 0 {
         let _ = writeln!(text, "# The list is incomplete: there was no room for {} paths.", report.evicted);

@@ -180,6 +180,12 @@ pub fn written(draft: &Draft, source: &str, sends_requests: bool) -> String {
     if sends_requests {
         text += "# Webhooks and callbacks are not in the map: they are requests that the API sends.\n";
     }
+    let has =
+        |route: &Route, method| method_number(&method).is_some_and(|number| route.rules[number].is_some());
+    if draft.routes.iter().any(|route| has(route, Method::PUT) != has(route, Method::PATCH)) {
+        text += "# A route with only one of PUT and PATCH denies the other. Laravel's apiResource accepts both: if clients use \
+                 both,\n# add the other to the document or here.\n";
+    }
     if draft.routes.is_empty() {
         return text + "routes: {}\n";
     }
@@ -247,6 +253,8 @@ mod tests {
             "\
 # Drafted from api.yaml (An API). Review it: `convention` marks abilities that the document does not name.
 # Operations that are not listed are denied.
+# A route with only one of PUT and PATCH denies the other. Laravel's apiResource accepts both: if clients use both,
+# add the other to the document or here.
 routes:
   /api/v2/items:
     GET: items:read   # convention
@@ -277,6 +285,10 @@ routes:
         assert_eq!(notes.len(), 2, "{notes:?}");
         assert_eq!(notes[0].0, "GET /files/{name}.json: not in the draft, so the gateway denies it");
         assert_eq!(notes[1].0, "PUT /x/{b}: denied");
+        let both = [Method::PUT, Method::PATCH]
+            .map(|method| operation(method.as_str(), "/items/{id}", Security::Unspecified));
+        let both = written(&super::draft(&described(both.into())), "a", false);
+        assert!(!both.contains("apiResource"), "{both}");
         let empty = written(&super::draft(&described(Vec::new())), "a", true);
         assert!(empty.contains("\n# Webhooks and callbacks are not in the map"), "{empty}");
         assert_eq!(empty.lines().last(), Some("routes: {}"));
