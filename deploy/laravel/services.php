@@ -7,7 +7,7 @@ return [
         // The admin listener of the gateway beside this application. If several gateways share no Redis, list all of them,
         // separated by commas.
         'webhooks' => array_filter(explode(',', env('STOCKAJ_GATEWAY_WEBHOOKS', 'http://127.0.0.1:9090/webhook'))),
-        // The same as `webhook.secret` of the gateway.
+        // The text in the gateway's `webhook.secret_file`.
         'secret' => env('STOCKAJ_GATEWAY_WEBHOOK_SECRET'),
     ],
 ];

@@ -490,6 +490,28 @@ fn failed_webhook_is_retried_by_a_queued_job() {
     assert_eq!(told, [("token.deleted".to_owned(), json!(1))]);
 }
 
+#[test]
+#[ignore = "needs laravel: tests/run"]
+fn webhook_without_a_secret_is_an_error_and_is_not_sent() {
+    let receiver = Upstream::start();
+    let url = format!("{}/webhook", receiver.url());
+    let application =
+        Application::start(&[("STOCKAJ_GATEWAY_WEBHOOKS", &url), ("STOCKAJ_GATEWAY_WEBHOOK_SECRET", "")]);
+    application.token("'a'");
+    application.tinker("PersonalAccessToken::find(1)->delete();");
+    assert_eq!(application.tinker("return PersonalAccessToken::count();"), 0, "the token is deleted");
+    let message = application.tinker(
+        "try {
+            (new App\\Jobs\\NotifyGateway('http://127.0.0.1:9/webhook', 'token.deleted', 1))->handle();
+        } catch (LogicException $error) {
+            return $error->getMessage();
+        }",
+    );
+    let message = message.as_str().unwrap();
+    assert!(message.starts_with("STOCKAJ_GATEWAY_WEBHOOK_SECRET is not set"), "{message}");
+    assert_eq!((receiver.take_requests().len(), application.jobs()), (0, 1), "it waits for the secret");
+}
+
 /// End to end: a token is used, changed and deleted in the application, and the gateway applies the change to the next
 /// request although it caches verdicts for an hour.
 #[test]
