@@ -634,14 +634,14 @@ fn init_asks_on_a_terminal_and_does_not_echo_the_token() {
         ("/api/v2/token]: ", format!("{}/api/v2/token\n", application.introspector.server().url())),
         ("rfc7662 [bearer]: ", line("")),
         ("[stockaj]: ", line("")),
-        ("A token of the application (Enter: none): ", line(TOKEN)),
+        ("A token of the application (not shown; Enter: none): ", line(TOKEN)),
     ];
     let (code, shown) = on_terminal(&application, "init", &answers);
     assert_eq!(code, 0, "{shown}");
     assert!(shown.contains("wrote gateway.yaml (26 routes)") && shown.contains("active: sync"), "{shown}");
     assert!(!shown.contains(TOKEN) && !shown.contains(&TOKEN[3..11]), "{shown}");
 
-    let question = "A token of the application (Enter: none): ";
+    let question = "A token of the application (not shown; Enter: none): ";
     let check = |answer: &str| {
         on_terminal(&application, "check --online gateway.yaml", &[(question, answer.to_owned())])
     };

@@ -64,7 +64,7 @@ impl TokenArguments {
         } else if let Ok(text) = std::env::var(VARIABLE) {
             (Zeroizing::new(text), VARIABLE.to_owned())
         } else if prompt::is_interactive() {
-            let text = prompt::secret("A token of the application (Enter: none)");
+            let text = prompt::secret("A token of the application (not shown; Enter: none)");
             (text.map_err(|error| fail(&"the token", &error))?, "the terminal".to_owned())
         } else {
             return Ok(None);
