@@ -175,6 +175,16 @@ fn shell_blocks_run() {
             if block.language == "yaml" && is_complete {
                 fs::write(repository.join("gateway.yaml"), &block.text).unwrap();
             }
+            // As `init --map map.yaml` would write it.
+            if block.language == "yml" && block.text.starts_with("routes:") {
+                let servers = "backend: {url: http://127.0.0.1:8000}\nintrospection: {url: http://127.0.0.1:8000/token}\n";
+                fs::write(repository.join("map.yaml"), &block.text).unwrap();
+                fs::write(
+                    repository.join("gateway.yaml"),
+                    format!("{servers}abilities: {{file: map.yaml}}\n"),
+                )
+                .unwrap();
+            }
             if block.language != "sh" {
                 continue;
             }
@@ -213,6 +223,7 @@ fn runnable(line: &str, root: &str) -> Option<String> {
         | "curl"
         | "docker"
         | "dpkg"
+        | "php"
         | "buildah"
         | "podman"
         | "deploy/build-static"
@@ -229,10 +240,11 @@ fn runnable(line: &str, root: &str) -> Option<String> {
             Some(line.replace("systemctl enable --now", &format!("systemctl --root={root} enable")))
         }
         "systemctl" | "journalctl" => None,
+        // The space is that after a command without arguments.
         "stockaj-gateway"
             if [" tokens ", " run ", " usage", " unmapped", " openapi ", " init ", " --online"]
                 .iter()
-                .any(|it| line.contains(it)) =>
+                .any(|it| format!("{line} ").contains(it)) =>
         {
             None
         }
