@@ -21,7 +21,9 @@ use crate::client::call::Call;
 use crate::config::settings::Settings;
 use crate::downstream::Downstream;
 use crate::limits::Limiter;
+use crate::limits::tokens::TokenRequest;
 use crate::limits::tunnels::{Holder, TunnelGuard};
+use crate::policy::ability::Requirement;
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
 use crate::policy::decision::{self, NextStep, Permit, Routed};
@@ -39,6 +41,7 @@ use crate::response::body::ResponseBody;
 use crate::response::record::{MissingRule, Recorder, RequestRecord};
 use crate::telemetry::metrics::{RouteLabel, RouteNumbers};
 use crate::tokens::lookup::{CachedToken, Lookup};
+use crate::tokens::verdict::Verdict;
 
 mod context;
 mod preflight;
@@ -223,7 +226,8 @@ impl Gateway {
         let authentication = Authentication { token, needs_verdict, introspected_since };
         let mut cached = self.authenticate(&authentication, record).await?;
         let permit = self.authorize(&authentication, &mut cached, record).await?;
-        let tunnel = self.limit(request, &cached, record)?;
+        let tunnel =
+            self.limit(request, &cached, Some(authentication.needs_verdict.requirement()), record)?;
         let caller = Caller::Token(cached, token.authorization());
         Ok(AllowedRequest { permit, caller, body_limit, tunnel })
     }
@@ -249,6 +253,7 @@ impl Gateway {
         &self,
         request: &ReadRequest<'_>,
         cached: &CachedToken,
+        requirement: Option<&Requirement>,
         record: &mut RequestRecord,
     ) -> Result<Option<Box<TunnelGuard>>, Refusal> {
         let started = record.started();
@@ -256,10 +261,11 @@ impl Gateway {
         // First, since dropping the guard undoes it.
         let tunnel = self.count_tunnel(request, Some(cached), record)?;
         if let Some(tokens) = &self.limiter.tokens {
-            let verdict = &cached.verdict;
-            let limit =
-                cached.limit.get_or_init(|| tokens.limit(&verdict.id, verdict.name.as_deref(), started));
-            record.in_flight = limit.take(started, tunnel.is_some()).map_err(Refusal::TooManyAttempts)?;
+            let Verdict { id, abilities, .. } = &cached.verdict;
+            let limit = cached.limit.get_or_init(|| tokens.limit(cached.verdict.identity(), started));
+            let is_tunnel = tunnel.is_some();
+            let request = TokenRequest { now: started, id, abilities, requirement, is_tunnel };
+            record.in_flight = limit.take(tokens, &request).map_err(Refusal::TooManyAttempts)?;
         }
         Ok(tunnel)
     }

@@ -1,6 +1,7 @@
 //! Rate limits, connection limits and body limits, by token, address and route.
 
 mod in_flight; // `rate_limit.in_flight`: how long a request counts
+mod scopes; // `rate_limit.by_ability` and `by_workspace`: which requests share a limit
 
 use std::sync::Arc;
 use std::thread;

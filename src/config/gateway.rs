@@ -155,6 +155,8 @@ fn places(tree: &Node) -> Vec<(String, Span)> {
 fn compile(raw: Gateway, decoder: &mut Decoder<'_>) -> Settings {
     let map = abilities::compile(&raw.abilities.value, raw.mode.value, decoder);
     let introspection = introspection::compile(raw.introspection, decoder);
+    let response = &introspection.response;
+    let rate_limit = raw.rate_limit.map(|raw| rate_limit::compile(raw, &map, response, decoder));
     Settings {
         listen: listen::compile(raw.listen, decoder),
         admin: admin::compile(raw.admin),
@@ -165,7 +167,7 @@ fn compile(raw: Gateway, decoder: &mut Decoder<'_>) -> Settings {
         denials: denials::compile(raw.denials),
         cache: cache::compile(raw.cache, &map, decoder),
         limits: limits::compile(raw.limits),
-        rate_limit: raw.rate_limit.map(|raw| rate_limit::compile(raw, decoder)),
+        rate_limit,
         redis: raw.redis.and_then(|raw| redis::compile(raw, decoder)),
         webhook: raw.webhook.and_then(|raw| webhook::compile(raw, decoder)),
         traces: traces::compile(raw.traces, decoder),

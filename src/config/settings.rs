@@ -547,6 +547,8 @@ pub struct Allowance {
     pub rate: Rate,
     /// `in_flight`; `None` if unlimited.
     pub in_flight: Option<NonZeroU32>,
+    /// Whether `by_id` sets its rate, so that it does not share that of its workspace.
+    pub has_own_rate: bool,
 }
 
 impl Allowance {
@@ -556,7 +558,7 @@ impl Allowance {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
-        Self { rate: self.rate.min(other.rate), in_flight }
+        Self { rate: self.rate.min(other.rate), in_flight, ..self }
     }
 }
 
@@ -569,6 +571,10 @@ pub struct RateLimit {
     pub by_name: HashMap<Box<str>, Allowance>,
     /// `rate_limit.by_id`: instead of the default.
     pub by_id: HashMap<Box<str>, Allowance>,
+    /// `rate_limit.by_ability`: of each token, in addition.
+    pub by_ability: Box<[(Box<str>, Rate)]>,
+    /// `rate_limit.by_workspace`: whether the tokens of a workspace share the default rate, in addition.
+    pub by_workspace: bool,
 }
 
 /// `usage`

@@ -75,7 +75,10 @@ impl Gateway {
             Err(_) => (permitted, Caller::Unauthenticated(refusal)),
         };
         let tunnel = match &caller {
-            Caller::Token(cached, _) => self.limit(request, cached, record)?,
+            Caller::Token(cached, _) => {
+                let requirement = routed.with_any_token().map(|state| state.requirement());
+                self.limit(request, cached, requirement, record)?
+            }
             Caller::Public | Caller::Unauthenticated(_) => self.count_tunnel(request, None, record)?,
         };
         let decision = AllowedRequest { permit, caller, body_limit, tunnel };

@@ -1,14 +1,15 @@
-//! `rate_limit`: the request rate of a token and its requests in flight, in all its spellings and on all workers.
+//! `rate_limit`: the limits of a token, in all its spellings and on all workers.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::bucket::Bucket;
 use super::counter::{CountGuard, Counter};
 use super::exceeded;
 use super::table::Table;
-use crate::config::settings::RateLimit;
+use crate::config::settings::{Rate, RateLimit};
+use crate::policy::ability::{Abilities, Requirement};
 use crate::policy::refusal::{Exceeded, Limit};
 
 /// The limits of all tokens.
@@ -23,11 +24,17 @@ pub struct TokenLimits {
     in_flight: Arc<InFlightCounts>,
 }
 
+/// The holder of a bucket.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Key {
-    id: Box<str>,
-    /// Set for the bucket that `by_name` adds.
-    name: Option<Box<str>>,
+enum Key {
+    /// All tokens of the workspace with this id.
+    Workspace(Box<str>),
+    /// The token with this id, for requests by this ability.
+    Ability { id: Box<str>, ability: Box<str> },
+    /// The token with this id, while it has this name.
+    Name { id: Box<str>, name: Box<str> },
+    /// The token with this id.
+    Token(Box<str>),
 }
 
 /// The requests in flight of each token, by its id. They belong to the process: a reload that changes the limit counts
@@ -60,9 +67,39 @@ pub struct TokenLimit {
 /// The limits of a token in addition to its own bucket.
 #[derive(Debug)]
 struct FurtherLimits {
+    /// `None` without `by_workspace`, and if the token has no workspace or a rate of its own.
+    workspace: Option<Arc<Bucket>>,
+    /// One for each ability of `by_ability`, in its order, created by the first request by this ability.
+    abilities: Box<[OnceLock<Arc<Bucket>>]>,
     /// The owner of the token can change its name, so a name may only lower the limit.
     by_name: Option<Arc<Bucket>>,
     in_flight: Option<InFlightLimit>,
+}
+
+/// A token, as introspected.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenIdentity<'a> {
+    /// The id.
+    pub id: &'a str,
+    /// The name, which its owner chose.
+    pub name: Option<&'a str>,
+    /// The workspace.
+    pub workspace_id: Option<&'a str>,
+}
+
+/// A request of a token, as far as limits depend on it.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenRequest<'a> {
+    /// When it arrived.
+    pub now: Instant,
+    /// The token's id.
+    pub id: &'a str,
+    /// The token's abilities.
+    pub abilities: &'a Abilities,
+    /// The requirement of its rule; `None` if shadow mode forwards a request without one.
+    pub requirement: Option<&'a Requirement>,
+    /// Whether it asks for a tunnel.
+    pub is_tunnel: bool,
 }
 
 #[derive(Debug)]
@@ -72,29 +109,55 @@ struct InFlightLimit {
 }
 
 impl TokenLimit {
-    /// Takes one request that arrived at `now`. A tunnel does not count as in flight. The guard counts the request until
-    /// it is dropped; `None` if `in_flight` is off.
+    /// Takes one request. `tokens` made this limit. The guard counts the request as in flight until it is dropped; `None`
+    /// for a tunnel and if `in_flight` is off.
     ///
     /// # Errors
     /// The first of its limits that is exceeded. The others are not reduced then, unless two requests contend for the
     /// last one.
-    pub fn take(&self, now: Instant, is_tunnel: bool) -> Result<Option<CountGuard>, Exceeded> {
-        let own = |wait| refuse(Limit::RequestsPerSecond, &self.own, wait);
-        let Some(further) = &self.further else { return self.own.take(now).map(|()| None).map_err(own) };
-        let by_name = further.by_name.as_deref();
-        let check = |limit, bucket: &Bucket| bucket.check(now).map_err(|wait| refuse(limit, bucket, wait));
-        if let Some(bucket) = by_name {
-            check(Limit::ByName, bucket)?;
+    pub fn take(
+        &self,
+        tokens: &TokenLimits,
+        request: &TokenRequest<'_>,
+    ) -> Result<Option<CountGuard>, Exceeded> {
+        let now = request.now;
+        let Some(further) = &self.further else {
+            let taken = self.own.take(now).map(|()| None);
+            return taken.map_err(|wait| refuse(Limit::RequestsPerSecond, &self.own, wait));
+        };
+        for (limit, bucket) in self.buckets(further, tokens, request) {
+            bucket.check(now).map_err(|wait| refuse(limit, bucket, wait))?;
         }
-        check(Limit::RequestsPerSecond, &self.own)?;
         let guard = match &further.in_flight {
-            Some(limit) if !is_tunnel => Some(limit.admit()?),
+            Some(limit) if !request.is_tunnel => Some(limit.admit()?),
             _ => None,
         };
-        if let Some(bucket) = by_name {
-            bucket.take(now).map_err(|wait| refuse(Limit::ByName, bucket, wait))?;
+        for (limit, bucket) in self.buckets(further, tokens, request) {
+            bucket.take(now).map_err(|wait| refuse(limit, bucket, wait))?;
         }
-        self.own.take(now).map(|()| guard).map_err(own)
+        Ok(guard)
+    }
+
+    /// The buckets of a request, in the order in which they are checked.
+    fn buckets<'a>(
+        &'a self,
+        further: &'a FurtherLimits,
+        tokens: &'a TokenLimits,
+        request: &'a TokenRequest<'_>,
+    ) -> impl Iterator<Item = (Limit, &'a Bucket)> {
+        let workspace = further.workspace.iter().map(|bucket| (Limit::ByWorkspace, bucket));
+        let by_ability = tokens.settings.by_ability.iter().zip(&further.abilities);
+        let by_ability = by_ability.filter_map(|((ability, rate), bucket)| {
+            let requirement = request.requirement?;
+            requirement.is_satisfied_through(ability, request.abilities).then(|| {
+                let key = || Key::Ability { id: request.id.into(), ability: ability.clone() };
+                (Limit::ByAbility, bucket.get_or_init(|| tokens.bucket(key(), *rate, request.now)))
+            })
+        });
+        let by_name = further.by_name.iter().map(|bucket| (Limit::ByName, bucket));
+        let own = [(Limit::RequestsPerSecond, &self.own)];
+        let buckets = workspace.chain(by_ability).chain(by_name).chain(own);
+        buckets.map(|(limit, bucket)| (limit, &**bucket))
     }
 }
 
@@ -121,26 +184,36 @@ impl TokenLimits {
         &self.settings
     }
 
-    /// The limit of the token with this introspected id and name.
-    pub fn limit(&self, id: &str, name: Option<&str>, now: Instant) -> TokenLimit {
-        let RateLimit { default, by_name, by_id } = &self.settings;
-        let allowance = *by_id.get(id).unwrap_or(default);
-        let bucket = |name: Option<&str>, rate| {
-            let key = Key { id: id.into(), name: name.map(Into::into) };
-            let is_idle = |it: &Arc<Bucket>| Arc::strong_count(it) == 1 && it.is_full(now);
-            self.buckets.with(key, || Arc::new(Bucket::new(rate, now)), is_idle, Arc::clone)
-        };
-        let lowered = name.and_then(|name| by_name.get(name)).map(|by_name| allowance.min(*by_name));
-        let rate = lowered.map(|lowered| lowered.rate).filter(|rate| *rate != allowance.rate);
+    /// The limit of a token.
+    pub fn limit(&self, token: TokenIdentity<'_>, now: Instant) -> TokenLimit {
+        let RateLimit { default, by_name, by_id, by_ability, by_workspace } = &self.settings;
+        let TokenIdentity { id, name, workspace_id } = token;
+        let own = by_id.get(id).unwrap_or(default);
+        let lowered = name.and_then(|name| Some((name, own.min(*by_name.get(name)?))));
+        let in_flight = lowered.map_or(own.in_flight, |(_, lowered)| lowered.in_flight);
+        let lowered = lowered.filter(|(_, lowered)| lowered.rate != own.rate);
+        let workspace_id = workspace_id.filter(|_| *by_workspace && !own.has_own_rate);
         let further = FurtherLimits {
-            by_name: rate.map(|rate| bucket(name, rate)),
-            in_flight: lowered
-                .unwrap_or(allowance)
-                .in_flight
-                .map(|max| InFlightLimit { count: self.in_flight.of(id), max }),
+            workspace: workspace_id.map(|id| self.bucket(Key::Workspace(id.into()), default.rate, now)),
+            abilities: by_ability.iter().map(|_| OnceLock::new()).collect(),
+            by_name: lowered.map(|(name, lowered)| {
+                self.bucket(Key::Name { id: id.into(), name: name.into() }, lowered.rate, now)
+            }),
+            in_flight: in_flight.map(|max| InFlightLimit { count: self.in_flight.of(id), max }),
         };
-        let is_used = further.by_name.is_some() || further.in_flight.is_some();
-        TokenLimit { own: bucket(None, allowance.rate), further: is_used.then(|| Box::new(further)) }
+        let is_used = further.workspace.is_some()
+            || !further.abilities.is_empty()
+            || further.by_name.is_some()
+            || further.in_flight.is_some();
+        TokenLimit {
+            own: self.bucket(Key::Token(id.into()), own.rate, now),
+            further: is_used.then(|| Box::new(further)),
+        }
+    }
+
+    fn bucket(&self, key: Key, rate: Rate, now: Instant) -> Arc<Bucket> {
+        let is_idle = |it: &Arc<Bucket>| Arc::strong_count(it) == 1 && it.is_full(now);
+        self.buckets.with(key, || Arc::new(Bucket::new(rate, now)), is_idle, Arc::clone)
     }
 }
 

@@ -155,6 +155,17 @@ impl Requirement {
         self.abilities().filter(move |name| !has_one && !abilities.can(name))
     }
 
+    /// Whether a token with `abilities` satisfies the requirement through `ability`: for `all`, each of the abilities; for
+    /// `any`, each one that the token has.
+    pub fn is_satisfied_through(&self, ability: &str, abilities: &Abilities) -> bool {
+        let has_name = |names: &[Box<str>]| names.iter().any(|name| **name == *ability);
+        match &self.kind {
+            RequirementKind::All(names) => has_name(names),
+            RequirementKind::Any(names) => has_name(names) && abilities.can(ability),
+            RequirementKind::Public | RequirementKind::Authenticated | RequirementKind::Deny => false,
+        }
+    }
+
     /// Checks that an active token with `abilities` satisfies the requirement.
     ///
     /// # Errors

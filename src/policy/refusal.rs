@@ -111,6 +111,10 @@ pub enum Limit {
     RequestsPerSecond,
     /// `rate_limit.by_name`
     ByName,
+    /// `rate_limit.by_ability`
+    ByAbility,
+    /// `rate_limit.by_workspace`
+    ByWorkspace,
     /// `rate_limit.in_flight`
     InFlight,
 }
@@ -124,6 +128,8 @@ impl Limit {
             Self::TunnelsPerToken => "tunnels_per_token",
             Self::RequestsPerSecond => "requests_per_second",
             Self::ByName => "by_name",
+            Self::ByAbility => "by_ability",
+            Self::ByWorkspace => "by_workspace",
             Self::InFlight => "in_flight",
         }
     }

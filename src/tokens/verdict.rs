@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::limits::tokens::TokenIdentity;
 use crate::policy::ability::Abilities;
 
 /// An active token, as introspected. The cache stores it; decisions are made anew for each request.
@@ -39,6 +40,12 @@ impl Verdict {
         share(&mut self.abilities, &previous.abilities);
         share(&mut self.context, &previous.context);
         share(&mut self.workspace_id, &previous.workspace_id);
+    }
+
+    /// The token, as limits identify it.
+    pub fn identity(&self) -> TokenIdentity<'_> {
+        let Self { id, name, workspace_id, .. } = self;
+        TokenIdentity { id, name: name.as_deref(), workspace_id: workspace_id.as_deref() }
     }
 
     /// The approximate heap size of its texts, in bytes.

@@ -1,13 +1,13 @@
 //! `abilities`, and map files: the ability map.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::config::language::{
-    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Node, Size, Span, Spanned, Value, find_entry,
+    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Node, Size, Span, Spanned, Value, find_entry, join,
     leaf_schema, nearest, section, words,
 };
 use crate::policy::ability::{Requirement, RequirementError};
@@ -407,5 +407,23 @@ impl JsonSchema for Routes {
             },
             "additionalProperties": false,
         })
+    }
+}
+/// Warns of each of the `abilities` at `section` that no route requires. Its value has no effect, and is probably a
+/// typing error.
+pub(super) fn warn_of_unrequired<'a>(
+    section: &str,
+    abilities: impl Iterator<Item = &'a Key>,
+    map: &AbilityMap,
+    decoder: &mut Decoder<'_>,
+) {
+    let rules = map.routes().flat_map(|route| route.rules());
+    let required: BTreeSet<&str> = rules.flat_map(|(_, rule)| rule.requirement.abilities()).collect();
+    for ability in abilities.filter(|ability| !required.contains(&*ability.text)) {
+        let mut path = section.to_owned();
+        join(&mut path, &ability.text);
+        let warning =
+            Diagnostic::warning("has no effect").key(path).at(ability.span, "no route requires this ability");
+        decoder.record(warning.suggest(nearest(&ability.text, required.iter().copied())));
     }
 }

@@ -1,10 +1,7 @@
 //! `cache`: how long the gateway uses a verdict.
 
-use std::collections::BTreeSet;
-
-use crate::config::language::{
-    ANY, Decoder, Diagnostic, Named, Period, Size, Spanned, Whole, join, nearest, section,
-};
+use super::abilities::warn_of_unrequired;
+use crate::config::language::{ANY, Decoder, Diagnostic, Named, Period, Size, Spanned, Whole, section};
 use crate::config::settings;
 use crate::policy::map::AbilityMap;
 
@@ -32,20 +29,8 @@ section! {
     }
 }
 
-/// Warns of a `max_age` for an ability that no route requires. It has no effect, and is probably a typing error.
 pub(crate) fn compile(raw: Cache, map: &AbilityMap, decoder: &mut Decoder<'_>) -> settings::Cache {
-    let rules = map.routes().flat_map(|route| route.rules());
-    let required: BTreeSet<&str> = rules.flat_map(|(_, rule)| rule.requirement.abilities()).collect();
-    for (ability, _) in &raw.max_age.0 {
-        if required.contains(&*ability.text) {
-            continue;
-        }
-        let mut path = "cache.max_age".to_owned();
-        join(&mut path, &ability.text);
-        let warning =
-            Diagnostic::warning("has no effect").key(path).at(ability.span, "no route requires this ability");
-        decoder.record(warning.suggest(nearest(&ability.text, required.iter().copied())));
-    }
+    warn_of_unrequired("cache.max_age", raw.max_age.0.iter().map(|(ability, _)| ability), map, decoder);
     if raw.max_bytes.value.0 < MIN_BYTES {
         decoder.record(
             Diagnostic::error("value too small")

@@ -1,9 +1,65 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
 use super::super::rate;
 use super::*;
 use crate::config::settings::{Allowance, Rate};
 
 fn allowance(rate: Rate) -> Allowance {
-    Allowance { rate, in_flight: None }
+    Allowance { rate, in_flight: None, has_own_rate: false }
+}
+
+/// Settings with this default and nothing else.
+fn settings(default: Allowance) -> RateLimit {
+    RateLimit {
+        default,
+        by_name: Default::default(),
+        by_id: Default::default(),
+        by_ability: Default::default(),
+        by_workspace: false,
+    }
+}
+
+/// A token with its limit.
+struct Held<'a> {
+    tokens: &'a TokenLimits,
+    limit: TokenLimit,
+    id: &'a str,
+    abilities: Abilities,
+}
+
+impl TokenLimits {
+    fn of<'a>(&'a self, id: &'a str, name: Option<&str>, now: Instant) -> Held<'a> {
+        self.of_workspace(id, name, None, now)
+    }
+
+    fn of_workspace<'a>(
+        &'a self,
+        id: &'a str,
+        name: Option<&str>,
+        workspace_id: Option<&str>,
+        now: Instant,
+    ) -> Held<'a> {
+        let limit = self.limit(TokenIdentity { id, name, workspace_id }, now);
+        Held { tokens: self, limit, id, abilities: Abilities::new(["a", "b"]) }
+    }
+}
+
+impl Held<'_> {
+    /// Takes a request of a rule without abilities.
+    fn take(&self, now: Instant, is_tunnel: bool) -> Result<Option<CountGuard>, Exceeded> {
+        let Self { tokens, limit, id, abilities } = self;
+        limit.take(tokens, &TokenRequest { now, id, abilities, requirement: None, is_tunnel })
+    }
+
+    /// Takes a request of a rule with this requirement.
+    fn take_by(&self, requirement: &Requirement, now: Instant) -> Result<(), Limit> {
+        let Self { tokens, limit, id, abilities } = self;
+        let requirement = Some(requirement);
+        let request = TokenRequest { now, id, abilities, requirement, is_tunnel: false };
+        limit.take(tokens, &request).map(drop).map_err(|exceeded| exceeded.limit)
+    }
 }
 
 fn limits_of(settings: RateLimit) -> TokenLimits {
@@ -11,8 +67,7 @@ fn limits_of(settings: RateLimit) -> TokenLimits {
 }
 
 fn tokens() -> TokenLimits {
-    let settings = RateLimit {
-        default: allowance(rate(10, 20)),
+    let all = RateLimit {
         by_name: [
             ("slow", rate(2, 5)),
             ("greedy", rate(1000, 1000)),
@@ -24,11 +79,12 @@ fn tokens() -> TokenLimits {
         by_id: [("7", rate(100, 200)), ("8", rate(1, 1))]
             .map(|(id, rate)| (id.into(), allowance(rate)))
             .into(),
+        ..settings(allowance(rate(10, 20)))
     };
-    limits_of(settings)
+    limits_of(all)
 }
 
-fn take_all(limit: &TokenLimit, now: Instant) -> usize {
+fn take_all(limit: &Held<'_>, now: Instant) -> usize {
     (0..).take_while(|_| limit.take(now, false).is_ok()).count()
 }
 
@@ -49,7 +105,8 @@ fn by_name_lowers_a_limit_and_by_id_replaces_it() {
         ("8", Some("slow"), 1, 1),
     ] {
         let now = Instant::now();
-        let limit = tokens().limit(id, name, now);
+        let tokens = tokens();
+        let limit = tokens.of(id, name, now);
         assert_eq!(take_all(&limit, now), at_once, "{id} {name:?}");
         assert_eq!(take_all(&limit, now + Duration::from_secs(1)), in_a_second, "{id} {name:?}");
     }
@@ -58,7 +115,7 @@ fn by_name_lowers_a_limit_and_by_id_replaces_it() {
 #[test]
 fn tokens_with_one_id_share_a_bucket_whatever_their_names() {
     let (tokens, now) = (tokens(), Instant::now());
-    let limit = |id, name| tokens.limit(id, name, now);
+    let limit = |id, name| tokens.of(id, name, now);
     let (one, other) = (limit("1", None), limit("1", Some("renamed")));
     for _ in 0..10 {
         one.take(now, false).unwrap();
@@ -75,12 +132,13 @@ fn tokens_with_one_id_share_a_bucket_whatever_their_names() {
 #[test]
 fn bucket_outlives_its_verdict_until_it_is_full() {
     let (tokens, mut now) = (tokens(), Instant::now());
-    let take_all_of = |id, now| take_all(&tokens.limit(id, None, now), now);
+    let take_all_of = |id, now| take_all(&tokens.of(id, None, now), now);
     assert_eq!(take_all_of("1", now), 20);
-    let held = tokens.limit("2", None, now);
+    let held = tokens.of("2", None, now);
     let flood = |ids: std::ops::Range<u32>, now| {
         for id in ids {
-            drop(tokens.limit(&format!("flood-{id}"), None, now));
+            let identity = TokenIdentity { id: &format!("flood-{id}"), name: None, workspace_id: None };
+            drop(tokens.limit(identity, now));
         }
         tokens.buckets.len()
     };
@@ -96,15 +154,11 @@ fn bucket_outlives_its_verdict_until_it_is_full() {
 
 #[test]
 fn threads_share_a_bucket() {
-    let tokens = limits_of(RateLimit {
-        default: allowance(rate(1, 1000)),
-        by_name: Default::default(),
-        by_id: Default::default(),
-    });
+    let tokens = limits_of(settings(allowance(rate(1, 1000))));
     let now = Instant::now();
     let counts = std::thread::scope(|scope| {
         let worker = || {
-            let limit = tokens.limit("1", None, now);
+            let limit = tokens.of("1", None, now);
             (0..1000).filter(|_| limit.take(now, false).is_ok()).count()
         };
         let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
@@ -117,15 +171,15 @@ fn threads_share_a_bucket() {
 fn in_flight() -> TokenLimits {
     let with = |max: u32| Allowance { in_flight: max.try_into().ok(), ..allowance(rate(1000, 1000)) };
     limits_of(RateLimit {
-        default: with(3),
         by_name: [("slow", 2), ("greedy", 9), ("unlimited", 0)]
             .map(|(name, max)| (name.into(), with(max)))
             .into(),
         by_id: [("7", 5), ("8", 0)].map(|(id, max)| (id.into(), with(max))).into(),
+        ..settings(with(3))
     })
 }
 
-fn in_flight_of(limit: &TokenLimit, now: Instant) -> Vec<CountGuard> {
+fn in_flight_of(limit: &Held<'_>, now: Instant) -> Vec<CountGuard> {
     (0..20).map_while(|_| limit.take(now, false).ok().flatten()).collect()
 }
 
@@ -142,7 +196,7 @@ fn requests_in_flight_are_limited_by_id_and_lowered_by_name() {
         ("8", Some("slow"), 2),
     ] {
         let (tokens, now) = (in_flight(), Instant::now());
-        let limit = tokens.limit(id, name, now);
+        let limit = tokens.of(id, name, now);
         let guards = in_flight_of(&limit, now);
         assert_eq!(guards.len(), expected, "{id} {name:?}");
         let refused = limit.take(now, false);
@@ -162,15 +216,15 @@ fn requests_in_flight_are_limited_by_id_and_lowered_by_name() {
 #[test]
 fn spellings_share_the_count_of_requests_in_flight() {
     let (tokens, now) = (in_flight(), Instant::now());
-    let (one, named) = (tokens.limit("1", None, now), tokens.limit("1", Some("slow"), now));
+    let (one, named) = (tokens.of("1", None, now), tokens.of("1", Some("slow"), now));
     let guards = in_flight_of(&one, now);
     assert_eq!((guards.len(), in_flight_of(&named, now).len()), (3, 0));
     drop(one);
     // The requests hold the counter when no verdict does.
     for id in 10..10_000 {
-        drop(tokens.limit(&id.to_string(), None, now));
+        drop(tokens.of(&id.to_string(), None, now));
     }
-    assert_eq!(in_flight_of(&tokens.limit("1", None, now), now).len(), 0);
+    assert_eq!(in_flight_of(&tokens.of("1", None, now), now).len(), 0);
     drop(guards);
     assert_eq!(in_flight_of(&named, now).len(), 2);
 }
@@ -178,11 +232,11 @@ fn spellings_share_the_count_of_requests_in_flight() {
 #[test]
 fn changed_limit_knows_earlier_requests_in_flight() {
     let (before, now) = (in_flight(), Instant::now());
-    let guards = in_flight_of(&before.limit("1", None, now), now);
-    let mut settings = before.settings().clone();
-    settings.default.in_flight = 4.try_into().ok();
-    let after = TokenLimits::new(settings, Arc::clone(&before.in_flight));
-    let limit = after.limit("1", None, now);
+    let guards = in_flight_of(&before.of("1", None, now), now);
+    let mut changed = before.settings().clone();
+    changed.default.in_flight = 4.try_into().ok();
+    let after = TokenLimits::new(changed, Arc::clone(&before.in_flight));
+    let limit = after.of("1", None, now);
     assert_eq!((guards.len(), in_flight_of(&limit, now).len()), (3, 1));
     drop(guards);
     assert_eq!(in_flight_of(&limit, now).len(), 4);
@@ -192,11 +246,10 @@ fn changed_limit_knows_earlier_requests_in_flight() {
 fn refused_request_reduces_no_other_limit() {
     let now = Instant::now();
     let tokens = limits_of(RateLimit {
-        default: Allowance { rate: rate(1, 5), in_flight: 1.try_into().ok() },
         by_name: [("slow".into(), allowance(rate(1, 2)))].into(),
-        by_id: Default::default(),
+        ..settings(Allowance { in_flight: 1.try_into().ok(), ..allowance(rate(1, 5)) })
     });
-    let limit = tokens.limit("1", Some("slow"), now);
+    let limit = tokens.of("1", Some("slow"), now);
     let guard = limit.take(now, false).unwrap();
     for _ in 0..10 {
         assert_eq!(limit.take(now, false).unwrap_err().limit, Limit::InFlight);
@@ -206,6 +259,124 @@ fn refused_request_reduces_no_other_limit() {
     for _ in 0..10 {
         assert_eq!(limit.take(now, false).unwrap_err().limit, Limit::ByName);
     }
-    let renamed = tokens.limit("1", None, now);
+    let renamed = tokens.of("1", None, now);
     assert_eq!(take_all(&renamed, now), 3, "of 5, two were served");
+}
+
+fn by_ability() -> TokenLimits {
+    let by_ability = [("a".into(), rate(1, 2)), ("b".into(), rate(1, 4))].into();
+    limits_of(RateLimit { by_ability, ..settings(allowance(rate(1, 20))) })
+}
+
+fn all(names: &[&str]) -> Requirement {
+    Requirement::all(names.iter().copied()).unwrap()
+}
+
+fn any(names: &[&str]) -> Requirement {
+    Requirement::any(names.iter().copied()).unwrap()
+}
+
+#[test]
+fn ability_limits_requests_of_rules_that_it_satisfies() {
+    let has_a = Abilities::new(["a", "x"]);
+    let everything = Abilities::new(["*"]);
+    for (abilities, requirement, expected) in [
+        (&has_a, all(&["a"]), 2),
+        (&has_a, all(&["x"]), 20),
+        (&has_a, all(&["x", "a"]), 2),
+        (&has_a, any(&["a", "b"]), 2),
+        (&has_a, any(&["x", "b"]), 20),
+        (&everything, all(&["a"]), 2),
+        (&everything, all(&["b", "a"]), 2),
+        (&everything, any(&["b", "c"]), 4),
+        (&everything, any(&["a", "b"]), 2),
+        (&everything, Requirement::authenticated(), 20),
+    ] {
+        let (tokens, now) = (by_ability(), Instant::now());
+        let held = Held { abilities: abilities.clone(), ..tokens.of("1", None, now) };
+        let count = (0..).take_while(|_| held.take_by(&requirement, now).is_ok()).count();
+        assert_eq!(count, expected, "{requirement} of {abilities:?}");
+        let limit = if expected == 20 { Limit::RequestsPerSecond } else { Limit::ByAbility };
+        assert_eq!(held.take_by(&requirement, now), Err(limit));
+        assert_eq!(take_all(&held, now), 20 - expected, "what was refused reduced nothing");
+    }
+}
+
+#[test]
+fn each_token_has_its_own_buckets_of_abilities() {
+    let (tokens, now) = (by_ability(), Instant::now());
+    let (one, spelling, other) =
+        (tokens.of("1", None, now), tokens.of("1", Some("x"), now), tokens.of("2", None, now));
+    let requirement = all(&["a"]);
+    let count = |held: &Held<'_>| (0..).take_while(|_| held.take_by(&requirement, now).is_ok()).count();
+    assert_eq!((count(&one), count(&spelling), count(&other)), (2, 0, 2));
+}
+
+#[test]
+fn tokens_of_a_workspace_share_its_rate() {
+    let now = Instant::now();
+    let with = |rate, has_own_rate| Allowance { has_own_rate, ..allowance(rate) };
+    let tokens = limits_of(RateLimit {
+        by_workspace: true,
+        by_id: [("7", with(rate(1, 30), true)), ("8", with(rate(1, 10), false))]
+            .map(|(id, allowance)| (id.into(), allowance))
+            .into(),
+        ..settings(allowance(rate(1, 10)))
+    });
+    let of = |id, workspace| tokens.of_workspace(id, None, workspace, now);
+    let (one, other) = (of("1", Some("w")), of("2", Some("w")));
+    for _ in 0..4 {
+        one.take(now, false).unwrap();
+    }
+    assert_eq!(take_all(&other, now), 6, "together 10");
+    assert_eq!(one.take(now, false).unwrap_err().limit, Limit::ByWorkspace);
+    assert_eq!(take_all(&of("8", Some("w")), now), 0, "`by_id` without a rate");
+    assert_eq!(take_all(&of("7", Some("w")), now), 30, "a rate of its own");
+    assert_eq!(take_all(&of("3", Some("v")), now), 10, "another workspace");
+    assert_eq!((take_all(&of("4", None), now), take_all(&of("5", None), now)), (10, 10));
+    assert_eq!(take_all(&of("1", None), now), 6, "the refused requests did not reduce its own bucket");
+}
+
+/// Requests left in each bucket, by name.
+type Model = HashMap<String, u32>;
+
+proptest! {
+    /// Without refill: a request is allowed if all of its buckets have one, and reduces all or none.
+    #[test]
+    fn limits_equal_a_naive_model(
+        bursts in prop::array::uniform4(1_u32..8),
+        requests in prop::collection::vec((0_usize..3, 0_usize..2, 0_usize..4), 1..80),
+    ) {
+        let [own, named, by_a, by_b] = bursts;
+        let now = Instant::now();
+        let tokens = limits_of(RateLimit {
+            by_workspace: true,
+            by_name: [("slow".into(), allowance(rate(1, named)))].into(),
+            by_ability: [("a".into(), rate(1, by_a)), ("b".into(), rate(1, by_b))].into(),
+            ..settings(allowance(rate(1, own)))
+        });
+        let rules = [all(&["a"]), all(&["a", "b"]), any(&["b", "c"]), Requirement::authenticated()];
+        let used: [&[&str]; 4] = [&["a"], &["a", "b"], &["b"], &[]];
+        let mut model = Model::new();
+        for (token, name, rule) in requests {
+            let id = ["1", "2", "3"][token];
+            let (name, workspace) = ([None, Some("slow")][name], [Some("w"), Some("w"), None][token]);
+            let mut buckets: Vec<(String, u32)> = vec![(id.to_owned(), own)];
+            buckets.extend(workspace.map(|workspace| (format!("workspace {workspace}"), own)));
+            buckets.extend(name.filter(|_| named < own).map(|name| (format!("{id} {name}"), named)));
+            for ability in used[rule] {
+                let burst = if *ability == "a" { by_a } else { by_b };
+                buckets.push((format!("{id} by {ability}"), burst));
+            }
+            for (key, burst) in &buckets {
+                model.entry(key.clone()).or_insert(*burst);
+            }
+            let expected = buckets.iter().all(|(key, _)| model[key] > 0);
+            let found = tokens.of_workspace(id, name, workspace, now).take_by(&rules[rule], now);
+            prop_assert_eq!(found.is_ok(), expected, "{:?}", found);
+            for (key, _) in buckets.iter().filter(|_| expected) {
+                *model.get_mut(key).unwrap() -= 1;
+            }
+        }
+    }
 }
