@@ -1,7 +1,7 @@
 //! Probes the servers of a configuration: backend, introspection, and a request through the gateway.
 //!
-//! The probe changes nothing: it sends HEAD to the backend, and introspects. [`advice`], [`request`] and [`step`] are pure;
-//! this file and [`gateway`] do the I/O.
+//! The probe sends HEAD to the backend, and introspects, which Sanctum saves as a use of the token. [`advice`], [`request`]
+//! and [`step`] are pure; this file and [`gateway`] do the I/O.
 
 mod advice;
 mod gateway;
